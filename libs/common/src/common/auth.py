@@ -1,0 +1,85 @@
+"""Who calls: a bearer JWT with scopes and the senders it may act for. No route is anonymous but health and callbacks.
+
+In production an OIDC issuer, its keys by JWKS; in development one shared HS256 key. Claims: `sub`, `scope`
+(space-separated), `senders` (list of sender ids, or "*").
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jwt
+from fastapi import Request
+
+from common.problems import Forbidden, Reason, Unauthorised
+from common.settings import ServiceSettings
+
+ASYMMETRIC = ("RS256", "ES256", "EdDSA")
+CHALLENGE = {"WWW-Authenticate": "Bearer"}
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """`senders`: None means every sender."""
+
+    subject: str
+    scopes: frozenset[str]
+    senders: frozenset[str] | None
+
+    def may_use(self, sender_id: str) -> None:
+        """Raises Forbidden unless the token covers this sender."""
+        if self.senders is not None and sender_id not in self.senders:
+            raise Forbidden("the token does not cover this sender", reasons=[Reason("sender_id", "sender_not_granted")])
+
+
+class Authenticator:
+    """Turns an Authorization header into a Caller. Raises Unauthorised."""
+
+    def __init__(self, settings: ServiceSettings) -> None:
+        self._settings = settings
+        self._jwks = jwt.PyJWKClient(settings.auth_jwks_url, cache_keys=True) if settings.auth_jwks_url else None
+
+    async def caller(self, authorization: str | None) -> Caller:
+        scheme, _, token = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise Unauthorised("send a bearer token", headers=CHALLENGE)
+        try:
+            claims = await self._claims(token.strip())
+        except jwt.PyJWTError as error:
+            raise Unauthorised(f"the token is refused: {type(error).__name__}", headers=CHALLENGE) from error
+        senders = claims.get("senders", [])
+        return Caller(
+            subject=str(claims["sub"]),
+            scopes=frozenset(str(claims.get("scope", "")).split()),
+            senders=None if senders == "*" else frozenset(map(str, senders)),
+        )
+
+    async def _claims(self, token: str) -> dict[str, Any]:
+        key: Any
+        if self._jwks:
+            key = (await asyncio.to_thread(self._jwks.get_signing_key_from_jwt, token)).key
+            algorithms: tuple[str, ...] = ASYMMETRIC
+        else:
+            assert self._settings.auth_key is not None
+            key, algorithms = self._settings.auth_key.get_secret_value(), ("HS256",)
+        return jwt.decode(
+            token,
+            key,
+            algorithms=list(algorithms),
+            audience=self._settings.auth_audience,
+            issuer=self._settings.auth_issuer,
+            options={"require": ["exp", "sub"]},
+        )
+
+
+def require(scope: str) -> Callable[[Request], Awaitable[Caller]]:
+    """A dependency: the Caller, if its token has `scope`."""
+
+    async def caller(request: Request) -> Caller:
+        found: Caller = await request.state.authenticator.caller(request.headers.get("authorization"))
+        if scope not in found.scopes:
+            raise Forbidden(f"the token lacks the scope {scope}", reasons=[Reason("scope", "scope_missing", scope)])
+        return found
+
+    return caller

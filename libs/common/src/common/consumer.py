@@ -1,0 +1,423 @@
+"""The one consumer loop: a batch of one partition, one transaction, its offset in Postgres.
+
+Per batch: lock the stored offset, skip what is below it, decode, handle, store the next offset (and the watermark seen),
+commit. Then Kafka's own commit, best effort, for lag dashboards only. On assignment: seek to the stored offset. A second
+owner of a partition waits on the row lock, then sees it is behind and skips: zombies are fenced by the row.
+
+    Poison           never retry this: to `<topic>.dlq` through the outbox, in the transaction that steps over it;
+                     `on_poison` runs in the same transaction; too many in a row stop the consumer
+    Hold             not now: roll back, try again shortly; not an error
+    anything else    roll back, back off, try again, for ever; never skip
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import (
+    CommitFailedError,
+    IllegalStateError,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+)
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common import kafka, outbox
+from common.contracts import Event, Topic, Watermark
+from common.database import Database
+from common.settings import ServiceSettings
+from common.telemetry import continue_trace, counter, gauge, histogram
+
+log = logging.getLogger(__name__)
+
+POLL_MS = 100
+HOLD_S = 0.1
+BACK_OFF_S = (0.1, 30.0)
+POISON_IN_A_ROW = 25  # a bad deploy stops instead of shovelling a topic into its dead letters
+JOIN_SESSION_MS = 10_000
+HEARTBEAT_MS = 1_000
+
+HANDLED = counter("sms_consumer_records_total", "Records stepped over, by what became of them.", ["topic", "result"])
+LAG = gauge("sms_consumer_lag_records", "High watermark less next offset.", ["topic", "partition"])
+FAILING = gauge(
+    "sms_consumer_failing_seconds", "How long the worst partition has been failing; 0 when fine.", ["topic"]
+)
+BATCH = histogram("sms_consumer_batch_seconds", "One batch: transaction and what follows it.", ["topic"])
+
+After = Callable[[], Awaitable[None]]
+
+
+class Poison(Exception):
+    """This record will never be handled, however often it is tried. The message must hold nothing personal."""
+
+
+class Hold(Exception):
+    """Not now. The batch is rolled back and offered again after a moment."""
+
+
+class Stopped(RuntimeError):
+    """The consumer gave up on purpose: a person has to look. The process ends, and does not step over anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One event as it came off a partition."""
+
+    event: Event
+    key: str
+    partition: int
+    offset: int
+    published_at: datetime
+    traceparent: str | None
+
+
+Handler = Callable[[AsyncConnection, list[Received]], Awaitable[After | None]]
+PoisonHandler = Callable[[AsyncConnection, str | None, int], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """`handle` gets a batch of one partition inside the transaction that steps its offset; what it returns runs after
+    the commit, before the next batch of that partition. `on_poison(tx, key, partition)`: the key is None when unreadable.
+    """
+
+    group: str  # <service>.<purpose>
+    topic: Topic
+    handle: Handler
+    on_poison: PoisonHandler | None = None
+    max_records: int = 1000
+
+
+def define(metadata: MetaData) -> Table:
+    """The offsets of one service. Each service's first migration spells it out literally."""
+    return Table(
+        "consumer_offset",
+        metadata,
+        Column("consumer_group", Text, nullable=False),
+        Column("topic", Text, nullable=False),  # without the prefix
+        Column("partition", Integer, nullable=False),
+        Column("next_offset", BigInteger, nullable=False),
+        Column("as_of", DateTime(timezone=True), nullable=True),  # the newest watermark applied
+        Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+        PrimaryKeyConstraint("consumer_group", "topic", "partition"),
+    )
+
+
+async def applied_watermark(tx: AsyncConnection, group: str, topic: Topic, partitions: int) -> datetime | None:
+    """The oldest watermark over all partitions of `topic`, or None while one of them has none yet."""
+    row = (
+        await tx.execute(
+            text(
+                "SELECT count(as_of) AS known, min(as_of) AS as_of FROM consumer_offset"
+                " WHERE consumer_group = :group AND topic = :topic AND partition < :partitions"
+            ),
+            {"group": group, "topic": topic.name, "partitions": partitions},
+        )
+    ).one()
+    return row.as_of if row.known == partitions else None
+
+
+@dataclass(slots=True)
+class _Partition:
+    """What the loop remembers of one partition between batches."""
+
+    failing_since: float | None = None
+    failures: int = 0
+    poison_in_a_row: int = 0
+
+
+@dataclass(slots=True)
+class Consumer:
+    """Runs one subscription until stopped. `assigned` is set after the first assignment."""
+
+    subscription: Subscription
+    database: Database
+    settings: ServiceSettings
+    assigned: asyncio.Event = field(default_factory=asyncio.Event)
+    failing_s: float = 0.0
+    _busy: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _partitions: dict[TopicPartition, _Partition] = field(default_factory=dict)
+    _resume_at: dict[TopicPartition, float] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"{self.subscription.group}:{self.subscription.topic.name}"
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop`. Raises Stopped when it must not go on."""
+        topic = self.settings.topic_prefix + self.subscription.topic.name
+        kafka_consumer = AIOKafkaConsumer(
+            bootstrap_servers=self.settings.kafka_bootstrap,
+            group_id=self.settings.topic_prefix + self.subscription.group,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            session_timeout_ms=JOIN_SESSION_MS,
+            heartbeat_interval_ms=HEARTBEAT_MS,
+            fetch_max_wait_ms=POLL_MS,
+            max_partition_fetch_bytes=4 * 1024 * 1024,
+        )
+        kafka_consumer.subscribe([topic], listener=_Assignment(self, kafka_consumer))
+        await _until_started(kafka_consumer, stop)
+        try:
+            while not stop.is_set():
+                await self._resume(kafka_consumer)
+                try:
+                    batches = await kafka_consumer.getmany(
+                        timeout_ms=POLL_MS, max_records=self.subscription.max_records
+                    )
+                except (NoOffsetForPartitionError, OffsetOutOfRangeError) as error:
+                    await self._out_of_range(kafka_consumer, error)
+                    continue
+                except KafkaError as error:
+                    log.warning("broker trouble", extra={"topic": topic, "why": type(error).__name__})
+                    await _wait(stop, 1.0)
+                    continue
+                async with self._busy:
+                    await asyncio.gather(*(self._handle(kafka_consumer, tp, batches[tp]) for tp in batches))
+        finally:
+            with contextlib.suppress(Exception):
+                await kafka_consumer.stop()
+
+    async def _handle(self, kafka_consumer: AIOKafkaConsumer, tp: TopicPartition, records: Sequence[Any]) -> None:
+        """One batch; on failure the partition is rewound and rests a while."""
+        if not records or tp not in kafka_consumer.assignment():
+            return
+        memory = self._partitions.setdefault(tp, _Partition())
+        started = time.monotonic()
+        try:
+            try:
+                after = await self._apply(tp, records)
+            except Poison:
+                await self._apply_one_by_one(tp, records, memory)
+            else:
+                memory.poison_in_a_row = 0
+                if after is not None:
+                    await after()
+        except Stopped:
+            raise
+        except Hold:
+            self._rest(kafka_consumer, tp, records[0].offset, HOLD_S)
+            return
+        except Exception:
+            memory.failures += 1
+            memory.failing_since = memory.failing_since or started
+            if memory.failures in (1, 10, 100):
+                log.exception("batch failed, trying again", extra={"topic": tp.topic, "partition": tp.partition})
+            back_off = min(BACK_OFF_S[0] * 2 ** min(memory.failures, 10), BACK_OFF_S[1])
+            self._rest(kafka_consumer, tp, records[0].offset, back_off * random.uniform(0.5, 1.0))  # noqa: S311 jitter
+            self._note_failing()
+            return
+        memory.failures, memory.failing_since = 0, None
+        self._note_failing()
+        BATCH.labels(self.subscription.topic.name).observe(time.monotonic() - started)
+        following = records[-1].offset + 1
+        LAG.labels(self.subscription.topic.name, tp.partition).set(
+            max(0, (kafka_consumer.highwater(tp) or following) - following)
+        )
+        with contextlib.suppress(CommitFailedError, IllegalStateError, KafkaError):
+            await kafka_consumer.commit({tp: following})
+
+    async def _apply(self, tp: TopicPartition, records: Sequence[Any], *, decoded: bool = True) -> After | None:
+        """The transaction. Raises Poison with nothing done when a record cannot be read or handled."""
+        async with self.database.begin() as tx:
+            stored = await self._lock_offset(tx, tp.partition)
+            fresh = [record for record in records if record.offset >= stored]
+            if not fresh:
+                return None
+            received: list[Received] = []
+            as_of: datetime | None = None
+            for record in fresh:
+                event = _decode(record)
+                if event is None:
+                    HANDLED.labels(self.subscription.topic.name, "unknown_type").inc()
+                elif isinstance(event, Watermark):
+                    as_of = event.as_of if as_of is None else max(as_of, event.as_of)
+                else:
+                    received.append(_received(record, event))
+            after = None
+            if received:
+                continue_trace(received[0].traceparent)
+                after = await self.subscription.handle(tx, received)
+            await self._step(tx, tp.partition, fresh[-1].offset + 1, as_of)
+        HANDLED.labels(self.subscription.topic.name, "handled").inc(len(received))
+        return after
+
+    async def _apply_one_by_one(self, tp: TopicPartition, records: Sequence[Any], memory: _Partition) -> None:
+        """After a Poison: each record in a transaction of its own; the bad ones go to the dead letters."""
+        for record in records:
+            try:
+                after = await self._apply(tp, [record])
+                memory.poison_in_a_row = 0
+                if after is not None:
+                    await after()
+            except Poison as poison:
+                memory.poison_in_a_row += 1
+                if memory.poison_in_a_row > POISON_IN_A_ROW:
+                    raise Stopped(f"{self.name}: {POISON_IN_A_ROW} unreadable records in a row") from poison
+                await self._bury(tp, record, str(poison))
+
+    async def _bury(self, tp: TopicPartition, record: Any, reason: str) -> None:
+        log.error(
+            "poison: to the dead letters",
+            extra={"topic": tp.topic, "partition": tp.partition, "offset": record.offset, "why": reason},
+        )
+        async with self.database.begin() as tx:
+            if record.offset < await self._lock_offset(tx, tp.partition):
+                return
+            if self.subscription.on_poison is not None:
+                await self.subscription.on_poison(tx, _key(record), tp.partition)
+            await outbox.append_dead_letter(tx, self.subscription.topic, record.key, record.value, reason)
+            await self._step(tx, tp.partition, record.offset + 1, None)
+        HANDLED.labels(self.subscription.topic.name, "poison").inc()
+
+    async def _lock_offset(self, tx: AsyncConnection, partition: int) -> int:
+        """The stored next offset, its row locked until the transaction ends."""
+        stored = await tx.scalar(
+            text(
+                "SELECT next_offset FROM consumer_offset"
+                " WHERE consumer_group = :group AND topic = :topic AND partition = :partition FOR UPDATE"
+            ),
+            self._row(partition),
+        )
+        if stored is None:
+            raise RuntimeError("no stored offset: the partition was handled before it was assigned")
+        return int(stored)
+
+    async def _step(self, tx: AsyncConnection, partition: int, next_offset: int, as_of: datetime | None) -> None:
+        await tx.execute(
+            text(
+                "UPDATE consumer_offset SET next_offset = :next_offset, updated_at = now(),"
+                " as_of = greatest(as_of, CAST(:as_of AS timestamptz))"
+                " WHERE consumer_group = :group AND topic = :topic AND partition = :partition"
+            ),
+            {**self._row(partition), "next_offset": next_offset, "as_of": as_of},
+        )
+
+    async def start_of(self, partition: int) -> int:
+        """Where to read on: the stored offset; the beginning of the log (0) the first time."""
+        async with self.database.begin() as tx:
+            await tx.execute(
+                text(
+                    "INSERT INTO consumer_offset (consumer_group, topic, partition, next_offset)"
+                    " VALUES (:group, :topic, :partition, 0) ON CONFLICT DO NOTHING"
+                ),
+                self._row(partition),
+            )
+            return await self._lock_offset(tx, partition)
+
+    def _row(self, partition: int) -> dict[str, Any]:
+        return {
+            "group": self.subscription.group,
+            "topic": self.subscription.topic.name,
+            "partition": partition,
+        }
+
+    async def _out_of_range(self, kafka_consumer: AIOKafkaConsumer, error: KafkaError) -> None:
+        """The log no longer holds the offset we want. From 0 that means the oldest records have aged out before we
+        ever read: begin at the oldest. From anywhere else records we needed are gone, or the topic was made anew: a
+        person decides."""
+        for tp in kafka_consumer.assignment():
+            stored = await self.start_of(tp.partition)
+            if stored == 0:
+                await kafka_consumer.seek_to_beginning(tp)
+            elif isinstance(error, OffsetOutOfRangeError) and tp in (error.args[0] if error.args else ()):
+                raise Stopped(f"{self.name}: offset {stored} of partition {tp.partition} is not in the log") from error
+            else:
+                kafka_consumer.seek(tp, stored)
+
+    def _rest(self, kafka_consumer: AIOKafkaConsumer, tp: TopicPartition, offset: int, seconds: float) -> None:
+        """Rewind and pause one partition; the others go on."""
+        with contextlib.suppress(IllegalStateError):  # lost meanwhile: the next owner starts from Postgres
+            kafka_consumer.seek(tp, offset)
+            kafka_consumer.pause(tp)
+            self._resume_at[tp] = time.monotonic() + seconds
+
+    async def _resume(self, kafka_consumer: AIOKafkaConsumer) -> None:
+        now = time.monotonic()
+        for tp in [tp for tp, at in self._resume_at.items() if at <= now]:
+            del self._resume_at[tp]
+            with contextlib.suppress(IllegalStateError):
+                kafka_consumer.resume(tp)
+
+    def _note_failing(self) -> None:
+        now = time.monotonic()
+        self.failing_s = max((now - p.failing_since for p in self._partitions.values() if p.failing_since), default=0.0)
+        FAILING.labels(self.subscription.topic.name).set(self.failing_s)
+
+
+class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Revocation waits for the batch in flight; assignment starts from Postgres."""
+
+    def __init__(self, consumer: Consumer, kafka_consumer: AIOKafkaConsumer) -> None:
+        self._consumer = consumer
+        self._kafka_consumer = kafka_consumer
+
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        async with self._consumer._busy:
+            self._consumer._resume_at.clear()
+            self._consumer._partitions.clear()
+
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        for tp in assigned:
+            self._kafka_consumer.seek(tp, await self._consumer.start_of(tp.partition))
+        self._consumer.assigned.set()
+
+
+def _decode(record: Any) -> Event | None:
+    try:
+        return kafka.decode(record.value, record.headers)
+    except kafka.Undecodable as error:
+        raise Poison(str(error)) from error
+
+
+def _received(record: Any, event: Event) -> Received:
+    trace = next((v for k, v in record.headers if k == "traceparent"), None)
+    return Received(
+        event=event,
+        key=_key(record) or "",
+        partition=record.partition,
+        offset=record.offset,
+        published_at=datetime.fromtimestamp(record.timestamp / 1000, UTC),
+        traceparent=trace.decode(errors="replace") if trace else None,
+    )
+
+
+def _key(record: Any) -> str | None:
+    try:
+        return record.key.decode() if record.key else None
+    except UnicodeDecodeError:
+        return None
+
+
+async def _until_started(kafka_consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
+    while not stop.is_set():
+        try:
+            await kafka_consumer.start()
+            return
+        except KafkaError as error:
+            log.warning("no broker yet", extra={"why": type(error).__name__})
+            await _wait(stop, 1.0)
+
+
+async def _wait(stop: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), seconds)

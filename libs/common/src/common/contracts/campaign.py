@@ -1,0 +1,46 @@
+"""What campaign-svc publishes: the control of each campaign, and one request per recipient."""
+
+from datetime import datetime
+from typing import ClassVar, Literal
+
+from common.contracts.envelope import Event
+
+Control = Literal["running", "paused", "cancelled"]
+Category = Literal["marketing", "transactional", "service"]
+
+
+class CampaignControlled(Event, frozen=True, kw_only=True):
+    """Whether a campaign may send now. Honoured at the gate, so it reaches what is already requested."""
+
+    type: ClassVar[str] = "campaign.controlled.v1"
+
+    campaign_id: str
+    sender_id: str
+    control: Control
+    version: int
+
+    @property
+    def key(self) -> str:
+        return self.campaign_id
+
+
+class MessageRequested(Event, frozen=True, kw_only=True):
+    """One message asked for one subject: the marketing lane of campaign-svc, and (topic `dispatch.requests.v1`) the
+    service lane of consent-svc and the internal services."""
+
+    type: ClassVar[str] = "campaign.message_requested.v1"
+
+    message_id: str  # UUIDv8, derived: see common.message_id
+    campaign_id: str | None
+    sender_id: str
+    purpose: str | None  # None for transactional and service
+    category: Category
+    subject_id: str
+    number: str  # sealed, context "number:<subject_id>"
+    text: str  # sealed, context "text:<message_id>"
+    requested_at: datetime
+    send_before: datetime
+
+    @property
+    def key(self) -> str:
+        return self.subject_id

@@ -1,0 +1,83 @@
+"""What consent-svc publishes: the sender registry, and the whole consent of a subject with its version."""
+
+from datetime import datetime
+from typing import ClassVar, Literal
+
+import msgspec
+
+from common.contracts.envelope import Event
+
+State = Literal["unknown", "pending", "opted_in", "opted_out", "expired"]
+Basis = Literal["opt_in", "soft_opt_in", "non_commercial"]
+
+
+class Purpose(msgspec.Struct, frozen=True, kw_only=True):
+    """What a consent is for, as one sender words it."""
+
+    id: str
+    wording: str
+
+
+class SenderChanged(Event, frozen=True, kw_only=True):
+    """A sender as it now stands: the identified party a consent is given to."""
+
+    type: ClassVar[str] = "consent.sender_changed.v1"
+
+    sender_id: str
+    version: int
+    legal_name: str
+    brand: str
+    contact: str
+    country: str  # ISO 3166-1 alpha-2
+    oadc: str  # 3 to 11 alphanumerics, one letter at least
+    stop_code: str  # 36xxx (marketing) or 38xxx (transactional)
+    purposes: tuple[Purpose, ...]
+
+    @property
+    def key(self) -> str:
+        return self.sender_id
+
+
+class Consent(msgspec.Struct, frozen=True, kw_only=True):
+    """The current state for one (sender, purpose), and the evidence that made it so."""
+
+    sender_id: str
+    purpose: str
+    state: State
+    basis: Basis | None
+    occurred_at: datetime  # time at source of the evidence
+    evidence_id: str
+
+
+class Suppression(msgspec.Struct, frozen=True, kw_only=True):
+    """An opt-out that covers more than the purposes on record. `sender_id` None: every sender."""
+
+    sender_id: str | None
+    since: datetime  # time at source
+
+
+class Cause(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a state changed; `received_at` is when Placet first held the evidence (webhook or API)."""
+
+    kind: Literal["opt_in", "opt_out"]
+    source: str
+    evidence_id: str
+    received_at: datetime
+    reference: str | None = None  # provider/account/provider message id of the MO, where there is one
+
+
+class ConsentStateChanged(Event, frozen=True, kw_only=True):
+    """The whole current consent of a subject; `version` grows by one with each change."""
+
+    type: ClassVar[str] = "consent.state_changed.v1"
+
+    subject_id: str
+    version: int
+    consents: tuple[Consent, ...]
+    suppressions: tuple[Suppression, ...]
+    erased: bool
+    causes: tuple[Cause, ...]  # what changed in this version
+
+    @property
+    def key(self) -> str:
+        return self.subject_id

@@ -1,0 +1,55 @@
+"""What dispatch-svc publishes: each message's state as it changes, and each opt-out once it is enforced."""
+
+from datetime import datetime
+from typing import ClassVar, Literal
+
+from common.contracts.campaign import Category
+from common.contracts.envelope import Event
+from common.contracts.inbound import ReceiptState
+
+Status = Literal["pending", "denied", "deferred", "sending", "accepted", "rejected", "unknown", "expired"]
+
+
+class MessageChanged(Event, frozen=True, kw_only=True):
+    """A message as it now stands: verdict, outcome and receipt. `version` grows with each change."""
+
+    type: ClassVar[str] = "dispatch.message_changed.v1"
+
+    message_id: str
+    campaign_id: str | None
+    sender_id: str
+    subject_id: str
+    category: Category
+    version: int
+    status: Status
+    reasons: tuple[str, ...]
+    until: datetime | None  # when a deferred message is decided again
+    policy_version: str
+    consent_version: int | None
+    as_of: datetime | None  # the watermark it was decided on
+    decided_at: datetime | None
+    gateway: str | None
+    gateway_message_id: str | None
+    receipt: ReceiptState | None
+    code: str | None  # the gateway's or operator's own code
+
+    @property
+    def key(self) -> str:
+        return self.subject_id
+
+
+class OptOutEnforced(Event, frozen=True, kw_only=True):
+    """From `enforced_at` on, no hand-off that this opt-out forbids ever begins."""
+
+    type: ClassVar[str] = "dispatch.opt_out_enforced.v1"
+
+    subject_id: str
+    consent_version: int
+    source: str
+    reference: str | None  # the MO's, where it was one
+    received_at: datetime  # webhook or API
+    enforced_at: datetime
+
+    @property
+    def key(self) -> str:
+        return self.subject_id

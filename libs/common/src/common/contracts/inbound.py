@@ -1,0 +1,57 @@
+"""What inbound-svc publishes: every MO with what it means, and every delivery receipt, normalised."""
+
+from datetime import datetime
+from typing import ClassVar, Literal
+
+from common.contracts.envelope import Event
+
+Intent = Literal["stop", "start", "confirm", "contact", "erase", "review", "none"]
+ReceiptState = Literal["queued", "sent", "delivered", "failed", "expired", "opted_out", "unknown"]
+
+
+class MessageReceived(Event, frozen=True, kw_only=True):
+    """An MO: a text from a person's phone. `number` and `text` are sealed fields (`common.keyring`)."""
+
+    type: ClassVar[str] = "inbound.message_received.v1"
+
+    mo_id: str  # ours; derived from (provider, account, provider message id)
+    subject_id: str
+    provider: str
+    account: str
+    provider_message_id: str
+    number: str  # sealed, context "number:<subject_id>"
+    short_code: str  # the code or number it was sent to
+    text: str  # sealed, context "text:<mo_id>"
+    intent: Intent
+    rule: str  # id of the rule that found the intent
+    score: float  # 1.0 exact, less for a likeness
+    occurred_at: datetime  # provider's time, or received_at where it gives none
+    received_at: datetime
+
+    @property
+    def key(self) -> str:
+        return self.subject_id
+
+    @property
+    def reference(self) -> str:
+        """How a provider's support and our evidence name this MO."""
+        return f"{self.provider}/{self.account}/{self.provider_message_id}"
+
+
+class ReceiptReceived(Event, frozen=True, kw_only=True):
+    """A delivery receipt (DLR). `reference` is our message id where the provider echoes it."""
+
+    type: ClassVar[str] = "inbound.receipt_received.v1"
+
+    provider: str
+    account: str
+    provider_message_id: str
+    reference: str | None
+    state: ReceiptState
+    code: str | None  # the provider's own error code
+    occurred_at: datetime
+    received_at: datetime
+
+    @property
+    def key(self) -> str:
+        return self.provider_message_id

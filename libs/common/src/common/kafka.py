@@ -1,0 +1,120 @@
+"""The broker: topics as the topic table says, one partitioner, binary-mode CloudEvents on the wire.
+
+Only `common` talks to Kafka. Everything leaves through `common.outbox` and arrives through `common.consumer`.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import TopicAlreadyExistsError, for_code
+from aiokafka.partitioner import murmur2
+
+from common.contracts import EVENTS, Event, Topic, Watermark
+from common.settings import ServiceSettings
+
+Headers = list[tuple[str, bytes]]
+
+REQUEST_TIMEOUT_MS = 10_000
+BATCH_BYTES = 1_000_000  # under the broker's default max.message.bytes
+REPLICATION = -1  # the broker's own default.replication.factor
+
+_encoder = msgspec.json.Encoder()
+_decoders = {name: msgspec.json.Decoder(kind) for name, kind in (EVENTS | {Watermark.type: Watermark}).items()}
+
+
+class Undecodable(ValueError):
+    """A record that no version of ours reads: bad headers or a value that is not its type's shape."""
+
+
+def partition_of(key: str, partitions: int) -> int:
+    """Kafka's own default (murmur2), so that any client's records of one subject meet in one partition."""
+    return int((murmur2(key.encode()) & 0x7FFFFFFF) % partitions)
+
+
+def encode(event: Event) -> bytes:
+    return _encoder.encode(event)
+
+
+def cloud_event_headers(
+    event_type: str, event_id: UUID, source: str, time: datetime, traceparent: str | None
+) -> Headers:
+    """CloudEvents 1.0, Kafka binding, binary mode."""
+    headers = [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", str(event_id).encode()),
+        ("ce_source", f"/placet/{source}".encode()),
+        ("ce_type", event_type.encode()),
+        ("ce_time", time.isoformat().encode()),
+        ("content-type", b"application/json"),
+    ]
+    if traceparent:
+        headers.append(("traceparent", traceparent.encode()))
+    return headers
+
+
+def decode(value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> Event | None:
+    """The event, or None for a type this version does not know (forward compatibility). Raises Undecodable."""
+    name = next((v for k, v in headers if k == "ce_type"), None)
+    if name is None:
+        raise Undecodable("no ce_type header")
+    decoder = _decoders.get(name.decode(errors="replace"))
+    if decoder is None:
+        return None
+    try:
+        return decoder.decode(value or b"")
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        # msgspec names the path and the expected type, never the value
+        raise Undecodable(str(error)) from error
+
+
+def producer(settings: ServiceSettings) -> AIOKafkaProducer:
+    """acks=all and idempotent, unless the broker cannot (settings.kafka_idempotence)."""
+    return AIOKafkaProducer(
+        bootstrap_servers=settings.kafka_bootstrap,
+        acks="all",
+        enable_idempotence=settings.kafka_idempotence,
+        max_batch_size=BATCH_BYTES,
+        max_request_size=4 * BATCH_BYTES,
+        request_timeout_ms=REQUEST_TIMEOUT_MS,
+    )
+
+
+class WrongPartitions(RuntimeError):
+    """A topic exists with another partition count: one partition number would no longer speak for a subject."""
+
+
+async def ensure_topics(settings: ServiceSettings, topics: Sequence[Topic]) -> None:
+    """Create what is missing, with its dead-letter topic; refuse a partition count that is not `settings.partitions`."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap, request_timeout_ms=REQUEST_TIMEOUT_MS)
+    await admin.start()
+    try:
+        wanted: dict[str, tuple[int, dict[str, str]]] = {}
+        for topic in topics:
+            wanted[settings.topic_prefix + topic.name] = (settings.partitions, topic.config)
+            wanted[settings.topic_prefix + topic.dead_letters] = (1, {})
+        existing = set(await admin.list_topics())
+        missing = [
+            NewTopic(name, partitions, REPLICATION, topic_configs=config)
+            for name, (partitions, config) in wanted.items()
+            if name not in existing
+        ]
+        if missing:
+            await _create(admin, missing)
+        for found in await admin.describe_topics(list(wanted)):
+            count, expected = len(found["partitions"]), wanted[found["topic"]][0]
+            if count != expected:
+                raise WrongPartitions(f"{found['topic']} has {count} partitions, settings say {expected}")
+    finally:
+        await admin.close()
+
+
+async def _create(admin: Any, missing: list[NewTopic]) -> None:
+    answer = await admin.create_topics(missing)
+    for name, code, *_ in answer.topic_errors:
+        if code and for_code(code) is not TopicAlreadyExistsError:  # another service was first: fine
+            raise for_code(code)(f"creating {name}")

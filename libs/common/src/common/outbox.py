@@ -1,0 +1,345 @@
+"""The only way out of a service: rows written in the transaction of the fact, relayed to Kafka in order.
+
+`append` after the aggregate is locked: then the ids of one key are in commit order. The relay, one leader per database
+(an advisory lock held by its transaction), reads in id order, publishes, awaits every ack, deletes, commits. There is
+no cursor, so a row that commits late is never skipped; a crash between ack and delete publishes again, and consumers
+guard by version. The ledger is the history; the outbox is a queue and stays near empty.
+
+When a read has taken all there was, everything acknowledged before that read's snapshot is now in the log, and the
+relay says so with a watermark in each partition: `as_of` is a clock read *before* the snapshot, less the clock skew
+allowed between hosts. `ceiling` lowers it to what the service itself has read (consent-svc: the inbound watermarks it
+has applied), and is read before the same snapshot.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+from aiokafka import AIOKafkaProducer
+from sqlalchemy import BigInteger, Column, DateTime, Identity, LargeBinary, MetaData, Table, Text, Uuid, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common import kafka
+from common.contracts import Event, Topic, Watermark
+from common.database import Database
+from common.settings import ServiceSettings
+from common.telemetry import counter, gauge, traceparent
+
+log = logging.getLogger(__name__)
+
+WAITING = "outbox_waiting"  # NOTIFY channel: rows were committed
+RELAYED = "outbox_relayed"  # NOTIFY channel: rows were acknowledged by Kafka and deleted
+LEADER = "placet.relay"  # advisory lock: one publishing transaction per database
+IDLE_S = 0.25  # a missed notification costs at most this
+BACK_OFF_S = (0.1, 5.0)
+
+PUBLISHED = counter("sms_outbox_published_total", "Events acknowledged by Kafka.", ["topic"])
+OLDEST = gauge("sms_outbox_oldest_row_age_seconds", "Age of the oldest row not yet published; 0 when empty.")
+AS_OF = gauge("sms_outbox_watermark_age_seconds", "now - as_of of the last watermark published.")
+RELAY_ERRORS = counter("sms_outbox_relay_errors_total", "Relay attempts that failed and will be made again.")
+
+Ceiling = Callable[[AsyncConnection], Awaitable[datetime | None]]
+
+
+def define(metadata: MetaData) -> Table:
+    """The outbox table of one service. Each service's first migration spells it out literally."""
+    return Table(
+        "outbox",
+        metadata,
+        Column("id", BigInteger, Identity(always=True), primary_key=True),
+        Column("event_id", Uuid, nullable=False),
+        Column("topic", Text, nullable=False),  # without the prefix
+        Column("key", LargeBinary, nullable=True),
+        Column("type", Text, nullable=False),
+        Column("payload", LargeBinary, nullable=True),
+        Column("traceparent", Text, nullable=True),
+        Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    )
+
+
+async def append(tx: AsyncConnection, topic: Topic, events: Sequence[Event]) -> list[int]:
+    """Write `events` to be published, in this order per key; returns their outbox ids. Lock the aggregate first."""
+    if not events:
+        return []
+    return await _insert(
+        tx,
+        topic.name,
+        [event.key.encode() for event in events],
+        [event.type for event in events],
+        [kafka.encode(event) for event in events],
+    )
+
+
+async def append_dead_letter(
+    tx: AsyncConnection, topic: Topic, key: bytes | None, value: bytes | None, reason: str
+) -> None:
+    """Put a record that cannot be read aside, as it came, in the transaction that steps over it."""
+    await _insert(tx, topic.dead_letters, [key], [f"placet.dead_letter.v1;{reason}"[:500]], [value])
+
+
+async def _insert(
+    tx: AsyncConnection,
+    topic: str,
+    keys: Sequence[bytes | None],
+    types: Sequence[str],
+    payloads: Sequence[bytes | None],
+) -> list[int]:
+    rows = await tx.execute(
+        text(
+            "INSERT INTO outbox (event_id, topic, key, type, payload, traceparent)"
+            " SELECT e.id, :topic, e.key, e.type, e.payload, :trace"
+            " FROM unnest(CAST(:ids AS uuid[]), CAST(:keys AS bytea[]), CAST(:types AS text[]), CAST(:payloads AS bytea[]))"
+            " WITH ORDINALITY AS e(id, key, type, payload, place) ORDER BY e.place"
+            " RETURNING id"
+        ),
+        {
+            "topic": topic,
+            "trace": traceparent(),
+            "ids": [uuid4() for _ in keys],
+            "keys": list(keys),
+            "types": list(types),
+            "payloads": list(payloads),
+        },
+    )
+    ids = [row.id for row in rows]
+    await tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": WAITING})
+    return ids
+
+
+class Relay:
+    """Publishes the outbox of one database. Any number may run; the lock elects one."""
+
+    def __init__(
+        self,
+        service: str,
+        database: Database,
+        settings: ServiceSettings,
+        watermarked: Sequence[Topic] = (),
+        ceiling: Ceiling | None = None,
+    ) -> None:
+        self._service = service
+        self._database = database
+        self._settings = settings
+        self._watermarked = watermarked
+        self._ceiling = ceiling
+        self._producer: AIOKafkaProducer | None = None
+        self._next_watermark = 0.0
+        self._skew = timedelta(seconds=settings.max_clock_skew_s)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop`. Any failure rolls back, backs off and is tried again, for ever: nothing is skipped."""
+        woken = asyncio.Event()
+        failures = 0
+        async with Listener(self._database, WAITING, woken.set):
+            while not stop.is_set():
+                woken.clear()
+                try:
+                    drained = await self._relay_once()
+                    failures = 0
+                except Exception:
+                    RELAY_ERRORS.inc()
+                    failures += 1
+                    if failures in (1, 10, 100):
+                        log.exception("relay failed, trying again", extra={"failures": failures})
+                    await self._drop_producer()
+                    await _wait(stop, min(BACK_OFF_S[0] * 2 ** min(failures, 10), BACK_OFF_S[1]))
+                    continue
+                if drained:
+                    await _wait_either(stop, woken, min(IDLE_S, self._settings.watermark_every_s))
+        await self._drop_producer()
+
+    async def _relay_once(self) -> bool:
+        """One transaction. True when it left nothing behind (or another relay leads)."""
+        producer = await self._ready_producer()
+        async with self._database.begin() as tx:
+            if not await tx.scalar(text("SELECT pg_try_advisory_xact_lock(hashtext(:leader))"), {"leader": LEADER}):
+                return True
+            # Order matters: ceiling, then clock, then the snapshot that finds the rows.
+            ceiling = await self._ceiling(tx) if self._ceiling else None
+            as_of = datetime.now(UTC) - self._skew
+            rows = (
+                await tx.execute(
+                    text(
+                        "SELECT id, event_id, topic, key, type, payload, traceparent, created_at"
+                        " FROM outbox ORDER BY id LIMIT :batch"
+                    ),
+                    {"batch": self._settings.relay_batch},
+                )
+            ).all()
+            if rows:
+                OLDEST.set((datetime.now(UTC) - min(row.created_at for row in rows)).total_seconds())
+                await self._publish(producer, rows)
+                await tx.execute(
+                    text("DELETE FROM outbox WHERE id = ANY(CAST(:ids AS bigint[]))"),
+                    {"ids": [r.id for r in rows]},
+                )
+                await tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": RELAYED})
+            else:
+                OLDEST.set(0)
+            drained = len(rows) < self._settings.relay_batch
+            if drained and self._watermarked:
+                await self._publish_watermarks(producer, as_of, ceiling)
+        return drained
+
+    async def _publish(self, producer: AIOKafkaProducer, rows: Sequence[Any]) -> None:
+        """In id order within each partition; returns when Kafka has acknowledged them all."""
+        by_partition: dict[tuple[str, int], list[Any]] = defaultdict(list)
+        for row in rows:
+            name = self._settings.topic_prefix + row.topic
+            partitions = 1 if row.topic.endswith(".dlq") else self._settings.partitions
+            by_partition[name, kafka.partition_of((row.key or b"").decode(errors="replace"), partitions)].append(row)
+        acks = []
+        for (name, partition), members in by_partition.items():
+            batch = producer.create_batch()
+            for row in members:
+                headers = kafka.cloud_event_headers(
+                    row.type, row.event_id, self._service, row.created_at, row.traceparent
+                )
+                record = {"key": row.key, "value": row.payload, "timestamp": None, "headers": headers}
+                if batch.append(**record) is None:
+                    acks.append(await producer.send_batch(batch, name, partition=partition))
+                    batch = producer.create_batch()
+                    if batch.append(**record) is None:
+                        raise ValueError(f"outbox row {row.id} is larger than a Kafka batch")
+            acks.append(await producer.send_batch(batch, name, partition=partition))
+        await asyncio.gather(*acks)
+        for (name, _), members in by_partition.items():
+            PUBLISHED.labels(name).inc(len(members))
+
+    async def _publish_watermarks(self, producer: AIOKafkaProducer, as_of: datetime, ceiling: datetime | None) -> None:
+        now = asyncio.get_running_loop().time()
+        if now < self._next_watermark:
+            return
+        if self._ceiling is not None:
+            if ceiling is None:
+                return  # what we stand on is not known yet: say nothing, and dispatch holds
+            as_of = min(as_of, ceiling)
+        self._next_watermark = now + self._settings.watermark_every_s
+        acks = []
+        for topic in self._watermarked:
+            for partition in range(self._settings.partitions):
+                mark = Watermark(partition=partition, as_of=as_of)
+                acks.append(
+                    await producer.send(
+                        self._settings.topic_prefix + topic.name,
+                        key=mark.key.encode(),
+                        value=kafka.encode(mark),
+                        partition=partition,
+                        headers=kafka.cloud_event_headers(mark.type, uuid4(), self._service, as_of, None),
+                    )
+                )
+        await asyncio.gather(*acks)
+        AS_OF.set((datetime.now(UTC) - as_of).total_seconds())
+
+    async def _ready_producer(self) -> AIOKafkaProducer:
+        if self._producer is None:
+            producer = kafka.producer(self._settings)
+            try:
+                await producer.start()
+            except BaseException:
+                await producer.stop()
+                raise
+            self._producer = producer
+        return self._producer
+
+    async def _drop_producer(self) -> None:
+        """A producer that failed may be fenced or hold a stale sequence: the next attempt starts a new one."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            with contextlib.suppress(Exception):
+                await producer.stop()
+
+
+class Relayed:
+    """Waits until outbox rows are acknowledged by Kafka, whichever process relays them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._woken = asyncio.Event()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Keeps listening to the relay until `stop`."""
+        async with Listener(self._database, RELAYED, self._wake):
+            await stop.wait()
+
+    def _wake(self) -> None:
+        self._woken.set()
+        self._woken = asyncio.Event()  # the next waiters wait for the next notification
+
+    async def wait(self, ids: Sequence[int], timeout_s: float) -> bool:
+        """True once none of `ids` is in the outbox any more; False at the deadline."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        while True:
+            woken = self._woken
+            async with self._database.begin() as tx:
+                left = await tx.scalar(
+                    text("SELECT count(*) FROM outbox WHERE id = ANY(CAST(:ids AS bigint[]))"),
+                    {"ids": list(ids)},
+                )
+            if not left:
+                return True
+            remaining = deadline - loop.time()
+            if remaining <= 0:
+                return False
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(woken.wait(), min(remaining, IDLE_S))
+
+
+class Listener:
+    """Calls `wake` at each NOTIFY on `channel`, over a connection of its own that it renews when lost.
+
+    Notifications are a hint: whoever listens also looks by itself every IDLE_S.
+    """
+
+    def __init__(self, database: Database, channel: str, wake: Callable[[], None]) -> None:
+        self._database = database
+        self._channel = channel
+        self._wake = wake
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> None:
+        self._task = asyncio.create_task(self._listen())
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    async def _listen(self) -> None:
+        while True:
+            connection = None
+            try:
+                lost = asyncio.Event()
+                connection = await self._database.connect()
+                connection.add_termination_listener(lambda _, lost=lost: lost.set())
+                await connection.add_listener(self._channel, lambda *_: self._wake())
+                await lost.wait()
+            except OSError as error:
+                log.warning("not listening", extra={"channel": self._channel, "why": type(error).__name__})
+            except Exception:
+                log.exception("not listening", extra={"channel": self._channel})
+            finally:
+                if connection is not None:
+                    connection.terminate()
+            await asyncio.sleep(1)
+
+
+async def _wait(stop: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), seconds)
+
+
+async def _wait_either(first: asyncio.Event, second: asyncio.Event, seconds: float) -> None:
+    waits = [asyncio.ensure_future(first.wait()), asyncio.ensure_future(second.wait())]
+    try:
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()

@@ -1,0 +1,276 @@
+"""The one shape of a service: settings, routes, subscriptions, workers; roles choose which of them run.
+
+    api      the routes
+    worker   the subscriptions and the timers
+    relay    outbox to Kafka
+
+`python -m <service> migrate` brings the schema up to date and ends; without an argument it serves, with the roles of
+PLACET_ROLES. Every role answers /livez, /readyz and /metrics. A worker that raises ends the process: the platform
+restarts it, and it starts from what is committed.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Generic, TypeVar
+
+import uvicorn
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from sqlalchemy import MetaData
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from common import kafka, problems
+from common.auth import Authenticator
+from common.consumer import Consumer, Subscription
+from common.contracts import TOPICS, Topic
+from common.database import Database, migrate
+from common.keyring import FieldKeys, SubjectKeys
+from common.outbox import Ceiling, Relay, Relayed
+from common.settings import ServiceSettings
+from common.telemetry import continue_trace, log_to_stderr, traceparent
+
+log = logging.getLogger(__name__)
+
+S = TypeVar("S", bound=ServiceSettings)
+
+READY_FAILING_S = 60.0  # a consumer failing for longer turns readiness red
+
+
+@dataclass(frozen=True, slots=True)
+class Resources(Generic[S]):
+    """What a running service holds; routes get it as a dependency, workers as an argument."""
+
+    settings: S
+    database: Database
+    subject_keys: SubjectKeys
+    field_keys: FieldKeys
+    relayed: Relayed
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A loop that runs until the event is set."""
+
+    name: str
+    run: Callable[[asyncio.Event], Awaitable[None]]
+
+
+Check = Callable[[Resources[Any]], Awaitable[str | None]]  # why not ready, or None
+
+
+@dataclass(frozen=True, slots=True)
+class Service(Generic[S]):
+    """One service, described. `name` is its import name; its topics are those it owns in the topic table."""
+
+    name: str
+    settings: S
+    metadata: MetaData
+    routers: Sequence[APIRouter] = ()
+    subscriptions: Callable[[Resources[S]], Sequence[Subscription]] = lambda _: ()
+    workers: Callable[[Resources[S]], Sequence[Worker]] = lambda _: ()
+    ceiling: Ceiling | None = None
+    checks: Sequence[Check] = ()
+
+    @property
+    def topics(self) -> list[Topic]:
+        """Those it publishes or reads."""
+        return [t for t in TOPICS if t.owner == self.name or self.name in t.consumers]
+
+    @property
+    def watermarked(self) -> list[Topic]:
+        return [t for t in TOPICS if t.owner == self.name and t.watermarked]
+
+
+@dataclass(slots=True)
+class _Running:
+    """The background half of a service: what readiness asks about."""
+
+    consumers: list[Consumer] = field(default_factory=list)
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    topics_ready: bool = False
+
+    def not_ready(self) -> list[str]:
+        why = [f"{c.name} has no partitions yet" for c in self.consumers if not c.assigned.is_set()]
+        why += [f"{c.name} has failed for {c.failing_s:.0f} s" for c in self.consumers if c.failing_s > READY_FAILING_S]
+        why += [f"{task.get_name()} has ended" for task in self.tasks if task.done()]
+        if not self.topics_ready:
+            why.append("topics are not there yet")
+        return why
+
+
+def resources(request: Request) -> Any:
+    """FastAPI dependency: the Resources of this service."""
+    return request.state.resources
+
+
+def create_app(service: Service[S]) -> FastAPI:
+    """The ASGI app of one service with the roles of its settings."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        async with running(service) as (held, background):
+            yield {
+                "resources": held,
+                "background": background,
+                "authenticator": Authenticator(service.settings),
+            }
+
+    app = FastAPI(title=f"Placet {service.name}-svc", version="1", lifespan=lifespan)
+    problems.install(app)
+    app.include_router(_health(service))
+    if "api" in service.settings.roles:
+        for router in service.routers:
+            app.include_router(router)
+    app.add_middleware(_Trace)
+    return app
+
+
+@asynccontextmanager
+async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Running]]:
+    """Opens what the service holds, starts the workers of its roles; on leaving stops and drains them."""
+    settings = service.settings
+    database = Database(settings.database_url, pool_size=settings.database_pool, name=service.name)
+    held = Resources(
+        settings=settings,
+        database=database,
+        subject_keys=SubjectKeys(settings.subject_keys),
+        field_keys=FieldKeys(settings.field_keys),
+        relayed=Relayed(database),
+    )
+    background = _Running()
+    workers: list[Worker] = []
+    if "api" in settings.roles:
+        workers.append(Worker("relayed", held.relayed.run))
+    if "worker" in settings.roles:
+        background.consumers = [Consumer(s, database, settings) for s in service.subscriptions(held)]
+        workers += [Worker(c.name, c.run) for c in background.consumers]
+        workers += service.workers(held)
+    if "relay" in settings.roles:
+        relay = Relay(service.name, database, settings, service.watermarked, service.ceiling)
+        workers.append(Worker("relay", relay.run))
+    stop = asyncio.Event()
+    needs_topics = bool(settings.roles & {"worker", "relay"})
+    background.topics_ready = not needs_topics
+
+    async def run(worker: Worker) -> None:
+        if needs_topics:
+            await topics_ready.wait()
+        if not stop.is_set():
+            await worker.run(stop)
+
+    async def prepare_topics() -> None:
+        while not stop.is_set():
+            try:
+                await kafka.ensure_topics(settings, service.topics)
+            except kafka.WrongPartitions:
+                raise
+            except Exception as error:
+                log.warning("no topics yet", extra={"why": type(error).__name__})
+                await asyncio.wait([asyncio.ensure_future(stop.wait())], timeout=0.5)
+                continue
+            background.topics_ready = True
+            topics_ready.set()
+            return
+        topics_ready.set()
+
+    topics_ready = asyncio.Event()
+    background.tasks = [asyncio.create_task(run(w), name=w.name) for w in workers]
+    preparing = asyncio.create_task(prepare_topics(), name="topics") if needs_topics else None
+    for task in [*background.tasks, *([preparing] if preparing else [])]:
+        task.add_done_callback(lambda t: _end_if_failed(t, stop))
+    try:
+        yield held, background
+    finally:
+        stop.set()
+        topics_ready.set()
+        everything = [*background.tasks, *([preparing] if preparing else [])]
+        if everything:
+            _, late = await asyncio.wait(everything, timeout=settings.drain_s)
+            for task in late:
+                log.warning("not drained in time", extra={"worker": task.get_name()})
+                task.cancel()
+            await asyncio.gather(*everything, return_exceptions=True)
+        await database.close()
+
+
+def _end_if_failed(task: asyncio.Task[None], stop: asyncio.Event) -> None:
+    if task.cancelled() or stop.is_set():
+        return
+    if (error := task.exception()) is not None:
+        log.critical("a worker ended: stopping", exc_info=error, extra={"worker": task.get_name()})
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _health(service: Service[S]) -> APIRouter:
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/livez")
+    async def livez() -> PlainTextResponse:
+        return PlainTextResponse("ok\n")
+
+    @router.get("/readyz")
+    async def readyz(request: Request, held: Annotated[Any, Depends(resources)]) -> JSONResponse:
+        why = request.state.background.not_ready()
+        try:
+            async with asyncio.timeout(2):
+                await held.database.ping()
+                why += [reason for check in service.checks if (reason := await check(held)) is not None]
+        except Exception as error:
+            why.append(f"the database does not answer: {type(error).__name__}")
+        return JSONResponse({"ready": not why, "why": why}, status_code=503 if why else 200)
+
+    @router.get("/metrics")
+    async def metrics() -> Response:
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    return router
+
+
+class _Trace:
+    """Continues or starts the W3C trace of each request, and says which in the answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        parent = next((v for k, v in scope["headers"] if k == b"traceparent"), None)
+        continue_trace(parent.decode("latin-1") if parent else None)
+
+        async def with_trace(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [
+                    *message.get("headers", []),
+                    (b"traceparent", (traceparent() or "").encode()),
+                ]
+            await send(message)
+
+        await self._app(scope, receive, with_trace)
+
+
+def main(build: Callable[[], Service[Any]]) -> None:
+    """`python -m <service> [migrate]`."""
+    service = build()
+    log_to_stderr(service.name)
+    if sys.argv[1:] == ["migrate"]:
+        migrate(service.settings.database_url, service.name)
+        return
+    if sys.argv[1:]:
+        sys.exit(f"usage: python -m {service.name} [migrate]")
+    uvicorn.run(
+        create_app(service),
+        host=service.settings.host,
+        port=service.settings.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=5,
+    )

@@ -1,0 +1,73 @@
+"""What every service is told by its environment. One prefix, `PLACET_`: each process has an environment of its own.
+
+Frozen, built once in `main`, passed down; nothing reads the environment at import. Units are in the names.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+Role = Literal["api", "worker", "relay"]
+ALL_ROLES: frozenset[Role] = frozenset(("api", "worker", "relay"))
+
+
+class KeyRingSettings(BaseModel):
+    """`keys`: key id to base64 of 32 bytes; `current`: the id new values are made with, the others still read."""
+
+    model_config = ConfigDict(frozen=True)
+
+    current: str
+    keys: dict[str, SecretStr]
+
+    @model_validator(mode="after")
+    def _current_is_one_of_them(self) -> "KeyRingSettings":
+        if self.current not in self.keys:
+            raise ValueError(f"the current key {self.current!r} is not in the ring")
+        return self
+
+
+class ServiceSettings(BaseSettings):
+    """Settings that all four services share; a service adds its own in its `service.py`."""
+
+    model_config = SettingsConfigDict(env_prefix="PLACET_", frozen=True, extra="ignore")
+
+    database_url: str  # postgresql://role:password@host:port/database; the role owns this database and no other
+    database_pool: int = Field(10, ge=2)
+
+    kafka_bootstrap: str
+    kafka_idempotence: bool = True  # off for a broker without InitProducerId (the local stack's)
+    topic_prefix: str = ""  # keeps two test runs apart on one broker
+    partitions: int = Field(12, ge=1)  # many divisors; all subject-keyed topics share it (ADR-0004)
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    roles: Annotated[frozenset[Role], NoDecode] = ALL_ROLES
+    drain_s: float = 10.0  # how long workers get to end their batch on SIGTERM
+
+    subject_keys: KeyRingSettings
+    field_keys: KeyRingSettings
+
+    auth_key: SecretStr | None = None  # HS256, local development only
+    auth_jwks_url: str | None = None
+    auth_issuer: str = "placet-development"
+    auth_audience: str = "placet-development"
+
+    max_clock_skew_s: float = Field(0.1, ge=0)  # between any two hosts; subtracted from every watermark
+    watermark_every_s: float = Field(0.25, gt=0)
+    relay_batch: int = Field(2000, ge=1)
+
+    fictional_numbers: bool = False  # 06 39 98 xx xx as metropolitan mobiles: development stack only
+
+    @field_validator("roles", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return ALL_ROLES if value == "all" else frozenset(filter(None, value.replace(" ", "").split(",")))
+        return value
+
+    @model_validator(mode="after")
+    def _one_way_to_authenticate(self) -> "ServiceSettings":
+        if "api" in self.roles and not (self.auth_key or self.auth_jwks_url):
+            raise ValueError("set PLACET_AUTH_JWKS_URL (or PLACET_AUTH_KEY in development): no call is anonymous")
+        return self

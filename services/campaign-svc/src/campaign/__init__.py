@@ -1,0 +1,1 @@
+"""campaign-svc: who is asked for, when, with what text."""

@@ -1,0 +1,1 @@
+"""consent-svc: who said yes or no, to whom, for what, when, shown what, and the proof."""

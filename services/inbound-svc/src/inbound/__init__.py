@@ -1,0 +1,1 @@
+"""inbound-svc: operators' callbacks, verified, understood, and published before they are answered."""
