@@ -1,7 +1,7 @@
 """The one consumer loop: a batch of one partition, one transaction, its offset in Postgres.
 
-Per batch: lock the stored offset, skip what is below it, decode, handle, store the next offset (and the watermark seen),
-commit. Then Kafka's own commit, best effort, for lag dashboards only. On assignment: seek to the stored offset. A second
+Per batch: lock the stored offset, skip what is below it, decode, handle, store the next offset (and the watermark
+seen), commit. Then Kafka's own commit, best effort, for lag dashboards only. On assignment: seek to the stored offset. A second
 owner of a partition waits on the row lock, then sees it is behind and skips: zombies are fenced by the row.
 
     Poison           never retry this: to `<topic>.dlq` through the outbox, in the transaction that steps over it;
@@ -44,6 +44,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common import kafka, outbox
 from common.contracts import Event, Topic, Watermark
 from common.database import Database
+from common.notify import either
 from common.settings import ServiceSettings
 from common.telemetry import continue_trace, counter, gauge, histogram
 
@@ -97,7 +98,8 @@ PoisonHandler = Callable[[AsyncConnection, str | None, int], Awaitable[None]]
 @dataclass(frozen=True, slots=True)
 class Subscription:
     """`handle` gets a batch of one partition inside the transaction that steps its offset; what it returns runs after
-    the commit, before the next batch of that partition. `on_poison(tx, key, partition)`: the key is None when unreadable.
+    the commit, before the next batch of that partition. `on_poison(tx, key, partition)`: the key is None when it
+    cannot be read either.
     """
 
     group: str  # <service>.<purpose>
@@ -189,7 +191,7 @@ class Consumer:
                     continue
                 except KafkaError as error:
                     log.warning("broker trouble", extra={"topic": topic, "why": type(error).__name__})
-                    await _wait(stop, 1.0)
+                    await either(stop, None, 1.0)
                     continue
                 async with self._busy:
                     await asyncio.gather(*(self._handle(kafka_consumer, tp, batches[tp]) for tp in batches))
@@ -415,9 +417,4 @@ async def _until_started(kafka_consumer: AIOKafkaConsumer, stop: asyncio.Event) 
             return
         except KafkaError as error:
             log.warning("no broker yet", extra={"why": type(error).__name__})
-            await _wait(stop, 1.0)
-
-
-async def _wait(stop: asyncio.Event, seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stop.wait(), seconds)
+            await either(stop, None, 1.0)

@@ -89,7 +89,7 @@ class WrongPartitions(RuntimeError):
 
 
 async def ensure_topics(settings: ServiceSettings, topics: Sequence[Topic]) -> None:
-    """Create what is missing, with its dead-letter topic; refuse a partition count that is not `settings.partitions`."""
+    """Create what is missing, with its dead-letter topic; refuse a partition count that is not the setting's."""
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap, request_timeout_ms=REQUEST_TIMEOUT_MS)
     await admin.start()
     try:

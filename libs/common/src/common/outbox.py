@@ -27,6 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common import kafka
 from common.contracts import Event, Topic, Watermark
 from common.database import Database
+from common.notify import Listener, either
 from common.settings import ServiceSettings
 from common.telemetry import counter, gauge, traceparent
 
@@ -93,7 +94,8 @@ async def _insert(
         text(
             "INSERT INTO outbox (event_id, topic, key, type, payload, traceparent)"
             " SELECT e.id, :topic, e.key, e.type, e.payload, :trace"
-            " FROM unnest(CAST(:ids AS uuid[]), CAST(:keys AS bytea[]), CAST(:types AS text[]), CAST(:payloads AS bytea[]))"
+            " FROM unnest(CAST(:ids AS uuid[]), CAST(:keys AS bytea[]), CAST(:types AS text[]),"
+            " CAST(:payloads AS bytea[]))"
             " WITH ORDINALITY AS e(id, key, type, payload, place) ORDER BY e.place"
             " RETURNING id"
         ),
@@ -147,10 +149,10 @@ class Relay:
                     if failures in (1, 10, 100):
                         log.exception("relay failed, trying again", extra={"failures": failures})
                     await self._drop_producer()
-                    await _wait(stop, min(BACK_OFF_S[0] * 2 ** min(failures, 10), BACK_OFF_S[1]))
+                    await either(stop, None, min(BACK_OFF_S[0] * 2 ** min(failures, 10), BACK_OFF_S[1]))
                     continue
                 if drained:
-                    await _wait_either(stop, woken, min(IDLE_S, self._settings.watermark_every_s))
+                    await either(stop, woken, min(IDLE_S, self._settings.watermark_every_s))
         await self._drop_producer()
 
     async def _relay_once(self) -> bool:
@@ -289,57 +291,3 @@ class Relayed:
                 return False
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(woken.wait(), min(remaining, IDLE_S))
-
-
-class Listener:
-    """Calls `wake` at each NOTIFY on `channel`, over a connection of its own that it renews when lost.
-
-    Notifications are a hint: whoever listens also looks by itself every IDLE_S.
-    """
-
-    def __init__(self, database: Database, channel: str, wake: Callable[[], None]) -> None:
-        self._database = database
-        self._channel = channel
-        self._wake = wake
-        self._task: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> None:
-        self._task = asyncio.create_task(self._listen())
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._task is not None
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
-
-    async def _listen(self) -> None:
-        while True:
-            connection = None
-            try:
-                lost = asyncio.Event()
-                connection = await self._database.connect()
-                connection.add_termination_listener(lambda _, lost=lost: lost.set())
-                await connection.add_listener(self._channel, lambda *_: self._wake())
-                await lost.wait()
-            except OSError as error:
-                log.warning("not listening", extra={"channel": self._channel, "why": type(error).__name__})
-            except Exception:
-                log.exception("not listening", extra={"channel": self._channel})
-            finally:
-                if connection is not None:
-                    connection.terminate()
-            await asyncio.sleep(1)
-
-
-async def _wait(stop: asyncio.Event, seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stop.wait(), seconds)
-
-
-async def _wait_either(first: asyncio.Event, second: asyncio.Event, seconds: float) -> None:
-    waits = [asyncio.ensure_future(first.wait()), asyncio.ensure_future(second.wait())]
-    try:
-        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()

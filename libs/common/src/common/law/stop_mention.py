@@ -1,0 +1,17 @@
+"""The STOP mention every French marketing SMS carries (CPCE L34-5; DOMAIN 1.7 and 1.11). Pure.
+
+Checked when a campaign is written and again at the gate, on the text as it leaves.
+"""
+
+import re
+from functools import lru_cache
+
+
+def mentions_stop(text: str, stop_code: str) -> bool:
+    """Does `text` tell how to stop: « STOP », then within 12 characters the sender's own 5-digit code?"""
+    return _pattern(stop_code).search(text) is not None
+
+
+@lru_cache(maxsize=256)
+def _pattern(stop_code: str) -> re.Pattern[str]:
+    return re.compile(rf"\bSTOP\b.{{0,12}}\b{re.escape(stop_code)}\b", re.IGNORECASE)

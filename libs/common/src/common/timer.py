@@ -1,0 +1,50 @@
+"""A timer: something done again and again, at once after a NOTIFY or while there is work, else every so often.
+
+A tick that fails is logged and tried again after a pause, for ever: its transaction rolled back, so nothing was lost.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from common.database import Database
+from common.notify import Listener, either
+from common.telemetry import counter
+
+log = logging.getLogger(__name__)
+
+FAILED = counter("sms_timer_failures_total", "Ticks that failed and will be tried again.", ["timer"])
+BACK_OFF_S = (0.2, 10.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Timer:
+    """`tick` says whether it did anything; then it is called again at once. `channel`: a NOTIFY that wakes it."""
+
+    name: str
+    tick: Callable[[], Awaitable[bool]]
+    every_s: float
+    database: Database
+    channel: str | None = None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        woken = asyncio.Event()
+        listening = Listener(self.database, self.channel, woken.set) if self.channel else contextlib.nullcontext()
+        failures = 0
+        async with listening:
+            while not stop.is_set():
+                woken.clear()
+                try:
+                    again = await self.tick()
+                    failures = 0
+                except Exception:
+                    failures += 1
+                    FAILED.labels(self.name).inc()
+                    if failures in (1, 10, 100):
+                        log.exception("timer failed, trying again", extra={"timer": self.name, "failures": failures})
+                    await either(stop, None, min(BACK_OFF_S[0] * 2 ** min(failures, 8), BACK_OFF_S[1]))
+                    continue
+                if not again:
+                    await either(stop, woken, self.every_s)

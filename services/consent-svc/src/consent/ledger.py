@@ -1,0 +1,273 @@
+"""What a piece of evidence changes. Pure: no clock, no I/O.
+
+The state of a subject is a fold over all its evidence that keeps, for each scope, the newest opt-in and the newest
+opt-out by *time at source*. Keeping the newest is commutative, associative and idempotent, so arrival order,
+duplicates and replays cannot change the result. An opt-in holds only if it is strictly newer than every opt-out that
+covers it: a tie is an opt-out, and nothing but newer evidence than the STOP loosens (DESIGN, promise 3).
+
+    opt-in   of (sender, purpose)
+    opt-out  of (sender, purpose), of a sender (purpose None: all its purposes, those to come as well), or of everyone
+             (sender None)
+
+A "no" is a value here (`Refusal`), never an exception.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Literal
+
+from common.contracts.consent import Basis, Cause, Consent, State, Suppression
+
+Kind = Literal["opt_in", "opt_out"]
+
+CLOCK_SKEW = timedelta(minutes=1)  # how far ahead of ours a caller's clock may be
+
+
+class Refusal(StrEnum):
+    """Why evidence is not taken. Also the reason in the API's answer."""
+
+    OCCURRED_IN_THE_FUTURE = "occurred_in_the_future"
+    SOURCE_MISSING = "source_missing"
+    SENDER_MISSING = "sender_missing"
+    PURPOSE_MISSING = "purpose_missing"
+    BASIS_MISSING = "basis_missing"
+    NOTHING_SHOWN = "nothing_shown"
+    SALE_REFERENCE_MISSING = "sale_reference_missing"
+
+
+class Verdict(StrEnum):
+    """What became of a piece of evidence."""
+
+    RECORDED = "recorded"  # kept, and it changed the state
+    UNCHANGED = "unchanged"  # kept, and it changed nothing
+    DUPLICATE = "duplicate"  # known already
+    REFUSED = "refused"  # not kept
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What proves one opt-in or opt-out (RGPD art. 7(1); DOMAIN 1.3 says why each field).
+
+    `occurred_at` is the time at source, as claimed; `received_at` when Placet first held it. Both aware.
+    `reference` is the MO's (provider/account/provider message id): present only when the person's own phone said it.
+    """
+
+    evidence_id: str
+    kind: Kind
+    sender_id: str | None
+    purpose: str | None
+    source: str
+    occurred_at: datetime
+    received_at: datetime
+    basis: Basis | None = None
+    form_id: str | None = None
+    form_version: str | None = None
+    text_shown: str | None = None
+    actor: str | None = None
+    sale_reference: str | None = None
+    reference: str | None = None
+
+    @property
+    def at(self) -> datetime:
+        """The time it is ordered by. Nothing happened after we held it: without this bound, an opt-in from a clock
+        that runs ahead would outvote the STOP that answers it."""
+        return min(self.occurred_at, self.received_at)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """The newest evidence of one kind for one scope: all of it that the state needs."""
+
+    kind: Kind
+    sender_id: str | None
+    purpose: str | None
+    at: datetime
+    evidence_id: str
+    basis: Basis | None = None
+
+    @property
+    def scope(self) -> tuple[str, str, str]:
+        return self.kind, self.sender_id or "", self.purpose or ""
+
+    @property
+    def rank(self) -> tuple[datetime, str]:
+        """Newest wins; the id only makes a tie between two of the same kind fall the same way in any order."""
+        return self.at, self.evidence_id
+
+    def covers(self, sender_id: str, purpose: str) -> bool:
+        return self.sender_id in (None, sender_id) and self.purpose in (None, purpose)
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectState:
+    """One mark per scope, in scope order. `SubjectState()` is a subject never seen."""
+
+    marks: tuple[Mark, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What one piece of evidence did. `state` is the state after it; `cause` is what to tell the others, None where
+    there is nothing to tell."""
+
+    verdict: Verdict
+    state: SubjectState
+    cause: Cause | None = None
+    refusals: tuple[Refusal, ...] = ()
+
+    @property
+    def changed(self) -> bool:
+        return self.verdict is Verdict.RECORDED
+
+
+def decide(state: SubjectState, evidence: Evidence, now: datetime) -> Decision:
+    """What `evidence` changes in `state`.
+
+    An opt-out from the person's own phone is told even where it changes nothing: dispatch answers each with the
+    instant it was enforced (DESIGN, promise 1).
+    """
+    if refused := tuple(refusals(evidence, now)):
+        return Decision(verdict=Verdict.REFUSED, state=state, refusals=refused)
+    after = apply(state, evidence)
+    changed = differs(state, after)
+    told = changed or (evidence.kind == "opt_out" and evidence.reference is not None)
+    return Decision(
+        verdict=Verdict.RECORDED if changed else Verdict.UNCHANGED,
+        state=after,
+        cause=cause(evidence) if told else None,
+    )
+
+
+def refusals(evidence: Evidence, now: datetime) -> Iterator[Refusal]:
+    """Every reason not to take it. An opt-out needs no more than a source and a scope: its clock is bounded, not
+    judged, because a STOP counts."""
+    if not evidence.source.strip():
+        yield Refusal.SOURCE_MISSING
+    if evidence.kind == "opt_out":
+        if evidence.sender_id is None and evidence.purpose is not None:
+            yield Refusal.SENDER_MISSING  # a purpose is one sender's own
+        return
+    if evidence.occurred_at > now + CLOCK_SKEW:
+        yield Refusal.OCCURRED_IN_THE_FUTURE
+    if evidence.sender_id is None:
+        yield Refusal.SENDER_MISSING  # consent is limited to an identified party (DOMAIN 1.1)
+    if evidence.purpose is None:
+        yield Refusal.PURPOSE_MISSING
+    if evidence.basis is None:
+        yield Refusal.BASIS_MISSING
+    shown = (evidence.form_id and evidence.form_version) or evidence.text_shown or evidence.reference
+    if not shown:
+        yield Refusal.NOTHING_SHOWN  # informed consent: we must be able to show what the person saw (DOMAIN 1.3)
+    if evidence.basis == "soft_opt_in" and not evidence.sale_reference:
+        yield Refusal.SALE_REFERENCE_MISSING  # an account without a purchase is not a customer (DOMAIN 1.2)
+
+
+def apply(state: SubjectState, evidence: Evidence) -> SubjectState:
+    """One step of the fold."""
+    mark = Mark(
+        kind=evidence.kind,
+        sender_id=evidence.sender_id,
+        purpose=evidence.purpose,
+        at=evidence.at,
+        evidence_id=evidence.evidence_id,
+        basis=evidence.basis,
+    )
+    marks = {held.scope: held for held in state.marks}
+    held = marks.get(mark.scope)
+    if held and held.rank >= mark.rank:
+        return state
+    marks[mark.scope] = mark
+    return SubjectState(tuple(marks[scope] for scope in sorted(marks)))
+
+
+def fold(evidence: Iterable[Evidence]) -> SubjectState:
+    """The state all this evidence amounts to, in whatever order it comes."""
+    state = SubjectState()
+    for one in evidence:
+        state = apply(state, one)
+    return state
+
+
+def consent_of(state: SubjectState, sender_id: str, purpose: str) -> Consent | None:
+    """The consent for one purpose and the evidence that made it so. None: nothing covers it (`unknown`)."""
+    given = next((m for m in state.marks if m.scope == ("opt_in", sender_id, purpose)), None)
+    stop = max(
+        (m for m in state.marks if m.kind == "opt_out" and m.covers(sender_id, purpose)),
+        key=lambda m: m.rank,
+        default=None,
+    )
+    if stop and (given is None or given.at <= stop.at):
+        return _consent(sender_id, purpose, "opted_out", stop)
+    return _consent(sender_id, purpose, "opted_in", given) if given else None
+
+
+def consents(state: SubjectState) -> tuple[Consent, ...]:
+    """Every purpose on record with its current state, suppressions taken into account."""
+    on_record = sorted({(m.sender_id, m.purpose) for m in state.marks if m.sender_id and m.purpose})
+    found = (consent_of(state, sender_id, purpose) for sender_id, purpose in on_record)
+    return tuple(consent for consent in found if consent)
+
+
+def suppressions(state: SubjectState) -> tuple[Suppression, ...]:
+    """The opt-outs wider than one purpose. One stays listed after a newer opt-in for some purpose: it still covers
+    the others, and `consents` says which one is open."""
+    return tuple(
+        Suppression(sender_id=m.sender_id, since=m.at) for m in state.marks if m.kind == "opt_out" and m.purpose is None
+    )
+
+
+def standing(state: SubjectState, sender_id: str | None, purpose: str | None) -> State:
+    """The state of a scope in one word. Of a wide scope: `opted_in` while any purpose in it still is."""
+    if sender_id and purpose:
+        consent = consent_of(state, sender_id, purpose)
+        return consent.state if consent else "unknown"
+    within = [c for c in consents(state) if sender_id in (None, c.sender_id)]
+    if any(c.state == "opted_in" for c in within):
+        return "opted_in"
+    stopped = any(s.sender_id in (None, sender_id) for s in suppressions(state))
+    return "opted_out" if within or stopped else "unknown"
+
+
+def differs(before: SubjectState, after: SubjectState) -> bool:
+    """Whether the two mean something else for any purpose of any sender.
+
+    An opt-in older than the STOP that covers it adds a mark and no difference: that purpose was out, by that same
+    STOP, before and after.
+    """
+    if before == after:
+        return False
+    if suppressions(before) != suppressions(after):
+        return True
+    return any(c != consent_of(before, c.sender_id, c.purpose) for c in consents(after))
+
+
+def reopened(state: SubjectState, sender_id: str) -> tuple[str, ...]:
+    """The purposes of this sender that a START by SMS speaks for: those the person had opted in to, and has not opted
+    out of one by one since. It takes back a STOP; it grants nothing new (DOMAIN 2.4, France)."""
+    own = [m for m in state.marks if m.sender_id == sender_id and m.purpose]
+    closed = {m.purpose: m.at for m in own if m.kind == "opt_out"}
+    given = {m.purpose: m.at for m in own if m.kind == "opt_in"}
+    return tuple(p for p, at in given.items() if p and not (p in closed and closed[p] >= at))
+
+
+def cause(evidence: Evidence) -> Cause:
+    return Cause(
+        kind=evidence.kind,
+        source=evidence.source,
+        evidence_id=evidence.evidence_id,
+        received_at=evidence.received_at,
+        reference=evidence.reference,
+    )
+
+
+def _consent(sender_id: str, purpose: str, state: State, mark: Mark) -> Consent:
+    return Consent(
+        sender_id=sender_id,
+        purpose=purpose,
+        state=state,
+        basis=mark.basis,
+        occurred_at=mark.at,
+        evidence_id=mark.evidence_id,
+    )

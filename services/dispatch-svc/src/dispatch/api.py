@@ -1,0 +1,233 @@
+"""The HTTP edge: transactional sends, the whole decision of a message, and which opt-outs are enforced."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal
+from uuid import UUID, uuid4
+
+from fastapi import APIRouter, Depends, Header, Query, Response
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.auth import Caller, require
+from common.kafka import partition_of
+from common.keyring import FieldKeys
+from common.law.stop_mention import mentions_stop
+from common.message_id import EPOCH, message_id
+from common.msisdn import NumberRefused, parse
+from common.problems import Conflict, Invalid, NotFound, Reason
+from common.service import Resources, resources
+from dispatch import store
+
+router = APIRouter(prefix="/v1", tags=["dispatch"])
+
+KEPT = timedelta(days=1)  # send_before when the caller names none: a code or a notice is of no use later
+SENDER_ARRIVES_WITHIN_S = 2.0  # a sender registered a moment ago is still on its way here
+TEXT_CHARS = 1530  # ten GSM-7 segments (DOMAIN 1.7)
+
+Held = Annotated[Resources[Any], Depends(resources)]
+
+
+class Send(BaseModel):
+    """One message to one person, outside any campaign."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "sender_id": "maison-lune",
+                    "to": "06 39 98 01 02",
+                    "text": "Votre code : 4821",
+                    "category": "transactional",
+                }
+            ]
+        },
+    )
+
+    sender_id: str = Field(min_length=1, max_length=64)
+    to: str = Field(min_length=1, max_length=64, description="A mobile number, as people write it.")
+    text: str = Field(min_length=1, max_length=TEXT_CHARS)
+    category: Literal["transactional", "marketing"]
+    purpose: str | None = Field(None, max_length=64, description="What the consent is for; marketing needs one.")
+    send_before: AwareDatetime | None = Field(None, description="After this it expires; default: in one day.")
+
+
+class Sent(BaseModel):
+    message_id: UUID
+    status: str
+
+
+@router.post("/messages", status_code=202)
+async def send(
+    body: Send,
+    held: Held,
+    caller: Annotated[Caller, Depends(require("message:send"))],
+    response: Response,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+) -> Sent:
+    """Take a message: it is decided at once, by the same gate as any other. 202 means it is in the ledger."""
+    caller.may_use(body.sender_id)
+    now = datetime.now(UTC)
+    try:
+        msisdn = parse(body.to, fictional=held.settings.fictional_numbers)
+    except NumberRefused as refused:
+        raise Invalid("`to` is not a mobile number", reasons=[Reason("to", str(refused.reason))]) from refused
+    if body.send_before is not None and body.send_before <= now:
+        raise Invalid("`send_before` has passed", reasons=[Reason("send_before", "in_the_past")])
+    sender = await _sender(held, body.sender_id)
+    if body.category == "marketing":
+        _check_marketing(body, sender)
+    subject_id = held.subject_keys.subject_id(msisdn.e164)
+    identity = message_id(EPOCH, caller.subject, idempotency_key) if idempotency_key else message_id(now, str(uuid4()))
+    async with held.database.begin() as tx:
+        new = await store.insert_messages(
+            tx,
+            [
+                {
+                    "message_id": identity,
+                    "campaign_id": None,
+                    "sender_id": body.sender_id,
+                    "purpose": body.purpose,
+                    "category": body.category,
+                    "subject_id": subject_id,
+                    "partition": partition_of(subject_id, held.settings.partitions),
+                    "number": held.field_keys.seal(msisdn.e164, f"number:{subject_id}"),
+                    "text": held.field_keys.seal(body.text, f"text:{identity}"),
+                    "requested_at": now,
+                    "send_before": body.send_before or now + KEPT,
+                    "status": "pending",
+                    "reasons": "[]",
+                    "due_at": now,
+                    "policy_version": "",
+                    "consent_version": None,
+                    "as_of": None,
+                    "decided_at": None,
+                }
+            ],
+        )
+        if new:
+            await tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": store.DUE})
+            row = new[0]
+        else:
+            row = await _found(tx, identity)
+            if not _same_request(row, body, subject_id, held.field_keys):
+                raise Conflict(
+                    "this Idempotency-Key was used for another message",
+                    reasons=[Reason("Idempotency-Key", "used_for_another_request")],
+                )
+    response.headers["Location"] = f"/v1/messages/{identity}"
+    return Sent(message_id=row.message_id, status=row.status)
+
+
+def _same_request(row: Any, body: Send, subject_id: str, keys: FieldKeys) -> bool:
+    return (row.subject_id, row.sender_id, row.category, row.purpose) == (
+        subject_id,
+        body.sender_id,
+        body.category,
+        body.purpose,
+    ) and keys.unseal(row.text, f"text:{row.message_id}") == body.text
+
+
+def _check_marketing(body: Send, sender: store.Sender) -> None:
+    if body.purpose is None:
+        raise Invalid("marketing needs a purpose", reasons=[Reason("purpose", "missing")])
+    if body.purpose not in sender.purposes:
+        raise Invalid("the sender has no such purpose", reasons=[Reason("purpose", "unknown_purpose")])
+    if not mentions_stop(body.text, sender.stop_code):
+        raise Invalid(
+            f"a marketing text must tell how to stop: « STOP au {sender.stop_code} »",
+            reasons=[Reason("text", "stop_mention_missing")],
+        )
+
+
+async def _sender(held: Resources[Any], sender_id: str) -> store.Sender:
+    """Raises NotFound, once a sender registered just before had time to arrive."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + SENDER_ARRIVES_WITHIN_S
+    while True:
+        async with held.database.begin() as tx:
+            found = (await store.senders(tx, [sender_id])).get(sender_id)
+        if found is not None:
+            return found
+        if loop.time() >= deadline:
+            raise NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
+        await asyncio.sleep(0.05)
+
+
+class Decision(BaseModel):
+    """A message with its whole decision. `subject_id` stands for the person; the number is not shown."""
+
+    message_id: UUID
+    campaign_id: str | None
+    sender_id: str
+    subject_id: str
+    category: str
+    purpose: str | None
+    status: str = Field(description="pending, denied, deferred, sending, accepted, rejected, unknown or expired.")
+    reasons: list[str]
+    due_at: datetime | None = Field(description="When a deferred message is decided again.")
+    requested_at: datetime
+    send_before: datetime
+    decided_at: datetime | None
+    policy_version: str
+    consent_version: int | None
+    as_of: datetime | None = Field(description="The watermark it was decided on.")
+    gateway: str | None
+    gateway_message_id: str | None
+    receipt: str | None
+    code: str | None
+    version: int
+
+
+@router.get("/messages/{identity}")
+async def get_message(
+    identity: UUID, held: Held, caller: Annotated[Caller, Depends(require("message:read"))]
+) -> Decision:
+    """The verdict, all its reasons, and what it was decided on."""
+    async with held.database.begin() as tx:
+        row = await _found(tx, identity)
+    caller.may_use(row.sender_id)
+    return Decision.model_validate(dict(row._mapping))
+
+
+async def _found(tx: AsyncConnection, identity: UUID) -> Any:
+    row = (await tx.execute(text("SELECT * FROM message WHERE message_id = :id"), {"id": identity})).one_or_none()
+    if row is None:
+        raise NotFound("no such message", reasons=[Reason("message_id", "unknown_message")])
+    return row
+
+
+class Enforcement(BaseModel):
+    subject_id: str
+    consent_version: int
+    source: str
+    reference: str | None = Field(description="provider/account/provider message id of the MO, where it was one.")
+    received_at: datetime
+    applied_at: datetime
+    enforced_at: datetime | None
+
+
+class Enforcements(BaseModel):
+    items: list[Enforcement]
+    next: str | None = Field(description="Pass it as `cursor`; null at the end.")
+
+
+@router.get("/enforcements")
+async def list_enforcements(
+    held: Held,
+    caller: Annotated[Caller, Depends(require("message:read"))],
+    cursor: Annotated[int, Query(ge=0)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+) -> Enforcements:
+    """Opt-outs applied here, oldest first, with the instant from which no hand-off they forbid begins."""
+    async with held.database.begin() as tx:
+        rows = (
+            await tx.execute(
+                text("SELECT * FROM enforcement WHERE id > :cursor ORDER BY id LIMIT :limit"),
+                {"cursor": cursor, "limit": limit},
+            )
+        ).all()
+    items = [Enforcement.model_validate(dict(row._mapping)) for row in rows]
+    return Enforcements(items=items, next=str(rows[-1].id) if len(rows) == limit else None)

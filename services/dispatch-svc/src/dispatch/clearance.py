@@ -1,0 +1,162 @@
+"""The one door to the gate: reads everything a decision stands on, under the partition's lock, and decides.
+
+`permit_until` bounds what a permission is worth: a hand-off begins before it, or the message is decided again.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import Row
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.contracts.campaign import Category, MessageRequested
+from common.keyring import FieldKeys, SubjectKeys, Unreadable
+from common.law import Policy
+from common.law.stop_mention import mentions_stop
+from common.msisdn import territory_of
+from common.telemetry import counter
+from dispatch import gate, store
+from dispatch.gate import Allow, Defer, Deny, Expire, Knowledge, Limits, Reason, Request, Verdict
+
+VERDICTS = counter("sms_dispatch_verdicts_total", "Gate decisions by verdict and first reason.", ["verdict", "reason"])
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """A message to decide on, from a request or from the ledger. `number` and `text` are sealed."""
+
+    message_id: UUID
+    campaign_id: str | None
+    sender_id: str
+    purpose: str | None
+    category: Category
+    subject_id: str
+    partition: int
+    number: str
+    text: str
+    requested_at: datetime
+    send_before: datetime
+
+
+def requested(event: MessageRequested, partition: int) -> Candidate:
+    """Raises ValueError when the message id is no UUID."""
+    fields = {name: getattr(event, name) for name in MessageRequested.__struct_fields__}
+    return Candidate(**{**fields, "message_id": UUID(event.message_id), "partition": partition})
+
+
+def stored(row: Row[Any]) -> Candidate:
+    return Candidate(**{name: getattr(row, name) for name in Candidate.__struct_fields__})
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """An allowed message, opened, with the sender's particulars. `until` is on this process's monotonic clock."""
+
+    candidate: Candidate
+    number: str
+    text: str
+    oadc: str
+    stop_code: str
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    candidate: Candidate
+    verdict: Verdict
+    row: Mapping[str, Any]  # as store.insert_messages and store.update_decisions take it
+    permit: Permit | None
+
+
+@dataclass(frozen=True, slots=True)
+class Clearance:
+    """What deciding needs besides the database."""
+
+    subject_keys: SubjectKeys
+    field_keys: FieldKeys
+    policy: Policy
+    limits: Limits
+    permit_ttl_s: float
+
+    async def decide(self, tx: AsyncConnection, partition: int, candidates: Sequence[Candidate]) -> list[Decision]:
+        """Decide on messages of one partition whose lock the caller holds. Stores nothing."""
+        until = time.monotonic() + self.permit_ttl_s  # before the read: a permit never outlives its knowledge
+        as_of = await store.watermark(tx, partition)
+        subjects = await store.subjects(tx, [c.subject_id for c in candidates])
+        senders = await store.senders(tx, {c.sender_id for c in candidates})
+        controls = await store.controls(tx, {c.campaign_id for c in candidates if c.campaign_id})
+        now = datetime.now(UTC)
+        decisions = []
+        for candidate in candidates:
+            number, content, flaw = self._open(candidate)
+            sender = senders.get(candidate.sender_id)
+            subject = subjects.get(candidate.subject_id)
+            verdict = gate.decide(
+                Request(
+                    category=candidate.category,
+                    sender_id=candidate.sender_id,
+                    purpose=candidate.purpose,
+                    campaign_id=candidate.campaign_id,
+                    requested_at=candidate.requested_at,
+                    send_before=candidate.send_before,
+                    territory=territory_of(number),
+                    mentions_stop=sender is not None and mentions_stop(content, sender.stop_code),
+                    flaw=flaw,
+                ),
+                Knowledge(
+                    as_of=as_of,
+                    subject=subject,
+                    purposes=sender.purposes if sender else None,
+                    control=controls.get(candidate.campaign_id) if candidate.campaign_id else None,
+                ),
+                now,
+                self.limits,
+                self.policy,
+            )
+            permit = None
+            if isinstance(verdict, Allow):
+                assert sender is not None
+                permit = Permit(candidate, number, content, sender.oadc, sender.stop_code, until)
+            row = self._row(candidate, verdict, subject.version if subject else None, as_of, now)
+            decisions.append(Decision(candidate, verdict, row, permit))
+            VERDICTS.labels(type(verdict).__name__.lower(), row["reasons_first"]).inc()
+        return decisions
+
+    def _open(self, candidate: Candidate) -> tuple[str, str, Reason | None]:
+        """Number, text, and what is wrong with the request: unreadable, or a number that is not its subject's."""
+        try:
+            number = self.field_keys.unseal(candidate.number, f"number:{candidate.subject_id}")
+            content = self.field_keys.unseal(candidate.text, f"text:{candidate.message_id}")
+        except Unreadable:
+            return "", "", Reason.REQUEST_UNREADABLE
+        if self.subject_keys.subject_id(number) != candidate.subject_id:
+            return "", "", Reason.SUBJECT_MISMATCH
+        return number, content, None
+
+    def _row(
+        self, candidate: Candidate, verdict: Verdict, consent_version: int | None, as_of: datetime | None, now: datetime
+    ) -> Mapping[str, Any]:
+        match verdict:
+            case Allow():
+                status, reasons, due = "sending", (), None
+            case Deny(reasons=found):
+                status, reasons, due = "denied", found, None
+            case Defer(reasons=found, until=until):
+                status, reasons, due = "deferred", found, until
+            case Expire(reasons=found):
+                status, reasons, due = "expired", found, None
+        return {
+            **{name: getattr(candidate, name) for name in Candidate.__struct_fields__},
+            "status": status,
+            "reasons": msgspec.json.encode(reasons).decode(),
+            "reasons_first": reasons[0] if reasons else "",
+            "due_at": due,
+            "policy_version": self.policy.version,
+            "consent_version": consent_version,
+            "as_of": as_of,
+            "decided_at": now,
+        }

@@ -1,0 +1,223 @@
+"""The gate: may *this* message go *now*? Pure: values in, a verdict with all its reasons out; `now` is an argument.
+
+A denial outranks every delay, and every reason is collected, so that support can answer "why did she not get it?".
+Marketing needs a current opt-in for its sender and purpose, with evidence, read on knowledge fresher than
+`max_staleness`; whatever is unknown, unreadable, stale or contradictory does not send (DESIGN §3, promises 1 and 2).
+Transactional and service messages stand on another basis: they need a known sender and an unexpired request, and
+neither consent nor hours (DOMAIN 1.10).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from common.contracts.campaign import Category, Control
+from common.contracts.consent import Consent, Suppression
+from common.law import Policy, next_permitted
+
+
+class Reason(StrEnum):
+    """Stable names: API values, metric labels and test names at once."""
+
+    # denials
+    NO_CONSENT = "no_consent"
+    OTHER_CONTROLLER = "other_controller"
+    CONSENT_PENDING = "consent_pending"
+    CONSENT_EXPIRED = "consent_expired"
+    OPTED_OUT = "opted_out"
+    SUPPRESSED = "suppressed"
+    ERASED = "erased"
+    CONSENT_UNREADABLE = "consent_unreadable"
+    NO_EVIDENCE = "no_evidence"
+    NO_PURPOSE = "no_purpose"
+    UNKNOWN_SENDER = "unknown_sender"
+    UNKNOWN_PURPOSE = "unknown_purpose"
+    STOP_MENTION_MISSING = "stop_mention_missing"
+    CAMPAIGN_CANCELLED = "campaign_cancelled"
+    REQUEST_UNREADABLE = "request_unreadable"
+    SUBJECT_MISMATCH = "subject_mismatch"
+    # delays
+    CONSENT_STALE = "consent_stale"
+    CONSENT_BEHIND = "consent_behind"
+    QUIET_HOURS = "quiet_hours"
+    CAMPAIGN_PAUSED = "campaign_paused"
+    CAMPAIGN_UNKNOWN = "campaign_unknown"
+    GATEWAY_UNREACHABLE = "gateway_unreachable"
+    GATEWAY_THROTTLED = "gateway_throttled"
+    # neither
+    SEND_BEFORE_PASSED = "send_before_passed"
+
+
+@dataclass(frozen=True, slots=True)
+class Allow: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Deny:
+    reasons: tuple[Reason, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Defer:
+    reasons: tuple[Reason, ...]
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Expire:
+    """`send_before` has passed: the message is of no use any more, whatever else holds."""
+
+    reasons: tuple[Reason, ...] = (Reason.SEND_BEFORE_PASSED,)
+
+
+Verdict = Allow | Deny | Defer | Expire
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One message asked for. `territory` comes from the number itself; `flaw` is what is wrong with the request."""
+
+    category: Category
+    sender_id: str
+    purpose: str | None
+    campaign_id: str | None
+    requested_at: datetime
+    send_before: datetime
+    territory: str
+    mentions_stop: bool
+    flaw: Reason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What the projection holds of a person; absent altogether for somebody nobody has told us about."""
+
+    version: int
+    consents: tuple[Consent, ...]
+    suppressions: tuple[Suppression, ...]
+    erased: bool
+    unreadable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Knowledge:
+    """All that a decision stands on, read in one transaction under the partition's lock."""
+
+    as_of: datetime | None
+    subject: Subject | None
+    purposes: frozenset[str] | None  # the sender's; None: no such sender
+    control: Control | None  # None: the campaign's control has not arrived
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    max_staleness: timedelta = timedelta(seconds=2)  # promise 1
+    recheck: timedelta = timedelta(milliseconds=500)  # what is late is usually late by a watermark or two
+    paused_recheck: timedelta = timedelta(hours=1)  # a resume wakes it sooner
+
+
+def decide(request: Request, known: Knowledge, now: datetime, limits: Limits, policy: Policy) -> Verdict:
+    """The one decision whether a message may be handed off at `now` (aware)."""
+    if now >= request.send_before:
+        return Expire()
+    denials = tuple(denial_reasons(request, known))
+    if _may_only_be_behind(denials, request, known):
+        return Defer((Reason.CONSENT_BEHIND,), min(now + limits.recheck, request.send_before))
+    if denials:
+        return Deny(denials)
+    delays = tuple(delay_reasons(request, known, now, limits, policy))
+    if delays:
+        return Defer(tuple(reason for reason, _ in delays), min(max(u for _, u in delays), request.send_before))
+    return Allow()
+
+
+def denial_reasons(request: Request, known: Knowledge) -> Iterator[Reason]:
+    if request.flaw is not None:
+        yield request.flaw
+    if known.purposes is None:
+        yield Reason.UNKNOWN_SENDER
+    if known.control == "cancelled":
+        yield Reason.CAMPAIGN_CANCELLED
+    if request.category == "marketing":
+        yield from marketing_denials(request, known)
+
+
+def marketing_denials(request: Request, known: Knowledge) -> Iterator[Reason]:
+    if request.purpose is None:
+        yield Reason.NO_PURPOSE
+    elif known.purposes is not None and request.purpose not in known.purposes:
+        yield Reason.UNKNOWN_PURPOSE
+    if not request.mentions_stop:
+        yield Reason.STOP_MENTION_MISSING
+    subject = known.subject
+    if subject is None:
+        yield Reason.NO_CONSENT
+        return
+    if subject.unreadable:
+        yield Reason.CONSENT_UNREADABLE
+    if subject.erased:
+        yield Reason.ERASED
+    consent = next(
+        (c for c in subject.consents if c.sender_id == request.sender_id and c.purpose == request.purpose), None
+    )
+    if consent is None:
+        yield Reason.NO_CONSENT
+        if any(c.state == "opted_in" and c.sender_id != request.sender_id for c in subject.consents):
+            yield Reason.OTHER_CONTROLLER
+    elif consent.state == "opted_out":
+        yield Reason.OPTED_OUT
+    elif consent.state == "pending":
+        yield Reason.CONSENT_PENDING
+    elif consent.state == "expired":
+        yield Reason.CONSENT_EXPIRED
+    elif consent.state != "opted_in":
+        yield Reason.NO_CONSENT
+    elif not consent.evidence_id or consent.basis is None:
+        yield Reason.NO_EVIDENCE
+    # consent-svc has already folded suppressions into the states; the gate does not take its word for it
+    if any(
+        s.sender_id in (None, request.sender_id) and (consent is None or s.since >= consent.occurred_at)
+        for s in subject.suppressions
+    ):
+        yield Reason.SUPPRESSED
+
+
+def delay_reasons(
+    request: Request, known: Knowledge, now: datetime, limits: Limits, policy: Policy
+) -> Iterator[tuple[Reason, datetime]]:
+    """(reason, until) pairs."""
+    if request.campaign_id is not None:
+        if known.control == "paused":
+            yield Reason.CAMPAIGN_PAUSED, now + limits.paused_recheck
+        elif known.control is None:
+            yield Reason.CAMPAIGN_UNKNOWN, now + limits.recheck
+    if request.category == "marketing":
+        if known.as_of is None or now - known.as_of > limits.max_staleness:
+            yield Reason.CONSENT_STALE, now + limits.recheck
+        opens = next_permitted(now, request.territory, policy)
+        if opens > now:
+            yield Reason.QUIET_HOURS, opens
+
+
+def _may_only_be_behind(denials: tuple[Reason, ...], request: Request, known: Knowledge) -> bool:
+    """Would knowledge as new as the request itself perhaps say yes?
+
+    A consent that was acknowledged before the message was asked for must count, and the projection may not have it
+    yet: until the watermark has passed `requested_at`, the only thing wrong being that nothing or an older state is
+    known, the message waits instead of being refused for good. It can only turn a denial into a delay.
+    """
+    behind = known.as_of is None or known.as_of < request.requested_at
+    return behind and bool(denials) and set(denials) <= CURABLE
+
+
+CURABLE = frozenset(
+    (
+        Reason.NO_CONSENT,
+        Reason.OTHER_CONTROLLER,
+        Reason.CONSENT_PENDING,
+        Reason.CONSENT_EXPIRED,
+        Reason.OPTED_OUT,
+        Reason.SUPPRESSED,
+    )
+)

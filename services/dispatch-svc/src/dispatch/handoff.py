@@ -1,0 +1,151 @@
+"""The hand-off: permitted messages go to the gateway, their outcomes to the ledger, and opt-outs become enforced.
+
+No transaction is open while a gateway is asked. A submit begins only on a permit that still holds; else the messages
+are decided again first. A submit whose end nobody knows is `unknown` and is never blindly sent again.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from common.database import Database
+from common.telemetry import counter, histogram
+from dispatch import store
+from dispatch.clearance import Clearance, Permit, stored
+from dispatch.gate import Reason
+from dispatch.gateway import Gateway, Refused, Submit, Throttled, Unanswered, Unreachable
+
+log = logging.getLogger(__name__)
+
+OUTCOMES = counter("sms_dispatch_outcomes_total", "Hand-offs by outcome.", ["gateway", "outcome"])
+SUBMIT = histogram("sms_dispatch_submit_seconds", "One submit, as the gateway answers it.", ["gateway"])
+REDECIDED = counter("sms_dispatch_permits_lapsed_total", "Messages decided again because their permit lapsed.")
+ENFORCED = histogram(
+    "sms_dispatch_enforcement_seconds",
+    "From the webhook (or the API call) to the opt-out being enforced.",
+    buckets=(0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0),
+)
+
+SETTLE_BACK_OFF_S = (0.1, 5.0)
+UNREACHABLE_AGAIN = timedelta(seconds=1)
+
+
+@dataclass(slots=True)
+class Handoff:
+    """`submits_in_flight`: how many gateway calls at once, over all partitions."""
+
+    database: Database
+    gateway: Gateway
+    clearance: Clearance
+    submits_in_flight: int
+    _slots: asyncio.Semaphore = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._slots = asyncio.Semaphore(self.submits_in_flight)
+
+    async def send(self, permits: Sequence[Permit]) -> None:
+        """Hand these off, in batches; returns when each has an outcome in the ledger."""
+        size = self.gateway.batch
+        await asyncio.gather(*(self._send_batch(permits[at : at + size]) for at in range(0, len(permits), size)))
+
+    async def _send_batch(self, permits: Sequence[Permit]) -> None:
+        async with self._slots:
+            while permits and time.monotonic() > min(p.until for p in permits):
+                permits = await self._decide_again(permits)
+            if not permits:
+                return
+            started = time.monotonic()
+            outcomes = await self._submit(permits)
+            SUBMIT.labels(self.gateway.name).observe(time.monotonic() - started)
+        await self._settle(permits[0].candidate.partition, outcomes)
+
+    async def _decide_again(self, permits: Sequence[Permit]) -> list[Permit]:
+        """Fresh permits for those that may still go; the others keep their new verdict."""
+        REDECIDED.inc(len(permits))
+        partition = permits[0].candidate.partition
+        async with self.database.begin() as tx:
+            await store.lock_partition(tx, partition)
+            rows = await store.still_sending(tx, [p.candidate.message_id for p in permits])
+            decisions = await self.clearance.decide(tx, partition, [stored(row) for row in rows])
+            refused = [d for d in decisions if d.permit is None]
+            await store.append_changes(tx, await store.update_decisions(tx, [d.row for d in refused]))
+            await store.update_decisions(tx, [d.row for d in decisions if d.permit])
+            await store.enforce(tx, [d.candidate.subject_id for d in refused], datetime.now(UTC))
+        return [d.permit for d in decisions if d.permit]
+
+    async def _submit(self, permits: Sequence[Permit]) -> list[dict[str, Any]]:
+        """The one place where a message leaves. Returns rows for `store.settle`."""
+        submits = [
+            Submit(
+                reference=str(p.candidate.message_id),
+                to=p.number,
+                sender=p.oadc,
+                short_code=p.stop_code,
+                category=p.candidate.category,
+                text=p.text,
+            )
+            for p in permits
+        ]
+        try:
+            results = await self.gateway.submit(submits)
+        except Throttled as error:
+            due = datetime.now(UTC) + timedelta(seconds=error.after_s)
+            return [self._outcome(p, "deferred", (Reason.GATEWAY_THROTTLED,), due) for p in permits]
+        except Unreachable:
+            due = datetime.now(UTC) + UNREACHABLE_AGAIN
+            return [self._outcome(p, "deferred", (Reason.GATEWAY_UNREACHABLE,), due) for p in permits]
+        except Refused as error:
+            return [self._outcome(p, "rejected", code=error.code) for p in permits]
+        except Unanswered as error:
+            log.warning("no answer to a submit", extra={"gateway": self.gateway.name, "why": str(error)})
+            return [self._outcome(p, "unknown") for p in permits]
+        return [
+            self._outcome(p, r.outcome, code=r.code, gateway_message_id=r.gateway_message_id)
+            for p, r in zip(permits, results, strict=True)
+        ]
+
+    def _outcome(
+        self,
+        permit: Permit,
+        status: str,
+        reasons: tuple[Reason, ...] = (),
+        due_at: datetime | None = None,
+        *,
+        code: str | None = None,
+        gateway_message_id: str | None = None,
+    ) -> dict[str, Any]:
+        OUTCOMES.labels(self.gateway.name, status).inc()
+        return {
+            "message_id": permit.candidate.message_id,
+            "subject_id": permit.candidate.subject_id,
+            "status": status,
+            "reasons": msgspec.json.encode(reasons).decode(),
+            "due_at": due_at,
+            "gateway": self.gateway.name,
+            "gateway_message_id": gateway_message_id,
+            "code": code,
+        }
+
+    async def _settle(self, partition: int, outcomes: Sequence[dict[str, Any]]) -> None:
+        """Tries until the ledger has it: what was handed off must not be forgotten while this process lives."""
+        failures = 0
+        while True:
+            try:
+                async with self.database.begin() as tx:
+                    await store.lock_partition(tx, partition)
+                    await store.append_changes(tx, await store.settle(tx, outcomes))
+                    enforced = await store.enforce(tx, [o["subject_id"] for o in outcomes], datetime.now(UTC))
+            except Exception:
+                failures += 1
+                log.exception("outcomes not stored yet", extra={"messages": len(outcomes), "failures": failures})
+                await asyncio.sleep(min(SETTLE_BACK_OFF_S[0] * 2 ** min(failures, 8), SETTLE_BACK_OFF_S[1]))
+                continue
+            for event in enforced:
+                ENFORCED.observe((event.enforced_at - event.received_at).total_seconds())
+            return

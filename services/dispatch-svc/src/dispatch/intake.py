@@ -1,0 +1,65 @@
+"""Requests from Kafka: decided as they arrive, in the transaction that steps the offset, then handed off."""
+
+from datetime import UTC, datetime
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.consumer import After, Hold, Poison, Received, Subscription
+from common.contracts import CAMPAIGN_REQUESTS, DISPATCH_REQUESTS
+from common.contracts.campaign import MessageRequested
+from dispatch import store
+from dispatch.clearance import Clearance, requested
+from dispatch.handoff import Handoff
+
+
+class Intake:
+    """Both lanes: campaigns, and transactional and service messages, which never wait behind one."""
+
+    def __init__(self, clearance: Clearance, handoff: Handoff, batch: int) -> None:
+        self._clearance = clearance
+        self._handoff = handoff
+        self._batch = batch
+
+    def subscriptions(self) -> list[Subscription]:
+        return [
+            Subscription("dispatch.campaign-requests", CAMPAIGN_REQUESTS, self.take_marketing, max_records=self._batch),
+            Subscription("dispatch.requests", DISPATCH_REQUESTS, self.take, max_records=self._batch),
+        ]
+
+    async def take_marketing(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
+        """While the watermark is stale nothing is taken at all: it waits in Kafka, and no verdict is written."""
+        partition = batch[0].partition
+        await store.lock_partition(tx, partition)
+        as_of = await store.watermark(tx, partition)
+        if as_of is None or datetime.now(UTC) - as_of > self._clearance.limits.max_staleness:
+            raise Hold
+        return await self._decide(tx, batch)
+
+    async def take(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
+        await store.lock_partition(tx, batch[0].partition)
+        return await self._decide(tx, batch)
+
+    async def _decide(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
+        partition = batch[0].partition
+        candidates = {}
+        for received in batch:
+            assert isinstance(received.event, MessageRequested)
+            if received.event.category == "service" and received.event.campaign_id is not None:
+                raise Poison("a campaign cannot send in the service category")
+            try:
+                candidate = requested(received.event, partition)
+            except ValueError as error:
+                raise Poison("the message id is not a UUID") from error
+            candidates[candidate.message_id] = candidate
+        decisions = await self._clearance.decide(tx, partition, list(candidates.values()))
+        new = await store.insert_messages(tx, [d.row for d in decisions])
+        await store.append_changes(tx, [row for row in new if row.status != "sending"])
+        ours = {row.message_id for row in new}
+        permits = [d.permit for d in decisions if d.permit and d.candidate.message_id in ours]
+        if not permits:
+            return None
+
+        async def hand_off() -> None:
+            await self._handoff.send(permits)
+
+        return hand_off

@@ -1,0 +1,90 @@
+"""What dispatch knows of consent, senders and campaigns: upserts guarded by version, rebuilt from zero by replaying.
+
+A consent that cannot be read makes its subject `unreadable`, and the gate denies; without a readable key the partition
+halts, since nobody could tell whose opt-out was missed.
+"""
+
+import logging
+from datetime import UTC, datetime
+from itertools import groupby
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.consumer import After, Received, Stopped, Subscription
+from common.contracts import CONTROLS, SENDERS, STATES
+from common.contracts.campaign import CampaignControlled
+from common.contracts.consent import ConsentStateChanged, SenderChanged
+from dispatch import store
+from dispatch.handoff import ENFORCED
+
+log = logging.getLogger(__name__)
+
+
+def subscriptions() -> list[Subscription]:
+    return [
+        Subscription(store.CONSENTS_GROUP, STATES, apply_states, on_poison=mark_unreadable),
+        Subscription("dispatch.senders", SENDERS, apply_senders),
+        Subscription("dispatch.controls", CONTROLS, apply_controls),
+    ]
+
+
+async def apply_states(tx: AsyncConnection, batch: list[Received]) -> After | None:
+    """Newer states replace older ones; each opt-out among them is enforced now or when its last message settles."""
+    await store.lock_partition(tx, batch[0].partition, exclusive=True)
+    events = [r.event for r in batch if isinstance(r.event, ConsentStateChanged)]
+    known = await store.subject_versions(tx, [e.subject_id for e in events])
+    fresh = sorted(
+        {(e.subject_id, e.version): e for e in events if e.version > known.get(e.subject_id, -1)}.values(),
+        key=lambda e: (e.subject_id, e.version),
+    )
+    if not fresh:
+        return None
+    await store.put_subjects(tx, [list(states)[-1] for _, states in groupby(fresh, key=lambda e: e.subject_id)])
+    opt_outs = [(state, cause) for state in fresh for cause in state.causes if cause.kind == "opt_out"]
+    if not opt_outs:
+        return None
+    now = datetime.now(UTC)
+    await store.open_enforcements(
+        tx,
+        [
+            {
+                "subject_id": state.subject_id,
+                "consent_version": state.version,
+                "source": cause.source,
+                "reference": cause.reference,
+                "received_at": cause.received_at,
+                "applied_at": now,
+            }
+            for state, cause in opt_outs
+        ],
+    )
+    enforced = await store.enforce(tx, [state.subject_id for state, _ in opt_outs], datetime.now(UTC))
+
+    async def observe() -> None:
+        for event in enforced:
+            ENFORCED.observe((event.enforced_at - event.received_at).total_seconds())
+
+    return observe
+
+
+async def mark_unreadable(tx: AsyncConnection, key: str | None, partition: int) -> None:
+    """Poison on consent. Raises Stopped when we cannot tell whose it was."""
+    if key is None:
+        raise Stopped(f"partition {partition} of {STATES.name} holds a state whose subject cannot be read")
+    await store.lock_partition(tx, partition, exclusive=True)
+    await store.mark_unreadable(tx, key)
+    log.error("consent unreadable: this subject is denied until a newer state arrives", extra={"subject_id": key})
+
+
+async def apply_senders(tx: AsyncConnection, batch: list[Received]) -> After | None:
+    for received in batch:
+        if isinstance(received.event, SenderChanged):
+            await store.put_sender(tx, received.event)
+    return None
+
+
+async def apply_controls(tx: AsyncConnection, batch: list[Received]) -> After | None:
+    for received in batch:
+        if isinstance(received.event, CampaignControlled):
+            await store.put_control(tx, received.event)
+    return None

@@ -1,0 +1,103 @@
+"""What operators say afterwards: receipts out of order, twice, early, or about messages nobody knows.
+
+A terminal state never moves back. A receipt is also proof that the operator had the message: it resolves an `unknown`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.consumer import After, Received, Subscription
+from common.contracts import INBOUND_RECEIPTS
+from common.contracts.inbound import ReceiptReceived, ReceiptState
+from common.telemetry import counter
+from dispatch import store
+
+RECEIPTS = counter("sms_dispatch_receipts_total", "Receipts by what became of them.", ["state", "result"])
+
+RANK: dict[ReceiptState | None, int] = {
+    None: 0,
+    "queued": 1,
+    "unknown": 1,
+    "sent": 2,
+    "delivered": 3,
+    "failed": 3,
+    "expired": 3,
+    "opted_out": 3,
+}
+
+
+def advances(old: ReceiptState | None, new: ReceiptState) -> bool:
+    """Does `new` tell more than `old`? Among terminal states the first one stands."""
+    return RANK[new] > RANK[old]
+
+
+def subscriptions() -> list[Subscription]:
+    return [Subscription("dispatch.receipts", INBOUND_RECEIPTS, apply_receipts)]
+
+
+async def apply_receipts(tx: AsyncConnection, batch: list[Received]) -> After | None:
+    receipts = [
+        {
+            "gateway": r.event.provider,
+            "gateway_message_id": r.event.provider_message_id,
+            "reference": _uuid(r.event.reference),
+            "receipt": r.event.state,
+            "code": r.event.code,
+            "received_at": r.event.received_at,
+        }
+        for r in batch
+        if isinstance(r.event, ReceiptReceived)
+    ]
+    await settle_receipts(tx, receipts, keep_early=True)
+    return None
+
+
+async def settle_receipts(tx: AsyncConnection, receipts: Sequence[Mapping[str, Any]], *, keep_early: bool) -> None:
+    """Apply what is known to the messages it is about; keep the rest for when the submit's answer arrives."""
+    if not receipts:
+        return
+    found = await store.messages_of_receipts(
+        tx,
+        [r["reference"] for r in receipts if r["reference"]],
+        [r["gateway_message_id"] for r in receipts],
+        [r["gateway"] for r in receipts],
+    )
+    by_reference = {row.message_id: row for row in found}
+    by_gateway_id = {(row.gateway, row.gateway_message_id): row for row in found}
+    changes: dict[UUID, dict[str, Any]] = {}
+    early = []
+    for receipt in receipts:
+        row = by_gateway_id.get((receipt["gateway"], receipt["gateway_message_id"]))
+        row = row or by_reference.get(receipt["reference"])
+        if row is None:
+            early.append(receipt)
+            continue
+        standing = changes.get(row.message_id, {"receipt": row.receipt, "status": row.status})
+        if not advances(standing["receipt"], receipt["receipt"]):
+            RECEIPTS.labels(receipt["receipt"], "old").inc()
+            continue
+        changes[row.message_id] = {
+            "message_id": row.message_id,
+            "status": "accepted" if row.status == "unknown" else row.status,
+            "receipt": receipt["receipt"],
+            "gateway": receipt["gateway"],
+            "gateway_message_id": receipt["gateway_message_id"],
+            "code": receipt["code"],
+        }
+        RECEIPTS.labels(receipt["receipt"], "applied").inc()
+    if changes:
+        await store.append_changes(tx, await store.put_receipts(tx, list(changes.values())))
+    if early and keep_early:
+        await store.keep_early_receipts(tx, early)
+        for receipt in early:
+            RECEIPTS.labels(receipt["receipt"], "early").inc()
+
+
+def _uuid(reference: str | None) -> UUID | None:
+    try:
+        return UUID(reference) if reference else None
+    except ValueError:
+        return None  # not one of ours

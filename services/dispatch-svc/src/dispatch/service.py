@@ -1,0 +1,106 @@
+"""dispatch-svc, wired."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+from pydantic import Field, HttpUrl, SecretStr
+from sqlalchemy import text
+
+from common.consumer import Subscription, applied_watermark
+from common.contracts import STATES
+from common.law import load
+from common.service import Resources, Service, Worker
+from common.settings import ServiceSettings
+from common.telemetry import gauge
+from dispatch import api, projection, receipts, store
+from dispatch.clearance import Clearance
+from dispatch.gate import Limits
+from dispatch.gateway import SimulatorGateway
+from dispatch.handoff import Handoff
+from dispatch.intake import Intake
+from dispatch.timers import Timers
+
+STALENESS = gauge(
+    "sms_dispatch_consent_staleness_seconds", "now - watermark, worst partition. Alert above max_staleness_s."
+)
+SETTLE_MARGIN_S = 5.0
+
+
+class Settings(ServiceSettings):
+    gateway_url: HttpUrl
+    gateway_token: SecretStr
+    gateway_idempotent: bool = (
+        False  # hardly any operator is (DOMAIN 4.1): then a crash leaves `unknown`, never two SMS
+    )
+    gateway_batch: int = Field(100, ge=1, le=1000)
+    gateway_submits: int = Field(8, ge=1)  # gateway calls in flight
+    submit_timeout_s: float = Field(10.0, gt=0)
+
+    hours: Literal["france", "demonstration"] = "france"
+    max_staleness_s: float = Field(2.0, gt=0)  # promise 1: older consent knowledge holds every marketing message
+    permit_ttl_s: float = Field(1.0, gt=0)  # a hand-off begins within this of its decision, or is decided again
+    intake_batch: int = Field(1000, ge=1, le=5000)
+
+
+def build(settings: Settings | None = None) -> Service[Settings]:
+    settings = settings or Settings()
+    policy = load(settings.hours)
+    parts: dict[int, tuple[Clearance, Handoff]] = {}
+
+    def parts_of(held: Resources[Settings]) -> tuple[Clearance, Handoff]:
+        """One clearance and one hand-off for all workers of a running service."""
+        if id(held) not in parts:
+            clearance = Clearance(
+                subject_keys=held.subject_keys,
+                field_keys=held.field_keys,
+                policy=policy,
+                limits=Limits(max_staleness=timedelta(seconds=settings.max_staleness_s)),
+                permit_ttl_s=settings.permit_ttl_s,
+            )
+            gateway = SimulatorGateway(
+                str(settings.gateway_url),
+                settings.gateway_token.get_secret_value(),
+                timeout_s=settings.submit_timeout_s,
+                batch=settings.gateway_batch,
+                idempotent=settings.gateway_idempotent,
+            )
+            parts[id(held)] = clearance, Handoff(held.database, gateway, clearance, settings.gateway_submits)
+        return parts[id(held)]
+
+    def subscriptions(held: Resources[Settings]) -> Sequence[Subscription]:
+        clearance, handoff = parts_of(held)
+        return [
+            *projection.subscriptions(),
+            *Intake(clearance, handoff, settings.intake_batch).subscriptions(),
+            *receipts.subscriptions(),
+        ]
+
+    def workers(held: Resources[Settings]) -> Sequence[Worker]:
+        clearance, handoff = parts_of(held)
+        timeout = timedelta(seconds=settings.permit_ttl_s + settings.submit_timeout_s + SETTLE_MARGIN_S)
+        return Timers(held.database, clearance, handoff, batch=settings.intake_batch, sending_timeout=timeout).workers()
+
+    return Service(
+        name="dispatch",
+        settings=settings,
+        metadata=store.metadata,
+        routers=[api.router],
+        subscriptions=subscriptions,
+        workers=workers,
+        checks=[consent_is_fresh],
+    )
+
+
+async def consent_is_fresh(held: Resources[Any]) -> str | None:
+    """Readiness is red while the projection is older than what the gate accepts."""
+    async with held.database.begin() as tx:
+        as_of = await applied_watermark(tx, store.CONSENTS_GROUP, STATES, held.settings.partitions)
+        await tx.execute(text("SELECT 1"))
+    if as_of is None:
+        return "no watermark of consent yet: marketing is held"
+    age = (datetime.now(UTC) - as_of).total_seconds()
+    STALENESS.set(age)
+    if age > held.settings.max_staleness_s:
+        return f"consent is {age:.1f} s old: marketing is held"
+    return None

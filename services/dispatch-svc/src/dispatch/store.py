@@ -1,0 +1,586 @@
+"""dispatch-svc's tables, and the statements over them. Everything moves by arrays; the caller owns the transaction.
+
+The lock of a partition (`lock_partition`) is what orders decisions and opt-outs: whoever decides or settles messages
+holds it shared, the projection of consent holds it exclusive. So an opt-out being applied either precedes a decision
+or waits until the decided messages are marked `sending`, where the enforcement sees them.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    Integer,
+    PrimaryKeyConstraint,
+    Row,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common import consumer, outbox
+from common.contracts import DISPATCH_MESSAGES, STATES
+from common.contracts.campaign import CampaignControlled, Control
+from common.contracts.consent import Consent, ConsentStateChanged, SenderChanged, Suppression
+from common.contracts.dispatch import MessageChanged, OptOutEnforced
+from common.database import new_metadata
+from dispatch.gate import Subject
+
+CONSENTS_GROUP = "dispatch.consents"
+DUE = "dispatch_due"  # NOTIFY channel: a message is due at once
+
+metadata = new_metadata()
+outbox.define(metadata)
+consumer.define(metadata)
+
+
+def _instant(name: str, *, nullable: bool = True) -> Column[datetime]:
+    return Column(name, DateTime(timezone=True), nullable=nullable)
+
+
+message = Table(
+    "message",
+    metadata,
+    Column("message_id", Uuid, primary_key=True),
+    Column("campaign_id", Text),
+    Column("sender_id", Text, nullable=False),
+    Column("purpose", Text),
+    Column("category", Text, nullable=False),
+    Column("subject_id", Text, nullable=False),
+    Column("partition", SmallInteger, nullable=False),
+    Column("number", Text, nullable=False),  # sealed
+    Column("text", Text, nullable=False),  # sealed
+    _instant("requested_at", nullable=False),
+    _instant("send_before", nullable=False),
+    Column("status", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("reasons", ARRAY(Text), nullable=False),
+    _instant("due_at"),  # pending and deferred: when it is decided next
+    Column("policy_version", Text, nullable=False),
+    Column("consent_version", Integer),
+    _instant("as_of"),
+    _instant("decided_at"),
+    Column("gateway", Text),
+    Column("gateway_message_id", Text),
+    Column("receipt", Text),
+    Column("code", Text),
+    Index("message_due_ix", "partition", "due_at", postgresql_where=text("status IN ('pending', 'deferred')")),
+    Index("message_sending_ix", "subject_id", postgresql_where=text("status = 'sending'")),
+    Index(
+        "message_gateway_ix",
+        "gateway",
+        "gateway_message_id",
+        postgresql_where=text("gateway_message_id IS NOT NULL"),
+    ),
+    Index("message_waiting_campaign_ix", "campaign_id", postgresql_where=text("status = 'deferred'")),
+)
+
+subject = Table(
+    "subject",
+    metadata,
+    Column("subject_id", Text, primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("consents", JSONB, nullable=False),
+    Column("suppressions", JSONB, nullable=False),
+    Column("erased", Boolean, nullable=False),
+    Column("unreadable", Boolean, nullable=False, server_default=text("false")),
+)
+
+sender = Table(
+    "sender",
+    metadata,
+    Column("sender_id", Text, primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("oadc", Text, nullable=False),
+    Column("stop_code", Text, nullable=False),
+    Column("purposes", ARRAY(Text), nullable=False),
+)
+
+campaign = Table(
+    "campaign",
+    metadata,
+    Column("campaign_id", Text, primary_key=True),
+    Column("control", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+)
+
+enforcement = Table(
+    "enforcement",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("subject_id", Text, nullable=False),
+    Column("consent_version", Integer, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("reference", Text),
+    _instant("received_at", nullable=False),
+    _instant("applied_at", nullable=False),
+    _instant("enforced_at"),
+    Index("enforcement_open_ix", "subject_id", postgresql_where=text("enforced_at IS NULL")),
+)
+
+early_receipt = Table(
+    "early_receipt",
+    metadata,
+    Column("gateway", Text, nullable=False),
+    Column("gateway_message_id", Text, nullable=False),
+    Column("receipt", Text, nullable=False),
+    Column("code", Text),
+    _instant("received_at", nullable=False),
+    PrimaryKeyConstraint("gateway", "gateway_message_id", "receipt"),
+)
+
+
+async def lock_partition(tx: AsyncConnection, partition: int, *, exclusive: bool = False) -> None:
+    """Until the transaction ends. Take it before any row lock."""
+    function = "pg_advisory_xact_lock" if exclusive else "pg_advisory_xact_lock_shared"
+    await tx.execute(text(f"SELECT {function}(hashtext('placet.partition'), :partition)"), {"partition": partition})
+
+
+# --- what a decision stands on -------------------------------------------------------------------------------------
+
+
+async def watermark(tx: AsyncConnection, partition: int) -> datetime | None:
+    """`as_of` of this partition's consent projection."""
+    as_of: datetime | None = await tx.scalar(
+        text(
+            "SELECT as_of FROM consumer_offset"
+            " WHERE consumer_group = :group AND topic = :topic AND partition = :partition"
+        ),
+        {"group": CONSENTS_GROUP, "topic": STATES.name, "partition": partition},
+    )
+    return as_of
+
+
+_consents = msgspec.json.Decoder(tuple[Consent, ...])
+_suppressions = msgspec.json.Decoder(tuple[Suppression, ...])
+
+
+async def subjects(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, Subject]:
+    rows = await tx.execute(
+        text(
+            "SELECT subject_id, version, consents::text AS consents, suppressions::text AS suppressions, erased,"
+            " unreadable FROM subject WHERE subject_id = ANY(CAST(:ids AS text[]))"
+        ),
+        {"ids": list(subject_ids)},
+    )
+    return {
+        row.subject_id: Subject(
+            version=row.version,
+            consents=_consents.decode(row.consents),
+            suppressions=_suppressions.decode(row.suppressions),
+            erased=row.erased,
+            unreadable=row.unreadable,
+        )
+        for row in rows
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    oadc: str
+    stop_code: str
+    purposes: frozenset[str]
+
+
+async def senders(tx: AsyncConnection, sender_ids: Iterable[str]) -> dict[str, Sender]:
+    rows = await tx.execute(
+        text("SELECT sender_id, oadc, stop_code, purposes FROM sender WHERE sender_id = ANY(CAST(:ids AS text[]))"),
+        {"ids": list(sender_ids)},
+    )
+    return {row.sender_id: Sender(row.oadc, row.stop_code, frozenset(row.purposes)) for row in rows}
+
+
+async def controls(tx: AsyncConnection, campaign_ids: Iterable[str]) -> dict[str, Control]:
+    rows = await tx.execute(
+        text("SELECT campaign_id, control FROM campaign WHERE campaign_id = ANY(CAST(:ids AS text[]))"),
+        {"ids": list(campaign_ids)},
+    )
+    return {row.campaign_id: row.control for row in rows}
+
+
+# --- the projections -----------------------------------------------------------------------------------------------
+
+
+async def put_subjects(tx: AsyncConnection, states: Sequence[ConsentStateChanged]) -> set[str]:
+    """Keep the newest version of each; returns the subjects that changed. At most one state per subject."""
+    rows = await tx.execute(
+        text(
+            "INSERT INTO subject (subject_id, version, consents, suppressions, erased)"
+            " SELECT * FROM unnest(CAST(:ids AS text[]), CAST(:versions AS integer[]), CAST(:consents AS jsonb[]),"
+            " CAST(:suppressions AS jsonb[]), CAST(:erased AS boolean[]))"
+            " ON CONFLICT (subject_id) DO UPDATE SET version = excluded.version, consents = excluded.consents,"
+            " suppressions = excluded.suppressions, erased = excluded.erased, unreadable = false"
+            " WHERE subject.version < excluded.version"
+            " RETURNING subject_id"
+        ),
+        {
+            "ids": [s.subject_id for s in states],
+            "versions": [s.version for s in states],
+            "consents": [msgspec.json.encode(s.consents).decode() for s in states],
+            "suppressions": [msgspec.json.encode(s.suppressions).decode() for s in states],
+            "erased": [s.erased for s in states],
+        },
+    )
+    return {row.subject_id for row in rows}
+
+
+async def subject_versions(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, int]:
+    rows = await tx.execute(
+        text("SELECT subject_id, version FROM subject WHERE subject_id = ANY(CAST(:ids AS text[]))"),
+        {"ids": list(subject_ids)},
+    )
+    return {row.subject_id: row.version for row in rows}
+
+
+async def mark_unreadable(tx: AsyncConnection, subject_id: str) -> None:
+    """A consent we could not read: the gate denies this subject until a readable, newer state arrives."""
+    await tx.execute(
+        text(
+            "INSERT INTO subject (subject_id, version, consents, suppressions, erased, unreadable)"
+            " VALUES (:id, 0, '[]', '[]', false, true)"
+            " ON CONFLICT (subject_id) DO UPDATE SET unreadable = true"
+        ),
+        {"id": subject_id},
+    )
+
+
+async def put_sender(tx: AsyncConnection, event: SenderChanged) -> None:
+    await tx.execute(
+        text(
+            "INSERT INTO sender (sender_id, version, oadc, stop_code, purposes)"
+            " VALUES (:id, :version, :oadc, :stop_code, CAST(:purposes AS text[]))"
+            " ON CONFLICT (sender_id) DO UPDATE SET version = excluded.version, oadc = excluded.oadc,"
+            " stop_code = excluded.stop_code, purposes = excluded.purposes WHERE sender.version < excluded.version"
+        ),
+        {
+            "id": event.sender_id,
+            "version": event.version,
+            "oadc": event.oadc,
+            "stop_code": event.stop_code,
+            "purposes": [p.id for p in event.purposes],
+        },
+    )
+
+
+async def put_control(tx: AsyncConnection, event: CampaignControlled) -> None:
+    """Newest control wins; what was waiting for this campaign is decided again at once."""
+    changed = await tx.scalar(
+        text(
+            "INSERT INTO campaign (campaign_id, control, version) VALUES (:id, :control, :version)"
+            " ON CONFLICT (campaign_id) DO UPDATE SET control = excluded.control, version = excluded.version"
+            " WHERE campaign.version < excluded.version RETURNING campaign_id"
+        ),
+        {"id": event.campaign_id, "control": event.control, "version": event.version},
+    )
+    if changed is not None and event.control != "paused":
+        await tx.execute(
+            text("UPDATE message SET due_at = now() WHERE campaign_id = :id AND status = 'deferred'"),
+            {"id": event.campaign_id},
+        )
+        await tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": DUE})
+
+
+# --- messages ------------------------------------------------------------------------------------------------------
+
+INSERTED = {
+    "message_id": "uuid",
+    "campaign_id": "text",
+    "sender_id": "text",
+    "purpose": "text",
+    "category": "text",
+    "subject_id": "text",
+    "partition": "smallint",
+    "number": "text",
+    "text": "text",
+    "requested_at": "timestamptz",
+    "send_before": "timestamptz",
+    "status": "text",
+    "reasons": "jsonb",
+    "due_at": "timestamptz",
+    "policy_version": "text",
+    "consent_version": "integer",
+    "as_of": "timestamptz",
+    "decided_at": "timestamptz",
+}
+DECIDED = ("status", "reasons", "due_at", "policy_version", "consent_version", "as_of", "decided_at")
+_AS_ARRAY = "ARRAY(SELECT jsonb_array_elements_text({}))"  # unnest flattens text[][]: reasons travel as jsonb
+
+
+async def insert_messages(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[Row[Any]]:
+    """Insert with their verdicts; returns only those that were new. A message_id seen before changes nothing."""
+    columns = ", ".join(INSERTED)
+    values = ", ".join(_AS_ARRAY.format(f"v.{c}") if c == "reasons" else f"v.{c}" for c in INSERTED)
+    arrays = ", ".join(f"CAST(:{c} AS {kind}[])" for c, kind in INSERTED.items())
+    inserted = await tx.execute(
+        text(
+            f"INSERT INTO message ({columns}, version) SELECT {values}, 1 FROM unnest({arrays}) AS v({columns})"
+            " ON CONFLICT (message_id) DO NOTHING RETURNING *"
+        ),
+        _by_column(rows, INSERTED),
+    )
+    return list(inserted)
+
+
+async def update_decisions(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[Row[Any]]:
+    """Store new verdicts of messages whose rows the caller has locked or that are still `sending`."""
+    columns = {"message_id": "uuid", **{c: INSERTED[c] for c in DECIDED}}
+    sets = ", ".join(f"{c} = {_AS_ARRAY.format('v.reasons') if c == 'reasons' else f'v.{c}'}" for c in DECIDED)
+    arrays = ", ".join(f"CAST(:{c} AS {kind}[])" for c, kind in columns.items())
+    updated = await tx.execute(
+        text(
+            f"UPDATE message m SET {sets}, version = m.version + 1"
+            f" FROM unnest({arrays}) AS v({', '.join(columns)})"
+            " WHERE m.message_id = v.message_id AND m.status IN ('pending', 'deferred', 'sending') RETURNING m.*"
+        ),
+        _by_column(rows, columns),
+    )
+    return list(updated)
+
+
+async def due_partitions(tx: AsyncConnection, now: datetime) -> list[int]:
+    rows = await tx.execute(
+        text("SELECT DISTINCT partition FROM message WHERE status IN ('pending', 'deferred') AND due_at <= :now"),
+        {"now": now},
+    )
+    return [row.partition for row in rows]
+
+
+async def claim_due(
+    tx: AsyncConnection, partition: int, now: datetime, limit: int, *, marketing: bool
+) -> list[Row[Any]]:
+    """Due messages of one partition, oldest first, locked. Without `marketing`: only the other categories."""
+    rows = await tx.execute(
+        text(
+            "SELECT * FROM message WHERE partition = :partition AND status IN ('pending', 'deferred')"
+            " AND due_at <= :now AND (:marketing OR category <> 'marketing')"
+            " ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED"
+        ),
+        {"partition": partition, "now": now, "limit": limit, "marketing": marketing},
+    )
+    return list(rows)
+
+
+async def still_sending(tx: AsyncConnection, message_ids: Sequence[UUID]) -> list[Row[Any]]:
+    """Those of `message_ids` that are still ours to hand off, locked."""
+    rows = await tx.execute(
+        text(
+            "SELECT * FROM message WHERE message_id = ANY(CAST(:ids AS uuid[])) AND status = 'sending'"
+            " ORDER BY message_id FOR UPDATE"
+        ),
+        {"ids": list(message_ids)},
+    )
+    return list(rows)
+
+
+async def claim_left_sending(tx: AsyncConnection, decided_before: datetime, limit: int) -> list[Row[Any]]:
+    """Messages that a process left `sending` when it died, of one partition at a time, locked."""
+    rows = await tx.execute(
+        text(
+            "SELECT * FROM message WHERE status = 'sending' AND decided_at < :before AND partition ="
+            " (SELECT partition FROM message WHERE status = 'sending' AND decided_at < :before LIMIT 1)"
+            " ORDER BY message_id LIMIT :limit FOR UPDATE SKIP LOCKED"
+        ),
+        {"before": decided_before, "limit": limit},
+    )
+    return list(rows)
+
+
+SETTLED = {
+    "message_id": "uuid",
+    "status": "text",
+    "reasons": "jsonb",
+    "due_at": "timestamptz",
+    "gateway": "text",
+    "gateway_message_id": "text",
+    "code": "text",
+}
+
+
+async def settle(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[Row[Any]]:
+    """Outcomes. A message recovered as `unknown` meanwhile learns its true outcome; a final one never changes."""
+    columns = ", ".join(SETTLED)
+    arrays = ", ".join(f"CAST(:{c} AS {kind}[])" for c, kind in SETTLED.items())
+    updated = await tx.execute(
+        text(
+            "UPDATE message m SET status = v.status, version = m.version + 1, due_at = v.due_at,"
+            f" reasons = {_AS_ARRAY.format('v.reasons')}, gateway = v.gateway,"
+            " gateway_message_id = coalesce(v.gateway_message_id, m.gateway_message_id),"
+            " code = coalesce(v.code, m.code)"
+            f" FROM unnest({arrays}) AS v({columns})"
+            " WHERE m.message_id = v.message_id"
+            " AND (m.status = 'sending' OR (m.status = 'unknown' AND v.status IN ('accepted', 'rejected')))"
+            " RETURNING m.*"
+        ),
+        _by_column(rows, SETTLED),
+    )
+    return list(updated)
+
+
+async def append_changes(tx: AsyncConnection, rows: Sequence[Row[Any]]) -> None:
+    """Publish each of these messages as it now stands."""
+    await outbox.append(tx, DISPATCH_MESSAGES, [changed(row) for row in rows])
+
+
+def changed(row: Row[Any]) -> MessageChanged:
+    return MessageChanged(
+        message_id=str(row.message_id),
+        campaign_id=row.campaign_id,
+        sender_id=row.sender_id,
+        subject_id=row.subject_id,
+        category=row.category,
+        version=row.version,
+        status=row.status,
+        reasons=tuple(row.reasons),
+        until=row.due_at,
+        policy_version=row.policy_version,
+        consent_version=row.consent_version,
+        as_of=row.as_of,
+        decided_at=row.decided_at,
+        gateway=row.gateway,
+        gateway_message_id=row.gateway_message_id,
+        receipt=row.receipt,
+        code=row.code,
+    )
+
+
+# --- enforcement ---------------------------------------------------------------------------------------------------
+
+
+async def open_enforcements(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Opt-outs just applied: not enforced until `enforce` finds nothing of theirs in flight."""
+    columns = {
+        "subject_id": "text",
+        "consent_version": "integer",
+        "source": "text",
+        "reference": "text",
+        "received_at": "timestamptz",
+        "applied_at": "timestamptz",
+    }
+    arrays = ", ".join(f"CAST(:{c} AS {kind}[])" for c, kind in columns.items())
+    await tx.execute(
+        text(f"INSERT INTO enforcement ({', '.join(columns)}) SELECT * FROM unnest({arrays})"),
+        _by_column(rows, columns),
+    )
+
+
+async def enforce(tx: AsyncConnection, subject_ids: Sequence[str], now: datetime) -> list[OptOutEnforced]:
+    """Opt-outs of these subjects that are enforced from now on, as no message of theirs is `sending`; published.
+
+    The caller holds the partition's lock, so nothing can be decided between this look and its commit.
+    """
+    rows = await tx.execute(
+        text(
+            "UPDATE enforcement e SET enforced_at = :now"
+            " WHERE e.enforced_at IS NULL AND e.subject_id = ANY(CAST(:ids AS text[]))"
+            " AND NOT EXISTS (SELECT FROM message m WHERE m.subject_id = e.subject_id AND m.status = 'sending')"
+            " RETURNING e.*"
+        ),
+        {"ids": list(subject_ids), "now": now},
+    )
+    events = [
+        OptOutEnforced(
+            subject_id=row.subject_id,
+            consent_version=row.consent_version,
+            source=row.source,
+            reference=row.reference,
+            received_at=row.received_at,
+            enforced_at=row.enforced_at,
+        )
+        for row in rows
+    ]
+    await outbox.append(tx, DISPATCH_MESSAGES, events)
+    return events
+
+
+# --- receipts ------------------------------------------------------------------------------------------------------
+
+
+async def messages_of_receipts(
+    tx: AsyncConnection, references: Sequence[UUID], gateway_ids: Sequence[str], gateways: Sequence[str]
+) -> list[Row[Any]]:
+    """Messages that receipts speak of, by our id or by the gateway's, locked."""
+    rows = await tx.execute(
+        text(
+            "SELECT * FROM message WHERE message_id = ANY(CAST(:references AS uuid[]))"
+            " OR (gateway, gateway_message_id) IN"
+            " (SELECT * FROM unnest(CAST(:gateways AS text[]), CAST(:gateway_ids AS text[])))"
+            " ORDER BY message_id FOR UPDATE"
+        ),
+        {"references": list(references), "gateways": list(gateways), "gateway_ids": list(gateway_ids)},
+    )
+    return list(rows)
+
+
+RECEIVED = {
+    "message_id": "uuid",
+    "status": "text",
+    "receipt": "text",
+    "gateway": "text",
+    "gateway_message_id": "text",
+    "code": "text",
+}
+
+
+async def put_receipts(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[Row[Any]]:
+    columns = ", ".join(RECEIVED)
+    arrays = ", ".join(f"CAST(:{c} AS {kind}[])" for c, kind in RECEIVED.items())
+    updated = await tx.execute(
+        text(
+            "UPDATE message m SET status = v.status, receipt = v.receipt, version = m.version + 1,"
+            " gateway = v.gateway, gateway_message_id = v.gateway_message_id, code = coalesce(v.code, m.code)"
+            f" FROM unnest({arrays}) AS v({columns}) WHERE m.message_id = v.message_id RETURNING m.*"
+        ),
+        _by_column(rows, RECEIVED),
+    )
+    return list(updated)
+
+
+async def keep_early_receipts(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Receipts of messages whose submit has not been answered yet, or that are not ours."""
+    columns = {
+        "gateway": "text",
+        "gateway_message_id": "text",
+        "receipt": "text",
+        "code": "text",
+        "received_at": "timestamptz",
+    }
+    arrays = ", ".join(f"CAST(:{c} AS {kind}[])" for c, kind in columns.items())
+    await tx.execute(
+        text(f"INSERT INTO early_receipt ({', '.join(columns)}) SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING"),
+        _by_column(rows, columns),
+    )
+
+
+async def take_matching_early_receipts(tx: AsyncConnection, limit: int) -> list[Row[Any]]:
+    """Early receipts whose message has become known, removed from the waiting room."""
+    rows = await tx.execute(
+        text(
+            "DELETE FROM early_receipt e USING (SELECT e.gateway, e.gateway_message_id FROM early_receipt e"
+            " JOIN message m USING (gateway, gateway_message_id) LIMIT :limit) found"
+            " WHERE (e.gateway, e.gateway_message_id) = (found.gateway, found.gateway_message_id) RETURNING e.*"
+        ),
+        {"limit": limit},
+    )
+    return list(rows)
+
+
+async def forget_early_receipts(tx: AsyncConnection, received_before: datetime) -> None:
+    await tx.execute(text("DELETE FROM early_receipt WHERE received_at < :before"), {"before": received_before})
+
+
+def _by_column(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> dict[str, list[Any]]:
+    return {column: [row[column] for row in rows] for column in columns}

@@ -1,0 +1,119 @@
+"""What happens without an event: due messages are decided afresh, what a crash left `sending` is resolved, receipts
+that came before their message find it."""
+
+import asyncio
+import logging
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+
+from common.database import Database
+from common.service import Worker
+from common.telemetry import counter
+from common.timer import Timer
+from dispatch import store
+from dispatch.clearance import Clearance, stored
+from dispatch.handoff import Handoff
+from dispatch.receipts import settle_receipts
+
+log = logging.getLogger(__name__)
+
+RECOVERED = counter("sms_dispatch_recovered_total", "Messages a crash left sending, by what they became.", ["as"])
+
+LOOK_EVERY_S = 0.25
+SWEEP_EVERY_S = 1.0
+EARLY_RECEIPTS_KEPT = timedelta(days=1)
+
+
+class Timers:
+    """`sending_timeout`: no live hand-off lasts that long (permit, submit and settle together)."""
+
+    def __init__(
+        self, database: Database, clearance: Clearance, handoff: Handoff, *, batch: int, sending_timeout: timedelta
+    ) -> None:
+        self._database = database
+        self._clearance = clearance
+        self._handoff = handoff
+        self._batch = batch
+        self._sending_timeout = sending_timeout
+
+    def workers(self) -> list[Worker]:
+        timers = (
+            Timer("due messages", self.wake_due, LOOK_EVERY_S, self._database, store.DUE),
+            Timer("sweep", self.sweep, SWEEP_EVERY_S, self._database),
+        )
+        return [Worker(timer.name, timer.run) for timer in timers]
+
+    async def wake_due(self) -> bool:
+        """Pending and deferred messages whose time has come."""
+        async with self._database.begin() as tx:
+            partitions = await store.due_partitions(tx, datetime.now(UTC))
+        return any(await asyncio.gather(*(self._wake_partition(p) for p in partitions)))
+
+    async def _wake_partition(self, partition: int) -> bool:
+        """Decide one batch of due messages afresh and hand off what may go. Did anything change?"""
+        async with self._database.begin() as tx:
+            await store.lock_partition(tx, partition)
+            as_of = await store.watermark(tx, partition)
+            now = datetime.now(UTC)
+            fresh = as_of is not None and now - as_of <= self._clearance.limits.max_staleness
+            rows = await store.claim_due(tx, partition, now, self._batch, marketing=fresh)
+            if not rows:
+                return False
+            decisions = await self._clearance.decide(tx, partition, [stored(row) for row in rows])
+            changed = await store.update_decisions(tx, [d.row for d in decisions])
+            await store.append_changes(tx, [row for row in changed if row.status != "sending"])
+        await self._handoff.send([d.permit for d in decisions if d.permit])
+        return True
+
+    async def sweep(self) -> bool:
+        """What a crash left behind, and early receipts whose message has become known."""
+        again = await self._resolve_left_sending()
+        async with self._database.begin() as tx:
+            matched = await store.take_matching_early_receipts(tx, self._batch)
+            receipts = [{**row._mapping, "reference": None} for row in matched]
+            await settle_receipts(tx, receipts, keep_early=False)
+            await store.forget_early_receipts(tx, datetime.now(UTC) - EARLY_RECEIPTS_KEPT)
+        return again or bool(matched)
+
+    async def _resolve_left_sending(self) -> bool:
+        """One batch. An idempotent gateway gets what may still go once more, under the same reference; everything
+        else is `unknown` until a receipt tells: it may have been sent, so it is not sent again."""
+        async with self._database.begin() as tx:
+            left = await store.claim_left_sending(tx, datetime.now(UTC) - self._sending_timeout, self._batch)
+            if not left:
+                return False
+            partition = left[0].partition
+        async with self._database.begin() as tx:
+            await store.lock_partition(tx, partition)
+            rows = await store.still_sending(tx, [row.message_id for row in left])
+            permits = []
+            if self._handoff.gateway.idempotent:
+                decisions = await self._clearance.decide(tx, partition, [stored(row) for row in rows])
+                allowed = [d for d in decisions if d.permit]
+                await store.update_decisions(tx, [d.row for d in allowed])
+                permits = [d.permit for d in allowed if d.permit]
+            again = {p.candidate.message_id for p in permits}
+            unknown = [row for row in rows if row.message_id not in again]
+            settled = await store.settle(
+                tx,
+                [
+                    {
+                        "message_id": row.message_id,
+                        "status": "unknown",
+                        "reasons": msgspec.json.encode(row.reasons).decode(),
+                        "due_at": None,
+                        "gateway": self._handoff.gateway.name,
+                        "gateway_message_id": None,
+                        "code": None,
+                    }
+                    for row in unknown
+                ],
+            )
+            await store.append_changes(tx, settled)
+            await store.enforce(tx, [row.subject_id for row in settled], datetime.now(UTC))
+        RECOVERED.labels("unknown").inc(len(settled))
+        RECOVERED.labels("resubmitted").inc(len(permits))
+        log.warning("resolved what a crash left", extra={"unknown": len(settled), "resubmitted": len(permits)})
+        await self._handoff.send(permits)
+        return True

@@ -1,0 +1,149 @@
+"""What holds for any evidence in any order."""
+
+from datetime import timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consent.ledger import (
+    Evidence,
+    SubjectState,
+    apply,
+    consent_of,
+    consents,
+    decide,
+    differs,
+    fold,
+    reopened,
+    standing,
+    suppressions,
+)
+from tests.unit.consent.evidences import NOON, NOW, opt_in, opt_out, stop
+
+SENDERS = ("acme", "globex")
+PURPOSES = ("promotions", "loyalty")
+ANYWHERE = [(s, p) for s in (*SENDERS, "never-seen") for p in (*PURPOSES, "to-come")]
+
+minutes = st.integers(-4, 4)  # few instants: ties are common
+
+
+@st.composite
+def opt_ins(draw: st.DrawFn) -> Evidence:
+    return opt_in(
+        draw(minutes),
+        evidence_id=f"ev-{draw(st.integers(0, 99))}",
+        sender_id=draw(st.sampled_from(SENDERS)),
+        purpose=draw(st.sampled_from(PURPOSES)),
+        received_at=NOON + timedelta(minutes=draw(minutes)),
+    )
+
+
+@st.composite
+def opt_outs(draw: st.DrawFn) -> Evidence:
+    sender = draw(st.sampled_from((*SENDERS, None)))
+    make = draw(st.sampled_from((stop, opt_out)))
+    return make(
+        draw(minutes),
+        evidence_id=f"ev-{draw(st.integers(0, 99))}",
+        sender_id=sender,
+        purpose=draw(st.sampled_from((*PURPOSES, None))) if sender else None,
+        received_at=NOON + timedelta(minutes=draw(minutes)),
+    )
+
+
+histories = st.lists(opt_ins() | opt_outs(), max_size=12)
+
+
+def opted_in(state: SubjectState) -> set[tuple[str, str]]:
+    return {(s, p) for s, p in ANYWHERE if standing(state, s, p) == "opted_in"}
+
+
+def by_definition(evidence: list[Evidence], sender: str, purpose: str) -> str:
+    """The rule as one would say it, with all the evidence at hand."""
+    ins = [e.at for e in evidence if (e.kind, e.sender_id, e.purpose) == ("opt_in", sender, purpose)]
+    outs = [
+        e.at for e in evidence if e.kind == "opt_out" and e.sender_id in (None, sender) and e.purpose in (None, purpose)
+    ]
+    if not ins and not outs:
+        return "unknown"
+    return "opted_in" if ins and (not outs or max(ins) > max(outs)) else "opted_out"
+
+
+@given(histories)
+def test_the_fold_is_the_rule(evidence):
+    state = fold(evidence)
+    for sender, purpose in ANYWHERE:
+        assert standing(state, sender, purpose) == by_definition(evidence, sender, purpose)
+
+
+@given(histories, st.data())
+def test_no_order_no_duplicate_and_no_replay_changes_the_result(evidence, data):
+    replayed = evidence + data.draw(st.lists(st.sampled_from(evidence), max_size=6) if evidence else st.just([]))
+    assert fold(data.draw(st.permutations(replayed))) == fold(evidence)
+
+
+@given(histories, histories)
+def test_replaying_any_prefix_changes_nothing(evidence, more):
+    assert fold([*evidence, *more, *evidence]) == fold([*evidence, *more])
+
+
+@given(histories, opt_outs())
+def test_an_opt_out_never_opens_anything(evidence, left):
+    before = fold(evidence)
+    assert opted_in(apply(before, left)) <= opted_in(before)
+
+
+@given(histories, opt_ins() | opt_outs())
+def test_nothing_loosens_without_strictly_newer_evidence(evidence, one):
+    before = fold(evidence)
+    for sender, purpose in opted_in(apply(before, one)) - opted_in(before):
+        assert (one.kind, one.sender_id, one.purpose) == ("opt_in", sender, purpose)
+        shut = consent_of(before, sender, purpose)
+        assert shut is None or one.at > shut.occurred_at
+
+
+@given(histories, opt_ins() | opt_outs())
+def test_unchanged_means_the_same_for_every_purpose_there_is_or_will_be(evidence, one):
+    before = fold(evidence)
+    decision = decide(before, one, NOW)
+    same = suppressions(before) == suppressions(decision.state) and all(
+        consent_of(before, s, p) == consent_of(decision.state, s, p) for s, p in ANYWHERE
+    )
+    assert decision.changed is not same
+    assert differs(before, decision.state) is not same
+    assert decision.cause is not None or same
+
+
+@given(histories)
+def test_consents_and_suppressions_together_say_what_the_state_says(evidence):
+    """What a reader of the event decides: the consent on record, else a suppression that covers it."""
+    state = fold(evidence)
+    listed = {(c.sender_id, c.purpose): c for c in consents(state)}
+    for sender, purpose in ANYWHERE:
+        consent = listed.get((sender, purpose))
+        covered = any(s.sender_id in (None, sender) for s in suppressions(state))
+        read = consent.state if consent else "opted_out" if covered else "unknown"
+        assert read == standing(state, sender, purpose)
+
+
+@given(histories)
+def test_an_open_consent_is_newer_than_every_suppression_that_covers_it(evidence):
+    state = fold(evidence)
+    for consent in consents(state):
+        if consent.state == "opted_in":
+            assert all(
+                s.since < consent.occurred_at for s in suppressions(state) if s.sender_id in (None, consent.sender_id)
+            )
+
+
+@given(histories, st.sampled_from(SENDERS))
+def test_a_start_grants_nothing_new(evidence, sender):
+    state = fold(evidence)
+    given_before = {e.purpose for e in evidence if (e.kind, e.sender_id) == ("opt_in", sender)}
+    assert set(reopened(state, sender)) <= given_before
+
+
+@given(histories)
+def test_the_state_holds_one_mark_a_scope_however_long_the_history(evidence):
+    scopes = [m.scope for m in fold(evidence).marks]
+    assert scopes == sorted(set(scopes))

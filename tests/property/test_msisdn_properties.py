@@ -1,0 +1,51 @@
+"""However a number is decorated it stays the same number, and what is accepted reads back as itself."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.msisdn import NumberRefused, as_received, parse, territory_of
+
+fictional_numbers = st.integers(0, 9999).map(lambda n: f"+3363998{n:04}")
+foreign_numbers = st.sampled_from(["+4915112345678", "+447911123456", "+32470123456", "+34612345678"])
+overseas_numbers = st.builds(
+    lambda prefix, n: f"{prefix}{n:04}",
+    st.sampled_from(["+59069000", "+59469420", "+59669612", "+26269212", "+26263901", "+6898712"]),
+    st.integers(0, 9999),
+)
+separators = st.sampled_from(["", " ", ".", "-", "/", "\u00a0", "\u202f", "–", "  ", "_"])
+wrappings = st.sampled_from(
+    [("", ""), (" ", " "), ("'", ""), ('"', '"'), ("tel:", ""), ("\u202a", "\u202c"), ("«", "»")]
+)
+prefixes = st.sampled_from(["+33 ", "+33 (0)", "0033", "0", "", "33 ", "+33-0"])
+
+
+@given(fictional_numbers, st.lists(separators, min_size=8, max_size=8), wrappings, prefixes)
+def test_a_decorated_number_is_the_same_number(
+    e164: str, between: list[str], wrapping: tuple[str, str], prefix: str
+) -> None:
+    national = "".join(digit + separator for digit, separator in zip(e164[3:], [*between, ""], strict=True))
+    raw = wrapping[0] + prefix + national + wrapping[1]
+    assert parse(raw, fictional=True).e164 == e164
+    assert as_received(raw) == e164
+
+
+@given(st.one_of(fictional_numbers, overseas_numbers, foreign_numbers))
+def test_what_is_accepted_reads_back_as_itself(e164: str) -> None:
+    found = parse(e164, fictional=True)
+    assert found.e164 == e164
+    assert found.territory == territory_of(e164)
+    assert as_received(e164) == e164
+
+
+@given(st.one_of(st.text(), st.from_regex(r"[+0-9 ().\-]{0,24}", fullmatch=True)))
+def test_any_text_is_a_number_or_is_refused_with_a_reason(raw: str) -> None:
+    try:
+        found = parse(raw, fictional=True)
+    except NumberRefused:
+        assert as_received(raw).startswith("+")
+        return
+    assert found.e164[0] == "+"
+    assert found.e164[1:].isascii()
+    assert found.e164[1:].isdigit()
+    assert parse(found.e164, fictional=True) == found
+    assert territory_of(found.e164) == found.territory

@@ -1,0 +1,231 @@
+"""What people type and operators send, and the number it means. Every reason for a refusal has a case."""
+
+import phonenumbers
+import pytest
+
+from common.msisdn import OVERSEAS, Msisdn, NumberProblem, NumberRefused, as_received, parse, territory_of
+
+MESSY = [
+    "+33639981234",
+    "0639981234",
+    "06 39 98 12 34",
+    "06.39.98.12.34",
+    "06-39-98-12-34",
+    "06/39/98/12/34",
+    "06,39,98,12,34",
+    "06_39_98_12_34",
+    "(06) 39 98 12 34",
+    "  0639981234\t",
+    "0639 981 234",
+    "+33 6 39 98 12 34",
+    "+33 (0)6 39 98 12 34",
+    "+33(0)639981234",
+    "+330639981234",
+    "0033639981234",
+    "00 33 (0) 6 39 98 12 34",
+    "+0033639981234",
+    "33639981234",
+    "33 6 39 98 12 34",
+    "330639981234",
+    "639981234",  # a spreadsheet took the 0
+    "639981234.0",  # and made it a float
+    "33639981234.0",
+    "'0639981234",
+    '="0639981234"',
+    '"06 39 98 12 34"',
+    "« 06 39 98 12 34 »",
+    "tel:+33-6-39-98-12-34",
+    "TEL:0639981234",
+    "sms:0639981234",
+    "06\u00a039\u00a098\u00a012\u00a034",  # no-break space
+    "06\u202f39\u202f98\u202f12\u202f34",  # narrow no-break space
+    "06\u201139\u201198\u201112\u201134",  # non-breaking hyphen
+    "06 – 39 — 98 − 12 · 34",
+    "\u202a+33 6 39 98 12 34\u202c",  # the marks a phone's contact list adds
+    "\ufeff0639981234",
+    "０６３９９８１２３４",
+    "＋３３６３９９８１２３４",
+    "٠٦٣٩٩٨١٢٣٤",
+]
+
+
+@pytest.mark.parametrize("raw", MESSY)
+def test_every_way_of_writing_a_number_folds_to_the_same(raw: str) -> None:
+    assert parse(raw, fictional=True) == Msisdn("+33639981234", "FR")
+    assert as_received(raw) == "+33639981234"
+
+
+@pytest.mark.parametrize(
+    ("raw", "e164", "territory"),
+    [
+        ("0690 00 12 34", "+590690001234", "GP"),
+        ("0691 22 12 34", "+590691221234", "GP"),
+        ("0694 20 12 34", "+594694201234", "GF"),
+        ("0696 12 34 56", "+596696123456", "MQ"),
+        ("0697 12 34 56", "+596697123456", "MQ"),
+        ("0692 12 34 56", "+262692123456", "RE"),
+        ("0693 01 23 45", "+262693012345", "RE"),
+        ("0639 01 23 45", "+262639012345", "YT"),
+        ("0709 00 12 34", "+590709001234", "GP"),
+        ("0709 10 12 34", "+596709101234", "MQ"),
+        ("0709 20 12 34", "+262709201234", "RE"),
+        ("0709 30 12 34", "+594709301234", "GF"),
+        ("0709 35 12 34", "+262709351234", "YT"),
+    ],
+)
+def test_an_overseas_mobile_moves_under_its_own_country_code(raw: str, e164: str, territory: str) -> None:
+    metropolitan_mistake = "+33" + raw.replace(" ", "")[1:]
+    for written in (raw, metropolitan_mistake, e164, e164.removeprefix("+"), e164[:4] + "0" + e164[4:]):
+        assert parse(written) == Msisdn(e164, territory)
+        assert as_received(written) == e164
+
+
+@pytest.mark.parametrize(
+    ("raw", "territory"),
+    [("+508551234", "PM"), ("+687751234", "NC"), ("+68987123456", "PF"), ("+681721234", "WF"), ("+508708401234", "PM")],
+)
+def test_the_small_numbering_plans_are_known(raw: str, territory: str) -> None:
+    assert parse(raw) == Msisdn(raw, territory)
+    assert as_received(raw.removeprefix("+")) == raw
+
+
+@pytest.mark.parametrize(
+    ("raw", "e164", "territory"),
+    [
+        ("+49 (0)1511 2345678", "+4915112345678", "DE"),
+        ("0044 7911 123456", "+447911123456", "GB"),
+        ("+32 470 12 34 56", "+32470123456", "BE"),
+        ("+1 202-555-0123", "+12025550123", "US"),
+    ],
+)
+def test_another_country_is_on_libphonenumbers_word(raw: str, e164: str, territory: str) -> None:
+    assert parse(raw) == Msisdn(e164, territory)
+
+
+@pytest.mark.parametrize(
+    ("raw", "problem"),
+    [
+        ("", NumberProblem.EMPTY),
+        ("  ", NumberProblem.EMPTY),
+        ("''", NumberProblem.EMPTY),
+        ("\u200b", NumberProblem.EMPTY),
+        ("non communiqué", NumberProblem.NOT_A_NUMBER),
+        ("06 39 98 12 3x", NumberProblem.NOT_A_NUMBER),
+        ("06 39 98 12 34 poste 5", NumberProblem.NOT_A_NUMBER),
+        ("3,3639981234E+10", NumberProblem.NOT_A_NUMBER),
+        ("++33639981234", NumberProblem.NOT_A_NUMBER),
+        ("33+639981234", NumberProblem.NOT_A_NUMBER),
+        ("+", NumberProblem.NOT_A_NUMBER),
+        ("0" * 65, NumberProblem.NOT_A_NUMBER),
+        ("06 39 98 12", NumberProblem.TOO_SHORT),
+        ("+33 6 39 98 12 3", NumberProblem.TOO_SHORT),
+        ("+49 151", NumberProblem.TOO_SHORT),
+        ("06 39 98 12 34 5", NumberProblem.TOO_LONG),
+        ("06 39 98 12 34 / 06 39 98 12 35", NumberProblem.TOO_LONG),
+        ("+1234567890123456", NumberProblem.TOO_LONG),
+        ("36111", NumberProblem.SHORT_CODE),
+        ("36 111", NumberProblem.SHORT_CODE),
+        ("+3336111", NumberProblem.SHORT_CODE),
+        ("38600", NumberProblem.SHORT_CODE),
+        ("3900", NumberProblem.SHORT_CODE),
+        ("118 218", NumberProblem.SHORT_CODE),
+        ("17", NumberProblem.SHORT_CODE),
+        ("01 99 00 12 34", NumberProblem.NOT_MOBILE),
+        ("+33 1 99 00 12 34", NumberProblem.NOT_MOBILE),
+        ("0890 00 12 34", NumberProblem.NOT_MOBILE),
+        ("09 70 00 12 34", NumberProblem.NOT_MOBILE),
+        ("+590590000000", NumberProblem.NOT_MOBILE),
+        ("+687 23 00 00", NumberProblem.NOT_MOBILE),
+        ("+800 1234 5678", NumberProblem.NOT_MOBILE),
+        ("0700 12 34 56", NumberProblem.MACHINE),
+        ("0700 0123 4567 89", NumberProblem.MACHINE),
+        ("0937 12 34 56", NumberProblem.MACHINE),
+        ("0712 34 56 78", NumberProblem.UNASSIGNED),
+        ("0723 45 67 89", NumberProblem.UNASSIGNED),
+        ("0709 49 12 34", NumberProblem.UNASSIGNED),
+        ("0639 12 34 56", NumberProblem.UNASSIGNED),
+        ("+999 123 456", NumberProblem.UNASSIGNED),
+        ("06 39 98 12 34", NumberProblem.FICTIONAL),
+        ("+33639981234", NumberProblem.FICTIONAL),
+    ],
+)
+def test_a_refusal_names_its_reason(raw: str, problem: NumberProblem) -> None:
+    with pytest.raises(NumberRefused) as refused:
+        parse(raw)
+    assert refused.value.problem is problem
+
+
+def test_every_reason_has_a_case() -> None:
+    mark = next(m for m in test_a_refusal_names_its_reason.pytestmark if m.name == "parametrize")  # type: ignore[attr-defined]
+    assert {case[1] for case in mark.args[1]} == set(NumberProblem)
+
+
+def test_neither_a_refusal_nor_a_representation_repeats_the_number() -> None:
+    with pytest.raises(NumberRefused) as refused:
+        parse("06 39 98 12 3")
+    assert "39" not in f"{refused.value!r} {refused.value}"
+    assert "39" not in repr(parse("06 39 98 12 34", fictional=True))
+
+
+def test_nine_digits_are_a_french_mobile_that_lost_its_zero_when_typed_and_noumea_when_received() -> None:
+    assert parse("687751234").e164 == "+33687751234"
+    assert as_received("687751234") == "+687751234"
+
+
+@pytest.mark.parametrize(
+    ("raw", "received"),
+    [
+        ("36111", "+36111"),
+        ("01 99 00 12 34", "+33199001234"),
+        ("4915112345678", "+4915112345678"),
+        ("0712345678", "+33712345678"),
+        ("06 39 98 12 34 poste 5", "+06399812345"),
+        ("BANQUE", "+"),
+    ],
+)
+def test_a_number_received_is_never_refused(raw: str, received: str) -> None:
+    assert as_received(raw) == received
+
+
+@pytest.mark.parametrize(
+    ("e164", "territory"),
+    [
+        ("+33612345678", "FR"),
+        ("+590690001234", "GP"),
+        ("+262692123456", "RE"),
+        ("+262639012345", "YT"),
+        ("+262709351234", "YT"),
+        ("+262709201234", "RE"),
+        ("+68987123456", "PF"),
+        ("+4915112345678", "DE"),
+        ("+12025550123", "US"),
+        ("+80012345678", "??"),
+        ("+", "??"),
+        ("", "??"),
+        ("0612345678", "??"),
+    ],
+)
+def test_a_territory_is_read_from_the_first_digits(e164: str, territory: str) -> None:
+    assert territory_of(e164) == territory
+
+
+def test_moving_a_number_overseas_takes_none_from_metropolitan_france() -> None:
+    for prefix in OVERSEAS:
+        for filler in "0123456789":
+            number = phonenumbers.parse("+33" + prefix.ljust(9, filler))
+            assert not phonenumbers.is_valid_number(number)
+
+
+def test_our_mobile_ranges_are_libphonenumbers() -> None:
+    for block in range(600_00, 800_00):
+        e164 = f"+33{block}1234"
+        number = phonenumbers.parse(e164)
+        expected = (
+            phonenumbers.is_valid_number(number)
+            and phonenumbers.number_type(number) == phonenumbers.PhoneNumberType.MOBILE
+        )
+        try:
+            found = parse(e164).e164 == e164
+        except NumberRefused:
+            found = False
+        assert found == expected, block

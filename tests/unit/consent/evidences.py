@@ -1,0 +1,42 @@
+"""Evidence that is valid by default: a test overrides what it is about."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from consent.ledger import Evidence
+
+NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
+NOW = NOON + timedelta(days=1)
+
+
+def at(minutes: float) -> datetime:
+    return NOON + timedelta(minutes=minutes)
+
+
+def opt_in(minutes: float = 0, **changes: Any) -> Evidence:
+    """A web opt-in of acme's promotions, `minutes` after noon."""
+    return _evidence("opt_in", minutes, {"purpose": "promotions", "basis": "opt_in", "text_shown": "Oui"} | changes)
+
+
+def opt_out(minutes: float = 0, **changes: Any) -> Evidence:
+    """An opt-out of everything acme sends, `minutes` after noon."""
+    return _evidence("opt_out", minutes, changes)
+
+
+def stop(minutes: float = 0, **changes: Any) -> Evidence:
+    """As `opt_out`, by SMS."""
+    return opt_out(minutes, **({"source": "mo", "reference": f"simulator/fr/mo-{minutes}"} | changes))
+
+
+def _evidence(kind: Any, minutes: float, changes: dict[str, Any]) -> Evidence:
+    when = at(minutes)
+    fields: dict[str, Any] = {
+        "evidence_id": f"ev-{kind}-{minutes}-{changes.get('sender_id')}-{changes.get('purpose')}",
+        "kind": kind,
+        "sender_id": "acme",
+        "purpose": None,
+        "source": "shop",
+        "occurred_at": when,
+        "received_at": when,
+    }
+    return Evidence(**(fields | changes))

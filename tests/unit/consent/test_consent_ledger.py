@@ -1,0 +1,232 @@
+"""What evidence changes: the cases a person would ask about."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from consent.ledger import (
+    CLOCK_SKEW,
+    Refusal,
+    SubjectState,
+    Verdict,
+    consent_of,
+    consents,
+    decide,
+    fold,
+    reopened,
+    standing,
+    suppressions,
+)
+from tests.unit.consent.evidences import NOW, at, opt_in, opt_out, stop
+
+EVERYONE = {"sender_id": None}
+
+
+def state_after(*evidence, purpose="promotions", sender="acme"):
+    return standing(fold(evidence), sender, purpose)
+
+
+def test_nobody_is_opted_in_without_evidence():
+    assert standing(SubjectState(), "acme", "promotions") == "unknown"
+    assert consents(SubjectState()) == suppressions(SubjectState()) == ()
+
+
+@pytest.mark.parametrize(
+    ("evidence", "expected"),
+    [
+        ([opt_in(0)], "opted_in"),
+        ([opt_out(0)], "opted_out"),
+        ([opt_in(0), opt_out(1)], "opted_out"),
+        ([opt_in(0), opt_out(1), opt_in(2)], "opted_in"),
+        ([opt_in(1), opt_out(0)], "opted_in"),
+        ([opt_in(0), opt_out(0)], "opted_out"),
+        ([opt_in(0), opt_out(1, purpose="promotions")], "opted_out"),
+        ([opt_in(0), opt_out(1, purpose="loyalty")], "opted_in"),
+        ([opt_in(0), opt_out(1, **EVERYONE)], "opted_out"),
+        ([opt_in(0), opt_out(1, sender_id="globex")], "opted_in"),
+        ([opt_in(0, sender_id="globex")], "unknown"),
+        ([opt_in(0, purpose="loyalty")], "unknown"),
+        ([opt_in(2), opt_out(1, **EVERYONE), opt_out(3, purpose="loyalty")], "opted_in"),
+    ],
+    ids=[
+        "an opt-in",
+        "an opt-out alone",
+        "opted out later",
+        "opted in again later",
+        "an older opt-out",
+        "a tie is an opt-out",
+        "out of this purpose",
+        "out of another purpose",
+        "out of every sender",
+        "out of another sender",
+        "in for another sender",
+        "in for another purpose",
+        "in again after leaving everyone",
+    ],
+)
+def test_the_newest_at_source_decides(evidence, expected):
+    assert state_after(*evidence) == expected
+    assert state_after(*reversed(evidence)) == expected
+
+
+def test_a_stop_covers_purposes_that_did_not_exist_yet():
+    state = fold([opt_out(0)])
+    assert standing(state, "acme", "invented-next-year") == "opted_out"
+    assert standing(state, "globex", "invented-next-year") == "unknown"
+
+
+def test_a_late_opt_in_older_than_the_stop_is_kept_and_changes_nothing():
+    before = fold([stop(10)])
+    decision = decide(before, opt_in(5), NOW)
+    assert decision.verdict is Verdict.UNCHANGED
+    assert decision.cause is None
+    assert standing(decision.state, "acme", "promotions") == "opted_out"
+    assert reopened(decision.state, "acme") == ("promotions",), "kept: a START may speak for it"
+
+
+def test_an_opt_in_after_a_stop_opens_one_purpose_and_leaves_the_others_shut():
+    state = fold([opt_in(0), opt_in(0, purpose="loyalty"), opt_out(1), opt_in(2)])
+    assert standing(state, "acme", "promotions") == "opted_in"
+    assert standing(state, "acme", "loyalty") == "opted_out"
+    assert [(s.sender_id, s.since) for s in suppressions(state)] == [("acme", at(1))]
+
+
+def test_a_consent_names_the_evidence_that_made_it_so():
+    given, left = opt_in(0, basis="soft_opt_in", sale_reference="order-7"), opt_out(1)
+    consent = consent_of(fold([given]), "acme", "promotions")
+    assert consent and (consent.evidence_id, consent.basis) == (given.evidence_id, "soft_opt_in")
+    consent = consent_of(fold([given, left]), "acme", "promotions")
+    assert consent and (consent.evidence_id, consent.occurred_at, consent.basis) == (left.evidence_id, at(1), None)
+
+
+def test_an_opt_in_from_a_clock_that_runs_ahead_does_not_outvote_the_stop_that_answers_it():
+    ahead = opt_in(0, occurred_at=at(1), received_at=at(0))
+    assert not decide(SubjectState(), ahead, at(0)).refusals, "within the skew it is taken"
+    assert state_after(ahead, stop(0.5)) == "opted_out"
+
+
+def test_a_stop_from_a_clock_that_runs_ahead_counts_from_when_we_held_it():
+    early = stop(0, occurred_at=at(60 * 24 * 365), received_at=at(0))
+    assert decide(SubjectState(), early, at(0)).changed
+    assert state_after(early, opt_in(1)) == "opted_in", "and does not silence the person for a year"
+
+
+def test_a_second_stop_by_sms_is_told_again_though_nothing_changes():
+    before = fold([stop(5)])
+    late = decide(before, stop(1), NOW)
+    assert late.verdict is Verdict.UNCHANGED
+    assert late.cause is not None
+    assert late.cause.reference == "simulator/fr/mo-1"
+    assert decide(before, opt_out(1), NOW).cause is None, "one from an API has nobody waiting for its enforcement"
+
+
+def test_what_changes_says_why():
+    decision = decide(SubjectState(), opt_in(0, received_at=at(3)), NOW)
+    assert decision.changed
+    assert decision.cause is not None
+    assert (decision.cause.kind, decision.cause.source, decision.cause.received_at) == ("opt_in", "shop", at(3))
+
+
+def test_a_renewed_opt_in_changes_the_evidence_it_stands_on():
+    decision = decide(fold([opt_in(0)]), opt_in(5), NOW)
+    assert decision.changed
+    assert consents(decision.state)[0].occurred_at == at(5)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "refusal"),
+    [
+        (opt_in(occurred_at=NOW + CLOCK_SKEW + timedelta(seconds=1)), Refusal.OCCURRED_IN_THE_FUTURE),
+        (opt_in(source="  "), Refusal.SOURCE_MISSING),
+        (opt_out(source=""), Refusal.SOURCE_MISSING),
+        (opt_in(sender_id=None), Refusal.SENDER_MISSING),
+        (opt_out(sender_id=None, purpose="promotions"), Refusal.SENDER_MISSING),
+        (opt_in(purpose=None), Refusal.PURPOSE_MISSING),
+        (opt_in(basis=None), Refusal.BASIS_MISSING),
+        (opt_in(text_shown=None), Refusal.NOTHING_SHOWN),
+        (opt_in(text_shown=None, form_id="newsletter"), Refusal.NOTHING_SHOWN),
+        (opt_in(text_shown=None, form_version="3"), Refusal.NOTHING_SHOWN),
+        (opt_in(basis="soft_opt_in"), Refusal.SALE_REFERENCE_MISSING),
+    ],
+)
+def test_a_refusal_says_why_and_keeps_the_state(evidence, refusal):
+    before = fold([stop(-10)])
+    decision = decide(before, evidence, NOW)
+    assert (decision.verdict, decision.refusals) == (Verdict.REFUSED, (refusal,))
+    assert decision.state == before
+    assert decision.cause is None
+
+
+def test_every_reason_is_given_not_only_the_first():
+    refused = decide(SubjectState(), opt_in(source="", text_shown=None, basis="soft_opt_in"), NOW).refusals
+    assert set(refused) == {Refusal.SOURCE_MISSING, Refusal.NOTHING_SHOWN, Refusal.SALE_REFERENCE_MISSING}
+
+
+@pytest.mark.parametrize(
+    "evidence",
+    [
+        opt_in(text_shown=None, form_id="newsletter", form_version="3"),
+        opt_in(text_shown=None, reference="simulator/fr/mo-9"),
+        opt_in(basis="soft_opt_in", sale_reference="order-7"),
+        opt_in(basis="non_commercial"),
+        opt_in(occurred_at=NOW + CLOCK_SKEW, received_at=NOW),
+        opt_out(occurred_at=NOW + timedelta(days=365), received_at=NOW),
+        opt_out(purpose="promotions"),
+        opt_out(sender_id=None),
+    ],
+)
+def test_evidence_that_proves_enough_is_taken(evidence):
+    assert decide(SubjectState(), evidence, NOW).changed
+
+
+@pytest.mark.parametrize(
+    ("evidence", "expected"),
+    [
+        ([], ()),
+        ([stop(1)], ()),
+        ([opt_in(0), stop(1)], ("promotions",)),
+        ([opt_in(0), opt_in(0, purpose="loyalty"), stop(1)], ("loyalty", "promotions")),
+        ([opt_in(0, sender_id="globex"), stop(1)], ()),
+        ([opt_in(0), opt_out(1, purpose="promotions"), stop(2)], ()),
+        ([opt_in(0), opt_out(0, purpose="promotions")], ()),
+        ([opt_in(0), opt_out(1, purpose="promotions"), opt_in(2), stop(3)], ("promotions",)),
+    ],
+    ids=[
+        "never seen",
+        "never in",
+        "in, then STOP",
+        "two purposes",
+        "in elsewhere",
+        "left that purpose by itself",
+        "left it in the same instant",
+        "left it, came back, then STOP",
+    ],
+)
+def test_a_start_speaks_for_what_a_stop_closed_and_for_nothing_else(evidence, expected):
+    assert reopened(fold(evidence), "acme") == expected
+
+
+@pytest.mark.parametrize(
+    ("scope", "expected"),
+    [
+        (("acme", None), "opted_in"),
+        ((None, None), "opted_in"),
+        (("globex", None), "opted_out"),
+        (("initech", None), "unknown"),
+    ],
+)
+def test_a_wide_scope_stands_open_while_any_purpose_in_it_does(scope, expected):
+    state = fold([opt_in(0), opt_out(1, purpose="loyalty"), opt_out(2, sender_id="globex")])
+    assert standing(state, *scope) == expected
+
+
+def test_a_wide_scope_with_nothing_open_is_out():
+    assert standing(fold([opt_in(0), opt_out(1, purpose="promotions")]), "acme", None) == "opted_out"
+    assert standing(fold([opt_out(0, sender_id=None)]), None, None) == "opted_out"
+    assert standing(SubjectState(), None, None) == "unknown"
+
+
+def test_two_of_the_same_instant_fall_the_same_way_in_any_order():
+    one, other = opt_in(0, evidence_id="ev-1"), replace(opt_in(0, evidence_id="ev-2"), basis="non_commercial")
+    assert fold([one, other]) == fold([other, one])
