@@ -1,8 +1,8 @@
 """The one consumer loop: a batch of one partition, one transaction, its offset in Postgres.
 
 Per batch: lock the stored offset, skip what is below it, decode, handle, store the next offset (and the watermark
-seen), commit. Then Kafka's own commit, best effort, for lag dashboards only. On assignment: seek to the stored offset. A second
-owner of a partition waits on the row lock, then sees it is behind and skips: zombies are fenced by the row.
+seen), commit. Then Kafka's own commit, best effort, for lag dashboards only. On assignment: seek to the stored offset.
+A second owner of a partition waits on the row lock, then sees it is behind and skips: zombies are fenced by the row.
 
     Poison           never retry this: to `<topic>.dlq` through the outbox, in the transaction that steps over it;
                      `on_poison` runs in the same transaction; too many in a row stop the consumer

@@ -1,8 +1,8 @@
 """Keyed hashes and sealed fields: the only two forms in which a phone number or a text leaves a transaction.
 
 A subject id is an HMAC-SHA256 cut to 128 bits: phone numbers are some 10^8 values, so a hash without a key is
-reversed in seconds (DOMAIN 1.5). A sealed field is AES-256-GCM bound to its context (`number:<subject_id>`, `text:<message_id>`):
-moved to another row it does not open.
+reversed in seconds (DOMAIN 1.5). A sealed field is AES-256-GCM bound to its context (`number:<subject_id>`,
+`text:<message_id>`): moved to another row it does not open.
 """
 
 import base64

@@ -62,6 +62,15 @@ class Worker:
     run: Callable[[asyncio.Event], Awaitable[None]]
 
 
+@dataclass(frozen=True, slots=True)
+class Background:
+    """What a service does besides answering: its subscriptions, its timers, and what to close at the end."""
+
+    subscriptions: Sequence[Subscription] = ()
+    workers: Sequence[Worker] = ()
+    close: Callable[[], Awaitable[None]] | None = None
+
+
 Check = Callable[[Resources[Any]], Awaitable[str | None]]  # why not ready, or None
 
 
@@ -73,8 +82,7 @@ class Service(Generic[S]):
     settings: S
     metadata: MetaData
     routers: Sequence[APIRouter] = ()
-    subscriptions: Callable[[Resources[S]], Sequence[Subscription]] = lambda _: ()
-    workers: Callable[[Resources[S]], Sequence[Worker]] = lambda _: ()
+    background: Callable[[Resources[S]], Background] = lambda _: Background()  # the worker role's part
     ceiling: Ceiling | None = None
     checks: Sequence[Check] = ()
 
@@ -115,10 +123,10 @@ def create_app(service: Service[S]) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        async with running(service) as (held, background):
+        async with running(service) as (held, state):
             yield {
                 "resources": held,
-                "background": background,
+                "running": state,
                 "authenticator": Authenticator(service.settings),
             }
 
@@ -144,20 +152,22 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
         field_keys=FieldKeys(settings.field_keys),
         relayed=Relayed(database),
     )
-    background = _Running()
+    state = _Running()
+    background = Background()
     workers: list[Worker] = []
     if "api" in settings.roles:
         workers.append(Worker("relayed", held.relayed.run))
     if "worker" in settings.roles:
-        background.consumers = [Consumer(s, database, settings) for s in service.subscriptions(held)]
-        workers += [Worker(c.name, c.run) for c in background.consumers]
-        workers += service.workers(held)
+        background = service.background(held)
+        state.consumers = [Consumer(s, database, settings) for s in background.subscriptions]
+        workers += [Worker(c.name, c.run) for c in state.consumers]
+        workers += background.workers
     if "relay" in settings.roles:
         relay = Relay(service.name, database, settings, service.watermarked, service.ceiling)
         workers.append(Worker("relay", relay.run))
     stop = asyncio.Event()
     needs_topics = bool(settings.roles & {"worker", "relay"})
-    background.topics_ready = not needs_topics
+    state.topics_ready = not needs_topics
 
     async def run(worker: Worker) -> None:
         if needs_topics:
@@ -175,28 +185,30 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
                 log.warning("no topics yet", extra={"why": type(error).__name__})
                 await asyncio.wait([asyncio.ensure_future(stop.wait())], timeout=0.5)
                 continue
-            background.topics_ready = True
+            state.topics_ready = True
             topics_ready.set()
             return
         topics_ready.set()
 
     topics_ready = asyncio.Event()
-    background.tasks = [asyncio.create_task(run(w), name=w.name) for w in workers]
+    state.tasks = [asyncio.create_task(run(w), name=w.name) for w in workers]
     preparing = asyncio.create_task(prepare_topics(), name="topics") if needs_topics else None
-    for task in [*background.tasks, *([preparing] if preparing else [])]:
+    for task in [*state.tasks, *([preparing] if preparing else [])]:
         task.add_done_callback(lambda t: _end_if_failed(t, stop))
     try:
-        yield held, background
+        yield held, state
     finally:
         stop.set()
         topics_ready.set()
-        everything = [*background.tasks, *([preparing] if preparing else [])]
+        everything = [*state.tasks, *([preparing] if preparing else [])]
         if everything:
             _, late = await asyncio.wait(everything, timeout=settings.drain_s)
             for task in late:
                 log.warning("not drained in time", extra={"worker": task.get_name()})
                 task.cancel()
             await asyncio.gather(*everything, return_exceptions=True)
+        if background.close is not None:
+            await background.close()
         await database.close()
 
 
@@ -217,7 +229,7 @@ def _health(service: Service[S]) -> APIRouter:
 
     @router.get("/readyz")
     async def readyz(request: Request, held: Annotated[Any, Depends(resources)]) -> JSONResponse:
-        why = request.state.background.not_ready()
+        why = request.state.running.not_ready()
         try:
             async with asyncio.timeout(2):
                 await held.database.ping()

@@ -140,15 +140,17 @@ class Clearance:
     def _row(
         self, candidate: Candidate, verdict: Verdict, consent_version: int | None, as_of: datetime | None, now: datetime
     ) -> Mapping[str, Any]:
+        reasons: tuple[Reason, ...] = ()
+        due: datetime | None = None
         match verdict:
             case Allow():
-                status, reasons, due = "sending", (), None
+                status = "sending"
             case Deny(reasons=found):
-                status, reasons, due = "denied", found, None
+                status, reasons = "denied", found
             case Defer(reasons=found, until=until):
                 status, reasons, due = "deferred", found, until
             case Expire(reasons=found):
-                status, reasons, due = "expired", found, None
+                status, reasons = "expired", found
         return {
             **{name: getattr(candidate, name) for name in Candidate.__struct_fields__},
             "status": status,

@@ -1,16 +1,15 @@
 """dispatch-svc, wired."""
 
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from pydantic import Field, HttpUrl, SecretStr
 from sqlalchemy import text
 
-from common.consumer import Subscription, applied_watermark
+from common.consumer import applied_watermark
 from common.contracts import STATES
 from common.law import load
-from common.service import Resources, Service, Worker
+from common.service import Background, Resources, Service
 from common.settings import ServiceSettings
 from common.telemetry import gauge
 from dispatch import api, projection, receipts, store
@@ -46,48 +45,38 @@ class Settings(ServiceSettings):
 def build(settings: Settings | None = None) -> Service[Settings]:
     settings = settings or Settings()
     policy = load(settings.hours)
-    parts: dict[int, tuple[Clearance, Handoff]] = {}
 
-    def parts_of(held: Resources[Settings]) -> tuple[Clearance, Handoff]:
-        """One clearance and one hand-off for all workers of a running service."""
-        if id(held) not in parts:
-            clearance = Clearance(
-                subject_keys=held.subject_keys,
-                field_keys=held.field_keys,
-                policy=policy,
-                limits=Limits(max_staleness=timedelta(seconds=settings.max_staleness_s)),
-                permit_ttl_s=settings.permit_ttl_s,
-            )
-            gateway = SimulatorGateway(
-                str(settings.gateway_url),
-                settings.gateway_token.get_secret_value(),
-                timeout_s=settings.submit_timeout_s,
-                batch=settings.gateway_batch,
-                idempotent=settings.gateway_idempotent,
-            )
-            parts[id(held)] = clearance, Handoff(held.database, gateway, clearance, settings.gateway_submits)
-        return parts[id(held)]
-
-    def subscriptions(held: Resources[Settings]) -> Sequence[Subscription]:
-        clearance, handoff = parts_of(held)
-        return [
-            *projection.subscriptions(),
-            *Intake(clearance, handoff, settings.intake_batch).subscriptions(),
-            *receipts.subscriptions(),
-        ]
-
-    def workers(held: Resources[Settings]) -> Sequence[Worker]:
-        clearance, handoff = parts_of(held)
+    def background(held: Resources[Settings]) -> Background:
+        clearance = Clearance(
+            subject_keys=held.subject_keys,
+            field_keys=held.field_keys,
+            policy=policy,
+            limits=Limits(max_staleness=timedelta(seconds=settings.max_staleness_s)),
+            permit_ttl_s=settings.permit_ttl_s,
+        )
+        gateway = SimulatorGateway(
+            str(settings.gateway_url),
+            settings.gateway_token.get_secret_value(),
+            timeout_s=settings.submit_timeout_s,
+            batch=settings.gateway_batch,
+            idempotent=settings.gateway_idempotent,
+        )
+        handoff = Handoff(held.database, gateway, clearance, settings.gateway_submits)
+        intake = Intake(clearance, handoff, settings.intake_batch)
         timeout = timedelta(seconds=settings.permit_ttl_s + settings.submit_timeout_s + SETTLE_MARGIN_S)
-        return Timers(held.database, clearance, handoff, batch=settings.intake_batch, sending_timeout=timeout).workers()
+        timers = Timers(held.database, clearance, handoff, batch=settings.intake_batch, sending_timeout=timeout)
+        return Background(
+            subscriptions=[*projection.subscriptions(), *intake.subscriptions(), *receipts.subscriptions()],
+            workers=timers.workers(),
+            close=gateway.close,
+        )
 
     return Service(
         name="dispatch",
         settings=settings,
         metadata=store.metadata,
         routers=[api.router],
-        subscriptions=subscriptions,
-        workers=workers,
+        background=background,
         checks=[consent_is_fresh],
     )
 

@@ -82,6 +82,7 @@ class Lists(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     noise: Rule
     answers: Rule
     negations: Rule
+    negations_after: Rule
     refusals: Rule
 
 
@@ -126,13 +127,13 @@ def _opt_out(clause: Clause, lists: Lists) -> tuple[str, float] | None:
     """The rule that makes this clause an opt-out, and its score."""
     exact, content = _exact(clause, lists), _content(clause, lists)
     if content and not _refused(content[0], clause, lists):
-        first, rest = content[0], set(content[1:])
+        first, rest = content[0], content[1:]
         if first in lists.stop_first.words or _glued(first, lists):
             if any(_begins(exact, words) for words in lists.stop_all.words):
                 return "stop_all", EXACT
             if not rest:
                 return "stop_first", EXACT
-            if not rest <= lists.negations.words:  # "stop pas" is not STOP
+            if not (_turned_after(first, clause, lists) and set(rest) <= lists.negations_after.words):
                 return "stop_first", FOLLOWED
         if first in lists.stop_alone.words and not rest:
             return "stop_alone", EXACT
@@ -159,7 +160,9 @@ def _near_stop(content: Clause, lists: Lists) -> bool:
     word, single = content[0], re.sub(r"(.)\1", r"\1", content[0])
     if {word, single} & lists.not_near_stop.words:
         return False
-    return any(single == stop or (len(word) <= 5 and _one_slip(word, stop)) for stop in lists.near_stop.words)
+    return any(
+        (single == stop != word) or (len(word) <= 5 and _one_slip(word, stop)) for stop in lists.near_stop.words
+    )
 
 
 def _doubt(plain: Normal, lists: Lists) -> str | None:
@@ -222,13 +225,19 @@ def _refused(word: str, clause: Clause, lists: Lists) -> bool:
     return place > 0 and clause[place - 1] in lists.refusals.words
 
 
+def _turned_after(word: str, clause: Clause, lists: Lists) -> bool:
+    """ "stop pas": spoken French for "do not stop"."""
+    return set(clause[clause.index(word) + 1 :][:1]) <= lists.negations_after.words
+
+
 def _negated(before: Clause, lists: Lists) -> bool:
     return not lists.negations.words.isdisjoint(before[-NEGATION_REACH:])
 
 
 def _glued(word: str, lists: Lists) -> bool:
     """ "stoppub", "stopsms": an opt-out word and a word of the trade in one."""
-    return any(word.startswith(stop) and word[len(stop) :] in lists.noise.words for stop in lists.stop_first.words)
+    tails = [word[len(stop) :] for stop in lists.stop_first.words if word.startswith(stop)]
+    return any(len(tail) > 1 and tail in lists.noise.words for tail in tails)
 
 
 def _has_stem(word: str, lists: Lists) -> bool:
@@ -236,6 +245,8 @@ def _has_stem(word: str, lists: Lists) -> bool:
 
 
 def _mentions_stop(word: str, lists: Lists) -> bool:
+    if word in lists.start.words:  # UNSTOP
+        return False
     return (
         word in lists.stop_alone.words or _has_stem(word, lists) or any(stop in word for stop in lists.stop_first.words)
     )
