@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from common.msisdn import NumberRefused, as_received, parse, territory_of
 
 fictional_numbers = st.integers(0, 9999).map(lambda n: f"+3363998{n:04}")
-foreign_numbers = st.sampled_from(["+491713920012", "+447700900123", "+12025550123"])
+foreign_numbers = st.sampled_from(["+491713920012", "+447400123456", "+12025550123"])
 overseas_numbers = st.builds(
     lambda prefix, n: f"{prefix}{n:04}",
     st.sampled_from(["+59069000", "+59469420", "+59669612", "+26269212", "+26263901", "+6898712"]),

@@ -132,9 +132,14 @@ def test_a_naive_time_is_refused() -> None:
             ask(naive, "FR", FRANCE)
 
 
-def test_an_unknown_policy_is_not_guessed() -> None:
+def test_a_family_without_a_version_is_its_newest() -> None:
+    assert load("france").version == "france-1"
+
+
+@pytest.mark.parametrize("name", ["france-0", "atlantis"])
+def test_an_unknown_policy_is_not_guessed(name: str) -> None:
     with pytest.raises(FileNotFoundError):
-        load("france-0")
+        load(name)
 
 
 def test_a_territory_tells_its_zones() -> None:

@@ -7,8 +7,8 @@ import pytest
 
 from consent.ledger import (
     CLOCK_SKEW,
+    NEVER_SEEN,
     Refusal,
-    SubjectState,
     Verdict,
     consent_of,
     consents,
@@ -28,8 +28,8 @@ def state_after(*evidence, purpose="promotions", sender="acme"):
 
 
 def test_nobody_is_opted_in_without_evidence():
-    assert standing(SubjectState(), "acme", "promotions") == "unknown"
-    assert consents(SubjectState()) == suppressions(SubjectState()) == ()
+    assert standing(NEVER_SEEN, "acme", "promotions") == "unknown"
+    assert consents(NEVER_SEEN) == suppressions(NEVER_SEEN) == ()
 
 
 @pytest.mark.parametrize(
@@ -95,20 +95,22 @@ def test_an_opt_in_after_a_stop_opens_one_purpose_and_leaves_the_others_shut():
 def test_a_consent_names_the_evidence_that_made_it_so():
     given, left = opt_in(0, basis="soft_opt_in", sale_reference="order-7"), opt_out(1)
     consent = consent_of(fold([given]), "acme", "promotions")
-    assert consent and (consent.evidence_id, consent.basis) == (given.evidence_id, "soft_opt_in")
+    assert consent
+    assert (consent.evidence_id, consent.basis) == (given.evidence_id, "soft_opt_in")
     consent = consent_of(fold([given, left]), "acme", "promotions")
-    assert consent and (consent.evidence_id, consent.occurred_at, consent.basis) == (left.evidence_id, at(1), None)
+    assert consent
+    assert (consent.evidence_id, consent.occurred_at, consent.basis) == (left.evidence_id, at(1), None)
 
 
 def test_an_opt_in_from_a_clock_that_runs_ahead_does_not_outvote_the_stop_that_answers_it():
     ahead = opt_in(0, occurred_at=at(1), received_at=at(0))
-    assert not decide(SubjectState(), ahead, at(0)).refusals, "within the skew it is taken"
+    assert not decide(NEVER_SEEN, ahead, at(0)).refusals, "within the skew it is taken"
     assert state_after(ahead, stop(0.5)) == "opted_out"
 
 
 def test_a_stop_from_a_clock_that_runs_ahead_counts_from_when_we_held_it():
     early = stop(0, occurred_at=at(60 * 24 * 365), received_at=at(0))
-    assert decide(SubjectState(), early, at(0)).changed
+    assert decide(NEVER_SEEN, early, at(0)).changed
     assert state_after(early, opt_in(1)) == "opted_in", "and does not silence the person for a year"
 
 
@@ -121,8 +123,14 @@ def test_a_second_stop_by_sms_is_told_again_though_nothing_changes():
     assert decide(before, opt_out(1), NOW).cause is None, "one from an API has nobody waiting for its enforcement"
 
 
+def test_a_second_proof_of_the_same_instant_changes_nothing():
+    assert (
+        decide(fold([opt_in(0, evidence_id="ev-1")]), opt_in(0, evidence_id="ev-2"), NOW).verdict is Verdict.UNCHANGED
+    )
+
+
 def test_what_changes_says_why():
-    decision = decide(SubjectState(), opt_in(0, received_at=at(3)), NOW)
+    decision = decide(NEVER_SEEN, opt_in(0, received_at=at(3)), NOW)
     assert decision.changed
     assert decision.cause is not None
     assert (decision.cause.kind, decision.cause.source, decision.cause.received_at) == ("opt_in", "shop", at(3))
@@ -159,7 +167,7 @@ def test_a_refusal_says_why_and_keeps_the_state(evidence, refusal):
 
 
 def test_every_reason_is_given_not_only_the_first():
-    refused = decide(SubjectState(), opt_in(source="", text_shown=None, basis="soft_opt_in"), NOW).refusals
+    refused = decide(NEVER_SEEN, opt_in(source="", text_shown=None, basis="soft_opt_in"), NOW).refusals
     assert set(refused) == {Refusal.SOURCE_MISSING, Refusal.NOTHING_SHOWN, Refusal.SALE_REFERENCE_MISSING}
 
 
@@ -172,12 +180,13 @@ def test_every_reason_is_given_not_only_the_first():
         opt_in(basis="non_commercial"),
         opt_in(occurred_at=NOW + CLOCK_SKEW, received_at=NOW),
         opt_out(occurred_at=NOW + timedelta(days=365), received_at=NOW),
+        opt_in(occurred_at=NOW + timedelta(days=365), received_at=NOW, reference="simulator/fr/mo-9"),
         opt_out(purpose="promotions"),
         opt_out(sender_id=None),
     ],
 )
 def test_evidence_that_proves_enough_is_taken(evidence):
-    assert decide(SubjectState(), evidence, NOW).changed
+    assert decide(NEVER_SEEN, evidence, NOW).changed
 
 
 @pytest.mark.parametrize(
@@ -224,7 +233,7 @@ def test_a_wide_scope_stands_open_while_any_purpose_in_it_does(scope, expected):
 def test_a_wide_scope_with_nothing_open_is_out():
     assert standing(fold([opt_in(0), opt_out(1, purpose="promotions")]), "acme", None) == "opted_out"
     assert standing(fold([opt_out(0, sender_id=None)]), None, None) == "opted_out"
-    assert standing(SubjectState(), None, None) == "unknown"
+    assert standing(NEVER_SEEN, None, None) == "unknown"
 
 
 def test_two_of_the_same_instant_fall_the_same_way_in_any_order():

@@ -411,9 +411,18 @@ def _key(record: Any) -> str | None:
 
 
 async def _until_started(kafka_consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
+    """Starting joins the group and waits for partitions, which takes seconds: a stop does not wait for it."""
     while not stop.is_set():
+        starting = asyncio.ensure_future(kafka_consumer.start())
+        stopping = asyncio.ensure_future(stop.wait())
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not starting.done():
+            starting.cancel()
         try:
-            await kafka_consumer.start()
+            await starting
+            return
+        except asyncio.CancelledError:
             return
         except KafkaError as error:
             log.warning("no broker yet", extra={"why": type(error).__name__})

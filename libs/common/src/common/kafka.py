@@ -21,7 +21,6 @@ Headers = list[tuple[str, bytes]]
 
 REQUEST_TIMEOUT_MS = 10_000
 BATCH_BYTES = 1_000_000  # under the broker's default max.message.bytes
-REPLICATION = -1  # the broker's own default.replication.factor
 
 _encoder = msgspec.json.Encoder()
 _decoders = {name: msgspec.json.Decoder(kind) for name, kind in (EVENTS | {Watermark.type: Watermark}).items()}
@@ -99,7 +98,7 @@ async def ensure_topics(settings: ServiceSettings, topics: Sequence[Topic]) -> N
             wanted[settings.topic_prefix + topic.dead_letters] = (1, {})
         existing = set(await admin.list_topics())
         missing = [
-            NewTopic(name, partitions, REPLICATION, topic_configs=config)
+            NewTopic(name, partitions, settings.kafka_replication, topic_configs=config)
             for name, (partitions, config) in wanted.items()
             if name not in existing
         ]

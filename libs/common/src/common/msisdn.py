@@ -31,11 +31,11 @@ class NumberProblem(StrEnum):
 
 
 class NumberRefused(ValueError):
-    """Not a number one may text. `problem` says why; the number itself is not kept."""
+    """Not a number one may text. `reason` says why; the number itself is not kept."""
 
-    def __init__(self, problem: NumberProblem) -> None:
-        super().__init__(problem.value)
-        self.problem = problem
+    def __init__(self, reason: NumberProblem) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ class ServiceSettings(BaseSettings):
 
     kafka_bootstrap: str
     kafka_idempotence: bool = True  # off for a broker without InitProducerId (the local stack's)
+    kafka_replication: int = Field(3, ge=1)  # of topics we create; 1 where there is one broker
     topic_prefix: str = ""  # keeps two test runs apart on one broker
     partitions: int = Field(12, ge=1)  # many divisors; all subject-keyed topics share it (ADR-0004)
 

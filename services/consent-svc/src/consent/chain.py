@@ -22,7 +22,6 @@ class Entry:
     position: int
     evidence: Evidence
     recorded_at: datetime
-    previous_hash: str
     hash: str
 
 
@@ -35,7 +34,6 @@ def chained(subject_id: str, position: int, evidence: Evidence, recorded_at: dat
         position=position,
         evidence=evidence,
         recorded_at=recorded_at,
-        previous_hash=previous_hash,
         hash=hashlib.sha256(previous_hash.encode() + canonical(line)).hexdigest(),
     )
 

@@ -102,9 +102,12 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class SubjectState:
-    """One mark per scope, in scope order. `SubjectState()` is a subject never seen."""
+    """One mark per scope, in scope order."""
 
     marks: tuple[Mark, ...] = ()
+
+
+NEVER_SEEN = SubjectState()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,8 +152,8 @@ def refusals(evidence: Evidence, now: datetime) -> Iterator[Refusal]:
         if evidence.sender_id is None and evidence.purpose is not None:
             yield Refusal.SENDER_MISSING  # a purpose is one sender's own
         return
-    if evidence.occurred_at > now + CLOCK_SKEW:
-        yield Refusal.OCCURRED_IN_THE_FUTURE
+    if evidence.reference is None and evidence.occurred_at > now + CLOCK_SKEW:
+        yield Refusal.OCCURRED_IN_THE_FUTURE  # a caller can mend its clock; a person cannot mend the operator's
     if evidence.sender_id is None:
         yield Refusal.SENDER_MISSING  # consent is limited to an identified party (DOMAIN 1.1)
     if evidence.purpose is None:
@@ -184,7 +187,7 @@ def apply(state: SubjectState, evidence: Evidence) -> SubjectState:
 
 def fold(evidence: Iterable[Evidence]) -> SubjectState:
     """The state all this evidence amounts to, in whatever order it comes."""
-    state = SubjectState()
+    state = NEVER_SEEN
     for one in evidence:
         state = apply(state, one)
     return state
@@ -231,16 +234,16 @@ def standing(state: SubjectState, sender_id: str | None, purpose: str | None) ->
 
 
 def differs(before: SubjectState, after: SubjectState) -> bool:
-    """Whether the two mean something else for any purpose of any sender.
+    """Whether the two mean something else for any purpose of any sender: another state, basis or time at source.
 
     An opt-in older than the STOP that covers it adds a mark and no difference: that purpose was out, by that same
-    STOP, before and after.
+    STOP, before and after. Nor does a second proof of what is already proven.
     """
     if before == after:
         return False
     if suppressions(before) != suppressions(after):
         return True
-    return any(c != consent_of(before, c.sender_id, c.purpose) for c in consents(after))
+    return any(_meaning(c) != _meaning(consent_of(before, c.sender_id, c.purpose)) for c in consents(after))
 
 
 def reopened(state: SubjectState, sender_id: str) -> tuple[str, ...]:
@@ -260,6 +263,10 @@ def cause(evidence: Evidence) -> Cause:
         received_at=evidence.received_at,
         reference=evidence.reference,
     )
+
+
+def _meaning(consent: Consent | None) -> tuple[State, Basis | None, datetime] | None:
+    return (consent.state, consent.basis, consent.occurred_at) if consent else None
 
 
 def _consent(sender_id: str, purpose: str, state: State, mark: Mark) -> Consent:

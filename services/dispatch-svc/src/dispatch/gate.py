@@ -148,7 +148,7 @@ def marketing_denials(request: Request, known: Knowledge) -> Iterator[Reason]:
         yield Reason.NO_PURPOSE
     elif known.purposes is not None and request.purpose not in known.purposes:
         yield Reason.UNKNOWN_PURPOSE
-    if not request.mentions_stop:
+    if not request.mentions_stop and request.flaw is None:
         yield Reason.STOP_MENTION_MISSING
     subject = known.subject
     if subject is None:

@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from common.consumer import applied_watermark
 from common.contracts import STATES
-from common.law import load
+from common.law import at_hand_off, load
 from common.service import Background, Resources, Service
 from common.settings import ServiceSettings
 from common.telemetry import gauge
@@ -24,6 +24,7 @@ STALENESS = gauge(
     "sms_dispatch_consent_staleness_seconds", "now - watermark, worst partition. Alert above max_staleness_s."
 )
 SETTLE_MARGIN_S = 5.0
+POLICIES = {"france": "france-1", "demonstration": "demonstration-1"}
 
 
 class Settings(ServiceSettings):
@@ -44,7 +45,7 @@ class Settings(ServiceSettings):
 
 def build(settings: Settings | None = None) -> Service[Settings]:
     settings = settings or Settings()
-    policy = load(settings.hours)
+    policy = at_hand_off(load(POLICIES[settings.hours]))
 
     def background(held: Resources[Settings]) -> Background:
         clearance = Clearance(

@@ -3,7 +3,7 @@
 The rules are the files beside this module, each with its source; a decision names the version it was made with
 ("france-1") and can be made again with it. A file is never edited once used: a change is the next version.
 
-    policy = load("france-1")
+    policy = load("france-1")               or load("france"), the newest
     is_open(now, "MQ", policy)              may a message leave for Martinique now?
     next_permitted(now, "MQ", policy)       the first instant from now on when it may
 
@@ -12,6 +12,7 @@ are. Nothing here reads a clock.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
@@ -125,7 +126,9 @@ def at_hand_off(policy: Policy) -> Policy:
 
 @lru_cache
 def load(name: str) -> Policy:
-    """The policy of one data file, "france-1". Raises FileNotFoundError."""
+    """The policy "france-1", or for "france" its newest version. Raises FileNotFoundError."""
+    if not re.search(r"-\d+$", name):
+        name = f"{name}-{_newest(name)}"
     data = json.loads((resources.files(__name__) / f"{name}.json").read_text(encoding="utf-8"))
     if data["version"] != name:
         raise ValueError(f"{name}.json calls itself {data['version']}")
@@ -144,6 +147,12 @@ def load(name: str) -> Policy:
         territories=territories,
         elsewhere=territories[data["elsewhere"]["as"]],
     )
+
+
+def _newest(family: str) -> int:
+    names = (file.name for file in resources.files(__name__).iterdir())
+    versions = (re.fullmatch(rf"{re.escape(family)}-(\d+)\.json", name) for name in names)
+    return max((int(version[1]) for version in versions if version), default=0)
 
 
 def easter(year: int) -> date:

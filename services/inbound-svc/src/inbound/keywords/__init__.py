@@ -1,5 +1,5 @@
 """What a text means: `classify(text)`. Pure; the words are data. See `classifier`."""
 
-from inbound.keywords.classifier import Intent, Understanding, classify
+from inbound.keywords.classifier import Understanding, classify
 
-__all__ = ["Intent", "Understanding", "classify"]
+__all__ = ["Understanding", "classify"]

@@ -1,4 +1,4 @@
-"""What an MO asks for: stop, start, confirm, contact, erase, or a person should look (review), or nothing (none).
+"""What an MO asks for: stop, start, confirm, contact, or a person should look (review), or nothing (none).
 
 Pure. The words are data (`fr-1.json`, each list with its reason and sources); this file holds how they combine.
 
@@ -6,7 +6,7 @@ Pure. The words are data (`fr-1.json`, each list with its reason and sources); t
     start, confirm                     the whole text, exactly
     in doubt                           review, never none, for what smells like an opt-out
 
-Order: an opt-out anywhere beats all; then erasure; then what smells like an opt-out; then the rest.
+Order: an opt-out anywhere beats all; then what smells like one; then the rest. Asking for erasure is an opt-out.
 """
 
 import re
@@ -14,17 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Literal
 
 import msgspec
 
+from common.contracts.inbound import Intent
 from inbound.keywords.normal import Normal, normalise
-
-Intent = Literal["stop", "start", "confirm", "contact", "erase", "review", "none"]
 
 CURRENT = "fr-1"
 READ_CHARS = 2_000  # the longest SMS is 10 segments, 1,530 characters; a longer text is not left at "none"
-DISGUISE_CHARS = 24  # look-alikes are tried on texts up to this length (DOMAIN 2.3, step 6)
+DISGUISE_CHARS = 160  # one SMS: look-alikes are tried on texts up to this length (DOMAIN 2.3, step 6)
 NEGATION_REACH = 3  # words before an opt-out phrase in which a negation turns it
 SHORT_CODE = re.compile(r"[3-8]\d{4}")
 
@@ -97,7 +95,7 @@ def classify(text: str, name: str = CURRENT) -> Understanding:
     lists = load(name)
     plain = normalise(text[:READ_CHARS])
     intent, rule, score = _decide(plain, lists)
-    if intent not in ("stop", "review", "erase"):
+    if intent not in ("stop", "review"):
         if len(text) <= DISGUISE_CHARS:
             guess, by, _ = _decide(normalise(text, look_alikes=True), lists)
             if guess in ("stop", "review"):
@@ -117,7 +115,8 @@ def _decide(plain: Normal, lists: Lists) -> tuple[Intent, str, float]:
     if not content and plain.symbols & lists.stop_signs.words:
         return "stop", "stop_signs", EXACT
     if any(_holds(clause, lists.erase_phrases) for clause in plain.clauses):
-        return "erase", "erase_phrases", PHRASE
+        # until consent-svc takes erasures by MO, who asks for one is at least never written to again
+        return "stop", "erase_phrases", PHRASE
     if doubt := _doubt(plain, lists):
         return "review", doubt, DOUBT
     return _request(plain, lists)
@@ -143,8 +142,8 @@ def _opt_out(clause: Clause, lists: Lists) -> tuple[str, float] | None:
         if _has_stem(word, lists) and not _negated(clause[:place], lists):
             return "stop_stems", PHRASE
     for phrase in lists.stop_phrases.words:
-        place = _place(clause, phrase)
-        if place is not None and not _negated(clause[:place], lists):
+        found = _place(clause, phrase)
+        if found is not None and not _negated(clause[:found], lists):
             return "stop_phrases", PHRASE
     if _holds(clause, lists.stop_negative_phrases):
         return "stop_negative_phrases", PHRASE
@@ -160,9 +159,7 @@ def _near_stop(content: Clause, lists: Lists) -> bool:
     word, single = content[0], re.sub(r"(.)\1", r"\1", content[0])
     if {word, single} & lists.not_near_stop.words:
         return False
-    return any(
-        (single == stop != word) or (len(word) <= 5 and _one_slip(word, stop)) for stop in lists.near_stop.words
-    )
+    return any((single == stop != word) or (len(word) <= 5 and _one_slip(word, stop)) for stop in lists.near_stop.words)
 
 
 def _doubt(plain: Normal, lists: Lists) -> str | None:
@@ -215,8 +212,8 @@ def _exact(clause: Clause, lists: Lists) -> Clause:
 
 def _content(clause: Clause, lists: Lists) -> Clause:
     """What is left of a clause without courtesy, words of the trade, answers and short codes."""
-    ignored = lists.courtesy.words | lists.noise.words | lists.answers.words
-    return [word for word in clause if word not in ignored and not SHORT_CODE.fullmatch(word)]
+    ignored = lists.noise.words | lists.answers.words
+    return [word for word in _exact(clause, lists) if word not in ignored and not SHORT_CODE.fullmatch(word)]
 
 
 def _refused(word: str, clause: Clause, lists: Lists) -> bool:

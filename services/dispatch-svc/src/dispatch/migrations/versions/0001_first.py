@@ -10,6 +10,7 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+# message: half-filled pages leave room for the one update of the happy path in the same page
 TABLES = """
 CREATE TABLE outbox (
     id bigint GENERATED ALWAYS AS IDENTITY,
@@ -58,7 +59,7 @@ CREATE TABLE message (
     receipt text,
     code text,
     CONSTRAINT message_pk PRIMARY KEY (message_id)
-) WITH (fillfactor = 50);  -- room for the one update of the happy path in the same page
+) WITH (fillfactor = 50);
 
 CREATE INDEX message_due_ix ON message (partition, due_at) WHERE status IN ('pending', 'deferred');
 CREATE INDEX message_sending_ix ON message (subject_id) WHERE status = 'sending';

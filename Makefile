@@ -1,0 +1,66 @@
+# The only commands anyone needs. `make help` lists them.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+PACKAGES := libs/common services/consent-svc services/campaign-svc services/dispatch-svc services/inbound-svc stack
+SOURCES := libs services stack tests examples
+
+.DEFAULT_GOAL := help
+.PHONY: help install lock demo up down status check fmt lint types imports test unit property contract service e2e migrations schemas bench clean
+
+##@ Everyday
+help: ## This list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/installed ## A virtual environment with everything, pinned with hashes
+
+$(VENV)/installed: requirements/dev.txt $(PACKAGES:%=%/pyproject.toml)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation $(PACKAGES:%=-e ./%)
+	touch $@
+
+demo: install ## A real run with a report: 10,000 contacts, two campaigns, STOP replies while it runs
+	$(BIN)/python -m stack demo
+
+up: install ## Start everything and leave it running; URLs and a token in .placet/stack.env
+	$(BIN)/python -m stack up
+
+down: install ## Stop what `make up` started
+	$(BIN)/python -m stack down
+
+status: install ## What is running
+	$(BIN)/python -m stack status
+
+clean: ## Remove what was built or run here
+	rm -rf $(VENV) .placet .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+##@ Tests
+test: install ## Every test: unit, property, contract, service, end to end (T=path narrows)
+	$(BIN)/pytest $(T)
+
+unit property contract service e2e: install ## One suite
+	$(BIN)/pytest tests/$@
+
+##@ Quality
+check: install ## Formatting, lint, types, import rules, and the tests that need nothing
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q tests/unit tests/contract
+
+fmt: install ## Format, and mend what can be mended
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+##@ Upkeep
+lock: ## Compile requirements/*.in into pins with hashes (needs uv)
+	uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header --no-emit-index-url requirements/dev.in -o requirements/dev.txt
+	uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header --no-emit-index-url -c requirements/dev.txt requirements/run.in -o requirements/run.txt
+
+schemas: install ## Write the JSON Schemas and golden examples of the events anew
+	$(BIN)/python -m tests.contract.schemas

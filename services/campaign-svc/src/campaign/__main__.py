@@ -1,0 +1,6 @@
+"""`python -m campaign [migrate]`."""
+
+from campaign.service import build
+from common.service import main
+
+main(build)

@@ -1,0 +1,372 @@
+"""Campaigns over HTTP: written, scheduled, paused, resumed, cancelled, watched.
+
+An edge: opens the transaction, checks what the body says against the sender and the law, and lets the door to a
+campaign's status (`control`) decide.
+"""
+
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal
+from uuid import uuid4
+
+import msgspec
+from fastapi import APIRouter, Depends, Header, Query, Response
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from sqlalchemy import Row
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from campaign import accounts, control, senders, store
+from campaign import text as texts
+from campaign.lifecycle import Action, NotPossible, Status, ends_by, message_of, step
+from campaign.store import Sender
+from common.auth import Caller, require
+from common.contracts.dispatch import Status as MessageStatus
+from common.law import load, next_permitted
+from common.problems import Conflict, Invalid, NotFound, Reason
+from common.service import Resources, resources
+
+router = APIRouter(prefix="/v1", tags=["campaigns"])
+
+PAST_TOLERANCE = timedelta(minutes=1)  # "now" as another machine's clock and the network make it
+
+Held = Annotated[Resources[Any], Depends(resources)]
+Author = Annotated[Caller, Depends(require("campaign:write"))]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+Attribute = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}$")]
+Value = Annotated[str, Field(max_length=200)]
+
+
+class KeyReused(Conflict):
+    slug, title = "idempotency-key-reused", "This Idempotency-Key came before with another request"
+
+
+class CampaignPastIt(Conflict):
+    slug, title = "campaign-not-there", "The campaign is past it, or not there yet"
+
+
+class Everyone(BaseModel):
+    """Every contact of the sender."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    all: Literal[True]
+
+
+class Where(BaseModel):
+    """Contacts whose attributes all have one of the values named."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    where: dict[Attribute, Value | Annotated[list[Value], Field(min_length=1, max_length=500)]] = Field(
+        min_length=1, max_length=10
+    )
+
+
+class NewCampaign(BaseModel):
+    """A campaign as its author writes it."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "sender_id": "maison-lune",
+                    "name": "Soldes d'hiver",
+                    "purpose": "promotions",
+                    "text": "{first_name|Bonjour}, -20 % chez Maison Lune jusqu'à samedi. {stop}",
+                    "audience": {"where": {"loyalty": ["or", "argent"]}},
+                }
+            ]
+        },
+    )
+
+    sender_id: str = Field(min_length=1, max_length=40)
+    name: str = Field(min_length=1, max_length=120)
+    purpose: str = Field(min_length=1, max_length=64, description="One of the sender's: what the consent is for.")
+    text: str = Field(
+        max_length=texts.MAX_TEMPLATE_CHARS,
+        description="{attribute}, {attribute|default}, and {stop} for « STOP au » with the sender's own code.",
+    )
+    audience: Everyone | Where
+    send_before: AwareDatetime | None = Field(
+        None, description="After this its messages expire; default: three days from its start."
+    )
+
+
+class Length(BaseModel):
+    """What the shortest message costs; names in it may add to that."""
+
+    encoding: Literal["GSM7", "UCS2"]
+    segments: int
+    outside_gsm7: list[str] = Field(description="Characters of the text that more than halve what an SMS holds.")
+
+
+class Statistics(BaseModel):
+    """At every instant audience = pending + denied + deferred + handed_off + expired,
+    and handed_off = accepted + rejected + unknown."""
+
+    audience: int
+    pending: int
+    denied: int
+    deferred: int
+    expired: int
+    handed_off: int
+    accepted: int
+    rejected: int
+    unknown: int
+    delivered: int = Field(description="Said so by the operator, so far.")
+    undelivered: int
+    excluded: dict[str, int] = Field(description="Contacts selected and left out when the audience was frozen.")
+    denied_reasons: dict[str, int] = Field(description="A recipient denied for two reasons counts for both.")
+
+
+class Campaign(BaseModel):
+    campaign_id: str
+    sender_id: str
+    name: str
+    purpose: str
+    text: str
+    audience: dict[str, Any]
+    status: Status
+    created_at: datetime
+    starts_at: datetime | None
+    opens_at: datetime | None = Field(description="When a message may first leave for the sender's own country.")
+    started_at: datetime | None
+    ended_at: datetime | None
+    send_before: datetime | None
+    length: Length
+    statistics: Statistics
+
+
+class Campaigns(BaseModel):
+    items: list[Campaign]
+    next: str | None = Field(description="Pass it as `cursor`; null at the end.")
+
+
+class Schedule(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    at: AwareDatetime | None = Field(None, description="Default: now.")
+
+
+class Recipient(BaseModel):
+    """`subject_id` stands for the person; the number is not shown."""
+
+    message_id: str
+    subject_id: str
+    status: MessageStatus
+    reasons: list[str]
+    receipt: str | None
+
+
+class Recipients(BaseModel):
+    items: list[Recipient]
+    next: str | None = Field(description="Pass it as `cursor`; null at the end.")
+
+
+@router.post("/campaigns", status_code=201)
+async def write_campaign(
+    body: NewCampaign,
+    response: Response,
+    held: Held,
+    caller: Author,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+) -> Campaign:
+    """A draft. With an `Idempotency-Key`, the same request again answers 200 with the campaign as it now is."""
+    caller.may_use(body.sender_id)
+    sender = await senders.known(held.database, body.sender_id)
+    now = datetime.now(UTC)
+    if body.purpose not in sender.purposes:
+        raise Invalid("the sender has no such purpose", reasons=[Reason("purpose", "unknown_purpose")])
+    if body.send_before is not None and body.send_before <= now:
+        raise Invalid("`send_before` has passed", reasons=[Reason("send_before", "in_the_past")])
+    _check(body.text, sender)
+    campaign_id = _campaign_id(caller, idempotency_key)
+    fingerprint = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
+    async with held.database.begin() as tx:
+        new = await store.insert_campaign(
+            tx,
+            {
+                "campaign_id": campaign_id,
+                "sender_id": body.sender_id,
+                "name": body.name,
+                "purpose": body.purpose,
+                "text": body.text,
+                "selection": msgspec.json.encode(_selection(body.audience)).decode(),
+                "send_before": body.send_before,
+                "created_by": caller.subject,
+                "created_at": now,
+                "fingerprint": fingerprint,
+            },
+        )
+        row = await _found(tx, caller, campaign_id)
+        if row.fingerprint != fingerprint:
+            raise KeyReused("the key belongs to another campaign", reasons=[Reason("Idempotency-Key", "reused")])
+        shown = await _shown(tx, held, [row])
+    if not new:
+        response.status_code = 200
+    response.headers["Location"] = f"/v1/campaigns/{campaign_id}"
+    return shown[0]
+
+
+@router.get("/campaigns")
+async def list_campaigns(
+    held: Held, caller: Author, cursor: Annotated[int | None, Query(ge=0)] = None, limit: Limit = 50
+) -> Campaigns:
+    """Newest first, of the senders the token covers."""
+    covered = None if caller.senders is None else sorted(caller.senders)
+    async with held.database.begin() as tx:
+        rows = await store.campaigns_before(tx, cursor, covered, limit)
+        items = await _shown(tx, held, rows)
+    return Campaigns(items=items, next=str(rows[-1].position) if len(rows) == limit else None)
+
+
+@router.get("/campaigns/{campaign_id}")
+async def get_campaign(campaign_id: str, held: Held, caller: Author) -> Campaign:
+    async with held.database.begin() as tx:
+        return (await _shown(tx, held, [await _found(tx, caller, campaign_id)]))[0]
+
+
+@router.post("/campaigns/{campaign_id}/schedule")
+async def schedule_campaign(campaign_id: str, held: Held, caller: Author, body: Schedule | None = None) -> Campaign:
+    """Start it at `at`, or now. Before its start it may be scheduled anew."""
+    now = datetime.now(UTC)
+    starts_at = (body.at if body else None) or now
+
+    async def check(tx: AsyncConnection, row: Row[Any]) -> None:
+        step(Status(row.status), Action.SCHEDULE)
+        if starts_at < now - PAST_TOLERANCE:
+            raise Invalid("`at` has passed", reasons=[Reason("at", "in_the_past")])
+        sender = await store.find_sender(tx, row.sender_id)
+        assert sender is not None
+        _check(row.text, sender)  # the sender's code may have changed since it was written
+        opens_at = next_permitted(starts_at, sender.country, load(held.settings.hours))
+        if opens_at >= ends_by(starts_at, row.send_before):
+            raise Invalid(
+                f"no message may leave before {opens_at.isoformat()}, and `send_before` is earlier",
+                reasons=[Reason("send_before", "before_the_window_opens")],
+            )
+        await store.set_start(tx, campaign_id, starts_at)
+
+    return await _act(held, caller, campaign_id, Action.SCHEDULE, check)
+
+
+@router.post("/campaigns/{campaign_id}/pause")
+async def pause_campaign(campaign_id: str, held: Held, caller: Author) -> Campaign:
+    """Nothing of it is handed off once the gate has heard; what is decided meanwhile waits for `resume`."""
+    return await _act(held, caller, campaign_id, Action.PAUSE)
+
+
+@router.post("/campaigns/{campaign_id}/resume")
+async def resume_campaign(campaign_id: str, held: Held, caller: Author) -> Campaign:
+    return await _act(held, caller, campaign_id, Action.RESUME)
+
+
+@router.post("/campaigns/{campaign_id}/cancel")
+async def cancel_campaign(campaign_id: str, held: Held, caller: Author) -> Campaign:
+    """For good. Whoever has not got it will not; what is already with the operator cannot be called back."""
+    return await _act(held, caller, campaign_id, Action.CANCEL)
+
+
+@router.get("/campaigns/{campaign_id}/recipients")
+async def list_recipients(
+    campaign_id: str,
+    held: Held,
+    caller: Author,
+    status: MessageStatus | None = None,
+    cursor: Annotated[str, Query(max_length=64)] = "",
+    limit: Limit = 200,
+) -> Recipients:
+    """The frozen audience, and where each of it stands with the reasons."""
+    async with held.database.begin() as tx:
+        row = await _found(tx, caller, campaign_id)
+        rows = await store.recipients_after(tx, campaign_id, cursor, status, limit)
+    items = [
+        Recipient(
+            message_id=message_of(campaign_id, row.starts_at, each.subject_id),
+            subject_id=each.subject_id,
+            status=each.status,
+            reasons=each.reasons,
+            receipt=each.receipt,
+        )
+        for each in rows
+    ]
+    return Recipients(items=items, next=rows[-1].subject_id if len(rows) == limit else None)
+
+
+async def _act(
+    held: Resources[Any],
+    caller: Caller,
+    campaign_id: str,
+    action: Action,
+    check: Callable[[AsyncConnection, Row[Any]], Awaitable[None]] | None = None,
+) -> Campaign:
+    """Lock, check, step, and show what came of it. Asking for what already is answers with it."""
+    async with held.database.begin() as tx:
+        row = await _found(tx, caller, campaign_id, lock=True)
+        try:
+            if check is not None:
+                await check(tx, row)
+            await control.take(tx, row, action, datetime.now(UTC))
+        except NotPossible as refused:
+            raise CampaignPastIt(str(refused), reasons=[Reason("status", refused.status.value)]) from refused
+        return (await _shown(tx, held, [await _found(tx, caller, campaign_id)]))[0]
+
+
+async def _found(tx: AsyncConnection, caller: Caller, campaign_id: str, *, lock: bool = False) -> Row[Any]:
+    row = await store.find_campaign(tx, campaign_id, lock=lock)
+    if row is None:
+        raise NotFound("no such campaign", reasons=[Reason("campaign_id", "unknown_campaign")])
+    caller.may_use(row.sender_id)
+    return row
+
+
+async def _shown(tx: AsyncConnection, held: Resources[Any], rows: Sequence[Row[Any]]) -> list[Campaign]:
+    reasons = await store.reasons_of(tx, [row.campaign_id for row in rows])
+    policy = load(held.settings.hours)
+    found = []
+    for row in rows:
+        sender = await store.find_sender(tx, row.sender_id)
+        assert sender is not None
+        template = texts.parse(row.text)
+        cost = texts.length(template.sample(sender.stop_code))
+        fields = dict(row._mapping)
+        found.append(
+            Campaign(
+                **{name: fields[name] for name in Campaign.model_fields if name in fields and name != "audience"}
+                | {"send_before": ends_by(row.starts_at, row.send_before) if row.starts_at else row.send_before},
+                audience=msgspec.json.decode(row.selection),
+                opens_at=next_permitted(row.starts_at, sender.country, policy) if row.starts_at else None,
+                length=Length(
+                    encoding=cost.encoding, segments=cost.segments, outside_gsm7=list(texts.outside_gsm7(template))
+                ),
+                statistics=Statistics(
+                    audience=row.audience,
+                    **{name: fields[name] for name in accounts.COUNTS},
+                    handed_off=sum(fields[name] for name in accounts.OUTCOMES),
+                    excluded=reasons.get((row.campaign_id, "excluded"), {}),
+                    denied_reasons=reasons.get((row.campaign_id, "denied"), {}),
+                ),
+            )
+        )
+    return found
+
+
+def _check(text: str, sender: Sender) -> None:
+    try:
+        texts.check(texts.parse(text), sender.stop_code)
+    except texts.TextRefused as refused:
+        raise Invalid(str(refused), reasons=[Reason("text", refused.reason.value)]) from refused
+
+
+def _selection(audience: Everyone | Where) -> dict[str, Any]:
+    """As it is stored: every condition a list of values."""
+    if isinstance(audience, Everyone):
+        return {"all": True}
+    return {"where": {name: value if isinstance(value, list) else [value] for name, value in audience.where.items()}}
+
+
+def _campaign_id(caller: Caller, key: str | None) -> str:
+    seed = f"{caller.subject}\x1f{key}" if key is not None else str(uuid4())
+    return f"cmp-{hashlib.sha256(seed.encode()).hexdigest()[:24]}"

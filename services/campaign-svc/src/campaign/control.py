@@ -1,0 +1,33 @@
+"""The one door to a campaign's status: the step it may take, written, and told to the gate in the same transaction."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from campaign import lifecycle, store
+from campaign.lifecycle import Action, Status
+from common import outbox
+from common.contracts import CONTROLS
+from common.contracts.campaign import CampaignControlled
+
+CANCELLED_BEFORE_REQUEST = "campaign_cancelled"  # as the gate calls it for those already asked for
+
+
+async def take(tx: AsyncConnection, row: Row[Any], action: Action, now: datetime) -> None:
+    """`row` is the campaign, locked by the caller. Raises NotPossible with nothing written.
+
+    A cancellation denies here whoever has not been asked for; the gate denies the others.
+    """
+    found = lifecycle.step(Status(row.status), action)
+    if found.status is row.status and found.control is None:
+        return
+    version = await store.set_status(tx, row.campaign_id, found.status, controlled=found.control is not None, now=now)
+    if found.status is Status.CANCELLED:
+        await store.deny_unrequested(tx, row, CANCELLED_BEFORE_REQUEST)
+    if found.control is not None:
+        event = CampaignControlled(
+            campaign_id=row.campaign_id, sender_id=row.sender_id, control=found.control, version=version
+        )
+        await outbox.append(tx, CONTROLS, [event])

@@ -1,0 +1,90 @@
+"""The life of a campaign: what may follow what, and what the gate is told. Pure.
+
+    draft ── schedule ──▶ scheduled ── start ──▶ running ◀── pause / resume ──▶ paused
+                                                    └────────── finish ─────────┴──▶ finished
+    cancel leads from anywhere but `finished` to `cancelled`
+
+Asking for what already is changes nothing, so every action may be retried.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from common.contracts.campaign import Control
+from common.message_id import message_id
+
+KEPT = timedelta(days=3)  # when the author names no end: over a long weekend, and no offer lasts for ever
+ONLY_STEP = "0"  # one message a recipient; a series would count on
+
+
+class Status(StrEnum):
+    DRAFT = "draft"
+    SCHEDULED = "scheduled"
+    RUNNING = "running"
+    PAUSED = "paused"
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+
+
+class Action(StrEnum):
+    SCHEDULE = "schedule"
+    START = "start"  # the planner's, once due
+    PAUSE = "pause"
+    RESUME = "resume"
+    CANCEL = "cancel"
+    FINISH = "finish"  # ours, once nothing is pending or deferred
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Where an action leads. `control`: what the gate is told, if anything changes for it."""
+
+    status: Status
+    control: Control | None = None
+
+
+class NotPossible(ValueError):
+    """The campaign is past it, or not there yet."""
+
+    def __init__(self, status: Status, action: Action) -> None:
+        super().__init__(f"a {status} campaign cannot {action}")
+        self.status = status
+        self.action = action
+
+
+_STEPS: dict[tuple[Status, Action], Step] = {
+    (Status.DRAFT, Action.SCHEDULE): Step(Status.SCHEDULED),
+    (Status.SCHEDULED, Action.SCHEDULE): Step(Status.SCHEDULED),  # at another time
+    (Status.SCHEDULED, Action.START): Step(Status.RUNNING, "running"),
+    (Status.RUNNING, Action.PAUSE): Step(Status.PAUSED, "paused"),
+    (Status.PAUSED, Action.RESUME): Step(Status.RUNNING, "running"),
+    (Status.RUNNING, Action.FINISH): Step(Status.FINISHED),
+    (Status.PAUSED, Action.FINISH): Step(Status.FINISHED),
+    **{
+        (status, Action.CANCEL): Step(Status.CANCELLED, "cancelled")
+        for status in (Status.DRAFT, Status.SCHEDULED, Status.RUNNING, Status.PAUSED)
+    },
+    # already so
+    (Status.PAUSED, Action.PAUSE): Step(Status.PAUSED),
+    (Status.RUNNING, Action.RESUME): Step(Status.RUNNING),
+    (Status.CANCELLED, Action.CANCEL): Step(Status.CANCELLED),
+}
+
+
+def step(status: Status, action: Action) -> Step:
+    """Raises NotPossible."""
+    try:
+        return _STEPS[status, action]
+    except KeyError:
+        raise NotPossible(status, action) from None
+
+
+def message_of(campaign_id: str, starts_at: datetime, subject_id: str) -> str:
+    """The one message of a campaign to a person: the same id whoever derives it, and however often."""
+    return str(message_id(starts_at, campaign_id, subject_id, ONLY_STEP))
+
+
+def ends_by(starts_at: datetime, send_before: datetime | None) -> datetime:
+    """The instant from which its messages are of no use any more."""
+    return send_before or starts_at + KEPT

@@ -1,0 +1,36 @@
+"""campaign-svc, wired."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from campaign import api, imports, progress, senders, store
+from campaign.planner import Planner
+from common.service import Background, Resources, Service
+from common.settings import ServiceSettings
+
+
+class Settings(ServiceSettings):
+    hours: Literal["france", "demonstration"] = "france"
+    import_max_bytes: int = Field(200_000_000, ge=1)  # some five million lines; a larger file is better split
+    request_chunk: int = Field(1000, ge=1, le=5000)  # recipients asked for in one transaction
+    outbox_backlog: int = Field(4000, ge=1)  # rows waiting to be published beyond which no more are written
+
+
+def build(settings: Settings | None = None) -> Service[Settings]:
+    settings = settings or Settings()
+
+    def background(held: Resources[Settings]) -> Background:
+        planner = Planner(held.database, held.field_keys, chunk=settings.request_chunk, backlog=settings.outbox_backlog)
+        return Background(
+            subscriptions=[senders.subscription(), progress.subscription()],
+            workers=planner.workers(),
+        )
+
+    return Service(
+        name="campaign",
+        settings=settings,
+        metadata=store.metadata,
+        routers=[api.router, imports.router],
+        background=background,
+    )

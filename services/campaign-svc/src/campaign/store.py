@@ -1,0 +1,606 @@
+"""campaign-svc's tables, and the statements over them. Rows move by arrays or COPY; the caller owns the transaction.
+
+Whoever changes a campaign locks its row first. Recipients belong to a frozen audience: they are inserted once, and
+change only as dispatch reports. The accounts of a campaign are counters in a row of their own, so that counting never
+waits for the planner; they change in the transaction that changes a recipient, and a constraint keeps their sum.
+Locks are taken in the order campaign, recipients, accounts (by id); `finish_done` comes last and waits for nobody.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    Integer,
+    PrimaryKeyConstraint,
+    Row,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from campaign.accounts import COUNTS, STANDINGS, Standing
+from campaign.lifecycle import Status
+from common import consumer, outbox
+from common.contracts.consent import SenderChanged
+from common.contracts.dispatch import MessageChanged
+from common.database import new_metadata
+
+DUE = "campaign_due"  # NOTIFY channel: a campaign was scheduled
+
+metadata = new_metadata()
+outbox.define(metadata)
+consumer.define(metadata)
+
+
+def _instant(name: str, *, nullable: bool = False) -> Column[datetime]:
+    return Column(name, DateTime(timezone=True), nullable=nullable)
+
+
+sender = Table(
+    "sender",
+    metadata,
+    Column("sender_id", Text, primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("brand", Text, nullable=False),
+    Column("country", Text, nullable=False),
+    Column("stop_code", Text, nullable=False),
+    Column("purposes", ARRAY(Text), nullable=False),
+)
+
+contact = Table(
+    "contact",
+    metadata,
+    Column("sender_id", Text, nullable=False),
+    Column("subject_id", Text, nullable=False),
+    Column("number", Text, nullable=False),  # sealed, context "number:<subject_id>"
+    Column("attributes", JSONB, nullable=False),
+    _instant("created_at"),
+    _instant("updated_at"),
+    PrimaryKeyConstraint("sender_id", "subject_id"),
+)
+
+contact_import = Table(
+    "contact_import",
+    metadata,
+    Column("import_id", Text, primary_key=True),
+    Column("sender_id", Text, nullable=False),
+    Column("created_by", Text, nullable=False),
+    _instant("created_at"),
+    Column("fingerprint", Text, nullable=False),  # of the request, keyed
+    Column("lines", Integer, nullable=False),
+    Column("created", Integer, nullable=False),
+    Column("updated", Integer, nullable=False),
+    Column("duplicates", Integer, nullable=False),
+    Column("refused", Integer, nullable=False),
+    Column("reasons", JSONB, nullable=False),
+)
+
+import_refusal = Table(
+    "import_refusal",
+    metadata,
+    Column("import_id", Text, nullable=False),
+    Column("line", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+    PrimaryKeyConstraint("import_id", "line"),
+)
+
+campaign = Table(
+    "campaign",
+    metadata,
+    Column("campaign_id", Text, primary_key=True),
+    Column("position", BigInteger, Identity(always=True), nullable=False),  # the order of lists
+    Column("sender_id", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("text", Text, nullable=False),  # the template: nobody's message
+    Column("selection", JSONB, nullable=False),
+    _instant("send_before", nullable=True),
+    Column("created_by", Text, nullable=False),
+    _instant("created_at"),
+    Column("fingerprint", Text, nullable=False),  # of the request
+    Column("status", Text, nullable=False),
+    Column("control_version", Integer, nullable=False, server_default=text("0")),
+    _instant("starts_at", nullable=True),
+    _instant("started_at", nullable=True),
+    _instant("ended_at", nullable=True),
+    # how far the frozen audience has been asked for, and when last
+    Column("cursor", Text, nullable=False, server_default=text("''")),
+    Column("expanded", Boolean, nullable=False, server_default=text("false")),
+    _instant("expanded_at", nullable=True),
+    Index("campaign_position_ix", "position", unique=True),
+    Index("campaign_scheduled_ix", "starts_at", postgresql_where=text("status = 'scheduled'")),
+    Index("campaign_expanding_ix", "expanded_at", postgresql_where=text("status = 'running' AND NOT expanded")),
+)
+
+campaign_accounts = Table(
+    "campaign_accounts",
+    metadata,
+    Column("campaign_id", Text, primary_key=True),
+    *(Column(name, Integer, nullable=False, server_default=text("0")) for name in ("audience", *COUNTS)),
+    CheckConstraint(f"audience = {' + '.join(STANDINGS)}", name="sum"),
+    CheckConstraint(f"least({', '.join(COUNTS)}) >= 0", name="counts"),
+)
+
+campaign_reason = Table(
+    "campaign_reason",
+    metadata,
+    Column("campaign_id", Text, nullable=False),
+    Column("kind", Text, nullable=False),  # excluded: not in the audience; denied: in it
+    Column("reason", Text, nullable=False),
+    Column("recipients", Integer, nullable=False),
+    PrimaryKeyConstraint("campaign_id", "kind", "reason"),
+)
+
+recipient = Table(
+    "recipient",
+    metadata,
+    Column("campaign_id", Text, nullable=False),
+    Column("subject_id", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("reasons", ARRAY(Text), nullable=False),
+    Column("receipt", Text, nullable=True),
+    Column("version", Integer, nullable=False),  # dispatch's; 0 until it spoke
+    PrimaryKeyConstraint("campaign_id", "subject_id"),
+)
+
+
+# --- senders ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    brand: str
+    country: str
+    stop_code: str
+    purposes: frozenset[str]
+
+
+async def put_sender(tx: AsyncConnection, event: SenderChanged) -> None:
+    """Keep the newest version."""
+    await tx.execute(
+        text(
+            "INSERT INTO sender (sender_id, version, brand, country, stop_code, purposes)"
+            " VALUES (:id, :version, :brand, :country, :stop_code, CAST(:purposes AS text[]))"
+            " ON CONFLICT (sender_id) DO UPDATE SET version = excluded.version, brand = excluded.brand,"
+            " country = excluded.country, stop_code = excluded.stop_code, purposes = excluded.purposes"
+            " WHERE sender.version < excluded.version"
+        ),
+        {
+            "id": event.sender_id,
+            "version": event.version,
+            "brand": event.brand,
+            "country": event.country,
+            "stop_code": event.stop_code,
+            "purposes": [purpose.id for purpose in event.purposes],
+        },
+    )
+
+
+async def find_sender(tx: AsyncConnection, sender_id: str) -> Sender | None:
+    row = (
+        await tx.execute(
+            text("SELECT brand, country, stop_code, purposes FROM sender WHERE sender_id = :id"), {"id": sender_id}
+        )
+    ).one_or_none()
+    return Sender(row.brand, row.country, row.stop_code, frozenset(row.purposes)) if row else None
+
+
+# --- contacts --------------------------------------------------------------------------------------------------------
+
+ImportedRow = tuple[int, str, str, str]  # line, subject_id, sealed number, attributes as JSON
+RefusedRow = tuple[str, int, str]  # import_id, line, reason
+
+
+async def open_staging(tx: AsyncConnection) -> None:
+    """Where lines wait until the whole file has been read; gone with the transaction."""
+    await tx.execute(
+        text(
+            "CREATE TEMPORARY TABLE imported (line integer, subject_id text, number text, attributes text)"
+            " ON COMMIT DROP"
+        )
+    )
+
+
+async def stage(tx: AsyncConnection, rows: Sequence[ImportedRow], refused: Sequence[RefusedRow]) -> None:
+    connection = (await tx.get_raw_connection()).driver_connection
+    assert connection is not None
+    await connection.copy_records_to_table(
+        "imported", records=rows, columns=("line", "subject_id", "number", "attributes")
+    )
+    await connection.copy_records_to_table("import_refusal", records=refused, columns=("import_id", "line", "reason"))
+
+
+async def put_staged(tx: AsyncConnection, sender_id: str, now: datetime) -> tuple[int, int]:
+    """(created, updated). Of several lines of one number the last stands; attributes the file lacks are kept.
+
+    In the order of the key, so that two imports of the same people wait for each other and never lock crosswise.
+    """
+    row = (
+        await tx.execute(
+            text(
+                "WITH latest AS (SELECT DISTINCT ON (subject_id) subject_id, number, attributes FROM imported"
+                " ORDER BY subject_id, line DESC),"
+                " put AS (INSERT INTO contact AS c (sender_id, subject_id, number, attributes, created_at, updated_at)"
+                " SELECT :sender_id, subject_id, number, CAST(attributes AS jsonb), :now, :now FROM latest"
+                " ORDER BY subject_id"
+                " ON CONFLICT (sender_id, subject_id) DO UPDATE SET number = excluded.number,"
+                " attributes = c.attributes || excluded.attributes, updated_at = excluded.updated_at"
+                " RETURNING xmax = 0 AS created)"
+                " SELECT count(*) FILTER (WHERE created) AS created, count(*) FILTER (WHERE NOT created) AS updated"
+                " FROM put"
+            ),
+            {"sender_id": sender_id, "now": now},
+        )
+    ).one()
+    return row.created, row.updated
+
+
+async def insert_import(tx: AsyncConnection, values: Mapping[str, Any]) -> bool:
+    """False where this import is known already."""
+    done = await tx.execute(
+        text(
+            "INSERT INTO contact_import (import_id, sender_id, created_by, created_at, fingerprint, lines, created,"
+            " updated, duplicates, refused, reasons) VALUES (:import_id, :sender_id, :created_by, :created_at,"
+            " :fingerprint, :lines, :created, :updated, :duplicates, :refused, CAST(:reasons AS jsonb))"
+            " ON CONFLICT DO NOTHING RETURNING 1"
+        ),
+        {**values, "reasons": msgspec.json.encode(values["reasons"]).decode()},
+    )
+    return done.one_or_none() is not None
+
+
+async def find_import(tx: AsyncConnection, import_id: str) -> Mapping[str, Any] | None:
+    row = (
+        await tx.execute(
+            text(
+                "SELECT import_id, sender_id, created_at, fingerprint, lines, created, updated, duplicates, refused,"
+                " reasons::text AS reasons FROM contact_import WHERE import_id = :id"
+            ),
+            {"id": import_id},
+        )
+    ).one_or_none()
+    return {**row._mapping, "reasons": msgspec.json.decode(row.reasons)} if row else None
+
+
+async def refusals_after(tx: AsyncConnection, import_id: str, line: int, limit: int) -> Sequence[Row[Any]]:
+    rows = await tx.execute(
+        text(
+            "SELECT line, reason FROM import_refusal WHERE import_id = :id AND line > :line ORDER BY line LIMIT :limit"
+        ),
+        {"id": import_id, "line": line, "limit": limit},
+    )
+    return rows.all()
+
+
+# --- campaigns -------------------------------------------------------------------------------------------------------
+
+_CAMPAIGN = (
+    "SELECT c.campaign_id, c.position, c.sender_id, c.name, c.purpose, c.text, c.selection::text AS selection,"
+    " c.send_before, c.created_at, c.fingerprint, c.status, c.starts_at, c.started_at, c.ended_at, c.cursor,"
+    f" c.expanded, a.audience, {', '.join(f'a.{name}' for name in COUNTS)}"
+    " FROM campaign AS c JOIN campaign_accounts AS a ON a.campaign_id = c.campaign_id"
+)
+
+
+async def insert_campaign(tx: AsyncConnection, values: Mapping[str, Any]) -> bool:
+    """False where this campaign is known already."""
+    done = await tx.execute(
+        text(
+            "WITH added AS (INSERT INTO campaign (campaign_id, sender_id, name, purpose, text, selection, send_before,"
+            " created_by, created_at, fingerprint, status) VALUES (:campaign_id, :sender_id, :name, :purpose, :text,"
+            " CAST(:selection AS jsonb), :send_before, :created_by, :created_at, :fingerprint, 'draft')"
+            " ON CONFLICT DO NOTHING RETURNING campaign_id)"
+            " INSERT INTO campaign_accounts (campaign_id) SELECT campaign_id FROM added RETURNING 1"
+        ),
+        values,
+    )
+    return done.one_or_none() is not None
+
+
+async def find_campaign(tx: AsyncConnection, campaign_id: str, *, lock: bool = False) -> Row[Any] | None:
+    rows = await tx.execute(
+        text(f"{_CAMPAIGN} WHERE c.campaign_id = :id {'FOR UPDATE OF c' if lock else ''}"),
+        {"id": campaign_id},
+    )
+    return rows.one_or_none()
+
+
+async def campaigns_before(
+    tx: AsyncConnection, position: int | None, sender_ids: Sequence[str] | None, limit: int
+) -> Sequence[Row[Any]]:
+    """Newest first. `sender_ids` None: of every sender."""
+    rows = await tx.execute(
+        text(
+            f"{_CAMPAIGN} WHERE (CAST(:position AS bigint) IS NULL OR c.position < :position)"
+            " AND (CAST(:senders AS text[]) IS NULL OR c.sender_id = ANY(CAST(:senders AS text[])))"
+            " ORDER BY c.position DESC LIMIT :limit"
+        ),
+        {"position": position, "senders": None if sender_ids is None else list(sender_ids), "limit": limit},
+    )
+    return rows.all()
+
+
+async def reasons_of(tx: AsyncConnection, campaign_ids: Sequence[str]) -> dict[tuple[str, str], dict[str, int]]:
+    """By (campaign_id, kind): how many recipients for each reason."""
+    rows = await tx.execute(
+        text(
+            "SELECT campaign_id, kind, reason, recipients FROM campaign_reason"
+            " WHERE campaign_id = ANY(CAST(:ids AS text[])) AND recipients > 0 ORDER BY recipients DESC, reason"
+        ),
+        {"ids": list(campaign_ids)},
+    )
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    for row in rows:
+        found.setdefault((row.campaign_id, row.kind), {})[row.reason] = row.recipients
+    return found
+
+
+async def set_status(tx: AsyncConnection, campaign_id: str, status: Status, *, controlled: bool, now: datetime) -> int:
+    """The campaign's row is locked. `controlled`: the gate is told, under the version this returns."""
+    version = await tx.scalar(
+        text(
+            "UPDATE campaign SET status = :status, control_version = control_version + CAST(:told AS integer),"
+            " started_at = CASE WHEN :status = 'running' THEN coalesce(started_at, :now) ELSE started_at END,"
+            " ended_at = CASE WHEN :status IN ('finished', 'cancelled') THEN CAST(:now AS timestamptz) END"
+            " WHERE campaign_id = :id RETURNING control_version"
+        ),
+        {"id": campaign_id, "status": status.value, "told": int(controlled), "now": now},
+    )
+    assert version is not None
+    return int(version)
+
+
+async def set_start(tx: AsyncConnection, campaign_id: str, starts_at: datetime) -> None:
+    await tx.execute(
+        text("UPDATE campaign SET starts_at = :at WHERE campaign_id = :id"), {"id": campaign_id, "at": starts_at}
+    )
+    await tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": DUE})
+
+
+# --- the planner's ---------------------------------------------------------------------------------------------------
+
+
+async def lock_due(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
+    """One scheduled campaign whose time has come, that no other planner holds."""
+    rows = await tx.execute(
+        text(
+            f"{_CAMPAIGN} WHERE c.status = 'scheduled' AND c.starts_at <= :now"
+            " ORDER BY c.starts_at LIMIT 1 FOR UPDATE OF c SKIP LOCKED"
+        ),
+        {"now": now},
+    )
+    return rows.one_or_none()
+
+
+async def freeze_audience(tx: AsyncConnection, row: Row[Any], required: Sequence[str]) -> int:
+    """Select, once and in one statement, whom the campaign is for; returns how many. Who lacks a `required` attribute
+    is left out and counted under its name."""
+    where = msgspec.json.decode(row.selection).get("where", {})
+    found = await tx.execute(
+        text(
+            "WITH chosen AS MATERIALIZED (SELECT c.subject_id, (SELECT f.name FROM"
+            " unnest(CAST(:required AS text[])) WITH ORDINALITY AS f(name, place)"
+            " WHERE coalesce(trim(c.attributes ->> f.name), '') = '' ORDER BY f.place LIMIT 1) AS missing"
+            " FROM contact AS c WHERE c.sender_id = :sender_id AND NOT EXISTS (SELECT 1 FROM"
+            " jsonb_each(CAST(:where AS jsonb)) AS w(name, allowed)"
+            " WHERE NOT coalesce(c.attributes ->> w.name IN (SELECT jsonb_array_elements_text(w.allowed)), false))),"
+            " frozen AS (INSERT INTO recipient (campaign_id, subject_id, status, reasons, version)"
+            " SELECT :campaign_id, subject_id, 'pending', '{}', 0 FROM chosen WHERE missing IS NULL)"
+            " SELECT missing, count(*) AS contacts FROM chosen GROUP BY missing"
+        ),
+        {
+            "campaign_id": row.campaign_id,
+            "sender_id": row.sender_id,
+            "required": list(required),
+            "where": msgspec.json.encode(where).decode(),
+        },
+    )
+    counts = {each.missing: each.contacts for each in found}
+    audience = counts.pop(None, 0)
+    await tx.execute(
+        text("UPDATE campaign_accounts SET audience = :audience, pending = :audience WHERE campaign_id = :id"),
+        {"id": row.campaign_id, "audience": audience},
+    )
+    await add_reasons(tx, "excluded", {row.campaign_id: Counter({f"missing:{n}": c for n, c in counts.items()})})
+    return audience
+
+
+async def lock_expanding(tx: AsyncConnection) -> Row[Any] | None:
+    """One running campaign not all of whose audience has been asked for: the one that has waited longest."""
+    rows = await tx.execute(
+        text(
+            f"{_CAMPAIGN} WHERE c.status = 'running' AND NOT c.expanded"
+            " ORDER BY c.expanded_at NULLS FIRST LIMIT 1 FOR UPDATE OF c SKIP LOCKED"
+        )
+    )
+    return rows.one_or_none()
+
+
+async def next_recipients(tx: AsyncConnection, row: Row[Any], limit: int) -> Sequence[Row[Any]]:
+    """After the campaign's cursor, with their contact; number and attributes are None where it is gone."""
+    rows = await tx.execute(
+        text(
+            "SELECT r.subject_id, c.number, c.attributes::text AS attributes FROM recipient AS r"
+            " LEFT JOIN contact AS c ON c.sender_id = :sender_id AND c.subject_id = r.subject_id"
+            " WHERE r.campaign_id = :campaign_id AND r.subject_id > :cursor ORDER BY r.subject_id LIMIT :limit"
+        ),
+        {"campaign_id": row.campaign_id, "sender_id": row.sender_id, "cursor": row.cursor, "limit": limit},
+    )
+    return rows.all()
+
+
+async def move_cursor(tx: AsyncConnection, campaign_id: str, cursor: str, *, expanded: bool, now: datetime) -> None:
+    await tx.execute(
+        text("UPDATE campaign SET cursor = :cursor, expanded = :expanded, expanded_at = :now WHERE campaign_id = :id"),
+        {"id": campaign_id, "cursor": cursor, "expanded": expanded, "now": now},
+    )
+
+
+async def deny(tx: AsyncConnection, campaign_id: str, denied: Mapping[str, str]) -> None:
+    """Recipients (by subject_id, with the reason) that will not be asked for at all. The campaign's row is locked."""
+    if not denied:
+        return
+    await tx.execute(
+        text(
+            "UPDATE recipient AS r SET status = 'denied', reasons = ARRAY[d.reason]"
+            " FROM unnest(CAST(:ids AS text[]), CAST(:reasons AS text[])) AS d(subject_id, reason)"
+            " WHERE r.campaign_id = :campaign_id AND r.subject_id = d.subject_id"
+        ),
+        {"campaign_id": campaign_id, "ids": list(denied), "reasons": list(denied.values())},
+    )
+    await add_counts(tx, {campaign_id: Counter(pending=-len(denied), denied=len(denied))})
+    await add_reasons(tx, "denied", {campaign_id: Counter(denied.values())})
+
+
+async def deny_unrequested(tx: AsyncConnection, row: Row[Any], reason: str) -> int:
+    """All that is beyond the cursor; returns how many. The campaign's row is locked."""
+    done = await tx.execute(
+        text(
+            "UPDATE recipient SET status = 'denied', reasons = ARRAY[CAST(:reason AS text)]"
+            " WHERE campaign_id = :campaign_id AND subject_id > :cursor AND status = 'pending'"
+        ),
+        {"campaign_id": row.campaign_id, "cursor": row.cursor, "reason": reason},
+    )
+    await add_counts(tx, {row.campaign_id: Counter(pending=-done.rowcount, denied=done.rowcount)})
+    await add_reasons(tx, "denied", {row.campaign_id: Counter({reason: done.rowcount})})
+    await tx.execute(text("UPDATE campaign SET expanded = true WHERE campaign_id = :id"), {"id": row.campaign_id})
+    return done.rowcount
+
+
+async def outbox_backlog(tx: AsyncConnection) -> int:
+    """About how many rows wait to be published: the span of their ids."""
+    return int(await tx.scalar(text("SELECT coalesce(max(id) - min(id) + 1, 0) FROM outbox")) or 0)
+
+
+# --- the accounts ----------------------------------------------------------------------------------------------------
+
+
+async def lock_older(tx: AsyncConnection, events: Sequence[MessageChanged]) -> dict[tuple[str, str], Standing]:
+    """What is stored of the recipients these events are newer for, by (campaign_id, subject_id)."""
+    rows = await tx.execute(
+        text(
+            "SELECT r.campaign_id, r.subject_id, r.status, r.reasons, r.receipt FROM recipient AS r"
+            " JOIN unnest(CAST(:campaigns AS text[]), CAST(:subjects AS text[]), CAST(:versions AS integer[]))"
+            " AS e(campaign_id, subject_id, version)"
+            " ON r.campaign_id = e.campaign_id AND r.subject_id = e.subject_id AND r.version < e.version"
+            " ORDER BY r.campaign_id, r.subject_id FOR UPDATE OF r"
+        ),
+        {
+            "campaigns": [e.campaign_id for e in events],
+            "subjects": [e.subject_id for e in events],
+            "versions": [e.version for e in events],
+        },
+    )
+    return {(r.campaign_id, r.subject_id): Standing(r.status, tuple(r.reasons), r.receipt) for r in rows}
+
+
+async def update_recipients(tx: AsyncConnection, events: Sequence[MessageChanged]) -> None:
+    """At most one event a recipient."""
+    await tx.execute(
+        text(
+            "UPDATE recipient AS r SET status = e.status, reasons = string_to_array(e.reasons, ' '),"
+            " receipt = e.receipt, version = e.version"
+            " FROM unnest(CAST(:campaigns AS text[]), CAST(:subjects AS text[]), CAST(:versions AS integer[]),"
+            " CAST(:statuses AS text[]), CAST(:reasons AS text[]), CAST(:receipts AS text[]))"
+            " AS e(campaign_id, subject_id, version, status, reasons, receipt)"
+            " WHERE r.campaign_id = e.campaign_id AND r.subject_id = e.subject_id"
+        ),
+        {
+            "campaigns": [e.campaign_id for e in events],
+            "subjects": [e.subject_id for e in events],
+            "versions": [e.version for e in events],
+            "statuses": [e.status for e in events],
+            "reasons": [" ".join(e.reasons) for e in events],  # slugs: no blanks in them
+            "receipts": [e.receipt for e in events],
+        },
+    )
+
+
+async def add_counts(tx: AsyncConnection, changes: Mapping[str, Counter[str]]) -> None:
+    """Add to the counters of each campaign. Rows are locked in the order of their ids, whoever comes."""
+    ids = sorted(campaign_id for campaign_id, change in changes.items() if any(change.values()))
+    if not ids:
+        return
+    await tx.execute(
+        text(
+            "SELECT 1 FROM campaign_accounts WHERE campaign_id = ANY(CAST(:ids AS text[]))"
+            " ORDER BY campaign_id FOR UPDATE"
+        ),
+        {"ids": ids},
+    )
+    added = ", ".join(f"{name} = c.{name} + d.{name}" for name in COUNTS)
+    arrays = ", ".join(f"CAST(:{name} AS integer[])" for name in COUNTS)
+    await tx.execute(
+        text(
+            f"UPDATE campaign_accounts AS c SET {added} FROM unnest(CAST(:ids AS text[]), {arrays})"
+            f" AS d(campaign_id, {', '.join(COUNTS)}) WHERE c.campaign_id = d.campaign_id"
+        ),
+        {"ids": ids, **{name: [changes[i][name] for i in ids] for name in COUNTS}},
+    )
+
+
+async def add_reasons(tx: AsyncConnection, kind: str, changes: Mapping[str, Counter[str]]) -> None:
+    """The accounts of the campaigns are locked, or the campaigns are."""
+    rows = sorted((i, reason, n) for i, counts in changes.items() for reason, n in counts.items() if n)
+    if not rows:
+        return
+    await tx.execute(
+        text(
+            "INSERT INTO campaign_reason AS r (campaign_id, kind, reason, recipients)"
+            " SELECT n.campaign_id, :kind, n.reason, n.recipients"
+            " FROM unnest(CAST(:ids AS text[]), CAST(:reasons AS text[]), CAST(:recipients AS integer[]))"
+            " AS n(campaign_id, reason, recipients)"
+            " ON CONFLICT (campaign_id, kind, reason) DO UPDATE SET recipients = r.recipients + excluded.recipients"
+        ),
+        {
+            "kind": kind,
+            "ids": [row[0] for row in rows],
+            "reasons": [row[1] for row in rows],
+            "recipients": [row[2] for row in rows],
+        },
+    )
+
+
+async def finish_done(tx: AsyncConnection, now: datetime, campaign_ids: Sequence[str] | None = None) -> None:
+    """End those that are all asked for and have nothing left to decide (`Action.FINISH`): of these, or of all.
+
+    Skips what another transaction holds; the planner looks at all of them every second.
+    """
+    await tx.execute(
+        text(
+            "UPDATE campaign SET status = 'finished', ended_at = :now WHERE campaign_id IN (SELECT c.campaign_id"
+            " FROM campaign AS c JOIN campaign_accounts AS a ON a.campaign_id = c.campaign_id"
+            " WHERE c.status IN ('running', 'paused') AND c.expanded AND a.pending = 0 AND a.deferred = 0"
+            " AND (CAST(:ids AS text[]) IS NULL OR c.campaign_id = ANY(CAST(:ids AS text[])))"
+            " FOR UPDATE OF c SKIP LOCKED)"
+        ),
+        {"ids": None if campaign_ids is None else list(campaign_ids), "now": now},
+    )
+
+
+async def recipients_after(
+    tx: AsyncConnection, campaign_id: str, subject_id: str, status: str | None, limit: int
+) -> Sequence[Row[Any]]:
+    rows = await tx.execute(
+        text(
+            "SELECT subject_id, status, reasons, receipt FROM recipient WHERE campaign_id = :id"
+            " AND subject_id > :after AND (CAST(:status AS text) IS NULL OR status = :status)"
+            " ORDER BY subject_id LIMIT :limit"
+        ),
+        {"id": campaign_id, "after": subject_id, "status": status, "limit": limit},
+    )
+    return rows.all()

@@ -1,0 +1,393 @@
+"""consent-svc over HTTP: senders, consents, opt-outs, and what is held of a subject.
+
+An edge: opens the transaction, turns bodies into statements, and lets the doors (recorder, senders) decide. Loosening
+is judged strictly; an opt-out is taken from any number that has digits, because a STOP counts.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Request, Response
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.auth import Caller, require
+from common.contracts.consent import Purpose
+from common.msisdn import NumberRefused, as_received, parse
+from common.problems import Conflict, Forbidden, Invalid, NotFound, Problem, Reason
+from common.service import Resources, resources
+from common.settings import ServiceSettings
+from consent import ledger, recorder, senders, store
+from consent.bodies import (
+    BatchAnswer,
+    BatchBody,
+    BatchResult,
+    ChangedSender,
+    ConsentAnswer,
+    ConsentBody,
+    ConsentView,
+    EvidenceView,
+    LookupBody,
+    NewSender,
+    OptOutBody,
+    PurposeBody,
+    SenderBody,
+    SenderContent,
+    SubjectView,
+    SuppressionView,
+    Unfit,
+    bodies,
+)
+from consent.chain import evidence_id
+from consent.ledger import NEVER_SEEN, Evidence, Kind, Refusal, Verdict
+from consent.recorder import Recorded, Statement
+from consent.store import Purposes, Sender
+
+router = APIRouter(prefix="/v1")
+
+Held = Annotated[Resources[ServiceSettings], Depends(resources)]
+Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255)]
+ReadsSenders = Annotated[Caller, Depends(require("sender:read"))]
+WritesSenders = Annotated[Caller, Depends(require("sender:write"))]
+ReadsConsent = Annotated[Caller, Depends(require("consent:read"))]
+WritesConsent = Annotated[Caller, Depends(require("consent:write"))]
+
+FIELDS = {  # where in the body each refusal points
+    Refusal.OCCURRED_IN_THE_FUTURE: "occurred_at",
+    Refusal.SOURCE_MISSING: "evidence.source",
+    Refusal.SENDER_MISSING: "sender_id",
+    Refusal.PURPOSE_MISSING: "purpose",
+    Refusal.BASIS_MISSING: "basis",
+    Refusal.NOTHING_SHOWN: "evidence",
+    Refusal.SALE_REFERENCE_MISSING: "evidence.sale_reference",
+}
+MEANING = {
+    Refusal.OCCURRED_IN_THE_FUTURE: "more than a minute ahead of our clock",
+    Refusal.SOURCE_MISSING: "where it was said",
+    Refusal.SENDER_MISSING: "a purpose is one sender's own",
+    Refusal.PURPOSE_MISSING: "what the consent is for",
+    Refusal.BASIS_MISSING: "opt_in, soft_opt_in or non_commercial",
+    Refusal.NOTHING_SHOWN: "give form_id and form_version, or text_shown: what the person saw",
+    Refusal.SALE_REFERENCE_MISSING: "a soft opt-in stands on a sale",
+}
+
+
+class SenderTaken(Conflict):
+    slug, title = "sender-taken", "This sender_id is registered with other content"
+
+
+class KeyReused(Conflict):
+    slug, title = "idempotency-key-reused", "This Idempotency-Key came before with another request"
+
+
+@router.post("/senders", status_code=201)
+async def register_sender(body: NewSender, response: Response, caller: WritesSenders, held: Held) -> SenderBody:
+    """201 with version 1; 200 where the same content is registered already; 409 where other content is."""
+    caller.may_use(body.sender_id)
+    wanted = _sender(body.sender_id, body)
+    async with held.database.begin() as tx:
+        sender, created = await senders.register(tx, wanted, datetime.now(UTC))
+    if not created:
+        if not senders.same_content(sender, wanted):
+            raise SenderTaken("change it with PUT", reasons=[Reason("sender_id", "taken")])
+        response.status_code = 200
+    return _sender_body(sender)
+
+
+@router.put("/senders/{sender_id}")
+async def change_sender(sender_id: str, body: ChangedSender, caller: WritesSenders, held: Held) -> SenderBody:
+    """A new version where anything differs; the version it has where nothing does."""
+    caller.may_use(sender_id)
+    if body.sender_id not in (None, sender_id):
+        raise Invalid("the body names another sender", reasons=[Reason("sender_id", "not_the_path")])
+    async with held.database.begin() as tx:
+        sender = await senders.change(tx, _sender(sender_id, body), datetime.now(UTC))
+    if sender is None:
+        raise _no_sender()
+    return _sender_body(sender)
+
+
+@router.get("/senders/{sender_id}")
+async def get_sender(sender_id: str, caller: ReadsSenders, held: Held) -> SenderBody:
+    caller.may_use(sender_id)
+    async with held.database.begin() as tx:
+        sender = await store.find_sender(tx, sender_id)
+    if sender is None:
+        raise _no_sender()
+    return _sender_body(sender)
+
+
+@router.post("/consents", status_code=201)
+async def give_consent(
+    body: ConsentBody, request: Request, caller: WritesConsent, held: Held, key: Key = None
+) -> ConsentAnswer:
+    """Record one opt-in with its proof. `changed` is false where it was known, or a newer STOP outvotes it."""
+    now = datetime.now(UTC)
+    async with held.database.begin() as tx:
+        await _claim(tx, request, caller, held, key)
+        known = await store.purposes_of(tx, [body.sender_id])
+        statement = _consent(body, known, caller, held, now, _ids(caller, key))
+        (result,) = await recorder.record(tx, [statement], now)
+    return _answer(result)
+
+
+@router.post("/consents/batch")
+async def give_consents(
+    body: BatchBody, request: Request, caller: WritesConsent, held: Held, key: Key = None
+) -> BatchAnswer:
+    """As many single consents; `unchanged` covers repeats and what a newer STOP outvotes."""
+    now = datetime.now(UTC)
+    results: dict[int, BatchResult] = {}
+    statements: dict[int, Statement] = {}
+    async with held.database.begin() as tx:
+        await _claim(tx, request, caller, held, key)
+        known = await store.purposes_of(tx, {i.sender_id for i in body.items if not isinstance(i, Unfit)})
+        for index, item in enumerate(body.items):
+            if isinstance(item, Unfit):
+                results[index] = BatchResult(index=index, verdict="refused", reasons=item.reasons)
+                continue
+            try:
+                statements[index] = _consent(item, known, caller, held, now, _ids(caller, key, index))
+            except Problem as problem:
+                results[index] = BatchResult(index=index, verdict="refused", reasons=bodies(problem.reasons))
+        decided = await recorder.record(tx, list(statements.values()), now)
+    for index, result in zip(statements, decided, strict=True):
+        results[index] = BatchResult(
+            index=index,
+            verdict="recorded" if result.decision.verdict is Verdict.RECORDED else "unchanged",
+            subject_id=result.statement.subject_id,
+            state=_standing(result),
+        )
+    counts = Counter(result.verdict for result in results.values())
+    return BatchAnswer(
+        results=[results[index] for index in range(len(body.items))],
+        counts={"recorded": counts["recorded"], "unchanged": counts["unchanged"], "refused": counts["refused"]},
+    )
+
+
+@router.post("/opt-outs", status_code=201)
+async def opt_out(
+    body: OptOutBody, request: Request, caller: WritesConsent, held: Held, key: Key = None
+) -> ConsentAnswer:
+    """Record one opt-out: of a purpose, of a sender and all its purposes, or of every sender."""
+    now = datetime.now(UTC)
+    async with held.database.begin() as tx:
+        await _claim(tx, request, caller, held, key)
+        known = await store.purposes_of(tx, [body.sender_id] if body.sender_id else [])
+        statement = _opt_out(body, known, caller, held, now, _ids(caller, key))
+        (result,) = await recorder.record(tx, [statement], now)
+    return _answer(result)
+
+
+@router.post("/subjects/lookup")
+async def look_up_subject(body: LookupBody, caller: ReadsConsent, held: Held) -> SubjectView:
+    """What is held of a number, and the evidence, newest last. A caller limited to some senders sees those, and what
+    concerns every sender; version 0 where nothing is held."""
+    subject_id = held.subject_keys.subject_id(_any_number(body.number, held))
+    async with held.database.begin() as tx:
+        subject = await store.find_subject(tx, subject_id)
+        entries = await store.history(tx, subject_id) if subject else []
+
+    def visible(sender_id: str | None) -> bool:
+        return sender_id is None or caller.senders is None or sender_id in caller.senders
+
+    state = subject.state if subject else NEVER_SEEN
+    return SubjectView(
+        subject_id=subject_id,
+        version=subject.version if subject else 0,
+        consents=[
+            ConsentView(
+                sender_id=c.sender_id,
+                purpose=c.purpose,
+                state=c.state,
+                basis=c.basis,
+                occurred_at=c.occurred_at,
+                evidence_id=c.evidence_id,
+            )
+            for c in ledger.consents(state)
+            if visible(c.sender_id)
+        ],
+        suppressions=[
+            SuppressionView(sender_id=s.sender_id, since=s.since)
+            for s in ledger.suppressions(state)
+            if visible(s.sender_id)
+        ],
+        history=[
+            EvidenceView(position=e.position, recorded_at=e.recorded_at, hash=e.hash, **asdict(e.evidence))
+            for e in entries
+            if visible(e.evidence.sender_id)
+        ],
+    )
+
+
+class _Ids:
+    """How evidence gets its id: from the caller's key where there is one, else from what it says."""
+
+    def __init__(self, *parts: str) -> None:
+        self._parts = parts
+
+    def of(self, *content: str | None) -> str:
+        return evidence_id("request", *self._parts) if self._parts else evidence_id("content", *content)
+
+
+def _ids(caller: Caller, key: str | None, index: int | None = None) -> _Ids:
+    if key is None:
+        return _Ids()
+    return _Ids(caller.subject, key) if index is None else _Ids(caller.subject, key, str(index))
+
+
+async def _claim(
+    tx: AsyncConnection, request: Request, caller: Caller, held: Resources[ServiceSettings], key: str | None
+) -> None:
+    """Raises KeyReused. What is kept of the body is a keyed hash: a plain one could be tried out number by number."""
+    if key is None:
+        return
+    body = (await request.body()).decode(errors="replace")
+    fingerprint = held.subject_keys.subject_id(f"{request.url.path}\n{body}")
+    if not await store.claim_key(tx, caller.subject, key, fingerprint):
+        raise KeyReused("the key belongs to another request", reasons=[Reason("Idempotency-Key", "reused")])
+
+
+def _consent(
+    body: ConsentBody,
+    known: Mapping[str, Purposes],
+    caller: Caller,
+    held: Resources[ServiceSettings],
+    now: datetime,
+    ids: _Ids,
+) -> Statement:
+    """Raises Forbidden, NotFound, or Invalid with all its reasons."""
+    purposes = _purposes(body.sender_id, known, caller)
+    reasons: list[Reason] = []
+    number = ""
+    try:
+        number = parse(body.number, fictional=held.settings.fictional_numbers).e164
+    except NumberRefused as refused:
+        reasons.append(Reason("number", refused.reason, "not a mobile number one may text"))
+    if body.purpose not in purposes.offered:
+        reasons.append(Reason("purpose", "unknown_purpose", "the sender asks no consent for it"))
+    return _statement("opt_in", body, body.basis, body.occurred_at, number, reasons, held, now, ids)
+
+
+def _opt_out(
+    body: OptOutBody,
+    known: Mapping[str, Purposes],
+    caller: Caller,
+    held: Resources[ServiceSettings],
+    now: datetime,
+    ids: _Ids,
+) -> Statement:
+    """Raises Forbidden, NotFound, or Invalid with all its reasons. A purpose no longer offered can still be left."""
+    reasons: list[Reason] = []
+    if body.sender_id is not None:
+        purposes = _purposes(body.sender_id, known, caller)
+        if body.purpose is not None and body.purpose not in purposes.ever:
+            reasons.append(Reason("purpose", "unknown_purpose", "the sender never asked consent for it"))
+    elif caller.senders is not None:
+        raise Forbidden("the token does not cover every sender", reasons=[Reason("sender_id", "sender_not_granted")])
+    number = _any_number(body.number, held)
+    return _statement("opt_out", body, None, body.occurred_at or now, number, reasons, held, now, ids)
+
+
+def _statement(
+    kind: Kind,
+    body: ConsentBody | OptOutBody,
+    basis: Any,
+    occurred_at: datetime,
+    number: str,
+    reasons: list[Reason],
+    held: Resources[ServiceSettings],
+    now: datetime,
+    ids: _Ids,
+) -> Statement:
+    """`reasons`: what is wrong so far. Raises Invalid with them and the ledger's own."""
+    subject_id = held.subject_keys.subject_id(number)
+    evidence = Evidence(
+        evidence_id=ids.of(
+            subject_id,
+            body.sender_id,
+            body.purpose,
+            kind,
+            occurred_at.astimezone(UTC).isoformat(),
+            body.evidence.source,
+        ),
+        kind=kind,
+        sender_id=body.sender_id,
+        purpose=body.purpose,
+        basis=basis,
+        occurred_at=occurred_at,
+        received_at=now,
+        **dict(body.evidence),
+    )
+    reasons += [Reason(FIELDS[r], r, MEANING[r]) for r in ledger.refusals(evidence, now)]
+    if reasons:
+        raise Invalid("not recorded: " + ", ".join(r.reason for r in reasons), reasons=reasons)
+    sealed = held.field_keys.seal(number, f"number:{subject_id}")
+    return Statement(subject_id, sealed, evidence)
+
+
+def _any_number(raw: str, held: Resources[ServiceSettings]) -> str:
+    """The number as the parser reads it, else as an operator would have sent it. Raises Invalid without a digit."""
+    try:
+        return parse(raw, fictional=held.settings.fictional_numbers).e164
+    except NumberRefused as refused:
+        number = as_received(raw)
+        if not any(c.isdigit() for c in number):
+            raise Invalid("no number", reasons=[Reason("number", refused.reason)]) from None
+        return number
+
+
+def _purposes(sender_id: str, known: Mapping[str, Purposes], caller: Caller) -> Purposes:
+    caller.may_use(sender_id)
+    if (purposes := known.get(sender_id)) is None:
+        raise _no_sender()
+    return purposes
+
+
+def _no_sender() -> NotFound:
+    return NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
+
+
+def _standing(result: Recorded) -> Any:
+    evidence = result.statement.evidence
+    return ledger.standing(result.decision.state, evidence.sender_id, evidence.purpose)
+
+
+def _answer(result: Recorded) -> ConsentAnswer:
+    assert result.version is not None, "what the ledger refuses was refused before"
+    return ConsentAnswer(
+        subject_id=result.statement.subject_id,
+        evidence_id=result.statement.evidence.evidence_id,
+        version=result.version,
+        state=_standing(result),
+        changed=result.decision.changed,
+    )
+
+
+def _sender(sender_id: str, content: SenderContent) -> Sender:
+    return Sender(
+        sender_id=sender_id,
+        legal_name=content.legal_name,
+        brand=content.brand,
+        contact=content.contact,
+        country=content.country,
+        oadc=content.oadc,
+        stop_code=content.stop_code,
+        purposes=tuple(Purpose(id=p.id, wording=p.wording) for p in content.purposes),
+    )
+
+
+def _sender_body(sender: Sender) -> SenderBody:
+    return SenderBody(
+        sender_id=sender.sender_id,
+        version=sender.version,
+        legal_name=sender.legal_name,
+        brand=sender.brand,
+        contact=sender.contact,
+        country=sender.country,
+        oadc=sender.oadc,
+        stop_code=sender.stop_code,
+        purposes=tuple(PurposeBody(id=p.id, wording=p.wording) for p in sender.purposes),
+    )

@@ -1,0 +1,286 @@
+"""What callers send and get: the shapes of consent-svc's HTTP bodies, and what is wrong with a field.
+
+Numbers travel in bodies only, and no reason repeats one.
+"""
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+
+from common.contracts.consent import Basis, State
+from common.problems import Reason
+
+EXAMPLE_NUMBER = "06 39 98 12 34"
+BATCH_ITEMS = 1000
+EARLIEST = datetime(1992, 12, 3, tzinfo=UTC)  # the first SMS: a time at source before it is a mistake
+ISO_8601 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}")
+
+
+def _iso_8601(value: object) -> object:
+    if isinstance(value, str) and ISO_8601.match(value):
+        return value
+    raise ValueError("an ISO 8601 instant with its offset")  # "20260301" would be read as seconds of 1970
+
+
+def _in_utc(value: datetime) -> datetime:
+    try:
+        instant = value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("out of range") from None
+    if instant < EARLIEST:
+        raise ValueError("before there were text messages")
+    return instant
+
+
+def _printable(value: str) -> str:
+    if "\x00" in value:
+        raise ValueError("holds a NUL character")  # Postgres keeps none
+    return value
+
+
+def _not_ours(value: str) -> str:
+    if value.strip().lower() == "mo":
+        raise ValueError("'mo' is what a person's own phone said; only operators report it")
+    return value
+
+
+Instant = Annotated[AwareDatetime, BeforeValidator(_iso_8601), AfterValidator(_in_utc)]
+Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{2,40}$")]
+Short = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_printable)]
+Long = Annotated[str, StringConstraints(min_length=1, max_length=10_000), AfterValidator(_printable)]
+Number = Annotated[str, StringConstraints(max_length=64), Field(examples=[EXAMPLE_NUMBER])]
+
+
+class Body(BaseModel):
+    """An unknown field is refused: a proof mistyped would otherwise be lost without a word."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PurposeBody(Body):
+    id: Slug
+    wording: Short
+
+
+class SenderContent(Body):
+    """A sender without its id."""
+
+    legal_name: Short
+    brand: Short
+    contact: Short
+    country: Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")]
+    oadc: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]{3,11}$")]
+    stop_code: Annotated[str, StringConstraints(pattern=r"^3[68]\d{3}$")]
+    purposes: tuple[PurposeBody, ...] = Field(max_length=100)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "SenderContent":
+        if not re.search("[A-Za-z]", self.oadc):
+            raise ValueError("oadc: one letter at least, or it could pass for a number")
+        if len({purpose.id for purpose in self.purposes}) < len(self.purposes):
+            raise ValueError("purposes: an id twice")
+        return self
+
+
+class NewSender(SenderContent):
+    sender_id: Slug
+
+
+class ChangedSender(SenderContent):
+    sender_id: Slug | None = None  # if given, the one in the path
+
+
+class SenderBody(BaseModel):
+    sender_id: str
+    version: int
+    legal_name: str
+    brand: str
+    contact: str
+    country: str
+    oadc: str
+    stop_code: str
+    purposes: tuple[PurposeBody, ...]
+
+
+class EvidenceBody(Body):
+    """How it was said. An opt-in needs what was shown: `form_id` and `form_version`, or `text_shown`."""
+
+    source: Annotated[str, StringConstraints(max_length=100), AfterValidator(_printable), AfterValidator(_not_ours)]
+    form_id: Short | None = None
+    form_version: Short | None = None
+    text_shown: Long | None = None
+    actor: Short | None = None
+    sale_reference: Short | None = None
+
+
+class ConsentBody(Body):
+    """One opt-in."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "sender_id": "acme",
+                    "purpose": "promotions",
+                    "number": EXAMPLE_NUMBER,
+                    "basis": "opt_in",
+                    "occurred_at": "2026-03-02T14:05:00+01:00",
+                    "evidence": {"source": "shop", "form_id": "checkout", "form_version": "7"},
+                }
+            ]
+        }
+    )
+
+    sender_id: Short
+    purpose: Short
+    number: Number
+    basis: Basis = "opt_in"
+    occurred_at: Instant
+    evidence: EvidenceBody
+
+
+class OptOutBody(Body):
+    """One opt-out. `sender_id` null: every sender; it must be said, not left out. `purpose` null: all of them."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "sender_id": "acme",
+                    "purpose": None,
+                    "number": EXAMPLE_NUMBER,
+                    "evidence": {"source": "call-centre", "actor": "agent-12"},
+                }
+            ]
+        }
+    )
+
+    sender_id: Short | None
+    purpose: Short | None = None
+    number: Number
+    occurred_at: Instant | None = None  # default: now
+    evidence: EvidenceBody
+
+
+class ReasonBody(BaseModel):
+    field: str | None
+    reason: str
+    detail: str | None = None
+
+
+class Unfit(BaseModel):
+    """A batch item that is not a consent at all, and why."""
+
+    reasons: tuple[ReasonBody, ...]
+
+
+def _or_unfit(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return handler(value)
+    except ValidationError as error:
+        return Unfit(
+            reasons=tuple(
+                ReasonBody(field=".".join(map(str, e["loc"])) or None, reason=e["type"], detail=e["msg"])
+                for e in error.errors(include_url=False, include_input=False, include_context=False)
+            )
+        )
+
+
+Item = Annotated[ConsentBody, WrapValidator(_or_unfit)]
+
+
+class BatchBody(Body):
+    """Each item stands for itself: one that is refused does not sink the others."""
+
+    items: list[Item] = Field(min_length=1, max_length=BATCH_ITEMS)
+
+
+class ConsentAnswer(BaseModel):
+    """`state`: what now holds for the scope that was named. `changed` is false for what was known or is outvoted."""
+
+    subject_id: str
+    evidence_id: str
+    version: int
+    state: State
+    changed: bool
+
+
+class BatchResult(BaseModel):
+    index: int
+    verdict: Literal["recorded", "unchanged", "refused"]
+    subject_id: str | None = None
+    state: State | None = None
+    reasons: tuple[ReasonBody, ...] = ()
+
+
+class BatchAnswer(BaseModel):
+    results: list[BatchResult]
+    counts: dict[Literal["recorded", "unchanged", "refused"], int]
+
+
+class LookupBody(Body):
+    number: Number
+
+
+class ConsentView(BaseModel):
+    sender_id: str
+    purpose: str
+    state: State
+    basis: Basis | None
+    occurred_at: datetime
+    evidence_id: str
+
+
+class SuppressionView(BaseModel):
+    """An opt-out of all a sender's purposes; of every sender where `sender_id` is null."""
+
+    sender_id: str | None
+    since: datetime
+
+
+class EvidenceView(BaseModel):
+    """One line of the ledger. `hash` chains it to the line before."""
+
+    position: int
+    evidence_id: str
+    kind: Literal["opt_in", "opt_out"]
+    sender_id: str | None
+    purpose: str | None
+    basis: Basis | None
+    source: str
+    form_id: str | None
+    form_version: str | None
+    text_shown: str | None
+    actor: str | None
+    sale_reference: str | None
+    reference: str | None
+    occurred_at: datetime
+    received_at: datetime
+    recorded_at: datetime
+    hash: str
+
+
+class SubjectView(BaseModel):
+    subject_id: str
+    version: int
+    consents: list[ConsentView]
+    suppressions: list[SuppressionView]
+    history: list[EvidenceView]
+
+
+def bodies(reasons: tuple[Reason, ...]) -> tuple[ReasonBody, ...]:
+    return tuple(ReasonBody(field=r.field, reason=r.reason, detail=r.detail) for r in reasons)

@@ -1,0 +1,95 @@
+"""What people answer by SMS, as evidence: STOP and START from `inbound.messages.v1`, a batch in one transaction.
+
+STOP   an opt-out of every sender that uses, or once used, the code it was sent to; of everyone where nobody does
+START  takes a STOP back: an opt-in for what the person had opted in to with those senders (DOMAIN 2.4, France)
+
+The other intents change no consent here yet: `confirm` belongs to double opt-in, `contact` to the replies, `erase` to
+erasure, `review` to the review queue's temporary hold.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.consumer import After, Received, Subscription
+from common.contracts import INBOUND_MESSAGES
+from common.contracts.inbound import MessageReceived
+from common.telemetry import counter
+from consent import ledger, recorder, store
+from consent.chain import evidence_id
+from consent.ledger import Evidence
+from consent.recorder import Statement
+from consent.store import Subject
+
+GROUP = "consent.inbound"
+SOURCE = "mo"
+
+INTENTS = counter("sms_consent_inbound_total", "Messages from people, by what they mean.", ["intent"])
+
+
+async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
+    """Record what one partition's batch says. A repeated MO derives the same evidence ids and falls out."""
+    messages = [r.event for r in batch if isinstance(r.event, MessageReceived)]
+    for message in messages:
+        INTENTS.labels(message.intent).inc()
+    said = [m for m in messages if m.intent in ("stop", "start")]
+    if not said:
+        return None
+    owners = await store.owners_of(tx, {m.short_code for m in said})
+    held = await _locked_for_starts(tx, said)
+    statements = [
+        Statement(m.subject_id, m.number, evidence)
+        for m in said
+        for evidence in (stops(m, owners) if m.intent == "stop" else starts(m, owners, held))
+    ]
+    await recorder.record(tx, statements, datetime.now(UTC))
+    return None
+
+
+async def _locked_for_starts(tx: AsyncConnection, said: Sequence[MessageReceived]) -> dict[str, Subject]:
+    """A START speaks for what its subject holds, so that is read under the lock. All the batch's subjects are locked
+    at once: taking the rest later would break the order of locking."""
+    asking = [m.subject_id for m in said if m.intent == "start"]
+    if not asking:
+        return {}
+    return await store.lock_subjects(tx, {m.subject_id: m.number for m in said if m.intent == "stop"}, asking)
+
+
+def stops(message: MessageReceived, owners: Mapping[str, Sequence[str]]) -> Iterator[Evidence]:
+    concerned: Sequence[str | None] = owners.get(message.short_code) or (None,)
+    for sender_id in concerned:
+        yield Evidence(
+            evidence_id=evidence_id(SOURCE, message.mo_id, sender_id),
+            kind="opt_out",
+            sender_id=sender_id,
+            purpose=None,
+            source=SOURCE,
+            reference=message.reference,
+            occurred_at=message.occurred_at,
+            received_at=message.received_at,
+        )
+
+
+def starts(
+    message: MessageReceived, owners: Mapping[str, Sequence[str]], held: Mapping[str, Subject]
+) -> Iterator[Evidence]:
+    """Nothing for somebody never seen, or on a code that is nobody's."""
+    if message.subject_id not in held:
+        return
+    for sender_id in owners.get(message.short_code, ()):
+        for purpose in ledger.reopened(held[message.subject_id].state, sender_id):
+            yield Evidence(
+                evidence_id=evidence_id(SOURCE, message.mo_id, sender_id, purpose),
+                kind="opt_in",
+                sender_id=sender_id,
+                purpose=purpose,
+                basis="opt_in",  # an express request, whatever the basis was before
+                source=SOURCE,
+                reference=message.reference,
+                occurred_at=message.occurred_at,
+                received_at=message.received_at,
+            )
+
+
+inbound_messages = Subscription(GROUP, INBOUND_MESSAGES, apply)

@@ -1,0 +1,122 @@
+"""The one door through which consent changes: lock the subjects, decide, append the evidence, publish.
+
+Whatever comes in, by API or by SMS, ends here; nothing else writes `evidence` or `subject`. The caller owns the
+transaction. A subject's `version` grows by one with each batch that has something to tell of it, and is published
+once, whole, after its row is locked: that is what puts the versions of one subject on the log in order.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common import outbox
+from common.contracts import STATES
+from common.contracts.consent import Cause, ConsentStateChanged
+from common.telemetry import counter
+from consent import ledger, store
+from consent.chain import Entry, chained
+from consent.ledger import NEVER_SEEN, Decision, Evidence, Verdict
+from consent.store import Subject
+
+EVIDENCE = counter("sms_consent_evidence_total", "Evidence offered, by what became of it.", ["kind", "verdict"])
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """Evidence and whom it is of. `number`: sealed, context "number:<subject_id>"."""
+
+    subject_id: str
+    number: str
+    evidence: Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What became of one statement. `version`: the subject's after the whole batch; None where it was refused."""
+
+    statement: Statement
+    decision: Decision
+    version: int | None
+
+
+@dataclass(slots=True)
+class _Change:
+    """One subject while its batch is decided."""
+
+    subject: Subject
+    entries: list[Entry]
+    causes: list[Cause]
+
+
+async def record(tx: AsyncConnection, statements: Sequence[Statement], now: datetime) -> list[Recorded]:
+    """Decide each statement in this order and write what follows; one result each. The only way consent changes.
+
+    Five round trips for one statement or a thousand. What is refused leaves no trace, not even a subject.
+    """
+    refused = {
+        place: tuple(why) for place, s in enumerate(statements) if (why := list(ledger.refusals(s.evidence, now)))
+    }
+    taken = [s for place, s in enumerate(statements) if place not in refused]
+    changes: dict[str, _Change] = {}
+    known: set[str] = set()
+    if taken:
+        locked = await store.lock_subjects(tx, {s.subject_id: s.number for s in taken})
+        changes = {subject_id: _Change(subject, [], []) for subject_id, subject in locked.items()}
+        known = await store.recorded(tx, [s.evidence.evidence_id for s in taken])
+    decisions = [
+        Decision(verdict=Verdict.REFUSED, state=NEVER_SEEN, refusals=refused[place])
+        if place in refused
+        else _decide(changes[statement.subject_id], statement.evidence, known, now)
+        for place, statement in enumerate(statements)
+    ]
+    await _write(tx, [change for change in changes.values() if change.entries], now)
+    for statement, decision in zip(statements, decisions, strict=True):
+        EVIDENCE.labels(statement.evidence.kind, decision.verdict).inc()
+    return [
+        Recorded(s, d, None if d.verdict is Verdict.REFUSED else changes[s.subject_id].subject.version)
+        for s, d in zip(statements, decisions, strict=True)
+    ]
+
+
+def _decide(change: _Change, evidence: Evidence, known: set[str], now: datetime) -> Decision:
+    """The next step of one subject. `known` grows with it: a batch may repeat itself."""
+    subject = change.subject
+    if evidence.evidence_id in known:
+        return Decision(verdict=Verdict.DUPLICATE, state=subject.state)
+    known.add(evidence.evidence_id)
+    decision = ledger.decide(subject.state, evidence, now)
+    entry = chained(subject.subject_id, subject.entries + 1, evidence, now, subject.head)
+    first_told = decision.cause is not None and not change.causes
+    change.subject = replace(
+        subject,
+        version=subject.version + first_told,
+        state=decision.state,
+        entries=entry.position,
+        head=entry.hash,
+    )
+    change.entries.append(entry)
+    if decision.cause is not None:
+        change.causes.append(decision.cause)
+    return decision
+
+
+async def _write(tx: AsyncConnection, changes: Sequence[_Change], now: datetime) -> None:
+    if not changes:
+        return
+    await store.append_entries(tx, [entry for change in changes for entry in change.entries])
+    await store.put_subjects(tx, [change.subject for change in changes], now)
+    await outbox.append(tx, STATES, [_event(change) for change in changes if change.causes])
+
+
+def _event(change: _Change) -> ConsentStateChanged:
+    subject = change.subject
+    return ConsentStateChanged(
+        subject_id=subject.subject_id,
+        version=subject.version,
+        consents=ledger.consents(subject.state),
+        suppressions=ledger.suppressions(subject.state),
+        erased=False,
+        causes=tuple(change.causes),
+    )

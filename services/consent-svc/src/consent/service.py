@@ -1,0 +1,34 @@
+"""consent-svc, wired: its routes, its subscription, and what its watermark stands on."""
+
+from datetime import datetime
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.consumer import applied_watermark
+from common.contracts import INBOUND_MESSAGES
+from common.service import Background, Service
+from common.settings import ServiceSettings
+from consent import api, intake, store
+
+
+class Settings(ServiceSettings):
+    """Nothing beyond what all four services share."""
+
+
+def build(settings: Settings | None = None) -> Service[Settings]:
+    """The watermark's ceiling: consent knows no more of an instant than it has applied of the operators' messages up
+    to it, in every partition. By its own clock alone, a STOP still on its way to it would count as read (ADR-0004)."""
+    settings = settings or Settings()
+    partitions = settings.partitions
+
+    async def ceiling(tx: AsyncConnection) -> datetime | None:
+        return await applied_watermark(tx, intake.GROUP, INBOUND_MESSAGES, partitions)
+
+    return Service(
+        name="consent",
+        settings=settings,
+        metadata=store.metadata,
+        routers=[api.router],
+        background=lambda _: Background(subscriptions=[intake.inbound_messages]),
+        ceiling=ceiling,
+    )

@@ -1,0 +1,392 @@
+"""consent-svc's tables and the queries over them. Rows move by arrays; nothing here decides anything.
+
+`evidence` is append-only: the database itself refuses an update or a delete (migration 0001). Locks are taken in
+subject_id order, always, so that two batches over the same people wait for each other and never in a circle.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Integer,
+    PrimaryKeyConstraint,
+    Row,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common import consumer, outbox
+from common.contracts.consent import Purpose
+from common.database import new_metadata
+from consent.chain import GENESIS, Entry
+from consent.ledger import NEVER_SEEN, Evidence, SubjectState
+
+HISTORY_ENTRIES = 1000  # the newest, in one lookup
+
+metadata = new_metadata()
+
+Table(
+    "sender",
+    metadata,
+    Column("sender_id", Text, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("legal_name", Text, nullable=False),
+    Column("brand", Text, nullable=False),
+    Column("contact", Text, nullable=False),
+    Column("country", Text, nullable=False),
+    Column("oadc", Text, nullable=False),
+    Column("stop_code", Text, nullable=False),
+    Column("purposes", JSONB, nullable=False),
+    # All it ever had: a STOP may answer an old message, and a person may leave a purpose that is no longer offered.
+    Column("stop_codes", ARRAY(Text), nullable=False),
+    Column("purpose_ids", ARRAY(Text), nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("updated_at", DateTime(timezone=True), nullable=False),
+)
+
+Table(
+    "subject",
+    metadata,
+    Column("subject_id", Text, primary_key=True),
+    Column("number", Text, nullable=False),  # sealed, context "number:<subject_id>"
+    Column("version", BigInteger, nullable=False, server_default=text("0")),
+    Column("state", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("entries", Integer, nullable=False, server_default=text("0")),
+    Column("head", Text, nullable=False, server_default=text(f"'{GENESIS}'::text")),  # hash of the newest entry
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+)
+
+Table(
+    "evidence",
+    metadata,
+    Column("evidence_id", Text, primary_key=True),
+    Column("subject_id", Text, nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("sender_id", Text, nullable=True),
+    Column("purpose", Text, nullable=True),
+    Column("basis", Text, nullable=True),
+    Column("source", Text, nullable=False),
+    Column("form_id", Text, nullable=True),
+    Column("form_version", Text, nullable=True),
+    Column("text_shown", Text, nullable=True),
+    Column("actor", Text, nullable=True),
+    Column("sale_reference", Text, nullable=True),
+    Column("reference", Text, nullable=True),
+    Column("occurred_at", DateTime(timezone=True), nullable=False),
+    Column("received_at", DateTime(timezone=True), nullable=False),
+    Column("recorded_at", DateTime(timezone=True), nullable=False),
+    Column("hash", Text, nullable=False),
+    UniqueConstraint("subject_id", "position"),
+    CheckConstraint("kind IN ('opt_in', 'opt_out')", name="kind"),
+    CheckConstraint(
+        "kind = 'opt_out' OR (sender_id IS NOT NULL AND purpose IS NOT NULL AND basis IS NOT NULL)", name="opt_in"
+    ),
+    CheckConstraint("sender_id IS NOT NULL OR purpose IS NULL", name="scope"),
+)
+
+Table(
+    "keyed_request",  # one Idempotency-Key of one caller
+    metadata,
+    Column("caller", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("fingerprint", Text, nullable=False),  # a keyed hash of the body
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    PrimaryKeyConstraint("caller", "key"),
+)
+
+outbox.define(metadata)
+consumer.define(metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sender:
+    """A sender as it is registered. `version` counts its changes from 1."""
+
+    sender_id: str
+    legal_name: str
+    brand: str
+    contact: str
+    country: str
+    oadc: str
+    stop_code: str
+    purposes: tuple[Purpose, ...]
+    version: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """A person as known by a number: the folded state, and where the chain of entries stands."""
+
+    subject_id: str
+    version: int = 0
+    state: SubjectState = NEVER_SEEN
+    entries: int = 0
+    head: str = GENESIS
+
+
+_state = msgspec.json.Decoder(SubjectState)
+_purposes = msgspec.json.Decoder(tuple[Purpose, ...])
+
+# column: array type. The order of `evidence`'s columns in its INSERT.
+_EVIDENCE = {
+    "evidence_id": "text",
+    "kind": "text",
+    "sender_id": "text",
+    "purpose": "text",
+    "basis": "text",
+    "source": "text",
+    "form_id": "text",
+    "form_version": "text",
+    "text_shown": "text",
+    "actor": "text",
+    "sale_reference": "text",
+    "reference": "text",
+    "occurred_at": "timestamptz",
+    "received_at": "timestamptz",
+}
+_ENTRY = {"subject_id": "text", "position": "integer", "recorded_at": "timestamptz", "hash": "text"}
+_SUBJECT = "subject_id, version, state::text AS state, entries, head"
+_SENDER = "sender_id, legal_name, brand, contact, country, oadc, stop_code, purposes::text AS purposes, version"
+
+
+async def lock_subjects(
+    tx: AsyncConnection, numbers: Mapping[str, str], known: Collection[str] = ()
+) -> dict[str, Subject]:
+    """Lock these subjects until the transaction ends, by subject_id.
+
+    `numbers`: sealed numbers by subject_id; a subject never seen gets its row. `known`: more subjects, locked only if
+    they have one. Inserting in the order of locking matters as well: an insert waits for the transaction that is
+    inserting the same row.
+    """
+    if created := sorted(numbers):
+        await tx.execute(
+            text(
+                "INSERT INTO subject (subject_id, number)"
+                " SELECT s.subject_id, s.number FROM unnest(CAST(:ids AS text[]), CAST(:numbers AS text[]))"
+                " WITH ORDINALITY AS s(subject_id, number, place) ORDER BY s.place ON CONFLICT DO NOTHING"
+            ),
+            {"ids": created, "numbers": [numbers[subject_id] for subject_id in created]},
+        )
+    rows = await tx.execute(
+        text(
+            f"SELECT {_SUBJECT} FROM subject WHERE subject_id = ANY(CAST(:ids AS text[]))"
+            " ORDER BY subject_id FOR UPDATE"
+        ),
+        {"ids": sorted({*numbers, *known})},
+    )
+    return {row.subject_id: _subject(row) for row in rows}
+
+
+async def find_subject(tx: AsyncConnection, subject_id: str) -> Subject | None:
+    rows = await tx.execute(text(f"SELECT {_SUBJECT} FROM subject WHERE subject_id = :id"), {"id": subject_id})
+    row = rows.one_or_none()
+    return _subject(row) if row else None
+
+
+async def recorded(tx: AsyncConnection, evidence_ids: Collection[str]) -> set[str]:
+    """Those of `evidence_ids` that the ledger holds."""
+    rows = await tx.execute(
+        text("SELECT evidence_id FROM evidence WHERE evidence_id = ANY(CAST(:ids AS text[]))"),
+        {"ids": list(evidence_ids)},
+    )
+    return {row.evidence_id for row in rows}
+
+
+async def append_entries(tx: AsyncConnection, entries: Sequence[Entry]) -> None:
+    """Write new lines of the ledger. The subjects are locked."""
+    columns = _EVIDENCE | _ENTRY
+    await tx.execute(
+        text(
+            f"INSERT INTO evidence ({', '.join(columns)}) SELECT * FROM unnest("
+            + ", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in columns.items())
+            + ")"
+        ),
+        {name: [getattr(entry.evidence, name) for entry in entries] for name in _EVIDENCE}
+        | {name: [getattr(entry, name) for entry in entries] for name in _ENTRY},
+    )
+
+
+async def put_subjects(tx: AsyncConnection, subjects: Sequence[Subject], now: datetime) -> None:
+    """Write what a locked subject has become."""
+    await tx.execute(
+        text(
+            "UPDATE subject SET version = s.version, state = s.state::jsonb, entries = s.entries, head = s.head,"
+            " updated_at = :now"
+            " FROM unnest(CAST(:ids AS text[]), CAST(:versions AS bigint[]), CAST(:states AS text[]),"
+            " CAST(:entries AS integer[]), CAST(:heads AS text[])) AS s(subject_id, version, state, entries, head)"
+            " WHERE subject.subject_id = s.subject_id"
+        ),
+        {
+            "ids": [s.subject_id for s in subjects],
+            "versions": [s.version for s in subjects],
+            "states": [msgspec.json.encode(s.state).decode() for s in subjects],
+            "entries": [s.entries for s in subjects],
+            "heads": [s.head for s in subjects],
+            "now": now,
+        },
+    )
+
+
+async def history(tx: AsyncConnection, subject_id: str) -> list[Entry]:
+    """A subject's ledger, newest last: the newest HISTORY_ENTRIES of it."""
+    rows = await tx.execute(
+        text("SELECT * FROM evidence WHERE subject_id = :id ORDER BY position DESC LIMIT :limit"),
+        {"id": subject_id, "limit": HISTORY_ENTRIES},
+    )
+    return [_entry(row) for row in reversed(rows.all())]
+
+
+async def add_sender(tx: AsyncConnection, sender: Sender, now: datetime) -> bool:
+    """False where the sender_id is taken; waits for whoever is registering it at this moment."""
+    rows = await tx.execute(
+        text(
+            "INSERT INTO sender (sender_id, legal_name, brand, contact, country, oadc, stop_code, purposes, version,"
+            " stop_codes, purpose_ids, created_at, updated_at)"
+            " VALUES (:sender_id, :legal_name, :brand, :contact, :country, :oadc, :stop_code,"
+            " CAST(:purposes AS jsonb), :version, CAST(:stop_codes AS text[]), CAST(:purpose_ids AS text[]),"
+            " :now, :now)"
+            " ON CONFLICT DO NOTHING RETURNING sender_id"
+        ),
+        _sender_row(sender) | {"now": now},
+    )
+    return rows.one_or_none() is not None
+
+
+async def lock_sender(tx: AsyncConnection, sender_id: str) -> Sender | None:
+    rows = await tx.execute(text(f"SELECT {_SENDER} FROM sender WHERE sender_id = :id FOR UPDATE"), {"id": sender_id})
+    row = rows.one_or_none()
+    return _sender(row) if row else None
+
+
+async def find_sender(tx: AsyncConnection, sender_id: str) -> Sender | None:
+    rows = await tx.execute(text(f"SELECT {_SENDER} FROM sender WHERE sender_id = :id"), {"id": sender_id})
+    row = rows.one_or_none()
+    return _sender(row) if row else None
+
+
+async def put_sender(tx: AsyncConnection, sender: Sender, now: datetime) -> None:
+    """Write what a locked sender has become. Codes and purposes it had are remembered."""
+    await tx.execute(
+        text(
+            "UPDATE sender SET legal_name = :legal_name, brand = :brand, contact = :contact, country = :country,"
+            " oadc = :oadc, stop_code = :stop_code, purposes = CAST(:purposes AS jsonb), version = :version,"
+            " stop_codes = ARRAY(SELECT DISTINCT unnest(stop_codes || CAST(:stop_codes AS text[])) ORDER BY 1),"
+            " purpose_ids = ARRAY(SELECT DISTINCT unnest(purpose_ids || CAST(:purpose_ids AS text[])) ORDER BY 1),"
+            " updated_at = :now WHERE sender_id = :sender_id"
+        ),
+        _sender_row(sender) | {"now": now},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Purposes:
+    """What a sender asks consent for, and all it ever asked consent for."""
+
+    offered: frozenset[str]
+    ever: frozenset[str]
+
+
+async def purposes_of(tx: AsyncConnection, sender_ids: Collection[str]) -> dict[str, Purposes]:
+    """Of the senders that exist among `sender_ids`."""
+    rows = await tx.execute(
+        text(
+            "SELECT sender_id, purposes::text AS purposes, purpose_ids FROM sender"
+            " WHERE sender_id = ANY(CAST(:ids AS text[]))"
+        ),
+        {"ids": sorted(sender_ids)},
+    )
+    return {
+        row.sender_id: Purposes(
+            frozenset(p.id for p in _purposes.decode(row.purposes)),
+            frozenset(row.purpose_ids),
+        )
+        for row in rows
+    }
+
+
+async def owners_of(tx: AsyncConnection, stop_codes: Collection[str]) -> dict[str, list[str]]:
+    """The senders that use, or once used, each stop code."""
+    rows = await tx.execute(
+        text(
+            "SELECT c.code, array_agg(s.sender_id ORDER BY s.sender_id) AS senders"
+            " FROM unnest(CAST(:codes AS text[])) AS c(code) JOIN sender s ON c.code = ANY(s.stop_codes)"
+            " GROUP BY c.code"
+        ),
+        {"codes": sorted(stop_codes)},
+    )
+    return {row.code: list(row.senders) for row in rows}
+
+
+async def claim_key(tx: AsyncConnection, caller: str, key: str, fingerprint: str) -> bool:
+    """Take an Idempotency-Key, or find it taken by the same request; waits while another transaction holds it. False:
+    it belongs to a different body."""
+    held = await tx.scalar(
+        text(
+            "INSERT INTO keyed_request AS r (caller, key, fingerprint) VALUES (:caller, :key, :fingerprint)"
+            " ON CONFLICT (caller, key) DO UPDATE SET fingerprint = r.fingerprint RETURNING fingerprint"
+        ),
+        {"caller": caller, "key": key, "fingerprint": fingerprint},
+    )
+    return bool(held == fingerprint)
+
+
+def _subject(row: Row[Any]) -> Subject:
+    return Subject(
+        subject_id=row.subject_id,
+        version=row.version,
+        state=_state.decode(row.state),
+        entries=row.entries,
+        head=row.head,
+    )
+
+
+def _entry(row: Row[Any]) -> Entry:
+    return Entry(
+        subject_id=row.subject_id,
+        position=row.position,
+        evidence=Evidence(**{name: getattr(row, name) for name in _EVIDENCE}),
+        recorded_at=row.recorded_at,
+        hash=row.hash,
+    )
+
+
+def _sender(row: Row[Any]) -> Sender:
+    return Sender(
+        sender_id=row.sender_id,
+        legal_name=row.legal_name,
+        brand=row.brand,
+        contact=row.contact,
+        country=row.country,
+        oadc=row.oadc,
+        stop_code=row.stop_code,
+        purposes=_purposes.decode(row.purposes),
+        version=row.version,
+    )
+
+
+def _sender_row(sender: Sender) -> dict[str, Any]:
+    return {
+        "sender_id": sender.sender_id,
+        "legal_name": sender.legal_name,
+        "brand": sender.brand,
+        "contact": sender.contact,
+        "country": sender.country,
+        "oadc": sender.oadc,
+        "stop_code": sender.stop_code,
+        "purposes": msgspec.json.encode(sender.purposes).decode(),
+        "version": sender.version,
+        "stop_codes": [sender.stop_code],
+        "purpose_ids": [purpose.id for purpose in sender.purposes],
+    }

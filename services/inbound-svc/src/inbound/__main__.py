@@ -1,0 +1,6 @@
+"""`python -m inbound [migrate]`."""
+
+from common.service import main
+from inbound.service import build
+
+main(build)

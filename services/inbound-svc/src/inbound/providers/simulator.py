@@ -1,0 +1,130 @@
+"""Our own operator simulator: JSON, signed with HMAC-SHA256 over a timestamp and the raw body.
+
+Placet-Timestamp: <unix seconds>
+Placet-Signature: v1=<hex hmac_sha256(secret, timestamp + "." + raw body)>[, v1=...]
+"""
+
+import hashlib
+import hmac
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import cast
+
+from common.contracts.inbound import ReceiptState
+from inbound.providers.provider import (
+    NUMBER_CHARS,
+    Account,
+    Answer,
+    Callback,
+    Kind,
+    Message,
+    NotGenuine,
+    Receipt,
+    Unreadable,
+    WrongField,
+    required,
+    text_of,
+)
+
+signs_url = False
+
+TOLERANCE_S = 300  # DOMAIN 3.2: reject outside five minutes when a timestamp is signed
+MAX_RECEIPTS = 100
+STATES: Mapping[str, ReceiptState] = {
+    "sent": "sent",
+    "delivered": "delivered",
+    "failed": "failed",
+    "expired": "expired",
+    "opted_out": "opted_out",
+}
+UNIX_SECONDS = re.compile(r"[0-9]{1,11}")
+
+
+def verify(callback: Callback, account: Account, now: datetime) -> None:
+    stamp = callback.headers.get("placet-timestamp", "")
+    given = [
+        value.strip().removeprefix("v1=").encode()
+        for value in callback.headers.get("placet-signature", "").split(",")
+        if value.strip().startswith("v1=")
+    ]
+    if not stamp or not given:
+        raise NotGenuine("signature_missing")
+    signed = stamp.encode() + b"." + callback.body
+    expected = [hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest().encode() for secret in account.secrets]
+    if not any(hmac.compare_digest(one, other) for one in expected for other in given):
+        raise NotGenuine("signature_wrong")
+    if not UNIX_SECONDS.fullmatch(stamp) or abs(now.timestamp() - int(stamp)) > TOLERANCE_S:
+        raise NotGenuine("timestamp_outside_window")
+
+
+def parse_messages(body: bytes) -> Sequence[Message]:
+    """`{"id", "from", "to", "text", "sent_at"}`: one MO."""
+    fields = _object(_decoded(body), "body")
+    return [
+        Message(
+            provider_message_id=required(fields, "id"),
+            sender=required(fields, "from", most=NUMBER_CHARS),
+            short_code=required(fields, "to", most=NUMBER_CHARS),
+            text=text_of(fields, "text"),
+            sent_at=_instant(fields, "sent_at"),
+        )
+    ]
+
+
+def parse_receipts(body: bytes) -> Sequence[Receipt]:
+    """`{"receipts": [{"id", "reference", "status", "code", "at"}]}`: 1 to 100."""
+    fields = _object(_decoded(body), "body")
+    if "receipts" not in fields:
+        raise WrongField("receipts", "missing")
+    items = fields["receipts"]
+    if not isinstance(items, list):
+        raise WrongField("receipts", "not_a_list")
+    if not 1 <= len(items) <= MAX_RECEIPTS:
+        raise WrongField("receipts", "not_1_to_100")
+    return [_receipt(item, f"receipts.{place}") for place, item in enumerate(items)]
+
+
+def answer(kind: Kind) -> Answer:
+    return Answer(200, "application/json", b'{"status":"ok"}')
+
+
+def _receipt(item: object, path: str) -> Receipt:
+    fields, where = _object(item, path), f"{path}."
+    status = required(fields, "status", where=where)
+    if status not in STATES:
+        raise WrongField(f"{where}status", "not_a_status")
+    if "code" not in fields:
+        raise WrongField(f"{where}code", "missing")
+    return Receipt(
+        provider_message_id=required(fields, "id", where=where),
+        reference=required(fields, "reference", where=where),
+        state=STATES[status],
+        code=None if fields["code"] is None else required(fields, "code", where=where),
+        at=_instant(fields, "at", where=where),
+    )
+
+
+def _decoded(body: bytes) -> object:
+    try:
+        return cast(object, json.loads(body.decode()))
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        raise Unreadable("the body is not JSON in UTF-8") from error
+
+
+def _object(value: object, path: str) -> Mapping[str, object]:
+    if not isinstance(value, dict):
+        raise WrongField(path, "not_an_object")
+    return value
+
+
+def _instant(fields: Mapping[str, object], name: str, *, where: str = "") -> datetime:
+    value = required(fields, name, where=where)
+    try:
+        instant = datetime.fromisoformat(value)
+        if instant.tzinfo is None:
+            raise WrongField(where + name, "no_offset")
+        return instant.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise WrongField(where + name, "not_a_time") from error

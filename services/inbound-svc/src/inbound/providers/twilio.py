@@ -1,0 +1,133 @@
+"""Twilio Programmable Messaging: form bodies, `X-Twilio-Signature`, TwiML answers.
+
+The signature is base64(HMAC-SHA1(auth token, URL + every name and value, sorted)). The URL is the one Twilio was given,
+so it comes from the account's `public_url`, never from `Host`. Rules and vectors: twilio/twilio-python
+tests/unit/test_request_validator.py (DOMAIN 3.2). Twilio signs no time: a replay is met by deduplication.
+
+Twilio does not retry by itself: give it the URL with `#rc=5&rp=all` (connection overrides), and a fallback URL.
+"""
+
+import base64
+import hashlib
+import hmac
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from urllib.parse import parse_qs, parse_qsl, urlsplit
+
+from common.contracts.inbound import ReceiptState
+from inbound.providers.provider import (
+    NUMBER_CHARS,
+    Account,
+    Answer,
+    Callback,
+    Kind,
+    Message,
+    NotGenuine,
+    Receipt,
+    Unreadable,
+    required,
+    text_of,
+)
+
+signs_url = True
+
+STATES: Mapping[str, ReceiptState] = {  # DOMAIN 3.4
+    "accepted": "queued",
+    "scheduled": "queued",
+    "queued": "queued",
+    "sending": "queued",
+    "sent": "sent",
+    "delivered": "delivered",
+    "read": "delivered",
+    "undelivered": "failed",
+    "failed": "failed",
+    "canceled": "failed",
+}
+OPTED_OUT_CODES = ("21610", "63014")  # DOMAIN 4.3: unsubscribed recipient; blocked by the user (RCS)
+DEFAULT_PORTS = {"https": 443, "http": 80}
+NO_REPLY = b'<?xml version="1.0" encoding="UTF-8"?><Response/>'
+
+Pairs = Iterable[tuple[str, str]]
+
+
+def verify(callback: Callback, account: Account, now: datetime) -> None:
+    given = callback.headers.get("x-twilio-signature")
+    if not given:
+        raise NotGenuine("signature_missing")
+    url = (account.public_url or "").rstrip("/") + callback.target
+    body_hash = parse_qs(urlsplit(url).query).get("bodySHA256")
+    pairs: Pairs = () if body_hash else _pairs(callback.body.decode("utf-8", "surrogateescape"))
+    expected = [
+        signature(secret, candidate, pairs).encode() for secret in account.secrets for candidate in _port_variants(url)
+    ]
+    genuine = any(hmac.compare_digest(one, given.encode()) for one in expected)
+    if body_hash:
+        actual = hashlib.sha256(callback.body).hexdigest().encode()
+        genuine &= hmac.compare_digest(actual, body_hash[0].lower().encode())
+    if not genuine:
+        raise NotGenuine("signature_wrong")
+
+
+def signature(token: str, url: str, pairs: Pairs) -> str:
+    """What Twilio puts in the header. Repeated names: each value once, sorted; empty values count."""
+    signed = url + "".join(name + value for name, value in sorted(set(pairs)))
+    mac = hmac.new(token.encode(), signed.encode("utf-8", "surrogateescape"), hashlib.sha1)
+    return base64.b64encode(mac.digest()).decode()
+
+
+def parse_messages(body: bytes) -> Sequence[Message]:
+    """One MO. Twilio gives no time; `Body` is there but empty for an MMS."""
+    fields = _fields(body)
+    return [
+        Message(
+            provider_message_id=required(fields, "MessageSid"),
+            sender=required(fields, "From", most=NUMBER_CHARS),
+            short_code=required(fields, "To", most=NUMBER_CHARS),
+            text=text_of(fields, "Body"),
+            sent_at=None,
+        )
+    ]
+
+
+def parse_receipts(body: bytes) -> Sequence[Receipt]:
+    """One receipt. `ErrorCode` is absent when all is well. Twilio does not echo our reference."""
+    fields = _fields(body)
+    code = required(fields, "ErrorCode") if fields.get("ErrorCode") else None
+    state = STATES.get(required(fields, "MessageStatus"), "unknown")
+    return [
+        Receipt(
+            provider_message_id=required(fields, "MessageSid"),
+            reference=None,
+            state="opted_out" if code in OPTED_OUT_CODES else state,
+            code=code,
+            at=None,
+        )
+    ]
+
+
+def answer(kind: Kind) -> Answer:
+    """An empty TwiML document: no reply from Twilio, the answers to people are consent-svc's."""
+    return Answer(200, "text/xml", NO_REPLY) if kind == "messages" else Answer(204, None, b"")
+
+
+def _fields(body: bytes) -> Mapping[str, str]:
+    """The first value of each name."""
+    try:
+        return dict(reversed(_pairs(body.decode())))
+    except UnicodeDecodeError as error:
+        raise Unreadable("the body is not a form in UTF-8") from error
+
+
+def _pairs(form: str) -> list[tuple[str, str]]:
+    """Bytes that are not UTF-8 survive as surrogates, so that the signature is over what was sent."""
+    return parse_qsl(form, keep_blank_values=True, errors="surrogateescape")
+
+
+def _port_variants(url: str) -> list[str]:
+    """The URL as it is, and with its port left out or its default port written: Twilio signs one or the other."""
+    parts = urlsplit(url)
+    if parts.port is not None:
+        other = parts.netloc.removesuffix(f":{parts.port}")
+    else:
+        other = f"{parts.netloc}:{DEFAULT_PORTS[parts.scheme]}"
+    return [url, url.replace(parts.netloc, other, 1)]

@@ -1,0 +1,194 @@
+"""`python -m stack up | down | status | demo`: the local stack from the command line, under `.placet/` here.
+
+`up` leaves a supervisor in the background and returns when everything is ready; HOURS=france takes the real sending
+hours, otherwise the demonstration policy is in force. `down` ends it. The supervisor holds a lock on its pid file for
+as long as it lives: a pid in a file that nobody locks is nobody's.
+"""
+
+import asyncio
+import fcntl
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import BinaryIO, cast, get_args
+
+from stack.environment import SERVICES, Hours
+from stack.processes import DidNotStart, Died, Supervisor, tail
+from stack.running import STACK_ENV, make_empty, running_stack
+
+FOLDER = Path(".placet")
+PID = FOLDER / "supervisor.pid"
+LOG = FOLDER / "supervisor.log"
+UP_WITHIN_S = 180.0
+DOWN_WITHIN_S = 60.0
+POLL_S = 0.1
+RESTARTS_PER_MINUTE = 5
+
+
+def up() -> int:
+    hours = os.environ.get("HOURS", "demonstration")
+    if hours not in get_args(Hours):
+        return _fail(f"HOURS is one of {', '.join(get_args(Hours))}")
+    if supervisor_pid() is not None:
+        print("already up")
+        return status()
+    make_empty(FOLDER)
+    print("starting (from empty databases: the broker keeps its log in memory) ...", flush=True)
+    with LOG.open("wb") as log:
+        supervisor = subprocess.Popen(
+            [sys.executable, "-m", "stack", "supervise", hours],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + UP_WITHIN_S
+    try:
+        while not (FOLDER / STACK_ENV).exists():
+            if supervisor.poll() is not None:
+                return _fail(f"the stack did not start:\n{tail(LOG, 60)}")
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            time.sleep(POLL_S)
+    except (KeyboardInterrupt, TimeoutError):
+        supervisor.terminate()
+        supervisor.wait()
+        return _fail(f"given up:\n{tail(LOG, 60)}")
+    return status()
+
+
+def down() -> int:
+    pid = supervisor_pid()
+    if pid is not None:
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + DOWN_WITHIN_S
+        while supervisor_pid() == pid:
+            if time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)  # its children are tied to it
+                deadline += DOWN_WITHIN_S
+            time.sleep(POLL_S)
+    if FOLDER.exists():
+        make_empty(FOLDER)
+    PID.unlink(missing_ok=True)
+    print("down" if pid is not None else "was not up")
+    return 0
+
+
+def status() -> int:
+    """0 when everything is ready."""
+    if supervisor_pid() is None:
+        return _fail("not up")
+    try:
+        lines = (FOLDER / STACK_ENV).read_text().splitlines()
+    except FileNotFoundError:
+        return _fail("starting, or going down")
+    told = dict(line.split("=", 1) for line in lines)
+    red = 0
+    for name in (*SERVICES, "simulator"):
+        url = told[f"{name.upper()}_URL"]
+        why = _not_ready(f"{url}/livez" if name == "simulator" else f"{url}/readyz")
+        red += why is not None
+        print(f"  {name:<10} {url}  {'ready' if why is None else why}")
+    print(f"  urls and a development token: {FOLDER / STACK_ENV}")
+    hours = LOG.read_text().partition("hours: ")[2].split("\n", 1)[0]
+    if hours == "demonstration":
+        print("  DEMONSTRATION HOURS are in force: marketing goes out at any time. HOURS=france takes the real ones.")
+    else:
+        print(f"  sending hours: {hours}")
+    return 1 if red else 0
+
+
+def supervise(hours: Hours) -> int:
+    """The background process of `up`."""
+    FOLDER.mkdir(mode=0o700, exist_ok=True)
+    with PID.open("ab") as held:
+        if not _lock(held):
+            return _fail("another supervisor is running here")
+        held.truncate(0)
+        held.write(str(os.getpid()).encode())
+        held.flush()
+        try:
+            asyncio.run(_supervise(hours))
+        except (DidNotStart, Died) as error:
+            return _fail(str(error))
+        except asyncio.CancelledError:
+            print("stopped", flush=True)
+    return 0
+
+
+async def _supervise(hours: Hours) -> None:
+    this = cast("asyncio.Task[None]", asyncio.current_task())
+    for wanted in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(wanted, this.cancel)
+    print(f"hours: {hours}", flush=True)
+    async with running_stack(FOLDER, hours=hours, say=lambda what: print(f"starting {what}", flush=True)) as stack:
+        await _keep_running(stack.supervisor)
+
+
+async def _keep_running(supervisor: Supervisor) -> None:
+    """Restarts what dies, as a platform would; raises the last Died when that does not help."""
+    restarts: list[float] = []
+    while True:
+        died: Died = await supervisor.died()
+        print(f"restarting: {died}", flush=True)
+        restarts = [at for at in restarts if at > time.monotonic() - 60] + [time.monotonic()]
+        if len(restarts) > RESTARTS_PER_MINUTE:
+            raise died
+        await supervisor.restart(died.name)
+
+
+def supervisor_pid() -> int | None:
+    """The pid of the supervisor that runs here, which holds the lock; None when none does."""
+    try:
+        with PID.open("rb") as file:
+            return None if _lock(file) else int(file.read() or 0) or None
+    except FileNotFoundError:
+        return None
+
+
+def _lock(file: BinaryIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _not_ready(url: str) -> str | None:
+    try:
+        with urllib.request.urlopen(url, timeout=5):  # noqa: S310  (our own http URL)
+            return None
+    except urllib.error.HTTPError as error:
+        return f"NOT READY {error.read().decode(errors='replace').strip()[:300]}"
+    except OSError as error:
+        return f"NO ANSWER ({error})"
+
+
+def _fail(why: str) -> int:
+    print(why, file=sys.stderr, flush=True)
+    return 1
+
+
+def main(arguments: list[str]) -> int:
+    match arguments:
+        case ["up"]:
+            return up()
+        case ["down"]:
+            return down()
+        case ["status"]:
+            return status()
+        case ["demo"]:
+            return int(importlib.import_module("stack.demo").run() or 0)
+        case ["supervise", ("demonstration" | "france") as hours]:
+            return supervise(hours)
+    return _fail("usage: python -m stack up | down | status | demo")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

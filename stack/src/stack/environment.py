@@ -1,0 +1,130 @@
+"""What each process of one local stack is told: ports, databases, keys, tokens. All made afresh, none worth keeping.
+
+Fictional numbers (06 39 98 xx xx) count as mobiles here, the broker has no idempotent producers and one replica: three
+settings that a production environment must not copy.
+"""
+
+import base64
+import json
+import os
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import jwt
+
+from stack.processes import free_port
+
+Hours = Literal["demonstration", "france"]
+
+SERVICES = ("consent", "inbound", "campaign", "dispatch")
+PARTITIONS = 6
+ISSUER = "placet-development"
+SCOPES = (
+    "sender:read sender:write consent:read consent:write contact:write"
+    " campaign:read campaign:write message:send message:read"
+)
+TOKEN_DAYS = 30
+TWILIO_PUBLIC_URL = "https://placet.example"  # what Twilio would be told, and so what it signs
+DRAIN_S = 5.0
+
+
+def _url() -> str:
+    return f"http://127.0.0.1:{free_port()}"
+
+
+def _ring(key_id: str) -> str:
+    """A key ring with one random key, as JSON."""
+    return json.dumps({"current": key_id, "keys": {key_id: base64.b64encode(os.urandom(32)).decode()}})
+
+
+@dataclass(frozen=True)
+class Environment:
+    """`more`: further variables by service, over those made here."""
+
+    hours: Hours = "demonstration"
+    idempotent_gateway: bool = False  # does the operator take a repeated reference for the same SMS?
+    more: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    urls: Mapping[str, str] = field(default_factory=lambda: {name: _url() for name in (*SERVICES, "simulator")})
+    database_passwords: Mapping[str, str] = field(
+        default_factory=lambda: {name: secrets.token_urlsafe(16) for name in SERVICES}, repr=False
+    )
+    subject_keys: str = field(default_factory=lambda: _ring("s1"), repr=False)
+    field_keys: str = field(default_factory=lambda: _ring("f1"), repr=False)
+    auth_key: str = field(default_factory=lambda: secrets.token_urlsafe(48), repr=False)
+    gateway_token: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
+    simulator_secret: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
+    twilio_secret: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
+
+    def of_service(self, name: str, database_url: str, bootstrap: str) -> dict[str, str]:
+        told = {
+            "PLACET_DATABASE_URL": database_url,
+            "PLACET_KAFKA_BOOTSTRAP": bootstrap,
+            "PLACET_KAFKA_IDEMPOTENCE": "false",
+            "PLACET_KAFKA_REPLICATION": "1",
+            "PLACET_PARTITIONS": str(PARTITIONS),
+            "PLACET_PORT": self.urls[name].rpartition(":")[2],
+            "PLACET_ROLES": "all",
+            "PLACET_DRAIN_S": str(DRAIN_S),
+            "PLACET_SUBJECT_KEYS": self.subject_keys,
+            "PLACET_FIELD_KEYS": self.field_keys,
+            "PLACET_AUTH_KEY": self.auth_key,
+            "PLACET_AUTH_ISSUER": ISSUER,
+            "PLACET_AUTH_AUDIENCE": ISSUER,
+            "PLACET_FICTIONAL_NUMBERS": "true",
+        }
+        if name in ("campaign", "dispatch"):
+            told["PLACET_HOURS"] = self.hours
+        if name == "dispatch":
+            told["PLACET_GATEWAY_URL"] = self.urls["simulator"]
+            told["PLACET_GATEWAY_TOKEN"] = self.gateway_token
+            told["PLACET_GATEWAY_IDEMPOTENT"] = str(self.idempotent_gateway).lower()
+        if name == "inbound":
+            told["PLACET_PROVIDER_ACCOUNTS"] = json.dumps(self._provider_accounts())
+        return _inherited() | told | self.more.get(name, {})
+
+    def of_simulator(self, log: Path) -> dict[str, str]:
+        return _inherited() | {
+            "PLACET_SIM_PORT": self.urls["simulator"].rpartition(":")[2],
+            "PLACET_SIM_TOKEN": self.gateway_token,
+            "PLACET_SIM_SECRET": self.simulator_secret,
+            "PLACET_SIM_LOG": str(log),
+            "PLACET_SIM_IDEMPOTENT": str(int(self.idempotent_gateway)),
+            "PLACET_INBOUND_URL": self.urls["inbound"],
+            **self.more.get("simulator", {}),
+        }
+
+    def token(self, scope: str = SCOPES) -> str:
+        """A development JWT for every sender."""
+        now = int(time.time())
+        claims = {"sub": "developer", "scope": scope, "senders": "*", "iss": ISSUER, "aud": ISSUER}
+        return jwt.encode({**claims, "iat": now, "exp": now + TOKEN_DAYS * 86_400}, self.auth_key, algorithm="HS256")
+
+    def write(self, path: Path) -> None:
+        """`stack.env`: where to call, and with what token. For the owner's eyes only; appears whole or not at all."""
+        lines = {f"{name.upper()}_URL": url for name, url in self.urls.items()}
+        lines |= {"TOKEN": self.token(), "SIMULATOR_SECRET": self.simulator_secret, "TWILIO_SECRET": self.twilio_secret}
+        fresh = path.with_suffix(".new")
+        fresh.unlink(missing_ok=True)
+        fresh.touch(mode=0o600)
+        fresh.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
+        fresh.replace(path)
+
+    def _provider_accounts(self) -> list[dict[str, object]]:
+        return [
+            {"provider": "simulator", "account": "main", "secrets": [self.simulator_secret]},
+            {
+                "provider": "twilio",
+                "account": "main",
+                "secrets": [self.twilio_secret],
+                "public_url": TWILIO_PUBLIC_URL,
+            },
+        ]
+
+
+def _inherited() -> dict[str, str]:
+    """Ours without PLACET_*: a stray setting of the shell must not reach a service."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PLACET_")}

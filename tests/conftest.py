@@ -1,0 +1,48 @@
+"""Fixtures shared by the suites. Unique names instead of cleaning: tests share one Postgres and one broker."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from tests.infrastructure import Broker, Postgres, kafka_broker, postgres_server
+from tests.running import Surroundings
+
+SUITES = ("service", "e2e")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The folder decides the marker."""
+    for item in items:
+        for suite in SUITES:
+            if f"/tests/{suite}/" in str(item.path):
+                item.add_marker(suite)
+
+
+@pytest.fixture(scope="session")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("placet")
+
+
+@pytest.fixture(scope="session")
+def postgres(scratch: Path) -> Iterator[Postgres]:
+    with postgres_server(scratch) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def broker(scratch: Path) -> Iterator[Broker]:
+    with kafka_broker(scratch) as server:
+        yield server
+
+
+@pytest.fixture
+def unique() -> str:
+    """A name no other test uses: databases, topics, senders."""
+    return "t" + uuid4().hex[:10]
+
+
+@pytest.fixture
+def surroundings(postgres: Postgres, broker: Broker, unique: str) -> Surroundings:
+    return Surroundings(postgres, broker, unique)

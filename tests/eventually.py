@@ -1,0 +1,31 @@
+"""Waiting for what will be true, without sleeping for a guess."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+LOOK_EVERY_S = 0.02
+
+
+async def eventually(look: Callable[[], Awaitable[T]], within_s: float = 10.0) -> T:
+    """What `look` returns once it is truthy and raises no AssertionError; after `within_s` its last failure."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + within_s
+    never = asyncio.Event()
+    while True:
+        failure: AssertionError | None = None
+        found: T | None = None
+        try:
+            found = await look()
+            if found:
+                return found
+        except AssertionError as error:
+            failure = error
+        if loop.time() > deadline:
+            raise failure or AssertionError(f"not within {within_s:g} s; last seen: {found!r}")
+        try:
+            await asyncio.wait_for(never.wait(), LOOK_EVERY_S)
+        except TimeoutError:
+            continue

@@ -1,0 +1,111 @@
+"""The Postgres and the broker the tests run on: what the environment names, else Docker, else the embedded stack.
+
+    PLACET_TEST_POSTGRES   postgresql:// of a superuser
+    PLACET_TEST_KAFKA      host:port of Apache Kafka (idempotent producers); PLACET_TEST_TANSU for the other one
+
+Neither is ever skipped: what does not start fails the run.
+"""
+
+import asyncio
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import asyncpg
+
+from common.database import migrate
+
+SERVICES = ("consent", "campaign", "dispatch", "inbound")
+
+
+@dataclass
+class Postgres:
+    """A server of which we are the superuser. Each service is migrated once, into a template that tests clone."""
+
+    admin_url: str
+    _templates: set[str] = field(default_factory=set)
+
+    def url(self, database: str) -> str:
+        return self.admin_url.rsplit("/", 1)[0] + f"/{database}"
+
+    async def clone(self, service: str, name: str) -> str:
+        """A fresh, migrated database of `service`; returns its url."""
+        template = f"template_{service}_{os.getpid()}"
+        if service not in self._templates:
+            await self._admin(f"CREATE DATABASE {template}")
+            await asyncio.to_thread(migrate, self.url(template), service)
+            self._templates.add(service)
+        await self._admin(f"CREATE DATABASE {name} TEMPLATE {template}")
+        return self.url(name)
+
+    async def empty(self, name: str) -> str:
+        await self._admin(f"CREATE DATABASE {name}")
+        return self.url(name)
+
+    async def _admin(self, statement: str) -> None:
+        connection = await asyncpg.connect(self.admin_url)
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
+
+
+@dataclass(frozen=True)
+class Broker:
+    bootstrap: str
+    idempotent: bool  # does it know InitProducerId?
+
+
+@contextmanager
+def postgres_server(scratch: Path) -> Iterator[Postgres]:
+    if url := os.environ.get("PLACET_TEST_POSTGRES"):
+        yield Postgres(url)
+        return
+    with ExitStack() as cleaning:
+        if docker_answers():
+            from testcontainers.postgres import PostgresContainer
+
+            container = cleaning.enter_context(PostgresContainer("postgres:17", driver=None))
+            yield Postgres(container.get_connection_url())
+        else:
+            from stack.postgres import Postgres as Embedded
+
+            embedded = Embedded(scratch / "postgres", durable=False)
+            embedded.start()
+            cleaning.callback(embedded.stop)
+            yield Postgres(embedded.admin_dsn)
+
+
+@contextmanager
+def kafka_broker(scratch: Path) -> Iterator[Broker]:
+    if bootstrap := os.environ.get("PLACET_TEST_KAFKA"):
+        yield Broker(bootstrap, idempotent=True)
+        return
+    if bootstrap := os.environ.get("PLACET_TEST_TANSU"):
+        yield Broker(bootstrap, idempotent=False)
+        return
+    with ExitStack() as cleaning:
+        if docker_answers():
+            from testcontainers.kafka import KafkaContainer
+
+            container = cleaning.enter_context(KafkaContainer("apache/kafka:4.1.1").with_kraft())
+            yield Broker(container.get_bootstrap_server(), idempotent=True)
+        else:
+            from stack.broker import Broker as Embedded
+
+            embedded = Embedded(scratch / "broker")
+            embedded.start()
+            cleaning.callback(embedded.stop)
+            yield Broker(embedded.bootstrap, idempotent=False)
+
+
+def docker_answers() -> bool:
+    """Only when asked for: a daemon without a registry cannot pull what the containers need."""
+    if os.environ.get("PLACET_TEST_DOCKER") != "1":
+        return False
+    import docker
+
+    docker.from_env().ping()
+    return True

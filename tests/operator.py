@@ -1,0 +1,78 @@
+"""The one thing we fake: an operator, strictly, over real HTTP. It records every message it is handed."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from aiohttp import web
+
+TOKEN = "operator-token"
+FIELDS = {"reference", "to", "from", "short_code", "category", "text"}
+
+
+@dataclass
+class Operator:
+    """`answer`: accept, reject, throttle, drop (take it and close without a word). `open`: cleared, it makes callers
+    wait before they are answered."""
+
+    url: str = ""
+    answer: str = "accept"
+    open: asyncio.Event = field(default_factory=asyncio.Event)
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    received: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def references(self) -> list[str]:
+        return [m["reference"] for m in self.messages]
+
+    async def submits(self, request: web.Request) -> web.StreamResponse:
+        assert request.headers["Authorization"] == f"Bearer {TOKEN}"
+        body = json.loads(await request.read())
+        assert set(body) == {"messages"}
+        assert 1 <= len(body["messages"]) <= 1000
+        for message in body["messages"]:
+            assert set(message) == FIELDS
+            assert message["to"].startswith("+")
+        if self.answer == "throttle":
+            return web.json_response({"type": "throttled"}, status=429, headers={"Retry-After": "0.2"})
+        at = datetime.now(UTC)
+        self.messages += [{**message, "at": at} for message in body["messages"]]
+        self.received.set()
+        await self.open.wait()
+        if self.answer == "drop":
+            assert request.transport is not None
+            request.transport.abort()
+            raise web.HTTPInternalServerError
+        status = "rejected" if self.answer == "reject" else "accepted"
+        code = "unknown_subscriber" if self.answer == "reject" else None
+        return web.json_response(
+            {
+                "results": [
+                    {"reference": m["reference"], "id": f"op-{m['reference']}", "status": status, "code": code}
+                    for m in body["messages"]
+                ]
+            }
+        )
+
+
+@asynccontextmanager
+async def operator() -> AsyncIterator[Operator]:
+    """An operator listening on a free port of this machine."""
+    fake = Operator()
+    fake.open.set()
+    app = web.Application()
+    app.router.add_post("/v1/submits", fake.submits)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    fake.url = str(site.name)
+    try:
+        yield fake
+    finally:
+        fake.open.set()
+        await runner.cleanup()

@@ -1,0 +1,105 @@
+"""STOP, however it is dressed, is STOP; what is not STOP never becomes it; and what loosens is never guessed."""
+
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+
+from inbound.keywords import classify
+from inbound.keywords.classifier import load
+
+OPT_OUTS = ("STOP", "stop", "ARRÊT", "arrêtez", "STOPALL", "désinscription")
+NOT_OPT_OUTS = (
+    "top",
+    "shop",
+    "step",
+    "strop",
+    "slop",
+    "spot",
+    "stock",
+    "hop",
+    "ok",
+    "oui",
+    "start",
+    "contact",
+    "non stop",
+    "ne stoppez pas",
+    "don't stop",
+    "rendez-vous demain",
+    "je passe a midi",
+    "la commande est arrivee",
+)
+
+EMOJI = st.sampled_from(["🙏", "😡", "👍🏽", "❤️", "👨‍👩‍👧", "🙂"])
+INVISIBLE = st.sampled_from(["\u200b", "\u200d", "\u2060", "\ufeff", "\u202a", "\u00ad", "\ufe0f"])
+ACCENTS = st.sampled_from(["", "", "\u0301", "\u0302", "\u0308", "\u0327", "\u0338"])
+AROUND = st.text(st.sampled_from(" \t\n.,;:!…\"'«»“”()[]{}*_~-–—\u00a0\u202f"), max_size=6)
+COURTESY = st.sampled_from(["", "", "bonjour", "Merci", "SVP", "stp", "please", "Madame", "s'il vous plaît"])
+FONTS = st.sampled_from([0xFF21 - 0x41, 0x1D400 - 0x41, 0x1D5D4 - 0x41, 0x24B6 - 0x41, 0x1F130 - 0x41])
+
+
+@st.composite
+def dressed(draw: st.DrawFn, texts: tuple[str, ...]) -> str:
+    """One of `texts` in any case, with accents, hidden characters and long letters, then wrapped."""
+    letters = []
+    for char in draw(st.sampled_from(texts)):
+        char = draw(st.sampled_from([char.lower(), char.upper()]))
+        if char.isalpha():
+            char += draw(ACCENTS) + draw(st.one_of(st.just(""), st.just(""), INVISIBLE))
+        letters.append(char)
+    word = "".join(letters)
+    before, after = draw(COURTESY), draw(COURTESY)
+    return (
+        (f"{before}{draw(AROUND)} " if before else draw(AROUND))
+        + word
+        + (f" {draw(AROUND)}{after}" if after else draw(AROUND))
+        + draw(st.one_of(st.just(""), EMOJI))
+    )
+
+
+@given(dressed(OPT_OUTS))
+@example("S\u0338TOP")
+@settings(max_examples=500)
+def test_an_opt_out_however_dressed_is_a_stop(text: str) -> None:
+    assert classify(text).intent == "stop"
+
+
+@given(dressed(NOT_OPT_OUTS))
+@settings(max_examples=500)
+def test_a_known_other_word_however_dressed_is_never_a_stop(text: str) -> None:
+    assert classify(text).intent != "stop"
+
+
+@given(FONTS, st.integers(3, 9), st.sampled_from([" ", ".", "-", "*", " . ", "_"]))
+def test_stop_in_another_font_spaced_or_held_is_a_stop(font: int, held: int, gap: str) -> None:
+    drawn = "".join(chr(ord(letter) + font) for letter in "STOP")
+
+    assert classify(drawn).intent == "stop"
+    assert classify(gap.join("STOP")).intent == "stop"
+    for place in range(4):
+        assert classify("STOP"[:place] + "STOP"[place] * held + "STOP"[place + 1 :]).intent == "stop"
+
+
+@given(st.text(max_size=40))
+def test_a_text_that_begins_with_stop_is_never_waved_through(tail: str) -> None:
+    assert classify(f"STOP {tail}").intent in ("stop", "review")
+
+
+COURTESY_WORDS = load().courtesy.words
+WORDS = st.text("abcdefghijklmnopqrstuvwxyzéèàç", min_size=2, max_size=12)
+
+
+@given(st.sampled_from(["START", "UNSTOP", "REPRENDRE", "OUI", "YES"]), WORDS, st.booleans())
+def test_what_loosens_is_the_bare_word_and_nothing_else(word: str, other: str, before: bool) -> None:
+    text = f"{other} {word}" if before else f"{word} {other}"
+    assume(other.casefold() not in COURTESY_WORDS)
+
+    assert classify(text).intent not in ("start", "confirm")
+
+
+@given(st.text(max_size=300))
+@example("\x00")
+@example("\ud83d")
+def test_any_text_at_all_is_understood(text: str) -> None:
+    understood = classify(text)
+
+    assert 0.0 <= understood.score <= 1.0
+    assert understood.rule.startswith("fr-1:")

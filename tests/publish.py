@@ -1,0 +1,80 @@
+"""What the neighbours of a service under test would publish, put on the real broker."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+from common import kafka
+from common.contracts import Event, Topic, Watermark
+from common.kafka import partition_of
+from common.settings import ServiceSettings
+from tests.running import Surroundings
+
+
+async def publish(
+    surroundings: Surroundings, topic: Topic, events: Sequence[Event], *, as_of: datetime | None = None
+) -> None:
+    """`events` to their partitions, then, with `as_of`, a watermark to every partition. Acknowledged on return."""
+    settings = ServiceSettings(**await surroundings.settings("dispatch"))
+    await kafka.ensure_topics(settings, [topic])
+    async with _producer(settings) as producer:
+        for event in events:
+            await _send(producer, settings, topic, event, partition_of(event.key, settings.partitions))
+        if as_of is not None:
+            for partition in range(settings.partitions):
+                await _send(producer, settings, topic, Watermark(partition=partition, as_of=as_of), partition)
+
+
+async def publish_raw(
+    surroundings: Surroundings, topic: Topic, key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]]
+) -> None:
+    """A record as a broken or foreign producer would write it, to the partition of its key (0 without one)."""
+    settings = ServiceSettings(**await surroundings.settings("dispatch"))
+    await kafka.ensure_topics(settings, [topic])
+    partition = partition_of(key.decode(errors="replace"), settings.partitions) if key else 0
+    async with _producer(settings) as producer:
+        await producer.send_and_wait(
+            settings.topic_prefix + topic.name, value, key=key, partition=partition, headers=headers
+        )
+
+
+@asynccontextmanager
+async def heartbeat(surroundings: Surroundings, topic: Topic, every_s: float = 0.2) -> AsyncIterator[None]:
+    """While the block runs, the owner of `topic` keeps saying that all it acknowledged is in the log."""
+    settings = ServiceSettings(**await surroundings.settings("dispatch"))
+    await kafka.ensure_topics(settings, [topic])
+    stop = asyncio.Event()
+
+    async def beat() -> None:
+        async with _producer(settings) as producer:
+            while not stop.is_set():
+                as_of = datetime.now(UTC)
+                for partition in range(settings.partitions):
+                    await _send(producer, settings, topic, Watermark(partition=partition, as_of=as_of), partition)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), every_s)
+
+    beating = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        stop.set()
+        await beating
+
+
+def _producer(settings: ServiceSettings) -> Any:
+    return kafka.producer(settings)
+
+
+async def _send(producer: Any, settings: ServiceSettings, topic: Topic, event: Event, partition: int) -> None:
+    await producer.send_and_wait(
+        settings.topic_prefix + topic.name,
+        kafka.encode(event),
+        key=event.key.encode(),
+        partition=partition,
+        headers=kafka.cloud_event_headers(event.type, uuid4(), topic.owner, datetime.now(UTC), None),
+    )

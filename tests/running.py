@@ -1,0 +1,93 @@
+"""One service in process, with its own database and its own topics: how the service tests run it."""
+
+import base64
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import asyncpg
+import httpx
+import jwt
+
+from common.service import Service, create_app
+from tests.infrastructure import Broker, Postgres
+
+AUTH_KEY = "a key for tests only, thirty-two bytes or more"
+ISSUER = "placet-tests"
+ALL_SCOPES = (
+    "sender:read sender:write consent:read consent:write contact:write"
+    " campaign:read campaign:write message:send message:read"
+)
+KEY_RING = {"current": "t1", "keys": {"t1": base64.b64encode(b"t" * 32).decode()}}
+
+
+def token(scope: str = ALL_SCOPES, senders: Any = "*", subject: str = "tester", **claims: Any) -> str:
+    now = int(time.time())
+    body = {"sub": subject, "scope": scope, "senders": senders, "iss": ISSUER, "aud": ISSUER, "exp": now + 3600}
+    return jwt.encode({**body, **claims}, AUTH_KEY, algorithm="HS256")
+
+
+def bearer(**claims: Any) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token(**claims)}"}
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What one test's services share: a broker, topics of their own, keys. `database`: a migrated one per service."""
+
+    postgres: Postgres
+    broker: Broker
+    unique: str
+    urls: dict[str, str] = field(default_factory=dict)
+
+    async def database(self, service: str) -> str:
+        """The url of `service`'s database in this test, made from its migrated template at the first call."""
+        if service not in self.urls:
+            self.urls[service] = await self.postgres.clone(service, f"{service}_{self.unique}")
+        return self.urls[service]
+
+    async def settings(self, service: str, **more: Any) -> dict[str, Any]:
+        """The keyword arguments of the service's Settings class."""
+        return {
+            "database_url": await self.database(service),
+            "kafka_bootstrap": self.broker.bootstrap,
+            "kafka_idempotence": self.broker.idempotent,
+            "kafka_replication": 1,
+            "topic_prefix": f"{self.unique}.",
+            "partitions": 3,
+            "subject_keys": KEY_RING,
+            "field_keys": KEY_RING,
+            "auth_key": AUTH_KEY,
+            "auth_issuer": ISSUER,
+            "auth_audience": ISSUER,
+            "fictional_numbers": True,
+            "drain_s": 5.0,
+            **more,
+        }
+
+    @asynccontextmanager
+    async def sql(self, service: str) -> AsyncIterator[asyncpg.Connection]:
+        """A raw connection to the service's database, for looking at rows."""
+        connection = await asyncpg.connect(await self.database(service))
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+
+@asynccontextmanager
+async def running(service: Service[Any], headers: Mapping[str, str] | None = None) -> AsyncIterator[httpx.AsyncClient]:
+    """The service with the roles of its settings, in process; the client's token has every scope unless told."""
+    app = create_app(service)
+    async with app.router.lifespan_context(app) as state:
+
+        async def with_state(scope: Any, receive: Any, send: Any) -> None:
+            await app({**scope, "state": dict(state or {})}, receive, send)
+
+        transport = httpx.ASGITransport(app=with_state, raise_app_exceptions=False)
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://service", headers=bearer() if headers is None else headers
+        ) as client:
+            yield client

@@ -1,0 +1,449 @@
+"""consent-svc over HTTP, as an internal service meets it."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from time import perf_counter
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from common.contracts.consent import ConsentStateChanged, SenderChanged
+from consent.service import Settings, build
+from tests.running import Surroundings, bearer, running
+
+NUMBER = "06 39 98 12 34"
+SENDER = {
+    "sender_id": "acme",
+    "legal_name": "ACME SAS",
+    "brand": "Acme",
+    "contact": "contact@acme.example",
+    "country": "FR",
+    "oadc": "ACME",
+    "stop_code": "36111",
+    "purposes": [
+        {"id": "promotions", "wording": "Nos offres par SMS"},
+        {"id": "loyalty", "wording": "Votre carte de fidélité"},
+    ],
+}
+
+
+def consent(**changes: Any) -> dict[str, Any]:
+    body = {
+        "sender_id": "acme",
+        "purpose": "promotions",
+        "number": NUMBER,
+        "occurred_at": "2026-03-02T14:05:00+01:00",
+        "evidence": {"source": "shop", "form_id": "checkout", "form_version": "7"},
+    }
+    return body | changes
+
+
+def opt_out(**changes: Any) -> dict[str, Any]:
+    return {"sender_id": "acme", "number": NUMBER, "evidence": {"source": "call-centre"}} | changes
+
+
+@pytest.fixture
+async def service(surroundings: Surroundings) -> AsyncIterator[httpx.AsyncClient]:
+    """The api role alone: what it would publish stays in the outbox, to be looked at."""
+    settings = Settings(**await surroundings.settings("consent", roles="api"))
+    async with running(build(settings)) as client:
+        assert (await client.post("/v1/senders", json=SENDER)).status_code == 201
+        yield client
+
+
+async def outbox(surroundings: Surroundings, topic: str) -> list[bytes]:
+    async with surroundings.sql("consent") as sql:
+        rows = await sql.fetch("SELECT payload FROM outbox WHERE topic = $1 ORDER BY id", topic)
+        return [row["payload"] for row in rows]
+
+
+async def states(surroundings: Surroundings) -> list[ConsentStateChanged]:
+    payloads = await outbox(surroundings, "consent.states.v1")
+    return [msgspec.json.decode(payload, type=ConsentStateChanged) for payload in payloads]
+
+
+async def lookup(service: httpx.AsyncClient, number: str = NUMBER, **kwargs: Any) -> dict[str, Any]:
+    answer = await service.post("/v1/subjects/lookup", json={"number": number}, **kwargs)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def reasons(answer: httpx.Response) -> list[tuple[str, str]]:
+    assert answer.headers["content-type"] == "application/problem+json"
+    return [(r["field"], r["reason"]) for r in answer.json()["reasons"]]
+
+
+async def test_registering_a_sender_again_is_the_same_and_other_content_conflicts(service, surroundings):
+    again = await service.post("/v1/senders", json=SENDER)
+    assert (again.status_code, again.json()["version"]) == (200, 1)
+    other = await service.post("/v1/senders", json=SENDER | {"brand": "Acme!"})
+    assert other.status_code == 409
+    assert other.json()["type"] == "/problems/sender-taken"
+    assert (await service.get("/v1/senders/acme")).json() == SENDER | {"version": 1}
+    assert len(await outbox(surroundings, "consent.senders.v1")) == 1
+
+
+async def test_changing_a_sender_makes_a_new_version_and_publishes_it_whole(service, surroundings):
+    content = {k: v for k, v in SENDER.items() if k != "sender_id"} | {"contact": "+33 1 via acme.example"}
+    changed = await service.put("/v1/senders/acme", json=content)
+    assert (changed.status_code, changed.json()["version"]) == (200, 2)
+    assert (await service.put("/v1/senders/acme", json=content)).json()["version"] == 2, "PUT is idempotent"
+    first, second = (
+        msgspec.json.decode(p, type=SenderChanged) for p in await outbox(surroundings, "consent.senders.v1")
+    )
+    assert (first.version, second.version, second.contact) == (1, 2, content["contact"])
+    assert [p.id for p in second.purposes] == ["promotions", "loyalty"]
+    assert (await service.put("/v1/senders/globex", json=content)).status_code == 404
+    wrong = await service.put("/v1/senders/acme", json=content | {"sender_id": "globex"})
+    assert (wrong.status_code, reasons(wrong)) == (422, [("sender_id", "not_the_path")])
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"sender_id": "Acme"}, "sender_id"),
+        ({"oadc": "AC"}, "oadc"),
+        ({"oadc": "ACME SHOP"}, "oadc"),
+        ({"oadc": "36111"}, "body"),
+        ({"stop_code": "31111"}, "stop_code"),
+        ({"stop_code": "361111"}, "stop_code"),
+        ({"country": "fr"}, "country"),
+        ({"purposes": [{"id": "x y", "wording": "?"}]}, "purposes.0.id"),
+        ({"purposes": SENDER["purposes"] * 2}, "body"),
+        ({"legal_name": "A\x00"}, "legal_name"),
+        ({"extra": 1}, "extra"),
+    ],
+)
+async def test_a_sender_that_operators_would_refuse_is_refused(service, change, field):
+    answer = await service.post("/v1/senders", json=SENDER | {"sender_id": "globex"} | change)
+    assert answer.status_code == 422
+    assert [f for f, _ in reasons(answer)] == [field]
+
+
+async def test_two_registrations_at_once_make_one_sender(service):
+    wanted = SENDER | {"sender_id": "globex"}
+    answers = await asyncio.gather(*(service.post("/v1/senders", json=wanted) for _ in range(5)))
+    assert sorted(a.status_code for a in answers) == [200, 200, 200, 200, 201]
+
+
+async def test_a_consent_is_recorded_with_its_proof_and_published(service, surroundings):
+    answer = await service.post("/v1/consents", json=consent())
+    assert answer.status_code == 201
+    body = answer.json()
+    assert (body["version"], body["state"], body["changed"]) == (1, "opted_in", True)
+    (event,) = await states(surroundings)
+    assert (event.subject_id, event.version, event.erased) == (body["subject_id"], 1, False)
+    assert [(c.sender_id, c.purpose, c.state, c.basis) for c in event.consents] == [
+        ("acme", "promotions", "opted_in", "opt_in")
+    ]
+    assert [(c.kind, c.source, c.evidence_id) for c in event.causes] == [("opt_in", "shop", body["evidence_id"])]
+    found = await lookup(service, "+33639981234")
+    assert [(c["state"], c["occurred_at"]) for c in found["consents"]] == [("opted_in", "2026-03-02T13:05:00Z")]
+    (entry,) = found["history"]
+    assert (entry["form_id"], entry["form_version"], entry["position"]) == ("checkout", "7", 1)
+
+
+async def test_the_same_consent_again_falls_out(service, surroundings):
+    first = (await service.post("/v1/consents", json=consent())).json()
+    again = (await service.post("/v1/consents", json=consent(number="+33 6 39 98 12 34"))).json()
+    assert again == first | {"changed": False}
+    assert len(await states(surroundings)) == 1
+    assert len((await lookup(service))["history"]) == 1
+
+
+async def test_a_late_opt_in_older_than_the_stop_is_kept_and_changes_nothing(service, surroundings):
+    await service.post("/v1/opt-outs", json=opt_out(occurred_at="2026-03-02T15:00:00+01:00"))
+    late = (await service.post("/v1/consents", json=consent())).json()
+    assert (late["state"], late["changed"], late["version"]) == ("opted_out", False, 1)
+    found = await lookup(service)
+    assert [e["kind"] for e in found["history"]] == ["opt_out", "opt_in"]
+    assert [c["state"] for c in found["consents"]] == ["opted_out"]
+    newer = (await service.post("/v1/consents", json=consent(occurred_at="2026-03-02T15:00:01+01:00"))).json()
+    assert (newer["state"], newer["changed"], newer["version"]) == ("opted_in", True, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"number": "0123456789"}, ("number", "not_mobile")),
+        ({"number": "36111"}, ("number", "short_code")),
+        ({"number": "hello"}, ("number", "not_a_number")),
+        ({"purpose": "surveys"}, ("purpose", "unknown_purpose")),
+        ({"occurred_at": "2999-01-01T00:00:00Z"}, ("occurred_at", "occurred_in_the_future")),
+        ({"occurred_at": "2026-03-02T14:05:00"}, ("occurred_at", "timezone_aware")),
+        ({"occurred_at": "20260302"}, ("occurred_at", "value_error")),
+        ({"occurred_at": 1772456700}, ("occurred_at", "value_error")),
+        ({"occurred_at": "0001-01-01T00:00:00+14:00"}, ("occurred_at", "value_error")),
+        ({"occurred_at": "9999-12-31T23:59:59-14:00"}, ("occurred_at", "value_error")),
+        ({"occurred_at": "1970-01-01T00:00:00Z"}, ("occurred_at", "value_error")),
+        ({"evidence": {"source": " ", "text_shown": "Oui"}}, ("evidence.source", "source_missing")),
+        ({"evidence": {"source": "mo", "text_shown": "Oui"}}, ("evidence.source", "value_error")),
+        ({"evidence": {"source": "shop"}}, ("evidence", "nothing_shown")),
+        ({"evidence": {"source": "shop", "form_id": "checkout"}}, ("evidence", "nothing_shown")),
+        ({"evidence": {"source": "shop", "text_shown": "a\x00b"}}, ("evidence.text_shown", "value_error")),
+        ({"evidence": {"source": "shop", "text": "Oui"}}, ("evidence.text", "extra_forbidden")),
+        ({"basis": "soft_opt_in"}, ("evidence.sale_reference", "sale_reference_missing")),
+        ({"basis": "implied"}, ("basis", "literal_error")),
+    ],
+)
+async def test_a_consent_that_proves_nothing_is_refused_naming_the_field(service, surroundings, changes, expected):
+    answer = await service.post("/v1/consents", json=consent(**changes))
+    assert answer.status_code == 422
+    assert reasons(answer) == [expected]
+    assert await states(surroundings) == []
+    assert (await lookup(service))["history"] == []
+
+
+async def test_every_reason_comes_at_once(service):
+    wrong = consent(number="0123456789", purpose="surveys", evidence={"source": ""})
+    answer = await service.post("/v1/consents", json=wrong)
+    assert {r for _, r in reasons(answer)} == {"not_mobile", "unknown_purpose", "source_missing", "nothing_shown"}
+
+
+async def test_no_answer_and_no_log_repeats_a_number(service, caplog):
+    caplog.set_level(logging.DEBUG)
+    for number in ("0123456789", "06 39 98 12 34 56 78", NUMBER):
+        answer = await service.post("/v1/consents", json=consent(number=number, purpose="surveys"))
+        assert "3998" not in answer.text.replace(" ", "")
+        assert "123456789" not in answer.text.replace(" ", "")
+    await service.post("/v1/consents", json=consent())
+    assert "639981234" not in (await lookup_text(service)).replace(" ", "")
+    assert "639981234" not in caplog.text.replace(" ", "")
+
+
+async def lookup_text(service: httpx.AsyncClient) -> str:
+    return (await service.post("/v1/subjects/lookup", json={"number": NUMBER})).text
+
+
+async def test_an_unknown_sender_is_not_found(service):
+    for path, body in (("/v1/consents", consent(sender_id="globex")), ("/v1/opt-outs", opt_out(sender_id="globex"))):
+        answer = await service.post(path, json=body)
+        assert (answer.status_code, reasons(answer)) == (404, [("sender_id", "unknown_sender")])
+
+
+async def test_a_caller_acts_for_its_own_senders_only(service):
+    globex = bearer(senders=["globex"])
+    for method, path, body in (
+        ("POST", "/v1/consents", consent()),
+        ("POST", "/v1/opt-outs", opt_out()),
+        ("POST", "/v1/opt-outs", opt_out(sender_id=None)),
+        ("POST", "/v1/senders", SENDER),
+        ("PUT", "/v1/senders/acme", SENDER),
+        ("GET", "/v1/senders/acme", None),
+    ):
+        answer = await service.request(method, path, json=body, headers=globex)
+        assert (answer.status_code, reasons(answer)) == (403, [("sender_id", "sender_not_granted")])
+    batch = await service.post("/v1/consents/batch", json={"items": [consent()]}, headers=globex)
+    assert batch.json()["results"][0]["reasons"][0]["reason"] == "sender_not_granted"
+
+
+async def test_a_caller_sees_its_own_senders_and_what_concerns_every_sender(service):
+    await service.post("/v1/senders", json=SENDER | {"sender_id": "globex"})
+    await service.post("/v1/consents", json=consent())
+    await service.post("/v1/consents", json=consent(sender_id="globex"))
+    await service.post("/v1/opt-outs", json=opt_out(sender_id="globex"))
+    await service.post("/v1/opt-outs", json=opt_out(sender_id=None))
+    seen = await lookup(service, headers=bearer(senders=["acme"]))
+    assert [c["sender_id"] for c in seen["consents"]] == ["acme"]
+    assert [s["sender_id"] for s in seen["suppressions"]] == [None]
+    assert [e["sender_id"] for e in seen["history"]] == ["acme", None]
+    assert len((await lookup(service))["history"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "scope"),
+    [
+        ("POST", "/v1/senders", "sender:write"),
+        ("PUT", "/v1/senders/acme", "sender:write"),
+        ("GET", "/v1/senders/acme", "sender:read"),
+        ("POST", "/v1/consents", "consent:write"),
+        ("POST", "/v1/consents/batch", "consent:write"),
+        ("POST", "/v1/opt-outs", "consent:write"),
+        ("POST", "/v1/subjects/lookup", "consent:read"),
+    ],
+)
+async def test_no_call_is_anonymous_or_without_its_scope(service, method, path, scope):
+    anonymous = await service.request(method, path, json={}, headers={"Authorization": ""})
+    assert anonymous.status_code == 401
+    every_other = " ".join({"sender:read", "sender:write", "consent:read", "consent:write"} - {scope})
+    answer = await service.request(method, path, json={}, headers=bearer(scope=every_other))
+    assert (answer.status_code, reasons(answer)) == (403, [("scope", "scope_missing")])
+
+
+async def test_an_opt_out_covers_every_purpose_of_the_sender(service, surroundings):
+    await service.post("/v1/consents", json=consent())
+    await service.post("/v1/consents", json=consent(purpose="loyalty"))
+    answer = await service.post("/v1/opt-outs", json=opt_out())
+    assert answer.status_code == 201
+    assert (answer.json()["state"], answer.json()["changed"], answer.json()["version"]) == ("opted_out", True, 3)
+    event = (await states(surroundings))[-1]
+    assert {c.state for c in event.consents} == {"opted_out"}
+    assert [s.sender_id for s in event.suppressions] == ["acme"]
+
+
+async def test_an_opt_out_of_one_purpose_leaves_the_other(service):
+    await service.post("/v1/consents", json=consent())
+    await service.post("/v1/consents", json=consent(purpose="loyalty"))
+    await service.post("/v1/opt-outs", json=opt_out(purpose="loyalty"))
+    found = await lookup(service)
+    assert [(c["purpose"], c["state"]) for c in found["consents"]] == [
+        ("loyalty", "opted_out"),
+        ("promotions", "opted_in"),
+    ]
+    assert found["suppressions"] == []
+
+
+async def test_an_opt_out_of_every_sender_has_to_be_said(service):
+    await service.post("/v1/consents", json=consent())
+    silent = await service.post("/v1/opt-outs", json={k: v for k, v in opt_out().items() if k != "sender_id"})
+    assert (silent.status_code, reasons(silent)) == (422, [("sender_id", "missing")])
+    assert (await service.post("/v1/opt-outs", json=opt_out(sender_id=None))).json()["state"] == "opted_out"
+    assert [s["sender_id"] for s in (await lookup(service))["suppressions"]] == [None]
+    one = await service.post("/v1/opt-outs", json=opt_out(sender_id=None, purpose="promotions"))
+    assert (one.status_code, reasons(one)) == (422, [("sender_id", "sender_missing")])
+
+
+@pytest.mark.parametrize("number", ["0123456789", "+1 202 555 0143", "06 39 98 12", "000", "sms: 36111"])
+async def test_an_opt_out_counts_whatever_the_parser_thinks_of_the_number(service, number):
+    answer = await service.post("/v1/opt-outs", json=opt_out(number=number))
+    assert answer.status_code == 201
+    found = await lookup(service, number)
+    assert (found["version"], found["subject_id"]) == (1, answer.json()["subject_id"])
+
+
+async def test_an_opt_out_without_a_digit_is_nobodys(service):
+    answer = await service.post("/v1/opt-outs", json=opt_out(number="me"))
+    assert (answer.status_code, reasons(answer)) == (422, [("number", "not_a_number")])
+
+
+async def test_an_opt_out_meets_the_consent_however_each_wrote_the_number(service):
+    given = (await service.post("/v1/consents", json=consent(number="0033 (0)6.39.98.12.34"))).json()
+    left = (await service.post("/v1/opt-outs", json=opt_out(number="33639981234"))).json()
+    assert given["subject_id"] == left["subject_id"]
+
+
+async def test_an_opt_out_dated_ahead_counts_from_now_and_does_not_silence_for_ever(service):
+    ahead = (datetime.now(UTC) + timedelta(days=400)).isoformat()
+    await service.post("/v1/consents", json=consent())
+    assert (await service.post("/v1/opt-outs", json=opt_out(occurred_at=ahead))).json()["state"] == "opted_out"
+    back = await service.post("/v1/consents", json=consent(occurred_at=datetime.now(UTC).isoformat()))
+    assert back.json()["state"] == "opted_in"
+
+
+async def test_a_purpose_no_longer_offered_can_still_be_left_and_not_joined(service):
+    await service.post("/v1/consents", json=consent(purpose="loyalty"))
+    content = {k: v for k, v in SENDER.items() if k != "sender_id"} | {"purposes": SENDER["purposes"][:1]}
+    await service.put("/v1/senders/acme", json=content)
+    joined = await service.post("/v1/consents", json=consent(purpose="loyalty", number="06 39 98 12 35"))
+    assert (joined.status_code, reasons(joined)) == (422, [("purpose", "unknown_purpose")])
+    assert (await service.post("/v1/opt-outs", json=opt_out(purpose="loyalty"))).json()["state"] == "opted_out"
+    assert (await service.post("/v1/opt-outs", json=opt_out(purpose="surveys"))).status_code == 422
+
+
+async def test_a_bad_item_never_sinks_the_others(service, surroundings):
+    items = [
+        consent(),
+        consent(number="0123456789"),
+        "not an object",
+        consent(sender_id="globex"),
+        consent(),
+        {"sender_id": "acme"},
+        consent(number="06 39 98 12 35", purpose="loyalty"),
+    ]
+    answer = await service.post("/v1/consents/batch", json={"items": items})
+    assert answer.status_code == 200
+    results = answer.json()["results"]
+    assert [r["index"] for r in results] == list(range(7))
+    assert [r["verdict"] for r in results] == [
+        "recorded",
+        "refused",
+        "refused",
+        "refused",
+        "unchanged",
+        "refused",
+        "recorded",
+    ]
+    assert answer.json()["counts"] == {"recorded": 2, "unchanged": 1, "refused": 4}
+    assert [(r["field"], r["reason"]) for r in results[1]["reasons"]] == [("number", "not_mobile")]
+    assert [r["reason"] for r in results[3]["reasons"]] == ["unknown_sender"]
+    assert {r["field"] for r in results[5]["reasons"]} == {"purpose", "number", "occurred_at", "evidence"}
+    assert results[0]["state"] == "opted_in"
+    assert len(await states(surroundings)) == 2
+
+
+async def test_a_batch_holds_a_thousand_and_answers_well_under_half_a_second(service):
+    items = [consent(number=f"06 39 98 {n // 100:02} {n % 100:02}") for n in range(1000)]
+    began = perf_counter()
+    answer = await service.post("/v1/consents/batch", json={"items": items})
+    assert perf_counter() - began < 0.5
+    assert answer.json()["counts"]["recorded"] == 1000
+    for wrong in ([], [*items, consent()]):
+        assert (await service.post("/v1/consents/batch", json={"items": wrong})).status_code == 422
+
+
+async def test_a_key_makes_a_repeat_fall_out_and_is_not_reused_for_another_body(service, surroundings):
+    key = {"Idempotency-Key": "k-1"}
+    first = await service.post("/v1/opt-outs", json=opt_out(), headers=key)
+    again = await service.post("/v1/opt-outs", json=opt_out(), headers=key)
+    assert again.status_code == 201
+    assert again.json() == first.json() | {"changed": False}
+    assert len(await states(surroundings)) == 1
+    for path, body in (("/v1/opt-outs", opt_out(number="06 39 98 12 35")), ("/v1/consents", consent())):
+        answer = await service.post(path, json=body, headers=key)
+        assert (answer.status_code, reasons(answer)) == (409, [("Idempotency-Key", "reused")])
+    other_caller = bearer(subject="crm") | key
+    assert (await service.post("/v1/consents", json=consent(), headers=other_caller)).status_code == 201
+
+
+async def test_without_a_key_an_opt_out_without_a_time_is_each_time_a_new_one(service):
+    one = (await service.post("/v1/opt-outs", json=opt_out())).json()
+    two = (await service.post("/v1/opt-outs", json=opt_out())).json()
+    assert one["evidence_id"] != two["evidence_id"]
+
+
+async def test_a_key_of_a_batch_speaks_for_each_item(service, surroundings):
+    key = {"Idempotency-Key": "k-1"}
+    batch = {"items": [consent(), consent(number="06 39 98 12 35")]}
+    first = await service.post("/v1/consents/batch", json=batch, headers=key)
+    again = await service.post("/v1/consents/batch", json=batch, headers=key)
+    assert first.json()["counts"]["recorded"] == 2
+    assert again.json()["counts"] == {"recorded": 0, "unchanged": 2, "refused": 0}
+    batch["items"].reverse()
+    assert (await service.post("/v1/consents/batch", json=batch, headers=key)).status_code == 409
+    assert len(await states(surroundings)) == 2
+
+
+async def test_a_refused_call_gives_its_key_back(service):
+    key = {"Idempotency-Key": "k-1"}
+    assert (await service.post("/v1/consents", json=consent(purpose="surveys"), headers=key)).status_code == 422
+    assert (await service.post("/v1/consents", json=consent(), headers=key)).status_code == 201
+
+
+async def test_one_key_twice_at_once_for_two_people_takes_one(service, surroundings):
+    key = {"Idempotency-Key": "k-1"}
+    numbers = [f"06 39 98 12 {n:02}" for n in range(8)]
+    answers = await asyncio.gather(
+        *(service.post("/v1/consents", json=consent(number=n), headers=key) for n in numbers)
+    )
+    assert sorted(a.status_code for a in answers) == [201, *[409] * 7]
+    assert len(await states(surroundings)) == 1
+
+
+async def test_nobody_ever_seen_has_version_zero_and_nothing_on_record(service):
+    found = await lookup(service)
+    assert found.pop("subject_id").startswith("t1-")
+    assert found == {"version": 0, "consents": [], "suppressions": [], "history": []}
+
+
+async def test_the_history_is_newest_last_and_tells_when_we_learned_it(service):
+    await service.post("/v1/opt-outs", json=opt_out())
+    await service.post("/v1/consents", json=consent())
+    history = (await lookup(service))["history"]
+    assert [(e["position"], e["kind"]) for e in history] == [(1, "opt_out"), (2, "opt_in")]
+    assert history[1]["occurred_at"] < history[0]["occurred_at"]
+    assert history[1]["recorded_at"] > history[0]["recorded_at"]
+    assert len({e["hash"] for e in history}) == 2

@@ -1,0 +1,399 @@
+"""What people answer by SMS: through the intake on a real Postgres, and whole, from topic to topic."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from common import kafka
+from common.consumer import Received
+from common.contracts import INBOUND_MESSAGES, STATES, Event, Topic, Watermark
+from common.contracts.consent import ConsentStateChanged, Purpose
+from common.contracts.inbound import MessageReceived
+from common.database import Database
+from consent import intake, ledger, senders, store
+from consent.recorder import Statement, record
+from consent.service import Settings, build
+from tests.eventually import eventually
+from tests.infrastructure import Postgres
+from tests.publish import publish, publish_raw
+from tests.running import Surroundings, running
+from tests.unit.consent.evidences import NOW, at, opt_in, opt_out
+
+WHO = "t1-" + "a" * 32
+
+
+def mo(minutes: float, intent: str = "stop", **changes: Any) -> MessageReceived:
+    """An MO to acme's code, `minutes` after noon."""
+    fields: dict[str, Any] = {
+        "mo_id": f"mo-{intent}-{minutes}",
+        "subject_id": WHO,
+        "provider": "simulator",
+        "account": "fr",
+        "provider_message_id": f"p-{intent}-{minutes}",
+        "number": "sealed",
+        "short_code": "36111",
+        "text": "sealed",
+        "intent": intent,
+        "rule": "test",
+        "score": 1.0,
+        "occurred_at": at(minutes),
+        "received_at": at(minutes) + timedelta(seconds=2),
+    }
+    return MessageReceived(**(fields | changes))
+
+
+def sender(sender_id: str, stop_code: str = "36111") -> store.Sender:
+    return store.Sender(
+        sender_id=sender_id,
+        legal_name="ACME SAS",
+        brand="Acme",
+        contact="acme.example",
+        country="FR",
+        oadc="ACME",
+        stop_code=stop_code,
+        purposes=(Purpose(id="promotions", wording="Nos offres"), Purpose(id="loyalty", wording="Votre carte")),
+    )
+
+
+@pytest.fixture
+async def database(postgres: Postgres, unique: str) -> AsyncIterator[Database]:
+    opened = Database(await postgres.clone("consent", f"consent_{unique}"))
+    async with opened.begin() as tx:
+        await senders.register(tx, sender("acme"), NOW)
+    yield opened
+    await opened.close()
+
+
+async def give(database: Database, *evidence: ledger.Evidence) -> None:
+    async with database.begin() as tx:
+        await record(tx, [Statement(WHO, "sealed", e) for e in evidence], NOW)
+
+
+async def receive(database: Database, *messages: MessageReceived) -> None:
+    batch = [Received(m, m.subject_id, 0, n, NOW, None) for n, m in enumerate(messages)]
+    async with database.begin() as tx:
+        assert await intake.apply(tx, batch) is None
+
+
+async def subject(database: Database, subject_id: str = WHO) -> store.Subject | None:
+    async with database.begin() as tx:
+        return await store.find_subject(tx, subject_id)
+
+
+async def standing(database: Database, sender_id: str = "acme", purpose: str = "promotions") -> str:
+    found = await subject(database)
+    return ledger.standing(found.state, sender_id, purpose) if found else "unknown"
+
+
+async def test_a_stop_closes_every_purpose_of_the_sender_and_names_its_mo(database: Database):
+    await give(database, opt_in(0), opt_in(0, purpose="loyalty"))
+    await receive(database, mo(1))
+    assert await standing(database) == await standing(database, purpose="loyalty") == "opted_out"
+    async with database.begin() as tx:
+        proof = (await store.history(tx, WHO))[-1].evidence
+    assert (proof.source, proof.reference, proof.purpose) == ("mo", "simulator/fr/p-stop-1", None)
+    assert (proof.occurred_at, proof.received_at) == (at(1), at(1) + timedelta(seconds=2))
+
+
+async def test_a_stop_on_a_shared_code_closes_all_its_senders_and_no_other(database: Database):
+    async with database.begin() as tx:
+        await senders.register(tx, sender("globex"), NOW)
+        await senders.register(tx, sender("initech", "36222"), NOW)
+    await receive(database, mo(1))
+    assert await standing(database, "globex") == await standing(database, "acme") == "opted_out"
+    assert await standing(database, "initech") == "unknown"
+
+
+async def test_a_stop_on_a_code_that_is_nobodys_closes_every_sender(database: Database):
+    await receive(database, mo(1, short_code="36999"))
+    assert await standing(database, "any-sender", "any-purpose") == "opted_out"
+
+
+async def test_a_stop_that_answers_an_old_code_still_means_its_sender(database: Database):
+    async with database.begin() as tx:
+        await senders.change(tx, sender("acme", "36333"), NOW)
+        await senders.register(tx, sender("globex", "36222"), NOW)
+    await receive(database, mo(1, short_code="36111"))
+    assert await standing(database) == "opted_out"
+    assert await standing(database, "globex") == "unknown"
+
+
+async def test_a_repeated_stop_falls_out(database: Database):
+    await receive(database, mo(1), mo(1))
+    await receive(database, mo(1))
+    found = await subject(database)
+    assert found
+    assert (found.version, found.entries) == (1, 1)
+
+
+async def test_a_stop_older_than_the_opt_in_does_not_close_it(database: Database):
+    await give(database, opt_in(5))
+    await receive(database, mo(1))
+    assert await standing(database) == "opted_in"
+
+
+async def test_a_start_takes_a_stop_back_for_what_the_person_had_opted_in_to(database: Database):
+    await give(database, opt_in(0))
+    await receive(database, mo(1), mo(2, "start"))
+    assert await standing(database) == "opted_in"
+    assert await standing(database, purpose="loyalty") == "opted_out"
+    async with database.begin() as tx:
+        proof = (await store.history(tx, WHO))[-1].evidence
+    assert (proof.kind, proof.purpose, proof.basis) == ("opt_in", "promotions", "opt_in")
+    assert (proof.source, proof.reference) == ("mo", "simulator/fr/p-start-2")
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        [],
+        [opt_in(0, sender_id="globex")],
+        [opt_in(0), opt_out(1, purpose="promotions")],
+    ],
+    ids=["never in", "in with another sender", "left that purpose by itself"],
+)
+async def test_a_start_grants_nothing_new(database: Database, before):
+    await give(database, *before)
+    await receive(database, mo(2), mo(3, "start"))
+    assert await standing(database) == "opted_out"
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("start_at", [1, 0.5])
+async def test_a_start_as_old_as_the_stop_or_older_opens_nothing_in_any_order(database: Database, order, start_at):
+    await give(database, opt_in(0))
+    both = [mo(1), mo(start_at, "start")]
+    for place in order:
+        await receive(database, both[place])
+    assert await standing(database) == "opted_out"
+
+
+async def test_a_start_from_a_stranger_leaves_no_trace(database: Database):
+    await receive(database, mo(1, "start"))
+    assert await subject(database) is None
+
+
+async def test_a_start_on_a_code_that_is_nobodys_opens_nothing(database: Database):
+    await give(database, opt_in(0))
+    await receive(database, mo(1), mo(2, "start", short_code="36999"))
+    assert await standing(database) == "opted_out"
+
+
+@pytest.mark.parametrize("intent", ["confirm", "contact", "erase", "review", "none"])
+async def test_the_other_intents_change_no_consent_yet(database: Database, intent):
+    await give(database, opt_in(0))
+    await receive(database, mo(1, intent))
+    found = await subject(database)
+    assert found
+    assert (found.version, found.entries) == (1, 1)
+
+
+async def test_a_stop_is_not_lost_for_an_operators_clock_that_runs_ahead(database: Database):
+    ahead = datetime.now(UTC) + timedelta(days=3)
+    await give(database, opt_in(0))
+    await receive(database, mo(1, occurred_at=ahead), mo(1.5, "start", occurred_at=ahead))
+    assert await standing(database) == "opted_in", "both count from when we held them: the START is later"
+
+
+async def test_starts_stops_and_opt_ins_at_once_wait_for_each_other(database: Database):
+    """A START reads under the lock before it is recorded; taking locks in two goes must not break their order."""
+    rng = random.Random(11)
+    people = [f"t1-{n:032x}" for n in range(40)]
+
+    async def phones(name: str) -> None:
+        for n in range(10):
+            said = rng.sample(people, 20)
+            await receive(
+                database,
+                *(mo(n, rng.choice(("start", "stop")), mo_id=f"mo-{name}-{n}-{who}", subject_id=who) for who in said),
+            )
+
+    async def shop(name: str) -> None:
+        for n in range(10):
+            given = [
+                Statement(who, "sealed", opt_in(n, evidence_id=f"ev-{name}-{n}-{who}"))
+                for who in rng.sample(people, 20)
+            ]
+            async with database.begin() as tx:
+                await record(tx, given, NOW)
+
+    await asyncio.gather(phones("a"), phones("b"), shop("c"), shop("d"))
+    for who in people:
+        async with database.begin() as tx:
+            found = await store.find_subject(tx, who)
+            history = await store.history(tx, who)
+        if found:
+            assert found.state == ledger.fold(entry.evidence for entry in history)
+            assert found.entries == len(history)
+
+
+@asynccontextmanager
+async def reading(surroundings: Surroundings, topic: Topic) -> AsyncIterator[Callable[[], Awaitable[list[Event]]]]:
+    """All of a topic so far, each time it is asked, partition by partition in order."""
+    settings = Settings(**await surroundings.settings("consent"))
+    await kafka.ensure_topics(settings, [topic])
+    partitions = [TopicPartition(settings.topic_prefix + topic.name, n) for n in range(settings.partitions)]
+    consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka_bootstrap, auto_offset_reset="earliest")
+    seen: list[tuple[int, int, Event]] = []
+
+    async def read() -> list[Event]:
+        for tp, batch in (await consumer.getmany(timeout_ms=50)).items():
+            for one in batch:
+                event = kafka.decode(one.value, one.headers)
+                assert event is not None
+                seen.append((tp.partition, one.offset, event))
+        return [event for *_, event in sorted(seen, key=lambda s: s[:2])]
+
+    await consumer.start()
+    try:
+        consumer.assign(partitions)
+        for tp in partitions:
+            consumer.seek(tp, 0)
+        yield read
+    finally:
+        await consumer.stop()
+
+
+async def publish_watermark(surroundings: Surroundings, partition: int, as_of: datetime) -> None:
+    """inbound-svc's, to one partition."""
+    settings = Settings(**await surroundings.settings("consent"))
+    mark = Watermark(partition=partition, as_of=as_of)
+    async with kafka.producer(settings) as producer:
+        await producer.send_and_wait(
+            settings.topic_prefix + INBOUND_MESSAGES.name,
+            kafka.encode(mark),
+            key=mark.key.encode(),
+            partition=partition,
+            headers=kafka.cloud_event_headers(mark.type, uuid4(), "inbound", as_of, None),
+        )
+
+
+def marks(events: list[Event]) -> list[Watermark]:
+    return [event for event in events if isinstance(event, Watermark)]
+
+
+@pytest.fixture
+async def service(surroundings: Surroundings) -> AsyncIterator[httpx.AsyncClient]:
+    """consent-svc with all its roles, and acme registered."""
+    async with running(build(Settings(**await surroundings.settings("consent")))) as client:
+        body = {k: getattr(sender("acme"), k) for k in ("sender_id", "legal_name", "brand", "contact", "country")}
+        body |= {"oadc": "ACME", "stop_code": "36111", "purposes": [{"id": "promotions", "wording": "Nos offres"}]}
+        assert (await client.post("/v1/senders", json=body)).status_code == 201
+        yield client
+
+
+async def test_a_stop_travels_from_the_operators_topic_to_the_states(
+    service: httpx.AsyncClient, surroundings: Surroundings
+):
+    number = "+33639981234"
+    given = {
+        "sender_id": "acme",
+        "purpose": "promotions",
+        "number": number,
+        "occurred_at": at(0).isoformat(),
+        "evidence": {"source": "shop", "text_shown": "Oui"},
+    }
+    subject_id = (await service.post("/v1/consents", json=given)).json()["subject_id"]
+    await publish_raw(
+        surroundings, INBOUND_MESSAGES, subject_id.encode(), b"{", [("ce_type", MessageReceived.type.encode())]
+    )
+    await publish(surroundings, INBOUND_MESSAGES, [mo(1, subject_id=subject_id), mo(1, subject_id=subject_id)])
+    async with reading(surroundings, STATES) as read:
+
+        async def told() -> list[ConsentStateChanged]:
+            events = [e for e in await read() if isinstance(e, ConsentStateChanged)]
+            assert [e.version for e in events] == [1, 2], "the repeat and the unreadable record told nothing"
+            return events
+
+        events = await eventually(told)
+    assert [c.state for c in events[-1].consents] == ["opted_out"]
+    (cause,) = events[-1].causes
+    assert (cause.kind, cause.source, cause.reference) == ("opt_out", "mo", "simulator/fr/p-stop-1")
+    assert cause.received_at == at(1) + timedelta(seconds=2)
+    found = (await service.post("/v1/subjects/lookup", json={"number": number})).json()
+    assert [e["kind"] for e in found["history"]] == ["opt_in", "opt_out"]
+
+
+async def test_no_watermark_says_more_than_was_applied_of_every_partition_of_the_operators_messages(
+    service: httpx.AsyncClient, surroundings: Surroundings
+):
+    """The watermark is the oldest of the inbound ones, and there is none while one partition has said nothing."""
+    known, older = datetime.now(UTC), datetime.now(UTC) - timedelta(minutes=5)
+
+    async def relayed() -> bool:
+        async with surroundings.sql("consent") as sql:
+            return await sql.fetchval("SELECT count(*) FROM outbox") == 0
+
+    async def applied() -> list[datetime | None]:
+        async with surroundings.sql("consent") as sql:
+            rows = await sql.fetch("SELECT as_of FROM consumer_offset WHERE consumer_group = $1", intake.GROUP)
+            return [row["as_of"] for row in rows if row["as_of"]]
+
+    async with reading(surroundings, STATES) as read:
+        for partition, as_of in ((0, known), (1, older)):
+            await publish_watermark(surroundings, partition, as_of)
+
+        async def two_applied() -> bool:
+            return len(await applied()) == 2
+
+        await eventually(two_applied)
+        given = await service.post(
+            "/v1/opt-outs", json={"sender_id": "acme", "number": "+33639981234", "evidence": {"source": "shop"}}
+        )
+        assert given.status_code == 201
+        await eventually(relayed)
+        assert marks(await read()) == []
+
+        await publish_watermark(surroundings, 2, known)
+
+        async def all_marked() -> list[Watermark]:
+            found = marks(await read())
+            assert {mark.partition for mark in found} == {0, 1, 2}
+            return found
+
+        assert {mark.as_of for mark in await eventually(all_marked)} == {older}
+
+        await publish_watermark(surroundings, 1, known)
+
+        async def caught_up() -> bool:
+            return max(mark.as_of for mark in marks(await read())) == known
+
+        await eventually(caught_up)
+
+
+async def test_what_came_before_an_inbound_watermark_is_told_before_the_watermark_that_speaks_for_it(
+    service: httpx.AsyncClient, surroundings: Surroundings
+):
+    """So that one number in dispatch speaks for the whole chain (DESIGN 6)."""
+    received_at = datetime.now(UTC)
+    stops = [
+        mo(n, mo_id=f"mo-{n}", subject_id=f"t1-{n:032x}", occurred_at=received_at, received_at=received_at)
+        for n in range(60)
+    ]
+    await publish(surroundings, INBOUND_MESSAGES, stops, as_of=received_at + timedelta(seconds=1))
+    async with reading(surroundings, STATES) as read:
+
+        async def spoken_for() -> list[Event]:
+            events = await read()
+            assert {m.partition for m in marks(events) if m.as_of > received_at} == {0, 1, 2}
+            return events
+
+        events = await eventually(spoken_for)
+    told = 0
+    spoken: set[int] = set()
+    for event in events:
+        if isinstance(event, ConsentStateChanged):
+            partition = kafka.partition_of(event.subject_id, 3)
+            assert partition not in spoken, "a STOP was told after the watermark that spoke for it"
+            told += 1
+        elif isinstance(event, Watermark) and event.as_of > received_at:
+            spoken.add(event.partition)
+    assert told == len(stops)

@@ -1,0 +1,283 @@
+"""The one door, against a real Postgres: a model that anyone can check by eye, and two batches at once."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import datetime
+from time import perf_counter
+
+import asyncpg
+import msgspec
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from common.contracts.consent import ConsentStateChanged
+from common.database import Database
+from consent import ledger, store
+from consent.chain import GENESIS, verify
+from consent.ledger import Evidence, Refusal, Verdict
+from consent.recorder import Statement, record
+from tests.infrastructure import Postgres
+from tests.unit.consent.evidences import NOW, opt_in, opt_out, stop
+
+SENDERS = ("acme", "globex")
+PURPOSES = ("promotions", "loyalty")
+SCOPES = [(sender, purpose) for sender in (*SENDERS, "initech") for purpose in (*PURPOSES, "to-come")]
+
+
+@pytest.fixture
+async def database(postgres: Postgres, unique: str) -> AsyncIterator[Database]:
+    opened = Database(await postgres.clone("consent", f"consent_{unique}"))
+    yield opened
+    await opened.close()
+
+
+def of(subject_id: str, evidence: Evidence) -> Statement:
+    return Statement(subject_id, f"sealed {subject_id}", evidence)
+
+
+async def recorded(database: Database, *statements: Statement, now: datetime = NOW):
+    async with database.begin() as tx:
+        return await record(tx, statements, now)
+
+
+async def published(database: Database) -> list[ConsentStateChanged]:
+    async with database.begin() as tx:
+        rows = await tx.execute(text("SELECT payload FROM outbox ORDER BY id"))
+        return [msgspec.json.decode(row.payload, type=ConsentStateChanged) for row in rows]
+
+
+async def held(database: Database, subject_id: str) -> store.Subject:
+    async with database.begin() as tx:
+        return await store.find_subject(tx, subject_id) or store.Subject(subject_id=subject_id)
+
+
+class Model:
+    """What the ledger should say, from nothing but the set of evidence it was given."""
+
+    def __init__(self) -> None:
+        self.evidence: dict[str, dict[str, Evidence]] = {}
+        self.versions: dict[str, int] = {}
+
+    def meaning(self, subject_id: str) -> dict[object, object]:
+        known = list(self.evidence.get(subject_id, {}).values())
+        meaning: dict[object, object] = {}
+        for sender, purpose in SCOPES:
+            ins = [e.at for e in known if (e.kind, e.sender_id, e.purpose) == ("opt_in", sender, purpose)]
+            outs = [
+                e.at
+                for e in known
+                if e.kind == "opt_out" and e.sender_id in (None, sender) and e.purpose in (None, purpose)
+            ]
+            newest_in, newest_out = max(ins, default=None), max(outs, default=None)
+            if newest_out and not (newest_in and newest_in > newest_out):
+                meaning[sender, purpose] = ("opted_out", newest_out)
+            elif newest_in:
+                meaning[sender, purpose] = ("opted_in", newest_in)
+        for sender in (*SENDERS, None):
+            wide = [e.at for e in known if e.kind == "opt_out" and e.sender_id == sender and e.purpose is None]
+            if wide:
+                meaning[sender] = max(wide)
+        return meaning
+
+    def record(self, batch: list[Statement]) -> None:
+        told = set()
+        for statement in batch:
+            known = self.evidence.setdefault(statement.subject_id, {})
+            evidence = statement.evidence
+            if evidence.evidence_id in known or list(ledger.refusals(evidence, NOW)):
+                continue
+            before = self.meaning(statement.subject_id)
+            known[evidence.evidence_id] = evidence
+            by_sms = evidence.kind == "opt_out" and evidence.reference is not None
+            if by_sms or self.meaning(statement.subject_id) != before:
+                told.add(statement.subject_id)
+        for subject_id in told:
+            self.versions[subject_id] = self.versions.get(subject_id, 0) + 1
+
+
+def meaning_of(state: ledger.SubjectState) -> dict[object, object]:
+    meaning: dict[object, object] = {s.sender_id: s.since for s in ledger.suppressions(state)}
+    for sender, purpose in SCOPES:
+        if consent := ledger.consent_of(state, sender, purpose):
+            meaning[sender, purpose] = (consent.state, consent.occurred_at)
+    return meaning
+
+
+class Crash(Exception):
+    """The process died before the commit."""
+
+
+async def recorded_and_crashed(database: Database, *statements: Statement):
+    async with database.begin() as tx:
+        await record(tx, statements, NOW)
+        raise Crash
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_any_sequence_of_evidence_leaves_what_the_model_says(database: Database, seed: int):
+    """Opt-ins, opt-outs, duplicates, reorderings, replays of whole batches, refusals and crashes before the commit."""
+    rng = random.Random(seed)
+    subjects = [f"t1-{n:032x}" for n in range(5)]
+    model, said = Model(), []
+
+    def evidence() -> Evidence:
+        minutes = rng.randint(0, 6)
+        number = len(said) + rng.randint(0, 10_000) * 1000
+        sender = rng.choice(SENDERS)
+        match rng.randrange(8):
+            case 0:
+                return stop(minutes, evidence_id=f"ev-{number}", sender_id=rng.choice((sender, None)))
+            case 1:
+                return opt_out(minutes, evidence_id=f"ev-{number}", sender_id=rng.choice((sender, None)))
+            case 2:
+                return opt_out(minutes, evidence_id=f"ev-{number}", sender_id=sender, purpose=rng.choice(PURPOSES))
+            case 3:
+                return opt_in(minutes, evidence_id=f"ev-{number}", text_shown=None)
+            case _:
+                return opt_in(minutes, evidence_id=f"ev-{number}", sender_id=sender, purpose=rng.choice(PURPOSES))
+
+    for _ in range(60):
+        batch = [of(rng.choice(subjects), evidence()) for _ in range(rng.randint(0, 5))]
+        if said and rng.random() < 0.5:
+            batch += rng.sample(said, min(len(said), 4))
+        rng.shuffle(batch)
+        if rng.random() < 0.2:
+            with pytest.raises(Crash):
+                await recorded_and_crashed(database, *batch)
+        else:
+            await recorded(database, *batch)
+            model.record(batch)
+            said += batch
+        for subject_id in subjects:
+            subject = await held(database, subject_id)
+            assert meaning_of(subject.state) == model.meaning(subject_id)
+            assert subject.version == model.versions.get(subject_id, 0)
+            assert subject.entries == len(model.evidence.get(subject_id, ()))
+
+    events = await published(database)
+    for subject_id in subjects:
+        subject = await held(database, subject_id)
+        own = [event for event in events if event.subject_id == subject_id]
+        assert [event.version for event in own] == list(range(1, subject.version + 1))
+        if own:
+            assert own[-1].suppressions == ledger.suppressions(subject.state)
+        async with database.begin() as tx:
+            history = await store.history(tx, subject_id)
+        assert verify(history) is None
+        assert (history[-1].hash if history else GENESIS) == subject.head
+        assert {e.evidence.evidence_id for e in history} == set(model.evidence.get(subject_id, ()))
+
+
+async def test_batches_over_the_same_people_wait_for_each_other_and_lose_nothing(database: Database):
+    """Known people and new ones, each batch in an order of its own: without one order of locking this deadlocks."""
+    rng = random.Random(7)
+    people = [f"t1-{n:032x}" for n in range(60)]
+    sent: list[Statement] = []
+
+    async def writer(name: str) -> None:
+        for batch in range(12):
+            statements = [
+                of(subject_id, opt_in(batch, evidence_id=f"ev-{name}-{batch}-{subject_id}"))
+                for subject_id in rng.sample(people, 40)
+            ]
+            sent.extend(statements)
+            await recorded(database, *statements)
+
+    await asyncio.gather(*(writer(name) for name in "abcd"))
+    events = await published(database)
+    for subject_id in people:
+        own = [s.evidence for s in sent if s.subject_id == subject_id]
+        subject = await held(database, subject_id)
+        assert subject.entries == len(own)
+        assert meaning_of(subject.state) == meaning_of(ledger.fold(own))
+        versions = [event.version for event in events if event.subject_id == subject_id]
+        assert versions == list(range(1, subject.version + 1)), "in outbox order, none twice, none missing"
+        async with database.begin() as tx:
+            assert verify(await store.history(tx, subject_id)) is None
+
+
+async def test_a_batch_tells_each_subject_once_with_all_its_causes(database: Database):
+    results = await recorded(
+        database,
+        of("t1-a", opt_in(0)),
+        of("t1-b", opt_in(0, evidence_id="ev-b")),
+        of("t1-a", stop(1)),
+        of("t1-a", opt_in(-1)),
+    )
+    assert [r.decision.verdict for r in results] == ["recorded", "recorded", "recorded", "unchanged"]
+    assert [r.version for r in results] == [1, 1, 1, 1]
+    first, second = await published(database)
+    assert [cause.kind for cause in first.causes] == ["opt_in", "opt_out"]
+    assert [(c.sender_id, c.purpose, c.state) for c in first.consents] == [("acme", "promotions", "opted_out")]
+    assert [s.sender_id for s in first.suppressions] == ["acme"]
+    assert second.subject_id == "t1-b"
+
+
+async def test_a_stop_for_somebody_already_out_is_told_again_and_its_repeat_is_not(database: Database):
+    await recorded(database, of("t1-a", stop(5)))
+    again = of("t1-a", stop(1))
+    (result,) = await recorded(database, again)
+    assert (result.decision.verdict, result.version) == (Verdict.UNCHANGED, 2)
+    (result,) = await recorded(database, again)
+    assert (result.decision.verdict, result.version) == (Verdict.DUPLICATE, 2)
+    events = await published(database)
+    assert [(e.version, [c.reference for c in e.causes]) for e in events] == [
+        (1, ["simulator/fr/mo-5"]),
+        (2, ["simulator/fr/mo-1"]),
+    ]
+    assert (await held(database, "t1-a")).entries == 2
+
+
+async def test_what_is_refused_leaves_no_trace(database: Database):
+    refused = of("t1-a", opt_in(0, text_shown=None))
+    kept = of("t1-b", opt_in(0))
+    first, second = await recorded(database, refused, kept)
+    assert first.decision.refusals == (Refusal.NOTHING_SHOWN,)
+    assert first.version is None
+    assert second.decision.changed
+    async with database.begin() as tx:
+        assert await store.find_subject(tx, "t1-a") is None
+
+
+async def test_the_number_is_kept_sealed_as_it_first_came(database: Database):
+    await recorded(database, of("t1-a", opt_in(0)))
+    await recorded(database, replace(of("t1-a", opt_in(1)), number="sealed again"))
+    async with database.begin() as tx:
+        assert await tx.scalar(text("SELECT number FROM subject")) == "sealed t1-a"
+
+
+@pytest.mark.parametrize(
+    "statement", ["UPDATE evidence SET kind = 'opt_in'", "DELETE FROM evidence", "TRUNCATE evidence"]
+)
+async def test_the_database_itself_keeps_evidence_as_it_is(database: Database, statement: str):
+    await recorded(database, of("t1-a", stop(0)))
+    with pytest.raises(DBAPIError, match="append-only"):
+        async with database.begin() as tx:
+            await tx.execute(text(statement))
+
+
+async def test_evidence_without_what_it_must_name_does_not_enter_the_table(database: Database):
+    await recorded(database, of("t1-a", opt_in(0)))
+    connection = await asyncpg.connect(database.dsn)
+    try:
+        for change in ("sender_id = NULL", "purpose = NULL", "basis = NULL", "kind = 'maybe'"):
+            name = change.split()[0]
+            with pytest.raises(asyncpg.CheckViolationError):
+                await connection.execute(
+                    "CREATE TEMP TABLE copied AS SELECT * FROM evidence;"
+                    f"UPDATE copied SET evidence_id = '{name}', position = 9, {change};"
+                    "INSERT INTO evidence SELECT * FROM copied"
+                )
+    finally:
+        await connection.close()
+
+
+async def test_a_thousand_in_one_batch_take_well_under_half_a_second(database: Database):
+    statements = [of(f"t1-{n:032x}", opt_in(0, evidence_id=f"ev-{n}")) for n in range(1000)]
+    began = perf_counter()
+    await recorded(database, *statements)
+    assert perf_counter() - began < 0.5
+    assert len(await published(database)) == 1000

@@ -1,0 +1,431 @@
+"""dispatch-svc in process, with a real Postgres, a real broker and a strict fake operator."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import httpx
+
+from common.contracts import CAMPAIGN_REQUESTS, CONTROLS, INBOUND_RECEIPTS, SENDERS, STATES
+from common.contracts.campaign import MessageRequested
+from common.contracts.consent import ConsentStateChanged
+from dispatch.service import Settings, build
+from tests.builders import (
+    controlled,
+    field_keys,
+    now,
+    number,
+    opted_in,
+    opted_out,
+    receipt,
+    requested,
+    sender_changed,
+    subject,
+)
+from tests.eventually import eventually
+from tests.operator import TOKEN, Operator, operator
+from tests.publish import heartbeat, publish, publish_raw
+from tests.running import Surroundings, bearer, running
+
+
+@dataclass
+class Dispatch:
+    """The service under test, its operator, and its neighbours' voices."""
+
+    client: httpx.AsyncClient
+    operator: Operator
+    surroundings: Surroundings
+
+    async def publish_states(self, *states: ConsentStateChanged) -> None:
+        await publish(self.surroundings, STATES, states, as_of=now())
+
+    async def request(self, *requests: MessageRequested) -> None:
+        await publish(self.surroundings, CAMPAIGN_REQUESTS, requests)
+
+    async def control(self, control: str, version: int) -> None:
+        await publish(self.surroundings, CONTROLS, [controlled(control, version)])
+
+    async def message(self, identity: str) -> dict[str, Any]:
+        response = await self.client.get(f"/v1/messages/{identity}")
+        assert response.status_code == 200, response.text
+        found: dict[str, Any] = response.json()
+        return found
+
+    def becomes(self, identity: str, status: str) -> Callable[[], Awaitable[dict[str, Any]]]:
+        async def look() -> dict[str, Any]:
+            found = await self.message(identity)
+            assert found["status"] == status, found
+            return found
+
+        return look
+
+    async def enforcements(self) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = (await self.client.get("/v1/enforcements")).json()["items"]
+        return items
+
+
+@asynccontextmanager
+async def dispatch(
+    surroundings: Surroundings, handler: Operator, *, watermarks: bool = True, **more: Any
+) -> AsyncIterator[Dispatch]:
+    """`watermarks`: a consent-svc that is alive keeps saying so every 200 ms."""
+    settings = await surroundings.settings(
+        "dispatch", gateway_url=handler.url, gateway_token=TOKEN, hours="demonstration", **more
+    )
+    async with running(build(Settings(**settings))) as client:
+        under_test = Dispatch(client, handler, surroundings)
+        await publish(surroundings, SENDERS, [sender_changed()])
+        await publish(surroundings, CONTROLS, [controlled("running")])
+        async with heartbeat(surroundings, STATES) if watermarks else contextlib.nullcontext():
+            await eventually(lambda: _knows_the_sender(surroundings), within_s=20)
+            if watermarks:
+                await eventually(lambda: _ready(client), within_s=20)
+            yield under_test
+
+
+async def _knows_the_sender(surroundings: Surroundings) -> bool:
+    async with surroundings.sql("dispatch") as sql:
+        return bool(await sql.fetchval("SELECT count(*) FROM sender"))
+
+
+async def _ready(client: httpx.AsyncClient) -> bool:
+    response = await client.get("/readyz")
+    assert response.status_code == 200, response.text
+    return True
+
+
+async def test_an_opted_in_subject_gets_the_message_once_with_its_whole_decision(surroundings: Surroundings) -> None:
+    async with operator() as op, dispatch(surroundings, op) as d:
+        await d.publish_states(opted_in(1))
+        wanted = requested(1)
+        await d.request(wanted, wanted)
+        await d.request(wanted)
+        found = await eventually(d.becomes(wanted.message_id, "accepted"))
+        await d.request(last := requested(1))
+        await eventually(d.becomes(last.message_id, "accepted"))
+        assert op.references == [wanted.message_id, last.message_id]
+        assert op.messages[0]["to"] == number(1)
+        assert op.messages[0]["from"] == "MAISONLUNE"
+        assert found["policy_version"] == "demonstration-1"
+        assert found["consent_version"] == 1
+        assert found["as_of"] is not None
+        assert found["subject_id"] == subject(1)
+        assert number(1) not in str(found)
+
+
+async def test_without_consent_after_a_stop_or_unreadable_nothing_is_sent(surroundings: Surroundings) -> None:
+    async with operator() as op, dispatch(surroundings, op) as d:
+        await d.publish_states(opted_in(2), opted_out(2, version=2))
+        await publish_raw(
+            surroundings, STATES, subject(3).encode(), b"{broken", [("ce_type", b"consent.state_changed.v1")]
+        )
+        await d.publish_states(opted_in(4))
+        never, out, unreadable, yes = requested(1), requested(2), requested(3), requested(4)
+        await d.request(never, out, unreadable, yes)
+        assert (await eventually(d.becomes(never.message_id, "denied")))["reasons"] == ["no_consent"]
+        assert "opted_out" in (await eventually(d.becomes(out.message_id, "denied")))["reasons"]
+        assert "consent_unreadable" in (await eventually(d.becomes(unreadable.message_id, "denied")))["reasons"]
+        await eventually(d.becomes(yes.message_id, "accepted"))
+        assert op.references == [yes.message_id]
+
+
+async def test_an_older_state_never_replaces_a_newer_one(surroundings: Surroundings) -> None:
+    async with operator() as op, dispatch(surroundings, op) as d:
+        await d.publish_states(opted_out(1, version=5))
+        await d.publish_states(opted_in(1, version=4))
+        await d.request(wanted := requested(1))
+        assert "opted_out" in (await eventually(d.becomes(wanted.message_id, "denied")))["reasons"]
+        assert op.messages == []
+
+
+async def test_while_consent_is_stale_marketing_is_held_and_transactional_goes(surroundings: Surroundings) -> None:
+    async with operator() as op, dispatch(surroundings, op, watermarks=False) as d:
+        await publish(surroundings, STATES, [opted_in(1)], as_of=now() - timedelta(seconds=60))
+        await d.request(wanted := requested(1))
+        sent = await d.client.post("/v1/messages", json=_otp(2))
+        assert sent.status_code == 202, sent.text
+        await eventually(d.becomes(sent.json()["message_id"], "accepted"))
+        marketing = await d.client.post(
+            "/v1/messages",
+            json={**_otp(1), "category": "marketing", "purpose": "promotions", "text": "Offre. STOP au 36111"},
+        )
+        found = await eventually(d.becomes(marketing.json()["message_id"], "pending"))
+        assert (await d.client.get("/readyz")).status_code == 503
+        assert (await d.client.get(f"/v1/messages/{wanted.message_id}")).status_code == 404
+        assert [m["category"] for m in op.messages] == ["transactional"]
+        async with heartbeat(surroundings, STATES):
+            await eventually(d.becomes(wanted.message_id, "accepted"))
+            await eventually(d.becomes(found["message_id"], "accepted"))
+
+
+async def test_an_opt_out_is_enforced_only_when_nothing_of_the_subject_is_in_flight(
+    surroundings: Surroundings,
+) -> None:
+    async with operator() as op, dispatch(surroundings, op) as d:
+        await d.publish_states(opted_in(1))
+        op.open.clear()
+        await d.request(in_flight := requested(1))
+        await eventually(lambda: _holds(bool(op.messages)))
+        await d.publish_states(opted_out(1, version=2, reference="simulator/main/mo-1"), opted_out(2, version=2))
+
+        async def applied() -> list[dict[str, Any]]:
+            found = await d.enforcements()
+            assert {e["subject_id"] for e in found} == {subject(1), subject(2)}
+            return found
+
+        by_subject = {e["subject_id"]: e for e in await eventually(applied)}
+        assert by_subject[subject(2)]["enforced_at"] is not None
+        assert by_subject[subject(1)]["enforced_at"] is None
+        op.open.set()
+        await eventually(d.becomes(in_flight.message_id, "accepted"))
+
+        async def enforced() -> dict[str, Any]:
+            [found] = [e for e in await d.enforcements() if e["subject_id"] == subject(1)]
+            assert found["enforced_at"] is not None
+            return found
+
+        assert (await eventually(enforced))["reference"] == "simulator/main/mo-1"
+        await d.request(after := requested(1))
+        await eventually(d.becomes(after.message_id, "denied"))
+        assert op.references == [in_flight.message_id]
+
+
+async def test_a_lapsed_permit_is_decided_again_before_the_submit(surroundings: Surroundings) -> None:
+    """Two batches, one slot: the second waits while the operator dawdles, its permit lapses, and a STOP arrives."""
+    more = {"gateway_submits": 1, "permit_ttl_s": 0.3}
+    async with operator() as op, dispatch(surroundings, op, **more) as d:
+        await d.publish_states(opted_in(1), opted_in(2))
+        op.open.clear()
+        await d.request(first := requested(1))
+        await eventually(lambda: _holds(bool(op.messages)))
+        sent = await d.client.post(
+            "/v1/messages",
+            json={**_otp(2), "category": "marketing", "purpose": "promotions", "text": "Offre. STOP au 36111"},
+        )
+        waiting = sent.json()["message_id"]
+        await eventually(d.becomes(waiting, "sending"))
+        await d.publish_states(opted_out(2, version=2))
+        await eventually(lambda: _count(d.enforcements(), 1))
+        await asyncio.wait([asyncio.ensure_future(asyncio.Event().wait())], timeout=0.4)  # let the permit lapse
+        op.open.set()
+        assert "opted_out" in (await eventually(d.becomes(waiting, "denied")))["reasons"]
+        await eventually(d.becomes(first.message_id, "accepted"))
+        assert op.references == [first.message_id]
+
+
+async def test_no_answer_is_unknown_never_sent_again_and_a_receipt_resolves_it(surroundings: Surroundings) -> None:
+    async with operator() as op, dispatch(surroundings, op) as d:
+        await d.publish_states(opted_in(1))
+        op.answer = "drop"
+        await d.request(wanted := requested(1))
+        await eventually(d.becomes(wanted.message_id, "unknown"))
+        op.answer = "accept"
+        await d.request(wanted)
+        await d.request(other := requested(1))
+        await eventually(d.becomes(other.message_id, "accepted"))
+        assert op.references == [wanted.message_id, other.message_id]
+        for state in ("delivered", "sent", "delivered", "failed"):
+            await publish(surroundings, INBOUND_RECEIPTS, [receipt(state, reference=wanted.message_id)])
+        found = await eventually(d.becomes(wanted.message_id, "accepted"))
+        await publish(surroundings, INBOUND_RECEIPTS, [receipt("delivered", gateway_id=f"op-{other.message_id}")])
+
+        async def delivered() -> bool:
+            return (await d.message(other.message_id))["receipt"] == "delivered"
+
+        await eventually(delivered)
+        assert found["receipt"] == "delivered"
+
+
+async def test_a_receipt_before_the_submits_answer_finds_its_message(surroundings: Surroundings) -> None:
+    async with operator() as op, dispatch(surroundings, op) as d:
+        await d.publish_states(opted_in(1))
+        op.open.clear()
+        await d.request(wanted := requested(1))
+        await eventually(lambda: _holds(bool(op.messages)))
+        await publish(surroundings, INBOUND_RECEIPTS, [receipt("delivered", gateway_id=f"op-{wanted.message_id}")])
+
+        async def waiting() -> bool:
+            async with surroundings.sql("dispatch") as sql:
+                return bool(await sql.fetchval("SELECT count(*) FROM early_receipt"))
+
+        await eventually(waiting)
+        op.open.set()
+
+        async def delivered() -> bool:
+            return (await d.message(wanted.message_id))["receipt"] == "delivered"
+
+        await eventually(delivered)
+        assert (await d.message(wanted.message_id))["status"] == "accepted"
+
+
+async def test_an_operator_that_is_down_or_busy_loses_nothing(surroundings: Surroundings) -> None:
+    async with operator() as op, dispatch(surroundings, op) as d:
+        await d.publish_states(opted_in(1))
+        op.answer = "throttle"
+        await d.request(wanted := requested(1))
+        found = await eventually(d.becomes(wanted.message_id, "deferred"))
+        assert found["reasons"] == ["gateway_throttled"]
+        op.answer = "accept"
+        await eventually(d.becomes(wanted.message_id, "accepted"))
+        op.answer = "reject"
+        await d.request(refused := requested(1))
+        assert (await eventually(d.becomes(refused.message_id, "rejected")))["code"] == "unknown_subscriber"
+
+
+async def test_pause_resume_and_cancel_are_honoured_at_the_gate(surroundings: Surroundings) -> None:
+    async with operator() as op, dispatch(surroundings, op) as d:
+        await d.publish_states(opted_in(1), opted_in(2))
+        await d.control("paused", 2)
+        await eventually(lambda: _control(surroundings, "paused"))
+        await d.request(wanted := requested(1))
+        assert (await eventually(d.becomes(wanted.message_id, "deferred")))["reasons"] == ["campaign_paused"]
+        await d.control("running", 3)
+        await eventually(d.becomes(wanted.message_id, "accepted"))
+        await d.control("paused", 4)
+        await eventually(lambda: _control(surroundings, "paused"))
+        await d.request(late := requested(2))
+        await eventually(d.becomes(late.message_id, "deferred"))
+        await d.control("cancelled", 5)
+        assert (await eventually(d.becomes(late.message_id, "denied")))["reasons"] == ["campaign_cancelled"]
+        assert op.references == [wanted.message_id]
+
+
+async def test_what_a_crash_left_sending_becomes_unknown_and_is_not_sent_again(surroundings: Surroundings) -> None:
+    async with operator() as op:
+        left = await _leave_sending(surroundings)
+        async with dispatch(surroundings, op) as d:
+            await eventually(d.becomes(str(left), "unknown"), within_s=20)
+            await publish(surroundings, INBOUND_RECEIPTS, [receipt("sent", reference=str(left))])
+            await eventually(d.becomes(str(left), "accepted"))
+            assert op.messages == []
+
+
+async def test_an_idempotent_gateway_gets_what_a_crash_left_once_more_if_it_may_still_go(
+    surroundings: Surroundings,
+) -> None:
+    async with operator() as op:
+        left = await _leave_sending(surroundings)
+        async with dispatch(surroundings, op, gateway_idempotent=True, watermarks=False) as d:
+            await publish(surroundings, STATES, [opted_in(1)], as_of=now() + timedelta(seconds=30))
+            await eventually(lambda: _left_or_sent(d, left), within_s=20)
+            assert op.references in ([], [str(left)])
+
+
+async def _left_or_sent(d: Dispatch, left: UUID) -> bool:
+    """Accepted when consent was known by the time of the sweep, unknown when not: never denied, never twice."""
+    return (await d.message(str(left)))["status"] in ("accepted", "unknown")
+
+
+async def _leave_sending(surroundings: Surroundings) -> UUID:
+    """A row as tx 1 leaves it, by a process that died an hour ago."""
+    wanted = requested(1, requested_at=now() - timedelta(hours=1))
+    async with surroundings.sql("dispatch") as sql:
+        await sql.execute(
+            "INSERT INTO message (message_id, campaign_id, sender_id, purpose, category, subject_id, partition, number,"
+            " text, requested_at, send_before, status, version, reasons, policy_version, decided_at) VALUES"
+            " ($1, 'c1', $2, 'promotions', 'marketing', $3, 0, $4, $5, $6, $7, 'sending', 1, '{}', 'x', $6)",
+            UUID(wanted.message_id), wanted.sender_id, wanted.subject_id, wanted.number, wanted.text,
+            wanted.requested_at, wanted.send_before,
+        )  # fmt: skip
+    return UUID(wanted.message_id)
+
+
+async def test_a_request_whose_number_is_not_its_subjects_is_denied(surroundings: Surroundings) -> None:
+    async with operator() as op, dispatch(surroundings, op) as d:
+        await d.publish_states(opted_in(1))
+        forged = requested(1, number=field_keys.seal(number(2), f"number:{subject(1)}"))
+        moved = requested(1, number=field_keys.seal(number(1), f"number:{subject(2)}"))
+        await d.request(forged, moved)
+        assert (await eventually(d.becomes(forged.message_id, "denied")))["reasons"][0] == "subject_mismatch"
+        assert "request_unreadable" in (await eventually(d.becomes(moved.message_id, "denied")))["reasons"]
+        assert op.messages == []
+
+
+async def test_a_poisoned_request_goes_to_the_dead_letters_and_the_rest_goes_on(surroundings: Surroundings) -> None:
+    async with operator() as op, dispatch(surroundings, op) as d:
+        await d.publish_states(opted_in(1))
+        bad = ("ce_type", b"campaign.message_requested.v1")
+        await publish_raw(surroundings, CAMPAIGN_REQUESTS, subject(1).encode(), b'{"message_id": 7}', [bad])
+        await publish_raw(surroundings, CAMPAIGN_REQUESTS, subject(1).encode(), b"{}", [("ce_type", b"unheard.of.v9")])
+        await d.request(wanted := requested(1))
+        await eventually(d.becomes(wanted.message_id, "accepted"))
+
+
+async def test_the_idempotency_key_makes_one_message_of_many_calls(surroundings: Surroundings) -> None:
+    async with operator() as op, dispatch(surroundings, op) as d:
+        key = {"Idempotency-Key": "order-4821"}
+        answers = await asyncio.gather(*(d.client.post("/v1/messages", json=_otp(1), headers=key) for _ in range(5)))
+        assert {a.status_code for a in answers} == {202}
+        [identity] = {a.json()["message_id"] for a in answers}
+        await eventually(d.becomes(identity, "accepted"))
+        other = await d.client.post("/v1/messages", json={**_otp(1), "text": "autre"}, headers=key)
+        assert other.status_code == 409
+        assert op.references == [identity]
+
+
+JSON = {"Content-Type": "application/json"}
+BAD_INPUT: list[tuple[dict[str, Any], int, str, str | None]] = [
+    ({"to": "01 23 45 67 89"}, 422, "to", "not_mobile"),
+    ({"to": "bonjour"}, 422, "to", None),
+    ({"text": ""}, 422, "text", None),
+    ({"category": "service"}, 422, "category", None),
+    ({"category": "marketing"}, 422, "purpose", "missing"),
+    ({"category": "marketing", "purpose": "promotions"}, 422, "text", "stop_mention_missing"),
+    ({"category": "marketing", "purpose": "other", "text": "STOP au 36111"}, 422, "purpose", "unknown_purpose"),
+    ({"sender_id": "nobody"}, 404, "sender_id", "unknown_sender"),
+    ({"surprise": 1}, 422, "surprise", None),
+    ({"send_before": "2020-01-01T00:00:00Z"}, 422, "send_before", "in_the_past"),
+]
+
+
+async def test_bad_input_gets_a_clear_answer(surroundings: Surroundings) -> None:
+    async with operator() as op, dispatch(surroundings, op, watermarks=False) as d:
+        for change, status, field, reason in BAD_INPUT:
+            answer = await d.client.post("/v1/messages", json={**_otp(1), **change})
+            assert answer.status_code == status, (change, answer.text)
+            assert answer.headers["content-type"] == "application/problem+json"
+            [found] = answer.json()["reasons"]
+            assert found["field"] == field
+            assert reason in (None, found["reason"])
+            assert number(1)[3:] not in answer.text
+        assert (await d.client.post("/v1/messages", content=b"{", headers=JSON)).status_code == 400
+        assert (await d.client.get("/v1/messages/not-a-uuid")).status_code == 422
+        unheard = "01a2106a-b86f-824b-bc66-626b85015e26"
+        assert (await d.client.get(f"/v1/messages/{unheard}")).status_code == 404
+
+
+async def test_nobody_uninvited(surroundings: Surroundings) -> None:
+    async with operator() as op, dispatch(surroundings, op, watermarks=False) as d:
+        assert (await d.client.post("/v1/messages", json=_otp(1), headers={"Authorization": ""})).status_code == 401
+        for claims, status in (
+            ({"scope": "message:read"}, 403),
+            ({"senders": ["other"]}, 403),
+            ({"exp": 1}, 401),
+            ({"aud": "someone-else"}, 401),
+        ):
+            answer = await d.client.post("/v1/messages", json=_otp(1), headers=bearer(**claims))
+            assert answer.status_code == status, (claims, answer.text)
+        assert op.messages == []
+
+
+def _otp(n: int) -> dict[str, Any]:
+    national = "0" + number(n)[3:]
+    return {"sender_id": "maison-lune", "to": national, "text": "Votre code : 4821", "category": "transactional"}
+
+
+async def _holds(value: bool) -> bool:
+    return value
+
+
+async def _count(found: Awaitable[list[Any]], n: int) -> bool:
+    return len(await found) >= n
+
+
+async def _control(surroundings: Surroundings, control: str) -> bool:
+    async with surroundings.sql("dispatch") as sql:
+        return bool(await sql.fetchval("SELECT control FROM campaign") == control)

@@ -1,0 +1,116 @@
+"""Fields, the STOP mention, and what a text costs. The golden segments are DOMAIN 7.1."""
+
+import pytest
+
+from campaign.text import Length, TextProblem, TextRefused, check, length, outside_gsm7, parse, refused
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "units", "segments"),
+    [
+        ("", "GSM7", 0, 1),
+        ("a" * 160, "GSM7", 160, 1),
+        ("a" * 161, "GSM7", 161, 2),
+        ("a" * 306, "GSM7", 306, 2),
+        ("a" * 307, "GSM7", 307, 3),
+        ("€" * 80, "GSM7", 160, 1),
+        ("€" * 81, "GSM7", 162, 2),
+        ("a" * 152 + "€" + "a" * 151, "GSM7", 305, 2),
+        ("a" * 152 + "€" + "a" * 152, "GSM7", 306, 3),  # the pair moves to part 2
+        ("é" * 160, "GSM7", 160, 1),
+        ("Ç" * 160, "GSM7", 160, 1),
+        ("ê", "UCS2", 1, 1),
+        ("ç", "UCS2", 1, 1),
+        ("cœur", "UCS2", 4, 1),
+        ("À bientôt", "UCS2", 9, 1),
+        ("L’offre", "UCS2", 7, 1),
+        ("10\u00a0%", "UCS2", 4, 1),
+        ("ê" * 70, "UCS2", 70, 1),
+        ("ê" * 71, "UCS2", 71, 2),
+        ("😀" * 35, "UCS2", 70, 1),
+        ("😀" * 36, "UCS2", 72, 2),
+        ("a" * 66 + "😀" + "a" * 66, "UCS2", 134, 3),  # the pair moves
+    ],
+)
+def test_the_golden_segments(text: str, encoding: str, units: int, segments: int) -> None:
+    found = length(text)
+    assert (found.encoding, found.units, found.segments) == (encoding, units, segments)
+
+
+@pytest.mark.parametrize(
+    ("source", "attributes", "text"),
+    [
+        ("Bonjour {first_name}", {"first_name": "Zoé"}, "Bonjour Zoé"),
+        ("Bonjour {first_name|cher client}", {}, "Bonjour cher client"),
+        ("Bonjour {first_name|cher client}", {"first_name": "  "}, "Bonjour cher client"),
+        ("Bonjour{first_name|}", {}, "Bonjour"),
+        ("{ville} {ville}", {"ville": "Nîmes"}, "Nîmes Nîmes"),
+        ("{first_name}", {"first_name": " Anne\n Marie "}, "Anne Marie"),
+        ("{{first_name}}", {"first_name": "Zoé"}, "{first_name}"),
+        ("{{{first_name}}}", {"first_name": "Zoé"}, "{Zoé}"),
+        ("-10 % ! {stop}", {}, "-10 % ! STOP au 36111"),
+        ("un\r\ndeux", {}, "un\ndeux"),
+        ("{2024_total}", {"2024_total": "12"}, "12"),
+        ("{name}", {"name": "{stop}"}, "{stop}"),  # a contact's value is never read as a template
+    ],
+)
+def test_a_text_is_written_for_one_contact(source: str, attributes: dict[str, str], text: str) -> None:
+    assert parse(source).render(attributes, "36111") == text
+
+
+def test_a_contact_without_a_required_field_is_known_before_writing_to_it() -> None:
+    template = parse("{first_name}, {city|chez vous} {loyalty} {first_name} {stop}")
+    assert template.required == ("first_name", "loyalty")
+    assert template.missing({"first_name": "Zoé", "loyalty": " "}) == "loyalty"
+    assert template.missing({"first_name": "Zoé", "loyalty": "or"}) is None
+    with pytest.raises(KeyError):
+        template.render({"loyalty": "or"}, "36111")
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("", TextProblem.EMPTY),
+        (" \n ", TextProblem.EMPTY),
+        ("Bonjour {first_name", TextProblem.BRACE_ALONE),
+        ("Bonjour first_name}", TextProblem.BRACE_ALONE),
+        ("Bonjour {First Name} {stop}", TextProblem.FIELD_NAME),
+        ("Bonjour {} {stop}", TextProblem.FIELD_NAME),
+        ("Bonjour", TextProblem.STOP_MENTION_MISSING),
+        ("Bonjour STOP au 36112", TextProblem.STOP_MENTION_MISSING),  # somebody else's code
+        ("Bonjour STOP", TextProblem.STOP_MENTION_MISSING),
+        ("Bonjour 36111", TextProblem.STOP_MENTION_MISSING),
+        ("Bonjour, pour ne plus rien recevoir : STOP, puis envoyez-le au 36111", TextProblem.STOP_MENTION_MISSING),
+        ("a" * 1520 + " {stop}", TextProblem.TOO_LONG),
+        ("ê" * 660 + " {stop}", TextProblem.TOO_LONG),
+        ("a" * 2001, TextProblem.TOO_LONG),
+    ],
+)
+def test_a_text_nobody_may_get_is_refused_with_its_reason(source: str, reason: TextProblem) -> None:
+    with pytest.raises(TextRefused) as found:
+        check(parse(source), "36111")
+    assert found.value.reason is reason
+
+
+@pytest.mark.parametrize("mention", ["{stop}", "STOP au 36111", "STOP 36111", "Stop SMS au 36111", "stop: 36111"])
+def test_the_stop_mention_may_be_worded_in_several_ways(mention: str) -> None:
+    assert check(parse(f"Maison Lune : -10 %. {mention}"), "36111").segments == 1
+
+
+def test_the_stop_mention_counts_in_the_length() -> None:
+    assert check(parse("a" * 146 + " {stop}"), "36111") == Length("GSM7", 160, 1)
+    assert check(parse("a" * 147 + " {stop}"), "36111") == Length("GSM7", 161, 2)
+
+
+def test_a_rendered_text_is_checked_again_because_a_value_may_spoil_it() -> None:
+    template = parse("{first_name}{stop}")
+    assert refused(template.render({"first_name": "Zoé, "}, "36111"), "36111") is None
+    assert refused(template.render({"first_name": "Zoé"}, "36111"), "36111") is TextProblem.STOP_MENTION_MISSING
+    long = parse("a" * 1400 + "{first_name} {stop}")
+    assert refused(long.render({"first_name": "b" * 200}, "36111"), "36111") is TextProblem.TOO_LONG
+
+
+def test_the_characters_that_halve_an_sms_are_named() -> None:
+    template = parse("L’été à {city|Nîmes} : 10 € « cœur » {stop}")
+    assert outside_gsm7(template) == ("’", "î", "«", "œ", "»")
+    assert outside_gsm7(parse("Eté à {city} : 10 € {stop}")) == ()

@@ -1,0 +1,40 @@
+"""The examples in the repository are what the README says of them."""
+
+import runpy
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from campaign import text
+from campaign.contacts_csv import read
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+
+
+def test_the_contacts_are_10_000_lines_of_which_9800_can_be_texted() -> None:
+    chunks = list(read(iter([(EXAMPLES / "contacts.csv").read_bytes()]), fictional=True))
+    numbers = [contact.msisdn.e164 for chunk in chunks for contact in chunk.contacts]
+    refused = Counter(refusal.reason.value for chunk in chunks for refusal in chunk.refusals)
+    assert len(numbers) + refused.total() == 10_000
+    assert len(set(numbers)) == 9_800
+    assert refused == {"not_mobile": 40, "too_short": 40, "not_a_number": 30, "empty": 30, "short_code": 30}
+    assert all(number.startswith("+3363998") for number in numbers)
+
+
+def test_the_contacts_are_what_the_script_writes(tmp_path: Path) -> None:
+    script = tmp_path / "make_contacts.py"
+    script.write_bytes((EXAMPLES / "make_contacts.py").read_bytes())
+    runpy.run_path(str(script), run_name="__main__")
+    assert (tmp_path / "contacts.csv").read_bytes() == (EXAMPLES / "contacts.csv").read_bytes()
+
+
+@pytest.mark.parametrize("attributes", [{"first_name": "Benoît", "city": "Bourg-en-Bresse"}, {}])
+def test_the_campaign_text_is_one_sms_of_gsm_7_but_for_the_names_in_it(attributes: dict[str, str]) -> None:
+    template = text.parse((EXAMPLES / "campaign.fr.txt").read_text(encoding="utf-8"))
+    assert text.outside_gsm7(template) == ()
+    assert text.check(template, "36111").segments == 1
+    rendered = template.render(attributes, "36111")
+    assert "Maison Lune" in rendered
+    assert text.refused(rendered, "36111") is None
+    assert text.length(rendered).segments <= 2

@@ -1,0 +1,175 @@
+"""One case per reason, and the order of precedence: expiry, denial, delay."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from common.contracts.consent import Consent, Suppression
+from common.law import load
+from dispatch.gate import (
+    Allow,
+    Defer,
+    Deny,
+    Expire,
+    Knowledge,
+    Limits,
+    Reason,
+    Request,
+    Subject,
+    Verdict,
+    decide,
+)
+
+TUESDAY_10H = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)  # 10:00 in Paris
+TUESDAY_22H = datetime(2026, 11, 24, 21, 0, tzinfo=UTC)
+FRANCE = load("france-1")
+LIMITS = Limits()
+
+CONSENT = Consent(
+    sender_id="maison-lune",
+    purpose="promotions",
+    state="opted_in",
+    basis="opt_in",
+    occurred_at=TUESDAY_10H - timedelta(days=30),
+    evidence_id="e1",
+)
+SUBJECT = Subject(version=3, consents=(CONSENT,), suppressions=(), erased=False, unreadable=False)
+REQUEST = Request(
+    category="marketing",
+    sender_id="maison-lune",
+    purpose="promotions",
+    campaign_id="c1",
+    requested_at=TUESDAY_10H - timedelta(minutes=1),
+    send_before=TUESDAY_10H + timedelta(days=2),
+    territory="FR",
+    mentions_stop=True,
+)
+KNOWN = Knowledge(
+    as_of=TUESDAY_10H - timedelta(milliseconds=300),
+    subject=SUBJECT,
+    purposes=frozenset({"promotions", "loyalty"}),
+    control="running",
+)
+
+
+def verdict(request: Request = REQUEST, known: Knowledge = KNOWN, now: datetime = TUESDAY_10H) -> Verdict:
+    return decide(request, known, now, LIMITS, FRANCE)
+
+
+def with_consent(**changes: object) -> Knowledge:
+    return replace(KNOWN, subject=replace(SUBJECT, consents=(_changed(CONSENT, **changes),)))
+
+
+def _changed(consent: Consent, **changes: object) -> Consent:
+    fields = {name: getattr(consent, name) for name in Consent.__struct_fields__}
+    return Consent(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def test_a_fresh_opt_in_in_the_window_goes() -> None:
+    assert verdict() == Allow()
+
+
+@pytest.mark.parametrize(
+    ("request_", "known", "reason"),
+    [
+        (REQUEST, replace(KNOWN, subject=None), Reason.NO_CONSENT),
+        (REQUEST, with_consent(state="unknown"), Reason.NO_CONSENT),
+        (REQUEST, with_consent(purpose="loyalty"), Reason.NO_CONSENT),
+        (REQUEST, with_consent(sender_id="other"), Reason.OTHER_CONTROLLER),
+        (REQUEST, with_consent(state="pending"), Reason.CONSENT_PENDING),
+        (REQUEST, with_consent(state="expired"), Reason.CONSENT_EXPIRED),
+        (REQUEST, with_consent(state="opted_out"), Reason.OPTED_OUT),
+        (REQUEST, with_consent(evidence_id=""), Reason.NO_EVIDENCE),
+        (REQUEST, with_consent(basis=None), Reason.NO_EVIDENCE),
+        (REQUEST, replace(KNOWN, subject=replace(SUBJECT, erased=True)), Reason.ERASED),
+        (REQUEST, replace(KNOWN, subject=replace(SUBJECT, unreadable=True)), Reason.CONSENT_UNREADABLE),
+        (REQUEST, replace(KNOWN, purposes=None), Reason.UNKNOWN_SENDER),
+        (REQUEST, replace(KNOWN, purposes=frozenset({"loyalty"})), Reason.UNKNOWN_PURPOSE),
+        (REQUEST, replace(KNOWN, control="cancelled"), Reason.CAMPAIGN_CANCELLED),
+        (replace(REQUEST, purpose=None), KNOWN, Reason.NO_PURPOSE),
+        (replace(REQUEST, mentions_stop=False), KNOWN, Reason.STOP_MENTION_MISSING),
+        (replace(REQUEST, flaw=Reason.REQUEST_UNREADABLE), KNOWN, Reason.REQUEST_UNREADABLE),
+        (replace(REQUEST, flaw=Reason.SUBJECT_MISMATCH), KNOWN, Reason.SUBJECT_MISMATCH),
+    ],
+)
+def test_each_denial_has_its_reason(request_: Request, known: Knowledge, reason: Reason) -> None:
+    found = verdict(request_, known)
+    assert isinstance(found, Deny)
+    assert reason in found.reasons
+
+
+@pytest.mark.parametrize("sender_id", ["maison-lune", None])
+@pytest.mark.parametrize(("after", "denied"), [(0, True), (1, True), (-1, False)])
+def test_a_suppression_denies_unless_the_consent_is_newer_and_a_tie_denies(
+    sender_id: str | None, after: int, denied: bool
+) -> None:
+    since = CONSENT.occurred_at + timedelta(seconds=after)
+    subject = replace(SUBJECT, suppressions=(Suppression(sender_id=sender_id, since=since),))
+    found = verdict(known=replace(KNOWN, subject=subject))
+    assert isinstance(found, Deny) is denied
+    if isinstance(found, Deny):
+        assert found.reasons == (Reason.SUPPRESSED,)
+
+
+def test_a_suppression_of_another_sender_does_not_count() -> None:
+    suppressions = (Suppression(sender_id="other", since=TUESDAY_10H),)
+    assert verdict(known=replace(KNOWN, subject=replace(SUBJECT, suppressions=suppressions))) == Allow()
+
+
+def test_every_reason_is_collected_and_a_denial_outranks_every_delay() -> None:
+    known = replace(KNOWN, subject=replace(SUBJECT, unreadable=True, erased=True), control="paused", as_of=TUESDAY_10H)
+    found = verdict(known=known, now=TUESDAY_22H)
+    assert found == Deny((Reason.CONSENT_UNREADABLE, Reason.ERASED))
+
+
+def test_stale_or_unknown_knowledge_holds() -> None:
+    edge = TUESDAY_10H - LIMITS.max_staleness
+    assert verdict(known=replace(KNOWN, as_of=edge)) == Allow()
+    for as_of in (edge - timedelta(microseconds=1), None):
+        found = verdict(known=replace(KNOWN, as_of=as_of))
+        assert found == Defer((Reason.CONSENT_STALE,), TUESDAY_10H + LIMITS.recheck)
+
+
+def test_quiet_hours_wait_for_the_next_opening() -> None:
+    known = replace(KNOWN, as_of=TUESDAY_22H)
+    assert verdict(known=known, now=TUESDAY_22H) == Defer(
+        (Reason.QUIET_HOURS,), datetime(2026, 11, 25, 7, 0, tzinfo=UTC)
+    )
+
+
+def test_a_paused_campaign_waits_and_an_unknown_one_is_not_assumed_to_run() -> None:
+    assert verdict(known=replace(KNOWN, control="paused")) == Defer(
+        (Reason.CAMPAIGN_PAUSED,), TUESDAY_10H + LIMITS.paused_recheck
+    )
+    assert verdict(known=replace(KNOWN, control=None)) == Defer(
+        (Reason.CAMPAIGN_UNKNOWN,), TUESDAY_10H + LIMITS.recheck
+    )
+
+
+def test_past_send_before_it_expires_whatever_else_holds() -> None:
+    assert verdict(replace(REQUEST, send_before=TUESDAY_10H), replace(KNOWN, subject=None)) == Expire()
+
+
+def test_no_delay_reaches_past_send_before() -> None:
+    soon = TUESDAY_22H + timedelta(minutes=5)
+    found = verdict(replace(REQUEST, send_before=soon), replace(KNOWN, as_of=TUESDAY_22H), TUESDAY_22H)
+    assert found == Defer((Reason.QUIET_HOURS,), soon)
+
+
+def test_a_consent_that_may_still_be_on_its_way_delays_instead_of_denying() -> None:
+    asked_now = replace(REQUEST, requested_at=TUESDAY_10H)
+    for known in (replace(KNOWN, subject=None), with_consent(state="opted_out"), with_consent(sender_id="other")):
+        assert verdict(asked_now, known) == Defer((Reason.CONSENT_BEHIND,), TUESDAY_10H + LIMITS.recheck)
+
+
+def test_being_behind_cures_nothing_but_consent() -> None:
+    asked_now = replace(REQUEST, requested_at=TUESDAY_10H, mentions_stop=False)
+    assert isinstance(verdict(asked_now, replace(KNOWN, subject=None)), Deny)
+
+
+def test_a_transactional_message_needs_neither_consent_nor_hours_but_a_sender() -> None:
+    request = replace(REQUEST, category="transactional", purpose=None, campaign_id=None, mentions_stop=False)
+    known = Knowledge(as_of=None, subject=None, purposes=frozenset(), control=None)
+    assert verdict(request, known, TUESDAY_22H) == Allow()
+    assert verdict(request, replace(known, purposes=None), TUESDAY_22H) == Deny((Reason.UNKNOWN_SENDER,))

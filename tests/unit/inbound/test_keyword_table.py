@@ -1,0 +1,232 @@
+"""Every row of DOMAIN 2.4, and the rows the peers' users complain about (PEERS 0.2)."""
+
+import pytest
+
+from inbound.keywords import classify
+from inbound.keywords.classifier import load
+from inbound.keywords.normal import normalise
+
+STOP = [
+    # exact after normalisation
+    "STOP",
+    "stop",
+    "Stop.",
+    " stop ",
+    '"STOP"',
+    "STOP!!!",
+    "« STOP »",
+    "“Stop”",
+    "STOP ?",
+    # a word of the trade, the copied mention, courtesy
+    "STOP PUB",
+    "STOP SMS",
+    "Stop SMS",
+    "STOP 36111",
+    "STOP au 36111",
+    "STOP36111",
+    "stoppub",
+    "Stop svp",
+    "stop merci",
+    "STOP PLEASE",
+    "Bonjour, stop s'il vous plaît",
+    # accents
+    "arret",
+    "ARRÊT",
+    "Arrêtez",
+    "arrêtez vos sms svp",
+    # one slip
+    "stopp",
+    "tsop",
+    "sotp",
+    "stpo",
+    "srop",
+    "stpo svp",
+    "sttoopp",
+    "stopppp",
+    "stoppe",
+    "stops",
+    # disguises
+    "ＳＴＯＰ",
+    "𝐒𝐓𝐎𝐏",
+    "🅂🅃🄾🄿",
+    "🆂🆃🅾🅿",
+    "🇸🇹🇴🇵",
+    "ꜱᴛᴏᴘ",
+    "S T O P",
+    "S.T.O.P.",
+    "S. T. O. P.",
+    "s\nt\no\np",
+    "ST OP",
+    "ST0P",
+    "5T0P 36111",
+    "$TOP",
+    "SТОР",  # Cyrillic
+    "ΣΤΟΡ",  # Greek
+    "S\u200bT\u2060OP",
+    "\u202eSTOP",
+    "STOP\ufe0f",
+    "S\u0338T\u0338O\u0338P\u0338",
+    "STOP \ud83d",  # half an emoji, cut by a concatenated SMS
+    "STOP🙏",
+    "🛑",
+    "⛔️",
+    "OUI 🛑",
+    # the first line decides
+    "STOP\nJean Dupont\nGérant",
+    "STOP\n> Soldes : -30 % ! Ne manquez pas ça. START",
+    "Bonjour\nje ne veux pas de ces messages\nStop",
+    # every brand, a brand
+    "STOP ALL",
+    "STOPALL",
+    "STOP tout",
+    "STOP ACME",
+    "STOP je ne veux pas de vos offres",
+    # phrases
+    "Désinscrivez-moi",
+    "Comment me désinscrire de vos listes",
+    "plus de sms",
+    "Plus de pub merci",
+    "laissez moi tranquille",
+    "enlevez moi de votre liste",
+    "Arrêtez de m'envoyer des messages",
+    "n'envoyez plus rien",
+    "Je ne veux plus recevoir vos SMS",
+    "merci de ne plus me contacter",
+    "C'est nul. Stop",
+    "Non, stop",
+    "non merci stop",
+    "opt-out",
+    "unsubscribe me",
+    "leave me alone",
+    "no more texts",
+    # asking for erasure
+    "Supprimez mes données",
+    "je demande l'effacement de mes données svp",
+]
+
+REVIEW = [
+    # negated
+    "Ne stoppez pas",
+    "don't stop",
+    "non stop",
+    "nonstop",
+    "stop pas",
+    "ne m'arrêtez pas",
+    "je ne veux pas me désinscrire",
+    "don't take me off",
+    # not first, not alone
+    "au prochain arrêt de bus",
+    "arrêt de bus",
+    "je voudrais plus de sms de vous",
+    "travaux 🛑 rue fermée",
+    "je t'attends au stop",
+    # an ordinary answer, or an opt-out
+    "Je veux annuler ma commande",
+    "end",
+    "CANCEL",
+    "non merci",
+    "pas intéressé",
+    # insults
+    "foutez moi la paix",
+    # more text than an SMS holds is not waved through
+    "x" * 2_001,
+    "START" + " " * 2_000,
+]
+
+NONE = [
+    "",
+    "   ",
+    "\u200b",
+    "🙂",
+    "👍👍",
+    "top",
+    "shop",
+    "step",
+    "strop",
+    "slop",
+    "spot",
+    "stock",
+    "hop",
+    "C'est top !",
+    "ok",
+    "merci",
+    "je n'ai pas reçu mon colis",
+    # what loosens is never guessed
+    "when does it start?",
+    "start demain",
+    "START ?",
+    "reprendre rendez-vous",
+    "5TART",
+    "0UI",
+    "OUI ?",
+    "oui je viens à 14h",
+    "oui mais demain",
+]
+
+CONTACT = ["CONTACT", "contact ?", "Contact svp", "CONTACT 36111", "AIDE", "HELP", "INFO", "qui êtes-vous ?"]
+START = ["START", "start", "REPRENDRE", "REPRISE", "UNSTOP", "Start svp", "START 36111", "𝐒𝐓𝐀𝐑𝐓"]
+CONFIRM = ["OUI", "oui", "Oui !", "oui merci", "OUI 👍", "YES"]
+
+CASES = [
+    *[("stop", text) for text in STOP],
+    *[("review", text) for text in REVIEW],
+    *[("none", text) for text in NONE],
+    *[("contact", text) for text in CONTACT],
+    *[("start", text) for text in START],
+    *[("confirm", text) for text in CONFIRM],
+]
+
+
+@pytest.mark.parametrize(("intent", "text"), CASES, ids=[f"{i}-{ascii(t)[:40]}" for i, t in CASES])
+def test_a_text_means_what_the_domain_table_says(intent: str, text: str) -> None:
+    assert classify(text).intent == intent
+
+
+@pytest.mark.parametrize(
+    ("text", "rule", "score"),
+    [
+        ("STOP", "fr-1:stop_first", 1.0),
+        ("STOP ACME", "fr-1:stop_first", 0.95),
+        ("STOP ALL", "fr-1:stop_all", 1.0),
+        ("arrêtez", "fr-1:stop_alone", 1.0),
+        ("tsop", "fr-1:near_stop", 0.75),
+        ("5T0P", "fr-1:disguised_stop_first", 0.85),
+        ("🛑", "fr-1:stop_signs", 1.0),
+        ("supprimez mes données", "fr-1:erase_phrases", 0.9),
+        ("don't stop", "fr-1:mentions_stop", 0.5),
+        ("top", "fr-1:none", 0.0),
+    ],
+)
+def test_an_understanding_names_its_rule_and_how_sure_it_is(text: str, rule: str, score: float) -> None:
+    understood = classify(text)
+
+    assert (understood.rule, understood.score) == (rule, score)
+
+
+def test_normalised_is_what_the_rules_saw() -> None:
+    assert classify("  « Arrêtez ! »\nvos SMS").normalised == "arretez\nvos sms"
+
+
+def test_look_alikes_are_read_only_when_asked_for() -> None:
+    assert str(normalise("ST0P 36111")) == "st0p 36111"
+    assert str(normalise("ST0P 36111", look_alikes=True)) == "stop 36111"
+
+
+def test_every_rule_of_the_keyword_file_has_a_reason_and_known_sources() -> None:
+    lists = load("fr-1")
+
+    for name in lists.__struct_fields__[3:]:
+        rule = getattr(lists, name)
+        assert rule.words, name
+        assert rule.why, name
+        assert set(rule.sources) <= lists.sources.keys(), name
+        assert rule.sources, name
+
+
+def test_the_words_of_the_keyword_file_are_in_the_form_normalisation_leaves() -> None:
+    lists = load("fr-1")
+
+    for name in lists.__struct_fields__[3:]:
+        if not name.endswith("signs"):
+            for word in getattr(lists, name).words:
+                assert str(normalise(word)) == word, (name, word)
