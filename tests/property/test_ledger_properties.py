@@ -42,13 +42,14 @@ def opt_ins(draw: st.DrawFn) -> Evidence:
 def opt_outs(draw: st.DrawFn) -> Evidence:
     sender = draw(st.sampled_from((*SENDERS, None)))
     make = draw(st.sampled_from((stop, opt_out)))
-    return make(
+    made: Evidence = make(
         draw(minutes),
         evidence_id=f"ev-{draw(st.integers(0, 99))}",
         sender_id=sender,
         purpose=draw(st.sampled_from((*PURPOSES, None))) if sender else None,
         received_at=NOON + timedelta(minutes=draw(minutes)),
     )
+    return made
 
 
 histories = st.lists(opt_ins() | opt_outs(), max_size=12)
@@ -58,7 +59,7 @@ def opted_in(state: SubjectState) -> set[tuple[str, str]]:
     return {(s, p) for s, p in ANYWHERE if standing(state, s, p) == "opted_in"}
 
 
-def meaning(state: SubjectState, sender: str, purpose: str):
+def meaning(state: SubjectState, sender: str, purpose: str) -> object:
     consent = consent_of(state, sender, purpose)
     return consent and (consent.state, consent.basis, consent.occurred_at)
 
@@ -75,31 +76,31 @@ def by_definition(evidence: list[Evidence], sender: str, purpose: str) -> str:
 
 
 @given(histories)
-def test_the_fold_is_the_rule(evidence):
+def test_the_fold_is_the_rule(evidence: list[Evidence]) -> None:
     state = fold(evidence)
     for sender, purpose in ANYWHERE:
         assert standing(state, sender, purpose) == by_definition(evidence, sender, purpose)
 
 
 @given(histories, st.data())
-def test_no_order_no_duplicate_and_no_replay_changes_the_result(evidence, data):
+def test_no_order_no_duplicate_and_no_replay_changes_the_result(evidence: list[Evidence], data: st.DataObject) -> None:
     replayed = evidence + data.draw(st.lists(st.sampled_from(evidence), max_size=6) if evidence else st.just([]))
     assert fold(data.draw(st.permutations(replayed))) == fold(evidence)
 
 
 @given(histories, histories)
-def test_replaying_any_prefix_changes_nothing(evidence, more):
+def test_replaying_any_prefix_changes_nothing(evidence: list[Evidence], more: list[Evidence]) -> None:
     assert fold([*evidence, *more, *evidence]) == fold([*evidence, *more])
 
 
 @given(histories, opt_outs())
-def test_an_opt_out_never_opens_anything(evidence, left):
+def test_an_opt_out_never_opens_anything(evidence: list[Evidence], left: Evidence) -> None:
     before = fold(evidence)
     assert opted_in(apply(before, left)) <= opted_in(before)
 
 
 @given(histories, opt_ins() | opt_outs())
-def test_nothing_loosens_without_strictly_newer_evidence(evidence, one):
+def test_nothing_loosens_without_strictly_newer_evidence(evidence: list[Evidence], one: Evidence) -> None:
     before = fold(evidence)
     for sender, purpose in opted_in(apply(before, one)) - opted_in(before):
         assert (one.kind, one.sender_id, one.purpose) == ("opt_in", sender, purpose)
@@ -108,7 +109,9 @@ def test_nothing_loosens_without_strictly_newer_evidence(evidence, one):
 
 
 @given(histories, opt_ins() | opt_outs())
-def test_unchanged_means_the_same_for_every_purpose_there_is_or_will_be(evidence, one):
+def test_unchanged_means_the_same_for_every_purpose_there_is_or_will_be(
+    evidence: list[Evidence], one: Evidence
+) -> None:
     before = fold(evidence)
     decision = decide(before, one, NOW)
     same = suppressions(before) == suppressions(decision.state) and all(
@@ -120,7 +123,7 @@ def test_unchanged_means_the_same_for_every_purpose_there_is_or_will_be(evidence
 
 
 @given(histories)
-def test_consents_and_suppressions_together_say_what_the_state_says(evidence):
+def test_consents_and_suppressions_together_say_what_the_state_says(evidence: list[Evidence]) -> None:
     """What a reader of the event decides: the consent on record, else a suppression that covers it."""
     state = fold(evidence)
     listed = {(c.sender_id, c.purpose): c for c in consents(state)}
@@ -132,7 +135,7 @@ def test_consents_and_suppressions_together_say_what_the_state_says(evidence):
 
 
 @given(histories)
-def test_an_open_consent_is_newer_than_every_suppression_that_covers_it(evidence):
+def test_an_open_consent_is_newer_than_every_suppression_that_covers_it(evidence: list[Evidence]) -> None:
     state = fold(evidence)
     for consent in consents(state):
         if consent.state == "opted_in":
@@ -142,13 +145,13 @@ def test_an_open_consent_is_newer_than_every_suppression_that_covers_it(evidence
 
 
 @given(histories, st.sampled_from(SENDERS))
-def test_a_start_grants_nothing_new(evidence, sender):
+def test_a_start_grants_nothing_new(evidence: list[Evidence], sender: str) -> None:
     state = fold(evidence)
     given_before = {e.purpose for e in evidence if (e.kind, e.sender_id) == ("opt_in", sender)}
     assert set(reopened(state, sender)) <= given_before
 
 
 @given(histories)
-def test_the_state_holds_one_mark_a_scope_however_long_the_history(evidence):
+def test_the_state_holds_one_mark_a_scope_however_long_the_history(evidence: list[Evidence]) -> None:
     scopes = [m.scope for m in fold(evidence).marks]
     assert scopes == sorted(set(scopes))

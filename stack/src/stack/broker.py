@@ -5,6 +5,7 @@ What it cannot do that Kafka can: InitProducerId (so producers run without idemp
 """
 
 import os
+import secrets
 import socket
 import struct
 import subprocess
@@ -17,8 +18,8 @@ from stack.processes import end, free_port, spawn, wait_until
 
 START_WITHIN_S = 20.0
 STOP_GRACE_S = 3.0
-# size, api_key=3 (Metadata), api_version=1, correlation_id, client_id "stack", topics=null (all)
-_METADATA = struct.pack(">hhih5si", 3, 1, 7, 5, b"stack", -1)
+# api_key=3 (Metadata), api_version=2, correlation_id, client_id "stack", topics=null (all)
+METADATA = struct.pack(">hhih5si", 3, 2, 7, 5, b"stack", -1)
 
 
 @dataclass
@@ -27,6 +28,7 @@ class Broker:
 
     folder: Path
     port: int = field(default_factory=free_port)
+    cluster: str = field(default_factory=lambda: f"placet-{secrets.token_hex(8)}")
     _child: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
@@ -41,7 +43,7 @@ class Broker:
         """Blocks until a Kafka client is answered. Raises DidNotStart with the log's tail."""
         self.log.unlink(missing_ok=True)
         listener = f"tcp://{self.bootstrap}"
-        command = [_binary(), "broker", "--storage-engine", "memory://placet/"]
+        command = [_binary(), "broker", "--storage-engine", "memory://placet/", "--cluster-id", self.cluster]
         command += ["--listener-url", listener, "--advertised-listener-url", listener]
         self._child = spawn(command, self.log, env={**os.environ, "RUST_LOG": "warn"})
         try:
@@ -57,13 +59,14 @@ class Broker:
             self._child = None
 
     def _answers(self) -> bool:
+        """With our own cluster id: whoever answers on the port may be another broker."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
-                connection.sendall(struct.pack(">i", len(_METADATA)) + _METADATA)
-                head = connection.recv(8, socket.MSG_WAITALL)
-        except OSError:
+                connection.sendall(struct.pack(">i", len(METADATA)) + METADATA)
+                size = struct.unpack(">i", connection.recv(4, socket.MSG_WAITALL))[0]
+                return self.cluster.encode() in connection.recv(size, socket.MSG_WAITALL)
+        except (OSError, struct.error):
             return False
-        return len(head) == 8 and struct.unpack(">ii", head)[1] == 7
 
 
 def _binary() -> str:

@@ -84,7 +84,7 @@ class Environment:
             told["PLACET_GATEWAY_IDEMPOTENT"] = str(self.idempotent_gateway).lower()
         if name == "inbound":
             told["PLACET_PROVIDER_ACCOUNTS"] = json.dumps(self._provider_accounts())
-        return _inherited() | told | self.more.get(name, {})
+        return {**_inherited(), **told, **self.more.get(name, {})}
 
     def of_simulator(self, log: Path) -> dict[str, str]:
         return _inherited() | {

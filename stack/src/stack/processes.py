@@ -146,8 +146,9 @@ class _Child:
 class Supervisor:
     """Runs named children; `async with` stops them all. Logs are `<folder>/<name>.log`, appended over restarts."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, grace_s: float = STOP_GRACE_S) -> None:
         self._folder = folder
+        self._grace_s = grace_s
         self._children: dict[str, _Child] = {}
 
     async def __aenter__(self) -> "Supervisor":
@@ -215,7 +216,7 @@ class Supervisor:
             await asyncio.sleep(POLL_S)
 
     async def stop(self) -> None:
-        """SIGTERM to all at once, SIGKILL to those that have not ended after STOP_GRACE_S."""
+        """SIGTERM to all at once, SIGKILL to those that have not ended after `grace_s`."""
         children, self._children = list(self._children.values()), {}
         try:
             await asyncio.gather(*(self._end(child) for child in children))
@@ -236,13 +237,13 @@ class Supervisor:
         except BaseException:
             kill(process)
             raise
-        child.running = True
+        child.running = True  # died() sees it, should it have been another process that answered
 
     async def _end(self, child: _Child) -> None:
         child.running = False
         if child.process.poll() is None:
             child.process.terminate()
-            await _ended(child.process, STOP_GRACE_S)
+            await _ended(child.process, self._grace_s)
         kill(child.process)
 
 

@@ -121,7 +121,8 @@ def make_empty(folder: Path) -> None:
     """`folder`, without what an earlier run (even a crashed one) has left. Raises DidNotStart if it still runs."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     Postgres(folder / DATABASE).wipe()
-    shutil.rmtree(folder / LOGS, ignore_errors=True)
+    for name in (DATABASE, LOGS):
+        shutil.rmtree(folder / name, ignore_errors=True)
     for name in (SIMULATOR_LOG, STACK_ENV):
         (folder / name).unlink(missing_ok=True)
 

@@ -16,7 +16,7 @@ from consent.service import Settings, build
 from tests.running import Surroundings, bearer, running
 
 NUMBER = "06 39 98 12 34"
-SENDER = {
+SENDER: dict[str, Any] = {
     "sender_id": "acme",
     "legal_name": "ACME SAS",
     "brand": "Acme",
@@ -69,7 +69,8 @@ async def states(surroundings: Surroundings) -> list[ConsentStateChanged]:
 async def lookup(service: httpx.AsyncClient, number: str = NUMBER, **kwargs: Any) -> dict[str, Any]:
     answer = await service.post("/v1/subjects/lookup", json={"number": number}, **kwargs)
     assert answer.status_code == 200, answer.text
-    return answer.json()
+    found: dict[str, Any] = answer.json()
+    return found
 
 
 def reasons(answer: httpx.Response) -> list[tuple[str, str]]:
@@ -77,7 +78,9 @@ def reasons(answer: httpx.Response) -> list[tuple[str, str]]:
     return [(r["field"], r["reason"]) for r in answer.json()["reasons"]]
 
 
-async def test_registering_a_sender_again_is_the_same_and_other_content_conflicts(service, surroundings):
+async def test_registering_a_sender_again_is_the_same_and_other_content_conflicts(
+    service: httpx.AsyncClient, surroundings: Surroundings
+) -> None:
     again = await service.post("/v1/senders", json=SENDER)
     assert (again.status_code, again.json()["version"]) == (200, 1)
     other = await service.post("/v1/senders", json=SENDER | {"brand": "Acme!"})
@@ -87,7 +90,9 @@ async def test_registering_a_sender_again_is_the_same_and_other_content_conflict
     assert len(await outbox(surroundings, "consent.senders.v1")) == 1
 
 
-async def test_changing_a_sender_makes_a_new_version_and_publishes_it_whole(service, surroundings):
+async def test_changing_a_sender_makes_a_new_version_and_publishes_it_whole(
+    service: httpx.AsyncClient, surroundings: Surroundings
+) -> None:
     content = {k: v for k, v in SENDER.items() if k != "sender_id"} | {"contact": "+33 1 via acme.example"}
     changed = await service.put("/v1/senders/acme", json=content)
     assert (changed.status_code, changed.json()["version"]) == (200, 2)
@@ -118,19 +123,23 @@ async def test_changing_a_sender_makes_a_new_version_and_publishes_it_whole(serv
         ({"extra": 1}, "extra"),
     ],
 )
-async def test_a_sender_that_operators_would_refuse_is_refused(service, change, field):
+async def test_a_sender_that_operators_would_refuse_is_refused(
+    service: httpx.AsyncClient, change: dict[str, Any], field: str
+) -> None:
     answer = await service.post("/v1/senders", json=SENDER | {"sender_id": "globex"} | change)
     assert answer.status_code == 422
     assert [f for f, _ in reasons(answer)] == [field]
 
 
-async def test_two_registrations_at_once_make_one_sender(service):
+async def test_two_registrations_at_once_make_one_sender(service: httpx.AsyncClient) -> None:
     wanted = SENDER | {"sender_id": "globex"}
     answers = await asyncio.gather(*(service.post("/v1/senders", json=wanted) for _ in range(5)))
     assert sorted(a.status_code for a in answers) == [200, 200, 200, 200, 201]
 
 
-async def test_a_consent_is_recorded_with_its_proof_and_published(service, surroundings):
+async def test_a_consent_is_recorded_with_its_proof_and_published(
+    service: httpx.AsyncClient, surroundings: Surroundings
+) -> None:
     answer = await service.post("/v1/consents", json=consent())
     assert answer.status_code == 201
     body = answer.json()
@@ -147,7 +156,7 @@ async def test_a_consent_is_recorded_with_its_proof_and_published(service, surro
     assert (entry["form_id"], entry["form_version"], entry["position"]) == ("checkout", "7", 1)
 
 
-async def test_the_same_consent_again_falls_out(service, surroundings):
+async def test_the_same_consent_again_falls_out(service: httpx.AsyncClient, surroundings: Surroundings) -> None:
     first = (await service.post("/v1/consents", json=consent())).json()
     again = (await service.post("/v1/consents", json=consent(number="+33 6 39 98 12 34"))).json()
     assert again == first | {"changed": False}
@@ -155,7 +164,9 @@ async def test_the_same_consent_again_falls_out(service, surroundings):
     assert len((await lookup(service))["history"]) == 1
 
 
-async def test_a_late_opt_in_older_than_the_stop_is_kept_and_changes_nothing(service, surroundings):
+async def test_a_late_opt_in_older_than_the_stop_is_kept_and_changes_nothing(
+    service: httpx.AsyncClient, surroundings: Surroundings
+) -> None:
     await service.post("/v1/opt-outs", json=opt_out(occurred_at="2026-03-02T15:00:00+01:00"))
     late = (await service.post("/v1/consents", json=consent())).json()
     assert (late["state"], late["changed"], late["version"]) == ("opted_out", False, 1)
@@ -190,7 +201,9 @@ async def test_a_late_opt_in_older_than_the_stop_is_kept_and_changes_nothing(ser
         ({"basis": "implied"}, ("basis", "literal_error")),
     ],
 )
-async def test_a_consent_that_proves_nothing_is_refused_naming_the_field(service, surroundings, changes, expected):
+async def test_a_consent_that_proves_nothing_is_refused_naming_the_field(
+    service: httpx.AsyncClient, surroundings: Surroundings, changes: dict[str, Any], expected: Any
+) -> None:
     answer = await service.post("/v1/consents", json=consent(**changes))
     assert answer.status_code == 422
     assert reasons(answer) == [expected]
@@ -198,13 +211,15 @@ async def test_a_consent_that_proves_nothing_is_refused_naming_the_field(service
     assert (await lookup(service))["history"] == []
 
 
-async def test_every_reason_comes_at_once(service):
+async def test_every_reason_comes_at_once(service: httpx.AsyncClient) -> None:
     wrong = consent(number="0123456789", purpose="surveys", evidence={"source": ""})
     answer = await service.post("/v1/consents", json=wrong)
     assert {r for _, r in reasons(answer)} == {"not_mobile", "unknown_purpose", "source_missing", "nothing_shown"}
 
 
-async def test_no_answer_and_no_log_repeats_a_number(service, caplog):
+async def test_no_answer_and_no_log_repeats_a_number(
+    service: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     for number in ("0123456789", "06 39 98 12 34 56 78", NUMBER):
         answer = await service.post("/v1/consents", json=consent(number=number, purpose="surveys"))
@@ -219,13 +234,13 @@ async def lookup_text(service: httpx.AsyncClient) -> str:
     return (await service.post("/v1/subjects/lookup", json={"number": NUMBER})).text
 
 
-async def test_an_unknown_sender_is_not_found(service):
+async def test_an_unknown_sender_is_not_found(service: httpx.AsyncClient) -> None:
     for path, body in (("/v1/consents", consent(sender_id="globex")), ("/v1/opt-outs", opt_out(sender_id="globex"))):
         answer = await service.post(path, json=body)
         assert (answer.status_code, reasons(answer)) == (404, [("sender_id", "unknown_sender")])
 
 
-async def test_a_caller_acts_for_its_own_senders_only(service):
+async def test_a_caller_acts_for_its_own_senders_only(service: httpx.AsyncClient) -> None:
     globex = bearer(senders=["globex"])
     for method, path, body in (
         ("POST", "/v1/consents", consent()),
@@ -241,7 +256,7 @@ async def test_a_caller_acts_for_its_own_senders_only(service):
     assert batch.json()["results"][0]["reasons"][0]["reason"] == "sender_not_granted"
 
 
-async def test_a_caller_sees_its_own_senders_and_what_concerns_every_sender(service):
+async def test_a_caller_sees_its_own_senders_and_what_concerns_every_sender(service: httpx.AsyncClient) -> None:
     await service.post("/v1/senders", json=SENDER | {"sender_id": "globex"})
     await service.post("/v1/consents", json=consent())
     await service.post("/v1/consents", json=consent(sender_id="globex"))
@@ -266,7 +281,9 @@ async def test_a_caller_sees_its_own_senders_and_what_concerns_every_sender(serv
         ("POST", "/v1/subjects/lookup", "consent:read"),
     ],
 )
-async def test_no_call_is_anonymous_or_without_its_scope(service, method, path, scope):
+async def test_no_call_is_anonymous_or_without_its_scope(
+    service: httpx.AsyncClient, method: str, path: str, scope: str
+) -> None:
     anonymous = await service.request(method, path, json={}, headers={"Authorization": ""})
     assert anonymous.status_code == 401
     every_other = " ".join({"sender:read", "sender:write", "consent:read", "consent:write"} - {scope})
@@ -274,7 +291,9 @@ async def test_no_call_is_anonymous_or_without_its_scope(service, method, path, 
     assert (answer.status_code, reasons(answer)) == (403, [("scope", "scope_missing")])
 
 
-async def test_an_opt_out_covers_every_purpose_of_the_sender(service, surroundings):
+async def test_an_opt_out_covers_every_purpose_of_the_sender(
+    service: httpx.AsyncClient, surroundings: Surroundings
+) -> None:
     await service.post("/v1/consents", json=consent())
     await service.post("/v1/consents", json=consent(purpose="loyalty"))
     answer = await service.post("/v1/opt-outs", json=opt_out())
@@ -285,7 +304,7 @@ async def test_an_opt_out_covers_every_purpose_of_the_sender(service, surroundin
     assert [s.sender_id for s in event.suppressions] == ["acme"]
 
 
-async def test_an_opt_out_of_one_purpose_leaves_the_other(service):
+async def test_an_opt_out_of_one_purpose_leaves_the_other(service: httpx.AsyncClient) -> None:
     await service.post("/v1/consents", json=consent())
     await service.post("/v1/consents", json=consent(purpose="loyalty"))
     await service.post("/v1/opt-outs", json=opt_out(purpose="loyalty"))
@@ -297,7 +316,7 @@ async def test_an_opt_out_of_one_purpose_leaves_the_other(service):
     assert found["suppressions"] == []
 
 
-async def test_an_opt_out_of_every_sender_has_to_be_said(service):
+async def test_an_opt_out_of_every_sender_has_to_be_said(service: httpx.AsyncClient) -> None:
     await service.post("/v1/consents", json=consent())
     silent = await service.post("/v1/opt-outs", json={k: v for k, v in opt_out().items() if k != "sender_id"})
     assert (silent.status_code, reasons(silent)) == (422, [("sender_id", "missing")])
@@ -308,25 +327,27 @@ async def test_an_opt_out_of_every_sender_has_to_be_said(service):
 
 
 @pytest.mark.parametrize("number", ["0123456789", "+1 202 555 0143", "06 39 98 12", "000", "sms: 36111"])
-async def test_an_opt_out_counts_whatever_the_parser_thinks_of_the_number(service, number):
+async def test_an_opt_out_counts_whatever_the_parser_thinks_of_the_number(
+    service: httpx.AsyncClient, number: str
+) -> None:
     answer = await service.post("/v1/opt-outs", json=opt_out(number=number))
     assert answer.status_code == 201
     found = await lookup(service, number)
     assert (found["version"], found["subject_id"]) == (1, answer.json()["subject_id"])
 
 
-async def test_an_opt_out_without_a_digit_is_nobodys(service):
+async def test_an_opt_out_without_a_digit_is_nobodys(service: httpx.AsyncClient) -> None:
     answer = await service.post("/v1/opt-outs", json=opt_out(number="me"))
     assert (answer.status_code, reasons(answer)) == (422, [("number", "not_a_number")])
 
 
-async def test_an_opt_out_meets_the_consent_however_each_wrote_the_number(service):
+async def test_an_opt_out_meets_the_consent_however_each_wrote_the_number(service: httpx.AsyncClient) -> None:
     given = (await service.post("/v1/consents", json=consent(number="0033 (0)6.39.98.12.34"))).json()
     left = (await service.post("/v1/opt-outs", json=opt_out(number="33639981234"))).json()
     assert given["subject_id"] == left["subject_id"]
 
 
-async def test_an_opt_out_dated_ahead_counts_from_now_and_does_not_silence_for_ever(service):
+async def test_an_opt_out_dated_ahead_counts_from_now_and_does_not_silence_for_ever(service: httpx.AsyncClient) -> None:
     ahead = (datetime.now(UTC) + timedelta(days=400)).isoformat()
     await service.post("/v1/consents", json=consent())
     assert (await service.post("/v1/opt-outs", json=opt_out(occurred_at=ahead))).json()["state"] == "opted_out"
@@ -334,7 +355,7 @@ async def test_an_opt_out_dated_ahead_counts_from_now_and_does_not_silence_for_e
     assert back.json()["state"] == "opted_in"
 
 
-async def test_a_purpose_no_longer_offered_can_still_be_left_and_not_joined(service):
+async def test_a_purpose_no_longer_offered_can_still_be_left_and_not_joined(service: httpx.AsyncClient) -> None:
     await service.post("/v1/consents", json=consent(purpose="loyalty"))
     content = {k: v for k, v in SENDER.items() if k != "sender_id"} | {"purposes": SENDER["purposes"][:1]}
     await service.put("/v1/senders/acme", json=content)
@@ -344,7 +365,7 @@ async def test_a_purpose_no_longer_offered_can_still_be_left_and_not_joined(serv
     assert (await service.post("/v1/opt-outs", json=opt_out(purpose="surveys"))).status_code == 422
 
 
-async def test_a_bad_item_never_sinks_the_others(service, surroundings):
+async def test_a_bad_item_never_sinks_the_others(service: httpx.AsyncClient, surroundings: Surroundings) -> None:
     items = [
         consent(),
         consent(number="0123456789"),
@@ -375,7 +396,7 @@ async def test_a_bad_item_never_sinks_the_others(service, surroundings):
     assert len(await states(surroundings)) == 2
 
 
-async def test_a_batch_holds_a_thousand_and_answers_well_under_half_a_second(service):
+async def test_a_batch_holds_a_thousand_and_answers_well_under_half_a_second(service: httpx.AsyncClient) -> None:
     items = [consent(number=f"06 39 98 {n // 100:02} {n % 100:02}") for n in range(1000)]
     began = perf_counter()
     answer = await service.post("/v1/consents/batch", json={"items": items})
@@ -385,7 +406,9 @@ async def test_a_batch_holds_a_thousand_and_answers_well_under_half_a_second(ser
         assert (await service.post("/v1/consents/batch", json={"items": wrong})).status_code == 422
 
 
-async def test_a_key_makes_a_repeat_fall_out_and_is_not_reused_for_another_body(service, surroundings):
+async def test_a_key_makes_a_repeat_fall_out_and_is_not_reused_for_another_body(
+    service: httpx.AsyncClient, surroundings: Surroundings
+) -> None:
     key = {"Idempotency-Key": "k-1"}
     first = await service.post("/v1/opt-outs", json=opt_out(), headers=key)
     again = await service.post("/v1/opt-outs", json=opt_out(), headers=key)
@@ -399,13 +422,13 @@ async def test_a_key_makes_a_repeat_fall_out_and_is_not_reused_for_another_body(
     assert (await service.post("/v1/consents", json=consent(), headers=other_caller)).status_code == 201
 
 
-async def test_without_a_key_an_opt_out_without_a_time_is_each_time_a_new_one(service):
+async def test_without_a_key_an_opt_out_without_a_time_is_each_time_a_new_one(service: httpx.AsyncClient) -> None:
     one = (await service.post("/v1/opt-outs", json=opt_out())).json()
     two = (await service.post("/v1/opt-outs", json=opt_out())).json()
     assert one["evidence_id"] != two["evidence_id"]
 
 
-async def test_a_key_of_a_batch_speaks_for_each_item(service, surroundings):
+async def test_a_key_of_a_batch_speaks_for_each_item(service: httpx.AsyncClient, surroundings: Surroundings) -> None:
     key = {"Idempotency-Key": "k-1"}
     batch = {"items": [consent(), consent(number="06 39 98 12 35")]}
     first = await service.post("/v1/consents/batch", json=batch, headers=key)
@@ -417,13 +440,15 @@ async def test_a_key_of_a_batch_speaks_for_each_item(service, surroundings):
     assert len(await states(surroundings)) == 2
 
 
-async def test_a_refused_call_gives_its_key_back(service):
+async def test_a_refused_call_gives_its_key_back(service: httpx.AsyncClient) -> None:
     key = {"Idempotency-Key": "k-1"}
     assert (await service.post("/v1/consents", json=consent(purpose="surveys"), headers=key)).status_code == 422
     assert (await service.post("/v1/consents", json=consent(), headers=key)).status_code == 201
 
 
-async def test_one_key_twice_at_once_for_two_people_takes_one(service, surroundings):
+async def test_one_key_twice_at_once_for_two_people_takes_one(
+    service: httpx.AsyncClient, surroundings: Surroundings
+) -> None:
     key = {"Idempotency-Key": "k-1"}
     numbers = [f"06 39 98 12 {n:02}" for n in range(8)]
     answers = await asyncio.gather(
@@ -433,13 +458,13 @@ async def test_one_key_twice_at_once_for_two_people_takes_one(service, surroundi
     assert len(await states(surroundings)) == 1
 
 
-async def test_nobody_ever_seen_has_version_zero_and_nothing_on_record(service):
+async def test_nobody_ever_seen_has_version_zero_and_nothing_on_record(service: httpx.AsyncClient) -> None:
     found = await lookup(service)
     assert found.pop("subject_id").startswith("t1-")
     assert found == {"version": 0, "consents": [], "suppressions": [], "history": []}
 
 
-async def test_the_history_is_newest_last_and_tells_when_we_learned_it(service):
+async def test_the_history_is_newest_last_and_tells_when_we_learned_it(service: httpx.AsyncClient) -> None:
     await service.post("/v1/opt-outs", json=opt_out())
     await service.post("/v1/consents", json=consent())
     history = (await lookup(service))["history"]

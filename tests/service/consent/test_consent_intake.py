@@ -93,7 +93,7 @@ async def standing(database: Database, sender_id: str = "acme", purpose: str = "
     return ledger.standing(found.state, sender_id, purpose) if found else "unknown"
 
 
-async def test_a_stop_closes_every_purpose_of_the_sender_and_names_its_mo(database: Database):
+async def test_a_stop_closes_every_purpose_of_the_sender_and_names_its_mo(database: Database) -> None:
     await give(database, opt_in(0), opt_in(0, purpose="loyalty"))
     await receive(database, mo(1))
     assert await standing(database) == await standing(database, purpose="loyalty") == "opted_out"
@@ -103,7 +103,7 @@ async def test_a_stop_closes_every_purpose_of_the_sender_and_names_its_mo(databa
     assert (proof.occurred_at, proof.received_at) == (at(1), at(1) + timedelta(seconds=2))
 
 
-async def test_a_stop_on_a_shared_code_closes_all_its_senders_and_no_other(database: Database):
+async def test_a_stop_on_a_shared_code_closes_all_its_senders_and_no_other(database: Database) -> None:
     async with database.begin() as tx:
         await senders.register(tx, sender("globex"), NOW)
         await senders.register(tx, sender("initech", "36222"), NOW)
@@ -112,12 +112,12 @@ async def test_a_stop_on_a_shared_code_closes_all_its_senders_and_no_other(datab
     assert await standing(database, "initech") == "unknown"
 
 
-async def test_a_stop_on_a_code_that_is_nobodys_closes_every_sender(database: Database):
+async def test_a_stop_on_a_code_that_is_nobodys_closes_every_sender(database: Database) -> None:
     await receive(database, mo(1, short_code="36999"))
     assert await standing(database, "any-sender", "any-purpose") == "opted_out"
 
 
-async def test_a_stop_that_answers_an_old_code_still_means_its_sender(database: Database):
+async def test_a_stop_that_answers_an_old_code_still_means_its_sender(database: Database) -> None:
     async with database.begin() as tx:
         await senders.change(tx, sender("acme", "36333"), NOW)
         await senders.register(tx, sender("globex", "36222"), NOW)
@@ -126,7 +126,7 @@ async def test_a_stop_that_answers_an_old_code_still_means_its_sender(database: 
     assert await standing(database, "globex") == "unknown"
 
 
-async def test_a_repeated_stop_falls_out(database: Database):
+async def test_a_repeated_stop_falls_out(database: Database) -> None:
     await receive(database, mo(1), mo(1))
     await receive(database, mo(1))
     found = await subject(database)
@@ -134,13 +134,13 @@ async def test_a_repeated_stop_falls_out(database: Database):
     assert (found.version, found.entries) == (1, 1)
 
 
-async def test_a_stop_older_than_the_opt_in_does_not_close_it(database: Database):
+async def test_a_stop_older_than_the_opt_in_does_not_close_it(database: Database) -> None:
     await give(database, opt_in(5))
     await receive(database, mo(1))
     assert await standing(database) == "opted_in"
 
 
-async def test_a_start_takes_a_stop_back_for_what_the_person_had_opted_in_to(database: Database):
+async def test_a_start_takes_a_stop_back_for_what_the_person_had_opted_in_to(database: Database) -> None:
     await give(database, opt_in(0))
     await receive(database, mo(1), mo(2, "start"))
     assert await standing(database) == "opted_in"
@@ -160,7 +160,7 @@ async def test_a_start_takes_a_stop_back_for_what_the_person_had_opted_in_to(dat
     ],
     ids=["never in", "in with another sender", "left that purpose by itself"],
 )
-async def test_a_start_grants_nothing_new(database: Database, before):
+async def test_a_start_grants_nothing_new(database: Database, before: list[ledger.Evidence]) -> None:
     await give(database, *before)
     await receive(database, mo(2), mo(3, "start"))
     assert await standing(database) == "opted_out"
@@ -168,7 +168,9 @@ async def test_a_start_grants_nothing_new(database: Database, before):
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 @pytest.mark.parametrize("start_at", [1, 0.5])
-async def test_a_start_as_old_as_the_stop_or_older_opens_nothing_in_any_order(database: Database, order, start_at):
+async def test_a_start_as_old_as_the_stop_or_older_opens_nothing_in_any_order(
+    database: Database, order: tuple[int, int], start_at: float
+) -> None:
     await give(database, opt_in(0))
     both = [mo(1), mo(start_at, "start")]
     for place in order:
@@ -176,19 +178,19 @@ async def test_a_start_as_old_as_the_stop_or_older_opens_nothing_in_any_order(da
     assert await standing(database) == "opted_out"
 
 
-async def test_a_start_from_a_stranger_leaves_no_trace(database: Database):
+async def test_a_start_from_a_stranger_leaves_no_trace(database: Database) -> None:
     await receive(database, mo(1, "start"))
     assert await subject(database) is None
 
 
-async def test_a_start_on_a_code_that_is_nobodys_opens_nothing(database: Database):
+async def test_a_start_on_a_code_that_is_nobodys_opens_nothing(database: Database) -> None:
     await give(database, opt_in(0))
     await receive(database, mo(1), mo(2, "start", short_code="36999"))
     assert await standing(database) == "opted_out"
 
 
 @pytest.mark.parametrize("intent", ["confirm", "contact", "erase", "review", "none"])
-async def test_the_other_intents_change_no_consent_yet(database: Database, intent):
+async def test_the_other_intents_change_no_consent_yet(database: Database, intent: str) -> None:
     await give(database, opt_in(0))
     await receive(database, mo(1, intent))
     found = await subject(database)
@@ -196,14 +198,14 @@ async def test_the_other_intents_change_no_consent_yet(database: Database, inten
     assert (found.version, found.entries) == (1, 1)
 
 
-async def test_a_stop_is_not_lost_for_an_operators_clock_that_runs_ahead(database: Database):
+async def test_a_stop_is_not_lost_for_an_operators_clock_that_runs_ahead(database: Database) -> None:
     ahead = datetime.now(UTC) + timedelta(days=3)
     await give(database, opt_in(0))
     await receive(database, mo(1, occurred_at=ahead), mo(1.5, "start", occurred_at=ahead))
     assert await standing(database) == "opted_in", "both count from when we held them: the START is later"
 
 
-async def test_starts_stops_and_opt_ins_at_once_wait_for_each_other(database: Database):
+async def test_starts_stops_and_opt_ins_at_once_wait_for_each_other(database: Database) -> None:
     """A START reads under the lock before it is recorded; taking locks in two goes must not break their order."""
     rng = random.Random(11)
     people = [f"t1-{n:032x}" for n in range(40)]
@@ -292,7 +294,7 @@ async def service(surroundings: Surroundings) -> AsyncIterator[httpx.AsyncClient
 
 async def test_a_stop_travels_from_the_operators_topic_to_the_states(
     service: httpx.AsyncClient, surroundings: Surroundings
-):
+) -> None:
     number = "+33639981234"
     given = {
         "sender_id": "acme",
@@ -324,13 +326,13 @@ async def test_a_stop_travels_from_the_operators_topic_to_the_states(
 
 async def test_no_watermark_says_more_than_was_applied_of_every_partition_of_the_operators_messages(
     service: httpx.AsyncClient, surroundings: Surroundings
-):
+) -> None:
     """The watermark is the oldest of the inbound ones, and there is none while one partition has said nothing."""
     known, older = datetime.now(UTC), datetime.now(UTC) - timedelta(minutes=5)
 
     async def relayed() -> bool:
         async with surroundings.sql("consent") as sql:
-            return await sql.fetchval("SELECT count(*) FROM outbox") == 0
+            return not await sql.fetchval("SELECT count(*) FROM outbox")
 
     async def applied() -> list[datetime | None]:
         async with surroundings.sql("consent") as sql:
@@ -371,7 +373,7 @@ async def test_no_watermark_says_more_than_was_applied_of_every_partition_of_the
 
 async def test_what_came_before_an_inbound_watermark_is_told_before_the_watermark_that_speaks_for_it(
     service: httpx.AsyncClient, surroundings: Surroundings
-):
+) -> None:
     """So that one number in dispatch speaks for the whole chain (DESIGN 6)."""
     received_at = datetime.now(UTC)
     stops = [

@@ -8,12 +8,12 @@ from common.database import alembic_config, migrate
 from tests.infrastructure import Postgres
 
 
-async def test_the_migrations_make_the_tables_that_the_code_names(postgres: Postgres, unique: str):
+async def test_the_migrations_make_the_tables_that_the_code_names(postgres: Postgres, unique: str) -> None:
     url = await postgres.clone("consent", f"consent_{unique}")
     await asyncio.to_thread(command.check, alembic_config(url, "consent"))
 
 
-async def test_the_last_migration_can_be_taken_back_and_made_again(postgres: Postgres, unique: str):
+async def test_the_last_migration_can_be_taken_back_and_made_again(postgres: Postgres, unique: str) -> None:
     url = await postgres.clone("consent", f"consent_{unique}")
     await asyncio.to_thread(command.downgrade, alembic_config(url, "consent"), "-1")
     await asyncio.to_thread(migrate, url, "consent")

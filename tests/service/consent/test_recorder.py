@@ -18,7 +18,7 @@ from common.database import Database
 from consent import ledger, store
 from consent.chain import GENESIS, verify
 from consent.ledger import Evidence, Refusal, Verdict
-from consent.recorder import Statement, record
+from consent.recorder import Recorded, Statement, record
 from tests.infrastructure import Postgres
 from tests.unit.consent.evidences import NOW, opt_in, opt_out, stop
 
@@ -38,7 +38,7 @@ def of(subject_id: str, evidence: Evidence) -> Statement:
     return Statement(subject_id, f"sealed {subject_id}", evidence)
 
 
-async def recorded(database: Database, *statements: Statement, now: datetime = NOW):
+async def recorded(database: Database, *statements: Statement, now: datetime = NOW) -> list[Recorded]:
     async with database.begin() as tx:
         return await record(tx, statements, now)
 
@@ -76,10 +76,10 @@ class Model:
                 meaning[sender, purpose] = ("opted_out", newest_out)
             elif newest_in:
                 meaning[sender, purpose] = ("opted_in", newest_in)
-        for sender in (*SENDERS, None):
-            wide = [e.at for e in known if e.kind == "opt_out" and e.sender_id == sender and e.purpose is None]
+        for everything_of in (*SENDERS, None):
+            wide = [e.at for e in known if (e.kind, e.sender_id, e.purpose) == ("opt_out", everything_of, None)]
             if wide:
-                meaning[sender] = max(wide)
+                meaning[everything_of] = max(wide)
         return meaning
 
     def record(self, batch: list[Statement]) -> None:
@@ -110,18 +110,19 @@ class Crash(Exception):
     """The process died before the commit."""
 
 
-async def recorded_and_crashed(database: Database, *statements: Statement):
+async def recorded_and_crashed(database: Database, *statements: Statement) -> None:
     async with database.begin() as tx:
         await record(tx, statements, NOW)
         raise Crash
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_any_sequence_of_evidence_leaves_what_the_model_says(database: Database, seed: int):
+async def test_any_sequence_of_evidence_leaves_what_the_model_says(database: Database, seed: int) -> None:
     """Opt-ins, opt-outs, duplicates, reorderings, replays of whole batches, refusals and crashes before the commit."""
     rng = random.Random(seed)
     subjects = [f"t1-{n:032x}" for n in range(5)]
-    model, said = Model(), []
+    model = Model()
+    said: list[Statement] = []
 
     def evidence() -> Evidence:
         minutes = rng.randint(0, 6)
@@ -142,7 +143,7 @@ async def test_any_sequence_of_evidence_leaves_what_the_model_says(database: Dat
     for _ in range(60):
         batch = [of(rng.choice(subjects), evidence()) for _ in range(rng.randint(0, 5))]
         if said and rng.random() < 0.5:
-            batch += rng.sample(said, min(len(said), 4))
+            batch += rng.sample(said, min(len(said), 4)) + rng.sample(batch, min(len(batch), 2))
         rng.shuffle(batch)
         if rng.random() < 0.2:
             with pytest.raises(Crash):
@@ -171,7 +172,7 @@ async def test_any_sequence_of_evidence_leaves_what_the_model_says(database: Dat
         assert {e.evidence.evidence_id for e in history} == set(model.evidence.get(subject_id, ()))
 
 
-async def test_batches_over_the_same_people_wait_for_each_other_and_lose_nothing(database: Database):
+async def test_batches_over_the_same_people_wait_for_each_other_and_lose_nothing(database: Database) -> None:
     """Known people and new ones, each batch in an order of its own: without one order of locking this deadlocks."""
     rng = random.Random(7)
     people = [f"t1-{n:032x}" for n in range(60)]
@@ -199,7 +200,7 @@ async def test_batches_over_the_same_people_wait_for_each_other_and_lose_nothing
             assert verify(await store.history(tx, subject_id)) is None
 
 
-async def test_a_batch_tells_each_subject_once_with_all_its_causes(database: Database):
+async def test_a_batch_tells_each_subject_once_with_all_its_causes(database: Database) -> None:
     results = await recorded(
         database,
         of("t1-a", opt_in(0)),
@@ -216,7 +217,7 @@ async def test_a_batch_tells_each_subject_once_with_all_its_causes(database: Dat
     assert second.subject_id == "t1-b"
 
 
-async def test_a_stop_for_somebody_already_out_is_told_again_and_its_repeat_is_not(database: Database):
+async def test_a_stop_for_somebody_already_out_is_told_again_and_its_repeat_is_not(database: Database) -> None:
     await recorded(database, of("t1-a", stop(5)))
     again = of("t1-a", stop(1))
     (result,) = await recorded(database, again)
@@ -231,7 +232,7 @@ async def test_a_stop_for_somebody_already_out_is_told_again_and_its_repeat_is_n
     assert (await held(database, "t1-a")).entries == 2
 
 
-async def test_what_is_refused_leaves_no_trace(database: Database):
+async def test_what_is_refused_leaves_no_trace(database: Database) -> None:
     refused = of("t1-a", opt_in(0, text_shown=None))
     kept = of("t1-b", opt_in(0))
     first, second = await recorded(database, refused, kept)
@@ -242,7 +243,7 @@ async def test_what_is_refused_leaves_no_trace(database: Database):
         assert await store.find_subject(tx, "t1-a") is None
 
 
-async def test_the_number_is_kept_sealed_as_it_first_came(database: Database):
+async def test_the_number_is_kept_sealed_as_it_first_came(database: Database) -> None:
     await recorded(database, of("t1-a", opt_in(0)))
     await recorded(database, replace(of("t1-a", opt_in(1)), number="sealed again"))
     async with database.begin() as tx:
@@ -252,14 +253,14 @@ async def test_the_number_is_kept_sealed_as_it_first_came(database: Database):
 @pytest.mark.parametrize(
     "statement", ["UPDATE evidence SET kind = 'opt_in'", "DELETE FROM evidence", "TRUNCATE evidence"]
 )
-async def test_the_database_itself_keeps_evidence_as_it_is(database: Database, statement: str):
+async def test_the_database_itself_keeps_evidence_as_it_is(database: Database, statement: str) -> None:
     await recorded(database, of("t1-a", stop(0)))
     with pytest.raises(DBAPIError, match="append-only"):
         async with database.begin() as tx:
             await tx.execute(text(statement))
 
 
-async def test_evidence_without_what_it_must_name_does_not_enter_the_table(database: Database):
+async def test_evidence_without_what_it_must_name_does_not_enter_the_table(database: Database) -> None:
     await recorded(database, of("t1-a", opt_in(0)))
     connection = await asyncpg.connect(database.dsn)
     try:
@@ -275,7 +276,7 @@ async def test_evidence_without_what_it_must_name_does_not_enter_the_table(datab
         await connection.close()
 
 
-async def test_a_thousand_in_one_batch_take_well_under_half_a_second(database: Database):
+async def test_a_thousand_in_one_batch_take_well_under_half_a_second(database: Database) -> None:
     statements = [of(f"t1-{n:032x}", opt_in(0, evidence_id=f"ev-{n}")) for n in range(1000)]
     began = perf_counter()
     await recorded(database, *statements)

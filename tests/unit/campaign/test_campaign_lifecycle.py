@@ -1,8 +1,13 @@
 """Every status against every action: where it leads, what the gate is told, or that it is not possible."""
 
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
 import pytest
 
-from campaign.lifecycle import Action, NotPossible, Status, Step, step
+from campaign.lifecycle import Action, NotPossible, Status, Step, ends_by, message_of, step
+
+START = datetime(2026, 11, 24, 9, tzinfo=UTC)
 
 D, S, R, P, F, C = Status  # in the order of their lives
 LEADS_TO: dict[Action, dict[Status, Step]] = {
@@ -50,3 +55,15 @@ def test_asking_again_for_what_is_so_tells_the_gate_nothing() -> None:
             except NotPossible:
                 continue
             assert found.control is None or found.status is not status
+
+
+def test_a_message_id_is_the_same_whoever_derives_it() -> None:
+    one = message_of("cmp-1", START, "s1-a")
+    assert one == message_of("cmp-1", START, "s1-a")
+    assert len({one, message_of("cmp-2", START, "s1-a"), message_of("cmp-1", START, "s1-b")}) == 3
+    assert UUID(one).version == 8
+
+
+def test_without_an_end_of_its_own_a_campaign_ends_after_three_days() -> None:
+    assert ends_by(START, None) == START + timedelta(days=3)
+    assert ends_by(START, START + timedelta(hours=1)) == START + timedelta(hours=1)

@@ -2,14 +2,15 @@
 
 import hashlib
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from consent.chain import GENESIS, canonical, chained, evidence_id, verify
+from consent.chain import GENESIS, Entry, canonical, chained, evidence_id, verify
 from tests.unit.consent.evidences import at, opt_in, stop
 
 
-def ledger():
+def ledger() -> list[Entry]:
     entries = []
     previous = GENESIS
     for position, evidence in enumerate((opt_in(0), stop(1), opt_in(2)), start=1):
@@ -18,12 +19,12 @@ def ledger():
     return entries
 
 
-def test_an_untouched_ledger_holds():
+def test_an_untouched_ledger_holds() -> None:
     assert verify(ledger()) is None
     assert verify([]) is None
 
 
-def test_the_hash_can_be_computed_by_anyone():
+def test_the_hash_can_be_computed_by_anyone() -> None:
     first = ledger()[0]
     text = (
         '{"actor":null,"basis":"opt_in","evidence_id":"ev-opt_in-0-None-promotions","form_id":null,"form_version":null,'
@@ -34,7 +35,7 @@ def test_the_hash_can_be_computed_by_anyone():
     assert first.hash == hashlib.sha256((GENESIS + text).encode()).hexdigest()
 
 
-def altered(entries, index, **changes):
+def altered(entries: list[Entry], index: int, **changes: Any) -> list[Entry]:
     entries[index] = replace(entries[index], **changes)
     return entries
 
@@ -54,23 +55,23 @@ def altered(entries, index, **changes):
     ],
     ids=["kind", "text", "recorded_at", "subject", "hash", "first cut", "one cut", "swapped", "twice"],
 )
-def test_the_first_entry_that_was_touched_is_found(touched, position):
+def test_the_first_entry_that_was_touched_is_found(touched: list[Entry], position: int) -> None:
     assert verify(touched) == position
 
 
-def test_an_edit_with_its_hash_made_anew_breaks_the_next_entry():
+def test_an_edit_with_its_hash_made_anew_breaks_the_next_entry() -> None:
     entries = ledger()
     forged = replace(entries[0].evidence, text_shown="Non")
     entries[0] = chained("s1-00", 1, forged, entries[0].recorded_at, GENESIS)
     assert verify(entries) == 2
 
 
-def test_derived_ids_repeat_and_do_not_run_into_each_other():
+def test_derived_ids_repeat_and_do_not_run_into_each_other() -> None:
     assert evidence_id("shop", "key-1") == evidence_id("shop", "key-1")
     assert evidence_id("ab", "c") != evidence_id("a", "bc")
     assert evidence_id("a", None) != evidence_id("a", "null")
 
 
-def test_only_what_has_one_form_is_hashed():
+def test_only_what_has_one_form_is_hashed() -> None:
     with pytest.raises(TypeError):
         canonical({"x": {1, 2}})

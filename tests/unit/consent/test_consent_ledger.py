@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from consent.ledger import (
     CLOCK_SKEW,
     NEVER_SEEN,
+    Evidence,
     Refusal,
     Verdict,
     consent_of,
@@ -20,16 +22,16 @@ from consent.ledger import (
 )
 from tests.unit.consent.evidences import NOW, at, opt_in, opt_out, stop
 
-EVERYONE = {"sender_id": None}
+EVERYONE: dict[str, Any] = {"sender_id": None}
 
 
-def state_after(*evidence, purpose="promotions", sender="acme"):
+def state_after(*evidence: Evidence, purpose: str = "promotions", sender: str = "acme") -> str:
     return standing(fold(evidence), sender, purpose)
 
 
-def test_nobody_is_opted_in_without_evidence():
+def test_nobody_is_opted_in_without_evidence() -> None:
     assert standing(NEVER_SEEN, "acme", "promotions") == "unknown"
-    assert consents(NEVER_SEEN) == suppressions(NEVER_SEEN) == ()
+    assert (consents(NEVER_SEEN), suppressions(NEVER_SEEN)) == ((), ())
 
 
 @pytest.mark.parametrize(
@@ -65,18 +67,18 @@ def test_nobody_is_opted_in_without_evidence():
         "in again after leaving everyone",
     ],
 )
-def test_the_newest_at_source_decides(evidence, expected):
+def test_the_newest_at_source_decides(evidence: list[Evidence], expected: Any) -> None:
     assert state_after(*evidence) == expected
     assert state_after(*reversed(evidence)) == expected
 
 
-def test_a_stop_covers_purposes_that_did_not_exist_yet():
+def test_a_stop_covers_purposes_that_did_not_exist_yet() -> None:
     state = fold([opt_out(0)])
     assert standing(state, "acme", "invented-next-year") == "opted_out"
     assert standing(state, "globex", "invented-next-year") == "unknown"
 
 
-def test_a_late_opt_in_older_than_the_stop_is_kept_and_changes_nothing():
+def test_a_late_opt_in_older_than_the_stop_is_kept_and_changes_nothing() -> None:
     before = fold([stop(10)])
     decision = decide(before, opt_in(5), NOW)
     assert decision.verdict is Verdict.UNCHANGED
@@ -85,14 +87,14 @@ def test_a_late_opt_in_older_than_the_stop_is_kept_and_changes_nothing():
     assert reopened(decision.state, "acme") == ("promotions",), "kept: a START may speak for it"
 
 
-def test_an_opt_in_after_a_stop_opens_one_purpose_and_leaves_the_others_shut():
+def test_an_opt_in_after_a_stop_opens_one_purpose_and_leaves_the_others_shut() -> None:
     state = fold([opt_in(0), opt_in(0, purpose="loyalty"), opt_out(1), opt_in(2)])
     assert standing(state, "acme", "promotions") == "opted_in"
     assert standing(state, "acme", "loyalty") == "opted_out"
     assert [(s.sender_id, s.since) for s in suppressions(state)] == [("acme", at(1))]
 
 
-def test_a_consent_names_the_evidence_that_made_it_so():
+def test_a_consent_names_the_evidence_that_made_it_so() -> None:
     given, left = opt_in(0, basis="soft_opt_in", sale_reference="order-7"), opt_out(1)
     consent = consent_of(fold([given]), "acme", "promotions")
     assert consent
@@ -102,19 +104,28 @@ def test_a_consent_names_the_evidence_that_made_it_so():
     assert (consent.evidence_id, consent.occurred_at, consent.basis) == (left.evidence_id, at(1), None)
 
 
-def test_an_opt_in_from_a_clock_that_runs_ahead_does_not_outvote_the_stop_that_answers_it():
+def test_an_opt_in_from_a_clock_that_runs_ahead_does_not_outvote_the_stop_that_answers_it() -> None:
     ahead = opt_in(0, occurred_at=at(1), received_at=at(0))
     assert not decide(NEVER_SEEN, ahead, at(0)).refusals, "within the skew it is taken"
     assert state_after(ahead, stop(0.5)) == "opted_out"
 
 
-def test_a_stop_from_a_clock_that_runs_ahead_counts_from_when_we_held_it():
+def test_a_stop_from_a_clock_that_runs_ahead_counts_from_when_we_held_it() -> None:
     early = stop(0, occurred_at=at(60 * 24 * 365), received_at=at(0))
     assert decide(NEVER_SEEN, early, at(0)).changed
     assert state_after(early, opt_in(1)) == "opted_in", "and does not silence the person for a year"
 
 
-def test_a_second_stop_by_sms_is_told_again_though_nothing_changes():
+def test_a_stop_timed_to_the_second_ties_with_an_opt_in_within_it() -> None:
+    timed = stop(0, received_at=at(5))
+    within, after = timedelta(microseconds=999_999), timedelta(seconds=1)
+    assert state_after(timed, opt_in(0, occurred_at=at(0) + within, received_at=at(5))) == "opted_out"
+    assert state_after(timed, opt_in(0, occurred_at=at(0) + after, received_at=at(5))) == "opted_in"
+    precise = stop(0, occurred_at=at(0) + timedelta(microseconds=1), received_at=at(5))
+    assert state_after(precise, opt_in(0, occurred_at=at(0) + within, received_at=at(5))) == "opted_in"
+
+
+def test_a_second_stop_by_sms_is_told_again_though_nothing_changes() -> None:
     before = fold([stop(5)])
     late = decide(before, stop(1), NOW)
     assert late.verdict is Verdict.UNCHANGED
@@ -123,20 +134,20 @@ def test_a_second_stop_by_sms_is_told_again_though_nothing_changes():
     assert decide(before, opt_out(1), NOW).cause is None, "one from an API has nobody waiting for its enforcement"
 
 
-def test_a_second_proof_of_the_same_instant_changes_nothing():
+def test_a_second_proof_of_the_same_instant_changes_nothing() -> None:
     assert (
         decide(fold([opt_in(0, evidence_id="ev-1")]), opt_in(0, evidence_id="ev-2"), NOW).verdict is Verdict.UNCHANGED
     )
 
 
-def test_what_changes_says_why():
+def test_what_changes_says_why() -> None:
     decision = decide(NEVER_SEEN, opt_in(0, received_at=at(3)), NOW)
     assert decision.changed
     assert decision.cause is not None
     assert (decision.cause.kind, decision.cause.source, decision.cause.received_at) == ("opt_in", "shop", at(3))
 
 
-def test_a_renewed_opt_in_changes_the_evidence_it_stands_on():
+def test_a_renewed_opt_in_changes_the_evidence_it_stands_on() -> None:
     decision = decide(fold([opt_in(0)]), opt_in(5), NOW)
     assert decision.changed
     assert consents(decision.state)[0].occurred_at == at(5)
@@ -158,7 +169,7 @@ def test_a_renewed_opt_in_changes_the_evidence_it_stands_on():
         (opt_in(basis="soft_opt_in"), Refusal.SALE_REFERENCE_MISSING),
     ],
 )
-def test_a_refusal_says_why_and_keeps_the_state(evidence, refusal):
+def test_a_refusal_says_why_and_keeps_the_state(evidence: Evidence, refusal: Refusal) -> None:
     before = fold([stop(-10)])
     decision = decide(before, evidence, NOW)
     assert (decision.verdict, decision.refusals) == (Verdict.REFUSED, (refusal,))
@@ -166,7 +177,7 @@ def test_a_refusal_says_why_and_keeps_the_state(evidence, refusal):
     assert decision.cause is None
 
 
-def test_every_reason_is_given_not_only_the_first():
+def test_every_reason_is_given_not_only_the_first() -> None:
     refused = decide(NEVER_SEEN, opt_in(source="", text_shown=None, basis="soft_opt_in"), NOW).refusals
     assert set(refused) == {Refusal.SOURCE_MISSING, Refusal.NOTHING_SHOWN, Refusal.SALE_REFERENCE_MISSING}
 
@@ -185,7 +196,7 @@ def test_every_reason_is_given_not_only_the_first():
         opt_out(sender_id=None),
     ],
 )
-def test_evidence_that_proves_enough_is_taken(evidence):
+def test_evidence_that_proves_enough_is_taken(evidence: Evidence) -> None:
     assert decide(NEVER_SEEN, evidence, NOW).changed
 
 
@@ -212,7 +223,7 @@ def test_evidence_that_proves_enough_is_taken(evidence):
         "left it, came back, then STOP",
     ],
 )
-def test_a_start_speaks_for_what_a_stop_closed_and_for_nothing_else(evidence, expected):
+def test_a_start_speaks_for_what_a_stop_closed_and_for_nothing_else(evidence: list[Evidence], expected: Any) -> None:
     assert reopened(fold(evidence), "acme") == expected
 
 
@@ -225,17 +236,17 @@ def test_a_start_speaks_for_what_a_stop_closed_and_for_nothing_else(evidence, ex
         (("initech", None), "unknown"),
     ],
 )
-def test_a_wide_scope_stands_open_while_any_purpose_in_it_does(scope, expected):
+def test_a_wide_scope_stands_open_while_any_purpose_in_it_does(scope: Any, expected: Any) -> None:
     state = fold([opt_in(0), opt_out(1, purpose="loyalty"), opt_out(2, sender_id="globex")])
     assert standing(state, *scope) == expected
 
 
-def test_a_wide_scope_with_nothing_open_is_out():
+def test_a_wide_scope_with_nothing_open_is_out() -> None:
     assert standing(fold([opt_in(0), opt_out(1, purpose="promotions")]), "acme", None) == "opted_out"
     assert standing(fold([opt_out(0, sender_id=None)]), None, None) == "opted_out"
     assert standing(NEVER_SEEN, None, None) == "unknown"
 
 
-def test_two_of_the_same_instant_fall_the_same_way_in_any_order():
+def test_two_of_the_same_instant_fall_the_same_way_in_any_order() -> None:
     one, other = opt_in(0, evidence_id="ev-1"), replace(opt_in(0, evidence_id="ev-2"), basis="non_commercial")
     assert fold([one, other]) == fold([other, one])

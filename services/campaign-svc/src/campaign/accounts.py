@@ -30,7 +30,7 @@ class Standing:
     @property
     def counts(self) -> Counter[str]:
         """Which counters it is in. A message on its way to the gateway is pending until its outcome is known."""
-        found = Counter({"pending" if self.status == "sending" else self.status: 1})
+        found: Counter[str] = Counter({"pending" if self.status == "sending" else self.status: 1})
         match self.receipt:
             case "delivered":
                 found["delivered"] = 1

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import msgspec
 from fastapi import APIRouter, Depends, Header, Query, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -45,22 +45,28 @@ class CampaignPastIt(Conflict):
     slug, title = "campaign-not-there", "The campaign is past it, or not there yet"
 
 
-class Everyone(BaseModel):
-    """Every contact of the sender."""
+class Audience(BaseModel):
+    """Which contacts of the sender: `{"all": true}`, or those whose attributes all have one of the values named."""
 
     model_config = ConfigDict(extra="forbid")
 
-    all: Literal[True]
-
-
-class Where(BaseModel):
-    """Contacts whose attributes all have one of the values named."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    where: dict[Attribute, Value | Annotated[list[Value], Field(min_length=1, max_length=500)]] = Field(
-        min_length=1, max_length=10
+    all: Literal[True] | None = None
+    where: dict[Attribute, Value | Annotated[list[Value], Field(min_length=1, max_length=500)]] | None = Field(
+        None, min_length=1, max_length=10
     )
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> "Audience":
+        if (self.all is None) == (self.where is None):
+            raise ValueError("either `all` or `where`")
+        return self
+
+    @property
+    def selection(self) -> dict[str, Any]:
+        """As it is stored: every condition a list of values."""
+        if self.where is None:
+            return {"all": True}
+        return {"where": {name: value if isinstance(value, list) else [value] for name, value in self.where.items()}}
 
 
 class NewCampaign(BaseModel):
@@ -88,7 +94,7 @@ class NewCampaign(BaseModel):
         max_length=texts.MAX_TEMPLATE_CHARS,
         description="{attribute}, {attribute|default}, and {stop} for « STOP au » with the sender's own code.",
     )
-    audience: Everyone | Where
+    audience: Audience
     send_before: AwareDatetime | None = Field(
         None, description="After this its messages expire; default: three days from its start."
     )
@@ -193,7 +199,7 @@ async def write_campaign(
                 "name": body.name,
                 "purpose": body.purpose,
                 "text": body.text,
-                "selection": msgspec.json.encode(_selection(body.audience)).decode(),
+                "selection": msgspec.json.encode(body.audience.selection).decode(),
                 "send_before": body.send_before,
                 "created_by": caller.subject,
                 "created_at": now,
@@ -358,13 +364,6 @@ def _check(text: str, sender: Sender) -> None:
         texts.check(texts.parse(text), sender.stop_code)
     except texts.TextRefused as refused:
         raise Invalid(str(refused), reasons=[Reason("text", refused.reason.value)]) from refused
-
-
-def _selection(audience: Everyone | Where) -> dict[str, Any]:
-    """As it is stored: every condition a list of values."""
-    if isinstance(audience, Everyone):
-        return {"all": True}
-    return {"where": {name: value if isinstance(value, list) else [value] for name, value in audience.where.items()}}
 
 
 def _campaign_id(caller: Caller, key: str | None) -> str:

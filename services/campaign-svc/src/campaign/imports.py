@@ -154,7 +154,7 @@ async def _take(held: Resources[Any], caller: Caller, sender_id: str, import_id:
             raise Malformed(str(error), reasons=[Reason("body", error.reason)]) from error
         now = datetime.now(UTC)
         created, updated = await store.put_staged(tx, sender_id, now)
-        values = {
+        values: dict[str, Any] = {
             "import_id": import_id,
             "sender_id": sender_id,
             "created_by": caller.subject,

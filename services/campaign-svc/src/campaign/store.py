@@ -410,7 +410,7 @@ async def freeze_audience(tx: AsyncConnection, row: Row[Any], required: Sequence
         },
     )
     counts = {each.missing: each.contacts for each in found}
-    audience = counts.pop(None, 0)
+    audience = int(counts.pop(None, 0))
     await tx.execute(
         text("UPDATE campaign_accounts SET audience = :audience, pending = :audience WHERE campaign_id = :id"),
         {"id": row.campaign_id, "audience": audience},
@@ -478,7 +478,7 @@ async def deny_unrequested(tx: AsyncConnection, row: Row[Any], reason: str) -> i
     await add_counts(tx, {row.campaign_id: Counter(pending=-done.rowcount, denied=done.rowcount)})
     await add_reasons(tx, "denied", {row.campaign_id: Counter({reason: done.rowcount})})
     await tx.execute(text("UPDATE campaign SET expanded = true WHERE campaign_id = :id"), {"id": row.campaign_id})
-    return done.rowcount
+    return int(done.rowcount)
 
 
 async def outbox_backlog(tx: AsyncConnection) -> int:

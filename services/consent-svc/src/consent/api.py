@@ -188,7 +188,7 @@ async def look_up_subject(body: LookupBody, caller: ReadsConsent, held: Held) ->
     subject_id = held.subject_keys.subject_id(_any_number(body.number, held))
     async with held.database.begin() as tx:
         subject = await store.find_subject(tx, subject_id)
-        entries = await store.history(tx, subject_id) if subject else []
+        entries = await store.history(tx, subject_id, subject.entries) if subject else []
 
     def visible(sender_id: str | None) -> bool:
         return sender_id is None or caller.senders is None or sender_id in caller.senders

@@ -23,6 +23,7 @@ from common.contracts.consent import Basis, Cause, Consent, State, Suppression
 Kind = Literal["opt_in", "opt_out"]
 
 CLOCK_SKEW = timedelta(minutes=1)  # how far ahead of ours a caller's clock may be
+LAST_INSTANT = timedelta(microseconds=999_999)  # of a second
 
 
 class Refusal(StrEnum):
@@ -71,9 +72,14 @@ class Evidence:
 
     @property
     def at(self) -> datetime:
-        """The time it is ordered by. Nothing happened after we held it: without this bound, an opt-in from a clock
-        that runs ahead would outvote the STOP that answers it."""
-        return min(self.occurred_at, self.received_at)
+        """The time it is ordered by.
+
+        Nothing happened after we held it: without this bound, an opt-in from a clock that runs ahead would outvote
+        the STOP that answers it. And an opt-out timed to the whole second, as operators do, may be of any instant of
+        that second: it counts from the last one, so that an opt-in within the second is a tie.
+        """
+        whole = self.kind == "opt_out" and self.occurred_at.microsecond == 0
+        return min(self.occurred_at + LAST_INSTANT if whole else self.occurred_at, self.received_at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

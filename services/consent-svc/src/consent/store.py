@@ -239,11 +239,15 @@ async def put_subjects(tx: AsyncConnection, subjects: Sequence[Subject], now: da
     )
 
 
-async def history(tx: AsyncConnection, subject_id: str) -> list[Entry]:
-    """A subject's ledger, newest last: the newest HISTORY_ENTRIES of it."""
+async def history(tx: AsyncConnection, subject_id: str, up_to: int | None = None) -> list[Entry]:
+    """A subject's ledger, newest last: the newest HISTORY_ENTRIES of it. `up_to`: the `entries` of a subject that was
+    read before and not locked, so that both tell of the same moment."""
     rows = await tx.execute(
-        text("SELECT * FROM evidence WHERE subject_id = :id ORDER BY position DESC LIMIT :limit"),
-        {"id": subject_id, "limit": HISTORY_ENTRIES},
+        text(
+            "SELECT * FROM evidence WHERE subject_id = :id AND position <= coalesce(:up_to, position)"
+            " ORDER BY position DESC LIMIT :limit"
+        ),
+        {"id": subject_id, "up_to": up_to, "limit": HISTORY_ENTRIES},
     )
     return [_entry(row) for row in reversed(rows.all())]
 

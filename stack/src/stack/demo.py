@@ -1,0 +1,397 @@
+"""`make demo`: a real run on this machine, with a report whose checks come from the operator's own log.
+
+10,000 contacts as people write them, consents for four fifths of them, a campaign with a personalised text, STOP
+replies while it runs, then a second campaign that must not reach those who stopped. The demonstration policy keeps the
+sending hours open at any time of day, and says so; everything else is as in production.
+"""
+
+import asyncio
+import contextlib
+import csv
+import random
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from stack.processes import DidNotStart, Died
+from stack.report import Campaign, Facts, Report, folded, report
+from stack.running import Stack, running_stack
+from stack.simulator import STOP_SPELLINGS
+
+SENDER = {
+    "sender_id": "maison-lune",
+    "legal_name": "Maison Lune SAS",
+    "brand": "Maison Lune",
+    "contact": "contact@maison-lune.example",
+    "country": "FR",
+    "oadc": "MAISONLUNE",
+    "stop_code": "36111",
+    "purposes": [{"id": "promotions", "wording": "Recevoir nos offres par SMS"}],
+}
+FORM = {
+    "source": "form",
+    "form_id": "checkout",
+    "form_version": "2026-03",
+    "text_shown": "[ ] Oui, je veux recevoir les offres de Maison Lune par SMS. STOP au 36111 à tout moment.",
+    "actor": "person",
+}
+CONSENT_BATCH = 500
+STOP_SHARE = 0.03  # of the recipients, while the first campaign runs
+POLL_S = 0.25
+CAMPAIGN_WITHIN_S = 180.0
+STOPS_WITHIN_S = 60.0
+QUIET_POLLS = 8  # longer than anybody here waits before answering
+CALL_AGAIN_S = 0.3  # a service may be down for a while: the demo's calls are safe to repeat
+CALL_WITHIN_S = 60.0
+
+
+FIGURES = ("audience", "pending", "denied", "deferred", "expired", "handed_off", "accepted", "rejected", "unknown")
+
+
+class DemoFailed(RuntimeError):
+    """Something did not happen in time, or an answer was not what it should be."""
+
+
+During = Callable[[Stack], Coroutine[Any, Any, None]]
+
+
+@dataclass(slots=True)
+class Api:
+    """Calls as an internal service would make them, repeated while a service is away (each is idempotent)."""
+
+    session: aiohttp.ClientSession
+    urls: Mapping[str, str]
+
+    async def call(
+        self,
+        method: str,
+        service: str,
+        path: str,
+        body: Any = None,
+        *,
+        key: str | None = None,
+        csv: bytes | None = None,
+    ) -> Any:
+        headers = {"Idempotency-Key": key} if key else {}
+        data = csv if csv is not None else (msgspec.json.encode(body) if body is not None else None)
+        if data is not None:
+            headers["Content-Type"] = "text/csv" if csv is not None else "application/json"
+        deadline = asyncio.get_running_loop().time() + CALL_WITHIN_S
+        while True:
+            with contextlib.suppress(aiohttp.ClientError, ConnectionError, TimeoutError):
+                async with self.session.request(
+                    method, self.urls[service] + path, data=data, headers=headers
+                ) as answer:
+                    content = await answer.read()
+                    if answer.status < 400:
+                        return msgspec.json.decode(content) if content else None
+                    if answer.status < 500:
+                        raise DemoFailed(f"{method} {path}: {answer.status} {content.decode()[:500]}")
+            if asyncio.get_running_loop().time() > deadline:
+                raise DemoFailed(f"{method} {path}: no good answer within {CALL_WITHIN_S:g} s")
+            await asyncio.sleep(CALL_AGAIN_S)
+
+    async def pages(self, service: str, path: str) -> AsyncIterator[Any]:
+        """Every item of a list, page by page."""
+        cursor = ""
+        while True:
+            page = await self.call("GET", service, path + cursor)
+            for item in page["items"]:
+                yield item
+            if page["next"] is None:
+                return
+            cursor = f"{'&' if '?' in path else '?'}cursor={page['next']}"
+
+
+@dataclass(slots=True)
+class Demo:
+    """One run. `during` is called once the first campaign has begun (a test kills a service there)."""
+
+    stack: Stack
+    api: Api
+    contacts: Path
+    text: str
+    progress: Progress
+    during: During | None = None
+    imported: dict[str, Any] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+    consented: list[str] = field(default_factory=list)
+    chance: random.Random = field(default_factory=lambda: random.Random(36111))
+
+    async def run(self) -> tuple[Facts, Report]:
+        started = datetime.now(UTC)
+        await self.api.call("POST", "consent", "/v1/senders", SENDER)
+        await self._import()
+        await self._consent()
+        await self._behave()
+        first = await self._campaign("Campaign 1", stops=True)
+        await self._stops_enforced()
+        second = await self._campaign("Campaign 2")
+        await self._receipts()
+        facts = Facts(
+            log=await self._log(),
+            campaigns=[await self._told("Campaign 1", first), await self._told("Campaign 2", second)],
+            enforcements=[e async for e in self.api.pages("dispatch", "/v1/enforcements?limit=1000")],
+            imported=self.imported,
+            lines_in_file=len(self.lines),
+            consented=frozenset(self.consented),
+            stop_code=str(SENDER["stop_code"]),
+            started_at=started,
+            ended_at=datetime.now(UTC),
+        )
+        return facts, report(facts)
+
+    async def _import(self) -> None:
+        task = self._task("Contacts imported", 1)
+        content = self.contacts.read_bytes()
+        rows = list(csv.DictReader(content.decode("utf-8-sig").splitlines(), delimiter=";"))
+        self.lines = [row["number"] or "" for row in rows]
+        self.imported = await self.api.call(
+            "POST", "campaign", f"/v1/imports?sender_id={SENDER['sender_id']}", csv=content, key="demo-contacts"
+        )
+        self.progress.update(task, total=self.imported["lines"], completed=self.imported["lines"])
+
+    async def _consent(self) -> None:
+        """Evidence for four fifths of the people, recorded as a shop would, numbers as people wrote them."""
+        people: dict[str, str] = {}
+        for written in self.lines:
+            if (e164 := folded(written)) is not None:
+                people.setdefault(e164, written)
+        self.consented = [e164 for at, e164 in enumerate(people) if at % 5]
+        task = self._task("Consents recorded", len(self.consented))
+        given = (datetime.now(UTC) - timedelta(days=40)).isoformat()
+        items = [
+            {
+                "sender_id": SENDER["sender_id"],
+                "purpose": "promotions",
+                "number": people[e164],
+                "basis": "opt_in",
+                "occurred_at": given,
+                "evidence": FORM,
+            }
+            for e164 in self.consented
+        ]
+        for at in range(0, len(items), CONSENT_BATCH):
+            batch = items[at : at + CONSENT_BATCH]
+            answer = await self.api.call("POST", "consent", "/v1/consents/batch", {"items": batch}, key=f"demo-{at}")
+            refused = [r for r in answer["results"] if r["verdict"] == "refused"]
+            if refused:
+                raise DemoFailed(f"{len(refused)} consents refused: {refused[0]['reasons']}")
+            self.progress.advance(task, len(batch))
+
+    async def _behave(self) -> None:
+        """Receipts late, out of order, twice; half of those who stop do so after a message, half before theirs."""
+        await self.api.call(
+            "POST",
+            "simulator",
+            "/control/behaviour",
+            {
+                "receipt_delay_s": [0.2, 2.0],
+                "receipt_twice": 0.1,
+                "receipt_out_of_order": 0.1,
+                "reject_rate": 0.005,
+                "latency_s": 0.02,
+                "stop_rate": STOP_SHARE / 2,
+                "reply_delay_s": [0.1, 1.0],
+            },
+        )
+
+    async def _campaign(self, name: str, *, stops: bool = False) -> str:
+        campaign = await self.api.call(
+            "POST",
+            "campaign",
+            "/v1/campaigns",
+            {
+                "sender_id": SENDER["sender_id"],
+                "name": name,
+                "purpose": "promotions",
+                "text": self.text,
+                "audience": {"all": True},
+            },
+            key=f"demo {name}",
+        )
+        identity = str(campaign["campaign_id"])
+        await self.api.call("POST", "campaign", f"/v1/campaigns/{identity}/schedule", {})
+        stopping = asyncio.create_task(self._some_stop()) if stops else None
+        disturbing = asyncio.create_task(self.during(self.stack)) if stops and self.during else None
+        await self._watch(identity, name)
+        for task in (stopping, disturbing):
+            if task is not None:
+                await task
+        return identity
+
+    async def _watch(self, identity: str, name: str) -> None:
+        """Until the campaign is finished."""
+        task: TaskID | None = None
+        deadline = asyncio.get_running_loop().time() + CAMPAIGN_WITHIN_S
+        while True:
+            told = await self.api.call("GET", "campaign", f"/v1/campaigns/{identity}")
+            s = told["statistics"]
+            if s["audience"] and task is None:
+                task = self._task(f"{name} decided", s["audience"])
+            if task is not None:
+                self.progress.update(task, completed=s["audience"] - s["pending"] - s["deferred"])
+            if told["status"] == "finished":
+                return
+            if asyncio.get_running_loop().time() > deadline:
+                raise DemoFailed(f"{name} is still {told['status']} after {CAMPAIGN_WITHIN_S:g} s: {s}")
+            await asyncio.sleep(POLL_S)
+
+    async def _some_stop(self) -> None:
+        """People who stop while the campaign runs, whether or not their message has left already."""
+        leaving = self.chance.sample(self.consented, int(len(self.consented) * STOP_SHARE / 2))
+        replies = [
+            {
+                "from": number,
+                "to": SENDER["stop_code"],
+                "text": self.chance.choice(STOP_SPELLINGS),
+                "after_s": round(self.chance.uniform(0.0, 4.0), 3),
+            }
+            for number in leaving
+        ]
+        await self.api.call("POST", "simulator", "/control/replies", {"replies": replies})
+
+    async def _stops_enforced(self) -> None:
+        """Every STOP that was replied is enforced."""
+        await self.api.call("POST", "simulator", "/control/behaviour", {"stop_rate": 0.0})
+        task = self._task("STOPs enforced", None)
+        deadline = asyncio.get_running_loop().time() + STOPS_WITHIN_S
+        quiet, replies = 0, -1
+        while True:
+            counts = await self.api.call("GET", "simulator", "/counts")
+            enforced = [e async for e in self.api.pages("dispatch", "/v1/enforcements?limit=1000") if e["enforced_at"]]
+            self.progress.update(task, total=counts["replies"], completed=len(enforced))
+            done = len(enforced) >= counts["replies"] == counts["replies_acknowledged"]
+            quiet = quiet + 1 if done and counts["replies"] == replies else 0
+            replies = counts["replies"]
+            if quiet >= QUIET_POLLS:
+                return
+            if asyncio.get_running_loop().time() > deadline:
+                return  # the report will say which are missing
+            await asyncio.sleep(POLL_S)
+
+    async def _receipts(self) -> None:
+        """The operator has said all it had to say, and it was taken."""
+        task = self._task("Receipts taken", None)
+        deadline = asyncio.get_running_loop().time() + STOPS_WITHIN_S
+        while asyncio.get_running_loop().time() < deadline:
+            counts = await self.api.call("GET", "simulator", "/counts")
+            acknowledged, pending = counts["receipts_acknowledged"], counts["receipts_pending"]
+            self.progress.update(task, total=acknowledged + pending, completed=acknowledged)
+            if not pending:
+                return
+            await asyncio.sleep(POLL_S)
+
+    async def _told(self, name: str, identity: str) -> Campaign:
+        """What the API says of a campaign, once its last receipts are counted."""
+        recipients = {
+            r["message_id"]: r["status"]
+            async for r in self.api.pages("campaign", f"/v1/campaigns/{identity}/recipients?limit=1000")
+        }
+        told = await self.api.call("GET", "campaign", f"/v1/campaigns/{identity}")
+        return Campaign(name, told["statistics"], recipients)
+
+    async def _log(self) -> list[dict[str, Any]]:
+        async with self.api.session.get(self.api.urls["simulator"] + "/log") as answer:
+            return [msgspec.json.decode(line) for line in (await answer.read()).splitlines()]
+
+    def _task(self, what: str, total: float | None) -> TaskID:
+        return self.progress.add_task(what, total=total)
+
+
+async def demonstrate(
+    folder: Path,
+    *,
+    console: Console,
+    during: During | None = None,
+    examples: Path = Path("examples"),
+    durable: bool = True,
+) -> Report:
+    """Start a stack under `folder`, run the demo, print the report. Raises DemoFailed, DidNotStart, Died."""
+    bars = Progress(
+        SpinnerColumn(), TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        console=console,
+    )  # fmt: skip
+    with bars:
+        starting = bars.add_task("Starting", total=None)
+        async with running_stack(
+            folder, durable=durable, say=lambda what: bars.update(starting, description=what)
+        ) as stack:
+            bars.update(starting, description="Everything is up", total=1, completed=1)
+            timeout = aiohttp.ClientTimeout(total=60)
+            headers = {"Authorization": f"Bearer {stack.token}"}
+            async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
+                demo = Demo(
+                    stack=stack,
+                    api=Api(session, stack.urls),
+                    contacts=examples / "contacts.csv",
+                    text=(examples / "campaign.fr.txt").read_text(encoding="utf-8").strip(),
+                    progress=bars,
+                    during=during,
+                )
+                facts, found = await demo.run()
+    show(console, facts, found)
+    return found
+
+
+def show(console: Console, facts: Facts, found: Report) -> None:
+    """The report, for a person."""
+    console.print(
+        "\nSending hours: the [bold]demonstration policy[/] (always open), so that this runs at any time of day."
+    )
+    reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(facts.imported["reasons"].items()))
+    taken = facts.imported["created"] + facts.imported["updated"]
+    console.print(
+        f"Contacts: {facts.imported['lines']} lines, {taken} taken, {facts.imported['duplicates']} duplicates,"
+        f" {facts.imported['refused']} refused ({reasons}). Consents: {len(facts.consented)}."
+    )
+    table = Table("", *(c.name for c in facts.campaigns), title="Verdicts and outcomes")
+    for name in (*FIGURES, "delivered"):
+        table.add_row(name, *(str(c.statistics.get(name, 0)) for c in facts.campaigns))
+    for reason in sorted({r for c in facts.campaigns for r in c.statistics["denied_reasons"]}):
+        table.add_row(
+            f"  denied: {reason}", *(str(c.statistics["denied_reasons"].get(reason, 0)) for c in facts.campaigns)
+        )
+    console.print(table)
+    console.print(
+        f"STOP, webhook to enforced: p50 {found.percentile_ms(50):.0f} ms, p99 {found.percentile_ms(99):.0f} ms"
+        f" over {len(found.enforced_ms)} STOPs."
+    )
+    console.print(
+        f"Messages: {found.messages} at the operator, {found.messages_per_s:,.0f} per second while a campaign ran;"
+        f" {(facts.ended_at - facts.started_at).total_seconds():.0f} s in all."
+    )
+    checks = Table("", "what", "found", "", title="Checked against the operator's own log")
+    for check in found.checks:
+        checks.add_row(
+            "[green]ok[/]" if check.holds else "[red]FAILED[/]", check.promise, str(check.offenders), check.detail
+        )
+    console.print(checks)
+    console.print("[bold green]Every check holds.[/]" if found.holds else "[bold red]A check failed.[/]")
+
+
+def run(arguments: Sequence[str] = ()) -> int:
+    """Exit status: 0 when every check holds, 1 when one does not or the demo did not finish."""
+    console = Console()
+    try:
+        found = asyncio.run(demonstrate(Path(".placet/demo"), console=console))
+    except (DemoFailed, DidNotStart, Died) as error:
+        console.print(f"[bold red]The demo did not finish:[/] {error}")
+        return 1
+    except KeyboardInterrupt:
+        console.print("Stopped.")
+        return 130
+    return 0 if found.holds else 1
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,199 @@
+"""The demo's report: the operator's own log held against what the API says. Pure: facts in, checks and figures out.
+
+Nothing here believes Placet: who was sent what and when comes from the simulator, who had consented from the file the
+demo recorded consents from, and each number is folded by this module's own four lines.
+"""
+
+import re
+import statistics
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+FICTIONAL = re.compile(r"63998(\d{4})$")
+MARKETING = "marketing"
+
+
+def folded(written: str) -> str | None:
+    """A number of the fictional range as E.164, however it was written; None for anything else."""
+    plain = unicodedata.normalize("NFKC", written)
+    digits = re.sub(r"\D", "", plain)
+    found = None if re.search(r"[^\W\d]", plain.removeprefix("tel:")) else FICTIONAL.search(digits)
+    return f"+3363998{found[1]}" if found and len(digits) <= 14 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """One campaign as the API tells it: `recipients` maps message id to status."""
+
+    name: str
+    statistics: Mapping[str, Any]
+    recipients: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """`log`: the simulator's lines. `enforcements`: GET /v1/enforcements of dispatch-svc, all pages."""
+
+    log: Sequence[Mapping[str, Any]]
+    campaigns: Sequence[Campaign]
+    enforcements: Sequence[Mapping[str, Any]]
+    imported: Mapping[str, Any]
+    lines_in_file: int
+    consented: frozenset[str]  # E.164
+    stop_code: str
+    started_at: datetime
+    ended_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """`offenders` counts what breaks the promise; the check holds at zero."""
+
+    promise: str
+    offenders: int
+    detail: str = ""
+
+    @property
+    def holds(self) -> bool:
+        return self.offenders == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    checks: list[Check] = field(default_factory=list)
+    stops: int = 0
+    enforced_ms: list[float] = field(default_factory=list)  # webhook to enforced, each STOP
+    messages: int = 0
+    messages_per_s: float = 0.0
+
+    @property
+    def holds(self) -> bool:
+        return all(check.holds for check in self.checks)
+
+    def percentile_ms(self, percent: int) -> float:
+        """Of webhook to enforced; 0 without a STOP."""
+        if len(self.enforced_ms) < 2:
+            return self.enforced_ms[0] if self.enforced_ms else 0.0
+        return statistics.quantiles(self.enforced_ms, n=100, method="inclusive")[percent - 1]
+
+
+def report(facts: Facts) -> Report:
+    """Every check, made from the simulator's log."""
+    submits = [line for line in facts.log if line["kind"] == "submit"]
+    taken = [s for s in submits if s["status"] == "accepted" and not s.get("replay")]
+    marketing = [s for s in taken if s["category"] == MARKETING]
+    replies = {line["id"]: line for line in facts.log if line["kind"] == "reply"}
+    acknowledged = {line["id"] for line in facts.log if line["kind"] == "reply_acknowledged"}
+    enforced = _enforced_by_reply(facts.enforcements)
+    checks = [
+        after_enforced(marketing, replies, enforced),
+        twice(marketing, facts.campaigns),
+        without_consent(marketing, facts.consented),
+        without_stop_mention(marketing, facts.stop_code),
+        stops_not_enforced(replies, acknowledged, enforced),
+        *(adds_up(campaign) for campaign in facts.campaigns),
+        *(agrees(campaign, submits) for campaign in facts.campaigns),
+        import_adds_up(facts.imported, facts.lines_in_file),
+    ]
+    times = sorted(datetime.fromisoformat(s["at"]) for s in marketing)
+    spans = [_span_s(c, marketing) for c in facts.campaigns]
+    return Report(
+        checks=checks,
+        stops=len(replies),
+        enforced_ms=[
+            (datetime.fromisoformat(e["enforced_at"]) - datetime.fromisoformat(e["received_at"])).total_seconds() * 1000
+            for e in facts.enforcements
+            if e["enforced_at"]
+        ],
+        messages=len(times),
+        messages_per_s=len(times) / sum(spans) if sum(spans) else 0.0,
+    )
+
+
+def after_enforced(
+    marketing: Iterable[Mapping[str, Any]], replies: Mapping[str, Mapping[str, Any]], enforced: Mapping[str, datetime]
+) -> Check:
+    """Promise 1: once an opt-out is reported enforced, no hand-off for it ever begins."""
+    since: dict[str, datetime] = {}
+    for reply_id, instant in enforced.items():
+        if reply_id in replies:
+            number = replies[reply_id]["from"]
+            since[number] = min(instant, since.get(number, instant))
+    late = sum(s["to"] in since and datetime.fromisoformat(s["at"]) > since[s["to"]] for s in marketing)
+    return Check("messages after an enforced STOP", late, f"{len(since)} people stopped")
+
+
+def twice(marketing: Sequence[Mapping[str, Any]], campaigns: Sequence[Campaign]) -> Check:
+    """Promise 4: nothing sent twice: neither a reference nor, within a campaign, a number."""
+    of = {message_id: c.name for c in campaigns for message_id in c.recipients}
+    references = Counter(s["reference"] for s in marketing)
+    numbers = Counter((of.get(s["reference"]), s["to"]) for s in marketing)
+    extra = sum(n - 1 for n in references.values()) + sum(n - 1 for n in numbers.values())
+    return Check("messages sent twice", extra, f"{len(marketing)} messages")
+
+
+def without_consent(marketing: Iterable[Mapping[str, Any]], consented: frozenset[str]) -> Check:
+    """Promise 2."""
+    return Check("messages without consent", sum(s["to"] not in consented for s in marketing))
+
+
+def without_stop_mention(marketing: Iterable[Mapping[str, Any]], stop_code: str) -> Check:
+    mention = re.compile(rf"\bSTOP\b.{{0,12}}\b{stop_code}\b", re.IGNORECASE)
+    return Check("messages without the STOP mention", sum(not mention.search(s["text"]) for s in marketing))
+
+
+def stops_not_enforced(
+    replies: Mapping[str, Mapping[str, Any]], acknowledged: set[str], enforced: Mapping[str, datetime]
+) -> Check:
+    lost = sum(reply_id not in acknowledged or reply_id not in enforced for reply_id in replies)
+    return Check("STOPs lost, or not yet enforced", lost, f"{len(replies)} STOPs in many spellings")
+
+
+def adds_up(campaign: Campaign) -> Check:
+    """Promise 4: audience = pending + denied + deferred + handed_off + expired; handed_off = its three outcomes."""
+    s = campaign.statistics
+    audience = s["pending"] + s["denied"] + s["deferred"] + s["handed_off"] + s["expired"]
+    outcomes = s["accepted"] + s["rejected"] + s["unknown"]
+    off = (
+        abs(s["audience"] - audience) + abs(s["handed_off"] - outcomes) + abs(s["audience"] - len(campaign.recipients))
+    )
+    return Check(f"{campaign.name}: numbers that do not add up", off, f"audience {s['audience']}")
+
+
+def agrees(campaign: Campaign, submits: Iterable[Mapping[str, Any]]) -> Check:
+    """The ledger against the operator: what one says was handed off is what the other took. `unknown` may be either."""
+    sent = {s["reference"]: s["status"] for s in submits if s["reference"] in campaign.recipients}
+    wrong = sum(
+        (status in ("accepted", "rejected") and sent.get(message_id) != status)
+        or (status not in ("accepted", "rejected", "unknown") and message_id in sent)
+        for message_id, status in campaign.recipients.items()
+    )
+    return Check(f"{campaign.name}: outcomes the operator's log contradicts", wrong, f"{len(sent)} taken")
+
+
+def import_adds_up(imported: Mapping[str, Any], lines_in_file: int) -> Check:
+    parts = imported["created"] + imported["updated"] + imported["duplicates"] + imported["refused"]
+    reasons = sum(imported["reasons"].values())
+    off = abs(imported["lines"] - parts) + abs(imported["lines"] - lines_in_file) + abs(imported["refused"] - reasons)
+    return Check("import lines unaccounted for", off, f"{lines_in_file} lines")
+
+
+def _enforced_by_reply(enforcements: Iterable[Mapping[str, Any]]) -> dict[str, datetime]:
+    """Instant by the operator's own id of the reply, the last part of the MO's reference."""
+    found: dict[str, datetime] = {}
+    for enforcement in enforcements:
+        if enforcement["enforced_at"] and enforcement["reference"]:
+            reply_id = enforcement["reference"].rsplit("/", 1)[1]
+            instant = datetime.fromisoformat(enforcement["enforced_at"])
+            found[reply_id] = max(instant, found.get(reply_id, instant))
+    return found
+
+
+def _span_s(campaign: Campaign, marketing: Iterable[Mapping[str, Any]]) -> float:
+    """Seconds from the first to the last message of a campaign, at the operator."""
+    times = [datetime.fromisoformat(s["at"]) for s in marketing if s["reference"] in campaign.recipients]
+    return (max(times) - min(times)).total_seconds() if times else 0.0

@@ -1,0 +1,129 @@
+"""campaign-svc with its API in process on a real database, its sender known, and its planner and accounts in our hands:
+what it would publish stays in the outbox, to be looked at."""
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import msgspec
+
+from campaign import progress
+from campaign.planner import Planner
+from common.consumer import Received
+from common.contracts import CAMPAIGN_REQUESTS, CONTROLS, EVENTS, Event, Topic
+from common.contracts.dispatch import MessageChanged
+from common.database import Database
+from tests.builders import SENDER, now, number
+from tests.running import Surroundings
+
+TEXT = "{first_name|Bonjour}, -20% chez Maison Lune. {stop}"
+LEDGER = ("pending", "denied", "deferred", "handed_off", "expired")
+OUTCOMES = ("accepted", "rejected", "unknown")
+
+
+def csv_of(*people: int, start: str = "number;first_name;city\n") -> str:
+    """A file of the n-th fictional numbers; odd ones live in Lyon, even ones in Nîmes."""
+    return start + "".join(f"{number(n)};Zoé {n};{'Lyon' if n % 2 else 'Nîmes'}\n" for n in people)
+
+
+def balanced(statistics: dict[str, Any]) -> dict[str, Any]:
+    """`statistics`, once promise 4 holds of it."""
+    assert statistics["audience"] == sum(statistics[name] for name in LEDGER)
+    assert statistics["handed_off"] == sum(statistics[name] for name in OUTCOMES)
+    return statistics
+
+
+def changed(campaign_id: str | None, subject_id: str, version: int, status: str, **more: Any) -> MessageChanged:
+    """What dispatch reports of a message."""
+    fields: dict[str, Any] = {
+        "message_id": str(uuid4()),
+        "campaign_id": campaign_id,
+        "sender_id": SENDER,
+        "subject_id": subject_id,
+        "category": "marketing",
+        "version": version,
+        "status": status,
+        "reasons": (),
+        "until": None,
+        "policy_version": "france-1",
+        "consent_version": 1,
+        "as_of": now(),
+        "decided_at": now(),
+        "gateway": None,
+        "gateway_message_id": None,
+        "receipt": None,
+        "code": None,
+    }
+    return MessageChanged(**{**fields, **more})
+
+
+@dataclass
+class Campaigns:
+    """The service under test."""
+
+    client: httpx.AsyncClient
+    database: Database
+    surroundings: Surroundings
+    planner: Planner
+
+    async def post(self, path: str, expect: int = 200, **request: Any) -> dict[str, Any]:
+        response = await self.client.post(f"/v1/{path}", **request)
+        assert response.status_code == expect, response.text
+        found: dict[str, Any] = response.json()
+        return found
+
+    async def get(self, path: str) -> dict[str, Any]:
+        response = await self.client.get(f"/v1/{path}")
+        assert response.status_code == 200, response.text
+        found: dict[str, Any] = response.json()
+        return found
+
+    async def imported(self, body: str | bytes, expect: int = 201, **request: Any) -> dict[str, Any]:
+        content = body.encode() if isinstance(body, str) else body
+        return await self.post("imports", expect, params={"sender_id": SENDER}, content=content, **request)
+
+    async def written(self, expect: int = 201, headers: dict[str, str] | None = None, **fields: Any) -> dict[str, Any]:
+        body = {
+            "sender_id": SENDER,
+            "name": "Samedi",
+            "purpose": "promotions",
+            "text": TEXT,
+            "audience": {"all": True},
+            **fields,
+        }
+        return await self.post("campaigns", expect, json=body, headers=headers)
+
+    async def started(self, *people: int, **fields: Any) -> str:
+        """The id of a campaign to these people, running, nobody asked for yet."""
+        await self.imported(csv_of(*people))
+        campaign_id: str = (await self.written(**fields))["campaign_id"]
+        await self.post(f"campaigns/{campaign_id}/schedule")
+        assert await self.planner.start_due()
+        return campaign_id
+
+    async def statistics(self, campaign_id: str) -> dict[str, Any]:
+        return balanced((await self.get(f"campaigns/{campaign_id}"))["statistics"])
+
+    async def status(self, campaign_id: str) -> str:
+        return str((await self.get(f"campaigns/{campaign_id}"))["status"])
+
+    async def report(self, *events: Event) -> None:
+        """As the consumer would hand them over, in one batch."""
+        batch = [Received(event, event.key, 0, n, now(), None) for n, event in enumerate(events)]
+        async with self.database.begin() as tx:
+            after = await progress.apply(tx, batch)
+        if after is not None:
+            await after()
+
+    async def outbox(self, topic: Topic) -> list[Any]:
+        """What would be published there, in order."""
+        async with self.surroundings.sql("campaign") as sql:
+            rows = await sql.fetch("SELECT type, payload FROM outbox WHERE topic = $1 ORDER BY id", topic.name)
+        return [msgspec.json.decode(row["payload"], type=EVENTS[row["type"]]) for row in rows]
+
+    async def requests(self) -> list[Any]:
+        return await self.outbox(CAMPAIGN_REQUESTS)
+
+    async def controls(self) -> list[Any]:
+        return await self.outbox(CONTROLS)

@@ -1,0 +1,25 @@
+"""campaign-svc with its API in process on a real database, its sender known, and its planner in our hands."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from campaign import store
+from campaign.planner import Planner
+from campaign.service import Settings, build
+from common.database import Database
+from tests.builders import field_keys, sender_changed
+from tests.running import Surroundings, running
+from tests.service.campaign.campaigns import Campaigns
+
+
+@pytest.fixture
+async def campaigns(surroundings: Surroundings) -> AsyncIterator[Campaigns]:
+    settings = Settings(**await surroundings.settings("campaign", roles="api", import_max_bytes=1_000_000))
+    database = Database(settings.database_url, pool_size=4)
+    async with database.begin() as tx:
+        await store.put_sender(tx, sender_changed())
+    planner = Planner(database, field_keys, chunk=10, backlog=1000)
+    async with running(build(settings)) as client:
+        yield Campaigns(client, database, surroundings, planner)
+    await database.close()

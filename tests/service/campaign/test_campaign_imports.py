@@ -1,0 +1,173 @@
+"""Importing contacts: exact counts, all or nothing, and no number where it does not belong."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.builders import SENDER, field_keys, number, subject
+from tests.running import Surroundings, bearer
+from tests.service.campaign.campaigns import Campaigns
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+
+
+async def contacts(surroundings: Surroundings) -> dict[str, Any]:
+    """By subject: number unsealed, and attributes."""
+    async with surroundings.sql("campaign") as sql:
+        rows = await sql.fetch("SELECT subject_id, number, attributes::text AS attributes FROM contact")
+    return {
+        r["subject_id"]: (field_keys.unseal(r["number"], f"number:{r['subject_id']}"), r["attributes"]) for r in rows
+    }
+
+
+async def test_the_example_file_is_counted_to_the_line(campaigns: Campaigns) -> None:
+    found = await campaigns.imported((EXAMPLES / "contacts.csv").read_bytes())
+    counts = {name: found[name] for name in ("lines", "created", "updated", "duplicates", "refused")}
+    assert counts == {"lines": 10_000, "created": 9_800, "updated": 0, "duplicates": 30, "refused": 170}
+    assert found["reasons"] == {"not_mobile": 40, "too_short": 40, "not_a_number": 30, "empty": 30, "short_code": 30}
+    again = await campaigns.imported((EXAMPLES / "contacts.csv").read_bytes())
+    assert (again["created"], again["updated"], again["duplicates"]) == (0, 9_800, 30)
+    assert again["import_id"] != found["import_id"]
+    shown = await campaigns.get(f"imports/{found['import_id']}")
+    assert shown == {name: found[name] for name in shown}
+
+
+async def test_a_contact_keeps_what_a_later_file_does_not_say(campaigns: Campaigns) -> None:
+    await campaigns.imported(f"mobile;prenom;ville\n{number(1)};Zoé;Lyon\n{number(2)};Aimé;\n")
+    found = await campaigns.imported(f"Ville,Mobile\nNîmes,06 39 98 00 01\nSète,{number(1)}\n".encode("cp1252"))
+    assert (found["created"], found["updated"], found["duplicates"]) == (0, 1, 1)
+    assert await contacts(campaigns.surroundings) == {
+        subject(1): (number(1), '{"ville": "Sète", "prenom": "Zoé"}'),
+        subject(2): (number(2), '{"ville": "", "prenom": "Aimé"}'),
+    }
+
+
+async def test_refused_lines_can_be_looked_up_page_by_page_and_repeat_no_number(campaigns: Campaigns) -> None:
+    found = await campaigns.imported("mobile\n" + "01 99 00 12 34\n" + "06 39 98 12\n" + f"{number(1)}\n" + "36111\n")
+    path = f"imports/{found['import_id']}/refusals"
+    first = await campaigns.get(f"{path}?limit=2")
+    assert [(r["line"], r["reason"]) for r in first["items"]] == [(2, "not_mobile"), (3, "too_short")]
+    assert first["items"][0]["detail"] == "a fixed line or a special number"
+    rest = await campaigns.get(f"{path}?limit=2&cursor={first['next']}")
+    assert [(r["line"], r["reason"]) for r in rest["items"]] == [(5, "short_code")]
+    assert rest["next"] is None
+    assert "9900" not in str(first).replace(" ", "")
+
+
+async def test_no_table_holds_a_number_in_the_clear(campaigns: Campaigns) -> None:
+    await campaigns.started(1, 2)
+    assert await campaigns.planner.expand()
+    async with campaigns.surroundings.sql("campaign") as sql:
+        tables = await sql.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        for table in tables:
+            rows = await sql.fetch(f"SELECT t::text AS line FROM {table['tablename']} AS t")
+            assert not any("639980" in row["line"] for row in rows), table["tablename"]
+        payloads = await sql.fetch("SELECT payload FROM outbox")
+        assert payloads
+        assert not any(b"639980" in row["payload"] for row in payloads)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "reason"),
+    [
+        (b"", 400, "empty"),
+        (b"PK\x03\x04\x00\x00", 400, "not_text"),
+        ("mobile;prénom\n".encode() + "0639981234;Zoé\n".encode("cp1252"), 400, "charset"),
+        (b"prenom;ville\nZoe;Lyon\n", 422, "number_column_missing"),
+        (b"mobile;ville;Ville\n0639981234;a;b\n", 422, "column_twice"),
+        (b"mobile\n" + b"0639981234\n" * 100_000, 413, "too_large"),
+    ],
+)
+async def test_a_file_that_cannot_be_used_is_refused_whole(
+    campaigns: Campaigns, body: bytes, status: int, reason: str
+) -> None:
+    refused = await campaigns.imported(body, status)
+    assert [(r["field"], r["reason"]) for r in refused["reasons"]] == [("body", reason)]
+    assert await contacts(campaigns.surroundings) == {}
+
+
+async def test_what_breaks_at_its_end_leaves_nothing_behind(campaigns: Campaigns) -> None:
+    body = b"mobile\n" + b"".join(b"063998%04d\n" % n for n in range(3000)) + b"\xff\xfe\x00"
+    await campaigns.imported(body, 400)
+    assert await contacts(campaigns.surroundings) == {}
+    async with campaigns.surroundings.sql("campaign") as sql:
+        assert await sql.fetchval("SELECT count(*) FROM import_refusal") == 0
+
+
+async def test_a_body_whose_length_is_not_announced_is_cut_off_at_the_limit(campaigns: Campaigns) -> None:
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        yield b"mobile\n"
+        while True:
+            sent += 1
+            yield b"0639981234\n" * 1000
+
+    refused = await campaigns.client.post("/v1/imports", params={"sender_id": SENDER}, content=endless())
+    assert refused.status_code == 413
+    assert sent < 200
+
+
+async def test_other_kinds_of_bodies_are_told_what_is_wanted(campaigns: Campaigns) -> None:
+    refused = await campaigns.client.post(
+        "/v1/imports", params={"sender_id": SENDER}, files={"file": ("contacts.csv", b"mobile\n0639981234\n")}
+    )
+    assert refused.status_code == 400
+    assert refused.json()["reasons"][0]["reason"] == "content_type"
+
+
+async def test_the_same_key_and_file_again_imports_nothing_and_answers_the_same(campaigns: Campaigns) -> None:
+    key = {"Idempotency-Key": "november"}
+    body = f"mobile\n{number(1)}\n"
+    first = await campaigns.imported(body, headers=key)
+    again = await campaigns.imported(body, 200, headers=key)
+    assert again == first
+    other = await campaigns.imported(f"mobile\n{number(2)}\n", 409, headers=key)
+    assert other["type"] == "/problems/idempotency-key-reused"
+    assert list(await contacts(campaigns.surroundings)) == [subject(1)]
+
+
+async def test_imports_of_the_same_people_at_once_all_count(campaigns: Campaigns) -> None:
+    people = list(range(300))
+    bodies = ["number;n\n" + "".join(f"{number(n)};{i}\n" for n in people[:: 1 if i % 2 else -1]) for i in range(6)]
+    found = await asyncio.gather(*(campaigns.imported(body) for body in bodies))
+    assert sum(each["created"] for each in found) == 300
+    assert sum(each["updated"] for each in found) == 5 * 300
+
+
+async def test_the_loop_stays_free_while_a_file_is_read(campaigns: Campaigns) -> None:
+    body = (EXAMPLES / "contacts.csv").read_bytes()
+    loop = asyncio.get_running_loop()
+    longest = 0.0
+
+    async def watch() -> None:
+        nonlocal longest
+        while True:
+            before = loop.time()
+            await asyncio.sleep(0)
+            longest = max(longest, loop.time() - before)
+
+    watching = asyncio.create_task(watch())
+    await campaigns.imported(body)
+    watching.cancel()
+    assert longest < 0.5
+
+
+async def test_an_unknown_sender_and_a_sender_of_others_are_refused(campaigns: Campaigns) -> None:
+    unknown = await campaigns.client.post("/v1/imports", params={"sender_id": "nobody"}, content=b"mobile\n")
+    assert (unknown.status_code, unknown.json()["reasons"][0]["reason"]) == (404, "unknown_sender")
+    other = bearer(senders=["somebody-else"])
+    for method, path in (("POST", f"/v1/imports?sender_id={SENDER}"),):
+        refused = await campaigns.client.request(method, path, content=b"mobile\n", headers=other)
+        assert refused.status_code == 403
+    mine = await campaigns.imported(f"mobile\n{number(1)}\n")
+    for path in (f"/v1/imports/{mine['import_id']}", f"/v1/imports/{mine['import_id']}/refusals"):
+        assert (await campaigns.client.get(path, headers=other)).status_code == 403
+    assert (await campaigns.client.get("/v1/imports/imp-nothing")).status_code == 404
+    reader = bearer(scope="campaign:write")
+    assert (await campaigns.client.post(f"/v1/imports?sender_id={SENDER}", headers=reader)).status_code == 403
+    assert (await campaigns.client.get("/v1/campaigns", headers={"Authorization": ""})).status_code == 401

@@ -1,0 +1,409 @@
+"""Campaigns from draft to end: the frozen audience, one request each, the controls, and the accounts at every step."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from campaign import control, progress, store
+from campaign.lifecycle import Action, message_of
+from common.contracts.dispatch import OptOutEnforced
+from tests.builders import SENDER, STOP_CODE, field_keys, now, number, sender_changed, subject
+from tests.running import bearer
+from tests.service.campaign.campaigns import Campaigns, balanced, changed, csv_of
+
+
+async def test_a_draft_tells_what_it_costs(campaigns: Campaigns) -> None:
+    draft = await campaigns.written(text="L’été chez Maison Lune. {stop}", audience={"where": {"city": "Lyon"}})
+    assert draft["status"] == "draft"
+    assert draft["length"] == {"encoding": "UCS2", "segments": 1, "outside_gsm7": ["’"]}
+    assert draft["audience"] == {"where": {"city": ["Lyon"]}}
+    assert draft["starts_at"] is draft["send_before"] is draft["opens_at"] is None
+    assert balanced(draft["statistics"])["audience"] == 0
+    assert await campaigns.get(f"campaigns/{draft['campaign_id']}") == draft
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "field", "reason"),
+    [
+        ({"sender_id": "nobody"}, 404, "sender_id", "unknown_sender"),
+        ({"purpose": "weather"}, 422, "purpose", "unknown_purpose"),
+        ({"text": "Bonjour"}, 422, "text", "stop_mention_missing"),
+        ({"text": "Bonjour STOP au 36112"}, 422, "text", "stop_mention_missing"),
+        ({"text": "Bonjour {first name} {stop}"}, 422, "text", "field_name"),
+        ({"text": ""}, 422, "text", "empty"),
+        ({"text": "a" * 1600 + " {stop}"}, 422, "text", "too_long"),
+        ({"send_before": "2020-01-01T00:00:00Z"}, 422, "send_before", "in_the_past"),
+        ({"send_before": "2030-01-01T00:00:00"}, 422, "send_before", "timezone_aware"),
+        ({"audience": {"where": {}}}, 422, "audience.where", "too_short"),
+        ({"audience": {"all": False}}, 422, "audience.all", "literal_error"),
+        ({"audience": {}}, 422, "audience", "value_error"),
+        ({"audience": {"all": True, "where": {"city": "Lyon"}}}, 422, "audience", "value_error"),
+        ({"audience": {"where": {"Ville": "Lyon"}}}, 422, "audience.where.Ville.[key]", "string_pattern_mismatch"),
+        ({"colour": "red"}, 422, "colour", "extra_forbidden"),
+    ],
+)
+async def test_a_campaign_that_cannot_be_is_refused_with_the_field(
+    campaigns: Campaigns, fields: dict[str, Any], status: int, field: str, reason: str
+) -> None:
+    refused = await campaigns.written(status, **fields)
+    assert (field, reason) in [(r["field"], r["reason"]) for r in refused["reasons"]]
+
+
+async def test_the_same_key_writes_one_campaign(campaigns: Campaigns) -> None:
+    key = {"Idempotency-Key": "saturday"}
+    first = await campaigns.written(headers=key)
+    assert await campaigns.written(200, headers=key) == first
+    assert (await campaigns.written(409, headers=key, name="Dimanche"))["type"] == "/problems/idempotency-key-reused"
+    other = await campaigns.written(headers=key | bearer(subject="somebody else"))
+    assert other["campaign_id"] != first["campaign_id"]
+
+
+async def test_a_campaign_asks_once_for_each_contact_with_its_own_text(campaigns: Campaigns) -> None:
+    campaign_id = await campaigns.started(*range(25))
+    assert await campaigns.status(campaign_id) == "running"
+    assert (await campaigns.statistics(campaign_id))["pending"] == 25
+    assert [(c.control, c.version) for c in await campaigns.controls()] == [("running", 1)]
+    assert await campaigns.requests() == []
+    chunks = 0
+    while await campaigns.planner.expand():
+        chunks += 1
+    assert chunks == 3
+    requests = await campaigns.requests()
+    shown = await campaigns.get(f"campaigns/{campaign_id}")
+    starts_at = datetime.fromisoformat(shown["starts_at"])
+    assert sorted(r.subject_id for r in requests) == sorted(subject(n) for n in range(25))
+    for request in requests:
+        assert request.message_id == message_of(campaign_id, starts_at, request.subject_id)
+        assert (request.campaign_id, request.sender_id, request.purpose) == (campaign_id, SENDER, "promotions")
+        assert request.category == "marketing"
+        assert request.send_before == starts_at + timedelta(days=3)
+        assert abs(request.requested_at - now()) < timedelta(minutes=1)
+    seven = next(r for r in requests if r.subject_id == subject(7))
+    assert field_keys.unseal(seven.number, f"number:{subject(7)}") == number(7)
+    written = field_keys.unseal(seven.text, f"text:{seven.message_id}")
+    assert written == f"Zoé 7, -20% chez Maison Lune. STOP au {STOP_CODE}"
+    assert not await campaigns.planner.expand()
+
+
+async def test_an_audience_is_whom_the_filter_names_and_can_be_written_to(campaigns: Campaigns) -> None:
+    body = "number;first_name;city;loyalty\n" + "".join(
+        f"{number(n)};{name};{city};{loyalty}\n"
+        for n, (name, city, loyalty) in enumerate(
+            [
+                ("Zoé", "Lyon", "or"),
+                ("Aimé", "Nîmes", "or"),
+                ("", "Lyon", "or"),
+                ("Inès", "Lyon", "bronze"),
+                ("Noé", "Sète", "argent"),
+                ("Léa", "", "or"),
+                ("Max", "Lyon", ""),
+            ]
+        )
+    )
+    await campaigns.imported(body)
+    where = {"city": ["Lyon", "Nîmes"], "loyalty": "or"}
+    fields: dict[str, Any] = {"audience": {"where": where}, "text": "{first_name}, {prize} {stop}"}
+    campaign_id = (await campaigns.written(**fields))["campaign_id"]
+    await campaigns.post(f"campaigns/{campaign_id}/schedule")
+    assert await campaigns.planner.start_due()
+    empty = await campaigns.get(f"campaigns/{campaign_id}")
+    assert empty["statistics"]["audience"] == 0
+    assert empty["statistics"]["excluded"] == {"missing:prize": 2, "missing:first_name": 1}
+    fields["text"] = "{first_name} {stop}"
+    campaign_id = (await campaigns.written(**fields))["campaign_id"]
+    await campaigns.post(f"campaigns/{campaign_id}/schedule")
+    assert await campaigns.planner.start_due()
+    found = await campaigns.statistics(campaign_id)
+    assert (found["audience"], found["excluded"]) == (2, {"missing:first_name": 1})
+    listed = await campaigns.get(f"campaigns/{campaign_id}/recipients")
+    assert sorted(r["subject_id"] for r in listed["items"]) == sorted([subject(0), subject(1)])
+
+
+async def test_an_audience_is_frozen_when_the_campaign_starts(campaigns: Campaigns) -> None:
+    campaign_id = await campaigns.started(1, 2)
+    await campaigns.imported(csv_of(3))
+    while await campaigns.planner.expand():
+        pass
+    assert sorted(r.subject_id for r in await campaigns.requests()) == sorted([subject(1), subject(2)])
+    assert (await campaigns.statistics(campaign_id))["audience"] == 2
+
+
+async def test_who_can_no_longer_be_written_to_is_denied_with_the_reason(campaigns: Campaigns) -> None:
+    campaign_id = await campaigns.started(*range(4), text="{first_name}, -20% chez Maison Lune. {stop}")
+    async with campaigns.database.begin() as tx:
+        await tx.execute(text("DELETE FROM contact WHERE subject_id = :id"), {"id": subject(0)})
+        await tx.execute(
+            text("UPDATE contact SET attributes = attributes || CAST(:new AS jsonb) WHERE subject_id = :id"),
+            [
+                {"id": subject(1), "new": '{"first_name": " "}'},
+                {"id": subject(2), "new": f'{{"first_name": "{"x" * 1600}"}}'},
+            ],
+        )
+    while await campaigns.planner.expand():
+        pass
+    found = await campaigns.statistics(campaign_id)
+    assert (found["pending"], found["denied"]) == (1, 3)
+    assert found["denied_reasons"] == {"contact_gone": 1, "missing:first_name": 1, "too_long": 1}
+    assert [r.subject_id for r in await campaigns.requests()] == [subject(3)]
+
+
+async def test_the_accounts_follow_dispatch_whatever_comes_twice_or_late(campaigns: Campaigns) -> None:
+    campaign_id = await campaigns.started(*range(8))
+    while await campaigns.planner.expand():
+        pass
+    s = [subject(n) for n in range(8)]
+    await campaigns.report(
+        changed(campaign_id, s[0], 1, "denied", reasons=("no_consent",)),
+        changed(campaign_id, s[1], 1, "denied", reasons=("opted_out", "suppressed")),
+        changed(campaign_id, s[2], 1, "deferred", reasons=("quiet_hours",)),
+        changed(campaign_id, s[3], 1, "sending"),
+        changed(campaign_id, s[4], 2, "accepted"),
+        changed(campaign_id, s[4], 1, "deferred", reasons=("quiet_hours",)),  # older, in the same batch
+        changed(campaign_id, s[5], 1, "unknown"),
+        changed("somebody else's", s[5], 1, "denied"),
+        changed(campaign_id, "s1-stranger", 1, "denied"),
+    )
+    found = await campaigns.statistics(campaign_id)
+    counts = {name: found[name] for name in ("pending", "denied", "deferred", "accepted", "unknown", "expired")}
+    assert counts == {"pending": 3, "denied": 2, "deferred": 1, "accepted": 1, "unknown": 1, "expired": 0}
+    assert found["denied_reasons"] == {"no_consent": 1, "opted_out": 1, "suppressed": 1}
+    await campaigns.report(changed(campaign_id, s[4], 1, "deferred"), changed(campaign_id, s[4], 2, "accepted"))
+    assert await campaigns.statistics(campaign_id) == found
+    await campaigns.report(
+        changed(campaign_id, s[1], 2, "accepted"),
+        changed(campaign_id, s[2], 2, "expired", reasons=("send_before_passed",)),
+        changed(campaign_id, s[3], 2, "rejected"),
+        changed(campaign_id, s[4], 3, "accepted", receipt="delivered"),
+        changed(campaign_id, s[5], 2, "accepted", receipt="failed"),
+        changed(campaign_id, s[6], 1, "accepted", receipt="sent"),
+    )
+    found = await campaigns.statistics(campaign_id)
+    assert (found["handed_off"], found["accepted"], found["rejected"], found["expired"]) == (5, 4, 1, 1)
+    assert (found["delivered"], found["undelivered"]) == (1, 1)
+    assert found["denied_reasons"] == {"no_consent": 1}
+    assert await campaigns.status(campaign_id) == "running"
+    await campaigns.report(changed(campaign_id, s[7], 1, "denied", reasons=("no_consent",)))
+    assert await campaigns.status(campaign_id) == "finished"
+    await campaigns.report(changed(campaign_id, s[5], 3, "accepted", receipt="delivered"))
+    assert (await campaigns.statistics(campaign_id))["delivered"] == 2
+
+
+async def test_only_messages_of_campaigns_count(campaigns: Campaigns) -> None:
+    campaign_id = await campaigns.started(1)
+    enforced = OptOutEnforced(
+        subject_id=subject(1), consent_version=2, source="mo", reference=None, received_at=now(), enforced_at=now()
+    )
+    before = await campaigns.statistics(campaign_id)
+    await campaigns.report(enforced, changed(None, subject(1), 5, "denied"))
+    assert await campaigns.statistics(campaign_id) == before
+
+
+async def test_an_unbalanced_account_cannot_be_written(campaigns: Campaigns) -> None:
+    campaign_id = await campaigns.started(1, 2)
+    with pytest.raises(Exception, match="campaign_accounts_sum_ck"):
+        async with campaigns.database.begin() as tx:
+            await tx.execute(
+                text("UPDATE campaign_accounts SET denied = denied + 1 WHERE campaign_id = :id"), {"id": campaign_id}
+            )
+
+
+async def test_recipients_can_be_listed_by_status_and_page(campaigns: Campaigns) -> None:
+    campaign_id = await campaigns.started(*range(6))
+    while await campaigns.planner.expand():
+        pass
+    await campaigns.report(*(changed(campaign_id, subject(n), 1, "denied", reasons=("no_consent",)) for n in range(3)))
+    path = f"campaigns/{campaign_id}/recipients?status=denied&limit=2"
+    first = await campaigns.get(path)
+    rest = await campaigns.get(f"{path}&cursor={first['next']}")
+    found = first["items"] + rest["items"]
+    assert [r["subject_id"] for r in found] == sorted(subject(n) for n in range(3))
+    assert all(r["reasons"] == ["no_consent"] for r in found)
+    assert rest["next"] is None
+    requested = {r.message_id for r in await campaigns.requests()}
+    assert {r["message_id"] for r in found} < requested
+    assert (await campaigns.client.get(f"/v1/{path}x")).status_code == 422
+
+
+async def test_a_pause_stops_the_asking_and_a_resume_goes_on_where_it_was(campaigns: Campaigns) -> None:
+    campaign_id = await campaigns.started(*range(25))
+    assert await campaigns.planner.expand()
+    paused = await campaigns.post(f"campaigns/{campaign_id}/pause")
+    assert paused["status"] == "paused"
+    assert not await campaigns.planner.expand()
+    assert len(await campaigns.requests()) == 10
+    assert (await campaigns.post(f"campaigns/{campaign_id}/pause"))["status"] == "paused"
+    await campaigns.post(f"campaigns/{campaign_id}/resume")
+    while await campaigns.planner.expand():
+        pass
+    requests = await campaigns.requests()
+    assert len(requests) == len({r.subject_id for r in requests}) == 25
+    assert [(c.control, c.version) for c in await campaigns.controls()] == [
+        ("running", 1),
+        ("paused", 2),
+        ("running", 3),
+    ]
+
+
+async def test_a_cancellation_denies_here_whom_nobody_asked_for_and_leaves_the_others_to_the_gate(
+    campaigns: Campaigns,
+) -> None:
+    campaign_id = await campaigns.started(*range(25))
+    assert await campaigns.planner.expand()
+    cancelled = await campaigns.post(f"campaigns/{campaign_id}/cancel")
+    found = balanced(cancelled["statistics"])
+    assert (cancelled["status"], found["pending"], found["denied"]) == ("cancelled", 10, 15)
+    assert found["denied_reasons"] == {"campaign_cancelled": 15}
+    assert not await campaigns.planner.expand()
+    assert (await campaigns.controls())[-1].control == "cancelled"
+    again = await campaigns.post(f"campaigns/{campaign_id}/cancel")
+    assert (again["status"], len(await campaigns.controls())) == ("cancelled", 2)
+    requests = await campaigns.requests()
+    await campaigns.report(
+        *(changed(campaign_id, r.subject_id, 1, "denied", reasons=("campaign_cancelled",)) for r in requests)
+    )
+    assert (await campaigns.statistics(campaign_id))["denied_reasons"] == {"campaign_cancelled": 25}
+    assert await campaigns.status(campaign_id) == "cancelled"
+
+
+async def test_what_is_not_possible_is_a_conflict_and_changes_nothing(campaigns: Campaigns) -> None:
+    draft = (await campaigns.written())["campaign_id"]
+    for action in ("pause", "resume"):
+        refused = await campaigns.post(f"campaigns/{draft}/{action}", 409)
+        assert refused["reasons"] == [{"field": "status", "reason": "draft", "detail": None}]
+    await campaigns.post(f"campaigns/{draft}/cancel")
+    await campaigns.post(f"campaigns/{draft}/schedule", 409)
+    await campaigns.post("campaigns/cmp-nothing/schedule", 404)
+    assert await campaigns.status(draft) == "cancelled"
+
+
+async def test_a_campaign_starts_when_it_is_due_and_may_be_scheduled_anew_before(campaigns: Campaigns) -> None:
+    await campaigns.imported(csv_of(1))
+    campaign_id = (await campaigns.written())["campaign_id"]
+    tomorrow = now() + timedelta(days=1)
+    first = await campaigns.post(f"campaigns/{campaign_id}/schedule", json={"at": tomorrow.isoformat()})
+    assert (first["status"], datetime.fromisoformat(first["starts_at"])) == ("scheduled", tomorrow)
+    assert datetime.fromisoformat(first["send_before"]) == tomorrow + timedelta(days=3)
+    assert datetime.fromisoformat(first["opens_at"]) >= tomorrow
+    assert not await campaigns.planner.start_due()
+    await campaigns.post(f"campaigns/{campaign_id}/schedule")
+    assert await campaigns.planner.start_due()
+    assert not await campaigns.planner.start_due()
+    await campaigns.post(f"campaigns/{campaign_id}/schedule", 409)
+
+
+async def test_a_start_that_no_message_could_follow_is_refused(campaigns: Campaigns) -> None:
+    next_year = now().year + 1
+    sunday = next(
+        day for n in range(7) if (day := datetime(next_year, 7, 1, 10, tzinfo=UTC) + timedelta(days=n)).weekday() == 6
+    )
+    campaign_id = (await campaigns.written(send_before=(sunday + timedelta(hours=6)).isoformat()))["campaign_id"]
+    refused = await campaigns.post(f"campaigns/{campaign_id}/schedule", 422, json={"at": sunday.isoformat()})
+    assert refused["reasons"][0]["reason"] == "before_the_window_opens"
+    past = await campaigns.post(f"campaigns/{campaign_id}/schedule", 422, json={"at": "2020-01-01T10:00:00Z"})
+    assert past["reasons"][0]["reason"] == "in_the_past"
+    saturday = sunday - timedelta(days=1)
+    allowed = await campaigns.post(f"campaigns/{campaign_id}/schedule", json={"at": saturday.isoformat()})
+    assert datetime.fromisoformat(allowed["opens_at"]) == saturday
+
+
+async def test_a_sender_whose_code_changed_has_the_text_checked_again(campaigns: Campaigns) -> None:
+    campaign_id = (await campaigns.written(text=f"-20% chez Maison Lune. STOP au {STOP_CODE}"))["campaign_id"]
+    async with campaigns.database.begin() as tx:
+        await store.put_sender(tx, sender_changed(version=2, stop_code="36222"))
+        await store.put_sender(tx, sender_changed(version=1))  # older: nothing
+    refused = await campaigns.post(f"campaigns/{campaign_id}/schedule", 422)
+    assert refused["reasons"][0]["reason"] == "stop_mention_missing"
+
+
+async def test_a_campaign_nobody_is_in_finishes_at_once(campaigns: Campaigns) -> None:
+    campaign_id = (await campaigns.written())["campaign_id"]
+    await campaigns.post(f"campaigns/{campaign_id}/schedule")
+    assert await campaigns.planner.start_due()
+    assert await campaigns.planner.expand()
+    assert await campaigns.status(campaign_id) == "finished"
+
+
+async def test_asking_waits_while_the_outbox_is_long(campaigns: Campaigns) -> None:
+    await campaigns.started(*range(25))
+    campaigns.planner._backlog = 15
+    assert await campaigns.planner.expand()
+    assert await campaigns.planner.expand()
+    assert not await campaigns.planner.expand()
+    async with campaigns.surroundings.sql("campaign") as sql:
+        await sql.execute("DELETE FROM outbox")
+    assert await campaigns.planner.expand()
+
+
+async def test_a_crash_between_the_requests_and_the_commit_repeats_and_loses_nothing(campaigns: Campaigns) -> None:
+    campaign_id = await campaigns.started(*range(25))
+    assert await campaigns.planner.expand()
+    async with campaigns.surroundings.sql("campaign") as sql:
+        await sql.execute("CREATE FUNCTION crash() RETURNS trigger AS $$ BEGIN RAISE 'crash'; END $$ LANGUAGE plpgsql")
+        await sql.execute("CREATE TRIGGER crash BEFORE UPDATE OF cursor ON campaign EXECUTE FUNCTION crash()")
+        with pytest.raises(Exception, match="crash"):
+            await campaigns.planner.expand()
+        await sql.execute("DROP TRIGGER crash ON campaign")
+    while await campaigns.planner.expand():
+        pass
+    assert sorted(r.subject_id for r in await campaigns.requests()) == sorted(subject(n) for n in range(25))
+    assert (await campaigns.statistics(campaign_id))["pending"] == 25
+
+
+async def test_planners_and_reports_at_once_agree(campaigns: Campaigns) -> None:
+    """Planners, reports out of order, pauses and resumes: everyone once, and the accounts exact throughout."""
+    campaign_id = await campaigns.started(*range(200))
+    statuses = ("deferred", "accepted", "denied", "unknown", "rejected", "expired")
+
+    async def expand() -> None:
+        while (await campaigns.statistics(campaign_id))["audience"] > len(await campaigns.requests()):
+            await campaigns.planner.expand()
+
+    async def report(part: int) -> None:
+        for version in (1, 3, 2, 4):
+            batch = [
+                changed(campaign_id, subject(n), version, statuses[(n + version) % 6], reasons=("r",))
+                for n in range(part, 200, 4)
+            ]
+            await campaigns.report(*batch)
+
+    async def interrupt() -> None:
+        for action in ("pause", "resume") * 5:
+            balanced((await campaigns.post(f"campaigns/{campaign_id}/{action}"))["statistics"])
+
+    await asyncio.gather(expand(), expand(), interrupt(), *(report(part) for part in range(4)))
+    requests = await campaigns.requests()
+    assert len(requests) == len({r.subject_id for r in requests}) == 200
+    found = await campaigns.statistics(campaign_id)
+    expected = [statuses[(n + 4) % 6] for n in range(200)]
+    assert {s: found[s] for s in statuses} == {s: expected.count(s) for s in statuses}
+
+
+async def test_campaigns_are_listed_newest_first_within_what_the_token_covers(campaigns: Campaigns) -> None:
+    ids = [(await campaigns.written(name=f"n{n}"))["campaign_id"] for n in range(3)]
+    first = await campaigns.get("campaigns?limit=2")
+    assert [c["campaign_id"] for c in first["items"]] == [ids[2], ids[1]]
+    rest = await campaigns.get(f"campaigns?limit=2&cursor={first['next']}")
+    assert [c["campaign_id"] for c in rest["items"]] == [ids[0]]
+    other = bearer(senders=["somebody-else"])
+    assert (await campaigns.client.get("/v1/campaigns", headers=other)).json()["items"] == []
+    for method, path in (
+        ("GET", f"/v1/campaigns/{ids[0]}"),
+        ("GET", f"/v1/campaigns/{ids[0]}/recipients"),
+        *(("POST", f"/v1/campaigns/{ids[0]}/{action}") for action in ("schedule", "pause", "resume", "cancel")),
+    ):
+        assert (await campaigns.client.request(method, path, headers=other)).status_code == 403
+        assert (await campaigns.client.request(method, path, headers=bearer(scope="x"))).status_code == 403
+
+
+async def test_the_door_to_the_status_writes_nothing_when_the_step_is_not_possible(campaigns: Campaigns) -> None:
+    campaign_id = (await campaigns.written())["campaign_id"]
+    async with campaigns.database.begin() as tx:
+        row = await store.find_campaign(tx, campaign_id, lock=True)
+        assert row is not None
+        with pytest.raises(ValueError, match="cannot pause"):
+            await control.take(tx, row, Action.PAUSE, now())
+    assert progress.subscription().group == "campaign.progress"
+    assert await campaigns.controls() == []
