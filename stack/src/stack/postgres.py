@@ -108,9 +108,10 @@ class Postgres:
             self._child = None
             self.wipe()
 
-    def wipe(self) -> None:
-        """Removes the data, also what a crashed run left here. Raises DidNotStart when a server still uses it."""
-        deadline = time.monotonic() + STOP_GRACE_S  # a server whose owner was just killed is on its way out
+    def wipe(self, patience_s: float = STOP_GRACE_S) -> None:
+        """Removes the data, also what a crashed run left here: its server may still be on its way out.
+        Raises DidNotStart when one still runs after `patience_s`."""
+        deadline = time.monotonic() + patience_s
         for home in self._homes:
             while _in_use(home / "data"):
                 if time.monotonic() > deadline:

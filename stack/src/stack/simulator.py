@@ -42,6 +42,7 @@ MAX_MESSAGES = 1000
 MAX_BODY_BYTES = 8 * 1024 * 1024
 MAX_SEGMENTS = 10
 RECEIPT_BATCH = 100
+READ_BYTES = 256 * 1024
 CALLBACKS_AT_ONCE = 16
 CALLBACK_TIMEOUT_S = 10.0
 FIRST_RETRY_S, LONGEST_RETRY_S, GIVE_UP_S = 0.2, 5.0, 300.0
@@ -167,9 +168,13 @@ class Log:
         self.counts.update(fact["kind"] for fact in facts)
 
     def lines(self, kind: str | None) -> Iterator[bytes]:
+        """Of one kind or all, many lines at a time."""
         start = b"" if kind is None else b'{"kind":%s,' % msgspec.json.encode(kind)
         with self._path.open("rb") as file:
-            yield from (line for line in file if line.startswith(start) and line.endswith(b"\n"))
+            while chunk := file.readlines(READ_BYTES):
+                yield b"".join(line for line in chunk if line.startswith(start) and line.endswith(b"\n"))
+                if not chunk[-1].endswith(b"\n"):
+                    return  # being written right now
 
     def close(self) -> None:
         self._file.close()

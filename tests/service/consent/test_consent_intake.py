@@ -13,7 +13,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from common import kafka
-from common.consumer import Received
+from common.consumer import Received, Stopped
 from common.contracts import INBOUND_MESSAGES, STATES, Event, Topic, Watermark
 from common.contracts.consent import ConsentStateChanged, Purpose
 from common.contracts.inbound import MessageReceived
@@ -237,6 +237,27 @@ async def test_starts_stops_and_opt_ins_at_once_wait_for_each_other(database: Da
             assert found.entries == len(history)
 
 
+async def test_a_message_nobody_can_read_shuts_its_sender_out_of_everything(database: Database) -> None:
+    await give(database, opt_in(0), opt_in(0, sender_id="globex"))
+    async with database.begin() as tx:
+        await intake.shut_out(tx, WHO, 0)
+    assert await standing(database) == await standing(database, "globex") == "opted_out"
+    async with database.begin() as tx:
+        assert (await store.history(tx, WHO))[-1].evidence.source == "unreadable_mo"
+
+
+async def test_a_message_nobody_can_read_from_a_stranger_changes_nothing(database: Database) -> None:
+    async with database.begin() as tx:
+        await intake.shut_out(tx, WHO, 0)
+    assert await subject(database) is None
+
+
+async def test_a_message_whose_sender_nobody_can_tell_stops_the_intake(database: Database) -> None:
+    async with database.begin() as tx:
+        with pytest.raises(Stopped, match="cannot be read"):
+            await intake.shut_out(tx, None, 2)
+
+
 @asynccontextmanager
 async def reading(surroundings: Surroundings, topic: Topic) -> AsyncIterator[Callable[[], Awaitable[list[Event]]]]:
     """All of a topic so far, each time it is asked, partition by partition in order."""
@@ -304,15 +325,14 @@ async def test_a_stop_travels_from_the_operators_topic_to_the_states(
         "evidence": {"source": "shop", "text_shown": "Oui"},
     }
     subject_id = (await service.post("/v1/consents", json=given)).json()["subject_id"]
-    await publish_raw(
-        surroundings, INBOUND_MESSAGES, subject_id.encode(), b"{", [("ce_type", MessageReceived.type.encode())]
-    )
+    later = [("ce_type", b"inbound.something_newer.v1")]
+    await publish_raw(surroundings, INBOUND_MESSAGES, subject_id.encode(), b"{", later)
     await publish(surroundings, INBOUND_MESSAGES, [mo(1, subject_id=subject_id), mo(1, subject_id=subject_id)])
     async with reading(surroundings, STATES) as read:
 
         async def told() -> list[ConsentStateChanged]:
             events = [e for e in await read() if isinstance(e, ConsentStateChanged)]
-            assert [e.version for e in events] == [1, 2], "the repeat and the unreadable record told nothing"
+            assert [e.version for e in events] == [1, 2], "the repeat and a type we do not know tell nothing"
             return events
 
         events = await eventually(told)
@@ -322,6 +342,24 @@ async def test_a_stop_travels_from_the_operators_topic_to_the_states(
     assert cause.received_at == at(1) + timedelta(seconds=2)
     found = (await service.post("/v1/subjects/lookup", json={"number": number})).json()
     assert [e["kind"] for e in found["history"]] == ["opt_in", "opt_out"]
+
+
+async def test_an_unreadable_message_goes_to_the_dead_letters_and_the_next_one_is_read(
+    service: httpx.AsyncClient, surroundings: Surroundings
+) -> None:
+    async with surroundings.sql("consent") as sql:
+        await sql.execute("INSERT INTO subject (subject_id, number) VALUES ($1, 'sealed')", WHO)
+    damaged = [("ce_type", MessageReceived.type.encode())]
+    await publish_raw(surroundings, INBOUND_MESSAGES, WHO.encode(), b"{", damaged)
+    await publish(surroundings, INBOUND_MESSAGES, [mo(1)])
+    async with reading(surroundings, STATES) as read:
+
+        async def both() -> list[ConsentStateChanged]:
+            events = [e for e in await read() if isinstance(e, ConsentStateChanged)]
+            assert [cause.source for e in events for cause in e.causes] == ["unreadable_mo", "mo"]
+            return events
+
+        assert (await eventually(both))[-1].suppressions[0].sender_id is None
 
 
 async def test_no_watermark_says_more_than_was_applied_of_every_partition_of_the_operators_messages(

@@ -74,10 +74,9 @@ def test_a_taken_port_is_reported_with_the_log(server: Postgres, tmp_path: Path)
         Postgres(tmp_path, port=server.port).start()
 
 
-def test_a_folder_in_use_is_refused(server: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stack.postgres.STOP_GRACE_S", 0.1)
+def test_a_folder_in_use_is_not_wiped(server: Postgres) -> None:
     with pytest.raises(DidNotStart, match="already running"):
-        Postgres(server.folder).start()
+        Postgres(server.folder).wipe(patience_s=0)
 
 
 def test_binaries_out_of_reach_are_copied_once(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_an_account_that_could_not_be_verified_is_refused(
 
 def test_no_secret_is_in_the_error_that_refuses_it(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValidationError) as refused:
-        settings(monkeypatch, TWILIO | {"public_url": None})
+        settings(monkeypatch, {"provider": "twilio", "account": "main", "secrets": TWILIO["secrets"]})
 
     assert "auth token" not in str(refused.value)
 

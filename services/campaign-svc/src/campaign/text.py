@@ -61,14 +61,10 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A text with its fields found."""
+    """A text with its fields found. `required`: attributes a contact must have, each once, in the order of the text."""
 
     parts: tuple[str | Field, ...]
-
-    @property
-    def required(self) -> tuple[str, ...]:
-        """Attributes a contact must have, each once, in the order of the text."""
-        return tuple(dict.fromkeys(p.name for p in self.parts if isinstance(p, Field) and p.default is None))
+    required: tuple[str, ...]
 
     def missing(self, attributes: Mapping[str, str]) -> str | None:
         """The first required attribute that is absent or blank."""
@@ -110,7 +106,8 @@ def parse(source: str) -> Template:
                 parts.append(braces[:1])
             case field:
                 parts.append(_field(field[1:-1]))
-    return Template(tuple(part for part in parts if part))
+    required = dict.fromkeys(part.name for part in parts if isinstance(part, Field) and part.default is None)
+    return Template(tuple(part for part in parts if part), tuple(required))
 
 
 def check(template: Template, stop_code: str) -> Length:

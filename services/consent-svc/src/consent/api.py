@@ -5,16 +5,16 @@ is judged strictly; an opt-out is taken from any number that has digits, because
 """
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Request, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.auth import Caller, require
-from common.contracts.consent import Purpose
+from common.contracts.consent import Basis, Purpose, State
 from common.msisdn import NumberRefused, as_received, parse
 from common.problems import Conflict, Forbidden, Invalid, NotFound, Problem, Reason
 from common.service import Resources, resources
@@ -41,7 +41,7 @@ from consent.bodies import (
     bodies,
 )
 from consent.chain import evidence_id
-from consent.ledger import NEVER_SEEN, Evidence, Kind, Refusal, Verdict
+from consent.ledger import NEVER_SEEN, Evidence, Kind, Refusal
 from consent.recorder import Recorded, Statement
 from consent.store import Purposes, Sender
 
@@ -124,12 +124,9 @@ async def give_consent(
     body: ConsentBody, request: Request, caller: WritesConsent, held: Held, key: Key = None
 ) -> ConsentAnswer:
     """Record one opt-in with its proof. `changed` is false where it was known, or a newer STOP outvotes it."""
-    now = datetime.now(UTC)
     async with held.database.begin() as tx:
-        await _claim(tx, request, caller, held, key)
-        known = await store.purposes_of(tx, [body.sender_id])
-        statement = _consent(body, known, caller, held, now, _ids(caller, key))
-        (result,) = await recorder.record(tx, [statement], now)
+        call = await _opened(tx, request, caller, held, key, {body.sender_id})
+        (result,) = await recorder.record(tx, [_consent(call, body)], call.now)
     return _answer(result)
 
 
@@ -138,25 +135,24 @@ async def give_consents(
     body: BatchBody, request: Request, caller: WritesConsent, held: Held, key: Key = None
 ) -> BatchAnswer:
     """As many single consents; `unchanged` covers repeats and what a newer STOP outvotes."""
-    now = datetime.now(UTC)
     results: dict[int, BatchResult] = {}
     statements: dict[int, Statement] = {}
     async with held.database.begin() as tx:
-        await _claim(tx, request, caller, held, key)
-        known = await store.purposes_of(tx, {i.sender_id for i in body.items if not isinstance(i, Unfit)})
+        named = {item.sender_id for item in body.items if not isinstance(item, Unfit)}
+        call = await _opened(tx, request, caller, held, key, named)
         for index, item in enumerate(body.items):
             if isinstance(item, Unfit):
                 results[index] = BatchResult(index=index, verdict="refused", reasons=item.reasons)
                 continue
             try:
-                statements[index] = _consent(item, known, caller, held, now, _ids(caller, key, index))
+                statements[index] = _consent(call, item, index)
             except Problem as problem:
                 results[index] = BatchResult(index=index, verdict="refused", reasons=bodies(problem.reasons))
-        decided = await recorder.record(tx, list(statements.values()), now)
+        decided = await recorder.record(tx, list(statements.values()), call.now)
     for index, result in zip(statements, decided, strict=True):
         results[index] = BatchResult(
             index=index,
-            verdict="recorded" if result.decision.verdict is Verdict.RECORDED else "unchanged",
+            verdict="recorded" if result.decision.changed else "unchanged",
             subject_id=result.statement.subject_id,
             state=_standing(result),
         )
@@ -172,12 +168,9 @@ async def opt_out(
     body: OptOutBody, request: Request, caller: WritesConsent, held: Held, key: Key = None
 ) -> ConsentAnswer:
     """Record one opt-out: of a purpose, of a sender and all its purposes, or of every sender."""
-    now = datetime.now(UTC)
     async with held.database.begin() as tx:
-        await _claim(tx, request, caller, held, key)
-        known = await store.purposes_of(tx, [body.sender_id] if body.sender_id else [])
-        statement = _opt_out(body, known, caller, held, now, _ids(caller, key))
-        (result,) = await recorder.record(tx, [statement], now)
+        call = await _opened(tx, request, caller, held, key, {body.sender_id} if body.sender_id else set())
+        (result,) = await recorder.record(tx, [_opt_out(call, body)], call.now)
     return _answer(result)
 
 
@@ -222,110 +215,99 @@ async def look_up_subject(body: LookupBody, caller: ReadsConsent, held: Held) ->
     )
 
 
-class _Ids:
-    """How evidence gets its id: from the caller's key where there is one, else from what it says."""
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One request while its bodies become statements. `known`: of the senders it names, those that exist."""
 
-    def __init__(self, *parts: str) -> None:
-        self._parts = parts
-
-    def of(self, *content: str | None) -> str:
-        return evidence_id("request", *self._parts) if self._parts else evidence_id("content", *content)
-
-
-def _ids(caller: Caller, key: str | None, index: int | None = None) -> _Ids:
-    if key is None:
-        return _Ids()
-    return _Ids(caller.subject, key) if index is None else _Ids(caller.subject, key, str(index))
+    caller: Caller
+    held: Resources[ServiceSettings]
+    key: str | None
+    now: datetime
+    known: Mapping[str, Purposes]
 
 
-async def _claim(
-    tx: AsyncConnection, request: Request, caller: Caller, held: Resources[ServiceSettings], key: str | None
-) -> None:
-    """Raises KeyReused. What is kept of the body is a keyed hash: a plain one could be tried out number by number."""
-    if key is None:
-        return
-    body = (await request.body()).decode(errors="replace")
-    fingerprint = held.subject_keys.subject_id(f"{request.url.path}\n{body}")
-    if not await store.claim_key(tx, caller.subject, key, fingerprint):
-        raise KeyReused("the key belongs to another request", reasons=[Reason("Idempotency-Key", "reused")])
-
-
-def _consent(
-    body: ConsentBody,
-    known: Mapping[str, Purposes],
+async def _opened(
+    tx: AsyncConnection,
+    request: Request,
     caller: Caller,
     held: Resources[ServiceSettings],
-    now: datetime,
-    ids: _Ids,
-) -> Statement:
-    """Raises Forbidden, NotFound, or Invalid with all its reasons."""
-    purposes = _purposes(body.sender_id, known, caller)
+    key: str | None,
+    sender_ids: Collection[str],
+) -> _Call:
+    """Raises KeyReused. What is kept of the body is a keyed hash: a plain one could be tried out number by number."""
+    now = datetime.now(UTC)
+    if key is not None:
+        body = (await request.body()).decode(errors="replace")
+        fingerprint = held.subject_keys.subject_id(f"{request.url.path}\n{body}")
+        if not await store.claim_key(tx, caller.subject, key, fingerprint):
+            raise KeyReused("the key belongs to another request", reasons=[Reason("Idempotency-Key", "reused")])
+    return _Call(caller, held, key, now, await store.purposes_of(tx, sender_ids))
+
+
+def _consent(call: _Call, body: ConsentBody, index: int | None = None) -> Statement:
+    """Raises Forbidden, NotFound, or Invalid with all its reasons. `index`: its place in a batch."""
+    purposes = _purposes(call, body.sender_id)
     reasons: list[Reason] = []
     number = ""
     try:
-        number = parse(body.number, fictional=held.settings.fictional_numbers).e164
+        number = parse(body.number, fictional=call.held.settings.fictional_numbers).e164
     except NumberRefused as refused:
         reasons.append(Reason("number", refused.reason, "not a mobile number one may text"))
     if body.purpose not in purposes.offered:
         reasons.append(Reason("purpose", "unknown_purpose", "the sender asks no consent for it"))
-    return _statement("opt_in", body, body.basis, body.occurred_at, number, reasons, held, now, ids)
+    evidence = _evidence(call, "opt_in", body, number, body.occurred_at, basis=body.basis, index=index)
+    return _statement(call, number, evidence, reasons)
 
 
-def _opt_out(
-    body: OptOutBody,
-    known: Mapping[str, Purposes],
-    caller: Caller,
-    held: Resources[ServiceSettings],
-    now: datetime,
-    ids: _Ids,
-) -> Statement:
+def _opt_out(call: _Call, body: OptOutBody) -> Statement:
     """Raises Forbidden, NotFound, or Invalid with all its reasons. A purpose no longer offered can still be left."""
     reasons: list[Reason] = []
     if body.sender_id is not None:
-        purposes = _purposes(body.sender_id, known, caller)
+        purposes = _purposes(call, body.sender_id)
         if body.purpose is not None and body.purpose not in purposes.ever:
             reasons.append(Reason("purpose", "unknown_purpose", "the sender never asked consent for it"))
-    elif caller.senders is not None:
+    elif call.caller.senders is not None:
         raise Forbidden("the token does not cover every sender", reasons=[Reason("sender_id", "sender_not_granted")])
-    number = _any_number(body.number, held)
-    return _statement("opt_out", body, None, body.occurred_at or now, number, reasons, held, now, ids)
+    number = _any_number(body.number, call.held)
+    return _statement(call, number, _evidence(call, "opt_out", body, number, body.occurred_at or call.now), reasons)
 
 
-def _statement(
+def _evidence(
+    call: _Call,
     kind: Kind,
     body: ConsentBody | OptOutBody,
-    basis: Any,
-    occurred_at: datetime,
     number: str,
-    reasons: list[Reason],
-    held: Resources[ServiceSettings],
-    now: datetime,
-    ids: _Ids,
-) -> Statement:
-    """`reasons`: what is wrong so far. Raises Invalid with them and the ledger's own."""
-    subject_id = held.subject_keys.subject_id(number)
-    evidence = Evidence(
-        evidence_id=ids.of(
-            subject_id,
-            body.sender_id,
-            body.purpose,
-            kind,
-            occurred_at.astimezone(UTC).isoformat(),
-            body.evidence.source,
-        ),
+    occurred_at: datetime,
+    *,
+    basis: Basis | None = None,
+    index: int | None = None,
+) -> Evidence:
+    """Its id comes from the caller's key where there is one, else from what it says: repeats fall out."""
+    if call.key is not None:
+        identity = evidence_id("request", call.caller.subject, call.key, None if index is None else str(index))
+    else:
+        subject_id = call.held.subject_keys.subject_id(number)
+        source, at = body.evidence.source, occurred_at.astimezone(UTC).isoformat()
+        identity = evidence_id("content", subject_id, body.sender_id, body.purpose, kind, at, source)
+    return Evidence(
+        evidence_id=identity,
         kind=kind,
         sender_id=body.sender_id,
         purpose=body.purpose,
         basis=basis,
         occurred_at=occurred_at,
-        received_at=now,
+        received_at=call.now,
         **dict(body.evidence),
     )
-    reasons += [Reason(FIELDS[r], r, MEANING[r]) for r in ledger.refusals(evidence, now)]
-    if reasons:
-        raise Invalid("not recorded: " + ", ".join(r.reason for r in reasons), reasons=reasons)
-    sealed = held.field_keys.seal(number, f"number:{subject_id}")
-    return Statement(subject_id, sealed, evidence)
+
+
+def _statement(call: _Call, number: str, evidence: Evidence, reasons: Sequence[Reason]) -> Statement:
+    """`reasons`: what is wrong so far. Raises Invalid with them and the ledger's own."""
+    refused = [*reasons, *(Reason(FIELDS[r], r, MEANING[r]) for r in ledger.refusals(evidence, call.now))]
+    if refused:
+        raise Invalid("not recorded: " + ", ".join(r.reason for r in refused), reasons=refused)
+    subject_id = call.held.subject_keys.subject_id(number)
+    return Statement(subject_id, call.held.field_keys.seal(number, f"number:{subject_id}"), evidence)
 
 
 def _any_number(raw: str, held: Resources[ServiceSettings]) -> str:
@@ -339,9 +321,10 @@ def _any_number(raw: str, held: Resources[ServiceSettings]) -> str:
         return number
 
 
-def _purposes(sender_id: str, known: Mapping[str, Purposes], caller: Caller) -> Purposes:
-    caller.may_use(sender_id)
-    if (purposes := known.get(sender_id)) is None:
+def _purposes(call: _Call, sender_id: str) -> Purposes:
+    """Raises Forbidden or NotFound."""
+    call.caller.may_use(sender_id)
+    if (purposes := call.known.get(sender_id)) is None:
         raise _no_sender()
     return purposes
 
@@ -350,7 +333,7 @@ def _no_sender() -> NotFound:
     return NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
 
 
-def _standing(result: Recorded) -> Any:
+def _standing(result: Recorded) -> State:
     evidence = result.statement.evidence
     return ledger.standing(result.decision.state, evidence.sender_id, evidence.purpose)
 

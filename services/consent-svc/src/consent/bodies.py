@@ -53,8 +53,8 @@ def _printable(value: str) -> str:
 
 
 def _not_ours(value: str) -> str:
-    if value.strip().lower() == "mo":
-        raise ValueError("'mo' is what a person's own phone said; only operators report it")
+    if value.strip().lower() in ("mo", "unreadable_mo"):
+        raise ValueError("what a person's own phone said is reported by operators only")
     return value
 
 

@@ -3,16 +3,20 @@
 STOP   an opt-out of every sender that uses, or once used, the code it was sent to; of everyone where nobody does
 START  takes a STOP back: an opt-in for what the person had opted in to with those senders (DOMAIN 2.4, France)
 
+A record that cannot be read may have been a STOP: whoever its key names is out of everything until new evidence says
+otherwise. In doubt the opt-out wins: it costs one contact, the reverse a fine (DOMAIN 2.4).
+
 The other intents change no consent here yet: `confirm` belongs to double opt-in, `contact` to the replies, `erase` to
 erasure, `review` to the review queue's temporary hold.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common.consumer import After, Received, Subscription
+from common.consumer import After, Received, Stopped, Subscription
 from common.contracts import INBOUND_MESSAGES
 from common.contracts.inbound import MessageReceived
 from common.telemetry import counter
@@ -22,8 +26,11 @@ from consent.ledger import Evidence
 from consent.recorder import Statement
 from consent.store import Subject
 
+log = logging.getLogger(__name__)
+
 GROUP = "consent.inbound"
 SOURCE = "mo"
+UNREADABLE = "unreadable_mo"
 
 INTENTS = counter("sms_consent_inbound_total", "Messages from people, by what they mean.", ["intent"])
 
@@ -92,4 +99,26 @@ def starts(
             )
 
 
-inbound_messages = Subscription(GROUP, INBOUND_MESSAGES, apply)
+async def shut_out(tx: AsyncConnection, key: str | None, partition: int) -> None:
+    """Poison: the person it came from is opted out of every sender. Raises Stopped where nobody can tell who that is:
+    then the watermark stands still, and no marketing goes out until somebody has looked."""
+    if key is None:
+        raise Stopped(f"partition {partition} of {INBOUND_MESSAGES.name} holds a message whose sender cannot be read")
+    if key not in await store.lock_subjects(tx, {}, [key]):
+        log.error("unreadable message of nobody on record", extra={"subject_id": key})
+        return  # nothing was consented to, so nothing can be sent
+    now = datetime.now(UTC)
+    evidence = Evidence(
+        evidence_id=evidence_id(UNREADABLE, key, now.isoformat()),
+        kind="opt_out",
+        sender_id=None,
+        purpose=None,
+        source=UNREADABLE,
+        occurred_at=now,
+        received_at=now,
+    )
+    await recorder.record(tx, [Statement(key, "", evidence)], now)  # the row is there: no number is written
+    log.error("unreadable message: its sender is opted out of everything", extra={"subject_id": key})
+
+
+inbound_messages = Subscription(GROUP, INBOUND_MESSAGES, apply, on_poison=shut_out)

@@ -1,0 +1,73 @@
+"""The whole of campaign-svc, on a real broker: a sender arrives, a campaign goes out, dispatch's reports come back."""
+
+import asyncio
+from typing import Any
+
+import httpx
+
+from campaign.service import Settings, build
+from common.contracts import CAMPAIGN_REQUESTS, CONTROLS, DISPATCH_MESSAGES, SENDERS
+from common.contracts.campaign import CampaignControlled
+from tests.builders import SENDER, sender_changed, subject
+from tests.eventually import eventually
+from tests.publish import publish
+from tests.running import Surroundings, running
+from tests.service.campaign.campaigns import TEXT, balanced, changed, csv_of
+from tests.service.inbound.published import published
+
+PEOPLE = range(60)
+
+
+async def test_a_campaign_goes_out_and_its_reports_come_back(surroundings: Surroundings) -> None:
+    settings = Settings(**await surroundings.settings("campaign", request_chunk=25))
+    async with running(build(settings)) as client:
+        await eventually(lambda: _ready(client), within_s=30)
+        # the sender is registered while the first call that needs it is already waiting
+        importing = asyncio.create_task(
+            client.post("/v1/imports", params={"sender_id": SENDER}, content=csv_of(*PEOPLE).encode())
+        )
+        await publish(surroundings, SENDERS, [sender_changed()])
+        assert (await importing).status_code == 201
+        body = {
+            "sender_id": SENDER,
+            "name": "Samedi",
+            "purpose": "promotions",
+            "text": TEXT,
+            "audience": {"all": True},
+        }
+        campaign_id = (await client.post("/v1/campaigns", json=body)).json()["campaign_id"]
+        assert (await client.post(f"/v1/campaigns/{campaign_id}/schedule")).status_code == 200
+
+        async def requested() -> list[Any]:
+            found = [record.event for record in await published(settings, CAMPAIGN_REQUESTS)]
+            return found if len(found) == len(PEOPLE) else []
+
+        requests = await eventually(requested, within_s=20)
+        assert {r.subject_id for r in requests} == {subject(n) for n in PEOPLE}
+        [control] = [record.event for record in await published(settings, CONTROLS)]
+        assert isinstance(control, CampaignControlled)
+        assert (control.key, control.control, control.version) == (campaign_id, "running", 1)
+
+        reports = [changed(campaign_id, subject(n), 1, "sending") for n in PEOPLE]
+        reports += [
+            changed(
+                campaign_id, subject(n), 2, "accepted" if n % 3 else "denied", reasons=() if n % 3 else ("no_consent",)
+            )
+            for n in PEOPLE
+        ]
+        await publish(surroundings, DISPATCH_MESSAGES, reports + reports)
+
+        async def finished() -> dict[str, Any]:
+            shown = (await client.get(f"/v1/campaigns/{campaign_id}")).json()
+            balanced(shown["statistics"])
+            return shown if shown["status"] == "finished" else {}
+
+        statistics = (await eventually(finished, within_s=20))["statistics"]
+        assert (statistics["accepted"], statistics["denied"], statistics["pending"]) == (40, 20, 0)
+        assert statistics["denied_reasons"] == {"no_consent": 20}
+
+
+async def _ready(client: httpx.AsyncClient) -> bool:
+    response = await client.get("/readyz")
+    assert response.status_code == 200, response.text
+    return True
