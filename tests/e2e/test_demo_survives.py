@@ -1,5 +1,5 @@
-"""Promise 4, and all the others: kill -9 of any one service in the middle of the demo, a restart, and every check of the
-report still holds."""
+"""Promise 4, and all the others: kill -9 of any one service in the middle of the demo, a restart, and every check of
+the report still holds."""
 
 from pathlib import Path
 

@@ -83,7 +83,7 @@ def down() -> int:
 def status() -> int:
     """0 when everything is ready."""
     if supervisor_pid() is None:
-        return _fail("not up")
+        return _fail(f"not up ({LOG} tells how it ended)" if LOG.exists() else "not up")
     try:
         lines = (FOLDER / STACK_ENV).read_text().splitlines()
     except FileNotFoundError:

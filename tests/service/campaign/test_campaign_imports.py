@@ -152,18 +152,18 @@ async def test_the_loop_stays_free_while_a_file_is_read(campaigns: Campaigns) ->
             longest = max(longest, loop.time() - before)
 
     watching = asyncio.create_task(watch())
+    started = loop.time()
     await campaigns.imported(body)
     watching.cancel()
-    assert longest < 0.5
+    assert longest < (loop.time() - started) / 3  # reading 10,000 lines at one go would be most of it
 
 
 async def test_an_unknown_sender_and_a_sender_of_others_are_refused(campaigns: Campaigns) -> None:
     unknown = await campaigns.client.post("/v1/imports", params={"sender_id": "nobody"}, content=b"mobile\n")
     assert (unknown.status_code, unknown.json()["reasons"][0]["reason"]) == (404, "unknown_sender")
     other = bearer(senders=["somebody-else"])
-    for method, path in (("POST", f"/v1/imports?sender_id={SENDER}"),):
-        refused = await campaigns.client.request(method, path, content=b"mobile\n", headers=other)
-        assert refused.status_code == 403
+    refused = await campaigns.client.post(f"/v1/imports?sender_id={SENDER}", content=b"mobile\n", headers=other)
+    assert refused.status_code == 403
     mine = await campaigns.imported(f"mobile\n{number(1)}\n")
     for path in (f"/v1/imports/{mine['import_id']}", f"/v1/imports/{mine['import_id']}/refusals"):
         assert (await campaigns.client.get(path, headers=other)).status_code == 403

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from campaign import control, progress, store
+from campaign import control, store
 from campaign.lifecycle import Action, message_of
 from common.contracts.dispatch import OptOutEnforced
 from tests.builders import SENDER, STOP_CODE, field_keys, now, number, sender_changed, subject
@@ -405,5 +405,4 @@ async def test_the_door_to_the_status_writes_nothing_when_the_step_is_not_possib
         assert row is not None
         with pytest.raises(ValueError, match="cannot pause"):
             await control.take(tx, row, Action.PAUSE, now())
-    assert progress.subscription().group == "campaign.progress"
     assert await campaigns.controls() == []

@@ -1,0 +1,393 @@
+"""One story per promise of DESIGN §3, told over HTTP only, on the whole local stack. Each has people of its own."""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from common.law import at_hand_off, load, next_permitted
+from stack.running import Stack, running_stack
+from tests.eventually import eventually
+
+TEXT = "Maison Lune : {first_name|bonjour}, -20 % ce samedi. {stop}"
+FORM = {"source": "form", "form_id": "checkout", "form_version": "3", "text_shown": "Oui, je veux les offres par SMS"}
+
+
+def number(n: int) -> str:
+    return f"06 39 98 {n // 100:02d} {n % 100:02d}"
+
+
+def e164(n: int) -> str:
+    return f"+3363998{n:04d}"
+
+
+@dataclass
+class Placet:
+    """The stack as its users see it."""
+
+    stack: Stack
+    http: httpx.AsyncClient
+
+    async def call(self, method: str, service: str, path: str, body: Any = None, **more: Any) -> Any:
+        answer = await self.http.request(method, self.stack.urls[service] + path, json=body, **more)
+        assert answer.status_code < 400, answer.text
+        return answer.json()
+
+    async def new_sender(self, code: str) -> str:
+        """A sender of its own for each story, with a STOP code of its own."""
+        sender_id = "s" + uuid4().hex[:8]
+        await self.call(
+            "POST",
+            "consent",
+            "/v1/senders",
+            {
+                "sender_id": sender_id,
+                "legal_name": "Maison Lune SAS",
+                "brand": "Maison Lune",
+                "contact": "contact@maison-lune.example",
+                "country": "FR",
+                "oadc": "MAISONLUNE",
+                "stop_code": code,
+                "purposes": [{"id": "promotions", "wording": "Nos offres"}],
+            },
+        )
+        return sender_id
+
+    async def consent(self, sender: str, n: int, at: datetime) -> Any:
+        return await self.call(
+            "POST",
+            "consent",
+            "/v1/consents",
+            {
+                "sender_id": sender,
+                "purpose": "promotions",
+                "number": number(n),
+                "basis": "opt_in",
+                "occurred_at": at.isoformat(),
+                "evidence": FORM,
+            },
+        )
+
+    async def contacts(self, sender: str, people: range) -> Any:
+        lines = "number,first_name\n" + "".join(f"{number(n)},Zoé\n" for n in people)
+        answer = await self.http.post(
+            f"{self.stack.urls['campaign']}/v1/imports?sender_id={sender}",
+            content=lines.encode(),
+            headers={"Content-Type": "text/csv"},
+        )
+        assert answer.status_code == 201, answer.text
+        return answer.json()
+
+    async def campaign(self, sender: str) -> str:
+        created = await self.call(
+            "POST",
+            "campaign",
+            "/v1/campaigns",
+            {
+                "sender_id": sender,
+                "name": "Samedi",
+                "purpose": "promotions",
+                "text": TEXT,
+                "audience": {"all": True},
+            },
+        )
+        await self.call("POST", "campaign", f"/v1/campaigns/{created['campaign_id']}/schedule", {})
+        return str(created["campaign_id"])
+
+    async def told(self, campaign: str) -> Any:
+        """The campaign, its numbers checked: they add up at every instant."""
+        found = await self.call("GET", "campaign", f"/v1/campaigns/{campaign}")
+        s = found["statistics"]
+        assert s["audience"] == s["pending"] + s["denied"] + s["deferred"] + s["handed_off"] + s["expired"], s
+        assert s["handed_off"] == s["accepted"] + s["rejected"] + s["unknown"], s
+        return found
+
+    def finished(self, campaign: str) -> Callable[[], Awaitable[Any]]:
+        async def look() -> Any:
+            found = await self.told(campaign)
+            assert found["status"] == "finished", found
+            return found["statistics"]
+
+        return look
+
+    async def recipients(self, campaign: str) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = (await self.call("GET", "campaign", f"/v1/campaigns/{campaign}/recipients"))[
+            "items"
+        ]
+        return items
+
+    async def sent_to(self, n: int, sender: str | None = None) -> list[dict[str, Any]]:
+        """What the operator received for this person, from its own log."""
+        answer = await self.http.get(f"{self.stack.urls['simulator']}/log?kind=submit")
+        lines = [json.loads(line) for line in answer.text.splitlines()]
+        return [line for line in lines if line["to"] == e164(n)]
+
+    async def reply(self, n: int, text: str, code: str) -> str:
+        """The person answers: the operator's callback, signed, and acknowledged when this returns."""
+        reply_id = f"mo-{uuid4().hex}"
+        body = json.dumps(
+            {"id": reply_id, "from": e164(n), "to": code, "text": text, "sent_at": datetime.now(UTC).isoformat()}
+        ).encode()
+        answer = await self.http.post(
+            f"{self.stack.urls['inbound']}/v1/callbacks/simulator/main/messages",
+            content=body,
+            headers=signed(body, self.stack.environment.simulator_secret),
+        )
+        assert answer.status_code == 200, answer.text
+        return reply_id
+
+    async def enforced(self, reply_id: str) -> dict[str, Any]:
+        async def look() -> dict[str, Any]:
+            page = await self.call("GET", "dispatch", "/v1/enforcements?limit=1000")
+            found = [e for e in page["items"] if (e["reference"] or "").endswith(reply_id) and e["enforced_at"]]
+            assert found
+            return dict(found[0])
+
+        return await eventually(look)
+
+
+def signed(body: bytes, secret: str, at: int | None = None) -> dict[str, str]:
+    stamp = str(int(time.time()) if at is None else at)
+    mac = hmac.new(secret.encode(), stamp.encode() + b"." + body, hashlib.sha256).hexdigest()
+    return {"Placet-Timestamp": stamp, "Placet-Signature": f"v1={mac}", "Content-Type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+async def placet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Placet]:
+    folder = tmp_path_factory.mktemp("stack")
+    async with running_stack(folder, durable=False) as stack:
+        headers = {"Authorization": f"Bearer {stack.token}"}
+        async with httpx.AsyncClient(headers=headers, timeout=30) as http:
+            yield Placet(stack, http)
+
+
+async def test_1_stop_is_final(placet: Placet) -> None:
+    sender = await placet.new_sender("36201")
+    await placet.contacts(sender, range(100, 103))
+    for n in range(100, 103):
+        await placet.consent(sender, n, datetime.now(UTC) - timedelta(days=1))
+    first = await placet.campaign(sender)
+    assert (await eventually(placet.finished(first)))["accepted"] == 3
+    enforcement = await placet.enforced(await placet.reply(101, "Stop svp !", "36201"))
+    assert enforcement["received_at"] < enforcement["enforced_at"]
+    second = await placet.campaign(sender)
+    numbers = await eventually(placet.finished(second))
+    assert (numbers["accepted"], numbers["denied"]) == (2, 1)
+    assert [len(await placet.sent_to(n)) for n in range(100, 103)] == [2, 1, 2]
+    otp = await placet.call(
+        "POST",
+        "dispatch",
+        "/v1/messages",
+        {"sender_id": sender, "to": number(101), "text": "Votre code : 4821", "category": "transactional"},
+    )
+
+    async def gone() -> bool:
+        return bool((await placet.call("GET", "dispatch", f"/v1/messages/{otp['message_id']}"))["status"] == "accepted")
+
+    await eventually(gone)
+
+
+async def test_2_default_deny(placet: Placet) -> None:
+    sender, other = await placet.new_sender("36202"), await placet.new_sender("36203")
+    await placet.contacts(sender, range(200, 203))
+    await placet.consent(other, 201, datetime.now(UTC) - timedelta(days=1))
+    await placet.consent(sender, 202, datetime.now(UTC) - timedelta(days=1))
+    campaign = await placet.campaign(sender)
+    numbers = await eventually(placet.finished(campaign))
+    assert (numbers["accepted"], numbers["denied"]) == (1, 2)
+    assert numbers["denied_reasons"] == {"no_consent": 2, "other_controller": 1}
+    assert [len(await placet.sent_to(n)) for n in range(200, 203)] == [0, 0, 1]
+
+
+async def test_3_only_tightening(placet: Placet) -> None:
+    sender = await placet.new_sender("36204")
+    await placet.contacts(sender, range(300, 301))
+    await placet.consent(sender, 300, datetime.now(UTC) - timedelta(days=30))
+    await placet.enforced(await placet.reply(300, "ARRÊT", "36204"))
+    late = await placet.consent(sender, 300, datetime.now(UTC) - timedelta(days=2))
+    assert late["state"] == "opted_out"
+    assert late["changed"] is False
+    batch = await placet.call(
+        "POST",
+        "consent",
+        "/v1/consents/batch",
+        {
+            "items": [
+                {
+                    "sender_id": sender,
+                    "purpose": "promotions",
+                    "number": number(300),
+                    "occurred_at": (datetime.now(UTC) - timedelta(days=d)).isoformat(),
+                    "evidence": FORM,
+                }
+                for d in (1, 3, 5)
+            ]
+        },
+    )
+    assert {r["state"] for r in batch["results"]} == {"opted_out"}
+    numbers = await eventually(placet.finished(await placet.campaign(sender)))
+    assert numbers["denied"] == 1
+    assert await placet.sent_to(300) == []
+    newer = await placet.consent(sender, 300, datetime.now(UTC))
+    assert newer["state"] == "opted_in"
+    numbers = await eventually(placet.finished(await placet.campaign(sender)))
+    assert numbers["accepted"] == 1
+
+
+async def test_4_exact_accounting_while_it_runs_and_is_paused_and_cancelled(placet: Placet) -> None:
+    sender = await placet.new_sender("36205")
+    people = range(4000, 6000)
+    assert (await placet.contacts(sender, people))["created"] == len(people)
+    items = [
+        {
+            "sender_id": sender,
+            "purpose": "promotions",
+            "number": number(n),
+            "occurred_at": (datetime.now(UTC) - timedelta(days=1)).isoformat(),
+            "evidence": FORM,
+        }
+        for n in people
+    ]
+    for at in range(0, len(items), 1000):
+        await placet.call("POST", "consent", "/v1/consents/batch", {"items": items[at : at + 1000]})
+    await placet.call("POST", "simulator", "/control/behaviour", {"latency_s": 0.2, "reject_rate": 0.05})
+    campaign = await placet.campaign(sender)
+
+    async def begun() -> bool:
+        return bool((await placet.told(campaign))["statistics"]["handed_off"])
+
+    await eventually(begun)
+    await placet.call("POST", "campaign", f"/v1/campaigns/{campaign}/pause")
+    paused = (await placet.told(campaign))["statistics"]
+    assert paused["audience"] == len(people)
+    await placet.call("POST", "campaign", f"/v1/campaigns/{campaign}/resume")
+    await placet.told(campaign)
+    await placet.call("POST", "campaign", f"/v1/campaigns/{campaign}/cancel")
+
+    async def settled() -> Any:
+        s = (await placet.told(campaign))["statistics"]
+        assert s["pending"] == s["deferred"] == 0, s
+        return s
+
+    numbers = await eventually(settled, within_s=30)
+    recipients = {r["message_id"]: r["status"] async for r in _all_recipients(placet, campaign)}
+    answer = await placet.http.get(f"{placet.stack.urls['simulator']}/log?kind=submit")
+    taken = [json.loads(line) for line in answer.text.splitlines()]
+    ours = [t for t in taken if t["reference"] in recipients]
+    assert len(ours) == len({t["to"] for t in ours}) == numbers["accepted"] + numbers["rejected"]
+    assert all(recipients[t["reference"]] == t["status"] for t in ours)
+    await placet.call("POST", "simulator", "/control/behaviour", {"latency_s": 0, "reject_rate": 0})
+
+
+async def _all_recipients(placet: Placet, campaign: str) -> AsyncIterator[dict[str, Any]]:
+    cursor: str | None = ""
+    while cursor is not None:
+        page = await placet.call("GET", "campaign", f"/v1/campaigns/{campaign}/recipients?limit=1000&cursor={cursor}")
+        for item in page["items"]:
+            yield item
+        cursor = page["next"]
+
+
+async def test_5_every_decision_explains_itself(placet: Placet) -> None:
+    sender = await placet.new_sender("36206")
+    await placet.contacts(sender, range(500, 502))
+    known = await placet.consent(sender, 500, datetime.now(UTC) - timedelta(days=1))
+    campaign = await placet.campaign(sender)
+    await eventually(placet.finished(campaign))
+    decisions = {
+        r["status"]: await placet.call("GET", "dispatch", f"/v1/messages/{r['message_id']}")
+        for r in await placet.recipients(campaign)
+    }
+    assert decisions["denied"]["reasons"] == ["no_consent"]
+    assert decisions["denied"]["consent_version"] is None
+    accepted = decisions["accepted"]
+    assert accepted["subject_id"] == known["subject_id"]
+    assert accepted["consent_version"] == known["version"]
+    assert accepted["policy_version"] == "demonstration-1"
+    assert accepted["requested_at"] < accepted["as_of"] or accepted["as_of"] < accepted["decided_at"]
+
+
+async def test_8_nobody_uninvited(placet: Placet) -> None:
+    for service, method, path in (
+        ("consent", "POST", "/v1/subjects/lookup"),
+        ("consent", "POST", "/v1/consents"),
+        ("consent", "POST", "/v1/opt-outs"),
+        ("consent", "POST", "/v1/senders"),
+        ("campaign", "POST", "/v1/imports?sender_id=x"),
+        ("campaign", "POST", "/v1/campaigns"),
+        ("campaign", "GET", "/v1/campaigns"),
+        ("dispatch", "POST", "/v1/messages"),
+        ("dispatch", "GET", "/v1/enforcements"),
+    ):
+        answer = await placet.http.request(
+            method, placet.stack.urls[service] + path, json={}, headers={"Authorization": ""}
+        )
+        assert answer.status_code == 401, (service, path, answer.status_code)
+    body = json.dumps({"id": "mo-forged", "from": e164(600), "to": "36111", "text": "STOP"}).encode()
+    callback = f"{placet.stack.urls['inbound']}/v1/callbacks/simulator/main/messages"
+    secret = placet.stack.environment.simulator_secret
+    for headers in ({}, signed(body, "wrong"), signed(body, secret, at=int(time.time()) - 900)):
+        assert (await placet.http.post(callback, content=body, headers=headers)).status_code == 401
+
+
+async def test_9_no_number_is_in_any_log_or_metric(placet: Placet) -> None:
+    """Runs last: what all the stories above have left behind."""
+    for log in sorted((placet.stack.folder / "logs").glob("*.log")):
+        if log.name in ("simulator.log", "broker.log"):
+            continue
+        content = log.read_text(encoding="utf-8", errors="replace")
+        assert "63998" not in content.replace(" ", ""), log.name
+    for service in ("consent", "campaign", "dispatch", "inbound"):
+        metrics = (await placet.http.get(placet.stack.urls[service] + "/metrics")).text
+        assert "63998" not in metrics
+        assert "sms_" in metrics
+
+
+async def test_6_the_law_is_data(tmp_path: Path) -> None:
+    """With the real hours in force a marketing message goes only inside them; a code goes at any hour."""
+    async with (
+        running_stack(tmp_path, durable=False, hours="france") as stack,
+        httpx.AsyncClient(headers={"Authorization": f"Bearer {stack.token}"}, timeout=30) as http,
+    ):
+        placet = Placet(stack, http)
+        sender = await placet.new_sender("36207")
+        await placet.consent(sender, 700, datetime.now(UTC) - timedelta(days=1))
+        send = {"sender_id": sender, "to": number(700), "category": "marketing", "purpose": "promotions"}
+        until = (datetime.now(UTC) + timedelta(days=9)).isoformat()
+        offer = await placet.call(
+            "POST", "dispatch", "/v1/messages", {**send, "text": "-20 %. STOP au 36207", "send_before": until}
+        )
+        code = await placet.call(
+            "POST", "dispatch", "/v1/messages", {**send, "category": "transactional", "text": "Code 4821"}
+        )
+
+        async def decided() -> tuple[Any, Any]:
+            found = await asyncio.gather(
+                *(placet.call("GET", "dispatch", f"/v1/messages/{m['message_id']}") for m in (offer, code))
+            )
+            assert found[1]["status"] == "accepted", found
+            assert found[0]["decided_at"] is not None
+            assert "consent_behind" not in found[0]["reasons"]
+            return found[0], found[1]
+
+        marketing, _ = await eventually(decided)
+        assert marketing["policy_version"] == "france-1"
+        at = datetime.fromisoformat(marketing["decided_at"])
+        opens = next_permitted(at, "FR", at_hand_off(load("france-1")))
+        if opens == at:
+            assert marketing["status"] in ("sending", "accepted")
+        else:
+            assert marketing["reasons"] == ["quiet_hours"]
+            assert datetime.fromisoformat(marketing["due_at"]) == opens
+            assert await placet.sent_to(700) != []
+            assert [m["category"] for m in await placet.sent_to(700)] == ["transactional"]
