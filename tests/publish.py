@@ -16,14 +16,26 @@ from tests.running import Surroundings
 
 
 async def publish(
-    surroundings: Surroundings, topic: Topic, events: Sequence[Event], *, as_of: datetime | None = None
+    surroundings: Surroundings,
+    topic: Topic,
+    events: Sequence[Event],
+    *,
+    as_of: datetime | None = None,
+    partition_shift: int = 0,
 ) -> None:
-    """`events` to their partitions, then, with `as_of`, a watermark to every partition. Acknowledged on return."""
+    """`events` to their partitions (or, shifted, to wrong ones), then, with `as_of`, a watermark to every partition.
+    Acknowledged on return."""
     settings = ServiceSettings(**await surroundings.settings("dispatch"))
     await kafka.ensure_topics(settings, [topic])
     async with _producer(settings) as producer:
         for event in events:
-            await _send(producer, settings, topic, event, partition_of(event.key, settings.partitions))
+            await _send(
+                producer,
+                settings,
+                topic,
+                event,
+                (partition_of(event.key, settings.partitions) + partition_shift) % settings.partitions,
+            )
         if as_of is not None:
             for partition in range(settings.partitions):
                 await _send(producer, settings, topic, Watermark(partition=partition, as_of=as_of), partition)

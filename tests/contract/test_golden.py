@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from common import kafka
@@ -69,8 +70,6 @@ def test_a_field_that_is_missing_or_of_another_type_is_refused_by_name_and_never
 
 
 def _required(path: Path) -> set[str]:
-    import msgspec
-
     fields = msgspec.structs.fields(EVENTS[event_type_of(path)])
     return {field.name for field in fields if field.required}
 

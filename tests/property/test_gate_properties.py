@@ -14,7 +14,9 @@ FRANCE = load("france-1")
 LIMITS = Limits()
 BASE = datetime(2026, 11, 23, tzinfo=UTC)
 
-instants = st.datetimes(datetime(2026, 11, 20), datetime(2026, 12, 2), timezones=st.just(UTC))
+instants = st.datetimes(
+    datetime.fromisoformat("2026-11-20"), datetime.fromisoformat("2026-12-02"), timezones=st.just(UTC)
+)
 sender_ids = st.sampled_from(["a", "b"])
 purposes = st.sampled_from(["promotions", "loyalty"])
 consents = st.builds(

@@ -195,6 +195,41 @@ async def test_an_opt_out_is_enforced_only_when_nothing_of_the_subject_is_in_fli
         assert op.references == [in_flight.message_id]
 
 
+async def test_an_enforcement_nobody_closed_is_closed_by_the_sweep(surroundings: Surroundings) -> None:
+    """Two hand-offs of one person that settle at the same instant may each see the other still in flight."""
+    async with operator() as op, dispatch(surroundings, op, watermarks=False) as d:
+        async with surroundings.sql("dispatch") as sql:
+            await sql.execute(
+                "INSERT INTO enforcement (subject_id, partition, consent_version, source, received_at, applied_at)"
+                " VALUES ($1, 0, 2, 'mo', $2, $2)",
+                subject(1),
+                now() - timedelta(minutes=1),
+            )
+
+        async def closed() -> bool:
+            return (await d.enforcements())[0]["enforced_at"] is not None
+
+        await eventually(closed)
+
+
+async def test_a_request_in_a_foreign_partition_is_not_decided_on_another_partitions_knowledge(
+    surroundings: Surroundings,
+) -> None:
+    async with operator() as op, dispatch(surroundings, op) as d:
+        await d.publish_states(opted_in(1))
+        await publish(surroundings, CAMPAIGN_REQUESTS, [requested(1)], partition_shift=1)
+        await d.request(wanted := requested(1))
+        await eventually(d.becomes(wanted.message_id, "accepted"))
+
+        async def buried() -> bool:
+            async with surroundings.sql("dispatch") as sql:
+                return bool(await sql.fetchval("SELECT sum(next_offset) = 2 FROM consumer_offset WHERE topic = $1",
+                                               CAMPAIGN_REQUESTS.name))  # fmt: skip
+
+        await eventually(buried)
+        assert op.references == [wanted.message_id]
+
+
 async def test_a_lapsed_permit_is_decided_again_before_the_submit(surroundings: Surroundings) -> None:
     """Two batches, one slot: the second waits while the operator dawdles, its permit lapses, and a STOP arrives."""
     more = {"gateway_submits": 1, "permit_ttl_s": 0.3}

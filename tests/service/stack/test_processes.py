@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from stack.postgres import Postgres
 from stack.processes import DidNotStart, Supervisor, end, free_port, spawn
 from tests.eventually import eventually
 
@@ -147,6 +148,7 @@ async def test_kill_9_of_the_parent_leaves_nothing_running(tmp_path: Path) -> No
         return not any(map(alive, children))
 
     await eventually(all_gone, within_s=10)
+    Postgres(tmp_path).wipe()
 
 
 def test_a_child_outlives_the_thread_that_started_it(tmp_path: Path) -> None:

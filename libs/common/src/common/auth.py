@@ -12,10 +12,11 @@ from typing import Any
 import jwt
 from fastapi import Request
 
-from common.problems import Forbidden, Reason, Unauthorised
+from common.problems import Forbidden, Reason, Unauthorised, Unavailable
 from common.settings import ServiceSettings
 
 ASYMMETRIC = ("RS256", "ES256", "EdDSA")
+JWKS_TIMEOUT_S = 5
 CHALLENGE = {"WWW-Authenticate": "Bearer"}
 
 
@@ -34,11 +35,12 @@ class Caller:
 
 
 class Authenticator:
-    """Turns an Authorization header into a Caller. Raises Unauthorised."""
+    """Turns an Authorization header into a Caller. Raises Unauthorised; Unavailable while the issuer is down."""
 
     def __init__(self, settings: ServiceSettings) -> None:
         self._settings = settings
-        self._jwks = jwt.PyJWKClient(settings.auth_jwks_url, cache_keys=True) if settings.auth_jwks_url else None
+        # the set is kept 300 s (PyJWT's default), single keys not: one that is withdrawn must stop counting
+        self._jwks = jwt.PyJWKClient(settings.auth_jwks_url, timeout=JWKS_TIMEOUT_S) if settings.auth_jwks_url else None
 
     async def caller(self, authorization: str | None) -> Caller:
         scheme, _, token = (authorization or "").partition(" ")
@@ -46,9 +48,13 @@ class Authenticator:
             raise Unauthorised("send a bearer token", headers=CHALLENGE)
         try:
             claims = await self._claims(token.strip())
+        except jwt.PyJWKClientConnectionError as error:
+            raise Unavailable("the issuer of tokens does not answer", headers={"Retry-After": "1"}) from error
         except jwt.PyJWTError as error:
             raise Unauthorised(f"the token is refused: {type(error).__name__}", headers=CHALLENGE) from error
         senders = claims.get("senders", [])
+        if senders != "*" and not isinstance(senders, list):
+            raise Unauthorised('the token is refused: senders is neither a list nor "*"', headers=CHALLENGE)
         return Caller(
             subject=str(claims["sub"]),
             scopes=frozenset(str(claims.get("scope", "")).split()),

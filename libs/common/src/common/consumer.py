@@ -1,7 +1,8 @@
 """The one consumer loop: a batch of one partition, one transaction, its offset in Postgres.
 
 Per batch: lock the stored offset, skip what is below it, decode, handle, store the next offset (and the watermark
-seen), commit. Then Kafka's own commit, best effort, for lag dashboards only. On assignment: seek to the stored offset.
+seen), commit. Then Kafka's own commit, best effort, for lag dashboards only. On assignment: seek to the stored offset,
+and look at nothing that was read before: Kafka's commit may be ahead of a database restored from its backup.
 A second owner of a partition waits on the row lock, then sees it is behind and skips: zombies are fenced by the row.
 
     Poison           never retry this: to `<topic>.dlq` through the outbox, in the transaction that steps over it;
@@ -157,6 +158,8 @@ class Consumer:
     assigned: asyncio.Event = field(default_factory=asyncio.Event)
     failing_s: float = 0.0
     _busy: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _joined: bool = False
+    _placed: set[TopicPartition] = field(default_factory=set)  # those that read on from the stored offset
     _partitions: dict[TopicPartition, _Partition] = field(default_factory=dict)
     _resume_at: dict[TopicPartition, float] = field(default_factory=dict)
 
@@ -177,10 +180,13 @@ class Consumer:
             fetch_max_wait_ms=POLL_MS,
             max_partition_fetch_bytes=4 * 1024 * 1024,
         )
-        kafka_consumer.subscribe([topic], listener=_Assignment(self, kafka_consumer))
+        kafka_consumer.subscribe([topic], listener=_Assignment(self))
         await _until_started(kafka_consumer, stop)
         try:
             while not stop.is_set():
+                if not await self._place(kafka_consumer):
+                    await either(stop, None, 1.0)
+                    continue
                 await self._resume(kafka_consumer)
                 try:
                     batches = await kafka_consumer.getmany(
@@ -193,8 +199,14 @@ class Consumer:
                     log.warning("broker trouble", extra={"topic": topic, "why": type(error).__name__})
                     await either(stop, None, 1.0)
                     continue
+                known = [tp for tp in batches if tp in self._placed]
                 async with self._busy:
-                    await asyncio.gather(*(self._handle(kafka_consumer, tp, batches[tp]) for tp in batches))
+                    ended = await asyncio.gather(
+                        *(self._handle(kafka_consumer, tp, batches[tp]) for tp in known), return_exceptions=True
+                    )
+                for failure in ended:
+                    if failure is not None:
+                        raise failure
         finally:
             with contextlib.suppress(Exception):
                 await kafka_consumer.stop()
@@ -211,7 +223,6 @@ class Consumer:
             except Poison:
                 await self._apply_one_by_one(tp, records, memory)
             else:
-                memory.poison_in_a_row = 0
                 if after is not None:
                     await after()
         except Stopped:
@@ -238,7 +249,7 @@ class Consumer:
         with contextlib.suppress(CommitFailedError, IllegalStateError, KafkaError):
             await kafka_consumer.commit({tp: following})
 
-    async def _apply(self, tp: TopicPartition, records: Sequence[Any], *, decoded: bool = True) -> After | None:
+    async def _apply(self, tp: TopicPartition, records: Sequence[Any]) -> After | None:
         """The transaction. Raises Poison with nothing done when a record cannot be read or handled."""
         async with self.database.begin() as tx:
             stored = await self._lock_offset(tx, tp.partition)
@@ -260,6 +271,8 @@ class Consumer:
                 continue_trace(received[0].traceparent)
                 after = await self.subscription.handle(tx, received)
             await self._step(tx, tp.partition, fresh[-1].offset + 1, as_of)
+        if received:  # a watermark says nothing about whether events can be handled
+            self._partitions[tp].poison_in_a_row = 0
         HANDLED.labels(self.subscription.topic.name, "handled").inc(len(received))
         return after
 
@@ -268,14 +281,13 @@ class Consumer:
         for record in records:
             try:
                 after = await self._apply(tp, [record])
-                memory.poison_in_a_row = 0
                 if after is not None:
                     await after()
             except Poison as poison:
-                memory.poison_in_a_row += 1
-                if memory.poison_in_a_row > POISON_IN_A_ROW:
-                    raise Stopped(f"{self.name}: {POISON_IN_A_ROW} unreadable records in a row") from poison
+                if memory.poison_in_a_row >= POISON_IN_A_ROW:
+                    raise Stopped(f"{self.name}: more than {POISON_IN_A_ROW} bad records in a row") from poison
                 await self._bury(tp, record, str(poison))
+                memory.poison_in_a_row += 1
 
     async def _bury(self, tp: TopicPartition, record: Any, reason: str) -> None:
         log.error(
@@ -313,6 +325,21 @@ class Consumer:
             ),
             {**self._row(partition), "next_offset": next_offset, "as_of": as_of},
         )
+
+    async def _place(self, kafka_consumer: AIOKafkaConsumer) -> bool:
+        """Seek what was assigned to its stored offset. False while the database does not answer."""
+        try:
+            for tp in kafka_consumer.assignment() - self._placed:
+                stored = await self.start_of(tp.partition)
+                with contextlib.suppress(IllegalStateError):  # lost meanwhile
+                    kafka_consumer.seek(tp, stored)
+                    self._placed.add(tp)
+        except Exception as error:
+            log.warning("no stored offsets yet", extra={"consumer": self.name, "why": type(error).__name__})
+            return False
+        if self._joined:
+            self.assigned.set()
+        return True
 
     async def start_of(self, partition: int) -> int:
         """Where to read on: the stored offset; the beginning of the log (0) the first time."""
@@ -367,21 +394,20 @@ class Consumer:
 
 
 class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Revocation waits for the batch in flight; assignment starts from Postgres."""
+    """Revocation waits for the batch in flight; the loop places what is assigned."""
 
-    def __init__(self, consumer: Consumer, kafka_consumer: AIOKafkaConsumer) -> None:
+    def __init__(self, consumer: Consumer) -> None:
         self._consumer = consumer
-        self._kafka_consumer = kafka_consumer
 
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         async with self._consumer._busy:
+            self._consumer._placed.clear()
             self._consumer._resume_at.clear()
             self._consumer._partitions.clear()
+            self._consumer._note_failing()
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
-        for tp in assigned:
-            self._kafka_consumer.seek(tp, await self._consumer.start_of(tp.partition))
-        self._consumer.assigned.set()
+        self._consumer._joined = True
 
 
 def _decode(record: Any) -> Event | None:

@@ -44,6 +44,7 @@ class Database:
             max_overflow=0,
             pool_timeout=POOL_WAIT_S,
             pool_pre_ping=True,
+            hide_parameters=True,  # or every failed statement writes what people wrote into the log
             connect_args={"timeout": CONNECT_TIMEOUT_S, "server_settings": {"application_name": name}},
         )
 

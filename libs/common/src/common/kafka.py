@@ -105,6 +105,8 @@ async def ensure_topics(settings: ServiceSettings, topics: Sequence[Topic]) -> N
         if missing:
             await _create(admin, missing)
         for found in await admin.describe_topics(list(wanted)):
+            if found["error_code"]:  # made a moment ago, and not known to every broker yet
+                raise for_code(found["error_code"])(f"describing {found['topic']}")
             count, expected = len(found["partitions"]), wanted[found["topic"]][0]
             if count != expected:
                 raise WrongPartitions(f"{found['topic']} has {count} partitions, settings say {expected}")

@@ -2,10 +2,11 @@
 index stays warm. Pure."""
 
 import hashlib
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+ONE_MS = timedelta(milliseconds=1)
 
 
 def message_id(started_at: datetime, *parts: str) -> UUID:
@@ -14,8 +15,9 @@ def message_id(started_at: datetime, *parts: str) -> UUID:
     The same arguments give the same id for ever: (campaign start, campaign, subject, step), or (any fixed instant,
     caller, Idempotency-Key).
     """
-    milliseconds = int((started_at - EPOCH).total_seconds() * 1000) & ((1 << 48) - 1)
-    digest = hashlib.sha256("\x1f".join(parts).encode()).digest()
+    milliseconds = (started_at - EPOCH) // ONE_MS & ((1 << 48) - 1)
+    # with their lengths: no part, whatever a caller puts into it, can look like two
+    digest = hashlib.sha256("".join(f"{len(part)}:{part}" for part in parts).encode()).digest()
     value = (milliseconds << 80) | int.from_bytes(digest[:10], "big")
     value = (value & ~(0xF << 76)) | (0x8 << 76)  # version 8
     value = (value & ~(0x3 << 62)) | (0x2 << 62)  # RFC variant

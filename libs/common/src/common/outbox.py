@@ -38,6 +38,7 @@ RELAYED = "outbox_relayed"  # NOTIFY channel: rows were acknowledged by Kafka an
 LEADER = "placet.relay"  # advisory lock: one publishing transaction per database
 IDLE_S = 0.25  # a missed notification costs at most this
 BACK_OFF_S = (0.1, 5.0)
+MAX_PAYLOAD_BYTES = kafka.BATCH_BYTES - 20_000  # the rest for key, headers and Kafka's own framing
 
 PUBLISHED = counter("sms_outbox_published_total", "Events acknowledged by Kafka.", ["topic"])
 OLDEST = gauge("sms_outbox_oldest_row_age_seconds", "Age of the oldest row not yet published; 0 when empty.")
@@ -67,19 +68,22 @@ async def append(tx: AsyncConnection, topic: Topic, events: Sequence[Event]) -> 
     """Write `events` to be published, in this order per key; returns their outbox ids. Lock the aggregate first."""
     if not events:
         return []
+    payloads = [kafka.encode(event) for event in events]
+    for event, payload in zip(events, payloads, strict=True):
+        if len(payload) > MAX_PAYLOAD_BYTES:  # published, it would fail for ever and everything behind it wait
+            raise ValueError(f"{event.type} of {len(payload)} bytes: at most {MAX_PAYLOAD_BYTES}")
     return await _insert(
-        tx,
-        topic.name,
-        [event.key.encode() for event in events],
-        [event.type for event in events],
-        [kafka.encode(event) for event in events],
+        tx, topic.name, [event.key.encode() for event in events], [event.type for event in events], payloads
     )
 
 
 async def append_dead_letter(
     tx: AsyncConnection, topic: Topic, key: bytes | None, value: bytes | None, reason: str
 ) -> None:
-    """Put a record that cannot be read aside, as it came, in the transaction that steps over it."""
+    """Put a record that cannot be read aside, as it came, in the transaction that steps over it. Of one that no Kafka
+    record of ours could hold, the reason alone."""
+    if len(key or b"") + len(value or b"") > MAX_PAYLOAD_BYTES:
+        key, value, reason = None, None, f"not kept: {len(value or b'')} bytes; {reason}"
     await _insert(tx, topic.dead_letters, [key], [f"placet.dead_letter.v1;{reason}"[:500]], [value])
 
 
@@ -137,27 +141,28 @@ class Relay:
         """Until `stop`. Any failure rolls back, backs off and is tried again, for ever: nothing is skipped."""
         woken = asyncio.Event()
         failures = 0
-        async with Listener(self._database, WAITING, woken.set):
-            while not stop.is_set():
-                woken.clear()
-                try:
-                    drained = await self._relay_once()
-                    failures = 0
-                except Exception:
-                    RELAY_ERRORS.inc()
-                    failures += 1
-                    if failures in (1, 10, 100):
-                        log.exception("relay failed, trying again", extra={"failures": failures})
-                    await self._drop_producer()
-                    await either(stop, None, min(BACK_OFF_S[0] * 2 ** min(failures, 10), BACK_OFF_S[1]))
-                    continue
-                if drained:
-                    await either(stop, woken, min(IDLE_S, self._settings.watermark_every_s))
-        await self._drop_producer()
+        try:
+            async with Listener(self._database, WAITING, woken.set):
+                while not stop.is_set():
+                    woken.clear()
+                    try:
+                        drained = await self._relay_once()
+                        failures = 0
+                    except Exception:
+                        RELAY_ERRORS.inc()
+                        failures += 1
+                        if failures in (1, 10, 100):
+                            log.exception("relay failed, trying again", extra={"failures": failures})
+                        await self._drop_producer()
+                        await either(stop, None, min(BACK_OFF_S[0] * 2 ** min(failures, 10), BACK_OFF_S[1]))
+                        continue
+                    if drained:
+                        await either(stop, woken, min(IDLE_S, self._settings.watermark_every_s))
+        finally:
+            await self._drop_producer()
 
     async def _relay_once(self) -> bool:
         """One transaction. True when it left nothing behind (or another relay leads)."""
-        producer = await self._ready_producer()
         async with self._database.begin() as tx:
             if not await tx.scalar(text("SELECT pg_try_advisory_xact_lock(hashtext(:leader))"), {"leader": LEADER}):
                 return True
@@ -173,8 +178,10 @@ class Relay:
                     {"batch": self._settings.relay_batch},
                 )
             ).all()
-            if rows:
+            if rows:  # measured before Kafka is asked: it shows while Kafka is down
                 OLDEST.set((datetime.now(UTC) - min(row.created_at for row in rows)).total_seconds())
+            producer = await self._ready_producer()
+            if rows:
                 await self._publish(producer, rows)
                 await tx.execute(
                     text("DELETE FROM outbox WHERE id = ANY(CAST(:ids AS bigint[]))"),

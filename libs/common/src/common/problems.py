@@ -25,7 +25,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import InterfaceError, OperationalError
 from starlette.exceptions import HTTPException
 
-from common.telemetry import trace_id
+from common.telemetry import masked, trace_id
 
 log = logging.getLogger(__name__)
 
@@ -118,14 +118,15 @@ def install(app: FastAPI) -> None:
         errors = error.errors()
         if any(e["type"] == "json_invalid" for e in errors):
             return answer(Malformed("the body is not JSON", reasons=[Reason("body", "json_invalid")]))
-        reasons = [Reason(_field(e["loc"]), str(e["type"]), str(e["msg"])) for e in errors]
+        # a field's name is the caller's too where it is not one of ours, and a wrong tag is in its message
+        reasons = [Reason(masked(_field(e["loc"])), str(e["type"]), masked(str(e["msg"]))) for e in errors]
         named = ", ".join(dict.fromkeys(r.field or "body" for r in reasons))
         return answer(Invalid(f"not valid: {named}", reasons=reasons))
 
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> JSONResponse:
         slugs = {404: NotFound, 400: Malformed, 413: TooLarge}
-        problem = slugs.get(error.status_code, Problem)(str(error.detail))
+        problem = slugs.get(error.status_code, Problem)(str(error.detail), headers=error.headers)
         if type(problem) is Problem:
             problem.status, problem.title = error.status_code, str(error.detail)  # type: ignore[misc]
             problem.slug = f"http-{error.status_code}"  # type: ignore[misc]
@@ -144,5 +145,5 @@ def install(app: FastAPI) -> None:
 
 
 def _field(location: Sequence[int | str]) -> str:
-    parts = [str(part) for part in location if part not in ("body", "query", "path", "header")]
-    return ".".join(parts) or "body"
+    """`location` starts with where FastAPI found it: body, query, path or header."""
+    return ".".join(map(str, location[1:])) or "body"

@@ -13,7 +13,25 @@ from datetime import UTC, datetime
 from prometheus_client import Counter, Gauge, Histogram
 
 METRIC_NAME = re.compile(r"sms_[a-z]+_[a-z_]+$")
-NUMBER_LIKE = re.compile(r"(?<![\w-])(?:\+|00)?\d(?:[\s.\-/()]{0,2}\d){8,14}(?![\w-])")
+# Nine digits or more, with up to three marks between two of them: spaces, dots, dashes, invisible marks, and what these
+# become in a URL (%20) or in the repr of a string (\\xa0).
+NUMBER_LIKE = (
+    r"\+?\d(?:(?:[\s.\-/()+_·'’\u00ad\u200b-\u200f\u2010-\u2015\u2060\u202a-\u202e\u2066-\u2069\u2212\ufeff]"
+    r"|%[0-9A-Fa-f]{2}|\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|\\[nrt]){0,3}\d){8,}"
+)
+# What would look like one: UUIDs, hashes, subject and trace ids, operators' ids, times, addresses.
+NO_NUMBER = (
+    r"(?<![0-9A-Za-z])(?:"
+    r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+    r"|(?:[A-Za-z]\w{0,15}-)?(?=[0-9]*[a-f])(?:[0-9a-f]{64}|[0-9a-f]{40}|[0-9a-f]{32}|[0-9a-f]{16})"
+    r"|[A-Z]{2}[0-9a-f]{32}"
+    r"|(?:19|20)\d\d-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])"
+    r"(?:[T ](?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:[.,]\d{1,6})?)?(?:Z|[+-][01]\d:?[0-5]\d)?)?"
+    r"|(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)\.){3}(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
+    r")(?![0-9A-Za-z])"
+)
+MASKED = re.compile(f"(?P<kept>{NO_NUMBER})|{NUMBER_LIKE}")
+COUNTED = frozenset(("offset",))  # integers that grow to nine digits and are nobody's
 TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}$")
 
 _traceparent: ContextVar[str | None] = ContextVar("traceparent", default=None)
@@ -38,7 +56,15 @@ def trace_id() -> str | None:
 
 def masked(text: str) -> str:
     """`text` without anything that looks like a phone number (nine digits or more, however spaced)."""
-    return NUMBER_LIKE.sub("[number]", text)
+    return MASKED.sub(lambda found: found["kept"] or "[number]", text)
+
+
+def _shown(name: str, value: object) -> object:
+    """An `extra` field as it goes to the log."""
+    if value is None or isinstance(value, bool) or (name in COUNTED and isinstance(value, int)):
+        return value
+    shown = masked(str(value))
+    return value if isinstance(value, int | float) and shown == str(value) else shown
 
 
 class JsonLines(logging.Formatter):
@@ -67,7 +93,7 @@ class JsonLines(logging.Formatter):
             line["trace_id"] = trace
         for name, value in vars(record).items():
             if name not in self.standard:
-                line[name] = value if isinstance(value, int | float | bool | None) else masked(str(value))
+                line[name] = _shown(name, value)
         if record.exc_info:
             line["error"] = masked(self.formatException(record.exc_info))
         return json.dumps(line, ensure_ascii=False)

@@ -32,6 +32,7 @@ PAST_TOLERANCE = timedelta(minutes=1)  # "now" as another machine's clock and th
 
 Held = Annotated[Resources[Any], Depends(resources)]
 Author = Annotated[Caller, Depends(require("campaign:write"))]
+Reader = Annotated[Caller, Depends(require("campaign:read"))]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Attribute = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}$")]
 Value = Annotated[str, Field(max_length=200)]
@@ -218,7 +219,7 @@ async def write_campaign(
 
 @router.get("/campaigns")
 async def list_campaigns(
-    held: Held, caller: Author, cursor: Annotated[int | None, Query(ge=0)] = None, limit: Limit = 50
+    held: Held, caller: Reader, cursor: Annotated[int | None, Query(ge=0)] = None, limit: Limit = 50
 ) -> Campaigns:
     """Newest first, of the senders the token covers."""
     covered = None if caller.senders is None else sorted(caller.senders)
@@ -229,7 +230,7 @@ async def list_campaigns(
 
 
 @router.get("/campaigns/{campaign_id}")
-async def get_campaign(campaign_id: str, held: Held, caller: Author) -> Campaign:
+async def get_campaign(campaign_id: str, held: Held, caller: Reader) -> Campaign:
     async with held.database.begin() as tx:
         return (await _shown(tx, held, [await _found(tx, caller, campaign_id)]))[0]
 
@@ -279,7 +280,7 @@ async def cancel_campaign(campaign_id: str, held: Held, caller: Author) -> Campa
 async def list_recipients(
     campaign_id: str,
     held: Held,
-    caller: Author,
+    caller: Reader,
     status: MessageStatus | None = None,
     cursor: Annotated[str, Query(max_length=64)] = "",
     limit: Limit = 200,

@@ -16,7 +16,7 @@ from common.keyring import FieldKeys
 from common.law.stop_mention import mentions_stop
 from common.message_id import EPOCH, message_id
 from common.msisdn import NumberRefused, parse
-from common.problems import Conflict, Invalid, NotFound, Reason
+from common.problems import Conflict, Forbidden, Invalid, NotFound, Reason
 from common.service import Resources, resources
 from dispatch import store
 
@@ -221,7 +221,14 @@ async def list_enforcements(
     cursor: Annotated[int, Query(ge=0)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> Enforcements:
-    """Opt-outs applied here, oldest first, with the instant from which no hand-off they forbid begins."""
+    """Opt-outs applied here, oldest first, with the instant from which no hand-off they forbid begins.
+
+    They are of people, not of one sender: only a token for every sender may list them.
+    """
+    if caller.senders is not None:
+        raise Forbidden(
+            "only a token for every sender lists these", reasons=[Reason("senders", "not_for_every_sender")]
+        )
     async with held.database.begin() as tx:
         rows = (
             await tx.execute(

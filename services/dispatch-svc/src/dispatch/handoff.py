@@ -7,13 +7,14 @@ are decided again first. A submit whose end nobody knows is `unknown` and is nev
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
+from common.contracts.dispatch import OptOutEnforced
 from common.database import Database
 from common.telemetry import counter, histogram
 from dispatch import store
@@ -22,6 +23,8 @@ from dispatch.gate import Reason
 from dispatch.gateway import Gateway, Refused, Submit, Throttled, Unanswered, Unreachable
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 OUTCOMES = counter("sms_dispatch_outcomes_total", "Hand-offs by outcome.", ["gateway", "outcome"])
 SUBMIT = histogram("sms_dispatch_submit_seconds", "One submit, as the gateway answers it.", ["gateway"])
@@ -32,7 +35,7 @@ ENFORCED = histogram(
     buckets=(0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0),
 )
 
-SETTLE_BACK_OFF_S = (0.1, 5.0)
+STORE_BACK_OFF_S = (0.1, 5.0)
 UNREACHABLE_AGAIN = timedelta(seconds=1)
 
 
@@ -68,6 +71,9 @@ class Handoff:
     async def _decide_again(self, permits: Sequence[Permit]) -> list[Permit]:
         """Fresh permits for those that may still go; the others keep their new verdict."""
         REDECIDED.inc(len(permits))
+        return await _until_stored(lambda: self._redecide(permits))
+
+    async def _redecide(self, permits: Sequence[Permit]) -> list[Permit]:
         partition = permits[0].candidate.partition
         async with self.database.begin() as tx:
             await store.lock_partition(tx, partition)
@@ -133,19 +139,26 @@ class Handoff:
         }
 
     async def _settle(self, partition: int, outcomes: Sequence[dict[str, Any]]) -> None:
-        """Tries until the ledger has it: what was handed off must not be forgotten while this process lives."""
-        failures = 0
-        while True:
-            try:
-                async with self.database.begin() as tx:
-                    await store.lock_partition(tx, partition)
-                    await store.append_changes(tx, await store.settle(tx, outcomes))
-                    enforced = await store.enforce(tx, [o["subject_id"] for o in outcomes], datetime.now(UTC))
-            except Exception:
-                failures += 1
-                log.exception("outcomes not stored yet", extra={"messages": len(outcomes), "failures": failures})
-                await asyncio.sleep(min(SETTLE_BACK_OFF_S[0] * 2 ** min(failures, 8), SETTLE_BACK_OFF_S[1]))
-                continue
-            for event in enforced:
-                ENFORCED.observe((event.enforced_at - event.received_at).total_seconds())
-            return
+        """What was handed off must not be forgotten while this process lives."""
+
+        async def store_outcomes() -> list[OptOutEnforced]:
+            async with self.database.begin() as tx:
+                await store.lock_partition(tx, partition)
+                await store.append_changes(tx, await store.settle(tx, outcomes))
+                return await store.enforce(tx, [o["subject_id"] for o in outcomes], datetime.now(UTC))
+
+        for event in await _until_stored(store_outcomes):
+            ENFORCED.observe((event.enforced_at - event.received_at).total_seconds())
+
+
+async def _until_stored(transaction: Callable[[], Awaitable[T]]) -> T:
+    """Tries until the ledger has it: the database may be away for a while, and messages are in our hands."""
+    failures = 0
+    while True:
+        try:
+            return await transaction()
+        except Exception:
+            failures += 1
+            if failures in (1, 10, 100):
+                log.exception("not stored yet, trying again", extra={"failures": failures})
+            await asyncio.sleep(min(STORE_BACK_OFF_S[0] * 2 ** min(failures, 8), STORE_BACK_OFF_S[1]))

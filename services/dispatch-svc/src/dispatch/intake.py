@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.consumer import After, Hold, Poison, Received, Subscription
 from common.contracts import CAMPAIGN_REQUESTS, DISPATCH_REQUESTS
 from common.contracts.campaign import MessageRequested
+from common.kafka import partition_of
 from dispatch import store
 from dispatch.clearance import Clearance, requested
 from dispatch.handoff import Handoff
@@ -15,7 +16,8 @@ from dispatch.handoff import Handoff
 class Intake:
     """Both lanes: campaigns, and transactional and service messages, which never wait behind one."""
 
-    def __init__(self, clearance: Clearance, handoff: Handoff, batch: int) -> None:
+    def __init__(self, clearance: Clearance, handoff: Handoff, *, batch: int, partitions: int) -> None:
+        self._partitions = partitions
         self._clearance = clearance
         self._handoff = handoff
         self._batch = batch
@@ -46,6 +48,8 @@ class Intake:
             assert isinstance(received.event, MessageRequested)
             if received.event.category == "service" and received.event.campaign_id is not None:
                 raise Poison("a campaign cannot send in the service category")
+            if partition_of(received.event.subject_id, self._partitions) != partition:
+                raise Poison("in another partition than its subject's: its lock and its watermark are not the same")
             try:
                 candidate = requested(received.event, partition)
             except ValueError as error:

@@ -49,6 +49,7 @@ async def apply_states(tx: AsyncConnection, batch: list[Received]) -> After | No
         [
             {
                 "subject_id": state.subject_id,
+                "partition": batch[0].partition,
                 "consent_version": state.version,
                 "source": cause.source,
                 "reference": cause.reference,

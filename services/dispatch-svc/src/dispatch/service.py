@@ -63,7 +63,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             idempotent=settings.gateway_idempotent,
         )
         handoff = Handoff(held.database, gateway, clearance, settings.gateway_submits)
-        intake = Intake(clearance, handoff, settings.intake_batch)
+        intake = Intake(clearance, handoff, batch=settings.intake_batch, partitions=settings.partitions)
         timeout = timedelta(seconds=settings.permit_ttl_s + settings.submit_timeout_s + SETTLE_MARGIN_S)
         timers = Timers(held.database, clearance, handoff, batch=settings.intake_batch, sending_timeout=timeout)
         return Background(

@@ -123,6 +123,7 @@ enforcement = Table(
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("subject_id", Text, nullable=False),
+    Column("partition", SmallInteger, nullable=False),
     Column("consent_version", Integer, nullable=False),
     Column("source", Text, nullable=False),
     Column("reference", Text),
@@ -464,6 +465,7 @@ async def open_enforcements(tx: AsyncConnection, rows: Sequence[Mapping[str, Any
     """Opt-outs just applied: not enforced until `enforce` finds nothing of theirs in flight."""
     columns = {
         "subject_id": "text",
+        "partition": "smallint",
         "consent_version": "integer",
         "source": "text",
         "reference": "text",
@@ -504,6 +506,18 @@ async def enforce(tx: AsyncConnection, subject_ids: Sequence[str], now: datetime
     ]
     await outbox.append(tx, DISPATCH_MESSAGES, events)
     return events
+
+
+async def open_enforcements_of(tx: AsyncConnection, applied_before: datetime) -> dict[int, list[str]]:
+    """Subjects whose opt-out still waits to be enforced, by partition."""
+    rows = await tx.execute(
+        text(
+            "SELECT partition, array_agg(subject_id) AS subject_ids FROM enforcement"
+            " WHERE enforced_at IS NULL AND applied_at < :before GROUP BY partition"
+        ),
+        {"before": applied_before},
+    )
+    return {row.partition: row.subject_ids for row in rows}
 
 
 # --- receipts ------------------------------------------------------------------------------------------------------

@@ -67,14 +67,25 @@ class Timers:
         return True
 
     async def sweep(self) -> bool:
-        """What a crash left behind, and early receipts whose message has become known."""
+        """What a crash left behind, opt-outs that nothing holds back any more, early receipts whose message has become
+        known."""
         again = await self._resolve_left_sending()
+        await self._enforce_left_open()
         async with self._database.begin() as tx:
             matched = await store.take_matching_early_receipts(tx, self._batch)
             receipts = [{**row._mapping, "reference": None} for row in matched]
             await settle_receipts(tx, receipts, keep_early=False)
             await store.forget_early_receipts(tx, datetime.now(UTC) - EARLY_RECEIPTS_KEPT)
         return again or bool(matched)
+
+    async def _enforce_left_open(self) -> None:
+        """Two hand-offs of one person that settle at the same instant each see the other still `sending`."""
+        async with self._database.begin() as tx:
+            waiting = await store.open_enforcements_of(tx, datetime.now(UTC) - timedelta(seconds=SWEEP_EVERY_S))
+        for partition, subject_ids in waiting.items():
+            async with self._database.begin() as tx:
+                await store.lock_partition(tx, partition)
+                await store.enforce(tx, subject_ids, datetime.now(UTC))
 
     async def _resolve_left_sending(self) -> bool:
         """One batch. An idempotent gateway gets what may still go once more, under the same reference; everything

@@ -95,6 +95,7 @@ CREATE TABLE campaign (
 CREATE TABLE enforcement (
     id bigint GENERATED ALWAYS AS IDENTITY,
     subject_id text NOT NULL,
+    partition smallint NOT NULL,
     consent_version integer NOT NULL,
     source text NOT NULL,
     reference text,

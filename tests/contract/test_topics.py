@@ -1,0 +1,109 @@
+"""The topic table is whole: each topic has an owner, readers, a key that its events carry, and a bounded memory."""
+
+import re
+from collections import Counter
+
+import msgspec
+import pytest
+
+from common import kafka
+from common.contracts import EVENTS, TOPICS, Event, Topic, Watermark
+from tests.contract.golden import EXAMPLES, event_type_of
+
+SERVICES = {"consent", "campaign", "dispatch", "inbound"}
+# Facts of one service that another's topic carries: dispatch owns the lane, whoever asks writes campaign's request.
+GUESTS = {("dispatch.requests.v1", "campaign.message_requested.v1")}
+DAY_MS = 24 * 3600 * 1000
+
+each_topic = pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name)
+
+
+@each_topic
+def test_a_topic_is_named_after_its_owner_and_what_it_holds(topic: Topic) -> None:
+    assert re.fullmatch(rf"{topic.owner}\.[a-z]+(-[a-z]+)*s\.v[1-9]\d*", topic.name)
+    assert topic.dead_letters == f"{topic.name}.dlq"
+
+
+@each_topic
+def test_a_topic_has_an_owner_and_somebody_reads_it(topic: Topic) -> None:
+    assert topic.owner in SERVICES
+    assert topic.consumers
+    assert set(topic.consumers) <= SERVICES
+    assert topic.events
+
+
+@each_topic
+def test_an_event_is_named_after_the_topics_owner_and_a_fact_in_the_past(topic: Topic) -> None:
+    for event in topic.events:
+        owner = "[a-z]+" if (topic.name, event.type) in GUESTS else topic.owner
+        assert re.fullmatch(rf"{owner}\.[a-z]+(_[a-z]+)*ed\.v[1-9]\d*", event.type)
+        assert event.__doc__
+
+
+@each_topic
+def test_the_key_is_a_field_of_every_event(topic: Topic) -> None:
+    for event in topic.events:
+        examples = [path for path in EXAMPLES.values() if event_type_of(path) == event.type]
+        assert examples
+        for path in examples:
+            example = msgspec.json.decode(path.read_bytes(), type=event)
+            assert example.key == getattr(example, topic.keyed_by)
+
+
+@each_topic
+def test_anything_personal_is_forgotten_in_time(topic: Topic) -> None:
+    if topic.cleanup == "delete":
+        assert topic.config == {"cleanup.policy": "delete", "retention.ms": str(7 * DAY_MS)}
+    else:
+        assert topic.config == {"cleanup.policy": "compact", "max.compaction.lag.ms": str(DAY_MS)}
+
+
+@each_topic
+def test_what_compaction_keeps_is_the_whole_state_and_its_version(topic: Topic) -> None:
+    if topic.cleanup == "compact":
+        for event in topic.events:
+            assert "version" in event.__struct_fields__
+
+
+def test_subject_keyed_topics_have_one_partition_count() -> None:
+    """No topic has a count of its own: `ensure_topics` gives each the platform's, and refuses another."""
+    assert not [name for name in Topic.__dataclass_fields__ if "partition" in name]
+    assert all(topic.keyed_by == "subject_id" for topic in TOPICS if topic.watermarked)
+
+
+def test_names_are_unique() -> None:
+    assert max(Counter(topic.name for topic in TOPICS).values()) == 1
+    types = {event for topic in TOPICS for event in topic.events} | {Watermark}
+    assert max(Counter(event.type for event in types).values()) == 1
+    assert set(EVENTS.values()) == types
+
+
+def test_every_event_is_frozen_and_typed() -> None:
+    for event in EVENTS.values():
+        assert event.__struct_config__.frozen
+        assert issubclass(event, Event)
+
+
+def test_a_watermark_compacts_to_the_latest_of_its_partition() -> None:
+    """Keyed, since compacted topics refuse null keys; and never like a subject."""
+    first, second = (
+        msgspec.json.decode(b'{"partition":3,"as_of":"2026-01-06T09:30:0%dZ"}' % n, type=Watermark) for n in (1, 2)
+    )
+    assert first.key == second.key == "watermark-3"
+
+
+@pytest.mark.parametrize(
+    ("key", "murmur2"),
+    [
+        ("21", -973932308),
+        ("foobar", -790332482),
+        ("a-little-bit-long-string", -985981536),
+        ("a-little-bit-longer-string", -1486304829),
+        ("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58897971),
+        ("abc", 479470107),
+    ],
+)
+def test_a_key_meets_the_partition_that_kafkas_own_clients_choose(key: str, murmur2: int) -> None:
+    """Vectors of Apache Kafka's UtilsTest.testMurmur2: an operator's Java producer puts a subject where we do."""
+    for partitions in (1, 3, 12, 60):
+        assert kafka.partition_of(key, partitions) == (murmur2 & 0x7FFFFFFF) % partitions
