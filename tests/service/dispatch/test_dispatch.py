@@ -232,8 +232,7 @@ async def test_a_request_in_a_foreign_partition_is_not_decided_on_another_partit
 
 async def test_a_lapsed_permit_is_decided_again_before_the_submit(surroundings: Surroundings) -> None:
     """Two batches, one slot: the second waits while the operator dawdles, its permit lapses, and a STOP arrives."""
-    more = {"gateway_submits": 1, "permit_ttl_s": 0.3}
-    async with operator() as op, dispatch(surroundings, op, **more) as d:
+    async with operator() as op, dispatch(surroundings, op, gateway_submits=1, permit_ttl_s=0.3) as d:
         await d.publish_states(opted_in(1), opted_in(2))
         op.open.clear()
         await d.request(first := requested(1))
@@ -270,7 +269,7 @@ async def test_no_answer_is_unknown_never_sent_again_and_a_receipt_resolves_it(s
         await publish(surroundings, INBOUND_RECEIPTS, [receipt("delivered", gateway_id=f"op-{other.message_id}")])
 
         async def delivered() -> bool:
-            return (await d.message(other.message_id))["receipt"] == "delivered"
+            return bool((await d.message(other.message_id))["receipt"] == "delivered")
 
         await eventually(delivered)
         assert found["receipt"] == "delivered"
@@ -292,7 +291,7 @@ async def test_a_receipt_before_the_submits_answer_finds_its_message(surrounding
         op.open.set()
 
         async def delivered() -> bool:
-            return (await d.message(wanted.message_id))["receipt"] == "delivered"
+            return bool((await d.message(wanted.message_id))["receipt"] == "delivered")
 
         await eventually(delivered)
         assert (await d.message(wanted.message_id))["status"] == "accepted"

@@ -63,7 +63,7 @@ def with_consent(**changes: object) -> Knowledge:
 
 def _changed(consent: Consent, **changes: object) -> Consent:
     fields = {name: getattr(consent, name) for name in Consent.__struct_fields__}
-    return Consent(**{**fields, **changes})  # type: ignore[arg-type]
+    return Consent(**{**fields, **changes})
 
 
 def test_a_fresh_opt_in_in_the_window_goes() -> None:
