@@ -138,7 +138,7 @@ async def test_an_mo_id_is_derived_from_its_name_alone(service: Inbound) -> None
 
     first, second = await service.messages()
     assert first.mo_id != second.mo_id
-    assert first.mo_id == "00000000-0000-8cf4-aa12-1c7dee355c56"
+    assert first.mo_id == "00000000-0000-8cb8-8454-07f40441b437"
 
 
 async def test_a_time_in_our_future_is_clamped(service: Inbound) -> None:

@@ -99,6 +99,9 @@ STOP = [
     "unsubscribe me",
     "leave me alone",
     "no more texts",
+    "Merci de supprimer mon numéro",
+    "j'ai déjà dit stop",
+    "combien de fois faut il vous dire STOP",
     # asking for erasure
     "Supprimez mes données",
     "je demande l'effacement de mes données svp",
@@ -114,6 +117,8 @@ REVIEW = [
     "ne m'arrêtez pas",
     "je ne veux pas me désinscrire",
     "don't take me off",
+    "I don't want to unsubscribe",
+    "je n'ai pas dit stop",
     # not first, not alone
     "au prochain arrêt de bus",
     "arrêt de bus",
@@ -126,8 +131,11 @@ REVIEW = [
     "CANCEL",
     "non merci",
     "pas intéressé",
-    # insults
+    # insults, refusals, a number that changed hands
     "foutez moi la paix",
+    "je refuse",
+    "Mauvais numéro",
+    "Monsieur est décédé",
     # more text than an SMS holds is not waved through
     "x" * 2_001,
     "START" + " " * 2_000,
@@ -151,6 +159,10 @@ NONE = [
     "ok",
     "merci",
     "je n'ai pas reçu mon colis",
+    "Je n'ai pas reçu le sms de confirmation",
+    "Je voudrais plus d'informations sur vos offres",
+    "Pas de souci pour mardi",
+    "Le code promo ne marche pas",
     # what loosens is never guessed
     "when does it start?",
     "start demain",

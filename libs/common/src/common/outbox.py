@@ -38,7 +38,7 @@ RELAYED = "outbox_relayed"  # NOTIFY channel: rows were acknowledged by Kafka an
 LEADER = "placet.relay"  # advisory lock: one publishing transaction per database
 IDLE_S = 0.25  # a missed notification costs at most this
 BACK_OFF_S = (0.1, 5.0)
-MAX_PAYLOAD_BYTES = kafka.BATCH_BYTES - 20_000  # the rest for key, headers and Kafka's own framing
+MAX_RECORD_BYTES = kafka.BATCH_BYTES - 20_000  # key and value; the rest is for headers and Kafka's own framing
 
 PUBLISHED = counter("sms_outbox_published_total", "Events acknowledged by Kafka.", ["topic"])
 OLDEST = gauge("sms_outbox_oldest_row_age_seconds", "Age of the oldest row not yet published; 0 when empty.")
@@ -68,13 +68,12 @@ async def append(tx: AsyncConnection, topic: Topic, events: Sequence[Event]) -> 
     """Write `events` to be published, in this order per key; returns their outbox ids. Lock the aggregate first."""
     if not events:
         return []
+    keys = [event.key.encode() for event in events]
     payloads = [kafka.encode(event) for event in events]
-    for event, payload in zip(events, payloads, strict=True):
-        if len(payload) > MAX_PAYLOAD_BYTES:  # published, it would fail for ever and everything behind it wait
-            raise ValueError(f"{event.type} of {len(payload)} bytes: at most {MAX_PAYLOAD_BYTES}")
-    return await _insert(
-        tx, topic.name, [event.key.encode() for event in events], [event.type for event in events], payloads
-    )
+    for event, key, payload in zip(events, keys, payloads, strict=True):
+        if len(key) + len(payload) > MAX_RECORD_BYTES:  # the relay would try for ever, and all behind it would wait
+            raise ValueError(f"{event.type} of {len(key) + len(payload)} bytes: at most {MAX_RECORD_BYTES}")
+    return await _insert(tx, topic.name, keys, [event.type for event in events], payloads)
 
 
 async def append_dead_letter(
@@ -82,7 +81,7 @@ async def append_dead_letter(
 ) -> None:
     """Put a record that cannot be read aside, as it came, in the transaction that steps over it. Of one that no Kafka
     record of ours could hold, the reason alone."""
-    if len(key or b"") + len(value or b"") > MAX_PAYLOAD_BYTES:
+    if len(key or b"") + len(value or b"") > MAX_RECORD_BYTES:
         key, value, reason = None, None, f"not kept: {len(value or b'')} bytes; {reason}"
     await _insert(tx, topic.dead_letters, [key], [f"placet.dead_letter.v1;{reason}"[:500]], [value])
 

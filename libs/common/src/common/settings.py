@@ -33,7 +33,7 @@ class ServiceSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PLACET_", frozen=True, extra="ignore")
 
     database_url: str  # postgresql://role:password@host:port/database; the role owns this database and no other
-    database_pool: int = Field(10, ge=2)
+    database_pool: int = Field(20, ge=2)  # a pool that runs dry makes an opt-out wait behind messages
 
     kafka_bootstrap: str
     kafka_idempotence: bool = True  # off for a broker without InitProducerId (the local stack's)

@@ -69,6 +69,16 @@ ACKNOWLEDGED = histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Kept, and in the log. The body is what the provider expects; some want 204."},
+    400: {"description": "The body cannot be read"},
+    401: {"description": "The signature is missing, wrong, or too old; nothing is kept"},
+    404: {"description": "No such provider account"},
+    413: {"description": "More than 1 MiB"},
+    422: {"description": "A field is missing or of the wrong form; it is named"},
+    503: {"description": "Not safely kept yet: send it again after Retry-After seconds"},
+}
+
 Held = Annotated[Resources[Any], Depends(resources)]
 Entry = tuple[Item, Event]
 
@@ -88,11 +98,11 @@ def router(accounts: Sequence[Account], publish_timeout_s: float) -> APIRouter:
             CALLBACKS.labels(account.provider if account else "unknown", kind, problem.slug).inc()
             raise
 
-    @routes.post("/messages", response_class=Response, summary="MOs: what people text back")
+    @routes.post("/messages", response_class=Response, responses=ANSWERS, summary="MOs: what people text back")
     async def messages(provider: str, account: str, request: Request, held: Held) -> Response:
         return await receive(request, held, (provider, account), "messages")
 
-    @routes.post("/receipts", response_class=Response, summary="Delivery receipts")
+    @routes.post("/receipts", response_class=Response, responses=ANSWERS, summary="Delivery receipts")
     async def receipts(provider: str, account: str, request: Request, held: Held) -> Response:
         return await receive(request, held, (provider, account), "receipts")
 

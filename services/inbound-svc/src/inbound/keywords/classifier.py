@@ -23,7 +23,7 @@ from inbound.keywords.normal import Normal, normalise
 CURRENT = "fr-1"
 READ_CHARS = 2_000  # the longest SMS is 10 segments, 1,530 characters; a longer text is not left at "none"
 DISGUISE_CHARS = 160  # one SMS: look-alikes are tried on texts up to this length (DOMAIN 2.3, step 6)
-NEGATION_REACH = 3  # words before an opt-out phrase in which a negation turns it
+NEGATION_REACH = 4  # words before an opt-out phrase in which a negation turns it
 SHORT_CODE = re.compile(r"[3-8]\d{4}")
 
 EXACT, FOLLOWED, PHRASE, DISGUISED, NEAR, DOUBT, NOTHING = 1.0, 0.95, 0.9, 0.85, 0.75, 0.5, 0.0
