@@ -264,36 +264,46 @@ class Relay:
 
 
 class Relayed:
-    """Waits until outbox rows are acknowledged by Kafka, whichever process relays them."""
+    """Waits until Kafka has acknowledged outbox rows, whichever process relays them. One look serves all who wait."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._waiting: dict[asyncio.Future[None], frozenset[int]] = {}
         self._woken = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Keeps listening to the relay until `stop`."""
-        async with Listener(self._database, RELAYED, self._wake):
-            await stop.wait()
+        """Looks at each of the relay's notifications, and now and then without one, until `stop`."""
+        async with Listener(self._database, RELAYED, self._woken.set):
+            while not stop.is_set():
+                await either(stop, self._woken, IDLE_S)
+                self._woken.clear()
+                if self._waiting:
+                    try:
+                        await self._look()
+                    except Exception as error:  # whoever waits is told nothing, and so answers nothing good
+                        log.warning("cannot look at the outbox", extra={"why": type(error).__name__})
 
-    def _wake(self) -> None:
-        self._woken.set()
-        self._woken = asyncio.Event()  # the next waiters wait for the next notification
+    async def _look(self) -> None:
+        asked = dict(self._waiting)
+        wanted = sorted(frozenset[int]().union(*asked.values()))
+        async with self._database.begin() as tx:
+            rows = await tx.execute(
+                text("SELECT id FROM outbox WHERE id = ANY(CAST(:ids AS bigint[]))"), {"ids": wanted}
+            )
+            left = {row.id for row in rows}
+        for future, ids in asked.items():
+            if not future.done() and ids.isdisjoint(left):
+                future.set_result(None)
 
     async def wait(self, ids: Sequence[int], timeout_s: float) -> bool:
         """True once none of `ids` is in the outbox any more; False at the deadline."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
-        while True:
-            woken = self._woken
-            async with self._database.begin() as tx:
-                left = await tx.scalar(
-                    text("SELECT count(*) FROM outbox WHERE id = ANY(CAST(:ids AS bigint[]))"),
-                    {"ids": list(ids)},
-                )
-            if not left:
-                return True
-            remaining = deadline - loop.time()
-            if remaining <= 0:
-                return False
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(woken.wait(), min(remaining, IDLE_S))
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[future] = frozenset(ids)
+        self._woken.set()  # they may be gone already
+        try:
+            await asyncio.wait_for(future, timeout_s)
+        except TimeoutError:
+            return False
+        finally:
+            del self._waiting[future]
+        return True

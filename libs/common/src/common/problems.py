@@ -19,16 +19,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
+import asyncpg
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from common.telemetry import masked, trace_id
 
 log = logging.getLogger(__name__)
 
+# asyncpg's own reach us unwrapped when a connection attempt is what fails
+DATABASE_DOWN = (
+    OperationalError,
+    InterfaceError,
+    PoolTimeout,
+    ConnectionError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InterfaceError,
+)
 MEDIA_TYPE = "application/problem+json"
 
 
@@ -136,7 +149,7 @@ def install(app: FastAPI) -> None:
         log.error("a dependency is down", exc_info=error)
         return answer(Unavailable("the database does not answer; nothing was kept", headers={"Retry-After": "1"}))
 
-    for kind in (OperationalError, InterfaceError, ConnectionError):
+    for kind in DATABASE_DOWN:
         app.add_exception_handler(kind, on_database)
 
     @app.exception_handler(Exception)

@@ -30,7 +30,7 @@ class KeyRingSettings(BaseModel):
 class ServiceSettings(BaseSettings):
     """Settings that all four services share; a service adds its own in its `service.py`."""
 
-    model_config = SettingsConfigDict(env_prefix="PLACET_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="PLACET_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     database_url: str  # postgresql://role:password@host:port/database; the role owns this database and no other
     database_pool: int = Field(20, ge=2)  # a pool that runs dry makes an opt-out wait behind messages

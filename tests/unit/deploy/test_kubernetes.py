@@ -1,0 +1,221 @@
+"""deploy/k8s/base says what the services read, and asks of a pod what the platform needs to keep its promises."""
+
+import json
+import re
+import tomllib
+from typing import Any
+
+import pytest
+
+from common.contracts import TOPICS
+from tests.unit.deploy.conftest import Started
+from tests.unit.deploy.deployed import (
+    BASE,
+    HTTP_GRACE_S,
+    PREFIX,
+    ROLES,
+    SERVICES,
+    documents,
+    env_file,
+    pods,
+    secrets,
+    template,
+    text,
+    unknown,
+)
+
+POLICIES = {d["metadata"]["name"]: d["spec"] for d in documents(BASE / "network.yaml")}
+PODS = dict(pods())
+RING = json.dumps({"current": "k1", "keys": {"k1": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}})
+EXAMPLES = {
+    "PLACET_SUBJECT_KEYS": RING,
+    "PLACET_FIELD_KEYS": RING,
+    "PLACET_DATABASE_URL": "postgresql://role:password@postgres.example.internal:5432/database",
+    "PLACET_GATEWAY_TOKEN": "a gateway token",
+    "PLACET_PROVIDER_ACCOUNTS": "[]",
+}
+each_pod = pytest.mark.parametrize("pod", PODS.values(), ids=list(PODS))
+
+
+def kustomization(folder: str = ".") -> dict[str, Any]:
+    (read,) = documents(BASE / folder / "kustomization.yaml")
+    return read
+
+
+def container(pod: dict[str, Any]) -> dict[str, Any]:
+    (only,) = pod["containers"]
+    assert isinstance(only, dict)
+    return only
+
+
+def config(service: str) -> dict[str, str]:
+    return env_file(BASE / "placet.env") | env_file(BASE / service / "settings.env")
+
+
+def selects(policy: str, **labels: str) -> bool:
+    selector = POLICIES[policy]["podSelector"]
+    known = {f"app.kubernetes.io/{name}": value for name, value in labels.items()}
+    return all(known.get(k) == v for k, v in selector.get("matchLabels", {}).items()) and all(
+        known.get(e["key"]) in e["values"] for e in selector.get("matchExpressions", [])
+    )
+
+
+def ports(policy: str, direction: str) -> set[int | str]:
+    return {port["port"] for rule in POLICIES[policy].get(direction, []) for port in rule["ports"]}
+
+
+def test_every_file_is_named_by_a_kustomization() -> None:
+    assert set(kustomization()["resources"]) == {"namespace.yaml", "network.yaml", *SERVICES}
+    assert set(kustomization("service")["resources"]) == {"migrate.yaml", *(f"{role}.yaml" for role in ROLES)}
+    files = {str(path.relative_to(BASE)) for path in BASE.rglob("*") if path.is_file()}
+    named = {"kustomization.yaml", "service/kustomization.yaml", "placet.env", "namespace.yaml", "network.yaml"}
+    named |= {f"service/{name}" for name in kustomization("service")["resources"]}
+    named |= {f"{service}/{name}" for service in SERVICES for name in ("kustomization.yaml", "settings.env")}
+    assert files == named
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_services_differ_by_their_names_alone(service: str) -> None:
+    common = (BASE / "consent" / "kustomization.yaml").read_text()
+    assert (BASE / service / "kustomization.yaml").read_text() == common.replace("consent", service)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_image_is_of_this_version(service: str) -> None:
+    version = tomllib.loads(text(f"services/{service}-svc/pyproject.toml"))["project"]["version"]
+    assert kustomization(service)["images"] == [
+        {"name": "placet/service", "newName": f"placet/{service}", "newTag": version}
+    ]
+    assert {container(pod)["image"] for pod in PODS.values()} == {"placet/service"}
+
+
+@pytest.mark.parametrize("role", ["migrate", *ROLES])
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_pod_starts_with_what_it_is_told_and_ignores_none_of_its_own(
+    service: str, role: str, started: Started
+) -> None:
+    own = env_file(BASE / service / "settings.env")
+    secret = {key: EXAMPLES[key] for name in ("placet-keys", service) for key in secrets()[name]}
+    fixed = {e["name"]: e["value"] for e in container(PODS[role]).get("env", [])}
+    assert unknown(service, own | secret | fixed | env_file(BASE / "placet.env")) == set()
+    settings = started(service, config(service) | secret | fixed)
+    assert settings.roles == ({role} if role != "migrate" else set(ROLES))
+    assert settings.auth_key is None
+    assert not settings.fictional_numbers
+
+
+def test_the_secrets_that_are_read_are_those_the_readme_asks_for() -> None:
+    read = {s["secretRef"]["name"] for pod in PODS.values() for s in container(pod)["envFrom"] if "secretRef" in s}
+    for service in SERVICES:
+        read |= set(re.findall(r"secretRef:\s+name: ([\w-]+)", kustomization(service)["patches"][0]["patch"]))
+    assert read == set(secrets()) == {"placet-keys", *SERVICES}
+    assert {key for keys in secrets().values() for key in keys} == set(EXAMPLES)
+
+
+def test_no_file_holds_a_secret() -> None:
+    for path in BASE.rglob("*.yaml"):
+        assert all(document["kind"] != "Secret" for document in documents(path))
+    for path in BASE.rglob("*.env"):
+        assert set(env_file(path)).isdisjoint({*EXAMPLES, "PLACET_AUTH_KEY"})
+
+
+def test_what_all_must_agree_on_is_said_once() -> None:
+    shared = env_file(BASE / "placet.env")
+    assert {"PLACET_PARTITIONS", "PLACET_KAFKA_REPLICATION", "PLACET_MAX_CLOCK_SKEW_S"} <= set(shared)
+    for service in SERVICES:
+        assert set(shared).isdisjoint(env_file(BASE / service / "settings.env"))
+    assert config("campaign")["PLACET_HOURS"] == config("dispatch")["PLACET_HOURS"] == "france"
+
+
+def test_the_topics_have_many_divisors_and_survive_a_broker() -> None:
+    shared = env_file(BASE / "placet.env")
+    assert int(shared["PLACET_PARTITIONS"]) in (12, 24, 60)
+    assert int(shared["PLACET_KAFKA_REPLICATION"]) >= 3
+
+
+def test_whoever_publishes_a_topic_relays_and_whoever_reads_one_works_and_both_reach_kafka() -> None:
+    """Topics are made by those who run; each service has all three roles."""
+    for topic in TOPICS:
+        assert topic.owner in SERVICES
+        assert selects("kafka", name=topic.owner, component="relay")
+        for consumer in topic.consumers:
+            assert consumer in SERVICES
+            assert selects("kafka", name=consumer, component="worker")
+    assert ports("kafka", "egress") == {9092}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_is_one_deployment_with_a_spare_and_a_budget(role: str) -> None:
+    deployment, budget = template("Deployment", role), template("PodDisruptionBudget", role)
+    label = {"app.kubernetes.io/component": role}
+    assert deployment["spec"]["replicas"] == 2
+    assert deployment["spec"]["selector"]["matchLabels"] == label
+    assert deployment["spec"]["template"]["metadata"]["labels"] == label
+    assert budget["spec"] == {"maxUnavailable": 1, "selector": {"matchLabels": label}}
+    assert container(PODS[role])["env"] == [{"name": f"{PREFIX}ROLES", "value": role}]
+
+
+def test_only_the_routes_are_a_service() -> None:
+    service = template("Service", "api")["spec"]
+    assert service["selector"] == {"app.kubernetes.io/component": "api"}
+    assert service["ports"] == [{"name": "http", "port": 80, "targetPort": "http"}]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_pod_is_asked_whether_it_lives_and_whether_it_is_ready_where_it_listens(role: str) -> None:
+    asked = container(PODS[role])
+    assert asked["ports"] == [{"name": "http", "containerPort": 8000}]
+    assert "PLACET_PORT=8000" in text("services/consent-svc/Dockerfile")
+    for probe, path in (("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
+        assert asked[probe]["httpGet"] == {"path": path, "port": "http"}
+    assert asked["readinessProbe"]["timeoutSeconds"] > 2  # /readyz gives the database that long
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_pod_is_given_the_time_it_takes_to_stop(service: str, role: str) -> None:
+    leaving = container(PODS[role]).get("lifecycle", {}).get("preStop", {"exec": {"command": ["sleep", "0"]}})
+    before_s = int(leaving["exec"]["command"][1])
+    drain_s = float(config(service)["PLACET_DRAIN_S"])
+    assert PODS[role]["terminationGracePeriodSeconds"] > before_s + HTTP_GRACE_S + drain_s
+
+
+@each_pod
+def test_a_pod_can_change_nothing_and_gain_nothing(pod: dict[str, Any]) -> None:
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    assert container(pod)["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+@each_pod
+def test_a_pod_asks_for_what_it_takes_and_is_held_to_its_memory(pod: dict[str, Any]) -> None:
+    resources = container(pod)["resources"]
+    assert set(resources["requests"]) == {"cpu", "memory"}
+    assert set(resources["limits"]) == {"memory"}
+
+
+def test_migrations_run_as_compose_runs_them() -> None:
+    job = template("Job", "migrate")["spec"]
+    assert container(PODS["migrate"])["args"] == ["migrate"]
+    assert job["template"]["spec"]["restartPolicy"] == "Never"
+
+
+def test_nothing_passes_the_network_unless_it_is_named() -> None:
+    assert POLICIES["nothing"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    for role in ("migrate", *ROLES):
+        assert selects("postgres", name="consent", component=role)
+        assert selects("kafka", name="consent", component=role) == (role in ("worker", "relay"))
+        assert selects("api", name="consent", component=role) == (role == "api")
+    assert [s for s in SERVICES if selects("gateways", name=s, component="worker")] == ["dispatch"]
+    assert ports("postgres", "egress") == {5432}
+    assert ports("api", "ingress") == ports("metrics", "ingress") == {"http"}
+
+
+def test_the_namespace_refuses_pods_that_ask_for_more() -> None:
+    (namespace,) = documents(BASE / "namespace.yaml")
+    assert namespace["metadata"]["name"] == kustomization()["namespace"]
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
