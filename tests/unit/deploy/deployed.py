@@ -1,7 +1,8 @@
 """What the deployment files say, read as they are: no engine, no cluster, no kustomize."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import campaign.service
 import consent.service
 import dispatch.service
 import inbound.service
+from common.service import Service
 from common.settings import ServiceSettings
 
 ROOT = Path(__file__).parents[3]
@@ -20,6 +22,12 @@ SETTINGS: Mapping[str, type[ServiceSettings]] = {
     "inbound": inbound.service.Settings,
     "campaign": campaign.service.Settings,
     "dispatch": dispatch.service.Settings,
+}
+BUILD: Mapping[str, Callable[[Any], Service[Any]]] = {
+    "consent": consent.service.build,
+    "inbound": inbound.service.build,
+    "campaign": campaign.service.build,
+    "dispatch": dispatch.service.build,
 }
 SERVICES = tuple(SETTINGS)
 ROLES = ("api", "worker", "relay")
@@ -35,6 +43,7 @@ def text(path: str) -> str:
     return (ROOT / path).read_text()
 
 
+@cache
 def documents(path: Path) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all(path.read_text()))
 

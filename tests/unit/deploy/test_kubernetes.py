@@ -1,5 +1,6 @@
 """deploy/k8s/base says what the services read, and asks of a pod what the platform needs to keep its promises."""
 
+import dataclasses
 import json
 import re
 import tomllib
@@ -8,9 +9,11 @@ from typing import Any
 import pytest
 
 from common.contracts import TOPICS
+from common.service import Service
 from tests.unit.deploy.conftest import Started
 from tests.unit.deploy.deployed import (
     BASE,
+    BUILD,
     HTTP_GRACE_S,
     PREFIX,
     ROLES,
@@ -75,9 +78,22 @@ def test_every_file_is_named_by_a_kustomization() -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_the_services_differ_by_their_names_alone(service: str) -> None:
-    common = (BASE / "consent" / "kustomization.yaml").read_text()
-    assert (BASE / service / "kustomization.yaml").read_text() == common.replace("consent", service)
+def test_the_services_differ_by_their_names_and_by_what_they_leave_out(service: str) -> None:
+    common = (BASE / "consent" / "kustomization.yaml").read_text().replace("consent", service)
+    assert (BASE / service / "kustomization.yaml").read_text().startswith(common)
+    assert set(kustomization(service)) == set(kustomization("consent"))
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_has_a_worker_exactly_where_its_code_has_work_for_one(service: str, started: Started) -> None:
+    secret = {key: EXAMPLES[key] for name in ("placet-keys", service) for key in secrets()[name]}
+    built = BUILD[service](started(service, config(service) | secret))
+    (idle,) = (f.default for f in dataclasses.fields(Service) if f.name == "background")
+    left_out = [
+        patch["target"] for patch in kustomization(service)["patches"] if patch["patch"].startswith("$patch: delete")
+    ]
+    worker = {"kind": "Deployment|PodDisruptionBudget", "name": "worker"}
+    assert left_out == ([worker] if built.background is idle else [])
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -134,12 +150,11 @@ def test_the_topics_have_many_divisors_and_survive_a_broker() -> None:
 
 
 def test_whoever_publishes_a_topic_relays_and_whoever_reads_one_works_and_both_reach_kafka() -> None:
-    """Topics are made by those who run; each service has all three roles."""
     for topic in TOPICS:
         assert topic.owner in SERVICES
         assert selects("kafka", name=topic.owner, component="relay")
         for consumer in topic.consumers:
-            assert consumer in SERVICES
+            assert len(kustomization(consumer)["patches"]) == 1, f"{consumer} leaves its worker out"
             assert selects("kafka", name=consumer, component="worker")
     assert ports("kafka", "egress") == {9092}
 

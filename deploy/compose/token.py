@@ -1,0 +1,28 @@
+"""A development token for every sender, made with the key of docker-compose.yml. It needs nothing on the host:
+
+docker compose exec -T consent python - < deploy/compose/token.py
+"""
+
+import os
+import sys
+import time
+
+import jwt
+
+SCOPES = (
+    "sender:read sender:write consent:read consent:write contact:write"
+    " campaign:read campaign:write message:send message:read"
+)
+ONE_DAY_S = 86_400
+
+now = int(time.time())
+claims = {
+    "sub": "developer",
+    "scope": SCOPES,
+    "senders": "*",
+    "iss": os.environ["PLACET_AUTH_ISSUER"],
+    "aud": os.environ["PLACET_AUTH_AUDIENCE"],
+    "iat": now,
+    "exp": now + ONE_DAY_S,
+}
+sys.stdout.write(jwt.encode(claims, os.environ["PLACET_AUTH_KEY"], algorithm="HS256") + "\n")
