@@ -9,7 +9,7 @@ PACKAGES := libs/common services/consent-svc services/campaign-svc services/disp
 SOURCES := libs services stack tests examples
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo up down status check fmt lint types imports test unit property contract service e2e migrations schemas bench clean
+.PHONY: help install lock demo up down status check fmt lint types imports test unit property contract service e2e schemas clean
 
 ##@ Everyday
 help: ## This list
@@ -63,5 +63,5 @@ lock: ## Compile requirements/*.in into pins with hashes (needs uv)
 	uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header --no-emit-index-url requirements/dev.in -o requirements/dev.txt
 	uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header --no-emit-index-url -c requirements/dev.txt requirements/run.in -o requirements/run.txt
 
-schemas: install ## Write the JSON Schemas and golden examples of the events anew
+schemas: install ## Write the JSON Schemas of the events anew (additive changes only)
 	$(BIN)/python -m tests.contract.schemas

@@ -16,11 +16,18 @@ FIELDS = {"reference", "to", "from", "short_code", "category", "text"}
 
 @dataclass
 class Operator:
-    """`answer`: accept, reject, throttle, drop (take it and close without a word). `open`: cleared, it makes callers
-    wait before they are answered."""
+    """What it does with a submit.
+
+    answer    accept, reject, throttle, drop (takes it and closes without a word), unknown (does not know our token)
+    open      cleared, it makes callers wait before they are answered
+    latency_s how long it takes to answer anyway
+    dislikes  a batch with a text that holds this is refused as a whole, nothing taken
+    """
 
     url: str = ""
     answer: str = "accept"
+    latency_s: float = 0.0
+    dislikes: str | None = None
     open: asyncio.Event = field(default_factory=asyncio.Event)
     messages: list[dict[str, Any]] = field(default_factory=list)
     received: asyncio.Event = field(default_factory=asyncio.Event)
@@ -39,9 +46,14 @@ class Operator:
             assert message["to"].startswith("+")
         if self.answer == "throttle":
             return web.json_response({"type": "throttled"}, status=429, headers={"Retry-After": "0.2"})
+        if self.answer == "unknown":
+            return web.json_response({"type": "unauthorised"}, status=401)
+        if self.dislikes and any(self.dislikes in message["text"] for message in body["messages"]):
+            return web.json_response({"type": "malformed"}, status=400)
         at = datetime.now(UTC)
         self.messages += [{**message, "at": at} for message in body["messages"]]
         self.received.set()
+        await asyncio.sleep(self.latency_s)
         await self.open.wait()
         if self.answer == "drop":
             assert request.transport is not None

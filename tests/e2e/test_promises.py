@@ -377,7 +377,7 @@ async def test_6_the_law_is_data(tmp_path: Path) -> None:
             )
             assert found[1]["status"] == "accepted", found
             assert found[0]["decided_at"] is not None
-            assert "consent_behind" not in found[0]["reasons"]
+            assert "knowledge_behind" not in found[0]["reasons"]
             return found[0], found[1]
 
         marketing, _ = await eventually(decided)

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from campaign.contacts_csv import NotCsv, read
-from campaign.text import GSM7_BASIC, GSM7_EXTENSION, TextRefused, length, parse
+from campaign.text import TextRefused, parse
+from common.sms_length import GSM7_BASIC, GSM7_EXTENSION, length
 
 gsm7 = st.text(alphabet=GSM7_BASIC + GSM7_EXTENSION, max_size=800)
 anything = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=400)

@@ -311,6 +311,49 @@ async def test_an_operator_that_is_down_or_busy_loses_nothing(surroundings: Surr
         assert (await eventually(d.becomes(refused.message_id, "rejected")))["code"] == "unknown_subscriber"
 
 
+async def test_one_bad_message_does_not_take_its_batch_down(surroundings: Surroundings) -> None:
+    async with operator() as op, dispatch(surroundings, op) as d:
+        await d.publish_states(*(opted_in(n) for n in range(1, 9)))
+        op.dislikes = "interdit"
+        wanted = [requested(n) for n in range(1, 8)]
+        bad = requested(8, text="Mot interdit. STOP au 36111")
+        await d.request(*wanted[:4], bad, *wanted[4:])
+        for message in wanted:
+            await eventually(d.becomes(message.message_id, "accepted"))
+        assert (await eventually(d.becomes(bad.message_id, "rejected")))["code"] == "http_400"
+        assert sorted(op.references) == sorted(m.message_id for m in wanted)
+
+
+async def test_an_operator_that_does_not_know_us_rejects_nobody(surroundings: Surroundings) -> None:
+    async with operator() as op, dispatch(surroundings, op) as d:
+        await d.publish_states(opted_in(1))
+        op.answer = "unknown"
+        await d.request(wanted := requested(1))
+        assert (await eventually(d.becomes(wanted.message_id, "deferred")))["reasons"] == ["gateway_unreachable"]
+        op.answer = "accept"
+        await eventually(d.becomes(wanted.message_id, "accepted"))
+
+
+async def test_what_waits_for_a_slow_operator_is_not_taken_for_a_crash_and_a_code_overtakes_it(
+    surroundings: Surroundings,
+) -> None:
+    """One slot, one message a submit, 1.5 s each: the last waits for longer than a live hand-off may last, and is
+    renewed meanwhile; a transactional message does not queue behind the five."""
+    more: dict[str, Any] = {"gateway_batch": 1, "permit_ttl_s": 0.2, "submit_timeout_s": 2.5, "settle_margin_s": 0.0}
+    async with operator() as op, dispatch(surroundings, op, gateway_submits=1, **more) as d:
+        await d.publish_states(*(opted_in(n) for n in range(1, 6)))
+        op.latency_s = 1.5
+        wanted = [requested(n) for n in range(1, 6)]
+        await d.request(*wanted)
+        await eventually(lambda: _holds(bool(op.messages)))
+        code = (await d.client.post("/v1/messages", json=_otp(7))).json()["message_id"]
+        await eventually(d.becomes(code, "accepted"))
+        for message in wanted:
+            await eventually(d.becomes(message.message_id, "accepted"), within_s=20)
+        assert sorted(op.references) == sorted([code, *(m.message_id for m in wanted)])
+        assert op.references.index(code) <= 2
+
+
 async def test_pause_resume_and_cancel_are_honoured_at_the_gate(surroundings: Surroundings) -> None:
     async with operator() as op, dispatch(surroundings, op) as d:
         await d.publish_states(opted_in(1), opted_in(2))

@@ -2,7 +2,8 @@
 
 import pytest
 
-from campaign.text import Length, TextProblem, TextRefused, check, length, outside_gsm7, parse, refused
+from campaign.text import TextProblem, TextRefused, check, outside_gsm7, parse, refused
+from common.sms_length import Length, length
 
 
 @pytest.mark.parametrize(

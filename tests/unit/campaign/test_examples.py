@@ -8,6 +8,7 @@ import pytest
 
 from campaign import text
 from campaign.contacts_csv import read
+from common.sms_length import length
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
@@ -37,4 +38,4 @@ def test_the_campaign_text_is_one_sms_of_gsm_7_but_for_the_names_in_it(attribute
     rendered = template.render(attributes, "36111")
     assert "Maison Lune" in rendered
     assert text.refused(rendered, "36111") is None
-    assert text.length(rendered).segments <= 2
+    assert length(rendered).segments <= 2

@@ -160,12 +160,26 @@ def test_no_delay_reaches_past_send_before() -> None:
 def test_a_consent_that_may_still_be_on_its_way_delays_instead_of_denying() -> None:
     asked_now = replace(REQUEST, requested_at=TUESDAY_10H)
     for known in (replace(KNOWN, subject=None), with_consent(state="opted_out"), with_consent(sender_id="other")):
-        assert verdict(asked_now, known) == Defer((Reason.CONSENT_BEHIND,), TUESDAY_10H + LIMITS.recheck)
+        assert verdict(asked_now, known) == Defer((Reason.KNOWLEDGE_BEHIND,), TUESDAY_10H + LIMITS.recheck)
 
 
-def test_being_behind_cures_nothing_but_consent() -> None:
-    asked_now = replace(REQUEST, requested_at=TUESDAY_10H, mentions_stop=False)
-    assert isinstance(verdict(asked_now, replace(KNOWN, subject=None)), Deny)
+def test_being_behind_cures_only_what_may_still_arrive() -> None:
+    asked_now = replace(REQUEST, requested_at=TUESDAY_10H)
+    erased = replace(KNOWN, subject=replace(SUBJECT, erased=True))
+    cancelled = replace(KNOWN, subject=None, control="cancelled")
+    forged = replace(asked_now, flaw=Reason.SUBJECT_MISMATCH)
+    for request_, known in ((asked_now, erased), (asked_now, cancelled), (forged, KNOWN)):
+        assert isinstance(verdict(request_, known), Deny)
+
+
+def test_a_sender_just_registered_or_changed_has_a_short_grace_to_arrive() -> None:
+    asked = replace(REQUEST, requested_at=TUESDAY_10H - LIMITS.registry_grace + timedelta(seconds=1))
+    late = replace(asked, requested_at=TUESDAY_10H - LIMITS.registry_grace)
+    known = replace(KNOWN, as_of=TUESDAY_10H)
+    for unknown in (replace(known, purposes=None), replace(known, purposes=frozenset())):
+        assert verdict(asked, unknown) == Defer((Reason.KNOWLEDGE_BEHIND,), TUESDAY_10H + LIMITS.recheck)
+        assert isinstance(verdict(late, unknown), Deny)
+    assert isinstance(verdict(replace(late, mentions_stop=False), known), Deny)
 
 
 def test_a_transactional_message_needs_neither_consent_nor_hours_but_a_sender() -> None:

@@ -95,7 +95,7 @@ async def ensure_topics(settings: ServiceSettings, topics: Sequence[Topic]) -> N
         wanted: dict[str, tuple[int, dict[str, str]]] = {}
         for topic in topics:
             wanted[settings.topic_prefix + topic.name] = (settings.partitions, topic.config)
-            wanted[settings.topic_prefix + topic.dead_letters] = (1, {})
+            wanted[settings.topic_prefix + topic.dead_letters] = (1, topic.dead_letters_config)
         existing = set(await admin.list_topics())
         missing = [
             NewTopic(name, partitions, settings.kafka_replication, topic_configs=config)

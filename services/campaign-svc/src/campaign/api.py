@@ -25,6 +25,7 @@ from common.contracts.dispatch import Status as MessageStatus
 from common.law import load, next_permitted
 from common.problems import Conflict, Invalid, NotFound, Reason
 from common.service import Resources, resources
+from common.sms_length import length
 
 router = APIRouter(prefix="/v1", tags=["campaigns"])
 
@@ -337,7 +338,7 @@ async def _shown(tx: AsyncConnection, held: Resources[Any], rows: Sequence[Row[A
         sender = await store.find_sender(tx, row.sender_id)
         assert sender is not None
         template = texts.parse(row.text)
-        cost = texts.length(template.sample(sender.stop_code))
+        cost = length(template.sample(sender.stop_code))
         fields = dict(row._mapping)
         found.append(
             Campaign(

@@ -10,27 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
-from typing import Literal
 
 from common.law.stop_mention import mentions_stop
+from common.sms_length import GSM7_BASIC, GSM7_EXTENSION, MAX_SEGMENTS, Length, length
 
-MAX_SEGMENTS = 10  # Twilio for French short codes; OVH stops at 6 (DOMAIN 1.7)
 MAX_TEMPLATE_CHARS = 2000
 STOP_FIELD = "stop"
 
-# DOMAIN 5.1 and 5.2 (3GPP TS 23.038)
-GSM7_SINGLE, GSM7_PART = 160, 153
-UCS2_SINGLE, UCS2_PART = 70, 67
-GSM7_BASIC = (
-    "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿"
-    "abcdefghijklmnopqrstuvwxyzäöñüà"
-)
-GSM7_EXTENSION = "\f^{}\\[~]|€"
-
 _FIELD_NAME = re.compile(r"[a-z0-9_]{1,40}", re.ASCII)
 _TOKENS = re.compile(r"\{\{|\}\}|\{[^{}]*\}|[{}]")
-_BASIC = re.compile(f"[{re.escape(GSM7_BASIC)}]*")
-_GSM7 = re.compile(f"[{re.escape(GSM7_BASIC + GSM7_EXTENSION)}]*")
 
 
 class TextProblem(StrEnum):
@@ -79,15 +67,6 @@ class Template:
         return self.render(dict.fromkeys(self.required, "x"), stop_code)
 
 
-@dataclass(frozen=True, slots=True)
-class Length:
-    """What a text costs. `units`: septets (GSM7) or UTF-16 units (UCS2)."""
-
-    encoding: Literal["GSM7", "UCS2"]
-    units: int
-    segments: int
-
-
 def parse(source: str) -> Template:
     """Raises TextRefused."""
     source = source.replace("\r\n", "\n").strip()
@@ -131,33 +110,10 @@ def refused(text: str, stop_code: str) -> TextProblem | None:
     return TextProblem.TOO_LONG if length(text).segments > MAX_SEGMENTS else None
 
 
-def length(text: str) -> Length:
-    """Counted as a handset gets it: an escaped character or a surrogate pair is never split over two parts."""
-    if _BASIC.fullmatch(text):
-        units = len(text)
-        return Length("GSM7", units, 1 if units <= GSM7_SINGLE else -(-units // GSM7_PART))
-    if _GSM7.fullmatch(text):
-        costs = [2 if character in GSM7_EXTENSION else 1 for character in text]
-        return Length("GSM7", sum(costs), _segments(costs, GSM7_SINGLE, GSM7_PART))
-    costs = [2 if character > "\uffff" else 1 for character in text]
-    return Length("UCS2", sum(costs), _segments(costs, UCS2_SINGLE, UCS2_PART))
-
-
 def outside_gsm7(template: Template) -> tuple[str, ...]:
     """The characters of the text itself that more than halve what an SMS holds, each once."""
     literal = "".join(part if isinstance(part, str) else part.default or "" for part in template.parts)
     return tuple(dict.fromkeys(c for c in literal if c not in GSM7_BASIC and c not in GSM7_EXTENSION))
-
-
-def _segments(costs: list[int], single: int, part: int) -> int:
-    if sum(costs) <= single:
-        return 1
-    segments, used = 1, 0
-    for cost in costs:
-        if used + cost > part:
-            segments, used = segments + 1, 0
-        used += cost
-    return segments
 
 
 def _field(inside: str) -> Field:

@@ -18,13 +18,14 @@ from common.message_id import EPOCH, message_id
 from common.msisdn import NumberRefused, parse
 from common.problems import Conflict, Forbidden, Invalid, NotFound, Reason
 from common.service import Resources, resources
+from common.sms_length import GSM7_PART, MAX_SEGMENTS, length
 from dispatch import store
 
 router = APIRouter(prefix="/v1", tags=["dispatch"])
 
 KEPT = timedelta(days=1)  # send_before when the caller names none: a code or a notice is of no use later
 SENDER_ARRIVES_WITHIN_S = 2.0  # a sender registered a moment ago is still on its way here
-TEXT_CHARS = 1530  # ten GSM-7 segments (DOMAIN 1.7)
+TEXT_CHARS = MAX_SEGMENTS * GSM7_PART
 
 Held = Annotated[Resources[Any], Depends(resources)]
 
@@ -48,7 +49,7 @@ class Send(BaseModel):
 
     sender_id: str = Field(min_length=1, max_length=64)
     to: str = Field(min_length=1, max_length=64, description="A mobile number, as people write it.")
-    text: str = Field(min_length=1, max_length=TEXT_CHARS)
+    text: str = Field(min_length=1, max_length=TEXT_CHARS, pattern=r"\S", description="At most ten SMS.")
     category: Literal["transactional", "marketing"]
     purpose: str | None = Field(None, max_length=64, description="What the consent is for; marketing needs one.")
     send_before: AwareDatetime | None = Field(None, description="After this it expires; default: in one day.")
@@ -76,6 +77,10 @@ async def send(
         raise Invalid("`to` is not a mobile number", reasons=[Reason("to", str(refused.reason))]) from refused
     if body.send_before is not None and body.send_before <= now:
         raise Invalid("`send_before` has passed", reasons=[Reason("send_before", "in_the_past")])
+    if (counted := length(body.text)).segments > MAX_SEGMENTS:
+        raise Invalid(
+            f"{counted.segments} SMS ({counted.encoding}), at most {MAX_SEGMENTS}", reasons=[Reason("text", "too_long")]
+        )
     sender = await _sender(held, body.sender_id)
     if body.category == "marketing":
         _check_marketing(body, sender)

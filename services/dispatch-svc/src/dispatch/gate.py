@@ -39,7 +39,7 @@ class Reason(StrEnum):
     SUBJECT_MISMATCH = "subject_mismatch"
     # delays
     CONSENT_STALE = "consent_stale"
-    CONSENT_BEHIND = "consent_behind"
+    KNOWLEDGE_BEHIND = "knowledge_behind"
     QUIET_HOURS = "quiet_hours"
     CAMPAIGN_PAUSED = "campaign_paused"
     CAMPAIGN_UNKNOWN = "campaign_unknown"
@@ -114,6 +114,7 @@ class Knowledge:
 class Limits:
     max_staleness: timedelta = timedelta(seconds=2)  # promise 1
     recheck: timedelta = timedelta(milliseconds=500)  # what is late is usually late by a watermark or two
+    registry_grace: timedelta = timedelta(seconds=10)  # a sender just registered or changed is still on its way here
     paused_recheck: timedelta = timedelta(hours=1)  # a resume wakes it sooner
 
 
@@ -122,8 +123,8 @@ def decide(request: Request, known: Knowledge, now: datetime, limits: Limits, po
     if now >= request.send_before:
         return Expire()
     denials = tuple(denial_reasons(request, known))
-    if _may_only_be_behind(denials, request, known):
-        return Defer((Reason.CONSENT_BEHIND,), min(now + limits.recheck, request.send_before))
+    if _may_only_be_behind(denials, request, known, now, limits):
+        return Defer((Reason.KNOWLEDGE_BEHIND,), min(now + limits.recheck, request.send_before))
     if denials:
         return Deny(denials)
     delays = tuple(delay_reasons(request, known, now, limits, policy))
@@ -200,18 +201,24 @@ def delay_reasons(
             yield Reason.QUIET_HOURS, opens
 
 
-def _may_only_be_behind(denials: tuple[Reason, ...], request: Request, known: Knowledge) -> bool:
+def _may_only_be_behind(
+    denials: tuple[Reason, ...], request: Request, known: Knowledge, now: datetime, limits: Limits
+) -> bool:
     """Would knowledge as new as the request itself perhaps say yes?
 
-    A consent that was acknowledged before the message was asked for must count, and the projection may not have it
-    yet: until the watermark has passed `requested_at`, the only thing wrong being that nothing or an older state is
-    known, the message waits instead of being refused for good. It can only turn a denial into a delay.
+    What was acknowledged before the message was asked for must count, and may not be here yet: consent until the
+    watermark has passed `requested_at`, the sender registry (which has no watermark) for a short grace. Until then the
+    message waits instead of being refused for good. It can only turn a denial into a delay.
     """
-    behind = known.as_of is None or known.as_of < request.requested_at
-    return behind and bool(denials) and set(denials) <= CURABLE
+    curable: frozenset[Reason] = frozenset()
+    if known.as_of is None or known.as_of < request.requested_at:
+        curable |= CURED_BY_CONSENT
+    if now < request.requested_at + limits.registry_grace:
+        curable |= CURED_BY_REGISTRY
+    return bool(denials) and set(denials) <= curable
 
 
-CURABLE = frozenset(
+CURED_BY_CONSENT = frozenset(
     (
         Reason.NO_CONSENT,
         Reason.OTHER_CONTROLLER,
@@ -221,3 +228,4 @@ CURABLE = frozenset(
         Reason.SUPPRESSED,
     )
 )
+CURED_BY_REGISTRY = frozenset((Reason.UNKNOWN_SENDER, Reason.UNKNOWN_PURPOSE, Reason.STOP_MENTION_MISSING))

@@ -2,8 +2,8 @@
 
 SendError
  ├ Throttled     not begun: the operator asks to come back after `after_s`
- ├ Unreachable   not begun: no connection, so nothing was handed off
- ├ Refused       begun and refused as a whole, finally: `code`
+ ├ Unreachable   not begun: no connection, or an operator that does not know us; nothing was handed off
+ ├ Refused       nothing taken: something in the batch is wrong, finally: `code`
  └ Unanswered    begun, and nobody knows how it ended: never sent again blindly
 """
 
@@ -130,8 +130,10 @@ class SimulatorGateway:
             raise Unanswered(type(error).__name__) from error
         if status == 429:
             raise Throttled(float(retry_after) if retry_after.replace(".", "", 1).isdigit() else 1.0)
-        if 400 <= status < 500:
+        if status in (400, 413, 422):
             raise Refused(f"http_{status}")
+        if 400 <= status < 500:  # our token, our address: nothing that a message could have caused
+            raise Unreachable(f"http_{status}")
         if status != 200:
             raise Unanswered(f"http_{status}")
         try:

@@ -41,32 +41,49 @@ UNREACHABLE_AGAIN = timedelta(seconds=1)
 
 @dataclass(slots=True)
 class Handoff:
-    """`submits_in_flight`: how many gateway calls at once, over all partitions."""
+    """`submits_in_flight`: how many gateway calls at once in each lane, over all partitions. The lanes share nothing: a
+    code never waits behind a campaign."""
 
     database: Database
     gateway: Gateway
     clearance: Clearance
     submits_in_flight: int
-    _slots: asyncio.Semaphore = field(init=False)
+    _lanes: dict[bool, asyncio.Semaphore] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._slots = asyncio.Semaphore(self.submits_in_flight)
+        self._lanes = {marketing: asyncio.Semaphore(self.submits_in_flight) for marketing in (True, False)}
 
     async def send(self, permits: Sequence[Permit]) -> None:
         """Hand these off, in batches; returns when each has an outcome in the ledger."""
         size = self.gateway.batch
-        await asyncio.gather(*(self._send_batch(permits[at : at + size]) for at in range(0, len(permits), size)))
+        lanes = [[p for p in permits if (p.candidate.category == "marketing") is lane] for lane in (False, True)]
+        await asyncio.gather(
+            *(self._send_batch(lane[at : at + size]) for lane in lanes for at in range(0, len(lane), size))
+        )
 
     async def _send_batch(self, permits: Sequence[Permit]) -> None:
-        async with self._slots:
-            while permits and time.monotonic() > min(p.until for p in permits):
+        """One submit, begun on permits that hold. Waiting for a slot, lapsed permits are renewed: what waits is decided
+        again every `permit_ttl`, so a STOP reaches it, and nobody takes it for the leavings of a crash."""
+        while permits:
+            slots = self._lanes[permits[0].candidate.category == "marketing"]
+            try:
+                async with asyncio.timeout(max(0.0, min(p.until for p in permits) - time.monotonic())):
+                    await slots.acquire()
+            except TimeoutError:
                 permits = await self._decide_again(permits)
-            if not permits:
+                continue
+            try:
+                if time.monotonic() > min(p.until for p in permits):
+                    continue
+                outcomes = await self._submit(permits)
+            finally:
+                slots.release()
+            if outcomes is None:  # refused as a whole: find the message that is to blame
+                half = len(permits) // 2
+                await asyncio.gather(self._send_batch(permits[:half]), self._send_batch(permits[half:]))
                 return
-            started = time.monotonic()
-            outcomes = await self._submit(permits)
-            SUBMIT.labels(self.gateway.name).observe(time.monotonic() - started)
-        await self._settle(permits[0].candidate.partition, outcomes)
+            await self._settle(permits[0].candidate.partition, outcomes)
+            return
 
     async def _decide_again(self, permits: Sequence[Permit]) -> list[Permit]:
         """Fresh permits for those that may still go; the others keep their new verdict."""
@@ -85,8 +102,10 @@ class Handoff:
             await store.enforce(tx, [d.candidate.subject_id for d in refused], datetime.now(UTC))
         return [d.permit for d in decisions if d.permit]
 
-    async def _submit(self, permits: Sequence[Permit]) -> list[dict[str, Any]]:
-        """The one place where a message leaves. Returns rows for `store.settle`."""
+    async def _submit(self, permits: Sequence[Permit]) -> list[dict[str, Any]] | None:
+        """The one place where a message leaves. Returns rows for `store.settle`; None when nothing was taken because of
+        something in the batch, which had more than one message."""
+        started = time.monotonic()
         submits = [
             Submit(
                 reference=str(p.candidate.message_id),
@@ -100,13 +119,17 @@ class Handoff:
         ]
         try:
             results = await self.gateway.submit(submits)
+            SUBMIT.labels(self.gateway.name).observe(time.monotonic() - started)
         except Throttled as error:
             due = datetime.now(UTC) + timedelta(seconds=error.after_s)
             return [self._outcome(p, "deferred", (Reason.GATEWAY_THROTTLED,), due) for p in permits]
-        except Unreachable:
+        except Unreachable as error:
+            log.warning("the gateway is out of reach", extra={"gateway": self.gateway.name, "why": str(error)})
             due = datetime.now(UTC) + UNREACHABLE_AGAIN
             return [self._outcome(p, "deferred", (Reason.GATEWAY_UNREACHABLE,), due) for p in permits]
         except Refused as error:
+            if len(permits) > 1:
+                return None
             return [self._outcome(p, "rejected", code=error.code) for p in permits]
         except Unanswered as error:
             log.warning("no answer to a submit", extra={"gateway": self.gateway.name, "why": str(error)})

@@ -23,7 +23,6 @@ from dispatch.timers import Timers
 STALENESS = gauge(
     "sms_dispatch_consent_staleness_seconds", "now - watermark, worst partition. Alert above max_staleness_s."
 )
-SETTLE_MARGIN_S = 5.0
 POLICIES = {"france": "france-1", "demonstration": "demonstration-1"}
 
 
@@ -40,6 +39,7 @@ class Settings(ServiceSettings):
     hours: Literal["france", "demonstration"] = "france"
     max_staleness_s: float = Field(2.0, gt=0)  # promise 1: older consent knowledge holds every marketing message
     permit_ttl_s: float = Field(1.0, gt=0)  # a hand-off begins within this of its decision, or is decided again
+    settle_margin_s: float = 5.0  # on top of those two: then a message left `sending` is a dead process's
     intake_batch: int = Field(250, ge=1, le=5000)  # 1,000 were no faster, and a STOP waited three times as long
 
 
@@ -64,7 +64,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         )
         handoff = Handoff(held.database, gateway, clearance, settings.gateway_submits)
         intake = Intake(clearance, handoff, batch=settings.intake_batch, partitions=settings.partitions)
-        timeout = timedelta(seconds=settings.permit_ttl_s + settings.submit_timeout_s + SETTLE_MARGIN_S)
+        timeout = timedelta(seconds=settings.permit_ttl_s + settings.submit_timeout_s + settings.settle_margin_s)
         timers = Timers(held.database, clearance, handoff, batch=settings.intake_batch, sending_timeout=timeout)
         return Background(
             subscriptions=[*projection.subscriptions(), *intake.subscriptions(), *receipts.subscriptions()],

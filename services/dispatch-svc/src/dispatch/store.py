@@ -352,10 +352,13 @@ async def update_decisions(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]
     return list(updated)
 
 
-async def due_partitions(tx: AsyncConnection, now: datetime) -> list[int]:
+async def due_partitions(tx: AsyncConnection, now: datetime, *, marketing: bool) -> list[int]:
     rows = await tx.execute(
-        text("SELECT DISTINCT partition FROM message WHERE status IN ('pending', 'deferred') AND due_at <= :now"),
-        {"now": now},
+        text(
+            "SELECT DISTINCT partition FROM message WHERE status IN ('pending', 'deferred') AND due_at <= :now"
+            " AND (category = 'marketing') = :marketing"
+        ),
+        {"now": now, "marketing": marketing},
     )
     return [row.partition for row in rows]
 
@@ -363,11 +366,11 @@ async def due_partitions(tx: AsyncConnection, now: datetime) -> list[int]:
 async def claim_due(
     tx: AsyncConnection, partition: int, now: datetime, limit: int, *, marketing: bool
 ) -> list[Row[Any]]:
-    """Due messages of one partition, oldest first, locked. Without `marketing`: only the other categories."""
+    """Due messages of one partition and lane, oldest first, locked."""
     rows = await tx.execute(
         text(
             "SELECT * FROM message WHERE partition = :partition AND status IN ('pending', 'deferred')"
-            " AND due_at <= :now AND (:marketing OR category <> 'marketing')"
+            " AND due_at <= :now AND (category = 'marketing') = :marketing"
             " ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED"
         ),
         {"partition": partition, "now": now, "limit": limit, "marketing": marketing},

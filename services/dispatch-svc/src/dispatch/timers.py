@@ -4,6 +4,7 @@ that came before their message find it."""
 import asyncio
 import logging
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import msgspec
 
@@ -39,25 +40,27 @@ class Timers:
 
     def workers(self) -> list[Worker]:
         timers = (
-            Timer("due messages", self.wake_due, LOOK_EVERY_S, self._database, store.DUE),
+            Timer("due codes", partial(self.wake_due, marketing=False), LOOK_EVERY_S, self._database, store.DUE),
+            Timer("due marketing", partial(self.wake_due, marketing=True), LOOK_EVERY_S, self._database, store.DUE),
             Timer("sweep", self.sweep, SWEEP_EVERY_S, self._database),
         )
         return [Worker(timer.name, timer.run) for timer in timers]
 
-    async def wake_due(self) -> bool:
-        """Pending and deferred messages whose time has come."""
+    async def wake_due(self, *, marketing: bool) -> bool:
+        """Pending and deferred messages of one lane whose time has come."""
         async with self._database.begin() as tx:
-            partitions = await store.due_partitions(tx, datetime.now(UTC))
-        return any(await asyncio.gather(*(self._wake_partition(p) for p in partitions)))
+            partitions = await store.due_partitions(tx, datetime.now(UTC), marketing=marketing)
+        return any(await asyncio.gather(*(self._wake_partition(p, marketing=marketing) for p in partitions)))
 
-    async def _wake_partition(self, partition: int) -> bool:
+    async def _wake_partition(self, partition: int, *, marketing: bool) -> bool:
         """Decide one batch of due messages afresh and hand off what may go. Did anything change?"""
         async with self._database.begin() as tx:
             await store.lock_partition(tx, partition)
             as_of = await store.watermark(tx, partition)
             now = datetime.now(UTC)
-            fresh = as_of is not None and now - as_of <= self._clearance.limits.max_staleness
-            rows = await store.claim_due(tx, partition, now, self._batch, marketing=fresh)
+            if marketing and (as_of is None or now - as_of > self._clearance.limits.max_staleness):
+                return False  # held: no verdict could let it go
+            rows = await store.claim_due(tx, partition, now, self._batch, marketing=marketing)
             if not rows:
                 return False
             decisions = await self._clearance.decide(tx, partition, [stored(row) for row in rows])

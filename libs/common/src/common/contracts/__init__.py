@@ -38,6 +38,11 @@ class Topic:
         """Kafka's own settings. Anything personal lives 7 days at most; a tombstone acts within 24 h."""
         if self.cleanup == "compact":
             return {"cleanup.policy": "compact", "max.compaction.lag.ms": str(ONE_DAY_MS)}
+        return self.dead_letters_config
+
+    @property
+    def dead_letters_config(self) -> dict[str, str]:
+        """A dead letter is as personal as the record it was."""
         return {"cleanup.policy": "delete", "retention.ms": str(SEVEN_DAYS_MS)}
 
 
