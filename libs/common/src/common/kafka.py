@@ -20,6 +20,7 @@ from common.settings import ServiceSettings
 Headers = list[tuple[str, bytes]]
 
 REQUEST_TIMEOUT_MS = 10_000
+RETRY_BACK_OFF_MS = 250
 BATCH_BYTES = 1_000_000  # under the broker's default max.message.bytes
 
 _encoder = msgspec.json.Encoder()
@@ -80,6 +81,7 @@ def producer(settings: ServiceSettings) -> AIOKafkaProducer:
         max_batch_size=BATCH_BYTES,
         max_request_size=4 * BATCH_BYTES,
         request_timeout_ms=REQUEST_TIMEOUT_MS,
+        retry_backoff_ms=RETRY_BACK_OFF_MS,
     )
 
 

@@ -99,10 +99,32 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
+class Sparingly(logging.Filter):
+    """Of one library's loggers, a line of a kind every ten seconds: while the broker is away, its client says so a
+    thousand times a second."""
+
+    every_s = 10.0
+
+    def __init__(self, library: str) -> None:
+        super().__init__()
+        self._library = logging.Filter(library)
+        self._next: dict[tuple[str, int], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not self._library.filter(record):
+            return True
+        place = (record.pathname, record.lineno)
+        if record.created < self._next.get(place, 0.0):
+            return False
+        self._next[place] = record.created + self.every_s
+        return True
+
+
 def log_to_stderr(service: str, level: int = logging.INFO) -> None:
     """All loggers of the process write JSON lines to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines(service))
+    handler.addFilter(Sparingly("aiokafka"))
     logging.root.handlers[:] = [handler]
     logging.root.setLevel(level)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
