@@ -199,6 +199,7 @@ class Consumer:
                     log.warning("broker trouble", extra={"topic": topic, "why": type(error).__name__})
                     await either(stop, None, 1.0)
                     continue
+                await self._within_the_log(kafka_consumer)
                 known = [tp for tp in batches if tp in self._placed]
                 async with self._busy:
                     ended = await asyncio.gather(
@@ -340,6 +341,14 @@ class Consumer:
         if self._joined:
             self.assigned.set()
         return True
+
+    async def _within_the_log(self, kafka_consumer: AIOKafkaConsumer) -> None:
+        """Not every broker refuses an offset beyond its log: a log that ends before what we have read is another log,
+        and reading on would skip it. (The fetch's high watermark; what ListOffsets says is not exact everywhere.)"""
+        for tp in kafka_consumer.assignment() & self._placed:
+            end = kafka_consumer.highwater(tp)
+            if end is not None and end < (position := await kafka_consumer.position(tp)):
+                raise Stopped(f"{self.name}: offset {position} of partition {tp.partition} is beyond the log")
 
     async def start_of(self, partition: int) -> int:
         """Where to read on: the stored offset; the beginning of the log (0) the first time."""

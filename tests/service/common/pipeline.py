@@ -1,0 +1,266 @@
+"""An outbox, its relay, the broker and a consumer, in one database: what every service stands on, without a service."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import asyncpg
+import msgspec
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common import kafka, outbox
+from common.consumer import After, Consumer, Handler, Poison, PoisonHandler, Received, Subscription, _Partition
+from common.contracts import STATES, Event, Topic, Watermark
+from common.contracts.consent import ConsentStateChanged
+from common.database import Database
+from common.outbox import Relay
+from common.settings import ServiceSettings
+from tests.running import Surroundings
+
+GROUP = "pipeline.projection"
+TABLES = """
+CREATE TABLE projection (subject_id text PRIMARY KEY, version integer NOT NULL);
+CREATE TABLE applied (id bigint GENERATED ALWAYS AS IDENTITY, subject_id text NOT NULL, version integer NOT NULL);
+"""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record of a topic. `event` is None where it is not of ours to read."""
+
+    partition: int
+    offset: int
+    key: str | None
+    value: bytes | None
+    headers: dict[str, str]
+    event: Event | None
+
+
+@dataclass
+class Pipeline:
+    surroundings: Surroundings
+    settings: ServiceSettings
+    database: Database
+    acknowledged: dict[tuple[str, int], datetime] = field(default_factory=dict)  # (subject, version): after the commit
+
+    def with_settings(self, **more: Any) -> ServiceSettings:
+        return self.settings.model_copy(update=more)
+
+    async def append(self, *events: ConsentStateChanged) -> list[int]:
+        """In one transaction; notes when each was acknowledged, as an API would."""
+        async with self.database.begin() as tx:
+            ids = await outbox.append(tx, STATES, events)
+        at = datetime.now(UTC)
+        self.acknowledged |= {(event.subject_id, event.version): at for event in events}
+        return ids
+
+    async def waiting(self) -> int:
+        async with self.database.begin() as tx:
+            return int(await tx.scalar(text("SELECT count(*) FROM outbox")) or 0)
+
+    async def drained(self) -> bool:
+        assert await self.waiting() == 0
+        return True
+
+    async def scalar(self, statement: str, **parameters: Any) -> Any:
+        async with self.database.begin() as tx:
+            return await tx.scalar(text(statement), parameters)
+
+    async def rows(self, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
+        async with self.database.begin() as tx:
+            return [tuple(row) for row in await tx.execute(text(statement), parameters)]
+
+    @asynccontextmanager
+    async def row_held(self, outbox_id: int) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+        """A relay reads and publishes this row, and then stands before its DELETE until the returned call."""
+        async with self.sql() as sql:
+            held = sql.transaction()
+            await held.start()
+            await sql.execute("SELECT FROM outbox WHERE id = $1 FOR UPDATE", outbox_id)
+            yield held.rollback
+
+    @asynccontextmanager
+    async def sql(self) -> AsyncIterator[asyncpg.Connection]:
+        """A connection of its own: to hold a lock, or to look at the others."""
+        async with self.surroundings.sql("dispatch") as connection:
+            yield connection
+
+    async def log(self, topic: Topic = STATES) -> list[Record]:
+        """Everything on the topic so far, by partition and offset."""
+        return await self.log_of(topic.name, self.settings.partitions)
+
+    async def dead_letters(self, topic: Topic = STATES) -> list[Record]:
+        return await self.log_of(topic.dead_letters, 1)
+
+    async def log_of(self, name: str, partitions: int) -> list[Record]:
+        consumer = AIOKafkaConsumer(bootstrap_servers=self.settings.kafka_bootstrap, fetch_max_wait_ms=20)
+        await consumer.start()
+        try:
+            places = [TopicPartition(self.settings.topic_prefix + name, number) for number in range(partitions)]
+            consumer.assign(places)
+            ends: dict[TopicPartition, int] = await consumer.end_offsets(places)
+            for place in places:
+                consumer.seek(place, 0)
+            found: list[Record] = []
+            while any([await consumer.position(place) < ends[place] for place in places]):
+                for batch in (await consumer.getmany(timeout_ms=100)).values():
+                    found += map(_record, batch)
+            return sorted(found, key=lambda record: (record.partition, record.offset))
+        finally:
+            await consumer.stop()
+
+    async def states(self) -> list[ConsentStateChanged]:
+        return [record.event for record in await self.log() if isinstance(record.event, ConsentStateChanged)]
+
+    async def watermarks(self) -> list[Record]:
+        return [record for record in await self.log() if isinstance(record.event, Watermark)]
+
+    async def raw_records(self) -> dict[TopicPartition, list[Any]]:
+        """As the consumer loop is handed them."""
+        consumer = AIOKafkaConsumer(bootstrap_servers=self.settings.kafka_bootstrap, fetch_max_wait_ms=20)
+        await consumer.start()
+        try:
+            name = self.settings.topic_prefix + STATES.name
+            places = [TopicPartition(name, partition) for partition in range(self.settings.partitions)]
+            consumer.assign(places)
+            for place in places:
+                consumer.seek(place, 0)
+            found: dict[TopicPartition, list[Any]] = await consumer.getmany(timeout_ms=1000)
+            return found
+        finally:
+            await consumer.stop()
+
+    async def publish(self, *events: Event) -> None:
+        """Straight to the log, as another service's relay would. A watermark goes to its own partition."""
+        await self.publish_raw(*((event.key.encode(), kafka.encode(event), event.type) for event in events))
+
+    async def publish_raw(self, *records: tuple[bytes | None, bytes | None, str]) -> None:
+        """(key, value, type), as a broken or foreign producer would; without a key to partition 0."""
+        producer = kafka.producer(self.settings)
+        await producer.start()
+        try:
+            for key, value, event_type in records:
+                partition = kafka.partition_of(key.decode(errors="replace"), self.settings.partitions) if key else 0
+                if event_type == Watermark.type and value:
+                    partition = msgspec.json.decode(value, type=Watermark).partition
+                await producer.send_and_wait(
+                    self.settings.topic_prefix + STATES.name,
+                    value,
+                    key=key,
+                    partition=partition,
+                    headers=[("ce_type", event_type.encode())],
+                )
+        finally:
+            await producer.stop()
+
+    def consumer(self, handle: Handler | None = None, on_poison: PoisonHandler | None = None) -> Consumer:
+        return Consumer(Subscription(GROUP, STATES, handle or project, on_poison), self.database, self.settings)
+
+    async def hand(self, consumer: Consumer) -> None:
+        """All of the topic from the stored offsets on, batch by batch as its loop would, without joining a group: that
+        takes seconds."""
+        for tp, records in (await self.raw_records()).items():
+            stored = await consumer.start_of(tp.partition)
+            memory = consumer._partitions.setdefault(tp, _Partition())
+            fresh = [record for record in records if record.offset >= stored]
+            try:
+                await consumer._apply(tp, fresh)
+            except Poison:
+                await consumer._apply_one_by_one(tp, fresh, memory)
+
+    async def next_offset(self, partition: int = 0) -> int | None:
+        found: int | None = await self.scalar(
+            "SELECT next_offset FROM consumer_offset WHERE consumer_group = :group AND partition = :partition",
+            group=GROUP,
+            partition=partition,
+        )
+        return found
+
+    async def applied(self) -> list[tuple[str, int]]:
+        """(subject, version) in the order the handler was offered them."""
+        return [(str(s), int(v)) for s, v in await self.rows("SELECT subject_id, version FROM applied ORDER BY id")]
+
+    def relay(self, *, database: Database | None = None, **more: Any) -> Relay:
+        settings = self.with_settings(**more)
+        return Relay("consent", database or self.database, settings, watermarked=[STATES])
+
+
+def _record(raw: Any) -> Record:
+    try:
+        event = kafka.decode(raw.value, raw.headers)
+    except kafka.Undecodable:
+        event = None
+    return Record(
+        partition=raw.partition,
+        offset=raw.offset,
+        key=raw.key.decode(errors="replace") if raw.key is not None else None,
+        value=raw.value,
+        headers={name: value.decode() for name, value in raw.headers},
+        event=event,
+    )
+
+
+@asynccontextmanager
+async def pipeline(surroundings: Surroundings, **more: Any) -> AsyncIterator[Pipeline]:
+    settings = ServiceSettings(**await surroundings.settings("dispatch", **more))
+    await kafka.ensure_topics(settings, [STATES])
+    async with surroundings.sql("dispatch") as sql:
+        await sql.execute(TABLES)
+    database = Database(settings.database_url, name="pipeline")
+    try:
+        yield Pipeline(surroundings, settings, database)
+    finally:
+        await database.close()
+
+
+Run = Callable[[asyncio.Event], Awaitable[None]]
+
+
+@asynccontextmanager
+async def going(*runs: Run) -> AsyncIterator[list[asyncio.Task[None]]]:
+    """These loops run while the block does; then they are stopped, and what one of them raised is raised here."""
+    stop = asyncio.Event()
+    tasks: list[asyncio.Task[None]] = [asyncio.ensure_future(run(stop)) for run in runs]
+    try:
+        yield tasks
+    except BaseException:
+        for task in tasks:  # one may wait for a lock that the block holds
+            task.cancel()
+        raise
+    finally:
+        stop.set()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+    for failure in ended:
+        if isinstance(failure, Exception):
+            raise failure
+
+
+def states_of(subject_id: str, *versions: int) -> list[ConsentStateChanged]:
+    return [
+        ConsentStateChanged(
+            subject_id=subject_id, version=version, consents=(), suppressions=(), erased=False, causes=()
+        )
+        for version in versions
+    ]
+
+
+async def project(tx: AsyncConnection, batch: list[Received]) -> After | None:
+    """A projection as ours are, guarded by version; `applied` tells what it was offered, in order."""
+    for received in batch:
+        assert isinstance(received.event, ConsentStateChanged)
+        row = {"subject": received.event.subject_id, "version": received.event.version}
+        await tx.execute(text("INSERT INTO applied (subject_id, version) VALUES (:subject, :version)"), row)
+        await tx.execute(
+            text(
+                "INSERT INTO projection (subject_id, version) VALUES (:subject, :version)"
+                " ON CONFLICT (subject_id) DO UPDATE SET version = excluded.version"
+                " WHERE projection.version < excluded.version"
+            ),
+            row,
+        )
+    return None

@@ -1,0 +1,407 @@
+"""The consumer loop on a real Postgres and a real broker: each batch once, whatever dies when, and nothing stepped over
+that was not handled or put aside."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common import consumer as consumer_loop
+from common import kafka
+from common.consumer import After, Consumer, Hold, Poison, Received, Stopped, applied_watermark
+from common.contracts import STATES, TOPICS, Watermark
+from common.contracts.consent import ConsentStateChanged
+from common.kafka import WrongPartitions, ensure_topics
+from common.outbox import MAX_RECORD_BYTES
+from tests.eventually import eventually
+from tests.running import Surroundings
+from tests.service.common.pipeline import GROUP, Pipeline, going, pipeline, project, states_of
+
+SUBJECT = f"s1-{1:032x}"
+OTHER = f"s1-{2:032x}"
+UNREADABLE = (SUBJECT.encode(), b"{broken", ConsentStateChanged.type)
+
+
+def _until_offset(pipe: Pipeline, offset: int, partition: int = 0) -> Callable[[], Awaitable[bool]]:
+    async def look() -> bool:
+        assert await pipe.next_offset(partition) == offset
+        return True
+
+    return look
+
+
+async def test_each_event_is_handled_once_with_its_offset(surroundings: Surroundings) -> None:
+    async with pipeline(surroundings, partitions=1) as pipe:
+        got: list[Received] = []
+
+        async def keep(tx: AsyncConnection, batch: list[Received]) -> After | None:
+            got.extend(batch)
+            return None
+
+        before = datetime.now(UTC) - timedelta(seconds=1)
+        await pipe.publish(*states_of(SUBJECT, 7, 8))
+        async with going(pipe.consumer(keep).run):
+            await eventually(_until_offset(pipe, 2), within_s=20)
+            await pipe.publish(*states_of(SUBJECT, 9))
+            await eventually(_until_offset(pipe, 3), within_s=20)
+        assert [r.event for r in got] == states_of(SUBJECT, 7, 8, 9)
+        assert [(r.key, r.partition, r.offset) for r in got] == [(SUBJECT, 0, 0), (SUBJECT, 0, 1), (SUBJECT, 0, 2)]
+        assert all(before < r.published_at < datetime.now(UTC) + timedelta(seconds=1) for r in got)
+
+
+@pytest.mark.parametrize("moment", ["before the commit", "after the commit"])
+async def test_a_crash_redoes_what_was_not_committed_and_only_that(surroundings: Surroundings, moment: str) -> None:
+    async with pipeline(surroundings, partitions=1) as pipe:
+        there, never = asyncio.Event(), asyncio.Event()
+
+        async def block() -> None:
+            there.set()
+            await never.wait()
+
+        async def dies(tx: AsyncConnection, batch: list[Received]) -> After | None:
+            await project(tx, batch)
+            if moment == "before the commit":
+                await block()
+            return block
+
+        await pipe.publish(*states_of(SUBJECT, 1, 2))
+        async with going(pipe.consumer(dies).run) as [consuming]:
+            await asyncio.wait_for(there.wait(), 20)
+            consuming.cancel()
+            with suppress(asyncio.CancelledError):
+                await consuming
+        committed = moment == "after the commit"
+        assert await pipe.next_offset() == (2 if committed else 0)
+        assert await pipe.applied() == ([(SUBJECT, 1), (SUBJECT, 2)] if committed else [])
+        await pipe.publish(*states_of(SUBJECT, 3))
+        await pipe.hand(pipe.consumer())
+        assert await pipe.next_offset() == 3
+        assert await pipe.applied() == [(SUBJECT, 1), (SUBJECT, 2), (SUBJECT, 3)]
+
+
+async def test_what_is_below_the_stored_offset_is_skipped(surroundings: Surroundings) -> None:
+    async with pipeline(surroundings, partitions=1) as pipe:
+        await pipe.publish(*states_of(SUBJECT, 1, 2, 3, 4))
+        batch = (await pipe.raw_records()).popitem()
+        consumer = pipe.consumer()
+        await consumer.start_of(0)
+        await pipe.scalar("UPDATE consumer_offset SET next_offset = 2 RETURNING 1")
+        consumer._partitions[batch[0]] = consumer_loop._Partition()
+        await consumer._apply(*batch)
+        assert await pipe.applied() == [(SUBJECT, 3), (SUBJECT, 4)]
+        assert await pipe.next_offset() == 4
+
+
+async def test_a_database_restored_from_its_backup_gets_again_what_it_lost(surroundings: Surroundings) -> None:
+    """Kafka's own commits are ahead then, and the client begins to fetch there while Postgres is still being asked."""
+    async with pipeline(surroundings, partitions=1) as pipe:
+        await pipe.publish(*states_of(SUBJECT, 1, 2, 3))
+        async with going(pipe.consumer().run):
+            await eventually(_until_offset(pipe, 3), within_s=20)
+        await pipe.scalar("DELETE FROM applied RETURNING 1")
+        await pipe.scalar("UPDATE consumer_offset SET next_offset = 0 RETURNING 1")
+        await pipe.publish(*states_of(SUBJECT, 4, 5))
+        async with pipe.sql() as sql:
+            slow = sql.transaction()
+            await slow.start()
+            await sql.execute("SELECT FROM consumer_offset FOR UPDATE")
+            async with going(pipe.consumer().run):
+                await eventually(lambda: _waiting_for_a_lock(pipe), within_s=20)
+                await asyncio.wait([asyncio.ensure_future(asyncio.Event().wait())], timeout=1.0)  # let it fetch
+                await slow.rollback()
+                await eventually(_until_offset(pipe, 5), within_s=20)
+        assert await pipe.applied() == [(SUBJECT, v) for v in (1, 2, 3, 4, 5)]
+
+
+async def _waiting_for_a_lock(pipe: Pipeline) -> bool:
+    return bool(
+        await pipe.scalar(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+    )
+
+
+async def test_a_zombie_and_its_successor_never_apply_a_batch_twice(surroundings: Surroundings) -> None:
+    """Both hold the same batch. The second waits on the offset's row, then sees that it is behind."""
+    async with pipeline(surroundings, partitions=1) as pipe:
+        await pipe.publish(*states_of(SUBJECT, 1, 2, 3))
+        [(tp, records)] = (await pipe.raw_records()).items()
+        there, go_on = asyncio.Event(), asyncio.Event()
+
+        async def slowly(tx: AsyncConnection, batch: list[Received]) -> After | None:
+            there.set()
+            await go_on.wait()
+            return await project(tx, batch)
+
+        zombie, successor = pipe.consumer(slowly), pipe.consumer()
+        for consumer in (zombie, successor):
+            await consumer.start_of(0)
+            consumer._partitions[tp] = consumer_loop._Partition()
+        first = asyncio.ensure_future(zombie._apply(tp, records))
+        await there.wait()
+        second = asyncio.ensure_future(successor._apply(tp, records))
+        await eventually(lambda: _waiting_for_a_lock(pipe))
+        go_on.set()
+        await asyncio.gather(first, second)
+        assert await pipe.applied() == [(SUBJECT, 1), (SUBJECT, 2), (SUBJECT, 3)]
+        assert await pipe.next_offset() == 3
+
+
+async def test_poison_goes_to_the_dead_letters_with_its_reason_and_the_rest_goes_on(surroundings: Surroundings) -> None:
+    async with pipeline(surroundings, partitions=1) as pipe:
+        marked: list[tuple[str | None, int]] = []
+
+        async def mark(tx: AsyncConnection, key: str | None, partition: int) -> None:
+            marked.append((key, partition))
+
+        async def picky(tx: AsyncConnection, batch: list[Received]) -> After | None:
+            for received in batch:
+                if isinstance(received.event, ConsentStateChanged) and received.event.version == 13:
+                    raise Poison("thirteen is not handled")
+            return await project(tx, batch)
+
+        await pipe.publish(*states_of(OTHER, 1))
+        await pipe.publish_raw(UNREADABLE, (b"\xff\xfe", b"{}", ConsentStateChanged.type))
+        await pipe.publish(*states_of(SUBJECT, 13), *states_of(OTHER, 2))
+        async with going(pipe.consumer(picky, mark).run):
+            await eventually(_until_offset(pipe, 5), within_s=20)
+        async with going(pipe.relay().run):
+            await eventually(pipe.drained)
+        assert await pipe.applied() == [(OTHER, 1), (OTHER, 2)]
+        assert marked == [(SUBJECT, 0), (None, 0), (SUBJECT, 0)]
+        broken, keyless, thirteen = await pipe.dead_letters()
+        assert (broken.key, broken.value) == (SUBJECT, b"{broken")
+        assert keyless.value == b"{}"
+        assert "thirteen is not handled" in thirteen.headers["ce_type"]
+        assert "malformed" in broken.headers["ce_type"]
+        assert "missing" in keyless.headers["ce_type"]
+
+
+async def test_on_poison_and_the_step_over_it_are_one_transaction(surroundings: Surroundings) -> None:
+    """What cannot be marked is not stepped over: it is tried again, and buried once."""
+    async with pipeline(surroundings, partitions=1) as pipe:
+        attempts = 0
+
+        async def mark(tx: AsyncConnection, key: str | None, partition: int) -> None:
+            nonlocal attempts
+            attempts += 1
+            if attempts < 3:
+                raise ConnectionError("the database went away")
+
+        await pipe.publish_raw(UNREADABLE)
+        async with going(pipe.consumer(on_poison=mark).run):
+            await eventually(_until_offset(pipe, 1), within_s=20)
+        assert attempts == 3
+        assert await pipe.waiting() == 1
+
+
+async def test_a_poison_too_large_for_a_record_of_ours_does_not_stop_the_relay(surroundings: Surroundings) -> None:
+    async with pipeline(surroundings, partitions=1) as pipe:
+        await pipe.publish_raw((SUBJECT.encode(), b"{" * (MAX_RECORD_BYTES + 1), ConsentStateChanged.type))
+        await pipe.hand(pipe.consumer())
+        async with going(pipe.relay().run):
+            await eventually(pipe.drained)
+        [letter] = await pipe.dead_letters()
+        assert letter.value is None
+        assert "not kept" in letter.headers["ce_type"]
+
+
+async def test_one_more_than_25_poison_in_a_row_stops_the_consumer_on_it(surroundings: Surroundings) -> None:
+    """The watermarks between them are no sign of health: they come whatever the deploy."""
+    async with pipeline(surroundings, partitions=1) as pipe:
+        mark = Watermark(partition=0, as_of=datetime(2026, 1, 1, tzinfo=UTC))
+        await pipe.publish_raw(*[UNREADABLE, (mark.key.encode(), kafka.encode(mark), mark.type)] * 26)
+        with pytest.raises(Stopped):
+            await asyncio.wait_for(pipe.consumer().run(asyncio.Event()), 20)
+        assert await pipe.waiting() == 25
+        assert await pipe.next_offset() == 50
+
+
+async def test_25_poison_in_a_row_and_then_an_event_is_survived(surroundings: Surroundings) -> None:
+    async with pipeline(surroundings, partitions=1) as pipe:
+        for _ in range(2):
+            await pipe.publish_raw(*[UNREADABLE] * 25)
+            await pipe.publish(*states_of(OTHER, 1))
+        await pipe.hand(pipe.consumer())
+        assert await pipe.next_offset() == 52
+        assert await pipe.waiting() == 50
+
+
+async def test_a_type_of_tomorrow_is_stepped_over(surroundings: Surroundings) -> None:
+    async with pipeline(surroundings, partitions=1) as pipe:
+        await pipe.publish_raw((SUBJECT.encode(), b"whatever", "consent.state_changed.v9"))
+        await pipe.publish(*states_of(SUBJECT, 1))
+        await pipe.hand(pipe.consumer())
+        assert await pipe.next_offset() == 2
+        assert await pipe.applied() == [(SUBJECT, 1)]
+        assert await pipe.waiting() == 0
+
+
+@pytest.mark.parametrize(("trouble", "is_failing"), [(Hold, False), (RuntimeError, True)])
+async def test_a_hold_is_no_failure_and_any_other_error_is_tried_for_ever(
+    surroundings: Surroundings, trouble: type[Exception], is_failing: bool
+) -> None:
+    async with pipeline(surroundings, partitions=1) as pipe:
+        attempts, seen_failing = 0, False
+
+        async def not_yet(tx: AsyncConnection, batch: list[Received]) -> After | None:
+            nonlocal attempts, seen_failing
+            attempts += 1
+            seen_failing |= consumer.failing_s > 0
+            await project(tx, batch)
+            if attempts < 4:
+                raise trouble("not yet")
+            return None
+
+        consumer = pipe.consumer(not_yet)
+        await pipe.publish(*states_of(SUBJECT, 1, 2))
+        async with going(consumer.run):
+            await eventually(_until_offset(pipe, 2), within_s=20)
+            await eventually(lambda: _is(consumer.failing_s == 0))
+        assert attempts == 4
+        assert seen_failing is is_failing
+        assert await pipe.applied() == [(SUBJECT, 1), (SUBJECT, 2)]
+
+
+async def test_a_partition_that_fails_does_not_hold_up_the_others(surroundings: Surroundings) -> None:
+    async with pipeline(surroundings, partitions=2) as pipe:
+        by_partition = {kafka.partition_of(f"s1-{n:032x}", 2): f"s1-{n:032x}" for n in range(20)}
+
+        async def half(tx: AsyncConnection, batch: list[Received]) -> After | None:
+            if batch[0].partition == 0:
+                raise RuntimeError("only this partition")
+            return await project(tx, batch)
+
+        async with going(pipe.consumer(half).run):
+            for version in (1, 2, 3):
+                await pipe.publish(*states_of(by_partition[0], version), *states_of(by_partition[1], version))
+                await eventually(_until_offset(pipe, version, partition=1), within_s=20)
+        assert await pipe.next_offset(0) == 0
+        assert {subject for subject, _ in await pipe.applied()} == {by_partition[1]}
+
+
+async def test_what_follows_a_batch_runs_after_its_commit_and_before_the_next(surroundings: Surroundings) -> None:
+    async with pipeline(surroundings, partitions=1) as pipe:
+        happened: list[str] = []
+
+        async def handle(tx: AsyncConnection, batch: list[Received]) -> After | None:
+            last = batch[-1].offset
+            happened.append(f"handle to {last}")
+
+            async def after() -> None:
+                assert await pipe.next_offset() == last + 1, "not committed yet"
+                await asyncio.wait([asyncio.ensure_future(pipe.publish(*states_of(SUBJECT, 9)))])
+                happened.append(f"after {last}")
+                if last >= 2:
+                    done.set()
+
+            return after
+
+        done = asyncio.Event()
+        await pipe.publish(*states_of(SUBJECT, 1))
+        async with going(pipe.consumer(handle).run):
+            await asyncio.wait_for(done.wait(), 20)
+        assert happened[:6] == ["handle to 0", "after 0", "handle to 1", "after 1", "handle to 2", "after 2"]
+
+
+async def test_the_applied_watermark_is_that_of_the_partition_furthest_behind(surroundings: Surroundings) -> None:
+    async with pipeline(surroundings, partitions=3) as pipe:
+
+        async def applied() -> datetime | None:
+            async with pipe.database.begin() as tx:
+                return await applied_watermark(tx, GROUP, STATES, 3)
+
+        early, late = datetime(2026, 1, 1, 9, tzinfo=UTC), datetime(2026, 1, 1, 10, tzinfo=UTC)
+        for marks, as_of in (
+            ([(0, late), (1, late)], None),
+            ([(2, early)], early),
+            ([(2, late)], late),
+            ([(2, early)], late),  # of a relay that no longer leads
+        ):
+            await pipe.publish(*(Watermark(partition=partition, as_of=at) for partition, at in marks))
+            await pipe.hand(pipe.consumer())
+            assert await applied() == as_of
+
+
+async def test_a_watermark_counts_only_with_what_precedes_it(surroundings: Surroundings) -> None:
+    """While the state before it cannot be applied, knowledge does not get younger."""
+    async with pipeline(surroundings, partitions=1) as pipe:
+
+        async def never(tx: AsyncConnection, batch: list[Received]) -> After | None:
+            raise RuntimeError("not today")
+
+        await pipe.publish(*states_of(SUBJECT, 1), Watermark(partition=0, as_of=datetime(2026, 1, 1, tzinfo=UTC)))
+        with pytest.raises(RuntimeError):
+            await pipe.hand(pipe.consumer(never))
+        assert await pipe.scalar("SELECT as_of FROM consumer_offset") is None
+
+
+async def test_consumers_that_come_and_go_apply_everything_once_and_in_order(surroundings: Surroundings) -> None:
+    async with pipeline(surroundings, partitions=3) as pipe:
+        subjects = [f"s1-{n:032x}" for n in range(12)]
+        published = 0
+        written = asyncio.Event()
+
+        async def write() -> None:
+            nonlocal published
+            while not written.is_set():
+                published += 1
+                await pipe.publish(*(state for s in subjects for state in states_of(s, published)))
+
+        first, second = pipe.consumer(), pipe.consumer()
+        writing = asyncio.ensure_future(write())
+        async with going(second.run) as [running]:
+            await asyncio.wait_for(second.assigned.wait(), 20)
+            async with going(first.run):
+                await asyncio.wait_for(first.assigned.wait(), 20)
+                await eventually(lambda: _is(len(second._placed) < 3))
+                at = published
+                await eventually(lambda: _is(published > at + 2))
+            await eventually(lambda: _is(len(second._placed) == 3), within_s=20)
+            written.set()
+            await writing
+            await eventually(lambda: _count(pipe.applied(), published * len(subjects)), within_s=20)
+            assert not running.done()
+        by_subject: dict[str, list[int]] = {}
+        for subject, version in await pipe.applied():
+            by_subject.setdefault(subject, []).append(version)
+        assert by_subject == {s: list(range(1, published + 1)) for s in subjects}
+
+
+async def test_topics_are_made_once_all_with_one_partition_count(surroundings: Surroundings) -> None:
+    async with pipeline(surroundings, partitions=2) as pipe:
+        await asyncio.gather(*(ensure_topics(pipe.settings, TOPICS) for _ in range(3)))
+        await ensure_topics(pipe.settings, TOPICS)
+        for topic in TOPICS:
+            assert await pipe.log(topic) == []  # which fails on a partition that is not there
+            assert await pipe.dead_letters(topic) == []
+
+
+async def test_a_topic_with_another_partition_count_is_refused(surroundings: Surroundings) -> None:
+    async with pipeline(surroundings, partitions=2) as pipe:
+        with pytest.raises(WrongPartitions, match=r"consent.states.v1 has 2 partitions, settings say 3"):
+            await ensure_topics(pipe.with_settings(partitions=3), [STATES])
+
+
+async def test_an_offset_that_is_not_in_the_log_stops_the_consumer(surroundings: Surroundings) -> None:
+    """Records that were needed are gone, or the topic is another one: a person decides."""
+    async with pipeline(surroundings, partitions=1) as pipe:
+        await pipe.publish(*states_of(SUBJECT, 1))
+        consumer: Consumer = pipe.consumer()
+        await consumer.start_of(0)
+        await pipe.scalar("UPDATE consumer_offset SET next_offset = 1000 RETURNING 1")
+        with pytest.raises(Stopped, match="offset 1000"):
+            await asyncio.wait_for(consumer.run(asyncio.Event()), 20)
+        assert await pipe.next_offset() == 1000
+
+
+async def _is(fact: bool) -> bool:
+    return fact
+
+
+async def _count(found: Awaitable[list[tuple[str, int]]], count: int) -> bool:
+    assert len(await found) == count
+    return True

@@ -1,0 +1,334 @@
+"""The relay on a real Postgres and a real broker: order, no loss across kills, one leader, and watermarks that hold."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from prometheus_client import Gauge
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common import outbox
+from common.contracts import STATES, Watermark
+from common.contracts.consent import ConsentStateChanged
+from common.database import Database
+from common.kafka import partition_of
+from common.outbox import MAX_RECORD_BYTES, OLDEST, Relay, Relayed
+from common.telemetry import continue_trace, traceparent
+from tests.eventually import eventually
+from tests.running import Surroundings
+from tests.service.common.pipeline import Pipeline, Record, going, pipeline, states_of
+
+SUBJECTS = [f"s1-{n:032x}" for n in range(5)]
+
+
+def _versions(records: list[Record]) -> dict[str, list[int]]:
+    """By subject, in the order of the log."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for record in records:
+        if isinstance(record.event, ConsentStateChanged):
+            found[record.event.subject_id].append(record.event.version)
+    return dict(found)
+
+
+def _until_logged(pipe: Pipeline, states: int) -> Callable[[], Awaitable[bool]]:
+    async def look() -> bool:
+        assert len(await pipe.states()) >= states
+        return True
+
+    return look
+
+
+async def test_events_of_a_key_leave_in_order_once_and_their_rows_go(surroundings: Surroundings) -> None:
+    async with pipeline(surroundings) as pipe:
+        for version in range(1, 41):
+            await pipe.append(*(state for subject in SUBJECTS for state in states_of(subject, version)))
+        async with going(pipe.relay(relay_batch=37).run):
+            await eventually(pipe.drained)
+        assert _versions(await pipe.log()) == {subject: list(range(1, 41)) for subject in SUBJECTS}
+
+
+async def test_a_record_is_a_cloud_event_in_the_partition_of_its_key(surroundings: Surroundings) -> None:
+    async with pipeline(surroundings) as pipe:
+        continue_trace(None)
+        trace = traceparent()
+        await pipe.append(*states_of(SUBJECTS[0], 1))
+        async with going(pipe.relay().run):
+            await eventually(pipe.drained)
+        [record] = [r for r in await pipe.log() if isinstance(r.event, ConsentStateChanged)]
+        assert record.key == SUBJECTS[0]
+        assert record.partition == partition_of(SUBJECTS[0], pipe.settings.partitions)
+        assert record.headers["ce_specversion"] == "1.0"
+        assert record.headers["ce_type"] == "consent.state_changed.v1"
+        assert record.headers["ce_source"] == "/placet/consent"
+        assert record.headers["content-type"] == "application/json"
+        assert record.headers["traceparent"] == trace
+        assert datetime.fromisoformat(record.headers["ce_time"]) <= datetime.now(UTC)
+        assert len(record.headers["ce_id"]) == 36
+
+
+async def test_a_row_that_commits_late_is_not_skipped(surroundings: Surroundings) -> None:
+    """Its id is lower than what is published already: a cursor would have passed it."""
+    async with pipeline(surroundings) as pipe, going(pipe.relay().run):
+        async with pipe.database.begin() as tx:
+            [late] = await outbox.append(tx, STATES, states_of(SUBJECTS[0], 1))
+            [early] = await pipe.append(*states_of(SUBJECTS[1], 1))
+            assert late < early
+            await eventually(_until_logged(pipe, 1))
+            assert _versions(await pipe.log()) == {SUBJECTS[1]: [1]}
+        await eventually(_until_logged(pipe, 2))
+        assert await eventually(pipe.drained)
+
+
+async def test_what_is_rolled_back_is_never_published(surroundings: Surroundings) -> None:
+    async with pipeline(surroundings) as pipe, going(pipe.relay().run):
+        async with pipe.database.begin() as tx:
+            await outbox.append(tx, STATES, states_of(SUBJECTS[0], 1))
+            await tx.rollback()
+        await pipe.append(*states_of(SUBJECTS[0], 2))
+        await eventually(pipe.drained)
+        assert _versions(await pipe.log()) == {SUBJECTS[0]: [2]}
+
+
+@pytest.mark.parametrize("death", ["cancelled", "connection lost"])
+async def test_a_relay_that_dies_between_ack_and_delete_publishes_again_and_loses_nothing(
+    surroundings: Surroundings, death: str
+) -> None:
+    async with pipeline(surroundings, partitions=1) as pipe:
+        ids = await pipe.append(*states_of(SUBJECTS[0], 1, 2, 3))
+        async with pipe.row_held(ids[1]) as let_go, going(pipe.relay().run) as [relaying]:
+            await eventually(_until_logged(pipe, 3))
+            assert await pipe.waiting() == 3
+            if death == "cancelled":
+                relaying.cancel()
+                with suppress(asyncio.CancelledError):
+                    await relaying
+            else:
+                await eventually(lambda: pipe.scalar(KILL_WHO_DELETES))
+            await let_go()
+            if death == "cancelled":
+                assert await pipe.waiting() == 3
+                async with going(pipe.relay().run):
+                    await eventually(pipe.drained)
+            else:
+                await eventually(pipe.drained)
+        assert _versions(await pipe.log()) == {SUBJECTS[0]: [1, 2, 3, 1, 2, 3]}
+
+
+KILL_WHO_DELETES = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE 'DELETE FROM outbox%'
+"""
+
+
+async def test_two_relays_on_one_database_elect_one_and_the_other_takes_over(surroundings: Surroundings) -> None:
+    async with pipeline(surroundings, partitions=1) as pipe:
+        second_database = Database(pipe.settings.database_url, name="second-relay")
+        [row] = await pipe.append(*states_of(SUBJECTS[0], 1))
+        async with pipe.row_held(row) as let_go, going(pipe.relay().run) as [first]:
+            await eventually(_until_logged(pipe, 1))
+            async with going(pipe.relay(database=second_database).run):
+                turns: set[datetime] = set()
+
+                async def stood_by() -> bool:
+                    turns.update([at for (at,) in await pipe.rows(LAST_QUERY_OF_THE_SECOND)])
+                    return len(turns) > 4
+
+                await eventually(stood_by)
+                assert len(await pipe.states()) == 1, "both published"
+                assert await pipe.waiting() == 1
+                first.cancel()
+                await let_go()
+                await eventually(pipe.drained)
+        assert _versions(await pipe.log()) == {SUBJECTS[0]: [1, 1]}
+        await second_database.close()
+
+
+LAST_QUERY_OF_THE_SECOND = """
+SELECT query_start AS at FROM pg_stat_activity
+WHERE datname = current_database() AND application_name = 'second-relay' AND query <> ''
+"""
+
+
+def _kept_its_word(pipe: Pipeline, records: list[Record]) -> bool:
+    """Whatever was acknowledged before a watermark's `as_of` precedes it in its partition."""
+    for mark in records:
+        if not isinstance(mark.event, Watermark):
+            continue
+        for record in records:
+            if isinstance(record.event, ConsentStateChanged) and record.partition == mark.partition:
+                acknowledged = pipe.acknowledged[record.event.subject_id, record.event.version]
+                if acknowledged < mark.event.as_of and record.offset > mark.offset:
+                    return False
+    return True
+
+
+async def test_a_watermark_waits_for_a_drained_read(surroundings: Surroundings) -> None:
+    async with pipeline(surroundings, partitions=1) as pipe:
+        await pipe.append(*states_of(SUBJECTS[0], *range(1, 101)))
+        relay = pipe.relay(relay_batch=10, watermark_every_s=0.001, max_clock_skew_s=0.0)
+        async with going(relay.run):
+            await eventually(pipe.drained)
+            await eventually(lambda: _some(pipe.watermarks()))
+        records = await pipe.log()
+        first_mark = next(r for r in records if isinstance(r.event, Watermark))
+        assert first_mark.offset == 100
+        assert _kept_its_word(pipe, records)
+
+
+async def test_a_watermark_does_not_cover_what_came_while_rows_were_being_published(surroundings: Surroundings) -> None:
+    """Committed after the read that the watermark speaks for: not in the log yet, so not before `as_of`."""
+    async with pipeline(surroundings, partitions=1) as pipe:
+        [row] = await pipe.append(*states_of(SUBJECTS[0], 1))
+        async with pipe.row_held(row) as let_go, going(pipe.relay(max_clock_skew_s=0.0).run):
+            await eventually(_until_logged(pipe, 1))
+            await pipe.append(*states_of(SUBJECTS[0], 2))
+            await let_go()
+            await eventually(pipe.drained)
+        records = await pipe.log()
+        marks = [r.offset for r in records if isinstance(r.event, Watermark)]
+        [second] = [r.offset for r in records if isinstance(r.event, ConsentStateChanged) and r.event.version == 2]
+        assert min(marks) < second, "the watermark of the first read was not published: nothing was tested"
+        assert _kept_its_word(pipe, records)
+
+
+async def test_watermarks_hold_while_writers_commit_all_the_time(surroundings: Surroundings) -> None:
+    """No allowance for skew (one clock), and a watermark after every read: the order of clock and snapshot shows."""
+    async with pipeline(surroundings, partitions=1) as pipe:
+
+        async def write(subject: str) -> None:
+            for version in range(1, 201):
+                await pipe.append(*states_of(subject, version))
+
+        relay = pipe.relay(watermark_every_s=0.0001, max_clock_skew_s=0.0)
+        async with going(relay.run):
+            await asyncio.gather(*map(write, SUBJECTS))
+            await eventually(pipe.drained)
+        records = await pipe.log()
+        assert _versions(records) == {subject: list(range(1, 201)) for subject in SUBJECTS}
+        assert sum(isinstance(r.event, Watermark) for r in records) > 20
+        assert _kept_its_word(pipe, records)
+
+
+class Ceiling:
+    """What the service stands on, told by the test; counts how often the relay asked."""
+
+    def __init__(self) -> None:
+        self.at: datetime | None = None
+        self.asked = 0
+        self.meanwhile: Callable[[], Awaitable[object]] | None = None
+
+    async def __call__(self, tx: AsyncConnection) -> datetime | None:
+        self.asked += 1
+        if self.meanwhile is not None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            await meanwhile()
+        return self.at
+
+    async def asked_more(self) -> bool:
+        before = self.asked
+        await eventually(lambda: _is(self.asked > before + 3))
+        return True
+
+
+async def test_no_watermark_while_the_ceiling_is_unknown_and_none_above_it(surroundings: Surroundings) -> None:
+    async with pipeline(surroundings, partitions=1) as pipe:
+        ceiling = Ceiling()
+        settings = pipe.with_settings(watermark_every_s=0.01)
+        async with going(Relay("consent", pipe.database, settings, [STATES], ceiling).run):
+            await ceiling.asked_more()
+            assert await pipe.watermarks() == []
+            ceiling.at = low = datetime.now(UTC) - timedelta(hours=1)
+            await ceiling.asked_more()
+            assert {r.event.as_of for r in await pipe.watermarks() if isinstance(r.event, Watermark)} == {low}
+            ceiling.at = datetime.now(UTC) + timedelta(hours=1)
+            await ceiling.asked_more()
+            last = (await pipe.watermarks())[-1].event
+            assert isinstance(last, Watermark)
+            assert low < last.as_of <= datetime.now(UTC) - timedelta(seconds=settings.max_clock_skew_s)
+
+
+async def test_the_ceiling_is_read_before_the_outbox(surroundings: Surroundings) -> None:
+    """What the service applied up to the ceiling left rows: they must be in the log before the ceiling is spoken."""
+    async with pipeline(surroundings, partitions=1) as pipe:
+        ceiling = Ceiling()
+        ceiling.at = datetime.now(UTC) - timedelta(hours=1)
+        settings = pipe.with_settings(watermark_every_s=0.0001)
+        async with going(Relay("consent", pipe.database, settings, [STATES], ceiling).run):
+            await ceiling.asked_more()
+
+            async def apply() -> None:
+                await pipe.append(*states_of(SUBJECTS[0], 1))
+                ceiling.at = applied
+
+            applied = datetime.now(UTC) - timedelta(minutes=30)
+            ceiling.meanwhile = apply
+            await ceiling.asked_more()
+            await eventually(pipe.drained)
+        records = await pipe.log()
+        [state] = [r.offset for r in records if isinstance(r.event, ConsentStateChanged)]
+        assert state < min(r.offset for r in records if isinstance(r.event, Watermark) and r.event.as_of == applied)
+
+
+async def test_whoever_waits_for_a_row_hears_yes_only_once_kafka_has_it(surroundings: Surroundings) -> None:
+    async with pipeline(surroundings, partitions=1) as pipe:
+        relayed = Relayed(pipe.database)
+        ids = await pipe.append(*states_of(SUBJECTS[0], 1, 2))
+        async with going(relayed.run):
+            assert await relayed.wait(ids, 0.3) is False
+            answer = asyncio.ensure_future(relayed.wait(ids, 20))
+            async with going(pipe.relay().run):
+                assert await answer is True
+            assert _versions(await pipe.log()) == {SUBJECTS[0]: [1, 2]}
+            assert await relayed.wait(ids, 5) is True
+            assert await relayed.wait([], 5) is True
+
+
+async def test_one_row_of_several_still_waiting_is_a_no(surroundings: Surroundings) -> None:
+    async with pipeline(surroundings, partitions=1) as pipe:
+        relayed = Relayed(pipe.database)
+        first = await pipe.append(*states_of(SUBJECTS[0], 1))
+        async with going(pipe.relay().run):
+            await eventually(pipe.drained)
+        second = await pipe.append(*states_of(SUBJECTS[0], 2))
+        async with going(relayed.run):
+            assert await relayed.wait(first, 5) is True
+            assert await relayed.wait([*first, *second], 0.5) is False
+
+
+async def test_the_age_of_the_oldest_row_shows_while_kafka_is_down(surroundings: Surroundings) -> None:
+    async with pipeline(surroundings) as pipe:
+        await pipe.append(*states_of(SUBJECTS[0], 1))
+        OLDEST.set(0)
+        async with going(pipe.relay(kafka_bootstrap="127.0.0.1:1").run):
+            await eventually(lambda: _is(_value(OLDEST) > 0))
+        async with going(pipe.relay().run):
+            await eventually(pipe.drained)
+            await eventually(lambda: _is(_value(OLDEST) == 0))
+
+
+async def test_an_event_that_no_record_could_hold_is_refused_where_it_is_written(surroundings: Surroundings) -> None:
+    """In the outbox it would be tried for ever, and everything behind it would wait."""
+    async with pipeline(surroundings) as pipe:
+        with pytest.raises(ValueError, match=r"consent.state_changed.v1 of \d+ bytes"):
+            await pipe.append(*states_of("x" * MAX_RECORD_BYTES, 1))
+        largest = "x" * (MAX_RECORD_BYTES // 2 - 200)  # it is the key, and in the value
+        await pipe.append(*states_of(largest, 1))
+        async with going(pipe.relay().run):
+            await eventually(pipe.drained)
+        assert _versions(await pipe.log()) == {largest: [1]}
+
+
+async def _is(fact: bool) -> bool:
+    return fact
+
+
+async def _some(found: Awaitable[list[Record]]) -> bool:
+    return bool(await found)
+
+
+def _value(gauge: Gauge) -> float:
+    [family] = gauge.collect()
+    return family.samples[0].value
