@@ -106,9 +106,11 @@ def controlled(control: str, version: int = 1, campaign_id: str = "c1") -> Campa
     return CampaignControlled(campaign_id=campaign_id, sender_id=SENDER, control=control, version=version)  # type: ignore[arg-type]
 
 
-def receipt(state: str, *, reference: str | None = None, gateway_id: str | None = None) -> ReceiptReceived:
+def receipt(
+    state: str, *, reference: str | None = None, gateway_id: str | None = None, provider: str = "simulator"
+) -> ReceiptReceived:
     return ReceiptReceived(
-        provider="simulator",
+        provider=provider,
         account="main",
         provider_message_id=gateway_id or f"op-{reference}",
         reference=reference,

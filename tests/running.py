@@ -63,7 +63,7 @@ class Surroundings:
             "auth_issuer": ISSUER,
             "auth_audience": ISSUER,
             "fictional_numbers": True,
-            "drain_s": 5.0,
+            "drain_s": 10.0,
             **more,
         }
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from campaign.service import Settings, build
+from common.service import BODY_BYTES
 from tests.builders import SENDER, field_keys, number, subject
-from tests.running import Surroundings, bearer
+from tests.running import Surroundings, bearer, running
 from tests.service.campaign.campaigns import Campaigns
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -112,6 +114,17 @@ async def test_a_body_whose_length_is_not_announced_is_cut_off_at_the_limit(camp
     assert sent < 200
 
 
+async def test_a_file_may_be_larger_than_other_bodies(surroundings: Surroundings) -> None:
+    settings = Settings(**await surroundings.settings("campaign", roles="api", import_max_bytes=2 * BODY_BYTES))
+    async with running(build(settings)) as client:
+        async with surroundings.sql("campaign") as sql:
+            await sql.execute("INSERT INTO sender VALUES ('acme', 1, 'Acme', 'FR', '36111', '{}')")
+        body = b"mobile\n" + b"36111\n" * (BODY_BYTES // 6)
+        answered = await client.post("/v1/imports", params={"sender_id": "acme"}, content=body)
+    assert len(body) > BODY_BYTES
+    assert answered.status_code == 201
+
+
 async def test_other_kinds_of_bodies_are_told_what_is_wanted(campaigns: Campaigns) -> None:
     refused = await campaigns.client.post(
         "/v1/imports", params={"sender_id": SENDER}, files={"file": ("contacts.csv", b"mobile\n0639981234\n")}
@@ -129,6 +142,44 @@ async def test_the_same_key_and_file_again_imports_nothing_and_answers_the_same(
     other = await campaigns.imported(f"mobile\n{number(2)}\n", 409, headers=key)
     assert other["type"] == "/problems/idempotency-key-reused"
     assert list(await contacts(campaigns.surroundings)) == [subject(1)]
+
+
+async def test_a_second_request_with_a_key_that_is_at_work_is_told_so_at_once(campaigns: Campaigns) -> None:
+    key = {"Idempotency-Key": "november"}
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    lines = [b"mobile\n", b"36111\n" * 20_000, f"{number(1)}\n".encode()]
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield lines[0] + lines[1]
+        begun.set()
+        await go_on.wait()
+        yield lines[2]
+
+    first = asyncio.ensure_future(
+        campaigns.client.post("/v1/imports", params={"sender_id": SENDER}, content=slow(), headers=key)
+    )
+    await begun.wait()
+    refused = await asyncio.wait_for(campaigns.imported(b"".join(lines), 409, headers=key), 10)
+    assert refused["type"] == "/problems/import-in-progress"
+    go_on.set()
+    done = await first
+    assert (done.status_code, done.json()["created"], done.json()["refused"]) == (201, 1, 20_000)
+    assert await campaigns.imported(b"".join(lines), 200, headers=key) == done.json()
+
+
+async def test_of_two_requests_with_one_key_at_the_same_moment_one_imports(campaigns: Campaigns) -> None:
+    body = ["mobile\n36111\n" + f"{number(1)}\n"] * 4
+    answers = await asyncio.gather(
+        *(
+            campaigns.client.post(
+                "/v1/imports", params={"sender_id": SENDER}, content=each, headers={"Idempotency-Key": "november"}
+            )
+            for each in body
+        )
+    )
+    statuses = sorted(answer.status_code for answer in answers)
+    assert statuses.count(201) == 1
+    assert set(statuses) <= {200, 201, 409}
 
 
 async def test_imports_of_the_same_people_at_once_all_count(campaigns: Campaigns) -> None:

@@ -406,3 +406,42 @@ async def test_the_door_to_the_status_writes_nothing_when_the_step_is_not_possib
         with pytest.raises(ValueError, match="cannot pause"):
             await control.take(tx, row, Action.PAUSE, now())
     assert await campaigns.controls() == []
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"sender_id": "a\0"},
+        {"name": "a\0"},
+        {"purpose": "a\0"},
+        {"text": "a\0 {stop}"},
+        {"audience": {"where": {"ville": "a\0"}}},
+        {"audience": {"where": {"ville": ["a", "a\0"]}}},
+    ],
+    ids=str,
+)
+async def test_what_postgres_cannot_keep_is_the_callers_to_mend(campaigns: Campaigns, field: dict[str, Any]) -> None:
+    await campaigns.written(422, **field)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "GET campaigns/a%00",
+        "GET campaigns/a%00/recipients",
+        "GET campaigns/c1/recipients?cursor=a%00",
+        *(f"POST campaigns/a%00/{action}" for action in ("schedule", "pause", "resume", "cancel")),
+        f"GET campaigns?cursor={2**63}",
+        "GET imports/a%00",
+        f"GET imports/i1/refusals?cursor={2**31}",
+        "GET imports/a%00/refusals",
+        "POST imports?sender_id=a%00",
+    ],
+)
+async def test_nor_may_a_path_or_a_query_say_it(campaigns: Campaigns, target: str) -> None:
+    method, _, path = target.partition(" ")
+    assert (await campaigns.client.request(method, f"/v1/{path}")).status_code == 422
+
+
+async def test_the_last_cursor_there_can_be_is_taken(campaigns: Campaigns) -> None:
+    assert (await campaigns.get(f"campaigns?cursor={2**63 - 1}"))["items"] == []

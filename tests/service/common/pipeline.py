@@ -103,13 +103,17 @@ class Pipeline:
         try:
             places = [TopicPartition(self.settings.topic_prefix + name, number) for number in range(partitions)]
             consumer.assign(places)
-            ends: dict[TopicPartition, int] = await consumer.end_offsets(places)
             for place in places:
                 consumer.seek(place, 0)
             found: list[Record] = []
-            while any([await consumer.position(place) < ends[place] for place in places]):
-                for batch in (await consumer.getmany(timeout_ms=100)).values():
+            read_until = dict.fromkeys(places, -1)
+            while -1 in read_until.values():  # by the fetch's high watermark: ListOffsets is not exact everywhere
+                for batch in (await consumer.getmany(timeout_ms=50)).values():
                     found += map(_record, batch)
+                for place in places:
+                    end, position = consumer.highwater(place), await consumer.position(place)
+                    if end is not None and position >= end:
+                        read_until[place] = position
             return sorted(found, key=lambda record: (record.partition, record.offset))
         finally:
             await consumer.stop()

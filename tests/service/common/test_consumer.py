@@ -5,8 +5,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common import consumer as consumer_loop
@@ -14,6 +17,7 @@ from common import kafka
 from common.consumer import After, Consumer, Hold, Poison, Received, Stopped, applied_watermark
 from common.contracts import STATES, TOPICS, Watermark
 from common.contracts.consent import ConsentStateChanged
+from common.contracts.dispatch import OptOutEnforced
 from common.kafka import WrongPartitions, ensure_topics
 from common.outbox import MAX_RECORD_BYTES
 from tests.eventually import eventually
@@ -22,6 +26,17 @@ from tests.service.common.pipeline import GROUP, Pipeline, going, pipeline, proj
 
 SUBJECT = f"s1-{1:032x}"
 OTHER = f"s1-{2:032x}"
+OF_DISPATCH = OptOutEnforced(
+    subject_id=SUBJECT,
+    consent_version=1,
+    source="mo",
+    reference=None,
+    received_at=datetime(2026, 1, 1, tzinfo=UTC),
+    enforced_at=datetime(2026, 1, 1, tzinfo=UTC),
+)
+WITHOUT_OFFSET = kafka.encode(states_of(SUBJECT, 1)[0]).replace(
+    b'"suppressions":[]', b'"suppressions":[{"sender_id":null,"since":"2026-01-01T00:00:00"}]'
+)
 UNREADABLE = (SUBJECT.encode(), b"{broken", ConsentStateChanged.type)
 
 
@@ -95,7 +110,9 @@ async def test_what_is_below_the_stored_offset_is_skipped(surroundings: Surround
         assert await pipe.next_offset() == 4
 
 
-async def test_a_database_restored_from_its_backup_gets_again_what_it_lost(surroundings: Surroundings) -> None:
+async def test_a_database_restored_from_its_backup_gets_again_what_it_lost(
+    surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Kafka's own commits are ahead then, and the client begins to fetch there while Postgres is still being asked."""
     async with pipeline(surroundings, partitions=1) as pipe:
         await pipe.publish(*states_of(SUBJECT, 1, 2, 3))
@@ -108,12 +125,56 @@ async def test_a_database_restored_from_its_backup_gets_again_what_it_lost(surro
             slow = sql.transaction()
             await slow.start()
             await sql.execute("SELECT FROM consumer_offset FOR UPDATE")
+            clients = _clients(monkeypatch)
             async with going(pipe.consumer().run):
                 await eventually(lambda: _waiting_for_a_lock(pipe), within_s=20)
-                await asyncio.wait([asyncio.ensure_future(asyncio.Event().wait())], timeout=1.0)  # let it fetch
+                [client] = clients
+                [tp] = client.assignment()
+                await eventually(lambda: _is(client.highwater(tp) is not None), within_s=20)  # it has fetched
                 await slow.rollback()
                 await eventually(_until_offset(pipe, 5), within_s=20)
         assert await pipe.applied() == [(SUBJECT, v) for v in (1, 2, 3, 4, 5)]
+
+
+@pytest.mark.parametrize("lost", ["UPDATE consumer_offset SET next_offset = 1", "DELETE FROM consumer_offset"])
+async def test_a_running_consumer_reads_again_what_a_failover_lost(surroundings: Surroundings, lost: str) -> None:
+    """The replica that took over was behind: what was stored is not there any more, and nobody restarts the service."""
+    async with pipeline(surroundings, partitions=1) as pipe:
+        await pipe.publish(*states_of(SUBJECT, 1, 2, 3))
+        async with going(pipe.consumer().run):
+            await eventually(_until_offset(pipe, 3), within_s=20)
+            kept = 1 if lost.startswith("UPDATE") else 0
+            async with pipe.database.begin() as tx:
+                await tx.execute(text("DELETE FROM applied WHERE version > :kept"), {"kept": kept})
+                await tx.execute(text(lost))
+            await pipe.publish(*states_of(SUBJECT, 4))
+            await eventually(_until_offset(pipe, 4), within_s=20)
+            await pipe.publish(*states_of(SUBJECT, 5))
+            await eventually(_until_offset(pipe, 5), within_s=20)
+        assert await pipe.applied() == [(SUBJECT, v) for v in (1, 2, 3, 4, 5)]
+
+
+async def test_what_was_placed_during_a_rebalance_is_placed_again(surroundings: Surroundings) -> None:
+    """The loop still sees the old assignment while the new one is made."""
+    async with pipeline(surroundings, partitions=1) as pipe:
+        consumer, tp = pipe.consumer(), TopicPartition(STATES.name, 0)
+        rebalance = consumer_loop._Assignment(consumer)
+        await rebalance.on_partitions_revoked({tp})
+        consumer._placed.add(tp)
+        await rebalance.on_partitions_assigned({tp})
+        assert not consumer._placed
+
+
+def _clients(monkeypatch: pytest.MonkeyPatch) -> list[AIOKafkaConsumer]:
+    """Those the consumers make from now on, to look into."""
+    made: list[AIOKafkaConsumer] = []
+
+    def make(**options: Any) -> AIOKafkaConsumer:
+        made.append(AIOKafkaConsumer(**options))
+        return made[-1]
+
+    monkeypatch.setattr(consumer_loop, "AIOKafkaConsumer", make)
+    return made
 
 
 async def _waiting_for_a_lock(pipe: Pipeline) -> bool:
@@ -240,6 +301,40 @@ async def test_a_type_of_tomorrow_is_stepped_over(surroundings: Surroundings) ->
         assert await pipe.waiting() == 0
 
 
+@pytest.mark.parametrize(
+    ("value", "event_type", "why"),
+    [
+        (WITHOUT_OFFSET, ConsentStateChanged.type, "timezone"),
+        (kafka.encode(states_of("s1-\0", 1)[0]), ConsentStateChanged.type, "NUL"),
+        (kafka.encode(OF_DISPATCH), OptOutEnforced.type, "dispatch.opt_out_enforced.v1 on consent.states.v1"),
+    ],
+    ids=["a time without its offset", "a NUL in an id", "a type of another topic"],
+)
+async def test_what_no_producer_of_ours_writes_is_poison(
+    surroundings: Surroundings, value: bytes, event_type: str, why: str
+) -> None:
+    async with pipeline(surroundings, partitions=1) as pipe:
+        await pipe.publish_raw((None, value, event_type))
+        await pipe.hand(pipe.consumer())
+        async with going(pipe.relay().run):
+            await eventually(pipe.drained)
+        [letter] = await pipe.dead_letters()
+        assert why in letter.headers["ce_type"]
+        assert await pipe.applied() == []
+
+
+async def test_a_key_that_no_column_takes_is_no_key(surroundings: Surroundings) -> None:
+    async with pipeline(surroundings, partitions=1) as pipe:
+        marked: list[str | None] = []
+
+        async def mark(tx: AsyncConnection, key: str | None, partition: int) -> None:
+            marked.append(key)
+
+        await pipe.publish_raw((b"s1-\0", b"{broken", ConsentStateChanged.type))
+        await pipe.hand(pipe.consumer(on_poison=mark))
+        assert marked == [None]
+
+
 @pytest.mark.parametrize(("trouble", "is_failing"), [(Hold, False), (RuntimeError, True)])
 async def test_a_hold_is_no_failure_and_any_other_error_is_tried_for_ever(
     surroundings: Surroundings, trouble: type[Exception], is_failing: bool
@@ -264,6 +359,33 @@ async def test_a_hold_is_no_failure_and_any_other_error_is_tried_for_ever(
         assert attempts == 4
         assert seen_failing is is_failing
         assert await pipe.applied() == [(SUBJECT, 1), (SUBJECT, 2)]
+
+
+async def test_a_hold_that_lasts_is_looked_at_less_often_and_begins_anew(
+    surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with pipeline(surroundings, partitions=1) as pipe:
+        rests: list[float] = []
+        holds = {1: 6, 2: 7}  # so many in all before this version is handled
+        rest = Consumer._rest
+
+        def noted(self: Consumer, kafka_consumer: Any, tp: TopicPartition, offset: int, seconds: float) -> None:
+            rests.append(seconds)
+            rest(self, kafka_consumer, tp, offset, 0.0)
+
+        async def not_yet(tx: AsyncConnection, batch: list[Received]) -> After | None:
+            assert isinstance(batch[0].event, ConsentStateChanged)
+            if len(rests) < holds[batch[0].event.version]:
+                raise Hold
+            return None
+
+        monkeypatch.setattr(Consumer, "_rest", noted)
+        await pipe.publish(*states_of(SUBJECT, 1))
+        async with going(pipe.consumer(not_yet).run):
+            await eventually(_until_offset(pipe, 1), within_s=20)
+            await pipe.publish(*states_of(SUBJECT, 2))
+            await eventually(_until_offset(pipe, 2), within_s=20)
+        assert rests == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 0.1]
 
 
 async def test_a_partition_that_fails_does_not_hold_up_the_others(surroundings: Surroundings) -> None:

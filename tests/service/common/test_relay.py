@@ -1,6 +1,7 @@
 """The relay on a real Postgres and a real broker: order, no loss across kills, one leader, and watermarks that hold."""
 
 import asyncio
+import struct
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -8,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from prometheus_client import Gauge
+from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common import outbox
@@ -20,6 +22,7 @@ from common.telemetry import continue_trace, traceparent
 from tests.eventually import eventually
 from tests.running import Surroundings
 from tests.service.common.pipeline import Pipeline, Record, going, pipeline, states_of
+from tests.service.common.wire import wire_to
 
 SUBJECTS = [f"s1-{n:032x}" for n in range(5)]
 
@@ -194,8 +197,38 @@ async def test_a_watermark_does_not_cover_what_came_while_rows_were_being_publis
         assert _kept_its_word(pipe, records)
 
 
+async def test_the_clock_of_a_watermark_is_read_before_the_outbox(surroundings: Surroundings) -> None:
+    """Postgres has looked, and its answer is on the wire, when an event is committed and acknowledged."""
+    async with pipeline(surroundings, partitions=1) as pipe:
+        url = make_url(pipe.settings.database_url)
+        assert url.host is not None
+        async with wire_to(url.host, url.port or 5432) as wire:
+            prepared = False
+
+            def asked(request: bytes) -> None:
+                nonlocal prepared
+                if prepared:  # the statement is there: this executes it
+                    wire.hold()
+                    wire.asked = lambda _: None
+                prepared = b"FROM outbox ORDER BY id" in request
+
+            wire.asked = asked
+            through_wire = Database(url.set(port=wire.port).render_as_string(hide_password=False), name="wired")
+            relay = pipe.relay(database=through_wire, max_clock_skew_s=0.0)
+            async with going(relay.run):
+                await asyncio.wait_for(wire.answered.wait(), 20)
+                await pipe.append(*states_of(SUBJECTS[0], 1))
+                wire.let_go()
+                await eventually(pipe.drained)
+                await eventually(lambda: _some(pipe.watermarks()))
+            records = await pipe.log()
+            assert isinstance(records[0].event, Watermark), "that read found something: nothing was tested"
+            assert _kept_its_word(pipe, records)
+            await through_wire.close()
+
+
 async def test_watermarks_hold_while_writers_commit_all_the_time(surroundings: Surroundings) -> None:
-    """No allowance for skew (one clock), and a watermark after every read: the order of clock and snapshot shows."""
+    """No allowance for skew (there is one clock), and a watermark after every read."""
     async with pipeline(surroundings, partitions=1) as pipe:
 
         async def write(subject: str) -> None:
@@ -284,6 +317,29 @@ async def test_whoever_waits_for_a_row_hears_yes_only_once_kafka_has_it(surround
             assert _versions(await pipe.log()) == {SUBJECTS[0]: [1, 2]}
             assert await relayed.wait(ids, 5) is True
             assert await relayed.wait([], 5) is True
+
+
+async def test_a_row_that_kafka_has_not_acknowledged_is_not_deleted_and_nobody_hears_yes(
+    surroundings: Surroundings,
+) -> None:
+    """Kafka has the record, and its answer is still on the wire: it might as well never come."""
+    host, port = surroundings.broker.bootstrap.split(":")
+    async with pipeline(surroundings, partitions=1) as pipe, wire_to(host, int(port)) as wire:
+        advertised = [host.encode() + struct.pack(">i", at) for at in (int(port), wire.port)]
+        wire.rewrite = (advertised[0], advertised[1])  # or the client would go to the broker itself
+        relayed = Relayed(pipe.database)
+        relay = pipe.relay(kafka_bootstrap=f"{host}:{wire.port}")
+        async with going(relayed.run, relay.run):
+            first = await pipe.append(*states_of(SUBJECTS[0], 1))
+            assert await relayed.wait(first, 20) is True
+            wire.hold()
+            second = await pipe.append(*states_of(SUBJECTS[0], 2))
+            await asyncio.wait_for(wire.answered.wait(), 20)
+            await eventually(_until_logged(pipe, 2))
+            assert await relayed.wait(second, 0.5) is False
+            assert await pipe.waiting() == 1
+            wire.let_go()
+            assert await relayed.wait(second, 20) is True
 
 
 async def test_one_row_of_several_still_waiting_is_a_no(surroundings: Surroundings) -> None:

@@ -396,6 +396,24 @@ async def test_a_bad_item_never_sinks_the_others(service: httpx.AsyncClient, sur
     assert len(await states(surroundings)) == 2
 
 
+async def test_a_batch_may_be_larger_than_one_consent_and_no_larger(service: httpx.AsyncClient) -> None:
+    def shown(chars: int) -> dict[str, Any]:
+        return consent(evidence={"source": "shop", "text_shown": "x" * chars})
+
+    small, large = ({"items": [shown(10_000)] * count} for count in (120, 450))
+    assert (await service.post("/v1/consents/batch", json=small)).status_code == 200
+    assert (await service.post("/v1/consents/batch", json=large)).status_code == 413
+    assert (await service.post("/v1/consents", json=shown(1_100_000))).status_code == 413
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+async def test_a_path_that_postgres_cannot_keep_is_the_callers_to_mend(service: httpx.AsyncClient, method: str) -> None:
+    body = {name: value for name, value in SENDER.items() if name != "sender_id"}
+    answer = await service.request(method, "/v1/senders/acme%00", json=body if method == "PUT" else None)
+    assert answer.status_code == 422
+    assert [field for field, _ in reasons(answer)] == ["sender_id"]
+
+
 async def test_a_batch_holds_a_thousand_and_answers_well_under_half_a_second(service: httpx.AsyncClient) -> None:
     """The best of three: the machine may be busy with something else."""
     took = []

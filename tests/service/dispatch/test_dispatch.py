@@ -14,6 +14,7 @@ import httpx
 from common.contracts import CAMPAIGN_REQUESTS, CONTROLS, INBOUND_RECEIPTS, SENDERS, STATES
 from common.contracts.campaign import MessageRequested
 from common.contracts.consent import ConsentStateChanged
+from common.kafka import partition_of
 from dispatch.service import Settings, build
 from tests.builders import (
     controlled,
@@ -245,9 +246,8 @@ async def test_a_lapsed_permit_is_decided_again_before_the_submit(surroundings: 
         await eventually(d.becomes(waiting, "sending"))
         await d.publish_states(opted_out(2, version=2))
         await eventually(lambda: _count(d.enforcements(), 1))
-        await asyncio.wait([asyncio.ensure_future(asyncio.Event().wait())], timeout=0.4)  # let the permit lapse
-        op.open.set()
         assert "opted_out" in (await eventually(d.becomes(waiting, "denied")))["reasons"]
+        op.open.set()
         await eventually(d.becomes(first.message_id, "accepted"))
         assert op.references == [first.message_id]
 
@@ -385,31 +385,91 @@ async def test_what_a_crash_left_sending_becomes_unknown_and_is_not_sent_again(s
 async def test_an_idempotent_gateway_gets_what_a_crash_left_once_more_if_it_may_still_go(
     surroundings: Surroundings,
 ) -> None:
-    async with operator() as op:
-        left = await _leave_sending(surroundings)
-        async with dispatch(surroundings, op, gateway_idempotent=True, watermarks=False) as d:
-            await publish(surroundings, STATES, [opted_in(1)], as_of=now() + timedelta(seconds=30))
-            await eventually(lambda: _left_or_sent(d, left), within_s=20)
-            assert op.references in ([], [str(left)])
+    async with operator() as op, dispatch(surroundings, op, gateway_idempotent=True) as d:
+        await d.publish_states(opted_in(1))
+        await d.request(known := requested(1))
+        await eventually(d.becomes(known.message_id, "accepted"))
+        left = await _leave_sending(surroundings, 1)
+        await eventually(d.becomes(str(left), "accepted"))
+        await d.publish_states(opted_out(1, version=2))
+        await eventually(lambda: _count(d.enforcements(), 1))
+        stopped = await _leave_sending(surroundings, 1)
+        await eventually(d.becomes(str(stopped), "unknown"))
+        assert op.references == [known.message_id, str(left)]
 
 
-async def _left_or_sent(d: Dispatch, left: UUID) -> bool:
-    """Accepted when consent was known by the time of the sweep, unknown when not: never denied, never twice."""
-    return (await d.message(str(left)))["status"] in ("accepted", "unknown")
+async def test_a_receipt_that_came_before_the_crash_makes_it_accepted(surroundings: Surroundings) -> None:
+    async with operator() as op, dispatch(surroundings, op, watermarks=False) as d:
+        left = await _leave_sending(surroundings, 1, receipt="delivered")
+        found = await eventually(d.becomes(str(left), "accepted"))
+        assert found["receipt"] == "delivered"
+        assert op.messages == []
 
 
-async def _leave_sending(surroundings: Surroundings) -> UUID:
+async def _leave_sending(surroundings: Surroundings, n: int = 1, receipt: str | None = None) -> UUID:
     """A row as tx 1 leaves it, by a process that died an hour ago."""
-    wanted = requested(1, requested_at=now() - timedelta(hours=1))
+    wanted = requested(n, requested_at=now() - timedelta(hours=1))
+    partition = partition_of(wanted.subject_id, 3)
     async with surroundings.sql("dispatch") as sql:
         await sql.execute(
             "INSERT INTO message (message_id, campaign_id, sender_id, purpose, category, subject_id, partition, number,"
-            " text, requested_at, send_before, status, version, reasons, policy_version, decided_at) VALUES"
-            " ($1, 'c1', $2, 'promotions', 'marketing', $3, 0, $4, $5, $6, $7, 'sending', 1, '{}', 'x', $6)",
+            " text, requested_at, send_before, status, version, reasons, policy_version, decided_at, receipt) VALUES"
+            " ($1, 'c1', $2, 'promotions', 'marketing', $3, $8, $4, $5, $6, $7, 'sending', 1, '{}', 'x', $6, $9)",
             UUID(wanted.message_id), wanted.sender_id, wanted.subject_id, wanted.number, wanted.text,
-            wanted.requested_at, wanted.send_before,
+            wanted.requested_at, wanted.send_before, partition, receipt,
         )  # fmt: skip
     return UUID(wanted.message_id)
+
+
+async def test_a_receipt_of_nothing_handed_off_or_of_another_gateway_changes_nothing(
+    surroundings: Surroundings,
+) -> None:
+    async with operator() as op, dispatch(surroundings, op) as d:
+        await d.publish_states(opted_in(1))
+        await d.request(denied := requested(2), sent := requested(1))
+        await eventually(d.becomes(denied.message_id, "denied"))
+        await eventually(d.becomes(sent.message_id, "accepted"))
+        await publish(
+            surroundings,
+            INBOUND_RECEIPTS,
+            [
+                receipt("delivered", reference=denied.message_id),
+                receipt("failed", reference=sent.message_id, provider="another"),
+                receipt("sent", reference=sent.message_id, gateway_id="op-other"),
+            ],
+        )
+
+        async def told() -> dict[str, Any]:
+            found = await d.message(sent.message_id)
+            assert found["receipt"] == "sent"
+            return found
+
+        assert (await eventually(told))["gateway_message_id"] == f"op-{sent.message_id}"
+        untouched = await d.message(denied.message_id)
+        assert (untouched["status"], untouched["receipt"], untouched["gateway"]) == ("denied", None, None)
+
+
+async def test_a_planned_stop_hands_back_what_has_not_left(surroundings: Surroundings) -> None:
+    """One slot, and an operator that holds its answer: at the stop one message is in flight, others wait for the slot,
+    others in Kafka. The one is answered during the drain; the next run sends the rest."""
+    more: dict[str, Any] = {"gateway_batch": 1, "gateway_submits": 1, "submit_timeout_s": 30.0, "drain_s": 40.0}
+    wanted = [requested(n) for n in range(1, 6)]
+    async with operator() as op:
+        async with dispatch(surroundings, op, **more) as d:
+            await d.publish_states(*(opted_in(n) for n in range(1, 6)))
+            op.open.clear()
+            await d.request(*wanted)
+            await eventually(lambda: _sending(surroundings, 2))
+            await eventually(lambda: _holds(bool(op.messages)))
+            asyncio.get_running_loop().call_later(1.0, op.open.set)
+        async with surroundings.sql("dispatch") as sql:
+            left = await sql.fetch("SELECT status, reasons FROM message ORDER BY status")
+        assert [row["status"] for row in left] == ["accepted", *["deferred"] * (len(left) - 1)]
+        assert {"service_stopping"} == {reason for row in left for reason in row["reasons"]}
+        async with dispatch(surroundings, op, **more) as d:
+            for message in wanted:
+                await eventually(d.becomes(message.message_id, "accepted"))
+        assert sorted(op.references) == sorted(m.message_id for m in wanted)
 
 
 async def test_a_request_whose_number_is_not_its_subjects_is_denied(surroundings: Surroundings) -> None:
@@ -501,6 +561,11 @@ async def _holds(value: bool) -> bool:
 
 async def _count(found: Awaitable[list[Any]], n: int) -> bool:
     return len(await found) >= n
+
+
+async def _sending(surroundings: Surroundings, at_least: int) -> bool:
+    async with surroundings.sql("dispatch") as sql:
+        return bool(await sql.fetchval("SELECT count(*) FROM message WHERE status = 'sending'") >= at_least)
 
 
 async def _control(surroundings: Surroundings, control: str) -> bool:

@@ -267,6 +267,13 @@ async def test_one_mib_is_read_and_not_a_byte_more(service: Inbound) -> None:
     assert (await service.post(MESSAGES, mo("", id="mo-2", padding="x" * (ONE_MIB - empty + 1)))).status_code == 413
 
 
+async def test_of_a_form_64_kib_are_read_and_not_a_byte_more(service: Inbound) -> None:
+    form = body("twilio/mo.form").rstrip() + b"&padding="
+
+    assert (await twilio(service, "messages", form + b"x" * (64 * 1024 - len(form)))).status_code == 200
+    assert (await twilio(service, "messages", form + b"x" * (64 * 1024 - len(form) + 1))).status_code == 413
+
+
 async def test_a_body_without_a_length_is_cut_off_while_it_streams(service: Inbound) -> None:
     read = 0
 

@@ -126,7 +126,8 @@ def test_every_reason_is_collected_and_a_denial_outranks_every_delay() -> None:
 def test_stale_or_unknown_knowledge_holds() -> None:
     edge = TUESDAY_10H - LIMITS.max_staleness
     assert verdict(known=replace(KNOWN, as_of=edge)) == Allow()
-    for as_of in (edge - timedelta(microseconds=1), None):
+    ahead = TUESDAY_10H + LIMITS.max_clock_skew + timedelta(microseconds=1)
+    for as_of in (edge - timedelta(microseconds=1), ahead, None):
         found = verdict(known=replace(KNOWN, as_of=as_of))
         assert found == Defer((Reason.CONSENT_STALE,), TUESDAY_10H + LIMITS.recheck)
 

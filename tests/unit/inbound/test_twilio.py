@@ -108,6 +108,17 @@ def test_a_signature_that_is_no_base64_is_only_wrong(signature: str) -> None:
         twilio.verify(callback(MO, signature), account(), NOW)
 
 
+def test_more_fields_than_twilio_ever_sends_are_not_genuine() -> None:
+    pairs = [*MO_PAIRS, *((f"p{n}", "") for n in range(200 - len(MO_PAIRS)))]
+    raw = MO + b"".join(f"&{name}=".encode() for name, _ in pairs[len(MO_PAIRS) :])
+
+    twilio.verify(callback(raw, signature_of(URL, pairs)), account(), NOW)
+    with pytest.raises(NotGenuine, match="signature_wrong"):
+        twilio.verify(callback(raw + b"&one=", signature_of(URL, [*pairs, ("one", "")])), account(), NOW)
+    with pytest.raises(Unreadable, match="200 fields"):
+        twilio.parse_messages(raw + b"&one=")
+
+
 def test_the_body_hash_must_be_that_of_the_body() -> None:
     vector = next(v for v in VECTORS if "bodySHA256" in v["url"])
     target = urlsplit(vector["url"]).path + "?" + urlsplit(vector["url"]).query

@@ -37,10 +37,21 @@ class Caller:
 class Authenticator:
     """Turns an Authorization header into a Caller. Raises Unauthorised; Unavailable while the issuer is down."""
 
-    def __init__(self, settings: ServiceSettings) -> None:
+    def __init__(self, settings: ServiceSettings, *, keys_kept_s: float = 300, look_again_s: float = 30) -> None:
+        """`keys_kept_s`: how long the issuer's key set is believed; `look_again_s`: how soon after asking for it a key
+        that is not in it makes us ask again."""
         self._settings = settings
-        # the set is kept 300 s (PyJWT's default), single keys not: one that is withdrawn must stop counting
-        self._jwks = jwt.PyJWKClient(settings.auth_jwks_url, timeout=JWKS_TIMEOUT_S) if settings.auth_jwks_url else None
+        # single keys are not kept by themselves (cache_keys): one that is withdrawn must stop counting
+        self._jwks = (
+            jwt.PyJWKClient(
+                settings.auth_jwks_url,
+                lifespan=keys_kept_s,
+                cooldown_duration=look_again_s,
+                timeout=JWKS_TIMEOUT_S,
+            )
+            if settings.auth_jwks_url
+            else None
+        )
 
     async def caller(self, authorization: str | None) -> Caller:
         scheme, _, token = (authorization or "").partition(" ")

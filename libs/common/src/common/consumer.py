@@ -4,6 +4,8 @@ Per batch: lock the stored offset, skip what is below it, decode, handle, store 
 seen), commit. Then Kafka's own commit, best effort, for lag dashboards only. On assignment: seek to the stored offset,
 and look at nothing that was read before: Kafka's commit may be ahead of a database restored from its backup.
 A second owner of a partition waits on the row lock, then sees it is behind and skips: zombies are fenced by the row.
+A stored offset that went back is a database that lost commits (a failover to a replica that was behind): what it lost
+is read again.
 
     Poison           never retry this: to `<topic>.dlq` through the outbox, in the transaction that steps over it;
                      `on_poison` runs in the same transaction; too many in a row stop the consumer
@@ -52,7 +54,7 @@ from common.telemetry import continue_trace, counter, gauge, histogram
 log = logging.getLogger(__name__)
 
 POLL_MS = 100
-HOLD_S = 0.1
+HOLD_S = (0.1, 1.0)
 BACK_OFF_S = (0.1, 30.0)
 POISON_IN_A_ROW = 25  # a bad deploy stops instead of shovelling a topic into its dead letters
 JOIN_SESSION_MS = 10_000
@@ -78,6 +80,10 @@ class Hold(Exception):
 
 class Stopped(RuntimeError):
     """The consumer gave up on purpose: a person has to look. The process ends, and does not step over anything."""
+
+
+class _WentBack(Exception):
+    """The database holds less than this consumer has stored: nothing was done, the partition is to be placed anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +151,7 @@ class _Partition:
 
     failing_since: float | None = None
     failures: int = 0
+    holds: int = 0  # in a row
     poison_in_a_row: int = 0
 
 
@@ -160,6 +167,7 @@ class Consumer:
     _busy: asyncio.Lock = field(default_factory=asyncio.Lock)
     _joined: bool = False
     _placed: set[TopicPartition] = field(default_factory=set)  # those that read on from the stored offset
+    _reached: dict[TopicPartition, int] = field(default_factory=dict)  # the next offset as last read or stored
     _partitions: dict[TopicPartition, _Partition] = field(default_factory=dict)
     _resume_at: dict[TopicPartition, float] = field(default_factory=dict)
 
@@ -228,8 +236,16 @@ class Consumer:
                     await after()
         except Stopped:
             raise
+        except _WentBack:
+            log.error(
+                "the database lost what was stored: reading it again",
+                extra={"topic": tp.topic, "partition": tp.partition, "offset": self._reached[tp]},
+            )
+            self._placed.discard(tp)
+            return
         except Hold:
-            self._rest(kafka_consumer, tp, records[0].offset, HOLD_S)
+            self._rest(kafka_consumer, tp, records[0].offset, min(HOLD_S[0] * 2**memory.holds, HOLD_S[1]))
+            memory.holds = min(memory.holds + 1, 10)
             return
         except Exception:
             memory.failures += 1
@@ -240,7 +256,7 @@ class Consumer:
             self._rest(kafka_consumer, tp, records[0].offset, back_off * random.uniform(0.5, 1.0))  # noqa: S311 jitter
             self._note_failing()
             return
-        memory.failures, memory.failing_since = 0, None
+        memory.failures, memory.failing_since, memory.holds = 0, None, 0
         self._note_failing()
         BATCH.labels(self.subscription.topic.name).observe(time.monotonic() - started)
         following = records[-1].offset + 1
@@ -253,14 +269,14 @@ class Consumer:
     async def _apply(self, tp: TopicPartition, records: Sequence[Any]) -> After | None:
         """The transaction. Raises Poison with nothing done when a record cannot be read or handled."""
         async with self.database.begin() as tx:
-            stored = await self._lock_offset(tx, tp.partition)
+            stored = await self._lock_reached(tx, tp)
             fresh = [record for record in records if record.offset >= stored]
             if not fresh:
                 return None
             received: list[Received] = []
             as_of: datetime | None = None
             for record in fresh:
-                event = _decode(record)
+                event = self._decode(record)
                 if event is None:
                     HANDLED.labels(self.subscription.topic.name, "unknown_type").inc()
                 elif isinstance(event, Watermark):
@@ -272,10 +288,21 @@ class Consumer:
                 continue_trace(received[0].traceparent)
                 after = await self.subscription.handle(tx, received)
             await self._step(tx, tp.partition, fresh[-1].offset + 1, as_of)
+        self._reached[tp] = fresh[-1].offset + 1
         if received:  # a watermark says nothing about whether events can be handled
             self._partitions[tp].poison_in_a_row = 0
         HANDLED.labels(self.subscription.topic.name, "handled").inc(len(received))
         return after
+
+    def _decode(self, record: Any) -> Event | None:
+        """None for a type this version does not know. Raises Poison, too for a type this topic does not carry."""
+        try:
+            event = kafka.decode(record.value, record.headers)
+        except kafka.Undecodable as error:
+            raise Poison(str(error)) from error
+        if event is not None and not isinstance(event, (Watermark, *self.subscription.topic.events)):
+            raise Poison(f"{type(event).type} on {self.subscription.topic.name}")
+        return event
 
     async def _apply_one_by_one(self, tp: TopicPartition, records: Sequence[Any], memory: _Partition) -> None:
         """After a Poison: each record in a transaction of its own; the bad ones go to the dead letters."""
@@ -296,26 +323,31 @@ class Consumer:
             extra={"topic": tp.topic, "partition": tp.partition, "offset": record.offset, "why": reason},
         )
         async with self.database.begin() as tx:
-            if record.offset < await self._lock_offset(tx, tp.partition):
+            if record.offset < await self._lock_reached(tx, tp):
                 return
             if self.subscription.on_poison is not None:
                 await self.subscription.on_poison(tx, _key(record), tp.partition)
             await outbox.append_dead_letter(tx, self.subscription.topic, record.key, record.value, reason)
             await self._step(tx, tp.partition, record.offset + 1, None)
+        self._reached[tp] = record.offset + 1
         HANDLED.labels(self.subscription.topic.name, "poison").inc()
 
-    async def _lock_offset(self, tx: AsyncConnection, partition: int) -> int:
-        """The stored next offset, its row locked until the transaction ends."""
-        stored = await tx.scalar(
+    async def _lock_reached(self, tx: AsyncConnection, tp: TopicPartition) -> int:
+        """The stored next offset, its row locked until the transaction ends. Raises _WentBack."""
+        stored = await self._lock_offset(tx, tp.partition)
+        if stored is None or stored < self._reached.get(tp, 0):
+            raise _WentBack
+        return stored
+
+    async def _lock_offset(self, tx: AsyncConnection, partition: int) -> int | None:
+        stored: int | None = await tx.scalar(
             text(
                 "SELECT next_offset FROM consumer_offset"
                 " WHERE consumer_group = :group AND topic = :topic AND partition = :partition FOR UPDATE"
             ),
             self._row(partition),
         )
-        if stored is None:
-            raise RuntimeError("no stored offset: the partition was handled before it was assigned")
-        return int(stored)
+        return stored
 
     async def _step(self, tx: AsyncConnection, partition: int, next_offset: int, as_of: datetime | None) -> None:
         await tx.execute(
@@ -335,6 +367,7 @@ class Consumer:
                 with contextlib.suppress(IllegalStateError):  # lost meanwhile
                     kafka_consumer.seek(tp, stored)
                     self._placed.add(tp)
+                    self._reached[tp] = stored
         except Exception as error:
             log.warning("no stored offsets yet", extra={"consumer": self.name, "why": type(error).__name__})
             return False
@@ -360,7 +393,7 @@ class Consumer:
                 ),
                 self._row(partition),
             )
-            return await self._lock_offset(tx, partition)
+            return await self._lock_offset(tx, partition) or 0
 
     def _row(self, partition: int) -> dict[str, Any]:
         return {
@@ -381,6 +414,7 @@ class Consumer:
                 raise Stopped(f"{self.name}: offset {stored} of partition {tp.partition} is not in the log") from error
             else:
                 kafka_consumer.seek(tp, stored)
+                self._reached[tp] = stored
 
     def _rest(self, kafka_consumer: AIOKafkaConsumer, tp: TopicPartition, offset: int, seconds: float) -> None:
         """Rewind and pause one partition; the others go on."""
@@ -403,7 +437,11 @@ class Consumer:
 
 
 class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Revocation waits for the batch in flight; the loop places what is assigned."""
+    """Revocation waits for the batch in flight; the loop places what is assigned.
+
+    aiokafka keeps the old assignment until the new one is there, so the loop may place partitions that were revoked a
+    moment before: what is placed is forgotten on assignment too.
+    """
 
     def __init__(self, consumer: Consumer) -> None:
         self._consumer = consumer
@@ -411,19 +449,14 @@ class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         async with self._consumer._busy:
             self._consumer._placed.clear()
+            self._consumer._reached.clear()
             self._consumer._resume_at.clear()
             self._consumer._partitions.clear()
             self._consumer._note_failing()
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        self._consumer._placed.clear()
         self._consumer._joined = True
-
-
-def _decode(record: Any) -> Event | None:
-    try:
-        return kafka.decode(record.value, record.headers)
-    except kafka.Undecodable as error:
-        raise Poison(str(error)) from error
 
 
 def _received(record: Any, event: Event) -> Received:
@@ -440,9 +473,10 @@ def _received(record: Any, event: Event) -> Received:
 
 def _key(record: Any) -> str | None:
     try:
-        return record.key.decode() if record.key else None
+        key: str | None = record.key.decode() if record.key else None
     except UnicodeDecodeError:
         return None
+    return None if key and "\0" in key else key  # no text column takes it
 
 
 async def _until_started(kafka_consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:

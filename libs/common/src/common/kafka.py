@@ -3,6 +3,7 @@
 Only `common` talks to Kafka. Everything leaves through `common.outbox` and arrives through `common.consumer`.
 """
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -24,6 +25,7 @@ RETRY_BACK_OFF_MS = 250
 BATCH_BYTES = 1_000_000  # under the broker's default max.message.bytes
 
 _encoder = msgspec.json.Encoder()
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000|\x00")  # as JSON escapes it, or bare; Postgres keeps neither
 _decoders = {name: msgspec.json.Decoder(kind) for name, kind in (EVENTS | {Watermark.type: Watermark}).items()}
 
 
@@ -65,11 +67,18 @@ def decode(value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> Event |
     decoder = _decoders.get(name.decode(errors="replace"))
     if decoder is None:
         return None
+    if _NUL.search(value or b""):
+        raise Undecodable("a NUL in a text")
     try:
         return decoder.decode(value or b"")
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        # msgspec names the path and the expected type, never the value
-        raise Undecodable(str(error)) from error
+        raise Undecodable(_without_the_value(str(error))) from None  # the cause would carry it into the log
+
+
+def _without_the_value(why: str) -> str:
+    """msgspec names the path and the expected type; only of a wrong enum value it repeats what it was given."""
+    wrong = "Invalid enum value"
+    return f"{wrong} - at {why.rpartition(' - at ')[2]}" if why.startswith(wrong) else why
 
 
 def producer(settings: ServiceSettings) -> AIOKafkaProducer:

@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Generic, TypeVar
@@ -24,7 +24,8 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy import MetaData
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common import kafka, problems
 from common.auth import Authenticator
@@ -32,7 +33,9 @@ from common.consumer import Consumer, Subscription
 from common.contracts import TOPICS, Topic
 from common.database import Database, migrate
 from common.keyring import FieldKeys, SubjectKeys
+from common.notify import either
 from common.outbox import Ceiling, Relay, Relayed
+from common.problems import Reason, TooLarge
 from common.settings import ServiceSettings
 from common.telemetry import continue_trace, log_to_stderr, traceparent
 
@@ -40,6 +43,7 @@ log = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=ServiceSettings)
 
+BODY_BYTES = 1024 * 1024  # of a request, unless the service says otherwise for a path
 READY_FAILING_S = 60.0  # a consumer failing for longer turns readiness red
 
 
@@ -76,7 +80,9 @@ Check = Callable[[Resources[Any]], Awaitable[str | None]]  # why not ready, or N
 
 @dataclass(frozen=True, slots=True)
 class Service(Generic[S]):
-    """One service, described. `name` is its import name; its topics are those it owns in the topic table."""
+    """One service, described. `name` is its import name; its topics are those it owns in the topic table.
+    `body_limits`: bytes of a body under this path and what is below it; None where the route counts by itself.
+    """
 
     name: str
     settings: S
@@ -85,6 +91,7 @@ class Service(Generic[S]):
     background: Callable[[Resources[S]], Background] = lambda _: Background()  # the worker role's part
     ceiling: Ceiling | None = None
     checks: Sequence[Check] = ()
+    body_limits: Mapping[str, int | None] = field(default_factory=dict)
 
     @property
     def topics(self) -> list[Topic]:
@@ -136,6 +143,7 @@ def create_app(service: Service[S]) -> FastAPI:
     if "api" in service.settings.roles:
         for router in service.routers:
             app.include_router(router)
+    app.add_middleware(_BodyLimit, limits=service.body_limits)
     app.add_middleware(_Trace)
     return app
 
@@ -183,7 +191,7 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
                 raise
             except Exception as error:
                 log.warning("no topics yet", extra={"why": type(error).__name__})
-                await asyncio.wait([asyncio.ensure_future(stop.wait())], timeout=0.5)
+                await either(stop, None, 0.5)
                 continue
             state.topics_ready = True
             topics_ready.set()
@@ -267,6 +275,55 @@ class _Trace:
             await send(message)
 
         await self._app(scope, receive, with_trace)
+
+
+class _BodyLimit:
+    """Refuses a body larger than its path allows: by its announced length, else as soon as more has arrived. Before
+    anything is parsed, and whoever sends it: the body is read before the token is looked at.
+    """
+
+    def __init__(self, app: ASGIApp, limits: Mapping[str, int | None]) -> None:
+        self._app = app
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        limit = self._limit(scope["path"]) if scope["type"] == "http" else None
+        if limit is None:
+            await self._app(scope, receive, send)
+            return
+        too_large = problems.answer(
+            TooLarge(f"at most {limit} bytes", reasons=[Reason("body", "too_large")], headers={"Connection": "close"})
+        )
+        announced = next((v for k, v in scope["headers"] if k == b"content-length"), b"")
+        if announced.isdigit() and int(announced) > limit:
+            await too_large(scope, receive, send)
+            return
+        arrived, begun = 0, False
+
+        async def counted() -> Message:
+            nonlocal arrived
+            message = await receive()
+            arrived += len(message.get("body", b""))
+            if arrived > limit:
+                raise HTTPException(413)
+            return message
+
+        async def unless_refused(message: Message) -> None:
+            nonlocal begun
+            if begun or arrived <= limit:  # whatever the app makes of the exception, the answer is ours
+                begun = True
+                await send(message)
+
+        try:
+            await self._app(scope, counted, unless_refused)
+        finally:
+            if arrived > limit and not begun:
+                await too_large(scope, receive, send)
+
+    def _limit(self, path: str) -> int | None:
+        """The longest path stated counts."""
+        stated = [prefix for prefix in self._limits if path == prefix or path.startswith(prefix + "/")]
+        return self._limits[max(stated, key=len)] if stated else BODY_BYTES
 
 
 def main(build: Callable[[], Service[Any]]) -> None:

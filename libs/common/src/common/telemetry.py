@@ -17,7 +17,7 @@ METRIC_NAME = re.compile(r"sms_[a-z]+_[a-z_]+$")
 # become in a URL (%20) or in the repr of a string (\\xa0).
 NUMBER_LIKE = (
     r"\+?\d(?:(?:[\s.\-/()+_·'’\u00ad\u200b-\u200f\u2010-\u2015\u2060\u202a-\u202e\u2066-\u2069\u2212\ufeff]"
-    r"|%[0-9A-Fa-f]{2}|\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|\\[nrt]){0,3}\d){8,}"
+    r"|%[0-9A-Fa-f]{2}|\\{1,4}(?:x[0-9a-f]{2}|u[0-9a-f]{4}|[nrt])){0,3}\d){8,}"
 )
 # What would look like one: UUIDs, hashes, subject and trace ids, operators' ids, times, addresses.
 NO_NUMBER = (
@@ -27,7 +27,7 @@ NO_NUMBER = (
     r"|[A-Z]{2}[0-9a-f]{32}"
     r"|(?:19|20)\d\d-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])"
     r"(?:[T ](?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:[.,]\d{1,6})?)?(?:Z|[+-][01]\d:?[0-5]\d)?)?"
-    r"|(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)\.){3}(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
+    r"|(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)\.){3}(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?!\.?\d)"
     r")(?![0-9A-Za-z])"
 )
 MASKED = re.compile(f"(?P<kept>{NO_NUMBER})|{NUMBER_LIKE}")

@@ -22,6 +22,7 @@ from campaign.lifecycle import Action, NotPossible, Status, ends_by, message_of,
 from campaign.store import Sender
 from common.auth import Caller, require
 from common.contracts.dispatch import Status as MessageStatus
+from common.fields import Position, Storable
 from common.law import load, next_permitted
 from common.problems import Conflict, Invalid, NotFound, Reason
 from common.service import Resources, resources
@@ -36,7 +37,7 @@ Author = Annotated[Caller, Depends(require("campaign:write"))]
 Reader = Annotated[Caller, Depends(require("campaign:read"))]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Attribute = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}$")]
-Value = Annotated[str, Field(max_length=200)]
+Value = Annotated[Storable, Field(max_length=200)]
 
 
 class KeyReused(Conflict):
@@ -89,10 +90,10 @@ class NewCampaign(BaseModel):
         },
     )
 
-    sender_id: str = Field(min_length=1, max_length=40)
-    name: str = Field(min_length=1, max_length=120)
-    purpose: str = Field(min_length=1, max_length=64, description="One of the sender's: what the consent is for.")
-    text: str = Field(
+    sender_id: Storable = Field(min_length=1, max_length=40)
+    name: Storable = Field(min_length=1, max_length=120)
+    purpose: Storable = Field(min_length=1, max_length=64, description="One of the sender's: what the consent is for.")
+    text: Storable = Field(
         max_length=texts.MAX_TEMPLATE_CHARS,
         description="{attribute}, {attribute|default}, and {stop} for « STOP au » with the sender's own code.",
     )
@@ -219,9 +220,7 @@ async def write_campaign(
 
 
 @router.get("/campaigns")
-async def list_campaigns(
-    held: Held, caller: Reader, cursor: Annotated[int | None, Query(ge=0)] = None, limit: Limit = 50
-) -> Campaigns:
+async def list_campaigns(held: Held, caller: Reader, cursor: Position | None = None, limit: Limit = 50) -> Campaigns:
     """Newest first, of the senders the token covers."""
     covered = None if caller.senders is None else sorted(caller.senders)
     async with held.database.begin() as tx:
@@ -231,13 +230,15 @@ async def list_campaigns(
 
 
 @router.get("/campaigns/{campaign_id}")
-async def get_campaign(campaign_id: str, held: Held, caller: Reader) -> Campaign:
+async def get_campaign(campaign_id: Storable, held: Held, caller: Reader) -> Campaign:
     async with held.database.begin() as tx:
         return (await _shown(tx, held, [await _found(tx, caller, campaign_id)]))[0]
 
 
 @router.post("/campaigns/{campaign_id}/schedule")
-async def schedule_campaign(campaign_id: str, held: Held, caller: Author, body: Schedule | None = None) -> Campaign:
+async def schedule_campaign(
+    campaign_id: Storable, held: Held, caller: Author, body: Schedule | None = None
+) -> Campaign:
     """Start it at `at`, or now. Before its start it may be scheduled anew."""
     now = datetime.now(UTC)
     starts_at = (body.at if body else None) or now
@@ -261,29 +262,29 @@ async def schedule_campaign(campaign_id: str, held: Held, caller: Author, body: 
 
 
 @router.post("/campaigns/{campaign_id}/pause")
-async def pause_campaign(campaign_id: str, held: Held, caller: Author) -> Campaign:
+async def pause_campaign(campaign_id: Storable, held: Held, caller: Author) -> Campaign:
     """Nothing of it is handed off once the gate has heard; what is decided meanwhile waits for `resume`."""
     return await _act(held, caller, campaign_id, Action.PAUSE)
 
 
 @router.post("/campaigns/{campaign_id}/resume")
-async def resume_campaign(campaign_id: str, held: Held, caller: Author) -> Campaign:
+async def resume_campaign(campaign_id: Storable, held: Held, caller: Author) -> Campaign:
     return await _act(held, caller, campaign_id, Action.RESUME)
 
 
 @router.post("/campaigns/{campaign_id}/cancel")
-async def cancel_campaign(campaign_id: str, held: Held, caller: Author) -> Campaign:
+async def cancel_campaign(campaign_id: Storable, held: Held, caller: Author) -> Campaign:
     """For good. Whoever has not got it will not; what is already with the operator cannot be called back."""
     return await _act(held, caller, campaign_id, Action.CANCEL)
 
 
 @router.get("/campaigns/{campaign_id}/recipients")
 async def list_recipients(
-    campaign_id: str,
+    campaign_id: Storable,
     held: Held,
     caller: Reader,
     status: MessageStatus | None = None,
-    cursor: Annotated[str, Query(max_length=64)] = "",
+    cursor: Annotated[Storable, Query(max_length=64)] = "",
     limit: Limit = 200,
 ) -> Recipients:
     """The frozen audience, and where each of it stands with the reasons."""

@@ -22,6 +22,7 @@ from campaign import senders, store
 from campaign.contacts_csv import EXPLANATIONS, Chunk, NotCsv, WrongColumns, read
 from campaign.store import ImportedRow
 from common.auth import Caller, require
+from common.fields import Storable
 from common.keyring import FieldKeys, SubjectKeys
 from common.problems import Conflict, Invalid, Malformed, NotFound, Reason, TooLarge
 from common.service import Resources, resources
@@ -41,6 +42,10 @@ _slots = asyncio.Semaphore(AT_ONCE)
 
 class KeyReused(Conflict):
     slug, title = "idempotency-key-reused", "This Idempotency-Key came before with another request"
+
+
+class InProgress(Conflict):
+    slug, title = "import-in-progress", "A request with this Idempotency-Key is being worked on"
 
 
 class Import(BaseModel):
@@ -91,7 +96,7 @@ async def import_contacts(
     response: Response,
     held: Held,
     caller: Writer,
-    sender_id: Annotated[str, Query(min_length=1, max_length=40)],
+    sender_id: Annotated[Storable, Query(min_length=1, max_length=40)],
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
 ) -> Import:
     """Take the contacts of a CSV file: a header row, one column with the number, the others as attributes.
@@ -115,16 +120,16 @@ async def import_contacts(
 
 
 @router.get("/imports/{import_id}")
-async def get_import(import_id: str, held: Held, caller: Writer) -> Import:
+async def get_import(import_id: Storable, held: Held, caller: Writer) -> Import:
     return Import.model_validate(await _visible(held, caller, import_id))
 
 
 @router.get("/imports/{import_id}/refusals")
 async def list_refusals(
-    import_id: str,
+    import_id: Storable,
     held: Held,
     caller: Writer,
-    cursor: Annotated[int, Query(ge=0)] = 0,
+    cursor: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,  # a line: its column is an integer
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> Refusals:
     """The refused lines, in the order of the file."""
@@ -140,6 +145,8 @@ async def _take(held: Resources[Any], caller: Caller, sender_id: str, import_id:
     lines = 0
     reasons: Counter[str] = Counter()
     async with held.database.begin() as tx:
+        if not await store.claim_import(tx, import_id):
+            raise InProgress("send it again when the other has ended", reasons=[Reason("Idempotency-Key", "in_use")])
         await store.open_staging(tx)
         chunks = read(body.pieces(), fictional=held.settings.fictional_numbers)
         try:
@@ -167,8 +174,7 @@ async def _take(held: Resources[Any], caller: Caller, sender_id: str, import_id:
             "refused": reasons.total(),
             "reasons": dict(reasons),
         }
-        if not await store.insert_import(tx, values):
-            raise Conflict("this import has just been done", reasons=[Reason("Idempotency-Key", "in_use")])
+        await store.insert_import(tx, values)
     for result in ("created", "updated", "duplicates", "refused"):
         LINES.labels(result).inc(values[result])
     return values

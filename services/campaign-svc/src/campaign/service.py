@@ -33,4 +33,5 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         metadata=store.metadata,
         routers=[api.router, imports.router],
         background=background,
+        body_limits={"/v1/imports": None},  # import_max_bytes
     )

@@ -249,18 +249,27 @@ async def put_staged(tx: AsyncConnection, sender_id: str, now: datetime) -> tupl
     return row.created, row.updated
 
 
-async def insert_import(tx: AsyncConnection, values: Mapping[str, Any]) -> bool:
-    """False where this import is known already."""
-    done = await tx.execute(
+async def claim_import(tx: AsyncConnection, import_id: str) -> bool:
+    """This transaction alone may do the import; False where another is at it, or has done it.
+
+    A lock that nobody waits for, not a row inserted first: the second would hold its connection for as long as the
+    first one's body takes to arrive.
+    """
+    if not await tx.scalar(text("SELECT pg_try_advisory_xact_lock(hashtextextended(:id, 0))"), {"id": import_id}):
+        return False
+    return await find_import(tx, import_id) is None  # a statement of its own: it sees what was committed meanwhile
+
+
+async def insert_import(tx: AsyncConnection, values: Mapping[str, Any]) -> None:
+    """To be claimed before."""
+    await tx.execute(
         text(
             "INSERT INTO contact_import (import_id, sender_id, created_by, created_at, fingerprint, lines, created,"
             " updated, duplicates, refused, reasons) VALUES (:import_id, :sender_id, :created_by, :created_at,"
             " :fingerprint, :lines, :created, :updated, :duplicates, :refused, CAST(:reasons AS jsonb))"
-            " ON CONFLICT DO NOTHING RETURNING 1"
         ),
         {**values, "reasons": msgspec.json.encode(values["reasons"]).decode()},
     )
-    return done.one_or_none() is not None
 
 
 async def find_import(tx: AsyncConnection, import_id: str) -> Mapping[str, Any] | None:

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.auth import Caller, require
 from common.contracts.consent import Basis, Purpose, State
+from common.fields import Storable
 from common.msisdn import NumberRefused, as_received, parse
 from common.problems import Conflict, Forbidden, Invalid, NotFound, Problem, Reason
 from common.service import Resources, resources
@@ -97,7 +98,7 @@ async def register_sender(body: NewSender, response: Response, caller: WritesSen
 
 
 @router.put("/senders/{sender_id}")
-async def change_sender(sender_id: str, body: ChangedSender, caller: WritesSenders, held: Held) -> SenderBody:
+async def change_sender(sender_id: Storable, body: ChangedSender, caller: WritesSenders, held: Held) -> SenderBody:
     """A new version where anything differs; the version it has where nothing does."""
     caller.may_use(sender_id)
     if body.sender_id not in (None, sender_id):
@@ -110,7 +111,7 @@ async def change_sender(sender_id: str, body: ChangedSender, caller: WritesSende
 
 
 @router.get("/senders/{sender_id}")
-async def get_sender(sender_id: str, caller: ReadsSenders, held: Held) -> SenderBody:
+async def get_sender(sender_id: Storable, caller: ReadsSenders, held: Held) -> SenderBody:
     caller.may_use(sender_id)
     async with held.database.begin() as tx:
         sender = await store.find_sender(tx, sender_id)

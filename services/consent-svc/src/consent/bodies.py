@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from common.contracts.consent import Basis, State
+from common.fields import Long, Short, Slug, storable
 from common.problems import Reason
 
 EXAMPLE_NUMBER = "06 39 98 12 34"
@@ -46,12 +47,6 @@ def _in_utc(value: datetime) -> datetime:
     return instant
 
 
-def _printable(value: str) -> str:
-    if "\x00" in value:
-        raise ValueError("holds a NUL character")  # Postgres keeps none
-    return value
-
-
 def _not_ours(value: str) -> str:
     if value.strip().lower() in ("mo", "unreadable_mo"):
         raise ValueError("what a person's own phone said is reported by operators only")
@@ -59,9 +54,6 @@ def _not_ours(value: str) -> str:
 
 
 Instant = Annotated[AwareDatetime, BeforeValidator(_iso_8601), AfterValidator(_in_utc)]
-Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{2,40}$")]
-Short = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_printable)]
-Long = Annotated[str, StringConstraints(min_length=1, max_length=10_000), AfterValidator(_printable)]
 Number = Annotated[str, StringConstraints(max_length=64), Field(examples=[EXAMPLE_NUMBER])]
 
 
@@ -119,7 +111,7 @@ class SenderBody(BaseModel):
 class EvidenceBody(Body):
     """How it was said. An opt-in needs what was shown: `form_id` and `form_version`, or `text_shown`."""
 
-    source: Annotated[str, StringConstraints(max_length=100), AfterValidator(_printable), AfterValidator(_not_ours)]
+    source: Annotated[str, StringConstraints(max_length=100), AfterValidator(storable), AfterValidator(_not_ours)]
     form_id: Short | None = None
     form_version: Short | None = None
     text_shown: Long | None = None

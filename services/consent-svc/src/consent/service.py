@@ -10,6 +10,8 @@ from common.service import Background, Service
 from common.settings import ServiceSettings
 from consent import api, intake, store
 
+BATCH_BYTES = 4 * 1024 * 1024  # a thousand opt-ins, each with the text that was shown
+
 
 class Settings(ServiceSettings):
     """Nothing beyond what all four services share."""
@@ -31,4 +33,5 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         routers=[api.router],
         background=lambda _: Background(subscriptions=[intake.inbound_messages]),
         ceiling=ceiling,
+        body_limits={"/v1/consents/batch": BATCH_BYTES},
     )

@@ -27,6 +27,8 @@ KEPT = timedelta(days=1)  # send_before when the caller names none: a code or a 
 SENDER_ARRIVES_WITHIN_S = 2.0  # a sender registered a moment ago is still on its way here
 TEXT_CHARS = MAX_SEGMENTS * GSM7_PART
 
+SLUG = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+
 Held = Annotated[Resources[Any], Depends(resources)]
 
 
@@ -47,11 +49,11 @@ class Send(BaseModel):
         },
     )
 
-    sender_id: str = Field(min_length=1, max_length=64)
+    sender_id: str = Field(pattern=SLUG)
     to: str = Field(min_length=1, max_length=64, description="A mobile number, as people write it.")
     text: str = Field(min_length=1, max_length=TEXT_CHARS, pattern=r"\S", description="At most ten SMS.")
     category: Literal["transactional", "marketing"]
-    purpose: str | None = Field(None, max_length=64, description="What the consent is for; marketing needs one.")
+    purpose: str | None = Field(None, pattern=SLUG, description="What the consent is for; marketing needs one.")
     send_before: AwareDatetime | None = Field(None, description="After this it expires; default: in one day.")
 
 
@@ -223,7 +225,7 @@ class Enforcements(BaseModel):
 async def list_enforcements(
     held: Held,
     caller: Annotated[Caller, Depends(require("message:read"))],
-    cursor: Annotated[int, Query(ge=0)] = 0,
+    cursor: Annotated[int, Query(ge=0, le=2**63 - 1)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> Enforcements:
     """Opt-outs applied here, oldest first, with the instant from which no hand-off they forbid begins.

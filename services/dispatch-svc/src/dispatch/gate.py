@@ -38,6 +38,7 @@ class Reason(StrEnum):
     REQUEST_UNREADABLE = "request_unreadable"
     SUBJECT_MISMATCH = "subject_mismatch"
     # delays
+    SERVICE_STOPPING = "service_stopping"
     CONSENT_STALE = "consent_stale"
     KNOWLEDGE_BEHIND = "knowledge_behind"
     QUIET_HOURS = "quiet_hours"
@@ -113,9 +114,15 @@ class Knowledge:
 @dataclass(frozen=True, slots=True)
 class Limits:
     max_staleness: timedelta = timedelta(seconds=2)  # promise 1
+    max_clock_skew: timedelta = timedelta(milliseconds=100)  # between any two hosts
     recheck: timedelta = timedelta(milliseconds=500)  # what is late is usually late by a watermark or two
     registry_grace: timedelta = timedelta(seconds=10)  # a sender just registered or changed is still on its way here
-    paused_recheck: timedelta = timedelta(hours=1)  # a resume wakes it sooner
+    paused_recheck: timedelta = timedelta(minutes=5)  # a resume wakes it sooner
+
+
+def is_fresh(as_of: datetime | None, now: datetime, limits: Limits) -> bool:
+    """May marketing stand on this watermark? Not on one from the future: a clock is wrong, and nobody knows whose."""
+    return as_of is not None and as_of - limits.max_clock_skew <= now <= as_of + limits.max_staleness
 
 
 def decide(request: Request, known: Knowledge, now: datetime, limits: Limits, policy: Policy) -> Verdict:
@@ -194,7 +201,7 @@ def delay_reasons(
         elif known.control is None:
             yield Reason.CAMPAIGN_UNKNOWN, now + limits.recheck
     if request.category == "marketing":
-        if known.as_of is None or now - known.as_of > limits.max_staleness:
+        if not is_fresh(known.as_of, now, limits):
             yield Reason.CONSENT_STALE, now + limits.recheck
         opens = next_permitted(now, request.territory, policy)
         if opens > now:

@@ -14,6 +14,8 @@ from typing import Literal, Protocol
 import aiohttp
 import msgspec
 
+LONGEST_PAUSE_S = 300.0
+
 
 class SendError(Exception):
     """A whole batch did not get its results. No message of ours repeats a number or a text."""
@@ -118,7 +120,7 @@ class SimulatorGateway:
             }
         )
         try:
-            async with self._session.post(self._url, data=body) as response:
+            async with self._session.post(self._url, data=body, allow_redirects=False) as response:
                 status, answer = response.status, await response.read()
                 retry_after = response.headers.get("Retry-After", "1")
         except aiohttp.ClientConnectorError as error:
@@ -129,7 +131,8 @@ class SimulatorGateway:
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
             raise Unanswered(type(error).__name__) from error
         if status == 429:
-            raise Throttled(float(retry_after) if retry_after.replace(".", "", 1).isdigit() else 1.0)
+            asked = float(retry_after) if retry_after.replace(".", "", 1).isdigit() else 1.0
+            raise Throttled(min(asked, LONGEST_PAUSE_S))
         if status in (400, 413, 422):
             raise Refused(f"http_{status}")
         if 400 <= status < 500:  # our token, our address: nothing that a message could have caused

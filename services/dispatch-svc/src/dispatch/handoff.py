@@ -36,7 +36,7 @@ ENFORCED = histogram(
 )
 
 STORE_BACK_OFF_S = (0.1, 5.0)
-UNREACHABLE_AGAIN = timedelta(seconds=1)
+UNREACHABLE_PAUSE_S = 30.0
 
 
 @dataclass(slots=True)
@@ -49,9 +49,22 @@ class Handoff:
     clearance: Clearance
     submits_in_flight: int
     _lanes: dict[bool, asyncio.Semaphore] = field(init=False)
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    _out_of_reach: int = 0  # submits in a row that found no gateway
+    _rests_until: float = 0.0  # monotonic
 
     def __post_init__(self) -> None:
         self._lanes = {marketing: asyncio.Semaphore(self.submits_in_flight) for marketing in (True, False)}
+
+    @property
+    def resting(self) -> bool:
+        """The gateway was out of reach a moment ago: no use in taking more."""
+        return time.monotonic() < self._rests_until
+
+    async def watch(self, stop: asyncio.Event) -> None:
+        """A worker: once the service stops, what has not left goes back to the queue instead of waiting for a slot."""
+        await stop.wait()
+        self._stopping.set()
 
     async def send(self, permits: Sequence[Permit]) -> None:
         """Hand these off, in batches; returns when each has an outcome in the ledger."""
@@ -66,10 +79,10 @@ class Handoff:
         again every `permit_ttl`, so a STOP reaches it, and nobody takes it for the leavings of a crash."""
         while permits:
             slots = self._lanes[permits[0].candidate.category == "marketing"]
-            try:
-                async with asyncio.timeout(max(0.0, min(p.until for p in permits) - time.monotonic())):
-                    await slots.acquire()
-            except TimeoutError:
+            if not await self._slot(slots, min(p.until for p in permits)):
+                if self._stopping.is_set():
+                    await self._hand_back(permits)
+                    return
                 permits = await self._decide_again(permits)
                 continue
             try:
@@ -84,6 +97,31 @@ class Handoff:
                 return
             await self._settle(permits[0].candidate.partition, outcomes)
             return
+
+    async def _slot(self, slots: asyncio.Semaphore, until: float) -> bool:
+        """A free slot before `until` (monotonic); False at that moment, or when the service stops."""
+        acquiring = asyncio.ensure_future(slots.acquire())
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        got = False
+        try:
+            await asyncio.wait(
+                (acquiring, stopping),
+                timeout=max(0.0, until - time.monotonic()),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            got = acquiring.done()
+            return got
+        finally:
+            stopping.cancel()
+            if not acquiring.done():
+                acquiring.cancel()
+            elif not got:  # we were cancelled just as it came
+                slots.release()
+
+    async def _hand_back(self, permits: Sequence[Permit]) -> None:
+        """These have not left: whoever runs next decides them afresh."""
+        rows = [self._outcome(p, "deferred", (Reason.SERVICE_STOPPING,), datetime.now(UTC)) for p in permits]
+        await self._settle(permits[0].candidate.partition, [{**row, "gateway": None} for row in rows])
 
     async def _decide_again(self, permits: Sequence[Permit]) -> list[Permit]:
         """Fresh permits for those that may still go; the others keep their new verdict."""
@@ -119,13 +157,17 @@ class Handoff:
         ]
         try:
             results = await self.gateway.submit(submits)
+            self._out_of_reach = 0
             SUBMIT.labels(self.gateway.name).observe(time.monotonic() - started)
         except Throttled as error:
             due = datetime.now(UTC) + timedelta(seconds=error.after_s)
             return [self._outcome(p, "deferred", (Reason.GATEWAY_THROTTLED,), due) for p in permits]
         except Unreachable as error:
             log.warning("the gateway is out of reach", extra={"gateway": self.gateway.name, "why": str(error)})
-            due = datetime.now(UTC) + UNREACHABLE_AGAIN
+            self._out_of_reach += 1
+            pause_s = min(2.0 ** (self._out_of_reach - 1), UNREACHABLE_PAUSE_S)
+            self._rests_until = time.monotonic() + pause_s
+            due = datetime.now(UTC) + timedelta(seconds=pause_s)
             return [self._outcome(p, "deferred", (Reason.GATEWAY_UNREACHABLE,), due) for p in permits]
         except Refused as error:
             if len(permits) > 1:

@@ -10,6 +10,7 @@ from common.contracts.campaign import MessageRequested
 from common.kafka import partition_of
 from dispatch import store
 from dispatch.clearance import Clearance, requested
+from dispatch.gate import is_fresh
 from dispatch.handoff import Handoff
 
 
@@ -29,11 +30,12 @@ class Intake:
         ]
 
     async def take_marketing(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
-        """While the watermark is stale nothing is taken at all: it waits in Kafka, and no verdict is written."""
+        """While the watermark is stale, or the gateway out of reach, nothing is taken at all: it waits in Kafka, and no
+        verdict is written."""
         partition = batch[0].partition
         await store.lock_partition(tx, partition)
         as_of = await store.watermark(tx, partition)
-        if as_of is None or datetime.now(UTC) - as_of > self._clearance.limits.max_staleness:
+        if not is_fresh(as_of, datetime.now(UTC), self._clearance.limits) or self._handoff.resting:
             raise Hold
         return await self._decide(tx, batch)
 

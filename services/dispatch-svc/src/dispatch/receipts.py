@@ -29,6 +29,9 @@ RANK: dict[ReceiptState | None, int] = {
 }
 
 
+HANDED_OFF = ("sending", "accepted", "rejected", "unknown")  # what an operator can have a receipt for
+
+
 def advances(old: ReceiptState | None, new: ReceiptState) -> bool:
     """Does `new` tell more than `old`? Among terminal states the first one stands."""
     return RANK[new] > RANK[old]
@@ -74,6 +77,9 @@ async def settle_receipts(tx: AsyncConnection, receipts: Sequence[Mapping[str, A
         row = row or by_reference.get(receipt["reference"])
         if row is None:
             early.append(receipt)
+            continue
+        if row.status not in HANDED_OFF or row.gateway not in (None, receipt["gateway"]):
+            RECEIPTS.labels(receipt["receipt"], "foreign").inc()
             continue
         standing = changes.get(row.message_id, {"receipt": row.receipt, "status": row.status})
         if not advances(standing["receipt"], receipt["receipt"]):

@@ -3,18 +3,18 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from pydantic import Field, HttpUrl, SecretStr
+from pydantic import Field, HttpUrl, SecretStr, model_validator
 from sqlalchemy import text
 
 from common.consumer import applied_watermark
 from common.contracts import STATES
 from common.law import at_hand_off, load
-from common.service import Background, Resources, Service
+from common.service import Background, Resources, Service, Worker
 from common.settings import ServiceSettings
 from common.telemetry import gauge
 from dispatch import api, projection, receipts, store
 from dispatch.clearance import Clearance
-from dispatch.gate import Limits
+from dispatch.gate import Limits, is_fresh
 from dispatch.gateway import SimulatorGateway
 from dispatch.handoff import Handoff
 from dispatch.intake import Intake
@@ -34,13 +34,26 @@ class Settings(ServiceSettings):
     )
     gateway_batch: int = Field(100, ge=1, le=1000)
     gateway_submits: int = Field(4, ge=1)  # gateway calls in flight; more only lengthens a STOP's way through this loop
-    submit_timeout_s: float = Field(10.0, gt=0)
+    submit_timeout_s: float = Field(8.0, gt=0)  # shorter than the drain: a stop waits for answers
 
     hours: Literal["france", "demonstration"] = "france"
     max_staleness_s: float = Field(2.0, gt=0)  # promise 1: older consent knowledge holds every marketing message
     permit_ttl_s: float = Field(1.0, gt=0)  # a hand-off begins within this of its decision, or is decided again
     settle_margin_s: float = 5.0  # on top of those two: then a message left `sending` is a dead process's
     intake_batch: int = Field(250, ge=1, le=5000)  # 1,000 were no faster, and a STOP waited three times as long
+
+    @model_validator(mode="after")
+    def _a_stop_waits_for_the_operators_answer(self) -> "Settings":
+        if self.drain_s <= self.submit_timeout_s:
+            raise ValueError("drain_s must exceed submit_timeout_s, or a planned stop leaves outcomes unknown")
+        return self
+
+
+def limits_of(settings: Settings) -> Limits:
+    return Limits(
+        max_staleness=timedelta(seconds=settings.max_staleness_s),
+        max_clock_skew=timedelta(seconds=settings.max_clock_skew_s),
+    )
 
 
 def build(settings: Settings | None = None) -> Service[Settings]:
@@ -52,7 +65,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             subject_keys=held.subject_keys,
             field_keys=held.field_keys,
             policy=policy,
-            limits=Limits(max_staleness=timedelta(seconds=settings.max_staleness_s)),
+            limits=limits_of(settings),
             permit_ttl_s=settings.permit_ttl_s,
         )
         gateway = SimulatorGateway(
@@ -68,7 +81,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         timers = Timers(held.database, clearance, handoff, batch=settings.intake_batch, sending_timeout=timeout)
         return Background(
             subscriptions=[*projection.subscriptions(), *intake.subscriptions(), *receipts.subscriptions()],
-            workers=timers.workers(),
+            workers=[Worker("hand-off", handoff.watch), *timers.workers()],
             close=gateway.close,
         )
 
@@ -89,8 +102,9 @@ async def consent_is_fresh(held: Resources[Any]) -> str | None:
         await tx.execute(text("SELECT 1"))
     if as_of is None:
         return "no watermark of consent yet: marketing is held"
-    age = (datetime.now(UTC) - as_of).total_seconds()
+    now = datetime.now(UTC)
+    age = (now - as_of).total_seconds()
     STALENESS.set(age)
-    if age > held.settings.max_staleness_s:
+    if not is_fresh(as_of, now, limits_of(held.settings)):
         return f"consent is {age:.1f} s old: marketing is held"
     return None

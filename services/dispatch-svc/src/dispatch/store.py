@@ -206,8 +206,12 @@ async def senders(tx: AsyncConnection, sender_ids: Iterable[str]) -> dict[str, S
 
 
 async def controls(tx: AsyncConnection, campaign_ids: Iterable[str]) -> dict[str, Control]:
+    """Locked against change: a resume that is being applied waits, and then finds what was deferred here."""
     rows = await tx.execute(
-        text("SELECT campaign_id, control FROM campaign WHERE campaign_id = ANY(CAST(:ids AS text[]))"),
+        text(
+            "SELECT campaign_id, control FROM campaign WHERE campaign_id = ANY(CAST(:ids AS text[]))"
+            " ORDER BY campaign_id FOR SHARE"
+        ),
         {"ids": list(campaign_ids)},
     )
     return {row.campaign_id: row.control for row in rows}
@@ -390,15 +394,25 @@ async def still_sending(tx: AsyncConnection, message_ids: Sequence[UUID]) -> lis
     return list(rows)
 
 
-async def claim_left_sending(tx: AsyncConnection, decided_before: datetime, limit: int) -> list[Row[Any]]:
-    """Messages that a process left `sending` when it died, of one partition at a time, locked."""
+async def partition_left_sending(tx: AsyncConnection, decided_before: datetime) -> int | None:
+    """A partition with messages that a process left `sending` when it died."""
+    partition: int | None = await tx.scalar(
+        text("SELECT partition FROM message WHERE status = 'sending' AND decided_at < :before LIMIT 1"),
+        {"before": decided_before},
+    )
+    return partition
+
+
+async def claim_left_sending(
+    tx: AsyncConnection, partition: int, decided_before: datetime, limit: int
+) -> list[Row[Any]]:
+    """Those messages, locked: a live owner renews its decision or settles, and then they are not among these."""
     rows = await tx.execute(
         text(
-            "SELECT * FROM message WHERE status = 'sending' AND decided_at < :before AND partition ="
-            " (SELECT partition FROM message WHERE status = 'sending' AND decided_at < :before LIMIT 1)"
+            "SELECT * FROM message WHERE status = 'sending' AND decided_at < :before AND partition = :partition"
             " ORDER BY message_id LIMIT :limit FOR UPDATE SKIP LOCKED"
         ),
-        {"before": decided_before, "limit": limit},
+        {"before": decided_before, "partition": partition, "limit": limit},
     )
     return list(rows)
 
@@ -415,12 +429,18 @@ SETTLED = {
 
 
 async def settle(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[Row[Any]]:
-    """Outcomes. A message recovered as `unknown` meanwhile learns its true outcome; a final one never changes."""
+    """Outcomes. A message recovered as `unknown` meanwhile learns its true outcome; a final one never changes; one
+    whose receipt came first was accepted, whatever became of the answer."""
+    await tx.execute(  # in the order in which receipts lock them
+        text("SELECT FROM message WHERE message_id = ANY(CAST(:ids AS uuid[])) ORDER BY message_id FOR UPDATE"),
+        {"ids": [row["message_id"] for row in rows]},
+    )
     columns = ", ".join(SETTLED)
     arrays = ", ".join(f"CAST(:{c} AS {kind}[])" for c, kind in SETTLED.items())
     updated = await tx.execute(
         text(
-            "UPDATE message m SET status = v.status, version = m.version + 1, due_at = v.due_at,"
+            "UPDATE message m SET version = m.version + 1, due_at = v.due_at, status ="
+            " CASE WHEN v.status = 'unknown' AND m.receipt IS NOT NULL THEN 'accepted' ELSE v.status END,"
             f" reasons = {_AS_ARRAY.format('v.reasons')}, gateway = v.gateway,"
             " gateway_message_id = coalesce(v.gateway_message_id, m.gateway_message_id),"
             " code = coalesce(v.code, m.code)"
@@ -558,7 +578,9 @@ async def put_receipts(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -
     updated = await tx.execute(
         text(
             "UPDATE message m SET status = v.status, receipt = v.receipt, version = m.version + 1,"
-            " gateway = v.gateway, gateway_message_id = v.gateway_message_id, code = coalesce(v.code, m.code)"
+            " gateway = coalesce(m.gateway, v.gateway),"
+            " gateway_message_id = coalesce(m.gateway_message_id, v.gateway_message_id),"
+            " code = coalesce(v.code, m.code)"
             f" FROM unnest({arrays}) AS v({columns}) WHERE m.message_id = v.message_id RETURNING m.*"
         ),
         _by_column(rows, RECEIVED),

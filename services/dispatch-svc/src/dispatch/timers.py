@@ -14,6 +14,7 @@ from common.telemetry import counter
 from common.timer import Timer
 from dispatch import store
 from dispatch.clearance import Clearance, stored
+from dispatch.gate import is_fresh
 from dispatch.handoff import Handoff
 from dispatch.receipts import settle_receipts
 
@@ -58,7 +59,7 @@ class Timers:
             await store.lock_partition(tx, partition)
             as_of = await store.watermark(tx, partition)
             now = datetime.now(UTC)
-            if marketing and (as_of is None or now - as_of > self._clearance.limits.max_staleness):
+            if marketing and not is_fresh(as_of, now, self._clearance.limits):
                 return False  # held: no verdict could let it go
             rows = await store.claim_due(tx, partition, now, self._batch, marketing=marketing)
             if not rows:
@@ -93,17 +94,18 @@ class Timers:
     async def _resolve_left_sending(self) -> bool:
         """One batch. An idempotent gateway gets what may still go once more, under the same reference; everything
         else is `unknown` until a receipt tells: it may have been sent, so it is not sent again."""
+        before = datetime.now(UTC) - self._sending_timeout
         async with self._database.begin() as tx:
-            left = await store.claim_left_sending(tx, datetime.now(UTC) - self._sending_timeout, self._batch)
-            if not left:
+            partition = await store.partition_left_sending(tx, before)
+            if partition is None:
                 return False
-            partition = left[0].partition
-        async with self._database.begin() as tx:
             await store.lock_partition(tx, partition)
-            rows = await store.still_sending(tx, [row.message_id for row in left])
+            # looked at again under the lock: an owner that is alive after all has renewed its decision meanwhile
+            rows = await store.claim_left_sending(tx, partition, before, self._batch)
             permits = []
             if self._handoff.gateway.idempotent:
-                decisions = await self._clearance.decide(tx, partition, [stored(row) for row in rows])
+                untold = [row for row in rows if row.receipt is None]
+                decisions = await self._clearance.decide(tx, partition, [stored(row) for row in untold])
                 allowed = [d for d in decisions if d.permit]
                 await store.update_decisions(tx, [d.row for d in allowed])
                 permits = [d.permit for d in allowed if d.permit]
@@ -126,6 +128,8 @@ class Timers:
             )
             await store.append_changes(tx, settled)
             await store.enforce(tx, [row.subject_id for row in settled], datetime.now(UTC))
+        if not rows:
+            return False
         RECOVERED.labels("unknown").inc(len(settled))
         RECOVERED.labels("resubmitted").inc(len(permits))
         log.warning("resolved what a crash left", extra={"unknown": len(settled), "resubmitted": len(permits)})

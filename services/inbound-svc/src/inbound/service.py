@@ -65,4 +65,5 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         settings=settings,
         metadata=store.metadata,
         routers=[webhooks.router(accounts, settings.publish_timeout_s)],
+        body_limits={"/v1/callbacks": None},  # each provider's
     )

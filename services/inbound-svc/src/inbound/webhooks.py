@@ -50,8 +50,6 @@ from inbound.store import Identity, Item, Origin
 
 log = logging.getLogger(__name__)
 
-ONE_MIB = 1024 * 1024
-MAX_BODY_BYTES = ONE_MIB
 EVENT_TEXT_CHARS = 4_096  # an SMS has 1,530 at most; a record must fit Kafka. The journal keeps the whole body
 RETRY_AFTER_S = 5
 TOPICS: Mapping[Kind, Topic] = {"messages": INBOUND_MESSAGES, "receipts": INBOUND_RECEIPTS}
@@ -74,7 +72,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
     400: {"description": "The body cannot be read"},
     401: {"description": "The signature is missing, wrong, or too old; nothing is kept"},
     404: {"description": "No such provider account"},
-    413: {"description": "More than 1 MiB"},
+    413: {"description": "More than the provider ever sends: 1 MiB as JSON, 64 KiB as a form"},
     422: {"description": "A field is missing or of the wrong form; it is named"},
     503: {"description": "Not safely kept yet: send it again after Retry-After seconds"},
 }
@@ -116,7 +114,7 @@ async def _receive(
     started, received_at = loop.time(), datetime.now(UTC)
     provider = PROVIDERS[account.provider]
     origin = Origin(account.provider, account.account, kind)
-    callback = Callback(_target(request), _headers(request), await _body(request))
+    callback = Callback(_target(request), _headers(request), await _body(request, provider.max_body_bytes))
     try:
         provider.verify(callback, account, received_at)
         entries: list[Entry]
@@ -243,13 +241,17 @@ def _not_after(provider_time: datetime | None, received_at: datetime) -> datetim
     return received_at if provider_time is None else min(provider_time, received_at)
 
 
-async def _body(request: Request) -> bytes:
+async def _body(request: Request, max_bytes: int) -> bytes:
     body = bytearray()
     try:
         async for chunk in request.stream():
             body += chunk
-            if len(body) > MAX_BODY_BYTES:
-                raise TooLarge("at most 1 MiB", reasons=[Reason("body", "too_large")], headers={"Connection": "close"})
+            if len(body) > max_bytes:
+                raise TooLarge(
+                    f"at most {max_bytes} bytes",
+                    reasons=[Reason("body", "too_large")],
+                    headers={"Connection": "close"},
+                )
     except ClientDisconnect as gone:
         raise Malformed("the body ended early", reasons=[Reason("body", "unreadable")]) from gone
     return bytes(body)

@@ -1,9 +1,8 @@
 """What campaign-svc publishes: the control of each campaign, and one request per recipient."""
 
-from datetime import datetime
 from typing import ClassVar, Literal
 
-from common.contracts.envelope import Event
+from common.contracts.envelope import Event, Instant
 
 Control = Literal["running", "paused", "cancelled"]
 Category = Literal["marketing", "transactional", "service"]
@@ -38,8 +37,8 @@ class MessageRequested(Event, frozen=True, kw_only=True):
     subject_id: str
     number: str  # sealed, context "number:<subject_id>"
     text: str  # sealed, context "text:<message_id>"
-    requested_at: datetime
-    send_before: datetime
+    requested_at: Instant
+    send_before: Instant
 
     @property
     def key(self) -> str:

@@ -1,11 +1,10 @@
 """What consent-svc publishes: the sender registry, and the whole consent of a subject with its version."""
 
-from datetime import datetime
 from typing import ClassVar, Literal
 
 import msgspec
 
-from common.contracts.envelope import Event
+from common.contracts.envelope import Event, Instant
 
 State = Literal["unknown", "pending", "opted_in", "opted_out", "expired"]
 Basis = Literal["opt_in", "soft_opt_in", "non_commercial"]
@@ -45,7 +44,7 @@ class Consent(msgspec.Struct, frozen=True, kw_only=True):
     purpose: str
     state: State
     basis: Basis | None
-    occurred_at: datetime  # time at source of the evidence
+    occurred_at: Instant  # time at source of the evidence
     evidence_id: str
 
 
@@ -53,7 +52,7 @@ class Suppression(msgspec.Struct, frozen=True, kw_only=True):
     """An opt-out that covers more than the purposes on record. `sender_id` None: every sender."""
 
     sender_id: str | None
-    since: datetime  # time at source
+    since: Instant  # time at source
 
 
 class Cause(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +61,7 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True):
     kind: Literal["opt_in", "opt_out"]
     source: str
     evidence_id: str
-    received_at: datetime
+    received_at: Instant
     reference: str | None = None  # provider/account/provider message id of the MO, where there is one
 
 

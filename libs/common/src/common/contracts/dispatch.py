@@ -1,10 +1,9 @@
 """What dispatch-svc publishes: each message's state as it changes, and each opt-out once it is enforced."""
 
-from datetime import datetime
 from typing import ClassVar, Literal
 
 from common.contracts.campaign import Category
-from common.contracts.envelope import Event
+from common.contracts.envelope import Event, Instant
 from common.contracts.inbound import ReceiptState
 
 Status = Literal["pending", "denied", "deferred", "sending", "accepted", "rejected", "unknown", "expired"]
@@ -23,11 +22,11 @@ class MessageChanged(Event, frozen=True, kw_only=True):
     version: int
     status: Status
     reasons: tuple[str, ...]
-    until: datetime | None  # when a deferred message is decided again
+    until: Instant | None  # when a deferred message is decided again
     policy_version: str
     consent_version: int | None
-    as_of: datetime | None  # the watermark it was decided on
-    decided_at: datetime | None
+    as_of: Instant | None  # the watermark it was decided on
+    decided_at: Instant | None
     gateway: str | None
     gateway_message_id: str | None
     receipt: ReceiptState | None
@@ -47,8 +46,8 @@ class OptOutEnforced(Event, frozen=True, kw_only=True):
     consent_version: int
     source: str
     reference: str | None  # the MO's, where it was one
-    received_at: datetime  # webhook or API
-    enforced_at: datetime
+    received_at: Instant  # webhook or API
+    enforced_at: Instant
 
     @property
     def key(self) -> str:

@@ -8,9 +8,11 @@ Nothing here holds a rule: the service that owns a fact owns its logic.
 """
 
 from datetime import datetime
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import msgspec
+
+Instant = Annotated[datetime, msgspec.Meta(tz=True)]  # always with its offset from UTC
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +35,7 @@ class Watermark(Event, frozen=True, kw_only=True):
     type: ClassVar[str] = "placet.watermark_published.v1"
 
     partition: int
-    as_of: datetime
+    as_of: Instant
 
     @property
     def key(self) -> str:

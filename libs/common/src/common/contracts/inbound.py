@@ -1,9 +1,8 @@
 """What inbound-svc publishes: every MO with what it means, and every delivery receipt, normalised."""
 
-from datetime import datetime
 from typing import ClassVar, Literal
 
-from common.contracts.envelope import Event
+from common.contracts.envelope import Event, Instant
 
 Intent = Literal["stop", "start", "confirm", "contact", "erase", "review", "none"]
 ReceiptState = Literal["queued", "sent", "delivered", "failed", "expired", "opted_out", "unknown"]
@@ -25,8 +24,8 @@ class MessageReceived(Event, frozen=True, kw_only=True):
     intent: Intent
     rule: str  # id of the rule that found the intent
     score: float  # 1.0 exact, less for a likeness
-    occurred_at: datetime  # provider's time, or received_at where it gives none
-    received_at: datetime
+    occurred_at: Instant  # provider's time, or received_at where it gives none
+    received_at: Instant
 
     @property
     def key(self) -> str:
@@ -49,8 +48,8 @@ class ReceiptReceived(Event, frozen=True, kw_only=True):
     reference: str | None
     state: ReceiptState
     code: str | None  # the provider's own error code
-    occurred_at: datetime
-    received_at: datetime
+    occurred_at: Instant
+    received_at: Instant
 
     @property
     def key(self) -> str:

@@ -97,6 +97,7 @@ class Provider(Protocol):
     """One provider's formats. Every function is pure."""
 
     signs_url: bool  # the signature covers the public URL, so the account must name it
+    max_body_bytes: int  # what is read of a body before anyone is known
 
     def verify(self, callback: Callback, account: Account, now: datetime) -> None:
         """Raises NotGenuine. Over the raw body, before anything is parsed; in constant time."""

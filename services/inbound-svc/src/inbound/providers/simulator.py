@@ -29,6 +29,7 @@ from inbound.providers.provider import (
 )
 
 signs_url = False
+max_body_bytes = 1024 * 1024
 
 TOLERANCE_S = 300  # DOMAIN 3.2: reject outside five minutes when a timestamp is signed
 MAX_RECEIPTS = 100

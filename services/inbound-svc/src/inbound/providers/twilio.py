@@ -10,7 +10,7 @@ Twilio does not retry by itself: give it the URL with `#rc=5&rp=all` (connection
 import base64
 import hashlib
 import hmac
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
@@ -30,6 +30,7 @@ from inbound.providers.provider import (
 )
 
 signs_url = True
+max_body_bytes = 64 * 1024  # a form that Twilio sends has 1 to 3 KiB
 
 STATES: Mapping[str, ReceiptState] = {  # DOMAIN 3.4
     "accepted": "queued",
@@ -44,10 +45,9 @@ STATES: Mapping[str, ReceiptState] = {  # DOMAIN 3.4
     "canceled": "failed",
 }
 OPTED_OUT_CODES = ("21610", "63014")  # DOMAIN 4.3: unsubscribed recipient; blocked by the user (RCS)
+MAX_FIELDS = 200  # Twilio sends some thirty
 DEFAULT_PORTS = {"https": 443, "http": 80}
 NO_REPLY = b'<?xml version="1.0" encoding="UTF-8"?><Response/>'
-
-Pairs = Iterable[tuple[str, str]]
 
 
 def verify(callback: Callback, account: Account, now: datetime) -> None:
@@ -56,9 +56,11 @@ def verify(callback: Callback, account: Account, now: datetime) -> None:
         raise NotGenuine("signature_missing")
     url = (account.public_url or "").rstrip("/") + callback.target
     body_hash = parse_qs(urlsplit(url).query).get("bodySHA256")
-    pairs: Pairs = () if body_hash else _pairs(callback.body.decode("utf-8", "surrogateescape"))
+    fields = "" if body_hash else _signed_fields(callback.body)
     expected = [
-        signature(secret, candidate, pairs).encode() for secret in account.secrets for candidate in _port_variants(url)
+        _signature(secret, candidate + fields).encode()
+        for secret in account.secrets
+        for candidate in _port_variants(url)
     ]
     genuine = any(hmac.compare_digest(one, given.encode()) for one in expected)
     if body_hash:
@@ -68,9 +70,18 @@ def verify(callback: Callback, account: Account, now: datetime) -> None:
         raise NotGenuine("signature_wrong")
 
 
-def signature(token: str, url: str, pairs: Pairs) -> str:
-    """What Twilio puts in the header. Repeated names: each value once, sorted; empty values count."""
-    signed = url + "".join(name + value for name, value in sorted(set(pairs)))
+def _signed_fields(body: bytes) -> str:
+    """Every name and value, sorted; of repeated names each value once; empty values count. Raises NotGenuine where
+    there are more of them than Twilio sends: this is read before anyone is known.
+    """
+    try:
+        pairs = _pairs(body.decode("utf-8", "surrogateescape"))
+    except ValueError as error:
+        raise NotGenuine("signature_wrong") from error
+    return "".join(name + value for name, value in sorted(set(pairs)))
+
+
+def _signature(token: str, signed: str) -> str:
     mac = hmac.new(token.encode(), signed.encode("utf-8", "surrogateescape"), hashlib.sha1)
     return base64.b64encode(mac.digest()).decode()
 
@@ -116,11 +127,14 @@ def _fields(body: bytes) -> Mapping[str, str]:
         return dict(reversed(_pairs(body.decode())))
     except UnicodeDecodeError as error:
         raise Unreadable("the body is not a form in UTF-8") from error
+    except ValueError as error:
+        raise Unreadable(f"a form of more than {MAX_FIELDS} fields") from error
 
 
 def _pairs(form: str) -> list[tuple[str, str]]:
-    """Bytes that are not UTF-8 survive as surrogates, so that the signature is over what was sent."""
-    return parse_qsl(form, keep_blank_values=True, errors="surrogateescape")
+    """Bytes that are not UTF-8 survive as surrogates, so that the signature is over what was sent. ValueError: too
+    many."""
+    return parse_qsl(form, keep_blank_values=True, errors="surrogateescape", max_num_fields=MAX_FIELDS)
 
 
 def _port_variants(url: str) -> list[str]:

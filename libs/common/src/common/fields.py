@@ -1,0 +1,21 @@
+"""Types of fields that callers fill: what is declared with them can be stored as it came."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, StringConstraints
+
+BIGINT = 2**63 - 1  # the largest number Postgres keeps
+
+
+def storable(value: str) -> str:
+    """Raises ValueError for a NUL: Postgres keeps none."""
+    if "\x00" in value:
+        raise ValueError("holds a NUL character")
+    return value
+
+
+Storable = Annotated[str, AfterValidator(storable)]
+Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{2,40}$")]
+Short = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(storable)]
+Long = Annotated[str, StringConstraints(min_length=1, max_length=10_000), AfterValidator(storable)]
+Position = Annotated[int, Field(ge=0, le=BIGINT)]  # of a list's cursor

@@ -1,0 +1,77 @@
+"""Waiting without polling, on a real Postgres: a notification wakes, a lost connection is renewed, a failure is tried
+again."""
+
+import asyncio
+
+from sqlalchemy import text
+
+from common.notify import Listener, either
+from common.timer import Timer
+from tests.eventually import eventually
+from tests.running import Surroundings
+from tests.service.common.pipeline import Pipeline, going, pipeline
+
+CHANNEL = "a_channel"
+LONG_S = 60.0
+
+
+async def _notify(pipe: Pipeline) -> None:
+    async with pipe.database.begin() as tx:
+        await tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": CHANNEL})
+
+
+async def _notified(pipe: Pipeline, woken: asyncio.Event) -> bool:
+    """Until the listener is there: notifications to nobody are lost, and whoever listens also looks by itself."""
+    await _notify(pipe)
+    return woken.is_set()
+
+
+async def test_a_notification_wakes_also_after_the_connection_was_lost(surroundings: Surroundings) -> None:
+    async with pipeline(surroundings) as pipe:
+        woken = asyncio.Event()
+        async with Listener(pipe.database, CHANNEL, woken.set):
+            await eventually(lambda: _notified(pipe, woken))
+            killed = await pipe.scalar(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND query LIKE 'LISTEN%'"
+            )
+            assert killed == 1
+            woken.clear()
+            await eventually(lambda: _notified(pipe, woken))
+
+
+async def test_either_event_or_the_deadline_ends_the_wait() -> None:
+    first, second = asyncio.Event(), asyncio.Event()
+    await either(first, second, 0.01)
+    second.set()
+    await asyncio.wait_for(either(first, second, LONG_S), 5)
+    second.clear()
+    first.set()
+    await asyncio.wait_for(either(first, second, LONG_S), 5)
+    await asyncio.wait_for(either(first, None, LONG_S), 5)
+
+
+async def test_a_timer_ticks_while_there_is_work_after_a_failure_and_when_notified(surroundings: Surroundings) -> None:
+    async with pipeline(surroundings) as pipe:
+        answers: list[bool | Exception] = [True, True, RuntimeError("the database went away"), True, False]
+        ticks = 0
+
+        async def tick() -> bool:
+            nonlocal ticks
+            ticks += 1
+            answer = answers[ticks - 1] if ticks <= len(answers) else False
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        async def idle_after(expected: int) -> bool:
+            assert ticks == expected
+            return True
+
+        async def more_than(expected: int) -> bool:
+            await _notify(pipe)
+            return ticks > expected
+
+        async with going(Timer("a timer", tick, LONG_S, pipe.database, CHANNEL).run):
+            await eventually(lambda: idle_after(5))
+            await eventually(lambda: more_than(5))

@@ -1,0 +1,78 @@
+"""A wire to a server that can be held: what the server has done and nobody has heard of yet."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+CHUNK_BYTES = 1 << 20
+
+
+@dataclass
+class Wire:
+    """`asked` sees what clients send, before the server does. `hold()`: from now on no answer comes back; `answered` is
+    set once one is waiting, so the server has acted. `rewrite`: in answers, these bytes become those."""
+
+    port: int = 0
+    asked: Callable[[bytes], None] = lambda _: None
+    answered: asyncio.Event = field(default_factory=asyncio.Event)
+    rewrite: tuple[bytes, bytes] = (b"", b"")
+    _open: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def hold(self) -> None:
+        self._open.clear()
+
+    def let_go(self) -> None:
+        self._open.set()
+
+    async def there(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(CHUNK_BYTES):
+                self.asked(data)
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(CHUNK_BYTES):
+                if not self._open.is_set():
+                    self.answered.set()
+                await self._open.wait()
+                if self.rewrite[0]:
+                    data = data.replace(*self.rewrite)
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+
+@asynccontextmanager
+async def wire_to(host: str, port: int) -> AsyncIterator[Wire]:
+    """Listens on a free port of this machine and forwards to `host:port`."""
+    wire = Wire()
+    wire.let_go()
+    connections: set[asyncio.Task[None]] = set()
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        connections.add(task)
+        there_reader, there_writer = await asyncio.open_connection(host, port)
+        try:
+            with suppress(asyncio.CancelledError):  # the end of the block
+                await asyncio.gather(wire.there(reader, there_writer), wire.back(there_reader, writer))
+        finally:
+            for end in (writer, there_writer):
+                end.close()
+            connections.discard(task)
+
+    server = await asyncio.start_server(connect, "127.0.0.1", 0)
+    wire.port = server.sockets[0].getsockname()[1]
+    try:
+        yield wire
+    finally:
+        wire.let_go()
+        server.close()
+        for connection in list(connections):
+            connection.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)

@@ -1,0 +1,112 @@
+"""What leaves a transaction in place of a number or a text: opens only where it belongs, and says nothing when not."""
+
+import base64
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from common.keyring import FieldKeys, SubjectKeys, Unreadable
+from common.settings import KeyRingSettings
+
+NUMBER = "+33639980001"
+CONTEXT = "number:k1-00000000000000000000000000000001"
+
+
+def ring(current: str, *others: str) -> KeyRingSettings:
+    """Each key's bytes are made of its id."""
+    keys = {key_id: base64.b64encode(key_id.encode().ljust(32, b"-")).decode() for key_id in (current, *others)}
+    return KeyRingSettings.model_validate({"current": current, "keys": keys})
+
+
+fields = FieldKeys(ring("k1"))
+texts = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+@given(texts, texts)
+def test_what_is_sealed_opens_in_its_context(plain: str, context: str) -> None:
+    assert fields.unseal(fields.seal(plain, context), context) == plain
+
+
+@given(texts, texts, texts)
+def test_moved_to_another_context_it_does_not_open(plain: str, context: str, other: str) -> None:
+    if context != other:
+        with pytest.raises(Unreadable):
+            fields.unseal(fields.seal(plain, context), other)
+
+
+@given(st.integers(min_value=0), st.integers(min_value=1, max_value=255))
+def test_damaged_anywhere_it_does_not_open(at: int, flip: int) -> None:
+    key_id, _, body = fields.seal(NUMBER, CONTEXT).partition(".")
+    raw = bytearray(base64.urlsafe_b64decode(body))
+    raw[at % len(raw)] ^= flip
+    with pytest.raises(Unreadable):
+        fields.unseal(f"{key_id}.{base64.urlsafe_b64encode(bytes(raw)).decode()}", CONTEXT)
+
+
+@given(st.integers(min_value=0, max_value=58))
+def test_cut_short_it_does_not_open(length: int) -> None:
+    with pytest.raises(Unreadable):
+        fields.unseal(fields.seal(NUMBER, CONTEXT)[:length], CONTEXT)
+
+
+@given(st.text())
+def test_anything_else_is_unreadable_and_is_not_repeated(sealed: str) -> None:
+    with pytest.raises(Unreadable) as refused:
+        fields.unseal(f"k1.{sealed}", CONTEXT)
+    assert str(refused.value) == "the field does not open in this context"
+
+
+def test_the_same_text_is_never_sealed_alike() -> None:
+    assert len({fields.seal(NUMBER, CONTEXT) for _ in range(100)}) == 100
+
+
+def test_a_rotated_ring_opens_the_old_and_seals_with_the_new() -> None:
+    old = fields.seal(NUMBER, CONTEXT)
+    rotated = FieldKeys(ring("k2", "k1"))
+    assert rotated.unseal(old, CONTEXT) == NUMBER
+    new = rotated.seal(NUMBER, CONTEXT)
+    assert new.startswith("k2.")
+    with pytest.raises(Unreadable, match="no key 'k2'"):
+        fields.unseal(new, CONTEXT)
+
+
+def test_a_sealed_field_that_claims_another_key_does_not_open() -> None:
+    both = FieldKeys(ring("k2", "k1"))
+    with pytest.raises(Unreadable):
+        both.unseal(both.seal(NUMBER, CONTEXT).replace("k2.", "k1."), CONTEXT)
+
+
+def test_a_subject_id_is_stable_and_names_its_key() -> None:
+    """Frozen: a change here is another subject for every number on record."""
+    assert SubjectKeys(ring("k1")).subject_id(NUMBER) == "k1-2a3181e0c55c65f5fa2f92902d7f5132"
+    assert SubjectKeys(ring("k2", "k1")).subject_id(NUMBER) == "k2-8dba6250e70fa3a6657ff09f32c09f08"
+
+
+@given(st.integers(0, 9999), st.integers(0, 9999))
+def test_two_numbers_are_two_subjects(first: int, second: int) -> None:
+    keys = SubjectKeys(ring("k1"))
+    ids = [keys.subject_id(f"+3363998{n:04d}") for n in (first, second)]
+    assert (ids[0] == ids[1]) == (first == second)
+    assert all(len(subject_id) == len("k1-") + 32 for subject_id in ids)
+
+
+@pytest.mark.parametrize("length", [0, 16, 31, 33])
+def test_a_key_of_another_length_is_refused_and_not_shown(length: int) -> None:
+    secret = base64.b64encode(b"s" * length).decode()
+    settings = KeyRingSettings.model_validate({"current": "k1", "keys": {"k1": secret}})
+    for keys in (SubjectKeys, FieldKeys):
+        with pytest.raises(ValueError, match=f"{length} bytes, not 32") as refused:
+            keys(settings)
+        assert not secret or secret not in str(refused.value)
+
+
+def test_a_current_key_that_is_not_in_the_ring_is_refused() -> None:
+    with pytest.raises(ValidationError, match="not in the ring"):
+        KeyRingSettings.model_validate({"current": "k2", "keys": {"k1": "x"}})
+
+
+def test_a_ring_does_not_show_its_keys() -> None:
+    settings = ring("k1")
+    assert base64.b64encode(b"k1".ljust(32, b"-")).decode() not in repr(settings) + str(settings)

@@ -1,0 +1,78 @@
+"""Settings: roles as one writes them, a way to authenticate or no start, and no secret in a repr."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from common.settings import ServiceSettings
+from tests.running import KEY_RING
+
+REQUIRED: dict[str, Any] = {
+    "database_url": "postgresql://consent:secret@127.0.0.1/consent",
+    "kafka_bootstrap": "127.0.0.1:9092",
+    "subject_keys": KEY_RING,
+    "field_keys": KEY_RING,
+}
+KEY = "a key of thirty-two bytes or more, for tests"
+
+
+@pytest.mark.parametrize(
+    ("written", "roles"),
+    [
+        ("all", {"api", "worker", "relay"}),
+        ("api", {"api"}),
+        ("api,relay", {"api", "relay"}),
+        (" worker , relay ", {"worker", "relay"}),
+        ("worker,worker,", {"worker"}),
+        (["relay"], {"relay"}),
+    ],
+)
+def test_roles_are_read_as_written(written: object, roles: set[str]) -> None:
+    assert ServiceSettings(**REQUIRED, roles=written, auth_key=KEY).roles == roles
+
+
+def test_an_unknown_role_is_refused() -> None:
+    with pytest.raises(ValidationError, match="roles"):
+        ServiceSettings(**REQUIRED, roles="api,workers", auth_key=KEY)
+
+
+def test_an_api_that_anybody_may_call_does_not_start() -> None:
+    with pytest.raises(ValidationError, match="no call is anonymous"):
+        ServiceSettings(**REQUIRED)
+    with pytest.raises(ValidationError, match="no call is anonymous"):
+        ServiceSettings(**REQUIRED, roles="api", auth_key="")
+    ServiceSettings(**REQUIRED, roles="worker,relay")
+    ServiceSettings(**REQUIRED, auth_jwks_url="https://issuer.example/jwks")
+
+
+def test_the_environment_speaks_with_one_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLACET_DATABASE_URL", "postgresql://dispatch@127.0.0.1/dispatch")
+    monkeypatch.setenv("PLACET_KAFKA_BOOTSTRAP", "127.0.0.1:9092")
+    monkeypatch.setenv("PLACET_ROLES", "relay")
+    for ring in ("PLACET_SUBJECT_KEYS", "PLACET_FIELD_KEYS"):
+        monkeypatch.setenv(ring, '{"current": "k1", "keys": {"k1": "AAAA"}}')
+    found = ServiceSettings()
+    assert found.roles == {"relay"}
+    assert found.subject_keys.current == "k1"
+    assert (found.partitions, found.kafka_replication, found.fictional_numbers) == (12, 3, False)
+
+
+def test_settings_do_not_change_once_built() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        ServiceSettings(**REQUIRED, auth_key=KEY).partitions = 3  # type: ignore[misc]
+
+
+def test_no_key_shows() -> None:
+    shown = repr(ServiceSettings(**REQUIRED, auth_key=KEY))
+    assert KEY not in shown
+    assert KEY_RING["keys"]["t1"] not in shown  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"partitions": 0}, {"relay_batch": 0}, {"watermark_every_s": 0}, {"max_clock_skew_s": -1}, {"port": 70000}],
+)
+def test_a_setting_out_of_bounds_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        ServiceSettings(**REQUIRED, auth_key=KEY, **wrong)
