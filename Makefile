@@ -9,7 +9,7 @@ PACKAGES := libs/common services/consent-svc services/campaign-svc services/disp
 SOURCES := libs services stack tests examples
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo up down status check fmt lint types imports test unit property contract service e2e schemas clean
+.PHONY: help install lock demo up down status check fmt lint types imports test unit property contract service e2e schemas corpus clean
 
 ##@ Everyday
 help: ## This list
@@ -44,6 +44,9 @@ test: install ## Every test: unit, property, contract, service, end to end (T=pa
 
 unit property contract service e2e: install ## One suite
 	$(BIN)/pytest tests/$@
+
+corpus: install ## How well STOP is understood, beside the rules of Twilio, AWS, Mautic and Parcelvoy
+	$(BIN)/python -m tests.unit.inbound.corpus
 
 ##@ Quality
 check: install ## Formatting, lint, types, import rules, and the tests that need nothing

@@ -3,7 +3,7 @@
 import pytest
 
 from inbound.keywords import classify
-from inbound.keywords.classifier import load
+from inbound.keywords.lists import CURRENT, Lists, Rule, Together, load, slips
 from inbound.keywords.normal import normalise
 
 STOP = [
@@ -134,6 +134,9 @@ REVIEW = [
     # insults, refusals, a number that changed hands
     "foutez moi la paix",
     "je refuse",
+    # a slip before a name
+    "tsop acme",
+    "stpo maison lune",
     "Mauvais numéro",
     "Monsieur est décédé",
     # more text than an SMS holds is not waved through
@@ -176,8 +179,8 @@ NONE = [
 ]
 
 CONTACT = ["CONTACT", "contact ?", "Contact svp", "CONTACT 36111", "AIDE", "HELP", "INFO", "qui êtes-vous ?"]
-START = ["START", "start", "REPRENDRE", "REPRISE", "UNSTOP", "Start svp", "START 36111", "𝐒𝐓𝐀𝐑𝐓"]
-CONFIRM = ["OUI", "oui", "Oui !", "oui merci", "OUI 👍", "YES"]
+START = ["START", "START\n", "start", "REPRENDRE", "REPRISE", "UNSTOP", "Start svp", "START 36111", "𝐒𝐓𝐀𝐑𝐓"]
+CONFIRM = ["OUI", "OUI\r\n", "oui", "Oui !", "oui merci", "OUI 👍", "YES"]
 
 CASES = [
     *[("stop", text) for text in STOP],
@@ -197,16 +200,16 @@ def test_a_text_means_what_the_domain_table_says(intent: str, text: str) -> None
 @pytest.mark.parametrize(
     ("text", "rule", "score"),
     [
-        ("STOP", "fr-1:stop_first", 1.0),
-        ("STOP ACME", "fr-1:stop_first", 0.95),
-        ("STOP ALL", "fr-1:stop_all", 1.0),
-        ("arrêtez", "fr-1:stop_alone", 1.0),
-        ("tsop", "fr-1:near_stop", 0.75),
-        ("5T0P", "fr-1:disguised_stop_first", 0.85),
-        ("🛑", "fr-1:stop_signs", 1.0),
-        ("supprimez mes données", "fr-1:erase_phrases", 0.9),
-        ("don't stop", "fr-1:mentions_stop", 0.5),
-        ("top", "fr-1:none", 0.0),
+        ("STOP", "any-1:stop_first", 1.0),
+        ("STOP ACME", "any-1:stop_first", 0.95),
+        ("STOP ALL", "any-1:stop_all", 1.0),
+        ("arrêtez", "fr-2:stop_alone", 1.0),
+        ("tsop", "any-1:near_stop", 0.75),
+        ("5T0P", "any-1:disguised_stop_first", 0.85),
+        ("🛑", "any-1:stop_signs", 1.0),
+        ("supprimez mes données", "fr-2:erase_phrases", 0.9),
+        ("don't stop", "any-1:mentions_stop", 0.5),
+        ("top", "any-1:none", 0.0),
     ],
 )
 def test_an_understanding_names_its_rule_and_how_sure_it_is(text: str, rule: str, score: float) -> None:
@@ -224,21 +227,108 @@ def test_look_alikes_are_read_only_when_asked_for() -> None:
     assert str(normalise("ST0P 36111", look_alikes=True)) == "stop 36111"
 
 
-def test_every_rule_of_the_keyword_file_has_a_reason_and_known_sources() -> None:
-    lists = load("fr-1")
+FILES = ("fr-1", *CURRENT)
 
-    for name in lists.__struct_fields__[3:]:
-        rule = getattr(lists, name)
-        assert rule.words, name
+
+def rules(lists: Lists) -> dict[str, Rule]:
+    found = {name: getattr(lists, name) for name in lists.__struct_fields__}
+    return {name: rule for name, rule in found.items() if isinstance(rule, Rule) and rule.words}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_rule_of_a_keyword_file_has_a_reason_and_known_sources(file: str) -> None:
+    lists = load(file)
+
+    assert lists.id == file
+    told: list[tuple[str, Rule | Together]] = [*rules(lists).items()]
+    told += [("stop_together", together) for together in lists.stop_together]
+    for name, rule in told:
         assert rule.why, name
-        assert set(rule.sources) <= lists.sources.keys(), name
         assert rule.sources, name
+        assert set(rule.sources) <= lists.sources.keys(), name
 
 
-def test_the_words_of_the_keyword_file_are_in_the_form_normalisation_leaves() -> None:
-    lists = load("fr-1")
+@pytest.mark.parametrize("file", FILES)
+def test_the_words_of_a_keyword_file_are_in_the_form_normalisation_leaves(file: str) -> None:
+    lists = load(file)
+    together = {word for rule in lists.stop_together for group in (*rule.groups, rule.unless) for word in group}
 
-    for name in lists.__struct_fields__[3:]:
-        if not name.endswith("signs"):
-            for word in getattr(lists, name).words:
-                assert str(normalise(word)) == word, (name, word)
+    for name, words in [*[(n, r.words) for n, r in rules(lists).items()], ("stop_together", together)]:
+        for word in words if not name.endswith("signs") else ():
+            assert str(normalise(word)) == word, (name, word)
+
+
+@pytest.mark.parametrize("file", CURRENT)
+def test_lists_that_are_looked_up_by_word_hold_single_words(file: str) -> None:
+    several = {"stop_all", "stop_whole", "review_alone", "stop_signs", "review_signs", "review", "courtesy", "wrote"}
+
+    for name, rule in rules(load(file)).items():
+        if name not in several and not name.endswith(("phrases", "idioms")):
+            assert [word for word in rule.words if " " in word] == [], name
+    for together in load(file).stop_together:
+        assert [word for group in (*together.groups, together.unless) for word in group if " " in word] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "country", "intent"),
+    [
+        # END, CANCEL, QUIT: certain in the United States and Canada, a person's to read elsewhere
+        ("END", None, "US", "stop"),
+        ("cancel please", "en", "CA", "stop"),
+        ("END", None, None, "review"),
+        ("CANCEL", None, "FR", "review"),
+        ("QUIT", "en", None, "review"),
+        ("cancel my order", "en", "US", "review"),
+        # certain at home
+        ("Alto", "es", None, "stop"),
+        ("Alto", None, "MX", "stop"),
+        ("Alto", None, None, "review"),
+        ("pare", "pt", None, "stop"),
+        # what tightens is read in every language, whoever writes
+        ("BAJA", None, "FR", "stop"),
+        ("abmelden", "fr", None, "stop"),
+        ("توقف", None, None, "stop"),
+        # what loosens only where it is at home
+        ("SI", "es", None, "confirm"),
+        ("SI", None, None, "none"),
+        ("ja", None, "BE", "confirm"),
+        ("ALTA", "es", None, "start"),
+        ("ALTA", None, None, "none"),
+        ("OUI", "de", None, "none"),
+        ("YES", "de", None, "confirm"),
+        ("START", "ar", None, "start"),
+    ],
+)
+def test_country_and_language_decide_what_is_certain_and_what_loosens(
+    text: str, language: str | None, country: str | None, intent: str
+) -> None:
+    assert classify(text, language=language, country=country).intent == intent
+
+
+@pytest.mark.parametrize(
+    ("text", "intent"),
+    [
+        ("A aimé « ACME : -20% samedi. STOP au 36111 »", "none"),
+        ("Ok merci\n> ACME : -30% ce samedi. STOP au 36111", "none"),
+        ("ok pour mardi\n--\nACME. STOP au 36111", "none"),
+        ("STOP\n\nLe 12 mars, ACME a écrit :\n> START", "stop"),
+        ("> STOP", "stop"),
+        ("OUI\n> START", "none"),
+        ("Soldes ACME -30% ce week-end. STOP au 36111", "review"),
+        ('vous dites "je ne veux plus de vos sms" ?', "review"),
+    ],
+)
+def test_what_is_quoted_is_not_what_is_asked(text: str, intent: str) -> None:
+    assert classify(text).intent == intent
+
+
+def test_a_stop_tells_whether_it_asks_for_erasure_and_whether_it_names_everyone() -> None:
+    assert classify("STOP et supprimez mes données").erasure
+    assert classify("STOP ALL").everyone
+    assert not classify("STOP").erasure
+    assert not classify("STOP tous vos sms").everyone
+
+
+def test_one_slip_is_a_letter_more_less_other_or_swapped() -> None:
+    assert {"stoop", "stpo", "srop", "stopp"} <= slips("stop")
+    assert not {"stop", "spot", "stock", "top"} & slips("stop")

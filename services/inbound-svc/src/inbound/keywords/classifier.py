@@ -1,6 +1,7 @@
 """What an MO asks for: stop, start, confirm, contact, or a person should look (review), or nothing (none).
 
-Pure. The words are data (`fr-1.json`, each list with its reason and sources); this file holds how they combine.
+Pure. The words are data (`lists`, one file per language, each list with its reason and sources); this file holds how
+they combine.
 
     a likeness, a phrase, a guess      may only tighten: stop or review
     start, confirm                     the whole text, exactly
@@ -10,265 +11,408 @@ Order: an opt-out anywhere beats all; then what smells like one; then the rest. 
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
-from importlib import resources
-
-import msgspec
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from common.contracts.inbound import Intent
+from inbound.keywords.lists import Phrase, Words, words
 from inbound.keywords.normal import Normal, normalise
+from inbound.keywords.quotes import own_words
 
-CURRENT = "fr-1"
 READ_CHARS = 2_000  # the longest SMS is 10 segments, 1,530 characters; a longer text is not left at "none"
 DISGUISE_CHARS = 160  # one SMS: look-alikes are tried on texts up to this length (DOMAIN 2.3, step 6)
 NEGATION_REACH = 4  # words before an opt-out phrase in which a negation turns it
+TOGETHER_REACH = 12  # words after the first group's in which the others must stand
+LAST_WORDS = 8  # "trop de messages stop": in a longer clause a STOP at the end is read by a person
+ADVERT_WORDS = 4  # a STOP mention below at least so many other words is an advert sent back, not an answer
+SLIP_WORDS = 3  # "tsop acme": a misspelled STOP before a word or two is read by a person
+NAMED_WORDS = 8  # no brand and its neighbours take more
 SHORT_CODE = re.compile(r"[3-8]\d{4}")
+TWICE = re.compile(r"(.)\1")
 
-EXACT, FOLLOWED, PHRASE, DISGUISED, NEAR, DOUBT, NOTHING = 1.0, 0.95, 0.9, 0.85, 0.75, 0.5, 0.0
+EXACT, FOLLOWED, PHRASE, DISGUISED, LAST, NEAR, DOUBT, NOTHING = 1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.5, 0.0
 
 Clause = Sequence[str]
+Hit = tuple[Clause, int, Phrase]  # the words it was found in, at which of them it begins, the phrase
 
 
 @dataclass(frozen=True, slots=True)
 class Understanding:
     """`rule`: the list and the rule in it that decided. `score`: 1.0 exact, less for a likeness, 0.5 a doubt.
-    `normalised`: what the rules saw; as personal as the text itself."""
+    `normalised`: what the rules saw; as personal as the text itself, and so is `named`: of a stop, the other words
+    said, among which may be a brand (`common.keywords_scope`). `everyone`: a stop that names every brand. `erasure`:
+    a stop that asks for the data to be erased."""
 
     intent: Intent
     rule: str
     score: float
     normalised: str
+    named: tuple[str, ...] = ()
+    everyone: bool = False
+    erasure: bool = False
 
 
-class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One list of words or phrases, why it means what it means, and who says so."""
-
-    words: frozenset[str]
-    why: str
-    sources: tuple[str, ...]
-
-
-class Lists(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A keyword file. Each field is a rule; its `why` is in the file."""
-
-    id: str
-    about: str
-    sources: dict[str, str]
-    stop_first: Rule
-    stop_alone: Rule
-    stop_all: Rule
-    stop_stems: Rule
-    stop_phrases: Rule
-    stop_negative_phrases: Rule
-    stop_opening_phrases: Rule
-    near_stop: Rule
-    not_near_stop: Rule
-    stop_signs: Rule
-    start: Rule
-    confirm: Rule
-    contact: Rule
-    contact_phrases: Rule
-    erase_phrases: Rule
-    review: Rule
-    review_alone: Rule
-    review_phrases: Rule
-    review_verbs: Rule
-    review_signs: Rule
-    courtesy: Rule
-    noise: Rule
-    answers: Rule
-    negations: Rule
-    negations_after: Rule
-    refusals: Rule
+@dataclass(frozen=True, slots=True)
+class Finding:
+    intent: Intent
+    rule: str
+    score: float
+    named: tuple[str, ...] = ()
 
 
-@cache
-def load(name: str = CURRENT) -> Lists:
-    """The keyword file `name`. Raises FileNotFoundError; msgspec.ValidationError on a file of another shape."""
-    return msgspec.json.decode(resources.files(__package__).joinpath(f"{name}.json").read_bytes(), type=Lists)
+NONE = Finding("none", "any-1:none", NOTHING)
 
 
-def classify(text: str, name: str = CURRENT) -> Understanding:
-    """What `text`, as the provider handed it over, asks for."""
-    lists = load(name)
-    plain = normalise(text[:READ_CHARS])
-    intent, rule, score = _decide(plain, lists)
-    if intent not in ("stop", "review"):
-        if len(text) <= DISGUISE_CHARS:
-            guess, by, _ = _decide(normalise(text, look_alikes=True), lists)
-            if guess in ("stop", "review"):
-                intent, rule, score = guess, f"disguised_{by}", DISGUISED if guess == "stop" else DOUBT
-        elif len(text) > READ_CHARS:
-            intent, rule, score = "review", "too_long", DOUBT
-    return Understanding(intent, f"{lists.id}:{rule}", score, str(plain))
+def classify(text: str, *, language: str | None = None, country: str | None = None) -> Understanding:
+    """What `text`, as the provider handed it over, asks for.
 
-
-def _decide(plain: Normal, lists: Lists) -> tuple[Intent, str, float]:
-    for clause in plain.clauses:
-        if opt_out := _opt_out(clause, lists):
-            return "stop", *opt_out
-    content = [word for clause in plain.clauses for word in _content(clause, lists)]
-    if _near_stop(content, lists):
-        return "stop", "near_stop", NEAR
-    if not content and plain.symbols & lists.stop_signs.words:
-        return "stop", "stop_signs", EXACT
-    if any(_holds(clause, lists.erase_phrases) for clause in plain.clauses):
-        # until consent-svc takes erasures by MO, who asks for one is at least never written to again
-        return "stop", "erase_phrases", PHRASE
-    if doubt := _doubt(plain, lists):
-        return "review", doubt, DOUBT
-    return _request(plain, lists)
-
-
-def _opt_out(clause: Clause, lists: Lists) -> tuple[str, float] | None:
-    """The rule that makes this clause an opt-out, and its score."""
-    exact, content = _exact(clause, lists), _content(clause, lists)
-    if content and not _refused(content[0], clause, lists):
-        first, rest = content[0], content[1:]
-        if first in lists.stop_first.words or _glued(first, lists):
-            if any(_begins(exact, words) for words in lists.stop_all.words):
-                return "stop_all", EXACT
-            if not rest:
-                return "stop_first", EXACT
-            if not (_turned_after(first, clause, lists) and set(rest) <= lists.negations_after.words):
-                return "stop_first", FOLLOWED
-        if first in lists.stop_alone.words and not rest:
-            return "stop_alone", EXACT
-    if len(exact) > 1 and "".join(exact) in lists.stop_first.words | lists.stop_alone.words:
-        return "stop_joined", PHRASE
-    for place, word in enumerate(clause):
-        if _has_stem(word, lists) and not _negated(clause[:place], lists):
-            return "stop_stems", PHRASE
-    for phrase in lists.stop_phrases.words:
-        found = _place(clause, phrase)
-        if found is not None and not _negated(clause[:found], lists):
-            return "stop_phrases", PHRASE
-    if _holds(clause, lists.stop_negative_phrases):
-        return "stop_negative_phrases", PHRASE
-    if any(_begins(exact, phrase) for phrase in lists.stop_opening_phrases.words):
-        return "stop_opening_phrases", PHRASE
-    return None
-
-
-def _near_stop(content: Clause, lists: Lists) -> bool:
-    """The text says one word, and that word is one slip away from STOP (and no word of its own)."""
-    if len(content) != 1 or not 4 <= len(content[0]) <= 8:
-        return False
-    word, single = content[0], re.sub(r"(.)\1", r"\1", content[0])
-    if {word, single} & lists.not_near_stop.words:
-        return False
-    return any((single == stop != word) or (len(word) <= 5 and _one_slip(word, stop)) for stop in lists.near_stop.words)
-
-
-def _doubt(plain: Normal, lists: Lists) -> str | None:
-    """The rule that says a person should look: an opt-out may be meant."""
-    said = [exact for clause in plain.clauses if (exact := _exact(clause, lists))]
-    if len(said) == 1 and len(said[0]) == 1 and said[0][0] in lists.review_alone.words:
-        return "review_alone"
-    for clause in plain.clauses:
-        if any(_mentions_stop(word, lists) for word in clause):
-            return "mentions_stop"
-        if _holds(clause, lists.stop_phrases) or _holds(clause, lists.stop_opening_phrases):
-            return "mentions_stop_phrase"
-        if lists.review.words & set(clause):
-            return "review"
-        if _holds(clause, lists.review_phrases):
-            return "review_phrases"
-        if lists.review_verbs.words & set(clause) and lists.negations.words & set(clause):
-            return "review_verbs"
-    if plain.symbols & (lists.stop_signs.words | lists.review_signs.words):
-        return "review_signs"
-    return None
-
-
-def _request(plain: Normal, lists: Lists) -> tuple[Intent, str, float]:
-    """START, OUI, CONTACT. The first two must be all there is, and not a question."""
-    said = [exact for clause in plain.clauses if (exact := _exact(clause, lists))]
-    if len(said) == 1 and len(said[0]) == 1 and not plain.question:
-        if said[0][0] in lists.start.words:
-            return "start", "start", EXACT
-        if said[0][0] in lists.confirm.words:
-            return "confirm", "confirm", EXACT
-    if said and len(said[0]) == 1 and said[0][0] in lists.contact.words:
-        return "contact", "contact", EXACT
-    if any(_holds(clause, lists.contact_phrases) for clause in plain.clauses):
-        return "contact", "contact_phrases", PHRASE
-    return "none", "none", NOTHING
-
-
-def _exact(clause: Clause, lists: Lists) -> Clause:
-    """The clause without courtesy and without a short code at its end ("STOP au 36111")."""
-    polite = f" {' '.join(clause)} "
-    for phrase in lists.courtesy.words:
-        if " " in phrase:
-            polite = polite.replace(f" {phrase} ", " ")
-    words = [word for word in polite.split() if word not in lists.courtesy.words]
-    if words and SHORT_CODE.fullmatch(words[-1]):
-        words = words[:-2] if words[-2:-1] == ["au"] else words[:-1]
-    return words
-
-
-def _content(clause: Clause, lists: Lists) -> Clause:
-    """What is left of a clause without courtesy, words of the trade, answers and short codes."""
-    ignored = lists.noise.words | lists.answers.words
-    return [word for word in _exact(clause, lists) if word not in ignored and not SHORT_CODE.fullmatch(word)]
-
-
-def _refused(word: str, clause: Clause, lists: Lists) -> bool:
-    """ "non stop": a refusal right before `word` turns it; "non merci stop" does not."""
-    place = clause.index(word)
-    return place > 0 and clause[place - 1] in lists.refusals.words
-
-
-def _turned_after(word: str, clause: Clause, lists: Lists) -> bool:
-    """ "stop pas": spoken French for "do not stop"."""
-    return set(clause[clause.index(word) + 1 :][:1]) <= lists.negations_after.words
-
-
-def _negated(before: Clause, lists: Lists) -> bool:
-    return not lists.negations.words.isdisjoint(before[-NEGATION_REACH:])
-
-
-def _glued(word: str, lists: Lists) -> bool:
-    """ "stoppub", "stopsms": an opt-out word and a word of the trade in one."""
-    tails = [word[len(stop) :] for stop in lists.stop_first.words if word.startswith(stop)]
-    return any(len(tail) > 1 and tail in lists.noise.words for tail in tails)
-
-
-def _has_stem(word: str, lists: Lists) -> bool:
-    return word.startswith(tuple(lists.stop_stems.words))
-
-
-def _mentions_stop(word: str, lists: Lists) -> bool:
-    if word in lists.start.words:  # UNSTOP
-        return False
-    return (
-        word in lists.stop_alone.words or _has_stem(word, lists) or any(stop in word for stop in lists.stop_first.words)
+    `language` ("es"), `country` ("US"): of the sender's public, where known; France where neither is. They decide which
+    words loosen and which are certain; what tightens is read in every language.
+    """
+    known = words(language, country)
+    said = text[:READ_CHARS]
+    own = own_words(said, known.wrote)
+    plain = normalise(own)
+    if own is not said and not any(_exact(clause, known) for clause in plain.clauses):
+        own, plain = said, normalise(said)  # nothing but courtesy around the quotation: it is what they say
+    found = _read(own, plain, known)
+    if own is not said and found.intent not in ("stop", "review"):
+        found = _with_quotation(normalise(said), known, found)
+    if len(text) > READ_CHARS and found.intent not in ("stop", "review"):
+        found = Finding("review", "any-1:too_long", DOUBT)
+    kind = found.rule.rpartition(":")[2].removeprefix("disguised_")
+    return Understanding(
+        found.intent,
+        found.rule,
+        found.score,
+        str(plain),
+        found.named if found.intent == "stop" else (),
+        everyone=kind == "stop_all",
+        erasure=kind == "erase_phrases",
     )
 
 
-def _begins(clause: Clause, phrase: str) -> bool:
-    return _place(clause, phrase) == 0
+def _read(text: str, plain: Normal, known: Words) -> Finding:
+    found = _decide(plain, known)
+    if plain.disguised and len(text) <= DISGUISE_CHARS and found.intent not in ("stop", "review"):
+        guess = _decide(normalise(text, look_alikes=True), known)
+        if guess.intent in ("stop", "review"):
+            file, _, rule = guess.rule.partition(":")
+            score = DISGUISED if guess.intent == "stop" else DOUBT
+            return replace(guess, rule=f"{file}:disguised_{rule}", score=score)
+    return found
 
 
-def _holds(clause: Clause, rule: Rule) -> bool:
-    return any(_place(clause, phrase) is not None for phrase in rule.words)
+def _with_quotation(whole: Normal, known: Words, found: Finding) -> Finding:
+    """Nothing asked in the person's own words: what they quote is ours when it carries a STOP mention, and then it
+    says nothing; else a person looks. What loosens must be all there is."""
+    ours = any(_mentions_code(clause, known) for clause in whole.clauses)
+    if not ours and _decide(whole, known).intent in ("stop", "review"):
+        return Finding("review", "any-1:quoted", DOUBT)
+    return NONE if found.intent in ("start", "confirm") else found
 
 
-def _place(clause: Clause, phrase: str) -> int | None:
-    """At which word of `clause` the whole words of `phrase` begin."""
-    text = f" {' '.join(clause)} "
-    found = text.find(f" {phrase} ")
-    return None if found < 0 else text[:found].count(" ")
+def _decide(plain: Normal, known: Words) -> Finding:
+    exact = [_exact(clause, known) for clause in plain.clauses]
+    content = [[w for w in clause if w not in known.ignored and not _short_code(w)] for clause in exact]
+    hits = [_hits(clause, without, known) for clause, without in zip(plain.clauses, exact, strict=True)]
+    for found in hits:
+        for clause, place, phrase in found:
+            if phrase.kind == "erase_phrases" and not _negated(clause, place, phrase, known):
+                return Finding("stop", f"{phrase.file}:erase_phrases", PHRASE, _named(exact, known))
+    praised = any(word in known.praise for clause in exact for word in clause)
+    doubt = None
+    for i, clause in enumerate(plain.clauses):
+        opt_out = _opt_out(clause, exact[i], content[i], hits[i], known, plain.question, praised)
+        if opt_out and opt_out.intent == "stop" and _sent_back(clause, content[:i], known):
+            opt_out = Finding("review", "any-1:quoted_mention", DOUBT)
+        if opt_out and opt_out.intent == "stop":
+            return replace(opt_out, named=_named(exact, known))
+        doubt = doubt or opt_out
+    if doubt:
+        return doubt
+    meant = [word for clause in content for word in clause]
+    if len(meant) == 1 and (file := _near(meant[0], known)):
+        return Finding("stop", f"{file}:near_stop", NEAR)
+    if not meant and plain.symbols & known.stop_signs:
+        return Finding("stop", "any-1:stop_signs", EXACT)
+    for clause in content:
+        if clause and len(clause) <= SLIP_WORDS and (file := _near(clause[0], known)):
+            return Finding("review", f"{file}:near_stop_first", DOUBT)
+    return _doubt(plain, exact, hits, known) or _request(plain, exact, hits, known)
 
 
-def _one_slip(word: str, target: str) -> bool:
-    """Damerau distance of exactly one: a letter added, dropped, changed, or two neighbours swapped."""
-    if len(word) == len(target):
-        wrong = [i for i in range(len(word)) if word[i] != target[i]]
-        swapped = len(wrong) == 2 and wrong[1] == wrong[0] + 1 and word[wrong[0]] == target[wrong[1]]
-        return len(wrong) == 1 or (swapped and word[wrong[1]] == target[wrong[0]])
-    short, long = sorted((word, target), key=len)
-    return len(long) == len(short) + 1 and any(short == long[:i] + long[i + 1 :] for i in range(len(long)))
+def _opt_out(
+    clause: Clause,
+    exact: Clause,
+    content: Clause,
+    hits: list[Hit],
+    known: Words,
+    question: bool,
+    praised: bool,
+) -> Finding | None:
+    """Whether this clause is an opt-out, and by which rule; a review where it begins like one and is none."""
+    doubt = None
+    if content and not _refused(content[0], clause, known):
+        first, rest = content[0], content[1:]
+        if file := known.stop_first.get(first) or _glued(first, known):
+            if praised and len(exact) > 1:
+                doubt = Finding("review", "any-1:stop_and_praise", DOUBT)
+            elif everyone := known.stop_all.get(tuple(exact)):
+                return Finding("stop", f"{everyone}:stop_all", EXACT)
+            elif not rest:
+                return Finding("stop", f"{file}:stop_first", EXACT)
+            else:
+                doubt = _first_but(clause, exact, first, rest, hits, known, question)
+                if doubt is None:
+                    return Finding("stop", f"{file}:stop_first", FOLLOWED)
+        elif (file := known.stop_alone.get(first)) and not _turned_after(first, clause, known):
+            if not rest:
+                return Finding("stop", f"{file}:stop_alone", EXACT)
+            if exact[0] == first and not question and _courtesy_follows(first, clause, known):
+                return Finding("stop", f"{file}:stop_alone", FOLLOWED)
+    if doubt is None and (file := known.stop_whole.get(tuple(exact))):
+        return Finding("stop", f"{file}:stop_whole", PHRASE)
+    if len(exact) > 1 and (file := known.stop_first.get("".join(exact)) or known.stop_alone.get("".join(exact))):
+        return Finding("stop", f"{file}:stop_joined", PHRASE)
+    for place, word in enumerate(clause):
+        file = _stem(word, known)
+        if file and _no_negation(clause, place, 1, file, known):
+            return Finding("stop", f"{file}:stop_stems", PHRASE)
+    for within, place, phrase in hits:
+        if phrase.kind == "stop_phrases" and not _negated(within, place, phrase, known):
+            return Finding("stop", f"{phrase.file}:stop_phrases", PHRASE)
+        if phrase.kind == "stop_negative_phrases" and known.reports.isdisjoint(clause):
+            return Finding("stop", f"{phrase.file}:stop_negative_phrases", PHRASE)
+        if phrase.kind == "stop_opening_phrases" and _opens(exact, phrase, question):
+            return Finding("stop", f"{phrase.file}:stop_opening_phrases", PHRASE)
+    if file := _together(clause, known):
+        return Finding("stop", f"{file}:stop_together", PHRASE)
+    if doubt is None and not question and _ends_in_stop(clause, exact, known):
+        return Finding("stop", f"{known.stop_last[exact[-1]]}:stop_last", LAST)
+    return doubt
+
+
+def _opens(exact: Clause, phrase: Phrase, question: bool) -> bool:
+    """ "plus de sms svp", but not "plus de message vocal dispo ?"."""
+    length = len(phrase.words)
+    return tuple(exact[:length]) == phrase.words and not (question and len(exact) > length + 1)
+
+
+def _first_but(
+    clause: Clause,
+    exact: Clause,
+    first: str,
+    rest: Clause,
+    hits: list[Hit],
+    known: Words,
+    question: bool,
+) -> Finding | None:
+    """It begins with STOP, and yet a person should look: "stop pas", "stop by", "I stop at", a long question."""
+    if _turned_after(first, clause, known) and set(rest) <= known.negations_after:
+        return Finding("review", "any-1:stop_negated", DOUBT)
+    for *_, phrase in hits:
+        if phrase.kind == "stop_idioms" and tuple(exact[: len(phrase.words)]) == phrase.words:
+            return Finding("review", f"{phrase.file}:stop_idioms", DOUBT)
+    if exact[0] != first and exact[0] not in known.answers:
+        return Finding("review", "any-1:stop_not_first", DOUBT)
+    if question and len(rest) >= 2:
+        return Finding("review", "any-1:stop_and_question", DOUBT)
+    return None
+
+
+def _together(clause: Clause, known: Words) -> str | None:
+    """The file with a rule of which every group has a word here, in order: "je ne VEUX PLUS jamais RECEVOIR ça"."""
+    for place, word in enumerate(clause):
+        for rule, file in known.together.get(word, ()):
+            after = iter(clause[place + 1 : place + 1 + TOGETHER_REACH])
+            told = all(any(word in group for word in after) for group in rule.groups[1:])
+            if told and rule.unless.isdisjoint(clause):
+                return file
+    return None
+
+
+def _ends_in_stop(clause: Clause, exact: Clause, known: Words) -> bool:
+    """ "trop de messages stop", "ca suffit arretez", but not "je suis au stop" nor "... STOP au 36111"."""
+    if not 2 <= len(clause) <= LAST_WORDS or len(exact) < 2 or exact[-1] not in known.stop_last:
+        return False
+    place = len(clause) - 1 - clause[::-1].index(exact[-1])
+    before = clause[place - 1]
+    if before in known.not_before_stop or _code_follows(clause, place):
+        return False
+    if (before,) in known.courtesy.get(before, ()):  # "plus besoin merci stop"
+        return True
+    return _no_negation(clause, place, 1, "any-1", known) and before not in known.refusals
+
+
+def _near(word: str, known: Words) -> str | None:
+    """The file, when the word is one slip away from an opt-out word and no word of its own."""
+    single = TWICE.sub(r"\1", word)
+    if word in known.not_near or single in known.not_near:
+        return None
+    return known.near.get(word) or (known.stop_first.get(single) if single != word else None)
+
+
+def _doubt(plain: Normal, exact: list[Clause], hits: list[list[Hit]], known: Words) -> Finding | None:
+    """The rule that says a person should look: an opt-out may be meant."""
+    said = [clause for clause in exact if clause]
+    if len(said) == 1 and (file := known.review_alone.get(" ".join(said[0]))):
+        return Finding("review", f"{file}:review_alone", DOUBT)
+    for clause, found in zip(plain.clauses, hits, strict=True):
+        for word in clause:
+            if _mentions_stop(word, known):
+                return Finding("review", "any-1:mentions_stop", DOUBT)
+            if word in known.review_verbs:
+                file = known.review_verbs[word]
+                if not known.negations[file].isdisjoint(clause):
+                    return Finding("review", f"{file}:review_verbs", DOUBT)
+            if word in known.review_things and known.reports.isdisjoint(clause):
+                file = known.review_things[word]
+                if not known.negations[file].isdisjoint(clause):
+                    return Finding("review", f"{file}:review_things", DOUBT)
+        for *_, phrase in found:
+            if phrase.kind in ("erase_phrases", "stop_phrases", "stop_negative_phrases", "stop_opening_phrases"):
+                return Finding("review", f"{phrase.file}:mentions_stop_phrase", DOUBT)
+            if phrase.kind in ("review", "review_phrases"):
+                return Finding("review", f"{phrase.file}:{phrase.kind}", DOUBT)
+    if plain.symbols & (known.stop_signs | known.review_signs):
+        return Finding("review", "any-1:review_signs", DOUBT)
+    return None
+
+
+def _request(plain: Normal, exact: list[Clause], hits: list[list[Hit]], known: Words) -> Finding:
+    """START, OUI, CONTACT. The first two must be all there is, and not a question."""
+    said = [clause for clause in exact if clause]
+    if said and len(said[0]) == 1:
+        word = said[0][0]
+        if len(said) == 1 and not plain.question:
+            if file := known.start.get(word):
+                return Finding("start", f"{file}:start", EXACT)
+            if file := known.confirm.get(word):
+                return Finding("confirm", f"{file}:confirm", EXACT)
+        if file := known.contact.get(word):
+            return Finding("contact", f"{file}:contact", EXACT)
+    for found in hits:
+        for *_, phrase in found:
+            if phrase.kind == "contact_phrases":
+                return Finding("contact", f"{phrase.file}:contact_phrases", PHRASE)
+    return NONE
+
+
+def _hits(clause: Clause, exact: Clause, known: Words) -> list[Hit]:
+    """Every listed phrase in the clause, with its courtesies ("no thanks") and without ("schrijf mij aub uit")."""
+    found = list(_phrases(clause, known))
+    return found if len(exact) == len(clause) else [*found, *_phrases(exact, known)]
+
+
+def _phrases(clause: Clause, known: Words) -> Iterator[Hit]:
+    for place, word in enumerate(clause):
+        if by_second := known.phrases.get(word):
+            second = clause[place + 1] if place + 1 < len(clause) else ""
+            for phrase in by_second.get(second, ()) if second else ():
+                if tuple(clause[place : place + len(phrase.words)]) == phrase.words:
+                    yield clause, place, phrase
+            for phrase in by_second.get("", ()):
+                yield clause, place, phrase
+
+
+def _exact(clause: Clause, known: Words) -> Clause:
+    """The clause without courtesy and without a short code at its end ("STOP au 36111")."""
+    left: list[str] = []
+    place = 0
+    while place < len(clause):
+        for phrase in known.courtesy.get(clause[place], ()):
+            if len(phrase) == 1 or tuple(clause[place : place + len(phrase)]) == phrase:
+                place += len(phrase)
+                break
+        else:
+            left.append(clause[place])
+            place += 1
+    if left and _short_code(left[-1]):
+        left = left[:-2] if left[-2:-1] == ["au"] else left[:-1]
+    return left
+
+
+def _short_code(word: str) -> bool:
+    return len(word) == 5 and SHORT_CODE.fullmatch(word) is not None
+
+
+def _mentions_code(clause: Clause, known: Words) -> bool:
+    return any(word in known.stop_first and _code_follows(clause, place) for place, word in enumerate(clause))
+
+
+def _code_follows(clause: Clause, place: int) -> bool:
+    """ "STOP au 36111": our own mention, as it stands in every message sent."""
+    return any(map(_short_code, clause[place + 1 : place + 4]))
+
+
+def _sent_back(clause: Clause, before: Sequence[Clause], known: Words) -> bool:
+    """A STOP mention below an advert: the whole message came back, and a person should say why."""
+    if sum(map(len, before)) < ADVERT_WORDS:
+        return False
+    return _mentions_code(clause, known)
+
+
+def _named(exact: Sequence[Clause], known: Words) -> tuple[str, ...]:
+    """Every word said beside STOP, in order, when not all of it is noise: a brand may be among them."""
+    others = [w for clause in exact for w in clause if w not in known.stop_first and not _short_code(w)]
+    if len(others) > NAMED_WORDS or known.ignored.issuperset(others):
+        return ()
+    return tuple(others)
+
+
+def _refused(word: str, clause: Clause, known: Words) -> bool:
+    """ "non stop", "no quiero parar": a refusal before `word` turns it; "non merci stop" does not."""
+    place = clause.index(word)
+    for before in clause[max(0, place - NEGATION_REACH) : place][::-1]:
+        if before in known.refusals:
+            return True
+        if before in known.courtesy:
+            return False
+    return False
+
+
+def _turned_after(word: str, clause: Clause, known: Words) -> bool:
+    """ "stop pas", "stop niet": spoken for "do not stop"."""
+    return not known.negations_after.isdisjoint(clause[clause.index(word) + 1 :][:1])
+
+
+def _courtesy_follows(word: str, clause: Clause, known: Words) -> bool:
+    """ "arretez svp c'est insupportable": what is asked ends at the courtesy."""
+    after = clause[clause.index(word) + 1 :][:1]
+    return bool(after) and (after[0],) in known.courtesy.get(after[0], ())
+
+
+def _negated(clause: Clause, place: int, phrase: Phrase, known: Words) -> bool:
+    return not _no_negation(clause, place, len(phrase.words), phrase.file, known)
+
+
+def _no_negation(clause: Clause, place: int, length: int, file: str, known: Words) -> bool:
+    before = clause[max(0, place - NEGATION_REACH) : place]
+    after = clause[place + length : place + length + 1]
+    return known.negations[file].isdisjoint(before) and known.negations_after.isdisjoint(after)
+
+
+def _glued(word: str, known: Words) -> str | None:
+    """ "stoppub", "stopsms": an opt-out word and a word of the trade in one."""
+    for root in known.stop_roots:
+        if word.startswith(root):
+            for stop, file in known.stop_first.items():
+                tail = word[len(stop) :]
+                if word.startswith(stop) and len(tail) > 1 and tail in known.noise:
+                    return file
+    return None
+
+
+def _stem(word: str, known: Words) -> str | None:
+    if not word.startswith(known.stem_prefixes):
+        return None
+    return next(file for stem, file in known.stems.items() if word.startswith(stem))
+
+
+def _mentions_stop(word: str, known: Words) -> bool:
+    if word in known.start:  # UNSTOP
+        return False
+    if word in known.stop_mentions or word.startswith(known.stem_prefixes):
+        return True
+    return any(root in word for root in known.stop_roots)

@@ -5,8 +5,8 @@ Pure. The steps are those of DOMAIN 2.3. Nothing here knows a language or an int
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 # Letters drawn as symbols; their Unicode name ends with the letter. NFKC already folds the mathematical, circled and
 # full-width ones.
@@ -17,8 +17,11 @@ DRAWN_LETTERS = (
     "LATIN LETTER SMALL CAPITAL ",
 )
 
-# Shown as nothing, though Unicode calls them letters.
-HANGUL_FILLERS = "\u115f\u1160\u3164\uffa0"
+# Shown as nothing, though Unicode calls them letters: Hangul fillers, and the Arabic stretch (tatweel).
+NOT_DRAWN = "\u115f\u1160\u3164\uffa0\u0640"
+
+# Arabic letters that keyboards and habits interchange, and its punctuation. (A hamza over a letter is a mark: dropped.)
+ARABIC = {"ى": "ي", "ی": "ي", "ة": "ه", "ک": "ك", "ٱ": "ا", "ء": "", "؟": "?", "،": ",", "؛": ";", "۔": "."}
 
 # Digits, signs, Cyrillic, Greek and barred letters drawn like a Latin one, after case folding.
 DISGUISES = {
@@ -27,25 +30,30 @@ DISGUISES = {
 }  # fmt: skip
 LOOK_ALIKES = {ord(char): letter for letter, chars in DISGUISES.items() for char in chars}
 SHORT_WORD_CHARS = 12  # a longer "word" is a link or a code, not a disguise
+KNOWN_CHARS = 20_000  # more different characters than this are folded anew each time: memory has an end
 
 SPACED_LETTERS = re.compile(r"(?<![^\W_])(?:[^\W\d_][\W_]{1,3}){2,}[^\W\d_](?![^\W_])")
 REPEATED_LETTER = re.compile(r"([^\W\d_])\1{2,}")
 GLUED_CODE = re.compile(r"\b([^\W\d_]+)(\d{5})\b")
-CLAUSE_END = re.compile(r"[.!?;:,…]+(?=\s|$)|\n+")
+CLAUSE_END = re.compile(r"[.!?;:,]+(?=\s|$)|\n+")
+WORD = re.compile(r"[^\W_]+")
 NOT_A_WORD = re.compile(r"[\W_]+")
+
+Clauses = tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Normal:
     """`clauses`: the words between stops and line ends, none empty. `symbols`: what was neither letter nor digit nor
-    punctuation (emoji). `question`: a question mark stood somewhere."""
+    punctuation (emoji). `question`: a question mark stood somewhere. `disguised`: look-alikes would change it."""
 
-    clauses: tuple[tuple[str, ...], ...]
+    clauses: Clauses
     symbols: frozenset[str]
     question: bool
+    disguised: bool
 
     def __str__(self) -> str:
-        return "\n".join(" ".join(clause) for clause in self.clauses)
+        return "\n".join([" ".join(clause) for clause in self.clauses])
 
 
 def normalise(text: str, *, look_alikes: bool = False) -> Normal:
@@ -54,28 +62,52 @@ def normalise(text: str, *, look_alikes: bool = False) -> Normal:
     `look_alikes` also reads "ST0P" and "SТОР" (Cyrillic) as "stop". That is a guess: use it to find an opt-out, never
     to find what loosens.
     """
-    shown = "".join(map(_shown, unicodedata.normalize("NFKC", text)))
-    folded = "".join(
-        char for char in unicodedata.normalize("NFD", shown.casefold()) if unicodedata.category(char)[0] != "M"
-    )
-    if look_alikes:
+    folded = text.translate(FOLDED)
+    disguised = folded.translate(LOOK_ALIKES) != folded
+    if look_alikes and disguised:
         folded = " ".join(map(_without_disguise, folded.split(" ")))
-    symbols = frozenset(char for char in folded if unicodedata.category(char) == "So")
-    joined = SPACED_LETTERS.sub(lambda run: NOT_A_WORD.sub("", run.group()), folded)
-    single = GLUED_CODE.sub(r"\1 \2", REPEATED_LETTER.sub(r"\1", joined))
-    clauses = (tuple(NOT_A_WORD.sub(" ", clause).split()) for clause in CLAUSE_END.split(single))
-    return Normal(tuple(filter(None, clauses)), symbols, "?" in folded)
+    symbols = NO_SYMBOLS
+    if not folded.isascii():
+        symbols = frozenset(char for char in folded if unicodedata.category(char) == "So")
+    clauses = _clauses(folded)
+    if sum([len(word) == 1 for clause in clauses for word in clause]) >= 3:
+        joined = SPACED_LETTERS.sub(lambda run: NOT_A_WORD.sub("", run.group()), folded)
+        clauses = _clauses(joined)
+    return Normal(clauses, symbols, "?" in folded, disguised)
 
 
-@lru_cache(maxsize=4096)
+def _clauses(folded: str) -> Clauses:
+    single = REPEATED_LETTER.sub(r"\1", folded)
+    if not single.isalpha():
+        single = GLUED_CODE.sub(r"\1 \2", single)
+    clauses = [tuple(WORD.findall(clause)) for clause in CLAUSE_END.split(single)]
+    return tuple([clause for clause in clauses if clause])
+
+
+class _Folded(dict[int, str]):
+    """Each character as a reader takes it: plain lower-case letters, a space, a line end, or nothing when it is not
+    drawn at all. Character by character is enough: marks are dropped, so none can join its neighbour."""
+
+    def __missing__(self, code: int) -> str:
+        compatible = unicodedata.normalize("NFKC", chr(code))
+        shown = "".join(map(_shown, compatible)).casefold()
+        parts = [char for char in unicodedata.normalize("NFD", shown) if unicodedata.category(char)[0] != "M"]
+        plain = "".join([ARABIC.get(char, char) for char in parts])
+        if len(self) < KNOWN_CHARS:
+            self[code] = plain
+        return plain
+
+
+FOLDED = _Folded()
+NO_SYMBOLS: frozenset[str] = frozenset()
+
+
 def _shown(char: str) -> str:
-    """The character as a reader takes it: a letter, a space, a line end, or nothing when it is not drawn at all."""
     if char in "\n\r\v\f\x85\u2028\u2029":
         return "\n"
     if char.isspace():
         return " "
-    category = unicodedata.category(char)
-    if category in ("Cc", "Cf", "Cs") or char in HANGUL_FILLERS:
+    if unicodedata.category(char) in ("Cc", "Cf", "Cs") or char in NOT_DRAWN:
         return ""
     name = unicodedata.name(char, "")
     for prefix in DRAWN_LETTERS:
@@ -87,3 +119,7 @@ def _shown(char: str) -> str:
 def _without_disguise(word: str) -> str:
     disguised = len(word) <= SHORT_WORD_CHARS and (len(word) == 1 or any(char.isalpha() for char in word))
     return word.translate(LOOK_ALIKES) if disguised else word
+
+
+def words_of(clauses: Sequence[Sequence[str]]) -> list[str]:
+    return [word for clause in clauses for word in clause]

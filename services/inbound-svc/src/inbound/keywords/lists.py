@@ -1,0 +1,258 @@
+"""The keyword files, and what they come to for one country and language: `words(language, country)`. Pure.
+
+    any-1        STOP itself, START, YES, HELP: the same in every language
+    fr-2 ...     one file per language: its words, each list with its reason and sources
+    us-1         a market: words that are certain there and doubtful elsewhere (END, CANCEL, QUIT)
+
+What tightens is read from every file, whoever writes to whom. What loosens (start, confirm) and what is certain only
+at home (stop_at_home) is read from the files of the country or language at hand. A file is never edited once used: a
+change is the next version, so that a rule id in an old event still tells which list found it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from importlib import resources
+from typing import NamedTuple
+
+import msgspec
+
+CURRENT = ("any-1", "fr-2", "en-1", "es-1", "de-1", "nl-1", "it-1", "pt-1", "ar-1", "us-1")
+HOME = "FR"  # whose words count where neither country nor language is known
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+NEAR_MIN_CHARS = 4  # shorter words have too many neighbours
+
+
+class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One list of words or phrases, why it means what it means, and who says so ("unsourced": nobody found yet)."""
+
+    words: frozenset[str] = frozenset()
+    why: str = ""
+    sources: tuple[str, ...] = ()
+
+
+EMPTY = Rule()
+
+
+class Together(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Words that mean an opt-out when one of each group stands in a clause, in that order, and none of `unless`."""
+
+    groups: tuple[frozenset[str], ...]
+    unless: frozenset[str]
+    why: str
+    sources: tuple[str, ...]
+
+
+class Lists(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A keyword file. Each field is a rule; its `why` is in the file."""
+
+    id: str
+    about: str
+    sources: dict[str, str]
+    language: str | None = None
+    countries: tuple[str, ...] = ()
+    stop_first: Rule = EMPTY
+    stop_alone: Rule = EMPTY
+    stop_at_home: Rule = EMPTY
+    stop_all: Rule = EMPTY
+    stop_whole: Rule = EMPTY
+    stop_last: Rule = EMPTY
+    stop_stems: Rule = EMPTY
+    stop_phrases: Rule = EMPTY
+    stop_negative_phrases: Rule = EMPTY
+    stop_opening_phrases: Rule = EMPTY
+    stop_together: tuple[Together, ...] = ()
+    stop_idioms: Rule = EMPTY
+    not_before_stop: Rule = EMPTY
+    near_stop: Rule = EMPTY
+    not_near_stop: Rule = EMPTY
+    stop_signs: Rule = EMPTY
+    praise: Rule = EMPTY
+    start: Rule = EMPTY
+    confirm: Rule = EMPTY
+    contact: Rule = EMPTY
+    contact_phrases: Rule = EMPTY
+    erase_phrases: Rule = EMPTY
+    review: Rule = EMPTY
+    review_alone: Rule = EMPTY
+    review_phrases: Rule = EMPTY
+    review_verbs: Rule = EMPTY
+    review_things: Rule = EMPTY
+    review_signs: Rule = EMPTY
+    courtesy: Rule = EMPTY
+    noise: Rule = EMPTY
+    answers: Rule = EMPTY
+    negations: Rule = EMPTY
+    negations_after: Rule = EMPTY
+    refusals: Rule = EMPTY
+    reports: Rule = EMPTY
+    wrote: Rule = EMPTY
+
+
+# Phrases found anywhere in a clause, in the order in which they decide.
+PHRASES = (
+    "erase_phrases",
+    "stop_phrases",
+    "stop_negative_phrases",
+    "stop_opening_phrases",
+    "stop_idioms",
+    "review",
+    "review_phrases",
+    "contact_phrases",
+)
+
+
+class Phrase(NamedTuple):
+    words: tuple[str, ...]
+    kind: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Every list that counts here, ready to be looked up. A dict gives the file that lists the word."""
+
+    phrases: dict[str, dict[str, tuple[Phrase, ...]]]  # by first and second word ("": there is none), longest first
+    together: dict[str, tuple[tuple[Together, str], ...]]  # by a word of their first group
+    stop_first: dict[str, str]
+    stop_alone: dict[str, str]
+    stop_all: dict[tuple[str, ...], str]
+    stop_whole: dict[tuple[str, ...], str]
+    stop_last: dict[str, str]
+    stop_mentions: frozenset[str]  # an opt-out may be meant wherever they stand
+    stop_roots: tuple[str, ...]
+    stems: dict[str, str]
+    stem_prefixes: tuple[str, ...]
+    near: dict[str, str]
+    not_near: frozenset[str]
+    stop_signs: frozenset[str]
+    start: dict[str, str]
+    confirm: dict[str, str]
+    contact: dict[str, str]
+    review_alone: dict[str, str]
+    review_verbs: dict[str, str]
+    review_things: dict[str, str]
+    review_signs: frozenset[str]
+    courtesy: dict[str, tuple[tuple[str, ...], ...]]  # by their first word, longest first
+    noise: frozenset[str]
+    answers: frozenset[str]
+    ignored: frozenset[str]  # noise and answers
+    negations: dict[str, frozenset[str]]  # by file; those of a file without any: everybody's
+    negations_after: frozenset[str]
+    refusals: frozenset[str]
+    not_before_stop: frozenset[str]
+    praise: frozenset[str]
+    reports: frozenset[str]
+    wrote: tuple[str, ...]
+
+
+@cache
+def load(name: str) -> Lists:
+    """The keyword file `name`. Raises FileNotFoundError; msgspec.ValidationError on a file of another shape."""
+    return msgspec.json.decode(resources.files(__package__).joinpath(f"{name}.json").read_bytes(), type=Lists)
+
+
+@lru_cache(maxsize=64)
+def words(language: str | None = None, country: str | None = None) -> Words:
+    """What counts for people of that language ("es") or country ("US"); of France where neither is told."""
+    files = [load(name) for name in CURRENT]
+    if language is None and country is None:
+        country = HOME
+    home = [f for f in files if _at_home(f, language, country)]
+    away = [f for f in files if f not in home]
+
+    def union(kind: str) -> frozenset[str]:
+        return frozenset().union(*(_rule(f, kind).words for f in files))
+
+    everyones = union("negations")
+    courtesies = sorted((tuple(phrase.split()) for phrase in union("courtesy")), key=lambda p: (-len(p), p))
+    phrases = sorted(_phrases(files), key=lambda p: (-len(p.words), PHRASES.index(p.kind), p.file, p.words))
+    stems = _by_word(files, "stop_stems")
+    at_home = _by_word(home, "stop_at_home")
+    first, alone = _by_word(files, "stop_first"), _by_word(files, "stop_alone")
+    start = _by_word(home, "start")
+    return Words(
+        phrases=_by_first_words(phrases),
+        together=_together(files),
+        stop_first=first,
+        stop_alone=at_home | alone,
+        stop_all={tuple(phrase.split()): file for phrase, file in _by_word(files, "stop_all").items()},
+        stop_whole={tuple(phrase.split()): file for phrase, file in _by_word(files, "stop_whole").items()},
+        stop_last=_by_word(files, "stop_last"),
+        stop_mentions=frozenset(alone),
+        stop_roots=tuple(sorted(word for word in first if not any(o in word for o in first if o != word))),
+        stems=stems,
+        stem_prefixes=tuple(stems),
+        near={slip: f.id for f in reversed(files) for word in f.near_stop.words for slip in slips(word)},
+        not_near=union("not_near_stop"),
+        stop_signs=union("stop_signs"),
+        start=start,
+        confirm=_by_word(home, "confirm"),
+        contact=_by_word(files, "contact"),
+        review_alone=_by_word(away, "stop_at_home") | _by_word(files, "review_alone"),
+        review_verbs=_by_word(files, "review_verbs"),
+        review_things=_by_word(files, "review_things"),
+        review_signs=union("review_signs"),
+        courtesy={w: tuple(c for c in courtesies if c[0] == w) for w in {c[0] for c in courtesies}},
+        noise=union("noise"),
+        answers=union("answers"),
+        ignored=union("noise") | union("answers"),
+        negations={f.id: f.negations.words or everyones for f in files},
+        negations_after=union("negations_after"),
+        refusals=union("refusals"),
+        not_before_stop=union("not_before_stop"),
+        praise=union("praise"),
+        reports=union("reports"),
+        wrote=tuple(sorted(union("wrote"))),
+    )
+
+
+def _at_home(file: Lists, language: str | None, country: str | None) -> bool:
+    """A file of neither language nor country is everybody's."""
+    everywhere = file.language is None and not file.countries
+    return everywhere or (language is not None and file.language == language) or country in file.countries
+
+
+def _rule(file: Lists, kind: str) -> Rule:
+    rule: Rule = getattr(file, kind)
+    return rule
+
+
+def _by_word(files: list[Lists], kind: str) -> dict[str, str]:
+    """word -> the first file that lists it."""
+    return {word: file.id for file in reversed(files) for word in sorted(_rule(file, kind).words)}
+
+
+def _phrases(files: list[Lists]) -> Iterator[Phrase]:
+    for file in files:
+        for kind in PHRASES:
+            for phrase in _rule(file, kind).words:
+                yield Phrase(tuple(phrase.split()), kind, file.id)
+
+
+def _by_first_words(phrases: list[Phrase]) -> dict[str, dict[str, tuple[Phrase, ...]]]:
+    found: dict[str, dict[str, tuple[Phrase, ...]]] = {}
+    for phrase in phrases:
+        by_second = found.setdefault(phrase.words[0], {})
+        second = phrase.words[1] if len(phrase.words) > 1 else ""
+        by_second[second] = (*by_second.get(second, ()), phrase)
+    return found
+
+
+def _together(files: list[Lists]) -> dict[str, tuple[tuple[Together, str], ...]]:
+    found: dict[str, tuple[tuple[Together, str], ...]] = {}
+    for file in files:
+        for rule in file.stop_together:
+            for word in sorted(rule.groups[0]):
+                found[word] = (*found.get(word, ()), (rule, file.id))
+    return found
+
+
+def slips(word: str) -> frozenset[str]:
+    """Every word one slip away (Damerau distance one): a letter added, dropped, changed, or two neighbours swapped."""
+    cuts = [(word[:i], word[i:]) for i in range(len(word) + 1)]
+    dropped = {a + b[1:] for a, b in cuts if b}
+    swapped = {a + b[1] + b[0] + b[2:] for a, b in cuts if len(b) > 1}
+    changed = {a + c + b[1:] for a, b in cuts if b for c in LETTERS}
+    added = {a + c + b for a, b in cuts for c in LETTERS}
+    return frozenset(w for w in dropped | swapped | changed | added if len(w) >= NEAR_MIN_CHARS) - {word}
