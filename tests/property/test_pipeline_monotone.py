@@ -10,6 +10,7 @@ import gc
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 
 import pytest
 from sqlalchemy import text
@@ -29,7 +30,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:Unclosed AIOKafka:ResourceWarnin
 SUBJECTS = [f"s1-{n:032x}" for n in range(10)]
 WRITERS = 4
 SEED = 20260106
-WRITES = 40  # of each writer
+WRITES = 40  # of each writer, at least
+MOST_WRITES = 600
+CUTS = 8  # relays that died with everything acknowledged and nothing deleted, at least
 WATCHED = """
 CREATE TABLE aggregate (subject_id text PRIMARY KEY, version integer NOT NULL);
 CREATE TABLE step (id bigint GENERATED ALWAYS AS IDENTITY, subject_id text, before integer, after integer);
@@ -42,10 +45,18 @@ CREATE TRIGGER watched AFTER UPDATE ON projection FOR EACH ROW EXECUTE FUNCTION 
 """
 
 
-async def _write(pipe: Pipeline, seed: int) -> None:
-    """As consent's recorder does: lock the subjects, take their next versions, append, all in one transaction."""
+@dataclass
+class _Deaths:
+    cuts: int = 0
+
+
+async def _write(pipe: Pipeline, seed: int, deaths: _Deaths) -> None:
+    """As consent's recorder does: lock the subjects, take their next versions, append, all in one transaction. Goes on
+    until enough relays have died, however fast the machine."""
     dice = random.Random(seed)
-    for _ in range(WRITES):
+    for turn in range(MOST_WRITES):
+        if turn >= WRITES and deaths.cuts >= CUTS:
+            return
         async with pipe.database.begin() as tx:
             states: list[ConsentStateChanged] = []
             for subject in sorted(dice.sample(SUBJECTS, 2)):  # in one order, or two writers wait for each other
@@ -57,11 +68,12 @@ NEXT_VERSION = "UPDATE aggregate SET version = version + 1 WHERE subject_id = :s
 
 
 @asynccontextmanager
-async def _relays_that_die(pipe: Pipeline, seed: int) -> AsyncIterator[None]:
+async def _relays_that_die(pipe: Pipeline, seed: int) -> AsyncIterator[_Deaths]:
     """Two at a time, for the lock to choose. One dies wherever it is, or has its connection cut where it hurts: with
     everything acknowledged and the DELETE still to come."""
     dice = random.Random(seed)
     stop = asyncio.Event()
+    deaths = _Deaths()
 
     async def live_and_die() -> None:
         while not stop.is_set():
@@ -79,12 +91,12 @@ async def _relays_that_die(pipe: Pipeline, seed: int) -> AsyncIterator[None]:
                 await row.start()
                 await sql.execute("SELECT FROM outbox ORDER BY id DESC LIMIT 1 FOR UPDATE SKIP LOCKED")
                 await asyncio.wait((asyncio.ensure_future(stop.wait()),), timeout=dice.uniform(0.05, 0.2))
-                await sql.execute(CUT_WHO_DELETES)
+                deaths.cuts += len(await sql.fetch(CUT_WHO_DELETES))
                 await row.rollback()
 
     running = [asyncio.ensure_future(run()) for run in (live_and_die, live_and_die, cut)]
     try:
-        yield
+        yield deaths
     finally:
         stop.set()
         await asyncio.gather(*running)
@@ -104,7 +116,8 @@ class _Handle:
         self._dice = dice
 
     async def __call__(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
-        for received in batch:
+        dies_at = self._dice.randrange(len(batch)) if self._dice.random() < 0.2 else None
+        for at, received in enumerate(batch):
             assert isinstance(received.event, ConsentStateChanged)
             await tx.execute(
                 text(
@@ -113,7 +126,7 @@ class _Handle:
                 ),
                 {"subject": received.event.subject_id, "version": received.event.version},
             )
-            if self._dice.random() < 0.005:
+            if at == dies_at:
                 raise RuntimeError("killed half-way")
         return None
 
@@ -125,12 +138,13 @@ async def _run(pipe: Pipeline, seed: int, *, guarded: bool) -> int:
         await sql.executemany("INSERT INTO aggregate VALUES ($1, 0)", [(s,) for s in SUBJECTS])
     consumer = pipe.consumer(_Handle(random.Random(seed), guarded=guarded))
     async with going(consumer.run):
-        await asyncio.wait_for(consumer.assigned.wait(), 20)
-        async with _relays_that_die(pipe, seed):
-            await asyncio.gather(*(_write(pipe, seed * 100 + writer) for writer in range(WRITERS)))
+        await asyncio.wait_for(consumer.assigned.wait(), 60)
+        async with _relays_that_die(pipe, seed) as deaths:
+            await asyncio.gather(*(_write(pipe, seed * 100 + writer, deaths) for writer in range(WRITERS)))
+        assert deaths.cuts >= CUTS, "too few died: little was tried"
         async with going(pipe.relay().run):
-            await eventually(pipe.drained, within_s=20)
-        await eventually(lambda: _read_to_the_end(pipe), within_s=20)
+            await eventually(pipe.drained, within_s=40)
+        await eventually(lambda: _read_to_the_end(pipe), within_s=40)
     gc.collect()  # what the dead left open is theirs, not the next test's
     return int(await pipe.scalar("SELECT count(*) FROM step WHERE after < before"))
 

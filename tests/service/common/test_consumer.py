@@ -461,6 +461,7 @@ async def test_a_watermark_counts_only_with_what_precedes_it(surroundings: Surro
         assert await pipe.scalar("SELECT as_of FROM consumer_offset") is None
 
 
+@pytest.mark.timeout(300)  # a group takes up to 20 s to form again after each change
 async def test_consumers_that_come_and_go_apply_everything_once_and_in_order(surroundings: Surroundings) -> None:
     async with pipeline(surroundings, partitions=3) as pipe:
         subjects = [f"s1-{n:032x}" for n in range(12)]
@@ -472,20 +473,22 @@ async def test_consumers_that_come_and_go_apply_everything_once_and_in_order(sur
             while not written.is_set():
                 published += 1
                 await pipe.publish(*(state for s in subjects for state in states_of(s, published)))
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(written.wait(), 0.1)
 
         first, second = pipe.consumer(), pipe.consumer()
         writing = asyncio.ensure_future(write())
         async with going(second.run) as [running]:
-            await asyncio.wait_for(second.assigned.wait(), 20)
+            await asyncio.wait_for(second.assigned.wait(), 60)
             async with going(first.run):
-                await asyncio.wait_for(first.assigned.wait(), 20)
-                await eventually(lambda: _is(len(second._placed) < 3))
+                await asyncio.wait_for(first.assigned.wait(), 60)
+                await eventually(lambda: _is(len(second._placed) < 3), within_s=60)
                 at = published
-                await eventually(lambda: _is(published > at + 2))
-            await eventually(lambda: _is(len(second._placed) == 3), within_s=20)
+                await eventually(lambda: _is(published > at + 2), within_s=60)
+            await eventually(lambda: _is(len(second._placed) == 3), within_s=60)
             written.set()
             await writing
-            await eventually(lambda: _count(pipe.applied(), published * len(subjects)), within_s=20)
+            await eventually(lambda: _count(pipe.applied(), published * len(subjects)), within_s=60)
             assert not running.done()
         by_subject: dict[str, list[int]] = {}
         for subject, version in await pipe.applied():
