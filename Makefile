@@ -9,7 +9,7 @@ PACKAGES := libs/common services/consent-svc services/campaign-svc services/disp
 SOURCES := libs services stack tests examples
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo up down status check fmt lint types imports test unit property contract service e2e schemas corpus clean
+.PHONY: help install lock demo up down status check fmt lint types imports test unit property contract service e2e schemas corpus bench clean
 
 ##@ Everyday
 help: ## This list

@@ -107,7 +107,12 @@ def controlled(control: str, version: int = 1, campaign_id: str = "c1") -> Campa
 
 
 def receipt(
-    state: str, *, reference: str | None = None, gateway_id: str | None = None, provider: str = "simulator"
+    state: str,
+    *,
+    reference: str | None = None,
+    gateway_id: str | None = None,
+    provider: str = "simulator",
+    blocked: bool = False,
 ) -> ReceiptReceived:
     return ReceiptReceived(
         provider=provider,
@@ -118,4 +123,5 @@ def receipt(
         code=None,
         occurred_at=now(),
         received_at=now(),
+        blocked=blocked,
     )

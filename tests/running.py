@@ -18,7 +18,7 @@ AUTH_KEY = "a key for tests only, thirty-two bytes or more"
 ISSUER = "placet-tests"
 ALL_SCOPES = (
     "sender:read sender:write consent:read consent:write contact:write"
-    " campaign:read campaign:write message:send message:read"
+    " campaign:read campaign:write message:send message:read message:write review:read review:write"
 )
 KEY_RING = {"current": "t1", "keys": {"t1": base64.b64encode(b"t" * 32).decode()}}
 

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from common import kafka
-from common.contracts import EVENTS, TOPICS, Event, Topic, Watermark
+from common.contracts import EVENTS, OPERATOR_EVENTS, TOPICS, Event, Topic, Watermark, operator_topics
 from tests.contract.golden import EXAMPLES, event_type_of
 
 SERVICES = {"consent", "campaign", "dispatch", "inbound"}
@@ -65,6 +65,15 @@ def test_what_compaction_keeps_is_the_whole_state_and_its_version(topic: Topic) 
             assert "version" in event.__struct_fields__
 
 
+def test_an_operators_topics_bear_its_name_and_keep_nothing_longer_than_ours() -> None:
+    topics = operator_topics("orange")
+    assert [topic.name for topic in topics] == ["operator.orange.messages.v1", "operator.orange.receipts.v1"]
+    assert {event for topic in topics for event in topic.events} == set(OPERATOR_EVENTS)
+    for topic in topics:
+        test_anything_personal_is_forgotten_in_time(topic)
+        test_the_key_is_a_field_of_every_event(topic)
+
+
 def test_subject_keyed_topics_have_one_partition_count() -> None:
     """No topic has a count of its own: `ensure_topics` gives each the platform's, and refuses another."""
     assert not [name for name in Topic.__dataclass_fields__ if "partition" in name]
@@ -73,7 +82,7 @@ def test_subject_keyed_topics_have_one_partition_count() -> None:
 
 def test_names_are_unique() -> None:
     assert max(Counter(topic.name for topic in TOPICS).values()) == 1
-    types = {event for topic in TOPICS for event in topic.events} | {Watermark}
+    types: set[type[Event]] = {event for topic in TOPICS for event in topic.events} | {Watermark, *OPERATOR_EVENTS}
     assert max(Counter(event.type for event in types).values()) == 1
     assert set(EVENTS.values()) == types
 

@@ -197,6 +197,41 @@ async def test_1_stop_is_final(placet: Placet) -> None:
     await eventually(gone)
 
 
+async def test_1_what_may_be_a_stop_holds_marketing_until_a_person_has_read_it(placet: Placet) -> None:
+    sender = await placet.new_sender("36211")
+    people = range(120, 123)
+    await placet.contacts(sender, people)
+    for n in people:
+        await placet.consent(sender, n, datetime.now(UTC) - timedelta(days=1))
+    for n in (120, 121):
+        await placet.reply(n, "Ne stoppez pas", "36211")
+
+    async def held() -> bool:
+        found = [await placet.call("POST", "consent", "/v1/subjects/lookup", {"number": number(n)}) for n in (120, 121)]
+        return all(subject["held_since"] for subject in found)
+
+    await eventually(held)
+    await placet.enforced(await placet.reply(123, "STOP", "36211"))  # by now dispatch has heard of the hold as well
+    campaign = await placet.campaign(sender)
+
+    async def waiting() -> bool:
+        numbers = (await placet.told(campaign))["statistics"]
+        assert (numbers["accepted"], numbers["deferred"]) == (1, 2), numbers
+        return True
+
+    await eventually(waiting)
+    queue = {r["subject_id"]: r for r in (await placet.call("GET", "inbound", "/v1/reviews"))["items"]}
+    for n, intent in ((120, "none"), (121, "stop")):
+        subject = await placet.call("POST", "consent", "/v1/subjects/lookup", {"number": number(n)})
+        review = queue[subject["subject_id"]]
+        assert review["text"] == "Ne stoppez pas"
+        await placet.call("POST", "inbound", f"/v1/reviews/{review['mo_id']}/decision", {"intent": intent})
+    numbers = await eventually(placet.finished(campaign))
+    assert (numbers["accepted"], numbers["denied"]) == (2, 1)
+    assert numbers["denied_reasons"] == {"opted_out": 1, "suppressed": 1}
+    assert [len(await placet.sent_to(n)) for n in people] == [1, 0, 1]
+
+
 async def test_2_default_deny(placet: Placet) -> None:
     sender, other = await placet.new_sender("36202"), await placet.new_sender("36203")
     await placet.contacts(sender, range(200, 203))

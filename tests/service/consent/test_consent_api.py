@@ -483,7 +483,7 @@ async def test_one_key_twice_at_once_for_two_people_takes_one(
 async def test_nobody_ever_seen_has_version_zero_and_nothing_on_record(service: httpx.AsyncClient) -> None:
     found = await lookup(service)
     assert found.pop("subject_id").startswith("t1-")
-    assert found == {"version": 0, "consents": [], "suppressions": [], "history": []}
+    assert found == {"version": 0, "held_since": None, "consents": [], "suppressions": [], "history": []}
 
 
 async def test_the_history_is_newest_last_and_tells_when_we_learned_it(service: httpx.AsyncClient) -> None:

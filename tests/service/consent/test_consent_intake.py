@@ -2,19 +2,18 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 import httpx
+import msgspec
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from common import kafka
 from common.consumer import Received, Stopped
-from common.contracts import INBOUND_MESSAGES, STATES, Event, Topic, Watermark
+from common.contracts import INBOUND_MESSAGES, STATES, Event, Watermark
 from common.contracts.consent import ConsentStateChanged, Purpose
 from common.contracts.inbound import MessageReceived
 from common.database import Database
@@ -24,6 +23,7 @@ from consent.service import Settings, build
 from tests.eventually import eventually
 from tests.infrastructure import Postgres
 from tests.publish import publish, publish_raw
+from tests.reading import reading
 from tests.running import Surroundings, running
 from tests.unit.consent.evidences import NOW, at, opt_in, opt_out
 
@@ -189,13 +189,114 @@ async def test_a_start_on_a_code_that_is_nobodys_opens_nothing(database: Databas
     assert await standing(database) == "opted_out"
 
 
-@pytest.mark.parametrize("intent", ["confirm", "contact", "erase", "review", "none"])
+@pytest.mark.parametrize("intent", ["confirm", "contact", "erase", "none"])
 async def test_the_other_intents_change_no_consent_yet(database: Database, intent: str) -> None:
     await give(database, opt_in(0))
     await receive(database, mo(1, intent))
     found = await subject(database)
     assert found
     assert (found.version, found.entries) == (1, 1)
+
+
+def decided(minutes: float, intent: str) -> MessageReceived:
+    """What a person made, an hour later, of the review MO of `minutes`."""
+    return msgspec.structs.replace(
+        mo(minutes, "review"), intent=intent, revision=1, decided_by="agent-12", decided_at=at(minutes + 60)
+    )
+
+
+async def held_since(database: Database) -> datetime | None:
+    found = await subject(database)
+    assert found
+    return found.held_since
+
+
+async def test_a_text_in_doubt_holds_the_subject_and_changes_no_consent(database: Database) -> None:
+    await give(database, opt_in(0))
+    await receive(database, mo(1, "review"), mo(1, "review"))
+    await receive(database, mo(1, "review"))
+    found = await subject(database)
+    assert found
+    assert (found.held_since, found.version, found.entries) == (mo(1).received_at, 2, 1)
+    assert await standing(database) == "opted_in"
+
+
+async def test_a_text_in_doubt_holds_a_stranger_who_may_opt_in_later(database: Database) -> None:
+    await receive(database, mo(1, "review"))
+    await give(database, opt_in(2))
+    assert await held_since(database)
+
+
+@pytest.mark.parametrize("intent", ["none", "contact"])
+async def test_a_hold_is_lifted_by_the_person_who_read_the_text(database: Database, intent: str) -> None:
+    await give(database, opt_in(0))
+    await receive(database, mo(1, "review"))
+    await receive(database, decided(1, intent), decided(1, intent))
+    assert await held_since(database) is None
+    assert await standing(database) == "opted_in"
+    found = await subject(database)
+    assert found
+    assert found.version == 3
+
+
+async def test_a_stop_that_a_person_found_is_evidence_with_their_name_and_lifts_the_hold(database: Database) -> None:
+    await give(database, opt_in(0))
+    await receive(database, mo(1, "review"))
+    await receive(database, decided(1, "stop"))
+    assert (await standing(database), await held_since(database)) == ("opted_out", None)
+    async with database.begin() as tx:
+        proof = (await store.history(tx, WHO))[-1].evidence
+    assert (proof.source, proof.actor, proof.reference) == ("mo", "agent-12", "simulator/fr/p-review-1")
+    assert (proof.occurred_at, proof.received_at) == (at(1), at(61)), "said then, understood an hour later"
+    found = await subject(database)
+    assert found
+    assert found.version == 3, "one version tells both"
+
+
+async def test_a_stop_found_late_does_not_close_an_opt_in_given_since(database: Database) -> None:
+    await receive(database, mo(1, "review"))
+    await give(database, opt_in(30))
+    await receive(database, decided(1, "stop"))
+    assert await standing(database) == "opted_in"
+
+
+async def test_a_start_that_a_person_found_takes_back_the_stop_before_it_only(database: Database) -> None:
+    await give(database, opt_in(0))
+    await receive(database, mo(1), mo(2, "review"))
+    await receive(database, decided(2, "start"), mo(3, mo_id="mo-last"))
+    assert await standing(database) == "opted_out"
+    async with database.begin() as tx:
+        kinds = [entry.evidence.kind for entry in await store.history(tx, WHO)]
+    assert kinds == ["opt_in", "opt_out", "opt_in", "opt_out"]
+
+
+async def test_a_subject_is_held_until_the_last_text_in_doubt_is_read(database: Database) -> None:
+    await receive(database, mo(1, "review"), mo(2, "review"))
+    await receive(database, decided(1, "none"))
+    assert await held_since(database) == mo(2).received_at
+    await receive(database, decided(2, "none"))
+    assert await held_since(database) is None
+
+
+async def test_neither_a_start_nor_an_opt_in_lifts_a_hold(database: Database) -> None:
+    await give(database, opt_in(0))
+    await receive(database, mo(1, "review"), mo(2), mo(3, "start"))
+    await give(database, opt_in(4, evidence_id="ev-again"))
+    assert await standing(database) == "opted_in"
+    assert await held_since(database)
+
+
+async def test_a_text_that_was_read_is_not_in_doubt_again_when_its_first_revision_comes_late(
+    database: Database,
+) -> None:
+    await receive(database, decided(1, "none"))
+    await receive(database, mo(1, "review"))
+    assert await held_since(database) is None
+
+
+async def test_a_text_and_its_decision_in_one_batch_leave_no_hold_in_any_order(database: Database) -> None:
+    await receive(database, decided(1, "none"), mo(1, "review"))
+    assert await held_since(database) is None
 
 
 async def test_a_stop_is_not_lost_for_an_operators_clock_that_runs_ahead(database: Database) -> None:
@@ -256,33 +357,6 @@ async def test_a_message_whose_sender_nobody_can_tell_stops_the_intake(database:
     async with database.begin() as tx:
         with pytest.raises(Stopped, match="cannot be read"):
             await intake.shut_out(tx, None, 2)
-
-
-@asynccontextmanager
-async def reading(surroundings: Surroundings, topic: Topic) -> AsyncIterator[Callable[[], Awaitable[list[Event]]]]:
-    """All of a topic so far, each time it is asked, partition by partition in order."""
-    settings = Settings(**await surroundings.settings("consent"))
-    await kafka.ensure_topics(settings, [topic])
-    partitions = [TopicPartition(settings.topic_prefix + topic.name, n) for n in range(settings.partitions)]
-    consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka_bootstrap, auto_offset_reset="earliest")
-    seen: list[tuple[int, int, Event]] = []
-
-    async def read() -> list[Event]:
-        for tp, batch in (await consumer.getmany(timeout_ms=50)).items():
-            for one in batch:
-                event = kafka.decode(one.value, one.headers)
-                assert event is not None
-                seen.append((tp.partition, one.offset, event))
-        return [event for *_, event in sorted(seen, key=lambda s: s[:2])]
-
-    await consumer.start()
-    try:
-        consumer.assign(partitions)
-        for tp in partitions:
-            consumer.seek(tp, 0)
-        yield read
-    finally:
-        await consumer.stop()
 
 
 async def publish_watermark(surroundings: Surroundings, partition: int, as_of: datetime) -> None:

@@ -5,15 +5,16 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import httpx
 
-from common.contracts import CAMPAIGN_REQUESTS, CONTROLS, INBOUND_RECEIPTS, SENDERS, STATES
+from common.contracts import CAMPAIGN_REQUESTS, CONTROLS, DISPATCH_MESSAGES, INBOUND_RECEIPTS, SENDERS, STATES
 from common.contracts.campaign import MessageRequested
 from common.contracts.consent import ConsentStateChanged
+from common.contracts.dispatch import MessageChanged
 from common.kafka import partition_of
 from dispatch.service import Settings, build
 from tests.builders import (
@@ -31,6 +32,7 @@ from tests.builders import (
 from tests.eventually import eventually
 from tests.operator import TOKEN, Operator, operator
 from tests.publish import heartbeat, publish, publish_raw
+from tests.reading import reading
 from tests.running import Surroundings, bearer, running
 
 
@@ -57,10 +59,13 @@ class Dispatch:
         found: dict[str, Any] = response.json()
         return found
 
-    def becomes(self, identity: str, status: str) -> Callable[[], Awaitable[dict[str, Any]]]:
+    def becomes(self, identity: str, status: str, reason: str | None = None) -> Callable[[], Awaitable[dict[str, Any]]]:
+        """`reason`: one of those it must have by then; others may come first, while knowledge catches up."""
+
         async def look() -> dict[str, Any]:
             found = await self.message(identity)
             assert found["status"] == status, found
+            assert reason is None or reason in found["reasons"], found
             return found
 
         return look
@@ -372,6 +377,106 @@ async def test_pause_resume_and_cancel_are_honoured_at_the_gate(surroundings: Su
         assert op.references == [wanted.message_id]
 
 
+async def test_a_hold_delays_marketing_until_it_is_lifted_and_never_a_transactional_message(
+    surroundings: Surroundings,
+) -> None:
+    async with operator() as op, dispatch(surroundings, op) as d:
+        await d.publish_states(opted_in(1), opted_in(1, version=2, held_since=now()), opted_in(2))
+        await d.request(held := requested(1), other := requested(2))
+        found = await eventually(d.becomes(held.message_id, "deferred", "under_review"))
+        assert (found["reasons"], found["consent_version"]) == (["under_review"], 2)
+        assert timedelta(minutes=4) < datetime.fromisoformat(found["due_at"]) - now() < timedelta(minutes=6)
+        sent = await d.client.post("/v1/messages", json=_otp(1))
+        await eventually(d.becomes(sent.json()["message_id"], "accepted"))
+        await eventually(d.becomes(other.message_id, "accepted"))
+        assert held.message_id not in op.references
+        await d.publish_states(opted_in(1, version=3))
+        await eventually(d.becomes(held.message_id, "accepted"))
+
+
+async def test_what_a_stop_found_in_review_holds_back_is_denied_at_once(surroundings: Surroundings) -> None:
+    async with operator() as op, dispatch(surroundings, op) as d:
+        await d.publish_states(opted_in(1, held_since=now()))
+        await d.request(held := requested(1))
+        await eventually(d.becomes(held.message_id, "deferred", "under_review"))
+        await d.publish_states(opted_out(1, version=2))
+        assert "opted_out" in (await eventually(d.becomes(held.message_id, "denied")))["reasons"]
+        assert op.messages == []
+
+
+async def test_a_number_the_provider_will_not_deliver_to_is_denied_by_that_gateway_until_somebody_opens_it(
+    surroundings: Surroundings,
+) -> None:
+    async with operator() as op, dispatch(surroundings, op) as d:
+        await d.publish_states(opted_in(1), opted_in(2))
+        await d.request(first := requested(1))
+        await eventually(d.becomes(first.message_id, "accepted"))
+        await publish(surroundings, INBOUND_RECEIPTS, [receipt("failed", reference=first.message_id, blocked=True)])
+
+        async def blocks() -> list[dict[str, Any]]:
+            answer = await d.client.get("/v1/provider-blocks")
+            assert answer.status_code == 200, answer.text
+            items: list[dict[str, Any]] = answer.json()["items"]
+            return items
+
+        [block] = await eventually(blocks)
+        assert (block["gateway"], block["subject_id"]) == ("simulator", subject(1))
+        await d.request(denied := requested(1), other := requested(2))
+        otp = (await d.client.post("/v1/messages", json=_otp(1))).json()["message_id"]
+        for identity in (denied.message_id, otp):
+            assert (await eventually(d.becomes(identity, "denied")))["reasons"] == ["provider_block"]
+        await eventually(d.becomes(other.message_id, "accepted"))
+        assert await d.enforcements() == [], "nobody opted out"
+
+        path = f"/v1/provider-blocks/simulator/{subject(1)}"
+        for claims in ({"scope": "message:read"}, {"senders": ["maison-lune"]}):
+            assert (await d.client.delete(path, headers=bearer(**claims))).status_code == 403
+        assert (await d.client.delete(path)).status_code == 204
+        assert (await d.client.delete(path)).status_code == 404
+        await publish(surroundings, INBOUND_RECEIPTS, [receipt("failed", reference=first.message_id, blocked=True)])
+        await d.request(again := requested(1))
+        await eventually(d.becomes(again.message_id, "accepted"))
+        assert await blocks() == [], "a receipt that comes twice closes it once"
+
+
+async def test_a_block_that_came_before_the_submits_answer_is_kept(surroundings: Surroundings) -> None:
+    async with operator() as op, dispatch(surroundings, op) as d:
+        await d.publish_states(opted_in(1))
+        op.open.clear()
+        await d.request(wanted := requested(1))
+        await eventually(lambda: _holds(bool(op.messages)))
+        early = receipt("failed", gateway_id=f"op-{wanted.message_id}", blocked=True)
+        await publish(surroundings, INBOUND_RECEIPTS, [early])
+
+        async def row(query: str) -> bool:
+            async with surroundings.sql("dispatch") as sql:
+                return bool(await sql.fetchval(query))
+
+        await eventually(lambda: row("SELECT count(*) FROM early_receipt"))
+        op.open.set()
+        await eventually(lambda: row("SELECT count(*) FROM provider_block"))
+
+
+async def test_a_receipt_that_tells_of_an_opt_out_is_published_with_whom_and_when(surroundings: Surroundings) -> None:
+    async with operator() as op, dispatch(surroundings, op) as d, reading(surroundings, DISPATCH_MESSAGES) as read:
+        sent = (await d.client.post("/v1/messages", json=_otp(1))).json()["message_id"]
+        await eventually(d.becomes(sent, "accepted"))
+        told = receipt("opted_out", reference=sent)
+        await publish(surroundings, INBOUND_RECEIPTS, [told])
+
+        async def published() -> MessageChanged:
+            changes = [e for e in await read() if isinstance(e, MessageChanged)]
+            assert all(change.number is None for change in changes if change.receipt != "opted_out")
+            found = [change for change in changes if change.receipt == "opted_out"]
+            assert len(found) == 1
+            return found[0]
+
+        found = await eventually(published)
+        assert (found.subject_id, found.sender_id, found.receipt_at) == (subject(1), "maison-lune", told.occurred_at)
+        assert found.number
+        assert field_keys.unseal(found.number, f"number:{subject(1)}") == number(1)
+
+
 async def test_what_a_crash_left_sending_becomes_unknown_and_is_not_sent_again(surroundings: Surroundings) -> None:
     async with operator() as op:
         left = await _leave_sending(surroundings)
@@ -453,12 +558,13 @@ async def test_a_planned_stop_hands_back_what_has_not_left(surroundings: Surroun
     """One slot, and an operator that holds its answer: at the stop one message is in flight, others wait for the slot,
     others in Kafka. The one is answered during the drain; the next run sends the rest."""
     more: dict[str, Any] = {"gateway_batch": 1, "gateway_submits": 1, "submit_timeout_s": 30.0, "drain_s": 40.0}
-    wanted = [requested(n) for n in range(1, 6)]
+    people = range(1, 13)
+    await publish(surroundings, STATES, [opted_in(n) for n in people])
+    wanted = [requested(n) for n in people]
+    await publish(surroundings, CAMPAIGN_REQUESTS, wanted)  # all there before it starts: taken in one batch a partition
     async with operator() as op:
+        op.open.clear()
         async with dispatch(surroundings, op, **more) as d:
-            await d.publish_states(*(opted_in(n) for n in range(1, 6)))
-            op.open.clear()
-            await d.request(*wanted)
             await eventually(lambda: _sending(surroundings, 2))
             await eventually(lambda: _holds(bool(op.messages)))
             asyncio.get_running_loop().call_later(1.0, op.open.set)

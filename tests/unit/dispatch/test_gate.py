@@ -87,6 +87,7 @@ def test_a_fresh_opt_in_in_the_window_goes() -> None:
         (REQUEST, replace(KNOWN, purposes=None), Reason.UNKNOWN_SENDER),
         (REQUEST, replace(KNOWN, purposes=frozenset({"loyalty"})), Reason.UNKNOWN_PURPOSE),
         (REQUEST, replace(KNOWN, control="cancelled"), Reason.CAMPAIGN_CANCELLED),
+        (REQUEST, replace(KNOWN, blocked=True), Reason.PROVIDER_BLOCK),
         (replace(REQUEST, purpose=None), KNOWN, Reason.NO_PURPOSE),
         (replace(REQUEST, mentions_stop=False), KNOWN, Reason.STOP_MENTION_MISSING),
         (replace(REQUEST, flaw=Reason.REQUEST_UNREADABLE), KNOWN, Reason.REQUEST_UNREADABLE),
@@ -146,6 +147,32 @@ def test_a_paused_campaign_waits_and_an_unknown_one_is_not_assumed_to_run() -> N
     assert verdict(known=replace(KNOWN, control=None)) == Defer(
         (Reason.CAMPAIGN_UNKNOWN,), TUESDAY_10H + LIMITS.recheck
     )
+
+
+def test_while_a_text_of_theirs_waits_to_be_read_marketing_waits_with_it() -> None:
+    held = replace(KNOWN, subject=replace(SUBJECT, held_since=TUESDAY_10H - timedelta(days=3)))
+    assert verdict(known=held) == Defer((Reason.UNDER_REVIEW,), TUESDAY_10H + LIMITS.review_recheck)
+    soon = TUESDAY_10H + timedelta(minutes=5)
+    assert verdict(replace(REQUEST, send_before=soon), held) == Defer((Reason.UNDER_REVIEW,), soon)
+
+
+def test_an_opt_in_newer_than_the_text_in_doubt_does_not_lift_its_hold() -> None:
+    since = CONSENT.occurred_at - timedelta(days=1)
+    held = replace(KNOWN, subject=replace(SUBJECT, held_since=since))
+    assert isinstance(verdict(known=held), Defer)
+
+
+def test_a_stop_makes_a_hold_moot() -> None:
+    consents = (_changed(CONSENT, state="opted_out"),)
+    held = replace(KNOWN, subject=replace(SUBJECT, consents=consents, held_since=TUESDAY_10H))
+    assert verdict(known=held) == Deny((Reason.OPTED_OUT,))
+
+
+def test_a_hold_is_of_marketing_only_and_a_provider_block_of_everything() -> None:
+    request = replace(REQUEST, category="transactional", purpose=None, campaign_id=None, mentions_stop=False)
+    held = replace(KNOWN, subject=replace(SUBJECT, held_since=TUESDAY_10H))
+    assert verdict(request, held) == Allow()
+    assert verdict(request, replace(KNOWN, blocked=True)) == Deny((Reason.PROVIDER_BLOCK,))
 
 
 def test_past_send_before_it_expires_whatever_else_holds() -> None:

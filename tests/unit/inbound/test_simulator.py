@@ -1,12 +1,13 @@
 """The simulator's signature and fields."""
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from inbound.providers import Account, Callback, NotGenuine, Unreadable, WrongField, simulator
+from inbound.providers import Account, Callback, Message, NotGenuine, Receipt, Unreadable, WrongField, simulator
 from tests.operators import body, signed
 
 NOW = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
@@ -19,6 +20,14 @@ def callback(raw: bytes, headers: dict[str, str]) -> Callback:
     return Callback(
         "/v1/callbacks/simulator/main/messages", {name.lower(): value for name, value in headers.items()}, raw
     )
+
+
+def parse_messages(raw: bytes) -> Sequence[Message]:
+    return simulator.parse_messages(callback(raw, {}))
+
+
+def parse_receipts(raw: bytes) -> Sequence[Receipt]:
+    return simulator.parse_receipts(callback(raw, {}))
 
 
 def test_what_is_signed_now_is_genuine() -> None:
@@ -65,7 +74,7 @@ def test_a_changed_body_is_not_genuine() -> None:
 
 
 def test_an_mo_is_read() -> None:
-    (message,) = simulator.parse_messages(MO)
+    (message,) = parse_messages(MO)
 
     assert message.provider_message_id == "mo-1"
     assert message.sender == "+33639980001"
@@ -75,13 +84,13 @@ def test_an_mo_is_read() -> None:
 
 
 def test_an_empty_text_is_a_text() -> None:
-    (message,) = simulator.parse_messages(json.dumps({**json.loads(MO), "text": ""}).encode())
+    (message,) = parse_messages(json.dumps({**json.loads(MO), "text": ""}).encode())
 
     assert message.text == ""
 
 
 def test_half_an_emoji_does_not_lose_the_stop_before_it() -> None:
-    (message,) = simulator.parse_messages(MO.replace(b"STOP", b"STOP \\ud83d"))
+    (message,) = parse_messages(MO.replace(b"STOP", b"STOP \\ud83d"))
 
     assert message.text == "STOP \ufffd"
 
@@ -106,7 +115,7 @@ def test_half_an_emoji_does_not_lose_the_stop_before_it() -> None:
 )
 def test_an_mo_with_a_field_of_the_wrong_form_names_it(field: str, value: object, reason: str) -> None:
     with pytest.raises(WrongField) as wrong:
-        simulator.parse_messages(json.dumps({**json.loads(MO), field: value}).encode())
+        parse_messages(json.dumps({**json.loads(MO), field: value}).encode())
 
     assert (wrong.value.field, wrong.value.reason) == (field, reason)
 
@@ -117,7 +126,7 @@ def test_an_mo_without_a_field_names_it(field: str) -> None:
     del fields[field]
 
     with pytest.raises(WrongField) as wrong:
-        simulator.parse_messages(json.dumps(fields).encode())
+        parse_messages(json.dumps(fields).encode())
 
     assert (wrong.value.field, wrong.value.reason) == (field, "missing")
 
@@ -125,17 +134,17 @@ def test_an_mo_without_a_field_names_it(field: str) -> None:
 @pytest.mark.parametrize("raw", [b"", b"{", b"\xff", b"[" * 200_000, b"STOP"])
 def test_what_is_not_json_is_unreadable(raw: bytes) -> None:
     with pytest.raises(Unreadable):
-        simulator.parse_messages(raw)
+        parse_messages(raw)
 
 
 @pytest.mark.parametrize("raw", [b"[]", b"null", b'"STOP"'])
 def test_json_that_is_no_object_is_named(raw: bytes) -> None:
     with pytest.raises(WrongField, match="body: not_an_object"):
-        simulator.parse_messages(raw)
+        parse_messages(raw)
 
 
 def test_receipts_are_read_in_order() -> None:
-    receipts = simulator.parse_receipts(body("simulator/receipts.json"))
+    receipts = parse_receipts(body("simulator/receipts.json"))
 
     assert [(r.provider_message_id, r.state, r.code) for r in receipts] == [
         ("op-1", "sent", None),
@@ -150,7 +159,7 @@ def test_receipts_are_read_in_order() -> None:
 def test_one_to_a_hundred_receipts_are_taken(count: int) -> None:
     one = json.loads(body("simulator/receipts.json"))["receipts"][:1]
 
-    assert len(simulator.parse_receipts(json.dumps({"receipts": one * count}).encode())) == count
+    assert len(parse_receipts(json.dumps({"receipts": one * count}).encode())) == count
 
 
 @pytest.mark.parametrize(
@@ -169,7 +178,7 @@ def test_a_receipt_with_a_field_of_the_wrong_form_names_it(change: dict[str, obj
     batch["receipts"][1] |= change
 
     with pytest.raises(WrongField) as wrong:
-        simulator.parse_receipts(json.dumps(batch).encode())
+        parse_receipts(json.dumps(batch).encode())
 
     assert (wrong.value.field, wrong.value.reason) == (field, reason)
 
@@ -180,7 +189,7 @@ def test_a_receipt_without_a_field_names_it(missing: str) -> None:
     del batch["receipts"][2][missing]
 
     with pytest.raises(WrongField) as wrong:
-        simulator.parse_receipts(json.dumps(batch).encode())
+        parse_receipts(json.dumps(batch).encode())
 
     assert (wrong.value.field, wrong.value.reason) == (f"receipts.2.{missing}", "missing")
 
@@ -191,11 +200,11 @@ def test_a_receipt_without_a_field_names_it(missing: str) -> None:
 )
 def test_a_batch_of_another_shape_is_named(batch: object, reason: str) -> None:
     with pytest.raises(WrongField, match=f"receipts: {reason}"):
-        simulator.parse_receipts(json.dumps(batch).encode())
+        parse_receipts(json.dumps(batch).encode())
 
 
 def test_a_batch_of_more_than_a_hundred_is_refused() -> None:
     one = json.loads(body("simulator/receipts.json"))["receipts"][:1]
 
     with pytest.raises(WrongField, match="not_1_to_100"):
-        simulator.parse_receipts(json.dumps({"receipts": one * 101}).encode())
+        parse_receipts(json.dumps({"receipts": one * 101}).encode())

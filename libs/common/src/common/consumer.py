@@ -107,6 +107,9 @@ class Subscription:
     """`handle` gets a batch of one partition inside the transaction that steps its offset; what it returns runs after
     the commit, before the next batch of that partition. `on_poison(tx, key, partition)`: the key is None when it
     cannot be read either.
+
+    `foreign`: others than Placet write there. A type we do not know is then no fact of tomorrow to skip but something
+    said that we do not understand, to the dead letters; and of bad records there may be any number.
     """
 
     group: str  # <service>.<purpose>
@@ -114,6 +117,7 @@ class Subscription:
     handle: Handler
     on_poison: PoisonHandler | None = None
     max_records: int = 1000
+    foreign: bool = False
 
 
 def define(metadata: MetaData) -> Table:
@@ -277,6 +281,8 @@ class Consumer:
             as_of: datetime | None = None
             for record in fresh:
                 event = self._decode(record)
+                if event is None and self.subscription.foreign:
+                    raise Poison("an event type that is not known here")
                 if event is None:
                     HANDLED.labels(self.subscription.topic.name, "unknown_type").inc()
                 elif isinstance(event, Watermark):
@@ -312,7 +318,7 @@ class Consumer:
                 if after is not None:
                     await after()
             except Poison as poison:
-                if memory.poison_in_a_row >= POISON_IN_A_ROW:
+                if memory.poison_in_a_row >= POISON_IN_A_ROW and not self.subscription.foreign:
                     raise Stopped(f"{self.name}: more than {POISON_IN_A_ROW} bad records in a row") from poison
                 await self._bury(tp, record, str(poison))
                 memory.poison_in_a_row += 1

@@ -92,11 +92,13 @@ class Service(Generic[S]):
     ceiling: Ceiling | None = None
     checks: Sequence[Check] = ()
     body_limits: Mapping[str, int | None] = field(default_factory=dict)
+    more_topics: Sequence[Topic] = ()  # that it reads and the topic table cannot know: of operators
 
     @property
     def topics(self) -> list[Topic]:
         """Those it publishes or reads."""
-        return [t for t in TOPICS if t.owner == self.name or self.name in t.consumers]
+        mine = (t for t in TOPICS if self.name in (t.owner, *t.consumers, *t.publishers))
+        return [*mine, *self.more_topics]
 
     @property
     def watermarked(self) -> list[Topic]:

@@ -191,6 +191,7 @@ async def look_up_subject(body: LookupBody, caller: ReadsConsent, held: Held) ->
     return SubjectView(
         subject_id=subject_id,
         version=subject.version if subject else 0,
+        held_since=subject.held_since if subject else None,
         consents=[
             ConsentView(
                 sender_id=c.sender_id,

@@ -48,7 +48,7 @@ def _in_utc(value: datetime) -> datetime:
 
 
 def _not_ours(value: str) -> str:
-    if value.strip().lower() in ("mo", "unreadable_mo"):
+    if value.strip().lower() in ("mo", "unreadable_mo", "receipt", "provider_list"):
         raise ValueError("what a person's own phone said is reported by operators only")
     return value
 
@@ -267,8 +267,11 @@ class EvidenceView(BaseModel):
 
 
 class SubjectView(BaseModel):
+    """`held_since`: a text of theirs waits for a person to read it, and marketing waits with it."""
+
     subject_id: str
     version: int
+    held_since: datetime | None
     consents: list[ConsentView]
     suppressions: list[SuppressionView]
     history: list[EvidenceView]

@@ -1,13 +1,14 @@
 """What people answer by SMS, as evidence: STOP and START from `inbound.messages.v1`, a batch in one transaction.
 
-STOP   an opt-out of every sender that uses, or once used, the code it was sent to; of everyone where nobody does
-START  takes a STOP back: an opt-in for what the person had opted in to with those senders (DOMAIN 2.4, France)
+STOP     an opt-out of every sender that uses, or once used, the code it was sent to; of everyone where nobody does
+START    takes a STOP back: an opt-in for what the person had opted in to with those senders (DOMAIN 2.4, France)
+review   may mean STOP: marketing to the number is held until a person has read it, and then it means what they say
 
 A record that cannot be read may have been a STOP: whoever its key names is out of everything until new evidence says
 otherwise. In doubt the opt-out wins: it costs one contact, the reverse a fine (DOMAIN 2.4).
 
 The other intents change no consent here yet: `confirm` belongs to double opt-in, `contact` to the replies, `erase` to
-erasure, `review` to the review queue's temporary hold.
+erasure.
 """
 
 import logging
@@ -24,7 +25,7 @@ from consent import ledger, recorder, store
 from consent.chain import evidence_id
 from consent.ledger import Evidence
 from consent.recorder import Statement
-from consent.store import Subject
+from consent.store import Review, Subject
 
 log = logging.getLogger(__name__)
 
@@ -41,26 +42,42 @@ async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
     for message in messages:
         INTENTS.labels(message.intent).inc()
     said = [m for m in messages if m.intent in ("stop", "start")]
-    if not said:
+    reviews = [review(m) for m in messages if m.intent == "review" or m.revision > 0]
+    if not said and not reviews:
         return None
     owners = await store.owners_of(tx, {m.short_code for m in said})
-    held = await _locked_for_starts(tx, said)
+    held = await _locked_for_starts(tx, said, reviews)
     statements = [
         Statement(m.subject_id, m.number, evidence)
         for m in said
         for evidence in (stops(m, owners) if m.intent == "stop" else starts(m, owners, held))
     ]
-    await recorder.record(tx, statements, datetime.now(UTC))
+    await recorder.record(tx, statements, datetime.now(UTC), reviews)
     return None
 
 
-async def _locked_for_starts(tx: AsyncConnection, said: Sequence[MessageReceived]) -> dict[str, Subject]:
+def review(message: MessageReceived) -> Review:
+    """A hold to open, or one to lift: the first revision asks for a person, the next is what they decided."""
+    return Review(
+        mo_id=message.mo_id,
+        subject_id=message.subject_id,
+        number=message.number,
+        since=message.received_at,
+        revision=message.revision,
+        open=message.intent == "review",
+    )
+
+
+async def _locked_for_starts(
+    tx: AsyncConnection, said: Sequence[MessageReceived], reviews: Sequence[Review]
+) -> dict[str, Subject]:
     """A START speaks for what its subject holds, so that is read under the lock. All the batch's subjects are locked
     at once: taking the rest later would break the order of locking."""
     asking = [m.subject_id for m in said if m.intent == "start"]
     if not asking:
         return {}
-    return await store.lock_subjects(tx, {m.subject_id: m.number for m in said if m.intent == "stop"}, asking)
+    numbers = {r.subject_id: r.number for r in reviews} | {m.subject_id: m.number for m in said if m.intent == "stop"}
+    return await store.lock_subjects(tx, numbers, asking)
 
 
 def stops(message: MessageReceived, owners: Mapping[str, Sequence[str]]) -> Iterator[Evidence]:
@@ -72,9 +89,10 @@ def stops(message: MessageReceived, owners: Mapping[str, Sequence[str]]) -> Iter
             sender_id=sender_id,
             purpose=None,
             source=SOURCE,
+            actor=message.decided_by,
             reference=message.reference,
             occurred_at=message.occurred_at,
-            received_at=message.received_at,
+            received_at=understood_at(message),
         )
 
 
@@ -93,10 +111,16 @@ def starts(
                 purpose=purpose,
                 basis="opt_in",  # an express request, whatever the basis was before
                 source=SOURCE,
+                actor=message.decided_by,
                 reference=message.reference,
                 occurred_at=message.occurred_at,
-                received_at=message.received_at,
+                received_at=understood_at(message),
             )
+
+
+def understood_at(message: MessageReceived) -> datetime:
+    """When Placet first held the evidence: a text that nobody could read proves nothing before somebody did."""
+    return message.decided_at or message.received_at
 
 
 async def shut_out(tx: AsyncConnection, key: str | None, partition: int) -> None:

@@ -52,7 +52,8 @@ class Evidence:
     """What proves one opt-in or opt-out (RGPD art. 7(1); DOMAIN 1.3 says why each field).
 
     `occurred_at` is the time at source, as claimed; `received_at` when Placet first held it. Both aware.
-    `reference` is the MO's (provider/account/provider message id): present only when the person's own phone said it.
+    `reference` is the operator's name for what said it: an MO (provider/account/provider message id), or the message
+    whose receipt tells of an opt-out (provider/provider message id). Evidence by API has none.
     """
 
     evidence_id: str
@@ -134,8 +135,8 @@ class Decision:
 def decide(state: SubjectState, evidence: Evidence, now: datetime) -> Decision:
     """What `evidence` changes in `state`.
 
-    An opt-out from the person's own phone is told even where it changes nothing: dispatch answers each with the
-    instant it was enforced (DESIGN, promise 1).
+    An opt-out by an operator is told even where it changes nothing: dispatch answers each with the instant it was
+    enforced (DESIGN, promise 1).
     """
     if refused := tuple(refusals(evidence, now)):
         return Decision(verdict=Verdict.REFUSED, state=state, refusals=refused)

@@ -1,12 +1,12 @@
 """The one door through which consent changes: lock the subjects, decide, append the evidence, publish.
 
-Whatever comes in, by API or by SMS, ends here; nothing else writes `evidence` or `subject`. The caller owns the
-transaction. A subject's `version` grows by one with each batch that has something to tell of it, and is published
+Whatever comes in, by API or by SMS, ends here; nothing else writes `evidence`, `review` or `subject`. The caller owns
+the transaction. A subject's `version` grows by one with each batch that has something to tell of it, and is published
 once, whole, after its row is locked: that is what puts the versions of one subject on the log in order.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -18,7 +18,7 @@ from common.telemetry import counter
 from consent import ledger, store
 from consent.chain import Entry, chained
 from consent.ledger import NEVER_SEEN, Decision, Evidence, Verdict
-from consent.store import Subject
+from consent.store import Review, Subject
 
 EVIDENCE = counter("sms_consent_evidence_total", "Evidence offered, by what became of it.", ["kind", "verdict"])
 
@@ -46,14 +46,25 @@ class _Change:
     """One subject while its batch is decided."""
 
     subject: Subject
-    entries: list[Entry]
-    causes: list[Cause]
+    entries: list[Entry] = field(default_factory=list)
+    causes: list[Cause] = field(default_factory=list)
+    told: bool = False
+
+    def tell(self, subject: Subject) -> None:
+        """What the others must hear of: the subject's next version, one for the whole batch."""
+        self.subject = replace(subject, version=subject.version + (not self.told))
+        self.told = True
 
 
-async def record(tx: AsyncConnection, statements: Sequence[Statement], now: datetime) -> list[Recorded]:
+async def record(
+    tx: AsyncConnection, statements: Sequence[Statement], now: datetime, reviews: Sequence[Review] = ()
+) -> list[Recorded]:
     """Decide each statement in this order and write what follows; one result each. The only way consent changes.
 
-    Five round trips for one statement or a thousand. What is refused leaves no trace, not even a subject.
+    `reviews` change no consent: while one of a subject's is open, its state says `held_since`.
+
+    Five round trips for one statement or a thousand, two more with reviews. What is refused leaves no trace, not even
+    a subject.
     """
     refused = {
         place: tuple(why) for place, s in enumerate(statements) if (why := list(ledger.refusals(s.evidence, now)))
@@ -61,9 +72,11 @@ async def record(tx: AsyncConnection, statements: Sequence[Statement], now: date
     taken = [s for place, s in enumerate(statements) if place not in refused]
     changes: dict[str, _Change] = {}
     known: set[str] = set()
+    if taken or reviews:
+        numbers = {r.subject_id: r.number for r in reviews} | {s.subject_id: s.number for s in taken}
+        locked = await store.lock_subjects(tx, numbers)
+        changes = {subject_id: _Change(subject) for subject_id, subject in locked.items()}
     if taken:
-        locked = await store.lock_subjects(tx, {s.subject_id: s.number for s in taken})
-        changes = {subject_id: _Change(subject, [], []) for subject_id, subject in locked.items()}
         known = await store.recorded(tx, [s.evidence.evidence_id for s in taken])
     decisions = [
         Decision(verdict=Verdict.REFUSED, state=NEVER_SEEN, refusals=refused[place])
@@ -71,7 +84,9 @@ async def record(tx: AsyncConnection, statements: Sequence[Statement], now: date
         else _decide(changes[statement.subject_id], statement.evidence, known, now)
         for place, statement in enumerate(statements)
     ]
-    await _write(tx, [change for change in changes.values() if change.entries], now)
+    if reviews:
+        await _hold(tx, changes, reviews)
+    await _write(tx, [change for change in changes.values() if change.entries or change.told], now)
     for statement, decision in zip(statements, decisions, strict=True):
         EVIDENCE.labels(statement.evidence.kind, decision.verdict).inc()
     return [
@@ -88,26 +103,31 @@ def _decide(change: _Change, evidence: Evidence, known: set[str], now: datetime)
     known.add(evidence.evidence_id)
     decision = ledger.decide(subject.state, evidence, now)
     entry = chained(subject.subject_id, subject.entries + 1, evidence, now, subject.head)
-    first_told = decision.cause is not None and not change.causes
-    change.subject = replace(
-        subject,
-        version=subject.version + first_told,
-        state=decision.state,
-        entries=entry.position,
-        head=entry.hash,
-    )
+    change.subject = replace(subject, state=decision.state, entries=entry.position, head=entry.hash)
     change.entries.append(entry)
     if decision.cause is not None:
+        change.tell(change.subject)
         change.causes.append(decision.cause)
     return decision
+
+
+async def _hold(tx: AsyncConnection, changes: Mapping[str, _Change], reviews: Sequence[Review]) -> None:
+    """A subject is held from its oldest open review until the last one is closed."""
+    newest = {review.mo_id: review for review in sorted(reviews, key=lambda review: review.revision)}
+    held = await store.put_reviews(tx, list(newest.values()))
+    for subject_id in {review.subject_id for review in reviews}:
+        change, since = changes[subject_id], held.get(subject_id)
+        if change.subject.held_since != since:
+            change.tell(replace(change.subject, held_since=since))
 
 
 async def _write(tx: AsyncConnection, changes: Sequence[_Change], now: datetime) -> None:
     if not changes:
         return
-    await store.append_entries(tx, [entry for change in changes for entry in change.entries])
+    if entries := [entry for change in changes for entry in change.entries]:
+        await store.append_entries(tx, entries)
     await store.put_subjects(tx, [change.subject for change in changes], now)
-    await outbox.append(tx, STATES, [_event(change) for change in changes if change.causes])
+    await outbox.append(tx, STATES, [_event(change) for change in changes if change.told])
 
 
 def _event(change: _Change) -> ConsentStateChanged:
@@ -119,4 +139,5 @@ def _event(change: _Change) -> ConsentStateChanged:
         suppressions=ledger.suppressions(subject.state),
         erased=False,
         causes=tuple(change.causes),
+        held_since=subject.held_since,
     )

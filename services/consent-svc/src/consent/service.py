@@ -1,4 +1,4 @@
-"""consent-svc, wired: its routes, its subscription, and what its watermark stands on."""
+"""consent-svc, wired: its routes, its subscriptions, and what its watermark stands on."""
 
 from datetime import datetime
 
@@ -8,7 +8,7 @@ from common.consumer import applied_watermark
 from common.contracts import INBOUND_MESSAGES
 from common.service import Background, Service
 from common.settings import ServiceSettings
-from consent import api, intake, store
+from consent import api, intake, receipts, reconciliations, store
 
 BATCH_BYTES = 4 * 1024 * 1024  # a thousand opt-ins, each with the text that was shown
 
@@ -30,8 +30,8 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         name="consent",
         settings=settings,
         metadata=store.metadata,
-        routers=[api.router],
-        background=lambda _: Background(subscriptions=[intake.inbound_messages]),
+        routers=[api.router, reconciliations.router],
+        background=lambda _: Background(subscriptions=[intake.inbound_messages, receipts.dispatch_messages]),
         ceiling=ceiling,
         body_limits={"/v1/consents/batch": BATCH_BYTES},
     )

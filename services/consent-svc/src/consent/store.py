@@ -12,9 +12,11 @@ from typing import Any
 import msgspec
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
+    Index,
     Integer,
     PrimaryKeyConstraint,
     Row,
@@ -64,7 +66,19 @@ Table(
     Column("state", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     Column("entries", Integer, nullable=False, server_default=text("0")),
     Column("head", Text, nullable=False, server_default=text(f"'{GENESIS}'::text")),  # hash of the newest entry
+    Column("held_since", DateTime(timezone=True), nullable=True),  # of the oldest open review
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+)
+
+Table(
+    "review",  # an MO that a person has to read, or has read
+    metadata,
+    Column("mo_id", Text, primary_key=True),
+    Column("subject_id", Text, nullable=False),
+    Column("since", DateTime(timezone=True), nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("open", Boolean, nullable=False),
+    Index("review_open_ix", "subject_id", postgresql_where=text("open")),
 )
 
 Table(
@@ -134,6 +148,19 @@ class Subject:
     state: SubjectState = NEVER_SEEN
     entries: int = 0
     head: str = GENESIS
+    held_since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """Whether one MO waits for a person to read it, as its `revision` says. `number`: sealed, as the subject's."""
+
+    mo_id: str
+    subject_id: str
+    number: str
+    since: datetime
+    revision: int
+    open: bool
 
 
 _state = msgspec.json.Decoder(SubjectState)
@@ -157,7 +184,7 @@ _EVIDENCE = {
     "received_at": "timestamptz",
 }
 _ENTRY = {"subject_id": "text", "position": "integer", "recorded_at": "timestamptz", "hash": "text"}
-_SUBJECT = "subject_id, version, state::text AS state, entries, head"
+_SUBJECT = "subject_id, version, state::text AS state, entries, head, held_since"
 _SENDER = "sender_id, legal_name, brand, contact, country, oadc, stop_code, purposes::text AS purposes, version"
 
 
@@ -195,6 +222,25 @@ async def find_subject(tx: AsyncConnection, subject_id: str) -> Subject | None:
     return _subject(row) if row else None
 
 
+async def with_opt_out_of(tx: AsyncConnection, sender_id: str, after: str, limit: int) -> list[Subject]:
+    """Subjects with an opt-out of this sender, or of everyone, in the order of their ids from the one after `after`."""
+    marks = [{"marks": [{"kind": "opt_out", "sender_id": who}]} for who in (sender_id, None)]
+    rows = await tx.execute(
+        text(
+            f"SELECT {_SUBJECT} FROM subject WHERE subject_id > :after"
+            " AND (state @> CAST(:of_sender AS jsonb) OR state @> CAST(:of_all AS jsonb))"
+            " ORDER BY subject_id LIMIT :limit"
+        ),
+        {
+            "after": after,
+            "of_sender": msgspec.json.encode(marks[0]).decode(),
+            "of_all": msgspec.json.encode(marks[1]).decode(),
+            "limit": limit,
+        },
+    )
+    return [_subject(row) for row in rows]
+
+
 async def recorded(tx: AsyncConnection, evidence_ids: Collection[str]) -> set[str]:
     """Those of `evidence_ids` that the ledger holds."""
     rows = await tx.execute(
@@ -223,9 +269,10 @@ async def put_subjects(tx: AsyncConnection, subjects: Sequence[Subject], now: da
     await tx.execute(
         text(
             "UPDATE subject SET version = s.version, state = s.state::jsonb, entries = s.entries, head = s.head,"
-            " updated_at = :now"
+            " held_since = s.held_since, updated_at = :now"
             " FROM unnest(CAST(:ids AS text[]), CAST(:versions AS bigint[]), CAST(:states AS text[]),"
-            " CAST(:entries AS integer[]), CAST(:heads AS text[])) AS s(subject_id, version, state, entries, head)"
+            " CAST(:entries AS integer[]), CAST(:heads AS text[]), CAST(:held AS timestamptz[]))"
+            " AS s(subject_id, version, state, entries, head, held_since)"
             " WHERE subject.subject_id = s.subject_id"
         ),
         {
@@ -234,9 +281,39 @@ async def put_subjects(tx: AsyncConnection, subjects: Sequence[Subject], now: da
             "states": [msgspec.json.encode(s.state).decode() for s in subjects],
             "entries": [s.entries for s in subjects],
             "heads": [s.head for s in subjects],
+            "held": [s.held_since for s in subjects],
             "now": now,
         },
     )
+
+
+async def put_reviews(tx: AsyncConnection, reviews: Sequence[Review]) -> dict[str, datetime]:
+    """Keep the newest revision of each, and say since when each of these subjects is held; who is not, is absent. At
+    most one revision per MO; the subjects are locked. What was decided is kept: an older revision may still come."""
+    await tx.execute(
+        text(
+            "INSERT INTO review (mo_id, subject_id, since, revision, open) SELECT * FROM unnest(CAST(:ids AS text[]),"
+            " CAST(:subjects AS text[]), CAST(:since AS timestamptz[]), CAST(:revisions AS integer[]),"
+            " CAST(:open AS boolean[]))"
+            " ON CONFLICT (mo_id) DO UPDATE SET revision = excluded.revision, open = excluded.open"
+            " WHERE review.revision < excluded.revision"
+        ),
+        {
+            "ids": [r.mo_id for r in reviews],
+            "subjects": [r.subject_id for r in reviews],
+            "since": [r.since for r in reviews],
+            "revisions": [r.revision for r in reviews],
+            "open": [r.open for r in reviews],
+        },
+    )
+    rows = await tx.execute(
+        text(
+            "SELECT subject_id, min(since) AS since FROM review"
+            " WHERE open AND subject_id = ANY(CAST(:subjects AS text[])) GROUP BY subject_id"
+        ),
+        {"subjects": [r.subject_id for r in reviews]},
+    )
+    return {row.subject_id: row.since for row in rows}
 
 
 async def history(tx: AsyncConnection, subject_id: str, up_to: int | None = None) -> list[Entry]:
@@ -353,6 +430,7 @@ def _subject(row: Row[Any]) -> Subject:
         state=_state.decode(row.state),
         entries=row.entries,
         head=row.head,
+        held_since=row.held_since,
     )
 
 

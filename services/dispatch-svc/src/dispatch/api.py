@@ -1,6 +1,8 @@
-"""The HTTP edge: transactional sends, the whole decision of a message, and which opt-outs are enforced."""
+"""The HTTP edge: transactional sends, the whole decision of a message, which opt-outs are enforced, and to whom a
+provider does not deliver."""
 
 import asyncio
+import logging
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 from uuid import UUID, uuid4
@@ -20,6 +22,8 @@ from common.problems import Conflict, Forbidden, Invalid, NotFound, Reason
 from common.service import Resources, resources
 from common.sms_length import GSM7_PART, MAX_SEGMENTS, length
 from dispatch import store
+
+log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1", tags=["dispatch"])
 
@@ -232,10 +236,7 @@ async def list_enforcements(
 
     They are of people, not of one sender: only a token for every sender may list them.
     """
-    if caller.senders is not None:
-        raise Forbidden(
-            "only a token for every sender lists these", reasons=[Reason("senders", "not_for_every_sender")]
-        )
+    _for_every_sender(caller)
     async with held.database.begin() as tx:
         rows = (
             await tx.execute(
@@ -245,3 +246,59 @@ async def list_enforcements(
         ).all()
     items = [Enforcement.model_validate(dict(row._mapping)) for row in rows]
     return Enforcements(items=items, next=str(rows[-1].id) if len(rows) == limit else None)
+
+
+class ProviderBlock(BaseModel):
+    gateway: str
+    subject_id: str
+    code: str | None = Field(description="The provider's own, which may mean a wrong number as well as an opt-out.")
+    since: datetime
+
+
+class ProviderBlocks(BaseModel):
+    items: list[ProviderBlock]
+    next: str | None = Field(description="Pass it as `cursor`; null at the end.")
+
+
+@router.get("/provider-blocks")
+async def list_provider_blocks(
+    held: Held,
+    caller: Annotated[Caller, Depends(require("message:read"))],
+    cursor: Annotated[int, Query(ge=0)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+) -> ProviderBlocks:
+    """People to whom a provider does not deliver, for a reason it does not tell: a person should look. Oldest first."""
+    _for_every_sender(caller)
+    async with held.database.begin() as tx:
+        rows = (
+            await tx.execute(
+                text("SELECT * FROM provider_block WHERE id > :cursor ORDER BY id LIMIT :limit"),
+                {"cursor": cursor, "limit": limit},
+            )
+        ).all()
+    items = [ProviderBlock.model_validate(dict(row._mapping)) for row in rows]
+    return ProviderBlocks(items=items, next=str(rows[-1].id) if len(rows) == limit else None)
+
+
+@router.delete("/provider-blocks/{gateway}/{subject_id}", status_code=204)
+async def remove_provider_block(
+    gateway: str, subject_id: str, held: Held, caller: Annotated[Caller, Depends(require("message:write"))]
+) -> None:
+    """Try this person by this gateway again. What was denied meanwhile stays denied."""
+    _for_every_sender(caller)
+    async with held.database.begin() as tx:
+        removed = await tx.scalar(
+            text("DELETE FROM provider_block WHERE gateway = :gateway AND subject_id = :id RETURNING subject_id"),
+            {"gateway": gateway, "id": subject_id},
+        )
+    if removed is None:
+        raise NotFound("no such block", reasons=[Reason("subject_id", "not_blocked")])
+    log.info("a provider block is removed", extra={"gateway": gateway, "subject_id": removed, "by": caller.subject})
+
+
+def _for_every_sender(caller: Caller) -> None:
+    """Raises Forbidden: what is of people, and not of one sender, is not for a token of some senders."""
+    if caller.senders is not None:
+        raise Forbidden(
+            "only a token for every sender may do this", reasons=[Reason("senders", "not_for_every_sender")]
+        )

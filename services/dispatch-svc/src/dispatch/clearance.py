@@ -78,6 +78,7 @@ class Clearance:
 
     subject_keys: SubjectKeys
     field_keys: FieldKeys
+    gateway: str  # the one that what is allowed will go by
     policy: Policy
     limits: Limits
     permit_ttl_s: float
@@ -89,6 +90,7 @@ class Clearance:
         subjects = await store.subjects(tx, [c.subject_id for c in candidates])
         senders = await store.senders(tx, {c.sender_id for c in candidates})
         controls = await store.controls(tx, {c.campaign_id for c in candidates if c.campaign_id})
+        blocked = await store.blocked_subjects(tx, [c.subject_id for c in candidates], self.gateway)
         now = datetime.now(UTC)
         decisions = []
         for candidate in candidates:
@@ -112,6 +114,7 @@ class Clearance:
                     subject=subject,
                     purposes=sender.purposes if sender else None,
                     control=controls.get(candidate.campaign_id) if candidate.campaign_id else None,
+                    blocked=candidate.subject_id in blocked,
                 ),
                 now,
                 self.limits,

@@ -37,10 +37,12 @@ class Reason(StrEnum):
     CAMPAIGN_CANCELLED = "campaign_cancelled"
     REQUEST_UNREADABLE = "request_unreadable"
     SUBJECT_MISMATCH = "subject_mismatch"
+    PROVIDER_BLOCK = "provider_block"
     # delays
     SERVICE_STOPPING = "service_stopping"
     CONSENT_STALE = "consent_stale"
     KNOWLEDGE_BEHIND = "knowledge_behind"
+    UNDER_REVIEW = "under_review"
     QUIET_HOURS = "quiet_hours"
     CAMPAIGN_PAUSED = "campaign_paused"
     CAMPAIGN_UNKNOWN = "campaign_unknown"
@@ -99,6 +101,7 @@ class Subject:
     suppressions: tuple[Suppression, ...]
     erased: bool
     unreadable: bool
+    held_since: datetime | None = None  # a text of theirs may mean STOP, and waits for a person to read it
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,7 @@ class Knowledge:
     subject: Subject | None
     purposes: frozenset[str] | None  # the sender's; None: no such sender
     control: Control | None  # None: the campaign's control has not arrived
+    blocked: bool = False  # the gateway's provider will not deliver to this number, whyever
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,7 @@ class Limits:
     recheck: timedelta = timedelta(milliseconds=500)  # what is late is usually late by a watermark or two
     registry_grace: timedelta = timedelta(seconds=10)  # a sender just registered or changed is still on its way here
     paused_recheck: timedelta = timedelta(minutes=5)  # a resume wakes it sooner
+    review_recheck: timedelta = timedelta(minutes=5)  # a decision wakes it sooner
 
 
 def is_fresh(as_of: datetime | None, now: datetime, limits: Limits) -> bool:
@@ -147,6 +152,8 @@ def denial_reasons(request: Request, known: Knowledge) -> Iterator[Reason]:
         yield Reason.UNKNOWN_SENDER
     if known.control == "cancelled":
         yield Reason.CAMPAIGN_CANCELLED
+    if known.blocked:
+        yield Reason.PROVIDER_BLOCK  # of any category: what the provider refuses is paid for and not delivered
     if request.category == "marketing":
         yield from marketing_denials(request, known)
 
@@ -203,6 +210,8 @@ def delay_reasons(
     if request.category == "marketing":
         if not is_fresh(known.as_of, now, limits):
             yield Reason.CONSENT_STALE, now + limits.recheck
+        if known.subject is not None and known.subject.held_since is not None:
+            yield Reason.UNDER_REVIEW, now + limits.review_recheck
         opens = next_permitted(now, request.territory, policy)
         if opens > now:
             yield Reason.QUIET_HOURS, opens

@@ -29,17 +29,22 @@ def subscriptions() -> list[Subscription]:
 
 
 async def apply_states(tx: AsyncConnection, batch: list[Received]) -> After | None:
-    """Newer states replace older ones; each opt-out among them is enforced now or when its last message settles."""
+    """Newer states replace older ones; each opt-out among them is enforced now or when its last message settles, and
+    what waited for a review is decided again once that is over."""
     await store.lock_partition(tx, batch[0].partition, exclusive=True)
     events = [r.event for r in batch if isinstance(r.event, ConsentStateChanged)]
     known = await store.subject_versions(tx, [e.subject_id for e in events])
     fresh = sorted(
-        {(e.subject_id, e.version): e for e in events if e.version > known.get(e.subject_id, -1)}.values(),
+        {(e.subject_id, e.version): e for e in events if e.version > known.get(e.subject_id, (-1, False))[0]}.values(),
         key=lambda e: (e.subject_id, e.version),
     )
     if not fresh:
         return None
-    await store.put_subjects(tx, [list(states)[-1] for _, states in groupby(fresh, key=lambda e: e.subject_id)])
+    newest = [list(states)[-1] for _, states in groupby(fresh, key=lambda e: e.subject_id)]
+    await store.put_subjects(tx, newest)
+    was_held = {subject_id for subject_id, (_, held) in known.items() if held}
+    if lifted := [e.subject_id for e in newest if e.subject_id in was_held and e.held_since is None]:
+        await store.wake_held(tx, lifted)
     opt_outs = [(state, cause) for state in fresh for cause in state.causes if cause.kind == "opt_out"]
     if not opt_outs:
         return None

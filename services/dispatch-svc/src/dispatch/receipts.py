@@ -1,6 +1,8 @@
 """What operators say afterwards: receipts out of order, twice, early, or about messages nobody knows.
 
 A terminal state never moves back. A receipt is also proof that the operator had the message: it resolves an `unknown`.
+One of a number that the provider will not deliver to, for a reason it does not tell (DOMAIN 4.3), closes that provider
+to the person until somebody opens it again; it is no opt-out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +18,8 @@ from common.telemetry import counter
 from dispatch import store
 
 RECEIPTS = counter("sms_dispatch_receipts_total", "Receipts by what became of them.", ["state", "result"])
+
+BLOCKS = counter("sms_dispatch_provider_blocks_total", "Receipts that close a provider to a number.", ["gateway"])
 
 RANK: dict[ReceiptState | None, int] = {
     None: 0,
@@ -49,7 +53,9 @@ async def apply_receipts(tx: AsyncConnection, batch: list[Received]) -> After | 
             "reference": _uuid(r.event.reference),
             "receipt": r.event.state,
             "code": r.event.code,
+            "occurred_at": r.event.occurred_at,
             "received_at": r.event.received_at,
+            "blocked": r.event.blocked,
         }
         for r in batch
         if isinstance(r.event, ReceiptReceived)
@@ -72,6 +78,7 @@ async def settle_receipts(tx: AsyncConnection, receipts: Sequence[Mapping[str, A
     by_gateway_id = {(row.gateway, row.gateway_message_id): row for row in found}
     changes: dict[UUID, dict[str, Any]] = {}
     early = []
+    blocks = []
     for receipt in receipts:
         row = by_gateway_id.get((receipt["gateway"], receipt["gateway_message_id"]))
         row = row or by_reference.get(receipt["reference"])
@@ -92,10 +99,17 @@ async def settle_receipts(tx: AsyncConnection, receipts: Sequence[Mapping[str, A
             "gateway": receipt["gateway"],
             "gateway_message_id": receipt["gateway_message_id"],
             "code": receipt["code"],
+            "receipt_at": receipt["occurred_at"],
         }
+        if receipt["blocked"]:
+            since = receipt["occurred_at"] or receipt["received_at"]
+            blocks.append({**changes[row.message_id], "subject_id": row.subject_id, "since": since})
+            BLOCKS.labels(receipt["gateway"]).inc()
         RECEIPTS.labels(receipt["receipt"], "applied").inc()
     if changes:
         await store.append_changes(tx, await store.put_receipts(tx, list(changes.values())))
+    if blocks:
+        await store.block(tx, blocks)
     if early and keep_early:
         await store.keep_early_receipts(tx, early)
         for receipt in early:

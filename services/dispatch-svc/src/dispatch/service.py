@@ -61,19 +61,20 @@ def build(settings: Settings | None = None) -> Service[Settings]:
     policy = at_hand_off(load(POLICIES[settings.hours]))
 
     def background(held: Resources[Settings]) -> Background:
-        clearance = Clearance(
-            subject_keys=held.subject_keys,
-            field_keys=held.field_keys,
-            policy=policy,
-            limits=limits_of(settings),
-            permit_ttl_s=settings.permit_ttl_s,
-        )
         gateway = SimulatorGateway(
             str(settings.gateway_url),
             settings.gateway_token.get_secret_value(),
             timeout_s=settings.submit_timeout_s,
             batch=settings.gateway_batch,
             idempotent=settings.gateway_idempotent,
+        )
+        clearance = Clearance(
+            subject_keys=held.subject_keys,
+            field_keys=held.field_keys,
+            gateway=gateway.name,
+            policy=policy,
+            limits=limits_of(settings),
+            permit_ttl_s=settings.permit_ttl_s,
         )
         handoff = Handoff(held.database, gateway, clearance, settings.gateway_submits)
         intake = Intake(clearance, handoff, batch=settings.intake_batch, partitions=settings.partitions)

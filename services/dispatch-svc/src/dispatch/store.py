@@ -26,6 +26,7 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    UniqueConstraint,
     Uuid,
     text,
 )
@@ -42,6 +43,8 @@ from dispatch.gate import Subject
 
 CONSENTS_GROUP = "dispatch.consents"
 DUE = "dispatch_due"  # NOTIFY channel: a message is due at once
+
+HELD = "status = 'deferred' AND 'under_review' = ANY (reasons)"  # spelled as the index that finds it
 
 metadata = new_metadata()
 outbox.define(metadata)
@@ -78,6 +81,7 @@ message = Table(
     Column("gateway_message_id", Text),
     Column("receipt", Text),
     Column("code", Text),
+    _instant("receipt_at"),  # its time at source
     Index("message_due_ix", "partition", "due_at", postgresql_where=text("status IN ('pending', 'deferred')")),
     Index("message_sending_ix", "subject_id", postgresql_where=text("status = 'sending'")),
     Index(
@@ -87,6 +91,7 @@ message = Table(
         postgresql_where=text("gateway_message_id IS NOT NULL"),
     ),
     Index("message_waiting_campaign_ix", "campaign_id", postgresql_where=text("status = 'deferred'")),
+    Index("message_held_ix", "subject_id", postgresql_where=text(HELD)),
 )
 
 subject = Table(
@@ -98,6 +103,7 @@ subject = Table(
     Column("suppressions", JSONB, nullable=False),
     Column("erased", Boolean, nullable=False),
     Column("unreadable", Boolean, nullable=False, server_default=text("false")),
+    _instant("held_since"),
 )
 
 sender = Table(
@@ -141,7 +147,20 @@ early_receipt = Table(
     Column("receipt", Text, nullable=False),
     Column("code", Text),
     _instant("received_at", nullable=False),
+    _instant("occurred_at"),
+    Column("blocked", Boolean, nullable=False, server_default=text("false")),
     PrimaryKeyConstraint("gateway", "gateway_message_id", "receipt"),
+)
+
+provider_block = Table(
+    "provider_block",  # a provider will not deliver to this number; whether the person asked for it nobody knows
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("gateway", Text, nullable=False),
+    Column("subject_id", Text, nullable=False),
+    Column("code", Text),
+    _instant("since", nullable=False),
+    UniqueConstraint("gateway", "subject_id"),
 )
 
 
@@ -174,7 +193,7 @@ async def subjects(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str,
     rows = await tx.execute(
         text(
             "SELECT subject_id, version, consents::text AS consents, suppressions::text AS suppressions, erased,"
-            " unreadable FROM subject WHERE subject_id = ANY(CAST(:ids AS text[]))"
+            " unreadable, held_since FROM subject WHERE subject_id = ANY(CAST(:ids AS text[]))"
         ),
         {"ids": list(subject_ids)},
     )
@@ -185,6 +204,7 @@ async def subjects(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str,
             suppressions=_suppressions.decode(row.suppressions),
             erased=row.erased,
             unreadable=row.unreadable,
+            held_since=row.held_since,
         )
         for row in rows
     }
@@ -217,6 +237,17 @@ async def controls(tx: AsyncConnection, campaign_ids: Iterable[str]) -> dict[str
     return {row.campaign_id: row.control for row in rows}
 
 
+async def blocked_subjects(tx: AsyncConnection, subject_ids: Sequence[str], gateway: str) -> set[str]:
+    """Those to whom the gateway's provider does not deliver."""
+    rows = await tx.execute(
+        text(
+            "SELECT subject_id FROM provider_block WHERE gateway = :gateway AND subject_id = ANY(CAST(:ids AS text[]))"
+        ),
+        {"gateway": gateway, "ids": list(subject_ids)},
+    )
+    return {row.subject_id for row in rows}
+
+
 # --- the projections -----------------------------------------------------------------------------------------------
 
 
@@ -224,11 +255,12 @@ async def put_subjects(tx: AsyncConnection, states: Sequence[ConsentStateChanged
     """Keep the newest version of each; returns the subjects that changed. At most one state per subject."""
     rows = await tx.execute(
         text(
-            "INSERT INTO subject (subject_id, version, consents, suppressions, erased)"
+            "INSERT INTO subject (subject_id, version, consents, suppressions, erased, held_since)"
             " SELECT * FROM unnest(CAST(:ids AS text[]), CAST(:versions AS integer[]), CAST(:consents AS jsonb[]),"
-            " CAST(:suppressions AS jsonb[]), CAST(:erased AS boolean[]))"
+            " CAST(:suppressions AS jsonb[]), CAST(:erased AS boolean[]), CAST(:held AS timestamptz[]))"
             " ON CONFLICT (subject_id) DO UPDATE SET version = excluded.version, consents = excluded.consents,"
-            " suppressions = excluded.suppressions, erased = excluded.erased, unreadable = false"
+            " suppressions = excluded.suppressions, erased = excluded.erased, unreadable = false,"
+            " held_since = excluded.held_since"
             " WHERE subject.version < excluded.version"
             " RETURNING subject_id"
         ),
@@ -238,17 +270,31 @@ async def put_subjects(tx: AsyncConnection, states: Sequence[ConsentStateChanged
             "consents": [msgspec.json.encode(s.consents).decode() for s in states],
             "suppressions": [msgspec.json.encode(s.suppressions).decode() for s in states],
             "erased": [s.erased for s in states],
+            "held": [s.held_since for s in states],
         },
     )
     return {row.subject_id for row in rows}
 
 
-async def subject_versions(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, int]:
+async def subject_versions(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, tuple[int, bool]]:
+    """(version, whether it is held) of those that are known."""
     rows = await tx.execute(
-        text("SELECT subject_id, version FROM subject WHERE subject_id = ANY(CAST(:ids AS text[]))"),
+        text(
+            "SELECT subject_id, version, held_since IS NOT NULL AS held FROM subject"
+            " WHERE subject_id = ANY(CAST(:ids AS text[]))"
+        ),
         {"ids": list(subject_ids)},
     )
-    return {row.subject_id: row.version for row in rows}
+    return {row.subject_id: (row.version, row.held) for row in rows}
+
+
+async def wake_held(tx: AsyncConnection, subject_ids: Sequence[str]) -> None:
+    """What was waiting for a person to read a text of these subjects is decided again at once."""
+    await tx.execute(
+        text(f"UPDATE message SET due_at = now() WHERE subject_id = ANY(CAST(:ids AS text[])) AND {HELD}"),
+        {"ids": list(subject_ids)},
+    )
+    await tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": DUE})
 
 
 async def mark_unreadable(tx: AsyncConnection, subject_id: str) -> None:
@@ -478,6 +524,8 @@ def changed(row: Row[Any]) -> MessageChanged:
         gateway_message_id=row.gateway_message_id,
         receipt=row.receipt,
         code=row.code,
+        receipt_at=row.receipt_at,
+        number=row.number if row.receipt == "opted_out" else None,
     )
 
 
@@ -569,6 +617,7 @@ RECEIVED = {
     "gateway": "text",
     "gateway_message_id": "text",
     "code": "text",
+    "receipt_at": "timestamptz",
 }
 
 
@@ -577,8 +626,8 @@ async def put_receipts(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -
     arrays = ", ".join(f"CAST(:{c} AS {kind}[])" for c, kind in RECEIVED.items())
     updated = await tx.execute(
         text(
-            "UPDATE message m SET status = v.status, receipt = v.receipt, version = m.version + 1,"
-            " gateway = coalesce(m.gateway, v.gateway),"
+            "UPDATE message m SET status = v.status, receipt = v.receipt, receipt_at = v.receipt_at,"
+            " version = m.version + 1, gateway = coalesce(m.gateway, v.gateway),"
             " gateway_message_id = coalesce(m.gateway_message_id, v.gateway_message_id),"
             " code = coalesce(v.code, m.code)"
             f" FROM unnest({arrays}) AS v({columns}) WHERE m.message_id = v.message_id RETURNING m.*"
@@ -586,6 +635,19 @@ async def put_receipts(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -
         _by_column(rows, RECEIVED),
     )
     return list(updated)
+
+
+async def block(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """These subjects are out of reach by these gateways from now on; the first reason is kept."""
+    columns = {"gateway": "text", "subject_id": "text", "code": "text", "since": "timestamptz"}
+    arrays = ", ".join(f"CAST(:{c} AS {kind}[])" for c, kind in columns.items())
+    await tx.execute(
+        text(
+            f"INSERT INTO provider_block ({', '.join(columns)}) SELECT v.* FROM unnest({arrays})"
+            f" AS v({', '.join(columns)}) ORDER BY gateway, subject_id ON CONFLICT DO NOTHING"
+        ),
+        _by_column(rows, columns),
+    )
 
 
 async def keep_early_receipts(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -596,6 +658,8 @@ async def keep_early_receipts(tx: AsyncConnection, rows: Sequence[Mapping[str, A
         "receipt": "text",
         "code": "text",
         "received_at": "timestamptz",
+        "occurred_at": "timestamptz",
+        "blocked": "boolean",
     }
     arrays = ", ".join(f"CAST(:{c} AS {kind}[])" for c, kind in columns.items())
     await tx.execute(

@@ -1,45 +1,123 @@
 """inbound-svc, wired."""
 
-from typing import Self
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, IPvAnyNetwork, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from common.service import Service
+from common.contracts import operator_topics
+from common.service import Background, Service
 from common.settings import ServiceSettings
-from inbound import store, webhooks
-from inbound.providers import PROVIDERS, Account
+from inbound import operators, polling, reviews, store, webhooks
+from inbound.providers import PROVIDERS, UNDOCUMENTED, Account
 
 SECRET_MIN_CHARS = 16  # Twilio's auth token has 32
+UNRESERVED = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)  # of a URL's path: sent as it is by everyone
+
+
+class CapabilitySettings(BaseModel):
+    """What this account does otherwise than its provider's module says; see `Capabilities`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    adds_stop_clause: bool | None = None
+    answers_stop: bool | None = None
+    keeps_blacklist: bool | None = None
+    idempotent_submit: bool | None = None
 
 
 class AccountSettings(BaseModel):
     """One account with one provider. `secrets`: two during a rotation, either is good. `public_url`: what stands before
-    /v1/callbacks in the URL that the provider was given; needed where the signature covers the URL."""
+    /v1/callbacks in the URL that the provider was given; needed where the signature covers the URL.
+
+    A provider that signs nothing needs at least one fence, and all that are given must hold: `path_secrets` (the URL is
+    then /v1/callbacks/<provider>/<account>/<secret>/…), `basic` ("user:password"), `addresses` (networks; behind a
+    proxy, FORWARDED_ALLOW_IPS must name it). `short_code`: what people answer to, where the callbacks do not say.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     provider: str
     account: str = Field(pattern=r"^[a-z0-9-]{1,40}$")
-    secrets: tuple[SecretStr, ...] = Field(min_length=1)
+    secrets: tuple[SecretStr, ...] = ()
     public_url: HttpUrl | None = None
+    path_secrets: tuple[SecretStr, ...] = ()
+    basic: tuple[SecretStr, ...] = ()
+    addresses: tuple[IPvAnyNetwork, ...] = ()
+    short_code: str = Field("", pattern=r"^(\+?\d{3,15})?$")
+    capabilities: CapabilitySettings = CapabilitySettings()
 
     @model_validator(mode="after")
     def _can_be_verified(self) -> Self:
+        if self.provider in UNDOCUMENTED:
+            raise ValueError(f"{self.provider} is not supported: {UNDOCUMENTED[self.provider]}")
         if self.provider not in PROVIDERS:
             raise ValueError(f"no provider {self.provider!r}: there are {', '.join(PROVIDERS)}")
-        if any(len(secret.get_secret_value()) < SECRET_MIN_CHARS for secret in self.secrets):
+        provider = PROVIDERS[self.provider]
+        secrets = _plain(self.secrets)
+        if provider.signing == "always" and not secrets:
+            raise ValueError(f"{self.provider} signs its callbacks: secrets must have at least 1 item")
+        if provider.signing == "never" and secrets:
+            raise ValueError(f"{self.provider} signs nothing: give path_secrets, basic or addresses, not secrets")
+        if not (secrets or self.path_secrets or self.basic or self.addresses):
+            raise ValueError("nothing would be checked: give path_secrets, basic or addresses")
+        passwords = tuple(pair.partition(":")[2] for pair in _plain(self.basic))
+        if any(len(secret) < SECRET_MIN_CHARS for secret in (*secrets, *_plain(self.path_secrets), *passwords)):
             raise ValueError(f"a secret has at least {SECRET_MIN_CHARS} characters")
-        if PROVIDERS[self.provider].signs_url and self.public_url is None:
+        if not all(UNRESERVED.fullmatch(secret) for secret in _plain(self.path_secrets)):
+            raise ValueError("a path secret is made of letters, digits, - and _")
+        for secret in secrets:
+            provider.secret_key(secret)
+        if secrets and provider.signs_url and self.public_url is None:
             raise ValueError(f"{self.provider} signs the public URL: set public_url")
         return self
 
     def account_with_secrets(self) -> Account:
+        usual = PROVIDERS[self.provider].capabilities
+        otherwise = self.capabilities.model_dump(exclude_none=True)
+        capabilities = replace(usual, signs=bool(self.secrets), **otherwise)
         return Account(
             provider=self.provider,
             account=self.account,
-            secrets=tuple(secret.get_secret_value() for secret in self.secrets),
+            secrets=_plain(self.secrets),
             public_url=str(self.public_url) if self.public_url else None,
+            path_secrets=_plain(self.path_secrets),
+            basic=_plain(self.basic),
+            addresses=tuple(str(network) for network in self.addresses),
+            short_code=self.short_code,
+            capabilities=None if capabilities == usual else capabilities,
+        )
+
+
+def _plain(secrets: Sequence[SecretStr]) -> tuple[str, ...]:
+    return tuple(secret.get_secret_value() for secret in secrets)
+
+
+class OvhServiceSettings(BaseModel):
+    """An OVHcloud SMS service whose MOs are polled; see `polling.OvhService`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    account: str = Field(pattern=r"^[a-z0-9-]{1,40}$")
+    service: str = Field(min_length=1, max_length=100)
+    application_key: str = Field(min_length=1)
+    application_secret: SecretStr
+    consumer_key: SecretStr
+    url: HttpUrl = HttpUrl("https://eu.api.ovh.com/1.0")
+    short_code: str = Field("", pattern=r"^(\+?\d{3,15})?$")
+
+    def with_secrets(self) -> polling.OvhService:
+        return polling.OvhService(
+            account=self.account,
+            service=self.service,
+            application_key=self.application_key,
+            application_secret=self.application_secret.get_secret_value(),
+            consumer_key=self.consumer_key.get_secret_value(),
+            url=str(self.url).rstrip("/"),
+            short_code=self.short_code,
         )
 
 
@@ -47,6 +125,9 @@ class Settings(ServiceSettings):
     model_config = SettingsConfigDict(hide_input_in_errors=True)  # an error at the start would print the secrets
 
     provider_accounts: tuple[AccountSettings, ...] = ()
+    kafka_operators: tuple[Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")], ...] = ()  # their topics bear the name
+    ovh_services: tuple[OvhServiceSettings, ...] = ()
+    ovh_poll_every_s: float = Field(20.0, gt=0)  # a STOP waits that long; the API's limits are not published
     publish_timeout_s: float = Field(5.0, gt=0)  # then 503; under the 15 s after which operators give up (DOMAIN 3.1)
 
     @model_validator(mode="after")
@@ -64,6 +145,13 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         name="inbound",
         settings=settings,
         metadata=store.metadata,
-        routers=[webhooks.router(accounts, settings.publish_timeout_s)],
+        routers=[webhooks.router(accounts, settings.publish_timeout_s), reviews.router],
         body_limits={"/v1/callbacks": None},  # each provider's
+        background=lambda held: Background(
+            subscriptions=operators.subscriptions(held, settings.kafka_operators),
+            workers=[
+                polling.worker(held, ovh.with_secrets(), settings.ovh_poll_every_s) for ovh in settings.ovh_services
+            ],
+        ),
+        more_topics=[topic for name in settings.kafka_operators for topic in operator_topics(name)],
     )

@@ -3,11 +3,14 @@
 A callback is one request of an operator, its raw body sealed; its items are the MOs or receipts in it, each once per
 (provider, account, kind, provider message id, receipt state). The primary key of an item is what makes a duplicate a
 duplicate, also between two requests at once: the second waits for the first to commit. Nothing personal is in clear.
+
+A part is a piece of a concatenated MO that waits for the others. A nonce is one that a signature used, with what it was
+used for.
 """
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import (
@@ -17,6 +20,9 @@ from sqlalchemy import (
     DateTime,
     Double,
     ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
     PrimaryKeyConstraint,
     Table,
     Text,
@@ -27,7 +33,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common import consumer, outbox
 from common.database import new_metadata
-from inbound.providers import Kind
+from inbound.providers import Kind, Once, Part
+
+PARTS_KEPT = timedelta(hours=24)  # how long a provider goes on sending what was not answered (Vonage, DOMAIN 3.1)
+FORGOTTEN_AT_ONCE = 2  # for each nonce that comes, so that those too old to matter go as fast as they come
 
 metadata = new_metadata()
 outbox.define(metadata)
@@ -60,6 +69,35 @@ callback_item = Table(
     Column("rule", Text, nullable=True),
     Column("score", Double, nullable=True),
     PrimaryKeyConstraint("provider", "account", "kind", "provider_message_id", "state"),
+)
+
+part = Table(
+    "part",
+    metadata,
+    Column("provider", Text, nullable=False),
+    Column("account", Text, nullable=False),
+    Column("subject_id", Text, nullable=False),
+    Column("short_code", Text, nullable=False),
+    Column("reference", Text, nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("provider_message_id", Text, nullable=False),
+    Column("text", Text, nullable=False),  # sealed, context "part:<provider message id>"
+    Column("received_at", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("provider", "account", "subject_id", "short_code", "reference", "total", "number"),
+    Index("part_received_at_ix", "received_at"),
+)
+
+nonce = Table(
+    "nonce",
+    metadata,
+    Column("provider", Text, nullable=False),
+    Column("account", Text, nullable=False),
+    Column("nonce", Text, nullable=False),
+    Column("content", LargeBinary, nullable=False),  # hash of what it was used for
+    Column("forget_after", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("provider", "account", "nonce"),
+    Index("nonce_forget_after_ix", "forget_after"),
 )
 
 
@@ -162,3 +200,117 @@ async def outbox_ids_of(tx: AsyncConnection, origin: Origin, items: Collection[I
         },
     )
     return [row.id for row in rows]
+
+
+async def known_items(tx: AsyncConnection, origin: Origin, names: Sequence[str]) -> set[str]:
+    """Those of these provider message ids that are in the journal."""
+    rows = await tx.execute(
+        text(
+            "SELECT provider_message_id FROM callback_item"
+            " WHERE provider = :provider AND account = :account AND kind = :kind"
+            " AND provider_message_id = ANY(CAST(:names AS text[]))"
+        ),
+        {"provider": origin.provider, "account": origin.account, "kind": origin.kind, "names": list(names)},
+    )
+    return {row.provider_message_id for row in rows}
+
+
+async def use_nonce(tx: AsyncConnection, origin: Origin, once: Once, content: bytes, now: datetime) -> bool:
+    """Remember the nonce with what it is used for. False if it was used for something else: a replay. The same again is
+    a retry. Waits for whoever is using it."""
+    used = await tx.execute(
+        text(
+            "WITH forgotten AS (DELETE FROM nonce WHERE (provider, account, nonce) IN ("
+            "SELECT provider, account, nonce FROM nonce WHERE forget_after < :now AND nonce <> :nonce"
+            " ORDER BY forget_after LIMIT :some FOR UPDATE SKIP LOCKED))"
+            " INSERT INTO nonce AS known (provider, account, nonce, content, forget_after)"
+            " VALUES (:provider, :account, :nonce, :content, :forget_after)"
+            " ON CONFLICT (provider, account, nonce) DO UPDATE SET"
+            " content = CASE WHEN known.forget_after < :now THEN excluded.content ELSE known.content END,"
+            " forget_after = greatest(known.forget_after, excluded.forget_after)"
+            " RETURNING content = :content AS ours"
+        ),
+        {
+            "provider": origin.provider,
+            "account": origin.account,
+            "nonce": once.nonce,
+            "content": content,
+            "forget_after": once.forget_after,
+            "now": now,
+            "some": FORGOTTEN_AT_ONCE,
+        },
+    )
+    return bool(used.one().ours)
+
+
+@dataclass(frozen=True, slots=True)
+class KeptPart:
+    """A part that waits. `text` is sealed, context "part:<provider message id>"."""
+
+    provider_message_id: str
+    text: str
+
+
+async def add_part(
+    tx: AsyncConnection,
+    origin: Origin,
+    subject_id: str,
+    short_code: str,
+    place: Part,
+    kept: KeptPart,
+    received_at: datetime,
+) -> list[KeptPart]:
+    """Keep a part. All of them in order, and none is kept any longer, if it was the last; else nothing.
+
+    One at a time for each long MO: two last parts at once would each miss the other.
+    """
+    old = received_at - PARTS_KEPT
+    whose = {
+        "provider": origin.provider,
+        "account": origin.account,
+        "subject_id": subject_id,
+        "short_code": short_code,
+        "reference": place.reference,
+        "total": place.total,
+    }
+    await tx.execute(
+        text("SELECT pg_advisory_xact_lock(hashtextextended(:group, 0))"),
+        {"group": "\n".join(map(str, whose.values()))},
+    )
+    await tx.execute(
+        text(
+            "DELETE FROM part WHERE ctid = ANY(ARRAY("
+            "SELECT ctid FROM part WHERE received_at < :old LIMIT 100 FOR UPDATE SKIP LOCKED))"
+        ),
+        {"old": old},
+    )
+    await tx.execute(
+        text(
+            "INSERT INTO part (provider, account, subject_id, short_code, reference, total, number,"
+            " provider_message_id, text, received_at)"
+            " VALUES (:provider, :account, :subject_id, :short_code, :reference, :total, :number,"
+            " :provider_message_id, :text, :received_at)"
+            # a phone counts its long texts to 255 and begins again: the later one is meant
+            " ON CONFLICT (provider, account, subject_id, short_code, reference, total, number) DO UPDATE SET"
+            " provider_message_id = excluded.provider_message_id, text = excluded.text,"
+            " received_at = excluded.received_at"
+        ),
+        {
+            **whose,
+            "number": place.number,
+            "provider_message_id": kept.provider_message_id,
+            "text": kept.text,
+            "received_at": received_at,
+        },
+    )
+    mine = (
+        " FROM part WHERE provider = :provider AND account = :account AND subject_id = :subject_id"
+        " AND short_code = :short_code AND reference = :reference AND total = :total AND received_at >= :old"
+    )
+    rows = (
+        await tx.execute(text(f"SELECT provider_message_id, text{mine} ORDER BY number"), {**whose, "old": old})
+    ).all()
+    if len(rows) < place.total:
+        return []
+    await tx.execute(text(f"DELETE{mine}"), {**whose, "old": old})
+    return [KeptPart(row.provider_message_id, row.text) for row in rows]

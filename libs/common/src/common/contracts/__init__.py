@@ -12,6 +12,7 @@ from common.contracts.consent import ConsentStateChanged, SenderChanged
 from common.contracts.dispatch import MessageChanged, OptOutEnforced
 from common.contracts.envelope import Event, Watermark
 from common.contracts.inbound import MessageReceived, ReceiptReceived
+from common.contracts.operator import MessageDelivered, ReceiptDelivered
 
 SEVEN_DAYS_MS = 7 * 24 * 3600 * 1000
 ONE_DAY_MS = 24 * 3600 * 1000
@@ -19,15 +20,17 @@ ONE_DAY_MS = 24 * 3600 * 1000
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """One topic of the platform. `keyed_by` names the field that is the Kafka key."""
+    """One topic of the platform. `keyed_by` names the field that is the Kafka key; `publishers` write to it besides its
+    owner."""
 
     name: str
     owner: str
-    keyed_by: Literal["subject_id", "sender_id", "campaign_id", "provider_message_id"]
+    keyed_by: Literal["subject_id", "sender_id", "campaign_id", "provider_message_id", "message_id"]
     cleanup: Literal["compact", "delete"]
     events: tuple[type[Event], ...]
     consumers: tuple[str, ...]
     watermarked: bool = False
+    publishers: tuple[str, ...] = ()
 
     @property
     def dead_letters(self) -> str:
@@ -61,10 +64,21 @@ CAMPAIGN_REQUESTS = Topic(
     "campaign.requests.v1", "campaign", "subject_id", "delete", (MessageRequested,), ("dispatch",)
 )
 DISPATCH_REQUESTS = Topic(
-    "dispatch.requests.v1", "dispatch", "subject_id", "delete", (MessageRequested,), ("dispatch",)
+    "dispatch.requests.v1",
+    "dispatch",
+    "subject_id",
+    "delete",
+    (MessageRequested,),
+    ("dispatch",),
+    publishers=("consent",),  # answers to people
 )
 DISPATCH_MESSAGES = Topic(
-    "dispatch.messages.v1", "dispatch", "subject_id", "delete", (MessageChanged, OptOutEnforced), ("campaign",)
+    "dispatch.messages.v1",
+    "dispatch",
+    "subject_id",
+    "delete",
+    (MessageChanged, OptOutEnforced),
+    ("campaign", "consent"),
 )
 
 TOPICS: tuple[Topic, ...] = (
@@ -78,6 +92,19 @@ TOPICS: tuple[Topic, ...] = (
     DISPATCH_MESSAGES,
 )
 
-EVENTS: dict[str, type[Event]] = {e.type: e for t in TOPICS for e in t.events} | {Watermark.type: Watermark}
+OPERATOR_EVENTS: tuple[type[Event], ...] = (MessageDelivered, ReceiptDelivered)
 
-__all__ = ["EVENTS", "TOPICS", "Event", "Topic", "Watermark"]
+
+def operator_topics(name: str) -> tuple[Topic, Topic]:
+    """Where an operator that integrates by Kafka writes its messages and its receipts. There is a pair for each
+    operator that inbound-svc is told of, so they are not in TOPICS."""
+    return (
+        Topic(f"operator.{name}.messages.v1", "operator", "message_id", "delete", (MessageDelivered,), ("inbound",)),
+        Topic(f"operator.{name}.receipts.v1", "operator", "message_id", "delete", (ReceiptDelivered,), ("inbound",)),
+    )
+
+
+EVENTS: dict[str, type[Event]] = {e.type: e for t in TOPICS for e in t.events}
+EVENTS |= {e.type: e for e in OPERATOR_EVENTS} | {Watermark.type: Watermark}
+
+__all__ = ["EVENTS", "OPERATOR_EVENTS", "TOPICS", "Event", "Topic", "Watermark", "operator_topics"]

@@ -62,7 +62,7 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     evidence_id: str
     received_at: Instant
-    reference: str | None = None  # provider/account/provider message id of the MO, where there is one
+    reference: str | None = None  # the operator's name for what said it: an MO, or the message a receipt is of
 
 
 class ConsentStateChanged(Event, frozen=True, kw_only=True):
@@ -75,7 +75,8 @@ class ConsentStateChanged(Event, frozen=True, kw_only=True):
     consents: tuple[Consent, ...]
     suppressions: tuple[Suppression, ...]
     erased: bool
-    causes: tuple[Cause, ...]  # what changed in this version
+    causes: tuple[Cause, ...]  # what changed in this version; none where only the hold did
+    held_since: Instant | None = None  # an MO of theirs waits for a person to read it: marketing waits with it
 
     @property
     def key(self) -> str:

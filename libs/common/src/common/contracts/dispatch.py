@@ -31,6 +31,8 @@ class MessageChanged(Event, frozen=True, kw_only=True):
     gateway_message_id: str | None
     receipt: ReceiptState | None
     code: str | None  # the gateway's or operator's own code
+    receipt_at: Instant | None = None  # the receipt's time at source
+    number: str | None = None  # sealed; only with a receipt `opted_out`: consent may never have seen this person
 
     @property
     def key(self) -> str:

@@ -9,7 +9,11 @@ ReceiptState = Literal["queued", "sent", "delivered", "failed", "expired", "opte
 
 
 class MessageReceived(Event, frozen=True, kw_only=True):
-    """An MO: a text from a person's phone. `number` and `text` are sealed fields (`common.keyring`)."""
+    """An MO: a text from a person's phone. `number` and `text` are sealed fields (`common.keyring`).
+
+    One understood as `review` is published again once a person has read it: the same `mo_id`, the next `revision`, the
+    intent that was meant, and who said so when. The highest revision is what the MO means.
+    """
 
     type: ClassVar[str] = "inbound.message_received.v1"
 
@@ -26,6 +30,9 @@ class MessageReceived(Event, frozen=True, kw_only=True):
     score: float  # 1.0 exact, less for a likeness
     occurred_at: Instant  # provider's time, or received_at where it gives none
     received_at: Instant
+    revision: int = 0
+    decided_by: str | None = None  # the reviewer, as their token names them
+    decided_at: Instant | None = None
 
     @property
     def key(self) -> str:
@@ -38,7 +45,8 @@ class MessageReceived(Event, frozen=True, kw_only=True):
 
 
 class ReceiptReceived(Event, frozen=True, kw_only=True):
-    """A delivery receipt (DLR). `reference` is our message id where the provider echoes it."""
+    """A delivery receipt (DLR). `reference` is our message id where the provider echoes it. `blocked`: the provider
+    will not deliver to this number, and its code does not say whether the person asked for that (DOMAIN 4.3)."""
 
     type: ClassVar[str] = "inbound.receipt_received.v1"
 
@@ -50,6 +58,7 @@ class ReceiptReceived(Event, frozen=True, kw_only=True):
     code: str | None  # the provider's own error code
     occurred_at: Instant
     received_at: Instant
+    blocked: bool = False
 
     @property
     def key(self) -> str:

@@ -2,34 +2,45 @@
 
 Placet-Timestamp: <unix seconds>
 Placet-Signature: v1=<hex hmac_sha256(secret, timestamp + "." + raw body)>[, v1=...]
+
+There is no nonce to reuse: a signature is good for one body, and the same body again does nothing.
 """
 
 import hashlib
 import hmac
-import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import cast
 
 from common.contracts.inbound import ReceiptState
+from inbound.providers import bodies
 from inbound.providers.provider import (
+    JSON_BYTES,
     NUMBER_CHARS,
     Account,
     Answer,
     Callback,
+    Capabilities,
     Kind,
     Message,
     NotGenuine,
+    Once,
     Receipt,
-    Unreadable,
+    Signing,
     WrongField,
+    as_addressed,
     required,
+    text_key,
     text_of,
 )
 
+signing: Signing = "always"
 signs_url = False
-max_body_bytes = 1024 * 1024
+max_body_bytes = JSON_BYTES
+takes_get = False
+capabilities = Capabilities(signs=True)
+secret_key = text_key
+kind_of = as_addressed
 
 TOLERANCE_S = 300  # DOMAIN 3.2: reject outside five minutes when a timestamp is signed
 MAX_RECEIPTS = 100
@@ -43,7 +54,7 @@ STATES: Mapping[str, ReceiptState] = {
 UNIX_SECONDS = re.compile(r"[0-9]{1,11}")
 
 
-def verify(callback: Callback, account: Account, now: datetime) -> None:
+def verify(callback: Callback, account: Account, now: datetime) -> Once | None:
     stamp = callback.headers.get("placet-timestamp", "")
     given = [
         value.strip().removeprefix("v1=").encode()
@@ -58,11 +69,12 @@ def verify(callback: Callback, account: Account, now: datetime) -> None:
         raise NotGenuine("signature_wrong")
     if not UNIX_SECONDS.fullmatch(stamp) or abs(now.timestamp() - int(stamp)) > TOLERANCE_S:
         raise NotGenuine("timestamp_outside_window")
+    return None
 
 
-def parse_messages(body: bytes) -> Sequence[Message]:
+def parse_messages(callback: Callback) -> Sequence[Message]:
     """`{"id", "from", "to", "text", "sent_at"}`: one MO."""
-    fields = _object(_decoded(body), "body")
+    fields = bodies.json_object(callback)
     return [
         Message(
             provider_message_id=required(fields, "id"),
@@ -74,9 +86,9 @@ def parse_messages(body: bytes) -> Sequence[Message]:
     ]
 
 
-def parse_receipts(body: bytes) -> Sequence[Receipt]:
+def parse_receipts(callback: Callback) -> Sequence[Receipt]:
     """`{"receipts": [{"id", "reference", "status", "code", "at"}]}`: 1 to 100."""
-    fields = _object(_decoded(body), "body")
+    fields = bodies.json_object(callback)
     if "receipts" not in fields:
         raise WrongField("receipts", "missing")
     items = fields["receipts"]
@@ -92,7 +104,7 @@ def answer(kind: Kind) -> Answer:
 
 
 def _receipt(item: object, path: str) -> Receipt:
-    fields, where = _object(item, path), f"{path}."
+    fields, where = bodies.an_object(item, path), f"{path}."
     status = required(fields, "status", where=where)
     if status not in STATES:
         raise WrongField(f"{where}status", "not_a_status")
@@ -105,19 +117,6 @@ def _receipt(item: object, path: str) -> Receipt:
         code=None if fields["code"] is None else required(fields, "code", where=where),
         at=_instant(fields, "at", where=where),
     )
-
-
-def _decoded(body: bytes) -> object:
-    try:
-        return cast(object, json.loads(body.decode()))
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        raise Unreadable("the body is not JSON in UTF-8") from error
-
-
-def _object(value: object, path: str) -> Mapping[str, object]:
-    if not isinstance(value, dict):
-        raise WrongField(path, "not_an_object")
-    return value
 
 
 def _instant(fields: Mapping[str, object], name: str, *, where: str = "") -> datetime:

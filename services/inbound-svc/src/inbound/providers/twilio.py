@@ -12,25 +12,38 @@ import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from urllib.parse import parse_qs, parse_qsl, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from common.contracts.inbound import ReceiptState
+from inbound.providers import bodies
 from inbound.providers.provider import (
+    FORM_BYTES,
+    NO_CONTENT,
     NUMBER_CHARS,
     Account,
     Answer,
     Callback,
+    Capabilities,
     Kind,
     Message,
     NotGenuine,
+    Once,
     Receipt,
+    Signing,
     Unreadable,
+    as_addressed,
     required,
+    text_key,
     text_of,
 )
 
+signing: Signing = "always"
 signs_url = True
-max_body_bytes = 64 * 1024  # a form that Twilio sends has 1 to 3 KiB
+max_body_bytes = FORM_BYTES
+takes_get = False
+capabilities = Capabilities(answers_stop=True, keeps_blacklist=True, signs=True)  # 21610; the default opt-out replies
+secret_key = text_key
+kind_of = as_addressed
 
 STATES: Mapping[str, ReceiptState] = {  # DOMAIN 3.4
     "accepted": "queued",
@@ -45,12 +58,11 @@ STATES: Mapping[str, ReceiptState] = {  # DOMAIN 3.4
     "canceled": "failed",
 }
 OPTED_OUT_CODES = ("21610", "63014")  # DOMAIN 4.3: unsubscribed recipient; blocked by the user (RCS)
-MAX_FIELDS = 200  # Twilio sends some thirty
 DEFAULT_PORTS = {"https": 443, "http": 80}
 NO_REPLY = b'<?xml version="1.0" encoding="UTF-8"?><Response/>'
 
 
-def verify(callback: Callback, account: Account, now: datetime) -> None:
+def verify(callback: Callback, account: Account, now: datetime) -> Once | None:
     given = callback.headers.get("x-twilio-signature")
     if not given:
         raise NotGenuine("signature_missing")
@@ -68,6 +80,7 @@ def verify(callback: Callback, account: Account, now: datetime) -> None:
         genuine &= hmac.compare_digest(actual, body_hash[0].lower().encode())
     if not genuine:
         raise NotGenuine("signature_wrong")
+    return None
 
 
 def _signed_fields(body: bytes) -> str:
@@ -75,8 +88,8 @@ def _signed_fields(body: bytes) -> str:
     there are more of them than Twilio sends: this is read before anyone is known.
     """
     try:
-        pairs = _pairs(body.decode("utf-8", "surrogateescape"))
-    except ValueError as error:
+        pairs = bodies.pairs(body)
+    except Unreadable as error:
         raise NotGenuine("signature_wrong") from error
     return "".join(name + value for name, value in sorted(set(pairs)))
 
@@ -86,9 +99,9 @@ def _signature(token: str, signed: str) -> str:
     return base64.b64encode(mac.digest()).decode()
 
 
-def parse_messages(body: bytes) -> Sequence[Message]:
-    """One MO. Twilio gives no time; `Body` is there but empty for an MMS."""
-    fields = _fields(body)
+def parse_messages(callback: Callback) -> Sequence[Message]:
+    """One MO. Twilio gives no time; `Body` is there but empty for an MMS. `OptOutType` is Advanced Opt-Out's."""
+    fields = bodies.form(callback)
     return [
         Message(
             provider_message_id=required(fields, "MessageSid"),
@@ -96,13 +109,14 @@ def parse_messages(body: bytes) -> Sequence[Message]:
             short_code=required(fields, "To", most=NUMBER_CHARS),
             text=text_of(fields, "Body"),
             sent_at=None,
+            opted_out=fields.get("OptOutType") == "STOP",
         )
     ]
 
 
-def parse_receipts(body: bytes) -> Sequence[Receipt]:
+def parse_receipts(callback: Callback) -> Sequence[Receipt]:
     """One receipt. `ErrorCode` is absent when all is well. Twilio does not echo our reference."""
-    fields = _fields(body)
+    fields = bodies.form(callback)
     code = required(fields, "ErrorCode") if fields.get("ErrorCode") else None
     state = STATES.get(required(fields, "MessageStatus"), "unknown")
     return [
@@ -118,23 +132,7 @@ def parse_receipts(body: bytes) -> Sequence[Receipt]:
 
 def answer(kind: Kind) -> Answer:
     """An empty TwiML document: no reply from Twilio, the answers to people are consent-svc's."""
-    return Answer(200, "text/xml", NO_REPLY) if kind == "messages" else Answer(204, None, b"")
-
-
-def _fields(body: bytes) -> Mapping[str, str]:
-    """The first value of each name."""
-    try:
-        return dict(reversed(_pairs(body.decode())))
-    except UnicodeDecodeError as error:
-        raise Unreadable("the body is not a form in UTF-8") from error
-    except ValueError as error:
-        raise Unreadable(f"a form of more than {MAX_FIELDS} fields") from error
-
-
-def _pairs(form: str) -> list[tuple[str, str]]:
-    """Bytes that are not UTF-8 survive as surrogates, so that the signature is over what was sent. ValueError: too
-    many."""
-    return parse_qsl(form, keep_blank_values=True, errors="surrogateescape", max_num_fields=MAX_FIELDS)
+    return Answer(200, "text/xml", NO_REPLY) if kind == "messages" else NO_CONTENT
 
 
 def _port_variants(url: str) -> list[str]:

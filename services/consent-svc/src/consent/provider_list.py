@@ -1,0 +1,63 @@
+"""A provider's list of who opted out with it, as its console or API exports it. Pure.
+
+    CSV     one number a line, or the column that a header names; comma, semicolon or tab
+    JSON    a list of numbers as text: what OVHcloud's GET /sms/{serviceName}/blacklists answers
+
+Twilio documents no way to list opted-out numbers, and no provider a list of objects: what is neither of the two above
+is refused, not guessed.
+"""
+
+import csv
+import json
+from collections.abc import Iterator
+
+COLUMNS = ("number", "phone", "phone_number", "telephone", "téléphone", "mobile", "msisdn", "numero", "numéro", "to")
+LIST_NUMBERS = 100_000
+
+
+class NotAList(ValueError):
+    """The text is neither kind of list. Never repeats it."""
+
+
+def numbers(text: str) -> Iterator[tuple[int, str]]:
+    """(line or place in the list, from 1; what stands there), as it is written. Raises NotAList."""
+    text = text.removeprefix("\ufeff")
+    if text.lstrip()[:1] in ("[", "{"):
+        yield from _from_json(text)
+    else:
+        yield from _from_csv(text)
+
+
+def _from_json(text: str) -> Iterator[tuple[int, str]]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        raise NotAList("not JSON") from None
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise NotAList(
+            "not a JSON list of numbers as text (OVHcloud: GET /sms/{serviceName}/blacklists; where a provider"
+            " documents no list, as Twilio, make a CSV)"
+        )
+    yield from enumerate(found, start=1)
+
+
+def _from_csv(text: str) -> Iterator[tuple[int, str]]:
+    lines = text.splitlines()
+    first = next((line for line in lines if line.strip()), "")
+    delimiter = max(",;\t", key=first.count)
+    try:
+        rows = [(place, row) for place, row in enumerate(csv.reader(lines, delimiter=delimiter), start=1) if any(row)]
+    except csv.Error:
+        raise NotAList("not a CSV") from None
+    if not rows:
+        return
+    header = [name.strip().casefold().replace(" ", "_") for name in rows[0][1]]
+    column = next((header.index(name) for name in COLUMNS if name in header), None)
+    if column is None:
+        if len(header) > 1 or not any(char.isdigit() for char in header[0]):
+            raise NotAList(f"no column of numbers: name one of {', '.join(COLUMNS)}")
+        column = 0
+    else:
+        rows = rows[1:]
+    for place, row in rows:
+        yield place, row[column].strip() if len(row) > column else ""

@@ -1,0 +1,92 @@
+"""Operators that integrate by Kafka: their topics enter the same journal as the callbacks, with the same duplicates
+falling out, as provider "kafka" and the operator's name for the account.
+
+Here the offset is the acknowledgement: it is stepped in the transaction that journals and puts in the outbox. What
+cannot be read goes to the dead letters, however much of it there is: one operator's mistake stops nobody.
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.consumer import After, Handler, Poison, Received, Subscription
+from common.contracts import operator_topics
+from common.contracts.operator import MessageDelivered, ReceiptDelivered
+from common.kafka import encode
+from common.service import Resources
+from inbound import journal
+from inbound.journal import Entry
+from inbound.providers import Message, Receipt, WrongField
+from inbound.providers.provider import NUMBER_CHARS, optional, required
+from inbound.store import Origin
+
+PROVIDER = "kafka"
+MAX_RECORDS = 200  # all of them are one row of the journal
+
+
+def subscriptions(held: Resources[Any], names: Iterable[str]) -> list[Subscription]:
+    """Both topics of each operator."""
+    found = []
+    for name in names:
+        messages, receipts = operator_topics(name)
+        for topic, kind in (
+            (messages, Origin(PROVIDER, name, "messages")),
+            (receipts, Origin(PROVIDER, name, "receipts")),
+        ):
+            found.append(
+                Subscription(f"inbound.{topic.name}", topic, _taker(held, kind), max_records=MAX_RECORDS, foreign=True)
+            )
+    return found
+
+
+def _taker(held: Resources[Any], origin: Origin) -> Handler:
+    async def take(tx: AsyncConnection, batch: list[Received]) -> After:
+        received_at = datetime.now(UTC)
+        entries = [_entry(held, origin, received, received_at) for received in batch]
+        content = b"\n".join(encode(received.event) for received in batch)
+        fresh, _ = await journal.write(tx, held, origin, entries, content, received_at)
+
+        async def tell() -> None:
+            journal.tell(origin, fresh)
+
+        return tell
+
+    return take
+
+
+def _entry(held: Resources[Any], origin: Origin, received: Received, received_at: datetime) -> Entry:
+    """Raises Poison: another event than the topic's, or a field that could not be kept."""
+    try:
+        match received.event:
+            case MessageDelivered() as event if origin.kind == "messages":
+                return journal.message_entry(held, origin, _message(event), received_at)
+            case ReceiptDelivered() as event if origin.kind == "receipts":
+                return journal.receipt_entry(held, origin, _receipt(event), received_at)
+    except WrongField as wrong:
+        raise Poison(str(wrong)) from wrong
+    raise Poison(f"{received.event.type} is not for this topic")
+
+
+def _message(event: MessageDelivered) -> Message:
+    fields = {"message_id": event.message_id, "sender": event.sender, "recipient": event.recipient}
+    return Message(
+        provider_message_id=required(fields, "message_id"),
+        sender=required(fields, "sender", most=NUMBER_CHARS),
+        short_code=required(fields, "recipient", most=NUMBER_CHARS),
+        text=event.text,
+        sent_at=event.sent_at,
+    )
+
+
+def _receipt(event: ReceiptDelivered) -> Receipt:
+    fields = {"message_id": event.message_id, "reference": event.reference, "code": event.code}
+    return Receipt(
+        provider_message_id=required(fields, "message_id"),
+        reference=optional(fields, "reference"),
+        state=event.state,
+        code=optional(fields, "code"),
+        at=event.at,
+        blocked=event.blocked,
+    )

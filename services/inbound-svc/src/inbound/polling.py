@@ -1,0 +1,126 @@
+"""MOs that nobody brings: OVHcloud's are fetched (its MO callback is not documented, see `providers.ovh`).
+
+GET /sms/{service}/incoming gives the ids of all MOs, /incoming/{id} one of them. What is in the journal is not fetched
+again; each other is journalled in a transaction of its own, and the relay publishes it. So a STOP counts when it is
+found: `every_s` and the time of the requests are added to its latency. One that cannot be read is left, logged, and
+looked at again each time; it does not hold up the others.
+
+A request is signed: "$1$" and SHA-1, in hexadecimal, of application secret, consumer key, method, URL, body and time,
+joined by "+" (docs.ovh.com, first steps with the API; ovh/python-ovh ovh/client.py).
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+
+from common.database import Database
+from common.service import Resources, Worker
+from common.timer import Timer
+from inbound import journal, store
+from inbound.providers import Unreadable, WrongField, ovh
+from inbound.store import Origin
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 100  # MOs a tick fetches; then it is called again
+REQUEST_TIMEOUT_S = 10.0
+MAX_BODY_BYTES = 16 * 1024 * 1024  # of the list of ids: a million of them
+
+
+@dataclass(frozen=True, slots=True)
+class OvhService:
+    """An OVHcloud SMS service, and our keys to its API with GET on /sms/*/incoming*. `account`: as its receipts have
+    it. `short_code`: what people answer to; the API does not say."""
+
+    account: str
+    service: str
+    application_key: str
+    application_secret: str = field(repr=False)
+    consumer_key: str = field(repr=False)
+    url: str = "https://eu.api.ovh.com/1.0"
+    short_code: str = ""
+
+
+class Refused(Exception):
+    """The API answered something else than what was asked for."""
+
+
+def worker(held: Resources[Any], service: OvhService, every_s: float) -> Worker:
+    database: Database = held.database
+    name = f"ovh.{service.account}"
+    return Worker(name, Timer(name, Poller(held, service).tick, every_s, database).run)
+
+
+class Poller:
+    """Fetches the MOs of one service."""
+
+    def __init__(self, held: Resources[Any], service: OvhService) -> None:
+        self._held = held
+        self._service = service
+        self._origin = Origin("ovh", service.account, "messages")
+        self._unreadable: set[str] = set()  # they come last
+
+    async def tick(self) -> bool:
+        """Whether anything was new: there may be more."""
+        timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
+        async with aiohttp.ClientSession(timeout=timeout) as session:
+            listed: object = json.loads(await self._get(session, ""))
+            if not isinstance(listed, list):
+                raise Refused("the list of MOs is no list")
+            ids = [str(one) for one in listed if isinstance(one, int)]
+            async with self._held.database.begin() as tx:
+                known = await store.known_items(tx, self._origin, ids)
+            new = sorted((one for one in ids if one not in known), key=self._unreadable.__contains__)[:AT_ONCE]
+            found = [await self._fetch(session, one) for one in new]
+        return any(found)
+
+    async def _fetch(self, session: aiohttp.ClientSession, mo: str) -> bool:
+        """Whether it is in the journal now."""
+        raw = await self._get(session, f"/{mo}")
+        received_at = datetime.now(UTC)
+        try:
+            fields: object = json.loads(raw)
+            if not isinstance(fields, dict):
+                raise Unreadable("no object")
+            message = ovh.polled({**fields, "id": mo}, self._service.short_code)
+        except (ValueError, RecursionError, Unreadable, WrongField) as error:
+            extra = {"provider": "ovh", "account": self._service.account, "provider_message_id": mo}
+            self._unreadable.add(mo)
+            log.error("a polled MO cannot be read", extra={**extra, "why": type(error).__name__})
+            return False
+        entry = journal.message_entry(self._held, self._origin, message, received_at)
+        async with self._held.database.begin() as tx:
+            fresh, _ = await journal.write(tx, self._held, self._origin, [entry], raw, received_at)
+        journal.tell(self._origin, fresh)
+        return True
+
+    async def _get(self, session: aiohttp.ClientSession, path: str) -> bytes:
+        url = f"{self._service.url}/sms/{quote(self._service.service, safe='')}/incoming{path}"
+        async with session.get(url, headers=headers(self._service, url, datetime.now(UTC))) as answer:
+            if answer.status != 200:
+                raise Refused(f"OVHcloud answered {answer.status}")
+            body = await answer.content.read(MAX_BODY_BYTES)
+            while chunk := await answer.content.read(MAX_BODY_BYTES):
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    raise Refused("OVHcloud answered more than we read")
+            return body
+
+
+def headers(service: OvhService, url: str, now: datetime) -> Mapping[str, str]:
+    """Of a GET."""
+    stamp = str(int(now.timestamp()))
+    signed = "+".join((service.application_secret, service.consumer_key, "GET", url, "", stamp))
+    return {
+        "X-Ovh-Application": service.application_key,
+        "X-Ovh-Consumer": service.consumer_key,
+        "X-Ovh-Timestamp": stamp,
+        "X-Ovh-Signature": "$1$" + hashlib.sha1(signed.encode(), usedforsecurity=False).hexdigest(),  # theirs to choose
+    }

@@ -1,0 +1,48 @@
+"""Who may call us at all, before any signature: a secret in the path, basic authentication, the caller's network.
+
+Pure. All that an account configures must hold; for a provider that signs nothing this is all there is (DOMAIN 3.2).
+"""
+
+import base64
+import binascii
+import hmac
+import ipaddress
+
+from inbound.providers.provider import Account, Callback, NotGenuine
+
+
+def check(callback: Callback, account: Account) -> None:
+    """Raises NotGenuine. In constant time over secrets."""
+    if account.path_secrets or callback.path_secret is not None:
+        given = (callback.path_secret or "").encode("utf-8", "surrogateescape")
+        if not _one_of(given, account.path_secrets):
+            raise NotGenuine("path_secret_wrong")
+    if account.basic and not _one_of(_credentials(callback.headers.get("authorization", "")), account.basic):
+        raise NotGenuine("basic_authentication_wrong")
+    if account.addresses and not _within(callback.address, account.addresses):
+        raise NotGenuine("address_not_allowed")
+
+
+def _one_of(given: bytes, secrets: tuple[str, ...]) -> bool:
+    return any(hmac.compare_digest(given, secret.encode()) for secret in secrets)
+
+
+def _credentials(header: str) -> bytes:
+    """What "Basic <base64>" says; empty for anything else."""
+    scheme, _, encoded = header.partition(" ")
+    if scheme.lower() != "basic":
+        return b""
+    try:
+        return base64.b64decode(encoded.strip(), validate=True)
+    except (binascii.Error, ValueError):
+        return b""
+
+
+def _within(address: str, networks: tuple[str, ...]) -> bool:
+    try:
+        caller = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    if isinstance(caller, ipaddress.IPv6Address) and caller.ipv4_mapped is not None:
+        caller = caller.ipv4_mapped
+    return any(caller in ipaddress.ip_network(network) for network in networks)

@@ -1,0 +1,88 @@
+"""CM.com: JSON; exactly 200, or it comes again (MOs every 5 minutes for a month); nothing signed.
+
+developers.cm.com/messaging/docs/incoming-messages and /incoming-status-report. `from` and `to` are objects with a
+`number`, `message` one with a `text`; where an account gets plain texts instead, or `body`, they are read as well.
+`reference` is the one given with what we sent, and one may answer it twice: an MO has no id of its own. Receipts must
+be set to JSON: of the XML only the name is published. The zone of `received` is not documented: it is left out.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from common.contracts.inbound import ReceiptState
+from inbound.providers import bodies
+from inbound.providers.provider import (
+    EMPTY,
+    JSON_BYTES,
+    NUMBER_CHARS,
+    Answer,
+    Callback,
+    Capabilities,
+    Kind,
+    Message,
+    Receipt,
+    Signing,
+    as_addressed,
+    identifier,
+    nothing_signed,
+    optional,
+    text_key,
+    text_of,
+)
+
+signing: Signing = "never"
+signs_url = False
+max_body_bytes = JSON_BYTES
+takes_get = False
+capabilities = Capabilities()
+secret_key = text_key
+verify = nothing_signed
+kind_of = as_addressed
+
+STATES: Mapping[str, ReceiptState] = {"0": "sent", "1": "failed", "2": "delivered", "3": "failed"}  # DOMAIN 3.4
+
+
+def parse_messages(callback: Callback) -> Sequence[Message]:
+    fields = bodies.json_object(callback)
+    said = "message" if "message" in fields else "body"
+    return [
+        Message(
+            provider_message_id=None,
+            sender=_number(fields, "from"),
+            short_code=_number(fields, "to"),
+            text=text_of(*_inside(fields, said, "text")),
+            sent_at=bodies.utc(fields, "timeUtc"),
+        )
+    ]
+
+
+def parse_receipts(callback: Callback) -> Sequence[Receipt]:
+    """One receipt. The reference is ours, one for each message: it is the id as well."""
+    messages = bodies.object_at(bodies.json_object(callback), "messages")
+    fields = bodies.object_at(messages, "msg", where="messages.")
+    status = bodies.object_at(fields, "status", where="messages.msg.")
+    reference = identifier(fields, "reference", where="messages.msg.")
+    state = STATES.get(identifier(status, "code", where="messages.msg.status."), "unknown")
+    return [
+        Receipt(
+            provider_message_id=reference,
+            reference=reference,
+            state=state,
+            code=optional(status, "errorCode", where="messages.msg.status.") if state != "delivered" else None,
+            at=bodies.zoned(fields, "received"),
+        )
+    ]
+
+
+def answer(kind: Kind) -> Answer:
+    return EMPTY
+
+
+def _number(fields: Mapping[str, object], name: str) -> str:
+    inner, key = _inside(fields, name, "number")
+    return identifier(inner, key, most=NUMBER_CHARS)
+
+
+def _inside(fields: Mapping[str, object], name: str, inner: str) -> tuple[Mapping[str, object], str]:
+    """Where the value is: in the object `name`, or `name` itself."""
+    value = fields.get(name)
+    return (value, inner) if isinstance(value, dict) else (fields, name)

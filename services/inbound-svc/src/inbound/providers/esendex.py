@@ -1,0 +1,80 @@
+"""Esendex: XML push notifications, the root element says what it is; nothing signed: a secret path.
+
+developers.esendex.com/APIs/Push-Notifications: InboundMessage, MessageDelivered, MessageFailed. Other roots are not
+described there and are refused. The zone of `OccurredAt` is not documented: it is left out. A document type is refused.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from common.contracts.inbound import ReceiptState
+from inbound.providers import bodies
+from inbound.providers.provider import (
+    EMPTY,
+    JSON_BYTES,
+    NUMBER_CHARS,
+    Answer,
+    Callback,
+    Capabilities,
+    Kind,
+    Message,
+    Receipt,
+    Signing,
+    Undocumented,
+    nothing_signed,
+    required,
+    text_key,
+    text_of,
+)
+
+signing: Signing = "never"
+signs_url = False
+max_body_bytes = JSON_BYTES
+takes_get = False
+capabilities = Capabilities()
+secret_key = text_key
+verify = nothing_signed
+
+INBOUND = "InboundMessage"
+STATES: Mapping[str, ReceiptState] = {"MessageDelivered": "delivered", "MessageFailed": "failed"}  # DOMAIN 3.4
+
+
+def kind_of(callback: Callback, kind: Kind) -> Kind:
+    return "messages" if bodies.xml(callback)[0] == INBOUND else "receipts"
+
+
+def parse_messages(callback: Callback) -> Sequence[Message]:
+    root, fields = bodies.xml(callback)
+    if root != INBOUND:
+        raise _not_described()
+    return [
+        Message(
+            provider_message_id=required(fields, "MessageId"),
+            sender=required(fields, "From", most=NUMBER_CHARS),
+            short_code=required(fields, "To", most=NUMBER_CHARS),
+            text=text_of(fields, "MessageText"),
+            sent_at=None,
+        )
+    ]
+
+
+def parse_receipts(callback: Callback) -> Sequence[Receipt]:
+    root, fields = bodies.xml(callback)
+    if root not in STATES:
+        raise _not_described()
+    return [
+        Receipt(
+            provider_message_id=required(fields, "MessageId"),
+            reference=None,
+            state=STATES[root],
+            code=None,
+            at=bodies.zoned(fields, "OccurredAt"),
+        )
+    ]
+
+
+def answer(kind: Kind) -> Answer:
+    return EMPTY
+
+
+def _not_described() -> Undocumented:
+    return Undocumented("developers.esendex.com/APIs/Push-Notifications does not describe this notification")

@@ -1,0 +1,95 @@
+"""Infobip: JSON, several events in `results`; nothing signed by default.
+
+infobip.com/docs/api (receive inbound SMS, outbound SMS reports). What their "HMAC" option signs is not documented
+publicly, so it is not checked: a secret path, basic authentication or an address list stands in for it (DOMAIN 3.2).
+`cleanText` has lost its keyword, and the keyword may be STOP: `text` is read.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from common.contracts.inbound import ReceiptState
+from inbound.providers import bodies
+from inbound.providers.provider import (
+    EMPTY,
+    JSON_BYTES,
+    NUMBER_CHARS,
+    Answer,
+    Callback,
+    Capabilities,
+    Kind,
+    Message,
+    Receipt,
+    Signing,
+    as_addressed,
+    identifier,
+    nothing_signed,
+    optional,
+    text_key,
+    text_of,
+)
+
+signing: Signing = "never"
+signs_url = False
+max_body_bytes = JSON_BYTES
+takes_get = False
+capabilities = Capabilities(keeps_blacklist=True)  # REJECTED_DESTINATION: "blacklisted … or on your account"
+secret_key = text_key
+verify = nothing_signed
+kind_of = as_addressed
+
+MAX_RESULTS = 1_000  # at most 100 reports in a request (DOMAIN 3.1); for MOs no number is published
+STATES: Mapping[str, ReceiptState] = {  # by status.groupId, DOMAIN 3.4
+    "1": "sent",
+    "2": "failed",
+    "3": "delivered",
+    "4": "expired",
+    "5": "failed",
+}
+OPTED_OUT_NAMES = ("REJECTED_DESTINATION", "REJECTED_DND")  # DOMAIN 4.3
+NO_ERROR = "NO_ERROR"
+
+
+def parse_messages(callback: Callback) -> Sequence[Message]:
+    return [_message(*each) for each in _results(callback)]
+
+
+def parse_receipts(callback: Callback) -> Sequence[Receipt]:
+    return [_receipt(*each) for each in _results(callback)]
+
+
+def answer(kind: Kind) -> Answer:
+    return EMPTY
+
+
+def _results(callback: Callback) -> list[tuple[Mapping[str, object], str]]:
+    """(fields, path) of each."""
+    results = bodies.list_at(bodies.json_object(callback), "results", most=MAX_RESULTS)
+    paths = [f"results.{place}" for place in range(len(results))]
+    return [(bodies.an_object(item, path), f"{path}.") for item, path in zip(results, paths, strict=True)]
+
+
+def _message(fields: Mapping[str, object], where: str) -> Message:
+    return Message(
+        provider_message_id=identifier(fields, "messageId", where=where),
+        sender=identifier(fields, "from", where=where, most=NUMBER_CHARS),
+        short_code=identifier(fields, "to", where=where, most=NUMBER_CHARS),
+        text=text_of(fields, "text", where=where),
+        sent_at=bodies.zoned(fields, "receivedAt"),
+    )
+
+
+def _receipt(fields: Mapping[str, object], where: str) -> Receipt:
+    status = bodies.object_at(fields, "status", where=where)
+    state = STATES.get(identifier(status, "groupId", where=f"{where}status."), "unknown")
+    name = optional(status, "name", where=f"{where}status.")
+    error = fields.get("error")
+    cause = optional(bodies.an_object(error, f"{where}error"), "name", where=f"{where}error.") if error else None
+    refused = next((one for one in (name, cause) if one in OPTED_OUT_NAMES), None)
+    failure = name if cause in (None, NO_ERROR) else cause
+    return Receipt(
+        provider_message_id=identifier(fields, "messageId", where=where),
+        reference=None,  # the message id may be ours: it is given at the submit
+        state="opted_out" if refused else state,
+        code=refused or (failure if state in ("failed", "expired", "unknown") else None),
+        at=bodies.zoned(fields, "doneAt"),
+    )

@@ -1,0 +1,107 @@
+"""Jasmin: forms, by POST or GET; it sends again until it hears `ACK/Jasmin`.
+
+On our own network: the address list, and a secret path. `content` is the bytes of the SMS as its `coding` says: with 0
+it is the GSM 03.38 alphabet, no text in UTF-8 ("%05v%05nement" is "événement"). Names in small letters or, as in
+nyaruka/courier handlers/jasmin/handler_test.go, with a capital. Codings 2 and 4 are binary: no text. Older versions say
+`dlvrd=1` or `err=1` where `message_status` is not there. Jasmin gives no time.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from common.contracts.inbound import ReceiptState
+from inbound.providers import bodies, charsets
+from inbound.providers.provider import (
+    FORM_BYTES,
+    NUMBER_CHARS,
+    Answer,
+    Callback,
+    Capabilities,
+    Kind,
+    Message,
+    Receipt,
+    Signing,
+    WrongField,
+    as_addressed,
+    nothing_signed,
+    optional,
+    required,
+    text_key,
+)
+
+signing: Signing = "never"
+signs_url = False
+max_body_bytes = FORM_BYTES
+takes_get = True
+capabilities = Capabilities()
+secret_key = text_key
+verify = nothing_signed
+kind_of = as_addressed
+
+ACK = Answer(200, "text/plain", b"ACK/Jasmin")
+GSM_CODING = 0
+STATES: Mapping[str, ReceiptState] = {  # DOMAIN 3.4
+    "ACCEPTD": "sent",
+    "ESME_ROK": "sent",
+    "DELIVRD": "delivered",
+    "UNDELIV": "failed",
+    "REJECTD": "failed",
+    "DELETED": "failed",
+    "EXPIRED": "expired",
+    "UNKNOWN": "unknown",
+}
+
+
+def parse_messages(callback: Callback) -> Sequence[Message]:
+    raw = _fields(callback)
+    fields = _texts(raw)
+    if "content" not in raw:
+        raise WrongField("content", "missing")
+    coding = optional(fields, "coding") or str(GSM_CODING)
+    if not (coding.isascii() and coding.isdigit() and len(coding) <= 3):
+        raise WrongField("coding", "not_a_number")
+    return [
+        Message(
+            provider_message_id=required(fields, "id"),
+            sender=required(fields, "from", most=NUMBER_CHARS),
+            short_code=required(fields, "to", most=NUMBER_CHARS),
+            text=charsets.smpp(raw["content"], int(coding)) or "",
+            sent_at=None,
+        )
+    ]
+
+
+def parse_receipts(callback: Callback) -> Sequence[Receipt]:
+    fields = _texts(_fields(callback))
+    status = optional(fields, "message_status")
+    state = STATES.get(status, "unknown") if status else _older(fields)
+    return [
+        Receipt(
+            provider_message_id=required(fields, "id"),
+            reference=None,
+            state=state,
+            code=(optional(fields, "err") or status) if state in ("failed", "expired", "unknown") else None,
+            at=None,
+        )
+    ]
+
+
+def answer(kind: Kind) -> Answer:
+    return ACK
+
+
+def _fields(callback: Callback) -> Mapping[str, bytes]:
+    """The first value of each name, in small letters."""
+    found: dict[str, bytes] = {}
+    for name, value in bodies.byte_fields(callback).items():
+        found.setdefault(name.lower(), value)
+    return found
+
+
+def _texts(raw: Mapping[str, bytes]) -> Mapping[str, str]:
+    return {name: charsets.named(value, None) for name, value in raw.items()}
+
+
+def _older(fields: Mapping[str, str]) -> ReceiptState:
+    if fields.get("dlvrd", "").lstrip("0") == "1":
+        return "delivered"
+    return "failed" if fields.get("err", "").lstrip("0") else "unknown"

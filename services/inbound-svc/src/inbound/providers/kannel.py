@@ -1,0 +1,107 @@
+"""Kannel: MOs by the `get-url` or `post-url` of our own smskannel.conf, receipts by the `dlr-url` we submit with.
+
+On our own network: the address list, and a secret path. The names are ours to choose, as nyaruka/courier does:
+
+    get-url = ".../messages?backend=%i&sender=%p&to=%P&message=%b&charset=%C&ts=%T&id=%I"
+    post-url = ".../messages"             headers X-Kannel-From, X-Kannel-To; the body is the text
+    dlr-url = ".../receipts?id=<our message id>&status=%d"    dlr-mask 31
+    omit-empty = true                     our answer is empty, and must not become an SMS to the person
+
+`%C` and the charset of the Content-Type say how the text is written; `%c`, the coding, is counted from 0 in one version
+and from 1 in another, so it is not read. The zone of X-Kannel-Time is not documented: it is left out.
+(kannel.org user guide; names: courier handlers/kannel/handler_test.go)
+"""
+
+from collections.abc import Mapping, Sequence
+from email.message import Message as MimeHeaders
+
+from common.contracts.inbound import ReceiptState
+from inbound.providers import bodies, charsets
+from inbound.providers.provider import (
+    EMPTY,
+    FORM_BYTES,
+    NUMBER_CHARS,
+    Answer,
+    Callback,
+    Capabilities,
+    Kind,
+    Message,
+    Receipt,
+    Signing,
+    WrongField,
+    as_addressed,
+    nothing_signed,
+    optional,
+    required,
+    text_key,
+)
+
+signing: Signing = "never"
+signs_url = False
+max_body_bytes = FORM_BYTES
+takes_get = True
+capabilities = Capabilities()
+secret_key = text_key
+verify = nothing_signed
+kind_of = as_addressed
+
+STATES: Mapping[str, ReceiptState] = {  # DOMAIN 3.4
+    "1": "delivered",
+    "2": "failed",
+    "4": "sent",
+    "8": "sent",
+    "16": "failed",
+}
+
+
+def parse_messages(callback: Callback) -> Sequence[Message]:
+    return [_from_headers(callback) if callback.method == "POST" else _from_query(callback)]
+
+
+def parse_receipts(callback: Callback) -> Sequence[Receipt]:
+    """One receipt. The id is ours: the reference."""
+    fields = bodies.query(callback)
+    status = required(fields, "status")
+    reference = required(fields, "id")
+    state = STATES.get(status, "unknown")
+    return [
+        Receipt(
+            provider_message_id=reference,
+            reference=reference,
+            state=state,
+            code=status if state in ("failed", "unknown") else None,
+            at=None,
+        )
+    ]
+
+
+def answer(kind: Kind) -> Answer:
+    return EMPTY
+
+
+def _from_query(callback: Callback) -> Message:
+    raw = bodies.byte_fields(callback)
+    fields = {name: charsets.named(value, None) for name, value in raw.items()}
+    if "message" not in raw:
+        raise WrongField("message", "missing")
+    return Message(
+        provider_message_id=optional(fields, "id"),
+        sender=required(fields, "sender", most=NUMBER_CHARS),
+        short_code=required(fields, "to", most=NUMBER_CHARS),
+        text=charsets.named(raw["message"], fields.get("charset")),
+        sent_at=bodies.epoch(fields, "ts"),
+    )
+
+
+def _from_headers(callback: Callback) -> Message:
+    headers = callback.headers
+    content_type = MimeHeaders()
+    content_type["content-type"] = headers.get("content-type", "text/plain").replace("\r", " ").replace("\n", " ")
+    charset = content_type.get_param("charset")
+    return Message(
+        provider_message_id=None,
+        sender=required(headers, "x-kannel-from", most=NUMBER_CHARS),
+        short_code=required(headers, "x-kannel-to", most=NUMBER_CHARS),
+        text=charsets.named(callback.body, charset if isinstance(charset, str) else None).rstrip("\r\n"),
+        sent_at=None,
+    )

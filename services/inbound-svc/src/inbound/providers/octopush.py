@@ -1,0 +1,91 @@
+"""Octopush: JSON; an empty body in less than a second; nothing signed: a secret path.
+
+dev.octopush.com (callbacks, inbounds, opt-out). What it is shows in its date: `reception_date` an MO, `stop_date` an MO
+that Octopush took for an opt-out, `delivery_date` a receipt. `message_id` is that of what was sent, which one may
+answer twice: an MO has no id of its own, a receipt is of id and number. No date has a zone: they are left out.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from common.contracts.inbound import ReceiptState
+from inbound.providers import bodies
+from inbound.providers.provider import (
+    EMPTY,
+    JSON_BYTES,
+    NUMBER_CHARS,
+    Answer,
+    Callback,
+    Capabilities,
+    Kind,
+    Message,
+    Receipt,
+    Signing,
+    WrongField,
+    identifier,
+    nothing_signed,
+    optional,
+    required,
+    text_key,
+    text_of,
+)
+
+signing: Signing = "never"
+signs_url = False
+max_body_bytes = JSON_BYTES
+takes_get = False
+capabilities = Capabilities(adds_stop_clause=True, keeps_blacklist=True, idempotent_submit=True)  # request_id
+secret_key = text_key
+verify = nothing_signed
+
+RECEIVED, STOPPED = "reception_date", "stop_date"
+STATES: Mapping[str, ReceiptState] = {  # DOMAIN 3.4
+    "ACK": "sent",
+    "DELIVERED": "delivered",
+    "NOT_DELIVERED": "failed",
+    "BAD_DESTINATION": "failed",
+    "NOT_ALLOWED": "failed",
+    "BLACKLISTED_NUMBER": "opted_out",
+    "UNKNOWN_DELIVERY": "unknown",
+    "UNDEFINED": "unknown",
+}
+NO_ERROR = ("ACK", "DELIVERED")
+
+
+def kind_of(callback: Callback, kind: Kind) -> Kind:
+    fields = bodies.json_object(callback)
+    return "messages" if RECEIVED in fields or STOPPED in fields else "receipts"
+
+
+def parse_messages(callback: Callback) -> Sequence[Message]:
+    fields = bodies.json_object(callback)
+    if RECEIVED not in fields and STOPPED not in fields:
+        raise WrongField(RECEIVED, "missing")
+    return [
+        Message(
+            provider_message_id=None,
+            sender=identifier(fields, "number", most=NUMBER_CHARS),
+            short_code=optional(fields, "sim_card_number", most=NUMBER_CHARS) or "",
+            text=text_of(fields, "text"),
+            sent_at=bodies.zoned(fields, RECEIVED) or bodies.zoned(fields, STOPPED),
+            opted_out=STOPPED in fields,
+        )
+    ]
+
+
+def parse_receipts(callback: Callback) -> Sequence[Receipt]:
+    fields = bodies.json_object(callback)
+    status = required(fields, "status")
+    return [
+        Receipt(
+            provider_message_id=identifier(fields, "message_id"),
+            reference=None,
+            state=STATES.get(status, "unknown"),
+            code=None if status in NO_ERROR else status,
+            at=bodies.zoned(fields, "delivery_date"),
+            recipient=identifier(fields, "number", most=NUMBER_CHARS),
+        )
+    ]
+
+
+def answer(kind: Kind) -> Answer:
+    return EMPTY

@@ -1,0 +1,102 @@
+"""OVHcloud: receipts by GET; MOs by polling.
+
+Receipts: id, ptt, date, description, descriptionDlr (ovh/docs pages/web_cloud/messaging/sms). They are not signed, no
+secret and no address is published: ours are a secret path or basic authentication in the URL.
+
+**The MO callback is not documented** (`cgiUrl`, `stopCallBack`: ovh/docs issue 1496, open since 2021), so it is
+refused. MOs are polled: GET /sms/{serviceName}/incoming gives ids, /incoming/{id} one MO (`polled`). The zone of a
+receipt's `date` is not documented either: it is left out.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from common.contracts.inbound import ReceiptState
+from inbound.providers import bodies
+from inbound.providers.provider import (
+    FORM_BYTES,
+    NUMBER_CHARS,
+    OK,
+    Answer,
+    Callback,
+    Capabilities,
+    Kind,
+    Message,
+    Receipt,
+    Signing,
+    Undocumented,
+    as_addressed,
+    identifier,
+    nothing_signed,
+    optional,
+    required,
+    text_key,
+    text_of,
+)
+
+signing: Signing = "never"
+signs_url = False
+max_body_bytes = FORM_BYTES
+takes_get = True
+capabilities = Capabilities(
+    adds_stop_clause=True, keeps_blacklist=True
+)  # " STOP 36111" unless noStopClause; /blacklists
+secret_key = text_key
+verify = nothing_signed
+kind_of = as_addressed
+
+PENDING = ("1", "2", "24", "25", "26")  # temporary: it goes on trying
+STATES: Mapping[str, ReceiptState] = {  # by ptt, DOMAIN 3.4
+    **dict.fromkeys(PENDING, "sent"),
+    "3": "sent",
+    "4": "delivered",
+    "5": "failed",
+    "8": "expired",
+    **dict.fromkeys(("20", "21", "23", "27", "28", "29", "33"), "failed"),
+}
+DESCRIPTIONS: Mapping[str, ReceiptState] = {  # where ptt says nothing
+    "0": "queued",
+    "1": "delivered",
+    "2": "failed",
+    "4": "queued",
+    "8": "sent",
+    "16": "failed",
+}
+BLOCKED = "23"  # invalid, blacklisted or barred: which of them is not said
+
+
+def parse_messages(callback: Callback) -> Sequence[Message]:
+    raise Undocumented("OVHcloud does not document this callback (ovh/docs issue 1496): its MOs are polled")
+
+
+def parse_receipts(callback: Callback) -> Sequence[Receipt]:
+    fields = bodies.form_or_query(callback)
+    ptt = optional(fields, "ptt")
+    described = DESCRIPTIONS.get(fields.get("description", ""), "unknown")
+    state = STATES.get(ptt or "", described)
+    return [
+        Receipt(
+            provider_message_id=required(fields, "id"),
+            reference=None,
+            state=state,
+            code=ptt if state != "delivered" else None,
+            at=None,
+            blocked=ptt == BLOCKED,
+        )
+    ]
+
+
+def polled(fields: Mapping[str, object], short_code: str = "") -> Message:
+    """One MO of GET /sms/{serviceName}/incoming/{id}: `id`, `sender`, `message`, `creationDatetime` (with an offset).
+    The API does not say which of
+    our numbers it was sent to: `short_code` is what we know."""
+    return Message(
+        provider_message_id=identifier(fields, "id"),
+        sender=required(fields, "sender", most=NUMBER_CHARS),
+        short_code=short_code,
+        text=text_of(fields, "message"),
+        sent_at=bodies.zoned(fields, "creationDatetime"),
+    )
+
+
+def answer(kind: Kind) -> Answer:
+    return OK

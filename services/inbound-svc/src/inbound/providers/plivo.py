@@ -1,0 +1,120 @@
+"""Plivo: form bodies; HMAC-SHA256 with a nonce, V3 over the URL and the form, V2 over the URL alone.
+
+V3 (`X-Plivo-Signature-V3`, or `-MA-V3` of the main account; several, by commas; `-V3-Nonce`):
+    base64(HMAC-SHA256(token, url + "?" + [sorted query + "."] + sorted names and values + "." + nonce))
+V2 (`X-Plivo-Signature-V2`, `-V2-Nonce`): base64(HMAC-SHA256(token, url without query + nonce)).
+plivo/plivo-python plivo/utils/signature_v3.py and plivo/utils; vectors: DOMAIN 3.2. No time is signed, and V2 does not
+cover the body, so a nonce is remembered for as long as anybody may retry, and V3 is what counts where both are there.
+
+The code of a receipt is `ErrorCode`; 200 is an opt-out. Plivo gives no time and does not echo our reference.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+
+from common.contracts.inbound import ReceiptState
+from inbound.providers import bodies, signatures
+from inbound.providers.provider import (
+    EMPTY,
+    FORM_BYTES,
+    NUMBER_CHARS,
+    Account,
+    Answer,
+    Callback,
+    Capabilities,
+    Kind,
+    Message,
+    NotGenuine,
+    Once,
+    Receipt,
+    Signing,
+    as_addressed,
+    optional,
+    required,
+    text_key,
+    text_of,
+)
+
+signing: Signing = "always"
+signs_url = True
+max_body_bytes = FORM_BYTES
+takes_get = False
+capabilities = Capabilities(keeps_blacklist=True, signs=True)  # 200: the recipient has opted out
+secret_key = text_key
+kind_of = as_addressed
+
+STATES: Mapping[str, ReceiptState] = {  # DOMAIN 3.4
+    "queued": "queued",
+    "sent": "sent",
+    "delivered": "delivered",
+    "undelivered": "failed",
+    "rejected": "failed",
+    "failed": "failed",
+}
+OPTED_OUT_CODE = "200"
+NO_ERRORS = ("000", "0")
+V3, V3_MAIN, V2 = "x-plivo-signature-v3", "x-plivo-signature-ma-v3", "x-plivo-signature-v2"
+
+Pairs = Iterable[tuple[str, str]]
+
+
+def verify(callback: Callback, account: Account, now: datetime) -> Once | None:
+    headers = callback.headers
+    url = (account.public_url or "").rstrip("/") + callback.target
+    keys = [secret_key(secret) for secret in account.secrets]
+    if V3 in headers or V3_MAIN in headers:
+        nonce = signatures.header(headers, f"{V3}-nonce")
+        given = [one.strip() for name in (V3, V3_MAIN) for one in headers.get(name, "").split(",")]
+        signed = signed_v3(url, bodies.pairs(callback.body), nonce)
+    elif V2 in headers:
+        nonce = signatures.header(headers, f"{V2}-nonce")
+        given = [one.strip() for one in headers[V2].split(",")]
+        signed = url.partition("?")[0] + nonce
+    else:
+        raise NotGenuine("signature_missing")
+    signatures.matches(given, [signatures.hmac_base64(key, signatures.octets(signed)) for key in keys])
+    return signatures.once(nonce, now + signatures.REMEMBERED)
+
+
+def signed_v3(url: str, form: Pairs, nonce: str) -> str:
+    """What V3 signs: a name that comes twice gives its values sorted."""
+    base, _, query = url.partition("?")
+    asked = "&".join(f"{name}={value}" for name, value in sorted(bodies.pairs(query.encode("latin-1", "replace"))))
+    posted = "".join(name + value for name, value in sorted(form))
+    if asked or posted:
+        base += "?" + asked
+    if asked and posted:
+        base += "."
+    return f"{base}{posted}.{nonce}"
+
+
+def parse_messages(callback: Callback) -> Sequence[Message]:
+    fields = bodies.form(callback)
+    return [
+        Message(
+            provider_message_id=required(fields, "MessageUUID"),
+            sender=required(fields, "From", most=NUMBER_CHARS),
+            short_code=required(fields, "To", most=NUMBER_CHARS),
+            text=text_of(fields, "Text"),
+            sent_at=None,
+        )
+    ]
+
+
+def parse_receipts(callback: Callback) -> Sequence[Receipt]:
+    fields = bodies.form(callback)
+    code = optional(fields, "ErrorCode")
+    state = STATES.get(required(fields, "Status"), "unknown")
+    return [
+        Receipt(
+            provider_message_id=required(fields, "MessageUUID"),
+            reference=None,
+            state="opted_out" if code == OPTED_OUT_CODE else state,
+            code=None if code in NO_ERRORS else code,
+            at=None,
+        )
+    ]
+
+
+def answer(kind: Kind) -> Answer:
+    return EMPTY

@@ -1,0 +1,105 @@
+"""What signature schemes have in common: time windows, comparisons, HS256 tokens. Pure."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+
+from inbound.providers.provider import NotGenuine, Once
+
+TOLERANCE = timedelta(minutes=5)  # DOMAIN 3.2: reject outside five minutes when a time is signed
+REMEMBERED = timedelta(days=30)  # a nonce without a signed time: the longest time a provider retries (DOMAIN 3.1)
+
+_UNIX_SECONDS = re.compile(r"[0-9]{1,11}", re.ASCII)
+
+
+def octets(text: str) -> bytes:
+    """A text as it was sent: form bytes that are no UTF-8, or JSON's halves of a surrogate pair, included."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
+
+
+def header(headers: Mapping[str, str], name: str) -> str:
+    """The header `name` (lower case). Raises NotGenuine."""
+    value = headers.get(name, "")
+    if not value:
+        raise NotGenuine("signature_missing")
+    return value
+
+
+def matches(given: Iterable[str], expected: Iterable[bytes]) -> None:
+    """One of the signatures given is one of those expected, which are ASCII. Raises NotGenuine. In constant time."""
+    ours = list(expected)
+    results = [hmac.compare_digest(octets(one), other) for one in given for other in ours]
+    if not any(results):
+        raise NotGenuine("signature_wrong")
+
+
+def unix_time(stamp: str) -> datetime:
+    """A signed unix time in seconds. Raises NotGenuine."""
+    if not _UNIX_SECONDS.fullmatch(stamp):
+        raise NotGenuine("timestamp_outside_window")
+    return datetime.fromtimestamp(int(stamp), UTC)
+
+
+def within(at: datetime, now: datetime) -> None:
+    """Raises NotGenuine."""
+    if abs(now - at) > TOLERANCE:
+        raise NotGenuine("timestamp_outside_window")
+
+
+def once(nonce: str, at: datetime) -> Once:
+    """To be remembered until what was signed at `at` is too old. A nonce of any length and content."""
+    return Once(hashlib.sha256(octets(nonce)).hexdigest(), at + TOLERANCE)
+
+
+def hmac_base64(key: bytes, signed: bytes) -> bytes:
+    return base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest())
+
+
+def hs256_claims(token: str, keys: Iterable[bytes]) -> Mapping[str, object]:
+    """The claims of a compact JWT, signed with HS256 and nothing else. Raises NotGenuine."""
+    head, _, rest = token.partition(".")
+    body, _, mac = rest.partition(".")
+    signed = octets(f"{head}.{body}")
+    expected = [base64.urlsafe_b64encode(hmac.new(key, signed, hashlib.sha256).digest()).rstrip(b"=") for key in keys]
+    matches([mac], expected)
+    if _decoded(head).get("alg") != "HS256":
+        raise NotGenuine("signature_wrong")
+    return _decoded(body)
+
+
+def claimed_time(claims: Mapping[str, object], name: str) -> datetime:
+    """A time of a token. Raises NotGenuine."""
+    value = claims.get(name)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 10**11:
+        raise NotGenuine("timestamp_outside_window")
+    return datetime.fromtimestamp(value, UTC)
+
+
+def claimed(claims: Mapping[str, object], name: str) -> str:
+    """A text of a token, "" where it is not there or no text."""
+    value = claims.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def is_hash_of(content: bytes, given: str) -> None:
+    """`given` is the SHA-256 of `content` in hexadecimal. Raises NotGenuine."""
+    matches([given.lower()], [hashlib.sha256(content).hexdigest().encode()])
+
+
+def _decoded(segment: str) -> Mapping[str, object]:
+    try:
+        padded = segment.encode("ascii") + b"=" * (-len(segment) % 4)
+        value: object = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+    except (ValueError, binascii.Error, RecursionError) as error:
+        raise NotGenuine("signature_wrong") from error
+    if not isinstance(value, dict):
+        raise NotGenuine("signature_wrong")
+    return value

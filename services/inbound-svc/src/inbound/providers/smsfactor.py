@@ -1,0 +1,84 @@
+"""SMSFactor: JSON; nothing that can be checked is signed.
+
+dev.smsfactor.com/en/api/sms/webhook. `X-SMSFactor-Signature` exists, but how it is made is not published: it is not
+looked at. A secret path, and the addresses SMSFactor gives: 51.159.7.123, 51.159.21.54.
+
+The STOP webhook and the MO webhook have the same body. Give the STOP webhook our URL with `?webhook=stop` at its end:
+then it is an opt-out whatever the text says. `last_message_id` is that of what was sent, which one may answer twice: an
+MO has no id of its own. Dates come with and without an offset; without one they are left out. Status 4, "not allowed",
+may be an opt-out or not: it blocks. What 0, "not sent", leaves open is not documented: it is unknown.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from common.contracts.inbound import ReceiptState
+from inbound.providers import bodies
+from inbound.providers.provider import (
+    EMPTY,
+    JSON_BYTES,
+    NUMBER_CHARS,
+    Answer,
+    Callback,
+    Capabilities,
+    Kind,
+    Message,
+    Receipt,
+    Signing,
+    as_addressed,
+    identifier,
+    nothing_signed,
+    text_key,
+    text_of,
+)
+
+signing: Signing = "never"
+signs_url = False
+max_body_bytes = JSON_BYTES
+takes_get = False
+capabilities = Capabilities(adds_stop_clause=True, keeps_blacklist=True)  # STOP: unsubscribed automatically
+secret_key = text_key
+verify = nothing_signed
+kind_of = as_addressed
+
+STATES: Mapping[str, ReceiptState] = {  # DOMAIN 3.4
+    "1": "sent",
+    "2": "failed",
+    "3": "delivered",
+    **dict.fromkeys(("4", "5", "6", "7", "9", "11"), "failed"),
+    "12": "expired",
+}
+NO_ERROR = ("1", "3")
+BLOCKED = "4"
+
+
+def parse_messages(callback: Callback) -> Sequence[Message]:
+    fields = bodies.json_object(callback)
+    return [
+        Message(
+            provider_message_id=None,
+            sender=identifier(fields, "from", most=NUMBER_CHARS),
+            short_code="",
+            text=text_of(fields, "message"),
+            sent_at=bodies.zoned(fields, "date"),
+            opted_out=bodies.query(callback).get("webhook") == "stop",
+        )
+    ]
+
+
+def parse_receipts(callback: Callback) -> Sequence[Receipt]:
+    fields = bodies.json_object(callback)
+    status = identifier(fields, "status")
+    return [
+        Receipt(
+            provider_message_id=identifier(fields, "message_id"),
+            reference=None,
+            state=STATES.get(status, "unknown"),
+            code=None if status in NO_ERROR else status,
+            at=bodies.zoned(fields, "date"),
+            blocked=status == BLOCKED,
+        )
+    ]
+
+
+def answer(kind: Kind) -> Answer:
+    return EMPTY

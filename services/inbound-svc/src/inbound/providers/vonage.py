@@ -1,0 +1,154 @@
+"""Vonage SMS API: GET or POST, form or JSON; the signature is a parameter, `sig`.
+
+The signature is over every other parameter, sorted, as "&name=value" with `&` and `=` in values as `_`: MD5 of that and
+the secret, or an HMAC with MD5, SHA-1, SHA-256 or SHA-512, as the account is set; hexadecimal, in either case. Which it
+is shows in its length. Only a signed account may be given secrets: signing is off until Vonage is asked
+(developer.vonage.com/en/getting-started/concepts/signing-messages; DOMAIN 3.2).
+
+A long MO comes in parts, one request each (`concat`), in any order. `message-timestamp` is UTC
+(developer.vonage.com/messaging/sms/guides/inbound-sms). Not documented: what a binary MO means, so its text is empty.
+"""
+
+import hashlib
+import hmac
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+
+from common.contracts.inbound import ReceiptState
+from inbound.providers import bodies, signatures
+from inbound.providers.provider import (
+    FORM_BYTES,
+    NO_CONTENT,
+    NUMBER_CHARS,
+    Account,
+    Answer,
+    Callback,
+    Capabilities,
+    Kind,
+    Message,
+    NotGenuine,
+    Once,
+    Part,
+    Receipt,
+    Signing,
+    as_addressed,
+    identifier,
+    optional,
+    required,
+    text_key,
+    text_of,
+)
+
+signing: Signing = "optional"
+signs_url = False
+max_body_bytes = FORM_BYTES
+takes_get = True
+capabilities = Capabilities(keeps_blacklist=True)  # err-code 9: developer.vonage.com/en/opt-out-assist
+secret_key = text_key
+kind_of = as_addressed
+
+DIGESTS = {32: "md5", 40: "sha1", 64: "sha256", 128: "sha512"}  # by the length of the signature
+STATES: Mapping[str, ReceiptState] = {  # DOMAIN 3.4
+    "accepted": "sent",
+    "buffered": "sent",
+    "delivered": "delivered",
+    "expired": "expired",
+    "failed": "failed",
+    "rejected": "failed",
+}
+OPTED_OUT_CODE = "9"  # of a receipt; in the answer to a submit, 9 is "quota exceeded" (DOMAIN 4.4)
+NO_ERROR = "0"
+UNDERSCORED = str.maketrans("&=", "__")
+MAX_PARTS = 255  # the octet of the user data header
+
+
+def verify(callback: Callback, account: Account, now: datetime) -> Once | None:
+    fields = _fields(callback)
+    given = fields.get("sig")
+    if not isinstance(given, str) or not given:
+        raise NotGenuine("signature_missing")
+    signed = signatures.octets(canonical(fields))
+    keys = [secret_key(secret) for secret in account.secrets]
+    signatures.matches([given.lower()], [one for key in keys for one in _expected(len(given), key, signed)])
+    at = signatures.unix_time(_written(fields.get("timestamp", "")))
+    signatures.within(at, now)
+    return signatures.once(_written(fields.get("nonce", "")) or given.lower(), at)
+
+
+def canonical(fields: Mapping[str, object]) -> str:
+    """What is signed. Of names too, so that two fields cannot be passed off as one."""
+    return "".join(
+        f"&{name.translate(UNDERSCORED)}={_written(value).translate(UNDERSCORED)}"
+        for name, value in sorted(fields.items())
+        if name != "sig"
+    )
+
+
+def parse_messages(callback: Callback) -> Sequence[Message]:
+    """One MO, or one part of one."""
+    fields = _fields(callback)
+    return [
+        Message(
+            provider_message_id=identifier(fields, "messageId"),
+            sender=identifier(fields, "msisdn", most=NUMBER_CHARS),
+            short_code=identifier(fields, "to", most=NUMBER_CHARS),
+            text="" if fields.get("type") == "binary" else text_of(fields, "text"),
+            sent_at=bodies.utc(fields, "message-timestamp"),
+            part=_part(fields),
+        )
+    ]
+
+
+def parse_receipts(callback: Callback) -> Sequence[Receipt]:
+    fields = _fields(callback)
+    state = STATES.get(required(fields, "status"), "unknown")
+    code = optional(fields, "err-code")
+    return [
+        Receipt(
+            provider_message_id=identifier(fields, "messageId"),
+            reference=optional(fields, "client-ref"),
+            state="opted_out" if state == "failed" and code == OPTED_OUT_CODE else state,
+            code=None if code == NO_ERROR else code,
+            at=bodies.utc(fields, "message-timestamp"),
+        )
+    ]
+
+
+def answer(kind: Kind) -> Answer:
+    return NO_CONTENT
+
+
+def _fields(callback: Callback) -> Mapping[str, object]:
+    if callback.method != "GET" and "json" in callback.headers.get("content-type", "").lower():
+        return bodies.json_object(callback)
+    return bodies.form_or_query(callback)
+
+
+def _part(fields: Mapping[str, object]) -> Part | None:
+    """None too where the numbers make no sense: then the part is a text of its own, and nothing is lost."""
+    if _written(fields.get("concat", "")).lower() != "true":
+        return None
+    reference, number, total = (
+        _written(fields.get(name, "")) for name in ("concat-ref", "concat-part", "concat-total")
+    )
+    if not (reference.isprintable() and 0 < len(reference) <= NUMBER_CHARS and _small(number) and _small(total)):
+        return None
+    part = Part(reference, int(number), int(total))
+    return part if 1 <= part.number <= part.total <= MAX_PARTS and part.total > 1 else None
+
+
+def _small(digits: str) -> bool:
+    return digits.isascii() and digits.isdigit() and len(digits) <= 3
+
+
+def _written(value: object) -> str:
+    """A JSON value as the form would have it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _expected(length: int, key: bytes, signed: bytes) -> Iterator[bytes]:
+    if length in DIGESTS:
+        yield hmac.new(key, signed, DIGESTS[length]).hexdigest().encode()
+    if length == 32:
+        yield hashlib.md5(signed + key, usedforsecurity=False).hexdigest().encode()  # theirs to choose, not ours

@@ -1,0 +1,104 @@
+"""The review queue: MOs that a person has to read, each decided once. The caller owns the transaction.
+
+A row is written with the journal's, in one transaction, and keeps the event as it was published: number and text are
+sealed. A decision is a new revision of that event.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, Row, Table, Text, UniqueConstraint, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.contracts.inbound import Intent, MessageReceived
+from inbound.store import metadata
+
+review = Table(
+    "review",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("mo_id", Text, nullable=False),
+    Column("event", Text, nullable=False),  # JSON of the event as it was first published
+    Column("intent", Text, nullable=True),  # what was meant, once decided; as all below
+    Column("note", Text, nullable=True),  # sealed, context "note:<mo_id>"
+    Column("decided_by", Text, nullable=True),
+    Column("decided_at", DateTime(timezone=True), nullable=True),
+    UniqueConstraint("mo_id"),
+    Index("review_open_ix", "id", postgresql_where=text("decided_at IS NULL")),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What a person made of an MO. `note` is sealed."""
+
+    intent: Intent
+    note: str | None
+    by: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """One MO in the queue. `place`: its place in it."""
+
+    place: int
+    event: MessageReceived
+    decided: Decided | None
+
+
+_event = msgspec.json.Decoder(MessageReceived)
+
+
+async def add(tx: AsyncConnection, events: Sequence[object]) -> None:
+    """Queue those of `events` that nobody could tell the meaning of. In the transaction that publishes them."""
+    doubtful = [event for event in events if isinstance(event, MessageReceived) and event.intent == "review"]
+    if doubtful:
+        await tx.execute(
+            text(
+                "INSERT INTO review (mo_id, event)"
+                " SELECT * FROM unnest(CAST(:ids AS text[]), CAST(:events AS text[])) ON CONFLICT DO NOTHING"
+            ),
+            {
+                "ids": [event.mo_id for event in doubtful],
+                "events": [msgspec.json.encode(event).decode() for event in doubtful],
+            },
+        )
+
+
+async def page(tx: AsyncConnection, *, decided: bool, after: int, limit: int) -> list[Review]:
+    """Oldest first, from the place after `after`."""
+    rows = await tx.execute(
+        text(
+            f"SELECT * FROM review WHERE decided_at IS {'NOT NULL' if decided else 'NULL'} AND id > :after"
+            " ORDER BY id LIMIT :limit"
+        ),
+        {"after": after, "limit": limit},
+    )
+    return [_review(row) for row in rows]
+
+
+async def lock(tx: AsyncConnection, mo_id: str) -> Review | None:
+    """Until the transaction ends: who decides second sees what the first has decided."""
+    rows = await tx.execute(text("SELECT * FROM review WHERE mo_id = :id FOR UPDATE"), {"id": mo_id})
+    row = rows.one_or_none()
+    return _review(row) if row else None
+
+
+async def decide(tx: AsyncConnection, mo_id: str, decided: Decided) -> None:
+    """Of a locked review that is open."""
+    await tx.execute(
+        text(
+            "UPDATE review SET intent = :intent, note = :note, decided_by = :by, decided_at = :at"
+            " WHERE mo_id = :id AND decided_at IS NULL"
+        ),
+        {"id": mo_id, "intent": decided.intent, "note": decided.note, "by": decided.by, "at": decided.at},
+    )
+
+
+def _review(row: Row[Any]) -> Review:
+    decided = Decided(row.intent, row.note, row.decided_by, row.decided_at) if row.decided_at else None
+    return Review(row.id, _event.decode(row.event), decided)

@@ -1,0 +1,173 @@
+"""The review queue over HTTP: a person reads what no rule could be sure of, and says what was meant.
+
+While an MO is in the queue, consent-svc holds marketing to that number. The decision is journalled with who made it and
+published as the next revision of the MO: from there on it is as if the text had said so at first.
+
+The texts are of people, not of one sender, and so is a decision: a token for every sender is needed.
+"""
+
+import logging
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from common import outbox
+from common.auth import Caller, require
+from common.contracts import INBOUND_MESSAGES
+from common.contracts.inbound import Intent, MessageReceived
+from common.keyring import FieldKeys, Unreadable
+from common.problems import Conflict, Forbidden, NotFound, Reason
+from common.service import Resources, resources
+from common.telemetry import counter
+from inbound import queue
+from inbound.queue import Decided, Review
+
+log = logging.getLogger(__name__)
+
+router = APIRouter(prefix="/v1/reviews", tags=["reviews"])
+
+RULE = "person"  # as the rule that found the intent
+
+DECIDED = counter("sms_inbound_reviews_decided_total", "Texts that a person has read, by what they said.", ["intent"])
+
+Held = Annotated[Resources[Any], Depends(resources)]
+
+
+class AlreadyDecided(Conflict):
+    slug, title = "already-decided", "Somebody has decided this already"
+
+
+class DecisionBody(BaseModel):
+    """What the text means. `none`: no request at all. An erasure is not asked for here: decide `stop`, and erase."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"intent": "stop", "note": "asks to be left alone"}]}
+    )
+
+    intent: Literal["stop", "start", "contact", "none"]
+    note: str | None = Field(None, min_length=1, max_length=2000, pattern=r"^[^\x00]*$")
+
+
+class Decision(BaseModel):
+    intent: Intent
+    note: str | None = Field(description="Null as well where its key is gone.")
+    decided_by: str
+    decided_at: datetime
+
+
+class ReviewItem(BaseModel):
+    mo_id: str
+    subject_id: str
+    provider: str
+    account: str
+    provider_message_id: str
+    short_code: str
+    text: str | None = Field(description="Null where its key is gone.")
+    rule: str = Field(description="What made it doubtful.")
+    score: float
+    occurred_at: datetime
+    received_at: datetime
+    decision: Decision | None
+
+
+class Reviews(BaseModel):
+    items: list[ReviewItem]
+    next: str | None = Field(description="Pass it as `cursor`; null at the end.")
+
+
+@router.get("")
+async def list_reviews(
+    held: Held,
+    caller: Annotated[Caller, Depends(require("review:read"))],
+    state: Literal["open", "decided"] = "open",
+    cursor: Annotated[int, Query(ge=0, lt=2**63)] = 0,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> Reviews:
+    """What waits for a person, or has been decided; oldest first, texts in clear."""
+    _for_every_sender(caller)
+    async with held.database.begin() as tx:
+        found = await queue.page(tx, decided=state == "decided", after=cursor, limit=limit)
+    log.info("texts were shown", extra={"by": caller.subject, "mo_ids": [review.event.mo_id for review in found]})
+    items = [_item(review, held.field_keys) for review in found]
+    return Reviews(items=items, next=str(found[-1].place) if len(found) == limit else None)
+
+
+@router.post("/{mo_id}/decision")
+async def decide_review(
+    mo_id: str,
+    body: DecisionBody,
+    held: Held,
+    caller: Annotated[Caller, Depends(require("review:write"))],
+) -> ReviewItem:
+    """Decided once: 409 for whoever comes second, unless it is the same decision of the same person again."""
+    _for_every_sender(caller)
+    note = held.field_keys.seal(body.note, f"note:{mo_id}") if body.note else None
+    decided = Decided(body.intent, note, caller.subject, datetime.now(UTC))
+    async with held.database.begin() as tx:
+        review = await queue.lock(tx, mo_id)
+        if review is None:
+            raise NotFound("no such review", reasons=[Reason("mo_id", "unknown_review")])
+        if review.decided is not None:
+            if (review.decided.intent, review.decided.by) != (decided.intent, decided.by):
+                raise AlreadyDecided("the first decision stands", reasons=[Reason("mo_id", "already_decided")])
+            return _item(review, held.field_keys)
+        await queue.decide(tx, mo_id, decided)
+        await outbox.append(tx, INBOUND_MESSAGES, [revised(review.event, decided)])
+    DECIDED.labels(decided.intent).inc()
+    log.info("a review is decided", extra={"mo_id": mo_id, "intent": decided.intent, "by": decided.by})
+    return _item(Review(review.place, review.event, decided), held.field_keys)
+
+
+def revised(event: MessageReceived, decided: Decided) -> MessageReceived:
+    """The MO as it is understood now."""
+    return msgspec.structs.replace(
+        event,
+        intent=decided.intent,
+        rule=RULE,
+        score=1.0,
+        revision=event.revision + 1,
+        decided_by=decided.by,
+        decided_at=decided.at,
+    )
+
+
+def _item(review: Review, keys: FieldKeys) -> ReviewItem:
+    event, decided = review.event, review.decided
+    return ReviewItem(
+        mo_id=event.mo_id,
+        subject_id=event.subject_id,
+        provider=event.provider,
+        account=event.account,
+        provider_message_id=event.provider_message_id,
+        short_code=event.short_code,
+        text=_opened(keys, event.text, f"text:{event.mo_id}"),
+        rule=event.rule,
+        score=event.score,
+        occurred_at=event.occurred_at,
+        received_at=event.received_at,
+        decision=Decision(
+            intent=decided.intent,
+            note=_opened(keys, decided.note, f"note:{event.mo_id}") if decided.note else None,
+            decided_by=decided.by,
+            decided_at=decided.at,
+        )
+        if decided
+        else None,
+    )
+
+
+def _opened(keys: FieldKeys, sealed: str, context: str) -> str | None:
+    try:
+        return keys.unseal(sealed, context)
+    except Unreadable:
+        return None  # it still has to be decided, or it holds that person for ever
+
+
+def _for_every_sender(caller: Caller) -> None:
+    if caller.senders is not None:
+        raise Forbidden(
+            "only a token for every sender reads these", reasons=[Reason("senders", "not_for_every_sender")]
+        )

@@ -1,0 +1,38 @@
+"""What is on a topic of the real broker, as it grows."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from common import kafka
+from common.contracts import Event, Topic
+from common.settings import ServiceSettings
+from tests.running import Surroundings
+
+
+@asynccontextmanager
+async def reading(surroundings: Surroundings, topic: Topic) -> AsyncIterator[Callable[[], Awaitable[list[Event]]]]:
+    """All of a topic so far, each time it is asked, partition by partition in order."""
+    settings = ServiceSettings(**await surroundings.settings("dispatch"))
+    await kafka.ensure_topics(settings, [topic])
+    partitions = [TopicPartition(settings.topic_prefix + topic.name, n) for n in range(settings.partitions)]
+    consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka_bootstrap, auto_offset_reset="earliest")
+    seen: list[tuple[int, int, Event]] = []
+
+    async def read() -> list[Event]:
+        for tp, batch in (await consumer.getmany(timeout_ms=50)).items():
+            for one in batch:
+                event = kafka.decode(one.value, one.headers)
+                assert event is not None
+                seen.append((tp.partition, one.offset, event))
+        return [event for *_, event in sorted(seen, key=lambda s: s[:2])]
+
+    await consumer.start()
+    try:
+        consumer.assign(partitions)
+        for tp in partitions:
+            consumer.seek(tp, 0)
+        yield read
+    finally:
+        await consumer.stop()

@@ -1,0 +1,131 @@
+"""Receipts that tell of an opt-out: evidence, once, whoever the person is to us."""
+
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from common.consumer import Received
+from common.contracts import DISPATCH_MESSAGES
+from common.contracts.dispatch import MessageChanged
+from common.database import Database
+from consent import ledger, receipts, store
+from consent.recorder import Statement, record
+from consent.service import Settings, build
+from tests.builders import field_keys, number, subject
+from tests.eventually import eventually
+from tests.infrastructure import Postgres
+from tests.publish import publish
+from tests.running import Surroundings, running
+from tests.unit.consent.evidences import NOW, at, opt_in
+
+WHO = subject(1)
+
+
+def message(minutes: float | None, **changes: Any) -> MessageChanged:
+    """A message of acme to a person who turned out to be opted out, as dispatch tells it."""
+    fields: dict[str, Any] = {
+        "message_id": "01a2106a-b86f-824b-bc66-626b85015e26",
+        "campaign_id": "c1",
+        "sender_id": "acme",
+        "subject_id": WHO,
+        "category": "marketing",
+        "version": 3,
+        "status": "accepted",
+        "reasons": (),
+        "until": None,
+        "policy_version": "france-1",
+        "consent_version": 1,
+        "as_of": NOW,
+        "decided_at": NOW,
+        "gateway": "twilio",
+        "gateway_message_id": "SM1",
+        "receipt": "opted_out",
+        "code": "21610",
+        "receipt_at": None if minutes is None else at(minutes),
+        "number": field_keys.seal(number(1), f"number:{WHO}"),
+    }
+    return MessageChanged(**(fields | changes))
+
+
+@pytest.fixture
+async def database(postgres: Postgres, unique: str) -> AsyncIterator[Database]:
+    opened = Database(await postgres.clone("consent", f"consent_{unique}"))
+    yield opened
+    await opened.close()
+
+
+async def give(database: Database, evidence: ledger.Evidence) -> None:
+    async with database.begin() as tx:
+        await record(tx, [Statement(WHO, "sealed", evidence)], NOW)
+
+
+async def tell(database: Database, *messages: MessageChanged, published_at: datetime | None = None) -> None:
+    batch = [Received(m, m.subject_id, 0, n, published_at or at(60), None) for n, m in enumerate(messages)]
+    async with database.begin() as tx:
+        assert await receipts.apply(tx, batch) is None
+
+
+async def standing(database: Database, sender_id: str = "acme") -> str:
+    async with database.begin() as tx:
+        found = await store.find_subject(tx, WHO)
+    return ledger.standing(found.state, sender_id, "promotions") if found else "unknown"
+
+
+async def test_a_receipt_that_says_opted_out_closes_its_sender_and_no_other(database: Database) -> None:
+    await give(database, opt_in(0))
+    await give(database, opt_in(0, sender_id="globex"))
+    await tell(database, message(10))
+    assert (await standing(database), await standing(database, "globex")) == ("opted_out", "opted_in")
+    async with database.begin() as tx:
+        proof = (await store.history(tx, WHO))[-1].evidence
+    assert (proof.source, proof.reference, proof.purpose) == ("receipt", "twilio/SM1", None)
+    assert (proof.occurred_at, proof.received_at) == (at(10), at(60))
+
+
+async def test_it_counts_once_however_often_the_message_changes(database: Database) -> None:
+    await tell(database, message(10), message(10))
+    await tell(database, message(10, version=4), published_at=at(90))
+    async with database.begin() as tx:
+        assert len(await store.history(tx, WHO)) == 1
+
+
+@pytest.mark.parametrize("receipt", [None, "queued", "sent", "delivered", "failed", "expired", "unknown"])
+async def test_no_other_receipt_is_an_opt_out(database: Database, receipt: str | None) -> None:
+    await give(database, opt_in(0))
+    await tell(database, message(10, receipt=receipt, number=None))
+    assert await standing(database) == "opted_in"
+
+
+async def test_an_opt_in_given_after_the_receipt_holds(database: Database) -> None:
+    await give(database, opt_in(20))
+    await tell(database, message(10))
+    assert await standing(database) == "opted_in"
+
+
+async def test_without_a_time_of_its_own_it_counts_from_when_it_was_told(database: Database) -> None:
+    await give(database, opt_in(20))
+    await tell(database, message(None), published_at=at(30))
+    assert await standing(database) == "opted_out"
+
+
+async def test_a_stranger_who_is_opted_out_at_the_operator_is_remembered(database: Database) -> None:
+    await tell(database, message(10, category="transactional"))
+    await give(database, opt_in(5))
+    assert await standing(database) == "opted_out"
+
+
+async def test_it_travels_from_dispatchs_topic_to_the_ledger(surroundings: Surroundings) -> None:
+    async with running(build(Settings(**await surroundings.settings("consent")))) as client:
+        await publish(surroundings, DISPATCH_MESSAGES, [message(-10), message(-10, version=4)])
+
+        async def known() -> list[dict[str, Any]]:
+            answer = await client.post("/v1/subjects/lookup", json={"number": number(1)})
+            found: list[dict[str, Any]] = answer.json()["history"]
+            assert found
+            return found
+
+        [line] = await eventually(known, within_s=20)
+    assert (line["source"], line["reference"], line["sender_id"]) == ("receipt", "twilio/SM1", "acme")
+    assert datetime.fromisoformat(line["received_at"]) - at(-10) > timedelta(0)

@@ -1,0 +1,123 @@
+"""A provider's opt-out list against ours."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from consent import reconciliations
+from consent.service import Settings, build
+from tests.builders import number
+from tests.running import Surroundings, bearer, running
+
+SENDER = {
+    "sender_id": "acme",
+    "legal_name": "ACME SAS",
+    "brand": "Acme",
+    "contact": "acme.example",
+    "country": "FR",
+    "oadc": "ACME",
+    "stop_code": "36111",
+    "purposes": [{"id": "promotions", "wording": "Nos offres"}],
+}
+
+
+@pytest.fixture
+async def service(surroundings: Surroundings) -> AsyncIterator[httpx.AsyncClient]:
+    """The API of consent-svc; acme registered; 1 opted in, 2 and 3 opted out of acme, 4 of everyone, 5 of globex."""
+    settings = Settings(**await surroundings.settings("consent", roles="api"))
+    async with running(build(settings)) as client:
+        for sender_id in ("acme", "globex"):
+            assert (await client.post("/v1/senders", json={**SENDER, "sender_id": sender_id})).status_code == 201
+        given = {
+            "sender_id": "acme",
+            "purpose": "promotions",
+            "number": number(1),
+            "occurred_at": "2026-01-01T09:00:00Z",
+            "evidence": {"source": "shop", "text_shown": "Oui"},
+        }
+        assert (await client.post("/v1/consents", json=given)).status_code == 201
+        for n, whose in ((2, "acme"), (3, "acme"), (4, None), (5, "globex")):
+            out = {"sender_id": whose, "number": number(n), "evidence": {"source": "shop"}}
+            assert (await client.post("/v1/opt-outs", json=out)).status_code == 201
+        yield client
+
+
+async def reconcile(client: httpx.AsyncClient, text: str, **changes: Any) -> httpx.Response:
+    return await client.post(
+        "/v1/reconciliations", json={"sender_id": "acme", "provider": "ovh", "list": text} | changes
+    )
+
+
+async def state_of(client: httpx.AsyncClient, n: int) -> dict[str, Any]:
+    found: dict[str, Any] = (await client.post("/v1/subjects/lookup", json={"number": number(n)})).json()
+    return found
+
+
+async def test_what_the_provider_has_and_we_lack_becomes_evidence_and_the_drift_is_told(
+    service: httpx.AsyncClient,
+) -> None:
+    national = "0" + number(1)[3:]
+    listed = f"number\n{national}\n{number(1)}\n{number(2)}\n{number(9)}\nhello\n"
+    answer = await reconcile(service, listed)
+    assert answer.status_code == 200, answer.text
+    assert answer.json() == {
+        "listed": 3,
+        "known_opted_out": 1,
+        "missing_here": 2,
+        "only_here": 2,
+        "unreadable": 1,
+        "unreadable_lines": [6],
+    }
+    known = await state_of(service, 1)
+    assert [c["state"] for c in known["consents"]] == ["opted_out"]
+    proof = known["history"][-1]
+    assert (proof["source"], proof["reference"], proof["actor"]) == ("provider_list", "ovh/opt-out-list", "tester")
+    assert (await state_of(service, 9))["suppressions"][0]["sender_id"] == "acme", "a stranger to us, and not to them"
+    assert (await state_of(service, 2))["version"] == 1
+    again = (await reconcile(service, listed)).json()
+    assert (again["known_opted_out"], again["missing_here"]) == (3, 0)
+
+
+async def test_long_lists_are_compared_chunk_by_chunk(
+    service: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciliations, "CHUNK", 2)
+    answer = await reconcile(service, "\n".join(number(n) for n in range(10, 17)))
+    assert (answer.json()["missing_here"], answer.json()["only_here"]) == (7, 3)
+
+
+async def test_an_opt_out_of_one_purpose_is_not_one_of_the_sender(service: httpx.AsyncClient) -> None:
+    out = {"sender_id": "acme", "purpose": "promotions", "number": number(1), "evidence": {"source": "shop"}}
+    assert (await service.post("/v1/opt-outs", json=out)).status_code == 201
+    assert (await reconcile(service, number(1))).json()["missing_here"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "field"),
+    [
+        ({"list": '{"optOuts": []}'}, 422, "list"),
+        ({"list": "nom\nDurand"}, 422, "list"),
+        ({"sender_id": "nobody"}, 404, "sender_id"),
+        ({"provider": "Not A Slug"}, 422, "provider"),
+        ({"list": None}, 422, "list"),
+    ],
+)
+async def test_what_cannot_be_compared_is_refused(
+    service: httpx.AsyncClient, changes: dict[str, Any], status: int, field: str
+) -> None:
+    answer = await reconcile(service, "", **changes)
+    assert answer.status_code == status, answer.text
+    assert answer.json()["reasons"][0]["field"] == field
+
+
+async def test_only_who_may_write_the_senders_consents_reconciles(service: httpx.AsyncClient) -> None:
+    body = {"sender_id": "acme", "provider": "ovh", "list": number(1)}
+    for headers, status in (
+        ({"Authorization": ""}, 401),
+        (bearer(scope="consent:read"), 403),
+        (bearer(senders=["globex"]), 403),
+    ):
+        assert (await service.post("/v1/reconciliations", json=body, headers=headers)).status_code == status
+    assert [c["state"] for c in (await state_of(service, 1))["consents"]] == ["opted_in"]

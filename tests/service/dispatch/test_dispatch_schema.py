@@ -1,0 +1,20 @@
+"""The migrations and the tables the code names are one schema."""
+
+import asyncio
+
+from alembic import command
+
+from common.database import alembic_config, migrate
+from tests.infrastructure import Postgres
+
+
+async def test_the_migrations_make_the_tables_that_the_code_names(postgres: Postgres, unique: str) -> None:
+    url = await postgres.clone("dispatch", f"dispatch_{unique}")
+    await asyncio.to_thread(command.check, alembic_config(url, "dispatch"))
+
+
+async def test_the_last_migration_can_be_taken_back_and_made_again(postgres: Postgres, unique: str) -> None:
+    url = await postgres.clone("dispatch", f"dispatch_{unique}")
+    await asyncio.to_thread(command.downgrade, alembic_config(url, "dispatch"), "-1")
+    await asyncio.to_thread(migrate, url, "dispatch")
+    await asyncio.to_thread(command.check, alembic_config(url, "dispatch"))

@@ -1,0 +1,140 @@
+"""An operator that integrates by Kafka: what it writes is kept and published once, or put aside with the reason."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from common.contracts import INBOUND_MESSAGES, INBOUND_RECEIPTS, Topic, operator_topics
+from common.contracts.inbound import MessageReceived, ReceiptReceived
+from common.contracts.operator import MessageDelivered, ReceiptDelivered
+from inbound.service import Settings, build
+from tests.builders import field_keys, now, number, subject
+from tests.eventually import eventually
+from tests.publish import publish, publish_raw
+from tests.running import Surroundings, running
+from tests.service.inbound.published import published
+
+MESSAGES, RECEIPTS = operator_topics("orange")
+AN_MO = [("ce_type", MessageDelivered.type.encode())]
+
+
+def mo(text: str = "STOP", name: str = "or-1", **changes: Any) -> MessageDelivered:
+    fields: dict[str, Any] = {"message_id": name, "sender": number(1), "recipient": "36111", "text": text}
+    return MessageDelivered(**(fields | {"sent_at": now()} | changes))
+
+
+class Operated:
+    """inbound-svc running, told of one operator."""
+
+    def __init__(self, settings: Settings, surroundings: Surroundings) -> None:
+        self.settings = settings
+        self.surroundings = surroundings
+
+    async def messages(self, count: int) -> list[MessageReceived]:
+        async def look() -> list[MessageReceived]:
+            records = await published(self.settings, INBOUND_MESSAGES)
+            found = [record.event for record in records if isinstance(record.event, MessageReceived)]
+            assert len(found) >= count
+            return found
+
+        return await eventually(look, within_s=30)
+
+    async def stepped(self, topic: Topic, records: int) -> None:
+        """Until all of a topic's records are behind us."""
+
+        async def look() -> bool:
+            async with self.surroundings.sql("inbound") as sql:
+                done = await sql.fetchval("SELECT sum(next_offset) FROM consumer_offset WHERE topic = $1", topic.name)
+            return bool(done == records)
+
+        await eventually(look, within_s=30)
+
+    async def rows(self, query: str) -> list[Any]:
+        async with self.surroundings.sql("inbound") as sql:
+            return list(await sql.fetch(query))
+
+
+@pytest.fixture
+async def service(surroundings: Surroundings) -> AsyncIterator[Operated]:
+    settings = Settings(**await surroundings.settings("inbound", kafka_operators=("orange",)))
+    async with running(build(settings)):
+        yield Operated(settings, surroundings)
+
+
+async def test_an_mo_is_understood_sealed_and_published_once(service: Operated, surroundings: Surroundings) -> None:
+    said = mo("Arrêtez vos SMS")
+    for _ in range(3):
+        await publish(surroundings, MESSAGES, [said, said])
+    await publish(surroundings, MESSAGES, [mo("Ne stoppez pas", "or-2")])
+    await service.stepped(MESSAGES, 7)
+
+    stop, doubt = sorted(await service.messages(2), key=lambda event: event.provider_message_id)
+    assert (stop.intent, stop.reference, stop.short_code) == ("stop", "kafka/orange/or-1", "36111")
+    assert (stop.subject_id, stop.occurred_at) == (subject(1), said.sent_at)
+    assert field_keys.unseal(stop.number, f"number:{subject(1)}") == number(1)
+    assert doubt.intent == "review"
+    assert [row["mo_id"] for row in await service.rows("SELECT mo_id FROM review")] == [doubt.mo_id]
+    journal = [repr(row) for row in await service.rows("SELECT * FROM callback")]
+    assert not any(word in row for row in journal for word in (number(1)[3:], "SMS"))
+
+
+async def test_a_receipt_is_normalised_and_published_once(service: Operated, surroundings: Surroundings) -> None:
+    blocked = ReceiptDelivered(message_id="or-9", state="failed", code="23", at=now(), blocked=True)
+    delivered = ReceiptDelivered(message_id="or-8", state="delivered", reference="ours")
+    await publish(surroundings, RECEIPTS, [blocked, delivered, blocked])
+
+    async def look() -> dict[str, ReceiptReceived]:
+        records = await published(service.settings, INBOUND_RECEIPTS)
+        found = [record.event for record in records if isinstance(record.event, ReceiptReceived)]
+        assert len(found) == 2
+        return {event.provider_message_id: event for event in found}
+
+    events = await eventually(look, within_s=30)
+    await service.stepped(RECEIPTS, 3)
+    assert len(await look()) == 2
+    assert (events["or-9"].state, events["or-9"].code, events["or-9"].blocked) == ("failed", "23", True)
+    assert (events["or-8"].reference, events["or-8"].blocked) == ("ours", False)
+    assert (events["or-9"].provider, events["or-9"].account) == ("kafka", "orange")
+
+
+BAD: list[tuple[bytes | None, list[tuple[str, bytes]]]] = [
+    (b"{", AN_MO),
+    (None, AN_MO),
+    (b'{"message_id":"or-1","sender":"","recipient":"36111","text":"STOP"}', AN_MO),
+    (b'{"message_id":"","sender":"A","recipient":"36111","text":"STOP"}', AN_MO),
+    (b'{"message_id":"or\\u0000","sender":"A","recipient":"36111","text":"STOP"}', AN_MO),
+    (b'{"message_id":"or-1","sender":"A","recipient":"36111","text":"STOP","sent_at":"2026-01-06T09:30:00"}', AN_MO),
+    (json.dumps({"message_id": "x" * 201, "sender": "A", "recipient": "36111", "text": ""}).encode(), AN_MO),
+    (b"{}", []),
+    (b"{}", [("ce_type", b"operator.message_delivered.v2")]),
+    (b'{"message_id":"or-1","state":"delivered"}', [("ce_type", ReceiptDelivered.type.encode())]),
+]
+
+
+async def test_what_cannot_be_read_is_put_aside_and_never_stops_the_operator(surroundings: Surroundings) -> None:
+    """More of it in a row than would stop a consumer of our own events. Nothing is relayed: all of it is to be seen."""
+    more = {"kafka_operators": ("orange",), "roles": "api,worker"}
+    settings = Settings(**await surroundings.settings("inbound", **more))
+    times = 3
+    async with running(build(settings)):
+        service = Operated(settings, surroundings)
+        for n in range(times):
+            for value, headers in BAD:
+                await publish_raw(surroundings, MESSAGES, b"same", value, headers)
+            await publish(surroundings, MESSAGES, [mo(name=f"or-{n}")])
+        await service.stepped(MESSAGES, times * (len(BAD) + 1))
+        rows = await service.rows("SELECT topic, type, payload FROM outbox ORDER BY id")
+    kept = [row for row in rows if row["topic"] == INBOUND_MESSAGES.name]
+    dead = [row for row in rows if row["topic"] == MESSAGES.dead_letters]
+    assert (len(kept), len(dead)) == (times, times * len(BAD))
+    assert sorted((row["payload"] or b"") for row in dead) == sorted((value or b"") for value, _ in BAD * times)
+    assert all(";" in row["type"] for row in dead), "each with its reason"
+
+
+@pytest.mark.parametrize("name", ["", "Orange", "a.b", "orange messages", "x" * 41])
+async def test_an_operators_name_must_make_a_topic(surroundings: Surroundings, name: str) -> None:
+    more = await surroundings.settings("inbound", kafka_operators=(name,))
+    with pytest.raises(ValueError, match="kafka_operators"):
+        Settings(**more)

@@ -1,0 +1,165 @@
+"""The review queue: what no rule could be sure of waits for a person, is decided once, and published as they said."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from common.contracts import INBOUND_MESSAGES
+from common.contracts.inbound import MessageReceived
+from inbound.service import Settings, build
+from tests.builders import now, number, subject
+from tests.operators import signed
+from tests.running import Surroundings, bearer, running
+from tests.service.inbound.published import published
+
+SECRET = "the simulator's secret"
+MESSAGES = "/v1/callbacks/simulator/main/messages"
+DOUBT = "Ne stoppez pas"
+
+
+class Reviewed:
+    """inbound-svc running, an operator, and reviewers."""
+
+    def __init__(self, client: httpx.AsyncClient, settings: Settings) -> None:
+        self.client = client
+        self.settings = settings
+
+    async def text(self, text: str, mo: str = "mo-1", n: int = 1) -> httpx.Response:
+        message = {"id": mo, "from": number(n), "to": "36111", "text": text, "sent_at": now().isoformat()}
+        raw = json.dumps(message).encode()
+        return await self.client.post(MESSAGES, content=raw, headers=signed(raw, SECRET, now()))
+
+    async def queue(self, **query: Any) -> list[dict[str, Any]]:
+        answer = await self.client.get("/v1/reviews", params=query)
+        assert answer.status_code == 200, answer.text
+        items: list[dict[str, Any]] = answer.json()["items"]
+        return items
+
+    async def decide(self, mo_id: str, intent: str, who: str = "agent-1", note: str | None = None) -> httpx.Response:
+        body = {"intent": intent, "note": note}
+        return await self.client.post(f"/v1/reviews/{mo_id}/decision", json=body, headers=bearer(subject=who))
+
+    async def messages(self) -> list[MessageReceived]:
+        records = await published(self.settings, INBOUND_MESSAGES)
+        return [record.event for record in records if isinstance(record.event, MessageReceived)]
+
+
+@asynccontextmanager
+async def inbound(surroundings: Surroundings) -> AsyncIterator[Reviewed]:
+    accounts = [{"provider": "simulator", "account": "main", "secrets": [SECRET]}]
+    settings = Settings(**await surroundings.settings("inbound", provider_accounts=accounts))
+    async with running(build(settings)) as client:
+        yield Reviewed(client, settings)
+
+
+@pytest.fixture
+async def service(surroundings: Surroundings) -> AsyncIterator[Reviewed]:
+    async with inbound(surroundings) as running_service:
+        yield running_service
+
+
+async def test_a_text_in_doubt_is_queued_once_with_all_a_reviewer_needs(service: Reviewed) -> None:
+    for _ in range(3):
+        assert (await service.text(DOUBT)).status_code == 200
+    await service.text("STOP", mo="mo-2")
+    await service.text("merci", mo="mo-3")
+
+    [item] = await service.queue()
+    assert (item["text"], item["subject_id"], item["short_code"]) == (DOUBT, subject(1), "36111")
+    assert item["received_at"]
+    assert item["rule"]
+    assert 0 <= item["score"] <= 1
+    assert item["decision"] is None
+    assert number(1) not in json.dumps(item)
+
+
+async def test_a_decision_is_the_next_revision_of_the_mo_and_names_who_made_it(service: Reviewed) -> None:
+    await service.text(DOUBT)
+    [item] = await service.queue()
+    answer = await service.decide(item["mo_id"], "stop", note="asks for less")
+    assert answer.status_code == 200, answer.text
+
+    first, second = await service.messages()
+    assert (first.intent, first.revision, first.decided_by) == ("review", 0, None)
+    assert (second.intent, second.revision, second.decided_by) == ("stop", 1, "agent-1")
+    assert (second.mo_id, second.occurred_at, second.number) == (first.mo_id, first.occurred_at, first.number)
+    assert second.decided_at
+    assert second.decided_at >= first.received_at
+    assert (second.rule, second.score) == ("person", 1.0)
+
+    assert await service.queue() == []
+    [done] = await service.queue(state="decided")
+    decision = done["decision"]
+    assert (decision["intent"], decision["decided_by"], decision["note"]) == ("stop", "agent-1", "asks for less")
+
+
+async def test_of_two_who_decide_at_once_one_wins_and_the_other_is_told(service: Reviewed) -> None:
+    await service.text(DOUBT)
+    [item] = await service.queue()
+    intents = {"agent-1": "stop", "agent-2": "none", "agent-3": "contact", "agent-4": "start"}
+    answers = await asyncio.gather(*(service.decide(item["mo_id"], intent, who) for who, intent in intents.items()))
+    assert sorted(answer.status_code for answer in answers) == [200, 409, 409, 409]
+    [winner] = [answer.json()["decision"] for answer in answers if answer.status_code == 200]
+    refused = next(answer for answer in answers if answer.status_code == 409)
+    assert refused.json()["reasons"][0]["reason"] == "already_decided"
+    _, decided = await service.messages()
+    assert (decided.decided_by, decided.intent) == (winner["decided_by"], winner["intent"])
+
+
+async def test_the_same_decision_sent_again_changes_nothing_and_another_is_refused(service: Reviewed) -> None:
+    await service.text(DOUBT)
+    [item] = await service.queue()
+    first = await service.decide(item["mo_id"], "none")
+    again = await service.decide(item["mo_id"], "none")
+    assert (first.status_code, again.status_code) == (200, 200)
+    assert first.json() == again.json()
+    assert (await service.decide(item["mo_id"], "stop")).status_code == 409
+    assert len(await service.messages()) == 2
+
+
+async def test_the_queue_is_oldest_first_and_pages_by_cursor(service: Reviewed) -> None:
+    for n in range(5):
+        await service.text(f"{DOUBT} {n}", mo=f"mo-{n}", n=n)
+    whole = [item["mo_id"] for item in await service.queue()]
+    paged, cursor = [], "0"
+    while cursor:
+        page = (await service.client.get("/v1/reviews", params={"limit": 2, "cursor": cursor})).json()
+        paged += [item["mo_id"] for item in page["items"]]
+        cursor = page["next"]
+    assert paged == whole
+    assert len(whole) == 5
+
+
+@pytest.mark.parametrize("intent", ["review", "erase", "confirm", "STOP", "", None])
+async def test_what_is_no_decision_is_refused(service: Reviewed, intent: Any) -> None:
+    await service.text(DOUBT)
+    [item] = await service.queue()
+    assert (await service.decide(item["mo_id"], intent)).status_code == 422
+    assert len(await service.queue()) == 1
+
+
+async def test_the_queue_is_for_who_may_and_keeps_no_text_in_clear(
+    service: Reviewed, surroundings: Surroundings
+) -> None:
+    await service.text(DOUBT)
+    [item] = await service.queue()
+    path = f"/v1/reviews/{item['mo_id']}/decision"
+    stop = {"intent": "stop", "note": "elle veut moins de SMS"}
+    for headers, status in (
+        ({"Authorization": ""}, 401),
+        (bearer(scope="consent:read"), 403),
+        (bearer(senders=["maison-lune"]), 403),
+    ):
+        assert (await service.client.get("/v1/reviews", headers=headers)).status_code == status
+        assert (await service.client.post(path, json=stop, headers=headers)).status_code == status
+    assert (await service.client.post(path, json=stop, headers=bearer(scope="review:read"))).status_code == 403
+    assert (await service.client.post("/v1/reviews/nothing/decision", json=stop)).status_code == 404
+    assert (await service.client.post(path, json=stop)).status_code == 200
+    async with surroundings.sql("inbound") as sql:
+        rows = [repr(row) for row in await sql.fetch("SELECT * FROM review")]
+    assert not any(word in row for row in rows for word in ("stoppez", number(1)[3:], "moins"))
