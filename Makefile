@@ -9,7 +9,7 @@ PACKAGES := libs/common services/consent-svc services/campaign-svc services/disp
 SOURCES := libs services stack tests examples
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo up down status check fmt lint types imports test unit property contract service e2e schemas corpus bench clean
+.PHONY: help install lock demo up down status check fmt lint types imports test unit property contract service e2e schemas corpus kafka clean
 
 ##@ Everyday
 help: ## This list
@@ -35,8 +35,11 @@ down: install ## Stop what `make up` started
 status: install ## What is running
 	$(BIN)/python -m stack status
 
+kafka: install ## Apache Kafka itself, until Ctrl-C (B=3 for three brokers); needs Java 17, and Maven the first time
+	$(BIN)/python -m stack kafka $(or $(B),1)
+
 clean: ## Remove what was built or run here
-	rm -rf $(VENV) .placet .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .placet .kafka .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 ##@ Tests
 test: install ## Every test: unit, property, contract, service, end to end (T=path narrows)

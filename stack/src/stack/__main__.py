@@ -1,4 +1,4 @@
-"""`python -m stack up | down | status | demo`: the local stack from the command line, under `.placet/` here.
+"""`python -m stack up | down | status | demo | kafka 1|3`: the local stack from the command line, under `.placet/`.
 
 `up` leaves a supervisor in the background and returns when everything is ready; HOURS=france takes the real sending
 hours, otherwise the demonstration policy is in force. `down` ends it. The supervisor holds a lock on its pid file for
@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -19,10 +20,12 @@ from pathlib import Path
 from typing import BinaryIO, cast, get_args
 
 from stack.environment import SERVICES, Hours
+from stack.kafka import Kafka, fetch
 from stack.processes import DidNotStart, Died, Supervisor, tail
 from stack.running import STACK_ENV, make_empty, running_stack
 
 FOLDER = Path(".placet")
+KAFKA = Path(".kafka")
 PID = FOLDER / "supervisor.pid"
 LOG = FOLDER / "supervisor.log"
 UP_WITHIN_S = 180.0
@@ -143,6 +146,26 @@ async def _keep_running(supervisor: Supervisor) -> None:
         await supervisor.restart(died.name)
 
 
+def kafka(brokers: int) -> int:
+    """Apache Kafka in the foreground until Ctrl-C, under `.kafka/`; its log is kept there."""
+    try:
+        running = Kafka(KAFKA / f"{brokers}-brokers", fetch(KAFKA / "libs"), brokers).start()
+    except DidNotStart as error:
+        return _fail(str(error))
+    print(f"PLACET_TEST_KAFKA={running.bootstrap}", flush=True)
+    print(f"logs and data: {running.folder}; Ctrl-C stops it", flush=True)
+    asked = threading.Event()
+    for wanted in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(wanted, lambda *_: asked.set())
+    try:
+        while not asked.wait(1.0):
+            if (why := running.died()) is not None:
+                return _fail(why)
+    finally:
+        running.stop()
+    return 0
+
+
 def supervisor_pid() -> int | None:
     """The pid of the supervisor that runs here, which holds the lock; None when none does."""
     try:
@@ -185,9 +208,11 @@ def main(arguments: list[str]) -> int:
             return status()
         case ["demo"]:
             return int(importlib.import_module("stack.demo").run() or 0)
+        case ["kafka", ("1" | "3") as brokers]:
+            return kafka(int(brokers))
         case ["supervise", ("demonstration" | "france") as hours]:
             return supervise(hours)
-    return _fail("usage: python -m stack up | down | status | demo")
+    return _fail("usage: python -m stack up | down | status | demo | kafka 1|3")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,171 @@
+"""Apache Kafka itself, in KRaft mode, from Maven Central's own jars: one broker, or three that replicate.
+
+Each is broker and controller in one, on 127.0.0.1, with a folder for its data and its log. It needs Java 17 and, the
+first time, Maven.
+"""
+
+import signal
+import socket
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from shutil import which
+from uuid import uuid4
+
+from stack.processes import DidNotStart, end, free_port, spawn, tail, wait_until
+
+HOME = Path(__file__).parents[2] / "kafka"  # pom.xml, log4j2.properties
+START_WITHIN_S = 60.0
+STOP_GRACE_S = 30.0  # a controlled shutdown moves leaders away first
+HEAP = "-Xmx512m"
+SETTINGS = {
+    "process.roles": "broker,controller",
+    "controller.listener.names": "CONTROLLER",
+    "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+    "inter.broker.listener.name": "PLAINTEXT",
+    "auto.create.topics.enable": "false",
+    "group.initial.rebalance.delay.ms": "0",
+    "num.network.threads": "2",
+    "num.io.threads": "4",
+    "offsets.topic.num.partitions": "6",
+    "transaction.state.log.num.partitions": "3",
+    "log.cleaner.dedupe.buffer.size": "8388608",
+}
+
+
+@dataclass
+class _Node:
+    number: int
+    folder: Path
+    port: int
+    controller_port: int
+    child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "kafka.log"
+
+
+@dataclass
+class Kafka:
+    """`brokers`: 1 or 3. `folder` gets a folder for each; what is in it survives a stop, and a start goes on with it.
+
+    `libs`: the jars; see `fetch`.
+    """
+
+    folder: Path
+    libs: Path
+    brokers: int = 1
+    _nodes: list[_Node] = field(default_factory=list, repr=False)
+
+    def __post_init__(self) -> None:
+        self._nodes = [
+            _Node(n, self.folder / f"broker-{n}", free_port(), free_port()) for n in range(1, self.brokers + 1)
+        ]
+
+    @property
+    def bootstrap(self) -> str:
+        return ",".join(f"127.0.0.1:{node.port}" for node in self._nodes)
+
+    def start(self) -> "Kafka":
+        """Blocks until every broker answers. Raises DidNotStart with the log's tail."""
+        self._format()
+        try:
+            for node in self._nodes:
+                self.launch(node.number)
+            for node in self._nodes:
+                self.wait(node.number)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def launch(self, number: int) -> None:
+        """Start one broker, without waiting for it."""
+        node = self._nodes[number - 1]
+        node.child = spawn(self._java("kafka.Kafka", str(node.folder / "server.properties")), node.log)
+
+    def wait(self, number: int) -> None:
+        node = self._nodes[number - 1]
+        assert node.child is not None, "launch it first"
+        wait_until(lambda: _listens(node.port), node.child, f"kafka broker {number}", node.log, START_WITHIN_S)
+
+    def kill(self, number: int) -> None:
+        """`kill -9` of one broker."""
+        node = self._nodes[number - 1]
+        if node.child is not None:
+            end(node.child, 0.0, first=signal.SIGKILL)
+            node.child = None
+
+    def stop(self) -> None:
+        """A controlled shutdown of all, the last one started first."""
+        for node in reversed(self._nodes):
+            if node.child is not None:
+                end(node.child, STOP_GRACE_S)
+                node.child = None
+
+    def died(self) -> str | None:
+        """Why one of them is not running any more, though nobody stopped it."""
+        for node in self._nodes:
+            if node.child is not None and (code := node.child.poll()) is not None:
+                return f"kafka broker {node.number} ended with code {code}:\n{tail(node.log)}"
+        return None
+
+    def _format(self) -> None:
+        cluster = self.folder / "cluster-id"
+        if not cluster.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            cluster.write_text(uuid4().hex[:22])
+        voters = ",".join(f"{node.number}@127.0.0.1:{node.controller_port}" for node in self._nodes)
+        in_sync = 1 if self.brokers == 1 else 2
+        for node in self._nodes:
+            node.folder.mkdir(exist_ok=True)
+            properties = node.folder / "server.properties"
+            settings = SETTINGS | {
+                "node.id": str(node.number),
+                "controller.quorum.voters": voters,
+                "listeners": f"PLAINTEXT://127.0.0.1:{node.port},CONTROLLER://127.0.0.1:{node.controller_port}",
+                "advertised.listeners": f"PLAINTEXT://127.0.0.1:{node.port}",
+                "log.dirs": str(node.folder.resolve() / "data"),
+                "default.replication.factor": str(self.brokers),
+                "offsets.topic.replication.factor": str(self.brokers),
+                "transaction.state.log.replication.factor": str(self.brokers),
+                "min.insync.replicas": str(in_sync),
+                "transaction.state.log.min.isr": str(in_sync),
+            }
+            properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+            formatting = ("format", "--cluster-id", cluster.read_text(), "--ignore-formatted", "-c", str(properties))
+            done = subprocess.run(self._java("kafka.tools.StorageTool", *formatting), capture_output=True, text=True)
+            if done.returncode:
+                raise DidNotStart(f"kafka's storage was not formatted:\n{done.stdout}{done.stderr}")
+
+    def _java(self, main: str, *arguments: str) -> list[str]:
+        if (java := which("java")) is None:
+            raise DidNotStart("Apache Kafka needs Java 17 or later on the PATH")
+        logging = f"-Dlog4j2.configurationFile={HOME / 'log4j2.properties'}"
+        return [java, HEAP, logging, "-cp", f"{self.libs.resolve()}/*", main, *arguments]
+
+
+def fetch(libs: Path) -> Path:
+    """The jars in `libs`, copied there by Maven the first time. Raises DidNotStart."""
+    if any(libs.glob("kafka_2.13-*.jar")):
+        return libs
+    if (maven := which("mvn")) is None:
+        raise DidNotStart("the first start of Apache Kafka needs Maven (mvn) on the PATH")
+    command: Sequence[str] = [
+        maven, "--quiet", "--batch-mode", "--file", str(HOME / "pom.xml"),
+        "dependency:copy-dependencies", f"-DoutputDirectory={libs.resolve()}",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise DidNotStart(f"Maven could not fetch Apache Kafka:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return libs
+
+
+def _listens(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+    except OSError:
+        return False
