@@ -1,9 +1,10 @@
 """However a number is decorated it stays the same number, and what is accepted reads back as itself."""
 
+import phonenumbers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.msisdn import NumberRefused, as_received, parse, territory_of
+from common.msisdn import Msisdn, NumberRefused, as_received, parse, territory_of
 
 fictional_numbers = st.integers(0, 9999).map(lambda n: f"+3363998{n:04}")
 foreign_numbers = st.sampled_from(["+491713920012", "+447400123456", "+12025550123"])
@@ -49,3 +50,24 @@ def test_any_text_is_a_number_or_is_refused_with_a_reason(raw: str) -> None:
     assert found.e164[1:].isdigit()
     assert parse(found.e164, fictional=True) == found
     assert territory_of(found.e164) == found.territory
+
+
+@given(st.from_regex(r"\+33[1-9][0-9]{7,9}|0[1-9][0-9]{7,9}", fullmatch=True))
+def test_a_number_written_plainly_is_read_as_the_same_number_written_with_a_blank(raw: str) -> None:
+    """Plain ones take a short way; a blank makes the parser go the long one."""
+    assert _read(raw) == _read(f"{raw} ")
+
+
+@given(st.from_regex(r"\+33[1-9][0-9]{8}", fullmatch=True))
+def test_what_is_taken_for_a_metropolitan_mobile_is_one_to_libphonenumber(e164: str) -> None:
+    number = phonenumbers.parse(e164)
+    mobile = phonenumbers.number_type(number) == phonenumbers.PhoneNumberType.MOBILE
+    found = _read(e164)
+    assert (isinstance(found, Msisdn) and found.territory == "FR" and found.e164 == e164) == mobile
+
+
+def _read(raw: str) -> Msisdn | str:
+    try:
+        return parse(raw)
+    except NumberRefused as refused:
+        return refused.reason

@@ -125,8 +125,9 @@ def parse(raw: str, *, fictional: bool = False) -> Msisdn:
 
     `fictional` accepts 06 39 98 xx xx, written as it may be, as a metropolitan mobile: development stacks only.
     """
-    if _METROPOLITAN.fullmatch(raw) or (fictional and _FICTIONAL.fullmatch(raw)):
-        return Msisdn(raw, "FR")
+    plain = f"+33{raw[1:]}" if raw[:1] == "0" else raw  # most are written this way or that, and read here without more
+    if _METROPOLITAN.fullmatch(plain) or (fictional and _FICTIONAL.fullmatch(plain)):
+        return Msisdn(plain, "FR")
     signed, digits = _fold(raw)
     country_code, national = _read(signed, digits)
     if country_code is None:

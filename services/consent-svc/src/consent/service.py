@@ -8,7 +8,7 @@ from common.consumer import applied_watermark
 from common.contracts import INBOUND_MESSAGES
 from common.service import Background, Service
 from common.settings import ServiceSettings
-from consent import api, intake, receipts, reconciliations, store
+from consent import api, checks, intake, receipts, reconciliations, store
 
 BATCH_BYTES = 4 * 1024 * 1024  # a thousand opt-ins, each with the text that was shown
 
@@ -30,7 +30,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         name="consent",
         settings=settings,
         metadata=store.metadata,
-        routers=[api.router, reconciliations.router],
+        routers=[api.router, checks.router, reconciliations.router],
         background=lambda _: Background(subscriptions=[intake.inbound_messages, receipts.dispatch_messages]),
         ceiling=ceiling,
         body_limits={"/v1/consents/batch": BATCH_BYTES},

@@ -222,6 +222,23 @@ async def find_subject(tx: AsyncConnection, subject_id: str) -> Subject | None:
     return _subject(row) if row else None
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a decision needs of a person, and no more."""
+
+    state: SubjectState = NEVER_SEEN
+    held_since: datetime | None = None
+
+
+async def standing_of(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, Standing]:
+    """Of the subjects that exist among `subject_ids`, some ten thousand at once; not locked."""
+    rows = await tx.execute(
+        text("SELECT subject_id, state::text, held_since FROM subject WHERE subject_id = ANY(CAST(:ids AS text[]))"),
+        {"ids": subject_ids},
+    )
+    return {subject_id: Standing(_state.decode(state), held_since) for subject_id, state, held_since in rows.all()}
+
+
 async def with_opt_out_of(tx: AsyncConnection, sender_id: str, after: str, limit: int) -> list[Subject]:
     """Subjects with an opt-out of this sender, or of everyone, in the order of their ids from the one after `after`."""
     marks = [{"marks": [{"kind": "opt_out", "sender_id": who}]} for who in (sender_id, None)]

@@ -1,0 +1,121 @@
+"""Who of these may be written to? Ten thousand numbers in one question, one query, with the reasons.
+
+For internal services that compose a list. It is no permission: between the answer and the message somebody may say
+STOP, and dispatch's gate decides at that moment.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
+
+import msgspec
+from fastapi import APIRouter, Depends, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from common.auth import Caller, require
+from common.contracts.consent import State
+from common.fields import Short
+from common.keyring import SubjectKeys
+from common.msisdn import NumberProblem, NumberRefused, parse
+from common.problems import Invalid, NotFound, Reason
+from common.service import Resources, resources
+from common.settings import ServiceSettings
+from consent import store
+from consent.bodies import EXAMPLE_NUMBER, Body, Number
+from consent.permission import Reason as Against
+from consent.permission import permission
+from consent.store import Standing
+
+router = APIRouter(prefix="/v1")
+
+CHECK_NUMBERS = 10_000
+
+Held = Annotated[Resources[ServiceSettings], Depends(resources)]
+
+
+class CheckBody(Body):
+    """Numbers, and what they would be written to for."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"sender_id": "acme", "purpose": "promotions", "numbers": [EXAMPLE_NUMBER, "01 23 45 67 89"]}]
+        }
+    )
+
+    sender_id: Short
+    purpose: Short
+    numbers: list[Number] = Field(min_length=1, max_length=CHECK_NUMBERS)
+
+
+class CheckedNumber(BaseModel):
+    """`reasons`: why not, under the names of the gate; of a number that cannot be texted, what is wrong with it."""
+
+    subject_id: str | None
+    state: State
+    allowed: bool
+    reasons: list[Against | NumberProblem]
+
+
+class CheckAnswer(BaseModel):
+    """`results` in the order of the numbers."""
+
+    results: list[CheckedNumber]
+    counts: dict[Literal["allowed", "denied"], int]
+
+
+class _Checked(msgspec.Struct, frozen=True):
+    """A CheckedNumber, ten thousand of which are made and written in no time."""
+
+    subject_id: str | None
+    state: State
+    allowed: bool
+    reasons: tuple[Against | NumberProblem, ...]
+
+
+@router.post("/consents/check", response_model=CheckAnswer)
+async def check_consents(
+    body: CheckBody, caller: Annotated[Caller, Depends(require("consent:read"))], held: Held
+) -> Response:
+    """For each number: the state of this consent, whether it may be written to, and every reason why not."""
+    caller.may_use(body.sender_id)
+    read = await asyncio.to_thread(_read, body.numbers, held.subject_keys, fictional=held.settings.fictional_numbers)
+    async with held.database.begin() as tx:
+        purposes = (await store.purposes_of(tx, {body.sender_id})).get(body.sender_id)
+        if purposes is None:
+            raise NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
+        if body.purpose not in purposes.offered:
+            raise Invalid("the sender asks no consent for it", reasons=[Reason("purpose", "unknown_purpose")])
+        standing = await store.standing_of(tx, [of for of in read if not isinstance(of, NumberProblem)])
+    answer = await asyncio.to_thread(_answer, read, standing, body.sender_id, body.purpose)
+    return Response(answer, media_type="application/json")
+
+
+def _read(numbers: Sequence[str], keys: SubjectKeys, *, fictional: bool) -> list[str | NumberProblem]:
+    """The subject_id of each number, or what is wrong with it. Here and below: computation only, in a thread, so that
+    others are answered meanwhile."""
+    read: list[str | NumberProblem] = []
+    for number in numbers:
+        try:
+            read.append(keys.subject_id(parse(number, fictional=fictional).e164))
+        except NumberRefused as refused:
+            read.append(refused.reason)
+    return read
+
+
+def _answer(
+    read: Sequence[str | NumberProblem], standing: Mapping[str, Standing], sender_id: str, purpose: str
+) -> bytes:
+    results = [
+        _Checked(None, "unknown", False, (of,))
+        if isinstance(of, NumberProblem)
+        else _checked(of, standing.get(of, Standing()), sender_id, purpose)
+        for of in read
+    ]
+    counts = Counter(result.allowed for result in results)
+    return msgspec.json.encode({"results": results, "counts": {"allowed": counts[True], "denied": counts[False]}})
+
+
+def _checked(subject_id: str, standing: Standing, sender_id: str, purpose: str) -> _Checked:
+    found = permission(standing.state, sender_id, purpose, standing.held_since)
+    return _Checked(subject_id, found.state, not found.reasons, found.reasons)

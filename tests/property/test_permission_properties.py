@@ -1,0 +1,40 @@
+"""What the batch check answers is what dispatch's gate would say of the same person."""
+
+from datetime import timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consent import ledger
+from consent.ledger import Evidence, fold
+from consent.permission import permission
+from dispatch import gate
+from tests.property.test_ledger_properties import ANYWHERE, histories
+from tests.unit.consent.evidences import NOON, NOW
+
+
+@given(histories, st.sampled_from(ANYWHERE), st.booleans())
+def test_the_check_and_the_gate_agree_and_give_the_same_reasons(
+    evidence: list[Evidence], asked: tuple[str, str], held: bool
+) -> None:
+    sender_id, purpose = asked
+    state = fold(evidence)
+    request = gate.Request(
+        category="marketing",
+        sender_id=sender_id,
+        purpose=purpose,
+        campaign_id=None,
+        requested_at=NOON,
+        send_before=NOW + timedelta(days=1),
+        territory="FR",
+        mentions_stop=True,
+    )
+    told = gate.Subject(1, ledger.consents(state), ledger.suppressions(state), erased=False, unreadable=False)
+    known = gate.Knowledge(NOW, told, purposes=frozenset({purpose}), control=None)
+    denials = [reason.value for reason in gate.marketing_denials(request, known)]
+    found = permission(state, sender_id, purpose, NOON if held else None)
+    assert [r.value for r in found.reasons] == [
+        *(reason for reason in denials if reason != "other_controller"),
+        *(["under_review"] if held else []),
+    ]
+    assert found.state == ledger.standing(state, sender_id, purpose)
