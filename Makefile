@@ -6,10 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PACKAGES := libs/common services/consent-svc services/campaign-svc services/dispatch-svc services/inbound-svc stack
-SOURCES := libs services stack tests examples
+SOURCES := libs services stack tests examples bench
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo up down status check fmt lint types imports test unit property contract service e2e schemas corpus kafka clean
+.PHONY: help install lock demo up down status check fmt lint types imports test unit property contract service e2e schemas corpus bench kafka clean
 
 ##@ Everyday
 help: ## This list
@@ -51,12 +51,15 @@ unit property contract service e2e: install ## One suite
 corpus: install ## How well STOP is understood, beside the rules of Twilio, AWS, Mautic and Parcelvoy
 	$(BIN)/python -m tests.unit.inbound.corpus
 
+bench: install ## Each figure beside its limit, in one run (B=inbound for one of them, KAFKA=1 on Apache Kafka)
+	$(BIN)/python -m bench $(if $(KAFKA),--kafka) $(B)
+
 ##@ Quality
 check: install ## Formatting, lint, types, import rules, and the tests that need nothing
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
-	$(BIN)/mypy tests
+	$(BIN)/mypy tests bench
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q tests/unit tests/contract
 

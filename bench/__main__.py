@@ -1,0 +1,37 @@
+"""`python -m bench [--kafka] [--rounds N] [--size N] NAME…`; without a name, all of them."""
+
+import argparse
+import importlib
+import tempfile
+from pathlib import Path
+
+import uvloop
+
+from bench.ground import standing
+
+NAMES = tuple(
+    sorted(path.stem for path in Path(__file__).parent.glob("*.py") if "\nasync def run(ground" in path.read_text())
+)
+
+
+async def measure(names: list[str], *, kafka: bool, rounds: int, size: int) -> None:
+    for name in names:  # each on ground of its own: what one leaves behind does not slow the next
+        with tempfile.TemporaryDirectory(prefix="placet-bench-") as folder:
+            async with standing(Path(folder), kafka=kafka, rounds=rounds, size=size) as ground:
+                await importlib.import_module(f"bench.{name}").run(ground)
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser(prog="python -m bench", description="Each figure beside its limit, in one run.")
+    asked.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)}; all of them without one")
+    asked.add_argument("--kafka", action="store_true", help="Apache Kafka itself instead of the local stack's broker")
+    asked.add_argument("--rounds", type=int, default=5, help="of each side, alternated (5)")
+    asked.add_argument("--size", type=int, default=10_000, help="things done in a round (10,000)")
+    told = asked.parse_args()
+    if unknown := set(told.names) - set(NAMES):
+        asked.error(f"no benchmark {', '.join(sorted(unknown))}: there are {', '.join(NAMES)}")
+    uvloop.run(measure(told.names or list(NAMES), kafka=told.kafka, rounds=told.rounds, size=told.size))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""What a benchmark stands on: a durable Postgres, a broker, and services as processes of their own.
+
+Both sides of a comparison use the same ones. The broker is the local stack's (in memory), or Apache Kafka itself; what
+PLACET_TEST_KAFKA names is taken if it is set.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.rounds import Comparison, Side, alternate, report
+from stack.broker import Broker
+from stack.environment import Environment
+from stack.kafka import Kafka, fetch
+from stack.postgres import Postgres
+from stack.processes import Supervisor, free_port
+
+JARS = Path(".kafka/libs")
+READY_WITHIN_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A process under test."""
+
+    url: str
+    pid: int
+
+
+@dataclass(frozen=True)
+class Ground:
+    """`rounds` and `size` are what was asked for. `databases`: by service, once it has one."""
+
+    folder: Path
+    postgres: Postgres
+    bootstrap: str
+    idempotent: bool  # does the broker know idempotent producers?
+    supervisor: Supervisor
+    environment: Environment
+    rounds: int
+    size: int
+    databases: dict[str, str] = field(default_factory=dict)
+
+    async def compare(
+        self, title: str, unit: str, *, ours: Side, limit: Side, wanted: float | None = None
+    ) -> Comparison:
+        """Measures, prints, returns. `wanted`: the share of the limit that is asked of us."""
+        found = await alternate(ours, limit, self.rounds)
+        broker = "Apache Kafka" if self.idempotent else "the local stack's broker"
+        print(report(f"{title} ({broker})", unit, ours, limit, found, wanted), flush=True)
+        return found
+
+    async def database(self, service: str) -> str:
+        """The DSN of the service's own database, migrated."""
+        if service not in self.databases:
+            dsn = await self.postgres.create_service_database(service, self.environment.database_passwords[service])
+            await self.supervisor.run(
+                f"{service}-migrate", [sys.executable, "-m", service, "migrate"], env=self._told(service, dsn)
+            )
+            self.databases[service] = dsn
+        return self.databases[service]
+
+    async def service(self, name: str, **more: str) -> Server:
+        """Starts it, one process with all roles, told `more` variables."""
+        env = self._told(name, await self.database(name)) | more
+        return await self.server(name, [sys.executable, "-m", name], self.environment.urls[name], env)
+
+    async def server(self, name: str, command: Sequence[str], url: str, env: Mapping[str, str] | None = None) -> Server:
+        """Any process that answers `url`/readyz; ready when this returns."""
+        await self.supervisor.start(name, command, env=env, ready=f"{url}/readyz", within_s=READY_WITHIN_S)
+        return Server(url, self.supervisor.pid(name))
+
+    def _told(self, service: str, dsn: str) -> dict[str, str]:
+        told = self.environment.of_service(service, dsn, self.bootstrap)
+        return told | {"PLACET_KAFKA_IDEMPOTENCE": str(self.idempotent).lower()}
+
+
+@asynccontextmanager
+async def standing(folder: Path, *, kafka: bool, rounds: int, size: int) -> AsyncIterator[Ground]:
+    """All there when entered, all gone when left."""
+    async with AsyncExitStack() as leaving:
+        postgres = Postgres(folder / "postgres")
+        leaving.push_async_callback(asyncio.to_thread, postgres.stop)
+        await asyncio.to_thread(postgres.start)
+        bootstrap = os.environ.get("PLACET_TEST_KAFKA")
+        if bootstrap is None:
+            broker = Kafka(folder / "kafka", fetch(JARS)) if kafka else Broker(folder / "broker")
+            leaving.push_async_callback(asyncio.to_thread, broker.stop)
+            await asyncio.to_thread(broker.start)
+            bootstrap = broker.bootstrap
+        else:
+            kafka = True
+        supervisor = await leaving.enter_async_context(Supervisor(folder / "logs"))
+        yield Ground(folder, postgres, bootstrap, kafka, supervisor, Environment(), rounds, size)
+
+
+def free_url() -> str:
+    return f"http://127.0.0.1:{free_port()}"

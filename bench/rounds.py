@@ -1,0 +1,136 @@
+"""Two sides measured in turns, and what may be said of them.
+
+A machine that is shared drifts by 20 % within the hour: a figure alone means little, its ratio to a limit measured in
+the same minute means something. So the sides alternate, who begins alternates too, and the ratio is of pairs. A fixed
+loop timed before each pair shows how much the machine itself moved.
+"""
+
+import platform
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from os import cpu_count, getloadavg
+from pathlib import Path
+from statistics import median
+
+LOOP = 2_000_000  # some 50 ms
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One round of one side: `done` things in `seconds`. p50 and p99 of one of them, and the seconds of processor time
+    that the process under test took, where they can be known."""
+
+    done: int
+    seconds: float
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+    cpu_s: float | None = None
+
+    @property
+    def rate(self) -> float:
+        return self.done / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """What is measured. `gc`: the collector's thresholds in the process under test, and whether it was frozen."""
+
+    name: str
+    measure: Callable[[], Awaitable[Sample]]
+    gc: str
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """`ours[n]` and `limit[n]` were measured one after the other, `machine[n]` just before: seconds of a fixed loop."""
+
+    ours: Sequence[Sample]
+    limit: Sequence[Sample]
+    machine: Sequence[float]
+
+    @property
+    def ratios(self) -> list[float]:
+        return [mine.rate / most.rate for mine, most in zip(self.ours, self.limit, strict=True)]
+
+    @property
+    def ratio(self) -> float:
+        return median(self.ratios)
+
+
+async def alternate(ours: Side, limit: Side, rounds: int, loop: Callable[[], float] | None = None) -> Comparison:
+    """One round of each to warm up, which does not count; then `rounds` pairs."""
+    await limit.measure()
+    await ours.measure()
+    mine: list[Sample] = []
+    most: list[Sample] = []
+    machine: list[float] = []
+    for number in range(rounds):
+        machine.append((loop or fixed_loop)())
+        for side, samples in ((ours, mine), (limit, most))[:: 1 if number % 2 else -1]:
+            samples.append(await side.measure())
+    return Comparison(mine, most, machine)
+
+
+def fixed_loop() -> float:
+    """Seconds of always the same work."""
+    started, total = time.perf_counter(), 0
+    for number in range(LOOP):
+        total += number
+    return time.perf_counter() - started
+
+
+def report(title: str, unit: str, ours: Side, limit: Side, found: Comparison, wanted: float | None) -> str:
+    """A few lines of Markdown."""
+    lines = [
+        f"### {title}",
+        "",
+        f"| {unit} | median /s | min … max | p50 ms | p99 ms | own CPU µs |",
+        "|---|---:|---|---:|---:|---:|",
+        _row(ours.name, found.ours),
+        _row(f"limit: {limit.name}", found.limit),
+        "",
+        f"Ratio {found.ratio:.2f} ({_span(found.ratios, '.2f')}, {len(found.ratios)} pairs)"
+        + ("" if wanted is None else f"; wanted at least {wanted:.2f}: {'yes' if found.ratio >= wanted else 'NO'}"),
+        f"GC: ours {ours.gc}; limit {limit.gc}. {machine()}; a fixed loop took {_span(found.machine, '.4f')} s.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def machine() -> str:
+    """What it ran on, and how busy that was."""
+    named = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    name = named[0] if named else platform.processor()
+    return f"{name}, {cpu_count()} cores, load {getloadavg()[0]:.1f}, Python {platform.python_version()}"
+
+
+def cpu_seconds(pid: int) -> float | None:
+    """Processor time that a process has taken so far; None where there is no /proc."""
+    for line in _lines(f"/proc/{pid}/schedstat"):
+        return int(line.split()[0]) / 1e9  # of its main thread, which is where an event loop lives
+    return None
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _row(name: str, samples: Sequence[Sample]) -> str:
+    rates = [sample.rate for sample in samples]
+    cpu = [sample.cpu_s / sample.done * 1e6 for sample in samples if sample.cpu_s is not None]
+    p50 = [sample.p50_ms for sample in samples if sample.p50_ms is not None]
+    p99 = [sample.p99_ms for sample in samples if sample.p99_ms is not None]
+    cells = [f"{median(rates):,.0f}", _span(rates, ",.0f"), _median(p50, ".1f"), _median(p99, ".1f")]
+    return f"| {name} | {' | '.join([*cells, _median(cpu, '.0f')])} |"
+
+
+def _span(values: Sequence[float], shape: str) -> str:
+    return f"{min(values):{shape}} … {max(values):{shape}}"
+
+
+def _median(values: Sequence[float], shape: str) -> str:
+    return f"{median(values):{shape}}" if values else ""
