@@ -21,6 +21,7 @@ ALL_SCOPES = (
     " campaign:read campaign:write message:send message:read message:write review:read review:write"
 )
 KEY_RING = {"current": "t1", "keys": {"t1": base64.b64encode(b"t" * 32).decode()}}
+SIGNING_RING = {"current": "p1", "keys": {"p1": base64.b64encode(b"p" * 32).decode()}}
 
 
 def token(scope: str = ALL_SCOPES, senders: Any = "*", subject: str = "tester", **claims: Any) -> str:
@@ -63,6 +64,7 @@ class Surroundings:
             "auth_issuer": ISSUER,
             "auth_audience": ISSUER,
             "fictional_numbers": True,
+            **({"signing_keys": SIGNING_RING} if service == "consent" else {}),
             "drain_s": 10.0,
             **more,
         }

@@ -22,6 +22,8 @@ PURE = (
     "services/campaign-svc/src/campaign/text.py",
     "services/campaign-svc/src/campaign/accounts.py",
     "services/consent-svc/src/consent/chain.py",
+    "services/consent-svc/src/consent/proof.py",
+    "libs/common/src/common/signing.py",
     "libs/common/src/common/sms_length.py",
     "services/campaign-svc/src/campaign/contacts_csv.py",
     "services/dispatch-svc/src/dispatch/gate.py",

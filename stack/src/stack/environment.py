@@ -54,6 +54,7 @@ class Environment:
     )
     subject_keys: str = field(default_factory=lambda: _ring("s1"), repr=False)
     field_keys: str = field(default_factory=lambda: _ring("f1"), repr=False)
+    signing_keys: str = field(default_factory=lambda: _ring("p1"), repr=False)
     auth_key: str = field(default_factory=lambda: secrets.token_urlsafe(48), repr=False)
     gateway_token: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
     simulator_secret: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
@@ -76,6 +77,8 @@ class Environment:
             "PLACET_AUTH_AUDIENCE": ISSUER,
             "PLACET_FICTIONAL_NUMBERS": "true",
         }
+        if name == "consent":
+            told["PLACET_SIGNING_KEYS"] = self.signing_keys
         if name in ("campaign", "dispatch"):
             told["PLACET_HOURS"] = self.hours
         if name == "dispatch":

@@ -33,6 +33,7 @@ RING = json.dumps({"current": "k1", "keys": {"k1": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0
 EXAMPLES = {
     "PLACET_SUBJECT_KEYS": RING,
     "PLACET_FIELD_KEYS": RING,
+    "PLACET_SIGNING_KEYS": RING,
     "PLACET_DATABASE_URL": "postgresql://role:password@postgres.example.internal:5432/database",
     "PLACET_GATEWAY_TOKEN": "a gateway token",
     "PLACET_PROVIDER_ACCOUNTS": "[]",

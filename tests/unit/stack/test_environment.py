@@ -10,12 +10,13 @@ import pytest
 
 from campaign.service import Settings as CampaignSettings
 from common.settings import ServiceSettings
+from consent.service import Settings as ConsentSettings
 from dispatch.service import Settings as DispatchSettings
 from inbound.service import Settings as InboundSettings
 from stack.environment import ISSUER, SCOPES, Environment
 
 SETTINGS: dict[str, Callable[[], ServiceSettings]] = {
-    "consent": ServiceSettings,
+    "consent": ConsentSettings,
     "campaign": CampaignSettings,
     "dispatch": DispatchSettings,
     "inbound": InboundSettings,

@@ -33,6 +33,10 @@ class Caller:
         if self.senders is not None and sender_id not in self.senders:
             raise Forbidden("the token does not cover this sender", reasons=[Reason("sender_id", "sender_not_granted")])
 
+    def sees(self, sender_id: str | None) -> bool:
+        """Whether what is held of this sender is shown. None: what concerns every sender, and so is shown to each."""
+        return sender_id is None or self.senders is None or sender_id in self.senders
+
 
 class Authenticator:
     """Turns an Authorization header into a Caller. Raises Unauthorised; Unavailable while the issuer is down."""

@@ -29,7 +29,7 @@ class SubjectKeys:
 
     def __init__(self, ring: KeyRingSettings) -> None:
         self._version = ring.current
-        self._base = hmac.new(_key(ring, ring.current), digestmod=hashlib.sha256)
+        self._base = hmac.new(secret_key(ring, ring.current), digestmod=hashlib.sha256)
 
     def subject_id(self, e164: str) -> str:
         """`e164`: "+" and digits, as `common.msisdn` writes it."""
@@ -43,7 +43,7 @@ class FieldKeys:
 
     def __init__(self, ring: KeyRingSettings) -> None:
         self._current = ring.current
-        self._ciphers = {key_id: AESGCM(_key(ring, key_id)) for key_id in ring.keys}
+        self._ciphers = {key_id: AESGCM(secret_key(ring, key_id)) for key_id in ring.keys}
 
     def seal(self, plain: str, context: str) -> str:
         nonce = os.urandom(NONCE_BYTES)
@@ -63,7 +63,8 @@ class FieldKeys:
             raise Unreadable("the field does not open in this context") from error
 
 
-def _key(ring: KeyRingSettings, key_id: str) -> bytes:
+def secret_key(ring: KeyRingSettings, key_id: str) -> bytes:
+    """Raises ValueError unless it is 32 bytes; never carries them."""
     key = base64.b64decode(ring.keys[key_id].get_secret_value())
     if len(key) != KEY_BYTES:
         raise ValueError(f"key {key_id!r} is {len(key)} bytes, not {KEY_BYTES}")

@@ -277,5 +277,13 @@ class SubjectView(BaseModel):
     history: list[EvidenceView]
 
 
+class ReceiptBody(BaseModel):
+    """`receipt`: a compact JWS, to be checked against /.well-known/jwks.json; `record`: its payload, read."""
+
+    evidence_id: str
+    receipt: str
+    record: dict[str, Any]
+
+
 def bodies(reasons: tuple[Reason, ...]) -> tuple[ReasonBody, ...]:
     return tuple(ReasonBody(field=r.field, reason=r.reason, detail=r.detail) for r in reasons)

@@ -2,19 +2,21 @@
 
 from datetime import datetime
 
+from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.consumer import applied_watermark
 from common.contracts import INBOUND_MESSAGES
 from common.service import Background, Service
-from common.settings import ServiceSettings
-from consent import api, checks, intake, receipts, reconciliations, store
+from common.settings import KeyRingSettings, ServiceSettings
+from consent import api, checks, intake, proofs, receipts, reconciliations, store
 
 BATCH_BYTES = 4 * 1024 * 1024  # a thousand opt-ins, each with the text that was shown
 
 
 class Settings(ServiceSettings):
-    """Nothing beyond what all four services share."""
+    signing_keys: KeyRingSettings  # Ed25519 seeds: receipts are signed with the current one
+    retired_signing_keys: dict[str, str] = Field(default_factory=dict)  # key id to `x` of the key set: still published
 
 
 def build(settings: Settings | None = None) -> Service[Settings]:
@@ -30,7 +32,12 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         name="consent",
         settings=settings,
         metadata=store.metadata,
-        routers=[api.router, checks.router, reconciliations.router],
+        routers=[
+            api.router,
+            checks.router,
+            reconciliations.router,
+            proofs.router(settings.signing_keys, settings.retired_signing_keys),
+        ],
         background=lambda _: Background(subscriptions=[intake.inbound_messages, receipts.dispatch_messages]),
         ceiling=ceiling,
         body_limits={"/v1/consents/batch": BATCH_BYTES},

@@ -346,6 +346,12 @@ async def history(tx: AsyncConnection, subject_id: str, up_to: int | None = None
     return [_entry(row) for row in reversed(rows.all())]
 
 
+async def find_entry(tx: AsyncConnection, evidence_id: str) -> Entry | None:
+    rows = await tx.execute(text("SELECT * FROM evidence WHERE evidence_id = :id"), {"id": evidence_id})
+    row = rows.one_or_none()
+    return _entry(row) if row else None
+
+
 async def add_sender(tx: AsyncConnection, sender: Sender, now: datetime) -> bool:
     """False where the sender_id is taken; waits for whoever is registering it at this moment."""
     rows = await tx.execute(
