@@ -43,7 +43,7 @@ class Placet:
         assert answer.status_code < 400, answer.text
         return answer.json()
 
-    async def new_sender(self, code: str) -> str:
+    async def new_sender(self, code: str, brand: str = "Maison Lune", oadc: str = "MAISONLUNE") -> str:
         """A sender of its own for each story, with a STOP code of its own."""
         sender_id = "s" + uuid4().hex[:8]
         await self.call(
@@ -53,10 +53,10 @@ class Placet:
             {
                 "sender_id": sender_id,
                 "legal_name": "Maison Lune SAS",
-                "brand": "Maison Lune",
+                "brand": brand,
                 "contact": "contact@maison-lune.example",
                 "country": "FR",
-                "oadc": "MAISONLUNE",
+                "oadc": oadc,
                 "stop_code": code,
                 "purposes": [{"id": "promotions", "wording": "Nos offres"}],
             },
@@ -230,6 +230,25 @@ async def test_1_what_may_be_a_stop_holds_marketing_until_a_person_has_read_it(p
     assert (numbers["accepted"], numbers["denied"]) == (2, 1)
     assert numbers["denied_reasons"] == {"opted_out": 1, "suppressed": 1}
     assert [len(await placet.sent_to(n)) for n in people] == [1, 0, 1]
+
+
+async def test_1_a_stop_that_names_a_brand_on_a_shared_code_is_for_that_brand(placet: Placet) -> None:
+    """Two brands behind one code: `STOP LUNE BLEUE` leaves the other, `STOP TOUT` leaves nobody."""
+    lune = await placet.new_sender("36212", brand="Lune Bleue", oadc="LUNEBLEUE")
+    other = await placet.new_sender("36212")
+    elsewhere = await placet.new_sender("36213")
+    for sender in (lune, other, elsewhere):
+        await placet.consent(sender, 130, datetime.now(UTC) - timedelta(days=1))
+        await placet.consent(sender, 131, datetime.now(UTC) - timedelta(days=1))
+
+    async def states(n: int) -> dict[str, str]:
+        subject = await placet.call("POST", "consent", "/v1/subjects/lookup", {"number": number(n)})
+        return {consent["sender_id"]: consent["state"] for consent in subject["consents"]}
+
+    await placet.enforced(await placet.reply(130, "STOP pub de Lune Bleue svp", "36212"))
+    assert await states(130) == {lune: "opted_out", other: "opted_in", elsewhere: "opted_in"}
+    await placet.enforced(await placet.reply(131, "Stop tout", "36212"))
+    assert set((await states(131)).values()) == {"opted_out"}
 
 
 async def test_2_default_deny(placet: Placet) -> None:

@@ -20,6 +20,7 @@ from common.database import Database
 from consent import intake, ledger, senders, store
 from consent.recorder import Statement, record
 from consent.service import Settings, build
+from tests.builders import field_keys
 from tests.eventually import eventually
 from tests.infrastructure import Postgres
 from tests.publish import publish, publish_raw
@@ -50,14 +51,20 @@ def mo(minutes: float, intent: str = "stop", **changes: Any) -> MessageReceived:
     return MessageReceived(**(fields | changes))
 
 
-def sender(sender_id: str, stop_code: str = "36111") -> store.Sender:
+def saying(words: str, **changes: Any) -> MessageReceived:
+    """A STOP with these words beside it, as inbound-svc publishes it."""
+    stop = mo(1, **changes)
+    return msgspec.structs.replace(stop, named=field_keys.seal(words, f"named:{stop.mo_id}"))
+
+
+def sender(sender_id: str, stop_code: str = "36111", brand: str = "Acme") -> store.Sender:
     return store.Sender(
         sender_id=sender_id,
-        legal_name="ACME SAS",
-        brand="Acme",
+        legal_name=f"{brand} SAS",
+        brand=brand,
         contact="acme.example",
         country="FR",
-        oadc="ACME",
+        oadc=brand.upper().replace(" ", ""),
         stop_code=stop_code,
         purposes=(Purpose(id="promotions", wording="Nos offres"), Purpose(id="loyalty", wording="Votre carte")),
     )
@@ -80,7 +87,7 @@ async def give(database: Database, *evidence: ledger.Evidence) -> None:
 async def receive(database: Database, *messages: MessageReceived) -> None:
     batch = [Received(m, m.subject_id, 0, n, NOW, None) for n, m in enumerate(messages)]
     async with database.begin() as tx:
-        assert await intake.apply(tx, batch) is None
+        assert await intake.apply(field_keys, tx, batch) is None
 
 
 async def subject(database: Database, subject_id: str = WHO) -> store.Subject | None:
@@ -115,6 +122,49 @@ async def test_a_stop_on_a_shared_code_closes_all_its_senders_and_no_other(datab
 async def test_a_stop_on_a_code_that_is_nobodys_closes_every_sender(database: Database) -> None:
     await receive(database, mo(1, short_code="36999"))
     assert await standing(database, "any-sender", "any-purpose") == "opted_out"
+
+
+@pytest.fixture
+async def shared(database: Database) -> Database:
+    """Acme and Maison Lune behind one code, Initech on its own."""
+    async with database.begin() as tx:
+        await senders.register(tx, sender("lune", brand="Maison Lune"), NOW)
+        await senders.register(tx, sender("initech", "36222", brand="Initech"), NOW)
+    return database
+
+
+@pytest.mark.parametrize(
+    ("words", "out"),
+    [
+        ("maison lune", ["lune"]),
+        ("pub de maisonlune", ["lune"]),
+        ("acme et maison lune", ["acme", "lune"]),
+        ("dupont", ["acme", "lune"]),
+        ("lune acme peut continuer", ["acme", "lune"]),
+        ("initech", ["acme", "lune"]),
+    ],
+    ids=["a brand", "an OADC", "two brands", "nobody we know", "more than names", "a brand of another code"],
+)
+async def test_a_stop_that_names_a_brand_on_a_shared_code_is_for_that_brand_and_in_doubt_for_the_code(
+    shared: Database, words: str, out: list[str]
+) -> None:
+    await receive(shared, saying(words))
+    assert [who for who in ("acme", "lune", "initech") if await standing(shared, who) == "opted_out"] == out
+
+
+async def test_a_stop_to_all_is_for_everyone_whatever_the_code(shared: Database) -> None:
+    await receive(shared, mo(1, everyone=True, short_code="36222"))
+    assert await standing(shared) == await standing(shared, "not-even-registered", "any") == "opted_out"
+
+
+async def test_a_stop_whose_words_cannot_be_read_is_for_the_whole_code(shared: Database) -> None:
+    await receive(shared, mo(1, named="t1.damaged"))
+    assert await standing(shared) == await standing(shared, "lune") == "opted_out"
+
+
+async def test_a_stop_that_names_somebody_on_a_code_that_is_nobodys_is_for_everyone(shared: Database) -> None:
+    await receive(shared, saying("acme", short_code="36999"))
+    assert await standing(shared) == await standing(shared, "initech") == "opted_out"
 
 
 async def test_a_stop_that_answers_an_old_code_still_means_its_sender(database: Database) -> None:

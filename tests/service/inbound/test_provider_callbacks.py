@@ -308,6 +308,15 @@ async def test_a_stop_in_a_part_counts_though_the_others_never_come(operators: O
     assert texts(await operators.messages()) == [("stop", "STOP")]
 
 
+async def test_a_name_in_a_part_narrows_nothing_who_else_is_named_may_be_in_the_next(operators: Operators) -> None:
+    await operators.part(1, "STOP Acme", total=2)
+    await operators.part(2, " et Lune", total=2)
+
+    part, _, whole = await operators.messages()
+    assert (part.intent, part.named) == ("stop", "")
+    assert field_keys.unseal(whole.named, f"named:{whole.mo_id}") == "acme et lune"
+
+
 async def test_a_stop_that_is_cut_in_two_is_found_in_the_whole(operators: Operators) -> None:
     await operators.part(1, "désins", total=2)
     await operators.part(2, "cription", total=2)

@@ -118,6 +118,18 @@ async def test_a_stop_is_published_sealed_before_it_is_acknowledged(service: Inb
     assert event.received_at > sent_at
 
 
+async def test_what_a_stop_names_travels_sealed_and_a_stop_to_all_says_so(service: Inbound) -> None:
+    await service.text("STOP pub de Maison Lune", id="mo-named")
+    await service.text("Stop tout", id="mo-all")
+    await service.text("STOP", id="mo-plain")
+    named, everyone, plain = await service.messages()
+    assert "lune" not in named.named
+    assert field_keys.unseal(named.named, f"named:{named.mo_id}") == "pub de maison lune"
+    assert [event.everyone for event in (named, everyone, plain)] == [False, True, False]
+    assert (everyone.named, plain.named) == ("", "")
+    assert not any(event.answered for event in (named, everyone, plain)), "the simulator confirms nothing itself"
+
+
 async def test_the_journal_keeps_the_raw_body_and_nothing_personal_in_clear(service: Inbound) -> None:
     raw = mo("Stop à tout ça", id="mo-7").replace(b"\\u00e0", "à".encode())
     assert not raw.isascii()
@@ -515,6 +527,7 @@ async def test_a_twilio_mo_is_answered_with_an_empty_twiml(service: Inbound) -> 
     assert answer.text.endswith("<Response/>")
     (event,) = await service.messages()
     assert (event.provider, event.intent, event.subject_id) == ("twilio", "stop", subject(1))
+    assert event.answered, "Twilio confirms a STOP itself"
     assert event.occurred_at == event.received_at
 
 

@@ -1,6 +1,7 @@
 """What people answer by SMS, as evidence: STOP and START from `inbound.messages.v1`, a batch in one transaction.
 
-STOP     an opt-out of every sender that uses, or once used, the code it was sent to; of everyone where nobody does
+STOP     an opt-out of every sender that uses, or once used, the code it was sent to; of those among them that it
+         names and nobody else (STOP ACME); of everyone where it says so (STOP ALL), or the code is nobody's
 START    takes a STOP back: an opt-in for what the person had opted in to with those senders (DOMAIN 2.4, France)
 review   may mean STOP: marketing to the number is held until a person has read it, and then it means what they say
 
@@ -12,14 +13,17 @@ erasure.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.consumer import After, Received, Stopped, Subscription
 from common.contracts import INBOUND_MESSAGES
 from common.contracts.inbound import MessageReceived
+from common.keyring import FieldKeys, Unreadable
+from common.keywords_scope import scope
 from common.telemetry import counter
 from consent import ledger, recorder, store
 from consent.chain import evidence_id
@@ -36,7 +40,11 @@ UNREADABLE = "unreadable_mo"
 INTENTS = counter("sms_consent_inbound_total", "Messages from people, by what they mean.", ["intent"])
 
 
-async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
+def inbound_messages(keys: FieldKeys) -> Subscription:
+    return Subscription(GROUP, INBOUND_MESSAGES, partial(apply, keys), on_poison=shut_out)
+
+
+async def apply(keys: FieldKeys, tx: AsyncConnection, batch: list[Received]) -> After | None:
     """Record what one partition's batch says. A repeated MO derives the same evidence ids and falls out."""
     messages = [r.event for r in batch if isinstance(r.event, MessageReceived)]
     for message in messages:
@@ -50,7 +58,11 @@ async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
     statements = [
         Statement(m.subject_id, m.number, evidence)
         for m in said
-        for evidence in (stops(m, owners) if m.intent == "stop" else starts(m, owners, held))
+        for evidence in (
+            stops(m, concerned(keys, m, owners.get(m.short_code, {})))
+            if m.intent == "stop"
+            else starts(m, owners.get(m.short_code, {}), held)
+        )
     ]
     await recorder.record(tx, statements, datetime.now(UTC), reviews)
     return None
@@ -80,9 +92,22 @@ async def _locked_for_starts(
     return await store.lock_subjects(tx, numbers, asking)
 
 
-def stops(message: MessageReceived, owners: Mapping[str, Sequence[str]]) -> Iterator[Evidence]:
-    concerned: Sequence[str | None] = owners.get(message.short_code) or (None,)
-    for sender_id in concerned:
+def concerned(keys: FieldKeys, stop: MessageReceived, owners: Mapping[str, Sequence[str]]) -> Sequence[str | None]:
+    """Whom a STOP is for; None: everyone. `owners`: the senders of its code, each with what people may call it. Words
+    that do not unseal name nobody, and the STOP is the wider for it."""
+    try:
+        named = keys.unseal(stop.named, f"named:{stop.mo_id}").split() if stop.named else []
+    except Unreadable:
+        log.error("what a STOP names cannot be read: it is for the whole code", extra={"mo_id": stop.mo_id})
+        named = []
+    meant = scope(named, stop.everyone, owners)
+    if meant.reach == "everyone" or not owners:
+        return (None,)
+    return meant.senders if meant.reach == "named" else tuple(owners)
+
+
+def stops(message: MessageReceived, senders: Sequence[str | None]) -> Iterator[Evidence]:
+    for sender_id in senders:
         yield Evidence(
             evidence_id=evidence_id(SOURCE, message.mo_id, sender_id),
             kind="opt_out",
@@ -96,13 +121,11 @@ def stops(message: MessageReceived, owners: Mapping[str, Sequence[str]]) -> Iter
         )
 
 
-def starts(
-    message: MessageReceived, owners: Mapping[str, Sequence[str]], held: Mapping[str, Subject]
-) -> Iterator[Evidence]:
+def starts(message: MessageReceived, owners: Collection[str], held: Mapping[str, Subject]) -> Iterator[Evidence]:
     """Nothing for somebody never seen, or on a code that is nobody's."""
     if message.subject_id not in held:
         return
-    for sender_id in owners.get(message.short_code, ()):
+    for sender_id in owners:
         for purpose in ledger.reopened(held[message.subject_id].state, sender_id):
             yield Evidence(
                 evidence_id=evidence_id(SOURCE, message.mo_id, sender_id, purpose),
@@ -143,6 +166,3 @@ async def shut_out(tx: AsyncConnection, key: str | None, partition: int) -> None
     )
     await recorder.record(tx, [Statement(key, "", evidence)], now)  # the row is there: no number is written
     log.error("unreadable message: its sender is opted out of everything", extra={"subject_id": key})
-
-
-inbound_messages = Subscription(GROUP, INBOUND_MESSAGES, apply, on_poison=shut_out)

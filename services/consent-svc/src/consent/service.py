@@ -38,7 +38,12 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             reconciliations.router,
             proofs.router(settings.signing_keys, settings.retired_signing_keys),
         ],
-        background=lambda _: Background(subscriptions=[intake.inbound_messages, receipts.dispatch_messages]),
+        background=lambda held: Background(
+            subscriptions=[
+                intake.inbound_messages(held.field_keys),
+                receipts.dispatch_messages,
+            ],
+        ),
         ceiling=ceiling,
         body_limits={"/v1/consents/batch": BATCH_BYTES},
     )

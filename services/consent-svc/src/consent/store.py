@@ -420,17 +420,21 @@ async def purposes_of(tx: AsyncConnection, sender_ids: Collection[str]) -> dict[
     }
 
 
-async def owners_of(tx: AsyncConnection, stop_codes: Collection[str]) -> dict[str, list[str]]:
-    """The senders that use, or once used, each stop code."""
+async def owners_of(tx: AsyncConnection, stop_codes: Collection[str]) -> dict[str, dict[str, tuple[str, ...]]]:
+    """By stop code, the senders that use, or once used it, in the order of their ids; each with what people may call
+    it."""
     rows = await tx.execute(
         text(
-            "SELECT c.code, array_agg(s.sender_id ORDER BY s.sender_id) AS senders"
+            "SELECT c.code, s.sender_id, s.brand, s.oadc, s.legal_name"
             " FROM unnest(CAST(:codes AS text[])) AS c(code) JOIN sender s ON c.code = ANY(s.stop_codes)"
-            " GROUP BY c.code"
+            " ORDER BY s.sender_id"
         ),
         {"codes": sorted(stop_codes)},
     )
-    return {row.code: list(row.senders) for row in rows}
+    found: dict[str, dict[str, tuple[str, ...]]] = {}
+    for row in rows:
+        found.setdefault(row.code, {})[row.sender_id] = (row.brand, row.oadc, row.legal_name)
+    return found
 
 
 async def claim_key(tx: AsyncConnection, caller: str, key: str, fingerprint: str) -> bool:

@@ -14,13 +14,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common import outbox
 from common.contracts import INBOUND_MESSAGES, INBOUND_RECEIPTS, Event, Topic
-from common.contracts.inbound import Intent, MessageReceived, ReceiptReceived
+from common.contracts.inbound import MessageReceived, ReceiptReceived
 from common.message_id import EPOCH, message_id
 from common.msisdn import as_received
 from common.service import Resources
 from common.telemetry import counter
 from inbound import queue, store
-from inbound.keywords import classify
+from inbound.keywords import Understanding, classify
 from inbound.providers import Kind, Message, Receipt, ambiguous
 from inbound.store import Identity, Item, KeptPart, Origin
 
@@ -103,7 +103,9 @@ async def _whole(
     names = "\n".join(part.provider_message_id for part in parts)
     text = "".join(held.field_keys.unseal(part.text, f"part:{part.provider_message_id}") for part in parts)
     whole = f"{parts[0].provider_message_id[:150]}+{hashlib.sha256(names.encode()).hexdigest()[:16]}"
-    return message_entry(held, origin, replace(message, provider_message_id=whole, text=text, part=None), received_at)
+    message = replace(message, provider_message_id=whole, text=text, part=None)
+    answered = isinstance(entry.event, MessageReceived) and entry.event.answered
+    return message_entry(held, origin, message, received_at, answered=answered)
 
 
 def named(origin: Origin, item: Item) -> dict[str, str]:
@@ -115,13 +117,16 @@ def named(origin: Origin, item: Item) -> dict[str, str]:
     }
 
 
-def message_entry(held: Resources[Any], origin: Origin, message: Message, received_at: datetime) -> Entry:
-    """An MO understood. Its number is never refused: a STOP counts whoever sends it."""
+def message_entry(
+    held: Resources[Any], origin: Origin, message: Message, received_at: datetime, *, answered: bool = False
+) -> Entry:
+    """An MO understood. Its number is never refused: a STOP counts whoever sends it. `answered`: the provider confirms
+    a STOP to the person itself."""
     name = message.provider_message_id or ""
     number = as_received(message.sender)
     subject_id = held.subject_keys.subject_id(number)
     mo_id = str(message_id(EPOCH, "mo", origin.provider, origin.account, name))
-    intent, rule, score = _meant(origin, message)
+    meant = _meant(origin, message)
     event = MessageReceived(
         mo_id=mo_id,
         subject_id=subject_id,
@@ -131,23 +136,30 @@ def message_entry(held: Resources[Any], origin: Origin, message: Message, receiv
         number=held.field_keys.seal(number, f"number:{subject_id}"),
         short_code=message.short_code,
         text=held.field_keys.seal(message.text[:EVENT_TEXT_CHARS], f"text:{mo_id}"),
-        intent=intent,
-        rule=rule,
-        score=score,
+        intent=meant.intent,
+        rule=meant.rule,
+        score=meant.score,
         occurred_at=_not_after(message.sent_at, received_at),
         received_at=received_at,
+        everyone=meant.everyone,
+        named=held.field_keys.seal(" ".join(meant.named), f"named:{mo_id}") if meant.named else "",
+        answered=answered,
     )
-    return Entry(Item(name, subject_id=subject_id, intent=intent, rule=rule, score=score), event, message)
+    item = Item(name, subject_id=subject_id, intent=meant.intent, rule=meant.rule, score=meant.score)
+    return Entry(item, event, message)
 
 
-def _meant(origin: Origin, message: Message) -> tuple[Intent, str, float]:
-    """(intent, rule, score). A STOP in a part counts at once, should the other parts never come; nothing else does."""
+def _meant(origin: Origin, message: Message) -> Understanding:
+    """A STOP in a part counts at once, should the other parts never come; nothing else does, and no name in a part
+    narrows the STOP: who else is named may be in the next. A provider that takes a text for a STOP takes it for all."""
     if message.opted_out:
-        return "stop", f"provider:{origin.provider}", 1.0
+        return Understanding("stop", f"provider:{origin.provider}", 1.0, "")
     understood = classify(message.text)
-    if message.part is not None and understood.intent not in PART_INTENTS:
-        return "none", f"{understood.rule}:part", 0.0
-    return understood.intent, understood.rule, understood.score
+    if message.part is None:
+        return understood
+    if understood.intent not in PART_INTENTS:
+        return Understanding("none", f"{understood.rule}:part", 0.0, "")
+    return replace(understood, named=())
 
 
 def receipt_entry(held: Resources[Any], origin: Origin, receipt: Receipt, received_at: datetime) -> Entry:

@@ -95,7 +95,8 @@ class Poller:
             self._unreadable.add(mo)
             log.error("a polled MO cannot be read", extra={**extra, "why": type(error).__name__})
             return False
-        entry = journal.message_entry(self._held, self._origin, message, received_at)
+        answered = ovh.capabilities.answers_stop
+        entry = journal.message_entry(self._held, self._origin, message, received_at, answered=answered)
         async with self._held.database.begin() as tx:
             fresh, _ = await journal.write(tx, self._held, self._origin, [entry], raw, received_at)
         journal.tell(self._origin, fresh)

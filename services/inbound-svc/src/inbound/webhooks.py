@@ -43,6 +43,7 @@ from inbound.providers import (
     Undocumented,
     Unreadable,
     WrongField,
+    capabilities,
     genuine,
 )
 from inbound.store import Origin
@@ -153,8 +154,11 @@ async def _receive(
         entries: list[Entry]
         if kind == "messages":
             parsed = provider.parse_messages(callback)
+            answered = capabilities(account).answers_stop
             entries = [
-                journal.message_entry(held, origin, _named_message(held, account, callback, m), received_at)
+                journal.message_entry(
+                    held, origin, _named_message(held, account, callback, m), received_at, answered=answered
+                )
                 for m in parsed
             ]
         else:

@@ -33,6 +33,9 @@ class MessageReceived(Event, frozen=True, kw_only=True):
     revision: int = 0
     decided_by: str | None = None  # the reviewer, as their token names them
     decided_at: Instant | None = None
+    everyone: bool = False  # of a stop: it names every brand
+    named: str = ""  # of a stop: the other words said, a brand perhaps; sealed, context "named:<mo_id>"; "": none
+    answered: bool = False  # of a stop: the provider confirms it to the person itself
 
     @property
     def key(self) -> str:
