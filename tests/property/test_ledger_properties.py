@@ -18,7 +18,7 @@ from consent.ledger import (
     standing,
     suppressions,
 )
-from tests.unit.consent.evidences import NOON, NOW, opt_in, opt_out, stop
+from tests.unit.consent.evidences import NOON, NOW, contact, expiry, opt_in, opt_out, request, stop
 
 SENDERS = ("acme", "globex")
 PURPOSES = ("promotions", "loyalty")
@@ -52,7 +52,21 @@ def opt_outs(draw: st.DrawFn) -> Evidence:
     return made
 
 
-histories = st.lists(opt_ins() | opt_outs(), max_size=12)
+@st.composite
+def steps(draw: st.DrawFn) -> Evidence:
+    """What lies between: requests, expiries, contacts."""
+    made: Evidence = draw(st.sampled_from((request, expiry, contact)))(
+        draw(minutes),
+        evidence_id=f"ev-{draw(st.integers(0, 99))}",
+        sender_id=draw(st.sampled_from(SENDERS)),
+        purpose=draw(st.sampled_from(PURPOSES)),
+        received_at=NOON + timedelta(minutes=draw(minutes)),
+    )
+    return made
+
+
+anything = opt_ins() | opt_outs() | steps()
+histories = st.lists(anything, max_size=12)
 
 
 def opted_in(state: SubjectState) -> set[tuple[str, str]]:
@@ -70,9 +84,17 @@ def by_definition(evidence: list[Evidence], sender: str, purpose: str) -> str:
     outs = [
         e.at for e in evidence if e.kind == "opt_out" and e.sender_id in (None, sender) and e.purpose in (None, purpose)
     ]
-    if not ins and not outs:
-        return "unknown"
-    return "opted_in" if ins and (not outs or max(ins) > max(outs)) else "opted_out"
+    asked, over = (
+        [e.at for e in evidence if (e.kind, e.sender_id, e.purpose) == (kind, sender, purpose)]
+        for kind in ("request", "expiry")
+    )
+    if outs and not (ins and max(ins) > max(outs)):
+        return "opted_out"
+    if ins and not (over and max(over) >= max(ins)):
+        return "opted_in"
+    if asked and not (over and max(over) >= max(asked)):
+        return "pending"
+    return "expired" if over else "unknown"
 
 
 @given(histories)
@@ -99,16 +121,25 @@ def test_an_opt_out_never_opens_anything(evidence: list[Evidence], left: Evidenc
     assert opted_in(apply(before, left)) <= opted_in(before)
 
 
-@given(histories, opt_ins() | opt_outs())
+@given(histories, steps())
+def test_no_request_expiry_or_contact_opens_anything_or_hides_a_stop(evidence: list[Evidence], step: Evidence) -> None:
+    before, after = fold(evidence), apply(fold(evidence), step)
+    assert opted_in(after) <= opted_in(before)
+    for sender, purpose in ANYWHERE:
+        if standing(before, sender, purpose) == "opted_out":
+            assert meaning(after, sender, purpose) == meaning(before, sender, purpose)
+
+
+@given(histories, anything)
 def test_nothing_loosens_without_strictly_newer_evidence(evidence: list[Evidence], one: Evidence) -> None:
     before = fold(evidence)
     for sender, purpose in opted_in(apply(before, one)) - opted_in(before):
         assert (one.kind, one.sender_id, one.purpose) == ("opt_in", sender, purpose)
         shut = consent_of(before, sender, purpose)
-        assert shut is None or one.at > shut.occurred_at
+        assert shut is None or shut.state == "pending" or one.at > shut.occurred_at
 
 
-@given(histories, opt_ins() | opt_outs())
+@given(histories, anything)
 def test_unchanged_means_the_same_for_every_purpose_there_is_or_will_be(
     evidence: list[Evidence], one: Evidence
 ) -> None:
@@ -119,7 +150,7 @@ def test_unchanged_means_the_same_for_every_purpose_there_is_or_will_be(
     )
     assert decision.changed is not same
     assert differs(before, decision.state) is not same
-    assert decision.cause is not None or same
+    assert decision.told or same
 
 
 @given(histories)

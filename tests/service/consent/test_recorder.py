@@ -20,7 +20,7 @@ from consent.chain import GENESIS, verify
 from consent.ledger import Evidence, Refusal, Verdict
 from consent.recorder import Recorded, Statement, record
 from tests.infrastructure import Postgres
-from tests.unit.consent.evidences import NOW, opt_in, opt_out, stop
+from tests.unit.consent.evidences import NOW, contact, expiry, opt_in, opt_out, request, stop
 
 SENDERS = ("acme", "globex")
 PURPOSES = ("promotions", "loyalty")
@@ -258,6 +258,24 @@ async def test_the_database_itself_keeps_evidence_as_it_is(database: Database, s
     with pytest.raises(DBAPIError, match="append-only"):
         async with database.begin() as tx:
             await tx.execute(text(statement))
+
+
+async def test_what_asks_expires_or_only_touches_is_kept_like_any_evidence(database: Database) -> None:
+    await recorded(database, of("t1-a", request(0)))
+    await recorded(database, of("t1-a", opt_in(1, answers="ev-request-0-None-promotions")))
+    (touched,) = await recorded(database, of("t1-a", contact(2)))
+    await recorded(database, of("t1-a", expiry(3)))
+    assert (touched.decision.verdict, touched.version) == (Verdict.UNCHANGED, 2)
+    events = await published(database)
+    assert [[c.state for c in event.consents] for event in events] == [["pending"], ["opted_in"], ["expired"]]
+    assert [[c.kind for c in event.causes] for event in events] == [[], ["opt_in"], []]
+    subject = await held(database, "t1-a")
+    assert ledger.last_contact(subject.state, "acme") == contact(2).at
+    async with database.begin() as tx:
+        history = await store.history(tx, "t1-a")
+    assert [e.evidence.kind for e in history] == ["request", "opt_in", "contact", "expiry"]
+    assert history[1].evidence.answers == history[0].evidence.evidence_id
+    assert verify(history) is None
 
 
 async def test_evidence_without_what_it_must_name_does_not_enter_the_table(database: Database) -> None:

@@ -28,6 +28,21 @@ def stop(minutes: float = 0, **changes: Any) -> Evidence:
     return opt_out(minutes, **({"source": "mo", "reference": f"simulator/fr/mo-{minutes}"} | changes))
 
 
+def request(minutes: float = 0, **changes: Any) -> Evidence:
+    """A double opt-in for acme's promotions that was asked, `minutes` after noon."""
+    return _evidence("request", minutes, {"purpose": "promotions"} | changes)
+
+
+def expiry(minutes: float = 0, **changes: Any) -> Evidence:
+    """The end of what there was of acme's promotions, `minutes` after noon."""
+    return _evidence("expiry", minutes, {"purpose": "promotions", "source": "retention"} | changes)
+
+
+def contact(minutes: float = 0, **changes: Any) -> Evidence:
+    """The person was in touch with acme, `minutes` after noon."""
+    return _evidence("contact", minutes, changes)
+
+
 def _evidence(kind: Any, minutes: float, changes: dict[str, Any]) -> Evidence:
     when = at(minutes)
     fields: dict[str, Any] = {

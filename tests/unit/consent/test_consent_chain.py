@@ -27,7 +27,7 @@ def test_an_untouched_ledger_holds() -> None:
 def test_the_hash_can_be_computed_by_anyone() -> None:
     first = ledger()[0]
     text = (
-        '{"actor":null,"basis":"opt_in","evidence_id":"ev-opt_in-0-None-promotions","form_id":null,"form_version":null,'
+        '{"actor":null,"answers":null,"basis":"opt_in","evidence_id":"ev-opt_in-0-None-promotions","form_id":null,"form_version":null,'
         '"kind":"opt_in","occurred_at":"2026-03-02T12:00:00.000000Z","position":1,"purpose":"promotions",'
         '"received_at":"2026-03-02T12:00:00.000000Z","recorded_at":"2026-03-02T12:01:00.000000Z","reference":null,'
         '"sale_reference":null,"sender_id":"acme","source":"shop","subject_id":"s1-00","text_shown":"Oui"}'

@@ -16,11 +16,13 @@ from consent.ledger import (
     consents,
     decide,
     fold,
+    last_contact,
+    open_request,
     reopened,
     standing,
     suppressions,
 )
-from tests.unit.consent.evidences import NOW, at, opt_in, opt_out, stop
+from tests.unit.consent.evidences import NOW, at, contact, expiry, opt_in, opt_out, request, stop
 
 EVERYONE: dict[str, Any] = {"sender_id": None}
 
@@ -50,6 +52,23 @@ def test_nobody_is_opted_in_without_evidence() -> None:
         ([opt_in(0, sender_id="globex")], "unknown"),
         ([opt_in(0, purpose="loyalty")], "unknown"),
         ([opt_in(2), opt_out(1, **EVERYONE), opt_out(3, purpose="loyalty")], "opted_in"),
+        ([request(0)], "pending"),
+        ([opt_in(0), request(1)], "opted_in"),
+        ([request(0), opt_in(1)], "opted_in"),
+        ([request(0), expiry(1)], "expired"),
+        ([request(0), expiry(0)], "expired"),
+        ([request(0), expiry(1), request(2)], "pending"),
+        ([opt_in(0), expiry(1)], "expired"),
+        ([opt_in(0), expiry(0)], "expired"),
+        ([opt_in(0), expiry(1), opt_in(2)], "opted_in"),
+        ([opt_in(0), expiry(1), request(2)], "pending"),
+        ([opt_in(0), expiry(1, purpose="loyalty")], "opted_in"),
+        ([opt_out(0), request(1)], "opted_out"),
+        ([opt_out(0), request(1), expiry(2)], "opted_out"),
+        ([opt_in(0), opt_out(1), expiry(2)], "opted_out"),
+        ([opt_in(0), expiry(1), opt_out(2), opt_in(1.5)], "opted_out"),
+        ([contact(0)], "unknown"),
+        ([opt_in(0), expiry(1), contact(2)], "expired"),
     ],
     ids=[
         "an opt-in",
@@ -65,6 +84,23 @@ def test_nobody_is_opted_in_without_evidence() -> None:
         "in for another sender",
         "in for another purpose",
         "in again after leaving everyone",
+        "asked",
+        "asked again though in",
+        "asked and confirmed",
+        "asked and lapsed",
+        "lapsed in the same instant",
+        "asked, lapsed, asked again",
+        "retention ran out",
+        "a tie is expired",
+        "in again after retention ran out",
+        "asked after retention ran out",
+        "another purpose ran out",
+        "asked of somebody who is out",
+        "asked of somebody who is out, and lapsed",
+        "a STOP is not forgotten",
+        "out after it ran out",
+        "in touch",
+        "in touch after it ran out",
     ],
 )
 def test_the_newest_at_source_decides(evidence: list[Evidence], expected: Any) -> None:
@@ -167,6 +203,11 @@ def test_a_renewed_opt_in_changes_the_evidence_it_stands_on() -> None:
         (opt_in(text_shown=None, form_id="newsletter"), Refusal.NOTHING_SHOWN),
         (opt_in(text_shown=None, form_version="3"), Refusal.NOTHING_SHOWN),
         (opt_in(basis="soft_opt_in"), Refusal.SALE_REFERENCE_MISSING),
+        (request(purpose=None), Refusal.PURPOSE_MISSING),
+        (request(sender_id=None), Refusal.SENDER_MISSING),
+        (expiry(purpose=None), Refusal.PURPOSE_MISSING),
+        (contact(sender_id=None), Refusal.SENDER_MISSING),
+        (contact(source=""), Refusal.SOURCE_MISSING),
     ],
 )
 def test_a_refusal_says_why_and_keeps_the_state(evidence: Evidence, refusal: Refusal) -> None:
@@ -211,6 +252,8 @@ def test_evidence_that_proves_enough_is_taken(evidence: Evidence) -> None:
         ([opt_in(0), opt_out(1, purpose="promotions"), stop(2)], ()),
         ([opt_in(0), opt_out(0, purpose="promotions")], ()),
         ([opt_in(0), opt_out(1, purpose="promotions"), opt_in(2), stop(3)], ("promotions",)),
+        ([opt_in(0), expiry(1), stop(2)], ()),
+        ([request(0), stop(1)], ()),
     ],
     ids=[
         "never seen",
@@ -221,6 +264,8 @@ def test_evidence_that_proves_enough_is_taken(evidence: Evidence) -> None:
         "left that purpose by itself",
         "left it in the same instant",
         "left it, came back, then STOP",
+        "ran out before the STOP",
+        "asked and never confirmed",
     ],
 )
 def test_a_start_speaks_for_what_a_stop_closed_and_for_nothing_else(evidence: list[Evidence], expected: Any) -> None:
@@ -245,6 +290,44 @@ def test_a_wide_scope_with_nothing_open_is_out() -> None:
     assert standing(fold([opt_in(0), opt_out(1, purpose="promotions")]), "acme", None) == "opted_out"
     assert standing(fold([opt_out(0, sender_id=None)]), None, None) == "opted_out"
     assert standing(NEVER_SEEN, None, None) == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("evidence", "expected"),
+    [([request(0)], "pending"), ([request(0), expiry(1)], "expired"), ([request(0), stop(1)], "opted_out")],
+)
+def test_a_wide_scope_that_was_never_open_says_how_far_it_came(evidence: list[Evidence], expected: Any) -> None:
+    assert standing(fold(evidence), "acme", None) == expected
+
+
+def test_a_request_stays_open_until_something_as_new_answers_it() -> None:
+    asked = request(1)
+    for answer in (opt_in(1), stop(1), expiry(1), stop(1, sender_id=None)):
+        assert open_request(fold([asked, answer]), "acme", "promotions") is None
+    for other in (opt_in(0), stop(0), expiry(0), contact(2), opt_in(2, purpose="loyalty")):
+        found = open_request(fold([asked, other]), "acme", "promotions")
+        assert found is not None
+        assert found.evidence_id == asked.evidence_id
+
+
+def test_only_what_the_person_did_with_this_sender_moves_the_clock_of_retention() -> None:
+    assert last_contact(NEVER_SEEN, "acme") is None
+    began = [opt_in(0), request(5), expiry(6), contact(7, sender_id="globex"), opt_in(8, sender_id="globex")]
+    assert last_contact(fold(began), "acme") == at(0)
+    for touch in (contact(9), opt_in(9, purpose="loyalty"), stop(9), stop(9, sender_id=None), contact(9, purpose="x")):
+        assert last_contact(fold([*began, touch]), "acme") == touch.at
+
+
+def test_a_contact_is_kept_and_changes_no_state() -> None:
+    decision = decide(fold([opt_in(0)]), contact(1), NOW)
+    assert (decision.verdict, decision.told) == (Verdict.UNCHANGED, False)
+    assert last_contact(decision.state, "acme") == at(1)
+
+
+def test_what_asks_or_expires_is_told_by_the_state_alone() -> None:
+    for evidence in (request(1), expiry(1)):
+        decision = decide(NEVER_SEEN, evidence, NOW)
+        assert (decision.changed, decision.told, decision.cause) == (True, True, None)
 
 
 def test_two_of_the_same_instant_fall_the_same_way_in_any_order() -> None:

@@ -24,6 +24,7 @@ from pydantic import (
 from common.contracts.consent import Basis, State
 from common.fields import Long, Short, Slug, storable
 from common.problems import Reason
+from consent.ledger import Kind
 
 EXAMPLE_NUMBER = "06 39 98 12 34"
 BATCH_ITEMS = 1000
@@ -249,7 +250,7 @@ class EvidenceView(BaseModel):
 
     position: int
     evidence_id: str
-    kind: Literal["opt_in", "opt_out"]
+    kind: Kind
     sender_id: str | None
     purpose: str | None
     basis: Basis | None
@@ -260,6 +261,7 @@ class EvidenceView(BaseModel):
     actor: str | None
     sale_reference: str | None
     reference: str | None
+    answers: str | None
     occurred_at: datetime
     received_at: datetime
     recorded_at: datetime

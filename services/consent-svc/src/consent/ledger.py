@@ -1,13 +1,16 @@
 """What a piece of evidence changes. Pure: no clock, no I/O.
 
-The state of a subject is a fold over all its evidence that keeps, for each scope, the newest opt-in and the newest
-opt-out by *time at source*. Keeping the newest is commutative, associative and idempotent, so arrival order,
-duplicates and replays cannot change the result. An opt-in holds only if it is strictly newer than every opt-out that
-covers it: a tie is an opt-out, and nothing but newer evidence than the STOP loosens (DESIGN, promise 3).
+The state of a subject is a fold over all its evidence that keeps, for each scope, the newest of each kind by *time at
+source*. Keeping the newest is commutative, associative and idempotent, so arrival order, duplicates and replays cannot
+change the result. An opt-in holds only if it is strictly newer than every opt-out and expiry that covers it: a tie is
+shut, and nothing but newer evidence than the STOP loosens (DESIGN, promise 3).
 
     opt-in   of (sender, purpose)
     opt-out  of (sender, purpose), of a sender (purpose None: all its purposes, those to come as well), or of everyone
              (sender None)
+    request  of (sender, purpose): a double opt-in was asked. `pending` until answered or lapsed; it opens nothing
+    expiry   of (sender, purpose): retention ran out, or a request lapsed. Only a strictly newer opt-in holds again
+    contact  with a sender: the person was in touch. It moves the clock of retention and no state
 
 A "no" is a value here (`Refusal`), never an exception.
 """
@@ -20,7 +23,7 @@ from typing import Literal
 
 from common.contracts.consent import Basis, Cause, Consent, State, Suppression
 
-Kind = Literal["opt_in", "opt_out"]
+Kind = Literal["opt_in", "opt_out", "request", "expiry", "contact"]
 
 CLOCK_SKEW = timedelta(minutes=1)  # how far ahead of ours a caller's clock may be
 LAST_INSTANT = timedelta(microseconds=999_999)  # of a second
@@ -49,11 +52,12 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What proves one opt-in or opt-out (RGPD art. 7(1); DOMAIN 1.3 says why each field).
+    """What proves one opt-in, opt-out or step between (RGPD art. 7(1); DOMAIN 1.3 says why each field).
 
     `occurred_at` is the time at source, as claimed; `received_at` when Placet first held it. Both aware.
     `reference` is the operator's name for what said it: an MO (provider/account/provider message id), or the message
-    whose receipt tells of an opt-out (provider/provider message id). Evidence by API has none.
+    whose receipt tells of an opt-out (provider/provider message id). Evidence by API has none. `answers`: the evidence
+    this one follows from, as an opt-in by double opt-in does from its request.
     """
 
     evidence_id: str
@@ -70,6 +74,7 @@ class Evidence:
     actor: str | None = None
     sale_reference: str | None = None
     reference: str | None = None
+    answers: str | None = None
 
     @property
     def at(self) -> datetime:
@@ -119,8 +124,8 @@ NEVER_SEEN = SubjectState()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What one piece of evidence did. `state` is the state after it; `cause` is what to tell the others, None where
-    there is nothing to tell."""
+    """What one piece of evidence did. `state` is the state after it; `cause` is the opt-in or opt-out to name to the
+    others, None where there is none."""
 
     verdict: Verdict
     state: SubjectState
@@ -130,6 +135,11 @@ class Decision:
     @property
     def changed(self) -> bool:
         return self.verdict is Verdict.RECORDED
+
+    @property
+    def told(self) -> bool:
+        """Whether the others must hear of it."""
+        return self.changed or self.cause is not None
 
 
 def decide(state: SubjectState, evidence: Evidence, now: datetime) -> Decision:
@@ -151,20 +161,18 @@ def decide(state: SubjectState, evidence: Evidence, now: datetime) -> Decision:
 
 
 def refusals(evidence: Evidence, now: datetime) -> Iterator[Refusal]:
-    """Every reason not to take it. An opt-out needs no more than a source and a scope: its clock is bounded, not
-    judged, because a STOP counts."""
+    """Every reason not to take it. What opens nothing needs no more than a source and a scope: its clock is bounded,
+    not judged, because a STOP counts."""
     if not evidence.source.strip():
         yield Refusal.SOURCE_MISSING
-    if evidence.kind == "opt_out":
-        if evidence.sender_id is None and evidence.purpose is not None:
-            yield Refusal.SENDER_MISSING  # a purpose is one sender's own
+    if evidence.sender_id is None and (evidence.kind != "opt_out" or evidence.purpose is not None):
+        yield Refusal.SENDER_MISSING  # consent is limited to an identified party (DOMAIN 1.1); a purpose is one's own
+    if evidence.purpose is None and evidence.kind in ("opt_in", "request", "expiry"):
+        yield Refusal.PURPOSE_MISSING
+    if evidence.kind != "opt_in":
         return
     if evidence.reference is None and evidence.occurred_at > now + CLOCK_SKEW:
         yield Refusal.OCCURRED_IN_THE_FUTURE  # a caller can mend its clock; a person cannot mend the operator's
-    if evidence.sender_id is None:
-        yield Refusal.SENDER_MISSING  # consent is limited to an identified party (DOMAIN 1.1)
-    if evidence.purpose is None:
-        yield Refusal.PURPOSE_MISSING
     if evidence.basis is None:
         yield Refusal.BASIS_MISSING
     shown = (evidence.form_id and evidence.form_version) or evidence.text_shown or evidence.reference
@@ -201,16 +209,37 @@ def fold(evidence: Iterable[Evidence]) -> SubjectState:
 
 
 def consent_of(state: SubjectState, sender_id: str, purpose: str) -> Consent | None:
-    """The consent for one purpose and the evidence that made it so. None: nothing covers it (`unknown`)."""
-    given = next((m for m in state.marks if m.scope == ("opt_in", sender_id, purpose)), None)
-    stop = max(
-        (m for m in state.marks if m.kind == "opt_out" and m.covers(sender_id, purpose)),
-        key=lambda m: m.rank,
-        default=None,
-    )
+    """The consent for one purpose and the evidence that made it so. None: nothing covers it (`unknown`).
+
+    A request or an expiry never hides a STOP: who is out stays `opted_out` until a newer opt-in.
+    """
+    given = _newest(state, "opt_in", sender_id, purpose)
+    stop = _newest(state, "opt_out", sender_id, purpose)
     if stop and (given is None or given.at <= stop.at):
         return _consent(sender_id, purpose, "opted_out", stop)
-    return _consent(sender_id, purpose, "opted_in", given) if given else None
+    expiry = _newest(state, "expiry", sender_id, purpose)
+    if given and (expiry is None or given.at > expiry.at):
+        return _consent(sender_id, purpose, "opted_in", given)
+    if request := open_request(state, sender_id, purpose):
+        return _consent(sender_id, purpose, "pending", request)
+    return _consent(sender_id, purpose, "expired", expiry) if expiry else None
+
+
+def open_request(state: SubjectState, sender_id: str, purpose: str) -> Mark | None:
+    """The double opt-in that is asked and not answered: nothing as new, but contacts, is on record for the purpose. It
+    may be open while the state says `opted_out`."""
+    request = _newest(state, "request", sender_id, purpose)
+    answers = [_newest(state, kind, sender_id, purpose) for kind in ("opt_in", "opt_out", "expiry")]
+    return request if request and all(a is None or a.at < request.at for a in answers) else None
+
+
+def last_contact(state: SubjectState, sender_id: str) -> datetime | None:
+    """When the person was last in touch with this sender, as far as evidence says: the clock of retention. Delivery and
+    opening do not count (DOMAIN 1.4), nor does a request, which somebody else may have typed."""
+    touches = [
+        m.at for m in state.marks if m.kind in ("opt_in", "opt_out", "contact") and m.sender_id in (None, sender_id)
+    ]
+    return max(touches, default=None)
 
 
 def consents(state: SubjectState) -> tuple[Consent, ...]:
@@ -229,15 +258,15 @@ def suppressions(state: SubjectState) -> tuple[Suppression, ...]:
 
 
 def standing(state: SubjectState, sender_id: str | None, purpose: str | None) -> State:
-    """The state of a scope in one word. Of a wide scope: `opted_in` while any purpose in it still is."""
+    """The state of a scope in one word. Of a wide scope: `opted_in` while any purpose in it still is, else `opted_out`
+    if any is."""
     if sender_id and purpose:
         consent = consent_of(state, sender_id, purpose)
         return consent.state if consent else "unknown"
-    within = [c for c in consents(state) if sender_id in (None, c.sender_id)]
-    if any(c.state == "opted_in" for c in within):
-        return "opted_in"
-    stopped = any(s.sender_id in (None, sender_id) for s in suppressions(state))
-    return "opted_out" if within or stopped else "unknown"
+    states: set[State] = {c.state for c in consents(state) if sender_id in (None, c.sender_id)}
+    if any(s.sender_id in (None, sender_id) for s in suppressions(state)):
+        states.add("opted_out")
+    return next((one for one in ("opted_in", "opted_out", "pending", "expired") if one in states), "unknown")
 
 
 def differs(before: SubjectState, after: SubjectState) -> bool:
@@ -254,15 +283,19 @@ def differs(before: SubjectState, after: SubjectState) -> bool:
 
 
 def reopened(state: SubjectState, sender_id: str) -> tuple[str, ...]:
-    """The purposes of this sender that a START by SMS speaks for: those the person had opted in to, and has not opted
-    out of one by one since. It takes back a STOP; it grants nothing new (DOMAIN 2.4, France)."""
+    """The purposes of this sender that a START by SMS speaks for: those the person had opted in to, that have not
+    expired, and that the person has not left one by one since. It takes back a STOP; it grants nothing new (DOMAIN
+    2.4, France)."""
     own = [m for m in state.marks if m.sender_id == sender_id and m.purpose]
-    closed = {m.purpose: m.at for m in own if m.kind == "opt_out"}
+    closed = [(m.purpose, m.at) for m in own if m.kind in ("opt_out", "expiry")]
     given = {m.purpose: m.at for m in own if m.kind == "opt_in"}
-    return tuple(p for p, at in given.items() if p and not (p in closed and closed[p] >= at))
+    return tuple(p for p, at in given.items() if p and not any(p == shut and since >= at for shut, since in closed))
 
 
-def cause(evidence: Evidence) -> Cause:
+def cause(evidence: Evidence) -> Cause | None:
+    """Of an opt-in or opt-out: the other kinds are told by the state alone, as no reader of yesterday knows them."""
+    if evidence.kind not in ("opt_in", "opt_out"):
+        return None
     return Cause(
         kind=evidence.kind,
         source=evidence.source,
@@ -270,6 +303,11 @@ def cause(evidence: Evidence) -> Cause:
         received_at=evidence.received_at,
         reference=evidence.reference,
     )
+
+
+def _newest(state: SubjectState, kind: Kind, sender_id: str, purpose: str) -> Mark | None:
+    covering = (m for m in state.marks if m.kind == kind and m.covers(sender_id, purpose))
+    return max(covering, key=lambda m: m.rank, default=None)
 
 
 def _meaning(consent: Consent | None) -> tuple[State, Basis | None, datetime] | None:

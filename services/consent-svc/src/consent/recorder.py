@@ -105,8 +105,9 @@ def _decide(change: _Change, evidence: Evidence, known: set[str], now: datetime)
     entry = chained(subject.subject_id, subject.entries + 1, evidence, now, subject.head)
     change.subject = replace(subject, state=decision.state, entries=entry.position, head=entry.hash)
     change.entries.append(entry)
-    if decision.cause is not None:
+    if decision.told:
         change.tell(change.subject)
+    if decision.cause is not None:
         change.causes.append(decision.cause)
     return decision
 

@@ -98,16 +98,19 @@ Table(
     Column("actor", Text, nullable=True),
     Column("sale_reference", Text, nullable=True),
     Column("reference", Text, nullable=True),
+    Column("answers", Text, nullable=True),
     Column("occurred_at", DateTime(timezone=True), nullable=False),
     Column("received_at", DateTime(timezone=True), nullable=False),
     Column("recorded_at", DateTime(timezone=True), nullable=False),
     Column("hash", Text, nullable=False),
     UniqueConstraint("subject_id", "position"),
-    CheckConstraint("kind IN ('opt_in', 'opt_out')", name="kind"),
+    CheckConstraint("kind IN ('opt_in', 'opt_out', 'request', 'expiry', 'contact')", name="kind"),
+    CheckConstraint("kind <> 'opt_in' OR basis IS NOT NULL", name="opt_in"),
     CheckConstraint(
-        "kind = 'opt_out' OR (sender_id IS NOT NULL AND purpose IS NOT NULL AND basis IS NOT NULL)", name="opt_in"
+        "(sender_id IS NOT NULL OR (kind = 'opt_out' AND purpose IS NULL))"
+        " AND (purpose IS NOT NULL OR kind IN ('opt_out', 'contact'))",
+        name="scope",
     ),
-    CheckConstraint("sender_id IS NOT NULL OR purpose IS NULL", name="scope"),
 )
 
 Table(
@@ -180,6 +183,7 @@ _EVIDENCE = {
     "actor": "text",
     "sale_reference": "text",
     "reference": "text",
+    "answers": "text",
     "occurred_at": "timestamptz",
     "received_at": "timestamptz",
 }
