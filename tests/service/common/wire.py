@@ -11,12 +11,15 @@ CHUNK_BYTES = 1 << 20
 @dataclass
 class Wire:
     """`asked` sees what clients send, before the server does. `hold()`: from now on no answer comes back; `answered` is
-    set once one is waiting, so the server has acted. `rewrite`: in answers, these bytes become those."""
+    set once one is waiting, so the server has acted. `cut()`: every connection is gone, and whoever comes is hung up
+    on, until `mend()`. `rewrite`: in answers, these bytes become those."""
 
     port: int = 0
     asked: Callable[[bytes], None] = lambda _: None
     answered: asyncio.Event = field(default_factory=asyncio.Event)
     rewrite: tuple[bytes, bytes] = (b"", b"")
+    whole: bool = True
+    connections: set[asyncio.Task[None]] = field(default_factory=set)
     _open: asyncio.Event = field(default_factory=asyncio.Event)
 
     def hold(self) -> None:
@@ -24,6 +27,14 @@ class Wire:
 
     def let_go(self) -> None:
         self._open.set()
+
+    def cut(self) -> None:
+        self.whole = False
+        for connection in list(self.connections):
+            connection.cancel()
+
+    def mend(self) -> None:
+        self.whole = True
 
     async def there(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
@@ -51,12 +62,14 @@ async def wire_to(host: str, port: int) -> AsyncIterator[Wire]:
     """Listens on a free port of this machine and forwards to `host:port`."""
     wire = Wire()
     wire.let_go()
-    connections: set[asyncio.Task[None]] = set()
 
     async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        connections.add(task)
+        if not wire.whole:
+            writer.close()
+            return
+        wire.connections.add(task)
         there_reader, there_writer = await asyncio.open_connection(host, port)
         try:
             with suppress(asyncio.CancelledError):  # the end of the block
@@ -64,7 +77,7 @@ async def wire_to(host: str, port: int) -> AsyncIterator[Wire]:
         finally:
             for end in (writer, there_writer):
                 end.close()
-            connections.discard(task)
+            wire.connections.discard(task)
 
     server = await asyncio.start_server(connect, "127.0.0.1", 0)
     wire.port = server.sockets[0].getsockname()[1]
@@ -73,6 +86,6 @@ async def wire_to(host: str, port: int) -> AsyncIterator[Wire]:
     finally:
         wire.let_go()
         server.close()
-        for connection in list(connections):
-            connection.cancel()
-        await asyncio.gather(*connections, return_exceptions=True)
+        remaining = list(wire.connections)
+        wire.cut()
+        await asyncio.gather(*remaining, return_exceptions=True)

@@ -750,6 +750,12 @@ def test_every_provider_has_an_answer_in_the_table() -> None:
     assert {name for name, *_ in ANSWERS} == set(PROVIDERS)
 
 
+def test_who_says_how_long_it_waits_is_known_for_it() -> None:
+    hurried = {name: provider.answer_within_s for name, provider in PROVIDERS.items()}
+
+    assert {name: limit for name, limit in hurried.items() if limit < 15} == {"octopush": 1.0, "telnyx": 2.0}
+
+
 def test_what_is_ambiguous_is_a_failure_that_blocks_and_no_opt_out() -> None:
     receipts = [
         r for case in CASES if isinstance(case.expected, tuple) for r in case.expected if isinstance(r, Receipt)

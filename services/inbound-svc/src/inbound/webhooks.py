@@ -51,6 +51,7 @@ from inbound.store import Origin
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 5
+OURS = 0.8  # of the time a provider waits; the rest is the way to it and back
 
 CALLBACKS = counter(
     "sms_inbound_callbacks_total",
@@ -166,7 +167,7 @@ async def _receive(
                 journal.receipt_entry(held, origin, receipt, received_at)
                 for receipt in provider.parse_receipts(callback)
             ]
-        deadline = started + publish_timeout_s
+        deadline = started + min(publish_timeout_s, OURS * provider.answer_within_s)
         new = bool(entries) and await _published(held, origin, callback, once, entries, received_at, deadline)
     except NotGenuine as refused:
         challenge = {"WWW-Authenticate": "Basic"} if account.basic else {}
@@ -198,15 +199,16 @@ async def _published(
     """Journalled and acknowledged by Kafka: True if anything was new. Raises NotGenuine for a nonce used before,
     Unavailable when not so by `deadline`."""
     loop = asyncio.get_running_loop()
+    journalling = asyncio.create_task(_journal(held, origin, callback, once, entries, received_at))
     done = new = False
     try:
         async with asyncio.timeout_at(deadline):
-            new, outbox_ids = await _journal(held, origin, callback, once, entries, received_at)
+            new, outbox_ids = await asyncio.shield(journalling)
             done = await held.relayed.wait(outbox_ids, max(0.0, deadline - loop.time()))
     except NotGenuine:
         raise
     except TimeoutError:
-        pass
+        journalling.cancel()  # and not awaited: to take leave of a Postgres that says nothing takes seconds
     except Exception as error:  # whatever it is, the operator must come again: there may be a STOP in it
         log.error("a callback was not kept", exc_info=error, extra=journal.named(origin, entries[0].item))
     if not done:

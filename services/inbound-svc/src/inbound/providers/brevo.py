@@ -16,6 +16,7 @@ from inbound.providers.provider import (
     EMPTY,
     JSON_BYTES,
     NUMBER_CHARS,
+    UNHURRIED_S,
     Answer,
     Callback,
     Capabilities,
@@ -34,6 +35,7 @@ signing: Signing = "never"
 signs_url = False
 max_body_bytes = JSON_BYTES
 takes_get = False
+answer_within_s = UNHURRIED_S
 capabilities = Capabilities(keeps_blacklist=True)  # the STOP mention comes only where the text says [STOP_CODE]
 secret_key = text_key
 verify = nothing_signed

@@ -13,6 +13,7 @@ from inbound.providers.provider import (
     EMPTY,
     JSON_BYTES,
     NUMBER_CHARS,
+    UNHURRIED_S,
     Answer,
     Callback,
     Capabilities,
@@ -32,6 +33,7 @@ signing: Signing = "never"
 signs_url = False
 max_body_bytes = JSON_BYTES
 takes_get = False
+answer_within_s = UNHURRIED_S
 capabilities = Capabilities(keeps_blacklist=True)  # REJECTED_DESTINATION: "blacklisted … or on your account"
 secret_key = text_key
 verify = nothing_signed

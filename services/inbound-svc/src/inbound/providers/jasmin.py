@@ -13,6 +13,7 @@ from inbound.providers import bodies, charsets
 from inbound.providers.provider import (
     FORM_BYTES,
     NUMBER_CHARS,
+    UNHURRIED_S,
     Answer,
     Callback,
     Capabilities,
@@ -32,6 +33,7 @@ signing: Signing = "never"
 signs_url = False
 max_body_bytes = FORM_BYTES
 takes_get = True
+answer_within_s = UNHURRIED_S
 capabilities = Capabilities()
 secret_key = text_key
 verify = nothing_signed

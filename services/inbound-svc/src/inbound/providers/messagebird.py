@@ -17,6 +17,7 @@ from inbound.providers.provider import (
     FORM_BYTES,
     NUMBER_CHARS,
     OK,
+    UNHURRIED_S,
     Account,
     Answer,
     Callback,
@@ -37,6 +38,7 @@ signing: Signing = "always"
 signs_url = True
 max_body_bytes = FORM_BYTES
 takes_get = True
+answer_within_s = UNHURRIED_S
 capabilities = Capabilities(keeps_blacklist=True, signs=True)  # 103
 secret_key = text_key
 kind_of = as_addressed

@@ -33,6 +33,7 @@ signing: Signing = "never"
 signs_url = False
 max_body_bytes = JSON_BYTES
 takes_get = False
+answer_within_s = 1.0  # "in less than one second"
 capabilities = Capabilities(adds_stop_clause=True, keeps_blacklist=True, idempotent_submit=True)  # request_id
 secret_key = text_key
 verify = nothing_signed

@@ -16,6 +16,7 @@ from inbound.providers.provider import (
     FORM_BYTES,
     NUMBER_CHARS,
     OK,
+    UNHURRIED_S,
     Answer,
     Callback,
     Capabilities,
@@ -37,6 +38,7 @@ signing: Signing = "never"
 signs_url = False
 max_body_bytes = FORM_BYTES
 takes_get = True
+answer_within_s = UNHURRIED_S
 capabilities = Capabilities(
     adds_stop_clause=True, keeps_blacklist=True
 )  # " STOP 36111" unless noStopClause; /blacklists

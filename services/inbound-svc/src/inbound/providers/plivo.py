@@ -18,6 +18,7 @@ from inbound.providers.provider import (
     EMPTY,
     FORM_BYTES,
     NUMBER_CHARS,
+    UNHURRIED_S,
     Account,
     Answer,
     Callback,
@@ -39,6 +40,7 @@ signing: Signing = "always"
 signs_url = True
 max_body_bytes = FORM_BYTES
 takes_get = False
+answer_within_s = UNHURRIED_S
 capabilities = Capabilities(keeps_blacklist=True, signs=True)  # 200: the recipient has opted out
 secret_key = text_key
 kind_of = as_addressed

@@ -25,6 +25,7 @@ Signing = Literal["always", "optional", "never"]
 ID_CHARS = 200  # the longest provider message id seen is 36
 JSON_BYTES = 1024 * 1024  # what is read of a body: some providers send receipts by the hundred
 FORM_BYTES = 64 * 1024  # a form has 1 to 3 KiB
+UNHURRIED_S = 15.0  # nobody else says less; Twilio gives up after 15 s (DOMAIN 3.1)
 NUMBER_CHARS = 64  # an E.164 number has 16; a sender name 11
 
 
@@ -178,6 +179,7 @@ class Provider(Protocol):
     signs_url: bool  # the signature covers the public URL, so the account must name it
     max_body_bytes: int  # what is read of a body before anyone is known
     takes_get: bool  # its callbacks may be GETs
+    answer_within_s: float  # after which it does not listen any more
     capabilities: Capabilities
 
     def secret_key(self, secret: str) -> bytes:

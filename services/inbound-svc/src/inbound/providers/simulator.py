@@ -17,6 +17,7 @@ from inbound.providers import bodies
 from inbound.providers.provider import (
     JSON_BYTES,
     NUMBER_CHARS,
+    UNHURRIED_S,
     Account,
     Answer,
     Callback,
@@ -38,6 +39,7 @@ signing: Signing = "always"
 signs_url = False
 max_body_bytes = JSON_BYTES
 takes_get = False
+answer_within_s = UNHURRIED_S
 capabilities = Capabilities(signs=True)
 secret_key = text_key
 kind_of = as_addressed

@@ -18,6 +18,7 @@ from inbound.providers.provider import (
     EMPTY,
     JSON_BYTES,
     NUMBER_CHARS,
+    UNHURRIED_S,
     Account,
     Answer,
     Callback,
@@ -40,6 +41,7 @@ signing: Signing = "optional"
 signs_url = False
 max_body_bytes = JSON_BYTES
 takes_get = False
+answer_within_s = UNHURRIED_S
 capabilities = Capabilities(keeps_blacklist=True)
 secret_key = text_key
 

@@ -17,6 +17,7 @@ from inbound.providers.provider import (
     EMPTY,
     JSON_BYTES,
     NUMBER_CHARS,
+    UNHURRIED_S,
     Answer,
     Callback,
     Capabilities,
@@ -35,6 +36,7 @@ signing: Signing = "never"
 signs_url = False
 max_body_bytes = JSON_BYTES
 takes_get = False
+answer_within_s = UNHURRIED_S
 capabilities = Capabilities(adds_stop_clause=True, keeps_blacklist=True)  # STOP: unsubscribed automatically
 secret_key = text_key
 verify = nothing_signed

@@ -26,6 +26,7 @@ from inbound.providers.provider import (
     JSON_BYTES,
     NO_CONTENT,
     NUMBER_CHARS,
+    UNHURRIED_S,
     Account,
     Answer,
     Callback,
@@ -46,6 +47,7 @@ signing: Signing = "always"
 signs_url = False
 max_body_bytes = JSON_BYTES
 takes_get = False
+answer_within_s = UNHURRIED_S
 capabilities = Capabilities(signs=True)
 
 PREFIX = "whsec_"

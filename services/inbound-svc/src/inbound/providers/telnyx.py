@@ -39,6 +39,7 @@ signing: Signing = "always"
 signs_url = False
 max_body_bytes = JSON_BYTES
 takes_get = False
+answer_within_s = 2.0
 capabilities = Capabilities(  # 40300: a block per messaging profile; Idempotency-Key: DOMAIN 4.1
     keeps_blacklist=True, signs=True, idempotent_submit=True
 )

@@ -20,6 +20,7 @@ from inbound.providers.provider import (
     FORM_BYTES,
     NO_CONTENT,
     NUMBER_CHARS,
+    UNHURRIED_S,
     Account,
     Answer,
     Callback,
@@ -41,6 +42,7 @@ signing: Signing = "always"
 signs_url = True
 max_body_bytes = FORM_BYTES
 takes_get = False
+answer_within_s = UNHURRIED_S
 capabilities = Capabilities(answers_stop=True, keeps_blacklist=True, signs=True)  # 21610; the default opt-out replies
 secret_key = text_key
 kind_of = as_addressed

@@ -21,6 +21,7 @@ from inbound.providers.provider import (
     FORM_BYTES,
     NO_CONTENT,
     NUMBER_CHARS,
+    UNHURRIED_S,
     Account,
     Answer,
     Callback,
@@ -44,6 +45,7 @@ signing: Signing = "optional"
 signs_url = False
 max_body_bytes = FORM_BYTES
 takes_get = True
+answer_within_s = UNHURRIED_S
 capabilities = Capabilities(keeps_blacklist=True)  # err-code 9: developer.vonage.com/en/opt-out-assist
 secret_key = text_key
 kind_of = as_addressed

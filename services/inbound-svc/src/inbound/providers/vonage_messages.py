@@ -13,6 +13,7 @@ from inbound.providers.provider import (
     JSON_BYTES,
     NO_CONTENT,
     NUMBER_CHARS,
+    UNHURRIED_S,
     Account,
     Answer,
     Callback,
@@ -36,6 +37,7 @@ signing: Signing = "always"
 signs_url = False
 max_body_bytes = JSON_BYTES
 takes_get = False
+answer_within_s = UNHURRIED_S
 capabilities = Capabilities(keeps_blacklist=True, signs=True)
 secret_key = text_key
 kind_of = as_addressed
