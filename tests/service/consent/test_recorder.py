@@ -16,9 +16,9 @@ from sqlalchemy.exc import DBAPIError
 from common.contracts.consent import ConsentStateChanged
 from common.database import Database
 from consent import ledger, store
-from consent.chain import GENESIS, verify
+from consent.chain import GENESIS, PERSONAL, verify
 from consent.ledger import Evidence, Refusal, Verdict
-from consent.recorder import Recorded, Statement, record
+from consent.recorder import Recorded, Statement, erase, record
 from tests.infrastructure import Postgres
 from tests.unit.consent.evidences import NOW, contact, expiry, opt_in, opt_out, request, stop
 
@@ -250,14 +250,80 @@ async def test_the_number_is_kept_sealed_as_it_first_came(database: Database) ->
         assert await tx.scalar(text("SELECT number FROM subject")) == "sealed t1-a"
 
 
+async def number_of(database: Database, subject_id: str) -> str | None:
+    return (await held(database, subject_id)).number
+
+
+async def test_an_erasure_takes_what_is_personal_and_the_chain_holds_without_it(database: Database) -> None:
+    said = opt_in(0, form_id="checkout", actor="agent-12", sale_reference="order-7", reference="shop/1")
+    await recorded(database, of("t1-a", said), of("t1-a", stop(1)), of("t1-b", opt_in(0, evidence_id="ev-b")))
+    before = await held(database, "t1-a")
+    async with database.begin() as tx:
+        await erase(tx, ["t1-a"])
+    async with database.begin() as tx:
+        history, other = await store.history(tx, "t1-a"), await store.history(tx, "t1-b")
+        stored = await tx.scalar(text("SELECT jsonb_agg(to_jsonb(e)) FROM evidence e WHERE subject_id = 't1-a'"))
+    assert verify(history) is None
+    assert [entry.erased for entry in (*history, *other)] == [True, True, False]
+    for gone in ("checkout", "agent-12", "order-7", "shop/1", "Oui", "simulator"):
+        assert gone not in str(stored)
+    assert await held(database, "t1-a") == replace(before, number=None), "who was out is out"
+    assert await number_of(database, "t1-b") == "sealed t1-b"
+
+
+async def test_what_comes_after_an_erasure_is_chained_to_what_was_there(database: Database) -> None:
+    await recorded(database, of("t1-a", opt_in(0)), of("t1-a", stop(1)))
+    async with database.begin() as tx:
+        await erase(tx, ["t1-a"])
+    await recorded(database, of("t1-a", stop(2)))
+    assert await number_of(database, "t1-a") is None, "to keep somebody out, the keyed hash is enough"
+    await recorded(database, of("t1-a", opt_in(3)))
+    assert await number_of(database, "t1-a") == "sealed t1-a"
+    async with database.begin() as tx:
+        history = await store.history(tx, "t1-a")
+    assert verify(history) is None
+    assert [entry.erased for entry in history] == [True, True, False, False]
+
+
+async def test_a_number_nobody_told_is_kept_once_an_opt_in_tells_it(database: Database) -> None:
+    await recorded(database, replace(of("t1-a", stop(0)), number=None))
+    assert await number_of(database, "t1-a") is None
+    await recorded(database, of("t1-a", opt_in(1)))
+    assert await number_of(database, "t1-a") == "sealed t1-a"
+    await recorded(database, replace(of("t1-b", stop(0, evidence_id="1")), number=None), of("t1-b", stop(1)))
+    assert await number_of(database, "t1-b") == "sealed t1-b", "whichever of a batch tells it"
+
+
+ERASING = ", ".join(f"{name} = NULL" for name in (*PERSONAL, "salt"))
+
+
 @pytest.mark.parametrize(
-    "statement", ["UPDATE evidence SET kind = 'opt_in'", "DELETE FROM evidence", "TRUNCATE evidence"]
+    "statement",
+    [
+        "UPDATE evidence SET kind = 'opt_in'",
+        "UPDATE evidence SET actor = 'somebody else'",
+        "UPDATE evidence SET actor = NULL",
+        "UPDATE evidence SET salt = NULL",
+        f"UPDATE evidence SET {ERASING}, sealed = hash",
+        f"UPDATE evidence SET {ERASING}, position = 7",
+        "DELETE FROM evidence",
+        "TRUNCATE evidence",
+    ],
 )
 async def test_the_database_itself_keeps_evidence_as_it_is(database: Database, statement: str) -> None:
-    await recorded(database, of("t1-a", stop(0)))
+    await recorded(database, of("t1-a", stop(0, actor="agent-12")))
     with pytest.raises(DBAPIError, match="append-only"):
         async with database.begin() as tx:
             await tx.execute(text(statement))
+
+
+async def test_what_is_erased_stays_erased(database: Database) -> None:
+    await recorded(database, of("t1-a", stop(0)))
+    async with database.begin() as tx:
+        await erase(tx, ["t1-a"])
+    with pytest.raises(DBAPIError, match="append-only"):
+        async with database.begin() as tx:
+            await tx.execute(text("UPDATE evidence SET actor = 'somebody', salt = '00'"))
 
 
 async def test_what_asks_expires_or_only_touches_is_kept_like_any_evidence(database: Database) -> None:

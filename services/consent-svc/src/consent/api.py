@@ -210,7 +210,14 @@ async def look_up_subject(body: LookupBody, caller: ReadsConsent, held: Held) ->
             if visible(s.sender_id)
         ],
         history=[
-            EvidenceView(position=e.position, recorded_at=e.recorded_at, hash=e.hash, **asdict(e.evidence))
+            EvidenceView(
+                position=e.position,
+                recorded_at=e.recorded_at,
+                salt=e.salt,
+                sealed=e.sealed,
+                hash=e.hash,
+                **asdict(e.evidence),
+            )
             for e in entries
             if visible(e.evidence.sender_id)
         ],

@@ -246,7 +246,8 @@ class SuppressionView(BaseModel):
 
 
 class EvidenceView(BaseModel):
-    """One line of the ledger. `hash` chains it to the line before."""
+    """One line of the ledger. `hash` chains it to the line before; `sealed` is the digest of what an erasure takes, and
+    `salt` with it: null where it is erased."""
 
     position: int
     evidence_id: str
@@ -262,9 +263,12 @@ class EvidenceView(BaseModel):
     sale_reference: str | None
     reference: str | None
     answers: str | None
+    controller: str | None
     occurred_at: datetime
     received_at: datetime
     recorded_at: datetime
+    salt: str | None
+    sealed: str
     hash: str
 
 

@@ -164,5 +164,5 @@ async def shut_out(tx: AsyncConnection, key: str | None, partition: int) -> None
         occurred_at=now,
         received_at=now,
     )
-    await recorder.record(tx, [Statement(key, "", evidence)], now)  # the row is there: no number is written
+    await recorder.record(tx, [Statement(key, None, evidence)], now)
     log.error("unreadable message: its sender is opted out of everything", extra={"subject_id": key})

@@ -57,7 +57,8 @@ class Evidence:
     `occurred_at` is the time at source, as claimed; `received_at` when Placet first held it. Both aware.
     `reference` is the operator's name for what said it: an MO (provider/account/provider message id), or the message
     whose receipt tells of an opt-out (provider/provider message id). Evidence by API has none. `answers`: the evidence
-    this one follows from, as an opt-in by double opt-in does from its request.
+    this one follows from, as an opt-in by double opt-in does from its request. `controller`: the legal entity behind
+    the sender, as registered when this was recorded.
     """
 
     evidence_id: str
@@ -75,6 +76,7 @@ class Evidence:
     sale_reference: str | None = None
     reference: str | None = None
     answers: str | None = None
+    controller: str | None = None
 
     @property
     def at(self) -> datetime:

@@ -43,7 +43,7 @@ def opt_outs(batch: Sequence[Received]) -> Iterator[Statement]:
             occurred_at=message.receipt_at or received.published_at,
             received_at=received.published_at,
         )
-        yield Statement(message.subject_id, message.number or "", evidence)  # "" where a dispatch of before tells it
+        yield Statement(message.subject_id, message.number, evidence)
 
 
 dispatch_messages = Subscription(GROUP, DISPATCH_MESSAGES, apply)

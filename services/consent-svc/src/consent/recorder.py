@@ -5,7 +5,8 @@ the transaction. A subject's `version` grows by one with each batch that has som
 once, whole, after its row is locked: that is what puts the versions of one subject on the log in order.
 """
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -16,19 +17,20 @@ from common.contracts import STATES
 from common.contracts.consent import Cause, ConsentStateChanged
 from common.telemetry import counter
 from consent import ledger, store
-from consent.chain import Entry, chained
+from consent.chain import SALT_BYTES, Entry, chained
 from consent.ledger import NEVER_SEEN, Decision, Evidence, Verdict
 from consent.store import Review, Subject
 
+OPENING = ("opt_in", "request")  # what needs the number itself: to keep somebody out, the keyed hash is enough
 EVIDENCE = counter("sms_consent_evidence_total", "Evidence offered, by what became of it.", ["kind", "verdict"])
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """Evidence and whom it is of. `number`: sealed, context "number:<subject_id>"."""
+    """Evidence and whom it is of. `number`: sealed, context "number:<subject_id>"; None where nobody told it."""
 
     subject_id: str
-    number: str
+    number: str | None
     evidence: Evidence
 
 
@@ -73,7 +75,8 @@ async def record(
     changes: dict[str, _Change] = {}
     known: set[str] = set()
     if taken or reviews:
-        numbers = {r.subject_id: r.number for r in reviews} | {s.subject_id: s.number for s in taken}
+        numbers: dict[str, str | None] = {r.subject_id: r.number for r in reviews}
+        numbers |= {s.subject_id: s.number for s in sorted(taken, key=lambda s: s.number is not None)}
         locked = await store.lock_subjects(tx, numbers)
         changes = {subject_id: _Change(subject) for subject_id, subject in locked.items()}
     if taken:
@@ -81,7 +84,7 @@ async def record(
     decisions = [
         Decision(verdict=Verdict.REFUSED, state=NEVER_SEEN, refusals=refused[place])
         if place in refused
-        else _decide(changes[statement.subject_id], statement.evidence, known, now)
+        else _decide(changes[statement.subject_id], statement, known, now)
         for place, statement in enumerate(statements)
     ]
     if reviews:
@@ -95,15 +98,25 @@ async def record(
     ]
 
 
-def _decide(change: _Change, evidence: Evidence, known: set[str], now: datetime) -> Decision:
+async def erase(tx: AsyncConnection, subject_ids: Collection[str]) -> None:
+    """Take what is personal out of the ledger: the number, and what each entry sealed. The chain holds without, and so
+    do the states: who was out is out. Tells nobody: the caller does."""
+    await store.lock_subjects(tx, {}, subject_ids)
+    await store.erase_personal(tx, subject_ids)
+
+
+def _decide(change: _Change, statement: Statement, known: set[str], now: datetime) -> Decision:
     """The next step of one subject. `known` grows with it: a batch may repeat itself."""
-    subject = change.subject
+    subject, evidence = change.subject, statement.evidence
     if evidence.evidence_id in known:
         return Decision(verdict=Verdict.DUPLICATE, state=subject.state)
     known.add(evidence.evidence_id)
     decision = ledger.decide(subject.state, evidence, now)
-    entry = chained(subject.subject_id, subject.entries + 1, evidence, now, subject.head)
+    salt = os.urandom(SALT_BYTES).hex()
+    entry = chained(subject.subject_id, subject.entries + 1, evidence, now, subject.head, salt)
     change.subject = replace(subject, state=decision.state, entries=entry.position, head=entry.hash)
+    if subject.number is None and evidence.kind in OPENING:
+        change.subject = replace(change.subject, number=statement.number)  # erased or never told, and back
     change.entries.append(entry)
     if decision.told:
         change.tell(change.subject)

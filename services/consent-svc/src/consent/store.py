@@ -1,6 +1,7 @@
 """consent-svc's tables and the queries over them. Rows move by arrays; nothing here decides anything.
 
-`evidence` is append-only: the database itself refuses an update or a delete (migration 0001). Locks are taken in
+`evidence` is append-only: the database itself refuses a delete, and any update but the one that erases (migration
+0004). Locks are taken in
 subject_id order, always, so that two batches over the same people wait for each other and never in a circle.
 """
 
@@ -31,7 +32,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common import consumer, outbox
 from common.contracts.consent import Purpose
 from common.database import new_metadata
-from consent.chain import GENESIS, Entry
+from consent.chain import GENESIS, PERSONAL, Entry
 from consent.ledger import NEVER_SEEN, Evidence, SubjectState
 
 HISTORY_ENTRIES = 1000  # the newest, in one lookup
@@ -61,7 +62,7 @@ Table(
     "subject",
     metadata,
     Column("subject_id", Text, primary_key=True),
-    Column("number", Text, nullable=False),  # sealed, context "number:<subject_id>"
+    Column("number", Text, nullable=True),  # sealed, context "number:<subject_id>"; null: erased, or never told
     Column("version", BigInteger, nullable=False, server_default=text("0")),
     Column("state", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     Column("entries", Integer, nullable=False, server_default=text("0")),
@@ -99,9 +100,12 @@ Table(
     Column("sale_reference", Text, nullable=True),
     Column("reference", Text, nullable=True),
     Column("answers", Text, nullable=True),
+    Column("controller", Text, nullable=True),
     Column("occurred_at", DateTime(timezone=True), nullable=False),
     Column("received_at", DateTime(timezone=True), nullable=False),
     Column("recorded_at", DateTime(timezone=True), nullable=False),
+    Column("salt", Text, nullable=True),  # null: erased, with every column of PERSONAL
+    Column("sealed", Text, nullable=False),
     Column("hash", Text, nullable=False),
     UniqueConstraint("subject_id", "position"),
     CheckConstraint("kind IN ('opt_in', 'opt_out', 'request', 'expiry', 'contact')", name="kind"),
@@ -144,7 +148,8 @@ class Sender:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """A person as known by a number: the folded state, and where the chain of entries stands."""
+    """A person as known by a number: the folded state, and where the chain of entries stands. `number`: sealed, None
+    where it is erased or was never told."""
 
     subject_id: str
     version: int = 0
@@ -152,6 +157,7 @@ class Subject:
     entries: int = 0
     head: str = GENESIS
     held_since: datetime | None = None
+    number: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,16 +190,24 @@ _EVIDENCE = {
     "sale_reference": "text",
     "reference": "text",
     "answers": "text",
+    "controller": "text",
     "occurred_at": "timestamptz",
     "received_at": "timestamptz",
 }
-_ENTRY = {"subject_id": "text", "position": "integer", "recorded_at": "timestamptz", "hash": "text"}
-_SUBJECT = "subject_id, version, state::text AS state, entries, head, held_since"
+_ENTRY = {
+    "subject_id": "text",
+    "position": "integer",
+    "recorded_at": "timestamptz",
+    "salt": "text",
+    "sealed": "text",
+    "hash": "text",
+}
+_SUBJECT = "subject_id, version, state::text AS state, entries, head, held_since, number"
 _SENDER = "sender_id, legal_name, brand, contact, country, oadc, stop_code, purposes::text AS purposes, version"
 
 
 async def lock_subjects(
-    tx: AsyncConnection, numbers: Mapping[str, str], known: Collection[str] = ()
+    tx: AsyncConnection, numbers: Mapping[str, str | None], known: Collection[str] = ()
 ) -> dict[str, Subject]:
     """Lock these subjects until the transaction ends, by subject_id.
 
@@ -290,10 +304,10 @@ async def put_subjects(tx: AsyncConnection, subjects: Sequence[Subject], now: da
     await tx.execute(
         text(
             "UPDATE subject SET version = s.version, state = s.state::jsonb, entries = s.entries, head = s.head,"
-            " held_since = s.held_since, updated_at = :now"
+            " held_since = s.held_since, number = s.number, updated_at = :now"
             " FROM unnest(CAST(:ids AS text[]), CAST(:versions AS bigint[]), CAST(:states AS text[]),"
-            " CAST(:entries AS integer[]), CAST(:heads AS text[]), CAST(:held AS timestamptz[]))"
-            " AS s(subject_id, version, state, entries, head, held_since)"
+            " CAST(:entries AS integer[]), CAST(:heads AS text[]), CAST(:held AS timestamptz[]),"
+            " CAST(:numbers AS text[])) AS s(subject_id, version, state, entries, head, held_since, number)"
             " WHERE subject.subject_id = s.subject_id"
         ),
         {
@@ -303,9 +317,20 @@ async def put_subjects(tx: AsyncConnection, subjects: Sequence[Subject], now: da
             "entries": [s.entries for s in subjects],
             "heads": [s.head for s in subjects],
             "held": [s.held_since for s in subjects],
+            "numbers": [s.number for s in subjects],
             "now": now,
         },
     )
+
+
+async def erase_personal(tx: AsyncConnection, subject_ids: Collection[str]) -> None:
+    """What is personal goes, the rest of the ledger stays. The subjects are locked."""
+    ids = {"ids": list(subject_ids)}
+    taken = ", ".join(f"{name} = NULL" for name in (*PERSONAL, "salt"))
+    await tx.execute(
+        text(f"UPDATE evidence SET {taken} WHERE subject_id = ANY(CAST(:ids AS text[])) AND salt IS NOT NULL"), ids
+    )
+    await tx.execute(text("UPDATE subject SET number = NULL WHERE subject_id = ANY(CAST(:ids AS text[]))"), ids)
 
 
 async def put_reviews(tx: AsyncConnection, reviews: Sequence[Review]) -> dict[str, datetime]:
@@ -462,6 +487,7 @@ def _subject(row: Row[Any]) -> Subject:
         entries=row.entries,
         head=row.head,
         held_since=row.held_since,
+        number=row.number,
     )
 
 
@@ -471,6 +497,8 @@ def _entry(row: Row[Any]) -> Entry:
         position=row.position,
         evidence=Evidence(**{name: getattr(row, name) for name in _EVIDENCE}),
         recorded_at=row.recorded_at,
+        salt=row.salt,
+        sealed=row.sealed,
         hash=row.hash,
     )
 
