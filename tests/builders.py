@@ -7,6 +7,7 @@ from uuid import uuid4
 from common.contracts.campaign import CampaignControlled, MessageRequested
 from common.contracts.consent import Cause, Consent, ConsentStateChanged, Purpose, SenderChanged, Suppression
 from common.contracts.inbound import ReceiptReceived
+from common.contracts.rights import ErasureRequested
 from common.keyring import FieldKeys, SubjectKeys
 from common.message_id import message_id
 from common.settings import KeyRingSettings
@@ -125,3 +126,8 @@ def receipt(
         received_at=now(),
         blocked=blocked,
     )
+
+
+def erasure_requested(n: int, **more: Any) -> ErasureRequested:
+    fields: dict[str, Any] = {"erasure_id": str(uuid4()), "subject_id": subject(n), "requested_at": now()}
+    return ErasureRequested(**{**fields, **more})

@@ -64,6 +64,7 @@ class LineProblem(StrEnum):
 
     TOO_MANY_CELLS = "too_many_cells"
     ATTRIBUTE_TOO_LONG = "attribute_too_long"
+    ERASED = "erased"
 
 
 EXPLANATIONS: dict[str, str] = {
@@ -78,6 +79,7 @@ EXPLANATIONS: dict[str, str] = {
     NumberProblem.FICTIONAL: "a range kept for fiction",
     LineProblem.TOO_MANY_CELLS: "more cells than the header has columns",
     LineProblem.ATTRIBUTE_TOO_LONG: f"a cell of more than {MAX_ATTRIBUTE_CHARS} characters",
+    LineProblem.ERASED: "erased at their own request; new evidence of consent brings them back, no file does",
 }
 
 

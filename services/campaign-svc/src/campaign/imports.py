@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
 
 from campaign import senders, store
-from campaign.contacts_csv import EXPLANATIONS, Chunk, NotCsv, WrongColumns, read
+from campaign.contacts_csv import EXPLANATIONS, Chunk, LineProblem, NotCsv, WrongColumns, read
 from campaign.store import ImportedRow
 from common.auth import Caller, require
 from common.fields import Storable
@@ -159,6 +159,8 @@ async def _take(held: Resources[Any], caller: Caller, sender_id: str, import_id:
             raise Invalid(str(error), reasons=[Reason("body", error.reason)]) from error
         except NotCsv as error:
             raise Malformed(str(error), reasons=[Reason("body", error.reason)]) from error
+        if erased := await store.refuse_erased(tx, import_id):
+            reasons[LineProblem.ERASED.value] = erased
         now = datetime.now(UTC)
         created, updated = await store.put_staged(tx, sender_id, now)
         values: dict[str, Any] = {

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from campaign import api, imports, progress, senders, store
+from campaign.eraser import eraser
 from campaign.planner import Planner
 from common.service import Background, Resources, Service
 from common.settings import ServiceSettings
@@ -22,9 +23,10 @@ def build(settings: Settings | None = None) -> Service[Settings]:
 
     def background(held: Resources[Settings]) -> Background:
         planner = Planner(held.database, held.field_keys, chunk=settings.request_chunk, backlog=settings.outbox_backlog)
+        erasing = eraser(held.database)
         return Background(
-            subscriptions=[senders.subscription(), progress.subscription()],
-            workers=planner.workers(),
+            subscriptions=[senders.subscription(), progress.subscription(), erasing.subscription()],
+            workers=[*planner.workers(), erasing.worker()],
         )
 
     return Service(

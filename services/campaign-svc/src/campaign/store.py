@@ -33,8 +33,9 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.accounts import COUNTS, STANDINGS, Standing
+from campaign.contacts_csv import LineProblem
 from campaign.lifecycle import Status
-from common import consumer, outbox
+from common import consumer, erasing, outbox
 from common.contracts.consent import SenderChanged
 from common.contracts.dispatch import MessageChanged
 from common.database import new_metadata
@@ -44,6 +45,7 @@ DUE = "campaign_due"  # NOTIFY channel: a campaign was scheduled
 metadata = new_metadata()
 outbox.define(metadata)
 consumer.define(metadata)
+erasing.define(metadata)
 
 
 def _instant(name: str, *, nullable: bool = False) -> Column[datetime]:
@@ -222,6 +224,36 @@ async def stage(tx: AsyncConnection, rows: Sequence[ImportedRow], refused: Seque
         "imported", records=rows, columns=("line", "subject_id", "number", "attributes")
     )
     await connection.copy_records_to_table("import_refusal", records=refused, columns=("import_id", "line", "reason"))
+
+
+async def refuse_erased(tx: AsyncConnection, import_id: str) -> int:
+    """Take out the staged lines of people who were erased and have not come back; returns how many."""
+    refused = await tx.execute(
+        text(
+            "WITH taken AS (DELETE FROM imported AS i USING erasing AS e"
+            " WHERE e.subject_id = i.subject_id AND e.lifted_at IS NULL RETURNING i.line)"
+            " INSERT INTO import_refusal (import_id, line, reason) SELECT DISTINCT :import_id, line, :reason FROM taken"
+        ),
+        {"import_id": import_id, "reason": LineProblem.ERASED.value},
+    )
+    return int(refused.rowcount)
+
+
+async def delete_contacts(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, int]:
+    """Of all senders; how many by subject_id. Found by the primary key, sender by sender; locked as an import locks
+    them."""
+    rows = await tx.execute(
+        text(
+            "WITH found AS (SELECT c.sender_id, c.subject_id FROM sender AS s JOIN contact AS c"
+            " ON c.sender_id = s.sender_id AND c.subject_id = ANY(CAST(:ids AS text[]))"
+            " ORDER BY c.sender_id, c.subject_id FOR UPDATE OF c),"
+            " gone AS (DELETE FROM contact AS c USING found AS f"
+            " WHERE c.sender_id = f.sender_id AND c.subject_id = f.subject_id RETURNING c.subject_id)"
+            " SELECT subject_id, count(*) AS contacts FROM gone GROUP BY subject_id"
+        ),
+        {"ids": list(subject_ids)},
+    )
+    return {row.subject_id: row.contacts for row in rows}
 
 
 async def put_staged(tx: AsyncConnection, sender_id: str, now: datetime) -> tuple[int, int]:

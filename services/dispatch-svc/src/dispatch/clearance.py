@@ -14,6 +14,7 @@ import msgspec
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common import erasing
 from common.contracts.campaign import Category, MessageRequested
 from common.keyring import FieldKeys, SubjectKeys, Unreadable
 from common.law import Policy
@@ -90,11 +91,14 @@ class Clearance:
         subjects = await store.subjects(tx, [c.subject_id for c in candidates])
         senders = await store.senders(tx, {c.sender_id for c in candidates})
         controls = await store.controls(tx, {c.campaign_id for c in candidates if c.campaign_id})
+        erased = await erasing.asked_of(tx, {c.subject_id for c in candidates})
         blocked = await store.blocked_subjects(tx, [c.subject_id for c in candidates], self.gateway)
         now = datetime.now(UTC)
         decisions = []
         for candidate in candidates:
             number, content, flaw = self._open(candidate)
+            if candidate.subject_id in erased and candidate.requested_at <= erased[candidate.subject_id]:
+                flaw = Reason.ERASED  # it is of before, and has come late
             sender = senders.get(candidate.sender_id)
             subject = subjects.get(candidate.subject_id)
             verdict = gate.decide(
@@ -154,8 +158,11 @@ class Clearance:
                 status, reasons, due = "deferred", found, until
             case Expire(reasons=found):
                 status, reasons = "expired", found
+        kept = {name: getattr(candidate, name) for name in Candidate.__struct_fields__}
+        if status == "denied" and Reason.ERASED in reasons:
+            kept |= {"number": None, "text": None}
         return {
-            **{name: getattr(candidate, name) for name in Candidate.__struct_fields__},
+            **kept,
             "status": status,
             "reasons": msgspec.json.encode(reasons).decode(),
             "reasons_first": reasons[0] if reasons else "",

@@ -79,7 +79,8 @@ Verdict = Allow | Deny | Defer | Expire
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One message asked for. `territory` comes from the number itself; `flaw` is what is wrong with the request."""
+    """One message asked for. `territory` comes from the number itself; `flaw` is what is wrong with the request: it
+    cannot be read, it is not of its subject, or its person was erased after it was asked for."""
 
     category: Category
     sender_id: str
@@ -171,7 +172,7 @@ def marketing_denials(request: Request, known: Knowledge) -> Iterator[Reason]:
         return
     if subject.unreadable:
         yield Reason.CONSENT_UNREADABLE
-    if subject.erased:
+    if subject.erased and request.flaw is not Reason.ERASED:
         yield Reason.ERASED
     consent = next(
         (c for c in subject.consents if c.sender_id == request.sender_id and c.purpose == request.purpose), None

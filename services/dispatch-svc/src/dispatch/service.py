@@ -14,6 +14,7 @@ from common.settings import ServiceSettings
 from common.telemetry import gauge
 from dispatch import api, projection, receipts, store
 from dispatch.clearance import Clearance
+from dispatch.eraser import eraser
 from dispatch.gate import Limits, is_fresh
 from dispatch.gateway import SimulatorGateway
 from dispatch.handoff import Handoff
@@ -80,9 +81,15 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         intake = Intake(clearance, handoff, batch=settings.intake_batch, partitions=settings.partitions)
         timeout = timedelta(seconds=settings.permit_ttl_s + settings.submit_timeout_s + settings.settle_margin_s)
         timers = Timers(held.database, clearance, handoff, batch=settings.intake_batch, sending_timeout=timeout)
+        erasing = eraser(held.database, settings.partitions)
         return Background(
-            subscriptions=[*projection.subscriptions(), *intake.subscriptions(), *receipts.subscriptions()],
-            workers=[Worker("hand-off", handoff.watch), *timers.workers()],
+            subscriptions=[
+                *projection.subscriptions(),
+                *intake.subscriptions(),
+                *receipts.subscriptions(),
+                erasing.subscription(),
+            ],
+            workers=[Worker("hand-off", handoff.watch), *timers.workers(), erasing.worker()],
             close=gateway.close,
         )
 

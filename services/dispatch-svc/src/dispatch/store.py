@@ -33,13 +33,13 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common import consumer, outbox
+from common import consumer, erasing, outbox
 from common.contracts import DISPATCH_MESSAGES, STATES
 from common.contracts.campaign import CampaignControlled, Control
 from common.contracts.consent import Consent, ConsentStateChanged, SenderChanged, Suppression
 from common.contracts.dispatch import MessageChanged, OptOutEnforced
 from common.database import new_metadata
-from dispatch.gate import Subject
+from dispatch.gate import Reason, Subject
 
 CONSENTS_GROUP = "dispatch.consents"
 DUE = "dispatch_due"  # NOTIFY channel: a message is due at once
@@ -49,6 +49,7 @@ HELD = "status = 'deferred' AND 'under_review' = ANY (reasons)"  # spelled as th
 metadata = new_metadata()
 outbox.define(metadata)
 consumer.define(metadata)
+erasing.define(metadata)
 
 
 def _instant(name: str, *, nullable: bool = True) -> Column[datetime]:
@@ -65,8 +66,8 @@ message = Table(
     Column("category", Text, nullable=False),
     Column("subject_id", Text, nullable=False),
     Column("partition", SmallInteger, nullable=False),
-    Column("number", Text, nullable=False),  # sealed
-    Column("text", Text, nullable=False),  # sealed
+    Column("number", Text),  # sealed; gone once the person is erased
+    Column("text", Text),  # sealed; as the number
     _instant("requested_at", nullable=False),
     _instant("send_before", nullable=False),
     Column("status", Text, nullable=False),
@@ -83,6 +84,7 @@ message = Table(
     Column("code", Text),
     _instant("receipt_at"),  # its time at source
     Index("message_due_ix", "partition", "due_at", postgresql_where=text("status IN ('pending', 'deferred')")),
+    Index("message_subject_ix", "subject_id"),  # what is held of one person
     Index("message_sending_ix", "subject_id", postgresql_where=text("status = 'sending'")),
     Index(
         "message_gateway_ix",
@@ -136,6 +138,7 @@ enforcement = Table(
     _instant("received_at", nullable=False),
     _instant("applied_at", nullable=False),
     _instant("enforced_at"),
+    Index("enforcement_subject_ix", "subject_id"),
     Index("enforcement_open_ix", "subject_id", postgresql_where=text("enforced_at IS NULL")),
 )
 
@@ -387,17 +390,20 @@ async def insert_messages(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]
 
 
 async def update_decisions(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[Row[Any]]:
-    """Store new verdicts of messages whose rows the caller has locked or that are still `sending`."""
+    """Store new verdicts of messages whose rows the caller has locked or that are still `sending`. What is denied
+    because its person was erased loses number and text with it."""
     columns = {"message_id": "uuid", **{c: INSERTED[c] for c in DECIDED}}
+    erased = "CASE WHEN v.status = 'denied' AND v.reasons @> CAST(:erased AS jsonb) THEN NULL ELSE m.{0} END"
+    kept = ", ".join(f"{c} = {erased.format(c)}" for c in ("number", "text"))
     sets = ", ".join(f"{c} = {_AS_ARRAY.format('v.reasons') if c == 'reasons' else f'v.{c}'}" for c in DECIDED)
     arrays = ", ".join(f"CAST(:{c} AS {kind}[])" for c, kind in columns.items())
     updated = await tx.execute(
         text(
-            f"UPDATE message m SET {sets}, version = m.version + 1"
+            f"UPDATE message m SET {sets}, version = m.version + 1, {kept}"
             f" FROM unnest({arrays}) AS v({', '.join(columns)})"
             " WHERE m.message_id = v.message_id AND m.status IN ('pending', 'deferred', 'sending') RETURNING m.*"
         ),
-        _by_column(rows, columns),
+        {**_by_column(rows, columns), "erased": f'["{Reason.ERASED.value}"]'},
     )
     return list(updated)
 
@@ -589,6 +595,65 @@ async def open_enforcements_of(tx: AsyncConnection, applied_before: datetime) ->
         {"before": applied_before},
     )
     return {row.partition: row.subject_ids for row in rows}
+
+
+# --- erasure -------------------------------------------------------------------------------------------------------
+
+
+async def deny_waiting(tx: AsyncConnection, subject_ids: Sequence[str]) -> list[Row[Any]]:
+    """What is pending or deferred of these people never leaves. The caller holds the partition's lock; a message that
+    is becoming `sending` at this moment is not among them."""
+    await tx.execute(
+        text(
+            "SELECT FROM message WHERE subject_id = ANY(CAST(:ids AS text[])) AND status IN ('pending', 'deferred')"
+            " ORDER BY message_id FOR UPDATE"
+        ),
+        {"ids": list(subject_ids)},
+    )
+    rows = await tx.execute(
+        text(
+            "UPDATE message SET status = 'denied', reasons = ARRAY[CAST(:reason AS text)], due_at = NULL,"
+            " decided_at = coalesce(decided_at, now()), version = version + 1"
+            " WHERE subject_id = ANY(CAST(:ids AS text[])) AND status IN ('pending', 'deferred') RETURNING *"
+        ),
+        {"ids": list(subject_ids), "reason": Reason.ERASED.value},
+    )
+    return list(rows)
+
+
+async def sending_to(tx: AsyncConnection, subject_ids: Sequence[str]) -> set[str]:
+    """Those of these people to whom something is being handed off."""
+    rows = await tx.execute(
+        text("SELECT subject_id FROM message WHERE subject_id = ANY(CAST(:ids AS text[])) AND status = 'sending'"),
+        {"ids": list(subject_ids)},
+    )
+    return {row.subject_id for row in rows}
+
+
+async def empty_messages(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, int]:
+    """Numbers and texts of these people's messages are gone; how many by subject_id. Nothing of theirs is `sending`."""
+    rows = await tx.execute(
+        text(
+            "WITH found AS (SELECT message_id FROM message WHERE subject_id = ANY(CAST(:ids AS text[]))"
+            " AND (number IS NOT NULL OR text IS NOT NULL) ORDER BY message_id FOR UPDATE),"
+            " emptied AS (UPDATE message AS m SET number = NULL, text = NULL FROM found AS f"
+            " WHERE m.message_id = f.message_id RETURNING m.subject_id)"
+            " SELECT subject_id, count(*) AS messages FROM emptied GROUP BY subject_id"
+        ),
+        {"ids": list(subject_ids)},
+    )
+    return {row.subject_id: row.messages for row in rows}
+
+
+async def empty_enforcements(tx: AsyncConnection, subject_ids: Sequence[str]) -> None:
+    """When each opt-out was enforced stays; by which text it was said does not."""
+    await tx.execute(
+        text(
+            "UPDATE enforcement SET reference = NULL"
+            " WHERE subject_id = ANY(CAST(:ids AS text[])) AND reference IS NOT NULL"
+        ),
+        {"ids": list(subject_ids)},
+    )
 
 
 # --- receipts ------------------------------------------------------------------------------------------------------

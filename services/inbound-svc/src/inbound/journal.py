@@ -10,9 +10,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
+from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common import outbox
+from common import erasing, outbox
 from common.contracts import INBOUND_MESSAGES, INBOUND_RECEIPTS, Event, Topic
 from common.contracts.inbound import MessageReceived, ReceiptReceived
 from common.message_id import EPOCH, message_id
@@ -53,6 +54,9 @@ async def write(
     """(what was new, outbox ids of all events these entries stand for). `content`: as it came, kept sealed."""
     callback_id = uuid4()
     fresh = await _add(tx, origin, callback_id, entries)
+    erased = await erasing.asked_of(tx, people) if (people := {e.item.subject_id or "" for e in fresh} - {""}) else {}
+    late = {entry.item.identity for entry in fresh if _is_late(entry, erased)}
+    fresh = [_emptied(held, entry) if entry.item.identity in late else entry for entry in fresh]
     wholes = [whole for entry in fresh if (whole := await _whole(tx, held, origin, entry, received_at))]
     fresh += await _add(tx, origin, callback_id, wholes)
     outbox_ids: list[int] = []
@@ -60,11 +64,29 @@ async def write(
         outbox_ids += await outbox.append(tx, TOPICS[origin.kind], [entry.event for entry in fresh])
         await queue.add(tx, [entry.event for entry in fresh])
         raw = content.decode("latin-1")  # a character a byte: what is unsealed is what was sent
-        sealed = held.field_keys.seal(raw, f"callback:{callback_id}")
+        sealed = None if late else held.field_keys.seal(raw, f"callback:{callback_id}")
         await store.add_callback(tx, origin, callback_id, received_at, sealed, outbox_ids)
     if known := {entry.item.identity for entry in entries} - {entry.item.identity for entry in fresh}:
         outbox_ids += await store.outbox_ids_of(tx, origin, known)
     return fresh, outbox_ids
+
+
+def _is_late(entry: Entry, erased: Mapping[str, datetime]) -> bool:
+    """Of before its person was erased: nothing of it is to be kept but that it came, and a STOP."""
+    at = erased.get(entry.item.subject_id or "")
+    return at is not None and isinstance(entry.event, MessageReceived) and entry.event.occurred_at <= at
+
+
+def _emptied(held: Resources[Any], entry: Entry) -> Entry:
+    """The MO without its text, which nobody will read: what might have been a STOP is one. No part waits for others."""
+    event = entry.event
+    assert isinstance(event, MessageReceived)
+    intent: Intent = "stop" if event.intent in ("stop", "review") else "none"
+    rule = f"{event.rule}:erased"
+    return Entry(
+        replace(entry.item, intent=intent, rule=rule),
+        structs.replace(event, intent=intent, rule=rule, text=held.field_keys.seal("", f"text:{event.mo_id}")),
+    )
 
 
 def tell(origin: Origin, fresh: Sequence[Entry]) -> None:

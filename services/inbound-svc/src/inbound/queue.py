@@ -4,7 +4,7 @@ A row is written with the journal's, in one transaction, and keeps the event as 
 sealed. A decision is a new revision of that event.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -21,12 +21,14 @@ review = Table(
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("mo_id", Text, nullable=False),
+    Column("subject_id", Text, nullable=False),
     Column("event", Text, nullable=False),  # JSON of the event as it was first published
     Column("intent", Text, nullable=True),  # what was meant, once decided; as all below
     Column("note", Text, nullable=True),  # sealed, context "note:<mo_id>"
     Column("decided_by", Text, nullable=True),
     Column("decided_at", DateTime(timezone=True), nullable=True),
     UniqueConstraint("mo_id"),
+    Index("review_subject_ix", "subject_id"),
     Index("review_open_ix", "id", postgresql_where=text("decided_at IS NULL")),
 )
 
@@ -59,11 +61,12 @@ async def add(tx: AsyncConnection, events: Sequence[object]) -> None:
     if doubtful:
         await tx.execute(
             text(
-                "INSERT INTO review (mo_id, event)"
-                " SELECT * FROM unnest(CAST(:ids AS text[]), CAST(:events AS text[])) ON CONFLICT DO NOTHING"
+                "INSERT INTO review (mo_id, subject_id, event) SELECT * FROM unnest(CAST(:ids AS text[]),"
+                " CAST(:subject_ids AS text[]), CAST(:events AS text[])) ON CONFLICT DO NOTHING"
             ),
             {
                 "ids": [event.mo_id for event in doubtful],
+                "subject_ids": [event.subject_id for event in doubtful],
                 "events": [msgspec.json.encode(event).decode() for event in doubtful],
             },
         )
@@ -97,6 +100,19 @@ async def decide(tx: AsyncConnection, mo_id: str, decided: Decided) -> None:
         ),
         {"id": mo_id, "intent": decided.intent, "note": decided.note, "by": decided.by, "at": decided.at},
     )
+
+
+async def forget(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, int]:
+    """What these people wrote is in the queue no longer, decided or not; how many by subject_id. Nothing is left open:
+    whoever is erased is opted out of everything."""
+    rows = await tx.execute(
+        text(
+            "WITH gone AS (DELETE FROM review WHERE subject_id = ANY(CAST(:ids AS text[])) RETURNING subject_id)"
+            " SELECT subject_id, count(*) AS reviews FROM gone GROUP BY subject_id"
+        ),
+        {"ids": list(subject_ids)},
+    )
+    return {row.subject_id: row.reviews for row in rows}
 
 
 def _review(row: Row[Any]) -> Review:

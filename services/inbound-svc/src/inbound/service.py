@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, HttpUrl, IPvAnyNetwork, Secre
 from pydantic_settings import SettingsConfigDict
 
 from common.contracts import operator_topics
-from common.service import Background, Service
+from common.service import Background, Resources, Service
 from common.settings import ServiceSettings
 from inbound import operators, polling, reviews, store, webhooks
+from inbound.eraser import eraser
 from inbound.providers import PROVIDERS, UNDOCUMENTED, Account
 
 SECRET_MIN_CHARS = 16  # Twilio's auth token has 32
@@ -141,17 +142,21 @@ class Settings(ServiceSettings):
 def build(settings: Settings | None = None) -> Service[Settings]:
     settings = settings or Settings()
     accounts = [account.account_with_secrets() for account in settings.provider_accounts]
+
+    def background(held: Resources[Settings]) -> Background:
+        erasing = eraser(held.database)
+        ovh = [polling.worker(held, each.with_secrets(), settings.ovh_poll_every_s) for each in settings.ovh_services]
+        return Background(
+            subscriptions=[*operators.subscriptions(held, settings.kafka_operators), erasing.subscription()],
+            workers=[*ovh, erasing.worker()],
+        )
+
     return Service(
         name="inbound",
         settings=settings,
         metadata=store.metadata,
         routers=[webhooks.router(accounts, settings.publish_timeout_s), reviews.router],
         body_limits={"/v1/callbacks": None},  # each provider's
-        background=lambda held: Background(
-            subscriptions=operators.subscriptions(held, settings.kafka_operators),
-            workers=[
-                polling.worker(held, ovh.with_secrets(), settings.ovh_poll_every_s) for ovh in settings.ovh_services
-            ],
-        ),
+        background=background,
         more_topics=[topic for name in settings.kafka_operators for topic in operator_topics(name)],
     )

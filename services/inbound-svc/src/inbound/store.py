@@ -31,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common import consumer, outbox
+from common import consumer, erasing, outbox
 from common.database import new_metadata
 from inbound.providers import Kind, Once, Part
 
@@ -41,6 +41,7 @@ FORGOTTEN_AT_ONCE = 2  # for each nonce that comes, so that those too old to mat
 metadata = new_metadata()
 outbox.define(metadata)
 consumer.define(metadata)
+erasing.define(metadata)
 
 callback = Table(
     "callback",
@@ -50,7 +51,7 @@ callback = Table(
     Column("account", Text, nullable=False),
     Column("kind", Text, nullable=False),  # messages, receipts
     Column("received_at", DateTime(timezone=True), nullable=False),
-    Column("body", Text, nullable=False),  # raw, sealed, context "callback:<id>"
+    Column("body", Text, nullable=True),  # raw, sealed, context "callback:<id>"; gone once somebody in it is erased
     Column("outbox_ids", ARRAY(BigInteger), nullable=False),  # of its events; gone from the outbox once published
 )
 
@@ -69,6 +70,7 @@ callback_item = Table(
     Column("rule", Text, nullable=True),
     Column("score", Double, nullable=True),
     PrimaryKeyConstraint("provider", "account", "kind", "provider_message_id", "state"),
+    Index("callback_item_subject_ix", "subject_id", postgresql_where=text("subject_id IS NOT NULL")),
 )
 
 part = Table(
@@ -163,7 +165,7 @@ async def add_callback(
     origin: Origin,
     callback_id: UUID,
     received_at: datetime,
-    sealed_body: str,
+    sealed_body: str | None,
     outbox_ids: Sequence[int],
 ) -> None:
     """Journal the request whose items were new, with the outbox ids of their events."""
@@ -213,6 +215,35 @@ async def known_items(tx: AsyncConnection, origin: Origin, names: Sequence[str])
         {"provider": origin.provider, "account": origin.account, "kind": origin.kind, "names": list(names)},
     )
     return {row.provider_message_id for row in rows}
+
+
+async def empty_callbacks(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, int]:
+    """The raw bodies that these people are in are gone, whoever else is in them; how many by subject_id. The items
+    stay: a repeated callback finds them, and brings nothing back."""
+    rows = await tx.execute(
+        text(
+            "WITH theirs AS MATERIALIZED (SELECT DISTINCT subject_id, callback_id FROM callback_item"
+            " WHERE subject_id = ANY(CAST(:ids AS text[]))),"
+            " emptied AS (UPDATE callback SET body = NULL WHERE body IS NOT NULL"
+            " AND id IN (SELECT callback_id FROM theirs) RETURNING id)"
+            " SELECT t.subject_id, count(*) AS callbacks FROM theirs AS t JOIN emptied AS e ON e.id = t.callback_id"
+            " GROUP BY t.subject_id"
+        ),
+        {"ids": list(subject_ids)},
+    )
+    return {row.subject_id: row.callbacks for row in rows}
+
+
+async def delete_parts(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, int]:
+    """Of long texts still waiting for their other parts; how many by subject_id."""
+    rows = await tx.execute(
+        text(
+            "WITH gone AS (DELETE FROM part WHERE subject_id = ANY(CAST(:ids AS text[])) RETURNING subject_id)"
+            " SELECT subject_id, count(*) AS parts FROM gone GROUP BY subject_id"
+        ),
+        {"ids": list(subject_ids)},
+    )
+    return {row.subject_id: row.parts for row in rows}
 
 
 async def use_nonce(tx: AsyncConnection, origin: Origin, once: Once, content: bytes, now: datetime) -> bool:

@@ -13,6 +13,7 @@ from common.contracts.dispatch import MessageChanged, OptOutEnforced
 from common.contracts.envelope import Event, Watermark
 from common.contracts.inbound import MessageReceived, ReceiptReceived
 from common.contracts.operator import MessageDelivered, ReceiptDelivered
+from common.contracts.rights import ErasureAcknowledged, ErasureLifted, ErasureRequested
 
 SEVEN_DAYS_MS = 7 * 24 * 3600 * 1000
 ONE_DAY_MS = 24 * 3600 * 1000
@@ -53,6 +54,23 @@ SENDERS = Topic("consent.senders.v1", "consent", "sender_id", "compact", (Sender
 STATES = Topic(
     "consent.states.v1", "consent", "subject_id", "compact", (ConsentStateChanged,), ("dispatch",), watermarked=True
 )
+ERASURES = Topic(
+    "consent.erasures.v1",
+    "consent",
+    "subject_id",
+    "delete",
+    (ErasureRequested, ErasureLifted),
+    ("campaign", "dispatch", "inbound"),
+)
+ERASURE_ACKS = Topic(
+    "consent.erasure-acks.v1",
+    "consent",
+    "subject_id",
+    "delete",
+    (ErasureAcknowledged,),
+    ("consent",),
+    publishers=("campaign", "dispatch", "inbound"),
+)
 INBOUND_MESSAGES = Topic(
     "inbound.messages.v1", "inbound", "subject_id", "delete", (MessageReceived,), ("consent",), watermarked=True
 )
@@ -84,6 +102,8 @@ DISPATCH_MESSAGES = Topic(
 TOPICS: tuple[Topic, ...] = (
     SENDERS,
     STATES,
+    ERASURES,
+    ERASURE_ACKS,
     INBOUND_MESSAGES,
     INBOUND_RECEIPTS,
     CONTROLS,

@@ -1,0 +1,51 @@
+"""What the services owe a person who uses a right: an erasure asked for, done by each, and ended by new evidence.
+Nothing here is personal: the subject id is all that a service needs to find what it holds."""
+
+from typing import ClassVar
+
+from common.contracts.envelope import Event, Instant
+
+
+class ErasureRequested(Event, frozen=True, kw_only=True):
+    """Erase all that is held of this person, and say so (`ErasureAcknowledged`). What comes in later and is of before
+    `requested_at` is not kept either. The opt-out of everyone was recorded first, in the same transaction."""
+
+    type: ClassVar[str] = "consent.erasure_requested.v1"
+
+    erasure_id: str
+    subject_id: str
+    requested_at: Instant
+
+    @property
+    def key(self) -> str:
+        return self.subject_id
+
+
+class ErasureLifted(Event, frozen=True, kw_only=True):
+    """The person came back, by evidence newer than their erasures up to `lifted_at`: they may be held again."""
+
+    type: ClassVar[str] = "consent.erasure_lifted.v1"
+
+    subject_id: str
+    lifted_at: Instant
+    evidence_id: str
+
+    @property
+    def key(self) -> str:
+        return self.subject_id
+
+
+class ErasureAcknowledged(Event, frozen=True, kw_only=True):
+    """One service holds nothing more of the person than what it names in the certificate as kept."""
+
+    type: ClassVar[str] = "consent.erasure_acknowledged.v1"
+
+    erasure_id: str
+    subject_id: str
+    service: str  # campaign, consent, dispatch or inbound
+    erased_at: Instant
+    erased: dict[str, int]  # how many of what: {"contacts": 2}
+
+    @property
+    def key(self) -> str:
+        return self.subject_id

@@ -1,0 +1,167 @@
+"""A service's part in an erasure: it hears of it, erases what it holds of the person, and says so.
+
+First the erasure is kept (table `erasing`), in the transaction that steps the consumer's offset; from that commit on,
+whoever writes anything of a person can see it (`asked_of`). Then a timer erases, a batch in one transaction, with the
+acknowledgement in the outbox of that same transaction: a crash anywhere repeats nothing and forgets nothing.
+
+In between it waits for the transactions that were writing when the erasure was kept: an import that has been reading
+its file for a minute did not see it. The first look notes a transaction id; the erasing begins once every transaction
+up to that id has ended. Nobody on the way in takes a lock for this. It asks one thing of them: to have written
+something before they look at `erasing`, so that they have an id. (Ids are of the whole server: where the databases
+share one, a long migration in any of them makes erasures wait.)
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import BigInteger, Column, DateTime, Index, MetaData, Table, Text, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common import outbox
+from common.consumer import After, Received, Subscription
+from common.contracts import ERASURE_ACKS, ERASURES
+from common.contracts.rights import ErasureAcknowledged, ErasureLifted, ErasureRequested
+from common.database import Database
+from common.service import Worker
+from common.telemetry import counter
+from common.timer import Timer
+
+log = logging.getLogger(__name__)
+
+KEPT = "erasure_kept"  # NOTIFY channel: there is something to erase
+LOOK_EVERY_S = 0.5
+BATCH = 100  # erasures
+
+ERASED = counter("sms_erasures_total", "Erasures done by this service.")
+
+Erased = Mapping[str, int]  # how many of what
+Erase = Callable[[AsyncConnection, Sequence[str]], Awaitable[Mapping[str, Erased]]]
+
+
+def define(metadata: MetaData) -> Table:
+    """The erasures that one service was asked for. They stay: what is late must find them. `after_xid`: all that was
+    written up to this transaction id is to be seen before it is erased. `lifted_at`: the person has come back."""
+    return Table(
+        "erasing",
+        metadata,
+        Column("erasure_id", Text, primary_key=True),
+        Column("subject_id", Text, nullable=False),
+        Column("requested_at", DateTime(timezone=True), nullable=False),
+        Column("after_xid", BigInteger, nullable=True),
+        Column("erased_at", DateTime(timezone=True), nullable=True),
+        Column("lifted_at", DateTime(timezone=True), nullable=True),
+        Index("erasing_subject_ix", "subject_id"),
+        Index("erasing_open_ix", "requested_at", postgresql_where=text("erased_at IS NULL")),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Eraser:
+    """`erase(tx, subject_ids)` erases what the service holds of these people and says how much, for each with whom it
+    is done. Who is absent is tried again: something of theirs is in use at this moment."""
+
+    service: str
+    database: Database
+    erase: Erase
+
+    def subscription(self) -> Subscription:
+        return Subscription(f"{self.service}.erasures", ERASURES, keep)
+
+    def worker(self) -> Worker:
+        timer = Timer("erase", self.erase_kept, LOOK_EVERY_S, self.database, KEPT)
+        return Worker(timer.name, timer.run)
+
+    async def erase_kept(self) -> bool:
+        """One batch. Was anything done?"""
+        async with self.database.begin() as tx:
+            noted = await tx.execute(
+                text(
+                    "UPDATE erasing SET after_xid = CAST(CAST(pg_current_xact_id() AS text) AS bigint)"
+                    " WHERE erased_at IS NULL AND after_xid IS NULL"
+                )
+            )
+        async with self.database.begin() as tx:
+            rows = (
+                await tx.execute(
+                    text(
+                        "SELECT erasure_id, subject_id FROM erasing WHERE erased_at IS NULL"
+                        " AND after_xid < CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)"
+                        " ORDER BY requested_at LIMIT :batch FOR UPDATE SKIP LOCKED"
+                    ),
+                    {"batch": BATCH},
+                )
+            ).all()
+            if not rows:
+                return noted.rowcount > 0
+            done = await self.erase(tx, sorted({row.subject_id for row in rows}))
+            now = datetime.now(UTC)
+            acknowledged = [
+                ErasureAcknowledged(
+                    erasure_id=row.erasure_id,
+                    subject_id=row.subject_id,
+                    service=self.service,
+                    erased_at=now,
+                    erased=dict(done[row.subject_id]),
+                )
+                for row in rows
+                if row.subject_id in done
+            ]
+            await tx.execute(
+                text("UPDATE erasing SET erased_at = :now WHERE erasure_id = ANY(CAST(:ids AS text[]))"),
+                {"now": now, "ids": [each.erasure_id for each in acknowledged]},
+            )
+            await outbox.append(tx, ERASURE_ACKS, acknowledged)
+        for each in acknowledged:
+            log.info(
+                "erased", extra={"erasure_id": each.erasure_id, "subject_id": each.subject_id, "erased": each.erased}
+            )
+        ERASED.inc(len(acknowledged))
+        return bool(acknowledged)
+
+
+async def keep(tx: AsyncConnection, batch: list[Received]) -> After | None:
+    """What one partition's batch asks for, or takes back. Known erasures change nothing."""
+    for received in batch:
+        match received.event:
+            case ErasureRequested() as asked:
+                await put(tx, asked)
+            case ErasureLifted() as lifted:
+                await lift(tx, lifted.subject_id, lifted.lifted_at)
+    return None
+
+
+async def put(tx: AsyncConnection, asked: ErasureRequested) -> None:
+    await tx.execute(
+        text(
+            "INSERT INTO erasing (erasure_id, subject_id, requested_at) VALUES (:erasure_id, :subject_id, :at)"
+            " ON CONFLICT DO NOTHING"
+        ),
+        {"erasure_id": asked.erasure_id, "subject_id": asked.subject_id, "at": asked.requested_at},
+    )
+    await tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": KEPT})
+
+
+async def lift(tx: AsyncConnection, subject_id: str, at: datetime) -> None:
+    """What was asked for before is done all the same; what is held from now on is not refused because of it."""
+    await tx.execute(
+        text(
+            "UPDATE erasing SET lifted_at = :at"
+            " WHERE subject_id = :subject_id AND requested_at <= :at AND lifted_at IS NULL"
+        ),
+        {"subject_id": subject_id, "at": at},
+    )
+
+
+async def asked_of(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, datetime]:
+    """Of those people whose erasure was asked for, when last: what is of before is not to be kept. To be called after
+    the transaction has written something."""
+    rows = await tx.execute(
+        text(
+            "SELECT subject_id, max(requested_at) AS at FROM erasing"
+            " WHERE subject_id = ANY(CAST(:ids AS text[])) GROUP BY subject_id"
+        ),
+        {"ids": list(subject_ids)},
+    )
+    return {row.subject_id: row.at for row in rows}

@@ -1,0 +1,23 @@
+"""What campaign-svc erases of a person: their contacts, with every attribute, of every sender.
+
+The rows of audiences stay, under the keyed hash: where each recipient stands is what the accounts of a campaign add up
+to. Who is in an audience and not yet asked for is denied as `contact_gone`. A file that brings the number again is
+refused that line (`store.refuse_erased`) until consent says that the person came back.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from campaign import store
+from common.database import Database
+from common.erasing import Erased, Eraser
+
+
+def eraser(database: Database) -> Eraser:
+    return Eraser("campaign", database, erase)
+
+
+async def erase(tx: AsyncConnection, subject_ids: Sequence[str]) -> Mapping[str, Erased]:
+    contacts = await store.delete_contacts(tx, subject_ids)
+    return {subject_id: {"contacts": contacts.get(subject_id, 0)} for subject_id in subject_ids}

@@ -1,0 +1,33 @@
+"""What inbound-svc erases of a person: the raw callbacks they are in, their texts in the review queue, parts of long
+texts.
+
+What stays is that an item came, under the provider's id and the keyed hash: the same callback again is a duplicate and
+brings nothing back. A text of before the erasure that comes late is journalled without its content (`journal.py`); one
+of after is a new conversation.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.database import Database
+from common.erasing import Erased, Eraser
+from inbound import queue, store
+
+
+def eraser(database: Database) -> Eraser:
+    return Eraser("inbound", database, erase)
+
+
+async def erase(tx: AsyncConnection, subject_ids: Sequence[str]) -> Mapping[str, Erased]:
+    reviews = await queue.forget(tx, subject_ids)
+    parts = await store.delete_parts(tx, subject_ids)
+    callbacks = await store.empty_callbacks(tx, subject_ids)
+    return {
+        subject_id: {
+            "callbacks": callbacks.get(subject_id, 0),
+            "reviews": reviews.get(subject_id, 0),
+            "parts": parts.get(subject_id, 0),
+        }
+        for subject_id in subject_ids
+    }

@@ -1,0 +1,57 @@
+"""What a database still holds of a person: every value of every column of every table, sealed fields opened.
+
+A sealed field is opened without its context, which is what whoever has the keys and patience could do: AES-GCM is
+AES-CTR from the counter 2, and only its tag knows the context.
+"""
+
+import base64
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import asyncpg
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import CTR
+
+from common.keyring import NONCE_BYTES
+from tests.running import KEY_RING
+
+TAG_BYTES = 16
+SEALED = re.compile(rf"{KEY_RING['current']}\.([A-Za-z0-9_-]{{38,}}=*)")
+KEY = base64.b64decode(KEY_RING["keys"][KEY_RING["current"]])  # type: ignore[index]
+
+
+def spellings(e164: str) -> list[str]:
+    """A French number as people, operators and we write it."""
+    national = "0" + e164.removeprefix("+33")
+    return [e164.removeprefix("+"), national, " ".join(re.findall("..", national))]
+
+
+async def holdings(sql: asyncpg.Connection, needles: Sequence[str]) -> list[str]:
+    """`table.column` of each value that holds one of `needles`, in clear or sealed."""
+    tables = await sql.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY tablename")
+    assert tables
+    found = []
+    for (table,) in tables:
+        for row in await sql.fetch(f'SELECT * FROM "{table}"'):
+            found += [f"{table}.{column}" for column, value in row.items() if _holds(value, needles)]
+    return sorted(set(found))
+
+
+def _holds(value: Any, needles: Sequence[str]) -> bool:
+    return any(needle in text for text in _opened(_as_text(value)) for needle in needles)
+
+
+def _as_text(value: Any) -> str:
+    return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _opened(text: str) -> Iterator[str]:
+    """The text, and what is in each sealed field of it, whose own text may be sealed fields again."""
+    yield text
+    for sealed in SEALED.findall(text):
+        raw = base64.urlsafe_b64decode(sealed)
+        counter = raw[:NONCE_BYTES] + (2).to_bytes(4, "big")
+        body = Cipher(AES(KEY), CTR(counter)).decryptor().update(raw[NONCE_BYTES:-TAG_BYTES])
+        yield from _opened(body.decode("utf-8", errors="replace"))

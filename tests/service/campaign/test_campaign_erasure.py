@@ -1,0 +1,141 @@
+"""Erasure in campaign-svc: contacts go, audiences and accounts stay, and no file brings the person back."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from campaign import store
+from campaign.service import Settings, build
+from common.contracts import ERASURE_ACKS, ERASURES
+from common.contracts.rights import ErasureLifted
+from common.database import Database
+from tests.builders import SENDER, erasure_requested, now, number, sender_changed, subject
+from tests.erasures import acknowledged, acknowledgements
+from tests.eventually import eventually
+from tests.holdings import holdings, spellings
+from tests.publish import publish
+from tests.reading import reading
+from tests.running import Surroundings, running
+from tests.service.campaign.campaigns import csv_of
+
+OTHER = "atelier-lune"
+
+
+@asynccontextmanager
+async def campaign(surroundings: Surroundings, **more: Any) -> AsyncIterator[httpx.AsyncClient]:
+    settings = Settings(**await surroundings.settings("campaign", import_max_bytes=1_000_000, **more))
+    database = Database(settings.database_url, pool_size=2)
+    async with database.begin() as tx:
+        await store.put_sender(tx, sender_changed())
+        await store.put_sender(tx, sender_changed(sender_id=OTHER))
+    await database.close()
+    async with running(build(settings)) as client:
+        yield client
+
+
+async def imported(client: httpx.AsyncClient, file: str, sender: str = SENDER) -> dict[str, Any]:
+    answer = await client.post("/v1/imports", params={"sender_id": sender}, content=file.encode())
+    assert answer.status_code == 201, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+async def test_contacts_of_every_sender_are_gone_and_nothing_of_the_person_is_left(surroundings: Surroundings) -> None:
+    async with campaign(surroundings) as client, reading(surroundings, ERASURE_ACKS) as read:
+        await imported(client, csv_of(1, 2, 3))
+        await imported(client, csv_of(1, 4), OTHER)
+        async with surroundings.sql("campaign") as sql:
+            assert await holdings(sql, [*spellings(number(1)), "Zoé 1"]) == ["contact.attributes", "contact.number"]
+        asked = erasure_requested(1)
+        await publish(surroundings, ERASURES, [asked])
+        ack = await acknowledged(read, asked.erasure_id)
+        assert (ack.service, ack.subject_id, ack.erased) == ("campaign", subject(1), {"contacts": 2})
+        assert ack.erased_at >= asked.requested_at
+        async with surroundings.sql("campaign") as sql:
+            assert await holdings(sql, [*spellings(number(1)), "Zoé 1"]) == []
+            assert await sql.fetchval("SELECT count(*) FROM contact") == 3
+
+
+async def test_a_file_does_not_bring_an_erased_person_back_and_new_evidence_does(surroundings: Surroundings) -> None:
+    async with campaign(surroundings) as client, reading(surroundings, ERASURE_ACKS) as read:
+        asked = erasure_requested(1)
+        await publish(surroundings, ERASURES, [asked])
+        assert (await acknowledged(read, asked.erasure_id)).erased == {"contacts": 0}
+
+        again = await imported(client, csv_of(1, 2, 1))
+        assert (again["created"], again["refused"], again["duplicates"]) == (1, 2, 0)
+        assert again["reasons"] == {"erased": 2}
+        refusals = (await client.get(f"/v1/imports/{again['import_id']}/refusals")).json()["items"]
+        assert [(each["line"], each["reason"]) for each in refusals] == [(2, "erased"), (4, "erased")]
+        async with surroundings.sql("campaign") as sql:
+            assert await holdings(sql, [*spellings(number(1)), "Zoé 1"]) == []
+
+        lifted = ErasureLifted(subject_id=subject(1), lifted_at=now(), evidence_id="ev-new")
+        await publish(surroundings, ERASURES, [lifted])
+
+        async def back() -> bool:
+            return bool((await imported(client, csv_of(1)))["created"])
+
+        assert await eventually(back)
+
+
+async def test_a_new_opt_in_of_before_a_second_erasure_does_not_lift_it(surroundings: Surroundings) -> None:
+    async with campaign(surroundings) as client, reading(surroundings, ERASURE_ACKS) as read:
+        second = erasure_requested(1)
+        lifted = ErasureLifted(
+            subject_id=subject(1), lifted_at=second.requested_at - timedelta(seconds=1), evidence_id="ev"
+        )
+        await publish(surroundings, ERASURES, [second, lifted])
+        await acknowledged(read, second.erasure_id)
+        last = erasure_requested(2)
+        await publish(surroundings, ERASURES, [last])
+        await acknowledged(read, last.erasure_id)
+        assert (await imported(client, csv_of(1)))["reasons"] == {"erased": 1}
+
+
+async def test_an_import_that_was_reading_its_file_is_waited_for_and_erased_as_well(surroundings: Surroundings) -> None:
+    """It began before the erasure was known and ends after: what it brought in is not left."""
+    async with (
+        campaign(surroundings) as client,
+        reading(surroundings, ERASURE_ACKS) as read,
+        surroundings.sql("campaign") as importing,
+    ):
+        transaction = importing.transaction()
+        await transaction.start()
+        await importing.execute("CREATE TEMPORARY TABLE imported (line integer) ON COMMIT DROP")  # it has an id now
+        asked, other = erasure_requested(1), erasure_requested(2)
+        await publish(surroundings, ERASURES, [asked, other])
+
+        async def noted() -> bool:
+            async with surroundings.sql("campaign") as sql:
+                return bool(await sql.fetchval("SELECT count(*) = 2 FROM erasing WHERE after_xid IS NOT NULL"))
+
+        await eventually(noted, within_s=20)
+        await importing.execute(
+            "INSERT INTO contact VALUES ($1, $2, 'sealed', '{\"first_name\": \"Zoé 1\"}', now(), now())",
+            SENDER,
+            subject(1),
+        )
+        assert acknowledgements(await read()) == []
+        await transaction.commit()
+        assert (await acknowledged(read, asked.erasure_id)).erased == {"contacts": 1}
+        await acknowledged(read, other.erasure_id)
+        assert (await client.get("/readyz")).status_code == 200
+        async with surroundings.sql("campaign") as sql:
+            assert await sql.fetchval("SELECT count(*) FROM contact") == 0
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_an_erasure_told_again_is_done_and_acknowledged_once(surroundings: Surroundings, times: int) -> None:
+    async with campaign(surroundings) as client, reading(surroundings, ERASURE_ACKS) as read:
+        await imported(client, csv_of(1))
+        asked, last = erasure_requested(1), erasure_requested(1)
+        await publish(surroundings, ERASURES, [asked] * times + [last])
+        await acknowledged(read, last.erasure_id)
+        assert sorted(ack.erasure_id for ack in acknowledgements(await read())) == sorted(
+            [asked.erasure_id, last.erasure_id]
+        )

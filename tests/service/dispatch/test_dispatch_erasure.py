@@ -1,0 +1,165 @@
+"""Erasure in dispatch-svc: numbers and texts go, verdicts and outcomes stay, what waits or comes late never leaves."""
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+from common.contracts import DISPATCH_MESSAGES, DISPATCH_REQUESTS, ERASURE_ACKS, ERASURES, INBOUND_RECEIPTS
+from common.contracts.dispatch import MessageChanged
+from tests.builders import (
+    erasure_requested,
+    number,
+    opted_in,
+    opted_out,
+    receipt,
+    requested,
+    subject,
+)
+from tests.erasures import acknowledged, acknowledgements
+from tests.eventually import eventually
+from tests.holdings import holdings, spellings
+from tests.operator import operator
+from tests.publish import publish
+from tests.reading import reading
+from tests.running import Surroundings
+from tests.service.dispatch.test_dispatch import dispatch
+
+TEXT = "Zoé, -20 % ce samedi. STOP au 36111"
+CODE = {"sender_id": "maison-lune", "text": "Votre code : 4821", "category": "transactional"}
+
+
+async def held(surroundings: Surroundings, n: int) -> list[str]:
+    """What the database holds of this person once nothing is on its way out of it."""
+
+    async def published() -> bool:
+        async with surroundings.sql("dispatch") as sql:
+            return not await sql.fetchval("SELECT count(*) FROM outbox")
+
+    await eventually(published)
+    async with surroundings.sql("dispatch") as sql:
+        return await holdings(sql, [*spellings(number(n)), "Votre code", "Zoé"])
+
+
+def told_denied(
+    read: Callable[[], Awaitable[list[Any]]], identity: str
+) -> Callable[[], Awaitable[MessageChanged | None]]:
+    async def look() -> MessageChanged | None:
+        changes = [e for e in await read() if isinstance(e, MessageChanged) and e.message_id == identity]
+        return next((change for change in changes if change.status == "denied"), None)
+
+    return look
+
+
+async def test_number_and_text_of_every_message_are_gone_and_its_decision_stays(surroundings: Surroundings) -> None:
+    async with operator() as op, dispatch(surroundings, op) as d, reading(surroundings, ERASURE_ACKS) as read:
+        await d.publish_states(opted_in(1), opted_out(3, version=1))
+        wanted, out = requested(1, text=TEXT), requested(3)
+        await d.request(wanted, out)
+        code = (await d.client.post("/v1/messages", json={**CODE, "to": number(1)})).json()["message_id"]
+        before = await eventually(d.becomes(wanted.message_id, "accepted"))
+        await eventually(d.becomes(code, "accepted"))
+        await eventually(d.becomes(out.message_id, "denied"))
+        await d.publish_states(opted_out(1, version=2, reference="simulator/main/mo-secret"))
+        await eventually(lambda: enforced(surroundings))
+        assert await held(surroundings, 1) == ["message.number", "message.text"]
+
+        asked, also = erasure_requested(1), erasure_requested(3)
+        await publish(surroundings, ERASURES, [asked, also])
+        assert (await acknowledged(read, asked.erasure_id)).erased == {"messages": 2}
+        assert (await acknowledged(read, also.erasure_id)).erased == {"messages": 1}
+        assert await held(surroundings, 1) == []
+        async with surroundings.sql("dispatch") as sql:
+            assert await holdings(sql, ["mo-secret"]) == []
+        assert await d.message(wanted.message_id) == before
+        # the operator's receipt still finds the message
+        await publish(surroundings, INBOUND_RECEIPTS, [receipt("delivered", reference=wanted.message_id)])
+
+        async def delivered() -> bool:
+            return bool((await d.message(wanted.message_id))["receipt"] == "delivered")
+
+        assert await eventually(delivered)
+        assert await held(surroundings, 1) == []
+
+
+async def enforced(surroundings: Surroundings) -> bool:
+    async with surroundings.sql("dispatch") as sql:
+        return bool(await sql.fetchval("SELECT count(*) FROM enforcement WHERE enforced_at IS NOT NULL"))
+
+
+async def test_what_waits_is_denied_and_told_and_never_leaves(surroundings: Surroundings) -> None:
+    async with (
+        operator() as op,
+        dispatch(surroundings, op) as d,
+        reading(surroundings, ERASURE_ACKS) as read,
+        reading(surroundings, DISPATCH_MESSAGES) as changes,
+    ):
+        await d.publish_states(opted_in(1), opted_in(2))
+        await d.control("paused", 2)
+        wanted, other = requested(1, text=TEXT), requested(2)
+        await d.request(wanted, other)
+        await eventually(d.becomes(wanted.message_id, "deferred", "campaign_paused"))
+        asked = erasure_requested(1)
+        await publish(surroundings, ERASURES, [asked])
+        await acknowledged(read, asked.erasure_id)
+        found = await d.message(wanted.message_id)
+        assert (found["status"], found["reasons"], found["due_at"]) == ("denied", ["erased"], None)
+        change = await eventually(told_denied(changes, wanted.message_id))
+        assert change is not None
+        assert (change.reasons, change.version) == (("erased",), found["version"])
+        await d.control("running", 3)
+        await eventually(d.becomes(other.message_id, "accepted"))
+        assert op.references == [other.message_id]
+        assert await held(surroundings, 1) == []
+
+
+async def test_a_message_in_the_operators_hands_is_waited_for(surroundings: Surroundings) -> None:
+    async with operator() as op, dispatch(surroundings, op) as d, reading(surroundings, ERASURE_ACKS) as read:
+        await d.publish_states(opted_in(1))
+        op.open.clear()
+        await d.request(in_flight := requested(1, text=TEXT))
+        await op.received.wait()
+        asked, other = erasure_requested(1), erasure_requested(2)
+        await publish(surroundings, ERASURES, [asked, other])
+        await acknowledged(read, other.erasure_id)
+        assert [ack.erasure_id for ack in acknowledgements(await read())] == [other.erasure_id]
+        op.open.set()
+        await eventually(d.becomes(in_flight.message_id, "accepted"))
+        assert (await acknowledged(read, asked.erasure_id)).erased == {"messages": 1}
+        assert await held(surroundings, 1) == []
+
+
+async def test_a_request_of_before_that_comes_late_is_denied_and_keeps_nothing(surroundings: Surroundings) -> None:
+    async with operator() as op, dispatch(surroundings, op) as d, reading(surroundings, ERASURE_ACKS) as read:
+        await d.publish_states(opted_in(1))
+        asked = erasure_requested(1)
+        before = asked.requested_at - timedelta(seconds=1)
+        await publish(surroundings, ERASURES, [asked])
+        await acknowledged(read, asked.erasure_id)
+
+        late, service = (
+            requested(1, requested_at=before, text=TEXT),
+            requested(1, requested_at=before, category="service", campaign_id=None, purpose=None, text="Votre code"),
+        )
+        await d.request(late)
+        await publish(surroundings, DISPATCH_REQUESTS, [service])
+        for identity in (late.message_id, service.message_id):
+            assert (await eventually(d.becomes(identity, "denied")))["reasons"] == ["erased"]
+        assert await held(surroundings, 1) == []
+
+        # who buys again is written to again
+        code = (await d.client.post("/v1/messages", json={**CODE, "to": number(1)})).json()["message_id"]
+        await eventually(d.becomes(code, "accepted"))
+        assert op.references == [code]
+
+
+async def test_marketing_that_consent_says_is_to_an_erased_person_is_not_kept_either(
+    surroundings: Surroundings,
+) -> None:
+    """The state came before the erasure itself, or the planner asked in between."""
+    async with operator() as op, dispatch(surroundings, op) as d:
+        await d.publish_states(opted_out(1, version=3, erased=True))
+        await d.request(wanted := requested(1, text=TEXT))
+        found = await eventually(d.becomes(wanted.message_id, "denied"))
+        assert found["reasons"].count("erased") == 1
+        assert await held(surroundings, 1) == []
+        assert subject(1) == found["subject_id"]

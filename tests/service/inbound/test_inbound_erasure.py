@@ -1,0 +1,92 @@
+"""Erasure in inbound-svc: raw callbacks, texts in review and parts go; that something came stays; late is not kept."""
+
+from datetime import timedelta
+from typing import Any
+
+from common.contracts import ERASURE_ACKS, ERASURES
+from common.contracts.inbound import MessageReceived
+from tests.builders import erasure_requested, field_keys, now, number, subject
+from tests.erasures import acknowledged
+from tests.eventually import eventually
+from tests.holdings import holdings, spellings
+from tests.publish import publish
+from tests.reading import reading
+from tests.running import Surroundings
+from tests.service.inbound.test_reviews import DOUBT, Reviewed, inbound
+
+
+async def held(surroundings: Surroundings, n: int, *words: str) -> list[str]:
+    """What the database holds of this person once nothing is on its way out of it."""
+
+    async def published() -> bool:
+        async with surroundings.sql("inbound") as sql:
+            return not await sql.fetchval("SELECT count(*) FROM outbox")
+
+    await eventually(published)
+    async with surroundings.sql("inbound") as sql:
+        return await holdings(sql, [*spellings(number(n)), *words])
+
+
+async def erased(surroundings: Surroundings, read: Any, n: int, **more: Any) -> dict[str, int]:
+    asked = erasure_requested(n, **more)
+    await publish(surroundings, ERASURES, [asked])
+    return (await acknowledged(read, asked.erasure_id)).erased
+
+
+async def events(service: Reviewed, mo: str) -> list[MessageReceived]:
+    return [event for event in await service.messages() if event.provider_message_id == mo]
+
+
+async def test_callbacks_and_reviews_of_the_person_are_gone_and_those_of_others_stay(
+    surroundings: Surroundings,
+) -> None:
+    async with inbound(surroundings) as service, reading(surroundings, ERASURE_ACKS) as read:
+        await service.text("STOP merci", mo="mo-1")
+        await service.text(DOUBT, mo="mo-2")
+        await service.text(DOUBT, mo="mo-3", n=2)
+        [mine, _] = await service.queue()
+        await service.decide(mine["mo_id"], "stop", note="il veut partir")
+        assert await held(surroundings, 1, "merci", "il veut partir") == [
+            "callback.body",
+            "review.event",
+            "review.note",
+        ]
+        assert await erased(surroundings, read, 1) == {"callbacks": 2, "reviews": 1, "parts": 0}
+        assert await held(surroundings, 1, "merci", "il veut partir") == []
+        assert [item["subject_id"] for item in await service.queue()] == [subject(2)]
+        assert await service.queue(state="decided") == []
+        assert await held(surroundings, 2) == ["callback.body", "review.event"]
+
+
+async def test_the_same_callback_again_is_a_duplicate_and_brings_nothing_back(surroundings: Surroundings) -> None:
+    async with inbound(surroundings) as service, reading(surroundings, ERASURE_ACKS) as read:
+        await service.text("STOP", mo="mo-1")
+        await erased(surroundings, read, 1)
+        assert (await service.text("STOP", mo="mo-1")).status_code == 200
+        assert len(await events(service, "mo-1")) == 1
+        assert await held(surroundings, 1) == []
+
+
+async def test_a_text_of_before_that_comes_late_counts_as_a_stop_and_is_not_kept(surroundings: Surroundings) -> None:
+    async with inbound(surroundings) as service, reading(surroundings, ERASURE_ACKS) as read:
+        await erased(surroundings, read, 1, requested_at=now() + timedelta(seconds=30))
+        for mo, text in (("mo-stop", "STOP"), ("mo-doubt", DOUBT), ("mo-start", "START"), ("mo-other", "ma commande")):
+            assert (await service.text(text, mo=mo)).status_code == 200
+        meant = {mo: (await events(service, mo))[0] for mo in ("mo-stop", "mo-doubt", "mo-start", "mo-other")}
+        assert {mo: event.intent for mo, event in meant.items()} == {
+            "mo-stop": "stop",
+            "mo-doubt": "stop",
+            "mo-start": "none",
+            "mo-other": "none",
+        }
+        for event in meant.values():
+            assert field_keys.unseal(event.text, f"text:{event.mo_id}") == ""
+        assert await service.queue() == []
+        assert await held(surroundings, 1, "commande", DOUBT) == []
+
+
+async def test_a_text_of_after_is_a_new_conversation(surroundings: Surroundings) -> None:
+    async with inbound(surroundings) as service, reading(surroundings, ERASURE_ACKS) as read:
+        await erased(surroundings, read, 1, requested_at=now() - timedelta(seconds=30))
+        await service.text(DOUBT, mo="mo-new")
+        assert [item["text"] for item in await service.queue()] == [DOUBT]
