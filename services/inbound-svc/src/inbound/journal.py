@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common import erasing, outbox
 from common.contracts import INBOUND_MESSAGES, INBOUND_RECEIPTS, Event, Topic
-from common.contracts.inbound import MessageReceived, ReceiptReceived
+from common.contracts.inbound import Intent, MessageReceived, ReceiptReceived
 from common.message_id import EPOCH, message_id
 from common.msisdn import as_received
 from common.service import Resources
