@@ -7,6 +7,10 @@ import httpx
 import jwt
 import pytest
 
+from common.database import Database
+from common.signing import PublicKeys
+from consent import recorder
+from consent.bundle import Report, check
 from consent.service import Settings, build
 from tests.running import Surroundings, bearer, running
 
@@ -112,3 +116,100 @@ async def test_after_a_rotation_old_receipts_still_hold_and_new_ones_are_signed_
     for token, key_id in ((old, "p1"), (new, "p2")):
         assert jwt.get_unverified_header(token)["kid"] == key_id
         assert jwt.decode(token, jwks[key_id], algorithms=["EdDSA"])["record_id"] == evidence_id
+
+
+async def bundle(service: httpx.AsyncClient, number: str = NUMBER, **more: Any) -> bytes:
+    headers = more.pop("headers", {})
+    answer = await service.post("/v1/proofs", json={"number": number, **more}, headers=headers)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "application/jsonl"
+    return answer.content
+
+
+async def checked(service: httpx.AsyncClient, file: bytes) -> Report:
+    jwks = (await service.get("/.well-known/jwks.json")).json()
+    return check(file.splitlines(keepends=True), PublicKeys(jwks))
+
+
+async def test_the_bundle_of_a_subject_holds_and_tells_all_that_was_recorded(service: httpx.AsyncClient) -> None:
+    given = await recorded(service)
+    stopped = await opted_out_of_everyone(service)
+    report = await checked(service, await bundle(service))
+    assert report.problems == []
+    assert [entry.evidence.evidence_id for entry in report.entries] == [given, stopped]
+    assert report.entries[0].evidence.text_shown == "Oui, je veux vos offres"
+    (subject,) = report.subjects
+    held = (await service.post("/v1/subjects/lookup", json={"number": NUMBER})).json()
+    assert (subject.subject_id, subject.version) == (held["subject_id"], held["version"])
+    assert [c.state for c in subject.consents] == ["opted_out"]
+    assert [s.sender_id for s in subject.suppressions] == [None]
+
+
+async def test_a_bundle_names_the_number_only_where_it_is_asked_to(service: httpx.AsyncClient) -> None:
+    await recorded(service)
+    assert b"3363998" not in await bundle(service)
+    report = await checked(service, await bundle(service, name_the_number=True))
+    assert report.holds
+    assert [subject.number for subject in report.subjects] == ["+33639981234"]
+
+
+async def test_a_person_of_whom_nothing_is_held_gets_it_signed(service: httpx.AsyncClient) -> None:
+    report = await checked(service, await bundle(service, number="06 39 98 99 99"))
+    assert report.holds
+    assert (report.entries, [s.entries for s in report.subjects]) == ([], [0])
+
+
+async def test_a_caller_of_one_sender_sees_of_the_others_only_that_something_is_there(
+    service: httpx.AsyncClient,
+) -> None:
+    zenith = SENDER | {"sender_id": "zenith", "stop_code": "36222"}
+    assert (await service.post("/v1/senders", json=zenith)).status_code == 201
+    await recorded(service)
+    await recorded(service, sender_id="zenith")
+    file = await bundle(service, headers=bearer(senders=["acme"]))
+    report = await checked(service, file)
+    assert report.holds
+    assert (len(report.entries), report.withheld) == (1, 1)
+    assert b"zenith" not in file
+
+
+async def test_a_row_changed_behind_our_back_shows_in_the_bundle(
+    surroundings: Surroundings, service: httpx.AsyncClient
+) -> None:
+    await recorded(service)
+    await opted_out_of_everyone(service)
+    async with surroundings.sql("consent") as sql:
+        await sql.execute("ALTER TABLE evidence DISABLE TRIGGER only_erased")
+        await sql.execute("UPDATE evidence SET text_shown = 'Non' WHERE position = 1")
+    report = await checked(service, await bundle(service))
+    assert [problem.why for problem in report.problems] == [
+        "the chain does not hold here: the entry, or one before it, is not what was recorded"
+    ]
+
+
+async def test_a_number_that_is_none_has_no_bundle(service: httpx.AsyncClient) -> None:
+    answer = await service.post("/v1/proofs", json={"number": "nobody"})
+    assert answer.status_code == 422
+    assert [r["field"] for r in answer.json()["reasons"]] == ["number"]
+    forbidden = await service.post("/v1/proofs", json={"number": NUMBER}, headers=bearer(scope="consent:write"))
+    assert forbidden.status_code == 403
+
+
+async def test_after_an_erasure_the_bundle_holds_the_receipts_are_the_same_and_nothing_personal_is_left(
+    surroundings: Surroundings, service: httpx.AsyncClient
+) -> None:
+    evidence_id = await recorded(service)
+    before = (await service.get(f"/v1/receipts/{evidence_id}")).json()
+    held = (await service.post("/v1/subjects/lookup", json={"number": NUMBER})).json()
+    database = Database(await surroundings.database("consent"), pool_size=2, name="erasing")
+    async with database.begin() as tx:
+        await recorder.erase(tx, [held["subject_id"]])
+    await database.close()
+    file = await bundle(service)
+    report = await checked(service, file)
+    assert report.problems == []
+    assert [entry.erased for entry in report.entries] == [True]
+    assert b"Oui, je veux" not in file
+    assert b"agent-12" not in file
+    after = (await service.get(f"/v1/receipts/{evidence_id}")).json()
+    assert after == before

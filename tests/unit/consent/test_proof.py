@@ -48,6 +48,7 @@ def test_the_receipt_of_an_opt_in_names_all_that_the_standard_asks_for() -> None
             "position": 1,
             "received_at": "2026-03-02T12:00:00.000000Z",
             "recorded_at": "2026-03-02T12:05:00.000000Z",
+            "sealed": of.sealed,
             "hash": of.hash,
         },
     }

@@ -5,6 +5,8 @@ again need not be kept. A key that signs no more is retired: its private half go
 because what it signed is still out there.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -33,14 +35,14 @@ class SigningKeys:
     def __init__(self, ring: KeyRingSettings, retired: Mapping[str, str] | None = None) -> None:
         """`ring`: the 32 bytes of a key are an Ed25519 seed. `retired`: key id to the public key, as `x` in the key
         set."""
-        private = {key_id: Ed25519PrivateKey.from_private_bytes(secret_key(ring, key_id)) for key_id in ring.keys}
-        public = {key_id: Ed25519PublicKey.from_public_bytes(_public(raw)) for key_id, raw in (retired or {}).items()}
+        private = {kid: Ed25519PrivateKey.from_private_bytes(secret_key(ring, kid)) for kid in ring.keys}
+        public = {kid: Ed25519PublicKey.from_public_bytes(_public(x)) for kid, x in (retired or {}).items()}
         if both := sorted(private.keys() & public.keys()):
             raise ValueError(f"key {both[0]!r} is retired and in the ring")
         self._current = ring.current
         self._key = private[ring.current]
-        public |= {key_id: key.public_key() for key_id, key in private.items()}
-        self.jwks: dict[str, Any] = {"keys": [_jwk(key_id, public[key_id]) for key_id in sorted(public)]}
+        public |= {kid: key.public_key() for kid, key in private.items()}
+        self.jwks: dict[str, Any] = {"keys": [_jwk(kid, public[kid]) for kid in sorted(public)]}
 
     def sign(self, payload: bytes, kind: Type) -> str:
         """A compact JWS."""
@@ -48,7 +50,8 @@ class SigningKeys:
 
 
 class PublicKeys:
-    """Checks against a JWK set. Raises ValueError where it is none, or holds no Ed25519 key."""
+    """Checks against a JWK set. Raises ValueError where it is none, or holds no Ed25519 key. `thumbprints`: by key id
+    (RFC 7638), to be compared by eye with those that were published."""
 
     def __init__(self, jwks: Mapping[str, Any]) -> None:
         try:
@@ -58,6 +61,7 @@ class PublicKeys:
         self._keys = {kid: key for kid, key in keys.items() if isinstance(key, Ed25519PublicKey)}
         if not self._keys:
             raise ValueError("a JWK set without an Ed25519 key")
+        self.thumbprints = {kid: _thumbprint(key) for kid, key in self._keys.items()}
 
     def verified(self, token: str, kind: Type) -> bytes:
         """The payload. Raises Forged."""
@@ -78,8 +82,19 @@ class PublicKeys:
         return payload
 
 
-def _jwk(key_id: str, key: Ed25519PublicKey) -> dict[str, Any]:
-    return {**OKPAlgorithm.to_jwk(key, as_dict=True), "kid": key_id, "use": "sig", "alg": ALGORITHM}
+def key_id(token: str) -> str:
+    """Of the key that signed a verified token."""
+    return str(jwt.get_unverified_header(token)["kid"])
+
+
+def _jwk(kid: str, key: Ed25519PublicKey) -> dict[str, Any]:
+    return {**OKPAlgorithm.to_jwk(key, as_dict=True), "kid": kid, "use": "sig", "alg": ALGORITHM}
+
+
+def _thumbprint(key: Ed25519PublicKey) -> str:
+    jwk = OKPAlgorithm.to_jwk(key, as_dict=True)
+    required = json.dumps({name: jwk[name] for name in ("crv", "kty", "x")}, separators=(",", ":"))
+    return base64url_encode(hashlib.sha256(required.encode()).digest()).decode()
 
 
 def _public(text: str) -> bytes:

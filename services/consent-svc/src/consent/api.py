@@ -179,7 +179,7 @@ async def opt_out(
 async def look_up_subject(body: LookupBody, caller: ReadsConsent, held: Held) -> SubjectView:
     """What is held of a number, and the evidence, newest last. A caller limited to some senders sees those, and what
     concerns every sender; version 0 where nothing is held."""
-    subject_id = held.subject_keys.subject_id(_any_number(body.number, held))
+    subject_id = held.subject_keys.subject_id(any_number(body.number, held))
     async with held.database.begin() as tx:
         subject = await store.find_subject(tx, subject_id)
         entries = await store.history(tx, subject_id, subject.entries) if subject else []
@@ -277,7 +277,7 @@ def _opt_out(call: _Call, body: OptOutBody) -> Statement:
             reasons.append(Reason("purpose", "unknown_purpose", "the sender never asked consent for it"))
     elif call.caller.senders is not None:
         raise Forbidden("the token does not cover every sender", reasons=[Reason("sender_id", "sender_not_granted")])
-    number = _any_number(body.number, call.held)
+    number = any_number(body.number, call.held)
     return _statement(call, number, _evidence(call, "opt_out", body, number, body.occurred_at or call.now), reasons)
 
 
@@ -319,7 +319,7 @@ def _statement(call: _Call, number: str, evidence: Evidence, reasons: Sequence[R
     return Statement(subject_id, call.held.field_keys.seal(number, f"number:{subject_id}"), evidence)
 
 
-def _any_number(raw: str, held: Resources[ServiceSettings]) -> str:
+def any_number(raw: str, held: Resources[ServiceSettings]) -> str:
     """The number as the parser reads it, else as an operator would have sent it. Raises Invalid without a digit."""
     try:
         return parse(raw, fictional=held.settings.fictional_numbers).e164

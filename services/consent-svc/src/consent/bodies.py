@@ -283,6 +283,13 @@ class SubjectView(BaseModel):
     history: list[EvidenceView]
 
 
+class ProofBody(Body):
+    """Whose proof. `name_the_number`: the bundle then says it, and is for the person's or the regulator's eyes only."""
+
+    number: Number
+    name_the_number: bool = False
+
+
 class ReceiptBody(BaseModel):
     """`receipt`: a compact JWS, to be checked against /.well-known/jwks.json; `record`: its payload, read."""
 

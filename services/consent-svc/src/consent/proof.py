@@ -55,6 +55,7 @@ def record(entry: Entry) -> bytes:
             "position": entry.position,
             "received_at": said.received_at,
             "recorded_at": entry.recorded_at,
+            "sealed": entry.sealed,
             "hash": entry.hash,
         },
     }

@@ -1,6 +1,7 @@
-"""Proof over HTTP: the signed receipt of one line of the ledger, and the public keys that check it."""
+"""Proof over HTTP: the signed receipt of one line of the ledger, the bundle of a subject, the keys that check both."""
 
 import json
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Response
@@ -11,9 +12,13 @@ from common.problems import NotFound, Reason
 from common.service import Resources, resources
 from common.settings import KeyRingSettings, ServiceSettings
 from common.signing import SigningKeys
-from consent import proof, store
-from consent.bodies import ReceiptBody
+from consent import ledger, proof, store
+from consent.api import any_number
+from consent.bodies import ProofBody, ReceiptBody
+from consent.bundle import SubjectLine, Withheld, Writer
+from consent.store import Subject
 
+BUNDLE_TYPE = "application/jsonl"
 JWKS_KEPT_S = 300  # how long a caller may believe the key set it has
 
 
@@ -44,5 +49,33 @@ def router(ring: KeyRingSettings, retired: dict[str, str]) -> APIRouter:
             receipt=proof.receipt(entry, keys),
             record=json.loads(proof.record(entry)),
         )
+
+    @routes.post("/v1/proofs", response_class=Response, responses={200: {"content": {BUNDLE_TYPE: {}}}})
+    async def get_bundle(
+        body: ProofBody,
+        caller: Annotated[Caller, Depends(require("consent:read"))],
+        held: Annotated[Resources[ServiceSettings], Depends(resources)],
+    ) -> Response:
+        """All that is on record of a number, in one file for `python -m consent verify-bundle`. Where nothing is, the
+        file says so. A caller limited to some senders gets of the others' entries the hashes only."""
+        number = any_number(body.number, held)
+        subject_id = held.subject_keys.subject_id(number)
+        async with held.database.begin() as tx:
+            subject = await store.find_subject(tx, subject_id) or Subject(subject_id=subject_id)
+            entries = await store.whole_history(tx, subject_id, subject.entries)
+        line = SubjectLine(
+            subject_id=subject_id,
+            number=number if body.name_the_number else None,
+            version=subject.version,
+            entries=subject.entries,
+            head=subject.head,
+            consents=tuple(c for c in ledger.consents(subject.state) if caller.sees(c.sender_id)),
+            suppressions=tuple(s for s in ledger.suppressions(subject.state) if caller.sees(s.sender_id)),
+        )
+        writer = Writer(keys, datetime.now(UTC))
+        told = [e if caller.sees(e.evidence.sender_id) else Withheld(position=e.position, hash=e.hash) for e in entries]
+        file = writer.opening() + writer.subject(line, told) + writer.end()
+        headers = {"Content-Disposition": f'attachment; filename="placet-proof-{subject_id}.jsonl"'}
+        return Response(file, media_type=BUNDLE_TYPE, headers=headers)
 
     return routes

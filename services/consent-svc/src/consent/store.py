@@ -375,6 +375,15 @@ async def history(tx: AsyncConnection, subject_id: str, up_to: int | None = None
     return [_entry(row) for row in reversed(rows.all())]
 
 
+async def whole_history(tx: AsyncConnection, subject_id: str, up_to: int) -> list[Entry]:
+    """A subject's ledger from its first line on, however long, up to where it stood when the subject was read."""
+    rows = await tx.execute(
+        text("SELECT * FROM evidence WHERE subject_id = :id AND position <= :up_to ORDER BY position"),
+        {"id": subject_id, "up_to": up_to},
+    )
+    return [_entry(row) for row in rows]
+
+
 async def find_entry(tx: AsyncConnection, evidence_id: str) -> Entry | None:
     rows = await tx.execute(text("SELECT * FROM evidence WHERE evidence_id = :id"), {"id": evidence_id})
     row = rows.one_or_none()

@@ -1,0 +1,287 @@
+"""A proof bundle: all that is on record of a subject, in one file that is checked without us. Pure.
+
+JSON Lines (UTF-8, one canonical object a line, each line ended by a newline), in this order:
+
+    bundle    what this is
+    keys      the JWK set that checks the signatures, a convenience: trust the one that was published
+    subject   who it is of and what now holds, then the whole chain of it, oldest first:
+      entry     a line of the ledger and its signed receipt
+      withheld  one of a sender that is not whoever asked's to see: its place and its hash
+    end       one signature over every byte before it, so that nothing was changed, cut, added or moved
+
+`check` recomputes all of it: each line's form, the hash chain up to the head, each receipt, the state as the fold of
+the entries, the signature at the end.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+
+from common.contracts.consent import Consent, Suppression
+from common.signing import Forged, PublicKeys, SigningKeys, Type, key_id
+from consent import ledger, proof
+from consent.chain import GENESIS, Entry, canonical, holds
+
+FORMAT = "placet-bundle-1"
+SIGNED: Final[Type] = "placet-bundle"
+LINE_BYTES = 1024 * 1024  # no line of ours comes near
+PROBLEMS = 20  # that are told; one is enough
+
+
+class _Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="line"):
+    """One line, named by its tag."""
+
+
+class Opening(_Line, frozen=True, kw_only=True, tag="bundle"):
+    format: str
+    made_at: datetime
+
+
+class Keys(_Line, frozen=True, kw_only=True, tag="keys"):
+    jwks: dict[str, Any]
+
+
+class SubjectLine(_Line, frozen=True, kw_only=True, tag="subject"):
+    """`entries` and `head`: how many lines the chain has, and the hash of the last. `number`: only where whoever asked
+    wanted it said whose chain this is."""
+
+    subject_id: str
+    number: str | None
+    version: int
+    entries: int
+    head: str
+    consents: tuple[Consent, ...]
+    suppressions: tuple[Suppression, ...]
+
+
+class EntryLine(_Line, frozen=True, kw_only=True, tag="entry"):
+    entry: Entry
+    receipt: str
+
+
+class Withheld(_Line, frozen=True, kw_only=True, tag="withheld"):
+    position: int
+    hash: str
+
+
+class End(_Line, frozen=True, kw_only=True, tag="end"):
+    signature: str
+
+
+Line = Opening | Keys | SubjectLine | EntryLine | Withheld | End
+_lines = msgspec.json.Decoder(Line)
+
+
+class Writer:
+    """Turns lines into bytes, and signs them all at the end."""
+
+    def __init__(self, keys: SigningKeys, made_at: datetime) -> None:
+        self._keys = keys
+        self._made_at = made_at
+        self._seal = _Seal()
+
+    def opening(self) -> bytes:
+        return self._written(Opening(format=FORMAT, made_at=self._made_at)) + self._written(Keys(jwks=self._keys.jwks))
+
+    def subject(self, line: SubjectLine, entries: Iterable[Entry | Withheld]) -> bytes:
+        return b"".join(map(self._written, (line, *map(self._with_receipt, entries))))
+
+    def end(self) -> bytes:
+        return _written(End(signature=self._keys.sign(self._seal.payload(self._made_at), SIGNED)))
+
+    def _with_receipt(self, entry: Entry | Withheld) -> EntryLine | Withheld:
+        if isinstance(entry, Withheld):
+            return entry
+        return EntryLine(entry=entry, receipt=proof.receipt(entry, self._keys))
+
+    def _written(self, line: Line) -> bytes:
+        raw = _written(line)
+        self._seal.add(raw)
+        return raw
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """`line`: its number in the file, from 1."""
+
+    line: int
+    why: str
+
+
+@dataclass(slots=True)
+class Report:
+    """What `check` found. `entries`: those that can be read, in order."""
+
+    made_at: datetime | None = None
+    signed_by: set[str] = field(default_factory=set)  # ids of the keys
+    jwks: dict[str, Any] | None = None  # the bundle's own
+    subjects: list[SubjectLine] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
+    withheld: int = 0
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def holds(self) -> bool:
+        return not self.problems
+
+
+def check(lines: Iterable[bytes], trusted: PublicKeys | None = None) -> Report:
+    """Whatever the bytes, a report and never an exception. `lines`: with their newlines. `trusted`: the keys that were
+    published; without them the signatures are checked against the bundle's own set, which proves that the file is whole
+    and not who made it."""
+    checking = _Check(trusted)
+    for number, raw in enumerate(lines, start=1):
+        checking.take(number, raw)
+    checking.close()
+    return checking.report
+
+
+@dataclass(slots=True)
+class _Seal:
+    """What the end signs: how many lines came before it, and the SHA-256 of their bytes."""
+
+    lines: int = 0
+    digest: Any = field(default_factory=hashlib.sha256)
+
+    def add(self, raw: bytes) -> None:
+        self.lines += 1
+        self.digest.update(raw)
+
+    def payload(self, made_at: datetime | None) -> bytes:
+        return canonical({"format": FORMAT, "lines": self.lines, "made_at": made_at, "sha256": self.digest.hexdigest()})
+
+
+class _Check:
+    """One bundle while it is read: a line at a time, one subject in memory."""
+
+    def __init__(self, trusted: PublicKeys | None) -> None:
+        self.report = Report()
+        self._keys = trusted
+        self._own_keys_count = trusted is None
+        self._seal = _Seal()
+        self._number = 0
+        self._ended = False
+        self._subject: SubjectLine | None = None
+        self._position, self._hash = 0, GENESIS
+        self._evidence: list[ledger.Evidence] = []
+        self._withheld = 0
+
+    def take(self, number: int, raw: bytes) -> None:
+        self._number = number
+        line = self._read(raw)
+        if self._ended:
+            self._problem("something follows the end")
+        elif (number == 1) != isinstance(line, Opening) or (number == 2) != isinstance(line, Keys):
+            self._problem("out of its place")
+        match line:
+            case Opening():
+                self._open(line)
+            case Keys():
+                self._take_keys(line)
+            case SubjectLine():
+                self._end_subject()
+                self._begin(line)
+            case EntryLine():
+                self._entry(line)
+            case Withheld():
+                self._skip(line)
+            case End():
+                self._end_subject()
+                self._end(line)
+        self._seal.add(raw)
+
+    def close(self) -> None:
+        if not self._ended:
+            self._end_subject()
+            self._problem("cut short: the signature at the end is missing")
+
+    def _read(self, raw: bytes) -> Line | None:
+        """One form only: what would read the same, written otherwise, is not what was signed."""
+        try:
+            line: Line = _lines.decode(raw)
+            if _written(line) == raw:
+                return line
+        except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
+            pass
+        self._problem("not a line of a bundle, or not written as we write it")
+        return None
+
+    def _open(self, line: Opening) -> None:
+        self.report.made_at = line.made_at
+        if line.format != FORMAT:
+            self._problem(f"not of the format {FORMAT}")
+
+    def _take_keys(self, line: Keys) -> None:
+        self.report.jwks = line.jwks
+        if self._own_keys_count:
+            try:
+                self._keys = PublicKeys(line.jwks)
+            except ValueError as error:
+                self._problem(str(error))
+
+    def _begin(self, line: SubjectLine) -> None:
+        self._subject = line
+        self.report.subjects.append(line)
+        self._position, self._hash, self._evidence, self._withheld = 0, GENESIS, [], 0
+
+    def _entry(self, line: EntryLine) -> None:
+        entry = line.entry
+        self._position += 1
+        if self._subject is None or entry.subject_id != self._subject.subject_id:
+            self._problem("an entry of another subject")
+        if not holds(entry, entry.subject_id, self._position, self._hash):
+            self._problem("the chain does not hold here: the entry, or one before it, is not what was recorded")
+        self._hash = entry.hash
+        self._evidence.append(entry.evidence)
+        self.report.entries.append(entry)
+        if self._signed(line.receipt, proof.RECEIPT) not in (None, proof.record(entry)):
+            self._problem("the receipt is of something else")
+
+    def _skip(self, line: Withheld) -> None:
+        self._position += 1
+        if line.position != self._position:
+            self._problem("the chain does not hold here: an entry is missing")
+        self._hash = line.hash
+        self._withheld += 1
+        self.report.withheld += 1
+
+    def _end_subject(self) -> None:
+        if (subject := self._subject) is None:
+            return
+        self._subject = None
+        if (self._position, self._hash) != (subject.entries, subject.head):
+            self._problem("the chain does not end where the subject's does: entries are missing or added")
+        state = ledger.fold(self._evidence)
+        stated = (subject.consents, subject.suppressions)
+        if not self._withheld and stated != (ledger.consents(state), ledger.suppressions(state)):
+            self._problem("the state is not what the entries amount to")
+
+    def _end(self, line: End) -> None:
+        self._ended = True
+        if self._signed(line.signature, SIGNED) not in (None, self._seal.payload(self.report.made_at)):
+            self._problem("the signature at the end is not over these bytes")
+
+    def _signed(self, token: str, kind: Type) -> bytes | None:
+        """The payload; None, and a problem, where the signature does not hold."""
+        if self._keys is None:
+            self._problem("no keys to check it with")
+            return None
+        try:
+            payload = self._keys.verified(token, kind)
+        except Forged as forged:
+            self._problem(str(forged))
+            return None
+        self.report.signed_by.add(key_id(token))
+        return payload
+
+    def _problem(self, why: str) -> None:
+        if len(self.report.problems) < PROBLEMS:
+            self.report.problems.append(Problem(self._number, why))
+
+
+def _written(line: Line) -> bytes:
+    return canonical(msgspec.to_builtins(line, builtin_types=(datetime,))) + b"\n"

@@ -1,0 +1,78 @@
+"""`python -m consent verify-bundle FILE [--jwks FILE]`: is this proof whole, and ours? Needs nothing of ours.
+
+Ends with 0 where everything holds, 1 where anything does not, 2 where the files cannot be read.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from common.signing import PublicKeys
+from consent import bundle
+from consent.bundle import LINE_BYTES, Report
+from consent.chain import Entry
+
+
+def run(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m consent verify-bundle", description="Check a proof bundle, offline."
+    )
+    parser.add_argument("file", type=Path, help="the bundle")
+    parser.add_argument("--jwks", type=Path, help="the key set as published at /.well-known/jwks.json, got another way")
+    told = parser.parse_args(arguments)
+    try:
+        trusted = PublicKeys(json.loads(told.jwks.read_bytes())) if told.jwks else None
+        report = bundle.check(_lines(told.file), trusted)
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"cannot be read: {error}\n")
+        return 2
+    sys.stdout.writelines(f"{_printable(line)}\n" for line in _told(report, trusted))
+    return 0 if report.holds else 1
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """A line that is longer than any of ours comes in pieces, and so does not hold."""
+    with path.open("rb") as file:
+        while raw := file.readline(LINE_BYTES):
+            yield raw
+
+
+def _told(report: Report, trusted: PublicKeys | None) -> Iterator[str]:
+    for subject in report.subjects:
+        yield f"subject {subject.subject_id}" + (f", number {subject.number}" if subject.number else "")
+    yield from map(_entry, report.entries)
+    if report.withheld:
+        yield f"{report.withheld} entries of other senders are withheld: their places can be checked, not their content"
+    for subject in report.subjects:
+        for consent in subject.consents:
+            yield f"now {consent.state}: {consent.sender_id}/{consent.purpose}, by {consent.evidence_id}"
+        for suppression in subject.suppressions:
+            yield f"stopped: {suppression.sender_id or 'every sender'}, since {suppression.since.isoformat()}"
+    yield from _keys(report, trusted)
+    for problem in report.problems:
+        yield f"line {problem.line}: {problem.why}"
+    yield "HOLDS" if report.holds else "DOES NOT HOLD"
+
+
+def _entry(entry: Entry) -> str:
+    said = entry.evidence
+    scope = f"{said.sender_id or 'every sender'}/{said.purpose or 'every purpose'}"
+    shown = f', shown "{said.text_shown}"' if said.text_shown else ""
+    form = f", form {said.form_id} version {said.form_version}" if said.form_id else ""
+    personal = ", what was shown and by whom is erased" if entry.erased else form + shown
+    return f"{entry.position:>4} {said.occurred_at.isoformat()} {said.kind} of {scope} by {said.source}{personal}"
+
+
+def _printable(line: str) -> str:
+    """What a file says must not steer the terminal it is read on."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in line)
+
+
+def _keys(report: Report, trusted: PublicKeys | None) -> Iterator[str]:
+    for kid in sorted(report.signed_by):
+        keys = trusted or PublicKeys(report.jwks or {})
+        yield f"signed by key {kid}, thumbprint {keys.thumbprints[kid]}"
+    if trusted is None:
+        yield "checked against the keys in the file: compare the thumbprint with the published key's, or give --jwks"

@@ -1,0 +1,91 @@
+"""A bundle in which one byte differs does not hold: wherever it is, whatever it has become."""
+
+import hashlib
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consent.bundle import check
+from consent.chain import canonical
+from tests.unit.consent.bundles import keys, published, whole
+from tests.unit.consent.evidences import at
+
+FILE = whole()
+BYTES = range(256)
+LINES = FILE.splitlines(keepends=True)
+
+
+def holds(file: bytes) -> bool:
+    return check(file.splitlines(keepends=True), published).holds
+
+
+def test_untouched_it_holds() -> None:
+    assert holds(FILE)
+
+
+@pytest.mark.parametrize("change", ["one bit", "case", "another", "gone", "twice"])
+def test_no_byte_of_it_can_be_changed(change: str) -> None:
+    """Every byte of the file, one after the other."""
+    dice = random.Random(change)
+    missed = []
+    for place, byte in enumerate(FILE):
+        other = {
+            "one bit": bytes([byte ^ 1 << dice.randrange(8)]),
+            "case": bytes([byte ^ 0x20]),
+            "another": bytes([dice.choice([b for b in BYTES if b != byte])]),
+            "gone": b"",
+            "twice": bytes([byte, byte]),
+        }[change]
+        if holds(FILE[:place] + other + FILE[place + 1 :]):
+            missed.append((place, FILE[max(0, place - 20) : place + 20], other))
+    assert missed == []
+
+
+def test_no_byte_of_an_entry_can_be_changed_even_by_who_signs_the_end_anew() -> None:
+    """The chain and the receipts hold without the last signature, for it is ours to make."""
+    dice = random.Random("sealed again")
+    missed = []
+    for place, line in enumerate(LINES):
+        if not line.startswith(b'{"entry"'):
+            continue
+        for column, byte in enumerate(line[:-1]):
+            other = dice.choice([b for b in BYTES if b not in (byte, ord("\n"))])
+            forged = [*LINES[:place], line[:column] + bytes([other]) + line[column + 1 :], *LINES[place + 1 : -1]]
+            if holds(b"".join([*forged, end_of(forged)])):
+                missed.append((place, line[max(0, column - 20) : column + 20], other))
+    assert missed == []
+    assert holds(b"".join([*LINES[:-1], end_of(LINES[:-1])]))
+
+
+def end_of(lines: list[bytes]) -> bytes:
+    digest = hashlib.sha256(b"".join(lines)).hexdigest()
+    sealed = {"format": "placet-bundle-1", "lines": len(lines), "made_at": at(60), "sha256": digest}
+    return canonical({"line": "end", "signature": keys.sign(canonical(sealed), "placet-bundle")}) + b"\n"
+
+
+@given(place=st.integers(0, len(FILE) - 1), byte=st.sampled_from(BYTES))
+def test_any_byte_may_become_any_other_and_is_found(place: int, byte: int) -> None:
+    assert holds(FILE[:place] + bytes([byte]) + FILE[place + 1 :]) == (FILE[place] == byte)
+
+
+@given(st.permutations(LINES))
+def test_no_line_can_be_moved(lines: list[bytes]) -> None:
+    assert holds(b"".join(lines)) == (lines == LINES)
+
+
+@given(st.integers(0, len(FILE) - 1))
+def test_cut_anywhere_it_does_not_hold(length: int) -> None:
+    assert not holds(FILE[:length])
+
+
+@given(st.binary(min_size=1))
+def test_nothing_can_be_added_at_either_end(more: bytes) -> None:
+    assert not holds(FILE + more)
+    assert not holds(more + FILE)
+
+
+@given(st.lists(st.sampled_from([*LINES, b"", b"\n", b"{}\n", b'{"line":"end","signature":""}\n'])))
+def test_whatever_lines_it_is_given_it_reports_and_never_fails(lines: list[bytes]) -> None:
+    assert check(lines, published).holds == (lines == LINES)

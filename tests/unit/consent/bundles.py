@@ -1,0 +1,56 @@
+"""A proof bundle as consent-svc writes it; a test says what is in it, or forges it with our own keys."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from common.settings import KeyRingSettings
+from common.signing import PublicKeys, SigningKeys
+from consent import ledger
+from consent.bundle import SubjectLine, Withheld, Writer
+from consent.chain import GENESIS, Entry, chained
+from consent.ledger import Evidence
+from tests.running import SIGNING_RING
+from tests.unit.consent.evidences import at, opt_in, stop
+
+keys = SigningKeys(KeyRingSettings.model_validate(SIGNING_RING))
+published = PublicKeys(keys.jwks)
+WHO = "s1-00"
+SAID = (
+    opt_in(0, text_shown="Oui, « je veux » vos offres\n", form_id="checkout", form_version="7"),
+    stop(1),
+    opt_in(2, basis="soft_opt_in", sale_reference="F-2026-1"),
+)
+
+
+def chain_of(said: Sequence[Evidence] = SAID) -> list[Entry]:
+    entries: list[Entry] = []
+    for position, evidence in enumerate(said, start=1):
+        previous = entries[-1].hash if entries else GENESIS
+        entries.append(chained(WHO, position, evidence, at(10 + position), previous, f"{position:032x}"))
+    return entries
+
+
+def subject_line(entries: Sequence[Entry], **changes: Any) -> SubjectLine:
+    state = ledger.fold(entry.evidence for entry in entries)
+    line = SubjectLine(
+        subject_id=WHO,
+        number=None,
+        version=len(entries),
+        entries=len(entries),
+        head=entries[-1].hash if entries else GENESIS,
+        consents=ledger.consents(state),
+        suppressions=ledger.suppressions(state),
+    )
+    return msgspec.structs.replace(line, **changes)
+
+
+def bundle_of(line: SubjectLine, told: Sequence[Entry | Withheld], by: SigningKeys = keys) -> bytes:
+    writer = Writer(by, at(60))
+    return writer.opening() + writer.subject(line, told) + writer.end()
+
+
+def whole(said: Sequence[Evidence] = SAID) -> bytes:
+    entries = chain_of(said)
+    return bundle_of(subject_line(entries), entries)
