@@ -1,11 +1,13 @@
 """Fixtures shared by the suites. Unique names instead of cleaning: tests share one Postgres and one broker."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from playwright.async_api import Browser
 
+from tests.browser import chromium
 from tests.infrastructure import Broker, Postgres, kafka_broker, postgres_server
 from tests.running import Surroundings
 
@@ -35,6 +37,12 @@ def postgres(scratch: Path) -> Iterator[Postgres]:
 def broker(scratch: Path) -> Iterator[Broker]:
     with kafka_broker(scratch) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    async with chromium() as started:
+        yield started
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """One service in process, with its own database and its own topics: how the service tests run it."""
 
+import asyncio
 import base64
+import socket
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -10,8 +12,10 @@ from typing import Any
 import asyncpg
 import httpx
 import jwt
+import uvicorn
 
 from common.service import Service, create_app
+from tests.eventually import eventually
 from tests.infrastructure import Broker, Postgres
 
 AUTH_KEY = "a key for tests only, thirty-two bytes or more"
@@ -93,3 +97,21 @@ async def running(service: Service[Any], headers: Mapping[str, str] | None = Non
             transport=transport, base_url="http://service", headers=bearer() if headers is None else headers
         ) as client:
             yield client
+
+
+@asynccontextmanager
+async def serving(service: Service[Any], at: socket.socket) -> AsyncIterator[None]:
+    """The service on a socket that is bound already, for what needs real HTTP: a browser."""
+    config = uvicorn.Config(create_app(service), log_config=None, access_log=False, timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve(sockets=[at]))
+
+    async def started() -> bool:
+        return server.started or task.done()
+
+    try:
+        await eventually(started)
+        yield
+    finally:
+        server.should_exit = True
+        await task

@@ -79,6 +79,7 @@ class Environment:
         }
         if name == "consent":
             told["PLACET_SIGNING_KEYS"] = self.signing_keys
+            told["PLACET_PAGE_URL"] = self.urls["consent"]
         if name in ("campaign", "dispatch"):
             told["PLACET_HOURS"] = self.hours
         if name == "dispatch":

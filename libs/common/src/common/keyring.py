@@ -63,6 +63,27 @@ class FieldKeys:
             raise Unreadable("the field does not open in this context") from error
 
 
+class LinkKeys:
+    """Signs what travels in a URL, with keys derived from the field keys: whoever holds the database cannot make one.
+    Signed with the current key, believed with any key of the ring, so that a rotation breaks no link."""
+
+    def __init__(self, ring: KeyRingSettings) -> None:
+        derived = {key_id: _mac(secret_key(ring, key_id), b"placet links") for key_id in ring.keys}
+        self._current = derived[ring.current]
+        self._all = tuple(derived.values())
+
+    def tag(self, message: bytes) -> bytes:
+        """32 bytes; a caller may cut it, and gives `holds` what it kept."""
+        return _mac(self._current, message)
+
+    def holds(self, message: bytes, tag: bytes) -> bool:
+        return any(hmac.compare_digest(_mac(key, message)[: len(tag)], tag) for key in self._all)
+
+
+def _mac(key: bytes, message: bytes) -> bytes:
+    return hmac.digest(key, message, hashlib.sha256)
+
+
 def secret_key(ring: KeyRingSettings, key_id: str) -> bytes:
     """Raises ValueError unless it is 32 bytes; never carries them."""
     key = base64.b64decode(ring.keys[key_id].get_secret_value())

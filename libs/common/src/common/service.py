@@ -33,7 +33,7 @@ from common.auth import Authenticator
 from common.consumer import Consumer, Subscription
 from common.contracts import TOPICS, Topic
 from common.database import Database, migrate
-from common.keyring import FieldKeys, SubjectKeys
+from common.keyring import FieldKeys, LinkKeys, SubjectKeys
 from common.notify import either
 from common.outbox import Ceiling, Relay, Relayed
 from common.problems import Reason, TooLarge
@@ -57,6 +57,7 @@ class Resources(Generic[S]):
     database: Database
     subject_keys: SubjectKeys
     field_keys: FieldKeys
+    link_keys: LinkKeys
     relayed: Relayed
 
 
@@ -162,6 +163,7 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
         database=database,
         subject_keys=SubjectKeys(settings.subject_keys),
         field_keys=FieldKeys(settings.field_keys),
+        link_keys=LinkKeys(settings.field_keys),
         relayed=Relayed(database),
     )
     state = _Running()

@@ -49,8 +49,8 @@ def _in_utc(value: datetime) -> datetime:
 
 
 def _not_ours(value: str) -> str:
-    if value.strip().lower() in ("mo", "unreadable_mo", "receipt", "provider_list"):
-        raise ValueError("what a person's own phone said is reported by operators only")
+    if value.strip().lower() in ("mo", "unreadable_mo", "receipt", "provider_list", "preference_page"):
+        raise ValueError("what a person said with their own phone comes by operators, or by the preference page")
     return value
 
 

@@ -8,13 +8,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.consumer import applied_watermark
 from common.contracts import INBOUND_MESSAGES
 from common.service import Background, Service
-from common.settings import KeyRingSettings, ServiceSettings
+from common.settings import KeyRingSettings
 from consent import api, checks, intake, proofs, receipts, reconciliations, store
+from consent.page import routes as page
 
 BATCH_BYTES = 4 * 1024 * 1024  # a thousand opt-ins, each with the text that was shown
 
 
-class Settings(ServiceSettings):
+class Settings(page.PageSettings):
     signing_keys: KeyRingSettings  # Ed25519 seeds: receipts are signed with the current one
     retired_signing_keys: dict[str, str] = Field(default_factory=dict)  # key id to `x` of the key set: still published
 
@@ -35,6 +36,8 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         routers=[
             api.router,
             checks.router,
+            page.router,
+            page.pages,
             reconciliations.router,
             proofs.router(settings.signing_keys, settings.retired_signing_keys),
         ],
@@ -45,5 +48,5 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             ],
         ),
         ceiling=ceiling,
-        body_limits={"/v1/consents/batch": BATCH_BYTES},
+        body_limits={"/v1/consents/batch": BATCH_BYTES, page.PATH: page.FORM_BYTES},
     )

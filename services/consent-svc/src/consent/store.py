@@ -118,6 +118,20 @@ Table(
 )
 
 Table(
+    "preference_link",  # what a short link opens; to make one from this row takes a key that is not here
+    metadata,
+    Column("link_id", Text, primary_key=True),
+    Column("subject_id", Text, nullable=False),
+    Column("number", Text, nullable=False),  # sealed, as the subject's: nothing may be held of them yet
+    Column("sender_id", Text, nullable=True),  # None: every sender
+    Column("browser", Text, nullable=True),  # that has used it for more than a stop; keyed hash
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    Index("preference_link_expires_at_ix", "expires_at"),
+    Index("preference_link_subject_id_ix", "subject_id"),
+)
+
+Table(
     "keyed_request",  # one Idempotency-Key of one caller
     metadata,
     Column("caller", Text, nullable=False),
@@ -170,6 +184,18 @@ class Review:
     since: datetime
     revision: int
     open: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreferenceLink:
+    """Whom a short link is for. `number`: sealed, as the subject's. `sender_id` None: it shows every sender."""
+
+    link_id: str
+    subject_id: str
+    number: str
+    sender_id: str | None
+    expires_at: datetime
+    browser: str | None = None
 
 
 _state = msgspec.json.Decoder(SubjectState)
@@ -473,6 +499,65 @@ async def owners_of(tx: AsyncConnection, stop_codes: Collection[str]) -> dict[st
     for row in rows:
         found.setdefault(row.code, {})[row.sender_id] = (row.brand, row.oadc, row.legal_name)
     return found
+
+
+async def senders_of(tx: AsyncConnection, sender_ids: Collection[str]) -> list[Sender]:
+    """Those of `sender_ids` that exist, by brand."""
+    rows = await tx.execute(
+        text(f"SELECT {_SENDER} FROM sender WHERE sender_id = ANY(CAST(:ids AS text[])) ORDER BY brand, sender_id"),
+        {"ids": sorted(sender_ids)},
+    )
+    return [_sender(row) for row in rows]
+
+
+async def add_link(tx: AsyncConnection, link: PreferenceLink, now: datetime) -> datetime:
+    """Keep a link and forget some that have expired. When it expires: a link asked for again is the one it was."""
+    await tx.execute(
+        text(
+            "DELETE FROM preference_link WHERE expires_at < :now AND (link_id = :link_id OR link_id IN"
+            " (SELECT link_id FROM preference_link WHERE expires_at < :now ORDER BY expires_at LIMIT 10"
+            " FOR UPDATE SKIP LOCKED))"
+        ),
+        {"now": now, "link_id": link.link_id},
+    )
+    expires_at = await tx.scalar(
+        text(
+            "INSERT INTO preference_link AS l (link_id, subject_id, number, sender_id, created_at, expires_at)"
+            " VALUES (:link_id, :subject_id, :number, :sender_id, :now, :expires_at)"
+            " ON CONFLICT (link_id) DO UPDATE SET link_id = l.link_id RETURNING expires_at"
+        ),
+        {
+            "link_id": link.link_id,
+            "subject_id": link.subject_id,
+            "number": link.number,
+            "sender_id": link.sender_id,
+            "now": now,
+            "expires_at": link.expires_at,
+        },
+    )
+    assert isinstance(expires_at, datetime)
+    return expires_at
+
+
+async def find_link(tx: AsyncConnection, link_id: str) -> PreferenceLink | None:
+    rows = await tx.execute(
+        text(
+            "SELECT link_id, subject_id, number, sender_id, expires_at, browser FROM preference_link"
+            " WHERE link_id = :id"
+        ),
+        {"id": link_id},
+    )
+    row = rows.one_or_none()
+    return PreferenceLink(**row._mapping) if row else None
+
+
+async def bind_link(tx: AsyncConnection, link_id: str, browser: str) -> bool:
+    """The link is this browser's from now on, if it is no other's."""
+    held = await tx.scalar(
+        text("UPDATE preference_link SET browser = coalesce(browser, :browser) WHERE link_id = :id RETURNING browser"),
+        {"id": link_id, "browser": browser},
+    )
+    return bool(held == browser)
 
 
 async def claim_key(tx: AsyncConnection, caller: str, key: str, fingerprint: str) -> bool:

@@ -1,0 +1,71 @@
+"""A short link's token: when it expires, its id, and our signature, in 28 characters that fit an SMS. Pure.
+
+    4 bytes   expires_at, in seconds since 1970
+    8 bytes   the link's id, random
+    9 bytes   HMAC of both: who has not been given a link must guess 136 bits
+
+What is forged or altered is refused by the signature alone, without a look at the database, and so is what has expired:
+nothing tells a stranger whether a link ever was. The key is not in the database, so neither are the links.
+"""
+
+import base64
+import hashlib
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from common.keyring import LinkKeys
+
+EXPIRY_BYTES, ID_BYTES, TAG_BYTES = 4, 8, 9
+TOKEN = re.compile(r"[A-Za-z0-9_-]{28}", re.ASCII)  # 21 bytes exactly: no padding, so each link is written one way
+FORM_BYTES = 12
+FORM = re.compile(r"[A-Za-z0-9_-]{16}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What a token says. `link_id`: the 8 bytes, as hex."""
+
+    link_id: str
+    expires_at: datetime
+
+
+def token(link: Link, keys: LinkKeys) -> str:
+    """`expires_at` counts to the second."""
+    body = int(link.expires_at.timestamp()).to_bytes(EXPIRY_BYTES, "big") + bytes.fromhex(link.link_id)
+    return _text(body + keys.tag(b"link" + body)[:TAG_BYTES])
+
+
+def read(written: str, keys: LinkKeys) -> Link | None:
+    """None: not one of ours. It may have expired: that is for the caller to see."""
+    if not TOKEN.fullmatch(written):
+        return None
+    raw = base64.urlsafe_b64decode(written)
+    body, tag = raw[:-TAG_BYTES], raw[-TAG_BYTES:]
+    if not keys.holds(b"link" + body, tag):
+        return None
+    expires_at = datetime.fromtimestamp(int.from_bytes(body[:EXPIRY_BYTES], "big"), UTC)
+    return Link(body[EXPIRY_BYTES:].hex(), expires_at)
+
+
+def form(token: str, browser: str, entries: int, keys: LinkKeys) -> str:
+    """What a form of the page must send back to be taken: it was made for this link, for this browser, and for what was
+    held then (`entries` in the ledger). So it counts once: whatever it changes, it no longer fits."""
+    return _text(keys.tag(_form(token, browser, entries))[:FORM_BYTES])
+
+
+def form_holds(sent: str, token: str, browser: str, entries: int, keys: LinkKeys) -> bool:
+    return bool(FORM.fullmatch(sent)) and keys.holds(_form(token, browser, entries), base64.urlsafe_b64decode(sent))
+
+
+def browser_hash(browser: str) -> str:
+    """In which form we keep who used a link. `browser`: 128 random bits, so a plain hash keeps them."""
+    return hashlib.sha256(browser.encode()).hexdigest()
+
+
+def _form(token: str, browser: str, entries: int) -> bytes:
+    return f"form {token} {browser} {entries}".encode()
+
+
+def _text(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).decode()  # multiples of three bytes: no padding

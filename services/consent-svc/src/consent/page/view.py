@@ -1,0 +1,142 @@
+"""What the preference page shows of what is held: who writes, about what, since when, and on what evidence. Pure.
+
+A link for one sender shows that sender, and what concerns every sender; a link for all shows each sender on record.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from common.contracts.consent import State
+from consent import ledger
+from consent.chain import Entry
+from consent.ledger import Evidence, SubjectState
+from consent.store import Sender
+
+VISIBLE_DIGITS = 2  # of the number
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One purpose of one sender. `proof`: what made it so, None where it is not among the lines read."""
+
+    sender: Sender
+    purpose: str
+    wording: str
+    offered: bool  # the sender asks consent for it today
+    state: State
+    since: datetime | None
+    proof: Evidence | None
+
+    @property
+    def on(self) -> bool:
+        return self.state == "opted_in"
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """One sender, and what it may and may not send."""
+
+    sender: Sender
+    choices: tuple[Choice, ...]
+
+    @property
+    def on(self) -> bool:
+        return any(choice.on for choice in self.choices)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the ledger, as the person may read it. `sender`, `wording`: None where it concerns all."""
+
+    evidence: Evidence
+    recorded_at: datetime
+    sender: Sender | None
+    wording: str | None
+
+    @property
+    def ends_all(self) -> bool:
+        return self.evidence.kind == "opt_out" and self.evidence.purpose is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """`history`: newest first. `stopped`: an opt-out of everything this link covers is what holds; `stop`: its line."""
+
+    ending: str
+    parties: tuple[Party, ...]
+    history: tuple[Line, ...]
+    stopped: bool
+    stop: Line | None
+    held_since: datetime | None
+
+    @property
+    def on(self) -> bool:
+        return any(party.on for party in self.parties)
+
+
+def senders_shown(state: SubjectState, sender_id: str | None) -> set[str]:
+    """Of a link for `sender_id`, or for every sender on record."""
+    return {sender_id} if sender_id else {m.sender_id for m in state.marks if m.sender_id}
+
+
+def view(
+    number: str,
+    sender_id: str | None,
+    state: SubjectState,
+    entries: Sequence[Entry],
+    senders: Sequence[Sender],
+    held_since: datetime | None,
+) -> View:
+    """`number`: E.164. `entries`: the newest of the subject's ledger, newest last. `senders`: those `senders_shown`."""
+    proofs = {entry.evidence.evidence_id: entry.evidence for entry in entries}
+    by_id = {sender.sender_id: sender for sender in senders}
+    suppressed = {s.sender_id for s in ledger.suppressions(state)}
+    parties = tuple(Party(sender, _choices(sender, state, proofs)) for sender in senders)
+    history = tuple(
+        _line(entry, by_id)
+        for entry in reversed(entries)
+        if entry.evidence.sender_id is None or entry.evidence.sender_id in by_id
+    )
+    return View(
+        ending=number[-VISIBLE_DIGITS:],
+        parties=parties,
+        history=history,
+        stopped=bool(suppressed & {None, sender_id}) and not any(party.on for party in parties),
+        stop=next((line for line in history if line.ends_all), None),
+        held_since=held_since,
+    )
+
+
+def _choices(sender: Sender, state: SubjectState, proofs: dict[str, Evidence]) -> tuple[Choice, ...]:
+    """What the sender asks consent for, in its order, then what it once did and the person still has on record."""
+    offered = {purpose.id: purpose.wording for purpose in sender.purposes}
+    once = {m.purpose: m.purpose for m in state.marks if m.sender_id == sender.sender_id and m.purpose}
+    return tuple(
+        _choice(sender, purpose, wording, purpose in offered, state, proofs)
+        for purpose, wording in {**offered, **{p: w for p, w in once.items() if p not in offered}}.items()
+    )
+
+
+def _choice(
+    sender: Sender, purpose: str, wording: str, offered: bool, state: SubjectState, proofs: dict[str, Evidence]
+) -> Choice:
+    consent = ledger.consent_of(state, sender.sender_id, purpose)
+    proof = proofs.get(consent.evidence_id) if consent else None
+    return Choice(
+        sender=sender,
+        purpose=purpose,
+        wording=wording,
+        offered=offered,
+        state=consent.state if consent else "unknown",
+        since=proof.occurred_at if proof else consent.occurred_at if consent else None,
+        proof=proof,
+    )
+
+
+def _line(entry: Entry, senders: dict[str, Sender]) -> Line:
+    evidence = entry.evidence
+    sender = senders[evidence.sender_id] if evidence.sender_id else None
+    wordings = {purpose.id: purpose.wording for purpose in sender.purposes} if sender else {}
+    wording = wordings.get(evidence.purpose, evidence.purpose) if evidence.purpose else None
+    return Line(evidence, entry.recorded_at, sender, wording)

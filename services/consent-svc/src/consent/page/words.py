@@ -1,0 +1,71 @@
+"""The page's words: fr.json and en.json, the same keys in both, and how each language writes a date. Pure.
+
+French where neither the person nor the browser asks for English: the page answers to French law.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import resources
+from typing import Literal, get_args
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+Language = Literal["fr", "en"]
+LANGUAGES: tuple[Language, ...] = get_args(Language)
+PARIS = ZoneInfo("Europe/Paris")
+ACCEPTED = re.compile(
+    r"\s*([A-Za-z]{1,8}|\*)(?:-[A-Za-z0-9-]*)?\s*(?:;\s*q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?))?\s*", re.ASCII
+)
+ACCEPTED_CHARS = 500  # of an Accept-Language header: the rest is nobody's preference
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    language: Language
+    sentences: Mapping[str, str]
+    months: tuple[str, ...]
+
+    def __call__(self, key: str, **named: object) -> str:
+        """The sentence, with its names filled in. Raises KeyError: a page with a hole in it is a bug."""
+        return self.sentences[key].format(**named)
+
+    def has(self, key: str) -> bool:
+        return key in self.sentences
+
+    def day(self, at: datetime) -> str:
+        """In French time, as the law's hours are."""
+        local = at.astimezone(PARIS)
+        first = "1er" if local.day == 1 and self.language == "fr" else str(local.day)
+        return f"{first} {self.months[local.month - 1]} {local.year}"
+
+    def moment(self, at: datetime) -> str:
+        local = at.astimezone(PARIS)
+        return self("moment", day=self.day(at), hour=local.hour, minute=f"{local.minute:02d}")
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    months: tuple[str, ...]
+    sentences: dict[str, str]
+
+
+def _read(language: Language) -> Words:
+    content = msgspec.json.decode(resources.files(__package__).joinpath(f"{language}.json").read_bytes(), type=_File)
+    return Words(language, content.sentences, content.months)
+
+
+WORDS: Mapping[str, Words] = {language: _read(language) for language in LANGUAGES}
+
+
+def chosen(asked: str | None, accepts: str | None) -> Words:
+    """`asked`: the person's own choice; `accepts`: the browser's Accept-Language."""
+    if asked and asked in WORDS:
+        return WORDS[asked]
+    wanted: dict[str, float] = {}
+    for part in (accepts or "")[:ACCEPTED_CHARS].split(","):
+        if found := ACCEPTED.fullmatch(part):
+            wanted.setdefault(found[1].lower(), float(found[2] or 1))
+    best = max(LANGUAGES, key=lambda language: wanted.get(language, 0.0))  # of equals the first, which is French
+    return WORDS[best]
