@@ -12,7 +12,7 @@ CHUNK_BYTES = 1 << 20
 class Wire:
     """`asked` sees what clients send, before the server does. `hold()`: from now on no answer comes back; `answered` is
     set once one is waiting, so the server has acted. `cut()`: every connection is gone, and whoever comes is hung up
-    on, until `mend()`. `rewrite`: in answers, these bytes become those."""
+    on, until `heal()`. `rewrite`: in answers, these bytes become those."""
 
     port: int = 0
     asked: Callable[[bytes], None] = lambda _: None
@@ -33,8 +33,10 @@ class Wire:
         for connection in list(self.connections):
             connection.cancel()
 
-    def mend(self) -> None:
+    def heal(self) -> None:
+        """After either."""
         self.whole = True
+        self.let_go()
 
     async def there(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
