@@ -8,7 +8,7 @@ import msgspec
 from common.settings import KeyRingSettings
 from common.signing import PublicKeys, SigningKeys
 from consent import ledger
-from consent.bundle import SubjectLine, Withheld, Writer
+from consent.bundle import MessageLine, SubjectLine, Withheld, Writer
 from consent.chain import GENESIS, Entry, chained
 from consent.ledger import Evidence
 from tests.running import SIGNING_RING
@@ -44,6 +44,24 @@ def subject_line(entries: Sequence[Entry], **changes: Any) -> SubjectLine:
         suppressions=ledger.suppressions(state),
     )
     return msgspec.structs.replace(line, **changes)
+
+
+def message(minutes: float, **changes: Any) -> MessageLine:
+    """One of the campaign's, handed off `minutes` after noon."""
+    fields: dict[str, Any] = {
+        "message_id": f"m-{minutes}",
+        "campaign_id": "c1",
+        "sender_id": "acme",
+        "purpose": "promotions",
+        "handed_off_at": at(minutes),
+        "consent_version": 1,
+    }
+    return MessageLine(**(fields | changes))
+
+
+def campaign_of(line: SubjectLine, told: Sequence[Entry | Withheld], messages: Sequence[MessageLine]) -> bytes:
+    writer = Writer(keys, at(60))
+    return writer.opening("c1") + writer.subject(line, told, messages) + writer.end()
 
 
 def bundle_of(line: SubjectLine, told: Sequence[Entry | Withheld], by: SigningKeys = keys) -> bytes:

@@ -12,9 +12,20 @@ import pytest
 from common.settings import KeyRingSettings
 from common.signing import PublicKeys, SigningKeys
 from consent import proof, verify_bundle
-from consent.bundle import Report, Withheld, check
+from consent.bundle import Report, Standing, Withheld, Writer, check
 from consent.chain import GENESIS, PERSONAL, chained
-from tests.unit.consent.bundles import SAID, bundle_of, chain_of, keys, published, subject_line, whole
+from consent.ledger import Evidence
+from tests.unit.consent.bundles import (
+    SAID,
+    bundle_of,
+    campaign_of,
+    chain_of,
+    keys,
+    message,
+    published,
+    subject_line,
+    whole,
+)
 from tests.unit.consent.evidences import at, opt_in, opt_out, stop
 
 SEED = "cXFxcXFxcXFxcXFxcXFxcXFxcXFxcXFxcXFxcXFxcXE="
@@ -137,6 +148,67 @@ def test_what_is_withheld_keeps_its_place_and_tells_nothing() -> None:
     assert "an entry is missing" in why(bundle_of(subject_line(entries), moved))
     other = [told[0], Withheld(position=2, hash=entries[0].hash), told[2]]
     assert "the chain does not hold" in why(bundle_of(subject_line(entries), other))
+
+
+SECOND = 1 / 60
+
+
+@pytest.mark.parametrize(
+    ("said", "minutes", "stood_on"),
+    [
+        # the chain is recorded ten minutes late: opt-in at 11, STOP at 12 minutes after noon
+        ([opt_in(0)], 10, Standing.NOTHING),
+        ([opt_in(0)], 11, Standing.CONSENT),
+        ([opt_in(0), stop(20)], 11.5, Standing.CONSENT),
+        ([opt_in(0), stop(1)], 11.5, Standing.STOPPED_SINCE),
+        ([opt_in(0), stop(1)], 12 + 9 * SECOND, Standing.OVERTAKEN),
+        ([opt_in(0), stop(1)], 12 + 11 * SECOND, Standing.NOTHING),
+        ([opt_in(0), opt_out(1, sender_id=None)], 13, Standing.NOTHING),
+        ([opt_in(0), stop(1, sender_id="zenith")], 13, Standing.CONSENT),
+        ([opt_in(0, purpose="loyalty")], 13, Standing.NOTHING),
+        ([], 13, Standing.NOTHING),
+    ],
+)
+def test_each_message_of_a_campaign_is_held_against_what_was_known_then_and_is_known_now(
+    said: list[Evidence], minutes: float, stood_on: Standing
+) -> None:
+    entries = chain_of(said)
+    report = checked(campaign_of(subject_line(entries), entries, [message(minutes)]))
+    assert report.problems == []
+    assert report.standings == {stood_on: 1}
+    assert [standing for _, standing in report.doubtful] == [stood_on] * (stood_on is not Standing.CONSENT)
+
+
+def test_a_campaigns_bundle_keeps_no_more_in_memory_than_what_somebody_has_to_look_at() -> None:
+    entries = chain_of()
+    report = checked(campaign_of(subject_line(entries), entries, [message(minutes) for minutes in range(14, 24)]))
+    assert (report.subjects, report.entries, report.doubtful) == ([], [], [])
+    assert report.standings.total() == 10
+
+
+def test_a_message_of_another_campaign_or_of_nobody_is_found() -> None:
+    entries = chain_of()
+    assert "another campaign" in why(campaign_of(subject_line(entries), entries, [message(14, campaign_id="c2")]))
+    assert "another campaign" in why(
+        Writer(keys, at(60)).opening() + Writer(keys, at(60)).subject(subject_line(entries), entries, [message(14)])
+    )
+    writer = Writer(keys, at(60))
+    lines = [writer.opening("c1"), writer.subject(subject_line(entries), entries, [message(14)]), writer.end()]
+    nobodys = b"".join([lines[0], lines[1].splitlines(keepends=True)[-1], lines[2]])
+    assert "a message of nobody" in why(nobodys)
+
+
+def test_the_command_counts_a_campaigns_messages_by_what_they_stood_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries = chain_of([opt_in(0), stop(1)])
+    good, late, bad = message(11), message(11.5), message(13)
+    assert run(tmp_path, campaign_of(subject_line(entries), entries, [late]), keys.jwks) == 0
+    assert run(tmp_path, campaign_of(subject_line(entries), entries, [good, late, bad]), keys.jwks) == 3
+    told = capsys.readouterr().out
+    assert "campaign c1: 3 messages\n" in told
+    assert "       1 stood on no consent on record\n" in told
+    assert "message m-13 at 2026-03-02T12:13:00+00:00: stood on no consent on record\n" in told
 
 
 @pytest.mark.parametrize("file", [b"", b"\n", b"{}\n", b"\xff\xfe\n", b"null\n" * 50, b"[" * 100_000 + b"\n"])

@@ -1,4 +1,4 @@
-"""A proof bundle: all that is on record of a subject, in one file that is checked without us. Pure.
+"""A proof bundle: what is on record of a subject, or of a campaign's, in one file that is checked without us. Pure.
 
 JSON Lines (UTF-8, one canonical object a line, each line ended by a newline), in this order:
 
@@ -6,17 +6,20 @@ JSON Lines (UTF-8, one canonical object a line, each line ended by a newline), i
     keys      the JWK set that checks the signatures, a convenience: trust the one that was published
     subject   who it is of and what now holds, then the whole chain of it, oldest first:
       entry     a line of the ledger and its signed receipt
-      withheld  one of a sender that is not whoever asked's to see: its place and its hash
+      withheld  one that is not for whoever asked to see: its place and its hash
+      message   one that was handed off to this subject, and the version of its consent that this was decided on
     end       one signature over every byte before it, so that nothing was changed, cut, added or moved
 
 `check` recomputes all of it: each line's form, the hash chain up to the head, each receipt, the state as the fold of
-the entries, the signature at the end.
+the entries, on which consent each message stood, the signature at the end.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Any, Final
 
 import msgspec
@@ -30,6 +33,7 @@ FORMAT = "placet-bundle-1"
 SIGNED: Final[Type] = "placet-bundle"
 LINE_BYTES = 1024 * 1024  # no line of ours comes near
 PROBLEMS = 20  # that are told; one is enough
+OVERTAKEN = timedelta(seconds=10)  # above max_staleness, permit_ttl and the clocks' skew: before a STOP is enforced
 
 
 class _Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="line"):
@@ -37,8 +41,11 @@ class _Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Opening(_Line, frozen=True, kw_only=True, tag="bundle"):
+    """`campaign_id`: whose messages it is about; None: it is about a subject."""
+
     format: str
     made_at: datetime
+    campaign_id: str | None
 
 
 class Keys(_Line, frozen=True, kw_only=True, tag="keys"):
@@ -68,11 +75,20 @@ class Withheld(_Line, frozen=True, kw_only=True, tag="withheld"):
     hash: str
 
 
+class MessageLine(_Line, frozen=True, kw_only=True, tag="message"):
+    message_id: str
+    campaign_id: str
+    sender_id: str
+    purpose: str
+    handed_off_at: datetime
+    consent_version: int | None
+
+
 class End(_Line, frozen=True, kw_only=True, tag="end"):
     signature: str
 
 
-Line = Opening | Keys | SubjectLine | EntryLine | Withheld | End
+Line = Opening | Keys | SubjectLine | EntryLine | Withheld | MessageLine | End
 _lines = msgspec.json.Decoder(Line)
 
 
@@ -84,11 +100,15 @@ class Writer:
         self._made_at = made_at
         self._seal = _Seal()
 
-    def opening(self) -> bytes:
-        return self._written(Opening(format=FORMAT, made_at=self._made_at)) + self._written(Keys(jwks=self._keys.jwks))
+    def opening(self, campaign_id: str | None = None) -> bytes:
+        return self._written(Opening(format=FORMAT, made_at=self._made_at, campaign_id=campaign_id)) + self._written(
+            Keys(jwks=self._keys.jwks)
+        )
 
-    def subject(self, line: SubjectLine, entries: Iterable[Entry | Withheld]) -> bytes:
-        return b"".join(map(self._written, (line, *map(self._with_receipt, entries))))
+    def subject(
+        self, line: SubjectLine, entries: Iterable[Entry | Withheld], messages: Iterable[MessageLine] = ()
+    ) -> bytes:
+        return b"".join(map(self._written, (line, *map(self._with_receipt, entries), *messages)))
 
     def end(self) -> bytes:
         return _written(End(signature=self._keys.sign(self._seal.payload(self._made_at), SIGNED)))
@@ -112,15 +132,30 @@ class Problem:
     why: str
 
 
+class Standing(StrEnum):
+    """What a message stood on when it was handed off."""
+
+    CONSENT = "consent"  # on record, and as far as we know today not withdrawn by then
+    STOPPED_SINCE = "stopped_since"  # on record; the person had stopped, and we learned it later
+    OVERTAKEN = "overtaken"  # decided on a consent whose withdrawal was recorded in the seconds before
+    NOTHING = "nothing"  # no consent on record
+
+
 @dataclass(slots=True)
 class Report:
-    """What `check` found. `entries`: those that can be read, in order."""
+    """What `check` found. `subjects` and `entries`: those of a subject's bundle that can be read, in order. Of a
+    campaign's, which may be millions, only what somebody has to look at is kept: `doubtful`."""
 
     made_at: datetime | None = None
+    campaign_id: str | None = None
     signed_by: set[str] = field(default_factory=set)  # ids of the keys
     jwks: dict[str, Any] | None = None  # the bundle's own
     subjects: list[SubjectLine] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
+    standings: Counter[Standing] = field(default_factory=Counter)  # of the messages
+    doubtful: list[tuple[MessageLine, Standing]] = field(
+        default_factory=list
+    )  # those that stood on less than a consent
     withheld: int = 0
     problems: list[Problem] = field(default_factory=list)
 
@@ -167,7 +202,7 @@ class _Check:
         self._ended = False
         self._subject: SubjectLine | None = None
         self._position, self._hash = 0, GENESIS
-        self._evidence: list[ledger.Evidence] = []
+        self._entries: list[Entry] = []
         self._withheld = 0
 
     def take(self, number: int, raw: bytes) -> None:
@@ -189,6 +224,8 @@ class _Check:
                 self._entry(line)
             case Withheld():
                 self._skip(line)
+            case MessageLine():
+                self._message(line)
             case End():
                 self._end_subject()
                 self._end(line)
@@ -211,7 +248,7 @@ class _Check:
         return None
 
     def _open(self, line: Opening) -> None:
-        self.report.made_at = line.made_at
+        self.report.made_at, self.report.campaign_id = line.made_at, line.campaign_id
         if line.format != FORMAT:
             self._problem(f"not of the format {FORMAT}")
 
@@ -225,8 +262,9 @@ class _Check:
 
     def _begin(self, line: SubjectLine) -> None:
         self._subject = line
-        self.report.subjects.append(line)
-        self._position, self._hash, self._evidence, self._withheld = 0, GENESIS, [], 0
+        if self.report.campaign_id is None:
+            self.report.subjects.append(line)
+        self._position, self._hash, self._entries, self._withheld = 0, GENESIS, [], 0
 
     def _entry(self, line: EntryLine) -> None:
         entry = line.entry
@@ -236,8 +274,9 @@ class _Check:
         if not holds(entry, entry.subject_id, self._position, self._hash):
             self._problem("the chain does not hold here: the entry, or one before it, is not what was recorded")
         self._hash = entry.hash
-        self._evidence.append(entry.evidence)
-        self.report.entries.append(entry)
+        self._entries.append(entry)
+        if self.report.campaign_id is None:
+            self.report.entries.append(entry)
         if self._signed(line.receipt, proof.RECEIPT) not in (None, proof.record(entry)):
             self._problem("the receipt is of something else")
 
@@ -249,13 +288,23 @@ class _Check:
         self._withheld += 1
         self.report.withheld += 1
 
+    def _message(self, line: MessageLine) -> None:
+        if self._subject is None:
+            self._problem("a message of nobody")
+        elif line.campaign_id != self.report.campaign_id:
+            self._problem("a message of another campaign")
+        standing = stood_on(self._entries, line)
+        self.report.standings[standing] += 1
+        if standing is not Standing.CONSENT:
+            self.report.doubtful.append((line, standing))
+
     def _end_subject(self) -> None:
         if (subject := self._subject) is None:
             return
         self._subject = None
         if (self._position, self._hash) != (subject.entries, subject.head):
             self._problem("the chain does not end where the subject's does: entries are missing or added")
-        state = ledger.fold(self._evidence)
+        state = ledger.fold(entry.evidence for entry in self._entries)
         stated = (subject.consents, subject.suppressions)
         if not self._withheld and stated != (ledger.consents(state), ledger.suppressions(state)):
             self._problem("the state is not what the entries amount to")
@@ -281,6 +330,21 @@ class _Check:
     def _problem(self, why: str) -> None:
         if len(self.report.problems) < PROBLEMS:
             self.report.problems.append(Problem(self._number, why))
+
+
+def stood_on(entries: Sequence[Entry], message: MessageLine) -> Standing:
+    """`entries`: of its subject; those withheld say nothing about its sender."""
+    at = message.handed_off_at
+
+    def open_by(evidence: Iterable[ledger.Evidence]) -> bool:
+        consent = ledger.consent_of(ledger.fold(evidence), message.sender_id, message.purpose)
+        return consent is not None and consent.state == "opted_in"
+
+    if open_by(entry.evidence for entry in entries if entry.recorded_at <= at):
+        known_today = open_by(entry.evidence for entry in entries if entry.evidence.at <= at)
+        return Standing.CONSENT if known_today else Standing.STOPPED_SINCE
+    overtaken = open_by(entry.evidence for entry in entries if entry.recorded_at <= at - OVERTAKEN)
+    return Standing.OVERTAKEN if overtaken else Standing.NOTHING
 
 
 def _written(line: Line) -> bytes:

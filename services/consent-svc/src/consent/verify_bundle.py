@@ -1,6 +1,7 @@
 """`python -m consent verify-bundle FILE [--jwks FILE]`: is this proof whole, and ours? Needs nothing of ours.
 
-Ends with 0 where everything holds, 1 where anything does not, 2 where the files cannot be read.
+Ends with 0 where everything holds, 1 where anything does not, 2 where the files cannot be read, 3 where it holds and
+tells of a message that stood on nothing.
 """
 
 import argparse
@@ -11,8 +12,15 @@ from pathlib import Path
 
 from common.signing import PublicKeys
 from consent import bundle
-from consent.bundle import LINE_BYTES, Report
+from consent.bundle import LINE_BYTES, Report, Standing
 from consent.chain import Entry
+
+MEANING = {
+    Standing.CONSENT: "stood on a consent on record",
+    Standing.STOPPED_SINCE: "stood on a consent on record, whose withdrawal we learned of later",
+    Standing.OVERTAKEN: "stood on a consent whose withdrawal was recorded in the seconds before",
+    Standing.NOTHING: "stood on no consent on record",
+}
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -29,7 +37,9 @@ def run(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"cannot be read: {error}\n")
         return 2
     sys.stdout.writelines(f"{_printable(line)}\n" for line in _told(report, trusted))
-    return 0 if report.holds else 1
+    if not report.holds:
+        return 1
+    return 3 if report.standings[Standing.NOTHING] else 0
 
 
 def _lines(path: Path) -> Iterator[bytes]:
@@ -40,11 +50,16 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 
 def _told(report: Report, trusted: PublicKeys | None) -> Iterator[str]:
+    if report.campaign_id is not None:
+        yield f"campaign {report.campaign_id}: {report.standings.total()} messages"
+        yield from (f"{report.standings[standing]:>8} {MEANING[standing]}" for standing in Standing)
+    for message, standing in report.doubtful:
+        yield f"message {message.message_id} at {message.handed_off_at.isoformat()}: {MEANING[standing]}"
     for subject in report.subjects:
         yield f"subject {subject.subject_id}" + (f", number {subject.number}" if subject.number else "")
     yield from map(_entry, report.entries)
     if report.withheld:
-        yield f"{report.withheld} entries of other senders are withheld: their places can be checked, not their content"
+        yield f"{report.withheld} entries are withheld: their places can be checked, not their content"
     for subject in report.subjects:
         for consent in subject.consents:
             yield f"now {consent.state}: {consent.sender_id}/{consent.purpose}, by {consent.evidence_id}"
