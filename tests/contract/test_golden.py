@@ -67,6 +67,8 @@ def test_a_field_that_is_missing_or_of_another_type_is_refused_by_name_and_never
         for wrong in ({"value": SECRET}, SECRET):
             if isinstance(wrong, str) and _may_be_any_text(event_type_of(path), field):
                 continue
+            if isinstance(wrong, dict) and isinstance(whole[field], dict):
+                continue  # an object: what it does not know in it, it leaves
             with pytest.raises(kafka.Undecodable, match=field) as refused:
                 kafka.decode(json.dumps({**whole, field: wrong}).encode(), headers)
             assert SECRET not in str(refused.value)

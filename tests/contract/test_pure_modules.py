@@ -16,6 +16,7 @@ PURE = (
     "libs/common/src/common/message_id.py",
     "libs/common/src/common/contracts/*.py",
     "services/consent-svc/src/consent/ledger.py",
+    "services/consent-svc/src/consent/oadc.py",
     "services/consent-svc/src/consent/permission.py",
     "services/consent-svc/src/consent/provider_list.py",
     "services/consent-svc/src/consent/page/link.py",

@@ -67,6 +67,7 @@ def sender(sender_id: str, stop_code: str = "36111", brand: str = "Acme") -> sto
         oadc=brand.upper().replace(" ", ""),
         stop_code=stop_code,
         purposes=(Purpose(id="promotions", wording="Nos offres"), Purpose(id="loyalty", wording="Votre carte")),
+        controller=sender_id,
     )
 
 
@@ -169,7 +170,7 @@ async def test_a_stop_that_names_somebody_on_a_code_that_is_nobodys_is_for_every
 
 async def test_a_stop_that_answers_an_old_code_still_means_its_sender(database: Database) -> None:
     async with database.begin() as tx:
-        await senders.change(tx, sender("acme", "36333"), NOW)
+        await senders.change(tx, sender("acme"), sender("acme", "36333"), NOW)
         await senders.register(tx, sender("globex", "36222"), NOW)
     await receive(database, mo(1, short_code="36111"))
     assert await standing(database) == "opted_out"

@@ -304,6 +304,7 @@ ERASING = ", ".join(f"{name} = NULL" for name in (*PERSONAL, "salt"))
         "UPDATE evidence SET actor = 'somebody else'",
         "UPDATE evidence SET actor = NULL",
         "UPDATE evidence SET salt = NULL",
+        f"UPDATE evidence SET {', '.join(f'{name} = NULL' for name in PERSONAL)}",
         f"UPDATE evidence SET {ERASING}, sealed = hash",
         f"UPDATE evidence SET {ERASING}, position = 7",
         "DELETE FROM evidence",

@@ -1,4 +1,4 @@
-"""consent-svc over HTTP: senders, consents, opt-outs, and what is held of a subject.
+"""consent-svc over HTTP: consents, opt-outs, and what is held of a subject.
 
 An edge: opens the transaction, turns bodies into statements, and lets the doors (recorder, senders) decide. Loosening
 is judged strictly; an opt-out is taken from any number that has digits, because a STOP counts.
@@ -10,32 +10,26 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi import APIRouter, Depends, Header, Request
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.auth import Caller, require
-from common.contracts.consent import Basis, Purpose, State
-from common.fields import Storable
+from common.contracts.consent import Basis, State
 from common.msisdn import NumberRefused, as_received, parse
 from common.problems import Conflict, Forbidden, Invalid, NotFound, Problem, Reason
 from common.service import Resources, resources
 from common.settings import ServiceSettings
-from consent import ledger, recorder, senders, store
+from consent import ledger, recorder, store
 from consent.bodies import (
     BatchAnswer,
     BatchBody,
     BatchResult,
-    ChangedSender,
     ConsentAnswer,
     ConsentBody,
     ConsentView,
     EvidenceView,
     LookupBody,
-    NewSender,
     OptOutBody,
-    PurposeBody,
-    SenderBody,
-    SenderContent,
     SubjectView,
     SuppressionView,
     Unfit,
@@ -44,14 +38,12 @@ from consent.bodies import (
 from consent.chain import evidence_id
 from consent.ledger import NEVER_SEEN, Evidence, Kind, Refusal
 from consent.recorder import Recorded, Statement
-from consent.store import Purposes, Sender
+from consent.store import Purposes
 
 router = APIRouter(prefix="/v1")
 
 Held = Annotated[Resources[ServiceSettings], Depends(resources)]
 Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255)]
-ReadsSenders = Annotated[Caller, Depends(require("sender:read"))]
-WritesSenders = Annotated[Caller, Depends(require("sender:write"))]
 ReadsConsent = Annotated[Caller, Depends(require("consent:read"))]
 WritesConsent = Annotated[Caller, Depends(require("consent:write"))]
 
@@ -75,49 +67,8 @@ MEANING = {
 }
 
 
-class SenderTaken(Conflict):
-    slug, title = "sender-taken", "This sender_id is registered with other content"
-
-
 class KeyReused(Conflict):
     slug, title = "idempotency-key-reused", "This Idempotency-Key came before with another request"
-
-
-@router.post("/senders", status_code=201)
-async def register_sender(body: NewSender, response: Response, caller: WritesSenders, held: Held) -> SenderBody:
-    """201 with version 1; 200 where the same content is registered already; 409 where other content is."""
-    caller.may_use(body.sender_id)
-    wanted = _sender(body.sender_id, body)
-    async with held.database.begin() as tx:
-        sender, created = await senders.register(tx, wanted, datetime.now(UTC))
-    if not created:
-        if not senders.same_content(sender, wanted):
-            raise SenderTaken("change it with PUT", reasons=[Reason("sender_id", "taken")])
-        response.status_code = 200
-    return _sender_body(sender)
-
-
-@router.put("/senders/{sender_id}")
-async def change_sender(sender_id: Storable, body: ChangedSender, caller: WritesSenders, held: Held) -> SenderBody:
-    """A new version where anything differs; the version it has where nothing does."""
-    caller.may_use(sender_id)
-    if body.sender_id not in (None, sender_id):
-        raise Invalid("the body names another sender", reasons=[Reason("sender_id", "not_the_path")])
-    async with held.database.begin() as tx:
-        sender = await senders.change(tx, _sender(sender_id, body), datetime.now(UTC))
-    if sender is None:
-        raise _no_sender()
-    return _sender_body(sender)
-
-
-@router.get("/senders/{sender_id}")
-async def get_sender(sender_id: Storable, caller: ReadsSenders, held: Held) -> SenderBody:
-    caller.may_use(sender_id)
-    async with held.database.begin() as tx:
-        sender = await store.find_sender(tx, sender_id)
-    if sender is None:
-        raise _no_sender()
-    return _sender_body(sender)
 
 
 @router.post("/consents", status_code=201)
@@ -355,31 +306,4 @@ def _answer(result: Recorded) -> ConsentAnswer:
         version=result.version,
         state=_standing(result),
         changed=result.decision.changed,
-    )
-
-
-def _sender(sender_id: str, content: SenderContent) -> Sender:
-    return Sender(
-        sender_id=sender_id,
-        legal_name=content.legal_name,
-        brand=content.brand,
-        contact=content.contact,
-        country=content.country,
-        oadc=content.oadc,
-        stop_code=content.stop_code,
-        purposes=tuple(Purpose(id=p.id, wording=p.wording) for p in content.purposes),
-    )
-
-
-def _sender_body(sender: Sender) -> SenderBody:
-    return SenderBody(
-        sender_id=sender.sender_id,
-        version=sender.version,
-        legal_name=sender.legal_name,
-        brand=sender.brand,
-        contact=sender.contact,
-        country=sender.country,
-        oadc=sender.oadc,
-        stop_code=sender.stop_code,
-        purposes=tuple(PurposeBody(id=p.id, wording=p.wording) for p in sender.purposes),
     )

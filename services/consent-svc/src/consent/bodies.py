@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from common.contracts.consent import Basis, State
+from common.contracts.consent import RETENTION_MONTHS, Basis, State, StopScope
 from common.fields import Long, Short, Slug, storable
 from common.problems import Reason
 from consent.ledger import Kind
@@ -54,7 +54,16 @@ def _not_ours(value: str) -> str:
     return value
 
 
+def _with_a_letter(value: str) -> str:
+    if value.isdigit():
+        raise ValueError("one letter at least, or it could pass for a number")
+    return value
+
+
 Instant = Annotated[AwareDatetime, BeforeValidator(_iso_8601), AfterValidator(_in_utc)]
+Reply = Annotated[
+    str, StringConstraints(min_length=1, max_length=306), AfterValidator(storable)
+]  # two SMS of GSM 7-bit
 Number = Annotated[str, StringConstraints(max_length=64), Field(examples=[EXAMPLE_NUMBER])]
 
 
@@ -65,25 +74,39 @@ class Body(BaseModel):
 
 
 class PurposeBody(Body):
+    """`retention_months`: how long a consent holds after the person's last contact; no longer than CNIL allows."""
+
     id: Slug
     wording: Short
+    retention_months: int = Field(default=RETENTION_MONTHS, ge=1, le=RETENTION_MONTHS)
+
+
+class RepliesBody(Body):
+    """What the sender answers by SMS, in its own words; null: in Placet's."""
+
+    stop: Reply | None = None
+    contact: Reply | None = None
+    double_opt_in: Reply | None = None
+    start: Reply | None = None
 
 
 class SenderContent(Body):
-    """A sender without its id."""
+    """A sender without its id. `controller`: the id of the legal entity behind it, which several senders may share;
+    left out, a new sender stands alone. `stop_scope`: what a STOP to this sender shuts."""
 
     legal_name: Short
     brand: Short
     contact: Short
     country: Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")]
-    oadc: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]{3,11}$")]
+    oadc: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]{3,11}$"), AfterValidator(_with_a_letter)]
     stop_code: Annotated[str, StringConstraints(pattern=r"^3[68]\d{3}$")]
     purposes: tuple[PurposeBody, ...] = Field(max_length=100)
+    controller: Slug | None = None
+    stop_scope: StopScope = "controller"
+    replies: RepliesBody = RepliesBody()
 
     @model_validator(mode="after")
     def _consistent(self) -> "SenderContent":
-        if not re.search("[A-Za-z]", self.oadc):
-            raise ValueError("oadc: one letter at least, or it could pass for a number")
         if len({purpose.id for purpose in self.purposes}) < len(self.purposes):
             raise ValueError("purposes: an id twice")
         return self
@@ -106,7 +129,20 @@ class SenderBody(BaseModel):
     country: str
     oadc: str
     stop_code: str
+    stop_code_class: Literal["marketing", "transactional"]
     purposes: tuple[PurposeBody, ...]
+    controller: str
+    stop_scope: StopScope
+    replies: RepliesBody
+
+
+class SenderVersion(SenderBody):
+    in_force_from: datetime
+
+
+class SenderVersions(BaseModel):
+    items: list[SenderVersion]
+    next: str | None = Field(description="Pass it as `cursor`; null at the end.")
 
 
 class EvidenceBody(Body):

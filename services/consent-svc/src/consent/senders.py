@@ -1,10 +1,12 @@
 """The sender registry: the identified parties a consent is given to. One door, as for consent.
 
-Registering the same content again changes nothing; every change is a new version, published whole.
+Registering the same content again changes nothing; every change is a new version, published whole, and kept: what
+somebody consented to is what was in force then.
 """
 
 from dataclasses import replace
 from datetime import datetime
+from typing import Literal
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -14,30 +16,41 @@ from common.contracts.consent import SenderChanged
 from consent import store
 from consent.store import Sender
 
+StopCodeClass = Literal["marketing", "transactional"]
+
 
 async def register(tx: AsyncConnection, wanted: Sender, now: datetime) -> tuple[Sender, bool]:
     """The sender as it stands, and whether this call created it. It may not be the one that was wanted."""
     if await store.add_sender(tx, wanted, now):
-        await outbox.append(tx, SENDERS, [_event(wanted)])
+        await _publish(tx, wanted, now)
         return wanted, True
     held = await store.find_sender(tx, wanted.sender_id)
     assert held is not None
     return held, False
 
 
-async def change(tx: AsyncConnection, wanted: Sender, now: datetime) -> Sender | None:
-    """The sender with its new content, in a new version if anything differs. None: no such sender."""
-    held = await store.lock_sender(tx, wanted.sender_id)
-    if held is None or same_content(held, wanted):
-        return held
-    changed = replace(wanted, version=held.version + 1)
+async def change(tx: AsyncConnection, locked: Sender, wanted: Sender, now: datetime) -> Sender:
+    """The sender with its new content, in a new version if anything differs."""
+    if same_content(locked, wanted):
+        return locked
+    changed = replace(wanted, version=locked.version + 1)
     await store.put_sender(tx, changed, now)
-    await outbox.append(tx, SENDERS, [_event(changed)])
+    await _publish(tx, changed, now)
     return changed
+
+
+async def _publish(tx: AsyncConnection, sender: Sender, now: datetime) -> None:
+    await store.add_sender_version(tx, sender, now)
+    await outbox.append(tx, SENDERS, [_event(sender)])
 
 
 def same_content(one: Sender, other: Sender) -> bool:
     return replace(one, version=0) == replace(other, version=0)
+
+
+def stop_code_class(stop_code: str) -> StopCodeClass:
+    """36xxx carries marketing, 38xxx what is transactional (AF2M; DOMAIN 1.7)."""
+    return "marketing" if stop_code.startswith("36") else "transactional"
 
 
 def _event(sender: Sender) -> SenderChanged:
@@ -51,4 +64,7 @@ def _event(sender: Sender) -> SenderChanged:
         oadc=sender.oadc,
         stop_code=sender.stop_code,
         purposes=sender.purposes,
+        controller=sender.controller,
+        stop_scope=sender.stop_scope,
+        replies=sender.replies,
     )

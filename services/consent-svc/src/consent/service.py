@@ -9,7 +9,7 @@ from common.consumer import applied_watermark
 from common.contracts import INBOUND_MESSAGES
 from common.service import Background, Service
 from common.settings import KeyRingSettings
-from consent import api, checks, intake, proofs, receipts, reconciliations, store
+from consent import api, checks, intake, proofs, receipts, reconciliations, registry, store
 from consent.page import routes as page
 
 BATCH_BYTES = 4 * 1024 * 1024  # a thousand opt-ins, each with the text that was shown
@@ -18,6 +18,7 @@ BATCH_BYTES = 4 * 1024 * 1024  # a thousand opt-ins, each with the text that was
 class Settings(page.PageSettings):
     signing_keys: KeyRingSettings  # Ed25519 seeds: receipts are signed with the current one
     retired_signing_keys: dict[str, str] = Field(default_factory=dict)  # key id to `x` of the key set: still published
+    refused_oadcs: frozenset[str] = frozenset()  # of AF2M's lists: forbidden, or reserved to who has not authorised us
 
 
 def build(settings: Settings | None = None) -> Service[Settings]:
@@ -35,6 +36,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         metadata=store.metadata,
         routers=[
             api.router,
+            registry.router(settings.refused_oadcs),
             checks.router,
             page.router,
             page.pages,

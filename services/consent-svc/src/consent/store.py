@@ -30,11 +30,12 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common import consumer, outbox
-from common.contracts.consent import Purpose
+from common.contracts.consent import Purpose, Replies, StopScope
 from common.database import new_metadata
 from consent.chain import GENESIS, PERSONAL, Entry
 from consent.ledger import NEVER_SEEN, Evidence, SubjectState
 
+IN_OUR_WORDS = Replies()
 HISTORY_ENTRIES = 1000  # the newest, in one lookup
 
 metadata = new_metadata()
@@ -54,8 +55,21 @@ Table(
     # All it ever had: a STOP may answer an old message, and a person may leave a purpose that is no longer offered.
     Column("stop_codes", ARRAY(Text), nullable=False),
     Column("purpose_ids", ARRAY(Text), nullable=False),
+    Column("controller", Text, nullable=False),
+    Column("stop_scope", Text, nullable=False),
+    Column("replies", JSONB, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("updated_at", DateTime(timezone=True), nullable=False),
+)
+
+Table(
+    "sender_version",  # all that a sender ever was
+    metadata,
+    Column("sender_id", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("content", JSONB, nullable=False),
+    Column("in_force_from", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("sender_id", "version"),
 )
 
 Table(
@@ -147,7 +161,7 @@ consumer.define(metadata)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sender:
-    """A sender as it is registered. `version` counts its changes from 1."""
+    """A sender as it is registered. `version` counts its changes from 1; `controller` is the legal entity's id."""
 
     sender_id: str
     legal_name: str
@@ -157,6 +171,9 @@ class Sender:
     oadc: str
     stop_code: str
     purposes: tuple[Purpose, ...]
+    controller: str
+    stop_scope: StopScope = "controller"
+    replies: Replies = IN_OUR_WORDS
     version: int = 1
 
 
@@ -200,6 +217,8 @@ class PreferenceLink:
 
 _state = msgspec.json.Decoder(SubjectState)
 _purposes = msgspec.json.Decoder(tuple[Purpose, ...])
+_replies = msgspec.json.Decoder(Replies)
+_sender_content = msgspec.json.Decoder(Sender)
 
 # column: array type. The order of `evidence`'s columns in its INSERT.
 _EVIDENCE = {
@@ -229,7 +248,10 @@ _ENTRY = {
     "hash": "text",
 }
 _SUBJECT = "subject_id, version, state::text AS state, entries, head, held_since, number"
-_SENDER = "sender_id, legal_name, brand, contact, country, oadc, stop_code, purposes::text AS purposes, version"
+_SENDER = (
+    "sender_id, legal_name, brand, contact, country, oadc, stop_code, purposes::text AS purposes, controller,"
+    " stop_scope, replies::text AS replies, version"
+)
 
 
 async def lock_subjects(
@@ -420,11 +442,11 @@ async def add_sender(tx: AsyncConnection, sender: Sender, now: datetime) -> bool
     """False where the sender_id is taken; waits for whoever is registering it at this moment."""
     rows = await tx.execute(
         text(
-            "INSERT INTO sender (sender_id, legal_name, brand, contact, country, oadc, stop_code, purposes, version,"
-            " stop_codes, purpose_ids, created_at, updated_at)"
+            "INSERT INTO sender (sender_id, legal_name, brand, contact, country, oadc, stop_code, purposes, controller,"
+            " stop_scope, replies, version, stop_codes, purpose_ids, created_at, updated_at)"
             " VALUES (:sender_id, :legal_name, :brand, :contact, :country, :oadc, :stop_code,"
-            " CAST(:purposes AS jsonb), :version, CAST(:stop_codes AS text[]), CAST(:purpose_ids AS text[]),"
-            " :now, :now)"
+            " CAST(:purposes AS jsonb), :controller, :stop_scope, CAST(:replies AS jsonb), :version,"
+            " CAST(:stop_codes AS text[]), CAST(:purpose_ids AS text[]), :now, :now)"
             " ON CONFLICT DO NOTHING RETURNING sender_id"
         ),
         _sender_row(sender) | {"now": now},
@@ -450,12 +472,40 @@ async def put_sender(tx: AsyncConnection, sender: Sender, now: datetime) -> None
         text(
             "UPDATE sender SET legal_name = :legal_name, brand = :brand, contact = :contact, country = :country,"
             " oadc = :oadc, stop_code = :stop_code, purposes = CAST(:purposes AS jsonb), version = :version,"
+            " controller = :controller, stop_scope = :stop_scope, replies = CAST(:replies AS jsonb),"
             " stop_codes = ARRAY(SELECT DISTINCT unnest(stop_codes || CAST(:stop_codes AS text[])) ORDER BY 1),"
             " purpose_ids = ARRAY(SELECT DISTINCT unnest(purpose_ids || CAST(:purpose_ids AS text[])) ORDER BY 1),"
             " updated_at = :now WHERE sender_id = :sender_id"
         ),
         _sender_row(sender) | {"now": now},
     )
+
+
+async def add_sender_version(tx: AsyncConnection, sender: Sender, now: datetime) -> None:
+    await tx.execute(
+        text(
+            "INSERT INTO sender_version (sender_id, version, content, in_force_from)"
+            " VALUES (:sender_id, :version, CAST(:content AS jsonb), :now)"
+        ),
+        {
+            "sender_id": sender.sender_id,
+            "version": sender.version,
+            "content": msgspec.json.encode(sender).decode(),
+            "now": now,
+        },
+    )
+
+
+async def sender_versions(tx: AsyncConnection, sender_id: str, after: int, limit: int) -> list[tuple[Sender, datetime]]:
+    """Each with when it came into force, from the version after `after` on."""
+    rows = await tx.execute(
+        text(
+            "SELECT content::text AS content, in_force_from FROM sender_version"
+            " WHERE sender_id = :sender_id AND version > :after ORDER BY version LIMIT :limit"
+        ),
+        {"sender_id": sender_id, "after": after, "limit": limit},
+    )
+    return [(_sender_content.decode(row.content), row.in_force_from) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -607,6 +657,9 @@ def _sender(row: Row[Any]) -> Sender:
         oadc=row.oadc,
         stop_code=row.stop_code,
         purposes=_purposes.decode(row.purposes),
+        controller=row.controller,
+        stop_scope=row.stop_scope,
+        replies=_replies.decode(row.replies),
         version=row.version,
     )
 
@@ -621,6 +674,9 @@ def _sender_row(sender: Sender) -> dict[str, Any]:
         "oadc": sender.oadc,
         "stop_code": sender.stop_code,
         "purposes": msgspec.json.encode(sender.purposes).decode(),
+        "controller": sender.controller,
+        "stop_scope": sender.stop_scope,
+        "replies": msgspec.json.encode(sender.replies).decode(),
         "version": sender.version,
         "stop_codes": [sender.stop_code],
         "purpose_ids": [purpose.id for purpose in sender.purposes],

@@ -8,6 +8,9 @@ from common.contracts.envelope import Event, Instant
 
 State = Literal["unknown", "pending", "opted_in", "opted_out", "expired"]
 Basis = Literal["opt_in", "soft_opt_in", "non_commercial"]
+StopScope = Literal["controller", "sender"]
+
+RETENTION_MONTHS = 36  # of a prospect, from their last contact (DOMAIN 1.4)
 
 
 class Purpose(msgspec.Struct, frozen=True, kw_only=True):
@@ -15,6 +18,16 @@ class Purpose(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     wording: str
+    retention_months: int = RETENTION_MONTHS  # how long a consent holds after the person's last contact
+
+
+class Replies(msgspec.Struct, frozen=True, kw_only=True):
+    """What a sender answers by SMS, in its own words; None: in Placet's."""
+
+    stop: str | None = None
+    contact: str | None = None
+    double_opt_in: str | None = None
+    start: str | None = None
 
 
 class SenderChanged(Event, frozen=True, kw_only=True):
@@ -31,6 +44,9 @@ class SenderChanged(Event, frozen=True, kw_only=True):
     oadc: str  # 3 to 11 alphanumerics, one letter at least
     stop_code: str  # 36xxx (marketing) or 38xxx (transactional)
     purposes: tuple[Purpose, ...]
+    controller: str | None = None  # the legal entity's id, several senders may share it; None: the sender alone
+    stop_scope: StopScope = "controller"  # what a STOP to this sender shuts: all of its controller, or this sender
+    replies: Replies = Replies()
 
     @property
     def key(self) -> str:

@@ -1,0 +1,140 @@
+"""The registry over HTTP: the legal entity behind a sender, its names, its words, and all that it ever was."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from common.contracts.consent import SenderChanged
+from consent.service import Settings, build
+from tests.running import Surroundings, bearer, running
+
+SENDER: dict[str, Any] = {
+    "sender_id": "acme",
+    "legal_name": "ACME SAS",
+    "brand": "Acme",
+    "contact": "contact@acme.example",
+    "country": "FR",
+    "oadc": "ACME",
+    "stop_code": "36111",
+    "purposes": [{"id": "promotions", "wording": "Nos offres par SMS"}],
+}
+
+
+@pytest.fixture
+async def service(surroundings: Surroundings) -> AsyncIterator[httpx.AsyncClient]:
+    settings = Settings(**await surroundings.settings("consent", roles="api"), refused_oadcs=["BANQUELUNE"])
+    async with running(build(settings)) as client:
+        yield client
+
+
+async def put(service: httpx.AsyncClient, **changes: Any) -> dict[str, Any]:
+    content = {name: value for name, value in (SENDER | changes).items() if name != "sender_id"}
+    answer = await service.put("/v1/senders/acme", json=content)
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+async def test_what_a_sender_does_not_say_is_the_strictest(
+    service: httpx.AsyncClient, surroundings: Surroundings
+) -> None:
+    body = (await service.post("/v1/senders", json=SENDER)).json()
+    assert (body["controller"], body["stop_scope"]) == ("acme", "controller")
+    assert body["stop_code_class"] == "marketing"
+    assert body["purposes"] == [SENDER["purposes"][0] | {"retention_months": 36}]
+    assert set(body["replies"].values()) == {None}
+    async with surroundings.sql("consent") as sql:
+        event = msgspec.json.decode(await sql.fetchval("SELECT payload FROM outbox"), type=SenderChanged)
+    assert (event.controller, event.stop_scope, event.purposes[0].retention_months) == ("acme", "controller", 36)
+
+
+async def test_a_sender_says_who_is_behind_it_what_a_stop_shuts_and_what_it_answers(
+    service: httpx.AsyncClient,
+) -> None:
+    wanted = SENDER | {
+        "controller": "groupe-acme",
+        "stop_scope": "sender",
+        "stop_code": "38200",
+        "replies": {"stop": "Acme : c'est noté."},
+        "purposes": [{"id": "promotions", "wording": "Nos offres par SMS", "retention_months": 12}],
+    }
+    body = (await service.post("/v1/senders", json=wanted)).json()
+    assert (body["controller"], body["stop_scope"], body["stop_code_class"]) == (
+        "groupe-acme",
+        "sender",
+        "transactional",
+    )
+    assert (body["replies"]["stop"], body["replies"]["contact"]) == ("Acme : c'est noté.", None)
+    assert (await service.post("/v1/senders", json=wanted)).status_code == 200
+    assert (await service.get("/v1/senders/acme")).json() == body
+
+
+async def test_all_that_a_sender_ever_was_is_kept(service: httpx.AsyncClient) -> None:
+    first = (await service.post("/v1/senders", json=SENDER)).json()
+    reworded = [{"id": "promotions", "wording": "Nos offres, deux fois par mois"}]
+    second = await put(service, purposes=reworded)
+    assert second["version"] == (await put(service, purposes=reworded))["version"] == 2
+    await put(service)
+    versions = (await service.get("/v1/senders/acme/versions")).json()
+    in_force = [item.pop("in_force_from") for item in versions["items"]]
+    assert in_force == sorted(in_force)
+    assert versions["items"] == [first, second, first | {"version": 3}]
+    assert versions["next"] is None
+    page = (await service.get("/v1/senders/acme/versions", params={"limit": 2})).json()
+    assert ([item["version"] for item in page["items"]], page["next"]) == ([1, 2], "2")
+    rest = (await service.get("/v1/senders/acme/versions", params={"limit": 2, "cursor": page["next"]})).json()
+    assert ([item["version"] for item in rest["items"]], rest["next"]) == ([3], None)
+    assert (await service.get("/v1/senders/globex/versions")).status_code == 404
+
+
+async def test_a_caller_who_does_not_know_controllers_does_not_lose_one(service: httpx.AsyncClient) -> None:
+    await service.post("/v1/senders", json=SENDER | {"controller": "groupe-acme"})
+    assert (await put(service, brand="Acme !"))["controller"] == "groupe-acme"
+
+
+async def test_nobody_joins_a_controller_that_is_not_theirs(service: httpx.AsyncClient) -> None:
+    """Its senders would be shut by the STOPs that a stranger records."""
+    own = bearer(senders=["acme"])
+    refused = await service.post("/v1/senders", json=SENDER | {"controller": "globex"}, headers=own)
+    assert (refused.status_code, refused.json()["reasons"][0]["field"]) == (403, "controller")
+    assert (await service.post("/v1/senders", json=SENDER, headers=own)).status_code == 201
+    content = {name: value for name, value in SENDER.items() if name != "sender_id"}
+    refused = await service.put("/v1/senders/acme", json=content | {"controller": "globex"}, headers=own)
+    assert (refused.status_code, refused.json()["reasons"][0]["field"]) == (403, "controller")
+    await put(service, controller="groupe-acme")
+    kept = await service.put("/v1/senders/acme", json=content | {"controller": "groupe-acme"}, headers=own)
+    assert kept.status_code == 200, "what somebody else decided may be repeated"
+
+
+@pytest.mark.parametrize("oadc", ["BANQUELUNE", "BanqueLune", "BANQUE1UNE", "BANQUEIUNE"])
+async def test_a_name_that_operators_refuse_or_that_passes_for_one_is_refused(
+    service: httpx.AsyncClient, oadc: str
+) -> None:
+    answer = await service.post("/v1/senders", json=SENDER | {"oadc": oadc})
+    assert answer.status_code == 422
+    assert [(r["field"], r["reason"]) for r in answer.json()["reasons"]] == [("oadc", "refused_oadc")]
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"purposes": [{"id": "promotions", "wording": "x", "retention_months": 37}]}, "purposes.0.retention_months"),
+        ({"purposes": [{"id": "promotions", "wording": "x", "retention_months": 0}]}, "purposes.0.retention_months"),
+        ({"stop_scope": "purpose"}, "stop_scope"),
+        ({"controller": "Groupe ACME"}, "controller"),
+        ({"replies": {"stop": "x" * 307}}, "replies.stop"),
+        ({"replies": {"erase": "x"}}, "replies.erase"),
+        ({"oadc": "ACME SHOP"}, "oadc"),
+        ({"oadc": "ACMEACMEACME"}, "oadc"),
+        ({"oadc": "36111"}, "oadc"),
+    ],
+)
+async def test_what_is_wrong_with_a_sender_is_said(
+    service: httpx.AsyncClient, change: dict[str, Any], field: str
+) -> None:
+    answer = await service.post("/v1/senders", json=SENDER | change)
+    assert answer.status_code == 422
+    assert [r["field"] for r in answer.json()["reasons"]] == [field]
