@@ -19,6 +19,7 @@ PURE = (
     "services/consent-svc/src/consent/oadc.py",
     "services/consent-svc/src/consent/permission.py",
     "services/consent-svc/src/consent/provider_list.py",
+    "services/consent-svc/src/consent/page/copies.py",
     "services/consent-svc/src/consent/page/link.py",
     "services/consent-svc/src/consent/page/view.py",
     "services/consent-svc/src/consent/page/words.py",

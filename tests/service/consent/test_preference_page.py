@@ -1,5 +1,7 @@
 """The preference page, as a person meets it: in a real Chromium, its scripts switched off."""
 
+import csv
+import json
 import re
 import socket
 from collections.abc import AsyncIterator
@@ -9,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, Page, expect
 
 from consent.service import Settings, build
 from tests.browser import person, violations
@@ -140,7 +142,8 @@ async def test_a_link_for_every_sender_shows_each_and_stops_them_all(service: Se
     await service.consent(sender_id="cafe-zinc")
     async with person(browser) as visit:
         await visit.page.goto(await service.link(sender_id=None))
-        assert await visit.page.get_by_role("heading", level=3).all_text_contents() == ["Café Zinc", "Maison Lune"]
+        brands = visit.page.get_by_role("region", name="Vos choix").get_by_role("heading", level=3)
+        assert await brands.all_text_contents() == ["Café Zinc", "Maison Lune"]
         await visit.page.get_by_role("button", name="Arrêter tous les SMS publicitaires").click()
         await expect(visit.page.get_by_role("status")).to_contain_text("Plus aucun SMS publicitaire")
     assert set((await service.states()).values()) == {"opted_out"}
@@ -265,3 +268,257 @@ async def test_no_caller_passes_evidence_off_as_the_page_s(service: Service) -> 
     answer = await service.api.post("/v1/consents", json=body)
     assert answer.status_code == 422
     assert answer.json()["reasons"][0]["field"] == "evidence.source"
+
+
+OFFERS = "Nos offres et nos ventes privées"
+AGREEMENT = (
+    f"J’accepte de recevoir par SMS, de Maison Lune (Maison Lune SAS)\u00a0: «\u00a0{OFFERS}\u00a0»."
+    " Je peux arrêter quand je veux, sur cette page ou en répondant STOP au 36111."
+)
+
+
+async def fields(page: Page, action: str) -> dict[str, str | float | bool]:
+    """What the first form with this action would send."""
+    form = page.locator(f"form[action$='{action}']").first
+    inputs = await form.locator("input").all()
+    return {str(await i.get_attribute("name")): str(await i.get_attribute("value")) for i in inputs}
+
+
+async def test_a_person_turns_one_purpose_off_and_on_again_and_each_is_evidence(
+    service: Service, browser: Browser
+) -> None:
+    await service.consent()
+    await service.consent("loyalty")
+    async with person(browser) as visit:
+        page = visit.page
+        await page.goto(await service.link())
+        await page.get_by_role("button", name=f"Ne plus recevoir : {OFFERS}").click()
+        await expect(page.get_by_role("status")).to_have_text(f"C’est noté : vous ne recevrez plus « {OFFERS} ».")
+        assert await service.states() == {
+            ("maison-lune", "loyalty"): "opted_in",
+            ("maison-lune", "promotions"): "opted_out",
+        }
+        await page.get_by_text(f"Recevoir : {OFFERS}", exact=True).click()
+        await expect(page.get_by_text(AGREEMENT)).to_be_visible()
+        await page.get_by_role("button", name=f"Oui, j’accepte : {OFFERS}").click()
+        await expect(page.get_by_role("status")).to_have_text(f"C’est noté : vous recevrez « {OFFERS} ».")
+        assert visit.complaints == []
+    assert set((await service.states()).values()) == {"opted_in"}
+    given = (await service.held())["history"][-1]
+    assert (given["source"], given["basis"], given["form_version"]) == ("preference_page", "opt_in", "1")
+    assert given["text_shown"] == AGREEMENT
+    assert re.fullmatch(r"person, by link [0-9a-f]{16}", given["actor"])
+
+
+async def test_a_form_that_loosens_counts_once_and_never_after_a_stop(service: Service, browser: Browser) -> None:
+    async with person(browser) as visit:
+        url = await service.link()
+        await visit.page.goto(url)
+        form = await fields(visit.page, "/purposes")
+        assert form["want"] == "on"
+        first = await visit.context.request.post(url + "/purposes", form=form, max_redirects=0)
+        assert first.status == 303
+        assert await service.states() == {("maison-lune", "promotions"): "opted_in"}
+        everything = {"sender_id": None, "number": NUMBER, "evidence": {"source": "desk"}}
+        assert (await service.api.post("/v1/opt-outs", json=everything)).status_code == 201
+        again = await visit.context.request.post(url + "/purposes", form=form, max_redirects=0)
+        assert again.status == 409
+        assert "Rien n’a été fait" in await again.text()
+    assert await service.states() == {("maison-lune", "promotions"): "opted_out"}
+
+
+@pytest.mark.parametrize("left_out", ["form", "cookie", "sender", "purpose"])
+async def test_an_opt_in_without_all_that_the_page_gave_is_refused_and_leaves_no_trace(
+    service: Service, browser: Browser, left_out: str
+) -> None:
+    async with person(browser) as visit:
+        url = await service.link()
+        await visit.page.goto(url)
+        form = await fields(visit.page, "/purposes")
+        if left_out == "cookie":
+            await visit.context.clear_cookies()
+        form.pop(left_out, None)
+        answer = await visit.context.request.post(url + "/purposes", form=form, max_redirects=0)
+        assert answer.status == 409
+    assert await service.lines() == 0
+    async with service.surroundings.sql("consent") as sql:
+        assert await sql.fetchval("SELECT count(*) FROM subject") == 0
+
+
+@pytest.mark.parametrize("changed", ["purpose", "sender", "lang", "form", "link"])
+async def test_a_form_made_for_one_thing_is_good_for_no_other(service: Service, browser: Browser, changed: str) -> None:
+    async with person(browser) as visit:
+        url, theirs = await service.link(sender_id=None), await service.link("06 39 98 12 99")
+        await service.consent("loyalty")
+        await visit.page.goto(theirs)
+        await visit.page.goto(url)
+        form = await fields(visit.page, "/purposes")
+        form |= {"purpose": "promotions"} if form["purpose"] == "loyalty" else {"purpose": "loyalty"}
+        other = {"sender": "cafe-zinc", "lang": "en", "form": "A" * 16}
+        if changed in other:
+            form = await fields(visit.page, "/purposes") | {"want": "on", changed: other[changed]}
+        form["want"] = "on"
+        answer = await visit.context.request.post(
+            (theirs if changed == "link" else url) + "/purposes", form=form, max_redirects=0
+        )
+        assert answer.status == 409
+    assert await service.states() == {("maison-lune", "loyalty"): "opted_in"}
+
+
+async def test_a_link_used_in_one_browser_shows_another_nothing_and_lets_it_stop_only(
+    service: Service, browser: Browser
+) -> None:
+    await service.consent()
+    url = await service.link()
+    async with person(browser) as owner, person(browser) as other:
+        await other.page.goto(url)  # before the link is anybody's: a form is had
+        theirs = await fields(other.page, "/copy")
+        await owner.page.goto(url)
+        async with owner.page.expect_download():
+            await owner.page.get_by_role("button", name="JSON").click()
+
+        refused = await other.context.request.post(url + "/copy", form={**theirs, "format": "json"})
+        assert refused.status == 403
+        assert "Maison Lune" not in await refused.text()
+        answer = await other.page.goto(url)
+        assert answer is not None
+        assert answer.status == 403
+        await expect(other.page.get_by_role("heading", level=1)).to_have_text("Ce lien sert déjà sur un autre appareil")
+        assert "Maison Lune" not in await other.page.content()
+        assert await service.states() == {("maison-lune", "promotions"): "opted_in"}
+
+        await other.page.get_by_role("button", name="Arrêter tous les SMS publicitaires").click()
+        await expect(other.page.get_by_role("heading", level=1)).to_have_text("C’est arrêté")
+        assert await service.states() == {("maison-lune", "promotions"): "opted_out"}
+
+        await owner.page.reload()
+        await expect(owner.page.get_by_role("status")).to_contain_text("C’est arrêté")
+
+
+async def test_a_person_takes_a_copy_of_what_is_on_record_and_of_nobody_else_s(
+    service: Service, browser: Browser
+) -> None:
+    await service.consent()
+    await service.consent(sender_id="cafe-zinc")
+    async with person(browser) as visit:
+        await visit.page.goto(await service.link())
+        async with visit.page.expect_download() as download:
+            await visit.page.get_by_role("button", name="Copie pour un logiciel").click()
+        taken = await download.value
+        assert re.fullmatch(r"mes-sms-\d{4}-\d{2}-\d{2}\.json", taken.suggested_filename)
+        text = (await taken.path()).read_text(encoding="utf-8")
+        copy = json.loads(text)
+        [line] = copy["evidence"]
+        assert (copy["number_ends_in"], line["brand"], line["text_shown"]) == ("34", "Maison Lune", SHOWN)
+        assert copy["senders"][0]["consents"][0]["state"] == "opted_in"
+        assert "9812" not in text.replace(" ", "")
+
+        async with visit.page.expect_download() as download:
+            await visit.page.get_by_role("button", name="Copie pour un tableur").click()
+        path = await (await download.value).path()
+        [row] = csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines())
+        assert (row["brand"], row["kind"], row["text_shown"]) == ("Maison Lune", "opt_in", SHOWN)
+
+
+@pytest.mark.parametrize("size", [(320, 568), (640, 512)], ids=["320 px", "200 % of 1280 px"])
+async def test_nothing_is_cut_or_scrolled_sideways_on_a_narrow_screen_or_at_twice_the_size(
+    service: Service, browser: Browser, size: tuple[int, int]
+) -> None:
+    long = SENDER | {
+        "brand": "Maison-Lune-Extraordinairement-Longue",
+        "contact": "service.des.consommateurs.et.des.donnees@maison-lune.example",
+    }
+    assert (await service.api.put("/v1/senders/maison-lune", json=long)).status_code == 200
+    await service.consent()
+    viewport: Any = {"width": size[0], "height": size[1]}
+    async with person(browser, viewport=viewport, java_script_enabled=True) as visit:
+        await visit.page.goto(await service.link(sender_id=None))
+        for summary in await visit.page.locator("summary").all():
+            await summary.click()
+        assert await visit.page.evaluate("document.documentElement.scrollWidth") <= size[0]
+        targets = "[...document.querySelectorAll('button, summary, a')].map(e => e.getBoundingClientRect().height)"
+        assert min(await visit.page.evaluate(targets)) >= 24  # WCAG 2.2, 2.5.8
+
+
+async def test_all_of_it_is_done_by_keyboard_and_the_focus_is_seen(service: Service, browser: Browser) -> None:
+    await service.consent()
+    async with person(browser, java_script_enabled=True) as visit:
+        page = visit.page
+        await page.goto(await service.link())
+        focused = "document.activeElement.innerText + ' | ' + getComputedStyle(document.activeElement).outlineStyle"
+        met = []
+        for _ in range(20):
+            await page.keyboard.press("Tab")
+            met.append(str(await page.evaluate(focused)).replace("\u00a0", " "))
+            if met[-1].startswith("Copie pour un tableur"):
+                break
+        order = [re.sub(r"\s*:.*| \|.*", "", one, flags=re.S) for one in met]
+        assert order == [
+            "English",
+            "Arrêter tous les SMS de Maison Lune",
+            "Ne plus recevoir",
+            "D’où vient ce choix",
+            "Recevoir",
+            "L’historique complet",
+            "Copie pour un logiciel (JSON)",
+            "Copie pour un tableur (CSV)",
+        ]
+        assert all(one.endswith("| solid") for one in met)
+        await page.reload()
+        for _ in range(2):
+            await page.keyboard.press("Tab")
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("status")).to_contain_text("C’est arrêté")
+
+
+@pytest.mark.parametrize(
+    ("accepts", "language"),
+    [
+        ("fr-FR,fr;q=0.9,en;q=0.8", "fr"),
+        ("en-GB,en;q=0.9", "en"),
+        ("de-DE,de;q=0.9,en;q=0.5", "en"),
+        ("ar", "fr"),
+        ("en;q=0.1,fr;q=0.2", "fr"),
+        ("en;q=0", "fr"),
+        ("en;q=9,fr", "fr"),
+        ("", "fr"),
+        (",;q=,en" + ",x" * 5000, "en"),
+    ],
+)
+async def test_the_page_speaks_the_person_s_language_or_french(service: Service, accepts: str, language: str) -> None:
+    async with httpx.AsyncClient(headers={"Accept-Language": accepts}) as reader:
+        answer = await reader.get(await service.link())
+    assert answer.headers["content-language"] == language
+    assert f'<html lang="{language}">' in answer.text
+
+
+async def test_what_a_sender_or_a_caller_wrote_is_shown_as_text_and_never_as_markup(
+    service: Service, browser: Browser
+) -> None:
+    script = "<script>alert(1)</script><b>gras</b>{{ 7*7 }} {brand}"
+    changed = SENDER | {"brand": script, "purposes": [{"id": "promotions", "wording": script}]}
+    assert (await service.api.put("/v1/senders/maison-lune", json=changed)).status_code == 200
+    await service.consent()
+    async with person(browser, java_script_enabled=True) as visit:
+        visit.page.on("dialog", lambda dialog: visit.complaints.append(dialog.message))
+        await visit.page.goto(await service.link())
+        await expect(visit.page.get_by_role("heading", level=1)).to_have_text(f"Vos SMS de {script}")
+        assert await visit.page.locator("script, main b").count() == 0
+        assert visit.complaints == []
+
+
+async def test_a_page_that_cannot_be_made_says_so_to_a_person_and_how_to_stop(service: Service) -> None:
+    url = await service.link()
+    async with service.surroundings.sql("consent") as sql:
+        await sql.execute("ALTER TABLE preference_link RENAME TO away")
+    async with httpx.AsyncClient() as reader:
+        for answer in (await reader.get(url), await reader.post(url + "/stop")):
+            assert answer.status_code == 503
+            assert "STOP" in answer.text
+            assert "preference_link" not in answer.text
+
+
+async def test_a_form_too_long_to_be_ours_is_refused_before_it_is_read(service: Service) -> None:
+    async with httpx.AsyncClient() as flood:
+        answer = await flood.post(await service.link() + "/stop", content=b"a" * 5000)
+    assert answer.status_code == 413

@@ -19,6 +19,7 @@ from common.keyring import LinkKeys
 EXPIRY_BYTES, ID_BYTES, TAG_BYTES = 4, 8, 9
 TOKEN = re.compile(r"[A-Za-z0-9_-]{28}", re.ASCII)  # 21 bytes exactly: no padding, so each link is written one way
 FORM_BYTES = 12
+BROWSER = re.compile(r"[A-Za-z0-9_-]{22}", re.ASCII)  # 128 random bits
 FORM = re.compile(r"[A-Za-z0-9_-]{16}", re.ASCII)
 
 
@@ -48,14 +49,14 @@ def read(written: str, keys: LinkKeys) -> Link | None:
     return Link(body[EXPIRY_BYTES:].hex(), expires_at)
 
 
-def form(token: str, browser: str, entries: int, keys: LinkKeys) -> str:
-    """What a form of the page must send back to be taken: it was made for this link, for this browser, and for what was
-    held then (`entries` in the ledger). So it counts once: whatever it changes, it no longer fits."""
-    return _text(keys.tag(_form(token, browser, entries))[:FORM_BYTES])
+def form(keys: LinkKeys, *of: object) -> str:
+    """What a form must send back to be taken: what it is for, the link, the browser, and what was held when it was made
+    (the ledger's length). So it counts once: what it changes, it no longer fits."""
+    return _text(keys.tag(_form(of))[:FORM_BYTES])
 
 
-def form_holds(sent: str, token: str, browser: str, entries: int, keys: LinkKeys) -> bool:
-    return bool(FORM.fullmatch(sent)) and keys.holds(_form(token, browser, entries), base64.urlsafe_b64decode(sent))
+def form_holds(sent: str, keys: LinkKeys, *of: object) -> bool:
+    return bool(FORM.fullmatch(sent)) and keys.holds(_form(of), base64.urlsafe_b64decode(sent))
 
 
 def browser_hash(browser: str) -> str:
@@ -63,8 +64,8 @@ def browser_hash(browser: str) -> str:
     return hashlib.sha256(browser.encode()).hexdigest()
 
 
-def _form(token: str, browser: str, entries: int) -> bytes:
-    return f"form {token} {browser} {entries}".encode()
+def _form(of: tuple[object, ...]) -> bytes:
+    return "\n".join(("form", *map(str, of))).encode()
 
 
 def _text(raw: bytes) -> str:

@@ -1,15 +1,16 @@
 """The preference page over HTTP, and the call by which an internal service makes a link to it.
 
-An edge. A GET changes nothing, whoever follows the link before the person does. A stop needs the link and no more: it
-is as easy as it can be. No answer here is JSON: a person reads it, and it says nothing of whose link it was where the
-link does not hold.
+An edge. A GET changes nothing, whoever follows the link before the person does. What tightens needs the link and no
+more: it is as easy as it can be. What does not (an opt-in, a copy, an erasure) also needs the browser that the link
+belongs to, the first one it was used in for such a thing, and a form made for what is held now. No answer here is
+JSON: a person reads it, and it says nothing of whose link it was where the link does not hold.
 """
 
 import base64
 import hashlib
 import logging
 import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib import resources as files
@@ -33,12 +34,14 @@ from common.settings import ServiceSettings
 from consent import recorder, store
 from consent.bodies import Body, Number
 from consent.chain import evidence_id
-from consent.ledger import NEVER_SEEN, Evidence
-from consent.page.link import Link, read, token
-from consent.page.view import senders_shown, view
+from consent.ledger import Evidence
+from consent.page.copies import csv_copy, json_copy
+from consent.page.link import BROWSER, Link, browser_hash, form_holds, read, token
+from consent.page.link import form as link_form
+from consent.page.view import Choice, View, actor, senders_shown, view
 from consent.page.words import LANGUAGES, Words, chosen
 from consent.recorder import Statement
-from consent.store import PreferenceLink
+from consent.store import PreferenceLink, Subject
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +79,17 @@ class PageSettings(ServiceSettings):
 Held = Annotated[Resources[PageSettings], Depends(resources)]
 Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255)]
 WritesConsent = Annotated[Caller, Depends(require("consent:write"))]
-Status = Literal["unknown", "gone", "elsewhere", "down"]
-CODES: dict[Status, int] = {"unknown": 404, "gone": 410, "elsewhere": 403, "down": 503}
+Status = Literal["unknown", "gone", "other", "halted", "stale", "elsewhere", "down"]
+CODES: dict[Status, int] = {
+    "unknown": 404,
+    "gone": 410,
+    "other": 403,
+    "halted": 200,
+    "stale": 409,
+    "elsewhere": 403,
+    "down": 503,
+}
+COOKIE = "browser"
 
 
 class NoPage(Conflict):
@@ -164,13 +176,23 @@ def _link_id(held: Resources[PageSettings], caller: Caller, key: str | None, bod
 
 @dataclass(frozen=True, slots=True)
 class _Visit:
-    """A request with a link that holds. `here`: the page's path."""
+    """A request with a link that holds. `token`: the link as written. `browser`: whose request it is, by its cookie;
+    None where it sent none."""
 
-    request: Request
+    token: str
     link: PreferenceLink
     words: Words
     now: datetime
-    here: str
+    browser: str | None
+
+    @property
+    def here(self) -> str:
+        return f"{PATH}/{self.token}"
+
+    @property
+    def elsewhere(self) -> bool:
+        """The link belongs to another browser."""
+        return self.link.browser is not None and self.link.browser != browser_hash(self.browser or "")
 
 
 @pages.get("/{written}")
@@ -180,22 +202,35 @@ async def show(written: str, request: Request, held: Held) -> Response:
         visit = await _visit(tx, request, held, written)
         if isinstance(visit, Response):
             return visit
-        link = visit.link
-        subject = await store.find_subject(tx, link.subject_id)
-        entries = await store.history(tx, link.subject_id, subject.entries) if subject else []
-        state = subject.state if subject else NEVER_SEEN
-        senders = await store.senders_of(tx, senders_shown(state, link.sender_id))
-    number = held.field_keys.unseal(link.number, f"number:{link.subject_id}")
-    seen = view(number, link.sender_id, state, entries, senders, subject.held_since if subject else None)
-    return _html(
+        if visit.elsewhere:
+            return _door(request, "other")
+        seen = await _seen(tx, held, visit)
+    browser = visit.browser or secrets.token_urlsafe(16)
+
+    def form(*of: object) -> str:
+        return link_form(held.link_keys, visit.token, browser, seen.entries, *of)
+
+    page = _html(
         visit.words,
         "page.html",
         200,
         here=visit.here,
         view=seen,
-        one=link.sender_id is not None,
-        expires_at=link.expires_at,
+        one=visit.link.sender_id is not None,
+        form=form,
+        agreement=lambda choice: _agreement(visit.words, choice),
+        expires_at=visit.link.expires_at,
     )
+    page.set_cookie(
+        COOKIE,
+        browser,
+        path=visit.here,
+        expires=visit.link.expires_at,
+        secure=(held.settings.page_url or "").startswith("https:"),
+        httponly=True,
+        samesite="lax",  # not strict: the first visit comes from a message
+    )
+    return page
 
 
 @pages.post("/{written}/stop")
@@ -206,20 +241,112 @@ async def stop(written: str, request: Request, held: Held) -> Response:
         visit = await _visit(tx, request, held, written, form.get("lang"))
         if isinstance(visit, Response):
             return visit
+        await _refuse(tx, visit, visit.link.sender_id, None)
+    return _door(request, "halted", visit.words) if visit.elsewhere else _back(visit)
+
+
+@pages.post("/{written}/purposes")
+async def choose(written: str, request: Request, held: Held) -> Response:
+    """One purpose, off or on."""
+    form = await _form(request)
+    sender_id, purpose = form.get("sender", ""), form.get("purpose", "")
+    async with held.database.begin() as tx:
+        visit = await _visit(tx, request, held, written, form.get("lang"))
+        if isinstance(visit, Response):
+            return visit
         link = visit.link
+        if form.get("want") != "on":
+            purposes = (await store.purposes_of(tx, [sender_id])).get(sender_id)
+            if link.sender_id not in (None, sender_id) or purposes is None or purpose not in purposes.ever:
+                return _door(request, "stale", visit.words)
+            await _refuse(tx, visit, sender_id, purpose)
+            return _door(request, "halted", visit.words) if visit.elsewhere else _back(visit)
+        # locked before the form is looked at: no stop comes between what the person saw and what is recorded
+        await store.lock_subjects(tx, {}, known=[link.subject_id])
+        seen = await _seen(tx, held, visit)
+        choice = next(
+            (c for p in seen.parties for c in p.choices if (c.sender.sender_id, c.purpose) == (sender_id, purpose)),
+            None,
+        )
+        of = ("on", sender_id, purpose, choice.sender.version if choice else 0, visit.words.language)
+        if choice is None or not choice.offered or not await _taken(tx, held, visit, form, seen.entries, *of):
+            return _door(request, "other" if visit.elsewhere else "stale", visit.words)
         evidence = Evidence(
-            # never a repeat: a second stop, from a page left open, counts as much as the first
-            evidence_id=evidence_id(SOURCE, link.link_id, "stop", secrets.token_hex(8)),
-            kind="opt_out",
-            sender_id=link.sender_id,
-            purpose=None,
+            evidence_id=evidence_id(SOURCE, link.link_id, "on", sender_id, purpose, str(seen.entries)),
+            kind="opt_in",
+            sender_id=sender_id,
+            purpose=purpose,
+            basis="opt_in",
             source=SOURCE,
-            actor=_actor(link),
+            form_id=SOURCE,
+            form_version=str(choice.sender.version),
+            text_shown=_agreement(visit.words, choice),
+            actor=actor(link),
             occurred_at=visit.now,
             received_at=visit.now,
         )
         await recorder.record(tx, [Statement(link.subject_id, link.number, evidence)], visit.now)
     return _back(visit)
+
+
+@pages.post("/{written}/copy")
+async def copy(written: str, request: Request, held: Held) -> Response:
+    """What the page shows and more, as a file. By POST: a scanner that follows links downloads nobody's data."""
+    form = await _form(request)
+    async with held.database.begin() as tx:
+        visit = await _visit(tx, request, held, written, form.get("lang"))
+        if isinstance(visit, Response):
+            return visit
+        seen = await _seen(tx, held, visit)
+        if not await _taken(tx, held, visit, form, seen.entries, "copy"):
+            return _door(request, "other" if visit.elsewhere else "stale", visit.words)
+    name = f"{visit.words('copy_file')}-{visit.now:%Y-%m-%d}"
+    as_csv = form.get("format") == "csv"
+    return Response(
+        csv_copy(seen) if as_csv else json_copy(seen, visit.now),
+        media_type="text/csv; charset=utf-8" if as_csv else "application/json",
+        headers={**HEADERS, "Content-Disposition": f'attachment; filename="{name}.{"csv" if as_csv else "json"}"'},
+    )
+
+
+async def _refuse(tx: AsyncConnection, visit: _Visit, sender_id: str | None, purpose: str | None) -> None:
+    link = visit.link
+    evidence = Evidence(
+        # never a repeat: a second no, from a page left open, counts as much as the first
+        evidence_id=evidence_id(SOURCE, link.link_id, "off", secrets.token_hex(8)),
+        kind="opt_out",
+        sender_id=sender_id,
+        purpose=purpose,
+        source=SOURCE,
+        actor=actor(link),
+        occurred_at=visit.now,
+        received_at=visit.now,
+    )
+    await recorder.record(tx, [Statement(link.subject_id, link.number, evidence)], visit.now)
+
+
+async def _taken(
+    tx: AsyncConnection,
+    held: Resources[PageSettings],
+    visit: _Visit,
+    form: Mapping[str, str],
+    entries: int,
+    *of: object,
+) -> bool:
+    """Whether a form that does more than tighten counts. The link is its browser's from now on."""
+    sent, browser = form.get("form", ""), visit.browser
+    if browser is None or not form_holds(sent, held.link_keys, visit.token, browser, entries, *of):
+        return False
+    return await store.bind_link(tx, visit.link.link_id, browser_hash(browser))
+
+
+async def _seen(tx: AsyncConnection, held: Resources[PageSettings], visit: _Visit) -> View:
+    link = visit.link
+    subject = await store.find_subject(tx, link.subject_id) or Subject(subject_id=link.subject_id)
+    entries = await store.history(tx, link.subject_id, subject.entries) if subject.entries else []
+    senders = await store.senders_of(tx, senders_shown(subject.state, link.sender_id))
+    number = held.field_keys.unseal(link.number, f"number:{link.subject_id}")
+    return view(number, link, subject, entries, senders, visit.now)
 
 
 async def _visit(
@@ -234,18 +361,27 @@ async def _visit(
     link = await store.find_link(tx, named.link_id) if named.expires_at > now else None
     if link is None or link.expires_at != named.expires_at:
         return _door(request, "gone")
-    return _Visit(request, link, _words(request, asked), now, f"{PATH}/{written}")
+    browser = request.cookies.get(COOKIE, "")
+    return _Visit(written, link, _words(request, asked), now, browser if BROWSER.fullmatch(browser) else None)
 
 
 async def _form(request: Request) -> dict[str, str]:
     """The fields sent, the last of a name. What cannot be read is left out: a form short of a field is refused where
     the field matters."""
-    body = (await request.body())[:FORM_BYTES].decode("ascii", errors="ignore")
-    return dict(parse_qsl(body))
+    body = (await request.body()).decode("ascii", errors="ignore")
+    return {name: value for name, value in parse_qsl(body) if "\0" not in value}
 
 
-def _actor(link: PreferenceLink) -> str:
-    return f"person, by link {link.link_id}"
+def _agreement(words: Words, choice: Choice) -> str:
+    """What the person reads before a yes; it is the evidence's `text_shown`."""
+    sender = choice.sender
+    return words(
+        "agree",
+        brand=sender.brand,
+        legal_name=sender.legal_name,
+        wording=choice.wording,
+        stop_code=sender.stop_code,
+    )
 
 
 def _words(request: Request, asked: str | None = None) -> Words:
@@ -257,9 +393,10 @@ def _back(visit: _Visit) -> Response:
     return RedirectResponse(f"{visit.here}?lang={visit.words.language}", 303, headers=HEADERS)
 
 
-def _door(request: Request, what: Status) -> Response:
+def _door(request: Request, what: Status, words: Words | None = None) -> Response:
+    """What is shown instead of the page: of whose link it is it says nothing."""
     here = f"{PATH}/{quote(str(request.path_params.get('written', '')), safe='')}"
-    return _html(_words(request), "door.html", CODES[what], what=what, here=here)
+    return _html(words or _words(request), "door.html", CODES[what], what=what, here=here)
 
 
 def _html(words: Words, template: str, status: int, **more: Any) -> Response:

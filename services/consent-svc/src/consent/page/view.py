@@ -5,13 +5,13 @@ A link for one sender shows that sender, and what concerns every sender; a link 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from common.contracts.consent import State
 from consent import ledger
 from consent.chain import Entry
 from consent.ledger import Evidence, SubjectState
-from consent.store import Sender
+from consent.store import PreferenceLink, Sender, Subject
 
 VISIBLE_DIGITS = 2  # of the number
 
@@ -61,18 +61,28 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """`history`: newest first. `stopped`: an opt-out of everything this link covers is what holds; `stop`: its line."""
+    """`history`: newest first. `stopped`: an opt-out of everything this link covers is what holds; `stop`: its line.
+    `entries`: lines in the whole ledger. `done`: the newest line, where it is what this link has just been used for."""
 
     ending: str
     parties: tuple[Party, ...]
     history: tuple[Line, ...]
+    entries: int
     stopped: bool
     stop: Line | None
+    done: Line | None
     held_since: datetime | None
 
     @property
     def on(self) -> bool:
         return any(party.on for party in self.parties)
+
+    def choice(self, sender_id: str, purpose: str) -> Choice | None:
+        shown = (choice for party in self.parties for choice in party.choices)
+        return next((c for c in shown if (c.sender.sender_id, c.purpose) == (sender_id, purpose)), None)
+
+
+JUST_DONE = timedelta(minutes=5)
 
 
 def senders_shown(state: SubjectState, sender_id: str | None) -> set[str]:
@@ -82,13 +92,14 @@ def senders_shown(state: SubjectState, sender_id: str | None) -> set[str]:
 
 def view(
     number: str,
-    sender_id: str | None,
-    state: SubjectState,
+    link: PreferenceLink,
+    subject: Subject,
     entries: Sequence[Entry],
     senders: Sequence[Sender],
-    held_since: datetime | None,
+    now: datetime,
 ) -> View:
     """`number`: E.164. `entries`: the newest of the subject's ledger, newest last. `senders`: those `senders_shown`."""
+    state, sender_id = subject.state, link.sender_id
     proofs = {entry.evidence.evidence_id: entry.evidence for entry in entries}
     by_id = {sender.sender_id: sender for sender in senders}
     suppressed = {s.sender_id for s in ledger.suppressions(state)}
@@ -98,24 +109,32 @@ def view(
         for entry in reversed(entries)
         if entry.evidence.sender_id is None or entry.evidence.sender_id in by_id
     )
+    newest = history[0] if history else None
+    just = newest and newest.evidence.actor == actor(link) and newest.wording and newest.recorded_at > now - JUST_DONE
     return View(
+        entries=subject.entries,
+        done=newest if just else None,
         ending=number[-VISIBLE_DIGITS:],
         parties=parties,
         history=history,
         stopped=bool(suppressed & {None, sender_id}) and not any(party.on for party in parties),
         stop=next((line for line in history if line.ends_all), None),
-        held_since=held_since,
+        held_since=subject.held_since,
     )
+
+
+def actor(link: PreferenceLink) -> str:
+    """Who acted, as evidence by this link says it."""
+    return f"person, by link {link.link_id}"
 
 
 def _choices(sender: Sender, state: SubjectState, proofs: dict[str, Evidence]) -> tuple[Choice, ...]:
-    """What the sender asks consent for, in its order, then what it once did and the person still has on record."""
+    """What the sender asks consent for, in its order, then what it once did and the person still has."""
     offered = {purpose.id: purpose.wording for purpose in sender.purposes}
-    once = {m.purpose: m.purpose for m in state.marks if m.sender_id == sender.sender_id and m.purpose}
-    return tuple(
-        _choice(sender, purpose, wording, purpose in offered, state, proofs)
-        for purpose, wording in {**offered, **{p: w for p, w in once.items() if p not in offered}}.items()
-    )
+    once = {m.purpose for m in state.marks if m.sender_id == sender.sender_id and m.purpose} - set(offered)
+    choices = [_choice(sender, purpose, wording, True, state, proofs) for purpose, wording in offered.items()]
+    choices += [_choice(sender, purpose, purpose, False, state, proofs) for purpose in sorted(once)]
+    return tuple(choice for choice in choices if choice.offered or choice.on)
 
 
 def _choice(

@@ -39,7 +39,7 @@ class Words:
         """In French time, as the law's hours are."""
         local = at.astimezone(PARIS)
         first = "1er" if local.day == 1 and self.language == "fr" else str(local.day)
-        return f"{first} {self.months[local.month - 1]} {local.year}"
+        return f"{first}\u00a0{self.months[local.month - 1]} {local.year}"
 
     def moment(self, at: datetime) -> str:
         local = at.astimezone(PARIS)

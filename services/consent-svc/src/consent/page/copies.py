@@ -1,0 +1,66 @@
+"""A copy of what the page shows of a person, to take away: JSON for software, CSV for a spreadsheet. Pure.
+
+The number itself is not in it: the person knows it, and the file may travel.
+"""
+
+import csv
+import io
+from dataclasses import fields
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from consent.ledger import Evidence
+from consent.page.view import Line, View
+
+EVIDENCE = tuple(f.name for f in fields(Evidence))
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would take a cell that begins so for
+
+
+def json_copy(view: View, now: datetime) -> bytes:
+    content = {
+        "made_at": now,
+        "number_ends_in": view.ending,
+        "senders": [
+            {
+                "sender_id": party.sender.sender_id,
+                "brand": party.sender.brand,
+                "legal_name": party.sender.legal_name,
+                "contact": party.sender.contact,
+                "consents": [
+                    {"purpose": c.purpose, "wording": c.wording, "state": c.state, "since": c.since}
+                    for c in party.choices
+                ],
+            }
+            for party in view.parties
+        ],
+        "evidence": [_line(line) for line in view.history],
+    }
+    return msgspec.json.format(msgspec.json.encode(content), indent=2)
+
+
+def csv_copy(view: View) -> bytes:
+    """One line of the ledger a row, with a byte-order mark: spreadsheets take it for something else without."""
+    written = io.StringIO()
+    rows = csv.writer(written)
+    rows.writerow(("brand", "wording", "recorded_at", *EVIDENCE))
+    for line in view.history:
+        rows.writerow(_cell(value) for value in _line(line).values())
+    return written.getvalue().encode("utf-8-sig")
+
+
+def _line(line: Line) -> dict[str, Any]:
+    told = {
+        "brand": line.sender.brand if line.sender else None,
+        "wording": line.wording,
+        "recorded_at": line.recorded_at,
+    }
+    return told | {name: getattr(line.evidence, name) for name in EVIDENCE}
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat()
+    text = "" if value is None else str(value)
+    return f"'{text}" if text.startswith(FORMULA) else text
