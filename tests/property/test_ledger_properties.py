@@ -20,7 +20,8 @@ from consent.ledger import (
 )
 from tests.unit.consent.evidences import NOON, NOW, contact, expiry, opt_in, opt_out, request, stop
 
-SENDERS = ("acme", "globex")
+SENDERS = ("acme", "globex", "initech")
+CONTROLLERS = {"acme": "group", "globex": "group", "initech": "initech"}
 PURPOSES = ("promotions", "loyalty")
 ANYWHERE = [(s, p) for s in (*SENDERS, "never-seen") for p in (*PURPOSES, "to-come")]
 
@@ -29,10 +30,12 @@ minutes = st.integers(-4, 4)  # few instants: ties are common
 
 @st.composite
 def opt_ins(draw: st.DrawFn) -> Evidence:
+    sender = draw(st.sampled_from(SENDERS))
     return opt_in(
         draw(minutes),
         evidence_id=f"ev-{draw(st.integers(0, 99))}",
-        sender_id=draw(st.sampled_from(SENDERS)),
+        sender_id=sender,
+        controller=CONTROLLERS[sender],
         purpose=draw(st.sampled_from(PURPOSES)),
         received_at=NOON + timedelta(minutes=draw(minutes)),
     )
@@ -42,11 +45,13 @@ def opt_ins(draw: st.DrawFn) -> Evidence:
 def opt_outs(draw: st.DrawFn) -> Evidence:
     sender = draw(st.sampled_from((*SENDERS, None)))
     make = draw(st.sampled_from((stop, opt_out)))
+    purpose = draw(st.sampled_from((*PURPOSES, None))) if sender else None
     made: Evidence = make(
         draw(minutes),
         evidence_id=f"ev-{draw(st.integers(0, 99))}",
         sender_id=sender,
-        purpose=draw(st.sampled_from((*PURPOSES, None))) if sender else None,
+        purpose=purpose,
+        controller=CONTROLLERS[sender] if sender and purpose is None and draw(st.booleans()) else None,
         received_at=NOON + timedelta(minutes=draw(minutes)),
     )
     return made
@@ -55,10 +60,12 @@ def opt_outs(draw: st.DrawFn) -> Evidence:
 @st.composite
 def steps(draw: st.DrawFn) -> Evidence:
     """What lies between: requests, expiries, contacts."""
+    sender = draw(st.sampled_from(SENDERS))
     made: Evidence = draw(st.sampled_from((request, expiry, contact)))(
         draw(minutes),
         evidence_id=f"ev-{draw(st.integers(0, 99))}",
-        sender_id=draw(st.sampled_from(SENDERS)),
+        sender_id=sender,
+        controller=CONTROLLERS[sender],
         purpose=draw(st.sampled_from(PURPOSES)),
         received_at=NOON + timedelta(minutes=draw(minutes)),
     )
@@ -81,9 +88,14 @@ def meaning(state: SubjectState, sender: str, purpose: str) -> object:
 def by_definition(evidence: list[Evidence], sender: str, purpose: str) -> str:
     """The rule as one would say it, with all the evidence at hand."""
     ins = [e.at for e in evidence if (e.kind, e.sender_id, e.purpose) == ("opt_in", sender, purpose)]
-    outs = [
-        e.at for e in evidence if e.kind == "opt_out" and e.sender_id in (None, sender) and e.purpose in (None, purpose)
+    own = [e.at for e in evidence if e.kind == "opt_out" and e.purpose in (None, purpose) and e.sender_id == sender]
+    wide = [
+        e.at
+        for e in evidence
+        if e.kind == "opt_out" and (e.sender_id is None or (e.controller and e.controller == CONTROLLERS.get(sender)))
     ]
+    everyone = [e.at for e in evidence if e.kind == "opt_out" and e.sender_id is None]
+    outs = own + (wide if ins else everyone)  # of a sender nobody is known to have said yes to, nothing is known
     asked, over = (
         [e.at for e in evidence if (e.kind, e.sender_id, e.purpose) == (kind, sender, purpose)]
         for kind in ("request", "expiry")

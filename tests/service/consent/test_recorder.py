@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import datetime
 from time import perf_counter
+from typing import Any
 
 import asyncpg
 import msgspec
@@ -15,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from common.contracts.consent import ConsentStateChanged
 from common.database import Database
-from consent import ledger, store
+from consent import ledger, senders, store
 from consent.chain import GENESIS, PERSONAL, verify
 from consent.ledger import Evidence, Refusal, Verdict
 from consent.recorder import Recorded, Statement, erase, record
@@ -45,7 +46,7 @@ async def recorded(database: Database, *statements: Statement, now: datetime = N
 
 async def published(database: Database) -> list[ConsentStateChanged]:
     async with database.begin() as tx:
-        rows = await tx.execute(text("SELECT payload FROM outbox ORDER BY id"))
+        rows = await tx.execute(text("SELECT payload FROM outbox WHERE topic = 'consent.states.v1' ORDER BY id"))
         return [msgspec.json.decode(row.payload, type=ConsentStateChanged) for row in rows]
 
 
@@ -248,6 +249,70 @@ async def test_the_number_is_kept_sealed_as_it_first_came(database: Database) ->
     await recorded(database, replace(of("t1-a", opt_in(1)), number="sealed again"))
     async with database.begin() as tx:
         assert await tx.scalar(text("SELECT number FROM subject")) == "sealed t1-a"
+
+
+async def registered(database: Database, sender_id: str, **more: Any) -> None:
+    fields: dict[str, Any] = {
+        "sender_id": sender_id,
+        "legal_name": "ACME SAS",
+        "brand": sender_id,
+        "contact": "acme.example",
+        "country": "FR",
+        "oadc": "ACME",
+        "stop_code": "36111",
+        "purposes": (),
+        "controller": "groupe-acme",
+    }
+    async with database.begin() as tx:
+        await senders.register(tx, store.Sender(**fields | more), NOW)
+
+
+async def state_of(database: Database, subject_id: str, sender_id: str) -> str:
+    return ledger.standing((await held(database, subject_id)).state, sender_id, "promotions")
+
+
+async def test_a_stop_shuts_every_sender_of_the_controller_also_one_registered_later(database: Database) -> None:
+    await registered(database, "acme")
+    await registered(database, "acme-outlet")
+    await registered(database, "globex", controller="globex")
+    for sender_id in ("acme", "acme-outlet", "globex"):
+        await recorded(database, of("t1-a", opt_in(0, sender_id=sender_id)))
+    await recorded(database, of("t1-a", stop(1)))
+    await registered(database, "acme-voyages")
+    await recorded(database, of("t1-a", opt_in(0.5, sender_id="acme-voyages")))
+    assert [await state_of(database, "t1-a", sender_id) for sender_id in ("acme", "acme-outlet", "acme-voyages")] == [
+        "opted_out"
+    ] * 3
+    assert await state_of(database, "t1-a", "globex") == "opted_in"
+    await recorded(database, of("t1-a", opt_in(2, sender_id="acme-voyages")))
+    assert await state_of(database, "t1-a", "acme-voyages") == "opted_in", "newer evidence than the STOP"
+    newest = (await published(database))[-1]
+    assert {(c.sender_id, c.state) for c in newest.consents} == {
+        ("acme", "opted_out"),
+        ("acme-outlet", "opted_out"),
+        ("acme-voyages", "opted_in"),
+        ("globex", "opted_in"),
+    }
+    assert [s.sender_id for s in newest.suppressions] == ["acme"]
+
+
+async def test_a_stop_to_a_sender_that_answers_for_itself_shuts_it_alone(database: Database) -> None:
+    await registered(database, "acme", stop_scope="sender")
+    await registered(database, "acme-outlet")
+    await recorded(database, of("t1-a", opt_in(0)), of("t1-a", opt_in(0, sender_id="acme-outlet")))
+    await recorded(database, of("t1-a", opt_out(1)), of("t1-a", opt_out(1, purpose="loyalty")))
+    assert await state_of(database, "t1-a", "acme") == "opted_out"
+    assert await state_of(database, "t1-a", "acme-outlet") == "opted_in"
+    await recorded(database, of("t1-a", opt_out(2, sender_id="acme-outlet", purpose="loyalty")))
+    assert await state_of(database, "t1-a", "acme-outlet") == "opted_in", "a purpose is one sender's own"
+
+
+async def test_the_registry_says_who_the_controller_is_whoever_brings_the_evidence(database: Database) -> None:
+    await registered(database, "acme")
+    await recorded(database, of("t1-a", opt_in(0, controller="somebody-else")))
+    async with database.begin() as tx:
+        (entry,) = await store.history(tx, "t1-a")
+    assert entry.evidence.controller == "groupe-acme"
 
 
 async def number_of(database: Database, subject_id: str) -> str | None:

@@ -102,11 +102,19 @@ async def test_nobody_joins_a_controller_that_is_not_theirs(service: httpx.Async
     assert (refused.status_code, refused.json()["reasons"][0]["field"]) == (403, "controller")
     assert (await service.post("/v1/senders", json=SENDER, headers=own)).status_code == 201
     content = {name: value for name, value in SENDER.items() if name != "sender_id"}
-    refused = await service.put("/v1/senders/acme", json=content | {"controller": "globex"}, headers=own)
-    assert (refused.status_code, refused.json()["reasons"][0]["field"]) == (403, "controller")
-    await put(service, controller="groupe-acme")
-    kept = await service.put("/v1/senders/acme", json=content | {"controller": "groupe-acme"}, headers=own)
+    await service.post("/v1/senders", json=SENDER | {"sender_id": "acme-2", "controller": "groupe-acme"})
+    other = content | {"controller": "groupe-acme"}
+    kept = await service.put("/v1/senders/acme-2", json=other, headers=bearer(senders=["acme-2"]))
     assert kept.status_code == 200, "what somebody else decided may be repeated"
+
+
+async def test_another_legal_entity_is_another_sender(service: httpx.AsyncClient) -> None:
+    """Consents do not pass to it, and the STOPs of the one before hold."""
+    await service.post("/v1/senders", json=SENDER)
+    content = {name: value for name, value in SENDER.items() if name != "sender_id"}
+    refused = await service.put("/v1/senders/acme", json=content | {"controller": "globex"})
+    assert refused.status_code == 422
+    assert [(r["field"], r["reason"]) for r in refused.json()["reasons"]] == [("controller", "not_changeable")]
 
 
 @pytest.mark.parametrize("oadc", ["BANQUELUNE", "BanqueLune", "BANQUE1UNE", "BANQUEIUNE"])

@@ -25,6 +25,8 @@ from consent.ledger import (
 from tests.unit.consent.evidences import NOW, at, contact, expiry, opt_in, opt_out, request, stop
 
 EVERYONE: dict[str, Any] = {"sender_id": None}
+GROUP: dict[str, Any] = {"controller": "groupe-acme"}
+OUTLET: dict[str, Any] = {"sender_id": "acme-outlet", **GROUP}
 
 
 def state_after(*evidence: Evidence, purpose: str = "promotions", sender: str = "acme") -> str:
@@ -112,6 +114,34 @@ def test_a_stop_covers_purposes_that_did_not_exist_yet() -> None:
     state = fold([opt_out(0)])
     assert standing(state, "acme", "invented-next-year") == "opted_out"
     assert standing(state, "globex", "invented-next-year") == "unknown"
+
+
+def test_a_stop_of_a_controller_covers_its_other_senders_and_those_to_come() -> None:
+    state = fold([opt_in(0, **OUTLET), opt_in(0, sender_id="globex", controller="globex"), stop(1, **GROUP)])
+    assert standing(state, "acme-outlet", "promotions") == "opted_out"
+    assert standing(state, "globex", "promotions") == "opted_in"
+    late = fold([stop(1, **GROUP), opt_in(0, sender_id="registered-later", **GROUP)])
+    assert standing(late, "registered-later", "promotions") == "opted_out"
+    newer = fold([stop(1, **GROUP), opt_in(2, **OUTLET)])
+    assert standing(newer, "acme-outlet", "promotions") == "opted_in"
+
+
+def test_a_stop_of_one_sender_leaves_the_others_of_its_controller() -> None:
+    state = fold([opt_in(0, **OUTLET), opt_in(0, **GROUP), stop(1)])
+    assert standing(state, "acme-outlet", "promotions") == "opted_in"
+    assert standing(state, "acme", "promotions") == "opted_out"
+
+
+def test_a_later_stop_of_the_sender_alone_does_not_take_the_wider_one_back() -> None:
+    state = fold([opt_in(0, **OUTLET), stop(1, **GROUP), stop(2)])
+    assert standing(state, "acme-outlet", "promotions") == "opted_out"
+    assert [(s.sender_id, s.since) for s in suppressions(state)] == [("acme", stop(2).at)], "told once, as the newest"
+
+
+def test_a_stop_of_a_controller_closes_what_its_other_senders_asked() -> None:
+    asked = request(1, **OUTLET)
+    assert open_request(fold([asked, stop(2, **GROUP)]), "acme-outlet", "promotions") is None
+    assert open_request(fold([asked, stop(2)]), "acme-outlet", "promotions") is not None
 
 
 def test_a_late_opt_in_older_than_the_stop_is_kept_and_changes_nothing() -> None:

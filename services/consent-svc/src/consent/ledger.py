@@ -6,8 +6,8 @@ change the result. An opt-in holds only if it is strictly newer than every opt-o
 shut, and nothing but newer evidence than the STOP loosens (DESIGN, promise 3).
 
     opt-in   of (sender, purpose)
-    opt-out  of (sender, purpose), of a sender (purpose None: all its purposes, those to come as well), or of everyone
-             (sender None)
+    opt-out  of (sender, purpose), of a sender (purpose None: all its purposes, those to come as well), of every sender
+             of its controller as well, those to come included (controller), or of everyone (sender None)
     request  of (sender, purpose): a double opt-in was asked. `pending` until answered or lapsed; it opens nothing
     expiry   of (sender, purpose): retention ran out, or a request lapsed. Only a strictly newer opt-in holds again
     contact  with a sender: the person was in touch. It moves the clock of retention and no state
@@ -58,7 +58,7 @@ class Evidence:
     `reference` is the operator's name for what said it: an MO (provider/account/provider message id), or the message
     whose receipt tells of an opt-out (provider/provider message id). Evidence by API has none. `answers`: the evidence
     this one follows from, as an opt-in by double opt-in does from its request. `controller`: the legal entity behind
-    the sender, as registered when this was recorded.
+    the sender, which a sender keeps for life; of an opt-out, only where it shuts all of that entity's senders.
     """
 
     evidence_id: str
@@ -100,18 +100,23 @@ class Mark:
     at: datetime
     evidence_id: str
     basis: Basis | None = None
+    controller: str | None = None
 
     @property
-    def scope(self) -> tuple[str, str, str]:
-        return self.kind, self.sender_id or "", self.purpose or ""
+    def scope(self) -> tuple[str, str, str, str]:
+        """An opt-out of a sender does not replace one of its controller: what that one shuts stays shut."""
+        wide = self.controller if self.kind == "opt_out" else None
+        return self.kind, self.sender_id or "", self.purpose or "", wide or ""
 
     @property
     def rank(self) -> tuple[datetime, str]:
         """Newest wins; the id only makes a tie between two of the same kind fall the same way in any order."""
         return self.at, self.evidence_id
 
-    def covers(self, sender_id: str, purpose: str) -> bool:
-        return self.sender_id in (None, sender_id) and self.purpose in (None, purpose)
+    def covers(self, sender_id: str, purpose: str, controller: str | None = None) -> bool:
+        """`controller`: of `sender_id`, as what is on record of it says."""
+        shared = self.kind == "opt_out" and self.controller is not None and self.controller == controller
+        return (shared or self.sender_id in (None, sender_id)) and self.purpose in (None, purpose)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +198,7 @@ def apply(state: SubjectState, evidence: Evidence) -> SubjectState:
         at=evidence.at,
         evidence_id=evidence.evidence_id,
         basis=evidence.basis,
+        controller=evidence.controller,
     )
     marks = {held.scope: held for held in state.marks}
     held = marks.get(mark.scope)
@@ -216,7 +222,7 @@ def consent_of(state: SubjectState, sender_id: str, purpose: str) -> Consent | N
     A request or an expiry never hides a STOP: who is out stays `opted_out` until a newer opt-in.
     """
     given = _newest(state, "opt_in", sender_id, purpose)
-    stop = _newest(state, "opt_out", sender_id, purpose)
+    stop = _newest(state, "opt_out", sender_id, purpose, given.controller if given else None)
     if stop and (given is None or given.at <= stop.at):
         return _consent(sender_id, purpose, "opted_out", stop)
     expiry = _newest(state, "expiry", sender_id, purpose)
@@ -231,8 +237,10 @@ def open_request(state: SubjectState, sender_id: str, purpose: str) -> Mark | No
     """The double opt-in that is asked and not answered: nothing as new, but contacts, is on record for the purpose. It
     may be open while the state says `opted_out`."""
     request = _newest(state, "request", sender_id, purpose)
-    answers = [_newest(state, kind, sender_id, purpose) for kind in ("opt_in", "opt_out", "expiry")]
-    return request if request and all(a is None or a.at < request.at for a in answers) else None
+    if request is None:
+        return None
+    answers = [_newest(state, kind, sender_id, purpose, request.controller) for kind in ("opt_in", "opt_out", "expiry")]
+    return request if all(a is None or a.at < request.at for a in answers) else None
 
 
 def last_contact(state: SubjectState, sender_id: str) -> datetime | None:
@@ -254,9 +262,11 @@ def consents(state: SubjectState) -> tuple[Consent, ...]:
 def suppressions(state: SubjectState) -> tuple[Suppression, ...]:
     """The opt-outs wider than one purpose. One stays listed after a newer opt-in for some purpose: it still covers
     the others, and `consents` says which one is open."""
-    return tuple(
-        Suppression(sender_id=m.sender_id, since=m.at) for m in state.marks if m.kind == "opt_out" and m.purpose is None
-    )
+    since: dict[str | None, datetime] = {}
+    for mark in state.marks:
+        if mark.kind == "opt_out" and mark.purpose is None:
+            since[mark.sender_id] = max(mark.at, since.get(mark.sender_id, mark.at))
+    return tuple(Suppression(sender_id=sender_id, since=at) for sender_id, at in since.items())
 
 
 def standing(state: SubjectState, sender_id: str | None, purpose: str | None) -> State:
@@ -307,8 +317,10 @@ def cause(evidence: Evidence) -> Cause | None:
     )
 
 
-def _newest(state: SubjectState, kind: Kind, sender_id: str, purpose: str) -> Mark | None:
-    covering = (m for m in state.marks if m.kind == kind and m.covers(sender_id, purpose))
+def _newest(
+    state: SubjectState, kind: Kind, sender_id: str, purpose: str, controller: str | None = None
+) -> Mark | None:
+    covering = (m for m in state.marks if m.kind == kind and m.covers(sender_id, purpose, controller))
     return max(covering, key=lambda m: m.rank, default=None)
 
 

@@ -19,7 +19,7 @@ from common.telemetry import counter
 from consent import ledger, store
 from consent.chain import SALT_BYTES, Entry, chained
 from consent.ledger import NEVER_SEEN, Decision, Evidence, Verdict
-from consent.store import Review, Subject
+from consent.store import Registered, Review, Subject
 
 OPENING = ("opt_in", "request")  # what needs the number itself: to keep somebody out, the keyed hash is enough
 EVIDENCE = counter("sms_consent_evidence_total", "Evidence offered, by what became of it.", ["kind", "verdict"])
@@ -74,17 +74,19 @@ async def record(
     taken = [s for place, s in enumerate(statements) if place not in refused]
     changes: dict[str, _Change] = {}
     known: set[str] = set()
+    registered: Mapping[str, Registered] = {}
     if taken or reviews:
         numbers: dict[str, str | None] = {r.subject_id: r.number for r in reviews}
         numbers |= {s.subject_id: s.number for s in sorted(taken, key=lambda s: s.number is not None)}
         locked = await store.lock_subjects(tx, numbers)
         changes = {subject_id: _Change(subject) for subject_id, subject in locked.items()}
     if taken:
-        known = await store.recorded(tx, [s.evidence.evidence_id for s in taken])
+        senders = {s.evidence.sender_id for s in taken if s.evidence.sender_id is not None}
+        known, registered = await store.known(tx, [s.evidence.evidence_id for s in taken], senders)
     decisions = [
         Decision(verdict=Verdict.REFUSED, state=NEVER_SEEN, refusals=refused[place])
         if place in refused
-        else _decide(changes[statement.subject_id], statement, known, now)
+        else _decide(changes[statement.subject_id], statement, known, registered, now)
         for place, statement in enumerate(statements)
     ]
     if reviews:
@@ -105,9 +107,11 @@ async def erase(tx: AsyncConnection, subject_ids: Collection[str]) -> None:
     await store.erase_personal(tx, subject_ids)
 
 
-def _decide(change: _Change, statement: Statement, known: set[str], now: datetime) -> Decision:
+def _decide(
+    change: _Change, statement: Statement, known: set[str], registered: Mapping[str, Registered], now: datetime
+) -> Decision:
     """The next step of one subject. `known` grows with it: a batch may repeat itself."""
-    subject, evidence = change.subject, statement.evidence
+    subject, evidence = change.subject, _controlled(statement.evidence, registered)
     if evidence.evidence_id in known:
         return Decision(verdict=Verdict.DUPLICATE, state=subject.state)
     known.add(evidence.evidence_id)
@@ -123,6 +127,15 @@ def _decide(change: _Change, statement: Statement, known: set[str], now: datetim
     if decision.cause is not None:
         change.causes.append(decision.cause)
     return decision
+
+
+def _controlled(evidence: Evidence, registered: Mapping[str, Registered]) -> Evidence:
+    """With the controller that the registry says: here, so that no way in can leave it out."""
+    sender = registered.get(evidence.sender_id) if evidence.sender_id else None
+    if sender is None:
+        return evidence
+    narrow = evidence.kind == "opt_out" and (evidence.purpose is not None or sender.stop_scope == "sender")
+    return replace(evidence, controller=None if narrow else sender.controller)
 
 
 async def _hold(tx: AsyncConnection, changes: Mapping[str, _Change], reviews: Sequence[Review]) -> None:

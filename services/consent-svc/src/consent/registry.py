@@ -55,7 +55,7 @@ def router(refused_oadcs: Collection[str]) -> APIRouter:
 
     @routes.put("/{sender_id}")
     async def change_sender(sender_id: Storable, body: ChangedSender, caller: WritesSenders, held: Held) -> SenderBody:
-        """A new version where anything differs; the version it has where nothing does. Left out, `controller` stays."""
+        """A new version where anything differs; the version it has where nothing does. `controller` stays."""
         caller.may_use(sender_id)
         if body.sender_id not in (None, sender_id):
             raise Invalid("the body names another sender", reasons=[Reason("sender_id", "not_the_path")])
@@ -65,9 +65,12 @@ def router(refused_oadcs: Collection[str]) -> APIRouter:
                 raise _no_sender()
             if body.oadc != registered.oadc:
                 _check_oadc(body.oadc, refused_oadcs)
-            if body.controller != registered.controller:
-                _check_controller(caller, body.controller)
-            wanted = _sender(sender_id, body, body.controller or registered.controller)
+            if body.controller not in (None, registered.controller):
+                raise Invalid(
+                    "another legal entity is another sender, with consents of its own",
+                    reasons=[Reason("controller", "not_changeable")],
+                )
+            wanted = _sender(sender_id, body, registered.controller)
             sender = await senders.change(tx, registered, wanted, datetime.now(UTC))
         return _body(sender)
 

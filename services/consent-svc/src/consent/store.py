@@ -324,13 +324,35 @@ async def with_opt_out_of(tx: AsyncConnection, sender_id: str, after: str, limit
     return [_subject(row) for row in rows]
 
 
-async def recorded(tx: AsyncConnection, evidence_ids: Collection[str]) -> set[str]:
-    """Those of `evidence_ids` that the ledger holds."""
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """What the ledger asks of a sender: who is behind it, and how far a STOP to it reaches."""
+
+    controller: str
+    stop_scope: StopScope
+
+
+async def known(
+    tx: AsyncConnection, evidence_ids: Collection[str], sender_ids: Collection[str]
+) -> tuple[set[str], dict[str, Registered]]:
+    """Those of `evidence_ids` that the ledger holds, and those of `sender_ids` that are registered."""
     rows = await tx.execute(
-        text("SELECT evidence_id FROM evidence WHERE evidence_id = ANY(CAST(:ids AS text[]))"),
-        {"ids": list(evidence_ids)},
+        text(
+            "SELECT evidence_id AS id, NULL AS controller, NULL AS stop_scope"
+            " FROM evidence WHERE evidence_id = ANY(CAST(:evidence_ids AS text[]))"
+            " UNION ALL SELECT sender_id, controller, stop_scope"
+            " FROM sender WHERE sender_id = ANY(CAST(:sender_ids AS text[]))"
+        ),
+        {"evidence_ids": list(evidence_ids), "sender_ids": list(sender_ids)},
     )
-    return {row.evidence_id for row in rows}
+    held: set[str] = set()
+    registered = {}
+    for row in rows:
+        if row.controller is None:
+            held.add(row.id)
+        else:
+            registered[row.id] = Registered(row.controller, row.stop_scope)
+    return held, registered
 
 
 async def append_entries(tx: AsyncConnection, entries: Sequence[Entry]) -> None:
