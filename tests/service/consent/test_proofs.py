@@ -1,5 +1,7 @@
 """Proof over HTTP: what a caller gets for an opt-in, and what a stranger can do with it."""
 
+import hashlib
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -70,7 +72,39 @@ async def test_a_receipt_is_checked_by_any_library_with_the_published_keys(servi
 
 async def test_a_receipt_holds_no_number_and_no_text_of_the_person(service: httpx.AsyncClient) -> None:
     answer = await service.get(f"/v1/receipts/{await recorded(service)}")
-    assert not any(told in answer.text for told in ("98123", "98 12", "Oui", "agent-12"))
+    told = json.dumps(answer.json()["record"])
+    assert not any(personal in told for personal in ("98123", "98 12", "Oui", "agent-12"))
+
+
+async def test_what_a_receipt_does_not_tell_comes_beside_it_and_can_be_held_against_it(
+    service: httpx.AsyncClient,
+) -> None:
+    answer = (await service.get(f"/v1/receipts/{await recorded(service)}")).json()
+    personal = answer["sealed"]
+    assert personal["text_shown"] == "Oui, je veux vos offres"
+    salt = personal.pop("salt")
+    written = json.dumps(personal, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert hashlib.sha256((salt + written).encode()).hexdigest() == answer["record"]["ledger"]["sealed"]
+
+
+async def test_a_receipt_and_a_bundle_name_who_asked_in_the_words_of_then(service: httpx.AsyncClient) -> None:
+    evidence_id = await recorded(service)
+    reworded = SENDER | {"legal_name": "ACME Group", "purposes": [{"id": "promotions", "wording": "Tout par SMS"}]}
+    assert (await service.put("/v1/senders/acme", json=reworded)).status_code == 200
+    again = await recorded(service, occurred_at="2026-03-03T14:05:00+01:00")
+    for identity, name, wording in (
+        (evidence_id, "ACME SAS", "Nos offres par SMS"),
+        (again, "ACME Group", "Tout par SMS"),
+    ):
+        record = (await service.get(f"/v1/receipts/{identity}")).json()["record"]
+        assert [party["party_name"] for party in record["party_identification"]] == [name]
+        assert [purpose["purpose_description"] for purpose in record["purposes"]] == [wording]
+    report = await checked(service, await bundle(service))
+    assert report.problems == []
+    assert [(p.version, p.wording("promotions")) for p in report.senders] == [
+        (1, "Nos offres par SMS"),
+        (2, "Tout par SMS"),
+    ]
 
 
 async def test_a_receipt_asked_for_again_is_the_same(service: httpx.AsyncClient) -> None:
@@ -212,4 +246,4 @@ async def test_after_an_erasure_the_bundle_holds_the_receipts_are_the_same_and_n
     assert b"Oui, je veux" not in file
     assert b"agent-12" not in file
     after = (await service.get(f"/v1/receipts/{evidence_id}")).json()
-    assert after == before
+    assert after == before | {"sealed": None}

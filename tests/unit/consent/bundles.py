@@ -5,12 +5,14 @@ from typing import Any
 
 import msgspec
 
+from common.contracts.consent import Purpose
 from common.settings import KeyRingSettings
 from common.signing import PublicKeys, SigningKeys
 from consent import ledger
 from consent.bundle import MessageLine, SubjectLine, Withheld, Writer
 from consent.chain import GENESIS, Entry, chained
 from consent.ledger import Evidence
+from consent.proof import Party
 from tests.running import SIGNING_RING
 from tests.unit.consent.evidences import at, opt_in, stop
 
@@ -22,6 +24,25 @@ SAID = (
     stop(1),
     opt_in(2, basis="soft_opt_in", sale_reference="F-2026-1"),
 )
+
+
+def party(version: int = 1, **changes: Any) -> Party:
+    fields: dict[str, Any] = {
+        "sender_id": "acme",
+        "version": version,
+        "in_force_from": at(-60),
+        "controller": "acme-group",
+        "legal_name": "ACME SAS",
+        "brand": "Acme",
+        "contact": "contact@acme.example",
+        "country": "FR",
+        "stop_code": "36111",
+        "purposes": (Purpose(id="promotions", wording="Nos offres par SMS"),),
+    }
+    return Party(**(fields | changes))
+
+
+PARTIES = (party(), party(2, in_force_from=at(12.5), legal_name="ACME Group"))
 
 
 def chain_of(said: Sequence[Evidence] = SAID) -> list[Entry]:
@@ -60,12 +81,12 @@ def message(minutes: float, **changes: Any) -> MessageLine:
 
 
 def campaign_of(line: SubjectLine, told: Sequence[Entry | Withheld], messages: Sequence[MessageLine]) -> bytes:
-    writer = Writer(keys, at(60))
+    writer = Writer(keys, at(60), PARTIES)
     return writer.opening("c1") + writer.subject(line, told, messages) + writer.end()
 
 
 def bundle_of(line: SubjectLine, told: Sequence[Entry | Withheld], by: SigningKeys = keys) -> bytes:
-    writer = Writer(by, at(60))
+    writer = Writer(by, at(60), PARTIES)
     return writer.opening() + writer.subject(line, told) + writer.end()
 
 

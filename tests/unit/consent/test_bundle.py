@@ -12,7 +12,7 @@ import pytest
 from common.settings import KeyRingSettings
 from common.signing import PublicKeys, SigningKeys
 from consent import proof, verify_bundle
-from consent.bundle import Report, Standing, Withheld, Writer, check
+from consent.bundle import Report, Standing, Withheld, check
 from consent.chain import GENESIS, PERSONAL, chained
 from consent.ledger import Evidence
 from tests.unit.consent.bundles import (
@@ -22,6 +22,7 @@ from tests.unit.consent.bundles import (
     chain_of,
     keys,
     message,
+    party,
     published,
     subject_line,
     whole,
@@ -61,7 +62,7 @@ def test_it_is_checked_with_no_more_than_a_digest_and_any_jws_library() -> None:
     jwk = jwt.PyJWK(json.loads(lines[1])["jwks"]["keys"][0])
     sealed = jwt.decode(json.loads(end)["signature"], jwk, algorithms=["EdDSA"])
     assert (sealed["sha256"], sealed["lines"]) == (hashlib.sha256(b"".join(lines)).hexdigest(), len(lines))
-    entry = json.loads(lines[3])
+    entry = json.loads(lines[5])
     assert jwt.decode(entry["receipt"], jwk, algorithms=["EdDSA"])["ledger"]["hash"] == entry["entry"]["hash"]
 
 
@@ -93,7 +94,7 @@ def test_an_entry_rewritten_with_its_hash_breaks_the_next() -> None:
     entries = chain_of()
     entries[0] = chained("s1-00", 1, opt_in(0, text_shown="Non"), entries[0].recorded_at, GENESIS, "5a" * 16)
     report = checked(bundle_of(subject_line(entries), entries))
-    assert [problem.line for problem in report.problems] == [5]  # of the second entry
+    assert [problem.line for problem in report.problems] == [7]  # of the second entry
 
 
 @pytest.mark.parametrize("left", [[0, 1], [1, 2], [0, 2], [0, 2, 1], [0, 0, 1, 2], []])
@@ -109,7 +110,7 @@ def test_an_erased_ledger_holds_with_the_receipts_of_before_and_is_said_to_be_er
     gone: dict[str, Any] = dict.fromkeys(PERSONAL)
     before = chain_of()
     after = [replace(e, salt=None, evidence=replace(e.evidence, **gone)) for e in before]
-    assert [proof.receipt(e, keys) for e in after] == [proof.receipt(e, keys) for e in before]
+    assert [proof.receipt(e, party(), keys) for e in after] == [proof.receipt(e, party(), keys) for e in before]
     assert run(tmp_path, bundle_of(subject_line(after), after), keys.jwks) == 0
     told = capsys.readouterr().out
     assert told.count("what was shown and by whom is erased") == len(after)
@@ -125,8 +126,8 @@ def test_a_state_that_the_entries_do_not_amount_to_is_found() -> None:
 
 def test_a_receipt_of_another_entry_is_found() -> None:
     lines = whole().splitlines(keepends=True)
-    first, second = json.loads(lines[3]), json.loads(lines[4])
-    lines[3] = lines[3].replace(first["receipt"].encode(), second["receipt"].encode())
+    first, second = json.loads(lines[5]), json.loads(lines[6])
+    lines[5] = lines[5].replace(first["receipt"].encode(), second["receipt"].encode())
     assert "the receipt is of something else" in why(b"".join(lines))
 
 
@@ -189,13 +190,14 @@ def test_a_campaigns_bundle_keeps_no_more_in_memory_than_what_somebody_has_to_lo
 def test_a_message_of_another_campaign_or_of_nobody_is_found() -> None:
     entries = chain_of()
     assert "another campaign" in why(campaign_of(subject_line(entries), entries, [message(14, campaign_id="c2")]))
-    assert "another campaign" in why(
-        Writer(keys, at(60)).opening() + Writer(keys, at(60)).subject(subject_line(entries), entries, [message(14)])
-    )
-    writer = Writer(keys, at(60))
-    lines = [writer.opening("c1"), writer.subject(subject_line(entries), entries, [message(14)]), writer.end()]
-    nobodys = b"".join([lines[0], lines[1].splitlines(keepends=True)[-1], lines[2]])
-    assert "a message of nobody" in why(nobodys)
+    *before, last, end = campaign_of(subject_line(entries), entries, [message(14)]).splitlines(keepends=True)
+    nobodys = [line for line in before if not line.startswith((b'{"line":"subject"', b'{"consents"', b'{"entry"'))]
+    assert "a message of nobody" in why(b"".join([*nobodys, last, end]))
+
+
+def test_nothing_of_a_bundle_may_follow_its_end() -> None:
+    for line in (lines := whole().splitlines(keepends=True)):
+        assert "something follows the end" in why(b"".join([*lines, line]))
 
 
 def test_the_command_counts_a_campaigns_messages_by_what_they_stood_on(
@@ -230,7 +232,8 @@ def test_the_command_tells_what_was_said_and_shown_and_what_holds_now(
     told = capsys.readouterr().out.splitlines()
     assert told[0] == "subject s1-00"
     assert told[1] == (
-        "   1 2026-03-02T12:00:00+00:00 opt_in of acme/promotions by shop, form checkout version 7,"
+        "   1 2026-03-02T12:00:00+00:00 opt_in of acme/promotions by shop,"
+        ' asked by ACME SAS as "Nos offres par SMS", form checkout version 7,'
         ' shown "Oui, « je veux » vos offres\ufffd"'
     )
     assert told[2] == "   2 2026-03-02T12:01:00+00:00 opt_out of acme/every purpose by mo"
@@ -240,7 +243,7 @@ def test_the_command_tells_what_was_said_and_shown_and_what_holds_now(
 
 def test_the_command_says_where_it_does_not_hold_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, whole().replace(b"shop", b"shoq", 1), keys.jwks) == 1
-    assert "line 4: the chain does not hold here" in (told := capsys.readouterr().out)
+    assert "line 6: the chain does not hold here" in (told := capsys.readouterr().out)
     assert told.endswith("DOES NOT HOLD\n")
     assert run(tmp_path, whole(), strangers.jwks) == 1
 

@@ -326,12 +326,27 @@ class ProofBody(Body):
     name_the_number: bool = False
 
 
+class SealedBody(BaseModel):
+    """What the receipt proves and does not tell: its `ledger.sealed` is the SHA-256 of `salt` and the canonical JSON of
+    the rest."""
+
+    salt: str
+    actor: str | None
+    form_id: str | None
+    form_version: str | None
+    reference: str | None
+    sale_reference: str | None
+    text_shown: str | None
+
+
 class ReceiptBody(BaseModel):
-    """`receipt`: a compact JWS, to be checked against /.well-known/jwks.json; `record`: its payload, read."""
+    """`receipt`: a compact JWS, checked against /.well-known/jwks.json; `record`: its payload; `sealed`: null once
+    it is erased."""
 
     evidence_id: str
     receipt: str
     record: dict[str, Any]
+    sealed: SealedBody | None
 
 
 def bodies(reasons: tuple[Reason, ...]) -> tuple[ReasonBody, ...]:

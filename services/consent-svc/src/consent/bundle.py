@@ -4,6 +4,7 @@ JSON Lines (UTF-8, one canonical object a line, each line ended by a newline), i
 
     bundle    what this is
     keys      the JWK set that checks the signatures, a convenience: trust the one that was published
+    sender    who asked, and in which words: each version that was ever in force of those named below
     subject   who it is of and what now holds, then the whole chain of it, oldest first:
       entry     a line of the ledger and its signed receipt
       withheld  one that is not for whoever asked to see: its place and its hash
@@ -28,6 +29,7 @@ from common.contracts.consent import Consent, Suppression
 from common.signing import Forged, PublicKeys, SigningKeys, Type, key_id
 from consent import ledger, proof
 from consent.chain import GENESIS, Entry, canonical, holds
+from consent.proof import Party
 
 FORMAT = "placet-bundle-1"
 SIGNED: Final[Type] = "placet-bundle"
@@ -50,6 +52,10 @@ class Opening(_Line, frozen=True, kw_only=True, tag="bundle"):
 
 class Keys(_Line, frozen=True, kw_only=True, tag="keys"):
     jwks: dict[str, Any]
+
+
+class SenderLine(_Line, frozen=True, kw_only=True, tag="sender"):
+    sender: Party
 
 
 class SubjectLine(_Line, frozen=True, kw_only=True, tag="subject"):
@@ -88,22 +94,27 @@ class End(_Line, frozen=True, kw_only=True, tag="end"):
     signature: str
 
 
-Line = Opening | Keys | SubjectLine | EntryLine | Withheld | MessageLine | End
+Line = Opening | Keys | SenderLine | SubjectLine | EntryLine | Withheld | MessageLine | End
 _lines = msgspec.json.Decoder(Line)
 
 
 class Writer:
     """Turns lines into bytes, and signs them all at the end."""
 
-    def __init__(self, keys: SigningKeys, made_at: datetime) -> None:
+    def __init__(self, keys: SigningKeys, made_at: datetime, senders: Sequence[Party]) -> None:
+        """`senders`: each version of those that the entries name."""
         self._keys = keys
         self._made_at = made_at
+        self._senders = senders
         self._seal = _Seal()
 
     def opening(self, campaign_id: str | None = None) -> bytes:
-        return self._written(Opening(format=FORMAT, made_at=self._made_at, campaign_id=campaign_id)) + self._written(
-            Keys(jwks=self._keys.jwks)
-        )
+        lines: list[Line] = [
+            Opening(format=FORMAT, made_at=self._made_at, campaign_id=campaign_id),
+            Keys(jwks=self._keys.jwks),
+            *(SenderLine(sender=sender) for sender in self._senders),
+        ]
+        return b"".join(map(self._written, lines))
 
     def subject(
         self, line: SubjectLine, entries: Iterable[Entry | Withheld], messages: Iterable[MessageLine] = ()
@@ -116,7 +127,8 @@ class Writer:
     def _with_receipt(self, entry: Entry | Withheld) -> EntryLine | Withheld:
         if isinstance(entry, Withheld):
             return entry
-        return EntryLine(entry=entry, receipt=proof.receipt(entry, self._keys))
+        sender = proof.in_force(self._senders, entry)
+        return EntryLine(entry=entry, receipt=proof.receipt(entry, sender, self._keys))
 
     def _written(self, line: Line) -> bytes:
         raw = _written(line)
@@ -150,6 +162,7 @@ class Report:
     campaign_id: str | None = None
     signed_by: set[str] = field(default_factory=set)  # ids of the keys
     jwks: dict[str, Any] | None = None  # the bundle's own
+    senders: list[Party] = field(default_factory=list)
     subjects: list[SubjectLine] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
     standings: Counter[Standing] = field(default_factory=Counter)  # of the messages
@@ -217,6 +230,9 @@ class _Check:
                 self._open(line)
             case Keys():
                 self._take_keys(line)
+            case SenderLine():
+                self._end_subject()
+                self.report.senders.append(line.sender)
             case SubjectLine():
                 self._end_subject()
                 self._begin(line)
@@ -277,7 +293,8 @@ class _Check:
         self._entries.append(entry)
         if self.report.campaign_id is None:
             self.report.entries.append(entry)
-        if self._signed(line.receipt, proof.RECEIPT) not in (None, proof.record(entry)):
+        expected = proof.record(entry, proof.in_force(self.report.senders, entry))
+        if self._signed(line.receipt, proof.RECEIPT) not in (None, expected):
             self._problem("the receipt is of something else")
 
     def _skip(self, line: Withheld) -> None:

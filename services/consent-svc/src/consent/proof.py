@@ -6,8 +6,13 @@ or wrote is therefore proven by the receipt without being in it.
 """
 
 import json
+from collections.abc import Iterable
+from datetime import datetime
 from typing import Any, Final
 
+import msgspec
+
+from common.contracts.consent import Purpose
 from common.signing import Forged, PublicKeys, SigningKeys, Type
 from consent.chain import Entry, canonical
 
@@ -23,8 +28,34 @@ EVENT_STATES = {  # what each kind of evidence made of the consent it names, in 
 }
 
 
-def record(entry: Entry) -> bytes:
+class Party(msgspec.Struct, frozen=True, kw_only=True):
+    """A sender as it was registered from one instant on: who asks for consent, and in which words. Each of its versions
+    is one."""
+
+    sender_id: str
+    version: int
+    in_force_from: datetime
+    controller: str
+    legal_name: str
+    brand: str
+    contact: str
+    country: str
+    stop_code: str
+    purposes: tuple[Purpose, ...]
+
+    def wording(self, purpose: str | None) -> str | None:
+        return next((p.wording for p in self.purposes if p.id == purpose), None)
+
+
+def in_force(versions: Iterable[Party], entry: Entry) -> Party | None:
+    """The version of the entry's sender that was in force when it was recorded. None: every sender's, or not known."""
+    then = [v for v in versions if v.sender_id == entry.evidence.sender_id and v.in_force_from <= entry.recorded_at]
+    return max(then, key=lambda v: v.version, default=None)
+
+
+def record(entry: Entry, sender: Party | None) -> bytes:
     """The payload of the receipt of `entry`, as canonical JSON. No number, no free text: who it is of is a keyed hash.
+    `sender`: as it was in force then.
 
     `purpose` null is all purposes of the controller, no controller at all is every sender.
     """
@@ -37,12 +68,15 @@ def record(entry: Entry) -> bytes:
         "purposes": [
             {
                 "purpose": said.purpose,
+                "purpose_description": sender.wording(said.purpose) if sender else None,
                 "lawful_basis": said.basis,
                 "pii_controllers": [said.sender_id] if said.sender_id else [],
+                "withdrawal_method": f"STOP by SMS to {sender.stop_code}" if sender else None,
                 "pii_information": [{"pii_type": "mobile telephone number"}],
                 "collection_method": said.source,
             }
         ],
+        "party_identification": [_party(sender)] if sender else [],
         "events": [
             {
                 "event_time": said.occurred_at,
@@ -62,9 +96,9 @@ def record(entry: Entry) -> bytes:
     return canonical(written)
 
 
-def receipt(entry: Entry, keys: SigningKeys) -> str:
+def receipt(entry: Entry, sender: Party | None, keys: SigningKeys) -> str:
     """The signed receipt of `entry`, a compact JWS: the same for ever while the same key signs."""
-    return keys.sign(record(entry), RECEIPT)
+    return keys.sign(record(entry, sender), RECEIPT)
 
 
 def read_receipt(token: str, keys: PublicKeys) -> dict[str, Any]:
@@ -76,3 +110,16 @@ def read_receipt(token: str, keys: PublicKeys) -> dict[str, Any]:
     if not isinstance(read, dict):
         raise Forged("no receipt")
     return read
+
+
+def _party(sender: Party) -> dict[str, Any]:
+    return {
+        "party_id": sender.sender_id,
+        "party_role": "PII controller",
+        "party_name": sender.legal_name,
+        "party_contact": sender.contact,
+        "party_country": sender.country,
+        "brand": sender.brand,
+        "controller": sender.controller,
+        "sender_version": sender.version,
+    }

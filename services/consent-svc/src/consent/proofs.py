@@ -14,8 +14,9 @@ from common.settings import KeyRingSettings, ServiceSettings
 from common.signing import SigningKeys
 from consent import ledger, proof, store
 from consent.api import any_number
-from consent.bodies import ProofBody, ReceiptBody
+from consent.bodies import ProofBody, ReceiptBody, SealedBody
 from consent.bundle import SubjectLine, Withheld, Writer
+from consent.chain import PERSONAL
 from consent.store import Subject
 
 BUNDLE_TYPE = "application/jsonl"
@@ -42,12 +43,18 @@ def router(ring: KeyRingSettings, retired: dict[str, str]) -> APIRouter:
         """The receipt of one opt-in or opt-out, and what it says. Another sender's is not found."""
         async with held.database.begin() as tx:
             entry = await store.find_entry(tx, evidence_id)
+            named = {entry.evidence.sender_id} if entry and entry.evidence.sender_id else set()
+            parties = await store.parties(tx, named)
         if entry is None or not caller.sees(entry.evidence.sender_id):
             raise NotFound("no such evidence", reasons=[Reason("evidence_id", "unknown_evidence")])
+        sender = proof.in_force(parties, entry)
         return ReceiptBody(
             evidence_id=evidence_id,
-            receipt=proof.receipt(entry, keys),
-            record=json.loads(proof.record(entry)),
+            receipt=proof.receipt(entry, sender, keys),
+            record=json.loads(proof.record(entry, sender)),
+            sealed=SealedBody(salt=entry.salt, **{name: getattr(entry.evidence, name) for name in PERSONAL})
+            if entry.salt
+            else None,
         )
 
     @routes.post("/v1/proofs", response_class=Response, responses={200: {"content": {BUNDLE_TYPE: {}}}})
@@ -63,6 +70,8 @@ def router(ring: KeyRingSettings, retired: dict[str, str]) -> APIRouter:
         async with held.database.begin() as tx:
             subject = await store.find_subject(tx, subject_id) or Subject(subject_id=subject_id)
             entries = await store.whole_history(tx, subject_id, subject.entries)
+            named = {e.evidence.sender_id for e in entries if e.evidence.sender_id}
+            parties = await store.parties(tx, [sender_id for sender_id in named if caller.sees(sender_id)])
         line = SubjectLine(
             subject_id=subject_id,
             number=number if body.name_the_number else None,
@@ -72,7 +81,7 @@ def router(ring: KeyRingSettings, retired: dict[str, str]) -> APIRouter:
             consents=tuple(c for c in ledger.consents(subject.state) if caller.sees(c.sender_id)),
             suppressions=tuple(s for s in ledger.suppressions(subject.state) if caller.sees(s.sender_id)),
         )
-        writer = Writer(keys, datetime.now(UTC))
+        writer = Writer(keys, datetime.now(UTC), parties)
         told = [e if caller.sees(e.evidence.sender_id) else Withheld(position=e.position, hash=e.hash) for e in entries]
         file = writer.opening() + writer.subject(line, told) + writer.end()
         headers = {"Content-Disposition": f'attachment; filename="placet-proof-{subject_id}.jsonl"'}

@@ -34,6 +34,7 @@ from common.contracts.consent import Purpose, Replies, StopScope
 from common.database import new_metadata
 from consent.chain import GENESIS, PERSONAL, Entry
 from consent.ledger import NEVER_SEEN, Evidence, SubjectState
+from consent.proof import Party
 
 IN_OUR_WORDS = Replies()
 HISTORY_ENTRIES = 1000  # the newest, in one lookup
@@ -530,6 +531,18 @@ async def sender_versions(tx: AsyncConnection, sender_id: str, after: int, limit
     return [(_sender_content.decode(row.content), row.in_force_from) for row in rows]
 
 
+async def parties(tx: AsyncConnection, sender_ids: Collection[str]) -> list[Party]:
+    """All that these senders ever were, as receipts tell it."""
+    rows = await tx.execute(
+        text(
+            "SELECT content::text AS content, in_force_from FROM sender_version"
+            " WHERE sender_id = ANY(CAST(:ids AS text[])) ORDER BY sender_id, version"
+        ),
+        {"ids": sorted(sender_ids)},
+    )
+    return [_party(_sender_content.decode(row.content), row.in_force_from) for row in rows]
+
+
 @dataclass(frozen=True, slots=True)
 class Purposes:
     """What a sender asks consent for, and all it ever asked consent for."""
@@ -683,6 +696,21 @@ def _sender(row: Row[Any]) -> Sender:
         stop_scope=row.stop_scope,
         replies=_replies.decode(row.replies),
         version=row.version,
+    )
+
+
+def _party(sender: Sender, in_force_from: datetime) -> Party:
+    return Party(
+        sender_id=sender.sender_id,
+        version=sender.version,
+        in_force_from=in_force_from,
+        controller=sender.controller,
+        legal_name=sender.legal_name,
+        brand=sender.brand,
+        contact=sender.contact,
+        country=sender.country,
+        stop_code=sender.stop_code,
+        purposes=sender.purposes,
     )
 
 

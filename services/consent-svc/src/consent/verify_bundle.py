@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from common.signing import PublicKeys
-from consent import bundle
+from consent import bundle, proof
 from consent.bundle import LINE_BYTES, Report, Standing
 from consent.chain import Entry
+from consent.proof import Party
 
 MEANING = {
     Standing.CONSENT: "stood on a consent on record",
@@ -57,7 +58,7 @@ def _told(report: Report, trusted: PublicKeys | None) -> Iterator[str]:
         yield f"message {message.message_id} at {message.handed_off_at.isoformat()}: {MEANING[standing]}"
     for subject in report.subjects:
         yield f"subject {subject.subject_id}" + (f", number {subject.number}" if subject.number else "")
-    yield from map(_entry, report.entries)
+    yield from (_entry(entry, proof.in_force(report.senders, entry)) for entry in report.entries)
     if report.withheld:
         yield f"{report.withheld} entries are withheld: their places can be checked, not their content"
     for subject in report.subjects:
@@ -71,13 +72,17 @@ def _told(report: Report, trusted: PublicKeys | None) -> Iterator[str]:
     yield "HOLDS" if report.holds else "DOES NOT HOLD"
 
 
-def _entry(entry: Entry) -> str:
+def _entry(entry: Entry, sender: Party | None) -> str:
     said = entry.evidence
-    scope = f"{said.sender_id or 'every sender'}/{said.purpose or 'every purpose'}"
-    shown = f', shown "{said.text_shown}"' if said.text_shown else ""
-    form = f", form {said.form_id} version {said.form_version}" if said.form_id else ""
-    personal = ", what was shown and by whom is erased" if entry.erased else form + shown
-    return f"{entry.position:>4} {said.occurred_at.isoformat()} {said.kind} of {scope} by {said.source}{personal}"
+    told = f"{entry.position:>4} {said.occurred_at.isoformat()} {said.kind} of"
+    told += f" {said.sender_id or 'every sender'}/{said.purpose or 'every purpose'} by {said.source}"
+    if sender and (wording := sender.wording(said.purpose)):
+        told += f', asked by {sender.legal_name} as "{wording}"'
+    if entry.erased:
+        return told + ", what was shown and by whom is erased"
+    if said.form_id:
+        told += f", form {said.form_id} version {said.form_version}"
+    return told + (f', shown "{said.text_shown}"' if said.text_shown else "")
 
 
 def _printable(line: str) -> str:
