@@ -9,7 +9,7 @@ PACKAGES := libs/common services/consent-svc services/campaign-svc services/disp
 SOURCES := libs services stack tests examples bench
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo up down status check fmt lint types imports test unit property contract service e2e schemas corpus bench kafka clean
+.PHONY: help install lock demo up down status page check fmt lint types imports test unit property contract service e2e schemas corpus bench kafka clean
 
 ##@ Everyday
 help: ## This list
@@ -34,6 +34,9 @@ down: install ## Stop what `make up` started
 
 status: install ## What is running
 	$(BIN)/python -m stack status
+
+page: install ## The address of a preference page in what `make up` started, for your browser
+	@$(BIN)/python -m stack page
 
 kafka: install ## Apache Kafka itself, until Ctrl-C (B=3 for three brokers); needs Java 17, and Maven the first time
 	$(BIN)/python -m stack kafka $(or $(B),1)

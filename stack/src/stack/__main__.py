@@ -1,4 +1,4 @@
-"""`python -m stack up | down | status | demo | kafka 1|3`: the local stack from the command line, under `.placet/`.
+"""`python -m stack up | down | status | page | demo | kafka 1|3`: the local stack, under `.placet/`.
 
 `up` leaves a supervisor in the background and returns when everything is ready; HOURS=france takes the real sending
 hours, otherwise the demonstration policy is in force. `down` ends it. The supervisor holds a lock on its pid file for
@@ -21,6 +21,7 @@ from typing import BinaryIO, cast, get_args
 
 from stack.environment import SERVICES, Hours
 from stack.kafka import Kafka, fetch
+from stack.preferences import link
 from stack.processes import DidNotStart, Died, Supervisor, tail
 from stack.running import STACK_ENV, make_empty, running_stack
 
@@ -88,10 +89,9 @@ def status() -> int:
     if supervisor_pid() is None:
         return _fail(f"not up ({LOG} tells how it ended)" if LOG.exists() else "not up")
     try:
-        lines = (FOLDER / STACK_ENV).read_text().splitlines()
+        told = _told()
     except FileNotFoundError:
         return _fail("starting, or going down")
-    told = dict(line.split("=", 1) for line in lines)
     red = 0
     for name in (*SERVICES, "simulator"):
         url = told[f"{name.upper()}_URL"]
@@ -105,6 +105,18 @@ def status() -> int:
     else:
         print(f"  sending hours: {hours}")
     return 1 if red else 0
+
+
+def page() -> int:
+    """Prints the address of a preference page, for a browser on this machine."""
+    if supervisor_pid() is None:
+        return _fail("not up: `make up` first")
+    told = _told()
+    try:
+        print(link(told["CONSENT_URL"], told["TOKEN"]))
+    except urllib.error.HTTPError as error:
+        return _fail(f"consent-svc said {error.code}: {error.read().decode(errors='replace').strip()[:500]}")
+    return 0
 
 
 def supervise(hours: Hours) -> int:
@@ -175,6 +187,11 @@ def supervisor_pid() -> int | None:
         return None
 
 
+def _told() -> dict[str, str]:
+    """stack.env, by name."""
+    return dict(line.split("=", 1) for line in (FOLDER / STACK_ENV).read_text().splitlines())
+
+
 def _lock(file: BinaryIO) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -206,13 +223,15 @@ def main(arguments: list[str]) -> int:
             return down()
         case ["status"]:
             return status()
+        case ["page"]:
+            return page()
         case ["demo"]:
             return int(importlib.import_module("stack.demo").run() or 0)
         case ["kafka", ("1" | "3") as brokers]:
             return kafka(int(brokers))
         case ["supervise", ("demonstration" | "france") as hours]:
             return supervise(hours)
-    return _fail("usage: python -m stack up | down | status | demo | kafka 1|3")
+    return _fail("usage: python -m stack up | down | status | page | demo | kafka 1|3")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
+
 from stack.environment import SERVICES
 
 
@@ -42,6 +44,13 @@ async def test_up_says_where_everything_is_and_down_leaves_nothing(tmp_path: Pat
         for what in ("supervise", "postgres", "tansu", *(f"-m {name}" for name in (*SERVICES, "stack.simulator"))):
             assert any(what in args for args in running), what
         assert (await stack("up", tmp_path))[1].startswith("already up")
+        for _ in range(2):  # the person is put on record once
+            code, link = await stack("page", tmp_path)
+            assert code == 0, link
+            async with httpx.AsyncClient() as reader:
+                shown = await reader.get(link.strip())
+            assert "Vos SMS de Librairie de l’Aube" in shown.text
+            assert shown.text.count("Ne plus recevoir") == 2
     finally:
         code, said = await stack("down", tmp_path)
     assert (code, said) == (0, "down\n")
@@ -54,6 +63,7 @@ async def test_a_pid_that_no_supervisor_holds_is_left_alone(tmp_path: Path) -> N
     (tmp_path / ".placet").mkdir()
     (tmp_path / ".placet" / "supervisor.pid").write_text(str(os.getpid()))
     assert await stack("status", tmp_path) == (1, "not up\n")
+    assert await stack("page", tmp_path) == (1, "not up: `make up` first\n")
     assert await stack("down", tmp_path) == (0, "was not up\n")
 
 

@@ -31,6 +31,7 @@ from common.msisdn import NumberRefused, parse
 from common.problems import DATABASE_DOWN, Conflict, Forbidden, Invalid, NotFound, Reason
 from common.service import Resources, resources
 from common.settings import ServiceSettings
+from common.telemetry import counter
 from consent import recorder, store
 from consent.bodies import Body, Number
 from consent.chain import evidence_id
@@ -90,6 +91,7 @@ CODES: dict[Status, int] = {
     "down": 503,
 }
 COOKIE = "browser"
+ANSWERS = counter("sms_consent_page_answers_total", "Answers of the preference page, by what was answered.", ["result"])
 
 
 class NoPage(Conflict):
@@ -300,6 +302,7 @@ async def copy(written: str, request: Request, held: Held) -> Response:
         seen = await _seen(tx, held, visit)
         if not await _taken(tx, held, visit, form, seen.entries, "copy"):
             return _door(request, "other" if visit.elsewhere else "stale", visit.words)
+    ANSWERS.labels("copy").inc()
     name = f"{visit.words('copy_file')}-{visit.now:%Y-%m-%d}"
     as_csv = form.get("format") == "csv"
     return Response(
@@ -390,6 +393,7 @@ def _words(request: Request, asked: str | None = None) -> Words:
 
 def _back(visit: _Visit) -> Response:
     """To the page as it now is: the ledger itself says what was done."""
+    ANSWERS.labels("done").inc()
     return RedirectResponse(f"{visit.here}?lang={visit.words.language}", 303, headers=HEADERS)
 
 
@@ -400,6 +404,7 @@ def _door(request: Request, what: Status, words: Words | None = None) -> Respons
 
 
 def _html(words: Words, template: str, status: int, **more: Any) -> Response:
+    ANSWERS.labels(more.get("what", "page")).inc()
     [other] = [language for language in LANGUAGES if language != words.language]
     markup = _templates.get_template(template).render(t=words, other=other, css=Markup(CSS), **more)  # noqa: S704
     return HTMLResponse(markup, status, headers={**HEADERS, "Content-Language": words.language})

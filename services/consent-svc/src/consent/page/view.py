@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from common.contracts.consent import State
+from common.contracts.consent import RETENTION_MONTHS, State
 from consent import ledger
 from consent.chain import Entry
 from consent.ledger import Evidence, SubjectState
@@ -76,6 +76,12 @@ class View:
     @property
     def on(self) -> bool:
         return any(party.on for party in self.parties)
+
+    @property
+    def retention_months(self) -> int:
+        """How long the longest consent asked for here holds after the person's last contact."""
+        asked = [p.retention_months for party in self.parties for p in party.sender.purposes]
+        return max(asked, default=RETENTION_MONTHS)
 
     def choice(self, sender_id: str, purpose: str) -> Choice | None:
         shown = (choice for party in self.parties for choice in party.choices)
