@@ -149,6 +149,26 @@ async def test_a_link_for_every_sender_shows_each_and_stops_them_all(service: Se
     assert set((await service.states()).values()) == {"opted_out"}
 
 
+async def test_a_stop_to_another_brand_of_the_same_house_shows_on_the_page_of_this_one(
+    service: Service, browser: Browser
+) -> None:
+    sister = SENDER | {"sender_id": "lune-bebe", "brand": "Lune Bébé", "oadc": "LUNEBEBE", "controller": "maison-lune"}
+    assert (await service.api.post("/v1/senders", json=sister)).status_code == 201
+    await service.consent(sender_id="lune-bebe")
+    await service.consent()
+    async with person(browser) as visit:
+        url = await service.link(sender_id="lune-bebe")
+        await visit.page.goto(url)
+        await expect(visit.page.get_by_text("L’arrêt vaut pour toutes les marques de Maison Lune SAS.")).to_be_visible()
+        everything = {"sender_id": "maison-lune", "number": NUMBER, "evidence": {"source": "desk"}}
+        assert (await service.api.post("/v1/opt-outs", json=everything)).status_code == 201
+        await visit.page.reload()
+        await expect(visit.page.get_by_role("status")).to_contain_text("Lune Bébé ne vous enverra plus")
+        await visit.page.get_by_text("L’historique complet").click()
+        await expect(visit.page.get_by_text("Stop à tous les SMS de Maison Lune")).to_be_visible()
+        assert "Oui à « Nos offres" in (await visit.page.locator(".history").inner_text()).replace("\u00a0", " ")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("language", ["fr-FR", "en-GB"])
 async def test_the_page_meets_wcag_2_2_aa_before_and_after_a_stop(
@@ -459,6 +479,7 @@ async def test_all_of_it_is_done_by_keyboard_and_the_focus_is_seen(service: Serv
             "Ne plus recevoir",
             "D’où vient ce choix",
             "Recevoir",
+            "contact@maison-lune.example",
             "L’historique complet",
             "Copie pour un logiciel (JSON)",
             "Copie pour un tableur (CSV)",

@@ -39,7 +39,7 @@ from consent.ledger import Evidence
 from consent.page.copies import csv_copy, json_copy
 from consent.page.link import BROWSER, Link, browser_hash, form_holds, read, token
 from consent.page.link import form as link_form
-from consent.page.view import Choice, View, actor, senders_shown, view
+from consent.page.view import Choice, View, actor, senders_told, view
 from consent.page.words import LANGUAGES, Words, chosen
 from consent.recorder import Statement
 from consent.store import PreferenceLink, Subject
@@ -347,7 +347,7 @@ async def _seen(tx: AsyncConnection, held: Resources[PageSettings], visit: _Visi
     link = visit.link
     subject = await store.find_subject(tx, link.subject_id) or Subject(subject_id=link.subject_id)
     entries = await store.history(tx, link.subject_id, subject.entries) if subject.entries else []
-    senders = await store.senders_of(tx, senders_shown(subject.state, link.sender_id))
+    senders = await store.senders_of(tx, senders_told(subject.state, link.sender_id))
     number = held.field_keys.unseal(link.number, f"number:{link.subject_id}")
     return view(number, link, subject, entries, senders, visit.now)
 

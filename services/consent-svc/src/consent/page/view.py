@@ -78,6 +78,12 @@ class View:
         return any(party.on for party in self.parties)
 
     @property
+    def reaches_further(self) -> bool:
+        """A STOP to the one sender shown also shuts others of its controller."""
+        sender = self.parties[0].sender
+        return sender.stop_scope == "controller" and sender.controller != sender.sender_id
+
+    @property
     def retention_months(self) -> int:
         """How long the longest consent asked for here holds after the person's last contact."""
         asked = [p.retention_months for party in self.parties for p in party.sender.purposes]
@@ -96,6 +102,12 @@ def senders_shown(state: SubjectState, sender_id: str | None) -> set[str]:
     return {sender_id} if sender_id else {m.sender_id for m in state.marks if m.sender_id}
 
 
+def senders_told(state: SubjectState, sender_id: str | None) -> set[str]:
+    """Those, and the ones whose STOP may have shut them, being of the same controller."""
+    wide = {m.sender_id for m in state.marks if m.kind == "opt_out" and m.controller and m.sender_id}
+    return senders_shown(state, sender_id) | wide
+
+
 def view(
     number: str,
     link: PreferenceLink,
@@ -104,16 +116,21 @@ def view(
     senders: Sequence[Sender],
     now: datetime,
 ) -> View:
-    """`number`: E.164. `entries`: the newest of the subject's ledger, newest last. `senders`: those `senders_shown`."""
+    """`number`: E.164. `entries`: the newest of the subject's ledger, newest last. `senders`: those of
+    `senders_told` that exist."""
     state, sender_id = subject.state, link.sender_id
     proofs = {entry.evidence.evidence_id: entry.evidence for entry in entries}
-    by_id = {sender.sender_id: sender for sender in senders}
-    suppressed = {s.sender_id for s in ledger.suppressions(state)}
-    parties = tuple(Party(sender, _choices(sender, state, proofs)) for sender in senders)
+    shown = [sender for sender in senders if sender.sender_id in senders_shown(state, sender_id)]
+    controllers = {sender.controller for sender in shown}
+    by_id = {sender.sender_id: sender for sender in senders if sender.controller in controllers}
+    parties = tuple(Party(sender, _choices(sender, state, proofs)) for sender in shown)
+    wide = [m for m in state.marks if m.kind == "opt_out" and m.purpose is None]
+    covered = [m for m in wide if m.sender_id is None or any(m.covers(s.sender_id, "", s.controller) for s in shown)]
+    stopped = bool(covered) if sender_id else any(m.sender_id is None for m in wide)
     history = tuple(
         _line(entry, by_id)
         for entry in reversed(entries)
-        if entry.evidence.sender_id is None or entry.evidence.sender_id in by_id
+        if entry.evidence.sender_id is None or _concerns(entry.evidence, shown)
     )
     newest = history[0] if history else None
     just = newest and newest.evidence.actor == actor(link) and newest.wording and newest.recorded_at > now - JUST_DONE
@@ -123,10 +140,16 @@ def view(
         ending=number[-VISIBLE_DIGITS:],
         parties=parties,
         history=history,
-        stopped=bool(suppressed & {None, sender_id}) and not any(party.on for party in parties),
+        stopped=stopped and not any(party.on for party in parties),
         stop=next((line for line in history if line.ends_all), None),
         held_since=subject.held_since,
     )
+
+
+def _concerns(evidence: Evidence, shown: Sequence[Sender]) -> bool:
+    """It is of a sender that is shown, or shuts one as its controller's other brand."""
+    shuts = evidence.controller if evidence.kind == "opt_out" else None
+    return any(evidence.sender_id == s.sender_id or (shuts and shuts == s.controller) for s in shown)
 
 
 def actor(link: PreferenceLink) -> str:
