@@ -589,6 +589,17 @@ async def test_a_request_whose_number_is_not_its_subjects_is_denied(surroundings
         assert op.messages == []
 
 
+async def test_marketing_that_does_not_tell_how_to_stop_is_denied(surroundings: Surroundings) -> None:
+    async with operator() as op, dispatch(surroundings, op) as d:
+        await d.publish_states(opted_in(1))
+        before = now() - timedelta(minutes=1)  # the sender's registry has had its time to arrive
+        await d.request(told := requested(1))
+        await eventually(d.becomes(told.message_id, "accepted"))
+        await d.request(silent := requested(1, text="-20 % samedi", requested_at=before))
+        assert (await eventually(d.becomes(silent.message_id, "denied")))["reasons"] == ["stop_mention_missing"]
+        assert op.references == [told.message_id]
+
+
 async def test_a_poisoned_request_goes_to_the_dead_letters_and_the_rest_goes_on(surroundings: Surroundings) -> None:
     async with operator() as op, dispatch(surroundings, op) as d:
         await d.publish_states(opted_in(1))

@@ -10,7 +10,7 @@ import pytest
 from common.database import Database
 from common.kafka import partition_of
 from dispatch import store
-from tests.builders import controlled, now, requested, sender_changed
+from tests.builders import controlled, now, opted_in, requested, sender_changed, subject
 from tests.infrastructure import Postgres
 
 
@@ -34,6 +34,16 @@ async def test_an_older_control_never_replaces_a_newer_one(database: Database) -
         await store.put_control(tx, controlled("cancelled", version=3))
         await store.put_control(tx, controlled("running", version=2))
         assert await store.controls(tx, ["c1"]) == {"c1": "cancelled"}
+
+
+async def test_a_subject_is_unreadable_until_a_newer_state_is_read(database: Database) -> None:
+    async with database.begin() as tx:
+        await store.put_subjects(tx, [opted_in(1, version=3)])
+        await store.mark_unreadable(tx, subject(1))
+        await store.put_subjects(tx, [opted_in(1, version=3)])
+        assert (await store.subjects(tx, [subject(1)]))[subject(1)].unreadable
+        await store.put_subjects(tx, [opted_in(1, version=4)])
+        assert not (await store.subjects(tx, [subject(1)]))[subject(1)].unreadable
 
 
 @pytest.mark.parametrize(
