@@ -11,7 +11,15 @@ from uuid import UUID
 
 import httpx
 
-from common.contracts import CAMPAIGN_REQUESTS, CONTROLS, DISPATCH_MESSAGES, INBOUND_RECEIPTS, SENDERS, STATES
+from common.contracts import (
+    CAMPAIGN_REQUESTS,
+    CONTROLS,
+    DISPATCH_MESSAGES,
+    DISPATCH_REQUESTS,
+    INBOUND_RECEIPTS,
+    SENDERS,
+    STATES,
+)
 from common.contracts.campaign import MessageRequested
 from common.contracts.consent import ConsentStateChanged
 from common.contracts.dispatch import MessageChanged
@@ -199,6 +207,28 @@ async def test_an_opt_out_is_enforced_only_when_nothing_of_the_subject_is_in_fli
         await d.request(after := requested(1))
         await eventually(d.becomes(after.message_id, "denied"))
         assert op.references == [in_flight.message_id]
+
+
+async def test_an_answer_to_a_person_goes_after_their_stop_and_does_not_hold_up_its_enforcement(
+    surroundings: Surroundings,
+) -> None:
+    """Service messages stand on no consent: not on a stale or missing watermark, not on a hold, nor out of hours."""
+    async with operator() as op, dispatch(surroundings, op, watermarks=False) as d:
+        await d.publish_states(opted_out(1, version=1, held_since=now()))
+        op.open.clear()
+        answer = requested(1, category="service", purpose=None, campaign_id=None, text="Maison Lune : c'est noté.")
+        await publish(surroundings, DISPATCH_REQUESTS, [answer])
+        await eventually(lambda: _holds(op.references == [answer.message_id]))
+        await d.publish_states(opted_out(1, version=2, reference="simulator/main/mo-9"))
+
+        async def enforced() -> bool:
+            return any(e["enforced_at"] and e["reference"] == "simulator/main/mo-9" for e in await d.enforcements())
+
+        await eventually(enforced)
+        assert (await d.message(answer.message_id))["status"] == "sending"
+        op.open.set()
+        await eventually(d.becomes(answer.message_id, "accepted"))
+        assert op.messages[0]["category"] == "service"
 
 
 async def test_an_enforcement_nobody_closed_is_closed_by_the_sweep(surroundings: Surroundings) -> None:
