@@ -126,11 +126,11 @@ class Placet:
         ]
         return items
 
-    async def sent_to(self, n: int, sender: str | None = None) -> list[dict[str, Any]]:
-        """What the operator received for this person, from its own log."""
+    async def sent_to(self, n: int, *, answers: bool = False) -> list[dict[str, Any]]:
+        """What the operator received for this person, from its own log: `answers` to what they wrote, or all else."""
         answer = await self.http.get(f"{self.stack.urls['simulator']}/log?kind=submit")
         lines = [json.loads(line) for line in answer.text.splitlines()]
-        return [line for line in lines if line["to"] == e164(n)]
+        return [line for line in lines if line["to"] == e164(n) and (line["category"] == "service") is answers]
 
     async def reply(self, n: int, text: str, code: str) -> str:
         """The person answers: the operator's callback, signed, and acknowledged when this returns."""
@@ -195,6 +195,13 @@ async def test_1_stop_is_final(placet: Placet) -> None:
         return bool((await placet.call("GET", "dispatch", f"/v1/messages/{otp['message_id']}"))["status"] == "accepted")
 
     await eventually(gone)
+
+    async def confirmed() -> bool:
+        return [m["text"] for m in await placet.sent_to(101, answers=True)] == [
+            "Maison Lune : votre STOP est pris en compte, vous ne recevrez plus nos SMS commerciaux."
+        ]
+
+    await eventually(confirmed)
 
 
 async def test_1_what_may_be_a_stop_holds_marketing_until_a_person_has_read_it(placet: Placet) -> None:

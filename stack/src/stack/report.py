@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 
 FICTIONAL = re.compile(r"63998(\d{4})$")
-MARKETING = "marketing"
+MARKETING, SERVICE = "marketing", "service"
 
 
 def folded(written: str) -> str | None:
@@ -95,6 +95,7 @@ def report(facts: Facts) -> Report:
         without_consent(marketing, facts.consented),
         without_stop_mention(marketing, facts.stop_code),
         stops_not_enforced(replies, acknowledged, enforced),
+        confirmed_twice(taken),
         *(adds_up(campaign) for campaign in facts.campaigns),
         *(agrees(campaign, submits) for campaign in facts.campaigns),
         import_adds_up(facts.imported, facts.lines_in_file),
@@ -151,6 +152,12 @@ def stops_not_enforced(
 ) -> Check:
     lost = sum(reply_id not in acknowledged or reply_id not in enforced for reply_id in replies)
     return Check("STOPs lost, or not yet enforced", lost, f"{len(replies)} STOPs in many spellings")
+
+
+def confirmed_twice(taken: Iterable[Mapping[str, Any]]) -> Check:
+    """Who stops is told so once, however often they say it; nobody here asks anything else."""
+    told = Counter(s["to"] for s in taken if s["category"] == SERVICE)
+    return Check("STOPs confirmed twice", sum(n - 1 for n in told.values()), f"{len(told)} confirmed")
 
 
 def adds_up(campaign: Campaign) -> Check:

@@ -18,6 +18,7 @@ from common.contracts.consent import ConsentStateChanged, Purpose
 from common.contracts.inbound import MessageReceived
 from common.database import Database
 from consent import intake, ledger, senders, store
+from consent.answers import Answers
 from consent.recorder import Statement, record
 from consent.service import Settings, build
 from tests.builders import field_keys
@@ -29,6 +30,7 @@ from tests.running import Surroundings, running
 from tests.unit.consent.evidences import NOW, at, opt_in, opt_out
 
 WHO = "t1-" + "a" * 32
+INTAKE = intake.Intake(field_keys, Answers(field_keys, per_day=5, fictional=True))
 
 
 def mo(minutes: float, intent: str = "stop", **changes: Any) -> MessageReceived:
@@ -88,7 +90,7 @@ async def give(database: Database, *evidence: ledger.Evidence) -> None:
 async def receive(database: Database, *messages: MessageReceived) -> None:
     batch = [Received(m, m.subject_id, 0, n, NOW, None) for n, m in enumerate(messages)]
     async with database.begin() as tx:
-        assert await intake.apply(field_keys, tx, batch) is None
+        assert await INTAKE.apply(tx, batch) is None
 
 
 async def subject(database: Database, subject_id: str = WHO) -> store.Subject | None:

@@ -8,14 +8,15 @@ review   may mean STOP: marketing to the number is held until a person has read 
 A record that cannot be read may have been a STOP: whoever its key names is out of everything until new evidence says
 otherwise. In doubt the opt-out wins: it costs one contact, the reverse a fine (DOMAIN 2.4).
 
-The other intents change no consent here yet: `confirm` belongs to double opt-in, `contact` to the replies, `erase` to
-erasure.
+CONTACT  asks who writes, and is answered; so is a STOP that stopped something, and a START that opened something
+
+The other intents change no consent here yet: `confirm` belongs to double opt-in, `erase` to erasure.
 """
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -24,12 +25,14 @@ from common.contracts import INBOUND_MESSAGES
 from common.contracts.inbound import MessageReceived
 from common.keyring import FieldKeys, Unreadable
 from common.keywords_scope import scope
+from common.message_id import message_id
 from common.telemetry import counter
-from consent import ledger, recorder, store
+from consent import ledger, recorder, replies, store
+from consent.answers import Answer, Answers
 from consent.chain import evidence_id
-from consent.ledger import Evidence
+from consent.ledger import NEVER_SEEN, Evidence, SubjectState
 from consent.recorder import Statement
-from consent.store import Review, Subject
+from consent.store import Review, Sender, Subject
 
 log = logging.getLogger(__name__)
 
@@ -40,32 +43,61 @@ UNREADABLE = "unreadable_mo"
 INTENTS = counter("sms_consent_inbound_total", "Messages from people, by what they mean.", ["intent"])
 
 
-def inbound_messages(keys: FieldKeys) -> Subscription:
-    return Subscription(GROUP, INBOUND_MESSAGES, partial(apply, keys), on_poison=shut_out)
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One text, the senders of the code it came to by id, and who wrote it; None: somebody never seen."""
+
+    message: MessageReceived
+    owners: Mapping[str, Sender]
+    subject: Subject | None
 
 
-async def apply(keys: FieldKeys, tx: AsyncConnection, batch: list[Received]) -> After | None:
-    """Record what one partition's batch says. A repeated MO derives the same evidence ids and falls out."""
-    messages = [r.event for r in batch if isinstance(r.event, MessageReceived)]
-    for message in messages:
-        INTENTS.labels(message.intent).inc()
-    said = [m for m in messages if m.intent in ("stop", "start")]
-    reviews = [review(m) for m in messages if m.intent == "review" or m.revision > 0]
-    if not said and not reviews:
+class Intake:
+    """What people write, taken in and answered."""
+
+    def __init__(self, keys: FieldKeys, answers: Answers) -> None:
+        self._keys = keys
+        self._answers = answers
+
+    def subscription(self) -> Subscription:
+        return Subscription(GROUP, INBOUND_MESSAGES, self.apply, on_poison=shut_out)
+
+    async def apply(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
+        """Record what one partition's batch says, and answer. A repeated MO derives the same evidence ids and the same
+        answer, and falls out."""
+        messages = [r.event for r in batch if isinstance(r.event, MessageReceived)]
+        for message in messages:
+            INTENTS.labels(message.intent).inc()
+        said = [m for m in messages if m.intent in ("stop", "start", "contact")]
+        reviews = [review(m) for m in messages if m.intent == "review" or m.revision > 0]
+        if not said and not reviews:
+            return None
+        codes = await store.owners_of(tx, {m.short_code for m in said})
+        held = await _locked(tx, said, reviews)
+        texts = [Said(m, codes.get(m.short_code, {}), held.get(m.subject_id)) for m in said]
+        statements = [list(self._statements(text)) for text in texts]
+        now = datetime.now(UTC)
+        recorded = iter(await recorder.record(tx, [one for each in statements for one in each], now, reviews))
+        states = {subject_id: subject.state for subject_id, subject in held.items()}
+        owed = []
+        for text, each in zip(texts, statements, strict=True):
+            before = after = states.get(text.message.subject_id, NEVER_SEEN)
+            for _ in each:
+                after = next(recorded).decision.state
+            states[text.message.subject_id] = after
+            owed.append(answer(text, [one.evidence for one in each], before, after))
+        await self._answers.give(tx, [one for one in owed if one], now)
         return None
-    owners = await store.owners_of(tx, {m.short_code for m in said})
-    held = await _locked_for_starts(tx, said, reviews)
-    statements = [
-        Statement(m.subject_id, m.number, evidence)
-        for m in said
-        for evidence in (
-            stops(m, concerned(keys, m, owners.get(m.short_code, {})))
-            if m.intent == "stop"
-            else starts(m, owners.get(m.short_code, {}), held)
-        )
-    ]
-    await recorder.record(tx, statements, datetime.now(UTC), reviews)
-    return None
+
+    def _statements(self, said: Said) -> Iterator[Statement]:
+        message = said.message
+        evidence: Iterator[Evidence] = iter(())
+        if message.intent == "stop":
+            evidence = stops(message, concerned(self._keys, said))
+        elif message.intent == "start":
+            evidence = starts(said)
+        for one in evidence:
+            yield Statement(message.subject_id, message.number, one)
 
 
 def review(message: MessageReceived) -> Review:
@@ -80,30 +112,29 @@ def review(message: MessageReceived) -> Review:
     )
 
 
-async def _locked_for_starts(
+async def _locked(
     tx: AsyncConnection, said: Sequence[MessageReceived], reviews: Sequence[Review]
 ) -> dict[str, Subject]:
-    """A START speaks for what its subject holds, so that is read under the lock. All the batch's subjects are locked
-    at once: taking the rest later would break the order of locking."""
-    asking = [m.subject_id for m in said if m.intent == "start"]
-    if not asking:
-        return {}
+    """The subjects who wrote, but for strangers. A START speaks for what its subject holds, and an answer counts those
+    before it, so that is read under the lock. All are locked at once: taking the rest later would break the order of
+    locking."""
     numbers = {r.subject_id: r.number for r in reviews} | {m.subject_id: m.number for m in said if m.intent == "stop"}
-    return await store.lock_subjects(tx, numbers, asking)
+    return await store.lock_subjects(tx, numbers, [m.subject_id for m in said])
 
 
-def concerned(keys: FieldKeys, stop: MessageReceived, owners: Mapping[str, Sequence[str]]) -> Sequence[str | None]:
-    """Whom a STOP is for; None: everyone. `owners`: the senders of its code, each with what people may call it. Words
-    that do not unseal name nobody, and the STOP is the wider for it."""
+def concerned(keys: FieldKeys, stop: Said) -> Sequence[str | None]:
+    """Whom a STOP is for; None: everyone. Words that do not unseal name nobody, and the STOP is the wider for it."""
+    message = stop.message
     try:
-        named = keys.unseal(stop.named, f"named:{stop.mo_id}").split() if stop.named else []
+        named = keys.unseal(message.named, f"named:{message.mo_id}").split() if message.named else []
     except Unreadable:
-        log.error("what a STOP names cannot be read: it is for the whole code", extra={"mo_id": stop.mo_id})
+        log.error("what a STOP names cannot be read: it is for the whole code", extra={"mo_id": message.mo_id})
         named = []
-    meant = scope(named, stop.everyone, owners)
-    if meant.reach == "everyone" or not owners:
+    names = {sender_id: (s.brand, s.oadc, s.legal_name) for sender_id, s in stop.owners.items()}
+    meant = scope(named, message.everyone, names)
+    if meant.reach == "everyone" or not names:
         return (None,)
-    return meant.senders if meant.reach == "named" else tuple(owners)
+    return meant.senders if meant.reach == "named" else tuple(names)
 
 
 def stops(message: MessageReceived, senders: Sequence[str | None]) -> Iterator[Evidence]:
@@ -121,12 +152,13 @@ def stops(message: MessageReceived, senders: Sequence[str | None]) -> Iterator[E
         )
 
 
-def starts(message: MessageReceived, owners: Collection[str], held: Mapping[str, Subject]) -> Iterator[Evidence]:
+def starts(start: Said) -> Iterator[Evidence]:
     """Nothing for somebody never seen, or on a code that is nobody's."""
-    if message.subject_id not in held:
+    message = start.message
+    if start.subject is None:
         return
-    for sender_id in owners:
-        for purpose in ledger.reopened(held[message.subject_id].state, sender_id):
+    for sender_id in start.owners:
+        for purpose in ledger.reopened(start.subject.state, sender_id):
             yield Evidence(
                 evidence_id=evidence_id(SOURCE, message.mo_id, sender_id, purpose),
                 kind="opt_in",
@@ -139,6 +171,51 @@ def starts(message: MessageReceived, owners: Collection[str], held: Mapping[str,
                 occurred_at=message.occurred_at,
                 received_at=understood_at(message),
             )
+
+
+def answer(said: Said, evidence: Sequence[Evidence], before: SubjectState, after: SubjectState) -> Answer | None:
+    """What is owed for a text that was this evidence, from a sender of the code it came to; nothing where nobody owns
+    it.
+
+    A STOP is confirmed where it shut something: the second shuts nothing, nor does one that newer evidence outvotes;
+    one that the provider confirms itself is not confirmed twice. A START is where it opened something.
+    """
+    message, owners = said.message, said.owners
+    match message.intent:
+        case "stop" if not message.answered:
+            shut = {e.sender_id for e in evidence if ledger.shut(after, e.sender_id)}
+            shut = {sender_id for sender_id in shut if not ledger.shut(before, sender_id)}
+            if by := {sender_id: s for sender_id, s in owners.items() if sender_id in shut or None in shut}:
+                return _answer(message, by, "stopped", replies.stopped(_identities(by), everyone=None in shut))
+        case "start":
+            opened = {e.sender_id for e in evidence if _open(after, e) and not _open(before, e)}
+            if by := {sender_id: s for sender_id, s in owners.items() if sender_id in opened}:
+                return _answer(message, by, "started", replies.started(_identities(by), message.short_code))
+        case "contact":
+            known = {mark.sender_id for mark in before.marks}
+            if by := {sender_id: s for sender_id, s in owners.items() if sender_id in known} or dict(owners):
+                return _answer(message, by, "contact", replies.contact(_identities(by), message.short_code))
+    return None
+
+
+def _open(state: SubjectState, evidence: Evidence) -> bool:
+    return ledger.standing(state, evidence.sender_id, evidence.purpose) == "opted_in"
+
+
+def _answer(message: MessageReceived, by: Mapping[str, Sender], kind: replies.Kind, text: str) -> Answer:
+    return Answer(
+        message_id=message_id(message.received_at, "answer", message.mo_id),
+        subject_id=message.subject_id,
+        number=message.number,
+        sender_id=next(iter(by)),
+        kind=kind,
+        text=text,
+        since=understood_at(message),
+    )
+
+
+def _identities(senders: Mapping[str, Sender]) -> list[replies.Identity]:
+    return [replies.Identity(s.legal_name, s.brand, s.contact, s.replies) for s in senders.values()]
 
 
 def understood_at(message: MessageReceived) -> datetime:

@@ -281,6 +281,12 @@ def standing(state: SubjectState, sender_id: str | None, purpose: str | None) ->
     return next((one for one in ("opted_in", "opted_out", "pending", "expired") if one in states), "unknown")
 
 
+def shut(state: SubjectState, sender_id: str | None) -> bool:
+    """Whether a STOP of this sender, or of everyone, is on record, and nothing it covers has been opened since."""
+    stopped = any(s.sender_id in (None, sender_id) for s in suppressions(state))
+    return stopped and standing(state, sender_id, None) != "opted_in"
+
+
 def differs(before: SubjectState, after: SubjectState) -> bool:
     """Whether the two mean something else for any purpose of any sender: another state, basis or time at source.
 

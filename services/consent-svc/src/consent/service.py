@@ -7,9 +7,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.consumer import applied_watermark
 from common.contracts import INBOUND_MESSAGES
-from common.service import Background, Service
+from common.service import Background, Resources, Service
 from common.settings import KeyRingSettings
 from consent import api, checks, intake, proofs, receipts, reconciliations, registry, store
+from consent.answers import Answers
+from consent.intake import Intake
 from consent.page import routes as page
 
 BATCH_BYTES = 4 * 1024 * 1024  # a thousand opt-ins, each with the text that was shown
@@ -17,8 +19,13 @@ BATCH_BYTES = 4 * 1024 * 1024  # a thousand opt-ins, each with the text that was
 
 class Settings(page.PageSettings):
     signing_keys: KeyRingSettings  # Ed25519 seeds: receipts are signed with the current one
+    answers_per_day: int = Field(5, ge=1)  # to one number, whatever for: a loop of machines ends here
     retired_signing_keys: dict[str, str] = Field(default_factory=dict)  # key id to `x` of the key set: still published
     refused_oadcs: frozenset[str] = frozenset()  # of AF2M's lists: forbidden, or reserved to who has not authorised us
+
+
+def answers(held: Resources[Settings]) -> Answers:
+    return Answers(held.field_keys, held.settings.answers_per_day, held.settings.fictional_numbers)
 
 
 def build(settings: Settings | None = None) -> Service[Settings]:
@@ -45,7 +52,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         ],
         background=lambda held: Background(
             subscriptions=[
-                intake.inbound_messages(held.field_keys),
+                Intake(held.field_keys, answers(held)).subscription(),
                 receipts.dispatch_messages,
             ],
         ),

@@ -569,20 +569,19 @@ async def purposes_of(tx: AsyncConnection, sender_ids: Collection[str]) -> dict[
     }
 
 
-async def owners_of(tx: AsyncConnection, stop_codes: Collection[str]) -> dict[str, dict[str, tuple[str, ...]]]:
-    """By stop code, the senders that use, or once used it, in the order of their ids; each with what people may call
-    it."""
+async def owners_of(tx: AsyncConnection, stop_codes: Collection[str]) -> dict[str, dict[str, Sender]]:
+    """By stop code, the senders that use, or once used it, by id and in the order of their ids."""
     rows = await tx.execute(
         text(
-            "SELECT c.code, s.sender_id, s.brand, s.oadc, s.legal_name"
+            f"SELECT c.code, {_SENDER}"
             " FROM unnest(CAST(:codes AS text[])) AS c(code) JOIN sender s ON c.code = ANY(s.stop_codes)"
             " ORDER BY s.sender_id"
         ),
         {"codes": sorted(stop_codes)},
     )
-    found: dict[str, dict[str, tuple[str, ...]]] = {}
+    found: dict[str, dict[str, Sender]] = {}
     for row in rows:
-        found.setdefault(row.code, {})[row.sender_id] = (row.brand, row.oadc, row.legal_name)
+        found.setdefault(row.code, {})[row.sender_id] = _sender(row)
     return found
 
 
