@@ -13,6 +13,7 @@ from common.database import Database
 from consent import ledger, receipts, store
 from consent.recorder import Statement, record
 from consent.service import Settings, build
+from consent.store import HandedOff
 from tests.builders import field_keys, number, subject
 from tests.eventually import eventually
 from tests.infrastructure import Postgres
@@ -129,3 +130,32 @@ async def test_it_travels_from_dispatchs_topic_to_the_ledger(surroundings: Surro
         [line] = await eventually(known, within_s=20)
     assert (line["source"], line["reference"], line["sender_id"]) == ("receipt", "twilio/SM1", "acme")
     assert datetime.fromisoformat(line["received_at"]) - at(-10) > timedelta(0)
+
+
+async def left(database: Database) -> list[HandedOff]:
+    async with database.begin() as tx:
+        found = await store.handed_off_of(tx, "c1", "", 10)
+    return [one for messages in found.values() for one in messages]
+
+
+def sent(**changes: Any) -> MessageChanged:
+    return message(None, **({"receipt": None, "purpose": "promotions", "handed_off_at": at(1)} | changes))
+
+
+async def test_a_message_that_left_is_kept_once_with_what_it_stood_on(database: Database) -> None:
+    await tell(database, sent(status="unknown", consent_version=7), sent(handed_off_at=at(9)))
+    await tell(database, sent(receipt="delivered"))
+    (one,) = await left(database)
+    assert (one.subject_id, one.sender_id, one.purpose, one.campaign_id) == (WHO, "acme", "promotions", "c1")
+    assert (one.handed_off_at, one.consent_version) == (at(1), 7)
+
+
+async def test_what_did_not_leave_or_stands_on_no_consent_is_not_kept(database: Database) -> None:
+    waiting = [sent(message_id=s, status=s) for s in ("pending", "denied", "deferred", "sending", "expired")]
+    await tell(database, *waiting, sent(category="service"), sent(category="transactional"))
+    assert await left(database) == []
+
+
+async def test_where_nobody_lived_to_tell_when_it_left_the_decision_says_it(database: Database) -> None:
+    await tell(database, sent(status="unknown", handed_off_at=None))
+    assert [one.handed_off_at for one in await left(database)] == [NOW]

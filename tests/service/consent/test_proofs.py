@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -11,9 +12,11 @@ import pytest
 
 from common.database import Database
 from common.signing import PublicKeys
-from consent import recorder
-from consent.bundle import Report, check
+from consent import proofs, recorder, store
+from consent.bundle import Report, Standing, check
 from consent.service import Settings, build
+from consent.store import HandedOff
+from tests.builders import number, subject
 from tests.running import Surroundings, bearer, running
 
 NUMBER = "06 39 98 12 34"
@@ -152,9 +155,9 @@ async def test_after_a_rotation_old_receipts_still_hold_and_new_ones_are_signed_
         assert jwt.decode(token, jwks[key_id], algorithms=["EdDSA"])["record_id"] == evidence_id
 
 
-async def bundle(service: httpx.AsyncClient, number: str = NUMBER, **more: Any) -> bytes:
+async def bundle(service: httpx.AsyncClient, of: str = NUMBER, **more: Any) -> bytes:
     headers = more.pop("headers", {})
-    answer = await service.post("/v1/proofs", json={"number": number, **more}, headers=headers)
+    answer = await service.post("/v1/proofs", json={"number": of, **more}, headers=headers)
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == "application/jsonl"
     return answer.content
@@ -188,7 +191,7 @@ async def test_a_bundle_names_the_number_only_where_it_is_asked_to(service: http
 
 
 async def test_a_person_of_whom_nothing_is_held_gets_it_signed(service: httpx.AsyncClient) -> None:
-    report = await checked(service, await bundle(service, number="06 39 98 99 99"))
+    report = await checked(service, await bundle(service, of="06 39 98 99 99"))
     assert report.holds
     assert (report.entries, [s.entries for s in report.subjects]) == ([], [0])
 
@@ -247,3 +250,103 @@ async def test_after_an_erasure_the_bundle_holds_the_receipts_are_the_same_and_n
     assert b"agent-12" not in file
     after = (await service.get(f"/v1/receipts/{evidence_id}")).json()
     assert after == before | {"sealed": None}
+
+
+async def campaign_bundle(service: httpx.AsyncClient, campaign_id: str = "c1", **kwargs: Any) -> httpx.Response:
+    return await service.get(f"/v1/proofs/campaigns/{campaign_id}", **kwargs)
+
+
+def left(n: int, subject_id: str, at: datetime, **changes: Any) -> HandedOff:
+    fields: dict[str, Any] = {
+        "message_id": f"m-{n}",
+        "subject_id": subject_id,
+        "sender_id": "acme",
+        "purpose": "promotions",
+        "campaign_id": "c1",
+        "handed_off_at": at,
+        "consent_version": 1,
+    }
+    return HandedOff(**(fields | changes))
+
+
+async def kept(surroundings: Surroundings, *messages: HandedOff) -> None:
+    database = Database(await surroundings.database("consent"), pool_size=2, name="keeping")
+    async with database.begin() as tx:
+        await store.add_handed_off(tx, messages)
+    await database.close()
+
+
+async def test_the_bundle_of_a_campaign_says_on_what_each_message_stood(
+    surroundings: Surroundings, service: httpx.AsyncClient
+) -> None:
+    """More people than are read at once; one of whom nothing is on record, one who stopped before it left."""
+    asked = datetime.now(UTC)
+    body = {"items": [CONSENT | {"number": number(n)} for n in range(proofs.SUBJECTS + 1)]}
+    assert (await service.post("/v1/consents/batch", json=body)).json()["counts"]["recorded"] == proofs.SUBJECTS + 1
+    stop = {"sender_id": "acme", "number": number(0), "evidence": {"source": "call-centre"}}
+    assert (await service.post("/v1/opt-outs", json=stop)).status_code == 201
+    sent = datetime.now(UTC)
+    later = sent + timedelta(minutes=1)
+    people = [subject(n) for n in range(1, proofs.SUBJECTS + 1)]
+    await kept(
+        surroundings,
+        *(left(n, who, sent) for n, who in enumerate(people)),
+        left(900, people[0], sent),
+        left(901, subject(0), later),
+        left(902, subject(9000), sent),
+        left(903, people[0], asked - timedelta(minutes=1)),
+        left(904, people[0], asked, campaign_id="c2"),
+    )
+    answer = await campaign_bundle(service)
+    assert answer.status_code == 200
+    report = await checked(service, answer.content)
+    assert report.problems == []
+    assert report.standings == {Standing.CONSENT: proofs.SUBJECTS + 1, Standing.NOTHING: 3}
+    assert {message.message_id for message, _ in report.doubtful} == {"m-901", "m-902", "m-903"}
+    assert b"3363998" not in answer.content
+
+
+async def test_a_campaigns_bundle_tells_nothing_of_other_senders(
+    surroundings: Surroundings, service: httpx.AsyncClient
+) -> None:
+    zenith = SENDER | {"sender_id": "zenith", "stop_code": "36222"}
+    assert (await service.post("/v1/senders", json=zenith)).status_code == 201
+    await recorded(service)
+    await recorded(service, sender_id="zenith")
+    await opted_out_of_everyone(service)
+    held = (await service.post("/v1/subjects/lookup", json={"number": NUMBER})).json()
+    await kept(surroundings, left(1, held["subject_id"], datetime.now(UTC)))
+    answer = await campaign_bundle(service)
+    report = await checked(service, answer.content)
+    assert report.holds
+    assert (report.withheld, report.standings[Standing.OVERTAKEN]) == (1, 1)
+    assert b"zenith" not in answer.content
+
+
+async def test_a_stop_to_another_sender_of_the_same_controller_is_shown_as_it_shuts_this_one(
+    surroundings: Surroundings, service: httpx.AsyncClient
+) -> None:
+    sister = SENDER | {"sender_id": "acme-kids", "stop_code": "36222", "controller": "acme"}
+    assert (await service.post("/v1/senders", json=sister)).status_code == 201
+    await recorded(service)
+    stop = {"sender_id": "acme-kids", "number": NUMBER, "evidence": {"source": "call-centre"}}
+    assert (await service.post("/v1/opt-outs", json=stop)).status_code == 201
+    held = (await service.post("/v1/subjects/lookup", json={"number": NUMBER})).json()
+    await kept(surroundings, left(1, held["subject_id"], datetime.now(UTC)))
+    report = await checked(service, (await campaign_bundle(service)).content)
+    assert report.problems == []
+    assert (report.withheld, report.standings) == (0, {Standing.OVERTAKEN: 1})
+
+
+async def test_a_campaign_of_another_sender_or_of_nobody_has_no_bundle(
+    surroundings: Surroundings, service: httpx.AsyncClient
+) -> None:
+    await kept(surroundings, left(1, subject(1), datetime.now(UTC)))
+    assert (await campaign_bundle(service, headers=bearer(senders=["acme"]))).status_code == 200
+    for answer in (
+        await campaign_bundle(service, headers=bearer(senders=["zenith"])),
+        await campaign_bundle(service, "c9"),
+    ):
+        assert answer.status_code == 404
+        assert [r["reason"] for r in answer.json()["reasons"]] == ["unknown_campaign"]
+    assert (await campaign_bundle(service, headers=bearer(scope="consent:write"))).status_code == 403

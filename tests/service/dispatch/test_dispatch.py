@@ -507,6 +507,27 @@ async def test_a_receipt_that_tells_of_an_opt_out_is_published_with_whom_and_whe
         assert field_keys.unseal(found.number, f"number:{subject(1)}") == number(1)
 
 
+async def test_a_message_that_left_is_published_with_when_and_what_it_stood_on(surroundings: Surroundings) -> None:
+    async with operator() as op, dispatch(surroundings, op) as d, reading(surroundings, DISPATCH_MESSAGES) as read:
+        await d.publish_states(opted_in(1))
+        before = now()
+        await d.request(left := requested(1), kept := requested(2))
+
+        async def published() -> dict[str, MessageChanged]:
+            changes = {e.message_id: e for e in await read() if isinstance(e, MessageChanged)}
+            assert changes.keys() == {left.message_id, kept.message_id}
+            assert {change.status for change in changes.values()} == {"accepted", "denied"}
+            return changes
+
+        found = await eventually(published)
+        accepted, denied = found[left.message_id], found[kept.message_id]
+        assert (accepted.purpose, accepted.consent_version) == ("promotions", 1)
+        assert accepted.decided_at
+        assert accepted.handed_off_at
+        assert before < accepted.decided_at <= accepted.handed_off_at < now()
+        assert denied.handed_off_at is None
+
+
 async def test_what_a_crash_left_sending_becomes_unknown_and_is_not_sent_again(surroundings: Surroundings) -> None:
     async with operator() as op:
         left = await _leave_sending(surroundings)

@@ -73,6 +73,7 @@ async def test_an_outcome_settles_what_is_open_and_never_what_is_final(
         "gateway": "simulator",
         "gateway_message_id": "op-1",
         "code": None,
+        "handed_off_at": None,
     }
     async with database.begin() as tx:
         await store.insert_messages(tx, [row])

@@ -83,7 +83,7 @@ class Withheld(_Line, frozen=True, kw_only=True, tag="withheld"):
 
 class MessageLine(_Line, frozen=True, kw_only=True, tag="message"):
     message_id: str
-    campaign_id: str
+    campaign_id: str | None
     sender_id: str
     purpose: str
     handed_off_at: datetime
@@ -351,17 +351,21 @@ class _Check:
 
 def stood_on(entries: Sequence[Entry], message: MessageLine) -> Standing:
     """`entries`: of its subject; those withheld say nothing about its sender."""
-    at = message.handed_off_at
+    left = message.handed_off_at
 
     def open_by(evidence: Iterable[ledger.Evidence]) -> bool:
         consent = ledger.consent_of(ledger.fold(evidence), message.sender_id, message.purpose)
         return consent is not None and consent.state == "opted_in"
 
-    if open_by(entry.evidence for entry in entries if entry.recorded_at <= at):
-        known_today = open_by(entry.evidence for entry in entries if entry.evidence.at <= at)
+    def open_at(moment: datetime) -> bool:
+        return open_by(entry.evidence for entry in entries if entry.recorded_at <= moment)
+
+    if open_at(left):
+        known_today = open_by(entry.evidence for entry in entries if entry.evidence.at <= left)
         return Standing.CONSENT if known_today else Standing.STOPPED_SINCE
-    overtaken = open_by(entry.evidence for entry in entries if entry.recorded_at <= at - OVERTAKEN)
-    return Standing.OVERTAKEN if overtaken else Standing.NOTHING
+    since = left - OVERTAKEN
+    moments = {since, *(entry.recorded_at for entry in entries if since < entry.recorded_at <= left)}
+    return Standing.OVERTAKEN if any(map(open_at, moments)) else Standing.NOTHING
 
 
 def _written(line: Line) -> bytes:

@@ -1,12 +1,16 @@
 """Proof over HTTP: the signed receipt of one line of the ledger, the bundle of a subject, the keys that check both."""
 
 import json
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Response
+from fastapi.responses import StreamingResponse
 
 from common.auth import Caller, require
+from common.database import Database
 from common.fields import Storable
 from common.problems import NotFound, Reason
 from common.service import Resources, resources
@@ -15,11 +19,15 @@ from common.signing import SigningKeys
 from consent import ledger, proof, store
 from consent.api import any_number
 from consent.bodies import ProofBody, ReceiptBody, SealedBody
-from consent.bundle import SubjectLine, Withheld, Writer
-from consent.chain import PERSONAL
-from consent.store import Subject
+from consent.bundle import MessageLine, SubjectLine, Withheld, Writer
+from consent.chain import PERSONAL, Entry
+from consent.ledger import Evidence
+from consent.proof import Party
+from consent.store import HandedOff, Subject
 
 BUNDLE_TYPE = "application/jsonl"
+BUNDLE: dict[int | str, dict[str, Any]] = {200: {"content": {BUNDLE_TYPE: {}}}}
+SUBJECTS = 50  # of a campaign, between two looks at whoever else waits: a signature takes a tenth of a millisecond
 JWKS_KEPT_S = 300  # how long a caller may believe the key set it has
 
 
@@ -57,7 +65,7 @@ def router(ring: KeyRingSettings, retired: dict[str, str]) -> APIRouter:
             else None,
         )
 
-    @routes.post("/v1/proofs", response_class=Response, responses={200: {"content": {BUNDLE_TYPE: {}}}})
+    @routes.post("/v1/proofs", response_class=Response, responses=BUNDLE)
     async def get_bundle(
         body: ProofBody,
         caller: Annotated[Caller, Depends(require("consent:read"))],
@@ -68,23 +76,101 @@ def router(ring: KeyRingSettings, retired: dict[str, str]) -> APIRouter:
         number = any_number(body.number, held)
         subject_id = held.subject_keys.subject_id(number)
         async with held.database.begin() as tx:
-            subject = await store.find_subject(tx, subject_id) or Subject(subject_id=subject_id)
-            entries = await store.whole_history(tx, subject_id, subject.entries)
-            named = {e.evidence.sender_id for e in entries if e.evidence.sender_id}
-            parties = await store.parties(tx, [sender_id for sender_id in named if caller.sees(sender_id)])
-        line = SubjectLine(
-            subject_id=subject_id,
-            number=number if body.name_the_number else None,
-            version=subject.version,
-            entries=subject.entries,
-            head=subject.head,
-            consents=tuple(c for c in ledger.consents(subject.state) if caller.sees(c.sender_id)),
-            suppressions=tuple(s for s in ledger.suppressions(subject.state) if caller.sees(s.sender_id)),
-        )
+            ((subject, entries),) = await store.whole_histories(tx, [subject_id])
+            parties = await store.parties(tx, {name for e in entries if (name := _seen_sender(caller, e))})
         writer = Writer(keys, datetime.now(UTC), parties)
-        told = [e if caller.sees(e.evidence.sender_id) else Withheld(position=e.position, hash=e.hash) for e in entries]
-        file = writer.opening() + writer.subject(line, told) + writer.end()
-        headers = {"Content-Disposition": f'attachment; filename="placet-proof-{subject_id}.jsonl"'}
-        return Response(file, media_type=BUNDLE_TYPE, headers=headers)
+        told = [e if caller.sees(e.evidence.sender_id) else _withheld(e) for e in entries]
+        line = _subject_line(subject, told, caller.sees, number if body.name_the_number else None)
+        return Response(
+            writer.opening() + writer.subject(line, told) + writer.end(),
+            media_type=BUNDLE_TYPE,
+            headers=_saved_as(subject_id),
+        )
+
+    @routes.get("/v1/proofs/campaigns/{campaign_id}", response_class=StreamingResponse, responses=BUNDLE)
+    async def get_campaign_bundle(
+        campaign_id: Storable,
+        caller: Annotated[Caller, Depends(require("consent:read"))],
+        held: Annotated[Resources[ServiceSettings], Depends(resources)],
+    ) -> StreamingResponse:
+        """Every message of a campaign that was handed off, each with the whole chain of whom it went to: what does not
+        concern the campaign's sender is withheld. Streamed; a file that was cut has no end, and does not hold."""
+        async with held.database.begin() as tx:
+            first = await store.handed_off_of(tx, campaign_id, "", 1)
+            sender_ids = {message.sender_id for messages in first.values() for message in messages}
+            parties = await store.parties(tx, filter(caller.sees, sender_ids))
+        if not parties:
+            raise NotFound(
+                "nothing of such a campaign was handed off", reasons=[Reason("campaign_id", "unknown_campaign")]
+            )
+        lines = _campaign(held.database, Writer(keys, datetime.now(UTC), parties), campaign_id, parties[-1])
+        return StreamingResponse(lines, media_type=BUNDLE_TYPE, headers=_saved_as(campaign_id))
 
     return routes
+
+
+async def _campaign(database: Database, writer: Writer, campaign_id: str, sender: Party) -> AsyncIterator[bytes]:
+    """One transaction for each SUBJECTS: a ledger only grows, and each subject's is read whole."""
+
+    yield writer.opening(campaign_id)
+    after = ""
+    while True:
+        async with database.begin() as tx:
+            found = await store.handed_off_of(tx, campaign_id, after, SUBJECTS)
+            histories = await store.whole_histories(tx, found)
+        for subject, entries in histories:
+            told = [e if concerns(e.evidence, sender) else _withheld(e) for e in entries]
+            line = _subject_line(subject, told, lambda other: other in (None, sender.sender_id))
+            yield writer.subject(line, told, map(_message_line, found[subject.subject_id]))
+            after = subject.subject_id
+        if len(found) < SUBJECTS:
+            break
+    yield writer.end()
+
+
+def concerns(evidence: Evidence, sender: Party) -> bool:
+    """Whether it may say anything about consent given to this sender: its own, everyone's, and a STOP to another sender
+    that shuts all of their controller's."""
+    if evidence.sender_id in (None, sender.sender_id):
+        return True
+    return evidence.kind == "opt_out" and evidence.purpose is None and evidence.controller == sender.controller
+
+
+def _subject_line(
+    subject: Subject, told: Sequence[Entry | Withheld], sees: Callable[[str | None], bool], number: str | None = None
+) -> SubjectLine:
+    """`told`: the entries as they are shown; `sees`: whose consents are."""
+    named = {entry.evidence.sender_id for entry in told if isinstance(entry, Entry)}
+    return SubjectLine(
+        subject_id=subject.subject_id,
+        number=number,
+        version=subject.version,
+        entries=subject.entries,
+        head=subject.head,
+        consents=tuple(c for c in ledger.consents(subject.state) if sees(c.sender_id)),
+        suppressions=tuple(s for s in ledger.suppressions(subject.state) if s.sender_id in named),
+    )
+
+
+def _message_line(message: HandedOff) -> MessageLine:
+    return MessageLine(
+        message_id=message.message_id,
+        campaign_id=message.campaign_id,
+        sender_id=message.sender_id,
+        purpose=message.purpose,
+        handed_off_at=message.handed_off_at,
+        consent_version=message.consent_version,
+    )
+
+
+def _withheld(entry: Entry) -> Withheld:
+    return Withheld(position=entry.position, hash=entry.hash)
+
+
+def _seen_sender(caller: Caller, entry: Entry) -> str | None:
+    sender_id = entry.evidence.sender_id
+    return sender_id if caller.sees(sender_id) else None
+
+
+def _saved_as(name: str) -> dict[str, str]:
+    return {"Content-Disposition": f"attachment; filename*=UTF-8''placet-proof-{quote(name, safe='')}.jsonl"}

@@ -1,4 +1,5 @@
-"""What operators know and we do not: a receipt `opted_out` is an opt-out of the message's sender, with its evidence.
+"""What became of messages: which left, and on which consent; and what operators know and we do not, which is that a
+receipt `opted_out` is an opt-out of the message's sender, with its evidence.
 
 The person told the operator, or its blacklist, to stop (DOMAIN 4.3). It counts from the receipt's time, not before: an
 opt-in given earlier is outvoted, since the operator would still not deliver; a newer one is not.
@@ -12,20 +13,44 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.consumer import After, Received, Subscription
 from common.contracts import DISPATCH_MESSAGES
 from common.contracts.dispatch import MessageChanged
-from consent import recorder
+from consent import recorder, store
 from consent.chain import evidence_id
 from consent.ledger import Evidence
 from consent.recorder import Statement
+from consent.store import HandedOff
 
 GROUP = "consent.receipts"
 SOURCE = "receipt"
+HANDED_OFF = ("accepted", "rejected", "unknown")  # what a message is once its submit began (DESIGN, promise 4)
 
 
 async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
-    """One opt-out a message, however often its change is told."""
+    """One opt-out a message, and one row of it, however often its change is told."""
+    if left := list(handed_off(batch)):
+        await store.add_handed_off(tx, left)
     if statements := list(opt_outs(batch)):
         await recorder.record(tx, statements, datetime.now(UTC))
     return None
+
+
+def handed_off(batch: Sequence[Received]) -> Iterator[HandedOff]:
+    """Marketing only: the rest stands on no consent."""
+    for received in batch:
+        message = received.event
+        if not isinstance(message, MessageChanged) or message.status not in HANDED_OFF:
+            continue
+        if message.category != "marketing" or message.purpose is None:
+            continue
+        yield HandedOff(
+            message_id=message.message_id,
+            subject_id=message.subject_id,
+            sender_id=message.sender_id,
+            purpose=message.purpose,
+            campaign_id=message.campaign_id,
+            # a hand-off begins within permit_ttl of its decision: near enough where a crash took the instant itself
+            handed_off_at=message.handed_off_at or message.decided_at or received.published_at,
+            consent_version=message.consent_version,
+        )
 
 
 def opt_outs(batch: Sequence[Received]) -> Iterator[Statement]:

@@ -5,7 +5,7 @@
 subject_id order, always, so that two batches over the same people wait for each other and never in a circle.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -147,6 +147,20 @@ Table(
 )
 
 Table(
+    "handed_off",  # a marketing message that left, and the version of the consent it was decided on
+    metadata,
+    Column("message_id", Text, primary_key=True),
+    Column("subject_id", Text, nullable=False),
+    Column("sender_id", Text, nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("campaign_id", Text, nullable=True),
+    Column("handed_off_at", DateTime(timezone=True), nullable=False),
+    Column("consent_version", BigInteger, nullable=True),
+    Index("handed_off_campaign_ix", "campaign_id", "subject_id"),
+    Index("handed_off_subject_ix", "subject_id", "handed_off_at"),
+)
+
+Table(
     "keyed_request",  # one Idempotency-Key of one caller
     metadata,
     Column("caller", Text, nullable=False),
@@ -190,6 +204,19 @@ class Subject:
     head: str = GENESIS
     held_since: datetime | None = None
     number: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandedOff:
+    """A marketing message that left, and the version of the subject's consent it was decided on."""
+
+    message_id: str
+    subject_id: str
+    sender_id: str
+    purpose: str
+    campaign_id: str | None
+    handed_off_at: datetime
+    consent_version: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +274,15 @@ _ENTRY = {
     "salt": "text",
     "sealed": "text",
     "hash": "text",
+}
+_HANDED_OFF = {
+    "message_id": "text",
+    "subject_id": "text",
+    "sender_id": "text",
+    "purpose": "text",
+    "campaign_id": "text",
+    "handed_off_at": "timestamptz",
+    "consent_version": "bigint",
 }
 _SUBJECT = "subject_id, version, state::text AS state, entries, head, held_since, number"
 _SENDER = (
@@ -446,19 +482,59 @@ async def history(tx: AsyncConnection, subject_id: str, up_to: int | None = None
     return [_entry(row) for row in reversed(rows.all())]
 
 
-async def whole_history(tx: AsyncConnection, subject_id: str, up_to: int) -> list[Entry]:
-    """A subject's ledger from its first line on, however long, up to where it stood when the subject was read."""
+async def whole_histories(tx: AsyncConnection, subject_ids: Collection[str]) -> list[tuple[Subject, list[Entry]]]:
+    """These subjects in the order of their ids, each with its ledger from the first line on, however long, up to where
+    it stood when the subject was read. Who is not known has none."""
     rows = await tx.execute(
-        text("SELECT * FROM evidence WHERE subject_id = :id AND position <= :up_to ORDER BY position"),
-        {"id": subject_id, "up_to": up_to},
+        text(f"SELECT {_SUBJECT} FROM subject WHERE subject_id = ANY(CAST(:ids AS text[]))"),
+        {"ids": list(subject_ids)},
     )
-    return [_entry(row) for row in rows]
+    subjects = {row.subject_id: _subject(row) for row in rows}
+    rows = await tx.execute(
+        text("SELECT * FROM evidence WHERE subject_id = ANY(CAST(:ids AS text[])) ORDER BY subject_id, position"),
+        {"ids": list(subjects)},
+    )
+    found = {subject_id: subjects.get(subject_id) or Subject(subject_id=subject_id) for subject_id in subject_ids}
+    histories: dict[str, list[Entry]] = {subject_id: [] for subject_id in found}
+    for row in rows:
+        if row.position <= found[row.subject_id].entries:  # what was appended meanwhile comes with the next reading
+            histories[row.subject_id].append(_entry(row))
+    return [(found[subject_id], histories[subject_id]) for subject_id in sorted(found)]
 
 
 async def find_entry(tx: AsyncConnection, evidence_id: str) -> Entry | None:
     rows = await tx.execute(text("SELECT * FROM evidence WHERE evidence_id = :id"), {"id": evidence_id})
     row = rows.one_or_none()
     return _entry(row) if row else None
+
+
+async def add_handed_off(tx: AsyncConnection, messages: Sequence[HandedOff]) -> None:
+    """Once each, whatever is told of it later."""
+    await tx.execute(
+        text(
+            f"INSERT INTO handed_off ({', '.join(_HANDED_OFF)}) SELECT * FROM unnest("
+            + ", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in _HANDED_OFF.items())
+            + ") ON CONFLICT DO NOTHING"
+        ),
+        {name: [getattr(message, name) for message in messages] for name in _HANDED_OFF},
+    )
+
+
+async def handed_off_of(tx: AsyncConnection, campaign_id: str, after: str, limit: int) -> dict[str, list[HandedOff]]:
+    """The messages of a campaign by subject: `limit` subjects in the order of their ids, from the one after `after`."""
+    rows = await tx.execute(
+        text(
+            "SELECT m.* FROM (SELECT DISTINCT subject_id FROM handed_off WHERE campaign_id = :campaign_id"
+            " AND subject_id > :after ORDER BY subject_id LIMIT :limit) AS s"
+            " JOIN handed_off AS m ON m.subject_id = s.subject_id AND m.campaign_id = :campaign_id"
+            " ORDER BY m.subject_id, m.handed_off_at, m.message_id"
+        ),
+        {"campaign_id": campaign_id, "after": after, "limit": limit},
+    )
+    found: dict[str, list[HandedOff]] = {}
+    for row in rows:
+        found.setdefault(row.subject_id, []).append(HandedOff(**row._mapping))
+    return found
 
 
 async def add_sender(tx: AsyncConnection, sender: Sender, now: datetime) -> bool:
@@ -531,7 +607,7 @@ async def sender_versions(tx: AsyncConnection, sender_id: str, after: int, limit
     return [(_sender_content.decode(row.content), row.in_force_from) for row in rows]
 
 
-async def parties(tx: AsyncConnection, sender_ids: Collection[str]) -> list[Party]:
+async def parties(tx: AsyncConnection, sender_ids: Iterable[str]) -> list[Party]:
     """All that these senders ever were, as receipts tell it."""
     rows = await tx.execute(
         text(

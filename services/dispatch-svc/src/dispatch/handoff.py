@@ -143,7 +143,7 @@ class Handoff:
     async def _submit(self, permits: Sequence[Permit]) -> list[dict[str, Any]] | None:
         """The one place where a message leaves. Returns rows for `store.settle`; None when nothing was taken because of
         something in the batch, which had more than one message."""
-        started = time.monotonic()
+        started, at = time.monotonic(), datetime.now(UTC)
         submits = [
             Submit(
                 reference=str(p.candidate.message_id),
@@ -172,12 +172,12 @@ class Handoff:
         except Refused as error:
             if len(permits) > 1:
                 return None
-            return [self._outcome(p, "rejected", code=error.code) for p in permits]
+            return [self._outcome(p, "rejected", code=error.code, handed_off_at=at) for p in permits]
         except Unanswered as error:
             log.warning("no answer to a submit", extra={"gateway": self.gateway.name, "why": str(error)})
-            return [self._outcome(p, "unknown") for p in permits]
+            return [self._outcome(p, "unknown", handed_off_at=at) for p in permits]
         return [
-            self._outcome(p, r.outcome, code=r.code, gateway_message_id=r.gateway_message_id)
+            self._outcome(p, r.outcome, code=r.code, gateway_message_id=r.gateway_message_id, handed_off_at=at)
             for p, r in zip(permits, results, strict=True)
         ]
 
@@ -190,6 +190,7 @@ class Handoff:
         *,
         code: str | None = None,
         gateway_message_id: str | None = None,
+        handed_off_at: datetime | None = None,
     ) -> dict[str, Any]:
         OUTCOMES.labels(self.gateway.name, status).inc()
         return {
@@ -201,6 +202,7 @@ class Handoff:
             "gateway": self.gateway.name,
             "gateway_message_id": gateway_message_id,
             "code": code,
+            "handed_off_at": handed_off_at,
         }
 
     async def _settle(self, partition: int, outcomes: Sequence[dict[str, Any]]) -> None:

@@ -78,6 +78,7 @@ message = Table(
     Column("consent_version", Integer),
     _instant("as_of"),
     _instant("decided_at"),
+    _instant("handed_off_at"),  # its submit began
     Column("gateway", Text),
     Column("gateway_message_id", Text),
     Column("receipt", Text),
@@ -477,6 +478,7 @@ SETTLED = {
     "gateway": "text",
     "gateway_message_id": "text",
     "code": "text",
+    "handed_off_at": "timestamptz",
 }
 
 
@@ -495,7 +497,7 @@ async def settle(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list
             " CASE WHEN v.status = 'unknown' AND m.receipt IS NOT NULL THEN 'accepted' ELSE v.status END,"
             f" reasons = {_AS_ARRAY.format('v.reasons')}, gateway = v.gateway,"
             " gateway_message_id = coalesce(v.gateway_message_id, m.gateway_message_id),"
-            " code = coalesce(v.code, m.code)"
+            " code = coalesce(v.code, m.code), handed_off_at = coalesce(v.handed_off_at, m.handed_off_at)"
             f" FROM unnest({arrays}) AS v({columns})"
             " WHERE m.message_id = v.message_id"
             " AND (m.status = 'sending' OR (m.status = 'unknown' AND v.status IN ('accepted', 'rejected')))"
@@ -532,6 +534,8 @@ def changed(row: Row[Any]) -> MessageChanged:
         code=row.code,
         receipt_at=row.receipt_at,
         number=row.number if row.receipt == "opted_out" else None,
+        purpose=row.purpose,
+        handed_off_at=row.handed_off_at,
     )
 
 

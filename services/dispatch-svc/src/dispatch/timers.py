@@ -122,6 +122,7 @@ class Timers:
                         "gateway": self._handoff.gateway.name,
                         "gateway_message_id": None,
                         "code": None,
+                        "handed_off_at": None,
                     }
                     for row in unknown
                 ],

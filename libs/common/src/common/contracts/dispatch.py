@@ -33,6 +33,8 @@ class MessageChanged(Event, frozen=True, kw_only=True):
     code: str | None  # the gateway's or operator's own code
     receipt_at: Instant | None = None  # the receipt's time at source
     number: str | None = None  # sealed; only with a receipt `opted_out`: consent may never have seen this person
+    purpose: str | None = None  # what the consent it stood on is for; of marketing
+    handed_off_at: Instant | None = None  # when its submit began; None: none did, or nobody lived to tell
 
     @property
     def key(self) -> str:
