@@ -240,7 +240,7 @@ async def test_after_an_erasure_the_bundle_holds_the_receipts_are_the_same_and_n
     held = (await service.post("/v1/subjects/lookup", json={"number": NUMBER})).json()
     database = Database(await surroundings.database("consent"), pool_size=2, name="erasing")
     async with database.begin() as tx:
-        await recorder.erase(tx, [held["subject_id"]])
+        await recorder.erase(tx, {held["subject_id"]: datetime.now(UTC)})
     await database.close()
     file = await bundle(service)
     report = await checked(service, file)

@@ -21,7 +21,7 @@ from consent.chain import GENESIS, PERSONAL, verify
 from consent.ledger import Evidence, Refusal, Verdict
 from consent.recorder import Recorded, Statement, erase, record
 from tests.infrastructure import Postgres
-from tests.unit.consent.evidences import NOW, contact, expiry, opt_in, opt_out, request, stop
+from tests.unit.consent.evidences import NOW, at, contact, expiry, opt_in, opt_out, request, stop
 
 SENDERS = ("acme", "globex")
 PURPOSES = ("promotions", "loyalty")
@@ -319,35 +319,88 @@ async def number_of(database: Database, subject_id: str) -> str | None:
     return (await held(database, subject_id)).number
 
 
+async def erased(database: Database, subject_id: str, minutes: float) -> None:
+    """They ask for it then, and it is done."""
+    asks = replace(of(subject_id, opt_out(minutes, sender_id=None, evidence_id=f"ev-erase-{minutes}")), erases=True)
+    await recorded(database, asks, now=at(minutes))
+    async with database.begin() as tx:
+        await erase(tx, {subject_id: at(minutes)})
+
+
 async def test_an_erasure_takes_what_is_personal_and_the_chain_holds_without_it(database: Database) -> None:
     said = opt_in(0, form_id="checkout", actor="agent-12", sale_reference="order-7", reference="shop/1")
-    await recorded(database, of("t1-a", said), of("t1-a", stop(1)), of("t1-b", opt_in(0, evidence_id="ev-b")))
-    before = await held(database, "t1-a")
-    async with database.begin() as tx:
-        await erase(tx, ["t1-a"])
+    await recorded(database, of("t1-a", said), of("t1-a", stop(1)), now=at(1))
+    await recorded(database, of("t1-b", opt_in(0, evidence_id="ev-b")))
+    await erased(database, "t1-a", 2)
     async with database.begin() as tx:
         history, other = await store.history(tx, "t1-a"), await store.history(tx, "t1-b")
         stored = await tx.scalar(text("SELECT jsonb_agg(to_jsonb(e)) FROM evidence e WHERE subject_id = 't1-a'"))
     assert verify(history) is None
-    assert [entry.erased for entry in (*history, *other)] == [True, True, False]
+    assert [entry.erased for entry in (*history, *other)] == [True, True, True, False]
     for gone in ("checkout", "agent-12", "order-7", "shop/1", "Oui", "simulator"):
         assert gone not in str(stored)
-    assert await held(database, "t1-a") == replace(before, number=None), "who was out is out"
+    subject = await held(database, "t1-a")
+    assert (subject.number, subject.erased_at, subject.held_since) == (None, at(2), None)
+    assert ledger.standing(subject.state, "acme", "promotions") == "opted_out", "who was out is out"
     assert await number_of(database, "t1-b") == "sealed t1-b"
 
 
 async def test_what_comes_after_an_erasure_is_chained_to_what_was_there(database: Database) -> None:
-    await recorded(database, of("t1-a", opt_in(0)), of("t1-a", stop(1)))
-    async with database.begin() as tx:
-        await erase(tx, ["t1-a"])
-    await recorded(database, of("t1-a", stop(2)))
+    await recorded(database, of("t1-a", opt_in(0)), of("t1-a", stop(1)), now=at(1))
+    await erased(database, "t1-a", 2)
+    await recorded(database, of("t1-a", stop(3)))
     assert await number_of(database, "t1-a") is None, "to keep somebody out, the keyed hash is enough"
-    await recorded(database, of("t1-a", opt_in(3)))
+    await recorded(database, of("t1-a", opt_in(4)))
     assert await number_of(database, "t1-a") == "sealed t1-a"
     async with database.begin() as tx:
         history = await store.history(tx, "t1-a")
     assert verify(history) is None
-    assert [entry.erased for entry in history] == [True, True, False, False]
+    assert [entry.erased for entry in history] == [True, True, True, False, False]
+
+
+async def test_what_is_of_before_an_erasure_and_comes_late_is_recorded_without_what_is_personal(
+    database: Database,
+) -> None:
+    await erased(database, "t1-a", 2)
+    late = opt_in(1, form_id="checkout", form_version="7", actor="agent-12")
+    (result,) = await recorded(database, of("t1-a", late))
+    assert result.decision.verdict is Verdict.UNCHANGED
+    async with database.begin() as tx:
+        history = await store.history(tx, "t1-a")
+    assert [(entry.erased, entry.evidence.actor, entry.evidence.form_id) for entry in history] == [
+        (True, None, None)
+    ] * 2
+    assert verify(history) is None
+    assert await number_of(database, "t1-a") is None
+
+
+@pytest.mark.parametrize("not_enough", [request(3), contact(3), stop(3), opt_in(1), opt_in(2)])
+async def test_only_a_newer_opt_in_brings_an_erased_person_back(database: Database, not_enough: Evidence) -> None:
+    await erased(database, "t1-a", 2)
+    await recorded(database, of("t1-a", not_enough))
+    assert (await held(database, "t1-a")).erased_at == at(2)
+    assert await number_of(database, "t1-a") is None
+    await recorded(database, of("t1-a", opt_in(4)))
+    back = await held(database, "t1-a")
+    assert (back.erased_at, back.number) == (None, "sealed t1-a")
+
+
+async def test_an_opt_in_that_a_newer_stop_outvotes_brings_nobody_back(database: Database) -> None:
+    await erased(database, "t1-a", 2)
+    await recorded(database, of("t1-a", stop(4)), of("t1-a", opt_in(3)))
+    assert (await held(database, "t1-a")).erased_at == at(2)
+
+
+async def test_an_erasure_that_is_done_after_the_person_came_back_leaves_the_new_evidence(database: Database) -> None:
+    await recorded(database, of("t1-a", opt_in(0)), now=at(0))
+    asks = replace(of("t1-a", opt_out(1, sender_id=None)), erases=True)
+    await recorded(database, asks, now=at(1))
+    await recorded(database, of("t1-a", opt_in(2)), now=at(2))
+    async with database.begin() as tx:
+        assert await erase(tx, {"t1-a": at(1)}) == {"t1-a": 2}
+        history = await store.history(tx, "t1-a")
+    assert [entry.erased for entry in history] == [True, True, False]
+    assert await number_of(database, "t1-a") == "sealed t1-a"
 
 
 async def test_a_number_nobody_told_is_kept_once_an_opt_in_tells_it(database: Database) -> None:
@@ -384,9 +437,8 @@ async def test_the_database_itself_keeps_evidence_as_it_is(database: Database, s
 
 
 async def test_what_is_erased_stays_erased(database: Database) -> None:
-    await recorded(database, of("t1-a", stop(0)))
-    async with database.begin() as tx:
-        await erase(tx, ["t1-a"])
+    await recorded(database, of("t1-a", stop(0)), now=at(0))
+    await erased(database, "t1-a", 1)
     with pytest.raises(DBAPIError, match="append-only"):
         async with database.begin() as tx:
             await tx.execute(text("UPDATE evidence SET actor = 'somebody', salt = '00'"))

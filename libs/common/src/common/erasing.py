@@ -12,7 +12,7 @@ share one, a long migration in any of them makes erasures wait.)
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -37,7 +37,7 @@ BATCH = 100  # erasures
 ERASED = counter("sms_erasures_total", "Erasures done by this service.")
 
 Erased = Mapping[str, int]  # how many of what
-Erase = Callable[[AsyncConnection, Sequence[str]], Awaitable[Mapping[str, Erased]]]
+Erase = Callable[[AsyncConnection, Mapping[str, datetime]], Awaitable[Mapping[str, Erased]]]
 
 
 def define(metadata: MetaData) -> Table:
@@ -59,8 +59,8 @@ def define(metadata: MetaData) -> Table:
 
 @dataclass(frozen=True, slots=True)
 class Eraser:
-    """`erase(tx, subject_ids)` erases what the service holds of these people and says how much, for each with whom it
-    is done. Who is absent is tried again: something of theirs is in use at this moment."""
+    """`erase(tx, asked)` erases what the service holds of these people, who asked then, and says how much, for each
+    with whom it is done. Who is absent is tried again: something of theirs is in use at this moment."""
 
     service: str
     database: Database
@@ -86,7 +86,7 @@ class Eraser:
             rows = (
                 await tx.execute(
                     text(
-                        "SELECT erasure_id, subject_id FROM erasing WHERE erased_at IS NULL"
+                        "SELECT erasure_id, subject_id, requested_at FROM erasing WHERE erased_at IS NULL"
                         " AND after_xid < CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)"
                         " ORDER BY requested_at LIMIT :batch FOR UPDATE SKIP LOCKED"
                     ),
@@ -95,7 +95,7 @@ class Eraser:
             ).all()
             if not rows:
                 return noted.rowcount > 0
-            done = await self.erase(tx, sorted({row.subject_id for row in rows}))
+            done = await self.erase(tx, {row.subject_id: row.requested_at for row in rows})
             now = datetime.now(UTC)
             acknowledged = [
                 ErasureAcknowledged(
@@ -122,7 +122,7 @@ class Eraser:
 
 
 async def keep(tx: AsyncConnection, batch: list[Received]) -> After | None:
-    """What one partition's batch asks for, or takes back. Known erasures change nothing."""
+    """What one partition's batch asks for, or takes back."""
     for received in batch:
         match received.event:
             case ErasureRequested() as asked:
@@ -133,10 +133,13 @@ async def keep(tx: AsyncConnection, batch: list[Received]) -> After | None:
 
 
 async def put(tx: AsyncConnection, asked: ErasureRequested) -> None:
+    """One that was done and is asked for again is done again, and acknowledged again, unless the person is back: what
+    answers it may have been lost."""
     await tx.execute(
         text(
-            "INSERT INTO erasing (erasure_id, subject_id, requested_at) VALUES (:erasure_id, :subject_id, :at)"
-            " ON CONFLICT DO NOTHING"
+            "INSERT INTO erasing AS e (erasure_id, subject_id, requested_at) VALUES (:erasure_id, :subject_id, :at)"
+            " ON CONFLICT (erasure_id) DO UPDATE SET after_xid = NULL, erased_at = NULL"
+            " WHERE e.erased_at IS NOT NULL AND e.lifted_at IS NULL"
         ),
         {"erasure_id": asked.erasure_id, "subject_id": asked.subject_id, "at": asked.requested_at},
     )
@@ -154,14 +157,22 @@ async def lift(tx: AsyncConnection, subject_id: str, at: datetime) -> None:
     )
 
 
-async def asked_of(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, datetime]:
-    """Of those people whose erasure was asked for, when last: what is of before is not to be kept. To be called after
-    the transaction has written something."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A person's erasure, the last one. `lifted`: they have come back since."""
+
+    at: datetime
+    lifted: bool
+
+
+async def asked_of(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, Asked]:
+    """Of those people whose erasure was asked for: what is of before is not to be kept. To be called after the
+    transaction has written something."""
     rows = await tx.execute(
         text(
-            "SELECT subject_id, max(requested_at) AS at FROM erasing"
+            "SELECT subject_id, max(requested_at) AS at, bool_and(lifted_at IS NOT NULL) AS lifted FROM erasing"
             " WHERE subject_id = ANY(CAST(:ids AS text[])) GROUP BY subject_id"
         ),
         {"ids": list(subject_ids)},
     )
-    return {row.subject_id: row.at for row in rows}
+    return {row.subject_id: Asked(row.at, row.lifted) for row in rows}

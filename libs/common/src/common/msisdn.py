@@ -144,6 +144,18 @@ def parse(raw: str, *, fictional: bool = False) -> Msisdn:
     return Msisdn(e164, territory_of(e164))
 
 
+def any_number(raw: str, *, fictional: bool = False) -> str:
+    """The number as `parse` reads it, else as an operator would have sent it: for what only tightens, and so is taken
+    from any number. Raises NumberRefused without a digit."""
+    try:
+        return parse(raw, fictional=fictional).e164
+    except NumberRefused:
+        number = as_received(raw)
+        if not any(char.isdigit() for char in number):
+            raise
+        return number
+
+
 def as_received(raw: str) -> str:
     """The number of a message that did arrive, as "+digits": never refused, because a STOP counts whoever sends it.
 

@@ -5,7 +5,8 @@ to. Who is in an audience and not yet asked for is denied as `contact_gone`. A f
 refused that line (`store.refuse_erased`) until consent says that the person came back.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -18,6 +19,6 @@ def eraser(database: Database) -> Eraser:
     return Eraser("campaign", database, erase)
 
 
-async def erase(tx: AsyncConnection, subject_ids: Sequence[str]) -> Mapping[str, Erased]:
-    contacts = await store.delete_contacts(tx, subject_ids)
-    return {subject_id: {"contacts": contacts.get(subject_id, 0)} for subject_id in subject_ids}
+async def erase(tx: AsyncConnection, asked: Mapping[str, datetime]) -> Mapping[str, Erased]:
+    contacts = await store.delete_contacts(tx, list(asked))
+    return {subject_id: {"contacts": contacts.get(subject_id, 0)} for subject_id in asked}

@@ -231,7 +231,7 @@ async def refuse_erased(tx: AsyncConnection, import_id: str) -> int:
     refused = await tx.execute(
         text(
             "WITH taken AS (DELETE FROM imported AS i USING erasing AS e"
-            " WHERE e.subject_id = i.subject_id AND e.lifted_at IS NULL RETURNING i.line)"
+            " WHERE e.subject_id = i.subject_id AND (e.lifted_at IS NULL OR e.erased_at IS NULL) RETURNING i.line)"
             " INSERT INTO import_refusal (import_id, line, reason) SELECT DISTINCT :import_id, line, :reason FROM taken"
         ),
         {"import_id": import_id, "reason": LineProblem.ERASED.value},

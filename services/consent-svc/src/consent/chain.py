@@ -8,8 +8,9 @@ the salt: the chain still holds, and nobody can try out what was there.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 
@@ -54,6 +55,12 @@ def chained(
         sealed=sealed,
         hash=link(subject_id, position, evidence, recorded_at, sealed, previous_hash),
     )
+
+
+def erased(entry: Entry) -> Entry:
+    """`entry` as it stands once erased: what it sealed is gone, and cannot be tried out."""
+    nothing: dict[str, Any] = dict.fromkeys(PERSONAL)
+    return replace(entry, evidence=replace(entry.evidence, **nothing), salt=None)
 
 
 def seal(evidence: Evidence, salt: str) -> str:

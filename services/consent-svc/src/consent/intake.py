@@ -2,6 +2,7 @@
 
 STOP     an opt-out of every sender that uses, or once used, the code it was sent to; of those among them that it
          names and nobody else (STOP ACME); of everyone where it says so (STOP ALL), or the code is nobody's
+         one that asks for erasure is for everyone, and all that is held is erased (`erasures.py`)
 START    takes a STOP back: an opt-in for what the person had opted in to with those senders (DOMAIN 2.4, France)
 review   may mean STOP: marketing to the number is held until a person has read it, and then it means what they say
 
@@ -10,7 +11,7 @@ otherwise. In doubt the opt-out wins: it costs one contact, the reverse a fine (
 
 CONTACT  asks who writes, and is answered; so is a STOP that stopped something, and a START that opened something
 
-The other intents change no consent here yet: `confirm` belongs to double opt-in, `erase` to erasure.
+The other intents change no consent here yet: `confirm` belongs to double opt-in.
 """
 
 import logging
@@ -27,7 +28,7 @@ from common.keyring import FieldKeys, Unreadable
 from common.keywords_scope import scope
 from common.message_id import message_id
 from common.telemetry import counter
-from consent import ledger, recorder, replies, store
+from consent import erasures, ledger, recorder, replies, store
 from consent.answers import Answer, Answers
 from consent.chain import evidence_id
 from consent.ledger import NEVER_SEEN, Evidence, SubjectState
@@ -77,7 +78,9 @@ class Intake:
         texts = [Said(m, codes.get(m.short_code, {}), held.get(m.subject_id)) for m in said]
         statements = [list(self._statements(text)) for text in texts]
         now = datetime.now(UTC)
-        recorded = iter(await recorder.record(tx, [one for each in statements for one in each], now, reviews))
+        results = await recorder.record(tx, [one for each in statements for one in each], now, reviews)
+        await erasures.begin(tx, results, now)
+        recorded = iter(results)
         states = {subject_id: subject.state for subject_id, subject in held.items()}
         owed = []
         for text, each in zip(texts, statements, strict=True):
@@ -85,7 +88,8 @@ class Intake:
             for _ in each:
                 after = next(recorded).decision.state
             states[text.message.subject_id] = after
-            owed.append(answer(text, [one.evidence for one in each], before, after))
+            if not text.message.erasure:  # an answer would be kept, with the number, to say that nothing is
+                owed.append(answer(text, [one.evidence for one in each], before, after))
         await self._answers.give(tx, [one for one in owed if one], now)
         return None
 
@@ -97,7 +101,7 @@ class Intake:
         elif message.intent == "start":
             evidence = starts(said)
         for one in evidence:
-            yield Statement(message.subject_id, message.number, one)
+            yield Statement(message.subject_id, message.number, one, erases=message.erasure)
 
 
 def review(message: MessageReceived) -> Review:
@@ -132,7 +136,7 @@ def concerned(keys: FieldKeys, stop: Said) -> Sequence[str | None]:
         named = []
     names = {sender_id: (s.brand, s.oadc, s.legal_name) for sender_id, s in stop.owners.items()}
     meant = scope(named, message.everyone, names)
-    if meant.reach == "everyone" or not names:
+    if message.erasure or meant.reach == "everyone" or not names:
         return (None,)
     return meant.senders if meant.reach == "named" else tuple(names)
 
@@ -153,9 +157,9 @@ def stops(message: MessageReceived, senders: Sequence[str | None]) -> Iterator[E
 
 
 def starts(start: Said) -> Iterator[Evidence]:
-    """Nothing for somebody never seen, or on a code that is nobody's."""
+    """Nothing for somebody never seen, or erased since, or on a code that is nobody's."""
     message = start.message
-    if start.subject is None:
+    if start.subject is None or start.subject.erased_at is not None:
         return
     for sender_id in start.owners:
         for purpose in ledger.reopened(start.subject.state, sender_id):

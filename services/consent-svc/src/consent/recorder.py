@@ -6,18 +6,19 @@ once, whole, after its row is locked: that is what puts the versions of one subj
 """
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common import outbox
-from common.contracts import STATES
+from common import erasing, outbox
+from common.contracts import ERASURES, STATES
 from common.contracts.consent import Cause, ConsentStateChanged
+from common.contracts.rights import ErasureLifted
 from common.telemetry import counter
 from consent import ledger, store
-from consent.chain import SALT_BYTES, Entry, chained
+from consent.chain import SALT_BYTES, Entry, chained, erased
 from consent.ledger import NEVER_SEEN, Decision, Evidence, Verdict
 from consent.store import Registered, Review, Subject
 
@@ -27,11 +28,13 @@ EVIDENCE = counter("sms_consent_evidence_total", "Evidence offered, by what beca
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """Evidence and whom it is of. `number`: sealed, context "number:<subject_id>"; None where nobody told it."""
+    """Evidence and whom it is of. `number`: sealed, context "number:<subject_id>"; None where nobody told it. `erases`:
+    an opt-out of everyone, with which the person asks for their erasure (`erasures.py`)."""
 
     subject_id: str
     number: str | None
     evidence: Evidence
+    erases: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,8 @@ class _Change:
     entries: list[Entry] = field(default_factory=list)
     causes: list[Cause] = field(default_factory=list)
     told: bool = False
+    erases: bool = False
+    returned_by: str | None = None  # evidence, of who had been erased
 
     def tell(self, subject: Subject) -> None:
         """What the others must hear of: the subject's next version, one for the whole batch."""
@@ -89,6 +94,8 @@ async def record(
         else _decide(changes[statement.subject_id], statement, known, registered, now)
         for place, statement in enumerate(statements)
     ]
+    if asking := [subject_id for subject_id, change in changes.items() if change.erases]:
+        await store.close_reviews(tx, asking)
     if reviews:
         await _hold(tx, changes, reviews)
     await _write(tx, [change for change in changes.values() if change.entries or change.told], now)
@@ -100,11 +107,12 @@ async def record(
     ]
 
 
-async def erase(tx: AsyncConnection, subject_ids: Collection[str]) -> None:
-    """Take what is personal out of the ledger: the number, and what each entry sealed. The chain holds without, and so
-    do the states: who was out is out. Tells nobody: the caller does."""
-    await store.lock_subjects(tx, {}, subject_ids)
-    await store.erase_personal(tx, subject_ids)
+async def erase(tx: AsyncConnection, asked: Mapping[str, datetime]) -> dict[str, int]:
+    """Take what is personal out of the ledger of these people, who asked for it then: the number, and what each entry
+    of before had sealed; how many entries that were, by subject_id. The chain holds without, and so do the states: who
+    was out is out. Tells nobody: that they are erased was told when they asked."""
+    await store.lock_subjects(tx, {}, asked)
+    return await store.erase_personal(tx, asked)
 
 
 def _decide(
@@ -119,10 +127,19 @@ def _decide(
     salt = os.urandom(SALT_BYTES).hex()
     entry = chained(subject.subject_id, subject.entries + 1, evidence, now, subject.head, salt)
     change.subject = replace(subject, state=decision.state, entries=entry.position, head=entry.hash)
-    if subject.number is None and evidence.kind in OPENING:
-        change.subject = replace(change.subject, number=statement.number)  # erased or never told, and back
+    if subject.erased_at is not None:
+        if _returns(decision, evidence, subject.erased_at):
+            change.subject = replace(change.subject, erased_at=None)
+            change.returned_by = evidence.evidence_id
+        elif evidence.at <= subject.erased_at:
+            entry = erased(entry)  # it is of before, and has come late
+    if change.subject.number is None and change.subject.erased_at is None and evidence.kind in OPENING:
+        change.subject = replace(change.subject, number=statement.number)
+    if statement.erases:
+        change.erases = True
+        change.subject = replace(change.subject, erased_at=now, held_since=None)
     change.entries.append(entry)
-    if decision.told:
+    if decision.told or statement.erases:
         change.tell(change.subject)
     if decision.cause is not None:
         change.causes.append(decision.cause)
@@ -138,14 +155,29 @@ def _controlled(evidence: Evidence, registered: Mapping[str, Registered]) -> Evi
     return replace(evidence, controller=None if narrow else sender.controller)
 
 
+def _returns(decision: Decision, evidence: Evidence, erased_at: datetime) -> bool:
+    """Whether somebody who was erased comes back: only by an opt-in that is newer than that, and that holds."""
+    if evidence.kind != "opt_in" or evidence.at <= erased_at:
+        return False
+    return ledger.standing(decision.state, evidence.sender_id, evidence.purpose) == "opted_in"
+
+
 async def _hold(tx: AsyncConnection, changes: Mapping[str, _Change], reviews: Sequence[Review]) -> None:
-    """A subject is held from its oldest open review until the last one is closed."""
-    newest = {review.mo_id: review for review in sorted(reviews, key=lambda review: review.revision)}
+    """A subject is held from its oldest open review until the last one is closed. What an erased person wrote before
+    nobody will read."""
+    newest = {
+        review.mo_id: replace(review, open=review.open and not _unread(changes[review.subject_id].subject, review))
+        for review in sorted(reviews, key=lambda review: review.revision)
+    }
     held = await store.put_reviews(tx, list(newest.values()))
     for subject_id in {review.subject_id for review in reviews}:
         change, since = changes[subject_id], held.get(subject_id)
         if change.subject.held_since != since:
             change.tell(replace(change.subject, held_since=since))
+
+
+def _unread(subject: Subject, review: Review) -> bool:
+    return subject.erased_at is not None and review.since <= subject.erased_at
 
 
 async def _write(tx: AsyncConnection, changes: Sequence[_Change], now: datetime) -> None:
@@ -155,6 +187,14 @@ async def _write(tx: AsyncConnection, changes: Sequence[_Change], now: datetime)
         await store.append_entries(tx, entries)
     await store.put_subjects(tx, [change.subject for change in changes], now)
     await outbox.append(tx, STATES, [_event(change) for change in changes if change.told])
+    returned = [
+        ErasureLifted(subject_id=change.subject.subject_id, lifted_at=now, evidence_id=change.returned_by)
+        for change in changes
+        if change.returned_by is not None
+    ]
+    for lifted in returned:
+        await erasing.lift(tx, lifted.subject_id, now)
+    await outbox.append(tx, ERASURES, returned)
 
 
 def _event(change: _Change) -> ConsentStateChanged:
@@ -164,7 +204,7 @@ def _event(change: _Change) -> ConsentStateChanged:
         version=subject.version,
         consents=ledger.consents(subject.state),
         suppressions=ledger.suppressions(subject.state),
-        erased=False,
+        erased=subject.erased_at is not None,
         causes=tuple(change.causes),
         held_since=subject.held_since,
     )

@@ -1,6 +1,6 @@
 """consent-svc, wired: its routes, its subscriptions, and what its watermark stands on."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -9,7 +9,7 @@ from common.consumer import applied_watermark
 from common.contracts import INBOUND_MESSAGES
 from common.service import Background, Resources, Service
 from common.settings import KeyRingSettings
-from consent import api, checks, intake, proofs, receipts, reconciliations, registry, store
+from consent import api, checks, erasures, intake, proofs, receipts, reconciliations, registry, rights, store
 from consent.answers import Answers
 from consent.intake import Intake
 from consent.page import routes as page
@@ -20,6 +20,7 @@ BATCH_BYTES = 4 * 1024 * 1024  # a thousand opt-ins, each with the text that was
 class Settings(page.PageSettings):
     signing_keys: KeyRingSettings  # Ed25519 seeds: receipts are signed with the current one
     answers_per_day: int = Field(5, ge=1)  # to one number, whatever for: a loop of machines ends here
+    erasure_late_after_s: float = Field(86_400.0, gt=0)  # then asked for again and told; the law gives a month
     retired_signing_keys: dict[str, str] = Field(default_factory=dict)  # key id to `x` of the key set: still published
     refused_oadcs: frozenset[str] = frozenset()  # of AF2M's lists: forbidden, or reserved to who has not authorised us
 
@@ -48,12 +49,18 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             page.router,
             page.pages,
             reconciliations.router,
+            rights.router,
             proofs.router(settings.signing_keys, settings.retired_signing_keys),
         ],
         background=lambda held: Background(
             subscriptions=[
                 Intake(held.field_keys, answers(held)).subscription(),
                 receipts.dispatch_messages,
+                erasures.answers,
+            ],
+            workers=[
+                erasures.eraser(held.database).worker(),
+                erasures.Lateness(held.database, timedelta(seconds=settings.erasure_late_after_s)).worker(),
             ],
         ),
         ceiling=ceiling,

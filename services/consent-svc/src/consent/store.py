@@ -29,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common import consumer, outbox
+from common import consumer, erasing, outbox
 from common.contracts.consent import Purpose, Replies, StopScope
 from common.database import new_metadata
 from consent.chain import GENESIS, PERSONAL, Entry
@@ -83,6 +83,7 @@ Table(
     Column("entries", Integer, nullable=False, server_default=text("0")),
     Column("head", Text, nullable=False, server_default=text(f"'{GENESIS}'::text")),  # hash of the newest entry
     Column("held_since", DateTime(timezone=True), nullable=True),  # of the oldest open review
+    Column("erased_at", DateTime(timezone=True), nullable=True),  # until newer evidence brings them back
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
 )
 
@@ -172,6 +173,7 @@ Table(
 
 outbox.define(metadata)
 consumer.define(metadata)
+erasing.define(metadata)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +197,7 @@ class Sender:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
     """A person as known by a number: the folded state, and where the chain of entries stands. `number`: sealed, None
-    where it is erased or was never told."""
+    where it is erased or was never told. `erased_at`: they asked for their erasure then, and have not come back."""
 
     subject_id: str
     version: int = 0
@@ -204,6 +206,7 @@ class Subject:
     head: str = GENESIS
     held_since: datetime | None = None
     number: str | None = None
+    erased_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,7 +287,7 @@ _HANDED_OFF = {
     "handed_off_at": "timestamptz",
     "consent_version": "bigint",
 }
-_SUBJECT = "subject_id, version, state::text AS state, entries, head, held_since, number"
+_SUBJECT = "subject_id, version, state::text AS state, entries, head, held_since, number, erased_at"
 _SENDER = (
     "sender_id, legal_name, brand, contact, country, oadc, stop_code, purposes::text AS purposes, controller,"
     " stop_scope, replies::text AS replies, version"
@@ -411,10 +414,11 @@ async def put_subjects(tx: AsyncConnection, subjects: Sequence[Subject], now: da
     await tx.execute(
         text(
             "UPDATE subject SET version = s.version, state = s.state::jsonb, entries = s.entries, head = s.head,"
-            " held_since = s.held_since, number = s.number, updated_at = :now"
+            " held_since = s.held_since, number = s.number, erased_at = s.erased_at, updated_at = :now"
             " FROM unnest(CAST(:ids AS text[]), CAST(:versions AS bigint[]), CAST(:states AS text[]),"
             " CAST(:entries AS integer[]), CAST(:heads AS text[]), CAST(:held AS timestamptz[]),"
-            " CAST(:numbers AS text[])) AS s(subject_id, version, state, entries, head, held_since, number)"
+            " CAST(:numbers AS text[]), CAST(:erased AS timestamptz[]))"
+            " AS s(subject_id, version, state, entries, head, held_since, number, erased_at)"
             " WHERE subject.subject_id = s.subject_id"
         ),
         {
@@ -425,19 +429,42 @@ async def put_subjects(tx: AsyncConnection, subjects: Sequence[Subject], now: da
             "heads": [s.head for s in subjects],
             "held": [s.held_since for s in subjects],
             "numbers": [s.number for s in subjects],
+            "erased": [s.erased_at for s in subjects],
             "now": now,
         },
     )
 
 
-async def erase_personal(tx: AsyncConnection, subject_ids: Collection[str]) -> None:
-    """What is personal goes, the rest of the ledger stays. The subjects are locked."""
-    ids = {"ids": list(subject_ids)}
+async def erase_personal(tx: AsyncConnection, asked: Mapping[str, datetime]) -> dict[str, int]:
+    """What is personal goes from the entries recorded up to then, by subject_id, and the number where they have not
+    come back since; the rest of the ledger stays. How many entries it took, by subject_id. The subjects are locked."""
     taken = ", ".join(f"{name} = NULL" for name in (*PERSONAL, "salt"))
-    await tx.execute(
-        text(f"UPDATE evidence SET {taken} WHERE subject_id = ANY(CAST(:ids AS text[])) AND salt IS NOT NULL"), ids
+    rows = await tx.execute(
+        text(
+            f"WITH taken AS (UPDATE evidence AS e SET {taken}"
+            " FROM unnest(CAST(:ids AS text[]), CAST(:ats AS timestamptz[])) AS a(subject_id, at)"
+            " WHERE e.subject_id = a.subject_id AND e.recorded_at <= a.at AND e.salt IS NOT NULL"
+            " RETURNING e.subject_id) SELECT subject_id, count(*) AS entries FROM taken GROUP BY subject_id"
+        ),
+        {"ids": list(asked), "ats": list(asked.values())},
     )
-    await tx.execute(text("UPDATE subject SET number = NULL WHERE subject_id = ANY(CAST(:ids AS text[]))"), ids)
+    found = {row.subject_id: row.entries for row in rows}
+    await tx.execute(
+        text(
+            "UPDATE subject SET number = NULL"
+            " WHERE subject_id = ANY(CAST(:ids AS text[])) AND erased_at IS NOT NULL AND number IS NOT NULL"
+        ),
+        {"ids": list(asked)},
+    )
+    return found
+
+
+async def close_reviews(tx: AsyncConnection, subject_ids: Collection[str]) -> None:
+    """Nobody will read what these people wrote. The subjects are locked."""
+    await tx.execute(
+        text("UPDATE review SET open = false WHERE open AND subject_id = ANY(CAST(:ids AS text[]))"),
+        {"ids": list(subject_ids)},
+    )
 
 
 async def put_reviews(tx: AsyncConnection, reviews: Sequence[Review]) -> dict[str, datetime]:
@@ -699,6 +726,18 @@ async def add_link(tx: AsyncConnection, link: PreferenceLink, now: datetime) -> 
     return expires_at
 
 
+async def delete_links(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, int]:
+    """These people's; how many by subject_id."""
+    rows = await tx.execute(
+        text(
+            "WITH gone AS (DELETE FROM preference_link WHERE subject_id = ANY(CAST(:ids AS text[]))"
+            " RETURNING subject_id) SELECT subject_id, count(*) AS links FROM gone GROUP BY subject_id"
+        ),
+        {"ids": list(subject_ids)},
+    )
+    return {row.subject_id: row.links for row in rows}
+
+
 async def find_link(tx: AsyncConnection, link_id: str) -> PreferenceLink | None:
     rows = await tx.execute(
         text(
@@ -742,6 +781,7 @@ def _subject(row: Row[Any]) -> Subject:
         head=row.head,
         held_since=row.held_since,
         number=row.number,
+        erased_at=row.erased_at,
     )
 
 

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common import erasing
 from common.contracts.campaign import Category, MessageRequested
+from common.erasing import Asked
 from common.keyring import FieldKeys, SubjectKeys, Unreadable
 from common.law import Policy
 from common.law.stop_mention import mentions_stop
@@ -97,8 +98,8 @@ class Clearance:
         decisions = []
         for candidate in candidates:
             number, content, flaw = self._open(candidate)
-            if candidate.subject_id in erased and candidate.requested_at <= erased[candidate.subject_id]:
-                flaw = Reason.ERASED  # it is of before, and has come late
+            if _not_to_be_kept(candidate, erased.get(candidate.subject_id)):
+                flaw = Reason.ERASED
             sender = senders.get(candidate.sender_id)
             subject = subjects.get(candidate.subject_id)
             verdict = gate.decide(
@@ -172,3 +173,10 @@ class Clearance:
             "as_of": as_of,
             "decided_at": now,
         }
+
+
+def _not_to_be_kept(candidate: Candidate, asked: Asked | None) -> bool:
+    """Of before its person's erasure, and come late; or marketing that was made of what was erased."""
+    if asked is None:
+        return False
+    return candidate.requested_at <= asked.at or (candidate.category == "marketing" and not asked.lifted)

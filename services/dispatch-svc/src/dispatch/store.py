@@ -606,23 +606,21 @@ async def open_enforcements_of(tx: AsyncConnection, applied_before: datetime) ->
 # --- erasure -------------------------------------------------------------------------------------------------------
 
 
-async def deny_waiting(tx: AsyncConnection, subject_ids: Sequence[str]) -> list[Row[Any]]:
-    """What is pending or deferred of these people never leaves. The caller holds the partition's lock; a message that
-    is becoming `sending` at this moment is not among them."""
-    await tx.execute(
-        text(
-            "SELECT FROM message WHERE subject_id = ANY(CAST(:ids AS text[])) AND status IN ('pending', 'deferred')"
-            " ORDER BY message_id FOR UPDATE"
-        ),
-        {"ids": list(subject_ids)},
-    )
+async def deny_waiting(tx: AsyncConnection, asked: Mapping[str, datetime]) -> list[Row[Any]]:
+    """What is pending or deferred of these people never leaves: all marketing, and what else was requested before they
+    asked for their erasure. The caller holds the partition's lock; a message that is becoming `sending` at this moment
+    is not among them."""
     rows = await tx.execute(
         text(
-            "UPDATE message SET status = 'denied', reasons = ARRAY[CAST(:reason AS text)], due_at = NULL,"
-            " decided_at = coalesce(decided_at, now()), version = version + 1"
-            " WHERE subject_id = ANY(CAST(:ids AS text[])) AND status IN ('pending', 'deferred') RETURNING *"
+            "WITH waiting AS (SELECT m.message_id FROM message AS m"
+            " JOIN unnest(CAST(:ids AS text[]), CAST(:ats AS timestamptz[])) AS a(subject_id, at) USING (subject_id)"
+            " WHERE m.status IN ('pending', 'deferred') AND (m.category = 'marketing' OR m.requested_at <= a.at)"
+            " ORDER BY m.message_id FOR UPDATE OF m)"
+            " UPDATE message AS m SET status = 'denied', reasons = ARRAY[CAST(:reason AS text)], due_at = NULL,"
+            " decided_at = coalesce(m.decided_at, now()), version = m.version + 1"
+            " FROM waiting AS w WHERE m.message_id = w.message_id RETURNING m.*"
         ),
-        {"ids": list(subject_ids), "reason": Reason.ERASED.value},
+        {"ids": list(asked), "ats": list(asked.values()), "reason": Reason.ERASED.value},
     )
     return list(rows)
 
@@ -637,11 +635,13 @@ async def sending_to(tx: AsyncConnection, subject_ids: Sequence[str]) -> set[str
 
 
 async def empty_messages(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, int]:
-    """Numbers and texts of these people's messages are gone; how many by subject_id. Nothing of theirs is `sending`."""
+    """Numbers and texts of these people's messages are gone, but of what still waits; how many by subject_id. Nothing
+    of theirs is `sending`."""
     rows = await tx.execute(
         text(
             "WITH found AS (SELECT message_id FROM message WHERE subject_id = ANY(CAST(:ids AS text[]))"
-            " AND (number IS NOT NULL OR text IS NOT NULL) ORDER BY message_id FOR UPDATE),"
+            " AND (number IS NOT NULL OR text IS NOT NULL) AND status NOT IN ('pending', 'deferred')"
+            " ORDER BY message_id FOR UPDATE),"
             " emptied AS (UPDATE message AS m SET number = NULL, text = NULL FROM found AS f"
             " WHERE m.message_id = f.message_id RETURNING m.subject_id)"
             " SELECT subject_id, count(*) AS messages FROM emptied GROUP BY subject_id"

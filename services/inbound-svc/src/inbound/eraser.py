@@ -6,7 +6,8 @@ brings nothing back. A text of before the erasure that comes late is journalled 
 of after is a new conversation.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -19,15 +20,15 @@ def eraser(database: Database) -> Eraser:
     return Eraser("inbound", database, erase)
 
 
-async def erase(tx: AsyncConnection, subject_ids: Sequence[str]) -> Mapping[str, Erased]:
-    reviews = await queue.forget(tx, subject_ids)
-    parts = await store.delete_parts(tx, subject_ids)
-    callbacks = await store.empty_callbacks(tx, subject_ids)
+async def erase(tx: AsyncConnection, asked: Mapping[str, datetime]) -> Mapping[str, Erased]:
+    reviews = await queue.forget(tx, asked)
+    parts = await store.delete_parts(tx, list(asked))
+    callbacks = await store.empty_callbacks(tx, list(asked))
     return {
         subject_id: {
             "callbacks": callbacks.get(subject_id, 0),
             "reviews": reviews.get(subject_id, 0),
             "parts": parts.get(subject_id, 0),
         }
-        for subject_id in subject_ids
+        for subject_id in asked
     }

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common import erasing, outbox
 from common.contracts import INBOUND_MESSAGES, INBOUND_RECEIPTS, Event, Topic
 from common.contracts.inbound import Intent, MessageReceived, ReceiptReceived
+from common.erasing import Asked
 from common.message_id import EPOCH, message_id
 from common.msisdn import as_received
 from common.service import Resources
@@ -71,10 +72,10 @@ async def write(
     return fresh, outbox_ids
 
 
-def _is_late(entry: Entry, erased: Mapping[str, datetime]) -> bool:
+def _is_late(entry: Entry, erased: Mapping[str, Asked]) -> bool:
     """Of before its person was erased: nothing of it is to be kept but that it came, and a STOP."""
-    at = erased.get(entry.item.subject_id or "")
-    return at is not None and isinstance(entry.event, MessageReceived) and entry.event.occurred_at <= at
+    asked = erased.get(entry.item.subject_id or "")
+    return asked is not None and isinstance(entry.event, MessageReceived) and entry.event.occurred_at <= asked.at
 
 
 def _emptied(held: Resources[Any], entry: Entry) -> Entry:
@@ -85,7 +86,14 @@ def _emptied(held: Resources[Any], entry: Entry) -> Entry:
     rule = f"{event.rule}:erased"
     return Entry(
         replace(entry.item, intent=intent, rule=rule),
-        structs.replace(event, intent=intent, rule=rule, text=held.field_keys.seal("", f"text:{event.mo_id}")),
+        structs.replace(
+            event,
+            intent=intent,
+            rule=rule,
+            text=held.field_keys.seal("", f"text:{event.mo_id}"),
+            named="",
+            erasure=False,
+        ),
     )
 
 
@@ -166,6 +174,7 @@ def message_entry(
         everyone=meant.everyone,
         named=held.field_keys.seal(" ".join(meant.named), f"named:{mo_id}") if meant.named else "",
         answered=answered,
+        erasure=meant.erasure,
     )
     item = Item(name, subject_id=subject_id, intent=meant.intent, rule=meant.rule, score=meant.score)
     return Entry(item, event, message)

@@ -4,7 +4,7 @@ A row is written with the journal's, in one transaction, and keeps the event as 
 sealed. A decision is a new revision of that event.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -102,15 +102,18 @@ async def decide(tx: AsyncConnection, mo_id: str, decided: Decided) -> None:
     )
 
 
-async def forget(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, int]:
-    """What these people wrote is in the queue no longer, decided or not; how many by subject_id. Nothing is left open:
-    whoever is erased is opted out of everything."""
+async def forget(tx: AsyncConnection, asked: Mapping[str, datetime]) -> dict[str, int]:
+    """What these people wrote up to then is in the queue no longer, decided or not; how many by subject_id. Nothing is
+    left open by it: whoever is erased is opted out of everything."""
     rows = await tx.execute(
         text(
-            "WITH gone AS (DELETE FROM review WHERE subject_id = ANY(CAST(:ids AS text[])) RETURNING subject_id)"
+            "WITH gone AS (DELETE FROM review AS r"
+            " USING unnest(CAST(:ids AS text[]), CAST(:ats AS timestamptz[])) AS a(subject_id, at)"
+            " WHERE r.subject_id = a.subject_id"
+            " AND CAST(CAST(r.event AS jsonb) ->> 'occurred_at' AS timestamptz) <= a.at RETURNING r.subject_id)"
             " SELECT subject_id, count(*) AS reviews FROM gone GROUP BY subject_id"
         ),
-        {"ids": list(subject_ids)},
+        {"ids": list(asked), "ats": list(asked.values())},
     )
     return {row.subject_id: row.reviews for row in rows}
 

@@ -36,6 +36,7 @@ class MessageReceived(Event, frozen=True, kw_only=True):
     everyone: bool = False  # of a stop: it names every brand
     named: str = ""  # of a stop: the other words said, a brand perhaps; sealed, context "named:<mo_id>"; "": none
     answered: bool = False  # of a stop: the provider confirms it to the person itself
+    erasure: bool = False  # of a stop: it asks for all that is held of the person to be erased
 
     @property
     def key(self) -> str:

@@ -1,0 +1,181 @@
+"""The four services in process, on databases and topics of one test, with an operator: what rights are told over."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import httpx
+
+from campaign import service as campaign
+from consent import service as consent
+from dispatch import service as dispatch
+from inbound import service as inbound
+from tests.builders import SENDER, STOP_CODE, now, number
+from tests.eventually import eventually
+from tests.holdings import holdings, spellings
+from tests.operator import TOKEN, Operator, operator
+from tests.operators import signed
+from tests.running import Surroundings, running
+
+SERVICES = ("consent", "campaign", "dispatch", "inbound")
+SECRET = "the simulator's secret"
+ACCOUNTS = [{"provider": "simulator", "account": "main", "secrets": [SECRET]}]
+
+
+@dataclass
+class Four:
+    surroundings: Surroundings
+    clients: dict[str, httpx.AsyncClient]
+    operator: Operator
+
+    async def call(self, method: str, service: str, path: str, body: Any = None, **more: Any) -> Any:
+        answer = await self.clients[service].request(method, path, json=body, **more)
+        assert answer.status_code < 400, answer.text
+        return answer.json()
+
+    async def consented(self, n: int, **more: Any) -> Any:
+        at = more.pop("occurred_at", now() - timedelta(minutes=5))
+        body = {"sender_id": SENDER, "purpose": "promotions", "number": number(n), "occurred_at": at.isoformat()}
+        form = {"source": "shop", "form_id": "checkout", "form_version": "3", "text_shown": f"Zoé {n} : oui"}
+        return await self.call("POST", "consent", "/v1/consents", {**body, "evidence": form, **more})
+
+    async def imported(self, n: int) -> Any:
+        file = f"number;first_name\n{number(n)};Zoé {n}\n"
+        answer = await self.clients["campaign"].post(
+            "/v1/imports", params={"sender_id": SENDER}, content=file.encode(), timeout=20
+        )
+        assert answer.status_code == 201, answer.text
+        return answer.json()
+
+    async def code_sent(self, n: int) -> str:
+        body = {
+            "sender_id": SENDER,
+            "to": number(n),
+            "text": f"Votre code : 48{n:02d} Zoé {n}",
+            "category": "transactional",
+        }
+        identity = str((await self.call("POST", "dispatch", "/v1/messages", body, timeout=20))["message_id"])
+
+        async def accepted() -> bool:
+            found = await self.call("GET", "dispatch", f"/v1/messages/{identity}")
+            return bool(found["status"] == "accepted")
+
+        await eventually(accepted, within_s=20)
+        return identity
+
+    async def texted(self, n: int, text: str, mo: str | None = None) -> None:
+        """The person's own phone. Acknowledged when this returns."""
+        message = {
+            "id": mo or f"mo-{uuid4().hex}",
+            "from": number(n),
+            "to": STOP_CODE,
+            "text": text,
+            "sent_at": now().isoformat(),
+        }
+        raw = json.dumps(message).encode()
+        answer = await self.clients["inbound"].post(
+            "/v1/callbacks/simulator/main/messages", content=raw, headers=signed(raw, SECRET, now()), timeout=20
+        )
+        assert answer.status_code == 200, answer.text
+
+    async def everywhere(self, n: int) -> None:
+        """Something of the person in each of the four databases."""
+        await self.consented(n)
+        await self.imported(n)
+        await self.code_sent(n)
+        await self.texted(n, f"Merci Zoé {n}, à samedi")
+        await self.call("POST", "consent", "/v1/preference-links", {"sender_id": None, "number": number(n)})
+
+    async def erased(self, n: int) -> Any:
+        body = {"number": number(n), "evidence": {"source": "call-centre", "actor": f"agent of Zoé {n}"}}
+        return await self.call("POST", "consent", "/v1/erasures", body)
+
+    def complete(self, erasure_id: str) -> Callable[[], Awaitable[Any]]:
+        async def look() -> Any:
+            found = await self.call("GET", "consent", f"/v1/erasures/{erasure_id}")
+            assert found["status"] == "complete", found
+            return found
+
+        return look
+
+    async def state(self, n: int) -> Any:
+        return await self.call("POST", "consent", "/v1/subjects/lookup", {"number": number(n)})
+
+    async def held(self, n: int) -> dict[str, list[str]]:
+        """By service, the columns that hold something of this person, once nothing is on its way."""
+        needles = [*spellings(number(n)), f"Zoé {n}"]
+        found = {}
+        for service in SERVICES:
+            async with self.surroundings.sql(service) as sql:
+
+                async def published(sql: Any = sql) -> bool:
+                    return not await sql.fetchval("SELECT count(*) FROM outbox")
+
+                await eventually(published, within_s=20)
+                found[service] = await holdings(sql, needles)
+        return found
+
+
+async def settings_of(surroundings: Surroundings, service: str, operator_url: str, **more: Any) -> Any:
+    specific: dict[str, dict[str, Any]] = {
+        "consent": {"page_url": "https://placet.example"},
+        "campaign": {"import_max_bytes": 1_000_000},
+        "dispatch": {"gateway_url": operator_url, "gateway_token": TOKEN, "hours": "demonstration"},
+        "inbound": {"provider_accounts": ACCOUNTS},
+    }
+    modules: dict[str, Any] = {"consent": consent, "campaign": campaign, "dispatch": dispatch, "inbound": inbound}
+    return modules[service].Settings(**await surroundings.settings(service, **specific[service], **more))
+
+
+@asynccontextmanager
+async def four(surroundings: Surroundings, without: tuple[str, ...] = (), **more: Any) -> AsyncIterator[Four]:
+    """`more`: settings of consent-svc."""
+    builds: dict[str, Any] = {
+        "consent": consent.build,
+        "campaign": campaign.build,
+        "dispatch": dispatch.build,
+        "inbound": inbound.build,
+    }
+    async with operator() as op, AsyncExitStack() as stack:
+        clients: dict[str, httpx.AsyncClient] = {}
+
+        async def start(service: str) -> None:
+            own = more if service == "consent" else {}
+            settings = await settings_of(surroundings, service, op.url, **own)
+            clients[service] = await stack.enter_async_context(running(builds[service](settings)))
+
+        for service in SERVICES:
+            if service not in without:
+                await start(service)
+        told = Four(surroundings, clients, op)
+        await told.call(
+            "POST",
+            "consent",
+            "/v1/senders",
+            {
+                "sender_id": SENDER,
+                "legal_name": "Maison Lune SAS",
+                "brand": "Maison Lune",
+                "contact": "contact@maison-lune.example",
+                "country": "FR",
+                "oadc": "MAISONLUNE",
+                "stop_code": STOP_CODE,
+                "purposes": [{"id": "promotions", "wording": "Nos offres"}],
+            },
+        )
+        await asyncio.gather(*(eventually(_ready(client), within_s=30) for client in clients.values()))
+        yield told
+
+
+def _ready(client: httpx.AsyncClient) -> Callable[[], Awaitable[bool]]:
+    async def look() -> bool:
+        response = await client.get("/readyz")
+        assert response.status_code == 200, response.text
+        return True
+
+    return look

@@ -1,0 +1,181 @@
+"""Promise 7: erasure reaches everything, and ends in a certificate that says which service erased what and when."""
+
+from datetime import timedelta
+from typing import Any
+
+from common.contracts import ERASURES, STATES
+from common.contracts.consent import ConsentStateChanged
+from common.database import Database
+from consent.chain import verify
+from consent.store import history
+from tests.builders import SENDER, now, number, subject
+from tests.eventually import eventually
+from tests.reading import reading
+from tests.running import Surroundings, bearer
+from tests.service.rights.four import SERVICES, four
+
+NOTHING: dict[str, list[str]] = {service: [] for service in SERVICES}
+
+
+async def test_an_erasure_reaches_every_column_of_every_database_and_ends_in_a_certificate(
+    surroundings: Surroundings,
+) -> None:
+    async with four(surroundings) as told, reading(surroundings, STATES) as states:
+        await told.everywhere(1)
+        await told.everywhere(2)
+        before = await told.held(1)
+        assert all(before[service] for service in SERVICES), before
+        other = await told.held(2)
+
+        asked = await told.erased(1)
+        assert asked["subject_id"] == subject(1)
+        done = await eventually(told.complete(asked["erasure_id"]), within_s=30)
+
+        assert await told.held(1) == NOTHING
+        assert await told.held(2) == other
+        certified = {each["service"]: each for each in done["services"]}
+        assert {name: each["erased"] for name, each in certified.items()} == {
+            "campaign": {"contacts": 1},
+            "consent": {"evidence": 2, "links": 1},
+            "dispatch": {"messages": 1},
+            "inbound": {"callbacks": 1, "reviews": 0, "parts": 0},
+        }
+        for each in certified.values():
+            assert done["requested_at"] <= each["erased_at"] <= each["acknowledged_at"] <= done["completed_at"]
+        assert done["waiting_for"] == []
+        assert done["kept"]
+        assert number(1) not in str(done)
+
+        state = await told.state(1)
+        assert [c["state"] for c in state["consents"]] == ["opted_out"]
+        assert [s["sender_id"] for s in state["suppressions"]] == [None]
+        assert {line["text_shown"] for line in state["history"]} == {None}
+
+        async def told_as_erased() -> bool:
+            mine = [e for e in await states() if isinstance(e, ConsentStateChanged) and e.subject_id == subject(1)]
+            return bool(mine) and mine[-1].erased
+
+        assert await eventually(told_as_erased)
+        assert await chain_of(surroundings, 1) is None
+
+
+async def chain_of(surroundings: Surroundings, n: int) -> int | None:
+    """The first entry of the person's ledger that does not hold."""
+    database = Database(await surroundings.database("consent"), pool_size=1)
+    try:
+        async with database.begin() as tx:
+            return verify(await history(tx, subject(n)))
+    finally:
+        await database.close()
+
+
+async def test_the_person_may_ask_by_sms(surroundings: Surroundings) -> None:
+    async with four(surroundings) as told:
+        await told.everywhere(1)
+        await told.texted(1, "SUPPRIMEZ MES DONNEES", mo="mo-erase")
+
+        async def listed() -> Any:
+            return (await told.call("GET", "consent", "/v1/erasures?status=complete"))["items"]
+
+        [done] = await eventually(listed, within_s=30)
+        assert (done["subject_id"], done["source"]) == (subject(1), "mo")
+        assert await told.held(1) == NOTHING
+        await told.texted(1, "SUPPRIMEZ MES DONNEES", mo="mo-erase")
+        assert len(await listed()) == 1
+        assert (await told.call("GET", "consent", "/v1/erasures"))["items"] == []
+
+
+async def test_late_and_old_evidence_brings_nothing_back_and_new_evidence_does(surroundings: Surroundings) -> None:
+    async with four(surroundings) as told:
+        await told.everywhere(1)
+        asked = await told.erased(1)
+        await eventually(told.complete(asked["erasure_id"]), within_s=30)
+
+        old = await told.consented(1, occurred_at=now() - timedelta(days=1))
+        assert (old["changed"], old["state"]) == (False, "opted_out")
+        assert (await told.imported(1))["reasons"] == {"erased": 1}
+        await told.texted(1, "START")  # what it would reopen was erased
+        await told.call("GET", "consent", f"/v1/erasures/{asked['erasure_id']}")
+        assert {
+            service: await_held for service, await_held in (await told.held(1)).items() if service != "inbound"
+        } == {
+            "consent": [],
+            "campaign": [],
+            "dispatch": [],
+        }
+        assert (await told.state(1))["consents"][0]["state"] == "opted_out"
+        assert await chain_of(surroundings, 1) is None
+
+        new = await told.consented(1, occurred_at=now())
+        assert (new["changed"], new["state"]) == (True, "opted_in")
+
+        async def back() -> bool:
+            return bool((await told.imported(1))["created"])
+
+        assert await eventually(back, within_s=20)
+        held = await told.held(1)
+        assert "subject.number" in held["consent"]
+        assert "contact.number" in held["campaign"]
+        again = await told.erased(1)
+        assert again["erasure_id"] != asked["erasure_id"]
+        await eventually(told.complete(again["erasure_id"]), within_s=30)
+        assert (await told.held(1))["campaign"] == []
+        assert (await told.held(1))["consent"] == []
+
+
+async def test_the_same_again_while_it_is_under_way_is_that_one(surroundings: Surroundings) -> None:
+    async with four(surroundings, without=("campaign", "dispatch", "inbound")) as told:
+        first = await told.erased(1)
+        assert (first["status"], first["waiting_for"]) == ("open", sorted(SERVICES))
+        assert (await told.erased(1))["erasure_id"] == first["erasure_id"]
+        body = {"number": number(2), "evidence": {"source": "shop"}}
+        key = {"Idempotency-Key": "k1"}
+        keyed = await told.call("POST", "consent", "/v1/erasures", body, headers=key)
+        assert await told.call("POST", "consent", "/v1/erasures", body, headers=key) == keyed
+        other = await told.clients["consent"].post("/v1/erasures", json={**body, "number": number(3)}, headers=key)
+        assert (other.status_code, other.json()["reasons"][0]["field"]) == (409, "Idempotency-Key")
+
+
+async def test_one_that_is_late_is_asked_for_again_and_completes(surroundings: Surroundings) -> None:
+    """Campaign was down, and what it had read of the log was lost."""
+    async with four(surroundings, erasure_late_after_s=0.5) as told, reading(surroundings, ERASURES) as read:
+        await told.imported(1)
+        async with surroundings.sql("campaign") as sql:
+            await sql.execute("ALTER TABLE contact RENAME TO away")
+            asked = await told.erased(1)
+
+            async def late() -> Any:
+                found = await told.call("GET", "consent", f"/v1/erasures/{asked['erasure_id']}")
+                assert found["asked_again_at"] is not None
+                assert found["waiting_for"] == ["campaign"]
+                return found
+
+            await eventually(late, within_s=30)
+            await sql.execute("ALTER TABLE away RENAME TO contact")
+        done = await eventually(told.complete(asked["erasure_id"]), within_s=30)
+        assert done["asked_again_at"]
+
+        async def asked_again() -> bool:
+            return len([e for e in await read() if e.key == subject(1)]) >= 2
+
+        assert await eventually(asked_again)
+        metrics = (await told.clients["consent"].get("/metrics")).text
+        assert 'sms_consent_late_erasures_total{service="campaign"}' in metrics
+
+
+async def test_who_may_and_what_is_wrong_with_a_request(surroundings: Surroundings) -> None:
+    async with four(surroundings, without=("campaign", "dispatch", "inbound")) as told:
+        client = told.clients["consent"]
+        body: dict[str, Any] = {"number": number(1), "evidence": {"source": "shop"}}
+        one_sender = bearer(senders=[SENDER])
+        for answer in (
+            await client.post("/v1/erasures", json=body, headers=one_sender),
+            await client.get("/v1/erasures", headers=one_sender),
+            await client.post("/v1/erasures", json=body, headers=bearer(scope="consent:write")),
+        ):
+            assert answer.status_code == 403
+        unknown = await client.get("/v1/erasures/nobody")
+        assert (unknown.status_code, unknown.json()["reasons"][0]["reason"]) == (404, "unknown_erasure")
+        for change, field in (({"number": "---"}, "number"), ({"evidence": {"source": " mo "}}, "evidence.source")):
+            refused = await client.post("/v1/erasures", json={**body, **change})
+            assert (refused.status_code, refused.json()["reasons"][0]["field"]) == (422, field)
