@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import hmac
 import json
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -376,6 +377,43 @@ async def test_5_every_decision_explains_itself(placet: Placet) -> None:
     assert accepted["consent_version"] == known["version"]
     assert accepted["policy_version"] == "demonstration-1"
     assert accepted["requested_at"] < accepted["as_of"] or accepted["as_of"] < accepted["decided_at"]
+
+
+async def test_5_a_regulator_checks_a_campaign_with_one_file_and_the_published_keys(
+    placet: Placet, tmp_path: Path
+) -> None:
+    """One had said yes and gets it; who stopped after the first campaign is in its proof and not in the second's."""
+    sender = await placet.new_sender("36214")
+    await placet.contacts(sender, range(510, 512))
+    for n in range(510, 512):
+        await placet.consent(sender, n, datetime.now(UTC) - timedelta(days=1))
+    first = await placet.campaign(sender)
+    await eventually(placet.finished(first))
+    await placet.enforced(await placet.reply(511, "STOP", "36214"))
+    second = await placet.campaign(sender)
+    await eventually(placet.finished(second))
+    (tmp_path / "jwks.json").write_text(json.dumps(await placet.call("GET", "consent", "/.well-known/jwks.json")))
+
+    async def proven(campaign: str, messages: int) -> str:
+        answer = await placet.http.get(f"{placet.stack.urls['consent']}/v1/proofs/campaigns/{campaign}")
+        assert answer.status_code == 200, answer.text
+        (tmp_path / "proof.jsonl").write_bytes(answer.content)
+        command = ("-m", "consent", "verify-bundle", "proof.jsonl", "--jwks", "jwks.json")
+        ran = await asyncio.create_subprocess_exec(
+            sys.executable, *command, cwd=tmp_path, env={}, stdout=asyncio.subprocess.PIPE
+        )
+        told = (await ran.communicate())[0].decode()
+        assert ran.returncode == 0, told
+        assert f"campaign {campaign}: {messages} messages\n" in told
+        assert f"{messages:>8} stood on a consent on record\n" in told
+        return told
+
+    assert "HOLDS" in await eventually(lambda: proven(first, 2))
+    assert "HOLDS" in await eventually(lambda: proven(second, 1))
+    answer = await placet.http.post(f"{placet.stack.urls['consent']}/v1/proofs", json={"number": number(511)})
+    assert [json.loads(line)["line"] for line in answer.text.splitlines()] == [
+        *("bundle", "keys", "sender", "subject", "entry", "entry", "end")
+    ]
 
 
 async def test_8_nobody_uninvited(placet: Placet) -> None:

@@ -1,15 +1,20 @@
-"""A bundle in which one byte differs does not hold: wherever it is, whatever it has become."""
+"""The bundle of any history holds; one in which one byte differs does not: wherever it is, whatever it has become."""
 
 import hashlib
 import random
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consent.bundle import check
-from consent.chain import canonical
-from tests.unit.consent.bundles import keys, published, whole
+from consent.bundle import check, stood_on
+from consent.chain import PERSONAL, Entry, canonical
+from consent.ledger import Evidence
+from consent.proofs import concerns
+from tests.property.test_ledger_properties import CONTROLLERS, PURPOSES, SENDERS, histories
+from tests.unit.consent.bundles import bundle_of, chain_of, keys, message, party, published, subject_line, whole
 from tests.unit.consent.evidences import at
 
 FILE = whole()
@@ -89,3 +94,27 @@ def test_nothing_can_be_added_at_either_end(more: bytes) -> None:
 @given(st.lists(st.sampled_from([*LINES, b"", b"\n", b"{}\n", b'{"line":"end","signature":""}\n'])))
 def test_whatever_lines_it_is_given_it_reports_and_never_fails(lines: list[bytes]) -> None:
     assert check(lines, published).holds == (lines == LINES)
+
+
+def erased(entry: Entry) -> Entry:
+    gone: dict[str, Any] = dict.fromkeys(PERSONAL)
+    return replace(entry, salt=None, evidence=replace(entry.evidence, **gone))
+
+
+@given(said=histories, gone=st.sets(st.integers(0, 11)))
+def test_the_bundle_of_any_history_holds_erased_or_not(said: list[Evidence], gone: set[int]) -> None:
+    entries = [erased(entry) if place in gone else entry for place, entry in enumerate(chain_of(said))]
+    report = check(bundle_of(subject_line(entries), entries).splitlines(keepends=True), published)
+    assert report.problems == []
+    assert report.entries == entries
+
+
+@given(said=histories, sender=st.sampled_from(SENDERS), purpose=st.sampled_from(PURPOSES), minutes=st.floats(-5, 30))
+def test_what_a_campaigns_bundle_withholds_would_not_change_what_its_messages_stood_on(
+    said: list[Evidence], sender: str, purpose: str, minutes: float
+) -> None:
+    entries = chain_of(said)
+    then = party(sender_id=sender, controller=CONTROLLERS[sender])
+    shown = [entry for entry in entries if concerns(entry.evidence, then)]
+    left = message(minutes, sender_id=sender, purpose=purpose)
+    assert stood_on(shown, left) == stood_on(entries, left)
