@@ -10,12 +10,19 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from playwright.async_api import Browser, Page, expect
 
+from common.contracts.campaign import MessageRequested
+from common.keyring import LinkKeys
+from common.settings import KeyRingSettings
+from common.sms_length import length
+from consent.page.link import Link, token
 from consent.service import Settings, build
 from tests.browser import person, violations
-from tests.running import Surroundings, bearer, serving
+from tests.builders import field_keys
+from tests.running import KEY_RING, Surroundings, bearer, serving
 
 NUMBER = "06 39 98 12 34"
 SHOWN = "Oui, je veux recevoir les offres de Maison Lune par SMS. STOP au 36111 à tout moment."
@@ -35,6 +42,17 @@ SENDER: dict[str, Any] = {
 OTHER = SENDER | {"sender_id": "cafe-zinc", "brand": "Café Zinc", "legal_name": "Zinc SARL", "oadc": "CAFEZINC"}
 
 
+def consent(**more: Any) -> dict[str, Any]:
+    body = {
+        "sender_id": "maison-lune",
+        "purpose": "promotions",
+        "number": NUMBER,
+        "occurred_at": "2026-03-02T14:05:00+01:00",
+        "evidence": {"source": "form", "form_id": "checkout", "form_version": "7", "text_shown": SHOWN},
+    }
+    return body | more
+
+
 @dataclass(frozen=True)
 class Service:
     """The api role alone, over real HTTP; `api` is an internal service that calls it."""
@@ -44,13 +62,7 @@ class Service:
     surroundings: Surroundings
 
     async def consent(self, purpose: str = "promotions", sender_id: str = "maison-lune") -> None:
-        body = {
-            "sender_id": sender_id,
-            "purpose": purpose,
-            "number": NUMBER,
-            "occurred_at": "2026-03-02T14:05:00+01:00",
-            "evidence": {"source": "form", "form_id": "checkout", "form_version": "7", "text_shown": SHOWN},
-        }
+        body = consent(purpose=purpose, sender_id=sender_id)
         assert (await self.api.post("/v1/consents", json=body)).status_code == 201
 
     async def link(self, number: str = NUMBER, sender_id: str | None = "maison-lune", **more: Any) -> str:
@@ -191,10 +203,17 @@ async def test_the_page_meets_wcag_2_2_aa_before_and_after_a_stop(
 async def test_a_forged_or_altered_link_opens_nothing_and_tells_nothing(service: Service) -> None:
     await service.consent()
     url = await service.link()
-    head, token = url.rsplit("/", 1)
-    swapped = "A" if token[10] != "A" else "B"
+    head, written = url.rsplit("/", 1)
+    swapped = "A" if written[10] != "A" else "B"
     async with httpx.AsyncClient() as stranger:
-        for forged in ("A" * 28, token[:10] + swapped + token[11:], token[:-1], token + "A", "%00" * 9, "é" * 28):
+        for forged in (
+            "A" * 28,
+            written[:10] + swapped + written[11:],
+            written[:-1],
+            written + "A",
+            "%00" * 9,
+            "é" * 28,
+        ):
             for method, path in (("GET", ""), ("POST", "/stop")):
                 answer = await stranger.request(method, f"{head}/{forged}{path}")
                 assert answer.status_code == 404, forged
@@ -206,16 +225,29 @@ async def test_a_forged_or_altered_link_opens_nothing_and_tells_nothing(service:
 
 async def test_an_expired_link_opens_nothing_even_where_its_row_is_still_there(service: Service) -> None:
     await service.consent()
-    url = await service.link(body={"days": 1})
+    url = await service.link()
     past = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=1)
     async with service.surroundings.sql("consent") as sql:
-        await sql.execute("UPDATE preference_link SET expires_at = $1", past)
+        link_id = await sql.fetchval("UPDATE preference_link SET expires_at = $1 RETURNING link_id", past)
+    expired = token(Link(link_id, past), LinkKeys(KeyRingSettings.model_validate(KEY_RING)))
     async with httpx.AsyncClient() as late:
-        for method, path in (("GET", ""), ("POST", "/stop")):
-            answer = await late.request(method, url + path)
-            assert answer.status_code == 410
-            assert "Maison Lune" not in answer.text
+        for written in (expired, url.rsplit("/", 1)[1]):  # the other one holds, and is not the one that was made
+            for method, path in (("GET", ""), ("POST", "/stop")):
+                answer = await late.request(method, f"{service.url}/p/{written}{path}")
+                assert answer.status_code == 410
+                assert "Maison Lune" not in answer.text
     assert await service.states() == {("maison-lune", "promotions"): "opted_in"}
+
+
+async def test_a_second_stop_from_a_page_left_open_counts_as_much_as_the_first(service: Service) -> None:
+    url = await service.link()
+    async with httpx.AsyncClient() as tab:
+        for _ in range(2):
+            given = datetime.now(UTC).isoformat()
+            assert (await service.api.post("/v1/consents", json=consent(occurred_at=given))).status_code == 201
+            assert set((await service.states()).values()) == {"opted_in"}
+            assert (await tab.post(url + "/stop", data={"lang": "fr"})).status_code == 303
+            assert set((await service.states()).values()) == {"opted_out"}
 
 
 async def test_a_stop_posted_from_another_site_is_refused(service: Service) -> None:
@@ -256,6 +288,55 @@ async def test_the_same_request_with_its_key_gets_the_same_link(service: Service
     assert await service.link() != await service.link()
 
 
+async def asked_of_dispatch(service: Service) -> list[MessageRequested]:
+    async with service.surroundings.sql("consent") as sql:
+        rows = await sql.fetch("SELECT payload FROM outbox WHERE topic = 'dispatch.requests.v1' ORDER BY id")
+    return [msgspec.json.decode(row["payload"], type=MessageRequested) for row in rows]
+
+
+async def test_a_link_that_is_texted_reaches_the_phone_and_not_the_caller(service: Service, browser: Browser) -> None:
+    await service.consent()
+    body = {"sender_id": "maison-lune", "number": NUMBER, "send": True}
+    for _ in range(2):
+        answer = await service.api.post("/v1/preference-links", json=body, headers={"Idempotency-Key": "once"})
+        assert (answer.status_code, answer.json()["url"]) == (201, None)
+    [message] = await asked_of_dispatch(service)
+    assert (message.category, message.sender_id, message.campaign_id) == ("service", "maison-lune", None)
+    text = field_keys.unseal(message.text, f"text:{message.message_id}")
+    assert text.startswith("Maison Lune : vos choix pour nos SMS")
+    assert length(text).segments == 1
+    [url] = re.findall(r"http\S+", text)
+    async with person(browser) as visit:
+        await visit.page.goto(url)
+        await expect(visit.page).to_have_title("Vos SMS de Maison Lune")
+
+
+async def test_a_link_is_texted_to_nobody_unknown_and_only_so_often(service: Service) -> None:
+    body = {"sender_id": "maison-lune", "number": NUMBER, "send": True}
+    answer = await service.api.post("/v1/preference-links", json=body)
+    assert (answer.status_code, answer.json()["reasons"][0]["reason"]) == (409, "unknown_subject")
+    await service.consent()
+    statuses = [(await service.api.post("/v1/preference-links", json=body)).status_code for _ in range(6)]
+    assert statuses == [201] * 5 + [409]
+    assert len(await asked_of_dispatch(service)) == 5
+    answer = await service.api.post("/v1/preference-links", json=body | {"sender_id": None})
+    assert (answer.status_code, answer.json()["reasons"][0]["reason"]) == (422, "sender_missing")
+
+
+@pytest.mark.parametrize("want", ["on", "off"])
+async def test_a_link_for_one_sender_changes_nothing_of_another(service: Service, browser: Browser, want: str) -> None:
+    await service.consent()
+    await service.consent(sender_id="cafe-zinc")
+    before = await service.lines()
+    async with person(browser) as visit:
+        url = await service.link()
+        await visit.page.goto(url)
+        form = await fields(visit.page, "/purposes") | {"sender": "cafe-zinc", "purpose": "promotions", "want": want}
+        answer = await visit.context.request.post(url + "/purposes", form=form, max_redirects=0)
+    assert answer.status == 409
+    assert await service.lines() == before
+
+
 @pytest.mark.parametrize(
     ("body", "claims", "status", "reason"),
     [
@@ -278,13 +359,7 @@ async def test_a_link_is_not_made_for(
 
 
 async def test_no_caller_passes_evidence_off_as_the_page_s(service: Service) -> None:
-    body = {
-        "sender_id": "maison-lune",
-        "purpose": "promotions",
-        "number": NUMBER,
-        "occurred_at": "2026-03-02T14:05:00+01:00",
-        "evidence": {"source": "preference_page", "text_shown": SHOWN},
-    }
+    body = consent(evidence={"source": "preference_page", "text_shown": SHOWN})
     answer = await service.api.post("/v1/consents", json=body)
     assert answer.status_code == 422
     assert answer.json()["reasons"][0]["field"] == "evidence.source"

@@ -74,13 +74,13 @@ class Answers:
         due = [answer for answer in owed if now < answer.since + OF_USE_FOR and self._is_phone(answer)]
         if not due:
             return []
-        given = await _given(tx, {answer.message_id for answer in due})
+        known = await given(tx, {answer.message_id for answer in due})
         today = Counter(await _since(tx, {answer.subject_id for answer in due}, now - A_DAY))
         fresh: list[Answer] = []
         for answer in due:
-            if answer.message_id in given:
+            if answer.message_id in known:
                 continue
-            given.add(answer.message_id)
+            known.add(answer.message_id)
             if today[answer.subject_id] >= self.per_day:
                 ANSWERS.labels(answer.kind, "over_the_cap").inc()
                 log.warning("a person has had enough answers for a day", extra={"subject_id": answer.subject_id})
@@ -118,7 +118,8 @@ class Answers:
         )
 
 
-async def _given(tx: AsyncConnection, message_ids: Collection[UUID]) -> set[UUID]:
+async def given(tx: AsyncConnection, message_ids: Collection[UUID]) -> set[UUID]:
+    """Those of them that dispatch was asked for."""
     rows = await tx.execute(
         text("SELECT message_id FROM answer WHERE message_id = ANY(CAST(:ids AS uuid[]))"), {"ids": list(message_ids)}
     )

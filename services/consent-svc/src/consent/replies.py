@@ -3,6 +3,7 @@ French. Pure.
 
     stopped   once, no advertising, the brand named (DOMAIN 1.8, 2.5)
     contact   who edits the service: legal name, how to reach it, how to stop
+    preferences   a link to the page where they see and choose
     started   that it was heard, and how to stop again
 
 Where several senders of a shared code answer at once, it is in ours. These are in the letters of GSM 03.38, so that
@@ -11,6 +12,7 @@ an answer is one SMS where the names are short: "ê", "ç" or a curly apostrophe
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 from common.contracts.consent import Replies
@@ -59,6 +61,12 @@ def contact(senders: Sequence[Identity], stop_code: str) -> str:
         if length(text).segments <= CONTACT_SEGMENTS:
             break
     return text
+
+
+def preferences(sender: Identity, url: str, until: datetime) -> str:
+    """A link to the preference page. `until`: in the person's time."""
+    said = f"{sender.brand} : vos choix pour nos SMS et vos données : {url}"
+    return f"{said} Lien personnel, jusqu'au {until:%d/%m}."
 
 
 def _alone(senders: Sequence[Identity]) -> Replies:

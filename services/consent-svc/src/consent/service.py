@@ -46,7 +46,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             api.router,
             registry.router(settings.refused_oadcs),
             checks.router,
-            page.router,
+            page.router(settings.answers_per_day),
             page.pages,
             reconciliations.router,
             rights.router,

@@ -11,7 +11,7 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from importlib import resources as files
 from typing import Annotated, Any, Literal
@@ -22,27 +22,29 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.auth import Caller, require
 from common.fields import Short
+from common.message_id import message_id
 from common.msisdn import NumberRefused, parse
 from common.problems import DATABASE_DOWN, Conflict, Forbidden, Invalid, NotFound, Reason
 from common.service import Resources, resources
 from common.settings import ServiceSettings
 from common.telemetry import counter
-from consent import recorder, store
-from consent.bodies import Body, Number
+from consent import recorder, replies, store
+from consent.answers import Answer, Answers, given
+from consent.bodies import EXAMPLE_NUMBER, Body, Number
 from consent.chain import evidence_id
 from consent.ledger import Evidence
 from consent.page.copies import csv_copy, json_copy
 from consent.page.link import BROWSER, Link, browser_hash, form_holds, read, token
 from consent.page.link import form as link_form
 from consent.page.view import Choice, View, actor, senders_told, view
-from consent.page.words import LANGUAGES, Words, chosen
+from consent.page.words import LANGUAGES, PARIS, Words, chosen
 from consent.recorder import Statement
-from consent.store import PreferenceLink, Subject
+from consent.store import PreferenceLink, Sender, Subject
 
 log = logging.getLogger(__name__)
 
@@ -98,19 +100,28 @@ class NoPage(Conflict):
     slug, title = "no-page", "This installation does not say where people reach the preference page"
 
 
+class NotSent(Conflict):
+    slug, title = "not-sent", "The link was not texted"
+
+
 class LinkBody(Body):
     """For whom. `sender_id` null: the page shows every sender; it must be said, not left out."""
 
     sender_id: Short | None
     number: Number
     days: int | None = Field(None, ge=1, le=90)
+    send: bool = Field(False, description="Text it to the person, who is on record; the caller does not see it.")
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"sender_id": "acme", "number": EXAMPLE_NUMBER, "send": True}]}
+    )
 
 
 class LinkAnswer(BaseModel):
-    """`url`: for this person's phone only. It is not kept: who loses it makes another."""
+    """`url`: for this person's phone only; null where it was texted. It is not kept: who loses it makes another."""
 
     subject_id: str
-    url: str
+    url: str | None
     expires_at: datetime
 
 
@@ -131,48 +142,80 @@ class _Page(APIRoute):
         return handled
 
 
-router = APIRouter()
 pages = APIRouter(prefix=PATH, route_class=_Page, default_response_class=HTMLResponse, include_in_schema=False)
 
 
-@router.post("/v1/preference-links", status_code=201)
-async def make_link(body: LinkBody, caller: WritesConsent, held: Held, key: Key = None) -> LinkAnswer:
-    """A short link to the preference page of one person. With an Idempotency-Key, the same link again."""
-    if body.sender_id is not None:
-        caller.may_use(body.sender_id)
-    elif caller.senders is not None:
-        raise Forbidden("the token does not cover every sender", reasons=[Reason("sender_id", "sender_not_granted")])
-    if held.settings.page_url is None:
-        raise NoPage("set PLACET_PAGE_URL")
-    try:
-        number = parse(body.number, fictional=held.settings.fictional_numbers).e164
-    except NumberRefused as refused:
-        reason = Reason("number", refused.reason, "not a mobile number one may text")
-        raise Invalid("no link made", reasons=[reason]) from None
-    now = datetime.now(UTC)
-    subject_id = held.subject_keys.subject_id(number)
-    link = PreferenceLink(
-        link_id=_link_id(held, caller, key, body, subject_id),
-        subject_id=subject_id,
-        number=held.field_keys.seal(number, f"number:{subject_id}"),
-        sender_id=body.sender_id,
-        expires_at=(now + timedelta(days=body.days or held.settings.link_days)).replace(microsecond=0),
+def router(answers_per_day: int) -> APIRouter:
+    """`answers_per_day`: to one number, whatever for."""
+    router = APIRouter(prefix="/v1")
+
+    @router.post("/preference-links", status_code=201)
+    async def make_link(body: LinkBody, caller: WritesConsent, held: Held, key: Key = None) -> LinkAnswer:
+        """A short link to the preference page of one person; texted to them, or given to the caller to do so. With an
+        Idempotency-Key, the same link again, texted once."""
+        if body.sender_id is not None:
+            caller.may_use(body.sender_id)
+        elif caller.senders is not None:
+            raise Forbidden("it does not cover every sender", reasons=[Reason("sender_id", "sender_not_granted")])
+        if held.settings.page_url is None:
+            raise NoPage("set PLACET_PAGE_URL")
+        try:
+            number = parse(body.number, fictional=held.settings.fictional_numbers).e164
+        except NumberRefused as refused:
+            reason = Reason("number", refused.reason, "not a mobile number one may text")
+            raise Invalid("no link made", reasons=[reason]) from None
+        now = datetime.now(UTC)
+        subject_id = held.subject_keys.subject_id(number)
+        link = PreferenceLink(
+            link_id=_link_id(held, caller, key, body, subject_id),
+            subject_id=subject_id,
+            number=held.field_keys.seal(number, f"number:{subject_id}"),
+            sender_id=body.sender_id,
+            expires_at=(now + timedelta(days=body.days or held.settings.link_days)).replace(microsecond=0),
+        )
+        async with held.database.begin() as tx:
+            sender = await store.find_sender(tx, body.sender_id) if body.sender_id else None
+            if body.sender_id is not None and sender is None:
+                raise NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
+            expires_at = await store.add_link(tx, link, now)
+            link = replace(link, expires_at=expires_at)
+            url = f"{held.settings.page_url.rstrip('/')}{PATH}/{token(Link(link.link_id, expires_at), held.link_keys)}"
+            if body.send:
+                answers = Answers(held.field_keys, answers_per_day, held.settings.fictional_numbers)
+                await _send(tx, answers, link, sender, url, now)
+        return LinkAnswer(subject_id=subject_id, url=None if body.send else url, expires_at=expires_at)
+
+    return router
+
+
+async def _send(
+    tx: AsyncConnection, answers: Answers, link: PreferenceLink, sender: Sender | None, url: str, now: datetime
+) -> None:
+    """Text the link to the person it is for. Raises Invalid without a sender, Conflict where it may not be sent."""
+    if sender is None:
+        raise Invalid("an SMS is some sender's", reasons=[Reason("sender_id", "sender_missing")])
+    known = await store.lock_subjects(tx, {}, known=[link.subject_id])
+    if not known:  # or anybody's number could be texted through us
+        raise NotSent("nothing is on record of this number", reasons=[Reason("number", "unknown_subject")])
+    identity = replies.Identity(sender.legal_name, sender.brand, sender.contact, sender.replies)
+    answer = Answer(
+        message_id=message_id(link.expires_at, "preference link", link.link_id),
+        subject_id=link.subject_id,
+        number=link.number,
+        sender_id=sender.sender_id,
+        kind="preferences",
+        text=replies.preferences(identity, url, link.expires_at.astimezone(PARIS)),
+        since=now,
     )
-    async with held.database.begin() as tx:
-        if body.sender_id is not None and await store.find_sender(tx, body.sender_id) is None:
-            raise NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
-        expires_at = await store.add_link(tx, link, now)
-    written = token(Link(link.link_id, expires_at), held.link_keys)
-    return LinkAnswer(
-        subject_id=subject_id, url=f"{held.settings.page_url.rstrip('/')}{PATH}/{written}", expires_at=expires_at
-    )
+    if not await answers.give(tx, [answer], now) and not await given(tx, [answer.message_id]):
+        raise NotSent("they have been sent enough for a day", reasons=[Reason("number", "too_many_answers")])
 
 
 def _link_id(held: Resources[PageSettings], caller: Caller, key: str | None, body: LinkBody, subject_id: str) -> str:
     """Random, or the same for the same request of the same caller: the key's owner and all that was asked are in it."""
     if key is None:
         return secrets.token_hex(8)
-    asked = "\n".join((caller.subject, key, subject_id, body.sender_id or "", str(body.days or "")))
+    asked = "\n".join((caller.subject, key, subject_id, body.sender_id or "", str(body.days or ""), str(body.send)))
     return held.link_keys.tag(b"link id " + asked.encode())[:8].hex()
 
 
