@@ -198,6 +198,12 @@ async def test_the_page_meets_wcag_2_2_aa_before_and_after_a_stop(
         assert await violations(visit.page) == []
         await visit.page.goto(url[:-4] + "AAAA")
         assert await violations(visit.page) == []
+        await visit.page.goto(url)
+        await visit.page.locator(".act summary").last.click()
+        await visit.page.locator("#sure").check()
+        await visit.page.locator("form[action$='/erase'] button").click()
+        await expect(visit.page.get_by_role("status")).to_be_visible()
+        assert await violations(visit.page) == []
 
 
 async def test_a_forged_or_altered_link_opens_nothing_and_tells_nothing(service: Service) -> None:
@@ -286,6 +292,64 @@ async def test_the_same_request_with_its_key_gets_the_same_link(service: Service
     assert first == again
     assert await service.link(number="06 39 98 12 35", headers=key) != first
     assert await service.link() != await service.link()
+
+
+async def test_a_person_has_everything_erased_and_the_link_then_opens_the_certificate(
+    service: Service, browser: Browser
+) -> None:
+    await service.consent()
+    await service.consent(sender_id="cafe-zinc")
+    async with person(browser) as visit:
+        page, url = visit.page, await service.link()
+        await page.goto(url)
+        await page.get_by_text("Tout effacer…").click()
+        await page.get_by_role("button", name="Effacer mes données").click()  # the browser asks for the box first
+        assert set((await service.states()).values()) == {"opted_in"}
+        await page.get_by_label("Je comprends que c’est définitif.").check()
+        await page.get_by_role("button", name="Effacer mes données").click()
+
+        await expect(page.get_by_role("heading", level=1)).to_have_text("L’effacement est en cours")
+        assert await page.get_by_text("En cours", exact=True).count() == 4
+        assert set((await service.states()).values()) == {"opted_out"}
+        [open_one] = (await service.api.get("/v1/erasures")).json()["items"]
+        await expect(page.get_by_text(open_one["erasure_id"])).to_be_visible()
+        assert open_one["source"] == "preference_page"
+        async with service.surroundings.sql("consent") as sql:
+            assert await sql.fetchval("SELECT count(*) FROM preference_link") == 0
+            assert await sql.fetchval("SELECT count(*) FROM outbox WHERE topic = 'consent.erasures.v1'") == 1
+            await sql.execute(
+                "INSERT INTO erasure_ack SELECT $1, s, now(), now(), '{}'"
+                " FROM unnest(ARRAY['campaign', 'consent', 'dispatch', 'inbound']) s",
+                open_one["erasure_id"],
+            )
+            await sql.execute("UPDATE erasure SET completed_at = now()")
+        await page.reload()
+        await expect(page.get_by_role("heading", level=1)).to_have_text("Vos données sont effacées")
+        assert await page.get_by_text("Effacé le").count() == 4
+        assert "Lune" not in await page.content()
+        assert visit.complaints == []
+        lines = await service.lines()
+        again = await visit.context.request.post(url + "/erase", form={"sure": "yes"})
+        assert "Vos données sont effacées" in await again.text()
+        assert await service.lines() == lines
+
+
+@pytest.mark.parametrize("left_out", ["sure", "form", "cookie"])
+async def test_an_erasure_takes_the_person_s_word_their_browser_and_a_fresh_form(
+    service: Service, browser: Browser, left_out: str
+) -> None:
+    await service.consent()
+    async with person(browser) as visit:
+        url = await service.link()
+        await visit.page.goto(url)
+        form = await fields(visit.page, "/erase")
+        if left_out == "cookie":
+            await visit.context.clear_cookies()
+        form.pop(left_out, None)
+        answer = await visit.context.request.post(url + "/erase", form=form, max_redirects=0)
+        assert answer.status == 409
+    assert await service.states() == {("maison-lune", "promotions"): "opted_in"}
+    assert (await service.api.get("/v1/erasures")).json()["items"] == []
 
 
 async def asked_of_dispatch(service: Service) -> list[MessageRequested]:
@@ -545,7 +609,7 @@ async def test_all_of_it_is_done_by_keyboard_and_the_focus_is_seen(service: Serv
         for _ in range(20):
             await page.keyboard.press("Tab")
             met.append(str(await page.evaluate(focused)).replace("\u00a0", " "))
-            if met[-1].startswith("Copie pour un tableur"):
+            if met[-1].startswith("Tout effacer"):
                 break
         order = [re.sub(r"\s*:.*| \|.*", "", one, flags=re.S) for one in met]
         assert order == [
@@ -558,6 +622,7 @@ async def test_all_of_it_is_done_by_keyboard_and_the_focus_is_seen(service: Serv
             "L’historique complet",
             "Copie pour un logiciel (JSON)",
             "Copie pour un tableur (CSV)",
+            "Tout effacer…",
         ]
         assert all(one.endswith("| solid") for one in met)
         await page.reload()

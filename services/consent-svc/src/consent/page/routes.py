@@ -33,7 +33,7 @@ from common.problems import DATABASE_DOWN, Conflict, Forbidden, Invalid, NotFoun
 from common.service import Resources, resources
 from common.settings import ServiceSettings
 from common.telemetry import counter
-from consent import recorder, replies, store
+from consent import erasures, recorder, replies, store
 from consent.answers import Answer, Answers, given
 from consent.bodies import EXAMPLE_NUMBER, Body, Number
 from consent.chain import evidence_id
@@ -355,6 +355,41 @@ async def copy(written: str, request: Request, held: Held) -> Response:
     )
 
 
+@pages.post("/{written}/erase")
+async def erase(written: str, request: Request, held: Held) -> Response:
+    """Everything, everywhere, of every sender: stop first, then each service erases what it holds."""
+    form = await _form(request)
+    async with held.database.begin() as tx:
+        visit = await _visit(tx, request, held, written, form.get("lang"))
+        if isinstance(visit, Response):
+            return visit
+        link = visit.link
+        await store.lock_subjects(tx, {}, known=[link.subject_id])
+        seen = await _seen(tx, held, visit)
+        if form.get("sure") != "yes" or not await _taken(tx, held, visit, form, seen.entries, "erase"):
+            return _door(request, "other" if visit.elsewhere else "stale", visit.words)
+        evidence = Evidence(
+            evidence_id=_erasing(link.link_id),
+            kind="opt_out",
+            sender_id=None,
+            purpose=None,
+            source=SOURCE,
+            actor=actor(link),
+            occurred_at=visit.now,
+            received_at=visit.now,
+        )
+        recorded = await recorder.record(tx, [Statement(link.subject_id, None, evidence, erases=True)], visit.now)
+        await erasures.begin(tx, recorded, visit.now)
+        # the link still opens the certificate, and says nothing else of anybody
+        await store.delete_links(tx, [link.subject_id])
+    return _back(visit)
+
+
+def _erasing(link_id: str) -> str:
+    """The evidence of an erasure by this link, which names the erasure: it is found again by the link alone."""
+    return evidence_id(SOURCE, link_id, "erase")
+
+
 async def _refuse(tx: AsyncConnection, visit: _Visit, sender_id: str | None, purpose: str | None) -> None:
     link = visit.link
     evidence = Evidence(
@@ -404,11 +439,30 @@ async def _visit(
     named, now = read(written, held.link_keys), datetime.now(UTC)
     if named is None:
         return _door(request, "unknown")
-    link = await store.find_link(tx, named.link_id) if named.expires_at > now else None
-    if link is None or link.expires_at != named.expires_at:
+    if named.expires_at <= now:
         return _door(request, "gone")
+    link = await store.find_link(tx, named.link_id)
+    if link is None or link.expires_at != named.expires_at:
+        return await _certificate(tx, request, named, written) or _door(request, "gone")
     browser = request.cookies.get(COOKIE, "")
     return _Visit(written, link, _words(request, asked), now, browser if BROWSER.fullmatch(browser) else None)
+
+
+async def _certificate(tx: AsyncConnection, request: Request, named: Link, written: str) -> Response | None:
+    """What became of an erasure that was asked for by this link: all that is left of it."""
+    found = await erasures.find(tx, [erasures.named(_erasing(named.link_id))])
+    if not found:
+        return None
+    return _html(
+        _words(request),
+        "erased.html",
+        200,
+        here=f"{PATH}/{written}",
+        erasure=found[0],
+        services=erasures.SERVICES,
+        times={ack.service: ack.erased_at for ack in found[0].acks},
+        expires_at=named.expires_at,
+    )
 
 
 async def _form(request: Request) -> dict[str, str]:
