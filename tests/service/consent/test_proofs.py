@@ -73,6 +73,19 @@ async def test_a_receipt_is_checked_by_any_library_with_the_published_keys(servi
     assert read["events"][0]["event_time"] == "2026-03-02T13:05:00.000000Z"
 
 
+async def test_whoever_records_is_told_where_the_receipt_is(service: httpx.AsyncClient) -> None:
+    """Also of what was known, and of each in a batch."""
+    opt_out = {"sender_id": "acme", "number": NUMBER, "evidence": {"source": "call-centre"}}
+    for path, body in (("/v1/consents", CONSENT), ("/v1/consents", CONSENT), ("/v1/opt-outs", opt_out)):
+        answer = await service.post(path, json=body)
+        receipt = await service.get(answer.headers["location"])
+        assert receipt.json()["evidence_id"] == answer.json()["evidence_id"]
+    batch = (await service.post("/v1/consents/batch", json={"items": [CONSENT, {}]})).json()
+    recorded, refused = batch["results"]
+    assert (await service.get(f"/v1/receipts/{recorded['evidence_id']}")).status_code == 200
+    assert refused["evidence_id"] is None
+
+
 async def test_a_receipt_holds_no_number_and_no_text_of_the_person(service: httpx.AsyncClient) -> None:
     answer = await service.get(f"/v1/receipts/{await recorded(service)}")
     told = json.dumps(answer.json()["record"])

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Request
+from fastapi import APIRouter, Depends, Header, Request, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.auth import Caller, require
@@ -73,13 +73,14 @@ class KeyReused(Conflict):
 
 @router.post("/consents", status_code=201)
 async def give_consent(
-    body: ConsentBody, request: Request, caller: WritesConsent, held: Held, key: Key = None
+    body: ConsentBody, request: Request, response: Response, caller: WritesConsent, held: Held, key: Key = None
 ) -> ConsentAnswer:
-    """Record one opt-in with its proof. `changed` is false where it was known, or a newer STOP outvotes it."""
+    """Record one opt-in with its proof. `changed` is false where it was known, or a newer STOP outvotes it. `Location`
+    is its signed receipt."""
     async with held.database.begin() as tx:
         call = await _opened(tx, request, caller, held, key, {body.sender_id})
         (result,) = await recorder.record(tx, [_consent(call, body)], call.now)
-    return _answer(result)
+    return _answer(result, response)
 
 
 @router.post("/consents/batch")
@@ -106,6 +107,7 @@ async def give_consents(
             index=index,
             verdict="recorded" if result.decision.changed else "unchanged",
             subject_id=result.statement.subject_id,
+            evidence_id=result.statement.evidence.evidence_id,
             state=_standing(result),
         )
     counts = Counter(result.verdict for result in results.values())
@@ -117,13 +119,14 @@ async def give_consents(
 
 @router.post("/opt-outs", status_code=201)
 async def opt_out(
-    body: OptOutBody, request: Request, caller: WritesConsent, held: Held, key: Key = None
+    body: OptOutBody, request: Request, response: Response, caller: WritesConsent, held: Held, key: Key = None
 ) -> ConsentAnswer:
-    """Record one opt-out: of a purpose, of a sender and all its purposes, or of every sender."""
+    """Record one opt-out: of a purpose, of a sender and all its purposes, or of every sender. `Location` is its signed
+    receipt."""
     async with held.database.begin() as tx:
         call = await _opened(tx, request, caller, held, key, {body.sender_id} if body.sender_id else set())
         (result,) = await recorder.record(tx, [_opt_out(call, body)], call.now)
-    return _answer(result)
+    return _answer(result, response)
 
 
 @router.post("/subjects/lookup")
@@ -298,8 +301,9 @@ def _standing(result: Recorded) -> State:
     return ledger.standing(result.decision.state, evidence.sender_id, evidence.purpose)
 
 
-def _answer(result: Recorded) -> ConsentAnswer:
+def _answer(result: Recorded, response: Response) -> ConsentAnswer:
     assert result.version is not None, "what the ledger refuses was refused before"
+    response.headers["Location"] = f"/v1/receipts/{result.statement.evidence.evidence_id}"
     return ConsentAnswer(
         subject_id=result.statement.subject_id,
         evidence_id=result.statement.evidence.evidence_id,

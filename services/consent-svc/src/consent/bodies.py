@@ -252,6 +252,7 @@ class BatchResult(BaseModel):
     index: int
     verdict: Literal["recorded", "unchanged", "refused"]
     subject_id: str | None = None
+    evidence_id: str | None = None
     state: State | None = None
     reasons: tuple[ReasonBody, ...] = ()
 
