@@ -18,6 +18,7 @@ PURE = (
     "services/consent-svc/src/consent/ledger.py",
     "services/consent-svc/src/consent/oadc.py",
     "services/consent-svc/src/consent/permission.py",
+    "services/consent-svc/src/consent/import_lines.py",
     "services/consent-svc/src/consent/provider_list.py",
     "services/consent-svc/src/consent/page/copies.py",
     "services/consent-svc/src/consent/page/link.py",

@@ -37,6 +37,13 @@ class SubjectKeys:
         mac.update(e164.encode())
         return f"{self._version}-{mac.hexdigest()[:SUBJECT_HEX_CHARS]}"
 
+    def is_subject_id(self, text: str) -> bool:
+        """Whether `text` is written as one that the current key makes."""
+        version, _, digits = text.rpartition("-")
+        return (
+            version == self._version and len(digits) == SUBJECT_HEX_CHARS and not set(digits) - set("0123456789abcdef")
+        )
+
 
 class FieldKeys:
     """Seals with the current key, opens with any key of the ring. `<key id>.<base64url(nonce + ciphertext)>`."""
@@ -53,12 +60,29 @@ class FieldKeys:
     def unseal(self, sealed: str, context: str) -> str:
         """Raises Unreadable."""
         key_id, _, body = sealed.partition(".")
+        try:
+            raw = base64.urlsafe_b64decode(body)
+        except ValueError as error:
+            raise Unreadable("the field does not open in this context") from error
+        return self._open(key_id, raw, context).decode()
+
+    def seal_bytes(self, plain: bytes, context: str) -> bytes:
+        """`<key id>.` and the nonce and ciphertext as they are: for what is large, and no text."""
+        nonce = os.urandom(NONCE_BYTES)
+        sealed = self._ciphers[self._current].encrypt(nonce, plain, context.encode())
+        return b"".join((self._current.encode(), b".", nonce, sealed))
+
+    def unseal_bytes(self, sealed: bytes, context: str) -> bytes:
+        """Raises Unreadable."""
+        key_id, _, raw = sealed.partition(b".")
+        return self._open(key_id.decode(errors="replace"), raw, context)
+
+    def _open(self, key_id: str, raw: bytes, context: str) -> bytes:
         cipher = self._ciphers.get(key_id)
         if cipher is None:
             raise Unreadable(f"no key {key_id[:16]!r} in the ring")
         try:
-            raw = base64.urlsafe_b64decode(body)
-            return cipher.decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], context.encode()).decode()
+            return cipher.decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], context.encode())
         except (InvalidTag, ValueError) as error:
             raise Unreadable("the field does not open in this context") from error
 

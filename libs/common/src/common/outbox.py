@@ -76,6 +76,12 @@ async def append(tx: AsyncConnection, topic: Topic, events: Sequence[Event]) -> 
     return await _insert(tx, topic.name, keys, [event.type for event in events], payloads)
 
 
+async def backlog(tx: AsyncConnection) -> int:
+    """About how many rows wait to be published: the span of their ids. Whoever writes many looks first: a STOP waits
+    behind them, and no watermark is published before they are."""
+    return int(await tx.scalar(text("SELECT coalesce(max(id) - min(id) + 1, 0) FROM outbox")) or 0)
+
+
 async def append_dead_letter(
     tx: AsyncConnection, topic: Topic, key: bytes | None, value: bytes | None, reason: str
 ) -> None:

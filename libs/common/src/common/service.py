@@ -84,7 +84,8 @@ Check = Callable[[Resources[Any]], Awaitable[str | None]]  # why not ready, or N
 @dataclass(frozen=True, slots=True)
 class Service(Generic[S]):
     """One service, described. `name` is its import name; its topics are those it owns in the topic table.
-    `body_limits`: bytes of a body under this path and what is below it; None where the route counts by itself.
+    `body_limits`: bytes of a body under this path and what is below it (of the latter alone, where it ends in `/`);
+    None where the route counts by itself.
     """
 
     name: str
@@ -328,7 +329,7 @@ class _BodyLimit:
 
     def _limit(self, path: str) -> int | None:
         """The longest path stated counts."""
-        stated = [prefix for prefix in self._limits if path == prefix or path.startswith(prefix + "/")]
+        stated = [p for p in self._limits if path == p or path.startswith(p if p.endswith("/") else f"{p}/")]
         return self._limits[max(stated, key=len)] if stated else BODY_BYTES
 
 

@@ -70,7 +70,7 @@ class Planner:
         """One chunk of one running campaign. Is there more to do at once?"""
         now = datetime.now(UTC)
         async with self._database.begin() as tx:
-            if await store.outbox_backlog(tx) > self._backlog:
+            if await outbox.backlog(tx) > self._backlog:
                 return False  # woken when the relay has published
             row = await store.lock_expanding(tx)
             if row is None:

@@ -522,11 +522,6 @@ async def deny_unrequested(tx: AsyncConnection, row: Row[Any], reason: str) -> i
     return int(done.rowcount)
 
 
-async def outbox_backlog(tx: AsyncConnection) -> int:
-    """About how many rows wait to be published: the span of their ids."""
-    return int(await tx.scalar(text("SELECT coalesce(max(id) - min(id) + 1, 0) FROM outbox")) or 0)
-
-
 # --- the accounts ----------------------------------------------------------------------------------------------------
 
 

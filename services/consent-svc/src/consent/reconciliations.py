@@ -153,7 +153,8 @@ async def _only_here(held: Resources[ServiceSettings], sender_id: str, listed: M
         after = page[-1].subject_id
 
 
-def is_out(state: SubjectState, sender_id: str) -> bool:
-    """Of all that this sender sends, now and to come, by an opt-out that nothing newer has outvoted."""
+def is_out(state: SubjectState, sender_id: str | None) -> bool:
+    """Of all that this sender sends (None: that anyone does), now and to come, by an opt-out that nothing newer has
+    outvoted."""
     suppressed = any(s.sender_id in (None, sender_id) for s in ledger.suppressions(state))
     return suppressed and ledger.standing(state, sender_id, None) == "opted_out"

@@ -9,8 +9,9 @@ from common.consumer import applied_watermark
 from common.contracts import INBOUND_MESSAGES
 from common.service import Background, Resources, Service
 from common.settings import KeyRingSettings
-from consent import api, checks, erasures, intake, proofs, receipts, reconciliations, registry, rights, store
+from consent import api, checks, erasures, imports, intake, proofs, receipts, reconciliations, registry, rights, store
 from consent.answers import Answers
+from consent.importing import Importing
 from consent.intake import Intake
 from consent.page import routes as page
 
@@ -21,6 +22,7 @@ class Settings(page.PageSettings):
     signing_keys: KeyRingSettings  # Ed25519 seeds: receipts are signed with the current one
     answers_per_day: int = Field(5, ge=1)  # to one number, whatever for: a loop of machines ends here
     erasure_late_after_s: float = Field(86_400.0, gt=0)  # then asked for again and told; the law gives a month
+    import_backlog: int = Field(1000, ge=1)  # rows waiting to be published beyond which imports wait
     retired_signing_keys: dict[str, str] = Field(default_factory=dict)  # key id to `x` of the key set: still published
     refused_oadcs: frozenset[str] = frozenset()  # of AF2M's lists: forbidden, or reserved to who has not authorised us
 
@@ -46,6 +48,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             api.router,
             registry.router(settings.refused_oadcs),
             checks.router,
+            imports.router,
             page.router(settings.answers_per_day),
             page.pages,
             reconciliations.router,
@@ -61,8 +64,13 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             workers=[
                 erasures.eraser(held.database).worker(),
                 erasures.Lateness(held.database, timedelta(seconds=settings.erasure_late_after_s)).worker(),
+                *Importing(held, backlog=settings.import_backlog).workers(),
             ],
         ),
         ceiling=ceiling,
-        body_limits={"/v1/consents/batch": BATCH_BYTES, page.PATH: page.FORM_BYTES},
+        body_limits={
+            "/v1/consents/batch": BATCH_BYTES,
+            "/v1/imports/": None,  # an upload is cut into pieces as it comes
+            page.PATH: page.FORM_BYTES,
+        },
     )

@@ -1,5 +1,6 @@
 """Alembic's entry for consent-svc."""
 
+import consent.import_files  # noqa: F401  (its tables are of the same metadata)
 from common.database import run_migrations
 from consent import erasures  # noqa: F401 it defines tables
 from consent.store import metadata

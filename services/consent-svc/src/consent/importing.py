@@ -1,0 +1,247 @@
+"""Recording what was imported: a piece of a complete file in one transaction, through the one door, until none waits.
+
+The import firewall is the ledger's own rule, and nothing besides: what a line says is ordered by *its* time at source,
+so that an old opt-in can never outvote a newer STOP, and the lines may come in any order, twice, or after a crash.
+Nothing is recorded while the outbox is long: a STOP would wait behind it.
+"""
+
+import asyncio
+import logging
+import zlib
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common import outbox
+from common.contracts.consent import Basis
+from common.msisdn import NumberRefused, as_received, parse
+from common.service import Resources, Worker
+from common.telemetry import counter
+from common.timer import Timer
+from consent import import_files, import_lines, ledger, recorder, store
+from consent.bodies import EARLIEST
+from consent.chain import evidence_id
+from consent.import_files import WaitingPiece
+from consent.import_lines import Line, Unreadable
+from consent.imports import Verdict, sealing_context
+from consent.ledger import Evidence, Kind, SubjectState
+from consent.ledger import Verdict as Decided
+from consent.reconciliations import is_out
+from consent.recorder import Recorded, Statement
+from consent.store import Purposes
+
+log = logging.getLogger(__name__)
+
+LINES = counter("sms_consent_import_lines_total", "Lines of imported files, by what became of them.", ["verdict"])
+
+LOOK_EVERY_S = 0.25
+TIDY_EVERY_S = 600.0
+ABANDONED_AFTER = timedelta(days=1)  # nothing more has arrived of an upload: its bytes are somebody's data
+
+Reasons = tuple[str, ...]
+
+
+class _Shown(msgspec.Struct, frozen=True):
+    """What a line was said with, where the line itself does not say."""
+
+    source: str
+    form_id: str | None = None
+    form_version: str | None = None
+    text_shown: str | None = None
+    actor: str | None = None
+    sale_reference: str | None = None
+
+
+class _Terms(msgspec.Struct, frozen=True):
+    evidence: _Shown
+    basis: Basis
+    purpose: str | None = None
+    occurred_at: datetime | None = None
+
+
+_terms = msgspec.json.Decoder(_Terms)
+
+
+class Importing:
+    """`backlog`: rows waiting to be published beyond which no more are written."""
+
+    def __init__(self, held: Resources[Any], *, backlog: int) -> None:
+        self._held = held
+        self._backlog = backlog
+
+    def workers(self) -> list[Worker]:
+        database = self._held.database
+        timers = (
+            Timer("imports", self.record_piece, LOOK_EVERY_S, database, outbox.RELAYED),
+            Timer("abandoned imports", self.forget_abandoned, TIDY_EVERY_S, database),
+        )
+        return [Worker(timer.name, timer.run) for timer in timers]
+
+    async def record_piece(self) -> bool:
+        """One piece. Was there one?"""
+        async with self._held.database.begin() as tx:
+            piece = await import_files.lock_waiting(tx)
+            if piece is None or await outbox.backlog(tx) > self._backlog:
+                return False  # woken when the relay has published
+            now = datetime.now(UTC)
+            sender_id = piece.file.sender_id
+            purposes = await store.purposes_of(tx, {sender_id} if sender_id else ())
+            reading = _Reading(self._held, piece, purposes.get(sender_id or ""))
+            read = await asyncio.to_thread(reading.lines)
+            statements = {line: said for line, said in read.items() if isinstance(said, Statement)}
+            out = await self._out_already(tx, reading, statements)
+            told = {line: said for line, said in statements.items() if said.subject_id not in out}
+            recorded = await recorder.record(tx, list(told.values()), now)
+            results = dict(zip(told, recorded, strict=True))
+            verdicts = {
+                line: ("refused", said) if not isinstance(said, Statement) else _verdict(results.get(line))
+                for line, said in read.items()
+            }
+            counts = Counter(verdict for verdict, _ in verdicts.values())
+            reasons = Counter(reason for _, why in verdicts.values() for reason in why)
+            table = "".join(f"{line},{verdict},{' '.join(why)}\n" for line, (verdict, why) in verdicts.items())
+            await import_files.settle(tx, piece, counts, reasons, zlib.compress(table.encode(), 1), now)
+        for verdict, lines in counts.items():
+            LINES.labels(verdict).inc(lines)
+        return True
+
+    async def _out_already(
+        self, tx: AsyncConnection, reading: "_Reading", statements: Mapping[int, Statement]
+    ) -> frozenset[str]:
+        """Of an undated list, those who are out of what it names: a list that comes every month says nothing new of
+        them. Who opted in since is not among them."""
+        if not reading.undated:
+            return frozenset()
+        standing = await store.standing_of(tx, [s.subject_id for s in statements.values()])
+        return frozenset(subject_id for subject_id, held in standing.items() if reading.covers(held.state))
+
+    async def forget_abandoned(self) -> bool:
+        """Uploads that nobody goes on with."""
+        async with self._held.database.begin() as tx:
+            forgotten = await import_files.forget_abandoned(tx, datetime.now(UTC) - ABANDONED_AFTER)
+        if forgotten:
+            log.info("abandoned uploads are forgotten", extra={"uploads": forgotten})
+        return False
+
+
+class _Reading:
+    """The lines of one piece on their way to be statements. Computation only, run in a thread."""
+
+    def __init__(self, held: Resources[Any], piece: WaitingPiece, purposes: Purposes | None) -> None:
+        self._held = held
+        self._piece = piece
+        self._file = piece.file
+        self._terms = _terms.decode(piece.file.terms)
+        self._purposes = purposes
+        self._lists = piece.file.kind == "suppressions"
+        self._default_at = self._terms.occurred_at or piece.file.created_at
+
+    @property
+    def undated(self) -> bool:
+        """A list of suppressions that counts from when it came."""
+        return self._lists and self._terms.occurred_at is None
+
+    def covers(self, state: SubjectState) -> bool:
+        """Whether who is in this state is out, by an opt-out, of all that the list says."""
+        if self._terms.purpose is not None and self._file.sender_id is not None:
+            return ledger.standing(state, self._file.sender_id, self._terms.purpose) == "opted_out"
+        return is_out(state, self._file.sender_id)
+
+    def lines(self) -> dict[int, Statement | Reasons]:
+        """By line: what it says, or why it is refused."""
+        context = sealing_context(self._file.import_id, str(self._piece.position))
+        body = self._held.field_keys.unseal_bytes(self._piece.body, context)
+        read = import_lines.read(body, import_files.layout(self._file), self._piece.first_line)
+        return {
+            number: (line.reason,) if isinstance(line, Unreadable) else self._statement(line) for number, line in read
+        }
+
+    def _statement(self, line: Line) -> Statement | Reasons:
+        terms, shown = self._terms, self._terms.evidence
+        opening = not self._lists and line.kind != "opt_out"
+        reasons: list[str] = []
+        subject_id, number = self._subject(line, opening, reasons)
+        at = self._at(line, opening, reasons)
+        purpose = line.purpose or (terms.purpose if opening or self._lists else None)
+        if self._lists and line.kind == "opt_in":
+            reasons.append("kind_not_valid")
+        if purpose is not None and not self._asked(purpose, opening):
+            reasons.append("unknown_purpose")
+        kind: Kind = "opt_in" if opening else "opt_out"
+        form = line if line.form_id or line.form_version or line.text_shown else shown  # one form, not half of each
+        evidence = Evidence(
+            evidence_id=evidence_id(
+                "content", subject_id, self._file.sender_id, purpose, kind, at.isoformat(), shown.source
+            ),
+            kind=kind,
+            sender_id=self._file.sender_id,
+            purpose=purpose,
+            basis=(line.basis or terms.basis) if opening else None,
+            source=shown.source,
+            form_id=form.form_id,
+            form_version=form.form_version,
+            text_shown=form.text_shown,
+            actor=line.actor or shown.actor or self._file.created_by,
+            sale_reference=line.sale_reference or shown.sale_reference,
+            occurred_at=at,
+            received_at=self._piece.received_at,
+        )
+        if reasons:
+            return (*reasons, *ledger.refusals(evidence, self._piece.received_at))
+        sealed = self._held.field_keys.seal(number, f"number:{subject_id}") if number and not self._lists else None
+        return Statement(subject_id, sealed, evidence)
+
+    def _asked(self, purpose: str, opening: bool) -> bool:
+        """What is no longer offered can still be left."""
+        if self._purposes is None:
+            return False
+        return purpose in (self._purposes.offered if opening else self._purposes.ever)
+
+    def _subject(self, line: Line, opening: bool, reasons: list[str]) -> tuple[str, str | None]:
+        """(subject_id, number). Of a list, either may be given, and the number is not kept."""
+        keys = self._held.subject_keys
+        if line.subject_id is not None:
+            if not self._lists or line.number is not None or not keys.is_subject_id(line.subject_id):
+                reasons.append("subject_id_not_valid")
+            return line.subject_id, None
+        raw = line.number or ""
+        try:
+            number = parse(raw, fictional=self._held.settings.fictional_numbers).e164
+        except NumberRefused as refused:
+            number = as_received(raw)
+            if opening or not any(c.isdigit() for c in number):
+                reasons.append(refused.reason)
+        return keys.subject_id(number), number
+
+    def _at(self, line: Line, opening: bool, reasons: list[str]) -> datetime:
+        """In UTC, so that two ways of writing an instant are one evidence."""
+        if line.occurred_at is None:
+            if opening:
+                reasons.append("occurred_at_missing")
+            return self._default_at
+        try:
+            at = line.occurred_at.astimezone(UTC)
+        except OverflowError:
+            at = EARLIEST - timedelta(days=1)
+        if at < EARLIEST:
+            reasons.append("occurred_at_not_valid")
+        return at
+
+
+def _verdict(result: Recorded | None) -> tuple[Verdict, Reasons]:
+    """None: it was left out, since the person is out already."""
+    if result is None:
+        return "unchanged", ()
+    decided, evidence = result.decision, result.statement.evidence
+    match decided.verdict:
+        case Decided.RECORDED:
+            return "created", ()
+        case Decided.REFUSED:
+            return "refused", decided.refusals
+    if evidence.kind == "opt_in" and ledger.standing(decided.state, evidence.sender_id, evidence.purpose) != "opted_in":
+        return "outvoted", ()
+    return "unchanged", ()

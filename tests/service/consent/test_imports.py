@@ -1,0 +1,495 @@
+"""Files of consents and of suppressions: uploaded in parts, recorded in pieces, accounted for line by line."""
+
+import asyncio
+import json
+import os
+import random
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from common.service import running as held_by
+from consent import import_lines
+from consent.importing import ABANDONED_AFTER, Importing
+from consent.service import Settings, build
+from tests.builders import number, subject, subject_keys
+from tests.eventually import eventually
+from tests.running import Surroundings, bearer, running
+from tests.service.consent.test_consent_api import SENDER, consent, opt_out
+
+AT = "2026-03-02T13:05:00Z"
+EVIDENCE = {"source": "old-crm", "form_id": "newsletter", "form_version": "3"}
+
+
+@pytest.fixture
+async def service(surroundings: Surroundings) -> AsyncIterator[httpx.AsyncClient]:
+    """The API, and what records imports; no relay: what is published stays in the outbox."""
+    async with consent_svc(surroundings) as client, recording(surroundings):
+        yield client
+
+
+@asynccontextmanager
+async def consent_svc(surroundings: Surroundings) -> AsyncIterator[httpx.AsyncClient]:
+    settings = Settings(**await surroundings.settings("consent", roles="api"))
+    async with running(build(settings)) as client:
+        assert (await client.post("/v1/senders", json=SENDER)).status_code == 201
+        yield client
+
+
+@asynccontextmanager
+async def recording(surroundings: Surroundings, backlog: int = 1000) -> AsyncIterator[None]:
+    """The worker's part that is looked at here, without its subscriptions."""
+    settings = Settings(**await surroundings.settings("consent", roles="api"))
+    stop = asyncio.Event()
+    async with held_by(build(settings)) as (held, _):
+        workers = [asyncio.ensure_future(w.run(stop)) for w in Importing(held, backlog=backlog).workers()]
+        yield
+        stop.set()
+        await asyncio.gather(*workers)
+
+
+def terms(**changes: Any) -> dict[str, Any]:
+    body = {"kind": "consents", "sender_id": "acme", "format": "csv", "purpose": "promotions", "evidence": EVIDENCE}
+    return body | changes
+
+
+def suppressions(**changes: Any) -> dict[str, Any]:
+    return terms(kind="suppressions", purpose=None, evidence={"source": "national-list"}) | changes
+
+
+async def opened(client: httpx.AsyncClient, body: dict[str, Any]) -> str:
+    answer = await client.post("/v1/imports", json=body)
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["import_id"])
+
+
+async def part(
+    client: httpx.AsyncClient,
+    import_id: str,
+    body: bytes,
+    offset: int = 0,
+    *,
+    last: bool = True,
+    headers: Mapping[str, str] | None = None,
+) -> httpx.Response:
+    said = {"Upload-Offset": str(offset), "Upload-Complete": "?1" if last else "?0", **(headers or {})}
+    return await client.patch(f"/v1/imports/{import_id}/body", content=body, headers=said)
+
+
+async def done(client: httpx.AsyncClient, import_id: str, within_s: float = 20.0) -> dict[str, Any]:
+    async def look() -> dict[str, Any]:
+        found: dict[str, Any] = (await client.get(f"/v1/imports/{import_id}")).json()
+        return found if found["status"] == "done" else {}
+
+    return await eventually(look, within_s)
+
+
+async def imported(client: httpx.AsyncClient, body: dict[str, Any], file: str) -> dict[str, Any]:
+    import_id = await opened(client, body)
+    answer = await part(client, import_id, file.encode())
+    assert answer.status_code == 200, answer.text
+    return await done(client, import_id)
+
+
+async def verdicts(client: httpx.AsyncClient, import_id: str, **query: str) -> list[str]:
+    answer = await client.get(f"/v1/imports/{import_id}/verdicts", params=query)
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    header, *lines = answer.text.splitlines()
+    assert header == "line,verdict,reasons"
+    return lines
+
+
+async def state_of(client: httpx.AsyncClient, n: int) -> dict[str, Any]:
+    found: dict[str, Any] = (await client.post("/v1/subjects/lookup", json={"number": number(n)})).json()
+    return found
+
+
+async def checked(client: httpx.AsyncClient, numbers: Iterable[str], purpose: str = "promotions") -> list[str]:
+    body = {"sender_id": "acme", "purpose": purpose, "numbers": list(numbers)}
+    return [r["state"] for r in (await client.post("/v1/consents/check", json=body)).json()["results"]]
+
+
+async def test_every_line_has_its_verdict_and_what_is_taken_is_in_the_ledger_with_its_proof(
+    service: httpx.AsyncClient,
+) -> None:
+    assert (await service.post("/v1/opt-outs", json=opt_out(number=number(4)))).status_code == 201
+    ahead = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    file = f"""number,occurred_at,kind,purpose,basis,sale_reference,text_shown
+{number(1)},{AT},,,,,
+06 39 98 00 02,2026-03-02T14:05:00+01:00,opt_in,loyalty,soft_opt_in,order-7,
+{number(1)},2026-03-02T14:05:00+01:00,,,,,
+
+{number(3)},{AT},opt_out,,,,
+{number(4)},{AT},,,,,
+01 99 00 12 34,{AT},,,,,
+{number(5)},,,,,,
+{number(5)},{ahead},,,,,
+{number(5)},1980-01-01T00:00:00Z,,,,,
+{number(5)},{AT},,newsletter,soft_opt_in,,
+{number(6)},{AT},,,,,"Oui,
+je veux"
+{number(7)},02/03/2026,,,,,
+"""
+    found = await imported(service, terms(), file)
+    assert await verdicts(service, found["import_id"]) == [
+        "2,created,",
+        "3,created,",
+        "4,unchanged,",
+        "6,created,",
+        "7,outvoted,",
+        "8,refused,not_mobile",
+        "9,refused,occurred_at_missing",
+        "10,refused,occurred_in_the_future",
+        "11,refused,occurred_at_not_valid",
+        "12,refused,unknown_purpose sale_reference_missing",
+        "13,created,",
+        "15,refused,occurred_at_not_valid",
+    ]
+    assert await verdicts(service, found["import_id"], verdict="outvoted") == ["7,outvoted,"]
+    expected = {"created": 4, "unchanged": 1, "outvoted": 1, "refused": 6, "lines": 14, "pieces": 1}
+    assert {name: found[name] for name in expected} == expected
+    assert found["reasons"] == {
+        "not_mobile": 1,
+        "occurred_at_missing": 1,
+        "occurred_in_the_future": 1,
+        "occurred_at_not_valid": 2,
+        "unknown_purpose": 1,
+        "sale_reference_missing": 1,
+    }
+    proof = (await state_of(service, 1))["history"]
+    assert [(p["source"], p["form_id"], p["form_version"], p["actor"]) for p in proof] == [
+        ("old-crm", "newsletter", "3", "tester")
+    ]
+    said = (await state_of(service, 6))["history"][0]
+    assert (said["text_shown"], said["form_id"]) == ("Oui,\nje veux", None), (
+        "the line's own form, and no half of another"
+    )
+    assert await checked(service, map(number, (1, 2, 3, 4, 5, 6))) == [
+        "opted_in", "unknown", "opted_out", "opted_out", "unknown", "opted_in",
+    ]  # fmt: skip
+    assert await checked(service, [number(2), number(3)], "loyalty") == ["opted_in", "opted_out"]
+
+
+async def test_the_same_lines_again_or_one_by_one_change_nothing(service: httpx.AsyncClient) -> None:
+    lines = "".join(json.dumps({"number": number(n), "occurred_at": AT}) + "\n" for n in range(50))
+    first = await imported(service, terms(format="ndjson"), lines)
+    again = await imported(service, terms(format="ndjson"), lines)
+    assert (first["created"], again["unchanged"]) == (50, 50)
+    single = consent(number=number(7), occurred_at=AT, evidence=EVIDENCE)
+    assert (await service.post("/v1/consents", json=single)).json()["changed"] is False
+    assert len((await state_of(service, 7))["history"]) == 1
+
+
+async def test_an_import_can_only_tighten_unless_a_line_is_newer_than_the_stop(
+    service: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Random people and histories, in pieces of seven lines: who said STOP is out, whatever the file says, but for a
+    line that is strictly newer."""
+    monkeypatch.setattr(import_lines, "PIECE_LINES", 7)
+    dice = random.Random(20261125)
+    noon = datetime(2026, 3, 2, 12, tzinfo=UTC)
+    people = range(40)
+    stops = {n: noon + timedelta(minutes=dice.randint(-3, 3)) for n in people if dice.random() < 0.7}
+    for n, at in stops.items():
+        body = opt_out(number=number(n), occurred_at=at.isoformat())
+        assert (await service.post("/v1/opt-outs", json=body)).status_code == 201
+    ins: dict[int, list[datetime]] = {n: [] for n in people}
+    outs: dict[int, list[datetime]] = {n: [stops[n]] if n in stops else [] for n in people}
+    lines = []
+    for _ in range(200):
+        n, at = dice.choice(people), noon + timedelta(minutes=dice.randint(-4, 4))
+        kind = "opt_in" if dice.random() < 0.8 else "opt_out"
+        (ins if kind == "opt_in" else outs)[n].append(at)
+        lines.append({"number": number(n), "occurred_at": at.isoformat(), "kind": kind})
+    file = "".join(json.dumps(line) + "\n" for line in lines)
+    found = await imported(service, terms(format="ndjson"), file)
+    assert found["recorded_pieces"] == 29
+    expected = [
+        "unknown" if not (ins[n] or outs[n])
+        else "opted_in" if ins[n] and (not outs[n] or max(ins[n]) > max(outs[n]))
+        else "opted_out"
+        for n in people
+    ]  # fmt: skip
+    assert await checked(service, map(number, people)) == expected
+    assert {"opted_in", "opted_out"} <= set(expected)
+    assert found["outvoted"] > 0
+
+
+async def test_of_a_suppression_list_the_keyed_hash_alone_is_kept(
+    service: httpx.AsyncClient, surroundings: Surroundings
+) -> None:
+    file = f"number,subject_id\n{number(1)},\n,{subject(2)}\n01 99 00 12 34,\n,k9-{'0' * 32}\nnobody,\n"
+    found = await imported(service, suppressions(sender_id=None), file)
+    assert await verdicts(service, found["import_id"]) == [
+        "2,created,",
+        "3,created,",
+        "4,created,",
+        "5,refused,subject_id_not_valid",
+        "6,refused,not_a_number",
+    ]
+    async with surroundings.sql("consent") as sql:
+        rows = await sql.fetch("SELECT subject_id, number FROM subject ORDER BY subject_id")
+        assert {row["subject_id"]: row["number"] for row in rows} == dict.fromkeys(
+            (subject(1), subject(2), subject_keys.subject_id("+33199001234"))
+        )
+        assert await sql.fetchval("SELECT count(body) FROM import_piece") == 0, "the file itself is gone"
+    old = f"number,occurred_at\n{number(1)},{AT}\n{number(2)},{AT}\n"
+    assert (await imported(service, terms(), old))["outvoted"] == 2
+    assert await checked(service, [number(1), number(2)]) == ["opted_out", "opted_out"]
+
+
+async def test_a_list_that_comes_again_says_something_only_of_those_who_came_back(service: httpx.AsyncClient) -> None:
+    file = f"number\n{number(1)}\n{number(2)}\n"
+    assert (await imported(service, suppressions(), file))["created"] == 2
+    back = consent(number=number(1), occurred_at=datetime.now(UTC).isoformat())
+    assert (await service.post("/v1/consents", json=back)).json()["state"] == "opted_in"
+    again = await imported(service, suppressions(), file)
+    assert await verdicts(service, again["import_id"]) == ["2,created,", "3,unchanged,"]
+    assert await checked(service, [number(1), number(2)]) == ["opted_out", "opted_out"]
+    assert len((await state_of(service, 2))["history"]) == 1
+
+
+async def test_an_upload_goes_on_where_it_broke_and_counts_only_when_it_is_complete(
+    service: httpx.AsyncClient, surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_lines, "PIECE_LINES", 3)
+    file = ("number,occurred_at\n" + "".join(f"{number(n)},{AT}\n" for n in range(20))).encode()
+    import_id = await opened(service, terms(bytes=len(file)))
+    offset = 0
+    for end in (1, 25, 300, 301):
+        answer = await part(service, import_id, file[offset:end], offset, last=False)
+        assert answer.headers["Upload-Offset"] == str(end), answer.text
+        offset = end
+    for elsewhere in (0, offset - 1, offset + 1):
+        answer = await part(service, import_id, file[elsewhere:], elsewhere)
+        assert (answer.status_code, answer.headers["Upload-Offset"]) == (409, str(offset))
+        assert answer.json()["type"] == "/problems/mismatching-upload-offset"
+    early = await part(service, import_id, file[offset:-40], offset)
+    assert (early.status_code, early.json()["reasons"][0]["reason"]) == (422, "incomplete")
+    too_long = await part(service, import_id, file[-40:] + b"0639980001\n", len(file) - 40)
+    assert (too_long.status_code, too_long.json()["reasons"][0]["reason"]) == (422, "too_long")
+    found = (await service.get(f"/v1/imports/{import_id}")).json()
+    assert (found["status"], found["received_bytes"], found["created"]) == ("uploading", len(file) - 40, 0)
+    assert await checked(service, [number(0)]) == ["unknown"], "nothing half done"
+    async with surroundings.sql("consent") as sql:
+        for body in await sql.fetch("SELECT body FROM import_piece"):
+            assert b"3998" not in body["body"]
+    assert (await part(service, import_id, file[-40:], len(file) - 40)).status_code == 200
+    assert (await done(service, import_id))["created"] == 20
+    assert [line.partition(",")[0] for line in await verdicts(service, import_id)] == [str(n) for n in range(2, 22)]
+    again = await part(service, import_id, b"", len(file))
+    assert (again.status_code, again.json()["type"]) == (409, "/problems/upload-complete")
+
+
+async def test_a_connection_that_breaks_leaves_whole_pieces_and_no_more(
+    service: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consent.imports.PIECE_BYTES", 100)
+    monkeypatch.setattr(import_lines, "PIECE_LINES", 2)
+    file = "".join(json.dumps({"number": number(n), "occurred_at": AT}) + "\n" for n in range(12)).encode()
+    import_id = await opened(service, terms(format="ndjson"))
+
+    told = await _broken_off(service, import_id, [file[:200], file[200:330]])
+    assert (told["status"], told["reasons"][0]["reason"]) == (400, "disconnected")
+    found = (await service.get(f"/v1/imports/{import_id}")).json()
+    assert (found["status"], found["created"]) == ("uploading", 0)
+    offset = found["received_bytes"]
+    assert 0 < offset < 330
+    assert file[offset - 1 : offset] == b"\n"
+    assert (await part(service, import_id, file[offset:], offset)).status_code == 200
+    assert (await done(service, import_id))["created"] == 12
+
+
+async def _broken_off(client: httpx.AsyncClient, import_id: str, parts: list[bytes]) -> dict[str, Any]:
+    """What the service says when the caller is gone after `parts` of its last upload."""
+    transport = client._transport
+    assert isinstance(transport, httpx.ASGITransport)
+    coming = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
+    coming.append({"type": "http.disconnect"})
+    said: list[Any] = []
+    headers = {"upload-offset": "0", "upload-complete": "?1"} | {k.lower(): v for k, v in client.headers.items()}
+
+    async def receive() -> Any:
+        return coming.pop(0)
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "PATCH",
+        "path": f"/v1/imports/{import_id}/body",
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }
+    await transport.app(scope, receive, send)
+    told: dict[str, Any] = json.loads(said[1]["body"])
+    return told
+
+
+async def test_killed_in_the_middle_it_goes_on_and_every_line_counts_once(
+    surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_lines, "PIECE_LINES", 20)
+    people = 3000
+    file = "number,occurred_at\n" + "".join(f"{number(n)},{AT}\n" for n in range(people))
+    async with consent_svc(surroundings) as client:
+        import_id = await opened(client, terms())
+        assert (await part(client, import_id, file.encode())).status_code == 200
+
+        async def recorded() -> int:
+            return int((await client.get(f"/v1/imports/{import_id}")).json()["recorded_pieces"])
+
+        for at_least in (5, 40):
+            async with _worker(surroundings) as process:
+                await eventually(lambda least=at_least: _more_than(recorded, least), 60.0)  # type: ignore[misc]
+                process.kill()
+        async with _worker(surroundings):
+            found = await done(client, import_id, 60.0)
+        assert (found["created"], found["lines"], found["recorded_pieces"]) == (people, people, found["pieces"])
+        lines = await verdicts(client, import_id)
+        assert lines == [f"{n},created," for n in range(2, people + 2)]
+    async with surroundings.sql("consent") as sql:
+        rows = await sql.fetch("SELECT version, entries FROM subject")
+        assert Counter((row["version"], row["entries"]) for row in rows) == {(1, 1): people}
+        assert await sql.fetchval("SELECT count(*) FROM evidence") == people
+        assert await sql.fetchval("SELECT count(*) FROM outbox WHERE topic = 'consent.states.v1'") == people
+
+
+async def _more_than(count: Any, least: int) -> bool:
+    return bool(await count() > least)
+
+
+@asynccontextmanager
+async def _worker(surroundings: Surroundings) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A process of its own with the worker's role."""
+    settings = await surroundings.settings("consent", roles="worker", port=0, import_backlog=10**6)
+    told = {f"PLACET_{k.upper()}": v if isinstance(v, str) else json.dumps(v) for k, v in settings.items()}
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "consent", env=os.environ | told)
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def test_nothing_is_recorded_while_much_waits_to_be_published(
+    surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No relay runs here: what is in the outbox stays there, until the test takes it away."""
+    monkeypatch.setattr(import_lines, "PIECE_LINES", 10)
+    file = "number,occurred_at\n" + "".join(f"{number(n)},{AT}\n" for n in range(29))
+    async with consent_svc(surroundings) as client, surroundings.sql("consent") as sql:
+        import_id = await opened(client, terms())
+        await part(client, import_id, file.encode())
+
+        async def recorded() -> int:
+            return int((await client.get(f"/v1/imports/{import_id}")).json()["recorded_pieces"])
+
+        async with held_by(build(Settings(**await surroundings.settings("consent", roles="api")))) as (held, _):
+            importing = Importing(held, backlog=8)
+            for pieces in (0, 1, 2):
+                await sql.execute("DELETE FROM outbox")
+                assert [await importing.record_piece() for _ in range(3)] == [True, False, False]
+                assert await recorded() == pieces + 1
+        assert (await done(client, import_id))["created"] == 29
+
+
+async def test_an_upload_that_nobody_goes_on_with_is_forgotten(
+    surroundings: Surroundings, service: httpx.AsyncClient
+) -> None:
+    abandoned, going_on = [await opened(service, terms()) for _ in range(2)]
+    for import_id in (abandoned, going_on):
+        await part(service, import_id, b"number\n0639980001\n", last=False)
+    ready = await imported(service, terms(), f"number,occurred_at\n{number(1)},{AT}\n")
+    async with surroundings.sql("consent") as sql:
+        before = datetime.now(UTC) - ABANDONED_AFTER - timedelta(minutes=1)
+        ids = [abandoned, ready["import_id"]]
+        await sql.execute("UPDATE import_file SET touched_at = $1 WHERE import_id = ANY($2)", before, ids)
+        async with held_by(build(Settings(**await surroundings.settings("consent", roles="api")))) as (held, _):
+            await Importing(held, backlog=1).forget_abandoned()
+        assert await sql.fetchval("SELECT count(*) FROM import_piece WHERE import_id = $1", abandoned) == 0
+    assert (await service.get(f"/v1/imports/{abandoned}")).status_code == 404
+    for import_id in (going_on, ready["import_id"]):
+        assert (await service.get(f"/v1/imports/{import_id}")).status_code == 200
+
+
+async def test_a_key_opens_one_import(service: httpx.AsyncClient) -> None:
+    headers = {"Idempotency-Key": "march"}
+    first = await service.post("/v1/imports", json=terms(), headers=headers)
+    again = await service.post("/v1/imports", json=terms(), headers=headers)
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert first.json() == again.json()
+    assert first.headers["Location"] == f"/v1/imports/{first.json()['import_id']}"
+    other = await service.post("/v1/imports", json=terms(purpose="loyalty"), headers=headers)
+    assert (other.status_code, other.json()["type"]) == (409, "/problems/idempotency-key-reused")
+    assert (await service.post("/v1/imports", json=terms())).json()["import_id"] != first.json()["import_id"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "field", "reason"),
+    [
+        ({"sender_id": "nobody"}, 404, "sender_id", "unknown_sender"),
+        ({"purpose": "newsletter"}, 422, "purpose", "unknown_purpose"),
+        ({"sender_id": None}, 422, "body", "value_error"),
+        ({"kind": "suppressions", "sender_id": None}, 422, "body", "value_error"),
+        ({"occurred_at": AT}, 422, "body", "value_error"),
+        ({"evidence": {"source": "mo"}}, 422, "evidence.source", "value_error"),
+        ({"evidence": {}}, 422, "evidence.source", "missing"),
+        ({"format": "xlsx"}, 422, "format", "literal_error"),
+        ({"bytes": 0}, 422, "bytes", "greater_than_equal"),
+        ({"purposes": ["promotions"]}, 422, "purposes", "extra_forbidden"),
+    ],
+)
+async def test_what_cannot_be_imported_is_refused_with_the_field_and_the_reason(
+    service: httpx.AsyncClient, changes: dict[str, Any], status: int, field: str, reason: str
+) -> None:
+    answer = await service.post("/v1/imports", json=terms(**changes))
+    assert answer.status_code == status, answer.text
+    assert [(r["field"], r["reason"]) for r in answer.json()["reasons"]] == [(field, reason)]
+
+
+@pytest.mark.parametrize(
+    ("file", "reason"),
+    [
+        (b"", "empty"),
+        (b"number,birthday\n0639980001,\n", "unknown_column"),
+        (b"0639980001\n0639980002\n", "unknown_column"),
+        ("number,actor\n0639980001,Zoé\n".encode("latin-1"), "not_utf8"),
+        (b'number\n"' + b"0639980001\n" * 9000, "line_too_long"),
+    ],
+)
+async def test_a_file_that_will_not_do_is_refused_whole(service: httpx.AsyncClient, file: bytes, reason: str) -> None:
+    import_id = await opened(service, terms())
+    answer = await part(service, import_id, file)
+    assert answer.status_code == 422, answer.text
+    assert [(r["field"], r["reason"]) for r in answer.json()["reasons"]] == [("body", reason)]
+    assert (await service.get(f"/v1/imports/{import_id}")).json()["status"] == "uploading"
+
+
+async def test_only_who_may_write_the_senders_consents_imports(service: httpx.AsyncClient) -> None:
+    import_id = await opened(service, terms())
+    everyone = await opened(service, suppressions(sender_id=None))
+    for headers, status in (
+        ({"Authorization": ""}, 401),
+        (bearer(scope="consent:read"), 403),
+        (bearer(senders=["globex"]), 403),
+    ):
+        assert (await service.post("/v1/imports", json=terms(), headers=headers)).status_code == status
+        assert (await part(service, import_id, b"number\n", headers=headers)).status_code == status
+        for path in ("", "/verdicts"):
+            assert (await service.get(f"/v1/imports/{import_id}{path}", headers=headers)).status_code == status
+    own = bearer(senders=["acme"])
+    assert (await service.post("/v1/imports", json=suppressions(sender_id=None), headers=own)).status_code == 403
+    assert (await service.get(f"/v1/imports/{everyone}", headers=own)).status_code == 403
+    assert (await service.get(f"/v1/imports/{import_id}", headers=own)).status_code == 200
+    assert (await service.get("/v1/imports/imp-0")).status_code == 404

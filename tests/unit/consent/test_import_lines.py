@@ -1,0 +1,155 @@
+"""A file of consents, cut and read."""
+
+import csv
+import io
+import json
+from datetime import UTC, datetime
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consent import import_lines
+from consent.import_lines import Format, Layout, Line, Piece, Unreadable, WrongFile, cut, layout_of, read
+
+AT = "2026-03-02T13:05:00Z"
+INSTANT = datetime(2026, 3, 2, 13, 5, tzinfo=UTC)
+NDJSON = Layout("ndjson")
+
+cells = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=12)
+files = st.lists(st.tuples(cells.filter(str.strip), cells), min_size=1, max_size=30)
+
+
+def in_parts(body: bytes, cuts: list[int], file_format: Format) -> list[Piece]:
+    """As an upload: what has arrived is cut, what is left waits for more."""
+    pieces: list[Piece] = []
+    rest = b""
+    places = [0, *sorted(at % (len(body) + 1) for at in cuts), len(body)]
+    for begin, end in pairwise(places):
+        found, rest = cut(rest + body[begin:end], file_format, last=False)
+        pieces += found
+    found, rest = cut(rest, file_format, last=True)
+    assert rest == b""
+    return [*pieces, *found]
+
+
+@given(files, st.lists(st.integers(0, 2000), max_size=8), st.integers(1, 5), st.booleans())
+def test_however_it_arrives_the_lines_of_a_csv_are_those_of_the_whole(
+    rows: list[tuple[str, str]], cuts: list[int], size: int, newline: bool
+) -> None:
+    written = io.StringIO(newline="")
+    csv.writer(written, lineterminator="\n").writerows([("number", "text_shown"), *rows])
+    body = written.getvalue().encode()
+    body = body if newline else body.removesuffix(b"\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(import_lines, "PIECE_LINES", size)
+        pieces = in_parts(body, cuts, "csv")
+    assert b"".join(piece.body for piece in pieces) == body
+    layout, first = layout_of(pieces[0], "csv")
+    line = 2
+    found: list[tuple[int, Line | Unreadable]] = []
+    for piece in (first, *pieces[1:]):
+        found += read(piece.body, layout, line)
+        line += piece.lines
+    assert [(said.number, said.text_shown) for _, said in found if isinstance(said, Line)] == [
+        (number.strip(), shown.strip() or None) for number, shown in rows
+    ]
+    expected, at = [], 2
+    for row in rows:
+        expected.append(at)
+        at += 1 + sum(cell.count("\n") for cell in row)
+    assert [number for number, _ in found] == expected
+
+
+@given(files, st.lists(st.integers(0, 2000), max_size=8), st.integers(1, 5))
+def test_however_it_arrives_the_lines_of_an_ndjson_are_those_of_the_whole(
+    rows: list[tuple[str, str]], cuts: list[int], size: int
+) -> None:
+    lines = [json.dumps({"number": number, "text_shown": shown or None}) for number, shown in rows]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(import_lines, "PIECE_LINES", size)
+        pieces = in_parts("\n".join(lines).encode(), cuts, "ndjson")
+    line = 1
+    found: list[tuple[int, Line | Unreadable]] = []
+    for piece in pieces:
+        assert piece.lines <= size
+        found += read(piece.body, NDJSON, line)
+        line += piece.lines
+    assert found == [(n, Line(number=row[0], text_shown=row[1] or None)) for n, row in enumerate(rows, start=1)]
+
+
+def test_a_line_says_what_a_consent_needs() -> None:
+    layout, rest = layout_of(
+        Piece(f"\ufeffNumber ; occurred_at;kind\n06 39 98 12 34;{AT};opt_out\n".encode(), 2), "csv"
+    )
+    assert (layout.delimiter, layout.columns, rest.lines) == (";", ("number", "occurred_at", "kind"), 1)
+    said = Line(number="06 39 98 12 34", occurred_at=INSTANT, kind="opt_out")
+    assert list(read(rest.body, layout, 2)) == [(2, said)]
+    as_json = json.dumps({"number": "06 39 98 12 34", "occurred_at": AT, "kind": "opt_out"}).encode()
+    assert list(read(as_json, NDJSON, 7)) == [(7, said)]
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        ('{"number": 33639981234}', "number_not_valid"),
+        ('{"number": "0639981234", "occurred_at": "2026-03-02T13:05:00"}', "occurred_at_not_valid"),
+        ('{"number": "0639981234", "occurred_at": "02/03/2026"}', "occurred_at_not_valid"),
+        ('{"number": "0639981234", "occurred_at": 20260302}', "occurred_at_not_valid"),
+        ('{"number": "0639981234", "basis": "because"}', "basis_not_valid"),
+        ('{"number": "0639981234", "kind": "STOP"}', "kind_not_valid"),
+        ('{"number": "0639981234", "purpose": ""}', "purpose_not_valid"),
+        ('{"number": "0639981234", "nomber": "0639981234"}', "unknown_field"),
+        ('{"number": "0639981234", "text_shown": "a\\u0000b"}', "not_text"),
+        ('{"number": "0639981234"', "not_json"),
+        ("0639981234", "not_json"),
+        ("33639981234", "not_an_object"),
+        ("[]", "not_an_object"),
+    ],
+)
+def test_a_line_that_is_none_is_told_by_its_number_with_the_reason_and_sinks_no_other(raw: str, reason: str) -> None:
+    good = '{"number": "0639981235"}'
+    found = dict(read(f"{good}\n\n{raw}\n{good}\n".encode(), NDJSON, 1))
+    assert found == {1: Line(number="0639981235"), 3: Unreadable(reason), 4: Line(number="0639981235")}
+
+
+def test_a_row_with_more_cells_than_columns_is_refused_alone_and_one_of_none_is_blank() -> None:
+    found = dict(read(b"0639981234,\n0639981235,a,b\n\n,,\n0639981236,c\n", Layout("csv", ",", ("number", "actor")), 2))
+    assert found == {
+        2: Line(number="0639981234"),
+        3: Unreadable("too_many_cells"),
+        6: Line(number="0639981236", actor="c"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        ("number,consent_date", "unknown_column"),
+        ("06 39 98 12 34", "unknown_column"),
+        ("occurred_at,purpose", "number_column_missing"),
+        ("number,number", "column_twice"),
+        ("", "number_column_missing"),
+    ],
+)
+def test_a_header_that_will_not_do_is_refused_and_not_repeated(header: str, reason: str) -> None:
+    with pytest.raises(WrongFile) as refused:
+        layout_of(Piece(f"{header}\n06 39 98 12 34\n".encode(), 2), "csv")
+    assert refused.value.reason == reason
+    assert "39 98" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("numéro\n".encode("latin-1"), "not_utf8"),
+        (b"number\n063998\x001234\n", "not_text"),
+        (b'number\n"' + b"0639981234\n" * 9000, "line_too_long"),
+        (b"x" * (import_lines.LINE_BYTES + 1), "line_too_long"),
+    ],
+)
+def test_a_file_that_is_no_text_or_never_ends_a_line_is_refused(body: bytes, reason: str) -> None:
+    with pytest.raises(WrongFile) as refused:
+        cut(body, "csv", last=True)
+    assert refused.value.reason == reason
