@@ -90,6 +90,7 @@ class Four:
         await self.code_sent(n)
         await self.texted(n, f"Merci Zoé {n}, à samedi")
         await self.call("POST", "consent", "/v1/preference-links", {"sender_id": None, "number": number(n)})
+        await self.copied(n)
 
     async def erased(self, n: int) -> Any:
         body = {"number": number(n), "evidence": {"source": "call-centre", "actor": f"agent of Zoé {n}"}}
@@ -102,6 +103,17 @@ class Four:
             return found
 
         return look
+
+    async def copied(self, n: int) -> Any:
+        """A complete copy of all that is held."""
+        asked = await self.call("POST", "consent", "/v1/copies", {"number": number(n)})
+
+        async def look() -> Any:
+            found = await self.call("GET", "consent", f"/v1/copies/{asked['copy_id']}")
+            assert found["status"] == "complete", found
+            return found
+
+        return await eventually(look, within_s=30)
 
     async def state(self, n: int) -> Any:
         return await self.call("POST", "consent", "/v1/subjects/lookup", {"number": number(n)})

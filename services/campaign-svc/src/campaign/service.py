@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from campaign import api, imports, progress, senders, store
+from campaign.copier import copier
 from campaign.eraser import eraser
 from campaign.planner import Planner
 from common.service import Background, Resources, Service
@@ -25,7 +26,12 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         planner = Planner(held.database, held.field_keys, chunk=settings.request_chunk, backlog=settings.outbox_backlog)
         erasing = eraser(held.database)
         return Background(
-            subscriptions=[senders.subscription(), progress.subscription(), erasing.subscription()],
+            subscriptions=[
+                senders.subscription(),
+                progress.subscription(),
+                erasing.subscription(),
+                copier(held.field_keys).subscription(),
+            ],
             workers=[*planner.workers(), erasing.worker()],
         )
 

@@ -256,6 +256,33 @@ async def delete_contacts(tx: AsyncConnection, subject_ids: Sequence[str]) -> di
     return {row.subject_id: row.contacts for row in rows}
 
 
+async def contacts_of(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any]]:
+    """One person's, of all senders."""
+    rows = await tx.execute(
+        text(
+            "SELECT c.sender_id, c.number, c.attributes::text AS attributes, c.created_at, c.updated_at"
+            " FROM sender AS s JOIN contact AS c ON c.sender_id = s.sender_id AND c.subject_id = :id"
+            " ORDER BY c.sender_id"
+        ),
+        {"id": subject_id},
+    )
+    return rows.all()
+
+
+async def audiences_of(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any]]:
+    """Where one person stands in each audience they are in, oldest first. Found campaign by campaign: by the primary
+    key."""
+    rows = await tx.execute(
+        text(
+            "SELECT c.campaign_id, c.sender_id, c.name, c.purpose, r.status, r.reasons, r.receipt"
+            " FROM campaign AS c JOIN recipient AS r ON r.campaign_id = c.campaign_id AND r.subject_id = :id"
+            " ORDER BY c.position"
+        ),
+        {"id": subject_id},
+    )
+    return rows.all()
+
+
 async def put_staged(tx: AsyncConnection, sender_id: str, now: datetime) -> tuple[int, int]:
     """(created, updated). Of several lines of one number the last stands; attributes the file lacks are kept.
 

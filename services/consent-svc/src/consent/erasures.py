@@ -22,12 +22,11 @@ from common.consumer import After, Received, Subscription
 from common.contracts import ERASURE_ACKS, ERASURES
 from common.contracts.rights import ErasureAcknowledged, ErasureRequested
 from common.database import Database
-from common.erasing import Erased, Eraser
 from common.message_id import EPOCH, message_id
 from common.service import Worker
 from common.telemetry import counter, gauge, histogram
 from common.timer import Timer
-from consent import recorder, store
+from consent import store
 from consent.ledger import Verdict
 from consent.recorder import Recorded
 
@@ -146,19 +145,7 @@ async def begin(tx: AsyncConnection, recorded: Sequence[Recorded], now: datetime
     ASKED.inc(len(asked))
 
 
-# --- consent-svc's own part, and the answers -------------------------------------------------------------------------
-
-
-def eraser(database: Database) -> Eraser:
-    return Eraser("consent", database, erase)
-
-
-async def erase(tx: AsyncConnection, asked: Mapping[str, datetime]) -> Mapping[str, Erased]:
-    entries = await recorder.erase(tx, asked)
-    links = await store.delete_links(tx, list(asked))
-    return {
-        subject_id: {"evidence": entries.get(subject_id, 0), "links": links.get(subject_id, 0)} for subject_id in asked
-    }
+# --- the answers ----------------------------------------------------------------------------------------------------
 
 
 async def take_answers(tx: AsyncConnection, batch: list[Received]) -> After | None:

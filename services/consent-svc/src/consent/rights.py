@@ -1,27 +1,33 @@
-"""The rights of a person over HTTP: erasure, with its certificate.
+"""The rights of a person over HTTP: erasure, with its certificate; a copy of all that is held; a number put right.
 
 They concern a person and every sender alike: only a token for every sender may use them.
 """
 
+import logging
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.auth import Caller, require
 from common.contracts import SEVEN_DAYS_MS
 from common.fields import Position, Storable
+from common.message_id import EPOCH, message_id
 from common.msisdn import NumberRefused, any_number
 from common.problems import Conflict, Forbidden, Invalid, NotFound, Reason
 from common.service import Resources, resources
 from common.settings import ServiceSettings
-from consent import erasures, recorder, store
+from consent import copies, erasures, recorder, store
 from consent.bodies import EXAMPLE_NUMBER, Body, EvidenceBody, Number
 from consent.chain import evidence_id
+from consent.copies import Copy
 from consent.erasures import Erasure
 from consent.ledger import Evidence
 from consent.recorder import Statement
+
+log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1")
 
@@ -31,6 +37,8 @@ Held = Annotated[Resources[ServiceSettings], Depends(resources)]
 Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255)]
 Reads = Annotated[Caller, Depends(require("erasure:read"))]
 Writes = Annotated[Caller, Depends(require("erasure:write"))]
+ReadsCopies = Annotated[Caller, Depends(require("copy:read"))]
+WritesCopies = Annotated[Caller, Depends(require("copy:write"))]
 
 KEPT = (  # by whom, what, why
     (
@@ -55,6 +63,14 @@ KEPT = (  # by whom, what, why
 
 class KeyReused(Conflict):
     slug, title = "idempotency-key-reused", "This Idempotency-Key came before with another request"
+
+
+class BeingErased(Conflict):
+    slug, title = "being-erased", "An erasure of this person is under way"
+
+
+class NotYet(Conflict):
+    slug, title = "not-complete", "Not every service has answered yet"
 
 
 class ErasureBody(Body):
@@ -118,11 +134,7 @@ async def ask_for_erasure(
     subject_id = held.subject_keys.subject_id(number)
     now = datetime.now(UTC)
     async with held.database.begin() as tx:
-        if key is not None:
-            content = (await request.body()).decode(errors="replace")
-            fingerprint = held.subject_keys.subject_id(f"{request.url.path}\n{content}")
-            if not await store.claim_key(tx, caller.subject, key, fingerprint):
-                raise KeyReused("the key belongs to another request", reasons=[Reason("Idempotency-Key", "reused")])
+        await _claimed(tx, request, caller, held, key)
         subject = (await store.lock_subjects(tx, {subject_id: None}))[subject_id]
         under_way = await erasures.open_of(tx, subject_id)
         if under_way is None or subject.erased_at is None:
@@ -164,6 +176,103 @@ async def get_erasure(erasure_id: Storable, caller: Reads, held: Held) -> Certif
     """How far it is, and its certificate once it is complete."""
     _for_every_sender(caller)
     return _certificate(await _found(held, erasure_id))
+
+
+class CopyBody(Body):
+    """Whose data is asked for, and who asked for it and how."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"number": EXAMPLE_NUMBER}]})
+
+    number: Number
+
+
+class CopyView(BaseModel):
+    """A copy. Once `complete`, `data` holds all that each service holds, each item with its `kind`."""
+
+    copy_id: str
+    subject_id: str
+    status: Literal["open", "complete"]
+    requested_at: datetime
+    completed_at: datetime | None
+    expires_at: datetime = Field(description="It is kept no longer.")
+    waiting_for: list[str]
+    data: dict[str, list[dict[str, Any]]] | None
+
+
+@router.post("/copies", status_code=202)
+async def ask_for_copy(
+    body: CopyBody, request: Request, response: Response, caller: WritesCopies, held: Held, key: Key = None
+) -> CopyView:
+    """Gather all that any service holds of this number (RGPD art. 15 and 20). It is there within seconds, for a week,
+    unless the person is erased meanwhile. Whoever asks has made sure that it is the person."""
+    _for_every_sender(caller)
+    subject_id = held.subject_keys.subject_id(_number(body.number, held))
+    now = datetime.now(UTC)
+    seed = ("key", caller.subject, key) if key is not None else ("at", subject_id, now.isoformat())
+    copy_id = str(message_id(EPOCH, "copy", *seed))
+    async with held.database.begin() as tx:
+        await _claimed(tx, request, caller, held, key)
+        if await erasures.open_of(tx, subject_id) is not None:
+            raise BeingErased("there will be nothing to copy", reasons=[Reason("number", "being_erased")])
+        await copies.begin(tx, held.field_keys, copy_id, subject_id, now)
+        found = await copies.find(tx, held.field_keys, copy_id, now)
+    if found is None:
+        raise _no_copy()
+    log.info("a copy is asked for", extra={"copy_id": copy_id, "subject_id": subject_id, "by": caller.subject})
+    response.headers["Location"] = f"/v1/copies/{copy_id}"
+    return _copy(found)
+
+
+@router.get("/copies/{copy_id}", responses={200: {"content": {"text/csv": {}}}}, response_model=CopyView)
+async def get_copy(
+    copy_id: Storable, caller: ReadsCopies, held: Held, format: Literal["json", "csv"] = "json"
+) -> CopyView | Response:
+    """How far it is, and all of it once it is complete: JSON, or CSV with a row for each value."""
+    _for_every_sender(caller)
+    async with held.database.begin() as tx:
+        found = await copies.find(tx, held.field_keys, copy_id, datetime.now(UTC))
+    if found is None:
+        raise _no_copy()
+    log.info("a copy is fetched", extra={"copy_id": copy_id, "by": caller.subject})
+    if format == "json":
+        return _copy(found)
+    if found.completed_at is None:
+        raise NotYet("ask again in a moment", reasons=[Reason("copy_id", "not_complete")])
+    return Response(
+        copies.csv_of(found),
+        media_type="text/csv; charset=utf-8",
+        headers={"Content-Disposition": f'attachment; filename="{copy_id}.csv"', "Cache-Control": "no-store"},
+    )
+
+
+def _copy(copy: Copy) -> CopyView:
+    complete = copy.completed_at is not None
+    return CopyView(
+        copy_id=copy.copy_id,
+        subject_id=copy.subject_id,
+        status="complete" if complete else "open",
+        requested_at=copy.requested_at,
+        completed_at=copy.completed_at,
+        expires_at=copy.expires_at,
+        waiting_for=list(copy.waiting_for),
+        data={service: [dict(item) for item in items] for service, items in copy.items.items()} if complete else None,
+    )
+
+
+def _no_copy() -> NotFound:
+    return NotFound("no such copy, or not any more", reasons=[Reason("copy_id", "unknown_copy")])
+
+
+async def _claimed(
+    tx: AsyncConnection, request: Request, caller: Caller, held: Resources[ServiceSettings], key: str | None
+) -> None:
+    """Takes the Idempotency-Key for this request. Raises KeyReused."""
+    if key is None:
+        return
+    content = (await request.body()).decode(errors="replace")
+    fingerprint = held.subject_keys.subject_id(f"{request.url.path}\n{content}")
+    if not await store.claim_key(tx, caller.subject, key, fingerprint):
+        raise KeyReused("the key belongs to another request", reasons=[Reason("Idempotency-Key", "reused")])
 
 
 async def _found(held: Resources[ServiceSettings], erasure_id: str) -> Erasure:

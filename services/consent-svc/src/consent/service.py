@@ -9,8 +9,22 @@ from common.consumer import applied_watermark
 from common.contracts import INBOUND_MESSAGES
 from common.service import Background, Resources, Service
 from common.settings import KeyRingSettings
-from consent import api, checks, erasures, imports, intake, proofs, receipts, reconciliations, registry, rights, store
+from consent import (
+    api,
+    checks,
+    copies,
+    erasures,
+    imports,
+    intake,
+    proofs,
+    receipts,
+    reconciliations,
+    registry,
+    rights,
+    store,
+)
 from consent.answers import Answers
+from consent.eraser import eraser
 from consent.importing import Importing
 from consent.intake import Intake
 from consent.page import routes as page
@@ -60,9 +74,11 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                 Intake(held.field_keys, answers(held)).subscription(),
                 receipts.dispatch_messages,
                 erasures.answers,
+                copies.parts,
             ],
             workers=[
-                erasures.eraser(held.database).worker(),
+                eraser(held.database).worker(),
+                copies.Forgetting(held.database).worker(),
                 erasures.Lateness(held.database, timedelta(seconds=settings.erasure_late_after_s)).worker(),
                 *Importing(held, backlog=settings.import_backlog).workers(),
             ],

@@ -14,6 +14,7 @@ from common.settings import ServiceSettings
 from common.telemetry import gauge
 from dispatch import api, projection, receipts, store
 from dispatch.clearance import Clearance
+from dispatch.copier import copier
 from dispatch.eraser import eraser
 from dispatch.gate import Limits, is_fresh
 from dispatch.gateway import SimulatorGateway
@@ -88,6 +89,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                 *intake.subscriptions(),
                 *receipts.subscriptions(),
                 erasing.subscription(),
+                copier(held.field_keys).subscription(),
             ],
             workers=[Worker("hand-off", handoff.watch), *timers.workers(), erasing.worker()],
             close=gateway.close,

@@ -603,6 +603,27 @@ async def open_enforcements_of(tx: AsyncConnection, applied_before: datetime) ->
     return {row.partition: row.subject_ids for row in rows}
 
 
+# --- copies --------------------------------------------------------------------------------------------------------
+
+
+async def messages_of(tx: AsyncConnection, subject_id: str) -> list[Row[Any]]:
+    """One person's, oldest first."""
+    rows = await tx.execute(
+        text("SELECT * FROM message WHERE subject_id = :id ORDER BY requested_at, message_id"), {"id": subject_id}
+    )
+    return list(rows)
+
+
+async def enforcements_of(tx: AsyncConnection, subject_id: str) -> list[Row[Any]]:
+    rows = await tx.execute(text("SELECT * FROM enforcement WHERE subject_id = :id ORDER BY id"), {"id": subject_id})
+    return list(rows)
+
+
+async def blocks_of(tx: AsyncConnection, subject_id: str) -> list[Row[Any]]:
+    rows = await tx.execute(text("SELECT * FROM provider_block WHERE subject_id = :id ORDER BY id"), {"id": subject_id})
+    return list(rows)
+
+
 # --- erasure -------------------------------------------------------------------------------------------------------
 
 

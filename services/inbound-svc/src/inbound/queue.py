@@ -102,6 +102,12 @@ async def decide(tx: AsyncConnection, mo_id: str, decided: Decided) -> None:
     )
 
 
+async def reviews_of(tx: AsyncConnection, subject_id: str) -> list[Review]:
+    """What one person wrote that is or was in the queue, oldest first."""
+    rows = await tx.execute(text("SELECT * FROM review WHERE subject_id = :id ORDER BY id"), {"id": subject_id})
+    return [_review(row) for row in rows]
+
+
 async def forget(tx: AsyncConnection, asked: Mapping[str, datetime]) -> dict[str, int]:
     """What these people wrote up to then is in the queue no longer, decided or not; how many by subject_id. Nothing is
     left open by it: whoever is erased is opted out of everything."""

@@ -12,6 +12,7 @@ from common.contracts import operator_topics
 from common.service import Background, Resources, Service
 from common.settings import ServiceSettings
 from inbound import operators, polling, reviews, store, webhooks
+from inbound.copier import copier
 from inbound.eraser import eraser
 from inbound.providers import PROVIDERS, UNDOCUMENTED, Account
 
@@ -147,7 +148,11 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         erasing = eraser(held.database)
         ovh = [polling.worker(held, each.with_secrets(), settings.ovh_poll_every_s) for each in settings.ovh_services]
         return Background(
-            subscriptions=[*operators.subscriptions(held, settings.kafka_operators), erasing.subscription()],
+            subscriptions=[
+                *operators.subscriptions(held, settings.kafka_operators),
+                erasing.subscription(),
+                copier(held.field_keys).subscription(),
+            ],
             workers=[*ovh, erasing.worker()],
         )
 

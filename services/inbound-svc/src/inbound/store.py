@@ -11,6 +11,7 @@ used for.
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
@@ -24,6 +25,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     PrimaryKeyConstraint,
+    Row,
     Table,
     Text,
     Uuid,
@@ -232,6 +234,22 @@ async def empty_callbacks(tx: AsyncConnection, subject_ids: Collection[str]) -> 
         {"ids": list(subject_ids)},
     )
     return {row.subject_id: row.callbacks for row in rows}
+
+
+async def items_of(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any]]:
+    """What one person sent, oldest first, each with the raw callback it came in, where nobody else is in that."""
+    rows = await tx.execute(
+        text(
+            "SELECT i.provider, i.account, i.provider_message_id, i.intent, i.rule, c.id AS callback_id, c.received_at,"
+            # an event for each of its items: are they all theirs?
+            " CASE WHEN cardinality(c.outbox_ids) = (SELECT count(*) FROM callback_item AS o"
+            " WHERE o.subject_id = :id AND o.callback_id = c.id) THEN c.body END AS body"
+            " FROM callback_item AS i JOIN callback AS c ON c.id = i.callback_id"
+            " WHERE i.subject_id = :id ORDER BY c.received_at"
+        ),
+        {"id": subject_id},
+    )
+    return rows.all()
 
 
 async def delete_parts(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, int]:

@@ -13,7 +13,13 @@ from common.contracts.dispatch import MessageChanged, OptOutEnforced
 from common.contracts.envelope import Event, Watermark
 from common.contracts.inbound import MessageReceived, ReceiptReceived
 from common.contracts.operator import MessageDelivered, ReceiptDelivered
-from common.contracts.rights import ErasureAcknowledged, ErasureLifted, ErasureRequested
+from common.contracts.rights import (
+    CopyGathered,
+    CopyRequested,
+    ErasureAcknowledged,
+    ErasureLifted,
+    ErasureRequested,
+)
 
 SEVEN_DAYS_MS = 7 * 24 * 3600 * 1000
 ONE_DAY_MS = 24 * 3600 * 1000
@@ -71,6 +77,18 @@ ERASURE_ACKS = Topic(
     ("consent",),
     publishers=("campaign", "dispatch", "inbound"),
 )
+COPIES = Topic(
+    "consent.copies.v1", "consent", "subject_id", "delete", (CopyRequested,), ("campaign", "dispatch", "inbound")
+)
+COPY_PARTS = Topic(
+    "consent.copy-parts.v1",
+    "consent",
+    "subject_id",
+    "delete",
+    (CopyGathered,),
+    ("consent",),
+    publishers=("campaign", "dispatch", "inbound"),
+)
 INBOUND_MESSAGES = Topic(
     "inbound.messages.v1", "inbound", "subject_id", "delete", (MessageReceived,), ("consent",), watermarked=True
 )
@@ -104,6 +122,8 @@ TOPICS: tuple[Topic, ...] = (
     STATES,
     ERASURES,
     ERASURE_ACKS,
+    COPIES,
+    COPY_PARTS,
     INBOUND_MESSAGES,
     INBOUND_RECEIPTS,
     CONTROLS,

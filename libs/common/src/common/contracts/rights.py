@@ -49,3 +49,35 @@ class ErasureAcknowledged(Event, frozen=True, kw_only=True):
     @property
     def key(self) -> str:
         return self.subject_id
+
+
+class CopyRequested(Event, frozen=True, kw_only=True):
+    """The person asks for a copy of all that is held of them (RGPD art. 15 and 20): tell it (`CopyGathered`)."""
+
+    type: ClassVar[str] = "consent.copy_requested.v1"
+
+    copy_id: str
+    subject_id: str
+    requested_at: Instant
+
+    @property
+    def key(self) -> str:
+        return self.subject_id
+
+
+class CopyGathered(Event, frozen=True, kw_only=True):
+    """What one service holds of the person, in `of` parts: this is the one at `place`, from 0."""
+
+    type: ClassVar[str] = "consent.copy_gathered.v1"
+
+    copy_id: str
+    subject_id: str
+    service: str
+    place: int
+    of: int
+    items: str  # a JSON list of objects, each with its "kind"; sealed, context "copy:<copy_id>:<service>:<place>"
+    gathered_at: Instant
+
+    @property
+    def key(self) -> str:
+        return self.subject_id

@@ -2,7 +2,7 @@
 
 import consent.import_files  # noqa: F401  (its tables are of the same metadata)
 from common.database import run_migrations
-from consent import erasures  # noqa: F401 it defines tables
+from consent import copies  # noqa: F401 by way of it, all the modules that define tables
 from consent.store import metadata
 
 run_migrations(metadata)

@@ -1,0 +1,41 @@
+"""What campaign-svc holds of a person: their contacts with every attribute, and the audiences they are in."""
+
+from collections.abc import Sequence
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from campaign import store
+from common.copying import Copier, Item, opened
+from common.keyring import FieldKeys
+
+
+def copier(keys: FieldKeys) -> Copier:
+    async def gather(tx: AsyncConnection, subject_id: str) -> Sequence[Item]:
+        contacts = [
+            {
+                "kind": "contact",
+                "sender_id": row.sender_id,
+                "number": opened(keys, row.number, f"number:{subject_id}"),
+                "attributes": msgspec.json.decode(row.attributes),
+                "created_at": row.created_at,
+                "updated_at": row.updated_at,
+            }
+            for row in await store.contacts_of(tx, subject_id)
+        ]
+        audiences = [
+            {
+                "kind": "recipient",
+                "sender_id": row.sender_id,
+                "campaign_id": row.campaign_id,
+                "campaign": row.name,
+                "purpose": row.purpose,
+                "status": row.status,
+                "reasons": row.reasons,
+                "receipt": row.receipt,
+            }
+            for row in await store.audiences_of(tx, subject_id)
+        ]
+        return [*contacts, *audiences]
+
+    return Copier("campaign", keys, gather)

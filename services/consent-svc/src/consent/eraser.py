@@ -1,0 +1,31 @@
+"""What consent-svc erases of a person: the number, what is personal in their evidence, links to their page, copies.
+
+The keyed hash stays with its opt-outs, and each line of the ledger without what was personal in it.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.database import Database
+from common.erasing import Erased, Eraser
+from consent import copies, recorder, store
+
+
+def eraser(database: Database) -> Eraser:
+    return Eraser("consent", database, erase)
+
+
+async def erase(tx: AsyncConnection, asked: Mapping[str, datetime]) -> Mapping[str, Erased]:
+    entries = await recorder.erase(tx, asked)
+    links = await store.delete_links(tx, list(asked))
+    made = await copies.delete(tx, list(asked))
+    return {
+        subject_id: {
+            "evidence": entries.get(subject_id, 0),
+            "links": links.get(subject_id, 0),
+            "copies": made.get(subject_id, 0),
+        }
+        for subject_id in asked
+    }

@@ -1,0 +1,43 @@
+"""What inbound-svc holds of a person: what they texted, as it came, and what a person made of it.
+
+A raw callback that holds others' texts as well is not told: what was understood of theirs is.
+"""
+
+from collections.abc import Sequence
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.copying import Copier, Item, opened
+from common.keyring import FieldKeys
+from inbound import queue, store
+
+
+def copier(keys: FieldKeys) -> Copier:
+    async def gather(tx: AsyncConnection, subject_id: str) -> Sequence[Item]:
+        texts = [
+            {
+                "kind": "text",
+                "provider": row.provider,
+                "account": row.account,
+                "provider_message_id": row.provider_message_id,
+                "received_at": row.received_at,
+                "intent": row.intent,
+                "rule": row.rule,
+                "as_received": opened(keys, row.body, f"callback:{row.callback_id}"),
+            }
+            for row in await store.items_of(tx, subject_id)
+        ]
+        reviews = [
+            {
+                "kind": "review",
+                "text": opened(keys, review.event.text, f"text:{review.event.mo_id}"),
+                "received_at": review.event.received_at,
+                "intent": review.decided.intent if review.decided else None,
+                "note": opened(keys, review.decided.note, f"note:{review.event.mo_id}") if review.decided else None,
+                "decided_at": review.decided.at if review.decided else None,
+            }
+            for review in await queue.reviews_of(tx, subject_id)
+        ]
+        return [*texts, *reviews]
+
+    return Copier("inbound", keys, gather)
