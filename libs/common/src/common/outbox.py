@@ -64,8 +64,11 @@ def define(metadata: MetaData) -> Table:
     )
 
 
-async def append(tx: AsyncConnection, topic: Topic, events: Sequence[Event]) -> list[int]:
-    """Write `events` to be published, in this order per key; returns their outbox ids. Lock the aggregate first."""
+async def append(
+    tx: AsyncConnection, topic: Topic, events: Sequence[Event], traces: Sequence[str | None] | None = None
+) -> list[int]:
+    """Write `events` to be published, in this order per key; returns their outbox ids, in this order. Lock the
+    aggregate first. `traces`: the trace of each, where it is not the one being handled."""
     if not events:
         return []
     keys = [event.key.encode() for event in events]
@@ -73,7 +76,7 @@ async def append(tx: AsyncConnection, topic: Topic, events: Sequence[Event]) -> 
     for event, key, payload in zip(events, keys, payloads, strict=True):
         if len(key) + len(payload) > MAX_RECORD_BYTES:  # the relay would try for ever, and all behind it would wait
             raise ValueError(f"{event.type} of {len(key) + len(payload)} bytes: at most {MAX_RECORD_BYTES}")
-    return await _insert(tx, topic.name, keys, [event.type for event in events], payloads)
+    return await _insert(tx, topic.name, keys, [event.type for event in events], payloads, traces)
 
 
 async def backlog(tx: AsyncConnection) -> int:
@@ -98,26 +101,27 @@ async def _insert(
     keys: Sequence[bytes | None],
     types: Sequence[str],
     payloads: Sequence[bytes | None],
+    traces: Sequence[str | None] | None = None,
 ) -> list[int]:
     rows = await tx.execute(
         text(
             "INSERT INTO outbox (event_id, topic, key, type, payload, traceparent)"
-            " SELECT e.id, :topic, e.key, e.type, e.payload, :trace"
+            " SELECT e.id, :topic, e.key, e.type, e.payload, e.trace"
             " FROM unnest(CAST(:ids AS uuid[]), CAST(:keys AS bytea[]), CAST(:types AS text[]),"
-            " CAST(:payloads AS bytea[]))"
-            " WITH ORDINALITY AS e(id, key, type, payload, place) ORDER BY e.place"
+            " CAST(:payloads AS bytea[]), CAST(:traces AS text[]))"
+            " WITH ORDINALITY AS e(id, key, type, payload, trace, place) ORDER BY e.place"
             " RETURNING id"
         ),
         {
             "topic": topic,
-            "trace": traceparent(),
+            "traces": [traceparent()] * len(keys) if traces is None else list(traces),
             "ids": [uuid4() for _ in keys],
             "keys": list(keys),
             "types": list(types),
             "payloads": list(payloads),
         },
     )
-    ids = [row.id for row in rows]
+    ids = sorted(row.id for row in rows)
     await tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": WAITING})
     return ids
 

@@ -1,11 +1,11 @@
 """The journal: what comes in is kept once, understood, and put in the outbox, whatever way it came. The caller owns the
-transaction.
+transaction; what arrives together is kept together.
 """
 
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -20,11 +20,11 @@ from common.erasing import Asked
 from common.message_id import EPOCH, message_id
 from common.msisdn import as_received
 from common.service import Resources
-from common.telemetry import counter
+from common.telemetry import counter, traceparent
 from inbound import queue, store
 from inbound.keywords import Understanding, classify
-from inbound.providers import Kind, Message, Receipt, ambiguous
-from inbound.store import Identity, Item, KeptPart, Origin
+from inbound.providers import Kind, Message, Once, Receipt, ambiguous
+from inbound.store import Item, KeptCallback, KeptPart, Origin
 
 log = logging.getLogger(__name__)
 
@@ -44,32 +44,121 @@ class Entry:
     message: Message | None = None
 
 
-async def write(
-    tx: AsyncConnection,
-    held: Resources[Any],
-    origin: Origin,
-    entries: Sequence[Entry],
-    content: bytes,
-    received_at: datetime,
-) -> tuple[list[Entry], list[int]]:
-    """(what was new, outbox ids of all events these entries stand for). `content`: as it came, kept sealed."""
-    callback_id = uuid4()
-    fresh = await _add(tx, origin, callback_id, entries)
-    erased = await erasing.asked_of(tx, people) if (people := {e.item.subject_id or "" for e in fresh} - {""}) else {}
-    late = {entry.item.identity for entry in fresh if _is_late(entry, erased)}
-    fresh = [_emptied(held, entry) if entry.item.identity in late else entry for entry in fresh]
-    wholes = [whole for entry in fresh if (whole := await _whole(tx, held, origin, entry, received_at))]
-    fresh += await _add(tx, origin, callback_id, wholes)
-    outbox_ids: list[int] = []
-    if fresh:
-        outbox_ids += await outbox.append(tx, TOPICS[origin.kind], [entry.event for entry in fresh])
-        await queue.add(tx, [entry.event for entry in fresh])
-        raw = content.decode("latin-1")  # a character a byte: what is unsealed is what was sent
-        sealed = None if late else held.field_keys.seal(raw, f"callback:{callback_id}")
-        await store.add_callback(tx, origin, callback_id, received_at, sealed, outbox_ids)
-    if known := {entry.item.identity for entry in entries} - {entry.item.identity for entry in fresh}:
-        outbox_ids += await store.outbox_ids_of(tx, origin, known)
-    return fresh, outbox_ids
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What came at once: a request, or what was polled or read from a topic. `content`: as it came, kept sealed.
+    `once`: the nonce of its signature. `trace`: of the request that brought it."""
+
+    origin: Origin
+    entries: Sequence[Entry]
+    content: bytes
+    received_at: datetime
+    once: Once | None = None
+    trace: str | None = field(default_factory=traceparent)
+
+
+@dataclass(slots=True)
+class Kept:
+    """What becomes of an arrival: which of its entries are new, and the outbox ids of all events it stands for.
+    `replayed`: its nonce was used for something else before, and nothing of it is kept. `late`: something in it is of
+    before its person was erased, so its body is not kept."""
+
+    arrival: Arrival
+    replayed: bool = False
+    late: bool = False
+    callback_id: UUID = field(default_factory=uuid4)
+    fresh: list[Entry] = field(default_factory=list)
+    outbox_ids: list[int] = field(default_factory=list)
+
+
+async def write(tx: AsyncConnection, held: Resources[Any], arrivals: Sequence[Arrival]) -> list[Kept]:
+    """Keep them all, in the order they came; what became of each."""
+    replayed = await _replayed(tx, arrivals)
+    answers = [Kept(arrival, again) for arrival, again in zip(arrivals, replayed, strict=True)]
+    kept = [one for one in answers if not one.replayed]
+    await _add(tx, [(one, entry) for one in kept for entry in one.arrival.entries])
+    await _empty_the_late(tx, held, kept)
+    await _add(tx, await _wholes(tx, held, kept))
+    for kind, topic in TOPICS.items():
+        new = [(one, entry) for one in kept if one.arrival.origin.kind == kind for entry in one.fresh]
+        events = [entry.event for _, entry in new]
+        ids = await outbox.append(tx, topic, events, [one.arrival.trace for one, _ in new])
+        for (one, _), row in zip(new, ids, strict=True):
+            one.outbox_ids.append(row)
+        await queue.add(tx, events)
+    await store.add_callbacks(tx, [_sealed(held, one) for one in kept if one.fresh])
+    await _wait_for_those_known(tx, kept)
+    return answers
+
+
+async def _replayed(tx: AsyncConnection, arrivals: Sequence[Arrival]) -> list[bool]:
+    """Whether the nonce of each, if any, was used for something else before. For the same again it is a retry."""
+    signed = [(arrival, arrival.once) for arrival in arrivals if arrival.once is not None]
+    if not signed:
+        return [False] * len(arrivals)
+    uses = [(arrival.origin, once, _used_for(arrival)) for arrival, once in signed]
+    good = iter(await store.use_nonces(tx, uses, min(arrival.received_at for arrival, _ in signed)))
+    return [arrival.once is not None and not next(good) for arrival in arrivals]
+
+
+def _used_for(arrival: Arrival) -> bytes:
+    return hashlib.sha256(arrival.origin.kind.encode() + b"\n" + arrival.content).digest()
+
+
+async def _add(tx: AsyncConnection, entries: Sequence[tuple[Kept, Entry]]) -> None:
+    """Those that are not in the journal yet become fresh, in the provider's order; once, should it repeat itself."""
+    if not entries:
+        return
+    new = await store.add_items(tx, [(one.callback_id, one.arrival.origin, entry.item) for one, entry in entries])
+    for one, entry in entries:
+        name = one.callback_id, entry.item.identity
+        if name in new:
+            new.remove(name)
+            one.fresh.append(entry)
+
+
+async def _wholes(tx: AsyncConnection, held: Resources[Any], kept: Sequence[Kept]) -> list[tuple[Kept, Entry]]:
+    """The long MOs that new parts complete. Each is locked: everybody in the same order, so no deadlock."""
+    parts = [(one, entry) for one in kept for entry in one.fresh if entry.message and entry.message.part]
+    parts.sort(key=lambda part: _long_mo(*part))
+    return [(one, whole) for one, entry in parts if (whole := await _whole(tx, held, one.arrival, entry))]
+
+
+def _long_mo(one: Kept, entry: Entry) -> tuple[str, ...]:
+    """What the long MO is known by, of which this entry is a part."""
+    assert entry.message is not None
+    assert entry.message.part is not None
+    origin, part = one.arrival.origin, entry.message.part
+    return origin.provider, origin.account, str(entry.item.subject_id), entry.message.short_code, part.reference
+
+
+def _sealed(held: Resources[Any], one: Kept) -> KeptCallback:
+    raw = one.arrival.content.decode("latin-1")  # a character a byte: what is unsealed is what was sent
+    body = None if one.late else held.field_keys.seal(raw, f"callback:{one.callback_id}")
+    return KeptCallback(one.callback_id, one.arrival.origin, one.arrival.received_at, body, list(one.outbox_ids))
+
+
+async def _wait_for_those_known(tx: AsyncConnection, kept: Sequence[Kept]) -> None:
+    """An arrival with something that is in the journal stands for the events of whoever brought it, too."""
+    known = [
+        (one, (one.arrival.origin, identity))
+        for one in kept
+        for identity in {entry.item.identity for entry in one.arrival.entries}
+        - {entry.item.identity for entry in one.fresh}
+    ]
+    if known:
+        found = await store.outbox_ids_of(tx, {name for _, name in known})
+        for one, name in known:
+            one.outbox_ids += found.get(name, [])
+
+
+async def _empty_the_late(tx: AsyncConnection, held: Resources[Any], kept: Sequence[Kept]) -> None:
+    """What is new but of before its person was erased loses its content."""
+    people = {entry.item.subject_id for one in kept for entry in one.fresh if entry.item.subject_id}
+    erased = await erasing.asked_of(tx, people) if people else {}
+    for one in kept if erased else ():
+        one.late = any(_is_late(entry, erased) for entry in one.fresh)
+        one.fresh = [_emptied(held, entry) if _is_late(entry, erased) else entry for entry in one.fresh]
 
 
 def _is_late(entry: Entry, erased: Mapping[str, Asked]) -> bool:
@@ -97,36 +186,22 @@ def _emptied(held: Resources[Any], entry: Entry) -> Entry:
     )
 
 
-def tell(origin: Origin, fresh: Sequence[Entry]) -> None:
+def tell(kept: Kept) -> None:
     """The log and the metrics, once the transaction is committed."""
-    for entry in fresh:
+    for entry in kept.fresh:
         if entry.item.intent:
             INTENTS.labels(entry.item.intent).inc()
-            extra = {"subject_id": entry.item.subject_id, **named(origin, entry.item)}
+            extra = {"subject_id": entry.item.subject_id, **named(kept.arrival.origin, entry.item)}
             log.info("an MO is journalled", extra=extra)
 
 
-async def _add(tx: AsyncConnection, origin: Origin, callback_id: UUID, entries: Sequence[Entry]) -> list[Entry]:
-    """Those of the entries that are not in the journal yet, in the provider's order; once, should the body repeat
-    itself."""
-    if not entries:
-        return []
-    new = await store.add_items(tx, origin, callback_id, [entry.item for entry in entries])
-    fresh: dict[Identity, Entry] = {}
-    for entry in entries:
-        if entry.item.identity in new:
-            fresh.setdefault(entry.item.identity, entry)
-    return list(fresh.values())
-
-
-async def _whole(
-    tx: AsyncConnection, held: Resources[Any], origin: Origin, entry: Entry, received_at: datetime
-) -> Entry | None:
+async def _whole(tx: AsyncConnection, held: Resources[Any], arrival: Arrival, entry: Entry) -> Entry | None:
     """The MO that this part completes. It is named after its parts, so that it is the same whichever came last."""
     message, name = entry.message, entry.item.provider_message_id
     if message is None or message.part is None or entry.item.subject_id is None:
         return None
     kept = KeptPart(name, held.field_keys.seal(message.text, f"part:{name}"))
+    origin, received_at = arrival.origin, arrival.received_at
     parts = await store.add_part(tx, origin, entry.item.subject_id, message.short_code, message.part, kept, received_at)
     if not parts:
         return None

@@ -17,7 +17,7 @@ from common.contracts.operator import MessageDelivered, ReceiptDelivered
 from common.kafka import encode
 from common.service import Resources
 from inbound import journal
-from inbound.journal import Entry
+from inbound.journal import Arrival, Entry
 from inbound.providers import Message, Receipt, WrongField
 from inbound.providers.provider import NUMBER_CHARS, optional, required
 from inbound.store import Origin
@@ -46,10 +46,10 @@ def _taker(held: Resources[Any], origin: Origin) -> Handler:
         received_at = datetime.now(UTC)
         entries = [_entry(held, origin, received, received_at) for received in batch]
         content = b"\n".join(encode(received.event) for received in batch)
-        fresh, _ = await journal.write(tx, held, origin, entries, content, received_at)
+        (kept,) = await journal.write(tx, held, [Arrival(origin, entries, content, received_at)])
 
         async def tell() -> None:
-            journal.tell(origin, fresh)
+            journal.tell(kept)
 
         return tell
 

@@ -24,6 +24,7 @@ from common.database import Database
 from common.service import Resources, Worker
 from common.timer import Timer
 from inbound import journal, store
+from inbound.journal import Arrival
 from inbound.providers import Unreadable, WrongField, ovh
 from inbound.store import Origin
 
@@ -98,8 +99,8 @@ class Poller:
         answered = ovh.capabilities.answers_stop
         entry = journal.message_entry(self._held, self._origin, message, received_at, answered=answered)
         async with self._held.database.begin() as tx:
-            fresh, _ = await journal.write(tx, self._held, self._origin, [entry], raw, received_at)
-        journal.tell(self._origin, fresh)
+            (kept,) = await journal.write(tx, self._held, [Arrival(self._origin, [entry], raw, received_at)])
+        journal.tell(kept)
         return True
 
     async def _get(self, session: aiohttp.ClientSession, path: str) -> bytes:

@@ -133,77 +133,102 @@ class Item:
 Identity = tuple[str, str]  # (provider message id, receipt state or "")
 
 
-async def add_items(tx: AsyncConnection, origin: Origin, callback_id: UUID, items: Sequence[Item]) -> set[Identity]:
-    """Journal the items that are not there yet, and say which those are. Waits for whoever is adding the same ones."""
-    in_order = sorted({item.identity: item for item in items}.values(), key=lambda item: item.identity)  # no deadlock
+async def add_items(tx: AsyncConnection, items: Sequence[tuple[UUID, Origin, Item]]) -> set[tuple[UUID, Identity]]:
+    """Journal the items (each with its callback's id) that are not there yet, and say which those are: of one that
+    comes twice, the first. Waits for whoever is adding the same ones."""
+    first: dict[tuple[str, ...], tuple[UUID, Item]] = {}
+    for callback_id, origin, item in items:
+        first.setdefault((origin.provider, origin.account, origin.kind, *item.identity), (callback_id, item))
+    names = sorted(first)  # everybody in the same order: no deadlock
+    found = [first[name] for name in names]
     rows = await tx.execute(
         text(
-            "INSERT INTO callback_item (provider, account, kind, callback_id,"
-            " provider_message_id, state, subject_id, intent, rule, score)"
-            " SELECT :provider, :account, :kind, :callback_id, i.*"
-            " FROM unnest(CAST(:ids AS text[]), CAST(:states AS text[]), CAST(:subject_ids AS text[]),"
-            " CAST(:intents AS text[]), CAST(:rules AS text[]), CAST(:scores AS double precision[])) AS i"
+            "INSERT INTO callback_item (provider, account, kind, provider_message_id, state,"
+            " callback_id, subject_id, intent, rule, score)"
+            " SELECT * FROM unnest(CAST(:providers AS text[]), CAST(:accounts AS text[]), CAST(:kinds AS text[]),"
+            " CAST(:ids AS text[]), CAST(:states AS text[]), CAST(:callback_ids AS uuid[]),"
+            " CAST(:subject_ids AS text[]), CAST(:intents AS text[]), CAST(:rules AS text[]),"
+            " CAST(:scores AS double precision[]))"
             " ON CONFLICT DO NOTHING"
-            " RETURNING provider_message_id, state"
+            " RETURNING callback_id, provider_message_id, state"
         ),
         {
-            "provider": origin.provider,
-            "account": origin.account,
-            "kind": origin.kind,
-            "callback_id": callback_id,
-            "ids": [item.provider_message_id for item in in_order],
-            "states": [item.state for item in in_order],
-            "subject_ids": [item.subject_id for item in in_order],
-            "intents": [item.intent for item in in_order],
-            "rules": [item.rule for item in in_order],
-            "scores": [item.score for item in in_order],
+            "providers": [provider for provider, *_ in names],
+            "accounts": [account for _, account, *_ in names],
+            "kinds": [kind for _, _, kind, *_ in names],
+            "ids": [item.provider_message_id for _, item in found],
+            "states": [item.state for _, item in found],
+            "callback_ids": [callback_id for callback_id, _ in found],
+            "subject_ids": [item.subject_id for _, item in found],
+            "intents": [item.intent for _, item in found],
+            "rules": [item.rule for _, item in found],
+            "scores": [item.score for _, item in found],
         },
     )
-    return {(row.provider_message_id, row.state) for row in rows}
+    return {(row.callback_id, (row.provider_message_id, row.state)) for row in rows}
 
 
-async def add_callback(
-    tx: AsyncConnection,
-    origin: Origin,
-    callback_id: UUID,
-    received_at: datetime,
-    sealed_body: str | None,
-    outbox_ids: Sequence[int],
-) -> None:
-    """Journal the request whose items were new, with the outbox ids of their events."""
+@dataclass(frozen=True, slots=True)
+class KeptCallback:
+    """A request whose items were new, with the outbox ids of their events. `body`: sealed; None where it is of somebody
+    who is erased."""
+
+    id: UUID
+    origin: Origin
+    received_at: datetime
+    body: str | None
+    outbox_ids: Sequence[int]
+
+
+async def add_callbacks(tx: AsyncConnection, callbacks: Sequence[KeptCallback]) -> None:
+    if not callbacks:
+        return
     await tx.execute(
-        callback.insert(),
+        text(
+            "INSERT INTO callback (id, provider, account, kind, received_at, body, outbox_ids)"
+            " SELECT c.id, c.provider, c.account, c.kind, c.received_at, c.body, CAST(c.outbox_ids AS bigint[])"
+            " FROM unnest(CAST(:ids AS uuid[]), CAST(:providers AS text[]), CAST(:accounts AS text[]),"
+            " CAST(:kinds AS text[]), CAST(:times AS timestamptz[]), CAST(:bodies AS text[]),"
+            " CAST(:outbox_ids AS text[])) AS c(id, provider, account, kind, received_at, body, outbox_ids)"
+        ),
         {
-            "id": callback_id,
-            "provider": origin.provider,
-            "account": origin.account,
-            "kind": origin.kind,
-            "received_at": received_at,
-            "body": sealed_body,
-            "outbox_ids": list(outbox_ids),
+            "ids": [callback.id for callback in callbacks],
+            "providers": [callback.origin.provider for callback in callbacks],
+            "accounts": [callback.origin.account for callback in callbacks],
+            "kinds": [callback.origin.kind for callback in callbacks],
+            "times": [callback.received_at for callback in callbacks],
+            "bodies": [callback.body for callback in callbacks],
+            # arrays of several lengths make no array of arrays
+            "outbox_ids": ["{" + ",".join(map(str, callback.outbox_ids)) + "}" for callback in callbacks],
         },
     )
 
 
-async def outbox_ids_of(tx: AsyncConnection, origin: Origin, items: Collection[Identity]) -> list[int]:
+async def outbox_ids_of(
+    tx: AsyncConnection, items: Collection[tuple[Origin, Identity]]
+) -> dict[tuple[Origin, Identity], list[int]]:
     """The events of the callbacks that brought these items, published by now or not."""
     rows = await tx.execute(
         text(
-            "SELECT DISTINCT unnest(c.outbox_ids) AS id"
-            " FROM unnest(CAST(:ids AS text[]), CAST(:states AS text[])) AS wanted(provider_message_id, state)"
-            " JOIN callback_item AS i USING (provider_message_id, state)"
+            "SELECT i.provider, i.account, i.kind, i.provider_message_id, i.state, c.outbox_ids"
+            " FROM unnest(CAST(:providers AS text[]), CAST(:accounts AS text[]), CAST(:kinds AS text[]),"
+            " CAST(:ids AS text[]), CAST(:states AS text[]))"
+            " AS wanted(provider, account, kind, provider_message_id, state)"
+            " JOIN callback_item AS i USING (provider, account, kind, provider_message_id, state)"
             " JOIN callback AS c ON c.id = i.callback_id"
-            " WHERE i.provider = :provider AND i.account = :account AND i.kind = :kind"
         ),
         {
-            "provider": origin.provider,
-            "account": origin.account,
-            "kind": origin.kind,
-            "ids": [provider_message_id for provider_message_id, _ in items],
-            "states": [state for _, state in items],
+            "providers": [origin.provider for origin, _ in items],
+            "accounts": [origin.account for origin, _ in items],
+            "kinds": [origin.kind for origin, _ in items],
+            "ids": [provider_message_id for _, (provider_message_id, _) in items],
+            "states": [state for _, (_, state) in items],
         },
     )
-    return [row.id for row in rows]
+    return {
+        (Origin(row.provider, row.account, row.kind), (row.provider_message_id, row.state)): row.outbox_ids
+        for row in rows
+    }
 
 
 async def known_items(tx: AsyncConnection, origin: Origin, names: Sequence[str]) -> set[str]:
@@ -264,32 +289,42 @@ async def delete_parts(tx: AsyncConnection, subject_ids: Collection[str]) -> dic
     return {row.subject_id: row.parts for row in rows}
 
 
-async def use_nonce(tx: AsyncConnection, origin: Origin, once: Once, content: bytes, now: datetime) -> bool:
-    """Remember the nonce with what it is used for. False if it was used for something else: a replay. The same again is
-    a retry. Waits for whoever is using it."""
-    used = await tx.execute(
+async def use_nonces(tx: AsyncConnection, uses: Sequence[tuple[Origin, Once, bytes]], now: datetime) -> list[bool]:
+    """Remember each nonce with what it is used for. False where it was used for something else: a replay. The same
+    again is a retry. Waits for whoever is using it."""
+    first: dict[tuple[str, ...], tuple[bytes, datetime]] = {}
+    for origin, once, content in uses:
+        name = (origin.provider, origin.account, once.nonce)
+        used_for, forget_after = first.get(name, (content, once.forget_after))
+        first[name] = used_for, max(forget_after, once.forget_after)
+    names = sorted(first)  # everybody in the same order: no deadlock
+    rows = await tx.execute(
         text(
-            "WITH forgotten AS (DELETE FROM nonce WHERE (provider, account, nonce) IN ("
-            "SELECT provider, account, nonce FROM nonce WHERE forget_after < :now AND nonce <> :nonce"
+            "WITH used AS (SELECT * FROM unnest(CAST(:providers AS text[]), CAST(:accounts AS text[]),"
+            " CAST(:nonces AS text[]), CAST(:contents AS bytea[]), CAST(:times AS timestamptz[]))"
+            " AS u(provider, account, nonce, content, forget_after)),"
+            " forgotten AS (DELETE FROM nonce WHERE (provider, account, nonce) IN ("
+            "SELECT provider, account, nonce FROM nonce"
+            " WHERE forget_after < :now AND nonce <> ALL(CAST(:nonces AS text[]))"
             " ORDER BY forget_after LIMIT :some FOR UPDATE SKIP LOCKED))"
-            " INSERT INTO nonce AS known (provider, account, nonce, content, forget_after)"
-            " VALUES (:provider, :account, :nonce, :content, :forget_after)"
+            " INSERT INTO nonce AS known (provider, account, nonce, content, forget_after) SELECT * FROM used"
             " ON CONFLICT (provider, account, nonce) DO UPDATE SET"
             " content = CASE WHEN known.forget_after < :now THEN excluded.content ELSE known.content END,"
             " forget_after = greatest(known.forget_after, excluded.forget_after)"
-            " RETURNING content = :content AS ours"
+            " RETURNING provider, account, nonce, content"
         ),
         {
-            "provider": origin.provider,
-            "account": origin.account,
-            "nonce": once.nonce,
-            "content": content,
-            "forget_after": once.forget_after,
+            "providers": [provider for provider, _, _ in names],
+            "accounts": [account for _, account, _ in names],
+            "nonces": [nonce for _, _, nonce in names],
+            "contents": [first[name][0] for name in names],
+            "times": [first[name][1] for name in names],
             "now": now,
-            "some": FORGOTTEN_AT_ONCE,
+            "some": FORGOTTEN_AT_ONCE * len(names),
         },
     )
-    return bool(used.one().ours)
+    used = {(row.provider, row.account, row.nonce): row.content for row in rows}
+    return [used[origin.provider, origin.account, once.nonce] == content for origin, once, content in uses]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Where operators deliver MOs and receipts. The signature is the authentication; where a provider signs nothing, a
 secret in the path, a password or an address is. No token here.
 
-Verified over the raw body, journalled and put in the outbox in one transaction, answered once Kafka has acknowledged
+Verified over the raw body, journalled and put in the outbox in one transaction (with those that arrive at the same
+time: `arrivals`), answered once Kafka has acknowledged
 the events. Anything less is an error that makes the operator try again; what was journalled meanwhile is published by
 the relay, once, and the retry finds it done. A 2xx before that would let a STOP be acknowledged and not yet count
 (DESIGN 6).
@@ -30,8 +31,9 @@ from common.problems import (
 )
 from common.service import Resources, resources
 from common.telemetry import counter, histogram
-from inbound import journal, store
-from inbound.journal import Entry
+from inbound import journal
+from inbound.arrivals import Arrivals
+from inbound.journal import Arrival, Entry
 from inbound.providers import (
     PROVIDERS,
     Account,
@@ -39,7 +41,6 @@ from inbound.providers import (
     Kind,
     Message,
     NotGenuine,
-    Once,
     Undocumented,
     Unreadable,
     WrongField,
@@ -89,6 +90,7 @@ def router(accounts: Sequence[Account], publish_timeout_s: float) -> APIRouter:
     """The callback routes of these provider accounts."""
     routes = APIRouter(prefix="/v1/callbacks/{provider}/{account}", tags=["callbacks"])
     known = {(account.provider, account.account): account for account in accounts}
+    arrivals = Arrivals()
 
     async def receive(
         request: Request, held: Resources[Any], name: tuple[str, str], kind: Kind, secret: str | None = None
@@ -97,7 +99,7 @@ def router(accounts: Sequence[Account], publish_timeout_s: float) -> APIRouter:
         try:
             if account is None:
                 raise NotFound("no such provider account")
-            return await _receive(request, held, account, kind, secret, publish_timeout_s)
+            return await _receive(request, held, account, kind, secret, arrivals, publish_timeout_s)
         except Problem as problem:
             CALLBACKS.labels(account.provider if account else "unknown", kind, problem.slug).inc()
             raise
@@ -133,6 +135,7 @@ async def _receive(
     account: Account,
     addressed: Kind,
     secret: str | None,
+    arrivals: Arrivals,
     publish_timeout_s: float,
 ) -> Response:
     loop = asyncio.get_running_loop()
@@ -168,7 +171,8 @@ async def _receive(
                 for receipt in provider.parse_receipts(callback)
             ]
         deadline = started + min(publish_timeout_s, OURS * provider.answer_within_s)
-        new = bool(entries) and await _published(held, origin, callback, once, entries, received_at, deadline)
+        arrival = Arrival(origin, entries, _content(callback), received_at, once)
+        new = bool(entries) and await _published(held, arrivals, arrival, deadline)
     except NotGenuine as refused:
         challenge = {"WWW-Authenticate": "Basic"} if account.basic else {}
         raise Unauthorised(
@@ -187,53 +191,29 @@ async def _receive(
     return Response(answer.body, answer.status, media_type=answer.media_type)
 
 
-async def _published(
-    held: Resources[Any],
-    origin: Origin,
-    callback: Callback,
-    once: Once | None,
-    entries: Sequence[Entry],
-    received_at: datetime,
-    deadline: float,
-) -> bool:
+async def _published(held: Resources[Any], arrivals: Arrivals, arrival: Arrival, deadline: float) -> bool:
     """Journalled and acknowledged by Kafka: True if anything was new. Raises NotGenuine for a nonce used before,
     Unavailable when not so by `deadline`."""
     loop = asyncio.get_running_loop()
-    journalling = asyncio.create_task(_journal(held, origin, callback, once, entries, received_at))
     done = new = False
     try:
         async with asyncio.timeout_at(deadline):
-            new, outbox_ids = await asyncio.shield(journalling)
-            done = await held.relayed.wait(outbox_ids, max(0.0, deadline - loop.time()))
+            kept = await arrivals.journalled(held, arrival)
+            if kept.replayed:
+                raise NotGenuine("nonce_used_before")
+            journal.tell(kept)
+            new = bool(kept.fresh)
+            done = await held.relayed.wait(kept.outbox_ids, max(0.0, deadline - loop.time()))
     except NotGenuine:
         raise
     except TimeoutError:
-        journalling.cancel()  # and not awaited: to take leave of a Postgres that says nothing takes seconds
+        pass
     except Exception as error:  # whatever it is, the operator must come again: there may be a STOP in it
-        log.error("a callback was not kept", exc_info=error, extra=journal.named(origin, entries[0].item))
+        named = journal.named(arrival.origin, arrival.entries[0].item)
+        log.error("a callback was not kept", exc_info=error, extra=named)
     if not done:
         raise Unavailable("not kept safely yet: send it again", headers={"Retry-After": str(RETRY_AFTER_S)})
     return new
-
-
-async def _journal(
-    held: Resources[Any],
-    origin: Origin,
-    callback: Callback,
-    once: Once | None,
-    entries: Sequence[Entry],
-    received_at: datetime,
-) -> tuple[bool, list[int]]:
-    """The transaction. As `journal.write`, whether anything was new. Raises NotGenuine for a nonce used before."""
-    content = _content(callback)
-    async with held.database.begin() as tx:
-        if once is not None:
-            used_for = hashlib.sha256(origin.kind.encode() + b"\n" + content).digest()
-            if not await store.use_nonce(tx, origin, once, used_for, received_at):
-                raise NotGenuine("nonce_used_before")
-        fresh, outbox_ids = await journal.write(tx, held, origin, entries, content, received_at)
-    journal.tell(origin, fresh)
-    return bool(fresh), outbox_ids
 
 
 def _content(callback: Callback) -> bytes:

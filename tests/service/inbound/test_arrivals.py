@@ -1,0 +1,147 @@
+"""Callbacks that arrive together: one transaction, and each answered for itself."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from common.contracts import INBOUND_MESSAGES
+from common.telemetry import continue_trace, traceparent
+from inbound.service import Settings, build
+from tests.builders import now, number
+from tests.eventually import eventually
+from tests.operators import signed
+from tests.running import Surroundings, running
+from tests.service.inbound.published import published
+
+SECRET = "the secret of the simulator's account"
+TOGETHER = 40
+
+
+class Crowd:
+    """inbound-svc, and many who text it at the same time."""
+
+    def __init__(self, client: httpx.AsyncClient, settings: Settings, surroundings: Surroundings) -> None:
+        self.client = client
+        self.settings = settings
+        self.surroundings = surroundings
+
+    async def text(self, n: int, **headers: str) -> int:
+        """The status that MO number `n` is answered with."""
+        fields = {"id": f"mo-{n}", "from": number(n), "to": "36111", "text": "STOP", "sent_at": now().isoformat()}
+        raw = json.dumps(fields).encode()
+        path = "/v1/callbacks/simulator/main/messages"
+        sent = await self.client.post(path, content=raw, headers={**signed(raw, SECRET, now()), **headers})
+        return sent.status_code
+
+    async def events(self) -> list[str]:
+        records = await published(self.settings, INBOUND_MESSAGES)
+        return sorted(str(getattr(record.event, "provider_message_id", "")) for record in records)
+
+    async def rows(self, statement: str) -> list[Any]:
+        async with self.surroundings.sql("inbound") as connection:
+            return list(await connection.fetch(statement))
+
+
+@asynccontextmanager
+async def crowd(surroundings: Surroundings, **more: Any) -> AsyncIterator[Crowd]:
+    accounts = [{"provider": "simulator", "account": "main", "secrets": [SECRET]}]
+    settings = Settings(**await surroundings.settings("inbound", provider_accounts=accounts, **more))
+    async with running(build(settings), headers={}) as client:
+        yield Crowd(client, settings, surroundings)
+
+
+@pytest.fixture
+async def people(surroundings: Surroundings) -> AsyncIterator[Crowd]:
+    async with crowd(surroundings, publish_timeout_s=10.0) as service:
+        yield service
+
+
+async def test_callbacks_that_come_at_once_share_a_transaction_and_each_is_published(people: Crowd) -> None:
+    answers = await asyncio.gather(*(people.text(n) for n in range(TOGETHER)))
+
+    assert set(answers) == {200}
+    assert await people.events() == sorted(f"mo-{n}" for n in range(TOGETHER))
+    [row] = await people.rows("SELECT count(*) AS callbacks, count(DISTINCT xmin::text) AS commits FROM callback")
+    assert row["callbacks"] == TOGETHER
+    assert row["commits"] < TOGETHER / 4
+    events = await people.rows("SELECT DISTINCT unnest(outbox_ids) FROM callback")
+    assert len(events) == TOGETHER, "two callbacks stand for one event"
+
+
+async def test_one_that_cannot_be_kept_takes_no_other_with_it(people: Crowd) -> None:
+    async with people.surroundings.sql("inbound") as connection:
+        await connection.execute(
+            "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not this one'; END $$"
+        )
+        await connection.execute(
+            "CREATE TRIGGER no BEFORE INSERT ON callback_item FOR EACH ROW"
+            " WHEN (NEW.provider_message_id IN ('mo-7', 'mo-8')) EXECUTE FUNCTION no()"
+        )
+
+    answers = await asyncio.gather(*(people.text(n) for n in range(TOGETHER)))
+
+    assert [n for n, status in enumerate(answers) if status != 200] == [7, 8]
+    assert (answers[7], answers[8]) == (503, 503)
+    assert await people.events() == sorted(f"mo-{n}" for n in range(TOGETHER) if n not in (7, 8))
+
+
+async def test_one_that_waits_for_a_lock_does_not_hold_up_those_that_come_after_it(people: Crowd) -> None:
+    async with people.surroundings.sql("inbound") as other:
+        transaction = other.transaction()
+        await transaction.start()
+        await other.execute(
+            "INSERT INTO callback_item (provider, account, kind, provider_message_id, state, callback_id)"
+            " VALUES ('simulator', 'main', 'messages', 'mo-1', '', gen_random_uuid())"
+        )
+        first = asyncio.create_task(people.text(1))
+
+        async def first_waits() -> bool:
+            return bool(
+                await people.rows(
+                    "SELECT FROM pg_locks JOIN pg_stat_activity USING (pid)"
+                    " WHERE datname = current_database() AND NOT granted AND locktype = 'transactionid'"
+                )
+            )
+
+        await eventually(first_waits)
+        assert await asyncio.gather(*(people.text(n) for n in range(2, 10))) == [200] * 8
+        assert not first.done()
+        await transaction.rollback()
+
+    assert await first == 200
+
+
+async def test_each_callback_waits_for_its_own_event_which_goes_on_with_its_trace(surroundings: Surroundings) -> None:
+    traces = []
+    for _ in range(8):
+        continue_trace(None)
+        traces.append(str(traceparent()))
+    async with crowd(surroundings, publish_timeout_s=0.5, roles={"api"}) as service:  # nobody relays: the rows stay
+        await asyncio.gather(*(service.text(n, traceparent=trace) for n, trace in enumerate(traces)))
+        rows = await service.rows(
+            "SELECT provider_message_id AS name, traceparent, payload"
+            " FROM callback JOIN callback_item ON callback_id = callback.id JOIN outbox ON outbox.id = ANY(outbox_ids)"
+        )
+
+    assert {row["name"]: row["traceparent"] for row in rows} == {f"mo-{n}": trace for n, trace in enumerate(traces)}
+    assert [json.loads(row["payload"])["provider_message_id"] for row in rows] == [row["name"] for row in rows]
+
+
+async def test_while_the_journal_is_locked_all_are_told_to_come_again_and_then_each_is_published_once(
+    surroundings: Surroundings,
+) -> None:
+    async with crowd(surroundings, publish_timeout_s=1.0) as service:
+        async with service.surroundings.sql("inbound") as other:
+            transaction = other.transaction()
+            await transaction.start()
+            await other.execute("LOCK TABLE callback_item")
+            answers = await asyncio.gather(*(service.text(n) for n in range(TOGETHER)))
+            await transaction.rollback()
+        assert set(answers) == {503}
+        assert await asyncio.gather(*(service.text(n) for n in range(TOGETHER))) == [200] * TOGETHER
+        assert await service.events() == sorted(f"mo-{n}" for n in range(TOGETHER))
