@@ -449,10 +449,11 @@ async def test_what_asks_expires_or_only_touches_is_kept_like_any_evidence(datab
     await recorded(database, of("t1-a", opt_in(1, answers="ev-request-0-None-promotions")))
     (touched,) = await recorded(database, of("t1-a", contact(2)))
     await recorded(database, of("t1-a", expiry(3)))
-    assert (touched.decision.verdict, touched.version) == (Verdict.UNCHANGED, 2)
+    assert (touched.decision.verdict, touched.version) == (Verdict.UNCHANGED, 3)  # told: it holds for longer
     events = await published(database)
-    assert [[c.state for c in event.consents] for event in events] == [["pending"], ["opted_in"], ["expired"]]
-    assert [[c.kind for c in event.causes] for event in events] == [[], ["opt_in"], []]
+    told = [[c.state for c in event.consents] for event in events]
+    assert told == [["pending"], ["opted_in"], ["opted_in"], ["expired"]]
+    assert [[c.kind for c in event.causes] for event in events] == [[], ["opt_in"], [], []]
     subject = await held(database, "t1-a")
     assert ledger.last_contact(subject.state, "acme") == contact(2).at
     async with database.begin() as tx:

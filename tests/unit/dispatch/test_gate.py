@@ -70,6 +70,12 @@ def test_a_fresh_opt_in_in_the_window_goes() -> None:
     assert verdict() == Allow()
 
 
+def test_a_consent_holds_until_the_very_instant_that_was_told_and_needs_no_news_to_end() -> None:
+    known = with_consent(expires_at=TUESDAY_10H + timedelta(microseconds=1))
+    assert verdict(known=known) == Allow()
+    assert verdict(known=known, now=TUESDAY_10H + timedelta(microseconds=1)) == Deny((Reason.CONSENT_EXPIRED,))
+
+
 @pytest.mark.parametrize(
     ("request_", "known", "reason"),
     [
@@ -79,6 +85,7 @@ def test_a_fresh_opt_in_in_the_window_goes() -> None:
         (REQUEST, with_consent(sender_id="other"), Reason.OTHER_CONTROLLER),
         (REQUEST, with_consent(state="pending"), Reason.CONSENT_PENDING),
         (REQUEST, with_consent(state="expired"), Reason.CONSENT_EXPIRED),
+        (REQUEST, with_consent(expires_at=TUESDAY_10H), Reason.CONSENT_EXPIRED),
         (REQUEST, with_consent(state="opted_out"), Reason.OPTED_OUT),
         (REQUEST, with_consent(evidence_id=""), Reason.NO_EVIDENCE),
         (REQUEST, with_consent(basis=None), Reason.NO_EVIDENCE),

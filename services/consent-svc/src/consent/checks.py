@@ -7,6 +7,8 @@ STOP, and dispatch's gate decides at that moment.
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 import msgspec
@@ -87,7 +89,9 @@ async def check_consents(
         if body.purpose not in purposes.offered:
             raise Invalid("the sender asks no consent for it", reasons=[Reason("purpose", "unknown_purpose")])
         standing = await store.standing_of(tx, [of for of in read if not isinstance(of, NumberProblem)])
-    answer = await asyncio.to_thread(_answer, read, standing, body.sender_id, body.purpose)
+        months = purposes.months.get(body.purpose)
+    asked = _Asked(body.sender_id, body.purpose, months, datetime.now(UTC))
+    answer = await asyncio.to_thread(_answer, read, standing, asked)
     return Response(answer, media_type="application/json")
 
 
@@ -103,19 +107,27 @@ def _read(numbers: Sequence[str], keys: SubjectKeys, *, fictional: bool) -> list
     return read
 
 
-def _answer(
-    read: Sequence[str | NumberProblem], standing: Mapping[str, Standing], sender_id: str, purpose: str
-) -> bytes:
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What for, and when. `months`: how long a consent for it holds."""
+
+    sender_id: str
+    purpose: str
+    months: int | None
+    now: datetime
+
+
+def _answer(read: Sequence[str | NumberProblem], standing: Mapping[str, Standing], asked: _Asked) -> bytes:
     results = [
         _Checked(None, "unknown", False, (of,))
         if isinstance(of, NumberProblem)
-        else _checked(of, standing.get(of, Standing()), sender_id, purpose)
+        else _checked(of, standing.get(of, Standing()), asked)
         for of in read
     ]
     counts = Counter(result.allowed for result in results)
     return msgspec.json.encode({"results": results, "counts": {"allowed": counts[True], "denied": counts[False]}})
 
 
-def _checked(subject_id: str, standing: Standing, sender_id: str, purpose: str) -> _Checked:
-    found = permission(standing.state, sender_id, purpose, standing.held_since)
+def _checked(subject_id: str, standing: Standing, asked: _Asked) -> _Checked:
+    found = permission(standing.state, asked.sender_id, asked.purpose, standing.held_since, asked.months, asked.now)
     return _Checked(subject_id, found.state, not found.reasons, found.reasons)

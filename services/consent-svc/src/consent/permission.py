@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from msgspec import structs
+
 from common.contracts.consent import Consent, State
-from consent import ledger
+from consent import ledger, retention
 from consent.ledger import SubjectState
 
 
@@ -36,9 +38,13 @@ class Permission:
     reasons: tuple[Reason, ...]
 
 
-def permission(state: SubjectState, sender_id: str, purpose: str, held_since: datetime | None) -> Permission:
-    """`held_since`: a text of theirs waits for a person to read it."""
+def permission(
+    state: SubjectState, sender_id: str, purpose: str, held_since: datetime | None, months: int | None, now: datetime
+) -> Permission:
+    """`held_since`: a text of theirs waits for a person to read it. `months`: how long a consent holds."""
     consent = ledger.consent_of(state, sender_id, purpose)
+    if consent is not None and consent.state == "opted_in" and now >= retention.end_of(state, sender_id, months):
+        consent = structs.replace(consent, state="expired")  # whether or not that is written down by now
     named = any(m.sender_id == sender_id and m.purpose == purpose for m in state.marks)
     reasons = tuple(_reasons(state, consent if named else None, sender_id, held_since))
     return Permission(consent.state if consent else "unknown", reasons)

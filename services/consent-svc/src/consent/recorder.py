@@ -1,15 +1,17 @@
 """The one door through which consent changes: lock the subjects, decide, append the evidence, publish.
 
-Whatever comes in, by API or by SMS, ends here; nothing else writes `evidence`, `review` or `subject`. The caller owns
+Whatever comes in, by API or by SMS, ends here; nothing else writes `evidence`, `review` or `subject`, nor says until
+when a consent holds (`retention_due`). The caller owns
 the transaction. A subject's `version` grows by one with each batch that has something to tell of it, and is published
 once, whole, after its row is locked: that is what puts the versions of one subject on the log in order.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common import erasing, outbox
@@ -17,9 +19,10 @@ from common.contracts import ERASURES, STATES
 from common.contracts.consent import Cause, ConsentStateChanged
 from common.contracts.rights import ErasureLifted
 from common.telemetry import counter
-from consent import ledger, store
+from consent import ledger, retention, store
 from consent.chain import SALT_BYTES, Entry, chained, erased
 from consent.ledger import NEVER_SEEN, Decision, Evidence, Verdict
+from consent.retention import Months, Term
 from consent.store import Registered, Review, Subject
 
 OPENING = ("opt_in", "request")  # what needs the number itself: to keep somebody out, the keyed hash is enough
@@ -51,6 +54,8 @@ class _Change:
     """One subject while its batch is decided."""
 
     subject: Subject
+    before: Subject
+    kept: Sequence[Term] | None = None  # what is on record of the terms, where that is not what `before` says
     entries: list[Entry] = field(default_factory=list)
     causes: list[Cause] = field(default_factory=list)
     told: bool = False
@@ -70,7 +75,7 @@ async def record(
 
     `reviews` change no consent: while one of a subject's is open, its state says `held_since`.
 
-    Five round trips for one statement or a thousand, two more with reviews. What is refused leaves no trace, not even
+    Six round trips for one statement or a thousand, two more with reviews. What is refused leaves no trace, not even
     a subject.
     """
     refused = {
@@ -84,9 +89,9 @@ async def record(
         numbers: dict[str, str | None] = {r.subject_id: r.number for r in reviews}
         numbers |= {s.subject_id: s.number for s in sorted(taken, key=lambda s: s.number is not None)}
         locked = await store.lock_subjects(tx, numbers)
-        changes = {subject_id: _Change(subject) for subject_id, subject in locked.items()}
-    if taken:
+        changes = {subject_id: _Change(subject, subject) for subject_id, subject in locked.items()}
         senders = {s.evidence.sender_id for s in taken if s.evidence.sender_id is not None}
+        senders |= senders_of(locked.values())
         known, registered = await store.known(tx, [s.evidence.evidence_id for s in taken], senders)
     decisions = [
         Decision(verdict=Verdict.REFUSED, state=NEVER_SEEN, refusals=refused[place])
@@ -98,7 +103,7 @@ async def record(
         await store.close_reviews(tx, asking)
     if reviews:
         await _hold(tx, changes, reviews)
-    await _write(tx, [change for change in changes.values() if change.entries or change.told], now)
+    await _write(tx, [change for change in changes.values() if change.entries or change.told], registered, now)
     for statement, decision in zip(statements, decisions, strict=True):
         EVIDENCE.labels(statement.evidence.kind, decision.verdict).inc()
     return [
@@ -113,6 +118,21 @@ async def erase(tx: AsyncConnection, asked: Mapping[str, datetime]) -> dict[str,
     was out is out. Tells nobody: that they are erased was told when they asked."""
     await store.lock_subjects(tx, {}, asked)
     return await store.erase_personal(tx, asked)
+
+
+async def recount(tx: AsyncConnection, subject_ids: Collection[str], now: datetime) -> None:
+    """How long a consent of these people holds is counted anew, as their senders say now: what has moved is written
+    and told. No evidence, as nothing was said."""
+    locked = await store.lock_subjects(tx, {}, subject_ids)
+    kept = await store.terms_kept(tx, locked)
+    _, registered = await store.known(tx, (), senders_of(locked.values()))
+    changes = [_Change(subject, subject, kept.get(subject.subject_id, ())) for subject in locked.values()]
+    await _write(tx, changes, registered, now)
+
+
+def senders_of(subjects: Iterable[Subject]) -> set[str]:
+    """Those whom these people said yes to: how long that holds is counted with each thing more they say."""
+    return {m.sender_id for s in subjects for m in s.state.marks if m.kind == "opt_in" and m.sender_id is not None}
 
 
 def _decide(
@@ -180,16 +200,27 @@ def _unread(subject: Subject, review: Review) -> bool:
     return subject.erased_at is not None and review.since <= subject.erased_at
 
 
-async def _write(tx: AsyncConnection, changes: Sequence[_Change], now: datetime) -> None:
-    if not changes:
+async def _write(
+    tx: AsyncConnection, changes: Sequence[_Change], registered: Mapping[str, Registered], now: datetime
+) -> None:
+    months = {(id_, purpose): n for id_, sender in registered.items() for purpose, n in sender.months.items()}
+    terms = {change.subject.subject_id: _terms(change, months) for change in changes}
+    written = [change for change in changes if change.entries or change.told]
+    if not written:
         return
-    if entries := [entry for change in changes for entry in change.entries]:
+    if entries := [entry for change in written for entry in change.entries]:
         await store.append_entries(tx, entries)
-    await store.put_subjects(tx, [change.subject for change in changes], now)
-    await outbox.append(tx, STATES, [_event(change) for change in changes if change.told])
+    await store.put_subjects(tx, [change.subject for change in written], now)
+    ended = [(id_, term) for id_, moved in terms.items() for term in moved.ended]
+    began = [(id_, term) for id_, moved in terms.items() for term in moved.began]
+    if ended or began:
+        await store.put_terms(tx, ended, began)
+    await outbox.append(
+        tx, STATES, [_event(change, terms[change.subject.subject_id].open) for change in written if change.told]
+    )
     returned = [
         ErasureLifted(subject_id=change.subject.subject_id, lifted_at=now, evidence_id=change.returned_by)
-        for change in changes
+        for change in written
         if change.returned_by is not None
     ]
     for lifted in returned:
@@ -197,12 +228,38 @@ async def _write(tx: AsyncConnection, changes: Sequence[_Change], now: datetime)
     await outbox.append(tx, ERASURES, returned)
 
 
-def _event(change: _Change) -> ConsentStateChanged:
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """Of one subject after its batch: the consents that are open and until when; those of them that are new or have
+    moved; and those that were open and are not."""
+
+    open: tuple[Term, ...]
+    began: tuple[Term, ...]
+    ended: tuple[Term, ...]
+
+
+def _terms(change: _Change, months: Months) -> _Terms:
+    """That an end has moved is told, though the evidence for it (a contact) changes no state: the gate counts with
+    it."""
+    after = retention.terms(change.subject.state, months)
+    before = retention.terms(change.before.state, months) if change.kept is None else change.kept
+    held = {(term.sender_id, term.purpose): term for term in before}
+    began = tuple(term for term in after if held.pop((term.sender_id, term.purpose), None) != term)
+    if began and not change.told:
+        change.tell(change.subject)
+    return _Terms(after, began, tuple(held.values()))
+
+
+def _event(change: _Change, terms: Sequence[Term]) -> ConsentStateChanged:
     subject = change.subject
+    ends = {(term.sender_id, term.purpose): term.expires_at for term in terms}
     return ConsentStateChanged(
         subject_id=subject.subject_id,
         version=subject.version,
-        consents=ledger.consents(subject.state),
+        consents=tuple(
+            msgspec.structs.replace(consent, expires_at=ends.get((consent.sender_id, consent.purpose)))
+            for consent in ledger.consents(subject.state)
+        ),
         suppressions=ledger.suppressions(subject.state),
         erased=subject.erased_at is not None,
         causes=tuple(change.causes),

@@ -35,8 +35,14 @@ async def change(tx: AsyncConnection, locked: Sender, wanted: Sender, now: datet
         return locked
     changed = replace(wanted, version=locked.version + 1)
     await store.put_sender(tx, changed, now)
+    if _months(locked) != _months(changed):
+        await store.ask_recount(tx, changed.sender_id)
     await _publish(tx, changed, now)
     return changed
+
+
+def _months(sender: Sender) -> dict[str, int]:
+    return {purpose.id: purpose.retention_months for purpose in sender.purposes}
 
 
 async def _publish(tx: AsyncConnection, sender: Sender, now: datetime) -> None:

@@ -14,6 +14,7 @@ from consent import (
     checks,
     copies,
     erasures,
+    expiring,
     imports,
     intake,
     proofs,
@@ -36,7 +37,7 @@ class Settings(page.PageSettings):
     signing_keys: KeyRingSettings  # Ed25519 seeds: receipts are signed with the current one
     answers_per_day: int = Field(5, ge=1)  # to one number, whatever for: a loop of machines ends here
     erasure_late_after_s: float = Field(86_400.0, gt=0)  # then asked for again and told; the law gives a month
-    import_backlog: int = Field(1000, ge=1)  # rows waiting to be published beyond which imports wait
+    import_backlog: int = Field(1000, ge=1)  # rows waiting to be published beyond which imports and expiries wait
     retired_signing_keys: dict[str, str] = Field(default_factory=dict)  # key id to `x` of the key set: still published
     refused_oadcs: frozenset[str] = frozenset()  # of AF2M's lists: forbidden, or reserved to who has not authorised us
 
@@ -80,6 +81,8 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                 eraser(held.database).worker(),
                 copies.Forgetting(held.database).worker(),
                 erasures.Lateness(held.database, timedelta(seconds=settings.erasure_late_after_s)).worker(),
+                expiring.Expiring(held.database, settings.import_backlog).worker(),
+                expiring.Recount(held.database, settings.import_backlog).worker(),
                 *Importing(held, backlog=settings.import_backlog).workers(),
             ],
         ),

@@ -35,6 +35,7 @@ from common.database import new_metadata
 from consent.chain import GENESIS, PERSONAL, Entry
 from consent.ledger import NEVER_SEEN, Evidence, SubjectState
 from consent.proof import Party
+from consent.retention import Term
 
 IN_OUR_WORDS = Replies()
 HISTORY_ENTRIES = 1000  # the newest, in one lookup
@@ -159,6 +160,29 @@ Table(
     Column("consent_version", BigInteger, nullable=True),
     Index("handed_off_campaign_ix", "campaign_id", "subject_id"),
     Index("handed_off_subject_ix", "subject_id", "handed_off_at"),
+)
+
+Table(
+    "retention_due",  # each consent that is open, until when, and when the next step falls due; no number
+    metadata,
+    Column("subject_id", Text, nullable=False),
+    Column("sender_id", Text, nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("last_contact", DateTime(timezone=True), nullable=False),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    Column("due_at", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("subject_id", "sender_id", "purpose"),
+    Index("retention_due_due_at_ix", "due_at"),
+    Index("retention_due_sender_ix", "sender_id", "expires_at", "subject_id"),
+)
+
+Table(
+    "retention_recount",  # a sender whose consents hold for another time now: they are gone through once, by pages
+    metadata,
+    Column("sender_id", Text, primary_key=True),
+    Column("after_xid", BigInteger, nullable=True),  # who was writing then has to be done first
+    Column("cursor_at", DateTime(timezone=True), nullable=True),
+    Column("cursor_subject", Text, nullable=True),
 )
 
 Table(
@@ -366,10 +390,12 @@ async def with_opt_out_of(tx: AsyncConnection, sender_id: str, after: str, limit
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """What the ledger asks of a sender: who is behind it, and how far a STOP to it reaches."""
+    """What the door to consent asks of a sender: who is behind it, how far a STOP to it reaches, and how many months a
+    consent to it holds, by purpose."""
 
     controller: str
     stop_scope: StopScope
+    months: Mapping[str, int]
 
 
 async def known(
@@ -378,9 +404,9 @@ async def known(
     """Those of `evidence_ids` that the ledger holds, and those of `sender_ids` that are registered."""
     rows = await tx.execute(
         text(
-            "SELECT evidence_id AS id, NULL AS controller, NULL AS stop_scope"
+            "SELECT evidence_id AS id, NULL AS controller, NULL AS stop_scope, NULL AS purposes"
             " FROM evidence WHERE evidence_id = ANY(CAST(:evidence_ids AS text[]))"
-            " UNION ALL SELECT sender_id, controller, stop_scope"
+            " UNION ALL SELECT sender_id, controller, stop_scope, purposes::text"
             " FROM sender WHERE sender_id = ANY(CAST(:sender_ids AS text[]))"
         ),
         {"evidence_ids": list(evidence_ids), "sender_ids": list(sender_ids)},
@@ -391,7 +417,8 @@ async def known(
         if row.controller is None:
             held.add(row.id)
         else:
-            registered[row.id] = Registered(row.controller, row.stop_scope)
+            months = {purpose.id: purpose.retention_months for purpose in _purposes.decode(row.purposes)}
+            registered[row.id] = Registered(row.controller, row.stop_scope, months)
     return held, registered
 
 
@@ -433,6 +460,148 @@ async def put_subjects(tx: AsyncConnection, subjects: Sequence[Subject], now: da
             "now": now,
         },
     )
+
+
+async def put_terms(tx: AsyncConnection, ended: Sequence[tuple[str, Term]], open_: Sequence[tuple[str, Term]]) -> None:
+    """Forget the terms that have ended, keep those that began or moved; each with its subject_id. The subjects are
+    locked: nobody else writes these rows."""
+    rows = [(subject_id, term, False) for subject_id, term in ended]
+    rows += [(subject_id, term, True) for subject_id, term in open_]
+    await tx.execute(
+        text(
+            "WITH term AS MATERIALIZED (SELECT * FROM unnest(CAST(:subjects AS text[]), CAST(:senders AS text[]),"
+            " CAST(:purposes AS text[]), CAST(:contacts AS timestamptz[]), CAST(:ends AS timestamptz[]),"
+            " CAST(:open AS boolean[])) AS t(subject_id, sender_id, purpose, last_contact, expires_at, open)),"
+            " ended AS (DELETE FROM retention_due AS d USING term AS t WHERE NOT t.open"
+            " AND (d.subject_id, d.sender_id, d.purpose) = (t.subject_id, t.sender_id, t.purpose))"
+            " INSERT INTO retention_due (subject_id, sender_id, purpose, last_contact, expires_at, due_at)"
+            " SELECT subject_id, sender_id, purpose, last_contact, expires_at, expires_at FROM term WHERE open"
+            " ON CONFLICT (subject_id, sender_id, purpose) DO UPDATE SET last_contact = excluded.last_contact,"
+            " expires_at = excluded.expires_at, due_at = excluded.due_at"
+        ),
+        {
+            "subjects": [subject_id for subject_id, _, _ in rows],
+            "senders": [term.sender_id for _, term, _ in rows],
+            "purposes": [term.purpose for _, term, _ in rows],
+            "contacts": [term.last_contact for _, term, _ in rows],
+            "ends": [term.expires_at for _, term, _ in rows],
+            "open": [open_ for _, _, open_ in rows],
+        },
+    )
+
+
+async def terms_kept(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, list[Term]]:
+    """What is kept of the terms of these people."""
+    rows = await tx.execute(
+        text(
+            "SELECT subject_id, sender_id, purpose, last_contact, expires_at FROM retention_due"
+            " WHERE subject_id = ANY(CAST(:ids AS text[])) ORDER BY subject_id, sender_id, purpose"
+        ),
+        {"ids": list(subject_ids)},
+    )
+    found: dict[str, list[Term]] = {}
+    for row in rows:
+        term = Term(
+            sender_id=row.sender_id, purpose=row.purpose, last_contact=row.last_contact, expires_at=row.expires_at
+        )
+        found.setdefault(row.subject_id, []).append(term)
+    return found
+
+
+async def lock_due(tx: AsyncConnection, now: datetime, limit: int) -> list[str]:
+    """Lock those for whom something is due, the longest due first, and say who they are. Whoever is locked by others,
+    whatever for, is left to the next look: this waits for nobody, and nobody but their own evidence waits for it."""
+    rows = await tx.execute(
+        text(
+            "SELECT s.subject_id FROM retention_due AS d JOIN subject AS s ON s.subject_id = d.subject_id"
+            " WHERE d.due_at <= :now ORDER BY d.due_at LIMIT :limit FOR UPDATE OF s SKIP LOCKED"
+        ),
+        {"now": now, "limit": limit},
+    )
+    return sorted({row.subject_id for row in rows})
+
+
+async def months_of(tx: AsyncConnection, sender_ids: Collection[str]) -> dict[tuple[str, str], int]:
+    """How long a consent holds, by (sender_id, purpose), for what these senders offer."""
+    _, registered = await known(tx, (), sender_ids)
+    return {(sender_id, purpose): n for sender_id, one in registered.items() for purpose, n in one.months.items()}
+
+
+async def ask_recount(tx: AsyncConnection, sender_id: str) -> None:
+    """The sender's consents hold for another time from this transaction on. One that is being counted starts again."""
+    await tx.execute(
+        text(
+            "INSERT INTO retention_recount (sender_id) VALUES (:id) ON CONFLICT (sender_id)"
+            " DO UPDATE SET after_xid = NULL, cursor_at = NULL, cursor_subject = NULL"
+        ),
+        {"id": sender_id},
+    )
+
+
+async def note_recounts(tx: AsyncConnection) -> int:
+    """Those asked for since the last look begin once every transaction there is now has ended. How many."""
+    noted = await tx.execute(
+        text(
+            "UPDATE retention_recount SET after_xid = CAST(CAST(pg_current_xact_id() AS text) AS bigint)"
+            " WHERE after_xid IS NULL"
+        )
+    )
+    return noted.rowcount
+
+
+@dataclass(frozen=True, slots=True)
+class Recounting:
+    """How far a sender's consents have been counted anew: the (end, person) last seen, before it moved."""
+
+    sender_id: str
+    cursor: tuple[datetime, str] | None
+
+
+async def lock_recount(tx: AsyncConnection) -> Recounting | None:
+    """One that may go on, and that nobody else is at."""
+    rows = await tx.execute(
+        text(
+            "SELECT sender_id, cursor_at, cursor_subject FROM retention_recount"
+            " WHERE after_xid < CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)"
+            " ORDER BY sender_id LIMIT 1 FOR UPDATE SKIP LOCKED"
+        )
+    )
+    row = rows.one_or_none()
+    if row is None:
+        return None
+    return Recounting(row.sender_id, (row.cursor_at, row.cursor_subject) if row.cursor_at else None)
+
+
+async def terms_page(
+    tx: AsyncConnection, sender_id: str, after: tuple[datetime, str] | None, limit: int
+) -> list[tuple[datetime, str]]:
+    """(end, subject_id) of a sender's open consents in that order, after the one named."""
+    rows = await tx.execute(
+        text(
+            "SELECT DISTINCT expires_at, subject_id FROM retention_due WHERE sender_id = :id"
+            " AND (expires_at, subject_id) > (coalesce(CAST(:at AS timestamptz), '-infinity'), :subject)"
+            " ORDER BY expires_at, subject_id LIMIT :limit"
+        ),
+        {"id": sender_id, "at": after[0] if after else None, "subject": after[1] if after else "", "limit": limit},
+    )
+    return [(row.expires_at, row.subject_id) for row in rows]
+
+
+async def settle_recount(tx: AsyncConnection, sender_id: str, cursor: tuple[datetime, str] | None) -> None:
+    """None: it is done."""
+    if cursor is None:
+        await tx.execute(text("DELETE FROM retention_recount WHERE sender_id = :id"), {"id": sender_id})
+        return
+    await tx.execute(
+        text("UPDATE retention_recount SET cursor_at = :at, cursor_subject = :subject WHERE sender_id = :id"),
+        {"id": sender_id, "at": cursor[0], "subject": cursor[1]},
+    )
+
+
+async def oldest_due(tx: AsyncConnection) -> datetime | None:
+    at = await tx.scalar(text("SELECT min(due_at) FROM retention_due"))
+    assert at is None or isinstance(at, datetime)
+    return at
 
 
 async def erase_personal(tx: AsyncConnection, asked: Mapping[str, datetime]) -> dict[str, int]:
@@ -648,10 +817,11 @@ async def parties(tx: AsyncConnection, sender_ids: Iterable[str]) -> list[Party]
 
 @dataclass(frozen=True, slots=True)
 class Purposes:
-    """What a sender asks consent for, and all it ever asked consent for."""
+    """What a sender asks consent for, and all it ever asked consent for. `months`: how long a consent holds."""
 
     offered: frozenset[str]
     ever: frozenset[str]
+    months: Mapping[str, int]
 
 
 async def purposes_of(tx: AsyncConnection, sender_ids: Collection[str]) -> dict[str, Purposes]:
@@ -663,13 +833,11 @@ async def purposes_of(tx: AsyncConnection, sender_ids: Collection[str]) -> dict[
         ),
         {"ids": sorted(sender_ids)},
     )
-    return {
-        row.sender_id: Purposes(
-            frozenset(p.id for p in _purposes.decode(row.purposes)),
-            frozenset(row.purpose_ids),
-        )
-        for row in rows
-    }
+    found = {}
+    for row in rows:
+        months = {purpose.id: purpose.retention_months for purpose in _purposes.decode(row.purposes)}
+        found[row.sender_id] = Purposes(frozenset(months), frozenset(row.purpose_ids), months)
+    return found
 
 
 async def owners_of(tx: AsyncConnection, stop_codes: Collection[str]) -> dict[str, dict[str, Sender]]:

@@ -135,7 +135,7 @@ def decide(request: Request, known: Knowledge, now: datetime, limits: Limits, po
     """The one decision whether a message may be handed off at `now` (aware)."""
     if now >= request.send_before:
         return Expire()
-    denials = tuple(denial_reasons(request, known))
+    denials = tuple(denial_reasons(request, known, now))
     if _may_only_be_behind(denials, request, known, now, limits):
         return Defer((Reason.KNOWLEDGE_BEHIND,), min(now + limits.recheck, request.send_before))
     if denials:
@@ -146,7 +146,7 @@ def decide(request: Request, known: Knowledge, now: datetime, limits: Limits, po
     return Allow()
 
 
-def denial_reasons(request: Request, known: Knowledge) -> Iterator[Reason]:
+def denial_reasons(request: Request, known: Knowledge, now: datetime) -> Iterator[Reason]:
     if request.flaw is not None:
         yield request.flaw
     if known.purposes is None:
@@ -156,10 +156,10 @@ def denial_reasons(request: Request, known: Knowledge) -> Iterator[Reason]:
     if known.blocked:
         yield Reason.PROVIDER_BLOCK  # of any category: what the provider refuses is paid for and not delivered
     if request.category == "marketing":
-        yield from marketing_denials(request, known)
+        yield from marketing_denials(request, known, now)
 
 
-def marketing_denials(request: Request, known: Knowledge) -> Iterator[Reason]:
+def marketing_denials(request: Request, known: Knowledge, now: datetime) -> Iterator[Reason]:
     if request.purpose is None:
         yield Reason.NO_PURPOSE
     elif known.purposes is not None and request.purpose not in known.purposes:
@@ -189,6 +189,8 @@ def marketing_denials(request: Request, known: Knowledge) -> Iterator[Reason]:
         yield Reason.CONSENT_EXPIRED
     elif consent.state != "opted_in":
         yield Reason.NO_CONSENT
+    elif consent.expires_at is not None and now >= consent.expires_at:
+        yield Reason.CONSENT_EXPIRED  # whether or not consent-svc has come to write it down
     elif not consent.evidence_id or consent.basis is None:
         yield Reason.NO_EVIDENCE
     # consent-svc has already folded suppressions into the states; the gate does not take its word for it

@@ -62,6 +62,7 @@ class Consent(msgspec.Struct, frozen=True, kw_only=True):
     basis: Basis | None
     occurred_at: Instant  # time at source of the evidence
     evidence_id: str
+    expires_at: Instant | None = None  # of one that is opted in: from then on it is none, whatever comes to be told
 
 
 class Suppression(msgspec.Struct, frozen=True, kw_only=True):

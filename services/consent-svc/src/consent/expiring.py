@@ -1,0 +1,132 @@
+"""What falls due of a consent with time: it expires. A timer, in small batches that wait for nobody.
+
+One batch is one transaction: lock some of those for whom something is due, skipping whoever is busy (`store.lock_due`);
+ask what is due of each (`retention.py`); record it. What was down for a year catches up batch by batch, longest due
+first; a crash repeats nothing, as the evidence of an expiry is named after the instant it expired. Meanwhile nothing
+goes out all the same: the gate was told that instant in advance.
+
+A sender that changes how long its consents hold is gone through once, in pages (`Recount`).
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common import outbox
+from common.database import Database
+from common.service import Worker
+from common.telemetry import counter, gauge
+from common.timer import Timer
+from consent import recorder, retention, store
+from consent.chain import evidence_id
+from consent.ledger import Evidence, Verdict
+from consent.recorder import Statement
+from consent.retention import Months, Term
+from consent.store import Subject
+
+log = logging.getLogger(__name__)
+
+SOURCE = "retention"
+LOOK_EVERY_S = 5.0
+PEOPLE = 200  # locked at once
+
+EXPIRED = counter("sms_consent_expired_total", "Consents that have expired.")
+BACKLOG = gauge(
+    "sms_consent_retention_backlog_seconds", "How long the oldest step of retention has been due; 0 when none is."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Expiring:
+    """`backlog`: rows waiting to be published beyond which nothing is written, as a STOP would wait behind them."""
+
+    database: Database
+    backlog: int
+
+    def worker(self) -> Worker:
+        timer = Timer("retention", self.look, LOOK_EVERY_S, self.database, outbox.RELAYED)
+        return Worker(timer.name, timer.run)
+
+    async def look(self) -> bool:
+        """One batch. Was anything done?"""
+        now = datetime.now(UTC)
+        async with self.database.begin() as tx:
+            oldest = await store.oldest_due(tx)
+            BACKLOG.set(max(0.0, (now - oldest).total_seconds()) if oldest else 0)
+            if oldest is None or oldest > now or await outbox.backlog(tx) > self.backlog:
+                return False  # woken when the relay has published
+            return await step(tx, now) > 0
+
+
+async def step(tx: AsyncConnection, now: datetime, people: int = PEOPLE) -> int:
+    """What is due at `now` for at most so many people, once. For how many; 0 where nothing is due, or all of them are
+    busy."""
+    due = await store.lock_due(tx, now, people)
+    if not due:
+        return 0
+    subjects = await store.lock_subjects(tx, {}, due)
+    months = await store.months_of(tx, recorder.senders_of(subjects.values()))
+    statements = [s for subject in subjects.values() for s in expiries(subject, months, now)]
+    recorded = await recorder.record(tx, statements, now)
+    await recorder.recount(tx, due, now)  # whose consent holds longer now than when the row was written
+    EXPIRED.inc(sum(each.decision.verdict is Verdict.RECORDED for each in recorded))
+    return len(due)
+
+
+def expiries(subject: Subject, months: Months, now: datetime) -> Sequence[Statement]:
+    """What has ended of this person's consents, as evidence: at the instant it ended, however late that is written."""
+    return [
+        Statement(subject.subject_id, None, _expiry(subject.subject_id, term, now))
+        for term in retention.terms(subject.state, months)
+        if term.over(now)
+    ]
+
+
+def _expiry(subject_id: str, term: Term, now: datetime) -> Evidence:
+    return Evidence(
+        evidence_id=evidence_id(SOURCE, subject_id, term.sender_id, term.purpose, term.expires_at.isoformat()),
+        kind="expiry",
+        sender_id=term.sender_id,
+        purpose=term.purpose,
+        source=SOURCE,
+        occurred_at=term.expires_at,
+        received_at=now,
+    )
+
+
+class Recount:
+    """Goes through the consents of a sender that has changed how long they hold.
+
+    The change itself asks for it (`senders.change`). Who was writing at that moment may have counted as before, so the
+    first look only notes a transaction id, and the counting begins once every transaction up to it has ended, as an
+    erasure does (`common/erasing.py`). The cursor is the old end and the person: a row whose end moves onward is met
+    twice at most, and the second time it stands.
+    """
+
+    def __init__(self, database: Database, backlog: int) -> None:
+        self._database = database
+        self._backlog = backlog
+
+    def worker(self) -> Worker:
+        timer = Timer("retention recount", self.look, LOOK_EVERY_S, self._database, outbox.RELAYED)
+        return Worker(timer.name, timer.run)
+
+    async def look(self) -> bool:
+        """One page. Was there one?"""
+        async with self._database.begin() as tx:
+            noted = await store.note_recounts(tx)
+        async with self._database.begin() as tx:
+            if await outbox.backlog(tx) > self._backlog:
+                return False
+            asked = await store.lock_recount(tx)
+            if asked is None:
+                return noted > 0
+            page = await store.terms_page(tx, asked.sender_id, asked.cursor, PEOPLE)
+            await recorder.recount(tx, {subject_id for _, subject_id in page}, datetime.now(UTC))
+            await store.settle_recount(tx, asked.sender_id, page[-1] if len(page) == PEOPLE else None)
+        if len(page) < PEOPLE:
+            log.info("how long consents hold was counted anew", extra={"sender_id": asked.sender_id})
+        return True

@@ -1,0 +1,77 @@
+"""What holds of the clock of retention, whatever happened and in whatever order."""
+
+from calendar import monthrange
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consent.ledger import Evidence, apply, consent_of, fold
+from consent.retention import after_months, terms
+from tests.property.test_ledger_properties import SENDERS, histories
+from tests.unit.consent.evidences import contact, expiry, request
+
+instants = st.datetimes(
+    datetime.fromisoformat("1992-12-03"), datetime.fromisoformat("2100-01-01"), timezones=st.just(UTC)
+)
+months = st.integers(1, 36)
+DAY = timedelta(days=1)
+
+
+@given(instants, months)
+def test_a_term_ends_on_the_same_day_of_the_month_or_with_the_last_of_it(at: datetime, n: int) -> None:
+    end = after_months(at, n)
+    year, month = divmod(at.year * 12 + at.month - 1 + n, 12)
+    days = monthrange(year, month + 1)[1]
+    if at.day <= days:
+        assert (end.year, end.month, end.day, end.time()) == (year, month + 1, at.day, at.time())
+    else:
+        assert end == datetime(year, month + 1, days, tzinfo=UTC) + DAY
+    assert timedelta(days=28) * n <= end - at <= timedelta(days=31) * n
+
+
+@given(instants, st.timedeltas(timedelta(0), timedelta(days=70)), months)
+def test_a_later_contact_never_means_an_earlier_end(at: datetime, later: timedelta, n: int) -> None:
+    assert after_months(at, n) <= after_months(at + later, n)
+    assert after_months(at, n) < after_months(at, n + 1)
+
+
+@given(histories, st.sampled_from(SENDERS), st.integers(-4, 4), months)
+def test_a_contact_never_brings_an_end_nearer_and_moves_its_own_sender_only(
+    evidence: list[Evidence], sender_id: str, minute: int, n: int
+) -> None:
+    held = {(s, p): n for s in SENDERS for p in ("promotions", "loyalty")}
+    state = fold(evidence)
+    before = {(t.sender_id, t.purpose): t for t in terms(state, held)}
+    after = {(t.sender_id, t.purpose): t for t in terms(apply(state, contact(minute, sender_id=sender_id)), held)}
+    assert before.keys() == after.keys()
+    for scope, term in before.items():
+        assert after[scope].expires_at >= term.expires_at
+        assert scope[0] == sender_id or after[scope] == term
+
+
+@given(histories, st.sampled_from(SENDERS), st.integers(-4, 4))
+def test_what_the_person_did_not_do_never_moves_the_clock(
+    evidence: list[Evidence], sender_id: str, minute: int
+) -> None:
+    """What others may have typed, and our own ends. (Sends, deliveries and openings are no evidence at all.)"""
+    state = fold(evidence)
+    before = {(t.sender_id, t.purpose): t for t in terms(state, {})}
+    for other in (request(minute, sender_id=sender_id), expiry(minute, sender_id=sender_id)):
+        after = {(t.sender_id, t.purpose): t for t in terms(apply(state, other), {})}
+        assert all(before[scope] == term for scope, term in after.items())
+
+
+@given(histories, months)
+def test_an_expiry_at_the_end_of_a_term_closes_exactly_that_consent(evidence: list[Evidence], n: int) -> None:
+    held = {(s, p): n for s in SENDERS for p in ("promotions", "loyalty")}
+    state = fold(evidence)
+    for term in terms(state, held):
+        ended = expiry(
+            sender_id=term.sender_id, purpose=term.purpose, occurred_at=term.expires_at, received_at=term.expires_at
+        )
+        after = apply(state, ended)
+        consent = consent_of(after, term.sender_id, term.purpose)
+        assert consent is not None
+        assert consent.state == "expired"
+        assert set(terms(after, held)) == set(terms(state, held)) - {term}

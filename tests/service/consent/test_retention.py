@@ -1,0 +1,257 @@
+"""What time does to a consent, against a real Postgres, with `now` as an argument."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pytest
+from sqlalchemy import text
+
+from common.contracts.consent import ConsentStateChanged, Purpose
+from common.database import Database
+from consent import expiring, ledger, senders, store
+from consent.chain import verify
+from consent.expiring import Recount, step
+from consent.ledger import Evidence
+from consent.recorder import Statement, record
+from consent.store import Sender
+from tests.infrastructure import Postgres
+from tests.unit.consent.evidences import NOON, NOW, contact, opt_in, opt_out
+
+A_YEAR_LATER = NOON.replace(year=NOON.year + 1)
+SECOND = timedelta(seconds=1)
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+async def database(postgres: Postgres, unique: str) -> AsyncIterator[Database]:
+    """With a sender whose promotions hold a year, and whose loyalty points three."""
+    opened = Database(await postgres.clone("consent", f"consent_{unique}"))
+    async with opened.begin() as tx:
+        await senders.register(tx, sender("acme"), NOON)
+        await senders.register(tx, sender("globex"), NOON)
+    yield opened
+    await opened.close()
+
+
+def sender(sender_id: str, months: int = 12) -> Sender:
+    return Sender(
+        sender_id=sender_id,
+        legal_name=f"{sender_id} SAS",
+        brand=sender_id,
+        contact=f"contact@{sender_id}.example",
+        country="FR",
+        oadc=sender_id.upper(),
+        stop_code="36111",
+        purposes=(
+            Purpose(id="promotions", wording="Nos offres", retention_months=months),
+            Purpose(id="loyalty", wording="Vos points"),
+        ),
+        controller=sender_id,
+    )
+
+
+def of(subject_id: str, evidence: Evidence) -> Statement:
+    return Statement(subject_id, f"sealed {subject_id}", evidence)
+
+
+async def recorded(database: Database, *statements: Statement, now: datetime = NOW) -> None:
+    async with database.begin() as tx:
+        await record(tx, statements, now)
+
+
+async def stepped(database: Database, now: datetime) -> int:
+    """All that is due at `now`; for how many."""
+    people = 0
+    while True:
+        async with database.begin() as tx:
+            some = await step(tx, now)
+        if not some:
+            return people
+        people += some
+
+
+class Crash(Exception):
+    """The process died before the commit."""
+
+
+async def stepped_and_crashed(database: Database, now: datetime) -> None:
+    async with database.begin() as tx:
+        assert await step(tx, now) > 0
+        raise Crash
+
+
+async def states(database: Database, subject_id: str) -> dict[str, str]:
+    async with database.begin() as tx:
+        subject = await store.find_subject(tx, subject_id)
+    assert subject is not None
+    return {f"{c.sender_id}/{c.purpose}": c.state for c in ledger.consents(subject.state)}
+
+
+async def expiries(database: Database, subject_id: str = "t1-a") -> list[Evidence]:
+    async with database.begin() as tx:
+        history = await store.history(tx, subject_id)
+    assert verify(history) is None
+    return [entry.evidence for entry in history if entry.evidence.kind == "expiry"]
+
+
+async def told(database: Database, subject_id: str = "t1-a") -> list[ConsentStateChanged]:
+    async with database.begin() as tx:
+        rows = await tx.execute(text("SELECT payload FROM outbox WHERE topic = 'consent.states.v1' ORDER BY id"))
+    events = [msgspec.json.decode(row.payload, type=ConsentStateChanged) for row in rows]
+    return [event for event in events if event.subject_id == subject_id]
+
+
+async def test_a_consent_ends_with_its_purposes_term_after_the_last_contact(database: Database) -> None:
+    await recorded(
+        database,
+        of("t1-a", opt_in(0)),
+        of("t1-a", opt_in(0, evidence_id="ev-points", purpose="loyalty")),
+        of("t1-b", opt_in(0, evidence_id="ev-b", sender_id="globex")),
+    )
+    await recorded(database, of("t1-a", contact(60)))
+    end = A_YEAR_LATER + timedelta(hours=1)
+    assert await stepped(database, A_YEAR_LATER - SECOND) == 0
+    assert await stepped(database, end - SECOND) == 1  # she who was not in touch
+    assert await states(database, "t1-b") == {"globex/promotions": "expired"}
+    assert await stepped(database, end) == 1
+    assert await states(database, "t1-a") == {"acme/loyalty": "opted_in", "acme/promotions": "expired"}
+    (ended,) = await expiries(database)
+    assert (ended.occurred_at, ended.source) == (end, "retention")
+    assert await stepped(database, end + DAY) == 0
+
+
+async def test_whoever_decides_on_messages_is_told_the_end_in_advance_and_when_it_moves(database: Database) -> None:
+    await recorded(database, of("t1-a", opt_in(0)))
+    await recorded(database, of("t1-a", contact(60)))
+    await recorded(database, of("t1-a", contact(30, evidence_id="ev-late")))
+    await recorded(database, of("t1-a", contact(90, sender_id="globex")))
+    ends = [event.consents[0].expires_at for event in await told(database)]
+    assert ends == [A_YEAR_LATER, A_YEAR_LATER + timedelta(hours=1)]
+    await recorded(database, of("t1-a", opt_out(120)))
+    assert (await told(database))[-1].consents[0].expires_at is None
+    assert await stepped(database, NOON.replace(year=NOON.year + 9)) == 0  # what is shut does not expire
+
+
+async def test_years_late_each_consent_expires_once_at_its_own_instant(database: Database) -> None:
+    await recorded(database, of("t1-a", opt_in(0)))
+    much_later = NOON.replace(year=NOON.year + 9)
+    with pytest.raises(Crash):
+        await stepped_and_crashed(database, much_later)
+    assert await expiries(database) == []
+    assert await stepped(database, much_later) == 1
+    assert await stepped(database, much_later + DAY) == 0
+    (ended,) = await expiries(database)
+    assert (ended.occurred_at, ended.received_at) == (A_YEAR_LATER, much_later)
+    await recorded(database, of("t1-a", contact(5)), now=much_later)  # of before the end, and late
+    assert await states(database, "t1-a") == {"acme/promotions": "expired"}
+    again = opt_in(0, evidence_id="ev-again", occurred_at=much_later, received_at=much_later)
+    await recorded(database, of("t1-a", again), now=much_later)
+    assert await states(database, "t1-a") == {"acme/promotions": "opted_in"}
+    assert (await told(database))[-1].consents[0].expires_at == much_later.replace(year=much_later.year + 1)
+
+
+async def test_an_old_opt_in_that_is_imported_is_over_as_it_comes(database: Database) -> None:
+    await recorded(database, of("t1-a", opt_in(0)), now=A_YEAR_LATER + DAY)
+    (event,) = await told(database)
+    assert event.consents[0].expires_at == A_YEAR_LATER
+    assert await stepped(database, A_YEAR_LATER + DAY) == 1
+    assert await states(database, "t1-a") == {"acme/promotions": "expired"}
+
+
+async def changed(database: Database, months: int) -> None:
+    async with database.begin() as tx:
+        locked = await store.lock_sender(tx, "acme")
+        assert locked is not None
+        await senders.change(tx, locked, sender("acme", months), NOON)
+
+
+async def counted_anew(database: Database) -> None:
+    recount = Recount(database, backlog=10**9)
+    while await recount.look():
+        pass
+
+
+async def test_a_sender_that_keeps_for_another_time_has_its_consents_counted_anew(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(expiring, "PEOPLE", 3)  # several pages
+    people = [f"t1-{n}" for n in range(10)]
+    await recorded(database, *(of(p, opt_in(n, evidence_id=f"ev-{p}")) for n, p in enumerate(people)))
+    await recorded(database, of("t1-other", opt_in(0, evidence_id="ev-other", sender_id="globex")))
+    for months in (6, 24):
+        await changed(database, months)
+        await counted_anew(database)
+        for n, person in enumerate(people):
+            newest = (await told(database, person))[-1].consents[0].expires_at
+            opened = NOON + timedelta(minutes=n)
+            assert newest == opened.replace(year=opened.year + 2) if months == 24 else opened.replace(month=9)
+    assert len(await told(database, people[0])) == 3
+    assert len(await told(database, "t1-other")) == 1
+    assert await stepped(database, A_YEAR_LATER + DAY) == 1  # of the other sender
+    assert await states(database, people[0]) == {"acme/promotions": "opted_in"}
+
+
+async def test_a_consent_recorded_while_its_sender_changes_does_not_keep_the_old_term(database: Database) -> None:
+    """It read the registry before the change, and commits after."""
+    async with database.begin() as tx:
+        await record(tx, [of("t1-a", opt_in(0))], NOON)
+        await changed(database, 6)
+        assert await Recount(database, backlog=10**9).look()  # notes who is writing
+        assert not await Recount(database, backlog=10**9).look()
+    await counted_anew(database)
+    assert (await told(database))[-1].consents[0].expires_at == NOON.replace(month=9)
+
+
+async def test_thousands_fall_due_at_once_and_nobody_waits_for_a_lock(database: Database) -> None:
+    """Three at once drain twenty thousand, while somebody else holds some of these people and writes their rows."""
+    people = [f"t1-{n:05}" for n in range(20_000)]
+    for some in range(0, len(people), 1000):
+        batch = people[some : some + 1000]
+        await recorded(database, *(of(p, opt_in(0, evidence_id=f"ev-{p}")) for p in batch))
+    busy = people[::500]
+    now = A_YEAR_LATER + DAY
+    largest = 0
+
+    async def drain() -> int:
+        nonlocal largest
+        done = 0
+        while True:
+            async with database.begin() as tx:
+                await tx.execute(text("SET LOCAL lock_timeout = '2s'"))  # to fail, and not to hang
+                some = await step(tx, now, 500)
+            if not some:
+                return done
+            largest = max(largest, some)
+            done += some
+
+    async with database.begin() as tx:
+        touched = [contact(60, evidence_id=f"ev-touch-{p}", occurred_at=now, received_at=now) for p in busy]
+        await record(tx, [of(p, touch) for p, touch in zip(busy, touched, strict=True)], now)
+        assert sum(await asyncio.gather(drain(), drain(), drain())) == len(people) - len(busy)
+        assert largest <= 500
+    assert await drain() == 0  # who was busy has been in touch
+    async with database.begin() as tx:
+        found = await tx.execute(
+            text(
+                "SELECT count(*) AS lines, count(DISTINCT subject_id) AS people, max(version) AS newest"
+                " FROM evidence JOIN subject USING (subject_id) WHERE kind = 'expiry'"
+            )
+        )
+        left = await tx.scalar(text("SELECT count(*) FROM retention_due"))
+    expired = len(people) - len(busy)
+    assert found.one() == (expired, expired, 2)
+    assert left == len(busy)
+
+
+async def test_the_age_of_what_is_due_is_told(database: Database) -> None:
+    await recorded(database, of("t1-a", opt_in(0, occurred_at=datetime(2020, 1, 1, tzinfo=UTC))))
+    timer = expiring.Expiring(database, backlog=0)
+    assert not await timer.look()  # something waits to be published: a STOP would wait behind us
+    assert expiring.BACKLOG._value.get() > timedelta(days=365).total_seconds()
+    async with database.begin() as tx:
+        await tx.execute(text("DELETE FROM outbox"))
+    assert await timer.look()
+    assert not await timer.look()
+    assert expiring.BACKLOG._value.get() == 0
