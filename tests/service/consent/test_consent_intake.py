@@ -564,3 +564,39 @@ async def test_what_came_before_an_inbound_watermark_is_told_before_the_watermar
         elif isinstance(event, Watermark) and event.as_of > received_at:
             spoken.add(event.partition)
     assert told == len(stops)
+
+
+async def contacts(database: Database) -> list[ledger.Evidence]:
+    async with database.begin() as tx:
+        return [e.evidence for e in await store.history(tx, WHO) if e.evidence.kind == "contact"]
+
+
+A_DAY = 24 * 60
+
+
+async def test_whatever_somebody_writes_is_a_contact_once_a_day(database: Database) -> None:
+    await give(database, opt_in(0))
+    others = ("none", "contact", "confirm", "start")
+    again = [mo(A_DAY + n, intent) for n, intent in enumerate(others)]
+    await receive(database, *again)
+    await receive(database, *again, mo(0.5, "none"))
+    await receive(database, mo(2 * A_DAY, "none"))
+    first, second = await contacts(database)
+    assert (first.sender_id, first.occurred_at, first.reference) == ("acme", at(A_DAY), "simulator/fr/p-none-1440")
+    assert second.occurred_at == at(2 * A_DAY)
+    found = await subject(database)
+    assert found is not None
+    assert ledger.last_contact(found.state, "acme") == at(2 * A_DAY)
+    assert await standing(database) == "opted_in"
+
+
+async def test_a_word_to_nobody_in_particular_or_from_a_stranger_moves_no_clock(shared: Database) -> None:
+    """Acme and Maison Lune share the code."""
+    await receive(shared, mo(A_DAY, "none"))
+    assert await subject(shared) is None
+    await give(shared, opt_in(0))
+    await receive(shared, mo(A_DAY, "none", short_code="36222"), mo(A_DAY + 1, "review"), mo(A_DAY + 2, "none"))
+    assert [e.sender_id for e in await contacts(shared)] == ["acme"]  # of the two, they know one
+    await give(shared, opt_in(1, sender_id="lune"))
+    await receive(shared, mo(2 * A_DAY, "none"))
+    assert len(await contacts(shared)) == 1

@@ -78,7 +78,7 @@ async def give_consent(
     """Record one opt-in with its proof. `changed` is false where it was known, or a newer STOP outvotes it. `Location`
     is its signed receipt."""
     async with held.database.begin() as tx:
-        call = await _opened(tx, request, caller, held, key, {body.sender_id})
+        call = await opened(tx, request, caller, held, key, {body.sender_id})
         (result,) = await recorder.record(tx, [_consent(call, body)], call.now)
     return _answer(result, response)
 
@@ -92,7 +92,7 @@ async def give_consents(
     statements: dict[int, Statement] = {}
     async with held.database.begin() as tx:
         named = {item.sender_id for item in body.items if not isinstance(item, Unfit)}
-        call = await _opened(tx, request, caller, held, key, named)
+        call = await opened(tx, request, caller, held, key, named)
         for index, item in enumerate(body.items):
             if isinstance(item, Unfit):
                 results[index] = BatchResult(index=index, verdict="refused", reasons=item.reasons)
@@ -124,7 +124,7 @@ async def opt_out(
     """Record one opt-out: of a purpose, of a sender and all its purposes, or of every sender. `Location` is its signed
     receipt."""
     async with held.database.begin() as tx:
-        call = await _opened(tx, request, caller, held, key, {body.sender_id} if body.sender_id else set())
+        call = await opened(tx, request, caller, held, key, {body.sender_id} if body.sender_id else set())
         (result,) = await recorder.record(tx, [_opt_out(call, body)], call.now)
     return _answer(result, response)
 
@@ -189,7 +189,7 @@ class _Call:
     known: Mapping[str, Purposes]
 
 
-async def _opened(
+async def opened(
     tx: AsyncConnection,
     request: Request,
     caller: Caller,

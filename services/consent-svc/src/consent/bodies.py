@@ -205,6 +205,28 @@ class OptOutBody(Body):
     evidence: EvidenceBody
 
 
+class InteractionBody(Body):
+    """Something the person did with a sender, of which they hold proof: `evidence` names the sale, or the form."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "sender_id": "acme",
+                    "number": EXAMPLE_NUMBER,
+                    "occurred_at": "2026-03-02T14:05:00+01:00",
+                    "evidence": {"source": "shop", "sale_reference": "2026-0419"},
+                }
+            ]
+        }
+    )
+
+    sender_id: Short
+    number: Number
+    occurred_at: Instant
+    evidence: EvidenceBody
+
+
 class ReasonBody(BaseModel):
     field: str | None
     reason: str
@@ -236,6 +258,24 @@ class BatchBody(Body):
     """Each item stands for itself: one that is refused does not sink the others."""
 
     items: list[Item] = Field(min_length=1, max_length=BATCH_ITEMS)
+
+
+class InteractionsBody(Body):
+    """As a batch of consents: each item stands for itself."""
+
+    items: list[Annotated[InteractionBody, WrapValidator(_or_unfit)]] = Field(min_length=1, max_length=BATCH_ITEMS)
+
+
+class InteractionResult(BaseModel):
+    index: int
+    verdict: Literal["recorded", "unchanged", "refused"]
+    subject_id: str | None = None
+    reasons: tuple[ReasonBody, ...] = ()
+
+
+class InteractionsAnswer(BaseModel):
+    results: list[InteractionResult]
+    counts: dict[Literal["recorded", "unchanged", "refused"], int]
 
 
 class ConsentAnswer(BaseModel):

@@ -11,6 +11,8 @@ otherwise. In doubt the opt-out wins: it costs one contact, the reverse a fine (
 
 CONTACT  asks who writes, and is answered; so is a STOP that stopped something, and a START that opened something
 
+Whatever else somebody writes, they were in touch: once a day, that moves the clock of retention (`in_touch`).
+
 The other intents change no consent here yet: `confirm` belongs to double opt-in.
 """
 
@@ -28,7 +30,7 @@ from common.keyring import FieldKeys, Unreadable
 from common.keywords_scope import scope
 from common.message_id import message_id
 from common.telemetry import counter
-from consent import erasures, ledger, recorder, replies, store
+from consent import erasures, ledger, recorder, replies, retention, store
 from consent.answers import Answer, Answers
 from consent.chain import evidence_id
 from consent.ledger import NEVER_SEEN, Evidence, SubjectState
@@ -69,7 +71,7 @@ class Intake:
         messages = [r.event for r in batch if isinstance(r.event, MessageReceived)]
         for message in messages:
             INTENTS.labels(message.intent).inc()
-        said = [m for m in messages if m.intent in ("stop", "start", "contact")]
+        said = [m for m in messages if m.intent != "review"]
         reviews = [review(m) for m in messages if m.intent == "review" or m.revision > 0]
         if not said and not reviews:
             return None
@@ -100,8 +102,12 @@ class Intake:
             evidence = stops(message, concerned(self._keys, said))
         elif message.intent == "start":
             evidence = starts(said)
+        one = None
         for one in evidence:
             yield Statement(message.subject_id, message.number, one, erases=message.erasure)
+        if one is None and message.intent != "stop":
+            for one in in_touch(said):
+                yield Statement(message.subject_id, None, one)
 
 
 def review(message: MessageReceived) -> Review:
@@ -175,6 +181,30 @@ def starts(start: Said) -> Iterator[Evidence]:
                 occurred_at=message.occurred_at,
                 received_at=understood_at(message),
             )
+
+
+def in_touch(said: Said) -> Iterator[Evidence]:
+    """A contact with the sender they wrote to, if its code leaves no doubt which: a clock that runs too short costs a
+    customer, one that runs too long is unlawful. Once a day, since a line of the ledger for every word would prove no
+    more; nothing for strangers, who hold no consent that time could end."""
+    message, subject = said.message, said.subject
+    if subject is None or subject.erased_at is not None:
+        return
+    met = [sender_id for sender_id in said.owners if any(m.sender_id == sender_id for m in subject.state.marks)]
+    at = min(message.occurred_at, message.received_at)
+    if len(met) != 1 or not retention.worth_keeping(subject.state, met[0], at):
+        return
+    yield Evidence(
+        evidence_id=evidence_id("contact", message.subject_id, met[0], retention.day(at)),
+        kind="contact",
+        sender_id=met[0],
+        purpose=None,
+        source=SOURCE,
+        actor=message.decided_by,
+        reference=message.reference,
+        occurred_at=message.occurred_at,
+        received_at=message.received_at,
+    )
 
 
 def answer(said: Said, evidence: Sequence[Evidence], before: SubjectState, after: SubjectState) -> Answer | None:

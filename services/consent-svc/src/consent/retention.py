@@ -55,6 +55,17 @@ def end_of(state: SubjectState, sender_id: str, months: int | None) -> datetime:
     return expires_at(touched, months)
 
 
+def day(at: datetime) -> str:
+    """In UTC. A contact is kept once a day, person and sender: more would prove no more, and cost a line each."""
+    return at.astimezone(UTC).date().isoformat()
+
+
+def worth_keeping(state: SubjectState, sender_id: str, at: datetime) -> bool:
+    """Whether a contact at `at` moves the clock to another day."""
+    touched = ledger.last_contact(state, sender_id)
+    return touched is None or day(touched) < day(at)
+
+
 def terms(state: SubjectState, months: Months) -> tuple[Term, ...]:
     """Of every purpose that is opted in, in the order of (sender_id, purpose)."""
     return tuple(

@@ -17,6 +17,7 @@ from consent import (
     expiring,
     imports,
     intake,
+    interactions,
     proofs,
     receipts,
     reconciliations,
@@ -62,6 +63,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         routers=[
             api.router,
             registry.router(settings.refused_oadcs),
+            interactions.router,
             checks.router,
             imports.router,
             page.router(settings.answers_per_day),
@@ -89,6 +91,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         ceiling=ceiling,
         body_limits={
             "/v1/consents/batch": BATCH_BYTES,
+            "/v1/interactions": BATCH_BYTES,
             "/v1/imports/": None,  # an upload is cut into pieces as it comes
             page.PATH: page.FORM_BYTES,
         },

@@ -1,0 +1,91 @@
+"""consent-svc over HTTP: that a person was in touch with a sender. It moves the clock of retention, and opens nothing.
+
+Internal services tell what the person themself did: a purchase, a form, a login, a click. What was sent to them, that
+it was delivered or opened, is no contact (CNIL; DOMAIN 1.4), and this cannot tell: who reports it breaks the law.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+
+from fastapi import APIRouter, Request
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.problems import Invalid, Problem, Reason
+from consent import recorder, retention, store
+from consent.api import Held, Key, WritesConsent, _Call, _purposes, any_number, opened
+from consent.bodies import InteractionBody, InteractionResult, InteractionsAnswer, InteractionsBody, Unfit, bodies
+from consent.chain import evidence_id
+from consent.ledger import CLOCK_SKEW, Evidence, Verdict
+from consent.recorder import Statement
+from consent.store import Standing
+
+router = APIRouter(prefix="/v1")
+
+
+@router.post("/interactions")
+async def record_interactions(
+    body: InteractionsBody, request: Request, caller: WritesConsent, held: Held, key: Key = None
+) -> InteractionsAnswer:
+    """What people did with a sender, up to a thousand. One a day, person and sender, is kept; `unchanged` is another of
+    a day, or of somebody who never said yes or no to this sender: nothing is held of strangers."""
+    results: dict[int, InteractionResult] = {}
+    statements: dict[int, Statement] = {}
+    async with held.database.begin() as tx:
+        named = {item.sender_id for item in body.items if not isinstance(item, Unfit)}
+        call = await opened(tx, request, caller, held, key, named)
+        for index, item in enumerate(body.items):
+            if isinstance(item, Unfit):
+                results[index] = InteractionResult(index=index, verdict="refused", reasons=item.reasons)
+                continue
+            try:
+                statements[index] = _statement(call, item)
+            except Problem as problem:
+                results[index] = InteractionResult(index=index, verdict="refused", reasons=bodies(problem.reasons))
+        worth = await _worth_keeping(tx, statements)
+        recorded = await recorder.record(tx, list(worth.values()), call.now)
+    kept = {place for place, r in zip(worth, recorded, strict=True) if r.decision.verdict is not Verdict.DUPLICATE}
+    for index, statement in statements.items():
+        verdict = "recorded" if index in kept else "unchanged"
+        results[index] = InteractionResult(index=index, verdict=verdict, subject_id=statement.subject_id)
+    counts = Counter(result.verdict for result in results.values())
+    return InteractionsAnswer(
+        results=[results[index] for index in range(len(body.items))],
+        counts={"recorded": counts["recorded"], "unchanged": counts["unchanged"], "refused": counts["refused"]},
+    )
+
+
+async def _worth_keeping(tx: AsyncConnection, statements: Mapping[int, Statement]) -> dict[int, Statement]:
+    standing = await store.standing_of(tx, [statement.subject_id for statement in statements.values()])
+    worth = {}
+    for index, statement in statements.items():
+        state, sender_id = standing.get(statement.subject_id, Standing()).state, statement.evidence.sender_id
+        met = any(mark.sender_id == sender_id for mark in state.marks)
+        if sender_id and met and retention.worth_keeping(state, sender_id, statement.evidence.at):
+            worth[index] = statement
+    return worth
+
+
+def _statement(call: _Call, body: InteractionBody) -> Statement:
+    """Raises Forbidden, NotFound, or Invalid with all its reasons."""
+    _purposes(call, body.sender_id)
+    reasons = list[Reason]()
+    if not body.evidence.source.strip():
+        reasons.append(Reason("evidence.source", "source_missing", "where it was"))
+    if not body.evidence.sale_reference and not body.evidence.form_id:
+        reasons.append(Reason("evidence", "nothing_done", "give sale_reference, or form_id: what the person did"))
+    if body.occurred_at > call.now + CLOCK_SKEW:
+        reasons.append(Reason("occurred_at", "occurred_in_the_future", "more than a minute ahead of our clock"))
+    if reasons:
+        raise Invalid("not recorded: " + ", ".join(r.reason for r in reasons), reasons=reasons)
+    subject_id = call.held.subject_keys.subject_id(any_number(body.number, call.held))
+    at = min(body.occurred_at, call.now)
+    evidence = Evidence(
+        evidence_id=evidence_id("contact", subject_id, body.sender_id, retention.day(at)),
+        kind="contact",
+        sender_id=body.sender_id,
+        purpose=None,
+        occurred_at=body.occurred_at,
+        received_at=call.now,
+        **dict(body.evidence),
+    )
+    return Statement(subject_id, None, evidence)
