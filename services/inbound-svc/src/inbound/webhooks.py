@@ -2,10 +2,9 @@
 secret in the path, a password or an address is. No token here.
 
 Verified over the raw body, journalled and put in the outbox in one transaction (with those that arrive at the same
-time: `arrivals`), answered once Kafka has acknowledged
-the events. Anything less is an error that makes the operator try again; what was journalled meanwhile is published by
-the relay, once, and the retry finds it done. A 2xx before that would let a STOP be acknowledged and not yet count
-(DESIGN 6).
+time: `common.together`), answered once Kafka has acknowledged the events. Anything less is an error that makes the
+operator try again; what was journalled meanwhile is published by the relay, once, and the retry finds it done. A 2xx
+before that would let a STOP be acknowledged and not yet count (DESIGN 6).
 """
 
 import asyncio
@@ -31,9 +30,9 @@ from common.problems import (
 )
 from common.service import Resources, resources
 from common.telemetry import counter, histogram
+from common.together import Together
 from inbound import journal
-from inbound.arrivals import Arrivals
-from inbound.journal import Arrival, Entry
+from inbound.journal import Arrival, Entry, Kept
 from inbound.providers import (
     PROVIDERS,
     Account,
@@ -78,6 +77,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 Held = Annotated[Resources[Any], Depends(resources)]
+Arrivals = Together[Arrival, Kept]
 
 
 class NotByGet(Problem):
@@ -90,7 +90,7 @@ def router(accounts: Sequence[Account], publish_timeout_s: float) -> APIRouter:
     """The callback routes of these provider accounts."""
     routes = APIRouter(prefix="/v1/callbacks/{provider}/{account}", tags=["callbacks"])
     known = {(account.provider, account.account): account for account in accounts}
-    arrivals = Arrivals()
+    arrivals: Arrivals = Together(journal.write)
 
     async def receive(
         request: Request, held: Resources[Any], name: tuple[str, str], kind: Kind, secret: str | None = None
@@ -198,7 +198,7 @@ async def _published(held: Resources[Any], arrivals: Arrivals, arrival: Arrival,
     done = new = False
     try:
         async with asyncio.timeout_at(deadline):
-            kept = await arrivals.journalled(held, arrival)
+            kept = await arrivals.written(held, arrival)
             if kept.replayed:
                 raise NotGenuine("nonce_used_before")
             journal.tell(kept)
