@@ -54,8 +54,8 @@ unit property contract service e2e: install ## One suite
 corpus: install ## How well STOP is understood, beside the rules of Twilio, AWS, Mautic and Parcelvoy
 	$(BIN)/python -m tests.unit.inbound.corpus
 
-bench: install ## Each figure beside its limit, in one run (B=inbound for one of them, KAFKA=1 on Apache Kafka)
-	$(BIN)/python -m bench $(if $(KAFKA),--kafka) $(B)
+bench: install ## Each figure beside its limit, in one run (B=consent for one of them, SUBJECTS=5000000, KAFKA=1)
+	$(BIN)/python -m bench $(if $(KAFKA),--kafka) $(if $(SUBJECTS),--subjects $(SUBJECTS)) $(B)
 
 ##@ Quality
 check: install ## Formatting, lint, types, import rules, and the tests that need nothing

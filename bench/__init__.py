@@ -1,7 +1,7 @@
 """What the machine could do, and what we make of it: each figure beside its own limit, measured in the same run.
 
-`make bench B=inbound`, or `python -m bench [--kafka] [--rounds 5] [--size 10000] NAME…`. A benchmark is a module of
-this folder with
+`make bench B=inbound`, or `python -m bench [--kafka] [--rounds 5] [--size 10000] [--subjects 50000] NAME…`. A benchmark
+is a module of this folder with
 
     async def run(ground: Ground) -> None
 

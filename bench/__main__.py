@@ -1,4 +1,4 @@
-"""`python -m bench [--kafka] [--rounds N] [--size N] NAME…`; without a name, all of them."""
+"""`python -m bench [--kafka] [--rounds N] [--size N] [--subjects N] NAME…`; without a name, all of them."""
 
 import argparse
 import importlib
@@ -14,10 +14,10 @@ NAMES = tuple(
 )
 
 
-async def measure(names: list[str], *, kafka: bool, rounds: int, size: int) -> None:
+async def measure(names: list[str], *, kafka: bool, rounds: int, size: int, subjects: int) -> None:
     for name in names:  # each on ground of its own: what one leaves behind does not slow the next
         with tempfile.TemporaryDirectory(prefix="placet-bench-") as folder:
-            async with standing(Path(folder), kafka=kafka, rounds=rounds, size=size) as ground:
+            async with standing(Path(folder), kafka=kafka, rounds=rounds, size=size, subjects=subjects) as ground:
                 await importlib.import_module(f"bench.{name}").run(ground)
 
 
@@ -27,10 +27,12 @@ def main() -> None:
     asked.add_argument("--kafka", action="store_true", help="Apache Kafka itself instead of the local stack's broker")
     asked.add_argument("--rounds", type=int, default=5, help="of each side, alternated (5)")
     asked.add_argument("--size", type=int, default=10_000, help="things done in a round (10,000)")
+    asked.add_argument("--subjects", type=int, default=50_000, help="that consent-svc holds beforehand (50,000)")
     told = asked.parse_args()
     if unknown := set(told.names) - set(NAMES):
         asked.error(f"no benchmark {', '.join(sorted(unknown))}: there are {', '.join(NAMES)}")
-    uvloop.run(measure(told.names or list(NAMES), kafka=told.kafka, rounds=told.rounds, size=told.size))
+    names = told.names or list(NAMES)
+    uvloop.run(measure(names, kafka=told.kafka, rounds=told.rounds, size=told.size, subjects=told.subjects))
 
 
 if __name__ == "__main__":

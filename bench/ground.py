@@ -33,7 +33,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Ground:
-    """`rounds` and `size` are what was asked for. `databases`: by service, once it has one."""
+    """`rounds`, `size` and `subjects` are what was asked for. `databases`: by service, once it has one."""
 
     folder: Path
     postgres: Postgres
@@ -43,6 +43,7 @@ class Ground:
     environment: Environment
     rounds: int
     size: int
+    subjects: int
     databases: dict[str, str] = field(default_factory=dict)
 
     async def compare(
@@ -80,7 +81,7 @@ class Ground:
 
 
 @asynccontextmanager
-async def standing(folder: Path, *, kafka: bool, rounds: int, size: int) -> AsyncIterator[Ground]:
+async def standing(folder: Path, *, kafka: bool, rounds: int, size: int, subjects: int) -> AsyncIterator[Ground]:
     """All there when entered, all gone when left."""
     async with AsyncExitStack() as leaving:
         postgres = Postgres(folder / "postgres")
@@ -95,7 +96,7 @@ async def standing(folder: Path, *, kafka: bool, rounds: int, size: int) -> Asyn
         else:
             kafka = True
         supervisor = await leaving.enter_async_context(Supervisor(folder / "logs"))
-        yield Ground(folder, postgres, bootstrap, kafka, supervisor, Environment(), rounds, size)
+        yield Ground(folder, postgres, bootstrap, kafka, supervisor, Environment(), rounds, size, subjects)
 
 
 def free_url() -> str:

@@ -30,9 +30,9 @@ class Refused(RuntimeError):
     """Not every request got a 2xx: the figure would mean nothing."""
 
 
-def post(path: str, headers: dict[str, str], body: bytes) -> bytes:
+def post(path: str, headers: dict[str, str], body: bytes, method: str = "POST") -> bytes:
     """A request as it goes over the wire."""
-    lines = [f"POST {path} HTTP/1.1", "Host: bench", f"Content-Length: {len(body)}"]
+    lines = [f"{method} {path} HTTP/1.1", "Host: bench", f"Content-Length: {len(body)}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode() + body
 

@@ -1,15 +1,17 @@
 """consent-svc over HTTP: consents, opt-outs, and what is held of a subject.
 
 An edge: opens the transaction, turns bodies into statements, and lets the doors (recorder, senders) decide. Loosening
-is judged strictly; an opt-out is taken from any number that has digits, because a STOP counts.
+is judged strictly; an opt-out is taken from any number that has digits, because a STOP counts. What is asked one by one
+at the same time is recorded together (`common.together`), and each is answered for itself.
 """
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Annotated
 
+import msgspec
 from fastapi import APIRouter, Depends, Header, Request, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -19,6 +21,8 @@ from common.msisdn import NumberRefused, as_received, parse
 from common.problems import Conflict, Forbidden, Invalid, NotFound, Problem, Reason
 from common.service import Resources, resources
 from common.settings import ServiceSettings
+from common.telemetry import traceparent
+from common.together import Together
 from consent import ledger, recorder, store
 from consent.bodies import (
     BatchAnswer,
@@ -43,6 +47,7 @@ from consent.store import Purposes
 router = APIRouter(prefix="/v1")
 
 Held = Annotated[Resources[ServiceSettings], Depends(resources)]
+_Body = ConsentBody | OptOutBody
 Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255)]
 ReadsConsent = Annotated[Caller, Depends(require("consent:read"))]
 WritesConsent = Annotated[Caller, Depends(require("consent:write"))]
@@ -71,16 +76,39 @@ class KeyReused(Conflict):
     slug, title = "idempotency-key-reused", "This Idempotency-Key came before with another request"
 
 
-@router.post("/consents", status_code=201)
-async def give_consent(
-    body: ConsentBody, request: Request, response: Response, caller: WritesConsent, held: Held, key: Key = None
-) -> ConsentAnswer:
-    """Record one opt-in with its proof. `changed` is false where it was known, or a newer STOP outvotes it. `Location`
-    is its signed receipt."""
-    async with held.database.begin() as tx:
-        call = await opened(tx, request, caller, held, key, {body.sender_id})
-        (result,) = await recorder.record(tx, [_consent(call, body)], call.now)
-    return _answer(result, response)
+def one_by_one() -> APIRouter:
+    """Single consents and opt-outs. What is asked at the same time shares a transaction, in each process by itself."""
+    routes = APIRouter(prefix="/v1")
+    together: Together[_Asked, Recorded | Problem] = Together(_record_together)
+
+    async def recorded(
+        request: Request, caller: Caller, held: Resources[ServiceSettings], key: str | None, body: _Body
+    ) -> Response:
+        """The answer, once it is committed. Raises the Problem it has."""
+        fingerprint = "" if key is None else await _fingerprint(request, held)
+        asked = _Asked(body, caller, key, fingerprint, datetime.now(UTC), traceparent())
+        result = await together.written(held, asked)
+        if isinstance(result, Problem):
+            raise result
+        return _answer(result)
+
+    @routes.post("/consents", status_code=201, response_model=ConsentAnswer)
+    async def give_consent(
+        body: ConsentBody, request: Request, caller: WritesConsent, held: Held, key: Key = None
+    ) -> Response:
+        """Record one opt-in with its proof. `changed` is false where it was known, or a newer STOP outvotes it.
+        `Location` is its signed receipt."""
+        return await recorded(request, caller, held, key, body)
+
+    @routes.post("/opt-outs", status_code=201, response_model=ConsentAnswer)
+    async def opt_out(
+        body: OptOutBody, request: Request, caller: WritesConsent, held: Held, key: Key = None
+    ) -> Response:
+        """Record one opt-out: of a purpose, of a sender and all its purposes, or of every sender. `Location` is its
+        signed receipt."""
+        return await recorded(request, caller, held, key, body)
+
+    return routes
 
 
 @router.post("/consents/batch")
@@ -115,18 +143,6 @@ async def give_consents(
         results=[results[index] for index in range(len(body.items))],
         counts={"recorded": counts["recorded"], "unchanged": counts["unchanged"], "refused": counts["refused"]},
     )
-
-
-@router.post("/opt-outs", status_code=201)
-async def opt_out(
-    body: OptOutBody, request: Request, response: Response, caller: WritesConsent, held: Held, key: Key = None
-) -> ConsentAnswer:
-    """Record one opt-out: of a purpose, of a sender and all its purposes, or of every sender. `Location` is its signed
-    receipt."""
-    async with held.database.begin() as tx:
-        call = await opened(tx, request, caller, held, key, {body.sender_id} if body.sender_id else set())
-        (result,) = await recorder.record(tx, [_opt_out(call, body)], call.now)
-    return _answer(result, response)
 
 
 @router.post("/subjects/lookup")
@@ -179,6 +195,44 @@ async def look_up_subject(body: LookupBody, caller: ReadsConsent, held: Held) ->
 
 
 @dataclass(frozen=True, slots=True)
+class _Asked:
+    """One request for one change. `fingerprint`: of what its `key` was sent with; "" without a key."""
+
+    body: _Body
+    caller: Caller
+    key: str | None
+    fingerprint: str
+    now: datetime
+    trace: str | None
+
+
+async def _record_together(
+    tx: AsyncConnection, held: Resources[ServiceSettings], asked: Sequence[_Asked]
+) -> list[Recorded | Problem]:
+    """What became of each, in this order. One that is refused leaves no trace, and gives its key back."""
+    known = await store.purposes_of(tx, {one.body.sender_id for one in asked if one.body.sender_id is not None})
+    results: dict[int, Recorded | Problem] = {}
+    statements: dict[int, Statement] = {}
+    for place, one in enumerate(asked):
+        call = _Call(one.caller, held, one.key, one.now, known)
+        try:
+            told = _consent(call, one.body) if isinstance(one.body, ConsentBody) else _opt_out(call, one.body)
+        except Problem as problem:
+            results[place] = problem
+        else:
+            statements[place] = replace(told, trace=one.trace)
+    keyed = {place: key for place in statements if (key := asked[place].key) is not None}
+    claims = [(asked[place].caller.subject, key, asked[place].fingerprint) for place, key in keyed.items()]
+    for place, ours in zip(keyed, await store.claim_keys(tx, claims), strict=True):
+        if not ours:
+            results[place] = _key_reused()
+            del statements[place]
+    recorded = await recorder.record(tx, list(statements.values()), datetime.now(UTC))
+    results |= zip(statements, recorded, strict=True)
+    return [results[place] for place in range(len(asked))]
+
+
+@dataclass(frozen=True, slots=True)
 class _Call:
     """One request while its bodies become statements. `known`: of the senders it names, those that exist."""
 
@@ -197,14 +251,21 @@ async def opened(
     key: str | None,
     sender_ids: Collection[str],
 ) -> _Call:
-    """Raises KeyReused. What is kept of the body is a keyed hash: a plain one could be tried out number by number."""
+    """Raises KeyReused."""
     now = datetime.now(UTC)
-    if key is not None:
-        body = (await request.body()).decode(errors="replace")
-        fingerprint = held.subject_keys.subject_id(f"{request.url.path}\n{body}")
-        if not await store.claim_key(tx, caller.subject, key, fingerprint):
-            raise KeyReused("the key belongs to another request", reasons=[Reason("Idempotency-Key", "reused")])
+    if key is not None and not await store.claim_key(tx, caller.subject, key, await _fingerprint(request, held)):
+        raise _key_reused()
     return _Call(caller, held, key, now, await store.purposes_of(tx, sender_ids))
+
+
+async def _fingerprint(request: Request, held: Resources[ServiceSettings]) -> str:
+    """What is kept of the body is a keyed hash: a plain one could be tried out number by number."""
+    body = (await request.body()).decode(errors="replace")
+    return held.subject_keys.subject_id(f"{request.url.path}\n{body}")
+
+
+def _key_reused() -> KeyReused:
+    return KeyReused("the key belongs to another request", reasons=[Reason("Idempotency-Key", "reused")])
 
 
 def _consent(call: _Call, body: ConsentBody, index: int | None = None) -> Statement:
@@ -238,7 +299,7 @@ def _opt_out(call: _Call, body: OptOutBody) -> Statement:
 def _evidence(
     call: _Call,
     kind: Kind,
-    body: ConsentBody | OptOutBody,
+    body: _Body,
     number: str,
     occurred_at: datetime,
     *,
@@ -301,13 +362,25 @@ def _standing(result: Recorded) -> State:
     return ledger.standing(result.decision.state, evidence.sender_id, evidence.purpose)
 
 
-def _answer(result: Recorded, response: Response) -> ConsentAnswer:
+class _Answer(msgspec.Struct):
+    """A ConsentAnswer, made and written in no time."""
+
+    subject_id: str
+    evidence_id: str
+    version: int
+    state: State
+    changed: bool
+
+
+def _answer(result: Recorded) -> Response:
     assert result.version is not None, "what the ledger refuses was refused before"
-    response.headers["Location"] = f"/v1/receipts/{result.statement.evidence.evidence_id}"
-    return ConsentAnswer(
+    evidence_id = result.statement.evidence.evidence_id
+    answer = _Answer(
         subject_id=result.statement.subject_id,
-        evidence_id=result.statement.evidence.evidence_id,
+        evidence_id=evidence_id,
         version=result.version,
         state=_standing(result),
         changed=result.decision.changed,
     )
+    location = {"Location": f"/v1/receipts/{evidence_id}"}
+    return Response(msgspec.json.encode(answer), 201, location, media_type="application/json")

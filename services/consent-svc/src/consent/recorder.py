@@ -18,7 +18,7 @@ from common import erasing, outbox
 from common.contracts import ERASURES, STATES
 from common.contracts.consent import Cause, ConsentStateChanged
 from common.contracts.rights import ErasureLifted
-from common.telemetry import counter
+from common.telemetry import counter, traceparent
 from consent import ledger, retention, store
 from consent.chain import SALT_BYTES, Entry, chained, erased
 from consent.ledger import NEVER_SEEN, Decision, Evidence, Verdict
@@ -32,12 +32,14 @@ EVIDENCE = counter("sms_consent_evidence_total", "Evidence offered, by what beca
 @dataclass(frozen=True, slots=True)
 class Statement:
     """Evidence and whom it is of. `number`: sealed, context "number:<subject_id>"; None where nobody told it. `erases`:
-    an opt-out of everyone, with which the person asks for their erasure (`erasures.py`)."""
+    an opt-out of everyone, with which the person asks for their erasure (`erasures.py`). `trace`: of who brought it,
+    where that is not the trace being handled."""
 
     subject_id: str
     number: str | None
     evidence: Evidence
     erases: bool = False
+    trace: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class _Change:
     told: bool = False
     erases: bool = False
     returned_by: str | None = None  # evidence, of who had been erased
+    trace: str | None = None
 
     def tell(self, subject: Subject) -> None:
         """What the others must hear of: the subject's next version, one for the whole batch."""
@@ -159,6 +162,7 @@ def _decide(
         change.erases = True
         change.subject = replace(change.subject, erased_at=now, held_since=None)
     change.entries.append(entry)
+    change.trace = statement.trace or change.trace
     if decision.told or statement.erases:
         change.tell(change.subject)
     if decision.cause is not None:
@@ -215,9 +219,9 @@ async def _write(
     began = [(id_, term) for id_, moved in terms.items() for term in moved.began]
     if ended or began:
         await store.put_terms(tx, ended, began)
-    await outbox.append(
-        tx, STATES, [_event(change, terms[change.subject.subject_id].open) for change in written if change.told]
-    )
+    told = [change for change in written if change.told]
+    events = [_event(change, terms[change.subject.subject_id].open) for change in told]
+    await outbox.append(tx, STATES, events, [change.trace or traceparent() for change in told])
     returned = [
         ErasureLifted(subject_id=change.subject.subject_id, lifted_at=now, evidence_id=change.returned_by)
         for change in written

@@ -61,6 +61,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         settings=settings,
         metadata=store.metadata,
         routers=[
+            api.one_by_one(),
             api.router,
             registry.router(settings.refused_oadcs),
             interactions.router,

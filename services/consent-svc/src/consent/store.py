@@ -930,14 +930,31 @@ async def bind_link(tx: AsyncConnection, link_id: str, browser: str) -> bool:
 async def claim_key(tx: AsyncConnection, caller: str, key: str, fingerprint: str) -> bool:
     """Take an Idempotency-Key, or find it taken by the same request; waits while another transaction holds it. False:
     it belongs to a different body."""
-    held = await tx.scalar(
+    return (await claim_keys(tx, [(caller, key, fingerprint)]))[0]
+
+
+async def claim_keys(tx: AsyncConnection, claims: Sequence[tuple[str, str, str]]) -> list[bool]:
+    """`claim_key` for each (caller, key, fingerprint). Of a key that is claimed twice, the first counts."""
+    if not claims:
+        return []
+    first: dict[tuple[str, str], str] = {}
+    for caller, key, fingerprint in claims:
+        first.setdefault((caller, key), fingerprint)
+    names = sorted(first)  # everybody in the same order: no deadlock
+    rows = await tx.execute(
         text(
-            "INSERT INTO keyed_request AS r (caller, key, fingerprint) VALUES (:caller, :key, :fingerprint)"
-            " ON CONFLICT (caller, key) DO UPDATE SET fingerprint = r.fingerprint RETURNING fingerprint"
+            "INSERT INTO keyed_request AS r (caller, key, fingerprint)"
+            " SELECT * FROM unnest(CAST(:callers AS text[]), CAST(:keys AS text[]), CAST(:fingerprints AS text[]))"
+            " ON CONFLICT (caller, key) DO UPDATE SET fingerprint = r.fingerprint RETURNING caller, key, fingerprint"
         ),
-        {"caller": caller, "key": key, "fingerprint": fingerprint},
+        {
+            "callers": [caller for caller, _ in names],
+            "keys": [key for _, key in names],
+            "fingerprints": [first[name] for name in names],
+        },
     )
-    return bool(held == fingerprint)
+    held = {(row.caller, row.key): row.fingerprint for row in rows}
+    return [held[caller, key] == fingerprint for caller, key, fingerprint in claims]
 
 
 def _subject(row: Row[Any]) -> Subject:

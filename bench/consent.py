@@ -1,0 +1,290 @@
+"""consent-svc, one process: consents recorded one by one over HTTP, files of consents imported, ten thousand numbers
+checked at once. Each beside the least that Postgres could do for it:
+
+    one by one   a loop of INSERT … ON CONFLICT through asyncpg: one connection, each statement committed and durable
+    imports      one COPY through asyncpg, all rows in one transaction
+    check        SELECT … WHERE subject_id = ANY($1) through asyncpg, the ids hashed beforehand; and hashed on the way
+
+The tables of the first two are copies of the ledger's own, with its indexes and as many rows. Before that, `subjects`
+people are imported in one file, while the memory of the process is watched. Everything recorded is looked for
+afterwards: once in the ledger, nothing left in the outbox.
+
+Five million people are more than the range for fiction holds. The numbers are counted up where mobiles are, as any file
+could hold them; they leave this machine no more than the broker and the database of this run do, and nothing sends.
+"""
+
+import asyncio
+import json
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+
+from bench import load
+from bench.ground import Ground, Server
+from bench.rounds import Sample, Side, cpu_seconds
+from common.keyring import SubjectKeys
+from common.settings import KeyRingSettings
+
+CONNECTIONS = 64
+LINES = 5  # of an imported file, times what a round's size is
+PART_LINES = 200_000  # of a file, uploaded in one request
+CHECKED = 10_000  # numbers in one question
+QUESTIONS = 5  # of a round
+FIRST = 10_000_000  # the first number, of eight digits after +336
+POLL_S = 0.02
+OCCURRED_AT = "2026-03-02T13:05:00Z"
+SENDER = {
+    "sender_id": "bench",
+    "legal_name": "Banc SAS",
+    "brand": "Banc",
+    "contact": "banc.example/contact",
+    "country": "FR",
+    "oadc": "BANC",
+    "stop_code": "36111",
+    "purposes": [{"id": "promotions", "wording": "Offres par SMS"}],
+}
+EVIDENCE = {"source": "shop", "form_id": "checkout", "form_version": "7"}
+COLUMNS = (
+    *("evidence_id", "subject_id", "position", "kind", "sender_id", "purpose", "basis"),
+    *("source", "form_id", "form_version", "text_shown", "actor", "sale_reference", "reference", "answers"),
+    *("controller", "occurred_at", "received_at", "recorded_at", "salt", "sealed", "hash"),
+)
+GC = "50,000 objects, frozen"
+BENCH_GC = "Python's"
+SHARES = {"single": 0.4, "import": 0.5, "check": 1 / 3}  # of the limit: what is asked of us
+
+
+@dataclass(frozen=True)
+class Bench:
+    """consent-svc, and the same database by hand. `people`: who comes next; nobody comes twice."""
+
+    ground: Ground
+    server: Server
+    database: asyncpg.Connection
+    client: httpx.AsyncClient
+    people: Iterator[int]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.ground.environment.token()}"}
+
+    def new(self, many: int) -> list[int]:
+        return [next(self.people) for _ in range(many)]
+
+
+async def run(ground: Ground) -> None:
+    server = await ground.service("consent")
+    database = await asyncpg.connect(await ground.database("consent"))
+    headers = {"Authorization": f"Bearer {ground.environment.token()}"}
+    async with httpx.AsyncClient(base_url=server.url, headers=headers, timeout=60) as client:
+        (await client.post("/v1/senders", json=SENDER)).raise_for_status()
+        bench = Bench(ground, server, database, client, count(FIRST))
+        loaded = await _load(bench)
+        await _fill(bench)
+        await ground.compare(
+            f"Single consents, {CONNECTIONS} connections, {loaded:,} subjects held: recorded",
+            "consents",
+            ours=Side("consent-svc, one process, over HTTP", lambda: _singles(bench), GC),
+            limit=Side("a loop of INSERT … ON CONFLICT", lambda: _inserts(bench), BENCH_GC),
+            wanted=SHARES["single"],
+        )
+        await ground.compare(
+            f"A file of {LINES * ground.size:,} consents, {loaded:,} subjects held: uploaded, recorded and published",
+            "lines",
+            ours=Side("consent-svc, one process, over HTTP", lambda: _imports(bench), GC),
+            limit=Side("COPY", lambda: _copies(bench), BENCH_GC),
+            wanted=SHARES["import"],
+        )
+        for name, hashed in (("hashed beforehand", True), ("and the hashing", False)):
+            await ground.compare(
+                f"{CHECKED:,} numbers checked at once, of {loaded:,} subjects held",
+                "numbers",
+                ours=Side("consent-svc, one process, over HTTP", lambda: _checks(bench, loaded), GC),
+                limit=Side(f"= ANY($1), {name}", partial(_lookups, bench, loaded, hashed=hashed), BENCH_GC),
+                wanted=SHARES["check"],
+            )
+        await _all_kept(bench)
+    await database.close()
+
+
+def _number(n: int) -> str:
+    return f"+336{n:08d}"
+
+
+async def _singles(bench: Bench) -> Sample:
+    headers = bench.headers | {"Content-Type": "application/json"}
+    now = datetime.now(UTC).isoformat()
+    said = {"sender_id": "bench", "purpose": "promotions", "occurred_at": now, "evidence": EVIDENCE}
+    requests = [
+        load.post("/v1/consents", headers, json.dumps(said | {"number": _number(n)}).encode())
+        for n in bench.new(bench.ground.size)
+    ]
+    return await load.send(bench.server.url, requests, CONNECTIONS, bench.ground.folder, bench.server.pid)
+
+
+async def _inserts(bench: Bench) -> Sample:
+    places = ", ".join(f"${place}" for place in range(1, len(COLUMNS) + 1))
+    sql = f"INSERT INTO bench_inserted ({', '.join(COLUMNS)}) VALUES ({places}) ON CONFLICT DO NOTHING"
+    insert, rows = await bench.database.prepare(sql), [_entry() for _ in range(bench.ground.size)]
+    started = time.perf_counter()
+    for row in rows:
+        await insert.fetch(*row)
+    return Sample(len(rows), time.perf_counter() - started)
+
+
+async def _copies(bench: Bench) -> Sample:
+    rows = [_entry() for _ in range(LINES * bench.ground.size)]
+    started = time.perf_counter()
+    await bench.database.copy_records_to_table("bench_copied", records=rows, columns=COLUMNS)
+    return Sample(len(rows), time.perf_counter() - started)
+
+
+async def _imports(bench: Bench) -> Sample:
+    people = bench.new(LINES * bench.ground.size)
+    before = cpu_seconds(bench.server.pid)
+    started = time.perf_counter()
+    name = await _uploaded(bench, people)
+    await _until(lambda: _is_done(bench, name))
+    await _until(lambda: _is_published(bench))
+    seconds = time.perf_counter() - started
+    after = cpu_seconds(bench.server.pid)
+    return Sample(len(people), seconds, cpu_s=None if before is None or after is None else after - before)
+
+
+async def _checks(bench: Bench, loaded: int) -> Sample:
+    asked = {"sender_id": "bench", "purpose": "promotions"}
+    headers = bench.headers | {"Content-Type": "application/json"}
+    requests = [
+        load.post("/v1/consents/check", headers, json.dumps(asked | {"numbers": numbers}).encode())
+        for numbers in _questions(loaded)
+    ]
+    sample = await load.send(bench.server.url, requests, 1, bench.ground.folder, bench.server.pid)
+    cpu_s = sample.cpu_s
+    return Sample(QUESTIONS * CHECKED, sample.seconds, sample.p50_ms, sample.p99_ms, cpu_s)
+
+
+async def _lookups(bench: Bench, loaded: int, *, hashed: bool) -> Sample:
+    keys = SubjectKeys(KeyRingSettings.model_validate_json(bench.ground.environment.subject_keys))
+    questions = _questions(loaded)
+    ids = [[keys.subject_id(number) for number in numbers] for numbers in questions]
+    started, found = time.perf_counter(), 0
+    for place, numbers in enumerate(questions):
+        asked = ids[place] if hashed else [keys.subject_id(number) for number in numbers]
+        sql = "SELECT subject_id, state FROM subject WHERE subject_id = ANY($1::text[])"
+        found += len(await bench.database.fetch(sql, asked))
+    seconds = time.perf_counter() - started
+    if found != QUESTIONS * CHECKED:
+        raise RuntimeError(f"{found} subjects found of {QUESTIONS * CHECKED}")
+    return Sample(found, seconds)
+
+
+def _questions(loaded: int) -> list[list[str]]:
+    """Others each time: neither side finds warm what the other has read."""
+    people = range(FIRST, FIRST + loaded)
+    return [[_number(n) for n in random.sample(people, CHECKED)] for _ in range(QUESTIONS)]
+
+
+async def _load(bench: Bench) -> int:
+    """Import those who are to be held beforehand, in one file; how many. Prints how it went, tenth by tenth."""
+    people = bench.new(max(bench.ground.subjects, CHECKED))
+    started = time.perf_counter()
+    name = await _uploaded(bench, people)
+    uploaded_s, at_rest = time.perf_counter() - started, _rss_mb(bench.server.pid)
+    print(f"### {len(people):,} consents in one file: uploaded in {uploaded_s:.1f} s\n", flush=True)
+    print("| lines recorded | lines/s since the row above | RSS of the process, MB |\n|---:|---:|---:|")
+    print(f"| 0 | | {at_rest} |", flush=True)
+    mark, done, since = 0, 0, time.perf_counter()
+    while done < len(people):
+        await asyncio.sleep(0.1)
+        done, now = (await _import(bench, name))["created"], time.perf_counter()
+        if done - mark >= len(people) // 10:
+            print(f"| {done:,} | {(done - mark) / (now - since):,.0f} | {_rss_mb(bench.server.pid)} |", flush=True)
+            mark, since = done, now
+    await _until(lambda: _is_published(bench))
+    print(flush=True)
+    return len(people)
+
+
+async def _fill(bench: Bench) -> None:
+    """The tables of the limits, with what the ledger holds."""
+    for table in ("bench_inserted", "bench_copied"):
+        await bench.database.execute(f"CREATE TABLE {table} (LIKE evidence INCLUDING ALL)")
+        await bench.database.execute(f"INSERT INTO {table} SELECT * FROM evidence")
+    await bench.database.execute("VACUUM ANALYZE")
+
+
+async def _uploaded(bench: Bench, people: Sequence[int]) -> str:
+    """The name of an import whose file has arrived, in parts of PART_LINES."""
+    terms = {"kind": "consents", "sender_id": "bench", "format": "csv", "purpose": "promotions", "evidence": EVIDENCE}
+    opened = await bench.client.post("/v1/imports", json=terms)
+    name, offset = str(opened.raise_for_status().json()["import_id"]), 0
+    for start in range(0, len(people), PART_LINES):
+        lines = [f"{_number(n)},{OCCURRED_AT}\n" for n in people[start : start + PART_LINES]]
+        body = "".join([*(() if start else ("number,occurred_at\n",)), *lines]).encode()
+        last = start + PART_LINES >= len(people)
+        headers = bench.headers | {"Upload-Offset": str(offset), "Upload-Complete": "?1" if last else "?0"}
+        part = load.post(f"/v1/imports/{name}/body", headers, body, "PATCH")
+        await load.send(bench.server.url, [part], 1, bench.ground.folder, bench.server.pid)
+        offset += len(body)
+    return name
+
+
+async def _import(bench: Bench, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = (await bench.client.get(f"/v1/imports/{name}")).raise_for_status().json()
+    if found["refused"] or found["outvoted"] or found["unchanged"]:
+        raise RuntimeError(f"not every line was recorded: {found}")
+    return found
+
+
+async def _is_done(bench: Bench, name: str) -> bool:
+    return bool((await _import(bench, name))["status"] == "done")
+
+
+async def _is_published(bench: Bench) -> bool:
+    return not await bench.database.fetchval("SELECT count(*) FROM outbox")
+
+
+async def _until(look: Callable[[], Awaitable[bool]]) -> None:
+    while True:
+        if await look():
+            return
+        await asyncio.sleep(POLL_S)
+
+
+async def _all_kept(bench: Bench) -> None:
+    """Who came is in the ledger, once, and has left the outbox: or the figures are worth nothing."""
+    came = next(bench.people) - FIRST
+    await _until(lambda: _is_published(bench))
+    sql = "SELECT (SELECT count(*) FROM evidence), (SELECT count(*) FROM subject WHERE version = 1 AND entries = 1)"
+    kept = tuple(await bench.database.fetchrow(sql))
+    if kept != (came, came):
+        raise RuntimeError(f"{came} people came; in the ledger are {kept[0]} lines and {kept[1]} people")
+    print(f"{came:,} consents recorded: each in the ledger once, none left in the outbox.\n", flush=True)
+
+
+def _entry() -> tuple[object, ...]:
+    """A line as the ledger holds them, of somebody who is nobody."""
+    now, name = datetime.now(UTC), os.urandom(16).hex()
+    shown = ("shop", "checkout", "7", None, "developer", None, None, None, "bench")
+    seal, link = os.urandom(32).hex(), os.urandom(32).hex()
+    said = ("opt_in", "bench", "promotions", "opt_in", *shown)
+    return (f"ev-{name}", f"s1-{name}", 1, *said, now, now, now, os.urandom(16).hex(), seal, link)
+
+
+def _rss_mb(pid: int) -> int:
+    """Of a process, in MB; 0 where there is no /proc."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE") // 1_000_000
