@@ -30,6 +30,7 @@ review = Table(
     UniqueConstraint("mo_id"),
     Index("review_subject_ix", "subject_id"),
     Index("review_open_ix", "id", postgresql_where=text("decided_at IS NULL")),
+    Index("review_decided_ix", "decided_at", postgresql_where=text("decided_at IS NOT NULL")),
 )
 
 

@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, HttpUrl, IPvAnyNetwork, Secre
 from pydantic_settings import SettingsConfigDict
 
 from common.contracts import operator_topics
+from common.pruning import Pruner
 from common.service import Background, Resources, Service
 from common.settings import ServiceSettings
-from inbound import operators, polling, reviews, store, webhooks
+from inbound import operators, polling, pruning, reviews, store, webhooks
 from inbound.copier import copier
 from inbound.eraser import eraser
 from inbound.providers import PROVIDERS, UNDOCUMENTED, Account
@@ -132,6 +133,8 @@ class Settings(ServiceSettings):
     ovh_poll_every_s: float = Field(20.0, gt=0)  # a STOP waits that long; the API's limits are not published
     publish_timeout_s: float = Field(5.0, gt=0)  # then 503; under the 15 s after which operators give up (DOMAIN 3.1)
 
+    keep: pruning.Periods = pruning.Periods()  # docs/retention.md
+
     @model_validator(mode="after")
     def _each_account_once(self) -> Self:
         names = [(account.provider, account.account) for account in self.provider_accounts]
@@ -153,7 +156,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                 erasing.subscription(),
                 copier(held.field_keys).subscription(),
             ],
-            workers=[*ovh, erasing.worker()],
+            workers=[*ovh, erasing.worker(), Pruner(held.database, pruning.policy(settings.keep)).worker()],
         )
 
     return Service(

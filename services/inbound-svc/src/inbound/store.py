@@ -53,8 +53,12 @@ callback = Table(
     Column("account", Text, nullable=False),
     Column("kind", Text, nullable=False),  # messages, receipts
     Column("received_at", DateTime(timezone=True), nullable=False),
-    Column("body", Text, nullable=True),  # raw, sealed, context "callback:<id>"; gone once somebody in it is erased
+    Column("body", Text, nullable=True),  # raw, sealed, context "callback:<id>"; gone when old, or erased
     Column("outbox_ids", ARRAY(BigInteger), nullable=False),  # of its events; gone from the outbox once published
+    # how `pruning.py` finds what is past its time: each callback is in one of them
+    Index("callback_raw_ix", "received_at", postgresql_where=text("kind = 'messages' AND body IS NOT NULL")),
+    Index("callback_bare_ix", "received_at", postgresql_where=text("kind = 'messages' AND body IS NULL")),
+    Index("callback_receipts_ix", "received_at", postgresql_where=text("kind = 'receipts'")),
 )
 
 callback_item = Table(
@@ -66,12 +70,18 @@ callback_item = Table(
     Column("provider_message_id", Text, nullable=False),
     Column("state", Text, nullable=False),  # of a receipt; "" for an MO
     # deferred: the items come first, to learn which of them are new
-    Column("callback_id", Uuid, ForeignKey("callback.id", deferrable=True, initially="DEFERRED"), nullable=False),
+    Column(
+        "callback_id",
+        Uuid,
+        ForeignKey("callback.id", ondelete="CASCADE", deferrable=True, initially="DEFERRED"),
+        nullable=False,
+    ),
     Column("subject_id", Text, nullable=True),  # of an MO, as all below
     Column("intent", Text, nullable=True),
     Column("rule", Text, nullable=True),
     Column("score", Double, nullable=True),
     PrimaryKeyConstraint("provider", "account", "kind", "provider_message_id", "state"),
+    Index("callback_item_callback_ix", "callback_id"),
     Index("callback_item_subject_ix", "subject_id", postgresql_where=text("subject_id IS NOT NULL")),
 )
 
