@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from common.contracts.campaign import CampaignControlled, MessageRequested
+from common.contracts.campaign import CampaignControlled, MessageRequested, MessageReworded
 from common.contracts.consent import Cause, Consent, ConsentStateChanged, Purpose, SenderChanged, Suppression
 from common.contracts.inbound import ReceiptReceived
 from common.contracts.rights import ErasureRequested
@@ -131,3 +131,14 @@ def receipt(
 def erasure_requested(n: int, **more: Any) -> ErasureRequested:
     fields: dict[str, Any] = {"erasure_id": str(uuid4()), "subject_id": subject(n), "requested_at": now()}
     return ErasureRequested(**{**fields, **more})
+
+
+def reworded(request: MessageRequested, text: str | None) -> MessageReworded:
+    """That this message is to say something else."""
+    return MessageReworded(
+        message_id=request.message_id,
+        campaign_id=request.campaign_id or "",
+        subject_id=request.subject_id,
+        text=None if text is None else field_keys.seal(text, f"text:{request.message_id}"),
+        reworded_at=now(),
+    )

@@ -12,7 +12,7 @@ import jwt
 SCOPES = (
     "sender:read sender:write consent:read consent:write contact:write"
     " campaign:read campaign:write message:send message:read"
-    " erasure:read erasure:write copy:read copy:write"
+    " erasure:read erasure:write copy:read copy:write rectification:read rectification:write"
 )
 ONE_DAY_S = 86_400
 

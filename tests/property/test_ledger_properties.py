@@ -1,6 +1,8 @@
 """What holds for any evidence in any order."""
 
+from dataclasses import replace
 from datetime import timedelta
+from typing import get_args
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +10,8 @@ from hypothesis import strategies as st
 from consent.ledger import (
     Evidence,
     SubjectState,
+    Wrong,
+    annuls,
     apply,
     consent_of,
     consents,
@@ -18,7 +22,7 @@ from consent.ledger import (
     standing,
     suppressions,
 )
-from tests.unit.consent.evidences import NOON, NOW, contact, expiry, opt_in, opt_out, request, stop
+from tests.unit.consent.evidences import NOON, NOW, contact, correction, expiry, opt_in, opt_out, request, stop
 
 SENDERS = ("acme", "globex", "initech")
 CONTROLLERS = {"acme": "group", "globex": "group", "initech": "initech"}
@@ -59,9 +63,9 @@ def opt_outs(draw: st.DrawFn) -> Evidence:
 
 @st.composite
 def steps(draw: st.DrawFn) -> Evidence:
-    """What lies between: requests, expiries, contacts."""
+    """What lies between: requests, expiries, contacts, corrections."""
     sender = draw(st.sampled_from(SENDERS))
-    made: Evidence = draw(st.sampled_from((request, expiry, contact)))(
+    made: Evidence = draw(st.sampled_from((request, expiry, contact, correction)))(
         draw(minutes),
         evidence_id=f"ev-{draw(st.integers(0, 99))}",
         sender_id=sender,
@@ -198,3 +202,26 @@ def test_a_start_grants_nothing_new(evidence: list[Evidence], sender: str) -> No
 def test_the_state_holds_one_mark_a_scope_however_long_the_history(evidence: list[Evidence]) -> None:
     scopes = [m.scope for m in fold(evidence).marks]
     assert scopes == sorted(set(scopes))
+
+
+@given(st.lists(anything, min_size=1, max_size=12), st.data())
+def test_putting_a_line_right_opens_nothing_and_shuts_what_it_opened(
+    evidence: list[Evidence], data: st.DataObject
+) -> None:
+    line = data.draw(st.sampled_from(evidence))
+    wrong = data.draw(st.sets(st.sampled_from(get_args(Wrong)), min_size=1))
+    right = data.draw(st.sets(st.sampled_from(("form_id", "form_version", "text_shown"))))
+    annulled = annuls(line, wrong, right)
+    made = opt_out if annulled else correction
+    before = fold(evidence)
+    beside = made(sender_id=line.sender_id, purpose=line.purpose, answers=line.evidence_id, received_at=NOW)
+    after = apply(before, replace(beside, occurred_at=line.at if annulled else NOW))
+    assert opted_in(after) <= opted_in(before)
+    if not annulled:
+        assert after == before
+    elif line.sender_id and line.purpose:
+        consent = consent_of(after, line.sender_id, line.purpose)
+        assert consent is not None
+        assert consent.state != "opted_in" or consent.occurred_at > line.at
+        others = opted_in(before) - {(line.sender_id, line.purpose)}
+        assert others <= opted_in(after)

@@ -393,13 +393,13 @@ async def test_pause_resume_and_cancel_are_honoured_at_the_gate(surroundings: Su
     async with operator() as op, dispatch(surroundings, op) as d:
         await d.publish_states(opted_in(1), opted_in(2))
         await d.control("paused", 2)
-        await eventually(lambda: _control(surroundings, "paused"))
+        await eventually(lambda: control_is(surroundings, "paused"))
         await d.request(wanted := requested(1))
         assert (await eventually(d.becomes(wanted.message_id, "deferred")))["reasons"] == ["campaign_paused"]
         await d.control("running", 3)
         await eventually(d.becomes(wanted.message_id, "accepted"))
         await d.control("paused", 4)
-        await eventually(lambda: _control(surroundings, "paused"))
+        await eventually(lambda: control_is(surroundings, "paused"))
         await d.request(late := requested(2))
         await eventually(d.becomes(late.message_id, "deferred"))
         await d.control("cancelled", 5)
@@ -736,6 +736,6 @@ async def _sending(surroundings: Surroundings, at_least: int) -> bool:
         return bool(await sql.fetchval("SELECT count(*) FROM message WHERE status = 'sending'") >= at_least)
 
 
-async def _control(surroundings: Surroundings, control: str) -> bool:
+async def control_is(surroundings: Surroundings, control: str) -> bool:
     async with surroundings.sql("dispatch") as sql:
         return bool(await sql.fetchval("SELECT control FROM campaign") == control)

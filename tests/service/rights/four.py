@@ -5,7 +5,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -68,14 +68,36 @@ class Four:
         await eventually(accepted, within_s=20)
         return identity
 
-    async def texted(self, n: int, text: str, mo: str | None = None) -> None:
+    async def consents_imported(self, file: str) -> Any:
+        """A CSV file of consents, once every line has its verdict."""
+        terms = {
+            "kind": "consents",
+            "sender_id": SENDER,
+            "format": "csv",
+            "purpose": "promotions",
+            "evidence": {"source": "old-crm", "form_id": "newsletter", "form_version": "3"},
+        }
+        import_id = (await self.call("POST", "consent", "/v1/imports", terms))["import_id"]
+        whole = {"Upload-Offset": "0", "Upload-Complete": "?1"}
+        path = f"/v1/imports/{import_id}"
+        answer = await self.clients["consent"].patch(f"{path}/body", content=file.encode(), headers=whole)
+        assert answer.status_code == 200, answer.text
+
+        async def look() -> Any:
+            found = await self.call("GET", "consent", path)
+            assert found["status"] == "done", found
+            return found
+
+        return await eventually(look, within_s=30)
+
+    async def texted(self, n: int, text: str, mo: str | None = None, sent_at: datetime | None = None) -> None:
         """The person's own phone. Acknowledged when this returns."""
         message = {
             "id": mo or f"mo-{uuid4().hex}",
             "from": number(n),
             "to": STOP_CODE,
             "text": text,
-            "sent_at": now().isoformat(),
+            "sent_at": (sent_at or now()).isoformat(),
         }
         raw = json.dumps(message).encode()
         answer = await self.clients["inbound"].post(

@@ -43,6 +43,11 @@ def contact(minutes: float = 0, **changes: Any) -> Evidence:
     return _evidence("contact", minutes, changes)
 
 
+def correction(minutes: float = 0, **changes: Any) -> Evidence:
+    """A line of acme's promotions was wrong, as the person said `minutes` after noon."""
+    return _evidence("correction", minutes, {"purpose": "promotions", "source": "rectification"} | changes)
+
+
 def _evidence(kind: Any, minutes: float, changes: dict[str, Any]) -> Evidence:
     when = at(minutes)
     fields: dict[str, Any] = {

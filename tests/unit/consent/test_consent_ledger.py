@@ -12,6 +12,7 @@ from consent.ledger import (
     Evidence,
     Refusal,
     Verdict,
+    annuls,
     consent_of,
     consents,
     decide,
@@ -363,3 +364,26 @@ def test_what_asks_or_expires_is_told_by_the_state_alone() -> None:
 def test_two_of_the_same_instant_fall_the_same_way_in_any_order() -> None:
     one, other = opt_in(0, evidence_id="ev-1"), replace(opt_in(0, evidence_id="ev-2"), basis="non_commercial")
     assert fold([one, other]) == fold([other, one])
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong", "right", "annulled"),
+    [
+        (opt_in(), ("person",), (), True),
+        (opt_in(), ("time",), ("text_shown",), True),
+        (opt_in(), ("text_shown",), ("text_shown",), False),
+        (opt_in(), ("text_shown",), ("form_id", "form_version"), True),
+        (opt_in(), ("form",), ("form_id",), True),
+        (opt_in(), ("form",), ("form_id", "form_version"), False),
+        (opt_in(), ("form", "purpose"), ("form_id", "form_version"), True),
+        (opt_in(), ("actor",), (), False),
+        (request(), ("person",), (), True),
+        (opt_out(), ("person",), (), False),
+        (contact(), ("person",), (), False),
+        (expiry(), ("time",), (), False),
+    ],
+)
+def test_a_line_that_opened_falls_where_nothing_right_is_left_of_its_proof(
+    line: Evidence, wrong: tuple[Any, ...], right: tuple[str, ...], annulled: bool
+) -> None:
+    assert annuls(line, wrong, right) is annulled

@@ -18,6 +18,7 @@ def copier(keys: FieldKeys) -> Copier:
                 "sender_id": row.sender_id,
                 "number": opened(keys, row.number, f"number:{subject_id}"),
                 "attributes": msgspec.json.decode(row.attributes),
+                "corrected": msgspec.json.decode(row.corrected),
                 "created_at": row.created_at,
                 "updated_at": row.updated_at,
             }

@@ -77,6 +77,7 @@ class Planner:
                 return False
             sender = await store.find_sender(tx, row.sender_id)
             assert sender is not None, "a campaign is written for a known sender, and senders are never removed"
+            await store.reading_contacts(tx)
             recipients = await store.next_recipients(tx, row, self._chunk)
             template = texts.parse(row.text)
             requests: list[MessageRequested] = []

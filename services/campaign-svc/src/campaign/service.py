@@ -8,6 +8,7 @@ from campaign import api, imports, progress, senders, store
 from campaign.copier import copier
 from campaign.eraser import eraser
 from campaign.planner import Planner
+from campaign.rectifier import Rectifier
 from common.service import Background, Resources, Service
 from common.settings import ServiceSettings
 
@@ -31,6 +32,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                 progress.subscription(),
                 erasing.subscription(),
                 copier(held.field_keys).subscription(),
+                Rectifier(held.field_keys).subscription(),
             ],
             workers=[*planner.workers(), erasing.worker()],
         )

@@ -40,6 +40,7 @@ from common.contracts.consent import SenderChanged
 from common.contracts.dispatch import MessageChanged
 from common.database import new_metadata
 
+CONTACTS = 0x636F6E74  # advisory lock ("cont"): shared by who asks for messages, alone for who corrects contacts
 DUE = "campaign_due"  # NOTIFY channel: a campaign was scheduled
 
 metadata = new_metadata()
@@ -70,6 +71,8 @@ contact = Table(
     Column("subject_id", Text, nullable=False),
     Column("number", Text, nullable=False),  # sealed, context "number:<subject_id>"
     Column("attributes", JSONB, nullable=False),
+    # what the person had put right, null: taken out. No file brings the mistake back
+    Column("corrected", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     _instant("created_at"),
     _instant("updated_at"),
     PrimaryKeyConstraint("sender_id", "subject_id"),
@@ -260,7 +263,8 @@ async def contacts_of(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any]
     """One person's, of all senders."""
     rows = await tx.execute(
         text(
-            "SELECT c.sender_id, c.number, c.attributes::text AS attributes, c.created_at, c.updated_at"
+            "SELECT c.sender_id, c.number, c.attributes::text AS attributes, c.corrected::text AS corrected,"
+            " c.created_at, c.updated_at"
             " FROM sender AS s JOIN contact AS c ON c.sender_id = s.sender_id AND c.subject_id = :id"
             " ORDER BY c.sender_id"
         ),
@@ -283,8 +287,66 @@ async def audiences_of(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any
     return rows.all()
 
 
+async def reading_contacts(tx: AsyncConnection) -> None:
+    """To be called before contacts are read that requests are made of: what is corrected meanwhile waits."""
+    await tx.execute(text("SELECT pg_advisory_xact_lock_shared(:key)"), {"key": CONTACTS})
+
+
+async def alone_with_contacts(tx: AsyncConnection) -> None:
+    """Nobody is making requests of contacts, nor will before this transaction ends."""
+    await tx.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": CONTACTS})
+
+
+async def correct_contacts(
+    tx: AsyncConnection, subject_id: str, sender_id: str | None, fields: Mapping[str, str | None], now: datetime
+) -> int:
+    """One person's, of one sender or of all; how many."""
+    corrected = await tx.execute(
+        text(
+            "WITH found AS (SELECT c.sender_id FROM sender AS s JOIN contact AS c"
+            " ON c.sender_id = s.sender_id AND c.subject_id = :id"
+            " WHERE s.sender_id = coalesce(:sender_id, s.sender_id) ORDER BY c.sender_id FOR UPDATE OF c)"
+            " UPDATE contact AS c SET corrected = c.corrected || CAST(:fields AS jsonb),"
+            " attributes = jsonb_strip_nulls(c.attributes || CAST(:fields AS jsonb)), updated_at = :now"
+            " FROM found AS f WHERE c.sender_id = f.sender_id AND c.subject_id = :id"
+        ),
+        {"id": subject_id, "sender_id": sender_id, "fields": msgspec.json.encode(fields).decode(), "now": now},
+    )
+    return int(corrected.rowcount)
+
+
+async def delete_contact(tx: AsyncConnection, subject_id: str, sender_id: str | None) -> int:
+    """One person's, of one sender or of all; how many."""
+    if sender_id is None:
+        return (await delete_contacts(tx, [subject_id])).get(subject_id, 0)
+    gone = await tx.execute(
+        text("DELETE FROM contact WHERE sender_id = :sender_id AND subject_id = :id"),
+        {"sender_id": sender_id, "id": subject_id},
+    )
+    return int(gone.rowcount)
+
+
+async def asked_for(tx: AsyncConnection, subject_id: str, sender_id: str | None) -> Sequence[Row[Any]]:
+    """One person's messages that were asked for and may still wait, each with its campaign, and what its contact holds
+    now. Alone with contacts: nobody is asking for more."""
+    rows = await tx.execute(
+        text(
+            "SELECT g.campaign_id, g.text, g.starts_at, s.stop_code, c.attributes::text AS attributes"
+            " FROM campaign AS g JOIN recipient AS r ON r.campaign_id = g.campaign_id AND r.subject_id = :id"
+            " JOIN contact AS c ON c.sender_id = g.sender_id AND c.subject_id = :id"
+            " JOIN sender AS s ON s.sender_id = g.sender_id"
+            " WHERE g.status IN ('running', 'paused') AND r.subject_id <= g.cursor"
+            " AND r.status IN ('pending', 'deferred') AND g.sender_id = coalesce(:sender_id, g.sender_id)"
+            " ORDER BY g.campaign_id"
+        ),
+        {"id": subject_id, "sender_id": sender_id},
+    )
+    return rows.all()
+
+
 async def put_staged(tx: AsyncConnection, sender_id: str, now: datetime) -> tuple[int, int]:
-    """(created, updated). Of several lines of one number the last stands; attributes the file lacks are kept.
+    """(created, updated). Of several lines of one number the last stands; attributes the file lacks are kept, and those
+    that the person had put right.
 
     In the order of the key, so that two imports of the same people wait for each other and never lock crosswise.
     """
@@ -297,7 +359,8 @@ async def put_staged(tx: AsyncConnection, sender_id: str, now: datetime) -> tupl
                 " SELECT :sender_id, subject_id, number, CAST(attributes AS jsonb), :now, :now FROM latest"
                 " ORDER BY subject_id"
                 " ON CONFLICT (sender_id, subject_id) DO UPDATE SET number = excluded.number,"
-                " attributes = c.attributes || excluded.attributes, updated_at = excluded.updated_at"
+                " attributes = jsonb_strip_nulls(c.attributes || excluded.attributes || c.corrected),"
+                " updated_at = excluded.updated_at"
                 " RETURNING xmax = 0 AS created)"
                 " SELECT count(*) FILTER (WHERE created) AS created, count(*) FILTER (WHERE NOT created) AS updated"
                 " FROM put"

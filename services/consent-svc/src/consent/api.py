@@ -158,6 +158,7 @@ async def look_up_subject(body: LookupBody, caller: ReadsConsent, held: Held) ->
         return sender_id is None or caller.senders is None or sender_id in caller.senders
 
     state = subject.state if subject else NEVER_SEEN
+    corrected_by = ledger.corrected_by(e.evidence for e in entries)
     return SubjectView(
         subject_id=subject_id,
         version=subject.version if subject else 0,
@@ -186,6 +187,7 @@ async def look_up_subject(body: LookupBody, caller: ReadsConsent, held: Held) ->
                 salt=e.salt,
                 sealed=e.sealed,
                 hash=e.hash,
+                corrected_by=corrected_by.get(e.evidence.evidence_id, []),
                 **asdict(e.evidence),
             )
             for e in entries

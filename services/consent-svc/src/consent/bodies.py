@@ -24,7 +24,7 @@ from pydantic import (
 from common.contracts.consent import RETENTION_MONTHS, Basis, State, StopScope
 from common.fields import Long, Short, Slug, storable
 from common.problems import Reason
-from consent.ledger import Kind
+from consent.ledger import Kind, Wrong
 
 EXAMPLE_NUMBER = "06 39 98 12 34"
 BATCH_ITEMS = 1000
@@ -49,8 +49,14 @@ def _in_utc(value: datetime) -> datetime:
 
 
 def _not_ours(value: str) -> str:
-    if value.strip().lower() in ("mo", "unreadable_mo", "receipt", "provider_list", "preference_page"):
-        raise ValueError("what a person said with their own phone comes by operators, or by the preference page")
+    if value.strip().lower() in ("mo", "unreadable_mo", "receipt", "provider_list", "preference_page", "rectification"):
+        raise ValueError("a name of Placet's own: operators, the preference page and rectifications write it")
+    return value
+
+
+def _no_field_of_ours(value: str) -> str:
+    if value == "stop":
+        raise ValueError("the STOP mention is no attribute of anybody")
     return value
 
 
@@ -64,6 +70,11 @@ Instant = Annotated[AwareDatetime, BeforeValidator(_iso_8601), AfterValidator(_i
 Reply = Annotated[
     str, StringConstraints(min_length=1, max_length=306), AfterValidator(storable)
 ]  # two SMS of GSM 7-bit
+Source = Annotated[str, StringConstraints(max_length=100), AfterValidator(storable), AfterValidator(_not_ours)]
+FieldName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,40}$"), AfterValidator(_no_field_of_ours)]
+FieldValue = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), AfterValidator(storable)
+]
 Number = Annotated[str, StringConstraints(max_length=64), Field(examples=[EXAMPLE_NUMBER])]
 
 
@@ -148,7 +159,7 @@ class SenderVersions(BaseModel):
 class EvidenceBody(Body):
     """How it was said. An opt-in needs what was shown: `form_id` and `form_version`, or `text_shown`."""
 
-    source: Annotated[str, StringConstraints(max_length=100), AfterValidator(storable), AfterValidator(_not_ours)]
+    source: Source
     form_id: Short | None = None
     form_version: Short | None = None
     text_shown: Long | None = None
@@ -225,6 +236,85 @@ class InteractionBody(Body):
     number: Number
     occurred_at: Instant
     evidence: EvidenceBody
+
+
+class AskedBody(Body):
+    """Who asked, by which way, and what they say, in their words."""
+
+    source: Source
+    actor: Short | None = None
+    statement: Long | None = None
+
+
+class ContactBody(Body):
+    """What is right of a contact, by field; null: to be taken out. `sender_id` null: in every sender's contacts."""
+
+    kind: Literal["contact"]
+    sender_id: Short | None
+    fields: dict[FieldName, FieldValue | None] = Field(min_length=1, max_length=60)
+
+
+class NumberBody(Body):
+    """The number was wrong, or is not theirs any more. `sender_id` null: for every sender."""
+
+    kind: Literal["number"]
+    sender_id: Short | None
+
+
+class RightBody(Body):
+    """What was really shown."""
+
+    form_id: Short | None = None
+    form_version: Short | None = None
+    text_shown: Long | None = None
+
+
+class LineBody(Body):
+    """A line of the ledger says what is not so. `wrong`: what of it; `person`: it was somebody else."""
+
+    kind: Literal["evidence"]
+    evidence_id: Short
+    wrong: tuple[Wrong, ...] = Field(min_length=1, max_length=10)
+    right: RightBody = RightBody()
+
+
+class RectificationBody(Body):
+    """Whose data is wrong, who asks, and what is to be corrected."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "number": EXAMPLE_NUMBER,
+                    "asked": {"source": "call-centre", "actor": "agent-12", "statement": "My name is Zoé"},
+                    "correct": {"kind": "contact", "sender_id": None, "fields": {"first_name": "Zoé", "city": None}},
+                }
+            ]
+        }
+    )
+
+    number: Number
+    asked: AskedBody
+    correct: Annotated[ContactBody | NumberBody | LineBody, Field(discriminator="kind")]
+
+
+class RectificationView(BaseModel):
+    """`evidence_id`: what it appended to the ledger; `annulled`: the line it is about counts no more. `asked`: null
+    once erased. `rectified`: by service, how many of what; `messages` are those that were reworded, not having left."""
+
+    rectification_id: str
+    subject_id: str
+    kind: Literal["contact", "number", "evidence"]
+    sender_id: str | None
+    status: Literal["open", "complete"]
+    source: str
+    asked: dict[str, Any] | None
+    evidence_id: str | None
+    annulled: bool
+    requested_at: datetime
+    completed_at: datetime | None
+    rectified: dict[str, dict[str, int]]
+    waiting_for: list[str]
 
 
 class ReasonBody(BaseModel):
@@ -324,7 +414,7 @@ class SuppressionView(BaseModel):
 
 class EvidenceView(BaseModel):
     """One line of the ledger. `hash` chains it to the line before; `sealed` is the digest of what an erasure takes, and
-    `salt` with it: null where it is erased."""
+    `salt` with it: null where it is erased. `corrected_by`: the lines that put this one right."""
 
     position: int
     evidence_id: str
@@ -347,6 +437,7 @@ class EvidenceView(BaseModel):
     salt: str | None
     sealed: str
     hash: str
+    corrected_by: list[str]
 
 
 class SubjectView(BaseModel):
@@ -382,12 +473,13 @@ class SealedBody(BaseModel):
 
 class ReceiptBody(BaseModel):
     """`receipt`: a compact JWS, checked against /.well-known/jwks.json; `record`: its payload; `sealed`: null once
-    it is erased."""
+    it is erased. `corrections`: the receipts of the lines that put this one right, to be shown with it."""
 
     evidence_id: str
     receipt: str
     record: dict[str, Any]
     sealed: SealedBody | None
+    corrections: list["ReceiptBody"] = []
 
 
 def bodies(reasons: tuple[Reason, ...]) -> tuple[ReasonBody, ...]:

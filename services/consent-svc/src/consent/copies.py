@@ -25,13 +25,24 @@ from common.keyring import FieldKeys
 from common.service import Worker
 from common.telemetry import counter
 from common.timer import Timer
-from consent import ledger, store
+from consent import ledger, rectifications, store
 from consent.erasures import SERVICES
 
 ASKED = counter("sms_consent_copies_total", "Copies asked for.")
 KEPT = timedelta(days=7)
 LOOK_EVERY_S = 60.0
 FORGOTTEN_AT_ONCE = 100
+RECTIFIED = (
+    "rectification_id",
+    "sender_id",
+    "source",
+    "asked",
+    "evidence_id",
+    "annulled",
+    "requested_at",
+    "completed_at",
+    "rectified",
+)
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would take a cell that begins so for
 
 Table(
@@ -94,18 +105,29 @@ async def begin(tx: AsyncConnection, keys: FieldKeys, copy_id: str, subject_id: 
 
 def copier(keys: FieldKeys) -> Copier:
     async def gather(tx: AsyncConnection, subject_id: str) -> Sequence[Item]:
+        rectified = [
+            {"kind": "rectification", "about": each.kind, **{name: getattr(each, name) for name in RECTIFIED}}
+            for each in await rectifications.of_person(tx, keys, subject_id)
+        ]
         subject = await store.find_subject(tx, subject_id)
         if subject is None:
-            return []
+            return rectified
         number = {"kind": "number", "number": opened(keys, subject.number, f"number:{subject_id}")}
         consents = [{"kind": "consent", **msgspec.structs.asdict(c)} for c in ledger.consents(subject.state)]
         opt_outs = [{"kind": "opt_out", **msgspec.structs.asdict(s)} for s in ledger.suppressions(subject.state)]
+        history = await store.history(tx, subject_id, subject.entries)
+        corrected_by = ledger.corrected_by(entry.evidence for entry in history)
         entries = [
-            {"kind": "evidence", "position": entry.position, "recorded_at": entry.recorded_at, "said": said}
-            for entry in await store.history(tx, subject_id, subject.entries)
-            for said in [asdict(entry.evidence)]
+            {
+                "kind": "evidence",
+                "position": entry.position,
+                "recorded_at": entry.recorded_at,
+                "said": asdict(entry.evidence),
+                "corrected_by": corrected_by.get(entry.evidence.evidence_id, []),
+            }
+            for entry in history
         ]
-        return [number, *consents, *opt_outs, *entries]
+        return [number, *consents, *opt_outs, *entries, *rectified]
 
     return Copier("consent", keys, gather)
 

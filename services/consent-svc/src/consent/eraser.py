@@ -1,4 +1,5 @@
-"""What consent-svc erases of a person: the number, what is personal in their evidence, links to their page, copies.
+"""What consent-svc erases of a person: the number, what is personal in their evidence, links to their page, copies,
+what they asked to have put right.
 
 The keyed hash stays with its opt-outs, and each line of the ledger without what was personal in it.
 """
@@ -10,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.database import Database
 from common.erasing import Erased, Eraser
-from consent import copies, recorder, store
+from consent import copies, recorder, rectifications, store
 
 
 def eraser(database: Database) -> Eraser:
@@ -21,11 +22,13 @@ async def erase(tx: AsyncConnection, asked: Mapping[str, datetime]) -> Mapping[s
     entries = await recorder.erase(tx, asked)
     links = await store.delete_links(tx, list(asked))
     made = await copies.delete(tx, list(asked))
+    said = await rectifications.empty(tx, asked)
     return {
         subject_id: {
             "evidence": entries.get(subject_id, 0),
             "links": links.get(subject_id, 0),
             "copies": made.get(subject_id, 0),
+            "rectifications": said.get(subject_id, 0),
         }
         for subject_id in asked
     }

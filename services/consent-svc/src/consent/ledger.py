@@ -11,11 +11,13 @@ shut, and nothing but newer evidence than the STOP loosens (DESIGN, promise 3).
     request  of (sender, purpose): a double opt-in was asked. `pending` until answered or lapsed; it opens nothing
     expiry   of (sender, purpose): retention ran out, or a request lapsed. Only a strictly newer opt-in holds again
     contact  with a sender: the person was in touch. It moves the clock of retention and no state
+    correction  of another line: what it says is not right. It stands beside that line and moves nothing; where the line
+             must count no more, the correction is an opt-out as old as the line (`annuls`)
 
 A "no" is a value here (`Refusal`), never an exception.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -23,10 +25,12 @@ from typing import Literal
 
 from common.contracts.consent import Basis, Cause, Consent, State, Suppression
 
-Kind = Literal["opt_in", "opt_out", "request", "expiry", "contact"]
+Kind = Literal["opt_in", "opt_out", "request", "expiry", "contact", "correction"]
+Wrong = Literal["person", "sender", "purpose", "basis", "time", "sale_reference", "form", "text_shown", "actor"]
 
 CLOCK_SKEW = timedelta(minutes=1)  # how far ahead of ours a caller's clock may be
 LAST_INSTANT = timedelta(microseconds=999_999)  # of a second
+RECTIFICATION = "rectification"  # the source of what a person had put right
 
 
 class Refusal(StrEnum):
@@ -77,6 +81,11 @@ class Evidence:
     reference: str | None = None
     answers: str | None = None
     controller: str | None = None
+
+    @property
+    def corrects(self) -> str | None:
+        """The evidence that this one puts right."""
+        return self.answers if self.source == RECTIFICATION else None
 
     @property
     def at(self) -> datetime:
@@ -172,7 +181,8 @@ def refusals(evidence: Evidence, now: datetime) -> Iterator[Refusal]:
     not judged, because a STOP counts."""
     if not evidence.source.strip():
         yield Refusal.SOURCE_MISSING
-    if evidence.sender_id is None and (evidence.kind != "opt_out" or evidence.purpose is not None):
+    everyone = evidence.kind in ("opt_out", "correction") and evidence.purpose is None
+    if evidence.sender_id is None and not everyone:
         yield Refusal.SENDER_MISSING  # consent is limited to an identified party (DOMAIN 1.1); a purpose is one's own
     if evidence.purpose is None and evidence.kind in ("opt_in", "request", "expiry"):
         yield Refusal.PURPOSE_MISSING
@@ -191,6 +201,8 @@ def refusals(evidence: Evidence, now: datetime) -> Iterator[Refusal]:
 
 def apply(state: SubjectState, evidence: Evidence) -> SubjectState:
     """One step of the fold."""
+    if evidence.kind == "correction":
+        return state
     mark = Mark(
         kind=evidence.kind,
         sender_id=evidence.sender_id,
@@ -308,6 +320,33 @@ def reopened(state: SubjectState, sender_id: str) -> tuple[str, ...]:
     closed = [(m.purpose, m.at) for m in own if m.kind in ("opt_out", "expiry")]
     given = {m.purpose: m.at for m in own if m.kind == "opt_in"}
     return tuple(p for p, at in given.items() if p and not any(p == shut and since >= at for shut, since in closed))
+
+
+def annuls(line: Evidence, wrong: Collection[Wrong], right: Collection[str]) -> bool:
+    """Whether this line must count no more, once `wrong` of it is wrong and of `right` (names of its fields) is known
+    what is right. Only what opens can be annulled: a correction never loosens.
+
+    A consent that was of somebody else, for something else, at another time or on another basis proves nothing: with
+    what is right, it is another consent, to be recorded as one. Where only the reference to what was shown is wrong,
+    the line stands with the right one beside it, and falls without: nothing could be shown of it any more.
+    """
+    if line.kind not in ("opt_in", "request"):
+        return False
+    proven = {
+        "form": {"form_id", "form_version"} <= {*right},
+        "text_shown": "text_shown" in right,
+        "actor": True,  # who typed it in
+    }
+    return not all(proven.get(each, False) for each in wrong)
+
+
+def corrected_by(evidence: Iterable[Evidence]) -> dict[str, list[str]]:
+    """Of this evidence, by its id, the ids of what puts it right."""
+    found: dict[str, list[str]] = {}
+    for one in evidence:
+        if one.corrects is not None:
+            found.setdefault(one.corrects, []).append(one.evidence_id)
+    return found
 
 
 def cause(evidence: Evidence) -> Cause | None:

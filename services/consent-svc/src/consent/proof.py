@@ -25,6 +25,7 @@ EVENT_STATES = {  # what each kind of evidence made of the consent it names, in 
     "request": "requested",
     "expiry": "expired",
     "contact": "unchanged",
+    "correction": "unchanged",
 }
 
 
@@ -91,6 +92,7 @@ def record(entry: Entry, sender: Party | None) -> bytes:
             "recorded_at": entry.recorded_at,
             "sealed": entry.sealed,
             "hash": entry.hash,
+            **({"corrects": said.corrects} if said.corrects else {}),
         },
     }
     return canonical(written)

@@ -53,17 +53,11 @@ def router(ring: KeyRingSettings, retired: dict[str, str]) -> APIRouter:
             entry = await store.find_entry(tx, evidence_id)
             named = {entry.evidence.sender_id} if entry and entry.evidence.sender_id else set()
             parties = await store.parties(tx, named)
+            corrections = await store.corrections_of(tx, entry) if entry else []
         if entry is None or not caller.sees(entry.evidence.sender_id):
             raise NotFound("no such evidence", reasons=[Reason("evidence_id", "unknown_evidence")])
-        sender = proof.in_force(parties, entry)
-        return ReceiptBody(
-            evidence_id=evidence_id,
-            receipt=proof.receipt(entry, sender, keys),
-            record=json.loads(proof.record(entry, sender)),
-            sealed=SealedBody(salt=entry.salt, **{name: getattr(entry.evidence, name) for name in PERSONAL})
-            if entry.salt
-            else None,
-        )
+        told = _receipt(entry, parties, keys)
+        return told.model_copy(update={"corrections": [_receipt(each, parties, keys) for each in corrections]})
 
     @routes.post("/v1/proofs", response_class=Response, responses=BUNDLE)
     async def get_bundle(
@@ -107,6 +101,18 @@ def router(ring: KeyRingSettings, retired: dict[str, str]) -> APIRouter:
         return StreamingResponse(lines, media_type=BUNDLE_TYPE, headers=_saved_as(campaign_id))
 
     return routes
+
+
+def _receipt(entry: Entry, parties: Sequence[Party], keys: SigningKeys) -> ReceiptBody:
+    sender = proof.in_force(parties, entry)
+    return ReceiptBody(
+        evidence_id=entry.evidence.evidence_id,
+        receipt=proof.receipt(entry, sender, keys),
+        record=json.loads(proof.record(entry, sender)),
+        sealed=SealedBody(salt=entry.salt, **{name: getattr(entry.evidence, name) for name in PERSONAL})
+        if entry.salt
+        else None,
+    )
 
 
 async def _campaign(database: Database, writer: Writer, campaign_id: str, sender: Party) -> AsyncIterator[bytes]:

@@ -1,4 +1,4 @@
-"""The rights of a person over HTTP: erasure, with its certificate; a copy of all that is held; a number put right.
+"""The rights of a person over HTTP: erasure, with its certificate; a copy of all that is held; what is wrong put right.
 
 They concern a person and every sender alike: only a token for every sender may use them.
 """
@@ -19,13 +19,25 @@ from common.msisdn import NumberRefused, any_number
 from common.problems import Conflict, Forbidden, Invalid, NotFound, Reason
 from common.service import Resources, resources
 from common.settings import ServiceSettings
-from consent import copies, erasures, recorder, store
-from consent.bodies import EXAMPLE_NUMBER, Body, EvidenceBody, Number
+from consent import copies, erasures, ledger, recorder, rectifications, store
+from consent.bodies import (
+    EXAMPLE_NUMBER,
+    AskedBody,
+    Body,
+    ContactBody,
+    EvidenceBody,
+    LineBody,
+    Number,
+    NumberBody,
+    RectificationBody,
+    RectificationView,
+)
 from consent.chain import evidence_id
 from consent.copies import Copy
 from consent.erasures import Erasure
-from consent.ledger import Evidence
+from consent.ledger import RECTIFICATION, Evidence
 from consent.recorder import Statement
+from consent.rectifications import Rectification
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +51,8 @@ Reads = Annotated[Caller, Depends(require("erasure:read"))]
 Writes = Annotated[Caller, Depends(require("erasure:write"))]
 ReadsCopies = Annotated[Caller, Depends(require("copy:read"))]
 WritesCopies = Annotated[Caller, Depends(require("copy:write"))]
+ReadsRectifications = Annotated[Caller, Depends(require("rectification:read"))]
+WritesRectifications = Annotated[Caller, Depends(require("rectification:write"))]
 
 KEPT = (  # by whom, what, why
     (
@@ -67,6 +81,11 @@ class KeyReused(Conflict):
 
 class BeingErased(Conflict):
     slug, title = "being-erased", "An erasure of this person is under way"
+
+
+class Rectifications(BaseModel):
+    items: list[RectificationView]
+    next: str | None = Field(description="Pass it as `cursor`; null at the end.")
 
 
 class NotYet(Conflict):
@@ -261,6 +280,161 @@ def _copy(copy: Copy) -> CopyView:
 
 def _no_copy() -> NotFound:
     return NotFound("no such copy, or not any more", reasons=[Reason("copy_id", "unknown_copy")])
+
+
+@router.post("/rectifications", status_code=202)
+async def ask_for_rectification(
+    body: RectificationBody,
+    request: Request,
+    response: Response,
+    caller: WritesRectifications,
+    held: Held,
+    key: Key = None,
+) -> RectificationView:
+    """Put right what is wrong of this number (RGPD art. 16): fields of a contact, the number itself, or a line of the
+    ledger. It never opens a consent: what is right is evidence of its own (`POST /v1/consents`). Whoever asks has made
+    sure that it is the person."""
+    _for_every_sender(caller)
+    number = _number(body.number, held)
+    subject_id = held.subject_keys.subject_id(number)
+    now = datetime.now(UTC)
+    seed = ("key", caller.subject, key) if key is not None else ("at", subject_id, now.isoformat())
+    identity = str(message_id(EPOCH, "rectification", *seed))
+    async with held.database.begin() as tx:
+        await _claimed(tx, request, caller, held, key)
+        found = await rectifications.find(tx, held.field_keys, identity)
+        if found is None:
+            await _rectify(tx, held, body, identity, subject_id, now)
+            found = await rectifications.find(tx, held.field_keys, identity)
+    assert found is not None, "begun in this transaction"
+    response.headers["Location"] = f"/v1/rectifications/{identity}"
+    return _rectification(found)
+
+
+@router.get("/rectifications")
+async def list_rectifications(
+    caller: ReadsRectifications,
+    held: Held,
+    status: Literal["open", "complete"] = "open",
+    cursor: Annotated[Position, Query()] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+) -> Rectifications:
+    """Those that are under way, or complete; oldest first."""
+    _for_every_sender(caller)
+    async with held.database.begin() as tx:
+        found = await rectifications.page(tx, held.field_keys, complete=status == "complete", after=cursor, limit=limit)
+    items = [_rectification(each) for each in found]
+    return Rectifications(items=items, next=str(found[-1].place) if len(found) == limit else None)
+
+
+@router.get("/rectifications/{rectification_id}")
+async def get_rectification(rectification_id: Storable, caller: ReadsRectifications, held: Held) -> RectificationView:
+    """Who asked for what, when, and what was put right."""
+    _for_every_sender(caller)
+    async with held.database.begin() as tx:
+        found = await rectifications.find(tx, held.field_keys, rectification_id)
+    if found is None:
+        raise NotFound("no such rectification", reasons=[Reason("rectification_id", "unknown_rectification")])
+    return _rectification(found)
+
+
+async def _rectify(
+    tx: AsyncConnection,
+    held: Resources[ServiceSettings],
+    body: RectificationBody,
+    identity: str,
+    subject_id: str,
+    now: datetime,
+) -> None:
+    """Raises BeingErased, NotFound, Invalid."""
+    what = body.correct
+    if what.kind != "number" and await erasures.open_of(tx, subject_id) is not None:
+        raise BeingErased("there will be nothing to put right", reasons=[Reason("number", "being_erased")])
+    evidence = None
+    if isinstance(what, LineBody):
+        evidence = _correction(await _line(tx, subject_id, what.evidence_id), what, body.asked, identity, now)
+    elif what.sender_id is not None and not await store.purposes_of(tx, [what.sender_id]):
+        raise NotFound("no such sender", reasons=[Reason("correct.sender_id", "unknown_sender")])
+    elif isinstance(what, NumberBody):
+        evidence = _shut(what, body.asked, identity, now)
+    if evidence is not None:
+        await recorder.record(tx, [Statement(subject_id, None, evidence)], now)
+    new = Rectification(
+        rectification_id=identity,
+        place=0,  # it gets one
+        subject_id=subject_id,
+        kind=what.kind,
+        sender_id=evidence.sender_id if evidence else what.sender_id if isinstance(what, ContactBody) else None,
+        source=body.asked.source,
+        asked={**body.asked.model_dump(exclude={"source"}), **what.model_dump(mode="json")},
+        evidence_id=evidence.evidence_id if evidence else None,
+        annulled=isinstance(what, LineBody) and evidence is not None and evidence.kind == "opt_out",
+        requested_at=now,
+        completed_at=now if isinstance(what, LineBody) else None,
+        rectified={},
+    )
+    await rectifications.begin(tx, held.field_keys, new, what.fields if isinstance(what, ContactBody) else None)
+
+
+def _correction(line: Evidence, what: LineBody, asked: AskedBody, identity: str, now: datetime) -> Evidence:
+    """What stands beside a line that is wrong. Where the line must count no more it is an opt-out as old as the line:
+    what is newer stands on its own."""
+    right = what.right.model_dump(exclude_none=True)
+    annuls = ledger.annuls(line, what.wrong, right)
+    return Evidence(
+        evidence_id=evidence_id(RECTIFICATION, identity),
+        kind="opt_out" if annuls else "correction",
+        sender_id=line.sender_id,
+        purpose=line.purpose,
+        source=RECTIFICATION,
+        actor=asked.actor,
+        answers=line.evidence_id,
+        occurred_at=line.at if annuls else now,
+        received_at=now,
+        **right,
+    )
+
+
+def _shut(what: NumberBody, asked: AskedBody, identity: str, now: datetime) -> Evidence:
+    """The opt-out of a number that is not the person's."""
+    return Evidence(
+        evidence_id=evidence_id(RECTIFICATION, identity),
+        kind="opt_out",
+        sender_id=what.sender_id,
+        purpose=None,
+        source=RECTIFICATION,
+        actor=asked.actor,
+        occurred_at=now,
+        received_at=now,
+    )
+
+
+async def _line(tx: AsyncConnection, subject_id: str, wrong: str) -> Evidence:
+    """The line of this person's ledger that is wrong. Raises Invalid."""
+    entry = await store.find_entry(tx, wrong)
+    if entry is None or entry.subject_id != subject_id:
+        raise Invalid("not on record", reasons=[Reason("correct.evidence_id", "unknown_evidence")])
+    if entry.evidence.kind == "correction":
+        raise Invalid("correct the line itself again", reasons=[Reason("correct.evidence_id", "is_a_correction")])
+    return entry.evidence
+
+
+def _rectification(found: Rectification) -> RectificationView:
+    return RectificationView(
+        rectification_id=found.rectification_id,
+        subject_id=found.subject_id,
+        kind=found.kind,
+        sender_id=found.sender_id,
+        status="complete" if found.completed_at else "open",
+        source=found.source,
+        asked=dict(found.asked) if found.asked is not None else None,
+        evidence_id=found.evidence_id,
+        annulled=found.annulled,
+        requested_at=found.requested_at,
+        completed_at=found.completed_at,
+        rectified={service: dict(counts) for service, counts in found.rectified.items()},
+        waiting_for=list(found.waiting_for),
+    )
 
 
 async def _claimed(

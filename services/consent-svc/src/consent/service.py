@@ -21,6 +21,7 @@ from consent import (
     proofs,
     receipts,
     reconciliations,
+    rectifications,
     registry,
     rights,
     store,
@@ -79,6 +80,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                 receipts.dispatch_messages,
                 erasures.answers,
                 copies.parts,
+                rectifications.answers,
             ],
             workers=[
                 eraser(held.database).worker(),

@@ -33,7 +33,7 @@ from common import consumer, erasing, outbox
 from common.contracts.consent import Purpose, Replies, StopScope
 from common.database import new_metadata
 from consent.chain import GENESIS, PERSONAL, Entry
-from consent.ledger import NEVER_SEEN, Evidence, SubjectState
+from consent.ledger import NEVER_SEEN, RECTIFICATION, Evidence, SubjectState
 from consent.proof import Party
 from consent.retention import Term
 
@@ -125,11 +125,11 @@ Table(
     Column("sealed", Text, nullable=False),
     Column("hash", Text, nullable=False),
     UniqueConstraint("subject_id", "position"),
-    CheckConstraint("kind IN ('opt_in', 'opt_out', 'request', 'expiry', 'contact')", name="kind"),
+    CheckConstraint("kind IN ('opt_in', 'opt_out', 'request', 'expiry', 'contact', 'correction')", name="kind"),
     CheckConstraint("kind <> 'opt_in' OR basis IS NOT NULL", name="opt_in"),
     CheckConstraint(
-        "(sender_id IS NOT NULL OR (kind = 'opt_out' AND purpose IS NULL))"
-        " AND (purpose IS NOT NULL OR kind IN ('opt_out', 'contact'))",
+        "(sender_id IS NOT NULL OR (kind IN ('opt_out', 'correction') AND purpose IS NULL))"
+        " AND (purpose IS NOT NULL OR kind IN ('opt_out', 'contact', 'correction'))",
         name="scope",
     ),
 )
@@ -702,6 +702,23 @@ async def find_entry(tx: AsyncConnection, evidence_id: str) -> Entry | None:
     rows = await tx.execute(text("SELECT * FROM evidence WHERE evidence_id = :id"), {"id": evidence_id})
     row = rows.one_or_none()
     return _entry(row) if row else None
+
+
+async def corrections_of(tx: AsyncConnection, line: Entry) -> list[Entry]:
+    """The entries that put this one right, oldest first."""
+    rows = await tx.execute(
+        text(
+            "SELECT * FROM evidence WHERE subject_id = :subject_id AND position > :position AND answers = :id"
+            " AND source = :source ORDER BY position"
+        ),
+        {
+            "subject_id": line.subject_id,
+            "position": line.position,
+            "id": line.evidence.evidence_id,
+            "source": RECTIFICATION,
+        },
+    )
+    return [_entry(row) for row in rows]
 
 
 async def add_handed_off(tx: AsyncConnection, messages: Sequence[HandedOff]) -> None:

@@ -78,6 +78,10 @@ def _entry(entry: Entry, sender: Party | None) -> str:
     told += f" {said.sender_id or 'every sender'}/{said.purpose or 'every purpose'} by {said.source}"
     if sender and (wording := sender.wording(said.purpose)):
         told += f', asked by {sender.legal_name} as "{wording}"'
+    if said.corrects:
+        told += (
+            f", which puts {said.corrects} right" if said.kind == "correction" else f", which annuls {said.corrects}"
+        )
     if entry.erased:
         return told + ", what was shown and by whom is erased"
     if said.form_id:

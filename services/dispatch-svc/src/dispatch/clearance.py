@@ -135,7 +135,10 @@ class Clearance:
         return decisions
 
     def _open(self, candidate: Candidate) -> tuple[str, str, Reason | None]:
-        """Number, text, and what is wrong with the request: unreadable, or a number that is not its subject's."""
+        """Number, text, and what is wrong with the request: unreadable, a number that is not its subject's, or nothing
+        left to say once it was put right."""
+        if not candidate.text:
+            return "", "", Reason.CANNOT_BE_WRITTEN
         try:
             number = self.field_keys.unseal(candidate.number, f"number:{candidate.subject_id}")
             content = self.field_keys.unseal(candidate.text, f"text:{candidate.message_id}")

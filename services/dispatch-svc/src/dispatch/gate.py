@@ -37,6 +37,7 @@ class Reason(StrEnum):
     CAMPAIGN_CANCELLED = "campaign_cancelled"
     REQUEST_UNREADABLE = "request_unreadable"
     SUBJECT_MISMATCH = "subject_mismatch"
+    CANNOT_BE_WRITTEN = "cannot_be_written"  # what it said of its person was wrong, and without it there is no text
     PROVIDER_BLOCK = "provider_block"
     # delays
     SERVICE_STOPPING = "service_stopping"

@@ -1,15 +1,17 @@
 """Requests from Kafka: decided as they arrive, in the transaction that steps the offset, then handed off."""
 
 from datetime import UTC, datetime
+from uuid import UUID
 
+import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.consumer import After, Hold, Poison, Received, Subscription
 from common.contracts import CAMPAIGN_REQUESTS, DISPATCH_REQUESTS
-from common.contracts.campaign import MessageRequested
+from common.contracts.campaign import MessageRequested, MessageReworded
 from common.kafka import partition_of
 from dispatch import store
-from dispatch.clearance import Clearance, requested
+from dispatch.clearance import Candidate, Clearance, requested
 from dispatch.gate import is_fresh
 from dispatch.handoff import Handoff
 
@@ -45,8 +47,12 @@ class Intake:
 
     async def _decide(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
         partition = batch[0].partition
-        candidates = {}
+        candidates: dict[UUID, Candidate] = {}
+        reworded: dict[UUID, MessageReworded] = {}
         for received in batch:
+            if isinstance(received.event, MessageReworded):
+                self._reword(received.event, partition, candidates, reworded)
+                continue
             assert isinstance(received.event, MessageRequested)
             if received.event.category == "service" and received.event.campaign_id is not None:
                 raise Poison("a campaign cannot send in the service category")
@@ -57,6 +63,8 @@ class Intake:
             except ValueError as error:
                 raise Poison("the message id is not a UUID") from error
             candidates[candidate.message_id] = candidate
+        if not await store.reword(tx, reworded):
+            raise Hold  # one is being handed off: it has left, or it will wait again and be found then
         decisions = await self._clearance.decide(tx, partition, list(candidates.values()))
         new = await store.insert_messages(tx, [d.row for d in decisions])
         await store.append_changes(tx, [row for row in new if row.status != "sending"])
@@ -69,3 +77,22 @@ class Intake:
             await self._handoff.send(permits)
 
         return hand_off
+
+    def _reword(
+        self,
+        event: MessageReworded,
+        partition: int,
+        candidates: dict[UUID, Candidate],
+        reworded: dict[UUID, MessageReworded],
+    ) -> None:
+        """What was requested in this batch is decided as it is to be said; what was before is looked up."""
+        if partition_of(event.subject_id, self._partitions) != partition:
+            raise Poison("in another partition than its subject's: its lock and its watermark are not the same")
+        try:
+            identity = UUID(event.message_id)
+        except ValueError as error:
+            raise Poison("the message id is not a UUID") from error
+        reworded[identity] = event
+        candidate = candidates.get(identity)
+        if candidate is not None and candidate.subject_id == event.subject_id:
+            candidates[identity] = msgspec.structs.replace(candidate, text=event.text or "")

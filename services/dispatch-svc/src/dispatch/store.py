@@ -35,7 +35,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common import consumer, erasing, outbox
 from common.contracts import DISPATCH_MESSAGES, STATES
-from common.contracts.campaign import CampaignControlled, Control
+from common.contracts.campaign import CampaignControlled, Control, MessageReworded
 from common.contracts.consent import Consent, ConsentStateChanged, SenderChanged, Suppression
 from common.contracts.dispatch import MessageChanged, OptOutEnforced
 from common.database import new_metadata
@@ -468,6 +468,32 @@ async def claim_left_sending(
         {"before": decided_before, "partition": partition, "limit": limit},
     )
     return list(rows)
+
+
+async def reword(tx: AsyncConnection, reworded: Mapping[UUID, MessageReworded]) -> bool:
+    """What waits of these messages says the new text, none at all where there is none: then the gate denies it. False,
+    and nothing done, while one of them is being handed off."""
+    if not reworded:
+        return True
+    rows = await tx.execute(
+        text(
+            "SELECT message_id, subject_id, status FROM message WHERE message_id = ANY(CAST(:ids AS uuid[]))"
+            " ORDER BY message_id FOR UPDATE"
+        ),
+        {"ids": list(reworded)},
+    )
+    theirs = [row for row in rows if reworded[row.message_id].subject_id == row.subject_id]
+    if any(row.status == "sending" for row in theirs):
+        return False
+    waiting = [row.message_id for row in theirs if row.status in ("pending", "deferred")]
+    await tx.execute(
+        text(
+            "UPDATE message AS m SET text = v.text FROM unnest(CAST(:ids AS uuid[]), CAST(:texts AS text[]))"
+            " AS v(message_id, text) WHERE m.message_id = v.message_id"
+        ),
+        {"ids": waiting, "texts": [reworded[identity].text or "" for identity in waiting]},
+    )
+    return True
 
 
 SETTLED = {

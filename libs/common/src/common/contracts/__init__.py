@@ -7,7 +7,7 @@ number speaks for a subject in all of them (dispatch's lock, and the watermarks,
 from dataclasses import dataclass
 from typing import Literal
 
-from common.contracts.campaign import CampaignControlled, MessageRequested
+from common.contracts.campaign import CampaignControlled, MessageRequested, MessageReworded
 from common.contracts.consent import ConsentStateChanged, SenderChanged
 from common.contracts.dispatch import MessageChanged, OptOutEnforced
 from common.contracts.envelope import Event, Watermark
@@ -19,6 +19,8 @@ from common.contracts.rights import (
     ErasureAcknowledged,
     ErasureLifted,
     ErasureRequested,
+    RectificationAcknowledged,
+    RectificationRequested,
 )
 
 SEVEN_DAYS_MS = 7 * 24 * 3600 * 1000
@@ -89,6 +91,18 @@ COPY_PARTS = Topic(
     ("consent",),
     publishers=("campaign", "dispatch", "inbound"),
 )
+RECTIFICATIONS = Topic(
+    "consent.rectifications.v1", "consent", "subject_id", "delete", (RectificationRequested,), ("campaign",)
+)
+RECTIFICATION_ACKS = Topic(
+    "consent.rectification-acks.v1",
+    "consent",
+    "subject_id",
+    "delete",
+    (RectificationAcknowledged,),
+    ("consent",),
+    publishers=("campaign",),
+)
 INBOUND_MESSAGES = Topic(
     "inbound.messages.v1", "inbound", "subject_id", "delete", (MessageReceived,), ("consent",), watermarked=True
 )
@@ -97,7 +111,7 @@ INBOUND_RECEIPTS = Topic(
 )
 CONTROLS = Topic("campaign.controls.v1", "campaign", "campaign_id", "compact", (CampaignControlled,), ("dispatch",))
 CAMPAIGN_REQUESTS = Topic(
-    "campaign.requests.v1", "campaign", "subject_id", "delete", (MessageRequested,), ("dispatch",)
+    "campaign.requests.v1", "campaign", "subject_id", "delete", (MessageRequested, MessageReworded), ("dispatch",)
 )
 DISPATCH_REQUESTS = Topic(
     "dispatch.requests.v1",
@@ -124,6 +138,8 @@ TOPICS: tuple[Topic, ...] = (
     ERASURE_ACKS,
     COPIES,
     COPY_PARTS,
+    RECTIFICATIONS,
+    RECTIFICATION_ACKS,
     INBOUND_MESSAGES,
     INBOUND_RECEIPTS,
     CONTROLS,

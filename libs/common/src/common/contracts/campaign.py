@@ -43,3 +43,20 @@ class MessageRequested(Event, frozen=True, kw_only=True):
     @property
     def key(self) -> str:
         return self.subject_id
+
+
+class MessageReworded(Event, frozen=True, kw_only=True):
+    """A message that was requested is to say something else: what it said of its person was put right. It follows its
+    request on the same partition, and counts while the message has not begun to leave."""
+
+    type: ClassVar[str] = "campaign.message_reworded.v1"
+
+    message_id: str
+    campaign_id: str
+    subject_id: str
+    text: str | None  # sealed, context "text:<message_id>"; None: it cannot be written any more, and must not leave
+    reworded_at: Instant
+
+    @property
+    def key(self) -> str:
+        return self.subject_id

@@ -1,5 +1,5 @@
-"""What the services owe a person who uses a right: an erasure asked for, done by each, and ended by new evidence.
-Nothing here is personal: the subject id is all that a service needs to find what it holds."""
+"""What the services owe a person who uses a right: an erasure asked for, done by each, and ended by new evidence; a
+copy; a rectification. What is personal is sealed: the subject id is all that a service needs to find the rest."""
 
 from typing import ClassVar
 
@@ -77,6 +77,39 @@ class CopyGathered(Event, frozen=True, kw_only=True):
     of: int
     items: str  # a JSON list of objects, each with its "kind"; sealed, context "copy:<copy_id>:<service>:<place>"
     gathered_at: Instant
+
+    @property
+    def key(self) -> str:
+        return self.subject_id
+
+
+class RectificationRequested(Event, frozen=True, kw_only=True):
+    """Put right what is held of this person (RGPD art. 16), and say so (`RectificationAcknowledged`). Either `fields`
+    of them are corrected, or, with None, the number is not theirs: nothing is to be held of them under it."""
+
+    type: ClassVar[str] = "consent.rectification_requested.v1"
+
+    rectification_id: str
+    subject_id: str
+    sender_id: str | None  # whose copy of it; None: every sender's
+    fields: str | None  # JSON, each with what is right, null: to be taken out; sealed, "rectification:<id>"
+    requested_at: Instant
+
+    @property
+    def key(self) -> str:
+        return self.subject_id
+
+
+class RectificationAcknowledged(Event, frozen=True, kw_only=True):
+    """One service has put right what it holds."""
+
+    type: ClassVar[str] = "consent.rectification_acknowledged.v1"
+
+    rectification_id: str
+    subject_id: str
+    service: str  # campaign
+    rectified_at: Instant
+    rectified: dict[str, int]  # how many of what: {"contacts": 1, "messages": 2}
 
     @property
     def key(self) -> str:

@@ -1,0 +1,96 @@
+"""What a person had put right: their contacts are corrected, and what was asked for and has not left says so.
+
+One transaction, that of the consumer's offset: contacts, the texts of their messages again, the answer. The planner
+never reads contacts meanwhile (`store.alone_with_contacts`): a recipient is asked for either before, and then their
+message is reworded, on the same partition after its request, or after, with what is right. What has left is history.
+
+A number that was wrong, or is theirs no more, leaves with its contact. What waits for it is denied by the gate: consent
+shut it in the transaction that told us.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from campaign import store
+from campaign import text as texts
+from campaign.lifecycle import message_of
+from common import outbox
+from common.consumer import After, Poison, Received, Subscription
+from common.contracts import CAMPAIGN_REQUESTS, RECTIFICATION_ACKS, RECTIFICATIONS
+from common.contracts.campaign import MessageReworded
+from common.contracts.rights import RectificationAcknowledged, RectificationRequested
+from common.keyring import FieldKeys, Unreadable
+
+SERVICE = "campaign"
+
+_fields = msgspec.json.Decoder(dict[str, str | None])
+_attributes = msgspec.json.Decoder(dict[str, str])
+
+
+class Rectifier:
+    def __init__(self, keys: FieldKeys) -> None:
+        self._keys = keys
+
+    def subscription(self) -> Subscription:
+        return Subscription("campaign.rectifications", RECTIFICATIONS, self.apply)
+
+    async def apply(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
+        await store.alone_with_contacts(tx)
+        for received in batch:
+            if isinstance(received.event, RectificationRequested):
+                await self._rectify(tx, received.event)
+        return None
+
+    async def _rectify(self, tx: AsyncConnection, asked: RectificationRequested) -> None:
+        now = datetime.now(UTC)
+        reworded: list[MessageReworded] = []
+        if (fields := self._opened(asked)) is None:
+            contacts = await store.delete_contact(tx, asked.subject_id, asked.sender_id)
+        else:
+            contacts = await store.correct_contacts(tx, asked.subject_id, asked.sender_id, fields, now)
+            reworded = await self._reworded(tx, asked, now)
+        await outbox.append(tx, CAMPAIGN_REQUESTS, reworded)
+        done = RectificationAcknowledged(
+            rectification_id=asked.rectification_id,
+            subject_id=asked.subject_id,
+            service=SERVICE,
+            rectified_at=now,
+            rectified={"contacts": contacts, "messages": len(reworded)},
+        )
+        await outbox.append(tx, RECTIFICATION_ACKS, [done])
+
+    def _opened(self, asked: RectificationRequested) -> Mapping[str, str | None] | None:
+        if asked.fields is None:
+            return None
+        try:
+            return _fields.decode(self._keys.unseal(asked.fields, f"rectification:{asked.rectification_id}"))
+        except (Unreadable, msgspec.MsgspecError) as error:
+            raise Poison("what is right cannot be read") from error
+
+    async def _reworded(
+        self, tx: AsyncConnection, asked: RectificationRequested, now: datetime
+    ) -> list[MessageReworded]:
+        """Of each message that was asked for and is not known to have left: its text as it is now."""
+        found = []
+        for row in await store.asked_for(tx, asked.subject_id, asked.sender_id):
+            attributes: Mapping[str, str] = _attributes.decode(row.attributes)
+            template = texts.parse(row.text)
+            written = None
+            if template.missing(attributes) is None:
+                written = template.render(attributes, row.stop_code)
+                if texts.refused(written, row.stop_code) is not None:
+                    written = None
+            identity = message_of(row.campaign_id, row.starts_at, asked.subject_id)
+            found.append(
+                MessageReworded(
+                    message_id=identity,
+                    campaign_id=row.campaign_id,
+                    subject_id=asked.subject_id,
+                    text=None if written is None else self._keys.seal(written, f"text:{identity}"),
+                    reworded_at=now,
+                )
+            )
+        return found

@@ -1,0 +1,68 @@
+"""A contact that is corrected while its campaign is being asked for: no request with the mistake goes uncorrected."""
+
+import asyncio
+
+from campaign.rectifier import Rectifier
+from common.consumer import Received
+from common.contracts.campaign import MessageRequested, MessageReworded
+from common.contracts.rights import RectificationRequested
+from tests.builders import field_keys, now, subject
+from tests.eventually import eventually
+from tests.service.campaign.campaigns import Campaigns
+
+RIGHT = '{"first_name":"Nina"}'
+
+
+def corrected(n: int) -> Received:
+    event = RectificationRequested(
+        rectification_id="r1",
+        subject_id=subject(n),
+        sender_id=None,
+        fields=field_keys.seal(RIGHT, "rectification:r1"),
+        requested_at=now(),
+    )
+    return Received(event, event.key, 0, 0, now(), None)
+
+
+async def apply(campaigns: Campaigns, received: Received) -> None:
+    async with campaigns.database.begin() as tx:
+        await Rectifier(field_keys).apply(tx, [received])
+
+
+async def test_a_request_that_is_being_made_with_the_mistake_is_followed_by_what_is_right(campaigns: Campaigns) -> None:
+    await campaigns.started(1)
+    async with campaigns.surroundings.sql("campaign") as sql:
+
+        async def both_wait() -> bool:
+            return bool(await sql.fetchval("SELECT count(*) = 2 FROM pg_locks WHERE NOT granted"))
+
+        held = sql.transaction()
+        await held.start()
+        await sql.execute("LOCK TABLE outbox IN SHARE MODE")  # the planner has read the contact, and cannot write
+        asking = asyncio.create_task(campaigns.planner.expand())
+
+        async def one_waits() -> bool:
+            return bool(await sql.fetchval("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted"))
+
+        await eventually(one_waits)
+        correcting = asyncio.create_task(apply(campaigns, corrected(1)))
+        await eventually(both_wait)
+        await held.rollback()
+        await asyncio.gather(asking, correcting)
+    [request, reworded] = await campaigns.requests()
+    assert isinstance(request, MessageRequested)
+    assert isinstance(reworded, MessageReworded)
+    assert request.message_id == reworded.message_id
+    context = f"text:{request.message_id}"
+    assert field_keys.unseal(request.text, context).startswith("Zoé 1,")
+    assert reworded.text is not None
+    assert field_keys.unseal(reworded.text, context).startswith("Nina,")
+
+
+async def test_who_is_not_asked_for_yet_is_asked_for_with_what_is_right(campaigns: Campaigns) -> None:
+    await campaigns.started(1)
+    await apply(campaigns, corrected(1))
+    assert await campaigns.requests() == []
+    assert await campaigns.planner.expand()
+    [request] = await campaigns.requests()
+    assert field_keys.unseal(request.text, f"text:{request.message_id}").startswith("Nina,")
