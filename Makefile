@@ -9,7 +9,7 @@ PACKAGES := libs/common services/consent-svc services/campaign-svc services/disp
 SOURCES := libs services stack tests examples bench
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo up down status page check fmt lint types imports test unit property contract service e2e schemas corpus bench kafka clean
+.PHONY: help install lock demo up down status page check fmt lint types imports test unit property contract service e2e schemas corpus fuzz bench kafka clean
 
 ##@ Everyday
 help: ## This list
@@ -50,6 +50,9 @@ test: install ## Every test: unit, property, contract, service, end to end (T=pa
 
 unit property contract service e2e: install ## One suite
 	$(BIN)/pytest tests/$@
+
+fuzz: install ## Requests nobody would send to inbound-svc, for 10 minutes (FUZZ_SECONDS=n; T=tests/service/common/test_fuzz.py: to the others)
+	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) $(BIN)/pytest -q -s $(or $(T),tests/service/inbound/test_inbound_fuzz.py)
 
 corpus: install ## How well STOP is understood, beside the rules of Twilio, AWS, Mautic and Parcelvoy
 	$(BIN)/python -m tests.unit.inbound.corpus

@@ -2,6 +2,8 @@
 
 import asyncio
 import base64
+import json
+import os
 import socket
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -82,6 +84,12 @@ class Surroundings:
             yield connection
         finally:
             await connection.close()
+
+
+def environment(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Of a service that runs as a process with these settings."""
+    told = {name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()}
+    return {**os.environ, **{f"PLACET_{name.upper()}": value for name, value in told.items()}}
 
 
 @asynccontextmanager

@@ -2,21 +2,18 @@
 again, and then is too."""
 
 import asyncio
-import json
-import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from stack.processes import Supervisor, free_port
 from tests.eventually import eventually
-from tests.running import Surroundings
+from tests.running import Surroundings, environment
 from tests.service.inbound.calling import ACCOUNT, Operator, Wires, wires
 
 INBOUND = "inbound"
@@ -51,17 +48,12 @@ async def killable(surroundings: Surroundings, folder: Path) -> AsyncIterator[Ki
         told = given | {"database_url": wired.database_url, "kafka_bootstrap": wired.kafka_bootstrap, "port": port}
         url = f"http://127.0.0.1:{port}"
         await supervisor.start(
-            INBOUND, [sys.executable, "-m", INBOUND], env=_environment(told), ready=f"{url}/readyz", within_s=WITHIN_S
+            INBOUND, [sys.executable, "-m", INBOUND], env=environment(told), ready=f"{url}/readyz", within_s=WITHIN_S
         )
         async with httpx.AsyncClient(base_url=url, timeout=PATIENT_S) as client:
             yield Killable(supervisor, Operator(client, wired.direct), wired, surroundings)
             wired.postgres.heal()
             wired.broker.heal()
-
-
-def _environment(settings: dict[str, Any]) -> dict[str, str]:
-    told = {name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()}
-    return {**os.environ, **{f"PLACET_{name.upper()}": value for name, value in told.items()}}
 
 
 async def before_the_commit(service: Killable) -> Callable[[], Awaitable[bool]]:

@@ -74,6 +74,19 @@ HEADER_VALUES = (
     | st.sampled_from(["application/json", "Bearer e30.e30.", "v1,", "1795510800"])
     | st.from_regex(r"\A\d{1,12}\Z")
 )
+ODD_PATHS = [
+    "",
+    "*",
+    "[",
+    ":99999/",
+    "//[::1",
+    "@",
+    "\\",
+    "\u00e2\u0084\u0080",
+    "/\x00",
+    "#",
+    "/v1/callbacks/a/[/messages",
+]
 HEADERS = st.dictionaries(st.sampled_from(HEADER_NAMES), HEADER_VALUES, max_size=8)
 SCALARS = (
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=20) | st.just("\ud83d")
@@ -117,8 +130,9 @@ RAW = st.binary(max_size=200) | mutated() | changed_json() | VALUES.map(lambda v
 def callbacks(draw: st.DrawFn) -> Callback:
     raw = draw(RAW)
     query = draw(st.just(raw.decode("latin-1")) | st.just(quote(raw)) | st.just("webhook=stop"))
+    path = draw(st.just("/v1/callbacks/a/b/messages") | st.sampled_from(ODD_PATHS) | LATIN)
     return Callback(
-        f"/v1/callbacks/a/b/messages?{query}",
+        f"{path}?{query}",
         draw(HEADERS),
         raw,
         method=draw(st.sampled_from(["GET", "POST"])),

@@ -25,6 +25,11 @@ async def things(body: dict[str, str]) -> int:
     return sum(map(len, body.values()))
 
 
+@router.get("/things/{name}")
+async def thing(name: str) -> str:
+    return name
+
+
 @router.post("/things/many")
 async def many(body: dict[str, str]) -> int:
     return sum(map(len, body.values()))
@@ -117,3 +122,12 @@ async def test_a_stranger_cannot_make_us_read_on(client: httpx.AsyncClient, chun
     answered = await asyncio.wait_for(client.post("/v1/things", content=endless(), headers=headers), 20)
     assert answered.status_code == 413
     assert sent == (17 if chunked else 0)
+
+
+@pytest.mark.parametrize("path", ["/v1/things/%00", "/v1/things/a%00b", "/%00"])
+async def test_nothing_is_called_by_a_name_that_postgres_could_not_be_asked_for(
+    client: httpx.AsyncClient, path: str
+) -> None:
+    assert (await client.get("/v1/things/%C3%A9")).json() == "é"
+    answer = await client.get(path)
+    assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")

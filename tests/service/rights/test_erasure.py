@@ -176,6 +176,10 @@ async def test_who_may_and_what_is_wrong_with_a_request(surroundings: Surroundin
             assert answer.status_code == 403
         unknown = await client.get("/v1/erasures/nobody")
         assert (unknown.status_code, unknown.json()["reasons"][0]["reason"]) == (404, "unknown_erasure")
-        for change, field in (({"number": "---"}, "number"), ({"evidence": {"source": " mo "}}, "evidence.source")):
+        for change, field in (
+            ({"number": "---"}, "number"),
+            ({"evidence": {"source": " mo "}}, "evidence.source"),
+            ({"evidence": {"source": " "}}, "evidence.source"),
+        ):
             refused = await client.post("/v1/erasures", json={**body, **change})
             assert (refused.status_code, refused.json()["reasons"][0]["field"]) == (422, field)

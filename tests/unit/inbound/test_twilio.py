@@ -90,6 +90,14 @@ def test_the_url_is_tried_with_and_without_its_port(signed_url: str, public_url:
     twilio.verify(callback(MO, signature_of(signed_url, MO_PAIRS)), account(public_url=public_url), NOW)
 
 
+@pytest.mark.parametrize(
+    "target", ["[", "//[::1/messages", ":99999/messages", "", "*", "\u00e2\u0084\u0080", "/?bodySHA256=["]
+)
+def test_a_target_that_no_url_ends_in_is_only_not_genuine(target: str) -> None:
+    with pytest.raises(NotGenuine, match="signature_wrong"):
+        twilio.verify(callback(MO, "AAAA", target), account(), NOW)
+
+
 def test_the_public_url_comes_from_the_account_and_never_from_the_host_header() -> None:
     raw = callback(MO, signature_of("https://attacker.example.org" + TARGET, MO_PAIRS))
 

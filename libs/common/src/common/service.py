@@ -36,7 +36,7 @@ from common.database import Database, migrate
 from common.keyring import FieldKeys, LinkKeys, SubjectKeys
 from common.notify import either
 from common.outbox import Ceiling, Relay, Relayed
-from common.problems import Reason, TooLarge
+from common.problems import NotFound, Reason, TooLarge
 from common.settings import ServiceSettings
 from common.telemetry import continue_trace, log_to_stderr, traceparent
 
@@ -150,6 +150,7 @@ def create_app(service: Service[S]) -> FastAPI:
         for router in service.routers:
             app.include_router(router)
     app.add_middleware(_BodyLimit, limits=service.body_limits)
+    app.add_middleware(_Nameless)
     app.add_middleware(_Trace)
     return app
 
@@ -282,6 +283,17 @@ class _Trace:
             await send(message)
 
         await self._app(scope, receive, with_trace)
+
+
+class _Nameless:
+    """A path with a NUL in it: nothing is called so, and Postgres could not even be asked."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        named = scope["type"] != "http" or "\x00" not in scope["path"]
+        await (self._app if named else problems.answer(NotFound("nothing is called so")))(scope, receive, send)
 
 
 class _BodyLimit:

@@ -35,7 +35,7 @@ from consent.bodies import (
 from consent.chain import evidence_id
 from consent.copies import Copy
 from consent.erasures import Erasure
-from consent.ledger import RECTIFICATION, Evidence
+from consent.ledger import RECTIFICATION, Evidence, Refusal
 from consent.recorder import Statement
 from consent.rectifications import Rectification
 
@@ -150,6 +150,8 @@ async def ask_for_erasure(
     same again is that one."""
     _for_every_sender(caller)
     number = _number(body.number, held)
+    if not body.evidence.source.strip():  # the ledger would not take it
+        raise Invalid("not asked for: source_missing", reasons=[Reason("evidence.source", Refusal.SOURCE_MISSING)])
     subject_id = held.subject_keys.subject_id(number)
     now = datetime.now(UTC)
     async with held.database.begin() as tx:

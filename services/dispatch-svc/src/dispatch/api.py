@@ -13,6 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.auth import Caller, require
+from common.fields import Position
 from common.kafka import partition_of
 from common.keyring import FieldKeys
 from common.law.stop_mention import mentions_stop
@@ -229,7 +230,7 @@ class Enforcements(BaseModel):
 async def list_enforcements(
     held: Held,
     caller: Annotated[Caller, Depends(require("message:read"))],
-    cursor: Annotated[int, Query(ge=0, le=2**63 - 1)] = 0,
+    cursor: Position = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> Enforcements:
     """Opt-outs applied here, oldest first, with the instant from which no hand-off they forbid begins.
@@ -264,7 +265,7 @@ class ProviderBlocks(BaseModel):
 async def list_provider_blocks(
     held: Held,
     caller: Annotated[Caller, Depends(require("message:read"))],
-    cursor: Annotated[int, Query(ge=0)] = 0,
+    cursor: Position = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> ProviderBlocks:
     """People to whom a provider does not deliver, for a reason it does not tell: a person should look. Oldest first."""

@@ -68,13 +68,12 @@ def verify(callback: Callback, account: Account, now: datetime) -> Once | None:
     given = callback.headers.get("x-twilio-signature")
     if not given:
         raise NotGenuine("signature_missing")
-    url = (account.public_url or "").rstrip("/") + callback.target
-    body_hash = parse_qs(urlsplit(url).query).get("bodySHA256")
-    fields = "" if body_hash else _signed_fields(callback.body)
+    body_hash = parse_qs(callback.target.partition("?")[2]).get("bodySHA256")
+    signed = callback.target + ("" if body_hash else _signed_fields(callback.body))
     expected = [
-        _signature(secret, candidate + fields).encode()
+        _signature(secret, origin + signed).encode()
         for secret in account.secrets
-        for candidate in _port_variants(url)
+        for origin in _port_variants((account.public_url or "").rstrip("/"))
     ]
     genuine = any(hmac.compare_digest(one, given.encode()) for one in expected)
     if body_hash:
@@ -138,7 +137,8 @@ def answer(kind: Kind) -> Answer:
 
 
 def _port_variants(url: str) -> list[str]:
-    """The URL as it is, and with its port left out or its default port written: Twilio signs one or the other."""
+    """Our public URL as it is, and with its port left out or its default port written: Twilio signs one or the other.
+    Never of the target, which is anybody's: split as a URL, it may be none."""
     parts = urlsplit(url)
     if parts.port is not None:
         other = parts.netloc.removesuffix(f":{parts.port}")
