@@ -178,6 +178,7 @@ TELNYX_MO = mo(
 OCTOPUSH_MO = mo(None, "some reply", None, sender=f"+{PERSON}", short_code="12345")
 OCTOPUSH_STOP = mo(None, "stop", None, sender=f"+{PERSON}", short_code="", opted_out=True)
 CM_MO = mo(None, "STOP", NOON, sender=f"00{PERSON}", short_code=f"00{CODE}")
+KANNEL_AT = "2026-03-01 12:00:00"  # of a clock that nobody names
 KANNEL_MO = mo("asdf-asdf", "Join", utc(2017, 5, 2, 14, 31, 49), sender=f"+{PERSON}", short_code="24453")
 JASMIN_MO = mo("1001", "événement", None)
 ESENDEX_MO = mo("{inbound-message-id}", "Arrêtez & STOP", None)
@@ -561,14 +562,14 @@ CASES = [
         "kannel",
         "messages",
         "kannel/mo-headers.constructed.txt",
-        (mo(None, "STOP", None, sender=f"+{PERSON}", short_code="36111"),),
+        (mo(None, "STOP", None, sender=f"+{PERSON}", short_code="36111", written_at=KANNEL_AT),),
     ),
     Case(
         "by post-url in the GSM alphabet",
         "kannel",
         "messages",
         "kannel/mo-headers.constructed.txt",
-        (mo(None, "@é", None, sender=f"+{PERSON}", short_code="36111"),),
+        (mo(None, "@é", None, sender=f"+{PERSON}", short_code="36111", written_at=KANNEL_AT),),
         {"charset=UTF-8": "charset=gsm", "\nSTOP": "\n\x00\x05"},
     ),
     Case("no text", "kannel", "messages", "kannel/mo.query", ("message", "missing"), {"message=": "other="}),

@@ -164,6 +164,18 @@ async def test_an_mo_without_an_id_is_named_by_us_and_one_who_answers_twice_is_h
     assert not any(name.removeprefix("derived-") in guess for name in names)  # keyed: not to be found by trying numbers
 
 
+async def test_a_stop_in_the_words_of_an_earlier_one_is_no_repetition_of_it(operators: Operators) -> None:
+    """STOP, START, STOP: by Kannel's post-url an MO has no id, and its time is in a header alone."""
+    path = f"/v1/callbacks/kannel/main/{PATH_SECRET}/messages"
+    said = [(b"STOP", "10:00:00"), (b"START", "10:01:00"), (b"STOP", "10:02:00")]
+
+    for text, at in [*said, *said]:
+        headers = {"X-Kannel-From": number(1), "X-Kannel-To": "36111", "X-Kannel-Time": f"2026-03-01 {at}"}
+        assert (await operators.client.post(path, content=text, headers=headers)).status_code == 200
+
+    assert [intent for intent, _ in texts(await operators.messages())] == ["stop", "start", "stop"]
+
+
 async def test_a_receipt_of_a_submit_names_the_recipient_by_a_pseudonym(operators: Operators) -> None:
     credentials = (PASSWORD.partition(":")[0], PASSWORD.partition(":")[2])
     for person in (1, 2):

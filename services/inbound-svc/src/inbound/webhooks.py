@@ -222,11 +222,12 @@ def _content(callback: Callback) -> bytes:
 
 
 def _named_message(held: Resources[Any], account: Account, callback: Callback, message: Message) -> Message:
-    """With a name of ours where the provider gives an MO none: keyed, because what it is made from could be guessed."""
+    """With a name of ours where the provider gives an MO none: keyed, because what it is made from could be guessed. It
+    is made from all that was said, the time as it was written too, or a STOP would be a repetition of the last one."""
     short_code = message.short_code or account.short_code
     if message.provider_message_id is not None:
         return replace(message, short_code=short_code)
-    said = f"{hashlib.sha256(_content(callback)).hexdigest()} {message.sender} {message.sent_at}"
+    said = f"{hashlib.sha256(_content(callback)).hexdigest()} {message.sender} {message.sent_at} {message.written_at}"
     keyed = held.subject_keys.subject_id(said).rpartition("-")[2]
     return replace(message, provider_message_id=f"derived-{keyed}", short_code=short_code)
 

@@ -106,4 +106,5 @@ def _from_headers(callback: Callback) -> Message:
         short_code=required(headers, "x-kannel-to", most=NUMBER_CHARS),
         text=charsets.named(callback.body, charset if isinstance(charset, str) else None).rstrip("\r\n"),
         sent_at=None,
+        written_at=headers.get("x-kannel-time", ""),
     )

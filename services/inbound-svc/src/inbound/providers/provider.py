@@ -129,7 +129,8 @@ class Part:
 class Message:
     """An MO. `provider_message_id` None where the provider gives an MO no id of its own; `sender` is the person's
     number as the provider writes it; `short_code` "" and `sent_at` None where it says nothing. `opted_out`: the
-    provider itself took it for an opt-out."""
+    provider itself took it for an opt-out. `written_at`: the time as the provider writes it, where it is not in the
+    body and its zone is not known: it tells a STOP from the one before it, and nothing else."""
 
     provider_message_id: str | None
     sender: str = field(repr=False)
@@ -138,6 +139,7 @@ class Message:
     sent_at: datetime | None
     part: Part | None = None
     opted_out: bool = False
+    written_at: str = ""
 
 
 @dataclass(frozen=True, slots=True)
