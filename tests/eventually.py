@@ -7,9 +7,10 @@ from typing import TypeVar
 T = TypeVar("T")
 
 LOOK_EVERY_S = 0.02
+WITHIN_S = 30.0  # a moment is ten times as long on a machine that is busy; only a test that fails waits for all of it
 
 
-async def eventually(look: Callable[[], Awaitable[T]], within_s: float = 10.0) -> T:
+async def eventually(look: Callable[[], Awaitable[T]], within_s: float = WITHIN_S) -> T:
     """What `look` returns once it is truthy and raises no AssertionError; after `within_s` its last failure."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + within_s

@@ -35,7 +35,7 @@ SETTINGS = {
 
 
 @dataclass
-class _Node:
+class Node:
     number: int
     folder: Path
     port: int
@@ -45,6 +45,23 @@ class _Node:
     @property
     def log(self) -> Path:
         return self.folder / "kafka.log"
+
+
+def settings(node: Node, nodes: Sequence[Node]) -> dict[str, str]:
+    """What one of the brokers is told. Of three, two have a record before it is acknowledged: one may be lost. Pure."""
+    in_sync = 1 if len(nodes) == 1 else 2
+    return SETTINGS | {
+        "node.id": str(node.number),
+        "controller.quorum.voters": ",".join(f"{each.number}@127.0.0.1:{each.controller_port}" for each in nodes),
+        "listeners": f"PLAINTEXT://127.0.0.1:{node.port},CONTROLLER://127.0.0.1:{node.controller_port}",
+        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{node.port}",
+        "log.dirs": str(node.folder.resolve() / "data"),
+        "default.replication.factor": str(len(nodes)),
+        "offsets.topic.replication.factor": str(len(nodes)),
+        "transaction.state.log.replication.factor": str(len(nodes)),
+        "min.insync.replicas": str(in_sync),
+        "transaction.state.log.min.isr": str(in_sync),
+    }
 
 
 @dataclass
@@ -57,11 +74,11 @@ class Kafka:
     folder: Path
     libs: Path
     brokers: int = 1
-    _nodes: list[_Node] = field(default_factory=list, repr=False)
+    _nodes: list[Node] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         self._nodes = [
-            _Node(n, self.folder / f"broker-{n}", free_port(), free_port()) for n in range(1, self.brokers + 1)
+            Node(n, self.folder / f"broker-{n}", free_port(), free_port()) for n in range(1, self.brokers + 1)
         ]
 
     @property
@@ -117,24 +134,11 @@ class Kafka:
         if not cluster.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             cluster.write_text(uuid4().hex[:22])
-        voters = ",".join(f"{node.number}@127.0.0.1:{node.controller_port}" for node in self._nodes)
-        in_sync = 1 if self.brokers == 1 else 2
         for node in self._nodes:
             node.folder.mkdir(exist_ok=True)
             properties = node.folder / "server.properties"
-            settings = SETTINGS | {
-                "node.id": str(node.number),
-                "controller.quorum.voters": voters,
-                "listeners": f"PLAINTEXT://127.0.0.1:{node.port},CONTROLLER://127.0.0.1:{node.controller_port}",
-                "advertised.listeners": f"PLAINTEXT://127.0.0.1:{node.port}",
-                "log.dirs": str(node.folder.resolve() / "data"),
-                "default.replication.factor": str(self.brokers),
-                "offsets.topic.replication.factor": str(self.brokers),
-                "transaction.state.log.replication.factor": str(self.brokers),
-                "min.insync.replicas": str(in_sync),
-                "transaction.state.log.min.isr": str(in_sync),
-            }
-            properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+            told = settings(node, self._nodes)
+            properties.write_text("".join(f"{name}={value}\n" for name, value in told.items()))
             formatting = ("format", "--cluster-id", cluster.read_text(), "--ignore-formatted", "-c", str(properties))
             done = subprocess.run(self._java("kafka.tools.StorageTool", *formatting), capture_output=True, text=True)
             if done.returncode:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from common import kafka
 from common.contracts import INBOUND_MESSAGES, INBOUND_RECEIPTS, Topic, operator_topics
 from common.contracts.inbound import MessageReceived, ReceiptReceived
 from common.contracts.operator import MessageDelivered, ReceiptDelivered
@@ -131,6 +132,25 @@ async def test_what_cannot_be_read_is_put_aside_and_never_stops_the_operator(sur
     assert (len(kept), len(dead)) == (times, times * len(BAD))
     assert sorted((row["payload"] or b"") for row in dead) == sorted((value or b"") for value, _ in BAD * times)
     assert all(";" in row["type"] for row in dead), "each with its reason"
+
+
+async def test_a_record_without_a_key_is_taken_for_what_it_says(surroundings: Surroundings) -> None:
+    """The key only chooses the partition; it is the name inside that makes a duplicate one, wherever it lies. A STOP is
+    not lost for want of a key; what cannot be read is put aside without one."""
+    more = {"kafka_operators": ("orange",), "roles": "api,worker"}
+    settings = Settings(**await surroundings.settings("inbound", **more))
+    async with running(build(settings)):
+        service = Operated(settings, surroundings)
+        said = mo()
+        for key in (None, None, b"another partition, or not"):
+            await publish_raw(surroundings, MESSAGES, key, kafka.encode(said), AN_MO)
+        await publish_raw(surroundings, MESSAGES, None, b"{", AN_MO)
+        await service.stepped(MESSAGES, 4)
+        rows = await service.rows("SELECT topic, type, key, payload FROM outbox ORDER BY id")
+    [kept] = [row for row in rows if row["topic"] == INBOUND_MESSAGES.name]
+    [dead] = [row for row in rows if row["topic"] == MESSAGES.dead_letters]
+    assert (kept["key"], json.loads(kept["payload"])["intent"]) == (subject(1).encode(), "stop")
+    assert (dead["key"], dead["payload"]) == (None, b"{")
 
 
 @pytest.mark.parametrize("name", ["", "Orange", "a.b", "orange messages", "x" * 41])

@@ -1,0 +1,59 @@
+"""Apache Kafka as the stack runs it: what its brokers are told, and what it needs. `make bench KAFKA=1` runs it."""
+
+from pathlib import Path
+
+import pytest
+
+from stack.kafka import Kafka, Node, fetch, settings
+from stack.processes import DidNotStart
+
+ONE = Node(1, Path("one"), 20_001, 20_101)
+THREE = [ONE, Node(2, Path("two"), 20_002, 20_102), Node(3, Path("three"), 20_003, 20_103)]
+REPLICATED = ("default.replication.factor", "offsets.topic.replication.factor")
+
+
+def test_of_three_brokers_two_must_have_a_record_and_one_alone_suffices() -> None:
+    alone = settings(ONE, [ONE])
+    together = [settings(node, THREE) for node in THREE]
+
+    assert {alone[name] for name in REPLICATED} == {"1"}
+    assert alone["min.insync.replicas"] == "1"
+    assert {told[name] for told in together for name in REPLICATED} == {"3"}
+    assert {told["min.insync.replicas"] for told in together} == {"2"}
+
+
+def test_the_brokers_know_each_other_and_share_nothing_else() -> None:
+    together = [settings(node, THREE) for node in THREE]
+
+    assert {told["controller.quorum.voters"] for told in together} == {
+        "1@127.0.0.1:20101,2@127.0.0.1:20102,3@127.0.0.1:20103"
+    }
+    for name in ("node.id", "listeners", "advertised.listeners", "log.dirs"):
+        assert len({told[name] for told in together}) == 3, name
+
+
+def test_nobody_outside_this_machine_is_listened_to_and_no_topic_appears_by_itself() -> None:
+    for told in (settings(node, THREE) for node in THREE):
+        addresses = told["listeners"].split(",") + told["advertised.listeners"].split(",")
+        assert all("://127.0.0.1:" in address for address in addresses)
+        assert told["auto.create.topics.enable"] == "false"
+
+
+def test_jars_that_are_there_are_not_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(DidNotStart, match="Maven"):
+        fetch(tmp_path)
+    (tmp_path / "kafka_2.13-4.0.0.jar").touch()
+    assert fetch(tmp_path) == tmp_path
+
+
+@pytest.mark.parametrize("brokers", [1, 3])
+def test_without_java_it_says_what_is_missing_and_leaves_nothing_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, brokers: int
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    kafka = Kafka(tmp_path / "kafka", tmp_path, brokers)
+    with pytest.raises(DidNotStart, match="Java 17"):
+        kafka.start()
+    assert kafka.died() is None
+    assert len(set(kafka.bootstrap.split(","))) == brokers
