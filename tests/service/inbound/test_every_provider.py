@@ -14,6 +14,7 @@ from common.contracts.inbound import MessageReceived, ReceiptReceived
 from inbound.providers import PROVIDERS, Callback, Kind, Unreadable
 from inbound.service import Settings, build
 from tests.builders import now
+from tests.eventually import eventually
 from tests.operators.cases import CASES, Case, callback
 from tests.operators.signing import PUBLIC_URL, SCHEMES, SECRET, Scheme
 from tests.running import Surroundings, running
@@ -46,6 +47,17 @@ class Operators:
         return await self.client.request(
             callback.method, callback.target, content=callback.body, headers=dict(callback.headers)
         )
+
+    async def insist(self, callback: Callback) -> httpx.Response:
+        """Sends again what is not kept yet: Octopush waits for a second, and a busy machine may need more."""
+
+        async def answered() -> httpx.Response | None:
+            response = await self.send(callback)
+            return None if response.status_code == 503 else response
+
+        response = await eventually(answered)
+        assert response is not None
+        return response
 
     async def published(self) -> Counter[tuple[str, Kind]]:
         """How many events of each provider and kind are in the log."""
@@ -97,7 +109,7 @@ def heard(response: httpx.Response) -> tuple[int, Any]:
 
 async def test_everyone_hears_over_http_what_it_expects_or_what_is_wrong(operators: Operators) -> None:
     """Receipts here are of messages that nobody has sent: unknown, or late, is no error."""
-    answers = {f"{case.provider}: {case.label}": (case, await operators.send(as_sent(case))) for case in CASES}
+    answers = {f"{case.provider}: {case.label}": (case, await operators.insist(as_sent(case))) for case in CASES}
 
     wrong = {name: heard(got) for name, (case, got) in answers.items() if heard(got) != answer(case)}
     assert wrong == {}
@@ -115,7 +127,7 @@ async def test_what_is_sent_ten_times_at_once_is_one_event(operators: Operators)
         assert response.is_success or response.status_code == 503
     again = [sent for sent, response in zip(storm, answers, strict=True) if not response.is_success]
     for sent in again:
-        assert (await operators.send(sent)).is_success
+        assert (await operators.insist(sent)).is_success
 
     assert await operators.published() == {which: _events(case) for which, case in firsts.items()}
 

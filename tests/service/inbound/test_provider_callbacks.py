@@ -16,6 +16,7 @@ from common.contracts import INBOUND_MESSAGES, INBOUND_RECEIPTS
 from common.contracts.inbound import MessageReceived, ReceiptReceived
 from inbound.service import Settings, build
 from tests.builders import field_keys, now, number, subject
+from tests.eventually import eventually
 from tests.operators import body
 from tests.running import Surroundings, running
 from tests.service.inbound.published import published
@@ -84,6 +85,18 @@ class Operators:
         }
         return await self.client.post(f"/v1/callbacks/standard/main/{kind}", content=raw, headers=headers)
 
+    async def octopush(self, raw: bytes) -> httpx.Response:
+        """It waits for a second, and a busy machine may need more: then it comes again."""
+        credentials = (PASSWORD.partition(":")[0], PASSWORD.partition(":")[2])
+
+        async def answered() -> httpx.Response | None:
+            answer = await self.client.post("/v1/callbacks/octopush/main/receipts", content=raw, auth=credentials)
+            return None if answer.status_code == 503 else answer
+
+        answer = await eventually(answered)
+        assert answer is not None
+        return answer
+
     async def plivo_v2(self, nonce: str, fields: Mapping[str, str]) -> httpx.Response:
         target = "/v1/callbacks/plivo/main/messages"
         mac = hmac.new(SECRET.encode(), f"{PUBLIC_URL}{target}{nonce}".encode(), hashlib.sha256).digest()
@@ -136,9 +149,8 @@ async def test_a_jasmin_mo_is_read_in_the_gsm_alphabet_and_hears_its_acknowledge
 
 async def test_what_octopush_takes_for_an_opt_out_is_one_whatever_it_says(operators: Operators) -> None:
     raw = body("octopush/mo-stop.json").replace(b'"stop"', '"ça suffira comme ça"'.encode())
-    credentials = (PASSWORD.partition(":")[0], PASSWORD.partition(":")[2])
 
-    answer = await operators.client.post("/v1/callbacks/octopush/main/receipts", content=raw, auth=credentials)
+    answer = await operators.octopush(raw)
 
     assert (answer.status_code, answer.content) == (200, b"")
     (event,) = await operators.messages()
@@ -177,11 +189,9 @@ async def test_a_stop_in_the_words_of_an_earlier_one_is_no_repetition_of_it(oper
 
 
 async def test_a_receipt_of_a_submit_names_the_recipient_by_a_pseudonym(operators: Operators) -> None:
-    credentials = (PASSWORD.partition(":")[0], PASSWORD.partition(":")[2])
     for person in (1, 2):
         raw = body("octopush/receipt.json").replace(b"33639980001", number(person).removeprefix("+").encode())
-        answer = await operators.client.post("/v1/callbacks/octopush/main/receipts", content=raw, auth=credentials)
-        assert answer.status_code == 200
+        assert (await operators.octopush(raw)).status_code == 200
 
     receipts = await operators.receipts()
     submit = "sms_0000000000000000000000"
