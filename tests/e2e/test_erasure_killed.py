@@ -47,7 +47,7 @@ async def test_erasures_survive_a_kill_of_each_service(tmp_path: Path) -> None:
             done = {service["service"]: service["erased"] for service in each["services"]}
             assert done == {
                 "campaign": {"contacts": 1},
-                "consent": {"evidence": 2, "links": 0, "copies": 0},
+                "consent": {"evidence": 2, "links": 0, "copies": 0, "rectifications": 0, "questions": 0},
                 "dispatch": {"messages": 0},
                 "inbound": {"callbacks": 1, "reviews": 0, "parts": 0},
             }

@@ -259,6 +259,40 @@ async def test_1_a_stop_that_names_a_brand_on_a_shared_code_is_for_that_brand(pl
     assert set((await states(131)).values()) == {"opted_out"}
 
 
+async def test_2_whoever_types_a_number_only_its_own_phone_says_yes(placet: Placet) -> None:
+    """Double opt-in: form, question by SMS, OUI, and only then marketing."""
+    sender = await placet.new_sender("36215")
+    asked, silent = 210, 211
+    await placet.contacts(sender, range(asked, silent + 1))
+    for n in (asked, silent):
+        form = {"sender_id": sender, "purpose": "promotions", "number": number(n), "evidence": FORM}
+        await placet.call(
+            "POST", "consent", "/v1/double-opt-ins", form | {"occurred_at": datetime.now(UTC).isoformat()}
+        )
+
+    async def questions() -> list[str]:
+        found = [m["text"] for n in (asked, silent) for m in await placet.sent_to(n, answers=True)]
+        assert len(found) == 2
+        return found
+
+    assert set(await eventually(questions, within_s=30)) == {
+        'Maison Lune : pour recevoir par SMS "Nos offres", répondez OUI. Sinon, ne faites rien. STOP au 36215.'
+    }
+    await placet.reply(asked, "Oui", "36215")
+
+    async def confirmed() -> bool:
+        subject = await placet.call("POST", "consent", "/v1/subjects/lookup", {"number": number(asked)})
+        assert [consent["state"] for consent in subject["consents"]] == ["opted_in"]
+        request, answer = subject["history"]
+        assert (answer["answers"], answer["text_shown"]) == (request["evidence_id"], FORM["text_shown"])
+        return True
+
+    await eventually(confirmed, within_s=30)
+    numbers = await eventually(placet.finished(await placet.campaign(sender)), within_s=30)
+    assert (numbers["accepted"], numbers["denied_reasons"]) == (1, {"consent_pending": 1})
+    assert [len(await placet.sent_to(n)) for n in (asked, silent)] == [1, 0]
+
+
 async def test_2_default_deny(placet: Placet) -> None:
     sender, other = await placet.new_sender("36202"), await placet.new_sender("36203")
     await placet.contacts(sender, range(200, 203))

@@ -65,12 +65,14 @@ def opt_outs(draw: st.DrawFn) -> Evidence:
 def steps(draw: st.DrawFn) -> Evidence:
     """What lies between: requests, expiries, contacts, corrections."""
     sender = draw(st.sampled_from(SENDERS))
-    made: Evidence = draw(st.sampled_from((request, expiry, contact, correction)))(
+    make = draw(st.sampled_from((request, expiry, contact, correction)))
+    made: Evidence = make(
         draw(minutes),
         evidence_id=f"ev-{draw(st.integers(0, 99))}",
         sender_id=sender,
         controller=CONTROLLERS[sender],
         purpose=draw(st.sampled_from(PURPOSES)),
+        answers="ev-asked" if make is expiry and draw(st.booleans()) else None,
         received_at=NOON + timedelta(minutes=draw(minutes)),
     )
     return made
@@ -99,18 +101,17 @@ def by_definition(evidence: list[Evidence], sender: str, purpose: str) -> str:
         if e.kind == "opt_out" and (e.sender_id is None or (e.controller and e.controller == CONTROLLERS.get(sender)))
     ]
     everyone = [e.at for e in evidence if e.kind == "opt_out" and e.sender_id is None]
-    outs = own + (wide if ins else everyone)  # of a sender nobody is known to have said yes to, nothing is known
-    asked, over = (
-        [e.at for e in evidence if (e.kind, e.sender_id, e.purpose) == (kind, sender, purpose)]
-        for kind in ("request", "expiry")
-    )
+    asked = [e.at for e in evidence if (e.kind, e.sender_id, e.purpose) == ("request", sender, purpose)]
+    ended = [e for e in evidence if (e.kind, e.sender_id, e.purpose) == ("expiry", sender, purpose)]
+    over, lapsed = [e.at for e in ended if not e.answers], [e.at for e in ended if e.answers]
+    outs = own + (wide if ins or asked else everyone)  # of a sender nobody is known to know, nothing is known
     if outs and not (ins and max(ins) > max(outs)):
         return "opted_out"
     if ins and not (over and max(over) >= max(ins)):
         return "opted_in"
-    if asked and not (over and max(over) >= max(asked)):
+    if asked and not (over + lapsed and max(over + lapsed) >= max(asked)):
         return "pending"
-    return "expired" if over else "unknown"
+    return "expired" if over or lapsed else "unknown"
 
 
 @given(histories)
@@ -144,6 +145,13 @@ def test_no_request_expiry_or_contact_opens_anything_or_hides_a_stop(evidence: l
     for sender, purpose in ANYWHERE:
         if standing(before, sender, purpose) == "opted_out":
             assert meaning(after, sender, purpose) == meaning(before, sender, purpose)
+
+
+@given(histories, steps().filter(lambda step: step.answers is not None))
+def test_a_question_nobody_answers_takes_no_consent_away(evidence: list[Evidence], lapse: Evidence) -> None:
+    before, after = fold(evidence), apply(fold(evidence), lapse)
+    assert opted_in(after) == opted_in(before)
+    assert all(reopened(after, sender) == reopened(before, sender) for sender in SENDERS)
 
 
 @given(histories, anything)

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+import msgspec
 
 from common.contracts import (
     CAMPAIGN_REQUESTS,
@@ -231,6 +232,33 @@ async def test_an_answer_to_a_person_goes_after_their_stop_and_does_not_hold_up_
         op.open.set()
         await eventually(d.becomes(answer.message_id, "accepted"))
         assert op.messages[0]["category"] == "service"
+
+
+async def test_the_question_of_a_double_opt_in_goes_to_who_is_pending_and_not_after_their_stop(
+    surroundings: Surroundings,
+) -> None:
+    """Unlike an answer it is something that a STOP forbids, and is waited for."""
+    async with operator() as op, dispatch(surroundings, op) as d:
+        waiting = opted_in(1)
+        asked = msgspec.structs.replace(waiting.consents[0], state="pending", basis=None, occurred_at=now())
+        await d.publish_states(msgspec.structs.replace(waiting, consents=(asked,)))
+        op.open.clear()
+        question = requested(1, category="service", campaign_id=None, text="Maison Lune : répondez OUI.")
+        await publish(surroundings, DISPATCH_REQUESTS, [question])
+        await eventually(lambda: _holds(op.references == [question.message_id]))
+        await d.publish_states(opted_out(1, version=2))
+
+        async def enforced(*, wanted: bool) -> bool:
+            assert [e["enforced_at"] is not None for e in await d.enforcements()] == [wanted]
+            return True
+
+        await eventually(lambda: enforced(wanted=False))
+        op.open.set()
+        await eventually(lambda: enforced(wanted=True))
+        late = requested(1, category="service", campaign_id=None, requested_at=asked.occurred_at)
+        await publish(surroundings, DISPATCH_REQUESTS, [late])
+        await eventually(d.becomes(late.message_id, "denied"))
+        assert op.references == [question.message_id]
 
 
 async def test_an_enforcement_nobody_closed_is_closed_by_the_sweep(surroundings: Surroundings) -> None:

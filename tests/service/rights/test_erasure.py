@@ -36,7 +36,7 @@ async def test_an_erasure_reaches_every_column_of_every_database_and_ends_in_a_c
         certified = {each["service"]: each for each in done["services"]}
         assert {name: each["erased"] for name, each in certified.items()} == {
             "campaign": {"contacts": 1},
-            "consent": {"evidence": 2, "links": 1, "copies": 1},
+            "consent": {"evidence": 2, "links": 1, "copies": 1, "rectifications": 0, "questions": 0},
             "dispatch": {"messages": 1},
             "inbound": {"callbacks": 1, "reviews": 0, "parts": 0},
         }

@@ -222,3 +222,70 @@ def test_a_transactional_message_needs_neither_consent_nor_hours_but_a_sender() 
     known = Knowledge(as_of=None, subject=None, purposes=frozenset(), control=None)
     assert verdict(request, known, TUESDAY_22H) == Allow()
     assert verdict(request, replace(known, purposes=None), TUESDAY_22H) == Deny((Reason.UNKNOWN_SENDER,))
+
+
+# --- the question of a double opt-in: service, with a purpose -------------------------------------------------------
+
+QUESTION = replace(REQUEST, category="service", campaign_id=None, mentions_stop=False)
+ASKED_AT = QUESTION.requested_at
+PENDING = with_consent(state="pending", basis=None, occurred_at=ASKED_AT)
+
+
+def stopped(since: datetime, sender_id: str | None = None, *, known: bool = True) -> Knowledge:
+    shut = _changed(CONSENT, state="opted_out", occurred_at=since)
+    suppressions = (Suppression(sender_id=sender_id, since=since),)
+    subject = replace(SUBJECT, consents=(shut,) if known else (), suppressions=suppressions)
+    return replace(KNOWN, control=None, subject=subject)
+
+
+def test_a_question_goes_to_who_is_pending_at_any_hour() -> None:
+    assert verdict(QUESTION, PENDING) == Allow()
+    late = replace(PENDING, as_of=TUESDAY_22H)
+    assert verdict(replace(QUESTION, send_before=TUESDAY_22H + timedelta(hours=1)), late, TUESDAY_22H) == Allow()
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("sender_id", ["maison-lune", None])
+def test_a_stop_as_new_as_the_question_forbids_it_and_an_older_one_does_not(sender_id: str | None, known: bool) -> None:
+    for since in (ASKED_AT, ASKED_AT + timedelta(seconds=5)):
+        found = verdict(QUESTION, stopped(since, sender_id, known=known))
+        assert isinstance(found, Deny)
+        assert Reason.SUPPRESSED in found.reasons
+    assert verdict(QUESTION, stopped(ASKED_AT - timedelta(microseconds=1), sender_id, known=known)) == Allow()
+    assert verdict(replace(QUESTION, purpose=None), stopped(ASKED_AT, sender_id, known=known)) == Allow(), "an answer"
+
+
+@pytest.mark.parametrize(
+    ("known", "reason"),
+    [
+        (replace(KNOWN, subject=None), Reason.NO_CONSENT),
+        (with_consent(sender_id="other"), Reason.NO_CONSENT),
+        (with_consent(state="expired"), Reason.CONSENT_EXPIRED),
+        (with_consent(state="opted_out", occurred_at=ASKED_AT), Reason.OPTED_OUT),
+        (replace(PENDING, purposes=frozenset({"loyalty"})), Reason.UNKNOWN_PURPOSE),
+        (replace(PENDING, subject=replace(SUBJECT, unreadable=True)), Reason.CONSENT_UNREADABLE),
+        (replace(PENDING, purposes=None), Reason.UNKNOWN_SENDER),
+    ],
+)
+def test_a_question_nobody_is_known_to_have_asked_for_does_not_go(known: Knowledge, reason: Reason) -> None:
+    assert verdict(QUESTION, known) == Deny((reason,))
+
+
+def test_a_question_waits_for_fresh_knowledge_and_for_who_reads_what_may_be_a_stop() -> None:
+    stale = replace(PENDING, as_of=TUESDAY_10H - LIMITS.max_staleness - timedelta(seconds=1))
+    assert verdict(replace(QUESTION, requested_at=TUESDAY_10H - timedelta(hours=1)), stale) == Defer(
+        (Reason.CONSENT_STALE,), TUESDAY_10H + LIMITS.recheck
+    )
+    assert PENDING.subject is not None
+    held = replace(PENDING, subject=replace(PENDING.subject, held_since=TUESDAY_10H))
+    assert verdict(QUESTION, held) == Defer((Reason.UNDER_REVIEW,), TUESDAY_10H + LIMITS.review_recheck)
+
+
+def test_a_question_ahead_of_what_it_stands_on_waits_for_it() -> None:
+    """Also where the watermark has passed its instant: it was requested before its transaction committed."""
+    now = ASKED_AT + timedelta(milliseconds=200)
+    for as_of in (ASKED_AT - timedelta(milliseconds=1), ASKED_AT + timedelta(milliseconds=1)):
+        for known in (replace(KNOWN, subject=None), with_consent(state="expired")):
+            behind = replace(known, as_of=as_of)
+            assert verdict(QUESTION, behind, now) == Defer((Reason.KNOWLEDGE_BEHIND,), now + LIMITS.recheck)
+            assert isinstance(verdict(REQUEST, replace(behind, as_of=ASKED_AT), now), Deny), "marketing came after"

@@ -8,6 +8,7 @@
      ├ Conflict 409       the state of things refuses it
      ├ TooLarge 413
      ├ Invalid 422        a field is wrong
+     ├ TooMany 429        it came too often; Retry-After says when again
      └ Unavailable 503    a dependency is down: nothing was lost, try again
 
 A business "no" is a value (a verdict, a refusal), never one of these. No problem repeats the value it was given: it
@@ -96,6 +97,10 @@ class TooLarge(Problem):
 
 class Invalid(Problem):
     status, slug, title = 422, "invalid", "A field is not valid"
+
+
+class TooMany(Problem):
+    status, slug, title = 429, "too-many", "Too many of these for now"
 
 
 class Unavailable(Problem):

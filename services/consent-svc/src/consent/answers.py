@@ -1,4 +1,4 @@
-"""The one door through which people are answered: once for each text, never in a loop.
+"""The one door through which people are answered, and asked: once for each text, never in a loop.
 
 An answer is a message of the category `service` on dispatch's own lane. Its id is derived from the MO it answers, and
 its row here has that id for a key: however often an MO comes again, it is answered once.
@@ -58,6 +58,10 @@ class Answer:
     kind: str
     text: str
     since: datetime
+    purpose: str | None = (
+        None  # of a question: what a yes would be for. Dispatch then looks at what has been said since
+    )
+    of_use_for: timedelta = OF_USE_FOR
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,7 @@ class Answers:
     async def give(self, tx: AsyncConnection, owed: Sequence[Answer], now: datetime) -> list[Answer]:
         """Ask dispatch for those of `owed` that may go, in this order; returns them. The caller holds the locks of
         their subjects: nobody else answers the same person meanwhile."""
-        due = [answer for answer in owed if now < answer.since + OF_USE_FOR and self._is_phone(answer)]
+        due = [answer for answer in owed if now < answer.since + answer.of_use_for and self._is_phone(answer)]
         if not due:
             return []
         known = await given(tx, {answer.message_id for answer in due})
@@ -108,13 +112,13 @@ class Answers:
             message_id=str(answer.message_id),
             campaign_id=None,
             sender_id=answer.sender_id,
-            purpose=None,
+            purpose=answer.purpose,
             category="service",
             subject_id=answer.subject_id,
             number=answer.number,
             text=self.keys.seal(answer.text, f"text:{answer.message_id}"),
             requested_at=now,
-            send_before=answer.since + OF_USE_FOR,
+            send_before=answer.since + answer.of_use_for,
         )
 
 

@@ -126,7 +126,7 @@ async def give_consents(
                 results[index] = BatchResult(index=index, verdict="refused", reasons=item.reasons)
                 continue
             try:
-                statements[index] = _consent(call, item, index)
+                statements[index] = statement_of(call, item, index)
             except Problem as problem:
                 results[index] = BatchResult(index=index, verdict="refused", reasons=bodies(problem.reasons))
         decided = await recorder.record(tx, list(statements.values()), call.now)
@@ -218,7 +218,7 @@ async def _record_together(
     for place, one in enumerate(asked):
         call = _Call(one.caller, held, one.key, one.now, known)
         try:
-            told = _consent(call, one.body) if isinstance(one.body, ConsentBody) else _opt_out(call, one.body)
+            told = statement_of(call, one.body) if isinstance(one.body, ConsentBody) else _opt_out(call, one.body)
         except Problem as problem:
             results[place] = problem
         else:
@@ -270,7 +270,7 @@ def _key_reused() -> KeyReused:
     return KeyReused("the key belongs to another request", reasons=[Reason("Idempotency-Key", "reused")])
 
 
-def _consent(call: _Call, body: ConsentBody, index: int | None = None) -> Statement:
+def statement_of(call: _Call, body: ConsentBody, index: int | None = None) -> Statement:
     """Raises Forbidden, NotFound, or Invalid with all its reasons. `index`: its place in a batch."""
     purposes = _purposes(call, body.sender_id)
     reasons: list[Reason] = []

@@ -24,8 +24,11 @@ from pydantic import (
 from common.contracts.consent import RETENTION_MONTHS, Basis, State, StopScope
 from common.fields import Long, Short, Slug, storable
 from common.problems import Reason
+from consent.asking import LONGEST_WINDOW_HOURS, WINDOW_HOURS
 from consent.ledger import Kind, Wrong
+from consent.replies import question_flaws
 
+OURS = ("mo", "unreadable_mo", "receipt", "provider_list", "preference_page", "rectification", "double_opt_in")
 EXAMPLE_NUMBER = "06 39 98 12 34"
 BATCH_ITEMS = 1000
 EARLIEST = datetime(1992, 12, 3, tzinfo=UTC)  # the first SMS: a time at source before it is a mistake
@@ -49,14 +52,20 @@ def _in_utc(value: datetime) -> datetime:
 
 
 def _not_ours(value: str) -> str:
-    if value.strip().lower() in ("mo", "unreadable_mo", "receipt", "provider_list", "preference_page", "rectification"):
-        raise ValueError("a name of Placet's own: operators, the preference page and rectifications write it")
+    if value.strip().lower() in OURS:
+        raise ValueError("a name of Placet's own: operators, our pages and rectifications write it")
     return value
 
 
 def _no_field_of_ours(value: str) -> str:
     if value == "stop":
         raise ValueError("the STOP mention is no attribute of anybody")
+    return value
+
+
+def _asks(value: str) -> str:
+    if flaws := list(question_flaws(value)):
+        raise ValueError("; ".join(flaws))
     return value
 
 
@@ -75,6 +84,7 @@ FieldName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,40}$"), Afte
 FieldValue = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), AfterValidator(storable)
 ]
+Asked = Annotated[Reply, AfterValidator(_asks)]
 Number = Annotated[str, StringConstraints(max_length=64), Field(examples=[EXAMPLE_NUMBER])]
 
 
@@ -93,11 +103,12 @@ class PurposeBody(Body):
 
 
 class RepliesBody(Body):
-    """What the sender answers by SMS, in its own words; null: in Placet's."""
+    """What the sender says by SMS, in its own words; null: in Placet's. `double_opt_in`: the question that an OUI
+    answers, with its fields {brand}, {purpose} and {stop_code}, and {link} where it shall hold one; no advertising."""
 
     stop: Reply | None = None
     contact: Reply | None = None
-    double_opt_in: Reply | None = None
+    double_opt_in: Asked | None = None
     start: Reply | None = None
 
 
@@ -115,6 +126,12 @@ class SenderContent(Body):
     controller: Slug | None = None
     stop_scope: StopScope = "controller"
     replies: RepliesBody = RepliesBody()
+    double_opt_in_hours: int = Field(
+        WINDOW_HOURS,
+        ge=1,
+        le=LONGEST_WINDOW_HOURS,
+        description="How long the question of a double opt-in waits for its OUI.",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "SenderContent":
@@ -145,6 +162,7 @@ class SenderBody(BaseModel):
     controller: str
     stop_scope: StopScope
     replies: RepliesBody
+    double_opt_in_hours: int
 
 
 class SenderVersion(SenderBody):
@@ -315,6 +333,35 @@ class RectificationView(BaseModel):
     completed_at: datetime | None
     rectified: dict[str, dict[str, int]]
     waiting_for: list[str]
+
+
+class DoubleOptInBody(ConsentBody):
+    """A form that was just filled in, with a number that may be somebody else's: its person is asked."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "sender_id": "acme",
+                    "purpose": "promotions",
+                    "number": EXAMPLE_NUMBER,
+                    "occurred_at": "2026-03-02T14:05:00+01:00",
+                    "evidence": {"source": "site", "form_id": "newsletter", "form_version": "3"},
+                }
+            ]
+        }
+    )
+
+    basis: Literal["opt_in"] = "opt_in"
+
+
+class DoubleOptInAnswer(BaseModel):
+    """The same whatever the person has said before, and whether or not a text leaves. `evidence_id`: of the request,
+    which the answer will name; `answer_before`: after that no answer counts."""
+
+    subject_id: str
+    evidence_id: str
+    answer_before: datetime
 
 
 class ReasonBody(BaseModel):

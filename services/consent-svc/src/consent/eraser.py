@@ -1,5 +1,5 @@
 """What consent-svc erases of a person: the number, what is personal in their evidence, links to their page, copies,
-what they asked to have put right.
+what they asked to have put right, the number in what they were asked.
 
 The keyed hash stays with its opt-outs, and each line of the ledger without what was personal in it.
 """
@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.database import Database
 from common.erasing import Erased, Eraser
-from consent import copies, recorder, rectifications, store
+from consent import copies, double_opt_ins, recorder, rectifications, store
 
 
 def eraser(database: Database) -> Eraser:
@@ -23,12 +23,14 @@ async def erase(tx: AsyncConnection, asked: Mapping[str, datetime]) -> Mapping[s
     links = await store.delete_links(tx, list(asked))
     made = await copies.delete(tx, list(asked))
     said = await rectifications.empty(tx, asked)
+    questions = await double_opt_ins.forget(tx, list(asked))
     return {
         subject_id: {
             "evidence": entries.get(subject_id, 0),
             "links": links.get(subject_id, 0),
             "copies": made.get(subject_id, 0),
             "rectifications": said.get(subject_id, 0),
+            "questions": questions.get(subject_id, 0),
         }
         for subject_id in asked
     }

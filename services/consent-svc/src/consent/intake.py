@@ -4,6 +4,8 @@ STOP     an opt-out of every sender that uses, or once used, the code it was sen
          names and nobody else (STOP ACME); of everyone where it says so (STOP ALL), or the code is nobody's
          one that asks for erasure is for everyone, and all that is held is erased (`erasures.py`)
 START    takes a STOP back: an opt-in for what the person had opted in to with those senders (DOMAIN 2.4, France)
+OUI      answers the question of a double opt-in, where exactly one waits for it: an opt-in for what was asked, and for
+         nothing else. Otherwise it changes nothing, and nobody answers it
 review   may mean STOP: marketing to the number is held until a person has read it, and then it means what they say
 
 A record that cannot be read may have been a STOP: whoever its key names is out of everything until new evidence says
@@ -12,13 +14,11 @@ otherwise. In doubt the opt-out wins: it costs one contact, the reverse a fine (
 CONTACT  asks who writes, and is answered; so is a STOP that stopped something, and a START that opened something
 
 Whatever else somebody writes, they were in touch: once a day, that moves the clock of retention (`in_touch`).
-
-The other intents change no consent here yet: `confirm` belongs to double opt-in.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -30,10 +30,11 @@ from common.keyring import FieldKeys, Unreadable
 from common.keywords_scope import scope
 from common.message_id import message_id
 from common.telemetry import counter
-from consent import erasures, ledger, recorder, replies, retention, store
+from consent import asking, double_opt_ins, erasures, ledger, recorder, replies, retention, store
 from consent.answers import Answer, Answers
+from consent.asking import Question
 from consent.chain import evidence_id
-from consent.ledger import NEVER_SEEN, Evidence, SubjectState
+from consent.ledger import NEVER_SEEN, Evidence, SubjectState, Verdict
 from consent.recorder import Statement
 from consent.store import Review, Sender, Subject
 
@@ -42,6 +43,7 @@ log = logging.getLogger(__name__)
 GROUP = "consent.inbound"
 SOURCE = "mo"
 UNREADABLE = "unreadable_mo"
+KEPT = (Verdict.RECORDED, Verdict.UNCHANGED)
 
 INTENTS = counter("sms_consent_inbound_total", "Messages from people, by what they mean.", ["intent"])
 
@@ -78,10 +80,16 @@ class Intake:
         codes = await store.owners_of(tx, {m.short_code for m in said})
         held = await _locked(tx, said, reviews)
         texts = [Said(m, codes.get(m.short_code, {}), held.get(m.subject_id)) for m in said]
-        statements = [list(self._statements(text)) for text in texts]
+        questions = await Questions.read(tx, texts)
+        statements = []
+        for text in texts:
+            statements.append(list(self._statements(text, questions)))
+            questions.go_on(text, statements[-1])
         now = datetime.now(UTC)
         results = await recorder.record(tx, [one for each in statements for one in each], now, reviews)
         await erasures.begin(tx, results, now)
+        answered = {r.statement.evidence.answers for r in results if r.decision.verdict in KEPT}
+        await double_opt_ins.confirm(tx, [request for request in answered if request], now)
         recorded = iter(results)
         states = {subject_id: subject.state for subject_id, subject in held.items()}
         owed = []
@@ -95,19 +103,64 @@ class Intake:
         await self._answers.give(tx, [one for one in owed if one], now)
         return None
 
-    def _statements(self, said: Said) -> Iterator[Statement]:
+    def _statements(self, said: Said, questions: "Questions") -> Iterator[Statement]:
         message = said.message
         evidence: Iterator[Evidence] = iter(())
         if message.intent == "stop":
             evidence = stops(message, concerned(self._keys, said))
         elif message.intent == "start":
             evidence = starts(said)
+        elif message.intent == "confirm":
+            evidence = questions.confirms(message)
         one = None
         for one in evidence:
             yield Statement(message.subject_id, message.number, one, erases=message.erasure)
         if one is None and message.intent != "stop":
             for one in in_touch(said):
                 yield Statement(message.subject_id, None, one)
+
+
+@dataclass(slots=True)
+class Questions:
+    """What waits for an OUI of those who wrote one, and how each of them stands while a batch is read: a STOP before it
+    closes what the OUI would have answered. `requests`: what each question recorded, by evidence_id."""
+
+    asked: Mapping[str, Sequence[Question]]
+    requests: Mapping[str, Evidence]
+    states: dict[str, SubjectState]
+
+    @classmethod
+    async def read(cls, tx: AsyncConnection, texts: Sequence[Said]) -> "Questions":
+        """The subjects are locked."""
+        if not (who := {t.message.subject_id for t in texts if t.message.intent == "confirm"}):
+            return cls({}, {}, {})
+        asked = await double_opt_ins.asked_of(tx, who)
+        requests = await double_opt_ins.requests(tx, [q for each in asked.values() for q in each])
+        return cls(asked, requests, {t.subject.subject_id: t.subject.state for t in texts if t.subject})
+
+    def confirms(self, message: MessageReceived) -> Iterator[Evidence]:
+        asked, state = self.asked.get(message.subject_id, ()), self.states.get(message.subject_id, NEVER_SEEN)
+        at = min(message.occurred_at, message.received_at)  # no reply is of later than we held it
+        question = asking.answered(state, asked, message.short_code, at)
+        if question is None or question.evidence_id not in self.requests:
+            return
+        yield asking.yes(
+            self.requests[question.evidence_id],
+            evidence_id=evidence_id(SOURCE, message.mo_id, question.evidence_id),
+            source=SOURCE,
+            at=message.occurred_at,
+            received_at=understood_at(message),
+            reference=message.reference,
+        )
+
+    def go_on(self, said: Said, statements: Iterable[Statement]) -> None:
+        """What the next text of the same person meets: the recorder will add the controller, so it counts here."""
+        for statement in statements if self.asked else ():
+            evidence, state = statement.evidence, self.states.get(statement.subject_id, NEVER_SEEN)
+            owner = said.owners.get(evidence.sender_id or "")
+            if owner and evidence.kind == "opt_out" and owner.stop_scope == "controller":
+                evidence = replace(evidence, controller=owner.controller)
+            self.states[statement.subject_id] = ledger.apply(state, evidence)
 
 
 def review(message: MessageReceived) -> Review:

@@ -9,7 +9,8 @@ shut, and nothing but newer evidence than the STOP loosens (DESIGN, promise 3).
     opt-out  of (sender, purpose), of a sender (purpose None: all its purposes, those to come as well), of every sender
              of its controller as well, those to come included (controller), or of everyone (sender None)
     request  of (sender, purpose): a double opt-in was asked. `pending` until answered or lapsed; it opens nothing
-    expiry   of (sender, purpose): retention ran out, or a request lapsed. Only a strictly newer opt-in holds again
+    expiry   of (sender, purpose): retention ran out. Only a strictly newer opt-in holds again
+             one that answers a request is its lapse: the request is over, and nothing else is
     contact  with a sender: the person was in touch. It moves the clock of retention and no state
     correction  of another line: what it says is not right. It stands beside that line and moves nothing; where the line
              must count no more, the correction is an opt-out as old as the line (`annuls`)
@@ -26,6 +27,7 @@ from typing import Literal
 from common.contracts.consent import Basis, Cause, Consent, State, Suppression
 
 Kind = Literal["opt_in", "opt_out", "request", "expiry", "contact", "correction"]
+MarkKind = Literal["opt_in", "opt_out", "request", "expiry", "contact", "lapse"]
 Wrong = Literal["person", "sender", "purpose", "basis", "time", "sale_reference", "form", "text_shown", "actor"]
 
 CLOCK_SKEW = timedelta(minutes=1)  # how far ahead of ours a caller's clock may be
@@ -101,9 +103,10 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """The newest evidence of one kind for one scope: all of it that the state needs."""
+    """The newest evidence of one kind for one scope: all of it that the state needs. `lapse`: an expiry that answers a
+    request."""
 
-    kind: Kind
+    kind: MarkKind
     sender_id: str | None
     purpose: str | None
     at: datetime
@@ -203,8 +206,9 @@ def apply(state: SubjectState, evidence: Evidence) -> SubjectState:
     """One step of the fold."""
     if evidence.kind == "correction":
         return state
+    lapsed = evidence.kind == "expiry" and evidence.answers is not None
     mark = Mark(
-        kind=evidence.kind,
+        kind="lapse" if lapsed else evidence.kind,
         sender_id=evidence.sender_id,
         purpose=evidence.purpose,
         at=evidence.at,
@@ -233,16 +237,24 @@ def consent_of(state: SubjectState, sender_id: str, purpose: str) -> Consent | N
 
     A request or an expiry never hides a STOP: who is out stays `opted_out` until a newer opt-in.
     """
-    given = _newest(state, "opt_in", sender_id, purpose)
-    stop = _newest(state, "opt_out", sender_id, purpose, given.controller if given else None)
-    if stop and (given is None or given.at <= stop.at):
+    given, request = (_newest(state, kind, sender_id, purpose) for kind in ("opt_in", "request"))
+    controller = next((mark.controller for mark in (given, request) if mark), None)
+    if stop := standing_stop(state, sender_id, purpose, controller):
         return _consent(sender_id, purpose, "opted_out", stop)
     expiry = _newest(state, "expiry", sender_id, purpose)
     if given and (expiry is None or given.at > expiry.at):
         return _consent(sender_id, purpose, "opted_in", given)
-    if request := open_request(state, sender_id, purpose):
+    if request and open_request(state, sender_id, purpose):
         return _consent(sender_id, purpose, "pending", request)
-    return _consent(sender_id, purpose, "expired", expiry) if expiry else None
+    over = [mark for mark in (expiry, _newest(state, "lapse", sender_id, purpose)) if mark]
+    return _consent(sender_id, purpose, "expired", max(over, key=lambda mark: mark.rank)) if over else None
+
+
+def standing_stop(state: SubjectState, sender_id: str, purpose: str, controller: str | None) -> Mark | None:
+    """The newest STOP that covers the purpose, unless an opt-in is newer. `controller`: of the sender."""
+    given = _newest(state, "opt_in", sender_id, purpose)
+    stop = _newest(state, "opt_out", sender_id, purpose, controller)
+    return stop if stop and (given is None or given.at <= stop.at) else None
 
 
 def open_request(state: SubjectState, sender_id: str, purpose: str) -> Mark | None:
@@ -251,7 +263,8 @@ def open_request(state: SubjectState, sender_id: str, purpose: str) -> Mark | No
     request = _newest(state, "request", sender_id, purpose)
     if request is None:
         return None
-    answers = [_newest(state, kind, sender_id, purpose, request.controller) for kind in ("opt_in", "opt_out", "expiry")]
+    ends: tuple[MarkKind, ...] = ("opt_in", "opt_out", "expiry", "lapse")
+    answers = [_newest(state, kind, sender_id, purpose, request.controller) for kind in ends]
     return request if all(a is None or a.at < request.at for a in answers) else None
 
 
@@ -363,7 +376,7 @@ def cause(evidence: Evidence) -> Cause | None:
 
 
 def _newest(
-    state: SubjectState, kind: Kind, sender_id: str, purpose: str, controller: str | None = None
+    state: SubjectState, kind: MarkKind, sender_id: str, purpose: str, controller: str | None = None
 ) -> Mark | None:
     covering = (m for m in state.marks if m.kind == kind and m.covers(sender_id, purpose, controller))
     return max(covering, key=lambda m: m.rank, default=None)

@@ -135,6 +135,7 @@ def _sender(sender_id: str, content: SenderContent, controller: str) -> Sender:
         controller=controller,
         stop_scope=content.stop_scope,
         replies=Replies(**dict(content.replies)),
+        double_opt_in_hours=content.double_opt_in_hours,
     )
 
 
@@ -160,4 +161,5 @@ def _body(sender: Sender) -> SenderBody:
             double_opt_in=sender.replies.double_opt_in,
             start=sender.replies.start,
         ),
+        double_opt_in_hours=sender.double_opt_in_hours,
     )

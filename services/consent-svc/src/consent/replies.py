@@ -5,23 +5,41 @@ French. Pure.
     contact   who edits the service: legal name, how to reach it, how to stop
     preferences   a link to the page where they see and choose
     started   that it was heard, and how to stop again
+    question  of a double opt-in: who asks, what for, how to say yes, and that nothing is the other answer
 
 Where several senders of a shared code answer at once, it is in ours. These are in the letters of GSM 03.38, so that
 an answer is one SMS where the names are short: "ê", "ç" or a curly apostrophe would halve what fits.
 """
 
-from collections.abc import Sequence
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
 from common.contracts.consent import Replies
-from common.sms_length import length
+from common.sms_length import GSM7_BASIC, GSM7_EXTENSION, length
 
 Kind = Literal["stopped", "contact", "started"]
 
 IN_OUR_WORDS = Replies()
 BRANDS_NAMED = 3  # of a shared code; more are "nos marques"
+QUESTION_SEGMENTS = 2  # the wording is cut to fit
+QUESTION_FIELDS = ("brand", "purpose", "stop_code")  # each of them, and {link} where there is one
+FIELD = re.compile(r"\{([^{}]*)\}")
+TYPED = {
+    "\u2019": "'",
+    "\u2018": "'",
+    "\u201c": '"',
+    "\u201d": '"',
+    "«": '"',
+    "»": '"',
+    "…": "...",
+    "œ": "oe",
+    "Œ": "OE",
+}
+SHORTEST = 20  # letters of a wording that is one long word
 CONTACT_SEGMENTS = 4  # of a shared code: as many legal names as fit
 
 
@@ -67,6 +85,54 @@ def preferences(sender: Identity, url: str, until: datetime) -> str:
     """A link to the preference page. `until`: in the person's time."""
     said = f"{sender.brand} : vos choix pour nos SMS et vos données : {url}"
     return f"{said} Lien personnel, jusqu'au {until:%d/%m}."
+
+
+def question(sender: Identity, wording: str, stop_code: str, *, reply: bool = True, url: str | None = None) -> str:
+    """What asks for a double opt-in. `wording`: of the purpose. `reply`: by OUI; `url`: by a link, or both."""
+    own = sender.own.double_opt_in
+    if own is None or not reply or ("{link}" in own) is not (url is not None):
+        ways = ["répondez OUI"] * reply + [f"confirmez ici : {url}"] * (url is not None)
+        own = f'{{brand}} : pour recevoir par SMS "{{purpose}}", {" ou ".join(ways)}'
+        own += (" Sinon" if url else ". Sinon") + ", ne faites rien. STOP au {stop_code}."
+    fields = {"brand": sender.brand, "stop_code": stop_code, "link": url or ""}
+    words = _in_gsm(wording).split() or [wording]
+    for last in range(len(words), 0, -1):
+        text = _filled(own, fields | {"purpose": " ".join(words[:last]) + "..." * (last < len(words))})
+        if length(text).segments <= QUESTION_SEGMENTS:
+            return text
+    return _filled(own, fields | {"purpose": words[0][:SHORTEST] + "..."})
+
+
+def question_flaws(own: str) -> Iterator[str]:
+    """What is wrong with a sender's own question."""
+    found = FIELD.findall(own)
+    if unknown := [name for name in found if name not in (*QUESTION_FIELDS, "link")]:
+        yield f"{len(unknown)} unknown field(s)"
+    if "{" in FIELD.sub("", own) or "}" in FIELD.sub("", own):
+        yield "a brace that is no field"
+    for name in QUESTION_FIELDS:
+        if name not in found:
+            yield f"{{{name}}} is missing"
+    if not re.search(r"\bOUI\b", own):
+        yield "it does not tell of OUI"
+    if not re.search(r"\bSTOP\b", own):
+        yield "it does not tell of STOP"
+
+
+def _filled(own: str, fields: Mapping[str, str]) -> str:
+    """Once over: what is filled in is text, whatever it looks like."""
+    return FIELD.sub(lambda found: fields.get(found[1], found[0]), own)
+
+
+def _in_gsm(wording: str) -> str:
+    """Without the accents that GSM 03.38 lacks; what has no such form stays as it is."""
+    letters = []
+    for letter in wording:
+        if letter not in GSM7_BASIC + GSM7_EXTENSION:
+            letter = TYPED.get(letter) or unicodedata.normalize("NFKD", letter)
+            letter = "".join(part for part in letter if not unicodedata.combining(part))
+        letters.append(letter)
+    return "".join(letters)
 
 
 def _alone(senders: Sequence[Identity]) -> Replies:

@@ -13,6 +13,7 @@ from consent import (
     api,
     checks,
     copies,
+    double_opt_ins,
     erasures,
     expiring,
     imports,
@@ -24,6 +25,7 @@ from consent import (
     rectifications,
     registry,
     rights,
+    sign_up,
     store,
 )
 from consent.answers import Answers
@@ -38,6 +40,11 @@ BATCH_BYTES = 4 * 1024 * 1024  # a thousand opt-ins, each with the text that was
 class Settings(page.PageSettings):
     signing_keys: KeyRingSettings  # Ed25519 seeds: receipts are signed with the current one
     answers_per_day: int = Field(5, ge=1)  # to one number, whatever for: a loop of machines ends here
+    double_opt_ins_per_number_day: int = Field(3, ge=1)  # to one number, by all senders: so many at once, then at pace
+    double_opt_ins_per_number_month: int = Field(6, ge=1)
+    double_opt_ins_per_sender_hour: int = Field(1000, ge=1)
+    double_opt_ins_per_caller_hour: int = Field(1000, ge=1)
+    double_opt_in_after_stop_days: int = Field(30, ge=1)  # in which who has said STOP is asked once
     erasure_late_after_s: float = Field(86_400.0, gt=0)  # then asked for again and told; the law gives a month
     import_backlog: int = Field(1000, ge=1)  # rows waiting to be published beyond which imports and expiries wait
     retired_signing_keys: dict[str, str] = Field(default_factory=dict)  # key id to `x` of the key set: still published
@@ -46,6 +53,16 @@ class Settings(page.PageSettings):
 
 def answers(held: Resources[Settings]) -> Answers:
     return Answers(held.field_keys, held.settings.answers_per_day, held.settings.fictional_numbers)
+
+
+def terms(settings: Settings) -> double_opt_ins.Terms:
+    return double_opt_ins.Terms(
+        number_a_day=settings.double_opt_ins_per_number_day,
+        number_a_month=settings.double_opt_ins_per_number_month,
+        sender_an_hour=settings.double_opt_ins_per_sender_hour,
+        caller_an_hour=settings.double_opt_ins_per_caller_hour,
+        after_stop=timedelta(days=settings.double_opt_in_after_stop_days),
+    )
 
 
 def build(settings: Settings | None = None) -> Service[Settings]:
@@ -72,6 +89,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             page.pages,
             reconciliations.router,
             rights.router,
+            sign_up.router(terms(settings), settings.answers_per_day),
             proofs.router(settings.signing_keys, settings.retired_signing_keys),
         ],
         background=lambda held: Background(
@@ -85,6 +103,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             workers=[
                 eraser(held.database).worker(),
                 copies.Forgetting(held.database).worker(),
+                double_opt_ins.Lapsing(held.database, ceiling).worker(),
                 erasures.Lateness(held.database, timedelta(seconds=settings.erasure_late_after_s)).worker(),
                 expiring.Expiring(held.database, settings.import_backlog).worker(),
                 expiring.Recount(held.database, settings.import_backlog).worker(),

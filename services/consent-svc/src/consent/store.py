@@ -32,6 +32,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common import consumer, erasing, outbox
 from common.contracts.consent import Purpose, Replies, StopScope
 from common.database import new_metadata
+from consent.asking import WINDOW_HOURS
 from consent.chain import GENESIS, PERSONAL, Entry
 from consent.ledger import NEVER_SEEN, RECTIFICATION, Evidence, SubjectState
 from consent.proof import Party
@@ -60,6 +61,7 @@ Table(
     Column("controller", Text, nullable=False),
     Column("stop_scope", Text, nullable=False),
     Column("replies", JSONB, nullable=False),
+    Column("double_opt_in_hours", Integer, nullable=False, server_default=text(str(WINDOW_HOURS))),
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("updated_at", DateTime(timezone=True), nullable=False),
 )
@@ -215,6 +217,7 @@ class Sender:
     controller: str
     stop_scope: StopScope = "controller"
     replies: Replies = IN_OUR_WORDS
+    double_opt_in_hours: int = WINDOW_HOURS  # how long the question of a double opt-in waits for its answer
     version: int = 1
 
 
@@ -314,7 +317,7 @@ _HANDED_OFF = {
 _SUBJECT = "subject_id, version, state::text AS state, entries, head, held_since, number, erased_at"
 _SENDER = (
     "sender_id, legal_name, brand, contact, country, oadc, stop_code, purposes::text AS purposes, controller,"
-    " stop_scope, replies::text AS replies, version"
+    " stop_scope, replies::text AS replies, double_opt_in_hours, version"
 )
 
 
@@ -698,6 +701,14 @@ async def whole_histories(tx: AsyncConnection, subject_ids: Collection[str]) -> 
     return [(found[subject_id], histories[subject_id]) for subject_id in sorted(found)]
 
 
+async def find_evidence(tx: AsyncConnection, evidence_ids: Collection[str]) -> dict[str, Evidence]:
+    """Those that the ledger holds, by id."""
+    rows = await tx.execute(
+        text("SELECT * FROM evidence WHERE evidence_id = ANY(CAST(:ids AS text[]))"), {"ids": list(evidence_ids)}
+    )
+    return {row.evidence_id: _entry(row).evidence for row in rows}
+
+
 async def find_entry(tx: AsyncConnection, evidence_id: str) -> Entry | None:
     rows = await tx.execute(text("SELECT * FROM evidence WHERE evidence_id = :id"), {"id": evidence_id})
     row = rows.one_or_none()
@@ -755,10 +766,10 @@ async def add_sender(tx: AsyncConnection, sender: Sender, now: datetime) -> bool
     rows = await tx.execute(
         text(
             "INSERT INTO sender (sender_id, legal_name, brand, contact, country, oadc, stop_code, purposes, controller,"
-            " stop_scope, replies, version, stop_codes, purpose_ids, created_at, updated_at)"
+            " stop_scope, replies, double_opt_in_hours, version, stop_codes, purpose_ids, created_at, updated_at)"
             " VALUES (:sender_id, :legal_name, :brand, :contact, :country, :oadc, :stop_code,"
-            " CAST(:purposes AS jsonb), :controller, :stop_scope, CAST(:replies AS jsonb), :version,"
-            " CAST(:stop_codes AS text[]), CAST(:purpose_ids AS text[]), :now, :now)"
+            " CAST(:purposes AS jsonb), :controller, :stop_scope, CAST(:replies AS jsonb), :double_opt_in_hours,"
+            " :version, CAST(:stop_codes AS text[]), CAST(:purpose_ids AS text[]), :now, :now)"
             " ON CONFLICT DO NOTHING RETURNING sender_id"
         ),
         _sender_row(sender) | {"now": now},
@@ -785,6 +796,7 @@ async def put_sender(tx: AsyncConnection, sender: Sender, now: datetime) -> None
             "UPDATE sender SET legal_name = :legal_name, brand = :brand, contact = :contact, country = :country,"
             " oadc = :oadc, stop_code = :stop_code, purposes = CAST(:purposes AS jsonb), version = :version,"
             " controller = :controller, stop_scope = :stop_scope, replies = CAST(:replies AS jsonb),"
+            " double_opt_in_hours = :double_opt_in_hours,"
             " stop_codes = ARRAY(SELECT DISTINCT unnest(stop_codes || CAST(:stop_codes AS text[])) ORDER BY 1),"
             " purpose_ids = ARRAY(SELECT DISTINCT unnest(purpose_ids || CAST(:purpose_ids AS text[])) ORDER BY 1),"
             " updated_at = :now WHERE sender_id = :sender_id"
@@ -1012,6 +1024,7 @@ def _sender(row: Row[Any]) -> Sender:
         controller=row.controller,
         stop_scope=row.stop_scope,
         replies=_replies.decode(row.replies),
+        double_opt_in_hours=row.double_opt_in_hours,
         version=row.version,
     )
 
@@ -1044,6 +1057,7 @@ def _sender_row(sender: Sender) -> dict[str, Any]:
         "controller": sender.controller,
         "stop_scope": sender.stop_scope,
         "replies": msgspec.json.encode(sender.replies).decode(),
+        "double_opt_in_hours": sender.double_opt_in_hours,
         "version": sender.version,
         "stop_codes": [sender.stop_code],
         "purpose_ids": [purpose.id for purpose in sender.purposes],

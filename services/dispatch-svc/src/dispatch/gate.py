@@ -4,7 +4,8 @@ A denial outranks every delay, and every reason is collected, so that support ca
 Marketing needs a current opt-in for its sender and purpose, with evidence, read on knowledge fresher than
 `max_staleness`; whatever is unknown, unreadable, stale or contradictory does not send (DESIGN §3, promises 1 and 2).
 Transactional and service messages stand on another basis: they need a known sender and an unexpired request, and
-neither consent nor hours (DOMAIN 1.10).
+neither consent nor hours (DOMAIN 1.10). A service message with a purpose asks for a double opt-in: consent-svc has
+decided that the person may be asked, and what they have said since may forbid it.
 """
 
 from collections.abc import Iterator
@@ -93,6 +94,10 @@ class Request:
     mentions_stop: bool
     flaw: Reason | None = None
 
+    @property
+    def is_question(self) -> bool:
+        return self.category == "service" and self.purpose is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:
@@ -158,6 +163,8 @@ def denial_reasons(request: Request, known: Knowledge, now: datetime) -> Iterato
         yield Reason.PROVIDER_BLOCK  # of any category: what the provider refuses is paid for and not delivered
     if request.category == "marketing":
         yield from marketing_denials(request, known, now)
+    if request.is_question:
+        yield from question_denials(request, known)
 
 
 def marketing_denials(request: Request, known: Knowledge, now: datetime) -> Iterator[Reason]:
@@ -175,9 +182,7 @@ def marketing_denials(request: Request, known: Knowledge, now: datetime) -> Iter
         yield Reason.CONSENT_UNREADABLE
     if subject.erased and request.flaw is not Reason.ERASED:
         yield Reason.ERASED
-    consent = next(
-        (c for c in subject.consents if c.sender_id == request.sender_id and c.purpose == request.purpose), None
-    )
+    consent = _consent(request, subject)
     if consent is None:
         yield Reason.NO_CONSENT
         if any(c.state == "opted_in" and c.sender_id != request.sender_id for c in subject.consents):
@@ -202,6 +207,28 @@ def marketing_denials(request: Request, known: Knowledge, now: datetime) -> Iter
         yield Reason.SUPPRESSED
 
 
+def question_denials(request: Request, known: Knowledge) -> Iterator[Reason]:
+    """A STOP as new as the question forbids it. An older one does not: the form it follows is newer than that."""
+    if known.purposes is not None and request.purpose not in known.purposes:
+        yield Reason.UNKNOWN_PURPOSE
+    subject = known.subject
+    if subject is None:
+        yield Reason.NO_CONSENT  # not even that it was asked for
+        return
+    if subject.unreadable:
+        yield Reason.CONSENT_UNREADABLE
+    consent = _consent(request, subject)
+    stops = [s.since for s in subject.suppressions if s.sender_id in (None, request.sender_id)]
+    if consent is None and not stops:
+        yield Reason.NO_CONSENT
+    elif consent is not None and consent.state == "expired":
+        yield Reason.CONSENT_EXPIRED
+    elif consent is not None and consent.state == "opted_out" and consent.occurred_at >= request.requested_at:
+        yield Reason.OPTED_OUT
+    if any(since >= request.requested_at for since in stops):
+        yield Reason.SUPPRESSED
+
+
 def delay_reasons(
     request: Request, known: Knowledge, now: datetime, limits: Limits, policy: Policy
 ) -> Iterator[tuple[Reason, datetime]]:
@@ -211,14 +238,21 @@ def delay_reasons(
             yield Reason.CAMPAIGN_PAUSED, now + limits.paused_recheck
         elif known.control is None:
             yield Reason.CAMPAIGN_UNKNOWN, now + limits.recheck
-    if request.category == "marketing":
+    if request.category == "marketing" or request.is_question:
         if not is_fresh(known.as_of, now, limits):
             yield Reason.CONSENT_STALE, now + limits.recheck
         if known.subject is not None and known.subject.held_since is not None:
             yield Reason.UNDER_REVIEW, now + limits.review_recheck
+    if request.category == "marketing":
         opens = next_permitted(now, request.territory, policy)
         if opens > now:
             yield Reason.QUIET_HOURS, opens
+
+
+def _consent(request: Request, subject: Subject) -> Consent | None:
+    return next(
+        (c for c in subject.consents if c.sender_id == request.sender_id and c.purpose == request.purpose), None
+    )
 
 
 def _may_only_be_behind(
@@ -229,12 +263,15 @@ def _may_only_be_behind(
     What was acknowledged before the message was asked for must count, and may not be here yet: consent until the
     watermark has passed `requested_at`, the sender registry (which has no watermark) for a short grace. Until then the
     message waits instead of being refused for good. It can only turn a denial into a delay.
+
+    A question is requested in the transaction that records what it stands on, at an instant before it commits: a
+    watermark may have passed that instant and not this record. So it too has the short grace.
     """
     curable: frozenset[Reason] = frozenset()
     if known.as_of is None or known.as_of < request.requested_at:
         curable |= CURED_BY_CONSENT
     if now < request.requested_at + limits.registry_grace:
-        curable |= CURED_BY_REGISTRY
+        curable |= CURED_BY_REGISTRY | (CURED_BY_REQUEST if request.is_question else frozenset())
     return bool(denials) and set(denials) <= curable
 
 
@@ -248,4 +285,5 @@ CURED_BY_CONSENT = frozenset(
         Reason.SUPPRESSED,
     )
 )
+CURED_BY_REQUEST = frozenset((Reason.NO_CONSENT, Reason.CONSENT_EXPIRED))
 CURED_BY_REGISTRY = frozenset((Reason.UNKNOWN_SENDER, Reason.UNKNOWN_PURPOSE, Reason.STOP_MENTION_MISSING))

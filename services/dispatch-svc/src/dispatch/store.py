@@ -587,8 +587,9 @@ async def open_enforcements(tx: AsyncConnection, rows: Sequence[Mapping[str, Any
 
 
 async def enforce(tx: AsyncConnection, subject_ids: Sequence[str], now: datetime) -> list[OptOutEnforced]:
-    """Opt-outs of these subjects that are enforced from now on, as no marketing of theirs is `sending`; published. A
-    code, or the answer that confirms this very STOP, is nothing that it forbids.
+    """Opt-outs of these subjects that are enforced from now on, as no marketing of theirs is `sending`, and no question
+    of a double opt-in (service, with a purpose); published. A code, or the answer that confirms this very STOP, is
+    nothing that it forbids.
 
     The caller holds the partition's lock, so nothing can be decided between this look and its commit.
     """
@@ -597,7 +598,7 @@ async def enforce(tx: AsyncConnection, subject_ids: Sequence[str], now: datetime
             "UPDATE enforcement e SET enforced_at = :now"
             " WHERE e.enforced_at IS NULL AND e.subject_id = ANY(CAST(:ids AS text[]))"
             " AND NOT EXISTS (SELECT FROM message m WHERE m.subject_id = e.subject_id AND m.status = 'sending'"
-            " AND m.category = 'marketing')"
+            " AND (m.category = 'marketing' OR (m.category = 'service' AND m.purpose IS NOT NULL)))"
             " RETURNING e.*"
         ),
         {"ids": list(subject_ids), "now": now},

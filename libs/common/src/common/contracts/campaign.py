@@ -32,7 +32,7 @@ class MessageRequested(Event, frozen=True, kw_only=True):
     message_id: str  # UUIDv8, derived: see common.message_id
     campaign_id: str | None
     sender_id: str
-    purpose: str | None  # None for transactional and service
+    purpose: str | None  # None for transactional, and for service but where it asks for a double opt-in
     category: Category
     subject_id: str
     number: str  # sealed, context "number:<subject_id>"

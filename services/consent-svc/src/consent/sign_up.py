@@ -1,0 +1,55 @@
+"""HTTP: a form was filled in, and the person is asked by SMS whether it was them (double opt-in).
+
+The answer is the same whoever it is about. Whether a text left would tell who has consented and who has stopped; it is
+in the ledger, for who may read it.
+"""
+
+from dataclasses import replace
+
+from fastapi import APIRouter, Request
+
+from common.problems import Invalid, NotFound, Reason
+from consent import asking, double_opt_ins, store
+from consent.answers import Answers
+from consent.api import Held, Key, WritesConsent, opened, statement_of
+from consent.bodies import DoubleOptInAnswer, DoubleOptInBody
+from consent.chain import evidence_id
+from consent.double_opt_ins import Terms
+
+
+def router(terms: Terms, answers_per_day: int) -> APIRouter:
+    """`answers_per_day`: texts to one number, whatever for."""
+    routes = APIRouter(prefix="/v1")
+
+    @routes.post("/double-opt-ins", status_code=202)
+    async def ask(
+        body: DoubleOptInBody, request: Request, caller: WritesConsent, held: Held, key: Key = None
+    ) -> DoubleOptInAnswer:
+        """Ask the person whether they want what the form says. It opens nothing: their answer does, an OUI by SMS, from
+        that number, before `answer_before`. 429 with Retry-After: too often, for this number, sender or caller."""
+        async with held.database.begin() as tx:
+            call = await opened(tx, request, caller, held, key, {body.sender_id})
+            statement = statement_of(call, body)  # as the consent that a yes will make of it
+            if asking.too_old(statement.evidence.occurred_at, call.now):
+                raise Invalid(
+                    "not asked: a question follows its form at once",
+                    reasons=[Reason("occurred_at", "form_too_old", "filled in more than a day ago")],
+                )
+            wanted = replace(
+                statement.evidence,
+                evidence_id=evidence_id("double opt-in", statement.evidence.evidence_id),
+                kind="request",
+                basis=None,
+            )
+            sender = await store.find_sender(tx, body.sender_id)
+            if sender is None:
+                raise NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
+            answers = Answers(held.field_keys, answers_per_day, held.settings.fictional_numbers)
+            question = await double_opt_ins.ask(
+                tx, answers, replace(statement, evidence=wanted), sender, terms, caller.subject, call.now
+            )
+        return DoubleOptInAnswer(
+            subject_id=question.subject_id, evidence_id=question.evidence_id, answer_before=question.expires_at
+        )
+
+    return routes
