@@ -9,7 +9,7 @@ from msgspec import structs
 from consent import ledger
 from consent.ledger import Evidence, fold
 from consent.permission import permission
-from consent.retention import terms
+from consent.retention import Rule, terms
 from dispatch import gate
 from tests.property.test_ledger_properties import ANYWHERE, histories
 from tests.unit.consent.evidences import NOON, NOW
@@ -31,7 +31,7 @@ def test_the_check_and_the_gate_agree_and_give_the_same_reasons(
         territory="FR",
         mentions_stop=True,
     )
-    ends = {(t.sender_id, t.purpose): t.expires_at for t in terms(state, {asked: 1})}
+    ends = {(t.sender_id, t.purpose): t.expires_at for t in terms(state, {asked: Rule(1)})}
     consents = tuple(structs.replace(c, expires_at=ends.get((c.sender_id, c.purpose))) for c in ledger.consents(state))
     told = gate.Subject(1, consents, ledger.suppressions(state), erased=False, unreadable=False)
     known = gate.Knowledge(NOW, told, purposes=frozenset({purpose}), control=None)

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consent.ledger import Evidence, apply, consent_of, fold
-from consent.retention import after_months, terms
+from consent.retention import Question, Rule, Step, Term, after_months, next_step, terms
 from tests.property.test_ledger_properties import SENDERS, histories
-from tests.unit.consent.evidences import contact, expiry, request
+from tests.unit.consent.evidences import NOON, contact, expiry, request
 
 instants = st.datetimes(
     datetime.fromisoformat("1992-12-03"), datetime.fromisoformat("2100-01-01"), timezones=st.just(UTC)
@@ -40,7 +40,7 @@ def test_a_later_contact_never_means_an_earlier_end(at: datetime, later: timedel
 def test_a_contact_never_brings_an_end_nearer_and_moves_its_own_sender_only(
     evidence: list[Evidence], sender_id: str, minute: int, n: int
 ) -> None:
-    held = {(s, p): n for s in SENDERS for p in ("promotions", "loyalty")}
+    held = {(s, p): Rule(n) for s in SENDERS for p in ("promotions", "loyalty")}
     state = fold(evidence)
     before = {(t.sender_id, t.purpose): t for t in terms(state, held)}
     after = {(t.sender_id, t.purpose): t for t in terms(apply(state, contact(minute, sender_id=sender_id)), held)}
@@ -64,7 +64,7 @@ def test_what_the_person_did_not_do_never_moves_the_clock(
 
 @given(histories, months)
 def test_an_expiry_at_the_end_of_a_term_closes_exactly_that_consent(evidence: list[Evidence], n: int) -> None:
-    held = {(s, p): n for s in SENDERS for p in ("promotions", "loyalty")}
+    held = {(s, p): Rule(n) for s in SENDERS for p in ("promotions", "loyalty")}
     state = fold(evidence)
     for term in terms(state, held):
         ended = expiry(
@@ -75,3 +75,38 @@ def test_an_expiry_at_the_end_of_a_term_closes_exactly_that_consent(evidence: li
         assert consent is not None
         assert consent.state == "expired"
         assert set(terms(after, held)) == set(terms(state, held)) - {term}
+
+
+@given(
+    st.integers(1, 90) | st.none(),
+    st.lists(st.integers(-100, 400), min_size=1, max_size=12),
+    st.integers(0, 40),
+)
+def test_whenever_the_timer_looks_the_end_is_never_put_off_and_nobody_is_asked_twice(
+    ask_days: int | None, looks: list[int], answers_within: int
+) -> None:
+    """Days around the end, as a timer that stands still for months at a time may look."""
+    ask_at = NOON - DAY * ask_days if ask_days else None
+    term = Term(sender_id="acme", purpose="promotions", last_contact=NOON - 365 * DAY, expires_at=NOON, ask_at=ask_at)
+    question, is_open, asked, forgotten = None, True, 0, False
+    for day in sorted(looks):
+        now = NOON + DAY * day
+        while not forgotten:
+            due = next_step(term, question, is_open=is_open, now=now)
+            assert due.step is not None or due.at > now
+            if due.step is Step.EXPIRE:
+                assert now >= term.expires_at
+                is_open = False
+            elif due.step is Step.ASK:
+                asked += 1
+                assert asked == 1
+                until = max(term.expires_at, now + DAY * answers_within)
+                question = Question(text="?", asked_at=now, answer_before=until)
+            elif due.step is Step.FORGET:
+                forgotten = True
+                assert question is None or now >= question.answer_before
+            else:
+                break
+        assert is_open == (now < term.expires_at)
+        assert asked == 0 or ask_days
+        assert not forgotten or asked == (1 if ask_days else 0)

@@ -10,15 +10,20 @@ from sqlalchemy import text
 
 from common.contracts.consent import ConsentStateChanged, Purpose
 from common.database import Database
+from common.law import load
 from consent import expiring, ledger, senders, store
+from consent.answers import Answers
 from consent.chain import verify
 from consent.expiring import Recount, step
 from consent.ledger import Evidence
 from consent.recorder import Statement, record
+from consent.renewals import Asking
 from consent.store import Sender
+from tests.builders import field_keys
 from tests.infrastructure import Postgres
 from tests.unit.consent.evidences import NOON, NOW, contact, opt_in, opt_out
 
+ASKING = Asking(Answers(field_keys, per_day=5, fictional=True), load("france-1"))
 A_YEAR_LATER = NOON.replace(year=NOON.year + 1)
 SECOND = timedelta(seconds=1)
 DAY = timedelta(days=1)
@@ -35,7 +40,7 @@ async def database(postgres: Postgres, unique: str) -> AsyncIterator[Database]:
     await opened.close()
 
 
-def sender(sender_id: str, months: int = 12) -> Sender:
+def sender(sender_id: str, months: int = 12, renewal_days: int | None = None) -> Sender:
     return Sender(
         sender_id=sender_id,
         legal_name=f"{sender_id} SAS",
@@ -49,6 +54,7 @@ def sender(sender_id: str, months: int = 12) -> Sender:
             Purpose(id="loyalty", wording="Vos points"),
         ),
         controller=sender_id,
+        renewal_days=renewal_days,
     )
 
 
@@ -66,7 +72,7 @@ async def stepped(database: Database, now: datetime) -> int:
     people = 0
     while True:
         async with database.begin() as tx:
-            some = await step(tx, now)
+            some = await step(tx, now, ASKING)
         if not some:
             return people
         people += some
@@ -78,7 +84,7 @@ class Crash(Exception):
 
 async def stepped_and_crashed(database: Database, now: datetime) -> None:
     async with database.begin() as tx:
-        assert await step(tx, now) > 0
+        assert await step(tx, now, ASKING) > 0
         raise Crash
 
 
@@ -220,7 +226,7 @@ async def test_thousands_fall_due_at_once_and_nobody_waits_for_a_lock(database: 
         while True:
             async with database.begin() as tx:
                 await tx.execute(text("SET LOCAL lock_timeout = '2s'"))  # to fail, and not to hang
-                some = await step(tx, now, 500)
+                some = await step(tx, now, ASKING, 500)
             if not some:
                 return done
             largest = max(largest, some)
@@ -247,7 +253,7 @@ async def test_thousands_fall_due_at_once_and_nobody_waits_for_a_lock(database: 
 
 async def test_the_age_of_what_is_due_is_told(database: Database) -> None:
     await recorded(database, of("t1-a", opt_in(0, occurred_at=datetime(2020, 1, 1, tzinfo=UTC))))
-    timer = expiring.Expiring(database, backlog=0)
+    timer = expiring.Expiring(database, ASKING, backlog=0)
     assert not await timer.look()  # something waits to be published: a STOP would wait behind us
     assert expiring.BACKLOG._value.get() > timedelta(days=365).total_seconds()
     async with database.begin() as tx:

@@ -132,6 +132,12 @@ class SenderContent(Body):
         le=LONGEST_WINDOW_HOURS,
         description="How long the question of a double opt-in waits for its OUI.",
     )
+    renewal_days: int | None = Field(
+        None,
+        ge=7,
+        le=90,
+        description="So many days before a consent ends, its person is asked once whether it shall go on; null: not.",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "SenderContent":
@@ -163,6 +169,7 @@ class SenderBody(BaseModel):
     stop_scope: StopScope
     replies: RepliesBody
     double_opt_in_hours: int
+    renewal_days: int | None
 
 
 class SenderVersion(SenderBody):

@@ -1,4 +1,4 @@
-"""What falls due of a consent with time: it expires. A timer, in small batches that wait for nobody.
+"""What falls due of a consent with time: its person is asked whether it shall go on, and it ends. A timer, in batches.
 
 One batch is one transaction: lock some of those for whom something is due, skipping whoever is busy (`store.lock_due`);
 ask what is due of each (`retention.py`); record it. What was down for a year catches up batch by batch, longest due
@@ -10,7 +10,7 @@ A sender that changes how long its consents hold is gone through once, in pages 
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -20,12 +20,13 @@ from common.database import Database
 from common.service import Worker
 from common.telemetry import counter, gauge
 from common.timer import Timer
-from consent import recorder, retention, store
+from consent import ledger, recorder, retention, store
 from consent.chain import evidence_id
-from consent.ledger import Evidence, Verdict
+from consent.ledger import Evidence, SubjectState, Verdict
 from consent.recorder import Statement
-from consent.retention import Months, Term
-from consent.store import Subject
+from consent.renewals import Asking
+from consent.retention import Rules, Step, Term
+from consent.store import Due, Subject
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class Expiring:
     """`backlog`: rows waiting to be published beyond which nothing is written, as a STOP would wait behind them."""
 
     database: Database
+    asking: Asking
     backlog: int
 
     def worker(self) -> Worker:
@@ -58,29 +60,52 @@ class Expiring:
             BACKLOG.set(max(0.0, (now - oldest).total_seconds()) if oldest else 0)
             if oldest is None or oldest > now or await outbox.backlog(tx) > self.backlog:
                 return False  # woken when the relay has published
-            return await step(tx, now) > 0
+            return await step(tx, now, self.asking) > 0
 
 
-async def step(tx: AsyncConnection, now: datetime, people: int = PEOPLE) -> int:
+async def step(tx: AsyncConnection, now: datetime, asking: Asking, people: int = PEOPLE) -> int:
     """What is due at `now` for at most so many people, once. For how many; 0 where nothing is due, or all of them are
     busy."""
     due = await store.lock_due(tx, now, people)
     if not due:
         return 0
-    subjects = await store.lock_subjects(tx, {}, due)
-    months = await store.months_of(tx, recorder.senders_of(subjects.values()))
-    statements = [s for subject in subjects.values() for s in expiries(subject, months, now)]
+    rows = await store.due_of(tx, due)
+    before = await store.lock_subjects(tx, {}, due)
+    rules = await store.rules_of(tx, recorder.senders_of(before.values()))
+    statements = [s for subject in before.values() for s in expiries(subject, rules, now)]
     recorded = await recorder.record(tx, statements, now)
-    await recorder.recount(tx, due, now)  # whose consent holds longer now than when the row was written
     EXPIRED.inc(sum(each.decision.verdict is Verdict.RECORDED for each in recorded))
+    await recorder.recount(tx, due, now)  # whose consent holds longer now than when the row was written
+    subjects = await store.lock_subjects(tx, {}, due)
+    looked = [(row, *look(row, subjects[row.subject_id].state, rules, now)) for row in rows]
+    asked = await asking.ask(tx, [now_ for _, now_, step in looked if now_ and step is Step.ASK], subjects, now)
+    await store.put_due(tx, [*asked, *(now_ for was, now_, step in looked if now_ and step is None and now_ != was)])
+    await store.forget_due(tx, [was for was, now_, _ in looked if now_ is None])
     return len(due)
 
 
-def expiries(subject: Subject, months: Months, now: datetime) -> Sequence[Statement]:
+def look(row: Due, state: SubjectState, rules: Rules, now: datetime) -> tuple[Due | None, Step | None]:
+    """What a row has come to, and what is due of it. None: there is nothing more to wait for."""
+    scope = row.term.sender_id, row.term.purpose
+    consent = ledger.consent_of(state, *scope)
+    if term := next((t for t in retention.terms(state, rules) if (t.sender_id, t.purpose) == scope), None):
+        same = row.open and row.term.last_contact == term.last_contact
+        row = replace(row, term=term, question=row.question if same else None, open=True)
+    elif consent is not None and consent.state == "expired" and row.term.over(now):
+        row = replace(row, open=False)
+    else:
+        return None, None
+    due = retention.next_step(row.term, row.question, is_open=row.open, now=now)
+    if due.step is Step.FORGET:
+        return None, None
+    return replace(row, due_at=due.at), due.step
+
+
+def expiries(subject: Subject, rules: Rules, now: datetime) -> Sequence[Statement]:
     """What has ended of this person's consents, as evidence: at the instant it ended, however late that is written."""
     return [
         Statement(subject.subject_id, None, _expiry(subject.subject_id, term, now))
-        for term in retention.terms(subject.state, months)
+        for term in retention.terms(subject.state, rules)
         if term.over(now)
     ]
 

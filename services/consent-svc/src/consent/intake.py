@@ -11,6 +11,7 @@ review   may mean STOP: marketing to the number is held until a person has read 
 A record that cannot be read may have been a STOP: whoever its key names is out of everything until new evidence says
 otherwise. In doubt the opt-out wins: it costs one contact, the reverse a fine (DOMAIN 2.4).
 
+OUI      answers the question at the end of a consent, while it waits: an opt-in for what would end (`renewals.py`)
 CONTACT  asks who writes, and is answered; so is a STOP that stopped something, and a START that opened something
 
 Whatever else somebody writes, they were in touch: once a day, that moves the clock of retention (`in_touch`).
@@ -30,13 +31,23 @@ from common.keyring import FieldKeys, Unreadable
 from common.keywords_scope import scope
 from common.message_id import message_id
 from common.telemetry import counter
-from consent import asking, double_opt_ins, erasures, ledger, recorder, replies, retention, store
+from consent import (
+    asking,
+    double_opt_ins,
+    erasures,
+    ledger,
+    recorder,
+    renewals,
+    replies,
+    retention,
+    store,
+)
 from consent.answers import Answer, Answers
 from consent.asking import Question
 from consent.chain import evidence_id
 from consent.ledger import NEVER_SEEN, Evidence, SubjectState, Verdict
 from consent.recorder import Statement
-from consent.store import Review, Sender, Subject
+from consent.store import Due, Review, Sender, Subject
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +66,7 @@ class Said:
     message: MessageReceived
     owners: Mapping[str, Sender]
     subject: Subject | None
+    asked: Sequence[Due] = ()  # whether consents of theirs shall go on
 
 
 class Intake:
@@ -79,7 +91,10 @@ class Intake:
             return None
         codes = await store.owners_of(tx, {m.short_code for m in said})
         held = await _locked(tx, said, reviews)
-        texts = [Said(m, codes.get(m.short_code, {}), held.get(m.subject_id)) for m in said]
+        asked = await store.questions_of(tx, _who_may_renew(said))
+        texts = [
+            Said(m, codes.get(m.short_code, {}), held.get(m.subject_id), asked.get(m.subject_id, ())) for m in said
+        ]
         questions = await Questions.read(tx, texts)
         statements = []
         for text in texts:
@@ -89,7 +104,7 @@ class Intake:
         results = await recorder.record(tx, [one for each in statements for one in each], now, reviews)
         await erasures.begin(tx, results, now)
         answered = {r.statement.evidence.answers for r in results if r.decision.verdict in KEPT}
-        await double_opt_ins.confirm(tx, [request for request in answered if request], now)
+        await double_opt_ins.confirm(tx, [one for one in answered if one and one in questions.requests], now)
         recorded = iter(results)
         states = {subject_id: subject.state for subject_id, subject in held.items()}
         owed = []
@@ -111,7 +126,7 @@ class Intake:
         elif message.intent == "start":
             evidence = starts(said)
         elif message.intent == "confirm":
-            evidence = questions.confirms(message)
+            evidence = iter(list(questions.confirms(message)) or renewed(said))
         one = None
         for one in evidence:
             yield Statement(message.subject_id, message.number, one, erases=message.erasure)
@@ -234,6 +249,20 @@ def starts(start: Said) -> Iterator[Evidence]:
                 occurred_at=message.occurred_at,
                 received_at=understood_at(message),
             )
+
+
+def renewed(said: Said) -> list[Evidence]:
+    """What an OUI that answers no double opt-in says to the question at the end of a consent."""
+    if said.subject is None:
+        return []
+    state, when = said.subject.state, understood_at(said.message)
+    return list(renewals.confirms(said.message, said.owners, state, said.asked, when))
+
+
+def _who_may_renew(said: Sequence[MessageReceived]) -> set[str]:
+    """Those who wrote OUI, and no STOP beside it: which of the two came first does not matter then."""
+    stopped = {m.subject_id for m in said if m.intent == "stop"}
+    return {m.subject_id for m in said if m.intent == "confirm"} - stopped
 
 
 def in_touch(said: Said) -> Iterator[Evidence]:

@@ -22,7 +22,7 @@ from common.telemetry import counter, traceparent
 from consent import ledger, retention, store
 from consent.chain import SALT_BYTES, Entry, chained, erased
 from consent.ledger import NEVER_SEEN, Decision, Evidence, Verdict
-from consent.retention import Months, Term
+from consent.retention import Rules, Term
 from consent.store import Registered, Review, Subject
 
 OPENING = ("opt_in", "request")  # what needs the number itself: to keep somebody out, the keyed hash is enough
@@ -207,18 +207,18 @@ def _unread(subject: Subject, review: Review) -> bool:
 async def _write(
     tx: AsyncConnection, changes: Sequence[_Change], registered: Mapping[str, Registered], now: datetime
 ) -> None:
-    months = {(id_, purpose): n for id_, sender in registered.items() for purpose, n in sender.months.items()}
-    terms = {change.subject.subject_id: _terms(change, months) for change in changes}
+    rules = {(id_, purpose): rule for id_, sender in registered.items() for purpose, rule in sender.rules.items()}
+    terms = {change.subject.subject_id: _terms(change, rules) for change in changes}
     written = [change for change in changes if change.entries or change.told]
+    ended = [(id_, term) for id_, moved in terms.items() for term in moved.ended]
+    began = [(id_, term) for id_, moved in terms.items() for term in moved.began]
+    if ended or began:
+        await store.put_terms(tx, ended, began)
     if not written:
         return
     if entries := [entry for change in written for entry in change.entries]:
         await store.append_entries(tx, entries)
     await store.put_subjects(tx, [change.subject for change in written], now)
-    ended = [(id_, term) for id_, moved in terms.items() for term in moved.ended]
-    began = [(id_, term) for id_, moved in terms.items() for term in moved.began]
-    if ended or began:
-        await store.put_terms(tx, ended, began)
     told = [change for change in written if change.told]
     events = [_event(change, terms[change.subject.subject_id].open) for change in told]
     await outbox.append(tx, STATES, events, [change.trace or traceparent() for change in told])
@@ -242,16 +242,16 @@ class _Terms:
     ended: tuple[Term, ...]
 
 
-def _terms(change: _Change, months: Months) -> _Terms:
+def _terms(change: _Change, rules: Rules) -> _Terms:
     """That an end has moved is told, though the evidence for it (a contact) changes no state: the gate counts with
     it."""
-    after = retention.terms(change.subject.state, months)
-    before = retention.terms(change.before.state, months) if change.kept is None else change.kept
+    after = retention.terms(change.subject.state, rules)
+    before = retention.terms(change.before.state, rules) if change.kept is None else change.kept
     held = {(term.sender_id, term.purpose): term for term in before}
-    began = tuple(term for term in after if held.pop((term.sender_id, term.purpose), None) != term)
-    if began and not change.told:
+    moved = [(term, held.pop((term.sender_id, term.purpose), None)) for term in after]
+    if any(was is None or was.expires_at != term.expires_at for term, was in moved) and not change.told:
         change.tell(change.subject)
-    return _Terms(after, began, tuple(held.values()))
+    return _Terms(after, tuple(term for term, was in moved if was != term), tuple(held.values()))
 
 
 def _event(change: _Change, terms: Sequence[Term]) -> ConsentStateChanged:

@@ -136,6 +136,7 @@ def _sender(sender_id: str, content: SenderContent, controller: str) -> Sender:
         stop_scope=content.stop_scope,
         replies=Replies(**dict(content.replies)),
         double_opt_in_hours=content.double_opt_in_hours,
+        renewal_days=content.renewal_days,
     )
 
 
@@ -162,4 +163,5 @@ def _body(sender: Sender) -> SenderBody:
             start=sender.replies.start,
         ),
         double_opt_in_hours=sender.double_opt_in_hours,
+        renewal_days=sender.renewal_days,
     )

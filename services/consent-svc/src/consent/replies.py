@@ -6,6 +6,7 @@ French. Pure.
     preferences   a link to the page where they see and choose
     started   that it was heard, and how to stop again
     question  of a double opt-in: who asks, what for, how to say yes, and that nothing is the other answer
+    renewal   the one question at the end of a consent: whether it shall go on
 
 Where several senders of a shared code answer at once, it is in ours. These are in the letters of GSM 03.38, so that
 an answer is one SMS where the names are short: "ê", "ç" or a curly apostrophe would halve what fits.
@@ -133,6 +134,18 @@ def _in_gsm(wording: str) -> str:
             letter = "".join(part for part in letter if not unicodedata.combining(part))
         letters.append(letter)
     return "".join(letters)
+
+
+def renewal(sender: Identity, stop_code: str, until: datetime, *, ended: bool) -> str:
+    """Whether a consent shall go on. `until`: in the person's time; it ends then, or, where it has `ended`, the answer
+    counts until then."""
+    if ended:
+        said = f"{sender.brand} : sans nouvelles de vous, nos SMS ont pris fin. Pour les recevoir de nouveau, envoyez"
+        return f"{said} OUI au {stop_code} avant le {until:%d/%m/%Y}. Sinon, rien à faire."
+    said = (
+        f"{sender.brand} : sans nouvelles de vous, nos SMS prendront fin le {until:%d/%m/%Y}. Pour les garder, envoyez"
+    )
+    return f"{said} OUI au {stop_code}. Sinon, rien à faire."
 
 
 def _alone(senders: Sequence[Identity]) -> Replies:

@@ -7,27 +7,43 @@ DOMAIN 1.4). From `expires_at` on there is no consent, whether or not somebody h
 The months are calendar months in UTC: the same day of the month at the same time of day. A month that has no such day
 ends it: the term is over as the next month begins (code de procédure civile, art. 641: the last day of that month).
 So a later contact never means an earlier end.
+
+A sender may have its people asked, once, so many days before the end, whether they want to go on (CNIL: one last
+question). Where that was missed, they are asked after the end, which is put off for nobody, and have as many days.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 
 from common.contracts.consent import RETENTION_MONTHS
 from consent import ledger
 from consent.ledger import SubjectState
 
-Months = Mapping[tuple[str, str], int]  # by (sender_id, purpose); what is not named: the longest that CNIL allows
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How many months a consent holds, and how many days before its end the person is asked; None: nobody is."""
+
+    months: int = RETENTION_MONTHS
+    ask_days: int | None = None
+
+
+LONGEST = Rule()
+Rules = Mapping[tuple[str, str], Rule]  # by (sender_id, purpose); what is not named: the longest that CNIL allows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Term:
-    """A consent that is open, and until when: `expires_at` itself is the first instant without it."""
+    """A consent that is open, and until when: `expires_at` itself is the first instant without it. `ask_at`: when to
+    ask whether it shall go on; None: nobody asks."""
 
     sender_id: str
     purpose: str
     last_contact: datetime
     expires_at: datetime
+    ask_at: datetime | None = None
 
     def over(self, now: datetime) -> bool:
         return now >= self.expires_at
@@ -66,17 +82,58 @@ def worth_keeping(state: SubjectState, sender_id: str, at: datetime) -> bool:
     return touched is None or day(touched) < day(at)
 
 
-def terms(state: SubjectState, months: Months) -> tuple[Term, ...]:
+def terms(state: SubjectState, rules: Rules) -> tuple[Term, ...]:
     """Of every purpose that is opted in, in the order of (sender_id, purpose)."""
     return tuple(
-        _term(state, consent.sender_id, consent.purpose, months)
+        _term(state, consent.sender_id, consent.purpose, rules.get((consent.sender_id, consent.purpose), LONGEST))
         for consent in ledger.consents(state)
         if consent.state == "opted_in"
     )
 
 
-def _term(state: SubjectState, sender_id: str, purpose: str, months: Months) -> Term:
+def _term(state: SubjectState, sender_id: str, purpose: str, rule: Rule) -> Term:
     touched = ledger.last_contact(state, sender_id)
     assert touched is not None, "an opt-in is a contact"
-    ends = expires_at(touched, months.get((sender_id, purpose)))
-    return Term(sender_id=sender_id, purpose=purpose, last_contact=touched, expires_at=ends)
+    end = expires_at(touched, rule.months)
+    ask_at = max(end - timedelta(days=rule.ask_days), touched) if rule.ask_days else None
+    return Term(sender_id=sender_id, purpose=purpose, last_contact=touched, expires_at=end, ask_at=ask_at)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """Whether a consent shall go on, as it was asked: the text, when, and before when an answer counts."""
+
+    text: str
+    asked_at: datetime
+    answer_before: datetime
+
+
+class Step(StrEnum):
+    """What is due of a consent."""
+
+    ASK = "ask"
+    EXPIRE = "expire"
+    FORGET = "forget"  # there is nothing more to wait for
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """`step` is due; None: nothing is before `at`."""
+
+    step: Step | None
+    at: datetime
+
+
+def next_step(term: Term, question: Question | None, *, is_open: bool, now: datetime) -> Next:
+    """What is due at `now` of a consent, or when to look again. `question`: that was asked of this very term;
+    `is_open`: it has not been written down yet that it ended. The end comes first: a person who was never asked is
+    asked after it, and nothing goes out meanwhile."""
+    if is_open:
+        if term.over(now):
+            return Next(Step.EXPIRE, term.expires_at)
+        if term.ask_at is None or question is not None:
+            return Next(None, term.expires_at)
+        return Next(Step.ASK if now >= term.ask_at else None, term.ask_at)
+    if question is None:
+        return Next(Step.FORGET if term.ask_at is None else Step.ASK, term.expires_at)
+    return Next(Step.FORGET if now >= question.answer_before else None, question.answer_before)

@@ -14,6 +14,7 @@ from common import outbox
 from common.contracts import SENDERS
 from common.contracts.consent import SenderChanged
 from consent import store
+from consent.retention import Rule
 from consent.store import Sender
 
 StopCodeClass = Literal["marketing", "transactional"]
@@ -35,14 +36,14 @@ async def change(tx: AsyncConnection, locked: Sender, wanted: Sender, now: datet
         return locked
     changed = replace(wanted, version=locked.version + 1)
     await store.put_sender(tx, changed, now)
-    if _months(locked) != _months(changed):
+    if _rules(locked) != _rules(changed):
         await store.ask_recount(tx, changed.sender_id)
     await _publish(tx, changed, now)
     return changed
 
 
-def _months(sender: Sender) -> dict[str, int]:
-    return {purpose.id: purpose.retention_months for purpose in sender.purposes}
+def _rules(sender: Sender) -> dict[str, Rule]:
+    return {purpose.id: Rule(purpose.retention_months, sender.renewal_days) for purpose in sender.purposes}
 
 
 async def _publish(tx: AsyncConnection, sender: Sender, now: datetime) -> None:

@@ -1,12 +1,14 @@
 """consent-svc, wired: its routes, its subscriptions, and what its watermark stands on."""
 
 from datetime import datetime, timedelta
+from typing import Literal
 
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.consumer import applied_watermark
 from common.contracts import INBOUND_MESSAGES
+from common.law import load
 from common.service import Background, Resources, Service
 from common.settings import KeyRingSettings
 from consent import (
@@ -33,6 +35,7 @@ from consent.eraser import eraser
 from consent.importing import Importing
 from consent.intake import Intake
 from consent.page import routes as page
+from consent.renewals import Asking
 
 BATCH_BYTES = 4 * 1024 * 1024  # a thousand opt-ins, each with the text that was shown
 
@@ -47,6 +50,7 @@ class Settings(page.PageSettings):
     double_opt_in_after_stop_days: int = Field(30, ge=1)  # in which who has said STOP is asked once
     erasure_late_after_s: float = Field(86_400.0, gt=0)  # then asked for again and told; the law gives a month
     import_backlog: int = Field(1000, ge=1)  # rows waiting to be published beyond which imports and expiries wait
+    hours: Literal["france", "demonstration"] = "france"  # when people may be asked whether a consent shall go on
     retired_signing_keys: dict[str, str] = Field(default_factory=dict)  # key id to `x` of the key set: still published
     refused_oadcs: frozenset[str] = frozenset()  # of AF2M's lists: forbidden, or reserved to who has not authorised us
 
@@ -105,7 +109,9 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                 copies.Forgetting(held.database).worker(),
                 double_opt_ins.Lapsing(held.database, ceiling).worker(),
                 erasures.Lateness(held.database, timedelta(seconds=settings.erasure_late_after_s)).worker(),
-                expiring.Expiring(held.database, settings.import_backlog).worker(),
+                expiring.Expiring(
+                    held.database, Asking(answers(held), load(settings.hours)), settings.import_backlog
+                ).worker(),
                 expiring.Recount(held.database, settings.import_backlog).worker(),
                 *Importing(held, backlog=settings.import_backlog).workers(),
             ],

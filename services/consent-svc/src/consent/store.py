@@ -36,7 +36,7 @@ from consent.asking import WINDOW_HOURS
 from consent.chain import GENESIS, PERSONAL, Entry
 from consent.ledger import NEVER_SEEN, RECTIFICATION, Evidence, SubjectState
 from consent.proof import Party
-from consent.retention import Term
+from consent.retention import Question, Rule, Rules, Term
 
 IN_OUR_WORDS = Replies()
 HISTORY_ENTRIES = 1000  # the newest, in one lookup
@@ -62,6 +62,7 @@ Table(
     Column("stop_scope", Text, nullable=False),
     Column("replies", JSONB, nullable=False),
     Column("double_opt_in_hours", Integer, nullable=False, server_default=text(str(WINDOW_HOURS))),
+    Column("renewal_days", Integer, nullable=True),
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("updated_at", DateTime(timezone=True), nullable=False),
 )
@@ -173,6 +174,11 @@ Table(
     Column("last_contact", DateTime(timezone=True), nullable=False),
     Column("expires_at", DateTime(timezone=True), nullable=False),
     Column("due_at", DateTime(timezone=True), nullable=False),
+    Column("ask_at", DateTime(timezone=True), nullable=True),
+    Column("question", Text, nullable=True),  # as it was asked; nothing personal
+    Column("asked_at", DateTime(timezone=True), nullable=True),
+    Column("answer_before", DateTime(timezone=True), nullable=True),
+    Column("open", Boolean, nullable=False, server_default=text("true")),  # false: it has ended, its question has not
     PrimaryKeyConstraint("subject_id", "sender_id", "purpose"),
     Index("retention_due_due_at_ix", "due_at"),
     Index("retention_due_sender_ix", "sender_id", "expires_at", "subject_id"),
@@ -218,6 +224,7 @@ class Sender:
     stop_scope: StopScope = "controller"
     replies: Replies = IN_OUR_WORDS
     double_opt_in_hours: int = WINDOW_HOURS  # how long the question of a double opt-in waits for its answer
+    renewal_days: int | None = None  # so many before the end of a consent the person is asked; None: nobody is
     version: int = 1
 
 
@@ -317,7 +324,7 @@ _HANDED_OFF = {
 _SUBJECT = "subject_id, version, state::text AS state, entries, head, held_since, number, erased_at"
 _SENDER = (
     "sender_id, legal_name, brand, contact, country, oadc, stop_code, purposes::text AS purposes, controller,"
-    " stop_scope, replies::text AS replies, double_opt_in_hours, version"
+    " stop_scope, replies::text AS replies, double_opt_in_hours, renewal_days, version"
 )
 
 
@@ -393,12 +400,12 @@ async def with_opt_out_of(tx: AsyncConnection, sender_id: str, after: str, limit
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """What the door to consent asks of a sender: who is behind it, how far a STOP to it reaches, and how many months a
-    consent to it holds, by purpose."""
+    """What the door to consent asks of a sender: who is behind it, how far a STOP to it reaches, and how long a consent
+    to it holds, by purpose."""
 
     controller: str
     stop_scope: StopScope
-    months: Mapping[str, int]
+    rules: Mapping[str, Rule]
 
 
 async def known(
@@ -407,9 +414,10 @@ async def known(
     """Those of `evidence_ids` that the ledger holds, and those of `sender_ids` that are registered."""
     rows = await tx.execute(
         text(
-            "SELECT evidence_id AS id, NULL AS controller, NULL AS stop_scope, NULL AS purposes"
+            "SELECT evidence_id AS id, NULL AS controller, NULL AS stop_scope, NULL AS purposes,"
+            " NULL AS renewal_days"
             " FROM evidence WHERE evidence_id = ANY(CAST(:evidence_ids AS text[]))"
-            " UNION ALL SELECT sender_id, controller, stop_scope, purposes::text"
+            " UNION ALL SELECT sender_id, controller, stop_scope, purposes::text, renewal_days"
             " FROM sender WHERE sender_id = ANY(CAST(:sender_ids AS text[]))"
         ),
         {"evidence_ids": list(evidence_ids), "sender_ids": list(sender_ids)},
@@ -420,8 +428,9 @@ async def known(
         if row.controller is None:
             held.add(row.id)
         else:
-            months = {purpose.id: purpose.retention_months for purpose in _purposes.decode(row.purposes)}
-            registered[row.id] = Registered(row.controller, row.stop_scope, months)
+            days = None if row.renewal_days is None else int(row.renewal_days)
+            rules = {p.id: Rule(p.retention_months, days) for p in _purposes.decode(row.purposes)}
+            registered[row.id] = Registered(row.controller, row.stop_scope, rules)
     return held, registered
 
 
@@ -467,20 +476,27 @@ async def put_subjects(tx: AsyncConnection, subjects: Sequence[Subject], now: da
 
 async def put_terms(tx: AsyncConnection, ended: Sequence[tuple[str, Term]], open_: Sequence[tuple[str, Term]]) -> None:
     """Forget the terms that have ended, keep those that began or moved; each with its subject_id. The subjects are
-    locked: nobody else writes these rows."""
+    locked: nobody else writes these rows. With a contact a new term begins, of which nobody has been asked."""
+    asked = "d.open AND d.asked_at IS NOT NULL AND d.last_contact = excluded.last_contact"
     rows = [(subject_id, term, False) for subject_id, term in ended]
     rows += [(subject_id, term, True) for subject_id, term in open_]
     await tx.execute(
         text(
             "WITH term AS MATERIALIZED (SELECT * FROM unnest(CAST(:subjects AS text[]), CAST(:senders AS text[]),"
             " CAST(:purposes AS text[]), CAST(:contacts AS timestamptz[]), CAST(:ends AS timestamptz[]),"
-            " CAST(:open AS boolean[])) AS t(subject_id, sender_id, purpose, last_contact, expires_at, open)),"
+            " CAST(:asks AS timestamptz[]), CAST(:open AS boolean[]))"
+            " AS t(subject_id, sender_id, purpose, last_contact, expires_at, ask_at, open)),"
             " ended AS (DELETE FROM retention_due AS d USING term AS t WHERE NOT t.open"
             " AND (d.subject_id, d.sender_id, d.purpose) = (t.subject_id, t.sender_id, t.purpose))"
-            " INSERT INTO retention_due (subject_id, sender_id, purpose, last_contact, expires_at, due_at)"
-            " SELECT subject_id, sender_id, purpose, last_contact, expires_at, expires_at FROM term WHERE open"
+            " INSERT INTO retention_due AS d"
+            " (subject_id, sender_id, purpose, last_contact, expires_at, ask_at, due_at)"
+            " SELECT subject_id, sender_id, purpose, last_contact, expires_at, ask_at, coalesce(ask_at, expires_at)"
+            " FROM term WHERE open"
             " ON CONFLICT (subject_id, sender_id, purpose) DO UPDATE SET last_contact = excluded.last_contact,"
-            " expires_at = excluded.expires_at, due_at = excluded.due_at"
+            " expires_at = excluded.expires_at, ask_at = excluded.ask_at, open = true,"
+            f" due_at = CASE WHEN {asked} THEN excluded.expires_at ELSE excluded.due_at END,"
+            f" question = CASE WHEN {asked} THEN d.question END, asked_at = CASE WHEN {asked} THEN d.asked_at END,"
+            f" answer_before = CASE WHEN {asked} THEN d.answer_before END"
         ),
         {
             "subjects": [subject_id for subject_id, _, _ in rows],
@@ -488,6 +504,7 @@ async def put_terms(tx: AsyncConnection, ended: Sequence[tuple[str, Term]], open
             "purposes": [term.purpose for _, term, _ in rows],
             "contacts": [term.last_contact for _, term, _ in rows],
             "ends": [term.expires_at for _, term, _ in rows],
+            "asks": [term.ask_at for _, term, _ in rows],
             "open": [open_ for _, _, open_ in rows],
         },
     )
@@ -497,18 +514,112 @@ async def terms_kept(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[
     """What is kept of the terms of these people."""
     rows = await tx.execute(
         text(
-            "SELECT subject_id, sender_id, purpose, last_contact, expires_at FROM retention_due"
-            " WHERE subject_id = ANY(CAST(:ids AS text[])) ORDER BY subject_id, sender_id, purpose"
+            "SELECT subject_id, sender_id, purpose, last_contact, expires_at, ask_at FROM retention_due"
+            " WHERE open AND subject_id = ANY(CAST(:ids AS text[])) ORDER BY subject_id, sender_id, purpose"
         ),
         {"ids": list(subject_ids)},
     )
     found: dict[str, list[Term]] = {}
     for row in rows:
-        term = Term(
-            sender_id=row.sender_id, purpose=row.purpose, last_contact=row.last_contact, expires_at=row.expires_at
-        )
-        found.setdefault(row.subject_id, []).append(term)
+        found.setdefault(row.subject_id, []).append(_term(row))
     return found
+
+
+def _term(row: Row[Any]) -> Term:
+    return Term(
+        sender_id=row.sender_id,
+        purpose=row.purpose,
+        last_contact=row.last_contact,
+        expires_at=row.expires_at,
+        ask_at=row.ask_at,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A row of retention_due: a consent, what was asked of it, and when to look again. `open`: it has not ended."""
+
+    subject_id: str
+    term: Term
+    question: Question | None
+    open: bool
+    due_at: datetime
+
+
+async def due_of(tx: AsyncConnection, subject_ids: Collection[str]) -> list[Due]:
+    """All the rows of these people."""
+    rows = await tx.execute(
+        text(
+            "SELECT * FROM retention_due WHERE subject_id = ANY(CAST(:ids AS text[]))"
+            " ORDER BY subject_id, sender_id, purpose"
+        ),
+        {"ids": list(subject_ids)},
+    )
+    return [
+        Due(
+            row.subject_id,
+            _term(row),
+            Question(text=row.question, asked_at=row.asked_at, answer_before=row.answer_before)
+            if row.asked_at
+            else None,
+            row.open,
+            row.due_at,
+        )
+        for row in rows
+    ]
+
+
+async def questions_of(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, list[Due]]:
+    """What these people were asked of consents that end; nobody: no question is put to the database."""
+    found: dict[str, list[Due]] = {}
+    for row in await due_of(tx, subject_ids) if subject_ids else ():
+        if row.question is not None:
+            found.setdefault(row.subject_id, []).append(row)
+    return found
+
+
+async def put_due(tx: AsyncConnection, rows: Sequence[Due]) -> None:
+    """Write these rows. The subjects are locked."""
+    await tx.execute(
+        text(
+            "INSERT INTO retention_due (subject_id, sender_id, purpose, last_contact, expires_at, ask_at, due_at,"
+            " question, asked_at, answer_before, open) SELECT * FROM unnest(CAST(:subjects AS text[]),"
+            " CAST(:senders AS text[]), CAST(:purposes AS text[]), CAST(:contacts AS timestamptz[]),"
+            " CAST(:ends AS timestamptz[]), CAST(:asks AS timestamptz[]), CAST(:due AS timestamptz[]),"
+            " CAST(:questions AS text[]), CAST(:asked AS timestamptz[]), CAST(:until AS timestamptz[]),"
+            " CAST(:open AS boolean[]))"
+            " ON CONFLICT (subject_id, sender_id, purpose) DO UPDATE SET due_at = excluded.due_at,"
+            " question = excluded.question, asked_at = excluded.asked_at, answer_before = excluded.answer_before"
+        ),
+        {
+            "subjects": [row.subject_id for row in rows],
+            "senders": [row.term.sender_id for row in rows],
+            "purposes": [row.term.purpose for row in rows],
+            "contacts": [row.term.last_contact for row in rows],
+            "ends": [row.term.expires_at for row in rows],
+            "asks": [row.term.ask_at for row in rows],
+            "due": [row.due_at for row in rows],
+            "questions": [row.question and row.question.text for row in rows],
+            "asked": [row.question and row.question.asked_at for row in rows],
+            "until": [row.question and row.question.answer_before for row in rows],
+            "open": [row.open for row in rows],
+        },
+    )
+
+
+async def forget_due(tx: AsyncConnection, rows: Sequence[Due]) -> None:
+    await tx.execute(
+        text(
+            "DELETE FROM retention_due AS d USING unnest(CAST(:subjects AS text[]), CAST(:senders AS text[]),"
+            " CAST(:purposes AS text[])) AS g(subject_id, sender_id, purpose)"
+            " WHERE (d.subject_id, d.sender_id, d.purpose) = (g.subject_id, g.sender_id, g.purpose)"
+        ),
+        {
+            "subjects": [row.subject_id for row in rows],
+            "senders": [row.term.sender_id for row in rows],
+            "purposes": [row.term.purpose for row in rows],
+        },
+    )
 
 
 async def lock_due(tx: AsyncConnection, now: datetime, limit: int) -> list[str]:
@@ -524,10 +635,10 @@ async def lock_due(tx: AsyncConnection, now: datetime, limit: int) -> list[str]:
     return sorted({row.subject_id for row in rows})
 
 
-async def months_of(tx: AsyncConnection, sender_ids: Collection[str]) -> dict[tuple[str, str], int]:
-    """How long a consent holds, by (sender_id, purpose), for what these senders offer."""
+async def rules_of(tx: AsyncConnection, sender_ids: Collection[str]) -> Rules:
+    """How long a consent holds, for what these senders offer."""
     _, registered = await known(tx, (), sender_ids)
-    return {(sender_id, purpose): n for sender_id, one in registered.items() for purpose, n in one.months.items()}
+    return {(sender_id, purpose): rule for sender_id, one in registered.items() for purpose, rule in one.rules.items()}
 
 
 async def ask_recount(tx: AsyncConnection, sender_id: str) -> None:
@@ -766,10 +877,11 @@ async def add_sender(tx: AsyncConnection, sender: Sender, now: datetime) -> bool
     rows = await tx.execute(
         text(
             "INSERT INTO sender (sender_id, legal_name, brand, contact, country, oadc, stop_code, purposes, controller,"
-            " stop_scope, replies, double_opt_in_hours, version, stop_codes, purpose_ids, created_at, updated_at)"
+            " stop_scope, replies, double_opt_in_hours, renewal_days, version, stop_codes, purpose_ids,"
+            " created_at, updated_at)"
             " VALUES (:sender_id, :legal_name, :brand, :contact, :country, :oadc, :stop_code,"
             " CAST(:purposes AS jsonb), :controller, :stop_scope, CAST(:replies AS jsonb), :double_opt_in_hours,"
-            " :version, CAST(:stop_codes AS text[]), CAST(:purpose_ids AS text[]), :now, :now)"
+            " :renewal_days, :version, CAST(:stop_codes AS text[]), CAST(:purpose_ids AS text[]), :now, :now)"
             " ON CONFLICT DO NOTHING RETURNING sender_id"
         ),
         _sender_row(sender) | {"now": now},
@@ -797,6 +909,7 @@ async def put_sender(tx: AsyncConnection, sender: Sender, now: datetime) -> None
             " oadc = :oadc, stop_code = :stop_code, purposes = CAST(:purposes AS jsonb), version = :version,"
             " controller = :controller, stop_scope = :stop_scope, replies = CAST(:replies AS jsonb),"
             " double_opt_in_hours = :double_opt_in_hours,"
+            " renewal_days = :renewal_days,"
             " stop_codes = ARRAY(SELECT DISTINCT unnest(stop_codes || CAST(:stop_codes AS text[])) ORDER BY 1),"
             " purpose_ids = ARRAY(SELECT DISTINCT unnest(purpose_ids || CAST(:purpose_ids AS text[])) ORDER BY 1),"
             " updated_at = :now WHERE sender_id = :sender_id"
@@ -1025,6 +1138,7 @@ def _sender(row: Row[Any]) -> Sender:
         stop_scope=row.stop_scope,
         replies=_replies.decode(row.replies),
         double_opt_in_hours=row.double_opt_in_hours,
+        renewal_days=row.renewal_days,
         version=row.version,
     )
 
@@ -1058,6 +1172,7 @@ def _sender_row(sender: Sender) -> dict[str, Any]:
         "stop_scope": sender.stop_scope,
         "replies": msgspec.json.encode(sender.replies).decode(),
         "double_opt_in_hours": sender.double_opt_in_hours,
+        "renewal_days": sender.renewal_days,
         "version": sender.version,
         "stop_codes": [sender.stop_code],
         "purpose_ids": [purpose.id for purpose in sender.purposes],
