@@ -26,7 +26,7 @@ from common.message_id import EPOCH, message_id
 from common.service import Worker
 from common.telemetry import counter, gauge, histogram
 from common.timer import Timer
-from consent import store
+from consent import recorder, store
 from consent.ledger import Verdict
 from consent.recorder import Recorded
 
@@ -114,18 +114,33 @@ def named(evidence_id: str) -> str:
 async def begin(tx: AsyncConnection, recorded: Sequence[Recorded], now: datetime) -> None:
     """After the statements that erase were recorded, in their transaction. What was known already begins nothing."""
     asked = [
-        (
-            ErasureRequested(
-                erasure_id=named(each.statement.evidence.evidence_id),
-                subject_id=each.statement.subject_id,
-                requested_at=now,
-            ),
-            each.statement.evidence,
-        )
+        _Asked(each.statement.subject_id, each.statement.evidence.source, each.statement.evidence.evidence_id)
         for each in recorded
         if each.statement.erases and each.decision.verdict not in (Verdict.DUPLICATE, Verdict.REFUSED)
     ]
-    for event, evidence in asked:
+    await _begin(tx, asked, now)
+
+
+async def begin_unasked(tx: AsyncConnection, reasons: Mapping[str, str], source: str, now: datetime) -> None:
+    """Of people who have asked for nothing, by subject_id: `source` says why they are held no longer, and the id beside
+    each names that for ever. The subjects are locked."""
+    await recorder.forget(tx, list(reasons), now)
+    await _begin(tx, [_Asked(subject_id, source, reason) for subject_id, reason in reasons.items()], now)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    subject_id: str
+    source: str
+    evidence_id: str
+
+
+async def _begin(tx: AsyncConnection, asked: Sequence[_Asked], now: datetime) -> None:
+    events = [
+        ErasureRequested(erasure_id=named(each.evidence_id), subject_id=each.subject_id, requested_at=now)
+        for each in asked
+    ]
+    for event, each in zip(events, asked, strict=True):
         await tx.execute(
             text(
                 "INSERT INTO erasure (erasure_id, subject_id, source, evidence_id, requested_at)"
@@ -134,15 +149,15 @@ async def begin(tx: AsyncConnection, recorded: Sequence[Recorded], now: datetime
             {
                 "erasure_id": event.erasure_id,
                 "subject_id": event.subject_id,
-                "source": evidence.source,
-                "evidence_id": evidence.evidence_id,
+                "source": each.source,
+                "evidence_id": each.evidence_id,
                 "at": now,
             },
         )
         await erasing.put(tx, event)
         log.info("an erasure is asked for", extra={"erasure_id": event.erasure_id, "subject_id": event.subject_id})
-    await outbox.append(tx, ERASURES, [event for event, _ in asked])
-    ASKED.inc(len(asked))
+    await outbox.append(tx, ERASURES, events)
+    ASKED.inc(len(events))
 
 
 # --- the answers ----------------------------------------------------------------------------------------------------

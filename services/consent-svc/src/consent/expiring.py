@@ -1,4 +1,5 @@
-"""What falls due of a consent with time: its person is asked whether it shall go on, and it ends. A timer, in batches.
+"""What falls due of a consent with time: its person is asked whether it shall go on, it ends, and who has nothing
+open left is erased. A timer, in batches.
 
 One batch is one transaction: lock some of those for whom something is due, skipping whoever is busy (`store.lock_due`);
 ask what is due of each (`retention.py`); record it. What was down for a year catches up batch by batch, longest due
@@ -9,7 +10,7 @@ A sender that changes how long its consents hold is gone through once, in pages 
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -20,11 +21,11 @@ from common.database import Database
 from common.service import Worker
 from common.telemetry import counter, gauge
 from common.timer import Timer
-from consent import ledger, recorder, retention, store
+from consent import erasures, ledger, recorder, retention, store
 from consent.chain import evidence_id
 from consent.ledger import Evidence, SubjectState, Verdict
 from consent.recorder import Statement
-from consent.renewals import Asking
+from consent.renewals import REVIEWED_WITHIN, Asking
 from consent.retention import Rules, Step, Term
 from consent.store import Due, Subject
 
@@ -35,6 +36,7 @@ LOOK_EVERY_S = 5.0
 PEOPLE = 200  # locked at once
 
 EXPIRED = counter("sms_consent_expired_total", "Consents that have expired.")
+FORGOTTEN = counter("sms_consent_forgotten_total", "People erased because nothing of theirs was open any more.")
 BACKLOG = gauge(
     "sms_consent_retention_backlog_seconds", "How long the oldest step of retention has been due; 0 when none is."
 )
@@ -77,11 +79,32 @@ async def step(tx: AsyncConnection, now: datetime, asking: Asking, people: int =
     EXPIRED.inc(sum(each.decision.verdict is Verdict.RECORDED for each in recorded))
     await recorder.recount(tx, due, now)  # whose consent holds longer now than when the row was written
     subjects = await store.lock_subjects(tx, {}, due)
-    looked = [(row, *look(row, subjects[row.subject_id].state, rules, now)) for row in rows]
+    consents = [row for row in rows if not retention.is_person(row.term)]
+    looked = [(row, *look(row, subjects[row.subject_id].state, rules, now)) for row in consents]
     asked = await asking.ask(tx, [now_ for _, now_, step in looked if now_ and step is Step.ASK], subjects, now)
     await store.put_due(tx, [*asked, *(now_ for was, now_, step in looked if now_ and step is None and now_ != was)])
     await store.forget_due(tx, [was for was, now_, _ in looked if now_ is None])
+    await forget(tx, [row.subject_id for row in rows if retention.is_person(row.term)], now)
     return len(due)
+
+
+async def forget(tx: AsyncConnection, subject_ids: Collection[str], now: datetime) -> None:
+    """Erase those of them, who are locked, whose own term is over. While a question or a text of theirs is open they
+    are looked at again when it no longer is."""
+    rows = await store.due_of(tx, subject_ids) if subject_ids else []
+    subjects = await store.lock_subjects(tx, {}, subject_ids) if rows else {}
+    waits = {row.subject_id: row.due_at for row in rows if not retention.is_person(row.term)}
+    waits |= {s.subject_id: now + REVIEWED_WITHIN for s in subjects.values() if s.held_since is not None}
+    over = [row for row in rows if retention.is_person(row.term) and row.term.over(now)]
+    await store.put_due(tx, [replace(row, due_at=waits[row.subject_id]) for row in over if row.subject_id in waits])
+    gone = {
+        row.subject_id: evidence_id(SOURCE, row.subject_id, row.term.expires_at.isoformat())
+        for row in over
+        if row.subject_id not in waits
+    }
+    if gone:
+        await erasures.begin_unasked(tx, gone, SOURCE, now)
+        FORGOTTEN.inc(len(gone))
 
 
 def look(row: Due, state: SubjectState, rules: Rules, now: datetime) -> tuple[Due | None, Step | None]:

@@ -133,9 +133,21 @@ async def recount(tx: AsyncConnection, subject_ids: Collection[str], now: dateti
     await _write(tx, changes, registered, now)
 
 
+async def forget(tx: AsyncConnection, subject_ids: Collection[str], now: datetime) -> None:
+    """These people are erased from now on (`erasures.py`), as nothing of theirs is open any more. No evidence, as
+    nothing was said: who is out is out, and who comes back does so by an opt-in."""
+    locked = await store.lock_subjects(tx, {}, subject_ids)
+    kept = await store.terms_kept(tx, locked)
+    _, registered = await store.known(tx, (), senders_of(locked.values()))
+    changes = [_Change(subject, subject, kept.get(subject.subject_id, ())) for subject in locked.values()]
+    for change in changes:
+        change.tell(replace(change.subject, erased_at=now))
+    await _write(tx, changes, registered, now)
+
+
 def senders_of(subjects: Iterable[Subject]) -> set[str]:
-    """Those whom these people said yes to: how long that holds is counted with each thing more they say."""
-    return {m.sender_id for s in subjects for m in s.state.marks if m.kind == "opt_in" and m.sender_id is not None}
+    """Those whom these people have met: how long that holds is counted with each thing more they say."""
+    return {m.sender_id for s in subjects for m in s.state.marks if m.sender_id is not None}
 
 
 def _decide(
@@ -245,13 +257,19 @@ class _Terms:
 def _terms(change: _Change, rules: Rules) -> _Terms:
     """That an end has moved is told, though the evidence for it (a contact) changes no state: the gate counts with
     it."""
-    after = retention.terms(change.subject.state, rules)
-    before = retention.terms(change.before.state, rules) if change.kept is None else change.kept
+    after = _kept(change.subject, rules)
+    before = _kept(change.before, rules) if change.kept is None else change.kept
     held = {(term.sender_id, term.purpose): term for term in before}
     moved = [(term, held.pop((term.sender_id, term.purpose), None)) for term in after]
-    if any(was is None or was.expires_at != term.expires_at for term, was in moved) and not change.told:
+    ends = [term for term, was in moved if was is None or was.expires_at != term.expires_at]
+    if not change.told and not all(retention.is_person(term) for term in ends):
         change.tell(change.subject)
     return _Terms(after, tuple(term for term, was in moved if was != term), tuple(held.values()))
+
+
+def _kept(subject: Subject, rules: Rules) -> tuple[Term, ...]:
+    held = subject.number is not None and subject.erased_at is None
+    return retention.kept_terms(subject.state, rules, number=held)
 
 
 def _event(change: _Change, terms: Sequence[Term]) -> ConsentStateChanged:

@@ -10,6 +10,9 @@ So a later contact never means an earlier end.
 
 A sender may have its people asked, once, so many days before the end, whether they want to go on (CNIL: one last
 question). Where that was missed, they are asked after the end, which is put off for nobody, and have as many days.
+
+Who has nothing open left is held for no longer than a consent would be: then the number goes, and all that is personal.
+Whether they are out stays with the keyed hash.
 """
 
 from collections.abc import Mapping
@@ -89,6 +92,33 @@ def terms(state: SubjectState, rules: Rules) -> tuple[Term, ...]:
         for consent in ledger.consents(state)
         if consent.state == "opted_in"
     )
+
+
+def kept_terms(state: SubjectState, rules: Rules, *, number: bool) -> tuple[Term, ...]:
+    """Of every purpose that is opted in; where nothing is open, of the person themself (`is_person`), if we hold their
+    `number`: what is known by a keyed hash alone may stay."""
+    found = terms(state, rules)
+    if found or not number or any(consent.state == "pending" for consent in ledger.consents(state)):
+        return found
+    return (_person(state, rules),) if state.marks else ()
+
+
+def is_person(term: Term) -> bool:
+    return not term.sender_id
+
+
+def _person(state: SubjectState, rules: Rules) -> Term:
+    """The last that any sender they know would keep of them, by its longest rule. A request counts where there was no
+    contact: that is when the number was collected."""
+    ends = []
+    for sender_id in sorted({mark.sender_id or "" for mark in state.marks}):
+        since = ledger.last_contact(state, sender_id)
+        since = since or max(mark.at for mark in state.marks if (mark.sender_id or "") == sender_id)
+        asked = {mark.purpose for mark in state.marks if mark.sender_id == sender_id and mark.purpose}
+        months = [rules.get((sender_id, purpose), LONGEST).months for purpose in asked]
+        ends.append((expires_at(since, max(months, default=RETENTION_MONTHS)), since))
+    end, since = max(ends)
+    return Term(sender_id="", purpose="", last_contact=since, expires_at=end)
 
 
 def _term(state: SubjectState, sender_id: str, purpose: str, rule: Rule) -> Term:

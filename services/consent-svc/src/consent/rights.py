@@ -127,7 +127,9 @@ class Certificate(BaseModel):
     subject_id: str
     status: Literal["open", "complete"]
     source: str
-    evidence_id: str = Field(description="The opt-out of everyone that came first.")
+    evidence_id: str = Field(
+        description="The opt-out of everyone that came first. Where `source` is `retention` nobody asked: none did."
+    )
     requested_at: datetime
     completed_at: datetime | None
     services: list[Done]

@@ -1,0 +1,131 @@
+"""Who has nothing open left is erased, against a real Postgres, with `now` as an argument."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pytest
+from sqlalchemy import text
+
+from common.contracts.rights import ErasureRequested
+from common.database import Database
+from common.erasing import Eraser
+from consent import eraser, erasures, ledger, senders, store
+from consent.chain import verify
+from consent.erasures import Erasure
+from consent.ledger import Evidence
+from tests.builders import subject
+from tests.infrastructure import Postgres
+from tests.service.consent.test_renewals import given, looked, says
+from tests.service.consent.test_retention import sender
+from tests.unit.consent.evidences import contact, opt_in, stop
+
+ASKED = ErasureRequested.type
+DAY = timedelta(days=1)
+OPENED = datetime(2026, 3, 3, 9, 0, tzinfo=UTC)
+A_YEAR = OPENED.replace(year=2027)
+THREE_YEARS = OPENED.replace(year=2029)
+
+
+@pytest.fixture
+async def database(postgres: Postgres, unique: str) -> AsyncIterator[Database]:
+    """Acme keeps a year (loyalty: three) and asks nobody, lune keeps a year and asks thirty days before."""
+    opened = Database(await postgres.clone("consent", f"consent_{unique}"))
+    async with opened.begin() as tx:
+        await senders.register(tx, sender("acme"), OPENED)
+        await senders.register(tx, sender("lune", renewal_days=30), OPENED)
+    yield opened
+    await opened.close()
+
+
+def on(at: datetime, evidence: Evidence) -> Evidence:
+    return Evidence(**{n: getattr(evidence, n) for n in Evidence.__slots__} | {"occurred_at": at, "received_at": at})
+
+
+async def erasing(database: Database) -> list[ErasureRequested]:
+    async with database.begin() as tx:
+        rows = await tx.execute(text("SELECT payload FROM outbox WHERE type = :type ORDER BY id"), {"type": ASKED})
+        return [msgspec.json.decode(row.payload, type=ErasureRequested) for row in rows]
+
+
+async def held(database: Database, who: int = 1) -> store.Subject:
+    async with database.begin() as tx:
+        found = await store.find_subject(tx, subject(who))
+    assert found is not None
+    return found
+
+
+async def certificate(database: Database) -> Erasure:
+    async with database.begin() as tx:
+        (found,) = await erasures.find(tx, [event.erasure_id for event in await erasing(database)])
+    return found
+
+
+async def test_whose_last_consent_has_ended_is_erased_everywhere_and_nobody_is_opted_out_by_it(
+    database: Database,
+) -> None:
+    await given(database, on(OPENED, opt_in(0)))
+    await looked(database, A_YEAR - timedelta(seconds=1))
+    assert await erasing(database) == []
+    await looked(database, A_YEAR)
+    (asked,) = await erasing(database)
+    assert (asked.subject_id, asked.requested_at) == (subject(1), A_YEAR)
+    assert ((await certificate(database)).source, (await held(database)).erased_at) == ("retention", A_YEAR)
+    own = eraser.eraser(database)
+    assert isinstance(own, Eraser)
+    while await own.erase_kept():
+        pass
+    person = await held(database)
+    assert (person.number, ledger.standing(person.state, "acme", "promotions")) == (None, "expired")
+    async with database.begin() as tx:
+        history = await store.history(tx, subject(1))
+    assert verify(history) is None
+    assert [(e.evidence.kind, e.evidence.text_shown) for e in history] == [("opt_in", None), ("expiry", None)]
+    await looked(database, A_YEAR + 4000 * DAY)
+    assert len(await erasing(database)) == 1
+
+
+async def test_who_is_out_is_held_as_long_as_a_consent_would_be_and_then_by_the_keyed_hash(database: Database) -> None:
+    await given(database, on(OPENED, opt_in(0)), on(OPENED + DAY, stop(1)))
+    await given(database, on(OPENED, stop(2, sender_id=None)), who=2)  # of somebody who was never a customer
+    await looked(database, A_YEAR)
+    assert await erasing(database) == []
+    await looked(database, A_YEAR + DAY + timedelta(seconds=1))  # a STOP counts from the end of its second
+    assert [event.subject_id for event in await erasing(database)] == [subject(1)]
+    person = await held(database)
+    assert ledger.standing(person.state, "acme", "promotions") == "opted_out"
+    await looked(database, THREE_YEARS + timedelta(seconds=1))
+    assert [event.subject_id for event in await erasing(database)] == [subject(1), subject(2)]
+    assert ledger.shut((await held(database, 2)).state, "acme")
+
+
+async def test_while_anything_of_them_is_open_they_are_held(database: Database) -> None:
+    """A consent to another purpose; a contact with another sender; a question."""
+    await given(database, on(OPENED, opt_in(0)), on(OPENED, opt_in(0, purpose="loyalty", evidence_id="ev-points")))
+    await given(database, on(OPENED, opt_in(0, evidence_id="ev-2")), who=2)
+    await given(database, on(A_YEAR, contact(0, sender_id="lune", evidence_id="ev-there")), who=2)
+    await given(database, on(OPENED, opt_in(0, sender_id="lune", evidence_id="ev-3")), who=3)
+    late = A_YEAR + 9 * DAY  # a Friday; nobody has looked for a year
+    await looked(database, late)
+    assert await erasing(database) == []  # lune asks the third, late; the second was in touch with lune
+    await looked(database, late + 30 * DAY)
+    assert [event.subject_id for event in await erasing(database)] == [subject(3)]
+    await looked(database, THREE_YEARS)
+    assert {event.subject_id for event in await erasing(database)} == {subject(3), subject(1)}
+    await looked(database, A_YEAR.replace(year=2030))
+    assert len(await erasing(database)) == 3
+
+
+async def test_who_comes_back_is_held_again_for_a_term_of_their_own(database: Database) -> None:
+    await given(database, on(OPENED, opt_in(0)))
+    await looked(database, A_YEAR)
+    again = A_YEAR + DAY
+    await given(database, on(again, opt_in(0, evidence_id="ev-again")))
+    person = await held(database)
+    assert (person.erased_at, ledger.standing(person.state, "acme", "promotions")) == (None, "opted_in")
+    await says(database, "none", again + DAY)
+    await looked(database, again.replace(year=2028))
+    assert (await held(database)).erased_at is None
+    await looked(database, again.replace(year=2028) + DAY)
+    assert (await held(database)).erased_at == again.replace(year=2028) + DAY
+    assert len(await erasing(database)) == 2
