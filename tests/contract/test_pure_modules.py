@@ -30,6 +30,7 @@ PURE = (
     "services/consent-svc/src/consent/chain.py",
     "services/consent-svc/src/consent/proof.py",
     "services/consent-svc/src/consent/bundle.py",
+    "services/consent-svc/src/consent/seals.py",
     "libs/common/src/common/signing.py",
     "libs/common/src/common/sms_length.py",
     "services/campaign-svc/src/campaign/contacts_csv.py",

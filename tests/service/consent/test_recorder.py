@@ -473,7 +473,7 @@ async def test_evidence_without_what_it_must_name_does_not_enter_the_table(datab
                 await connection.execute(
                     "CREATE TEMP TABLE copied AS SELECT * FROM evidence;"
                     f"UPDATE copied SET evidence_id = '{name}', position = 9, {change};"
-                    "INSERT INTO evidence SELECT * FROM copied"
+                    "INSERT INTO evidence OVERRIDING USER VALUE SELECT * FROM copied"
                 )
     finally:
         await connection.close()

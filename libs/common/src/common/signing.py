@@ -18,7 +18,7 @@ from jwt.utils import base64url_decode, base64url_encode
 from common.keyring import secret_key
 from common.settings import KeyRingSettings
 
-Type = Literal["placet-receipt", "placet-bundle"]  # of what is signed, so that one never passes for the other
+Type = Literal["placet-receipt", "placet-bundle", "placet-seal"]  # so that one never passes for another
 
 ALGORITHM = "EdDSA"
 PUBLIC_BYTES = 32

@@ -536,5 +536,27 @@ class ReceiptBody(BaseModel):
     corrections: list["ReceiptBody"] = []
 
 
+class SealBody(BaseModel):
+    """A seal on all entries of the ledger after the last of the seal `previous` and up to `last`. `root`: of the Merkle
+    tree over their hashes (RFC 6962). `pin`: what to keep, for `python -m consent verify --pin`. `signature`: a compact
+    JWS over the canonical JSON of the fields from `number` to `hash`."""
+
+    number: int
+    previous: str
+    entries: int
+    first: int
+    last: int
+    root: str
+    sealed_at: datetime
+    hash: str
+    pin: str
+    signature: str
+
+
+class SealsBody(BaseModel):
+    items: list[SealBody]
+    next: str | None = Field(description="Pass it as `cursor`; null at the end.")
+
+
 def bodies(reasons: tuple[Reason, ...]) -> tuple[ReasonBody, ...]:
     return tuple(ReasonBody(field=r.field, reason=r.reason, detail=r.detail) for r in reasons)

@@ -1,28 +1,31 @@
-"""Proof over HTTP: the signed receipt of one line of the ledger, the bundle of a subject, the keys that check both."""
+"""Proof over HTTP: the signed receipt of one line of the ledger, the bundle of a subject, the
+seals on the whole ledger, the keys that check all of them."""
 
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Query, Response
 from fastapi.responses import StreamingResponse
 
 from common.auth import Caller, require
 from common.database import Database
-from common.fields import Storable
+from common.fields import Position, Storable
 from common.problems import NotFound, Reason
 from common.service import Resources, resources
 from common.settings import KeyRingSettings, ServiceSettings
 from common.signing import SigningKeys
-from consent import ledger, proof, store
+from consent import ledger, proof, sealing, seals, store
 from consent.api import any_number
-from consent.bodies import ProofBody, ReceiptBody, SealedBody
+from consent.bodies import ProofBody, ReceiptBody, SealBody, SealedBody, SealsBody
 from consent.bundle import MessageLine, SubjectLine, Withheld, Writer
 from consent.chain import PERSONAL, Entry
 from consent.ledger import Evidence
 from consent.proof import Party
+from consent.seals import Seal
 from consent.store import HandedOff, Subject
 
 BUNDLE_TYPE = "application/jsonl"
@@ -58,6 +61,33 @@ def router(ring: KeyRingSettings, retired: dict[str, str]) -> APIRouter:
             raise NotFound("no such evidence", reasons=[Reason("evidence_id", "unknown_evidence")])
         told = _receipt(entry, parties, keys)
         return told.model_copy(update={"corrections": [_receipt(each, parties, keys) for each in corrections]})
+
+    @routes.get("/v1/seals/newest")
+    async def get_newest_seal(
+        caller: Annotated[Caller, Depends(require("consent:read"))],
+        held: Annotated[Resources[ServiceSettings], Depends(resources)],
+    ) -> SealBody:
+        """The newest seal on the whole ledger, signed. Whoever keeps its `pin` can have all before it checked."""
+        async with held.database.begin() as tx:
+            seal = await sealing.newest(tx)
+        if seal is None:
+            raise NotFound("nothing is sealed yet", reasons=[Reason(None, "no_seal")])
+        return _seal_body(seal, keys)
+
+    @routes.get("/v1/seals")
+    async def get_seals(
+        caller: Annotated[Caller, Depends(require("consent:read"))],
+        held: Annotated[Resources[ServiceSettings], Depends(resources)],
+        cursor: Position = 0,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    ) -> SealsBody:
+        """Every seal, oldest first. They say nothing of anybody."""
+        async with held.database.begin() as tx:
+            found = await sealing.page(tx, cursor, limit)
+        return SealsBody(
+            items=[_seal_body(seal, keys) for seal in found],
+            next=str(found[-1].number) if len(found) == limit else None,
+        )
 
     @routes.post("/v1/proofs", response_class=Response, responses=BUNDLE)
     async def get_bundle(
@@ -167,6 +197,10 @@ def _message_line(message: HandedOff) -> MessageLine:
         handed_off_at=message.handed_off_at,
         consent_version=message.consent_version,
     )
+
+
+def _seal_body(seal: Seal, keys: SigningKeys) -> SealBody:
+    return SealBody(**asdict(seal), pin=seal.pin, signature=keys.sign(seals.record(seal), "placet-seal"))
 
 
 def _withheld(entry: Entry) -> Withheld:

@@ -27,6 +27,7 @@ from consent import (
     rectifications,
     registry,
     rights,
+    sealing,
     sign_up,
     store,
 )
@@ -49,6 +50,7 @@ class Settings(page.PageSettings):
     double_opt_ins_per_caller_hour: int = Field(1000, ge=1)
     double_opt_in_after_stop_days: int = Field(30, ge=1)  # in which who has said STOP is asked once
     erasure_late_after_s: float = Field(86_400.0, gt=0)  # then asked for again and told; the law gives a month
+    seal_every_s: float = Field(5.0, gt=0)  # how long an entry may stand under no seal, where nothing holds it up
     import_backlog: int = Field(1000, ge=1)  # rows waiting to be published beyond which imports and expiries wait
     hours: Literal["france", "demonstration"] = "france"  # when people may be asked whether a consent shall go on
     retired_signing_keys: dict[str, str] = Field(default_factory=dict)  # key id to `x` of the key set: still published
@@ -113,6 +115,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                     held.database, Asking(answers(held), load(settings.hours)), settings.import_backlog
                 ).worker(),
                 expiring.Recount(held.database, settings.import_backlog).worker(),
+                sealing.Sealing(held.database, settings.seal_every_s, sealing.Settling(held.database)).worker(),
                 *Importing(held, backlog=settings.import_backlog).workers(),
             ],
         ),

@@ -5,7 +5,7 @@
 subject_id order, always, so that two batches over the same people wait for each other and never in a circle.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -17,6 +17,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    Identity,
     Index,
     Integer,
     PrimaryKeyConstraint,
@@ -40,6 +41,7 @@ from consent.retention import Question, Rule, Rules, Term
 
 IN_OUR_WORDS = Replies()
 HISTORY_ENTRIES = 1000  # the newest, in one lookup
+READ_AT_ONCE = 2000  # rows, of a table that is read from end to end
 
 metadata = new_metadata()
 
@@ -127,7 +129,9 @@ Table(
     Column("salt", Text, nullable=True),  # null: erased, with every column of PERSONAL
     Column("sealed", Text, nullable=False),
     Column("hash", Text, nullable=False),
+    Column("ordinal", BigInteger, Identity(always=True), nullable=False),  # its place in the whole ledger
     UniqueConstraint("subject_id", "position"),
+    Index("evidence_ordinal_ix", "ordinal", unique=True),
     CheckConstraint("kind IN ('opt_in', 'opt_out', 'request', 'expiry', 'contact', 'correction')", name="kind"),
     CheckConstraint("kind <> 'opt_in' OR basis IS NOT NULL", name="opt_in"),
     CheckConstraint(
@@ -818,6 +822,48 @@ async def find_evidence(tx: AsyncConnection, evidence_ids: Collection[str]) -> d
         text("SELECT * FROM evidence WHERE evidence_id = ANY(CAST(:ids AS text[]))"), {"ids": list(evidence_ids)}
     )
     return {row.evidence_id: _entry(row).evidence for row in rows}
+
+
+async def streamed(tx: AsyncConnection, query: str) -> AsyncIterator[Row[Any]]:
+    """The rows of a table that is read from end to end, READ_AT_ONCE in memory."""
+    rows = await tx.stream(text(query), execution_options={"yield_per": READ_AT_ONCE})
+    async for some in rows.partitions():
+        for row in some:
+            yield row
+
+
+async def whole_ledger(tx: AsyncConnection) -> AsyncIterator[Entry]:
+    """Every entry there is, by subject and position."""
+    async for row in streamed(tx, "SELECT * FROM evidence ORDER BY subject_id, position"):
+        yield _entry(row)
+
+
+async def places(tx: AsyncConnection) -> AsyncIterator[tuple[int, str, datetime]]:
+    """(ordinal, hash, recorded_at) of every entry, in the order of the whole ledger."""
+    async for row in streamed(tx, "SELECT ordinal, hash, recorded_at FROM evidence ORDER BY ordinal"):
+        yield row.ordinal, row.hash, row.recorded_at
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What is stored of a subject beside the ledger, and follows from it. `state`: JSON, as it stands. `asked_at`: when
+    their erasure was asked for, the last time."""
+
+    subject_id: str
+    entries: int
+    head: str
+    state: str
+    asked_at: datetime | None
+
+
+async def heads(tx: AsyncConnection) -> AsyncIterator[Head]:
+    """Of every subject there is, in the order of `whole_ledger`."""
+    query = (
+        "SELECT subject_id, entries, head, state::text AS state, (SELECT max(requested_at) FROM erasing AS e"
+        " WHERE e.subject_id = s.subject_id) AS asked_at FROM subject AS s ORDER BY subject_id"
+    )
+    async for row in streamed(tx, query):
+        yield Head(row.subject_id, row.entries, row.head, row.state, row.asked_at)
 
 
 async def find_entry(tx: AsyncConnection, evidence_id: str) -> Entry | None:
