@@ -12,7 +12,10 @@ import msgspec
 import pytest
 
 from common.contracts.consent import ConsentStateChanged, SenderChanged
+from common.database import Database
+from consent.eraser import eraser
 from consent.service import Settings, build
+from tests.eventually import eventually
 from tests.running import Surroundings, bearer, running
 
 NUMBER = "06 39 98 12 34"
@@ -496,3 +499,83 @@ async def test_the_history_is_newest_last_and_tells_when_we_learned_it(service: 
     assert history[1]["occurred_at"] < history[0]["occurred_at"]
     assert history[1]["recorded_at"] > history[0]["recorded_at"]
     assert len({e["hash"] for e in history}) == 2
+
+
+async def as_of(service: httpx.AsyncClient, **instants: str) -> dict[str, Any]:
+    answer = await service.post("/v1/subjects/lookup", json={"number": NUMBER, "as_of": instants})
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def standing(found: dict[str, Any]) -> list[str]:
+    return [consent["state"] for consent in found["consents"]]
+
+
+async def test_a_subject_is_looked_up_as_it_was_then_and_as_that_was_known_at_another_time(
+    service: httpx.AsyncClient,
+) -> None:
+    """A STOP of noon, to the second, that the shop tells two days later: between the two we believed otherwise."""
+    assert (await service.post("/v1/consents", json=consent(occurred_at="2026-03-02T09:00:00Z"))).status_code == 201
+    before_we_knew = datetime.now(UTC).isoformat()
+    assert (await service.post("/v1/opt-outs", json=opt_out(occurred_at="2026-03-02T12:00:00Z"))).status_code == 201
+    assert standing(await lookup(service)) == ["opted_out"]
+
+    at_eight, at_ten, at_one = (f"2026-03-02T{hour}:00:00Z" for hour in ("08", "10", "13"))
+    assert standing(await as_of(service, happened_by=at_eight)) == []
+    assert standing(await as_of(service, happened_by=at_ten)) == ["opted_in"]
+    assert standing(await as_of(service, happened_by=at_one)) == ["opted_out"]
+    assert standing(await as_of(service, happened_by=at_one, known_by=before_we_knew)) == ["opted_in"]
+    assert standing(await as_of(service, known_by=before_we_knew)) == ["opted_in"]
+    assert standing(await as_of(service, known_by="2026-03-02T13:00:00Z")) == [], "nothing was on record yet"
+    assert standing(await as_of(service, happened_by="2026-03-02T12:59:59.5+01:00")) == ["opted_in"]
+    within_the_second = await as_of(service, happened_by="2026-03-02T13:00:00.2+01:00")
+    assert standing(within_the_second) == ["opted_out"], "in doubt, it was before"
+    assert within_the_second["as_of"]["happened_by"] == "2026-03-02T12:00:00.200000Z"
+    assert (within_the_second["version"], within_the_second["held_since"]) == (None, None)
+    assert [e["kind"] for e in within_the_second["history"]] == ["opt_in", "opt_out"]
+    assert [e["kind"] for e in (await as_of(service, happened_by=at_ten))["history"]] == ["opt_in"]
+
+
+async def test_what_is_left_after_an_erasure_still_says_how_it_was(
+    service: httpx.AsyncClient, surroundings: Surroundings
+) -> None:
+    assert (await service.post("/v1/consents", json=consent(occurred_at="2026-03-02T09:00:00Z"))).status_code == 201
+    body = {"number": NUMBER, "evidence": {"source": "call-centre"}}
+    assert (await service.post("/v1/erasures", json=body)).status_code == 202
+    database = Database(await surroundings.database("consent"))
+    try:
+
+        async def erased() -> bool:
+            await eraser(database).erase_kept()
+            return all(entry["salt"] is None for entry in (await lookup(service))["history"])
+
+        await eventually(erased)
+    finally:
+        await database.close()
+    then = await as_of(service, happened_by="2026-03-02T10:00:00Z")
+    assert standing(then) == ["opted_in"]
+    assert (then["history"][0]["form_id"], then["history"][0]["salt"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("instants", "why"),
+    [
+        ({"happened_by": "2999-01-01T00:00:00Z"}, [("as_of.happened_by", "in_the_future")]),
+        (
+            {"happened_by": "2999-01-01T00:00:00Z", "known_by": "2999-01-01T00:00:00Z"},
+            [("as_of.happened_by", "in_the_future"), ("as_of.known_by", "in_the_future")],
+        ),
+        ({"known_by": "2026-03-02T12:00:00"}, [("as_of.known_by", "timezone_aware")]),
+        ({"known_by": "yesterday"}, [("as_of.known_by", "value_error")]),
+        ({"known_by": 1772452800}, [("as_of.known_by", "value_error")]),
+        ({"known_at": "2026-03-02T12:00:00Z"}, [("as_of.known_at", "extra_forbidden")]),
+        ({}, [("as_of", "value_error")]),
+    ],
+)
+async def test_an_instant_that_nobody_can_know_of_yet_or_that_is_none_is_refused(
+    service: httpx.AsyncClient, instants: dict[str, Any], why: list[tuple[str, str]]
+) -> None:
+    answer = await service.post("/v1/subjects/lookup", json={"number": NUMBER, "as_of": instants})
+    assert (answer.status_code, reasons(answer)) == (422, why)
+    assert "98 12" not in answer.text

@@ -25,6 +25,7 @@ from common.telemetry import traceparent
 from common.together import Together
 from consent import ledger, recorder, store
 from consent.bodies import (
+    AsOfView,
     BatchAnswer,
     BatchBody,
     BatchResult,
@@ -40,9 +41,9 @@ from consent.bodies import (
     bodies,
 )
 from consent.chain import evidence_id
-from consent.ledger import NEVER_SEEN, Evidence, Kind, Refusal
+from consent.ledger import Evidence, Kind, Refusal
 from consent.recorder import Recorded, Statement
-from consent.store import Purposes
+from consent.store import Purposes, Subject
 
 router = APIRouter(prefix="/v1")
 
@@ -147,22 +148,32 @@ async def give_consents(
 
 @router.post("/subjects/lookup")
 async def look_up_subject(body: LookupBody, caller: ReadsConsent, held: Held) -> SubjectView:
-    """What is held of a number, and the evidence, newest last. A caller limited to some senders sees those, and what
-    concerns every sender; version 0 where nothing is held."""
+    """What is held of a number, and the evidence, newest last; with `as_of`, what had happened by one instant as far as
+    it was on record by another. A caller limited to some senders sees those, and what concerns every sender; version 0
+    where nothing is held."""
     subject_id = held.subject_keys.subject_id(any_number(body.number, held))
+    as_of = _as_of(body, datetime.now(UTC))
     async with held.database.begin() as tx:
-        subject = await store.find_subject(tx, subject_id)
-        entries = await store.history(tx, subject_id, subject.entries) if subject else []
+        if as_of is None:
+            subject = await store.find_subject(tx, subject_id) or Subject(subject_id=subject_id)
+            entries = await store.history(tx, subject_id, subject.entries)
+        else:
+            ((subject, entries),) = await store.whole_histories(tx, [subject_id])
+    if as_of is None:
+        state = subject.state
+    else:
+        entries = [e for e in entries if e.recorded_at <= as_of.known_by and e.evidence.since <= as_of.happened_by]
+        state = ledger.fold(entry.evidence for entry in entries)
 
     def visible(sender_id: str | None) -> bool:
         return sender_id is None or caller.senders is None or sender_id in caller.senders
 
-    state = subject.state if subject else NEVER_SEEN
     corrected_by = ledger.corrected_by(e.evidence for e in entries)
     return SubjectView(
         subject_id=subject_id,
-        version=subject.version if subject else 0,
-        held_since=subject.held_since if subject else None,
+        as_of=as_of,
+        version=None if as_of else subject.version,
+        held_since=None if as_of else subject.held_since,
         consents=[
             ConsentView(
                 sender_id=c.sender_id,
@@ -190,10 +201,22 @@ async def look_up_subject(body: LookupBody, caller: ReadsConsent, held: Held) ->
                 corrected_by=corrected_by.get(e.evidence.evidence_id, []),
                 **asdict(e.evidence),
             )
-            for e in entries
+            for e in entries[-store.HISTORY_ENTRIES :]
             if visible(e.evidence.sender_id)
         ],
     )
+
+
+def _as_of(body: LookupBody, now: datetime) -> AsOfView | None:
+    """Raises Invalid for an instant that lies ahead of our clock."""
+    if body.as_of is None:
+        return None
+    asked = {"happened_by": body.as_of.happened_by, "known_by": body.as_of.known_by}
+    if ahead := [
+        Reason(f"as_of.{name}", "in_the_future", "later than now") for name, at in asked.items() if at and at > now
+    ]:
+        raise Invalid("nobody knows yet", reasons=ahead)
+    return AsOfView(happened_by=asked["happened_by"] or now, known_by=asked["known_by"] or now)
 
 
 @dataclass(frozen=True, slots=True)

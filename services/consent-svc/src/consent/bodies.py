@@ -446,8 +446,45 @@ class BatchAnswer(BaseModel):
     counts: dict[Literal["recorded", "unchanged", "refused"], int]
 
 
+class AsOfBody(Body):
+    """The state at one instant, as it was known at another. `happened_by`: what had happened by then at source;
+    `known_by`: what was on record by then. What is left out is now; nothing lies in the future, or the same question
+    would not keep its answer."""
+
+    happened_by: Instant | None = None
+    known_by: Instant | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> "AsOfBody":
+        if self.happened_by is None and self.known_by is None:
+            raise ValueError("give happened_by, known_by or both")
+        return self
+
+
 class LookupBody(Body):
+    """`as_of` null: the state now."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"number": EXAMPLE_NUMBER},
+                {
+                    "number": EXAMPLE_NUMBER,
+                    "as_of": {"happened_by": "2026-03-02T14:05:00+01:00", "known_by": "2026-03-09T00:00:00+01:00"},
+                },
+            ]
+        }
+    )
+
     number: Number
+    as_of: AsOfBody | None = None
+
+
+class AsOfView(BaseModel):
+    """Both instants of an answer that was asked for as of one."""
+
+    happened_by: datetime
+    known_by: datetime
 
 
 class ConsentView(BaseModel):
@@ -495,10 +532,12 @@ class EvidenceView(BaseModel):
 
 
 class SubjectView(BaseModel):
-    """`held_since`: a text of theirs waits for a person to read it, and marketing waits with it."""
+    """`held_since`: a text of theirs waits for a person to read it, and marketing waits with it. As of another instant
+    than now, `version` and `held_since` are null, and `history` is what the state stands on."""
 
     subject_id: str
-    version: int
+    as_of: AsOfView | None
+    version: int | None
     held_since: datetime | None
     consents: list[ConsentView]
     suppressions: list[SuppressionView]

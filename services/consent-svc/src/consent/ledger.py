@@ -100,6 +100,12 @@ class Evidence:
         whole = self.kind == "opt_out" and self.occurred_at.microsecond == 0
         return min(self.occurred_at + LAST_INSTANT if whole else self.occurred_at, self.received_at)
 
+    @property
+    def since(self) -> datetime:
+        """The earliest instant it may be of. Another than `at` only for an opt-out timed to the whole second: whether
+        the person was out at an instant within that second is in doubt, and doubt is out."""
+        return min(self.occurred_at, self.received_at)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
