@@ -202,7 +202,7 @@ async def four(surroundings: Surroundings, without: tuple[str, ...] = (), **more
                 "purposes": [{"id": "promotions", "wording": "Nos offres"}],
             },
         )
-        await asyncio.gather(*(eventually(_ready(client), within_s=30) for client in clients.values()))
+        await asyncio.gather(*(eventually(_ready(client), within_s=60) for client in clients.values()))
         yield told
 
 

@@ -12,7 +12,7 @@ from tests.builders import SENDER, now, number, subject
 from tests.eventually import eventually
 from tests.reading import reading
 from tests.running import Surroundings, bearer
-from tests.service.rights.four import SERVICES, four
+from tests.service.rights.four import SERVICES, Four, four
 
 NOTHING: dict[str, list[str]] = {service: [] for service in SERVICES}
 
@@ -183,3 +183,62 @@ async def test_who_may_and_what_is_wrong_with_a_request(surroundings: Surroundin
         ):
             refused = await client.post("/v1/erasures", json={**body, **change})
             assert (refused.status_code, refused.json()["reasons"][0]["field"]) == (422, field)
+
+
+async def test_no_import_no_late_text_and_no_replay_of_the_log_brings_a_person_back(surroundings: Surroundings) -> None:
+    """Each as old as what was erased. What stays all along is the keyed hash, opted out of everyone."""
+    async with four(surroundings) as told:
+        await told.consented(1)
+        await told.imported(1)
+        await told.texted(1, "Bonjour, ici Zoé 1, merci", mo="mo-late", sent_at=now() - timedelta(hours=1))
+        asked = await told.erased(1)
+        await eventually(told.complete(asked["erasure_id"]), within_s=30)
+        file = f"number,occurred_at\n{number(1)},{(now() - timedelta(days=1)).isoformat()}\n"
+        assert (await told.consents_imported(file))["outvoted"] == 1
+        await told.texted(1, "OUI Zoé 1", mo="mo-later", sent_at=now() - timedelta(hours=1))
+        await told.texted(1, "Bonjour, ici Zoé 1, merci", mo="mo-late", sent_at=now() - timedelta(hours=1))
+        assert await told.held(1) == NOTHING
+        assert await out_of_everyone(told)
+    reached = {service: await offsets(surroundings, service) for service in SERVICES}
+    for service in SERVICES:
+        async with surroundings.sql(service) as sql:
+            await sql.execute("UPDATE consumer_offset SET next_offset = 0")
+    async with four(surroundings) as told:
+
+        async def replayed() -> bool:
+            for service in SERVICES:
+                now_at = await offsets(surroundings, service)
+                assert all(now_at[of] >= offset for of, offset in reached[service].items()), (service, now_at)
+            return True
+
+        await eventually(replayed, within_s=60)
+        done = await eventually(told.complete(asked["erasure_id"]), within_s=30)
+        assert done["completed_at"]
+        assert await told.held(1) == NOTHING
+        assert await out_of_everyone(told)
+        assert await chain_of(surroundings, 1) is None
+
+        fresh = f"number,occurred_at\n{number(1)},{now().isoformat()}\n"
+        assert (await told.consents_imported(fresh))["created"] == 1
+        state = await told.state(1)
+        assert [c["state"] for c in state["consents"]] == ["opted_in"]
+        assert [s["sender_id"] for s in state["suppressions"]] == [None], "for every other purpose, to come as well"
+        assert "subject.number" in (await told.held(1))["consent"]
+
+
+async def out_of_everyone(told: Four) -> bool:
+    """By the keyed hash alone."""
+    state = await told.state(1)
+    async with told.surroundings.sql("consent") as sql:
+        row = await sql.fetchrow("SELECT number, erased_at FROM subject WHERE subject_id = $1", subject(1))
+    assert (row["number"], row["erased_at"] is None) == (None, False)
+    return {c["state"] for c in state["consents"]} == {"opted_out"} and [
+        s["sender_id"] for s in state["suppressions"]
+    ] == [None]
+
+
+async def offsets(surroundings: Surroundings, service: str) -> dict[tuple[str, str, int], int]:
+    async with surroundings.sql(service) as sql:
+        rows = await sql.fetch("SELECT consumer_group, topic, partition, next_offset FROM consumer_offset")
+    assert any(row["next_offset"] for row in rows)
+    return {tuple(row)[:3]: row["next_offset"] for row in rows}

@@ -3,8 +3,6 @@
 from datetime import timedelta
 from typing import Any
 
-import pytest
-
 from common.signing import PublicKeys
 from consent.bundle import check
 from tests.builders import SENDER, now, number, subject
@@ -177,23 +175,22 @@ async def test_a_wrong_reference_is_corrected_beside_the_line_wherever_it_is_sho
         assert await chain_of(surroundings, 1) is None
 
 
-@pytest.mark.parametrize("wrong", [["person"], ["time"], ["purpose", "form"], ["text_shown"]])
-async def test_a_consent_that_was_none_is_annulled_and_what_is_newer_stands(
-    surroundings: Surroundings, wrong: list[str]
-) -> None:
+async def test_a_consent_that_was_none_is_annulled_and_what_is_newer_stands(surroundings: Surroundings) -> None:
     async with four(surroundings, without=ALONE) as told:
-        line = (await told.consented(1, occurred_at=now() - timedelta(hours=2)))["evidence_id"]
-        other = (await told.consented(2, occurred_at=now() - timedelta(hours=2)))["evidence_id"]
-        newer = await told.consented(2, occurred_at=now() - timedelta(hours=1))
-        for n, evidence_id in ((1, line), (2, other)):
-            done = await asked(told, n, {"kind": "evidence", "evidence_id": evidence_id, "wrong": wrong})
-            assert done["annulled"]
-        [consent] = (await told.state(1))["consents"]
-        assert (consent["state"], consent["evidence_id"] == line) == ("opted_out", False)
-        [consent] = (await told.state(2))["consents"]
-        assert (consent["state"], consent["evidence_id"]) == ("opted_in", newer["evidence_id"])
-        assert (await told.state(1))["history"][0]["corrected_by"]
-        assert await chain_of(surroundings, 1) is None
+        for n, wrong in enumerate((["person"], ["time"], ["purpose", "form"], ["text_shown"])):
+            first, second = 2 * n, 2 * n + 1
+            line = (await told.consented(first, occurred_at=now() - timedelta(hours=2)))["evidence_id"]
+            other = (await told.consented(second, occurred_at=now() - timedelta(hours=2)))["evidence_id"]
+            newer = await told.consented(second, occurred_at=now() - timedelta(hours=1))
+            for person, evidence_id in ((first, line), (second, other)):
+                done = await asked(told, person, {"kind": "evidence", "evidence_id": evidence_id, "wrong": wrong})
+                assert done["annulled"]
+            [consent] = (await told.state(first))["consents"]
+            assert (consent["state"], consent["evidence_id"] == line) == ("opted_out", False)
+            [consent] = (await told.state(second))["consents"]
+            assert (consent["state"], consent["evidence_id"]) == ("opted_in", newer["evidence_id"])
+            assert (await told.state(first))["history"][0]["corrected_by"]
+            assert await chain_of(surroundings, first) is None
 
 
 async def test_a_stop_that_was_wrong_stays_a_stop_and_the_correction_stands_beside_it(
