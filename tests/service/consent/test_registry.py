@@ -57,7 +57,6 @@ async def test_a_sender_says_who_is_behind_it_what_a_stop_shuts_and_what_it_answ
     wanted = SENDER | {
         "controller": "groupe-acme",
         "stop_scope": "sender",
-        "stop_code": "38200",
         "replies": {"stop": "Acme : c'est noté."},
         "purposes": [{"id": "promotions", "wording": "Nos offres par SMS", "retention_months": 12}],
     }
@@ -65,11 +64,24 @@ async def test_a_sender_says_who_is_behind_it_what_a_stop_shuts_and_what_it_answ
     assert (body["controller"], body["stop_scope"], body["stop_code_class"]) == (
         "groupe-acme",
         "sender",
-        "transactional",
+        "marketing",
     )
     assert (body["replies"]["stop"], body["replies"]["contact"]) == ("Acme : c'est noté.", None)
     assert (await service.post("/v1/senders", json=wanted)).status_code == 200
     assert (await service.get("/v1/senders/acme")).json() == body
+
+
+async def test_a_code_of_the_transactional_class_asks_no_consent(service: httpx.AsyncClient) -> None:
+    """Marketing from 38xxx is against the operators' rules, whatever was consented to."""
+    refused = await service.post("/v1/senders", json=SENDER | {"stop_code": "38200"})
+    assert refused.status_code == 422
+    assert "stop_code" in refused.json()["reasons"][0]["detail"]
+    alerts = (await service.post("/v1/senders", json=SENDER | {"stop_code": "38200", "purposes": []})).json()
+    assert (alerts["stop_code_class"], alerts["version"]) == ("transactional", 1)
+    content = {name: value for name, value in SENDER.items() if name != "sender_id"}
+    assert (await service.put("/v1/senders/acme", json=content | {"stop_code": "38200"})).status_code == 422
+    assert (await service.get("/v1/senders/acme")).json() == alerts
+    assert (await put(service))["stop_code_class"] == "marketing"
 
 
 async def test_all_that_a_sender_ever_was_is_kept(service: httpx.AsyncClient) -> None:

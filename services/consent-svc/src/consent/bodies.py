@@ -31,6 +31,7 @@ from consent.replies import question_flaws
 OURS = ("mo", "unreadable_mo", "receipt", "provider_list", "preference_page", "rectification", "double_opt_in")
 EXAMPLE_NUMBER = "06 39 98 12 34"
 BATCH_ITEMS = 1000
+TRANSACTIONAL = "38"  # STOP codes of that class (AF2M, DOMAIN 1.7); 36xxx are for marketing
 EARLIEST = datetime(1992, 12, 3, tzinfo=UTC)  # the first SMS: a time at source before it is a mistake
 ISO_8601 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}")
 
@@ -143,6 +144,8 @@ class SenderContent(Body):
     def _consistent(self) -> "SenderContent":
         if len({purpose.id for purpose in self.purposes}) < len(self.purposes):
             raise ValueError("purposes: an id twice")
+        if self.purposes and self.stop_code.startswith(TRANSACTIONAL):
+            raise ValueError("stop_code: one of 38xxx is for transactional messages, and none of them asks for consent")
         return self
 
 
