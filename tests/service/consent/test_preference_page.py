@@ -622,6 +622,7 @@ async def test_all_of_it_is_done_by_keyboard_and_the_focus_is_seen(service: Serv
             "L’historique complet",
             "Copie pour un logiciel (JSON)",
             "Copie pour un tableur (CSV)",
+            "contact@maison-lune.example",
             "Tout effacer…",
         ]
         assert all(one.endswith("| solid") for one in met)
@@ -666,6 +667,29 @@ async def test_what_a_sender_or_a_caller_wrote_is_shown_as_text_and_never_as_mar
         await expect(visit.page.get_by_role("heading", level=1)).to_have_text(f"Vos SMS de {script}")
         assert await visit.page.locator("script, main b").count() == 0
         assert visit.complaints == []
+
+
+@pytest.mark.parametrize(
+    ("language", "how", "mended"),
+    [
+        ("fr", "Corriger une erreur", "Une erreur dans cet historique a été corrigée"),
+        ("en", "Correct a mistake", "A mistake in this history was corrected"),
+    ],
+)
+async def test_the_page_says_how_to_have_a_mistake_put_right_and_shows_what_was(
+    service: Service, language: str, how: str, mended: str
+) -> None:
+    await service.consent()
+    [line] = (await service.held())["history"]
+    right = {"form_id": "checkout", "form_version": "8"}
+    wrong = {"kind": "evidence", "evidence_id": line["evidence_id"], "wrong": ["form"], "right": right}
+    body = {"number": NUMBER, "asked": {"source": "desk"}, "correct": wrong}
+    assert (await service.api.post("/v1/rectifications", json=body)).status_code == 202
+    async with httpx.AsyncClient() as tab:
+        page = (await tab.get(await service.link(), params={"lang": language})).text
+    assert how in page
+    assert page.count("mailto:") == 2, "who answers for the data, and who corrects it"
+    assert mended in page
 
 
 async def test_a_page_that_cannot_be_made_says_so_to_a_person_and_how_to_stop(service: Service) -> None:
