@@ -1,12 +1,12 @@
 """Seals over the whole ledger, and the place of each entry in it.
 
-Revision ID: 0015
+Revision ID: 0017
 """
 
 from alembic import op
 
-revision = "0015"
-down_revision = "0014"
+revision = "0017"
+down_revision = "0016"
 branch_labels = None
 depends_on = None
 
