@@ -26,7 +26,8 @@ CONNECTIONS = 64
 SHARE = 0.6  # of the limit: what is asked of us
 NUMBERS = 10_000  # all of the range for fiction
 TEXTS = ("STOP", "Stop", "Arrêtez vos SMS", "stop svp merci", "Merci beaucoup !", "C'est ouvert demain ?", "OUI")
-GC = "700, 10, 10 (Python's)"
+GC = "50,000 objects, frozen"
+BARE_GC = "Python's"
 
 Signed = Callable[[bytes, int], dict[str, str]]  # the headers of a body, by the number of the callback
 
@@ -45,7 +46,7 @@ async def run(ground: Ground) -> None:
             requests = [load.post(path, signed(content, n), content) for n, content in made]
             return await load.send(server.url, requests, CONNECTIONS, ground.folder, server.pid)
 
-        return Side(name, measure, GC)
+        return Side(name, measure, GC if server is ours else BARE_GC)
 
     sent = 0
     for provider, body, signed in (

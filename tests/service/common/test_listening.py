@@ -29,7 +29,7 @@ async def _notified(pipe: Pipeline, woken: asyncio.Event) -> bool:
 async def test_a_notification_wakes_also_after_the_connection_was_lost(surroundings: Surroundings) -> None:
     async with pipeline(surroundings) as pipe:
         woken = asyncio.Event()
-        async with Listener(pipe.database, CHANNEL, woken.set):
+        async with Listener(pipe.database, CHANNEL, lambda _: woken.set()):
             await eventually(lambda: _notified(pipe, woken))
             killed = await pipe.scalar(
                 "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from prometheus_client import Gauge
+from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -17,7 +18,7 @@ from common.contracts import STATES, Watermark
 from common.contracts.consent import ConsentStateChanged
 from common.database import Database
 from common.kafka import partition_of
-from common.outbox import MAX_RECORD_BYTES, OLDEST, Relay, Relayed
+from common.outbox import MAX_RECORD_BYTES, OLDEST, TOLD_CHARS, Relay, Relayed, ids_of, spans
 from common.telemetry import continue_trace, traceparent
 from tests.eventually import eventually
 from tests.running import Surroundings
@@ -319,6 +320,35 @@ async def test_whoever_waits_for_a_row_hears_yes_only_once_kafka_has_it(surround
             assert await relayed.wait([], 5) is True
 
 
+@pytest.mark.parametrize("ids", [[1], [3, 4, 5], [3, 4, 9, 11, 12], list(range(7, 5000, 3))])
+def test_the_relay_tells_which_rows_are_gone_or_that_one_has_to_look(ids: list[int]) -> None:
+    told = spans(ids)
+
+    assert len(told) <= TOLD_CHARS
+    assert ids_of(told) == (ids if told else [])
+    assert bool(told) == (len(ids) < 1000)
+
+
+async def test_who_waits_hears_of_it_however_many_rows_there_were(surroundings: Surroundings) -> None:
+    """Nobody looks by himself: all rows of a batch are told; then there are too many gaps; then it was long ago."""
+    async with pipeline(surroundings, partitions=1) as pipe:
+        relayed = Relayed(pipe.database, look_every_s=3600.0)
+        async with going(relayed.run):
+            await eventually(lambda: _listening(pipe))
+            ids = await pipe.append(*states_of(SUBJECTS[0], *range(1, 2001)))
+            first = asyncio.ensure_future(relayed.wait(ids, 60))
+            async with going(pipe.relay().run):
+                assert await first is True
+            ids = await pipe.append(*states_of(SUBJECTS[0], *range(2001, 6001)))
+            async with pipe.database.begin() as tx:
+                await tx.execute(text("DELETE FROM outbox WHERE id % 2 = 0"))
+            left = [one for one in ids if one % 2]
+            then = asyncio.ensure_future(relayed.wait(left, 60))
+            async with going(pipe.relay().run):
+                assert await then is True
+            assert await relayed.wait(ids, 60) is True
+
+
 async def test_a_row_that_kafka_has_not_acknowledged_is_not_deleted_and_nobody_hears_yes(
     surroundings: Surroundings,
 ) -> None:
@@ -375,6 +405,11 @@ async def test_an_event_that_no_record_could_hold_is_refused_where_it_is_written
         async with going(pipe.relay().run):
             await eventually(pipe.drained)
         assert _versions(await pipe.log()) == {largest: [1]}
+
+
+async def _listening(pipe: Pipeline) -> bool:
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%relayed%'"
+    return bool(await pipe.scalar(query))
 
 
 async def _is(fact: bool) -> bool:

@@ -23,12 +23,12 @@ async def either(first: asyncio.Event, second: asyncio.Event | None, seconds: fl
 
 
 class Listener:
-    """Calls `wake` at each NOTIFY on `channel`, over a connection of its own that it renews when lost.
+    """Calls `wake` with the payload of each NOTIFY on `channel`, over a connection of its own that it renews when lost.
 
     Notifications are a hint: whoever listens also looks by itself every IDLE_S.
     """
 
-    def __init__(self, database: Database, channel: str, wake: Callable[[], None]) -> None:
+    def __init__(self, database: Database, channel: str, wake: Callable[[str], None]) -> None:
         self._database = database
         self._channel = channel
         self._wake = wake
@@ -50,7 +50,7 @@ class Listener:
                 lost = asyncio.Event()
                 connection = await self._database.connect()
                 connection.add_termination_listener(lambda _, lost=lost: lost.set())
-                await connection.add_listener(self._channel, lambda *_: self._wake())
+                await connection.add_listener(self._channel, lambda *told: self._wake(str(told[-1])))
                 await lost.wait()
             except OSError as error:
                 log.warning("not listening", extra={"channel": self._channel, "why": type(error).__name__})

@@ -34,7 +34,8 @@ from common.telemetry import counter, gauge, traceparent
 log = logging.getLogger(__name__)
 
 WAITING = "outbox_waiting"  # NOTIFY channel: rows were committed
-RELAYED = "outbox_relayed"  # NOTIFY channel: rows were acknowledged by Kafka and deleted
+RELAYED = "outbox_relayed"  # NOTIFY channel: rows were acknowledged by Kafka and deleted; which, as `spans`
+TOLD_CHARS = 7_900  # Postgres takes 8,000 bytes
 LEADER = "placet.relay"  # advisory lock: one publishing transaction per database
 IDLE_S = 0.25  # a missed notification costs at most this
 BACK_OFF_S = (0.1, 5.0)
@@ -151,7 +152,7 @@ class Relay:
         woken = asyncio.Event()
         failures = 0
         try:
-            async with Listener(self._database, WAITING, woken.set):
+            async with Listener(self._database, WAITING, lambda _: woken.set()):
                 while not stop.is_set():
                     woken.clear()
                     try:
@@ -196,7 +197,9 @@ class Relay:
                     text("DELETE FROM outbox WHERE id = ANY(CAST(:ids AS bigint[]))"),
                     {"ids": [r.id for r in rows]},
                 )
-                await tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": RELAYED})
+                await tx.execute(
+                    text("SELECT pg_notify(:channel, :told)"), {"channel": RELAYED, "told": spans([r.id for r in rows])}
+                )
             else:
                 OLDEST.set(0)
             drained = len(rows) < self._settings.relay_batch
@@ -273,19 +276,43 @@ class Relay:
                 await producer.stop()
 
 
-class Relayed:
-    """Waits until Kafka has acknowledged outbox rows, whichever process relays them. One look serves all who wait."""
+def spans(ids: Sequence[int]) -> str:
+    """Ids in rising order as "3-17 20-21"; "" where that is too long to be told: then one has to look."""
+    found: list[list[int]] = []
+    for one in ids:
+        if found and one == found[-1][1] + 1:
+            found[-1][1] = one
+        else:
+            found.append([one, one])
+    told = " ".join(f"{first}-{last}" for first, last in found)
+    return told if len(told) <= TOLD_CHARS else ""
 
-    def __init__(self, database: Database) -> None:
+
+def ids_of(told: str) -> list[int]:
+    """What `spans` was made from."""
+    found: list[int] = []
+    for span in told.split():
+        first, _, last = span.partition("-")
+        found.extend(range(int(first), int(last) + 1))
+    return found
+
+
+class Relayed:
+    """Waits until Kafka has acknowledged outbox rows, whichever process relays them. The relay tells which, in the
+    transaction that deletes them; whoever may have missed that looks at the outbox, and one look serves all."""
+
+    def __init__(self, database: Database, look_every_s: float = IDLE_S) -> None:
         self._database = database
-        self._waiting: dict[asyncio.Future[None], frozenset[int]] = {}
+        self._look_every_s = look_every_s
+        self._waiting: dict[asyncio.Future[None], set[int]] = {}  # what each still waits for
+        self._newest = 0  # of the ids known to be gone
         self._woken = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Looks at each of the relay's notifications, and now and then without one, until `stop`."""
-        async with Listener(self._database, RELAYED, self._woken.set):
+        """Hears the relay, and looks now and then without having heard, until `stop`."""
+        async with Listener(self._database, RELAYED, self._heard):
             while not stop.is_set():
-                await either(stop, self._woken, IDLE_S)
+                await either(stop, self._woken, self._look_every_s)
                 self._woken.clear()
                 if self._waiting:
                     try:
@@ -293,23 +320,36 @@ class Relayed:
                     except Exception as error:  # whoever waits is told nothing, and so answers nothing good
                         log.warning("cannot look at the outbox", extra={"why": type(error).__name__})
 
+    def _heard(self, told: str) -> None:
+        if not told:
+            self._woken.set()
+            return
+        self._gone(ids_of(told))
+
+    def _gone(self, ids: Sequence[int]) -> None:
+        self._newest = max(self._newest, *ids, 0)
+        for future, left in self._waiting.items():
+            left.difference_update(ids)
+            if not left and not future.done():
+                future.set_result(None)
+
     async def _look(self) -> None:
-        asked = dict(self._waiting)
-        wanted = sorted(frozenset[int]().union(*asked.values()))
+        wanted = sorted(set[int]().union(*self._waiting.values()))
         async with self._database.begin() as tx:
             rows = await tx.execute(
                 text("SELECT id FROM outbox WHERE id = ANY(CAST(:ids AS bigint[]))"), {"ids": wanted}
             )
-            left = {row.id for row in rows}
-        for future, ids in asked.items():
-            if not future.done() and ids.isdisjoint(left):
-                future.set_result(None)
+            still = {row.id for row in rows}
+        self._gone([one for one in wanted if one not in still])
 
     async def wait(self, ids: Sequence[int], timeout_s: float) -> bool:
         """True once none of `ids` is in the outbox any more; False at the deadline."""
+        if not ids:
+            return True
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting[future] = frozenset(ids)
-        self._woken.set()  # they may be gone already
+        self._waiting[future] = set(ids)
+        if min(ids) <= self._newest:
+            self._woken.set()  # they may be gone already
         try:
             await asyncio.wait_for(future, timeout_s)
         except TimeoutError:

@@ -31,7 +31,9 @@ class Timer:
 
     async def run(self, stop: asyncio.Event) -> None:
         woken = asyncio.Event()
-        listening = Listener(self.database, self.channel, woken.set) if self.channel else contextlib.nullcontext()
+        listening = (
+            Listener(self.database, self.channel, lambda _: woken.set()) if self.channel else contextlib.nullcontext()
+        )
         failures = 0
         async with listening:
             while not stop.is_set():

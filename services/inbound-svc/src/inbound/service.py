@@ -146,6 +146,7 @@ class Settings(ServiceSettings):
 def build(settings: Settings | None = None) -> Service[Settings]:
     settings = settings or Settings()
     accounts = [account.account_with_secrets() for account in settings.provider_accounts]
+    quick, described = webhooks.callbacks(accounts, settings.publish_timeout_s)
 
     def background(held: Resources[Settings]) -> Background:
         erasing = eraser(held.database)
@@ -163,7 +164,8 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         name="inbound",
         settings=settings,
         metadata=store.metadata,
-        routers=[webhooks.router(accounts, settings.publish_timeout_s), reviews.router],
+        quick=quick,
+        routers=[described, reviews.router],
         body_limits={"/v1/callbacks": None},  # each provider's
         background=background,
         more_topics=[topic for name in settings.kafka_operators for topic in operator_topics(name)],

@@ -10,13 +10,14 @@ before that would let a STOP be acknowledged and not yet count (DESIGN 6).
 import asyncio
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
+from starlette.routing import Route
 
 from common.problems import (
     Invalid,
@@ -28,7 +29,7 @@ from common.problems import (
     Unauthorised,
     Unavailable,
 )
-from common.service import Resources, resources
+from common.service import Resources
 from common.telemetry import counter, histogram
 from common.together import Together
 from inbound import journal
@@ -50,6 +51,8 @@ from inbound.store import Origin
 
 log = logging.getLogger(__name__)
 
+PREFIX = "/v1/callbacks/{provider}/{account}"
+METHODS = ("POST", "GET")
 RETRY_AFTER_S = 5
 OURS = 0.8  # of the time a provider waits; the rest is the way to it and back
 
@@ -76,7 +79,6 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
     503: {"description": "Not safely kept yet: send it again after Retry-After seconds"},
 }
 
-Held = Annotated[Resources[Any], Depends(resources)]
 Arrivals = Together[Arrival, Kept]
 
 
@@ -86,47 +88,54 @@ class NotByGet(Problem):
     title: ClassVar[str] = "Not by this method"
 
 
-def router(accounts: Sequence[Account], publish_timeout_s: float) -> APIRouter:
-    """The callback routes of these provider accounts."""
-    routes = APIRouter(prefix="/v1/callbacks/{provider}/{account}", tags=["callbacks"])
+def callbacks(accounts: Sequence[Account], publish_timeout_s: float) -> tuple[list[Route], APIRouter]:
+    """The callback routes of these provider accounts: Starlette's, which take a tenth of the time of FastAPI's; and
+    FastAPI's, to the same endpoints, which describe them."""
     known = {(account.provider, account.account): account for account in accounts}
     arrivals: Arrivals = Together(journal.write)
 
-    async def receive(
-        request: Request, held: Resources[Any], name: tuple[str, str], kind: Kind, secret: str | None = None
-    ) -> Response:
-        account = known.get(name)
-        try:
-            if account is None:
-                raise NotFound("no such provider account")
-            return await _receive(request, held, account, kind, secret, arrivals, publish_timeout_s)
-        except Problem as problem:
-            CALLBACKS.labels(account.provider if account else "unknown", kind, problem.slug).inc()
-            raise
+    def endpoint(kind: Kind) -> Callable[[Request], Awaitable[Response]]:
+        async def called(request: Request) -> Response:
+            asked = request.path_params
+            account = known.get((asked["provider"], asked["account"]))
+            try:
+                if account is None:
+                    raise NotFound("no such provider account")
+                held: Resources[Any] = request.state.resources
+                return await _receive(request, held, account, kind, asked.get("secret"), arrivals, publish_timeout_s)
+            except Problem as problem:
+                CALLBACKS.labels(account.provider if account else "unknown", kind, problem.slug).inc()
+                raise
 
-    async def messages(provider: str, account: str, request: Request, held: Held) -> Response:
-        return await receive(request, held, (provider, account), "messages")
+        return called
 
-    async def receipts(provider: str, account: str, request: Request, held: Held) -> Response:
-        return await receive(request, held, (provider, account), "receipts")
+    kinds: tuple[tuple[Kind, str], ...] = (
+        ("messages", "MOs: what people text back"),
+        ("receipts", "Delivery receipts"),
+    )
+    quick, described = [], APIRouter(prefix=PREFIX, tags=["callbacks"])
+    for fence, of_whom in (("", ""), ("/{secret}", ", of a provider that signs nothing")):
+        for kind, summary in kinds:
+            path, called = f"{fence}/{kind}", endpoint(kind)
+            route = Route(PREFIX + path, called, methods=METHODS)
+            route.methods = set(METHODS)  # Starlette adds HEAD
+            quick.append(route)
+            for method in METHODS:
+                described.add_api_route(
+                    path,
+                    called,
+                    methods=[method],
+                    response_class=Response,
+                    responses=ANSWERS,
+                    summary=summary + of_whom,
+                    name=f"{kind} by secret" if fence else kind,
+                    openapi_extra={"parameters": [_in_path(name) for name in route.param_convertors]},
+                )
+    return quick, described
 
-    async def messages_by_secret(provider: str, account: str, secret: str, request: Request, held: Held) -> Response:
-        return await receive(request, held, (provider, account), "messages", secret)
 
-    async def receipts_by_secret(provider: str, account: str, secret: str, request: Request, held: Held) -> Response:
-        return await receive(request, held, (provider, account), "receipts", secret)
-
-    for path, endpoint, summary in (
-        ("/messages", messages, "MOs: what people text back"),
-        ("/receipts", receipts, "Delivery receipts"),
-        ("/{secret}/messages", messages_by_secret, "MOs, of a provider that signs nothing"),
-        ("/{secret}/receipts", receipts_by_secret, "Delivery receipts, of a provider that signs nothing"),
-    ):
-        for method in ("POST", "GET"):
-            routes.add_api_route(
-                path, endpoint, methods=[method], response_class=Response, responses=ANSWERS, summary=summary
-            )
-    return routes
+def _in_path(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string", "title": name.title()}}
 
 
 async def _receive(
