@@ -9,10 +9,11 @@ from sqlalchemy import text
 from common.consumer import applied_watermark
 from common.contracts import STATES
 from common.law import at_hand_off, load
+from common.pruning import Pruner
 from common.service import Background, Resources, Service, Worker
 from common.settings import ServiceSettings
 from common.telemetry import gauge
-from dispatch import api, projection, receipts, store
+from dispatch import api, projection, pruning, receipts, store
 from dispatch.clearance import Clearance
 from dispatch.copier import copier
 from dispatch.eraser import eraser
@@ -43,6 +44,8 @@ class Settings(ServiceSettings):
     permit_ttl_s: float = Field(1.0, gt=0)  # a hand-off begins within this of its decision, or is decided again
     settle_margin_s: float = 5.0  # on top of those two: then a message left `sending` is a dead process's
     intake_batch: int = Field(250, ge=1, le=5000)  # 1,000 were no faster, and a STOP waited three times as long
+
+    keep: pruning.Periods = pruning.Periods()  # docs/retention.md
 
     @model_validator(mode="after")
     def _a_stop_waits_for_the_operators_answer(self) -> "Settings":
@@ -91,7 +94,12 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                 erasing.subscription(),
                 copier(held.field_keys).subscription(),
             ],
-            workers=[Worker("hand-off", handoff.watch), *timers.workers(), erasing.worker()],
+            workers=[
+                Worker("hand-off", handoff.watch),
+                *timers.workers(),
+                erasing.worker(),
+                Pruner(held.database, pruning.policy(settings.keep)).worker(),
+            ],
             close=gateway.close,
         )
 

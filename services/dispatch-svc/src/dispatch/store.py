@@ -66,7 +66,7 @@ message = Table(
     Column("category", Text, nullable=False),
     Column("subject_id", Text, nullable=False),
     Column("partition", SmallInteger, nullable=False),
-    Column("number", Text),  # sealed; gone once the person is erased
+    Column("number", Text),  # sealed; gone once the person is erased, or weeks after it ended (`pruning.py`)
     Column("text", Text),  # sealed; as the number
     _instant("requested_at", nullable=False),
     _instant("send_before", nullable=False),
@@ -95,6 +95,9 @@ message = Table(
     ),
     Index("message_waiting_campaign_ix", "campaign_id", postgresql_where=text("status = 'deferred'")),
     Index("message_held_ix", "subject_id", postgresql_where=text(HELD)),
+    # how `pruning.py` finds what is past its time: each message is in one of them
+    Index("message_content_ix", "requested_at", postgresql_where=text("number IS NOT NULL OR text IS NOT NULL")),
+    Index("message_bare_ix", "requested_at", postgresql_where=text("number IS NULL AND text IS NULL")),
 )
 
 subject = Table(
@@ -141,6 +144,7 @@ enforcement = Table(
     _instant("enforced_at"),
     Index("enforcement_subject_ix", "subject_id"),
     Index("enforcement_open_ix", "subject_id", postgresql_where=text("enforced_at IS NULL")),
+    Index("enforcement_enforced_ix", "enforced_at", postgresql_where=text("enforced_at IS NOT NULL")),
 )
 
 early_receipt = Table(
@@ -154,6 +158,7 @@ early_receipt = Table(
     _instant("occurred_at"),
     Column("blocked", Boolean, nullable=False, server_default=text("false")),
     PrimaryKeyConstraint("gateway", "gateway_message_id", "receipt"),
+    Index("early_receipt_received_ix", "received_at"),
 )
 
 provider_block = Table(
@@ -798,10 +803,6 @@ async def take_matching_early_receipts(tx: AsyncConnection, limit: int) -> list[
         {"limit": limit},
     )
     return list(rows)
-
-
-async def forget_early_receipts(tx: AsyncConnection, received_before: datetime) -> None:
-    await tx.execute(text("DELETE FROM early_receipt WHERE received_at < :before"), {"before": received_before})
 
 
 def _by_column(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> dict[str, list[Any]]:

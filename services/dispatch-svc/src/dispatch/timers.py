@@ -24,7 +24,6 @@ RECOVERED = counter("sms_dispatch_recovered_total", "Messages a crash left sendi
 
 LOOK_EVERY_S = 0.25
 SWEEP_EVERY_S = 1.0
-EARLY_RECEIPTS_KEPT = timedelta(days=1)
 
 
 class Timers:
@@ -79,7 +78,6 @@ class Timers:
             matched = await store.take_matching_early_receipts(tx, self._batch)
             receipts = [{**row._mapping, "reference": None} for row in matched]
             await settle_receipts(tx, receipts, keep_early=False)
-            await store.forget_early_receipts(tx, datetime.now(UTC) - EARLY_RECEIPTS_KEPT)
         return again or bool(matched)
 
     async def _enforce_left_open(self) -> None:
