@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.message_id import EPOCH, message_id
+from common.message_id import EPOCH, began, message_id
 
 instants = st.datetimes(datetime(1970, 1, 1), datetime(9999, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 hypothesis wants them naive
 parts = st.lists(st.text(), max_size=4)
@@ -23,6 +23,14 @@ def test_it_is_a_uuid_of_version_8(at: datetime, of: list[str]) -> None:
 @given(instants, parts)
 def test_its_first_48_bits_are_the_milliseconds(at: datetime, of: list[str]) -> None:
     assert message_id(at, *of).int >> 80 == (at - EPOCH) // timedelta(milliseconds=1)
+
+
+@given(instants, parts)
+def test_when_it_began_can_be_read_of_it_to_the_millisecond(at: datetime, of: list[str]) -> None:
+    read = began(message_id(at, *of))
+    assert read is not None
+    assert timedelta(0) <= at - read < timedelta(milliseconds=1)
+    assert began(uuid.uuid5(uuid.NAMESPACE_URL, "made elsewhere")) is None
 
 
 @given(instants, instants, parts, parts)

@@ -22,3 +22,8 @@ def message_id(started_at: datetime, *parts: str) -> UUID:
     value = (value & ~(0xF << 76)) | (0x8 << 76)  # version 8
     value = (value & ~(0x3 << 62)) | (0x2 << 62)  # RFC variant
     return UUID(int=value)
+
+
+def began(identity: UUID) -> datetime | None:
+    """The `started_at` it was made of, to the millisecond; None where it was not made here."""
+    return EPOCH + (identity.int >> 80) * ONE_MS if identity.version == 8 else None

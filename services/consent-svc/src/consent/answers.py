@@ -43,6 +43,7 @@ Table(
     Column("kind", Text, nullable=False),
     Column("asked_at", DateTime(timezone=True), nullable=False),
     Index("answer_subject_id_asked_at_ix", "subject_id", "asked_at"),
+    Index("answer_asked_at_ix", "asked_at"),
 )
 
 

@@ -239,7 +239,7 @@ async def _record_together(
     results: dict[int, Recorded | Problem] = {}
     statements: dict[int, Statement] = {}
     for place, one in enumerate(asked):
-        call = _Call(one.caller, held, one.key, one.now, known)
+        call = _Call(one.caller, held, one.key, one.fingerprint, one.now, known)
         try:
             told = statement_of(call, one.body) if isinstance(one.body, ConsentBody) else _opt_out(call, one.body)
         except Problem as problem:
@@ -259,11 +259,13 @@ async def _record_together(
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """One request while its bodies become statements. `known`: of the senders it names, those that exist."""
+    """One request while its bodies become statements. `fingerprint`: as of `_Asked`; `known`: of the senders it names,
+    those that exist."""
 
     caller: Caller
     held: Resources[ServiceSettings]
     key: str | None
+    fingerprint: str
     now: datetime
     known: Mapping[str, Purposes]
 
@@ -278,9 +280,10 @@ async def opened(
 ) -> _Call:
     """Raises KeyReused."""
     now = datetime.now(UTC)
-    if key is not None and not await store.claim_key(tx, caller.subject, key, await _fingerprint(request, held)):
+    fingerprint = "" if key is None else await _fingerprint(request, held)
+    if key is not None and not await store.claim_key(tx, caller.subject, key, fingerprint):
         raise _key_reused()
-    return _Call(caller, held, key, now, await store.purposes_of(tx, sender_ids))
+    return _Call(caller, held, key, fingerprint, now, await store.purposes_of(tx, sender_ids))
 
 
 async def _fingerprint(request: Request, held: Resources[ServiceSettings]) -> str:
@@ -331,9 +334,11 @@ def _evidence(
     basis: Basis | None = None,
     index: int | None = None,
 ) -> Evidence:
-    """Its id comes from the caller's key where there is one, else from what it says: repeats fall out."""
+    """Its id comes from the caller's key where there is one, else from what it says: repeats fall out. Of the key with
+    what it was sent with: keys are forgotten, and another STOP under an old one is no repeat."""
     if call.key is not None:
-        identity = evidence_id("request", call.caller.subject, call.key, None if index is None else str(index))
+        place = None if index is None else str(index)
+        identity = evidence_id("request", call.caller.subject, call.key, call.fingerprint, place)
     else:
         subject_id = call.held.subject_keys.subject_id(number)
         source, at = body.evidence.source, occurred_at.astimezone(UTC).isoformat()

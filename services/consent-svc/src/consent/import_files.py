@@ -52,6 +52,7 @@ Table(
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("touched_at", DateTime(timezone=True), nullable=False),
     Index("import_file_waiting_ix", "touched_at", postgresql_where=text("NOT complete")),
+    Index("import_file_complete_ix", "touched_at", postgresql_where=text("complete")),
 )
 
 Table(

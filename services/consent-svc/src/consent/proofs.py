@@ -4,9 +4,10 @@ seals on the whole ledger, the keys that check all of them."""
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from urllib.parse import quote
+from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Response
 from fastapi.responses import StreamingResponse
@@ -14,7 +15,8 @@ from fastapi.responses import StreamingResponse
 from common.auth import Caller, require
 from common.database import Database
 from common.fields import Position, Storable
-from common.problems import NotFound, Reason
+from common.message_id import began
+from common.problems import NotFound, Problem, Reason
 from common.service import Resources, resources
 from common.settings import KeyRingSettings, ServiceSettings
 from common.signing import SigningKeys
@@ -34,8 +36,13 @@ SUBJECTS = 50  # of a campaign, between two looks at whoever else waits: a signa
 JWKS_KEPT_S = 300  # how long a caller may believe the key set it has
 
 
-def router(ring: KeyRingSettings, retired: dict[str, str]) -> APIRouter:
-    """Its routes sign with the current key of `ring`. Raises ValueError where a key is none."""
+class PastItsTime(Problem):
+    status, slug, title = 410, "past-its-time", "It is not kept any longer"
+
+
+def router(ring: KeyRingSettings, retired: dict[str, str], handed_off_kept: timedelta) -> APIRouter:
+    """Its routes sign with the current key of `ring`. `handed_off_kept`: how long it is known which messages left.
+    Raises ValueError where a key is none."""
     routes = APIRouter()
     keys = SigningKeys(ring, retired)
 
@@ -118,14 +125,21 @@ def router(ring: KeyRingSettings, retired: dict[str, str]) -> APIRouter:
         held: Annotated[Resources[ServiceSettings], Depends(resources)],
     ) -> StreamingResponse:
         """Every message of a campaign that was handed off, each with the whole chain of whom it went to: what does not
-        concern the campaign's sender is withheld. Streamed; a file that was cut has no end, and does not hold."""
+        concern the campaign's sender is withheld. Streamed; a file that was cut has no end, and does not hold. Once
+        some of its messages may be past their time there is none: half a proof would look like a whole one."""
         async with held.database.begin() as tx:
             first = await store.handed_off_of(tx, campaign_id, "", 1)
             sender_ids = {message.sender_id for messages in first.values() for message in messages}
             parties = await store.parties(tx, filter(caller.sees, sender_ids))
         if not parties:
             raise NotFound(
-                "nothing of such a campaign was handed off", reasons=[Reason("campaign_id", "unknown_campaign")]
+                "nothing of such a campaign was handed off, or not any more",
+                reasons=[Reason("campaign_id", "unknown_campaign")],
+            )
+        oldest = min(_began(message) for messages in first.values() for message in messages)
+        if oldest < datetime.now(UTC) - handed_off_kept:
+            raise PastItsTime(
+                f"which messages left is kept for {handed_off_kept.days} days", reasons=[Reason("campaign_id", "past")]
             )
         lines = _campaign(held.database, Writer(keys, datetime.now(UTC), parties), campaign_id, parties[-1])
         return StreamingResponse(lines, media_type=BUNDLE_TYPE, headers=_saved_as(campaign_id))
@@ -162,6 +176,14 @@ async def _campaign(database: Database, writer: Writer, campaign_id: str, sender
         if len(found) < SUBJECTS:
             break
     yield writer.end()
+
+
+def _began(message: HandedOff) -> datetime:
+    """When its campaign began, which its id tells: before any message of it left, also of those that are gone."""
+    try:
+        return began(UUID(message.message_id)) or message.handed_off_at
+    except ValueError:  # not one of ours
+        return message.handed_off_at
 
 
 def concerns(evidence: Evidence, sender: Party) -> bool:

@@ -45,7 +45,7 @@ Table(
     Column("kind", Text, nullable=False),
     Column("sender_id", Text, nullable=True),  # None: every sender
     Column("source", Text, nullable=False),
-    Column("asked", Text, nullable=True),  # JSON, sealed, context "rectification:<id>"; null: erased
+    Column("asked", Text, nullable=True),  # JSON, sealed, context "rectification:<id>"; null: erased, or old
     Column("evidence_id", Text, nullable=True),  # what it appended to the ledger
     Column("annulled", Boolean, nullable=False),  # the line it is about counts no more
     Column("requested_at", DateTime(timezone=True), nullable=False),
@@ -53,6 +53,7 @@ Table(
     Column("rectified", JSONB, nullable=False),  # by service, how many of what
     Index("rectification_position_ix", "position", unique=True),
     Index("rectification_subject_ix", "subject_id"),
+    Index("rectification_asked_ix", "requested_at", postgresql_where=text("asked IS NOT NULL")),
 )
 
 

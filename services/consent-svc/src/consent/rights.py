@@ -161,7 +161,7 @@ async def ask_for_erasure(
         subject = (await store.lock_subjects(tx, {subject_id: None}))[subject_id]
         under_way = await erasures.open_of(tx, subject_id)
         if under_way is None or subject.erased_at is None:
-            identity = evidence_id("erasure", caller.subject, key or f"{subject_id} {now.isoformat()}")
+            identity = evidence_id("erasure", caller.subject, key or now.isoformat(), subject_id)
             evidence = Evidence(
                 evidence_id=identity,
                 kind="opt_out",

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.consumer import applied_watermark
 from common.contracts import INBOUND_MESSAGES
 from common.law import load
+from common.pruning import Pruner
 from common.service import Background, Resources, Service
 from common.settings import KeyRingSettings
 from consent import (
@@ -22,6 +23,7 @@ from consent import (
     intake,
     interactions,
     proofs,
+    pruning,
     receipts,
     reconciliations,
     rectifications,
@@ -55,6 +57,7 @@ class Settings(page.PageSettings):
     hours: Literal["france", "demonstration"] = "france"  # when people may be asked whether a consent shall go on
     retired_signing_keys: dict[str, str] = Field(default_factory=dict)  # key id to `x` of the key set: still published
     refused_oadcs: frozenset[str] = frozenset()  # of AF2M's lists: forbidden, or reserved to who has not authorised us
+    keep: pruning.Periods = pruning.Periods()  # docs/retention.md
 
 
 def answers(held: Resources[Settings]) -> Answers:
@@ -96,7 +99,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             reconciliations.router,
             rights.router,
             sign_up.router(terms(settings), settings.answers_per_day),
-            proofs.router(settings.signing_keys, settings.retired_signing_keys),
+            proofs.router(settings.signing_keys, settings.retired_signing_keys, settings.keep.handed_off),
         ],
         background=lambda held: Background(
             subscriptions=[
@@ -117,6 +120,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                 expiring.Recount(held.database, settings.import_backlog).worker(),
                 sealing.Sealing(held.database, settings.seal_every_s, sealing.Settling(held.database)).worker(),
                 *Importing(held, backlog=settings.import_backlog).workers(),
+                Pruner(held.database, pruning.policy(settings.keep)).worker(),
             ],
         ),
         ceiling=ceiling,

@@ -102,6 +102,7 @@ Table(
     Column("revision", Integer, nullable=False),
     Column("open", Boolean, nullable=False),
     Index("review_open_ix", "subject_id", postgresql_where=text("open")),
+    Index("review_closed_ix", "since", postgresql_where=text("NOT open")),
 )
 
 Table(
@@ -167,6 +168,7 @@ Table(
     Column("consent_version", BigInteger, nullable=True),
     Index("handed_off_campaign_ix", "campaign_id", "subject_id"),
     Index("handed_off_subject_ix", "subject_id", "handed_off_at"),
+    Index("handed_off_at_ix", "handed_off_at"),
 )
 
 Table(
@@ -205,6 +207,7 @@ Table(
     Column("fingerprint", Text, nullable=False),  # a keyed hash of the body
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
     PrimaryKeyConstraint("caller", "key"),
+    Index("keyed_request_created_at_ix", "created_at"),
 )
 
 outbox.define(metadata)
