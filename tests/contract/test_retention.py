@@ -9,7 +9,7 @@ from sqlalchemy import Index, MetaData, Table
 
 from common.pruning import KEPT_BY_ALL, Policy, Pruned
 
-SERVICES = ("consent", "dispatch", "inbound")
+SERVICES = ("campaign", "consent", "dispatch", "inbound")
 PAGE = Path(__file__).parents[2] / "docs" / "retention.md"
 
 each_service = pytest.mark.parametrize("service", SERVICES)

@@ -91,6 +91,10 @@ class Conflict(Problem):
     status, slug, title = 409, "conflict", "The state of things does not allow it"
 
 
+class PastItsTime(Problem):
+    status, slug, title = 410, "past-its-time", "It is not kept any longer"
+
+
 class TooLarge(Problem):
     status, slug, title = 413, "too-large", "The body is too large"
 

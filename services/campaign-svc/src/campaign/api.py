@@ -24,7 +24,7 @@ from common.auth import Caller, require
 from common.contracts.dispatch import Status as MessageStatus
 from common.fields import Position, Storable
 from common.law import load, next_permitted
-from common.problems import Conflict, Invalid, NotFound, Reason
+from common.problems import Conflict, Invalid, NotFound, PastItsTime, Reason
 from common.service import Resources, resources
 from common.sms_length import length
 
@@ -287,9 +287,15 @@ async def list_recipients(
     cursor: Annotated[Storable, Query(max_length=64)] = "",
     limit: Limit = 200,
 ) -> Recipients:
-    """The frozen audience, and where each of it stands with the reasons."""
+    """The frozen audience, and where each of it stands with the reasons. Some months after the campaign has ended there
+    is none any more; its statistics stay."""
     async with held.database.begin() as tx:
         row = await _found(tx, caller, campaign_id)
+        kept: timedelta = held.settings.keep.recipients
+        if row.ended_at is not None and row.ended_at < datetime.now(UTC) - kept:
+            raise PastItsTime(
+                f"recipients are kept for {kept.days} days after the end", reasons=[Reason("campaign_id", "past")]
+            )
         rows = await store.recipients_after(tx, campaign_id, cursor, status, limit)
     items = [
         Recipient(

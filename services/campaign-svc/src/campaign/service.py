@@ -4,11 +4,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from campaign import api, imports, progress, senders, store
+from campaign import api, imports, progress, pruning, senders, store
 from campaign.copier import copier
 from campaign.eraser import eraser
 from campaign.planner import Planner
 from campaign.rectifier import Rectifier
+from common.pruning import Pruner
 from common.service import Background, Resources, Service
 from common.settings import ServiceSettings
 
@@ -18,6 +19,7 @@ class Settings(ServiceSettings):
     import_max_bytes: int = Field(200_000_000, ge=1)  # some five million lines; a larger file is better split
     request_chunk: int = Field(1000, ge=1, le=5000)  # recipients asked for in one transaction
     outbox_backlog: int = Field(4000, ge=1)  # rows waiting to be published beyond which no more are written
+    keep: pruning.Periods = pruning.Periods()  # docs/retention.md
 
 
 def build(settings: Settings | None = None) -> Service[Settings]:
@@ -34,7 +36,11 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                 copier(held.field_keys).subscription(),
                 Rectifier(held.field_keys).subscription(),
             ],
-            workers=[*planner.workers(), erasing.worker()],
+            workers=[
+                *planner.workers(),
+                erasing.worker(),
+                Pruner(held.database, pruning.policy(settings.keep)).worker(),
+            ],
         )
 
     return Service(

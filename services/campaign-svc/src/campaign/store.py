@@ -74,8 +74,9 @@ contact = Table(
     # what the person had put right, null: taken out. No file brings the mistake back
     Column("corrected", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     _instant("created_at"),
-    _instant("updated_at"),
+    _instant("updated_at"),  # a file brought it last
     PrimaryKeyConstraint("sender_id", "subject_id"),
+    Index("contact_updated_ix", "updated_at"),
 )
 
 contact_import = Table(
@@ -92,6 +93,7 @@ contact_import = Table(
     Column("duplicates", Integer, nullable=False),
     Column("refused", Integer, nullable=False),
     Column("reasons", JSONB, nullable=False),
+    Index("contact_import_created_ix", "created_at"),
 )
 
 import_refusal = Table(
@@ -128,6 +130,7 @@ campaign = Table(
     _instant("expanded_at", nullable=True),
     Index("campaign_position_ix", "position", unique=True),
     Index("campaign_scheduled_ix", "starts_at", postgresql_where=text("status = 'scheduled'")),
+    Index("campaign_ended_ix", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
     Index("campaign_expanding_ix", "expanded_at", postgresql_where=text("status = 'running' AND NOT expanded")),
 )
 

@@ -16,7 +16,7 @@ from common.auth import Caller, require
 from common.database import Database
 from common.fields import Position, Storable
 from common.message_id import began
-from common.problems import NotFound, Problem, Reason
+from common.problems import NotFound, PastItsTime, Reason
 from common.service import Resources, resources
 from common.settings import KeyRingSettings, ServiceSettings
 from common.signing import SigningKeys
@@ -34,10 +34,6 @@ BUNDLE_TYPE = "application/jsonl"
 BUNDLE: dict[int | str, dict[str, Any]] = {200: {"content": {BUNDLE_TYPE: {}}}}
 SUBJECTS = 50  # of a campaign, between two looks at whoever else waits: a signature takes a tenth of a millisecond
 JWKS_KEPT_S = 300  # how long a caller may believe the key set it has
-
-
-class PastItsTime(Problem):
-    status, slug, title = 410, "past-its-time", "It is not kept any longer"
 
 
 def router(ring: KeyRingSettings, retired: dict[str, str], handed_off_kept: timedelta) -> APIRouter:

@@ -1,0 +1,64 @@
+"""How long campaign-svc keeps what. docs/retention.md has the reasons, and where each period comes from.
+
+The accounts of a campaign are counters of their own: they add up when its recipients are gone, and a report that comes
+so late changes nothing.
+"""
+
+from datetime import timedelta
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from common.pruning import Policy, Pruned
+
+LATE_DAYS = 35  # until then receipts come, and operators are asked about the last bill
+
+
+class Periods(BaseModel):
+    """Days."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    contacts_days: int = Field(1096, ge=1)  # 3 years: DOMAIN 1.4
+    recipients_days: int = Field(396, ge=LATE_DAYS)  # 13 months
+    imports_days: int = Field(396, ge=1)  # 13 months
+
+    @property
+    def recipients(self) -> timedelta:
+        return timedelta(days=self.recipients_days)
+
+
+def policy(periods: Periods) -> Policy:
+    imports = timedelta(days=periods.imports_days)
+    return Policy(
+        pruned=(
+            Pruned("contacts", "contact", "updated_at", timedelta(days=periods.contacts_days)),
+            Pruned(
+                "recipients",
+                "recipient",
+                "p.ended_at",
+                periods.recipients,
+                where="p.ended_at IS NOT NULL",
+                join="JOIN campaign AS p USING (campaign_id)",
+            ),
+            Pruned(
+                "refused lines",
+                "import_refusal",
+                "p.created_at",
+                imports,
+                join="JOIN contact_import AS p USING (import_id)",
+            ),
+            Pruned(
+                "imports",
+                "contact_import",
+                "created_at",
+                imports,
+                where="NOT EXISTS (SELECT FROM import_refusal AS r WHERE r.import_id = t.import_id)",
+            ),
+        ),
+        kept={
+            "sender": "nothing of a person",
+            "campaign": "nothing of a person",
+            "campaign_accounts": "nothing of a person",
+            "campaign_reason": "nothing of a person",
+        },
+    )
