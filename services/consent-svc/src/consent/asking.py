@@ -103,6 +103,11 @@ def answered(state: SubjectState, asked: Iterable[Question], code: str, at: date
     return meant[0] if len(meant) == 1 else None
 
 
+def answered_by_link(state: SubjectState, question: Question, now: datetime) -> bool:
+    """Whether its link still says yes to it."""
+    return question.asked_at <= now <= question.expires_at and question.is_open(state)
+
+
 def yes(
     request: Evidence,
     *,

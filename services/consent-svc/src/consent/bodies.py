@@ -363,6 +363,7 @@ class DoubleOptInBody(ConsentBody):
     )
 
     basis: Literal["opt_in"] = "opt_in"
+    link: bool = Field(False, description="The SMS also holds a link to a page that asks, and has a button for yes.")
 
 
 class DoubleOptInAnswer(BaseModel):

@@ -7,6 +7,7 @@ outlives an erasure as the keyed hash does. A row is written under its subject's
 
 import logging
 import math
+import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -100,6 +101,9 @@ class Terms:
         }
 
 
+MakeLink = Callable[[str, datetime], str]  # of a link's id and its end: the URL where it is answered
+
+
 async def ask(
     tx: AsyncConnection,
     answers: Answers,
@@ -108,8 +112,12 @@ async def ask(
     terms: Terms,
     caller: str,
     now: datetime,
+    make_link: MakeLink | None = None,
+    *,
+    with_link: bool = False,
 ) -> Question:
-    """Ask the person of `statement`, a request, unless it is better not to: whoever called is not told which.
+    """Ask the person of `statement`, a request, unless it is better not to: whoever called is not told which. By OUI,
+    `with_link` by a link as well; by a link alone where an OUI could mean another question.
 
     Asked for again, the question it was. Raises TooMany, whatever the person has said before.
     """
@@ -134,9 +142,13 @@ async def ask(
         expires_at=now + timedelta(hours=sender.double_opt_in_hours),
     )
     why = asking.withheld(state, replace(request, controller=sender.controller), asked, now, terms.after_stop)
-    if why is None and not asking.takes_reply(state, request, sender.stop_code, asked, now):
-        why = Withheld.ANOTHER_WAITS
-    if why is None and not await answers.give(tx, [_text(question, sender)], now):
+    by_reply = asking.takes_reply(state, request, sender.stop_code, asked, now)
+    if make_link is not None and (with_link or not by_reply):
+        question = replace(question, link_id=secrets.token_hex(8))
+    elif not by_reply:
+        why = why or Withheld.ANOTHER_WAITS
+    question = replace(question, by_reply=by_reply)
+    if why is None and not await answers.give(tx, [_text(question, sender, make_link)], now):
         why = Withheld.NOT_TEXTED
     if why is None:
         await recorder.record(tx, [statement], now)
@@ -145,17 +157,18 @@ async def ask(
     return question
 
 
-def _text(question: Question, sender: Sender) -> Answer:
+def _text(question: Question, sender: Sender, make_link: MakeLink | None) -> Answer:
     assert question.number is not None, "just told"
     wording = next(p.wording for p in sender.purposes if p.id == question.purpose)
     identity = Identity(sender.legal_name, sender.brand, sender.contact, sender.replies)
+    url = make_link(question.link_id, question.expires_at) if make_link and question.link_id else None
     return Answer(
         message_id=message_id(question.asked_at, "double opt-in", question.evidence_id),
         subject_id=question.subject_id,
         number=question.number,
         sender_id=sender.sender_id,
         kind="double_opt_in",
-        text=replies.question(identity, wording, question.short_code),
+        text=replies.question(identity, wording, question.short_code, reply=question.by_reply, url=url),
         since=question.asked_at,
         purpose=question.purpose,
         of_use_for=min(OF_USE_FOR, question.expires_at - question.asked_at),
@@ -218,6 +231,13 @@ async def requests(tx: AsyncConnection, questions: Collection[Question]) -> dict
     return await store.find_evidence(tx, [q.evidence_id for q in questions])
 
 
+async def by_link(tx: AsyncConnection, link_id: str) -> Question | None:
+    """The question that a link answers."""
+    rows = await tx.execute(text(f"SELECT {_COLUMNS} FROM double_opt_in WHERE link_id = :id"), {"id": link_id})
+    row = rows.one_or_none()
+    return _question(row) if row else None
+
+
 async def confirm(tx: AsyncConnection, evidence_ids: Collection[str], now: datetime) -> None:
     """These were answered with yes; the opt-ins are recorded in this transaction."""
     if not evidence_ids:
@@ -267,7 +287,7 @@ async def _keep(tx: AsyncConnection, question: Question, why: Withheld | None) -
             "purpose": question.purpose,
             "short_code": question.short_code,
             "by_reply": question.by_reply,
-            "link_id": question.link_id,
+            "link_id": None if why else question.link_id,
             "asked_at": question.asked_at,
             "expires_at": question.expires_at,
             "withheld": why,

@@ -37,6 +37,7 @@ from consent.answers import Answers
 from consent.eraser import eraser
 from consent.importing import Importing
 from consent.intake import Intake
+from consent.page import confirm
 from consent.page import routes as page
 from consent.renewals import Asking
 
@@ -96,9 +97,10 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             imports.router,
             page.router(settings.answers_per_day),
             page.pages,
+            confirm.pages,
             reconciliations.router,
             rights.router,
-            sign_up.router(terms(settings), settings.answers_per_day),
+            sign_up.router(terms(settings), settings.answers_per_day, confirm.url if settings.page_url else None),
             proofs.router(settings.signing_keys, settings.retired_signing_keys, settings.keep.handed_off),
         ],
         background=lambda held: Background(
@@ -129,5 +131,6 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             "/v1/interactions": BATCH_BYTES,
             "/v1/imports/": None,  # an upload is cut into pieces as it comes
             page.PATH: page.FORM_BYTES,
+            confirm.PATH: page.FORM_BYTES,
         },
     )

@@ -4,11 +4,15 @@ The answer is the same whoever it is about. Whether a text left would tell who h
 in the ledger, for who may read it.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
+from typing import Any
 
 from fastapi import APIRouter, Request
 
-from common.problems import Invalid, NotFound, Reason
+from common.problems import Conflict, Invalid, NotFound, Reason
+from common.service import Resources
 from consent import asking, double_opt_ins, store
 from consent.answers import Answers
 from consent.api import Held, Key, WritesConsent, opened, statement_of
@@ -17,8 +21,12 @@ from consent.chain import evidence_id
 from consent.double_opt_ins import Terms
 
 
-def router(terms: Terms, answers_per_day: int) -> APIRouter:
-    """`answers_per_day`: texts to one number, whatever for."""
+class NoPage(Conflict):
+    slug, title = "no-page", "This installation does not say where people reach its pages"
+
+
+def router(terms: Terms, answers_per_day: int, url: Callable[[Resources[Any], str, datetime], str] | None) -> APIRouter:
+    """`answers_per_day`: texts to one number, whatever for. `url`: of the page behind a link; None: there is none."""
     routes = APIRouter(prefix="/v1")
 
     @routes.post("/double-opt-ins", status_code=202)
@@ -26,7 +34,15 @@ def router(terms: Terms, answers_per_day: int) -> APIRouter:
         body: DoubleOptInBody, request: Request, caller: WritesConsent, held: Held, key: Key = None
     ) -> DoubleOptInAnswer:
         """Ask the person whether they want what the form says. It opens nothing: their answer does, an OUI by SMS, from
-        that number, before `answer_before`. 429 with Retry-After: too often, for this number, sender or caller."""
+        that number, before `answer_before`, or the link in the SMS, if it holds one. 429 with Retry-After: too often,
+        for this number, sender or caller."""
+        if body.link and url is None:
+            raise NoPage("set PLACET_PAGE_URL", reasons=[Reason("link", "no_page")])
+
+        def link(link_id: str, expires_at: datetime) -> str:
+            assert url is not None, "asked for where there is one"
+            return url(held, link_id, expires_at)
+
         async with held.database.begin() as tx:
             call = await opened(tx, request, caller, held, key, {body.sender_id})
             statement = statement_of(call, body)  # as the consent that a yes will make of it
@@ -46,7 +62,15 @@ def router(terms: Terms, answers_per_day: int) -> APIRouter:
                 raise NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
             answers = Answers(held.field_keys, answers_per_day, held.settings.fictional_numbers)
             question = await double_opt_ins.ask(
-                tx, answers, replace(statement, evidence=wanted), sender, terms, caller.subject, call.now
+                tx,
+                answers,
+                replace(statement, evidence=wanted),
+                sender,
+                terms,
+                caller.subject,
+                call.now,
+                link if url else None,
+                with_link=body.link,
             )
         return DoubleOptInAnswer(
             subject_id=question.subject_id, evidence_id=question.evidence_id, answer_before=question.expires_at

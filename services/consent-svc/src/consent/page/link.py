@@ -31,19 +31,19 @@ class Link:
     expires_at: datetime
 
 
-def token(link: Link, keys: LinkKeys) -> str:
-    """`expires_at` counts to the second."""
+def token(link: Link, keys: LinkKeys, kind: bytes = b"link") -> str:
+    """`expires_at` counts to the second. A link of one `kind` is none of another."""
     body = int(link.expires_at.timestamp()).to_bytes(EXPIRY_BYTES, "big") + bytes.fromhex(link.link_id)
-    return _text(body + keys.tag(b"link" + body)[:TAG_BYTES])
+    return _text(body + keys.tag(kind + body)[:TAG_BYTES])
 
 
-def read(written: str, keys: LinkKeys) -> Link | None:
+def read(written: str, keys: LinkKeys, kind: bytes = b"link") -> Link | None:
     """None: not one of ours. It may have expired: that is for the caller to see."""
     if not TOKEN.fullmatch(written):
         return None
     raw = base64.urlsafe_b64decode(written)
     body, tag = raw[:-TAG_BYTES], raw[-TAG_BYTES:]
-    if not keys.holds(b"link" + body, tag):
+    if not keys.holds(kind + body, tag):
         return None
     expires_at = datetime.fromtimestamp(int.from_bytes(body[:EXPIRY_BYTES], "big"), UTC)
     return Link(body[EXPIRY_BYTES:].hex(), expires_at)

@@ -496,7 +496,8 @@ def _back(visit: _Visit) -> Response:
 
 def _door(request: Request, what: Status, words: Words | None = None) -> Response:
     """What is shown instead of the page: of whose link it is it says nothing."""
-    here = f"{PATH}/{quote(str(request.path_params.get('written', '')), safe='')}"
+    page = request.url.path.split("/")[1]
+    here = f"/{page}/{quote(str(request.path_params.get('written', '')), safe='')}"
     return _html(words or _words(request), "door.html", CODES[what], what=what, here=here)
 
 

@@ -1,0 +1,144 @@
+"""The page behind the link of a double opt-in: what you would agree to, of whom, and one button that says yes.
+
+A GET changes nothing: messengers and scanners follow links before people do. Only the button's POST, with the form that
+the page made for this very link, answers the question, and only while the question is open. It counts once. A link that
+does not hold says nothing of whose it was.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+from urllib.parse import quote
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.service import Resources
+from consent import asking, double_opt_ins, recorder, store
+from consent.asking import Question
+from consent.chain import evidence_id
+from consent.ledger import Evidence
+from consent.page.link import Link, form, form_holds, read, token
+from consent.page.routes import HEADERS, OURS, Held, PageSettings, _form, _html, _Page, _words
+from consent.page.words import Words
+from consent.recorder import Statement
+from consent.store import Sender
+
+PATH = "/c"
+CONFIRM = b"double opt-in"  # a link to the preference page opens nothing here, nor the other way round
+Said = Literal["ask", "confirmed", "unknown", "gone", "closed", "stale", "elsewhere"]
+CODES: dict[Said, int] = {
+    "ask": 200,
+    "confirmed": 200,
+    "unknown": 404,
+    "gone": 410,
+    "closed": 410,
+    "stale": 409,
+    "elsewhere": 403,
+}
+
+pages = APIRouter(prefix=PATH, route_class=_Page, default_response_class=HTMLResponse, include_in_schema=False)
+
+
+def url(held: Resources[PageSettings], link_id: str, expires_at: datetime) -> str:
+    """Where its person confirms. `page_url` is set."""
+    assert held.settings.page_url is not None, "the caller has looked"
+    written = token(Link(link_id, expires_at), held.link_keys, CONFIRM)
+    return f"{held.settings.page_url.rstrip('/')}{PATH}/{written}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Visit:
+    """A link that holds, its question and its person's sender, and what was recorded when it was asked."""
+
+    question: Question
+    number: str
+    sender: Sender
+    request: Evidence
+    open: bool
+
+
+@pages.get("/{written}")
+async def show(written: str, request: Request, held: Held) -> Response:
+    """What is asked, or what became of it. Changes nothing."""
+    words = _words(request)
+    async with held.database.begin() as tx:
+        visit = await _visit(tx, held, written, datetime.now(UTC))
+    if not isinstance(visit, _Visit):
+        return _said(visit, words, written)
+    if visit.question.confirmed:
+        return _said("confirmed", words, written, visit)
+    if not visit.open:
+        return _said("closed", words, written)
+    return _said("ask", words, written, visit, form(held.link_keys, "confirm", written))
+
+
+@pages.post("/{written}")
+async def confirm(written: str, request: Request, held: Held) -> Response:
+    """Yes. Said again, it is what it was; said too late, it changes nothing."""
+    sent, now = await _form(request), datetime.now(UTC)
+    words = _words(request, sent.get("lang"))
+    if request.headers.get("sec-fetch-site", "none") not in OURS:
+        return _said("elsewhere", words, written)
+    async with held.database.begin() as tx:
+        visit = await _visit(tx, held, written, now, lock=True)
+        if not isinstance(visit, _Visit):
+            return _said(visit, words, written)
+        if not visit.question.confirmed:
+            if not visit.open:
+                return _said("closed", words, written)
+            if not form_holds(sent.get("form", ""), held.link_keys, "confirm", written):
+                return _said("stale", words, written)
+            said = asking.yes(
+                visit.request,
+                evidence_id=evidence_id(double_opt_ins.SOURCE, "yes", visit.question.evidence_id),
+                source=double_opt_ins.SOURCE,
+                at=now,
+                received_at=now,
+            )
+            await recorder.record(tx, [Statement(visit.question.subject_id, visit.number, said)], now)
+            await double_opt_ins.confirm(tx, [visit.question.evidence_id], now)
+    return RedirectResponse(f"{PATH}/{written}?lang={words.language}", 303, headers=HEADERS)
+
+
+async def _visit(
+    tx: AsyncConnection, held: Resources[PageSettings], written: str, now: datetime, *, lock: bool = False
+) -> _Visit | Said:
+    """What the link opens; or why it opens nothing. `lock`: nothing comes between what is read and what is recorded."""
+    named = read(written, held.link_keys, CONFIRM)
+    if named is None:
+        return "unknown"
+    if named.expires_at <= now:
+        return "gone"
+    question = await double_opt_ins.by_link(tx, named.link_id)
+    if question is not None and lock:
+        await store.lock_subjects(tx, {}, [question.subject_id])
+        question = await double_opt_ins.by_link(tx, named.link_id)
+    if question is None or question.number is None:  # erased
+        return "gone"
+    subject = await store.find_subject(tx, question.subject_id)
+    sender = await store.find_sender(tx, question.sender_id)
+    request = (await double_opt_ins.requests(tx, [question])).get(question.evidence_id)
+    if subject is None or sender is None or request is None:
+        return "gone"
+    waits = asking.answered_by_link(subject.state, question, now)
+    return _Visit(question, question.number, sender, request, waits)
+
+
+def _said(what: Said, words: Words, written: str, visit: _Visit | None = None, button: str = "") -> Response:
+    told = {}
+    if visit is not None:
+        offered = {p.id: p.wording for p in visit.sender.purposes}
+        told = {"wording": visit.request.text_shown or offered.get(visit.question.purpose, visit.question.purpose)}
+    return _html(
+        words,
+        "confirm.html",
+        CODES[what],
+        what=what,
+        here=f"{PATH}/{quote(written, safe='')}",
+        sender=visit.sender if visit else None,
+        form=button,
+        expires_at=visit.question.expires_at if visit else None,
+        **told,
+    )
