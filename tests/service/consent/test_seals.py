@@ -27,8 +27,9 @@ from consent.audit import Audit, Finding
 from consent.chain import GENESIS, Entry, chained
 from consent.ledger import Evidence, fold
 from consent.recorder import Statement, record
-from consent.sealing import Sealing, Settling
+from consent.sealing import Sealing
 from consent.service import Settings, build
+from consent.settling import Settling
 from tests.eventually import eventually
 from tests.infrastructure import Postgres
 from tests.running import Surroundings, bearer, running
@@ -45,7 +46,7 @@ async def database(postgres: Postgres, unique: str) -> AsyncIterator[Database]:
 
 
 def sealer(database: Database) -> Sealing:
-    return Sealing(database, 5.0, Settling(database))
+    return Sealing(database, 5.0, Settling(database, "evidence"))
 
 
 async def say(tx: AsyncConnection, who: int, minutes: float, **changes: Any) -> None:

@@ -49,6 +49,7 @@ def policy(periods: Periods) -> Policy:
             ),
             Pruned("links", "preference_link", "expires_at", MARGIN),
             Pruned("handed off", "handed_off", "handed_off_at", periods.handed_off),
+            Pruned("after a STOP", "retroactive_message", "handed_off_at", periods.handed_off),
             Pruned(
                 "import pieces",
                 "import_piece",
@@ -71,6 +72,7 @@ def policy(periods: Periods) -> Policy:
             "subject": "the ledger's",
             "evidence": "the ledger's",
             "seal": "the ledger's",
+            "retroactive_cursor": "nothing of a person",
             "retention_due": "the ledger's",
             "retention_recount": "nothing of a person",
             "erasure": "the certificate stays",

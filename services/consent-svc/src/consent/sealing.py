@@ -1,19 +1,12 @@
 """Seals, put on the ledger in batches beside the hot path (`seals.py` says what one is): whoever records an entry takes
-no lock for it and writes nothing more than the entry's `ordinal`.
-
-Ordinals are given in order and committed in any order, so the highest one that can be seen may have a neighbour below
-it that is not there yet. `Settling` finds how far nothing more can come: it notes the highest ordinal it sees and,
-after that, a transaction id of its own. Whoever was given a lower ordinal had a lower transaction id by then, since
-entries are appended once the subjects are locked. When every transaction up to that id has ended, what is there of
-those ordinals is all there will ever be. Nothing of it is kept: it stays right after a restore on another server.
-
-(Transaction ids are of the whole server: a long transaction in another of its databases delays seals, and loses none.)
+no lock for it and writes nothing more than the entry's `ordinal`. What is sealed is settled (`settling.py`), so nothing
+slips in between.
 """
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sqlalchemy import BigInteger, Column, DateTime, Integer, Row, Table, Text, text
@@ -25,6 +18,7 @@ from common.telemetry import counter, gauge
 from common.timer import Timer
 from consent import seals, store
 from consent.seals import Seal
+from consent.settling import Settling
 
 log = logging.getLogger(__name__)
 
@@ -46,41 +40,6 @@ Table(
     Column("sealed_at", DateTime(timezone=True), nullable=False),
     Column("hash", Text, nullable=False),
 )
-
-
-@dataclass(slots=True)
-class Settling:
-    """How far the ordinals of the ledger are settled. Holds what it noted until it knows, or is gone with the
-    process."""
-
-    database: Database
-    _noted: tuple[int, int] | None = field(default=None, init=False)  # (ordinal, transaction id)
-
-    async def up_to(self, after: int) -> int:
-        """An ordinal up to which nothing more can come: `after` while nothing newer is known to be settled."""
-        if self._noted is None or self._noted[0] <= after:
-            self._noted = await self._note(after)
-        if self._noted is None:
-            return after
-        ordinal, xid = self._noted
-        async with self.database.begin() as tx:
-            oldest = await tx.scalar(
-                text("SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)")
-            )
-        assert isinstance(oldest, int)
-        if oldest <= xid:
-            return after
-        self._noted = None
-        return ordinal
-
-    async def _note(self, after: int) -> tuple[int, int] | None:
-        async with self.database.begin() as tx:
-            ordinal = await tx.scalar(text("SELECT max(ordinal) FROM evidence"))
-            if ordinal is None or ordinal <= after:
-                return None
-            # after the ordinal was read, and of a transaction of our own: the next id there is
-            xid = await tx.scalar(text("SELECT CAST(CAST(pg_current_xact_id() AS text) AS bigint)"))
-        return int(ordinal), int(xid or 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,8 @@ from consent import (
     reconciliations,
     rectifications,
     registry,
+    reports,
+    retroactive,
     rights,
     sealing,
     sign_up,
@@ -40,6 +42,7 @@ from consent.intake import Intake
 from consent.page import confirm
 from consent.page import routes as page
 from consent.renewals import Asking
+from consent.settling import Settling
 
 BATCH_BYTES = 4 * 1024 * 1024  # a thousand opt-ins, each with the text that was shown
 
@@ -99,6 +102,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             page.pages,
             confirm.pages,
             reconciliations.router,
+            reports.router,
             rights.router,
             sign_up.router(terms(settings), settings.answers_per_day, confirm.url if settings.page_url else None),
             proofs.router(settings.signing_keys, settings.retired_signing_keys, settings.keep.handed_off),
@@ -120,7 +124,8 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                     held.database, Asking(answers(held), load(settings.hours)), settings.import_backlog
                 ).worker(),
                 expiring.Recount(held.database, settings.import_backlog).worker(),
-                sealing.Sealing(held.database, settings.seal_every_s, sealing.Settling(held.database)).worker(),
+                retroactive.Looking(held.database).worker(),
+                sealing.Sealing(held.database, settings.seal_every_s, Settling(held.database, "evidence")).worker(),
                 *Importing(held, backlog=settings.import_backlog).workers(),
                 Pruner(held.database, pruning.policy(settings.keep)).worker(),
             ],

@@ -166,6 +166,8 @@ Table(
     Column("campaign_id", Text, nullable=True),
     Column("handed_off_at", DateTime(timezone=True), nullable=False),
     Column("consent_version", BigInteger, nullable=True),
+    Column("ordinal", BigInteger, Identity(always=True), nullable=False),  # the order of writing (`retroactive.py`)
+    Index("handed_off_ordinal_ix", "ordinal", unique=True),
     Index("handed_off_campaign_ix", "campaign_id", "subject_id"),
     Index("handed_off_subject_ix", "subject_id", "handed_off_at"),
     Index("handed_off_at_ix", "handed_off_at"),
@@ -908,7 +910,8 @@ async def handed_off_of(tx: AsyncConnection, campaign_id: str, after: str, limit
     """The messages of a campaign by subject: `limit` subjects in the order of their ids, from the one after `after`."""
     rows = await tx.execute(
         text(
-            "SELECT m.* FROM (SELECT DISTINCT subject_id FROM handed_off WHERE campaign_id = :campaign_id"
+            f"SELECT {', '.join(f'm.{name}' for name in _HANDED_OFF)}"
+            " FROM (SELECT DISTINCT subject_id FROM handed_off WHERE campaign_id = :campaign_id"
             " AND subject_id > :after ORDER BY subject_id LIMIT :limit) AS s"
             " JOIN handed_off AS m ON m.subject_id = s.subject_id AND m.campaign_id = :campaign_id"
             " ORDER BY m.subject_id, m.handed_off_at, m.message_id"
