@@ -72,7 +72,7 @@ class Operators:
 
 @pytest.fixture
 async def operators(surroundings: Surroundings) -> AsyncIterator[Operators]:
-    given = await surroundings.settings("inbound", provider_accounts=ACCOUNTS, publish_timeout_s=30.0)
+    given = await surroundings.settings("inbound", provider_accounts=ACCOUNTS, publish_timeout_s=60.0)
     settings = Settings(**given)
     async with running(build(settings), headers={}) as client:
         yield Operators(client, settings)
