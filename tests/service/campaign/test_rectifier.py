@@ -8,17 +8,17 @@ from common.contracts.campaign import MessageRequested, MessageReworded
 from common.contracts.rights import RectificationRequested
 from tests.builders import field_keys, now, subject
 from tests.eventually import eventually
-from tests.service.campaign.campaigns import Campaigns
+from tests.service.campaign.campaigns import Campaigns, csv_of
 
 RIGHT = '{"first_name":"Nina"}'
 
 
-def corrected(n: int) -> Received:
+def corrected(n: int, fields: str | None = RIGHT) -> Received:
     event = RectificationRequested(
         rectification_id="r1",
         subject_id=subject(n),
         sender_id=None,
-        fields=field_keys.seal(RIGHT, "rectification:r1"),
+        fields=None if fields is None else field_keys.seal(fields, "rectification:r1"),
         requested_at=now(),
     )
     return Received(event, event.key, 0, 0, now(), None)
@@ -66,3 +66,16 @@ async def test_who_is_not_asked_for_yet_is_asked_for_with_what_is_right(campaign
     assert await campaigns.planner.expand()
     [request] = await campaigns.requests()
     assert field_keys.unseal(request.text, f"text:{request.message_id}").startswith("Nina,")
+
+
+async def test_a_wrong_number_s_contact_goes_and_one_that_came_since_stays_however_often_it_is_read(
+    campaigns: Campaigns,
+) -> None:
+    await campaigns.imported(csv_of(1, 2))
+    wrong = corrected(1, None)
+    await apply(campaigns, wrong)
+    async with campaigns.surroundings.sql("campaign") as sql:
+        assert await sql.fetchval("SELECT array_agg(subject_id) FROM contact") == [subject(2)]
+        assert (await campaigns.imported(csv_of(1)))["created"] == 1
+        await apply(campaigns, wrong)
+        assert await sql.fetchval("SELECT count(*) FROM contact") == 2

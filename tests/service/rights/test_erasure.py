@@ -3,6 +3,8 @@
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from common.contracts import ERASURES, STATES
 from common.contracts.consent import ConsentStateChanged
 from common.database import Database
@@ -185,6 +187,7 @@ async def test_who_may_and_what_is_wrong_with_a_request(surroundings: Surroundin
             assert (refused.status_code, refused.json()["reasons"][0]["field"]) == (422, field)
 
 
+@pytest.mark.timeout(300)  # the four services twice, and all their topics once more
 async def test_no_import_no_late_text_and_no_replay_of_the_log_brings_a_person_back(surroundings: Surroundings) -> None:
     """Each as old as what was erased. What stays all along is the keyed hash, opted out of everyone."""
     async with four(surroundings) as told:

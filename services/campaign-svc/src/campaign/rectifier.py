@@ -48,7 +48,8 @@ class Rectifier:
         now = datetime.now(UTC)
         reworded: list[MessageReworded] = []
         if (fields := self._opened(asked)) is None:
-            contacts = await store.delete_contact(tx, asked.subject_id, asked.sender_id)
+            # a contact that came later is somebody's again: the same event, read again, does not take it
+            contacts = await store.delete_contact(tx, asked.subject_id, asked.sender_id, asked.requested_at)
         else:
             contacts = await store.correct_contacts(tx, asked.subject_id, asked.sender_id, fields, now)
             reworded = await self._reworded(tx, asked, now)

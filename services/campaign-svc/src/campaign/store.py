@@ -318,13 +318,17 @@ async def correct_contacts(
     return int(corrected.rowcount)
 
 
-async def delete_contact(tx: AsyncConnection, subject_id: str, sender_id: str | None) -> int:
-    """One person's, of one sender or of all; how many."""
-    if sender_id is None:
-        return (await delete_contacts(tx, [subject_id])).get(subject_id, 0)
+async def delete_contact(tx: AsyncConnection, subject_id: str, sender_id: str | None, until: datetime) -> int:
+    """One person's, of one sender or of all, that was there by then; how many."""
     gone = await tx.execute(
-        text("DELETE FROM contact WHERE sender_id = :sender_id AND subject_id = :id"),
-        {"sender_id": sender_id, "id": subject_id},
+        text(
+            "WITH found AS (SELECT c.sender_id FROM sender AS s JOIN contact AS c"
+            " ON c.sender_id = s.sender_id AND c.subject_id = :id"
+            " WHERE s.sender_id = coalesce(:sender_id, s.sender_id) AND c.created_at <= :until"
+            " ORDER BY c.sender_id FOR UPDATE OF c)"
+            " DELETE FROM contact AS c USING found AS f WHERE c.sender_id = f.sender_id AND c.subject_id = :id"
+        ),
+        {"id": subject_id, "sender_id": sender_id, "until": until},
     )
     return int(gone.rowcount)
 

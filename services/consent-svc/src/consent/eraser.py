@@ -22,7 +22,7 @@ async def erase(tx: AsyncConnection, asked: Mapping[str, datetime]) -> Mapping[s
     entries = await recorder.erase(tx, asked)
     links = await store.delete_links(tx, list(asked))
     made = await copies.delete(tx, list(asked))
-    said = await rectifications.empty(tx, asked)
+    said = await rectifications.empty(tx, list(asked))
     questions = await double_opt_ins.forget(tx, list(asked))
     return {
         subject_id: {

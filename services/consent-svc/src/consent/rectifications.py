@@ -10,7 +10,7 @@ ledger is complete at once. An erasure takes what was said.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -185,17 +185,15 @@ async def page(tx: AsyncConnection, keys: FieldKeys, *, complete: bool, after: i
     return [_read(row, keys) for row in rows]
 
 
-async def empty(tx: AsyncConnection, asked: Mapping[str, datetime]) -> dict[str, int]:
-    """What these people said goes, of what they asked before their erasure; that they asked stays. How many by
-    subject_id."""
+async def empty(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, int]:
+    """What these people said goes, that they asked stays; how many by subject_id."""
     rows = await tx.execute(
         text(
-            "WITH gone AS (UPDATE rectification AS r SET asked = NULL"
-            " FROM unnest(CAST(:ids AS text[]), CAST(:ats AS timestamptz[])) AS a(subject_id, at)"
-            " WHERE r.subject_id = a.subject_id AND r.requested_at <= a.at AND r.asked IS NOT NULL"
-            " RETURNING r.subject_id) SELECT subject_id, count(*) AS emptied FROM gone GROUP BY subject_id"
+            "WITH gone AS (UPDATE rectification SET asked = NULL"
+            " WHERE subject_id = ANY(CAST(:ids AS text[])) AND asked IS NOT NULL RETURNING subject_id)"
+            " SELECT subject_id, count(*) AS emptied FROM gone GROUP BY subject_id"
         ),
-        {"ids": list(asked), "ats": list(asked.values())},
+        {"ids": list(subject_ids)},
     )
     return {row.subject_id: row.emptied for row in rows}
 
