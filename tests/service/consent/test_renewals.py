@@ -152,6 +152,22 @@ async def test_a_year_late_marketing_is_shut_first_and_the_person_asked_once_wit
     assert len(await asked(database)) == 1
 
 
+async def test_a_stop_closes_the_question_whether_the_consent_was_open_or_had_ended(database: Database) -> None:
+    late = END.replace(year=2028) - DAY
+    await looked(database, late)
+    await given(database, opt_out(0, occurred_at=late + DAY, received_at=late + DAY))
+    await says(database, "confirm", late + 2 * DAY)
+    assert await state(database) == "opted_out"
+
+
+async def test_an_oui_of_the_very_instant_of_the_end_is_too_late_also_where_nobody_has_looked(
+    database: Database,
+) -> None:
+    await looked(database, ASKS)
+    await says(database, "confirm", END)
+    assert await state(database) == "expired"
+
+
 async def test_an_oui_counts_from_the_question_on_until_its_day_and_not_after_a_stop(database: Database) -> None:
     await says(database, "confirm", ASKS - DAY)
     await given(database, opt_in(1, occurred_at=OPENED, received_at=OPENED, purpose="loyalty", sender_id="globex"))

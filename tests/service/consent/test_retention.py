@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import pytest
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.consent import ConsentStateChanged, Purpose
 from common.database import Database
@@ -119,9 +120,9 @@ async def test_a_consent_ends_with_its_purposes_term_after_the_last_contact(data
     await recorded(database, of("t1-a", contact(60)))
     end = A_YEAR_LATER + timedelta(hours=1)
     assert await stepped(database, A_YEAR_LATER - SECOND) == 0
-    assert await stepped(database, end - SECOND) == 1  # she who was not in touch
+    assert await stepped(database, end - SECOND) > 0  # she who was not in touch
     assert await states(database, "t1-b") == {"globex/promotions": "expired"}
-    assert await stepped(database, end) == 1
+    assert await stepped(database, end) > 0
     assert await states(database, "t1-a") == {"acme/loyalty": "opted_in", "acme/promotions": "expired"}
     (ended,) = await expiries(database)
     assert (ended.occurred_at, ended.source) == (end, "retention")
@@ -137,7 +138,8 @@ async def test_whoever_decides_on_messages_is_told_the_end_in_advance_and_when_i
     assert ends == [A_YEAR_LATER, A_YEAR_LATER + timedelta(hours=1)]
     await recorded(database, of("t1-a", opt_out(120)))
     assert (await told(database))[-1].consents[0].expires_at is None
-    assert await stepped(database, NOON.replace(year=NOON.year + 9)) == 0  # what is shut does not expire
+    await stepped(database, NOON.replace(year=NOON.year + 9))
+    assert await expiries(database) == []  # what is shut does not end
 
 
 async def test_years_late_each_consent_expires_once_at_its_own_instant(database: Database) -> None:
@@ -146,7 +148,7 @@ async def test_years_late_each_consent_expires_once_at_its_own_instant(database:
     with pytest.raises(Crash):
         await stepped_and_crashed(database, much_later)
     assert await expiries(database) == []
-    assert await stepped(database, much_later) == 1
+    assert await stepped(database, much_later) > 0
     assert await stepped(database, much_later + DAY) == 0
     (ended,) = await expiries(database)
     assert (ended.occurred_at, ended.received_at) == (A_YEAR_LATER, much_later)
@@ -158,11 +160,25 @@ async def test_years_late_each_consent_expires_once_at_its_own_instant(database:
     assert (await told(database))[-1].consents[0].expires_at == much_later.replace(year=much_later.year + 1)
 
 
+async def test_who_is_in_touch_after_the_end_and_before_the_timer_does_not_revive_what_has_ended(
+    database: Database,
+) -> None:
+    await recorded(database, of("t1-a", opt_in(0)))
+    after = A_YEAR_LATER + SECOND
+    await recorded(database, of("t1-a", contact(0, occurred_at=after, received_at=after)), now=after)
+    assert await states(database, "t1-a") == {"acme/promotions": "expired"}
+    (ended,) = await expiries(database)
+    assert ended.occurred_at == A_YEAR_LATER
+    assert [c.state for event in await told(database) for c in event.consents] == ["opted_in", "expired"]
+    await stepped(database, after + DAY)
+    assert len(await expiries(database)) == 1
+
+
 async def test_an_old_opt_in_that_is_imported_is_over_as_it_comes(database: Database) -> None:
     await recorded(database, of("t1-a", opt_in(0)), now=A_YEAR_LATER + DAY)
     (event,) = await told(database)
     assert event.consents[0].expires_at == A_YEAR_LATER
-    assert await stepped(database, A_YEAR_LATER + DAY) == 1
+    assert await stepped(database, A_YEAR_LATER + DAY) > 0
     assert await states(database, "t1-a") == {"acme/promotions": "expired"}
 
 
@@ -195,7 +211,7 @@ async def test_a_sender_that_keeps_for_another_time_has_its_consents_counted_ane
             assert newest == opened.replace(year=opened.year + 2) if months == 24 else opened.replace(month=9)
     assert len(await told(database, people[0])) == 3
     assert len(await told(database, "t1-other")) == 1
-    assert await stepped(database, A_YEAR_LATER + DAY) == 1  # of the other sender
+    assert await stepped(database, A_YEAR_LATER + DAY) > 0  # of the other sender
     assert await states(database, people[0]) == {"acme/promotions": "opted_in"}
 
 
@@ -211,12 +227,12 @@ async def test_a_consent_recorded_while_its_sender_changes_does_not_keep_the_old
 
 
 async def test_thousands_fall_due_at_once_and_nobody_waits_for_a_lock(database: Database) -> None:
-    """Three at once drain twenty thousand, while somebody else holds some of these people and writes their rows."""
-    people = [f"t1-{n:05}" for n in range(20_000)]
+    """Three at once drain six thousand, while somebody else holds some of these people and writes their rows."""
+    people = [f"t1-{n:05}" for n in range(6_000)]
     for some in range(0, len(people), 1000):
         batch = people[some : some + 1000]
-        await recorded(database, *(of(p, opt_in(0, evidence_id=f"ev-{p}")) for p in batch))
-    busy = people[::500]
+        await recorded(database, *(Statement(p, None, opt_in(0, evidence_id=f"ev-{p}")) for p in batch))
+    busy = people[::150]
     now = A_YEAR_LATER + DAY
     largest = 0
 
@@ -226,17 +242,19 @@ async def test_thousands_fall_due_at_once_and_nobody_waits_for_a_lock(database: 
         while True:
             async with database.begin() as tx:
                 await tx.execute(text("SET LOCAL lock_timeout = '2s'"))  # to fail, and not to hang
-                some = await step(tx, now, ASKING, 500)
+                some = await step(tx, now, ASKING, 150)
             if not some:
                 return done
             largest = max(largest, some)
             done += some
 
     async with database.begin() as tx:
-        touched = [contact(60, evidence_id=f"ev-touch-{p}", occurred_at=now, received_at=now) for p in busy]
-        await record(tx, [of(p, touch) for p, touch in zip(busy, touched, strict=True)], now)
-        assert sum(await asyncio.gather(drain(), drain(), drain())) == len(people) - len(busy)
-        assert largest <= 500
+        before = A_YEAR_LATER - SECOND
+        touched = [contact(60, evidence_id=f"ev-touch-{p}", occurred_at=before, received_at=before) for p in busy]
+        await record(tx, [Statement(p, None, touch) for p, touch in zip(busy, touched, strict=True)], now)
+        looked = sum(await asyncio.gather(drain(), drain(), drain()))
+        assert looked >= len(people) - len(busy)  # two may come to the same person, one after the other
+        assert largest <= 150
     assert await drain() == 0  # who was busy has been in touch
     async with database.begin() as tx:
         found = await tx.execute(
@@ -252,12 +270,22 @@ async def test_thousands_fall_due_at_once_and_nobody_waits_for_a_lock(database: 
 
 
 async def test_the_age_of_what_is_due_is_told(database: Database) -> None:
-    await recorded(database, of("t1-a", opt_in(0, occurred_at=datetime(2020, 1, 1, tzinfo=UTC))))
-    timer = expiring.Expiring(database, ASKING, backlog=0)
+    old = opt_in(0, occurred_at=datetime(2020, 1, 1, tzinfo=UTC))
+    await recorded(database, Statement("t1-a", None, old))
+    read_up_to: list[datetime | None] = [None]
+
+    async def read(tx: AsyncConnection) -> datetime | None:
+        return read_up_to[0]
+
+    timer = expiring.Expiring(database, read, ASKING, backlog=0)
     assert not await timer.look()  # something waits to be published: a STOP would wait behind us
     assert expiring.BACKLOG._value.get() > timedelta(days=365).total_seconds()
     async with database.begin() as tx:
         await tx.execute(text("DELETE FROM outbox"))
+    for not_yet in (None, datetime(2020, 6, 1, tzinfo=UTC)):  # an OUI of before the end may still come
+        read_up_to[0] = not_yet
+        assert not await timer.look()
+    read_up_to[0] = datetime.now(UTC)
     assert await timer.look()
     assert not await timer.look()
     assert expiring.BACKLOG._value.get() == 0

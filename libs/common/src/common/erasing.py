@@ -132,16 +132,21 @@ async def keep(tx: AsyncConnection, batch: list[Received]) -> After | None:
     return None
 
 
-async def put(tx: AsyncConnection, asked: ErasureRequested) -> None:
-    """One that was done and is asked for again is done again, and acknowledged again, unless the person is back: what
-    answers it may have been lost."""
+async def put(tx: AsyncConnection, *asked: ErasureRequested) -> None:
+    """One at least, each once. One that was done and is asked for again is done again, and acknowledged again, unless
+    the person is back: what answers it may have been lost."""
     await tx.execute(
         text(
-            "INSERT INTO erasing AS e (erasure_id, subject_id, requested_at) VALUES (:erasure_id, :subject_id, :at)"
+            "INSERT INTO erasing AS e (erasure_id, subject_id, requested_at)"
+            " SELECT * FROM unnest(CAST(:ids AS text[]), CAST(:subjects AS text[]), CAST(:ats AS timestamptz[]))"
             " ON CONFLICT (erasure_id) DO UPDATE SET after_xid = NULL, erased_at = NULL"
             " WHERE e.erased_at IS NOT NULL AND e.lifted_at IS NULL"
         ),
-        {"erasure_id": asked.erasure_id, "subject_id": asked.subject_id, "at": asked.requested_at},
+        {
+            "ids": [each.erasure_id for each in asked],
+            "subjects": [each.subject_id for each in asked],
+            "ats": [each.requested_at for each in asked],
+        },
     )
     await tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": KEPT})
 

@@ -140,21 +140,24 @@ async def _begin(tx: AsyncConnection, asked: Sequence[_Asked], now: datetime) ->
         ErasureRequested(erasure_id=named(each.evidence_id), subject_id=each.subject_id, requested_at=now)
         for each in asked
     ]
-    for event, each in zip(events, asked, strict=True):
-        await tx.execute(
-            text(
-                "INSERT INTO erasure (erasure_id, subject_id, source, evidence_id, requested_at)"
-                " VALUES (:erasure_id, :subject_id, :source, :evidence_id, :at)"
-            ),
-            {
-                "erasure_id": event.erasure_id,
-                "subject_id": event.subject_id,
-                "source": each.source,
-                "evidence_id": each.evidence_id,
-                "at": now,
-            },
-        )
-        await erasing.put(tx, event)
+    if not events:
+        return
+    await tx.execute(
+        text(
+            "INSERT INTO erasure (erasure_id, subject_id, source, evidence_id, requested_at)"
+            " SELECT e.*, :at FROM unnest(CAST(:ids AS text[]), CAST(:subjects AS text[]), CAST(:sources AS text[]),"
+            " CAST(:evidence AS text[])) AS e"
+        ),
+        {
+            "ids": [event.erasure_id for event in events],
+            "subjects": [each.subject_id for each in asked],
+            "sources": [each.source for each in asked],
+            "evidence": [each.evidence_id for each in asked],
+            "at": now,
+        },
+    )
+    await erasing.put(tx, *events)
+    for event in events:
         log.info("an erasure is asked for", extra={"erasure_id": event.erasure_id, "subject_id": event.subject_id})
     await outbox.append(tx, ERASURES, events)
     ASKED.inc(len(events))

@@ -10,7 +10,7 @@ A sender that changes how long its consents hold is gone through once, in pages 
 """
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -23,16 +23,14 @@ from common.telemetry import counter, gauge
 from common.timer import Timer
 from consent import erasures, ledger, recorder, retention, store
 from consent.chain import evidence_id
-from consent.ledger import Evidence, SubjectState, Verdict
-from consent.recorder import Statement
+from consent.ledger import SubjectState
 from consent.renewals import REVIEWED_WITHIN, Asking
-from consent.retention import Rules, Step, Term
-from consent.store import Due, Subject
+from consent.retention import Rules, Step
+from consent.store import Due
 
 log = logging.getLogger(__name__)
 
-SOURCE = "retention"
-LOOK_EVERY_S = 5.0
+LOOK_EVERY_S = 0.5
 PEOPLE = 200  # locked at once
 
 EXPIRED = counter("sms_consent_expired_total", "Consents that have expired.")
@@ -44,14 +42,17 @@ BACKLOG = gauge(
 
 @dataclass(frozen=True, slots=True)
 class Expiring:
-    """`backlog`: rows waiting to be published beyond which nothing is written, as a STOP would wait behind them."""
+    """`backlog`: rows waiting to be published beyond which nothing is written, as a STOP would wait behind them.
+    `read_up_to`: every text that was acknowledged before then has been applied: an OUI sent in time, and read after we
+    have been down for a day, finds its question open."""
 
     database: Database
+    read_up_to: Callable[[AsyncConnection], Awaitable[datetime | None]]
     asking: Asking
     backlog: int
 
     def worker(self) -> Worker:
-        timer = Timer("retention", self.look, LOOK_EVERY_S, self.database, outbox.RELAYED)
+        timer = Timer("retention", self.look, LOOK_EVERY_S, self.database)
         return Worker(timer.name, timer.run)
 
     async def look(self) -> bool:
@@ -60,8 +61,12 @@ class Expiring:
         async with self.database.begin() as tx:
             oldest = await store.oldest_due(tx)
             BACKLOG.set(max(0.0, (now - oldest).total_seconds()) if oldest else 0)
+            read_up_to = await self.read_up_to(tx)
+            if read_up_to is None:
+                return False
+            now = min(now, read_up_to)
             if oldest is None or oldest > now or await outbox.backlog(tx) > self.backlog:
-                return False  # woken when the relay has published
+                return False
             return await step(tx, now, self.asking) > 0
 
 
@@ -72,13 +77,10 @@ async def step(tx: AsyncConnection, now: datetime, asking: Asking, people: int =
     if not due:
         return 0
     rows = await store.due_of(tx, due)
-    before = await store.lock_subjects(tx, {}, due)
-    rules = await store.rules_of(tx, recorder.senders_of(before.values()))
-    statements = [s for subject in before.values() for s in expiries(subject, rules, now)]
-    recorded = await recorder.record(tx, statements, now)
-    EXPIRED.inc(sum(each.decision.verdict is Verdict.RECORDED for each in recorded))
+    EXPIRED.inc(await recorder.expire(tx, due, now))
     await recorder.recount(tx, due, now)  # whose consent holds longer now than when the row was written
     subjects = await store.lock_subjects(tx, {}, due)
+    rules = await store.rules_of(tx, recorder.senders_of(subjects.values()))
     consents = [row for row in rows if not retention.is_person(row.term)]
     looked = [(row, *look(row, subjects[row.subject_id].state, rules, now)) for row in consents]
     asked = await asking.ask(tx, [now_ for _, now_, step in looked if now_ and step is Step.ASK], subjects, now)
@@ -98,12 +100,12 @@ async def forget(tx: AsyncConnection, subject_ids: Collection[str], now: datetim
     over = [row for row in rows if retention.is_person(row.term) and row.term.over(now)]
     await store.put_due(tx, [replace(row, due_at=waits[row.subject_id]) for row in over if row.subject_id in waits])
     gone = {
-        row.subject_id: evidence_id(SOURCE, row.subject_id, row.term.expires_at.isoformat())
+        row.subject_id: evidence_id(recorder.RETENTION, row.subject_id, row.term.expires_at.isoformat())
         for row in over
         if row.subject_id not in waits
     }
     if gone:
-        await erasures.begin_unasked(tx, gone, SOURCE, now)
+        await erasures.begin_unasked(tx, gone, recorder.RETENTION, now)
         FORGOTTEN.inc(len(gone))
 
 
@@ -124,27 +126,6 @@ def look(row: Due, state: SubjectState, rules: Rules, now: datetime) -> tuple[Du
     return replace(row, due_at=due.at), due.step
 
 
-def expiries(subject: Subject, rules: Rules, now: datetime) -> Sequence[Statement]:
-    """What has ended of this person's consents, as evidence: at the instant it ended, however late that is written."""
-    return [
-        Statement(subject.subject_id, None, _expiry(subject.subject_id, term, now))
-        for term in retention.terms(subject.state, rules)
-        if term.over(now)
-    ]
-
-
-def _expiry(subject_id: str, term: Term, now: datetime) -> Evidence:
-    return Evidence(
-        evidence_id=evidence_id(SOURCE, subject_id, term.sender_id, term.purpose, term.expires_at.isoformat()),
-        kind="expiry",
-        sender_id=term.sender_id,
-        purpose=term.purpose,
-        source=SOURCE,
-        occurred_at=term.expires_at,
-        received_at=now,
-    )
-
-
 class Recount:
     """Goes through the consents of a sender that has changed how long they hold.
 
@@ -159,7 +140,7 @@ class Recount:
         self._backlog = backlog
 
     def worker(self) -> Worker:
-        timer = Timer("retention recount", self.look, LOOK_EVERY_S, self._database, outbox.RELAYED)
+        timer = Timer("retention recount", self.look, LOOK_EVERY_S, self._database)
         return Worker(timer.name, timer.run)
 
     async def look(self) -> bool:

@@ -20,11 +20,12 @@ from common.contracts.consent import Cause, ConsentStateChanged
 from common.contracts.rights import ErasureLifted
 from common.telemetry import counter, traceparent
 from consent import ledger, retention, store
-from consent.chain import SALT_BYTES, Entry, chained, erased
+from consent.chain import SALT_BYTES, Entry, chained, erased, evidence_id
 from consent.ledger import NEVER_SEEN, Decision, Evidence, Verdict
 from consent.retention import Rules, Term
 from consent.store import Registered, Review, Subject
 
+RETENTION = "retention"  # the source of what nobody said, and time did
 OPENING = ("opt_in", "request")  # what needs the number itself: to keep somebody out, the keyed hash is enough
 EVIDENCE = counter("sms_consent_evidence_total", "Evidence offered, by what became of it.", ["kind", "verdict"])
 
@@ -99,7 +100,7 @@ async def record(
     decisions = [
         Decision(verdict=Verdict.REFUSED, state=NEVER_SEEN, refusals=refused[place])
         if place in refused
-        else _decide(changes[statement.subject_id], statement, known, registered, now)
+        else _decide_after_ends(changes[statement.subject_id], statement, known, registered, now)
         for place, statement in enumerate(statements)
     ]
     if asking := [subject_id for subject_id, change in changes.items() if change.erases]:
@@ -121,6 +122,51 @@ async def erase(tx: AsyncConnection, asked: Mapping[str, datetime]) -> dict[str,
     was out is out. Tells nobody: that they are erased was told when they asked."""
     await store.lock_subjects(tx, {}, asked)
     return await store.erase_personal(tx, asked)
+
+
+async def expire(tx: AsyncConnection, subject_ids: Collection[str], now: datetime) -> int:
+    """Write down which consents of these people have ended by now, and tell it. How many."""
+    locked = await store.lock_subjects(tx, {}, subject_ids)
+    _, registered = await store.known(tx, (), senders_of(locked.values()))
+    changes = [_Change(subject, subject) for subject in locked.values()]
+    for change in changes:
+        _end(change, registered, now, now)
+    await _write(tx, changes, registered, now)
+    return sum(len(change.entries) for change in changes)
+
+
+def _end(change: _Change, registered: Mapping[str, Registered], at: datetime, now: datetime) -> None:
+    """Write down what is over at `at` of the subject's consents: dated the instant it ended, however late that is, and
+    named after it."""
+    subject_id = change.subject.subject_id
+    for term in retention.terms(change.subject.state, _rules(registered)):
+        if term.over(at):
+            ended = Evidence(
+                evidence_id=evidence_id(
+                    RETENTION, subject_id, term.sender_id, term.purpose, term.expires_at.isoformat()
+                ),
+                kind="expiry",
+                sender_id=term.sender_id,
+                purpose=term.purpose,
+                source=RETENTION,
+                occurred_at=term.expires_at,
+                received_at=now,
+            )
+            _decide(change, Statement(subject_id, None, ended), set(), registered, now)
+
+
+def _decide_after_ends(
+    change: _Change, statement: Statement, known: set[str], registered: Mapping[str, Registered], now: datetime
+) -> Decision:
+    """What was over by then ends first, though nobody had written it down: or what they do after the end would be the
+    contact that keeps alive what has ended."""
+    if statement.evidence.evidence_id not in known:
+        _end(change, registered, statement.evidence.at, now)
+    return _decide(change, statement, known, registered, now)
+
+
+def _rules(registered: Mapping[str, Registered]) -> Rules:
+    return {(id_, purpose): rule for id_, sender in registered.items() for purpose, rule in sender.rules.items()}
 
 
 async def recount(tx: AsyncConnection, subject_ids: Collection[str], now: datetime) -> None:
@@ -219,7 +265,7 @@ def _unread(subject: Subject, review: Review) -> bool:
 async def _write(
     tx: AsyncConnection, changes: Sequence[_Change], registered: Mapping[str, Registered], now: datetime
 ) -> None:
-    rules = {(id_, purpose): rule for id_, sender in registered.items() for purpose, rule in sender.rules.items()}
+    rules = _rules(registered)
     terms = {change.subject.subject_id: _terms(change, rules) for change in changes}
     written = [change for change in changes if change.entries or change.told]
     ended = [(id_, term) for id_, moved in terms.items() for term in moved.ended]

@@ -17,6 +17,7 @@ from consent import (
     checks,
     copies,
     double_opt_ins,
+    endings,
     erasures,
     expiring,
     imports,
@@ -96,6 +97,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             api.router,
             registry.router(settings.refused_oadcs),
             interactions.router,
+            endings.router,
             checks.router,
             imports.router,
             page.router(settings.answers_per_day),
@@ -121,7 +123,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                 double_opt_ins.Lapsing(held.database, ceiling).worker(),
                 erasures.Lateness(held.database, timedelta(seconds=settings.erasure_late_after_s)).worker(),
                 expiring.Expiring(
-                    held.database, Asking(answers(held), load(settings.hours)), settings.import_backlog
+                    held.database, ceiling, Asking(answers(held), load(settings.hours)), settings.import_backlog
                 ).worker(),
                 expiring.Recount(held.database, settings.import_backlog).worker(),
                 retroactive.Looking(held.database).worker(),

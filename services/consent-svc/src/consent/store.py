@@ -7,7 +7,7 @@ subject_id order, always, so that two batches over the same people wait for each
 
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import msgspec
@@ -40,6 +40,7 @@ from consent.proof import Party
 from consent.retention import Question, Rule, Rules, Term
 
 IN_OUR_WORDS = Replies()
+EARLIEST_END = datetime(1970, 1, 1, tzinfo=UTC)
 HISTORY_ENTRIES = 1000  # the newest, in one lookup
 READ_AT_ONCE = 2000  # rows, of a table that is read from end to end
 
@@ -564,18 +565,46 @@ async def due_of(tx: AsyncConnection, subject_ids: Collection[str]) -> list[Due]
         ),
         {"ids": list(subject_ids)},
     )
-    return [
-        Due(
-            row.subject_id,
-            _term(row),
-            Question(text=row.question, asked_at=row.asked_at, answer_before=row.answer_before)
-            if row.asked_at
-            else None,
-            row.open,
-            row.due_at,
-        )
-        for row in rows
-    ]
+    return [_due(row) for row in rows]
+
+
+def _due(row: Row[Any]) -> Due:
+    asked = None
+    if row.asked_at is not None:
+        asked = Question(text=row.question, asked_at=row.asked_at, answer_before=row.answer_before)
+    return Due(row.subject_id, _term(row), asked, row.open, row.due_at)
+
+
+async def endings_by_month(
+    tx: AsyncConnection, sender_id: str, begins: datetime, until: datetime
+) -> list[tuple[date, str, int, int]]:
+    """(month, purpose, open consents that end in it, of whom asked) of a sender, months in UTC."""
+    rows = await tx.execute(
+        text(
+            "SELECT CAST(date_trunc('month', expires_at AT TIME ZONE 'UTC') AS date) AS month, purpose,"
+            " count(*) AS consents, count(asked_at) AS asked FROM retention_due"
+            " WHERE sender_id = :id AND open AND expires_at >= :begins AND expires_at < :until"
+            " GROUP BY 1, 2 ORDER BY 1, 2"
+        ),
+        {"id": sender_id, "begins": begins, "until": until},
+    )
+    return [(row.month, row.purpose, row.consents, row.asked) for row in rows]
+
+
+async def endings(
+    tx: AsyncConnection, sender_id: str, after: tuple[datetime, str, str] | None, until: datetime, limit: int
+) -> list[Due]:
+    """A sender's open consents that end before then, the soonest first, from the one after `after` on."""
+    at, subject_id, purpose = after or (EARLIEST_END, "", "")
+    rows = await tx.execute(
+        text(
+            "SELECT * FROM retention_due WHERE sender_id = :id AND open AND expires_at < :until AND expires_at >= :at"
+            " AND (expires_at, subject_id, purpose) > (:at, :subject_id, :purpose)"
+            " ORDER BY expires_at, subject_id, purpose LIMIT :limit"
+        ),
+        {"id": sender_id, "at": at, "subject_id": subject_id, "purpose": purpose, "until": until, "limit": limit},
+    )
+    return [_due(row) for row in rows]
 
 
 async def questions_of(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, list[Due]]:

@@ -1,0 +1,90 @@
+"""Which consents end soon, over HTTP, as marketing meets it: in time to win people back, without a number."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+
+from consent.retention import after_months
+from consent.service import Settings, build
+from tests.running import Surroundings, bearer, running
+from tests.service.consent.test_consent_api import NUMBER, SENDER, consent, reasons
+
+NOW = datetime.now(UTC)
+TEN = [f"06 39 98 10 {n:02}" for n in range(10)]
+
+
+def last(months: int) -> str:
+    """Said so long ago that of its six months so many are left."""
+    return after_months(NOW, months - 6).isoformat()
+
+
+@pytest.fixture
+async def service(surroundings: Surroundings) -> AsyncIterator[httpx.AsyncClient]:
+    """The api role alone. Acme keeps promotions for six months: ten end in one, one in three, one in a year (its
+    neighbour's)."""
+    settings = Settings(**await surroundings.settings("consent", roles="api"))
+    async with running(build(settings)) as client:
+        purposes = [{"id": "promotions", "wording": "Nos offres", "retention_months": 6}]
+        for sender_id in ("acme", "globex"):
+            sender = SENDER | {"sender_id": sender_id, "purposes": purposes}
+            assert (await client.post("/v1/senders", json=sender)).status_code == 201
+        said = [consent(number=number, occurred_at=last(1)) for number in TEN]
+        said += [consent(occurred_at=last(3)), consent(sender_id="globex", occurred_at=last(1))]
+        answer = await client.post("/v1/consents/batch", json={"items": said})
+        assert answer.json()["counts"]["recorded"] == 12
+        yield client
+
+
+async def get(service: httpx.AsyncClient, path: str = "", **more: Any) -> Any:
+    answer = await service.get(f"/v1/senders/acme/endings{path}", **more)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def test_what_ends_is_counted_by_month_and_listed_page_by_page_without_a_number(
+    service: httpx.AsyncClient,
+) -> None:
+    counts = {m["month"][:7]: m["consents"] for m in (await get(service, "/months", params={"months": 5}))["items"]}
+    assert counts == {after_months(NOW, n).strftime("%Y-%m"): many for n, many in ((1, 10), (3, 1))}
+    seen: list[dict[str, Any]] = []
+    cursor: dict[str, str] = {}
+    while True:
+        page = await get(service, params={"months": 2, "limit": 4} | cursor)
+        seen += page["items"]
+        if page["next"] is None:
+            break
+        cursor = {"cursor": page["next"]}
+    assert len({item["subject_id"] for item in seen}) == len(seen) == 10
+    assert [item["ends_at"] for item in seen] == sorted(item["ends_at"] for item in seen)
+    assert "3363998" not in str(seen)
+    assert len((await get(service, params={"months": 4}))["items"]) == 11
+    await service.post("/v1/opt-outs", json={"sender_id": "acme", "number": TEN[0], "evidence": {"source": "shop"}})
+    await service.post(
+        "/v1/interactions",
+        json={
+            "items": [
+                {
+                    "sender_id": "acme",
+                    "number": TEN[1],
+                    "occurred_at": NOW.isoformat(),
+                    "evidence": {"source": "shop", "sale_reference": "1"},
+                }
+            ]
+        },
+    )
+    assert len((await get(service, params={"months": 2}))["items"]) == 8
+
+
+async def test_only_who_reads_consent_of_that_sender_is_told_and_a_cursor_is_ours(service: httpx.AsyncClient) -> None:
+    path = "/v1/senders/acme/endings"
+    for headers in (bearer(scope="consent:write"), bearer(scope="consent:read", senders=["globex"])):
+        for what in ("", "/months"):
+            assert (await service.get(path + what, headers=headers)).status_code == 403
+    assert (await service.get("/v1/senders/nowhere/endings")).status_code == 404
+    for cursor in ("x", "a~b~c", "2026-01-01T00:00:00Z~b", "2026-01-01T00:00:00Z~b\x00~c"):
+        wrong = await service.get(path, params={"cursor": cursor})
+        assert (wrong.status_code, reasons(wrong)) == (422, [("cursor", "not_valid")])
+    assert NUMBER not in (await service.get(path)).text
