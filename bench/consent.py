@@ -217,9 +217,10 @@ async def _load(bench: Bench) -> int:
 
 async def _fill(bench: Bench) -> None:
     """The tables of the limits, with what the ledger holds."""
+    names = ", ".join(COLUMNS)
     for table in ("bench_inserted", "bench_copied"):
         await bench.database.execute(f"CREATE TABLE {table} (LIKE evidence INCLUDING ALL)")
-        await bench.database.execute(f"INSERT INTO {table} SELECT * FROM evidence")
+        await bench.database.execute(f"INSERT INTO {table} ({names}) SELECT {names} FROM evidence ORDER BY ordinal")
     await bench.database.execute("VACUUM ANALYZE")
 
 
