@@ -1,10 +1,12 @@
 """Files of consents and of suppressions: uploaded in parts, recorded in pieces, accounted for line by line."""
 
 import asyncio
+import gc
 import json
 import os
 import random
 import sys
+import tracemalloc
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -380,6 +382,42 @@ async def _worker(surroundings: Surroundings) -> AsyncIterator[asyncio.subproces
         if process.returncode is None:
             process.kill()
         await process.wait()
+
+
+async def test_the_memory_of_an_import_does_not_grow_with_its_length(
+    service: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten times the file, no more of it at once. Most lines are refused, which is quickly done; all are long."""
+    monkeypatch.setattr("consent.imports.PIECE_BYTES", 64 * 1024)
+    monkeypatch.setattr(import_lines, "PIECE_BYTES", 64 * 1024)
+
+    async def lines(first: int, many: int) -> AsyncIterator[bytes]:
+        shown = "x" * 2000
+        yield b"number,occurred_at,text_shown\n"
+        for n in range(first, first + many):
+            yield f"{number(n) if n % 20 == 0 else '01 99 00 12 34'},{AT},{shown}\n".encode()
+
+    async def peak_of(first: int, many: int) -> int:
+        """The most that an import of `many` lines of 2 kB held at once, in bytes."""
+        import_id = await opened(service, terms())
+        gc.collect()
+        tracemalloc.reset_peak()
+        before, _ = tracemalloc.get_traced_memory()
+        said = {"Upload-Offset": "0", "Upload-Complete": "?1"}
+        answer = await service.patch(f"/v1/imports/{import_id}/body", content=lines(first, many), headers=said)
+        assert answer.status_code == 200, answer.text
+        found = await done(service, import_id, 120.0)
+        assert (found["created"], found["refused"]) == (many // 20, many - many // 20)
+        return tracemalloc.get_traced_memory()[1] - before
+
+    tracemalloc.start()
+    try:
+        await peak_of(0, 400)  # what is made once is made
+        short = await peak_of(400, 400)
+        long = await peak_of(800, 4000)
+    finally:
+        tracemalloc.stop()
+    assert long < short + 1024 * 1024, "of a file of 8 MB"
 
 
 async def test_nothing_is_recorded_while_much_waits_to_be_published(
