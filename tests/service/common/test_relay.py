@@ -123,7 +123,7 @@ async def test_a_relay_that_dies_between_ack_and_delete_publishes_again_and_lose
 
 KILL_WHO_DELETES = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE 'DELETE FROM outbox%'
+WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%DELETE FROM outbox%'
 """
 
 

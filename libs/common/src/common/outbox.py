@@ -106,14 +106,17 @@ async def _insert(
 ) -> list[int]:
     rows = await tx.execute(
         text(
-            "INSERT INTO outbox (event_id, topic, key, type, payload, traceparent)"
+            "WITH added AS (INSERT INTO outbox (event_id, topic, key, type, payload, traceparent)"
             " SELECT e.id, :topic, e.key, e.type, e.payload, e.trace"
             " FROM unnest(CAST(:ids AS uuid[]), CAST(:keys AS bytea[]), CAST(:types AS text[]),"
             " CAST(:payloads AS bytea[]), CAST(:traces AS text[]))"
             " WITH ORDINALITY AS e(id, key, type, payload, trace, place) ORDER BY e.place"
-            " RETURNING id"
+            " RETURNING id),"
+            " told AS MATERIALIZED (SELECT pg_notify(:channel, ''))"
+            " SELECT added.id FROM told CROSS JOIN added"
         ),
         {
+            "channel": WAITING,
             "topic": topic,
             "traces": [traceparent()] * len(keys) if traces is None else list(traces),
             "ids": [uuid4() for _ in keys],
@@ -122,9 +125,7 @@ async def _insert(
             "payloads": list(payloads),
         },
     )
-    ids = sorted(row.id for row in rows)
-    await tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": WAITING})
-    return ids
+    return sorted(row.id for row in rows)
 
 
 class Relay:
@@ -193,12 +194,13 @@ class Relay:
             producer = await self._ready_producer()
             if rows:
                 await self._publish(producer, rows)
+                ids = [row.id for row in rows]
                 await tx.execute(
-                    text("DELETE FROM outbox WHERE id = ANY(CAST(:ids AS bigint[]))"),
-                    {"ids": [r.id for r in rows]},
-                )
-                await tx.execute(
-                    text("SELECT pg_notify(:channel, :told)"), {"channel": RELAYED, "told": spans([r.id for r in rows])}
+                    text(
+                        "WITH gone AS (DELETE FROM outbox WHERE id = ANY(CAST(:ids AS bigint[])))"
+                        " SELECT pg_notify(:channel, :told)"
+                    ),
+                    {"ids": ids, "channel": RELAYED, "told": spans(ids)},
                 )
             else:
                 OLDEST.set(0)
@@ -351,7 +353,8 @@ class Relayed:
         if min(ids) <= self._newest:
             self._woken.set()  # they may be gone already
         try:
-            await asyncio.wait_for(future, timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await future
         except TimeoutError:
             return False
         finally:

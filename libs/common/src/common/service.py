@@ -26,7 +26,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy import MetaData
 from starlette.exceptions import HTTPException
-from starlette.routing import BaseRoute
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common import kafka, problems
@@ -37,7 +37,7 @@ from common.database import Database, migrate
 from common.keyring import FieldKeys, LinkKeys, SubjectKeys
 from common.notify import either
 from common.outbox import Ceiling, Relay, Relayed
-from common.problems import NotFound, Reason, TooLarge
+from common.problems import NotFound, Problem, Reason, TooLarge
 from common.settings import ServiceSettings
 from common.telemetry import continue_trace, log_to_stderr, traceparent
 
@@ -97,7 +97,7 @@ class Service(Generic[S]):
     ceiling: Ceiling | None = None
     checks: Sequence[Check] = ()
     body_limits: Mapping[str, int | None] = field(default_factory=dict)
-    quick: Sequence[BaseRoute] = ()  # tried before all others, past FastAPI: what comes by the thousand
+    quick: Sequence[Route] = ()  # tried before all others, past FastAPI: what comes by the thousand
     more_topics: Sequence[Topic] = ()  # that it reads and the topic table cannot know: of operators
 
     @property
@@ -151,7 +151,8 @@ def create_app(service: Service[S]) -> FastAPI:
     if "api" in service.settings.roles:
         for router in service.routers:
             app.include_router(router)
-        app.router.routes[:0] = service.quick
+        if service.quick:
+            app.add_middleware(_Quick, routes=service.quick)
     app.add_middleware(_BodyLimit, limits=service.body_limits)
     app.add_middleware(_Nameless)
     app.add_middleware(_Trace)
@@ -297,6 +298,27 @@ class _Nameless:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         named = scope["type"] != "http" or "\x00" not in scope["path"]
         await (self._app if named else problems.answer(NotFound("nothing is called so")))(scope, receive, send)
+
+
+class _Quick:
+    """Answers these routes itself. What fits none of them, another method too, goes on to FastAPI's."""
+
+    def __init__(self, app: ASGIApp, routes: Sequence[Route]) -> None:
+        self._app = app
+        self._routes = routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        for route in self._routes if scope["type"] == "http" else ():
+            match, found = route.matches(scope)
+            if match is Match.FULL:
+                scope.update(found)
+                try:
+                    response = await route.endpoint(Request(scope, receive, send))
+                except Problem as problem:
+                    response = problems.answer(problem)
+                await response(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 class _BodyLimit:

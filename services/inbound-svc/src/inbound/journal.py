@@ -190,12 +190,15 @@ def _emptied(held: Resources[Any], entry: Entry) -> Entry:
 
 
 def tell(kept: Kept) -> None:
-    """The log and the metrics, once the transaction is committed."""
+    """The metrics and the log, once the transaction is committed. A line for each MO is a twelfth of what an MO costs,
+    and the journal itself can be asked: so only where somebody looks for it."""
+    looked_for = log.isEnabledFor(logging.DEBUG)
     for entry in kept.fresh:
         if entry.item.intent:
             INTENTS.labels(entry.item.intent).inc()
-            extra = {"subject_id": entry.item.subject_id, **named(kept.arrival.origin, entry.item)}
-            log.info("an MO is journalled", extra=extra)
+            if looked_for:
+                extra = {"subject_id": entry.item.subject_id, **named(kept.arrival.origin, entry.item)}
+                log.debug("an MO is journalled", extra=extra)
 
 
 async def _whole(tx: AsyncConnection, held: Resources[Any], arrival: Arrival, entry: Entry) -> Entry | None:
