@@ -7,10 +7,10 @@ freshness, the campaign, the STOP mention), and it alone decides. One of its rea
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+import msgspec
 from msgspec import structs
 
 from common.contracts.consent import Consent, State
@@ -30,8 +30,7 @@ class Reason(StrEnum):
     UNDER_REVIEW = "under_review"
 
 
-@dataclass(frozen=True, slots=True)
-class Permission:
+class Permission(msgspec.Struct, frozen=True, gc=False):
     """The consent asked about, in one word, and every reason against writing; none: one may."""
 
     state: State

@@ -32,7 +32,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common import consumer, erasing, outbox
 from common.contracts.consent import Purpose, Replies, StopScope
-from common.database import new_metadata
+from common.database import fetch_many, new_metadata
 from consent.asking import WINDOW_HOURS
 from consent.chain import GENESIS, PERSONAL, Entry
 from consent.ledger import NEVER_SEEN, RECTIFICATION, Evidence, SubjectState
@@ -372,8 +372,7 @@ async def find_subject(tx: AsyncConnection, subject_id: str) -> Subject | None:
     return _subject(row) if row else None
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(msgspec.Struct, frozen=True, gc=False):
     """What a decision needs of a person, and no more."""
 
     state: SubjectState = NEVER_SEEN
@@ -382,11 +381,9 @@ class Standing:
 
 async def standing_of(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, Standing]:
     """Of the subjects that exist among `subject_ids`, some ten thousand at once; not locked."""
-    rows = await tx.execute(
-        text("SELECT subject_id, state::text, held_since FROM subject WHERE subject_id = ANY(CAST(:ids AS text[]))"),
-        {"ids": subject_ids},
-    )
-    return {subject_id: Standing(_state.decode(state), held_since) for subject_id, state, held_since in rows.all()}
+    sql = "SELECT subject_id, state::text, held_since FROM subject WHERE subject_id = ANY($1::text[])"
+    rows = await fetch_many(tx, sql, subject_ids)
+    return {subject_id: Standing(_state.decode(state), held_since) for subject_id, state, held_since in rows}
 
 
 async def with_opt_out_of(tx: AsyncConnection, sender_id: str, after: str, limit: int) -> list[Subject]:
