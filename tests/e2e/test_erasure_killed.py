@@ -45,9 +45,13 @@ async def test_erasures_survive_a_kill_of_each_service(tmp_path: Path) -> None:
 
         for each in await eventually(complete, within_s=60):
             done = {service["service"]: service["erased"] for service in each["services"]}
+            lines = done["consent"].pop("evidence")
+            assert lines in (2, 3), (
+                each
+            )  # their text is a contact too, unless it came late, with nothing to erase in it
             assert done == {
                 "campaign": {"contacts": 1},
-                "consent": {"evidence": 2, "links": 0, "copies": 0, "rectifications": 0, "questions": 0},
+                "consent": {"links": 0, "copies": 0, "rectifications": 0, "questions": 0},
                 "dispatch": {"messages": 0},
                 "inbound": {"callbacks": 1, "reviews": 0, "parts": 0},
             }
