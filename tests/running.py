@@ -92,6 +92,9 @@ def environment(settings: Mapping[str, Any]) -> dict[str, str]:
     return {**os.environ, **{f"PLACET_{name.upper()}": value for name, value in told.items()}}
 
 
+CALLED = "api,relay"  # roles of a service that is only called: no consumer, whose group takes seconds to join
+
+
 @asynccontextmanager
 async def running(service: Service[Any], headers: Mapping[str, str] | None = None) -> AsyncIterator[httpx.AsyncClient]:
     """The service with the roles of its settings, in process; the client's token has every scope unless told."""

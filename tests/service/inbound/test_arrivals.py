@@ -15,7 +15,7 @@ from inbound.service import Settings, build
 from tests.builders import now, number
 from tests.eventually import eventually
 from tests.operators import signed
-from tests.running import Surroundings, running
+from tests.running import CALLED, Surroundings, running
 from tests.service.inbound.published import published
 
 SECRET = "the secret of the simulator's account"
@@ -50,7 +50,8 @@ class Crowd:
 @asynccontextmanager
 async def crowd(surroundings: Surroundings, **more: Any) -> AsyncIterator[Crowd]:
     accounts = [{"provider": "simulator", "account": "main", "secrets": [SECRET]}]
-    settings = Settings(**await surroundings.settings("inbound", provider_accounts=accounts, **more))
+    given: dict[str, Any] = {"provider_accounts": accounts, "roles": CALLED} | more
+    settings = Settings(**await surroundings.settings("inbound", **given))
     async with running(build(settings), headers={}) as client:
         yield Crowd(client, settings, surroundings)
 

@@ -17,7 +17,7 @@ from tests.builders import now
 from tests.eventually import eventually
 from tests.operators.cases import CASES, Case, callback
 from tests.operators.signing import PUBLIC_URL, SCHEMES, SECRET, Scheme
-from tests.running import Surroundings, running
+from tests.running import CALLED, Surroundings, running
 from tests.service.inbound.published import published
 
 HERE = ["127.0.0.0/8"]
@@ -72,7 +72,7 @@ class Operators:
 
 @pytest.fixture
 async def operators(surroundings: Surroundings) -> AsyncIterator[Operators]:
-    given = await surroundings.settings("inbound", provider_accounts=ACCOUNTS, publish_timeout_s=60.0)
+    given = await surroundings.settings("inbound", provider_accounts=ACCOUNTS, publish_timeout_s=60.0, roles=CALLED)
     settings = Settings(**given)
     async with running(build(settings), headers={}) as client:
         yield Operators(client, settings)

@@ -17,7 +17,7 @@ from inbound.service import build
 from tests.builders import now
 from tests.eventually import eventually
 from tests.operators import body
-from tests.running import Surroundings, running
+from tests.running import CALLED, Surroundings, running
 from tests.service.common.wire import Wire
 from tests.service.inbound.calling import ACCOUNT, Operator, Wires, refused, wires
 
@@ -40,7 +40,9 @@ async def faulty(
     surroundings: Surroundings, publish_timeout_s: float = IMPATIENT_S
 ) -> AsyncIterator[tuple[Operator, Wires]]:
     """inbound-svc in process, warm, on wires."""
-    given = await surroundings.settings("inbound", provider_accounts=ACCOUNTS, publish_timeout_s=publish_timeout_s)
+    given = await surroundings.settings(
+        "inbound", provider_accounts=ACCOUNTS, publish_timeout_s=publish_timeout_s, roles=CALLED
+    )
     async with wires(surroundings, **given) as wired:
         settings = wired.direct.model_copy(
             update={"database_url": wired.database_url, "kafka_bootstrap": wired.kafka_bootstrap}

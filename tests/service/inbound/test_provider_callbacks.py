@@ -18,7 +18,7 @@ from inbound.service import Settings, build
 from tests.builders import field_keys, now, number, subject
 from tests.eventually import eventually
 from tests.operators import body
-from tests.running import Surroundings, running
+from tests.running import CALLED, Surroundings, running
 from tests.service.inbound.published import published
 
 PUBLIC_URL = "https://sms.example.org"
@@ -110,7 +110,7 @@ class Operators:
 
 @pytest.fixture
 async def operators(surroundings: Surroundings) -> AsyncIterator[Operators]:
-    given = await surroundings.settings("inbound", provider_accounts=ACCOUNTS, publish_timeout_s=60.0)
+    given = await surroundings.settings("inbound", provider_accounts=ACCOUNTS, publish_timeout_s=60.0, roles=CALLED)
     settings = Settings(**given)
     async with running(build(settings), headers={}) as client:
         yield Operators(client, settings, surroundings)

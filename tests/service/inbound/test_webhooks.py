@@ -25,7 +25,7 @@ from tests.builders import field_keys, now, number, subject
 from tests.eventually import eventually
 from tests.infrastructure import Broker
 from tests.operators import body, signed
-from tests.running import Surroundings, running
+from tests.running import CALLED, Surroundings, running
 from tests.service.inbound.published import published, watermarks
 
 SECRET = "the simulator's secret"
@@ -89,7 +89,8 @@ async def inbound(surroundings: Surroundings, **more: Any) -> AsyncIterator[Inbo
         {"provider": "simulator", "account": "main", "secrets": [SECRET]},
         {"provider": "twilio", "account": "main", "secrets": [TOKEN], "public_url": PUBLIC_URL},
     ]
-    settings = Settings(**await surroundings.settings("inbound", provider_accounts=accounts, **more))
+    given: dict[str, Any] = {"provider_accounts": accounts, "roles": CALLED} | more
+    settings = Settings(**await surroundings.settings("inbound", **given))
     async with running(build(settings), headers={}) as client:
         yield Inbound(client, settings, surroundings)
 
