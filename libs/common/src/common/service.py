@@ -23,6 +23,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.telemetry import TelemetryConfig
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy import MetaData
 from starlette.exceptions import HTTPException
@@ -47,6 +48,11 @@ S = TypeVar("S", bound=ServiceSettings)
 
 BODY_BYTES = 1024 * 1024  # of a request, unless the service says otherwise for a path
 GC_THRESHOLD = 50_000  # objects; Python's is 700
+NO_TELEMETRY: TelemetryConfig = {  # FastAPI's own, which would be asked for at each request: ours says what is told
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+}
 READY_FAILING_S = 60.0  # a consumer failing for longer turns readiness red
 
 
@@ -145,7 +151,7 @@ def create_app(service: Service[S]) -> FastAPI:
                 "authenticator": Authenticator(service.settings),
             }
 
-    app = FastAPI(title=f"Placet {service.name}-svc", version="1", lifespan=lifespan)
+    app = FastAPI(title=f"Placet {service.name}-svc", version="1", lifespan=lifespan, telemetry=NO_TELEMETRY)
     problems.install(app)
     app.include_router(_health(service))
     if "api" in service.settings.roles:

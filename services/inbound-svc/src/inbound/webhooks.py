@@ -266,4 +266,8 @@ def _target(request: Request) -> str:
 
 def _headers(request: Request) -> dict[str, str]:
     """Lower-case names; a repeated header is one, joined by commas."""
-    return {name: ", ".join(request.headers.getlist(name)) for name in request.headers}
+    headers: dict[str, str] = {}
+    for raw_name, raw in request.scope["headers"]:
+        name, value = raw_name.decode("latin-1").lower(), raw.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
