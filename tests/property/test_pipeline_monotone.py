@@ -104,7 +104,7 @@ async def _relays_that_die(pipe: Pipeline, seed: int) -> AsyncIterator[_Deaths]:
 
 CUT_WHO_DELETES = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE 'DELETE FROM outbox%'
+WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%DELETE FROM outbox%'
 """
 
 
