@@ -14,7 +14,7 @@ from common.contracts.inbound import MessageReceived
 from inbound.service import Settings, build
 from tests.builders import now, number, subject
 from tests.operators import signed
-from tests.running import CALLED, Surroundings, bearer, running
+from tests.running import Surroundings, bearer, running
 from tests.service.inbound.published import published
 
 SECRET = "the simulator's secret"
@@ -52,7 +52,7 @@ class Reviewed:
 @asynccontextmanager
 async def inbound(surroundings: Surroundings) -> AsyncIterator[Reviewed]:
     accounts = [{"provider": "simulator", "account": "main", "secrets": [SECRET]}]
-    settings = Settings(**await surroundings.settings("inbound", provider_accounts=accounts, roles=CALLED))
+    settings = Settings(**await surroundings.settings("inbound", provider_accounts=accounts))
     async with running(build(settings)) as client:
         yield Reviewed(client, settings)
 
