@@ -5,13 +5,13 @@ STOP     an opt-out of every sender that uses, or once used, the code it was sen
          one that asks for erasure is for everyone, and all that is held is erased (`erasures.py`)
 START    takes a STOP back: an opt-in for what the person had opted in to with those senders (DOMAIN 2.4, France)
 OUI      answers the question of a double opt-in, where exactly one waits for it: an opt-in for what was asked, and for
-         nothing else. Otherwise it changes nothing, and nobody answers it
+         nothing else. Else the question at the end of a consent, while it waits: an opt-in for what would end
+         (`renewals.py`). Otherwise it changes nothing, and nobody answers it
 review   may mean STOP: marketing to the number is held until a person has read it, and then it means what they say
 
 A record that cannot be read may have been a STOP: whoever its key names is out of everything until new evidence says
 otherwise. In doubt the opt-out wins: it costs one contact, the reverse a fine (DOMAIN 2.4).
 
-OUI      answers the question at the end of a consent, while it waits: an opt-in for what would end (`renewals.py`)
 CONTACT  asks who writes, and is answered; so is a STOP that stopped something, and a START that opened something
 
 Whatever else somebody writes, they were in touch: once a day, that moves the clock of retention (`in_touch`).

@@ -1,9 +1,9 @@
 """The one door through which consent changes: lock the subjects, decide, append the evidence, publish.
 
 Whatever comes in, by API or by SMS, ends here; nothing else writes `evidence`, `review` or `subject`, nor says until
-when a consent holds (`retention_due`). The caller owns
-the transaction. A subject's `version` grows by one with each batch that has something to tell of it, and is published
-once, whole, after its row is locked: that is what puts the versions of one subject on the log in order.
+when a consent holds (`retention_due`). The caller owns the transaction. A subject's `version` grows by one with each
+batch that has something to tell of it, and is published once, whole, after its row is locked: that is what puts the
+versions of one subject on the log in order.
 """
 
 import os

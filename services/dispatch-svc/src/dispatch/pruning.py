@@ -11,9 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from common.pruning import Policy, Pruned
 
-EARLY_RECEIPTS_KEPT = timedelta(
-    days=1
-)  # a submit is answered within seconds; the rest is of messages that are not ours
+EARLY_RECEIPTS_KEPT = timedelta(days=1)  # a submit is answered within seconds; the rest is of no message of ours
 LATE_DAYS = 7  # receipts go on coming for so long (CM.com, DOMAIN 3.1), and Kafka remembers as long
 ENDED = "status NOT IN ('pending', 'deferred', 'sending')"
 WITH_CONTENT = "number IS NOT NULL OR text IS NOT NULL"  # spelled as the index that finds it
