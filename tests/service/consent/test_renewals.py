@@ -142,6 +142,8 @@ async def test_a_year_late_marketing_is_shut_first_and_the_person_asked_once_wit
     await looked(database, late)
     assert await state(database) == "expired"
     assert (await newest(database)).occurred_at == END
+    (request,) = await asked(database)
+    assert (request.purpose, request.category) == ("promotions", "service"), "so that the gate looks for a STOP since"
     assert await texts(database) == [
         "acme : sans nouvelles de vous, nos SMS ont pris fin. Pour les recevoir de nouveau, envoyez OUI au 36111"
         " avant le 01/04/2028. Sinon, rien à faire."

@@ -260,7 +260,7 @@ def test_a_stop_as_new_as_the_question_forbids_it_and_an_older_one_does_not(send
     [
         (replace(KNOWN, subject=None), Reason.NO_CONSENT),
         (with_consent(sender_id="other"), Reason.NO_CONSENT),
-        (with_consent(state="expired"), Reason.CONSENT_EXPIRED),
+        (with_consent(state="expired", occurred_at=ASKED_AT), Reason.CONSENT_EXPIRED),
         (with_consent(state="opted_out", occurred_at=ASKED_AT), Reason.OPTED_OUT),
         (replace(PENDING, purposes=frozenset({"loyalty"})), Reason.UNKNOWN_PURPOSE),
         (replace(PENDING, subject=replace(SUBJECT, unreadable=True)), Reason.CONSENT_UNREADABLE),
@@ -285,7 +285,14 @@ def test_a_question_ahead_of_what_it_stands_on_waits_for_it() -> None:
     """Also where the watermark has passed its instant: it was requested before its transaction committed."""
     now = ASKED_AT + timedelta(milliseconds=200)
     for as_of in (ASKED_AT - timedelta(milliseconds=1), ASKED_AT + timedelta(milliseconds=1)):
-        for known in (replace(KNOWN, subject=None), with_consent(state="expired")):
-            behind = replace(known, as_of=as_of)
-            assert verdict(QUESTION, behind, now) == Defer((Reason.KNOWLEDGE_BEHIND,), now + LIMITS.recheck)
-            assert isinstance(verdict(REQUEST, replace(behind, as_of=ASKED_AT), now), Deny), "marketing came after"
+        behind = replace(KNOWN, subject=None, as_of=as_of)
+        assert verdict(QUESTION, behind, now) == Defer((Reason.KNOWLEDGE_BEHIND,), now + LIMITS.recheck)
+        assert isinstance(verdict(REQUEST, replace(behind, as_of=ASKED_AT), now), Deny), "marketing came after"
+
+
+def test_whether_what_has_ended_shall_begin_again_may_be_asked_until_a_stop() -> None:
+    """A renewal asked late: the consent expired before the question, and only what came after it counts."""
+    ended = with_consent(state="expired", occurred_at=ASKED_AT - timedelta(days=1))
+    assert verdict(QUESTION, ended) == Allow()
+    assert verdict(REQUEST, ended) == Deny((Reason.CONSENT_EXPIRED,)), "marketing stays shut"
+    assert verdict(QUESTION, stopped(ASKED_AT + timedelta(minutes=1))) == Deny((Reason.OPTED_OUT, Reason.SUPPRESSED))

@@ -97,7 +97,7 @@ class Asking:
             number=subject.number or "",
             sender_id=sender.sender_id,
             kind="renewal",
-            purpose=term.purpose if row.open else None,  # dispatch then looks at what has been said since
+            purpose=term.purpose,  # dispatch then looks at what has been said since
             text=said,
             since=now,
             of_use_for=GOES_WITHIN,

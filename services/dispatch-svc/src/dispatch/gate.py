@@ -4,8 +4,8 @@ A denial outranks every delay, and every reason is collected, so that support ca
 Marketing needs a current opt-in for its sender and purpose, with evidence, read on knowledge fresher than
 `max_staleness`; whatever is unknown, unreadable, stale or contradictory does not send (DESIGN §3, promises 1 and 2).
 Transactional and service messages stand on another basis: they need a known sender and an unexpired request, and
-neither consent nor hours (DOMAIN 1.10). A service message with a purpose asks for a double opt-in: consent-svc has
-decided that the person may be asked, and what they have said since may forbid it.
+neither consent nor hours (DOMAIN 1.10). A service message with a purpose asks for a consent, or whether one shall go
+on: consent-svc has decided that the person may be asked, and what they have said since may forbid it.
 """
 
 from collections.abc import Iterator
@@ -208,7 +208,8 @@ def marketing_denials(request: Request, known: Knowledge, now: datetime) -> Iter
 
 
 def question_denials(request: Request, known: Knowledge) -> Iterator[Reason]:
-    """A STOP as new as the question forbids it. An older one does not: the form it follows is newer than that."""
+    """A STOP, or an end, as new as the question forbids it. An older one does not: the form it follows is newer than
+    that, or it asks whether what has ended shall begin again."""
     if known.purposes is not None and request.purpose not in known.purposes:
         yield Reason.UNKNOWN_PURPOSE
     subject = known.subject
@@ -221,10 +222,11 @@ def question_denials(request: Request, known: Knowledge) -> Iterator[Reason]:
     stops = [s.since for s in subject.suppressions if s.sender_id in (None, request.sender_id)]
     if consent is None and not stops:
         yield Reason.NO_CONSENT
-    elif consent is not None and consent.state == "expired":
-        yield Reason.CONSENT_EXPIRED
-    elif consent is not None and consent.state == "opted_out" and consent.occurred_at >= request.requested_at:
-        yield Reason.OPTED_OUT
+    elif consent is not None and consent.occurred_at >= request.requested_at:
+        if consent.state == "expired":
+            yield Reason.CONSENT_EXPIRED  # the request it asks for has lapsed, or what it asks to keep has ended
+        elif consent.state == "opted_out":
+            yield Reason.OPTED_OUT
     if any(since >= request.requested_at for since in stops):
         yield Reason.SUPPRESSED
 
@@ -285,5 +287,5 @@ CURED_BY_CONSENT = frozenset(
         Reason.SUPPRESSED,
     )
 )
-CURED_BY_REQUEST = frozenset((Reason.NO_CONSENT, Reason.CONSENT_EXPIRED))
+CURED_BY_REQUEST = frozenset((Reason.NO_CONSENT,))
 CURED_BY_REGISTRY = frozenset((Reason.UNKNOWN_SENDER, Reason.UNKNOWN_PURPOSE, Reason.STOP_MENTION_MISSING))
