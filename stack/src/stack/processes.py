@@ -206,6 +206,10 @@ class Supervisor:
         child.process = spawn(child.command, self.log(name), env=child.env)
         await self._until_ready(name, child)
 
+    async def retire(self, name: str) -> None:
+        """SIGTERM, as a planned end. It is gone when this returns, and its name is free."""
+        await self._end(self._children.pop(name))
+
     async def died(self) -> Died:
         """Waits until a child ends that nobody asked to end."""
         while True:

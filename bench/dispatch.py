@@ -1,0 +1,353 @@
+"""dispatch-svc, one process (worker and relay), between a log full of requests and an operator that takes everything:
+
+    batches   100 messages a submit, beside `bench.bare_dispatch`: the least that could do it, on the same bytes
+    singles   one request per message, beside the HTTP client alone: as many requests at once, to the same operator
+    denied    nobody has agreed: the filter alone, beside the same bare loop
+
+`subjects` people are held, half of them opted in (in both databases). A round's requests are made and sealed
+beforehand, and are in the log before either side may read them: it is stopped (SIGSTOP) until then. A round ends once
+each of its messages has been read back from the topic of statuses. Each must be there exactly once; at the end each row
+of the ledger must be settled, and nothing left to publish.
+
+The numbers are counted up where mobiles are (bench.consent says why); nothing leaves this machine.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import count
+from typing import Any
+from uuid import uuid4
+
+import aiohttp
+import asyncpg
+import msgspec
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from bench.bare_dispatch import MESSAGES, REQUESTS
+from bench.ground import Ground, Server, free_url
+from bench.rounds import Sample, Side, cpu_seconds
+from common import kafka
+from common.contracts import CAMPAIGN_REQUESTS, DISPATCH_MESSAGES, STATES, Watermark
+from common.contracts.campaign import MessageRequested
+from common.contracts.consent import Consent
+from common.keyring import FieldKeys, SubjectKeys
+from common.message_id import message_id
+from common.settings import KeyRingSettings
+from stack.environment import PARTITIONS
+
+FIRST = 20_000_000  # the first number, of eight digits after +336
+MESSAGES_A_ROUND = 5  # times what a round's size is
+SINGLES_A_ROUND = 1
+LATENCY_MS = 20
+SUBMITS_AT_ONCE = 64  # batches; of single messages:
+SINGLES_AT_ONCE = 200
+PURPOSE = "promotions"
+CAMPAIGN = "bench"
+TEXT = "Banc : -20 % ce samedi dans votre magasin. Sur presentation de ce message. STOP au 36111"
+GC = "50,000 objects, frozen"
+BENCH_GC = "Python's"
+LOST_S = 120.0
+SHARES = {"batches": 0.5, "singles": 0.6}  # of the limit: what is asked of us
+RATES = {"batches": 20_000, "singles": 4_000, "denied": 40_000}  # a second, likewise
+
+
+class _Told(msgspec.Struct):
+    """What both sides say of a message."""
+
+    message_id: str
+    status: str
+
+
+_told = msgspec.json.Decoder(_Told)
+
+
+@dataclass(slots=True)
+class _Reader:
+    """Reads all that is said of messages, on both topics, while the benchmark lasts."""
+
+    statuses: dict[str, list[str]] = field(default_factory=dict)
+    waited_for: set[str] = field(default_factory=set)
+    all_there: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def expect(self, identities: Sequence[str]) -> None:
+        self.statuses.clear()
+        self.waited_for = set(identities)
+        self.all_there.clear()
+
+    async def run(self, bootstrap: str) -> None:
+        topics = [TopicPartition(t, p) for t in (DISPATCH_MESSAGES.name, MESSAGES) for p in range(PARTITIONS)]
+        async with AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest") as consumer:
+            consumer.assign(topics)
+            for where in topics:
+                consumer.seek(where, 0)
+            while True:
+                for records in (await consumer.getmany(timeout_ms=100, max_records=10_000)).values():
+                    for record in records:
+                        told = _told.decode(record.value)
+                        self.statuses.setdefault(told.message_id, []).append(told.status)
+                        if told.status in ("accepted", "denied"):
+                            self.waited_for.discard(told.message_id)
+                if not self.waited_for:
+                    self.all_there.set()
+
+
+@dataclass(frozen=True)
+class Bench:
+    ground: Ground
+    producer: AIOKafkaProducer
+    reader: _Reader
+    operator: str
+    bare: Server
+    subject_keys: SubjectKeys
+    field_keys: FieldKeys
+    rounds: Iterator[int] = field(default_factory=count)
+    done: Counter[str] = field(default_factory=Counter)
+
+    async def round(self, server: Server, topic: str, many: int, *, agreed: bool) -> Sample:
+        """`many` requests from the log to their statuses. The same bytes go to whichever side it is."""
+        made = self._requests(many, agreed=agreed)
+        self.reader.expect([request.message_id for request in made])
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            await self._publish(topic, made)
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        cpu_before, started = cpu_seconds(server.pid), time.perf_counter()
+        async with asyncio.timeout(LOST_S):
+            await self.reader.all_there.wait()
+        seconds, cpu_after = time.perf_counter() - started, cpu_seconds(server.pid)
+        self._each_told_once(made, "accepted" if agreed else "denied")
+        self.done[topic] += many
+        return Sample(many, seconds, cpu_s=None if cpu_before is None or cpu_after is None else cpu_after - cpu_before)
+
+    def _requests(self, many: int, *, agreed: bool) -> list[MessageRequested]:
+        """Of people spread over all that are held; asked for a minute ago, so that what consent says of them is as new
+        (ADR 0012)."""
+        now, held, number = datetime.now(UTC), max(self.ground.subjects // 2, 1), next(self.rounds)
+        made = []
+        for n in range(many):
+            who = _number(2 * ((n * 7919 + number) % held) + (0 if agreed else 1))
+            subject_id = self.subject_keys.subject_id(who)
+            identity = str(message_id(now, str(number), str(n)))
+            made.append(
+                MessageRequested(
+                    message_id=identity,
+                    campaign_id=CAMPAIGN,
+                    sender_id="bench",
+                    purpose=PURPOSE,
+                    category="marketing",
+                    subject_id=subject_id,
+                    number=self.field_keys.seal(who, f"number:{subject_id}"),
+                    text=self.field_keys.seal(TEXT, f"text:{identity}"),
+                    requested_at=now - timedelta(minutes=1),
+                    send_before=now + timedelta(hours=1),
+                )
+            )
+        return made
+
+    async def _publish(self, topic: str, made: Sequence[MessageRequested]) -> None:
+        by_partition: dict[int, list[MessageRequested]] = {}
+        for request in made:
+            by_partition.setdefault(kafka.partition_of(request.subject_id, PARTITIONS), []).append(request)
+        acks, now = [], datetime.now(UTC)
+        headers = kafka.cloud_event_headers(MessageRequested.type, uuid4(), "bench", now, None)
+        for where, requests in by_partition.items():
+            batch = self.producer.create_batch()
+            for request in requests:
+                record = {"key": request.key.encode(), "value": kafka.encode(request), "timestamp": None}
+                if batch.append(**record, headers=headers) is None:
+                    acks.append(await self.producer.send_batch(batch, topic, partition=where))
+                    batch = self.producer.create_batch()
+                    batch.append(**record, headers=headers)
+            acks.append(await self.producer.send_batch(batch, topic, partition=where))
+        await asyncio.gather(*acks)
+
+    def _each_told_once(self, made: Sequence[MessageRequested], status: str) -> None:
+        wrong = Counter(
+            " ".join(self.reader.statuses.get(request.message_id, ["nothing"]))
+            for request in made
+            if self.reader.statuses.get(request.message_id) != [status]
+        )
+        if wrong:
+            raise RuntimeError(f"of {len(made)} messages that were to be {status}, told otherwise: {dict(wrong)}")
+
+    async def client_alone(self, many: int) -> Sample:
+        """The HTTP client that dispatch uses, with one message a request, and nothing else to do."""
+        body = msgspec.json.encode({"messages": [_submit(self.subject_keys.subject_id(_number(0)))]})
+        left = iter(range(many))
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=SINGLES_AT_ONCE)) as session:
+
+            async def caller() -> None:
+                for _ in left:
+                    async with session.post(f"{self.operator}/v1/submits", data=body) as response:
+                        await response.read()
+
+            before, started = time.process_time(), time.perf_counter()
+            await asyncio.gather(*(caller() for _ in range(SINGLES_AT_ONCE)))
+            return Sample(many, time.perf_counter() - started, cpu_s=time.process_time() - before)
+
+
+async def run(ground: Ground) -> None:
+    async with _bench(ground) as bench:
+        ours = await _dispatch(bench, SUBMITS_AT_ONCE, 100)
+        many = MESSAGES_A_ROUND * ground.size
+        for name, agreed in (("batches", True), ("denied", False)):
+            title = "Handed off, 100 messages a submit" if agreed else "All denied"
+            await ground.compare(
+                f"{title}, {ground.subjects:,} subjects held, {many:,} messages: wanted {RATES[name]:,}/s",
+                "messages",
+                ours=_side(bench, "dispatch-svc, one process", ours, CAMPAIGN_REQUESTS.name, many, agreed=agreed),
+                limit=_side(bench, "the bare loop", bench.bare, REQUESTS, many, agreed=agreed),
+                wanted=SHARES.get(name),
+            )
+        await ground.supervisor.retire("dispatch")
+        ours = await _dispatch(bench, SINGLES_AT_ONCE, 1)
+        many = SINGLES_A_ROUND * ground.size
+        await ground.compare(
+            f"Handed off, a request per message, {SINGLES_AT_ONCE} at once, {many:,} messages:"
+            f" wanted {RATES['singles']:,}/s",
+            "messages",
+            ours=_side(bench, "dispatch-svc, one process", ours, CAMPAIGN_REQUESTS.name, many, agreed=True),
+            limit=Side("its HTTP client alone", lambda: bench.client_alone(many), BENCH_GC),
+            wanted=SHARES["singles"],
+        )
+        await _all_settled(bench)
+
+
+def _side(bench: Bench, name: str, server: Server, topic: str, many: int, *, agreed: bool) -> Side:
+    return Side(name, partial(bench.round, server, topic, many, agreed=agreed), GC)
+
+
+@asynccontextmanager
+async def _bench(ground: Ground) -> AsyncIterator[Bench]:
+    """Topics, two databases with the same people in them, an operator, the bare loop, and watermarks as consent-svc
+    would publish them."""
+    subject_keys = SubjectKeys(KeyRingSettings.model_validate_json(ground.environment.subject_keys))
+    field_keys = FieldKeys(KeyRingSettings.model_validate_json(ground.environment.field_keys))
+    await _make_topics(ground)
+    bare_dsn = await ground.postgres.create_service_database("bare", "bare")
+    await _hold_people(ground, subject_keys, await ground.database("dispatch"), bare_dsn)
+    operator, bare = free_url(), free_url()
+    arguments = (operator.rpartition(":")[2], str(LATENCY_MS))
+    await ground.server("operator", [sys.executable, "-m", "bench.fast_operator", *arguments], operator)
+    told = (bare.rpartition(":")[2], bare_dsn, ground.bootstrap, str(ground.idempotent), str(PARTITIONS), operator)
+    server = await ground.server("bare", [sys.executable, "-m", "bench.bare_dispatch", *told], bare)
+    reader = _Reader()
+    async with AIOKafkaProducer(
+        bootstrap_servers=ground.bootstrap, enable_idempotence=ground.idempotent, acks="all", max_batch_size=1_000_000
+    ) as producer:
+        bench = Bench(ground, producer, reader, operator, server, subject_keys, field_keys)
+        tasks = [asyncio.create_task(reader.run(ground.bootstrap)), asyncio.create_task(_watermarks(producer))]
+        try:
+            yield bench
+        finally:
+            for task in tasks:
+                task.cancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.gather(*tasks)
+
+
+async def _dispatch(bench: Bench, submits: int, batch: int) -> Server:
+    return await bench.ground.service(
+        "dispatch",
+        PLACET_ROLES="worker,relay",
+        PLACET_GATEWAY_URL=bench.operator,
+        PLACET_GATEWAY_SUBMITS=str(submits),
+        PLACET_GATEWAY_BATCH=str(batch),
+    )
+
+
+async def _make_topics(ground: Ground) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=ground.bootstrap)
+    await admin.start()
+    names = (REQUESTS, MESSAGES, CAMPAIGN_REQUESTS.name, DISPATCH_MESSAGES.name, STATES.name)
+    await admin.create_topics([NewTopic(name, PARTITIONS, 1) for name in names])
+    await admin.close()
+
+
+async def _hold_people(ground: Ground, keys: SubjectKeys, dispatch_dsn: str, bare_dsn: str) -> None:
+    """Every second one has opted in; of the others nothing but their existence is known."""
+    yes = Consent(
+        sender_id="bench",
+        purpose=PURPOSE,
+        state="opted_in",
+        basis="opt_in",
+        occurred_at=datetime(2026, 3, 2, tzinfo=UTC),
+        evidence_id="bench",
+    )
+    consents = (msgspec.json.encode((yes,)).decode(), "[]")
+    dispatch, bare = await asyncpg.connect(dispatch_dsn), await asyncpg.connect(bare_dsn)
+    await bare.execute(
+        "CREATE TABLE consent (subject_id text PRIMARY KEY, state text NOT NULL);"
+        "CREATE TABLE message (message_id uuid PRIMARY KEY, subject_id text NOT NULL, number text, text text,"
+        " status text NOT NULL, gateway_message_id text) WITH (fillfactor = 50)"
+    )
+    people = range(max(ground.subjects, 2))
+    await dispatch.copy_records_to_table(
+        "subject",
+        records=((keys.subject_id(_number(n)), 1, consents[n % 2], "[]", False) for n in people),
+        columns=("subject_id", "version", "consents", "suppressions", "erased"),
+    )
+    await bare.copy_records_to_table(
+        "consent", records=((keys.subject_id(_number(n)), ("opted_in", "unknown")[n % 2]) for n in people)
+    )
+    await dispatch.execute(
+        "INSERT INTO sender (sender_id, version, oadc, stop_code, purposes) VALUES ('bench', 1, 'BANC', '36111', $1)",
+        [PURPOSE],
+    )
+    await dispatch.execute("INSERT INTO campaign (campaign_id, control, version) VALUES ($1, 'running', 1)", CAMPAIGN)
+    for connection in (dispatch, bare):
+        await connection.execute("VACUUM ANALYZE")
+        await connection.close()
+
+
+async def _watermarks(producer: AIOKafkaProducer) -> None:
+    while True:
+        for where in range(PARTITIONS):
+            now = datetime.now(UTC)
+            mark = Watermark(partition=where, as_of=now)
+            headers = kafka.cloud_event_headers(mark.type, uuid4(), "bench", now, None)
+            await producer.send(
+                STATES.name, key=mark.key.encode(), value=kafka.encode(mark), partition=where, headers=headers
+            )
+        await asyncio.sleep(0.25)
+
+
+async def _all_settled(bench: Bench) -> None:
+    """What was read back is in the ledger, final, and nothing is left to publish: or the figures are worth nothing."""
+    connection = await asyncpg.connect(await bench.ground.database("dispatch"))
+    try:
+        rows = await connection.fetch("SELECT status, count(*) AS many FROM message GROUP BY status")
+        waiting = await connection.fetchval("SELECT count(*) FROM outbox")
+    finally:
+        await connection.close()
+    found = {row["status"]: row["many"] for row in rows}
+    sent = bench.done[CAMPAIGN_REQUESTS.name]
+    if sum(found.values()) != sent or set(found) - {"accepted", "denied"} or waiting:
+        raise RuntimeError(f"{sent} messages requested, in the ledger {found}, in the outbox {waiting}")
+    print(f"{sent} messages requested, each told once; in the ledger {found}, none left to publish.\n", flush=True)
+
+
+def _number(n: int) -> str:
+    return f"+336{n + FIRST:08d}"
+
+
+def _submit(reference: str) -> dict[str, Any]:
+    return {
+        "reference": reference,
+        "to": _number(0),
+        "from": "BANC",
+        "short_code": "36111",
+        "category": "marketing",
+        "text": TEXT,
+    }
