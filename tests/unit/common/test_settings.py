@@ -1,10 +1,12 @@
 """Settings: roles as one writes them, a way to authenticate or no start, and no secret in a repr."""
 
+import ssl
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from common.kafka import connection
 from common.settings import ServiceSettings
 from tests.running import KEY_RING
 
@@ -76,3 +78,42 @@ def test_no_key_shows() -> None:
 def test_a_setting_out_of_bounds_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         ServiceSettings(**REQUIRED, auth_key=KEY, **wrong)
+
+
+SASL: dict[str, Any] = {"kafka_sasl": "SCRAM-SHA-512", "kafka_user": "consent", "kafka_password": "a word of passage"}
+
+
+@pytest.mark.parametrize(
+    ("told", "missing"),
+    [
+        (SASL, "TLS"),  # no password in the clear
+        ({"kafka_ca_file": __file__}, "TLS"),
+        ({"kafka_tls": True, "kafka_sasl": "PLAIN", "kafka_user": "consent"}, "go together"),
+        ({"kafka_tls": True, "kafka_password": "a word of passage"}, "go together"),
+        ({"kafka_tls": True, "kafka_cert_file": __file__}, "go together"),
+        ({"kafka_tls": True, "kafka_ca_file": "/nowhere/ca.pem"}, "kafka_ca_file"),
+        ({"kafka_tls": True, **SASL, "kafka_sasl": "GSSAPI"}, "kafka_sasl"),
+    ],
+)
+def test_a_broker_half_told_who_we_are_is_not_asked(told: dict[str, Any], missing: str) -> None:
+    with pytest.raises(ValidationError, match=missing):
+        ServiceSettings(**REQUIRED, auth_key=KEY, **told)
+
+
+def test_every_client_reaches_the_brokers_in_the_same_way() -> None:
+    plain = ServiceSettings(**REQUIRED, auth_key=KEY)
+    assert connection(plain) == {"bootstrap_servers": "127.0.0.1:9092"}
+    secure = ServiceSettings(**REQUIRED, auth_key=KEY, kafka_tls=True)
+    told = connection(secure)
+    assert told["security_protocol"] == "SSL"
+    assert (told["ssl_context"].check_hostname, told["ssl_context"].verify_mode) == (True, ssl.CERT_REQUIRED)
+    named = ServiceSettings(**REQUIRED, auth_key=KEY, kafka_tls=True, **SASL)
+    assert connection(named) | {"ssl_context": None} == {
+        "bootstrap_servers": "127.0.0.1:9092",
+        "security_protocol": "SASL_SSL",
+        "ssl_context": None,
+        "sasl_mechanism": "SCRAM-SHA-512",
+        "sasl_plain_username": "consent",
+        "sasl_plain_password": "a word of passage",
+    }
+    assert "a word of passage" not in repr(named)

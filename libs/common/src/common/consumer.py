@@ -183,7 +183,7 @@ class Consumer:
         """Until `stop`. Raises Stopped when it must not go on."""
         topic = self.settings.topic_prefix + self.subscription.topic.name
         kafka_consumer = AIOKafkaConsumer(
-            bootstrap_servers=self.settings.kafka_bootstrap,
+            **kafka.connection(self.settings),
             group_id=self.settings.topic_prefix + self.subscription.group,
             enable_auto_commit=False,
             auto_offset_reset="none",

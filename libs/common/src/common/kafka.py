@@ -4,6 +4,7 @@ Only `common` talks to Kafka. Everything leaves through `common.outbox` and arri
 """
 
 import re
+import ssl
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -81,10 +82,30 @@ def _without_the_value(why: str) -> str:
     return f"{wrong} - at {why.rpartition(' - at ')[2]}" if why.startswith(wrong) else why
 
 
+def connection(settings: ServiceSettings) -> dict[str, Any]:
+    """How any client of ours reaches the brokers: where, over TLS or not, as whom. Raises OSError for a file that holds
+    no certificate."""
+    told: dict[str, Any] = {"bootstrap_servers": settings.kafka_bootstrap}
+    if not settings.kafka_tls:
+        return told
+    context = ssl.create_default_context(cafile=settings.kafka_ca_file)
+    if settings.kafka_cert_file is not None:
+        context.load_cert_chain(settings.kafka_cert_file, settings.kafka_key_file)
+    told |= {"security_protocol": "SSL", "ssl_context": context}
+    if settings.kafka_sasl is not None and settings.kafka_password is not None:
+        told |= {
+            "security_protocol": "SASL_SSL",
+            "sasl_mechanism": settings.kafka_sasl,
+            "sasl_plain_username": settings.kafka_user,
+            "sasl_plain_password": settings.kafka_password.get_secret_value(),
+        }
+    return told
+
+
 def producer(settings: ServiceSettings) -> AIOKafkaProducer:
     """acks=all and idempotent, unless the broker cannot (settings.kafka_idempotence)."""
     return AIOKafkaProducer(
-        bootstrap_servers=settings.kafka_bootstrap,
+        **connection(settings),
         acks="all",
         enable_idempotence=settings.kafka_idempotence,
         max_batch_size=BATCH_BYTES,
@@ -100,7 +121,7 @@ class WrongPartitions(RuntimeError):
 
 async def ensure_topics(settings: ServiceSettings, topics: Sequence[Topic]) -> None:
     """Create what is missing, with its dead-letter topic; refuse a partition count that is not the setting's."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap, request_timeout_ms=REQUEST_TIMEOUT_MS)
+    admin = AIOKafkaAdminClient(**connection(settings), request_timeout_ms=REQUEST_TIMEOUT_MS)
     await admin.start()
     try:
         wanted: dict[str, tuple[int, dict[str, str]]] = {}

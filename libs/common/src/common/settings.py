@@ -5,7 +5,7 @@ Frozen, built once in `main`, passed down; nothing reads the environment at impo
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Role = Literal["api", "worker", "relay"]
@@ -38,6 +38,13 @@ class ServiceSettings(BaseSettings):
     kafka_bootstrap: str
     kafka_idempotence: bool = True  # off for a broker without InitProducerId (the local stack's)
     kafka_replication: int = Field(3, ge=1)  # of topics we create; 1 where there is one broker
+    kafka_tls: bool = False  # with the machine's own authorities, or
+    kafka_ca_file: FilePath | None = None  # PEM: who may have signed the brokers' certificates
+    kafka_cert_file: FilePath | None = None  # PEM: who we are, where brokers ask for a certificate
+    kafka_key_file: FilePath | None = None
+    kafka_sasl: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    kafka_user: str | None = None
+    kafka_password: SecretStr | None = None
     topic_prefix: str = ""  # keeps two test runs apart on one broker
     partitions: int = Field(12, ge=1)  # many divisors; all subject-keyed topics share it (ADR-0004)
 
@@ -66,6 +73,16 @@ class ServiceSettings(BaseSettings):
         if isinstance(value, str):
             return ALL_ROLES if value == "all" else frozenset(filter(None, value.replace(" ", "").split(",")))
         return value
+
+    @model_validator(mode="after")
+    def _the_broker_is_told_who_we_are_and_nobody_else(self) -> "ServiceSettings":
+        if (self.kafka_sasl, self.kafka_user, self.kafka_password).count(None) not in (0, 3):
+            raise ValueError("PLACET_KAFKA_SASL, PLACET_KAFKA_USER and PLACET_KAFKA_PASSWORD go together")
+        if (self.kafka_cert_file is None) != (self.kafka_key_file is None):
+            raise ValueError("PLACET_KAFKA_CERT_FILE and PLACET_KAFKA_KEY_FILE go together")
+        if not self.kafka_tls and (self.kafka_sasl or self.kafka_cert_file or self.kafka_ca_file):
+            raise ValueError("set PLACET_KAFKA_TLS too: a password, or a certificate, needs it")
+        return self
 
     @model_validator(mode="after")
     def _one_way_to_authenticate(self) -> "ServiceSettings":
