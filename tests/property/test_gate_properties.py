@@ -10,7 +10,7 @@ from common.contracts.consent import Consent, Suppression
 from common.law import is_open, load
 from dispatch.gate import Allow, Defer, Deny, Expire, Knowledge, Limits, Request, Subject, decide
 
-FRANCE = load("france-1")
+FRANCE = load("france-2")
 LIMITS = Limits()
 BASE = datetime(2026, 11, 23, tzinfo=UTC)
 

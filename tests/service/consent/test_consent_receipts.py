@@ -36,7 +36,7 @@ def message(minutes: float | None, **changes: Any) -> MessageChanged:
         "status": "accepted",
         "reasons": (),
         "until": None,
-        "policy_version": "france-1",
+        "policy_version": "france-2",
         "consent_version": 1,
         "as_of": NOW,
         "decided_at": NOW,

@@ -95,7 +95,7 @@ def _message(status: str) -> dict[str, Any]:
         "status": status,
         "reasons": "[]",
         "due_at": None,
-        "policy_version": "demonstration-1",
+        "policy_version": "demonstration-2",
         "consent_version": 1,
         "as_of": now(),
         "decided_at": now(),

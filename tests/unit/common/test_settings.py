@@ -1,13 +1,14 @@
 """Settings: roles as one writes them, a way to authenticate or no start, and no secret in a repr."""
 
 import ssl
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from common.kafka import connection
-from common.settings import ServiceSettings
+from common.settings import HoursSettings, ServiceSettings
 from tests.running import KEY_RING
 
 REQUIRED: dict[str, Any] = {
@@ -117,3 +118,16 @@ def test_every_client_reaches_the_brokers_in_the_same_way() -> None:
         "sasl_plain_password": "a word of passage",
     }
     assert "a word of passage" not in repr(named)
+
+
+def test_rules_that_cannot_be_read_start_nothing(tmp_path: Path) -> None:
+    house = tmp_path / "house.json"
+    with pytest.raises(ValidationError, match="No such file"):
+        HoursSettings(**REQUIRED, auth_key=KEY, house_rules=house)
+    house.write_text(
+        '{"version": "acme-1", "about": "Ours", "rules": [{"id": "a", "layer": "house", "opens": "09:00"}]}'
+    )
+    with pytest.raises(ValidationError, match="missing required field `source`"):
+        HoursSettings(**REQUIRED, auth_key=KEY, house_rules=house)
+    house.write_text(house.read_text().replace('"layer"', '"source": "us", "layer"'))
+    assert HoursSettings(**REQUIRED, auth_key=KEY, house_rules=house).policy.version.startswith("france-2+acme-1:")

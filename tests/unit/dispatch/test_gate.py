@@ -23,7 +23,7 @@ from dispatch.gate import (
 
 TUESDAY_10H = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)  # 10:00 in Paris
 TUESDAY_22H = datetime(2026, 11, 24, 21, 0, tzinfo=UTC)
-FRANCE = load("france-1")
+FRANCE = load("france-2")
 LIMITS = Limits()
 
 CONSENT = Consent(
@@ -145,6 +145,23 @@ def test_quiet_hours_wait_for_the_next_opening() -> None:
     assert verdict(known=known, now=TUESDAY_22H) == Defer(
         (Reason.QUIET_HOURS,), datetime(2026, 11, 25, 7, 0, tzinfo=UTC)
     )
+
+
+def test_a_sunday_and_a_holiday_are_told_apart_from_the_hours_and_from_each_other() -> None:
+    sunday, armistice = TUESDAY_10H + timedelta(days=5), datetime(2026, 11, 11, 22, 0, tzinfo=UTC)
+    request = replace(REQUEST, send_before=TUESDAY_10H + timedelta(days=9))
+    assert verdict(request, replace(KNOWN, as_of=sunday), sunday) == Defer(
+        (Reason.CLOSED_WEEKDAY,), datetime(2026, 11, 30, 7, 0, tzinfo=UTC)
+    )
+    found = verdict(request, replace(with_consent(occurred_at=armistice), as_of=armistice), armistice)
+    assert isinstance(found, Defer)
+    assert set(found.reasons) == {Reason.PUBLIC_HOLIDAY, Reason.QUIET_HOURS}
+
+
+def test_nothing_goes_where_no_rules_are_known() -> None:
+    assert verdict(replace(REQUEST, territory="JP")) == Deny((Reason.COUNTRY_NOT_COVERED,))
+    code = replace(REQUEST, territory="JP", category="transactional")
+    assert verdict(code) == Allow()
 
 
 def test_a_paused_campaign_waits_and_an_unknown_one_is_not_assumed_to_run() -> None:

@@ -11,6 +11,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 import phonenumbers
 from phonenumbers import NumberParseException, PhoneMetadata, PhoneNumberType
@@ -184,6 +185,8 @@ def territory_of(e164: str) -> str:
         return "FR"
     if e164.startswith(MAYOTTE):
         return "YT"
+    if e164.startswith("+1"):
+        return _north_american(e164[2:5])
     for length in (4, 3, 2):  # "+" and a country code of 3, 2 or 1 digits
         if (territory := _COUNTRIES.get(e164[:length])) is not None:
             return territory
@@ -195,6 +198,19 @@ _COUNTRIES = {
     for code, regions in phonenumbers.COUNTRY_CODE_TO_REGION_CODE.items()
     if regions[0] != phonenumbers.REGION_CODE_FOR_NON_GEO_ENTITY
 } | {f"+{code}": territories[0] for code, territories in TERRITORIES.items()}
+
+
+@lru_cache(maxsize=1024)
+def _north_american(area_code: str) -> str:
+    """The country behind +1 that an area code is of: some twenty share it."""
+    for region in phonenumbers.COUNTRY_CODE_TO_REGION_CODE[1][1:]:
+        metadata = PhoneMetadata.metadata_for_region(region)
+        assert metadata is not None
+        assert metadata.mobile is not None
+        pattern = metadata.leading_digits or f"(?:{metadata.mobile.national_number_pattern})$"
+        if re.match(pattern, f"{area_code}2345678"):
+            return str(region)
+    return "US"
 
 
 def _fold(raw: str) -> tuple[bool, str]:

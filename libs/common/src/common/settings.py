@@ -3,10 +3,14 @@
 Frozen, built once in `main`, passed down; nothing reads the environment at import. Units are in the names.
 """
 
+from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from common.law import Policy, load
 
 Role = Literal["api", "worker", "relay"]
 ALL_ROLES: frozenset[Role] = frozenset(("api", "worker", "relay"))
@@ -88,4 +92,24 @@ class ServiceSettings(BaseSettings):
     def _one_way_to_authenticate(self) -> "ServiceSettings":
         if "api" in self.roles and not (self.auth_key or self.auth_jwks_url):
             raise ValueError("set PLACET_AUTH_JWKS_URL (or PLACET_AUTH_KEY in development): no call is anonymous")
+        return self
+
+
+class HoursSettings(ServiceSettings):
+    """Of the services that ask when a marketing message may leave: all of them are to be told the same."""
+
+    hours: Literal["france", "demonstration"] = "france"
+    house_rules: Path | None = None  # a file of rules that tighten (`common/law/files.py`, House)
+
+    @cached_property
+    def policy(self) -> Policy:
+        """Read once, at the start: what cannot be read starts nothing."""
+        return load(self.hours, self.house_rules.read_bytes() if self.house_rules else None)
+
+    @model_validator(mode="after")
+    def _the_rules_can_be_read(self) -> "HoursSettings":
+        try:
+            assert self.policy.version
+        except OSError as error:
+            raise ValueError(f"house_rules: {error.strerror}") from error
         return self

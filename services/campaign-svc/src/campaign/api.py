@@ -23,7 +23,7 @@ from campaign.store import Sender
 from common.auth import Caller, require
 from common.contracts.dispatch import Status as MessageStatus
 from common.fields import Position, Storable
-from common.law import load, next_permitted
+from common.law import covers, next_permitted
 from common.problems import Conflict, Invalid, NotFound, PastItsTime, Reason
 from common.service import Resources, resources
 from common.sms_length import length
@@ -250,10 +250,12 @@ async def schedule_campaign(
         sender = await store.find_sender(tx, row.sender_id)
         assert sender is not None
         _check(row.text, sender)  # the sender's code may have changed since it was written
-        opens_at = next_permitted(starts_at, sender.country, load(held.settings.hours))
-        if opens_at >= ends_by(starts_at, row.send_before):
+        ends, policy = ends_by(starts_at, row.send_before), held.settings.policy
+        if covers(sender.country, policy) and next_permitted(starts_at, sender.country, policy, before=ends) is None:
+            opens_at = next_permitted(starts_at, sender.country, policy)
             raise Invalid(
-                f"no message may leave before {opens_at.isoformat()}, and `send_before` is earlier",
+                f"no message may leave before {opens_at.isoformat() if opens_at else 'the rules change'},"
+                " and `send_before` is earlier",
                 reasons=[Reason("send_before", "before_the_window_opens")],
             )
         await store.set_start(tx, campaign_id, starts_at)
@@ -339,7 +341,7 @@ async def _found(tx: AsyncConnection, caller: Caller, campaign_id: str, *, lock:
 
 async def _shown(tx: AsyncConnection, held: Resources[Any], rows: Sequence[Row[Any]]) -> list[Campaign]:
     reasons = await store.reasons_of(tx, [row.campaign_id for row in rows])
-    policy = load(held.settings.hours)
+    policy = held.settings.policy
     found = []
     for row in rows:
         sender = await store.find_sender(tx, row.sender_id)

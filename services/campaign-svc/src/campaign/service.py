@@ -1,7 +1,5 @@
 """campaign-svc, wired."""
 
-from typing import Literal
-
 from pydantic import Field
 
 from campaign import api, imports, progress, pruning, senders, store
@@ -11,11 +9,10 @@ from campaign.planner import Planner
 from campaign.rectifier import Rectifier
 from common.pruning import Pruner
 from common.service import Background, Resources, Service
-from common.settings import ServiceSettings
+from common.settings import HoursSettings
 
 
-class Settings(ServiceSettings):
-    hours: Literal["france", "demonstration"] = "france"
+class Settings(HoursSettings):
     import_max_bytes: int = Field(200_000_000, ge=1)  # some five million lines; a larger file is better split
     request_chunk: int = Field(1000, ge=1, le=5000)  # recipients asked for in one transaction
     outbox_backlog: int = Field(4000, ge=1)  # rows waiting to be published beyond which no more are written

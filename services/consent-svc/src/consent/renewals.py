@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.inbound import MessageReceived
 from common.keyring import Unreadable
-from common.law import Policy, is_open, next_permitted, zones
+from common.law import SEARCH_DAYS, Policy, is_open, next_permitted, zones
 from common.message_id import message_id
 from common.msisdn import territory_of
 from common.telemetry import counter
@@ -75,11 +75,12 @@ class Asking:
             return None
 
     def _opens(self, number: str, now: datetime) -> datetime:
-        """`now`, where the hours allow it and still will when it goes at the latest; else when to look again."""
+        """`now`, where the hours allow it and still will when it goes at the latest; else when to look again. Where no
+        rules are known nobody is asked."""
         where = territory_of(number)
         if all(is_open(at, where, self.policy) for at in (now, now + GOES_WITHIN)):
             return now
-        return next_permitted(now + GOES_WITHIN, where, self.policy)
+        return next_permitted(now + GOES_WITHIN, where, self.policy) or now + timedelta(SEARCH_DAYS)
 
     def _text(self, row: Due, sender: Sender, subject: Subject, number: str, now: datetime) -> tuple[Answer, Question]:
         term = row.term

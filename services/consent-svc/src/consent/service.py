@@ -1,17 +1,15 @@
 """consent-svc, wired: its routes, its subscriptions, and what its watermark stands on."""
 
 from datetime import datetime, timedelta
-from typing import Literal
 
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.consumer import applied_watermark
 from common.contracts import INBOUND_MESSAGES
-from common.law import load
 from common.pruning import Pruner
 from common.service import Background, Resources, Service
-from common.settings import KeyRingSettings
+from common.settings import HoursSettings, KeyRingSettings
 from consent import (
     api,
     checks,
@@ -48,7 +46,7 @@ from consent.settling import Settling
 BATCH_BYTES = 4 * 1024 * 1024  # a thousand opt-ins, each with the text that was shown
 
 
-class Settings(page.PageSettings):
+class Settings(HoursSettings, page.PageSettings):
     signing_keys: KeyRingSettings  # Ed25519 seeds: receipts are signed with the current one
     answers_per_day: int = Field(5, ge=1)  # to one number, whatever for: a loop of machines ends here
     double_opt_ins_per_number_day: int = Field(3, ge=1)  # to one number, by all senders: so many at once, then at pace
@@ -59,7 +57,6 @@ class Settings(page.PageSettings):
     erasure_late_after_s: float = Field(86_400.0, gt=0)  # then asked for again and told; the law gives a month
     seal_every_s: float = Field(5.0, gt=0)  # how long an entry may stand under no seal, where nothing holds it up
     import_backlog: int = Field(1000, ge=1)  # rows waiting to be published beyond which imports and expiries wait
-    hours: Literal["france", "demonstration"] = "france"  # when people may be asked whether a consent shall go on
     retired_signing_keys: dict[str, str] = Field(default_factory=dict)  # key id to `x` of the key set: still published
     refused_oadcs: frozenset[str] = frozenset()  # of AF2M's lists: forbidden, or reserved to who has not authorised us
     keep: pruning.Periods = pruning.Periods()  # docs/retention.md
@@ -123,7 +120,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                 double_opt_ins.Lapsing(held.database, ceiling).worker(),
                 erasures.Lateness(held.database, timedelta(seconds=settings.erasure_late_after_s)).worker(),
                 expiring.Expiring(
-                    held.database, ceiling, Asking(answers(held), load(settings.hours)), settings.import_backlog
+                    held.database, ceiling, Asking(answers(held), settings.policy), settings.import_backlog
                 ).worker(),
                 expiring.Recount(held.database, settings.import_backlog).worker(),
                 retroactive.Looking(held.database).worker(),

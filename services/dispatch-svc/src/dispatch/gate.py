@@ -15,7 +15,7 @@ from enum import StrEnum
 
 from common.contracts.campaign import Category, Control
 from common.contracts.consent import Consent, Suppression
-from common.law import Policy, next_permitted
+from common.law import Aspect, Policy, closed_by, covers, next_permitted
 
 
 class Reason(StrEnum):
@@ -34,6 +34,7 @@ class Reason(StrEnum):
     NO_PURPOSE = "no_purpose"
     UNKNOWN_SENDER = "unknown_sender"
     UNKNOWN_PURPOSE = "unknown_purpose"
+    COUNTRY_NOT_COVERED = "country_not_covered"  # no rules are known for where the number is
     STOP_MENTION_MISSING = "stop_mention_missing"
     CAMPAIGN_CANCELLED = "campaign_cancelled"
     REQUEST_UNREADABLE = "request_unreadable"
@@ -46,6 +47,8 @@ class Reason(StrEnum):
     KNOWLEDGE_BEHIND = "knowledge_behind"
     UNDER_REVIEW = "under_review"
     QUIET_HOURS = "quiet_hours"
+    CLOSED_WEEKDAY = "closed_weekday"
+    PUBLIC_HOLIDAY = "public_holiday"
     CAMPAIGN_PAUSED = "campaign_paused"
     CAMPAIGN_UNKNOWN = "campaign_unknown"
     GATEWAY_UNREACHABLE = "gateway_unreachable"
@@ -141,7 +144,7 @@ def decide(request: Request, known: Knowledge, now: datetime, limits: Limits, po
     """The one decision whether a message may be handed off at `now` (aware)."""
     if now >= request.send_before:
         return Expire()
-    denials = tuple(denial_reasons(request, known, now))
+    denials = tuple(denial_reasons(request, known, now, policy))
     if _may_only_be_behind(denials, request, known, now, limits):
         return Defer((Reason.KNOWLEDGE_BEHIND,), min(now + limits.recheck, request.send_before))
     if denials:
@@ -152,7 +155,7 @@ def decide(request: Request, known: Knowledge, now: datetime, limits: Limits, po
     return Allow()
 
 
-def denial_reasons(request: Request, known: Knowledge, now: datetime) -> Iterator[Reason]:
+def denial_reasons(request: Request, known: Knowledge, now: datetime, policy: Policy) -> Iterator[Reason]:
     if request.flaw is not None:
         yield request.flaw
     if known.purposes is None:
@@ -162,6 +165,8 @@ def denial_reasons(request: Request, known: Knowledge, now: datetime) -> Iterato
     if known.blocked:
         yield Reason.PROVIDER_BLOCK  # of any category: what the provider refuses is paid for and not delivered
     if request.category == "marketing":
+        if request.flaw is None and not covers(request.territory, policy):
+            yield Reason.COUNTRY_NOT_COVERED
         yield from marketing_denials(request, known, now)
     if request.is_question:
         yield from question_denials(request, known)
@@ -246,9 +251,17 @@ def delay_reasons(
         if known.subject is not None and known.subject.held_since is not None:
             yield Reason.UNDER_REVIEW, now + limits.review_recheck
     if request.category == "marketing":
-        opens = next_permitted(now, request.territory, policy)
-        if opens > now:
-            yield Reason.QUIET_HOURS, opens
+        opens = next_permitted(now, request.territory, policy, before=request.send_before)
+        if opens != now:
+            against = dict.fromkeys(closure.aspect for closure in closed_by(now, request.territory, policy))
+            yield from ((CLOSED[aspect], opens or request.send_before) for aspect in against)
+
+
+CLOSED = {
+    Aspect.HOURS: Reason.QUIET_HOURS,
+    Aspect.WEEKDAY: Reason.CLOSED_WEEKDAY,
+    Aspect.HOLIDAY: Reason.PUBLIC_HOLIDAY,
+}
 
 
 def _consent(request: Request, subject: Subject) -> Consent | None:

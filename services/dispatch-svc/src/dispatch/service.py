@@ -1,17 +1,17 @@
 """dispatch-svc, wired."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, HttpUrl, SecretStr, model_validator
 from sqlalchemy import text
 
 from common.consumer import applied_watermark
 from common.contracts import STATES
-from common.law import at_hand_off, load
+from common.law import at_hand_off
 from common.pruning import Pruner
 from common.service import Background, Resources, Service, Worker
-from common.settings import ServiceSettings
+from common.settings import HoursSettings
 from common.telemetry import gauge
 from dispatch import api, projection, pruning, receipts, store
 from dispatch.clearance import Clearance
@@ -26,10 +26,9 @@ from dispatch.timers import Timers
 STALENESS = gauge(
     "sms_dispatch_consent_staleness_seconds", "now - watermark, worst partition. Alert above max_staleness_s."
 )
-POLICIES = {"france": "france-1", "demonstration": "demonstration-1"}
 
 
-class Settings(ServiceSettings):
+class Settings(HoursSettings):
     gateway_url: HttpUrl
     gateway_token: SecretStr
     gateway_idempotent: bool = (
@@ -39,7 +38,6 @@ class Settings(ServiceSettings):
     gateway_submits: int = Field(4, ge=1)  # gateway calls in flight; more only lengthens a STOP's way through this loop
     submit_timeout_s: float = Field(8.0, gt=0)  # shorter than the drain: a stop waits for answers
 
-    hours: Literal["france", "demonstration"] = "france"
     max_staleness_s: float = Field(2.0, gt=0)  # promise 1: older consent knowledge holds every marketing message
     permit_ttl_s: float = Field(1.0, gt=0)  # a hand-off begins within this of its decision, or is decided again
     settle_margin_s: float = 5.0  # on top of those two: then a message left `sending` is a dead process's
@@ -63,7 +61,7 @@ def limits_of(settings: Settings) -> Limits:
 
 def build(settings: Settings | None = None) -> Service[Settings]:
     settings = settings or Settings()
-    policy = at_hand_off(load(POLICIES[settings.hours]))
+    policy = at_hand_off(settings.policy)
 
     def background(held: Resources[Settings]) -> Background:
         gateway = SimulatorGateway(

@@ -1,34 +1,84 @@
-"""When a marketing message may be sent: windows, days and public holidays per territory, as versioned data. Pure.
+"""When and how a marketing message may be sent, as versioned data: hours, days and public holidays of each place. Pure.
 
-The rules are the files beside this module, each with its source; a decision names the version it was made with
-("france-1") and can be made again with it. A file is never edited once used: a change is the next version.
+The rules are the files beside this module (`files.py` is their form), each with its source and the days it is in force;
+a decision names the edition it was made with ("france-2") and can be made again with it.
 
-    policy = load("france-1")               or load("france"), the newest
-    is_open(now, "MQ", policy)              may a message leave for Martinique now?
-    next_permitted(now, "MQ", policy)       the first instant from now on when it may
+    policy = load("france-2")                   or load("france"), the newest
+    is_open(now, "MQ", policy)                  may a message leave for Martinique now?
+    closed_by(now, "MQ", policy)                if not: every rule that forbids it
+    next_permitted(now, "MQ", policy)           the first instant from now on when it may
+    region_of("67000", "FR", policy)            "FR-6AE": what a postcode tells that a number does not
+    next_permitted(now, "FR", policy, region="FR-6AE")
 
-The strictest wins: a territory that a number cannot tell from its neighbours (+590, +689) is open only when all of them
-are. Nothing here reads a clock.
+Law, the operators' charter, operators and the house all hold together: what one forbids is forbidden, so the strictest
+wins. So it is of places: a number that cannot tell one place from its neighbours (+590, +689, the states of the US) may
+be written to only when all of them are open, and so may who has a number of one place and an address in another. A
+country without a file has no opening at all: nothing goes where nobody has looked up what is allowed. Nothing here
+reads a clock.
 """
 
-import json
-import re
-from collections.abc import Iterable, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
+from enum import StrEnum
 from functools import lru_cache
-from importlib import resources
-from typing import Any
 from zoneinfo import ZoneInfo
 
-EARLIEST_OPENING = time(4)  # later than any change of clocks: a local opening time then exists exactly once
-SEARCH_DAYS = 60  # no calendar of ours closes this long; beyond it the data is wrong
+from common.law import files
+from common.law.files import EARLIEST_OPENING, Layer, PolicyUnreadable, clock
 
-__all__ = ["Calendar", "NeverOpen", "Policy", "Territory", "at_hand_off", "is_open", "load", "next_permitted", "zones"]
+SEARCH_DAYS = 60  # no calendar of ours closes this long; what does not open within it does not open
+
+__all__ = [
+    "EARLIEST_OPENING",
+    "SEARCH_DAYS",
+    "Aspect",
+    "Closure",
+    "Layer",
+    "Place",
+    "Policy",
+    "PolicyUnreadable",
+    "Rule",
+    "at_hand_off",
+    "begins_with",
+    "closed_by",
+    "country_of",
+    "covers",
+    "is_open",
+    "load",
+    "next_permitted",
+    "region_of",
+    "rules_of",
+    "zones",
+]
 
 
-class NeverOpen(ValueError):
-    """The policy's data leave no instant open within SEARCH_DAYS."""
+class Aspect(StrEnum):
+    """What of an instant a rule is against."""
+
+    HOURS = "hours"
+    WEEKDAY = "weekday"
+    HOLIDAY = "holiday"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule as it is applied; `files.Rule` says what its fields mean."""
+
+    id: str
+    layer: Layer
+    source: str
+    valid_from: date
+    valid_to: date
+    opens: time | None
+    closes: time | None
+    weekdays: frozenset[int] | None
+    no_holidays: bool
+    begins_with: str | None
+
+    def holds_on(self, day: date) -> bool:
+        return self.valid_from <= day < self.valid_to
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,115 +94,274 @@ class Calendar:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Territory:
-    """Where a number may be: every zone and every calendar it may be under. Compared by identity (it keys a cache)."""
+class Place:
+    """Where a person may be, and all that holds there. Compared by identity (it keys a cache)."""
 
+    code: str
+    country: str
+    within: str | None
     zones: tuple[ZoneInfo, ...]
     calendars: tuple[Calendar, ...]
+    postcodes: tuple[str, ...]
+    rules: tuple[Rule, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Policy:
-    """One version of the rules. `opens` <= local time < `closes`, on `weekdays` (ISO: Monday is 1), no holidays.
-
-    `hard_limit` is the latest `closes` that operators accept; no later version and no override goes beyond it.
-    `end_margin` is for the hand-off only: see `at_hand_off`.
-    """
+    """One edition of the rules, with what the house adds to it: `version` names both."""
 
     version: str
     always_open: bool
-    opens: time
-    closes: time
-    hard_limit: time
-    weekdays: frozenset[int]
-    end_margin: timedelta
-    territories: Mapping[str, Territory]
-    elsewhere: Territory
+    hand_off_margin: timedelta
+    places: dict[str, Place]
 
-    def __post_init__(self) -> None:
-        if not EARLIEST_OPENING <= self.opens < self.closes <= self.hard_limit:
-            raise ValueError(f"{self.version}: a window is from {EARLIEST_OPENING} on, and ends the same day")
-        if not self.weekdays <= frozenset(range(1, 8)) or not self.weekdays:
-            raise ValueError(f"{self.version}: weekdays are 1 (Monday) to 7 (Sunday), one at least")
 
-    def territory(self, code: str) -> Territory:
-        return self.territories.get(code, self.elsewhere)
+@dataclass(frozen=True, slots=True)
+class Closure:
+    """Why an instant is not permitted: this rule, against this, in this place and time zone."""
+
+    rule: Rule
+    aspect: Aspect
+    place: str
+    zone: str
+
+
+def is_open(at: datetime, territory: str, policy: Policy, *, region: str | None = None) -> bool:
+    """Whether a marketing message may reach `territory` at `at` (aware). Raises ValueError if `at` is naive."""
+    moment = _utc(at)
+    if policy.always_open:
+        return True
+    places = _places(policy, territory, region)
+    return places is not None and any(opens <= moment < closes for opens, closes in _openings(places, moment.date()))
+
+
+def next_permitted(
+    at: datetime, territory: str, policy: Policy, *, region: str | None = None, before: datetime | None = None
+) -> datetime | None:
+    """The earliest instant >= `at` when a marketing message may reach `territory`; None where there is none earlier
+    than `before`, or within SEARCH_DAYS.
+
+    at         aware, any zone; the result is UTC
+    territory  as `common.msisdn.territory_of` names it
+    region     as `region_of` names it: an address, where one is known
+    Raises     ValueError if `at` is naive: a naive time here once meant somebody's 3 a.m.
+    Source     DOMAIN 1.9 (hours and days), 6.3 (zones), 6.4 (holidays), through the policy's files
+    """
+    moment = _utc(at)
+    found = _next(moment, territory, region, policy)
+    return found if found is not None and (before is None or found < before) else None
+
+
+def _next(moment: datetime, territory: str, region: str | None, policy: Policy) -> datetime | None:
+    if policy.always_open:
+        return moment
+    places = _places(policy, territory, region)
+    if places is None:
+        return None
+    for days in range(SEARCH_DAYS):
+        for opens, closes in _openings(places, moment.date() + timedelta(days)):
+            if moment < closes:
+                return max(moment, opens)
+    return None
+
+
+def closed_by(at: datetime, territory: str, policy: Policy, *, region: str | None = None) -> tuple[Closure, ...]:
+    """Every rule that forbids `at`: the law first, then charter, operators, house. Empty when it is open, and in a
+    country without rules, which never is."""
+    moment = _utc(at)
+    if policy.always_open:
+        return ()
+    found = (
+        Closure(rule, aspect, place.code, zone.key)
+        for place in _places(policy, territory, region) or ()
+        for zone in place.zones
+        for rule, aspect in _against(place, moment.astimezone(zone))
+    )
+    return tuple(sorted(found, key=lambda closure: files.LAYERS.index(closure.rule.layer)))
+
+
+def country_of(territory: str, policy: Policy) -> str | None:
+    """The country whose law holds there ("FR" for "MQ"); None where the policy has no rules."""
+    place = policy.places.get(territory)
+    return place.country if place else None
+
+
+def covers(territory: str, policy: Policy) -> bool:
+    """Whether the policy knows what is allowed there."""
+    return policy.always_open or territory in policy.places
 
 
 def zones(territory: str, policy: Policy) -> tuple[ZoneInfo, ...]:
-    """The time zones a number of `territory` may be in."""
-    return policy.territory(territory).zones
+    """The time zones a number of `territory` may be in; UTC where the policy knows none."""
+    place = policy.places.get(territory)
+    return place.zones if place else (ZoneInfo("UTC"),)
 
 
-def is_open(at: datetime, territory: str, policy: Policy) -> bool:
-    """Whether a marketing message may reach `territory` at `at` (aware). Raises ValueError if `at` is naive."""
-    _require_aware(at)
-    if policy.always_open:
-        return True
-    place = policy.territory(territory)
-    return all(_is_open_in(at.astimezone(zone), place, policy) for zone in place.zones)
+def region_of(postcode: str, country: str, policy: Policy) -> str | None:
+    """The place that a postcode of `country` names, where one has rules of its own; None for any other."""
+    digits = postcode.strip()
+    named = [
+        (len(prefix), place.code)
+        for place in policy.places.values()
+        if place.country == country
+        for prefix in place.postcodes
+        if digits.startswith(prefix)
+    ]
+    return max(named)[1] if named else None  # 97133 is Saint-Barthélemy's, any other 971 Guadeloupe's
 
 
-def next_permitted(at: datetime, territory: str, policy: Policy) -> datetime:
-    """The earliest instant >= `at` when a marketing message may reach `territory`.
-
-    at         aware, any zone; the result is UTC
-    territory  as `common.msisdn.territory_of` names it; an unknown one is under the policy's `elsewhere`
-    Raises     ValueError if `at` is naive: a naive time here once meant somebody's 3 a.m.; NeverOpen
-    Source     DOMAIN 1.9 (hours and days), 6.3 (zones), 6.4 (holidays), through the policy's file
-    """
-    _require_aware(at)
-    moment = at.astimezone(UTC)
-    if policy.always_open:
-        return moment
-    place = policy.territory(territory)
-    limit = moment + timedelta(SEARCH_DAYS)
-    while moment <= limit:
-        # Each zone's answer is the least for that zone, so going from one to the next until all agree ends at the
-        # least instant that is open in all of them.
-        later = max(_next_in(moment, zone, place, policy) for zone in place.zones)
-        if later == moment:
-            return moment
-        moment = later
-    raise NeverOpen(f"{policy.version} never opens for {territory}")
+def begins_with(at: datetime, territory: str, policy: Policy) -> tuple[str, ...]:
+    """What a marketing text must begin with there on that day."""
+    place = None if policy.always_open else policy.places.get(territory)
+    if place is None:
+        return ()
+    day = _utc(at).astimezone(place.zones[0]).date()
+    return tuple(rule.begins_with for rule in place.rules if rule.begins_with and rule.holds_on(day))
 
 
 def at_hand_off(policy: Policy) -> Policy:
-    """The policy as the gate applies it at hand-off: it closes `end_margin` earlier, because the operator's own queue
-    comes after (DOMAIN 1.9). Planning uses the policy itself. Call once, keep the result."""
-    end = datetime.combine(date.min, policy.closes) - policy.end_margin
-    return replace(policy, closes=end.time())
+    """The policy as the gate applies it at hand-off: each window closes the margin earlier, because the operator's own
+    queue comes after (DOMAIN 1.9). Planning uses the policy itself. Call once, keep the result."""
+
+    def earlier(rule: Rule) -> Rule:
+        if rule.closes is None:
+            return rule
+        end = datetime.combine(date.min, rule.closes) - policy.hand_off_margin
+        return replace(rule, closes=end.time())
+
+    return _with_rules(policy, lambda rules: map(earlier, rules))
+
+
+def rules_of(day: date, policy: Policy) -> Policy:
+    """The policy as if the rules of `day` had always been in force and always would be: for a dry run over messages of
+    another time."""
+
+    def standing(rules: Iterable[Rule]) -> Iterator[Rule]:
+        return (replace(r, valid_from=date.min, valid_to=date.max) for r in rules if r.holds_on(day))
+
+    return _with_rules(policy, standing)
 
 
 @lru_cache
-def load(name: str) -> Policy:
-    """The policy "france-1", or for "france" its newest version. Raises FileNotFoundError."""
-    if not re.search(r"-\d+$", name):
-        name = f"{name}-{_newest(name)}"
-    data = json.loads((resources.files(__name__) / f"{name}.json").read_text(encoding="utf-8"))
-    if data["version"] != name:
-        raise ValueError(f"{name}.json calls itself {data['version']}")
-    window, calendars = data["window"], {key: _calendar(value) for key, value in data["calendars"].items()}
-    territories = {
-        code: _territory(value["zones"], value["calendars"], calendars) for code, value in data["territories"].items()
-    }
-    return Policy(
-        version=name,
-        always_open=data["always_open"],
-        opens=time.fromisoformat(window["opens"]),
-        closes=time.fromisoformat(window["closes"]),
-        hard_limit=time.fromisoformat(window["hard_limit"]),
-        weekdays=frozenset(window["weekdays"]),
-        end_margin=timedelta(minutes=window["end_margin_minutes"]),
-        territories=territories,
-        elsewhere=territories[data["elsewhere"]["as"]],
+def load(name: str, house: bytes | None = None) -> Policy:
+    """The policy "france-2", or for "france" its newest edition, with the rules of a house file added to it. Raises
+    FileNotFoundError, PolicyUnreadable."""
+    edition = files.edition(name if name.rpartition("-")[2].isdigit() else files.newest(name))
+    version, own = edition.version, edition.rules
+    if house is not None:
+        added = files.house(house)
+        version = f"{version}+{added.version}:{hashlib.sha256(house).hexdigest()[:8]}"
+        own = (*own, *added.rules)
+    countries = [files.country(each) for each in edition.countries]
+    places = {code: place for country in countries for code, place in _placed(country, own)}
+    for rule in own:
+        if unknown := set(rule.places or ()) - set(places):
+            raise PolicyUnreadable(f"{version}: rule {rule.id} is of {', '.join(sorted(unknown))}, which is no place")
+    margin = edition.hand_off_margin.minutes if edition.hand_off_margin else 0
+    return Policy(version, edition.always_open, timedelta(minutes=margin), places)
+
+
+def _placed(country: files.Country, house: tuple[files.Rule, ...]) -> Iterator[tuple[str, Place]]:
+    calendars = {key: _calendar(each) for key, each in country.calendars.items()}
+    for code, place in country.places.items():
+        rules = [r for r in (*country.rules, *house) if r.places is None or code in r.places]
+        yield (
+            code,
+            Place(
+                code=code,
+                country=country.country,
+                within=place.within,
+                zones=tuple(ZoneInfo(name) for name in place.zones),
+                calendars=tuple(calendars[name] for name in place.calendars),
+                postcodes=place.postcodes,
+                rules=tuple(_rule(rule) for rule in rules),
+            ),
+        )
+
+
+def _rule(rule: files.Rule) -> Rule:
+    return Rule(
+        id=rule.id,
+        layer=rule.layer,
+        source=rule.source,
+        valid_from=rule.valid_from or date.min,
+        valid_to=rule.valid_to or date.max,
+        opens=clock(rule.opens) if rule.opens else None,
+        closes=clock(rule.closes) if rule.closes else None,
+        weekdays=frozenset(rule.weekdays) if rule.weekdays else None,
+        no_holidays=rule.holidays == "closed",
+        begins_with=rule.begins_with,
     )
 
 
-def _newest(family: str) -> int:
-    names = (file.name for file in resources.files(__name__).iterdir())
-    versions = (re.fullmatch(rf"{re.escape(family)}-(\d+)\.json", name) for name in names)
-    return max((int(version[1]) for version in versions if version), default=0)
+def _calendar(calendar: files.Calendar) -> Calendar:
+    fixed = (date.fromisoformat(f"2000-{day}") for day in calendar.fixed)
+    return Calendar(fixed=frozenset((day.month, day.day) for day in fixed), from_easter=frozenset(calendar.from_easter))
+
+
+def _with_rules(policy: Policy, change: Callable[[Iterable[Rule]], Iterable[Rule]]) -> Policy:
+    places = {code: replace(place, rules=tuple(change(place.rules))) for code, place in policy.places.items()}
+    return replace(policy, places=places)
+
+
+@lru_cache(maxsize=4096)
+def _places(policy: Policy, territory: str, region: str | None) -> tuple[Place, ...] | None:
+    """Every place the person may be in; None where the policy has no rules. A region narrows the territory it is in,
+    and is added to any other: then the number and the address are of two places."""
+    place = policy.places.get(territory)
+    part = policy.places.get(region) if region is not None else None
+    if place is None or part is None:
+        return None if place is None else (place,)
+    return (part,) if territory in (part.code, part.within) else (place, part)
+
+
+Opening = tuple[datetime, datetime]  # from the first instant that is open to the first that is not, UTC
+
+
+@lru_cache(maxsize=16384)
+def _openings(places: tuple[Place, ...], day: date) -> tuple[Opening, ...]:
+    """When all of these places are open on a day of UTC, in order."""
+    midnight = datetime.combine(day, time(), UTC)
+    common: list[Opening] = [(midnight, midnight + timedelta(1))]
+    for place in places:
+        for zone in place.zones:
+            days = (day + timedelta(days) for days in (-1, 0, 1))  # those that a day of UTC touches, wherever
+            here = [opening for local in days if (opening := _opening(place, zone, local)) is not None]
+            common = [(max(a, c), min(b, d)) for a, b in common for c, d in here if max(a, c) < min(b, d)]
+    return tuple(common)
+
+
+def _opening(place: Place, zone: ZoneInfo, day: date) -> Opening | None:
+    """When the place is open on one of its own days, if it is."""
+    rules = [rule for rule in place.rules if rule.holds_on(day)]
+    if any(True for rule in rules for _ in _against_day(rule, place, day)):
+        return None
+    opens = max((rule.opens for rule in rules if rule.opens), default=time())
+    closes = min((rule.closes for rule in rules if rule.closes), default=None)
+    if closes is not None and opens >= closes:
+        return None
+    end = datetime.combine(day, closes, zone) if closes else datetime.combine(day + timedelta(1), time(), zone)
+    return datetime.combine(day, opens, zone).astimezone(UTC), end.astimezone(UTC)
+
+
+def _against(place: Place, local: datetime) -> Iterator[tuple[Rule, Aspect]]:
+    for rule in place.rules:
+        if rule.holds_on(local.date()):
+            yield from ((rule, aspect) for aspect in _against_day(rule, place, local.date()))
+            if not (rule.opens or time.min) <= local.time() or (rule.closes and local.time() >= rule.closes):
+                yield rule, Aspect.HOURS
+
+
+def _against_day(rule: Rule, place: Place, day: date) -> Iterator[Aspect]:
+    if rule.weekdays is not None and day.isoweekday() not in rule.weekdays:
+        yield Aspect.WEEKDAY
+    if rule.no_holidays and day in _holidays(place, day.year):
+        yield Aspect.HOLIDAY
+
+
+@lru_cache(maxsize=4096)
+def _holidays(place: Place, year: int) -> frozenset[date]:
+    return frozenset[date]().union(*(calendar.days(year) for calendar in place.calendars))
 
 
 def easter(year: int) -> date:
@@ -164,47 +373,7 @@ def easter(year: int) -> date:
     return date(year, f // 31, f % 31 + 1)
 
 
-@lru_cache(maxsize=4096)
-def _holidays(place: Territory, year: int) -> frozenset[date]:
-    return frozenset[date]().union(*(calendar.days(year) for calendar in place.calendars))
-
-
-def _is_open_day(day: date, place: Territory, policy: Policy) -> bool:
-    return day.isoweekday() in policy.weekdays and day not in _holidays(place, day.year)
-
-
-def _is_open_in(local: datetime, place: Territory, policy: Policy) -> bool:
-    return policy.opens <= local.time() < policy.closes and _is_open_day(local.date(), place, policy)
-
-
-def _next_in(moment: datetime, zone: ZoneInfo, place: Territory, policy: Policy) -> datetime:
-    """The earliest instant >= `moment` (UTC) open in one zone, as UTC."""
-    local = moment.astimezone(zone)
-    if _is_open_in(local, place, policy):
-        return moment
-    day = local.date() if local.time() < policy.opens else local.date() + timedelta(1)
-    for _ in range(SEARCH_DAYS):
-        if _is_open_day(day, place, policy):
-            return datetime.combine(day, policy.opens, zone).astimezone(UTC)
-        day += timedelta(1)
-    raise NeverOpen(f"{policy.version} has no open day within {SEARCH_DAYS} in {zone.key}")
-
-
-def _require_aware(at: datetime) -> None:
+def _utc(at: datetime) -> datetime:
     if at.tzinfo is None:
         raise ValueError("a naive time has no place here")
-
-
-def _calendar(data: Mapping[str, Any]) -> Calendar:
-    fixed = (date.fromisoformat(f"2000-{day}") for day in data.get("fixed", {}))
-    return Calendar(
-        fixed=frozenset((day.month, day.day) for day in fixed),
-        from_easter=frozenset(int(days) for days in data.get("from_easter", {})),
-    )
-
-
-def _territory(zone_names: Iterable[str], names: Iterable[str], calendars: Mapping[str, Calendar]) -> Territory:
-    return Territory(
-        zones=tuple(ZoneInfo(name) for name in zone_names),
-        calendars=tuple(calendars[name] for name in names),
-    )
+    return at if at.tzinfo is UTC else at.astimezone(UTC)

@@ -1,0 +1,226 @@
+"""The form of the policy files, and their reading. A file that is not of this form is refused whole, so that no service
+starts on half a law. Pure, but for the files of this package.
+
+`<name>-<n>.json` is an edition: which countries it has, the rules of the house that hold in all of them, and how much
+earlier a hand-off stops. `countries/<code>-<n>.json` is one country: its places, calendars, and the rules of its law,
+of its operators' charter and of its operators. A file is never edited once it has been published: a change is the next
+number, and `tests/contract/test_policies.py` holds it to that.
+"""
+
+from collections.abc import Iterator
+from datetime import date, time
+from functools import lru_cache
+from importlib import resources
+from typing import Annotated, Literal, TypeVar
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import msgspec
+from msgspec import Meta
+
+T = TypeVar("T")
+
+FOLDER = resources.files("common.law")
+
+EARLIEST_OPENING = time(4)  # later than any change of clocks: a local opening time then exists exactly once
+
+Layer = Literal["law", "charter", "operator", "house"]
+LAYERS: tuple[Layer, ...] = ("law", "charter", "operator", "house")
+
+Said = Annotated[str, Meta(min_length=1)]
+Code = Annotated[str, Meta(pattern=r"^[A-Z]{2}(-[A-Z0-9]{1,3})?$")]  # ISO 3166-1, or ISO 3166-2
+Clock = Annotated[str, Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
+MonthDay = Annotated[str, Meta(pattern=r"^\d\d-\d\d$")]
+Weekday = Annotated[int, Meta(ge=1, le=7)]  # ISO: Monday is 1
+
+
+class PolicyUnreadable(ValueError):
+    """A policy file is not of the form, or contradicts itself. Says which file, and where in it."""
+
+
+class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True): ...
+
+
+class Rule(_Part, frozen=True):
+    """One rule with its source. It forbids every instant that it does not permit; all rules hold together, so the
+    strictest wins whichever layer it is of. It is in force from `valid_from` until before `valid_to`, local days.
+
+    `opens` <= local time < `closes`; `weekdays` are those that are open; `holidays` "closed": not on a public holiday
+    of the place. `begins_with`: what a marketing text must begin with there. `places`: only there.
+    """
+
+    id: Annotated[str, Meta(pattern=r"^[a-z0-9_.-]+$")]
+    layer: Layer
+    source: Said
+    valid_from: date | None = None
+    valid_to: date | None = None
+    places: tuple[Code, ...] | None = None
+    opens: Clock | None = None
+    closes: Clock | None = None
+    weekdays: Annotated[tuple[Weekday, ...], Meta(min_length=1)] | None = None
+    holidays: Literal["closed"] | None = None
+    begins_with: Said | None = None
+
+
+class Calendar(_Part, frozen=True):
+    """Public holidays: fixed days, and days counted from Easter Sunday, each with its name."""
+
+    source: Said
+    fixed: dict[MonthDay, Said] = {}
+    from_easter: dict[int, Said] = {}
+
+
+class Place(_Part, frozen=True):
+    """Where a person may be: every time zone and every calendar they may be under. `within`: the place it is a part of.
+    `postcodes`: how those of this place begin, where the country's own postcodes tell it from its neighbours."""
+
+    zones: Annotated[tuple[Said, ...], Meta(min_length=1)]
+    calendars: tuple[Said, ...] = ()
+    within: Code | None = None
+    postcodes: tuple[Annotated[str, Meta(pattern=r"^\d{2,5}$")], ...] = ()
+    why: Said | None = None
+
+
+class Country(_Part, frozen=True):
+    """`gaps`: what no source was found for."""
+
+    country: Code
+    about: Said
+    places: Annotated[dict[Code, Place], Meta(min_length=1)]
+    calendars: dict[Said, Calendar] = {}
+    rules: tuple[Rule, ...] = ()
+    gaps: tuple[Said, ...] = ()
+
+
+class Margin(_Part, frozen=True):
+    minutes: Annotated[int, Meta(ge=0, le=60)]
+    source: Said
+
+
+class Edition(_Part, frozen=True):
+    """`always_open`: no rule counts; for demonstrations. `hand_off_margin`: how much earlier a hand-off stops."""
+
+    version: Annotated[str, Meta(pattern=r"^[a-z]+-\d+$")]
+    about: Said
+    countries: tuple[Annotated[str, Meta(pattern=r"^[A-Z]{2}-\d+$")], ...]
+    always_open: bool = False
+    rules: tuple[Rule, ...] = ()
+    hand_off_margin: Margin | None = None
+
+
+class House(_Part, frozen=True):
+    """Rules that one installation adds to an edition. They only tighten."""
+
+    version: Annotated[str, Meta(pattern=r"^[a-z0-9-]+$")]
+    about: Said
+    rules: Annotated[tuple[Rule, ...], Meta(min_length=1)]
+
+
+def edition(name: str) -> Edition:
+    """Raises FileNotFoundError, PolicyUnreadable."""
+    found = _decoded(f"{name}.json", Edition)
+    if found.version != name:
+        raise PolicyUnreadable(f"{name}.json calls itself {found.version}")
+    for rule in found.rules:
+        _check_rule(rule, f"{name}.json", only="house")
+    return found
+
+
+@lru_cache
+def country(name: str) -> Country:
+    """Raises FileNotFoundError, PolicyUnreadable."""
+    found = _decoded(f"countries/{name}.json", Country)
+    for problem in _contradictions(found, name):
+        raise PolicyUnreadable(f"countries/{name}.json: {problem}")
+    for rule in found.rules:
+        _check_rule(rule, f"countries/{name}.json")
+    return found
+
+
+def house(content: bytes) -> House:
+    """Raises PolicyUnreadable."""
+    found = _read(content, "the house rules", House)
+    for rule in found.rules:
+        _check_rule(rule, "the house rules", only="house")
+    return found
+
+
+def clock(text: str) -> time:
+    return time.fromisoformat(text)
+
+
+def _check_rule(rule: Rule, file: str, *, only: Layer | None = None) -> None:
+    def wrong(what: str) -> PolicyUnreadable:
+        return PolicyUnreadable(f"{file}: rule {rule.id} {what}")
+
+    said = (rule.opens, rule.closes, rule.weekdays, rule.holidays, rule.begins_with)
+    if all(each is None for each in said):
+        raise wrong("says nothing")
+    if only is not None and rule.layer != only:
+        raise wrong(f"is of the {rule.layer}, and only rules of the {only} stand there")
+    if rule.opens is not None and clock(rule.opens) < EARLIEST_OPENING:
+        raise wrong(f"opens before {EARLIEST_OPENING}")
+    if rule.opens is not None and rule.closes is not None and rule.opens >= rule.closes:
+        raise wrong("has a window that does not end after it begins, on the same day")
+    if rule.valid_from is not None and rule.valid_to is not None and rule.valid_from >= rule.valid_to:
+        raise wrong("is never in force")
+
+
+def _contradictions(found: Country, name: str) -> Iterator[str]:
+    if not name.startswith(f"{found.country}-"):
+        yield f"calls itself {found.country}"
+    if found.country not in found.places:
+        yield f"has no place {found.country}"
+    for code, place in found.places.items():
+        if place.within is not None and place.within not in found.places:
+            yield f"{code} is within {place.within}, which is no place here"
+        for calendar in place.calendars:
+            if calendar not in found.calendars:
+                yield f"{code} has the calendar {calendar}, which is not here"
+        for zone in place.zones:
+            try:
+                ZoneInfo(zone)
+            except (ZoneInfoNotFoundError, ValueError):
+                yield f"{code} is in {zone}, which is no time zone"
+        if len(place.zones) > 1 and place.why is None:
+            yield f"{code} has several time zones and does not say why"
+    for key, each in found.calendars.items():
+        for day in each.fixed:
+            try:
+                date.fromisoformat(f"2000-{day}")
+            except ValueError:
+                yield f"the calendar {key} has the day {day}"
+    prefixes = [prefix for place in found.places.values() for prefix in place.postcodes]
+    if len(prefixes) != len(set(prefixes)):
+        yield "two places have the same postcodes"
+    ids = [rule.id for rule in found.rules]
+    if len(ids) != len(set(ids)):
+        yield "two rules have the same id"
+    for rule in found.rules:
+        for code in rule.places or ():
+            if code not in found.places:
+                yield f"rule {rule.id} is of {code}, which is no place here"
+
+
+def _decoded(path: str, form: type[T]) -> T:
+    return _read(FOLDER.joinpath(path).read_bytes(), path, form)
+
+
+def _read(content: bytes, file: str, form: type[T]) -> T:
+    try:
+        return msgspec.json.decode(content, type=form)
+    except msgspec.DecodeError as error:
+        raise PolicyUnreadable(f"{file}: {error}") from error
+
+
+def newest(family: str) -> str:
+    """The newest edition of a family: "france" is "france-2". Raises FileNotFoundError."""
+    numbers = [
+        int(number)
+        for file in FOLDER.iterdir()
+        if file.name.endswith(".json")
+        for name, _, number in [file.name.removesuffix(".json").rpartition("-")]
+        if name == family and number.isdigit()
+    ]
+    if not numbers:
+        raise FileNotFoundError(f"no policy {family}")
+    return f"{family}-{max(numbers)}"
