@@ -26,6 +26,7 @@ ALL_SCOPES = (
     "sender:read sender:write consent:read consent:write contact:write"
     " campaign:read campaign:write message:send message:read message:write review:read review:write"
     " erasure:read erasure:write copy:read copy:write rectification:read rectification:write"
+    " dead-letter:read dead-letter:write"
 )
 KEY_RING = {"current": "t1", "keys": {"t1": base64.b64encode(b"t" * 32).decode()}}
 SIGNING_RING = {"current": "p1", "keys": {"p1": base64.b64encode(b"p" * 32).decode()}}

@@ -13,6 +13,7 @@ SCOPES = (
     "sender:read sender:write consent:read consent:write contact:write"
     " campaign:read campaign:write message:send message:read"
     " erasure:read erasure:write copy:read copy:write rectification:read rectification:write"
+    " dead-letter:read dead-letter:write"
 )
 ONE_DAY_S = 86_400
 

@@ -27,6 +27,7 @@ SCOPES = (
     "sender:read sender:write consent:read consent:write contact:write"
     " campaign:read campaign:write message:send message:read message:write review:read review:write"
     " erasure:read erasure:write copy:read copy:write rectification:read rectification:write"
+    " dead-letter:read dead-letter:write"
 )
 TOKEN_DAYS = 30
 TWILIO_PUBLIC_URL = "https://placet.example"  # what Twilio would be told, and so what it signs

@@ -33,6 +33,13 @@ class Caller:
         if self.senders is not None and sender_id not in self.senders:
             raise Forbidden("the token does not cover this sender", reasons=[Reason("sender_id", "sender_not_granted")])
 
+    def may_use_all(self) -> None:
+        """Raises Forbidden unless the token covers every sender: what it asks for is of no one of them."""
+        if self.senders is not None:
+            raise Forbidden(
+                "only a token for every sender may do this", reasons=[Reason("senders", "not_for_every_sender")]
+            )
+
     def sees(self, sender_id: str | None) -> bool:
         """Whether what is held of this sender is shown. None: what concerns every sender, and so is shown to each."""
         return sender_id is None or self.senders is None or sender_id in self.senders

@@ -44,7 +44,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common import kafka, outbox
+from common import dead_letters, kafka, outbox
 from common.contracts import Event, Topic, Watermark
 from common.database import Database
 from common.notify import either
@@ -147,6 +147,31 @@ async def applied_watermark(tx: AsyncConnection, group: str, topic: Topic, parti
         )
     ).one()
     return row.as_of if row.known == partitions else None
+
+
+def event_of(subscription: Subscription, record: Any) -> Event | None:
+    """None for a type this version does not know. Raises Poison, too for a type this topic does not carry."""
+    try:
+        event = kafka.decode(record.value, record.headers)
+    except kafka.Undecodable as error:
+        raise Poison(str(error)) from error
+    if event is None and subscription.foreign:
+        raise Poison("an event type that is not known here")
+    if event is not None and not isinstance(event, (Watermark, *subscription.topic.events)):
+        raise Poison(f"{type(event).type} on {subscription.topic.name}")
+    return event
+
+
+async def lock_offset(tx: AsyncConnection, subscription: Subscription, partition: int) -> int | None:
+    """The next offset as stored; until the transaction ends nobody handles anything of this partition."""
+    stored: int | None = await tx.scalar(
+        text(
+            "SELECT next_offset FROM consumer_offset"
+            " WHERE consumer_group = :group AND topic = :topic AND partition = :partition FOR UPDATE"
+        ),
+        {"group": subscription.group, "topic": subscription.topic.name, "partition": partition},
+    )
+    return stored
 
 
 @dataclass(slots=True)
@@ -280,15 +305,13 @@ class Consumer:
             received: list[Received] = []
             as_of: datetime | None = None
             for record in fresh:
-                event = self._decode(record)
-                if event is None and self.subscription.foreign:
-                    raise Poison("an event type that is not known here")
+                event = event_of(self.subscription, record)
                 if event is None:
                     HANDLED.labels(self.subscription.topic.name, "unknown_type").inc()
                 elif isinstance(event, Watermark):
                     as_of = event.as_of if as_of is None else max(as_of, event.as_of)
                 else:
-                    received.append(_received(record, event))
+                    received.append(received_as(record, event))
             after = None
             if received:
                 continue_trace(received[0].traceparent)
@@ -299,16 +322,6 @@ class Consumer:
             self._partitions[tp].poison_in_a_row = 0
         HANDLED.labels(self.subscription.topic.name, "handled").inc(len(received))
         return after
-
-    def _decode(self, record: Any) -> Event | None:
-        """None for a type this version does not know. Raises Poison, too for a type this topic does not carry."""
-        try:
-            event = kafka.decode(record.value, record.headers)
-        except kafka.Undecodable as error:
-            raise Poison(str(error)) from error
-        if event is not None and not isinstance(event, (Watermark, *self.subscription.topic.events)):
-            raise Poison(f"{type(event).type} on {self.subscription.topic.name}")
-        return event
 
     async def _apply_one_by_one(self, tp: TopicPartition, records: Sequence[Any], memory: _Partition) -> None:
         """After a Poison: each record in a transaction of its own; the bad ones go to the dead letters."""
@@ -334,25 +347,25 @@ class Consumer:
             if self.subscription.on_poison is not None:
                 await self.subscription.on_poison(tx, _key(record), tp.partition)
             await outbox.append_dead_letter(tx, self.subscription.topic, record.key, record.value, reason)
+            await dead_letters.note(
+                tx,
+                group=self.subscription.group,
+                topic=self.subscription.topic.name,
+                partition=tp.partition,
+                offset=record.offset,
+                event_type=_type(record),
+                value=record.value,
+                reason=reason,
+            )
             await self._step(tx, tp.partition, record.offset + 1, None)
         self._reached[tp] = record.offset + 1
         HANDLED.labels(self.subscription.topic.name, "poison").inc()
 
     async def _lock_reached(self, tx: AsyncConnection, tp: TopicPartition) -> int:
         """The stored next offset, its row locked until the transaction ends. Raises _WentBack."""
-        stored = await self._lock_offset(tx, tp.partition)
+        stored = await lock_offset(tx, self.subscription, tp.partition)
         if stored is None or stored < self._reached.get(tp, 0):
             raise _WentBack
-        return stored
-
-    async def _lock_offset(self, tx: AsyncConnection, partition: int) -> int | None:
-        stored: int | None = await tx.scalar(
-            text(
-                "SELECT next_offset FROM consumer_offset"
-                " WHERE consumer_group = :group AND topic = :topic AND partition = :partition FOR UPDATE"
-            ),
-            self._row(partition),
-        )
         return stored
 
     async def _step(self, tx: AsyncConnection, partition: int, next_offset: int, as_of: datetime | None) -> None:
@@ -399,7 +412,7 @@ class Consumer:
                 ),
                 self._row(partition),
             )
-            return await self._lock_offset(tx, partition) or 0
+            return await lock_offset(tx, self.subscription, partition) or 0
 
     def _row(self, partition: int) -> dict[str, Any]:
         return {
@@ -465,7 +478,7 @@ class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
         self._consumer._joined = True
 
 
-def _received(record: Any, event: Event) -> Received:
+def received_as(record: Any, event: Event) -> Received:
     trace = next((v for k, v in record.headers if k == "traceparent"), None)
     return Received(
         event=event,
@@ -475,6 +488,11 @@ def _received(record: Any, event: Event) -> Received:
         published_at=datetime.fromtimestamp(record.timestamp / 1000, UTC),
         traceparent=trace.decode(errors="replace") if trace else None,
     )
+
+
+def _type(record: Any) -> str | None:
+    name = next((v for k, v in record.headers if k == "ce_type"), None)
+    return name.decode(errors="replace") if name else None
 
 
 def _key(record: Any) -> str | None:

@@ -68,6 +68,9 @@ class Pruned:
         return f"{change} WHERE ctid = ANY(ARRAY(SELECT t.ctid {self._due()} LIMIT :batch FOR UPDATE OF t SKIP LOCKED))"
 
 
+DEAD_LETTERS = Pruned("dead letters", "dead_letter", "buried_at", timedelta(days=35))  # of all: Kafka keeps seven days
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """`kept`: the tables that stay as they are, each with the reason."""

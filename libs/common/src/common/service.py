@@ -4,9 +4,9 @@
     worker   the subscriptions and the timers
     relay    outbox to Kafka
 
-`python -m <service> migrate` brings the schema up to date and ends; without an argument it serves, with the roles of
-PLACET_ROLES. Every role answers /livez, /readyz and /metrics. A worker that raises ends the process: the platform
-restarts it, and it starts from what is committed.
+`python -m <service> migrate` brings the schema up to date and ends, and `dead-letters` lists what was stepped over and
+decides about it; without an argument it serves, with the roles of PLACET_ROLES. Every role answers /livez, /readyz and
+/metrics. A worker that raises ends the process: the platform restarts it, and it starts from what is committed.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from common import kafka, problems
+from common import dead_letters, kafka, problems
 from common.auth import Authenticator
 from common.consumer import Consumer, Subscription
 from common.contracts import TOPICS, Topic
@@ -39,6 +39,7 @@ from common.keyring import FieldKeys, LinkKeys, SubjectKeys
 from common.notify import either
 from common.outbox import Ceiling, Relay, Relayed
 from common.problems import NotFound, Problem, Reason, TooLarge
+from common.retrying import Retrying
 from common.settings import ServiceSettings
 from common.telemetry import continue_trace, log_to_stderr, traceparent
 
@@ -155,7 +156,7 @@ def create_app(service: Service[S]) -> FastAPI:
     problems.install(app)
     app.include_router(_health(service))
     if "api" in service.settings.roles:
-        for router in service.routers:
+        for router in (*service.routers, dead_letters.router):
             app.include_router(router)
         if service.quick:
             app.add_middleware(_Quick, routes=service.quick)
@@ -187,6 +188,9 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
         background = service.background(held)
         state.consumers = [Consumer(s, database, settings) for s in background.subscriptions]
         workers += [Worker(c.name, c.run) for c in state.consumers]
+        if background.subscriptions:
+            retrying = Retrying(database, settings, background.subscriptions).timer()
+            workers.append(Worker(retrying.name, retrying.run))
         workers += background.workers
     if "relay" in settings.roles:
         relay = Relay(service.name, database, settings, service.watermarked, service.ceiling)
@@ -385,14 +389,16 @@ def collect_rarely() -> None:
 
 
 def main(build: Callable[[], Service[Any]]) -> None:
-    """`python -m <service> [migrate]`."""
+    """`python -m <service> [migrate | dead-letters …]`."""
     service = build()
     log_to_stderr(service.name)
     if sys.argv[1:] == ["migrate"]:
         migrate(service.settings.database_url, service.name)
         return
+    if sys.argv[1:2] == ["dead-letters"]:
+        sys.exit(asyncio.run(dead_letters.command(service.name, service.settings.database_url, sys.argv[2:])))
     if sys.argv[1:]:
-        sys.exit(f"usage: python -m {service.name} [migrate]")
+        sys.exit(f"usage: python -m {service.name} [migrate | dead-letters]")
     app = create_app(service)
     collect_rarely()
     uvicorn.run(

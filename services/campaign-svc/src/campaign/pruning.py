@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from common.pruning import Policy, Pruned
+from common.pruning import DEAD_LETTERS, Policy, Pruned
 
 LATE_DAYS = 35  # until then receipts come, and operators are asked about the last bill
 
@@ -31,6 +31,7 @@ def policy(periods: Periods) -> Policy:
     imports = timedelta(days=periods.imports_days)
     return Policy(
         pruned=(
+            DEAD_LETTERS,
             Pruned("contacts", "contact", "updated_at", timedelta(days=periods.contacts_days)),
             Pruned(
                 "recipients",

@@ -35,7 +35,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from campaign.accounts import COUNTS, STANDINGS, Standing
 from campaign.contacts_csv import LineProblem
 from campaign.lifecycle import Status
-from common import consumer, erasing, outbox
+from common import consumer, dead_letters, erasing, outbox
 from common.contracts.consent import SenderChanged
 from common.contracts.dispatch import MessageChanged
 from common.database import new_metadata
@@ -46,6 +46,7 @@ DUE = "campaign_due"  # NOTIFY channel: a campaign was scheduled
 metadata = new_metadata()
 outbox.define(metadata)
 consumer.define(metadata)
+dead_letters.define(metadata)
 erasing.define(metadata)
 
 

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from common.pruning import Policy, Pruned
+from common.pruning import DEAD_LETTERS, Policy, Pruned
 
 KAFKA_DAYS = 7  # how long the log remembers: until then an event may be read again
 MARGIN = timedelta(hours=1)  # for clocks that differ
@@ -36,6 +36,7 @@ def policy(periods: Periods) -> Policy:
     imports = timedelta(days=periods.imports_days)
     return Policy(
         pruned=(
+            DEAD_LETTERS,
             Pruned("idempotency keys", "keyed_request", "created_at", timedelta(days=periods.keys_days)),
             Pruned("answers", "answer", "asked_at", timedelta(days=periods.answers_days)),
             Pruned("closed reviews", "review", "since", timedelta(days=periods.reviews_days), where="NOT open"),

@@ -16,7 +16,7 @@ from common.contracts import SEVEN_DAYS_MS
 from common.fields import Position, Storable
 from common.message_id import EPOCH, message_id
 from common.msisdn import NumberRefused, any_number
-from common.problems import Conflict, Forbidden, Invalid, NotFound, Reason
+from common.problems import Conflict, Invalid, NotFound, Reason
 from common.service import Resources, resources
 from common.settings import ServiceSettings
 from consent import copies, erasures, ledger, recorder, rectifications, store
@@ -150,7 +150,7 @@ async def ask_for_erasure(
 ) -> Certificate:
     """Stop everything for this number at once, and erase all that any service holds of it. While one is under way, the
     same again is that one."""
-    _for_every_sender(caller)
+    caller.may_use_all()
     number = _number(body.number, held)
     if not body.evidence.source.strip():  # the ledger would not take it
         raise Invalid("not asked for: source_missing", reasons=[Reason("evidence.source", Refusal.SOURCE_MISSING)])
@@ -187,7 +187,7 @@ async def list_erasures(
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> Certificates:
     """Those that are under way, or complete; oldest first."""
-    _for_every_sender(caller)
+    caller.may_use_all()
     async with held.database.begin() as tx:
         found = await erasures.page(tx, complete=status == "complete", after=cursor, limit=limit)
     items = [_certificate(each) for each in found]
@@ -197,7 +197,7 @@ async def list_erasures(
 @router.get("/erasures/{erasure_id}")
 async def get_erasure(erasure_id: Storable, caller: Reads, held: Held) -> Certificate:
     """How far it is, and its certificate once it is complete."""
-    _for_every_sender(caller)
+    caller.may_use_all()
     return _certificate(await _found(held, erasure_id))
 
 
@@ -228,7 +228,7 @@ async def ask_for_copy(
 ) -> CopyView:
     """Gather all that any service holds of this number (RGPD art. 15 and 20). It is there within seconds, for a week,
     unless the person is erased meanwhile. Whoever asks has made sure that it is the person."""
-    _for_every_sender(caller)
+    caller.may_use_all()
     subject_id = held.subject_keys.subject_id(_number(body.number, held))
     now = datetime.now(UTC)
     seed = ("key", caller.subject, key) if key is not None else ("at", subject_id, now.isoformat())
@@ -251,7 +251,7 @@ async def get_copy(
     copy_id: Storable, caller: ReadsCopies, held: Held, format: Literal["json", "csv"] = "json"
 ) -> CopyView | Response:
     """How far it is, and all of it once it is complete: JSON, or CSV with a row for each value."""
-    _for_every_sender(caller)
+    caller.may_use_all()
     async with held.database.begin() as tx:
         found = await copies.find(tx, held.field_keys, copy_id, datetime.now(UTC))
     if found is None:
@@ -298,7 +298,7 @@ async def ask_for_rectification(
     """Put right what is wrong of this number (RGPD art. 16): fields of a contact, the number itself, or a line of the
     ledger. It never opens a consent: what is right is evidence of its own (`POST /v1/consents`). Whoever asks has made
     sure that it is the person."""
-    _for_every_sender(caller)
+    caller.may_use_all()
     number = _number(body.number, held)
     subject_id = held.subject_keys.subject_id(number)
     now = datetime.now(UTC)
@@ -324,7 +324,7 @@ async def list_rectifications(
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> Rectifications:
     """Those that are under way, or complete; oldest first."""
-    _for_every_sender(caller)
+    caller.may_use_all()
     async with held.database.begin() as tx:
         found = await rectifications.page(tx, held.field_keys, complete=status == "complete", after=cursor, limit=limit)
     items = [_rectification(each) for each in found]
@@ -334,7 +334,7 @@ async def list_rectifications(
 @router.get("/rectifications/{rectification_id}")
 async def get_rectification(rectification_id: Storable, caller: ReadsRectifications, held: Held) -> RectificationView:
     """Who asked for what, when, and what was put right."""
-    _for_every_sender(caller)
+    caller.may_use_all()
     async with held.database.begin() as tx:
         found = await rectifications.find(tx, held.field_keys, rectification_id)
     if found is None:
@@ -492,11 +492,3 @@ def _number(raw: str, held: Resources[ServiceSettings]) -> str:
         return any_number(raw, fictional=held.settings.fictional_numbers)
     except NumberRefused as refused:
         raise Invalid("no number", reasons=[Reason("number", refused.reason)]) from refused
-
-
-def _for_every_sender(caller: Caller) -> None:
-    """Raises Forbidden: these concern a person, and every sender alike."""
-    if caller.senders is not None:
-        raise Forbidden(
-            "only a token for every sender may do this", reasons=[Reason("senders", "not_for_every_sender")]
-        )

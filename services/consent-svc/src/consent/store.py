@@ -30,7 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common import consumer, erasing, outbox
+from common import consumer, dead_letters, erasing, outbox
 from common.contracts.consent import Purpose, Replies, StopScope
 from common.database import fetch_many, new_metadata
 from consent.asking import WINDOW_HOURS
@@ -215,6 +215,7 @@ Table(
 
 outbox.define(metadata)
 consumer.define(metadata)
+dead_letters.define(metadata)
 erasing.define(metadata)
 
 

@@ -19,7 +19,7 @@ from common.keyring import FieldKeys
 from common.law.stop_mention import mentions_stop
 from common.message_id import EPOCH, message_id
 from common.msisdn import NumberRefused, parse
-from common.problems import Conflict, Forbidden, Invalid, NotFound, Reason
+from common.problems import Conflict, Invalid, NotFound, Reason
 from common.service import Resources, resources
 from common.sms_length import GSM7_PART, MAX_SEGMENTS, length
 from dispatch import store
@@ -237,7 +237,7 @@ async def list_enforcements(
 
     They are of people, not of one sender: only a token for every sender may list them.
     """
-    _for_every_sender(caller)
+    caller.may_use_all()
     async with held.database.begin() as tx:
         rows = (
             await tx.execute(
@@ -269,7 +269,7 @@ async def list_provider_blocks(
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> ProviderBlocks:
     """People to whom a provider does not deliver, for a reason it does not tell: a person should look. Oldest first."""
-    _for_every_sender(caller)
+    caller.may_use_all()
     async with held.database.begin() as tx:
         rows = (
             await tx.execute(
@@ -286,7 +286,7 @@ async def remove_provider_block(
     gateway: str, subject_id: str, held: Held, caller: Annotated[Caller, Depends(require("message:write"))]
 ) -> None:
     """Try this person by this gateway again. What was denied meanwhile stays denied."""
-    _for_every_sender(caller)
+    caller.may_use_all()
     async with held.database.begin() as tx:
         removed = await tx.scalar(
             text("DELETE FROM provider_block WHERE gateway = :gateway AND subject_id = :id RETURNING subject_id"),
@@ -295,11 +295,3 @@ async def remove_provider_block(
     if removed is None:
         raise NotFound("no such block", reasons=[Reason("subject_id", "not_blocked")])
     log.info("a provider block is removed", extra={"gateway": gateway, "subject_id": removed, "by": caller.subject})
-
-
-def _for_every_sender(caller: Caller) -> None:
-    """Raises Forbidden: what is of people, and not of one sender, is not for a token of some senders."""
-    if caller.senders is not None:
-        raise Forbidden(
-            "only a token for every sender may do this", reasons=[Reason("senders", "not_for_every_sender")]
-        )

@@ -9,7 +9,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from common.pruning import Policy, Pruned
+from common.pruning import DEAD_LETTERS, Policy, Pruned
 
 EARLY_RECEIPTS_KEPT = timedelta(days=1)  # a submit is answered within seconds; the rest is of no message of ours
 LATE_DAYS = 7  # receipts go on coming for so long (CM.com, DOMAIN 3.1), and Kafka remembers as long
@@ -37,6 +37,7 @@ class Periods(BaseModel):
 def policy(periods: Periods) -> Policy:
     return Policy(
         pruned=(
+            DEAD_LETTERS,
             Pruned(
                 "message contents",
                 "message",

@@ -33,7 +33,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common import consumer, erasing, outbox
+from common import consumer, dead_letters, erasing, outbox
 from common.contracts import DISPATCH_MESSAGES, STATES
 from common.contracts.campaign import CampaignControlled, Control, MessageReworded
 from common.contracts.consent import Consent, ConsentStateChanged, SenderChanged, Suppression
@@ -49,6 +49,7 @@ HELD = "status = 'deferred' AND 'under_review' = ANY (reasons)"  # spelled as th
 metadata = new_metadata()
 outbox.define(metadata)
 consumer.define(metadata)
+dead_letters.define(metadata)
 erasing.define(metadata)
 
 

@@ -33,7 +33,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common import consumer, erasing, outbox
+from common import consumer, dead_letters, erasing, outbox
 from common.database import new_metadata
 from inbound.providers import Kind, Once, Part
 
@@ -43,6 +43,7 @@ FORGOTTEN_AT_ONCE = 2  # for each nonce that comes, so that those too old to mat
 metadata = new_metadata()
 outbox.define(metadata)
 consumer.define(metadata)
+dead_letters.define(metadata)
 erasing.define(metadata)
 
 callback = Table(

@@ -1,0 +1,39 @@
+"""Dead letters: what was stepped over, for a person to decide about.
+
+Revision ID: 0006
+"""
+
+from alembic import op
+
+revision = "0006"
+down_revision = "0005"
+branch_labels = None
+depends_on = None
+
+TABLE = """
+CREATE TABLE dead_letter (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    consumer_group text NOT NULL,
+    topic text NOT NULL,
+    partition integer NOT NULL,
+    at_offset bigint NOT NULL,
+    type text,
+    shape text NOT NULL,
+    reason text NOT NULL,
+    buried_at timestamptz NOT NULL DEFAULT now(),
+    state text NOT NULL DEFAULT 'open',
+    decided_by text,
+    decided_at timestamptz,
+    CONSTRAINT dead_letter_state_ck CHECK (state IN ('open', 'asked', 'replayed', 'discarded', 'gone')),
+    CONSTRAINT dead_letter_record_uq UNIQUE (consumer_group, topic, partition, at_offset)
+)
+"""
+
+
+def upgrade() -> None:
+    op.execute(TABLE)
+    op.execute("CREATE INDEX dead_letter_buried_ix ON dead_letter (buried_at)")
+
+
+def downgrade() -> None:
+    op.execute("DROP TABLE dead_letter")
