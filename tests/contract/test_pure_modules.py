@@ -26,6 +26,8 @@ PURE = (
     "services/consent-svc/src/consent/page/words.py",
     "services/campaign-svc/src/campaign/lifecycle.py",
     "services/campaign-svc/src/campaign/text.py",
+    "services/campaign-svc/src/campaign/folding.py",
+    "services/campaign-svc/src/campaign/wording.py",
     "services/campaign-svc/src/campaign/accounts.py",
     "services/consent-svc/src/consent/chain.py",
     "services/consent-svc/src/consent/proof.py",

@@ -1,14 +1,31 @@
 """Texts and files: what holds for any of them."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from campaign.contacts_csv import NotCsv, read
-from campaign.text import TextRefused, parse
-from common.sms_length import GSM7_BASIC, GSM7_EXTENSION, length
+from campaign.folding import Folding, changes, folded, of_author, of_contact
+from campaign.text import Choice, Field, TextRefused, parse
+from campaign.wording import wording
+from common.sms_length import GSM7_BASIC, GSM7_EXTENSION, length, outside_gsm7, parts
 
 gsm7 = st.text(alphabet=GSM7_BASIC + GSM7_EXTENSION, max_size=800)
 anything = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=400)
+names = st.sampled_from(["a", "b", "stop", "end", "else"])
+tokens = st.one_of(
+    st.builds("{{{}}}".format, names),
+    st.builds("{{{}|{}}}".format, names, st.text("xé’", max_size=3)),
+    st.builds("{{if {}}}".format, names),
+    st.builds("{{if not {}}}".format, names),
+    st.builds("{{else if {} {} {}}}".format, names, st.sampled_from(["=", "!=", "<", ">="]), st.sampled_from("1xé")),
+    st.sampled_from(["{else}", "{end}", "{{", "}}", "{", "}", "é ", "’œ😀", "STOP au 36111"]),
+)
+templates = st.lists(tokens, max_size=12).map("".join)  # as people type them: right, nearly right, and wrong
+contacts = st.dictionaries(
+    st.sampled_from(["a", "b", "end", "else"]), st.sampled_from(["", " ", "1", "é", "{b}", "\n"])
+)
 
 
 @given(st.one_of(gsm7, anything))
@@ -28,15 +45,88 @@ def test_a_longer_text_never_costs_less(text: str, more: str) -> None:
     assert length(text + more).segments >= length(text).segments
 
 
-@given(anything, st.dictionaries(st.sampled_from(["a", "b"]), anything))
-def test_a_text_is_refused_or_renders_with_every_field_filled(source: str, attributes: dict[str, str]) -> None:
+@given(st.one_of(gsm7, anything, st.text("a€😀é’", max_size=400)))
+def test_a_text_is_cut_into_parts_that_hold_and_that_break_no_character(text: str) -> None:
+    found, cut = length(text), parts(text)
+    assert "".join(cut) == text
+    assert len(cut) == found.segments
+    holds = {("GSM7", True): 160, ("GSM7", False): 153, ("UCS2", True): 70, ("UCS2", False): 67}
+    for part in cut:
+        units = (
+            len(part) + sum(part.count(c) for c in GSM7_EXTENSION)
+            if found.encoding == "GSM7"
+            else len(part.encode("utf-16-be")) // 2  # raises on half a pair
+        )
+        assert units <= holds[found.encoding, len(cut) == 1]
+    for part, following in pairwise(cut):  # and none is cut sooner than it must be
+        assert length(part + following[0] if found.encoding == "GSM7" else f"{part}{following[0]}’").units > 67
+
+
+@given(st.one_of(gsm7, anything))
+def test_a_text_is_ucs_2_because_of_the_characters_pointed_at(text: str) -> None:
+    places = outside_gsm7(text)
+    assert bool(places) is (length(text).encoding == "UCS2")
+    assert all(text[place.at - 1] == place.character for place in places)
+    rest = "".join(c for at, c in enumerate(text, 1) if at not in {place.at for place in places})
+    assert length(rest).encoding == "GSM7"
+
+
+@given(st.one_of(anything, st.text("e\u0301\u0327’ç«x", max_size=40)), st.sampled_from(Folding))
+def test_folding_changes_what_it_shows_and_nothing_twice(text: str, how: Folding) -> None:
+    fold = of_author(how)
+    shown, rest = "", 0
+    for change in changes(text, fold):
+        assert text[change.at - 1 :].startswith(change.before)
+        shown += text[rest : change.at - 1] + change.after
+        rest = change.at - 1 + len(change.before)
+    assert shown + text[rest:] == folded(text, fold)
+    assert folded(folded(text, fold), fold) == folded(text, fold)
+    assert len(outside_gsm7(folded(text, fold))) <= len(outside_gsm7(text))
+
+
+@given(st.one_of(anything, templates), contacts, st.sampled_from(Folding))
+def test_a_text_is_refused_or_leaves_no_field(source: str, attributes: dict[str, str], how: Folding) -> None:
+    """Each field of the text is its value or its default, else the contact is told to lack it; what it holds is never
+    read as a field."""
     try:
         template = parse(source)
     except TextRefused:
         return
-    filled = dict.fromkeys(template.required, "x") | {k: v for k, v in attributes.items() if v.strip()}
-    assert template.missing(filled) is None
-    template.render(filled, "36111")
+    spoken = wording(source, "fr", {}, how)
+    assert (spoken.missing(attributes), spoken.required) == (template.missing(attributes), template.required)
+    if (missing := template.missing(attributes)) is not None:
+        assert not attributes.get(missing, "").strip()
+        return
+    author, contact = of_author(how), of_contact(how)
+    as_it_is = as_folded = ""
+    for part in template.parts:
+        for each in part.taken(attributes) if isinstance(part, Choice) else (part,):
+            value = None if isinstance(each, str) else " ".join(attributes.get(each.name, "").split())
+            words = each if isinstance(each, str) else each.default or ""
+            if isinstance(each, Field) and each.name == "stop":
+                value, words = None, "STOP au 36111"
+            as_it_is += value or words
+            as_folded += folded(value, contact) if value else folded(words, author)
+    assert template.render(attributes, "36111") == as_it_is
+    assert spoken.render(attributes, "36111") == as_folded
+    assert all(attributes[name].strip() for name in template.required)
+
+
+@given(templates)
+def test_each_arm_of_each_condition_is_in_a_sample(source: str) -> None:
+    try:
+        template = parse(source)
+    except TextRefused:
+        return
+    samples = template.samples("36111")
+    assert min(map(len, samples)) == len(samples[0]) or length(samples[0]).units <= min(
+        length(s).units for s in samples
+    )
+    for part in template.parts:
+        for _, arm in part.arms if isinstance(part, Choice) else ():
+            words = [each for each in arm if isinstance(each, str)]
+            assert any(all(word in sample for word in words) for sample in samples)
+            assert not any(isinstance(each, Field) and f"{{{each.name}}}" in s for each in arm for s in samples)
 
 
 @given(anything)

@@ -18,7 +18,10 @@ from tests.service.campaign.campaigns import Campaigns, balanced, changed, csv_o
 async def test_a_draft_tells_what_it_costs(campaigns: Campaigns) -> None:
     draft = await campaigns.written(text="L’été chez Maison Lune. {stop}", audience={"where": {"city": "Lyon"}})
     assert draft["status"] == "draft"
-    assert draft["length"] == {"encoding": "UCS2", "segments": 1, "outside_gsm7": ["’"]}
+    assert draft["length"] == {"encoding": "UCS2", "units": 37, "segments": 1}
+    quote = {"character": "’", "name": "RIGHT SINGLE QUOTATION MARK", "at": 2, "instead": "'", "folding": "typographic"}
+    assert draft["costly"] == [quote]
+    assert (draft["language"], draft["translations"], draft["folding"]) == ("fr", {}, "none")
     assert draft["audience"] == {"where": {"city": ["Lyon"]}}
     assert draft["starts_at"] is draft["send_before"] is draft["opens_at"] is None
     assert balanced(draft["statistics"])["audience"] == 0
@@ -35,6 +38,12 @@ async def test_a_draft_tells_what_it_costs(campaigns: Campaigns) -> None:
         ({"text": "Bonjour {first name} {stop}"}, 422, "text", "field_name"),
         ({"text": ""}, 422, "text", "empty"),
         ({"text": "a" * 1600 + " {stop}"}, 422, "text", "too_long"),
+        ({"text": "{if vip}Or {stop}"}, 422, "text", "condition"),
+        ({"text": "{if vip}Or {stop}{end}"}, 422, "text", "stop_mention_missing"),
+        ({"translations": {"en": "Hello"}}, 422, "translations.en", "stop_mention_missing"),
+        ({"translations": {"fr": "Bonjour {stop}"}}, 422, "translations.fr", "same_language"),
+        ({"translations": {"English": "Hello {stop}"}}, 422, "translations.English.[key]", "string_pattern_mismatch"),
+        ({"folding": "all"}, 422, "folding", "enum"),
         ({"send_before": "2020-01-01T00:00:00Z"}, 422, "send_before", "in_the_past"),
         ({"send_before": "2030-01-01T00:00:00"}, 422, "send_before", "timezone_aware"),
         ({"audience": {"where": {}}}, 422, "audience.where", "too_short"),
@@ -86,6 +95,56 @@ async def test_a_campaign_asks_once_for_each_contact_with_its_own_text(campaigns
     written = field_keys.unseal(seven.text, f"text:{seven.message_id}")
     assert written == f"Zoé 7, -20% chez Maison Lune. STOP au {STOP_CODE}"
     assert not await campaigns.planner.expand()
+
+
+async def test_each_contact_is_written_to_in_its_language_and_as_it_is(campaigns: Campaigns) -> None:
+    await campaigns.imported(
+        "number;first_name;language;loyalty\n"
+        f"{number(1)};Loïc;fr;or\n{number(2)};Zoë;EN;\n{number(3)};;en;or\n{number(4)};Ana;pt;\n"
+    )
+    fields: dict[str, Any] = {
+        "text": "{first_name|Bonjour}, {if loyalty = or}-30 %{else}-20 %{end} à l’hôtel. {stop}",
+        "translations": {"en": "{first_name}, our offers: {if loyalty = or}30%{else}20%{end} off. {stop}"},
+        "folding": "accents",
+    }
+    campaign_id = (await campaigns.written(**fields))["campaign_id"]
+    await campaigns.post(f"campaigns/{campaign_id}/schedule")
+    assert await campaigns.planner.start_due()
+    await campaigns.planner.expand()
+    written = {r.subject_id: field_keys.unseal(r.text, f"text:{r.message_id}") for r in await campaigns.requests()}
+    assert written == {
+        subject(1): f"Loïc, -30 % à l'hotel. STOP au {STOP_CODE}",
+        subject(2): f"Zoë, our offers: 20% off. STOP au {STOP_CODE}",
+        subject(4): f"Ana, -20 % à l'hotel. STOP au {STOP_CODE}",
+    }
+    found = await campaigns.statistics(campaign_id)
+    assert (found["audience"], found["denied"]) == (4, 1)
+    assert found["denied_reasons"] == {"missing:first_name": 1}
+
+
+async def test_a_preview_says_what_a_text_becomes_and_what_folding_would_change(campaigns: Campaigns) -> None:
+    body = {
+        "sender_id": SENDER,
+        "text": "{if vip}Très{else}Peu{end} d’offres, {first_name}. {stop}",
+        "attributes": {"first_name": "Noël", "vip": "1"},
+    }
+    found = await campaigns.post("texts/preview", json=body)
+    assert found["text"] == f"Très d’offres, Noël. STOP au {STOP_CODE}"
+    assert (found["fields"], found["missing"], found["problem"]) == (["vip", "first_name"], None, None)
+    assert found["length"] == {"encoding": "UCS2", "units": 34, "segments": 1}
+    assert [(c["character"], c["at"], c["instead"]) for c in found["costly"]] == [("’", 29, "'")]
+    told = {f["folding"]: (f["length"]["encoding"], f["changes"], f["changed_attributes"]) for f in found["foldings"]}
+    quote = [{"at": 29, "before": "’", "after": "'"}]
+    assert told == {
+        "typographic": ("UCS2", quote, {}),
+        "accents": ("UCS2", quote, {}),
+        "names": ("GSM7", quote, {"first_name": "Noel"}),
+    }
+    assert (await campaigns.post("texts/preview", json=body | {"attributes": {}}))["missing"] == "first_name"
+    shortest = await campaigns.post("texts/preview", json=body | {"attributes": None})
+    assert shortest["text"] == f"Peu d’offres, x. STOP au {STOP_CODE}"
+    await campaigns.post("texts/preview", 422, json=body | {"text": "{if vip}"})
+    await campaigns.post("texts/preview", 403, json=body, headers=bearer(senders=["other"]))
 
 
 async def test_an_audience_is_whom_the_filter_names_and_can_be_written_to(campaigns: Campaigns) -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from campaign.text import TextProblem, TextRefused, check, outside_gsm7, parse, refused
-from common.sms_length import Length, length
+from campaign.text import TextProblem, TextRefused, check, costly, parse, refused
+from common.sms_length import Length, Place, length, parts
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,13 @@ from common.sms_length import Length, length
 def test_the_golden_segments(text: str, encoding: str, units: int, segments: int) -> None:
     found = length(text)
     assert (found.encoding, found.units, found.segments) == (encoding, units, segments)
+    assert len(parts(text)) == segments
+    assert "".join(parts(text)) == text
+
+
+def test_what_costs_two_units_moves_to_the_next_part_whole() -> None:
+    assert parts("a" * 152 + "€" + "a" * 152) == ("a" * 152, "€" + "a" * 151, "a")
+    assert parts("a" * 66 + "😀" + "a" * 66) == ("a" * 66, "😀" + "a" * 65, "a")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +118,91 @@ def test_a_rendered_text_is_checked_again_because_a_value_may_spoil_it() -> None
     assert refused(long.render({"first_name": "b" * 200}, "36111"), "36111") is TextProblem.TOO_LONG
 
 
-def test_the_characters_that_halve_an_sms_are_named() -> None:
-    template = parse("L’été à {city|Nîmes} : 10 € « cœur » {stop}")
-    assert outside_gsm7(template) == ("’", "î", "«", "œ", "»")
-    assert outside_gsm7(parse("Eté à {city} : 10 € {stop}")) == ()
+def test_the_characters_that_halve_an_sms_are_pointed_at() -> None:
+    source = "L’été à {city|Nîmes} : 10 € « cœur » 😀😀 {stop}"
+    found = costly(source)
+    assert [place.character for place in found] == ["’", "î", "«", "œ", "»", "😀", "😀"]
+    assert [source[place.at - 1] for place in found] == [place.character for place in found]
+    assert costly("Eté à {city} : 10 € {stop}") == ()
+    assert costly("{if city = Nîmes}oui{end}{{if î}} {stop}") == (Place("î", 31),)
+
+
+@pytest.mark.parametrize(
+    ("source", "attributes", "text"),
+    [
+        ("{if vip}Or{else}Argent{end}", {"vip": "1"}, "Or"),
+        ("{if vip}Or{else}Argent{end}", {"vip": "  "}, "Argent"),
+        ("{if vip}Or{end}.", {}, "."),
+        ("{if not vip}Argent{end}.", {}, "Argent."),
+        ("{if not vip}Argent{end}.", {"vip": "1"}, "."),
+        ("{if city = Nîmes}ici{else if city = Lyon}là{else}ailleurs{end}", {"city": " NÎMES "}, "ici"),
+        ("{if city = Nîmes}ici{else if city = Lyon}là{else}ailleurs{end}", {"city": "Lyon"}, "là"),
+        ("{if city = Nîmes}ici{else if city = Lyon}là{else}ailleurs{end}", {}, "ailleurs"),
+        ("{if city=Le Mans}ici{end}!", {"city": "Le  Mans"}, "ici!"),
+        ("{if city != Lyon}ailleurs{end}!", {"city": "Lyon"}, "!"),
+        ("{if city != Lyon}ailleurs{end}!", {}, "ailleurs!"),
+        ("{if points >= 100}cadeau{end}!", {"points": "100"}, "cadeau!"),
+        ("{if points > 99,5}cadeau{end}!", {"points": "1 000"}, "cadeau!"),
+        ("{if points < 100}bientôt{end}!", {"points": "beaucoup"}, "!"),
+        ("{if points < 100}bientôt{end}!", {}, "!"),
+        ("{if not}un{end}", {"not": "1"}, "un"),
+        ("{if name}{name}{else}Bonjour{end} {name|toi}", {"name": "Zoé"}, "Zoé Zoé"),
+        # as before there were conditions: these are fields
+        ("{if} {else} {end}", {"if": "a", "else": "b", "end": "c"}, "a b c"),
+        ("{if x}a{end} {end} {else}", {"x": "1", "end": "fin", "else": "sinon"}, "a fin sinon"),
+    ],
+)
+def test_a_condition_chooses_what_is_written(source: str, attributes: dict[str, str], text: str) -> None:
+    template = parse(source)
+    assert template.missing(attributes) is None
+    assert template.render(attributes, "36111") == text
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{if vip}Or",
+        "{if vip}{if city}a{end}{end}",
+        "{if vip}a{else}b{else}c{end}",
+        "{if vip}a{else}b{else if city}c{end}",
+        "{if Vip}a{end}",
+        "{if vip =}a{end}",
+        "{if vip 3}a{end}",
+        "{if not vip = 3}a{end}",
+        "{if points > beaucoup}a{end}",
+        "{if points > 1e999999999}a{end}",
+        "{if stop}a{end}",
+        "{if vip|or}a{end}",
+        "{if vip}a{else if}b{end}",
+    ],
+)
+def test_a_condition_that_says_nothing_is_refused_with_its_place(source: str) -> None:
+    with pytest.raises(TextRefused, match="character") as found:
+        parse(source)
+    assert found.value.reason is TextProblem.CONDITION
+
+
+def test_a_conditions_arm_needs_its_fields_only_where_it_is_written() -> None:
+    template = parse("{first_name}{if vip}, {gift}{end} {stop}")
+    assert (template.required, template.fields) == (("first_name",), ("first_name", "vip", "gift"))
+    assert template.missing({"first_name": "Zoé"}) is None
+    assert template.missing({"first_name": "Zoé", "vip": "1"}) == "gift"
+
+
+def test_whatever_a_condition_says_the_text_tells_how_to_stop() -> None:
+    assert check(parse("{if vip}Or{else if city}Lyon{else}Argent{end} {stop}"), "36111").segments == 1
+    for source in (
+        "{if vip}{stop}{end}",
+        "{if vip}{stop}{else}-20 %{end}",
+        "{if vip}a {stop}{else if city}b{end}",
+        "{if vip}{stop}{else}-20 % sur tout le magasin{end}",  # the shortest is not the one that lacks it
+        "{if vip}{stop}{else if city}-20 % sur tout le magasin{else}{stop}{end}",
+    ):
+        with pytest.raises(TextRefused) as found:
+            check(parse(f"Maison Lune {source}"), "36111")
+        assert found.value.reason is TextProblem.STOP_MENTION_MISSING
+
+
+def test_what_a_text_costs_at_least_is_its_shortest_arm() -> None:
+    source = "{if vip}" + "a" * 170 + "{else if city}" + "a" * 150 + "{else}" + "a" * 160 + "{end}{stop}"
+    assert check(parse(source.replace("{stop}", " {stop}")), "36111") == Length("GSM7", 164, 2)

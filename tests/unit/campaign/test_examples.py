@@ -32,8 +32,9 @@ def test_the_contacts_are_what_the_script_writes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("attributes", [{"first_name": "Benoît", "city": "Bourg-en-Bresse"}, {}])
 def test_the_campaign_text_is_one_sms_of_gsm_7_but_for_the_names_in_it(attributes: dict[str, str]) -> None:
-    template = text.parse((EXAMPLES / "campaign.fr.txt").read_text(encoding="utf-8"))
-    assert text.outside_gsm7(template) == ()
+    source = (EXAMPLES / "campaign.fr.txt").read_text(encoding="utf-8")
+    template = text.parse(source)
+    assert text.costly(source) == ()
     assert text.check(template, "36111").segments == 1
     rendered = template.render(attributes, "36111")
     assert "Maison Lune" in rendered

@@ -1,6 +1,7 @@
 """How many SMS a text is, as operators count and as a handset gets it. Pure (DOMAIN 5; 3GPP TS 23.038)."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,37 +15,74 @@ GSM7_BASIC = (
 )
 GSM7_EXTENSION = "\f^{}\\[~]|€"
 
+Encoding = Literal["GSM7", "UCS2"]
+
+_HOLDS: dict[Encoding, tuple[int, int]] = {"GSM7": (GSM7_SINGLE, GSM7_PART), "UCS2": (UCS2_SINGLE, UCS2_PART)}
 _BASIC = re.compile(f"[{re.escape(GSM7_BASIC)}]*")
 _GSM7 = re.compile(f"[{re.escape(GSM7_BASIC + GSM7_EXTENSION)}]*")
+_PAIR = re.compile("[\U00010000-\U0010ffff]")
+_OUTSIDE = re.compile(f"[^{re.escape(GSM7_BASIC + GSM7_EXTENSION)}]")
 
 
 @dataclass(frozen=True, slots=True)
 class Length:
     """What a text costs. `units`: septets (GSM7) or UTF-16 units (UCS2)."""
 
-    encoding: Literal["GSM7", "UCS2"]
+    encoding: Encoding
     units: int
     segments: int
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A character of a text. `at`: from 1, counted in characters (an emoji is one)."""
+
+    character: str
+    at: int
 
 
 def length(text: str) -> Length:
     """Counted as a handset gets it: an escaped character or a surrogate pair is never split over two parts."""
     if _BASIC.fullmatch(text):
-        units = len(text)
-        return Length("GSM7", units, 1 if units <= GSM7_SINGLE else -(-units // GSM7_PART))
+        return _of_singles("GSM7", len(text))
+    if not _GSM7.fullmatch(text) and not _PAIR.search(text):
+        return _of_singles("UCS2", len(text))
+    encoding, costs = _costs(text)
+    return Length(encoding, sum(costs), sum(1 for _ in _ends(encoding, costs)))
+
+
+def parts(text: str) -> tuple[str, ...]:
+    """The text as it is cut into SMS: as many as `length` says, and together the text again. One where it is empty."""
+    ends = list(_ends(*_costs(text)))
+    return tuple(text[start:end] for start, end in zip([0, *ends], ends, strict=False))
+
+
+def outside_gsm7(text: str) -> tuple[Place, ...]:
+    """The characters that force UCS-2, which more than halves what an SMS holds, each where it stands."""
+    return tuple(Place(found[0], found.start() + 1) for found in _OUTSIDE.finditer(text))
+
+
+def _of_singles(encoding: Encoding, units: int) -> Length:
+    """Of characters that cost one unit each: each part is filled."""
+    single, part = _HOLDS[encoding]
+    return Length(encoding, units, 1 if units <= single else -(-units // part))
+
+
+def _costs(text: str) -> tuple[Encoding, list[int]]:
+    """What each character costs, in units."""
     if _GSM7.fullmatch(text):
-        costs = [2 if character in GSM7_EXTENSION else 1 for character in text]
-        return Length("GSM7", sum(costs), _segments(costs, GSM7_SINGLE, GSM7_PART))
-    costs = [2 if character > "\uffff" else 1 for character in text]
-    return Length("UCS2", sum(costs), _segments(costs, UCS2_SINGLE, UCS2_PART))
+        return "GSM7", [2 if character in GSM7_EXTENSION else 1 for character in text]
+    return "UCS2", [2 if character > "\uffff" else 1 for character in text]
 
 
-def _segments(costs: list[int], single: int, part: int) -> int:
-    if sum(costs) <= single:
-        return 1
-    segments, used = 1, 0
-    for cost in costs:
-        if used + cost > part:
-            segments, used = segments + 1, 0
-        used += cost
-    return segments
+def _ends(encoding: Encoding, costs: list[int]) -> Iterator[int]:
+    """After how many characters each part ends."""
+    single, part = _HOLDS[encoding]
+    if sum(costs) > single:
+        used = 0
+        for at, cost in enumerate(costs):
+            if used + cost > part:
+                yield at
+                used = 0
+            used += cost
+    yield len(costs)

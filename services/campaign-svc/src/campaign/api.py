@@ -17,16 +17,26 @@ from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign import accounts, control, senders, store
-from campaign import text as texts
+from campaign.folding import Folding
 from campaign.lifecycle import Action, NotPossible, Status, ends_by, message_of, step
-from campaign.store import Sender
+from campaign.writing import (
+    Attribute,
+    Costly,
+    Language,
+    Length,
+    Text,
+    Translations,
+    Value,
+    checked,
+    costly,
+    length_of,
+)
 from common.auth import Caller, require
 from common.contracts.dispatch import Status as MessageStatus
 from common.fields import Position, Storable
 from common.law import covers, next_permitted
 from common.problems import Conflict, Invalid, NotFound, PastItsTime, Reason
 from common.service import Resources, resources
-from common.sms_length import length
 
 router = APIRouter(prefix="/v1", tags=["campaigns"])
 
@@ -36,8 +46,8 @@ Held = Annotated[Resources[Any], Depends(resources)]
 Author = Annotated[Caller, Depends(require("campaign:write"))]
 Reader = Annotated[Caller, Depends(require("campaign:read"))]
 Limit = Annotated[int, Query(ge=1, le=1000)]
-Attribute = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}$")]
-Value = Annotated[Storable, Field(max_length=200)]
+
+_DECODED = ("audience", "translations")  # shown as what they are, kept as JSON
 
 
 class KeyReused(Conflict):
@@ -93,22 +103,18 @@ class NewCampaign(BaseModel):
     sender_id: Storable = Field(min_length=1, max_length=40)
     name: Storable = Field(min_length=1, max_length=120)
     purpose: Storable = Field(min_length=1, max_length=64, description="One of the sender's: what the consent is for.")
-    text: Storable = Field(
-        max_length=texts.MAX_TEMPLATE_CHARS,
-        description="{attribute}, {attribute|default}, and {stop} for « STOP au » with the sender's own code.",
+    text: Text
+    language: Language = Field("fr", description="Of `text`: for contacts without a `language`, or with another one.")
+    translations: Translations = {}
+    folding: Folding = Field(
+        Folding.NONE,
+        description="Characters outside GSM-7 replaced by their likes: quotes and dashes (`typographic`), also accents"
+        " of the text (`accents`), also those of what contacts hold (`names`). `/v1/texts/preview` shows what changes.",
     )
     audience: Audience
     send_before: AwareDatetime | None = Field(
         None, description="After this its messages expire; default: three days from its start."
     )
-
-
-class Length(BaseModel):
-    """What the shortest message costs; names in it may add to that."""
-
-    encoding: Literal["GSM7", "UCS2"]
-    segments: int
-    outside_gsm7: list[str] = Field(description="Characters of the text that more than halve what an SMS holds.")
 
 
 class Statistics(BaseModel):
@@ -136,6 +142,9 @@ class Campaign(BaseModel):
     name: str
     purpose: str
     text: str
+    language: str
+    translations: dict[str, str]
+    folding: Folding
     audience: dict[str, Any]
     status: Status
     created_at: datetime
@@ -144,7 +153,8 @@ class Campaign(BaseModel):
     started_at: datetime | None
     ended_at: datetime | None
     send_before: datetime | None
-    length: Length
+    length: Length = Field(description="Of the shortest message of `text`; what contacts hold may add to it.")
+    costly: list[Costly] = Field(description="Characters of `text` that more than halve what an SMS holds.")
     statistics: Statistics
 
 
@@ -190,7 +200,7 @@ async def write_campaign(
         raise Invalid("the sender has no such purpose", reasons=[Reason("purpose", "unknown_purpose")])
     if body.send_before is not None and body.send_before <= now:
         raise Invalid("`send_before` has passed", reasons=[Reason("send_before", "in_the_past")])
-    _check(body.text, sender)
+    checked(body.text, body.language, body.translations, body.folding, sender)
     campaign_id = _campaign_id(caller, idempotency_key)
     fingerprint = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
     async with held.database.begin() as tx:
@@ -202,6 +212,9 @@ async def write_campaign(
                 "name": body.name,
                 "purpose": body.purpose,
                 "text": body.text,
+                "language": body.language,
+                "translations": msgspec.json.encode(body.translations).decode(),
+                "folding": body.folding.value,
                 "selection": msgspec.json.encode(body.audience.selection).decode(),
                 "send_before": body.send_before,
                 "created_by": caller.subject,
@@ -249,7 +262,8 @@ async def schedule_campaign(
             raise Invalid("`at` has passed", reasons=[Reason("at", "in_the_past")])
         sender = await store.find_sender(tx, row.sender_id)
         assert sender is not None
-        _check(row.text, sender)  # the sender's code may have changed since it was written
+        # the sender's code may have changed since it was written
+        checked(row.text, row.language, msgspec.json.decode(row.translations), Folding(row.folding), sender)
         ends, policy = ends_by(starts_at, row.send_before), held.settings.policy
         if covers(sender.country, policy) and next_permitted(starts_at, sender.country, policy, before=ends) is None:
             opens_at = next_permitted(starts_at, sender.country, policy)
@@ -346,18 +360,18 @@ async def _shown(tx: AsyncConnection, held: Resources[Any], rows: Sequence[Row[A
     for row in rows:
         sender = await store.find_sender(tx, row.sender_id)
         assert sender is not None
-        template = texts.parse(row.text)
-        cost = length(template.sample(sender.stop_code))
+        wording = store.wording_of(row)
+        template = wording.templates[wording.language]
         fields = dict(row._mapping)
         found.append(
             Campaign(
-                **{name: fields[name] for name in Campaign.model_fields if name in fields and name != "audience"}
+                **{name: fields[name] for name in Campaign.model_fields if name in fields and name not in _DECODED}
                 | {"send_before": ends_by(row.starts_at, row.send_before) if row.starts_at else row.send_before},
+                translations=msgspec.json.decode(row.translations),
                 audience=msgspec.json.decode(row.selection),
                 opens_at=next_permitted(row.starts_at, sender.country, policy) if row.starts_at else None,
-                length=Length(
-                    encoding=cost.encoding, segments=cost.segments, outside_gsm7=list(texts.outside_gsm7(template))
-                ),
+                length=length_of(template.sample(sender.stop_code)),
+                costly=costly(row.text),
                 statistics=Statistics(
                     audience=row.audience,
                     **{name: fields[name] for name in accounts.COUNTS},
@@ -368,13 +382,6 @@ async def _shown(tx: AsyncConnection, held: Resources[Any], rows: Sequence[Row[A
             )
         )
     return found
-
-
-def _check(text: str, sender: Sender) -> None:
-    try:
-        texts.check(texts.parse(text), sender.stop_code)
-    except texts.TextRefused as refused:
-        raise Invalid(str(refused), reasons=[Reason("text", refused.reason.value)]) from refused
 
 
 def _campaign_id(caller: Caller, key: str | None) -> str:

@@ -17,7 +17,7 @@ from sqlalchemy import Row
 from campaign import control, store
 from campaign import text as texts
 from campaign.lifecycle import Action, ends_by, message_of
-from campaign.text import Template
+from campaign.wording import Wording
 from common import outbox
 from common.contracts import CAMPAIGN_REQUESTS
 from common.contracts.campaign import MessageRequested
@@ -60,7 +60,7 @@ class Planner:
             row = await store.lock_due(tx, now)
             if row is None:
                 return False
-            audience = await store.freeze_audience(tx, row, texts.parse(row.text).required)
+            audience = await store.freeze_audience(tx, row, store.wording_of(row).required)
             await control.take(tx, row, Action.START, now)
         STARTED.inc()
         log.info("campaign started", extra={"campaign_id": row.campaign_id, "audience": audience})
@@ -79,11 +79,11 @@ class Planner:
             assert sender is not None, "a campaign is written for a known sender, and senders are never removed"
             await store.reading_contacts(tx)
             recipients = await store.next_recipients(tx, row, self._chunk)
-            template = texts.parse(row.text)
+            wording = store.wording_of(row)
             requests: list[MessageRequested] = []
             denied: dict[str, str] = {}
             for each in recipients:
-                asked = self._request(row, template, sender.stop_code, each, now)
+                asked = self._request(row, wording, sender.stop_code, each, now)
                 if isinstance(asked, MessageRequested):
                     requests.append(asked)
                 else:
@@ -100,15 +100,15 @@ class Planner:
         return True
 
     def _request(
-        self, row: Row[Any], template: Template, stop_code: str, recipient: Row[Any], now: datetime
+        self, row: Row[Any], wording: Wording, stop_code: str, recipient: Row[Any], now: datetime
     ) -> MessageRequested | str:
         """The request for one recipient, or why there is none: its contact is gone, or has changed since the freeze."""
         if recipient.number is None:
             return "contact_gone"
         attributes: Mapping[str, str] = _attributes.decode(recipient.attributes)
-        if (missing := template.missing(attributes)) is not None:
+        if (missing := wording.missing(attributes)) is not None:
             return f"missing:{missing}"
-        written = template.render(attributes, stop_code)
+        written = wording.render(attributes, stop_code)
         if (problem := texts.refused(written, stop_code)) is not None:
             return problem.value
         identity = message_of(row.campaign_id, row.starts_at, recipient.subject_id)

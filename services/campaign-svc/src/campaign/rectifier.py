@@ -78,10 +78,10 @@ class Rectifier:
         found = []
         for row in await store.asked_for(tx, asked.subject_id, asked.sender_id):
             attributes: Mapping[str, str] = _attributes.decode(row.attributes)
-            template = texts.parse(row.text)
+            wording = store.wording_of(row)
             written = None
-            if template.missing(attributes) is None:
-                written = template.render(attributes, row.stop_code)
+            if wording.missing(attributes) is None:
+                written = wording.render(attributes, row.stop_code)
                 if texts.refused(written, row.stop_code) is not None:
                     written = None
             identity = message_of(row.campaign_id, row.starts_at, asked.subject_id)

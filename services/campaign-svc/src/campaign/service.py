@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from campaign import api, imports, progress, pruning, senders, store
+from campaign import api, imports, progress, pruning, senders, store, writing
 from campaign.copier import copier
 from campaign.eraser import eraser
 from campaign.planner import Planner
@@ -44,7 +44,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         name="campaign",
         settings=settings,
         metadata=store.metadata,
-        routers=[api.router, imports.router],
+        routers=[api.router, imports.router, writing.router],
         background=background,
         body_limits={"/v1/imports": None},  # import_max_bytes
     )

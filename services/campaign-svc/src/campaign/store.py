@@ -35,6 +35,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from campaign.accounts import COUNTS, STANDINGS, Standing
 from campaign.contacts_csv import LineProblem
 from campaign.lifecycle import Status
+from campaign.wording import Wording, wording
 from common import consumer, dead_letters, erasing, outbox
 from common.contracts.consent import SenderChanged
 from common.contracts.dispatch import MessageChanged
@@ -115,6 +116,9 @@ campaign = Table(
     Column("name", Text, nullable=False),
     Column("purpose", Text, nullable=False),
     Column("text", Text, nullable=False),  # the template: nobody's message
+    Column("language", Text, nullable=False, server_default=text("'fr'")),  # of `text`
+    Column("translations", JSONB, nullable=False, server_default=text("'{}'::jsonb")),  # templates, by language
+    Column("folding", Text, nullable=False, server_default=text("'none'")),
     Column("selection", JSONB, nullable=False),
     _instant("send_before", nullable=True),
     Column("created_by", Text, nullable=False),
@@ -339,7 +343,8 @@ async def asked_for(tx: AsyncConnection, subject_id: str, sender_id: str | None)
     now. Alone with contacts: nobody is asking for more."""
     rows = await tx.execute(
         text(
-            "SELECT g.campaign_id, g.text, g.starts_at, s.stop_code, c.attributes::text AS attributes"
+            "SELECT g.campaign_id, g.text, g.language, g.translations::text AS translations, g.folding, g.starts_at,"
+            " s.stop_code, c.attributes::text AS attributes"
             " FROM campaign AS g JOIN recipient AS r ON r.campaign_id = g.campaign_id AND r.subject_id = :id"
             " JOIN contact AS c ON c.sender_id = g.sender_id AND c.subject_id = :id"
             " JOIN sender AS s ON s.sender_id = g.sender_id"
@@ -428,19 +433,26 @@ async def refusals_after(tx: AsyncConnection, import_id: str, line: int, limit: 
 # --- campaigns -------------------------------------------------------------------------------------------------------
 
 _CAMPAIGN = (
-    "SELECT c.campaign_id, c.position, c.sender_id, c.name, c.purpose, c.text, c.selection::text AS selection,"
-    " c.send_before, c.created_at, c.fingerprint, c.status, c.starts_at, c.started_at, c.ended_at, c.cursor,"
+    "SELECT c.campaign_id, c.position, c.sender_id, c.name, c.purpose, c.text, c.language,"
+    " c.translations::text AS translations, c.folding, c.selection::text AS selection, c.send_before,"
+    " c.created_at, c.fingerprint, c.status, c.starts_at, c.started_at, c.ended_at, c.cursor,"
     f" c.expanded, a.audience, {', '.join(f'a.{name}' for name in COUNTS)}"
     " FROM campaign AS c JOIN campaign_accounts AS a ON a.campaign_id = c.campaign_id"
 )
+
+
+def wording_of(row: Row[Any]) -> Wording:
+    """What a campaign says: of its `text`, `language`, `translations` and `folding`."""
+    return wording(row.text, row.language, msgspec.json.decode(row.translations), row.folding)
 
 
 async def insert_campaign(tx: AsyncConnection, values: Mapping[str, Any]) -> bool:
     """False where this campaign is known already."""
     done = await tx.execute(
         text(
-            "WITH added AS (INSERT INTO campaign (campaign_id, sender_id, name, purpose, text, selection, send_before,"
-            " created_by, created_at, fingerprint, status) VALUES (:campaign_id, :sender_id, :name, :purpose, :text,"
+            "WITH added AS (INSERT INTO campaign (campaign_id, sender_id, name, purpose, text, language, translations,"
+            " folding, selection, send_before, created_by, created_at, fingerprint, status) VALUES (:campaign_id,"
+            " :sender_id, :name, :purpose, :text, :language, CAST(:translations AS jsonb), :folding,"
             " CAST(:selection AS jsonb), :send_before, :created_by, :created_at, :fingerprint, 'draft')"
             " ON CONFLICT DO NOTHING RETURNING campaign_id)"
             " INSERT INTO campaign_accounts (campaign_id) SELECT campaign_id FROM added RETURNING 1"

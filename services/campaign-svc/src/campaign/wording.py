@@ -1,0 +1,78 @@
+"""What a campaign says: its text in each language it has, with characters replaced as its author chose. Pure.
+
+A contact is written to in the language of its attribute `language`, and in the campaign's own where it has none, or one
+the campaign does not speak.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+from campaign import folding, text
+from campaign.folding import Folding
+from campaign.text import Choice, Field, Fold, Part, Template
+
+LANGUAGE_FIELD = "language"
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """`templates`: by language (two small letters), the campaign's own first."""
+
+    language: str
+    templates: Mapping[str, Template]
+    fold: Fold | None  # done to what comes from the contact
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """What every contact must have, whatever its language."""
+        own, *others = self.templates.values()
+        return tuple(name for name in own.required if all(name in template.required for template in others))
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Every attribute that the text is made of in some language."""
+        return tuple(dict.fromkeys(name for template in self.templates.values() for name in template.fields))
+
+    def language_of(self, attributes: Mapping[str, str]) -> str:
+        """`fr` of fr, FR, fr-CA, fr_FR."""
+        asked = attributes.get(LANGUAGE_FIELD, "").strip()[:2].lower()
+        return asked if asked in self.templates else self.language
+
+    def missing(self, attributes: Mapping[str, str]) -> str | None:
+        """The first attribute that this contact's text needs and that is absent or blank."""
+        return self.templates[self.language_of(attributes)].missing(attributes)
+
+    def render(self, attributes: Mapping[str, str], stop_code: str) -> str:
+        """The text for one contact. Raises KeyError for an attribute that is `missing`."""
+        return self.templates[self.language_of(attributes)].render(attributes, stop_code, self.fold)
+
+
+def wording(source: str, language: str, translations: Mapping[str, str], chosen: str) -> Wording:
+    """`chosen` is a Folding. Raises TextRefused, as `text.parse` does."""
+    how = Folding(chosen)
+    author, contact = _fold(folding.of_author(how)), _fold(folding.of_contact(how))
+    templates = {name: _author(text.parse(each), author) for name, each in {language: source, **translations}.items()}
+    return Wording(language, templates, contact)
+
+
+def _fold(replacing: Callable[[str], str] | None) -> Fold | None:
+    return None if replacing is None else partial(folding.folded, replace=replacing)
+
+
+def _author(template: Template, fold: Fold | None) -> Template:
+    """The author's words replaced; what conditions compare with is not."""
+    if fold is None:
+        return template
+
+    def part(each: Part) -> Part:
+        if isinstance(each, str):
+            return fold(each)
+        return Field(each.name, None if each.default is None else fold(each.default))
+
+    def of(each: Part | Choice) -> Part | Choice:
+        if isinstance(each, Choice):
+            return Choice(tuple((condition, tuple(map(part, parts))) for condition, parts in each.arms))
+        return part(each)
+
+    return replace(template, parts=tuple(map(of, template.parts)))
