@@ -32,7 +32,7 @@ BOUNDED_LABELS = {
 }
 
 
-def _metrics() -> Iterator[MetricWrapperBase]:
+def every_metric() -> Iterator[MetricWrapperBase]:
     for package in PACKAGES:
         found = importlib.import_module(package)
         for module in pkgutil.walk_packages(found.__path__, f"{package}."):
@@ -45,7 +45,7 @@ def _metrics() -> Iterator[MetricWrapperBase]:
 
 
 def test_every_metric_is_named_alike_and_ends_in_a_unit() -> None:
-    metrics = list(_metrics())
+    metrics = list(every_metric())
     assert len(metrics) > 10
     for metric in metrics:
         [family] = metric.describe()
@@ -56,7 +56,7 @@ def test_every_metric_is_named_alike_and_ends_in_a_unit() -> None:
 
 
 def test_no_label_could_hold_a_person_or_grow_for_ever() -> None:
-    for metric in _metrics():
+    for metric in every_metric():
         [family] = metric.describe()
         unbounded = set(metric._labelnames) - BOUNDED_LABELS
         assert not unbounded, f"{family.name}: {unbounded}"
