@@ -113,11 +113,12 @@ def receipt(
     reference: str | None = None,
     gateway_id: str | None = None,
     provider: str = "simulator",
+    account: str = "main",
     blocked: bool = False,
 ) -> ReceiptReceived:
     return ReceiptReceived(
         provider=provider,
-        account="main",
+        account=account,
         provider_message_id=gateway_id or f"op-{reference}",
         reference=reference,
         state=state,  # type: ignore[arg-type]

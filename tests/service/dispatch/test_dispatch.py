@@ -395,7 +395,7 @@ async def test_an_operator_that_does_not_know_us_rejects_nobody(surroundings: Su
         await d.publish_states(opted_in(1))
         op.answer = "unknown"
         await d.request(wanted := requested(1))
-        await eventually(d.becomes(wanted.message_id, "deferred", "gateway_unreachable"))
+        await eventually(d.becomes(wanted.message_id, "deferred", "gateway_needs_somebody"))
         op.answer = "accept"
         await eventually(d.becomes(wanted.message_id, "accepted"), within_s=PATIENT_S)  # it rests for longer each time
 
@@ -573,7 +573,7 @@ async def test_an_idempotent_gateway_gets_what_a_crash_left_once_more_if_it_may_
     surroundings: Surroundings,
 ) -> None:
     async with operator() as op, dispatch(surroundings, op, gateway_idempotent=True) as d:
-        await d.publish_states(opted_in(1))
+        await d.publish_states(opted_in(1), opted_in(2))
         await d.request(known := requested(1))
         await eventually(d.becomes(known.message_id, "accepted"))
         left = await _leave_sending(surroundings, 1)
@@ -582,6 +582,8 @@ async def test_an_idempotent_gateway_gets_what_a_crash_left_once_more_if_it_may_
         await eventually(lambda: _count(d.enforcements(), 1))
         stopped = await _leave_sending(surroundings, 1)
         await eventually(d.becomes(str(stopped), "unknown"))
+        by_another = await _leave_sending(surroundings, 2, gateway="of-yesterday")
+        await eventually(d.becomes(str(by_another), "unknown"))
         assert op.references == [known.message_id, str(left)]
 
 
@@ -593,17 +595,20 @@ async def test_a_receipt_that_came_before_the_crash_makes_it_accepted(surroundin
         assert op.messages == []
 
 
-async def _leave_sending(surroundings: Surroundings, n: int = 1, receipt: str | None = None) -> UUID:
+async def _leave_sending(
+    surroundings: Surroundings, n: int = 1, receipt: str | None = None, gateway: str = "simulator"
+) -> UUID:
     """A row as tx 1 leaves it, by a process that died an hour ago."""
     wanted = requested(n, requested_at=now() - timedelta(hours=1))
     partition = partition_of(wanted.subject_id, 3)
     async with surroundings.sql("dispatch") as sql:
         await sql.execute(
             "INSERT INTO message (message_id, campaign_id, sender_id, purpose, category, subject_id, partition, number,"
-            " text, requested_at, send_before, status, version, reasons, policy_version, decided_at, receipt) VALUES"
-            " ($1, 'c1', $2, 'promotions', 'marketing', $3, $8, $4, $5, $6, $7, 'sending', 1, '{}', 'x', $6, $9)",
+            " text, requested_at, send_before, status, version, reasons, policy_version, decided_at, receipt, gateway)"
+            " VALUES ($1, 'c1', $2, 'promotions', 'marketing', $3, $8, $4, $5, $6, $7, 'sending', 1, '{}', 'x', $6, $9,"
+            " $10)",
             UUID(wanted.message_id), wanted.sender_id, wanted.subject_id, wanted.number, wanted.text,
-            wanted.requested_at, wanted.send_before, partition, receipt,
+            wanted.requested_at, wanted.send_before, partition, receipt, gateway,
         )  # fmt: skip
     return UUID(wanted.message_id)
 

@@ -99,4 +99,5 @@ def _message(status: str) -> dict[str, Any]:
         "consent_version": 1,
         "as_of": now(),
         "decided_at": now(),
+        "gateway": None,
     }

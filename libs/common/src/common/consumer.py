@@ -109,7 +109,8 @@ class Subscription:
     cannot be read either.
 
     `foreign`: others than Placet write there. A type we do not know is then no fact of tomorrow to skip but something
-    said that we do not understand, to the dead letters; and of bad records there may be any number.
+    said that we do not understand, to the dead letters; and of bad records there may be any number. `on_assigned` hears
+    how many partitions this process reads from now on.
     """
 
     group: str  # <service>.<purpose>
@@ -118,6 +119,7 @@ class Subscription:
     on_poison: PoisonHandler | None = None
     max_records: int = 1000
     foreign: bool = False
+    on_assigned: Callable[[int], None] | None = None
 
 
 def define(metadata: MetaData) -> Table:
@@ -476,6 +478,8 @@ class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         self._consumer._placed.clear()
         self._consumer._joined = True
+        if self._consumer.subscription.on_assigned is not None:
+            self._consumer.subscription.on_assigned(len(assigned))
 
 
 def received_as(record: Any, event: Event) -> Received:

@@ -8,7 +8,7 @@
 
 A condition is `name` (the contact has it), `not name`, `name = value`, `name != value` (whatever the case of letters),
 or `name > 100` and its like (as numbers; false where it is none). Conditions are not nested, nothing is called and
-nothing repeats, so that a text is written in one pass over its parts (ADR-0031). `{else}` and `{end}` mean this after
+nothing repeats, so that a text is written in one pass over its parts (ADR-0032). `{else}` and `{end}` mean this after
 an `{if …}` only: elsewhere they are fields, as in campaigns older than conditions.
 
 What is checked is always the rendered text: that is what a person gets, and what operators count.

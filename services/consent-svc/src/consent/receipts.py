@@ -64,7 +64,7 @@ def opt_outs(batch: Sequence[Received]) -> Iterator[Statement]:
             sender_id=message.sender_id,
             purpose=None,
             source=SOURCE,
-            reference=f"{message.gateway}/{message.gateway_message_id}",
+            reference=f"{message.gateway}/{message.gateway_message_id or message.message_id}",
             occurred_at=message.receipt_at or received.published_at,
             received_at=received.published_at,
         )

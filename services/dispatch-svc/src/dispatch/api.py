@@ -116,6 +116,7 @@ async def send(
                     "consent_version": None,
                     "as_of": None,
                     "decided_at": None,
+                    "gateway": None,
                 }
             ],
         )

@@ -4,9 +4,9 @@
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -24,8 +24,11 @@ from common.msisdn import territory_of
 from common.telemetry import counter
 from dispatch import gate, store
 from dispatch.gate import Allow, Defer, Deny, Expire, Knowledge, Limits, Reason, Request, Verdict
+from dispatch.traffic import Traffic, Way
 
 VERDICTS = counter("sms_dispatch_verdicts_total", "Gate decisions by verdict and first reason.", ["verdict", "reason"])
+
+NO_ROUTE_RECHECK = timedelta(minutes=5)  # somebody has to configure one
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +45,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     requested_at: datetime
     send_before: datetime
+    gateway: str | None = None  # the one it was last decided to go by
 
 
 def requested(event: MessageRequested, partition: int) -> Candidate:
@@ -56,14 +60,17 @@ def stored(row: Row[Any]) -> Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """An allowed message, opened, with the sender's particulars. `until` is on this process's monotonic clock."""
+    """An allowed message, opened, with the sender's particulars. `until` is on this process's monotonic clock. `again`:
+    its gateway may have had it before, so it goes there or nowhere, and is never `deferred`."""
 
     candidate: Candidate
     number: str
     text: str
     oadc: str
     stop_code: str
+    gateway: str
     until: float
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,20 +87,23 @@ class Clearance:
 
     subject_keys: SubjectKeys
     field_keys: FieldKeys
-    gateway: str  # the one that what is allowed will go by
+    traffic: Traffic  # by which gateway what is allowed will go
     policy: Policy
     limits: Limits
     permit_ttl_s: float
 
-    async def decide(self, tx: AsyncConnection, partition: int, candidates: Sequence[Candidate]) -> list[Decision]:
-        """Decide on messages of one partition whose lock the caller holds. Stores nothing."""
+    async def decide(
+        self, tx: AsyncConnection, partition: int, candidates: Sequence[Candidate], *, again: bool = False
+    ) -> list[Decision]:
+        """Decide on messages of one partition whose lock the caller holds. Stores nothing. `again`: a hand-off of these
+        may have begun, so they go by the gateway that they went by, or not at all."""
         until = time.monotonic() + self.permit_ttl_s  # before the read: a permit never outlives its knowledge
         as_of = await store.watermark(tx, partition)
         subjects = await store.subjects(tx, [c.subject_id for c in candidates])
         senders = await store.senders(tx, {c.sender_id for c in candidates})
         controls = await store.controls(tx, {c.campaign_id for c in candidates if c.campaign_id})
         erased = await erasing.asked_of(tx, {c.subject_id for c in candidates})
-        blocked = await store.blocked_subjects(tx, [c.subject_id for c in candidates], self.gateway)
+        blocks = await store.blocks(tx, [c.subject_id for c in candidates])
         now = datetime.now(UTC)
         decisions = []
         for candidate in candidates:
@@ -102,6 +112,9 @@ class Clearance:
                 flaw = Reason.ERASED
             sender = senders.get(candidate.sender_id)
             subject = subjects.get(candidate.subject_id)
+            blocked = blocks.get(candidate.subject_id, frozenset())
+            territory = territory_of(number)
+            way = self._way(candidate, territory, sender.oadc if sender else "", blocked, again)
             verdict = gate.decide(
                 Request(
                     category=candidate.category,
@@ -110,8 +123,8 @@ class Clearance:
                     campaign_id=candidate.campaign_id,
                     requested_at=candidate.requested_at,
                     send_before=candidate.send_before,
-                    territory=territory_of(number),
-                    mentions_stop=sender is not None and mentions_stop(content, sender.stop_code),
+                    territory=territory,
+                    mentions_stop=sender is not None and (way.adds_stop or mentions_stop(content, sender.stop_code)),
                     flaw=flaw,
                 ),
                 Knowledge(
@@ -119,20 +132,36 @@ class Clearance:
                     subject=subject,
                     purposes=sender.purposes if sender else None,
                     control=controls.get(candidate.campaign_id) if candidate.campaign_id else None,
-                    blocked=candidate.subject_id in blocked,
+                    blocked=bool(blocked) if candidate.category == "marketing" else way.gateway in blocked,
                 ),
                 now,
                 self.limits,
                 self.policy,
             )
+            if isinstance(verdict, Allow) and way.gateway is None:
+                verdict = _no_way(candidate, way, now)
             permit = None
             if isinstance(verdict, Allow):
                 assert sender is not None
-                permit = Permit(candidate, number, content, sender.oadc, sender.stop_code, until)
+                assert way.gateway is not None
+                permit = Permit(candidate, number, content, sender.oadc, sender.stop_code, way.gateway, until, again)
             row = self._row(candidate, verdict, subject.version if subject else None, as_of, now)
+            row["gateway"] = permit.gateway if permit else None
             decisions.append(Decision(candidate, verdict, row, permit))
             VERDICTS.labels(type(verdict).__name__.lower(), row["reasons_first"]).inc()
         return decisions
+
+    def _way(self, candidate: Candidate, territory: str, oadc: str, blocked: Collection[str], again: bool) -> Way:
+        if again:
+            return Way(candidate.gateway, exists=True)
+        return self.traffic.way(
+            territory=territory,
+            sender_id=candidate.sender_id,
+            oadc=oadc,
+            category=candidate.category,
+            message_id=candidate.message_id,
+            closed=blocked,
+        )
 
     def _open(self, candidate: Candidate) -> tuple[str, str, Reason | None]:
         """Number, text, and what is wrong with the request: unreadable, a number that is not its subject's, or nothing
@@ -150,7 +179,7 @@ class Clearance:
 
     def _row(
         self, candidate: Candidate, verdict: Verdict, consent_version: int | None, as_of: datetime | None, now: datetime
-    ) -> Mapping[str, Any]:
+    ) -> dict[str, Any]:
         reasons: tuple[Reason, ...] = ()
         due: datetime | None = None
         match verdict:
@@ -176,6 +205,12 @@ class Clearance:
             "as_of": as_of,
             "decided_at": now,
         }
+
+
+def _no_way(candidate: Candidate, way: Way, now: datetime) -> Defer:
+    """It may go and cannot: every gateway that is for it rests, or none is."""
+    reason, until = (Reason.GATEWAY_UNREACHABLE, way.until) if way.exists else (Reason.NO_ROUTE, now + NO_ROUTE_RECHECK)
+    return Defer((reason,), min(until or now, candidate.send_before))
 
 
 def _not_to_be_kept(candidate: Candidate, asked: Asked | None) -> bool:

@@ -53,6 +53,8 @@ class Reason(StrEnum):
     CAMPAIGN_UNKNOWN = "campaign_unknown"
     GATEWAY_UNREACHABLE = "gateway_unreachable"
     GATEWAY_THROTTLED = "gateway_throttled"
+    GATEWAY_NEEDS_SOMEBODY = "gateway_needs_somebody"  # our account, its money or its sender: until a person has acted
+    NO_ROUTE = "no_route"  # no configured gateway is for this place, sender and category
     # neither
     SEND_BEFORE_PASSED = "send_before_passed"
 

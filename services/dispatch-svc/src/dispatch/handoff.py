@@ -7,12 +7,13 @@ are decided again first. A submit whose end nobody knows is `unknown` and is nev
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import msgspec
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.dispatch import OptOutEnforced
 from common.database import Database
@@ -20,7 +21,9 @@ from common.telemetry import counter, histogram
 from dispatch import store
 from dispatch.clearance import Clearance, Permit, stored
 from dispatch.gate import Reason
-from dispatch.gateway import Gateway, Refused, Submit, Throttled, Unanswered, Unreachable
+from dispatch.gateways import Misconfigured, Refused, Result, SendError, Submit, Throttled, Unreachable
+from dispatch.gateways.health import Failure
+from dispatch.traffic import Traffic
 
 log = logging.getLogger(__name__)
 
@@ -36,30 +39,26 @@ ENFORCED = histogram(
 )
 
 STORE_BACK_OFF_S = (0.1, 5.0)
-UNREACHABLE_PAUSE_S = 30.0
 
 
 @dataclass(slots=True)
 class Handoff:
-    """`submits_in_flight`: how many gateway calls at once in each lane, over all partitions. The lanes share nothing: a
-    code never waits behind a campaign."""
+    """`submits_in_flight`: how many calls of one gateway at once in each lane, over all partitions. The lanes share
+    nothing: a code never waits behind a campaign, nor one gateway's messages behind another's."""
 
     database: Database
-    gateway: Gateway
+    traffic: Traffic
     clearance: Clearance
     submits_in_flight: int
-    _lanes: dict[bool, asyncio.Semaphore] = field(init=False)
+    _lanes: dict[tuple[str, bool], asyncio.Semaphore] = field(init=False)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    _out_of_reach: int = 0  # submits in a row that found no gateway
-    _rests_until: float = 0.0  # monotonic
 
     def __post_init__(self) -> None:
-        self._lanes = {marketing: asyncio.Semaphore(self.submits_in_flight) for marketing in (True, False)}
-
-    @property
-    def resting(self) -> bool:
-        """The gateway was out of reach a moment ago: no use in taking more."""
-        return time.monotonic() < self._rests_until
+        self._lanes = {
+            (name, marketing): asyncio.Semaphore(self.submits_in_flight)
+            for name in self.traffic.gateways
+            for marketing in (True, False)
+        }
 
     async def watch(self, stop: asyncio.Event) -> None:
         """A worker: once the service stops, what has not left goes back to the queue instead of waiting for a slot."""
@@ -68,34 +67,38 @@ class Handoff:
 
     async def send(self, permits: Sequence[Permit]) -> None:
         """Hand these off, in batches; returns when each has an outcome in the ledger."""
-        size = self.gateway.batch
-        lanes = [[p for p in permits if (p.candidate.category == "marketing") is lane] for lane in (False, True)]
-        await asyncio.gather(
-            *(self._send_batch(lane[at : at + size]) for lane in lanes for at in range(0, len(lane), size))
-        )
+        lanes: dict[tuple[str, bool], list[Permit]] = {}
+        for permit in permits:
+            lanes.setdefault(_lane(permit), []).append(permit)
+        batches = []
+        for (name, _), lane in lanes.items():
+            size = self.traffic.gateways[name].batch
+            batches += [lane[at : at + size] for at in range(0, len(lane), size)]
+        await asyncio.gather(*(self._send_batch(batch) for batch in batches))
 
     async def _send_batch(self, permits: Sequence[Permit]) -> None:
-        """One submit, begun on permits that hold. Waiting for a slot, lapsed permits are renewed: what waits is decided
-        again every `permit_ttl`, so a STOP reaches it, and nobody takes it for the leavings of a crash."""
+        """One submit, begun on permits that hold, by one gateway. Waiting for a slot, lapsed permits are renewed: what
+        waits is decided again every `permit_ttl`, so a STOP reaches it, and nobody takes it for the leavings of a
+        crash."""
         while permits:
-            slots = self._lanes[permits[0].candidate.category == "marketing"]
+            slots = self._lanes[_lane(permits[0])]
             if not await self._slot(slots, min(p.until for p in permits)):
                 if self._stopping.is_set():
                     await self._hand_back(permits)
                     return
-                permits = await self._decide_again(permits)
-                continue
+                await self.send(await self._decide_again(permits))  # perhaps by other gateways
+                return
             try:
                 if time.monotonic() > min(p.until for p in permits):
                     continue
-                outcomes = await self._submit(permits)
+                going, outcomes = self._within_the_rate(permits)
+                answers = await self._submit(going) if going else []
             finally:
                 slots.release()
-            if outcomes is None:  # refused as a whole: find the message that is to blame
-                half = len(permits) // 2
-                await asyncio.gather(self._send_batch(permits[:half]), self._send_batch(permits[half:]))
-                return
-            await self._settle(permits[0].candidate.partition, outcomes)
+            if answers is None:  # refused as a whole: find the message that is to blame
+                half = len(going) // 2
+                await asyncio.gather(self._send_batch(going[:half]), self._send_batch(going[half:]))
+            await self._settle(permits[0].candidate.partition, [*outcomes, *(answers or [])])
             return
 
     async def _slot(self, slots: asyncio.Semaphore, until: float) -> bool:
@@ -119,7 +122,9 @@ class Handoff:
                 slots.release()
 
     async def _hand_back(self, permits: Sequence[Permit]) -> None:
-        """These have not left: whoever runs next decides them afresh."""
+        """These have not left: whoever runs next decides them afresh. What a crash left, the sweep finds again."""
+        if permits[0].again:
+            return
         rows = [self._outcome(p, "deferred", (Reason.SERVICE_STOPPING,), datetime.now(UTC)) for p in permits]
         await self._settle(permits[0].candidate.partition, [{**row, "gateway": None} for row in rows])
 
@@ -133,8 +138,9 @@ class Handoff:
         async with self.database.begin() as tx:
             await store.lock_partition(tx, partition)
             rows = await store.still_sending(tx, [p.candidate.message_id for p in permits])
-            decisions = await self.clearance.decide(tx, partition, [stored(row) for row in rows])
-            refused = [d for d in decisions if d.permit is None]
+            again = permits[0].again
+            decisions = await self.clearance.decide(tx, partition, [stored(row) for row in rows], again=again)
+            refused = [d for d in decisions if d.permit is None and not again]
             await store.append_changes(tx, await store.update_decisions(tx, [d.row for d in refused]))
             await store.update_decisions(tx, [d.row for d in decisions if d.permit])
             await store.enforce(tx, [d.candidate.subject_id for d in refused], datetime.now(UTC))
@@ -147,6 +153,7 @@ class Handoff:
         submits = [
             Submit(
                 reference=str(p.candidate.message_id),
+                subject_id=p.candidate.subject_id,
                 to=p.number,
                 sender=p.oadc,
                 short_code=p.stop_code,
@@ -155,31 +162,77 @@ class Handoff:
             )
             for p in permits
         ]
+        gateway = self.traffic.gateways[permits[0].gateway]
+        results: Sequence[Result | SendError]
         try:
-            results = await self.gateway.submit(submits)
-            self._out_of_reach = 0
-            SUBMIT.labels(self.gateway.name).observe(time.monotonic() - started)
-        except Throttled as error:
-            due = datetime.now(UTC) + timedelta(seconds=error.after_s)
-            return [self._outcome(p, "deferred", (Reason.GATEWAY_THROTTLED,), due) for p in permits]
-        except Unreachable as error:
-            log.warning("the gateway is out of reach", extra={"gateway": self.gateway.name, "why": str(error)})
-            self._out_of_reach += 1
-            pause_s = min(2.0 ** (self._out_of_reach - 1), UNREACHABLE_PAUSE_S)
-            self._rests_until = time.monotonic() + pause_s
-            due = datetime.now(UTC) + timedelta(seconds=pause_s)
-            return [self._outcome(p, "deferred", (Reason.GATEWAY_UNREACHABLE,), due) for p in permits]
+            results = await gateway.submit(submits)
         except Refused as error:
             if len(permits) > 1:
                 return None
-            return [self._outcome(p, "rejected", code=error.code, handed_off_at=at) for p in permits]
-        except Unanswered as error:
-            log.warning("no answer to a submit", extra={"gateway": self.gateway.name, "why": str(error)})
-            return [self._outcome(p, "unknown", handed_off_at=at) for p in permits]
-        return [
-            self._outcome(p, r.outcome, code=r.code, gateway_message_id=r.gateway_message_id, handed_off_at=at)
-            for p, r in zip(permits, results, strict=True)
-        ]
+            results = [error]
+        except SendError as error:
+            results = [error] * len(permits)
+        took_s = time.monotonic() - started
+        if answered := {p.oadc for p, r in zip(permits, results, strict=True) if isinstance(r, Result | Refused)}:
+            self.traffic.answered(gateway.name, answered, took_s)
+            SUBMIT.labels(gateway.name).observe(took_s)
+        until = self._failed(gateway.name, permits, results)
+        return [self._answered(p, r, at, until) for p, r in zip(permits, results, strict=True)]
+
+    def _failed(
+        self, name: str, permits: Sequence[Permit], results: Sequence[Result | SendError]
+    ) -> dict[SendError, datetime]:
+        """For each failure, when what it kept from leaving may be tried again; once for one that hit many."""
+        until: dict[SendError, datetime] = {}
+        for permit, error in zip(permits, results, strict=True):
+            if isinstance(error, Result | Refused) or error in until:
+                continue
+            if isinstance(error, Throttled):
+                until[error] = self.traffic.pause(name, error.after_s)
+                continue
+            log_as = log.error if isinstance(error, Misconfigured) else log.warning
+            log_as("a submit failed", extra={"gateway": name, "kind": type(error).__name__, "why": str(error)})
+            if isinstance(error, Misconfigured):
+                until[error] = self.traffic.failed(name, "misconfigured", permit.oadc if error.of_sender else "")
+            else:
+                kind: Failure = "unreachable" if isinstance(error, Unreachable) else "unanswered"
+                until[error] = self.traffic.failed(name, kind)
+        return until
+
+    def _answered(
+        self, permit: Permit, answer: Result | SendError, at: datetime, until: Mapping[SendError, datetime]
+    ) -> dict[str, Any]:
+        match answer:
+            case Result():
+                row = self._outcome(permit, answer.outcome, code=answer.code, handed_off_at=at)
+                return row | {"gateway_message_id": answer.gateway_message_id, "answer": answer}
+            case Refused():
+                return self._outcome(permit, "rejected", code=answer.code, handed_off_at=at)
+            case SendError() if permit.again:
+                return self._outcome(permit, "unknown", handed_off_at=at)
+            case Throttled():
+                return self._outcome(permit, "deferred", (Reason.GATEWAY_THROTTLED,), until[answer])
+            case Unreachable():
+                return self._outcome(permit, "deferred", (Reason.GATEWAY_UNREACHABLE,), until[answer])
+            case Misconfigured():
+                reasons = (Reason.GATEWAY_NEEDS_SOMEBODY,)
+                return self._outcome(permit, "deferred", reasons, until[answer], code=answer.code)
+            case _:  # Unanswered, and whatever else we do not know
+                return self._outcome(permit, "unknown", handed_off_at=at)
+
+    def _within_the_rate(self, permits: Sequence[Permit]) -> tuple[list[Permit], list[dict[str, Any]]]:
+        """Those that may go now, and what becomes of the others: they come back one after the other, at the rate."""
+        now: list[Permit] = []
+        later: list[dict[str, Any]] = []
+        if permits[0].again:
+            return list(permits), later
+        when = self.traffic.admit(permits[0].gateway, [p.oadc for p in permits])
+        for permit, due in zip(permits, when, strict=True):
+            if due is None:
+                now.append(permit)
+            else:
+                later.append(self._outcome(permit, "deferred", (Reason.GATEWAY_THROTTLED,), due))
+        return now, later
 
     def _outcome(
         self,
@@ -189,33 +242,60 @@ class Handoff:
         due_at: datetime | None = None,
         *,
         code: str | None = None,
-        gateway_message_id: str | None = None,
         handed_off_at: datetime | None = None,
     ) -> dict[str, Any]:
-        OUTCOMES.labels(self.gateway.name, status).inc()
+        OUTCOMES.labels(permit.gateway, status).inc()
         return {
             "message_id": permit.candidate.message_id,
             "subject_id": permit.candidate.subject_id,
             "status": status,
             "reasons": msgspec.json.encode(reasons).decode(),
             "due_at": due_at,
-            "gateway": self.gateway.name,
-            "gateway_message_id": gateway_message_id,
+            "gateway": permit.gateway,
+            "gateway_message_id": None,
             "code": code,
             "handed_off_at": handed_off_at,
         }
 
     async def _settle(self, partition: int, outcomes: Sequence[dict[str, Any]]) -> None:
         """What was handed off must not be forgotten while this process lives."""
+        if not outcomes:
+            return
 
         async def store_outcomes() -> list[OptOutEnforced]:
             async with self.database.begin() as tx:
                 await store.lock_partition(tx, partition)
                 await store.append_changes(tx, await store.settle(tx, outcomes))
+                await _tell_what_the_provider_refuses(tx, outcomes)
                 return await store.enforce(tx, [o["subject_id"] for o in outcomes], datetime.now(UTC))
 
         for event in await _until_stored(store_outcomes):
             ENFORCED.observe((event.enforced_at - event.received_at).total_seconds())
+
+
+def _lane(permit: Permit) -> tuple[str, bool]:
+    return permit.gateway, permit.candidate.category == "marketing"
+
+
+async def _tell_what_the_provider_refuses(tx: AsyncConnection, outcomes: Sequence[dict[str, Any]]) -> None:
+    """Somebody who opted out with the provider has opted out: the receipt that says so is evidence for consent-svc.
+    Until that has come round, and where the provider does not say why, the provider is closed to the person, which
+    denies marketing by any gateway (fail closed)."""
+    refused = [
+        {
+            **row,
+            "receipt": "opted_out",
+            "receipt_at": row["handed_off_at"],
+            "since": row["handed_off_at"],
+            "opted_out": row["answer"].opted_out,
+        }
+        for row in outcomes
+        if "answer" in row and (row["answer"].opted_out or row["answer"].blocked)
+    ]
+    if not refused:
+        return
+    await store.block(tx, refused)
+    await store.append_changes(tx, await store.put_receipts(tx, [row for row in refused if row["opted_out"]]))
 
 
 async def _until_stored(transaction: Callable[[], Awaitable[T]]) -> T:

@@ -27,17 +27,23 @@ class Intake:
 
     def subscriptions(self) -> list[Subscription]:
         return [
-            Subscription("dispatch.campaign-requests", CAMPAIGN_REQUESTS, self.take_marketing, max_records=self._batch),
+            Subscription(
+                "dispatch.campaign-requests",
+                CAMPAIGN_REQUESTS,
+                self.take_marketing,
+                max_records=self._batch,
+                on_assigned=self._handoff.traffic.holds,
+            ),
             Subscription("dispatch.requests", DISPATCH_REQUESTS, self.take, max_records=self._batch),
         ]
 
     async def take_marketing(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
-        """While the watermark is stale, or the gateway out of reach, nothing is taken at all: it waits in Kafka, and no
-        verdict is written."""
+        """While the watermark is stale, or all gateways are out of reach, nothing is taken at all: it waits in Kafka,
+        and no verdict is written."""
         partition = batch[0].partition
         await store.lock_partition(tx, partition)
         as_of = await store.watermark(tx, partition)
-        if not is_fresh(as_of, datetime.now(UTC), self._clearance.limits) or self._handoff.resting:
+        if not is_fresh(as_of, datetime.now(UTC), self._clearance.limits) or self._handoff.traffic.resting:
             raise Hold
         return await self._decide(tx, batch)
 

@@ -16,6 +16,7 @@ from common.contracts import INBOUND_RECEIPTS
 from common.contracts.inbound import ReceiptReceived, ReceiptState
 from common.telemetry import counter
 from dispatch import store
+from dispatch.gateways import gateway_name
 
 RECEIPTS = counter("sms_dispatch_receipts_total", "Receipts by what became of them.", ["state", "result"])
 
@@ -48,7 +49,7 @@ def subscriptions() -> list[Subscription]:
 async def apply_receipts(tx: AsyncConnection, batch: list[Received]) -> After | None:
     receipts = [
         {
-            "gateway": r.event.provider,
+            "gateway": gateway_name(r.event.provider, r.event.account),
             "gateway_message_id": r.event.provider_message_id,
             "reference": _uuid(r.event.reference),
             "receipt": r.event.state,

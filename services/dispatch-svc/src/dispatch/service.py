@@ -1,5 +1,6 @@
 """dispatch-svc, wired."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,10 +16,10 @@ from common.settings import HoursSettings
 from common.telemetry import gauge
 from dispatch import api, projection, pruning, receipts, store
 from dispatch.clearance import Clearance
+from dispatch.configuration import GatewaySettings, traffic_of
 from dispatch.copier import copier
 from dispatch.eraser import eraser
 from dispatch.gate import Limits, is_fresh
-from dispatch.gateway import SimulatorGateway
 from dispatch.handoff import Handoff
 from dispatch.intake import Intake
 from dispatch.timers import Timers
@@ -29,8 +30,9 @@ STALENESS = gauge(
 
 
 class Settings(HoursSettings):
-    gateway_url: HttpUrl
-    gateway_token: SecretStr
+    gateways: tuple[GatewaySettings, ...] = ()  # docs/providers.md
+    gateway_url: HttpUrl | None = None  # the development operator, one gateway more: `simulator`
+    gateway_token: SecretStr = SecretStr("")
     gateway_idempotent: bool = (
         False  # hardly any operator is (DOMAIN 4.1): then a crash leaves `unknown`, never two SMS
     )
@@ -44,6 +46,28 @@ class Settings(HoursSettings):
     intake_batch: int = Field(250, ge=1, le=5000)  # 1,000 were no faster, and a STOP waited three times as long
 
     keep: pruning.Periods = pruning.Periods()  # docs/retention.md
+
+    @property
+    def every_gateway(self) -> Sequence[GatewaySettings]:
+        if self.gateway_url is None:
+            return self.gateways
+        simulator = GatewaySettings(
+            provider="simulator",
+            url=self.gateway_url,
+            secret=self.gateway_token,
+            batch=self.gateway_batch,
+            idempotent=self.gateway_idempotent,
+        )
+        return (*self.gateways, simulator)
+
+    @model_validator(mode="after")
+    def _there_is_a_way_out(self) -> "Settings":
+        names = [gateway.name for gateway in self.every_gateway]
+        if not names:
+            raise ValueError("there is no gateway: set gateways, or gateway_url")
+        if len(names) != len(set(names)):
+            raise ValueError("a gateway is given twice")
+        return self
 
     @model_validator(mode="after")
     def _a_stop_waits_for_the_operators_answer(self) -> "Settings":
@@ -64,22 +88,18 @@ def build(settings: Settings | None = None) -> Service[Settings]:
     policy = at_hand_off(settings.policy)
 
     def background(held: Resources[Settings]) -> Background:
-        gateway = SimulatorGateway(
-            str(settings.gateway_url),
-            settings.gateway_token.get_secret_value(),
-            timeout_s=settings.submit_timeout_s,
-            batch=settings.gateway_batch,
-            idempotent=settings.gateway_idempotent,
+        traffic = traffic_of(
+            settings.every_gateway, timeout_s=settings.submit_timeout_s, partitions=settings.partitions
         )
         clearance = Clearance(
             subject_keys=held.subject_keys,
             field_keys=held.field_keys,
-            gateway=gateway.name,
+            traffic=traffic,
             policy=policy,
             limits=limits_of(settings),
             permit_ttl_s=settings.permit_ttl_s,
         )
-        handoff = Handoff(held.database, gateway, clearance, settings.gateway_submits)
+        handoff = Handoff(held.database, traffic, clearance, settings.gateway_submits)
         intake = Intake(clearance, handoff, batch=settings.intake_batch, partitions=settings.partitions)
         timeout = timedelta(seconds=settings.permit_ttl_s + settings.submit_timeout_s + settings.settle_margin_s)
         timers = Timers(held.database, clearance, handoff, batch=settings.intake_batch, sending_timeout=timeout)
@@ -98,7 +118,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                 erasing.worker(),
                 Pruner(held.database, pruning.policy(settings.keep)).worker(),
             ],
-            close=gateway.close,
+            close=traffic.close,
         )
 
     return Service(

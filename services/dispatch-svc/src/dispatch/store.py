@@ -171,6 +171,7 @@ provider_block = Table(
     Column("code", Text),
     _instant("since", nullable=False),
     UniqueConstraint("gateway", "subject_id"),
+    Index("provider_block_subject_ix", "subject_id"),
 )
 
 
@@ -247,15 +248,16 @@ async def controls(tx: AsyncConnection, campaign_ids: Iterable[str]) -> dict[str
     return {row.campaign_id: row.control for row in rows}
 
 
-async def blocked_subjects(tx: AsyncConnection, subject_ids: Sequence[str], gateway: str) -> set[str]:
-    """Those to whom the gateway's provider does not deliver."""
+async def blocks(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, frozenset[str]]:
+    """The gateways whose provider does not deliver to them, of those to whom one does not."""
     rows = await tx.execute(
         text(
-            "SELECT subject_id FROM provider_block WHERE gateway = :gateway AND subject_id = ANY(CAST(:ids AS text[]))"
+            "SELECT subject_id, array_agg(gateway) AS gateways FROM provider_block"
+            " WHERE subject_id = ANY(CAST(:ids AS text[])) GROUP BY subject_id"
         ),
-        {"gateway": gateway, "ids": list(subject_ids)},
+        {"ids": list(subject_ids)},
     )
-    return {row.subject_id for row in rows}
+    return {row.subject_id: frozenset(row.gateways) for row in rows}
 
 
 # --- the projections -----------------------------------------------------------------------------------------------
@@ -376,8 +378,9 @@ INSERTED = {
     "consent_version": "integer",
     "as_of": "timestamptz",
     "decided_at": "timestamptz",
+    "gateway": "text",
 }
-DECIDED = ("status", "reasons", "due_at", "policy_version", "consent_version", "as_of", "decided_at")
+DECIDED = ("status", "reasons", "due_at", "policy_version", "consent_version", "as_of", "decided_at", "gateway")
 _AS_ARRAY = "ARRAY(SELECT jsonb_array_elements_text({}))"  # unnest flattens text[][]: reasons travel as jsonb
 
 

@@ -101,14 +101,14 @@ class Timers:
             # looked at again under the lock: an owner that is alive after all has renewed its decision meanwhile
             rows = await store.claim_left_sending(tx, partition, before, self._batch)
             permits = []
-            if self._handoff.gateway.idempotent:
-                untold = [row for row in rows if row.receipt is None]
-                decisions = await self._clearance.decide(tx, partition, [stored(row) for row in untold])
+            idempotent = {g.name for g in self._handoff.traffic.gateways.values() if g.capabilities.idempotent}
+            if again := [stored(row) for row in rows if row.receipt is None and row.gateway in idempotent]:
+                decisions = await self._clearance.decide(tx, partition, again, again=True)
                 allowed = [d for d in decisions if d.permit]
                 await store.update_decisions(tx, [d.row for d in allowed])
                 permits = [d.permit for d in allowed if d.permit]
-            again = {p.candidate.message_id for p in permits}
-            unknown = [row for row in rows if row.message_id not in again]
+            permitted = {p.candidate.message_id for p in permits}
+            unknown = [row for row in rows if row.message_id not in permitted]
             settled = await store.settle(
                 tx,
                 [
@@ -117,7 +117,7 @@ class Timers:
                         "status": "unknown",
                         "reasons": msgspec.json.encode(row.reasons).decode(),
                         "due_at": None,
-                        "gateway": self._handoff.gateway.name,
+                        "gateway": row.gateway,
                         "gateway_message_id": None,
                         "code": None,
                         "handed_off_at": None,

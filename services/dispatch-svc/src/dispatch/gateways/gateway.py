@@ -1,0 +1,115 @@
+"""The door to operators: one protocol, what each gateway can, and one error taxonomy.
+
+SendError
+ ├ Throttled      not begun: the operator asks to come back after `after_s`
+ ├ Unreachable    not begun: no connection; nothing was handed off
+ ├ Misconfigured  nothing taken, and nothing will be until somebody acts: our account, its money, its sender
+ ├ Refused        nothing taken: something in the batch is wrong, finally: `code`
+ └ Unanswered     begun, and nobody knows how it ended: never sent again blindly
+
+The first three are tried again until `send_before`, with back-off; `Refused` is final for the message; `Unanswered` is
+the outcome `unknown` (DOMAIN 4.4; ADR-0032 says why a 5xx is one).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+LONGEST_PAUSE_S = 300.0
+
+
+class SendError(Exception):
+    """A message, or a whole batch, did not get its result. No message of ours repeats a number or a text."""
+
+
+class Throttled(SendError):
+    def __init__(self, after_s: float) -> None:
+        super().__init__(f"come back in {after_s:g} s")
+        self.after_s = min(after_s, LONGEST_PAUSE_S)
+
+
+class Unreachable(SendError):
+    pass
+
+
+class Misconfigured(SendError):
+    """`of_sender`: only what bears this sender's name is refused."""
+
+    def __init__(self, code: str, *, of_sender: bool = False) -> None:
+        super().__init__(f"needs somebody: {code}")
+        self.code = code
+        self.of_sender = of_sender
+
+
+class Refused(SendError):
+    def __init__(self, code: str) -> None:
+        super().__init__(f"refused: {code}")
+        self.code = code
+
+
+class Unanswered(SendError):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """One message for an operator. `reference` is our message id, echoed in receipts where the operator can."""
+
+    reference: str
+    subject_id: str
+    to: str = field(repr=False)  # E.164
+    sender: str  # OADC
+    short_code: str
+    category: str
+    text: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """`opted_out`: refused because the person told this provider to stop. `blocked`: this provider does not deliver to
+    the number, and does not say whether the person asked for that (DOMAIN 4.3)."""
+
+    outcome: Literal["accepted", "rejected"]
+    gateway_message_id: str | None
+    code: str | None
+    opted_out: bool = False
+    blocked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a gateway can, as its provider says in writing; the defaults are the cautious ones.
+
+    `batch`              messages of one request, each with its own text, id and result
+    `idempotent`         a second submit of one reference is the same SMS
+    `adds_stop`          appends the STOP mention to a marketing text itself
+    `echoes_reference`   its receipts name our reference; else only its own id, which an `unknown` never learnt
+    `unicode`            takes what GSM 7-bit cannot write
+    `segments`           the longest text, in SMS
+    """
+
+    batch: int = 1
+    idempotent: bool = False
+    adds_stop: bool = False
+    echoes_reference: bool = False
+    unicode: bool = True
+    segments: int = 10
+
+
+class Gateway(Protocol):
+    """`name` is what the ledger, receipts and metrics call it (`gateway_name`). `batch`: messages per submit."""
+
+    name: str
+    capabilities: Capabilities
+    batch: int
+
+    async def submit(self, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
+        """One result or error for each, in the order asked. Raises SendError when it is the same for all."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+def gateway_name(provider: str, account: str) -> str:
+    """One name for the account that submits and for the one its receipts come back to. Most have one: `main`."""
+    return provider if account == "main" else f"{provider}.{account}"

@@ -1,0 +1,61 @@
+"""Is a gateway worth trying? Pure: `now` (monotonic seconds) and the jitter are arguments.
+
+A circuit breaker of one record: what fails before it began closes the gateway at once, what is never answered closes it
+when it is more than half of what was asked lately. It rests for longer each time, and the first answer after a rest
+tells: success forgets, failure rests again.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Failure = Literal["unreachable", "unanswered", "misconfigured"]
+
+LONGEST_REST_S: dict[Failure, float] = {"unreachable": 30.0, "unanswered": 30.0, "misconfigured": 300.0}
+FADE = 0.95  # of what was counted, with each submit: the last twenty matter
+ENOUGH = 3.0  # failures without which no error rate is believed
+TOO_MANY = 0.5  # of what was asked lately
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    answered: float = 0.0  # faded counts
+    failed: float = 0.0
+    latency_s: float = 0.0  # moving average of the answered
+    rests: int = 0  # in a row
+    rests_until: float = float("-inf")
+
+    @property
+    def error_rate(self) -> float:
+        return self.failed / (self.failed + self.answered) if self.failed else 0.0
+
+
+def may_go(health: Health, now: float) -> bool:
+    return now >= health.rests_until
+
+
+def answered(health: Health, now: float, latency_s: float) -> Health:
+    slow = health.latency_s + (latency_s - health.latency_s) / 5 if health.answered else latency_s
+    rests = health.rests if now < health.rests_until else 0  # asked before the rest: tells nothing of now
+    return replace(
+        health, answered=health.answered * FADE + 1, failed=health.failed * FADE, latency_s=slow, rests=rests
+    )
+
+
+def failed(health: Health, failure: Failure, now: float, jitter: float) -> Health:
+    """`jitter` in (0, 1]: the share of the full rest that is taken, so that replicas do not come back as one."""
+    known = replace(health, answered=health.answered * FADE, failed=health.failed * FADE + 1)
+    if failure == "unanswered" and not _failing(known):
+        return known
+    if now < health.rests_until:  # several in flight that fail for one reason are one rest
+        return known
+    rest_s = min(2.0**health.rests, LONGEST_REST_S[failure]) * jitter
+    return replace(known, rests=min(health.rests + 1, 12), rests_until=now + rest_s)
+
+
+def pause(health: Health, until: float) -> Health:
+    """The operator itself said when to come back."""
+    return replace(health, rests_until=max(health.rests_until, until))
+
+
+def _failing(health: Health) -> bool:
+    return health.rests > 0 or (health.failed >= ENOUGH and health.error_rate > TOO_MANY)

@@ -1,0 +1,108 @@
+"""One request to a provider over HTTP, and what each way of going wrong on the network means. What to ask and how to
+read the answer, the provider's own module says.
+
+    no connection was ours yet                       Unreachable: nothing was begun
+    from then on: silence, a reset, a drip, no end   Unanswered
+    an answer that cannot be read                    Unanswered
+"""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+
+from dispatch.gateways.gateway import Capabilities, Result, SendError, Submit, Unanswered, Unreachable
+from dispatch.gateways.provider import Account, Answer, HttpProvider, Request
+
+ANSWER_BYTES = 4 * 1024 * 1024
+AT_ONCE = 32  # requests of one submit, where a request is one message; all of them begin together
+
+
+class HttpGateway:
+    """A provider's module with an account and a connection pool. `batch` at most the provider's own, where that is
+    more than one; where it is one, as many requests as that at once."""
+
+    def __init__(
+        self,
+        name: str,
+        provider: HttpProvider,
+        account: Account,
+        *,
+        timeout_s: float,
+        batch: int | None = None,
+        capabilities: Capabilities | None = None,
+    ) -> None:
+        self.name = name
+        self.capabilities = capabilities or provider.capabilities
+        most = provider.capabilities.batch if provider.capabilities.batch > 1 else AT_ONCE
+        self.batch = min(batch or most, most)
+        self._provider = provider
+        self._account = account
+        self._url = (account.url or provider.URL).rstrip("/")
+        trace = aiohttp.TraceConfig()
+        trace.on_connection_create_end.append(_begun)
+        trace.on_connection_reuseconn.append(_begun)
+        self._session = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(2.0, timeout_s)),
+            connector=aiohttp.TCPConnector(limit=0),  # `submits_in_flight` x `batch` is the limit
+            trace_configs=[trace],
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+    async def submit(self, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
+        if self._provider.capabilities.batch > 1:
+            return await self._exchange(messages)
+        return await asyncio.gather(*(self._alone(message) for message in messages))
+
+    async def _alone(self, message: Submit) -> Result | SendError:
+        try:
+            [result] = await self._exchange([message])
+        except SendError as error:
+            return error
+        return result
+
+    async def _exchange(self, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
+        answer = await self._ask(self._provider.request(messages, self._account, datetime.now(UTC)))
+        try:
+            results = self._provider.read(answer, messages)
+        except SendError:
+            raise
+        except Exception as error:  # whatever a provider may come to say, the message is in its hands
+            raise Unanswered(f"the answer cannot be read: {type(error).__name__}") from None
+        if len(results) != len(messages):
+            raise Unanswered("the answer is not about what was submitted")
+        return results
+
+    async def _ask(self, request: Request) -> Answer:
+        asked = SimpleNamespace(begun=False)
+        try:
+            async with self._session.request(
+                request.method,
+                self._url + request.path,
+                data=request.body,
+                headers=request.headers,
+                allow_redirects=False,
+                trace_request_ctx=asked,
+            ) as response:
+                body = await response.content.read(ANSWER_BYTES)
+                while not response.content.at_eof() and len(body) < ANSWER_BYTES:
+                    body += await response.content.read(ANSWER_BYTES - len(body))
+                if not response.content.at_eof():
+                    raise Unanswered("the answer has no end")
+                headers = {name.lower(): value for name, value in response.headers.items()}
+                return Answer(response.status, headers, body)
+        except SendError:
+            raise
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise (Unanswered if asked.begun else Unreachable)(type(error).__name__) from None
+
+    async def close(self) -> None:
+        await self._session.close()
+
+
+async def _begun(session: aiohttp.ClientSession, context: Any, params: object) -> None:
+    """A connection is ours: from here on, who knows what is written."""
+    context.trace_request_ctx.begun = True

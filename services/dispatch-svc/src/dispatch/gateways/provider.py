@@ -1,0 +1,127 @@
+"""What an HTTP gateway's module must be able to do, and what an answer's status alone says. Pure.
+
+    429                              Throttled, for as long as it says
+    3xx, 401, 402, 403, 404, 405     Misconfigured: our account or our address
+    any other 4xx but 408            Refused
+    408, 5xx                         Unanswered: somebody may have had it before it failed
+
+A provider whose codes say more looks at them first.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import Protocol
+
+import msgspec
+
+from dispatch.gateways.gateway import (
+    Capabilities,
+    Misconfigured,
+    Refused,
+    Result,
+    SendError,
+    Submit,
+    Throttled,
+    Unanswered,
+)
+
+NOT_SAID_S = 1.0  # a 429 that does not say how long
+OURS = frozenset((301, 302, 303, 307, 308, 401, 402, 403, 404, 405))
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Our account with a provider. `user` and `secret`: whatever it knows us by; `url`: where it is, if not where all
+    its customers find it; `callback_url`: where its receipts are to go, told with each submit where it can be;
+    `options`: what only this provider has, see the module's `OPTIONS`."""
+
+    provider: str
+    account: str = "main"
+    user: str = ""
+    secret: str = field(default="", repr=False)
+    url: str | None = None
+    callback_url: str | None = field(default=None, repr=False)  # its path may hold a secret
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A POST. `path` after the account's URL, `body` as it is sent: a signature may cover it."""
+
+    path: str
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+    method: str = "POST"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`headers`: lower-case names."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+
+
+class HttpProvider(Protocol):
+    """One provider's formats: a module. Both functions are pure."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    @property
+    def URL(self) -> str:  # noqa: N802 a module's constant
+        """Where all its customers find it; "" where each has its own."""
+
+    @property
+    def NEEDS(self) -> Sequence[str]:  # noqa: N802
+        """Of `Account`: user, secret, url."""
+
+    @property
+    def OPTIONS(self) -> Mapping[str, bool]:  # noqa: N802
+        """Of `Account.options`, and whether it must be there."""
+
+    def request(self, messages: Sequence[Submit], account: Account, now: datetime) -> Request:
+        """At most `capabilities.batch` messages."""
+
+    def read(self, answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
+        """Each message's result. Raises SendError when it is the same for all; whatever else it raises is an answer
+        that cannot be read."""
+
+
+def by_status(answer: Answer) -> None:
+    """Raises SendError for all but 2xx."""
+    status = answer.status
+    if 200 <= status < 300:
+        return
+    if status == 429:
+        raise Throttled(retry_after_s(answer))
+    if status in OURS:
+        raise Misconfigured(f"http_{status}")
+    if 400 <= status < 500 and status != 408:
+        raise Refused(f"http_{status}")
+    raise Unanswered(f"http_{status}")
+
+
+def retry_after_s(answer: Answer) -> float:
+    """Of the header Retry-After, in seconds or as a date (RFC 9110 10.2.3), by the provider's own clock; a moment where
+    it says nothing usable."""
+    said = answer.headers.get("retry-after", "").strip()
+    try:
+        if said[:1].isdigit():
+            seconds = float(said)
+        else:
+            seconds = (parsedate_to_datetime(said) - parsedate_to_datetime(answer.headers["date"])).total_seconds()
+    except (KeyError, ValueError, TypeError):
+        return NOT_SAID_S
+    return max(seconds, 0.0)
+
+
+def json_headers(**more: str) -> dict[str, str]:
+    return {"Content-Type": "application/json", "Accept": "application/json", **more}
+
+
+def encode(body: object) -> bytes:
+    return msgspec.json.encode(body)

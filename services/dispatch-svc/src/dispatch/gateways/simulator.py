@@ -1,0 +1,55 @@
+"""The development operator: JSON batches of up to 1,000 over HTTP with a bearer token (`stack.simulator`)."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from dispatch.gateways.gateway import Capabilities, Result, SendError, Submit, Unanswered
+from dispatch.gateways.provider import Account, Answer, Request, by_status, encode, json_headers
+
+URL = ""
+NEEDS = ("url", "secret")
+OPTIONS: Mapping[str, bool] = {}
+capabilities = Capabilities(batch=1000, echoes_reference=True)
+
+
+class _Answer(msgspec.Struct):
+    reference: str
+    status: Literal["accepted", "rejected"]
+    id: str | None = None
+    code: str | None = None
+
+
+class _Answers(msgspec.Struct):
+    results: list[_Answer]
+
+
+_answers = msgspec.json.Decoder(_Answers)
+
+
+def request(messages: Sequence[Submit], account: Account, now: datetime) -> Request:
+    body = {
+        "messages": [
+            {
+                "reference": m.reference,
+                "to": m.to,
+                "from": m.sender,
+                "short_code": m.short_code,
+                "category": m.category,
+                "text": m.text,
+            }
+            for m in messages
+        ]
+    }
+    return Request("/v1/submits", json_headers(Authorization=f"Bearer {account.secret}"), encode(body))
+
+
+def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
+    by_status(answer)
+    by_reference = {r.reference: r for r in _answers.decode(answer.body).results}
+    if any(m.reference not in by_reference for m in messages):
+        raise Unanswered("the answer is not about what was submitted")
+    ordered = (by_reference[m.reference] for m in messages)
+    return [Result(outcome=r.status, gateway_message_id=r.id, code=r.code) for r in ordered]

@@ -1,0 +1,163 @@
+"""The gateways that are configured, as they are doing: which one a message takes now, and how many may go.
+
+What a process learns of a gateway (health, what it may still send this second) is its own and dies with it; the rules
+over it are pure (`routing`, `gateways.health`, `gateways.rates`).
+"""
+
+import random
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from common.telemetry import counter, gauge
+from dispatch.gateways import Gateway
+from dispatch.gateways import health as healths
+from dispatch.gateways import rates as buckets
+from dispatch.gateways.health import Failure, Health
+from dispatch.gateways.rates import Bucket
+from dispatch.routing import Route, choose, ways
+
+RESTS = counter("sms_dispatch_gateway_rests_total", "Times that a gateway was left alone for a while.", ["gateway"])
+ERRORS = gauge("sms_dispatch_gateway_errors_ratio", "Of the last submits, those that got no answer.", ["gateway"])
+ALERTS = counter(
+    "sms_dispatch_gateway_alerts_total", "Submits refused until somebody acts (account, money, sender).", ["gateway"]
+)
+NO_ROUTE = counter("sms_dispatch_no_route_total", "Messages that no configured gateway is for.")
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Messages a second, over all processes: of the whole gateway, and of each sender on it."""
+
+    gateway: float | None = None
+    sender: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The gateway a message takes. None: all that may take it rest `until` then, or there is none at all."""
+
+    gateway: str | None
+    exists: bool
+    until: datetime | None = None
+    adds_stop: bool = False
+
+
+class Traffic:
+    """Of each limit this process has a part: limit x partitions held / partitions. One that holds none still wakes what
+    is due, so it counts as holding one."""
+
+    def __init__(
+        self,
+        gateways: Sequence[Gateway],
+        routes: Sequence[Route] = (),
+        rates: Mapping[str, Rates] | None = None,
+        partitions: int = 1,
+    ) -> None:
+        self.gateways = {gateway.name: gateway for gateway in gateways}
+        self._routes = routes or [Route(name) for name in self.gateways]
+        self._rates = rates or {}
+        self._partitions = partitions
+        self._share = 1.0
+        self._health: dict[tuple[str, str], Health] = {}  # by gateway and OADC; "" is the gateway itself
+        self._buckets: dict[tuple[str, str], Bucket] = {}
+
+    def holds(self, partitions: int) -> None:
+        """This process reads so many of the requests' partitions from now on."""
+        self._share = max(1, partitions) / self._partitions
+
+    @property
+    def resting(self) -> bool:
+        """No gateway is to be tried now: no use in taking more."""
+        now = time.monotonic()
+        return not any(healths.may_go(self._of(name), now) for name in self.gateways)
+
+    def way(
+        self,
+        *,
+        territory: str,
+        sender_id: str,
+        oadc: str,
+        category: str,
+        message_id: UUID,
+        closed: Collection[str] = (),
+    ) -> Way:
+        """`closed`: gateways that are no way for this person."""
+        now = time.monotonic()
+
+        def rests_until(name: str) -> float:
+            return max(self._of(name).rests_until, self._of(name, oadc).rests_until)
+
+        found = ways(self._routes, territory=territory, sender_id=sender_id, category=category)
+        if not found:
+            NO_ROUTE.inc()
+            return Way(None, exists=False)
+        found = [route for route in found if route.gateway not in closed] or found  # the gate says no to the latter
+        name = choose(found, message_id, lambda gateway: rests_until(gateway) <= now)
+        if name is None:
+            wait_s = min(rests_until(route.gateway) for route in found) - now
+            return Way(None, exists=True, until=datetime.now(UTC) + timedelta(seconds=max(0.0, wait_s)))
+        return Way(name, exists=True, adds_stop=self.gateways[name].capabilities.adds_stop)
+
+    def answered(self, name: str, oadcs: Collection[str], latency_s: float) -> None:
+        """A submit with messages of these senders got its results."""
+        now = time.monotonic()
+        self._health[name, ""] = healths.answered(self._of(name), now, latency_s)
+        for oadc in oadcs:
+            self._health.pop((name, oadc), None)
+        ERRORS.labels(name).set(self._of(name).error_rate)
+
+    def failed(self, name: str, failure: Failure, oadc: str = "") -> datetime:
+        """A submit did not, because of this sender on it where one is named. Returns when what was on it may be decided
+        again: at once while another gateway is open."""
+        now = time.monotonic()
+        jitter = random.uniform(0.5, 1.0)  # noqa: S311 replicas must not come back as one
+        before = self._of(name, oadc)
+        health = healths.failed(before, failure, now, jitter)
+        self._health[name, oadc] = health
+        if health.rests_until > before.rests_until:
+            RESTS.labels(name).inc()
+        if failure == "misconfigured":
+            ALERTS.labels(name).inc()
+        ERRORS.labels(name).set(self._of(name).error_rate)
+        return self._again(name, health.rests_until - now)
+
+    def pause(self, name: str, after_s: float) -> datetime:
+        """The operator itself said for how long. Returns as `failed`."""
+        self._health[name, ""] = healths.pause(self._of(name), time.monotonic() + after_s)
+        return self._again(name, after_s)
+
+    def admit(self, name: str, oadcs: Sequence[str]) -> list[datetime | None]:
+        """For each message, by the sender's name it bears: None, it may go now; else when it may come back."""
+        rates, share, now = self._rates.get(name, Rates()), self._share, time.monotonic()
+        limits = {"": rates.gateway, **dict.fromkeys(oadcs, rates.sender)}
+        limited = {key: limit * share for key, limit in limits.items() if limit is not None}
+        if not limited:
+            return [None] * len(oadcs)
+        answers: list[datetime | None] = []
+        for oadc in oadcs:
+            keys = [key for key in ("", oadc) if key in limited]
+            held = {key: self._buckets.get((name, key)) or buckets.full(limited[key], now) for key in keys}
+            taken = {key: buckets.take(held[key], limited[key], 1, now) for key in keys}
+            if all(may for _, may in taken.values()):
+                self._buckets |= {(name, key): bucket for key, (bucket, _) in taken.items()}
+                answers.append(None)
+                continue
+            late = next(key for key, (_, may) in taken.items() if not may)
+            self._buckets[name, late], at = buckets.place(held[late], limited[late], now)
+            answers.append(datetime.now(UTC) + timedelta(seconds=at - now))
+        return answers
+
+    async def close(self) -> None:
+        for gateway in self.gateways.values():
+            await gateway.close()
+
+    def _again(self, name: str, in_s: float) -> datetime:
+        now = time.monotonic()
+        elsewhere = any(healths.may_go(self._of(other), now) for other in self.gateways if other != name)
+        return datetime.now(UTC) + timedelta(seconds=0.0 if elsewhere else max(0.0, in_s))
+
+    def _of(self, name: str, oadc: str = "") -> Health:
+        return self._health.get((name, oadc), Health())

@@ -1,0 +1,145 @@
+"""Routing, health and rates: what holds for any routes, any history of a gateway, any load."""
+
+from decimal import Decimal
+from uuid import UUID
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatch.gateways import health, rates
+from dispatch.gateways.health import Health
+from dispatch.routing import Route, choose, ways
+
+NAMES = ("cheap", "dear", "island", "codes")
+TERRITORIES = ("FR", "RE", "BE")
+CATEGORIES = ("marketing", "transactional")
+
+routes_of_some = st.lists(
+    st.builds(
+        Route,
+        gateway=st.sampled_from(NAMES),
+        territories=st.frozensets(st.sampled_from(TERRITORIES)),
+        senders=st.frozensets(st.sampled_from(("lune", "soleil"))),
+        categories=st.frozensets(st.sampled_from(CATEGORIES)),
+        price=st.sampled_from((Decimal("0.03"), Decimal("0.05"))),
+        weight=st.integers(1, 5),
+    ),
+    max_size=6,
+)
+ids = st.uuids()
+closed_ones = st.frozensets(st.sampled_from(NAMES))
+
+
+@given(routes_of_some, st.sampled_from(TERRITORIES), st.sampled_from(CATEGORIES), ids, closed_ones)
+def test_a_message_goes_by_the_cheapest_gateway_that_is_for_it_and_open(
+    routes: list[Route], territory: str, category: str, identity: UUID, closed: frozenset[str]
+) -> None:
+    found = ways(routes, territory=territory, sender_id="lune", category=category)
+    chosen = choose(found, identity, lambda name: name not in closed)
+    fits = [
+        r
+        for r in routes
+        if territory in (r.territories or TERRITORIES)
+        and "lune" in (r.senders or {"lune"})
+        and category in (r.categories or CATEGORIES)
+        and r.gateway not in closed
+    ]
+    if not fits:
+        assert chosen is None
+        return
+    assert chosen in {r.gateway for r in fits if r.price == min(f.price for f in fits)}
+    assert chosen == choose(found, identity, lambda name: name not in closed), "asked again, the same"
+
+
+@given(st.lists(st.sampled_from(NAMES), min_size=2, unique=True), ids, st.sampled_from(NAMES))
+def test_when_a_gateway_closes_only_its_own_messages_move(names: list[str], identity: UUID, closing: str) -> None:
+    routes = [Route(name) for name in names]
+    before = choose(routes, identity, lambda name: True)
+    after = choose(routes, identity, lambda name: name != closing)
+    assert after == before or before == closing
+
+
+def test_weights_share_the_messages() -> None:
+    routes = [Route("cheap", weight=3), Route("dear", weight=1)]
+    drawn = [choose(routes, UUID(int=n), lambda name: True) for n in range(4000)]
+    assert 0.70 < drawn.count("cheap") / len(drawn) < 0.80
+
+
+events = st.lists(
+    st.tuples(st.sampled_from(("answered", "unreachable", "unanswered", "misconfigured")), st.floats(0, 60)),
+    max_size=60,
+)
+
+
+@given(events, st.floats(0.5, 1.0))
+def test_a_gateway_never_rests_longer_than_its_kind_of_failure_may_and_always_comes_back(
+    history: list[tuple[str, float]], jitter: float
+) -> None:
+    state, now = Health(), 0.0
+    for kind, passed in history:
+        now += passed
+        before = state
+        if kind == "answered":
+            state = health.answered(state, now, 0.1)
+            assert state.rests_until == before.rests_until, "an answer sends nobody to rest"
+        else:
+            state = health.failed(state, kind, now, jitter)  # type: ignore[arg-type]
+            longest = 300.0 if kind == "misconfigured" else 30.0
+            assert state.rests_until <= max(before.rests_until, now + longest)
+        assert 0 <= state.error_rate <= 1
+    assert health.may_go(state, now + 300.0)
+
+
+def test_what_is_out_of_reach_rests_at_once_and_twice_as_long_each_time() -> None:
+    state, now, rests = Health(), 0.0, []
+    for _ in range(7):
+        state = health.failed(state, "unreachable", now, 1.0)
+        rests.append(state.rests_until - now)
+        now = state.rests_until
+    assert rests == [1, 2, 4, 8, 16, 30, 30]
+    assert not health.may_go(health.failed(state, "unreachable", now, 1.0), now)
+    state = health.answered(state, now, 0.1)
+    assert health.failed(state, "unreachable", now, 1.0).rests_until - now == 1, "an answer forgets"
+
+
+def test_failures_of_one_moment_are_one_rest() -> None:
+    once = health.failed(Health(), "unreachable", 5.0, 1.0)
+    assert health.failed(once, "unreachable", 5.1, 1.0).rests_until == once.rests_until
+
+
+def test_a_lost_answer_now_and_then_closes_nothing_and_most_of_them_do() -> None:
+    state = Health()
+    for n in range(100):
+        state = health.failed(state, "unanswered", n, 1.0) if n % 4 == 0 else health.answered(state, n, 0.1)
+        assert health.may_go(state, n)
+    for n in range(100, 130):
+        state = health.failed(state, "unanswered", n, 1.0)
+    assert not health.may_go(state, 129)
+
+
+@given(
+    st.floats(0.05, 200),
+    st.lists(st.tuples(st.integers(0, 50), st.floats(0, 3)), min_size=1, max_size=40),
+)
+def test_no_more_than_the_rate_ever_goes(per_s: float, asked: list[tuple[int, float]]) -> None:
+    now = 100.0
+    bucket, gone, since = rates.full(per_s, now), 0, now
+    for wanted, passed in asked:
+        now += passed
+        bucket, may = rates.take(bucket, per_s, wanted, now)
+        assert 0 <= may <= wanted
+        gone += may
+        assert gone <= max(1.0, per_s) + (now - since) * per_s + 1e-6
+    if asked[-1][0]:
+        _, may = rates.take(bucket, per_s, 1, now + 1 / per_s)
+        assert may == 1, "who waits for one place's time gets one"
+
+
+@given(st.floats(0.05, 200), st.integers(1, 50))
+def test_who_has_to_wait_comes_back_one_after_the_other(per_s: float, waiting: int) -> None:
+    bucket, places = rates.full(per_s, 100.0), []
+    for _ in range(waiting):
+        bucket, at = rates.place(bucket, per_s, 100.0)
+        places.append(at)
+    gaps = [b - a for a, b in zip([100.0, *places], places, strict=False)]
+    assert all(abs(gap - 1 / per_s) < 1e-6 for gap in gaps)

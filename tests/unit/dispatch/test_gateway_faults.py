@@ -1,0 +1,138 @@
+"""Every HTTP gateway meets every way of going wrong, over real local HTTP, and each has one right answer: not begun
+(tried again), refused, somebody has to act, or `unknown`, which is never sent again."""
+
+import socket
+
+import pytest
+
+from dispatch.gateways import (
+    HTTP_PROVIDERS,
+    HttpGateway,
+    Misconfigured,
+    Refused,
+    Result,
+    SendError,
+    Throttled,
+    Unanswered,
+    Unreachable,
+)
+from tests.fault_server import Fault, fault_server
+from tests.gateway_cases import ACCOUNTS, submit
+
+TIMEOUT_S = 0.3
+RIGHT: dict[Fault, type[SendError]] = {
+    "silent": Unanswered,
+    "closes_before_the_answer": Unanswered,
+    "resets_before_the_answer": Unanswered,
+    "half_closed": Unanswered,
+    "drips": Unanswered,
+    "cut_short": Unanswered,
+    "endless": Unanswered,
+    "not_http": Unanswered,
+    "garbage": Unanswered,
+    "empty": Unanswered,
+    "unavailable": Unanswered,
+    "bad_gateway": Unanswered,
+    "error": Unanswered,
+    "throttled": Throttled,
+    "throttled_until": Throttled,
+    "throttled_without_a_time": Throttled,
+    "redirect": Misconfigured,
+    "unauthorised": Misconfigured,
+    "no_money": Misconfigured,
+    "not_found": Misconfigured,
+    "bad_request": Refused,
+}
+AFTER_S = {"throttled": 7.0, "throttled_until": 9.0, "throttled_without_a_time": 1.0}
+
+each_provider = pytest.mark.parametrize("provider", sorted(HTTP_PROVIDERS))
+
+
+async def _ask(provider: str, url: str, *, times: int = 1) -> list[Result | SendError]:
+    gateway = HttpGateway(provider, HTTP_PROVIDERS[provider], ACCOUNTS[provider].at(url), timeout_s=TIMEOUT_S)
+    try:
+        answers: list[Result | SendError] = []
+        for n in range(times):
+            try:
+                answers += await gateway.submit([submit(n + 1)])
+            except SendError as error:
+                answers.append(error)
+        return answers
+    finally:
+        await gateway.close()
+
+
+@each_provider
+@pytest.mark.parametrize("fault", RIGHT)
+async def test_each_fault_has_one_right_answer(provider: str, fault: Fault) -> None:
+    async with fault_server() as server:
+        server.fault = fault
+        [answer] = await _ask(provider, server.url)
+    assert type(answer) is RIGHT[fault], repr(answer)
+    assert len(server.requests) == 1, "asked once, whatever became of it"
+    if isinstance(answer, Throttled):
+        assert answer.after_s == AFTER_S[fault]
+    assert "+336" not in str(answer)
+
+
+@each_provider
+async def test_nobody_there_is_nothing_begun(provider: str) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        [answer] = await _ask(provider, f"http://127.0.0.1:{unused.getsockname()[1]}")
+    assert type(answer) is Unreachable
+
+
+async def test_a_handshake_that_fails_is_nothing_begun() -> None:
+    async with fault_server() as server:
+        [answer] = await _ask("simulator", server.url.replace("http:", "https:"))
+    assert type(answer) is Unreachable
+    assert server.requests == []
+
+
+async def test_no_connection_in_time_is_nothing_begun() -> None:
+    """Connections that nobody takes: the queue of a listening socket is full, so the next one is never answered."""
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        address = deaf.getsockname()
+        waiting = [_knock(address) for _ in range(4)]
+        [answer] = await _ask("simulator", f"http://127.0.0.1:{address[1]}")
+        for each in waiting:
+            each.close()
+    assert type(answer) is Unreachable
+
+
+def _knock(address: tuple[str, int]) -> socket.socket:
+    knocking = socket.socket()
+    knocking.setblocking(False)
+    knocking.connect_ex(address)
+    return knocking
+
+
+@each_provider
+async def test_a_kept_connection_that_closes_is_not_asked_twice(provider: str) -> None:
+    """aiohttp tries a GET again by itself when a kept connection turns out to be closed: a second SMS."""
+
+    async with fault_server() as server:
+        server.fault, server.answer = None, ACCOUNTS[provider].accepted(submit(1))
+        gateway = HttpGateway(
+            provider, HTTP_PROVIDERS[provider], ACCOUNTS[provider].at(server.url), timeout_s=TIMEOUT_S
+        )
+        try:
+            [first] = await gateway.submit([submit(1)])
+            assert isinstance(first, Result), repr(first)
+            assert first.outcome == "accepted"
+            server.fault = "resets_before_the_answer"
+            try:
+                [second] = await gateway.submit([submit(2)])
+            except SendError as error:
+                second = error
+        finally:
+            await gateway.close()
+    assert type(second) is Unanswered
+    assert len(server.requests) == 2
+
+
+def test_there_is_a_case_for_every_gateway() -> None:
+    assert set(ACCOUNTS) == set(HTTP_PROVIDERS)
