@@ -3,7 +3,11 @@
 from datetime import timedelta
 from typing import Any
 
+from prometheus_client import REGISTRY
+
+from common.database import Database
 from common.signing import PublicKeys
+from consent import rectifications
 from consent.bundle import check
 from tests.builders import SENDER, now, number, subject
 from tests.eventually import eventually
@@ -281,3 +285,24 @@ async def test_who_may_and_what_is_wrong_with_a_request(surroundings: Surroundin
             assert await sql.fetchval("SELECT count(*) FROM rectification") == 0
             assert await sql.fetchval("SELECT count(*) FROM evidence") == 1
             assert await sql.fetchval("SELECT count(*) FROM subject WHERE subject_id = $1", subject(1)) == 0
+
+
+async def test_how_long_the_oldest_has_waited_is_told(surroundings: Surroundings) -> None:
+    database = Database(await surroundings.database("consent"), name="rectifications")
+    waiting = rectifications.Waiting(database)
+    async with surroundings.sql("consent") as sql:
+        row = (
+            "INSERT INTO rectification (rectification_id, subject_id, kind, source, annulled, requested_at,"
+            " completed_at, rectified) VALUES ($1, $2, 'number', 'call-centre', false, $3, $4, '{}')"
+        )
+        ages = []
+        await sql.execute(row, "r-1", subject(1), now() - timedelta(days=9), now())
+        await waiting.look()
+        ages.append(REGISTRY.get_sample_value("sms_consent_oldest_rectification_age_seconds"))
+        await sql.execute(row, "r-2", subject(1), now() - timedelta(days=3), None)
+        await sql.execute(row, "r-3", subject(2), now() - timedelta(days=1), None)
+        await waiting.look()
+        ages.append(REGISTRY.get_sample_value("sms_consent_oldest_rectification_age_seconds"))
+    await database.close()
+    assert ages[0] == 0
+    assert timedelta(days=3) <= timedelta(seconds=ages[1] or 0) < timedelta(days=4)

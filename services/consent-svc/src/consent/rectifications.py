@@ -25,8 +25,11 @@ from common.consumer import After, Received, Subscription
 from common.contracts import RECTIFICATION_ACKS, RECTIFICATIONS
 from common.contracts.rights import RectificationAcknowledged, RectificationRequested
 from common.copying import opened
+from common.database import Database
 from common.keyring import FieldKeys
-from common.telemetry import counter
+from common.service import Worker
+from common.telemetry import counter, gauge
+from common.timer import Timer
 from consent import store
 
 log = logging.getLogger(__name__)
@@ -35,6 +38,11 @@ Kind = Literal["contact", "number", "evidence"]
 
 SERVICES = ("campaign",)  # what of a person's others may correct is there
 ASKED = counter("sms_consent_rectifications_total", "Rectifications asked for.", ["kind"])
+OLDEST = gauge(
+    "sms_consent_oldest_rectification_age_seconds",
+    "Age of the oldest rectification not complete; 0 when there is none.",
+)
+LOOK_EVERY_S = 60.0
 
 Table(
     "rectification",
@@ -153,6 +161,24 @@ async def take_answers(tx: AsyncConnection, batch: list[Received]) -> After | No
 
 
 answers = Subscription("consent.rectification-acks", RECTIFICATION_ACKS, take_answers)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Says how long the oldest has been waiting for its answer. Nobody is asked again: campaign-svc reads the request
+    where it lies, and answers it for as long as that takes."""
+
+    database: Database
+
+    def worker(self) -> Worker:
+        timer = Timer("waiting rectifications", self.look, LOOK_EVERY_S, self.database)
+        return Worker(timer.name, timer.run)
+
+    async def look(self) -> bool:
+        async with self.database.begin() as tx:
+            oldest = await tx.scalar(text("SELECT min(requested_at) FROM rectification WHERE completed_at IS NULL"))
+        OLDEST.set((datetime.now(UTC) - oldest).total_seconds() if oldest else 0)
+        return False
 
 
 async def find(tx: AsyncConnection, keys: FieldKeys, rectification_id: str) -> Rectification | None:

@@ -118,6 +118,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                 eraser(held.database).worker(),
                 copies.Forgetting(held.database).worker(),
                 double_opt_ins.Lapsing(held.database, ceiling).worker(),
+                rectifications.Waiting(held.database).worker(),
                 erasures.Lateness(held.database, timedelta(seconds=settings.erasure_late_after_s)).worker(),
                 expiring.Expiring(
                     held.database, ceiling, Asking(answers(held), settings.policy), settings.import_backlog
