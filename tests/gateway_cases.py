@@ -1,29 +1,24 @@
-"""Accounts and answers of every HTTP gateway, for the tests that all of them share. Own words; fictional numbers."""
+"""Accounts and exchanges of every HTTP gateway, for the tests that all of them share.
+
+The shapes are those of DOMAIN 4.1 and 4.3 and of the documentation that each module names; words and ids are our own,
+numbers fictional. An exchange is what a provider answers to one message, and what that means.
+"""
 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 from uuid import UUID
 
-from dispatch.gateways import Account, Submit
-
-
-@dataclass(frozen=True)
-class Case:
-    """One provider's account, and the body with which it accepts a message."""
-
-    account: Account
-    accepts: Callable[[Submit], object]
-    status: int = 200
-    more: dict[str, str] = field(default_factory=dict)
-
-    def at(self, url: str) -> Account:
-        return replace(self.account, url=url)
-
-    def accepted(self, message: Submit) -> bytes:
-        said = self.accepts(message)
-        body = said.encode() if isinstance(said, str) else json.dumps(said).encode()
-        return b"HTTP/1.1 %d OK\r\nContent-Length: %d\r\n\r\n%b" % (self.status, len(body), body)
+from dispatch.gateways import (
+    Account,
+    Misconfigured,
+    Refused,
+    SendError,
+    Submit,
+    Throttled,
+    Unanswered,
+)
 
 
 def submit(n: int, text: str = "Offre du jour. STOP au 36111", category: str = "marketing") -> Submit:
@@ -38,9 +33,381 @@ def submit(n: int, text: str = "Offre du jour. STOP au 36111", category: str = "
     )
 
 
+@dataclass(frozen=True)
+class Case:
+    """One provider's account, how it accepts a message, and what the request for `submit(1)` must be."""
+
+    account: Account
+    accepts: Callable[[Submit], object]
+    accepted_as: Callable[[Submit], str]  # the id in the ledger, which its receipts bear (see inbound's module)
+    path: str
+    body: dict[str, Any] | str  # JSON, a form, or a text
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def at(self, url: str) -> Account:
+        return replace(self.account, url=url)
+
+    def accepted(self, message: Submit) -> bytes:
+        return http(self.status, self.accepts(message))
+
+
+def http(status: int, body: object, headers: str = "") -> bytes:
+    raw = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+    return b"HTTP/1.1 %d Said\r\n%bContent-Length: %d\r\n\r\n%b" % (status, headers.encode(), len(raw), raw)
+
+
+REFERENCE = submit(1).reference
+TEXT = submit(1).text
+CALLBACK = "https://sms.example.com/v1/callbacks/main/receipts"
+
 ACCOUNTS: dict[str, Case] = {
     "simulator": Case(
         Account("simulator", secret="a-token"),
         lambda m: {"results": [{"reference": m.reference, "id": "sim-1", "status": "accepted"}]},
+        lambda m: "sim-1",
+        "/v1/submits",
+        {
+            "messages": [
+                {
+                    "reference": REFERENCE,
+                    "to": "+33639980001",
+                    "from": "MAISONLUNE",
+                    "short_code": "36111",
+                    "category": "marketing",
+                    "text": TEXT,
+                }
+            ]
+        },
+        headers={"authorization": "Bearer a-token"},
+    ),
+    "twilio": Case(
+        Account("twilio", user="AC01", secret="a-token", callback_url=CALLBACK),
+        lambda m: {"sid": "SM0a", "status": "queued", "to": m.to, "error_code": None},
+        lambda m: "SM0a",
+        "/2010-04-01/Accounts/AC01/Messages.json",
+        {"To": "+33639980001", "From": "MAISONLUNE", "Body": TEXT, "StatusCallback": CALLBACK},
+        status=201,
+        headers={"authorization": "Basic QUMwMTphLXRva2Vu"},
+    ),
+    "vonage": Case(
+        Account("vonage", user="a-key", secret="a-secret", callback_url=CALLBACK),
+        lambda m: {"message-count": "1", "messages": [{"to": "33", "message-id": "0C01", "status": "0"}]},
+        lambda m: "0C01",
+        "/sms/json",
+        {
+            "api_key": "a-key",
+            "api_secret": "a-secret",
+            "from": "MAISONLUNE",
+            "to": "33639980001",
+            "text": TEXT,
+            "type": "text",
+            "client-ref": REFERENCE,
+            "status-report-req": "1",
+            "callback": CALLBACK,
+        },
+    ),
+    "sinch": Case(
+        Account("sinch", user="plan-1", secret="a-token", callback_url=CALLBACK),
+        lambda m: {"id": "01SINCH", "to": ["33639980001"], "canceled": False},
+        lambda m: f"01SINCH/{m.subject_id}",
+        "/xms/v1/plan-1/batches",
+        {
+            "from": "MAISONLUNE",
+            "to": ["33639980001"],
+            "body": TEXT,
+            "client_reference": REFERENCE,
+            "delivery_report": "per_recipient",
+            "callback_url": CALLBACK,
+        },
+        status=201,
+        headers={"authorization": "Bearer a-token"},
+    ),
+    "infobip": Case(
+        Account("infobip", secret="a-key", url="https://x.example.com", callback_url=CALLBACK),
+        lambda m: {
+            "bulkId": "b1",
+            "messages": [{"messageId": m.reference, "status": {"groupId": 1, "name": "PENDING_ACCEPTED"}}],
+        },
+        lambda m: m.reference,
+        "/sms/3/messages",
+        {
+            "messages": [
+                {
+                    "sender": "MAISONLUNE",
+                    "destinations": [{"to": "33639980001", "messageId": REFERENCE}],
+                    "content": {"text": TEXT},
+                    "webhooks": {"delivery": {"url": CALLBACK}},
+                }
+            ]
+        },
+        headers={"authorization": "App a-key"},
+    ),
+    "ovh": Case(
+        Account("ovh", user="ak", secret="as", options={"consumer_key": "ck", "service": "sms-ab123-1"}),
+        lambda m: {"ids": [7001], "invalidReceivers": [], "validReceivers": [m.to], "totalCreditsRemoved": 1},
+        lambda m: "7001",
+        "/sms/sms-ab123-1/jobs",
+        {
+            "receivers": ["+33639980001"],
+            "message": TEXT,
+            "sender": "MAISONLUNE",
+            "senderForResponse": False,
+            "noStopClause": False,
+            "priority": "medium",
+            "charset": "UTF-8",
+            "coding": "7bit",
+            "tag": REFERENCE,
+        },
+        headers={"x-ovh-application": "ak", "x-ovh-consumer": "ck"},
+    ),
+    "brevo": Case(
+        Account("brevo", secret="a-key", callback_url=CALLBACK),
+        lambda m: {"reference": "r1", "messageId": 1511882900176220, "smsCount": 1},
+        lambda m: f"1511882900176220/{m.subject_id}",
+        "/v3/transactionalSMS/send",
+        {
+            "sender": "MAISONLUNE",
+            "recipient": "33639980001",
+            "content": TEXT,
+            "type": "marketing",
+            "unicodeEnabled": False,
+            "tag": REFERENCE,
+            "webUrl": CALLBACK,
+        },
+        status=201,
+        headers={"api-key": "a-key"},
+    ),
+    "plivo": Case(
+        Account("plivo", user="MA01", secret="a-token", callback_url=CALLBACK),
+        lambda m: {"message": "queued", "message_uuid": ["u-1"], "api_id": "a"},
+        lambda m: "u-1",
+        "/v1/Account/MA01/Message/",
+        {"src": "MAISONLUNE", "dst": "33639980001", "text": TEXT, "url": CALLBACK, "method": "POST"},
+        status=202,
+        headers={"authorization": "Basic TUEwMTphLXRva2Vu"},
+    ),
+    "telnyx": Case(
+        Account("telnyx", secret="KEY", callback_url=CALLBACK, options={"messaging_profile_id": "p-1"}),
+        lambda m: {"data": {"id": "4031", "record_type": "message", "to": [{"status": "queued"}]}},
+        lambda m: "4031",
+        "/v2/messages/alphanumeric_sender_id",
+        {
+            "from": "MAISONLUNE",
+            "to": "+33639980001",
+            "text": TEXT,
+            "messaging_profile_id": "p-1",
+            "webhook_url": CALLBACK,
+        },
+        headers={"authorization": "Bearer KEY", "idempotency-key": REFERENCE},
+    ),
+    "octopush": Case(
+        Account("octopush", user="shop@example.com", secret="a-key"),
+        lambda m: {"sms_ticket": "sms_5f", "number_of_contacts": 1, "total_cost": 0.06},
+        lambda m: f"sms_5f/{m.subject_id}",
+        "/v1/public/sms-campaign/send",
+        {
+            "recipients": [{"phone_number": "+33639980001"}],
+            "text": TEXT,
+            "type": "sms_premium",
+            "purpose": "wholesale",
+            "sender": "MAISONLUNE",
+            "with_replies": False,
+            "request_id": REFERENCE,
+        },
+        headers={"api-login": "shop@example.com", "api-key": "a-key"},
+    ),
+    "smsfactor": Case(
+        Account("smsfactor", secret="a-token"),
+        lambda m: {"status": 1, "message": "OK", "ticket": "14672468", "sent": 1, "blacklisted": 0, "invalid": 0},
+        lambda m: "14672468",
+        "/send",
+        {
+            "sms": {
+                "message": {"text": TEXT, "sender": "MAISONLUNE", "pushtype": "marketing"},
+                "recipients": {"gsm": [{"gsmsmsid": REFERENCE, "value": "33639980001"}]},
+            }
+        },
+        headers={"authorization": "Bearer a-token"},
+    ),
+    "cm": Case(
+        Account("cm", secret="a-product-token"),
+        lambda m: {
+            "errorCode": 0,
+            "messages": [
+                {"to": "0033", "status": "Accepted", "reference": m.reference.replace("-", ""), "messageErrorCode": 0}
+            ],
+        },
+        lambda m: m.reference.replace("-", ""),
+        "/v1.0/message",
+        {
+            "messages": {
+                "msg": [
+                    {
+                        "from": "MAISONLUNE",
+                        "to": [{"number": "0033639980001"}],
+                        "body": {"type": "auto", "content": TEXT},
+                        "minimumNumberOfMessageParts": 1,
+                        "maximumNumberOfMessageParts": 10,
+                        "reference": REFERENCE.replace("-", ""),
+                    }
+                ]
+            }
+        },
+        headers={"x-cm-producttoken": "a-product-token"},
+    ),
+    "kannel": Case(
+        Account("kannel", user="shop", secret="a-password", url="http://kannel.internal", callback_url=CALLBACK),
+        lambda m: "0: Accepted for delivery",
+        lambda m: m.reference,
+        "/cgi-bin/sendsms",
+        TEXT,
+        status=202,
+        headers={
+            "x-kannel-username": "shop",
+            "x-kannel-password": "a-password",
+            "x-kannel-from": "MAISONLUNE",
+            "x-kannel-to": "+33639980001",
+            "x-kannel-coding": "0",
+            "x-kannel-dlr-mask": "31",
+            "x-kannel-dlr-url": f"{CALLBACK}?id={REFERENCE}&status=%d",
+        },
+    ),
+    "jasmin": Case(
+        Account("jasmin", user="shop", secret="a-password", url="http://jasmin.internal", callback_url=CALLBACK),
+        lambda m: 'Success "07033084-5cfd"',
+        lambda m: "07033084-5cfd",
+        "/send",
+        {
+            "username": "shop",
+            "password": "a-password",
+            "to": "+33639980001",
+            "from": "MAISONLUNE",
+            "coding": "0",
+            "hex-content": TEXT.encode("ascii").hex(),
+            "dlr": "yes",
+            "dlr-url": CALLBACK,
+            "dlr-level": "3",
+            "dlr-method": "POST",
+        },
     ),
 }
+
+OPTED_OUT, BLOCKED = "opted_out", "blocked"
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """`means`: an error's type, or what a rejection says of the person. `code` as it is stored; `after_s`, `of_sender`
+    where the error has one."""
+
+    provider: str
+    status: int
+    answer: object
+    means: type[SendError] | str
+    code: str | None = None
+    of_sender: bool = False
+    after_s: float | None = None
+    headers: str = ""
+
+    def __str__(self) -> str:
+        means = self.means if isinstance(self.means, str) else self.means.__name__
+        return f"{self.provider}-{self.status}-{self.code or ''}-{means}"
+
+
+def _twilio(status: int, code: int, means: type[SendError] | str, **more: Any) -> Exchange:
+    named = str(code) if means is not Throttled else None
+    return Exchange("twilio", status, {"code": code, "message": "no", "status": status}, means, named, **more)
+
+
+def _vonage(code: str, means: type[SendError] | str, **more: Any) -> Exchange:
+    named = None if means in (Throttled, Unanswered) else code
+    answer = {"message-count": "1", "messages": [{"status": code, "error-text": "no"}]}
+    return Exchange("vonage", 200, answer, means, named, **more)
+
+
+def _infobip(group: int, name: str, means: type[SendError] | str, **more: Any) -> Exchange:
+    answer = {"messages": [{"messageId": REFERENCE, "status": {"groupId": group, "name": name}}]}
+    return Exchange("infobip", 200, answer, means, name, **more)
+
+
+def _telnyx(status: int, code: str, means: type[SendError] | str, **more: Any) -> Exchange:
+    named = None if means is Throttled else code
+    return Exchange("telnyx", status, {"errors": [{"code": code, "title": "no"}]}, means, named, **more)
+
+
+def _cm(code: int, means: type[SendError] | str, **more: Any) -> Exchange:
+    message = {"reference": REFERENCE.replace("-", ""), "status": "Rejected", "messageErrorCode": code}
+    named = None if means is Unanswered else str(code)
+    return Exchange("cm", 400, {"errorCode": 201, "messages": [message]}, means, named, **more)
+
+
+def _smsfactor(answer: dict[str, object], means: type[SendError] | str, code: str) -> Exchange:
+    return Exchange("smsfactor", 200, answer, means, code)
+
+
+EXCHANGES = [
+    _twilio(400, 21610, OPTED_OUT),
+    _twilio(400, 21211, Refused),
+    _twilio(400, 21614, Refused),
+    _twilio(400, 21606, Misconfigured, of_sender=True),
+    _twilio(400, 21408, Misconfigured),
+    _twilio(429, 20429, Throttled, after_s=5.0),
+    _twilio(400, 63018, Throttled, after_s=5.0),
+    _twilio(400, 30610, Throttled, after_s=300.0),
+    Exchange("twilio", 401, {"code": 20003, "message": "no"}, Misconfigured, "http_401"),
+    _vonage("1", Throttled, after_s=1.0),
+    _vonage("10", Throttled, after_s=1.0),
+    _vonage("5", Unanswered),
+    _vonage("9", Misconfigured),
+    _vonage("4", Misconfigured),
+    _vonage("15", Misconfigured, of_sender=True),
+    _vonage("29", Misconfigured),
+    _vonage("7", BLOCKED),
+    _vonage("6", Refused),
+    Exchange("vonage", 200, {"messages": [{"status": "0", "message-id": "1"}, {"status": "1"}]}, Unanswered),
+    Exchange("vonage", 200, {"messages": []}, Unanswered),
+    Exchange("sinch", 400, {"code": "syntax_invalid_parameter_format", "text": "no"}, Refused, "http_400"),
+    Exchange("sinch", 403, {"code": "unknown_service_plan"}, Misconfigured, "http_403"),
+    _infobip(5, "REJECTED_NOT_ENOUGH_CREDITS", Misconfigured),
+    _infobip(5, "REJECTED_SENDER", Misconfigured, of_sender=True),
+    _infobip(5, "REJECTED_DESTINATION", OPTED_OUT),
+    _infobip(5, "REJECTED_DND", OPTED_OUT),
+    _infobip(5, "REJECTED_INVALID_DESTINATION", Refused),
+    _infobip(2, "UNDELIVERABLE_NOT_SENT", Refused),
+    Exchange("infobip", 200, {"messages": [{"messageId": "another", "status": {}}]}, Unanswered),
+    Exchange("ovh", 200, {"ids": [], "invalidReceivers": ["x"], "validReceivers": []}, BLOCKED, "invalid_receiver"),
+    Exchange("ovh", 200, {"ids": [], "invalidReceivers": []}, Misconfigured, "no_job"),
+    Exchange("ovh", 403, {"class": "Client::Forbidden", "message": "no credit"}, Misconfigured, "http_403"),
+    Exchange("brevo", 400, {"code": "not_enough_credits", "message": "no"}, Misconfigured, "not_enough_credits"),
+    Exchange("brevo", 402, {"code": "not_enough_credits", "message": "no"}, Misconfigured, "http_402"),
+    Exchange("brevo", 400, {"code": "invalid_parameter", "message": "no"}, Refused, "http_400"),
+    Exchange("plivo", 400, {"error": "dst is not valid", "api_id": "a"}, Refused, "http_400"),
+    Exchange("plivo", 202, {"message_uuid": []}, Unanswered),
+    _telnyx(403, "40300", OPTED_OUT),
+    _telnyx(429, "10011", Throttled, after_s=3.0, headers="Retry-After: 3\r\n"),
+    _telnyx(400, "40002", Throttled, after_s=1.0),
+    _telnyx(403, "40318", Throttled, after_s=1.0),
+    _telnyx(400, "40001", Misconfigured),
+    _telnyx(400, "40003", Refused),
+    Exchange("octopush", 400, {"code": 1, "message": "no"}, Refused, "http_400"),
+    _smsfactor({"status": -1, "message": "no"}, Misconfigured, "-1"),
+    _smsfactor({"status": -3, "message": "no"}, Misconfigured, "-3"),
+    _smsfactor({"status": -7, "message": "no"}, Refused, "-7"),
+    _smsfactor({"status": 1, "ticket": "1", "sent": 0, "blacklisted": 1}, BLOCKED, "blacklisted"),
+    _smsfactor({"status": 1, "ticket": "1", "sent": 0, "invalid": 1}, Refused, "invalid"),
+    _cm(301, Misconfigured, of_sender=True),
+    _cm(303, Refused),
+    _cm(402, BLOCKED),
+    _cm(500, Unanswered),
+    Exchange("cm", 401, {"errorCode": 103, "messages": []}, Misconfigured, "103"),
+    Exchange("cm", 402, {"errorCode": 102, "messages": []}, Misconfigured, "102"),
+    Exchange("kannel", 503, "Temporal failure, try again later.", Throttled, after_s=5.0),
+    Exchange("kannel", 403, "Authorization failed for sendsms", Misconfigured, "http_403"),
+    Exchange("kannel", 202, "Queued, perhaps", Unanswered),
+    Exchange("jasmin", 403, 'Error "User throughput exceeded"', Throttled, after_s=1.0),
+    Exchange("jasmin", 403, 'Error "Authentication failure"', Misconfigured, "http_403"),
+    Exchange("jasmin", 412, 'Error "No route found"', Misconfigured, "http_412"),
+    Exchange("jasmin", 500, 'Error "Cannot send submit_sm"', Unanswered),
+    Exchange("jasmin", 200, 'Error "odd"', Unanswered),
+]

@@ -3,7 +3,22 @@ a line below."""
 
 from collections.abc import Mapping
 
-from dispatch.gateways import simulator
+from dispatch.gateways import (
+    brevo,
+    cm,
+    infobip,
+    jasmin,
+    kannel,
+    octopush,
+    ovh,
+    plivo,
+    simulator,
+    sinch,
+    smsfactor,
+    telnyx,
+    twilio,
+    vonage,
+)
 from dispatch.gateways.gateway import (
     Capabilities,
     Gateway,
@@ -21,7 +36,20 @@ from dispatch.gateways.over_http import HttpGateway
 from dispatch.gateways.provider import Account, HttpProvider
 
 HTTP_PROVIDERS: Mapping[str, HttpProvider] = {
+    "brevo": brevo,
+    "cm": cm,
+    "infobip": infobip,
+    "jasmin": jasmin,
+    "kannel": kannel,
+    "octopush": octopush,
+    "ovh": ovh,
+    "plivo": plivo,
     "simulator": simulator,
+    "sinch": sinch,
+    "smsfactor": smsfactor,
+    "telnyx": telnyx,
+    "twilio": twilio,
+    "vonage": vonage,
 }
 
 __all__ = [

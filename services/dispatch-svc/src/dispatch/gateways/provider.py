@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -125,3 +125,38 @@ def json_headers(**more: str) -> dict[str, str]:
 
 def encode(body: object) -> bytes:
     return msgspec.json.encode(body)
+
+
+def decode(answer: Answer) -> dict[str, Any]:
+    """A JSON object. Raises ValueError."""
+    try:
+        return msgspec.json.decode(answer.body, type=dict[str, Any])
+    except msgspec.DecodeError:
+        raise ValueError("no JSON object") from None  # the cause would carry the answer into the log
+
+
+def text_of(fields: Mapping[str, Any], name: str) -> str:
+    """A text that is not empty; a number is written out. Raises KeyError, ValueError."""
+    value = fields[name]
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+        raise ValueError(f"{name} is no text")
+    return str(value)
+
+
+def list_of(fields: Mapping[str, Any], name: str) -> list[Any]:
+    value = fields[name]
+    if not isinstance(value, list):
+        raise ValueError(f"{name} is no list")
+    return value
+
+
+def object_of(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
+    value = fields[name]
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is no object")
+    return value
+
+
+def digits(number: str) -> str:
+    """An E.164 number without its plus, as most providers want it."""
+    return number.removeprefix("+")

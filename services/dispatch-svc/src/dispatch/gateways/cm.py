@@ -1,0 +1,88 @@
+"""CM.com Business Messaging: JSON, a product token, up to 1,000 messages a request, each with its own text, reference
+and result (DOMAIN 4.1; its message error codes: 301 to 305 of the message, 401 to 403 of its way, 500 its own). A
+reference has at most 32 characters: ours without its dashes."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from dispatch.gateways.gateway import (
+    Capabilities,
+    Misconfigured,
+    Refused,
+    Result,
+    SendError,
+    Submit,
+    Unanswered,
+)
+from dispatch.gateways.provider import (
+    Account,
+    Answer,
+    Request,
+    by_status,
+    decode,
+    digits,
+    encode,
+    json_headers,
+    list_of,
+    text_of,
+)
+
+URL = "https://gw.messaging.cm.com"
+NEEDS = ("secret",)
+OPTIONS: Mapping[str, bool] = {}
+capabilities = Capabilities(batch=1000, echoes_reference=True)
+
+TAKEN = "0"
+OURS = ("101", "102", "103")  # who we are, and our balance
+OF_SENDER = ("301",)
+BLACKLISTED = "402"  # whose wish that was it does not say
+ITS_OWN = ("500", "999")
+
+
+def request(messages: Sequence[Submit], account: Account, now: datetime) -> Request:
+    body = {
+        "messages": {
+            "msg": [
+                {
+                    "from": m.sender,
+                    "to": [{"number": "00" + digits(m.to)}],
+                    "body": {"type": "auto", "content": m.text},
+                    "minimumNumberOfMessageParts": 1,
+                    "maximumNumberOfMessageParts": capabilities.segments,
+                    "reference": _reference(m),
+                }
+                for m in messages
+            ]
+        }
+    }
+    return Request("/v1.0/message", json_headers(**{"X-CM-PRODUCTTOKEN": account.secret}), encode(body))
+
+
+def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
+    try:
+        said = decode(answer)
+        if (code := text_of(said, "errorCode")) in OURS:
+            raise Misconfigured(code)
+    except (KeyError, ValueError, TypeError):
+        by_status(answer)
+        raise
+    by_reference = {text_of(each, "reference"): text_of(each, "messageErrorCode") for each in list_of(said, "messages")}
+    if not by_reference:
+        by_status(answer)
+    return [_result(_reference(m), by_reference[_reference(m)]) for m in messages]
+
+
+def _result(reference: str, code: str) -> Result | SendError:
+    if code == TAKEN:
+        return Result("accepted", reference, None)
+    if code == BLACKLISTED:
+        return Result("rejected", reference, code, blocked=True)
+    if code in OURS or code in OF_SENDER:
+        return Misconfigured(code, of_sender=code in OF_SENDER)
+    if code in ITS_OWN:
+        return Unanswered(f"code {code}")
+    return Refused(code)
+
+
+def _reference(m: Submit) -> str:
+    return m.reference.replace("-", "")

@@ -1,0 +1,65 @@
+"""Infobip SMS v3: JSON, an App key, many messages a request, each with an id that we choose (DOMAIN 4.1). Each has a
+status: groups and names in DOMAIN 3.4, classes in 4.3 and 4.4. A message id it has had before is refused as a
+duplicate: then it has the message, and that is what we wanted to know."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from dispatch.gateways.gateway import Capabilities, Misconfigured, Refused, Result, SendError, Submit
+from dispatch.gateways.provider import (
+    Account,
+    Answer,
+    Request,
+    by_status,
+    decode,
+    digits,
+    encode,
+    json_headers,
+    list_of,
+    object_of,
+    text_of,
+)
+
+URL = ""  # each customer has its own
+NEEDS = ("url", "secret")
+OPTIONS: Mapping[str, bool] = {}
+capabilities = Capabilities(batch=100, echoes_reference=True)  # no number is published: as many as its receipts hold
+
+TAKEN_GROUPS = ("1", "3")  # pending, delivered
+DUPLICATE = "REJECTED_DUPLICATE_MESSAGE_ID"
+OPTED_OUT = ("REJECTED_DESTINATION", "REJECTED_DND")
+OF_SENDER = ("REJECTED_SOURCE", "REJECTED_SENDER")
+OURS = ("REJECTED_NOT_ENOUGH_CREDITS",)
+
+
+def request(messages: Sequence[Submit], account: Account, now: datetime) -> Request:
+    body = {"messages": [_message(m, account) for m in messages]}
+    return Request("/sms/3/messages", json_headers(Authorization=f"App {account.secret}"), encode(body))
+
+
+def _message(m: Submit, account: Account) -> dict[str, object]:
+    message: dict[str, object] = {
+        "sender": m.sender,
+        "destinations": [{"to": digits(m.to), "messageId": m.reference}],
+        "content": {"text": m.text},
+    }
+    if account.callback_url:
+        message["webhooks"] = {"delivery": {"url": account.callback_url}}
+    return message
+
+
+def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
+    by_status(answer)
+    by_id = {text_of(each, "messageId"): object_of(each, "status") for each in list_of(decode(answer), "messages")}
+    return [_result(m.reference, by_id[m.reference]) for m in messages]
+
+
+def _result(reference: str, status: Mapping[str, object]) -> Result | SendError:
+    name = text_of(status, "name")
+    if text_of(status, "groupId") in TAKEN_GROUPS or name == DUPLICATE:
+        return Result("accepted", reference, None)
+    if name in OPTED_OUT:
+        return Result("rejected", reference, name, opted_out=True)
+    if name in OF_SENDER or name in OURS:
+        return Misconfigured(name, of_sender=name in OF_SENDER)
+    return Refused(name)

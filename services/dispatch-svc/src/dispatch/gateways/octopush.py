@@ -1,0 +1,35 @@
+"""Octopush SMS campaigns: JSON, API key and login (DOMAIN 4.1; octopush/sms-api). A campaign is one text to many people
+under one ticket; ours are of one. `request_id` makes a second submit the same SMS. What is `wholesale` gets the STOP
+mention appended; receipts name ticket and number. Its error codes are not published: the status decides."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from dispatch.gateways.gateway import Capabilities, Result, SendError, Submit
+from dispatch.gateways.provider import Account, Answer, Request, by_status, decode, encode, json_headers, text_of
+
+URL = "https://api.octopush.com"
+NEEDS = ("user", "secret")  # api-login, api-key
+OPTIONS: Mapping[str, bool] = {}
+capabilities = Capabilities(idempotent=True, adds_stop=True, segments=8)  # 1,224 characters
+
+
+def request(messages: Sequence[Submit], account: Account, now: datetime) -> Request:
+    [m] = messages
+    body = {
+        "recipients": [{"phone_number": m.to}],
+        "text": m.text,
+        "type": "sms_premium",
+        "purpose": "wholesale" if m.category == "marketing" else "alert",
+        "sender": m.sender,
+        "with_replies": False,
+        "request_id": m.reference,
+    }
+    headers = {"api-login": account.user, "api-key": account.secret}
+    return Request("/v1/public/sms-campaign/send", json_headers(**headers), encode(body))
+
+
+def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
+    by_status(answer)
+    [m] = messages
+    return [Result("accepted", f"{text_of(decode(answer), 'sms_ticket')}/{m.subject_id}", None)]

@@ -1,0 +1,64 @@
+"""OVHcloud SMS jobs: JSON, each request signed (DOMAIN 4.1). A job is one text to many people: ours are of one, since
+the ids of its answer do not say whose they are.
+
+The signature is "$1$" and the SHA-1 of secret, consumer key, method, URL, body and time, joined by "+"
+(ovh/python-ovh). OVH appends the STOP clause to what is not declared transactional (`noStopClause`; DOMAIN 8.18).
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from urllib.parse import quote
+
+from common.sms_length import length
+from dispatch.gateways.gateway import Capabilities, Misconfigured, Result, SendError, Submit
+from dispatch.gateways.provider import Account, Answer, Request, by_status, decode, encode, json_headers, list_of
+
+URL = "https://eu.api.ovh.com/1.0"
+NEEDS = ("user", "secret")  # application key, application secret
+OPTIONS: Mapping[str, bool] = {"consumer_key": True, "service": True}
+capabilities = Capabilities(adds_stop=True, segments=6)
+
+
+def request(messages: Sequence[Submit], account: Account, now: datetime) -> Request:
+    [m] = messages
+    body = encode(
+        {
+            "receivers": [m.to],
+            "message": m.text,
+            "sender": m.sender,
+            "senderForResponse": False,
+            "noStopClause": m.category != "marketing",
+            "priority": "medium" if m.category == "marketing" else "high",
+            "charset": "UTF-8",
+            "coding": "7bit" if length(m.text).encoding == "GSM7" else "8bit",
+            "tag": m.reference,
+        }
+    )
+    path = f"/sms/{quote(account.options['service'], safe='')}/jobs"
+    url = (account.url or URL).rstrip("/") + path
+    stamp, consumer = str(int(now.timestamp())), account.options["consumer_key"]
+    signed = "+".join((account.secret, consumer, "POST", url, body.decode(), stamp))
+    return Request(
+        path,
+        json_headers(
+            **{
+                "X-Ovh-Application": account.user,
+                "X-Ovh-Consumer": consumer,
+                "X-Ovh-Timestamp": stamp,
+                "X-Ovh-Signature": "$1$" + hashlib.sha1(signed.encode(), usedforsecurity=False).hexdigest(),
+            }
+        ),
+        body,
+    )
+
+
+def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
+    by_status(answer)
+    job = decode(answer)
+    if list_of(job, "invalidReceivers"):
+        return [Result("rejected", None, "invalid_receiver", blocked=True)]  # wrong, or on its list: it does not say
+    ids = list_of(job, "ids")
+    if not ids:
+        raise Misconfigured("no_job")
+    return [Result("accepted", str(ids[0]), None)]

@@ -1,0 +1,41 @@
+"""Plivo Message API: JSON, basic authentication (DOMAIN 4.1). `dst` may name many people, and the answer has an id for
+each; a wrong one among them refuses all without saying which, so ours is one a request."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from urllib.parse import quote
+
+from dispatch.gateways.gateway import Capabilities, Result, SendError, Submit
+from dispatch.gateways.provider import (
+    Account,
+    Answer,
+    Request,
+    by_status,
+    decode,
+    digits,
+    encode,
+    json_headers,
+    list_of,
+)
+
+URL = "https://api.plivo.com"
+NEEDS = ("user", "secret")  # auth id and auth token
+OPTIONS: Mapping[str, bool] = {}
+capabilities = Capabilities()
+
+
+def request(messages: Sequence[Submit], account: Account, now: datetime) -> Request:
+    [m] = messages
+    body = {"src": m.sender, "dst": digits(m.to), "text": m.text}
+    if account.callback_url:
+        body |= {"url": account.callback_url, "method": "POST"}
+    known = base64.b64encode(f"{account.user}:{account.secret}".encode()).decode()
+    path = f"/v1/Account/{quote(account.user, safe='')}/Message/"
+    return Request(path, json_headers(Authorization=f"Basic {known}"), encode(body))
+
+
+def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
+    by_status(answer)
+    [identity] = list_of(decode(answer), "message_uuid")
+    return [Result("accepted", str(identity), None)]

@@ -1,0 +1,64 @@
+"""Twilio Programmable Messaging: a form, one message a request, JSON back (DOMAIN 4.1). Errors are a JSON object with
+`code`: api/errors of its documentation; classes as DOMAIN 4.4, opted out as 4.3."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from urllib.parse import quote, urlencode
+
+from dispatch.gateways.gateway import Capabilities, Misconfigured, Refused, Result, SendError, Submit, Throttled
+from dispatch.gateways.provider import Account, Answer, Request, by_status, decode, text_of
+
+URL = "https://api.twilio.com"
+NEEDS = ("user", "secret")  # account SID and auth token
+OPTIONS: Mapping[str, bool] = {"messaging_service_sid": False}  # instead of the sender's name
+capabilities = Capabilities()
+
+OPTED_OUT = "21610"
+OF_SENDER = ("21606",)  # this sender cannot write there
+OURS = ("21408", "30007")  # country not switched on; filtered for what it says: the account is at stake
+LATER = ("20429", "30001", "63017", "63018")
+QUIET_HOURS, UNTIL_S = "30610", 300.0
+BUSY_S = 5.0
+
+
+def request(messages: Sequence[Submit], account: Account, now: datetime) -> Request:
+    [m] = messages
+    fields = {"To": m.to, "Body": m.text}
+    if service := account.options.get("messaging_service_sid"):
+        fields["MessagingServiceSid"] = service
+    else:
+        fields["From"] = m.sender
+    if account.callback_url:
+        fields["StatusCallback"] = account.callback_url
+    known = base64.b64encode(f"{account.user}:{account.secret}".encode()).decode()
+    return Request(
+        f"/2010-04-01/Accounts/{quote(account.user, safe='')}/Messages.json",
+        {"Content-Type": "application/x-www-form-urlencoded", "Authorization": f"Basic {known}"},
+        urlencode(fields).encode(),
+    )
+
+
+def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
+    if answer.status != 201:
+        code = _code(answer)
+        if code == OPTED_OUT:
+            return [Result("rejected", None, code, opted_out=True)]
+        if code in LATER:
+            raise Throttled(BUSY_S)
+        if code == QUIET_HOURS:
+            raise Throttled(UNTIL_S)
+        if code in OF_SENDER or code in OURS:
+            raise Misconfigured(code, of_sender=code in OF_SENDER)
+        if answer.status == 400 and code:
+            raise Refused(code)
+        by_status(answer)
+    return [Result("accepted", text_of(decode(answer), "sid"), None)]
+
+
+def _code(answer: Answer) -> str:
+    """Of an error's body; "" where it has none."""
+    try:
+        return str(decode(answer)["code"])
+    except (KeyError, ValueError, TypeError):
+        return ""

@@ -1,0 +1,70 @@
+"""Vonage SMS API: a form, one message a request; HTTP 200 whatever happened, a `status` for each part (DOMAIN 4.1, 4.4;
+developer.vonage.com, troubleshooting SMS). A long text has several parts, each with an id of its own: the first names
+the message, the others are known by `client-ref`.
+
+Pitfall: 9 is "no credit" here and "opted out" in a receipt.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from urllib.parse import urlencode
+
+from common.sms_length import length
+from dispatch.gateways.gateway import (
+    Capabilities,
+    Misconfigured,
+    Refused,
+    Result,
+    SendError,
+    Submit,
+    Throttled,
+    Unanswered,
+)
+from dispatch.gateways.provider import Account, Answer, Request, by_status, decode, digits, list_of, text_of
+
+URL = "https://rest.nexmo.com"
+NEEDS = ("user", "secret")  # api_key, api_secret
+OPTIONS: Mapping[str, bool] = {}
+capabilities = Capabilities(echoes_reference=True)
+
+THROTTLED, TOO_MANY_BINDS = "1", "10"
+INTERNAL_ERROR = "5"  # "while processing this message": it says nothing of how far it came
+BARRED = "7"  # on a list, and whose wish that was it does not say
+OURS = ("4", "8", "9", "11", "14", "29", "33")  # credentials, suspended, no credit, no HTTP, signature, demo numbers
+OF_SENDER = ("15",)
+
+
+def request(messages: Sequence[Submit], account: Account, now: datetime) -> Request:
+    [m] = messages
+    fields = {
+        "api_key": account.user,
+        "api_secret": account.secret,
+        "from": m.sender,
+        "to": digits(m.to),
+        "text": m.text,
+        "type": "text" if length(m.text).encoding == "GSM7" else "unicode",
+        "client-ref": m.reference,  # at most 40 characters
+        "status-report-req": "1",
+    }
+    if account.callback_url:
+        fields["callback"] = account.callback_url
+    headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
+    return Request("/sms/json", headers, urlencode(fields).encode())
+
+
+def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
+    by_status(answer)
+    parts = list_of(decode(answer), "messages")
+    refused = [status for part in parts if (status := text_of(part, "status")) != "0"]
+    if not refused:
+        return [Result("accepted", text_of(parts[0], "message-id"), None)]
+    if len(refused) < len(parts) or INTERNAL_ERROR in refused:
+        raise Unanswered("some parts may have been taken")
+    code = refused[0]
+    if code in (THROTTLED, TOO_MANY_BINDS):
+        raise Throttled(1.0)
+    if code in OURS or code in OF_SENDER:
+        raise Misconfigured(code, of_sender=code in OF_SENDER)
+    if code == BARRED:
+        return [Result("rejected", None, code, blocked=True)]
+    raise Refused(code)

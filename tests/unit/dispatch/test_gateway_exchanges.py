@@ -1,0 +1,177 @@
+"""What each provider is asked, and what its answers mean: over real local HTTP, from one table."""
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import parse_qsl
+
+import pytest
+
+from dispatch.gateways import (
+    HTTP_PROVIDERS,
+    HttpGateway,
+    Misconfigured,
+    Result,
+    SendError,
+    Submit,
+    Throttled,
+)
+from dispatch.gateways.provider import Answer
+from tests.fault_server import fault_server
+from tests.gateway_cases import ACCOUNTS, BLOCKED, EXCHANGES, OPTED_OUT, Exchange, http, submit
+
+NOW = datetime(2026, 1, 7, 9, 0, tzinfo=UTC)
+
+each_provider = pytest.mark.parametrize("provider", sorted(HTTP_PROVIDERS))
+
+
+async def _exchange(provider: str, said: bytes, *messages: Submit) -> tuple[list[Result | SendError], list[bytes]]:
+    async with fault_server() as server:
+        server.answer = said
+        account = ACCOUNTS[provider].at(server.url)
+        gateway = HttpGateway(provider, HTTP_PROVIDERS[provider], account, timeout_s=5.0)
+        try:
+            return list(await gateway.submit(messages)), server.requests
+        except SendError as error:
+            return [error] * len(messages), server.requests
+        finally:
+            await gateway.close()
+
+
+@each_provider
+async def test_a_message_is_asked_for_as_the_provider_wants_it_and_its_id_is_the_one_its_receipts_bear(
+    provider: str,
+) -> None:
+    case, message = ACCOUNTS[provider], submit(1)
+    [result], [request] = await _exchange(provider, case.accepted(message), message)
+    assert result == Result("accepted", case.accepted_as(message), None)
+    head, _, body = request.partition(b"\r\n\r\n")
+    method, path, _ = head.split(b"\r\n")[0].decode().split(" ")
+    headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in head.decode().split("\r\n")[1:])}
+    assert (method, path) == ("POST", case.path)
+    assert "33639980001" not in path
+    assert case.headers.items() <= headers.items()
+    assert _read(headers["content-type"], body) == case.body
+
+
+def _read(kind: str, body: bytes) -> Any:
+    if kind == "application/json":
+        return json.loads(body)
+    if kind == "application/x-www-form-urlencoded":
+        return dict(parse_qsl(body.decode(), strict_parsing=True))
+    return body.decode()
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES, ids=str)
+async def test_an_answer_means_one_thing(exchange: Exchange) -> None:
+    said = http(exchange.status, exchange.answer, exchange.headers)
+    [answer], _ = await _exchange(exchange.provider, said, submit(1))
+    if isinstance(exchange.means, str):
+        assert isinstance(answer, Result), repr(answer)
+        assert (answer.outcome, answer.code) == ("rejected", exchange.code)
+        assert (answer.opted_out, answer.blocked) == (exchange.means == OPTED_OUT, exchange.means == BLOCKED)
+        return
+    assert type(answer) is exchange.means, repr(answer)
+    assert getattr(answer, "code", None) == exchange.code
+    if isinstance(answer, Misconfigured):
+        assert answer.of_sender == exchange.of_sender
+    if isinstance(answer, Throttled):
+        assert answer.after_s == exchange.after_s
+
+
+@each_provider
+async def test_a_text_that_gsm_cannot_write_is_asked_for_in_unicode(provider: str) -> None:
+    """ê is in no GSM alphabet, œ neither; and nothing is lost on the way."""
+    message = submit(1, text="Fête de l'œuf 🥚. STOP au 36111")
+    _, [request] = await _exchange(provider, ACCOUNTS[provider].accepted(message), message)
+    body = request.partition(b"\r\n\r\n")[2]
+    said = _texts(provider, body)
+    assert message.text in said
+
+
+def _texts(provider: str, body: bytes) -> list[str]:
+    if provider == "jasmin":
+        return [bytes.fromhex(dict(parse_qsl(body.decode()))["hex-content"]).decode("utf-16-be")]
+    if body.startswith(b"{"):
+        return _leaves(json.loads(body))
+    return [body.decode(), *dict(parse_qsl(body.decode())).values()]
+
+
+def _leaves(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [leaf for each in value.values() for leaf in _leaves(each)]
+    if isinstance(value, list):
+        return [leaf for each in value for leaf in _leaves(each)]
+    return [str(value)]
+
+
+async def test_a_batch_has_a_result_for_each_in_the_order_asked() -> None:
+    messages = [submit(n) for n in (1, 2, 3)]
+    said = {
+        "messages": [
+            {"messageId": messages[2].reference, "status": {"groupId": 5, "name": "REJECTED_DND"}},
+            {"messageId": messages[0].reference, "status": {"groupId": 1, "name": "PENDING_ACCEPTED"}},
+            {"messageId": messages[1].reference, "status": {"groupId": 5, "name": "REJECTED_SENDER"}},
+        ]
+    }
+    [first, second, third], requests = await _exchange("infobip", http(200, said), *messages)
+    assert len(requests) == 1
+    assert first == Result("accepted", messages[0].reference, None)
+    assert isinstance(second, Misconfigured)
+    assert third == Result("rejected", messages[2].reference, "REJECTED_DND", opted_out=True)
+
+
+async def test_a_message_id_that_infobip_has_had_before_was_accepted() -> None:
+    said = {
+        "messages": [
+            {"messageId": submit(1).reference, "status": {"groupId": 5, "name": "REJECTED_DUPLICATE_MESSAGE_ID"}}
+        ]
+    }
+    [answer], _ = await _exchange("infobip", http(200, said), submit(1))
+    assert answer == Result("accepted", submit(1).reference, None)
+
+
+async def test_one_message_a_request_is_asked_for_all_at_once() -> None:
+    messages = [submit(n) for n in (1, 2, 3)]
+    answers, requests = await _exchange("twilio", ACCOUNTS["twilio"].accepted(messages[0]), *messages)
+    assert len(requests) == 3
+    assert answers == [Result("accepted", "SM0a", None)] * 3
+
+
+def test_a_job_of_ovh_is_signed_over_its_url_and_body() -> None:
+    """The recipe of ovh/python-ovh, with its own inputs joined by hand."""
+    request = HTTP_PROVIDERS["ovh"].request([submit(1)], ACCOUNTS["ovh"].account, NOW)
+    url = "https://eu.api.ovh.com/1.0/sms/sms-ab123-1/jobs"
+    at = str(int(NOW.timestamp()))
+    signed = "+".join(("as", "ck", "POST", url, request.body.decode(), at))
+    assert request.headers["X-Ovh-Timestamp"] == at
+    assert (
+        request.headers["X-Ovh-Signature"] == "$1$" + hashlib.sha1(signed.encode(), usedforsecurity=False).hexdigest()
+    )
+
+
+@pytest.mark.parametrize("provider", ["ovh", "octopush", "smsfactor", "brevo"])
+def test_only_marketing_is_declared_as_marketing(provider: str) -> None:
+    """OVH's clause, Octopush's purpose, SMSFactor's push type, Brevo's type: it decides on STOP mention and hours."""
+    bodies = [
+        HTTP_PROVIDERS[provider].request([submit(1, category=category)], ACCOUNTS[provider].account, NOW).body
+        for category in ("marketing", "transactional", "service")
+    ]
+    assert bodies[0] != bodies[1] == bodies[2]
+
+
+@each_provider
+def test_no_answer_however_odd_is_anything_but_a_result_or_an_error_of_ours(provider: str) -> None:
+    for body in (
+        b"[]",
+        b"null",
+        b'""',
+        b"{}",
+        b'{"messages": {}}',
+        b'{"messages": [1]}',
+        b'{"data": 1}',
+        b'{"ids": [{}]}',
+    ):
+        with pytest.raises((SendError, KeyError, ValueError, TypeError, IndexError)):
+            HTTP_PROVIDERS[provider].read(Answer(200, {}, body), [submit(1)])
