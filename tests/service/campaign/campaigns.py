@@ -8,16 +8,24 @@ from uuid import uuid4
 import httpx
 import msgspec
 
-from campaign import progress
+from campaign import consents, progress
 from campaign.planner import Planner
 from common.consumer import Received
 from common.contracts import CAMPAIGN_REQUESTS, CONTROLS, EVENTS, Event, Topic
+from common.contracts.consent import ConsentStateChanged
 from common.contracts.dispatch import MessageChanged
 from common.database import Database
 from tests.builders import SENDER, now, number
 from tests.running import Surroundings
 
 TEXT = "{first_name|Bonjour}, -20% chez Maison Lune. {stop}"
+WRITTEN = {
+    "sender_id": SENDER,
+    "name": "Samedi",
+    "purpose": "promotions",
+    "text": TEXT,
+    "audience": {"all": True},
+}
 LEDGER = ("pending", "denied", "deferred", "handed_off", "expired")
 OUTCOMES = ("accepted", "rejected", "unknown")
 
@@ -73,6 +81,15 @@ class Campaigns:
         found: dict[str, Any] = response.json()
         return found
 
+    async def put(self, path: str, expect: int = 200, **request: Any) -> dict[str, Any]:
+        """A campaign is edited by what changes of `written`."""
+        if path.startswith("campaigns/"):
+            request["json"] = {**WRITTEN, **request["json"]}
+        response = await self.client.put(f"/v1/{path}", **request)
+        assert response.status_code == expect, response.text
+        found: dict[str, Any] = response.json()
+        return found
+
     async def get(self, path: str) -> dict[str, Any]:
         response = await self.client.get(f"/v1/{path}")
         assert response.status_code == 200, response.text
@@ -84,15 +101,7 @@ class Campaigns:
         return await self.post("imports", expect, params={"sender_id": SENDER}, content=content, **request)
 
     async def written(self, expect: int = 201, headers: dict[str, str] | None = None, **fields: Any) -> dict[str, Any]:
-        body = {
-            "sender_id": SENDER,
-            "name": "Samedi",
-            "purpose": "promotions",
-            "text": TEXT,
-            "audience": {"all": True},
-            **fields,
-        }
-        return await self.post("campaigns", expect, json=body, headers=headers)
+        return await self.post("campaigns", expect, json={**WRITTEN, **fields}, headers=headers)
 
     async def started(self, *people: int, **fields: Any) -> str:
         """The id of a campaign to these people, running, nobody asked for yet."""
@@ -115,6 +124,12 @@ class Campaigns:
             after = await progress.apply(tx, batch)
         if after is not None:
             await after()
+
+    async def told(self, *states: ConsentStateChanged) -> None:
+        """What consent-svc publishes of people, as the consumer would hand it over, in one batch."""
+        batch = [Received(state, state.key, 0, n, now(), None) for n, state in enumerate(states)]
+        async with self.database.begin() as tx:
+            await consents.apply(tx, batch)
 
     async def outbox(self, topic: Topic) -> list[Any]:
         """What would be published there, in order."""

@@ -15,7 +15,15 @@ from tests.service.campaign.campaigns import Campaigns
 
 @pytest.fixture
 async def campaigns(surroundings: Surroundings) -> AsyncIterator[Campaigns]:
-    settings = Settings(**await surroundings.settings("campaign", roles="api", import_max_bytes=1_000_000))
+    settings = Settings(
+        **await surroundings.settings(
+            "campaign",
+            roles="api",
+            import_max_bytes=1_000_000,
+            prices={"version": "test", "per_part": {"FR": "0.05"}},
+            rate_per_s=0.01,
+        )
+    )
     database = Database(settings.database_url, pool_size=4)
     async with database.begin() as tx:
         await store.put_sender(tx, sender_changed())

@@ -11,6 +11,7 @@ START = datetime(2026, 11, 24, 9, tzinfo=UTC)
 
 D, S, R, P, F, C = Status  # in the order of their lives
 LEADS_TO: dict[Action, dict[Status, Step]] = {
+    Action.EDIT: {D: Step(D), S: Step(D)},
     Action.SCHEDULE: {D: Step(S), S: Step(S)},
     Action.START: {S: Step(R, "running")},
     Action.PAUSE: {R: Step(P, "paused"), P: Step(P)},

@@ -16,9 +16,11 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validato
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import accounts, control, senders, store
+from campaign import accounts, control, pre_flight, senders, store
+from campaign.findings import Sector
 from campaign.folding import Folding
 from campaign.lifecycle import Action, NotPossible, Status, ends_by, message_of, step
+from campaign.store import Sender
 from campaign.writing import (
     Attribute,
     Costly,
@@ -111,6 +113,7 @@ class NewCampaign(BaseModel):
         description="Characters outside GSM-7 replaced by their likes: quotes and dashes (`typographic`), also accents"
         " of the text (`accents`), also those of what contacts hold (`names`). `/v1/texts/preview` shows what changes.",
     )
+    sectors: list[Sector] = Field([], max_length=5, description="What it advertises, where that has rules of its own.")
     audience: Audience
     send_before: AwareDatetime | None = Field(
         None, description="After this its messages expire; default: three days from its start."
@@ -145,6 +148,7 @@ class Campaign(BaseModel):
     language: str
     translations: dict[str, str]
     folding: Folding
+    sectors: list[str]
     audience: dict[str, Any]
     status: Status
     created_at: datetime
@@ -163,10 +167,17 @@ class Campaigns(BaseModel):
     next: str | None = Field(description="Pass it as `cursor`; null at the end.")
 
 
+class EditedCampaign(NewCampaign):
+    """As `NewCampaign`; the sender stays who it is."""
+
+
 class Schedule(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     at: AwareDatetime | None = Field(None, description="Default: now.")
+    acknowledge: list[Annotated[Storable, Field(max_length=200)]] = Field(
+        [], max_length=100, description="Warnings of the pre-flight, by id: all of them, or it is not scheduled."
+    )
 
 
 class Recipient(BaseModel):
@@ -194,29 +205,17 @@ async def write_campaign(
 ) -> Campaign:
     """A draft. With an `Idempotency-Key`, the same request again answers 200 with the campaign as it now is."""
     caller.may_use(body.sender_id)
-    sender = await senders.known(held.database, body.sender_id)
     now = datetime.now(UTC)
-    if body.purpose not in sender.purposes:
-        raise Invalid("the sender has no such purpose", reasons=[Reason("purpose", "unknown_purpose")])
-    if body.send_before is not None and body.send_before <= now:
-        raise Invalid("`send_before` has passed", reasons=[Reason("send_before", "in_the_past")])
-    checked(body.text, body.language, body.translations, body.folding, sender)
+    _checked(body, await senders.known(held.database, body.sender_id), now)
     campaign_id = _campaign_id(caller, idempotency_key)
     fingerprint = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
     async with held.database.begin() as tx:
         new = await store.insert_campaign(
             tx,
             {
+                **_written(body),
                 "campaign_id": campaign_id,
                 "sender_id": body.sender_id,
-                "name": body.name,
-                "purpose": body.purpose,
-                "text": body.text,
-                "language": body.language,
-                "translations": msgspec.json.encode(body.translations).decode(),
-                "folding": body.folding.value,
-                "selection": msgspec.json.encode(body.audience.selection).decode(),
-                "send_before": body.send_before,
                 "created_by": caller.subject,
                 "created_at": now,
                 "fingerprint": fingerprint,
@@ -248,13 +247,37 @@ async def get_campaign(campaign_id: Storable, held: Held, caller: Reader) -> Cam
         return (await _shown(tx, held, [await _found(tx, caller, campaign_id)]))[0]
 
 
+@router.put("/campaigns/{campaign_id}")
+async def edit_campaign(campaign_id: Storable, body: EditedCampaign, held: Held, caller: Author) -> Campaign:
+    """Say it anew, before it has started. Where it was scheduled it is so no more; approvals of what it was count for
+    nothing."""
+    now = datetime.now(UTC)
+
+    async def edit(tx: AsyncConnection, row: Row[Any]) -> None:
+        step(Status(row.status), Action.EDIT)
+        if body.sender_id != row.sender_id:
+            raise Invalid("a campaign stays its sender's", reasons=[Reason("sender_id", "another_sender")])
+        sender = await store.find_sender(tx, row.sender_id)
+        assert sender is not None
+        _checked(body, sender, now)
+        await store.edit_campaign(tx, {**_written(body), "campaign_id": campaign_id, "by": caller.subject})
+
+    return await _act(held, caller, campaign_id, Action.EDIT, edit)
+
+
 @router.post("/campaigns/{campaign_id}/schedule")
 async def schedule_campaign(
     campaign_id: Storable, held: Held, caller: Author, body: Schedule | None = None
 ) -> Campaign:
-    """Start it at `at`, or now. Before its start it may be scheduled anew."""
+    """Start it at `at`, or now. Before its start it may be scheduled anew.
+
+    What the pre-flight finds of the text is found here too; what the last pre-flight found of the audience holds, if
+    nothing has changed since. Errors refuse it, and so do warnings that are not acknowledged, and an approval that is
+    needed and missing.
+    """
     now = datetime.now(UTC)
-    starts_at = (body.at if body else None) or now
+    at, acknowledged = (body.at, body.acknowledge) if body else (None, [])
+    starts_at = at or now
 
     async def check(tx: AsyncConnection, row: Row[Any]) -> None:
         step(Status(row.status), Action.SCHEDULE)
@@ -272,7 +295,8 @@ async def schedule_campaign(
                 " and `send_before` is earlier",
                 reasons=[Reason("send_before", "before_the_window_opens")],
             )
-        await store.set_start(tx, campaign_id, starts_at)
+        await pre_flight.clear(tx, row, sender, at, acknowledged, held.settings)
+        await store.set_start(tx, campaign_id, starts_at, pre_flight.agreed(row, sender, None), acknowledged)
 
     return await _act(held, caller, campaign_id, Action.SCHEDULE, check)
 
@@ -382,6 +406,30 @@ async def _shown(tx: AsyncConnection, held: Resources[Any], rows: Sequence[Row[A
             )
         )
     return found
+
+
+def _checked(body: NewCampaign, sender: Sender, now: datetime) -> None:
+    """Raises Invalid with the field."""
+    if body.purpose not in sender.purposes:
+        raise Invalid("the sender has no such purpose", reasons=[Reason("purpose", "unknown_purpose")])
+    if body.send_before is not None and body.send_before <= now:
+        raise Invalid("`send_before` has passed", reasons=[Reason("send_before", "in_the_past")])
+    checked(body.text, body.language, body.translations, body.folding, sender)
+
+
+def _written(body: NewCampaign) -> dict[str, Any]:
+    """What its author wrote, as it is stored."""
+    return {
+        "name": body.name,
+        "purpose": body.purpose,
+        "text": body.text,
+        "language": body.language,
+        "translations": msgspec.json.encode(body.translations).decode(),
+        "folding": body.folding.value,
+        "sectors": sorted(set(body.sectors)),
+        "selection": msgspec.json.encode(body.audience.selection).decode(),
+        "send_before": body.send_before,
+    }
 
 
 def _campaign_id(caller: Caller, key: str | None) -> str:

@@ -2,6 +2,7 @@
 
     draft ── schedule ──▶ scheduled ── start ──▶ running ◀── pause / resume ──▶ paused
                                                     └────────── finish ─────────┴──▶ finished
+    edit leads from `draft` and `scheduled` to `draft`
     cancel leads from anywhere but `finished` to `cancelled`
 
 Asking for what already is changes nothing, so every action may be retried.
@@ -28,6 +29,7 @@ class Status(StrEnum):
 
 
 class Action(StrEnum):
+    EDIT = "edit"  # what was scheduled is so no more
     SCHEDULE = "schedule"
     START = "start"  # the planner's, once due
     PAUSE = "pause"
@@ -54,6 +56,8 @@ class NotPossible(ValueError):
 
 
 _STEPS: dict[tuple[Status, Action], Step] = {
+    (Status.DRAFT, Action.EDIT): Step(Status.DRAFT),
+    (Status.SCHEDULED, Action.EDIT): Step(Status.DRAFT),
     (Status.DRAFT, Action.SCHEDULE): Step(Status.SCHEDULED),
     (Status.SCHEDULED, Action.SCHEDULE): Step(Status.SCHEDULED),  # at another time
     (Status.SCHEDULED, Action.START): Step(Status.RUNNING, "running"),

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Row
 
-from campaign import control, store
+from campaign import control, pre_flight, store
 from campaign import text as texts
 from campaign.lifecycle import Action, ends_by, message_of
 from campaign.wording import Wording
@@ -60,6 +60,11 @@ class Planner:
             row = await store.lock_due(tx, now)
             if row is None:
                 return False
+            if not await pre_flight.still_agreed(tx, row):
+                await store.take_off_schedule(tx, row.campaign_id)
+                await control.take(tx, row, Action.EDIT, now)
+                log.warning("campaign is not what was approved", extra={"campaign_id": row.campaign_id})
+                return True
             audience = await store.freeze_audience(tx, row, store.wording_of(row).required)
             await control.take(tx, row, Action.START, now)
         STARTED.inc()

@@ -58,8 +58,12 @@ def policy(periods: Periods) -> Policy:
         ),
         kept={
             "sender": "nothing of a person",
+            "sender_rule": "nothing of a person",
+            "standing": "the newest of what consent-svc tells, which tells when there is nothing left to know",
             "campaign": "nothing of a person",
             "campaign_accounts": "nothing of a person",
             "campaign_reason": "nothing of a person",
+            "campaign_approval": "nothing of a recipient: who agreed to what",
+            "campaign_pre_flight": "nothing of a person: the last one's findings",
         },
     )

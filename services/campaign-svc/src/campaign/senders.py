@@ -17,7 +17,8 @@ LOOK_EVERY_S = 0.05
 
 
 def subscription() -> Subscription:
-    return Subscription("campaign.senders", SENDERS, apply)
+    # a name of its own since senders are kept with their OADC: a new group reads all of them from the beginning
+    return Subscription("campaign.registry", SENDERS, apply)
 
 
 async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:

@@ -2,10 +2,11 @@
 
 from pydantic import Field
 
-from campaign import api, imports, progress, pruning, senders, store, writing
+from campaign import api, consents, imports, pre_flight, progress, pruning, senders, store, writing
 from campaign.copier import copier
 from campaign.eraser import eraser
 from campaign.planner import Planner
+from campaign.prices import Prices
 from campaign.rectifier import Rectifier
 from common.pruning import Pruner
 from common.service import Background, Resources, Service
@@ -16,6 +17,8 @@ class Settings(HoursSettings):
     import_max_bytes: int = Field(200_000_000, ge=1)  # some five million lines; a larger file is better split
     request_chunk: int = Field(1000, ge=1, le=5000)  # recipients asked for in one transaction
     outbox_backlog: int = Field(4000, ge=1)  # rows waiting to be published beyond which no more are written
+    prices: Prices = Prices()  # what an SMS costs, by territory; for saying so beforehand
+    rate_per_s: float | None = Field(None, gt=0)  # messages the operator takes; for saying when a campaign is done
     keep: pruning.Periods = pruning.Periods()  # docs/retention.md
 
 
@@ -28,6 +31,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         return Background(
             subscriptions=[
                 senders.subscription(),
+                consents.subscription(),
                 progress.subscription(),
                 erasing.subscription(),
                 copier(held.field_keys).subscription(),
@@ -44,7 +48,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         name="campaign",
         settings=settings,
         metadata=store.metadata,
-        routers=[api.router, imports.router, writing.router],
+        routers=[api.router, imports.router, pre_flight.router, writing.router],
         background=background,
         body_limits={"/v1/imports": None},  # import_max_bytes
     )

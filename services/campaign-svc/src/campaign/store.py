@@ -32,9 +32,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign.accounts import COUNTS, STANDINGS, Standing
+from campaign.accounts import COUNTS, STANDINGS
+from campaign.accounts import Standing as Reported
 from campaign.contacts_csv import LineProblem
 from campaign.lifecycle import Status
+from campaign.reach import Standing
 from campaign.wording import Wording, wording
 from common import consumer, dead_letters, erasing, outbox
 from common.contracts.consent import SenderChanged
@@ -61,9 +63,27 @@ sender = Table(
     Column("sender_id", Text, primary_key=True),
     Column("version", Integer, nullable=False),
     Column("brand", Text, nullable=False),
+    Column("oadc", Text, nullable=False, server_default=text("''")),
     Column("country", Text, nullable=False),
     Column("stop_code", Text, nullable=False),
     Column("purposes", ARRAY(Text), nullable=False),
+)
+
+sender_rule = Table(
+    "sender_rule",
+    metadata,
+    Column("sender_id", Text, primary_key=True),
+    Column("approval", Boolean, nullable=False),  # by somebody else, before a campaign is scheduled
+    Column("changed_by", Text, nullable=False),
+    _instant("changed_at"),
+)
+
+standing = Table(
+    "standing",  # what consent-svc last told of a person
+    metadata,
+    Column("subject_id", Text, primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("told", JSONB, nullable=False),  # reach.Standing
 )
 
 contact = Table(
@@ -119,12 +139,16 @@ campaign = Table(
     Column("language", Text, nullable=False, server_default=text("'fr'")),  # of `text`
     Column("translations", JSONB, nullable=False, server_default=text("'{}'::jsonb")),  # templates, by language
     Column("folding", Text, nullable=False, server_default=text("'none'")),
+    Column("sectors", ARRAY(Text), nullable=False, server_default=text("'{}'")),  # it says it advertises
     Column("selection", JSONB, nullable=False),
     _instant("send_before", nullable=True),
     Column("created_by", Text, nullable=False),
+    Column("edited_by", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     _instant("created_at"),
     Column("fingerprint", Text, nullable=False),  # of the request
     Column("status", Text, nullable=False),
+    Column("agreed", Text, nullable=True),  # approval.digest of what was scheduled, whenever it starts
+    Column("acknowledged", ARRAY(Text), nullable=False, server_default=text("'{}'")),  # findings, by who scheduled it
     Column("control_version", Integer, nullable=False, server_default=text("0")),
     _instant("starts_at", nullable=True),
     _instant("started_at", nullable=True),
@@ -158,6 +182,25 @@ campaign_reason = Table(
     PrimaryKeyConstraint("campaign_id", "kind", "reason"),
 )
 
+campaign_approval = Table(
+    "campaign_approval",
+    metadata,
+    Column("campaign_id", Text, nullable=False),
+    Column("digest", Text, nullable=False),  # of what was agreed to
+    Column("approved_by", Text, nullable=False),
+    _instant("approved_at"),
+    PrimaryKeyConstraint("campaign_id", "digest", "approved_by"),
+)
+
+campaign_pre_flight = Table(
+    "campaign_pre_flight",  # the last one
+    metadata,
+    Column("campaign_id", Text, primary_key=True),
+    Column("digest", Text, nullable=False),  # of what was looked at, whenever it starts
+    Column("findings", ARRAY(Text), nullable=False),
+    _instant("made_at"),
+)
+
 recipient = Table(
     "recipient",
     metadata,
@@ -177,25 +220,27 @@ recipient = Table(
 @dataclass(frozen=True, slots=True)
 class Sender:
     brand: str
+    oadc: str
     country: str
     stop_code: str
     purposes: frozenset[str]
 
 
 async def put_sender(tx: AsyncConnection, event: SenderChanged) -> None:
-    """Keep the newest version."""
+    """Keep the newest version. The same one again fills in what an older release did not keep of it."""
     await tx.execute(
         text(
-            "INSERT INTO sender (sender_id, version, brand, country, stop_code, purposes)"
-            " VALUES (:id, :version, :brand, :country, :stop_code, CAST(:purposes AS text[]))"
+            "INSERT INTO sender (sender_id, version, brand, oadc, country, stop_code, purposes)"
+            " VALUES (:id, :version, :brand, :oadc, :country, :stop_code, CAST(:purposes AS text[]))"
             " ON CONFLICT (sender_id) DO UPDATE SET version = excluded.version, brand = excluded.brand,"
-            " country = excluded.country, stop_code = excluded.stop_code, purposes = excluded.purposes"
-            " WHERE sender.version < excluded.version"
+            " oadc = excluded.oadc, country = excluded.country, stop_code = excluded.stop_code,"
+            " purposes = excluded.purposes WHERE sender.version <= excluded.version"
         ),
         {
             "id": event.sender_id,
             "version": event.version,
             "brand": event.brand,
+            "oadc": event.oadc,
             "country": event.country,
             "stop_code": event.stop_code,
             "purposes": [purpose.id for purpose in event.purposes],
@@ -206,10 +251,58 @@ async def put_sender(tx: AsyncConnection, event: SenderChanged) -> None:
 async def find_sender(tx: AsyncConnection, sender_id: str) -> Sender | None:
     row = (
         await tx.execute(
-            text("SELECT brand, country, stop_code, purposes FROM sender WHERE sender_id = :id"), {"id": sender_id}
+            text("SELECT brand, oadc, country, stop_code, purposes FROM sender WHERE sender_id = :id"),
+            {"id": sender_id},
         )
     ).one_or_none()
-    return Sender(row.brand, row.country, row.stop_code, frozenset(row.purposes)) if row else None
+    return Sender(row.brand, row.oadc, row.country, row.stop_code, frozenset(row.purposes)) if row else None
+
+
+async def needs_approval(tx: AsyncConnection, sender_id: str) -> bool:
+    return bool(await tx.scalar(text("SELECT approval FROM sender_rule WHERE sender_id = :id"), {"id": sender_id}))
+
+
+async def put_sender_rule(tx: AsyncConnection, sender_id: str, approval: bool, changed_by: str, now: datetime) -> None:
+    await tx.execute(
+        text(
+            "INSERT INTO sender_rule (sender_id, approval, changed_by, changed_at)"
+            " VALUES (:id, :approval, :by, :now) ON CONFLICT (sender_id) DO UPDATE SET approval = excluded.approval,"
+            " changed_by = excluded.changed_by, changed_at = excluded.changed_at"
+        ),
+        {"id": sender_id, "approval": approval, "by": changed_by, "now": now},
+    )
+
+
+# --- consents, as consent-svc tells them ------------------------------------------------------------------------------
+
+
+async def put_standings(tx: AsyncConnection, told: Mapping[str, tuple[int, Standing]]) -> None:
+    """The newest of each subject, with its version; older than what is known changes nothing."""
+    ids = sorted(told)
+    await tx.execute(
+        text(
+            "INSERT INTO standing (subject_id, version, told) SELECT * FROM"
+            " unnest(CAST(:ids AS text[]), CAST(:versions AS integer[]), CAST(:told AS jsonb[]))"
+            " ON CONFLICT (subject_id) DO UPDATE SET version = excluded.version, told = excluded.told"
+            " WHERE standing.version < excluded.version"
+        ),
+        {
+            "ids": ids,
+            "versions": [told[i][0] for i in ids],
+            "told": [msgspec.json.encode(told[i][1]).decode() for i in ids],
+        },
+    )
+
+
+async def mark_unreadable(tx: AsyncConnection, subject_id: str) -> None:
+    """Something newer than what is known, that nobody could read. The next that can be read replaces it."""
+    await tx.execute(
+        text(
+            "INSERT INTO standing (subject_id, version, told) VALUES (:id, -1, CAST(:told AS jsonb))"
+            " ON CONFLICT (subject_id) DO UPDATE SET told = standing.told || excluded.told"
+        ),
+        {"id": subject_id, "told": '{"unreadable": true}'},
+    )
 
 
 # --- contacts --------------------------------------------------------------------------------------------------------
@@ -434,7 +527,8 @@ async def refusals_after(tx: AsyncConnection, import_id: str, line: int, limit: 
 
 _CAMPAIGN = (
     "SELECT c.campaign_id, c.position, c.sender_id, c.name, c.purpose, c.text, c.language,"
-    " c.translations::text AS translations, c.folding, c.selection::text AS selection, c.send_before,"
+    " c.translations::text AS translations, c.folding, c.sectors, c.selection::text AS selection, c.send_before,"
+    " c.created_by, c.edited_by, c.agreed, c.acknowledged,"
     " c.created_at, c.fingerprint, c.status, c.starts_at, c.started_at, c.ended_at, c.cursor,"
     f" c.expanded, a.audience, {', '.join(f'a.{name}' for name in COUNTS)}"
     " FROM campaign AS c JOIN campaign_accounts AS a ON a.campaign_id = c.campaign_id"
@@ -451,8 +545,9 @@ async def insert_campaign(tx: AsyncConnection, values: Mapping[str, Any]) -> boo
     done = await tx.execute(
         text(
             "WITH added AS (INSERT INTO campaign (campaign_id, sender_id, name, purpose, text, language, translations,"
-            " folding, selection, send_before, created_by, created_at, fingerprint, status) VALUES (:campaign_id,"
-            " :sender_id, :name, :purpose, :text, :language, CAST(:translations AS jsonb), :folding,"
+            " folding, sectors, selection, send_before, created_by, created_at, fingerprint, status) VALUES"
+            " (:campaign_id, :sender_id, :name, :purpose, :text, :language, CAST(:translations AS jsonb), :folding,"
+            " CAST(:sectors AS text[]),"
             " CAST(:selection AS jsonb), :send_before, :created_by, :created_at, :fingerprint, 'draft')"
             " ON CONFLICT DO NOTHING RETURNING campaign_id)"
             " INSERT INTO campaign_accounts (campaign_id) SELECT campaign_id FROM added RETURNING 1"
@@ -515,11 +610,96 @@ async def set_status(tx: AsyncConnection, campaign_id: str, status: Status, *, c
     return int(version)
 
 
-async def set_start(tx: AsyncConnection, campaign_id: str, starts_at: datetime) -> None:
+async def set_start(
+    tx: AsyncConnection, campaign_id: str, starts_at: datetime, agreed: str, acknowledged: Sequence[str]
+) -> None:
     await tx.execute(
-        text("UPDATE campaign SET starts_at = :at WHERE campaign_id = :id"), {"id": campaign_id, "at": starts_at}
+        text(
+            "UPDATE campaign SET starts_at = :at, agreed = :agreed, acknowledged = CAST(:acknowledged AS text[])"
+            " WHERE campaign_id = :id"
+        ),
+        {"id": campaign_id, "at": starts_at, "agreed": agreed, "acknowledged": list(acknowledged)},
     )
     await tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": DUE})
+
+
+async def edit_campaign(tx: AsyncConnection, values: Mapping[str, Any]) -> None:
+    """What its author wrote, anew; it has no start any more. The campaign's row is locked."""
+    await tx.execute(
+        text(
+            "UPDATE campaign SET name = :name, purpose = :purpose, text = :text, language = :language,"
+            " translations = CAST(:translations AS jsonb), folding = :folding, sectors = CAST(:sectors AS text[]),"
+            " selection = CAST(:selection AS jsonb), send_before = :send_before, starts_at = NULL, agreed = NULL,"
+            " acknowledged = '{}', edited_by = CASE WHEN CAST(:by AS text) = ANY(edited_by) THEN edited_by"
+            " ELSE array_append(edited_by, CAST(:by AS text)) END WHERE campaign_id = :campaign_id"
+        ),
+        values,
+    )
+
+
+async def take_off_schedule(tx: AsyncConnection, campaign_id: str) -> None:
+    await tx.execute(
+        text("UPDATE campaign SET starts_at = NULL, agreed = NULL, acknowledged = '{}' WHERE campaign_id = :id"),
+        {"id": campaign_id},
+    )
+
+
+async def add_approval(tx: AsyncConnection, campaign_id: str, digest: str, approved_by: str, now: datetime) -> None:
+    await tx.execute(
+        text(
+            "INSERT INTO campaign_approval (campaign_id, digest, approved_by, approved_at)"
+            " VALUES (:id, :digest, :by, :now) ON CONFLICT DO NOTHING"
+        ),
+        {"id": campaign_id, "digest": digest, "by": approved_by, "now": now},
+    )
+
+
+async def approvals_of(tx: AsyncConnection, campaign_id: str) -> Sequence[Row[Any]]:
+    """Oldest first, those of what it said before an edit too."""
+    rows = await tx.execute(
+        text(
+            "SELECT digest, approved_by, approved_at FROM campaign_approval WHERE campaign_id = :id"
+            " ORDER BY approved_at, approved_by"
+        ),
+        {"id": campaign_id},
+    )
+    return rows.all()
+
+
+async def put_pre_flight(
+    tx: AsyncConnection, campaign_id: str, digest: str, findings: Sequence[str], now: datetime
+) -> None:
+    await tx.execute(
+        text(
+            "INSERT INTO campaign_pre_flight (campaign_id, digest, findings, made_at)"
+            " VALUES (:id, :digest, CAST(:findings AS text[]), :now) ON CONFLICT (campaign_id) DO UPDATE"
+            " SET digest = excluded.digest, findings = excluded.findings, made_at = excluded.made_at"
+        ),
+        {"id": campaign_id, "digest": digest, "findings": list(findings), "now": now},
+    )
+
+
+async def pre_flight_findings(tx: AsyncConnection, campaign_id: str, digest: str) -> tuple[str, ...]:
+    """Of the last pre-flight, if it looked at this."""
+    found = await tx.scalar(
+        text("SELECT findings FROM campaign_pre_flight WHERE campaign_id = :id AND digest = :digest"),
+        {"id": campaign_id, "digest": digest},
+    )
+    return tuple(found or ())
+
+
+async def selected_after(tx: AsyncConnection, row: Row[Any], subject_id: str, limit: int) -> Sequence[Row[Any]]:
+    """Contacts that the campaign would be for as things stand, with what is known of their consents; in the order of
+    their keys."""
+    rows = await tx.execute(
+        text(
+            "SELECT c.subject_id, c.number, c.attributes::text AS attributes, k.told::text AS told FROM contact AS c"
+            f" LEFT JOIN standing AS k ON k.subject_id = c.subject_id WHERE {_SELECTED}"
+            " AND c.subject_id > :after ORDER BY c.subject_id LIMIT :limit"
+        ),
+        {"sender_id": row.sender_id, "where": _where(row), "after": subject_id, "limit": limit},
+    )
+    return rows.all()
 
 
 # --- the planner's ---------------------------------------------------------------------------------------------------
@@ -537,18 +717,26 @@ async def lock_due(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
     return rows.one_or_none()
 
 
+# whom a campaign is for, of contacts `c`: every condition has one of its values
+_SELECTED = (
+    "c.sender_id = :sender_id AND NOT EXISTS (SELECT 1 FROM jsonb_each(CAST(:where AS jsonb)) AS w(name, allowed)"
+    " WHERE NOT coalesce(c.attributes ->> w.name IN (SELECT jsonb_array_elements_text(w.allowed)), false))"
+)
+
+
+def _where(row: Row[Any]) -> str:
+    return msgspec.json.encode(msgspec.json.decode(row.selection).get("where", {})).decode()
+
+
 async def freeze_audience(tx: AsyncConnection, row: Row[Any], required: Sequence[str]) -> int:
     """Select, once and in one statement, whom the campaign is for; returns how many. Who lacks a `required` attribute
     is left out and counted under its name."""
-    where = msgspec.json.decode(row.selection).get("where", {})
     found = await tx.execute(
         text(
             "WITH chosen AS MATERIALIZED (SELECT c.subject_id, (SELECT f.name FROM"
             " unnest(CAST(:required AS text[])) WITH ORDINALITY AS f(name, place)"
             " WHERE coalesce(trim(c.attributes ->> f.name), '') = '' ORDER BY f.place LIMIT 1) AS missing"
-            " FROM contact AS c WHERE c.sender_id = :sender_id AND NOT EXISTS (SELECT 1 FROM"
-            " jsonb_each(CAST(:where AS jsonb)) AS w(name, allowed)"
-            " WHERE NOT coalesce(c.attributes ->> w.name IN (SELECT jsonb_array_elements_text(w.allowed)), false))),"
+            f" FROM contact AS c WHERE {_SELECTED}),"
             " frozen AS (INSERT INTO recipient (campaign_id, subject_id, status, reasons, version)"
             " SELECT :campaign_id, subject_id, 'pending', '{}', 0 FROM chosen WHERE missing IS NULL)"
             " SELECT missing, count(*) AS contacts FROM chosen GROUP BY missing"
@@ -557,7 +745,7 @@ async def freeze_audience(tx: AsyncConnection, row: Row[Any], required: Sequence
             "campaign_id": row.campaign_id,
             "sender_id": row.sender_id,
             "required": list(required),
-            "where": msgspec.json.encode(where).decode(),
+            "where": _where(row),
         },
     )
     counts = {each.missing: each.contacts for each in found}
@@ -635,7 +823,7 @@ async def deny_unrequested(tx: AsyncConnection, row: Row[Any], reason: str) -> i
 # --- the accounts ----------------------------------------------------------------------------------------------------
 
 
-async def lock_older(tx: AsyncConnection, events: Sequence[MessageChanged]) -> dict[tuple[str, str], Standing]:
+async def lock_older(tx: AsyncConnection, events: Sequence[MessageChanged]) -> dict[tuple[str, str], Reported]:
     """What is stored of the recipients these events are newer for, by (campaign_id, subject_id)."""
     rows = await tx.execute(
         text(
@@ -651,7 +839,7 @@ async def lock_older(tx: AsyncConnection, events: Sequence[MessageChanged]) -> d
             "versions": [e.version for e in events],
         },
     )
-    return {(r.campaign_id, r.subject_id): Standing(r.status, tuple(r.reasons), r.receipt) for r in rows}
+    return {(r.campaign_id, r.subject_id): Reported(r.status, tuple(r.reasons), r.receipt) for r in rows}
 
 
 async def update_recipients(tx: AsyncConnection, events: Sequence[MessageChanged]) -> None:

@@ -196,13 +196,13 @@ def check(template: Template, stop_code: str) -> Length:
     return found
 
 
-def refused(text: str, stop_code: str) -> TextProblem | None:
-    """Why this rendered text must not be sent, or None."""
+def refused(text: str, stop_code: str, cost: Length | None = None) -> TextProblem | None:
+    """Why this rendered text must not be sent, or None. `cost`: its length, where that is known."""
     if not text.strip():
         return TextProblem.EMPTY
     if not mentions_stop(text, stop_code):
         return TextProblem.STOP_MENTION_MISSING
-    return TextProblem.TOO_LONG if length(text).segments > MAX_SEGMENTS else None
+    return TextProblem.TOO_LONG if (cost or length(text)).segments > MAX_SEGMENTS else None
 
 
 def costly(source: str) -> tuple[Place, ...]:

@@ -60,7 +60,13 @@ class Topic:
 
 SENDERS = Topic("consent.senders.v1", "consent", "sender_id", "compact", (SenderChanged,), ("campaign", "dispatch"))
 STATES = Topic(
-    "consent.states.v1", "consent", "subject_id", "compact", (ConsentStateChanged,), ("dispatch",), watermarked=True
+    "consent.states.v1",
+    "consent",
+    "subject_id",
+    "compact",
+    (ConsentStateChanged,),
+    ("campaign", "dispatch"),
+    watermarked=True,
 )
 ERASURES = Topic(
     "consent.erasures.v1",

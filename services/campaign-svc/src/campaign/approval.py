@@ -1,0 +1,32 @@
+"""What an approval is of: a hash of all that a person agreed to. Pure.
+
+Text, languages, folding, purpose, audience, sectors, end, start, and the sender as people see it: if one of them
+changes, the hash is another and the approval is of something else.
+"""
+
+import hashlib
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+AGREED = ("sender_id", "purpose", "text", "language", "translations", "folding", "selection", "sectors", "send_before")
+SEEN = ("brand", "oadc", "stop_code", "country")
+
+
+def digest(campaign: Mapping[str, Any], sender: Mapping[str, Any], at: datetime | None) -> str:
+    """`campaign` has AGREED, `sender` has SEEN; `at` None: at once, whenever that is. 64 hexadecimal digits."""
+    agreed = {name: campaign[name] for name in AGREED} | {name: sender[name] for name in SEEN}
+    agreed["send_before"] = _instant(agreed["send_before"])
+    agreed["at"] = _instant(at)
+    return hashlib.sha256(msgspec.json.encode(agreed, order="deterministic")).hexdigest()
+
+
+def may_approve(person: str, authors: Collection[str]) -> bool:
+    """Nobody approves what they wrote a word of."""
+    return person not in authors
+
+
+def _instant(at: datetime | None) -> str | None:
+    return None if at is None else at.astimezone(UTC).isoformat()

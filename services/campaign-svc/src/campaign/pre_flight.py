@@ -1,0 +1,411 @@
+"""HTTP: before a campaign leaves, who would get it and who would not and why, what it costs, when it would be done, and
+what speaks against it. Also what a sender asks of its campaigns, and the approval of one by somebody else.
+
+The audience is read page by page, in the order of its keys, in a transaction each; texts are written and counted in a
+thread, so that others are answered meanwhile.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import partial
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Depends
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from sqlalchemy import Row
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from campaign import approval, consents, findings, senders, store
+from campaign.findings import Finding, Severity
+from campaign.forecast import Forecast, Outlook, Plan
+from campaign.lifecycle import Status, ends_by
+from campaign.reach import Standing
+from campaign.store import Sender
+from common.auth import Caller, require
+from common.database import Database
+from common.fields import Storable
+from common.keyring import FieldKeys
+from common.law import begins_with, next_permitted
+from common.msisdn import territory_of
+from common.problems import Conflict, Forbidden, NotFound, Reason
+from common.service import Resources, resources
+
+router = APIRouter(prefix="/v1", tags=["pre-flight"])
+
+PAGE = 2000  # contacts read at a time
+ACKNOWLEDGED = 100  # findings, at most
+
+Held = Annotated[Resources[Any], Depends(resources)]
+Author = Annotated[Caller, Depends(require("campaign:write"))]
+Reader = Annotated[Caller, Depends(require("campaign:read"))]
+Approver = Annotated[Caller, Depends(require("campaign:approve"))]
+Ruler = Annotated[Caller, Depends(require("campaign:rules"))]
+
+_attributes = msgspec.json.Decoder(dict[str, str])
+_standing = msgspec.json.Decoder(Standing)
+
+
+class CampaignChanged(Conflict):
+    slug, title = "campaign-changed", "The campaign is not what was looked at"
+
+
+class NotReady(Conflict):
+    slug, title = "campaign-not-ready", "Something speaks against the campaign"
+
+
+class When(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    at: AwareDatetime | None = Field(None, description="When it shall start. Default: at once, whenever that is.")
+
+
+class Against(BaseModel):
+    """Something that speaks against the campaign, with the rule and where it comes from."""
+
+    id: str = Field(description="To acknowledge a warning by. The same thing found again has the same id.")
+    rule: str
+    severity: Severity = Field(description="An error stops scheduling; a warning must be acknowledged.")
+    says: str
+    found: str | None
+    source: str
+    needs_approval: bool
+
+
+class Approved(BaseModel):
+    needed: bool
+    by: list[str] = Field(description="Who approved exactly this, to start exactly then.")
+
+
+class Place(BaseModel):
+    """Of those who would get it."""
+
+    territory: str
+    people: int
+    segments: int
+    cost: Decimal | None = Field(description="Null where the price table names no price.")
+    opens_at: datetime = Field(description="When a message may first leave for there.")
+
+
+class Cost(BaseModel):
+    prices: str = Field(description="The version of the price table.")
+    currency: str
+    total: Decimal = Field(description="Of those who have a price.")
+    unpriced: int = Field(description="People whose territory has none.")
+
+
+class Lengths(BaseModel):
+    """Of the messages as they would be written, names and STOP mention in them."""
+
+    segments: dict[int, int] = Field(description="How many people cost so many SMS.")
+    least: int | None
+    median: int | None
+    most: int | None
+    units_least: int | None
+    units_median: int | None
+    units_most: int | None
+    ucs2: int = Field(description="People whose message is UCS-2.")
+    ucs2_by_contact: int = Field(description="Of these, for what the contact holds and not for the text.")
+
+
+class PreFlight(BaseModel):
+    digest: str = Field(description="What an approval is given to: of text, audience, sender and start.")
+    at: datetime | None
+    made_at: datetime
+    consents_as_of: datetime | None = Field(
+        description="Consents acknowledged before are counted; null while they are being read for the first time."
+    )
+    audience: int
+    would_get: int
+    would_not: int
+    reasons: dict[str, int] = Field(description="Who would not for two reasons counts for both.")
+    under_review: int = Field(description="Of who would get it: later, once a person has read what they wrote.")
+    languages: dict[str, int]
+    lengths: Lengths
+    cost: Cost
+    territories: list[Place]
+    opens_at: datetime | None
+    finishes_at: datetime | None = Field(
+        description="When the last would leave at `rate_per_s`, within hours; without a rate, when the last may leave."
+    )
+    rate_per_s: float | None
+    findings: list[Against]
+    compliance: str = Field(description="The version of the rules.")
+    approval: Approved
+
+
+class NewApproval(When):
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$", description="As the pre-flight said for the same `at`.")
+
+
+class Approval(BaseModel):
+    digest: str
+    approved_by: str
+    approved_at: datetime
+
+
+class Approvals(BaseModel):
+    items: list[Approval] = Field(description="Those of what it said before an edit too: they count for nothing.")
+
+
+class SenderRules(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    approval: bool = Field(description="Its campaigns are approved by somebody who wrote nothing of them.")
+
+
+@router.post("/campaigns/{campaign_id}/pre-flight")
+async def look_at_campaign(campaign_id: Storable, held: Held, caller: Reader, body: When | None = None) -> PreFlight:
+    """As things stand. Whatever it finds of what would be scheduled is asked again when it is."""
+    at = body.at if body else None
+    now = datetime.now(UTC)
+    async with held.database.begin() as tx:
+        row, sender = await _found(tx, caller, campaign_id)
+        known = await consents.as_of(tx, held.settings.partitions)
+    plan = plan_of(row, sender, at or now, held.settings)
+    outlook = await _Look(held.database, held.field_keys, row, Forecast(plan)).outlook()
+    async with held.database.begin() as tx:
+        ids = [finding.id for finding in outlook.findings]
+        await store.put_pre_flight(tx, campaign_id, agreed(row, sender, None), ids, now)
+        approved = await _approved(tx, row, sender, at, outlook.findings)
+    return _shown(row, sender, at, now, known, plan, outlook, approved)
+
+
+@router.post("/campaigns/{campaign_id}/approvals", status_code=201)
+async def approve_campaign(campaign_id: Storable, body: NewApproval, held: Held, caller: Approver) -> Approval:
+    """By somebody who wrote nothing of it. Any change of text, audience, sender or start makes it count for nothing."""
+    now = datetime.now(UTC)
+    async with held.database.begin() as tx:
+        row, sender = await _found(tx, caller, campaign_id, lock=True)
+        if row.status not in (Status.DRAFT, Status.SCHEDULED):
+            raise Conflict("the campaign has begun", reasons=[Reason("status", row.status)])
+        if not approval.may_approve(caller.subject, [row.created_by, *row.edited_by]):
+            raise Forbidden("nobody approves what they wrote", reasons=[Reason("approved_by", "own_campaign")])
+        if body.digest != agreed(row, sender, body.at):
+            raise CampaignChanged(
+                "it says something else, or to others, or starts at another time",
+                reasons=[Reason("digest", "another_campaign")],
+            )
+        await store.add_approval(tx, campaign_id, body.digest, caller.subject, now)
+    return Approval(digest=body.digest, approved_by=caller.subject, approved_at=now)
+
+
+@router.get("/campaigns/{campaign_id}/approvals")
+async def list_approvals(campaign_id: Storable, held: Held, caller: Reader) -> Approvals:
+    async with held.database.begin() as tx:
+        await _found(tx, caller, campaign_id)
+        rows = await store.approvals_of(tx, campaign_id)
+    return Approvals(items=[Approval(**row._mapping) for row in rows])
+
+
+@router.get("/senders/{sender_id}/rules")
+async def get_sender_rules(sender_id: Storable, held: Held, caller: Reader) -> SenderRules:
+    """What the sender asks of its campaigns. Who the sender is, consent-svc knows."""
+    caller.may_use(sender_id)
+    await senders.known(held.database, sender_id)
+    async with held.database.begin() as tx:
+        return SenderRules(approval=await store.needs_approval(tx, sender_id))
+
+
+@router.put("/senders/{sender_id}/rules")
+async def put_sender_rules(sender_id: Storable, body: SenderRules, held: Held, caller: Ruler) -> SenderRules:
+    caller.may_use(sender_id)
+    await senders.known(held.database, sender_id)
+    async with held.database.begin() as tx:
+        await store.put_sender_rule(tx, sender_id, body.approval, caller.subject, datetime.now(UTC))
+    return body
+
+
+def plan_of(row: Row[Any], sender: Sender, starts_at: datetime, settings: Any) -> Plan:
+    """What is asked about, of a campaign's row."""
+    return Plan(
+        wording=store.wording_of(row),
+        sender_id=row.sender_id,
+        purpose=row.purpose,
+        brand=sender.brand,
+        oadc=sender.oadc,
+        stop_code=sender.stop_code,
+        sectors=tuple(row.sectors),
+        starts_at=starts_at,
+        ends_by=ends_by(starts_at, row.send_before),
+        opens=partial(next_permitted, policy=settings.policy),
+        begins_with=partial(begins_with, starts_at, policy=settings.policy),
+        prices=settings.prices,
+        compliance=findings.load(),
+        rate_per_s=settings.rate_per_s,
+    )
+
+
+def agreed(row: Row[Any], sender: Sender, at: datetime | None) -> str:
+    """The digest of what a campaign is by now."""
+    campaign = {**row._mapping, "translations": msgspec.json.decode(row.translations)}
+    campaign["selection"] = msgspec.json.decode(row.selection)
+    return approval.digest(campaign, {name: getattr(sender, name) for name in approval.SEEN}, at)
+
+
+async def clear(
+    tx: AsyncConnection, row: Row[Any], sender: Sender, at: datetime | None, acknowledged: Sequence[str], settings: Any
+) -> None:
+    """May it be scheduled to start `at`? Raises NotReady with each finding that stands against it, or with the approval
+    that is missing."""
+    plan = plan_of(row, sender, at or datetime.now(UTC), settings)
+    found = dict.fromkeys(Forecast(plan).of_samples())
+    rules = plan.compliance.rules
+    for each in await store.pre_flight_findings(tx, row.campaign_id, agreed(row, sender, None)):
+        rule, _, what = each.partition(":")
+        found[Finding(rule, what)] = None
+    against = [f for f in found if rules[f.rule].severity == "error" or f.id not in acknowledged]
+    if against:
+        raise NotReady(
+            "errors are to be mended, warnings to be acknowledged by their ids",
+            reasons=[
+                Reason("acknowledge" if rules[f.rule].severity == "warning" else "text", f.id, rules[f.rule].says)
+                for f in against
+            ],
+        )
+    approved = await _approved(tx, row, sender, at, tuple(found))
+    if approved.needed and not approved.by:
+        raise NotReady(
+            "somebody else must approve exactly this, to start exactly then",
+            reasons=[Reason("approval", "approval_missing")],
+        )
+
+
+async def still_agreed(tx: AsyncConnection, row: Row[Any]) -> bool:
+    """Is a campaign that is about to start what was approved? What people see of its sender may have changed."""
+    if row.agreed is None or not await store.needs_approval(tx, row.sender_id):
+        return True
+    sender = await store.find_sender(tx, row.sender_id)
+    assert sender is not None
+    return bool(row.agreed == agreed(row, sender, None))
+
+
+@dataclass
+class _Look:
+    """One reading of an audience."""
+
+    database: Database
+    keys: FieldKeys
+    row: Row[Any]
+    forecast: Forecast
+
+    async def outlook(self) -> Outlook:
+        after = ""
+        while True:
+            async with self.database.begin() as tx:
+                page = await store.selected_after(tx, self.row, after, PAGE)
+            await asyncio.to_thread(self._count, page)
+            if len(page) < PAGE:
+                return await asyncio.to_thread(lambda: self.forecast.outlook)
+            after = page[-1].subject_id
+
+    def _count(self, page: Sequence[Any]) -> None:
+        for subject_id, number, attributes, told in page:
+            territory = territory_of(self.keys.unseal(number, f"number:{subject_id}"))
+            standing = None if told is None else _standing.decode(told)
+            self.forecast.add(_attributes.decode(attributes), territory, standing)
+
+
+async def _found(
+    tx: AsyncConnection, caller: Caller, campaign_id: str, *, lock: bool = False
+) -> tuple[Row[Any], Sender]:
+    row = await store.find_campaign(tx, campaign_id, lock=lock)
+    if row is None:
+        raise NotFound("no such campaign", reasons=[Reason("campaign_id", "unknown_campaign")])
+    caller.may_use(row.sender_id)
+    sender = await store.find_sender(tx, row.sender_id)
+    assert sender is not None
+    return row, sender
+
+
+async def _approved(
+    tx: AsyncConnection, row: Row[Any], sender: Sender, at: datetime | None, found: Sequence[Finding]
+) -> Approved:
+    """An approval counts by who has written nothing of it since, too."""
+    needed = await store.needs_approval(tx, row.sender_id)
+    rules = findings.load().rules
+    digest = agreed(row, sender, at)
+    authors = [row.created_by, *row.edited_by]
+    return Approved(
+        needed=needed or any(rules[f.rule].needs_approval for f in found),
+        by=[
+            each.approved_by
+            for each in await store.approvals_of(tx, row.campaign_id)
+            if each.digest == digest and approval.may_approve(each.approved_by, authors)
+        ],
+    )
+
+
+def _shown(
+    row: Row[Any],
+    sender: Sender,
+    at: datetime | None,
+    now: datetime,
+    known: datetime | None,
+    plan: Plan,
+    outlook: Outlook,
+    approved: Approved,
+) -> PreFlight:
+    segments = sorted(outlook.segments.items())
+    least, median, most = outlook.units or (None, None, None)
+    return PreFlight(
+        digest=agreed(row, sender, at),
+        at=at,
+        made_at=now,
+        consents_as_of=known,
+        audience=outlook.audience,
+        would_get=outlook.would_get,
+        would_not=outlook.audience - outlook.would_get,
+        reasons=dict(outlook.reasons),
+        under_review=outlook.under_review,
+        languages=dict(outlook.languages),
+        lengths=Lengths(
+            segments=dict(segments),
+            least=segments[0][0] if segments else None,
+            median=outlook.median_segments,
+            most=segments[-1][0] if segments else None,
+            units_least=least,
+            units_median=median,
+            units_most=most,
+            ucs2=outlook.encodings.get("UCS2", 0),
+            ucs2_by_contact=outlook.costly_by_contact,
+        ),
+        cost=Cost(
+            prices=plan.prices.version,
+            currency=plan.prices.currency,
+            total=outlook.cost,
+            unpriced=outlook.unpriced,
+        ),
+        territories=[
+            Place(
+                territory=place.territory,
+                people=place.people,
+                segments=place.segments,
+                cost=place.cost,
+                opens_at=place.opens_at,
+            )
+            for place in outlook.places
+        ],
+        opens_at=outlook.opens_at,
+        finishes_at=outlook.finishes_at,
+        rate_per_s=plan.rate_per_s,
+        findings=[_against(finding, plan.compliance.rules) for finding in outlook.findings],
+        compliance=plan.compliance.version,
+        approval=approved,
+    )
+
+
+def _against(finding: Finding, rules: Mapping[str, findings.Rule]) -> Against:
+    rule = rules[finding.rule]
+    return Against(
+        id=finding.id,
+        rule=finding.rule,
+        severity=rule.severity,
+        says=rule.says,
+        found=finding.found or None,
+        source=rule.source,
+        needs_approval=rule.needs_approval,
+    )

@@ -1,0 +1,144 @@
+"""Before a campaign leaves: who would get it, what it costs, what speaks against it, and who must agree to it."""
+
+from typing import Any
+
+import pytest
+
+from campaign import consents, pre_flight, store
+from campaign.lifecycle import Status
+from tests.builders import SENDER, now, opted_in, opted_out, sender_changed, subject
+from tests.running import bearer
+from tests.service.campaign.campaigns import TEXT, Campaigns, csv_of
+
+MONDAY = "2030-03-04T09:00:00Z"  # 10:00 in Paris
+TUESDAY = "2030-03-05T09:00:00Z"
+SOMEBODY_ELSE = bearer(subject="somebody else")
+
+
+async def looked_at(campaigns: Campaigns, campaign_id: str, at: str | None = MONDAY) -> dict[str, Any]:
+    return await campaigns.post(f"campaigns/{campaign_id}/pre-flight", json={"at": at})
+
+
+async def schedule(campaigns: Campaigns, campaign_id: str, expect: int = 200, **body: Any) -> dict[str, Any]:
+    return await campaigns.post(f"campaigns/{campaign_id}/schedule", expect, json={"at": MONDAY, **body})
+
+
+async def test_it_tells_who_would_get_it_and_why_the_others_would_not(
+    campaigns: Campaigns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pre_flight, "PAGE", 3)  # so that there are several
+    await campaigns.imported(csv_of(*range(8)))
+    await campaigns.told(*(opted_in(n) for n in range(6)))
+    await campaigns.told(opted_out(1), opted_in(1), opted_in(2, 2, held_since=now()), opted_in(4, 2, erased=True))
+    async with campaigns.database.begin() as tx:
+        await consents.mark_unreadable(tx, subject(5), 0)
+        await consents.mark_unreadable(tx, subject(7), 0)
+    campaign_id = (await campaigns.written(text=f"{TEXT} {{if first_name = Zoé 3}}\u2019{{end}}"))["campaign_id"]
+    found = await looked_at(campaigns, campaign_id)
+    assert (found["audience"], found["would_get"], found["would_not"], found["under_review"]) == (8, 3, 5, 1)
+    assert found["reasons"] == {
+        "consent_unreadable": 2,
+        "no_consent": 2,
+        "opted_out": 1,
+        "suppressed": 1,
+        "erased": 1,
+    }
+    lengths = found["lengths"]
+    assert (lengths["segments"], lengths["median"], lengths["ucs2"], lengths["ucs2_by_contact"]) == ({"1": 3}, 1, 1, 1)
+    assert found["cost"] == {"prices": "test", "currency": "EUR", "total": "0.15", "unpriced": 0}
+    assert [(t["territory"], t["people"], t["opens_at"]) for t in found["territories"]] == [("FR", 3, MONDAY)]
+    assert found["finishes_at"] == "2030-03-04T09:05:00Z"  # three at one in a hundred seconds
+    assert (found["findings"], found["consents_as_of"], found["languages"]) == ([], None, {"fr": 3})
+    await campaigns.told(opted_in(5, 3), opted_in(7, 1))  # what can be read again is
+    assert (await looked_at(campaigns, campaign_id))["would_get"] == 5
+    await campaigns.post(f"campaigns/{campaign_id}/pre-flight", 403, headers=bearer(senders=["other"]))
+    await campaigns.post("campaigns/cmp-none/pre-flight", 404)
+
+
+async def test_errors_stop_scheduling_and_warnings_are_acknowledged_by_id(campaigns: Campaigns) -> None:
+    await campaigns.imported(f"{csv_of(1)}")
+    fields: dict[str, Any] = {"text": "Maison Lune bit.ly/a : {gift|vin} {stop} {if vip}STOP 36222{end}"}
+    campaign_id = (await campaigns.written(**fields))["campaign_id"]
+    refused = await schedule(campaigns, campaign_id, 409)
+    assert refused["type"] == "/problems/campaign-not-ready"
+    assert [(r["field"], r["reason"]) for r in refused["reasons"]] == [
+        ("acknowledge", "public_shortener:bit.ly"),
+        ("acknowledge", "sector_alcohol"),
+        ("text", "foreign_stop_code:36222"),
+    ]
+    fields["text"] = "Maison Lune bit.ly/a : {gift|vin} {stop}"
+    edited = await campaigns.put(f"campaigns/{campaign_id}", json=fields)
+    assert (edited["text"], edited["status"]) == (fields["text"], "draft")
+    # the last pre-flight looked at another text; this one finds what the audience shows
+    found = await looked_at(campaigns, campaign_id)
+    told = {f["id"]: f["severity"] for f in found["findings"]}
+    assert told == {
+        "public_shortener:bit.ly": "warning",
+        "sector_alcohol": "warning",
+        "nobody": "error",
+        "field_nobody_has:gift": "warning",
+    }
+    assert all(f["source"] and f["says"] for f in found["findings"])
+    refused = await schedule(campaigns, campaign_id, 409, acknowledge=list(told))
+    assert [r["reason"] for r in refused["reasons"]] == ["nobody"]
+    await campaigns.told(opted_in(1))
+    await looked_at(campaigns, campaign_id)
+    known = ["public_shortener:bit.ly", "sector_alcohol"]
+    refused = await schedule(campaigns, campaign_id, 409, acknowledge=known)
+    assert [r["reason"] for r in refused["reasons"]] == ["field_nobody_has:gift"]
+    assert (await schedule(campaigns, campaign_id, acknowledge=[*known, "field_nobody_has:gift"]))[
+        "status"
+    ] == "scheduled"
+
+
+async def test_an_approval_is_of_exactly_this_by_somebody_else(campaigns: Campaigns) -> None:
+    await campaigns.put(f"senders/{SENDER}/rules", 403, json={"approval": True}, headers=bearer(scope="campaign:write"))
+    assert await campaigns.put(f"senders/{SENDER}/rules", json={"approval": True}) == {"approval": True}
+    await campaigns.imported(csv_of(1))
+    await campaigns.told(opted_in(1))
+    campaign_id = (await campaigns.written())["campaign_id"]
+    path = f"campaigns/{campaign_id}/approvals"
+    digest = (await looked_at(campaigns, campaign_id))["digest"]
+    refused = await schedule(campaigns, campaign_id, 409)
+    assert [r["reason"] for r in refused["reasons"]] == ["approval_missing"]
+    agreed = {"at": MONDAY, "digest": digest}
+    await campaigns.post(path, 403, json=agreed)  # its author
+    await campaigns.post(path, 403, json=agreed, headers=bearer(subject="else", scope="campaign:write"))
+    await campaigns.post(path, 409, json=agreed | {"at": TUESDAY}, headers=SOMEBODY_ELSE)
+    await campaigns.post(path, 201, json=agreed, headers=SOMEBODY_ELSE)
+    assert (await looked_at(campaigns, campaign_id))["approval"] == {"needed": True, "by": ["somebody else"]}
+    await schedule(campaigns, campaign_id, 409, at=TUESDAY)
+    assert (await schedule(campaigns, campaign_id))["status"] == "scheduled"
+    # an edit takes it off the schedule, and what was agreed to is no more
+    edited = await campaigns.put(
+        f"campaigns/{campaign_id}", json={"text": f"{TEXT} Oui."}, headers=bearer(subject="else")
+    )
+    assert (edited["status"], edited["starts_at"]) == ("draft", None)
+    await schedule(campaigns, campaign_id, 409)
+    await campaigns.put(f"campaigns/{campaign_id}", json={}, headers=SOMEBODY_ELSE)  # as it was, by who approved it
+    await schedule(campaigns, campaign_id, 409)
+    agreed["digest"] = (await looked_at(campaigns, campaign_id))["digest"]
+    assert agreed["digest"] == digest
+    await campaigns.post(path, 403, json=agreed, headers=SOMEBODY_ELSE)
+    await campaigns.post(path, 201, json=agreed, headers=bearer(subject="a third"))
+    await schedule(campaigns, campaign_id)
+    given = (await campaigns.get(path))["items"]
+    assert [(a["approved_by"], a["digest"] == digest) for a in given] == [("somebody else", True), ("a third", True)]
+
+
+async def test_a_campaign_whose_sender_has_changed_since_it_was_approved_does_not_start(campaigns: Campaigns) -> None:
+    await campaigns.put(f"senders/{SENDER}/rules", json={"approval": True})
+    await campaigns.imported(csv_of(1))
+    campaign_id = (await campaigns.written())["campaign_id"]
+    digest = (await looked_at(campaigns, campaign_id, None))["digest"]
+    await campaigns.told(opted_in(1))
+    await looked_at(campaigns, campaign_id, None)
+    await campaigns.post(f"campaigns/{campaign_id}/approvals", 201, json={"digest": digest}, headers=SOMEBODY_ELSE)
+    await schedule(campaigns, campaign_id, at=None)
+    async with campaigns.database.begin() as tx:
+        await store.put_sender(tx, sender_changed(version=2, oadc="LUNE"))
+    assert await campaigns.planner.start_due()
+    assert await campaigns.status(campaign_id) == Status.DRAFT
+    assert not await campaigns.planner.start_due()
+    await schedule(campaigns, campaign_id, 409, at=None)
+    await campaigns.put(f"campaigns/{campaign_id}", json={"sender_id": "other"}, expect=422)
