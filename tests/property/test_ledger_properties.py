@@ -1,11 +1,11 @@
 """What holds for any evidence in any order."""
 
-from dataclasses import replace
 from datetime import timedelta
 from typing import get_args
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from consent.ledger import (
     Evidence,

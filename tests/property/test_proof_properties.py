@@ -2,12 +2,12 @@
 
 import hashlib
 import random
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from consent.bundle import check, stood_on
 from consent.chain import PERSONAL, Entry, canonical

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from msgspec import structs
 from sqlalchemy import text
 
 from common.consumer import Received
@@ -79,7 +80,9 @@ class Consent:
             await intake.Intake(field_keys, Answers(field_keys, 5, fictional=True)).apply(tx, batch)
 
     async def say(self, said: Evidence, minutes: float, who: int = 1) -> None:
-        said = replace(said, evidence_id=f"ev-said-{minutes}-{who}", occurred_at=at(minutes), received_at=at(minutes))
+        said = structs.replace(
+            said, evidence_id=f"ev-said-{minutes}-{who}", occurred_at=at(minutes), received_at=at(minutes)
+        )
         async with self.database.begin() as tx:
             await record(tx, [Statement(subject(who), "sealed", said)], at(minutes))
 

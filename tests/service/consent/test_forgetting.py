@@ -39,7 +39,9 @@ async def database(postgres: Postgres, unique: str) -> AsyncIterator[Database]:
 
 
 def on(at: datetime, evidence: Evidence) -> Evidence:
-    return Evidence(**{n: getattr(evidence, n) for n in Evidence.__slots__} | {"occurred_at": at, "received_at": at})
+    return Evidence(
+        **{n: getattr(evidence, n) for n in Evidence.__struct_fields__} | {"occurred_at": at, "received_at": at}
+    )
 
 
 async def erasing(database: Database) -> list[ErasureRequested]:

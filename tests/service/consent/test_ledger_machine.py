@@ -8,7 +8,6 @@ by one, each with a state that was published; the chain holds up to its head.
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, cast
 from uuid import uuid4
 
@@ -17,6 +16,7 @@ import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from msgspec.structs import replace
 from sqlalchemy import text
 
 from common.contracts.consent import ConsentStateChanged

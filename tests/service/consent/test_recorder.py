@@ -2,8 +2,8 @@
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import datetime
 from time import perf_counter
 from typing import Any
@@ -11,15 +11,17 @@ from typing import Any
 import asyncpg
 import msgspec
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from common.contracts.consent import ConsentStateChanged
-from common.database import Database
-from consent import ledger, senders, store
+from common.database import COPIED_ROWS, Database
+from consent import ledger, retention, senders, store
 from consent.chain import GENESIS, PERSONAL, verify
 from consent.ledger import Evidence, Refusal, Verdict
 from consent.recorder import Recorded, Statement, erase, record
+from tests.eventually import eventually
 from tests.infrastructure import Postgres
 from tests.unit.consent.evidences import NOW, at, contact, expiry, opt_in, opt_out, request, stop
 
@@ -199,6 +201,75 @@ async def test_batches_over_the_same_people_wait_for_each_other_and_lose_nothing
         assert versions == list(range(1, subject.version + 1)), "in outbox order, none twice, none missing"
         async with database.begin() as tx:
             assert verify(await store.history(tx, subject_id)) is None
+
+
+async def test_who_is_never_seen_and_written_by_another_meanwhile_is_decided_again(database: Database) -> None:
+    """The opt-in of a stranger is decided before there is a row to lock; a STOP of theirs is committed first."""
+
+    async def waits() -> bool:
+        async with database.begin() as look:
+            sql = (
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+            return bool(await look.scalar(text(sql)))
+
+    async with database.begin() as tx:
+        await record(tx, [of("t1-b", stop(5))], NOW)
+        second = asyncio.create_task(
+            recorded(
+                database,
+                of("t1-a", opt_in(0, evidence_id="ev-a")),
+                of("t1-b", opt_in(0, evidence_id="ev-b")),
+                of("t1-c", opt_in(0, evidence_id="ev-c")),
+            )
+        )
+        await eventually(waits)
+    results = await second
+    assert [(r.decision.verdict, r.version) for r in results] == [("recorded", 1), ("unchanged", 1), ("recorded", 1)]
+    subject = await held(database, "t1-b")
+    consent = ledger.consent_of(subject.state, "acme", "promotions")
+    assert consent is not None
+    assert (consent.state, subject.entries) == ("opted_out", 2)
+    async with database.begin() as tx:
+        entries = await store.history(tx, "t1-b")
+        assert [entry.evidence.kind for entry in entries] == ["opt_out", "opt_in"]
+        assert verify(entries) is None
+    assert [event.subject_id for event in await published(database)] == ["t1-b", "t1-a", "t1-c"]
+
+
+async def test_hundreds_at_once_are_written_as_one_by_one(database: Database) -> None:
+    """Strangers, and some who are known; what one says twice counts once, in the order it was said."""
+    people = [f"t1-{n:032x}" for n in range(2 * COPIED_ROWS)]
+    known = {who: stop(5, evidence_id=f"ev-known-{who}") for who in people[::5]}
+    await recorded(database, *(of(who, one) for who, one in known.items()))
+    said = [
+        of(who, one)
+        for n, who in enumerate(people)
+        for one in (
+            opt_in(n % 9, evidence_id=f"ev-in-{who}", text_shown=f"Oui à l'«\toffre\n» {n}"),
+            *((stop(4, evidence_id=f"ev-out-{who}"),) if n % 3 == 0 else ()),
+            opt_in(n % 9, evidence_id=f"ev-in-{who}"),
+        )
+    ]
+    results = await recorded(database, *said)
+    assert Counter(r.decision.verdict for r in results)[Verdict.DUPLICATE] == len(people)
+    told = await published(database)
+    events = {(event.subject_id, event.version): event for event in told}
+    assert len(events) == len(told), "each version once"
+    async with database.begin() as tx:
+        histories = await store.whole_histories(tx, people)
+        due = {row.subject_id: row.due_at for row in await store.due_of(tx, people)}
+    for subject, entries in histories:
+        who = subject.subject_id
+        own = [*([known[who]] if who in known else []), *(s.evidence for s in said if s.subject_id == who)][:-1]
+        assert meaning_of(subject.state) == meaning_of(ledger.fold(own))
+        assert [entry.evidence.text_shown for entry in entries] == [one.text_shown for one in own]
+        assert verify(entries) is None
+        assert (entries[-1].hash, len(entries)) == (subject.head, len(own))
+        (term,) = retention.kept_terms(subject.state, {}, number=True)
+        assert due[who] == term.expires_at
+        (consent,) = events[who, subject.version].consents or (None,)
+        assert consent is None or consent.expires_at == (term.expires_at if consent.state == "opted_in" else None)
 
 
 async def test_a_batch_tells_each_subject_once_with_all_its_causes(database: Database) -> None:

@@ -147,7 +147,7 @@ async def test_only_what_the_stop_forbids_counts(database: Database) -> None:
 
 
 def replaced(evidence: Evidence, evidence_id: str) -> Evidence:
-    fields = {name: getattr(evidence, name) for name in Evidence.__slots__}
+    fields = {name: getattr(evidence, name) for name in Evidence.__struct_fields__}
     return Evidence(**(fields | {"evidence_id": evidence_id}))
 
 

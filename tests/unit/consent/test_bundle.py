@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jwt
 import pytest
+from msgspec.structs import replace
 
 from common.settings import KeyRingSettings
 from common.signing import PublicKeys, SigningKeys

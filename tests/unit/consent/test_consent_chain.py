@@ -1,13 +1,13 @@
 """The chain gives away every change to a subject's ledger."""
 
 import hashlib
-from dataclasses import fields, replace
 from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import fields, replace
 
 from consent.chain import GENESIS, PERSONAL, Entry, canonical, chained, evidence_id, seal, verify
 from consent.ledger import Evidence
@@ -58,6 +58,11 @@ def test_every_field_of_evidence_is_in_the_hash_or_in_the_seal() -> None:
 def test_what_is_hashed_fast_is_the_canonical_form(line: dict[str, str | int | None]) -> None:
     in_order = {name: line[name] for name in sorted(line)}
     assert canonical(line) == msgspec.json.encode(in_order)
+
+
+@given(st.lists(st.text() | st.none()))
+def test_an_id_is_derived_from_the_canonical_form(parts: list[str | None]) -> None:
+    assert evidence_id(*parts) == f"ev-{hashlib.sha256(canonical(parts)).hexdigest()[:32]}"
 
 
 def erased(entry: Entry) -> Entry:

@@ -1,10 +1,10 @@
 """What evidence changes: the cases a person would ask about."""
 
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from consent.ledger import (
     CLOCK_SKEW,

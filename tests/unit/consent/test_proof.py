@@ -1,10 +1,10 @@
 """A receipt says what the ledger says, in the standard's words, and nothing that could name the person."""
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from common.settings import KeyRingSettings
 from common.signing import Forged, PublicKeys, SigningKeys

@@ -5,7 +5,7 @@ commits. Rows move by arrays (`unnest`), hundreds at a time: that is 50 times wh
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -25,6 +25,7 @@ NAMING = {
 }
 CONNECT_TIMEOUT_S = 5
 POOL_WAIT_S = 5
+COPIED_ROWS = 200
 
 
 def new_metadata() -> MetaData:
@@ -66,14 +67,38 @@ class Database:
         await self.engine.dispose()
 
 
+async def insert_many(
+    tx: AsyncConnection, table: str, columns: Mapping[str, str], rows: Sequence[Sequence[Any]]
+) -> None:
+    """Rows into a table, in this order, within the transaction. `columns`: name: Postgres type, as `rows` have them.
+    By COPY where there are many: that is a third of the work on both sides, and takes one round trip more. Errors are
+    asyncpg's own."""
+    if not rows:
+        return
+    if len(rows) >= COPIED_ROWS:
+        await (await _raw(tx)).copy_records_to_table(table, records=rows, columns=list(columns))
+        return
+    arrays = ", ".join(f"${place}::{kind}[]" for place, kind in enumerate(columns.values(), start=1))
+    ordered = f"unnest({arrays}) WITH ORDINALITY AS r({', '.join(columns)}, place) ORDER BY r.place"
+    sql = (
+        f"INSERT INTO {table} ({', '.join(columns)}) SELECT {', '.join(f'r.{name}' for name in columns)} FROM {ordered}"
+    )
+    await fetch_many(tx, sql, *zip(*rows, strict=True))
+
+
 async def fetch_many(tx: AsyncConnection, sql: str, *values: object) -> Sequence[Sequence[Any]]:
     """The rows of a query, `values` as $1, $2…, within the transaction, as asyncpg has them: of thousands, making them
     SQLAlchemy's takes as long as reading them. Errors are asyncpg's own."""
+    rows: Sequence[Sequence[Any]] = await (await _raw(tx)).fetch(sql, *values)
+    return rows
+
+
+async def _raw(tx: AsyncConnection) -> Any:
+    """asyncpg's connection, within the transaction."""
     raw: Any = (await tx.get_raw_connection()).driver_connection
     if not raw.is_in_transaction():
         await tx.execute(text("SELECT"))  # SQLAlchemy begins it with its first statement, and not before
-    rows: Sequence[Sequence[Any]] = await raw.fetch(sql, *values)
-    return rows
+    return raw
 
 
 def migrate(url: str, package: str, revision: str = "head") -> None:

@@ -7,12 +7,13 @@ at the same time is recorded together (`common.together`), and each is answered 
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Depends, Header, Request, Response
+from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.auth import Caller, require
@@ -199,7 +200,7 @@ async def look_up_subject(body: LookupBody, caller: ReadsConsent, held: Held) ->
                 sealed=e.sealed,
                 hash=e.hash,
                 corrected_by=corrected_by.get(e.evidence.evidence_id, []),
-                **asdict(e.evidence),
+                **structs.asdict(e.evidence),
             )
             for e in entries[-store.HISTORY_ENTRIES :]
             if visible(e.evidence.sender_id)
@@ -245,7 +246,7 @@ async def _record_together(
         except Problem as problem:
             results[place] = problem
         else:
-            statements[place] = replace(told, trace=one.trace)
+            statements[place] = structs.replace(told, trace=one.trace)
     keyed = {place: key for place in statements if (key := asked[place].key) is not None}
     claims = [(asked[place].caller.subject, key, asked[place].fingerprint) for place, key in keyed.items()]
     for place, ours in zip(keyed, await store.claim_keys(tx, claims), strict=True):

@@ -13,9 +13,11 @@ Who asks is not told whether a text left: it would tell who consented, and who s
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+
+from msgspec.structs import replace
 
 from consent import ledger
 from consent.ledger import Evidence, Mark, SubjectState

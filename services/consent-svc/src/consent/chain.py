@@ -8,11 +8,12 @@ the salt: the chain still holds, and nobody can try out what was there.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from consent.ledger import Evidence
 
@@ -21,8 +22,7 @@ SALT_BYTES = 16
 PERSONAL = ("actor", "form_id", "form_version", "reference", "sale_reference", "text_shown")  # of Evidence: sealed
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One line of a subject's ledger. `position` counts from 1; `recorded_at` is when we learned it (bitemporal).
 
     `sealed`: the digest of the evidence's PERSONAL fields with `salt`: SALT_BYTES random ones in hex, None once erased.
@@ -120,7 +120,7 @@ def holds(entry: Entry, subject_id: str, position: int, previous_hash: str) -> b
 
 def evidence_id(*parts: str | None) -> str:
     """A derived id: the same parts give the same id for ever, so that repeats fall out."""
-    return f"ev-{hashlib.sha256(canonical(parts)).hexdigest()[:32]}"
+    return f"ev-{hashlib.sha256(_flat.encode(parts)).hexdigest()[:32]}"  # as `canonical` writes it
 
 
 def canonical(value: object) -> bytes:
@@ -129,6 +129,7 @@ def canonical(value: object) -> bytes:
     return text.encode()
 
 
+@lru_cache(maxsize=256)  # all lines of an import were received and recorded at the same
 def instant(value: datetime) -> str:
     """In UTC with microseconds: one form for each instant."""
     return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -7,7 +7,7 @@ is kept for a week, and an erasure takes it at once: it would be all the persona
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -122,7 +122,7 @@ def copier(keys: FieldKeys) -> Copier:
                 "kind": "evidence",
                 "position": entry.position,
                 "recorded_at": entry.recorded_at,
-                "said": asdict(entry.evidence),
+                "said": msgspec.structs.asdict(entry.evidence),
                 "corrected_by": corrected_by.get(entry.evidence.evidence_id, []),
             }
             for entry in history

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from msgspec import structs
 from sqlalchemy import Boolean, CheckConstraint, Column, DateTime, Index, Row, Table, Text, UniqueConstraint, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -141,7 +142,7 @@ async def ask(
         asked_at=now,
         expires_at=now + timedelta(hours=sender.double_opt_in_hours),
     )
-    why = asking.withheld(state, replace(request, controller=sender.controller), asked, now, terms.after_stop)
+    why = asking.withheld(state, structs.replace(request, controller=sender.controller), asked, now, terms.after_stop)
     by_reply = asking.takes_reply(state, request, sender.stop_code, asked, now)
     if make_link is not None and (with_link or not by_reply):
         question = replace(question, link_id=secrets.token_hex(8))

@@ -19,9 +19,10 @@ Whatever else somebody writes, they were in touch: once a day, that moves the cl
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.consumer import After, Received, Stopped, Subscription

@@ -19,10 +19,11 @@ A "no" is a value here (`Refusal`), never an exception.
 """
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Literal
+
+import msgspec
 
 from common.contracts.consent import Basis, Cause, Consent, State, Suppression
 
@@ -56,8 +57,7 @@ class Verdict(StrEnum):
     REFUSED = "refused"  # not kept
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
+class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What proves one opt-in, opt-out or step between (RGPD art. 7(1); DOMAIN 1.3 says why each field).
 
     `occurred_at` is the time at source, as claimed; `received_at` when Placet first held it. Both aware.
@@ -107,8 +107,7 @@ class Evidence:
         return min(self.occurred_at, self.received_at)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
+class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The newest evidence of one kind for one scope: all of it that the state needs. `lapse`: an expiry that answers a
     request."""
 
@@ -137,8 +136,7 @@ class Mark:
         return (shared or self.sender_id in (None, sender_id)) and self.purpose in (None, purpose)
 
 
-@dataclass(frozen=True, slots=True)
-class SubjectState:
+class SubjectState(msgspec.Struct, frozen=True, gc=False):
     """One mark per scope, in scope order."""
 
     marks: tuple[Mark, ...] = ()
@@ -147,8 +145,7 @@ class SubjectState:
 NEVER_SEEN = SubjectState()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one piece of evidence did. `state` is the state after it; `cause` is the opt-in or opt-out to name to the
     others, None where there is none."""
 
@@ -384,8 +381,11 @@ def cause(evidence: Evidence) -> Cause | None:
 def _newest(
     state: SubjectState, kind: MarkKind, sender_id: str, purpose: str, controller: str | None = None
 ) -> Mark | None:
-    covering = (m for m in state.marks if m.kind == kind and m.covers(sender_id, purpose, controller))
-    return max(covering, key=lambda m: m.rank, default=None)
+    newest = None
+    for mark in state.marks:
+        if mark.kind == kind and mark.covers(sender_id, purpose, controller):
+            newest = mark if newest is None or mark.rank > newest.rank else newest
+    return newest
 
 
 def _meaning(consent: Consent | None) -> tuple[State, Basis | None, datetime] | None:

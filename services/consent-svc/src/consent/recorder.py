@@ -8,10 +8,11 @@ versions of one subject on the log in order.
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import msgspec
+from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common import erasing, outbox
@@ -23,15 +24,14 @@ from consent import ledger, retention, store
 from consent.chain import SALT_BYTES, Entry, chained, erased, evidence_id
 from consent.ledger import NEVER_SEEN, Decision, Evidence, Verdict
 from consent.retention import Rules, Term
-from consent.store import Registered, Review, Subject
+from consent.store import Known, Registered, Review, Subject
 
 RETENTION = "retention"  # the source of what nobody said, and time did
 OPENING = ("opt_in", "request")  # what needs the number itself: to keep somebody out, the keyed hash is enough
 EVIDENCE = counter("sms_consent_evidence_total", "Evidence offered, by what became of it.", ["kind", "verdict"])
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
+class Statement(msgspec.Struct, frozen=True, gc=False):
     """Evidence and whom it is of. `number`: sealed, context "number:<subject_id>"; None where nobody told it. `erases`:
     an opt-out of everyone, with which the person asks for their erasure (`erasures.py`). `trace`: of who brought it,
     where that is not the trace being handled."""
@@ -43,8 +43,7 @@ class Statement:
     trace: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
+class Recorded(msgspec.Struct, frozen=True, gc=False):
     """What became of one statement. `version`: the subject's after the whole batch; None where it was refused."""
 
     statement: Statement
@@ -59,12 +58,14 @@ class _Change:
     subject: Subject
     before: Subject
     kept: Sequence[Term] | None = None  # what is on record of the terms, where that is not what `before` says
+    terms: "_Terms | None" = None  # once all is decided
     entries: list[Entry] = field(default_factory=list)
     causes: list[Cause] = field(default_factory=list)
     told: bool = False
     erases: bool = False
     returned_by: str | None = None  # evidence, of who had been erased
     trace: str | None = None
+    stranger: bool = False  # nothing was known of them, and their row is written already
 
     def tell(self, subject: Subject) -> None:
         """What the others must hear of: the subject's next version, one for the whole batch."""
@@ -79,41 +80,91 @@ async def record(
 
     `reviews` change no consent: while one of a subject's is open, its state says `held_since`.
 
-    Six round trips for one statement or a thousand, two more with reviews. What is refused leaves no trace, not even
-    a subject.
+    Five round trips for people never seen, seven for others, ten for both: for one statement or a thousand. What is
+    refused leaves no trace, not even a subject.
     """
-    refused = {
-        place: tuple(why) for place, s in enumerate(statements) if (why := list(ledger.refusals(s.evidence, now)))
-    }
-    taken = [s for place, s in enumerate(statements) if place not in refused]
+    decisions: dict[int, Decision] = {}
+    taken: dict[int, Statement] = {}
+    for place, statement in enumerate(statements):
+        if why := tuple(ledger.refusals(statement.evidence, now)):
+            decisions[place] = Decision(verdict=Verdict.REFUSED, state=NEVER_SEEN, refusals=why)
+        else:
+            taken[place] = statement
     changes: dict[str, _Change] = {}
-    known: set[str] = set()
-    registered: Mapping[str, Registered] = {}
+    if taken and not reviews:
+        changes = await _of_strangers(tx, taken, decisions, now)
+        taken = {place: s for place, s in taken.items() if s.subject_id not in changes}
     if taken or reviews:
-        numbers: dict[str, str | None] = {r.subject_id: r.number for r in reviews}
-        numbers |= {s.subject_id: s.number for s in sorted(taken, key=lambda s: s.number is not None)}
-        locked = await store.lock_subjects(tx, numbers)
-        changes = {subject_id: _Change(subject, subject) for subject_id, subject in locked.items()}
-        senders = {s.evidence.sender_id for s in taken if s.evidence.sender_id is not None}
-        senders |= senders_of(locked.values())
-        known, registered = await store.known(tx, [s.evidence.evidence_id for s in taken], senders)
-    decisions = [
-        Decision(verdict=Verdict.REFUSED, state=NEVER_SEEN, refusals=refused[place])
-        if place in refused
-        else _decide_after_ends(changes[statement.subject_id], statement, known, registered, now)
-        for place, statement in enumerate(statements)
+        changes |= await _of_others(tx, taken, reviews, decisions, now)
+    await _write(tx, list(changes.values()), now)
+    for place, statement in enumerate(statements):
+        EVIDENCE.labels(statement.evidence.kind, decisions[place].verdict).inc()
+    return [
+        Recorded(s, d, None if d.verdict is Verdict.REFUSED else changes[s.subject_id].subject.version)
+        for s, d in ((s, decisions[place]) for place, s in enumerate(statements))
     ]
+
+
+async def _of_strangers(
+    tx: AsyncConnection, taken: Mapping[int, Statement], decisions: dict[int, Decision], now: datetime
+) -> dict[str, _Change]:
+    """Of whom there is nothing yet, so nothing to lock before it is decided: their row is written once, whole, and
+    from then on holds off whoever comes with more. Whom somebody else has written meanwhile is none of them. Adds to
+    `decisions`."""
+    known = await store.known(
+        tx,
+        subjects={s.subject_id for s in taken.values()},
+        senders={s.evidence.sender_id for s in taken.values() if s.evidence.sender_id is not None},
+    )
+    changes = {
+        subject_id: _Change(subject, subject, stranger=True)
+        for subject_id, number in _numbers(taken.values()).items()
+        if subject_id not in known.subjects
+        for subject in (Subject(subject_id=subject_id, number=number),)
+    }
+    if not changes:
+        return {}
+    decided = {
+        place: _decide_after_ends(changes[s.subject_id], s, known, now)
+        for place, s in taken.items()
+        if s.subject_id in changes
+    }
+    _count_terms(changes.values(), known.rules)
+    added = await store.add_subjects(tx, [change.subject for change in changes.values()], now)
+    decisions |= {place: decision for place, decision in decided.items() if taken[place].subject_id in added}
+    return {subject_id: change for subject_id, change in changes.items() if subject_id in added}
+
+
+async def _of_others(
+    tx: AsyncConnection,
+    taken: Mapping[int, Statement],
+    reviews: Sequence[Review],
+    decisions: dict[int, Decision],
+    now: datetime,
+) -> dict[str, _Change]:
+    """Locked, then decided. With reviews that may be strangers, who get an empty row to lock. Adds to `decisions`."""
+    numbers = {r.subject_id: r.number for r in reviews} | _numbers(taken.values())
+    locked = await store.lock_subjects(tx, numbers if reviews else {}, numbers)
+    changes = {subject_id: _Change(subject, subject) for subject_id, subject in locked.items()}
+    senders = {s.evidence.sender_id for s in taken.values() if s.evidence.sender_id is not None}
+    known = await store.known(
+        tx,
+        evidence=[s.evidence.evidence_id for s in taken.values()],
+        senders=senders | senders_of(locked.values()),
+    )
+    for place, s in taken.items():
+        decisions[place] = _decide_after_ends(changes[s.subject_id], s, known, now)
     if asking := [subject_id for subject_id, change in changes.items() if change.erases]:
         await store.close_reviews(tx, asking)
     if reviews:
         await _hold(tx, changes, reviews)
-    await _write(tx, [change for change in changes.values() if change.entries or change.told], registered, now)
-    for statement, decision in zip(statements, decisions, strict=True):
-        EVIDENCE.labels(statement.evidence.kind, decision.verdict).inc()
-    return [
-        Recorded(s, d, None if d.verdict is Verdict.REFUSED else changes[s.subject_id].subject.version)
-        for s, d in zip(statements, decisions, strict=True)
-    ]
+    _count_terms((change for change in changes.values() if change.entries or change.told), known.rules)
+    return changes
+
+
+def _numbers(statements: Iterable[Statement]) -> dict[str, str | None]:
+    """Of each subject a number that one of their statements told, None where none did."""
+    return {s.subject_id: s.number for s in sorted(statements, key=lambda s: s.number is not None)}
 
 
 async def erase(tx: AsyncConnection, asked: Mapping[str, datetime]) -> dict[str, int]:
@@ -127,19 +178,20 @@ async def erase(tx: AsyncConnection, asked: Mapping[str, datetime]) -> dict[str,
 async def expire(tx: AsyncConnection, subject_ids: Collection[str], now: datetime) -> int:
     """Write down which consents of these people have ended by now, and tell it. How many."""
     locked = await store.lock_subjects(tx, {}, subject_ids)
-    _, registered = await store.known(tx, (), senders_of(locked.values()))
+    known = await store.known(tx, senders=senders_of(locked.values()))
     changes = [_Change(subject, subject) for subject in locked.values()]
     for change in changes:
-        _end(change, registered, now, now)
-    await _write(tx, changes, registered, now)
+        _end(change, known, now, now)
+    _count_terms(changes, known.rules)
+    await _write(tx, changes, now)
     return sum(len(change.entries) for change in changes)
 
 
-def _end(change: _Change, registered: Mapping[str, Registered], at: datetime, now: datetime) -> None:
+def _end(change: _Change, known: Known, at: datetime, now: datetime) -> None:
     """Write down what is over at `at` of the subject's consents: dated the instant it ended, however late that is, and
     named after it."""
     subject_id = change.subject.subject_id
-    for term in retention.terms(change.subject.state, _rules(registered)):
+    for term in retention.terms(change.subject.state, known.rules):
         if term.over(at):
             ended = Evidence(
                 evidence_id=evidence_id(
@@ -152,21 +204,15 @@ def _end(change: _Change, registered: Mapping[str, Registered], at: datetime, no
                 occurred_at=term.expires_at,
                 received_at=now,
             )
-            _decide(change, Statement(subject_id, None, ended), set(), registered, now)
+            _decide(change, Statement(subject_id, None, ended), known._replace(evidence=set()), now)
 
 
-def _decide_after_ends(
-    change: _Change, statement: Statement, known: set[str], registered: Mapping[str, Registered], now: datetime
-) -> Decision:
+def _decide_after_ends(change: _Change, statement: Statement, known: Known, now: datetime) -> Decision:
     """What was over by then ends first, though nobody had written it down: or what they do after the end would be the
     contact that keeps alive what has ended."""
-    if statement.evidence.evidence_id not in known:
-        _end(change, registered, statement.evidence.at, now)
-    return _decide(change, statement, known, registered, now)
-
-
-def _rules(registered: Mapping[str, Registered]) -> Rules:
-    return {(id_, purpose): rule for id_, sender in registered.items() for purpose, rule in sender.rules.items()}
+    if statement.evidence.evidence_id not in known.evidence:
+        _end(change, known, statement.evidence.at, now)
+    return _decide(change, statement, known, now)
 
 
 async def recount(tx: AsyncConnection, subject_ids: Collection[str], now: datetime) -> None:
@@ -174,9 +220,10 @@ async def recount(tx: AsyncConnection, subject_ids: Collection[str], now: dateti
     and told. No evidence, as nothing was said."""
     locked = await store.lock_subjects(tx, {}, subject_ids)
     kept = await store.terms_kept(tx, locked)
-    _, registered = await store.known(tx, (), senders_of(locked.values()))
+    known = await store.known(tx, senders=senders_of(locked.values()))
     changes = [_Change(subject, subject, kept.get(subject.subject_id, ())) for subject in locked.values()]
-    await _write(tx, changes, registered, now)
+    _count_terms(changes, known.rules)
+    await _write(tx, changes, now)
 
 
 async def forget(tx: AsyncConnection, subject_ids: Collection[str], now: datetime) -> None:
@@ -184,11 +231,12 @@ async def forget(tx: AsyncConnection, subject_ids: Collection[str], now: datetim
     nothing was said: who is out is out, and who comes back does so by an opt-in."""
     locked = await store.lock_subjects(tx, {}, subject_ids)
     kept = await store.terms_kept(tx, locked)
-    _, registered = await store.known(tx, (), senders_of(locked.values()))
+    known = await store.known(tx, senders=senders_of(locked.values()))
     changes = [_Change(subject, subject, kept.get(subject.subject_id, ())) for subject in locked.values()]
     for change in changes:
         change.tell(replace(change.subject, erased_at=now))
-    await _write(tx, changes, registered, now)
+    _count_terms(changes, known.rules)
+    await _write(tx, changes, now)
 
 
 def senders_of(subjects: Iterable[Subject]) -> set[str]:
@@ -196,14 +244,12 @@ def senders_of(subjects: Iterable[Subject]) -> set[str]:
     return {m.sender_id for s in subjects for m in s.state.marks if m.sender_id is not None}
 
 
-def _decide(
-    change: _Change, statement: Statement, known: set[str], registered: Mapping[str, Registered], now: datetime
-) -> Decision:
-    """The next step of one subject. `known` grows with it: a batch may repeat itself."""
-    subject, evidence = change.subject, _controlled(statement.evidence, registered)
-    if evidence.evidence_id in known:
+def _decide(change: _Change, statement: Statement, known: Known, now: datetime) -> Decision:
+    """The next step of one subject. `known.evidence` grows with it: a batch may repeat itself."""
+    subject, evidence = change.subject, _controlled(statement.evidence, known.senders)
+    if evidence.evidence_id in known.evidence:
         return Decision(verdict=Verdict.DUPLICATE, state=subject.state)
-    known.add(evidence.evidence_id)
+    known.evidence.add(evidence.evidence_id)
     decision = ledger.decide(subject.state, evidence, now)
     salt = os.urandom(SALT_BYTES).hex()
     entry = chained(subject.subject_id, subject.entries + 1, evidence, now, subject.head, salt)
@@ -262,24 +308,23 @@ def _unread(subject: Subject, review: Review) -> bool:
     return subject.erased_at is not None and review.since <= subject.erased_at
 
 
-async def _write(
-    tx: AsyncConnection, changes: Sequence[_Change], registered: Mapping[str, Registered], now: datetime
-) -> None:
-    rules = _rules(registered)
-    terms = {change.subject.subject_id: _terms(change, rules) for change in changes}
-    written = [change for change in changes if change.entries or change.told]
-    ended = [(id_, term) for id_, moved in terms.items() for term in moved.ended]
-    began = [(id_, term) for id_, moved in terms.items() for term in moved.began]
+async def _write(tx: AsyncConnection, changes: Sequence[_Change], now: datetime) -> None:
+    """The terms of each are counted."""
+    counted = [(change, change.terms) for change in changes if change.terms is not None]
+    ended = [(c.subject.subject_id, term) for c, terms in counted for term in terms.ended]
+    began = [(c.subject.subject_id, term) for c, terms in counted if not c.stranger for term in terms.began]
     if ended or began:
         await store.put_terms(tx, ended, began)
+    await store.add_terms(
+        tx, [(c.subject.subject_id, term) for c, terms in counted if c.stranger for term in terms.began]
+    )
+    written = [change for change in changes if change.entries or change.told]
     if not written:
         return
-    if entries := [entry for change in written for entry in change.entries]:
-        await store.append_entries(tx, entries)
-    await store.put_subjects(tx, [change.subject for change in written], now)
+    await store.append_entries(tx, [entry for change in written for entry in change.entries])
+    await store.put_subjects(tx, [change.subject for change in written if not change.stranger], now)
     told = [change for change in written if change.told]
-    events = [_event(change, terms[change.subject.subject_id].open) for change in told]
-    await outbox.append(tx, STATES, events, [change.trace or traceparent() for change in told])
+    await outbox.append(tx, STATES, [_event(c) for c in told], [c.trace or traceparent() for c in told])
     returned = [
         ErasureLifted(subject_id=change.subject.subject_id, lifted_at=now, evidence_id=change.returned_by)
         for change in written
@@ -300,6 +345,12 @@ class _Terms:
     ended: tuple[Term, ...]
 
 
+def _count_terms(changes: Iterable[_Change], rules: Rules) -> None:
+    """The last step of deciding: whoever's end has moved is told as well."""
+    for change in changes:
+        change.terms = _terms(change, rules)
+
+
 def _terms(change: _Change, rules: Rules) -> _Terms:
     """That an end has moved is told, though the evidence for it (a contact) changes no state: the gate counts with
     it."""
@@ -318,14 +369,14 @@ def _kept(subject: Subject, rules: Rules) -> tuple[Term, ...]:
     return retention.kept_terms(subject.state, rules, number=held)
 
 
-def _event(change: _Change, terms: Sequence[Term]) -> ConsentStateChanged:
+def _event(change: _Change) -> ConsentStateChanged:
     subject = change.subject
-    ends = {(term.sender_id, term.purpose): term.expires_at for term in terms}
+    ends = {(term.sender_id, term.purpose): term.expires_at for term in (change.terms.open if change.terms else ())}
     return ConsentStateChanged(
         subject_id=subject.subject_id,
         version=subject.version,
         consents=tuple(
-            msgspec.structs.replace(consent, expires_at=ends.get((consent.sender_id, consent.purpose)))
+            replace(consent, expires_at=ends.get((consent.sender_id, consent.purpose)))
             for consent in ledger.consents(subject.state)
         ),
         suppressions=ledger.suppressions(subject.state),

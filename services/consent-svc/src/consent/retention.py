@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
+import msgspec
+
 from common.contracts.consent import RETENTION_MONTHS
 from consent import ledger
 from consent.ledger import SubjectState
@@ -37,8 +39,7 @@ LONGEST = Rule()
 Rules = Mapping[tuple[str, str], Rule]  # by (sender_id, purpose); what is not named: the longest that CNIL allows
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Term:
+class Term(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A consent that is open, and until when: `expires_at` itself is the first instant without it. `ask_at`: when to
     ask whether it shall go on; None: nobody asks."""
 
@@ -97,10 +98,12 @@ def terms(state: SubjectState, rules: Rules) -> tuple[Term, ...]:
 def kept_terms(state: SubjectState, rules: Rules, *, number: bool) -> tuple[Term, ...]:
     """Of every purpose that is opted in; where nothing is open, of the person themself (`is_person`), if we hold their
     `number`: what is known by a keyed hash alone may stay."""
+    if not state.marks:
+        return ()
     found = terms(state, rules)
     if found or not number or any(consent.state == "pending" for consent in ledger.consents(state)):
         return found
-    return (_person(state, rules),) if state.marks else ()
+    return (_person(state, rules),)
 
 
 def is_person(term: Term) -> bool:

@@ -5,11 +5,11 @@ in the ledger, for who may read it.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from fastapi import APIRouter, Request
+from msgspec.structs import replace
 
 from common.problems import Conflict, Invalid, NotFound, Reason
 from common.service import Resources

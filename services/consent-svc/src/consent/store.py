@@ -8,9 +8,10 @@ subject_id order, always, so that two batches over the same people wait for each
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
+from msgspec.structs import astuple
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -32,7 +33,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common import consumer, dead_letters, erasing, outbox
 from common.contracts.consent import Purpose, Replies, StopScope
-from common.database import fetch_many, new_metadata
+from common.database import fetch_many, insert_many, new_metadata
 from consent.asking import WINDOW_HOURS
 from consent.chain import GENESIS, PERSONAL, Entry
 from consent.ledger import NEVER_SEEN, RECTIFICATION, Evidence, SubjectState
@@ -239,8 +240,7 @@ class Sender:
     version: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
+class Subject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A person as known by a number: the folded state, and where the chain of entries stands. `number`: sealed, None
     where it is erased or was never told. `erased_at`: they asked for their erasure then, and have not come back."""
 
@@ -267,8 +267,7 @@ class HandedOff:
     consent_version: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Review:
+class Review(msgspec.Struct, frozen=True, gc=False):
     """Whether one MO waits for a person to read it, as its `revision` says. `number`: sealed, as the subject's."""
 
     mo_id: str
@@ -296,25 +295,8 @@ _purposes = msgspec.json.Decoder(tuple[Purpose, ...])
 _replies = msgspec.json.Decoder(Replies)
 _sender_content = msgspec.json.Decoder(Sender)
 
-# column: array type. The order of `evidence`'s columns in its INSERT.
-_EVIDENCE = {
-    "evidence_id": "text",
-    "kind": "text",
-    "sender_id": "text",
-    "purpose": "text",
-    "basis": "text",
-    "source": "text",
-    "form_id": "text",
-    "form_version": "text",
-    "text_shown": "text",
-    "actor": "text",
-    "sale_reference": "text",
-    "reference": "text",
-    "answers": "text",
-    "controller": "text",
-    "occurred_at": "timestamptz",
-    "received_at": "timestamptz",
-}
+# Columns of `evidence` and their types, in the order of the fields.
+_EVIDENCE = {name: "timestamptz" if name.endswith("_at") else "text" for name in Evidence.__struct_fields__}
 _ENTRY = {
     "subject_id": "text",
     "position": "integer",
@@ -322,6 +304,15 @@ _ENTRY = {
     "salt": "text",
     "sealed": "text",
     "hash": "text",
+}
+_TERM = {
+    "subject_id": "text",
+    "sender_id": "text",
+    "purpose": "text",
+    "last_contact": "timestamptz",
+    "expires_at": "timestamptz",
+    "ask_at": "timestamptz",
+    "due_at": "timestamptz",
 }
 _HANDED_OFF = {
     "message_id": "text",
@@ -408,78 +399,110 @@ async def with_opt_out_of(tx: AsyncConnection, sender_id: str, after: str, limit
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """What the door to consent asks of a sender: who is behind it, how far a STOP to it reaches, and how long a consent
-    to it holds, by purpose."""
+    """What the door to consent asks of a sender: who is behind it, and how far a STOP to it reaches."""
 
     controller: str
     stop_scope: StopScope
-    rules: Mapping[str, Rule]
+
+
+class Known(NamedTuple):
+    """Of what was asked: the entries that the ledger holds, the people who have a row, the senders there are, and how
+    long a consent to these holds."""
+
+    evidence: set[str]
+    subjects: set[str]
+    senders: dict[str, Registered]
+    rules: dict[tuple[str, str], Rule]
 
 
 async def known(
-    tx: AsyncConnection, evidence_ids: Collection[str], sender_ids: Collection[str]
-) -> tuple[set[str], dict[str, Registered]]:
-    """Those of `evidence_ids` that the ledger holds, and those of `sender_ids` that are registered."""
-    rows = await tx.execute(
-        text(
-            "SELECT evidence_id AS id, NULL AS controller, NULL AS stop_scope, NULL AS purposes,"
-            " NULL AS renewal_days"
-            " FROM evidence WHERE evidence_id = ANY(CAST(:evidence_ids AS text[]))"
-            " UNION ALL SELECT sender_id, controller, stop_scope, purposes::text, renewal_days"
-            " FROM sender WHERE sender_id = ANY(CAST(:sender_ids AS text[]))"
-        ),
-        {"evidence_ids": list(evidence_ids), "sender_ids": list(sender_ids)},
+    tx: AsyncConnection,
+    *,
+    evidence: Collection[str] = (),
+    subjects: Collection[str] = (),
+    senders: Collection[str] = (),
+) -> Known:
+    """By their ids. Nothing is locked."""
+    rows = await fetch_many(
+        tx,
+        "SELECT 'e', evidence_id, NULL, NULL, NULL, NULL::integer FROM evidence WHERE evidence_id = ANY($1::text[])"
+        " UNION ALL SELECT 'p', subject_id, NULL, NULL, NULL, NULL FROM subject WHERE subject_id = ANY($2::text[])"
+        " UNION ALL SELECT 's', sender_id, controller, stop_scope, purposes::text, renewal_days"
+        " FROM sender WHERE sender_id = ANY($3::text[])",
+        *(list(ids) for ids in (evidence, subjects, senders)),
     )
-    held: set[str] = set()
-    registered = {}
-    for row in rows:
-        if row.controller is None:
-            held.add(row.id)
+    found = Known(set(), set(), {}, {})
+    for what, id_, controller, stop_scope, purposes, days in rows:
+        if what == "e":
+            found.evidence.add(id_)
+        elif what == "p":
+            found.subjects.add(id_)
         else:
-            days = None if row.renewal_days is None else int(row.renewal_days)
-            rules = {p.id: Rule(p.retention_months, days) for p in _purposes.decode(row.purposes)}
-            registered[row.id] = Registered(row.controller, row.stop_scope, rules)
-    return held, registered
+            found.senders[id_] = Registered(controller, stop_scope)
+            found.rules.update({(id_, p.id): Rule(p.retention_months, days) for p in _purposes.decode(purposes)})
+    return found
 
 
 async def append_entries(tx: AsyncConnection, entries: Sequence[Entry]) -> None:
     """Write new lines of the ledger. The subjects are locked."""
-    columns = _EVIDENCE | _ENTRY
-    await tx.execute(
-        text(
-            f"INSERT INTO evidence ({', '.join(columns)}) SELECT * FROM unnest("
-            + ", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in columns.items())
-            + ")"
-        ),
-        {name: [getattr(entry.evidence, name) for entry in entries] for name in _EVIDENCE}
-        | {name: [getattr(entry, name) for entry in entries] for name in _ENTRY},
+    rows = [(*astuple(e.evidence), e.subject_id, e.position, e.recorded_at, e.salt, e.sealed, e.hash) for e in entries]
+    await insert_many(tx, "evidence", _EVIDENCE | _ENTRY, rows)
+
+
+async def add_subjects(tx: AsyncConnection, subjects: Collection[Subject], now: datetime) -> set[str]:
+    """Write those who were never seen, whole, in the order of locking; from then on they are locked. Whom somebody else
+    has written meanwhile is left as they are: the ids of the others."""
+    ordered = sorted(subjects, key=lambda subject: subject.subject_id)
+    rows = await fetch_many(
+        tx,
+        "INSERT INTO subject (subject_id, version, state, entries, head, held_since, number, erased_at, updated_at)"
+        " SELECT s.subject_id, s.version, s.state::jsonb, s.entries, s.head, s.held_since, s.number, s.erased_at, $9"
+        " FROM unnest($1::text[], $2::bigint[], $3::text[], $4::integer[], $5::text[], $6::timestamptz[], $7::text[],"
+        " $8::timestamptz[]) WITH ORDINALITY"
+        " AS s(subject_id, version, state, entries, head, held_since, number, erased_at, place)"
+        " ORDER BY s.place ON CONFLICT DO NOTHING RETURNING subject_id",
+        *_subject_columns(ordered),
+        now,
     )
+    return {subject_id for (subject_id,) in rows}
 
 
 async def put_subjects(tx: AsyncConnection, subjects: Sequence[Subject], now: datetime) -> None:
     """Write what a locked subject has become."""
-    await tx.execute(
-        text(
-            "UPDATE subject SET version = s.version, state = s.state::jsonb, entries = s.entries, head = s.head,"
-            " held_since = s.held_since, number = s.number, erased_at = s.erased_at, updated_at = :now"
-            " FROM unnest(CAST(:ids AS text[]), CAST(:versions AS bigint[]), CAST(:states AS text[]),"
-            " CAST(:entries AS integer[]), CAST(:heads AS text[]), CAST(:held AS timestamptz[]),"
-            " CAST(:numbers AS text[]), CAST(:erased AS timestamptz[]))"
-            " AS s(subject_id, version, state, entries, head, held_since, number, erased_at)"
-            " WHERE subject.subject_id = s.subject_id"
-        ),
-        {
-            "ids": [s.subject_id for s in subjects],
-            "versions": [s.version for s in subjects],
-            "states": [msgspec.json.encode(s.state).decode() for s in subjects],
-            "entries": [s.entries for s in subjects],
-            "heads": [s.head for s in subjects],
-            "held": [s.held_since for s in subjects],
-            "numbers": [s.number for s in subjects],
-            "erased": [s.erased_at for s in subjects],
-            "now": now,
-        },
+    if not subjects:
+        return
+    await fetch_many(
+        tx,
+        "UPDATE subject SET version = s.version, state = s.state::jsonb, entries = s.entries, head = s.head,"
+        " held_since = s.held_since, number = s.number, erased_at = s.erased_at, updated_at = $9"
+        " FROM unnest($1::text[], $2::bigint[], $3::text[], $4::integer[], $5::text[], $6::timestamptz[], $7::text[],"
+        " $8::timestamptz[]) AS s(subject_id, version, state, entries, head, held_since, number, erased_at)"
+        " WHERE subject.subject_id = s.subject_id",
+        *_subject_columns(subjects),
+        now,
     )
+
+
+def _subject_columns(subjects: Sequence[Subject]) -> tuple[list[object], ...]:
+    return (
+        [s.subject_id for s in subjects],
+        [s.version for s in subjects],
+        [msgspec.json.encode(s.state).decode() for s in subjects],
+        [s.entries for s in subjects],
+        [s.head for s in subjects],
+        [s.held_since for s in subjects],
+        [s.number for s in subjects],
+        [s.erased_at for s in subjects],
+    )
+
+
+async def add_terms(tx: AsyncConnection, began: Sequence[tuple[str, Term]]) -> None:
+    """`put_terms` of those who had none."""
+    rows = [
+        (subject_id, t.sender_id, t.purpose, t.last_contact, t.expires_at, t.ask_at, t.ask_at or t.expires_at)
+        for subject_id, t in began
+    ]
+    await insert_many(tx, "retention_due", _TERM, rows)
 
 
 async def put_terms(tx: AsyncConnection, ended: Sequence[tuple[str, Term]], open_: Sequence[tuple[str, Term]]) -> None:
@@ -673,8 +696,7 @@ async def lock_due(tx: AsyncConnection, now: datetime, limit: int) -> list[str]:
 
 async def rules_of(tx: AsyncConnection, sender_ids: Collection[str]) -> Rules:
     """How long a consent holds, for what these senders offer."""
-    _, registered = await known(tx, (), sender_ids)
-    return {(sender_id, purpose): rule for sender_id, one in registered.items() for purpose, rule in one.rules.items()}
+    return (await known(tx, senders=sender_ids)).rules
 
 
 async def ask_recount(tx: AsyncConnection, sender_id: str) -> None:

@@ -5,7 +5,6 @@ The number itself is not in it: the person knows it, and the file may travel.
 
 import csv
 import io
-from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,7 +13,7 @@ import msgspec
 from consent.ledger import Evidence
 from consent.page.view import Line, View
 
-EVIDENCE = tuple(f.name for f in fields(Evidence))
+EVIDENCE = Evidence.__struct_fields__
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would take a cell that begins so for
 
 
