@@ -5,6 +5,9 @@ from collections import Counter
 
 import msgspec
 import pytest
+from aiokafka import partitioner
+from hypothesis import given
+from hypothesis import strategies as st
 
 from common import kafka
 from common.contracts import EVENTS, OPERATOR_EVENTS, TOPICS, Event, Topic, Watermark, operator_topics
@@ -116,3 +119,8 @@ def test_a_key_meets_the_partition_that_kafkas_own_clients_choose(key: str, murm
     """Vectors of Apache Kafka's UtilsTest.testMurmur2: an operator's Java producer puts a subject where we do."""
     for partitions in (1, 3, 12, 60):
         assert kafka.partition_of(key, partitions) == (murmur2 & 0x7FFFFFFF) % partitions
+
+
+@given(st.binary(max_size=70))
+def test_our_hash_of_a_key_is_the_librarys(key: bytes) -> None:
+    assert kafka.murmur2(key) == partitioner.murmur2(key)

@@ -5,6 +5,7 @@ Only `common` talks to Kafka. Everything leaves through `common.outbox` and arri
 
 import re
 import ssl
+import struct
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -14,7 +15,6 @@ import msgspec
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import TopicAlreadyExistsError, for_code
-from aiokafka.partitioner import murmur2
 
 from common.contracts import EVENTS, Event, Topic, Watermark
 from common.settings import ServiceSettings
@@ -24,6 +24,8 @@ Headers = list[tuple[str, bytes]]
 REQUEST_TIMEOUT_MS = 10_000
 RETRY_BACK_OFF_MS = 250
 BATCH_BYTES = 1_000_000  # under the broker's default max.message.bytes
+
+_SEED, _MIX, _32_BITS = 0x9747B28C, 0x5BD1E995, 0xFFFFFFFF
 
 _encoder = msgspec.json.Encoder()
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000|\x00")  # as JSON escapes it, or bare; Postgres keeps neither
@@ -36,7 +38,20 @@ class Undecodable(ValueError):
 
 def partition_of(key: str, partitions: int) -> int:
     """Kafka's own default (murmur2), so that any client's records of one subject meet in one partition."""
-    return int((murmur2(key.encode()) & 0x7FFFFFFF) % partitions)
+    return (murmur2(key.encode()) & 0x7FFFFFFF) % partitions
+
+
+def murmur2(data: bytes) -> int:
+    """MurmurHash2 as Kafka seeds it, 32 bits: aiokafka's own takes three times as long, once for each event."""
+    words, left = divmod(len(data), 4)
+    digest = _SEED ^ len(data)
+    for word in struct.unpack_from(f"<{words}I", data):
+        mixed = word * _MIX & _32_BITS
+        digest = (digest * _MIX & _32_BITS) ^ ((mixed ^ mixed >> 24) * _MIX & _32_BITS)
+    if left:
+        digest = (digest ^ int.from_bytes(data[-left:], "little")) * _MIX & _32_BITS
+    digest = (digest ^ digest >> 13) * _MIX & _32_BITS
+    return digest ^ digest >> 15
 
 
 def encode(event: Event) -> bytes:

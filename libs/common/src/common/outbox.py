@@ -17,16 +17,16 @@ import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
+import msgspec
 from aiokafka import AIOKafkaProducer
 from sqlalchemy import BigInteger, Column, DateTime, Identity, LargeBinary, MetaData, Table, Text, Uuid, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common import kafka
 from common.contracts import Event, Topic, Watermark
-from common.database import Database
+from common.database import Database, fetch_many
 from common.notify import Listener, either
 from common.settings import ServiceSettings
 from common.telemetry import counter, gauge, traceparent
@@ -104,28 +104,37 @@ async def _insert(
     payloads: Sequence[bytes | None],
     traces: Sequence[str | None] | None = None,
 ) -> list[int]:
-    rows = await tx.execute(
-        text(
-            "WITH added AS (INSERT INTO outbox (event_id, topic, key, type, payload, traceparent)"
-            " SELECT e.id, :topic, e.key, e.type, e.payload, e.trace"
-            " FROM unnest(CAST(:ids AS uuid[]), CAST(:keys AS bytea[]), CAST(:types AS text[]),"
-            " CAST(:payloads AS bytea[]), CAST(:traces AS text[]))"
-            " WITH ORDINALITY AS e(id, key, type, payload, trace, place) ORDER BY e.place"
-            " RETURNING id),"
-            " told AS MATERIALIZED (SELECT pg_notify(:channel, ''))"
-            " SELECT added.id FROM told CROSS JOIN added"
-        ),
-        {
-            "channel": WAITING,
-            "topic": topic,
-            "traces": [traceparent()] * len(keys) if traces is None else list(traces),
-            "ids": [uuid4() for _ in keys],
-            "keys": list(keys),
-            "types": list(types),
-            "payloads": list(payloads),
-        },
+    rows = await fetch_many(
+        tx,
+        "WITH added AS (INSERT INTO outbox (event_id, topic, key, type, payload, traceparent)"
+        " SELECT e.id, $1, e.key, e.type, e.payload, e.trace"
+        " FROM unnest($2::uuid[], $3::bytea[], $4::text[], $5::bytea[], $6::text[])"
+        " WITH ORDINALITY AS e(id, key, type, payload, trace, place) ORDER BY e.place"
+        " RETURNING id),"
+        " told AS MATERIALIZED (SELECT pg_notify($7, ''))"
+        " SELECT added.id FROM told CROSS JOIN added",
+        topic,
+        [uuid4() for _ in keys],
+        list(keys),
+        list(types),
+        list(payloads),
+        [traceparent()] * len(keys) if traces is None else list(traces),
+        WAITING,
     )
-    return sorted(row.id for row in rows)
+    return sorted(id_ for (id_,) in rows)
+
+
+class Waiting(msgspec.Struct, frozen=True, gc=False):
+    """A row of the outbox."""
+
+    id: int
+    event_id: UUID
+    topic: str
+    key: bytes | None
+    type: str
+    payload: bytes | None
+    traceparent: str | None
+    created_at: datetime
 
 
 class Relay:
@@ -180,27 +189,27 @@ class Relay:
             # Order matters: ceiling, then clock, then the snapshot that finds the rows.
             ceiling = await self._ceiling(tx) if self._ceiling else None
             as_of = datetime.now(UTC) - self._skew
-            rows = (
-                await tx.execute(
-                    text(
-                        "SELECT id, event_id, topic, key, type, payload, traceparent, created_at"
-                        " FROM outbox ORDER BY id LIMIT :batch"
-                    ),
-                    {"batch": self._settings.relay_batch},
+            rows = [
+                Waiting(*row)
+                for row in await fetch_many(
+                    tx,
+                    "SELECT id, event_id, topic, key, type, payload, traceparent, created_at"
+                    " FROM outbox ORDER BY id LIMIT $1",
+                    self._settings.relay_batch,
                 )
-            ).all()
+            ]
             if rows:  # measured before Kafka is asked: it shows while Kafka is down
                 OLDEST.set((datetime.now(UTC) - min(row.created_at for row in rows)).total_seconds())
             producer = await self._ready_producer()
             if rows:
                 await self._publish(producer, rows)
                 ids = [row.id for row in rows]
-                await tx.execute(
-                    text(
-                        "WITH gone AS (DELETE FROM outbox WHERE id = ANY(CAST(:ids AS bigint[])))"
-                        " SELECT pg_notify(:channel, :told)"
-                    ),
-                    {"ids": ids, "channel": RELAYED, "told": spans(ids)},
+                await fetch_many(
+                    tx,
+                    "WITH gone AS (DELETE FROM outbox WHERE id = ANY($1::bigint[])) SELECT pg_notify($2, $3)",
+                    ids,
+                    RELAYED,
+                    spans(ids),
                 )
             else:
                 OLDEST.set(0)
@@ -209,9 +218,9 @@ class Relay:
                 await self._publish_watermarks(producer, as_of, ceiling)
         return drained
 
-    async def _publish(self, producer: AIOKafkaProducer, rows: Sequence[Any]) -> None:
+    async def _publish(self, producer: AIOKafkaProducer, rows: Sequence[Waiting]) -> None:
         """In id order within each partition; returns when Kafka has acknowledged them all."""
-        by_partition: dict[tuple[str, int], list[Any]] = defaultdict(list)
+        by_partition: dict[tuple[str, int], list[Waiting]] = defaultdict(list)
         for row in rows:
             name = self._settings.topic_prefix + row.topic
             partitions = 1 if row.topic.endswith(".dlq") else self._settings.partitions
