@@ -55,4 +55,4 @@ def test_the_json_has_every_field_of_the_evidence_and_two_digits_of_the_number()
     copy = json.loads(json_copy(seen(text_shown="=1+1"), AT))
     assert copy["number_ends_in"] == "34"
     assert copy["evidence"][0]["text_shown"] == "=1+1"
-    assert copy["evidence"][0].keys() >= set(Evidence.__dataclass_fields__)
+    assert copy["evidence"][0].keys() >= set(Evidence.__struct_fields__)

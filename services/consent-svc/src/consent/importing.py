@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 LINES = counter("sms_consent_import_lines_total", "Lines of imported files, by what became of them.", ["verdict"])
 
 LOOK_EVERY_S = 0.25
+AT_ONCE = 2  # pieces: one is decided while Postgres writes the other
 TIDY_EVERY_S = 600.0
 ABANDONED_AFTER = timedelta(days=1)  # nothing more has arrived of an upload: its bytes are somebody's data
 
@@ -76,7 +77,10 @@ class Importing:
     def workers(self) -> list[Worker]:
         database = self._held.database
         timers = (
-            Timer("imports", self.record_piece, LOOK_EVERY_S, database, outbox.RELAYED),
+            *(
+                Timer(f"imports {n}", self.record_piece, LOOK_EVERY_S, database, outbox.RELAYED)
+                for n in range(1, AT_ONCE + 1)
+            ),
             Timer("abandoned imports", self.forget_abandoned, TIDY_EVERY_S, database),
         )
         return [Worker(timer.name, timer.run) for timer in timers]

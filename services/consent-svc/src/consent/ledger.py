@@ -21,6 +21,7 @@ A "no" is a value here (`Refusal`), never an exception.
 from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import cached_property
 from typing import Literal
 
 import msgspec
@@ -136,10 +137,18 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return (shared or self.sender_id in (None, sender_id)) and self.purpose in (None, purpose)
 
 
-class SubjectState(msgspec.Struct, frozen=True, gc=False):
+class SubjectState(msgspec.Struct, frozen=True, dict=True):
     """One mark per scope, in scope order."""
 
     marks: tuple[Mark, ...] = ()
+
+    @cached_property
+    def consents(self) -> tuple[Consent, ...]:
+        """Every purpose on record with its current state, suppressions taken into account. Asked for again and again
+        while one line is recorded."""
+        on_record = sorted({(m.sender_id, m.purpose) for m in self.marks if m.sender_id and m.purpose})
+        found = (consent_of(self, sender_id, purpose) for sender_id, purpose in on_record)
+        return tuple(consent for consent in found if consent)
 
 
 NEVER_SEEN = SubjectState()
@@ -240,9 +249,11 @@ def consent_of(state: SubjectState, sender_id: str, purpose: str) -> Consent | N
 
     A request or an expiry never hides a STOP: who is out stays `opted_out` until a newer opt-in.
     """
-    given, request = (_newest(state, kind, sender_id, purpose) for kind in ("opt_in", "request"))
-    controller = next((mark.controller for mark in (given, request) if mark), None)
-    if stop := standing_stop(state, sender_id, purpose, controller):
+    given = _newest(state, "opt_in", sender_id, purpose)
+    request = _newest(state, "request", sender_id, purpose)
+    named = given or request
+    stop = _newest(state, "opt_out", sender_id, purpose, named.controller if named else None)
+    if stop and (given is None or given.at <= stop.at):
         return _consent(sender_id, purpose, "opted_out", stop)
     expiry = _newest(state, "expiry", sender_id, purpose)
     if given and (expiry is None or given.at > expiry.at):
@@ -281,10 +292,7 @@ def last_contact(state: SubjectState, sender_id: str) -> datetime | None:
 
 
 def consents(state: SubjectState) -> tuple[Consent, ...]:
-    """Every purpose on record with its current state, suppressions taken into account."""
-    on_record = sorted({(m.sender_id, m.purpose) for m in state.marks if m.sender_id and m.purpose})
-    found = (consent_of(state, sender_id, purpose) for sender_id, purpose in on_record)
-    return tuple(consent for consent in found if consent)
+    return state.consents
 
 
 def suppressions(state: SubjectState) -> tuple[Suppression, ...]:

@@ -55,7 +55,7 @@ class Term(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 def after_months(at: datetime, months: int) -> datetime:
     """`at` (aware) some months later, in UTC; monotone in both."""
-    at = at.astimezone(UTC)
+    at = at if at.tzinfo is UTC else at.astimezone(UTC)
     year, month = divmod(at.year * 12 + at.month - 1 + months, 12)
     try:
         return at.replace(year=year, month=month + 1)

@@ -372,9 +372,18 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
 
 
 async def standing_of(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, Standing]:
-    """Of the subjects that exist among `subject_ids`, some ten thousand at once; not locked."""
+    """Of the subjects that exist among `subject_ids`; not locked."""
+    return standing_in(await standing_rows(tx, subject_ids))
+
+
+async def standing_rows(tx: AsyncConnection, subject_ids: Sequence[str]) -> Sequence[Sequence[Any]]:
+    """What `standing_in` reads: apart, so that of ten thousand that can be done in a thread."""
     sql = "SELECT subject_id, state::text, held_since FROM subject WHERE subject_id = ANY($1::text[])"
-    rows = await fetch_many(tx, sql, subject_ids)
+    return await fetch_many(tx, sql, subject_ids)
+
+
+def standing_in(rows: Sequence[Sequence[Any]]) -> dict[str, Standing]:
+    """By subject_id."""
     return {subject_id: Standing(_state.decode(state), held_since) for subject_id, state, held_since in rows}
 
 
