@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
+from common.contracts.campaign import Category
 from dispatch.gateways import (
     Account,
     Misconfigured,
@@ -21,7 +22,7 @@ from dispatch.gateways import (
 )
 
 
-def submit(n: int, text: str = "Offre du jour. STOP au 36111", category: str = "marketing") -> Submit:
+def submit(n: int, text: str = "Offre du jour. STOP au 36111", category: Category = "marketing") -> Submit:
     return Submit(
         reference=str(UUID(int=0x01A21522C89F8DE0A0EE000000000000 + n)),
         subject_id=f"t1-{n:032x}",

@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common import kafka
-from common.contracts import EVENTS, OPERATOR_EVENTS, TOPICS, Event, Topic, Watermark, operator_topics
+from common.contracts import (
+    EVENTS,
+    OPERATOR_EVENTS,
+    TOPICS,
+    Event,
+    Topic,
+    Watermark,
+    operator_submits,
+    operator_topics,
+)
 from tests.contract.golden import EXAMPLES, event_type_of
 
 SERVICES = {"consent", "campaign", "dispatch", "inbound"}
@@ -69,8 +78,9 @@ def test_what_compaction_keeps_is_the_whole_state_and_its_version(topic: Topic) 
 
 
 def test_an_operators_topics_bear_its_name_and_keep_nothing_longer_than_ours() -> None:
-    topics = operator_topics("orange")
-    assert [topic.name for topic in topics] == ["operator.orange.messages.v1", "operator.orange.receipts.v1"]
+    topics = (*operator_topics("orange"), operator_submits("orange"))
+    kinds = ("messages", "receipts", "submits")
+    assert [topic.name for topic in topics] == [f"operator.orange.{kind}.v1" for kind in kinds]
     assert {event for topic in topics for event in topic.events} == set(OPERATOR_EVENTS)
     for topic in topics:
         test_anything_personal_is_forgotten_in_time(topic)

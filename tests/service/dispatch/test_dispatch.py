@@ -91,9 +91,8 @@ async def dispatch(
     surroundings: Surroundings, handler: Operator, *, watermarks: bool = True, **more: Any
 ) -> AsyncIterator[Dispatch]:
     """`watermarks`: a consent-svc that is alive keeps saying so every 200 ms."""
-    settings = await surroundings.settings(
-        "dispatch", gateway_url=handler.url, gateway_token=TOKEN, hours="demonstration", **more
-    )
+    usual = {"gateway_url": handler.url, "gateway_token": TOKEN, "hours": "demonstration"}
+    settings = await surroundings.settings("dispatch", **{**usual, **more})
     async with running(build(Settings(**settings))) as client:
         under_test = Dispatch(client, handler, surroundings)
         await publish(surroundings, SENDERS, [sender_changed()])

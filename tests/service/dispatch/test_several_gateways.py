@@ -1,12 +1,20 @@
-"""Two gateways: which one a message takes, and what is never given to the other."""
+"""Two gateways: which one a message takes, and what is never given to the other. And an operator that is on Kafka."""
 
 from typing import Any
 
-from common.contracts import INBOUND_RECEIPTS
-from tests.builders import opted_in, receipt, requested
+import pytest
+
+from common.contracts import INBOUND_RECEIPTS, operator_submits
+from common.contracts.operator import MessageSubmitted
+from common.settings import ServiceSettings
+from dispatch.gateways import Unreachable
+from dispatch.gateways.kafka import KafkaGateway
+from tests.builders import number, opted_in, receipt, requested
 from tests.eventually import eventually
+from tests.gateway_cases import submit
 from tests.operator import TOKEN, operator
 from tests.publish import publish
+from tests.reading import reading
 from tests.running import Surroundings
 from tests.service.dispatch.test_dispatch import PATIENT_S, dispatch
 
@@ -47,3 +55,50 @@ async def test_what_the_first_gateway_never_had_goes_by_the_second_and_what_it_m
             await eventually(delivered)
             assert cheap.references == [usual.message_id, lost.message_id]
             assert dear.references == [moved.message_id]
+
+
+async def test_an_operator_on_kafka_reads_each_message_once_and_its_receipt_finds_the_message(
+    surroundings: Surroundings,
+) -> None:
+    topic = operator_submits("orange")
+    on_kafka: dict[str, Any] = {"gateway_url": None, "gateways": [{"provider": "kafka", "account": "orange"}]}
+    async with (
+        operator() as nobody,
+        dispatch(surroundings, nobody, **on_kafka) as d,
+        reading(surroundings, topic) as read,
+    ):
+        await d.publish_states(opted_in(1), opted_in(2))
+        first, second = requested(1), requested(2)
+        await d.request(first, second, first)
+        for wanted in (first, second):
+            found = await eventually(d.becomes(wanted.message_id, "accepted"))
+            assert (found["gateway"], found["gateway_message_id"]) == ("kafka.orange", None)
+
+        async def both() -> list[MessageSubmitted]:
+            events = [event for event in await read() if isinstance(event, MessageSubmitted)]
+            assert len(events) >= 2
+            return events
+
+        told = await eventually(both)
+        assert {(e.reference, e.recipient) for e in told} == {
+            (first.message_id, number(1)),
+            (second.message_id, number(2)),
+        }
+        assert {(e.sender, e.short_code, e.category) for e in told} == {("MAISONLUNE", "36111", "marketing")}
+        mine = receipt("delivered", reference=first.message_id, gateway_id="or-1", provider="kafka", account="orange")
+        await publish(surroundings, INBOUND_RECEIPTS, [mine])
+
+        async def delivered() -> bool:
+            return bool((await d.message(first.message_id))["receipt"] == "delivered")
+
+        await eventually(delivered)
+        assert (await d.message(first.message_id))["gateway_message_id"] == "or-1"
+        assert len(await read()) == 2
+
+
+async def test_without_a_broker_nothing_was_handed_to_an_operator_on_kafka(surroundings: Surroundings) -> None:
+    settings = ServiceSettings(**{**await surroundings.settings("dispatch"), "kafka_bootstrap": "127.0.0.1:9"})
+    gateway = KafkaGateway("kafka.orange", "orange", settings, timeout_s=5.0)
+    with pytest.raises(Unreachable):
+        await gateway.submit([submit(1)])
+    await gateway.close()

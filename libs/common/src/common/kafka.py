@@ -3,21 +3,29 @@
 Only `common` talks to Kafka. Everything leaves through `common.outbox` and arrives through `common.consumer`.
 """
 
+import asyncio
 import re
 import ssl
 import struct
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import msgspec
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    KafkaError,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
 
 from common.contracts import EVENTS, Event, Topic, Watermark
 from common.settings import ServiceSettings
+from common.telemetry import traceparent
 
 Headers = list[tuple[str, bytes]]
 
@@ -166,3 +174,75 @@ async def _create(admin: Any, missing: list[NewTopic]) -> None:
     for name, code, *_ in answer.topic_errors:
         if code and for_code(code) is not TopicAlreadyExistsError:  # another service was first: fine
             raise for_code(code)(f"creating {name}")
+
+
+class NotPublished(Exception):
+    """Nothing was begun: no broker, or no such topic, or no right to write to it (then it is `ours` to mend)."""
+
+    def __init__(self, why: str, *, ours: bool = False) -> None:
+        super().__init__(why)
+        self.why = why
+        self.ours = ours
+
+
+class Publisher:
+    """For the one thing that leaves without an outbox: a message handed to an operator's topic. Its outcome is the
+    acknowledgement, and no transaction is open meanwhile. The producer is made when first needed, and anew after an
+    error: it may be fenced, or hold a stale sequence."""
+
+    def __init__(self, settings: ServiceSettings, service: str) -> None:
+        self._settings = settings
+        self._service = service
+        self._starting = asyncio.Lock()
+        self._producer: AIOKafkaProducer | None = None
+        self._stopping: set[asyncio.Task[None]] = set()
+
+    async def ready(self, topic: Topic, *, within_s: float) -> None:
+        """Raises NotPublished."""
+        try:
+            async with asyncio.timeout(within_s), self._starting:
+                if self._producer is None:
+                    fresh = producer(self._settings)
+                    try:
+                        await fresh.start()
+                    except BaseException:
+                        await fresh.stop()
+                        raise
+                    self._producer = fresh
+                await self._producer.partitions_for(self._settings.topic_prefix + topic.name)
+        except (KafkaError, TimeoutError, OSError) as error:
+            mine = isinstance(error, (UnknownTopicOrPartitionError, TopicAuthorizationFailedError))
+            raise NotPublished(type(error).__name__, ours=mine) from None
+
+    async def publish(self, topic: Topic, event: Event, *, within_s: float) -> None:
+        """In the log of all replicas when it returns. Whatever it raises, the event may be there, or get there yet."""
+        held = self._producer
+        if held is None:
+            raise RuntimeError("not ready")
+        headers = cloud_event_headers(event.type, uuid4(), self._service, datetime.now(UTC), traceparent())
+        try:
+            async with asyncio.timeout(within_s):
+                acknowledged = await held.send(
+                    self._settings.topic_prefix + topic.name,
+                    key=event.key.encode(),
+                    value=encode(event),
+                    headers=headers,
+                )
+                await asyncio.shield(acknowledged)
+        except BaseException:
+            if self._producer is held:
+                self._producer = None
+                self._let_go(held)
+            raise
+
+    async def close(self) -> None:
+        if self._producer is not None:
+            self._let_go(self._producer)
+            self._producer = None
+        await asyncio.gather(*self._stopping, return_exceptions=True)
+
+    def _let_go(self, held: AIOKafkaProducer) -> None:
+        """It waits for what it still has; nobody waits for it."""
+        task = asyncio.create_task(held.stop())
+        self._stopping.add(task)
+        task.add_done_callback(self._stopping.discard)

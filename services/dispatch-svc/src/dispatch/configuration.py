@@ -5,10 +5,11 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr, model_validator
+from pydantic import AnyUrl, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from common.contracts.campaign import Category
-from dispatch.gateways import HTTP_PROVIDERS, Account, Gateway, HttpGateway, gateway_name
+from common.settings import ServiceSettings
+from dispatch.gateways import PROVIDERS, Account, Gateway, gateway_name, open_gateway
 from dispatch.routing import Route
 from dispatch.traffic import Rates, Traffic
 
@@ -38,7 +39,7 @@ class GatewaySettings(BaseModel):
     account: str = Field("main", pattern=r"^[a-z0-9-]{1,40}$")
     user: str = ""
     secret: SecretStr = SecretStr("")
-    url: HttpUrl | None = None
+    url: AnyUrl | None = None
     callback_url: SecretStr | None = None
     options: dict[str, str] = Field(default_factory=dict)
     routes: tuple[RouteSettings, ...] = (RouteSettings(),)
@@ -54,48 +55,53 @@ class GatewaySettings(BaseModel):
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
-        if self.provider not in HTTP_PROVIDERS:
-            raise ValueError(f"no gateway {self.provider!r}: there are {', '.join(sorted(HTTP_PROVIDERS))}")
-        provider = HTTP_PROVIDERS[self.provider]
+        if self.provider not in PROVIDERS:
+            raise ValueError(f"no gateway {self.provider!r}: there are {', '.join(sorted(PROVIDERS))}")
+        provider = PROVIDERS[self.provider]
         given = {"user": self.user, "secret": self.secret.get_secret_value(), "url": self.url}
         if missing := [name for name in provider.NEEDS if not given[name]]:
             raise ValueError(f"{self.provider} needs {', '.join(missing)}")
+        schemes = ("smpp", "smpps") if self.provider == "smpp" else ("http", "https")
+        if self.url is not None and self.url.scheme not in schemes:
+            raise ValueError(f"{self.provider} is at {' or '.join(f'{scheme}://' for scheme in schemes)}")
         if unknown := sorted(set(self.options) - set(provider.OPTIONS)):
             raise ValueError(f"{self.provider} has no option {', '.join(unknown)}")
         if lacking := [name for name, must in provider.OPTIONS.items() if must and not self.options.get(name)]:
             raise ValueError(f"{self.provider} needs the options {', '.join(lacking)}")
         return self
 
-    def gateway_with_secrets(self, timeout_s: float) -> Gateway:
-        provider = HTTP_PROVIDERS[self.provider]
+    def gateway_with_secrets(self, settings: ServiceSettings, *, timeout_s: float, submits: int) -> Gateway:
         otherwise = {
             name: value
             for name, value in (("idempotent", self.idempotent), ("adds_stop", self.adds_stop))
             if value is not None
         }
-        return HttpGateway(
-            self.name,
-            provider,
-            Account(
-                provider=self.provider,
-                account=self.account,
-                user=self.user,
-                secret=self.secret.get_secret_value(),
-                url=str(self.url) if self.url else None,
-                callback_url=self.callback_url.get_secret_value() if self.callback_url else None,
-                options=self.options,
-            ),
+        account = Account(
+            provider=self.provider,
+            account=self.account,
+            user=self.user,
+            secret=self.secret.get_secret_value(),
+            url=str(self.url) if self.url else None,
+            callback_url=self.callback_url.get_secret_value() if self.callback_url else None,
+            options=self.options,
+        )
+        return open_gateway(
+            account,
+            settings,
             timeout_s=timeout_s,
+            submits=submits,
             batch=self.batch,
-            capabilities=replace(provider.capabilities, **otherwise),
+            capabilities=replace(PROVIDERS[self.provider].capabilities, **otherwise),
         )
 
 
-def traffic_of(gateways: Sequence[GatewaySettings], *, timeout_s: float, partitions: int) -> Traffic:
-    """Opens the gateways' connection pools: close it."""
+def traffic_of(
+    gateways: Sequence[GatewaySettings], settings: ServiceSettings, *, timeout_s: float, submits: int
+) -> Traffic:
+    """Opens the gateways: close it. `submits`: how many of one gateway's there may be at once, over its lanes."""
     return Traffic(
-        [each.gateway_with_secrets(timeout_s) for each in gateways],
+        [each.gateway_with_secrets(settings, timeout_s=timeout_s, submits=submits) for each in gateways],
         [Route(each.name, **route.model_dump()) for each in gateways for route in each.routes],
         {each.name: Rates(each.rate, each.sender_rate) for each in gateways},
-        partitions,
+        settings.partitions,
     )

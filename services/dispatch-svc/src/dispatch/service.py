@@ -8,7 +8,7 @@ from pydantic import Field, HttpUrl, SecretStr, model_validator
 from sqlalchemy import text
 
 from common.consumer import applied_watermark
-from common.contracts import STATES
+from common.contracts import STATES, operator_submits
 from common.law import at_hand_off
 from common.pruning import Pruner
 from common.service import Background, Resources, Service, Worker
@@ -89,7 +89,10 @@ def build(settings: Settings | None = None) -> Service[Settings]:
 
     def background(held: Resources[Settings]) -> Background:
         traffic = traffic_of(
-            settings.every_gateway, timeout_s=settings.submit_timeout_s, partitions=settings.partitions
+            settings.every_gateway,
+            settings,
+            timeout_s=settings.submit_timeout_s,
+            submits=2 * settings.gateway_submits,  # two lanes
         )
         clearance = Clearance(
             subject_keys=held.subject_keys,
@@ -127,6 +130,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         metadata=store.metadata,
         routers=[api.router],
         background=background,
+        more_topics=[operator_submits(each.account) for each in settings.gateways if each.provider == "kafka"],
         checks=[consent_is_fresh],
     )
 

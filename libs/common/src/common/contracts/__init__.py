@@ -12,7 +12,7 @@ from common.contracts.consent import ConsentStateChanged, SenderChanged
 from common.contracts.dispatch import MessageChanged, OptOutEnforced
 from common.contracts.envelope import Event, Watermark
 from common.contracts.inbound import MessageReceived, ReceiptReceived
-from common.contracts.operator import MessageDelivered, ReceiptDelivered
+from common.contracts.operator import MessageDelivered, MessageSubmitted, ReceiptDelivered
 from common.contracts.rights import (
     CopyGathered,
     CopyRequested,
@@ -34,7 +34,7 @@ class Topic:
 
     name: str
     owner: str
-    keyed_by: Literal["subject_id", "sender_id", "campaign_id", "provider_message_id", "message_id"]
+    keyed_by: Literal["subject_id", "sender_id", "campaign_id", "provider_message_id", "message_id", "reference"]
     cleanup: Literal["compact", "delete"]
     events: tuple[type[Event], ...]
     consumers: tuple[str, ...]
@@ -154,7 +154,7 @@ TOPICS: tuple[Topic, ...] = (
     DISPATCH_MESSAGES,
 )
 
-OPERATOR_EVENTS: tuple[type[Event], ...] = (MessageDelivered, ReceiptDelivered)
+OPERATOR_EVENTS: tuple[type[Event], ...] = (MessageDelivered, ReceiptDelivered, MessageSubmitted)
 
 
 def operator_topics(name: str) -> tuple[Topic, Topic]:
@@ -166,7 +166,12 @@ def operator_topics(name: str) -> tuple[Topic, Topic]:
     )
 
 
+def operator_submits(name: str) -> Topic:
+    """Where we hand our messages to such an operator. There is one for each that dispatch-svc is told of."""
+    return Topic(f"operator.{name}.submits.v1", "dispatch", "reference", "delete", (MessageSubmitted,), ("operator",))
+
+
 EVENTS: dict[str, type[Event]] = {e.type: e for t in TOPICS for e in t.events}
 EVENTS |= {e.type: e for e in OPERATOR_EVENTS} | {Watermark.type: Watermark}
 
-__all__ = ["EVENTS", "OPERATOR_EVENTS", "TOPICS", "Event", "Topic", "Watermark", "operator_topics"]
+__all__ = ["EVENTS", "OPERATOR_EVENTS", "TOPICS", "Event", "Topic", "Watermark", "operator_submits", "operator_topics"]

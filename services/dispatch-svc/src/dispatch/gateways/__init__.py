@@ -3,17 +3,20 @@ a line below."""
 
 from collections.abc import Mapping
 
+from common.settings import ServiceSettings
 from dispatch.gateways import (
     brevo,
     cm,
     infobip,
     jasmin,
+    kafka,
     kannel,
     octopush,
     ovh,
     plivo,
     simulator,
     sinch,
+    smpp,
     smsfactor,
     telnyx,
     twilio,
@@ -33,7 +36,7 @@ from dispatch.gateways.gateway import (
     gateway_name,
 )
 from dispatch.gateways.over_http import HttpGateway
-from dispatch.gateways.provider import Account, HttpProvider
+from dispatch.gateways.provider import Account, Described, HttpProvider
 
 HTTP_PROVIDERS: Mapping[str, HttpProvider] = {
     "brevo": brevo,
@@ -52,8 +55,33 @@ HTTP_PROVIDERS: Mapping[str, HttpProvider] = {
     "vonage": vonage,
 }
 
+PROVIDERS: Mapping[str, Described] = {**HTTP_PROVIDERS, "kafka": kafka, "smpp": smpp}
+
+
+def open_gateway(
+    account: Account,
+    settings: ServiceSettings,
+    *,
+    timeout_s: float,
+    submits: int,
+    batch: int | None,
+    capabilities: Capabilities,
+) -> Gateway:
+    """The gateway of this account: close it. `submits`: how many there may be at once."""
+    name = gateway_name(account.provider, account.account)
+    if account.provider == "kafka":
+        return kafka.KafkaGateway(
+            name, account.account, settings, timeout_s=timeout_s, batch=batch, capabilities=capabilities
+        )
+    if account.provider == "smpp":
+        return smpp.SmppGateway(name, account, timeout_s=timeout_s, submits=submits, capabilities=capabilities)
+    provider = HTTP_PROVIDERS[account.provider]
+    return HttpGateway(name, provider, account, timeout_s=timeout_s, batch=batch, capabilities=capabilities)
+
+
 __all__ = [
     "HTTP_PROVIDERS",
+    "PROVIDERS",
     "Account",
     "Capabilities",
     "Gateway",
@@ -68,4 +96,5 @@ __all__ = [
     "Unanswered",
     "Unreachable",
     "gateway_name",
+    "open_gateway",
 ]

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from common.contracts.campaign import Category
+
 LONGEST_PAUSE_S = 300.0
 
 
@@ -60,7 +62,7 @@ class Submit:
     to: str = field(repr=False)  # E.164
     sender: str  # OADC
     short_code: str
-    category: str
+    category: Category
     text: str = field(repr=False)
 
 

@@ -65,23 +65,27 @@ class Answer:
     body: bytes = field(repr=False)
 
 
-class HttpProvider(Protocol):
-    """One provider's formats: a module. Both functions are pure."""
+class Described(Protocol):
+    """What every gateway's module says of itself."""
 
     @property
     def capabilities(self) -> Capabilities: ...
 
     @property
-    def URL(self) -> str:  # noqa: N802 a module's constant
-        """Where all its customers find it; "" where each has its own."""
-
-    @property
-    def NEEDS(self) -> Sequence[str]:  # noqa: N802
+    def NEEDS(self) -> Sequence[str]:  # noqa: N802 a module's constant
         """Of `Account`: user, secret, url."""
 
     @property
     def OPTIONS(self) -> Mapping[str, bool]:  # noqa: N802
         """Of `Account.options`, and whether it must be there."""
+
+
+class HttpProvider(Described, Protocol):
+    """One provider's formats: a module. Both functions are pure."""
+
+    @property
+    def URL(self) -> str:  # noqa: N802
+        """Where all its customers find it; "" where each has its own."""
 
     def request(self, messages: Sequence[Submit], account: Account, now: datetime) -> Request:
         """At most `capabilities.batch` messages."""

@@ -1,0 +1,189 @@
+"""SMPP 3.4 (`smpp34`): several binds as transmitter, a window each, one message in as many parts as it needs.
+
+A long message goes in parts under one header (UDH, 3GPP TS 23.040 9.2.3.24.1), or whole as `message_payload` where the
+account says so. Only the last part asks for a receipt, and its id is the message's: one message, one receipt.
+
+    no connection, no bind                                    Unreachable
+    ESME_RTHROTTLED, ESME_RMSGQFUL                            Throttled
+    ESME_RINVSRCADR                                           Misconfigured, of the sender
+    any other status but "system" and "unknown error"         Refused
+    those two, silence, a session that ends, half a message   Unanswered
+
+What this library does not do: it says of a refused bind (a wrong password) only that it timed out, so that is
+`Unreachable`, and the operator has to be asked; and it acknowledges a `deliver_sm` before we have it. So we bind as
+transmitter and take neither MOs nor receipts here: the operator brings them by HTTP or Kafka.
+"""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Mapping, Sequence
+from urllib.parse import urlsplit
+
+import smpp34
+
+from dispatch.gateways import gsm7
+from dispatch.gateways.gateway import (
+    Capabilities,
+    Misconfigured,
+    Refused,
+    Result,
+    SendError,
+    Submit,
+    Throttled,
+    Unanswered,
+    Unreachable,
+)
+from dispatch.gateways.provider import Account
+
+log = logging.getLogger(__name__)
+
+URL = ""
+NEEDS = ("url", "user", "secret")  # smpp://host:port or smpps://, system_id, password
+OPTIONS: Mapping[str, bool] = {"system_type": False, "binds": False, "window": False, "long_messages": False}
+capabilities = Capabilities()
+
+BINDS, WINDOW, PORT = 2, 20, 2775
+CONNECT_S = 2.0
+ALPHANUMERIC, INTERNATIONAL = 5, 1  # type of number
+ISDN = 1  # numbering plan
+GSM, UCS2 = 0, 8  # data_coding
+USER_DATA_HEADER = 0x40  # esm_class
+MESSAGE_PAYLOAD = 0x0424  # an optional parameter
+OCTETS, PART_OCTETS = {GSM: 160, UCS2: 140}, {GSM: 153, UCS2: 134}
+THROTTLED = (0x14, 0x58)  # queue full, throttled
+INVALID_SOURCE = 0x0A
+WHO_KNOWS = (0x08, 0xFF)
+PART_TRIES, PART_PAUSE_S = 5, 0.2
+
+
+class SmppGateway:
+    """`submits`: how many submits there are at once. What is in flight fits the windows, so that a message never waits
+    for its place longer than its permit lasts."""
+
+    def __init__(
+        self, name: str, account: Account, *, timeout_s: float, submits: int, capabilities: Capabilities = capabilities
+    ) -> None:
+        self.name = name
+        self.capabilities = capabilities
+        binds = int(account.options.get("binds", BINDS))
+        window = int(account.options.get("window", WINDOW))
+        self.batch = max(1, binds * window // submits)
+        self._timeout_s = timeout_s
+        self._as_payload = account.options.get("long_messages") == "payload"
+        self._binds = [_Bind(account, window) for _ in range(binds)]
+        self._turn = itertools.cycle(self._binds)
+        self._references = itertools.cycle(range(256))
+
+    async def submit(self, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
+        return await asyncio.gather(*(self._alone(message) for message in messages))
+
+    async def close(self) -> None:
+        await asyncio.gather(*(bind.close() for bind in self._binds))
+
+    async def _alone(self, m: Submit) -> Result | SendError:
+        begun = False
+        try:
+            session = await next(self._turn).session()
+            async with asyncio.timeout(self._timeout_s):
+                begun = True
+                return await self._send(session, m)
+        except SendError as error:
+            return error
+        except (smpp34.SmppError, TimeoutError, OSError, RuntimeError) as error:
+            return (Unanswered if begun else Unreachable)(type(error).__name__)
+
+    async def _send(self, session: smpp34.Smsc, m: Submit) -> Result:
+        coding, parts = parts_of(m.text, next(self._references), as_payload=self._as_payload)
+        answer = None
+        for n, part in enumerate(parts, 1):
+            answer = await self._part(session, m, coding, part, headed=len(parts) > 1, last=n == len(parts))
+            for _ in range(PART_TRIES):
+                if n == 1 or answer.command_status not in THROTTLED:
+                    break
+                await asyncio.sleep(PART_PAUSE_S)
+                answer = await self._part(session, m, coding, part, headed=True, last=n == len(parts))
+            if answer.command_status:
+                raise _meaning(answer.command_status) if n == 1 else Unanswered("only some parts were taken")
+        assert answer is not None
+        return Result("accepted", answer.message_id, None)
+
+    async def _part(
+        self, session: smpp34.Smsc, m: Submit, coding: int, part: bytes, *, headed: bool, last: bool
+    ) -> smpp34.SubmitSmResp:
+        whole = self._as_payload and len(part) > OCTETS[coding]
+        return await session.submit_sm(
+            m.to.removeprefix("+"),
+            b"" if whole else part,
+            source_addr=m.sender,
+            source_addr_ton=ALPHANUMERIC,
+            dest_addr_ton=INTERNATIONAL,
+            dest_addr_npi=ISDN,
+            esm_class=USER_DATA_HEADER if headed else 0,
+            registered_delivery=1 if last else 0,
+            data_coding=coding,
+            tlvs=[smpp34.Tlv(MESSAGE_PAYLOAD, part)] if whole else [],
+        )
+
+
+class _Bind:
+    """One session, made when first needed and again when it has ended."""
+
+    def __init__(self, account: Account, window: int) -> None:
+        self._account = account
+        self._window = window
+        self._connecting = asyncio.Lock()
+        self._open: tuple[smpp34.Client, smpp34.Smsc] | None = None
+
+    async def session(self) -> smpp34.Smsc:
+        """Raises smpp34.SmppError, TimeoutError: nothing was begun."""
+        async with self._connecting, asyncio.timeout(CONNECT_S + 1):
+            if self._open is not None and not await self._open[0].is_alive():
+                await self.close()
+            if self._open is None:
+                at = urlsplit(self._account.url or "")
+                client = smpp34.Client(
+                    at.hostname or "",
+                    at.port or PORT,
+                    self._account.user,
+                    self._account.secret,
+                    bind_type="TX",
+                    system_type=self._account.options.get("system_type", ""),
+                    tls=at.scheme == "smpps",
+                    window_size=self._window,
+                    connect_timeout_ms=int(CONNECT_S * 1000),
+                )
+                self._open = client, await client.connect()
+            return self._open[1]
+
+    async def close(self) -> None:
+        held, self._open = self._open, None
+        if held is not None:
+            await held[0].stop()
+
+
+def parts_of(text: str, reference: int, *, as_payload: bool = False) -> tuple[int, list[bytes]]:
+    """(data_coding, what each part holds, with its header where there are several). No character is cut in two."""
+    septets = gsm7.encode(text)
+    coding = UCS2 if septets is None else GSM
+    whole = text.encode("utf-16-be") if septets is None else septets
+    if len(whole) <= OCTETS[coding] or as_payload:
+        return coding, [whole]
+    pieces = [b""]
+    for character in text:
+        octets = character.encode("utf-16-be") if septets is None else gsm7.encode(character) or b""
+        if len(pieces[-1]) + len(octets) > PART_OCTETS[coding]:
+            pieces.append(b"")
+        pieces[-1] += octets
+    return coding, [bytes((5, 0, 3, reference, len(pieces), number)) + piece for number, piece in enumerate(pieces, 1)]
+
+
+def _meaning(status: int) -> SendError:
+    code = f"smpp_0x{status:02x}"
+    if status in THROTTLED:
+        return Throttled(1.0)
+    if status == INVALID_SOURCE:
+        return Misconfigured(code, of_sender=True)
+    if status in WHO_KNOWS:
+        return Unanswered(code)
+    return Refused(code)

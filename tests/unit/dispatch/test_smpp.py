@@ -1,0 +1,171 @@
+"""SMPP against a real server in a process of its own: binds, windows, parts, refusals, and a session that ends."""
+
+import asyncio
+import json
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.sms_length import GSM7_BASIC, GSM7_EXTENSION, length
+from dispatch.gateways import Account, Misconfigured, Refused, Result, Throttled, Unanswered, Unreachable
+from dispatch.gateways.smpp import SmppGateway, parts_of
+from tests import smpp_operator as operator
+from tests.gateway_cases import submit
+
+LONG = "Offre du jour : " + "deux articles pour le prix d'un. " * 6 + "STOP au 36111"
+
+
+@dataclass
+class Smsc:
+    port: int
+    process: asyncio.subprocess.Process | None = None
+    facts: list[dict[str, Any]] = field(default_factory=list)
+
+    async def start(self) -> None:
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.smpp_operator", str(self.port), stdout=asyncio.subprocess.PIPE
+        )
+        assert self.process.stdout is not None
+        assert json.loads(await self.process.stdout.readline())["kind"] == "up"
+
+    async def heard(self, submits: int) -> list[dict[str, Any]]:
+        """What it printed, until so many submits are among it."""
+        assert self.process is not None
+        assert self.process.stdout is not None
+        while sum(fact["kind"] == "submit" for fact in self.facts) < submits:
+            self.facts.append(json.loads(await asyncio.wait_for(self.process.stdout.readline(), 10)))
+        return [fact for fact in self.facts if fact["kind"] == "submit"]
+
+    async def stop(self) -> None:
+        if self.process is not None and self.process.returncode is None:
+            self.process.kill()
+        if self.process is not None:
+            await self.process.wait()
+
+
+@asynccontextmanager
+async def smsc() -> AsyncIterator[Smsc]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        running = Smsc(free.getsockname()[1])
+    await running.start()
+    try:
+        yield running
+    finally:
+        await running.stop()
+
+
+@asynccontextmanager
+async def bound(port: int, timeout_s: float = 5.0, **options: str) -> AsyncIterator[SmppGateway]:
+    account = Account("smpp", user="shop", secret="a-secret", url=f"smpp://127.0.0.1:{port}", options=options)
+    gateway = SmppGateway("smpp", account, timeout_s=timeout_s, submits=4)
+    try:
+        yield gateway
+    finally:
+        await gateway.close()
+
+
+async def test_messages_go_over_several_binds_and_each_answer_means_one_thing() -> None:
+    async with smsc() as server, bound(server.port, binds="2", window="8") as gateway:
+        assert gateway.batch == 4
+        wanted = [operator.ACCEPTED, operator.THROTTLED, operator.BAD_SOURCE, operator.BAD_DESTINATION]
+        answers = await gateway.submit([submit(n) for n in [*wanted, operator.SYSTEM_ERROR]])
+        heard = await server.heard(5)
+    accepted, throttled, source, destination, system = answers
+    assert accepted == Result("accepted", "smsc-1", None)
+    assert type(throttled) is Throttled
+    assert isinstance(source, Misconfigured)
+    assert (source.code, source.of_sender) == ("smpp_0x0a", True)
+    assert isinstance(destination, Refused)
+    assert destination.code == "smpp_0x0b"
+    assert type(system) is Unanswered
+    assert len({one["session"] for one in heard}) == 2
+    assert {one["system_id"] for one in server.facts if one["kind"] == "bind"} == {"shop"}
+    assert not any(one["receives"] for one in server.facts if one["kind"] == "bind"), "transmitter: MOs go elsewhere"
+    first = next(one for one in heard if one["to"].endswith("01"))
+    assert (first["to"], first["source"], first["source_ton"]) == ("33639980001", "MAISONLUNE", 5)
+    assert (first["esm_class"], first["data_coding"], first["receipt"]) == (0, 0, 1)
+    assert bytes.fromhex(first["text"]).decode() == submit(1).text
+
+
+async def test_a_long_message_is_one_message_with_one_receipt() -> None:
+    async with smsc() as server, bound(server.port) as gateway:
+        [answer] = await gateway.submit([submit(operator.BUSY_AT_THE_SECOND, text=LONG)])
+        first, *_, last = await server.heard(4)
+    assert answer == Result("accepted", "smsc-2", None), "the second part was busy twice, and came at last"
+    assert (first["esm_class"], first["receipt"], last["receipt"]) == (0x40, 0, 1)
+    headers = [bytes.fromhex(one["text"])[:6] for one in (first, last)]
+    assert [header[4:] for header in headers] == [b"\x02\x01", b"\x02\x02"]
+    assert headers[0][:4] == headers[1][:4]
+    assert b"".join(bytes.fromhex(one["text"])[6:] for one in (first, last)).decode() == LONG
+
+
+async def test_a_message_of_which_a_part_was_taken_is_never_called_refused() -> None:
+    async with smsc() as server, bound(server.port) as gateway:
+        [answer] = await gateway.submit([submit(operator.HALF, text=LONG)])
+    assert type(answer) is Unanswered
+
+
+async def test_a_long_message_goes_whole_where_the_account_says_so() -> None:
+    async with smsc() as server, bound(server.port, binds="1", long_messages="payload") as gateway:
+        answers = await gateway.submit([submit(1, text=LONG), submit(1, text="Ça alors, fête ! STOP au 36111")])
+        whole, short = await server.heard(2)
+    assert all(isinstance(answer, Result) for answer in answers)
+    assert bytes.fromhex(whole["payload"]).decode() == LONG
+    assert (whole["text"], whole["esm_class"], short["payload"]) == ("", 0, "")
+    assert short["data_coding"] == 8
+    assert bytes.fromhex(short["text"]).decode("utf-16-be") == "Ça alors, fête ! STOP au 36111"
+
+
+async def test_silence_and_a_session_that_ends_are_unknown_and_the_next_message_binds_again() -> None:
+    async with smsc() as server, bound(server.port, timeout_s=0.5, binds="1") as gateway:
+        [silent] = await gateway.submit([submit(operator.SILENT)])
+        assert type(silent) is Unanswered
+        [cut] = await gateway.submit([submit(operator.DIES)])
+        assert type(cut) is Unanswered
+        await server.stop()
+        [nobody] = await gateway.submit([submit(1)])
+        assert type(nobody) is Unreachable
+        await server.start()
+        [again] = await gateway.submit([submit(1)])
+        assert again == Result("accepted", "smsc-1", None)
+        assert "33639980001" not in str(silent) + str(cut) + str(nobody)
+
+
+async def test_who_never_answers_a_bind_has_had_nothing() -> None:
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(8)
+        async with bound(deaf.getsockname()[1], binds="1") as gateway:
+            [answer] = await gateway.submit([submit(1)])
+    assert type(answer) is Unreachable
+
+
+letters = st.sampled_from((GSM7_BASIC + GSM7_EXTENSION, GSM7_BASIC + GSM7_EXTENSION + "êœ🥚中"))
+texts = st.builds(
+    lambda piece, times: (piece * times)[:700], letters.flatmap(lambda of: st.text(of, min_size=1)), st.integers(1, 60)
+)
+
+
+@given(texts, st.integers(0, 255))
+def test_parts_are_as_many_as_the_text_costs_and_make_it_whole_again(text: str, reference: int) -> None:
+    coding, parts = parts_of(text, reference)
+    assert len(parts) == length(text).segments
+    most = {8: (140, 140), 0: (160, 159)}[coding]  # a header of six octets takes seven septets
+    assert all(len(part) <= most[len(parts) > 1] for part in parts)
+    bodies = [part[6:] if len(parts) > 1 else part for part in parts]
+    if len(parts) > 1:
+        assert [part[:6] for part in parts] == [
+            bytes((5, 0, 3, reference, len(parts), n + 1)) for n in range(len(parts))
+        ]
+    if coding == 8:
+        assert "".join(body.decode("utf-16-be") for body in bodies) == text
+    else:
+        assert not any(body.endswith(b"\x1b") for body in bodies), "an escape is never parted from what it escapes"
+        assert parts_of(text, reference, as_payload=True) == (0, [b"".join(bodies)])
