@@ -24,11 +24,11 @@ async def publish(
     partition_shift: int = 0,
 ) -> None:
     """`events` to their partitions (or, shifted, to wrong ones), then, with `as_of`, a watermark to every partition.
-    Acknowledged on return."""
+    Acknowledged on return. Those of a partition arrive together: whoever reads one reads all."""
     settings = ServiceSettings(**await surroundings.settings("dispatch"))
     await kafka.ensure_topics(settings, [topic])
     async with _producer(settings) as producer:
-        for event in events:
+        acks = [
             await _send(
                 producer,
                 settings,
@@ -36,9 +36,12 @@ async def publish(
                 event,
                 (partition_of(event.key, settings.partitions) + partition_shift) % settings.partitions,
             )
+            for event in events
+        ]
+        await asyncio.gather(*acks)
         if as_of is not None:
             for partition in range(settings.partitions):
-                await _send(producer, settings, topic, Watermark(partition=partition, as_of=as_of), partition)
+                await (await _send(producer, settings, topic, Watermark(partition=partition, as_of=as_of), partition))
 
 
 async def publish_raw(
@@ -66,7 +69,9 @@ async def heartbeat(surroundings: Surroundings, topic: Topic, every_s: float = 0
             while not stop.is_set():
                 as_of = datetime.now(UTC)
                 for partition in range(settings.partitions):
-                    await _send(producer, settings, topic, Watermark(partition=partition, as_of=as_of), partition)
+                    await (
+                        await _send(producer, settings, topic, Watermark(partition=partition, as_of=as_of), partition)
+                    )
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), every_s)
 
@@ -82,11 +87,15 @@ def _producer(settings: ServiceSettings) -> Any:
     return kafka.producer(settings)
 
 
-async def _send(producer: Any, settings: ServiceSettings, topic: Topic, event: Event, partition: int) -> None:
-    await producer.send_and_wait(
+async def _send(
+    producer: Any, settings: ServiceSettings, topic: Topic, event: Event, partition: int
+) -> asyncio.Future[Any]:
+    """Returns its acknowledgement to come."""
+    ack: asyncio.Future[Any] = await producer.send(
         settings.topic_prefix + topic.name,
         kafka.encode(event),
         key=event.key.encode(),
         partition=partition,
         headers=kafka.cloud_event_headers(event.type, uuid4(), topic.owner, datetime.now(UTC), None),
     )
+    return ack

@@ -407,6 +407,35 @@ async def test_a_partition_that_fails_does_not_hold_up_the_others(surroundings: 
         assert {subject for subject, _ in await pipe.applied()} == {by_partition[1]}
 
 
+async def test_a_partition_that_takes_its_time_does_not_hold_up_the_others(surroundings: Surroundings) -> None:
+    async with pipeline(surroundings, partitions=2) as pipe:
+        slow, quick = f"s1-{1:032x}", f"s1-{5:032x}"
+        assert [kafka.partition_of(subject, 2) for subject in (slow, quick)] == [0, 1]
+        let_go = asyncio.Event()
+
+        async def handle(tx: AsyncConnection, batch: list[Received]) -> After | None:
+            await project(tx, batch)
+            return _wait(let_go) if batch[0].key == slow else None
+
+        await pipe.publish(*states_of(slow, 1), *states_of(quick, 1))
+        async with going(pipe.consumer(handle).run):
+            await eventually(_until_offset(pipe, 1, 0), within_s=20)
+            await eventually(_until_offset(pipe, 1, 1), within_s=20)
+            await pipe.publish(*states_of(slow, 2), *states_of(quick, 2), *states_of(quick, 3))
+            await eventually(_until_offset(pipe, 3, 1))
+            assert await pipe.next_offset(0) == 1, "the next batch of a partition before the first has ended"
+            let_go.set()
+            await eventually(_until_offset(pipe, 2, 0))
+        assert [v for s, v in await pipe.applied() if s == slow] == [1, 2]
+
+
+def _wait(event: asyncio.Event) -> After:
+    async def wait() -> None:
+        await event.wait()
+
+    return wait
+
+
 async def test_what_follows_a_batch_runs_after_its_commit_and_before_the_next(surroundings: Surroundings) -> None:
     async with pipeline(surroundings, partitions=1) as pipe:
         happened: list[str] = []

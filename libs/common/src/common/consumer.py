@@ -1,4 +1,5 @@
-"""The one consumer loop: a batch of one partition, one transaction, its offset in Postgres.
+"""The one consumer loop: a batch of one partition, one transaction, its offset in Postgres. Of a partition one batch at
+a time, in order; of several partitions some `at_once`: none waits for another.
 
 Per batch: lock the stored offset, skip what is below it, decode, handle, store the next offset (and the watermark
 seen), commit. Then Kafka's own commit, best effort, for lag dashboards only. On assignment: seek to the stored offset,
@@ -23,6 +24,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import (
     CommitFailedError,
@@ -86,8 +88,7 @@ class _WentBack(Exception):
     """The database holds less than this consumer has stored: nothing was done, the partition is to be placed anew."""
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(msgspec.Struct, frozen=True):
     """One event as it came off a partition."""
 
     event: Event
@@ -118,6 +119,7 @@ class Subscription:
     handle: Handler
     on_poison: PoisonHandler | None = None
     max_records: int = 1000
+    at_once: int = 6  # batches of different partitions
     foreign: bool = False
     on_assigned: Callable[[int], None] | None = None
 
@@ -159,7 +161,7 @@ def event_of(subscription: Subscription, record: Any) -> Event | None:
         raise Poison(str(error)) from error
     if event is None and subscription.foreign:
         raise Poison("an event type that is not known here")
-    if event is not None and not isinstance(event, (Watermark, *subscription.topic.events)):
+    if event is not None and type(event) is not Watermark and type(event) not in subscription.topic.events:
         raise Poison(f"{type(event).type} on {subscription.topic.name}")
     return event
 
@@ -195,7 +197,7 @@ class Consumer:
     settings: ServiceSettings
     assigned: asyncio.Event = field(default_factory=asyncio.Event)
     failing_s: float = 0.0
-    _busy: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _going: dict[TopicPartition, asyncio.Task[None]] = field(default_factory=dict)  # batches being handled
     _joined: bool = False
     _placed: set[TopicPartition] = field(default_factory=set)  # those that read on from the stored offset
     _reached: dict[TopicPartition, int] = field(default_factory=dict)  # the next offset as last read or stored
@@ -228,10 +230,9 @@ class Consumer:
                     continue
                 await self._resume(kafka_consumer)
                 try:
-                    batches = await kafka_consumer.getmany(
-                        timeout_ms=POLL_MS, max_records=self.subscription.max_records
-                    )
+                    batches = await self._read(kafka_consumer)
                 except (NoOffsetForPartitionError, OffsetOutOfRangeError) as error:
+                    await self._all_ended()
                     await self._out_of_range(kafka_consumer, error)
                     continue
                 except KafkaError as error:
@@ -239,17 +240,53 @@ class Consumer:
                     await either(stop, None, 1.0)
                     continue
                 await self._within_the_log(kafka_consumer)
-                known = [tp for tp in batches if tp in self._placed]
-                async with self._busy:
-                    ended = await asyncio.gather(
-                        *(self._handle(kafka_consumer, tp, batches[tp]) for tp in known), return_exceptions=True
-                    )
-                for failure in ended:
-                    if failure is not None:
-                        raise failure
+                for tp in batches.keys() & self._placed:
+                    self._going[tp] = asyncio.create_task(self._handle(kafka_consumer, tp, batches[tp]))
+                await self._some_ended()
+            await self._all_ended()
+        except asyncio.CancelledError:
+            for task in self._going.values():
+                task.cancel()
+            raise
         finally:
+            if self._going:
+                await asyncio.wait(self._going.values())
             with contextlib.suppress(Exception):
                 await kafka_consumer.stop()
+
+    async def _read(self, kafka_consumer: AIOKafkaConsumer) -> dict[TopicPartition, list[Any]]:
+        """What there is of partitions that nothing is being handled of; nothing, once there is one more of them."""
+        idle = kafka_consumer.assignment() - self._going.keys()
+        if self._going and not idle:
+            await asyncio.wait(self._going.values(), timeout=POLL_MS / 1000, return_when=asyncio.FIRST_COMPLETED)
+            return {}
+        reading = asyncio.ensure_future(
+            kafka_consumer.getmany(*idle, timeout_ms=POLL_MS, max_records=self.subscription.max_records)
+        )
+        try:
+            await asyncio.wait((reading, *self._going.values()), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            reading.cancel()  # while it waits it holds no record; once it is done this does nothing
+        found = await asyncio.gather(reading, return_exceptions=True)
+        if isinstance(found[0], asyncio.CancelledError):
+            return {}
+        if isinstance(found[0], BaseException):
+            raise found[0]
+        batches: dict[TopicPartition, list[Any]] = found[0]
+        return batches
+
+    async def _some_ended(self) -> None:
+        """Forgets the batches that have ended, and waits for one while there are as many as there may be. Raises what
+        ended one."""
+        if len(self._going) >= self.subscription.at_once:
+            await asyncio.wait(self._going.values(), return_when=asyncio.FIRST_COMPLETED)
+        for tp in [tp for tp, task in self._going.items() if task.done()]:
+            self._going.pop(tp).result()
+
+    async def _all_ended(self) -> None:
+        if self._going:
+            await asyncio.wait(self._going.values())
+        await self._some_ended()
 
     async def _handle(self, kafka_consumer: AIOKafkaConsumer, tp: TopicPartition, records: Sequence[Any]) -> None:
         """One batch; on failure the partition is rewound and rests a while."""
@@ -310,7 +347,7 @@ class Consumer:
                 event = event_of(self.subscription, record)
                 if event is None:
                     HANDLED.labels(self.subscription.topic.name, "unknown_type").inc()
-                elif isinstance(event, Watermark):
+                elif type(event) is Watermark:
                     as_of = event.as_of if as_of is None else max(as_of, event.as_of)
                 else:
                     received.append(received_as(record, event))
@@ -468,12 +505,13 @@ class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
         self._consumer = consumer
 
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
-        async with self._consumer._busy:
-            self._consumer._placed.clear()
-            self._consumer._reached.clear()
-            self._consumer._resume_at.clear()
-            self._consumer._partitions.clear()
-            self._consumer._note_failing()
+        while going := [task for task in self._consumer._going.values() if not task.done()]:
+            await asyncio.wait(going)
+        self._consumer._placed.clear()
+        self._consumer._reached.clear()
+        self._consumer._resume_at.clear()
+        self._consumer._partitions.clear()
+        self._consumer._note_failing()
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         self._consumer._placed.clear()
@@ -483,7 +521,7 @@ class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
 
 
 def received_as(record: Any, event: Event) -> Received:
-    trace = next((v for k, v in record.headers if k == "traceparent"), None)
+    trace: bytes | None = dict(record.headers).get("traceparent")
     return Received(
         event=event,
         key=_key(record) or "",

@@ -6,6 +6,7 @@ reversed in seconds (DOMAIN 1.5). A sealed field is AES-256-GCM bound to its con
 """
 
 import base64
+import binascii
 import hashlib
 import hmac
 import os
@@ -18,6 +19,8 @@ from common.settings import KeyRingSettings
 KEY_BYTES = 32
 NONCE_BYTES = 12
 SUBJECT_HEX_CHARS = 32  # 128 bits
+
+_FROM_URLSAFE = bytes.maketrans(b"-_", b"+/")  # base64's own way takes four times as long
 
 
 class Unreadable(ValueError):
@@ -61,7 +64,7 @@ class FieldKeys:
         """Raises Unreadable."""
         key_id, _, body = sealed.partition(".")
         try:
-            raw = base64.urlsafe_b64decode(body)
+            raw = binascii.a2b_base64(body.encode("ascii").translate(_FROM_URLSAFE))
         except ValueError as error:
             raise Unreadable("the field does not open in this context") from error
         return self._open(key_id, raw, context).decode()
