@@ -66,6 +66,7 @@ class _Told(msgspec.Struct):
 
     message_id: str
     status: str
+    version: int = 1
 
 
 _told = msgspec.json.Decoder(_Told)
@@ -75,12 +76,12 @@ _told = msgspec.json.Decoder(_Told)
 class _Reader:
     """Reads all that is said of messages, on both topics, while the benchmark lasts."""
 
-    statuses: dict[str, list[str]] = field(default_factory=dict)
+    told: dict[str, list[_Told]] = field(default_factory=dict)
     waited_for: set[str] = field(default_factory=set)
     all_there: asyncio.Event = field(default_factory=asyncio.Event)
 
     def expect(self, identities: Sequence[str]) -> None:
-        self.statuses.clear()
+        self.told.clear()
         self.waited_for = set(identities)
         self.all_there.clear()
 
@@ -94,7 +95,7 @@ class _Reader:
                 for records in (await consumer.getmany(timeout_ms=100, max_records=10_000)).values():
                     for record in records:
                         told = _told.decode(record.value)
-                        self.statuses.setdefault(told.message_id, []).append(told.status)
+                        self.told.setdefault(told.message_id, []).append(told)
                         if told.status in ("accepted", "denied"):
                             self.waited_for.discard(told.message_id)
                 if not self.waited_for:
@@ -173,11 +174,16 @@ class Bench:
         await asyncio.gather(*acks)
 
     def _each_told_once(self, made: Sequence[MessageRequested], status: str) -> None:
-        wrong = Counter(
-            " ".join(self.reader.statuses.get(request.message_id, ["nothing"]))
-            for request in made
-            if self.reader.statuses.get(request.message_id) != [status]
-        )
+        """Each version once, the last of them this status. (One that waits too long for its turn is decided again, and
+        may so be deferred before it goes.)"""
+        wrong: Counter[str] = Counter()
+        for request in made:
+            told = self.reader.told.get(request.message_id, [])
+            versions = [one.version for one in told]
+            if versions != sorted(set(versions)) or [one.status for one in told if one.status != "deferred"] != [
+                status
+            ]:
+                wrong[" ".join(f"{one.version}:{one.status}" for one in told) or "nothing"] += 1
         if wrong:
             raise RuntimeError(f"of {len(made)} messages that were to be {status}, told otherwise: {dict(wrong)}")
 

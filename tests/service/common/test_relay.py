@@ -73,6 +73,56 @@ async def test_a_record_is_a_cloud_event_in_the_partition_of_its_key(surrounding
         assert len(record.headers["ce_id"]) == 36
 
 
+async def test_events_that_share_rows_leave_one_by_one_in_their_order(
+    surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With rows of their own among them, in turns that take a row each; what is rolled back is not among them."""
+    monkeypatch.setattr(outbox, "TOGETHER", 3)
+    monkeypatch.setattr(outbox, "TURN_BYTES", 1)
+    async with pipeline(surroundings, partitions=1) as pipe:
+        for first in range(1, 31, 10):
+            async with pipe.database.begin() as tx:
+                await outbox.append_together(tx, STATES, states_of(SUBJECTS[0], *range(first, first + 9)))
+            await pipe.append(*states_of(SUBJECTS[0], first + 9))
+            async with pipe.database.begin() as tx:
+                await outbox.append_together(tx, STATES, states_of(SUBJECTS[0], 99))
+                await tx.rollback()
+        assert await pipe.waiting() == 12
+        async with going(pipe.relay().run):
+            await eventually(pipe.drained)
+            await eventually(lambda: _a_watermark(pipe))
+        log = await pipe.log()
+        assert _versions(log) == {SUBJECTS[0]: list(range(1, 31))}
+        assert {r.headers["ce_type"] for r in log[:30]} == {"consent.state_changed.v1"}, "a watermark before its time"
+        assert len({r.headers["ce_id"] for r in log[:30]}) == 30
+
+
+async def _a_watermark(pipe: Pipeline) -> bool:
+    assert await pipe.watermarks()
+    return True
+
+
+async def test_events_that_share_a_row_are_the_same_ones_when_a_relay_has_died_over_them(
+    surroundings: Surroundings,
+) -> None:
+    async with pipeline(surroundings, partitions=1) as pipe:
+        async with pipe.database.begin() as tx:
+            await outbox.append_together(tx, STATES, states_of(SUBJECTS[0], 1, 2, 3))
+        [[row]] = await pipe.rows("SELECT id FROM outbox")
+        async with pipe.row_held(row) as let_go, going(pipe.relay().run) as [relaying]:
+            await eventually(_until_logged(pipe, 3))
+            relaying.cancel()
+            with suppress(asyncio.CancelledError):
+                await relaying
+            await let_go()
+        assert await pipe.waiting() == 1, "deleted before its time"
+        async with going(pipe.relay().run):
+            await eventually(pipe.drained)
+        log = [r for r in await pipe.log() if isinstance(r.event, ConsentStateChanged)]
+        assert _versions(log) == {SUBJECTS[0]: [1, 2, 3, 1, 2, 3]}
+        assert [r.headers["ce_id"] for r in log[:3]] == [r.headers["ce_id"] for r in log[3:]]
+
+
 async def test_a_row_that_commits_late_is_not_skipped(surroundings: Surroundings) -> None:
     """Its id is lower than what is published already: a cursor would have passed it."""
     async with pipeline(surroundings) as pipe, going(pipe.relay().run):

@@ -80,7 +80,7 @@ async def test_an_outcome_settles_what_is_open_and_never_what_is_final(
         changed = await store.settle(tx, [outcome])
         (found,) = await store.messages_of_receipts(tx, [row["message_id"]], [], [])
     assert found.status == becomes
-    assert [c.status for c in changed] == ([becomes] if found.version == 2 else [])
+    assert [c.event.status for c in changed] == ([becomes] if found.version == 2 else [])
     assert (found.version == 2) == (was != becomes)
 
 

@@ -3,7 +3,9 @@
 `append` after the aggregate is locked: then the ids of one key are in commit order. The relay, one leader per database
 (an advisory lock held by its transaction), reads in id order, publishes, awaits every ack, deletes, commits. There is
 no cursor, so a row that commits late is never skipped; a crash between ack and delete publishes again, and consumers
-guard by version. The ledger is the history; the outbox is a queue and stays near empty.
+guard by version. The ledger is the history; the outbox is a queue and stays near empty. Where a transaction has
+thousands of events of one partition, they share rows (`append_together`): the same relay, the same order, a fortieth of
+the writes.
 
 When a read has taken all there was, everything acknowledged before that read's snapshot is now in the log, and the
 relay says so with a watermark in each partition: `as_of` is a clock read *before* the snapshot, less the clock skew
@@ -14,8 +16,8 @@ has applied), and is read before the same snapshot.
 import asyncio
 import contextlib
 import logging
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -39,12 +41,25 @@ TOLD_CHARS = 7_900  # Postgres takes 8,000 bytes
 LEADER = "placet.relay"  # advisory lock: one publishing transaction per database
 IDLE_S = 0.25  # a missed notification costs at most this
 BACK_OFF_S = (0.1, 5.0)
+TOGETHER = 1_000  # events of one row at most
+TURN_BYTES = 4_000_000  # of payloads that a relay takes at once, and the row that exceeds it
+SHARED = "placet.shared_row.v1;"  # before the type that all events of such a row have
 MAX_RECORD_BYTES = kafka.BATCH_BYTES - 20_000  # key and value; the rest is for headers and Kafka's own framing
 
 PUBLISHED = counter("sms_outbox_published_total", "Events acknowledged by Kafka.", ["topic"])
 OLDEST = gauge("sms_outbox_oldest_row_age_seconds", "Age of the oldest row not yet published; 0 when empty.")
 AS_OF = gauge("sms_outbox_watermark_age_seconds", "now - as_of of the last watermark published.")
 RELAY_ERRORS = counter("sms_outbox_relay_errors_total", "Relay attempts that failed and will be made again.")
+
+_shared = msgspec.msgpack.Decoder(list[tuple[bytes, bytes]])
+
+# what a relay takes in a turn: the oldest rows, until they are many or large. `newest`: of those it looked at
+TURN = (
+    "SELECT id, event_id, topic, key, type, payload, traceparent, created_at, newest FROM"
+    " (SELECT *, max(id) OVER () AS newest, sum(size) OVER (ORDER BY id) - size AS before FROM"
+    " (SELECT *, coalesce(octet_length(payload), 0) AS size FROM outbox ORDER BY id LIMIT $1) AS oldest) AS taken"
+    " WHERE before < $2::bigint ORDER BY id"
+)
 
 Ceiling = Callable[[AsyncConnection], Awaitable[datetime | None]]
 
@@ -78,6 +93,15 @@ async def append(
         if len(key) + len(payload) > MAX_RECORD_BYTES:  # the relay would try for ever, and all behind it would wait
             raise ValueError(f"{event.type} of {len(key) + len(payload)} bytes: at most {MAX_RECORD_BYTES}")
     return await _insert(tx, topic.name, keys, [event.type for event in events], payloads, traces)
+
+
+async def append_together(tx: AsyncConnection, topic: Topic, events: Sequence[Event]) -> None:
+    """As `append`, for events of one type whose keys all lie in one partition: that is not looked at here. Rows are
+    shared, so nobody can wait for one of them."""
+    for at in range(0, len(events), TOGETHER):
+        some = events[at : at + TOGETHER]
+        packed = msgspec.msgpack.encode([(event.key.encode(), kafka.encode(event)) for event in some])
+        await _insert(tx, topic.name, [some[0].key.encode()], [f"{SHARED}{some[0].type}"], [packed])
 
 
 async def backlog(tx: AsyncConnection) -> int:
@@ -135,6 +159,7 @@ class Waiting(msgspec.Struct, frozen=True, gc=False):
     payload: bytes | None
     traceparent: str | None
     created_at: datetime
+    newest: int  # of the ids that the turn looked at
 
 
 class Relay:
@@ -189,15 +214,7 @@ class Relay:
             # Order matters: ceiling, then clock, then the snapshot that finds the rows.
             ceiling = await self._ceiling(tx) if self._ceiling else None
             as_of = datetime.now(UTC) - self._skew
-            rows = [
-                Waiting(*row)
-                for row in await fetch_many(
-                    tx,
-                    "SELECT id, event_id, topic, key, type, payload, traceparent, created_at"
-                    " FROM outbox ORDER BY id LIMIT $1",
-                    self._settings.relay_batch,
-                )
-            ]
+            rows = [Waiting(*row) for row in await fetch_many(tx, TURN, self._settings.relay_batch, TURN_BYTES)]
             if rows:  # measured before Kafka is asked: it shows while Kafka is down
                 OLDEST.set((datetime.now(UTC) - min(row.created_at for row in rows)).total_seconds())
             producer = await self._ready_producer()
@@ -213,7 +230,7 @@ class Relay:
                 )
             else:
                 OLDEST.set(0)
-            drained = len(rows) < self._settings.relay_batch
+            drained = len(rows) < self._settings.relay_batch and not (rows and rows[-1].id < rows[-1].newest)
             if drained and self._watermarked:
                 await self._publish_watermarks(producer, as_of, ceiling)
         return drained
@@ -226,22 +243,33 @@ class Relay:
             partitions = 1 if row.topic.endswith(".dlq") else self._settings.partitions
             by_partition[name, kafka.partition_of((row.key or b"").decode(errors="replace"), partitions)].append(row)
         acks = []
+        published: Counter[str] = Counter()
         for (name, partition), members in by_partition.items():
             batch = producer.create_batch()
             for row in members:
-                headers = kafka.cloud_event_headers(
-                    row.type, row.event_id, self._service, row.created_at, row.traceparent
-                )
-                record = {"key": row.key, "value": row.payload, "timestamp": None, "headers": headers}
-                if batch.append(**record) is None:
-                    acks.append(await producer.send_batch(batch, name, partition=partition))
-                    batch = producer.create_batch()
-                    if batch.append(**record) is None:
-                        raise ValueError(f"outbox row {row.id} is larger than a Kafka batch")
+                for key, value, headers in self._records(row):
+                    if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
+                        acks.append(await producer.send_batch(batch, name, partition=partition))
+                        batch = producer.create_batch()
+                        if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
+                            raise ValueError(f"outbox row {row.id} is larger than a Kafka batch")
+                    published[name] += 1
             acks.append(await producer.send_batch(batch, name, partition=partition))
         await asyncio.gather(*acks)
-        for (name, _), members in by_partition.items():
-            PUBLISHED.labels(name).inc(len(members))
+        for name, many in published.items():
+            PUBLISHED.labels(name).inc(many)
+
+    def _records(self, row: Waiting) -> Iterator[tuple[bytes | None, bytes | None, kafka.Headers]]:
+        """The records of a row: one, or those that share it. Their ids follow from the row's: the same ones again when
+        it is published again."""
+        kind = row.type.removeprefix(SHARED)
+        headers = kafka.cloud_event_headers(kind, row.event_id, self._service, row.created_at, row.traceparent)
+        if kind == row.type:
+            yield row.key, row.payload, headers
+            return
+        others = [header for header in headers if header[0] != "ce_id"]
+        for place, (key, value) in enumerate(_shared.decode(row.payload or b"")):
+            yield key, value, [("ce_id", f"{row.event_id}-{place}".encode()), *others]
 
     async def _publish_watermarks(self, producer: AIOKafkaProducer, as_of: datetime, ceiling: datetime | None) -> None:
         now = asyncio.get_running_loop().time()

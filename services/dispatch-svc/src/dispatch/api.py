@@ -122,14 +122,12 @@ async def send(
         )
         if new:
             await tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": store.DUE})
-            row = new[0]
-        else:
-            row = await _found(tx, identity)
-            if not _same_request(row, body, subject_id, held.field_keys):
-                raise Conflict(
-                    "this Idempotency-Key was used for another message",
-                    reasons=[Reason("Idempotency-Key", "used_for_another_request")],
-                )
+        row = await _found(tx, identity)
+        if not new and not _same_request(row, body, subject_id, held.field_keys):
+            raise Conflict(
+                "this Idempotency-Key was used for another message",
+                reasons=[Reason("Idempotency-Key", "used_for_another_request")],
+            )
     response.headers["Location"] = f"/v1/messages/{identity}"
     return Sent(message_id=row.message_id, status=row.status)
 

@@ -4,6 +4,7 @@
 """
 
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -50,8 +51,19 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
 def requested(event: MessageRequested, partition: int) -> Candidate:
     """Raises ValueError when the message id is no UUID."""
-    fields = {name: getattr(event, name) for name in MessageRequested.__struct_fields__}
-    return Candidate(**{**fields, "message_id": UUID(event.message_id), "partition": partition})
+    return Candidate(
+        message_id=UUID(event.message_id),
+        campaign_id=event.campaign_id,
+        sender_id=event.sender_id,
+        purpose=event.purpose,
+        category=event.category,
+        subject_id=event.subject_id,
+        partition=partition,
+        number=event.number,
+        text=event.text,
+        requested_at=event.requested_at,
+        send_before=event.send_before,
+    )
 
 
 def stored(row: Row[Any]) -> Candidate:
@@ -148,7 +160,10 @@ class Clearance:
             row = self._row(candidate, verdict, subject.version if subject else None, as_of, now)
             row["gateway"] = permit.gateway if permit else None
             decisions.append(Decision(candidate, verdict, row, permit))
-            VERDICTS.labels(type(verdict).__name__.lower(), row["reasons_first"]).inc()
+        for (verdict_name, reason), many in Counter(
+            (type(d.verdict).__name__.lower(), d.row["reasons_first"]) for d in decisions
+        ).items():
+            VERDICTS.labels(verdict_name, reason).inc(many)
         return decisions
 
     def _way(self, candidate: Candidate, territory: str, oadc: str, blocked: Collection[str], again: bool) -> Way:
@@ -191,13 +206,13 @@ class Clearance:
                 status, reasons, due = "deferred", found, until
             case Expire(reasons=found):
                 status, reasons = "expired", found
-        kept = {name: getattr(candidate, name) for name in Candidate.__struct_fields__}
+        kept = msgspec.structs.asdict(candidate)
         if status == "denied" and Reason.ERASED in reasons:
             kept |= {"number": None, "text": None}
         return {
             **kept,
             "status": status,
-            "reasons": msgspec.json.encode(reasons).decode(),
+            "reasons": msgspec.json.encode(reasons).decode() if reasons else "[]",
             "reasons_first": reasons[0] if reasons else "",
             "due_at": due,
             "policy_version": self.policy.version,

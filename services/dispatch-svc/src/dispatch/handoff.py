@@ -39,6 +39,7 @@ ENFORCED = histogram(
 )
 
 STORE_BACK_OFF_S = (0.1, 5.0)
+SUBMITS_AHEAD = 4  # for each that may be in flight
 
 
 @dataclass(slots=True)
@@ -52,6 +53,9 @@ class Handoff:
     submits_in_flight: int
     _lanes: dict[tuple[str, bool], asyncio.Semaphore] = field(init=False)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    _in_hand: int = 0  # messages
+    _waits: set[asyncio.Timeout] = field(default_factory=set)  # for a slot
+    _settling: dict[int, "_Settling"] = field(default_factory=dict)  # by partition
 
     def __post_init__(self) -> None:
         self._lanes = {
@@ -60,10 +64,18 @@ class Handoff:
             for marketing in (True, False)
         }
 
+    @property
+    def is_behind(self) -> bool:
+        """More is in hand than leaves soon: what is taken now would wait until its permit has lapsed."""
+        largest = max(gateway.batch for gateway in self.traffic.gateways.values())
+        return self._in_hand > SUBMITS_AHEAD * self.submits_in_flight * largest
+
     async def watch(self, stop: asyncio.Event) -> None:
         """A worker: once the service stops, what has not left goes back to the queue instead of waiting for a slot."""
         await stop.wait()
         self._stopping.set()
+        for waiting in self._waits:
+            waiting.reschedule(asyncio.get_running_loop().time())
 
     async def send(self, permits: Sequence[Permit]) -> None:
         """Hand these off, in batches; returns when each has an outcome in the ledger."""
@@ -74,7 +86,11 @@ class Handoff:
         for (name, _), lane in lanes.items():
             size = self.traffic.gateways[name].batch
             batches += [lane[at : at + size] for at in range(0, len(lane), size)]
-        await asyncio.gather(*(self._send_batch(batch) for batch in batches))
+        self._in_hand += len(permits)
+        try:
+            await asyncio.gather(*(self._send_batch(batch) for batch in batches))
+        finally:
+            self._in_hand -= len(permits)
 
     async def _send_batch(self, permits: Sequence[Permit]) -> None:
         """One submit, begun on permits that hold, by one gateway. Waiting for a slot, lapsed permits are renewed: what
@@ -103,23 +119,17 @@ class Handoff:
 
     async def _slot(self, slots: asyncio.Semaphore, until: float) -> bool:
         """A free slot before `until` (monotonic); False at that moment, or when the service stops."""
-        acquiring = asyncio.ensure_future(slots.acquire())
-        stopping = asyncio.ensure_future(self._stopping.wait())
-        got = False
+        if self._stopping.is_set():
+            return False
         try:
-            await asyncio.wait(
-                (acquiring, stopping),
-                timeout=max(0.0, until - time.monotonic()),
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            got = acquiring.done()
-            return got
+            async with asyncio.timeout(max(0.0, until - time.monotonic())) as waiting:
+                self._waits.add(waiting)
+                await slots.acquire()
+                return True
+        except TimeoutError:
+            return False
         finally:
-            stopping.cancel()
-            if not acquiring.done():
-                acquiring.cancel()
-            elif not got:  # we were cancelled just as it came
-                slots.release()
+            self._waits.discard(waiting)
 
     async def _hand_back(self, permits: Sequence[Permit]) -> None:
         """These have not left: whoever runs next decides them afresh. What a crash left, the sweep finds again."""
@@ -258,18 +268,27 @@ class Handoff:
         }
 
     async def _settle(self, partition: int, outcomes: Sequence[dict[str, Any]]) -> None:
-        """What was handed off must not be forgotten while this process lives."""
+        """What was handed off must not be forgotten while this process lives. What is answered while a transaction of
+        its partition commits shares the next one."""
         if not outcomes:
             return
+        settling = self._settling.setdefault(partition, _Settling())
+        settling.outcomes += outcomes
+        mine = settling.next
+        async with settling.turn:
+            if mine is settling.next:  # nobody has taken it along
+                taken, settling.outcomes, settling.next = settling.outcomes, [], object()
+                await self._store_outcomes(partition, taken)
 
-        async def store_outcomes() -> list[OptOutEnforced]:
+    async def _store_outcomes(self, partition: int, outcomes: Sequence[dict[str, Any]]) -> None:
+        async def transaction() -> list[OptOutEnforced]:
             async with self.database.begin() as tx:
                 await store.lock_partition(tx, partition)
                 await store.append_changes(tx, await store.settle(tx, outcomes))
                 await _tell_what_the_provider_refuses(tx, outcomes)
                 return await store.enforce(tx, [o["subject_id"] for o in outcomes], datetime.now(UTC))
 
-        for event in await _until_stored(store_outcomes):
+        for event in await _until_stored(transaction):
             ENFORCED.observe((event.enforced_at - event.received_at).total_seconds())
 
 
@@ -296,6 +315,15 @@ async def _tell_what_the_provider_refuses(tx: AsyncConnection, outcomes: Sequenc
         return
     await store.block(tx, refused)
     await store.append_changes(tx, await store.put_receipts(tx, [row for row in refused if row["opted_out"]]))
+
+
+@dataclass(slots=True)
+class _Settling:
+    """Outcomes of one partition that wait for a transaction, `next`; one is open at a time."""
+
+    outcomes: list[dict[str, Any]] = field(default_factory=list)
+    next: object = field(default_factory=object)
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 async def _until_stored(transaction: Callable[[], Awaitable[T]]) -> T:

@@ -38,8 +38,10 @@ class Intake:
         ]
 
     async def take_marketing(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
-        """While the watermark is stale, or all gateways are out of reach, nothing is taken at all: it waits in Kafka,
-        and no verdict is written."""
+        """While the watermark is stale, all gateways are out of reach, or more is in hand than leaves soon, nothing is
+        taken at all: it waits in Kafka, and no verdict is written."""
+        if self._handoff.is_behind:
+            raise Hold
         partition = batch[0].partition
         await store.lock_partition(tx, partition)
         as_of = await store.watermark(tx, partition)
@@ -55,17 +57,17 @@ class Intake:
         partition = batch[0].partition
         candidates: dict[UUID, Candidate] = {}
         reworded: dict[UUID, MessageReworded] = {}
-        for received in batch:
-            if isinstance(received.event, MessageReworded):
-                self._reword(received.event, partition, candidates, reworded)
+        for event in (received.event for received in batch):
+            if not isinstance(event, MessageRequested):
+                assert isinstance(event, MessageReworded)
+                self._reword(event, partition, candidates, reworded)
                 continue
-            assert isinstance(received.event, MessageRequested)
-            if received.event.category == "service" and received.event.campaign_id is not None:
+            if event.category == "service" and event.campaign_id is not None:
                 raise Poison("a campaign cannot send in the service category")
-            if partition_of(received.event.subject_id, self._partitions) != partition:
+            if partition_of(event.subject_id, self._partitions) != partition:
                 raise Poison("in another partition than its subject's: its lock and its watermark are not the same")
             try:
-                candidate = requested(received.event, partition)
+                candidate = requested(event, partition)
             except ValueError as error:
                 raise Poison("the message id is not a UUID") from error
             candidates[candidate.message_id] = candidate
@@ -73,9 +75,9 @@ class Intake:
             raise Hold  # one is being handed off: it has left, or it will wait again and be found then
         decisions = await self._clearance.decide(tx, partition, list(candidates.values()))
         new = await store.insert_messages(tx, [d.row for d in decisions])
-        await store.append_changes(tx, [row for row in new if row.status != "sending"])
-        ours = {row.message_id for row in new}
-        permits = [d.permit for d in decisions if d.permit and d.candidate.message_id in ours]
+        decisions = [d for d in decisions if d.candidate.message_id in new]
+        await store.append_changes(tx, [store.inserted(d.row) for d in decisions if d.permit is None])
+        permits = [d.permit for d in decisions if d.permit]
         if not permits:
             return None
 

@@ -8,7 +8,9 @@ or waits until the decided messages are marked `sending`, where the enforcement 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -38,7 +40,7 @@ from common.contracts import DISPATCH_MESSAGES, STATES
 from common.contracts.campaign import CampaignControlled, Control, MessageReworded
 from common.contracts.consent import Consent, ConsentStateChanged, SenderChanged, Suppression
 from common.contracts.dispatch import MessageChanged, OptOutEnforced
-from common.database import new_metadata
+from common.database import fetch_many, new_metadata
 from dispatch.gate import Reason, Subject
 
 CONSENTS_GROUP = "dispatch.consents"
@@ -201,23 +203,15 @@ _suppressions = msgspec.json.Decoder(tuple[Suppression, ...])
 
 
 async def subjects(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, Subject]:
-    rows = await tx.execute(
-        text(
-            "SELECT subject_id, version, consents::text AS consents, suppressions::text AS suppressions, erased,"
-            " unreadable, held_since FROM subject WHERE subject_id = ANY(CAST(:ids AS text[]))"
-        ),
-        {"ids": list(subject_ids)},
+    rows = await fetch_many(
+        tx,
+        "SELECT subject_id, version, consents::text, suppressions::text, erased, unreadable, held_since FROM subject"
+        " WHERE subject_id = ANY($1::text[])",
+        subject_ids,
     )
     return {
-        row.subject_id: Subject(
-            version=row.version,
-            consents=_consents.decode(row.consents),
-            suppressions=_suppressions.decode(row.suppressions),
-            erased=row.erased,
-            unreadable=row.unreadable,
-            held_since=row.held_since,
-        )
-        for row in rows
+        subject_id: Subject(version, _consents.decode(consents), _suppressions.decode(suppressions), *more)
+        for subject_id, version, consents, suppressions, *more in rows
     }
 
 
@@ -372,7 +366,7 @@ INSERTED = {
     "requested_at": "timestamptz",
     "send_before": "timestamptz",
     "status": "text",
-    "reasons": "jsonb",
+    "reasons": "text",
     "due_at": "timestamptz",
     "policy_version": "text",
     "consent_version": "integer",
@@ -381,41 +375,118 @@ INSERTED = {
     "gateway": "text",
 }
 DECIDED = ("status", "reasons", "due_at", "policy_version", "consent_version", "as_of", "decided_at", "gateway")
-_AS_ARRAY = "ARRAY(SELECT jsonb_array_elements_text({}))"  # unnest flattens text[][]: reasons travel as jsonb
+_AS_ARRAY = "string_to_array({}, ',')"  # unnest flattens text[][]: reasons travel as "one,other"
 
 
-async def insert_messages(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[Row[Any]]:
-    """Insert with their verdicts; returns only those that were new. A message_id seen before changes nothing."""
-    columns = ", ".join(INSERTED)
-    values = ", ".join(_AS_ARRAY.format(f"v.{c}") if c == "reasons" else f"v.{c}" for c in INSERTED)
-    arrays = ", ".join(f"CAST(:{c} AS {kind}[])" for c, kind in INSERTED.items())
-    inserted = await tx.execute(
-        text(
-            f"INSERT INTO message ({columns}, version) SELECT {values}, 1 FROM unnest({arrays}) AS v({columns})"
-            " ON CONFLICT (message_id) DO NOTHING RETURNING *"
-        ),
-        _by_column(rows, INSERTED),
+class Changed(NamedTuple):
+    """A message as it now stands, and the partition of its subject."""
+
+    partition: int
+    event: MessageChanged
+
+
+# what `_changed` reads of a row, in this order
+_OF_A_CHANGE = ", ".join(
+    f"m.{column}"
+    for column in (
+        *("partition", "message_id", "campaign_id", "sender_id", "subject_id", "category", "version", "status"),
+        *("reasons", "due_at", "policy_version", "consent_version", "as_of", "decided_at", "gateway"),
+        *("gateway_message_id", "receipt", "code", "receipt_at", "purpose", "handed_off_at"),
     )
-    return list(inserted)
+)
+_OF_A_CHANGE += ", CASE WHEN m.receipt = 'opted_out' THEN m.number END"
 
 
-async def update_decisions(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[Row[Any]]:
+def _changed(row: Sequence[Any]) -> Changed:
+    return Changed(
+        row[0],
+        MessageChanged(
+            message_id=str(row[1]),
+            campaign_id=row[2],
+            sender_id=row[3],
+            subject_id=row[4],
+            category=row[5],
+            version=row[6],
+            status=row[7],
+            reasons=tuple(row[8]),
+            until=row[9],
+            policy_version=row[10],
+            consent_version=row[11],
+            as_of=row[12],
+            decided_at=row[13],
+            gateway=row[14],
+            gateway_message_id=row[15],
+            receipt=row[16],
+            code=row[17],
+            receipt_at=row[18],
+            purpose=row[19],
+            handed_off_at=row[20],
+            number=row[21],
+        ),
+    )
+
+
+def inserted(row: Mapping[str, Any]) -> Changed:
+    """What `insert_messages` has made of this row, of one that was new."""
+    return Changed(
+        row["partition"],
+        MessageChanged(
+            message_id=str(row["message_id"]),
+            campaign_id=row["campaign_id"],
+            sender_id=row["sender_id"],
+            subject_id=row["subject_id"],
+            category=row["category"],
+            version=1,
+            status=row["status"],
+            reasons=_reasons.decode(row["reasons"]),
+            until=row["due_at"],
+            policy_version=row["policy_version"],
+            consent_version=row["consent_version"],
+            as_of=row["as_of"],
+            decided_at=row["decided_at"],
+            gateway=row.get("gateway"),
+            gateway_message_id=None,
+            receipt=None,
+            code=None,
+            purpose=row["purpose"],
+        ),
+    )
+
+
+async def append_changes(tx: AsyncConnection, changes: Sequence[Changed]) -> None:
+    """Publish each of these messages as it now stands: in this order, and those of a partition in rows that they share
+    (ADR 0034)."""
+    for _, some in groupby(sorted(changes, key=attrgetter("partition")), key=attrgetter("partition")):
+        await outbox.append_together(tx, DISPATCH_MESSAGES, [change.event for change in some])
+
+
+async def insert_messages(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> set[UUID]:
+    """Insert with their verdicts; returns those that were new. A message_id seen before changes nothing."""
+    values = ", ".join(_AS_ARRAY.format(f"v.{c}") if c == "reasons" else f"v.{c}" for c in INSERTED)
+    new = await fetch_many(
+        tx,
+        f"INSERT INTO message ({', '.join(INSERTED)}, version) SELECT {values}, 1 FROM {_unnest(INSERTED)}"
+        " ON CONFLICT (message_id) DO NOTHING RETURNING message_id",
+        *_columns(rows, INSERTED),
+    )
+    return {row[0] for row in new}
+
+
+async def update_decisions(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[Changed]:
     """Store new verdicts of messages whose rows the caller has locked or that are still `sending`. What is denied
     because its person was erased loses number and text with it."""
     columns = {"message_id": "uuid", **{c: INSERTED[c] for c in DECIDED}}
-    erased = "CASE WHEN v.status = 'denied' AND v.reasons @> CAST(:erased AS jsonb) THEN NULL ELSE m.{0} END"
-    kept = ", ".join(f"{c} = {erased.format(c)}" for c in ("number", "text"))
+    erased = f"CASE WHEN v.status = 'denied' AND '{Reason.ERASED}' = ANY({_AS_ARRAY.format('v.reasons')})"
+    kept = ", ".join(f"{c} = {erased} THEN NULL ELSE m.{c} END" for c in ("number", "text"))
     sets = ", ".join(f"{c} = {_AS_ARRAY.format('v.reasons') if c == 'reasons' else f'v.{c}'}" for c in DECIDED)
-    arrays = ", ".join(f"CAST(:{c} AS {kind}[])" for c, kind in columns.items())
-    updated = await tx.execute(
-        text(
-            f"UPDATE message m SET {sets}, version = m.version + 1, {kept}"
-            f" FROM unnest({arrays}) AS v({', '.join(columns)})"
-            " WHERE m.message_id = v.message_id AND m.status IN ('pending', 'deferred', 'sending') RETURNING m.*"
-        ),
-        {**_by_column(rows, columns), "erased": f'["{Reason.ERASED.value}"]'},
+    updated = await fetch_many(
+        tx,
+        f"UPDATE message AS m SET {sets}, version = m.version + 1, {kept} FROM {_unnest(columns)}"
+        " WHERE m.message_id = v.message_id AND m.status IN ('pending', 'deferred', 'sending')"
+        f" RETURNING {_OF_A_CHANGE}",
+        *_columns(rows, columns),
     )
-    return list(updated)
+    return [_changed(row) for row in updated]
 
 
 async def due_partitions(tx: AsyncConnection, now: datetime, *, marketing: bool) -> list[int]:
@@ -508,7 +579,7 @@ async def reword(tx: AsyncConnection, reworded: Mapping[UUID, MessageReworded]) 
 SETTLED = {
     "message_id": "uuid",
     "status": "text",
-    "reasons": "jsonb",
+    "reasons": "text",
     "due_at": "timestamptz",
     "gateway": "text",
     "gateway_message_id": "text",
@@ -517,61 +588,26 @@ SETTLED = {
 }
 
 
-async def settle(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[Row[Any]]:
+async def settle(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[Changed]:
     """Outcomes. A message recovered as `unknown` meanwhile learns its true outcome; a final one never changes; one
     whose receipt came first was accepted, whatever became of the answer."""
-    await tx.execute(  # in the order in which receipts lock them
-        text("SELECT FROM message WHERE message_id = ANY(CAST(:ids AS uuid[])) ORDER BY message_id FOR UPDATE"),
-        {"ids": [row["message_id"] for row in rows]},
+    # one after the other by the primary key: receipts lock them in this order, and no plan reads the whole ledger
+    await fetch_many(
+        tx, "SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)"
     )
-    columns = ", ".join(SETTLED)
-    arrays = ", ".join(f"CAST(:{c} AS {kind}[])" for c, kind in SETTLED.items())
-    updated = await tx.execute(
-        text(
-            "UPDATE message m SET version = m.version + 1, due_at = v.due_at, status ="
-            " CASE WHEN v.status = 'unknown' AND m.receipt IS NOT NULL THEN 'accepted' ELSE v.status END,"
-            f" reasons = {_AS_ARRAY.format('v.reasons')}, gateway = v.gateway,"
-            " gateway_message_id = coalesce(v.gateway_message_id, m.gateway_message_id),"
-            " code = coalesce(v.code, m.code), handed_off_at = coalesce(v.handed_off_at, m.handed_off_at)"
-            f" FROM unnest({arrays}) AS v({columns})"
-            " WHERE m.message_id = v.message_id"
-            " AND (m.status = 'sending' OR (m.status = 'unknown' AND v.status IN ('accepted', 'rejected')))"
-            " RETURNING m.*"
-        ),
-        _by_column(rows, SETTLED),
+    updated = await fetch_many(
+        tx,
+        "UPDATE message AS m SET version = m.version + 1, due_at = v.due_at, status ="
+        " CASE WHEN v.status = 'unknown' AND m.receipt IS NOT NULL THEN 'accepted' ELSE v.status END,"
+        f" reasons = {_AS_ARRAY.format('v.reasons')}, gateway = v.gateway,"
+        " gateway_message_id = coalesce(v.gateway_message_id, m.gateway_message_id),"
+        " code = coalesce(v.code, m.code), handed_off_at = coalesce(v.handed_off_at, m.handed_off_at)"
+        f" FROM (SELECT * FROM {_unnest(SETTLED)} ORDER BY message_id) AS v WHERE m.message_id = v.message_id"
+        " AND (m.status = 'sending' OR (m.status = 'unknown' AND v.status IN ('accepted', 'rejected')))"
+        f" RETURNING {_OF_A_CHANGE}",
+        *_columns(rows, SETTLED),
     )
-    return list(updated)
-
-
-async def append_changes(tx: AsyncConnection, rows: Sequence[Row[Any]]) -> None:
-    """Publish each of these messages as it now stands."""
-    await outbox.append(tx, DISPATCH_MESSAGES, [changed(row) for row in rows])
-
-
-def changed(row: Row[Any]) -> MessageChanged:
-    return MessageChanged(
-        message_id=str(row.message_id),
-        campaign_id=row.campaign_id,
-        sender_id=row.sender_id,
-        subject_id=row.subject_id,
-        category=row.category,
-        version=row.version,
-        status=row.status,
-        reasons=tuple(row.reasons),
-        until=row.due_at,
-        policy_version=row.policy_version,
-        consent_version=row.consent_version,
-        as_of=row.as_of,
-        decided_at=row.decided_at,
-        gateway=row.gateway,
-        gateway_message_id=row.gateway_message_id,
-        receipt=row.receipt,
-        code=row.code,
-        receipt_at=row.receipt_at,
-        number=row.number if row.receipt == "opted_out" else None,
-        purpose=row.purpose,
-        handed_off_at=row.handed_off_at,
-    )
+    return [_changed(row) for row in updated]
 
 
 # --- enforcement ---------------------------------------------------------------------------------------------------
@@ -663,23 +699,24 @@ async def blocks_of(tx: AsyncConnection, subject_id: str) -> list[Row[Any]]:
 # --- erasure -------------------------------------------------------------------------------------------------------
 
 
-async def deny_waiting(tx: AsyncConnection, asked: Mapping[str, datetime]) -> list[Row[Any]]:
+async def deny_waiting(tx: AsyncConnection, asked: Mapping[str, datetime]) -> list[Changed]:
     """What is pending or deferred of these people never leaves: all marketing, and what else was requested before they
     asked for their erasure. The caller holds the partition's lock; a message that is becoming `sending` at this moment
     is not among them."""
-    rows = await tx.execute(
-        text(
-            "WITH waiting AS (SELECT m.message_id FROM message AS m"
-            " JOIN unnest(CAST(:ids AS text[]), CAST(:ats AS timestamptz[])) AS a(subject_id, at) USING (subject_id)"
-            " WHERE m.status IN ('pending', 'deferred') AND (m.category = 'marketing' OR m.requested_at <= a.at)"
-            " ORDER BY m.message_id FOR UPDATE OF m)"
-            " UPDATE message AS m SET status = 'denied', reasons = ARRAY[CAST(:reason AS text)], due_at = NULL,"
-            " decided_at = coalesce(m.decided_at, now()), version = m.version + 1"
-            " FROM waiting AS w WHERE m.message_id = w.message_id RETURNING m.*"
-        ),
-        {"ids": list(asked), "ats": list(asked.values()), "reason": Reason.ERASED.value},
+    rows = await fetch_many(
+        tx,
+        "WITH waiting AS (SELECT m.message_id FROM message AS m"
+        " JOIN unnest($1::text[], $2::timestamptz[]) AS a(subject_id, at) USING (subject_id)"
+        " WHERE m.status IN ('pending', 'deferred') AND (m.category = 'marketing' OR m.requested_at <= a.at)"
+        " ORDER BY m.message_id FOR UPDATE OF m)"
+        " UPDATE message AS m SET status = 'denied', reasons = ARRAY[$3::text], due_at = NULL,"
+        " decided_at = coalesce(m.decided_at, now()), version = m.version + 1"
+        f" FROM waiting AS w WHERE m.message_id = w.message_id RETURNING {_OF_A_CHANGE}",
+        list(asked),
+        list(asked.values()),
+        Reason.ERASED.value,
     )
-    return list(rows)
+    return [_changed(row) for row in rows]
 
 
 async def sending_to(tx: AsyncConnection, subject_ids: Sequence[str]) -> set[str]:
@@ -749,20 +786,16 @@ RECEIVED = {
 }
 
 
-async def put_receipts(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[Row[Any]]:
-    columns = ", ".join(RECEIVED)
-    arrays = ", ".join(f"CAST(:{c} AS {kind}[])" for c, kind in RECEIVED.items())
-    updated = await tx.execute(
-        text(
-            "UPDATE message m SET status = v.status, receipt = v.receipt, receipt_at = v.receipt_at,"
-            " version = m.version + 1, gateway = coalesce(m.gateway, v.gateway),"
-            " gateway_message_id = coalesce(m.gateway_message_id, v.gateway_message_id),"
-            " code = coalesce(v.code, m.code)"
-            f" FROM unnest({arrays}) AS v({columns}) WHERE m.message_id = v.message_id RETURNING m.*"
-        ),
-        _by_column(rows, RECEIVED),
+async def put_receipts(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[Changed]:
+    updated = await fetch_many(
+        tx,
+        "UPDATE message AS m SET status = v.status, receipt = v.receipt, receipt_at = v.receipt_at,"
+        " version = m.version + 1, gateway = coalesce(m.gateway, v.gateway),"
+        " gateway_message_id = coalesce(m.gateway_message_id, v.gateway_message_id), code = coalesce(v.code, m.code)"
+        f" FROM {_unnest(RECEIVED)} WHERE m.message_id = v.message_id RETURNING {_OF_A_CHANGE}",
+        *_columns(rows, RECEIVED),
     )
-    return list(updated)
+    return [_changed(row) for row in updated]
 
 
 async def block(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -811,3 +844,19 @@ async def take_matching_early_receipts(tx: AsyncConnection, limit: int) -> list[
 
 def _by_column(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> dict[str, list[Any]]:
     return {column: [row[column] for row in rows] for column in columns}
+
+
+def _unnest(columns: Mapping[str, str]) -> str:
+    """These columns (with their types) as rows `v`, from the parameters that `_columns` makes."""
+    arrays = ", ".join(f"${place}::{kind}[]" for place, kind in enumerate(columns.values(), 1))
+    return f"unnest({arrays}) AS v({', '.join(columns)})"
+
+
+def _columns(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> list[list[Any]]:
+    found = {column: [row[column] for row in rows] for column in columns}
+    if "reasons" in found:
+        found["reasons"] = ["" if told == "[]" else ",".join(_reasons.decode(told)) for told in found["reasons"]]
+    return list(found.values())
+
+
+_reasons = msgspec.json.Decoder(tuple[str, ...])

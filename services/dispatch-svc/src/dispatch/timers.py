@@ -65,7 +65,7 @@ class Timers:
                 return False
             decisions = await self._clearance.decide(tx, partition, [stored(row) for row in rows])
             changed = await store.update_decisions(tx, [d.row for d in decisions])
-            await store.append_changes(tx, [row for row in changed if row.status != "sending"])
+            await store.append_changes(tx, [change for change in changed if change.event.status != "sending"])
         await self._handoff.send([d.permit for d in decisions if d.permit])
         return True
 
@@ -126,7 +126,7 @@ class Timers:
                 ],
             )
             await store.append_changes(tx, settled)
-            await store.enforce(tx, [row.subject_id for row in settled], datetime.now(UTC))
+            await store.enforce(tx, [change.event.subject_id for change in settled], datetime.now(UTC))
         if not rows:
             return False
         RECOVERED.labels("unknown").inc(len(settled))
