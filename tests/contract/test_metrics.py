@@ -23,6 +23,7 @@ BOUNDED_LABELS = {
     "provider",
     "reason",
     "result",
+    "rule",
     "service",
     "state",
     "status",

@@ -22,6 +22,7 @@ from dispatch.eraser import eraser
 from dispatch.gate import Limits, is_fresh
 from dispatch.handoff import Handoff
 from dispatch.intake import Intake
+from dispatch.invariants import Checker
 from dispatch.timers import Timers
 
 STALENESS = gauge(
@@ -106,6 +107,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         intake = Intake(clearance, handoff, batch=settings.intake_batch, partitions=settings.partitions)
         timeout = timedelta(seconds=settings.permit_ttl_s + settings.submit_timeout_s + settings.settle_margin_s)
         timers = Timers(held.database, clearance, handoff, batch=settings.intake_batch, sending_timeout=timeout)
+        checker = Checker(held.database, held.field_keys, settings.policy, limits_of(settings), timeout)
         erasing = eraser(held.database, settings.partitions)
         return Background(
             subscriptions=[
@@ -118,6 +120,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             workers=[
                 Worker("hand-off", handoff.watch),
                 *timers.workers(),
+                checker.worker(),
                 erasing.worker(),
                 Pruner(held.database, pruning.policy(settings.keep)).worker(),
             ],

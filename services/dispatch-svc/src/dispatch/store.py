@@ -96,6 +96,7 @@ message = Table(
         "gateway_message_id",
         postgresql_where=text("gateway_message_id IS NOT NULL"),
     ),
+    Index("message_handed_off_ix", "handed_off_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
     Index("message_waiting_campaign_ix", "campaign_id", postgresql_where=text("status = 'deferred'")),
     Index("message_held_ix", "subject_id", postgresql_where=text(HELD)),
     # how `pruning.py` finds what is past its time: each message is in one of them
