@@ -31,6 +31,7 @@ PURE = (
     "services/campaign-svc/src/campaign/approval.py",
     "services/campaign-svc/src/campaign/findings.py",
     "services/campaign-svc/src/campaign/forecast.py",
+    "services/campaign-svc/src/campaign/frequency.py",
     "services/campaign-svc/src/campaign/prices.py",
     "services/campaign-svc/src/campaign/reach.py",
     "services/campaign-svc/src/campaign/accounts.py",

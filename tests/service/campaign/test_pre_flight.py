@@ -93,7 +93,10 @@ async def test_errors_stop_scheduling_and_warnings_are_acknowledged_by_id(campai
 
 async def test_an_approval_is_of_exactly_this_by_somebody_else(campaigns: Campaigns) -> None:
     await campaigns.put(f"senders/{SENDER}/rules", 403, json={"approval": True}, headers=bearer(scope="campaign:write"))
-    assert await campaigns.put(f"senders/{SENDER}/rules", json={"approval": True}) == {"approval": True}
+    assert await campaigns.put(f"senders/{SENDER}/rules", json={"approval": True}) == {
+        "approval": True,
+        "cap": None,
+    }
     await campaigns.imported(csv_of(1))
     await campaigns.told(opted_in(1))
     campaign_id = (await campaigns.written())["campaign_id"]

@@ -16,6 +16,7 @@ CAMPAIGN: dict[str, Any] = {
     "translations": {"en": "Hello", "es": "Hola"},
     "folding": "none",
     "selection": {"where": {"city": ["Nîmes"]}},
+    "rest_days": None,
     "sectors": [],
     "send_before": None,
 }

@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from campaign import accounts, control, pre_flight, senders, store
 from campaign.findings import Sector
 from campaign.folding import Folding
+from campaign.frequency import MOST_DAYS
 from campaign.lifecycle import Action, NotPossible, Status, ends_by, message_of, step
 from campaign.store import Sender
 from campaign.writing import (
@@ -115,6 +116,12 @@ class NewCampaign(BaseModel):
     )
     sectors: list[Sector] = Field([], max_length=5, description="What it advertises, where that has rules of its own.")
     audience: Audience
+    rest_days: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_DAYS,
+        description="Who got a message of its sender's campaigns within so many days is left out.",
+    )
     send_before: AwareDatetime | None = Field(
         None, description="After this its messages expire; default: three days from its start."
     )
@@ -150,6 +157,7 @@ class Campaign(BaseModel):
     folding: Folding
     sectors: list[str]
     audience: dict[str, Any]
+    rest_days: int | None
     status: Status
     created_at: datetime
     starts_at: datetime | None
@@ -428,6 +436,7 @@ def _written(body: NewCampaign) -> dict[str, Any]:
         "folding": body.folding.value,
         "sectors": sorted(set(body.sectors)),
         "selection": msgspec.json.encode(body.audience.selection).decode(),
+        "rest_days": body.rest_days,
         "send_before": body.send_before,
     }
 

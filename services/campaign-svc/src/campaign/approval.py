@@ -11,7 +11,18 @@ from typing import Any
 
 import msgspec
 
-AGREED = ("sender_id", "purpose", "text", "language", "translations", "folding", "selection", "sectors", "send_before")
+AGREED = (
+    "sender_id",
+    "purpose",
+    "text",
+    "language",
+    "translations",
+    "folding",
+    "selection",
+    "rest_days",
+    "sectors",
+    "send_before",
+)
 SEEN = ("brand", "oadc", "stop_code", "country")
 
 

@@ -118,8 +118,10 @@ class Forecast:
         samples = [s for template in plan.wording.templates.values() for s in template.samples(plan.stop_code)]
         return findings.of_texts(samples, plan.brand, plan.oadc, plan.stop_code, plan.sectors, plan.compliance)
 
-    def add(self, attributes: Mapping[str, str], territory: str, standing: Standing | None) -> None:
-        """One contact of the audience."""
+    def add(
+        self, attributes: Mapping[str, str], territory: str, standing: Standing | None, left_out: str | None = None
+    ) -> None:
+        """One contact of the audience. `left_out`: why they would be, for what they got of late."""
         plan = self.plan
         self._audience += 1
         if len(self._held) < len(self._fields):
@@ -129,6 +131,8 @@ class Forecast:
             self._begins[territory] = plan.begins_with(territory)
         opens_at = self._opens[territory]
         reasons = list(reach.denials(standing, plan.sender_id, plan.purpose, opens_at or plan.starts_at))
+        if left_out is not None:
+            reasons.append(left_out)
         if opens_at is None:
             reasons.append("country_not_covered")
         elif opens_at >= plan.ends_by:

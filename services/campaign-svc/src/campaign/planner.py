@@ -65,7 +65,8 @@ class Planner:
                 await control.take(tx, row, Action.EDIT, now)
                 log.warning("campaign is not what was approved", extra={"campaign_id": row.campaign_id})
                 return True
-            audience = await store.freeze_audience(tx, row, store.wording_of(row).required)
+            await store.alone_with_audiences(tx, row.sender_id)
+            audience = await store.freeze_audience(tx, row, store.wording_of(row).required, now)
             await control.take(tx, row, Action.START, now)
         STARTED.inc()
         log.info("campaign started", extra={"campaign_id": row.campaign_id, "audience": audience})

@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from campaign import approval, consents, findings, senders, store
 from campaign.findings import Finding, Severity
 from campaign.forecast import Forecast, Outlook, Plan
+from campaign.frequency import MOST_DAYS, Limit
 from campaign.lifecycle import Status, ends_by
 from campaign.reach import Standing
 from campaign.store import Sender
@@ -151,10 +152,20 @@ class Approvals(BaseModel):
     items: list[Approval] = Field(description="Those of what it said before an edit too: they count for nothing.")
 
 
+class Cap(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    messages: int = Field(ge=1, le=1000)
+    days: int = Field(ge=1, le=MOST_DAYS)
+
+
 class SenderRules(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    approval: bool = Field(description="Its campaigns are approved by somebody who wrote nothing of them.")
+    approval: bool = Field(False, description="Its campaigns are approved by somebody who wrote nothing of them.")
+    cap: Cap | None = Field(
+        None, description="A person gets at most so many messages of its campaigns within so many days."
+    )
 
 
 @router.post("/campaigns/{campaign_id}/pre-flight")
@@ -165,8 +176,9 @@ async def look_at_campaign(campaign_id: Storable, held: Held, caller: Reader, bo
     async with held.database.begin() as tx:
         row, sender = await _found(tx, caller, campaign_id)
         known = await consents.as_of(tx, held.settings.partitions)
+        limits = await store.limits_of(tx, row, at or now)
     plan = plan_of(row, sender, at or now, held.settings)
-    outlook = await _Look(held.database, held.field_keys, row, Forecast(plan)).outlook()
+    outlook = await _Look(held.database, held.field_keys, row, limits, Forecast(plan)).outlook()
     async with held.database.begin() as tx:
         ids = [finding.id for finding in outlook.findings]
         await store.put_pre_flight(tx, campaign_id, agreed(row, sender, None), ids, now)
@@ -207,7 +219,11 @@ async def get_sender_rules(sender_id: Storable, held: Held, caller: Reader) -> S
     caller.may_use(sender_id)
     await senders.known(held.database, sender_id)
     async with held.database.begin() as tx:
-        return SenderRules(approval=await store.needs_approval(tx, sender_id))
+        cap = await store.cap_of(tx, sender_id)
+        return SenderRules(
+            approval=await store.needs_approval(tx, sender_id),
+            cap=Cap(messages=cap[0], days=cap[1]) if cap else None,
+        )
 
 
 @router.put("/senders/{sender_id}/rules")
@@ -215,7 +231,14 @@ async def put_sender_rules(sender_id: Storable, body: SenderRules, held: Held, c
     caller.may_use(sender_id)
     await senders.known(held.database, sender_id)
     async with held.database.begin() as tx:
-        await store.put_sender_rule(tx, sender_id, body.approval, caller.subject, datetime.now(UTC))
+        await store.put_sender_rule(
+            tx,
+            sender_id,
+            approval=body.approval,
+            cap=(body.cap.messages, body.cap.days) if body.cap else None,
+            changed_by=caller.subject,
+            now=datetime.now(UTC),
+        )
     return body
 
 
@@ -290,23 +313,24 @@ class _Look:
     database: Database
     keys: FieldKeys
     row: Row[Any]
+    limits: Sequence[tuple[Limit, Sequence[str]]]
     forecast: Forecast
 
     async def outlook(self) -> Outlook:
         after = ""
         while True:
             async with self.database.begin() as tx:
-                page = await store.selected_after(tx, self.row, after, PAGE)
+                page = await store.selected_after(tx, self.row, self.limits, after, PAGE)
             await asyncio.to_thread(self._count, page)
             if len(page) < PAGE:
                 return await asyncio.to_thread(lambda: self.forecast.outlook)
             after = page[-1].subject_id
 
     def _count(self, page: Sequence[Any]) -> None:
-        for subject_id, number, attributes, told in page:
+        for subject_id, number, attributes, told, left_out in page:
             territory = territory_of(self.keys.unseal(number, f"number:{subject_id}"))
             standing = None if told is None else _standing.decode(told)
-            self.forecast.add(_attributes.decode(attributes), territory, standing)
+            self.forecast.add(_attributes.decode(attributes), territory, standing, left_out)
 
 
 async def _found(

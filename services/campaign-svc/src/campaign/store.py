@@ -9,7 +9,7 @@ Locks are taken in the order campaign, recipients, accounts (by id); `finish_don
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -32,9 +32,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from campaign import frequency
 from campaign.accounts import COUNTS, STANDINGS
 from campaign.accounts import Standing as Reported
 from campaign.contacts_csv import LineProblem
+from campaign.frequency import Limit
 from campaign.lifecycle import Status
 from campaign.reach import Standing
 from campaign.wording import Wording, wording
@@ -44,6 +46,7 @@ from common.contracts.dispatch import MessageChanged
 from common.database import new_metadata
 
 CONTACTS = 0x636F6E74  # advisory lock ("cont"): shared by who asks for messages, alone for who corrects contacts
+AUDIENCES = 0x61756469  # advisory locks ("audi"), one a sender
 DUE = "campaign_due"  # NOTIFY channel: a campaign was scheduled
 
 metadata = new_metadata()
@@ -74,6 +77,8 @@ sender_rule = Table(
     metadata,
     Column("sender_id", Text, primary_key=True),
     Column("approval", Boolean, nullable=False),  # by somebody else, before a campaign is scheduled
+    Column("cap_messages", Integer, nullable=True),  # a person gets at most so many …
+    Column("cap_days", Integer, nullable=True),  # … within so many days
     Column("changed_by", Text, nullable=False),
     _instant("changed_at"),
 )
@@ -141,6 +146,7 @@ campaign = Table(
     Column("folding", Text, nullable=False, server_default=text("'none'")),
     Column("sectors", ARRAY(Text), nullable=False, server_default=text("'{}'")),  # it says it advertises
     Column("selection", JSONB, nullable=False),
+    Column("rest_days", Integer, nullable=True),  # who got something of its sender within them is left out
     _instant("send_before", nullable=True),
     Column("created_by", Text, nullable=False),
     Column("edited_by", ARRAY(Text), nullable=False, server_default=text("'{}'")),
@@ -159,6 +165,7 @@ campaign = Table(
     _instant("expanded_at", nullable=True),
     Index("campaign_position_ix", "position", unique=True),
     Index("campaign_scheduled_ix", "starts_at", postgresql_where=text("status = 'scheduled'")),
+    Index("campaign_begun_ix", "sender_id", "ended_at", postgresql_where=text("started_at IS NOT NULL")),
     Index("campaign_ended_ix", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
     Index("campaign_expanding_ix", "expanded_at", postgresql_where=text("status = 'running' AND NOT expanded")),
 )
@@ -262,14 +269,29 @@ async def needs_approval(tx: AsyncConnection, sender_id: str) -> bool:
     return bool(await tx.scalar(text("SELECT approval FROM sender_rule WHERE sender_id = :id"), {"id": sender_id}))
 
 
-async def put_sender_rule(tx: AsyncConnection, sender_id: str, approval: bool, changed_by: str, now: datetime) -> None:
+async def cap_of(tx: AsyncConnection, sender_id: str) -> tuple[int, int] | None:
+    """How many messages a person gets at most, within how many days."""
+    row = (
+        await tx.execute(
+            text("SELECT cap_messages, cap_days FROM sender_rule WHERE sender_id = :id AND cap_days IS NOT NULL"),
+            {"id": sender_id},
+        )
+    ).one_or_none()
+    return (row.cap_messages, row.cap_days) if row else None
+
+
+async def put_sender_rule(
+    tx: AsyncConnection, sender_id: str, *, approval: bool, cap: tuple[int, int] | None, changed_by: str, now: datetime
+) -> None:
+    messages, days = cap or (None, None)
     await tx.execute(
         text(
-            "INSERT INTO sender_rule (sender_id, approval, changed_by, changed_at)"
-            " VALUES (:id, :approval, :by, :now) ON CONFLICT (sender_id) DO UPDATE SET approval = excluded.approval,"
+            "INSERT INTO sender_rule (sender_id, approval, cap_messages, cap_days, changed_by, changed_at)"
+            " VALUES (:id, :approval, :messages, :days, :by, :now) ON CONFLICT (sender_id) DO UPDATE"
+            " SET approval = excluded.approval, cap_messages = excluded.cap_messages, cap_days = excluded.cap_days,"
             " changed_by = excluded.changed_by, changed_at = excluded.changed_at"
         ),
-        {"id": sender_id, "approval": approval, "by": changed_by, "now": now},
+        {"id": sender_id, "approval": approval, "messages": messages, "days": days, "by": changed_by, "now": now},
     )
 
 
@@ -527,8 +549,8 @@ async def refusals_after(tx: AsyncConnection, import_id: str, line: int, limit: 
 
 _CAMPAIGN = (
     "SELECT c.campaign_id, c.position, c.sender_id, c.name, c.purpose, c.text, c.language,"
-    " c.translations::text AS translations, c.folding, c.sectors, c.selection::text AS selection, c.send_before,"
-    " c.created_by, c.edited_by, c.agreed, c.acknowledged,"
+    " c.translations::text AS translations, c.folding, c.sectors, c.selection::text AS selection, c.rest_days,"
+    " c.send_before, c.created_by, c.edited_by, c.agreed, c.acknowledged,"
     " c.created_at, c.fingerprint, c.status, c.starts_at, c.started_at, c.ended_at, c.cursor,"
     f" c.expanded, a.audience, {', '.join(f'a.{name}' for name in COUNTS)}"
     " FROM campaign AS c JOIN campaign_accounts AS a ON a.campaign_id = c.campaign_id"
@@ -545,10 +567,10 @@ async def insert_campaign(tx: AsyncConnection, values: Mapping[str, Any]) -> boo
     done = await tx.execute(
         text(
             "WITH added AS (INSERT INTO campaign (campaign_id, sender_id, name, purpose, text, language, translations,"
-            " folding, sectors, selection, send_before, created_by, created_at, fingerprint, status) VALUES"
+            " folding, sectors, selection, rest_days, send_before, created_by, created_at, fingerprint, status) VALUES"
             " (:campaign_id, :sender_id, :name, :purpose, :text, :language, CAST(:translations AS jsonb), :folding,"
             " CAST(:sectors AS text[]),"
-            " CAST(:selection AS jsonb), :send_before, :created_by, :created_at, :fingerprint, 'draft')"
+            " CAST(:selection AS jsonb), :rest_days, :send_before, :created_by, :created_at, :fingerprint, 'draft')"
             " ON CONFLICT DO NOTHING RETURNING campaign_id)"
             " INSERT INTO campaign_accounts (campaign_id) SELECT campaign_id FROM added RETURNING 1"
         ),
@@ -629,8 +651,9 @@ async def edit_campaign(tx: AsyncConnection, values: Mapping[str, Any]) -> None:
         text(
             "UPDATE campaign SET name = :name, purpose = :purpose, text = :text, language = :language,"
             " translations = CAST(:translations AS jsonb), folding = :folding, sectors = CAST(:sectors AS text[]),"
-            " selection = CAST(:selection AS jsonb), send_before = :send_before, starts_at = NULL, agreed = NULL,"
-            " acknowledged = '{}', edited_by = CASE WHEN CAST(:by AS text) = ANY(edited_by) THEN edited_by"
+            " selection = CAST(:selection AS jsonb), rest_days = :rest_days, send_before = :send_before,"
+            " starts_at = NULL, agreed = NULL, acknowledged = '{}', edited_by ="
+            " CASE WHEN CAST(:by AS text) = ANY(edited_by) THEN edited_by"
             " ELSE array_append(edited_by, CAST(:by AS text)) END WHERE campaign_id = :campaign_id"
         ),
         values,
@@ -688,16 +711,25 @@ async def pre_flight_findings(tx: AsyncConnection, campaign_id: str, digest: str
     return tuple(found or ())
 
 
-async def selected_after(tx: AsyncConnection, row: Row[Any], subject_id: str, limit: int) -> Sequence[Row[Any]]:
-    """Contacts that the campaign would be for as things stand, with what is known of their consents; in the order of
-    their keys."""
+async def selected_after(
+    tx: AsyncConnection, row: Row[Any], limits: Sequence[tuple[Limit, Sequence[str]]], subject_id: str, limit: int
+) -> Sequence[Row[Any]]:
+    """Contacts that the campaign would be for as things stand, with what is known of their consents, and why they would
+    be left out for what they got; in the order of their keys."""
     rows = await tx.execute(
         text(
-            "SELECT c.subject_id, c.number, c.attributes::text AS attributes, k.told::text AS told FROM contact AS c"
+            "SELECT c.subject_id, c.number, c.attributes::text AS attributes, k.told::text AS told,"
+            f" {_LEFT_OUT if limits else 'CAST(NULL AS text)'} AS left_out FROM contact AS c"
             f" LEFT JOIN standing AS k ON k.subject_id = c.subject_id WHERE {_SELECTED}"
             " AND c.subject_id > :after ORDER BY c.subject_id LIMIT :limit"
         ),
-        {"sender_id": row.sender_id, "where": _where(row), "after": subject_id, "limit": limit},
+        {
+            "sender_id": row.sender_id,
+            "where": _where(row),
+            "after": subject_id,
+            "limit": limit,
+            **(_limited(limits) if limits else {}),
+        },
     )
     return rows.all()
 
@@ -728,33 +760,83 @@ def _where(row: Row[Any]) -> str:
     return msgspec.json.encode(msgspec.json.decode(row.selection).get("where", {})).decode()
 
 
-async def freeze_audience(tx: AsyncConnection, row: Row[Any], required: Sequence[str]) -> int:
+async def alone_with_audiences(tx: AsyncConnection, sender_id: str) -> None:
+    """Nobody else freezes an audience of this sender meanwhile: two at once would not see each other's messages."""
+    await tx.execute(
+        text("SELECT pg_advisory_xact_lock(hashtextextended(:id, :key))"), {"id": sender_id, "key": AUDIENCES}
+    )
+
+
+async def limits_of(tx: AsyncConnection, row: Row[Any], now: datetime) -> list[tuple[Limit, list[str]]]:
+    """What keeps people out of this campaign for what they got of its sender, each with the campaigns that count."""
+    limits = frequency.limits(await cap_of(tx, row.sender_id), row.rest_days)
+    if not limits:
+        return []
+    rows = await tx.execute(
+        text(
+            "SELECT campaign_id, ended_at FROM campaign WHERE sender_id = :sender_id AND campaign_id <> :id"
+            " AND started_at IS NOT NULL AND (ended_at IS NULL OR ended_at > :since)"
+        ),
+        {
+            "sender_id": row.sender_id,
+            "id": row.campaign_id,
+            "since": now - timedelta(days=max(limit.days for limit in limits)),
+        },
+    )
+    others = [frequency.Campaign(each.campaign_id, each.ended_at) for each in rows]
+    return [(limit, frequency.counting(others, limit, now)) for limit in limits]
+
+
+# why a contact `c` is left out for what they got: the first limit, in their order, that they have reached
+_LEFT_OUT = (
+    "(SELECT l.reason FROM unnest(CAST(:limit_reasons AS text[]), CAST(:limit_messages AS integer[]),"
+    " CAST(:limit_campaigns AS text[])) WITH ORDINALITY AS l(reason, messages, campaigns, place)"
+    " WHERE (SELECT count(*) FROM recipient AS r WHERE r.campaign_id = ANY(string_to_array(l.campaigns, ' '))"
+    " AND r.subject_id = c.subject_id AND r.status = ANY(CAST(:counted AS text[]))) >= l.messages"
+    " ORDER BY l.place LIMIT 1)"
+)
+
+
+def _limited(limits: Sequence[tuple[Limit, Sequence[str]]]) -> dict[str, Any]:
+    return {
+        "limit_reasons": [limit.reason for limit, _ in limits],
+        "limit_messages": [limit.messages for limit, _ in limits],
+        "limit_campaigns": [" ".join(ids) for _, ids in limits],  # ids: no blanks in them
+        "counted": list(frequency.COUNTED),
+    }
+
+
+async def freeze_audience(tx: AsyncConnection, row: Row[Any], required: Sequence[str], now: datetime) -> int:
     """Select, once and in one statement, whom the campaign is for; returns how many. Who lacks a `required` attribute
-    is left out and counted under its name."""
+    is left out and counted under its name; so is who has had enough of its sender. Alone with audiences."""
+    limits = await limits_of(tx, row, now)
     found = await tx.execute(
         text(
             "WITH chosen AS MATERIALIZED (SELECT c.subject_id, (SELECT f.name FROM"
             " unnest(CAST(:required AS text[])) WITH ORDINALITY AS f(name, place)"
-            " WHERE coalesce(trim(c.attributes ->> f.name), '') = '' ORDER BY f.place LIMIT 1) AS missing"
+            " WHERE coalesce(trim(c.attributes ->> f.name), '') = '' ORDER BY f.place LIMIT 1) AS missing,"
+            f" {_LEFT_OUT if limits else 'CAST(NULL AS text)'} AS left_out"
             f" FROM contact AS c WHERE {_SELECTED}),"
             " frozen AS (INSERT INTO recipient (campaign_id, subject_id, status, reasons, version)"
-            " SELECT :campaign_id, subject_id, 'pending', '{}', 0 FROM chosen WHERE missing IS NULL)"
-            " SELECT missing, count(*) AS contacts FROM chosen GROUP BY missing"
+            " SELECT :campaign_id, subject_id, 'pending', '{}', 0 FROM chosen"
+            " WHERE missing IS NULL AND left_out IS NULL)"
+            " SELECT coalesce('missing:' || missing, left_out) AS why, count(*) AS contacts FROM chosen GROUP BY why"
         ),
         {
             "campaign_id": row.campaign_id,
             "sender_id": row.sender_id,
             "required": list(required),
             "where": _where(row),
+            **(_limited(limits) if limits else {}),
         },
     )
-    counts = {each.missing: each.contacts for each in found}
+    counts = {each.why: each.contacts for each in found}
     audience = int(counts.pop(None, 0))
     await tx.execute(
         text("UPDATE campaign_accounts SET audience = :audience, pending = :audience WHERE campaign_id = :id"),
         {"id": row.campaign_id, "audience": audience},
     )
-    await add_reasons(tx, "excluded", {row.campaign_id: Counter({f"missing:{n}": c for n, c in counts.items()})})
+    await add_reasons(tx, "excluded", {row.campaign_id: Counter(counts)})
     return audience
 
 
