@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consent.ledger import Evidence, apply, consent_of, fold
-from consent.retention import Question, Rule, Step, Term, after_months, next_step, terms
+from consent.retention import Question, Rule, Step, Term, after_months, is_over, next_step, terms
 from tests.property.test_ledger_properties import SENDERS, histories
-from tests.unit.consent.evidences import NOON, contact, expiry, request
+from tests.unit.consent.evidences import NOON, contact, expiry, opt_in, request
 
 instants = st.datetimes(
     datetime.fromisoformat("1992-12-03"), datetime.fromisoformat("2100-01-01"), timezones=st.just(UTC)
@@ -34,6 +34,14 @@ def test_a_term_ends_on_the_same_day_of_the_month_or_with_the_last_of_it(at: dat
 def test_a_later_contact_never_means_an_earlier_end(at: datetime, later: timedelta, n: int) -> None:
     assert after_months(at, n) <= after_months(at + later, n)
     assert after_months(at, n) < after_months(at, n + 1)
+
+
+@given(instants, months, st.timedeltas(-10 * DAY, 130 * DAY))
+def test_whether_a_consent_is_over_is_the_calendars_word(at: datetime, n: int, beside: timedelta) -> None:
+    """However it is found out: also where months were short, and the end is near."""
+    state = fold([opt_in(0, sender_id="acme", occurred_at=at, received_at=at)])
+    for now in (at + n * timedelta(days=28) + beside, after_months(at, n)):
+        assert is_over(state, "acme", n, now) == (now >= after_months(at, n))
 
 
 @given(histories, st.sampled_from(SENDERS), st.integers(-4, 4), months)

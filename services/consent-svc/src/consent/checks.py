@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -33,6 +34,7 @@ router = APIRouter(prefix="/v1")
 
 CHECK_NUMBERS = 10_000
 READ_AT_ONCE = 2_000
+NOBODY = Standing()
 
 Held = Annotated[Resources[ServiceSettings], Depends(resources)]
 
@@ -82,7 +84,6 @@ async def check_consents(
 ) -> Response:
     """For each number: the state of this consent, whether it may be written to, and every reason why not."""
     caller.may_use(body.sender_id)
-    read = await asyncio.to_thread(_read, body.numbers, held.subject_keys, fictional=held.settings.fictional_numbers)
     async with held.database.begin() as tx:
         purposes = (await store.purposes_of(tx, {body.sender_id})).get(body.sender_id)
         if purposes is None:
@@ -90,16 +91,17 @@ async def check_consents(
         if body.purpose not in purposes.offered:
             raise Invalid("the sender asks no consent for it", reasons=[Reason("purpose", "unknown_purpose")])
         asked = _Asked(body.sender_id, body.purpose, purposes.months.get(body.purpose), datetime.now(UTC))
+        reading = partial(_read, keys=held.subject_keys, fictional=held.settings.fictional_numbers)
         answering = []
-        for first in range(0, len(read), READ_AT_ONCE):  # these are looked up while those before are answered
-            some = read[first : first + READ_AT_ONCE]
+        for first in range(0, len(body.numbers), READ_AT_ONCE):  # these are looked up while those before are answered
+            some = await asyncio.to_thread(reading, body.numbers[first : first + READ_AT_ONCE])
             rows = await store.standing_rows(tx, [of for of in some if not isinstance(of, NumberProblem)])
             answering.append(asyncio.create_task(asyncio.to_thread(_checks, some, rows, asked)))
     results = [result for each in await asyncio.gather(*answering) for result in each]
     return Response(await asyncio.to_thread(_answer, results), media_type="application/json")
 
 
-def _read(numbers: Sequence[str], keys: SubjectKeys, *, fictional: bool) -> list[str | NumberProblem]:
+def _read(numbers: Sequence[str], *, keys: SubjectKeys, fictional: bool) -> list[str | NumberProblem]:
     """The subject_id of each number, or what is wrong with it. Here and below: computation only, in a thread, so that
     others are answered meanwhile."""
     read: list[str | NumberProblem] = []
@@ -126,7 +128,7 @@ def _checks(read: Sequence[str | NumberProblem], rows: Sequence[Sequence[Any]], 
     return [
         _Checked(None, "unknown", False, (of,))
         if isinstance(of, NumberProblem)
-        else _checked(of, standing.get(of, Standing()), asked)
+        else _checked(of, standing.get(of, NOBODY), asked)
         for of in read
     ]
 

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 LINES = counter("sms_consent_import_lines_total", "Lines of imported files, by what became of them.", ["verdict"])
 
 LOOK_EVERY_S = 0.25
-AT_ONCE = 2  # pieces: one is decided while Postgres writes the other
+AT_ONCE = 3  # pieces: one is decided while Postgres writes the others
 TIDY_EVERY_S = 600.0
 ABANDONED_AFTER = timedelta(days=1)  # nothing more has arrived of an upload: its bytes are somebody's data
 

@@ -228,6 +228,8 @@ def apply(state: SubjectState, evidence: Evidence) -> SubjectState:
         basis=evidence.basis,
         controller=evidence.controller,
     )
+    if not state.marks:
+        return SubjectState((mark,))
     marks = {held.scope: held for held in state.marks}
     held = marks.get(mark.scope)
     if held and held.rank >= mark.rank:
@@ -285,10 +287,11 @@ def open_request(state: SubjectState, sender_id: str, purpose: str) -> Mark | No
 def last_contact(state: SubjectState, sender_id: str) -> datetime | None:
     """When the person was last in touch with this sender, as far as evidence says: the clock of retention. Delivery and
     opening do not count (DOMAIN 1.4), nor does a request, which somebody else may have typed."""
-    touches = [
-        m.at for m in state.marks if m.kind in ("opt_in", "opt_out", "contact") and m.sender_id in (None, sender_id)
-    ]
-    return max(touches, default=None)
+    newest = None
+    for mark in state.marks:
+        if mark.kind in ("opt_in", "opt_out", "contact") and mark.sender_id in (None, sender_id):
+            newest = mark.at if newest is None or mark.at > newest else newest
+    return newest
 
 
 def consents(state: SubjectState) -> tuple[Consent, ...]:
@@ -302,6 +305,8 @@ def suppressions(state: SubjectState) -> tuple[Suppression, ...]:
     for mark in state.marks:
         if mark.kind == "opt_out" and mark.purpose is None:
             since[mark.sender_id] = max(mark.at, since.get(mark.sender_id, mark.at))
+    if not since:
+        return ()  # of most
     return tuple(Suppression(sender_id=sender_id, since=at) for sender_id, at in since.items())
 
 

@@ -42,10 +42,13 @@ def permission(
 ) -> Permission:
     """`held_since`: a text of theirs waits for a person to read it. `months`: how long a consent holds."""
     consent = ledger.consent_of(state, sender_id, purpose)
-    if consent is not None and consent.state == "opted_in" and now >= retention.end_of(state, sender_id, months):
+    if consent is not None and consent.state == "opted_in" and retention.is_over(state, sender_id, months, now):
         consent = structs.replace(consent, state="expired")  # whether or not that is written down by now
-    named = any(m.sender_id == sender_id and m.purpose == purpose for m in state.marks)
-    reasons = tuple(_reasons(state, consent if named else None, sender_id, held_since))
+    if consent is not None and consent.state == "opted_out":  # all else is said of one purpose
+        named = any(m.sender_id == sender_id and m.purpose == purpose for m in state.marks)
+        reasons = tuple(_reasons(state, consent if named else None, sender_id, held_since))
+    else:
+        reasons = tuple(_reasons(state, consent, sender_id, held_since))
     return Permission(consent.state if consent else "unknown", reasons)
 
 

@@ -7,6 +7,7 @@ versions of one subject on the log in order.
 """
 
 import os
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -80,7 +81,7 @@ async def record(
 
     `reviews` change no consent: while one of a subject's is open, its state says `held_since`.
 
-    Five round trips for people never seen, seven for others, ten for both: for one statement or a thousand. What is
+    Five round trips for people never seen, seven for others, nine for both: for one statement or a thousand. What is
     refused leaves no trace, not even a subject.
     """
     decisions: dict[int, Decision] = {}
@@ -97,11 +98,12 @@ async def record(
     if taken or reviews:
         changes |= await _of_others(tx, taken, reviews, decisions, now)
     await _write(tx, list(changes.values()), now)
-    for place, statement in enumerate(statements):
-        EVIDENCE.labels(statement.evidence.kind, decisions[place].verdict).inc()
+    results = [(statement, decisions[place]) for place, statement in enumerate(statements)]
+    for (kind, verdict), many in Counter((s.evidence.kind, d.verdict) for s, d in results).items():
+        EVIDENCE.labels(kind, verdict).inc(many)
     return [
         Recorded(s, d, None if d.verdict is Verdict.REFUSED else changes[s.subject_id].subject.version)
-        for s, d in ((s, decisions[place]) for place, s in enumerate(statements))
+        for s, d in results
     ]
 
 

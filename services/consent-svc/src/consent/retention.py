@@ -36,6 +36,7 @@ class Rule:
 
 
 LONGEST = Rule()
+SHORTEST = timedelta(days=28)  # of all months
 Rules = Mapping[tuple[str, str], Rule]  # by (sender_id, purpose); what is not named: the longest that CNIL allows
 
 
@@ -68,11 +69,14 @@ def expires_at(last_contact: datetime, months: int | None) -> datetime:
     return after_months(last_contact, min(months or RETENTION_MONTHS, RETENTION_MONTHS))
 
 
-def end_of(state: SubjectState, sender_id: str, months: int | None) -> datetime:
-    """Of a consent to this sender that is open."""
+def is_over(state: SubjectState, sender_id: str, months: int | None, now: datetime) -> bool:
+    """Whether a consent to this sender that is open on record has ended by now. No month is shorter than SHORTEST: of
+    most that is enough to know, and takes no calendar."""
     touched = ledger.last_contact(state, sender_id)
     assert touched is not None, "an opt-in is a contact"
-    return expires_at(touched, months)
+    if now < touched + min(months or RETENTION_MONTHS, RETENTION_MONTHS) * SHORTEST:
+        return False
+    return now >= expires_at(touched, months)
 
 
 def day(at: datetime) -> str:
