@@ -2,38 +2,49 @@
 checked at once. Each beside the least that Postgres could do for it:
 
     one by one   a loop of INSERT … ON CONFLICT through asyncpg: one connection, each statement committed and durable
-    imports      one COPY through asyncpg, all rows in one transaction
+    imports      one COPY through asyncpg, all rows in one transaction; and, as that writes a line of the ledger and no
+                 more, COPY of all the rows that a recorded consent leaves behind: the line, the person, until when it
+                 holds, and the event, which is then read, sent to the broker and deleted. A transaction for each
+                 PIECE_LINES, as ours. What is missing between the two is what the promises cost; between the second and
+                 ours, what we do for it
     check        SELECT … WHERE subject_id = ANY($1) through asyncpg, the ids hashed beforehand; and hashed on the way
 
-The tables of the first two are copies of the ledger's own, with its indexes and as many rows. Before that, `subjects`
-people are imported in one file, while the memory of the process is watched. Everything recorded is looked for
-afterwards: once in the ledger, nothing left in the outbox.
+The tables of the first two are copies of the service's own, with their indexes and as many rows. Before that,
+`subjects` people are imported in one file, while the memory of the process is watched. Everything recorded is looked
+for afterwards: once in the ledger, nothing left in the outbox.
 
 Five million people are more than the range for fiction holds. The numbers are counted up where mobiles are, as any file
 could hold them; they leave this machine no more than the broker and the database of this run do, and nothing sends.
 """
 
 import asyncio
+import base64
 import json
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import httpx
+from aiokafka import AIOKafkaProducer
 
 from bench import load
 from bench.ground import Ground, Server
 from bench.rounds import Sample, Side, cpu_seconds
+from common.contracts import STATES
+from common.kafka import BATCH_BYTES
 from common.keyring import SubjectKeys
 from common.settings import KeyRingSettings
+from consent.import_lines import PIECE_LINES
 
 CONNECTIONS = 64
 LINES = 5  # of an imported file, times what a round's size is
@@ -41,7 +52,7 @@ PART_LINES = 200_000  # of a file, uploaded in one request
 CHECKED = 10_000  # numbers in one question
 QUESTIONS = 5  # of a round
 FIRST = 10_000_000  # the first number, of eight digits after +336
-POLL_S = 0.02
+POLL_S = 0.1
 OCCURRED_AT = "2026-03-02T13:05:00Z"
 SENDER = {
     "sender_id": "bench",
@@ -59,6 +70,19 @@ COLUMNS = (
     *("source", "form_id", "form_version", "text_shown", "actor", "sale_reference", "reference", "answers"),
     *("controller", "occurred_at", "received_at", "recorded_at", "salt", "sealed", "hash"),
 )
+WRITTEN: dict[str, Sequence[str]] = {  # of a person's first consent: the tables, and their columns
+    "evidence": COLUMNS,
+    "subject": (
+        *("subject_id", "number", "version", "state", "entries", "head"),
+        *("held_since", "erased_at", "updated_at"),
+    ),
+    "retention_due": (
+        *("subject_id", "sender_id", "purpose", "last_contact", "expires_at", "due_at"),
+        *("ask_at", "question", "asked_at", "answer_before", "open"),
+    ),
+    "outbox": ("event_id", "topic", "key", "type", "payload", "traceparent"),
+}
+TOPIC = STATES.dead_letters  # there is one, and nobody reads it here
 GC = "50,000 objects, frozen"
 BENCH_GC = "Python's"
 SHARES = {"single": 0.4, "import": 0.5, "check": 1 / 3}  # of the limit: what is asked of us
@@ -105,6 +129,13 @@ async def run(ground: Ground) -> None:
             limit=Side("COPY", lambda: _copies(bench), BENCH_GC),
             wanted=SHARES["import"],
         )
+        async with _producer(ground) as producer:
+            await ground.compare(
+                f"A file of {LINES * ground.size:,} consents, {loaded:,} subjects held: beside all the rows it leaves",
+                "lines",
+                ours=Side("consent-svc, one process, over HTTP", lambda: _imports(bench), GC),
+                limit=Side("COPY of all rows, events sent and deleted", lambda: _whole(bench, producer), BENCH_GC),
+            )
         for name, hashed in (("hashed beforehand", True), ("and the hashing", False)):
             await ground.compare(
                 f"{CHECKED:,} numbers checked at once, of {loaded:,} subjects held",
@@ -147,6 +178,46 @@ async def _copies(bench: Bench) -> Sample:
     started = time.perf_counter()
     await bench.database.copy_records_to_table("bench_copied", records=rows, columns=COLUMNS)
     return Sample(len(rows), time.perf_counter() - started)
+
+
+async def _whole(bench: Bench, producer: AIOKafkaProducer) -> Sample:
+    """By one connection, one thing after the other."""
+    pieces = [[_consent() for _ in range(PIECE_LINES)] for _ in range(0, LINES * bench.ground.size, PIECE_LINES)]
+    started, database = time.perf_counter(), bench.database
+    for piece in pieces:
+        async with database.transaction():
+            for (table, columns), rows in zip(WRITTEN.items(), zip(*piece, strict=True), strict=True):
+                await database.copy_records_to_table(f"bench_{table}", records=rows, columns=columns)
+        async with database.transaction():
+            waiting = await database.fetch("SELECT id, key, payload FROM bench_outbox ORDER BY id")
+            batch, sent = producer.create_batch(), []
+            for row in waiting:
+                if batch.append(key=row["key"], value=row["payload"], timestamp=None) is None:
+                    sent.append(await producer.send_batch(batch, TOPIC, partition=0))
+                    batch = producer.create_batch()
+                    batch.append(key=row["key"], value=row["payload"], timestamp=None)
+            sent.append(await producer.send_batch(batch, TOPIC, partition=0))
+            await asyncio.gather(*sent)
+            await database.execute(
+                "DELETE FROM bench_outbox WHERE id = ANY($1::bigint[])", [row["id"] for row in waiting]
+            )
+    return Sample(len(pieces) * PIECE_LINES, time.perf_counter() - started)
+
+
+@asynccontextmanager
+async def _producer(ground: Ground) -> AsyncIterator[AIOKafkaProducer]:
+    producer = AIOKafkaProducer(
+        bootstrap_servers=ground.bootstrap,
+        acks="all",
+        enable_idempotence=ground.idempotent,
+        max_batch_size=BATCH_BYTES,
+        max_request_size=4 * BATCH_BYTES,
+    )
+    await producer.start()
+    try:
+        yield producer
+    finally:
+        await producer.stop()
 
 
 async def _imports(bench: Bench) -> Sample:
@@ -218,9 +289,13 @@ async def _load(bench: Bench) -> int:
 async def _fill(bench: Bench) -> None:
     """The tables of the limits, with what the ledger holds."""
     names = ", ".join(COLUMNS)
-    for table in ("bench_inserted", "bench_copied"):
+    for table in ("bench_inserted", "bench_copied", "bench_evidence"):
         await bench.database.execute(f"CREATE TABLE {table} (LIKE evidence INCLUDING ALL)")
         await bench.database.execute(f"INSERT INTO {table} ({names}) SELECT {names} FROM evidence ORDER BY ordinal")
+    for table in ("subject", "retention_due", "outbox"):
+        await bench.database.execute(f"CREATE TABLE bench_{table} (LIKE {table} INCLUDING ALL)")
+        if table != "outbox":
+            await bench.database.execute(f"INSERT INTO bench_{table} SELECT * FROM {table}")
     await bench.database.execute("VACUUM ANALYZE")
 
 
@@ -271,6 +346,24 @@ async def _all_kept(bench: Bench) -> None:
     if kept != (came, came):
         raise RuntimeError(f"{came} people came; in the ledger are {kept[0]} lines and {kept[1]} people")
     print(f"{came:,} consents recorded: each in the ledger once, none left in the outbox.\n", flush=True)
+
+
+def _consent() -> tuple[tuple[object, ...], ...]:
+    """A row for each table of WRITTEN, of the same nobody."""
+    entry = _entry()
+    now, who, head = entry[-4], entry[1], entry[-1]
+    said = {"sender_id": "bench", "purpose": "promotions", "basis": "opt_in", "evidence_id": entry[0]}
+    state = {"marks": [said | {"kind": "opt_in", "at": OCCURRED_AT, "controller": "bench"}]}
+    told = {"subject_id": who, "version": 1, "consents": [said | {"state": "opted_in", "occurred_at": OCCURRED_AT}]}
+    cause = {"kind": "opt_in", "source": "shop", "evidence_id": entry[0], "received_at": OCCURRED_AT, "reference": None}
+    event = json.dumps(told | {"suppressions": [], "erased": False, "causes": [cause], "held_since": None}).encode()
+    number = base64.b64encode(os.urandom(40)).decode()
+    return (
+        entry,
+        (who, number, 1, json.dumps(state), 1, head, None, None, now),
+        (who, "bench", "promotions", now, now, now, None, None, None, None, True),
+        (uuid4(), STATES.name, str(who).encode(), "consent.state_changed.v1", event, None),
+    )
 
 
 def _entry() -> tuple[object, ...]:
