@@ -776,3 +776,27 @@ async def _sending(surroundings: Surroundings, at_least: int) -> bool:
 async def control_is(surroundings: Surroundings, control: str) -> bool:
     async with surroundings.sql("dispatch") as sql:
         return bool(await sql.fetchval("SELECT control FROM campaign") == control)
+
+
+async def test_no_more_is_taken_than_leaves_soon(surroundings: Surroundings) -> None:
+    """What is taken while the operator dawdles would only be decided again and again: it stays in the log."""
+    more: dict[str, Any] = {"permit_ttl_s": 0.3, "submit_timeout_s": PATIENT_S, "drain_s": PATIENT_S + 1}
+    async with operator() as op, dispatch(surroundings, op, gateway_submits=1, gateway_batch=1, **more) as d:
+        await d.publish_states(opted_in(1), opted_in(2))
+        op.open.clear()
+        many = [requested(1) for _ in range(6)]
+        await d.request(*many)
+        await eventually(lambda: _holds(bool(op.messages)))
+        await d.request(late := requested(2))  # another partition's
+        waiting = next(m.message_id for m in many if m.message_id not in op.references)
+        decided: set[str] = set()
+
+        async def again_and_again() -> bool:
+            decided.add((await d.message(waiting))["decided_at"])
+            assert len(decided) > 3
+            return True
+
+        await eventually(again_and_again)
+        assert (await d.client.get(f"/v1/messages/{late.message_id}")).status_code == 404
+        op.open.set()
+        await eventually(d.becomes(late.message_id, "accepted"))
