@@ -24,7 +24,8 @@ Schema = dict[str, Any]
 
 
 def schema_of(event: type[Event]) -> Schema:
-    return msgspec.json.schema(event)
+    found: Schema = json.loads(msgspec.json.encode(msgspec.json.schema(event)))  # defaults as JSON has them
+    return found
 
 
 def path_of(event_type: str) -> Path:

@@ -45,6 +45,7 @@ PURE = (
     "services/dispatch-svc/src/dispatch/gate.py",
     "services/dispatch-svc/src/dispatch/gateways/*.py",
     "services/dispatch-svc/src/dispatch/routing.py",
+    "services/dispatch-svc/src/dispatch/record.py",
     "services/inbound-svc/src/inbound/keywords/*.py",
     "services/inbound-svc/src/inbound/providers/*.py",
 )

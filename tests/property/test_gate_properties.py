@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.contracts.consent import Consent, Suppression
-from common.law import is_open, load
-from dispatch.gate import Allow, Defer, Deny, Expire, Knowledge, Limits, Request, Subject, decide
+from common.law import country_of, is_open, load
+from dispatch.gate import Allow, Defer, Deny, Expire, Knowledge, Limits, Reason, Request, Subject, decide
 
 FRANCE = load("france-2")
 LIMITS = Limits()
@@ -27,6 +27,7 @@ consents = st.builds(
     basis=st.sampled_from(["opt_in", "soft_opt_in", None]),
     occurred_at=instants,
     evidence_id=st.sampled_from(["", "e"]),
+    expires_at=st.none() | instants,
 )
 subjects = st.builds(
     Subject,
@@ -37,6 +38,7 @@ subjects = st.builds(
     ),
     erased=st.booleans(),
     unreadable=st.booleans(),
+    held_since=st.none() | instants,
 )
 requests = st.builds(
     Request,
@@ -46,15 +48,21 @@ requests = st.builds(
     campaign_id=st.sampled_from(["c", None]),
     requested_at=instants,
     send_before=instants,
-    territory=st.sampled_from(["FR", "MQ", "RE", "YT", "NC"]),
+    territory=st.sampled_from(["FR", "MQ", "RE", "YT", "NC", "ES", "JP"]),
     mentions_stop=st.booleans(),
+    flaw=st.sampled_from([None, None, None, Reason.ERASED, Reason.SUBJECT_MISMATCH]),
+    region=st.sampled_from([None, None, "FR-57", "MQ"]),
+    mark=st.sampled_from([None, "PUBLI"]),
 )
 knowledge = st.builds(
     Knowledge,
     as_of=instants | st.none(),
     subject=subjects | st.none(),
-    purposes=st.just(frozenset({"promotions", "loyalty"})) | st.none(),
+    purposes=st.sampled_from([frozenset({"promotions", "loyalty"}), frozenset({"loyalty"}), None]),
+    countries=st.frozensets(st.sampled_from(["FR", "ES"])),
     control=st.sampled_from(["running", "paused", "cancelled", None]),
+    blocked=st.booleans(),
+    recent=st.integers(0, 4),
 )
 # most of the random knowledge is hopeless: make room for what may be allowed
 good = st.builds(
@@ -62,7 +70,7 @@ good = st.builds(
         replace(request, category="marketing", sender_id=consent.sender_id, purpose=consent.purpose, mentions_stop=True,
                 requested_at=now - timedelta(hours=1), send_before=now + timedelta(days=1)),
         Knowledge(as_of=now, subject=Subject(1, (consent,), (), False, False),
-                  purposes=frozenset({"promotions", "loyalty"}), control="running"),
+                  purposes=frozenset({"promotions", "loyalty"}), countries=frozenset({"FR"}), control="running"),
         now,
     ),
     instants, consents, requests,
@@ -83,8 +91,10 @@ def test_a_marketing_message_that_goes_has_a_current_fresh_opt_in_in_its_window(
     assert consent.evidence_id
     assert known.as_of is not None
     assert now - known.as_of <= LIMITS.max_staleness
-    assert is_open(now, request.territory, FRANCE)
+    assert is_open(now, request.territory, FRANCE, region=request.region)
     assert request.mentions_stop
+    assert country_of(request.territory, FRANCE) in known.countries
+    assert request.territory != "ES" or request.mark == "PUBLI"
     assert now < request.send_before
 
 

@@ -34,7 +34,7 @@ def test_the_check_and_the_gate_agree_and_give_the_same_reasons(
     ends = {(t.sender_id, t.purpose): t.expires_at for t in terms(state, {asked: Rule(1)})}
     consents = tuple(structs.replace(c, expires_at=ends.get((c.sender_id, c.purpose))) for c in ledger.consents(state))
     told = gate.Subject(1, consents, ledger.suppressions(state), erased=False, unreadable=False)
-    known = gate.Knowledge(NOW, told, purposes=frozenset({purpose}), control=None)
+    known = gate.Knowledge(NOW, told, purposes=frozenset({purpose}), countries=frozenset(), control=None)
     denials = [reason.value for reason in gate.marketing_denials(request, known, now)]
     found = permission(state, sender_id, purpose, NOON if held else None, 1, now)
     assert [r.value for r in found.reasons] == [

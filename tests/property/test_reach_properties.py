@@ -54,6 +54,6 @@ def test_the_forecast_and_the_gate_give_the_same_reasons(standing: Standing | No
             1, standing.consents, standing.suppressions, erased=standing.erased, unreadable=standing.unreadable
         )
     )
-    known = gate.Knowledge(now, told, purposes=frozenset({"promotions"}), control=None)
-    expected = [reason.value for reason in gate.denial_reasons(request, known, now, FRANCE)]
+    known = gate.Knowledge(now, told, purposes=frozenset({"promotions"}), countries=frozenset({"FR"}), control=None)
+    expected = [reason.value for reason in gate.denial_reasons(request, known, now, gate.Limits(), FRANCE)]
     assert list(denials(standing, "lune", "promotions", now)) == expected

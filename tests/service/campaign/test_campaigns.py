@@ -99,8 +99,8 @@ async def test_a_campaign_asks_once_for_each_contact_with_its_own_text(campaigns
 
 async def test_each_contact_is_written_to_in_its_language_and_as_it_is(campaigns: Campaigns) -> None:
     await campaigns.imported(
-        "number;first_name;language;loyalty\n"
-        f"{number(1)};Loïc;fr;or\n{number(2)};Zoë;EN;\n{number(3)};;en;or\n{number(4)};Ana;pt;\n"
+        "number;first_name;language;loyalty;postcode\n"
+        f"{number(1)};Loïc;fr;or;67000\n{number(2)};Zoë;EN;;75011\n{number(3)};;en;or;\n{number(4)};Ana;pt;;\n"
     )
     fields: dict[str, Any] = {
         "text": "{first_name|Bonjour}, {if loyalty = or}-30 %{else}-20 %{end} à l’hôtel. {stop}",
@@ -111,7 +111,10 @@ async def test_each_contact_is_written_to_in_its_language_and_as_it_is(campaigns
     await campaigns.post(f"campaigns/{campaign_id}/schedule")
     assert await campaigns.planner.start_due()
     await campaigns.planner.expand()
-    written = {r.subject_id: field_keys.unseal(r.text, f"text:{r.message_id}") for r in await campaigns.requests()}
+    requests = await campaigns.requests()
+    regions = {r.subject_id: r.region for r in requests}
+    assert regions == {subject(1): "FR-6AE", subject(2): None, subject(4): None}, "Alsace has holidays of its own"
+    written = {r.subject_id: field_keys.unseal(r.text, f"text:{r.message_id}") for r in requests}
     assert written == {
         subject(1): f"Loïc, -30 % à l'hotel. STOP au {STOP_CODE}",
         subject(2): f"Zoë, our offers: 20% off. STOP au {STOP_CODE}",

@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import text
 
 from campaign.planner import Planner
+from common.law import load
 from tests.builders import SENDER, field_keys, opted_in, subject
 from tests.service.campaign.campaigns import Campaigns, changed, csv_of
 
@@ -62,7 +63,7 @@ async def test_two_campaigns_of_the_same_minute_see_each_other(campaigns: Campai
     ids = [(await campaigns.written())["campaign_id"] for _ in range(2)]
     for campaign_id in ids:
         await campaigns.post(f"campaigns/{campaign_id}/schedule")
-    planners = [campaigns.planner, Planner(campaigns.database, field_keys, chunk=10, backlog=1000)]
+    planners = [campaigns.planner, Planner(campaigns.database, field_keys, load("france"), chunk=10, backlog=1000)]
     assert await asyncio.gather(*(planner.start_due() for planner in planners)) == [True, True]
     audiences = [await excluded(campaigns, campaign_id) for campaign_id in ids]
     assert sorted(audiences, key=str) == [(0, {"frequency_cap": 5}), (5, {})]

@@ -43,6 +43,7 @@ async def _plant(database: Database, **broken: Any) -> str:
         "as_of": at - timedelta(seconds=1),
         "decided_at": at - timedelta(milliseconds=500),
         "gateway": "simulator",
+        "facts": None,
     }
     later = {"handed_off_at": at, "gateway_message_id": f"op-{wanted.message_id}"}
     async with database.begin() as tx:

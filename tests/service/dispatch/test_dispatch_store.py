@@ -100,4 +100,5 @@ def _message(status: str) -> dict[str, Any]:
         "as_of": now(),
         "decided_at": now(),
         "gateway": None,
+        "facts": None,
     }

@@ -49,6 +49,7 @@ KNOWN = Knowledge(
     as_of=TUESDAY_10H - timedelta(milliseconds=300),
     subject=SUBJECT,
     purposes=frozenset({"promotions", "loyalty"}),
+    countries=frozenset({"FR"}),
     control="running",
 )
 
@@ -164,6 +165,43 @@ def test_nothing_goes_where_no_rules_are_known() -> None:
     assert verdict(code) == Allow()
 
 
+def test_a_sender_sends_where_it_may_and_a_change_of_that_has_a_grace_to_arrive() -> None:
+    german = replace(REQUEST, territory="DE", requested_at=TUESDAY_10H - timedelta(minutes=1))
+    assert verdict(german) == Deny((Reason.SENDER_NOT_ALLOWED_THERE,))
+    assert verdict(german, replace(KNOWN, countries=frozenset({"FR", "DE"}))) == Allow()
+    assert verdict(replace(REQUEST, territory="MQ"), now=TUESDAY_10H + timedelta(hours=4)) != Deny(
+        (Reason.SENDER_NOT_ALLOWED_THERE,)
+    ), "Martinique is of France"
+    soon = replace(german, requested_at=TUESDAY_10H - timedelta(seconds=1))
+    assert verdict(soon) == Defer((Reason.KNOWLEDGE_BEHIND,), TUESDAY_10H + LIMITS.recheck)
+    assert verdict(replace(german, category="transactional")) == Allow()
+
+
+def test_a_spanish_text_needs_the_mark_of_its_law() -> None:
+    spanish, known = replace(REQUEST, territory="ES"), replace(KNOWN, countries=frozenset({"ES"}))
+    assert verdict(spanish, known) == Deny((Reason.ADVERTISING_MARK_MISSING,))
+    assert verdict(replace(spanish, mark="PUBLI"), known) == Allow()
+
+
+def test_an_address_narrows_where_a_number_may_be() -> None:
+    saint_stephen = datetime(2026, 12, 26, 10, 0, tzinfo=UTC)
+    request = replace(REQUEST, send_before=saint_stephen + timedelta(days=3))
+    known = replace(KNOWN, as_of=saint_stephen)
+    assert verdict(request, known, saint_stephen) == Allow()
+    assert verdict(replace(request, region="FR-57"), known, saint_stephen) == Defer(
+        (Reason.PUBLIC_HOLIDAY,), datetime(2026, 12, 28, 7, 0, tzinfo=UTC)
+    )
+
+
+def test_a_cap_denies_from_its_number_on_and_only_marketing() -> None:
+    capped = replace(LIMITS, cap=2)
+    for recent, found in ((1, Allow()), (2, Deny((Reason.FREQUENCY_CAP,)))):
+        assert decide(REQUEST, replace(KNOWN, recent=recent), TUESDAY_10H, capped, FRANCE) == found
+    assert verdict(known=replace(KNOWN, recent=99)) == Allow(), "where there is no cap"
+    code = replace(REQUEST, category="transactional")
+    assert decide(code, replace(KNOWN, recent=99), TUESDAY_10H, capped, FRANCE) == Allow()
+
+
 def test_a_paused_campaign_waits_and_an_unknown_one_is_not_assumed_to_run() -> None:
     assert verdict(known=replace(KNOWN, control="paused")) == Defer(
         (Reason.CAMPAIGN_PAUSED,), TUESDAY_10H + LIMITS.paused_recheck
@@ -236,7 +274,7 @@ def test_a_sender_just_registered_or_changed_has_a_short_grace_to_arrive() -> No
 
 def test_a_transactional_message_needs_neither_consent_nor_hours_but_a_sender() -> None:
     request = replace(REQUEST, category="transactional", purpose=None, campaign_id=None, mentions_stop=False)
-    known = Knowledge(as_of=None, subject=None, purposes=frozenset(), control=None)
+    known = Knowledge(as_of=None, subject=None, purposes=frozenset(), countries=frozenset(), control=None)
     assert verdict(request, known, TUESDAY_22H) == Allow()
     assert verdict(request, replace(known, purposes=None), TUESDAY_22H) == Deny((Reason.UNKNOWN_SENDER,))
 

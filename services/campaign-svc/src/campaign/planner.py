@@ -17,12 +17,14 @@ from sqlalchemy import Row
 from campaign import control, pre_flight, store
 from campaign import text as texts
 from campaign.lifecycle import Action, ends_by, message_of
+from campaign.store import Sender
 from campaign.wording import Wording
 from common import outbox
 from common.contracts import CAMPAIGN_REQUESTS
 from common.contracts.campaign import MessageRequested
 from common.database import Database
 from common.keyring import FieldKeys
+from common.law import Policy, region_of
 from common.service import Worker
 from common.telemetry import counter
 from common.timer import Timer
@@ -34,14 +36,16 @@ REQUESTED = counter("sms_campaign_requests_total", "Recipients asked for, or den
 
 LOOK_EVERY_S = 1.0
 EXPAND_EVERY_S = 0.25
+POSTCODE = "postcode"  # an attribute of the contact, read as one of the sender's own country
 
 _attributes = msgspec.json.Decoder(dict[str, str])
 
 
 class Planner:
-    def __init__(self, database: Database, field_keys: FieldKeys, *, chunk: int, backlog: int) -> None:
+    def __init__(self, database: Database, field_keys: FieldKeys, policy: Policy, *, chunk: int, backlog: int) -> None:
         self._database = database
         self._field_keys = field_keys
+        self._policy = policy
         self._chunk = chunk
         self._backlog = backlog
 
@@ -89,7 +93,7 @@ class Planner:
             requests: list[MessageRequested] = []
             denied: dict[str, str] = {}
             for each in recipients:
-                asked = self._request(row, wording, sender.stop_code, each, now)
+                asked = self._request(row, wording, sender, each, now)
                 if isinstance(asked, MessageRequested):
                     requests.append(asked)
                 else:
@@ -106,7 +110,7 @@ class Planner:
         return True
 
     def _request(
-        self, row: Row[Any], wording: Wording, stop_code: str, recipient: Row[Any], now: datetime
+        self, row: Row[Any], wording: Wording, sender: Sender, recipient: Row[Any], now: datetime
     ) -> MessageRequested | str:
         """The request for one recipient, or why there is none: its contact is gone, or has changed since the freeze."""
         if recipient.number is None:
@@ -114,8 +118,8 @@ class Planner:
         attributes: Mapping[str, str] = _attributes.decode(recipient.attributes)
         if (missing := wording.missing(attributes)) is not None:
             return f"missing:{missing}"
-        written = wording.render(attributes, stop_code)
-        if (problem := texts.refused(written, stop_code)) is not None:
+        written = wording.render(attributes, sender.stop_code)
+        if (problem := texts.refused(written, sender.stop_code)) is not None:
             return problem.value
         identity = message_of(row.campaign_id, row.starts_at, recipient.subject_id)
         return MessageRequested(
@@ -129,4 +133,5 @@ class Planner:
             text=self._field_keys.seal(written, f"text:{identity}"),
             requested_at=now,
             send_before=ends_by(row.starts_at, row.send_before),
+            region=region_of(attributes[POSTCODE], sender.country, self._policy) if POSTCODE in attributes else None,
         )

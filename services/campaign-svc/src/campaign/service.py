@@ -26,7 +26,13 @@ def build(settings: Settings | None = None) -> Service[Settings]:
     settings = settings or Settings()
 
     def background(held: Resources[Settings]) -> Background:
-        planner = Planner(held.database, held.field_keys, chunk=settings.request_chunk, backlog=settings.outbox_backlog)
+        planner = Planner(
+            held.database,
+            held.field_keys,
+            settings.policy,
+            chunk=settings.request_chunk,
+            backlog=settings.outbox_backlog,
+        )
         erasing = eraser(held.database)
         return Background(
             subscriptions=[

@@ -113,6 +113,9 @@ class RepliesBody(Body):
     start: Reply | None = None
 
 
+Country = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")]
+
+
 class SenderContent(Body):
     """A sender without its id. `controller`: the id of the legal entity behind it, which several senders may share;
     left out, a new sender stands alone. `stop_scope`: what a STOP to this sender shuts."""
@@ -120,7 +123,7 @@ class SenderContent(Body):
     legal_name: Short
     brand: Short
     contact: Short
-    country: Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")]
+    country: Country
     oadc: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]{3,11}$"), AfterValidator(_with_a_letter)]
     stop_code: Annotated[str, StringConstraints(pattern=r"^3[68]\d{3}$")]
     purposes: tuple[PurposeBody, ...] = Field(max_length=100)
@@ -138,6 +141,9 @@ class SenderContent(Body):
         ge=7,
         le=90,
         description="So many days before a consent ends, its person is asked once whether it shall go on; null: not.",
+    )
+    abroad: tuple[Country, ...] = Field(
+        (), max_length=250, description="Other countries where it is allowed to send marketing, ISO 3166-1."
     )
 
     @model_validator(mode="after")
@@ -173,6 +179,7 @@ class SenderBody(BaseModel):
     replies: RepliesBody
     double_opt_in_hours: int
     renewal_days: int | None
+    abroad: tuple[str, ...]
 
 
 class SenderVersion(SenderBody):

@@ -137,6 +137,7 @@ def _sender(sender_id: str, content: SenderContent, controller: str) -> Sender:
         replies=Replies(**dict(content.replies)),
         double_opt_in_hours=content.double_opt_in_hours,
         renewal_days=content.renewal_days,
+        abroad=tuple(sorted({*content.abroad} - {content.country})),
     )
 
 
@@ -164,4 +165,5 @@ def _body(sender: Sender) -> SenderBody:
         ),
         double_opt_in_hours=sender.double_opt_in_hours,
         renewal_days=sender.renewal_days,
+        abroad=sender.abroad,
     )

@@ -74,4 +74,5 @@ def _event(sender: Sender) -> SenderChanged:
         controller=sender.controller,
         stop_scope=sender.stop_scope,
         replies=sender.replies,
+        abroad=sender.abroad,
     )

@@ -67,6 +67,7 @@ Table(
     Column("replies", JSONB, nullable=False),
     Column("double_opt_in_hours", Integer, nullable=False, server_default=text(str(WINDOW_HOURS))),
     Column("renewal_days", Integer, nullable=True),
+    Column("abroad", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("updated_at", DateTime(timezone=True), nullable=False),
 )
@@ -237,6 +238,7 @@ class Sender:
     replies: Replies = IN_OUR_WORDS
     double_opt_in_hours: int = WINDOW_HOURS  # how long the question of a double opt-in waits for its answer
     renewal_days: int | None = None  # so many before the end of a consent the person is asked; None: nobody is
+    abroad: tuple[str, ...] = ()  # other countries that it may send marketing to
     version: int = 1
 
 
@@ -326,7 +328,7 @@ _HANDED_OFF = {
 _SUBJECT = "subject_id, version, state::text AS state, entries, head, held_since, number, erased_at"
 _SENDER = (
     "sender_id, legal_name, brand, contact, country, oadc, stop_code, purposes::text AS purposes, controller,"
-    " stop_scope, replies::text AS replies, double_opt_in_hours, renewal_days, version"
+    " stop_scope, replies::text AS replies, double_opt_in_hours, renewal_days, abroad, version"
 )
 
 
@@ -987,11 +989,12 @@ async def add_sender(tx: AsyncConnection, sender: Sender, now: datetime) -> bool
     rows = await tx.execute(
         text(
             "INSERT INTO sender (sender_id, legal_name, brand, contact, country, oadc, stop_code, purposes, controller,"
-            " stop_scope, replies, double_opt_in_hours, renewal_days, version, stop_codes, purpose_ids,"
+            " stop_scope, replies, double_opt_in_hours, renewal_days, abroad, version, stop_codes, purpose_ids,"
             " created_at, updated_at)"
             " VALUES (:sender_id, :legal_name, :brand, :contact, :country, :oadc, :stop_code,"
             " CAST(:purposes AS jsonb), :controller, :stop_scope, CAST(:replies AS jsonb), :double_opt_in_hours,"
-            " :renewal_days, :version, CAST(:stop_codes AS text[]), CAST(:purpose_ids AS text[]), :now, :now)"
+            " :renewal_days, CAST(:abroad AS text[]), :version, CAST(:stop_codes AS text[]),"
+            " CAST(:purpose_ids AS text[]), :now, :now)"
             " ON CONFLICT DO NOTHING RETURNING sender_id"
         ),
         _sender_row(sender) | {"now": now},
@@ -1019,7 +1022,7 @@ async def put_sender(tx: AsyncConnection, sender: Sender, now: datetime) -> None
             " oadc = :oadc, stop_code = :stop_code, purposes = CAST(:purposes AS jsonb), version = :version,"
             " controller = :controller, stop_scope = :stop_scope, replies = CAST(:replies AS jsonb),"
             " double_opt_in_hours = :double_opt_in_hours,"
-            " renewal_days = :renewal_days,"
+            " renewal_days = :renewal_days, abroad = CAST(:abroad AS text[]),"
             " stop_codes = ARRAY(SELECT DISTINCT unnest(stop_codes || CAST(:stop_codes AS text[])) ORDER BY 1),"
             " purpose_ids = ARRAY(SELECT DISTINCT unnest(purpose_ids || CAST(:purpose_ids AS text[])) ORDER BY 1),"
             " updated_at = :now WHERE sender_id = :sender_id"
@@ -1249,6 +1252,7 @@ def _sender(row: Row[Any]) -> Sender:
         replies=_replies.decode(row.replies),
         double_opt_in_hours=row.double_opt_in_hours,
         renewal_days=row.renewal_days,
+        abroad=tuple(row.abroad),
         version=row.version,
     )
 
@@ -1283,6 +1287,7 @@ def _sender_row(sender: Sender) -> dict[str, Any]:
         "replies": msgspec.json.encode(sender.replies).decode(),
         "double_opt_in_hours": sender.double_opt_in_hours,
         "renewal_days": sender.renewal_days,
+        "abroad": list(sender.abroad),
         "version": sender.version,
         "stop_codes": [sender.stop_code],
         "purpose_ids": [purpose.id for purpose in sender.purposes],

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 from uuid import UUID, uuid4
 
+import msgspec
 from fastapi import APIRouter, Depends, Header, Query, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from sqlalchemy import text
@@ -16,6 +17,7 @@ from common.auth import Caller, require
 from common.fields import Position
 from common.kafka import partition_of
 from common.keyring import FieldKeys
+from common.law import Policy, country_of, region_of
 from common.law.stop_mention import mentions_stop
 from common.message_id import EPOCH, message_id
 from common.msisdn import NumberRefused, parse
@@ -60,6 +62,9 @@ class Send(BaseModel):
     category: Literal["transactional", "marketing"]
     purpose: str | None = Field(None, pattern=SLUG, description="What the consent is for; marketing needs one.")
     send_before: AwareDatetime | None = Field(None, description="After this it expires; default: in one day.")
+    postcode: str | None = Field(
+        None, max_length=16, description="Of their address: it may tell holidays and hours that a number does not."
+    )
 
 
 class Sent(BaseModel):
@@ -117,6 +122,8 @@ async def send(
                     "as_of": None,
                     "decided_at": None,
                     "gateway": None,
+                    "region": _region(body, msisdn.territory, held.settings.policy),
+                    "facts": None,
                 }
             ],
         )
@@ -130,6 +137,12 @@ async def send(
             )
     response.headers["Location"] = f"/v1/messages/{identity}"
     return Sent(message_id=row.message_id, status=row.status)
+
+
+def _region(body: Send, territory: str, policy: Policy) -> str | None:
+    """The postcode is read as one of the number's own country."""
+    country = country_of(territory, policy)
+    return region_of(body.postcode, country, policy) if body.postcode and country else None
 
 
 def _same_request(row: Any, body: Send, subject_id: str, keys: FieldKeys) -> bool:
@@ -185,6 +198,7 @@ class Decision(BaseModel):
     policy_version: str
     consent_version: int | None
     as_of: datetime | None = Field(description="The watermark it was decided on.")
+    facts: Any = Field(description="What else it was decided on, as kept for `python -m dispatch replay`; or null.")
     gateway: str | None
     gateway_message_id: str | None
     receipt: str | None
@@ -200,7 +214,7 @@ async def get_message(
     async with held.database.begin() as tx:
         row = await _found(tx, identity)
     caller.may_use(row.sender_id)
-    return Decision.model_validate(dict(row._mapping))
+    return Decision.model_validate(dict(row._mapping) | {"facts": row.facts and msgspec.json.decode(row.facts)})
 
 
 async def _found(tx: AsyncConnection, identity: UUID) -> Any:

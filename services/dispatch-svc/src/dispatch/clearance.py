@@ -19,11 +19,11 @@ from common import erasing
 from common.contracts.campaign import Category, MessageRequested
 from common.erasing import Asked
 from common.keyring import FieldKeys, SubjectKeys, Unreadable
-from common.law import Policy
+from common.law import Policy, begins_with
 from common.law.stop_mention import mentions_stop
 from common.msisdn import territory_of
 from common.telemetry import counter
-from dispatch import gate, store
+from dispatch import gate, record, store
 from dispatch.gate import Allow, Defer, Deny, Expire, Knowledge, Limits, Reason, Request, Verdict
 from dispatch.traffic import Traffic, Way
 
@@ -47,6 +47,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     requested_at: datetime
     send_before: datetime
     gateway: str | None = None  # the one it was last decided to go by
+    region: str | None = None
 
 
 def requested(event: MessageRequested, partition: int) -> Candidate:
@@ -116,6 +117,7 @@ class Clearance:
         controls = await store.controls(tx, {c.campaign_id for c in candidates if c.campaign_id})
         erased = await erasing.asked_of(tx, {c.subject_id for c in candidates})
         blocks = await store.blocks(tx, [c.subject_id for c in candidates])
+        recent = await self._recent(tx, partition, candidates)
         now = datetime.now(UTC)
         decisions = []
         for candidate in candidates:
@@ -127,29 +129,32 @@ class Clearance:
             blocked = blocks.get(candidate.subject_id, frozenset())
             territory = territory_of(number)
             way = self._way(candidate, territory, sender.oadc if sender else "", blocked, again)
-            verdict = gate.decide(
-                Request(
-                    category=candidate.category,
-                    sender_id=candidate.sender_id,
-                    purpose=candidate.purpose,
-                    campaign_id=candidate.campaign_id,
-                    requested_at=candidate.requested_at,
-                    send_before=candidate.send_before,
-                    territory=territory,
-                    mentions_stop=sender is not None and (way.adds_stop or mentions_stop(content, sender.stop_code)),
-                    flaw=flaw,
-                ),
-                Knowledge(
-                    as_of=as_of,
-                    subject=subject,
-                    purposes=sender.purposes if sender else None,
-                    control=controls.get(candidate.campaign_id) if candidate.campaign_id else None,
-                    blocked=bool(blocked) if candidate.category == "marketing" else way.gateway in blocked,
-                ),
-                now,
-                self.limits,
-                self.policy,
+            marks = begins_with(now, territory, self.policy)
+            one = candidate.subject_id, candidate.sender_id
+            request = Request(
+                category=candidate.category,
+                sender_id=candidate.sender_id,
+                purpose=candidate.purpose,
+                campaign_id=candidate.campaign_id,
+                requested_at=candidate.requested_at,
+                send_before=candidate.send_before,
+                territory=territory,
+                mentions_stop=sender is not None and (way.adds_stop or mentions_stop(content, sender.stop_code)),
+                flaw=flaw,
+                region=candidate.region,
+                mark=next((mark for mark in marks if content.startswith(mark)), None),
             )
+            known = Knowledge(
+                as_of=as_of,
+                subject=subject,
+                purposes=sender.purposes if sender else None,
+                countries=sender.countries if sender else frozenset(),
+                control=controls.get(candidate.campaign_id) if candidate.campaign_id else None,
+                blocked=bool(blocked) if candidate.category == "marketing" else way.gateway in blocked,
+                recent=recent[one],
+            )
+            verdict = gate.decide(request, known, now, self.limits, self.policy)
+            facts = record.encode(request, known, self.limits, verdict)  # the gate's; ways are not of the law
             if isinstance(verdict, Allow) and way.gateway is None:
                 verdict = _no_way(candidate, way, now)
             permit = None
@@ -157,8 +162,9 @@ class Clearance:
                 assert sender is not None
                 assert way.gateway is not None
                 permit = Permit(candidate, number, content, sender.oadc, sender.stop_code, way.gateway, until, again)
+                recent[one] += candidate.category == "marketing"
             row = self._row(candidate, verdict, subject.version if subject else None, as_of, now)
-            row["gateway"] = permit.gateway if permit else None
+            row |= {"gateway": permit.gateway if permit else None, "facts": facts}
             decisions.append(Decision(candidate, verdict, row, permit))
         for (verdict_name, reason), many in Counter(
             (type(d.verdict).__name__.lower(), d.row["reasons_first"]) for d in decisions
@@ -176,6 +182,23 @@ class Clearance:
             category=candidate.category,
             message_id=candidate.message_id,
             closed=blocked,
+        )
+
+    async def _recent(self, tx: AsyncConnection, partition: int, candidates: Sequence[Candidate]) -> Counter[Any]:
+        """How many marketing messages (subject_id, sender_id) had, these candidates apart; none where there is no cap.
+
+        Whoever counts waits for who has counted: two campaigns to the same people in the same moment are decided one
+        after the other.
+        """
+        marketing = [c for c in candidates if c.category == "marketing"]
+        if self.limits.cap is None or not marketing:
+            return Counter()
+        await store.lock_counts(tx, partition)
+        return await store.recent_marketing(
+            tx,
+            [c.subject_id for c in marketing],
+            [c.message_id for c in candidates],
+            datetime.now(UTC) - self.limits.cap_window,
         )
 
     def _open(self, candidate: Candidate) -> tuple[str, str, Reason | None]:

@@ -20,6 +20,8 @@ TOLD = (
     "reasons",
     "decided_at",
     "consent_version",
+    "region",
+    "facts",
     "gateway",
     "receipt",
     "receipt_at",

@@ -15,7 +15,7 @@ from enum import StrEnum
 
 from common.contracts.campaign import Category, Control
 from common.contracts.consent import Consent, Suppression
-from common.law import Aspect, Policy, closed_by, covers, next_permitted
+from common.law import Aspect, Policy, begins_with, closed_by, country_of, covers, next_permitted
 
 
 class Reason(StrEnum):
@@ -35,6 +35,9 @@ class Reason(StrEnum):
     UNKNOWN_SENDER = "unknown_sender"
     UNKNOWN_PURPOSE = "unknown_purpose"
     COUNTRY_NOT_COVERED = "country_not_covered"  # no rules are known for where the number is
+    SENDER_NOT_ALLOWED_THERE = "sender_not_allowed_there"  # its registration names other countries
+    ADVERTISING_MARK_MISSING = "advertising_mark_missing"  # a text there begins with a word of the law (Spain: PUBLI)
+    FREQUENCY_CAP = "frequency_cap"  # they have had as many as the house allows in that time
     STOP_MENTION_MISSING = "stop_mention_missing"
     CAMPAIGN_CANCELLED = "campaign_cancelled"
     REQUEST_UNREADABLE = "request_unreadable"
@@ -86,8 +89,10 @@ Verdict = Allow | Deny | Defer | Expire
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One message asked for. `territory` comes from the number itself; `flaw` is what is wrong with the request: it
-    cannot be read, it is not of its subject, or its person was erased after it was asked for."""
+    """One message asked for. `territory` comes from the number itself, `region` from an address where one was known
+    (`law.region_of`). `mentions_stop`: in its text, or by the gateway that adds it. `mark`: the advertising mark of the
+    law that its text begins with. `flaw` is what is wrong with the request: it cannot be read, it is not of its
+    subject, or its person was erased after it was asked for."""
 
     category: Category
     sender_id: str
@@ -98,6 +103,8 @@ class Request:
     territory: str
     mentions_stop: bool
     flaw: Reason | None = None
+    region: str | None = None
+    mark: str | None = None
 
     @property
     def is_question(self) -> bool:
@@ -123,8 +130,10 @@ class Knowledge:
     as_of: datetime | None
     subject: Subject | None
     purposes: frozenset[str] | None  # the sender's; None: no such sender
+    countries: frozenset[str]  # where the sender may send marketing
     control: Control | None  # None: the campaign's control has not arrived
     blocked: bool = False  # the gateway's provider will not deliver to this number, whyever
+    recent: int = 0  # marketing that they had of this sender within `cap_window`, or that is on its way to them
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +144,8 @@ class Limits:
     registry_grace: timedelta = timedelta(seconds=10)  # a sender just registered or changed is still on its way here
     paused_recheck: timedelta = timedelta(minutes=5)  # a resume wakes it sooner
     review_recheck: timedelta = timedelta(minutes=5)  # a decision wakes it sooner
+    cap: int | None = None  # marketing messages of one sender to one person within `cap_window`; None: any number
+    cap_window: timedelta = timedelta(days=7)
 
 
 def is_fresh(as_of: datetime | None, now: datetime, limits: Limits) -> bool:
@@ -146,7 +157,7 @@ def decide(request: Request, known: Knowledge, now: datetime, limits: Limits, po
     """The one decision whether a message may be handed off at `now` (aware)."""
     if now >= request.send_before:
         return Expire()
-    denials = tuple(denial_reasons(request, known, now, policy))
+    denials = tuple(denial_reasons(request, known, now, limits, policy))
     if _may_only_be_behind(denials, request, known, now, limits):
         return Defer((Reason.KNOWLEDGE_BEHIND,), min(now + limits.recheck, request.send_before))
     if denials:
@@ -157,7 +168,9 @@ def decide(request: Request, known: Knowledge, now: datetime, limits: Limits, po
     return Allow()
 
 
-def denial_reasons(request: Request, known: Knowledge, now: datetime, policy: Policy) -> Iterator[Reason]:
+def denial_reasons(
+    request: Request, known: Knowledge, now: datetime, limits: Limits, policy: Policy
+) -> Iterator[Reason]:
     if request.flaw is not None:
         yield request.flaw
     if known.purposes is None:
@@ -167,11 +180,24 @@ def denial_reasons(request: Request, known: Knowledge, now: datetime, policy: Po
     if known.blocked:
         yield Reason.PROVIDER_BLOCK  # of any category: what the provider refuses is paid for and not delivered
     if request.category == "marketing":
-        if request.flaw is None and not covers(request.territory, policy):
-            yield Reason.COUNTRY_NOT_COVERED
+        if request.flaw is None:
+            yield from denials_of_place(request, known, now, policy)
+        if limits.cap is not None and known.recent >= limits.cap:
+            yield Reason.FREQUENCY_CAP
         yield from marketing_denials(request, known, now)
     if request.is_question:
         yield from question_denials(request, known)
+
+
+def denials_of_place(request: Request, known: Knowledge, now: datetime, policy: Policy) -> Iterator[Reason]:
+    if not covers(request.territory, policy):
+        yield Reason.COUNTRY_NOT_COVERED
+        return
+    country = country_of(request.territory, policy)
+    if country is not None and known.purposes is not None and country not in known.countries:
+        yield Reason.SENDER_NOT_ALLOWED_THERE
+    if any(mark != request.mark for mark in begins_with(now, request.territory, policy)):
+        yield Reason.ADVERTISING_MARK_MISSING
 
 
 def marketing_denials(request: Request, known: Knowledge, now: datetime) -> Iterator[Reason]:
@@ -253,9 +279,10 @@ def delay_reasons(
         if known.subject is not None and known.subject.held_since is not None:
             yield Reason.UNDER_REVIEW, now + limits.review_recheck
     if request.category == "marketing":
-        opens = next_permitted(now, request.territory, policy, before=request.send_before)
+        territory, region = request.territory, request.region
+        opens = next_permitted(now, territory, policy, region=region, before=request.send_before)
         if opens != now:
-            against = dict.fromkeys(closure.aspect for closure in closed_by(now, request.territory, policy))
+            against = dict.fromkeys(closure.aspect for closure in closed_by(now, territory, policy, region=region))
             yield from ((CLOSED[aspect], opens or request.send_before) for aspect in against)
 
 
@@ -303,4 +330,11 @@ CURED_BY_CONSENT = frozenset(
     )
 )
 CURED_BY_REQUEST = frozenset((Reason.NO_CONSENT,))
-CURED_BY_REGISTRY = frozenset((Reason.UNKNOWN_SENDER, Reason.UNKNOWN_PURPOSE, Reason.STOP_MENTION_MISSING))
+CURED_BY_REGISTRY = frozenset(
+    (
+        Reason.UNKNOWN_SENDER,
+        Reason.UNKNOWN_PURPOSE,
+        Reason.STOP_MENTION_MISSING,
+        Reason.SENDER_NOT_ALLOWED_THERE,
+    )
+)

@@ -64,7 +64,7 @@ RULES = {
 }
 OUT_OF_HOURS = "out_of_hours"
 OF_HOURS = (
-    f"SELECT m.message_id, m.subject_id, m.number, m.handed_off_at FROM message AS m WHERE {HANDED_OFF}"
+    f"SELECT m.message_id, m.subject_id, m.number, m.region, m.handed_off_at FROM message AS m WHERE {HANDED_OFF}"
     " AND m.category = 'marketing' AND m.number IS NOT NULL LIMIT :many"
 )
 
@@ -120,4 +120,4 @@ class Checker:
             number = self.field_keys.unseal(row.number, f"number:{row.subject_id}")
         except Unreadable:
             return True  # of a key that is gone: nobody can tell any more
-        return is_open(row.handed_off_at, territory_of(number), self.policy)
+        return is_open(row.handed_off_at, territory_of(number), self.policy, region=row.region)

@@ -42,6 +42,8 @@ class Settings(HoursSettings):
     submit_timeout_s: float = Field(8.0, gt=0)  # shorter than the drain: a stop waits for answers
 
     max_staleness_s: float = Field(2.0, gt=0)  # promise 1: older consent knowledge holds every marketing message
+    marketing_cap: int | None = Field(None, ge=1)  # messages of one sender to one person; none: any number
+    marketing_cap_days: float = Field(7.0, gt=0, le=366)  # within so many days
     permit_ttl_s: float = Field(1.0, gt=0)  # a hand-off begins within this of its decision, or is decided again
     settle_margin_s: float = 5.0  # on top of those two: then a message left `sending` is a dead process's
     intake_batch: int = Field(1000, ge=1, le=5000)  # what shares a transaction; a STOP of the partition waits for it
@@ -81,6 +83,8 @@ def limits_of(settings: Settings) -> Limits:
     return Limits(
         max_staleness=timedelta(seconds=settings.max_staleness_s),
         max_clock_skew=timedelta(seconds=settings.max_clock_skew_s),
+        cap=settings.marketing_cap,
+        cap_window=timedelta(days=settings.marketing_cap_days),
     )
 
 

@@ -5,7 +5,8 @@ holds it shared, the projection of consent holds it exclusive. So an opt-out bei
 or waits until the decided messages are marked `sending`, where the enforcement sees them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -81,6 +82,8 @@ message = Table(
     Column("consent_version", Integer),
     _instant("as_of"),
     _instant("decided_at"),
+    Column("region", Text),  # of an address, where one was known
+    Column("facts", Text),  # what the decision stood on (`record.py`); null: none was made
     _instant("handed_off_at"),  # its submit began
     Column("gateway", Text),
     Column("gateway_message_id", Text),
@@ -124,6 +127,7 @@ sender = Table(
     Column("oadc", Text, nullable=False),
     Column("stop_code", Text, nullable=False),
     Column("purposes", ARRAY(Text), nullable=False),
+    Column("countries", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),
 )
 
 campaign = Table(
@@ -221,14 +225,21 @@ class Sender:
     oadc: str
     stop_code: str
     purposes: frozenset[str]
+    countries: frozenset[str]
 
 
 async def senders(tx: AsyncConnection, sender_ids: Iterable[str]) -> dict[str, Sender]:
     rows = await tx.execute(
-        text("SELECT sender_id, oadc, stop_code, purposes FROM sender WHERE sender_id = ANY(CAST(:ids AS text[]))"),
+        text(
+            "SELECT sender_id, oadc, stop_code, purposes, countries FROM sender"
+            " WHERE sender_id = ANY(CAST(:ids AS text[]))"
+        ),
         {"ids": list(sender_ids)},
     )
-    return {row.sender_id: Sender(row.oadc, row.stop_code, frozenset(row.purposes)) for row in rows}
+    return {
+        row.sender_id: Sender(row.oadc, row.stop_code, frozenset(row.purposes), frozenset(row.countries))
+        for row in rows
+    }
 
 
 async def controls(tx: AsyncConnection, campaign_ids: Iterable[str]) -> dict[str, Control]:
@@ -253,6 +264,30 @@ async def blocks(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, f
         {"ids": list(subject_ids)},
     )
     return {row.subject_id: frozenset(row.gateways) for row in rows}
+
+
+async def lock_counts(tx: AsyncConnection, partition: int) -> None:
+    """Until the transaction ends: who counts what people had waits for who is deciding on more of it."""
+    await tx.execute(
+        text("SELECT pg_advisory_xact_lock(hashtext('placet.counts'), :partition)"), {"partition": partition}
+    )
+
+
+async def recent_marketing(
+    tx: AsyncConnection, subject_ids: Sequence[str], but: Sequence[UUID], since: datetime
+) -> Counter[tuple[str, str]]:
+    """How many marketing messages these people had by (subject_id, sender_id), or are about to have, since `since`;
+    those of `but` not counted."""
+    rows = await tx.execute(
+        text(
+            "SELECT subject_id, sender_id, count(*) AS had FROM message WHERE subject_id = ANY(CAST(:ids AS text[]))"
+            " AND category = 'marketing' AND status IN ('sending', 'accepted', 'unknown')"
+            " AND coalesce(handed_off_at, decided_at) >= :since AND message_id <> ALL(CAST(:but AS uuid[]))"
+            " GROUP BY subject_id, sender_id"
+        ),
+        {"ids": list(subject_ids), "but": list(but), "since": since},
+    )
+    return Counter({(row.subject_id, row.sender_id): row.had for row in rows})
 
 
 # --- the projections -----------------------------------------------------------------------------------------------
@@ -319,10 +354,11 @@ async def mark_unreadable(tx: AsyncConnection, subject_id: str) -> None:
 async def put_sender(tx: AsyncConnection, event: SenderChanged) -> None:
     await tx.execute(
         text(
-            "INSERT INTO sender (sender_id, version, oadc, stop_code, purposes)"
-            " VALUES (:id, :version, :oadc, :stop_code, CAST(:purposes AS text[]))"
+            "INSERT INTO sender (sender_id, version, oadc, stop_code, purposes, countries)"
+            " VALUES (:id, :version, :oadc, :stop_code, CAST(:purposes AS text[]), CAST(:countries AS text[]))"
             " ON CONFLICT (sender_id) DO UPDATE SET version = excluded.version, oadc = excluded.oadc,"
-            " stop_code = excluded.stop_code, purposes = excluded.purposes WHERE sender.version < excluded.version"
+            " stop_code = excluded.stop_code, purposes = excluded.purposes, countries = excluded.countries"
+            " WHERE sender.version < excluded.version"
         ),
         {
             "id": event.sender_id,
@@ -330,6 +366,7 @@ async def put_sender(tx: AsyncConnection, event: SenderChanged) -> None:
             "oadc": event.oadc,
             "stop_code": event.stop_code,
             "purposes": [p.id for p in event.purposes],
+            "countries": [event.country, *event.abroad],
         },
     )
 
@@ -374,8 +411,20 @@ INSERTED = {
     "as_of": "timestamptz",
     "decided_at": "timestamptz",
     "gateway": "text",
+    "region": "text",
+    "facts": "text",
 }
-DECIDED = ("status", "reasons", "due_at", "policy_version", "consent_version", "as_of", "decided_at", "gateway")
+DECIDED = (
+    "status",
+    "reasons",
+    "due_at",
+    "policy_version",
+    "consent_version",
+    "as_of",
+    "decided_at",
+    "gateway",
+    "facts",
+)
 _AS_ARRAY = "string_to_array({}, ',')"  # unnest flattens text[][]: reasons travel as "one,other"
 
 
@@ -674,6 +723,31 @@ async def open_enforcements_of(tx: AsyncConnection, applied_before: datetime) ->
         {"before": applied_before},
     )
     return {row.partition: row.subject_ids for row in rows}
+
+
+# --- replay --------------------------------------------------------------------------------------------------------
+
+_OF_A_DECISION = (
+    "message_id, campaign_id, sender_id, purpose, category, requested_at, send_before, decided_at, as_of,"
+    " policy_version, facts"
+)
+
+
+async def decided(
+    tx: AsyncConnection, message_ids: Sequence[UUID], campaign_id: str | None, sample: int | None
+) -> AsyncIterator[Row[Any]]:
+    """Decisions with their records: of these messages, of a campaign, or so many at random. A campaign and a sample
+    read the whole ledger."""
+    wanted = "message_id = ANY(CAST(:ids AS uuid[]))"
+    if campaign_id is not None:
+        wanted = "campaign_id = :campaign_id"
+    elif sample is not None:
+        wanted = "decided_at IS NOT NULL ORDER BY random() LIMIT :sample"
+    given: dict[str, Any] = {"ids": list(message_ids), "campaign_id": campaign_id, "sample": sample}
+    statement = text(f"SELECT {_OF_A_DECISION} FROM message WHERE {wanted}")
+    rows = await tx.stream(statement, {name: given[name] for name in statement.compile().params})
+    async for row in rows:
+        yield row
 
 
 # --- copies --------------------------------------------------------------------------------------------------------

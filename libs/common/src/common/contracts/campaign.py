@@ -39,6 +39,7 @@ class MessageRequested(Event, frozen=True, kw_only=True):
     text: str  # sealed, context "text:<message_id>"
     requested_at: Instant
     send_before: Instant
+    region: str | None = None  # of the person's address, where its hours may differ from the number's: common.law
 
     @property
     def key(self) -> str:

@@ -47,6 +47,7 @@ class SenderChanged(Event, frozen=True, kw_only=True):
     controller: str | None = None  # the legal entity's id, several senders may share it; None: the sender alone
     stop_scope: StopScope = "controller"  # what a STOP to this sender shuts: all of its controller, or this sender
     replies: Replies = Replies()
+    abroad: tuple[str, ...] = ()  # other countries that it may send marketing to, ISO 3166-1 alpha-2
 
     @property
     def key(self) -> str:

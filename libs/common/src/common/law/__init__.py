@@ -197,6 +197,7 @@ def zones(territory: str, policy: Policy) -> tuple[ZoneInfo, ...]:
     return place.zones if place else (ZoneInfo("UTC"),)
 
 
+@lru_cache(maxsize=65536)
 def region_of(postcode: str, country: str, policy: Policy) -> str | None:
     """The place that a postcode of `country` names, where one has rules of its own; None for any other."""
     digits = postcode.strip()
@@ -215,8 +216,10 @@ def begins_with(at: datetime, territory: str, policy: Policy) -> tuple[str, ...]
     place = None if policy.always_open else policy.places.get(territory)
     if place is None:
         return ()
+    if not (rules := _of_the_text(place)):
+        return ()
     day = _utc(at).astimezone(place.zones[0]).date()
-    return tuple(rule.begins_with for rule in place.rules if rule.begins_with and rule.holds_on(day))
+    return tuple(rule.begins_with for rule in rules if rule.begins_with and rule.holds_on(day))
 
 
 def at_hand_off(policy: Policy) -> Policy:
@@ -357,6 +360,11 @@ def _against_day(rule: Rule, place: Place, day: date) -> Iterator[Aspect]:
         yield Aspect.WEEKDAY
     if rule.no_holidays and day in _holidays(place, day.year):
         yield Aspect.HOLIDAY
+
+
+@lru_cache(maxsize=4096)
+def _of_the_text(place: Place) -> tuple[Rule, ...]:
+    return tuple(rule for rule in place.rules if rule.begins_with)
 
 
 @lru_cache(maxsize=4096)

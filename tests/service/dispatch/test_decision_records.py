@@ -1,0 +1,174 @@
+"""What a decision stood on is kept in its row, and `replay` decides it again: real Postgres, the real door to the gate,
+no service around."""
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from common.database import Database
+from common.kafka import partition_of
+from common.law import at_hand_off, load, rules_of
+from dispatch import store
+from dispatch.clearance import Clearance, Decision, requested
+from dispatch.gate import Limits
+from dispatch.gateways import Capabilities, Result, SendError, Submit
+from dispatch.replay import Replay, lines
+from dispatch.traffic import Traffic
+from tests import builders
+from tests.builders import field_keys, now, number, opted_in, opted_out, sender_changed, subject, subject_keys
+from tests.infrastructure import Postgres
+
+PARTITIONS = 3
+
+
+@pytest.fixture
+async def database(postgres: Postgres, unique: str) -> AsyncIterator[Database]:
+    database = Database(await postgres.clone("dispatch", f"dispatch_{unique}"))
+    async with database.begin() as tx:
+        await store.put_sender(tx, sender_changed(abroad=("DE",)))
+        await store.put_control(tx, builders.controlled("running"))
+        await store.put_subjects(tx, [opted_in(1), opted_in(2), opted_out(3, version=4)])
+        await tx.execute(
+            text(
+                "INSERT INTO consumer_offset (consumer_group, topic, partition, next_offset, as_of)"
+                " SELECT 'dispatch.consents', 'consent.states.v1', p, 0, now() + interval '50 ms'"
+                " FROM generate_series(0, 2) AS p"
+            )
+        )
+    yield database
+    await database.close()
+
+
+class Unasked:
+    """An operator whom nobody asks: what is decided here is not handed off."""
+
+    name = "simulator"
+    capabilities = Capabilities()
+    batch = 100
+
+    async def submit(self, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
+        raise AssertionError(f"{len(messages)} messages left")
+
+    async def close(self) -> None: ...
+
+
+@pytest.fixture
+def clearance() -> Clearance:
+    return Clearance(
+        subject_keys=subject_keys,
+        field_keys=field_keys,
+        traffic=Traffic([Unasked()], partitions=PARTITIONS),
+        policy=at_hand_off(load("demonstration")),
+        limits=Limits(max_staleness=timedelta(minutes=5)),
+        permit_ttl_s=1.0,
+    )
+
+
+async def decided(database: Database, clearance: Clearance, *people: int, **more: Any) -> list[Decision]:
+    """Messages to these people, each decided and stored; those of a partition in one batch."""
+    wanted: dict[int, list[Any]] = {}
+    for n in people:
+        event = builders.requested(n, **more)
+        partition = partition_of(event.subject_id, PARTITIONS)
+        wanted.setdefault(partition, []).append(requested(event, partition))
+    found = []
+    for partition, candidates in wanted.items():
+        async with database.begin() as tx:
+            await store.lock_partition(tx, partition)
+            found += (decisions := await clearance.decide(tx, partition, candidates))
+            await store.insert_messages(tx, [d.row for d in decisions])
+    return found
+
+
+async def replayed(database: Database, replay: Replay, decisions: list[Decision]) -> list[str]:
+    return [line async for line in lines(database, replay, [d.candidate.message_id for d in decisions])]
+
+
+async def test_a_decision_keeps_what_it_stood_on_and_is_made_again(database: Database, clearance: Clearance) -> None:
+    decisions = await decided(database, clearance, 1, 2, 3, 4, requested_at=now() - timedelta(minutes=1))
+    by_person = {d.candidate.subject_id: d.row for d in decisions}
+    assert [by_person[subject(n)]["status"] for n in (1, 2, 3, 4)] == ["sending", "sending", "denied", "denied"]
+    kept = by_person[subject(1)]["facts"]
+    assert json.loads(kept)["person"]["consent"]["state"] == "opted_in"
+    assert json.loads(kept)["countries"] == ["DE", "FR"]
+    for row in by_person.values():
+        assert len(row["facts"]) < 400
+        assert number(1)[-9:] not in row["facts"]
+        assert "samedi" not in row["facts"]
+    replay = Replay()
+    assert await replayed(database, replay, decisions) == []
+    assert replay.summary() == ["4 decisions, 0 are not what their record gives"]
+    everything = Replay()
+    assert [line async for line in lines(database, everything, sample=10)] == []
+    assert [line async for line in lines(database, everything, campaign_id="c1")] == []
+    assert everything.looked_at == 8
+
+
+async def test_a_record_that_was_tampered_with_or_names_rules_we_have_not_is_told(
+    database: Database, clearance: Clearance
+) -> None:
+    decisions = await decided(database, clearance, 1, 2, 3, requested_at=now() - timedelta(minutes=1))
+    one, two, three = (next(d for d in decisions if d.candidate.subject_id == subject(n)) for n in (1, 2, 3))
+    async with database.begin() as tx:
+        for decision, change in (
+            (one, "facts = replace(facts, 'opted_in', 'opted_out')"),
+            (two, "policy_version = 'france-0'"),
+            (three, "facts = '{}'"),
+        ):
+            await tx.execute(
+                text(f"UPDATE message SET {change} WHERE message_id = :id"), {"id": decision.candidate.message_id}
+            )
+    replay = Replay()
+    found = await replayed(database, replay, decisions)
+    assert sorted(line.partition(": ")[2].split(" -> ")[-1][:25] for line in found) == [
+        "deny opted_out",
+        "france-0 is not to be had",
+        "its record cannot be read"[:25],
+    ]
+    assert replay.differing == 3
+
+
+async def test_other_rules_are_tried_on_what_was_decided(database: Database, clearance: Clearance) -> None:
+    decisions = await decided(database, clearance, 1, 3, requested_at=now() - timedelta(minutes=1))
+    async with database.begin() as tx:  # on a Sunday morning in France
+        await tx.execute(
+            text("UPDATE message SET decided_at = :at, as_of = :at, requested_at = :at, send_before = :ends"),
+            {"at": datetime(2026, 11, 29, 10, 0, tzinfo=UTC), "ends": datetime(2026, 12, 2, tzinfo=UTC)},
+        )
+    assert await replayed(database, Replay(), decisions) == []
+    replay = Replay(other=at_hand_off(rules_of(date(2026, 11, 25), load("france"))))
+    [line] = await replayed(database, replay, decisions)
+    assert line.endswith(": allow -> defer closed_weekday until 2026-11-30T07:00:00+00:00")
+    assert replay.summary() == ["2 decisions, 1 would be otherwise", "  allow -> defer closed_weekday: 1"]
+
+
+async def test_a_cap_counts_what_is_on_its_way_in_the_same_batch_and_what_went_before(
+    database: Database, clearance: Clearance
+) -> None:
+    capped = replace(clearance, limits=replace(clearance.limits, cap=2))
+    asked = {"requested_at": now() - timedelta(minutes=1)}
+    assert [d.row["status"] for d in await decided(database, capped, 1, **asked)] == ["sending"]
+    two = await decided(database, capped, 1, 1, 2, **asked)
+    mine = [d.row for d in two if d.candidate.subject_id == subject(1)]
+    assert [(row["status"], row["reasons"]) for row in mine] == [("sending", "[]"), ("denied", '["frequency_cap"]')]
+    assert [d.row["status"] for d in two if d.candidate.subject_id == subject(2)] == ["sending"]
+    assert await replayed(database, Replay(), two) == []
+    async with database.begin() as tx:
+        await tx.execute(text("UPDATE message SET decided_at = decided_at - interval '8 days'"))
+    assert [d.row["status"] for d in await decided(database, capped, 1, **asked)] == ["sending"], "it is of a week"
+
+
+async def test_deciding_again_what_is_being_sent_does_not_count_itself(
+    database: Database, clearance: Clearance
+) -> None:
+    capped = replace(clearance, limits=replace(clearance.limits, cap=2))
+    first = await decided(database, capped, 1, 1, requested_at=now() - timedelta(minutes=1))
+    partition = first[0].candidate.partition
+    async with database.begin() as tx:
+        again = await capped.decide(tx, partition, [d.candidate for d in first])
+    assert [d.row["status"] for d in again] == ["sending", "sending"]
