@@ -77,7 +77,8 @@ class Ground:
 
     def _told(self, service: str, dsn: str) -> dict[str, str]:
         told = self.environment.of_service(service, dsn, self.bootstrap)
-        return told | {"PLACET_KAFKA_IDEMPOTENCE": str(self.idempotent).lower()}
+        as_kafka = str(self.idempotent).lower()
+        return told | {"PLACET_KAFKA_IDEMPOTENCE": as_kafka, "PLACET_KAFKA_GROUPS": as_kafka}
 
 
 @asynccontextmanager

@@ -64,6 +64,7 @@ class Surroundings:
             "database_url": await self.database(service),
             "kafka_bootstrap": self.broker.bootstrap,
             "kafka_idempotence": self.broker.idempotent,
+            "kafka_groups": self.broker.groups,
             "kafka_replication": 1,
             "topic_prefix": f"{self.unique}.",
             "partitions": 3,
@@ -94,7 +95,7 @@ def environment(settings: Mapping[str, Any]) -> dict[str, str]:
     return {**os.environ, **{f"PLACET_{name.upper()}": value for name, value in told.items()}}
 
 
-CALLED = "api,relay"  # roles of a service that is only called: no consumer, whose group takes seconds to join
+CALLED = "api,relay"  # roles of a service that is only called: no consumers, no timers
 
 
 @asynccontextmanager

@@ -1,7 +1,8 @@
 """What each process of one local stack is told: ports, databases, keys, tokens. All made afresh, none worth keeping.
 
-Fictional numbers (06 39 98 xx xx) count as mobiles here, the broker has no idempotent producers and one replica: three
-settings that a production environment must not copy.
+Fictional numbers (06 39 98 xx xx) count as mobiles here, the broker has no idempotent producers and one replica, and
+each service is the only process of its kind and joins no group: four settings that a production environment must not
+copy.
 """
 
 import base64
@@ -68,6 +69,7 @@ class Environment:
             "PLACET_DATABASE_URL": database_url,
             "PLACET_KAFKA_BOOTSTRAP": bootstrap,
             "PLACET_KAFKA_IDEMPOTENCE": "false",
+            "PLACET_KAFKA_GROUPS": "false",
             "PLACET_KAFKA_REPLICATION": "1",
             "PLACET_PARTITIONS": str(PARTITIONS),
             "PLACET_PORT": self.urls[name].rpartition(":")[2],

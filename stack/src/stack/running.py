@@ -20,7 +20,7 @@ from stack.environment import SERVICES, Environment, Hours
 from stack.postgres import Postgres
 from stack.processes import Supervisor
 
-READY_WITHIN_S = 60.0  # consumer groups take some 5 s to form on Tansu; four Pythons share the cores
+READY_WITHIN_S = 60.0  # four Pythons share the cores, maybe with much else
 
 LOGS, SIMULATOR_LOG, STACK_ENV, DATABASE = "logs", "simulator.jsonl", "stack.env", "postgres"
 

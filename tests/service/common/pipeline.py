@@ -166,8 +166,7 @@ class Pipeline:
         return Consumer(Subscription(GROUP, STATES, handle or project, on_poison), self.database, self.settings)
 
     async def hand(self, consumer: Consumer) -> None:
-        """All of the topic from the stored offsets on, batch by batch as its loop would, without joining a group: that
-        takes seconds."""
+        """All of the topic from the stored offsets on, batch by batch as its loop would, and then no more."""
         for tp, records in (await self.raw_records()).items():
             stored = await consumer.start_of(tp.partition)
             memory = consumer._partitions.setdefault(tp, _Partition())

@@ -4,6 +4,7 @@ that was not handled or put aside."""
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -114,9 +115,10 @@ async def test_a_database_restored_from_its_backup_gets_again_what_it_lost(
     surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Kafka's own commits are ahead then, and the client begins to fetch there while Postgres is still being asked."""
-    async with pipeline(surroundings, partitions=1) as pipe:
+    async with pipeline(surroundings, partitions=1, kafka_groups=True) as pipe:
         await pipe.publish(*states_of(SUBJECT, 1, 2, 3))
-        async with going(pipe.consumer().run):
+        before = replace(pipe, settings=pipe.with_settings(kafka_groups=False))
+        async with going(before.consumer().run):
             await eventually(_until_offset(pipe, 3), within_s=20)
         await pipe.scalar("DELETE FROM applied RETURNING 1")
         await pipe.scalar("UPDATE consumer_offset SET next_offset = 0 RETURNING 1")
@@ -494,7 +496,7 @@ async def test_a_watermark_counts_only_with_what_precedes_it(surroundings: Surro
 
 @pytest.mark.timeout(300)  # a group takes up to 20 s to form again after each change
 async def test_consumers_that_come_and_go_apply_everything_once_and_in_order(surroundings: Surroundings) -> None:
-    async with pipeline(surroundings, partitions=3) as pipe:
+    async with pipeline(surroundings, partitions=3, kafka_groups=True) as pipe:
         subjects = [f"s1-{n:032x}" for n in range(12)]
         published = 0
         written = asyncio.Event()
@@ -525,6 +527,23 @@ async def test_consumers_that_come_and_go_apply_everything_once_and_in_order(sur
         for subject, version in await pipe.applied():
             by_subject.setdefault(subject, []).append(version)
         assert by_subject == {s: list(range(1, published + 1)) for s in subjects}
+
+
+async def test_two_that_take_every_partition_apply_everything_once_and_in_order(surroundings: Surroundings) -> None:
+    """Without groups nothing but the offset's row keeps them apart."""
+    async with pipeline(surroundings, partitions=2, kafka_groups=False) as pipe:
+        subjects = [f"s1-{n:032x}" for n in range(8)]
+        first, second = pipe.consumer(), pipe.consumer()
+        async with going(first.run, second.run):
+            await asyncio.gather(first.assigned.wait(), second.assigned.wait())
+            for version in range(1, 11):
+                await pipe.publish(*(state for s in subjects for state in states_of(s, version)))
+            await eventually(lambda: _count(pipe.applied(), 80))
+            await eventually(lambda: _is(all(len(c._reached) == 2 for c in (first, second))))
+        by_subject: dict[str, list[int]] = {}
+        for subject, version in await pipe.applied():
+            by_subject.setdefault(subject, []).append(version)
+        assert by_subject == {s: list(range(1, 11)) for s in subjects}
 
 
 async def test_topics_are_made_once_all_with_one_partition_count(surroundings: Surroundings) -> None:

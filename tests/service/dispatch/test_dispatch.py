@@ -109,6 +109,11 @@ async def _knows_the_sender(surroundings: Surroundings) -> bool:
         return bool(await sql.fetchval("SELECT count(*) FROM sender"))
 
 
+async def _known(surroundings: Surroundings, subjects: int) -> bool:
+    async with surroundings.sql("dispatch") as sql:
+        return bool(await sql.fetchval("SELECT count(*) FROM subject") == subjects)
+
+
 async def _ready(client: httpx.AsyncClient) -> bool:
     response = await client.get("/readyz")
     assert response.status_code == 200, response.text
@@ -301,6 +306,9 @@ async def test_a_lapsed_permit_is_decided_again_before_the_submit(surroundings: 
     more: dict[str, Any] = {"permit_ttl_s": 2.0, "submit_timeout_s": PATIENT_S, "drain_s": PATIENT_S + 1}
     async with operator() as op, dispatch(surroundings, op, gateway_submits=1, **more) as d:
         await d.publish_states(opted_in(1), opted_in(2))
+        await eventually(
+            lambda: _known(surroundings, 2)
+        )  # else the first is deferred, and woken by who wakes the second
         op.open.clear()
         await d.request(first := requested(1))
         await eventually(lambda: _holds(bool(op.messages)))

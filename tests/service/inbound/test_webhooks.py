@@ -407,7 +407,7 @@ def late_broker(tmp_path: Path) -> Iterator[LocalBroker]:
 @asynccontextmanager
 async def without_a_broker(surroundings: Surroundings, late_broker: LocalBroker, **more: Any) -> AsyncIterator[Inbound]:
     elsewhere = Surroundings(
-        surroundings.postgres, Broker(late_broker.bootstrap, idempotent=False), surroundings.unique
+        surroundings.postgres, Broker(late_broker.bootstrap, idempotent=False, groups=False), surroundings.unique
     )
     async with inbound(elsewhere, **more) as service:
         yield service

@@ -36,6 +36,7 @@ def test_every_service_reads_its_settings_from_it(service: str, monkeypatch: pyt
     assert environment.urls[service] == f"http://127.0.0.1:{settings.port}"
     assert settings.fictional_numbers
     assert not settings.kafka_idempotence
+    assert not settings.kafka_groups
 
 
 def test_dispatch_calls_the_simulator_in_the_hours_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

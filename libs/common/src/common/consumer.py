@@ -2,8 +2,9 @@
 a time, in order; of several partitions some `at_once`: none waits for another.
 
 Per batch: lock the stored offset, skip what is below it, decode, handle, store the next offset (and the watermark
-seen), commit. Then Kafka's own commit, best effort, for lag dashboards only. On assignment: seek to the stored offset,
-and look at nothing that was read before: Kafka's commit may be ahead of a database restored from its backup.
+seen), commit. Then Kafka's own commit, best effort, for lag dashboards only. On assignment (by the group, or of every
+partition where `kafka_groups` is off): seek to the stored offset, and look at nothing that was read before: Kafka's
+commit may be ahead of a database restored from its backup.
 A second owner of a partition waits on the row lock, then sees it is behind and skips: zombies are fenced by the row.
 A stored offset that went back is a database that lost commits (a failover to a replica that was behind): what it lost
 is read again.
@@ -221,7 +222,11 @@ class Consumer:
             fetch_max_wait_ms=POLL_MS,
             max_partition_fetch_bytes=4 * 1024 * 1024,
         )
-        kafka_consumer.subscribe([topic], listener=_Assignment(self))
+        if self.settings.kafka_groups:
+            kafka_consumer.subscribe([topic], listener=_Assignment(self))
+        else:
+            kafka_consumer.assign([TopicPartition(topic, number) for number in range(self.settings.partitions)])
+            self._joined = True
         await _until_started(kafka_consumer, stop)
         try:
             while not stop.is_set():

@@ -41,6 +41,9 @@ class ServiceSettings(BaseSettings):
 
     kafka_bootstrap: str
     kafka_idempotence: bool = True  # off for a broker without InitProducerId (the local stack's)
+    # Off, a consumer takes every partition and asks no group: for a service that is one process (the local stack's), on
+    # a broker whose groups take seconds to form. Two such processes do all the work twice, and step over nothing twice.
+    kafka_groups: bool = True
     kafka_replication: int = Field(3, ge=1)  # of topics we create; 1 where there is one broker
     kafka_tls: bool = False  # with the machine's own authorities, or
     kafka_ca_file: FilePath | None = None  # PEM: who may have signed the brokers' certificates
