@@ -4,6 +4,8 @@ SHELL := bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Two share the work, each with a Postgres and a broker of its own; what belongs together stays together (tests/conftest.py)
+PYTEST := $(BIN)/pytest --numprocesses=2 --dist=loadgroup --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PACKAGES := libs/common services/consent-svc services/campaign-svc services/dispatch-svc services/inbound-svc stack
 SOURCES := libs services stack tests examples bench
@@ -46,10 +48,10 @@ clean: ## Remove what was built or run here
 
 ##@ Tests
 test: install ## Every test: unit, property, contract, service, end to end (T=path narrows)
-	$(BIN)/pytest $(T)
+	$(PYTEST) $(T)
 
 unit property contract service e2e: install ## One suite
-	$(BIN)/pytest tests/$@
+	$(PYTEST) tests/$@
 
 fuzz: install ## Requests nobody would send to inbound-svc, for 10 minutes (FUZZ_SECONDS=n; T=tests/service/common/test_fuzz.py: to the others)
 	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) $(BIN)/pytest -q -s $(or $(T),tests/service/inbound/test_inbound_fuzz.py)
@@ -67,7 +69,7 @@ check: install ## Formatting, lint, types, import rules, and the tests that need
 	$(BIN)/mypy
 	$(BIN)/mypy tests bench
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q tests/unit tests/contract
+	$(PYTEST) -q tests/unit tests/contract
 
 fmt: install ## Format, and mend what can be mended
 	$(BIN)/ruff format $(SOURCES)

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from uuid import uuid4
 
+import hypothesis
 import pytest
 from playwright.async_api import Browser
 
@@ -13,13 +14,20 @@ from tests.running import Surroundings
 
 SUITES = ("service", "e2e")
 
+as_it_was = hypothesis.settings.get_profile(hypothesis.settings.get_current_profile_name())
+hypothesis.settings.register_profile("untimed", as_it_was, deadline=None)  # a busy machine is no counterexample
+hypothesis.settings.load_profile("untimed")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The folder decides the marker."""
+    """The folder decides the marker, and what stays together when two share the work (`make test`): a file, whose tests
+    may share what they start, and all that runs a whole stack, of which two at once would be too many."""
     for item in items:
         for suite in SUITES:
             if f"/tests/{suite}/" in str(item.path):
                 item.add_marker(suite)
+        alone = item.get_closest_marker("e2e") is not None
+        item.add_marker(pytest.mark.xdist_group("e2e" if alone else str(item.path)))
 
 
 @pytest.fixture(scope="session")
