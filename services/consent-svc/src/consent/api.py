@@ -240,7 +240,7 @@ async def _record_together(
     results: dict[int, Recorded | Problem] = {}
     statements: dict[int, Statement] = {}
     for place, one in enumerate(asked):
-        call = _Call(one.caller, held, one.key, one.fingerprint, one.now, known)
+        call = Call(one.caller, held, one.key, one.fingerprint, one.now, known)
         try:
             told = statement_of(call, one.body) if isinstance(one.body, ConsentBody) else _opt_out(call, one.body)
         except Problem as problem:
@@ -259,7 +259,7 @@ async def _record_together(
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
+class Call:
     """One request while its bodies become statements. `fingerprint`: as of `_Asked`; `known`: of the senders it names,
     those that exist."""
 
@@ -278,13 +278,13 @@ async def opened(
     held: Resources[ServiceSettings],
     key: str | None,
     sender_ids: Collection[str],
-) -> _Call:
+) -> Call:
     """Raises KeyReused."""
     now = datetime.now(UTC)
     fingerprint = "" if key is None else await _fingerprint(request, held)
     if key is not None and not await store.claim_key(tx, caller.subject, key, fingerprint):
         raise _key_reused()
-    return _Call(caller, held, key, fingerprint, now, await store.purposes_of(tx, sender_ids))
+    return Call(caller, held, key, fingerprint, now, await store.purposes_of(tx, sender_ids))
 
 
 async def _fingerprint(request: Request, held: Resources[ServiceSettings]) -> str:
@@ -297,9 +297,9 @@ def _key_reused() -> KeyReused:
     return KeyReused("the key belongs to another request", reasons=[Reason("Idempotency-Key", "reused")])
 
 
-def statement_of(call: _Call, body: ConsentBody, index: int | None = None) -> Statement:
+def statement_of(call: Call, body: ConsentBody, index: int | None = None) -> Statement:
     """Raises Forbidden, NotFound, or Invalid with all its reasons. `index`: its place in a batch."""
-    purposes = _purposes(call, body.sender_id)
+    purposes = purposes_of(call, body.sender_id)
     reasons: list[Reason] = []
     number = ""
     try:
@@ -312,11 +312,11 @@ def statement_of(call: _Call, body: ConsentBody, index: int | None = None) -> St
     return _statement(call, number, evidence, reasons)
 
 
-def _opt_out(call: _Call, body: OptOutBody) -> Statement:
+def _opt_out(call: Call, body: OptOutBody) -> Statement:
     """Raises Forbidden, NotFound, or Invalid with all its reasons. A purpose no longer offered can still be left."""
     reasons: list[Reason] = []
     if body.sender_id is not None:
-        purposes = _purposes(call, body.sender_id)
+        purposes = purposes_of(call, body.sender_id)
         if body.purpose is not None and body.purpose not in purposes.ever:
             reasons.append(Reason("purpose", "unknown_purpose", "the sender never asked consent for it"))
     elif call.caller.senders is not None:
@@ -326,7 +326,7 @@ def _opt_out(call: _Call, body: OptOutBody) -> Statement:
 
 
 def _evidence(
-    call: _Call,
+    call: Call,
     kind: Kind,
     body: _Body,
     number: str,
@@ -356,7 +356,7 @@ def _evidence(
     )
 
 
-def _statement(call: _Call, number: str, evidence: Evidence, reasons: Sequence[Reason]) -> Statement:
+def _statement(call: Call, number: str, evidence: Evidence, reasons: Sequence[Reason]) -> Statement:
     """`reasons`: what is wrong so far. Raises Invalid with them and the ledger's own."""
     refused = [*reasons, *(Reason(FIELDS[r], r, MEANING[r]) for r in ledger.refusals(evidence, call.now))]
     if refused:
@@ -376,7 +376,7 @@ def any_number(raw: str, held: Resources[ServiceSettings]) -> str:
         return number
 
 
-def _purposes(call: _Call, sender_id: str) -> Purposes:
+def purposes_of(call: Call, sender_id: str) -> Purposes:
     """Raises Forbidden or NotFound."""
     call.caller.may_use(sender_id)
     if (purposes := call.known.get(sender_id)) is None:

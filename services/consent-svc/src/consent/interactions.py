@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.problems import Invalid, Problem, Reason
 from consent import recorder, retention, store
-from consent.api import Held, Key, WritesConsent, _Call, _purposes, any_number, opened
+from consent.api import Call, Held, Key, WritesConsent, any_number, opened, purposes_of
 from consent.bodies import InteractionBody, InteractionResult, InteractionsAnswer, InteractionsBody, Unfit, bodies
 from consent.chain import evidence_id
 from consent.ledger import CLOCK_SKEW, Evidence, Verdict
@@ -65,9 +65,9 @@ async def _worth_keeping(tx: AsyncConnection, statements: Mapping[int, Statement
     return worth
 
 
-def _statement(call: _Call, body: InteractionBody) -> Statement:
+def _statement(call: Call, body: InteractionBody) -> Statement:
     """Raises Forbidden, NotFound, or Invalid with all its reasons."""
-    _purposes(call, body.sender_id)
+    purposes_of(call, body.sender_id)
     reasons = list[Reason]()
     if not body.evidence.source.strip():
         reasons.append(Reason("evidence.source", "source_missing", "where it was"))
