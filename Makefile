@@ -4,8 +4,8 @@ SHELL := bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Two share the work, each with a Postgres and a broker of its own; what belongs together stays together (tests/conftest.py)
-PYTEST := $(BIN)/pytest --numprocesses=2 --dist=loadgroup --no-loadscope-reorder
+# Two share the work, file by file, each with a Postgres and a broker of its own. Not end to end: a stack fills a machine
+PYTEST := $(BIN)/pytest --numprocesses=2 --dist=loadfile
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PACKAGES := libs/common services/consent-svc services/campaign-svc services/dispatch-svc services/inbound-svc stack
 SOURCES := libs services stack tests examples bench
@@ -48,10 +48,15 @@ clean: ## Remove what was built or run here
 
 ##@ Tests
 test: install ## Every test: unit, property, contract, service, end to end (T=path narrows)
-	$(PYTEST) $(T)
+ifdef T
+	$(BIN)/pytest $(T)
+else
+	$(PYTEST) --ignore=tests/e2e
+	$(BIN)/pytest tests/e2e
+endif
 
 unit property contract service e2e: install ## One suite
-	$(PYTEST) tests/$@
+	$(if $(filter e2e,$@),$(BIN)/pytest,$(PYTEST)) tests/$@
 
 fuzz: install ## Requests nobody would send to inbound-svc, for 10 minutes (FUZZ_SECONDS=n; T=tests/service/common/test_fuzz.py: to the others)
 	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) $(BIN)/pytest -q -s $(or $(T),tests/service/inbound/test_inbound_fuzz.py)

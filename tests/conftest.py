@@ -20,14 +20,11 @@ hypothesis.settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The folder decides the marker, and what stays together when two share the work (`make test`): a file, whose tests
-    may share what they start, and all that runs a whole stack, of which two at once would be too many."""
+    """The folder decides the marker."""
     for item in items:
         for suite in SUITES:
             if f"/tests/{suite}/" in str(item.path):
                 item.add_marker(suite)
-        alone = item.get_closest_marker("e2e") is not None
-        item.add_marker(pytest.mark.xdist_group("e2e" if alone else str(item.path)))
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import hmac
 import json
+import re
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,6 +23,11 @@ from tests.eventually import eventually
 
 TEXT = "Maison Lune : {first_name|bonjour}, -20 % ce samedi. {stop}"
 FORM = {"source": "form", "form_id": "checkout", "form_version": "3", "text_shown": "Oui, je veux les offres par SMS"}
+
+
+NUMBER = re.compile(
+    r"(?<![0-9a-f])(?:\+?33|0033|0)?63998[0-9]{4}(?![0-9a-f])"
+)  # one of ours, not within a hash or a float
 
 
 def number(n: int) -> str:
@@ -479,10 +485,10 @@ async def test_9_no_number_is_in_any_log_or_metric(placet: Placet) -> None:
         if log.name in ("simulator.log", "broker.log"):
             continue
         content = log.read_text(encoding="utf-8", errors="replace")
-        assert "63998" not in content.replace(" ", ""), log.name
+        assert not NUMBER.search(content.replace(" ", "")), log.name
     for service in ("consent", "campaign", "dispatch", "inbound"):
         metrics = (await placet.http.get(placet.stack.urls[service] + "/metrics")).text
-        assert "63998" not in metrics
+        assert not NUMBER.search(metrics)
         assert "sms_" in metrics
 
 
