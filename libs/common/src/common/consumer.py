@@ -227,6 +227,8 @@ class Consumer:
         else:
             kafka_consumer.assign([TopicPartition(topic, number) for number in range(self.settings.partitions)])
             self._joined = True
+            if self.subscription.on_assigned is not None:
+                self.subscription.on_assigned(self.settings.partitions)
         await _until_started(kafka_consumer, stop)
         try:
             while not stop.is_set():

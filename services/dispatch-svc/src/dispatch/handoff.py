@@ -119,10 +119,11 @@ class Handoff:
 
     async def _slot(self, slots: asyncio.Semaphore, until: float) -> bool:
         """A free slot before `until` (monotonic); False at that moment, or when the service stops."""
-        if self._stopping.is_set():
+        if self._stopping.is_set() or time.monotonic() >= until:
+            # to take a free one is no turn of the loop: whoever then found that its permit has lapsed would spin
             return False
         try:
-            async with asyncio.timeout(max(0.0, until - time.monotonic())) as waiting:
+            async with asyncio.timeout(until - time.monotonic()) as waiting:
                 self._waits.add(waiting)
                 await slots.acquire()
                 return True
