@@ -155,9 +155,10 @@ def stops_not_enforced(
 
 
 def confirmed_twice(taken: Iterable[Mapping[str, Any]]) -> Check:
-    """Who stops is told so once, however often they say it; nobody here asks anything else."""
-    told = Counter(s["to"] for s in taken if s["category"] == SERVICE)
-    return Check("STOPs confirmed twice", sum(n - 1 for n in told.values()), f"{len(told)} confirmed")
+    """Who stops is told so once, however often they say it; nobody here asks anything else. A STOP TOUT after a STOP
+    stops more, and is told in words of its own."""
+    told = Counter((s["to"], s["text"]) for s in taken if s["category"] == SERVICE)
+    return Check("STOPs confirmed twice", sum(n - 1 for n in told.values()), f"{len({to for to, _ in told})} confirmed")
 
 
 def adds_up(campaign: Campaign) -> Check:
