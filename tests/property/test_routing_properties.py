@@ -6,8 +6,10 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.contracts.inbound import ReceiptState
 from dispatch.gateways import health, rates
 from dispatch.gateways.health import Health
+from dispatch.receipts import RANK, advances
 from dispatch.routing import Route, choose, ways
 
 NAMES = ("cheap", "dear", "island", "codes")
@@ -143,3 +145,18 @@ def test_who_has_to_wait_comes_back_one_after_the_other(per_s: float, waiting: i
         places.append(at)
     gaps = [b - a for a, b in zip([100.0, *places], places, strict=False)]
     assert all(abs(gap - 1 / per_s) < 1e-6 for gap in gaps)
+
+
+states = st.sampled_from(("queued", "sent", "delivered", "failed", "expired", "opted_out", "unknown"))
+
+
+@given(st.lists(states, min_size=1, max_size=8))
+def test_whoever_says_opted_out_is_heard_and_nothing_moves_back(told: list[ReceiptState]) -> None:
+    standing: ReceiptState | None = None
+    for state in told:
+        before = standing
+        if advances(standing, state):
+            standing = state
+        assert before is None or RANK[standing] >= RANK[before]
+        assert not advances(standing, state), "a receipt that comes twice changes nothing"
+    assert ("opted_out" in told) == (standing == "opted_out")

@@ -54,6 +54,9 @@ class Unasked:
     async def submit(self, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
         raise AssertionError(f"{len(messages)} messages left")
 
+    async def look_up(self, reference: str, subject_id: str) -> Result | None:
+        raise AssertionError("nothing left, so nothing was lost")
+
     async def close(self) -> None: ...
 
 

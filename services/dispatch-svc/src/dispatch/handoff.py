@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import msgspec
+from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.dispatch import OptOutEnforced
@@ -268,6 +269,24 @@ class Handoff:
             "handed_off_at": handed_off_at,
         }
 
+    async def learn(self, row: Row[Any], result: Result) -> None:
+        """What the gateway says of a message whose answer was lost (`message_id`, `subject_id`, `partition`,
+        `gateway`)."""
+        OUTCOMES.labels(row.gateway, result.outcome).inc()
+        outcome = {
+            "message_id": row.message_id,
+            "subject_id": row.subject_id,
+            "status": result.outcome,
+            "reasons": "[]",
+            "due_at": None,
+            "gateway": row.gateway,
+            "gateway_message_id": result.gateway_message_id,
+            "code": result.code,
+            "handed_off_at": None,
+            "answer": result,
+        }
+        await self._settle(row.partition, [outcome])
+
     async def _settle(self, partition: int, outcomes: Sequence[dict[str, Any]]) -> None:
         """What was handed off must not be forgotten while this process lives. What is answered while a transaction of
         its partition commits shares the next one."""
@@ -301,12 +320,13 @@ async def _tell_what_the_provider_refuses(tx: AsyncConnection, outcomes: Sequenc
     """Somebody who opted out with the provider has opted out: the receipt that says so is evidence for consent-svc.
     Until that has come round, and where the provider does not say why, the provider is closed to the person, which
     denies marketing by any gateway (fail closed)."""
+    now = datetime.now(UTC)
     refused = [
         {
             **row,
             "receipt": "opted_out",
-            "receipt_at": row["handed_off_at"],
-            "since": row["handed_off_at"],
+            "receipt_at": row["handed_off_at"] or now,
+            "since": row["handed_off_at"] or now,
             "opted_out": row["answer"].opted_out,
         }
         for row in outcomes

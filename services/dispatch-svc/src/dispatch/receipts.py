@@ -1,8 +1,9 @@
 """What operators say afterwards: receipts out of order, twice, early, or about messages nobody knows.
 
-A terminal state never moves back. A receipt is also proof that the operator had the message: it resolves an `unknown`.
-One of a number that the provider will not deliver to, for a reason it does not tell (DOMAIN 4.3), closes that provider
-to the person until somebody opens it again; it is no opt-out.
+A terminal state never moves back; but a person who opted out has, whatever was said before, and a message of several
+parts is not delivered while one of them failed. A receipt is also proof that the operator had the message: it resolves
+an `unknown`. One of a number that the provider will not deliver to, for a reason it does not tell (DOMAIN 4.3), closes
+that provider to the person until somebody opens it again; it is no opt-out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,16 +31,17 @@ RANK: dict[ReceiptState | None, int] = {
     "delivered": 3,
     "failed": 3,
     "expired": 3,
-    "opted_out": 3,
+    "opted_out": 4,
 }
 
 
 HANDED_OFF = ("sending", "accepted", "rejected", "unknown")  # what an operator can have a receipt for
 
 
-def advances(old: ReceiptState | None, new: ReceiptState) -> bool:
-    """Does `new` tell more than `old`? Among terminal states the first one stands."""
-    return RANK[new] > RANK[old]
+def advances(old: ReceiptState | None, new: ReceiptState, *, other_part: bool = False) -> bool:
+    """Does `new` tell more than `old`? Among terminal states the first one stands, save `opted_out`. `other_part`: of
+    the same message, under another id."""
+    return RANK[new] > RANK[old] or (other_part and old == "delivered" and new in ("failed", "expired"))
 
 
 def subscriptions() -> list[Subscription]:
@@ -89,8 +91,10 @@ async def settle_receipts(tx: AsyncConnection, receipts: Sequence[Mapping[str, A
         if row.status not in HANDED_OFF or row.gateway not in (None, receipt["gateway"]):
             RECEIPTS.labels(receipt["receipt"], "foreign").inc()
             continue
-        standing = changes.get(row.message_id, {"receipt": row.receipt, "status": row.status})
-        if not advances(standing["receipt"], receipt["receipt"]):
+        standing = changes.get(row.message_id, row._mapping)
+        known_as = standing["gateway_message_id"]
+        other_part = known_as is not None and known_as != receipt["gateway_message_id"]
+        if not advances(standing["receipt"], receipt["receipt"], other_part=other_part):
             RECEIPTS.labels(receipt["receipt"], "old").inc()
             continue
         changes[row.message_id] = {
@@ -98,7 +102,7 @@ async def settle_receipts(tx: AsyncConnection, receipts: Sequence[Mapping[str, A
             "status": "accepted" if row.status == "unknown" else row.status,
             "receipt": receipt["receipt"],
             "gateway": receipt["gateway"],
-            "gateway_message_id": receipt["gateway_message_id"],
+            "gateway_message_id": known_as or receipt["gateway_message_id"],
             "code": receipt["code"],
             "receipt_at": receipt["occurred_at"],
         }

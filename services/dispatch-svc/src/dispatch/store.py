@@ -91,6 +91,7 @@ message = Table(
     Column("code", Text),
     _instant("receipt_at"),  # its time at source
     Index("message_due_ix", "partition", "due_at", postgresql_where=text("status IN ('pending', 'deferred')")),
+    Index("message_unknown_ix", "decided_at", postgresql_where=text("status = 'unknown'")),
     Index("message_subject_ix", "subject_id"),  # what is held of one person
     Index("message_sending_ix", "subject_id", postgresql_where=text("status = 'sending'")),
     Index(
@@ -596,6 +597,27 @@ async def claim_left_sending(
             " ORDER BY message_id LIMIT :limit FOR UPDATE SKIP LOCKED"
         ),
         {"before": decided_before, "partition": partition, "limit": limit},
+    )
+    return list(rows)
+
+
+async def unknown_of(
+    tx: AsyncConnection, gateways: Sequence[str], decided: Sequence[tuple[datetime, datetime]], limit: int
+) -> list[Row[Any]]:
+    """Messages of these gateways whose outcome nobody knows, decided between two of these instants."""
+    rows = await tx.execute(
+        text(
+            "SELECT message_id, subject_id, partition, gateway FROM message AS m"
+            " JOIN unnest(CAST(:since AS timestamptz[]), CAST(:before AS timestamptz[])) AS d(since, before)"
+            " ON m.decided_at >= d.since AND m.decided_at < d.before"
+            " WHERE m.status = 'unknown' AND m.gateway = ANY(CAST(:gateways AS text[])) LIMIT :limit"
+        ),
+        {
+            "gateways": list(gateways),
+            "since": [since for since, _ in decided],
+            "before": [before for _, before in decided],
+            "limit": limit,
+        },
     )
     return list(rows)
 

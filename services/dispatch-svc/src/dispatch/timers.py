@@ -15,6 +15,7 @@ from common.timer import Timer
 from dispatch import store
 from dispatch.clearance import Clearance, stored
 from dispatch.gate import is_fresh
+from dispatch.gateways import SendError
 from dispatch.handoff import Handoff
 from dispatch.receipts import settle_receipts
 
@@ -24,6 +25,8 @@ RECOVERED = counter("sms_dispatch_recovered_total", "Messages a crash left sendi
 
 LOOK_EVERY_S = 0.25
 SWEEP_EVERY_S = 1.0
+LOOK_UP_EVERY_S = 30.0
+LOOK_UP_AFTER = tuple(timedelta(minutes=minutes) for minutes in (1, 10, 60, 360))  # the first may be too soon
 
 
 class Timers:
@@ -43,6 +46,7 @@ class Timers:
             Timer("due codes", partial(self.wake_due, marketing=False), LOOK_EVERY_S, self._database, store.DUE),
             Timer("due marketing", partial(self.wake_due, marketing=True), LOOK_EVERY_S, self._database, store.DUE),
             Timer("sweep", self.sweep, SWEEP_EVERY_S, self._database),
+            Timer("look up", self.look_up, LOOK_UP_EVERY_S, self._database),
         )
         return [Worker(timer.name, timer.run) for timer in timers]
 
@@ -79,6 +83,27 @@ class Timers:
             receipts = [{**row._mapping, "reference": None} for row in matched]
             await settle_receipts(tx, receipts, keep_early=False)
         return again or bool(matched)
+
+    async def look_up(self) -> bool:
+        """Ask the gateways that can be asked what became of messages whose answer was lost, a few times. What they do
+        not know stays `unknown`."""
+        gateways = {g.name: g for g in self._handoff.traffic.gateways.values() if g.capabilities.looks_up}
+        if not gateways:
+            return False
+        now, width = datetime.now(UTC), timedelta(seconds=2 * LOOK_UP_EVERY_S)
+        windows = [(now - age - width, now - age) for age in LOOK_UP_AFTER]
+        async with self._database.begin() as tx:
+            rows = await store.unknown_of(tx, list(gateways), windows, self._batch)
+        for row in rows:
+            try:
+                found = await gateways[row.gateway].look_up(str(row.message_id), row.subject_id)
+            except SendError as error:
+                log.warning("nothing can be looked up", extra={"gateway": row.gateway, "why": str(error)})
+                return False
+            RECOVERED.labels("looked_up" if found else "not_found").inc()
+            if found is not None:
+                await self._handoff.learn(row, found)
+        return False
 
     async def _enforce_left_open(self) -> None:
         """Two hand-offs of one person that settle at the same instant each see the other still `sending`."""

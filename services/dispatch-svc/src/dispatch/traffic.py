@@ -145,7 +145,7 @@ class Traffic:
                 self._buckets |= {(name, key): bucket for key, (bucket, _) in taken.items()}
                 answers.append(None)
                 continue
-            late = next(key for key, (_, may) in taken.items() if not may)
+            late = min((key for key, (_, may) in taken.items() if not may), key=limited.__getitem__)  # the slowest
             self._buckets[name, late], at = buckets.place(held[late], limited[late], now)
             answers.append(datetime.now(UTC) + timedelta(seconds=at - now))
         return answers

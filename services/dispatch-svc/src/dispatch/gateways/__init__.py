@@ -36,7 +36,7 @@ from dispatch.gateways.gateway import (
     gateway_name,
 )
 from dispatch.gateways.over_http import HttpGateway
-from dispatch.gateways.provider import Account, Described, HttpProvider
+from dispatch.gateways.provider import Account, Described, HttpProvider, LooksUp
 
 HTTP_PROVIDERS: Mapping[str, HttpProvider] = {
     "brevo": brevo,
@@ -55,6 +55,7 @@ HTTP_PROVIDERS: Mapping[str, HttpProvider] = {
     "vonage": vonage,
 }
 
+LOOK_UPS: Mapping[str, LooksUp] = {"infobip": infobip, "sinch": sinch}
 PROVIDERS: Mapping[str, Described] = {**HTTP_PROVIDERS, "kafka": kafka, "smpp": smpp}
 
 
@@ -76,7 +77,15 @@ def open_gateway(
     if account.provider == "smpp":
         return smpp.SmppGateway(name, account, timeout_s=timeout_s, submits=submits, capabilities=capabilities)
     provider = HTTP_PROVIDERS[account.provider]
-    return HttpGateway(name, provider, account, timeout_s=timeout_s, batch=batch, capabilities=capabilities)
+    return HttpGateway(
+        name,
+        provider,
+        account,
+        timeout_s=timeout_s,
+        batch=batch,
+        capabilities=capabilities,
+        looks_up=LOOK_UPS.get(account.provider),
+    )
 
 
 __all__ = [

@@ -86,6 +86,7 @@ class Capabilities:
     `idempotent`         a second submit of one reference is the same SMS
     `adds_stop`          appends the STOP mention to a marketing text itself
     `echoes_reference`   its receipts name our reference; else only its own id, which an `unknown` never learnt
+    `looks_up`           can be asked what became of a reference
     `unicode`            takes what GSM 7-bit cannot write
     `segments`           the longest text, in SMS
     """
@@ -94,6 +95,7 @@ class Capabilities:
     idempotent: bool = False
     adds_stop: bool = False
     echoes_reference: bool = False
+    looks_up: bool = False
     unicode: bool = True
     segments: int = 10
 
@@ -107,6 +109,11 @@ class Gateway(Protocol):
 
     async def submit(self, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
         """One result or error for each, in the order asked. Raises SendError when it is the same for all."""
+        ...
+
+    async def look_up(self, reference: str, subject_id: str) -> Result | None:
+        """What became of a message whose answer was lost; None where it does not know, which is no proof that it never
+        had it. Raises SendError: ask later."""
         ...
 
     async def close(self) -> None: ...

@@ -1,9 +1,11 @@
 """Infobip SMS v3: JSON, an App key, many messages a request, each with an id that we choose (DOMAIN 4.1). Each has a
 status: groups and names in DOMAIN 3.4, classes in 4.3 and 4.4. A message id it has had before is refused as a
-duplicate: then it has the message, and that is what we wanted to know."""
+duplicate: then it has the message, and that is what we wanted to
+know. Logs of the last 48 h are found by that id (`/sms/1/logs`: lykmapipo/bipsms docs/LOGS.md)."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from urllib.parse import quote
 
 from dispatch.gateways.gateway import Capabilities, Misconfigured, Refused, Result, SendError, Submit
 from dispatch.gateways.provider import (
@@ -23,7 +25,9 @@ from dispatch.gateways.provider import (
 URL = ""  # each customer has its own
 NEEDS = ("url", "secret")
 OPTIONS: Mapping[str, bool] = {}
-capabilities = Capabilities(batch=100, echoes_reference=True)  # no number is published: as many as its receipts hold
+capabilities = Capabilities(
+    batch=100, echoes_reference=True, looks_up=True
+)  # no number is published: as many as its receipts hold
 
 TAKEN_GROUPS = ("1", "3")  # pending, delivered
 DUPLICATE = "REJECTED_DUPLICATE_MESSAGE_ID"
@@ -52,6 +56,20 @@ def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendEr
     by_status(answer)
     by_id = {text_of(each, "messageId"): object_of(each, "status") for each in list_of(decode(answer), "messages")}
     return [_result(m.reference, by_id[m.reference]) for m in messages]
+
+
+def lookup(reference: str, account: Account) -> Request:
+    path = f"/sms/1/logs?messageId={quote(reference)}"
+    return Request(path, json_headers(Authorization=f"App {account.secret}"), b"", method="GET")
+
+
+def found(answer: Answer, reference: str, subject_id: str) -> Result | None:
+    by_status(answer)
+    logs = [each for each in list_of(decode(answer), "results") if text_of(each, "messageId") == reference]
+    if not logs:
+        return None
+    result = _result(reference, object_of(logs[0], "status"))
+    return result if isinstance(result, Result) else Result("rejected", reference, text_of(logs[0]["status"], "name"))
 
 
 def _result(reference: str, status: Mapping[str, object]) -> Result | SendError:

@@ -70,5 +70,8 @@ class KafkaGateway:
             return Unanswered(type(error).__name__)
         return Result("accepted", None, None)
 
+    async def look_up(self, reference: str, subject_id: str) -> Result | None:
+        return None
+
     async def close(self) -> None:
         await self._publisher.close()

@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 
 from dispatch.gateways.gateway import Capabilities, Result, SendError, Submit, Unanswered, Unreachable
-from dispatch.gateways.provider import Account, Answer, HttpProvider, Request
+from dispatch.gateways.provider import Account, Answer, HttpProvider, LooksUp, Request
 
 ANSWER_BYTES = 4 * 1024 * 1024
 AT_ONCE = 32  # requests of one submit, where a request is one message; all of them begin together
@@ -34,12 +34,14 @@ class HttpGateway:
         timeout_s: float,
         batch: int | None = None,
         capabilities: Capabilities | None = None,
+        looks_up: LooksUp | None = None,
     ) -> None:
         self.name = name
         self.capabilities = capabilities or provider.capabilities
         most = provider.capabilities.batch if provider.capabilities.batch > 1 else AT_ONCE
         self.batch = min(batch or most, most)
         self._provider = provider
+        self._looks_up = looks_up
         self._account = account
         self._url = (account.url or provider.URL).rstrip("/")
         trace = aiohttp.TraceConfig()
@@ -56,6 +58,17 @@ class HttpGateway:
         if self._provider.capabilities.batch > 1:
             return await self._exchange(messages)
         return await asyncio.gather(*(self._alone(message) for message in messages))
+
+    async def look_up(self, reference: str, subject_id: str) -> Result | None:
+        if self._looks_up is None:
+            return None
+        answer = await self._ask(self._looks_up.lookup(reference, self._account))
+        try:
+            return self._looks_up.found(answer, reference, subject_id)
+        except SendError:
+            raise
+        except Exception as error:
+            raise Unanswered(f"the answer cannot be read: {type(error).__name__}") from None
 
     async def _alone(self, message: Submit) -> Result | SendError:
         try:

@@ -48,7 +48,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A POST. `path` after the account's URL, `body` as it is sent: a signature may cover it."""
+    """A POST; a GET to look up. `path` after the account's URL, `body` as it is sent: a signature may cover it."""
 
     path: str
     headers: Mapping[str, str] = field(repr=False)
@@ -93,6 +93,15 @@ class HttpProvider(Described, Protocol):
     def read(self, answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
         """Each message's result. Raises SendError when it is the same for all; whatever else it raises is an answer
         that cannot be read."""
+
+
+class LooksUp(Protocol):
+    """What a module has besides, whose provider can be asked by our reference (`Capabilities.looks_up`). Pure."""
+
+    def lookup(self, reference: str, account: Account) -> Request: ...
+
+    def found(self, answer: Answer, reference: str, subject_id: str) -> Result | None:
+        """Raises as `read`."""
 
 
 def by_status(answer: Answer) -> None:

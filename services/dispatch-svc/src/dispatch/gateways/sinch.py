@@ -1,6 +1,6 @@
 """Sinch SMS (XMS) batches: JSON, a bearer token (DOMAIN 4.1). A batch is one text to up to 1,000 people, with one id
 and one `client_reference` for all of them: ours are batches of one, so that each message has its own. Receipts name
-batch and recipient."""
+batch and recipient. Batches of the last 24 h are listed by `client_reference` (developers.sinch.com, list batches)."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -16,13 +16,14 @@ from dispatch.gateways.provider import (
     digits,
     encode,
     json_headers,
+    list_of,
     text_of,
 )
 
 URL = "https://eu.sms.api.sinch.com"
 NEEDS = ("user", "secret")  # service plan and its token
 OPTIONS: Mapping[str, bool] = {}
-capabilities = Capabilities()
+capabilities = Capabilities(looks_up=True)
 
 
 def request(messages: Sequence[Submit], account: Account, now: datetime) -> Request:
@@ -43,4 +44,20 @@ def request(messages: Sequence[Submit], account: Account, now: datetime) -> Requ
 def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
     by_status(answer)
     [m] = messages
-    return [Result("accepted", f"{text_of(decode(answer), 'id')}/{m.subject_id}", None)]
+    return [Result("accepted", _identity(decode(answer), m.subject_id), None)]
+
+
+def lookup(reference: str, account: Account) -> Request:
+    path = f"/xms/v1/{quote(account.user, safe='')}/batches?client_reference={quote(reference)}"
+    return Request(path, json_headers(Authorization=f"Bearer {account.secret}"), b"", method="GET")
+
+
+def found(answer: Answer, reference: str, subject_id: str) -> Result | None:
+    by_status(answer)
+    batches = list_of(decode(answer), "batches")
+    return Result("accepted", _identity(batches[0], subject_id), None) if batches else None
+
+
+def _identity(batch: Mapping[str, object], subject_id: str) -> str:
+    """As inbound-svc names its receipts."""
+    return f"{text_of(batch, 'id')}/{subject_id}"

@@ -78,6 +78,9 @@ class SmppGateway:
     async def submit(self, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
         return await asyncio.gather(*(self._alone(message) for message in messages))
 
+    async def look_up(self, reference: str, subject_id: str) -> Result | None:
+        return None
+
     async def close(self) -> None:
         await asyncio.gather(*(bind.close() for bind in self._binds))
 

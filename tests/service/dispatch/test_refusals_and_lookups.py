@@ -1,0 +1,212 @@
+"""What a provider's answer does to the ledger: who opted out with it, who is out of its reach, what was lost and is
+found again. A real Postgres; the provider over real HTTP; no service around."""
+
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+
+from common.database import Database
+from common.kafka import partition_of
+from dispatch import store
+from dispatch.clearance import Permit, stored
+from dispatch.gateways import HTTP_PROVIDERS, LOOK_UPS, HttpGateway
+from dispatch.handoff import Handoff
+from dispatch.receipts import settle_receipts
+from dispatch.timers import Timers
+from dispatch.traffic import Traffic
+from tests.builders import now, number, requested, subject
+from tests.fault_server import FaultServer, fault_server
+from tests.gateway_cases import ACCOUNTS, http
+from tests.infrastructure import Postgres
+
+
+@pytest.fixture
+async def database(postgres: Postgres, unique: str) -> AsyncIterator[Database]:
+    database = Database(await postgres.clone("dispatch", f"dispatch_{unique}"))
+    yield database
+    await database.engine.dispose()
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FaultServer]:
+    async with fault_server() as listening:
+        yield listening
+
+
+class Ledger:
+    """One message, and the gateway it goes by."""
+
+    def __init__(self, database: Database, provider: str, server: FaultServer) -> None:
+        self.database = database
+        self.provider = provider
+        account = ACCOUNTS[provider].at(server.url)
+        self.gateway = HttpGateway(
+            provider, HTTP_PROVIDERS[provider], account, timeout_s=5.0, looks_up=LOOK_UPS.get(provider)
+        )
+        self.handoff = Handoff(database, Traffic([self.gateway]), None, 4)  # type: ignore[arg-type]
+        self.wanted = requested(1)
+        self.message_id = UUID(self.wanted.message_id)
+
+    async def holds(self, status: str, *, decided_ago: timedelta = timedelta(0)) -> None:
+        fields = {name: getattr(self.wanted, name) for name in self.wanted.__struct_fields__}
+        row = fields | {
+            "message_id": self.message_id,
+            "partition": partition_of(self.wanted.subject_id, 3),
+            "status": status,
+            "reasons": "[]",
+            "due_at": None,
+            "policy_version": "demonstration-1",
+            "consent_version": 1,
+            "as_of": now(),
+            "decided_at": now() - decided_ago,
+            "gateway": self.provider,
+            "facts": None,
+        }
+        async with self.database.begin() as tx:
+            await store.insert_messages(tx, [row])
+
+    async def send(self) -> None:
+        await self.holds("sending")
+        row = await self.row()
+        until = float("inf")
+        permit = Permit(stored(row), number(1), "Offre. STOP au 36111", "MAISONLUNE", "36111", self.provider, until)
+        await self.handoff.send([permit])
+
+    async def row(self) -> Any:
+        async with self.database.begin() as tx:
+            [row] = await store.messages_of_receipts(tx, [self.message_id], [], [])
+        return row
+
+    async def blocks(self) -> dict[str, frozenset[str]]:
+        async with self.database.begin() as tx:
+            return await store.blocks(tx, [subject(1)])
+
+    async def published(self) -> list[bytes]:
+        async with self.database.begin() as tx:
+            rows = await tx.execute(text("SELECT payload FROM outbox ORDER BY id"))
+            return [bytes(row.payload) for row in rows]
+
+    async def look_up(self) -> None:
+        timers = Timers(self.database, None, self.handoff, batch=10, sending_timeout=timedelta(minutes=1))  # type: ignore[arg-type]
+        await timers.look_up()
+
+
+LedgerOf = Callable[[str], Ledger]
+
+
+@pytest.fixture
+async def ledger_of(database: Database, server: FaultServer) -> AsyncIterator[LedgerOf]:
+    made: list[Ledger] = []
+
+    def make(provider: str) -> Ledger:
+        made.append(Ledger(database, provider, server))
+        return made[-1]
+
+    yield make
+    for each in made:
+        await each.gateway.close()
+
+
+async def test_who_opted_out_with_a_provider_is_refused_told_as_opted_out_and_out_of_reach_at_once(
+    ledger_of: LedgerOf, server: FaultServer
+) -> None:
+    ledger = ledger_of("twilio")
+    server.answer = http(400, {"code": 21610, "message": "unsubscribed"})
+    await ledger.send()
+    row = await ledger.row()
+    assert (row.status, row.receipt, row.code) == ("rejected", "opted_out", "21610")
+    assert await ledger.blocks() == {subject(1): frozenset({"twilio"})}
+    newest = (await ledger.published())[-1]
+    assert b'"receipt":"opted_out"' in newest
+    assert ledger.wanted.number.encode() in newest, "sealed: consent-svc may never have seen this person"
+    assert row.receipt_at is not None
+
+
+async def test_a_refusal_that_does_not_say_whose_wish_it_is_closes_the_provider_and_is_no_opt_out(
+    ledger_of: LedgerOf, server: FaultServer
+) -> None:
+    ledger = ledger_of("vonage")
+    server.answer = http(200, {"messages": [{"status": "7"}]})
+    await ledger.send()
+    row = await ledger.row()
+    assert (row.status, row.receipt, row.code) == ("rejected", None, "7")
+    assert await ledger.blocks() == {subject(1): frozenset({"vonage"})}
+
+
+async def test_our_own_trouble_rejects_nobody(ledger_of: LedgerOf, server: FaultServer) -> None:
+    ledger = ledger_of("vonage")
+    server.answer = http(200, {"messages": [{"status": "9"}]})
+    await ledger.send()
+    row = await ledger.row()
+    assert (row.status, list(row.reasons)) == ("deferred", ["gateway_needs_somebody"])
+    assert row.due_at is not None
+    assert ledger.handoff.traffic.resting
+    assert await ledger.blocks() == {}
+
+
+@pytest.mark.parametrize(
+    ("provider", "knows", "not_known"),
+    [
+        ("sinch", {"batches": [{"id": "01SINCH"}]}, {"batches": []}),
+        ("infobip", {"results": [{"messageId": "{}", "status": {"groupId": 3, "name": "DELIVERED"}}]}, {"results": []}),
+    ],
+)
+async def test_what_was_lost_is_looked_up_and_stays_unknown_where_the_provider_does_not_know(
+    ledger_of: LedgerOf, server: FaultServer, provider: str, knows: Any, not_known: Any
+) -> None:
+    ledger = ledger_of(provider)
+    await ledger.holds("unknown", decided_ago=timedelta(seconds=90))
+    server.answer = http(200, not_known)
+    await ledger.look_up()
+    assert (await ledger.row()).status == "unknown"
+    server.fault = "error"
+    await ledger.look_up()
+    assert (await ledger.row()).status == "unknown"
+    server.fault = None
+    if "results" in knows:
+        knows["results"][0]["messageId"] = str(ledger.message_id)
+    server.answer = http(200, knows)
+    await ledger.look_up()
+    row = await ledger.row()
+    assert row.status == "accepted"
+    assert row.gateway_message_id == {"sinch": f"01SINCH/{subject(1)}", "infobip": str(ledger.message_id)}[provider]
+    asked = [request.split(b" ")[:2] for request in server.requests]
+    assert all(method == b"GET" and str(ledger.message_id).encode() in path for method, path in asked)
+    await ledger.look_up()
+    assert len(server.requests) == 3, "what is known is not asked again"
+
+
+async def test_what_is_not_due_for_a_look_is_left_alone(ledger_of: LedgerOf, server: FaultServer) -> None:
+    ledger = ledger_of("sinch")
+    await ledger.holds("unknown", decided_ago=timedelta(seconds=5))
+    await ledger.look_up()
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1), (1, 3, 0, 2)])
+async def test_receipts_of_parts_in_any_order_twice_and_early_say_the_worst(
+    ledger_of: LedgerOf, order: tuple[int, ...]
+) -> None:
+    """Two parts: the first is sent and delivered, the second sent and failed; each receipt comes twice."""
+    ledger = ledger_of("vonage")
+    await ledger.holds("sending")
+    receipts = [("p-1", "sent"), ("p-1", "delivered"), ("p-2", "sent"), ("p-2", "failed")]
+    for at in (*order, *order):
+        name, state = receipts[at]
+        told = {
+            "gateway": "vonage",
+            "gateway_message_id": name,
+            "reference": ledger.message_id,
+            "receipt": state,
+            "code": None,
+            "occurred_at": now(),
+            "received_at": now(),
+            "blocked": False,
+        }
+        async with ledger.database.begin() as tx:
+            await settle_receipts(tx, [told], keep_early=True)
+    assert (await ledger.row()).receipt == "failed"

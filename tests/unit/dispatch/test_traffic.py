@@ -1,0 +1,79 @@
+"""Which gateway a message takes as they are doing, and how many may go."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from uuid import UUID
+
+import pytest
+
+from dispatch.gateways import HTTP_PROVIDERS, Account, HttpGateway, gateway_name
+from dispatch.routing import Route
+from dispatch.traffic import Rates, Traffic, Way
+
+CHEAP, DEAR = "simulator", "simulator.dear"
+ROUTES = [Route(CHEAP), Route(DEAR, categories=frozenset({"marketing"}), price=1)]  # type: ignore[arg-type]
+
+
+def _gateway(account: str) -> HttpGateway:
+    known = Account("simulator", account, secret="a-token", url="http://127.0.0.1:9")
+    return HttpGateway(gateway_name("simulator", account), HTTP_PROVIDERS["simulator"], known, timeout_s=1.0)
+
+
+@pytest.fixture
+async def traffic() -> AsyncIterator[Traffic]:
+    rates = {CHEAP: Rates(gateway=12.0, sender=4.0)}
+    opened = Traffic([_gateway("main"), _gateway("dear")], ROUTES, rates, partitions=6)
+    yield opened
+    await opened.close()
+
+
+def _way(traffic: Traffic, category: str = "marketing", oadc: str = "LUNE", closed: tuple[str, ...] = ()) -> Way:
+    return traffic.way(
+        territory="FR", sender_id="lune", oadc=oadc, category=category, message_id=UUID(int=1), closed=closed
+    )
+
+
+async def test_what_rests_is_gone_round_and_who_has_no_other_way_waits_for_it(traffic: Traffic) -> None:
+    assert _way(traffic).gateway == CHEAP
+    again = traffic.failed(CHEAP, "unreachable")
+    assert again <= datetime.now(UTC), "decided again at once: another is open"
+    assert _way(traffic).gateway == DEAR
+    code = _way(traffic, "transactional")
+    assert (code.gateway, code.exists) == (None, True)
+    assert code.until is not None
+    assert code.until > datetime.now(UTC)
+    assert not traffic.resting
+    again = traffic.pause(DEAR, 60.0)
+    assert again > datetime.now(UTC) + timedelta(seconds=50)
+    assert _way(traffic).gateway is None
+    assert traffic.resting
+
+
+async def test_a_sender_that_is_refused_rests_alone(traffic: Traffic) -> None:
+    traffic.failed(CHEAP, "misconfigured", "LUNE")
+    assert _way(traffic, oadc="LUNE").gateway == DEAR
+    assert _way(traffic, oadc="SOLEIL").gateway == CHEAP
+
+
+async def test_a_gateway_that_is_closed_to_the_person_is_no_way_and_where_all_are_the_gate_has_to_say_so(
+    traffic: Traffic,
+) -> None:
+    assert _way(traffic, closed=(CHEAP,)).gateway == DEAR
+    assert _way(traffic, "transactional", closed=(CHEAP,)).gateway == CHEAP
+
+
+async def test_what_no_route_is_for_has_no_way(traffic: Traffic) -> None:
+    only = Traffic([*traffic.gateways.values()], [Route(CHEAP, territories=frozenset({"RE"}))])
+    assert _way(only) == Way(None, exists=False)
+
+
+async def test_a_process_sends_its_partitions_part_of_a_rate_and_the_rest_comes_back_in_turn(traffic: Traffic) -> None:
+    traffic.holds(3)  # of 6: half of 12 a second, and of 4 for each sender
+    when = traffic.admit(CHEAP, ["LUNE"] * 3 + ["SOLEIL"] * 3 + ["ETOILE"] * 3)
+    assert [at is None for at in when] == [True, True, False] * 3
+    assert traffic.admit(DEAR, ["LUNE"] * 50) == [None] * 50
+    later = [at for at in traffic.admit(CHEAP, ["LUNE"] * 4) if at is not None]
+    assert len(later) == 4
+    gaps = [(b - a).total_seconds() for a, b in pairwise(later)]
+    assert all(abs(gap - 0.5) < 0.05 for gap in gaps), "at two a second"
