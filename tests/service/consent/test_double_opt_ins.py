@@ -401,7 +401,8 @@ async def test_nobody_can_have_a_number_texted_without_end_whichever_way(
     assert sorted(answer.status_code for answer in answers) == [202] * 3 + [429] * 5
     refused = next(answer for answer in answers if answer.status_code == 429)
     assert (refused.json()["type"], reasons(refused)) == ("/problems/too-many", [("number", "too_many_by_number")])
-    assert 7 * 3600 < int(refused.headers["Retry-After"]) <= 8 * 3600
+    # one every eight hours; a second more for who looked at the clock before those who were counted
+    assert 7 * 3600 < int(refused.headers["Retry-After"]) <= 8 * 3600 + 1
     assert len(await requested(surroundings)) <= 3
 
 
