@@ -278,7 +278,7 @@ async def _load(bench: Bench) -> int:
     while done < len(people):
         await asyncio.sleep(0.1)
         done, now = (await _import(bench, name))["created"], time.perf_counter()
-        if done - mark >= len(people) // 10:
+        if done - mark >= len(people) // 10 or mark < done == len(people):
             print(f"| {done:,} | {(done - mark) / (now - since):,.0f} | {_rss_mb(bench.server.pid)} |", flush=True)
             mark, since = done, now
     await _until(lambda: _is_published(bench))
