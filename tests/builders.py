@@ -8,7 +8,7 @@ from common.contracts.campaign import CampaignControlled, MessageRequested, Mess
 from common.contracts.consent import Cause, Consent, ConsentStateChanged, Purpose, SenderChanged, Suppression
 from common.contracts.inbound import ReceiptReceived
 from common.contracts.rights import ErasureRequested
-from common.keyring import FieldKeys, SubjectKeys
+from common.keyring import FieldKeys, LinkKeys, SubjectKeys
 from common.message_id import message_id
 from common.settings import KeyRingSettings
 from tests.running import KEY_RING
@@ -19,6 +19,7 @@ TEXT = "Maison Lune : -20 % ce samedi. STOP au 36111"
 
 subject_keys = SubjectKeys(KeyRingSettings.model_validate(KEY_RING))
 field_keys = FieldKeys(KeyRingSettings.model_validate(KEY_RING))
+link_keys = LinkKeys(KeyRingSettings.model_validate(KEY_RING))
 
 
 def number(n: int) -> str:

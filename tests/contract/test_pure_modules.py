@@ -34,6 +34,8 @@ PURE = (
     "services/campaign-svc/src/campaign/frequency.py",
     "services/campaign-svc/src/campaign/prices.py",
     "services/campaign-svc/src/campaign/reach.py",
+    "services/campaign-svc/src/campaign/short_link.py",
+    "services/campaign-svc/src/campaign/visitors.py",
     "services/campaign-svc/src/campaign/accounts.py",
     "services/consent-svc/src/consent/chain.py",
     "services/consent-svc/src/consent/proof.py",

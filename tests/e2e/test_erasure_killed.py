@@ -50,7 +50,7 @@ async def test_erasures_survive_a_kill_of_each_service(tmp_path: Path) -> None:
                 each
             )  # their text is a contact too, unless it came late, with nothing to erase in it
             assert done == {
-                "campaign": {"contacts": 1},
+                "campaign": {"contacts": 1, "links": 0},
                 "consent": {"links": 0, "copies": 0, "rectifications": 0, "questions": 0},
                 "dispatch": {"messages": 0},
                 "inbound": {"callbacks": 1, "reviews": 0, "parts": 0},

@@ -7,9 +7,12 @@ from hypothesis import strategies as st
 
 from campaign.contacts_csv import NotCsv, read
 from campaign.folding import Folding, changes, folded, of_author, of_contact
-from campaign.text import Choice, Field, TextRefused, parse
+from campaign.links import Tokens
+from campaign.short_link import any_token
+from campaign.text import Choice, Field, Link, TextRefused, parse
 from campaign.wording import wording
 from common.sms_length import GSM7_BASIC, GSM7_EXTENSION, length, outside_gsm7, parts
+from tests.builders import link_keys
 
 gsm7 = st.text(alphabet=GSM7_BASIC + GSM7_EXTENSION, max_size=800)
 anything = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=400)
@@ -21,6 +24,7 @@ tokens = st.one_of(
     st.builds("{{if not {}}}".format, names),
     st.builds("{{else if {} {} {}}}".format, names, st.sampled_from(["=", "!=", "<", ">="]), st.sampled_from("1xé")),
     st.sampled_from(["{else}", "{end}", "{{", "}}", "{", "}", "é ", "’œ😀", "STOP au 36111"]),
+    st.sampled_from(["{link https://a.example/1}", "{link https://a.example/2 }", "{link a}", "{link |é}"]),
 )
 templates = st.lists(tokens, max_size=12).map("".join)  # as people type them: right, nearly right, and wrong
 contacts = st.dictionaries(
@@ -92,7 +96,7 @@ def test_a_text_is_refused_or_leaves_no_field(source: str, attributes: dict[str,
         template = parse(source)
     except TextRefused:
         return
-    spoken = wording(source, "fr", {}, how)
+    spoken = wording(source, "fr", {}, how, "m.example")
     assert (spoken.missing(attributes), spoken.required) == (template.missing(attributes), template.required)
     if (missing := template.missing(attributes)) is not None:
         assert not attributes.get(missing, "").strip()
@@ -101,6 +105,10 @@ def test_a_text_is_refused_or_leaves_no_field(source: str, attributes: dict[str,
     as_it_is = as_folded = ""
     for part in template.parts:
         for each in part.taken(attributes) if isinstance(part, Choice) else (part,):
+            if isinstance(each, Link):
+                as_it_is += each.target
+                as_folded += "https://m.example/l/xxxxxxxxxxxx"
+                continue
             value = None if isinstance(each, str) else " ".join(attributes.get(each.name, "").split())
             words = each if isinstance(each, str) else each.default or ""
             if isinstance(each, Field) and each.name == "stop":
@@ -108,8 +116,10 @@ def test_a_text_is_refused_or_leaves_no_field(source: str, attributes: dict[str,
             as_it_is += value or words
             as_folded += folded(value, contact) if value else folded(words, author)
     assert template.render(attributes, "36111") == as_it_is
-    assert spoken.render(attributes, "36111") == as_folded
+    assert spoken.render(attributes, "36111", any_token) == as_folded
     assert all(attributes[name].strip() for name in template.required)
+    sent = spoken.render(attributes, "36111", Tokens(link_keys, "c1", "k1-1"))
+    assert length(sent) == length(as_folded)  # what is counted beforehand is what is sent, to the unit
 
 
 @given(templates)

@@ -9,7 +9,7 @@ from campaign.planner import Planner
 from campaign.service import Settings, build
 from common.database import Database
 from common.law import load
-from tests.builders import field_keys, sender_changed
+from tests.builders import field_keys, link_keys, sender_changed
 from tests.running import Surroundings, running
 from tests.service.campaign.campaigns import Campaigns
 
@@ -28,7 +28,7 @@ async def campaigns(surroundings: Surroundings) -> AsyncIterator[Campaigns]:
     database = Database(settings.database_url, pool_size=4)
     async with database.begin() as tx:
         await store.put_sender(tx, sender_changed())
-    planner = Planner(database, field_keys, load("france"), chunk=10, backlog=1000)
+    planner = Planner(database, field_keys, link_keys, load("france"), chunk=10, backlog=1000)
     async with running(build(settings)) as client:
         yield Campaigns(client, database, surroundings, planner)
     await database.close()

@@ -58,7 +58,7 @@ async def test_contacts_of_every_sender_are_gone_and_nothing_of_the_person_is_le
         asked = erasure_requested(1)
         await publish(surroundings, ERASURES, [asked])
         ack = await acknowledged(read, asked.erasure_id)
-        assert (ack.service, ack.subject_id, ack.erased) == ("campaign", subject(1), {"contacts": 2})
+        assert (ack.service, ack.subject_id, ack.erased) == ("campaign", subject(1), {"contacts": 2, "links": 0})
         assert ack.erased_at >= asked.requested_at
         async with surroundings.sql("campaign") as sql:
             assert await holdings(sql, [*spellings(number(1)), "Zoé 1"]) == []
@@ -69,7 +69,7 @@ async def test_a_file_does_not_bring_an_erased_person_back_and_new_evidence_does
     async with campaign(surroundings) as client, reading(surroundings, ERASURE_ACKS) as read:
         asked = erasure_requested(1)
         await publish(surroundings, ERASURES, [asked])
-        assert (await acknowledged(read, asked.erasure_id)).erased == {"contacts": 0}
+        assert (await acknowledged(read, asked.erasure_id)).erased == {"contacts": 0, "links": 0}
 
         again = await imported(client, csv_of(1, 2, 1))
         assert (again["created"], again["refused"], again["duplicates"]) == (1, 2, 0)
@@ -127,7 +127,7 @@ async def test_an_import_that_was_reading_its_file_is_waited_for_and_erased_as_w
         )
         assert acknowledgements(await read()) == []
         await transaction.commit()
-        assert (await acknowledged(read, asked.erasure_id)).erased == {"contacts": 1}
+        assert (await acknowledged(read, asked.erasure_id)).erased == {"contacts": 1, "links": 0}
         await acknowledged(read, other.erasure_id)
         assert (await client.get("/readyz")).status_code == 200
         async with surroundings.sql("campaign") as sql:
@@ -146,7 +146,10 @@ async def test_an_erasure_asked_for_again_is_acknowledged_again_until_the_person
         await publish(surroundings, ERASURES, [asked])
 
         async def twice() -> bool:
-            return [ack.erased for ack in acknowledgements(await read())] == [{"contacts": 1}, {"contacts": 0}]
+            return [ack.erased for ack in acknowledgements(await read())] == [
+                {"contacts": 1, "links": 0},
+                {"contacts": 0, "links": 0},
+            ]
 
         assert await eventually(twice)
         lifted = ErasureLifted(subject_id=subject(1), lifted_at=now(), evidence_id="ev-new")

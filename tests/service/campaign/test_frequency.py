@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from campaign.planner import Planner
 from common.law import load
-from tests.builders import SENDER, field_keys, opted_in, subject
+from tests.builders import SENDER, field_keys, link_keys, opted_in, subject
 from tests.service.campaign.campaigns import Campaigns, changed, csv_of
 
 
@@ -25,7 +25,7 @@ async def excluded(campaigns: Campaigns, campaign_id: str) -> tuple[int, dict[st
 
 async def test_whoever_got_as_many_as_the_cap_allows_is_left_out(campaigns: Campaigns) -> None:
     await campaigns.imported(csv_of(*range(4)))
-    rules = {"approval": False, "cap": {"messages": 2, "days": 30}}
+    rules = {"approval": False, "cap": {"messages": 2, "days": 30}, "link_host": None}
     assert await campaigns.put(f"senders/{SENDER}/rules", json=rules) == rules
     first, second = await started(campaigns), await started(campaigns)
     await campaigns.report(
@@ -63,7 +63,10 @@ async def test_two_campaigns_of_the_same_minute_see_each_other(campaigns: Campai
     ids = [(await campaigns.written())["campaign_id"] for _ in range(2)]
     for campaign_id in ids:
         await campaigns.post(f"campaigns/{campaign_id}/schedule")
-    planners = [campaigns.planner, Planner(campaigns.database, field_keys, load("france"), chunk=10, backlog=1000)]
+    planners = [
+        campaigns.planner,
+        Planner(campaigns.database, field_keys, link_keys, load("france"), chunk=10, backlog=1000),
+    ]
     assert await asyncio.gather(*(planner.start_due() for planner in planners)) == [True, True]
     audiences = [await excluded(campaigns, campaign_id) for campaign_id in ids]
     assert sorted(audiences, key=str) == [(0, {"frequency_cap": 5}), (5, {})]

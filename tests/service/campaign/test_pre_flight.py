@@ -96,6 +96,7 @@ async def test_an_approval_is_of_exactly_this_by_somebody_else(campaigns: Campai
     assert await campaigns.put(f"senders/{SENDER}/rules", json={"approval": True}) == {
         "approval": True,
         "cap": None,
+        "link_host": None,
     }
     await campaigns.imported(csv_of(1))
     await campaigns.told(opted_in(1))

@@ -6,7 +6,7 @@ from campaign.rectifier import Rectifier
 from common.consumer import Received
 from common.contracts.campaign import MessageRequested, MessageReworded
 from common.contracts.rights import RectificationRequested
-from tests.builders import field_keys, now, subject
+from tests.builders import field_keys, link_keys, now, subject
 from tests.eventually import eventually
 from tests.service.campaign.campaigns import Campaigns, csv_of
 
@@ -26,7 +26,7 @@ def corrected(n: int, fields: str | None = RIGHT) -> Received:
 
 async def apply(campaigns: Campaigns, received: Received) -> None:
     async with campaigns.database.begin() as tx:
-        await Rectifier(field_keys).apply(tx, [received])
+        await Rectifier(field_keys, link_keys).apply(tx, [received])
 
 
 async def test_a_request_that_is_being_made_with_the_mistake_is_followed_by_what_is_right(campaigns: Campaigns) -> None:

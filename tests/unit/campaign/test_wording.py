@@ -3,6 +3,7 @@
 import pytest
 
 from campaign.folding import Change, Folding, changes, folded, of_author, of_contact, plain, typographic
+from campaign.short_link import any_token
 from campaign.text import TextProblem, TextRefused
 from campaign.wording import wording
 from common.sms_length import length
@@ -49,13 +50,13 @@ def test_each_step_does_what_the_one_before_does_and_names_come_last() -> None:
 )
 def test_a_name_keeps_its_accents_unless_the_author_says_otherwise(chosen: str, text: str) -> None:
     spoken = wording("{name}, à {place|l’hôtel} {stop}", "fr", {}, chosen)
-    assert spoken.render({"name": "Benoît D’A"}, "36111") == text
+    assert spoken.render({"name": "Benoît D’A"}, "36111", any_token) == text
     assert (length(text).encoding == "GSM7") is (chosen == "names")
 
 
 def test_a_condition_compares_what_the_contact_holds_and_not_what_is_written() -> None:
     spoken = wording("{if city = Nîmes}{city}{else}ailleurs{end} {stop}", "fr", {}, "names")
-    assert spoken.render({"city": "Nîmes"}, "36111") == "Nimes STOP au 36111"
+    assert spoken.render({"city": "Nîmes"}, "36111", any_token) == "Nimes STOP au 36111"
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ def test_a_condition_compares_what_the_contact_holds_and_not_what_is_written() -
 )
 def test_a_contact_is_written_to_in_its_language_or_in_the_campaigns(language: str | None, text: str) -> None:
     spoken = wording("Bonjour", "fr", {"en": "Hello", "es": "Hola"}, "none")
-    assert spoken.render({} if language is None else {"language": language}, "36111") == text
+    assert spoken.render({} if language is None else {"language": language}, "36111", any_token) == text
 
 
 def test_what_every_language_needs_is_required_and_the_rest_of_who_speaks_it() -> None:

@@ -103,6 +103,10 @@ class LinkKeys:
         """32 bytes; a caller may cut it, and gives `holds` what it kept."""
         return _mac(self._current, message)
 
+    def tags(self, message: bytes) -> tuple[bytes, ...]:
+        """What each key of the ring says of it: for a tag that is kept in another form than its first bytes."""
+        return tuple(_mac(key, message) for key in self._all)
+
     def holds(self, message: bytes, tag: bytes) -> bool:
         return any(hmac.compare_digest(_mac(key, message)[: len(tag)], tag) for key in self._all)
 

@@ -1,11 +1,12 @@
-"""What campaign-svc holds of a person: their contacts with every attribute, and the audiences they are in."""
+"""What campaign-svc holds of a person: their contacts with every attribute, the audiences they are in, and the links
+they were sent with their clicks."""
 
 from collections.abc import Sequence
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import store
+from campaign import links, store
 from common.copying import Copier, Item, opened
 from common.keyring import FieldKeys
 
@@ -37,6 +38,18 @@ def copier(keys: FieldKeys) -> Copier:
             }
             for row in await store.audiences_of(tx, subject_id)
         ]
-        return [*contacts, *audiences]
+        sent = [
+            {
+                "kind": "link",
+                "sender_id": row.sender_id,
+                "campaign_id": row.campaign_id,
+                "target": row.target,
+                "clicks": row.clicks,
+                "first_clicked_at": row.first_clicked_at,
+                "last_clicked_at": row.last_clicked_at,
+            }
+            for row in await links.of_person(tx, subject_id)
+        ]
+        return [*contacts, *audiences, *sent]
 
     return Copier("campaign", keys, gather)

@@ -1,4 +1,5 @@
-"""What campaign-svc erases of a person: their contacts, with every attribute, of every sender.
+"""What campaign-svc erases of a person: their contacts, with every attribute, of every sender; their links, and that
+they clicked.
 
 The rows of audiences stay, under the keyed hash: where each recipient stands is what the accounts of a campaign add up
 to. Who is in an audience and not yet asked for is denied as `contact_gone`. A file that brings the number again is
@@ -10,7 +11,7 @@ from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import store
+from campaign import links, store
 from common.database import Database
 from common.erasing import Erased, Eraser
 
@@ -21,4 +22,5 @@ def eraser(database: Database) -> Eraser:
 
 async def erase(tx: AsyncConnection, asked: Mapping[str, datetime]) -> Mapping[str, Erased]:
     contacts = await store.delete_contacts(tx, list(asked))
-    return {subject_id: {"contacts": contacts.get(subject_id, 0)} for subject_id in asked}
+    forgotten = await links.forget(tx, list(asked))
+    return {i: {"contacts": contacts.get(i, 0), "links": forgotten.get(i, 0)} for i in asked}

@@ -14,6 +14,7 @@ from functools import lru_cache
 from importlib import resources
 from typing import Literal, get_args
 
+from campaign import short_link
 from common.sms_length import length
 
 Severity = Literal["error", "warning"]
@@ -85,6 +86,16 @@ def of_texts(
     found = {Finding(f"sector_{sector}"): None for sector in sectors}
     for text in texts:
         found |= dict.fromkeys(_of_text(text, brand, oadc, stop_code, compliance))
+    return tuple(found)
+
+
+def of_targets(targets: Iterable[str], compliance: Compliance) -> tuple[Finding, ...]:
+    """What is to be found in where links lead: a public shortener there hides what it hides in a text."""
+    found: dict[Finding, None] = {}
+    for target in targets:
+        host = short_link.host_of(target)
+        if host is not None and host.removeprefix("www.") in compliance.shorteners:
+            found[Finding("public_shortener", host)] = None
     return tuple(found)
 
 

@@ -21,6 +21,7 @@ from campaign import text as texts
 from campaign.findings import Compliance, Finding
 from campaign.prices import Prices
 from campaign.reach import Standing
+from campaign.short_link import any_token
 from campaign.wording import Wording
 from common.sms_length import Encoding, length
 
@@ -116,7 +117,8 @@ class Forecast:
         """What is found without looking at anybody."""
         plan = self.plan
         samples = [s for template in plan.wording.templates.values() for s in template.samples(plan.stop_code)]
-        return findings.of_texts(samples, plan.brand, plan.oadc, plan.stop_code, plan.sectors, plan.compliance)
+        found = findings.of_texts(samples, plan.brand, plan.oadc, plan.stop_code, plan.sectors, plan.compliance)
+        return tuple(dict.fromkeys((*found, *findings.of_targets(plan.wording.targets, plan.compliance))))
 
     def add(
         self, attributes: Mapping[str, str], territory: str, standing: Standing | None, left_out: str | None = None
@@ -141,7 +143,7 @@ class Forecast:
         if (missing := plan.wording.missing(attributes)) is not None:
             reasons.append(f"missing:{missing}")
         else:
-            written = plan.wording.render(attributes, plan.stop_code)
+            written = plan.wording.render(attributes, plan.stop_code, any_token)
             cost = length(written)
             if (problem := texts.refused(written, plan.stop_code, cost)) is not None:
                 reasons.append(problem.value)

@@ -14,16 +14,17 @@ from typing import Any
 import msgspec
 from sqlalchemy import Row
 
-from campaign import control, pre_flight, store
+from campaign import control, links, pre_flight, store
 from campaign import text as texts
 from campaign.lifecycle import Action, ends_by, message_of
+from campaign.links import Tokens
 from campaign.store import Sender
 from campaign.wording import Wording
 from common import outbox
 from common.contracts import CAMPAIGN_REQUESTS
 from common.contracts.campaign import MessageRequested
 from common.database import Database
-from common.keyring import FieldKeys
+from common.keyring import FieldKeys, LinkKeys
 from common.law import Policy, region_of
 from common.service import Worker
 from common.telemetry import counter
@@ -42,9 +43,19 @@ _attributes = msgspec.json.Decoder(dict[str, str])
 
 
 class Planner:
-    def __init__(self, database: Database, field_keys: FieldKeys, policy: Policy, *, chunk: int, backlog: int) -> None:
+    def __init__(
+        self,
+        database: Database,
+        field_keys: FieldKeys,
+        link_keys: LinkKeys,
+        policy: Policy,
+        *,
+        chunk: int,
+        backlog: int,
+    ) -> None:
         self._database = database
         self._field_keys = field_keys
+        self._link_keys = link_keys
         self._policy = policy
         self._chunk = chunk
         self._backlog = backlog
@@ -70,7 +81,9 @@ class Planner:
                 log.warning("campaign is not what was approved", extra={"campaign_id": row.campaign_id})
                 return True
             await store.alone_with_audiences(tx, row.sender_id)
-            audience = await store.freeze_audience(tx, row, store.wording_of(row).required, now)
+            wording = store.wording_of(row)
+            await links.put_targets(tx, row.campaign_id, wording.targets)
+            audience = await store.freeze_audience(tx, row, wording.required, now)
             await control.take(tx, row, Action.START, now)
         STARTED.inc()
         log.info("campaign started", extra={"campaign_id": row.campaign_id, "audience": audience})
@@ -92,12 +105,16 @@ class Planner:
             wording = store.wording_of(row)
             requests: list[MessageRequested] = []
             denied: dict[str, str] = {}
+            made: list[Tokens] = []
             for each in recipients:
-                asked = self._request(row, wording, sender, each, now)
+                tokens = Tokens(self._link_keys, row.campaign_id, each.subject_id)
+                asked = self._request(row, wording, sender, each, tokens, now)
                 if isinstance(asked, MessageRequested):
                     requests.append(asked)
+                    made.append(tokens)
                 else:
                     denied[each.subject_id] = asked
+            await links.keep(tx, made)
             await outbox.append(tx, CAMPAIGN_REQUESTS, requests)
             await store.deny(tx, row.campaign_id, denied)
             done = len(recipients) < self._chunk
@@ -110,7 +127,7 @@ class Planner:
         return True
 
     def _request(
-        self, row: Row[Any], wording: Wording, sender: Sender, recipient: Row[Any], now: datetime
+        self, row: Row[Any], wording: Wording, sender: Sender, recipient: Row[Any], tokens: Tokens, now: datetime
     ) -> MessageRequested | str:
         """The request for one recipient, or why there is none: its contact is gone, or has changed since the freeze."""
         if recipient.number is None:
@@ -118,7 +135,9 @@ class Planner:
         attributes: Mapping[str, str] = _attributes.decode(recipient.attributes)
         if (missing := wording.missing(attributes)) is not None:
             return f"missing:{missing}"
-        written = wording.render(attributes, sender.stop_code)
+        if wording.targets and sender.link_host is None:
+            return "link_host_missing"
+        written = wording.render(attributes, sender.stop_code, tokens)
         if (problem := texts.refused(written, sender.stop_code)) is not None:
             return problem.value
         identity = message_of(row.campaign_id, row.starts_at, recipient.subject_id)

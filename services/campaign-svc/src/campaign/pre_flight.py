@@ -25,6 +25,7 @@ from campaign.forecast import Forecast, Outlook, Plan
 from campaign.frequency import MOST_DAYS, Limit
 from campaign.lifecycle import Status, ends_by
 from campaign.reach import Standing
+from campaign.short_link import MAX_HOST_CHARS, is_host
 from campaign.store import Sender
 from common.auth import Caller, require
 from common.database import Database
@@ -32,7 +33,7 @@ from common.fields import Storable
 from common.keyring import FieldKeys
 from common.law import begins_with, next_permitted
 from common.msisdn import territory_of
-from common.problems import Conflict, Forbidden, NotFound, Reason
+from common.problems import Conflict, Forbidden, Invalid, NotFound, Reason
 from common.service import Resources, resources
 
 router = APIRouter(prefix="/v1", tags=["pre-flight"])
@@ -166,6 +167,12 @@ class SenderRules(BaseModel):
     cap: Cap | None = Field(
         None, description="A person gets at most so many messages of its campaigns within so many days."
     )
+    link_host: str | None = Field(
+        None,
+        max_length=MAX_HOST_CHARS,
+        description="Of its short links, a name of its own whose `/l/` leads here: m.maison-lune.example. Each link is"
+        " as long as this name and 23 characters.",
+    )
 
 
 @router.post("/campaigns/{campaign_id}/pre-flight")
@@ -223,6 +230,7 @@ async def get_sender_rules(sender_id: Storable, held: Held, caller: Reader) -> S
         return SenderRules(
             approval=await store.needs_approval(tx, sender_id),
             cap=Cap(messages=cap[0], days=cap[1]) if cap else None,
+            link_host=await store.link_host_of(tx, sender_id),
         )
 
 
@@ -230,16 +238,27 @@ async def get_sender_rules(sender_id: Storable, held: Held, caller: Reader) -> S
 async def put_sender_rules(sender_id: Storable, body: SenderRules, held: Held, caller: Ruler) -> SenderRules:
     caller.may_use(sender_id)
     await senders.known(held.database, sender_id)
+    if body.link_host is not None:
+        _own_host(body.link_host)
     async with held.database.begin() as tx:
         await store.put_sender_rule(
             tx,
             sender_id,
             approval=body.approval,
             cap=(body.cap.messages, body.cap.days) if body.cap else None,
+            link_host=body.link_host,
             changed_by=caller.subject,
             now=datetime.now(UTC),
         )
     return body
+
+
+def _own_host(host: str) -> None:
+    """Raises Invalid. Operators filter the shorteners that anybody uses (DOMAIN 1.11)."""
+    if not is_host(host):
+        raise Invalid("no name of a host, in small letters", reasons=[Reason("link_host", "no_host")])
+    if host.removeprefix("www.") in findings.load().shorteners:
+        raise Invalid("a shortener that anybody uses", reasons=[Reason("link_host", "public_shortener")])
 
 
 def plan_of(row: Row[Any], sender: Sender, starts_at: datetime, settings: Any) -> Plan:
@@ -266,7 +285,8 @@ def agreed(row: Row[Any], sender: Sender, at: datetime | None) -> str:
     """The digest of what a campaign is by now."""
     campaign = {**row._mapping, "translations": msgspec.json.decode(row.translations)}
     campaign["selection"] = msgspec.json.decode(row.selection)
-    return approval.digest(campaign, {name: getattr(sender, name) for name in approval.SEEN}, at)
+    link_host = sender.link_host if store.wording_of(row).targets else None
+    return approval.digest(campaign, {name: getattr(sender, name) for name in approval.SEEN}, at, link_host)
 
 
 async def clear(

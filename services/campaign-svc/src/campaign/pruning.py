@@ -42,6 +42,14 @@ def policy(periods: Periods) -> Policy:
                 join="JOIN campaign AS p USING (campaign_id)",
             ),
             Pruned(
+                "links",
+                "link",
+                "p.ended_at",
+                periods.recipients,
+                where="p.ended_at IS NOT NULL",
+                join="JOIN campaign AS p USING (campaign_id)",
+            ),
+            Pruned(
                 "refused lines",
                 "import_refusal",
                 "p.created_at",
@@ -63,6 +71,7 @@ def policy(periods: Periods) -> Policy:
             "campaign": "nothing of a person",
             "campaign_accounts": "nothing of a person",
             "campaign_reason": "nothing of a person",
+            "campaign_link": "nothing of a person",
             "campaign_approval": "nothing of a recipient: who agreed to what",
             "campaign_pre_flight": "nothing of a person: the last one's findings",
         },

@@ -14,15 +14,16 @@ from datetime import UTC, datetime
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import store
+from campaign import links, store
 from campaign import text as texts
 from campaign.lifecycle import message_of
+from campaign.links import Tokens
 from common import outbox
 from common.consumer import After, Poison, Received, Subscription
 from common.contracts import CAMPAIGN_REQUESTS, RECTIFICATION_ACKS, RECTIFICATIONS
 from common.contracts.campaign import MessageReworded
 from common.contracts.rights import RectificationAcknowledged, RectificationRequested
-from common.keyring import FieldKeys, Unreadable
+from common.keyring import FieldKeys, LinkKeys, Unreadable
 
 SERVICE = "campaign"
 
@@ -31,8 +32,9 @@ _attributes = msgspec.json.Decoder(dict[str, str])
 
 
 class Rectifier:
-    def __init__(self, keys: FieldKeys) -> None:
+    def __init__(self, keys: FieldKeys, link_keys: LinkKeys) -> None:
         self._keys = keys
+        self._link_keys = link_keys
 
     def subscription(self) -> Subscription:
         return Subscription("campaign.rectifications", RECTIFICATIONS, self.apply)
@@ -75,14 +77,17 @@ class Rectifier:
         self, tx: AsyncConnection, asked: RectificationRequested, now: datetime
     ) -> list[MessageReworded]:
         """Of each message that was asked for and is not known to have left: its text as it is now."""
-        found = []
+        found, made = [], []
         for row in await store.asked_for(tx, asked.subject_id, asked.sender_id):
             attributes: Mapping[str, str] = _attributes.decode(row.attributes)
             wording = store.wording_of(row)
             written = None
             if wording.missing(attributes) is None:
-                written = wording.render(attributes, row.stop_code)
-                if texts.refused(written, row.stop_code) is not None:
+                tokens = Tokens(self._link_keys, row.campaign_id, asked.subject_id)
+                written = wording.render(attributes, row.stop_code, tokens)
+                if texts.refused(written, row.stop_code) is None:
+                    made.append(tokens)
+                else:
                     written = None
             identity = message_of(row.campaign_id, row.starts_at, asked.subject_id)
             found.append(
@@ -94,4 +99,5 @@ class Rectifier:
                     reworded_at=now,
                 )
             )
+        await links.keep(tx, made)
         return found

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from campaign import api, consents, imports, pre_flight, progress, pruning, senders, store, writing
+from campaign import api, consents, imports, pre_flight, progress, pruning, redirects, senders, store, writing
 from campaign.copier import copier
 from campaign.eraser import eraser
 from campaign.planner import Planner
@@ -19,6 +19,9 @@ class Settings(HoursSettings):
     outbox_backlog: int = Field(4000, ge=1)  # rows waiting to be published beyond which no more are written
     prices: Prices = Prices()  # what an SMS costs, by territory; for saying so beforehand
     rate_per_s: float | None = Field(None, gt=0)  # messages the operator takes; for saying when a campaign is done
+    link_days: int = Field(
+        30, ge=1, le=365
+    )  # a short link leads on so long after its campaign's last message may leave
     keep: pruning.Periods = pruning.Periods()  # docs/retention.md
 
 
@@ -29,6 +32,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         planner = Planner(
             held.database,
             held.field_keys,
+            held.link_keys,
             settings.policy,
             chunk=settings.request_chunk,
             backlog=settings.outbox_backlog,
@@ -41,7 +45,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                 progress.subscription(),
                 erasing.subscription(),
                 copier(held.field_keys).subscription(),
-                Rectifier(held.field_keys).subscription(),
+                Rectifier(held.field_keys, held.link_keys).subscription(),
             ],
             workers=[
                 *planner.workers(),
@@ -54,7 +58,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         name="campaign",
         settings=settings,
         metadata=store.metadata,
-        routers=[api.router, imports.router, pre_flight.router, writing.router],
+        routers=[api.router, imports.router, pre_flight.router, writing.router, redirects.pages],
         background=background,
         body_limits={"/v1/imports": None},  # import_max_bytes
     )

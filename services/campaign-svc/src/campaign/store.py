@@ -79,6 +79,7 @@ sender_rule = Table(
     Column("approval", Boolean, nullable=False),  # by somebody else, before a campaign is scheduled
     Column("cap_messages", Integer, nullable=True),  # a person gets at most so many …
     Column("cap_days", Integer, nullable=True),  # … within so many days
+    Column("link_host", Text, nullable=True),  # of its short links, its own
     Column("changed_by", Text, nullable=False),
     _instant("changed_at"),
 )
@@ -220,6 +221,29 @@ recipient = Table(
     PrimaryKeyConstraint("campaign_id", "subject_id"),
 )
 
+campaign_link = Table(
+    "campaign_link",
+    metadata,
+    Column("campaign_id", Text, nullable=False),
+    Column("place", Integer, nullable=False),  # from 1, as its texts name them
+    Column("target", Text, nullable=False),
+    PrimaryKeyConstraint("campaign_id", "place"),
+)
+
+link = Table(
+    "link",  # one person's, in the text they got
+    metadata,
+    Column("campaign_id", Text, nullable=False),
+    Column("subject_id", Text, nullable=False),
+    Column("place", Integer, nullable=False),
+    Column("token", Text, nullable=False),
+    Column("clicks", Integer, nullable=False, server_default=text("0")),
+    _instant("first_clicked_at", nullable=True),
+    _instant("last_clicked_at", nullable=True),
+    PrimaryKeyConstraint("campaign_id", "subject_id", "place"),
+    Index("link_token_ix", "token", unique=True),
+)
+
 
 # --- senders ---------------------------------------------------------------------------------------------------------
 
@@ -231,6 +255,7 @@ class Sender:
     country: str
     stop_code: str
     purposes: frozenset[str]
+    link_host: str | None = None
 
 
 async def put_sender(tx: AsyncConnection, event: SenderChanged) -> None:
@@ -258,15 +283,27 @@ async def put_sender(tx: AsyncConnection, event: SenderChanged) -> None:
 async def find_sender(tx: AsyncConnection, sender_id: str) -> Sender | None:
     row = (
         await tx.execute(
-            text("SELECT brand, oadc, country, stop_code, purposes FROM sender WHERE sender_id = :id"),
+            text(
+                "SELECT s.brand, s.oadc, s.country, s.stop_code, s.purposes, r.link_host FROM sender AS s"
+                " LEFT JOIN sender_rule AS r ON r.sender_id = s.sender_id WHERE s.sender_id = :id"
+            ),
             {"id": sender_id},
         )
     ).one_or_none()
-    return Sender(row.brand, row.oadc, row.country, row.stop_code, frozenset(row.purposes)) if row else None
+    if row is None:
+        return None
+    return Sender(row.brand, row.oadc, row.country, row.stop_code, frozenset(row.purposes), row.link_host)
 
 
 async def needs_approval(tx: AsyncConnection, sender_id: str) -> bool:
     return bool(await tx.scalar(text("SELECT approval FROM sender_rule WHERE sender_id = :id"), {"id": sender_id}))
+
+
+async def link_host_of(tx: AsyncConnection, sender_id: str) -> str | None:
+    found: str | None = await tx.scalar(
+        text("SELECT link_host FROM sender_rule WHERE sender_id = :id"), {"id": sender_id}
+    )
+    return found
 
 
 async def cap_of(tx: AsyncConnection, sender_id: str) -> tuple[int, int] | None:
@@ -281,17 +318,32 @@ async def cap_of(tx: AsyncConnection, sender_id: str) -> tuple[int, int] | None:
 
 
 async def put_sender_rule(
-    tx: AsyncConnection, sender_id: str, *, approval: bool, cap: tuple[int, int] | None, changed_by: str, now: datetime
+    tx: AsyncConnection,
+    sender_id: str,
+    *,
+    approval: bool,
+    cap: tuple[int, int] | None,
+    link_host: str | None,
+    changed_by: str,
+    now: datetime,
 ) -> None:
     messages, days = cap or (None, None)
     await tx.execute(
         text(
-            "INSERT INTO sender_rule (sender_id, approval, cap_messages, cap_days, changed_by, changed_at)"
-            " VALUES (:id, :approval, :messages, :days, :by, :now) ON CONFLICT (sender_id) DO UPDATE"
+            "INSERT INTO sender_rule (sender_id, approval, cap_messages, cap_days, link_host, changed_by, changed_at)"
+            " VALUES (:id, :approval, :messages, :days, :host, :by, :now) ON CONFLICT (sender_id) DO UPDATE"
             " SET approval = excluded.approval, cap_messages = excluded.cap_messages, cap_days = excluded.cap_days,"
-            " changed_by = excluded.changed_by, changed_at = excluded.changed_at"
+            " link_host = excluded.link_host, changed_by = excluded.changed_by, changed_at = excluded.changed_at"
         ),
-        {"id": sender_id, "approval": approval, "messages": messages, "days": days, "by": changed_by, "now": now},
+        {
+            "id": sender_id,
+            "approval": approval,
+            "messages": messages,
+            "days": days,
+            "host": link_host,
+            "by": changed_by,
+            "now": now,
+        },
     )
 
 
@@ -459,10 +511,11 @@ async def asked_for(tx: AsyncConnection, subject_id: str, sender_id: str | None)
     rows = await tx.execute(
         text(
             "SELECT g.campaign_id, g.text, g.language, g.translations::text AS translations, g.folding, g.starts_at,"
-            " s.stop_code, c.attributes::text AS attributes"
+            " s.stop_code, u.link_host, c.attributes::text AS attributes"
             " FROM campaign AS g JOIN recipient AS r ON r.campaign_id = g.campaign_id AND r.subject_id = :id"
             " JOIN contact AS c ON c.sender_id = g.sender_id AND c.subject_id = :id"
             " JOIN sender AS s ON s.sender_id = g.sender_id"
+            " LEFT JOIN sender_rule AS u ON u.sender_id = g.sender_id"
             " WHERE g.status IN ('running', 'paused') AND r.subject_id <= g.cursor"
             " AND r.status IN ('pending', 'deferred') AND g.sender_id = coalesce(:sender_id, g.sender_id)"
             " ORDER BY g.campaign_id"
@@ -552,14 +605,15 @@ _CAMPAIGN = (
     " c.translations::text AS translations, c.folding, c.sectors, c.selection::text AS selection, c.rest_days,"
     " c.send_before, c.created_by, c.edited_by, c.agreed, c.acknowledged,"
     " c.created_at, c.fingerprint, c.status, c.starts_at, c.started_at, c.ended_at, c.cursor,"
-    f" c.expanded, a.audience, {', '.join(f'a.{name}' for name in COUNTS)}"
+    f" c.expanded, u.link_host, a.audience, {', '.join(f'a.{name}' for name in COUNTS)}"
     " FROM campaign AS c JOIN campaign_accounts AS a ON a.campaign_id = c.campaign_id"
+    " LEFT JOIN sender_rule AS u ON u.sender_id = c.sender_id"
 )
 
 
 def wording_of(row: Row[Any]) -> Wording:
-    """What a campaign says: of its `text`, `language`, `translations` and `folding`."""
-    return wording(row.text, row.language, msgspec.json.decode(row.translations), row.folding)
+    """What a campaign says: of its `text`, `language`, `translations`, `folding` and its sender's `link_host`."""
+    return wording(row.text, row.language, msgspec.json.decode(row.translations), row.folding, row.link_host)
 
 
 async def insert_campaign(tx: AsyncConnection, values: Mapping[str, Any]) -> bool:

@@ -3,6 +3,7 @@
     {first_name}                                an attribute of the contact, which must have it
     {first_name|cher client}                    one with a default
     {if loyalty = or}-30 %{else}-20 %{end}      a condition; also `{else if …}`
+    {link https://maison-lune.example/soldes}   a link that is counted, short and each person's own (`short_link`)
     {stop}                                      the STOP mention with the sender's own code
     {{ and }}                                   braces
 
@@ -17,20 +18,23 @@ What is checked is always the rendered text: that is what a person gets, and wha
 import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import StrEnum
 from itertools import chain, pairwise
 
+from campaign import short_link
+from campaign.short_link import Token
 from common.law.stop_mention import mentions_stop
 from common.sms_length import MAX_SEGMENTS, Length, Place, length, outside_gsm7
 
 MAX_TEMPLATE_CHARS = 2000
 STOP_FIELD = "stop"
+MAX_LINKS = 5
 
 _FIELD_NAME = re.compile(r"[a-z0-9_]{1,40}", re.ASCII)
 _TOKENS = re.compile(r"\{\{|\}\}|\{[^{}]*\}|[{}]")
-_IF = re.compile(r"\{\s*(?:else\s+)?if\s[^{}]*\}", re.ASCII)
+_UNSENT = re.compile(r"\{\s*(?:(?:else\s+)?if\s|link\s+[^\s|{}])[^{}]*\}", re.ASCII)
 _CONDITION = re.compile(r"(not\s+)?([a-z0-9_]{1,40})\s*(!=|<=|>=|=|<|>)?", re.ASCII)
 _NUMBER = re.compile(r"[+-]?\d{1,18}(?:[.,]\d{1,9})?", re.ASCII)
 
@@ -51,6 +55,8 @@ class TextProblem(StrEnum):
     BRACE_ALONE = "brace_alone"
     FIELD_NAME = "field_name"
     CONDITION = "condition"
+    LINK = "link"
+    LINK_HOST_MISSING = "link_host_missing"
     STOP_MENTION_MISSING = "stop_mention_missing"
 
 
@@ -70,7 +76,18 @@ class Field:
     default: str | None
 
 
-Part = str | Field
+@dataclass(frozen=True, slots=True)
+class Link:
+    """`target`: where it leads. `host`: the sender's own, whose short link is written; None where it has none yet."""
+
+    target: str
+    host: str | None = None
+
+    def written(self, token: Token) -> str:
+        return self.target if self.host is None else short_link.url(self.host, token(self.target))
+
+
+Part = str | Field | Link
 Fold = Callable[[str], str]
 
 
@@ -127,6 +144,26 @@ class Template:
         found.pop(STOP_FIELD, None)
         return tuple(found)
 
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """In every arm; each once."""
+        arms = (_arms(part) for part in self.parts)
+        return tuple(dict.fromkeys(p for arm in chain.from_iterable(arms) for p in arm if isinstance(p, Link)))
+
+    def with_links_on(self, host: str | None) -> "Template":
+        """Its links as they are written for a sender with this host for them."""
+        return self.each(lambda part: replace(part, host=host) if isinstance(part, Link) else part)
+
+    def each(self, change: Callable[[Part], Part]) -> "Template":
+        """With each part changed, those of conditions' arms too."""
+
+        def of(part: Part | Choice) -> Part | Choice:
+            if isinstance(part, Choice):
+                return Choice(tuple((condition, tuple(map(change, parts))) for condition, parts in part.arms))
+            return change(part)
+
+        return replace(self, parts=tuple(map(of, self.parts)))
+
     def missing(self, attributes: Mapping[str, str]) -> str | None:
         """The first attribute that this contact's text needs and that is absent or blank."""
         for part in _written(self.parts, attributes):
@@ -134,11 +171,17 @@ class Template:
                 return part.name
         return None
 
-    def render(self, attributes: Mapping[str, str], stop_code: str, fold: Fold | None = None) -> str:
+    def render(
+        self,
+        attributes: Mapping[str, str],
+        stop_code: str,
+        fold: Fold | None = None,
+        token: Token = short_link.any_token,
+    ) -> str:
         """The text for one contact; `fold` is done to what comes from it. Raises KeyError for an attribute that is
         `missing`."""
         written = _written(self.parts, attributes)
-        return "".join([p if isinstance(p, str) else _value(p, attributes, stop_code, fold=fold) for p in written])
+        return "".join([_said(part, attributes, stop_code, token=token, fold=fold) for part in written])
 
     def samples(self, stop_code: str) -> tuple[str, ...]:
         """Texts it can become, at their shortest: each arm of each condition is in one of them. The first is the
@@ -173,7 +216,10 @@ def parse(source: str) -> Template:
                 reading.token(token[1:-1], start + 1)
     parts = reading.end()
     required = dict.fromkeys(part.name for part in parts if isinstance(part, Field) and part.default is None)
-    return Template(parts, tuple(required))
+    template = Template(parts, tuple(required))
+    if len(template.links) > MAX_LINKS:
+        raise TextRefused(TextProblem.LINK, f"at most {MAX_LINKS} links that are counted")
+    return template
 
 
 def normal(source: str) -> str:
@@ -184,6 +230,8 @@ def normal(source: str) -> str:
 def check(template: Template, stop_code: str) -> Length:
     """What the text costs at least. Raises TextRefused where nobody, or nobody of a condition's arm, could lawfully get
     it (DOMAIN 1.7, 1.11)."""
+    if any(link.host is None for link in template.links):
+        raise TextRefused(TextProblem.LINK_HOST_MISSING, "the sender has no `link_host` yet: it is one of its rules")
     samples = template.samples(stop_code)
     if not all(mentions_stop(sample, stop_code) for sample in samples):
         raise TextRefused(
@@ -211,8 +259,9 @@ def costly(source: str) -> tuple[Place, ...]:
 
 
 def sent(source: str) -> str:
-    """The text as it was typed, each character in its place, but blanks for what conditions ask: that is never sent."""
-    return _TOKENS.sub(lambda token: " " * len(token[0]) if _IF.fullmatch(token[0]) else token[0], source)
+    """The text as it was typed, each character in its place, but blanks for what is never sent: what conditions ask,
+    and where links lead."""
+    return _TOKENS.sub(lambda token: " " * len(token[0]) if _UNSENT.fullmatch(token[0]) else token[0], source)
 
 
 class _Reading:
@@ -244,6 +293,8 @@ class _Reading:
                     self._arms.append((None, []))
                 self._parts.append(Choice(tuple((condition, tuple(parts)) for condition, parts in self._arms)))
                 self._arms = None
+            case ["link", target] if not target.startswith("|"):
+                self.add(_link(target, at))
             case _:
                 self.add(_field(inside))
 
@@ -279,6 +330,13 @@ def _condition(asked: str, at: int) -> Condition:
     return Condition(name, comparison, value, bool(negated))
 
 
+def _link(target: str, at: int) -> Link:
+    target = target.strip()
+    if short_link.host_of(target) is None:
+        raise TextRefused(TextProblem.LINK, f"the link at character {at} is no https address in plain characters")
+    return Link(target)
+
+
 def _field(inside: str) -> Field:
     name, bar, default = inside.partition("|")
     name = name.strip()
@@ -298,6 +356,10 @@ def _written(parts: tuple[Part | Choice, ...], attributes: Mapping[str, str]) ->
             yield part
 
 
+def _arms(part: Part | Choice) -> tuple[tuple[Part, ...], ...]:
+    return tuple(parts for _, parts in part.arms) if isinstance(part, Choice) else ((part,),)
+
+
 def _arm(part: Part | Choice, taken: int) -> tuple[Part, ...]:
     """`taken` counts from 0; the last arm beyond it."""
     return part.arms[min(taken, len(part.arms) - 1)][1] if isinstance(part, Choice) else (part,)
@@ -310,7 +372,7 @@ def _least(part: Part | Choice, stop_code: str) -> tuple[Part, ...]:
 
 
 def _sample(parts: Iterable[Part], stop_code: str) -> str:
-    return "".join(p if isinstance(p, str) else _value(p, {}, stop_code, at_least="x") for p in parts)
+    return "".join(_said(part, {}, stop_code, at_least="x") for part in parts)
 
 
 def _cell(attributes: Mapping[str, str], name: str) -> str:
@@ -323,14 +385,21 @@ def _number(written: str) -> Decimal | None:
     return Decimal(digits.replace(",", ".")) if _NUMBER.fullmatch(digits) else None
 
 
-def _value(
-    field: Field,
+def _said(
+    part: Part,
     attributes: Mapping[str, str],
     stop_code: str,
     *,
+    token: Token = short_link.any_token,
     at_least: str | None = None,
     fold: Fold | None = None,
 ) -> str:
+    if isinstance(part, str):
+        return part
+    return part.written(token) if isinstance(part, Link) else _value(part, attributes, stop_code, at_least, fold)
+
+
+def _value(field: Field, attributes: Mapping[str, str], stop_code: str, at_least: str | None, fold: Fold | None) -> str:
     if field.name == STOP_FIELD:
         return f"STOP au {stop_code}"
     if value := _cell(attributes, field.name):

@@ -5,12 +5,13 @@ the campaign does not speak.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from campaign import folding, text
 from campaign.folding import Folding
-from campaign.text import Choice, Field, Fold, Part, Template
+from campaign.short_link import Token
+from campaign.text import Field, Fold, Link, Part, Template
 
 LANGUAGE_FIELD = "language"
 
@@ -43,16 +44,28 @@ class Wording:
         """The first attribute that this contact's text needs and that is absent or blank."""
         return self.templates[self.language_of(attributes)].missing(attributes)
 
-    def render(self, attributes: Mapping[str, str], stop_code: str) -> str:
-        """The text for one contact. Raises KeyError for an attribute that is `missing`."""
-        return self.templates[self.language_of(attributes)].render(attributes, stop_code, self.fold)
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Where its links lead, in every language; each once."""
+        links = (link for template in self.templates.values() for link in template.links)
+        return tuple(dict.fromkeys(link.target for link in links))
+
+    def render(self, attributes: Mapping[str, str], stop_code: str, token: Token) -> str:
+        """The text for one contact; `token`: of their links (`short_link.any_token`, where it is not sent). Raises
+        KeyError for an attribute that is `missing`."""
+        return self.templates[self.language_of(attributes)].render(attributes, stop_code, self.fold, token)
 
 
-def wording(source: str, language: str, translations: Mapping[str, str], chosen: str) -> Wording:
-    """`chosen` is a Folding. Raises TextRefused, as `text.parse` does."""
+def wording(
+    source: str, language: str, translations: Mapping[str, str], chosen: str, link_host: str | None = None
+) -> Wording:
+    """`chosen` is a Folding; `link_host` the sender's. Raises TextRefused, as `text.parse` does."""
     how = Folding(chosen)
     author, contact = _fold(folding.of_author(how)), _fold(folding.of_contact(how))
-    templates = {name: _author(text.parse(each), author) for name, each in {language: source, **translations}.items()}
+    templates = {
+        name: _author(text.parse(each), author).with_links_on(link_host)
+        for name, each in {language: source, **translations}.items()
+    }
     return Wording(language, templates, contact)
 
 
@@ -61,18 +74,15 @@ def _fold(replacing: Callable[[str], str] | None) -> Fold | None:
 
 
 def _author(template: Template, fold: Fold | None) -> Template:
-    """The author's words replaced; what conditions compare with is not."""
+    """The author's words replaced; what conditions compare with is not, nor where links lead."""
     if fold is None:
         return template
 
     def part(each: Part) -> Part:
         if isinstance(each, str):
             return fold(each)
-        return Field(each.name, None if each.default is None else fold(each.default))
+        if isinstance(each, Link) or each.default is None:
+            return each
+        return Field(each.name, fold(each.default))
 
-    def of(each: Part | Choice) -> Part | Choice:
-        if isinstance(each, Choice):
-            return Choice(tuple((condition, tuple(map(part, parts))) for condition, parts in each.arms))
-        return part(each)
-
-    return replace(template, parts=tuple(map(of, template.parts)))
+    return template.each(part)

@@ -12,6 +12,7 @@ from campaign import folding as foldings
 from campaign import senders
 from campaign import text as texts
 from campaign.folding import Folding
+from campaign.short_link import any_token
 from campaign.store import Sender
 from campaign.wording import Wording, wording
 from common.auth import Caller, require
@@ -32,8 +33,8 @@ Text = Annotated[
     Storable,
     Field(
         max_length=texts.MAX_TEMPLATE_CHARS,
-        description="{attribute}, {attribute|default}, {if attribute = value}…{else}…{end}, and {stop} for « STOP au »"
-        " with the sender's own code.",
+        description="{attribute}, {attribute|default}, {if attribute = value}…{else}…{end}, {link https://…} for a"
+        " short link that is counted, and {stop} for « STOP au » with the sender's own code.",
     ),
 ]
 Translations = Annotated[
@@ -146,7 +147,7 @@ def checked(text: str, language: str, translations: Mapping[str, str], folding: 
     for name, source in {language: text, **translations}.items():
         field = "text" if name == language else f"translations.{name}"
         try:
-            only = wording(source, name, {}, folding)
+            only = wording(source, name, {}, folding, sender.link_host)
             texts.check(only.templates[name], sender.stop_code)
         except texts.TextRefused as refused:
             raise Invalid(str(refused), reasons=[Reason(field, refused.reason.value)]) from refused
@@ -154,7 +155,7 @@ def checked(text: str, language: str, translations: Mapping[str, str], folding: 
         raise Invalid(
             "`text` is in that language already", reasons=[Reason(f"translations.{language}", "same_language")]
         )
-    return wording(text, language, translations, folding)
+    return wording(text, language, translations, folding, sender.link_host)
 
 
 def length_of(text: str) -> Length:
@@ -176,11 +177,11 @@ def costly(source: str) -> list[Costly]:
 def _written(spoken: Wording, attributes: Mapping[str, str] | None, sender: Sender) -> str:
     if attributes is None:
         return spoken.templates[spoken.language].sample(sender.stop_code)
-    return spoken.render(attributes, sender.stop_code)
+    return spoken.render(attributes, sender.stop_code, any_token)
 
 
 def _folded(body: NewPreview, how: Folding, sender: Sender, *, whose: Mapping[str, str] | None) -> Folded:
-    spoken = wording(body.text, "fr", {}, how)
+    spoken = wording(body.text, "fr", {}, how, sender.link_host)
     named = spoken.templates["fr"].fields
     contact = foldings.of_contact(how)
     becomes = {n: foldings.folded(v, contact) for n, v in (body.attributes or {}).items() if n in named}

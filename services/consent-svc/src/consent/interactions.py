@@ -5,19 +5,16 @@ it was delivered or opened, is no contact (CNIL; DOMAIN 1.4), and this cannot te
 """
 
 from collections import Counter
-from collections.abc import Mapping
 
 from fastapi import APIRouter, Request
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.problems import Invalid, Problem, Reason
-from consent import recorder, retention, store
+from consent import recorder
 from consent.api import Call, Held, Key, WritesConsent, any_number, opened, purposes_of
 from consent.bodies import InteractionBody, InteractionResult, InteractionsAnswer, InteractionsBody, Unfit, bodies
-from consent.chain import evidence_id
-from consent.ledger import CLOCK_SKEW, Evidence, Verdict
+from consent.contacts import contact, worth_keeping
+from consent.ledger import CLOCK_SKEW, Verdict
 from consent.recorder import Statement
-from consent.store import Standing
 
 router = APIRouter(prefix="/v1")
 
@@ -41,7 +38,7 @@ async def record_interactions(
                 statements[index] = _statement(call, item)
             except Problem as problem:
                 results[index] = InteractionResult(index=index, verdict="refused", reasons=bodies(problem.reasons))
-        worth = await _worth_keeping(tx, statements)
+        worth = await worth_keeping(tx, statements)
         recorded = await recorder.record(tx, list(worth.values()), call.now)
     kept = {place for place, r in zip(worth, recorded, strict=True) if r.decision.verdict is not Verdict.DUPLICATE}
     for index, statement in statements.items():
@@ -52,17 +49,6 @@ async def record_interactions(
         results=[results[index] for index in range(len(body.items))],
         counts={"recorded": counts["recorded"], "unchanged": counts["unchanged"], "refused": counts["refused"]},
     )
-
-
-async def _worth_keeping(tx: AsyncConnection, statements: Mapping[int, Statement]) -> dict[int, Statement]:
-    standing = await store.standing_of(tx, [statement.subject_id for statement in statements.values()])
-    worth = {}
-    for index, statement in statements.items():
-        state, sender_id = standing.get(statement.subject_id, Standing()).state, statement.evidence.sender_id
-        met = any(mark.sender_id == sender_id for mark in state.marks)
-        if sender_id and met and retention.worth_keeping(state, sender_id, statement.evidence.at):
-            worth[index] = statement
-    return worth
 
 
 def _statement(call: Call, body: InteractionBody) -> Statement:
@@ -78,14 +64,4 @@ def _statement(call: Call, body: InteractionBody) -> Statement:
     if reasons:
         raise Invalid("not recorded: " + ", ".join(r.reason for r in reasons), reasons=reasons)
     subject_id = call.held.subject_keys.subject_id(any_number(body.number, call.held))
-    at = min(body.occurred_at, call.now)
-    evidence = Evidence(
-        evidence_id=evidence_id("contact", subject_id, body.sender_id, retention.day(at)),
-        kind="contact",
-        sender_id=body.sender_id,
-        purpose=None,
-        occurred_at=body.occurred_at,
-        received_at=call.now,
-        **dict(body.evidence),
-    )
-    return Statement(subject_id, None, evidence)
+    return contact(subject_id, body.sender_id, body.occurred_at, call.now, **dict(body.evidence))

@@ -13,6 +13,7 @@ from common.settings import HoursSettings, KeyRingSettings
 from consent import (
     api,
     checks,
+    clicks,
     copies,
     double_opt_ins,
     endings,
@@ -110,6 +111,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             subscriptions=[
                 Intake(held.field_keys, answers(held)).subscription(),
                 receipts.dispatch_messages,
+                clicks.subscription,
                 erasures.answers,
                 copies.parts,
                 rectifications.answers,

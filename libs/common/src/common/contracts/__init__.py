@@ -7,7 +7,7 @@ number speaks for a subject in all of them (dispatch's lock, and the watermarks,
 from dataclasses import dataclass
 from typing import Literal
 
-from common.contracts.campaign import CampaignControlled, MessageRequested, MessageReworded
+from common.contracts.campaign import CampaignControlled, LinkClicked, MessageRequested, MessageReworded
 from common.contracts.consent import ConsentStateChanged, SenderChanged
 from common.contracts.dispatch import MessageChanged, OptOutEnforced
 from common.contracts.envelope import Event, Watermark
@@ -119,6 +119,7 @@ CONTROLS = Topic("campaign.controls.v1", "campaign", "campaign_id", "compact", (
 CAMPAIGN_REQUESTS = Topic(
     "campaign.requests.v1", "campaign", "subject_id", "delete", (MessageRequested, MessageReworded), ("dispatch",)
 )
+CLICKS = Topic("campaign.clicks.v1", "campaign", "subject_id", "delete", (LinkClicked,), ("consent",))
 DISPATCH_REQUESTS = Topic(
     "dispatch.requests.v1",
     "dispatch",
@@ -150,6 +151,7 @@ TOPICS: tuple[Topic, ...] = (
     INBOUND_RECEIPTS,
     CONTROLS,
     CAMPAIGN_REQUESTS,
+    CLICKS,
     DISPATCH_REQUESTS,
     DISPATCH_MESSAGES,
 )

@@ -1,4 +1,4 @@
-"""What campaign-svc publishes: the control of each campaign, and one request per recipient."""
+"""What campaign-svc publishes: the control of each campaign, one request per recipient, and who followed a link."""
 
 from typing import ClassVar, Literal
 
@@ -57,6 +57,24 @@ class MessageReworded(Event, frozen=True, kw_only=True):
     subject_id: str
     text: str | None  # sealed, context "text:<message_id>"; None: it cannot be written any more, and must not leave
     reworded_at: Instant
+
+    @property
+    def key(self) -> str:
+        return self.subject_id
+
+
+class LinkClicked(Event, frozen=True, kw_only=True):
+    """The person followed a link of a message: contact from them with its sender. At most one a day, person and link;
+    what machines follow is not told."""
+
+    type: ClassVar[str] = "campaign.link_clicked.v1"
+
+    subject_id: str
+    sender_id: str
+    campaign_id: str
+    message_id: str
+    link: int  # which of the campaign's, from 1
+    clicked_at: Instant
 
     @property
     def key(self) -> str:

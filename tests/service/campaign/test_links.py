@@ -1,0 +1,201 @@
+"""Tracked links: each person's own, leading where the campaign leads and nowhere else, and clicked by people."""
+
+import re
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from campaign import eraser, links
+from campaign.copier import copier
+from campaign.rectifier import Rectifier
+from campaign.short_link import token
+from common.consumer import Received
+from common.contracts import CLICKS
+from common.contracts.rights import RectificationRequested
+from tests.builders import SENDER, field_keys, link_keys, now, subject
+from tests.service.campaign.campaigns import Campaigns
+from tests.unit.campaign.test_visitors import OPENED, PHONE
+
+HOST = "m.maison-lune.example"
+TARGET = "https://maison-lune.example/soldes?de=sms"
+OTHER = "https://maison-lune.example/lyon"
+TEXT = f"Maison Lune : {{if city = Lyon}}{{link {OTHER}}}{{else}}{{link {TARGET}}}{{end}} {{stop}}"
+SHORT = re.compile(rf"https://{re.escape(HOST)}(/l/[0-9A-Za-z]{{12}}) ")
+
+
+@pytest.fixture
+async def linked(campaigns: Campaigns) -> Campaigns:
+    await campaigns.put(f"senders/{SENDER}/rules", json={"link_host": HOST})
+    return campaigns
+
+
+async def expanded(campaigns: Campaigns, *people: int) -> tuple[str, dict[str, str]]:
+    """A campaign that has asked for these people, and the path of each one's link."""
+    campaign_id = await campaigns.started(*people, text=TEXT)
+    assert await campaigns.planner.expand()
+    paths = {}
+    for asked in await campaigns.requests():
+        found = SHORT.search(field_keys.unseal(asked.text, f"text:{asked.message_id}"))
+        assert found is not None
+        paths[asked.subject_id] = found[1]
+    return campaign_id, paths
+
+
+async def followed(campaigns: Campaigns, path: str, method: str = "GET", **headers: str) -> httpx.Response:
+    """As a phone that opens it, unless told otherwise: without a token of ours."""
+    shown = {"Authorization": "", "User-Agent": PHONE, **OPENED, **headers}
+    return await campaigns.client.request(method, path, headers=shown)
+
+
+async def rows(campaigns: Campaigns) -> dict[str, int]:
+    async with campaigns.surroundings.sql("campaign") as sql:
+        return {row["subject_id"]: row["clicks"] for row in await sql.fetch("SELECT subject_id, clicks FROM link")}
+
+
+async def test_each_person_gets_a_link_of_their_own_and_only_people_click(linked: Campaigns) -> None:
+    campaign_id, paths = await expanded(linked, 1, 2)
+    assert len(set(paths.values())) == 2
+    assert not any(who.partition("-")[2][:8] in path for who, path in paths.items())
+    mine, other = paths[subject(1)], paths[subject(2)]
+    for machine in (
+        await followed(linked, mine, "HEAD"),
+        await followed(linked, mine, **{"User-Agent": "WhatsApp/2.23"}),
+        await followed(linked, mine, **{"Sec-Purpose": "prefetch"}),
+    ):
+        assert (machine.status_code, machine.headers["location"]) == (302, OTHER)
+    assert await rows(linked) == {subject(1): 0, subject(2): 0}
+    assert await linked.outbox(CLICKS) == []
+    for _ in range(2):
+        led = await followed(linked, mine)
+        assert (led.status_code, led.headers["location"], led.content) == (302, OTHER, b"")
+        assert (led.headers["cache-control"], led.headers["referrer-policy"]) == ("no-store", "no-referrer")
+        assert "set-cookie" not in led.headers
+    assert (await followed(linked, other)).headers["location"] == TARGET
+    assert await rows(linked) == {subject(1): 2, subject(2): 1}
+    told = {click.subject_id: click for click in await linked.outbox(CLICKS)}
+    assert len(await linked.outbox(CLICKS)) == 2  # one a day and link
+    message = next(m for m in await linked.requests() if m.subject_id == subject(1))
+    click = told[subject(1)]
+    assert (click.campaign_id, click.sender_id, click.message_id) == (campaign_id, SENDER, message.message_id)
+    assert {click.link for click in told.values()} == {1, 2}
+    async with linked.surroundings.sql("campaign") as sql:
+        await sql.execute("UPDATE link SET last_clicked_at = now() - interval '25 hours'")
+    await followed(linked, mine)
+    assert len(await linked.outbox(CLICKS)) == 3
+    assert (await followed(linked, mine, "POST")).status_code == 405
+
+
+async def test_what_leads_nowhere_answers_the_same_page_whatever_the_reason(linked: Campaigns) -> None:
+    campaign_id, paths = await expanded(linked, 1, 2)
+    forged = token(link_keys, campaign_id, subject(9), TARGET)  # of nobody who was written to
+    async with linked.surroundings.sql("campaign") as sql:
+        await sql.execute("UPDATE link SET token = $1 WHERE subject_id = $2", "AAAAAAAAAAAA", subject(2))
+    gone = [
+        await followed(linked, path)
+        for path in (
+            "/l/",
+            "/l/short",
+            f"/l/{'0' * 12}",
+            f"/l/{forged}",
+            "/l/AAAAAAAAAAAA",  # in the table, and no key of ours made it
+            f"{paths[subject(1)]}/",
+            f"{paths[subject(1)]}//evil.example",
+            "/l/https://evil.example",
+            "/l/%0dLocation:%20https://evil.example",
+        )
+    ]
+    async with linked.surroundings.sql("campaign") as sql:
+        await sql.execute("UPDATE campaign SET starts_at = starts_at - interval '34 days'")
+    gone.append(await followed(linked, paths[subject(1)]))
+    assert {(page.status_code, page.content) for page in gone} == {(404, gone[0].content)}
+    assert "n'est plus valable" in gone[0].text
+    assert not any("location" in page.headers or "set-cookie" in page.headers for page in gone)
+    assert await rows(linked) == {subject(1): 0, subject(2): 0}
+    assert await linked.outbox(CLICKS) == []
+
+
+async def test_links_and_clicks_are_told_in_a_copy_and_forgotten_with_the_person(linked: Campaigns) -> None:
+    _, paths = await expanded(linked, 1, 2)
+    await followed(linked, paths[subject(1)])
+    async with linked.database.begin() as tx:
+        held = await copier(field_keys).gather(tx, subject(1))
+    assert [(item["target"], item["clicks"]) for item in held if item["kind"] == "link"] == [(OTHER, 1)]
+    async with linked.database.begin() as tx:
+        done = await eraser.erase(tx, {subject(1): now(), subject(3): now()})
+    assert done == {subject(1): {"contacts": 1, "links": 1}, subject(3): {"contacts": 0, "links": 0}}
+    assert await rows(linked) == {subject(2): 0}
+    assert (await followed(linked, paths[subject(1)])).status_code == 404
+    # who is being erased while they are asked for gets no row either
+    async with linked.surroundings.sql("campaign") as sql:
+        await sql.execute(
+            "INSERT INTO erasing (erasure_id, subject_id, requested_at) VALUES ('e1', $1, now())", subject(1)
+        )
+    async with linked.database.begin() as tx:
+        tokens = links.Tokens(link_keys, (await linked.requests())[0].campaign_id, subject(1))
+        tokens(TARGET)
+        await links.keep(tx, [tokens])
+    assert await rows(linked) == {subject(2): 0}
+
+
+async def test_a_message_that_is_put_right_keeps_its_link_and_gets_those_it_had_not(linked: Campaigns) -> None:
+    _, paths = await expanded(linked, 1)
+    fields = field_keys.seal('{"city": "Lyon"}', "rectification:r1")
+    asked = RectificationRequested(
+        rectification_id="r1", subject_id=subject(1), sender_id=None, fields=fields, requested_at=now()
+    )
+    for city, leads in (("Lyon", OTHER), ("Nîmes", TARGET)):
+        fields = field_keys.seal(f'{{"city": "{city}"}}', "rectification:r1")
+        batch = [Received(asked.__class__(**{**_fields(asked), "fields": fields}), subject(1), 0, 0, now(), None)]
+        async with linked.database.begin() as tx:
+            await Rectifier(field_keys, link_keys).apply(tx, batch)
+        said = (await linked.requests())[-1]
+        found = SHORT.search(field_keys.unseal(said.text, f"text:{said.message_id}"))
+        assert found is not None
+        assert (found[1] == paths[subject(1)]) is (city == "Lyon")
+        assert (await followed(linked, found[1])).headers["location"] == leads
+
+
+async def test_links_need_a_host_of_the_senders_own_and_what_was_approved_is_where_they_lead(
+    campaigns: Campaigns,
+) -> None:
+    refused = await campaigns.written(422, text=TEXT)
+    assert [(r["field"], r["reason"]) for r in refused["reasons"]] == [("text", "link_host_missing")]
+    rules = f"senders/{SENDER}/rules"
+    for host, why in (("M.example", "no_host"), ("m.example/x", "no_host"), ("bit.ly", "public_shortener")):
+        refused = await campaigns.put(rules, 422, json={"link_host": host})
+        assert [(r["field"], r["reason"]) for r in refused["reasons"]] == [("link_host", why)]
+    await campaigns.put(rules, json={"link_host": HOST})
+    assert (await campaigns.get(rules))["link_host"] == HOST
+    written = await campaigns.written(text=f"Maison Lune {{link {TARGET}}} {{stop}}")
+    short = f"Maison Lune https://{HOST}/l/xxxxxxxxxxxx STOP au 36111"
+    assert written["length"]["units"] == len(short)
+    preview = {"sender_id": SENDER, "text": written["text"]}
+    assert (await campaigns.post("texts/preview", json=preview))["text"] == short
+    seen = await campaigns.post(f"campaigns/{written['campaign_id']}/pre-flight")
+    path = f"campaigns/{written['campaign_id']}"
+    for change in ({"text": f"Maison Lune {{link {OTHER}}} {{stop}}"}, {"text": written["text"]}):
+        await campaigns.put(path, json=change)
+        again = await campaigns.post(f"{path}/pre-flight")
+        assert (again["digest"] == seen["digest"]) is (change["text"] == written["text"])
+    await campaigns.put(rules, json={"link_host": "s.maison-lune.example"})
+    assert (await campaigns.post(f"{path}/pre-flight"))["digest"] != seen["digest"]
+    # a host that is taken away after the start: nobody gets a text whose link leads nowhere
+    campaign_id = await campaigns.started(1, text=TEXT)
+    await campaigns.put(rules, json={})
+    assert await campaigns.planner.expand()
+    assert (await campaigns.statistics(campaign_id))["denied_reasons"] == {"link_host_missing": 1}
+
+
+async def test_a_link_leads_on_for_thirty_days_after_its_message_may_last_leave(linked: Campaigns) -> None:
+    _, paths = await expanded(linked, 1)
+    async with linked.database.begin() as tx:
+        found = await links.find(tx, paths[subject(1)].removeprefix("/l/"), link_keys, 30)
+        assert found is not None
+        left = found.expires_at - now()
+    assert timedelta(days=32, hours=23) < left <= timedelta(days=33)  # three in which it may leave, and thirty
+
+
+def _fields(event: Any) -> dict[str, Any]:
+    return {name: getattr(event, name) for name in event.__struct_fields__}
