@@ -58,7 +58,7 @@ def test_a_token_is_of_one_campaign_person_target_and_key() -> None:
         assert token(link_keys, *other) != made
         assert not is_ours(made, link_keys, *other)
     new = base64.b64encode(b"n" * 32).decode()
-    keys = {KEY_RING["current"]: base64.b64encode(b"t" * 32).decode(), "n1": new}
+    keys = {"n1": new, KEY_RING["current"]: base64.b64encode(b"t" * 32).decode()}
     rotated = LinkKeys(KeyRingSettings.model_validate({"current": "n1", "keys": keys}))
     assert token(rotated, *of) != made
     assert is_ours(made, rotated, *of)  # a rotation breaks no link
@@ -71,7 +71,7 @@ def test_a_token_is_as_long_as_the_one_that_was_counted() -> None:
 
 
 def test_a_text_marks_its_links_and_says_the_short_ones() -> None:
-    template = parse("{if vip}{link https://a.example/vip}{else}{ link https://a.example/ }{end} {link|rien} {stop}")
+    template = parse("{if vip}{link https://a.example/vip}{else}{ link https://a.example/ }{end} {link |rien} {stop}")
     assert [link.target for link in template.links] == ["https://a.example/vip", "https://a.example/"]
     assert template.fields == ("vip", "link")  # a field of that name is one, as before there were links
     on = template.with_links_on("m.example")
