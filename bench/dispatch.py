@@ -266,7 +266,7 @@ async def _bench(ground: Ground) -> AsyncIterator[Bench]:
 async def _dispatch(bench: Bench, submits: int, batch: int) -> Server:
     return await bench.ground.service(
         "dispatch",
-        PLACET_ROLES="worker,relay",
+        PLACET_ROLES="worker,projection,relay",
         PLACET_GATEWAY_URL=bench.operator,
         PLACET_GATEWAY_SUBMITS=str(submits),
         PLACET_GATEWAY_BATCH=str(batch),

@@ -53,6 +53,7 @@ class Environment:
     idempotent_gateway: bool = False  # does the operator take a repeated reference for the same SMS?
     more: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     urls: Mapping[str, str] = field(default_factory=lambda: {name: _url() for name in (*SERVICES, "simulator")})
+    projection_url: str = field(default_factory=_url)
     database_passwords: Mapping[str, str] = field(
         default_factory=lambda: {name: secrets.token_urlsafe(16) for name in SERVICES}, repr=False
     )
@@ -88,12 +89,17 @@ class Environment:
         if name in ("campaign", "dispatch"):
             told["PLACET_HOURS"] = self.hours
         if name == "dispatch":
+            told["PLACET_ROLES"] = "api,worker,relay"  # and `of_projection`
             told["PLACET_GATEWAY_URL"] = self.urls["simulator"]
             told["PLACET_GATEWAY_TOKEN"] = self.gateway_token
             told["PLACET_GATEWAY_IDEMPOTENT"] = str(self.idempotent_gateway).lower()
         if name == "inbound":
             told["PLACET_PROVIDER_ACCOUNTS"] = json.dumps(self._provider_accounts())
         return {**_inherited(), **told, **self.more.get(name, {})}
+
+    def of_projection(self, dispatch: Mapping[str, str]) -> dict[str, str]:
+        """dispatch-svc's second process, where opt-outs wait for nothing: `dispatch` is what the first is told."""
+        return {**dispatch, "PLACET_ROLES": "projection", "PLACET_PORT": self.projection_url.rpartition(":")[2]}
 
     def of_simulator(self, log: Path) -> dict[str, str]:
         return _inherited() | {

@@ -22,6 +22,7 @@ from stack.processes import Supervisor
 
 READY_WITHIN_S = 60.0  # four Pythons share the cores, maybe with much else
 
+PROJECTION = "dispatch-projection"  # a process of dispatch-svc of its own, for `kill` and `restart`
 LOGS, SIMULATOR_LOG, STACK_ENV, DATABASE = "logs", "simulator.jsonl", "stack.env", "postgres"
 
 
@@ -110,7 +111,14 @@ async def running_stack(
                     within_s=READY_WITHIN_S,
                 )
                 for name in SERVICES
-            )
+            ),
+            supervisor.start(
+                PROJECTION,
+                _python("dispatch"),
+                env=environment.of_projection(told["dispatch"]),
+                ready=f"{environment.projection_url}/readyz",
+                within_s=READY_WITHIN_S,
+            ),
         )
         environment.write(folder / STACK_ENV)
         leaving.callback((folder / STACK_ENV).unlink, missing_ok=True)

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common import consumer as consumer_loop
 from common import kafka
 from common.consumer import After, Consumer, Hold, Poison, Received, Stopped, applied_watermark
-from common.contracts import STATES, TOPICS, Watermark
+from common.contracts import STATES, TOPICS, Event, Watermark
 from common.contracts.consent import ConsentStateChanged
 from common.contracts.dispatch import OptOutEnforced
 from common.kafka import WrongPartitions, ensure_topics
@@ -38,6 +38,7 @@ OF_DISPATCH = OptOutEnforced(
 WITHOUT_OFFSET = kafka.encode(states_of(SUBJECT, 1)[0]).replace(
     b'"suppressions":[]', b'"suppressions":[{"sender_id":null,"since":"2026-01-01T00:00:00"}]'
 )
+EARLY, LATE = datetime(2026, 1, 1, 9, tzinfo=UTC), datetime(2026, 1, 1, 10, tzinfo=UTC)
 UNREADABLE = (SUBJECT.encode(), b"{broken", ConsentStateChanged.type)
 
 
@@ -139,7 +140,10 @@ async def test_a_database_restored_from_its_backup_gets_again_what_it_lost(
 
 
 @pytest.mark.parametrize("lost", ["UPDATE consumer_offset SET next_offset = 1", "DELETE FROM consumer_offset"])
-async def test_a_running_consumer_reads_again_what_a_failover_lost(surroundings: Surroundings, lost: str) -> None:
+@pytest.mark.parametrize("then", [states_of(SUBJECT, 4)[0], Watermark(partition=0, as_of=EARLY)])
+async def test_a_running_consumer_reads_again_what_a_failover_lost(
+    surroundings: Surroundings, lost: str, then: Event
+) -> None:
     """The replica that took over was behind: what was stored is not there any more, and nobody restarts the service."""
     async with pipeline(surroundings, partitions=1) as pipe:
         await pipe.publish(*states_of(SUBJECT, 1, 2, 3))
@@ -149,11 +153,11 @@ async def test_a_running_consumer_reads_again_what_a_failover_lost(surroundings:
             async with pipe.database.begin() as tx:
                 await tx.execute(text("DELETE FROM applied WHERE version > :kept"), {"kept": kept})
                 await tx.execute(text(lost))
-            await pipe.publish(*states_of(SUBJECT, 4))
+            await pipe.publish(then)
             await eventually(_until_offset(pipe, 4), within_s=20)
             await pipe.publish(*states_of(SUBJECT, 5))
             await eventually(_until_offset(pipe, 5), within_s=20)
-        assert await pipe.applied() == [(SUBJECT, v) for v in (1, 2, 3, 4, 5)]
+        assert await pipe.applied() == [(SUBJECT, v) for v in (1, 2, 3, 4, 5) if v != 4 or type(then) is not Watermark]
 
 
 async def test_what_was_placed_during_a_rebalance_is_placed_again(surroundings: Surroundings) -> None:
@@ -469,16 +473,38 @@ async def test_the_applied_watermark_is_that_of_the_partition_furthest_behind(su
             async with pipe.database.begin() as tx:
                 return await applied_watermark(tx, GROUP, STATES, 3)
 
-        early, late = datetime(2026, 1, 1, 9, tzinfo=UTC), datetime(2026, 1, 1, 10, tzinfo=UTC)
-        for marks, as_of in (
-            ([(0, late), (1, late)], None),
-            ([(2, early)], early),
-            ([(2, late)], late),
-            ([(2, early)], late),  # of a relay that no longer leads
-        ):
-            await pipe.publish(*(Watermark(partition=partition, as_of=at) for partition, at in marks))
-            await pipe.hand(pipe.consumer())
-            assert await applied() == as_of
+        published = 0
+
+        async def all_read() -> bool:
+            assert await pipe.scalar("SELECT sum(next_offset) FROM consumer_offset") == published
+            return True
+
+        async with going(pipe.consumer().run):
+            for marks, as_of in (
+                ([(0, LATE), (1, LATE)], None),
+                ([(2, EARLY)], EARLY),
+                ([(2, LATE)], LATE),
+                ([(2, EARLY)], LATE),  # of a relay that no longer leads
+            ):
+                await pipe.publish(*(Watermark(partition=partition, as_of=at) for partition, at in marks))
+                published += len(marks)
+                await eventually(all_read, within_s=20)
+                assert await applied() == as_of
+
+
+async def test_partitions_with_nothing_but_watermarks_share_a_transaction(surroundings: Surroundings) -> None:
+    async with pipeline(surroundings, partitions=3) as pipe:
+        consumer = pipe.consumer()
+        of = [TopicPartition(consumer.subscription.topic.name, partition) for partition in range(3)]
+        for tp in of:
+            await consumer.start_of(tp.partition)
+        await pipe.scalar(
+            "UPDATE consumer_offset SET next_offset = 9, as_of = :at WHERE partition = 1 RETURNING 1", at=LATE
+        )
+        assert not await consumer._step_over_watermarks(dict.fromkeys(of, (2, EARLY)))
+        rows = await pipe.rows("SELECT next_offset, as_of, xmin::text FROM consumer_offset ORDER BY partition")
+        assert [row[:2] for row in rows] == [(2, EARLY), (9, LATE), (2, EARLY)], "another had read further"
+        assert rows[0][2] == rows[2][2] != rows[1][2]
 
 
 async def test_a_watermark_counts_only_with_what_precedes_it(surroundings: Surroundings) -> None:

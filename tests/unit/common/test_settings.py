@@ -23,7 +23,7 @@ KEY = "a key of thirty-two bytes or more, for tests"
 @pytest.mark.parametrize(
     ("written", "roles"),
     [
-        ("all", {"api", "worker", "relay"}),
+        ("all", {"api", "worker", "projection", "relay"}),
         ("api", {"api"}),
         ("api,relay", {"api", "relay"}),
         (" worker , relay ", {"worker", "relay"}),

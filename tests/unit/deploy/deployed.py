@@ -30,7 +30,7 @@ BUILD: Mapping[str, Callable[[Any], Service[Any]]] = {
     "dispatch": dispatch.service.build,
 }
 SERVICES = tuple(SETTINGS)
-ROLES = ("api", "worker", "relay")
+ROLES = ("api", "worker", "projection", "relay")
 PREFIX = "PLACET_"
 
 # common.service.main gives uvicorn this long to end the requests in flight, before the workers drain

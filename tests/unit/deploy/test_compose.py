@@ -22,7 +22,11 @@ def migration(service: str) -> dict[str, Any]:
 
 
 def test_it_holds_the_servers_the_services_their_migrations_and_the_simulator() -> None:
-    assert set(CONTAINERS) == {"postgres", "kafka", *OURS, *(f"{name}-migrate" for name in SERVICES)}
+    assert set(CONTAINERS) == {
+        *("postgres", "kafka", "dispatch-projection"),
+        *OURS,
+        *(f"{name}-migrate" for name in SERVICES),
+    }
     assert CONTAINERS["postgres"]["image"] == "postgres:17"
     assert CONTAINERS["kafka"]["image"].startswith("apache/kafka:4.")
 
@@ -32,7 +36,7 @@ def test_a_service_starts_with_what_it_is_told_and_ignores_none_of_it(service: s
     told = CONTAINERS[service]["environment"]
     assert unknown(service, told) == set()
     settings = started(service, told)
-    assert settings.roles == {"api", "worker", "relay"}
+    assert settings.roles == {"api", "worker", "relay"} | ({"projection"} if service != "dispatch" else set())
     assert settings.fictional_numbers
     assert settings.kafka_replication == 1
 
@@ -53,6 +57,15 @@ def test_marketing_keeps_french_hours_unless_told_otherwise(started: Started) ->
 def test_whoever_publishes_or_reads_a_topic_is_there() -> None:
     assert {t.owner for t in TOPICS} | {c for t in TOPICS for c in t.consumers} <= set(CONTAINERS)
     assert CONTAINERS["kafka"]["environment"]["KAFKA_AUTO_CREATE_TOPICS_ENABLE"] == "false"
+
+
+def test_opt_outs_reach_the_gate_in_a_process_of_their_own(started: Started) -> None:
+    apart, dispatch = CONTAINERS["dispatch-projection"], CONTAINERS["dispatch"]
+    assert started("dispatch", apart["environment"]).roles == {"projection"}
+    for same in ("image", "healthcheck", "depends_on"):
+        assert apart[same] == dispatch[same]
+    others = {"PLACET_ROLES": None}
+    assert apart["environment"] | others == dispatch["environment"] | others
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -64,6 +64,12 @@ def selects(policy: str, **labels: str) -> bool:
     )
 
 
+def left_out(service: str) -> list[dict[str, str]]:
+    return [
+        patch["target"] for patch in kustomization(service)["patches"] if patch["patch"].startswith("$patch: delete")
+    ]
+
+
 def ports(policy: str, direction: str) -> set[int | str]:
     return {port["port"] for rule in POLICIES[policy].get(direction, []) for port in rule["ports"]}
 
@@ -80,21 +86,19 @@ def test_every_file_is_named_by_a_kustomization() -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_the_services_differ_by_their_names_and_by_what_they_leave_out(service: str) -> None:
-    common = (BASE / "consent" / "kustomization.yaml").read_text().replace("consent", service)
+    common = (BASE / "dispatch" / "kustomization.yaml").read_text().replace("dispatch", service)
     assert (BASE / service / "kustomization.yaml").read_text().startswith(common)
-    assert set(kustomization(service)) == set(kustomization("consent"))
+    assert set(kustomization(service)) == set(kustomization("dispatch"))
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_service_has_a_worker_exactly_where_its_code_has_work_for_one(service: str, started: Started) -> None:
+def test_a_service_has_a_role_exactly_where_its_code_has_work_for_it(service: str, started: Started) -> None:
     secret = {key: EXAMPLES[key] for name in ("placet-keys", service) for key in secrets()[name]}
     built = BUILD[service](started(service, config(service) | secret))
-    (idle,) = (f.default for f in dataclasses.fields(Service) if f.name == "background")
-    left_out = [
-        patch["target"] for patch in kustomization(service)["patches"] if patch["patch"].startswith("$patch: delete")
-    ]
-    worker = {"kind": "Deployment|PodDisruptionBudget", "name": "worker"}
-    assert left_out == ([worker] if built.background is idle else [])
+    idle = {f.name: f.default for f in dataclasses.fields(Service)}
+    roles = {"worker": "background", "projection": "projection"}
+    without = [role for role, part in roles.items() if getattr(built, part) == idle[part]]
+    assert left_out(service) == [{"kind": "Deployment|PodDisruptionBudget", "name": role} for role in without]
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -155,7 +159,7 @@ def test_whoever_publishes_a_topic_relays_and_whoever_reads_one_works_and_both_r
         assert topic.owner in SERVICES
         assert selects("kafka", name=topic.owner, component="relay")
         for consumer in topic.consumers:
-            assert len(kustomization(consumer)["patches"]) == 1, f"{consumer} leaves its worker out"
+            assert "worker" not in {target["name"] for target in left_out(consumer)}
             assert selects("kafka", name=consumer, component="worker")
     assert ports("kafka", "egress") == {9092}
 
@@ -224,7 +228,7 @@ def test_nothing_passes_the_network_unless_it_is_named() -> None:
     assert POLICIES["nothing"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     for role in ("migrate", *ROLES):
         assert selects("postgres", name="consent", component=role)
-        assert selects("kafka", name="consent", component=role) == (role in ("worker", "relay"))
+        assert selects("kafka", name="consent", component=role) == (role in ("worker", "projection", "relay"))
         assert selects("api", name="consent", component=role) == (role == "api")
     assert [s for s in SERVICES if selects("gateways", name=s, component="worker")] == ["dispatch"]
     assert ports("postgres", "egress") == {5432}

@@ -2,7 +2,8 @@
 a time, in order; of several partitions some `at_once`: none waits for another.
 
 Per batch: lock the stored offset, skip what is below it, decode, handle, store the next offset (and the watermark
-seen), commit. Then Kafka's own commit, best effort, for lag dashboards only. On assignment (by the group, or of every
+seen), commit. Now and then Kafka's own commit, best effort, for lag dashboards only. Partitions that hold nothing but
+watermarks, which is most of them most of the time, share a transaction. On assignment (by the group, or of every
 partition where `kafka_groups` is off): seek to the stored offset, and look at nothing that was read before: Kafka's
 commit may be ahead of a database restored from its backup.
 A second owner of a partition waits on the row lock, then sees it is behind and skips: zombies are fenced by the row.
@@ -49,7 +50,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common import dead_letters, kafka, outbox
 from common.contracts import Event, Topic, Watermark
-from common.database import Database
+from common.database import Database, fetch_many
 from common.notify import either
 from common.settings import ServiceSettings
 from common.telemetry import continue_trace, counter, gauge, histogram
@@ -62,6 +63,7 @@ BACK_OFF_S = (0.1, 30.0)
 POISON_IN_A_ROW = 25  # a bad deploy stops instead of shovelling a topic into its dead letters
 JOIN_SESSION_MS = 10_000
 HEARTBEAT_MS = 1_000
+COMMIT_EVERY_S = 1.0
 
 HANDLED = counter("sms_consumer_records_total", "Records stepped over, by what became of them.", ["topic", "result"])
 LAG = gauge("sms_consumer_lag_records", "High watermark less next offset.", ["topic", "partition"])
@@ -204,6 +206,8 @@ class Consumer:
     _reached: dict[TopicPartition, int] = field(default_factory=dict)  # the next offset as last read or stored
     _partitions: dict[TopicPartition, _Partition] = field(default_factory=dict)
     _resume_at: dict[TopicPartition, float] = field(default_factory=dict)
+    _committing: asyncio.Task[None] | None = None
+    _commit_at: float = 0.0
 
     @property
     def name(self) -> str:
@@ -247,10 +251,12 @@ class Consumer:
                     await either(stop, None, 1.0)
                     continue
                 await self._within_the_log(kafka_consumer)
-                for tp in batches.keys() & self._placed:
-                    self._going[tp] = asyncio.create_task(self._handle(kafka_consumer, tp, batches[tp]))
+                self._begin(kafka_consumer, {tp: batches[tp] for tp in batches.keys() & self._placed})
+                self._commit(kafka_consumer)
                 await self._some_ended()
             await self._all_ended()
+            self._commit_at = 0.0
+            self._commit(kafka_consumer)
         except asyncio.CancelledError:
             for task in self._going.values():
                 task.cancel()
@@ -258,6 +264,8 @@ class Consumer:
         finally:
             if self._going:
                 await asyncio.wait(self._going.values())
+            if self._committing is not None:
+                await asyncio.wait((self._committing,), timeout=COMMIT_EVERY_S)
             with contextlib.suppress(Exception):
                 await kafka_consumer.stop()
 
@@ -282,10 +290,22 @@ class Consumer:
         batches: dict[TopicPartition, list[Any]] = found[0]
         return batches
 
+    def _begin(self, kafka_consumer: AIOKafkaConsumer, batches: dict[TopicPartition, list[Any]]) -> None:
+        """A task for each batch; one for all of those that hold only watermarks."""
+        marks: dict[TopicPartition, tuple[int, datetime]] = {}
+        for tp, records in batches.items():
+            if (as_of := newest_of_watermarks(records)) is not None:
+                marks[tp] = records[-1].offset + 1, as_of
+            else:
+                self._going[tp] = asyncio.create_task(self._handle(kafka_consumer, tp, records))
+        if marks:
+            first = {tp: batches[tp][0].offset for tp in marks}
+            self._going |= dict.fromkeys(marks, asyncio.create_task(self._note(kafka_consumer, marks, first)))
+
     async def _some_ended(self) -> None:
         """Forgets the batches that have ended, and waits for one while there are as many as there may be. Raises what
         ended one."""
-        if len(self._going) >= self.subscription.at_once:
+        if len(set(self._going.values())) >= self.subscription.at_once:
             await asyncio.wait(self._going.values(), return_when=asyncio.FIRST_COMPLETED)
         for tp in [tp for tp, task in self._going.items() if task.done()]:
             self._going.pop(tp).result()
@@ -312,34 +332,103 @@ class Consumer:
         except Stopped:
             raise
         except _WentBack:
-            log.error(
-                "the database lost what was stored: reading it again",
-                extra={"topic": tp.topic, "partition": tp.partition, "offset": self._reached[tp]},
-            )
-            self._placed.discard(tp)
+            self._went_back(tp)
             return
         except Hold:
             self._rest(kafka_consumer, tp, records[0].offset, min(HOLD_S[0] * 2**memory.holds, HOLD_S[1]))
             memory.holds = min(memory.holds + 1, 10)
             return
         except Exception:
-            memory.failures += 1
-            memory.failing_since = memory.failing_since or started
-            if memory.failures in (1, 10, 100):
-                log.exception("batch failed, trying again", extra={"topic": tp.topic, "partition": tp.partition})
-            back_off = min(BACK_OFF_S[0] * 2 ** min(memory.failures, 10), BACK_OFF_S[1])
-            self._rest(kafka_consumer, tp, records[0].offset, back_off * random.uniform(0.5, 1.0))  # noqa: S311 jitter
-            self._note_failing()
+            self._failed(kafka_consumer, tp, records[0].offset, started)
             return
+        BATCH.labels(self.subscription.topic.name).observe(time.monotonic() - started)
+        self._went_well(kafka_consumer, tp, records[-1].offset + 1)
+
+    async def _note(
+        self,
+        kafka_consumer: AIOKafkaConsumer,
+        marks: dict[TopicPartition, tuple[int, datetime]],
+        first: dict[TopicPartition, int],
+    ) -> None:
+        """Watermarks of several partitions: `marks` has the next offset and the newest of each."""
+        marks = {tp: mark for tp, mark in marks.items() if tp in kafka_consumer.assignment()}
+        started = time.monotonic()
+        try:
+            behind = await self._step_over_watermarks(marks)
+        except Exception:
+            for tp in marks:
+                self._failed(kafka_consumer, tp, first[tp], started)
+            return
+        for tp, (following, _) in marks.items():
+            if tp in behind:
+                self._went_back(tp)
+            else:
+                self._went_well(kafka_consumer, tp, following)
+
+    async def _step_over_watermarks(self, marks: dict[TopicPartition, tuple[int, datetime]]) -> set[TopicPartition]:
+        """The transaction. Returns those whose stored offset went back, of which nothing was stored."""
+        of = {tp.partition: tp for tp in marks}
+        ours = self.subscription.group, self.subscription.topic.name
+        async with self.database.begin() as tx:
+            rows = await fetch_many(
+                tx,
+                "SELECT partition, next_offset FROM consumer_offset WHERE consumer_group = $1 AND topic = $2"
+                " AND partition = ANY($3::integer[]) ORDER BY partition FOR UPDATE",
+                *ours,
+                list(of),
+            )
+            stored = {of[partition]: next_offset for partition, next_offset in rows}
+            behind = {tp for tp in marks if stored.get(tp, -1) < self._reached.get(tp, 0)}
+            fresh = [tp for tp in marks if tp not in behind and stored[tp] < marks[tp][0]]
+            await fetch_many(
+                tx,
+                "UPDATE consumer_offset o SET next_offset = n.next_offset, updated_at = now(),"
+                " as_of = greatest(o.as_of, n.as_of)"
+                " FROM unnest($3::integer[], $4::bigint[], $5::timestamptz[]) AS n(partition, next_offset, as_of)"
+                " WHERE o.consumer_group = $1 AND o.topic = $2 AND o.partition = n.partition",
+                *ours,
+                [tp.partition for tp in fresh],
+                [marks[tp][0] for tp in fresh],
+                [marks[tp][1] for tp in fresh],
+            )
+        for tp in marks.keys() - behind:
+            self._reached[tp] = max(self._reached.get(tp, 0), marks[tp][0])
+        return behind
+
+    def _went_back(self, tp: TopicPartition) -> None:
+        log.error(
+            "the database lost what was stored: reading it again",
+            extra={"topic": tp.topic, "partition": tp.partition, "offset": self._reached[tp]},
+        )
+        self._placed.discard(tp)
+
+    def _failed(self, kafka_consumer: AIOKafkaConsumer, tp: TopicPartition, offset: int, started: float) -> None:
+        """Within the handler of what was raised: `offset` is offered again after a rest."""
+        memory = self._partitions.setdefault(tp, _Partition())
+        memory.failures += 1
+        memory.failing_since = memory.failing_since or started
+        if memory.failures in (1, 10, 100):
+            log.exception("batch failed, trying again", extra={"topic": tp.topic, "partition": tp.partition})
+        back_off = min(BACK_OFF_S[0] * 2 ** min(memory.failures, 10), BACK_OFF_S[1])
+        self._rest(kafka_consumer, tp, offset, back_off * random.uniform(0.5, 1.0))  # noqa: S311 jitter
+        self._note_failing()
+
+    def _went_well(self, kafka_consumer: AIOKafkaConsumer, tp: TopicPartition, following: int) -> None:
+        memory = self._partitions.setdefault(tp, _Partition())
         memory.failures, memory.failing_since, memory.holds = 0, None, 0
         self._note_failing()
-        BATCH.labels(self.subscription.topic.name).observe(time.monotonic() - started)
-        following = records[-1].offset + 1
         LAG.labels(self.subscription.topic.name, tp.partition).set(
             max(0, (kafka_consumer.highwater(tp) or following) - following)
         )
-        with contextlib.suppress(CommitFailedError, IllegalStateError, KafkaError):
-            await kafka_consumer.commit({tp: following})
+
+    def _commit(self, kafka_consumer: AIOKafkaConsumer) -> None:
+        """Begins Kafka's own commit of what is stored, when its time has come. Nothing waits for it."""
+        now = time.monotonic()
+        if now < self._commit_at or (self._committing is not None and not self._committing.done()):
+            return
+        self._commit_at = now + COMMIT_EVERY_S
+        if reached := {tp: n for tp, n in self._reached.items() if tp in kafka_consumer.assignment()}:
+            self._committing = asyncio.create_task(_commit(kafka_consumer, reached))
 
     async def _apply(self, tp: TopicPartition, records: Sequence[Any]) -> After | None:
         """The transaction. Raises Poison with nothing done when a record cannot be read or handled."""
@@ -525,6 +614,26 @@ class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
         self._consumer._joined = True
         if self._consumer.subscription.on_assigned is not None:
             self._consumer.subscription.on_assigned(len(assigned))
+
+
+async def _commit(kafka_consumer: AIOKafkaConsumer, offsets: dict[TopicPartition, int]) -> None:
+    with contextlib.suppress(CommitFailedError, IllegalStateError, KafkaError):
+        await kafka_consumer.commit(offsets)
+
+
+def newest_of_watermarks(records: Sequence[Any]) -> datetime | None:
+    """The newest watermark where there is nothing else; None where there is an event, or something unreadable."""
+    newest: datetime | None = None
+    for record in records:
+        if _type(record) != Watermark.type:
+            return None
+        try:
+            mark = kafka.decode(record.value, record.headers)
+        except kafka.Undecodable:
+            return None
+        assert isinstance(mark, Watermark)
+        newest = mark.as_of if newest is None else max(newest, mark.as_of)
+    return newest
 
 
 def received_as(record: Any, event: Event) -> Received:

@@ -1,8 +1,9 @@
 """The one shape of a service: settings, routes, subscriptions, workers; roles choose which of them run.
 
-    api      the routes
-    worker   the subscriptions and the timers
-    relay    outbox to Kafka
+    api          the routes
+    worker       the subscriptions and the timers
+    projection   the subscriptions that must wait for nothing a worker does, where a service has such
+    relay        outbox to Kafka
 
 `python -m <service> migrate` brings the schema up to date and ends, and `dead-letters` lists what was stepped over and
 decides about it; without an argument it serves, with the roles of PLACET_ROLES. Every role answers /livez, /readyz and
@@ -101,6 +102,7 @@ class Service(Generic[S]):
     metadata: MetaData
     routers: Sequence[APIRouter] = ()
     background: Callable[[Resources[S]], Background] = lambda _: Background()  # the worker role's part
+    projection: Sequence[Subscription] = ()  # the projection role's part
     ceiling: Ceiling | None = None
     checks: Sequence[Check] = ()
     body_limits: Mapping[str, int | None] = field(default_factory=dict)
@@ -182,21 +184,25 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
     state = _Running()
     background = Background()
     workers: list[Worker] = []
+    subscriptions: list[Subscription] = []
     if "api" in settings.roles:
         workers.append(Worker("relayed", held.relayed.run))
+    if "projection" in settings.roles:
+        subscriptions += service.projection
     if "worker" in settings.roles:
         background = service.background(held)
-        state.consumers = [Consumer(s, database, settings) for s in background.subscriptions]
-        workers += [Worker(c.name, c.run) for c in state.consumers]
-        if background.subscriptions:
-            retrying = Retrying(database, settings, background.subscriptions).timer()
-            workers.append(Worker(retrying.name, retrying.run))
+        subscriptions += background.subscriptions
         workers += background.workers
+    if subscriptions:
+        state.consumers = [Consumer(s, database, settings) for s in subscriptions]
+        workers += [Worker(c.name, c.run) for c in state.consumers]
+        retrying = Retrying(database, settings, subscriptions).timer()
+        workers.append(Worker(retrying.name, retrying.run))
     if "relay" in settings.roles:
         relay = Relay(service.name, database, settings, service.watermarked, service.ceiling)
         workers.append(Worker("relay", relay.run))
     stop = asyncio.Event()
-    needs_topics = bool(settings.roles & {"worker", "relay"})
+    needs_topics = bool(settings.roles & {"worker", "projection", "relay"})
     state.topics_ready = not needs_topics
 
     async def run(worker: Worker) -> None:

@@ -12,8 +12,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from common.law import Policy, load
 
-Role = Literal["api", "worker", "relay"]
-ALL_ROLES: frozenset[Role] = frozenset(("api", "worker", "relay"))
+Role = Literal["api", "worker", "projection", "relay"]
+ALL_ROLES: frozenset[Role] = frozenset(("api", "worker", "projection", "relay"))
 
 
 class KeyRingSettings(BaseModel):

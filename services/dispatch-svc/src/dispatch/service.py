@@ -115,7 +115,6 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         erasing = eraser(held.database, settings.partitions)
         return Background(
             subscriptions=[
-                *projection.subscriptions(),
                 *intake.subscriptions(),
                 *receipts.subscriptions(),
                 erasing.subscription(),
@@ -137,6 +136,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         metadata=store.metadata,
         routers=[api.router],
         background=background,
+        projection=projection.subscriptions(),
         more_topics=[operator_submits(each.account) for each in settings.gateways if each.provider == "kafka"],
         checks=[consent_is_fresh],
     )
