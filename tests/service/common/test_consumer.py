@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -19,8 +20,9 @@ from common.consumer import After, Consumer, Hold, Poison, Received, Stopped, ap
 from common.contracts import STATES, TOPICS, Event, Watermark
 from common.contracts.consent import ConsentStateChanged
 from common.contracts.dispatch import OptOutEnforced
-from common.kafka import WrongPartitions, ensure_topics
+from common.kafka import WrongTopic, ensure_topics
 from common.outbox import MAX_RECORD_BYTES
+from common.settings import ServiceSettings
 from tests.eventually import eventually
 from tests.running import Surroundings
 from tests.service.common.pipeline import GROUP, Pipeline, going, pipeline, project, states_of
@@ -583,8 +585,23 @@ async def test_topics_are_made_once_all_with_one_partition_count(surroundings: S
 
 async def test_a_topic_with_another_partition_count_is_refused(surroundings: Surroundings) -> None:
     async with pipeline(surroundings, partitions=2) as pipe:
-        with pytest.raises(WrongPartitions, match=r"consent.states.v1 has 2 partitions, settings say 3"):
+        with pytest.raises(WrongTopic, match=r"consent.states.v1 has 2 partitions, settings say 3"):
             await ensure_topics(pipe.with_settings(partitions=3), [STATES])
+
+
+async def test_a_topic_with_other_settings_is_refused_with_what_to_do(surroundings: Surroundings) -> None:
+    settings = ServiceSettings(**await surroundings.settings("dispatch"))
+    name = settings.topic_prefix + STATES.name
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap)
+    await admin.start()
+    try:
+        kept_too_long = STATES.config | {"min.insync.replicas": "1", "max.compaction.lag.ms": "604800000"}
+        await admin.create_topics([NewTopic(name, settings.partitions, 1, topic_configs=kept_too_long)])
+    finally:
+        await admin.close()
+    said = rf"^{name}: max.compaction.lag.ms is 604800000, and must be 86400000: kafka-configs.sh .*=86400000$"
+    with pytest.raises(WrongTopic, match=said):
+        await ensure_topics(settings, [STATES])
 
 
 async def test_an_offset_that_is_not_in_the_log_stops_the_consumer(surroundings: Surroundings) -> None:

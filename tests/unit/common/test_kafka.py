@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common import kafka
+from common.contracts import STATES
 from common.contracts.consent import SenderChanged
+from common.kafka import Wanted, differences
 from tests.builders import sender_changed
 
 HEADERS = [("ce_type", SenderChanged.type.encode())]
@@ -27,3 +29,42 @@ def test_what_only_looks_like_one_is_read_as_it_is(text: str) -> None:
 @given(st.text(max_size=70), st.integers(1, 60))
 def test_a_key_is_in_the_partition_where_any_client_of_kafka_puts_it(key: str, partitions: int) -> None:
     assert kafka.partition_of(key, partitions) == (murmur2(key.encode()) & 0x7FFFFFFF) % partitions
+
+
+WANTED = Wanted(12, 3, STATES.config | {"min.insync.replicas": "2"})
+AS_IT_IS = {**WANTED.config, "compression.type": "producer"}
+
+
+def test_a_topic_that_is_as_wanted_or_safer_is_right() -> None:
+    assert differences("t", WANTED, [3] * 12, AS_IT_IS) == []
+    assert differences("t", WANTED, [4] * 12, AS_IT_IS | {"min.insync.replicas": "3"}) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "found", "wanted"),
+    [
+        ("cleanup.policy", "delete", "compact"),
+        ("cleanup.policy", "compact,delete", "compact"),
+        ("max.compaction.lag.ms", "9223372036854775807", "86400000"),
+        ("min.insync.replicas", "1", "2"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_what_puts_it_right(setting: str, found: str, wanted: str) -> None:
+    (line,) = differences("t", WANTED, [3] * 12, AS_IT_IS | {setting: found})
+    assert line.startswith(f"t: {setting} is {found}, and must be {wanted}: kafka-configs.sh --alter")
+    assert line.endswith(f"--entity-name t --add-config {setting}={wanted}")
+
+
+def test_a_setting_the_broker_does_not_have_is_wrong_and_so_are_those_it_does_not_show() -> None:
+    without = {name: value for name, value in AS_IT_IS.items() if name != "max.compaction.lag.ms"}
+    assert "max.compaction.lag.ms is not set" in differences("t", WANTED, [3] * 12, without)[0]
+    (line,) = differences("t", WANTED, [3] * 12, None)
+    assert "allow DescribeConfigs" in line
+
+
+def test_too_few_partitions_or_replicas_anywhere_are_wrong_and_all_that_is_wrong_is_said() -> None:
+    assert (
+        "has 11 partitions, settings say 12: set PLACET_PARTITIONS" in differences("t", WANTED, [3] * 11, AS_IT_IS)[0]
+    )
+    assert "has 2 replicas, settings say 3" in differences("t", WANTED, [3] * 11 + [2], AS_IT_IS)[0]
+    assert len(differences("t", WANTED, [], AS_IT_IS | {"cleanup.policy": "delete"})) == 3

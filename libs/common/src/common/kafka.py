@@ -7,7 +7,8 @@ import asyncio
 import re
 import ssl
 import struct
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -15,6 +16,7 @@ from uuid import UUID, uuid4
 import msgspec
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
     KafkaError,
     TopicAlreadyExistsError,
@@ -31,6 +33,7 @@ Headers = list[tuple[str, bytes]]
 
 REQUEST_TIMEOUT_MS = 10_000
 RETRY_BACK_OFF_MS = 250
+KNOWN_WITHIN_S = 5.0
 BATCH_BYTES = 1_000_000  # under the broker's default max.message.bytes
 
 _SEED, _MIX, _32_BITS = 0x9747B28C, 0x5BD1E995, 0xFFFFFFFF
@@ -138,38 +141,105 @@ def producer(settings: ServiceSettings) -> AIOKafkaProducer:
     )
 
 
-class WrongPartitions(RuntimeError):
-    """A topic exists with another partition count: one partition number would no longer speak for a subject."""
+class WrongTopic(RuntimeError):
+    """A topic exists and is not as the topic table and the settings have it. The text says what is wrong in each, and
+    what to do."""
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """How a topic must be."""
+
+    partitions: int
+    replicas: int
+    config: dict[str, str]
 
 
 async def ensure_topics(settings: ServiceSettings, topics: Sequence[Topic]) -> None:
-    """Create what is missing, with its dead-letter topic; refuse a partition count that is not the setting's."""
+    """Create what is missing, each topic with its dead letters; look at what is there. Raises WrongTopic, and
+    KafkaError where it may be tried again."""
+    in_sync = {"min.insync.replicas": str(max(settings.kafka_replication - 1, 1))}  # one replica may be lost
+    wanted: dict[str, Wanted] = {}
+    for topic in topics:
+        for name, partitions, config in (
+            (topic.name, settings.partitions, topic.config),
+            (topic.dead_letters, 1, topic.dead_letters_config),
+        ):
+            wanted[settings.topic_prefix + name] = Wanted(partitions, settings.kafka_replication, config | in_sync)
     admin = AIOKafkaAdminClient(**connection(settings), request_timeout_ms=REQUEST_TIMEOUT_MS)
     await admin.start()
     try:
-        wanted: dict[str, tuple[int, dict[str, str]]] = {}
-        for topic in topics:
-            wanted[settings.topic_prefix + topic.name] = (settings.partitions, topic.config)
-            wanted[settings.topic_prefix + topic.dead_letters] = (1, topic.dead_letters_config)
         existing = set(await admin.list_topics())
-        missing = [
-            NewTopic(name, partitions, settings.kafka_replication, topic_configs=config)
-            for name, (partitions, config) in wanted.items()
-            if name not in existing
-        ]
-        if missing:
-            await _create(admin, missing)
-        for found in await admin.describe_topics(list(wanted)):
-            if found["error_code"]:  # made a moment ago, and not known to every broker yet
-                raise for_code(found["error_code"])(f"describing {found['topic']}")
-            count, expected = len(found["partitions"]), wanted[found["topic"]][0]
-            if count != expected:
-                raise WrongPartitions(f"{found['topic']} has {count} partitions, settings say {expected}")
+        if missing := wanted.keys() - existing:
+            await _create(admin, [_new(name, wanted[name]) for name in sorted(missing)])
+        replicas = await _replicas(admin, list(wanted))
+        configs = await _configs(admin, list(wanted))
     finally:
         await admin.close()
+    wrong = [
+        line for name, topic in wanted.items() for line in differences(name, topic, replicas[name], configs.get(name))
+    ]
+    if wrong:
+        raise WrongTopic("\n".join(wrong))
 
 
-async def _create(admin: Any, missing: list[NewTopic]) -> None:
+def differences(name: str, wanted: Wanted, replicas: Sequence[int], config: Mapping[str, str] | None) -> list[str]:
+    """What is wrong with a topic, and what to do. `replicas`: of each partition; `config`: as the broker has it, None
+    where it does not let us look. More replicas, and more of them in sync, than wanted are right. Pure."""
+    wrong, least = [], min(replicas, default=0)
+    if len(replicas) != wanted.partitions:
+        wrong.append(
+            f"{name} has {len(replicas)} partitions, settings say {wanted.partitions}: set PLACET_PARTITIONS to what is"
+            " there, or make the topic anew; a count that changes moves subjects between partitions"
+        )
+    if least < wanted.replicas:
+        wrong.append(
+            f"{name} has {least} replicas, settings say {wanted.replicas}: kafka-reassign-partitions.sh adds them, or"
+            f" PLACET_KAFKA_REPLICATION={least} says that there are no more brokers"
+        )
+    if config is None:
+        return [*wrong, f"{name}: its settings cannot be read: allow DescribeConfigs on this topic"]
+    for setting, value in wanted.config.items():
+        found = config.get(setting)
+        enough = setting == "min.insync.replicas" and found is not None and int(found) >= int(value)
+        if found != value and not enough:
+            wrong.append(
+                f"{name}: {setting} is {found or 'not set'}, and must be {value}: kafka-configs.sh --alter"
+                f" --entity-type topics --entity-name {name} --add-config {setting}={value}"
+            )
+    return wrong
+
+
+def _new(name: str, wanted: Wanted) -> NewTopic:
+    return NewTopic(name, wanted.partitions, wanted.replicas, topic_configs=wanted.config)
+
+
+async def _replicas(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, list[int]]:
+    """How many there are of each partition. A topic made a moment ago is not known to every broker yet: within
+    KNOWN_WITHIN_S it is asked for again."""
+    deadline = time.monotonic() + KNOWN_WITHIN_S
+    while True:
+        found = await admin.describe_topics(names)
+        unknown = [topic for topic in found if topic["error_code"]]
+        if not unknown:
+            return {topic["topic"]: [len(part["replicas"]) for part in topic["partitions"]] for topic in found}
+        if time.monotonic() > deadline:
+            raise for_code(unknown[0]["error_code"])(f"describing {unknown[0]['topic']}")
+        await asyncio.sleep(RETRY_BACK_OFF_MS / 1000)
+
+
+async def _configs(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, dict[str, str]]:
+    """The settings by topic, without those topics whose settings we have no right to see."""
+    found = {}
+    for answer in await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in names]):
+        for code, _, _, name, entries in answer.resources:
+            if not code:
+                found[name] = {entry[0]: entry[1] for entry in entries}  # all: the local broker takes no choice of them
+            elif for_code(code) is not TopicAuthorizationFailedError:
+                raise for_code(code)(f"the settings of {name}")
+    return found
+
+
+async def _create(admin: AIOKafkaAdminClient, missing: list[NewTopic]) -> None:
     answer = await admin.create_topics(missing)
     for name, code, *_ in answer.topic_errors:
         if code and for_code(code) is not TopicAlreadyExistsError:  # another service was first: fine

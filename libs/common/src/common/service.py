@@ -215,7 +215,7 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
         while not stop.is_set():
             try:
                 await kafka.ensure_topics(settings, service.topics)
-            except kafka.WrongPartitions:
+            except kafka.WrongTopic:
                 raise
             except Exception as error:
                 log.warning("no topics yet", extra={"why": type(error).__name__})
