@@ -11,7 +11,7 @@ PACKAGES := libs/common services/consent-svc services/campaign-svc services/disp
 SOURCES := libs services stack tests examples bench
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo up down status page check fmt lint types imports test unit property contract service e2e schemas corpus fuzz bench kafka clean
+.PHONY: help install lock demo up down status page check fmt lint types imports test test-kafka unit property contract conformance service e2e schemas corpus fuzz bench kafka clean
 
 ##@ Everyday
 help: ## This list
@@ -25,10 +25,10 @@ $(VENV)/installed: requirements/dev.txt $(PACKAGES:%=%/pyproject.toml)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation $(PACKAGES:%=-e ./%)
 	touch $@
 
-demo: install ## A real run with a report: 10,000 contacts, two campaigns, STOP replies while it runs
+demo: install ## A real run with a report: 10,000 contacts, two campaigns, STOP replies while it runs (KAFKA=1 or 3)
 	$(BIN)/python -m stack demo
 
-up: install ## Start everything and leave it running; URLs and a token in .placet/stack.env
+up: install ## Start everything and leave it running; URLs and a token in .placet/stack.env (KAFKA=1 or 3)
 	$(BIN)/python -m stack up
 
 down: install ## Stop what `make up` started
@@ -51,11 +51,19 @@ test: install ## Every test: unit, property, contract, service, end to end (T=pa
 ifdef T
 	$(BIN)/pytest $(T)
 else
-	$(PYTEST) --ignore=tests/e2e
+	$(PYTEST) --ignore=tests/e2e --ignore=tests/kafka
 	$(BIN)/pytest tests/e2e
 endif
 
-unit property contract service e2e: install ## One suite
+test-kafka: install ## What needs a broker, on Apache Kafka itself (Java 17; Maven the first time; T=path narrows)
+ifdef T
+	PLACET_TEST_BROKERS=1 $(BIN)/pytest $(T)
+else
+	PLACET_TEST_BROKERS=1 $(PYTEST) tests/conformance tests/kafka tests/service --ignore=tests/service/stack
+	PLACET_TEST_BROKERS=1 $(BIN)/pytest tests/e2e --ignore=tests/e2e/test_readme.py
+endif
+
+unit property contract conformance service e2e: install ## One suite
 	$(if $(filter e2e,$@),$(BIN)/pytest,$(PYTEST)) tests/$@
 
 fuzz: install ## Requests nobody would send to inbound-svc, for 10 minutes (FUZZ_SECONDS=n; T=tests/service/common/test_fuzz.py: to the others)

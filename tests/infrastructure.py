@@ -2,6 +2,7 @@
 
     PLACET_TEST_POSTGRES   postgresql:// of a superuser
     PLACET_TEST_KAFKA      host:port of Apache Kafka (idempotent producers); PLACET_TEST_TANSU for the other one
+    PLACET_TEST_BROKERS    1 or 3: Apache Kafka, started here with as many brokers (`make test-kafka` says 1)
 
 Neither is ever skipped: what does not start fails the run.
 """
@@ -16,8 +17,17 @@ from pathlib import Path
 import asyncpg
 
 from common.database import migrate
+from stack.broker import Broker as LocalBroker
+from stack.kafka import Kafka, fetch
 
 SERVICES = ("consent", "campaign", "dispatch", "inbound")
+# What Kafka looks after every now and then, in tests many times a second: compaction, retention, deleted topics.
+AT_ONCE = {
+    "log.cleaner.backoff.ms": "200",
+    "log.retention.check.interval.ms": "500",
+    "log.segment.delete.delay.ms": "1000",
+}
+KAFKA = int(os.environ.get("PLACET_TEST_BROKERS", "0"))  # brokers of Apache Kafka; 0: the local broker
 
 
 @dataclass
@@ -66,6 +76,17 @@ class Broker:
     bootstrap: str
     idempotent: bool  # does it know InitProducerId?
     groups: bool  # do they form at once? Else the services that tests run join none
+    replicas: int = 1
+
+
+def own_broker(folder: Path) -> LocalBroker | Kafka:
+    """Of the kind this run is on, not started: for what has to be down, and to come back."""
+    return Kafka(folder / "kafka", fetch(), KAFKA, more=AT_ONCE) if KAFKA else LocalBroker(folder)
+
+
+def as_told(server: LocalBroker | Kafka) -> Broker:
+    known = isinstance(server, Kafka)
+    return Broker(server.bootstrap, idempotent=known, groups=known, replicas=max(KAFKA, 1))
 
 
 @contextmanager
@@ -97,18 +118,16 @@ def kafka_broker(scratch: Path) -> Iterator[Broker]:
         yield Broker(bootstrap, idempotent=False, groups=False)
         return
     with ExitStack() as cleaning:
-        if docker_answers():
+        if not KAFKA and docker_answers():
             from testcontainers.kafka import KafkaContainer
 
             container = cleaning.enter_context(KafkaContainer("apache/kafka:4.1.1").with_kraft())
             yield Broker(container.get_bootstrap_server(), idempotent=True, groups=True)
         else:
-            from stack.broker import Broker as Embedded
-
-            embedded = Embedded(scratch / "broker")
+            embedded = own_broker(scratch / "broker")
             embedded.start()
             cleaning.callback(embedded.stop)
-            yield Broker(embedded.bootstrap, idempotent=False, groups=False)
+            yield as_told(embedded)
 
 
 def docker_answers() -> bool:

@@ -65,7 +65,7 @@ class Surroundings:
             "kafka_bootstrap": self.broker.bootstrap,
             "kafka_idempotence": self.broker.idempotent,
             "kafka_groups": self.broker.groups,
-            "kafka_replication": 1,
+            "kafka_replication": self.broker.replicas,
             "topic_prefix": f"{self.unique}.",
             "partitions": 3,
             "subject_keys": KEY_RING,

@@ -9,6 +9,7 @@ from rich.console import Console
 from stack.demo import demonstrate
 from stack.running import Stack
 from tests.eventually import eventually
+from tests.infrastructure import KAFKA
 
 
 @pytest.mark.timeout(400)
@@ -28,7 +29,7 @@ async def test_the_demo_survives_a_kill_of(service: str, tmp_path: Path) -> None
         await stack.restart(service)
 
     console = Console(record=True, width=120, quiet=True)
-    report = await demonstrate(tmp_path, console=console, during=kill_and_restart, durable=False)
+    report = await demonstrate(tmp_path, console=console, during=kill_and_restart, kafka=KAFKA, durable=False)
     assert killed == [service]
     assert report.stops > 100
     assert report.messages > 10_000

@@ -11,6 +11,7 @@ import pytest
 from stack.running import running_stack
 from tests.e2e.test_promises import Placet, number
 from tests.eventually import eventually
+from tests.infrastructure import KAFKA
 
 AT_ONCE = 12  # erasures under way at each kill
 SERVICES = ("consent", "campaign", "dispatch", "inbound")
@@ -19,7 +20,7 @@ SERVICES = ("consent", "campaign", "dispatch", "inbound")
 @pytest.mark.timeout(300)
 async def test_erasures_survive_a_kill_of_each_service(tmp_path: Path) -> None:
     async with (
-        running_stack(tmp_path, durable=False) as stack,
+        running_stack(tmp_path, kafka=KAFKA, durable=False) as stack,
         httpx.AsyncClient(headers={"Authorization": f"Bearer {stack.token}"}, timeout=30) as http,
     ):
         placet = Placet(stack, http)

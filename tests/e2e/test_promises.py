@@ -20,6 +20,7 @@ import pytest
 from common.law import at_hand_off, load, next_permitted
 from stack.running import Stack, running_stack
 from tests.eventually import eventually
+from tests.infrastructure import KAFKA
 
 TEXT = "Maison Lune : {first_name|bonjour}, -20 % ce samedi. {stop}"
 FORM = {"source": "form", "form_id": "checkout", "form_version": "3", "text_shown": "Oui, je veux les offres par SMS"}
@@ -172,7 +173,7 @@ def signed(body: bytes, secret: str, at: int | None = None) -> dict[str, str]:
 @pytest.fixture(scope="module")
 async def placet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Placet]:
     folder = tmp_path_factory.mktemp("stack")
-    async with running_stack(folder, durable=False) as stack:
+    async with running_stack(folder, kafka=KAFKA, durable=False) as stack:
         headers = {"Authorization": f"Bearer {stack.token}"}
         async with httpx.AsyncClient(headers=headers, timeout=30) as http:
             yield Placet(stack, http)
@@ -495,7 +496,7 @@ async def test_9_no_number_is_in_any_log_or_metric(placet: Placet) -> None:
 async def test_6_the_law_is_data(tmp_path: Path) -> None:
     """With the real hours in force a marketing message goes only inside them; a code goes at any hour."""
     async with (
-        running_stack(tmp_path, durable=False, hours="france") as stack,
+        running_stack(tmp_path, kafka=KAFKA, durable=False, hours="france") as stack,
         httpx.AsyncClient(headers={"Authorization": f"Bearer {stack.token}"}, timeout=30) as http,
     ):
         placet = Placet(stack, http)

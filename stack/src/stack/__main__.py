@@ -1,8 +1,9 @@
 """`python -m stack up | down | status | page | demo | kafka 1|3`: the local stack, under `.placet/`.
 
 `up` leaves a supervisor in the background and returns when everything is ready; HOURS=france takes the real sending
-hours, otherwise the demonstration policy is in force. `down` ends it. The supervisor holds a lock on its pid file for
-as long as it lives: a pid in a file that nobody locks is nobody's.
+hours, otherwise the demonstration policy is in force; KAFKA=1 (or 3) takes Apache Kafka, otherwise the local broker.
+`down` ends it. The supervisor holds a lock on its pid file for as long as it lives: a pid in a file that nobody locks
+is nobody's.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ from stack.environment import SERVICES, Hours
 from stack.kafka import Kafka, fetch
 from stack.preferences import link
 from stack.processes import DidNotStart, Died, Supervisor, tail
-from stack.running import STACK_ENV, make_empty, running_stack
+from stack.running import STACK_ENV, kafka_asked, make_empty, running_stack
 
 FOLDER = Path(".placet")
 KAFKA = Path(".kafka")
@@ -39,14 +40,18 @@ def up() -> int:
     hours = os.environ.get("HOURS", "demonstration")
     if hours not in get_args(Hours):
         return _fail(f"HOURS is one of {', '.join(get_args(Hours))}")
+    try:
+        brokers = kafka_asked(os.environ)
+    except DidNotStart as error:
+        return _fail(str(error))
     if supervisor_pid() is not None:
         print("already up")
         return status()
     make_empty(FOLDER)
-    print("starting (from empty databases: the broker keeps its log in memory) ...", flush=True)
+    print("starting, from empty databases ...", flush=True)
     with LOG.open("wb") as log:
         supervisor = subprocess.Popen(
-            [sys.executable, "-m", "stack", "supervise", hours],
+            [sys.executable, "-m", "stack", "supervise", hours, str(brokers)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -119,7 +124,7 @@ def page() -> int:
     return 0
 
 
-def supervise(hours: Hours) -> int:
+def supervise(hours: Hours, brokers: int) -> int:
     """The background process of `up`."""
     FOLDER.mkdir(mode=0o700, exist_ok=True)
     with PID.open("ab") as held:
@@ -129,7 +134,7 @@ def supervise(hours: Hours) -> int:
         held.write(str(os.getpid()).encode())
         held.flush()
         try:
-            asyncio.run(_supervise(hours))
+            asyncio.run(_supervise(hours, brokers))
         except (DidNotStart, Died) as error:
             return _fail(str(error))
         except asyncio.CancelledError:
@@ -137,12 +142,14 @@ def supervise(hours: Hours) -> int:
     return 0
 
 
-async def _supervise(hours: Hours) -> None:
+async def _supervise(hours: Hours, brokers: int) -> None:
     this = cast("asyncio.Task[None]", asyncio.current_task())
     for wanted in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(wanted, this.cancel)
     print(f"hours: {hours}", flush=True)
-    async with running_stack(FOLDER, hours=hours, say=lambda what: print(f"starting {what}", flush=True)) as stack:
+    async with running_stack(
+        FOLDER, kafka=brokers, hours=hours, say=lambda what: print(f"starting {what}", flush=True)
+    ) as stack:
         await _keep_running(stack.supervisor)
 
 
@@ -161,7 +168,7 @@ async def _keep_running(supervisor: Supervisor) -> None:
 def kafka(brokers: int) -> int:
     """Apache Kafka in the foreground until Ctrl-C, under `.kafka/`; its log is kept there."""
     try:
-        running = Kafka(KAFKA / f"{brokers}-brokers", fetch(KAFKA / "libs"), brokers).start()
+        running = Kafka(KAFKA / f"{brokers}-brokers", fetch(), brokers).start()
     except DidNotStart as error:
         return _fail(str(error))
     print(f"PLACET_TEST_KAFKA={running.bootstrap}", flush=True)
@@ -229,8 +236,8 @@ def main(arguments: list[str]) -> int:
             return int(importlib.import_module("stack.demo").run() or 0)
         case ["kafka", ("1" | "3") as brokers]:
             return kafka(int(brokers))
-        case ["supervise", ("demonstration" | "france") as hours]:
-            return supervise(hours)
+        case ["supervise", ("demonstration" | "france") as hours, ("0" | "1" | "3") as brokers]:
+            return supervise(hours, int(brokers))
     return _fail("usage: python -m stack up | down | status | page | demo | kafka 1|3")
 
 

@@ -8,6 +8,7 @@ sending hours open at any time of day, and says so; everything else is as in pro
 import asyncio
 import contextlib
 import csv
+import os
 import random
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
@@ -24,7 +25,7 @@ from rich.table import Table
 
 from stack.processes import DidNotStart, Died
 from stack.report import Campaign, Facts, Report, folded, report
-from stack.running import Stack, running_stack
+from stack.running import Stack, kafka_asked, running_stack
 from stack.simulator import STOP_SPELLINGS
 
 SENDER = {
@@ -328,9 +329,11 @@ async def demonstrate(
     console: Console,
     during: During | None = None,
     examples: Path = Path("examples"),
+    kafka: int = 0,
     durable: bool = True,
 ) -> Report:
-    """Start a stack under `folder`, run the demo, print the report. Raises DemoFailed, DidNotStart, Died."""
+    """Start a stack under `folder` (on `kafka` brokers of Apache Kafka, 0: the local one), run the demo, print the
+    report. Raises DemoFailed, DidNotStart, Died."""
     bars = Progress(
         SpinnerColumn(), TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
         console=console,
@@ -338,7 +341,7 @@ async def demonstrate(
     with bars:
         starting = bars.add_task("Starting", total=None)
         async with running_stack(
-            folder, durable=durable, say=lambda what: bars.update(starting, description=what)
+            folder, kafka=kafka, durable=durable, say=lambda what: bars.update(starting, description=what)
         ) as stack:
             bars.update(starting, description="Everything is up", total=1, completed=1)
             timeout = aiohttp.ClientTimeout(total=60)
@@ -397,7 +400,7 @@ def run(arguments: Sequence[str] = ()) -> int:
     """Exit status: 0 when every check holds, 1 when one does not or the demo did not finish."""
     console = Console()
     try:
-        found = asyncio.run(demonstrate(Path(".placet/demo"), console=console))
+        found = asyncio.run(demonstrate(Path(".placet/demo"), console=console, kafka=kafka_asked(os.environ)))
     except (DemoFailed, DidNotStart, Died) as error:
         console.print(f"[bold red]The demo did not finish:[/] {error}")
         return 1

@@ -1,8 +1,7 @@
 """What each process of one local stack is told: ports, databases, keys, tokens. All made afresh, none worth keeping.
 
-Fictional numbers (06 39 98 xx xx) count as mobiles here, the broker has no idempotent producers and one replica, and
-each service is the only process of its kind and joins no group: four settings that a production environment must not
-copy.
+Fictional numbers (06 39 98 xx xx) count as mobiles here, and on the local broker there are no idempotent producers, one
+replica, and no groups: each service is the only process of its kind. A production environment must not copy that.
 """
 
 import base64
@@ -47,9 +46,11 @@ def _ring(key_id: str) -> str:
 
 @dataclass(frozen=True)
 class Environment:
-    """`more`: further variables by service, over those made here."""
+    """`kafka`: how many brokers of Apache Kafka there are; 0 is the local broker. `more`: further variables by service,
+    over those made here."""
 
     hours: Hours = "demonstration"
+    kafka: int = 0
     idempotent_gateway: bool = False  # does the operator take a repeated reference for the same SMS?
     more: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     urls: Mapping[str, str] = field(default_factory=lambda: {name: _url() for name in (*SERVICES, "simulator")})
@@ -69,9 +70,9 @@ class Environment:
         told = {
             "PLACET_DATABASE_URL": database_url,
             "PLACET_KAFKA_BOOTSTRAP": bootstrap,
-            "PLACET_KAFKA_IDEMPOTENCE": "false",
-            "PLACET_KAFKA_GROUPS": "false",
-            "PLACET_KAFKA_REPLICATION": "1",
+            "PLACET_KAFKA_IDEMPOTENCE": str(self.kafka > 0).lower(),
+            "PLACET_KAFKA_GROUPS": str(self.kafka > 0).lower(),
+            "PLACET_KAFKA_REPLICATION": str(max(self.kafka, 1)),
             "PLACET_PARTITIONS": str(PARTITIONS),
             "PLACET_PORT": self.urls[name].rpartition(":")[2],
             "PLACET_ROLES": "all",

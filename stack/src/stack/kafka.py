@@ -4,10 +4,12 @@ Each is broker and controller in one, on 127.0.0.1, with a folder for its data a
 first time, Maven.
 """
 
+import fcntl
+import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import which
@@ -16,8 +18,10 @@ from uuid import uuid4
 from stack.processes import DidNotStart, end, free_port, spawn, tail, wait_until
 
 HOME = Path(__file__).parents[2] / "kafka"  # pom.xml, log4j2.properties
-START_WITHIN_S = 60.0
+JARS = HOME.parents[1] / ".kafka" / "libs"
+START_WITHIN_S = 120.0  # three JVMs on a busy machine
 STOP_GRACE_S = 30.0  # a controlled shutdown moves leaders away first
+LAST_GRACE_S = 2.0
 HEAP = "-Xmx512m"
 SETTINGS = {
     "process.roles": "broker,controller",
@@ -47,7 +51,7 @@ class Node:
         return self.folder / "kafka.log"
 
 
-def settings(node: Node, nodes: Sequence[Node]) -> dict[str, str]:
+def settings(node: Node, nodes: Sequence[Node], more: Mapping[str, str] | None = None) -> dict[str, str]:
     """What one of the brokers is told. Of three, two have a record before it is acknowledged: one may be lost. Pure."""
     in_sync = 1 if len(nodes) == 1 else 2
     return SETTINGS | {
@@ -61,6 +65,7 @@ def settings(node: Node, nodes: Sequence[Node]) -> dict[str, str]:
         "transaction.state.log.replication.factor": str(len(nodes)),
         "min.insync.replicas": str(in_sync),
         "transaction.state.log.min.isr": str(in_sync),
+        **(more or {}),
     }
 
 
@@ -68,12 +73,13 @@ def settings(node: Node, nodes: Sequence[Node]) -> dict[str, str]:
 class Kafka:
     """`brokers`: 1 or 3. `folder` gets a folder for each; what is in it survives a stop, and a start goes on with it.
 
-    `libs`: the jars; see `fetch`.
+    `libs`: the jars; see `fetch`. `more`: further settings of each broker, over ours.
     """
 
     folder: Path
     libs: Path
     brokers: int = 1
+    more: Mapping[str, str] = field(default_factory=dict)
     _nodes: list[Node] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
@@ -116,11 +122,14 @@ class Kafka:
             node.child = None
 
     def stop(self) -> None:
-        """A controlled shutdown of all, the last one started first."""
-        for node in reversed(self._nodes):
-            if node.child is not None:
-                end(node.child, STOP_GRACE_S)
-                node.child = None
+        """A controlled shutdown of all, the last one started first. Who is left without a majority of controllers would
+        wait for one: it is given LAST_GRACE_S."""
+        running = [node for node in self._nodes if node.child is not None]
+        while running:
+            node = running.pop()
+            assert node.child is not None
+            end(node.child, STOP_GRACE_S if self.brokers == 1 or len(running) >= self.brokers // 2 else LAST_GRACE_S)
+            node.child = None
 
     def died(self) -> str | None:
         """Why one of them is not running any more, though nobody stopped it."""
@@ -137,7 +146,7 @@ class Kafka:
         for node in self._nodes:
             node.folder.mkdir(exist_ok=True)
             properties = node.folder / "server.properties"
-            told = settings(node, self._nodes)
+            told = settings(node, self._nodes, self.more)
             properties.write_text("".join(f"{name}={value}\n" for name, value in told.items()))
             formatting = ("format", "--cluster-id", cluster.read_text(), "--ignore-formatted", "-c", str(properties))
             done = subprocess.run(self._java("kafka.tools.StorageTool", *formatting), capture_output=True, text=True)
@@ -151,19 +160,26 @@ class Kafka:
         return [java, HEAP, logging, "-cp", f"{self.libs.resolve()}/*", main, *arguments]
 
 
-def fetch(libs: Path) -> Path:
-    """The jars in `libs`, copied there by Maven the first time. Raises DidNotStart."""
-    if any(libs.glob("kafka_2.13-*.jar")):
-        return libs
-    if (maven := which("mvn")) is None:
-        raise DidNotStart("the first start of Apache Kafka needs Maven (mvn) on the PATH")
-    command: Sequence[str] = [
-        maven, "--quiet", "--batch-mode", "--file", str(HOME / "pom.xml"),
-        "dependency:copy-dependencies", f"-DoutputDirectory={libs.resolve()}",
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise DidNotStart(f"Maven could not fetch Apache Kafka:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+def fetch(libs: Path = JARS) -> Path:
+    """The jars in `libs`, copied there by Maven the first time: all of them, or none. Raises DidNotStart."""
+    libs.parent.mkdir(parents=True, exist_ok=True)
+    with libs.with_name("fetching").open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # two test workers begin together
+        if any(libs.glob("kafka_2.13-*.jar")):
+            return libs
+        if (maven := which("mvn")) is None:
+            raise DidNotStart("the first start of Apache Kafka needs Maven (mvn) on the PATH")
+        arriving = libs.with_name("arriving")
+        shutil.rmtree(arriving, ignore_errors=True)
+        command: Sequence[str] = [
+            maven, "--quiet", "--batch-mode", "--file", str(HOME / "pom.xml"),
+            "dependency:copy-dependencies", f"-DoutputDirectory={arriving.resolve()}",
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise DidNotStart(f"Maven could not fetch Apache Kafka:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        shutil.rmtree(libs, ignore_errors=True)
+        arriving.rename(libs)
     return libs
 
 

@@ -3,7 +3,8 @@
     async with running_stack(folder) as stack:
         stack.urls["consent"], stack.token, stack.kill("dispatch"), await stack.restart("dispatch")
 
-It always starts from nothing: the broker keeps its log in memory, so databases from an earlier run would not fit it.
+It always starts from nothing: the local broker keeps its log in memory, so databases from an earlier run would not fit
+it. With `kafka=1` or 3 the broker is Apache Kafka itself.
 """
 
 import asyncio
@@ -17,13 +18,14 @@ from typing import Any
 
 from stack.broker import Broker
 from stack.environment import SERVICES, Environment, Hours
+from stack.kafka import Kafka, fetch
 from stack.postgres import Postgres
-from stack.processes import Supervisor
+from stack.processes import DidNotStart, Supervisor
 
 READY_WITHIN_S = 60.0  # four Pythons share the cores, maybe with much else
 
 PROJECTION = "dispatch-projection"  # a process of dispatch-svc of its own, for `kill` and `restart`
-LOGS, SIMULATOR_LOG, STACK_ENV, DATABASE = "logs", "simulator.jsonl", "stack.env", "postgres"
+LOGS, SIMULATOR_LOG, STACK_ENV, DATABASE, KAFKA = "logs", "simulator.jsonl", "stack.env", "postgres", "kafka"
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Stack:
     folder: Path
     environment: Environment
     postgres: Postgres
-    broker: Broker
+    broker: Broker | Kafka
     supervisor: Supervisor
     databases: Mapping[str, str]  # DSN by service: for looking at, never for writing
 
@@ -62,6 +64,7 @@ class Stack:
 async def running_stack(
     folder: Path,
     *,
+    kafka: int = 0,
     hours: Hours = "demonstration",
     durable: bool = True,
     idempotent_gateway: bool = False,
@@ -70,18 +73,20 @@ async def running_stack(
 ) -> AsyncIterator[Stack]:
     """Ready when entered, all gone when left. Logs and stack.env are under `folder`, the databases do not outlive it.
 
+    kafka   brokers of Apache Kafka; 0: the local broker
     more    further environment variables, by service (or "simulator")
     say     told what is being started
     Raises  DidNotStart, with the log's tail.
     """
     make_empty(folder)
     logs = folder / LOGS
-    environment = Environment(hours=hours, idempotent_gateway=idempotent_gateway, more=more or {})
-    postgres, broker = Postgres(folder / DATABASE, durable=durable), Broker(logs)
+    environment = Environment(hours=hours, kafka=kafka, idempotent_gateway=idempotent_gateway, more=more or {})
+    postgres = Postgres(folder / DATABASE, durable=durable)
+    broker = Kafka(folder / KAFKA, await asyncio.to_thread(fetch), kafka) if kafka else Broker(logs)
     async with AsyncExitStack() as leaving:
         leaving.push_async_callback(asyncio.to_thread, postgres.stop)
         leaving.push_async_callback(asyncio.to_thread, broker.stop)
-        say("PostgreSQL and the broker")
+        say(f"PostgreSQL and {'Apache Kafka' if kafka else 'the broker'}")
         await _in_thread(postgres.start)
         await _in_thread(broker.start)
         supervisor = await leaving.enter_async_context(Supervisor(logs))
@@ -125,11 +130,18 @@ async def running_stack(
         yield Stack(folder, environment, postgres, broker, supervisor, databases)
 
 
+def kafka_asked(told: Mapping[str, str]) -> int:
+    """How many brokers of Apache Kafka the variable KAFKA asks for; 0 without it. Raises DidNotStart."""
+    if (asked := told.get("KAFKA") or "0") not in ("0", "1", "3"):
+        raise DidNotStart("KAFKA is 1 or 3, the brokers of Apache Kafka; without it, or 0, the local broker")
+    return int(asked)
+
+
 def make_empty(folder: Path) -> None:
     """`folder`, without what an earlier run (even a crashed one) has left. Raises DidNotStart if it still runs."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     Postgres(folder / DATABASE).wipe()
-    for name in (DATABASE, LOGS):
+    for name in (DATABASE, LOGS, KAFKA):
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in (SIMULATOR_LOG, STACK_ENV):
         (folder / name).unlink(missing_ok=True)

@@ -20,13 +20,17 @@ import pytest
 from common.contracts import INBOUND_MESSAGES, INBOUND_RECEIPTS
 from common.contracts.inbound import MessageReceived, ReceiptReceived
 from inbound.service import Settings, build
-from stack.broker import Broker as LocalBroker
+from stack.broker import Broker
+from stack.kafka import Kafka
+from stack.processes import free_port
 from tests.builders import field_keys, now, number, subject
 from tests.eventually import eventually
-from tests.infrastructure import Broker
+from tests.infrastructure import as_told, own_broker
 from tests.operators import body, signed
 from tests.running import CALLED, Surroundings, running
 from tests.service.inbound.published import published, watermarks
+
+Late = Broker | Kafka
 
 SECRET = "the simulator's secret"
 TOKEN = "a token of thirty-two characters"
@@ -397,24 +401,22 @@ async def test_batches_in_opposite_order_do_not_lock_each_other_out(service: Inb
 
 
 @pytest.fixture
-def late_broker(tmp_path: Path) -> Iterator[LocalBroker]:
+def late_broker(tmp_path: Path) -> Iterator[Late]:
     """A broker of the test's own, not started: to be down, and to come back."""
-    broker = LocalBroker(tmp_path)
+    broker = own_broker(tmp_path)
     yield broker
     broker.stop()
 
 
 @asynccontextmanager
-async def without_a_broker(surroundings: Surroundings, late_broker: LocalBroker, **more: Any) -> AsyncIterator[Inbound]:
-    elsewhere = Surroundings(
-        surroundings.postgres, Broker(late_broker.bootstrap, idempotent=False, groups=False), surroundings.unique
-    )
+async def without_a_broker(surroundings: Surroundings, late_broker: Late, **more: Any) -> AsyncIterator[Inbound]:
+    elsewhere = Surroundings(surroundings.postgres, as_told(late_broker), surroundings.unique)
     async with inbound(elsewhere, **more) as service:
         yield service
 
 
 async def test_with_the_broker_down_the_operator_is_told_to_come_again_and_the_event_goes_out_once(
-    surroundings: Surroundings, late_broker: LocalBroker
+    surroundings: Surroundings, late_broker: Late
 ) -> None:
     raw = mo("STOP")
     async with without_a_broker(surroundings, late_broker, publish_timeout_s=HOPELESS_S) as service:
@@ -438,9 +440,7 @@ async def test_with_the_broker_down_the_operator_is_told_to_come_again_and_the_e
     assert left == []
 
 
-async def test_what_an_operator_never_sends_again_goes_out_too(
-    surroundings: Surroundings, late_broker: LocalBroker
-) -> None:
+async def test_what_an_operator_never_sends_again_goes_out_too(surroundings: Surroundings, late_broker: Late) -> None:
     async with without_a_broker(surroundings, late_broker, publish_timeout_s=HOPELESS_S) as service:
         assert (await service.text("STOP")).status_code == 503
         await asyncio.to_thread(late_broker.start)
@@ -452,7 +452,7 @@ async def test_what_an_operator_never_sends_again_goes_out_too(
 
 
 async def test_a_batch_that_repeats_an_unpublished_receipt_waits_for_it(
-    surroundings: Surroundings, late_broker: LocalBroker
+    surroundings: Surroundings, late_broker: Late
 ) -> None:
     async with without_a_broker(surroundings, late_broker, publish_timeout_s=HOPELESS_S, roles={"api"}) as service:
         assert (await service.post(RECEIPTS, receipts(("op-1", "sent")))).status_code == 503
@@ -478,10 +478,8 @@ async def test_a_callback_kept_half_way_is_not_kept_at_all(service: Inbound, tab
     assert len(await service.messages()) == 1
 
 
-async def test_with_the_database_down_the_operator_is_told_to_come_again(
-    surroundings: Surroundings, late_broker: LocalBroker
-) -> None:
-    nowhere = f"postgresql://nobody:nothing@127.0.0.1:{late_broker.port}/nothing"
+async def test_with_the_database_down_the_operator_is_told_to_come_again(surroundings: Surroundings) -> None:
+    nowhere = f"postgresql://nobody:nothing@127.0.0.1:{free_port()}/nothing"
     async with inbound(surroundings, database_url=nowhere, publish_timeout_s=2.0) as service:
         answer = await service.text("STOP")
 

@@ -37,6 +37,15 @@ def test_every_service_reads_its_settings_from_it(service: str, monkeypatch: pyt
     assert settings.fictional_numbers
     assert not settings.kafka_idempotence
     assert not settings.kafka_groups
+    assert settings.kafka_replication == 1
+
+
+@pytest.mark.parametrize("brokers", [1, 3])
+def test_on_apache_kafka_producers_are_idempotent_groups_are_joined_and_every_broker_has_a_replica(
+    brokers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_of("consent", Environment(kafka=brokers), monkeypatch)
+    assert (settings.kafka_idempotence, settings.kafka_groups, settings.kafka_replication) == (True, True, brokers)
 
 
 def test_dispatch_calls_the_simulator_in_the_hours_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from stack.kafka import Kafka, Node, fetch, settings
 from stack.processes import DidNotStart
+from stack.running import kafka_asked
 
 ONE = Node(1, Path("one"), 20_001, 20_101)
 THREE = [ONE, Node(2, Path("two"), 20_002, 20_102), Node(3, Path("three"), 20_003, 20_103)]
@@ -39,12 +40,46 @@ def test_nobody_outside_this_machine_is_listened_to_and_no_topic_appears_by_itse
         assert told["auto.create.topics.enable"] == "false"
 
 
+def test_a_setting_of_the_caller_s_own_goes_before_ours() -> None:
+    assert settings(ONE, [ONE], {"min.insync.replicas": "7"})["min.insync.replicas"] == "7"
+
+
 def test_jars_that_are_there_are_not_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    libs = tmp_path / "libs"
     monkeypatch.setenv("PATH", "")
     with pytest.raises(DidNotStart, match="Maven"):
-        fetch(tmp_path)
-    (tmp_path / "kafka_2.13-4.0.0.jar").touch()
-    assert fetch(tmp_path) == tmp_path
+        fetch(libs)
+    libs.mkdir()
+    (libs / "kafka_2.13-4.0.0.jar").touch()
+    assert fetch(libs) == libs
+
+
+def test_what_a_maven_that_failed_has_left_is_not_taken_for_the_jars(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    libs, maven = tmp_path / "libs", tmp_path / "bin" / "mvn"
+    maven.parent.mkdir()
+    maven.write_text(
+        '#!/bin/sh\nfor last; do :; done; to=${last#*=}; mkdir -p "$to"; : >"$to/kafka_2.13-4.0.0.jar"; exit 1\n'
+    )
+    maven.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{maven.parent}:/usr/bin:/bin")
+    with pytest.raises(DidNotStart, match="could not fetch"):
+        fetch(libs)
+    assert not libs.exists()
+    maven.write_text(maven.read_text().replace("exit 1", "exit 0"))
+    assert [jar.name for jar in fetch(libs).iterdir()] == ["kafka_2.13-4.0.0.jar"]
+
+
+@pytest.mark.parametrize("asked", [{}, {"KAFKA": ""}, {"KAFKA": "0"}, {"KAFKA": "1"}, {"KAFKA": "3"}])
+def test_kafka_is_asked_for_by_the_number_of_its_brokers(asked: dict[str, str]) -> None:
+    assert kafka_asked(asked) == int(asked.get("KAFKA") or 0)
+
+
+@pytest.mark.parametrize("asked", ["2", "yes", "-1"])
+def test_a_number_of_brokers_that_is_none_of_ours_is_refused(asked: str) -> None:
+    with pytest.raises(DidNotStart, match="KAFKA is 1 or 3"):
+        kafka_asked({"KAFKA": asked})
 
 
 @pytest.mark.parametrize("brokers", [1, 3])
