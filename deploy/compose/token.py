@@ -6,6 +6,7 @@ docker compose exec -T consent python - < deploy/compose/token.py
 import os
 import sys
 import time
+from pathlib import Path
 
 import jwt
 
@@ -17,6 +18,7 @@ SCOPES = (
 )
 ONE_DAY_S = 86_400
 
+key = (Path(os.environ["PLACET_SECRETS_DIR"]) / "placet_auth_key").read_text().strip()
 now = int(time.time())
 claims = {
     "sub": "developer",
@@ -27,4 +29,4 @@ claims = {
     "iat": now,
     "exp": now + ONE_DAY_S,
 }
-sys.stdout.write(jwt.encode(claims, os.environ["PLACET_AUTH_KEY"], algorithm="HS256") + "\n")
+sys.stdout.write(jwt.encode(claims, key, algorithm="HS256") + "\n")

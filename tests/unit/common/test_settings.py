@@ -131,3 +131,34 @@ def test_rules_that_cannot_be_read_start_nothing(tmp_path: Path) -> None:
         HoursSettings(**REQUIRED, auth_key=KEY, house_rules=house)
     house.write_text(house.read_text().replace('"layer"', '"source": "us", "layer"'))
     assert HoursSettings(**REQUIRED, auth_key=KEY, house_rules=house).policy.version.startswith("france-2+acme-1:")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """As an engine mounts secrets: a file each."""
+    for name in ("subject", "field"):
+        (tmp_path / f"placet_{name}_keys").write_text('{"current": "k1", "keys": {"k1": "AAAA"}}\n')
+    (tmp_path / "placet_database_url").write_text("postgresql://consent:secret@127.0.0.1/consent\n")
+    (tmp_path / "placet_auth_key").write_text(KEY + "\n")
+    monkeypatch.setenv("PLACET_KAFKA_BOOTSTRAP", "127.0.0.1:9092")
+    monkeypatch.setenv("PLACET_SECRETS_DIR", str(tmp_path))
+    return tmp_path
+
+
+def test_secrets_may_be_files_without_their_last_line_end(folder: Path) -> None:
+    found = ServiceSettings()
+    assert found.database_url == "postgresql://consent:secret@127.0.0.1/consent"
+    assert found.auth_key is not None
+    assert found.auth_key.get_secret_value() == KEY
+    assert found.subject_keys.current == "k1"
+
+
+def test_the_environment_goes_before_the_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLACET_DATABASE_URL", "postgresql://other@127.0.0.1/other")
+    assert ServiceSettings().database_url == "postgresql://other@127.0.0.1/other"
+
+
+def test_a_folder_of_secrets_that_is_none_is_refused_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLACET_SECRETS_DIR", str(folder / "nothing"))
+    with pytest.raises(ValidationError, match=r"(?s)secrets_dir.*not point to a directory"):
+        ServiceSettings()

@@ -1,7 +1,7 @@
 """What the deployment files say, read as they are: no engine, no cluster, no kustomize."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,6 @@ def secrets() -> dict[str, dict[str, str]]:
     return documented
 
 
-def unknown(service: str, names: Mapping[str, object]) -> set[str]:
+def unknown(service: str, names: Iterable[str]) -> set[str]:
     """Variables that the service would silently ignore."""
     return {n for n in names if n.removeprefix(PREFIX).lower() not in SETTINGS[service].model_fields}

@@ -1,24 +1,50 @@
 """docker-compose.yml says what the services read: each variable is a setting, each address is somebody's."""
 
+import json
+import os
 import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from pydantic import SecretStr
 from sqlalchemy.engine import make_url
 
 import dispatch.service
 import inbound.service
+import stack.simulator
 from common.contracts import TOPICS
 from tests.unit.deploy.conftest import Started
 from tests.unit.deploy.deployed import HTTP_GRACE_S, PREFIX, SERVICES, compose, text, unknown
 
 CONTAINERS: dict[str, Any] = compose()["services"]
+SECRETS: dict[str, dict[str, str]] = compose()["secrets"]
 OURS = (*SERVICES, "simulator")
+
+Told = Callable[[str], dict[str, str]]
 
 
 def migration(service: str) -> dict[str, Any]:
     return cast(dict[str, Any], CONTAINERS[f"{service}-migrate"])
+
+
+def secret(name: str) -> str:
+    return text(SECRETS[name]["file"].removeprefix("./")).strip()
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Told:
+    """The variables of a container, its secrets mounted where they say."""
+
+    def of(name: str) -> dict[str, str]:
+        container, mounted = CONTAINERS[name], tmp_path / name
+        mounted.mkdir(exist_ok=True)
+        for each in container["secrets"]:
+            (mounted / each["target"]).write_text(secret(each["source"]) + "\n")
+        assert container["environment"]["PLACET_SECRETS_DIR"] == "/run/secrets"
+        return {**container["environment"], "PLACET_SECRETS_DIR": str(mounted)}
+
+    return of
 
 
 def test_it_holds_the_servers_the_services_their_migrations_and_the_simulator() -> None:
@@ -32,17 +58,19 @@ def test_it_holds_the_servers_the_services_their_migrations_and_the_simulator() 
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_service_starts_with_what_it_is_told_and_ignores_none_of_it(service: str, started: Started) -> None:
-    told = CONTAINERS[service]["environment"]
-    assert unknown(service, told) == set()
-    settings = started(service, told)
+def test_a_service_starts_with_what_it_is_told_and_ignores_none_of_it(
+    service: str, started: Started, told: Told
+) -> None:
+    assert unknown(service, CONTAINERS[service]["environment"]) == set()
+    assert unknown(service, [each["target"].upper() for each in CONTAINERS[service]["secrets"]]) == set()
+    settings = started(service, told(service))
     assert settings.roles == {"api", "worker", "relay"} | ({"projection"} if service != "dispatch" else set())
     assert settings.fictional_numbers
     assert settings.kafka_replication == 1
 
 
-def test_the_services_agree_on_partitions_keys_and_who_calls(started: Started) -> None:
-    settings = [started(name, CONTAINERS[name]["environment"]) for name in SERVICES]
+def test_the_services_agree_on_partitions_keys_and_who_calls(started: Started, told: Told) -> None:
+    settings = [started(name, told(name)) for name in SERVICES]
     for shared in ("partitions", "subject_keys", "field_keys", "kafka_bootstrap", "auth_key", "auth_issuer"):
         assert len({repr(getattr(s, shared)) for s in settings}) == 1, shared
     assert all(s.auth_key == settings[0].auth_key for s in settings)
@@ -59,10 +87,10 @@ def test_whoever_publishes_or_reads_a_topic_is_there() -> None:
     assert CONTAINERS["kafka"]["environment"]["KAFKA_AUTO_CREATE_TOPICS_ENABLE"] == "false"
 
 
-def test_opt_outs_reach_the_gate_in_a_process_of_their_own(started: Started) -> None:
+def test_opt_outs_reach_the_gate_in_a_process_of_their_own(started: Started, told: Told) -> None:
     apart, dispatch = CONTAINERS["dispatch-projection"], CONTAINERS["dispatch"]
-    assert started("dispatch", apart["environment"]).roles == {"projection"}
-    for same in ("image", "healthcheck", "depends_on"):
+    assert started("dispatch", told("dispatch-projection")).roles == {"projection"}
+    for same in ("image", "healthcheck", "depends_on", "secrets"):
         assert apart[same] == dispatch[same]
     others = {"PLACET_ROLES": None}
     assert apart["environment"] | others == dispatch["environment"] | others
@@ -70,11 +98,17 @@ def test_opt_outs_reach_the_gate_in_a_process_of_their_own(started: Started) -> 
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_role_and_a_database_are_made_for_each_service(service: str) -> None:
-    url = make_url(CONTAINERS[service]["environment"]["PLACET_DATABASE_URL"])
+    """The role's password is taken from the address that the service is told."""
+    url = make_url(secret(f"{service}_database_url"))
     assert (url.username, url.host, url.port, url.database) == (service, "postgres", 5432, service)
+    assert url.password
     made = text("deploy/compose/postgres/roles.sql")
-    assert f"CREATE ROLE {service} LOGIN PASSWORD '{url.password}';" in made
+    (taken,) = re.findall(r"'\^postgresql:.*@'", made)
+    assert re.match(taken.strip("'"), url.render_as_string(hide_password=False)).groups() == (service, url.password)  # type: ignore[union-attr]
+    assert f"\\set {service} `cat /run/secrets/{service}_database_url`" in made
+    assert f"(:'{service}')" in made
     assert f"CREATE DATABASE {service} OWNER {service};" in made
+    assert f"{service}_database_url" in CONTAINERS["postgres"]["secrets"]
     (closed,) = re.findall(r"REVOKE ALL ON DATABASE (.*) FROM PUBLIC;", made)
     assert {service, "postgres", "template1"} <= set(closed.split(", "))
 
@@ -82,7 +116,8 @@ def test_a_role_and_a_database_are_made_for_each_service(service: str) -> None:
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_starts_after_its_migration_which_runs_once_in_the_same_image(service: str) -> None:
     job = migration(service)
-    assert (job["image"], job["environment"]) == (CONTAINERS[service]["image"], CONTAINERS[service]["environment"])
+    for same in ("image", "environment", "secrets"):
+        assert job[same] == CONTAINERS[service][same]
     assert (job["command"], job["restart"]) == (["migrate"], "no")
     assert job["depends_on"] == {"postgres": {"condition": "service_healthy"}}
     assert CONTAINERS[service]["depends_on"] == {
@@ -91,16 +126,36 @@ def test_a_service_starts_after_its_migration_which_runs_once_in_the_same_image(
     }
 
 
-def test_the_simulator_and_the_services_know_each_other(started: Started) -> None:
-    simulator = CONTAINERS["simulator"]["environment"]
-    sending = cast(dispatch.service.Settings, started("dispatch", CONTAINERS["dispatch"]["environment"]))
-    receiving = cast(inbound.service.Settings, started("inbound", CONTAINERS["inbound"]["environment"]))
+def test_the_simulator_and_the_services_know_each_other(
+    started: Started, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sending = cast(dispatch.service.Settings, started("dispatch", told("dispatch")))
+    receiving = cast(inbound.service.Settings, started("inbound", told("inbound")))
+    for name, value in {**told("simulator"), "PLACET_SIM_PORT": "8000", "PLACET_SIM_LOG": os.devnull}.items():
+        monkeypatch.setenv(name, value)
+    simulated = stack.simulator.Settings.from_environment()
     assert str(sending.gateway_url) == "http://simulator:8000/"
-    assert sending.gateway_token.get_secret_value() == simulator["PLACET_SIM_TOKEN"]
-    assert [(a.provider, a.account, a.secrets) for a in receiving.provider_accounts] == [
-        ("simulator", "main", (SecretStr(simulator["PLACET_SIM_SECRET"]),))
-    ]
-    assert simulator["PLACET_INBOUND_URL"] == "http://inbound:8000"
+    assert sending.gateway_token.get_secret_value() == simulated.token
+    [account] = receiving.provider_accounts
+    assert (account.provider, account.account) == ("simulator", simulated.account)
+    assert [each.get_secret_value() for each in account.secrets] == [simulated.secret]
+    assert simulated.inbound_url == "http://inbound:8000"
+
+
+def test_no_secret_is_in_the_environment_and_none_is_mounted_where_it_is_not_needed() -> None:
+    """A variable is shown to whoever may look at a container; a file is not."""
+    values = {line for name in SECRETS for line in (secret(name), *_inner(secret(name)))}
+    shown = json.dumps([container.get("environment", {}) for container in CONTAINERS.values()])
+    assert [value for value in values if value in shown] == []
+    for service in SERVICES:
+        mounted = {each["source"] for each in CONTAINERS[service]["secrets"]}
+        assert not mounted & {"postgres_password", *(f"{other}_database_url" for other in SERVICES if other != service)}
+    assert CONTAINERS["postgres"]["environment"]["POSTGRES_PASSWORD_FILE"] == "/run/secrets/postgres_password"
+
+
+def _inner(value: str) -> list[str]:
+    """Keys within a ring, passwords within an address."""
+    return re.findall(r"[A-Za-z0-9+/]{30,}=*", value) + re.findall(r":(development-\w+)@", value)
 
 
 def test_nothing_is_published_beyond_this_machine() -> None:
@@ -117,17 +172,19 @@ def test_our_containers_can_change_nothing_and_gain_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_service_is_given_the_time_it_takes_to_stop(service: str, started: Started) -> None:
+def test_a_service_is_given_the_time_it_takes_to_stop(service: str, started: Started, told: Told) -> None:
     grace_s = int(CONTAINERS[service]["stop_grace_period"].removesuffix("s"))
-    assert grace_s > started(service, CONTAINERS[service]["environment"]).drain_s + HTTP_GRACE_S
+    assert grace_s > started(service, told(service)).drain_s + HTTP_GRACE_S
 
 
 def test_that_its_keys_are_public_is_said_first() -> None:
     opening = text("docker-compose.yml").partition("\nservices:")[0]
-    assert "EVERY KEY, PASSWORD AND TOKEN IN THIS FILE IS PUBLIC" in opening
+    assert "EVERY KEY, PASSWORD AND TOKEN IN deploy/compose/secrets IS PUBLIC" in opening
 
 
 def test_the_token_is_made_of_what_the_services_are_told() -> None:
-    read = set(re.findall(rf'"({PREFIX}\w+)"', text("deploy/compose/token.py")))
-    assert read == {"PLACET_AUTH_KEY", "PLACET_AUTH_ISSUER", "PLACET_AUTH_AUDIENCE"}
+    program = text("deploy/compose/token.py")
+    read = set(re.findall(rf'"({PREFIX}\w+)"', program))
+    assert read == {"PLACET_SECRETS_DIR", "PLACET_AUTH_ISSUER", "PLACET_AUTH_AUDIENCE"}
     assert read <= set(CONTAINERS["consent"]["environment"])
+    assert set(re.findall(r'"(placet_\w+)"', program)) <= {each["target"] for each in CONTAINERS["consent"]["secrets"]}

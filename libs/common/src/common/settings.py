@@ -3,12 +3,19 @@
 Frozen, built once in `main`, passed down; nothing reads the environment at import. Units are in the names.
 """
 
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, DirectoryPath, Field, FilePath, SecretStr, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
 
 from common.law import Policy, load
 
@@ -35,6 +42,10 @@ class ServiceSettings(BaseSettings):
     """Settings that all four services share; a service adds its own in its `service.py`."""
 
     model_config = SettingsConfigDict(env_prefix="PLACET_", frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    # A file per setting, named as its variable in lower case (placet_auth_key), as engines mount secrets. What the
+    # environment says goes before it.
+    secrets_dir: DirectoryPath | None = None
 
     database_url: str  # postgresql://role:password@host:port/database; the role owns this database and no other
     database_pool: int = Field(20, ge=2)  # a pool that runs dry makes an opt-out wait behind messages
@@ -73,6 +84,20 @@ class ServiceSettings(BaseSettings):
     relay_batch: int = Field(2000, ge=1)
 
     fictional_numbers: bool = False  # 06 39 98 xx xx as metropolitan mobiles: development stack only
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        folder = os.environ.get("PLACET_SECRETS_DIR")
+        if not folder or not Path(folder).is_dir():  # a folder that is none is refused as the setting it is
+            return init_settings, env_settings
+        return init_settings, env_settings, SecretsSettingsSource(settings_cls, secrets_dir=folder)
 
     @field_validator("roles", mode="before")
     @classmethod
