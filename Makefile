@@ -8,10 +8,10 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest --numprocesses=2 --dist=loadfile
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PACKAGES := libs/common services/consent-svc services/campaign-svc services/dispatch-svc services/inbound-svc stack
-SOURCES := libs services stack tests examples bench
+SOURCES := libs services stack tests examples bench chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo up down status page check fmt lint types imports test test-kafka unit property contract conformance service e2e schemas corpus fuzz bench kafka clean
+.PHONY: help install lock demo up down status page check fmt lint types imports test test-kafka unit property contract conformance service e2e schemas corpus fuzz bench chaos kafka clean
 
 ##@ Everyday
 help: ## This list
@@ -75,12 +75,15 @@ corpus: install ## How well STOP is understood, beside the rules of Twilio, AWS,
 bench: install ## Each figure beside its limit, in one run (B=consent for one of them, SUBJECTS=5000000, KAFKA=1)
 	$(BIN)/python -m bench $(if $(KAFKA),--kafka) $(if $(SUBJECTS),--subjects $(SUBJECTS)) $(B)
 
+chaos: install ## The promises while everything breaks, for 10 minutes (SECONDS=n SEED=n BROKERS=0|1|3 ONLY=regexp; CAMPAIGN=100000)
+	$(BIN)/python -m chaos $(if $(SEED),--seed $(SEED)) $(if $(filter command line,$(origin SECONDS)),--seconds $(SECONDS)) $(if $(BROKERS),--brokers $(BROKERS)) $(if $(ONLY),--only "$(ONLY)") $(if $(EARLIER),--earlier $(EARLIER)) $(if $(CAMPAIGN),--campaign $(CAMPAIGN))
+
 ##@ Quality
 check: install ## Formatting, lint, types, import rules, and the tests that need nothing
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
-	$(BIN)/mypy tests bench
+	$(BIN)/mypy tests bench chaos
 	$(BIN)/lint-imports
 	$(PYTEST) -q tests/unit tests/contract
 

@@ -114,6 +114,11 @@ class Kafka:
         assert node.child is not None, "launch it first"
         wait_until(lambda: _listens(node.port), node.child, f"kafka broker {number}", node.log, START_WITHIN_S)
 
+    def pid(self, number: int) -> int:
+        child = self._nodes[number - 1].child
+        assert child is not None, "launch it first"
+        return child.pid
+
     def kill(self, number: int) -> None:
         """`kill -9` of one broker."""
         node = self._nodes[number - 1]

@@ -58,6 +58,7 @@ class Postgres:
     port: int = field(default_factory=free_port)
     password: str = field(default_factory=lambda: secrets.token_urlsafe(16), repr=False)
     _child: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    _data: Path | None = field(default=None, repr=False)
 
     @property
     def log(self) -> Path:
@@ -85,27 +86,59 @@ class Postgres:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.wipe()
         self.log.unlink(missing_ok=True)
-        data = _own_folder(self._homes, user) / "data"
+        self._data = _own_folder(self._homes, user) / "data"
         try:
-            self._create(binaries, data, user)
-            options = SETTINGS | {"port": str(self.port)} | ({} if self.durable else NOT_DURABLE)
-            command = [str(binaries / "postgres"), "-D", str(data)]
-            command += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
-            # SIGQUIT: immediate shutdown, which also frees the shared memory that SIGKILL would leave behind
-            self._child = spawn(command, self.log, cwd=Path("/"), user=user, death_signal=signal.SIGQUIT)
-            child = self._child
-            wait_until(lambda: _is_ready(data, child.pid), child, "postgres", self.log, START_WITHIN_S)
+            self._create(binaries, self._data, user)
+            self._launch(self._data)
         except BaseException:
             self.stop()
             self.wipe()
             raise
         return self
 
+    @property
+    def running(self) -> bool:
+        return self._child is not None and self._child.poll() is None
+
+    def kill(self) -> None:
+        """`kill -9` of the server; what it had committed is on its disk, for `resume`."""
+        if self._child is not None:
+            end(self._child, 0.0, first=signal.SIGKILL)
+            self._child = None
+
+    def resume(self) -> None:
+        """Starts it again on what `kill`, or whatever else ended it, has left. Raises DidNotStart."""
+        assert self._data is not None, "start it first"
+        self.kill()
+        deadline = time.monotonic() + START_WITHIN_S
+        while True:  # backends notice only after a moment that their server is gone, and hold its memory until then
+            try:
+                self._launch(self._data)
+            except DidNotStart:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL_S)
+            else:
+                return
+
+    def _launch(self, data: Path) -> None:
+        user = unprivileged_user()
+        binaries = reachable_binaries(user)
+        options = SETTINGS | {"port": str(self.port)} | ({} if self.durable else NOT_DURABLE)
+        command = [str(binaries / "postgres"), "-D", str(data)]
+        command += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+        # SIGQUIT: immediate shutdown, which also frees the shared memory that SIGKILL would leave behind
+        child = spawn(command, self.log, cwd=Path("/"), user=user, death_signal=signal.SIGQUIT)
+        self._child = child
+        wait_until(lambda: _is_ready(data, child.pid), child, "postgres", self.log, START_WITHIN_S)
+
     def stop(self) -> None:
         """Fast shutdown, then the data is removed."""
         if self._child is not None:
             end(self._child, STOP_GRACE_S, first=signal.SIGINT)
             self._child = None
+        if self._data is not None:  # also what a kill has left
+            self._data = None
             self.wipe()
 
     def wipe(self, patience_s: float = STOP_GRACE_S) -> None:

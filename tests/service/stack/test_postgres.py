@@ -52,6 +52,19 @@ async def test_only_its_own_role_connects_to_a_service_database(server: Postgres
         await fetch(server.dsn(unique, "wrong", unique), "SELECT 1")
 
 
+async def test_what_was_committed_is_there_after_a_kill(tmp_path: Path) -> None:
+    server = Postgres(tmp_path).start()
+    try:
+        await fetch(server.admin_dsn, "CREATE TABLE held AS SELECT 42 AS answer")
+        server.kill()
+        assert not server.running
+        server.resume()
+        assert await fetch(server.admin_dsn, "SELECT answer FROM held") == 42
+    finally:
+        server.stop()
+    assert not (tmp_path / "server").exists()
+
+
 async def test_a_clone_has_the_content_and_the_owner_of_its_template(server: Postgres, unique: str) -> None:
     template = await server.create_service_database(unique, "pw")
     await fetch(template, "CREATE TABLE held AS SELECT 42 AS answer")

@@ -1,0 +1,1 @@
+"""The whole system under load while everything breaks, and its promises looked at meanwhile: see docs/chaos.md."""

@@ -1,0 +1,239 @@
+"""What can go wrong, each with its way of being done to the system and of being over.
+
+`possible(system)` says what can be done here; `inflict` does one of them and returns once nothing is wrong any more
+that it has done: then the time of recovery begins.
+"""
+
+import asyncio
+import random
+import shutil
+import signal
+import subprocess
+from collections.abc import Awaitable, Callable
+from uuid import uuid4
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from chaos.schedule import Planned, Possible
+from chaos.system import DISK_BYTES, WORKER, System
+from common.contracts import TOPICS
+from stack.environment import PARTITIONS, SERVICES
+from stack.kafka import Kafka
+
+POSTGRES, ALL_BROKERS = "Postgres", "all brokers"
+OPERATOR, CALLBACKS = "dispatch to the operator", "the operator to us"
+CLOCK_JUMP_S = 30
+SLOW_S = (0.02, 0.3)  # each way
+POISON = (b"\xff\xfe not JSON", b'{"subject_id": 7}', b"", b"[]")
+POISON_RECORDS = 4  # more than 25 in a row end a process, which is what it is to do
+STORM_TURNS = 3
+REPLAYED = 200  # records of each topic
+
+# whoever reads one with a key that is no subject's puts it to the dead letters; a state has its subject denied
+POISONED = (
+    "consent.states.v1",
+    "inbound.messages.v1",
+    "inbound.receipts.v1",
+    "campaign.requests.v1",
+    "dispatch.messages.v1",
+)
+
+
+def possible(system: System) -> list[Possible]:
+    """Everything that can be done to this system, on this machine."""
+    names = sorted(system.health)
+    found = [Possible("kill", name) for name in names] + [Possible("kill", POSTGRES)]
+    found += [Possible("freeze", name) for name in names if not name.endswith("-api")]
+    for name in sorted(system.wires):
+        if name not in (OPERATOR, CALLBACKS):
+            found += [Possible(kind, name) for kind in ("cut", "silence", "slow")]
+    found += [Possible(kind, OPERATOR) for kind in ("cut", "answers lost", "garbage", "drips")]
+    found += [Possible("answers lost", CALLBACKS)]
+    found += [Possible(kind, "the topics") for kind in ("replay", "poison")]
+    found += [Possible("rolling restart", "with migrations")]
+    if system.disk is not None:
+        found.append(Possible("disk full", POSTGRES))
+    found += [Possible(kind, service) for service in system.clocks for kind in ("clock ahead", "clock behind")]
+    if system.brokers:
+        found.append(Possible("rebalance storm", f"dispatch-{WORKER}"))
+    if system.brokers == 3:
+        brokers = [f"broker-{n}" for n in (1, 2, 3)]
+        found += [Possible(kind, broker) for broker in brokers for kind in ("kill", "freeze")]
+    if system.brokers:
+        found.append(Possible("kill", ALL_BROKERS))
+    return found
+
+
+def left_out(system: System) -> list[str]:
+    """What cannot be done to this system, and why."""
+    told = []
+    if system.disk is None:
+        told.append("disk full: only root can give Postgres a small disk")
+    if not system.clocks:
+        told.append("clock jumps: not asked for, or there is no libfaketime")
+    if not system.brokers:
+        told.append("brokers killed, rebalances: the local stack's broker keeps its log in memory and is alone")
+    return told
+
+
+async def inflict(system: System, planned: Planned) -> None:
+    """The whole of one fault: it begins, lasts, and is taken back."""
+    chance = random.Random(planned.chance)
+    await _WAYS[planned.kind](system, planned.target, planned.lasts_s, chance)
+
+
+async def _kill(system: System, target: str, lasts_s: float, chance: random.Random) -> None:
+    if target == POSTGRES:
+        await asyncio.to_thread(system.postgres.kill)
+        await asyncio.sleep(lasts_s)
+        await asyncio.to_thread(system.postgres.resume)
+    elif target == ALL_BROKERS or target.startswith("broker-"):
+        assert isinstance(system.broker, Kafka)
+        numbers = range(1, system.brokers + 1) if target == ALL_BROKERS else [int(target.removeprefix("broker-"))]
+        for number in numbers:
+            await asyncio.to_thread(system.broker.kill, number)
+        await asyncio.sleep(lasts_s)
+        for number in numbers:
+            await asyncio.to_thread(system.broker.launch, number)
+        for number in numbers:
+            await asyncio.to_thread(system.broker.wait, number)
+    else:
+        await asyncio.to_thread(system.supervisor.kill, target)
+        await asyncio.sleep(lasts_s)
+        await system.supervisor.restart(target)
+
+
+async def _freeze(system: System, target: str, lasts_s: float, chance: random.Random) -> None:
+    """A zombie: the others have gone on without it when it wakes, in the middle of what it was doing."""
+    system.signal(target, signal.SIGSTOP)
+    try:
+        await asyncio.sleep(lasts_s)
+    finally:
+        system.signal(target, signal.SIGCONT)
+
+
+def _wire(state: str) -> Callable[[System, str, float, random.Random], Awaitable[None]]:
+    async def hurt(system: System, target: str, lasts_s: float, chance: random.Random) -> None:
+        delay_s = chance.uniform(*SLOW_S) if state == "slow" else 0.0
+        for wire in system.wires[target]:
+            wire.become(state, delay_s)  # type: ignore[arg-type]  # one of its states
+        try:
+            await asyncio.sleep(lasts_s)
+        finally:
+            for wire in system.wires[target]:
+                wire.heal()
+
+    return hurt
+
+
+async def _disk_full(system: System, target: str, lasts_s: float, chance: random.Random) -> None:
+    """Not a byte more than there is already. A server that gives up over it is started again, as a platform would."""
+    assert system.disk is not None
+    used = (await asyncio.to_thread(shutil.disk_usage, system.disk)).used
+    await _resize(system, used + 4096)
+    try:
+        await asyncio.sleep(lasts_s)
+    finally:
+        await _resize(system, DISK_BYTES)
+    if not system.postgres.running:
+        await asyncio.to_thread(system.postgres.resume)
+
+
+async def _resize(system: System, size: int) -> None:
+    command = ["mount", "-o", f"remount,size={size}", str(system.disk)]
+    await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
+
+
+def _clock(seconds: int) -> Callable[[System, str, float, random.Random], Awaitable[None]]:
+    async def jump(system: System, target: str, lasts_s: float, chance: random.Random) -> None:
+        system.clocks[target].write_text(f"{seconds:+d}\n")
+        try:
+            await asyncio.sleep(lasts_s)
+        finally:
+            system.clocks[target].write_text("+0\n")
+
+    return jump
+
+
+async def _replay(system: System, target: str, lasts_s: float, chance: random.Random) -> None:
+    """What was said before is said again, in another order, and twice: of every topic, in its own partition."""
+    topics = [topic.name for topic in TOPICS]
+    consumer = AIOKafkaConsumer(bootstrap_servers=system.broker.bootstrap, enable_auto_commit=False)
+    producer = AIOKafkaProducer(bootstrap_servers=system.broker.bootstrap, acks="all")
+    await consumer.start()
+    await producer.start()
+    try:
+        for topic in topics:
+            tp = TopicPartition(topic, chance.randrange(PARTITIONS))
+            consumer.assign([tp])
+            await consumer.seek_to_beginning(tp)
+            found = await consumer.getmany(tp, timeout_ms=300)
+            records = [record for batch in found.values() for record in batch]
+            again = chance.sample(records, min(REPLAYED, len(records)))
+            for record in [*again, *reversed(again)]:
+                await producer.send(
+                    topic, value=record.value, key=record.key, headers=list(record.headers), partition=tp.partition
+                )
+        await producer.flush()
+    finally:
+        await producer.stop()
+        await consumer.stop()
+
+
+async def _poison(system: System, target: str, lasts_s: float, chance: random.Random) -> None:
+    """Records that nobody can read, under keys that are nobody's."""
+    producer = AIOKafkaProducer(bootstrap_servers=system.broker.bootstrap, acks="all")
+    await producer.start()
+    try:
+        for topic in TOPICS:
+            if topic.name in POISONED:
+                for _ in range(POISON_RECORDS):
+                    kind = next(iter(topic.events)).type
+                    headers = [("ce_type", kind.encode()), ("ce_id", str(uuid4()).encode())]
+                    value = chance.choice(POISON)
+                    await producer.send(topic.name, value=value, key=f"nobody-{uuid4().hex}".encode(), headers=headers)
+        await producer.flush()
+    finally:
+        await producer.stop()
+
+
+async def _rolling_restart(system: System, target: str, lasts_s: float, chance: random.Random) -> None:
+    """As a release does it, all services at once: the schema first, under the processes of before; then one process
+    after the other. What was started from earlier sources is of today's from here on."""
+    system.earlier = None
+
+    async def roll(service: str) -> None:
+        await system.migrate(service)
+        for name in sorted(name for name in system.health if name.startswith(f"{service}-")):
+            await system.renew(name)
+
+    await asyncio.gather(*(roll(service) for service in SERVICES))
+
+
+async def _rebalance_storm(system: System, target: str, lasts_s: float, chance: random.Random) -> None:
+    """A third worker comes and goes: each time all partitions are dealt anew."""
+    service, _, role = target.partition("-")
+    for turn in range(STORM_TURNS):
+        name = f"{target}-storm-{turn}"
+        await system.start(name, service, role)
+        await asyncio.sleep(chance.uniform(0.5, 2.0))
+        await system.retire(name)
+
+
+_WAYS: dict[str, Callable[[System, str, float, random.Random], Awaitable[None]]] = {
+    "kill": _kill,
+    "freeze": _freeze,
+    "cut": _wire("cut"),
+    "silence": _wire("silent"),
+    "slow": _wire("slow"),
+    "answers lost": _wire("deaf"),
+    "garbage": _wire("garbage"),
+    "drips": _wire("drips"),
+    "disk full": _disk_full,
+    "clock ahead": _clock(CLOCK_JUMP_S),
+    "clock behind": _clock(-CLOCK_JUMP_S),
+    "replay": _replay,
+    "poison": _poison,
+    "rolling restart": _rolling_restart,
+    "rebalance storm": _rebalance_storm,
+}

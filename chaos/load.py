@@ -1,0 +1,168 @@
+"""What the system does meanwhile: sender after sender, each with a STOP code of its own, consents, one campaign, people
+who stop while it runs, and afterwards all that may not bring those back: their old consents, told again."""
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from stack.demo import CONSENT_BATCH, FORM, Api, DemoFailed
+from stack.simulator import STOP_SPELLINGS
+
+FIRST_CODE = 36_000
+FICTIONAL = 10_000  # numbers there are: 06 39 98 xx xx
+BEYOND = 20_000_000  # the first number of those beyond, of eight digits after +336: bench.consent says why
+STOP_SHARE = 0.04
+TEXT = "Maison Lune : {first_name|bonjour}, -20 % ce samedi. {stop}"
+SPELLINGS = tuple(text for text in STOP_SPELLINGS if "36" not in text)  # those that name no other code
+POLL_S = 0.5
+NOT_YET = ("404 ", "409 ")
+HEARD_WITHIN_S = 120.0
+TOLD_AGAIN_S = (0.0, 5.0)  # after the campaign has begun, and then once more
+
+
+def number(n: int) -> str:
+    """The n-th person."""
+    return f"+3363998{n:04d}" if n < FICTIONAL else f"+336{BEYOND + n}"
+
+
+@dataclass(slots=True)
+class Round:
+    """One sender and its campaign."""
+
+    sender: str
+    code: str
+    people: list[str]
+    stopping: list[str]
+    given_at: datetime
+    campaign: str = ""
+    status: str = "not made"
+    finished: bool = False
+
+
+@dataclass(slots=True)
+class Load:
+    """`people` in each campaign, which takes about `lasts_s`; STOPs come all along."""
+
+    api: Api
+    seed: int
+    people: int
+    lasts_s: float
+    among: int = FICTIONAL  # people there are in all
+    most: int = 1_000_000  # campaigns
+    rounds: list[Round] = field(default_factory=list)
+    ending: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self, at_once: int) -> None:
+        """Round after round, `at_once` of them, until `ending`; returns when all have finished."""
+
+        async def some() -> None:
+            while not self.ending.is_set() and len(self.rounds) < self.most:
+                await self.round()
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(at_once):
+                group.create_task(some())
+
+    async def round(self) -> None:
+        """From the sender to the last outcome."""
+        n = len(self.rounds)
+        chance = random.Random(f"{self.seed} {n}")
+        people = [number(each) for each in chance.sample(range(self.among), self.people)]
+        code = str(FIRST_CODE + n)
+        stopping = chance.sample(people, int(len(people) * STOP_SHARE))
+        one = Round(f"sender-{code}", code, people, stopping, datetime.now(UTC) - timedelta(days=40))
+        self.rounds.append(one)
+        await self._register(one)
+        await self.consent(one, people)
+        one.status = "importing"
+        await self._import(one)
+        told = {"sender_id": one.sender, "name": code, "purpose": "promotions", "text": TEXT, "audience": {"all": True}}
+        made = await self._in_time("campaign", "/v1/campaigns", told, key=f"campaign {code}")
+        one.campaign = str(made["campaign_id"])
+        await self._schedule(one)
+        replies = [
+            {
+                "from": each,
+                "to": code,
+                "text": chance.choice(SPELLINGS),
+                "after_s": round(chance.uniform(0.0, self.lasts_s), 3),
+            }
+            for each in stopping
+        ]
+        await self.api.call("POST", "simulator", "/control/replies", {"replies": replies})
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._tell_again(one, chance))
+            await self._until_finished(one)
+
+    async def consent(self, one: Round, people: list[str]) -> None:
+        """Evidence that each of them said yes, 40 days ago: told again it is the same, and older than any STOP."""
+        for at in range(0, len(people), CONSENT_BATCH):
+            items = [
+                {
+                    "sender_id": one.sender,
+                    "purpose": "promotions",
+                    "number": each,
+                    "basis": "opt_in",
+                    "occurred_at": one.given_at.isoformat(),
+                    "evidence": FORM,
+                }
+                for each in people[at : at + CONSENT_BATCH]
+            ]
+            await self.api.call("POST", "consent", "/v1/consents/batch", {"items": items})
+
+    async def _register(self, one: Round) -> None:
+        body = {
+            "sender_id": one.sender,
+            "legal_name": "Maison Lune SAS",
+            "brand": "Maison Lune",
+            "contact": "contact@maison-lune.example",
+            "country": "FR",
+            "oadc": "MAISONLUNE",
+            "stop_code": one.code,
+            "purposes": [{"id": "promotions", "wording": "Recevoir nos offres par SMS"}],
+        }
+        await self.api.call("POST", "consent", "/v1/senders", body)
+
+    async def _import(self, one: Round) -> None:
+        lines = "number,first_name\n" + "".join(f"{each},Zoé\n" for each in one.people)
+        path = f"/v1/imports?sender_id={one.sender}"
+        await self._in_time("campaign", path, csv=lines.encode(), key=f"contacts {one.code}")
+
+    async def _schedule(self, one: Round) -> None:
+        """The answer may have been lost: then it has been scheduled, and a second time is refused."""
+        path = f"/v1/campaigns/{one.campaign}"
+        while (await self.api.call("GET", "campaign", path))["status"] == "draft":
+            try:
+                await self.api.call("POST", "campaign", f"{path}/schedule", {})
+            except DemoFailed as refused:
+                if not str(refused).partition(": ")[2].startswith(NOT_YET):
+                    raise
+                await asyncio.sleep(POLL_S)
+
+    async def _in_time(self, service: str, path: str, body: Any = None, **more: Any) -> Any:
+        """A service that has not heard of the sender yet says 404; one that is still at the same request, 409."""
+        deadline = asyncio.get_running_loop().time() + HEARD_WITHIN_S
+        while True:
+            try:
+                return await self.api.call("POST", service, path, body, **more)
+            except DemoFailed as refused:
+                refusal = str(refused).partition(": ")[2]
+                if not refusal.startswith(NOT_YET) or asyncio.get_running_loop().time() > deadline:
+                    raise
+            await asyncio.sleep(POLL_S)
+
+    async def _tell_again(self, one: Round, chance: random.Random) -> None:
+        """Somebody's old list is imported once more, while people stop and after."""
+        await asyncio.sleep(chance.uniform(*TOLD_AGAIN_S))
+        await self.consent(one, one.stopping)
+        await asyncio.sleep(self.lasts_s)
+        one.given_at -= timedelta(days=1)  # other evidence than before, and older
+        await self.consent(one, one.stopping)
+
+    async def _until_finished(self, one: Round) -> None:
+        while not one.finished:
+            told = await self.api.call("GET", "campaign", f"/v1/campaigns/{one.campaign}")
+            one.status, one.finished = told["status"], told["status"] == "finished"
+            await asyncio.sleep(POLL_S)

@@ -1,0 +1,168 @@
+"""One run: the system, its load, what goes wrong, and the report."""
+
+import asyncio
+import re
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import asyncpg
+
+from chaos import faults
+from chaos.checks import Violation
+from chaos.load import Load
+from chaos.report import Report, Suffered, held
+from chaos.schedule import Planned, schedule
+from chaos.system import System, standing
+from chaos.watching import Watch
+from stack.demo import Api
+
+RECOVERS_WITHIN_S = 120.0
+SETTLES_WITHIN_S = 180.0
+SETTLE_POLL_S = 1.0
+PLANNED = 1000  # more than any run comes to
+AT_ONCE = 2  # campaigns
+SETTLED_LOOKS = 3  # in a row
+
+
+async def run(
+    folder: Path,
+    *,
+    seed: int,
+    seconds: float,
+    brokers: int,
+    rate: float = 100.0,
+    people: int = 500,
+    clocks: bool = False,
+    earlier: Path | None = None,
+    only: str = "",
+    many: int = PLANNED,
+    say: Callable[[str], None] = print,
+) -> Report:
+    """Faults for `seconds`, under a load of `rate` messages a second; then everything comes to rest and is counted.
+
+    only    the faults in whose "kind, target" this is found: a regular expression
+    many    faults at most
+
+    `report.txt` and `report.json` are in `folder` afterwards.
+    """
+    async with standing(folder, brokers=brokers, rate=rate, clocks=clocks, earlier=earlier, say=say) as system:
+        possible = [each for each in faults.possible(system) if re.search(only, f"{each.kind}, {each.target}")]
+        plan = schedule(seed, possible, many)
+        say(f"seed {seed}; each of {len(possible)} faults once, then again:")
+        say("\n".join(str(each) for each in plan[: len(possible)]))
+        lasts_s = AT_ONCE * people / rate
+        async with loaded(system, lambda api: Load(api, seed, people, lasts_s), say) as (_, watch):
+            suffered = await hurt(system, plan, seconds, watch, say)
+        report = await conclude(system, watch, suffered, seed=seed)
+    write(report, folder)
+    return report
+
+
+def write(report: Report, folder: Path) -> None:
+    (folder / "report.txt").write_text(report.text() + "\n")
+    (folder / "report.json").write_bytes(report.json() + b"\n")
+
+
+@asynccontextmanager
+async def loaded(
+    system: System,
+    make: Callable[[Api], Load],
+    say: Callable[[str], None],
+    *,
+    at_once: int = AT_ONCE,
+    call_within_s: float = 30.0,
+) -> AsyncIterator[tuple[Load, Watch]]:
+    """Load and watch are there while the block runs; on leaving what was begun is brought to its end, watched."""
+    timeout = aiohttp.ClientTimeout(total=call_within_s)
+    headers = {"Authorization": f"Bearer {system.environment.token()}"}
+    async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
+        load = make(Api(session, system.environment.urls))
+        watch = Watch(system, load, say)
+        async with asyncio.TaskGroup() as group:  # whatever of it fails ends the block, and is raised
+            watching = [group.create_task(each) for each in (watch.run(), system.keep_running())]
+            working = group.create_task(load.run(at_once))
+            yield load, watch
+            load.ending.set()
+            await asyncio.wait([working], timeout=SETTLES_WITHIN_S)
+            working.cancel()
+            await _settled(watch, say)
+            for each in watching:
+                each.cancel()
+            await asyncio.wait(watching)
+            await watch.finish()
+
+
+async def hurt(
+    system: System, plan: list[Planned], seconds: float, watch: Watch, say: Callable[[str], None]
+) -> list[Suffered]:
+    """Fault after fault until `seconds` are over."""
+    suffered: list[Suffered] = []
+    began = time.monotonic()
+    for planned in plan:
+        await asyncio.sleep(planned.after_s)
+        if time.monotonic() - began + planned.lasts_s > seconds:
+            break
+        say(f"{time.monotonic() - watch.started:>6.0f} s  {planned}")
+        suffered.append(await suffer(system, planned, watch))
+    return suffered
+
+
+async def suffer(system: System, planned: Planned, watch: Watch) -> Suffered:
+    """One fault, until all is well again. What it is not well of by then, is a violation."""
+    began = time.monotonic()
+    await faults.inflict(system, planned)
+    ended = time.monotonic()
+    why = await system.ready(RECOVERS_WITHIN_S)
+    if why:
+        watch.violations.append(Violation(0, "did not recover", f"from {planned.kind}, {planned.target}: {why}"))
+    return Suffered(
+        planned.number,
+        planned.kind,
+        planned.target,
+        round(began - watch.started, 1),
+        round(ended - began, 1),
+        None if why else round(time.monotonic() - ended, 1),
+    )
+
+
+async def conclude(system: System, watch: Watch, suffered: list[Suffered], *, seed: int) -> Report:
+    held(suffered, watch.holds)
+    sql = await asyncpg.connect(system.databases["dispatch"])
+    try:
+        rows = await sql.fetch("SELECT status, count(*) FROM message WHERE category = 'marketing' GROUP BY status")
+    finally:
+        await sql.close()
+    kinds = {0: "the local stack's broker", 1: "Apache Kafka, one broker", 3: "Apache Kafka, three brokers"}
+    return Report(
+        seed=seed,
+        broker=kinds[system.brokers],
+        seconds=round(time.monotonic() - watch.started, 1),
+        faults=suffered,
+        left_out=faults.left_out(system),
+        messages=Counter(line["status"] for line in watch.account.taken.values())["accepted"],
+        outcomes=dict(rows),
+        stops=len(watch.account.stops),
+        stop_latencies_s=[round(each, 3) for each in watch.latencies_s.values()],
+        holds=watch.holds,
+        deaths=system.deaths,
+        dead_letters=await watch.dead_letters(),
+        looks=watch.looks,
+        looks_failed=watch.looks_failed,
+        violations=watch.violations,
+    )
+
+
+async def _settled(watch: Watch, say: Callable[[str], None]) -> None:
+    """Until nothing is under way any more, or for so long that what is, is lost."""
+    deadline, quiet = time.monotonic() + SETTLES_WITHIN_S, 0
+    while quiet < SETTLED_LOOKS:
+        why = await watch.waiting()
+        quiet = 0 if why else quiet + 1
+        if why and time.monotonic() > deadline:
+            say(f"not at rest: {'; '.join(why)}")
+            return
+        await asyncio.sleep(SETTLE_POLL_S)

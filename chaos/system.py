@@ -1,0 +1,286 @@
+"""The whole system as it stands while it is hurt: each role of each service a process of its own, and a wire of its own
+from each service to the database and to each broker, from dispatch-svc to its operator, and from the operator to us.
+
+On Apache Kafka a worker of each service has a second one beside it, as in production. On the local stack's broker,
+which forms groups too slowly, a worker takes every partition, and is alone.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from chaos.wire import Wire, wire_to
+from stack.broker import Broker
+from stack.environment import SERVICES, Environment
+from stack.kafka import Kafka, fetch
+from stack.postgres import Postgres
+from stack.processes import Died, Supervisor, free_port
+
+WORKER = "worker"
+PROJECTION = "projection"  # of dispatch-svc
+ROLES = ("api", WORKER, "relay")
+POOLS = {
+    "api": 10,
+    WORKER: 18,
+    PROJECTION: 10,
+    "relay": 4,
+}  # connections; all of them together are fewer than Postgres takes
+READY_WITHIN_S = 120.0  # many Pythons start at once
+LOOK_EVERY_S = 0.25
+LIBFAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))  # where Debian puts it
+DISK_BYTES = 3 << 30  # of which no memory is taken before it is written
+
+
+def processes(brokers: int) -> dict[str, tuple[str, str]]:
+    """Service and role by the name of the process. `brokers`: of Apache Kafka; 0 is the local stack's."""
+    found = {f"{service}-{role}": (service, role) for service in SERVICES for role in ROLES}
+    found[f"dispatch-{PROJECTION}"] = ("dispatch", PROJECTION)
+    if brokers:
+        found |= {
+            f"{name}-2": (service, role) for name, (service, role) in found.items() if role in (WORKER, PROJECTION)
+        }
+    return found
+
+
+@dataclass
+class System:
+    """`wires`: by "<service> to the database", "<service> to the broker" (one for each broker), "dispatch to the
+    operator", "the operator to us". `clocks`: of each service, where they can be moved. `disk`: where Postgres has a
+    disk of its own. `earlier`: whose sources processes start from, if not today's."""
+
+    folder: Path
+    environment: Environment
+    postgres: Postgres
+    broker: Broker | Kafka
+    supervisor: Supervisor
+    rate: float | None
+    earlier: Path | None
+    wires: dict[str, list[Wire]] = field(default_factory=dict)
+    databases: dict[str, str] = field(default_factory=dict)  # DSN by service, past the wires
+    health: dict[str, str] = field(default_factory=dict)  # url by process
+    clocks: dict[str, Path] = field(default_factory=dict)
+    disk: Path | None = None
+    deaths: list[str] = field(default_factory=list)  # of processes that nobody here had killed
+
+    @property
+    def simulator_log(self) -> Path:
+        return self.folder / "simulator.jsonl"
+
+    @property
+    def brokers(self) -> int:
+        return self.broker.brokers if isinstance(self.broker, Kafka) else 0
+
+    async def start(self, name: str, service: str, role: str) -> None:
+        """One process more. It lives when this returns; whether it is ready, `unready` tells."""
+        url = self.environment.urls[service] if role == "api" else f"http://127.0.0.1:{free_port()}"
+        self.health[name] = url
+        told = self._told(service) | {
+            "PLACET_ROLES": role,
+            "PLACET_PORT": url.rpartition(":")[2],
+            "PLACET_DATABASE_POOL": str(POOLS[role]),
+        }
+        await self.supervisor.start(
+            name, [sys.executable, "-m", service], env=told, ready=f"{url}/livez", within_s=READY_WITHIN_S
+        )
+
+    async def retire(self, name: str) -> None:
+        await self.supervisor.retire(name)
+        del self.health[name]
+
+    async def renew(self, name: str) -> None:
+        """SIGTERM, then the same process again, of the sources that are in force now."""
+        service, role = processes(self.brokers)[name]
+        await self.retire(name)
+        await self.start(name, service, role)
+
+    async def migrate(self, service: str) -> None:
+        told = self._told(service) | {"PLACET_DATABASE_URL": self.databases[service]}
+        await self.supervisor.run(f"{service}-migrate", [sys.executable, "-m", service, "migrate"], env=told)
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        os.kill(self._pid(name), number)
+
+    def _pid(self, name: str) -> int:
+        if name.startswith("broker-"):
+            assert isinstance(self.broker, Kafka)
+            return self.broker.pid(int(name.removeprefix("broker-")))
+        return self.supervisor.pid(name)
+
+    async def unready(self) -> list[str]:
+        """Whatever is not as it should be, by each process's own word."""
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as http:
+
+            async def look(name: str, url: str) -> str | None:
+                try:
+                    async with http.get(f"{url}/readyz") as answer:
+                        return None if answer.status == 200 else f"{name}: {'; '.join((await answer.json())['why'])}"
+                except (aiohttp.ClientError, TimeoutError) as error:
+                    return f"{name}: {type(error).__name__}"
+
+            found = await asyncio.gather(*(look(name, url) for name, url in list(self.health.items())))
+        return [why for why in found if why is not None]
+
+    async def ready(self, within_s: float) -> list[str]:
+        """Waits until all is as it should be; what still is not after `within_s`."""
+        deadline = asyncio.get_running_loop().time() + within_s
+        while True:
+            why = await self.unready()
+            if not why or asyncio.get_running_loop().time() > deadline:
+                return why
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def keep_running(self) -> None:
+        """Restarts what ends by itself, as a platform would."""
+        while True:
+            died: Died = await self.supervisor.died()
+            self.deaths.append(str(died))
+            await self.supervisor.restart(died.name)
+
+    def _told(self, service: str) -> dict[str, str]:
+        host = "127.0.0.1"
+        bootstrap = ",".join(f"{host}:{wire.port}" for wire in self.wires[f"{service} to the broker"])
+        database = self.databases[service].replace(
+            f":{self.postgres.port}/", f":{self.wires[f'{service} to the database'][0].port}/"
+        )
+        told = self.environment.of_service(service, database, bootstrap)
+        if service == "dispatch":
+            operator = {
+                "provider": "simulator",
+                "url": f"http://{host}:{self.wires['dispatch to the operator'][0].port}",
+                "secret": told.pop("PLACET_GATEWAY_TOKEN"),
+                "rate": self.rate,
+            }
+            del told["PLACET_GATEWAY_URL"]
+            told["PLACET_GATEWAYS"] = json.dumps([operator])
+        if (clock := self.clocks.get(service)) is not None:
+            told |= {
+                "LD_PRELOAD": str(LIBFAKETIME[0]),
+                "FAKETIME_TIMESTAMP_FILE": str(clock.resolve()),
+                "FAKETIME_CACHE_DURATION": "1",
+                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+                "DONT_FAKE_MONOTONIC": "1",
+            }
+        if self.earlier is not None:
+            sources = (self.earlier / "libs/common/src", *(self.earlier / f"services/{s}-svc/src" for s in SERVICES))
+            told["PYTHONPATH"] = os.pathsep.join(map(str, sources))
+        return told
+
+
+@asynccontextmanager
+async def standing(
+    folder: Path,
+    *,
+    brokers: int,
+    rate: float | None,
+    earlier: Path | None = None,
+    clocks: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> AsyncIterator[System]:
+    """All ready when entered, all gone when left; logs stay in `folder`.
+
+    brokers   of Apache Kafka: 1 or 3; 0: the local stack's
+    rate      messages a second that the operator takes: so that a campaign lasts
+    earlier   the sources that it starts with, of an earlier commit; `migrate` and a restart then bring it up to now
+    clocks    each service's clock can be moved (where libfaketime is installed)
+    Raises    DidNotStart
+    """
+    logs, data = _folders(folder)
+    async with AsyncExitStack() as leaving:
+        leaving.callback(shutil.rmtree, data, ignore_errors=True)
+        disk = data if _own_disk(data) else None
+        if disk is not None:
+            leaving.callback(subprocess.run, ["umount", str(data)], check=False)
+        postgres = Postgres(data)
+        broker = Kafka(folder / "kafka", fetch(), brokers) if brokers else Broker(logs)
+        leaving.push_async_callback(asyncio.to_thread, postgres.stop)
+        leaving.push_async_callback(asyncio.to_thread, broker.stop)
+        say("PostgreSQL and the broker")
+        await asyncio.to_thread(postgres.start)
+        await asyncio.to_thread(broker.start)
+        operator = await leaving.enter_async_context(wire_to("127.0.0.1", 0))
+        environment = Environment(
+            kafka=brokers, more={"simulator": {"PLACET_INBOUND_URL": f"http://127.0.0.1:{operator.port}"}}
+        )
+        operator.to = _port(environment.urls["inbound"])
+        supervisor = await leaving.enter_async_context(Supervisor(logs))
+        system = System(folder, environment, postgres, broker, supervisor, rate, earlier, disk=disk)
+        system.wires["the operator to us"] = [operator]
+        system.wires["dispatch to the operator"] = [
+            await leaving.enter_async_context(wire_to("127.0.0.1", _port(environment.urls["simulator"])))
+        ]
+        for service in SERVICES:
+            system.wires[f"{service} to the database"] = [
+                await leaving.enter_async_context(wire_to("127.0.0.1", postgres.port))
+            ]
+            ports = [int(address.rpartition(":")[2]) for address in broker.bootstrap.split(",")]
+            wires = [await leaving.enter_async_context(wire_to("127.0.0.1", port)) for port in ports]
+            for wire in wires:
+                wire.rewrite = [(_address(each.to), _address(each.port)) for each in wires]
+            system.wires[f"{service} to the broker"] = wires
+            system.databases[service] = await postgres.create_service_database(
+                service, environment.database_passwords[service]
+            )
+            if clocks and LIBFAKETIME and service != "dispatch":  # whose instants are what is checked
+                system.clocks[service] = folder / f"clock-of-{service}"
+                system.clocks[service].write_text("+0\n")
+        say("the operator simulator, and the four schemas")
+        await _together(
+            supervisor.start(
+                "simulator",
+                [sys.executable, "-m", "stack.simulator"],
+                env=environment.of_simulator(system.simulator_log),
+                ready=f"{environment.urls['simulator']}/livez",
+            ),
+            *(system.migrate(service) for service in SERVICES),
+        )
+        names = processes(system.brokers)
+        say(f"{len(names)} processes of four services")
+        await _together(*(system.start(name, *which) for name, which in names.items()))
+        if why := await system.ready(READY_WITHIN_S):
+            raise RuntimeError(f"not ready: {why}")
+        yield system
+
+
+def _folders(folder: Path) -> tuple[Path, Path]:
+    """For the logs, below `folder`, which is empty otherwise; and for Postgres, where its user can reach it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "logs").mkdir(parents=True)
+    data = Path(tempfile.mkdtemp(prefix="placet-chaos-"))
+    data.chmod(0o755)
+    return folder / "logs", data
+
+
+def _own_disk(folder: Path) -> bool:
+    """A small file system of its own, which can be full: only root can have one."""
+    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=0755", "placet-chaos", str(folder)]
+    try:
+        return os.geteuid() == 0 and subprocess.run(command, check=False, capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+def _address(port: int) -> bytes:
+    """As Kafka's protocol writes 127.0.0.1:`port`."""
+    return b"127.0.0.1" + port.to_bytes(4, "big")
+
+
+def _port(url: str) -> int:
+    return int(url.rpartition(":")[2])
+
+
+async def _together(*work: Coroutine[Any, Any, None]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for one in work:
+            group.create_task(one)
