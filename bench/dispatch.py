@@ -308,8 +308,10 @@ async def _hold_people(ground: Ground, keys: SubjectKeys, dispatch_dsn: str, bar
         "consent", records=((keys.subject_id(_number(n)), ("opted_in", "unknown")[n % 2]) for n in people)
     )
     await dispatch.execute(
-        "INSERT INTO sender (sender_id, version, oadc, stop_code, purposes) VALUES ('bench', 1, 'BANC', '36111', $1)",
+        "INSERT INTO sender (sender_id, version, oadc, stop_code, purposes, countries)"
+        " VALUES ('bench', 1, 'BANC', '36111', $1, $2)",
         [PURPOSE],
+        ["FR"],
     )
     await dispatch.execute("INSERT INTO campaign (campaign_id, control, version) VALUES ($1, 'running', 1)", CAMPAIGN)
     for connection in (dispatch, bare):

@@ -1,10 +1,10 @@
 """What must hold of every decision, whatever is asked and known."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from common.contracts.consent import Consent, Suppression
 from common.law import country_of, is_open, load

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from sqlalchemy import text
 
@@ -153,7 +154,7 @@ async def test_other_rules_are_tried_on_what_was_decided(database: Database, cle
 async def test_a_cap_counts_what_is_on_its_way_in_the_same_batch_and_what_went_before(
     database: Database, clearance: Clearance
 ) -> None:
-    capped = replace(clearance, limits=replace(clearance.limits, cap=2))
+    capped = replace(clearance, limits=msgspec.structs.replace(clearance.limits, cap=2))
     asked = {"requested_at": now() - timedelta(minutes=1)}
     assert [d.row["status"] for d in await decided(database, capped, 1, **asked)] == ["sending"]
     two = await decided(database, capped, 1, 1, 2, **asked)
@@ -169,7 +170,7 @@ async def test_a_cap_counts_what_is_on_its_way_in_the_same_batch_and_what_went_b
 async def test_deciding_again_what_is_being_sent_does_not_count_itself(
     database: Database, clearance: Clearance
 ) -> None:
-    capped = replace(clearance, limits=replace(clearance.limits, cap=2))
+    capped = replace(clearance, limits=msgspec.structs.replace(clearance.limits, cap=2))
     first = await decided(database, capped, 1, 1, requested_at=now() - timedelta(minutes=1))
     partition = first[0].candidate.partition
     async with database.begin() as tx:

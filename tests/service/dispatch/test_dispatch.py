@@ -327,7 +327,7 @@ async def test_a_lapsed_permit_is_decided_again_before_the_submit(surroundings: 
 
 
 async def test_no_answer_is_unknown_never_sent_again_and_a_receipt_resolves_it(surroundings: Surroundings) -> None:
-    async with operator() as op, dispatch(surroundings, op) as d:
+    async with operator() as op, dispatch(surroundings, op, gateway_echoes_reference=False) as d:
         await d.publish_states(opted_in(1))
         op.answer = "drop"
         await d.request(wanted := requested(1))
@@ -350,7 +350,7 @@ async def test_no_answer_is_unknown_never_sent_again_and_a_receipt_resolves_it(s
 
 
 async def test_a_receipt_before_the_submits_answer_finds_its_message(surroundings: Surroundings) -> None:
-    async with operator() as op, dispatch(surroundings, op) as d:
+    async with operator() as op, dispatch(surroundings, op, gateway_echoes_reference=False) as d:
         await d.publish_states(opted_in(1))
         op.open.clear()
         await d.request(wanted := requested(1))
@@ -508,7 +508,7 @@ async def test_a_number_the_provider_will_not_deliver_to_is_denied_by_that_gatew
 
 
 async def test_a_block_that_came_before_the_submits_answer_is_kept(surroundings: Surroundings) -> None:
-    async with operator() as op, dispatch(surroundings, op) as d:
+    async with operator() as op, dispatch(surroundings, op, gateway_echoes_reference=False) as d:
         await d.publish_states(opted_in(1))
         op.open.clear()
         await d.request(wanted := requested(1))
@@ -616,6 +616,10 @@ async def _leave_sending(
             " $10)",
             UUID(wanted.message_id), wanted.sender_id, wanted.subject_id, wanted.number, wanted.text,
             wanted.requested_at, wanted.send_before, partition, receipt, gateway,
+        )  # fmt: skip
+        await sql.execute(
+            "INSERT INTO sending (partition, since, message_ids, subject_ids) VALUES ($1, $2, $3, $4)",
+            partition, wanted.requested_at, [wanted.message_id], [wanted.subject_id],
         )  # fmt: skip
     return UUID(wanted.message_id)
 

@@ -93,7 +93,6 @@ async def test_a_message_that_left_after_the_stop_was_enforced(database: Databas
         ("on_stale_consent", {"as_of": None}),
         ("left_but_not_counted", {"status": "denied"}),
         ("left_but_not_counted", {"status": "deferred", "due_at": timedelta(0)}),
-        ("never_woken", {"status": "deferred", "handed_off_at": None}),
         ("sending_for_ever", {"status": "sending", "handed_off_at": None, "decided_at": TOO_LONG}),
     ],
 )

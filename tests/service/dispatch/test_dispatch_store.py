@@ -2,12 +2,13 @@
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from common.database import Database
+from common.database import Database, fetch_many
 from common.kafka import partition_of
 from dispatch import store
 from tests.builders import controlled, now, opted_in, requested, sender_changed, subject
@@ -69,9 +70,10 @@ async def test_an_outcome_settles_what_is_open_and_never_what_is_final(
         "message_id": row["message_id"],
         "status": told,
         "reasons": "[]",
-        "due_at": None,
+        "due_at": now() if told == "deferred" else None,
         "gateway": "simulator",
         "gateway_message_id": "op-1",
+        "known_as": None,
         "code": None,
         "handed_off_at": None,
     }
@@ -84,8 +86,8 @@ async def test_an_outcome_settles_what_is_open_and_never_what_is_final(
     assert (found.version == 2) == (was != becomes)
 
 
-def _message(status: str) -> dict[str, Any]:
-    wanted = requested(1)
+def _message(status: str, n: int = 1) -> dict[str, Any]:
+    wanted = requested(n)
     fields = {name: getattr(wanted, name) for name in wanted.__struct_fields__}
     return {
         **fields,
@@ -93,12 +95,92 @@ def _message(status: str) -> dict[str, Any]:
         "partition": partition_of(wanted.subject_id, 3),
         "requested_at": now() - timedelta(minutes=1),
         "status": status,
+        "version": 1,
         "reasons": "[]",
         "due_at": None,
         "policy_version": "demonstration-2",
         "consent_version": 1,
         "as_of": now(),
         "decided_at": now(),
-        "gateway": None,
+        "gateway": "simulator",
         "facts": None,
+    }
+
+
+async def test_what_nobody_has_touched_is_accepted_at_once_and_what_a_receipt_overtook_is_settled(
+    database: Database,
+) -> None:
+    plain, overtaken = _message("sending", 1), _message("sending", 2)
+    early = {
+        "message_id": overtaken["message_id"],
+        "status": "sending",
+        "receipt": "delivered",
+        "gateway": "simulator",
+        "gateway_message_id": "op-2",
+        "code": None,
+        "receipt_at": now(),
+    }
+    outcomes = [_accepted(plain), _accepted(overtaken)]
+    async with database.begin() as tx:
+        await store.insert_messages(tx, [plain])
+        await store.insert_messages(tx, [overtaken])
+        await store.put_receipts(tx, [early])
+        assert await store.accept(tx, outcomes) == {plain["message_id"]}
+        [told] = await store.settle(tx, outcomes[1:])
+        rows = await store.messages_of_receipts(tx, [plain["message_id"], overtaken["message_id"]], [], [])
+    assert {(row.status, row.version, row.receipt) for row in rows} == {
+        ("accepted", 2, None),
+        ("accepted", 3, "delivered"),
+    }
+    assert (told.event.version, told.event.receipt) == (3, "delivered")
+
+
+async def test_an_outcome_is_published_as_the_ledger_has_it(database: Database) -> None:
+    row = _message("sending", 1)
+    outcome = _accepted(row)
+    async with database.begin() as tx:
+        await store.insert_messages(tx, [row])
+        await store.accept(tx, [outcome])
+        [read] = await fetch_many(tx, f"SELECT {store._OF_A_CHANGE} FROM message AS m")
+    assert store.accepted(row, outcome) == store._changed(read)
+
+
+@pytest.mark.parametrize(("status", "enforced"), [("sending", 0), ("accepted", 1)])
+async def test_an_opt_out_is_enforced_once_nothing_of_the_person_is_being_handed_off(
+    database: Database, status: str, enforced: int
+) -> None:
+    mine, others = _message("sending", 1), _message("sending", 2)
+    opened = {
+        "subject_id": mine["subject_id"],
+        "partition": mine["partition"],
+        "consent_version": 2,
+        "source": "mo",
+        "reference": None,
+        "received_at": now(),
+        "applied_at": now(),
+    }
+    async with database.begin() as tx:
+        await store.insert_messages(tx, [mine])
+        await store.insert_messages(tx, [others])
+        await store.open_enforcements(tx, [opened])
+        if status == "accepted":
+            await store.accept(tx, [_accepted(mine)])
+        await store.forget_sending(tx, now() + timedelta(minutes=1))
+        assert len(await store.enforce(tx, [mine["subject_id"]], now())) == enforced
+        kept = await fetch_many(tx, "SELECT message_ids FROM sending")
+    assert [ids for (ids,) in kept] == [[m["message_id"]] for m in (mine, others) if m is others or status == "sending"]
+
+
+def _accepted(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "permit": SimpleNamespace(row=row),
+        "message_id": row["message_id"],
+        "status": "accepted",
+        "reasons": "[]",
+        "due_at": None,
+        "gateway": "simulator",
+        "gateway_message_id": f"op-{row['message_id']}",
+        "known_as": None,
+        "code": None,
+        "handed_off_at": now(),
     }

@@ -68,6 +68,10 @@ class Ledger:
         }
         async with self.database.begin() as tx:
             await store.insert_messages(tx, [row])
+            await tx.execute(
+                text("UPDATE message SET unknown_since = decided_at WHERE message_id = :id AND status = 'unknown'"),
+                {"id": self.message_id},
+            )
 
     async def send(self) -> None:
         await self.holds("sending")

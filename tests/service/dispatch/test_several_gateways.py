@@ -30,6 +30,7 @@ async def test_what_the_first_gateway_never_had_goes_by_the_second_and_what_it_m
             "account": "dear",
             "url": dear.url,
             "secret": TOKEN,
+            "echoes_reference": False,
             "routes": [{"territories": ["FR"], "price": "0.08"}],
         }
         async with dispatch(surroundings, cheap, gateways=[second]) as d:

@@ -1,9 +1,9 @@
 """One case per reason, and the order of precedence: expiry, denial, delay."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from msgspec.structs import replace
 
 from common.contracts.consent import Consent, Suppression
 from common.law import load

@@ -1,6 +1,7 @@
 """Which gateway a message takes as they are doing, and how many may go."""
 
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from uuid import UUID
@@ -9,7 +10,7 @@ import pytest
 
 from dispatch.gateways import HTTP_PROVIDERS, Account, HttpGateway, gateway_name
 from dispatch.routing import Route
-from dispatch.traffic import Rates, Traffic, Way
+from dispatch.traffic import Rates, Traffic
 
 CHEAP, DEAR = "simulator", "simulator.dear"
 ROUTES = [Route(CHEAP), Route(DEAR, categories=frozenset({"marketing"}), price=1)]  # type: ignore[arg-type]
@@ -28,10 +29,18 @@ async def traffic() -> AsyncIterator[Traffic]:
     await opened.close()
 
 
+@dataclass
+class Way:
+    gateway: str | None
+    exists: bool
+    until: datetime | None = None
+    adds_stop: bool = False
+
+
 def _way(traffic: Traffic, category: str = "marketing", oadc: str = "LUNE", closed: tuple[str, ...] = ()) -> Way:
-    return traffic.way(
-        territory="FR", sender_id="lune", oadc=oadc, category=category, message_id=UUID(int=1), closed=closed
-    )
+    ways = traffic.ways(territory="FR", sender_id="lune", oadc=oadc, category=category, closed=closed)
+    gateway = ways.of(UUID(int=1))
+    return Way(gateway, ways.exist, ways.until, gateway in ways.add_stop)
 
 
 async def test_what_rests_is_gone_round_and_who_has_no_other_way_waits_for_it(traffic: Traffic) -> None:

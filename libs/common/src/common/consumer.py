@@ -171,14 +171,15 @@ def event_of(subscription: Subscription, record: Any) -> Event | None:
 
 async def lock_offset(tx: AsyncConnection, subscription: Subscription, partition: int) -> int | None:
     """The next offset as stored; until the transaction ends nobody handles anything of this partition."""
-    stored: int | None = await tx.scalar(
-        text(
-            "SELECT next_offset FROM consumer_offset"
-            " WHERE consumer_group = :group AND topic = :topic AND partition = :partition FOR UPDATE"
-        ),
-        {"group": subscription.group, "topic": subscription.topic.name, "partition": partition},
+    rows = await fetch_many(
+        tx,
+        "SELECT next_offset FROM consumer_offset WHERE consumer_group = $1 AND topic = $2 AND partition = $3"
+        " FOR UPDATE",
+        subscription.group,
+        subscription.topic.name,
+        partition,
     )
-    return stored
+    return rows[0][0] if rows else None
 
 
 @dataclass(slots=True)
@@ -504,13 +505,15 @@ class Consumer:
         return stored
 
     async def _step(self, tx: AsyncConnection, partition: int, next_offset: int, as_of: datetime | None) -> None:
-        await tx.execute(
-            text(
-                "UPDATE consumer_offset SET next_offset = :next_offset, updated_at = now(),"
-                " as_of = greatest(as_of, CAST(:as_of AS timestamptz))"
-                " WHERE consumer_group = :group AND topic = :topic AND partition = :partition"
-            ),
-            {**self._row(partition), "next_offset": next_offset, "as_of": as_of},
+        await fetch_many(
+            tx,
+            "UPDATE consumer_offset SET next_offset = $1, updated_at = now(), as_of = greatest(as_of, $2::timestamptz)"
+            " WHERE consumer_group = $3 AND topic = $4 AND partition = $5",
+            next_offset,
+            as_of,
+            self.subscription.group,
+            self.subscription.topic.name,
+            partition,
         )
 
     async def _place(self, kafka_consumer: AIOKafkaConsumer) -> bool:

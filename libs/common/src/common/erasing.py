@@ -23,7 +23,7 @@ from common import outbox
 from common.consumer import After, Received, Subscription
 from common.contracts import ERASURE_ACKS, ERASURES
 from common.contracts.rights import ErasureAcknowledged, ErasureLifted, ErasureRequested
-from common.database import Database
+from common.database import Database, fetch_many
 from common.service import Worker
 from common.telemetry import counter
 from common.timer import Timer
@@ -173,11 +173,10 @@ class Asked:
 async def asked_of(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, Asked]:
     """Of those people whose erasure was asked for: what is of before is not to be kept. To be called after the
     transaction has written something."""
-    rows = await tx.execute(
-        text(
-            "SELECT subject_id, max(requested_at) AS at, bool_and(lifted_at IS NOT NULL) AS lifted FROM erasing"
-            " WHERE subject_id = ANY(CAST(:ids AS text[])) GROUP BY subject_id"
-        ),
-        {"ids": list(subject_ids)},
+    rows = await fetch_many(
+        tx,
+        "SELECT subject_id, max(requested_at), bool_and(lifted_at IS NOT NULL) FROM erasing"
+        " WHERE subject_id = ANY($1::text[]) GROUP BY subject_id",
+        list(subject_ids),
     )
-    return {row.subject_id: Asked(row.at, row.lifted) for row in rows}
+    return {subject_id: Asked(at, lifted) for subject_id, at, lifted in rows}

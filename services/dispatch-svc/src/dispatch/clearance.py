@@ -25,9 +25,10 @@ from common.msisdn import territory_of
 from common.telemetry import counter
 from dispatch import gate, record, store
 from dispatch.gate import Allow, Defer, Deny, Expire, Knowledge, Limits, Reason, Request, Verdict
-from dispatch.traffic import Traffic, Way
+from dispatch.traffic import Traffic, Ways
 
 VERDICTS = counter("sms_dispatch_verdicts_total", "Gate decisions by verdict and first reason.", ["verdict", "reason"])
+NO_ROUTE = counter("sms_dispatch_no_route_total", "Messages that may go, and that no configured gateway is for.")
 
 NO_ROUTE_RECHECK = timedelta(minutes=5)  # somebody has to configure one
 
@@ -48,6 +49,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     send_before: datetime
     gateway: str | None = None  # the one it was last decided to go by
     region: str | None = None
+    version: int = 0  # of its row; 0: it has none yet
 
 
 def requested(event: MessageRequested, partition: int) -> Candidate:
@@ -71,10 +73,10 @@ def stored(row: Row[Any]) -> Candidate:
     return Candidate(**{name: getattr(row, name) for name in Candidate.__struct_fields__})
 
 
-@dataclass(frozen=True, slots=True)
-class Permit:
+class Permit(msgspec.Struct, frozen=True, gc=False):
     """An allowed message, opened, with the sender's particulars. `until` is on this process's monotonic clock. `again`:
-    its gateway may have had it before, so it goes there or nowhere, and is never `deferred`."""
+    its gateway may have had it before, so it goes there or nowhere, and is never `deferred`. `row`: as the decision
+    left it in the ledger, with its version; nothing where that is not known."""
 
     candidate: Candidate
     number: str
@@ -84,10 +86,13 @@ class Permit:
     gateway: str
     until: float
     again: bool = False
+    row: Mapping[str, Any] = msgspec.field(default_factory=dict)
+
+    def __repr__(self) -> str:  # neither the number nor the text
+        return f"Permit({self.candidate.message_id})"
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True, gc=False):
     candidate: Candidate
     verdict: Verdict
     row: Mapping[str, Any]  # as store.insert_messages and store.update_decisions take it
@@ -119,6 +124,7 @@ class Clearance:
         blocks = await store.blocks(tx, [c.subject_id for c in candidates])
         recent = await self._recent(tx, partition, candidates)
         now = datetime.now(UTC)
+        ways: dict[tuple[object, ...], Ways] = {}  # asked once for all messages of a kind
         decisions = []
         for candidate in candidates:
             number, content, flaw = self._open(candidate)
@@ -128,8 +134,10 @@ class Clearance:
             subject = subjects.get(candidate.subject_id)
             blocked = blocks.get(candidate.subject_id, frozenset())
             territory = territory_of(number)
-            way = self._way(candidate, territory, sender.oadc if sender else "", blocked, again)
-            marks = begins_with(now, territory, self.policy)
+            kind = candidate.sender_id, candidate.category, territory, blocked
+            if (open_ways := ways.get(kind)) is None:
+                open_ways = ways[kind] = self._ways(candidate, territory, sender.oadc if sender else "", blocked)
+            gateway = candidate.gateway if again else open_ways.of(candidate.message_id)
             one = candidate.subject_id, candidate.sender_id
             request = Request(
                 category=candidate.category,
@@ -139,10 +147,11 @@ class Clearance:
                 requested_at=candidate.requested_at,
                 send_before=candidate.send_before,
                 territory=territory,
-                mentions_stop=sender is not None and (way.adds_stop or mentions_stop(content, sender.stop_code)),
+                mentions_stop=sender is not None
+                and ((gateway in open_ways.add_stop and not again) or mentions_stop(content, sender.stop_code)),
                 flaw=flaw,
                 region=candidate.region,
-                mark=next((mark for mark in marks if content.startswith(mark)), None),
+                mark=next(filter(content.startswith, begins_with(now, territory, self.policy)), None),
             )
             known = Knowledge(
                 as_of=as_of,
@@ -150,21 +159,25 @@ class Clearance:
                 purposes=sender.purposes if sender else None,
                 countries=sender.countries if sender else frozenset(),
                 control=controls.get(candidate.campaign_id) if candidate.campaign_id else None,
-                blocked=bool(blocked) if candidate.category == "marketing" else way.gateway in blocked,
+                blocked=bool(blocked) if candidate.category == "marketing" else gateway in blocked,
                 recent=recent[one],
             )
             verdict = gate.decide(request, known, now, self.limits, self.policy)
             facts = record.encode(request, known, self.limits, verdict)  # the gate's; ways are not of the law
-            if isinstance(verdict, Allow) and way.gateway is None:
-                verdict = _no_way(candidate, way, now)
-            permit = None
-            if isinstance(verdict, Allow):
-                assert sender is not None
-                assert way.gateway is not None
-                permit = Permit(candidate, number, content, sender.oadc, sender.stop_code, way.gateway, until, again)
-                recent[one] += candidate.category == "marketing"
+            if isinstance(verdict, Allow) and gateway is None:
+                verdict = _no_way(candidate, open_ways, now)
+            allowed = isinstance(verdict, Allow)
             row = self._row(candidate, verdict, subject.version if subject else None, as_of, now)
-            row |= {"gateway": permit.gateway if permit else None, "facts": facts}
+            row["facts"] = facts
+            row["gateway"] = gateway if allowed else None
+            permit = None
+            if allowed:
+                assert sender is not None
+                assert gateway is not None
+                permit = Permit(
+                    candidate, number, content, sender.oadc, sender.stop_code, gateway, until, again=again, row=row
+                )
+                recent[one] += candidate.category == "marketing"
             decisions.append(Decision(candidate, verdict, row, permit))
         for (verdict_name, reason), many in Counter(
             (type(d.verdict).__name__.lower(), d.row["reasons_first"]) for d in decisions
@@ -172,15 +185,12 @@ class Clearance:
             VERDICTS.labels(verdict_name, reason).inc(many)
         return decisions
 
-    def _way(self, candidate: Candidate, territory: str, oadc: str, blocked: Collection[str], again: bool) -> Way:
-        if again:
-            return Way(candidate.gateway, exists=True)
-        return self.traffic.way(
+    def _ways(self, candidate: Candidate, territory: str, oadc: str, blocked: Collection[str]) -> Ways:
+        return self.traffic.ways(
             territory=territory,
             sender_id=candidate.sender_id,
             oadc=oadc,
             category=candidate.category,
-            message_id=candidate.message_id,
             closed=blocked,
         )
 
@@ -229,12 +239,22 @@ class Clearance:
                 status, reasons, due = "deferred", found, until
             case Expire(reasons=found):
                 status, reasons = "expired", found
-        kept = msgspec.structs.asdict(candidate)
-        if status == "denied" and Reason.ERASED in reasons:
-            kept |= {"number": None, "text": None}
+        gone = status == "denied" and Reason.ERASED in reasons
         return {
-            **kept,
+            "message_id": candidate.message_id,
+            "campaign_id": candidate.campaign_id,
+            "sender_id": candidate.sender_id,
+            "purpose": candidate.purpose,
+            "category": candidate.category,
+            "subject_id": candidate.subject_id,
+            "partition": candidate.partition,
+            "number": None if gone else candidate.number,
+            "text": None if gone else candidate.text,
+            "requested_at": candidate.requested_at,
+            "send_before": candidate.send_before,
+            "region": candidate.region,
             "status": status,
+            "version": candidate.version + 1,
             "reasons": msgspec.json.encode(reasons).decode() if reasons else "[]",
             "reasons_first": reasons[0] if reasons else "",
             "due_at": due,
@@ -245,9 +265,12 @@ class Clearance:
         }
 
 
-def _no_way(candidate: Candidate, way: Way, now: datetime) -> Defer:
+def _no_way(candidate: Candidate, ways: Ways, now: datetime) -> Defer:
     """It may go and cannot: every gateway that is for it rests, or none is."""
-    reason, until = (Reason.GATEWAY_UNREACHABLE, way.until) if way.exists else (Reason.NO_ROUTE, now + NO_ROUTE_RECHECK)
+    reason, until = Reason.GATEWAY_UNREACHABLE, ways.until
+    if not ways.exist:
+        reason, until = Reason.NO_ROUTE, now + NO_ROUTE_RECHECK
+        NO_ROUTE.inc()
     return Defer((reason,), min(until or now, candidate.send_before))
 
 

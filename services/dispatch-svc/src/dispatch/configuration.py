@@ -30,8 +30,8 @@ class RouteSettings(BaseModel):
 
 class GatewaySettings(BaseModel):
     """One account with one provider. `account`: as inbound-svc calls the one its receipts come to. `rate` and
-    `sender_rate`: messages a second, over all processes. `batch`, `idempotent`, `adds_stop`: where this account differs
-    from its provider's module."""
+    `sender_rate`: messages a second, over all processes. `batch`, `idempotent`, `adds_stop`, `echoes_reference`: where
+    this account differs from its provider's module."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,6 +48,7 @@ class GatewaySettings(BaseModel):
     batch: int | None = Field(None, ge=1)
     idempotent: bool | None = None
     adds_stop: bool | None = None
+    echoes_reference: bool | None = None
 
     @property
     def name(self) -> str:
@@ -71,11 +72,12 @@ class GatewaySettings(BaseModel):
         return self
 
     def gateway_with_secrets(self, settings: ServiceSettings, *, timeout_s: float, submits: int) -> Gateway:
-        otherwise = {
-            name: value
-            for name, value in (("idempotent", self.idempotent), ("adds_stop", self.adds_stop))
-            if value is not None
+        told = {
+            "idempotent": self.idempotent,
+            "adds_stop": self.adds_stop,
+            "echoes_reference": self.echoes_reference,
         }
+        otherwise = {name: value for name, value in told.items() if value is not None}
         account = Account(
             provider=self.provider,
             account=self.account,

@@ -9,9 +9,10 @@ on: consent-svc has decided that the person may be asked, and what they have sai
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+
+import msgspec
 
 from common.contracts.campaign import Category, Control
 from common.contracts.consent import Consent, Suppression
@@ -62,23 +63,19 @@ class Reason(StrEnum):
     SEND_BEFORE_PASSED = "send_before_passed"
 
 
-@dataclass(frozen=True, slots=True)
-class Allow: ...
+class Allow(msgspec.Struct, frozen=True, gc=False): ...
 
 
-@dataclass(frozen=True, slots=True)
-class Deny:
+class Deny(msgspec.Struct, frozen=True, gc=False):
     reasons: tuple[Reason, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Defer:
+class Defer(msgspec.Struct, frozen=True, gc=False):
     reasons: tuple[Reason, ...]
     until: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Expire:
+class Expire(msgspec.Struct, frozen=True, gc=False):
     """`send_before` has passed: the message is of no use any more, whatever else holds."""
 
     reasons: tuple[Reason, ...] = (Reason.SEND_BEFORE_PASSED,)
@@ -87,8 +84,7 @@ class Expire:
 Verdict = Allow | Deny | Defer | Expire
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True, gc=False):
     """One message asked for. `territory` comes from the number itself, `region` from an address where one was known
     (`law.region_of`). `mentions_stop`: in its text, or by the gateway that adds it. `mark`: the advertising mark of the
     law that its text begins with. `flaw` is what is wrong with the request: it cannot be read, it is not of its
@@ -111,8 +107,7 @@ class Request:
         return self.category == "service" and self.purpose is not None
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(msgspec.Struct, frozen=True, gc=False):
     """What the projection holds of a person; absent altogether for somebody nobody has told us about."""
 
     version: int
@@ -123,8 +118,7 @@ class Subject:
     held_since: datetime | None = None  # a text of theirs may mean STOP, and waits for a person to read it
 
 
-@dataclass(frozen=True, slots=True)
-class Knowledge:
+class Knowledge(msgspec.Struct, frozen=True, gc=False):
     """All that a decision stands on, read in one transaction under the partition's lock."""
 
     as_of: datetime | None
@@ -136,8 +130,7 @@ class Knowledge:
     recent: int = 0  # marketing that they had of this sender within `cap_window`, or that is on its way to them
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True, gc=False):
     max_staleness: timedelta = timedelta(seconds=2)  # promise 1
     max_clock_skew: timedelta = timedelta(milliseconds=100)  # between any two hosts
     recheck: timedelta = timedelta(milliseconds=500)  # what is late is usually late by a watermark or two

@@ -7,6 +7,7 @@ are decided again first. A submit whose end nobody knows is `unknown` and is nev
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -185,7 +186,7 @@ class Handoff:
         except SendError as error:
             results = [error] * len(permits)
         took_s = time.monotonic() - started
-        if answered := {p.oadc for p, r in zip(permits, results, strict=True) if isinstance(r, Result | Refused)}:
+        if answered := {p.oadc for p, r in zip(permits, results, strict=True) if isinstance(r, (Result, Refused))}:
             self.traffic.answered(gateway.name, answered, took_s)
             SUBMIT.labels(gateway.name).observe(took_s)
         until = self._failed(gateway.name, permits, results)
@@ -197,7 +198,7 @@ class Handoff:
         """For each failure, when what it kept from leaving may be tried again; once for one that hit many."""
         until: dict[SendError, datetime] = {}
         for permit, error in zip(permits, results, strict=True):
-            if isinstance(error, Result | Refused) or error in until:
+            if isinstance(error, (Result, Refused)) or error in until:
                 continue
             if isinstance(error, Throttled):
                 until[error] = self.traffic.pause(name, error.after_s)
@@ -217,7 +218,7 @@ class Handoff:
         match answer:
             case Result():
                 row = self._outcome(permit, answer.outcome, code=answer.code, handed_off_at=at)
-                return row | {"gateway_message_id": answer.gateway_message_id, "answer": answer}
+                return row | self._named(permit.gateway, answer) | {"answer": answer}
             case Refused():
                 return self._outcome(permit, "rejected", code=answer.code, handed_off_at=at)
             case SendError() if permit.again:
@@ -256,34 +257,44 @@ class Handoff:
         code: str | None = None,
         handed_off_at: datetime | None = None,
     ) -> dict[str, Any]:
-        OUTCOMES.labels(permit.gateway, status).inc()
         return {
+            "permit": permit,
+            "asked": permit.gateway,
             "message_id": permit.candidate.message_id,
             "subject_id": permit.candidate.subject_id,
             "status": status,
-            "reasons": msgspec.json.encode(reasons).decode(),
+            "reasons": msgspec.json.encode(reasons).decode() if reasons else "[]",
             "due_at": due_at,
             "gateway": permit.gateway,
             "gateway_message_id": None,
+            "known_as": None,
             "code": code,
             "handed_off_at": handed_off_at,
+        }
+
+    def _named(self, gateway: str, result: Result) -> dict[str, str | None]:
+        """What the gateway calls the message; `known_as` where its receipts will name nothing else."""
+        echoes = self.traffic.gateways[gateway].capabilities.echoes_reference
+        return {
+            "gateway_message_id": result.gateway_message_id,
+            "known_as": None if echoes else result.gateway_message_id,
         }
 
     async def learn(self, row: Row[Any], result: Result) -> None:
         """What the gateway says of a message whose answer was lost (`message_id`, `subject_id`, `partition`,
         `gateway`)."""
-        OUTCOMES.labels(row.gateway, result.outcome).inc()
         outcome = {
+            "asked": row.gateway,
             "message_id": row.message_id,
             "subject_id": row.subject_id,
             "status": result.outcome,
             "reasons": "[]",
             "due_at": None,
             "gateway": row.gateway,
-            "gateway_message_id": result.gateway_message_id,
             "code": result.code,
             "handed_off_at": None,
             "answer": result,
+            **self._named(row.gateway, result),
         }
         await self._settle(row.partition, [outcome])
 
@@ -292,6 +303,8 @@ class Handoff:
         its partition commits shares the next one."""
         if not outcomes:
             return
+        for (gateway, status), many in Counter((o["asked"], o["status"]) for o in outcomes).items():
+            OUTCOMES.labels(gateway, status).inc(many)
         settling = self._settling.setdefault(partition, _Settling())
         settling.outcomes += outcomes
         mine = settling.next
@@ -304,12 +317,25 @@ class Handoff:
         async def transaction() -> list[OptOutEnforced]:
             async with self.database.begin() as tx:
                 await store.lock_partition(tx, partition)
-                await store.append_changes(tx, await store.settle(tx, outcomes))
+                done = await store.accept(tx, [o for o in outcomes if _went_as_it_should(o)])
+                changes = [store.accepted(o["permit"].row, o) for o in outcomes if o["message_id"] in done]
+                changes += await store.settle(tx, [o for o in outcomes if o["message_id"] not in done])
+                await store.append_changes(tx, changes)
                 await _tell_what_the_provider_refuses(tx, outcomes)
                 return await store.enforce(tx, [o["subject_id"] for o in outcomes], datetime.now(UTC))
 
         for event in await _until_stored(transaction):
             ENFORCED.observe((event.enforced_at - event.received_at).total_seconds())
+
+
+def _went_as_it_should(outcome: Mapping[str, Any]) -> bool:
+    """Accepted, with nothing else to say, and we know what stands in its row."""
+    return (
+        outcome["status"] == "accepted"
+        and outcome["code"] is None
+        and "permit" in outcome
+        and bool(outcome["permit"].row)
+    )
 
 
 def _lane(permit: Permit) -> tuple[str, bool]:

@@ -48,18 +48,19 @@ RULES = {
     ),
     # promise 4: what an operator has taken is one message
     "two_messages_in_one": (
-        "SELECT m.message_id FROM message AS m JOIN message AS o USING (gateway, gateway_message_id)"
-        f" WHERE {HANDED_OFF} AND m.message_id <> o.message_id"
+        "SELECT unnest(array_agg(m.message_id)) AS message_id FROM message AS m"
+        f" WHERE {HANDED_OFF} AND m.gateway_message_id IS NOT NULL"
+        " GROUP BY m.gateway, m.gateway_message_id HAVING count(*) > 1"
     ),
     # promise 4: what has left is accounted for as such
     "left_but_not_counted": (
         f"SELECT m.message_id FROM message AS m WHERE {HANDED_OFF}"
         " AND m.status NOT IN ('sending', 'accepted', 'rejected', 'unknown')"
     ),
-    # promise 4: nothing is lost: whoever sends has an end, and whoever waits is woken
-    "sending_for_ever": "SELECT m.message_id FROM message AS m WHERE m.status = 'sending' AND m.decided_at < :sent_by",
-    "never_woken": (
-        "SELECT m.message_id FROM message AS m WHERE m.status IN ('pending', 'deferred') AND m.due_at IS NULL"
+    # promise 4: nothing is lost: whoever sends has an end (and whoever waits is woken: the table takes nothing else)
+    "sending_for_ever": (
+        "SELECT DISTINCT m.message_id FROM sending AS s JOIN message AS m ON m.message_id = ANY(s.message_ids)"
+        " WHERE m.status = 'sending' AND m.decided_at < :sent_by"
     ),
 }
 OUT_OF_HOURS = "out_of_hours"

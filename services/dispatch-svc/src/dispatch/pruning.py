@@ -65,6 +65,7 @@ def policy(periods: Periods) -> Policy:
         ),
         kept={
             "subject": "as the consent it is a copy of",
+            "sending": "until what it lists has an outcome",
             "provider_block": "until a person removes it",
             "sender": "nothing of a person",
             "campaign": "nothing of a person",

@@ -53,7 +53,7 @@ async def apply_receipts(tx: AsyncConnection, batch: list[Received]) -> After | 
         {
             "gateway": gateway_name(r.event.provider, r.event.account),
             "gateway_message_id": r.event.provider_message_id,
-            "reference": _uuid(r.event.reference),
+            "reference": _uuid(r.event.reference or r.event.provider_message_id),  # some call a message as we do
             "receipt": r.event.state,
             "code": r.event.code,
             "occurred_at": r.event.occurred_at,

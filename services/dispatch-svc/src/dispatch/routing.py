@@ -37,13 +37,17 @@ def ways(routes: Iterable[Route], *, territory: str, sender_id: str, category: s
     return sorted(found, key=lambda route: route.price)
 
 
-def choose(ways: Sequence[Route], message_id: UUID, may_go: Callable[[str], bool]) -> str | None:
-    """The gateway, of the cheapest that may go at all; None where none may."""
+def cheapest(ways: Sequence[Route], may_go: Callable[[str], bool]) -> list[Route]:
+    """Of those that may go at all, the ones of the lowest price."""
     open_ways = [route for route in ways if may_go(route.gateway)]
-    if len(open_ways) < 2:
-        return open_ways[0].gateway if open_ways else None
-    cheapest = [route for route in open_ways if route.price == open_ways[0].price]
-    return max(cheapest, key=lambda route: (_draw(message_id, route), route.gateway)).gateway
+    return [route for route in open_ways if route.price == open_ways[0].price]
+
+
+def choose(equals: Sequence[Route], message_id: UUID) -> str | None:
+    """The gateway, of these; None where there is none."""
+    if len(equals) < 2:
+        return equals[0].gateway if equals else None
+    return max(equals, key=lambda route: (_draw(message_id, route), route.gateway)).gateway
 
 
 def _draw(message_id: UUID, route: Route) -> float:

@@ -37,6 +37,7 @@ class Settings(HoursSettings):
     gateway_idempotent: bool = (
         False  # hardly any operator is (DOMAIN 4.1): then a crash leaves `unknown`, never two SMS
     )
+    gateway_echoes_reference: bool = True  # or its receipts name its own ids alone
     gateway_batch: int = Field(100, ge=1, le=1000)
     gateway_submits: int = Field(4, ge=1)  # gateway calls in flight; more only lengthens a STOP's way through this loop
     submit_timeout_s: float = Field(8.0, gt=0)  # shorter than the drain: a stop waits for answers
@@ -60,6 +61,7 @@ class Settings(HoursSettings):
             secret=self.gateway_token,
             batch=self.gateway_batch,
             idempotent=self.gateway_idempotent,
+            echoes_reference=self.gateway_echoes_reference,
         )
         return (*self.gateways, simulator)
 

@@ -5,7 +5,7 @@ holds it shared, the projection of consent holds it exclusive. So an opt-out bei
 or waits until the decided messages are marked `sending`, where the enforcement sees them.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +19,7 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     Boolean,
+    CheckConstraint,
     Column,
     DateTime,
     Identity,
@@ -46,8 +47,6 @@ from dispatch.gate import Reason, Subject
 
 CONSENTS_GROUP = "dispatch.consents"
 DUE = "dispatch_due"  # NOTIFY channel: a message is due at once
-
-HELD = "status = 'deferred' AND 'under_review' = ANY (reasons)"  # spelled as the index that finds it
 
 metadata = new_metadata()
 outbox.define(metadata)
@@ -77,7 +76,7 @@ message = Table(
     Column("status", Text, nullable=False),
     Column("version", Integer, nullable=False),
     Column("reasons", ARRAY(Text), nullable=False),
-    _instant("due_at"),  # pending and deferred: when it is decided next
+    _instant("due_at"),  # pending and deferred, and they alone: when it is decided next
     Column("policy_version", Text, nullable=False),
     Column("consent_version", Integer),
     _instant("as_of"),
@@ -87,25 +86,34 @@ message = Table(
     _instant("handed_off_at"),  # its submit began
     Column("gateway", Text),
     Column("gateway_message_id", Text),
+    Column("known_as", Text),  # the same, where the gateway's receipts do not name ours
     Column("receipt", Text),
     Column("code", Text),
     _instant("receipt_at"),  # its time at source
-    Index("message_due_ix", "partition", "due_at", postgresql_where=text("status IN ('pending', 'deferred')")),
-    Index("message_unknown_ix", "decided_at", postgresql_where=text("status = 'unknown'")),
+    _instant("unknown_since"),  # `unknown`, and it alone
+    CheckConstraint("due_at IS NOT NULL OR status NOT IN ('pending', 'deferred')", name="waiting_is_due"),
+    # none names a column that an outcome of the happy path changes: its update stays within the page (ADR 0044)
+    Index("message_due_ix", "partition", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+    Index("message_unknown_ix", "unknown_since", postgresql_where=text("unknown_since IS NOT NULL")),
     Index("message_subject_ix", "subject_id"),  # what is held of one person
-    Index("message_sending_ix", "subject_id", postgresql_where=text("status = 'sending'")),
-    Index(
-        "message_gateway_ix",
-        "gateway",
-        "gateway_message_id",
-        postgresql_where=text("gateway_message_id IS NOT NULL"),
-    ),
+    Index("message_known_as_ix", "gateway", "known_as", postgresql_where=text("known_as IS NOT NULL")),
     Index("message_handed_off_ix", "handed_off_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
-    Index("message_waiting_campaign_ix", "campaign_id", postgresql_where=text("status = 'deferred'")),
-    Index("message_held_ix", "subject_id", postgresql_where=text(HELD)),
+    Index("message_waiting_campaign_ix", "campaign_id", postgresql_where=text("due_at IS NOT NULL")),
     # how `pruning.py` finds what is past its time: each message is in one of them
     Index("message_content_ix", "requested_at", postgresql_where=text("number IS NOT NULL OR text IS NOT NULL")),
     Index("message_bare_ix", "requested_at", postgresql_where=text("number IS NULL AND text IS NULL")),
+)
+
+sending = Table(
+    # where to look for what is `sending`: all that one transaction made so. Not all of it still is; what is none of
+    # these is not. An index of the messages' status would be written twice for each
+    "sending",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("partition", SmallInteger, nullable=False),
+    Column("since", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    Column("message_ids", ARRAY(Uuid), nullable=False),
+    Column("subject_ids", ARRAY(Text), nullable=False),  # of each
 )
 
 subject = Table(
@@ -186,7 +194,7 @@ provider_block = Table(
 async def lock_partition(tx: AsyncConnection, partition: int, *, exclusive: bool = False) -> None:
     """Until the transaction ends. Take it before any row lock."""
     function = "pg_advisory_xact_lock" if exclusive else "pg_advisory_xact_lock_shared"
-    await tx.execute(text(f"SELECT {function}(hashtext('placet.partition'), :partition)"), {"partition": partition})
+    await fetch_many(tx, f"SELECT {function}(hashtext('placet.partition'), $1)", partition)
 
 
 # --- what a decision stands on -------------------------------------------------------------------------------------
@@ -194,14 +202,14 @@ async def lock_partition(tx: AsyncConnection, partition: int, *, exclusive: bool
 
 async def watermark(tx: AsyncConnection, partition: int) -> datetime | None:
     """`as_of` of this partition's consent projection."""
-    as_of: datetime | None = await tx.scalar(
-        text(
-            "SELECT as_of FROM consumer_offset"
-            " WHERE consumer_group = :group AND topic = :topic AND partition = :partition"
-        ),
-        {"group": CONSENTS_GROUP, "topic": STATES.name, "partition": partition},
+    rows = await fetch_many(
+        tx,
+        "SELECT as_of FROM consumer_offset WHERE consumer_group = $1 AND topic = $2 AND partition = $3",
+        CONSENTS_GROUP,
+        STATES.name,
+        partition,
     )
-    return as_of
+    return rows[0][0] if rows else None
 
 
 _consents = msgspec.json.Decoder(tuple[Consent, ...])
@@ -230,41 +238,36 @@ class Sender:
 
 
 async def senders(tx: AsyncConnection, sender_ids: Iterable[str]) -> dict[str, Sender]:
-    rows = await tx.execute(
-        text(
-            "SELECT sender_id, oadc, stop_code, purposes, countries FROM sender"
-            " WHERE sender_id = ANY(CAST(:ids AS text[]))"
-        ),
-        {"ids": list(sender_ids)},
+    rows = await fetch_many(
+        tx,
+        "SELECT sender_id, oadc, stop_code, purposes, countries FROM sender WHERE sender_id = ANY($1::text[])",
+        list(sender_ids),
     )
     return {
-        row.sender_id: Sender(row.oadc, row.stop_code, frozenset(row.purposes), frozenset(row.countries))
-        for row in rows
+        sender_id: Sender(oadc, stop_code, frozenset(purposes), frozenset(countries))
+        for sender_id, oadc, stop_code, purposes, countries in rows
     }
 
 
 async def controls(tx: AsyncConnection, campaign_ids: Iterable[str]) -> dict[str, Control]:
     """Locked against change: a resume that is being applied waits, and then finds what was deferred here."""
-    rows = await tx.execute(
-        text(
-            "SELECT campaign_id, control FROM campaign WHERE campaign_id = ANY(CAST(:ids AS text[]))"
-            " ORDER BY campaign_id FOR SHARE"
-        ),
-        {"ids": list(campaign_ids)},
+    rows = await fetch_many(
+        tx,
+        "SELECT campaign_id, control FROM campaign WHERE campaign_id = ANY($1::text[]) ORDER BY campaign_id FOR SHARE",
+        list(campaign_ids),
     )
-    return {row.campaign_id: row.control for row in rows}
+    return {row[0]: row[1] for row in rows}
 
 
 async def blocks(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, frozenset[str]]:
     """The gateways whose provider does not deliver to them, of those to whom one does not."""
-    rows = await tx.execute(
-        text(
-            "SELECT subject_id, array_agg(gateway) AS gateways FROM provider_block"
-            " WHERE subject_id = ANY(CAST(:ids AS text[])) GROUP BY subject_id"
-        ),
-        {"ids": list(subject_ids)},
+    rows = await fetch_many(
+        tx, "SELECT subject_id, gateway FROM provider_block WHERE subject_id = ANY($1::text[])", subject_ids
     )
-    return {row.subject_id: frozenset(row.gateways) for row in rows}
+    closed: dict[str, frozenset[str]] = {}
+    for subject_id, gateway in rows:
+        closed[subject_id] = closed.get(subject_id, frozenset()) | {gateway}
+    return closed
 
 
 async def lock_counts(tx: AsyncConnection, partition: int) -> None:
@@ -334,7 +337,10 @@ async def subject_versions(tx: AsyncConnection, subject_ids: Sequence[str]) -> d
 async def wake_held(tx: AsyncConnection, subject_ids: Sequence[str]) -> None:
     """What was waiting for a person to read a text of these subjects is decided again at once."""
     await tx.execute(
-        text(f"UPDATE message SET due_at = now() WHERE subject_id = ANY(CAST(:ids AS text[])) AND {HELD}"),
+        text(
+            "UPDATE message SET due_at = now() WHERE subject_id = ANY(CAST(:ids AS text[]))"
+            " AND status = 'deferred' AND 'under_review' = ANY(reasons)"
+        ),
         {"ids": list(subject_ids)},
     )
     await tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": DUE})
@@ -384,7 +390,10 @@ async def put_control(tx: AsyncConnection, event: CampaignControlled) -> None:
     )
     if changed is not None and event.control != "paused":
         await tx.execute(
-            text("UPDATE message SET due_at = now() WHERE campaign_id = :id AND status = 'deferred'"),
+            text(
+                "UPDATE message SET due_at = now() WHERE campaign_id = :id AND status = 'deferred'"
+                " AND due_at IS NOT NULL"
+            ),
             {"id": event.campaign_id},
         )
         await tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": DUE})
@@ -399,7 +408,6 @@ INSERTED = {
     "purpose": "text",
     "category": "text",
     "subject_id": "text",
-    "partition": "smallint",
     "number": "text",
     "text": "text",
     "requested_at": "timestamptz",
@@ -407,25 +415,18 @@ INSERTED = {
     "status": "text",
     "reasons": "text",
     "due_at": "timestamptz",
-    "policy_version": "text",
     "consent_version": "integer",
-    "as_of": "timestamptz",
-    "decided_at": "timestamptz",
     "gateway": "text",
     "region": "text",
     "facts": "text",
 }
-DECIDED = (
-    "status",
-    "reasons",
-    "due_at",
-    "policy_version",
-    "consent_version",
-    "as_of",
-    "decided_at",
-    "gateway",
-    "facts",
-)
+OF_ALL = {  # that are decided together
+    "partition": "smallint",
+    "policy_version": "text",
+    "as_of": "timestamptz",
+    "decided_at": "timestamptz",
+}
+DECIDED = ("status", "reasons", "due_at", "consent_version", "gateway", "facts")
 _AS_ARRAY = "string_to_array({}, ',')"  # unnest flattens text[][]: reasons travel as "one,other"
 
 
@@ -479,28 +480,31 @@ def _changed(row: Sequence[Any]) -> Changed:
 
 def inserted(row: Mapping[str, Any]) -> Changed:
     """What `insert_messages` has made of this row, of one that was new."""
-    return Changed(
-        row["partition"],
-        MessageChanged(
-            message_id=str(row["message_id"]),
-            campaign_id=row["campaign_id"],
-            sender_id=row["sender_id"],
-            subject_id=row["subject_id"],
-            category=row["category"],
-            version=1,
-            status=row["status"],
-            reasons=_reasons.decode(row["reasons"]),
-            until=row["due_at"],
-            policy_version=row["policy_version"],
-            consent_version=row["consent_version"],
-            as_of=row["as_of"],
-            decided_at=row["decided_at"],
-            gateway=row.get("gateway"),
-            gateway_message_id=None,
-            receipt=None,
-            code=None,
-            purpose=row["purpose"],
-        ),
+    return Changed(row["partition"], _as_decided(row, 1, row))
+
+
+def _as_decided(row: Mapping[str, Any], version: int, state: Mapping[str, Any]) -> MessageChanged:
+    """`row`: the decision; `state`: what became of it."""
+    return MessageChanged(
+        message_id=str(row["message_id"]),
+        campaign_id=row["campaign_id"],
+        sender_id=row["sender_id"],
+        subject_id=row["subject_id"],
+        category=row["category"],
+        version=version,
+        status=state["status"],
+        reasons=_reasons_of(state["reasons"]),
+        until=state["due_at"],
+        policy_version=row["policy_version"],
+        consent_version=row["consent_version"],
+        as_of=row["as_of"],
+        decided_at=row["decided_at"],
+        gateway=row["gateway"],
+        gateway_message_id=state.get("gateway_message_id"),
+        receipt=None,
+        code=None,
+        purpose=row["purpose"],
+        handed_off_at=state.get("handed_off_at"),
     )
 
 
@@ -512,32 +516,70 @@ async def append_changes(tx: AsyncConnection, changes: Sequence[Changed]) -> Non
 
 
 async def insert_messages(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> set[UUID]:
-    """Insert with their verdicts; returns those that were new. A message_id seen before changes nothing."""
+    """Insert with their verdicts, which were made at once (`OF_ALL`); returns those that were new. A message_id seen
+    before changes nothing."""
+    if not rows:
+        return set()
+    await _note_sending(tx, rows)
     values = ", ".join(_AS_ARRAY.format(f"v.{c}") if c == "reasons" else f"v.{c}" for c in INSERTED)
     new = await fetch_many(
         tx,
-        f"INSERT INTO message ({', '.join(INSERTED)}, version) SELECT {values}, 1 FROM {_unnest(INSERTED)}"
+        f"INSERT INTO message ({', '.join(INSERTED)}, {', '.join(OF_ALL)}, version)"
+        f" SELECT {values}, {_one_for_all(INSERTED)}, 1 FROM {_unnest(INSERTED)}"
         " ON CONFLICT (message_id) DO NOTHING RETURNING message_id",
         *_columns(rows, INSERTED),
+        *_of_all(rows),
     )
     return {row[0] for row in new}
 
 
 async def update_decisions(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[Changed]:
-    """Store new verdicts of messages whose rows the caller has locked or that are still `sending`. What is denied
-    because its person was erased loses number and text with it."""
+    """Store new verdicts, made at once (`OF_ALL`), of messages whose rows the caller has locked or that are still
+    `sending`. What is denied because its person was erased loses number and text with it."""
+    if not rows:
+        return []
+    await _note_sending(tx, rows)
     columns = {"message_id": "uuid", **{c: INSERTED[c] for c in DECIDED}}
     erased = f"CASE WHEN v.status = 'denied' AND '{Reason.ERASED}' = ANY({_AS_ARRAY.format('v.reasons')})"
     kept = ", ".join(f"{c} = {erased} THEN NULL ELSE m.{c} END" for c in ("number", "text"))
     sets = ", ".join(f"{c} = {_AS_ARRAY.format('v.reasons') if c == 'reasons' else f'v.{c}'}" for c in DECIDED)
     updated = await fetch_many(
         tx,
-        f"UPDATE message AS m SET {sets}, version = m.version + 1, {kept} FROM {_unnest(columns)}"
+        f"UPDATE message AS m SET {sets}, ({', '.join(OF_ALL)}) = ROW({_one_for_all(columns)}),"
+        f" version = m.version + 1, {kept} FROM {_unnest(columns)}"
         " WHERE m.message_id = v.message_id AND m.status IN ('pending', 'deferred', 'sending')"
         f" RETURNING {_OF_A_CHANGE}",
         *_columns(rows, columns),
+        *_of_all(rows),
     )
     return [_changed(row) for row in updated]
+
+
+async def _note_sending(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Those of one transaction that become `sending`, so that they are found. A row for each partition."""
+    begun: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        if row["status"] == "sending":
+            begun[row["partition"]].append(row)
+    for partition, some in begun.items():
+        await fetch_many(
+            tx,
+            "INSERT INTO sending (partition, message_ids, subject_ids) VALUES ($1, $2, $3)",
+            partition,
+            [row["message_id"] for row in some],
+            [row["subject_id"] for row in some],
+        )
+
+
+async def forget_sending(tx: AsyncConnection, begun_before: datetime) -> None:
+    """Of batches that were begun before, those of which nothing is `sending` any more."""
+    await tx.execute(
+        text(
+            "DELETE FROM sending AS s WHERE s.since < :before AND NOT EXISTS"
+            " (SELECT FROM message AS m WHERE m.message_id = ANY(s.message_ids) AND m.status = 'sending')"
+        ),
+        {"before": begun_before},
+    )
 
 
 async def due_partitions(tx: AsyncConnection, now: datetime, *, marketing: bool) -> list[int]:
@@ -581,7 +623,10 @@ async def still_sending(tx: AsyncConnection, message_ids: Sequence[UUID]) -> lis
 async def partition_left_sending(tx: AsyncConnection, decided_before: datetime) -> int | None:
     """A partition with messages that a process left `sending` when it died."""
     partition: int | None = await tx.scalar(
-        text("SELECT partition FROM message WHERE status = 'sending' AND decided_at < :before LIMIT 1"),
+        text(
+            "SELECT s.partition FROM sending AS s JOIN message AS m ON m.message_id = ANY(s.message_ids)"
+            " WHERE s.since < :before AND m.status = 'sending' AND m.decided_at < :before LIMIT 1"
+        ),
         {"before": decided_before},
     )
     return partition
@@ -593,8 +638,9 @@ async def claim_left_sending(
     """Those messages, locked: a live owner renews its decision or settles, and then they are not among these."""
     rows = await tx.execute(
         text(
-            "SELECT * FROM message WHERE status = 'sending' AND decided_at < :before AND partition = :partition"
-            " ORDER BY message_id LIMIT :limit FOR UPDATE SKIP LOCKED"
+            "SELECT m.* FROM message AS m WHERE m.status = 'sending' AND m.decided_at < :before AND m.message_id IN"
+            " (SELECT unnest(s.message_ids) FROM sending AS s WHERE s.partition = :partition AND s.since < :before)"
+            " ORDER BY m.message_id LIMIT :limit FOR UPDATE OF m SKIP LOCKED"
         ),
         {"before": decided_before, "partition": partition, "limit": limit},
     )
@@ -602,20 +648,20 @@ async def claim_left_sending(
 
 
 async def unknown_of(
-    tx: AsyncConnection, gateways: Sequence[str], decided: Sequence[tuple[datetime, datetime]], limit: int
+    tx: AsyncConnection, gateways: Sequence[str], spans: Sequence[tuple[datetime, datetime]], limit: int
 ) -> list[Row[Any]]:
-    """Messages of these gateways whose outcome nobody knows, decided between two of these instants."""
+    """Messages of these gateways whose outcome nobody knows since an instant between two of these."""
     rows = await tx.execute(
         text(
             "SELECT message_id, subject_id, partition, gateway FROM message AS m"
             " JOIN unnest(CAST(:since AS timestamptz[]), CAST(:before AS timestamptz[])) AS d(since, before)"
-            " ON m.decided_at >= d.since AND m.decided_at < d.before"
+            " ON m.unknown_since >= d.since AND m.unknown_since < d.before"
             " WHERE m.status = 'unknown' AND m.gateway = ANY(CAST(:gateways AS text[])) LIMIT :limit"
         ),
         {
             "gateways": list(gateways),
-            "since": [since for since, _ in decided],
-            "before": [before for _, before in decided],
+            "since": [since for since, _ in spans],
+            "before": [before for _, before in spans],
             "limit": limit,
         },
     )
@@ -655,24 +701,67 @@ SETTLED = {
     "due_at": "timestamptz",
     "gateway": "text",
     "gateway_message_id": "text",
+    "known_as": "text",
     "code": "text",
     "handed_off_at": "timestamptz",
 }
 
 
-async def settle(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[Changed]:
-    """Outcomes. A message recovered as `unknown` meanwhile learns its true outcome; a final one never changes; one
-    whose receipt came first was accepted, whatever became of the answer."""
-    # one after the other by the primary key: receipts lock them in this order, and no plan reads the whole ledger
+ACCEPTED = {
+    "message_id": "uuid",
+    "gateway_message_id": "text",
+    "known_as": "text",
+    "handed_off_at": "timestamptz",
+    "version": "integer",
+}
+
+
+async def accept(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> set[UUID]:
+    """`settle`, for what went as it should: accepted, by the gateway that was decided on. Only of rows that nobody has
+    touched since (`version` is of that decision); returns which those were. The others are for `settle`."""
+    if not rows:
+        return set()
+    await _by_primary_key(tx)
+    done = await fetch_many(
+        tx,
+        "UPDATE message AS m SET status = 'accepted', version = m.version + 1,"
+        " gateway_message_id = coalesce(v.gateway_message_id, m.gateway_message_id),"
+        " known_as = coalesce(v.known_as, m.known_as), handed_off_at = v.handed_off_at"
+        f" FROM (SELECT * FROM {_unnest(ACCEPTED)} ORDER BY message_id) AS v"
+        " WHERE m.message_id = v.message_id AND m.version = v.version AND m.status = 'sending'"
+        " RETURNING m.message_id",
+        *_columns(rows, list(ACCEPTED)[:-1]),
+        [row["permit"].row["version"] for row in rows],
+    )
+    return {row[0] for row in done}
+
+
+def accepted(row: Mapping[str, Any], outcome: Mapping[str, Any]) -> Changed:
+    """What `accept` has made of this row (as it was decided)."""
+    return Changed(row["partition"], _as_decided(row, row["version"] + 1, outcome))
+
+
+async def _by_primary_key(tx: AsyncConnection) -> None:
+    """One after the other, in the order of ids, as receipts lock them; and no plan reads the whole ledger."""
     await fetch_many(
         tx, "SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)"
     )
+
+
+async def settle(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[Changed]:
+    """Outcomes. A message recovered as `unknown` meanwhile learns its true outcome; a final one never changes; one
+    whose receipt came first was accepted, whatever became of the answer."""
+    if not rows:
+        return []
+    await _by_primary_key(tx)
     updated = await fetch_many(
         tx,
         "UPDATE message AS m SET version = m.version + 1, due_at = v.due_at, status ="
         " CASE WHEN v.status = 'unknown' AND m.receipt IS NOT NULL THEN 'accepted' ELSE v.status END,"
+        " unknown_since = CASE WHEN v.status = 'unknown' AND m.receipt IS NULL THEN now() END,"
         f" reasons = {_AS_ARRAY.format('v.reasons')}, gateway = v.gateway,"
         " gateway_message_id = coalesce(v.gateway_message_id, m.gateway_message_id),"
+        " known_as = coalesce(v.known_as, m.known_as),"
         " code = coalesce(v.code, m.code), handed_off_at = coalesce(v.handed_off_at, m.handed_off_at)"
         f" FROM (SELECT * FROM {_unnest(SETTLED)} ORDER BY message_id) AS v WHERE m.message_id = v.message_id"
         " AND (m.status = 'sending' OR (m.status = 'unknown' AND v.status IN ('accepted', 'rejected')))"
@@ -710,15 +799,28 @@ async def enforce(tx: AsyncConnection, subject_ids: Sequence[str], now: datetime
 
     The caller holds the partition's lock, so nothing can be decided between this look and its commit.
     """
+    waiting = await fetch_many(
+        tx,
+        "SELECT partition, subject_id FROM enforcement WHERE enforced_at IS NULL AND subject_id = ANY($1::text[])",
+        subject_ids,
+    )
+    if not waiting:
+        return []
+    held_back = await fetch_many(
+        tx,
+        "SELECT m.subject_id FROM sending AS s CROSS JOIN unnest(s.message_ids, s.subject_ids) AS b(message_id, who)"
+        " JOIN message AS m ON m.message_id = b.message_id AND m.status = 'sending'"
+        " AND (m.category = 'marketing' OR (m.category = 'service' AND m.purpose IS NOT NULL))"
+        " WHERE s.partition = ANY($1::smallint[]) AND b.who = ANY($2::text[])",
+        list({partition for partition, _ in waiting}),
+        list({subject_id for _, subject_id in waiting}),
+    )
     rows = await tx.execute(
         text(
-            "UPDATE enforcement e SET enforced_at = :now"
-            " WHERE e.enforced_at IS NULL AND e.subject_id = ANY(CAST(:ids AS text[]))"
-            " AND NOT EXISTS (SELECT FROM message m WHERE m.subject_id = e.subject_id AND m.status = 'sending'"
-            " AND (m.category = 'marketing' OR (m.category = 'service' AND m.purpose IS NOT NULL)))"
-            " RETURNING e.*"
+            "UPDATE enforcement SET enforced_at = :now WHERE enforced_at IS NULL"
+            " AND subject_id = ANY(CAST(:ids AS text[])) RETURNING *"
         ),
-        {"ids": list(subject_ids), "now": now},
+        {"ids": list({subject_id for _, subject_id in waiting} - {who for (who,) in held_back}), "now": now},
     )
     events = [
         OptOutEnforced(
@@ -863,7 +965,7 @@ async def messages_of_receipts(
     rows = await tx.execute(
         text(
             "SELECT * FROM message WHERE message_id = ANY(CAST(:references AS uuid[]))"
-            " OR (gateway, gateway_message_id) IN"
+            " OR (gateway, known_as) IN"
             " (SELECT * FROM unnest(CAST(:gateways AS text[]), CAST(:gateway_ids AS text[])))"
             " ORDER BY message_id FOR UPDATE"
         ),
@@ -886,7 +988,8 @@ RECEIVED = {
 async def put_receipts(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[Changed]:
     updated = await fetch_many(
         tx,
-        "UPDATE message AS m SET status = v.status, receipt = v.receipt, receipt_at = v.receipt_at,"
+        "UPDATE message AS m SET status = v.status, unknown_since = CASE WHEN v.status = 'unknown' THEN"
+        " m.unknown_since END, receipt = v.receipt, receipt_at = v.receipt_at,"
         " version = m.version + 1, gateway = coalesce(m.gateway, v.gateway),"
         " gateway_message_id = coalesce(m.gateway_message_id, v.gateway_message_id), code = coalesce(v.code, m.code)"
         f" FROM {_unnest(RECEIVED)} WHERE m.message_id = v.message_id RETURNING {_OF_A_CHANGE}",
@@ -931,7 +1034,7 @@ async def take_matching_early_receipts(tx: AsyncConnection, limit: int) -> list[
     rows = await tx.execute(
         text(
             "DELETE FROM early_receipt e USING (SELECT e.gateway, e.gateway_message_id FROM early_receipt e"
-            " JOIN message m USING (gateway, gateway_message_id) LIMIT :limit) found"
+            " JOIN message m ON (m.gateway, m.known_as) = (e.gateway, e.gateway_message_id) LIMIT :limit) found"
             " WHERE (e.gateway, e.gateway_message_id) = (found.gateway, found.gateway_message_id) RETURNING e.*"
         ),
         {"limit": limit},
@@ -952,8 +1055,25 @@ def _unnest(columns: Mapping[str, str]) -> str:
 def _columns(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> list[list[Any]]:
     found = {column: [row[column] for row in rows] for column in columns}
     if "reasons" in found:
-        found["reasons"] = ["" if told == "[]" else ",".join(_reasons.decode(told)) for told in found["reasons"]]
+        found["reasons"] = ["" if told == "[]" else ",".join(_reasons_of(told)) for told in found["reasons"]]
     return list(found.values())
+
+
+def _one_for_all(columns: Mapping[str, str]) -> str:
+    """The parameters of `_of_all`, after those of `columns`."""
+    return ", ".join(f"${place}::{kind}" for place, kind in enumerate(OF_ALL.values(), len(columns) + 1))
+
+
+def _of_all(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """What these rows have in common. Raises ValueError where they do not."""
+    first = [rows[0][column] for column in OF_ALL]
+    if any([row[column] for column in OF_ALL] != first for row in rows):
+        raise ValueError("not decided together")
+    return first
+
+
+def _reasons_of(told: str) -> tuple[str, ...]:
+    return () if told == "[]" else _reasons.decode(told)
 
 
 _reasons = msgspec.json.Decoder(tuple[str, ...])

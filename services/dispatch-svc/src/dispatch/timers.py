@@ -25,6 +25,7 @@ RECOVERED = counter("sms_dispatch_recovered_total", "Messages a crash left sendi
 
 LOOK_EVERY_S = 0.25
 SWEEP_EVERY_S = 1.0
+FORGET_AFTER = timedelta(seconds=5)  # by then most of what a transaction made `sending` has an outcome
 LOOK_UP_EVERY_S = 30.0
 LOOK_UP_AFTER = tuple(timedelta(minutes=minutes) for minutes in (1, 10, 60, 360))  # the first may be too soon
 
@@ -82,6 +83,7 @@ class Timers:
             matched = await store.take_matching_early_receipts(tx, self._batch)
             receipts = [{**row._mapping, "reference": None} for row in matched]
             await settle_receipts(tx, receipts, keep_early=False)
+            await store.forget_sending(tx, datetime.now(UTC) - FORGET_AFTER)
         return again or bool(matched)
 
     async def look_up(self) -> bool:
@@ -144,6 +146,7 @@ class Timers:
                         "due_at": None,
                         "gateway": row.gateway,
                         "gateway_message_id": None,
+                        "known_as": None,
                         "code": None,
                         "handed_off_at": None,
                     }

@@ -1,4 +1,4 @@
-"""The gateways that are configured, as they are doing: which one a message takes now, and how many may go.
+"""The gateways that are configured, as they are doing: which ones a message may take now, and how many may go.
 
 What a process learns of a gateway (health, what it may still send this second) is its own and dies with it; the rules
 over it are pure (`routing`, `gateways.health`, `gateways.rates`).
@@ -17,14 +17,13 @@ from dispatch.gateways import health as healths
 from dispatch.gateways import rates as buckets
 from dispatch.gateways.health import Failure, Health
 from dispatch.gateways.rates import Bucket
-from dispatch.routing import Route, choose, ways
+from dispatch.routing import Route, cheapest, choose, ways
 
 RESTS = counter("sms_dispatch_gateway_rests_total", "Times that a gateway was left alone for a while.", ["gateway"])
 ERRORS = gauge("sms_dispatch_gateway_errors_ratio", "Of the last submits, those that got no answer.", ["gateway"])
 ALERTS = counter(
     "sms_dispatch_gateway_alerts_total", "Submits refused until somebody acts (account, money, sender).", ["gateway"]
 )
-NO_ROUTE = counter("sms_dispatch_no_route_total", "Messages that no configured gateway is for.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +35,17 @@ class Rates:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """The gateway a message takes. None: all that may take it rest `until` then, or there is none at all."""
+class Ways:
+    """What may take messages of one kind now, all at one price. None: all that may take them rest `until` then, or
+    there is none at all."""
 
-    gateway: str | None
-    exists: bool
+    gateways: Sequence[Route]
+    exist: bool
     until: datetime | None = None
-    adds_stop: bool = False
+    add_stop: frozenset[str] = frozenset()
+
+    def of(self, message_id: UUID) -> str | None:
+        return choose(self.gateways, message_id)
 
 
 class Traffic:
@@ -57,6 +60,7 @@ class Traffic:
         partitions: int = 1,
     ) -> None:
         self.gateways = {gateway.name: gateway for gateway in gateways}
+        self._adding_stop = frozenset(name for name, each in self.gateways.items() if each.capabilities.adds_stop)
         self._routes = routes or [Route(name) for name in self.gateways]
         self._rates = rates or {}
         self._partitions = partitions
@@ -74,16 +78,7 @@ class Traffic:
         now = time.monotonic()
         return not any(healths.may_go(self._of(name), now) for name in self.gateways)
 
-    def way(
-        self,
-        *,
-        territory: str,
-        sender_id: str,
-        oadc: str,
-        category: str,
-        message_id: UUID,
-        closed: Collection[str] = (),
-    ) -> Way:
+    def ways(self, *, territory: str, sender_id: str, oadc: str, category: str, closed: Collection[str] = ()) -> Ways:
         """`closed`: gateways that are no way for this person."""
         now = time.monotonic()
 
@@ -92,14 +87,13 @@ class Traffic:
 
         found = ways(self._routes, territory=territory, sender_id=sender_id, category=category)
         if not found:
-            NO_ROUTE.inc()
-            return Way(None, exists=False)
+            return Ways((), exist=False)
         found = [route for route in found if route.gateway not in closed] or found  # the gate says no to the latter
-        name = choose(found, message_id, lambda gateway: rests_until(gateway) <= now)
-        if name is None:
+        equals = cheapest(found, lambda gateway: rests_until(gateway) <= now)
+        if not equals:
             wait_s = min(rests_until(route.gateway) for route in found) - now
-            return Way(None, exists=True, until=datetime.now(UTC) + timedelta(seconds=max(0.0, wait_s)))
-        return Way(name, exists=True, adds_stop=self.gateways[name].capabilities.adds_stop)
+            return Ways((), exist=True, until=datetime.now(UTC) + timedelta(seconds=max(0.0, wait_s)))
+        return Ways(equals, exist=True, add_stop=self._adding_stop)
 
     def answered(self, name: str, oadcs: Collection[str], latency_s: float) -> None:
         """A submit with messages of these senders got its results."""

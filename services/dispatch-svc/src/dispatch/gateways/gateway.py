@@ -12,8 +12,10 @@ the outcome `unknown` (DOMAIN 4.4; ADR-0032 says why a 5xx is one).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, Protocol
+
+import msgspec
 
 from common.contracts.campaign import Category
 
@@ -53,21 +55,22 @@ class Unanswered(SendError):
     pass
 
 
-@dataclass(frozen=True, slots=True)
-class Submit:
+class Submit(msgspec.Struct, frozen=True, gc=False):
     """One message for an operator. `reference` is our message id, echoed in receipts where the operator can."""
 
     reference: str
     subject_id: str
-    to: str = field(repr=False)  # E.164
+    to: str  # E.164
     sender: str  # OADC
     short_code: str
     category: Category
-    text: str = field(repr=False)
+    text: str
+
+    def __repr__(self) -> str:  # neither the number nor the text
+        return f"Submit({self.reference})"
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(msgspec.Struct, frozen=True, gc=False):
     """`opted_out`: refused because the person told this provider to stop. `blocked`: this provider does not deliver to
     the number, and does not say whether the person asked for that (DOMAIN 4.3)."""
 
@@ -85,7 +88,7 @@ class Capabilities:
     `batch`              messages of one request, each with its own text, id and result
     `idempotent`         a second submit of one reference is the same SMS
     `adds_stop`          appends the STOP mention to a marketing text itself
-    `echoes_reference`   its receipts name our reference; else only its own id, which an `unknown` never learnt
+    `echoes_reference`   all its receipts name our reference; else only its own id, which an `unknown` never learnt
     `looks_up`           can be asked what became of a reference
     `unicode`            takes what GSM 7-bit cannot write
     `segments`           the longest text, in SMS
