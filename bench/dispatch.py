@@ -51,6 +51,7 @@ SINGLES_A_ROUND = 1
 LATENCY_MS = 20
 SUBMITS_AT_ONCE = 64  # batches; of single messages:
 SINGLES_AT_ONCE = 200
+INTAKE_BATCH = 1000
 PURPOSE = "promotions"
 CAMPAIGN = "bench"
 TEXT = "Banc : -20 % ce samedi dans votre magasin. Sur presentation de ce message. STOP au 36111"
@@ -109,18 +110,20 @@ class Bench:
     reader: _Reader
     operator: str
     bare: Server
+    bare_dsn: str
     subject_keys: SubjectKeys
     field_keys: FieldKeys
     rounds: Iterator[int] = field(default_factory=count)
     done: Counter[str] = field(default_factory=Counter)
 
-    async def round(self, server: Server, topic: str, many: int, *, agreed: bool) -> Sample:
-        """`many` requests from the log to their statuses. The same bytes go to whichever side it is."""
-        made = self._requests(many, agreed=agreed)
+    async def round(self, server: Server, topic: str, many: int, *, agreed: bool, of: int | None = None) -> Sample:
+        """`many` requests from the log to their statuses. The same bytes go to whichever side it is. `of`: the first so
+        many of the people, where not all."""
+        made = self.requests(many, agreed=agreed, of=of)
         self.reader.expect([request.message_id for request in made])
         os.kill(server.pid, signal.SIGSTOP)
         try:
-            await self._publish(topic, made)
+            await self.publish(topic, made)
         finally:
             os.kill(server.pid, signal.SIGCONT)
         cpu_before, started = cpu_seconds(server.pid), time.perf_counter()
@@ -131,10 +134,10 @@ class Bench:
         self.done[topic] += many
         return Sample(many, seconds, cpu_s=None if cpu_before is None or cpu_after is None else cpu_after - cpu_before)
 
-    def _requests(self, many: int, *, agreed: bool) -> list[MessageRequested]:
+    def requests(self, many: int, *, agreed: bool, of: int | None = None) -> list[MessageRequested]:
         """Of people spread over all that are held; asked for a minute ago, so that what consent says of them is as new
         (ADR 0012)."""
-        now, held, number = datetime.now(UTC), max(self.ground.subjects // 2, 1), next(self.rounds)
+        now, held, number = datetime.now(UTC), max((of or self.ground.subjects) // 2, 1), next(self.rounds)
         made = []
         for n in range(many):
             who = _number(2 * ((n * 7919 + number) % held) + (0 if agreed else 1))
@@ -156,7 +159,7 @@ class Bench:
             )
         return made
 
-    async def _publish(self, topic: str, made: Sequence[MessageRequested]) -> None:
+    async def publish(self, topic: str, made: Sequence[MessageRequested]) -> None:
         by_partition: dict[int, list[MessageRequested]] = {}
         for request in made:
             by_partition.setdefault(kafka.partition_of(request.subject_id, PARTITIONS), []).append(request)
@@ -204,8 +207,8 @@ class Bench:
 
 
 async def run(ground: Ground) -> None:
-    async with _bench(ground) as bench:
-        ours = await _dispatch(bench, SUBMITS_AT_ONCE, 100)
+    async with standing(ground) as bench:
+        ours = await serving(bench, SUBMITS_AT_ONCE, 100)
         many = MESSAGES_A_ROUND * ground.size
         for name, agreed in (("batches", True), ("denied", False)):
             title = "Handed off, 100 messages a submit" if agreed else "All denied"
@@ -217,7 +220,7 @@ async def run(ground: Ground) -> None:
                 wanted=SHARES.get(name),
             )
         await ground.supervisor.retire("dispatch")
-        ours = await _dispatch(bench, SINGLES_AT_ONCE, 1)
+        ours = await serving(bench, SINGLES_AT_ONCE, 1)
         many = SINGLES_A_ROUND * ground.size
         await ground.compare(
             f"Handed off, a request per message, {SINGLES_AT_ONCE} at once, {many:,} messages:"
@@ -235,14 +238,14 @@ def _side(bench: Bench, name: str, server: Server, topic: str, many: int, *, agr
 
 
 @asynccontextmanager
-async def _bench(ground: Ground) -> AsyncIterator[Bench]:
+async def standing(ground: Ground, *, watermarks: bool = True, people: int | None = None) -> AsyncIterator[Bench]:
     """Topics, two databases with the same people in them, an operator, the bare loop, and watermarks as consent-svc
-    would publish them."""
+    would publish them, where it is not there."""
     subject_keys = SubjectKeys(KeyRingSettings.model_validate_json(ground.environment.subject_keys))
     field_keys = FieldKeys(KeyRingSettings.model_validate_json(ground.environment.field_keys))
     await _make_topics(ground)
     bare_dsn = await ground.postgres.create_service_database("bare", "bare")
-    await _hold_people(ground, subject_keys, await ground.database("dispatch"), bare_dsn)
+    await _prepare(ground, await ground.database("dispatch"), bare_dsn)
     operator, bare = free_url(), free_url()
     arguments = (operator.rpartition(":")[2], str(LATENCY_MS))
     await ground.server("operator", [sys.executable, "-m", "bench.fast_operator", *arguments], operator)
@@ -252,8 +255,11 @@ async def _bench(ground: Ground) -> AsyncIterator[Bench]:
     async with AIOKafkaProducer(
         bootstrap_servers=ground.bootstrap, enable_idempotence=ground.idempotent, acks="all", max_batch_size=1_000_000
     ) as producer:
-        bench = Bench(ground, producer, reader, operator, server, subject_keys, field_keys)
-        tasks = [asyncio.create_task(reader.run(ground.bootstrap)), asyncio.create_task(_watermarks(producer))]
+        bench = Bench(ground, producer, reader, operator, server, bare_dsn, subject_keys, field_keys)
+        await hold(bench, 0, ground.subjects if people is None else people)
+        tasks = [asyncio.create_task(reader.run(ground.bootstrap))]
+        if watermarks:
+            tasks.append(asyncio.create_task(_watermarks(producer)))
         try:
             yield bench
         finally:
@@ -263,26 +269,49 @@ async def _bench(ground: Ground) -> AsyncIterator[Bench]:
                 await asyncio.gather(*tasks)
 
 
-async def _dispatch(bench: Bench, submits: int, batch: int) -> Server:
+async def serving(bench: Bench, submits: int, batch: int, roles: str = "worker,projection,relay") -> Server:
     return await bench.ground.service(
         "dispatch",
-        PLACET_ROLES="worker,projection,relay",
+        PLACET_ROLES=roles,
         PLACET_GATEWAY_URL=bench.operator,
         PLACET_GATEWAY_SUBMITS=str(submits),
         PLACET_GATEWAY_BATCH=str(batch),
+        PLACET_INTAKE_BATCH=str(INTAKE_BATCH),
     )
 
 
 async def _make_topics(ground: Ground) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=ground.bootstrap)
     await admin.start()
-    names = (REQUESTS, MESSAGES, CAMPAIGN_REQUESTS.name, DISPATCH_MESSAGES.name, STATES.name)
-    await admin.create_topics([NewTopic(name, PARTITIONS, 1) for name in names])
+    of_ours = (CAMPAIGN_REQUESTS, DISPATCH_MESSAGES, STATES)
+    in_sync = {"min.insync.replicas": "1"}
+    topics = [NewTopic(topic.name, PARTITIONS, 1, topic_configs=topic.config | in_sync) for topic in of_ours]
+    await admin.create_topics([*topics, *(NewTopic(name, PARTITIONS, 1) for name in (REQUESTS, MESSAGES))])
     await admin.close()
 
 
-async def _hold_people(ground: Ground, keys: SubjectKeys, dispatch_dsn: str, bare_dsn: str) -> None:
-    """Every second one has opted in; of the others nothing but their existence is known."""
+async def _prepare(ground: Ground, dispatch_dsn: str, bare_dsn: str) -> None:
+    """The sender, the campaign, and the bare loop's tables."""
+    dispatch, bare = await asyncpg.connect(dispatch_dsn), await asyncpg.connect(bare_dsn)
+    await bare.execute(
+        "CREATE TABLE consent (subject_id text PRIMARY KEY, state text NOT NULL);"
+        "CREATE TABLE message (message_id uuid PRIMARY KEY, subject_id text NOT NULL, number text, text text,"
+        " status text NOT NULL, gateway_message_id text) WITH (fillfactor = 50)"
+    )
+    await dispatch.execute(
+        "INSERT INTO sender (sender_id, version, oadc, stop_code, purposes, countries)"
+        " VALUES ('bench', 1, 'BANC', '36111', $1, $2)",
+        [PURPOSE],
+        ["FR"],
+    )
+    await dispatch.execute("INSERT INTO campaign (campaign_id, control, version) VALUES ($1, 'running', 1)", CAMPAIGN)
+    for connection in (dispatch, bare):
+        await connection.close()
+
+
+async def hold(bench: Bench, first: int, last: int) -> None:
+    """People of these numbers, in both databases. Every second one has opted in; of the others nothing but their
+    existence is known."""
     yes = Consent(
         sender_id="bench",
         purpose=PURPOSE,
@@ -292,28 +321,18 @@ async def _hold_people(ground: Ground, keys: SubjectKeys, dispatch_dsn: str, bar
         evidence_id="bench",
     )
     consents = (msgspec.json.encode((yes,)).decode(), "[]")
-    dispatch, bare = await asyncpg.connect(dispatch_dsn), await asyncpg.connect(bare_dsn)
-    await bare.execute(
-        "CREATE TABLE consent (subject_id text PRIMARY KEY, state text NOT NULL);"
-        "CREATE TABLE message (message_id uuid PRIMARY KEY, subject_id text NOT NULL, number text, text text,"
-        " status text NOT NULL, gateway_message_id text) WITH (fillfactor = 50)"
-    )
-    people = range(max(ground.subjects, 2))
+    subject_id = bench.subject_keys.subject_id
+    dispatch = await asyncpg.connect(await bench.ground.database("dispatch"))
+    bare = await asyncpg.connect(bench.bare_dsn)
     await dispatch.copy_records_to_table(
         "subject",
-        records=((keys.subject_id(_number(n)), 1, consents[n % 2], "[]", False) for n in people),
+        records=((subject_id(_number(n)), 0, consents[n % 2], "[]", False) for n in range(first, last)),
         columns=("subject_id", "version", "consents", "suppressions", "erased"),
     )
     await bare.copy_records_to_table(
-        "consent", records=((keys.subject_id(_number(n)), ("opted_in", "unknown")[n % 2]) for n in people)
+        "consent",
+        records=((subject_id(_number(n)), ("opted_in", "unknown")[n % 2]) for n in range(first, last)),
     )
-    await dispatch.execute(
-        "INSERT INTO sender (sender_id, version, oadc, stop_code, purposes, countries)"
-        " VALUES ('bench', 1, 'BANC', '36111', $1, $2)",
-        [PURPOSE],
-        ["FR"],
-    )
-    await dispatch.execute("INSERT INTO campaign (campaign_id, control, version) VALUES ($1, 'running', 1)", CAMPAIGN)
     for connection in (dispatch, bare):
         await connection.execute("VACUUM ANALYZE")
         await connection.close()

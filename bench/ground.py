@@ -65,10 +65,12 @@ class Ground:
             self.databases[service] = dsn
         return self.databases[service]
 
-    async def service(self, name: str, **more: str) -> Server:
-        """Starts it, one process with all roles, told `more` variables."""
-        env = self._told(name, await self.database(name)) | more
-        return await self.server(name, [sys.executable, "-m", name], self.environment.urls[name], env)
+    async def service(self, name: str, *, called: str | None = None, **more: str) -> Server:
+        """Starts it, one process with all roles, told `more` variables. `called`: where it is not the first of its
+        name."""
+        url = free_url() if called else self.environment.urls[name]
+        env = self._told(name, await self.database(name)) | {"PLACET_PORT": url.rpartition(":")[2]} | more
+        return await self.server(called or name, [sys.executable, "-m", name], url, env)
 
     async def server(self, name: str, command: Sequence[str], url: str, env: Mapping[str, str] | None = None) -> Server:
         """Any process that answers `url`/readyz; ready when this returns."""

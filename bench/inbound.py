@@ -50,7 +50,7 @@ async def run(ground: Ground) -> None:
 
     sent = 0
     for provider, body, signed in (
-        ("simulator", _mo, _simulator(secrets["simulator"].encode())),
+        ("simulator", _mo, simulator_signed(secrets["simulator"].encode())),
         ("standard", _standard_mo, _standard(key)),
     ):
         path = f"/v1/callbacks/{provider}/bench/messages"
@@ -99,7 +99,7 @@ def _standard_mo(n: int) -> bytes:
     return json.dumps({"type": "message.received", "data": _fields(n)}).encode()
 
 
-def _simulator(secret: bytes) -> Signed:
+def simulator_signed(secret: bytes) -> Signed:
     def signed(body: bytes, n: int) -> dict[str, str]:
         stamp = str(int(time.time()))
         mac = hmac.digest(secret, stamp.encode() + b"." + body, hashlib.sha256).hex()

@@ -1,0 +1,153 @@
+"""What a campaign costs others: a STOP on its way from the webhook to `enforced`, and a code from its request to its
+hand-off, while MESSAGES_A_ROUND x size messages leave. Beside the same with nothing leaving.
+
+Three services, a process each, with all roles. STOPs come from people to whom the campaign writes, spread over all of
+it; each must be enforced, and no marketing may be handed off to that person from then on: or there is no figure. The
+clocks are the services' own: the instant of the webhook, of `enforced`, of the request, of the submit.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from itertools import count
+from statistics import quantiles
+from typing import Any
+
+import aiohttp
+import asyncpg
+
+from bench import dispatch
+from bench.consent import SENDER
+from bench.dispatch import MESSAGES_A_ROUND, SUBMITS_AT_ONCE, Bench
+from bench.ground import Ground
+from bench.inbound import Signed, simulator_signed
+from bench.rounds import cpu_seconds, machine
+from common.contracts import CAMPAIGN_REQUESTS
+from common.contracts.campaign import MessageRequested
+
+STOPS_EVERY_S = 0.05
+CODES_EVERY_S = 0.1
+HEAD = "| meanwhile | messages/s | | | p50 ms | p99 ms | worst ms | wanted |\n|---|---:|---|---:|---:|---:|---:|---|"
+OPEN = "SELECT count(*) FROM enforcement WHERE enforced_at IS NULL"
+CODES_TO = "+33639980000"
+QUIET_S = 10.0
+GIVEN_UP_S = 280.0
+ENFORCED_WITHIN_S = 60.0
+WANTED = {"STOP": (300, 1500), "code": (None, 200)}  # p50 and p99, ms
+
+
+async def run(ground: Ground) -> None:
+    async with dispatch.standing(ground, watermarks=False) as bench, aiohttp.ClientSession() as client:
+        for name in ("inbound", "consent"):
+            await ground.service(name)
+        server = await dispatch.serving(bench, SUBMITS_AT_ONCE, 100, roles="api,worker,relay")
+        await ground.service(
+            "dispatch", called="projection", PLACET_ROLES="projection", PLACET_GATEWAY_URL=bench.operator
+        )
+        others = _Others(bench, client)
+        await others.register()
+        many = MESSAGES_A_ROUND * ground.size
+        made = bench.requests(many, agreed=True)
+        print(f"### A STOP and a code while {many:,} messages leave. {machine()}\n", flush=True)
+        print(HEAD, flush=True)
+        began = datetime.now(UTC)
+        await others.write_while(asyncio.sleep(QUIET_S), bench.requests(1000, agreed=True))
+        await _report("nothing", None, bench, began)
+        bench.reader.expect([request.message_id for request in made])
+        began, cpu, started = datetime.now(UTC), cpu_seconds(server.pid), time.perf_counter()
+        await bench.publish(CAMPAIGN_REQUESTS.name, made)
+        await others.write_while(bench.reader.all_there.wait(), made)
+        seconds = time.perf_counter() - started
+        await _report("a campaign", many / seconds, bench, began)
+        told = (cpu_seconds(server.pid) or 0.0) - (cpu or 0.0)
+        print(f"\n{told / many * 1e6:.0f} µs of dispatch's own processor time for each message.\n", flush=True)
+
+
+class _Others:
+    """Who writes STOP, and who asks for codes, whatever else is going on."""
+
+    def __init__(self, bench: Bench, client: aiohttp.ClientSession) -> None:
+        self._client = client
+        self._keys = bench.field_keys
+        self._urls = bench.ground.environment.urls
+        self._bearer = {"Authorization": f"Bearer {bench.ground.environment.token()}"}
+        self._signed: Signed = simulator_signed(bench.ground.environment.simulator_secret.encode())
+        self._numbers = count()
+
+    async def register(self) -> None:
+        async with self._client.post(f"{self._urls['consent']}/v1/senders", json=SENDER, headers=self._bearer) as told:
+            told.raise_for_status()
+
+    async def write_while(self, going: Awaitable[object], made: Sequence[MessageRequested]) -> None:
+        """Until it is over. STOPs are of people to whom these are, in no order."""
+        step = 7919 % len(made) or 1
+        people = (made[n * step % len(made)] for n in count())
+        tasks = [
+            asyncio.create_task(self._every(STOPS_EVERY_S, lambda: self._stop(next(people)))),
+            asyncio.create_task(self._every(CODES_EVERY_S, self._code)),
+        ]
+        try:
+            async with asyncio.timeout(GIVEN_UP_S):
+                await going
+        finally:
+            for task in tasks:
+                task.cancel()
+            for task in tasks:
+                with suppress(asyncio.CancelledError):
+                    await task
+
+    async def _every(self, seconds: float, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        async with asyncio.TaskGroup() as calls:
+            while True:
+                calls.create_task(call())
+                await asyncio.sleep(seconds)
+
+    async def _stop(self, request: MessageRequested) -> None:
+        number = self._keys.unseal(request.number, f"number:{request.subject_id}")
+        n = next(self._numbers)
+        said = {"id": f"mo-{n}", "from": number, "to": SENDER["stop_code"], "text": "STOP"}
+        body = json.dumps(said | {"sent_at": datetime.now(UTC).isoformat()}).encode()
+        url = f"{self._urls['inbound']}/v1/callbacks/simulator/main/messages"
+        async with self._client.post(url, data=body, headers=self._signed(body, n)) as told:
+            told.raise_for_status()
+
+    async def _code(self) -> None:
+        asked = {"sender_id": SENDER["sender_id"], "to": CODES_TO, "text": "Code 123456", "category": "transactional"}
+        async with self._client.post(f"{self._urls['dispatch']}/v1/messages", json=asked, headers=self._bearer) as told:
+            told.raise_for_status()
+
+
+async def _report(meanwhile: str, rate: float | None, bench: Bench, began: datetime) -> None:
+    connection = await asyncpg.connect(await bench.ground.database("dispatch"))
+    try:
+        async with asyncio.timeout(ENFORCED_WITHIN_S):
+            while await connection.fetchval(OPEN):  # noqa: ASYNC110  (another process closes them)
+                await asyncio.sleep(0.1)
+        after = await connection.fetchval(
+            "SELECT count(*) FROM message JOIN enforcement USING (subject_id)"
+            " WHERE category = 'marketing' AND handed_off_at > enforced_at"
+        )
+        if after:
+            raise RuntimeError(f"{after} messages were handed off after the STOP was enforced")
+        waited = {
+            "STOP": "SELECT enforced_at - received_at FROM enforcement WHERE received_at >= $1",
+            "code": "SELECT handed_off_at - requested_at FROM message WHERE category = 'transactional'"
+            " AND requested_at >= $1 AND handed_off_at IS NOT NULL",
+        }
+        for what, query in waited.items():
+            ms = [row[0].total_seconds() * 1e3 for row in await connection.fetch(query, began)]
+            p50, p99 = WANTED[what]
+            cuts = quantiles(ms, n=100, method="inclusive")
+            cells = [
+                meanwhile,
+                f"{rate:,.0f}" if rate else "",
+                what,
+                len(ms),
+                *(f"{x:.0f}" for x in (cuts[49], cuts[98])),
+            ]
+            print(f"| {' | '.join(map(str, cells))} | {max(ms):.0f} | {p50 or ''}, {p99} |", flush=True)
+    finally:
+        await connection.close()
