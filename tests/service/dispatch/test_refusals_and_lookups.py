@@ -1,6 +1,7 @@
 """What a provider's answer does to the ledger: who opted out with it, who is out of its reach, what was lost and is
 found again. A real Postgres; the provider over real HTTP; no service around."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Any
@@ -13,7 +14,7 @@ from common.database import Database
 from common.kafka import partition_of
 from dispatch import store
 from dispatch.clearance import Permit, stored
-from dispatch.gateways import HTTP_PROVIDERS, LOOK_UPS, HttpGateway
+from dispatch.gateways import HTTP_PROVIDERS, LOOK_UPS, HttpGateway, Result
 from dispatch.handoff import Handoff
 from dispatch.receipts import settle_receipts
 from dispatch.timers import Timers
@@ -182,6 +183,20 @@ async def test_what_was_lost_is_looked_up_and_stays_unknown_where_the_provider_d
     assert all(method == b"GET" and str(ledger.message_id).encode() in path for method, path in asked)
     await ledger.look_up()
     assert len(server.requests) == 3, "what is known is not asked again"
+
+
+async def test_an_outcome_that_cannot_be_stored_holds_up_no_other(ledger_of: LedgerOf) -> None:
+    wrong, right = ledger_of("sinch"), ledger_of("sinch")
+    await wrong.holds("unknown")
+    await right.holds("unknown")
+    rows = [await wrong.row(), await right.row()]
+    never = asyncio.create_task(right.handoff.learn(rows[0], Result("accepted", "a\0", None)))
+    await right.handoff.learn(rows[1], Result("accepted", "op-1", None))
+    assert (await right.row()).status == "accepted"
+    assert (await wrong.row()).status == "unknown"
+    assert not never.done()
+    for task in (never, *right.handoff._stubborn):
+        task.cancel()
 
 
 async def test_what_is_not_due_for_a_look_is_left_alone(ledger_of: LedgerOf, server: FaultServer) -> None:

@@ -112,6 +112,8 @@ class Subscription:
     the commit, before the next batch of that partition. `on_poison(tx, key, partition)`: the key is None when it
     cannot be read either.
 
+    `may_read`: False while no more is to be taken; what there is stays in Kafka.
+
     `foreign`: others than Placet write there. A type we do not know is then no fact of tomorrow to skip but something
     said that we do not understand, to the dead letters; and of bad records there may be any number. `on_assigned` hears
     how many partitions this process reads from now on.
@@ -125,6 +127,7 @@ class Subscription:
     at_once: int = 6  # batches of different partitions
     foreign: bool = False
     on_assigned: Callable[[int], None] | None = None
+    may_read: Callable[[], bool] | None = None
 
 
 def define(metadata: MetaData) -> Table:
@@ -273,7 +276,11 @@ class Consumer:
     async def _read(self, kafka_consumer: AIOKafkaConsumer) -> dict[TopicPartition, list[Any]]:
         """What there is of partitions that nothing is being handled of; nothing, once there is one more of them."""
         idle = kafka_consumer.assignment() - self._going.keys()
-        if self._going and not idle:
+        may_read = self.subscription.may_read is None or self.subscription.may_read()
+        if not may_read and not self._going:
+            await asyncio.sleep(POLL_MS / 1000)
+            return {}
+        if self._going and not (idle and may_read):
             await asyncio.wait(self._going.values(), timeout=POLL_MS / 1000, return_when=asyncio.FIRST_COMPLETED)
             return {}
         reading = asyncio.ensure_future(
@@ -652,8 +659,10 @@ def received_as(record: Any, event: Event) -> Received:
 
 
 def _type(record: Any) -> str | None:
-    name = next((v for k, v in record.headers if k == "ce_type"), None)
-    return name.decode(errors="replace") if name else None
+    for name, value in record.headers:
+        if name == "ce_type":
+            return str(value, errors="replace")
+    return None
 
 
 def _key(record: Any) -> str | None:

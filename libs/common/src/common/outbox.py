@@ -51,6 +51,7 @@ OLDEST = gauge("sms_outbox_oldest_row_age_seconds", "Age of the oldest row not y
 AS_OF = gauge("sms_outbox_watermark_age_seconds", "now - as_of of the last watermark published.")
 RELAY_ERRORS = counter("sms_outbox_relay_errors_total", "Relay attempts that failed and will be made again.")
 
+_packer = msgspec.msgpack.Encoder()
 _shared = msgspec.msgpack.Decoder(list[tuple[bytes, bytes]])
 
 # what a relay takes in a turn: the oldest rows, until they are many or large. `newest`: of those it looked at
@@ -95,13 +96,14 @@ async def append(
     return await _insert(tx, topic.name, keys, [event.type for event in events], payloads, traces)
 
 
-async def append_together(tx: AsyncConnection, topic: Topic, events: Sequence[Event]) -> None:
-    """As `append`, for events of one type whose keys all lie in one partition: that is not looked at here. Rows are
-    shared, so nobody can wait for one of them."""
-    for at in range(0, len(events), TOGETHER):
-        some = events[at : at + TOGETHER]
-        packed = msgspec.msgpack.encode([(event.key.encode(), kafka.encode(event)) for event in some])
-        await _insert(tx, topic.name, [some[0].key.encode()], [f"{SHARED}{some[0].type}"], [packed])
+async def append_together(tx: AsyncConnection, topic: Topic, *groups: Sequence[Event]) -> None:
+    """As `append`, for groups of events of one type whose keys all lie in one partition: that is not looked at here.
+    Rows are shared, so nobody can wait for one of them."""
+    rows = [group[at : at + TOGETHER] for group in groups for at in range(0, len(group), TOGETHER)]
+    if rows:
+        packed = [_packer.encode([(event.key.encode(), kafka.encode(event)) for event in row]) for row in rows]
+        keys, types = [row[0].key.encode() for row in rows], [f"{SHARED}{row[0].type}" for row in rows]
+        await _insert(tx, topic.name, keys, types, packed)
 
 
 async def backlog(tx: AsyncConnection) -> int:

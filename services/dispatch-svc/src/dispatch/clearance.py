@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
+from asyncpg.pgproto import pgproto
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -55,7 +56,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 def requested(event: MessageRequested, partition: int) -> Candidate:
     """Raises ValueError when the message id is no UUID."""
     return Candidate(
-        message_id=UUID(event.message_id),
+        message_id=pgproto.UUID(event.message_id),  # a UUID as any, made and written in a tenth of the time
         campaign_id=event.campaign_id,
         sender_id=event.sender_id,
         purpose=event.purpose,
@@ -134,9 +135,9 @@ class Clearance:
             subject = subjects.get(candidate.subject_id)
             blocked = blocks.get(candidate.subject_id, frozenset())
             territory = territory_of(number)
-            kind = candidate.sender_id, candidate.category, territory, blocked
-            if (open_ways := ways.get(kind)) is None:
-                open_ways = ways[kind] = self._ways(candidate, territory, sender.oadc if sender else "", blocked)
+            like = candidate.sender_id, candidate.category, territory, blocked
+            if (open_ways := ways.get(like)) is None:
+                open_ways = ways[like] = self._ways(candidate, territory, sender.oadc if sender else "", blocked)
             gateway = candidate.gateway if again else open_ways.of(candidate.message_id)
             one = candidate.subject_id, candidate.sender_id
             request = Request(
@@ -179,10 +180,8 @@ class Clearance:
                 )
                 recent[one] += candidate.category == "marketing"
             decisions.append(Decision(candidate, verdict, row, permit))
-        for (verdict_name, reason), many in Counter(
-            (type(d.verdict).__name__.lower(), d.row["reasons_first"]) for d in decisions
-        ).items():
-            VERDICTS.labels(verdict_name, reason).inc(many)
+        for (kind, reason), many in Counter((type(d.verdict), d.row["reasons_first"]) for d in decisions).items():
+            VERDICTS.labels(kind.__name__.lower(), reason).inc(many)
         return decisions
 
     def _ways(self, candidate: Candidate, territory: str, oadc: str, blocked: Collection[str]) -> Ways:

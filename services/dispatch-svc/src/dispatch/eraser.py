@@ -30,8 +30,7 @@ class Erasing:
     partitions: int
 
     async def erase(self, tx: AsyncConnection, asked: Mapping[str, datetime]) -> Mapping[str, Erased]:
-        for partition in sorted({partition_of(subject_id, self.partitions) for subject_id in asked}):
-            await store.lock_partition(tx, partition)
+        await store.lock_partitions(tx, {partition_of(subject_id, self.partitions) for subject_id in asked})
         await store.append_changes(tx, await store.deny_waiting(tx, asked))
         sending = await store.sending_to(tx, list(asked))
         still = [subject_id for subject_id in asked if subject_id not in sending]

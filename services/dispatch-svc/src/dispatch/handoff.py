@@ -7,17 +7,17 @@ are decided again first. A submit whose end nobody knows is `unknown` and is nev
 import asyncio
 import logging
 import time
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common.contracts.dispatch import OptOutEnforced
 from common.database import Database
 from common.telemetry import counter, histogram
 from dispatch import store
@@ -41,6 +41,8 @@ ENFORCED = histogram(
 )
 
 STORE_BACK_OFF_S = (0.1, 5.0)
+SETTLED_AT_ONCE = 1_000  # outcomes of one transaction, and those of the submit that exceeds it
+WRITERS = 3  # of one lane, as long as there is enough for each
 SUBMITS_AHEAD = 4  # for each that may be in flight
 
 
@@ -57,7 +59,8 @@ class Handoff:
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _in_hand: int = 0  # messages
     _waits: set[asyncio.Timeout] = field(default_factory=set)  # for a slot
-    _settling: dict[int, "_Settling"] = field(default_factory=dict)  # by partition
+    _settling: dict[bool, "_Settling"] = field(default_factory=lambda: defaultdict(_Settling))  # marketing, or not
+    _stubborn: set[asyncio.Task[None]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._lanes = {
@@ -116,7 +119,7 @@ class Handoff:
             if answers is None:  # refused as a whole: find the message that is to blame
                 half = len(going) // 2
                 await asyncio.gather(self._send_batch(going[:half]), self._send_batch(going[half:]))
-            await self._settle(permits[0].candidate.partition, [*outcomes, *(answers or [])])
+            await self._settle([*outcomes, *(answers or [])], marketing=_lane(permits[0])[1])
             return
 
     async def _slot(self, slots: asyncio.Semaphore, until: float) -> bool:
@@ -139,7 +142,7 @@ class Handoff:
         if permits[0].again:
             return
         rows = [self._outcome(p, "deferred", (Reason.SERVICE_STOPPING,), datetime.now(UTC)) for p in permits]
-        await self._settle(permits[0].candidate.partition, [{**row, "gateway": None} for row in rows])
+        await self._settle([{**row, "gateway": None} for row in rows], marketing=_lane(permits[0])[1])
 
     async def _decide_again(self, permits: Sequence[Permit]) -> list[Permit]:
         """Fresh permits for those that may still go; the others keep their new verdict."""
@@ -260,6 +263,7 @@ class Handoff:
         return {
             "permit": permit,
             "asked": permit.gateway,
+            "partition": permit.candidate.partition,
             "message_id": permit.candidate.message_id,
             "subject_id": permit.candidate.subject_id,
             "status": status,
@@ -285,6 +289,7 @@ class Handoff:
         `gateway`)."""
         outcome = {
             "asked": row.gateway,
+            "partition": row.partition,
             "message_id": row.message_id,
             "subject_id": row.subject_id,
             "status": result.outcome,
@@ -296,35 +301,65 @@ class Handoff:
             "answer": result,
             **self._named(row.gateway, result),
         }
-        await self._settle(row.partition, [outcome])
+        await self._settle([outcome], marketing=True)
 
-    async def _settle(self, partition: int, outcomes: Sequence[dict[str, Any]]) -> None:
-        """What was handed off must not be forgotten while this process lives. What is answered while a transaction of
-        its partition commits shares the next one."""
+    async def _settle(self, outcomes: Sequence[dict[str, Any]], *, marketing: bool) -> None:
+        """Returns once they are in the ledger. What is answered while a transaction of its lane commits shares the next
+        one, whatever their partitions: with a request per message that is a hundred instead of one."""
         if not outcomes:
             return
         for (gateway, status), many in Counter((o["asked"], o["status"]) for o in outcomes).items():
             OUTCOMES.labels(gateway, status).inc(many)
-        settling = self._settling.setdefault(partition, _Settling())
-        settling.outcomes += outcomes
-        mine = settling.next
-        async with settling.turn:
-            if mine is settling.next:  # nobody has taken it along
-                taken, settling.outcomes, settling.next = settling.outcomes, [], object()
-                await self._store_outcomes(partition, taken)
+        settling, stored = self._settling[marketing], asyncio.get_running_loop().create_future()
+        settling.waiting.append((outcomes, stored))
+        settling.many += len(outcomes)
+        settling.writers = [writer for writer in settling.writers if not writer.done()]
+        if not settling.writers or (len(settling.writers) < WRITERS and settling.many >= SETTLED_AT_ONCE):
+            settling.writers.append(asyncio.create_task(self._write(settling)))
+        await asyncio.shield(stored)
 
-    async def _store_outcomes(self, partition: int, outcomes: Sequence[dict[str, Any]]) -> None:
-        async def transaction() -> list[OptOutEnforced]:
-            async with self.database.begin() as tx:
-                await store.lock_partition(tx, partition)
-                done = await store.accept(tx, [o for o in outcomes if _went_as_it_should(o)])
-                changes = [store.accepted(o["permit"].row, o) for o in outcomes if o["message_id"] in done]
-                changes += await store.settle(tx, [o for o in outcomes if o["message_id"] not in done])
-                await store.append_changes(tx, changes)
-                await _tell_what_the_provider_refuses(tx, outcomes)
-                return await store.enforce(tx, [o["subject_id"] for o in outcomes], datetime.now(UTC))
+    async def _write(self, settling: "_Settling") -> None:
+        """One transaction after the other, until nothing waits. None is long: an opt-out may be waiting for it."""
+        while settling.waiting:
+            some: list[_Waiting] = []
+            together: list[dict[str, Any]] = []
+            while settling.waiting and len(together) < SETTLED_AT_ONCE:
+                some.append(settling.waiting.popleft())
+                together += some[-1][0]
+            settling.many -= len(together)
+            try:
+                await self._store_outcomes(together)
+            except Exception:
+                task = asyncio.create_task(self._store_one_by_one(some))
+                self._stubborn.add(task)
+                task.add_done_callback(self._stubborn.discard)
+            else:
+                for _, stored in some:
+                    _done(stored)
 
-        for event in await _until_stored(transaction):
+    async def _store_one_by_one(self, some: Sequence["_Waiting"]) -> None:
+        """What cannot be stored holds up nothing else. What was handed off must not be forgotten while this process
+        lives."""
+
+        async def store_one(outcomes: Sequence[dict[str, Any]], stored: "asyncio.Future[None]") -> None:
+            await _until_stored(partial(self._store_outcomes, outcomes))
+            _done(stored)
+
+        await asyncio.gather(*(store_one(*one) for one in some))
+
+    async def _store_outcomes(self, outcomes: Sequence[dict[str, Any]]) -> None:
+        async with self.database.begin() as tx:
+            await store.lock_partitions(tx, {o["partition"] for o in outcomes})
+            plain = [o for o in outcomes if _went_as_it_should(o)]
+            if len(plain) < len(outcomes):
+                await store.lock_messages(tx, [o["message_id"] for o in outcomes])
+            done = await store.accept(tx, plain)
+            changes = [store.accepted(o["permit"].row, o) for o in outcomes if o["message_id"] in done]
+            changes += await store.settle(tx, [o for o in outcomes if o["message_id"] not in done])
+            await store.append_changes(tx, changes)
+            await _tell_what_the_provider_refuses(tx, outcomes)
+            enforced = await store.enforce(tx, [o["subject_id"] for o in outcomes], datetime.now(UTC))
+        for event in enforced:
             ENFORCED.observe((event.enforced_at - event.received_at).total_seconds())
 
 
@@ -364,13 +399,21 @@ async def _tell_what_the_provider_refuses(tx: AsyncConnection, outcomes: Sequenc
     await store.append_changes(tx, await store.put_receipts(tx, [row for row in refused if row["opted_out"]]))
 
 
+_Waiting = tuple[Sequence[dict[str, Any]], "asyncio.Future[None]"]  # outcomes, and who waits until they are stored
+
+
 @dataclass(slots=True)
 class _Settling:
-    """Outcomes of one partition that wait for a transaction, `next`; one is open at a time."""
+    """What waits of one lane for a transaction, and how many outcomes that is."""
 
-    outcomes: list[dict[str, Any]] = field(default_factory=list)
-    next: object = field(default_factory=object)
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    waiting: deque[_Waiting] = field(default_factory=deque)
+    many: int = 0
+    writers: list[asyncio.Task[None]] = field(default_factory=list)
+
+
+def _done(stored: "asyncio.Future[None]") -> None:
+    if not stored.done():
+        stored.set_result(None)
 
 
 async def _until_stored(transaction: Callable[[], Awaitable[T]]) -> T:

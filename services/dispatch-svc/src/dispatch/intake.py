@@ -33,6 +33,7 @@ class Intake:
                 self.take_marketing,
                 max_records=self._batch,
                 on_assigned=self._handoff.traffic.holds,
+                may_read=lambda: not self._handoff.is_behind,
             ),
             Subscription("dispatch.requests", DISPATCH_REQUESTS, self.take, max_records=self._batch),
         ]

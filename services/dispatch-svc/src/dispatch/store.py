@@ -9,8 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import groupby
-from operator import attrgetter
+from operator import itemgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -195,6 +194,15 @@ async def lock_partition(tx: AsyncConnection, partition: int, *, exclusive: bool
     """Until the transaction ends. Take it before any row lock."""
     function = "pg_advisory_xact_lock" if exclusive else "pg_advisory_xact_lock_shared"
     await fetch_many(tx, f"SELECT {function}(hashtext('placet.partition'), $1)", partition)
+
+
+async def lock_partitions(tx: AsyncConnection, partitions: Iterable[int]) -> None:
+    """Those of several, shared, always in the same order."""
+    await fetch_many(
+        tx,
+        "SELECT pg_advisory_xact_lock_shared(hashtext('placet.partition'), p) FROM unnest($1::integer[]) AS p",
+        sorted(partitions),
+    )
 
 
 # --- what a decision stands on -------------------------------------------------------------------------------------
@@ -401,24 +409,26 @@ async def put_control(tx: AsyncConnection, event: CampaignControlled) -> None:
 
 # --- messages ------------------------------------------------------------------------------------------------------
 
-INSERTED = {
+OWN = {  # of each message
     "message_id": "uuid",
+    "subject_id": "text",
+    "number": "text",
+    "text": "text",
+    "consent_version": "integer",
+    "facts": "text",
+}
+ALIKE = {  # of many of those that are inserted together: told once for all that are alike
     "campaign_id": "text",
     "sender_id": "text",
     "purpose": "text",
     "category": "text",
-    "subject_id": "text",
-    "number": "text",
-    "text": "text",
     "requested_at": "timestamptz",
     "send_before": "timestamptz",
+    "region": "text",
     "status": "text",
     "reasons": "text",
     "due_at": "timestamptz",
-    "consent_version": "integer",
     "gateway": "text",
-    "region": "text",
-    "facts": "text",
 }
 OF_ALL = {  # that are decided together
     "partition": "smallint",
@@ -426,7 +436,15 @@ OF_ALL = {  # that are decided together
     "as_of": "timestamptz",
     "decided_at": "timestamptz",
 }
-DECIDED = ("status", "reasons", "due_at", "consent_version", "gateway", "facts")
+DECIDED = {
+    "message_id": "uuid",
+    "status": "text",
+    "reasons": "text",
+    "due_at": "timestamptz",
+    "consent_version": "integer",
+    "gateway": "text",
+    "facts": "text",
+}
 _AS_ARRAY = "string_to_array({}, ',')"  # unnest flattens text[][]: reasons travel as "one,other"
 
 
@@ -511,8 +529,10 @@ def _as_decided(row: Mapping[str, Any], version: int, state: Mapping[str, Any]) 
 async def append_changes(tx: AsyncConnection, changes: Sequence[Changed]) -> None:
     """Publish each of these messages as it now stands: in this order, and those of a partition in rows that they share
     (ADR 0034)."""
-    for _, some in groupby(sorted(changes, key=attrgetter("partition")), key=attrgetter("partition")):
-        await outbox.append_together(tx, DISPATCH_MESSAGES, [change.event for change in some])
+    together: dict[int, list[MessageChanged]] = defaultdict(list)
+    for partition, event in changes:
+        together[partition].append(event)
+    await outbox.append_together(tx, DISPATCH_MESSAGES, *together.values())
 
 
 async def insert_messages(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> set[UUID]:
@@ -521,15 +541,10 @@ async def insert_messages(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]
     if not rows:
         return set()
     await _note_sending(tx, rows)
-    values = ", ".join(_AS_ARRAY.format(f"v.{c}") if c == "reasons" else f"v.{c}" for c in INSERTED)
-    new = await fetch_many(
-        tx,
-        f"INSERT INTO message ({', '.join(INSERTED)}, {', '.join(OF_ALL)}, version)"
-        f" SELECT {values}, {_one_for_all(INSERTED)}, 1 FROM {_unnest(INSERTED)}"
-        " ON CONFLICT (message_id) DO NOTHING RETURNING message_id",
-        *_columns(rows, INSERTED),
-        *_of_all(rows),
-    )
+    kinds: dict[tuple[Any, ...], int] = {}
+    places = [kinds.setdefault(kind, len(kinds) + 1) for kind in map(_kind_of, rows)]
+    alike = [dict(zip(ALIKE, kind, strict=True)) for kind in kinds]
+    new = await fetch_many(tx, _INSERT, *_columns(rows, OWN), places, *_columns(alike, ALIKE), *_of_all(rows))
     return {row[0] for row in new}
 
 
@@ -539,17 +554,18 @@ async def update_decisions(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]
     if not rows:
         return []
     await _note_sending(tx, rows)
-    columns = {"message_id": "uuid", **{c: INSERTED[c] for c in DECIDED}}
     erased = f"CASE WHEN v.status = 'denied' AND '{Reason.ERASED}' = ANY({_AS_ARRAY.format('v.reasons')})"
     kept = ", ".join(f"{c} = {erased} THEN NULL ELSE m.{c} END" for c in ("number", "text"))
-    sets = ", ".join(f"{c} = {_AS_ARRAY.format('v.reasons') if c == 'reasons' else f'v.{c}'}" for c in DECIDED)
+    sets = ", ".join(
+        f"{c} = {_AS_ARRAY.format('v.reasons') if c == 'reasons' else f'v.{c}'}" for c in list(DECIDED)[1:]
+    )
     updated = await fetch_many(
         tx,
-        f"UPDATE message AS m SET {sets}, ({', '.join(OF_ALL)}) = ROW({_one_for_all(columns)}),"
-        f" version = m.version + 1, {kept} FROM {_unnest(columns)}"
+        f"UPDATE message AS m SET {sets}, ({', '.join(OF_ALL)}) = ROW({_one_for_all(len(DECIDED))}),"
+        f" version = m.version + 1, {kept} FROM {_unnest(DECIDED)}"
         " WHERE m.message_id = v.message_id AND m.status IN ('pending', 'deferred', 'sending')"
         f" RETURNING {_OF_A_CHANGE}",
-        *_columns(rows, columns),
+        *_columns(rows, DECIDED),
         *_of_all(rows),
     )
     return [_changed(row) for row in updated]
@@ -739,6 +755,13 @@ async def accept(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> set[
 def accepted(row: Mapping[str, Any], outcome: Mapping[str, Any]) -> Changed:
     """What `accept` has made of this row (as it was decided)."""
     return Changed(row["partition"], _as_decided(row, row["version"] + 1, outcome))
+
+
+async def lock_messages(tx: AsyncConnection, message_ids: Sequence[UUID]) -> None:
+    """In the order of ids, as receipts do, before more than one statement changes them."""
+    await fetch_many(
+        tx, "SELECT FROM message WHERE message_id = ANY($1::uuid[]) ORDER BY message_id FOR UPDATE", message_ids
+    )
 
 
 async def _by_primary_key(tx: AsyncConnection) -> None:
@@ -1046,30 +1069,45 @@ def _by_column(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> dic
     return {column: [row[column] for row in rows] for column in columns}
 
 
-def _unnest(columns: Mapping[str, str]) -> str:
+def _unnest(columns: Mapping[str, str], name: str = "v", first: int = 1, more: str = "") -> str:
     """These columns (with their types) as rows `v`, from the parameters that `_columns` makes."""
-    arrays = ", ".join(f"${place}::{kind}[]" for place, kind in enumerate(columns.values(), 1))
-    return f"unnest({arrays}) AS v({', '.join(columns)})"
+    arrays = ", ".join(f"${place}::{kind}[]" for place, kind in enumerate(columns.values(), first))
+    return f"unnest({arrays}) {more} AS {name}({', '.join(columns)}{', place' if more else ''})"
 
 
-def _columns(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> list[list[Any]]:
+def _columns(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> list[list[Any] | None]:
+    """An array of each; none where there is nothing in it (`unnest` takes it for as many NULLs)."""
     found = {column: [row[column] for row in rows] for column in columns}
     if "reasons" in found:
         found["reasons"] = ["" if told == "[]" else ",".join(_reasons_of(told)) for told in found["reasons"]]
-    return list(found.values())
+    return [values if any(value is not None for value in values) else None for values in found.values()]
 
 
-def _one_for_all(columns: Mapping[str, str]) -> str:
-    """The parameters of `_of_all`, after those of `columns`."""
-    return ", ".join(f"${place}::{kind}" for place, kind in enumerate(OF_ALL.values(), len(columns) + 1))
+def _one_for_all(after: int) -> str:
+    """The parameters of `_of_all`, after so many others."""
+    return ", ".join(f"${place}::{kind}" for place, kind in enumerate(OF_ALL.values(), after + 1))
 
 
 def _of_all(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
     """What these rows have in common. Raises ValueError where they do not."""
-    first = [rows[0][column] for column in OF_ALL]
-    if any([row[column] for column in OF_ALL] != first for row in rows):
+    first = _of_all_of(rows[0])
+    if any(_of_all_of(row) != first for row in rows):
         raise ValueError("not decided together")
-    return first
+    return list(first)
+
+
+_of_all_of = itemgetter(*OF_ALL)
+_kind_of = itemgetter(*ALIKE)
+
+_INSERT = (
+    f"INSERT INTO message ({', '.join((*OWN, *ALIKE, *OF_ALL))}, version)"
+    f" SELECT {', '.join(f'v.{column}' for column in OWN)},"
+    f" {', '.join(_AS_ARRAY.format('k.reasons') if column == 'reasons' else f'k.{column}' for column in ALIKE)},"
+    f" {_one_for_all(len(OWN) + 1 + len(ALIKE))}, 1"
+    f" FROM {_unnest({**OWN, 'kind': 'integer'})}"
+    f" JOIN {_unnest(ALIKE, 'k', len(OWN) + 2, 'WITH ORDINALITY')} ON k.place = v.kind"
+    " ON CONFLICT (message_id) DO NOTHING RETURNING message_id"
+)
 
 
 def _reasons_of(told: str) -> tuple[str, ...]:
