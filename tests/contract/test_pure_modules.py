@@ -43,6 +43,7 @@ PURE = (
     "services/consent-svc/src/consent/seals.py",
     "libs/common/src/common/signing.py",
     "libs/common/src/common/sms_length.py",
+    "libs/common/src/common/spreadsheet.py",
     "services/campaign-svc/src/campaign/contacts_csv.py",
     "services/dispatch-svc/src/dispatch/gate.py",
     "services/dispatch-svc/src/dispatch/gateways/*.py",

@@ -1,8 +1,7 @@
 """The golden hours (DOMAIN 7.2), the calendars against the `holidays` library, and the rules of the data files.
 
-Of DOMAIN 7, the tables are: 7.1 (segments) `test_sms_length.py`; 7.2 (hours) here; 7.3 (the consent filter)
-`tests/unit/dispatch/test_gate.py`, and, for what the ledger decides (order by time at source, an opt-in newer than the
-STOP), `tests/unit/consent/test_consent_ledger.py`.
+Of DOMAIN 7, the tables are: 7.1 (segments) `tests/unit/campaign/test_campaign_text.py`; 7.2 (hours) here; 7.3 (the
+consent filter) `tests/unit/dispatch/test_golden_consent_filter.py`.
 """
 
 import json

@@ -1,14 +1,15 @@
 """What campaign-svc knows of consents: the newest state of each person, as consent-svc publishes it.
 
-For counting before a campaign leaves, and for nothing else: whether a message may go is the gate's to decide, on
-knowledge that is never older than two seconds. What cannot be read makes its person unreadable until something can.
+For counting before a campaign leaves, and opt-outs after it, and for nothing else: whether a message may go is the
+gate's to decide, on knowledge that is never older than two seconds. What cannot be read makes its person unreadable
+until something can.
 """
 
 from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import store
+from campaign import opt_outs, store
 from campaign.reach import Standing
 from common.consumer import After, Received, Subscription, applied_watermark
 from common.contracts import STATES
@@ -29,6 +30,7 @@ async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
             known = newest.get(event.subject_id)
             if known is None or known.version < event.version:
                 newest[event.subject_id] = event
+    await opt_outs.keep(tx, (r.event for r in batch if isinstance(r.event, ConsentStateChanged)))
     if newest:
         await store.put_standings(tx, {i: (event.version, _standing(event)) for i, event in newest.items()})
     return None

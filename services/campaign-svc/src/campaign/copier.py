@@ -35,6 +35,7 @@ def copier(keys: FieldKeys) -> Copier:
                 "status": row.status,
                 "reasons": row.reasons,
                 "receipt": row.receipt,
+                "handed_off_at": row.handed_off_at,
             }
             for row in await store.audiences_of(tx, subject_id)
         ]

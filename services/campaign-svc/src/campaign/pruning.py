@@ -41,6 +41,7 @@ def policy(periods: Periods) -> Policy:
                 where="p.ended_at IS NOT NULL",
                 join="JOIN campaign AS p USING (campaign_id)",
             ),
+            Pruned("opt-outs", "opt_out", "at", periods.recipients),
             Pruned(
                 "links",
                 "link",

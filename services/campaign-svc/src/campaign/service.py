@@ -2,7 +2,19 @@
 
 from pydantic import Field
 
-from campaign import api, consents, imports, pre_flight, progress, pruning, redirects, senders, store, writing
+from campaign import (
+    api,
+    consents,
+    imports,
+    pre_flight,
+    progress,
+    pruning,
+    redirects,
+    senders,
+    statistics,
+    store,
+    writing,
+)
 from campaign.copier import copier
 from campaign.eraser import eraser
 from campaign.planner import Planner
@@ -58,7 +70,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         name="campaign",
         settings=settings,
         metadata=store.metadata,
-        routers=[api.router, imports.router, pre_flight.router, writing.router, redirects.pages],
+        routers=[api.router, imports.router, pre_flight.router, writing.router, statistics.router, redirects.pages],
         background=background,
         body_limits={"/v1/imports": None},  # import_max_bytes
     )

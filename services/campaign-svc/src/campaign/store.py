@@ -33,7 +33,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign import frequency
-from campaign.accounts import COUNTS, STANDINGS
+from campaign.accounts import COUNTS, OUTCOMES, STANDINGS
 from campaign.accounts import Standing as Reported
 from campaign.contacts_csv import LineProblem
 from campaign.frequency import Limit
@@ -218,6 +218,8 @@ recipient = Table(
     Column("reasons", ARRAY(Text), nullable=False),
     Column("receipt", Text, nullable=True),
     Column("version", Integer, nullable=False),  # dispatch's; 0 until it spoke
+    _instant("handed_off_at", nullable=True),
+    _instant("receipt_at", nullable=True),
     PrimaryKeyConstraint("campaign_id", "subject_id"),
 )
 
@@ -242,6 +244,18 @@ link = Table(
     _instant("last_clicked_at", nullable=True),
     PrimaryKeyConstraint("campaign_id", "subject_id", "place"),
     Index("link_token_ix", "token", unique=True),
+)
+
+opt_out = Table(
+    "opt_out",  # what a person said, by what it shuts
+    metadata,
+    Column("subject_id", Text, nullable=False),
+    Column("evidence_id", Text, nullable=False),
+    Column("sender_id", Text, nullable=False),
+    Column("purpose", Text, nullable=False),
+    _instant("at"),  # time at source
+    PrimaryKeyConstraint("subject_id", "evidence_id", "sender_id", "purpose"),
+    Index("opt_out_at_ix", "at"),
 )
 
 
@@ -453,7 +467,7 @@ async def audiences_of(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any
     key."""
     rows = await tx.execute(
         text(
-            "SELECT c.campaign_id, c.sender_id, c.name, c.purpose, r.status, r.reasons, r.receipt"
+            "SELECT c.campaign_id, c.sender_id, c.name, c.purpose, r.status, r.reasons, r.receipt, r.handed_off_at"
             " FROM campaign AS c JOIN recipient AS r ON r.campaign_id = c.campaign_id AND r.subject_id = :id"
             " ORDER BY c.position"
         ),
@@ -983,10 +997,11 @@ async def update_recipients(tx: AsyncConnection, events: Sequence[MessageChanged
     await tx.execute(
         text(
             "UPDATE recipient AS r SET status = e.status, reasons = string_to_array(e.reasons, ' '),"
-            " receipt = e.receipt, version = e.version"
+            " receipt = e.receipt, version = e.version, handed_off_at = e.handed_off_at, receipt_at = e.receipt_at"
             " FROM unnest(CAST(:campaigns AS text[]), CAST(:subjects AS text[]), CAST(:versions AS integer[]),"
-            " CAST(:statuses AS text[]), CAST(:reasons AS text[]), CAST(:receipts AS text[]))"
-            " AS e(campaign_id, subject_id, version, status, reasons, receipt)"
+            " CAST(:statuses AS text[]), CAST(:reasons AS text[]), CAST(:receipts AS text[]),"
+            " CAST(:left AS timestamptz[]), CAST(:receipts_at AS timestamptz[]))"
+            " AS e(campaign_id, subject_id, version, status, reasons, receipt, handed_off_at, receipt_at)"
             " WHERE r.campaign_id = e.campaign_id AND r.subject_id = e.subject_id"
         ),
         {
@@ -996,6 +1011,9 @@ async def update_recipients(tx: AsyncConnection, events: Sequence[MessageChanged
             "statuses": [e.status for e in events],
             "reasons": [" ".join(e.reasons) for e in events],  # slugs: no blanks in them
             "receipts": [e.receipt for e in events],
+            # a hand-off begins within permit_ttl of its decision: near enough where a crash took the instant itself
+            "left": [(e.handed_off_at or e.decided_at) if e.status in OUTCOMES else None for e in events],
+            "receipts_at": [e.receipt_at for e in events],
         },
     )
 

@@ -23,6 +23,7 @@ from common.copying import Copier, Item, context, opened
 from common.database import Database
 from common.keyring import FieldKeys
 from common.service import Worker
+from common.spreadsheet import cell
 from common.telemetry import counter
 from common.timer import Timer
 from consent import ledger, rectifications, store
@@ -43,7 +44,6 @@ RECTIFIED = (
     "completed_at",
     "rectified",
 )
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would take a cell that begins so for
 
 Table(
     "copy",
@@ -258,7 +258,7 @@ def csv_of(copy: Copy) -> str:
         for place, item in enumerate(items, start=1):
             for field, value in _flat(item):
                 if field != "kind":
-                    rows.writerow((service, item["kind"], place, field, _cell(value)))
+                    rows.writerow((service, item["kind"], place, field, cell(value)))
     return written.getvalue()
 
 
@@ -270,8 +270,3 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, " ".join(str(one) for one in value)
     else:
         yield name, value
-
-
-def _cell(value: object) -> str:
-    text = "" if value is None else str(value)
-    return f"'{text}" if text.startswith(FORMULA) else text

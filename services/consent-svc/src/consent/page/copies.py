@@ -5,16 +5,16 @@ The number itself is not in it: the person knows it, and the file may travel.
 
 import csv
 import io
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
+from common.spreadsheet import cell
 from consent.ledger import Evidence
 from consent.page.view import Line, View
 
 EVIDENCE = Evidence.__struct_fields__
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would take a cell that begins so for
 
 
 def json_copy(view: View, now: datetime) -> bytes:
@@ -45,7 +45,7 @@ def csv_copy(view: View) -> bytes:
     rows = csv.writer(written)
     rows.writerow(("brand", "wording", "recorded_at", *EVIDENCE))
     for line in view.history:
-        rows.writerow(_cell(value) for value in _line(line).values())
+        rows.writerow(cell(value) for value in _line(line).values())
     return written.getvalue().encode("utf-8-sig")
 
 
@@ -56,10 +56,3 @@ def _line(line: Line) -> dict[str, Any]:
         "recorded_at": line.recorded_at,
     }
     return told | {name: getattr(line.evidence, name) for name in EVIDENCE}
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat()
-    text = "" if value is None else str(value)
-    return f"'{text}" if text.startswith(FORMULA) else text

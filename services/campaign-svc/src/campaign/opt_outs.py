@@ -1,0 +1,84 @@
+"""Opt-outs as consent-svc tells them, and which campaign each answers.
+
+An opt-out is attributed to one campaign: the one whose message was the last to reach the person before it, among those
+of the senders and purposes that it shuts, if that was at most ANSWERS_WITHIN before. What nobody said in answer to a
+message (a provider's list, a receipt, a correction) is attributed to none. Facts are kept and the attribution is looked
+up, so that it does not depend on which service's word came first.
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.contracts.consent import ConsentStateChanged
+
+ANSWERS_WITHIN = timedelta(days=7)
+NO_ANSWERS = ("provider_list", "receipt", "rectification")  # sources
+_FAR = datetime(9999, 1, 1, tzinfo=UTC)
+REACHED = ("accepted", "unknown")  # what may have been read
+
+
+async def keep(tx: AsyncConnection, events: Iterable[ConsentStateChanged]) -> None:
+    """The same one again changes nothing."""
+    rows = sorted(
+        {
+            (event.subject_id, cause.evidence_id, consent.sender_id, consent.purpose, consent.occurred_at)
+            for event in events
+            for cause in event.causes
+            if cause.kind == "opt_out" and cause.source not in NO_ANSWERS
+            for consent in event.consents
+            if consent.state == "opted_out" and consent.evidence_id == cause.evidence_id
+        }
+    )
+    if not rows:
+        return
+    subjects, evidence, senders, purposes, instants = map(list, zip(*rows, strict=True))
+    await tx.execute(
+        text(
+            "INSERT INTO opt_out (subject_id, evidence_id, sender_id, purpose, at)"
+            " SELECT * FROM unnest(CAST(:subjects AS text[]), CAST(:evidence AS text[]), CAST(:senders AS text[]),"
+            " CAST(:purposes AS text[]), CAST(:instants AS timestamptz[])) ON CONFLICT DO NOTHING"
+        ),
+        {
+            "subjects": subjects,
+            "evidence": evidence,
+            "senders": senders,
+            "purposes": purposes,
+            "instants": instants,
+        },
+    )
+
+
+# (subject_id, at): who of campaign :id, of :sender_id and :purpose, opted out in answer to it, and when first
+ANSWERS = (
+    "SELECT o.subject_id, min(o.at) AS at FROM opt_out AS o"
+    " JOIN recipient AS r ON r.campaign_id = :id AND r.subject_id = o.subject_id"
+    " WHERE o.sender_id = :sender_id AND o.purpose = :purpose AND o.at BETWEEN :answers_from AND :answers_to"
+    " AND r.status = ANY(CAST(:reached AS text[])) AND r.handed_off_at <= o.at"
+    " AND o.at < r.handed_off_at + CAST(:within AS interval)"
+    # no message reached them later, of whom the same opt-out shuts
+    " AND NOT EXISTS (SELECT FROM opt_out AS s"
+    " JOIN campaign AS c ON c.sender_id = s.sender_id AND c.purpose = s.purpose AND c.started_at IS NOT NULL"
+    " AND (c.ended_at IS NULL OR c.ended_at >= r.handed_off_at) AND c.campaign_id <> :id"
+    " JOIN recipient AS l ON l.campaign_id = c.campaign_id AND l.subject_id = o.subject_id"
+    " WHERE s.subject_id = o.subject_id AND s.evidence_id = o.evidence_id"
+    " AND l.status = ANY(CAST(:reached AS text[])) AND l.handed_off_at <= o.at"
+    " AND (l.handed_off_at, l.campaign_id) > (r.handed_off_at, r.campaign_id)) GROUP BY o.subject_id"
+)
+
+
+def answering(
+    campaign_id: str, sender_id: str, purpose: str, started_at: datetime | None, ended_at: datetime | None
+) -> dict[str, object]:
+    """The parameters of ANSWERS."""
+    return {
+        "id": campaign_id,
+        "sender_id": sender_id,
+        "purpose": purpose,
+        "answers_from": started_at or _FAR,
+        "answers_to": _FAR if ended_at is None else ended_at + ANSWERS_WITHIN,
+        "reached": list(REACHED),
+        "within": ANSWERS_WITHIN,
+    }

@@ -1,0 +1,192 @@
+"""What came of a campaign: counts that add up whatever came in what order, who answered with a STOP, and a trace."""
+
+import csv
+import io
+import random
+from collections import Counter
+from datetime import timedelta
+from typing import Any, get_args
+
+import pytest
+
+from campaign import statistics, store
+from common.contracts.consent import Suppression
+from common.contracts.dispatch import MessageChanged, Status
+from common.contracts.inbound import ReceiptState
+from tests.builders import SENDER, field_keys, now, number, opted_out, sender_changed, subject
+from tests.running import bearer
+from tests.service.campaign.campaigns import Campaigns, balanced, changed
+from tests.service.campaign.test_links import HOST, TARGET, TEXT, followed
+
+OUTCOMES = ("accepted", "rejected", "unknown")
+
+
+def reports(campaign_id: str, dice: random.Random, person: int) -> list[MessageChanged]:
+    """One message's life as dispatch might tell it, each change with its version."""
+    found = []
+    for version in range(1, dice.randint(1, 5) + 1):
+        status = dice.choice(get_args(Status))
+        told = status in OUTCOMES
+        found.append(
+            changed(
+                campaign_id,
+                subject(person),
+                version,
+                status,
+                reasons=("quiet_hours",)
+                if status == "deferred"
+                else ("no_consent", "erased")[: dice.randint(1, 2)]
+                if status == "denied"
+                else (),
+                receipt=dice.choice((None, *get_args(ReceiptState))) if told else None,
+                handed_off_at=now() - timedelta(hours=dice.randint(0, 2)) if told else None,
+            )
+        )
+    return found
+
+
+def summed(parts: list[dict[str, Any]]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for part in parts:
+        found.update({name: n for name, n in part.items() if isinstance(n, int)})
+    return found
+
+
+async def statistics_of(campaigns: Campaigns, campaign_id: str) -> dict[str, Any]:
+    """Once every sum in it holds."""
+    told = await campaigns.get(f"campaigns/{campaign_id}/statistics")
+    total = Counter({name: n for name, n in told["total"].items() if n})
+    for breakdown in ("hours",):
+        for part in told[breakdown]:
+            balanced(part)
+        assert +summed(told[breakdown]) == total, breakdown
+    return told
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_sums_add_up_under_any_order_duplication_and_reordering(campaigns: Campaigns, seed: int) -> None:
+    dice = random.Random(seed)
+    people = range(1, 9)
+    campaign_id = await campaigns.started(*people)
+    lives = {person: reports(campaign_id, dice, person) for person in people}
+    told = [event for life in lives.values() for event in life]
+    told += dice.choices(told, k=8)
+    dice.shuffle(told)
+    while told:
+        batch, told = told[: (size := dice.randint(1, 5))], told[size:]
+        await campaigns.report(*batch)
+        live = await campaigns.statistics(campaign_id)
+        found = await statistics_of(campaigns, campaign_id)
+        shared = found["total"].keys() & live.keys()
+        assert {name: found["total"][name] for name in shared} == {name: live[name] for name in shared}
+        denied = {r["reason"]: r["recipients"] for r in found["reasons"] if r["status"] == "denied"}
+        assert denied == live["denied_reasons"]
+    last: Counter[str] = Counter(
+        "pending" if life[-1].status == "sending" else life[-1].status for life in lives.values()
+    )
+    assert {name: n for name, n in live.items() if n and name in last} == dict(last)
+    hours = {h["hour"]: h["audience"] for h in found["hours"] if h["hour"]}
+    assert sum(hours.values()) == sum(last[name] for name in OUTCOMES)
+
+
+async def test_an_opt_out_answers_the_last_message_that_reached_the_person_within_a_week(campaigns: Campaigns) -> None:
+    async with campaigns.database.begin() as tx:
+        await store.put_sender(tx, sender_changed(sender_id="atelier-lune"))
+    first = await campaigns.started(*range(1, 9))
+    second = await campaigns.started(*range(1, 9))
+    other = await campaigns.started(*range(1, 9), purpose="loyalty")
+    at = now()
+
+    def left(campaign_id: str, person: int, ago: timedelta, status: str = "accepted") -> MessageChanged:
+        return changed(campaign_id, subject(person), 1, status, handed_off_at=at - ago)
+
+    def stop(person: int, **more: Any) -> Any:
+        return opted_out(person, occurred_at=at, **more)
+
+    day, week = timedelta(days=1), timedelta(days=7)
+    # the STOP of 1 is heard of before the message it answers, that of the others after
+    await campaigns.told(stop(1))
+    await campaigns.report(
+        *(left(first, person, day) for person in (1, 2, 3)),
+        left(second, 2, day / 2),  # a later one
+        left(second, 3, day / 2, "rejected"),  # a later one that did not arrive
+        left(other, 3, day / 3),  # for a purpose that the STOP does not shut
+        left(first, 4, week),  # too long ago
+        left(first, 5, -day),  # the STOP came before
+        left(first, 6, day, "unknown"),
+        left(first, 7, day),
+        left(first, 8, day),
+    )
+    states = [stop(person) for person in range(2, 7)]
+    listed = stop(7)
+    no_answer = listed.causes[0].__class__(kind="opt_out", source="provider_list", evidence_id="e-out", received_at=at)
+    states.append(type(listed)(**{**_fields(listed), "causes": (no_answer,)}))
+    wide = stop(8, suppressions=(Suppression(sender_id=None, since=at),))
+    await campaigns.told(*states, wide, *states)
+    counts = {
+        name: (await statistics_of(campaigns, campaign_id))["total"]["opted_out"]
+        for name, campaign_id in (("first", first), ("second", second), ("other", other))
+    }
+    assert counts == {"first": 4, "second": 1, "other": 0}  # 1, 3, 6 and 8; 2
+    trace = await campaigns.post(f"campaigns/{first}/trace", json={"number": number(3)})
+    assert trace["opted_out_at"] is not None
+    trace = await campaigns.post(f"campaigns/{second}/trace", json={"number": number(3)})
+    assert (trace["status"], trace["opted_out_at"]) == ("rejected", None)
+
+
+async def test_a_persons_trace_and_the_file_tell_the_same_and_no_number(
+    campaigns: Campaigns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statistics, "PAGE", 2)
+    await campaigns.put(f"senders/{SENDER}/rules", json={"link_host": HOST})
+    campaign_id = await campaigns.started(1, 2, 3, text=TEXT)
+    assert await campaigns.planner.expand()
+    asked = {request.subject_id: request for request in await campaigns.requests()}
+    path = field_keys.unseal(asked[subject(2)].text, f"text:{asked[subject(2)].message_id}").split(HOST)[1].split()[0]
+    assert (await followed(campaigns, path)).status_code == 302
+    at = now()
+    await campaigns.report(
+        changed(campaign_id, subject(2), 1, "accepted", handed_off_at=at, receipt="delivered", receipt_at=at),
+        changed(campaign_id, subject(3), 1, "denied", reasons=("no_consent", "suppressed")),
+    )
+    trace = await campaigns.post(f"campaigns/{campaign_id}/trace", json={"number": "06 39 98 00 02"})
+    assert (trace["in_audience"], trace["status"], trace["receipt"]) == (True, "accepted", "delivered")
+    assert trace["message_id"] == asked[subject(2)].message_id
+    assert [(link["target"], link["clicks"]) for link in trace["links"]] == [(TARGET, 1)]
+    denied = await campaigns.post(f"campaigns/{campaign_id}/trace", json={"number": number(3)})
+    assert (denied["status"], denied["reasons"]) == ("denied", ["no_consent", "suppressed"])
+    nobody = await campaigns.post(f"campaigns/{campaign_id}/trace", json={"number": number(9)})
+    assert (nobody["in_audience"], nobody["message_id"], nobody["links"]) == (False, None, [])
+    refused = await campaigns.post(f"campaigns/{campaign_id}/trace", 422, json={"number": "36111"})
+    assert refused["reasons"][0]["field"] == "number"
+    told = await statistics_of(campaigns, campaign_id)
+    assert told["total"]["clicked"] == 1
+    assert [(link["target"], link["people"], link["clicks"]) for link in told["links"]][-1] == (TARGET, 1, 1)
+
+    answer = await campaigns.client.get(f"/v1/campaigns/{campaign_id}/recipients.csv")
+    assert answer.headers["content-type"].startswith("text/csv")
+    assert answer.content.startswith(b"\xef\xbb\xbf")
+    lines = list(csv.DictReader(io.StringIO(answer.content.decode("utf-8-sig"))))
+    by_subject = {line["subject_id"]: line for line in lines}
+    assert list(by_subject) == sorted(subject(n) for n in (1, 2, 3))
+    assert by_subject[subject(2)]["clicks"] == "1"
+    assert by_subject[subject(3)]["reasons"] == "no_consent suppressed"
+    assert not any(number(n)[-8:] in answer.text for n in (1, 2, 3))
+
+
+async def test_who_asks_must_be_allowed_to(campaigns: Campaigns) -> None:
+    campaign_id = await campaigns.started(1)
+    path = f"campaigns/{campaign_id}/trace"
+    await campaigns.post(path, 403, json={"number": number(1)}, headers=bearer(scope="campaign:read"))
+    await campaigns.post(path, 403, json={"number": number(1)}, headers=bearer(senders=["other"]))
+    for what in ("statistics", "recipients.csv"):
+        url = f"/v1/campaigns/{campaign_id}/{what}"
+        assert (await campaigns.client.get(url, headers=bearer(senders=["other"]))).status_code == 403
+        assert (await campaigns.client.get(f"/v1/campaigns/cmp-none/{what}")).status_code == 404
+    async with campaigns.surroundings.sql("campaign") as sql:
+        await sql.execute("UPDATE campaign SET ended_at = now() - interval '400 days'")
+    assert (await campaigns.client.get(f"/v1/campaigns/{campaign_id}/statistics")).status_code == 410
+
+
+def _fields(event: Any) -> dict[str, Any]:
+    return {name: getattr(event, name) for name in event.__struct_fields__}
