@@ -25,7 +25,7 @@ $(VENV)/installed: requirements/dev.txt $(PACKAGES:%=%/pyproject.toml)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation $(PACKAGES:%=-e ./%)
 	touch $@
 
-demo: install ## A real run with a report: 10,000 contacts, two campaigns, STOP replies while it runs (KAFKA=1 or 3)
+demo: install ## A real run with a report: 10,000 contacts, two campaigns, STOP replies while it runs (KAFKA=1 or 3; ON=file: docker-compose.yml)
 	$(BIN)/python -m stack demo
 
 up: install ## Start everything and leave it running; URLs and a token in .placet/stack.env (KAFKA=1 or 3)

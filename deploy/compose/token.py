@@ -1,6 +1,7 @@
-"""A development token for every sender, made with the key of docker-compose.yml. It needs nothing on the host:
+"""A development token for every sender, signed with the key that consent-svc is told. It needs nothing on the host:
 
 docker compose exec -T consent python - < deploy/compose/token.py
+docker compose exec -T consent python - stack.env < deploy/compose/token.py > .placet/compose.env   # and where to call
 """
 
 import os
@@ -29,4 +30,10 @@ claims = {
     "iat": now,
     "exp": now + ONE_DAY_S,
 }
-sys.stdout.write(jwt.encode(claims, key, algorithm="HS256") + "\n")
+token = jwt.encode(claims, key, algorithm="HS256")
+if sys.argv[1:] == ["stack.env"]:
+    for port, name in enumerate(("CONSENT", "INBOUND", "CAMPAIGN", "DISPATCH", "SIMULATOR"), start=8001):
+        sys.stdout.write(f"{name}_URL=http://127.0.0.1:{port}\n")
+    sys.stdout.write(f"TOKEN={token}\n")
+else:
+    sys.stdout.write(token + "\n")

@@ -14,6 +14,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from stack.environment import SERVICES
 from stack.processes import DidNotStart, Died
 from stack.report import Campaign, Facts, Report, folded, report
 from stack.running import Stack, kafka_asked, running_stack
@@ -130,12 +132,11 @@ class Api:
 class Demo:
     """One run. `during` is called once the first campaign has begun (a test kills a service there)."""
 
-    stack: Stack
     api: Api
     contacts: Path
     text: str
     progress: Progress
-    during: During | None = None
+    during: Callable[[], Coroutine[Any, Any, None]] | None = None
     imported: dict[str, Any] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
     consented: list[str] = field(default_factory=list)
@@ -236,7 +237,7 @@ class Demo:
         identity = str(campaign["campaign_id"])
         await self.api.call("POST", "campaign", f"/v1/campaigns/{identity}/schedule", {})
         stopping = asyncio.create_task(self._some_stop()) if stops else None
-        disturbing = asyncio.create_task(self.during(self.stack)) if stops and self.during else None
+        disturbing = asyncio.create_task(self.during()) if stops and self.during else None
         await self._watch(identity, name)
         for task in (stopping, disturbing):
             if task is not None:
@@ -334,30 +335,53 @@ async def demonstrate(
 ) -> Report:
     """Start a stack under `folder` (on `kafka` brokers of Apache Kafka, 0: the local one), run the demo, print the
     report. Raises DemoFailed, DidNotStart, Died."""
-    bars = Progress(
-        SpinnerColumn(), TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        console=console,
-    )  # fmt: skip
+    bars = _bars(console)
     with bars:
         starting = bars.add_task("Starting", total=None)
         async with running_stack(
             folder, kafka=kafka, durable=durable, say=lambda what: bars.update(starting, description=what)
         ) as stack:
             bars.update(starting, description="Everything is up", total=1, completed=1)
-            timeout = aiohttp.ClientTimeout(total=60)
-            headers = {"Authorization": f"Bearer {stack.token}"}
-            async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
-                demo = Demo(
-                    stack=stack,
-                    api=Api(session, stack.urls),
-                    contacts=examples / "contacts.csv",
-                    text=(examples / "campaign.fr.txt").read_text(encoding="utf-8").strip(),
-                    progress=bars,
-                    during=during,
-                )
-                facts, found = await demo.run()
+            disturb = None if during is None else partial(during, stack)
+            facts, found = await _walk(stack.urls, stack.token, bars, examples, disturb)
     show(console, facts, found)
     return found
+
+
+async def visit(told: Mapping[str, str], *, console: Console, examples: Path = Path("examples")) -> Report:
+    """The same on a stack that runs already, where no demo has run yet. `told`: as in stack.env. Raises DemoFailed."""
+    bars = _bars(console)
+    urls = {name: told[f"{name.upper()}_URL"] for name in (*SERVICES, "simulator")}
+    with bars:
+        facts, found = await _walk(urls, told["TOKEN"], bars, examples, None)
+    show(console, facts, found)
+    return found
+
+
+def _bars(console: Console) -> Progress:
+    return Progress(
+        SpinnerColumn(), TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        console=console,
+    )  # fmt: skip
+
+
+async def _walk(
+    urls: Mapping[str, str],
+    token: str,
+    bars: Progress,
+    examples: Path,
+    during: Callable[[], Coroutine[Any, Any, None]] | None,
+) -> tuple[Facts, Report]:
+    timeout = aiohttp.ClientTimeout(total=60)
+    async with aiohttp.ClientSession(timeout=timeout, headers={"Authorization": f"Bearer {token}"}) as session:
+        demo = Demo(
+            api=Api(session, urls),
+            contacts=examples / "contacts.csv",
+            text=(examples / "campaign.fr.txt").read_text(encoding="utf-8").strip(),
+            progress=bars,
+            during=during,
+        )
+        return await demo.run()
 
 
 def show(console: Console, facts: Facts, found: Report) -> None:
@@ -400,7 +424,11 @@ def run(arguments: Sequence[str] = ()) -> int:
     """Exit status: 0 when every check holds, 1 when one does not or the demo did not finish."""
     console = Console()
     try:
-        found = asyncio.run(demonstrate(Path(".placet/demo"), console=console, kafka=kafka_asked(os.environ)))
+        if on := os.environ.get("ON"):
+            told = dict(line.split("=", 1) for line in Path(on).read_text(encoding="utf-8").splitlines())
+            found = asyncio.run(visit(told, console=console))
+        else:
+            found = asyncio.run(demonstrate(Path(".placet/demo"), console=console, kafka=kafka_asked(os.environ)))
     except (DemoFailed, DidNotStart, Died) as error:
         console.print(f"[bold red]The demo did not finish:[/] {error}")
         return 1

@@ -188,3 +188,10 @@ def test_the_token_is_made_of_what_the_services_are_told() -> None:
     assert read == {"PLACET_SECRETS_DIR", "PLACET_AUTH_ISSUER", "PLACET_AUTH_AUDIENCE"}
     assert read <= set(CONTAINERS["consent"]["environment"])
     assert set(re.findall(r'"(placet_\w+)"', program)) <= {each["target"] for each in CONTAINERS["consent"]["secrets"]}
+
+
+def test_what_says_where_to_call_says_where_the_containers_are() -> None:
+    (names,) = re.findall(r"enumerate\(\((.*)\), start=8001\)", text("deploy/compose/token.py"))
+    assert [name.strip('" ').lower() for name in names.split(",")] == list(OURS)
+    for n, name in enumerate(OURS):
+        assert CONTAINERS[name]["ports"] == [f"127.0.0.1:{8001 + n}:8000"]

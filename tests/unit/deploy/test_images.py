@@ -51,6 +51,17 @@ def test_it_needs_nothing_but_its_base_image_to_be_built(path: str) -> None:
 
 
 @each_image
+def test_what_builds_it_is_not_in_it(path: str) -> None:
+    """The last stage takes two folders, and what builds was moved out of them."""
+    dependencies, _, last = stages(path)
+    taken = re.findall(r"^COPY --from=\w+ (\S+) (\S+)$", last, re.MULTILINE)
+    assert taken == [("/opt/placet", "/opt/placet"), ("/opt/code", "/opt/code")]
+    assert "RUN" not in last
+    assert "mv /opt/placet/bin/uv-build /opt/build/bin/" in dependencies
+    assert "site-packages/uv_build* /opt/build/" in dependencies
+
+
+@each_image
 def test_it_runs_as_a_number_that_is_not_root(path: str) -> None:
     (user,) = instructions(path, "USER")
     assert re.fullmatch(r"[1-9]\d{4}:[1-9]\d{4}", user)

@@ -1,4 +1,4 @@
-"""What every service is told by its environment. One prefix, `PLACET_`: each process has an environment of its own.
+"""What every service is told by its environment, or by files (`secrets_dir`), under one prefix: `PLACET_`.
 
 Frozen, built once in `main`, passed down; nothing reads the environment at import. Units are in the names.
 """
