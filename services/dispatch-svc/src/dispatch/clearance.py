@@ -67,6 +67,7 @@ def requested(event: MessageRequested, partition: int) -> Candidate:
         text=event.text,
         requested_at=event.requested_at,
         send_before=event.send_before,
+        region=event.region,
     )
 
 
