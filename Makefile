@@ -60,7 +60,7 @@ ifdef T
 	PLACET_TEST_BROKERS=1 $(BIN)/pytest $(T)
 else
 	PLACET_TEST_BROKERS=1 $(PYTEST) tests/conformance tests/kafka tests/service --ignore=tests/service/stack
-	PLACET_TEST_BROKERS=1 $(BIN)/pytest tests/e2e --ignore=tests/e2e/test_readme.py
+	PLACET_TEST_BROKERS=1 $(BIN)/pytest tests/e2e --ignore=tests/e2e/test_readme.py --ignore=tests/e2e/test_chaos.py
 endif
 
 unit property contract conformance service e2e: install ## One suite
