@@ -5,12 +5,11 @@ Of DOMAIN 7 the other tables are 7.1 (segments) in `tests/unit/campaign/test_cam
 no file brings an erased person back, also `tests/service/campaign/test_campaign_erasure.py`.
 """
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from msgspec.structs import replace as with_end
+from msgspec.structs import replace
 
 from common.law import load
 from consent import ledger, retention
@@ -56,7 +55,7 @@ def gate(request: Request, *evidence: Evidence, **known: Any) -> Verdict:
     ends = {(t.sender_id, t.purpose): t.expires_at for t in retention.terms(state, {})}
     subject = Subject(
         version=len(evidence),
-        consents=tuple(with_end(c, expires_at=ends.get((c.sender_id, c.purpose))) for c in ledger.consents(state)),
+        consents=tuple(replace(c, expires_at=ends.get((c.sender_id, c.purpose))) for c in ledger.consents(state)),
         suppressions=ledger.suppressions(state),
         erased=known.pop("erased", False),
         unreadable=False,
