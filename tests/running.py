@@ -51,6 +51,7 @@ class Surroundings:
     broker: Broker
     unique: str
     urls: dict[str, str] = field(default_factory=dict)
+    partitions: int = 3
 
     async def database(self, service: str) -> str:
         """The url of `service`'s database in this test, made from its migrated template at the first call."""
@@ -67,7 +68,7 @@ class Surroundings:
             "kafka_groups": self.broker.groups,
             "kafka_replication": self.broker.replicas,
             "topic_prefix": f"{self.unique}.",
-            "partitions": 3,
+            "partitions": self.partitions,
             "subject_keys": KEY_RING,
             "field_keys": KEY_RING,
             "auth_key": AUTH_KEY,
