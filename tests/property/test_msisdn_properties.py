@@ -4,7 +4,7 @@ import phonenumbers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.msisdn import Msisdn, NumberRefused, as_received, parse, territory_of
+from common.msisdn import Msisdn, NumberRefused, as_received, metropolitan, parse, territory_of
 
 fictional_numbers = st.integers(0, 9999).map(lambda n: f"+3363998{n:04}")
 foreign_numbers = st.sampled_from(["+491713920012", "+447400123456", "+12025550123"])
@@ -56,6 +56,8 @@ def test_any_text_is_a_number_or_is_refused_with_a_reason(raw: str) -> None:
 def test_a_number_written_plainly_is_read_as_the_same_number_written_with_a_blank(raw: str) -> None:
     """Plain ones take a short way; a blank makes the parser go the long one."""
     assert _read(raw) == _read(f"{raw} ")
+    if (short := metropolitan(raw)) is not None:
+        assert _read(f"{raw} ") == Msisdn(short, "FR")
 
 
 @given(st.from_regex(r"\+33[1-9][0-9]{8}", fullmatch=True))

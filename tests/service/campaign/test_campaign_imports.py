@@ -222,3 +222,98 @@ async def test_an_unknown_sender_and_a_sender_of_others_are_refused(campaigns: C
     reader = bearer(scope="campaign:write")
     assert (await campaigns.client.post(f"/v1/imports?sender_id={SENDER}", headers=reader)).status_code == 403
     assert (await campaigns.client.get("/v1/campaigns", headers={"Authorization": ""})).status_code == 401
+
+
+# --- NDJSON, kinds, and contacts without a file ----------------------------------------------------------------------
+
+
+async def test_objects_come_by_the_same_door_and_say_how_they_were_read(campaigns: Campaigns) -> None:
+    lines = [
+        f'{{"number": "{number(1)}", "first_name": "Zoé", "points": 120, "vip": true}}',
+        f'{{"number": "{number(2)}", "points": 7}}',
+        '{"number": "36111"}',
+        f'{{"number": "{number(3)}", "poi',
+    ]
+    found = await campaigns.imported("\n".join(lines), headers={"Content-Type": "application/x-ndjson"})
+    assert (found["lines"], found["created"], found["refused"]) == (4, 2, 2)
+    assert found["reasons"] == {"short_code": 1, "cut_off": 1}
+    assert found["read_as"] == {"format": "ndjson", "charset": "utf-8", "delimiter": None, "encoded_twice": False}
+    assert (await campaigns.get(f"imports/{found['import_id']}"))["read_as"] == found["read_as"]
+    assert (await contacts(campaigns.surroundings))[subject(1)] == (
+        number(1),
+        '{"vip": "true", "points": "120", "first_name": "Zoé"}',
+    )
+    assert await campaigns.get(f"senders/{SENDER}/attributes") == {
+        "first_name": "text", "points": "number", "vip": "boolean",
+    }  # fmt: skip
+
+
+async def test_lines_hold_what_was_inferred_before_or_declared_or_are_refused(campaigns: Campaigns) -> None:
+    await campaigns.put(f"senders/{SENDER}/attributes/born", json={"kind": "date"})
+    await campaigns.imported(f"mobile;points;born\n{number(1)};12;26/11/1990\n")
+    found = await campaigns.imported(
+        f"mobile;points;born\n{number(1)};1 000,5;\n{number(2)};douze;\n{number(3)};1;hier\n{number(4)};;\n"
+    )
+    assert (found["created"], found["updated"], found["refused"]) == (1, 1, 2)
+    assert found["reasons"] == {"no_number:points": 1, "no_date:born": 1}
+    refused = await campaigns.get(f"imports/{found['import_id']}/refusals")
+    assert [(r["line"], r["reason"], r["detail"]) for r in refused["items"]] == [
+        (3, "no_number:points", "the attribute holds numbers, and this is none"),
+        (4, "no_date:born", "the attribute holds dates, and this is none"),
+    ]
+    assert await contacts(campaigns.surroundings) == {
+        subject(1): (number(1), '{"born": "", "points": "1000.5"}'),
+        subject(4): (number(4), '{"born": "", "points": ""}'),
+    }
+    await campaigns.put(f"senders/{SENDER}/attributes/points", json={"kind": "text"})
+    assert (await campaigns.imported(f"mobile;points\n{number(2)};douze\n"))["created"] == 1
+
+
+async def test_contacts_come_go_and_are_read_without_a_file(campaigns: Campaigns) -> None:
+    async def put(*people: tuple[str, dict[str, Any]]) -> list[tuple[str, str | None]]:
+        body = {"sender_id": SENDER, "contacts": [{"number": n, "attributes": held} for n, held in people]}
+        return [(each["result"], each["reason"]) for each in (await campaigns.post("contacts", json=body))["items"]]
+
+    zone = {"timezone": "America/Martinique"}
+    assert await put(
+        (number(1), {"first_name": "Zoé", "points": 12.5, "vip": True, **zone}),
+        ("36111", {}),
+        (number(2), {"points": "13"}),
+        (number(3), {"timezone": "Mars"}),
+        (number(2), {"points": "beaucoup"}),
+        (number(2), {"points": 14, "stop": "x"}),
+        ("06 39 98 00 01", {"first_name": None}),
+    ) == [
+        ("duplicate", None),
+        ("refused", "short_code"),
+        ("created", None),
+        ("refused", "no_timezone:timezone"),
+        ("refused", "no_number:points"),
+        ("refused", "reserved_column"),
+        ("created", None),
+    ]
+    assert await put((number(1), {"first_name": "Zoé", "points": 12.5, "vip": True, **zone})) == [("updated", None)]
+    found = await campaigns.post("contacts/lookup", json={"sender_id": SENDER, "number": "06 39 98 00 01"})
+    assert found["attributes"] == {"first_name": "Zoé", "points": "12.5", "vip": "true", **zone}
+    assert (found["subject_id"], found["territory"]) == (subject(1), "FR")
+    assert await campaigns.post("contacts/lookup", json={"sender_id": SENDER, "subject_id": subject(1)}) == found
+    gone = {"sender_id": SENDER, "contacts": [{"number": number(1)}, {"subject_id": subject(2)}, {"number": number(9)}]}
+    await campaigns.post("contacts/delete", 403, json=gone, headers=bearer(senders=["other"]))
+    wrong = await campaigns.post(
+        "contacts/delete", 422, json={"sender_id": SENDER, "contacts": [{"number": number(1)}, {"number": "36111"}]}
+    )
+    assert [(r["field"], r["reason"]) for r in wrong["reasons"]] == [("contacts.1.number", "short_code")]
+    assert await campaigns.post("contacts/delete", json=gone) == {"deleted": 2}
+    assert await contacts(campaigns.surroundings) == {}
+    await campaigns.post("contacts/lookup", 404, json={"sender_id": SENDER, "number": number(1)})
+
+
+async def test_no_request_brings_back_who_was_erased(campaigns: Campaigns) -> None:
+    async with campaigns.surroundings.sql("campaign") as sql:
+        await sql.execute(
+            "INSERT INTO erasing (subject_id, erasure_id, requested_at) VALUES ($1, 'era-1', now())", subject(1)
+        )
+    body = {"sender_id": SENDER, "contacts": [{"number": number(1)}, {"number": number(2)}]}
+    found = await campaigns.post("contacts", json=body)
+    assert [(each["result"], each["reason"]) for each in found["items"]] == [("refused", "erased"), ("created", None)]
+    assert list(await contacts(campaigns.surroundings)) == [subject(2)]

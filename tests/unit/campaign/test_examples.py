@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from campaign import text
-from campaign.contacts_csv import read
+from campaign.contacts_file import Reading
 from common.sms_length import length
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
 def test_the_contacts_are_10_000_lines_of_which_9800_can_be_texted() -> None:
-    chunks = list(read(iter([(EXAMPLES / "contacts.csv").read_bytes()]), fictional=True))
-    numbers = [contact.msisdn.e164 for chunk in chunks for contact in chunk.contacts]
-    refused = Counter(refusal.reason.value for chunk in chunks for refusal in chunk.refusals)
+    chunks = list(Reading([(EXAMPLES / "contacts.csv").read_bytes()], {}, fictional=True).chunks())
+    numbers = [contact.e164 for chunk in chunks for contact in chunk.contacts]
+    refused = Counter(refusal.reason for chunk in chunks for refusal in chunk.refusals)
     assert len(numbers) + refused.total() == 10_000
     assert len(set(numbers)) == 9_800
     assert refused == {"not_mobile": 40, "too_short": 40, "not_a_number": 30, "empty": 30, "short_code": 30}

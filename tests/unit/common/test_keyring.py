@@ -1,6 +1,8 @@
 """What leaves a transaction in place of a number or a text: opens only where it belongs, and says nothing when not."""
 
 import base64
+import hashlib
+import hmac
 
 import pytest
 from hypothesis import given
@@ -110,3 +112,19 @@ def test_a_current_key_that_is_not_in_the_ring_is_refused() -> None:
 def test_a_ring_does_not_show_its_keys() -> None:
     settings = ring("k1")
     assert base64.b64encode(b"k1".ljust(32, b"-")).decode() not in repr(settings) + str(settings)
+
+
+@given(st.lists(st.tuples(texts, texts), max_size=5))
+def test_many_sealed_at_once_open_as_one_by_one_and_share_no_nonce(many: list[tuple[str, str]]) -> None:
+    sealed = fields.seal_all(many)
+    assert [fields.unseal(each, context) for each, (_, context) in zip(sealed, many, strict=True)] == [
+        plain for plain, _ in many
+    ]
+    assert len({each[:19] for each in sealed}) == len(many)  # "k1." and the 12 bytes of the nonce
+
+
+@given(st.from_regex(r"\+[0-9]{1,15}", fullmatch=True), st.binary(min_size=32, max_size=32))
+def test_a_subject_id_is_the_hmac_of_the_number(e164: str, key: bytes) -> None:
+    keys = KeyRingSettings.model_validate({"current": "k1", "keys": {"k1": base64.b64encode(key).decode()}})
+    expected = hmac.new(key, e164.encode(), hashlib.sha256).hexdigest()[:32]
+    assert SubjectKeys(keys).subject_id(e164) == f"k1-{expected}"

@@ -16,7 +16,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validato
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import accounts, control, pre_flight, senders, store
+from campaign import accounts, control, pre_flight, segments, senders, store
 from campaign.findings import Sector
 from campaign.folding import Folding
 from campaign.frequency import MOST_DAYS
@@ -61,8 +61,16 @@ class CampaignPastIt(Conflict):
     slug, title = "campaign-not-there", "The campaign is past it, or not there yet"
 
 
+class ChosenSegment(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    segment_id: Storable = Field(max_length=64)
+    version: int = Field(ge=1, le=2**31 - 1)
+
+
 class Audience(BaseModel):
-    """Which contacts of the sender: `{"all": true}`, or those whose attributes all have one of the values named."""
+    """Which contacts of the sender: `{"all": true}`, those whose attributes all have one of the values named, or those
+    that a version of a segment selects when the campaign starts."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -70,16 +78,19 @@ class Audience(BaseModel):
     where: dict[Attribute, Value | Annotated[list[Value], Field(min_length=1, max_length=500)]] | None = Field(
         None, min_length=1, max_length=10
     )
+    segment: ChosenSegment | None = None
 
     @model_validator(mode="after")
     def _one_of_them(self) -> "Audience":
-        if (self.all is None) == (self.where is None):
-            raise ValueError("either `all` or `where`")
+        if [self.all, self.where, self.segment].count(None) != 2:
+            raise ValueError("one of `all`, `where` and `segment`")
         return self
 
     @property
     def selection(self) -> dict[str, Any]:
         """As it is stored: every condition a list of values."""
+        if self.segment is not None:
+            return {"segment": self.segment.model_dump()}
         if self.where is None:
             return {"all": True}
         return {"where": {name: value if isinstance(value, list) else [value] for name, value in self.where.items()}}
@@ -159,6 +170,10 @@ class Campaign(BaseModel):
     audience: dict[str, Any]
     rest_days: int | None
     status: Status
+    sent_back: str | None = Field(
+        description="Why what was scheduled is a draft again: when it was due it was `not_what_was_approved`, or its"
+        " segment selected nobody (`nobody_selected`)."
+    )
     created_at: datetime
     starts_at: datetime | None
     opens_at: datetime | None = Field(description="When a message may first leave for the sender's own country.")
@@ -218,6 +233,7 @@ async def write_campaign(
     campaign_id = _campaign_id(caller, idempotency_key)
     fingerprint = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
     async with held.database.begin() as tx:
+        await _segment_checked(tx, body)
         new = await store.insert_campaign(
             tx,
             {
@@ -268,6 +284,7 @@ async def edit_campaign(campaign_id: Storable, body: EditedCampaign, held: Held,
         sender = await store.find_sender(tx, row.sender_id)
         assert sender is not None
         _checked(body, sender, now)
+        await _segment_checked(tx, body)
         await store.edit_campaign(tx, {**_written(body), "campaign_id": campaign_id, "by": caller.subject})
 
     return await _act(held, caller, campaign_id, Action.EDIT, edit)
@@ -423,6 +440,17 @@ def _checked(body: NewCampaign, sender: Sender, now: datetime) -> None:
     if body.send_before is not None and body.send_before <= now:
         raise Invalid("`send_before` has passed", reasons=[Reason("send_before", "in_the_past")])
     checked(body.text, body.language, body.translations, body.folding, sender)
+
+
+async def _segment_checked(tx: AsyncConnection, body: NewCampaign) -> None:
+    """Raises Invalid where its segment is not one of its sender's."""
+    if (chosen := body.audience.segment) is None:
+        return
+    found = await segments.find(tx, chosen.segment_id, chosen.version)
+    if found is None or found.sender_id != body.sender_id:
+        raise Invalid(
+            "the sender has no such version of a segment", reasons=[Reason("audience.segment", "unknown_segment")]
+        )
 
 
 def _written(body: NewCampaign) -> dict[str, Any]:

@@ -9,8 +9,9 @@ import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import uuid4
 
 import msgspec
@@ -18,8 +19,8 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
 
-from campaign import senders, store
-from campaign.contacts_csv import EXPLANATIONS, Chunk, LineProblem, NotCsv, WrongColumns, read
+from campaign import attributes, senders, store
+from campaign.contacts_file import EXPLANATIONS, Chunk, FileRefused, LineProblem, Reading, WrongColumns
 from campaign.store import ImportedRow
 from common.auth import Caller, require
 from common.fields import Storable
@@ -48,6 +49,17 @@ class InProgress(Conflict):
     slug, title = "import-in-progress", "A request with this Idempotency-Key is being worked on"
 
 
+class Read(BaseModel):
+    """How the file was understood: to be looked at where its contacts look wrong."""
+
+    format: Literal["csv", "ndjson"]
+    charset: str
+    delimiter: str | None = Field(description="Between the cells of CSV.")
+    encoded_twice: bool = Field(
+        description="Letters in it look like UTF-8 that somebody read as something else and saved again: Ã© for é."
+    )
+
+
 class Import(BaseModel):
     """What became of a file. `lines` = created + updated + duplicates + refused; blank lines and the header are not
     counted."""
@@ -60,11 +72,14 @@ class Import(BaseModel):
     updated: int = Field(description="Contacts known before.")
     duplicates: int = Field(description="Lines whose number comes again further down; the last one stands.")
     refused: int
-    reasons: dict[str, int] = Field(description="How many lines were refused, by reason.")
+    reasons: dict[str, int] = Field(
+        description="How many lines were refused, by reason; of an attribute, its name follows after a colon."
+    )
+    read_as: Read | None = Field(description="Null of imports of before this was kept.")
 
 
 class Refusal(BaseModel):
-    """`line` is where it begins in the file, the header being 1. The number is not repeated."""
+    """`line` is where it begins in the file, the first being 1. The number is not repeated."""
 
     line: int
     reason: str
@@ -86,7 +101,11 @@ class Refusals(BaseModel):
                 "text/csv": {
                     "schema": {"type": "string"},
                     "example": "number;first_name;city\n06 39 98 01 02;Zoé;Nîmes\n",
-                }
+                },
+                "application/x-ndjson": {
+                    "schema": {"type": "string"},
+                    "example": '{"number": "06 39 98 01 02", "first_name": "Zoé", "points": 120}\n',
+                },
             },
         }
     },
@@ -99,10 +118,12 @@ async def import_contacts(
     sender_id: Annotated[Storable, Query(min_length=1, max_length=40)],
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
 ) -> Import:
-    """Take the contacts of a CSV file: a header row, one column with the number, the others as attributes.
+    """Take the contacts of a file: CSV with a header row, or NDJSON; one column or field with the number, the others as
+    attributes. Which of the two it is shows in its first character, and `read_as` says it.
 
     Cells are separated by `,` `;` tab or `|`; UTF-8, UTF-16 or Windows-1252. Known contacts keep the attributes the
-    file does not have. Lines that cannot be used are refused one by one, with a reason.
+    file does not have. Lines that cannot be used are refused one by one, with a reason. An attribute that nobody knew
+    holds numbers, dates or booleans from now on, if all its values here do; else texts.
     """
     caller.may_use(sender_id)
     await senders.known(held.database, sender_id)
@@ -136,8 +157,13 @@ async def list_refusals(
     await _visible(held, caller, import_id)
     async with held.database.begin() as tx:
         rows = await store.refusals_after(tx, import_id, cursor, limit)
-    items = [Refusal(line=r.line, reason=r.reason, detail=EXPLANATIONS.get(r.reason, r.reason)) for r in rows]
+    items = [Refusal(line=r.line, reason=r.reason, detail=_explained(r.reason)) for r in rows]
     return Refusals(items=items, next=str(rows[-1].line) if len(rows) == limit else None)
+
+
+def _explained(reason: str) -> str:
+    """Of an attribute, its name stands after a colon."""
+    return EXPLANATIONS.get(reason.partition(":")[0], reason)
 
 
 async def _take(held: Resources[Any], caller: Caller, sender_id: str, import_id: str, body: "_Body") -> dict[str, Any]:
@@ -148,21 +174,31 @@ async def _take(held: Resources[Any], caller: Caller, sender_id: str, import_id:
         if not await store.claim_import(tx, import_id):
             raise InProgress("send it again when the other has ended", reasons=[Reason("Idempotency-Key", "in_use")])
         await store.open_staging(tx)
-        chunks = read(body.pieces(), fictional=held.settings.fictional_numbers)
+        known = await attributes.kinds_of(tx, sender_id)
+        reading = Reading(body.pieces(), known, fictional=held.settings.fictional_numbers)
+        chunks = reading.chunks()
         try:
-            while (step := await asyncio.to_thread(_sealed, chunks, held.subject_keys, held.field_keys)) is not None:
+            step = await asyncio.to_thread(_sealed, chunks, held.subject_keys, held.field_keys)
+            while step is not None:
                 chunk, rows = step
-                await store.stage(tx, rows, [(import_id, refusal.line, refusal.reason) for refusal in chunk.refusals])
+                # the next is read while the database takes this one
+                ahead = asyncio.ensure_future(asyncio.to_thread(_sealed, chunks, held.subject_keys, held.field_keys))
+                try:
+                    await store.stage(tx, rows, [(import_id, each.line, each.reason) for each in chunk.refusals])
+                finally:
+                    await asyncio.wait([ahead])
                 lines += len(chunk.contacts) + len(chunk.refusals)
-                reasons.update(refusal.reason.value for refusal in chunk.refusals)
+                reasons.update(refusal.reason for refusal in chunk.refusals)
+                step = await ahead
         except WrongColumns as error:
             raise Invalid(str(error), reasons=[Reason("body", error.reason)]) from error
-        except NotCsv as error:
+        except FileRefused as error:
             raise Malformed(str(error), reasons=[Reason("body", error.reason)]) from error
         if erased := await store.refuse_erased(tx, import_id):
             reasons[LineProblem.ERASED.value] = erased
         now = datetime.now(UTC)
         created, updated = await store.put_staged(tx, sender_id, now)
+        await attributes.learn(tx, sender_id, reading.inferred, now)
         values: dict[str, Any] = {
             "import_id": import_id,
             "sender_id": sender_id,
@@ -175,6 +211,7 @@ async def _take(held: Resources[Any], caller: Caller, sender_id: str, import_id:
             "duplicates": lines - reasons.total() - created - updated,
             "refused": reasons.total(),
             "reasons": dict(reasons),
+            "read_as": asdict(reading.read_as),
         }
         await store.insert_import(tx, values)
     for result in ("created", "updated", "duplicates", "refused"):
@@ -189,11 +226,15 @@ def _sealed(
     chunk = next(chunks, None)
     if chunk is None:
         return None
-    rows = []
-    for contact in chunk.contacts:
-        subject_id = subject_keys.subject_id(contact.msisdn.e164)
-        number = field_keys.seal(contact.msisdn.e164, f"number:{subject_id}")
-        rows.append((contact.line, subject_id, number, msgspec.json.encode(contact.attributes).decode()))
+    encode = msgspec.json.Encoder().encode
+    ids = [subject_keys.subject_id(contact.e164) for contact in chunk.contacts]
+    numbers = field_keys.seal_all(
+        [(contact.e164, f"number:{subject_id}") for contact, subject_id in zip(chunk.contacts, ids, strict=True)]
+    )
+    rows = [
+        (line, subject_id, number, encode(held).decode(), territory)
+        for (line, _, territory, held), subject_id, number in zip(chunk.contacts, ids, numbers, strict=True)
+    ]
     return chunk, rows
 
 
@@ -207,7 +248,10 @@ class _Body:
         self._digest = hashlib.sha256()
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind.startswith("multipart/") or kind in ("application/json", "application/x-www-form-urlencoded"):
-            raise Malformed("send the file itself as the body, as text/csv", reasons=[Reason("body", "content_type")])
+            raise Malformed(
+                "send the file itself as the body, as text/csv or application/x-ndjson",
+                reasons=[Reason("body", "content_type")],
+            )
         announced = request.headers.get("content-length", "")
         if announced.isdigit() and int(announced) > max_bytes:
             raise self._too_large()

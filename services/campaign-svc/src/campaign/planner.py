@@ -13,11 +13,13 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import Row
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import control, links, pre_flight, store
+from campaign import control, links, pre_flight, segments, store
 from campaign import text as texts
 from campaign.lifecycle import Action, ends_by, message_of
 from campaign.links import Tokens
+from campaign.segment import Condition
 from campaign.store import Sender
 from campaign.wording import Wording
 from common import outbox
@@ -75,19 +77,28 @@ class Planner:
             row = await store.lock_due(tx, now)
             if row is None:
                 return False
-            if not await pre_flight.still_agreed(tx, row):
-                await store.take_off_schedule(tx, row.campaign_id)
+            selected = await segments.of_campaign(tx, row, now, self._policy)
+            if (why := await self._against(tx, row, selected)) is not None:
+                await store.take_off_schedule(tx, row.campaign_id, why)
                 await control.take(tx, row, Action.EDIT, now)
-                log.warning("campaign is not what was approved", extra={"campaign_id": row.campaign_id})
+                log.warning("campaign is a draft again", extra={"campaign_id": row.campaign_id, "reason": why})
                 return True
             await store.alone_with_audiences(tx, row.sender_id)
             wording = store.wording_of(row)
             await links.put_targets(tx, row.campaign_id, wording.targets)
-            audience = await store.freeze_audience(tx, row, wording.required, now)
+            audience = await store.freeze_audience(tx, row, selected, wording.required, now)
             await control.take(tx, row, Action.START, now)
         STARTED.inc()
         log.info("campaign started", extra={"campaign_id": row.campaign_id, "audience": audience})
         return True
+
+    async def _against(self, tx: AsyncConnection, row: Row[Any], selected: Condition) -> str | None:
+        """Why a campaign that is due does not start."""
+        if not await pre_flight.still_agreed(tx, row):
+            return "not_what_was_approved"
+        if segments.is_segment(row) and not await segments.selects_somebody(tx, row.sender_id, selected):
+            return "nobody_selected"
+        return None
 
     async def expand(self) -> bool:
         """One chunk of one running campaign. Is there more to do at once?"""

@@ -19,12 +19,13 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import approval, consents, findings, senders, store
+from campaign import approval, consents, findings, segments, senders, store
 from campaign.findings import Finding, Severity
 from campaign.forecast import Forecast, Outlook, Plan
 from campaign.frequency import MOST_DAYS, Limit
 from campaign.lifecycle import Status, ends_by
 from campaign.reach import Standing
+from campaign.segment import Condition
 from campaign.short_link import MAX_HOST_CHARS, is_host
 from campaign.store import Sender
 from common.auth import Caller, require
@@ -184,8 +185,9 @@ async def look_at_campaign(campaign_id: Storable, held: Held, caller: Reader, bo
         row, sender = await _found(tx, caller, campaign_id)
         known = await consents.as_of(tx, held.settings.partitions)
         limits = await store.limits_of(tx, row, at or now)
+        selected = await segments.of_campaign(tx, row, at or now, held.settings.policy)
     plan = plan_of(row, sender, at or now, held.settings)
-    outlook = await _Look(held.database, held.field_keys, row, limits, Forecast(plan)).outlook()
+    outlook = await _Look(held.database, held.field_keys, row, selected, limits, Forecast(plan)).outlook()
     async with held.database.begin() as tx:
         ids = [finding.id for finding in outlook.findings]
         await store.put_pre_flight(tx, campaign_id, agreed(row, sender, None), ids, now)
@@ -294,7 +296,11 @@ async def clear(
 ) -> None:
     """May it be scheduled to start `at`? Raises NotReady with each finding that stands against it, or with the approval
     that is missing."""
-    plan = plan_of(row, sender, at or datetime.now(UTC), settings)
+    starts_at = at or datetime.now(UTC)
+    selected = await segments.of_campaign(tx, row, starts_at, settings.policy)
+    if segments.is_segment(row) and not await segments.selects_somebody(tx, row.sender_id, selected):
+        raise NotReady("its segment selects nobody", reasons=[Reason("audience", "nobody_selected")])
+    plan = plan_of(row, sender, starts_at, settings)
     found = dict.fromkeys(Forecast(plan).of_samples())
     rules = plan.compliance.rules
     for each in await store.pre_flight_findings(tx, row.campaign_id, agreed(row, sender, None)):
@@ -334,6 +340,7 @@ class _Look:
     database: Database
     keys: FieldKeys
     row: Row[Any]
+    selected: Condition
     limits: Sequence[tuple[Limit, Sequence[str]]]
     forecast: Forecast
 
@@ -341,7 +348,7 @@ class _Look:
         after = ""
         while True:
             async with self.database.begin() as tx:
-                page = await store.selected_after(tx, self.row, self.limits, after, PAGE)
+                page = await store.selected_after(tx, self.row, self.selected, self.limits, after, PAGE)
             await asyncio.to_thread(self._count, page)
             if len(page) < PAGE:
                 return await asyncio.to_thread(lambda: self.forecast.outlook)

@@ -68,6 +68,9 @@ def policy(periods: Periods) -> Policy:
         kept={
             "sender": "nothing of a person",
             "sender_rule": "nothing of a person",
+            "contact_attribute": "nothing of a person",
+            "segment": "nothing of a person",
+            "segment_version": "nothing of a person",
             "standing": "the newest of what consent-svc tells, which tells when there is nothing left to know",
             "campaign": "nothing of a person",
             "campaign_accounts": "nothing of a person",

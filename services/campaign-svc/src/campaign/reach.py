@@ -9,7 +9,7 @@ from datetime import datetime
 
 import msgspec
 
-from common.contracts.consent import Consent, Suppression
+from common.contracts.consent import Consent, State, Suppression
 
 UNDER_REVIEW = "under_review"  # no denial: a text of theirs waits for a person to read it
 
@@ -55,3 +55,21 @@ def denials(standing: Standing | None, sender_id: str, purpose: str, at: datetim
         for s in standing.suppressions
     ):
         yield "suppressed"
+
+
+def state(standing: Standing | None, sender_id: str, purpose: str, at: datetime) -> State:
+    """Of the consent as it is `at` then, for selecting by: what a suppression covers is opted out, what nobody can read
+    is unknown. `segment` says the same in SQL."""
+    if standing is None or standing.unreadable:
+        return "unknown"
+    consent = next((c for c in standing.consents if c.sender_id == sender_id and c.purpose == purpose), None)
+    if any(
+        s.sender_id in (None, sender_id) and (consent is None or s.since >= consent.occurred_at)
+        for s in standing.suppressions
+    ):
+        return "opted_out"
+    if consent is None:
+        return "unknown"
+    if consent.state == "opted_in" and consent.expires_at is not None and at >= consent.expires_at:
+        return "expired"
+    return consent.state

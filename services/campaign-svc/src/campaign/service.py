@@ -5,11 +5,13 @@ from pydantic import Field
 from campaign import (
     api,
     consents,
+    contacts,
     imports,
     pre_flight,
     progress,
     pruning,
     redirects,
+    segmenting,
     senders,
     statistics,
     store,
@@ -70,7 +72,16 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         name="campaign",
         settings=settings,
         metadata=store.metadata,
-        routers=[api.router, imports.router, pre_flight.router, writing.router, statistics.router, redirects.pages],
+        routers=[
+            api.router,
+            contacts.router,
+            imports.router,
+            pre_flight.router,
+            segmenting.router,
+            writing.router,
+            statistics.router,
+            redirects.pages,
+        ],
         background=background,
         body_limits={"/v1/imports": None},  # import_max_bytes
     )

@@ -32,13 +32,14 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import frequency
+from campaign import frequency, segment
 from campaign.accounts import COUNTS, OUTCOMES, STANDINGS
 from campaign.accounts import Standing as Reported
-from campaign.contacts_csv import LineProblem
+from campaign.contacts_file import LineProblem
 from campaign.frequency import Limit
 from campaign.lifecycle import Status
 from campaign.reach import Standing
+from campaign.segment import Condition
 from campaign.wording import Wording, wording
 from common import consumer, dead_letters, erasing, outbox
 from common.contracts.consent import SenderChanged
@@ -99,6 +100,7 @@ contact = Table(
     Column("subject_id", Text, nullable=False),
     Column("number", Text, nullable=False),  # sealed, context "number:<subject_id>"
     Column("attributes", JSONB, nullable=False),
+    Column("territory", Text, nullable=True),  # of the number; None until something brings it again
     # what the person had put right, null: taken out. No file brings the mistake back
     Column("corrected", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     _instant("created_at"),
@@ -121,6 +123,7 @@ contact_import = Table(
     Column("duplicates", Integer, nullable=False),
     Column("refused", Integer, nullable=False),
     Column("reasons", JSONB, nullable=False),
+    Column("read_as", JSONB, nullable=False, server_default=text("'null'::jsonb")),  # contacts_file.ReadAs
     Index("contact_import_created_ix", "created_at"),
 )
 
@@ -164,6 +167,7 @@ campaign = Table(
     Column("cursor", Text, nullable=False, server_default=text("''")),
     Column("expanded", Boolean, nullable=False, server_default=text("false")),
     _instant("expanded_at", nullable=True),
+    Column("sent_back", Text, nullable=True),  # why it is a draft again that was scheduled
     Index("campaign_position_ix", "position", unique=True),
     Index("campaign_scheduled_ix", "starts_at", postgresql_where=text("status = 'scheduled'")),
     Index("campaign_begun_ix", "sender_id", "ended_at", postgresql_where=text("started_at IS NOT NULL")),
@@ -395,16 +399,17 @@ async def mark_unreadable(tx: AsyncConnection, subject_id: str) -> None:
 
 # --- contacts --------------------------------------------------------------------------------------------------------
 
-ImportedRow = tuple[int, str, str, str]  # line, subject_id, sealed number, attributes as JSON
+ImportedRow = tuple[int, str, str, str, str]  # line, subject_id, sealed number, attributes as JSON, territory
 RefusedRow = tuple[str, int, str]  # import_id, line, reason
 
 
 async def open_staging(tx: AsyncConnection) -> None:
-    """Where lines wait until the whole file has been read; gone with the transaction."""
+    """Where lines wait until the whole file has been read; gone with the transaction. Ids are figures and small
+    letters: compared byte by byte they have the order that any language gives them, in a fraction of the time."""
     await tx.execute(
         text(
-            "CREATE TEMPORARY TABLE imported (line integer, subject_id text, number text, attributes text)"
-            " ON COMMIT DROP"
+            'CREATE TEMPORARY TABLE imported (line integer, subject_id text COLLATE "C", number text, attributes text,'
+            " territory text) ON COMMIT DROP"
         )
     )
 
@@ -413,9 +418,15 @@ async def stage(tx: AsyncConnection, rows: Sequence[ImportedRow], refused: Seque
     connection = (await tx.get_raw_connection()).driver_connection
     assert connection is not None
     await connection.copy_records_to_table(
-        "imported", records=rows, columns=("line", "subject_id", "number", "attributes")
+        "imported", records=rows, columns=("line", "subject_id", "number", "attributes", "territory")
     )
-    await connection.copy_records_to_table("import_refusal", records=refused, columns=("import_id", "line", "reason"))
+    if refused:
+        await connection.copy_records_to_table(
+            "import_refusal", records=refused, columns=("import_id", "line", "reason")
+        )
+
+
+_ERASED = "(e.lifted_at IS NULL OR e.erased_at IS NULL)"  # and has not come back
 
 
 async def refuse_erased(tx: AsyncConnection, import_id: str) -> int:
@@ -423,12 +434,45 @@ async def refuse_erased(tx: AsyncConnection, import_id: str) -> int:
     refused = await tx.execute(
         text(
             "WITH taken AS (DELETE FROM imported AS i USING erasing AS e"
-            " WHERE e.subject_id = i.subject_id AND (e.lifted_at IS NULL OR e.erased_at IS NULL) RETURNING i.line)"
+            f" WHERE e.subject_id = i.subject_id AND {_ERASED} RETURNING i.line)"
             " INSERT INTO import_refusal (import_id, line, reason) SELECT DISTINCT :import_id, line, :reason FROM taken"
         ),
         {"import_id": import_id, "reason": LineProblem.ERASED.value},
     )
     return int(refused.rowcount)
+
+
+async def erased_among(tx: AsyncConnection, subject_ids: Sequence[str]) -> set[str]:
+    """Who was erased and has not come back."""
+    found = await tx.scalars(
+        text(f"SELECT e.subject_id FROM erasing AS e WHERE e.subject_id = ANY(CAST(:ids AS text[])) AND {_ERASED}"),
+        {"ids": list(subject_ids)},
+    )
+    return set(found)
+
+
+async def find_contact(tx: AsyncConnection, sender_id: str, subject_id: str) -> Row[Any] | None:
+    rows = await tx.execute(
+        text(
+            "SELECT subject_id, territory, attributes::text AS attributes, created_at, updated_at FROM contact"
+            " WHERE sender_id = :sender_id AND subject_id = :id"
+        ),
+        {"sender_id": sender_id, "id": subject_id},
+    )
+    return rows.one_or_none()
+
+
+async def delete_of_sender(tx: AsyncConnection, sender_id: str, subject_ids: Sequence[str]) -> int:
+    """How many. Locked as an import locks them."""
+    gone = await tx.execute(
+        text(
+            "WITH found AS (SELECT subject_id FROM contact WHERE sender_id = :sender_id"
+            " AND subject_id = ANY(CAST(:ids AS text[])) ORDER BY subject_id FOR UPDATE)"
+            " DELETE FROM contact AS c USING found AS f WHERE c.sender_id = :sender_id AND c.subject_id = f.subject_id"
+        ),
+        {"sender_id": sender_id, "ids": list(subject_ids)},
+    )
+    return int(gone.rowcount)
 
 
 async def delete_contacts(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, int]:
@@ -539,24 +583,24 @@ async def asked_for(tx: AsyncConnection, subject_id: str, sender_id: str | None)
     return rows.all()
 
 
-async def put_staged(tx: AsyncConnection, sender_id: str, now: datetime) -> tuple[int, int]:
-    """(created, updated). Of several lines of one number the last stands; attributes the file lacks are kept, and those
-    that the person had put right.
+# In the order of the key, so that two that bring the same people wait for each other and never lock crosswise.
+# Attributes that are not brought are kept, and those that the person had put right.
+_PUT = (
+    "INSERT INTO contact AS c (sender_id, subject_id, number, attributes, territory, created_at, updated_at)"
+    " SELECT :sender_id, subject_id, number, CAST(attributes AS jsonb), territory, :now, :now FROM {brought}"
+    " ORDER BY subject_id ON CONFLICT (sender_id, subject_id) DO UPDATE SET number = excluded.number,"
+    " attributes = jsonb_strip_nulls(c.attributes || excluded.attributes || c.corrected),"
+    " territory = excluded.territory, updated_at = excluded.updated_at RETURNING c.subject_id, xmax = 0 AS created"
+)
 
-    In the order of the key, so that two imports of the same people wait for each other and never lock crosswise.
-    """
+
+async def put_staged(tx: AsyncConnection, sender_id: str, now: datetime) -> tuple[int, int]:
+    """(created, updated). Of several lines of one number the last stands."""
     row = (
         await tx.execute(
             text(
-                "WITH latest AS (SELECT DISTINCT ON (subject_id) subject_id, number, attributes FROM imported"
-                " ORDER BY subject_id, line DESC),"
-                " put AS (INSERT INTO contact AS c (sender_id, subject_id, number, attributes, created_at, updated_at)"
-                " SELECT :sender_id, subject_id, number, CAST(attributes AS jsonb), :now, :now FROM latest"
-                " ORDER BY subject_id"
-                " ON CONFLICT (sender_id, subject_id) DO UPDATE SET number = excluded.number,"
-                " attributes = jsonb_strip_nulls(c.attributes || excluded.attributes || c.corrected),"
-                " updated_at = excluded.updated_at"
-                " RETURNING xmax = 0 AS created)"
+                "WITH latest AS (SELECT DISTINCT ON (subject_id) subject_id, number, attributes, territory"
+                f" FROM imported ORDER BY subject_id, line DESC), put AS ({_PUT.format(brought='latest')})"
                 " SELECT count(*) FILTER (WHERE created) AS created, count(*) FILTER (WHERE NOT created) AS updated"
                 " FROM put"
             ),
@@ -564,6 +608,28 @@ async def put_staged(tx: AsyncConnection, sender_id: str, now: datetime) -> tupl
         )
     ).one()
     return row.created, row.updated
+
+
+async def put_contacts(
+    tx: AsyncConnection, sender_id: str, rows: Sequence[ImportedRow], now: datetime
+) -> dict[str, bool]:
+    """At most one row a subject; by subject_id, whether it was created."""
+    brought = (
+        "unnest(CAST(:ids AS text[]), CAST(:numbers AS text[]), CAST(:held AS text[]), CAST(:territories AS text[]))"
+        " AS b(subject_id, number, attributes, territory)"
+    )
+    found = await tx.execute(
+        text(_PUT.format(brought=brought)),
+        {
+            "sender_id": sender_id,
+            "now": now,
+            "ids": [row[1] for row in rows],
+            "numbers": [row[2] for row in rows],
+            "held": [row[3] for row in rows],
+            "territories": [row[4] for row in rows],
+        },
+    )
+    return {row.subject_id: row.created for row in found}
 
 
 async def claim_import(tx: AsyncConnection, import_id: str) -> bool:
@@ -582,10 +648,11 @@ async def insert_import(tx: AsyncConnection, values: Mapping[str, Any]) -> None:
     await tx.execute(
         text(
             "INSERT INTO contact_import (import_id, sender_id, created_by, created_at, fingerprint, lines, created,"
-            " updated, duplicates, refused, reasons) VALUES (:import_id, :sender_id, :created_by, :created_at,"
-            " :fingerprint, :lines, :created, :updated, :duplicates, :refused, CAST(:reasons AS jsonb))"
+            " updated, duplicates, refused, reasons, read_as) VALUES (:import_id, :sender_id, :created_by, :created_at,"
+            " :fingerprint, :lines, :created, :updated, :duplicates, :refused, CAST(:reasons AS jsonb),"
+            " CAST(:read_as AS jsonb))"
         ),
-        {**values, "reasons": msgspec.json.encode(values["reasons"]).decode()},
+        {**values, **{name: msgspec.json.encode(values[name]).decode() for name in ("reasons", "read_as")}},
     )
 
 
@@ -594,12 +661,14 @@ async def find_import(tx: AsyncConnection, import_id: str) -> Mapping[str, Any] 
         await tx.execute(
             text(
                 "SELECT import_id, sender_id, created_at, fingerprint, lines, created, updated, duplicates, refused,"
-                " reasons::text AS reasons FROM contact_import WHERE import_id = :id"
+                " reasons::text AS reasons, read_as::text AS read_as FROM contact_import WHERE import_id = :id"
             ),
             {"id": import_id},
         )
     ).one_or_none()
-    return {**row._mapping, "reasons": msgspec.json.decode(row.reasons)} if row else None
+    if row is None:
+        return None
+    return {**row._mapping, "reasons": msgspec.json.decode(row.reasons), "read_as": msgspec.json.decode(row.read_as)}
 
 
 async def refusals_after(tx: AsyncConnection, import_id: str, line: int, limit: int) -> Sequence[Row[Any]]:
@@ -618,7 +687,7 @@ _CAMPAIGN = (
     "SELECT c.campaign_id, c.position, c.sender_id, c.name, c.purpose, c.text, c.language,"
     " c.translations::text AS translations, c.folding, c.sectors, c.selection::text AS selection, c.rest_days,"
     " c.send_before, c.created_by, c.edited_by, c.agreed, c.acknowledged,"
-    " c.created_at, c.fingerprint, c.status, c.starts_at, c.started_at, c.ended_at, c.cursor,"
+    " c.created_at, c.fingerprint, c.status, c.starts_at, c.started_at, c.ended_at, c.cursor, c.sent_back,"
     f" c.expanded, u.link_host, a.audience, {', '.join(f'a.{name}' for name in COUNTS)}"
     " FROM campaign AS c JOIN campaign_accounts AS a ON a.campaign_id = c.campaign_id"
     " LEFT JOIN sender_rule AS u ON u.sender_id = c.sender_id"
@@ -705,8 +774,8 @@ async def set_start(
 ) -> None:
     await tx.execute(
         text(
-            "UPDATE campaign SET starts_at = :at, agreed = :agreed, acknowledged = CAST(:acknowledged AS text[])"
-            " WHERE campaign_id = :id"
+            "UPDATE campaign SET starts_at = :at, agreed = :agreed, acknowledged = CAST(:acknowledged AS text[]),"
+            " sent_back = NULL WHERE campaign_id = :id"
         ),
         {"id": campaign_id, "at": starts_at, "agreed": agreed, "acknowledged": list(acknowledged)},
     )
@@ -720,7 +789,7 @@ async def edit_campaign(tx: AsyncConnection, values: Mapping[str, Any]) -> None:
             "UPDATE campaign SET name = :name, purpose = :purpose, text = :text, language = :language,"
             " translations = CAST(:translations AS jsonb), folding = :folding, sectors = CAST(:sectors AS text[]),"
             " selection = CAST(:selection AS jsonb), rest_days = :rest_days, send_before = :send_before,"
-            " starts_at = NULL, agreed = NULL, acknowledged = '{}', edited_by ="
+            " starts_at = NULL, agreed = NULL, acknowledged = '{}', sent_back = NULL, edited_by ="
             " CASE WHEN CAST(:by AS text) = ANY(edited_by) THEN edited_by"
             " ELSE array_append(edited_by, CAST(:by AS text)) END WHERE campaign_id = :campaign_id"
         ),
@@ -728,10 +797,13 @@ async def edit_campaign(tx: AsyncConnection, values: Mapping[str, Any]) -> None:
     )
 
 
-async def take_off_schedule(tx: AsyncConnection, campaign_id: str) -> None:
+async def take_off_schedule(tx: AsyncConnection, campaign_id: str, why: str) -> None:
     await tx.execute(
-        text("UPDATE campaign SET starts_at = NULL, agreed = NULL, acknowledged = '{}' WHERE campaign_id = :id"),
-        {"id": campaign_id},
+        text(
+            "UPDATE campaign SET starts_at = NULL, agreed = NULL, acknowledged = '{}', sent_back = :why"
+            " WHERE campaign_id = :id"
+        ),
+        {"id": campaign_id, "why": why},
     )
 
 
@@ -780,22 +852,27 @@ async def pre_flight_findings(tx: AsyncConnection, campaign_id: str, digest: str
 
 
 async def selected_after(
-    tx: AsyncConnection, row: Row[Any], limits: Sequence[tuple[Limit, Sequence[str]]], subject_id: str, limit: int
+    tx: AsyncConnection,
+    row: Row[Any],
+    selected: Condition,
+    limits: Sequence[tuple[Limit, Sequence[str]]],
+    subject_id: str,
+    limit: int,
 ) -> Sequence[Row[Any]]:
     """Contacts that the campaign would be for as things stand, with what is known of their consents, and why they would
-    be left out for what they got; in the order of their keys."""
+    be left out for what they got; in the order of their keys. `selected` is `segments.of_campaign`."""
     rows = await tx.execute(
         text(
             "SELECT c.subject_id, c.number, c.attributes::text AS attributes, k.told::text AS told,"
-            f" {_LEFT_OUT if limits else 'CAST(NULL AS text)'} AS left_out FROM contact AS c"
-            f" LEFT JOIN standing AS k ON k.subject_id = c.subject_id WHERE {_SELECTED}"
+            f" {_LEFT_OUT if limits else 'CAST(NULL AS text)'} AS left_out FROM {segment.FROM}"
+            f" WHERE c.sender_id = :sender_id AND {selected.sql}"
             " AND c.subject_id > :after ORDER BY c.subject_id LIMIT :limit"
         ),
         {
             "sender_id": row.sender_id,
-            "where": _where(row),
             "after": subject_id,
             "limit": limit,
+            **selected.values,
             **(_limited(limits) if limits else {}),
         },
     )
@@ -815,17 +892,6 @@ async def lock_due(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
         {"now": now},
     )
     return rows.one_or_none()
-
-
-# whom a campaign is for, of contacts `c`: every condition has one of its values
-_SELECTED = (
-    "c.sender_id = :sender_id AND NOT EXISTS (SELECT 1 FROM jsonb_each(CAST(:where AS jsonb)) AS w(name, allowed)"
-    " WHERE NOT coalesce(c.attributes ->> w.name IN (SELECT jsonb_array_elements_text(w.allowed)), false))"
-)
-
-
-def _where(row: Row[Any]) -> str:
-    return msgspec.json.encode(msgspec.json.decode(row.selection).get("where", {})).decode()
 
 
 async def alone_with_audiences(tx: AsyncConnection, sender_id: str) -> None:
@@ -874,9 +940,12 @@ def _limited(limits: Sequence[tuple[Limit, Sequence[str]]]) -> dict[str, Any]:
     }
 
 
-async def freeze_audience(tx: AsyncConnection, row: Row[Any], required: Sequence[str], now: datetime) -> int:
-    """Select, once and in one statement, whom the campaign is for; returns how many. Who lacks a `required` attribute
-    is left out and counted under its name; so is who has had enough of its sender. Alone with audiences."""
+async def freeze_audience(
+    tx: AsyncConnection, row: Row[Any], selected: Condition, required: Sequence[str], now: datetime
+) -> int:
+    """Select, once and in one statement, whom the campaign is for (`segments.of_campaign`); returns how many. Who lacks
+    a `required` attribute is left out and counted under its name; so is who has had enough of its sender. Alone with
+    audiences."""
     limits = await limits_of(tx, row, now)
     found = await tx.execute(
         text(
@@ -884,7 +953,7 @@ async def freeze_audience(tx: AsyncConnection, row: Row[Any], required: Sequence
             " unnest(CAST(:required AS text[])) WITH ORDINALITY AS f(name, place)"
             " WHERE coalesce(trim(c.attributes ->> f.name), '') = '' ORDER BY f.place LIMIT 1) AS missing,"
             f" {_LEFT_OUT if limits else 'CAST(NULL AS text)'} AS left_out"
-            f" FROM contact AS c WHERE {_SELECTED}),"
+            f" FROM {segment.FROM} WHERE c.sender_id = :sender_id AND {selected.sql}),"
             " frozen AS (INSERT INTO recipient (campaign_id, subject_id, status, reasons, version)"
             " SELECT :campaign_id, subject_id, 'pending', '{}', 0 FROM chosen"
             " WHERE missing IS NULL AND left_out IS NULL)"
@@ -894,7 +963,7 @@ async def freeze_audience(tx: AsyncConnection, row: Row[Any], required: Sequence
             "campaign_id": row.campaign_id,
             "sender_id": row.sender_id,
             "required": list(required),
-            "where": _where(row),
+            **selected.values,
             **(_limited(limits) if limits else {}),
         },
     )

@@ -1,6 +1,7 @@
 """Alembic's entry for campaign-svc."""
 
-from campaign.store import metadata
+import campaign.service  # by way of it, every module that defines a table
+import campaign.store
 from common.database import run_migrations
 
-run_migrations(metadata)
+run_migrations(campaign.store.metadata)

@@ -1,0 +1,538 @@
+"""A file of contacts as people export it, read line by line: a contact, or a refusal with its reason. Pure.
+
+CSV, with any of `,` `;` tab `|` between cells and a header row that names the number's column in French or English; or
+NDJSON, an object a line, by its first character. UTF-8 with or without a mark, UTF-16, or Windows-1252. What is not the
+number is an attribute, named as in `attribute_name`; the same values are taken and refused in both. Nothing here is a
+sequence of the whole file, and no refusal repeats a number.
+"""
+
+import codecs
+import csv
+import io
+import re
+import unicodedata
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from itertools import chain, islice
+from typing import NamedTuple, cast
+from zoneinfo import available_timezones
+
+import msgspec
+
+from campaign.attribute import MAX_CHARS, TIMEZONE, Inference, Kind, kept
+from campaign.text import STOP_FIELD
+from common.msisdn import NumberProblem, NumberRefused, metropolitan, parse
+
+CHUNK_LINES = 1000
+MAX_LINE_CHARS = 64 * 1024
+MAX_COLUMNS = 60
+MAX_ATTRIBUTES = 200  # of all the lines of an NDJSON file
+DELIMITERS = ",;\t|"
+SNIFFED = 4  # bytes: two letters of UTF-16
+
+# As `attribute_name` writes them; where a file has several, the first of this list is the one to text.
+NUMBER_COLUMNS = (
+    "msisdn",
+    "mobile",
+    "mobile_number",
+    "mobile_phone",
+    "numero_mobile",
+    "numero_de_mobile",
+    "telephone_mobile",
+    "tel_mobile",
+    "portable",
+    "numero_portable",
+    "numero_de_portable",
+    "telephone_portable",
+    "tel_portable",
+    "gsm",
+    "cell",
+    "cellphone",
+    "cell_phone",
+    "number",
+    "phone_number",
+    "phone",
+    "numero_de_telephone",
+    "numero_telephone",
+    "numero_tel",
+    "num_tel",
+    "n_de_telephone",
+    "n_telephone",
+    "n_tel",
+    "numero",
+    "telephone",
+    "tel",
+)
+
+
+class LineProblem(StrEnum):
+    """Why a line is refused, beyond what is wrong with its number. Of an attribute its name follows, after a colon."""
+
+    TOO_MANY_CELLS = "too_many_cells"
+    ATTRIBUTE_TOO_LONG = "attribute_too_long"
+    NO_NUMBER = "no_number"
+    NO_DATE = "no_date"
+    NO_BOOLEAN = "no_boolean"
+    NO_TIMEZONE = "no_timezone"
+    CUT_OFF = "cut_off"
+    NOT_AN_OBJECT = "not_an_object"
+    NUMBER_COLUMN_MISSING = "number_column_missing"
+    COLUMN_TWICE = "column_twice"
+    RESERVED_COLUMN = "reserved_column"
+    TOO_MANY_COLUMNS = "too_many_columns"
+    ERASED = "erased"
+
+
+EXPLANATIONS: dict[str, str] = {
+    NumberProblem.EMPTY: "no number",
+    NumberProblem.NOT_A_NUMBER: "something in it is no part of a number",
+    NumberProblem.TOO_SHORT: "digits are missing",
+    NumberProblem.TOO_LONG: "too many digits, or two numbers",
+    NumberProblem.SHORT_CODE: "a short code, not a subscriber",
+    NumberProblem.NOT_MOBILE: "a fixed line or a special number",
+    NumberProblem.MACHINE: "a number kept for machines",
+    NumberProblem.UNASSIGNED: "a range that is not in use",
+    NumberProblem.FICTIONAL: "a range kept for fiction",
+    LineProblem.TOO_MANY_CELLS: "more cells than the header has columns",
+    LineProblem.ATTRIBUTE_TOO_LONG: f"a value of more than {MAX_CHARS} characters",
+    LineProblem.NO_NUMBER: "the attribute holds numbers, and this is none",
+    LineProblem.NO_DATE: "the attribute holds dates, and this is none",
+    LineProblem.NO_BOOLEAN: "the attribute holds yes or no, and this is neither",
+    LineProblem.NO_TIMEZONE: "no time zone of that name, as in Europe/Paris",
+    LineProblem.CUT_OFF: "the file ends in the middle of this line",
+    LineProblem.NOT_AN_OBJECT: "not a JSON object of texts, numbers, true, false and null",
+    LineProblem.NUMBER_COLUMN_MISSING: "no field for the number",
+    LineProblem.COLUMN_TWICE: "two fields have the same name",
+    LineProblem.RESERVED_COLUMN: f"{STOP_FIELD!r} is the STOP mention in a text, and cannot be a field",
+    LineProblem.TOO_MANY_COLUMNS: f"more than {MAX_COLUMNS} fields",
+    LineProblem.ERASED: "erased at their own request; new evidence of consent brings them back, no file does",
+}
+_NOT_OF_KIND = {
+    Kind.NUMBER: LineProblem.NO_NUMBER,
+    Kind.DATE: LineProblem.NO_DATE,
+    Kind.BOOLEAN: LineProblem.NO_BOOLEAN,
+}
+
+
+class Contact(NamedTuple):
+    """`line`: where it begins in the file, the first being 1. `e164` and `territory` as of `common.msisdn.Msisdn`."""
+
+    line: int
+    e164: str
+    territory: str
+    attributes: dict[str, str]
+
+
+class Refusal(NamedTuple):
+    line: int
+    reason: str
+
+
+class Chunk(NamedTuple):
+    """Some lines of the file, in order. Blank lines are in neither."""
+
+    contacts: Sequence[Contact]
+    refusals: Sequence[Refusal]
+
+
+class FileRefused(ValueError):
+    """The file as a whole cannot be read. `reason` is a stable slug."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class WrongColumns(FileRefused):
+    """It can be read, and its header row will not do."""
+
+
+@dataclass
+class ReadAs:
+    """How a file was understood, as far as it has been read. `delimiter`: of CSV. `encoded_twice`: letters in it look
+    like UTF-8 that somebody read as something else and saved again."""
+
+    format: str = "csv"
+    charset: str = "utf-8"
+    delimiter: str | None = None
+    encoded_twice: bool = False
+
+
+class _Batch(NamedTuple):
+    """Some lines: where each begins, its number as it stands there, its attributes; and those refused already.
+    `held_to`: whether a value may be too long, or other than its attribute holds."""
+
+    lines: list[int]
+    numbers: list[str]
+    attributes: list[dict[str, str]]
+    refusals: list[Refusal]
+    held_to: bool = True
+
+
+class Reading:
+    """One file, while it is read. `kinds`: of the attributes that are known; of others they are inferred."""
+
+    def __init__(
+        self, body: Iterable[bytes], kinds: Mapping[str, Kind], *, fictional: bool = False, size: int = CHUNK_LINES
+    ) -> None:
+        self.read_as = ReadAs()
+        self._body = body
+        self._kinds = kinds
+        self._typed = [(name, kind) for name, kind in kinds.items() if kind is not Kind.TEXT]
+        self._fictional = fictional
+        self._size = size
+        self._inferred: dict[str, Inference] = {}
+
+    @property
+    def inferred(self) -> dict[str, Kind]:
+        """What the attributes hold that nobody knew, by the lines that were taken."""
+        return {name: kind for name, seen in self._inferred.items() if (kind := seen.kind) is not None}
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Raises FileRefused, of which WrongColumns is one, as soon as that is known."""
+        lines = _Lines(_lines(_decoded(self._body, self.read_as), self.read_as))
+        first = next(lines, "")
+        if not first.strip():
+            raise FileRefused("empty", "the file is empty, or its first line is")
+        if first.lstrip().startswith("["):
+            raise FileRefused("json_array", "one array; NDJSON has an object on each line, and nothing around them")
+        for batch in self._ndjson(first, lines) if first.lstrip().startswith("{") else self._csv(first, lines):
+            chunk = self._checked(batch)
+            if chunk.contacts or chunk.refusals:
+                yield chunk
+
+    def _checked(self, batch: _Batch) -> Chunk:
+        """Numbers are read, and values held against what their attributes hold."""
+        contacts: list[Contact] = []
+        refusals = batch.refusals
+        for line, number, attributes in zip(batch.lines, batch.numbers, batch.attributes, strict=True):
+            if (e164 := metropolitan(number)) is not None:
+                territory = "FR"
+            else:
+                try:
+                    msisdn = parse(number, fictional=self._fictional)
+                except NumberRefused as refused:
+                    refusals.append(Refusal(line, refused.reason))
+                    continue
+                e164, territory = msisdn.e164, msisdn.territory
+            if batch.held_to and (problem := against(attributes, self._typed)) is not None:
+                refusals.append(Refusal(line, problem))
+                continue
+            contacts.append(Contact(line, e164, territory, attributes))
+        for name, seen in self._inferred.items():
+            if not seen.settled:
+                seen.see({contact.attributes.get(name, "") for contact in contacts})
+        refusals.sort()
+        return Chunk(contacts, refusals)
+
+    def _meet(self, names: Iterable[str | None]) -> None:
+        for name in names:
+            if name is not None and name not in self._kinds and name not in self._inferred:
+                self._inferred[name] = Inference(name)
+        if len(self._inferred) > MAX_ATTRIBUTES:
+            raise WrongColumns("too_many_attributes", f"more than {MAX_ATTRIBUTES} attributes that nobody has yet")
+
+    # --- CSV ---------------------------------------------------------------------------------------------------------
+
+    def _csv(self, header: str, lines: "_Lines") -> Iterator[_Batch]:
+        delimiter = max(DELIMITERS, key=lambda d: len(next(csv.reader([header], delimiter=d))))
+        self.read_as.delimiter = delimiter
+        number, titles = _columns(next(csv.reader([header], delimiter=delimiter)))
+        self._meet(titles)
+        held_to = TIMEZONE in titles or any(name in titles for name, _ in self._typed)
+        begins, first = 2, True  # the header is 1
+        while True:
+            rows, ends, short = _rows(lines, delimiter, begins, self._size)
+            if not rows:
+                return
+            if first and len(titles) > 1:
+                _same_delimiter(rows)
+            first = False
+            batch = _Batch([], [], [], [], held_to or not short)
+            line = begins
+            for row, end in zip(rows, ends, strict=True):
+                line, begins = begins, end + 1
+                if len(row) != len(titles):
+                    if any(cell.strip() for cell in row[len(titles) :]):
+                        batch.refusals.append(Refusal(line, LineProblem.TOO_MANY_CELLS))
+                        continue
+                    row = [*row[: len(titles)], *[""] * (len(titles) - len(row))]
+                if not row[number].strip() and not any(cell.strip() for cell in row):
+                    continue
+                attributes = {title: cell.strip() for title, cell in zip(titles, row, strict=True)}
+                attributes.pop(None, None)
+                batch.lines.append(line)
+                batch.numbers.append(row[number])
+                batch.attributes.append(cast(dict[str, str], attributes))
+            if lines.ended and batch.lines[-1:] == [line] and lines.cut(rows[-1], begins - line, len(titles)):
+                for column in (batch.lines, batch.numbers, batch.attributes):
+                    column.pop()
+                batch.refusals.append(Refusal(line, LineProblem.CUT_OFF))
+            yield batch
+
+    # --- NDJSON ------------------------------------------------------------------------------------------------------
+
+    def _ndjson(self, first: str, lines: "_Lines") -> Iterator[_Batch]:
+        self.read_as.format = "ndjson"
+        lines.back([first])
+        layouts: dict[tuple[str, ...], tuple[int, list[str | None]] | str] = {}
+        begins = 1
+        while read := list(islice(lines, self._size)):
+            batch = _Batch([], [], [], [])
+            for line, said in enumerate(_objects(read), begins):
+                if said is None:
+                    continue
+                if isinstance(said, LineProblem):
+                    batch.refusals.append(Refusal(line, said))
+                    continue
+                if (layout := layouts.get(names := tuple(said))) is None:
+                    if len(layouts) > MAX_ATTRIBUTES:
+                        layouts.clear()
+                    layout = layouts[names] = self._layout(names)
+                if isinstance(layout, str):
+                    batch.refusals.append(Refusal(line, layout))
+                    continue
+                number, titles = layout
+                values = [value.strip() if isinstance(value, str) else plain(value) for value in said.values()]
+                attributes = dict(zip(titles, values, strict=True))
+                attributes.pop(None, None)
+                batch.lines.append(line)
+                batch.numbers.append(values[number])
+                batch.attributes.append(cast(dict[str, str], attributes))
+            begins += len(read)
+            yield batch
+
+    def _layout(self, names: Sequence[str]) -> tuple[int, list[str | None]] | str:
+        try:
+            number, titles = _columns(names)
+        except WrongColumns as error:
+            return error.reason
+        titles += [None] * (len(names) - len(titles))
+        self._meet(titles)
+        return number, titles
+
+
+class _Lines(Iterator[str]):
+    """The lines of a file, which may be given back, and how the last of them ended."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._lines = lines
+        self._back: list[str] = []  # the next comes last
+        self._last: deque[str] = deque(maxlen=1000)  # a row of more is nobody's
+        self.ended = False
+
+    def __next__(self) -> str:
+        if self._back:
+            return self._back.pop()
+        line = next(self._lines, None)
+        if line is None:
+            self.ended = True
+            raise StopIteration
+        self._last.append(line)
+        return line
+
+    def back(self, lines: Sequence[str]) -> None:
+        self._back.extend(reversed(lines))
+
+    def cut(self, row: Sequence[str], lines: int, width: int) -> bool:
+        """Whether the last row, of so many lines, stops within quotes, or before its last cell and the end of its
+        line. A quote within a cell that began without one closes nothing and is kept."""
+        raw = "".join(list(self._last)[-lines:])
+        quotes = raw.count('"')
+        if quotes % 2 and quotes != sum(cell.count('"') for cell in row):
+            return True
+        return len(row) < width and not raw.endswith(("\n", "\r"))
+
+
+def _rows(lines: _Lines, delimiter: str, begins: int, size: int) -> tuple[list[list[str]], Sequence[int], bool]:
+    """(some rows, the line each ends with, whether no cell can be too long). Lines without a quote are cut where the
+    delimiter is, which is four times as fast."""
+    read = list(islice(lines, size))
+    if not any('"' in line for line in read):
+        rows = [line.rstrip("\r\n").split(delimiter) for line in read]
+        return rows, range(begins, begins + len(read)), max(map(len, read), default=0) <= MAX_CHARS
+    lines.back(read)
+    reader = csv.reader(lines, delimiter=delimiter)
+    try:
+        found = [(row, reader.line_num) for row in islice(reader, size)]
+    except csv.Error as error:
+        raise FileRefused("not_csv", f"at line {begins} or after it: {error}") from error
+    return [row for row, _ in found], [begins - 1 + read for _, read in found], False
+
+
+def _same_delimiter(rows: Sequence[Sequence[str]]) -> None:
+    """Raises WrongColumns where no row is cut as the header is, and each as something else would cut it."""
+    if any(len(row) > 1 for row in rows):
+        return
+    filled = [row[0] for row in rows if row and row[0].strip()]
+    if filled and any(all(other in cell for cell in filled) for other in DELIMITERS):
+        raise WrongColumns("delimiter_differs", "the lines have another separator between their cells than the header")
+
+
+_object = msgspec.json.Decoder(dict[str, str | int | float | bool | None])
+Said = dict[str, str | int | float | bool | None]
+
+
+def _objects(batch: Sequence[str]) -> Iterator[Said | LineProblem | None]:
+    """Of each line what it says, or why it says nothing; None of a blank one. All at once where all can be read."""
+    whole = "".join(batch)
+    if "\\u0000" not in whole:
+        try:
+            found = _object.decode_lines(whole)
+        except msgspec.DecodeError:
+            found = []
+        if len(found) == len(batch):
+            yield from found
+            return
+    for line in batch:
+        if not line.strip():
+            yield None
+            continue
+        try:
+            said = _object.decode(line)
+        except msgspec.DecodeError:
+            cut = not line.endswith(("\n", "\r"))  # of a file, only the last
+            yield LineProblem.CUT_OFF if cut and not line.rstrip().endswith("}") else LineProblem.NOT_AN_OBJECT
+            continue
+        yield LineProblem.NOT_AN_OBJECT if any("\0" in f"{name}{value}" for name, value in said.items()) else said
+
+
+def plain(value: float | bool | None) -> str:
+    """A value of JSON as CSV would have it."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "true" if value else "false"
+        case float() if value.is_integer() and abs(value) < 1e15:
+            return str(int(value))
+        case _:
+            return str(value)
+
+
+def against(attributes: dict[str, str], typed: Iterable[tuple[str, Kind]]) -> str | None:
+    """What is wrong with a contact's attributes, of which these hold something else than texts. Writes them as they are
+    kept."""
+    if attributes and max(map(len, attributes.values())) > MAX_CHARS:
+        return LineProblem.ATTRIBUTE_TOO_LONG
+    for name, kind in typed:
+        if value := attributes.get(name):
+            written = kept(value, kind)
+            if written is None:
+                return f"{_NOT_OF_KIND[kind]}:{name}"
+            attributes[name] = written
+    if (zone := attributes.get(TIMEZONE)) and zone not in _zones():
+        return f"{LineProblem.NO_TIMEZONE}:{TIMEZONE}"
+    return None
+
+
+@lru_cache(maxsize=1)
+def _zones() -> frozenset[str]:
+    return frozenset(available_timezones())
+
+
+def attribute_name(header: str) -> str:
+    """A column's title as templates and filters name it: « Code postal » is code_postal, "Prénom" is prenom."""
+    plain = unicodedata.normalize("NFKD", header).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "_", plain).strip("_")[:40]
+
+
+def _columns(header: Sequence[str]) -> tuple[int, list[str | None]]:
+    """(the number's column, the attributes' names by column). None stands for the number and columns without a title;
+    those after the last title are left out."""
+    if len(header) > MAX_COLUMNS:
+        raise WrongColumns("too_many_columns", f"{len(header)} columns, at most {MAX_COLUMNS}")
+    names = [attribute_name(title) for title in header]
+    number = next((names.index(name) for name in NUMBER_COLUMNS if name in names), None)
+    if number is None:
+        if len(header) == 1 and re.search(r"[\W_]\w", header[0].strip()):
+            raise WrongColumns("delimiter_unknown", "one column only: cells are separated by a comma, ; tab or |")
+        raise WrongColumns(
+            "number_column_missing",
+            f"no column for the number; call it one of: {', '.join(NUMBER_COLUMNS)} (accents and case do not matter)",
+        )
+    titles = [name if name and place != number else None for place, name in enumerate(names)]
+    named = [name for name in titles if name]
+    if len(set(named)) < len(named):
+        raise WrongColumns("column_twice", "two columns have the same title")
+    if STOP_FIELD in named:
+        raise WrongColumns("reserved_column", f"{STOP_FIELD!r} is the STOP mention in a text, and cannot be a column")
+    last = max(place for place, name in enumerate(names) if name)
+    return number, titles[: last + 1]
+
+
+def _decoded(body: Iterable[bytes], read_as: ReadAs) -> Iterator[str]:
+    """UTF-8, or Windows-1252 from the first byte that is not: what came before was ASCII, the same in both."""
+    decoder: codecs.IncrementalDecoder | None = None
+    plain = True  # nothing but ASCII so far
+    for data, last in chain(((piece, False) for piece in _filled(body)), [(b"", True)]):
+        if decoder is None:
+            read_as.charset = _charset(data)
+            decoder = codecs.getincrementaldecoder(read_as.charset)()
+            read_as.charset = read_as.charset.removesuffix("-sig")
+        try:
+            text = decoder.decode(data, last)
+        except UnicodeDecodeError as error:
+            if not (plain and error.encoding == "utf-8" and error.object[: error.start].isascii()):
+                raise FileRefused("charset", "the file is neither UTF-8 nor Windows-1252") from error
+            read_as.charset = "windows-1252"
+            decoder = codecs.getincrementaldecoder("cp1252")()
+            try:
+                text = decoder.decode(error.object, last)
+            except UnicodeDecodeError as again:
+                raise FileRefused("charset", "the file is neither UTF-8 nor Windows-1252") from again
+        if "\0" in text:
+            raise FileRefused("not_text", "the file is not text; export it as CSV")
+        plain = plain and text.isascii()
+        yield text
+
+
+# « é », « è », « à », « ç », « ’ »… in UTF-8, as Windows-1252 reads it
+_TWICE = re.compile("Ã[\u0080-\u00bf\u2018-\u203a]|â€")
+
+
+def _charset(data: bytes) -> str:
+    """UTF-16 without a mark shows in the zeros of its first letter; else UTF-8 until a byte says otherwise."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if len(data) > 3 and data[1] == data[3] == 0 != data[0]:
+        return "utf-16-le"
+    if len(data) > 3 and data[0] == data[2] == 0 != data[1]:
+        return "utf-16-be"
+    return "utf-8-sig"
+
+
+def _filled(body: Iterable[bytes]) -> Iterator[bytes]:
+    """Without empty pieces, the first long enough to show its character set."""
+    first = b""
+    for piece in body:
+        if len(first) < SNIFFED:
+            first += piece
+            if len(first) < SNIFFED:
+                continue
+            piece = first
+        if piece:
+            yield piece
+    if first and len(first) < SNIFFED:
+        yield first
+
+
+def _lines(texts: Iterable[str], read_as: ReadAs) -> Iterator[str]:
+    """Lines with their ends (\\n, \\r\\n or \\r), whatever the pieces. Raises FileRefused for a line without an end."""
+    rest = ""
+    for piece in texts:
+        text = rest + piece
+        if not text.isascii() and _TWICE.search(text):
+            read_as.encoded_twice = True
+        pieces = list(io.StringIO(text, newline=""))
+        # the last line may go on, and a last \r may be half of \r\n
+        rest = pieces.pop() if pieces and not pieces[-1].endswith("\n") else ""
+        for line in (*pieces, rest):
+            if len(line) > MAX_LINE_CHARS:
+                raise FileRefused("line_too_long", f"a line of more than {MAX_LINE_CHARS} characters")
+        yield from pieces
+    if rest:
+        yield rest
