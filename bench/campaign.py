@@ -1,54 +1,149 @@
-"""campaign-svc, one process: the pre-flight of a campaign to everybody, `subjects` contacts of whom four in five have
-consented, over HTTP.
+"""campaign-svc, one process, over HTTP: a file of contacts imported, a segment counted, the pre-flight of a campaign to
+everybody. `subjects` contacts, of whom four in five have consented. Each beside its limit:
 
-The limit is one statement and a cursor that reads the same rows and does nothing with them: no number is opened, no
-attribute decoded, no text written, nothing counted. What is asked is an absolute: a million people within a minute.
+    import       one COPY through asyncpg of rows that are ready, sealed and hashed, into a table with the indexes of
+                 contacts and as many rows in it. Half of it is asked for
+    count        the same condition by hand, everybody read: SELECT count(*) through asyncpg. What is asked for is
+                 an absolute: a second, on a million and on five. Ours may answer from a sample, and says so
+    pre-flight   a cursor that reads the same rows and does nothing with them: no number is opened, no attribute
+                 decoded, no text written, nothing counted. What is asked is an absolute: a million within a minute
+
+The `subjects` contacts come in one file, while the memory of the process is watched.
 
 The numbers are counted up where mobiles are (bench.consent says why); nothing leaves this machine.
 """
 
+import asyncio
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import httpx
 import msgspec
 
-from bench.ground import Ground
-from bench.rounds import Sample, Side
+from bench.consent import rss_mb
+from bench.ground import Ground, Server
+from bench.rounds import Sample, Side, cpu_seconds
 from campaign.reach import Standing
 from common.contracts.consent import Consent
 from common.keyring import FieldKeys, SubjectKeys
 from common.settings import KeyRingSettings
 
 FIRST = 20_000_000  # the first number, of eight digits after +336
+HEADER = "mobile;first_name;city;loyalty;points\n"
+PIECE = 5_000  # lines of a file sent at a time
 SENDER, PURPOSE = "bench", "promotions"
 CHUNK = 20_000  # contacts written at a time
 PAGE = 2_000  # rows read at a time, by both sides
 SERVICE_GC = "50,000 objects, frozen"
 BENCH_GC = "Python's"
 WITHIN_S = 600.0
+MANY = 1_000_000  # with more contacts, only their one file and the count: what is asked of more is flat memory
 TEXT = (
     "{if loyalty = or}-30 %{else}-20 %{end} chez Banc {city|et en ligne} ce samedi, {first_name|cher client}."
     " Sur présentation de ce SMS. {stop}"
 )
 NAMES = ("Zoé", "Loïc", "Ana", "Benoît", "Inès")  # two of the five cost a second SMS, or nothing, as the text goes
+SEGMENT = {
+    "all": [
+        {"attribute": "points", "gte": 100},
+        {"attribute": "city", "in": ["Lyon", "Sète"]},
+        {"consent": PURPOSE, "is": "opted_in"},
+        {"not": {"received": {"days": 7}}},
+    ]
+}
+BY_HAND = (
+    "SELECT count(*) FROM contact AS c JOIN standing AS k ON k.subject_id = c.subject_id WHERE c.sender_id = $1"
+    " AND c.attributes ->> 'city' IN ('Lyon', 'Sète') AND (c.attributes ->> 'points')::integer >= 100"
+    " AND k.told @> $2::jsonb AND NOT EXISTS (SELECT FROM recipient AS r WHERE r.subject_id = c.subject_id)"
+)
+COLUMNS = ("sender_id", "subject_id", "number", "attributes", "territory", "created_at", "updated_at")
 ROWS = (
     "SELECT c.subject_id, c.number, c.attributes::text, k.told::text FROM contact AS c"
     " LEFT JOIN standing AS k ON k.subject_id = c.subject_id WHERE c.sender_id = $1 ORDER BY c.subject_id"
 )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Bench:
+    """`people`: how many contacts there are. `next_one`: the first number that nobody has yet."""
+
+    ground: Ground
+    server: Server
     database: asyncpg.Connection
     client: httpx.AsyncClient
     people: int
+    next_one: int
+    counted: dict[str, Any] = field(default_factory=dict)
 
-    async def ours(self) -> Sample:
+    def new(self, many: int) -> range:
+        found = range(self.next_one, self.next_one + many)
+        self.next_one += many
+        return found
+
+    async def imported(self, numbers: range) -> float:
+        """Seconds that it took."""
+        pieces = _file(numbers)  # written beforehand: who exports a file is not measured
+        headers = {"Content-Type": "text/csv"}
+
+        async def body() -> AsyncIterator[bytes]:
+            for piece in pieces:
+                yield piece
+
+        started = time.perf_counter()
+        answer = await self.client.post("/v1/imports", params={"sender_id": SENDER}, content=body(), headers=headers)
+        took = time.perf_counter() - started
+        found = answer.raise_for_status().json()
+        assert (found["lines"], found["created"]) == (len(numbers), len(numbers)), found
+        return took
+
+    async def our_import(self) -> Sample:
+        numbers = self.new(self.people)
+        before = cpu_seconds(self.server.pid)
+        took = await self.imported(numbers)
+        after = cpu_seconds(self.server.pid)
+        await self.database.execute("DELETE FROM contact WHERE updated_at > (SELECT min(updated_at) FROM contact)")
+        await self.database.execute("VACUUM contact")
+        return Sample(len(numbers), took, cpu_s=None if before is None or after is None else after - before)
+
+    async def copy(self) -> Sample:
+        now = datetime.now(UTC)
+        rows = [
+            (SENDER, subject_id, number, held, "FR", now, now)
+            for subject_id, number, held in _rows(self.ground, self.new(self.people))
+        ]
+        started = time.perf_counter()
+        await self.database.copy_records_to_table("bench_contact", records=rows, columns=COLUMNS)
+        took = time.perf_counter() - started
+        await self.database.execute("DELETE FROM bench_contact WHERE created_at >= $1", now)
+        await self.database.execute("VACUUM bench_contact")
+        return Sample(len(rows), took)
+
+    async def our_count(self) -> Sample:
+        started = time.perf_counter()
+        answer = await self.client.post("/v1/segments/count", json={"sender_id": SENDER, "expression": SEGMENT})
+        took = time.perf_counter() - started
+        found = answer.raise_for_status().json()
+        right = sum(1 for n in range(self.people) if _selected(n))
+        assert abs(found["selected"] - right) <= 2 * found["margin"], (found, right)
+        self.counted = found
+        return Sample(self.people, took, p50_ms=took * 1e3)
+
+    async def count(self) -> Sample:
+        yes = msgspec.json.encode(
+            {"consents": [{"sender_id": SENDER, "purpose": PURPOSE, "state": "opted_in"}]}
+        ).decode()
+        started = time.perf_counter()
+        found = await self.database.fetchval(BY_HAND, SENDER, yes)
+        took = time.perf_counter() - started
+        assert found == sum(1 for n in range(self.people) if _selected(n)), found
+        return Sample(self.people, took, p50_ms=took * 1e3)
+
+    async def our_pre_flight(self) -> Sample:
         body = {"sender_id": SENDER, "name": "Banc", "purpose": PURPOSE, "text": TEXT, "audience": {"all": True}}
         written = (await self.client.post("/v1/campaigns", json=body)).raise_for_status().json()
         started = time.perf_counter()
@@ -59,7 +154,7 @@ class Bench:
         assert found["would_get"] == sum(found["lengths"]["segments"].values()) == self.people - self.people // 5, found
         return Sample(self.people, took)
 
-    async def limit(self) -> Sample:
+    async def cursor(self) -> Sample:
         started, read = time.perf_counter(), 0
         async with self.database.transaction():
             cursor = await self.database.cursor(ROWS, SENDER)
@@ -71,62 +166,125 @@ class Bench:
 
 async def run(ground: Ground) -> None:
     database = await asyncpg.connect(await ground.database("campaign"))
-    await _fill(ground, database)
-    server = await ground.service("campaign", PLACET_PRICES='{"version": "bench", "per_part": {"FR": "0.05"}}')
-    headers = {"Authorization": f"Bearer {ground.environment.token()}"}
-    async with httpx.AsyncClient(base_url=server.url, headers=headers, timeout=WITHIN_S) as client:
-        bench = Bench(database, client, ground.subjects)
-        await ground.compare(
-            f"Pre-flight of {ground.subjects:,} contacts: who would get it, why not, its lengths and its cost",
-            "contacts",
-            ours=Side("campaign-svc, one process, over HTTP", bench.ours, SERVICE_GC),
-            limit=Side("a cursor over the same rows, and nothing else", bench.limit, BENCH_GC),
-        )
-    await database.close()
-
-
-async def _fill(ground: Ground, database: asyncpg.Connection) -> None:
     await database.execute(
         "INSERT INTO sender (sender_id, version, brand, oadc, country, stop_code, purposes)"
         " VALUES ($1, 1, 'Banc', 'BANC', 'FR', '36111', ARRAY[$2])",
         SENDER,
         PURPOSE,
     )
-    now = datetime.now(UTC)
-    for start in range(0, ground.subjects, CHUNK):
-        rows = list(_people(ground, range(start, min(start + CHUNK, ground.subjects)), now))
-        await database.copy_records_to_table(
-            "contact",
-            records=[(SENDER, subject_id, number, held, now, now) for subject_id, number, held, _ in rows],
-            columns=("sender_id", "subject_id", "number", "attributes", "created_at", "updated_at"),
+    server = await ground.service(
+        "campaign",
+        PLACET_PRICES='{"version": "bench", "per_part": {"FR": "0.05"}}',
+        PLACET_IMPORT_MAX_BYTES="1000000000",
+    )
+    headers = {"Authorization": f"Bearer {ground.environment.token()}"}
+    async with httpx.AsyncClient(base_url=server.url, headers=headers, timeout=WITHIN_S) as client:
+        bench = Bench(ground, server, database, client, ground.subjects, 0)
+        await _load(bench)
+        await _consents(bench)
+        await database.execute("CREATE TABLE bench_contact (LIKE contact INCLUDING ALL)")
+        await database.execute("INSERT INTO bench_contact SELECT * FROM contact")
+        await database.execute("VACUUM ANALYZE")
+        held = f"{ground.subjects:,} contacts"
+        await ground.compare(
+            f"A segment of {held}, counted: points, city, consent, nothing received of late",
+            "contacts",
+            ours=Side("campaign-svc, one process, over HTTP", bench.our_count, SERVICE_GC),
+            limit=Side("SELECT count(*), by hand, everybody read", bench.count, BENCH_GC),
         )
-        await database.copy_records_to_table(
-            "standing",
-            records=[(subject_id, 1, told) for subject_id, _, _, told in rows if told],
-            columns=("subject_id", "version", "told"),
-        )
-    await database.execute("ANALYZE contact, standing")
+        print(f"The last count: {bench.counted}\n", flush=True)
+        if ground.subjects <= MANY:
+            await ground.compare(
+                f"A file of as many lines imported beside {held}",
+                "lines",
+                ours=Side("campaign-svc, one process, over HTTP", bench.our_import, SERVICE_GC),
+                limit=Side("COPY of rows that are ready, into a table with its indexes", bench.copy, BENCH_GC),
+                wanted=0.5,
+            )
+            await ground.compare(
+                f"Pre-flight of {held}: who would get it, why not, its lengths and its cost",
+                "contacts",
+                ours=Side("campaign-svc, one process, over HTTP", bench.our_pre_flight, SERVICE_GC),
+                limit=Side("a cursor over the same rows, and nothing else", bench.cursor, BENCH_GC),
+            )
+    await database.close()
 
 
-def _people(ground: Ground, numbers: range, now: datetime) -> Iterator[tuple[str, str, str, str | None]]:
-    """subject_id, sealed number, attributes and what is known of their consent."""
+async def _load(bench: Bench) -> None:
+    """Import those who are to be held, in one file. Prints how the memory of the process went, time after time."""
+    numbers = bench.new(bench.people)
+    seen = [(0.0, rss_mb(bench.server.pid))]
+    started = time.perf_counter()
+    importing = asyncio.ensure_future(bench.imported(numbers))
+    while not importing.done():
+        await asyncio.wait([importing], timeout=1.0)
+        seen.append((time.perf_counter() - started, rss_mb(bench.server.pid)))
+    took = await importing
+    print(f"### {len(numbers):,} contacts in one file: imported in {took:.1f} s, {len(numbers) / took:,.0f} a second\n")
+    print("| after s | RSS of the process, MB |\n|---:|---:|")
+    for at, mb in seen[:: max(1, len(seen) // 10)] + seen[-1:]:
+        print(f"| {at:.0f} | {mb} |")
+    print(flush=True)
+
+
+def _file(numbers: range) -> list[bytes]:
+    pieces = [HEADER.encode()]
+    for start in range(numbers.start, numbers.stop, PIECE):
+        lines = []
+        for n in range(start, min(start + PIECE, numbers.stop)):
+            held = _held(n)
+            lines.append(f"06{FIRST + n:08d};{';'.join(held.values())}\n")
+        pieces.append("".join(lines).encode())
+    return pieces
+
+
+def _held(n: int) -> dict[str, str]:
+    return {
+        "first_name": NAMES[n % 5],
+        "city": "Nîmes" if n % 7 == 0 else "Lyon",
+        "loyalty": "or" if n % 3 else "",
+        "points": str(n % 1000),
+    }
+
+
+def _consented(n: int) -> bool:
+    return n % 5 != 4
+
+
+def _selected(n: int) -> bool:
+    """Whether SEGMENT selects them."""
+    return n % 1000 >= 100 and n % 7 != 0 and _consented(n)
+
+
+def _rows(ground: Ground, numbers: range) -> Iterator[tuple[str, str, str]]:
+    """subject_id, sealed number and attributes."""
     subjects = SubjectKeys(KeyRingSettings.model_validate_json(ground.environment.subject_keys))
     fields = FieldKeys(KeyRingSettings.model_validate_json(ground.environment.field_keys))
     for n in numbers:
         number = f"+336{FIRST + n:08d}"
         subject_id = subjects.subject_id(number)
-        held = {"first_name": NAMES[n % 5], "city": "Nîmes" if n % 7 == 0 else "Lyon", "loyalty": "or" if n % 3 else ""}
-        told = None
-        if n % 5 != 4:
-            yes = Consent(
-                sender_id=SENDER,
-                purpose=PURPOSE,
-                state="opted_in",
-                basis="opt_in",
-                occurred_at=now - timedelta(days=9),
-                evidence_id=str(uuid4()),
-                expires_at=now + timedelta(days=900),
-            )
-            told = msgspec.json.encode(Standing(consents=(yes,))).decode()
         sealed = fields.seal(number, f"number:{subject_id}")
-        yield subject_id, sealed, msgspec.json.encode(held).decode(), told
+        yield subject_id, sealed, msgspec.json.encode(_held(n)).decode()
+
+
+async def _consents(bench: Bench) -> None:
+    """Of four in five, as consent-svc would tell."""
+    subjects = SubjectKeys(KeyRingSettings.model_validate_json(bench.ground.environment.subject_keys))
+    now = datetime.now(UTC)
+    told = Consent(
+        sender_id=SENDER,
+        purpose=PURPOSE,
+        state="opted_in",
+        basis="opt_in",
+        occurred_at=now - timedelta(days=9),
+        evidence_id=str(uuid4()),
+        expires_at=now + timedelta(days=900),
+    )
+    said = msgspec.json.encode(Standing(consents=(told,))).decode()
+    for start in range(0, bench.people, CHUNK):
+        numbers = range(start, min(start + CHUNK, bench.people))
+        await bench.database.copy_records_to_table(
+            "standing",
+            records=[(subjects.subject_id(f"+336{FIRST + n:08d}"), 1, said) for n in numbers if _consented(n)],
+            columns=("subject_id", "version", "told"),
+        )

@@ -270,7 +270,7 @@ async def _load(bench: Bench) -> int:
     people = bench.new(max(bench.ground.subjects, CHECKED))
     started = time.perf_counter()
     name = await _uploaded(bench, people)
-    uploaded_s, at_rest = time.perf_counter() - started, _rss_mb(bench.server.pid)
+    uploaded_s, at_rest = time.perf_counter() - started, rss_mb(bench.server.pid)
     print(f"### {len(people):,} consents in one file: uploaded in {uploaded_s:.1f} s\n", flush=True)
     print("| lines recorded | lines/s since the row above | RSS of the process, MB |\n|---:|---:|---:|")
     print(f"| 0 | | {at_rest} |", flush=True)
@@ -279,7 +279,7 @@ async def _load(bench: Bench) -> int:
         await asyncio.sleep(0.1)
         done, now = (await _import(bench, name))["created"], time.perf_counter()
         if done - mark >= len(people) // 10 or mark < done == len(people):
-            print(f"| {done:,} | {(done - mark) / (now - since):,.0f} | {_rss_mb(bench.server.pid)} |", flush=True)
+            print(f"| {done:,} | {(done - mark) / (now - since):,.0f} | {rss_mb(bench.server.pid)} |", flush=True)
             mark, since = done, now
     await _until(lambda: _is_published(bench))
     print(flush=True)
@@ -375,7 +375,7 @@ def _entry() -> tuple[object, ...]:
     return (f"ev-{name}", f"s1-{name}", 1, *said, now, now, now, os.urandom(16).hex(), seal, link)
 
 
-def _rss_mb(pid: int) -> int:
+def rss_mb(pid: int) -> int:
     """Of a process, in MB; 0 where there is no /proc."""
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])

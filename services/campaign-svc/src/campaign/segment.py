@@ -9,7 +9,7 @@
     {"clicked": {"campaign": "cmp-…"}}                 {"clicked": {"days": 30}}, of tracked links
 
 A date is `2026-11-26`, or `{"days": -30}` from today. Every condition is true or false of everybody: whoever lacks the
-attribute, or holds something else under its name, meets no comparison, so `not` includes them.
+attribute, or holds something else under its name or an empty text, meets no comparison, so `not` includes them.
 
 SQL is written of fixed words; whatever an author typed, names too, travels as a bound parameter. Contacts are `c`, what
 is known of their consents is `k` (`FROM`).
@@ -283,6 +283,8 @@ _SHAPES = {
 
 
 def _text(source: object, at: str) -> str:
+    if source == "":
+        _refuse(at, "empty", 'nothing is compared with an empty text; "exists" asks whether there is any')
     if not isinstance(source, str) or "\0" in source or len(source) > MAX_CHARS or _clean(source) != source:
         _refuse(at, "not_a_text", f"a text of at most {MAX_CHARS} characters")
     return source

@@ -53,7 +53,7 @@ segment_version = Table(
 )
 
 SLICES = 256  # of the space of hashes, by their first four digits
-WITHIN_S = 0.6  # so long may counting take, as far as the first slice tells
+WITHIN_S = 0.6  # so long may counting take, as far as what is counted by then tells
 
 
 async def read(tx: AsyncConnection, sender_id: str, purposes: frozenset[str], source: object) -> Expression:
@@ -216,18 +216,20 @@ class Count:
 
 
 async def count(tx: AsyncConnection, sender_id: str, condition: Condition) -> Count:
-    """Within about WITHIN_S on any number of contacts: of all of them where a first slice says that there is time."""
+    """Within about WITHIN_S on any number of contacts: of all where there is time for it, else of some slices."""
     keys = await _key_ids(tx, sender_id)
     if not keys:
         return Count(0, 0, True, 0)
-    found, contacts, took_s = await _in_slices(tx, sender_id, condition, keys, 0, 1)
-    slices = SLICES if took_s * SLICES <= WITHIN_S else max(1, int(WITHIN_S / took_s))
-    if slices > 1:
-        more, others, _ = await _in_slices(tx, sender_id, condition, keys, 1, slices)
-        found, contacts = found + more, contacts + others
-    if slices == SLICES:
+    found = contacts = done = 0
+    left_s, many = WITHIN_S, 1
+    while done < SLICES and many > 0:
+        more, others, took_s = await _in_slices(tx, sender_id, condition, keys, done, done + many)
+        found, contacts, done, left_s = found + more, contacts + others, done + many, left_s - took_s
+        # eight times as many, or as many as there is time for; of few slices most of the time is the question itself
+        many = min(8 * many, SLICES - done, int(left_s / took_s * many))
+    if done == SLICES:
         return Count(found, contacts, True, 0)
-    return estimated(found, contacts, slices)
+    return estimated(found, contacts, done)
 
 
 def estimated(found: int, contacts: int, slices: int) -> Count:
