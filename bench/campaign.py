@@ -10,11 +10,16 @@ everybody. `subjects` contacts, of whom four in five have consented. Each beside
 
 The `subjects` contacts come in one file, while the memory of the process is watched.
 
+Then expansion: a campaign to one in seven of them, from when it runs until Kafka has the last request. The limit reads
+the same recipients from the same table and produces as many bytes under the same keys, and does nothing else: no
+contact, no text, no seal, no cursor, no outbox. Asked is half of it.
+
 The numbers are counted up where mobiles are (bench.consent says why); nothing leaves this machine.
 """
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -24,12 +29,16 @@ from uuid import uuid4
 import asyncpg
 import httpx
 import msgspec
+from aiokafka import AIOKafkaProducer
 
 from bench.consent import rss_mb
 from bench.ground import Ground, Server
 from bench.rounds import Sample, Side, cpu_seconds
 from campaign.reach import Standing
+from common.contracts import CAMPAIGN_REQUESTS
+from common.contracts.campaign import MessageRequested
 from common.contracts.consent import Consent
+from common.kafka import cloud_event_headers, partition_of
 from common.keyring import FieldKeys, SubjectKeys
 from common.settings import KeyRingSettings
 
@@ -43,6 +52,7 @@ SERVICE_GC = "50,000 objects, frozen"
 BENCH_GC = "Python's"
 WITHIN_S = 600.0
 MANY = 1_000_000  # with more contacts, only their one file and the count: what is asked of more is flat memory
+LOOK_EVERY_S = 0.005
 TEXT = (
     "{if loyalty = or}-30 %{else}-20 %{end} chez Banc {city|et en ligne} ce samedi, {first_name|cher client}."
     " Sur présentation de ce SMS. {stop}"
@@ -62,6 +72,13 @@ BY_HAND = (
     " AND k.told @> $2::jsonb AND NOT EXISTS (SELECT FROM recipient AS r WHERE r.subject_id = c.subject_id)"
 )
 COLUMNS = ("sender_id", "subject_id", "number", "attributes", "territory", "created_at", "updated_at")
+SOME = {"where": {"city": "Nîmes"}}
+RUNS = "SELECT status <> 'scheduled' FROM campaign WHERE campaign_id = $1"
+ASKED = "SELECT expanded AND NOT EXISTS (SELECT FROM outbox) FROM campaign WHERE campaign_id = $1"
+AUDIENCE = "SELECT audience FROM campaign_accounts WHERE campaign_id = $1"
+RECIPIENTS = "SELECT subject_id FROM recipient WHERE campaign_id = $1 ORDER BY subject_id"
+TOPIC, PARTITIONS = CAMPAIGN_REQUESTS.name, 12
+REQUEST_BYTES = 600  # of a request as TEXT makes it; its headers are the same
 ROWS = (
     "SELECT c.subject_id, c.number, c.attributes::text, k.told::text FROM contact AS c"
     " LEFT JOIN standing AS k ON k.subject_id = c.subject_id WHERE c.sender_id = $1 ORDER BY c.subject_id"
@@ -70,15 +87,18 @@ ROWS = (
 
 @dataclass
 class Bench:
-    """`people`: how many contacts there are. `next_one`: the first number that nobody has yet."""
+    """`people`: how many contacts there are. `next_one`: the first number that nobody has yet. `last`: the campaign
+    that was expanded last."""
 
     ground: Ground
     server: Server
     database: asyncpg.Connection
     client: httpx.AsyncClient
+    producer: AIOKafkaProducer
     people: int
     next_one: int
     counted: dict[str, Any] = field(default_factory=dict)
+    last: str = ""
 
     def new(self, many: int) -> range:
         found = range(self.next_one, self.next_one + many)
@@ -154,6 +174,47 @@ class Bench:
         assert found["would_get"] == sum(found["lengths"]["segments"].values()) == self.people - self.people // 5, found
         return Sample(self.people, took)
 
+    async def expansion(self) -> Sample:
+        """The audience is frozen before the clock starts, as it is for the limit."""
+        body = {"sender_id": SENDER, "name": "Banc", "purpose": PURPOSE, "text": TEXT, "audience": SOME}
+        self.last = (await self.client.post("/v1/campaigns", json=body)).raise_for_status().json()["campaign_id"]
+        (await self.client.post(f"/v1/campaigns/{self.last}/schedule")).raise_for_status()
+        await self._until(RUNS)
+        started = time.perf_counter()
+        await self._until(ASKED)
+        took = time.perf_counter() - started
+        return Sample(await self.database.fetchval(AUDIENCE, self.last), took)
+
+    async def _until(self, query: str) -> None:
+        async with asyncio.timeout(WITHIN_S):
+            while True:
+                if await self.database.fetchval(query, self.last):
+                    return
+                await asyncio.sleep(LOOK_EVERY_S)
+
+    async def bare_expansion(self) -> Sample:
+        started, read = time.perf_counter(), 0
+        value = b"x" * REQUEST_BYTES
+        headers = cloud_event_headers(MessageRequested.type, uuid4(), "bench", datetime.now(UTC), None)
+        async with self.database.transaction():
+            cursor = await self.database.cursor(RECIPIENTS, self.last)
+            while page := await cursor.fetch(PAGE):
+                pages: dict[int, list[bytes]] = defaultdict(list)
+                for (subject_id,) in page:
+                    pages[partition_of(subject_id, PARTITIONS)].append(subject_id.encode())
+                acks = []
+                for partition, keys in pages.items():
+                    batch = self.producer.create_batch()
+                    for key in keys:
+                        if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
+                            acks.append(await self.producer.send_batch(batch, TOPIC, partition=partition))
+                            batch = self.producer.create_batch()
+                            batch.append(key=key, value=value, timestamp=None, headers=headers)
+                    acks.append(await self.producer.send_batch(batch, TOPIC, partition=partition))
+                await asyncio.gather(*acks)
+                read += len(page)
+        return Sample(read, time.perf_counter() - started)
+
     async def cursor(self) -> Sample:
         started, read = time.perf_counter(), 0
         async with self.database.transaction():
@@ -179,7 +240,9 @@ async def run(ground: Ground) -> None:
     )
     headers = {"Authorization": f"Bearer {ground.environment.token()}"}
     async with httpx.AsyncClient(base_url=server.url, headers=headers, timeout=WITHIN_S) as client:
-        bench = Bench(ground, server, database, client, ground.subjects, 0)
+        producer = AIOKafkaProducer(bootstrap_servers=ground.bootstrap, acks="all", max_batch_size=1_000_000)
+        await producer.start()
+        bench = Bench(ground, server, database, client, producer, ground.subjects, 0)
         await _load(bench)
         await _consents(bench)
         await database.execute("CREATE TABLE bench_contact (LIKE contact INCLUDING ALL)")
@@ -207,6 +270,15 @@ async def run(ground: Ground) -> None:
                 ours=Side("campaign-svc, one process, over HTTP", bench.our_pre_flight, SERVICE_GC),
                 limit=Side("a cursor over the same rows, and nothing else", bench.cursor, BENCH_GC),
             )
+            await bench.expansion()  # so that the limit has recipients to read
+            await ground.compare(
+                "Expansion of a campaign to one in seven of them: until Kafka has every request",
+                "recipients",
+                ours=Side("campaign-svc, one process: planner and relay", bench.expansion, SERVICE_GC),
+                limit=Side("the same ids read, and as many bytes produced", bench.bare_expansion, BENCH_GC),
+                wanted=0.5,
+            )
+        await producer.stop()
     await database.close()
 
 

@@ -15,6 +15,7 @@ from common.contracts import CAMPAIGN_REQUESTS, CONTROLS, EVENTS, Event, Topic
 from common.contracts.consent import ConsentStateChanged
 from common.contracts.dispatch import MessageChanged
 from common.database import Database
+from common.outbox import SHARED
 from tests.builders import SENDER, now, number
 from tests.running import Surroundings
 
@@ -26,6 +27,7 @@ WRITTEN = {
     "text": TEXT,
     "audience": {"all": True},
 }
+_shared = msgspec.msgpack.Decoder(list[tuple[bytes, bytes]])
 LEDGER = ("pending", "denied", "deferred", "handed_off", "expired")
 OUTCOMES = ("accepted", "rejected", "unknown")
 
@@ -135,7 +137,13 @@ class Campaigns:
         """What would be published there, in order."""
         async with self.surroundings.sql("campaign") as sql:
             rows = await sql.fetch("SELECT type, payload FROM outbox WHERE topic = $1 ORDER BY id", topic.name)
-        return [msgspec.json.decode(row["payload"], type=EVENTS[row["type"]]) for row in rows]
+        found: list[Any] = []
+        for row in rows:
+            kind = row["type"].removeprefix(SHARED)
+            shared = kind != row["type"]
+            payloads = [value for _, value in _shared.decode(row["payload"])] if shared else [row["payload"]]
+            found += [msgspec.json.decode(payload, type=EVENTS[kind]) for payload in payloads]
+        return found
 
     async def requests(self) -> list[Any]:
         return await self.outbox(CAMPAIGN_REQUESTS)

@@ -13,6 +13,8 @@ from tests.builders import field_keys, link_keys, sender_changed
 from tests.running import Surroundings, running
 from tests.service.campaign.campaigns import Campaigns
 
+PARTITIONS = 3
+
 
 @pytest.fixture
 async def campaigns(surroundings: Surroundings) -> AsyncIterator[Campaigns]:
@@ -28,7 +30,7 @@ async def campaigns(surroundings: Surroundings) -> AsyncIterator[Campaigns]:
     database = Database(settings.database_url, pool_size=4)
     async with database.begin() as tx:
         await store.put_sender(tx, sender_changed())
-    planner = Planner(database, field_keys, link_keys, load("france"), chunk=10, backlog=1000)
+    planner = Planner(database, field_keys, link_keys, load("france"), partitions=PARTITIONS, chunk=10, backlog=1000)
     async with running(build(settings)) as client:
         yield Campaigns(client, database, surroundings, planner)
     await database.close()

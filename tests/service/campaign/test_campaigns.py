@@ -390,7 +390,7 @@ async def test_a_campaign_nobody_is_in_finishes_at_once(campaigns: Campaigns) ->
 
 async def test_asking_waits_while_the_outbox_is_long(campaigns: Campaigns) -> None:
     await campaigns.started(*range(25))
-    campaigns.planner._backlog = 15
+    campaigns.planner._backlog = 5
     assert await campaigns.planner.expand()
     assert await campaigns.planner.expand()
     assert not await campaigns.planner.expand()

@@ -65,7 +65,7 @@ async def test_two_campaigns_of_the_same_minute_see_each_other(campaigns: Campai
         await campaigns.post(f"campaigns/{campaign_id}/schedule")
     planners = [
         campaigns.planner,
-        Planner(campaigns.database, field_keys, link_keys, load("france"), chunk=10, backlog=1000),
+        Planner(campaigns.database, field_keys, link_keys, load("france"), partitions=3, chunk=10, backlog=1000),
     ]
     assert await asyncio.gather(*(planner.start_due() for planner in planners)) == [True, True]
     audiences = [await excluded(campaigns, campaign_id) for campaign_id in ids]

@@ -1,9 +1,11 @@
 """An approval is of exactly what was seen."""
 
 from datetime import UTC, datetime, timedelta, timezone
+from hashlib import sha256
 from typing import Any
 
 import pytest
+from msgspec.json import encode
 
 from campaign.approval import AGREED, SEEN, digest, may_approve
 
@@ -19,11 +21,14 @@ CAMPAIGN: dict[str, Any] = {
     "rest_days": None,
     "sectors": [],
     "send_before": None,
+    "timing": {},
+    "recurring": None,
+    "trial": None,
 }
 LUNE = {"brand": "Maison Lune", "oadc": "LUNE", "stop_code": "36111", "country": "FR"}
 
 
-@pytest.mark.parametrize("name", AGREED)
+@pytest.mark.parametrize("name", [*AGREED, "timing", "recurring", "trial"])
 def test_any_change_of_the_campaign_is_another_digest(name: str) -> None:
     changed = AT if name == "send_before" else "another"
     assert digest({**CAMPAIGN, name: changed}, LUNE, AT) != digest(CAMPAIGN, LUNE, AT)
@@ -47,3 +52,8 @@ def test_the_same_said_otherwise_is_the_same_digest() -> None:
 def test_nobody_approves_what_they_wrote_a_word_of() -> None:
     assert may_approve("ana", ["zoe", "leo"])
     assert not may_approve("leo", ["zoe", "leo"])
+
+
+def test_what_was_approved_before_there_was_a_pace_still_is() -> None:
+    before = {name: CAMPAIGN[name] for name in AGREED} | LUNE | {"at": AT.isoformat()}
+    assert digest(CAMPAIGN, LUNE, AT) == sha256(encode(before, order="deterministic")).hexdigest()

@@ -23,7 +23,7 @@ LEADS_TO: dict[Action, dict[Status, Step]] = {
         P: Step(C, "cancelled"),
         C: Step(C),
     },
-    Action.FINISH: {R: Step(F), P: Step(F)},
+    Action.FINISH: {S: Step(F), R: Step(F), P: Step(F)},
 }
 
 

@@ -4,18 +4,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from functools import partial
+from typing import Any
 
 import pytest
+from msgspec.structs import replace as replace_struct
 from pydantic import ValidationError
 
 from campaign.findings import load
-from campaign.forecast import Forecast, Place, Plan, finish
+from campaign.forecast import Forecast, Part, Plan, finish
 from campaign.prices import Prices
 from campaign.reach import Standing
+from campaign.timing import Place, Timetable, Timing
 from campaign.wording import wording
 from common import law
 from common.contracts.consent import Consent
+from common.law import Policy
 
 MONDAY = datetime(2026, 11, 23, 9, tzinfo=UTC)  # 10:00 in Paris
 FRANCE = law.load("france")
@@ -41,18 +44,20 @@ def nothing(_: str) -> Sequence[str]:
     return ()
 
 
+def table(starts_at: datetime, ends_by: datetime, policy: Policy = FRANCE, **timing: Any) -> Timetable:
+    return Timetable(Timing(**timing), "FR", starts_at, starts_at, ends_by, policy)
+
+
 def plan(text: str = "Maison Lune, {name|Bonjour}. {stop}") -> Plan:
     return Plan(
-        wording=wording(text, "fr", {}, "none"),
+        wordings={"a": wording(text, "fr", {}, "none")},
         sender_id="lune",
         purpose="promotions",
         brand="Maison Lune",
         oadc="LUNE",
         stop_code="36111",
         sectors=(),
-        starts_at=MONDAY,
-        ends_by=MONDAY + timedelta(days=3),
-        opens=partial(law.next_permitted, policy=FRANCE),
+        timetable=table(MONDAY, MONDAY + timedelta(days=3)),
         begins_with=nothing,
         prices=PRICES,
         compliance=load(),
@@ -76,14 +81,14 @@ def test_each_person_is_counted_once_and_for_each_of_their_reasons() -> None:
 def test_a_consent_that_ends_before_the_message_may_leave_is_none() -> None:
     until = YES.consents[0].expires_at
     assert until is not None
-    forecast = Forecast(replace(plan(), starts_at=until - timedelta(hours=1), ends_by=until + timedelta(days=9)))
+    forecast = Forecast(replace(plan(), timetable=table(until - timedelta(hours=1), until + timedelta(days=9))))
     forecast.add({}, "FR", YES)  # open at once
     forecast.add({}, "MQ", YES)  # it is night there until the end has passed
     assert forecast.outlook.reasons == {"consent_expired": 1}
 
 
 def test_who_can_only_be_written_to_after_the_end_is_told() -> None:
-    forecast = Forecast(replace(plan(), ends_by=MONDAY + timedelta(hours=3)))
+    forecast = Forecast(replace(plan(), timetable=table(MONDAY, MONDAY + timedelta(hours=3))))
     forecast.add({}, "FR", YES)
     forecast.add({}, "MQ", YES)  # 5 in the morning; three hours to go
     found = forecast.outlook
@@ -130,7 +135,8 @@ def test_what_speaks_against_it_is_found_in_what_contacts_hold_too() -> None:
     spanish = Forecast(replace(plan(), begins_with=lambda territory: ("PUBLI",) if territory == "ES" else ()))
     spanish.add({"name": "Zoé"}, "FR", YES)
     assert spanish.outlook.findings == ()
-    spanish = Forecast(replace(plan(), begins_with=lambda _: ("PUBLI",), opens=lambda at, _: at))
+    always = table(MONDAY, MONDAY + timedelta(days=3), law.load("demonstration"))
+    spanish = Forecast(replace(plan(), begins_with=lambda _: ("PUBLI",), timetable=always))
     spanish.add({"name": "Zoé"}, "ES", YES)
     assert [finding.id for finding in spanish.outlook.findings] == ["begins_with:PUBLI"]
 
@@ -146,6 +152,32 @@ def test_what_speaks_against_it_is_found_in_what_contacts_hold_too() -> None:
     ],
 )
 def test_sending_is_laid_out_within_the_hours(people: int, rate: float | None, ends: datetime | None) -> None:
-    place = Place("FR", people, people, None, MONDAY)
-    assert finish((place,), partial(law.next_permitted, policy=FRANCE), rate) == ends
-    assert finish((), partial(law.next_permitted, policy=FRANCE), rate) is None
+    part = Part("FR", people, people, None, MONDAY, Place("FR"))
+    assert finish((part,), replace(plan(), rate_per_s=rate)) == ends
+    assert finish((), replace(plan(), rate_per_s=rate)) is None
+
+
+def test_the_campaign_s_own_pace_counts_and_what_it_is_spread_over() -> None:
+    part = Part("FR", 3600, 3600, None, MONDAY, Place("FR"))
+    slow = replace(plan(), timetable=table(MONDAY, MONDAY + timedelta(days=3), per_hour=1800), rate_per_s=10.0)
+    ends = finish((part,), slow)
+    assert ends is not None
+    assert timedelta(hours=2) <= ends - MONDAY < timedelta(hours=2, seconds=2)
+    spread = replace(plan(), timetable=table(MONDAY, MONDAY + timedelta(days=3), spread_minutes=60), rate_per_s=None)
+    assert finish((part,), spread) == MONDAY + timedelta(hours=1)
+
+
+def test_what_would_end_before_it_is_done_is_told() -> None:
+    of_two = replace(plan(), timetable=table(MONDAY, MONDAY + timedelta(minutes=30), per_hour=1))
+    forecast = Forecast(of_two)
+    forecast.add({"name": "Zoé"}, "FR", YES)
+    assert [finding.id for finding in forecast.outlook.findings] == ["too_slow"]
+
+
+def test_who_lives_in_alsace_has_the_holidays_of_alsace() -> None:
+    christmas = datetime(2026, 12, 26, 9, tzinfo=UTC)  # a Saturday, and Saint Stephen's
+    forecast = Forecast(replace(plan(), timetable=table(christmas, christmas + timedelta(hours=8))))
+    far = Standing(consents=(replace_struct(YES.consents[0], expires_at=christmas + timedelta(days=99)),))
+    forecast.add({"postcode": "75011"}, "FR", far)
+    forecast.add({"postcode": "67000"}, "FR", far)
+    assert forecast.outlook.reasons == {"send_before_passed": 1}

@@ -106,6 +106,19 @@ async def append_together(tx: AsyncConnection, topic: Topic, *groups: Sequence[E
         await _insert(tx, topic.name, keys, types, packed)
 
 
+async def append_by_partition(tx: AsyncConnection, topic: Topic, events: Sequence[Event], partitions: int) -> None:
+    """As `append_together`, for events of one type and any keys: those of each partition share rows, all written by one
+    statement. `partitions`: the topic's."""
+    groups: dict[int, list[Event]] = defaultdict(list)
+    for event in events:
+        groups[kafka.partition_of(event.key, partitions)].append(event)
+    rows = [group[at : at + TOGETHER] for group in groups.values() for at in range(0, len(group), TOGETHER)]
+    if rows:
+        packed = [msgspec.msgpack.encode([(e.key.encode(), kafka.encode(e)) for e in row]) for row in rows]
+        types = [f"{SHARED}{row[0].type}" for row in rows]
+        await _insert(tx, topic.name, [row[0].key.encode() for row in rows], types, packed)
+
+
 async def backlog(tx: AsyncConnection) -> int:
     """About how many rows wait to be published: the span of their ids. Whoever writes many looks first: a STOP waits
     behind them, and no watermark is published before they are."""

@@ -6,6 +6,7 @@ campaign's status (`control`) decide.
 
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 from uuid import uuid4
@@ -16,12 +17,15 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validato
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import accounts, control, pre_flight, segments, senders, store
+from campaign import accounts, control, pre_flight, recurrence, segments, senders, store
 from campaign.findings import Sector
 from campaign.folding import Folding
 from campaign.frequency import MOST_DAYS
-from campaign.lifecycle import Action, NotPossible, Status, ends_by, message_of, step
+from campaign.lifecycle import Action, NotPossible, Priority, Status, ends_by, message_of, step
+from campaign.recurrence import Recurring
 from campaign.store import Sender
+from campaign.timing import Place, Timetable, Timing
+from campaign.variants import OWN, Result, Trial
 from campaign.writing import (
     Attribute,
     Costly,
@@ -37,7 +41,7 @@ from campaign.writing import (
 from common.auth import Caller, require
 from common.contracts.dispatch import Status as MessageStatus
 from common.fields import Position, Storable
-from common.law import covers, next_permitted
+from common.law import Policy, at_hand_off, covers, zones
 from common.problems import Conflict, Invalid, NotFound, PastItsTime, Reason
 from common.service import Resources, resources
 
@@ -50,7 +54,7 @@ Author = Annotated[Caller, Depends(require("campaign:write"))]
 Reader = Annotated[Caller, Depends(require("campaign:read"))]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
-_DECODED = ("audience", "translations")  # shown as what they are, kept as JSON
+_DECODED = ("audience", "translations", "timing", "recurring", "trial")  # shown as what they are, kept as JSON
 
 
 class KeyReused(Conflict):
@@ -136,6 +140,19 @@ class NewCampaign(BaseModel):
     send_before: AwareDatetime | None = Field(
         None, description="After this its messages expire; default: three days from its start."
     )
+    timing: Timing = Field(Timing(), description="When each message is due, and how many leave at once.")
+    recurring: Recurring | None = Field(
+        None,
+        description="It comes again and again: each occurrence is a campaign of its own, with its own audience, whose"
+        " messages expire when the next comes. Times of day are the sender's.",
+    )
+    trial: Trial | None = Field(
+        None, description="Other texts for a part of the audience, people held out, and how the best text is found."
+    )
+    priority: Priority = Field(
+        Priority.NORMAL,
+        description="Among campaigns that go on at once: four people of the next higher are asked for beside one.",
+    )
 
 
 class Statistics(BaseModel):
@@ -175,6 +192,16 @@ class Campaign(BaseModel):
         " segment selected nobody (`nobody_selected`)."
     )
     created_at: datetime
+    timing: Timing
+    recurring: Recurring | None
+    series_id: str | None = Field(description="Of the campaign that recurs, where this is one of its occurrences.")
+    trial: Trial | None
+    winner: str | None = Field(description="Of a trial, once it is known: `a` is the campaign's own text.")
+    missed: int = Field(description="Occurrences that nobody was there to begin before the next.")
+    priority: Priority
+    at: datetime | None = Field(
+        description="As it was scheduled. Where clocks are ahead, people's own show it earlier."
+    )
     starts_at: datetime | None
     opens_at: datetime | None = Field(description="When a message may first leave for the sender's own country.")
     started_at: datetime | None
@@ -197,10 +224,23 @@ class EditedCampaign(NewCampaign):
 class Schedule(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    at: AwareDatetime | None = Field(None, description="Default: now.")
+    at: AwareDatetime | None = Field(None, description="Default: now; with `timing.local_time`, needed.")
     acknowledge: list[Annotated[Storable, Field(max_length=200)]] = Field(
         [], max_length=100, description="Warnings of the pre-flight, by id: all of them, or it is not scheduled."
     )
+
+
+class VariantResult(BaseModel):
+    variant: str
+    asked_for: int
+    handed_off: int
+    delivered: int
+    opted_out: int = Field(description="Of whom it was handed off to: since the campaign began, of its purpose.")
+
+
+class Variants(BaseModel):
+    items: list[VariantResult]
+    winner: str | None
 
 
 class Recipient(BaseModel):
@@ -229,7 +269,7 @@ async def write_campaign(
     """A draft. With an `Idempotency-Key`, the same request again answers 200 with the campaign as it now is."""
     caller.may_use(body.sender_id)
     now = datetime.now(UTC)
-    _checked(body, await senders.known(held.database, body.sender_id), now)
+    _checked(body, await senders.known(held.database, body.sender_id), now, held.settings.policy)
     campaign_id = _campaign_id(caller, idempotency_key)
     fingerprint = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
     async with held.database.begin() as tx:
@@ -256,11 +296,17 @@ async def write_campaign(
 
 
 @router.get("/campaigns")
-async def list_campaigns(held: Held, caller: Reader, cursor: Position | None = None, limit: Limit = 50) -> Campaigns:
-    """Newest first, of the senders the token covers."""
+async def list_campaigns(
+    held: Held,
+    caller: Reader,
+    cursor: Position | None = None,
+    series_id: Annotated[Storable | None, Query(max_length=64)] = None,
+    limit: Limit = 50,
+) -> Campaigns:
+    """Newest first, of the senders the token covers; with `series_id`, the occurrences of a campaign that recurs."""
     covered = None if caller.senders is None else sorted(caller.senders)
     async with held.database.begin() as tx:
-        rows = await store.campaigns_before(tx, cursor, covered, limit)
+        rows = await store.campaigns_before(tx, cursor, covered, series_id, limit)
         items = await _shown(tx, held, rows)
     return Campaigns(items=items, next=str(rows[-1].position) if len(rows) == limit else None)
 
@@ -283,7 +329,7 @@ async def edit_campaign(campaign_id: Storable, body: EditedCampaign, held: Held,
             raise Invalid("a campaign stays its sender's", reasons=[Reason("sender_id", "another_sender")])
         sender = await store.find_sender(tx, row.sender_id)
         assert sender is not None
-        _checked(body, sender, now)
+        _checked(body, sender, now, held.settings.policy)
         await _segment_checked(tx, body)
         await store.edit_campaign(tx, {**_written(body), "campaign_id": campaign_id, "by": caller.subject})
 
@@ -302,26 +348,42 @@ async def schedule_campaign(
     """
     now = datetime.now(UTC)
     at, acknowledged = (body.at, body.acknowledge) if body else (None, [])
-    starts_at = at or now
 
     async def check(tx: AsyncConnection, row: Row[Any]) -> None:
         step(Status(row.status), Action.SCHEDULE)
-        if starts_at < now - PAST_TOLERANCE:
+        if at is not None and at < now - PAST_TOLERANCE:
             raise Invalid("`at` has passed", reasons=[Reason("at", "in_the_past")])
+        pace = store.timing_of(row)
+        if at is None and pace.local_time:
+            raise Invalid("whose local time is that?", reasons=[Reason("at", "needed_for_local_time")])
         sender = await store.find_sender(tx, row.sender_id)
         assert sender is not None
         # the sender's code may have changed since it was written
         checked(row.text, row.language, msgspec.json.decode(row.translations), Folding(row.folding), sender)
-        ends, policy = ends_by(starts_at, row.send_before), held.settings.policy
-        if covers(sender.country, policy) and next_permitted(starts_at, sender.country, policy, before=ends) is None:
-            opens_at = next_permitted(starts_at, sender.country, policy)
+        policy = held.settings.policy
+        table = pre_flight.table_of(row, sender, at or now, now, policy)
+        opens_at = table.opens_at(sender.country)
+        if covers(sender.country, policy) and (opens_at is None or opens_at >= table.ends_by):
             raise Invalid(
                 f"no message may leave before {opens_at.isoformat() if opens_at else 'the rules change'},"
                 " and `send_before` is earlier",
                 reasons=[Reason("send_before", "before_the_window_opens")],
             )
+        closes_at = max((closes for _, closes in table.window(Place(sender.country))), default=table.starts_at)
+        if pace.spread_minutes is not None and closes_at > table.ends_by:
+            raise Invalid(
+                f"the last would be due at {closes_at.isoformat()}, and the campaign ends before",
+                reasons=[Reason("timing.spread_minutes", "beyond_the_end")],
+            )
+        trial = store.trial_of(row)
+        if trial is not None and trial.winner is not None and trial.decided_at(table) >= table.ends_by:
+            raise Invalid(
+                "the others would wait for it beyond the campaign's end",
+                reasons=[Reason("trial.winner.after_hours", "after_the_end")],
+            )
         await pre_flight.clear(tx, row, sender, at, acknowledged, held.settings)
-        await store.set_start(tx, campaign_id, starts_at, pre_flight.agreed(row, sender, None), acknowledged)
+        digest = pre_flight.agreed(row, sender, None)
+        await store.set_start(tx, campaign_id, table.at or now, table.starts_at, digest, acknowledged)
 
     return await _act(held, caller, campaign_id, Action.SCHEDULE, check)
 
@@ -341,6 +403,21 @@ async def resume_campaign(campaign_id: Storable, held: Held, caller: Author) -> 
 async def cancel_campaign(campaign_id: Storable, held: Held, caller: Author) -> Campaign:
     """For good. Whoever has not got it will not; what is already with the operator cannot be called back."""
     return await _act(held, caller, campaign_id, Action.CANCEL)
+
+
+@router.get("/campaigns/{campaign_id}/variants")
+async def list_variants(campaign_id: Storable, held: Held, caller: Reader) -> Variants:
+    """What came of each text of a trial so far, the campaign's own among them. Who is held out is counted among the
+    campaign's denied, as `holdout`."""
+    async with held.database.begin() as tx:
+        row = await _found(tx, caller, campaign_id)
+        trial = store.trial_of(row)
+        results = await store.results_of(tx, row) if trial and row.started_at else {}
+    names = [OWN, *trial.names] if trial else []
+    return Variants(
+        items=[VariantResult(variant=name, **asdict(results.get(name, Result()))) for name in names],
+        winner=row.winner,
+    )
 
 
 @router.get("/campaigns/{campaign_id}/recipients")
@@ -418,7 +495,10 @@ async def _shown(tx: AsyncConnection, held: Resources[Any], rows: Sequence[Row[A
                 | {"send_before": ends_by(row.starts_at, row.send_before) if row.starts_at else row.send_before},
                 translations=msgspec.json.decode(row.translations),
                 audience=msgspec.json.decode(row.selection),
-                opens_at=next_permitted(row.starts_at, sender.country, policy) if row.starts_at else None,
+                timing=store.timing_of(row),
+                recurring=store.recurring_of(row),
+                trial=store.trial_of(row),
+                opens_at=_table(row, sender, policy).opens_at(sender.country) if row.starts_at else None,
                 length=length_of(template.sample(sender.stop_code)),
                 costly=costly(row.text),
                 statistics=Statistics(
@@ -433,13 +513,41 @@ async def _shown(tx: AsyncConnection, held: Resources[Any], rows: Sequence[Row[A
     return found
 
 
-def _checked(body: NewCampaign, sender: Sender, now: datetime) -> None:
+def _table(row: Row[Any], sender: Sender, policy: Policy) -> Timetable:
+    """Of a campaign that has a start."""
+    ends = ends_by(row.starts_at, row.send_before)
+    return Timetable(store.timing_of(row), sender.country, row.starts_at, row.at, ends, at_hand_off(policy))
+
+
+def _checked(body: NewCampaign, sender: Sender, now: datetime, policy: Policy) -> None:
     """Raises Invalid with the field."""
     if body.purpose not in sender.purposes:
         raise Invalid("the sender has no such purpose", reasons=[Reason("purpose", "unknown_purpose")])
     if body.send_before is not None and body.send_before <= now:
         raise Invalid("`send_before` has passed", reasons=[Reason("send_before", "in_the_past")])
     checked(body.text, body.language, body.translations, body.folding, sender)
+    for each in body.trial.variants if body.trial else ():
+        try:
+            checked(each.text, body.language, each.translations, body.folding, sender)
+        except Invalid as refused:
+            reasons = [Reason(f"trial.{each.name}.{r.field}", r.reason) for r in refused.reasons]
+            raise Invalid(str(refused), reasons=reasons) from refused
+    if body.recurring is not None:
+        _checked_rule(body.recurring, body.send_before, sender, now, policy)
+
+
+def _checked_rule(rule: Recurring, send_before: datetime | None, sender: Sender, now: datetime, policy: Policy) -> None:
+    zone = zones(sender.country, policy)[0]
+    if send_before is not None:
+        raise Invalid(
+            "an occurrence ends when the next comes", reasons=[Reason("send_before", "not_of_one_that_recurs")]
+        )
+    if rule.until > now + recurrence.LONGEST:
+        raise Invalid("two years at most", reasons=[Reason("recurring.until", "too_far")])
+    if recurrence.too_often(rule, zone, now):
+        raise Invalid("less than an hour apart", reasons=[Reason("recurring.cron", "too_often")])
+    if recurrence.first(rule, zone, now) is None:
+        raise Invalid("it never comes before its end", reasons=[Reason("recurring.until", "never_comes")])
 
 
 async def _segment_checked(tx: AsyncConnection, body: NewCampaign) -> None:
@@ -466,6 +574,10 @@ def _written(body: NewCampaign) -> dict[str, Any]:
         "selection": msgspec.json.encode(body.audience.selection).decode(),
         "rest_days": body.rest_days,
         "send_before": body.send_before,
+        "timing": body.timing.model_dump_json(exclude_defaults=True),
+        "recurring": body.recurring.model_dump_json() if body.recurring else None,
+        "trial": body.trial.model_dump_json() if body.trial else None,
+        "priority": body.priority.value,
     }
 
 

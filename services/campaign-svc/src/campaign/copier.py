@@ -51,6 +51,11 @@ def copier(keys: FieldKeys) -> Copier:
             }
             for row in await links.of_person(tx, subject_id)
         ]
-        return [*contacts, *audiences, *sent]
+        tests = [
+            {"kind": "test", "sender_id": row.sender_id, "campaign_id": row.campaign_id, "campaign": row.name}
+            | {"message_id": row.message_id, "asked_at": row.asked_at}
+            for row in await store.tests_with(tx, subject_id)
+        ]
+        return [*contacts, *audiences, *sent, *tests]
 
     return Copier("campaign", keys, gather)

@@ -22,48 +22,55 @@ from campaign.findings import Compliance, Finding
 from campaign.prices import Prices
 from campaign.reach import Standing
 from campaign.short_link import any_token
+from campaign.timing import Pace, Place, Timetable
+from campaign.variants import HOLDOUT, OWN, Trial
 from campaign.wording import Wording
+from common.law import next_permitted
 from common.sms_length import Encoding, length
 
 SLICE = timedelta(minutes=15)  # in which sending is laid out
 MAX_SLICES = 4 * 24 * 60  # sixty days: beyond it, the end is not told
+NO_TRIAL = Trial()
 MOST_FOUND = 20  # of what contacts hold, at most so many findings are told
 
 _TELLING = re.compile(r"\d{4}|\w\.\w")  # what a contact holds can bring a number or a link into a text
-
-# the first instant from then on when a message may leave for a territory; None: no rule says that it ever may
-Opens = Callable[[datetime, str], datetime | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What is asked about. `rate_per_s`: messages the operator takes, None where nobody said."""
 
-    wording: Wording
+    wordings: Mapping[str, Wording]  # by variant, the campaign's own first
     sender_id: str
     purpose: str
     brand: str
     oadc: str
     stop_code: str
     sectors: tuple[str, ...]
-    starts_at: datetime
-    ends_by: datetime
-    opens: Opens
+    timetable: Timetable
     begins_with: Callable[[str], Sequence[str]]  # what texts to a territory must begin with
     prices: Prices
     compliance: Compliance
     rate_per_s: float | None
+    trial: Trial = NO_TRIAL
+
+    @property
+    def rate(self) -> float | None:
+        """The operator's or the campaign's own, whichever is less."""
+        rates = [rate for rate in (self.rate_per_s, Pace.of(self.timetable.timing).per_second) if rate is not None]
+        return min(rates, default=None)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """One territory's part. `cost` None: nobody said what a message there costs."""
+class Part:
+    """One territory's. `cost` None: nobody said what a message there costs. `opens_at`: for the first who is there."""
 
     territory: str
     people: int
     segments: int
     cost: Decimal | None
     opens_at: datetime
+    place: Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +87,7 @@ class Outlook:
     units: tuple[int, int, int] | None  # least, median, most
     encodings: Mapping[Encoding, int]
     costly_by_contact: int  # UCS-2 only for what the contact holds
-    places: tuple[Place, ...]
+    places: tuple[Part, ...]
     cost: Decimal
     unpriced: int  # people
     opens_at: datetime | None
@@ -100,50 +107,66 @@ class Forecast:
     _lengths: Counter[tuple[Encoding, int, int]] = field(default_factory=Counter)  # encoding, units, segments
     _segments: Counter[tuple[str, int]] = field(default_factory=Counter)  # territory, segments
     _held: set[str] = field(default_factory=set)  # fields that somebody has
-    _opens: dict[str, datetime | None] = field(default_factory=dict)
+    _opens: dict[Place, datetime | None] = field(default_factory=dict)
+    _first: dict[str, Place] = field(default_factory=dict)  # by territory: of those who would get it, who is first
     _begins: dict[str, Sequence[str]] = field(default_factory=dict)
     _found: dict[Finding, None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         plan = self.plan
-        self._fields = frozenset(plan.wording.fields)
+        self._fields = frozenset(name for wording in plan.wordings.values() for name in wording.fields)
         self._costly_text = {
-            language: length(template.sample(plan.stop_code)).encoding == "UCS2"
-            for language, template in plan.wording.templates.items()
+            (variant, language): length(template.sample(plan.stop_code)).encoding == "UCS2"
+            for variant, wording in plan.wordings.items()
+            for language, template in wording.templates.items()
         }
         self._found |= dict.fromkeys(self.of_samples())
 
     def of_samples(self) -> tuple[Finding, ...]:
         """What is found without looking at anybody."""
         plan = self.plan
-        samples = [s for template in plan.wording.templates.values() for s in template.samples(plan.stop_code)]
+        templates = [template for wording in plan.wordings.values() for template in wording.templates.values()]
+        samples = [s for template in templates for s in template.samples(plan.stop_code)]
+        targets = [target for wording in plan.wordings.values() for target in wording.targets]
         found = findings.of_texts(samples, plan.brand, plan.oadc, plan.stop_code, plan.sectors, plan.compliance)
-        return tuple(dict.fromkeys((*found, *findings.of_targets(plan.wording.targets, plan.compliance))))
+        return tuple(dict.fromkeys((*found, *findings.of_targets(targets, plan.compliance))))
 
     def add(
-        self, attributes: Mapping[str, str], territory: str, standing: Standing | None, left_out: str | None = None
+        self,
+        attributes: Mapping[str, str],
+        territory: str,
+        standing: Standing | None,
+        left_out: str | None = None,
+        lot: float = 0,
     ) -> None:
-        """One contact of the audience. `left_out`: why they would be, for what they got of late."""
+        """One contact of the audience. `left_out`: why they would be, for what they got of late. `lot`: the one they
+        draw for the text they get; who waits for the best of them is counted with the campaign's own."""
         plan = self.plan
         self._audience += 1
         if len(self._held) < len(self._fields):
             self._held |= {name for name in self._fields if attributes.get(name, "").strip()}
-        if territory not in self._opens:
-            self._opens[territory] = plan.opens(plan.starts_at, territory)
+        place = plan.timetable.place(territory, attributes)
+        if place not in self._opens:
+            self._opens[place] = next((opens for opens, _ in plan.timetable.window(place)), None)
             self._begins[territory] = plan.begins_with(territory)
-        opens_at = self._opens[territory]
-        reasons = list(reach.denials(standing, plan.sender_id, plan.purpose, opens_at or plan.starts_at))
+        opens_at = self._opens[place]
+        starts_at = opens_at or plan.timetable.starts_at
+        reasons = list(reach.denials(standing, plan.sender_id, plan.purpose, starts_at))
         if left_out is not None:
             reasons.append(left_out)
         if opens_at is None:
             reasons.append("country_not_covered")
-        elif opens_at >= plan.ends_by:
+        elif opens_at >= plan.timetable.ends_by:
             reasons.append("send_before_passed")
         written, cost = None, None
-        if (missing := plan.wording.missing(attributes)) is not None:
+        variant = plan.trial.of(lot)
+        if variant == HOLDOUT:
+            reasons.append(HOLDOUT)
+        wording = plan.wordings.get(variant, plan.wordings[OWN])
+        if (missing := wording.missing(attributes)) is not None:
             reasons.append(f"missing:{missing}")
         else:
-            written = plan.wording.render(attributes, plan.stop_code, any_token)
+            written = wording.render(attributes, plan.stop_code, any_token)
             cost = length(written)
             if (problem := texts.refused(written, plan.stop_code, cost)) is not None:
                 reasons.append(problem.value)
@@ -155,11 +178,14 @@ class Forecast:
         self._would_get += 1
         if standing is not None and standing.held:
             self._under_review += 1
-        language = plan.wording.language_of(attributes)
+        language = wording.language_of(attributes)
         self._languages[language] += 1
         self._lengths[cost.encoding, cost.units, cost.segments] += 1
         self._segments[territory, cost.segments] += 1
-        if cost.encoding == "UCS2" and not self._costly_text[language]:
+        first = self._first.setdefault(territory, place)
+        if first is not place and starts_at < (self._opens[first] or starts_at):
+            self._first[territory] = place
+        if cost.encoding == "UCS2" and not self._costly_text[variant if variant in plan.wordings else OWN, language]:
             self._costly_by_contact += 1
         for beginning in self._begins[territory]:
             if not written.startswith(beginning):
@@ -183,6 +209,9 @@ class Forecast:
         found = dict(self._found)
         if not self._would_get:
             found[Finding("nobody")] = None
+        finishes_at = finish(places, self.plan)
+        if self._would_get and (finishes_at is None or finishes_at > self.plan.timetable.ends_by):
+            found[Finding("too_slow")] = None
         if self._audience:
             found |= {Finding("field_nobody_has", name): None for name in sorted(self._fields - self._held)}
         return Outlook(
@@ -200,11 +229,11 @@ class Forecast:
             cost=sum((place.cost for place in places if place.cost is not None), Decimal(0)),
             unpriced=sum(place.people for place in places if place.cost is None),
             opens_at=min((place.opens_at for place in places), default=None),
-            finishes_at=finish(places, self.plan.opens, self.plan.rate_per_s),
+            finishes_at=finishes_at,
             findings=tuple(found),
         )
 
-    def _places(self) -> tuple[Place, ...]:
+    def _places(self) -> tuple[Part, ...]:
         people: Counter[str] = Counter()
         segments: Counter[str] = Counter()
         for (territory, each), count in self._segments.items():
@@ -214,25 +243,29 @@ class Forecast:
         for territory, count in people.most_common():
             price = self.plan.prices.of(self.plan.sender_id, territory)
             cost = None if price is None else price * segments[territory]
-            opens_at = self._opens[territory]
+            place = self._first[territory]
+            opens_at = self._opens[place]
             assert opens_at is not None, "who can never be written to is not among who would get it"
-            found.append(Place(territory, count, segments[territory], cost, opens_at))
+            found.append(Part(territory, count, segments[territory], cost, opens_at, place))
         return tuple(found)
 
 
-def finish(places: tuple[Place, ...], opens: Opens, rate_per_s: float | None) -> datetime | None:
-    """When the last message would leave: territory after territory in the order of their opening, at `rate_per_s`, in
-    their hours. Without a rate, when the last of them opens. None: nobody to write to, or not within sixty days."""
-    if not places:
+def finish(parts: Sequence[Part], plan: Plan) -> datetime | None:
+    """When the last message would leave: territory after territory in the order of their opening, at the rate, in their
+    hours, and not before the end of what they are spread over. Without a rate, when the last of them opens, or that
+    end. None: nobody to write to, or not within sixty days."""
+    if not parts:
         return None
-    if rate_per_s is None:
-        return max(place.opens_at for place in places)
-    now = min(place.opens_at for place in places)
+    laid_out = max(closes for part in parts for _, closes in plan.timetable.window(part.place)[-1:])
+    if (rate := plan.rate) is None:
+        return laid_out
+    now = min(part.opens_at for part in parts)
     slices = 0
-    for place in sorted(places, key=lambda place: place.opens_at):
-        left = place.people / rate_per_s  # seconds
+    for part in sorted(parts, key=lambda part: part.opens_at):
+        left = part.people / rate  # seconds
+        now = max(now, part.opens_at)
         while left > 0:
-            opens_at = opens(now, place.territory)
+            opens_at = next_permitted(now, part.territory, plan.timetable.policy, region=part.place.region)
             if opens_at is None:
                 return None
             now = opens_at
@@ -242,7 +275,7 @@ def finish(places: tuple[Place, ...], opens: Opens, rate_per_s: float | None) ->
             slices += 1
             if slices > MAX_SLICES:
                 return None
-    return now
+    return max(now, laid_out)
 
 
 def _median(counts: list[tuple[int, int]], people: int) -> int:

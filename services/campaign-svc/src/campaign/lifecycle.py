@@ -2,6 +2,8 @@
 
     draft ── schedule ──▶ scheduled ── start ──▶ running ◀── pause / resume ──▶ paused
                                                     └────────── finish ─────────┴──▶ finished
+    one that recurs stays `scheduled` while each of its occurrences, a campaign of its own, is led through this,
+    and then is `finished`
     edit leads from `draft` and `scheduled` to `draft`
     cancel leads from anywhere but `finished` to `cancelled`
 
@@ -38,6 +40,19 @@ class Action(StrEnum):
     FINISH = "finish"  # ours, once nothing is pending or deferred
 
 
+class Priority(StrEnum):
+    """Whose recipients are asked for first, among campaigns that go on at once. Everyone gets on: this is a share."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+    @property
+    def cost(self) -> int:
+        """Of one recipient, in turns: four of `high` are asked for beside one of `normal`."""
+        return {Priority.HIGH: 1, Priority.NORMAL: 4, Priority.LOW: 16}[self]
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """Where an action leads. `control`: what the gate is told, if anything changes for it."""
@@ -61,6 +76,7 @@ _STEPS: dict[tuple[Status, Action], Step] = {
     (Status.DRAFT, Action.SCHEDULE): Step(Status.SCHEDULED),
     (Status.SCHEDULED, Action.SCHEDULE): Step(Status.SCHEDULED),  # at another time
     (Status.SCHEDULED, Action.START): Step(Status.RUNNING, "running"),
+    (Status.SCHEDULED, Action.FINISH): Step(Status.FINISHED),  # of one that recurs, after its last occurrence
     (Status.RUNNING, Action.PAUSE): Step(Status.PAUSED, "paused"),
     (Status.PAUSED, Action.RESUME): Step(Status.RUNNING, "running"),
     (Status.RUNNING, Action.FINISH): Step(Status.FINISHED),

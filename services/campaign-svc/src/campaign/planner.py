@@ -1,33 +1,40 @@
 """Starts campaigns when they are due, and asks for their recipients, a chunk at a time.
 
 Starting: one transaction freezes the audience and tells the gate the campaign is running. Expanding: one transaction
-takes the next recipients after the cursor, appends a request for each, and moves the cursor; a crash repeats nothing,
-and several planners share the work by row locks. Expansion keeps the outbox short, so that a pause or a cancellation
-never waits behind a million requests.
+takes those who wait and are due, then the next recipients after the cursor, appends a request for each whose time has
+come (`timing`), writes down until when the others wait, and moves the cursor; a crash repeats nothing, and several
+planners share the work by row locks. Expansion keeps the outbox short, so that a pause or a cancellation never waits
+behind a million requests. Campaigns take turns by chunks, so that a small one never waits behind a large one.
 """
 
 import logging
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import control, links, pre_flight, segments, store
+from campaign import control, links, pre_flight, recurrence, segments, store
 from campaign import text as texts
-from campaign.lifecycle import Action, ends_by, message_of
+from campaign.draw import lot
+from campaign.lifecycle import Action, Priority, ends_by, message_of
 from campaign.links import Tokens
+from campaign.recurrence import Recurring
 from campaign.segment import Condition
 from campaign.store import Sender
-from campaign.wording import Wording
+from campaign.timing import Pace, Timetable, Timing, starts
+from campaign.variants import HOLDOUT, OWN, REST, Trial, winner
+from campaign.wording import Wording, required
 from common import outbox
 from common.contracts import CAMPAIGN_REQUESTS
 from common.contracts.campaign import MessageRequested
 from common.database import Database
-from common.keyring import FieldKeys, LinkKeys
-from common.law import Policy, region_of
+from common.keyring import FieldKeys, LinkKeys, Unreadable
+from common.law import Policy, at_hand_off, zones
+from common.msisdn import territory_of
 from common.service import Worker
 from common.telemetry import counter
 from common.timer import Timer
@@ -35,16 +42,101 @@ from common.timer import Timer
 log = logging.getLogger(__name__)
 
 STARTED = counter("sms_campaign_starts_total", "Campaigns started.")
+MISSED = counter("sms_campaign_missed_occurrences_total", "Occurrences that nobody was there to begin in time.")
 REQUESTED = counter("sms_campaign_requests_total", "Recipients asked for, or denied before that.", ["result"])
 
+AHEAD = 100  # recipients looked at beyond those that a pace has room for, to find who waits
 LOOK_EVERY_S = 1.0
 EXPAND_EVERY_S = 0.25
-POSTCODE = "postcode"  # an attribute of the contact, read as one of the sender's own country
+NEVER_DUE = "send_before_passed"  # as the gate calls it: within its hours there is no time left for it
 
 _attributes = msgspec.json.Decoder(dict[str, str])
 
 
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """A campaign as it is being asked for."""
+
+    row: Row[Any]
+    sender: Sender
+    wordings: Mapping[str, Wording]
+    hostless: frozenset[str]  # of `wordings`, those with links whose sender has no host for them
+    trial: Trial | None
+    decided_at: datetime  # when the best of its texts is known
+    timing: Timing
+    timetable: Timetable
+    field_keys: FieldKeys
+    now: datetime
+
+    @property
+    def may_wait(self) -> bool:
+        return self.timing.by_person or (self.trial is not None and self.trial.winner is not None)
+
+    def variant_of(self, subject_id: str) -> str:
+        """A text of the campaign, HOLDOUT, or REST while the winner is not known."""
+        if self.trial is None:
+            return OWN
+        found = self.trial.of(lot(self.row.campaign_id, subject_id, "variant"))
+        return self.row.winner if found == REST and self.row.winner is not None else found
+
+    def of(self, recipient: Row[Any], tokens: Tokens) -> MessageRequested | str | datetime:
+        """The request for one recipient; why there is none: its contact is gone, or has changed since the freeze, or it
+        is held out; or until when it waits. `tokens`: of its links."""
+        if recipient.number is None:
+            return "contact_gone"
+        variant = self.variant_of(recipient.subject_id)
+        if variant == HOLDOUT:
+            return HOLDOUT
+        if variant == REST:
+            return self.decided_at
+        wording = self.wordings[variant]
+        attributes: Mapping[str, str] = _attributes.decode(recipient.attributes)
+        if self.timing.by_person:
+            due = self._due(recipient, attributes)
+            if due is None:
+                return NEVER_DUE
+            if due > self.now:
+                return due
+        row = self.row
+        if (missing := wording.missing(attributes)) is not None:
+            return f"missing:{missing}"
+        if variant in self.hostless:
+            return "link_host_missing"
+        written = wording.render(attributes, self.sender.stop_code, tokens)
+        if (problem := texts.refused(written, self.sender.stop_code)) is not None:
+            return problem.value
+        identity = message_of(row.campaign_id, row.starts_at, recipient.subject_id)
+        return MessageRequested(
+            message_id=identity,
+            campaign_id=row.campaign_id,
+            sender_id=row.sender_id,
+            purpose=row.purpose,
+            category="marketing",
+            subject_id=recipient.subject_id,
+            number=recipient.number,
+            text=self.field_keys.seal(written, f"text:{identity}"),
+            requested_at=self.now,
+            send_before=self.timetable.ends_by,
+            region=self.timetable.place("", attributes).region,
+        )
+
+    def _due(self, recipient: Row[Any], attributes: Mapping[str, str]) -> datetime | None:
+        try:
+            number = self.field_keys.unseal(recipient.number, f"number:{recipient.subject_id}")
+        except Unreadable:
+            return self.now  # for the gate to deny
+        place = self.timetable.place(territory_of(number), attributes)
+        return self.timetable.due(place, lot(self.row.campaign_id, recipient.subject_id, "when"), self.now)
+
+
 class Planner:
+    """`policy`: as the deployment has it; recipients are planned for when the gate will let them go. `partitions`: of
+    the topic of requests. A chunk is a row of the outbox for each, and `backlog` is counted in rows."""
+
     def __init__(
         self,
         database: Database,
@@ -52,15 +144,20 @@ class Planner:
         link_keys: LinkKeys,
         policy: Policy,
         *,
+        partitions: int,
         chunk: int,
         backlog: int,
+        clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._database = database
         self._field_keys = field_keys
         self._link_keys = link_keys
         self._policy = policy
+        self._gate = at_hand_off(policy)
+        self._partitions = partitions
         self._chunk = chunk
         self._backlog = backlog
+        self._now = clock
 
     def workers(self) -> list[Worker]:
         timers = (
@@ -71,7 +168,7 @@ class Planner:
 
     async def start_due(self) -> bool:
         """One due campaign. Was there one?"""
-        now = datetime.now(UTC)
+        now = self._now()
         async with self._database.begin() as tx:
             await store.finish_done(tx, now)
             row = await store.lock_due(tx, now)
@@ -83,85 +180,150 @@ class Planner:
                 await control.take(tx, row, Action.EDIT, now)
                 log.warning("campaign is a draft again", extra={"campaign_id": row.campaign_id, "reason": why})
                 return True
+            if (rule := store.recurring_of(row)) is not None:
+                await self._occur(tx, row, rule, now)
+                return True
             await store.alone_with_audiences(tx, row.sender_id)
-            wording = store.wording_of(row)
-            await links.put_targets(tx, row.campaign_id, wording.targets)
-            audience = await store.freeze_audience(tx, row, selected, wording.required, now)
+            wordings = store.wordings_of(row).values()
+            await links.put_targets(tx, row.campaign_id, list(dict.fromkeys(t for w in wordings for t in w.targets)))
+            audience = await store.freeze_audience(tx, row, selected, required(wordings), now)
             await control.take(tx, row, Action.START, now)
         STARTED.inc()
         log.info("campaign started", extra={"campaign_id": row.campaign_id, "audience": audience})
         return True
 
     async def _against(self, tx: AsyncConnection, row: Row[Any], selected: Condition) -> str | None:
-        """Why a campaign that is due does not start."""
+        """Why a campaign that is due does not start. One that recurs goes on: its next occurrence may select somebody."""
         if not await pre_flight.still_agreed(tx, row):
             return "not_what_was_approved"
-        if segments.is_segment(row) and not await segments.selects_somebody(tx, row.sender_id, selected):
+        if (
+            store.recurring_of(row) is None
+            and segments.is_segment(row)
+            and not await segments.selects_somebody(tx, row.sender_id, selected)
+        ):
             return "nobody_selected"
         return None
 
+    async def _occur(self, tx: AsyncConnection, row: Row[Any], rule: Recurring, now: datetime) -> None:
+        """The occurrence that has come, as a campaign of its own that is due at once; of several the last, since each
+        is of use until the next."""
+        sender = await store.find_sender(tx, row.sender_id)
+        assert sender is not None
+        zone = zones(sender.country, self._gate)[0]
+        timing = store.timing_of(row)
+        at, missed = recurrence.latest(rule, zone, row.at, now)
+        following = recurrence.first(rule, zone, at + timedelta.resolution)
+        starts_at = starts(timing, at, sender.country, row.starts_at, self._gate)
+        ends = ends_by(starts_at, None)
+        campaign_id = recurrence.occurrence_id(row.campaign_id, at)
+        if await store.insert_occurrence(tx, row.campaign_id, campaign_id, min(ends, following or ends), now):
+            occurrence = await store.find_campaign(tx, campaign_id, lock=True)
+            assert occurrence is not None
+            digest = pre_flight.agreed(occurrence, sender, None)
+            await store.set_start(tx, campaign_id, at, starts_at, digest, row.acknowledged)
+            await control.take(tx, occurrence, Action.SCHEDULE, now)
+        begins = starts(timing, following or at, sender.country, now, self._gate)
+        await store.set_next(tx, row.campaign_id, following or at, begins, missed)
+        if following is None:
+            await control.take(tx, row, Action.FINISH, now)
+        MISSED.inc(missed)
+        log.log(
+            logging.WARNING if missed else logging.INFO,
+            "campaign recurs",
+            extra={"campaign_id": campaign_id, "series_id": row.campaign_id, "missed": missed},
+        )
+
     async def expand(self) -> bool:
         """One chunk of one running campaign. Is there more to do at once?"""
-        now = datetime.now(UTC)
+        now = self._now()
         async with self._database.begin() as tx:
             if await outbox.backlog(tx) > self._backlog:
                 return False  # woken when the relay has published
-            row = await store.lock_expanding(tx)
+            row = await store.lock_expanding(tx, now)
             if row is None:
                 return False
             sender = await store.find_sender(tx, row.sender_id)
             assert sender is not None, "a campaign is written for a known sender, and senders are never removed"
+            asking = await self._asking(tx, row, sender, now)
+            pace = Pace.of(asking.timing)
+            slots = pace.room(row.next_slot, now)
+            room = self._chunk if slots is None else min(slots, self._chunk)
             await store.reading_contacts(tx)
-            recipients = await store.next_recipients(tx, row, self._chunk)
-            wording = store.wording_of(row)
+            waiting = await store.waiting_recipients(tx, row, now, room) if asking.may_wait else ()
+            ahead = self._chunk if slots is None else min(room + AHEAD, self._chunk)
+            after = await store.next_recipients(tx, row, ahead)
             requests: list[MessageRequested] = []
-            denied: dict[str, str] = {}
             made: list[Tokens] = []
-            for each in recipients:
+            denied: dict[str, str] = {}
+            variants: dict[str, str] = {}
+            waits: dict[str, datetime | None] = dict.fromkeys((each.subject_id for each in waiting), None)
+            cursor, reached = row.cursor, 0
+            for place, each in enumerate((*waiting, *after)):
                 tokens = Tokens(self._link_keys, row.campaign_id, each.subject_id)
-                asked = self._request(row, wording, sender, each, tokens, now)
+                asked = asking.of(each, tokens)
                 if isinstance(asked, MessageRequested):
+                    if len(requests) == room:
+                        break
                     requests.append(asked)
                     made.append(tokens)
+                    if asking.trial is not None:
+                        variants[each.subject_id] = asking.variant_of(each.subject_id)
+                elif isinstance(asked, datetime):
+                    waits[each.subject_id] = asked
                 else:
                     denied[each.subject_id] = asked
+                if place >= len(waiting):
+                    cursor, reached = each.subject_id, reached + 1
             await links.keep(tx, made)
-            await outbox.append(tx, CAMPAIGN_REQUESTS, requests)
+            await outbox.append_by_partition(tx, CAMPAIGN_REQUESTS, requests, self._partitions)
             await store.deny(tx, row.campaign_id, denied)
-            done = len(recipients) < self._chunk
-            cursor = recipients[-1].subject_id if recipients else row.cursor
-            await store.move_cursor(tx, row.campaign_id, cursor, expanded=done, now=now)
+            await store.set_waiting(tx, row.campaign_id, waits)
+            await store.set_variants(tx, row.campaign_id, variants)
+            next_slot = pace.after(row.next_slot, now, len(requests))
+            done = reached == len(after) < ahead
+            look_at = next_slot if len(requests) == room else None
+            if done and asking.may_wait and (first := await store.next_wait(tx, row.campaign_id)) is not None:
+                done, look_at = False, max(first, look_at or first)
+            if look_at is not None:
+                look_at = min(look_at, now + store.LOOK_AHEAD)
+            await store.keep_place(
+                tx,
+                row.campaign_id,
+                cursor,
+                expanded=done,
+                look_at=look_at,
+                next_slot=next_slot,
+                turn=(len(waiting) + reached) * Priority(row.priority).cost,
+            )
             if done:
                 await store.finish_done(tx, now, [row.campaign_id])
         REQUESTED.labels("requested").inc(len(requests))
         REQUESTED.labels("denied").inc(len(denied))
         return True
 
-    def _request(
-        self, row: Row[Any], wording: Wording, sender: Sender, recipient: Row[Any], tokens: Tokens, now: datetime
-    ) -> MessageRequested | str:
-        """The request for one recipient, or why there is none: its contact is gone, or has changed since the freeze."""
-        if recipient.number is None:
-            return "contact_gone"
-        attributes: Mapping[str, str] = _attributes.decode(recipient.attributes)
-        if (missing := wording.missing(attributes)) is not None:
-            return f"missing:{missing}"
-        if wording.targets and sender.link_host is None:
-            return "link_host_missing"
-        written = wording.render(attributes, sender.stop_code, tokens)
-        if (problem := texts.refused(written, sender.stop_code)) is not None:
-            return problem.value
-        identity = message_of(row.campaign_id, row.starts_at, recipient.subject_id)
-        return MessageRequested(
-            message_id=identity,
-            campaign_id=row.campaign_id,
-            sender_id=row.sender_id,
-            purpose=row.purpose,
-            category="marketing",
-            subject_id=recipient.subject_id,
-            number=recipient.number,
-            text=self._field_keys.seal(written, f"text:{identity}"),
-            requested_at=now,
-            send_before=ends_by(row.starts_at, row.send_before),
-            region=region_of(attributes[POSTCODE], sender.country, self._policy) if POSTCODE in attributes else None,
+    async def _asking(self, tx: AsyncConnection, row: Row[Any], sender: Sender, now: datetime) -> _Asking:
+        """Decides which of its texts is the best, if that is due."""
+        timing, trial = store.timing_of(row), store.trial_of(row)
+        ends = ends_by(row.starts_at, row.send_before)
+        timetable = Timetable(timing, sender.country, row.starts_at, row.at, ends, self._gate)
+        decided_at = row.starts_at
+        if trial is not None and trial.winner is not None:
+            decided_at = trial.decided_at(timetable)
+            if row.winner is None and now >= decided_at:
+                best = winner(trial, await store.results_of(tx, row))
+                await store.set_winner(tx, row.campaign_id, best)
+                row = await store.find_campaign(tx, row.campaign_id) or row
+        wordings = store.wordings_of(row)
+        linked = frozenset(name for name, wording in wordings.items() if wording.targets)
+        return _Asking(
+            row=row,
+            sender=sender,
+            wordings=wordings,
+            hostless=linked if sender.link_host is None else frozenset(),
+            trial=trial,
+            decided_at=decided_at,
+            timing=timing,
+            timetable=timetable,
+            field_keys=self._field_keys,
+            now=now,
         )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
+from itertools import islice
 from typing import Annotated, Any
 
 import msgspec
@@ -19,20 +20,23 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import approval, consents, findings, segments, senders, store
+from campaign import approval, consents, findings, recurrence, segments, senders, store
+from campaign.draw import lot
 from campaign.findings import Finding, Severity
-from campaign.forecast import Forecast, Outlook, Plan
+from campaign.forecast import NO_TRIAL, Forecast, Outlook, Plan
 from campaign.frequency import MOST_DAYS, Limit
-from campaign.lifecycle import Status, ends_by
+from campaign.lifecycle import KEPT, Status
 from campaign.reach import Standing
 from campaign.segment import Condition
 from campaign.short_link import MAX_HOST_CHARS, is_host
 from campaign.store import Sender
+from campaign.timing import Place as Whereabouts
+from campaign.timing import Timetable, timetable
 from common.auth import Caller, require
 from common.database import Database
 from common.fields import Storable
 from common.keyring import FieldKeys
-from common.law import begins_with, next_permitted
+from common.law import Aspect, Policy, begins_with, closed_by, zones
 from common.msisdn import territory_of
 from common.problems import Conflict, Forbidden, Invalid, NotFound, Reason
 from common.service import Resources, resources
@@ -41,6 +45,7 @@ router = APIRouter(prefix="/v1", tags=["pre-flight"])
 
 PAGE = 2000  # contacts read at a time
 ACKNOWLEDGED = 100  # findings, at most
+OCCURRENCES = 10  # shown of a campaign that recurs
 
 Held = Annotated[Resources[Any], Depends(resources)]
 Author = Annotated[Caller, Depends(require("campaign:write"))]
@@ -83,6 +88,14 @@ class Approved(BaseModel):
     by: list[str] = Field(description="Who approved exactly this, to start exactly then.")
 
 
+class Closed(BaseModel):
+    """A rule that forbids the start there, so that it is put off to `opens_at`."""
+
+    aspect: Aspect
+    rule: str
+    source: str
+
+
 class Place(BaseModel):
     """Of those who would get it."""
 
@@ -91,6 +104,7 @@ class Place(BaseModel):
     segments: int
     cost: Decimal | None = Field(description="Null where the price table names no price.")
     opens_at: datetime = Field(description="When a message may first leave for there.")
+    closed_by: list[Closed] = Field(description="Why not when it was to start there; empty where it may.")
 
 
 class Cost(BaseModel):
@@ -117,6 +131,7 @@ class Lengths(BaseModel):
 class PreFlight(BaseModel):
     digest: str = Field(description="What an approval is given to: of text, audience, sender and start.")
     at: datetime | None
+    occurrences: list[datetime] = Field(description="The next of a campaign that recurs; what follows is of the first.")
     made_at: datetime
     consents_as_of: datetime | None = Field(
         description="Consents acknowledged before are counted; null while they are being read for the first time."
@@ -134,7 +149,7 @@ class PreFlight(BaseModel):
     finishes_at: datetime | None = Field(
         description="When the last would leave at `rate_per_s`, within hours; without a rate, when the last may leave."
     )
-    rate_per_s: float | None
+    rate_per_s: float | None = Field(description="The operator's or the campaign's own, whichever is less.")
     findings: list[Against]
     compliance: str = Field(description="The version of the rules.")
     approval: Approved
@@ -182,11 +197,13 @@ async def look_at_campaign(campaign_id: Storable, held: Held, caller: Reader, bo
     at = body.at if body else None
     now = datetime.now(UTC)
     async with held.database.begin() as tx:
-        row, sender = await _found(tx, caller, campaign_id)
+        row, sender = await campaign_of(tx, caller, campaign_id)
         known = await consents.as_of(tx, held.settings.partitions)
         limits = await store.limits_of(tx, row, at or now)
         selected = await segments.of_campaign(tx, row, at or now, held.settings.policy)
-    plan = plan_of(row, sender, at or now, held.settings)
+    if at is None and store.timing_of(row).local_time:
+        raise Invalid("whose local time is that?", reasons=[Reason("at", "needed_for_local_time")])
+    plan = plan_of(row, sender, at or now, now, held.settings)
     outlook = await _Look(held.database, held.field_keys, row, selected, limits, Forecast(plan)).outlook()
     async with held.database.begin() as tx:
         ids = [finding.id for finding in outlook.findings]
@@ -200,7 +217,7 @@ async def approve_campaign(campaign_id: Storable, body: NewApproval, held: Held,
     """By somebody who wrote nothing of it. Any change of text, audience, sender or start makes it count for nothing."""
     now = datetime.now(UTC)
     async with held.database.begin() as tx:
-        row, sender = await _found(tx, caller, campaign_id, lock=True)
+        row, sender = await campaign_of(tx, caller, campaign_id, lock=True)
         if row.status not in (Status.DRAFT, Status.SCHEDULED):
             raise Conflict("the campaign has begun", reasons=[Reason("status", row.status)])
         if not approval.may_approve(caller.subject, [row.created_by, *row.edited_by]):
@@ -217,7 +234,7 @@ async def approve_campaign(campaign_id: Storable, body: NewApproval, held: Held,
 @router.get("/campaigns/{campaign_id}/approvals")
 async def list_approvals(campaign_id: Storable, held: Held, caller: Reader) -> Approvals:
     async with held.database.begin() as tx:
-        await _found(tx, caller, campaign_id)
+        await campaign_of(tx, caller, campaign_id)
         rows = await store.approvals_of(tx, campaign_id)
     return Approvals(items=[Approval(**row._mapping) for row in rows])
 
@@ -263,31 +280,46 @@ def _own_host(host: str) -> None:
         raise Invalid("a shortener that anybody uses", reasons=[Reason("link_host", "public_shortener")])
 
 
-def plan_of(row: Row[Any], sender: Sender, starts_at: datetime, settings: Any) -> Plan:
+def plan_of(row: Row[Any], sender: Sender, at: datetime, now: datetime, settings: Any) -> Plan:
     """What is asked about, of a campaign's row."""
+    table = table_of(row, sender, at, now, settings.policy)
     return Plan(
-        wording=store.wording_of(row),
+        wordings=store.wordings_of(row),
         sender_id=row.sender_id,
         purpose=row.purpose,
         brand=sender.brand,
         oadc=sender.oadc,
         stop_code=sender.stop_code,
         sectors=tuple(row.sectors),
-        starts_at=starts_at,
-        ends_by=ends_by(starts_at, row.send_before),
-        opens=partial(next_permitted, policy=settings.policy),
-        begins_with=partial(begins_with, starts_at, policy=settings.policy),
+        timetable=table,
+        begins_with=partial(begins_with, table.starts_at, policy=settings.policy),
         prices=settings.prices,
         compliance=findings.load(),
         rate_per_s=settings.rate_per_s,
+        trial=store.trial_of(row) or NO_TRIAL,
     )
+
+
+def table_of(row: Row[Any], sender: Sender, at: datetime, now: datetime, policy: Policy) -> Timetable:
+    """Of a campaign that shall start `at`; of one that recurs, of its first occurrence from then on, which ends when
+    the second comes. Raises Invalid where there is none."""
+    rule, send_before = store.recurring_of(row), row.send_before
+    if rule is not None:
+        found = list(islice(recurrence.occurrences(rule, zones(sender.country, policy)[0], at), 2))
+        if not found:
+            raise Invalid("it never comes before its end", reasons=[Reason("recurring.until", "never_comes")])
+        at, send_before = found[0], min(found[1], found[0] + KEPT) if len(found) == 2 else None
+    return timetable(store.timing_of(row), sender.country, at, send_before, now, policy)
 
 
 def agreed(row: Row[Any], sender: Sender, at: datetime | None) -> str:
     """The digest of what a campaign is by now."""
     campaign = {**row._mapping, "translations": msgspec.json.decode(row.translations)}
     campaign["selection"] = msgspec.json.decode(row.selection)
-    link_host = sender.link_host if store.wording_of(row).targets else None
+    campaign["timing"] = msgspec.json.decode(row.timing)
+    campaign["trial"] = None if row.trial is None else msgspec.json.decode(row.trial)
+    campaign["recurring"] = None if row.recurring is None else msgspec.json.decode(row.recurring)
+    link_host = sender.link_host if any(wording.targets for wording in store.wordings_of(row).values()) else None
     return approval.digest(campaign, {name: getattr(sender, name) for name in approval.SEEN}, at, link_host)
 
 
@@ -296,11 +328,11 @@ async def clear(
 ) -> None:
     """May it be scheduled to start `at`? Raises NotReady with each finding that stands against it, or with the approval
     that is missing."""
-    starts_at = at or datetime.now(UTC)
-    selected = await segments.of_campaign(tx, row, starts_at, settings.policy)
+    now = datetime.now(UTC)
+    selected = await segments.of_campaign(tx, row, at or now, settings.policy)
     if segments.is_segment(row) and not await segments.selects_somebody(tx, row.sender_id, selected):
         raise NotReady("its segment selects nobody", reasons=[Reason("audience", "nobody_selected")])
-    plan = plan_of(row, sender, starts_at, settings)
+    plan = plan_of(row, sender, at or now, now, settings)
     found = dict.fromkeys(Forecast(plan).of_samples())
     rules = plan.compliance.rules
     for each in await store.pre_flight_findings(tx, row.campaign_id, agreed(row, sender, None)):
@@ -358,10 +390,11 @@ class _Look:
         for subject_id, number, attributes, told, left_out in page:
             territory = territory_of(self.keys.unseal(number, f"number:{subject_id}"))
             standing = None if told is None else _standing.decode(told)
-            self.forecast.add(_attributes.decode(attributes), territory, standing, left_out)
+            drawn = 0.0 if self.row.trial is None else lot(self.row.campaign_id, subject_id, "variant")
+            self.forecast.add(_attributes.decode(attributes), territory, standing, left_out, drawn)
 
 
-async def _found(
+async def campaign_of(
     tx: AsyncConnection, caller: Caller, campaign_id: str, *, lock: bool = False
 ) -> tuple[Row[Any], Sender]:
     row = await store.find_campaign(tx, campaign_id, lock=lock)
@@ -406,6 +439,7 @@ def _shown(
     return PreFlight(
         digest=agreed(row, sender, at),
         at=at,
+        occurrences=_occurrences(row, plan),
         made_at=now,
         consents_as_of=known,
         audience=outlook.audience,
@@ -438,16 +472,30 @@ def _shown(
                 segments=place.segments,
                 cost=place.cost,
                 opens_at=place.opens_at,
+                closed_by=_closed(plan.timetable, place.place),
             )
             for place in outlook.places
         ],
         opens_at=outlook.opens_at,
         finishes_at=outlook.finishes_at,
-        rate_per_s=plan.rate_per_s,
+        rate_per_s=plan.rate,
         findings=[_against(finding, plan.compliance.rules) for finding in outlook.findings],
         compliance=plan.compliance.version,
         approval=approved,
     )
+
+
+def _occurrences(row: Row[Any], plan: Plan) -> list[datetime]:
+    rule, table = store.recurring_of(row), plan.timetable
+    if rule is None or table.at is None:
+        return []
+    zone = zones(table.country, table.policy)[0]
+    return list(islice(recurrence.occurrences(rule, zone, table.at), OCCURRENCES))
+
+
+def _closed(timetable: Timetable, place: Whereabouts) -> list[Closed]:
+    against = closed_by(timetable.wanted(place), place.territory, timetable.policy, region=place.region)
+    return [Closed(aspect=each.aspect, rule=each.rule.id, source=each.rule.source) for each in against]
 
 
 def _against(finding: Finding, rules: Mapping[str, findings.Rule]) -> Against:

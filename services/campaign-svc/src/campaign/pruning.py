@@ -20,6 +20,7 @@ class Periods(BaseModel):
 
     contacts_days: int = Field(1096, ge=1)  # 3 years: DOMAIN 1.4
     recipients_days: int = Field(396, ge=LATE_DAYS)  # 13 months
+    test_sends_days: int = Field(396, ge=1)  # 13 months
     imports_days: int = Field(396, ge=1)  # 13 months
 
     @property
@@ -42,6 +43,7 @@ def policy(periods: Periods) -> Policy:
                 join="JOIN campaign AS p USING (campaign_id)",
             ),
             Pruned("opt-outs", "opt_out", "at", periods.recipients),
+            Pruned("test sends", "test_send", "asked_at", timedelta(days=periods.test_sends_days)),
             Pruned(
                 "links",
                 "link",

@@ -80,7 +80,7 @@ class Rectifier:
         found, made = [], []
         for row in await store.asked_for(tx, asked.subject_id, asked.sender_id):
             attributes: Mapping[str, str] = _attributes.decode(row.attributes)
-            wording = store.wording_of(row)
+            wording = store.wording_of(row, row.variant)
             written = None
             if wording.missing(attributes) is None:
                 tokens = Tokens(self._link_keys, row.campaign_id, asked.subject_id)

@@ -15,6 +15,7 @@ from campaign import (
     senders,
     statistics,
     store,
+    test_sends,
     writing,
 )
 from campaign.copier import copier
@@ -30,7 +31,8 @@ from common.settings import HoursSettings
 class Settings(HoursSettings):
     import_max_bytes: int = Field(200_000_000, ge=1)  # some five million lines; a larger file is better split
     request_chunk: int = Field(1000, ge=1, le=5000)  # recipients asked for in one transaction
-    outbox_backlog: int = Field(4000, ge=1)  # rows waiting to be published beyond which no more are written
+    # rows waiting to be published beyond which no more are written: a chunk is a row for each partition
+    outbox_backlog: int = Field(48, ge=1)
     prices: Prices = Prices()  # what an SMS costs, by territory; for saying so beforehand
     rate_per_s: float | None = Field(None, gt=0)  # messages the operator takes; for saying when a campaign is done
     link_days: int = Field(
@@ -48,6 +50,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             held.field_keys,
             held.link_keys,
             settings.policy,
+            partitions=settings.partitions,
             chunk=settings.request_chunk,
             backlog=settings.outbox_backlog,
         )
@@ -78,6 +81,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             imports.router,
             pre_flight.router,
             segmenting.router,
+            test_sends.router,
             writing.router,
             statistics.router,
             redirects.pages,

@@ -39,7 +39,10 @@ from campaign.contacts_file import LineProblem
 from campaign.frequency import Limit
 from campaign.lifecycle import Status
 from campaign.reach import Standing
+from campaign.recurrence import Recurring
 from campaign.segment import Condition
+from campaign.timing import Timing
+from campaign.variants import OWN, Result, Trial
 from campaign.wording import Wording, wording
 from common import consumer, dead_letters, erasing, outbox
 from common.contracts.consent import SenderChanged
@@ -48,6 +51,7 @@ from common.database import new_metadata
 
 CONTACTS = 0x636F6E74  # advisory lock ("cont"): shared by who asks for messages, alone for who corrects contacts
 AUDIENCES = 0x61756469  # advisory locks ("audi"), one a sender
+LOOK_AHEAD = timedelta(minutes=1)  # at most so long nobody looks at a campaign that is not all asked for
 DUE = "campaign_due"  # NOTIFY channel: a campaign was scheduled
 
 metadata = new_metadata()
@@ -152,6 +156,13 @@ campaign = Table(
     Column("selection", JSONB, nullable=False),
     Column("rest_days", Integer, nullable=True),  # who got something of its sender within them is left out
     _instant("send_before", nullable=True),
+    Column("timing", JSONB, nullable=False, server_default=text("'{}'::jsonb")),  # timing.Timing, what is not default
+    Column("recurring", JSONB, nullable=True),  # recurrence.Recurring
+    Column("trial", JSONB, nullable=True),  # variants.Trial
+    Column("winner", Text, nullable=True),  # of its texts, once it is known
+    Column("series_id", Text, nullable=True),  # the one that recurs, of which this is an occurrence
+    Column("missed", Integer, nullable=False, server_default=text("0")),  # occurrences that nobody was there to begin
+    Column("priority", Text, nullable=False, server_default=text("'normal'")),
     Column("created_by", Text, nullable=False),
     Column("edited_by", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     _instant("created_at"),
@@ -160,19 +171,23 @@ campaign = Table(
     Column("agreed", Text, nullable=True),  # approval.digest of what was scheduled, whenever it starts
     Column("acknowledged", ARRAY(Text), nullable=False, server_default=text("'{}'")),  # findings, by who scheduled it
     Column("control_version", Integer, nullable=False, server_default=text("0")),
+    _instant("at", nullable=True),  # as its author named it; people's own clocks may show it earlier
     _instant("starts_at", nullable=True),
     _instant("started_at", nullable=True),
     _instant("ended_at", nullable=True),
     # how far the frozen audience has been asked for, and when last
     Column("cursor", Text, nullable=False, server_default=text("''")),
     Column("expanded", Boolean, nullable=False, server_default=text("false")),
-    _instant("expanded_at", nullable=True),
     Column("sent_back", Text, nullable=True),  # why it is a draft again that was scheduled
+    _instant("look_at", nullable=True),  # there is nothing to ask for before
+    _instant("next_slot", nullable=True),  # of its pace
+    Column("turn", BigInteger, nullable=False, server_default=text("0")),  # how much it has had of the planner
     Index("campaign_position_ix", "position", unique=True),
+    Index("campaign_series_ix", "series_id", "position", postgresql_where=text("series_id IS NOT NULL")),
     Index("campaign_scheduled_ix", "starts_at", postgresql_where=text("status = 'scheduled'")),
     Index("campaign_begun_ix", "sender_id", "ended_at", postgresql_where=text("started_at IS NOT NULL")),
     Index("campaign_ended_ix", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
-    Index("campaign_expanding_ix", "expanded_at", postgresql_where=text("status = 'running' AND NOT expanded")),
+    Index("campaign_expanding_ix", "turn", postgresql_where=text("status = 'running' AND NOT expanded")),
 )
 
 campaign_accounts = Table(
@@ -213,6 +228,19 @@ campaign_pre_flight = Table(
     _instant("made_at"),
 )
 
+test_send = Table(
+    "test_send",  # a message to somebody named, before its campaign goes to everybody
+    metadata,
+    Column("campaign_id", Text, nullable=False),
+    Column("message_id", Text, nullable=False),
+    Column("subject_id", Text, nullable=False),
+    Column("variant", Text, nullable=False),
+    Column("asked_by", Text, nullable=False),
+    _instant("asked_at"),
+    PrimaryKeyConstraint("campaign_id", "message_id"),
+    Index("test_send_asked_ix", "asked_at"),
+)
+
 recipient = Table(
     "recipient",
     metadata,
@@ -224,7 +252,16 @@ recipient = Table(
     Column("version", Integer, nullable=False),  # dispatch's; 0 until it spoke
     _instant("handed_off_at", nullable=True),
     _instant("receipt_at", nullable=True),
+    Column("variant", Text, nullable=True),  # which of several texts it was asked for with
+    _instant("waits_until", nullable=True),  # before the cursor, and not due yet
     PrimaryKeyConstraint("campaign_id", "subject_id"),
+    Index(
+        "recipient_waiting_ix",
+        "campaign_id",
+        "waits_until",
+        "subject_id",
+        postgresql_where=text("waits_until IS NOT NULL"),
+    ),
 )
 
 campaign_link = Table(
@@ -569,12 +606,13 @@ async def asked_for(tx: AsyncConnection, subject_id: str, sender_id: str | None)
     rows = await tx.execute(
         text(
             "SELECT g.campaign_id, g.text, g.language, g.translations::text AS translations, g.folding, g.starts_at,"
+            " g.trial::text AS trial, r.variant,"
             " s.stop_code, u.link_host, c.attributes::text AS attributes"
             " FROM campaign AS g JOIN recipient AS r ON r.campaign_id = g.campaign_id AND r.subject_id = :id"
             " JOIN contact AS c ON c.sender_id = g.sender_id AND c.subject_id = :id"
             " JOIN sender AS s ON s.sender_id = g.sender_id"
             " LEFT JOIN sender_rule AS u ON u.sender_id = g.sender_id"
-            " WHERE g.status IN ('running', 'paused') AND r.subject_id <= g.cursor"
+            " WHERE g.status IN ('running', 'paused') AND r.subject_id <= g.cursor AND r.waits_until IS NULL"
             " AND r.status IN ('pending', 'deferred') AND g.sender_id = coalesce(:sender_id, g.sender_id)"
             " ORDER BY g.campaign_id"
         ),
@@ -686,17 +724,44 @@ async def refusals_after(tx: AsyncConnection, import_id: str, line: int, limit: 
 _CAMPAIGN = (
     "SELECT c.campaign_id, c.position, c.sender_id, c.name, c.purpose, c.text, c.language,"
     " c.translations::text AS translations, c.folding, c.sectors, c.selection::text AS selection, c.rest_days,"
-    " c.send_before, c.created_by, c.edited_by, c.agreed, c.acknowledged,"
-    " c.created_at, c.fingerprint, c.status, c.starts_at, c.started_at, c.ended_at, c.cursor, c.sent_back,"
+    " c.send_before, c.timing::text AS timing, c.recurring::text AS recurring, c.series_id, c.missed,"
+    " c.trial::text AS trial, c.winner,"
+    " c.priority, c.created_by, c.edited_by, c.agreed, c.acknowledged,"
+    " c.created_at, c.fingerprint, c.status, c.at, c.starts_at, c.started_at, c.ended_at, c.cursor, c.next_slot,"
+    " c.sent_back,"
     f" c.expanded, u.link_host, a.audience, {', '.join(f'a.{name}' for name in COUNTS)}"
     " FROM campaign AS c JOIN campaign_accounts AS a ON a.campaign_id = c.campaign_id"
     " LEFT JOIN sender_rule AS u ON u.sender_id = c.sender_id"
 )
 
 
-def wording_of(row: Row[Any]) -> Wording:
-    """What a campaign says: of its `text`, `language`, `translations`, `folding` and its sender's `link_host`."""
-    return wording(row.text, row.language, msgspec.json.decode(row.translations), row.folding, row.link_host)
+def wording_of(row: Row[Any], variant: str | None = None) -> Wording:
+    """What a campaign says: of its `text`, `language`, `translations`, `folding` and its sender's `link_host`; or one
+    of its variants."""
+    source, translations = row.text, msgspec.json.decode(row.translations)
+    if variant is not None and variant != OWN and (trial := trial_of(row)) is not None:
+        other = next(each for each in trial.variants if each.name == variant)
+        source, translations = other.text, other.translations
+    return wording(source, row.language, translations, row.folding, row.link_host)
+
+
+def wordings_of(row: Row[Any]) -> dict[str, Wording]:
+    """All that a campaign says, by variant; its own text first."""
+    trial = trial_of(row)
+    names = [OWN, *trial.names] if trial else [OWN]
+    return {name: wording_of(row, name) for name in names}
+
+
+def trial_of(row: Row[Any]) -> Trial | None:
+    return None if row.trial is None else Trial.model_validate_json(row.trial)
+
+
+def timing_of(row: Row[Any]) -> Timing:
+    return Timing.model_validate_json(row.timing)
+
+
+def recurring_of(row: Row[Any]) -> Recurring | None:
+    return None if row.recurring is None else Recurring.model_validate_json(row.recurring)
 
 
 async def insert_campaign(tx: AsyncConnection, values: Mapping[str, Any]) -> bool:
@@ -704,16 +769,47 @@ async def insert_campaign(tx: AsyncConnection, values: Mapping[str, Any]) -> boo
     done = await tx.execute(
         text(
             "WITH added AS (INSERT INTO campaign (campaign_id, sender_id, name, purpose, text, language, translations,"
-            " folding, sectors, selection, rest_days, send_before, created_by, created_at, fingerprint, status) VALUES"
+            " folding, sectors, selection, rest_days, send_before, timing, recurring, trial, priority, created_by,"
+            " created_at, fingerprint, status) VALUES"
             " (:campaign_id, :sender_id, :name, :purpose, :text, :language, CAST(:translations AS jsonb), :folding,"
             " CAST(:sectors AS text[]),"
-            " CAST(:selection AS jsonb), :rest_days, :send_before, :created_by, :created_at, :fingerprint, 'draft')"
+            " CAST(:selection AS jsonb), :rest_days, :send_before, CAST(:timing AS jsonb), CAST(:recurring AS jsonb),"
+            " CAST(:trial AS jsonb), :priority, :created_by,"
+            " :created_at, :fingerprint, 'draft')"
             " ON CONFLICT DO NOTHING RETURNING campaign_id)"
             " INSERT INTO campaign_accounts (campaign_id) SELECT campaign_id FROM added RETURNING 1"
         ),
         values,
     )
     return done.one_or_none() is not None
+
+
+async def insert_occurrence(
+    tx: AsyncConnection, series_id: str, campaign_id: str, send_before: datetime, now: datetime
+) -> bool:
+    """A draft that says what the campaign says that recurs, once. False where there is that occurrence already."""
+    added = await tx.execute(
+        text(
+            "WITH added AS (INSERT INTO campaign (campaign_id, series_id, sender_id, name, purpose, text, language,"
+            " translations, folding, sectors, selection, rest_days, send_before, timing, trial, priority, created_by,"
+            " edited_by, created_at, fingerprint, status)"
+            " SELECT :campaign_id, campaign_id, sender_id, name, purpose, text, language, translations, folding,"
+            " sectors, selection, rest_days, :send_before, timing, trial, priority, created_by, edited_by, :now,"
+            " fingerprint, 'draft' FROM campaign WHERE campaign_id = :series_id"
+            " ON CONFLICT DO NOTHING RETURNING campaign_id)"
+            " INSERT INTO campaign_accounts (campaign_id) SELECT campaign_id FROM added RETURNING 1"
+        ),
+        {"campaign_id": campaign_id, "series_id": series_id, "send_before": send_before, "now": now},
+    )
+    return added.one_or_none() is not None
+
+
+async def set_next(tx: AsyncConnection, campaign_id: str, at: datetime, starts_at: datetime, missed: int) -> None:
+    """Of a campaign that recurs: its next occurrence, and how many more nobody was there to begin."""
+    await tx.execute(
+        text("UPDATE campaign SET at = :at, starts_at = :starts_at, missed = missed + :missed WHERE campaign_id = :id"),
+        {"id": campaign_id, "at": at, "starts_at": starts_at, "missed": missed},
+    )
 
 
 async def find_campaign(tx: AsyncConnection, campaign_id: str, *, lock: bool = False) -> Row[Any] | None:
@@ -725,16 +821,22 @@ async def find_campaign(tx: AsyncConnection, campaign_id: str, *, lock: bool = F
 
 
 async def campaigns_before(
-    tx: AsyncConnection, position: int | None, sender_ids: Sequence[str] | None, limit: int
+    tx: AsyncConnection, position: int | None, sender_ids: Sequence[str] | None, series_id: str | None, limit: int
 ) -> Sequence[Row[Any]]:
-    """Newest first. `sender_ids` None: of every sender."""
+    """Newest first. `sender_ids` None: of every sender. `series_id`: only the occurrences of that one."""
     rows = await tx.execute(
         text(
             f"{_CAMPAIGN} WHERE (CAST(:position AS bigint) IS NULL OR c.position < :position)"
             " AND (CAST(:senders AS text[]) IS NULL OR c.sender_id = ANY(CAST(:senders AS text[])))"
+            " AND (CAST(:series_id AS text) IS NULL OR c.series_id = :series_id)"
             " ORDER BY c.position DESC LIMIT :limit"
         ),
-        {"position": position, "senders": None if sender_ids is None else list(sender_ids), "limit": limit},
+        {
+            "position": position,
+            "senders": None if sender_ids is None else list(sender_ids),
+            "series_id": series_id,
+            "limit": limit,
+        },
     )
     return rows.all()
 
@@ -760,6 +862,9 @@ async def set_status(tx: AsyncConnection, campaign_id: str, status: Status, *, c
         text(
             "UPDATE campaign SET status = :status, control_version = control_version + CAST(:told AS integer),"
             " started_at = CASE WHEN :status = 'running' THEN coalesce(started_at, :now) ELSE started_at END,"
+            # who joins those that are being asked for, or comes back, has no turns to make up for
+            " turn = CASE WHEN :status = 'running' THEN greatest(turn, (SELECT coalesce(min(o.turn), 0)"
+            " FROM campaign AS o WHERE o.status = 'running' AND NOT o.expanded)) ELSE turn END,"
             " ended_at = CASE WHEN :status IN ('finished', 'cancelled') THEN CAST(:now AS timestamptz) END"
             " WHERE campaign_id = :id RETURNING control_version"
         ),
@@ -770,14 +875,20 @@ async def set_status(tx: AsyncConnection, campaign_id: str, status: Status, *, c
 
 
 async def set_start(
-    tx: AsyncConnection, campaign_id: str, starts_at: datetime, agreed: str, acknowledged: Sequence[str]
+    tx: AsyncConnection, campaign_id: str, at: datetime, starts_at: datetime, agreed: str, acknowledged: Sequence[str]
 ) -> None:
     await tx.execute(
         text(
-            "UPDATE campaign SET starts_at = :at, agreed = :agreed, acknowledged = CAST(:acknowledged AS text[]),"
-            " sent_back = NULL WHERE campaign_id = :id"
+            "UPDATE campaign SET at = :at, starts_at = :starts_at, agreed = :agreed,"
+            " acknowledged = CAST(:acknowledged AS text[]), sent_back = NULL WHERE campaign_id = :id"
         ),
-        {"id": campaign_id, "at": starts_at, "agreed": agreed, "acknowledged": list(acknowledged)},
+        {
+            "id": campaign_id,
+            "at": at,
+            "starts_at": starts_at,
+            "agreed": agreed,
+            "acknowledged": list(acknowledged),
+        },
     )
     await tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": DUE})
 
@@ -789,7 +900,10 @@ async def edit_campaign(tx: AsyncConnection, values: Mapping[str, Any]) -> None:
             "UPDATE campaign SET name = :name, purpose = :purpose, text = :text, language = :language,"
             " translations = CAST(:translations AS jsonb), folding = :folding, sectors = CAST(:sectors AS text[]),"
             " selection = CAST(:selection AS jsonb), rest_days = :rest_days, send_before = :send_before,"
-            " starts_at = NULL, agreed = NULL, acknowledged = '{}', sent_back = NULL, edited_by ="
+            " timing = CAST(:timing AS jsonb), recurring = CAST(:recurring AS jsonb), trial = CAST(:trial AS jsonb),"
+            " priority = :priority,"
+            " at = NULL, starts_at = NULL, agreed = NULL,"
+            " acknowledged = '{}', sent_back = NULL, edited_by ="
             " CASE WHEN CAST(:by AS text) = ANY(edited_by) THEN edited_by"
             " ELSE array_append(edited_by, CAST(:by AS text)) END WHERE campaign_id = :campaign_id"
         ),
@@ -800,7 +914,7 @@ async def edit_campaign(tx: AsyncConnection, values: Mapping[str, Any]) -> None:
 async def take_off_schedule(tx: AsyncConnection, campaign_id: str, why: str) -> None:
     await tx.execute(
         text(
-            "UPDATE campaign SET starts_at = NULL, agreed = NULL, acknowledged = '{}', sent_back = :why"
+            "UPDATE campaign SET at = NULL, starts_at = NULL, agreed = NULL, acknowledged = '{}', sent_back = :why"
             " WHERE campaign_id = :id"
         ),
         {"id": campaign_id, "why": why},
@@ -875,6 +989,77 @@ async def selected_after(
             **selected.values,
             **(_limited(limits) if limits else {}),
         },
+    )
+    return rows.all()
+
+
+async def contacts_and_standings(
+    tx: AsyncConnection, sender_id: str, subject_ids: Sequence[str]
+) -> dict[str, tuple[str | None, str | None]]:
+    """By subject_id: the attributes of who is a contact of the sender, and what is known of their consents, as JSON."""
+    rows = await tx.execute(
+        text(
+            "SELECT s.id, c.attributes::text AS attributes, k.told::text AS told"
+            " FROM unnest(CAST(:ids AS text[])) AS s(id)"
+            " LEFT JOIN contact AS c ON c.sender_id = :sender_id AND c.subject_id = s.id"
+            " LEFT JOIN standing AS k ON k.subject_id = s.id"
+        ),
+        {"ids": list(subject_ids), "sender_id": sender_id},
+    )
+    return {row.id: (row.attributes, row.told) for row in rows}
+
+
+async def add_tests(tx: AsyncConnection, campaign_id: str, tests: Sequence[Mapping[str, Any]]) -> set[str]:
+    """The message_ids of those that are new."""
+    rows = await tx.execute(
+        text(
+            "INSERT INTO test_send (campaign_id, message_id, subject_id, variant, asked_by, asked_at)"
+            " SELECT :campaign_id, t.message_id, t.subject_id, t.variant, :asked_by, :asked_at"
+            " FROM unnest(CAST(:ids AS text[]), CAST(:subjects AS text[]), CAST(:variants AS text[]))"
+            " AS t(message_id, subject_id, variant) ON CONFLICT DO NOTHING RETURNING message_id"
+        ),
+        {
+            "campaign_id": campaign_id,
+            "ids": [test["message_id"] for test in tests],
+            "subjects": [test["subject_id"] for test in tests],
+            "variants": [test["variant"] for test in tests],
+            "asked_by": tests[0]["asked_by"],
+            "asked_at": tests[0]["asked_at"],
+        },
+    )
+    return set(rows.scalars())
+
+
+async def tests_since(tx: AsyncConnection, campaign_id: str, since: datetime) -> int:
+    return int(
+        await tx.scalar(
+            text("SELECT count(*) FROM test_send WHERE campaign_id = :id AND asked_at > :since"),
+            {"id": campaign_id, "since": since},
+        )
+        or 0
+    )
+
+
+async def tests_of(tx: AsyncConnection, campaign_id: str) -> Sequence[Row[Any]]:
+    """Newest first."""
+    rows = await tx.execute(
+        text(
+            "SELECT message_id, subject_id, variant, asked_by, asked_at FROM test_send WHERE campaign_id = :id"
+            " ORDER BY asked_at DESC, message_id"
+        ),
+        {"id": campaign_id},
+    )
+    return rows.all()
+
+
+async def tests_with(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any]]:
+    """Of one person, oldest first. Found campaign by campaign, of which few are tested."""
+    rows = await tx.execute(
+        text(
+            "SELECT t.campaign_id, c.sender_id, c.name, t.message_id, t.asked_at FROM test_send AS t"
+            " JOIN campaign AS c ON c.campaign_id = t.campaign_id WHERE t.subject_id = :id ORDER BY t.asked_at"
+        ),
+        {"id": subject_id},
     )
     return rows.all()
 
@@ -977,34 +1162,135 @@ async def freeze_audience(
     return audience
 
 
-async def lock_expanding(tx: AsyncConnection) -> Row[Any] | None:
-    """One running campaign not all of whose audience has been asked for: the one that has waited longest."""
+async def lock_expanding(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
+    """One running campaign with something to ask for: of those, the one that has had least of the planner, by the
+    weight of its priority. A look that is more than LOOK_AHEAD away was set by a clock that has been set back since."""
     rows = await tx.execute(
         text(
             f"{_CAMPAIGN} WHERE c.status = 'running' AND NOT c.expanded"
-            " ORDER BY c.expanded_at NULLS FIRST LIMIT 1 FOR UPDATE OF c SKIP LOCKED"
-        )
+            " AND (c.look_at IS NULL OR c.look_at <= :now OR c.look_at > :beyond)"
+            " ORDER BY c.turn, c.position LIMIT 1 FOR UPDATE OF c SKIP LOCKED"
+        ),
+        {"now": now, "beyond": now + LOOK_AHEAD},
     )
     return rows.one_or_none()
+
+
+_RECIPIENT = (
+    "SELECT r.subject_id, c.number, c.attributes::text AS attributes FROM recipient AS r"
+    " LEFT JOIN contact AS c ON c.sender_id = :sender_id AND c.subject_id = r.subject_id"
+    " WHERE r.campaign_id = :campaign_id AND"
+)
 
 
 async def next_recipients(tx: AsyncConnection, row: Row[Any], limit: int) -> Sequence[Row[Any]]:
     """After the campaign's cursor, with their contact; number and attributes are None where it is gone."""
     rows = await tx.execute(
-        text(
-            "SELECT r.subject_id, c.number, c.attributes::text AS attributes FROM recipient AS r"
-            " LEFT JOIN contact AS c ON c.sender_id = :sender_id AND c.subject_id = r.subject_id"
-            " WHERE r.campaign_id = :campaign_id AND r.subject_id > :cursor ORDER BY r.subject_id LIMIT :limit"
-        ),
+        text(f"{_RECIPIENT} r.subject_id > :cursor ORDER BY r.subject_id LIMIT :limit"),
         {"campaign_id": row.campaign_id, "sender_id": row.sender_id, "cursor": row.cursor, "limit": limit},
     )
     return rows.all()
 
 
-async def move_cursor(tx: AsyncConnection, campaign_id: str, cursor: str, *, expanded: bool, now: datetime) -> None:
+async def waiting_recipients(tx: AsyncConnection, row: Row[Any], now: datetime, limit: int) -> Sequence[Row[Any]]:
+    """Before the cursor, and due by now; as `next_recipients`."""
+    rows = await tx.execute(
+        text(f"{_RECIPIENT} r.waits_until <= :now ORDER BY r.waits_until, r.subject_id LIMIT :limit"),
+        {"campaign_id": row.campaign_id, "sender_id": row.sender_id, "now": now, "limit": limit},
+    )
+    return rows.all()
+
+
+async def set_waiting(tx: AsyncConnection, campaign_id: str, until: Mapping[str, datetime | None]) -> None:
+    """Until when each recipient waits; None: no more. The campaign's row is locked."""
+    if not until:
+        return
     await tx.execute(
-        text("UPDATE campaign SET cursor = :cursor, expanded = :expanded, expanded_at = :now WHERE campaign_id = :id"),
-        {"id": campaign_id, "cursor": cursor, "expanded": expanded, "now": now},
+        text(
+            "UPDATE recipient AS r SET waits_until = w.until"
+            " FROM unnest(CAST(:ids AS text[]), CAST(:until AS timestamptz[])) AS w(subject_id, until)"
+            " WHERE r.campaign_id = :campaign_id AND r.subject_id = w.subject_id"
+        ),
+        {"campaign_id": campaign_id, "ids": list(until), "until": list(until.values())},
+    )
+
+
+async def set_variants(tx: AsyncConnection, campaign_id: str, variants: Mapping[str, str]) -> None:
+    """By which of several texts each recipient (subject_id) is asked for. The campaign's row is locked."""
+    if not variants:
+        return
+    await tx.execute(
+        text(
+            "UPDATE recipient AS r SET variant = v.variant"
+            " FROM unnest(CAST(:ids AS text[]), CAST(:variants AS text[])) AS v(subject_id, variant)"
+            " WHERE r.campaign_id = :campaign_id AND r.subject_id = v.subject_id"
+        ),
+        {"campaign_id": campaign_id, "ids": list(variants), "variants": list(variants.values())},
+    )
+
+
+async def results_of(tx: AsyncConnection, row: Row[Any]) -> dict[str, Result]:
+    """What came of each text so far. An opt-out counts where it is of this sender and purpose and came since the
+    campaign began: whoever opts out of what they have just been sent."""
+    rows = await tx.execute(
+        text(
+            "SELECT r.variant, count(*) AS asked_for,"
+            " count(*) FILTER (WHERE r.status IN ('accepted', 'unknown')) AS handed_off,"
+            " count(*) FILTER (WHERE r.receipt = 'delivered') AS delivered,"
+            " count(*) FILTER (WHERE r.status IN ('accepted', 'unknown') AND EXISTS (SELECT FROM"
+            " jsonb_array_elements(k.told -> 'consents') AS c WHERE c ->> 'sender_id' = :sender_id"
+            " AND c ->> 'purpose' = :purpose AND c ->> 'state' = 'opted_out'"
+            " AND CAST(c ->> 'occurred_at' AS timestamptz) >= :since)) AS opted_out"
+            " FROM recipient AS r LEFT JOIN standing AS k ON k.subject_id = r.subject_id"
+            " WHERE r.campaign_id = :id AND r.variant IS NOT NULL GROUP BY r.variant"
+        ),
+        {"id": row.campaign_id, "sender_id": row.sender_id, "purpose": row.purpose, "since": row.started_at},
+    )
+    return {each.variant: Result(each.asked_for, each.handed_off, each.delivered, each.opted_out) for each in rows}
+
+
+async def set_winner(tx: AsyncConnection, campaign_id: str, variant: str) -> None:
+    await tx.execute(
+        text("UPDATE campaign SET winner = :variant WHERE campaign_id = :id"), {"id": campaign_id, "variant": variant}
+    )
+
+
+async def next_wait(tx: AsyncConnection, campaign_id: str) -> datetime | None:
+    """When the first who waits is due; None where nobody does."""
+    found: datetime | None = await tx.scalar(
+        text(
+            "SELECT waits_until FROM recipient WHERE campaign_id = :id AND waits_until IS NOT NULL"
+            " ORDER BY waits_until LIMIT 1"
+        ),
+        {"id": campaign_id},
+    )
+    return found
+
+
+async def keep_place(
+    tx: AsyncConnection,
+    campaign_id: str,
+    cursor: str,
+    *,
+    expanded: bool,
+    look_at: datetime | None,
+    next_slot: datetime | None,
+    turn: int,
+) -> None:
+    """How far a campaign has been asked for, when there is more to ask for, and what that cost of the planner."""
+    await tx.execute(
+        text(
+            "UPDATE campaign SET cursor = :cursor, expanded = :expanded, look_at = :look_at, next_slot = :next_slot,"
+            " turn = turn + :turn WHERE campaign_id = :id"
+        ),
+        {
+            "id": campaign_id,
+            "cursor": cursor,
+            "expanded": expanded,
+            "look_at": look_at,
+            "next_slot": next_slot,
+            "turn": turn,
+        },
     )
 
 
@@ -1025,11 +1311,12 @@ async def deny(tx: AsyncConnection, campaign_id: str, denied: Mapping[str, str])
 
 
 async def deny_unrequested(tx: AsyncConnection, row: Row[Any], reason: str) -> int:
-    """All that is beyond the cursor; returns how many. The campaign's row is locked."""
+    """All that is beyond the cursor, and who waits before it; returns how many. The campaign's row is locked."""
     done = await tx.execute(
         text(
-            "UPDATE recipient SET status = 'denied', reasons = ARRAY[CAST(:reason AS text)]"
-            " WHERE campaign_id = :campaign_id AND subject_id > :cursor AND status = 'pending'"
+            "UPDATE recipient SET status = 'denied', reasons = ARRAY[CAST(:reason AS text)], waits_until = NULL"
+            " WHERE campaign_id = :campaign_id AND (subject_id > :cursor OR waits_until IS NOT NULL)"
+            " AND status = 'pending'"
         ),
         {"campaign_id": row.campaign_id, "cursor": row.cursor, "reason": reason},
     )

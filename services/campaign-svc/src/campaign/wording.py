@@ -4,7 +4,7 @@ A contact is written to in the language of its attribute `language`, and in the 
 the campaign does not speak.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -67,6 +67,12 @@ def wording(
         for name, each in {language: source, **translations}.items()
     }
     return Wording(language, templates, contact)
+
+
+def required(wordings: Iterable[Wording]) -> tuple[str, ...]:
+    """What every contact must have, whichever of these it is written to in."""
+    first, *others = wordings
+    return tuple(name for name in first.required if all(name in each.required for each in others))
 
 
 def _fold(replacing: Callable[[str], str] | None) -> Fold | None:

@@ -9,6 +9,7 @@ a decision names the edition it was made with ("france-2") and can be made again
     next_permitted(now, "MQ", policy)           the first instant from now on when it may
     region_of("67000", "FR", policy)            "FR-6AE": what a postcode tells that a number does not
     next_permitted(now, "FR", policy, region="FR-6AE")
+    openings(now, until, "MQ", policy)          when it may, from now until then
 
 Law, the operators' charter, operators and the house all hold together: what one forbids is forbidden, so the strictest
 wins. So it is of places: a number that cannot tell one place from its neighbours (+590, +689, the states of the US) may
@@ -48,6 +49,7 @@ __all__ = [
     "is_open",
     "load",
     "next_permitted",
+    "openings",
     "region_of",
     "rules_of",
     "zones",
@@ -116,6 +118,9 @@ class Policy:
     places: dict[str, Place]
 
 
+Opening = tuple[datetime, datetime]  # from the first instant that is open to the first that is not, UTC
+
+
 @dataclass(frozen=True, slots=True)
 class Closure:
     """Why an instant is not permitted: this rule, against this, in this place and time zone."""
@@ -163,6 +168,29 @@ def _next(moment: datetime, territory: str, region: str | None, policy: Policy) 
             if moment < closes:
                 return max(moment, opens)
     return None
+
+
+def openings(
+    start: datetime, end: datetime, territory: str, policy: Policy, *, region: str | None = None
+) -> tuple[Opening, ...]:
+    """When a marketing message may reach `territory` within [`start`, `end`), in order and apart from each other.
+    Raises ValueError if either is naive."""
+    first, last = _utc(start), _utc(end)
+    if policy.always_open:
+        return ((first, last),) if first < last else ()
+    places = _places(policy, territory, region)
+    found: list[Opening] = []
+    day = first.date()
+    while places is not None and day <= last.date():
+        for opens, closes in _openings(places, day):
+            begins, ends = max(opens, first), min(closes, last)
+            if begins >= ends:
+                continue
+            if found and found[-1][1] == begins:  # midnight of UTC is nobody's evening
+                begins = found.pop()[0]
+            found.append((begins, ends))
+        day += timedelta(1)
+    return tuple(found)
 
 
 def closed_by(at: datetime, territory: str, policy: Policy, *, region: str | None = None) -> tuple[Closure, ...]:
@@ -316,9 +344,6 @@ def _places(policy: Policy, territory: str, region: str | None) -> tuple[Place, 
     if place is None or part is None:
         return None if place is None else (place,)
     return (part,) if territory in (part.code, part.within) else (place, part)
-
-
-Opening = tuple[datetime, datetime]  # from the first instant that is open to the first that is not, UTC
 
 
 @lru_cache(maxsize=16384)

@@ -1,0 +1,163 @@
+"""When a message is due: open, the first such instant, on the clock of its person; laid out within its window; and
+never more of a campaign in any second or any hour than it said, whatever the planner's timer does."""
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
+from zoneinfo import ZoneInfo
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from campaign.draw import lot
+from campaign.timing import Pace, Place, Timetable, Timing, starts
+from common.law import at_hand_off, is_open, load, openings, rules_of, zones
+
+FRANCE = at_hand_off(rules_of(date(2026, 11, 25), load("france-2")))
+MINUTE = timedelta(minutes=1)
+NEVER = datetime(2099, 1, 1, tzinfo=UTC)
+# before a change of clocks, a holiday here and not there, the end of a year, and any day
+mornings = st.sampled_from(
+    [
+        datetime(2026, 3, 28, tzinfo=UTC),
+        datetime(2026, 10, 24, tzinfo=UTC),
+        datetime(2027, 3, 13, tzinfo=UTC),
+        datetime(2026, 12, 24, tzinfo=UTC),
+        datetime(2027, 3, 26, tzinfo=UTC),
+        datetime(2026, 5, 21, tzinfo=UTC),
+        datetime(2026, 12, 31, tzinfo=UTC),
+    ]
+)
+instants = st.builds(lambda day, minutes: day + minutes * MINUTE, mornings, st.integers(0, 3 * 24 * 60))
+places = st.builds(
+    Place,
+    st.sampled_from([code for code, place in FRANCE.places.items() if place.within is None]),
+    st.none() | st.just("FR-6AE"),
+    st.none() | st.sampled_from(["Indian/Reunion", "Europe/Paris", "America/Miquelon"]),
+)
+shares = st.floats(0, 1, exclude_max=True)
+
+
+def table(at: datetime, ends_by: datetime = NEVER, starts_at: datetime | None = None, **timing: object) -> Timetable:
+    return Timetable(Timing.model_validate(timing), "FR", starts_at or at, at, ends_by, FRANCE)
+
+
+@settings(max_examples=60)
+@given(instants, instants, places)
+def test_it_is_due_at_the_first_minute_that_is_open(at: datetime, now: datetime, place: Place) -> None:
+    due = table(at).due(place, 0, now)
+    minute = max(at, now)
+    found = None
+    for _ in range(6 * 24 * 60):
+        if is_open(minute, place.territory, FRANCE, region=place.region):
+            found = minute
+            break
+        minute += MINUTE
+    assert due == found or (found is None and (due is None or due >= minute))
+
+
+@given(instants, instants, places)
+def test_local_time_is_what_its_person_s_clock_shows_then_or_on_a_later_day(
+    at: datetime, now: datetime, place: Place
+) -> None:
+    timing = Timing(local_time=True)
+    starts_at = starts(timing, at, "FR", now, FRANCE)
+    wanted = table(at, starts_at=starts_at, local_time=True).wanted(place)
+    asked = at.astimezone(ZoneInfo("Europe/Paris"))
+    here = [ZoneInfo(place.zone)] if place.zone else zones(place.region or place.territory, FRANCE)
+    assert starts_at <= wanted < max(starts_at, at + timedelta(days=1)) + timedelta(days=1, hours=1)
+    if len(here) == 1:
+        shown = wanted.astimezone(here[0])
+        # an hour that a change of clocks leaves out is an hour later
+        assert (shown.time() == asked.time()) or (shown - timedelta(hours=1)).utcoffset() != shown.utcoffset()
+    if starts_at < now:
+        assert starts_at == at
+    elif now + timedelta(days=1) < at:
+        assert (wanted.astimezone(here[0]).date() - asked.date()).days in (0, 1), "nobody's hour has passed yet"
+
+
+@given(instants, places, st.integers(1, 3 * 24 * 60), st.lists(shares, min_size=1, max_size=5))
+def test_a_spread_is_open_in_its_window_and_in_order(
+    at: datetime, place: Place, minutes: int, drawn: Sequence[float]
+) -> None:
+    spread = table(at, spread_minutes=minutes)
+    first = table(at).planned(place, 0)
+    found = [spread.planned(place, share) for share in sorted(drawn)]
+    if first is None:
+        assert set(found) == {None}
+        return
+    for due in found:
+        assert due is not None
+        assert first <= due < first + minutes * MINUTE
+        assert is_open(due, place.territory, FRANCE, region=place.region)
+    assert found == sorted(due for due in found if due is not None)
+
+
+@given(instants, places, shares, st.integers(1, 6000), st.integers(0, 6000))
+def test_nothing_is_due_after_its_end(at: datetime, place: Place, share: float, spread: int, late: int) -> None:
+    ends_by = at + timedelta(hours=30)
+    due = table(at, ends_by, spread_minutes=spread).due(place, share, at + late * MINUTE)
+    assert due is None or at + late * MINUTE <= due < ends_by
+
+
+def test_a_spread_is_even() -> None:
+    """Of ten thousand people over ten open hours, a thousand in each: within four standard deviations."""
+    at = datetime(2026, 11, 24, 7, tzinfo=UTC)
+    spread = table(at, spread_minutes=600)
+    lots = [lot("cmp-1", f"subject-{n}", "when") for n in range(10_000)]
+    hours = [int((due - at) / timedelta(hours=1)) for each in lots if (due := spread.planned(Place("FR"), each))]
+    assert all(abs(hours.count(hour) - 1000) < 120 for hour in range(10))
+
+
+ticks = st.lists(st.tuples(st.integers(0, 900), st.integers(0, 40)), min_size=1, max_size=120)  # milliseconds, wanted
+
+
+@given(st.integers(1, 50), st.none() | st.integers(1, 500), ticks)
+def test_no_more_leave_than_were_said_in_any_second_or_hour(
+    per_second: int, per_hour: int | None, passing: Sequence[tuple[int, int]]
+) -> None:
+    pace = Pace.of(Timing(per_second=per_second, per_hour=per_hour))
+    now, next_slot = datetime(2026, 11, 24, 9, tzinfo=UTC), None
+    left: list[datetime] = []
+    for milliseconds, wanted in passing:
+        now += timedelta(milliseconds=milliseconds)
+        room = pace.room(next_slot, now)
+        assert room is not None
+        used = min(room, wanted)
+        next_slot = pace.after(next_slot, now, used)
+        left += [now] * used
+    for many, span in ((per_second, timedelta(seconds=1)), (per_hour, timedelta(hours=1))):
+        if many is not None:
+            assert all(sum(start <= each < start + span for each in left) <= many for start in set(left))
+
+
+@given(st.integers(1, 10), st.integers(-7200, 7200))
+def test_a_clock_that_jumps_neither_stops_a_campaign_nor_lets_it_make_up_for_time(rate: int, jump: int) -> None:
+    pace = Pace.of(Timing(per_second=rate))
+    now, next_slot = datetime(2026, 11, 24, 9, tzinfo=UTC), None
+    left: list[int] = []  # by the hundredth of a second that really passed
+    for real in range(600):
+        shown = now + timedelta(milliseconds=10 * real, seconds=jump if real >= 300 else 0)
+        room = pace.room(next_slot, shown)
+        assert room is not None
+        next_slot = pace.after(next_slot, shown, room)
+        left += [real] * room
+    within = [sum(start <= each < start + 100 for each in left) for start in left]
+    assert max(within) <= (rate if jump <= 0 else rate * 1.25 + 1)
+    assert sum(each >= 400 for each in left) >= int(rate * 2 * 0.7), "it goes on"
+
+
+def test_what_is_not_said_is_not_limited() -> None:
+    assert (Pace.of(Timing()).room(None, NEVER), Pace.of(Timing()).after(None, NEVER, 9)) == (None, None)
+
+
+@given(instants, instants, places)
+def test_openings_are_all_that_is_open(start: datetime, end: datetime, place: Place) -> None:
+    found = openings(start, end, place.territory, FRANCE, region=place.region)
+    assert all(opens < closes for opens, closes in found)
+    assert all(one[1] < other[0] for one, other in pairwise(found))
+    minute = start
+    while minute < end:
+        inside = any(opens <= minute < closes for opens, closes in found)
+        assert inside == is_open(minute, place.territory, FRANCE, region=place.region)
+        minute += 15 * MINUTE

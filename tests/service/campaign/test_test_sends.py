@@ -1,0 +1,63 @@
+"""A campaign's message to named numbers: the very text, asked for once, recorded, and judged like any other."""
+
+from typing import Any
+
+from tests.builders import SENDER, field_keys, number, opted_in, subject
+from tests.running import bearer
+from tests.service.campaign.campaigns import Campaigns, csv_of
+
+
+async def test_a_test_says_what_the_campaign_will_and_is_asked_for_once(campaigns: Campaigns) -> None:
+    await campaigns.imported(csv_of(1, 2))
+    await campaigns.told(opted_in(1))
+    variant = {"name": "b", "text": "Maison Lune, {first_name} : oui {stop}", "percent": 50}
+    campaign_id = (await campaigns.written(trial={"variants": [variant]}))["campaign_id"]
+    path = f"campaigns/{campaign_id}/test-sends"
+    key = {"Idempotency-Key": "once"}
+    sent: list[dict[str, Any]] = []
+    for name in ("a", "b"):
+        body = {"numbers": [number(1), number(7)], "variant": name, "attributes": {"first_name": "Ana"}}
+        sent += (await campaigns.post(path, 202, json=body, headers=key))["items"]
+        assert (await campaigns.post(path, 202, json=body, headers=key))["items"][0]["message_id"] in {
+            item["message_id"] for item in sent
+        }
+    assert [item["against"] for item in sent] == [[], ["no_consent"]] * 2
+    requests = {r.message_id: r for r in await campaigns.requests()}
+    assert set(requests) == {item["message_id"] for item in sent}
+    for item in sent:
+        request = requests[item["message_id"]]
+        assert (request.category, request.sender_id, request.purpose) == ("marketing", SENDER, "promotions")
+        assert field_keys.unseal(request.text, f"text:{request.message_id}") == item["text"]
+    await campaigns.post(f"campaigns/{campaign_id}/schedule")
+    assert await campaigns.planner.start_due()
+    while await campaigns.planner.expand():
+        pass
+    audience = [r for r in await campaigns.requests() if r.campaign_id == campaign_id and r.subject_id == subject(1)]
+    assert field_keys.unseal(audience[0].text, f"text:{audience[0].message_id}") in [i["text"] for i in sent]
+    assert audience[0].message_id not in requests
+    listed = (await campaigns.get(path))["items"]
+    assert {item["message_id"] for item in listed} == set(requests)
+    assert (await campaigns.statistics(campaign_id))["audience"] == 2
+
+
+async def test_what_cannot_be_tested_is_refused_and_nothing_is_asked_for(campaigns: Campaigns) -> None:
+    campaign_id = (await campaigns.written(text="{first_name}, Maison Lune {stop}"))["campaign_id"]
+    path = f"campaigns/{campaign_id}/test-sends"
+    for body, field, reason in (
+        ({"numbers": ["0123456789"], "attributes": {"first_name": "Ana"}}, "numbers.0", "not_mobile"),
+        ({"numbers": [number(1)]}, "attributes.first_name", "missing"),
+        ({"numbers": [number(1)], "variant": "b"}, "variant", "unknown_variant"),
+        ({"numbers": []}, "numbers", "too_short"),
+        ({"numbers": [number(n) for n in range(6)]}, "numbers", "too_long"),
+    ):
+        refused = await campaigns.post(path, 422, json=body)
+        assert (refused["reasons"][0]["field"], refused["reasons"][0]["reason"]) == (field, reason)
+    body = {"numbers": [number(n) for n in range(5)], "attributes": {"first_name": "Ana"}}
+    await campaigns.post(path, 403, json=body, headers=bearer(scope="campaign:read"))
+    assert await campaigns.requests() == []
+    for _ in range(10):
+        await campaigns.post(path, 202, json=body)
+    assert (await campaigns.post(path, 409, json=body))["type"] == "/problems/too-many-tests"
+    assert len(await campaigns.requests()) == 50
+    await campaigns.post(f"campaigns/{campaign_id}/cancel")
+    await campaigns.post(path, 409, json=body)

@@ -1,0 +1,174 @@
+"""When the people of a campaign are asked for: at their own hour, at its pace, in turn with other campaigns, and each
+once whatever stops the planner."""
+
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from campaign.lifecycle import Status
+from tests.builders import now, number, subject
+from tests.service.campaign.campaigns import Campaigns, csv_of
+
+MONDAY = datetime(2030, 3, 4, 9, tzinfo=UTC)  # 10:00 in Paris
+HOUR, MINUTE, SECOND = timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1)
+
+
+async def scheduled(campaigns: Campaigns, at: datetime = MONDAY, **fields: Any) -> str:
+    campaign_id: str = (await campaigns.written(**fields))["campaign_id"]
+    await campaigns.post(f"campaigns/{campaign_id}/schedule", json={"at": at.isoformat()})
+    return campaign_id
+
+
+def set_clock(campaigns: Campaigns, at: datetime) -> None:
+    campaigns.planner._now = lambda: at
+
+
+async def asked(campaigns: Campaigns, at: datetime, campaign_id: str | None = None) -> list[str]:
+    """Whom the planner asks for once its clock shows `at`, and it has nothing more to do then."""
+    before = len(await campaigns.requests())
+    set_clock(campaigns, at)
+    while await campaigns.planner.start_due():
+        pass
+    while await campaigns.planner.expand():
+        pass
+    requests = (await campaigns.requests())[before:]
+    return sorted(r.subject_id for r in requests if campaign_id in (None, r.campaign_id))
+
+
+async def test_each_is_asked_for_at_their_own_hour_and_a_cancellation_denies_who_waits(campaigns: Campaigns) -> None:
+    zones = ["", "America/Martinique", "Indian/Reunion", "Pacific/Tahiti", "nowhere"]
+    rows = "".join(f"{number(n)};{zone}\n" for n, zone in enumerate(zones))
+    await campaigns.imported(f"number;timezone\n{rows}")
+    wanted = await campaigns.written(timing={"local_time": True})
+    refused = await campaigns.post(f"campaigns/{wanted['campaign_id']}/schedule", 422)
+    assert refused["reasons"][0]["reason"] == "needed_for_local_time"
+    campaign_id = await scheduled(campaigns, timing={"local_time": True})
+    shown = await campaigns.get(f"campaigns/{campaign_id}")
+    assert datetime.fromisoformat(shown["at"]) == MONDAY
+    assert datetime.fromisoformat(shown["starts_at"]) == MONDAY - 11 * HOUR, "10:00 in Wallis, where the sun is first"
+    assert datetime.fromisoformat(shown["opens_at"]) == MONDAY
+    assert await asked(campaigns, MONDAY - 11 * HOUR) == []
+    # 10:00 in Réunion is 07:00 in Paris, where the number is from: not before 08:00 there
+    assert await asked(campaigns, MONDAY - 2 * HOUR - SECOND) == []
+    assert await asked(campaigns, MONDAY - 2 * HOUR) == [subject(2)]
+    assert await asked(campaigns, MONDAY) == sorted([subject(0), subject(4)])
+    assert await asked(campaigns, MONDAY + 5 * HOUR) == [subject(1)], "10:00 in Fort-de-France"
+    assert (await campaigns.statistics(campaign_id))["pending"] == 5
+    await campaigns.post(f"campaigns/{campaign_id}/cancel")
+    found = await campaigns.statistics(campaign_id)
+    assert (found["pending"], found["denied_reasons"]) == (4, {"campaign_cancelled": 1}), "the gate has the others"
+    assert await asked(campaigns, MONDAY + 99 * HOUR) == []
+
+
+async def test_a_spread_lays_people_out_over_its_window_and_a_pause_holds_them(campaigns: Campaigns) -> None:
+    await campaigns.imported(csv_of(*range(40)))
+    sunday = MONDAY - timedelta(days=1)
+    campaign_id = await scheduled(campaigns, sunday, timing={"spread_minutes": 240})
+    opens = MONDAY - 2 * HOUR
+    assert await asked(campaigns, sunday) == []
+    by_hour = []
+    for hours in range(4):
+        if hours == 2:
+            await campaigns.post(f"campaigns/{campaign_id}/pause")
+            assert await asked(campaigns, opens + 2 * HOUR) == []
+            await campaigns.post(f"campaigns/{campaign_id}/resume")
+        by_hour.append(len(await asked(campaigns, opens + (hours + 1) * HOUR - SECOND)))
+    assert sum(by_hour) == len({r.subject_id for r in await campaigns.requests()}) == 40
+    assert min(by_hour) >= 1, "spread, and not at once"
+    assert await asked(campaigns, opens + 5 * HOUR) == []
+    assert await campaigns.status(campaign_id) == Status.RUNNING  # until the gate has told of each
+
+
+async def test_no_more_leave_in_a_second_than_it_says_and_a_clock_set_back_stops_nothing(campaigns: Campaigns) -> None:
+    await campaigns.imported(csv_of(*range(30)))
+    await scheduled(campaigns, timing={"per_second": 5})
+    real = MONDAY + 2 * HOUR
+    left: Counter[int] = Counter()
+    for tenth in range(100):
+        shown = real if tenth < 40 else real - HOUR
+        left[tenth] = len(await asked(campaigns, shown))
+        real += SECOND / 10
+    assert left.total() == 30
+    assert max(sum(left[tenth + n] for n in range(10)) for tenth in range(90)) <= 5
+    assert sum(left[tenth] for tenth in range(40, 60)) >= 5, "after the clock was set back too"
+
+
+async def test_who_would_be_asked_for_after_the_end_is_denied_and_said(campaigns: Campaigns) -> None:
+    await campaigns.imported(csv_of(*range(30)))
+    ends = MONDAY + HOUR
+    spread = await campaigns.written(send_before=ends.isoformat(), timing={"spread_minutes": 120})
+    at = {"at": MONDAY.isoformat()}
+    refused = await campaigns.post(f"campaigns/{spread['campaign_id']}/schedule", 422, json=at)
+    assert refused["reasons"][0]["reason"] == "beyond_the_end"
+    campaign_id = await scheduled(campaigns, send_before=ends.isoformat(), timing={"per_hour": 20})
+    sent = [len(await asked(campaigns, MONDAY + minutes * MINUTE)) for minutes in (0, 2, 4, 59)]
+    assert sent == [1, 0, 1, 1], "one in three minutes; what was missed is not made up for"
+    assert await asked(campaigns, ends) == []
+    found = await campaigns.statistics(campaign_id)
+    assert (found["denied"], found["denied_reasons"]) == (27, {"send_before_passed": 27})
+
+
+async def test_a_large_campaign_and_a_small_one_take_turns(campaigns: Campaigns) -> None:
+    await campaigns.imported(csv_of(*range(60)))
+    large = await scheduled(campaigns, now() + MINUTE, name="large")
+    set_clock(campaigns, now() + 2 * MINUTE)
+    assert await campaigns.planner.start_due()
+    for _ in range(2):
+        assert await campaigns.planner.expand()
+    small = await scheduled(campaigns, now() + MINUTE, name="small")
+    urgent = await scheduled(campaigns, now() + MINUTE, name="urgent", priority="high")
+    while await campaigns.planner.start_due():
+        pass
+    chunks = []
+    while await campaigns.planner.expand():
+        chunks.append((await campaigns.requests())[-1].campaign_id)
+    assert Counter(chunks) >= Counter({large: 4, small: 6, urgent: 6})
+    # four of the urgent one for each of the others, and then those in turn
+    assert chunks[:6].count(urgent) >= 3
+    assert {large, small} <= set(chunks[:7])
+    others = [each for each in chunks if each != urgent]
+    assert abs(others[:8].count(large) - others[:8].count(small)) <= 1
+    requests = await campaigns.requests()
+    assert len({r.message_id for r in requests}) == len(requests) == 180
+    per_campaign = Counter(r.campaign_id for r in requests)
+    assert per_campaign == Counter({large: 60, small: 60, urgent: 60}), "two to the same people: each once of each"
+
+
+@pytest.mark.parametrize("timing", [{}, {"spread_minutes": 120, "per_second": 50}])
+async def test_a_planner_that_dies_at_any_statement_leaves_nobody_out_and_nobody_twice(
+    campaigns: Campaigns, timing: dict[str, Any]
+) -> None:
+    people = range(35)
+    await campaigns.imported(csv_of(*people))
+    campaign_id = await scheduled(campaigns, timing=timing)
+    clock = MONDAY
+    set_clock(campaigns, clock)
+    assert await campaigns.planner.start_due()
+    engine = campaigns.database.engine.sync_engine
+    left = [0]
+
+    def die(*_: Any) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise ConnectionError("killed")
+
+    event.listen(engine, "before_cursor_execute", die)
+    event.listen(engine, "commit", die)
+    died, point = 0, 1
+    while len(await campaigns.requests()) < len(people):
+        clock += MINUTE
+        set_clock(campaigns, clock)
+        left[0] = point
+        try:
+            await campaigns.planner.expand()
+            point = 1
+        except ConnectionError:
+            died, point = died + 1, point + 1
+    left[0] = 0
+    assert died >= 4 * 6, "at each statement of each chunk"
+    asked_for = [r.subject_id for r in await campaigns.requests()]
+    assert sorted(asked_for) == sorted(subject(n) for n in people)
+    assert (await campaigns.statistics(campaign_id))["pending"] == len(people)
