@@ -36,7 +36,8 @@ async def begun(campaigns: Campaigns, series_id: str, at: datetime) -> list[dict
 
 async def test_each_occurrence_has_an_audience_of_its_own_and_ends_when_the_next_comes(campaigns: Campaigns) -> None:
     await campaigns.imported(csv_of(1))
-    series = await campaigns.written(recurring=DAILY, timing={"per_second": 50})
+    await campaigns.told(opted_in(1))
+    series = await campaigns.written(recurring=DAILY)
     path = f"campaigns/{series['campaign_id']}"
     looked_at = await campaigns.post(f"{path}/pre-flight", json={"at": (MONDAY - DAY).isoformat()})
     assert [datetime.fromisoformat(at) for at in looked_at["occurrences"]] == [MONDAY, MONDAY + DAY, MONDAY + 2 * DAY]

@@ -39,7 +39,7 @@ async def asked(campaigns: Campaigns, at: datetime, campaign_id: str | None = No
 
 
 async def test_each_is_asked_for_at_their_own_hour_and_a_cancellation_denies_who_waits(campaigns: Campaigns) -> None:
-    zones = ["", "America/Martinique", "Indian/Reunion", "Pacific/Tahiti", "nowhere"]
+    zones = ["", "America/Martinique", "Indian/Reunion", "Pacific/Tahiti"]
     rows = "".join(f"{number(n)};{zone}\n" for n, zone in enumerate(zones))
     await campaigns.imported(f"number;timezone\n{rows}")
     wanted = await campaigns.written(timing={"local_time": True})
@@ -54,12 +54,12 @@ async def test_each_is_asked_for_at_their_own_hour_and_a_cancellation_denies_who
     # 10:00 in Réunion is 07:00 in Paris, where the number is from: not before 08:00 there
     assert await asked(campaigns, MONDAY - 2 * HOUR - SECOND) == []
     assert await asked(campaigns, MONDAY - 2 * HOUR) == [subject(2)]
-    assert await asked(campaigns, MONDAY) == sorted([subject(0), subject(4)])
+    assert await asked(campaigns, MONDAY) == [subject(0)]
     assert await asked(campaigns, MONDAY + 5 * HOUR) == [subject(1)], "10:00 in Fort-de-France"
-    assert (await campaigns.statistics(campaign_id))["pending"] == 5
+    assert (await campaigns.statistics(campaign_id))["pending"] == 4
     await campaigns.post(f"campaigns/{campaign_id}/cancel")
     found = await campaigns.statistics(campaign_id)
-    assert (found["pending"], found["denied_reasons"]) == (4, {"campaign_cancelled": 1}), "the gate has the others"
+    assert (found["pending"], found["denied_reasons"]) == (3, {"campaign_cancelled": 1}), "the gate has the others"
     assert await asked(campaigns, MONDAY + 99 * HOUR) == []
 
 

@@ -193,7 +193,7 @@ class Planner:
         return True
 
     async def _against(self, tx: AsyncConnection, row: Row[Any], selected: Condition) -> str | None:
-        """Why a campaign that is due does not start. One that recurs goes on: its next occurrence may select somebody."""
+        """Why a campaign that is due does not start. One that recurs goes on: the next time it may select somebody."""
         if not await pre_flight.still_agreed(tx, row):
             return "not_what_was_approved"
         if (
@@ -258,11 +258,13 @@ class Planner:
             variants: dict[str, str] = {}
             waits: dict[str, datetime | None] = dict.fromkeys((each.subject_id for each in waiting), None)
             cursor, reached = row.cursor, 0
+            full = 0 < room == len(waiting)  # others may be due as well
             for place, each in enumerate((*waiting, *after)):
                 tokens = Tokens(self._link_keys, row.campaign_id, each.subject_id)
                 asked = asking.of(each, tokens)
                 if isinstance(asked, MessageRequested):
                     if len(requests) == room:
+                        full = True
                         break
                     requests.append(asked)
                     made.append(tokens)
@@ -281,9 +283,9 @@ class Planner:
             await store.set_variants(tx, row.campaign_id, variants)
             next_slot = pace.after(row.next_slot, now, len(requests))
             done = reached == len(after) < ahead
-            look_at = next_slot if len(requests) == room else None
+            look_at = next_slot if full else None
             if done and asking.may_wait and (first := await store.next_wait(tx, row.campaign_id)) is not None:
-                done, look_at = False, max(first, look_at or first)
+                done, look_at = False, max(first, next_slot or first)
             if look_at is not None:
                 look_at = min(look_at, now + store.LOOK_AHEAD)
             await store.keep_place(
