@@ -56,7 +56,7 @@ async def statistics_of(campaigns: Campaigns, campaign_id: str) -> dict[str, Any
     """Once every sum in it holds."""
     told = await campaigns.get(f"campaigns/{campaign_id}/statistics")
     total = Counter({name: n for name, n in told["total"].items() if n})
-    for breakdown in ("hours",):
+    for breakdown in ("variants", "territories", "hours"):
         for part in told[breakdown]:
             balanced(part)
         assert +summed(told[breakdown]) == total, breakdown

@@ -1,4 +1,4 @@
-"""HTTP: what came of a campaign. Its counts by hour and reason, who answered by opting out, who
+"""HTTP: what came of a campaign. Its counts by variant, territory, hour and reason, who answered by opting out, who
 clicked; all recipients as a file; and one recipient's whole way.
 
 The accounts (`accounts.py`) are live counters. What is broken down here is counted from the recipients themselves, in
@@ -39,6 +39,8 @@ PAGE = 2000  # recipients read at a time
 COLUMNS = (
     "message_id",
     "subject_id",
+    "variant",
+    "territory",
     "status",
     "reasons",
     "handed_off_at",
@@ -75,6 +77,14 @@ class Counts(BaseModel):
     )
 
 
+class OfVariant(Counts):
+    variant: str | None = Field(description="Null: of a campaign with one text, or not asked for yet.")
+
+
+class OfTerritory(Counts):
+    territory: str | None = Field(description="Of the number; null: the contact is gone, or came before this was kept.")
+
+
 class OfHour(Counts):
     hour: datetime | None = Field(description="In which it was handed off, in UTC; null: it was not.")
 
@@ -95,6 +105,8 @@ class OfLink(BaseModel):
 class CampaignStatistics(BaseModel):
     as_of: datetime
     total: Counts
+    variants: list[OfVariant]
+    territories: list[OfTerritory]
     hours: list[OfHour]
     reasons: list[OfReason]
     links: list[OfLink]
@@ -119,6 +131,7 @@ class Trace(BaseModel):
     subject_id: str
     in_audience: bool
     message_id: str | None = Field(None, description="dispatch-svc tells its whole decision: `/v1/messages/{id}`.")
+    variant: str | None = None
     status: str | None = None
     reasons: list[str] = []
     handed_off_at: datetime | None = None
@@ -142,6 +155,10 @@ async def get_statistics(campaign_id: Storable, held: Held, caller: Reader) -> C
     return CampaignStatistics(
         as_of=now,
         total=next(Counts(**_counts(each)) for each in counted if each.by == _TOTAL),
+        variants=[OfVariant(variant=each.variant, **_counts(each)) for each in counted if each.by == _BY_VARIANT],
+        territories=[
+            OfTerritory(territory=each.territory, **_counts(each)) for each in counted if each.by == _BY_TERRITORY
+        ],
         hours=[OfHour(hour=each.hour, **_counts(each)) for each in counted if each.by == _BY_HOUR],
         reasons=[OfReason(**each._mapping) for each in reasons],
         links=[OfLink(**each._mapping) for each in links],
@@ -187,6 +204,7 @@ async def trace_recipient(campaign_id: Storable, body: WhoseTrace, held: Held, c
         subject_id=subject_id,
         in_audience=True,
         message_id=message_of(campaign_id, row.starts_at, subject_id),
+        variant=one.variant,
         status=one.status,
         reasons=one.reasons,
         handed_off_at=one.handed_off_at,
@@ -197,23 +215,24 @@ async def trace_recipient(campaign_id: Storable, body: WhoseTrace, held: Held, c
     )
 
 
-_TOTAL, _BY_HOUR = 1, 0  # grouping(hour): what was left out
+_TOTAL, _BY_HOUR, _BY_VARIANT, _BY_TERRITORY = 7, 6, 3, 5  # of grouping(): a bit for each that was left out
 
 _COUNTED = (
     f"WITH answers AS MATERIALIZED ({ANSWERS}), clicked AS MATERIALIZED"
     " (SELECT DISTINCT subject_id FROM link WHERE campaign_id = :id AND clicks > 0),"
-    " told AS (SELECT"
+    " told AS (SELECT r.variant, k.territory,"
     " date_trunc('hour', r.handed_off_at, 'UTC') AS hour, r.status, r.receipt, c.subject_id AS clicked,"
     " a.subject_id AS answered FROM recipient AS r"
+    " LEFT JOIN contact AS k ON k.sender_id = :sender_id AND k.subject_id = r.subject_id"
     " LEFT JOIN clicked AS c ON c.subject_id = r.subject_id LEFT JOIN answers AS a ON a.subject_id = r.subject_id"
     " WHERE r.campaign_id = :id)"
-    " SELECT grouping(hour) AS by, hour, count(*) AS audience,"
+    " SELECT grouping(variant, territory, hour) AS by, variant, territory, hour, count(*) AS audience,"
     " count(*) FILTER (WHERE status IN ('pending', 'sending')) AS pending,"
     + "".join(f" count(*) FILTER (WHERE status = '{name}') AS {name}," for name in STANDINGS if name != "pending")
     + " count(*) FILTER (WHERE receipt = 'delivered') AS delivered,"
     " count(*) FILTER (WHERE receipt IN ('failed', 'expired', 'opted_out')) AS undelivered,"
     " count(clicked) AS clicked, count(answered) AS opted_out"
-    " FROM told GROUP BY GROUPING SETS ((), (hour)) ORDER BY by, hour"
+    " FROM told GROUP BY GROUPING SETS ((), (variant), (territory), (hour)) ORDER BY by, variant, territory, hour"
 )
 _REASONS = (
     "SELECT status, reason, count(*) AS recipients FROM recipient AS r, unnest(r.reasons) AS reason"
@@ -263,8 +282,9 @@ async def _recipients(
             " AND subject_id > :after AND (CAST(:subject_id AS text) IS NULL OR subject_id = :subject_id)"
             " ORDER BY subject_id LIMIT :limit),"
             f" answers AS MATERIALIZED ({ANSWERS.replace('JOIN recipient AS r', 'JOIN page AS r')})"
-            " SELECT r.subject_id, r.status, r.reasons, r.handed_off_at, r.receipt,"
+            " SELECT r.subject_id, r.variant, k.territory, r.status, r.reasons, r.handed_off_at, r.receipt,"
             " r.receipt_at, l.clicks, l.first_clicked_at, a.at AS opted_out_at FROM page AS r"
+            " LEFT JOIN contact AS k ON k.sender_id = :sender_id AND k.subject_id = r.subject_id"
             " LEFT JOIN LATERAL (SELECT sum(clicks) AS clicks, min(first_clicked_at) AS first_clicked_at FROM link"
             " WHERE link.campaign_id = :id AND link.subject_id = r.subject_id) AS l ON true"
             " LEFT JOIN answers AS a ON a.subject_id = r.subject_id ORDER BY r.subject_id"
