@@ -15,6 +15,7 @@ from uuid import UUID
 
 import asyncpg
 import msgspec
+from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 
 from chaos import checks
 from chaos.checks import Account, Standings, Violation
@@ -143,9 +144,9 @@ class Watch:
                         await self._invariants()
             except (*GONE, DemoFailed):
                 self.looks_failed += 1
-            except Exception as error:  # SQLAlchemy's own, of a database that is gone
-                if "sqlalchemy" not in type(error).__module__:
-                    raise
+            except ProgrammingError:  # what is asked for is not there: no look would ever find it
+                raise
+            except SQLAlchemyError:  # a database that is gone, as SQLAlchemy tells it
                 self.looks_failed += 1
 
     def _note(self, found: Sequence[Violation]) -> None:
