@@ -31,6 +31,8 @@ class Operator:
     open: asyncio.Event = field(default_factory=asyncio.Event)
     messages: list[dict[str, Any]] = field(default_factory=list)
     received: asyncio.Event = field(default_factory=asyncio.Event)
+    at_once: int = 0  # submits that wait for their answer
+    most_at_once: int = 0
 
     @property
     def references(self) -> list[str]:
@@ -53,8 +55,11 @@ class Operator:
         at = datetime.now(UTC)
         self.messages += [{**message, "at": at} for message in body["messages"]]
         self.received.set()
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
         await asyncio.sleep(self.latency_s)
         await self.open.wait()
+        self.at_once -= 1
         if self.answer == "drop":
             assert request.transport is not None
             request.transport.abort()
@@ -72,9 +77,9 @@ class Operator:
 
 
 @asynccontextmanager
-async def operator() -> AsyncIterator[Operator]:
+async def operator(fake: Operator | None = None) -> AsyncIterator[Operator]:
     """An operator listening on a free port of this machine."""
-    fake = Operator()
+    fake = fake or Operator()
     fake.open.set()
     app = web.Application()
     app.router.add_post("/v1/submits", fake.submits)

@@ -184,6 +184,36 @@ async def test_while_consent_is_stale_marketing_is_held_and_transactional_goes(s
             await eventually(d.becomes(found["message_id"], "accepted"))
 
 
+async def test_what_was_held_goes_at_the_gateways_pace_and_a_code_goes_between(surroundings: Surroundings) -> None:
+    """Held in Kafka, and deferred in the ledger; then all of it may go at the same moment."""
+    async with operator() as op, dispatch(surroundings, op, gateway_batch=5, gateway_submits=2, intake_batch=20) as d:
+        people = range(1, 9)
+        await d.publish_states(*(opted_in(n) for n in people))
+        await eventually(lambda: _known(surroundings, len(people)))
+        await d.control("paused", 2)
+        await eventually(lambda: control_is(surroundings, "paused"))
+        waiting = [requested(n) for n in people for _ in range(8)]
+        await d.request(*waiting)
+        await eventually(lambda: _statuses(surroundings, {"deferred": len(waiting)}))
+    async with operator() as op, dispatch(surroundings, op, watermarks=False, gateway_batch=5, gateway_submits=2) as d:
+        async with surroundings.sql("dispatch") as sql:
+            await sql.execute("UPDATE consumer_offset SET as_of = as_of - interval '1 minute'")
+        await d.control("running", 3)
+        await eventually(lambda: control_is(surroundings, "running"))
+        held = [requested(n) for n in people for _ in range(8)]
+        await d.request(*held)
+        op.open.clear()
+        async with heartbeat(surroundings, STATES):
+            await eventually(lambda: _holds(op.at_once == 2))
+            code = (await d.client.post("/v1/messages", json=_otp(1))).json()["message_id"]
+            await eventually(lambda: _holds(code in op.references))
+            assert op.most_at_once == 3
+            op.open.set()
+            await eventually(lambda: _statuses(surroundings, {"accepted": len(waiting) + len(held) + 1}))
+        assert op.most_at_once == 3
+        assert len(op.references) == len(set(op.references)) == len(waiting) + len(held) + 1
+
+
 async def test_an_opt_out_is_enforced_only_when_nothing_of_the_subject_is_in_flight(
     surroundings: Surroundings,
 ) -> None:
@@ -783,6 +813,13 @@ async def _count(found: Awaitable[list[Any]], n: int) -> bool:
 async def _sending(surroundings: Surroundings, at_least: int) -> bool:
     async with surroundings.sql("dispatch") as sql:
         return bool(await sql.fetchval("SELECT count(*) FROM message WHERE status = 'sending'") >= at_least)
+
+
+async def _statuses(surroundings: Surroundings, wanted: dict[str, int]) -> bool:
+    async with surroundings.sql("dispatch") as sql:
+        found = await sql.fetch("SELECT status, count(*) AS many FROM message GROUP BY status")
+    assert {row["status"]: row["many"] for row in found} == wanted
+    return True
 
 
 async def control_is(surroundings: Surroundings, control: str) -> bool:

@@ -488,7 +488,7 @@ class Consumer:
             if record.offset < await self._lock_reached(tx, tp):
                 return
             if self.subscription.on_poison is not None:
-                await self.subscription.on_poison(tx, _key(record), tp.partition)
+                await self.subscription.on_poison(tx, key_of(record), tp.partition)
             await outbox.append_dead_letter(tx, self.subscription.topic, record.key, record.value, reason)
             await dead_letters.note(
                 tx,
@@ -650,7 +650,7 @@ def received_as(record: Any, event: Event) -> Received:
     trace: bytes | None = dict(record.headers).get("traceparent")
     return Received(
         event=event,
-        key=_key(record) or "",
+        key=key_of(record) or "",
         partition=record.partition,
         offset=record.offset,
         published_at=datetime.fromtimestamp(record.timestamp / 1000, UTC),
@@ -665,7 +665,8 @@ def _type(record: Any) -> str | None:
     return None
 
 
-def _key(record: Any) -> str | None:
+def key_of(record: Any) -> str | None:
+    """None where there is none, or none that can be read."""
     try:
         key: str | None = record.key.decode() if record.key else None
     except UnicodeDecodeError:

@@ -105,6 +105,7 @@ class Service(Generic[S]):
     projection: Sequence[Subscription] = ()  # the projection role's part
     ceiling: Ceiling | None = None
     checks: Sequence[Check] = ()
+    remarks: Sequence[Check] = ()  # what readiness tells besides: somebody has to look, and it is ready all the same
     body_limits: Mapping[str, int | None] = field(default_factory=dict)
     quick: Sequence[Route] = ()  # tried before all others, past FastAPI: what comes by the thousand
     more_topics: Sequence[Topic] = ()  # that it reads and the topic table cannot know: of operators
@@ -265,14 +266,15 @@ def _health(service: Service[S]) -> APIRouter:
 
     @router.get("/readyz")
     async def readyz(request: Request, held: Annotated[Any, Depends(resources)]) -> JSONResponse:
-        why = request.state.running.not_ready()
+        why, remarks = request.state.running.not_ready(), []
         try:
             async with asyncio.timeout(2):
                 await held.database.ping()
                 why += [reason for check in service.checks if (reason := await check(held)) is not None]
+                remarks += [remark for look in service.remarks if (remark := await look(held)) is not None]
         except Exception as error:
             why.append(f"the database does not answer: {type(error).__name__}")
-        return JSONResponse({"ready": not why, "why": why}, status_code=503 if why else 200)
+        return JSONResponse({"ready": not why, "why": why, "remarks": remarks}, status_code=503 if why else 200)
 
     @router.get("/metrics")
     async def metrics() -> Response:

@@ -73,6 +73,7 @@ def policy(periods: Periods) -> Policy:
             "subject": "the ledger's",
             "evidence": "the ledger's",
             "seal": "the ledger's",
+            "states_sum": "nothing of a person",
             "retroactive_cursor": "nothing of a person",
             "retention_due": "the ledger's",
             "retention_recount": "nothing of a person",

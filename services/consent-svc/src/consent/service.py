@@ -34,6 +34,7 @@ from consent import (
     sealing,
     sign_up,
     store,
+    summing,
 )
 from consent.answers import Answers
 from consent.eraser import eraser
@@ -57,6 +58,7 @@ class Settings(HoursSettings, page.PageSettings):
     double_opt_in_after_stop_days: int = Field(30, ge=1)  # in which who has said STOP is asked once
     erasure_late_after_s: float = Field(86_400.0, gt=0)  # then asked for again and told; the law gives a month
     seal_every_s: float = Field(5.0, gt=0)  # how long an entry may stand under no seal, where nothing holds it up
+    sum_every_s: float = Field(21_600.0, gt=0)  # how often all states are added up, for copies to be compared with
     import_backlog: int = Field(1000, ge=1)  # rows waiting to be published beyond which imports and expiries wait
     retired_signing_keys: dict[str, str] = Field(default_factory=dict)  # key id to `x` of the key set: still published
     refused_oadcs: frozenset[str] = frozenset()  # of AF2M's lists: forbidden, or reserved to who has not authorised us
@@ -128,6 +130,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                 expiring.Recount(held.database, settings.import_backlog).worker(),
                 retroactive.Looking(held.database).worker(),
                 sealing.Sealing(held.database, settings.seal_every_s, Settling(held.database, "evidence")).worker(),
+                summing.Summing(held.database, settings.sum_every_s).worker(),
                 *Importing(held, backlog=settings.import_backlog).workers(),
                 Pruner(held.database, pruning.policy(settings.keep)).worker(),
             ],

@@ -897,6 +897,16 @@ async def streamed(tx: AsyncConnection, query: str) -> AsyncIterator[Row[Any]]:
             yield row
 
 
+async def told_states(tx: AsyncConnection, page: int) -> AsyncIterator[list[tuple[str, int, SubjectState, bool]]]:
+    """(subject_id, version, state, whether they are erased) of everybody of whom anything was told."""
+    rows = await tx.stream(
+        text("SELECT subject_id, version, state::text, erased_at IS NOT NULL FROM subject WHERE version > 0"),
+        execution_options={"yield_per": page},
+    )
+    async for some in rows.partitions():
+        yield [(row[0], row[1], _state.decode(row[2]), row[3]) for row in some]
+
+
 async def whole_ledger(tx: AsyncConnection) -> AsyncIterator[Entry]:
     """Every entry there is, by subject and position."""
     async for row in streamed(tx, "SELECT * FROM evidence ORDER BY subject_id, position"):

@@ -1,11 +1,14 @@
-"""`python -m dispatch [migrate]`; `python -m dispatch replay`, which needs PLACET_DATABASE_URL and no other setting."""
+"""`python -m dispatch [migrate | rebuild]`; `python -m dispatch replay`, which needs PLACET_DATABASE_URL and no other
+setting."""
 
 import sys
 
 from common.service import main
-from dispatch import replay
-from dispatch.service import build
+from dispatch import rebuilding, replay
+from dispatch.service import Settings, build
 
 if sys.argv[1:2] == ["replay"]:
     sys.exit(replay.run(sys.argv[2:]))
+if sys.argv[1:2] == ["rebuild"]:
+    sys.exit(rebuilding.run(Settings(), sys.argv[2:]))
 main(build)

@@ -5,6 +5,7 @@ halts, since nobody could tell whose opt-out was missed.
 """
 
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 
@@ -41,7 +42,7 @@ async def apply_states(tx: AsyncConnection, batch: list[Received]) -> After | No
     if not fresh:
         return None
     newest = [list(states)[-1] for _, states in groupby(fresh, key=lambda e: e.subject_id)]
-    await store.put_subjects(tx, newest)
+    await store.put_subjects(tx, newest, published_at(batch))
     was_held = {subject_id for subject_id, (_, held) in known.items() if held}
     if lifted := [e.subject_id for e in newest if e.subject_id in was_held and e.held_since is None]:
         await store.wake_held(tx, lifted)
@@ -71,6 +72,12 @@ async def apply_states(tx: AsyncConnection, batch: list[Received]) -> After | No
             ENFORCED.observe((event.enforced_at - event.received_at).total_seconds())
 
     return observe
+
+
+def published_at(batch: Sequence[Received]) -> dict[tuple[str, int], datetime]:
+    """Of each (subject_id, version)."""
+    states = ((r.event, r.published_at) for r in batch if isinstance(r.event, ConsentStateChanged))
+    return {(event.subject_id, event.version): at for event, at in states}
 
 
 async def mark_unreadable(tx: AsyncConnection, key: str | None, partition: int) -> None:

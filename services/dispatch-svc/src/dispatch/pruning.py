@@ -66,6 +66,9 @@ def policy(periods: Periods) -> Policy:
         kept={
             "subject": "as the consent it is a copy of",
             "sending": "until what it lists has an outcome",
+            "subject_next": "while it is made",
+            "rebuild": "nothing of a person",
+            "comparison": "nothing of a person",
             "provider_block": "until a person removes it",
             "sender": "nothing of a person",
             "campaign": "nothing of a person",

@@ -1,33 +1,27 @@
 """dispatch-svc, wired."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import timedelta
 
 from pydantic import Field, HttpUrl, SecretStr, model_validator
-from sqlalchemy import text
 
-from common.consumer import applied_watermark
-from common.contracts import STATES, operator_submits
+from common.contracts import operator_submits
 from common.law import at_hand_off
 from common.pruning import Pruner
 from common.service import Background, Resources, Service, Worker
 from common.settings import HoursSettings
-from common.telemetry import gauge
 from dispatch import api, projection, pruning, receipts, store
 from dispatch.clearance import Clearance
+from dispatch.comparing import Comparing, consents_are_the_same
 from dispatch.configuration import GatewaySettings, traffic_of
 from dispatch.copier import copier
 from dispatch.eraser import eraser
-from dispatch.gate import Limits, is_fresh
+from dispatch.freshness import Freshness, consent_is_fresh
+from dispatch.gate import Limits
 from dispatch.handoff import Handoff
 from dispatch.intake import Intake
 from dispatch.invariants import Checker
 from dispatch.timers import Timers
-
-STALENESS = gauge(
-    "sms_dispatch_consent_staleness_seconds", "now - watermark, worst partition. Alert above max_staleness_s."
-)
 
 
 class Settings(HoursSettings):
@@ -114,11 +108,13 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         timeout = timedelta(seconds=settings.permit_ttl_s + settings.submit_timeout_s + settings.settle_margin_s)
         timers = Timers(held.database, clearance, handoff, batch=settings.intake_batch, sending_timeout=timeout)
         checker = Checker(held.database, held.field_keys, settings.policy, limits_of(settings), timeout)
+        comparing = Comparing(held.database, settings.partitions)
         erasing = eraser(held.database, settings.partitions)
         return Background(
             subscriptions=[
                 *intake.subscriptions(),
                 *receipts.subscriptions(),
+                comparing.subscription(),
                 erasing.subscription(),
                 copier(held.field_keys).subscription(),
             ],
@@ -126,11 +122,16 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                 Worker("hand-off", handoff.watch),
                 *timers.workers(),
                 checker.worker(),
+                comparing.worker(),
+                Freshness(held.database, settings.partitions).worker(),
                 erasing.worker(),
                 Pruner(held.database, pruning.policy(settings.keep)).worker(),
             ],
             close=traffic.close,
         )
+
+    async def fresh(held: Resources[Settings]) -> str | None:
+        return await consent_is_fresh(held, limits_of(settings))
 
     return Service(
         name="dispatch",
@@ -140,20 +141,6 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         background=background,
         projection=projection.subscriptions(),
         more_topics=[operator_submits(each.account) for each in settings.gateways if each.provider == "kafka"],
-        checks=[consent_is_fresh],
+        checks=[fresh],
+        remarks=[consents_are_the_same],
     )
-
-
-async def consent_is_fresh(held: Resources[Any]) -> str | None:
-    """Readiness is red while the projection is older than what the gate accepts."""
-    async with held.database.begin() as tx:
-        as_of = await applied_watermark(tx, store.CONSENTS_GROUP, STATES, held.settings.partitions)
-        await tx.execute(text("SELECT 1"))
-    if as_of is None:
-        return "no watermark of consent yet: marketing is held"
-    now = datetime.now(UTC)
-    age = (now - as_of).total_seconds()
-    STALENESS.set(age)
-    if not is_fresh(as_of, now, limits_of(held.settings)):
-        return f"consent is {age:.1f} s old: marketing is held"
-    return None

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -39,10 +39,20 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common import consumer, dead_letters, erasing, outbox
 from common.contracts import DISPATCH_MESSAGES, STATES
 from common.contracts.campaign import CampaignControlled, Control, MessageReworded
-from common.contracts.consent import Consent, ConsentStateChanged, SenderChanged, Suppression
+from common.contracts.consent import (
+    DIGEST_BYTES,
+    SLICE,
+    Consent,
+    ConsentStateChanged,
+    SenderChanged,
+    StatesSummed,
+    Suppression,
+)
 from common.contracts.dispatch import MessageChanged, OptOutEnforced
 from common.database import fetch_many, new_metadata
 from dispatch.gate import Reason, Subject
+
+Generation = Literal["subject", "subject_next"]
 
 CONSENTS_GROUP = "dispatch.consents"
 DUE = "dispatch_due"  # NOTIFY channel: a message is due at once
@@ -115,16 +125,45 @@ sending = Table(
     Column("subject_ids", ARRAY(Text), nullable=False),  # of each
 )
 
-subject = Table(
-    "subject",
+
+def _subjects(name: str) -> Table:
+    return Table(
+        name,
+        metadata,
+        Column("subject_id", Text, primary_key=True),
+        Column("version", Integer, nullable=False),
+        Column("consents", JSONB, nullable=False),
+        Column("suppressions", JSONB, nullable=False),
+        Column("erased", Boolean, nullable=False),
+        Column("unreadable", Boolean, nullable=False, server_default=text("false")),
+        _instant("held_since"),
+        _instant("published_at"),  # this version; null: before anybody noted it
+    )
+
+
+subject = _subjects("subject")
+_subjects("subject_next")  # the generation that `rebuilding.py` makes beside the one that serves; else empty
+
+rebuild = Table(
+    "rebuild",
     metadata,
-    Column("subject_id", Text, primary_key=True),
-    Column("version", Integer, nullable=False),
-    Column("consents", JSONB, nullable=False),
-    Column("suppressions", JSONB, nullable=False),
-    Column("erased", Boolean, nullable=False),
-    Column("unreadable", Boolean, nullable=False, server_default=text("false")),
-    _instant("held_since"),
+    Column("partition", SmallInteger, primary_key=True, autoincrement=False),
+    Column("next_offset", BigInteger, nullable=False),
+    Column("until", BigInteger, nullable=False),  # what the projection has read, when it was last looked at
+    _instant("begun_at", nullable=False),
+)
+
+comparison = Table(
+    "comparison",  # one row: the newest sums of consent-svc, and how our own compare
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("sums", Text, nullable=False),  # StatesSummed, JSON
+    _instant("begun_at", nullable=False),
+    _instant("seen_until", nullable=False),
+    _instant("compared_at"),  # null: not yet
+    Column("compared", Integer, nullable=False, server_default=text("0")),  # slices
+    Column("moving", Integer, nullable=False, server_default=text("0")),  # slices that have changed since
+    Column("differing", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),
 )
 
 sender = Table(
@@ -220,6 +259,7 @@ async def watermark(tx: AsyncConnection, partition: int) -> datetime | None:
     return rows[0][0] if rows else None
 
 
+_sums = msgspec.json.Decoder(StatesSummed)
 _consents = msgspec.json.Decoder(tuple[Consent, ...])
 _suppressions = msgspec.json.Decoder(tuple[Suppression, ...])
 
@@ -305,16 +345,26 @@ async def recent_marketing(
 # --- the projections -----------------------------------------------------------------------------------------------
 
 
-async def put_subjects(tx: AsyncConnection, states: Sequence[ConsentStateChanged]) -> set[str]:
-    """Keep the newest version of each; returns the subjects that changed. At most one state per subject."""
+async def put_subjects(
+    tx: AsyncConnection,
+    states: Sequence[ConsentStateChanged],
+    published: Mapping[tuple[str, int], datetime] | None = None,
+    *,
+    generation: Generation = "subject",
+) -> set[str]:
+    """Keep the newest version of each; returns the subjects that changed. At most one state per subject. `published`:
+    when each (subject_id, version) was."""
+    when = published or {}
     rows = await tx.execute(
         text(
-            "INSERT INTO subject (subject_id, version, consents, suppressions, erased, held_since)"
+            f"INSERT INTO {generation} AS subject"
+            " (subject_id, version, consents, suppressions, erased, held_since, published_at)"
             " SELECT * FROM unnest(CAST(:ids AS text[]), CAST(:versions AS integer[]), CAST(:consents AS jsonb[]),"
-            " CAST(:suppressions AS jsonb[]), CAST(:erased AS boolean[]), CAST(:held AS timestamptz[]))"
+            " CAST(:suppressions AS jsonb[]), CAST(:erased AS boolean[]), CAST(:held AS timestamptz[]),"
+            " CAST(:published AS timestamptz[]))"
             " ON CONFLICT (subject_id) DO UPDATE SET version = excluded.version, consents = excluded.consents,"
             " suppressions = excluded.suppressions, erased = excluded.erased, unreadable = false,"
-            " held_since = excluded.held_since"
+            " held_since = excluded.held_since, published_at = excluded.published_at"
             " WHERE subject.version < excluded.version"
             " RETURNING subject_id"
         ),
@@ -325,6 +375,7 @@ async def put_subjects(tx: AsyncConnection, states: Sequence[ConsentStateChanged
             "suppressions": [msgspec.json.encode(s.suppressions).decode() for s in states],
             "erased": [s.erased for s in states],
             "held": [s.held_since for s in states],
+            "published": [when.get((s.subject_id, s.version)) for s in states],
         },
     )
     return {row.subject_id for row in rows}
@@ -354,16 +405,192 @@ async def wake_held(tx: AsyncConnection, subject_ids: Sequence[str]) -> None:
     await tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": DUE})
 
 
-async def mark_unreadable(tx: AsyncConnection, subject_id: str) -> None:
+async def mark_unreadable(tx: AsyncConnection, subject_id: str, *, generation: Generation = "subject") -> None:
     """A consent we could not read: the gate denies this subject until a readable, newer state arrives."""
     await tx.execute(
         text(
-            "INSERT INTO subject (subject_id, version, consents, suppressions, erased, unreadable)"
+            f"INSERT INTO {generation} (subject_id, version, consents, suppressions, erased, unreadable)"
             " VALUES (:id, 0, '[]', '[]', false, true)"
             " ON CONFLICT (subject_id) DO UPDATE SET unreadable = true"
         ),
         {"id": subject_id},
     )
+
+
+async def put_sums(tx: AsyncConnection, told: StatesSummed, encoded: str) -> None:
+    """To be compared, where they are newer than those that are kept; until then the last comparison stands."""
+    await tx.execute(
+        text(
+            "INSERT INTO comparison (id, sums, begun_at, seen_until) VALUES (1, :sums, :begun_at, :seen_until)"
+            " ON CONFLICT (id) DO UPDATE SET sums = excluded.sums, begun_at = excluded.begun_at,"
+            " seen_until = excluded.seen_until, compared_at = NULL WHERE comparison.begun_at < excluded.begun_at"
+        ),
+        {"sums": encoded, "begun_at": told.begun_at, "seen_until": told.seen_until},
+    )
+
+
+async def sums_to_compare(tx: AsyncConnection) -> StatesSummed | None:
+    """Locked: one process compares. None while another does."""
+    encoded: str | None = await tx.scalar(
+        text("SELECT sums FROM comparison WHERE compared_at IS NULL FOR UPDATE SKIP LOCKED")
+    )
+    return _sums.decode(encoded) if encoded else None
+
+
+async def put_comparison(
+    tx: AsyncConnection, now: datetime, compared: int, moving: int, differing: Sequence[str]
+) -> None:
+    await tx.execute(
+        text(
+            "UPDATE comparison SET compared_at = :now, compared = :compared, moving = :moving,"
+            " differing = CAST(:differing AS text[])"
+        ),
+        {"now": now, "compared": compared, "moving": moving, "differing": list(differing)},
+    )
+
+
+async def compared(tx: AsyncConnection) -> Row[Any] | None:
+    """The last comparison: begun_at, compared_at, compared, moving, differing."""
+    rows = await tx.execute(text("SELECT begun_at, compared_at, compared, moving, differing FROM comparison"))
+    return rows.one_or_none()
+
+
+async def begin_rebuild(tx: AsyncConnection, now: datetime) -> dict[int, int]:
+    """The next offset by partition of a rebuild that was not finished; else of one that begins, on an empty table."""
+    rows = list(await tx.execute(text("SELECT partition, next_offset FROM rebuild")))
+    if not rows:
+        await tx.execute(text("TRUNCATE subject_next"))
+        await tx.execute(
+            text(
+                "INSERT INTO rebuild (partition, next_offset, until, begun_at) SELECT partition, 0, next_offset, :now"
+                " FROM consumer_offset WHERE consumer_group = :group AND topic = :topic"
+            ),
+            {"now": now, "group": CONSENTS_GROUP, "topic": STATES.name},
+        )
+    return {row.partition: row.next_offset for row in rows}
+
+
+async def rebuild_until(tx: AsyncConnection) -> dict[int, int]:
+    """Where the projection has come, noted as what is to be read."""
+    until = await projected_up_to(tx)
+    await tx.execute(
+        text(
+            "UPDATE rebuild AS r SET until = v.until"
+            " FROM unnest(CAST(:partitions AS smallint[]), CAST(:until AS bigint[])) AS v(partition, until)"
+            " WHERE r.partition = v.partition"
+        ),
+        {"partitions": list(until), "until": list(until.values())},
+    )
+    return until
+
+
+async def step_rebuild(tx: AsyncConnection, partition: int, next_offset: int) -> None:
+    await tx.execute(
+        text("UPDATE rebuild SET next_offset = :next_offset WHERE partition = :partition"),
+        {"partition": partition, "next_offset": next_offset},
+    )
+
+
+async def rebuild_progress(tx: AsyncConnection) -> tuple[int, int, datetime | None]:
+    """(records read, records to be read, when it began); None where none is going on."""
+    row = (
+        await tx.execute(
+            text(
+                "SELECT coalesce(sum(next_offset), 0)::bigint AS read, coalesce(sum(until), 0)::bigint AS until,"
+                " min(begun_at) AS begun_at FROM rebuild"
+            )
+        )
+    ).one()
+    return row.read, row.until, row.begun_at
+
+
+async def change_generations(tx: AsyncConnection) -> None:
+    """`subject_next` serves from the commit on, and what served is emptied. The caller has locked `subject` against
+    everybody (`lock_generation`): who waits for it finds the other."""
+    for statement in (
+        "ALTER TABLE subject RENAME TO subject_was",
+        "ALTER INDEX subject_pk RENAME TO subject_was_pk",
+        "ALTER TABLE subject_next RENAME TO subject",
+        "ALTER INDEX subject_next_pk RENAME TO subject_pk",
+        "ALTER TABLE subject_was RENAME TO subject_next",
+        "ALTER INDEX subject_was_pk RENAME TO subject_next_pk",
+        "TRUNCATE subject_next",
+        "DELETE FROM rebuild",
+        "UPDATE comparison SET compared_at = NULL",
+    ):
+        await tx.execute(text(statement))
+
+
+async def lock_generation(tx: AsyncConnection, within_s: float) -> None:
+    """Nobody reads or writes `subject` until the transaction ends. Raises after `within_s`, as whoever comes next waits
+    behind us; who reads all of it (`sums`) is waited for before that."""
+    await tx.execute(text("SELECT pg_advisory_xact_lock(hashtext('placet.generation'))"))
+    await tx.execute(text(f"SET LOCAL lock_timeout = {int(within_s * 1000)}"))
+    await tx.execute(text("LOCK TABLE subject IN ACCESS EXCLUSIVE MODE"))
+
+
+async def keep_newer(tx: AsyncConnection) -> int:
+    """What the generation that serves has newer than the next goes over to it; how many that are. What was known is not
+    forgotten because the log does not hold it any more."""
+    kept = await tx.execute(
+        text(
+            "INSERT INTO subject_next AS n SELECT s.* FROM subject AS s LEFT JOIN subject_next AS n USING (subject_id)"
+            " WHERE n.version IS NULL OR n.version < s.version"
+            " ON CONFLICT (subject_id) DO UPDATE SET version = excluded.version, consents = excluded.consents,"
+            " suppressions = excluded.suppressions, erased = excluded.erased, unreadable = excluded.unreadable,"
+            " held_since = excluded.held_since, published_at = excluded.published_at"
+            " WHERE n.version < excluded.version"
+        )
+    )
+    return kept.rowcount
+
+
+async def projected_up_to(tx: AsyncConnection) -> dict[int, int]:
+    """The next offset of consent.states.v1 by partition, as the projection has committed it."""
+    rows = await tx.execute(
+        text("SELECT partition, next_offset FROM consumer_offset WHERE consumer_group = :group AND topic = :topic"),
+        {"group": CONSENTS_GROUP, "topic": STATES.name},
+    )
+    return {row.partition: row.next_offset for row in rows}
+
+
+async def watermarks(tx: AsyncConnection) -> dict[int, datetime | None]:
+    """`as_of` of each partition of the consent projection; None where it has none yet."""
+    rows = await tx.execute(
+        text("SELECT partition, as_of FROM consumer_offset WHERE consumer_group = :group AND topic = :topic"),
+        {"group": CONSENTS_GROUP, "topic": STATES.name},
+    )
+    return {row.partition: row.as_of for row in rows}
+
+
+_DIGEST = (
+    f"('x' || encode(substring(sha256(convert_to(concat(s.subject_id, '|', s.version, lines.line), 'UTF8'))"
+    f" FOR {DIGEST_BYTES}), 'hex'))::bit({8 * DIGEST_BYTES})::bigint"
+)
+_LINES = (
+    "SELECT '|||' || CASE WHEN s.erased THEN 'erased' ELSE 'known' END AS line"
+    " UNION ALL SELECT concat('|', c->>'sender_id', '|', c->>'purpose', '|', c->>'state')"
+    " FROM jsonb_array_elements(s.consents) AS c WHERE c->>'state' <> 'opted_out' OR NOT EXISTS"
+    " (SELECT FROM jsonb_array_elements(s.suppressions) AS p WHERE coalesce(p->>'sender_id', c->>'sender_id')"
+    " = c->>'sender_id')"
+    " UNION ALL SELECT concat('|', c->>'sender_id', '||suppressed') FROM jsonb_array_elements(s.suppressions) AS c"
+)
+
+
+async def sums(tx: AsyncConnection, since: datetime) -> dict[str, tuple[int, int, bool]]:
+    """What `StatesSummed` says of our own rows, by slice: how many subjects, their digests added up, and whether one of
+    them was published `since` then. Reads the whole table."""
+    await tx.execute(text("SELECT pg_advisory_xact_lock_shared(hashtext('placet.generation'))"))
+    rows = await tx.execute(
+        text(
+            f"SELECT right(s.subject_id, {SLICE}) AS slice, count(*) AS many, sum(d.digest)::bigint AS digest,"
+            " bool_or(coalesce(s.published_at >= :since, false)) AS moving FROM subject AS s CROSS JOIN LATERAL"
+            f" (SELECT sum({_DIGEST}) AS digest"
+            f" FROM ({_LINES}) AS lines) AS d GROUP BY slice"
+        ),
+        {"since": since},
+    )
+    return {row.slice: (row.many, row.digest, row.moving) for row in rows}
 
 
 async def put_sender(tx: AsyncConnection, event: SenderChanged) -> None:

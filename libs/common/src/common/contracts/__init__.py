@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from common.contracts.campaign import CampaignControlled, LinkClicked, MessageRequested, MessageReworded
-from common.contracts.consent import ConsentStateChanged, SenderChanged
+from common.contracts.consent import ConsentStateChanged, SenderChanged, StatesSummed
 from common.contracts.dispatch import MessageChanged, OptOutEnforced
 from common.contracts.envelope import Event, Watermark
 from common.contracts.inbound import MessageReceived, ReceiptReceived
@@ -34,7 +34,9 @@ class Topic:
 
     name: str
     owner: str
-    keyed_by: Literal["subject_id", "sender_id", "campaign_id", "provider_message_id", "message_id", "reference"]
+    keyed_by: Literal[
+        "subject_id", "sender_id", "campaign_id", "provider_message_id", "message_id", "reference", "sum_id"
+    ]
     cleanup: Literal["compact", "delete"]
     events: tuple[type[Event], ...]
     consumers: tuple[str, ...]
@@ -68,6 +70,7 @@ STATES = Topic(
     ("campaign", "dispatch"),
     watermarked=True,
 )
+SUMS = Topic("consent.sums.v1", "consent", "sum_id", "delete", (StatesSummed,), ("dispatch",))
 ERASURES = Topic(
     "consent.erasures.v1",
     "consent",
@@ -141,6 +144,7 @@ DISPATCH_MESSAGES = Topic(
 TOPICS: tuple[Topic, ...] = (
     SENDERS,
     STATES,
+    SUMS,
     ERASURES,
     ERASURE_ACKS,
     COPIES,

@@ -10,6 +10,8 @@ State = Literal["unknown", "pending", "opted_in", "opted_out", "expired"]
 Basis = Literal["opt_in", "soft_opt_in", "non_commercial"]
 StopScope = Literal["controller", "sender"]
 
+SLICE = 3  # characters, of a keyed hash in hexadecimal: 4,096 slices
+DIGEST_BYTES = 5  # a slice of ten million lines still adds up to less than 2^63
 RETENTION_MONTHS = 36  # of a prospect, from their last contact (DOMAIN 1.4)
 
 
@@ -99,3 +101,27 @@ class ConsentStateChanged(Event, frozen=True, kw_only=True):
     @property
     def key(self) -> str:
         return self.subject_id
+
+
+class StatesSummed(Event, frozen=True, kw_only=True):
+    """What all states that were told add up to, so that whoever keeps a copy can tell whether it is one.
+
+    `sums`: (how many subjects, the sum of their digests) by slice: the last SLICE characters of the subject_id. A
+    subject's digest is the sum of those of its lines; a line's are the first DIGEST_BYTES of its SHA-256 as a number.
+    Each line is `subject_id|version|sender_id|purpose|word`, empty where it does not apply: one of the subject itself,
+    with the word `erased` or `known`; one of each suppression, with `suppressed`; one of each consent, with its state,
+    but not where it is opted out and a suppression says so already: an old opt-in that comes late is told to nobody.
+
+    They are of one snapshot, taken between `begun_at` and `seen_until`: what was told after `seen_until` is not in it.
+    """
+
+    type: ClassVar[str] = "consent.states_summed.v1"
+
+    sum_id: str
+    begun_at: Instant
+    seen_until: Instant
+    sums: dict[str, tuple[int, int]]
+
+    @property
+    def key(self) -> str:
+        return self.sum_id

@@ -1,0 +1,66 @@
+"""How old what is known of consents is, and how far a rebuild of it has come: looked at every second, also while nobody
+asks."""
+
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from common.consumer import applied_watermark
+from common.contracts import STATES
+from common.database import Database
+from common.service import Resources, Worker
+from common.telemetry import gauge
+from common.timer import Timer
+from dispatch import store
+from dispatch.gate import Limits, is_fresh
+
+STALENESS = gauge(
+    "sms_dispatch_consent_staleness_seconds",
+    "now - watermark, worst partition; infinite while one has none. Alert above max_staleness_s.",
+)
+STALENESS_OF = gauge(
+    "sms_dispatch_consent_partition_staleness_seconds", "now - watermark, of each partition.", ["partition"]
+)
+REBUILT = gauge("sms_dispatch_rebuild_records", "Of the rebuild that is going on: read, and to be read.", ["state"])
+
+LOOK_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    database: Database
+    partitions: int
+
+    def worker(self) -> Worker:
+        timer = Timer("freshness", self.look, LOOK_EVERY_S, self.database)
+        return Worker(timer.name, timer.run)
+
+    async def look(self) -> bool:
+        async with self.database.begin() as tx:
+            known = await store.watermarks(tx)
+            read, until, _ = await store.rebuild_progress(tx)
+        now = datetime.now(UTC)
+        ages = [age_of(known.get(partition), now) for partition in range(self.partitions)]
+        for partition, age in enumerate(ages):
+            STALENESS_OF.labels(partition).set(age)
+        STALENESS.set(max(ages))
+        REBUILT.labels("read").set(read)
+        REBUILT.labels("all").set(until)
+        return False
+
+
+def age_of(as_of: datetime | None, now: datetime) -> float:
+    return math.inf if as_of is None else (now - as_of).total_seconds()
+
+
+async def consent_is_fresh(held: Resources[Any], limits: Limits) -> str | None:
+    """Why marketing is held, or None: readiness is red while the projection is older than what the gate accepts."""
+    async with held.database.begin() as tx:
+        as_of = await applied_watermark(tx, store.CONSENTS_GROUP, STATES, held.settings.partitions)
+    if as_of is None:
+        return "no watermark of consent yet: marketing is held"
+    now = datetime.now(UTC)
+    if not is_fresh(as_of, now, limits):
+        return f"consent is {age_of(as_of, now):.1f} s old: marketing is held"
+    return None

@@ -1,0 +1,149 @@
+"""`python -m dispatch rebuild`: what dispatch knows of consents, made anew from the log while the old one serves
+(ADR-0043).
+
+A second generation of the table grows beside the first, from the oldest record on, up to where the projection has come
+by then. A run that dies is gone on with by the next one. Then, with `subject` locked against everybody, what has come
+meanwhile is read too, and the two change places: decisions and opt-outs wait for that as long as for a large batch.
+"""
+
+import asyncio
+import logging
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.consumer import Stopped
+from common.contracts.consent import ConsentStateChanged
+from common.database import Database
+from common.replaying import Batch, Replaying
+from common.settings import ServiceSettings
+from dispatch import projection, store
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 2_000  # records
+NEAR = 1_000  # records that may be left when the generations change: they are read while everybody waits
+WAITS_S = 0.5  # for the lock, which others then wait behind: longer, and it lets them go on and tries again
+READS_S = 2.0  # what is left of the log, while they wait
+AGAIN_S = 2.0
+TRIES = 30
+REBUILDER = "placet.rebuild"  # advisory lock: one that rebuilds
+
+
+class NotNow(RuntimeError):
+    """Another is at it, or the generations could not change places."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilding:
+    database: Database
+    settings: ServiceSettings
+    tell: Callable[[str], None]
+
+    async def run(self) -> None:
+        """Raises NotNow; Stopped where a state's subject cannot be read."""
+        [subscription] = [s for s in projection.subscriptions() if s.group == store.CONSENTS_GROUP]
+        async with self._alone(), Replaying(subscription, self.settings) as log_again:
+            async with self.database.begin() as tx:
+                reached = await store.begin_rebuild(tx, datetime.now(UTC))
+            while True:
+                async with self.database.begin() as tx:
+                    until = await store.rebuild_until(tx)
+                async for batch in log_again.read(reached, until, AT_ONCE):
+                    async with self.database.begin() as tx:
+                        await _apply(tx, batch)
+                        await store.step_rebuild(tx, batch.partition, batch.next_offset)
+                    reached[batch.partition] = batch.next_offset
+                self.tell(f"{sum(reached.values())} records read")
+                async with self.database.begin() as tx:
+                    ahead = await store.projected_up_to(tx)
+                if sum(ahead[partition] - reached.get(partition, 0) for partition in ahead) <= NEAR:
+                    break
+            async with self.database.begin() as tx:
+                kept = await store.keep_newer(tx)
+                await tx.execute(text("ANALYZE subject_next"))  # else its first decisions read all of it
+            if kept:
+                self.tell(f"{kept} people are kept as they are: newer than what the log holds")
+            await self._change(log_again, reached)
+
+    async def _change(self, log_again: Replaying, reached: Mapping[int, int]) -> None:
+        for _ in range(TRIES):
+            try:
+                async with self.database.begin() as tx:
+                    await store.lock_generation(tx, WAITS_S)
+                    async with asyncio.timeout(READS_S):
+                        until = await store.projected_up_to(tx)  # to stay so: whoever would write it waits for us
+                        async for batch in log_again.read(reached, until, AT_ONCE):
+                            await _apply(tx, batch)
+                    await store.change_generations(tx)
+                return
+            except (TimeoutError, DBAPIError) as error:
+                log.warning("the generations could not change places yet", extra={"why": type(error).__name__})
+                await asyncio.sleep(AGAIN_S)
+        raise NotNow("the generations could not change places: run it again, it goes on from here")
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        async with self.database.engine.connect() as connection:
+            if not await connection.scalar(text("SELECT pg_try_advisory_lock(hashtext(:name))"), {"name": REBUILDER}):
+                raise NotNow("another rebuild is running")
+            await connection.commit()  # the lock is the connection's, and no transaction stays open
+            try:
+                yield
+            finally:
+                await connection.execute(text("SELECT pg_advisory_unlock_all()"))
+
+
+async def _apply(tx: AsyncConnection, batch: Batch) -> None:
+    """As the projection does, but for what only the first time is to be done."""
+    newest: dict[str, tuple[ConsentStateChanged, int]] = {}  # and its offset
+    for event, offset in ((received.event, received.offset) for received in batch.received):
+        if isinstance(event, ConsentStateChanged):
+            known = newest.get(event.subject_id)
+            if known is None or known[0].version < event.version:
+                newest[event.subject_id] = event, offset
+    unreadable: dict[str, int] = {}  # and where, the last time
+    for offset, key in batch.poisoned:
+        if key is None:
+            raise Stopped(f"partition {batch.partition} holds a state whose subject cannot be read")
+        unreadable[key] = offset
+    for key in unreadable:
+        await store.mark_unreadable(tx, key, generation="subject_next")
+    if newest:
+        published = projection.published_at(batch.received)
+        states = [event for event, _ in newest.values()]
+        await store.put_subjects(tx, states, published, generation="subject_next")
+    for key, offset in unreadable.items():
+        if key in newest and newest[key][1] < offset:  # a state can be read, and what came after it cannot
+            await store.mark_unreadable(tx, key, generation="subject_next")
+
+
+def run(settings: ServiceSettings, arguments: Sequence[str]) -> int:
+    """0 once the new generation serves, 1 where it does not."""
+    if arguments:
+        sys.stderr.write("usage: python -m dispatch rebuild\n")
+        return 2
+    return asyncio.run(_run(settings))
+
+
+async def _run(settings: ServiceSettings) -> int:
+    def tell(line: str) -> None:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+
+    database = Database(settings.database_url, pool_size=2, name="dispatch-rebuild")
+    try:
+        await Rebuilding(database, settings, tell).run()
+    except (NotNow, Stopped) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    finally:
+        await database.close()
+    tell("the new generation serves")
+    return 0
