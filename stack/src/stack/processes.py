@@ -144,7 +144,8 @@ class _Child:
 
 
 class Supervisor:
-    """Runs named children; `async with` stops them all. Logs are `<folder>/<name>.log`, appended over restarts."""
+    """Runs named children; `async with` stops them all, and adds to an error which of them had ended by themselves.
+    Logs are `<folder>/<name>.log`, appended over restarts."""
 
     def __init__(self, folder: Path, grace_s: float = STOP_GRACE_S) -> None:
         self._folder = folder
@@ -157,6 +158,9 @@ class Supervisor:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for name, child in self._children.items():  # what failed may have failed because one was gone
+            if error is not None and child.running and (code := child.process.poll()) is not None:
+                error.add_note(str(Died(name, code, self.log(name))))
         await self.stop()
 
     def log(self, name: str) -> Path:

@@ -116,6 +116,20 @@ async def test_a_death_nobody_asked_for_is_noticed(supervisor: Supervisor) -> No
     assert "code -9" in str(died)
 
 
+async def test_an_error_says_which_child_had_ended_by_itself(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nobody answers") as failed:
+        async with Supervisor(tmp_path) as supervisor:
+            await start_web(supervisor, "still here")
+            await start_web(supervisor, "killed")
+            supervisor.kill("killed")
+            await start_web(supervisor, "gone")
+            os.kill(supervisor.pid("gone"), signal.SIGTERM)
+            os.waitid(os.P_PID, supervisor.pid("gone"), os.WEXITED | os.WNOWAIT)
+            raise ValueError("nobody answers")
+    [note] = failed.value.__notes__
+    assert note.startswith("gone ended with code")
+
+
 async def test_an_exception_leaves_nothing_running(tmp_path: Path) -> None:
     pid = 0
     async with AsyncExitStack() as expecting:
