@@ -117,16 +117,18 @@ async def test_a_death_nobody_asked_for_is_noticed(supervisor: Supervisor) -> No
 
 
 async def test_an_error_says_which_child_had_ended_by_itself(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="nobody answers") as failed:
-        async with Supervisor(tmp_path) as supervisor:
-            await start_web(supervisor, "still here")
-            await start_web(supervisor, "killed")
-            supervisor.kill("killed")
-            await start_web(supervisor, "gone")
-            os.kill(supervisor.pid("gone"), signal.SIGTERM)
-            os.waitid(os.P_PID, supervisor.pid("gone"), os.WEXITED | os.WNOWAIT)
-            raise ValueError("nobody answers")
-    [note] = failed.value.__notes__
+    failed = ValueError("nobody answers")
+    async with AsyncExitStack() as expecting:
+        expecting.enter_context(pytest.raises(ValueError, match="nobody answers"))
+        supervisor = await expecting.enter_async_context(Supervisor(tmp_path))
+        await start_web(supervisor, "still here")
+        await start_web(supervisor, "killed")
+        supervisor.kill("killed")
+        gone = await start_web(supervisor, "gone")
+        os.kill(gone, signal.SIGTERM)
+        await asyncio.to_thread(os.waitid, os.P_PID, gone, os.WEXITED | os.WNOWAIT)
+        raise failed
+    [note] = failed.__notes__
     assert note.startswith("gone ended with code")
 
 
