@@ -49,6 +49,7 @@ async def projected(d: Dispatch) -> None:
         found = await rows(d.surroundings)
         assert len(found) == len(PEOPLE) + 1
         assert found[subject(3)][0] == 2
+        assert found[subject(4)] == (2, "opted_in", False)
         assert found[subject(9)][2]
         return True
 
