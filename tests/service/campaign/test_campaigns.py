@@ -309,6 +309,28 @@ async def test_a_pause_stops_the_asking_and_a_resume_goes_on_where_it_was(campai
     ]
 
 
+async def test_a_campaign_that_waits_for_somebody_is_paused_and_says_why(campaigns: Campaigns) -> None:
+    """An account without money; but not where another gateway takes over, nor on old news."""
+    campaign_id = await campaigns.started(1, 2, 3)
+    await campaigns.planner.expand()
+    soon, before = now() + timedelta(minutes=5), now() - timedelta(seconds=1)
+
+    async def report(n: int, version: int, until: datetime, reason: str = "gateway_needs_somebody") -> dict[str, Any]:
+        await campaigns.report(changed(campaign_id, subject(n), version, "deferred", reasons=(reason,), until=until))
+        return await campaigns.get(f"campaigns/{campaign_id}")
+
+    assert (await report(1, 1, before))["status"] == "running"
+    assert (await report(1, 2, soon, "gateway_throttled"))["status"] == "running"
+    found = await report(1, 3, soon)
+    assert (found["status"], found["paused_because"]) == ("paused", ["gateway_needs_somebody"])
+    found = await report(2, 1, soon)
+    assert (found["status"], found["paused_because"]) == ("paused", ["gateway_needs_somebody"])
+    found = await campaigns.post(f"campaigns/{campaign_id}/resume")
+    assert (found["status"], found["paused_because"]) == ("running", [])
+    assert (await campaigns.post(f"campaigns/{campaign_id}/pause"))["paused_because"] == []
+    assert [event.control for event in await campaigns.controls()] == ["running", "paused", "running", "paused"]
+
+
 async def test_a_cancellation_denies_here_whom_nobody_asked_for_and_leaves_the_others_to_the_gate(
     campaigns: Campaigns,
 ) -> None:

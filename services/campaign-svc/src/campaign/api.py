@@ -209,6 +209,10 @@ class Campaign(BaseModel):
     send_before: datetime | None
     length: Length = Field(description="Of the shortest message of `text`; what contacts hold may add to it.")
     costly: list[Costly] = Field(description="Characters of `text` that more than halve what an SMS holds.")
+    paused_because: list[str] = Field(
+        description="Why it was paused by itself: `gateway_needs_somebody` is an account with a provider, or its money."
+        " Empty where a person paused it. Resume it once that is seen to."
+    )
     statistics: Statistics
 
 
@@ -501,6 +505,7 @@ async def _shown(tx: AsyncConnection, held: Resources[Any], rows: Sequence[Row[A
                 opens_at=_table(row, sender, policy).opens_at(sender.country) if row.starts_at else None,
                 length=length_of(template.sample(sender.stop_code)),
                 costly=costly(row.text),
+                paused_because=sorted(reasons.get((row.campaign_id, "paused"), {})),
                 statistics=Statistics(
                     audience=row.audience,
                     **{name: fields[name] for name in accounts.COUNTS},

@@ -23,6 +23,7 @@ async def take(tx: AsyncConnection, row: Row[Any], action: Action, now: datetime
     found = lifecycle.step(Status(row.status), action)
     if found.status is row.status and found.control is None:
         return
+    await store.forget_reasons(tx, row.campaign_id, "paused")  # whyever it was
     version = await store.set_status(tx, row.campaign_id, found.status, controlled=found.control is not None, now=now)
     if found.status is Status.CANCELLED:
         await store.deny_unrequested(tx, row, CANCELLED_BEFORE_REQUEST)

@@ -820,6 +820,20 @@ async def find_campaign(tx: AsyncConnection, campaign_id: str, *, lock: bool = F
     return rows.one_or_none()
 
 
+async def lock_running(tx: AsyncConnection, campaign_ids: Sequence[str]) -> Sequence[Row[Any]]:
+    """Those of these that are running, but for what another transaction holds."""
+    if not campaign_ids:
+        return []
+    rows = await tx.execute(
+        text(
+            f"{_CAMPAIGN} WHERE c.campaign_id = ANY(CAST(:ids AS text[])) AND c.status = 'running'"
+            " ORDER BY c.campaign_id FOR UPDATE OF c SKIP LOCKED"
+        ),
+        {"ids": list(campaign_ids)},
+    )
+    return rows.all()
+
+
 async def campaigns_before(
     tx: AsyncConnection, position: int | None, sender_ids: Sequence[str] | None, series_id: str | None, limit: int
 ) -> Sequence[Row[Any]]:
@@ -1416,6 +1430,12 @@ async def add_reasons(tx: AsyncConnection, kind: str, changes: Mapping[str, Coun
             "reasons": [row[1] for row in rows],
             "recipients": [row[2] for row in rows],
         },
+    )
+
+
+async def forget_reasons(tx: AsyncConnection, campaign_id: str, kind: str) -> None:
+    await tx.execute(
+        text("DELETE FROM campaign_reason WHERE campaign_id = :id AND kind = :kind"), {"id": campaign_id, "kind": kind}
     )
 
 
