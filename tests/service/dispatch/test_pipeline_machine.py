@@ -1,0 +1,624 @@
+"""The pipeline driven at random against a real Postgres, a real broker and a strict fake operator over HTTP.
+
+Consents, STOPs, requests, pauses and receipts come in any order, late and twice; records are handed over again; workers
+die or stall at any moment of their two transactions and their submit, and what happens meanwhile happens within that
+moment: whoever then waits for a lock goes on waiting, and the worker goes on. After each step, of everything:
+
+    promise 1   what the operator was handed left on an opt-in, newer than any opt-out enforced by then, and on
+                knowledge that was fresh
+    promise 4   what was asked for is in the ledger once, in one status; what the operator has is what the ledger says;
+                what is published adds up to the same
+
+One partition, so that everything meets. Time is stood still for nobody: who stalls finds their permits lapsed.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Literal, cast
+
+import pytest
+from aiohttp import web
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from sqlalchemy import text
+
+from common import kafka
+from common.consumer import Consumer, Hold, Subscription, _Partition
+from common.contracts import (
+    CAMPAIGN_REQUESTS,
+    CONTROLS,
+    DISPATCH_MESSAGES,
+    INBOUND_RECEIPTS,
+    STATES,
+    Event,
+    Topic,
+    Watermark,
+)
+from common.contracts.campaign import MessageRequested
+from common.contracts.dispatch import MessageChanged
+from common.database import Database
+from common.law import at_hand_off
+from common.outbox import Relay
+from dispatch import projection, receipts, store
+from dispatch.clearance import Clearance
+from dispatch.gate import Limits
+from dispatch.gateways import HttpGateway
+from dispatch.handoff import Handoff
+from dispatch.intake import Intake
+from dispatch.service import Settings
+from dispatch.timers import Timers
+from dispatch.traffic import Traffic
+from tests.builders import (
+    controlled,
+    field_keys,
+    now,
+    opted_in,
+    opted_out,
+    receipt,
+    requested,
+    sender_changed,
+    subject,
+    subject_keys,
+)
+from tests.eventually import eventually
+from tests.infrastructure import Broker, Postgres
+from tests.operator import TOKEN, Operator, operator
+from tests.running import Surroundings
+
+TOPICS: tuple[Topic, ...] = (STATES, CONTROLS, CAMPAIGN_REQUESTS, INBOUND_RECEIPTS, DISPATCH_MESSAGES)
+FRESH = timedelta(seconds=30)  # what a stale watermark is stale by in here is an hour
+TTL_S = 5.0
+LIMITS = Limits(max_staleness=FRESH, recheck=timedelta(0), paused_recheck=timedelta(0), review_recheck=timedelta(0))
+PEOPLE = (1, 2, 3)
+CAMPAIGNS = ("c1", "c2")
+SUM = ("pending", "denied", "deferred", "sending", "accepted", "rejected", "unknown", "expired")
+
+Moment = Literal["decided", "committed", "to be submitted", "answered", "settling"]
+Happening = Literal["opt out", "pause", "comes twice", "dies", "stalls"]
+Meanwhile = list[tuple[Moment, Happening]]
+AT_ANY: list[tuple[Moment, Happening]] = [
+    ("decided", "opt out"),
+    ("decided", "pause"),
+    ("decided", "comes twice"),
+    ("decided", "dies"),
+    ("committed", "opt out"),
+    ("committed", "stalls"),  # a submit that has begun ends within its timeout, and so does a transaction
+    ("committed", "dies"),
+    ("to be submitted", "opt out"),
+    ("to be submitted", "dies"),
+    ("answered", "opt out"),
+    ("answered", "dies"),
+    ("settling", "opt out"),
+    ("settling", "dies"),
+]
+meanwhile = st.lists(st.sampled_from(AT_ANY), max_size=2)
+something = st.lists(st.sampled_from(AT_ANY), min_size=1, max_size=2)
+acting: ContextVar["Worker | None"] = ContextVar("acting", default=None)
+
+
+class Clock:
+    """Everybody's monotonic clock, which may jump: a process that was not run for a while."""
+
+    ahead_s = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead_s
+
+
+@dataclass
+class Witness(Operator):
+    """The operator, with an eye on the ledger at the moment it is handed something. `broken`: what breaks promise 1."""
+
+    database: Database | None = None
+    broken: list[str] = field(default_factory=list)
+    opted_in: set[tuple[str, int]] = field(default_factory=set)  # (subject_id, version), as consent-svc has it
+
+    async def submits(self, request: web.Request) -> web.StreamResponse:
+        handed = [message["reference"] for message in (await request.json())["messages"]]
+        assert self.database is not None
+        async with self.database.begin() as tx:
+            rows = await tx.execute(
+                text(
+                    "SELECT m.message_id, m.subject_id, m.consent_version, m.as_of, (SELECT max(e.consent_version)"
+                    " FROM enforcement e WHERE e.subject_id = m.subject_id AND e.enforced_at IS NOT NULL) AS enforced"
+                    " FROM message m WHERE m.message_id = ANY(CAST(:ids AS uuid[]))"
+                ),
+                {"ids": handed},
+            )
+            found = list(rows)
+        if len(found) != len(handed):
+            self.broken.append("handed off before it was in the ledger")
+        for row in found:
+            if row.enforced is not None and row.enforced >= row.consent_version:
+                self.broken.append(f"{row.message_id} after an opt-out was enforced")
+            if (row.subject_id, row.consent_version) not in self.opted_in:
+                self.broken.append(f"{row.message_id} without an opt-in")
+            if row.as_of is None or now() - row.as_of > FRESH + timedelta(seconds=TTL_S + 1):
+                self.broken.append(f"{row.message_id} on stale knowledge")
+        return await super().submits(request)
+
+
+class Worker:
+    """One process of dispatch-svc, its parts moved by hand. `meanwhile`: what happens at which of its moments."""
+
+    def __init__(self, machine: "Pipeline", meanwhile: Meanwhile) -> None:
+        world = machine.world
+        gateway = Settings(**world.told, gateway_idempotent=machine.idempotent).every_gateway[0]
+        opened = gateway.gateway_with_secrets(world.settings, timeout_s=10.0, submits=8)
+        self.traffic = Traffic([opened])
+        clearance = Clearance(subject_keys, field_keys, self.traffic, at_hand_off(world.settings.policy), LIMITS, TTL_S)
+        self.handoff = handoff = Handoff(world.database, self.traffic, clearance, 4)
+        self.intake = Intake(clearance, handoff, batch=100, partitions=1)
+        self.timers = Timers(world.database, clearance, handoff, batch=100, sending_timeout=timedelta(seconds=-1))
+        self.meanwhile = list(meanwhile)
+        self.dead = asyncio.Event()
+        self.others: list[asyncio.Task[None]] = []
+        self.machine = machine
+
+    @property
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """What goes on in it besides what it was called for: outcomes on their way into the ledger."""
+        writing = (writer for settling in self.handoff._settling.values() for writer in settling.writers)
+        return [*writing, *self.handoff._stubborn]
+
+    async def reaches(self, moment: Moment) -> None:
+        """What is to happen at this moment happens, as far as it can while this worker stands still."""
+        due = [one for one in self.meanwhile if one[0] == moment]
+        self.meanwhile = [one for one in self.meanwhile if one[0] != moment]
+        for _, happening in due:
+            if happening == "dies":
+                self.dead.set()
+                await asyncio.Event().wait()
+            acting.set(None)
+            task = asyncio.ensure_future(self.machine.happens(happening))
+            acting.set(self)
+            self.others.append(task)
+            await eventually(lambda task=task: self.machine.done_or_waiting(task))  # type: ignore[misc]
+
+
+async def reached(moment: Moment) -> None:
+    if worker := acting.get():
+        await worker.reaches(moment)
+
+
+@pytest.fixture
+def moments(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The functions of the pipeline stop where a process may be stopped."""
+
+    def around(owner: Any, name: str, before: Moment | None, after: Moment | None) -> None:
+        function = getattr(owner, name)
+
+        async def stopping(*args: Any, **more: Any) -> Any:
+            if before:
+                await reached(before)
+            found = await function(*args, **more)
+            if after:
+                await reached(after)
+            return found
+
+        monkeypatch.setattr(owner, name, stopping)
+
+    around(Clearance, "decide", None, "decided")
+    around(Handoff, "send", "committed", None)
+    around(HttpGateway, "submit", "to be submitted", "answered")
+    around(store, "settle", None, "settling")
+    clock = Clock()
+    monkeypatch.setattr("dispatch.clearance.time", clock)
+    monkeypatch.setattr("dispatch.handoff.time", clock)
+    return clock
+
+
+@dataclass
+class World:
+    """What all examples share: the broker's log as it has been read, a database that each of them empties."""
+
+    surroundings: Surroundings
+    told: dict[str, Any]
+    settings: Settings
+    database: Database
+    operator: Witness
+    producer: Any
+    consumer: Any
+    clock: Clock
+    log: dict[Topic, list[Any]] = field(default_factory=lambda: {topic: [] for topic in TOPICS})
+
+    async def publish(self, topic: Topic, *events: Event) -> None:
+        """On the broker, and read from it."""
+        name = self.settings.topic_prefix + topic.name
+        for event in events:
+            await self.producer.send_and_wait(
+                name,
+                kafka.encode(event),
+                key=event.key.encode(),
+                partition=0,
+                headers=[("ce_type", event.type.encode())],
+            )
+        until = len(self.log[topic]) + len(events)
+        await eventually(lambda: self._read(topic, until))
+
+    async def _read(self, topic: Topic, until: int) -> bool:
+        for tp, records in (await self.consumer.getmany(timeout_ms=50)).items():
+            read = next(t for t in TOPICS if tp.topic == self.settings.topic_prefix + t.name)
+            self.log[read] += records
+        return len(self.log[topic]) >= until
+
+    async def published(self) -> list[MessageChanged]:
+        """What there is on dispatch.messages.v1 so far."""
+        await self._read(DISPATCH_MESSAGES, 0)
+        events = (kafka.decode(record.value, record.headers) for record in self.log[DISPATCH_MESSAGES])
+        return [event for event in events if isinstance(event, MessageChanged)]
+
+
+class Pipeline(RuleBasedStateMachine):
+    """Three people, two campaigns, and a dispatch-svc whose processes come and go."""
+
+    def __init__(self, runner: asyncio.Runner, world: World) -> None:
+        super().__init__()
+        self.run: Callable[[Any], Any] = runner.run
+        self.world = world
+        self.versions = dict.fromkeys(PEOPLE, 0)
+        self.late: list[Event] = []  # states that consent-svc has and the log has not yet
+        self.controls = dict.fromkeys(CAMPAIGNS, 0)
+        self.asked: list[MessageRequested] = []
+        self.idempotent = False
+
+    @initialize(idempotent=st.booleans(), opted=st.booleans())
+    def begins(self, *, idempotent: bool, opted: bool) -> None:
+        self.idempotent = idempotent
+        self.run(self._begin(opted=opted))
+
+    async def _begin(self, *, opted: bool) -> None:
+        operator = self.world.operator
+        operator.answer = "accept"
+        operator.messages.clear()
+        operator.broken.clear()
+        operator.opted_in.clear()
+        async with self.world.database.begin() as tx:
+            await tx.execute(
+                text(
+                    "TRUNCATE message, sending, subject, campaign, enforcement, early_receipt, provider_block, outbox,"
+                    " consumer_offset"
+                )
+            )
+            await store.put_sender(tx, sender_changed())
+        self.begun = {topic: len(records) for topic, records in self.world.log.items()}
+        for campaign in CAMPAIGNS:
+            await self._control(campaign, "running")
+        if opted:
+            await self._consent(PEOPLE, opts_in=True)
+            await self._hand(STATES)
+            await self._say(timedelta(0))
+
+    # --- the neighbours ---------------------------------------------------------------------------------------------
+
+    @rule(people=st.sets(st.sampled_from(PEOPLE), min_size=1), opts_in=st.booleans(), late=st.booleans())
+    def consents(self, people: set[int], *, opts_in: bool, late: bool) -> None:
+        if late:
+            self.late += [self._state(person, opts_in=opts_in) for person in sorted(people)]
+        else:
+            self.run(self._consent(sorted(people), opts_in=opts_in))
+
+    @rule(data=st.data())
+    def what_is_late_comes_in_another_order(self, data: st.DataObject) -> None:
+        mixed = data.draw(st.permutations(self.late)) if self.late else []
+        self.late = []
+        self.run(self.world.publish(STATES, *mixed))
+
+    @rule(stale=st.booleans())
+    def says_up_to_when_it_knows(self, *, stale: bool) -> None:
+        self.run(self._say(timedelta(hours=1) if stale else timedelta(0)))
+
+    @rule()
+    def falls_silent(self) -> None:
+        self.run(self._sql("UPDATE consumer_offset SET as_of = as_of - interval '1 hour'"))
+
+    @rule(
+        people=st.lists(st.sampled_from(PEOPLE), min_size=1, max_size=4),
+        campaign=st.sampled_from(CAMPAIGNS),
+        expired=st.booleans(),
+        again=st.integers(0, 2),
+    )
+    def asks(self, people: list[int], campaign: str, *, expired: bool, again: int) -> None:
+        """For new messages, and for some once more."""
+        new = [requested(person, campaign_id=campaign) for person in people]
+        if expired:
+            new.append(requested(people[0], campaign_id=campaign, send_before=now() - timedelta(seconds=1)))
+        self.asked += new
+        self.run(self.world.publish(CAMPAIGN_REQUESTS, *new, *new[:again], *self.asked[:again]))
+
+    @rule(campaign=st.sampled_from(CAMPAIGNS), control=st.sampled_from(["running", "running", "paused", "cancelled"]))
+    def controls_a_campaign(self, campaign: str, control: str) -> None:
+        self.run(self._control(campaign, control))
+
+    @rule(answer=st.sampled_from(["accept", "accept", "reject", "throttle", "drop", "unknown"]))
+    def the_operator_changes(self, answer: str) -> None:
+        self.world.operator.answer = answer
+
+    @rule(data=st.data(), state=st.sampled_from(["sent", "delivered", "failed"]))
+    def receipts_come(self, data: st.DataObject, state: str) -> None:
+        """Of what the operator has, and twice."""
+        if not self.world.operator.references:
+            return
+        told = data.draw(st.lists(st.sampled_from(self.world.operator.references), min_size=1, max_size=3))
+        self.run(self._receive([receipt(state, reference=reference) for reference in told]))
+
+    # --- dispatch-svc -----------------------------------------------------------------------------------------------
+
+    @rule(back=st.integers(0, 3), many=st.integers(1, 4))
+    def projects(self, back: int, many: int) -> None:
+        """Some of the states there are, from where a former owner may have been."""
+        self.run(self._hand(STATES, back=back, many=many))
+
+    @rule(back=st.integers(0, 3), meanwhile=meanwhile)
+    def takes(self, back: int, meanwhile: Meanwhile) -> None:
+        self.run(self._lives(meanwhile, lambda worker: self._hand(CAMPAIGN_REQUESTS, worker, back=back)))
+
+    @rule(campaign=st.sampled_from(CAMPAIGNS), meanwhile=something)
+    def a_campaign_goes_out(self, campaign: str, meanwhile: Meanwhile) -> None:
+        """To people who have all agreed by now; and then something happens on the way."""
+        self.run(self._go_out(campaign, meanwhile))
+
+    @rule(campaign=st.sampled_from(CAMPAIGNS), meanwhile=something)
+    def another_goes_out(self, campaign: str, meanwhile: Meanwhile) -> None:
+        self.run(self._go_out(campaign, meanwhile))
+
+    async def _go_out(self, campaign: str, meanwhile: Meanwhile) -> None:
+        self.world.operator.answer = "accept"
+        await self._control(campaign, "running")
+        await self._consent(PEOPLE, opts_in=True)
+        await self._say(timedelta(0))
+        new = [requested(person, campaign_id=campaign) for person in PEOPLE]
+        self.asked += new
+        await self.world.publish(CAMPAIGN_REQUESTS, *new)
+        await self._lives(meanwhile, lambda worker: self._hand(CAMPAIGN_REQUESTS, worker))
+
+    @rule(meanwhile=meanwhile)
+    def wakes_what_is_due(self, meanwhile: Meanwhile) -> None:
+        async def wake(worker: Worker) -> None:
+            await self._sql("UPDATE message SET due_at = now() WHERE status IN ('pending', 'deferred')")
+            await worker.timers.wake_due(marketing=True)
+
+        self.run(self._lives(meanwhile, wake))
+
+    @rule(meanwhile=meanwhile)
+    def resolves_what_was_left(self, meanwhile: Meanwhile) -> None:
+        self.run(self._lives(meanwhile, lambda worker: worker.timers.sweep()))
+
+    @rule(dies=st.booleans())
+    def relays(self, *, dies: bool) -> None:
+        """Or dies between Kafka's acknowledgement and the deletion."""
+        self.run(self._relay(dies=dies))
+
+    # --- what holds -------------------------------------------------------------------------------------------------
+
+    @invariant()
+    def promises_hold(self) -> None:
+        assert self.world.operator.broken == []
+        self.run(self._accounts_are_exact())
+
+    async def _accounts_are_exact(self) -> None:
+        async with self.world.database.begin() as tx:
+            ledger = {str(row.message_id): row.status for row in await tx.execute(text("SELECT * FROM message"))}
+            next_offset = await tx.scalar(
+                text("SELECT next_offset FROM consumer_offset WHERE topic = :topic"), {"topic": CAMPAIGN_REQUESTS.name}
+            )
+            sums = await tx.execute(text("SELECT campaign_id, count(*) AS many FROM message GROUP BY campaign_id"))
+            audience = {row.campaign_id: row.many for row in sums}
+        taken = [record for record in self._records(CAMPAIGN_REQUESTS) if record.offset < (next_offset or 0)]
+        events = [kafka.decode(record.value, record.headers) for record in taken]
+        asked = {event.message_id: event.campaign_id for event in events if isinstance(event, MessageRequested)}
+        assert ledger.keys() == asked.keys(), "lost, or of nobody's asking"
+        assert set(ledger.values()) <= set(SUM)
+        assert audience == Counter(asked.values())
+        had = self.world.operator.references
+        assert self.idempotent or len(had) == len(set(had)), "sent twice"
+        assert {m for m, status in ledger.items() if status in ("accepted", "rejected")} <= set(had)
+        assert set(had) <= {m for m, s in ledger.items() if s in ("accepted", "rejected", "unknown", "sending")}
+
+    def teardown(self) -> None:
+        self.run(self._comes_to_rest())
+
+    async def _comes_to_rest(self) -> None:
+        """Once nothing more happens, nothing is in anybody's hand, every opt-out is enforced, and all has been told."""
+        self.world.operator.answer = "accept"
+        await self._sql("UPDATE enforcement SET applied_at = applied_at - interval '1 minute'")
+        await self._lives([], lambda worker: worker.timers.sweep())
+        await self._relay(dies=False)
+        async with self.world.database.begin() as tx:
+            rows = list(await tx.execute(text("SELECT message_id, version, status FROM message")))
+            assert not await tx.scalar(text("SELECT count(*) FROM enforcement WHERE enforced_at IS NULL"))
+        assert "sending" not in {row.status for row in rows}
+        ledger = {str(row.message_id): (row.version, row.status) for row in rows}
+        await eventually(lambda: self._is_told(ledger))
+        assert self.world.operator.broken == []
+        await self._accounts_are_exact()
+
+    async def _is_told(self, ledger: dict[str, tuple[int, str]]) -> bool:
+        told = sorted(await self.world.published(), key=lambda event: event.version)
+        newest = {event.message_id: (event.version, event.status) for event in told}
+        assert {identity: newest.get(identity) for identity in ledger} == ledger
+        return True
+
+    # --- how ----------------------------------------------------------------------------------------------------------
+
+    async def happens(self, happening: Happening) -> None:
+        match happening:
+            case "opt out":
+                await self._everybody_opts_out()
+            case "pause":
+                for campaign in CAMPAIGNS:
+                    await self._control(campaign, "paused")
+            case "comes twice":
+                await self._lives([], lambda worker: self._hand(CAMPAIGN_REQUESTS, worker, back=4))
+            case "stalls":  # for so long that another takes its messages for a dead one's; and then all opt out
+                self.world.clock.ahead_s += 1000.0
+                await self._lives([], lambda worker: worker.timers.sweep())
+                await self._everybody_opts_out()
+
+    async def _everybody_opts_out(self) -> None:
+        await self._consent(PEOPLE, opts_in=False)
+        await self._hand(STATES)
+
+    async def done_or_waiting(self, task: asyncio.Task[None]) -> bool:
+        """Whether it waits for a lock that somebody holds who stands still."""
+        if task.done():
+            return True
+        async with self.world.database.begin() as tx:
+            waiting = await tx.scalar(
+                text(
+                    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+                    " AND wait_event_type = 'Lock'"
+                )
+            )
+        return bool(waiting) or task.done()
+
+    async def _lives(self, meanwhile: Meanwhile, does: Callable[[Worker], Awaitable[Any]]) -> None:
+        """A worker does it, or dies on the way; and what happens meanwhile ends as well."""
+        worker = Worker(self, meanwhile)
+        before = acting.set(worker)
+        working = asyncio.ensure_future(does(worker))
+        acting.reset(before)
+        dying = asyncio.ensure_future(worker.dead.wait())
+        await asyncio.wait((working, dying), return_when=asyncio.FIRST_COMPLETED)
+        dying.cancel()
+        if worker.dead.is_set():
+            gone = (working, *worker.tasks)
+            for task in gone:
+                task.cancel()
+            await asyncio.wait(gone)
+        else:
+            await working
+        await asyncio.gather(*worker.others)
+        await worker.traffic.close()
+
+    def _subscription(self, topic: Topic, worker: Worker | None) -> Subscription:
+        mine: list[Subscription] = [
+            *projection.subscriptions(),
+            *receipts.subscriptions(),
+            *(worker.intake.subscriptions() if worker else ()),
+        ]
+        return next(subscription for subscription in mine if subscription.topic is topic)
+
+    async def _hand(self, topic: Topic, worker: Worker | None = None, *, back: int = 0, many: int = 1000) -> None:
+        """Records to the consumer loop, in a batch as it makes them: `many` from the stored offset, less `back`."""
+        consumer = Consumer(self._subscription(topic, worker), self.world.database, self.world.settings)
+        place = TopicPartition(self.world.settings.topic_prefix + topic.name, 0)
+        consumer._partitions[place] = _Partition()
+        stored = await consumer.start_of(0)
+        records = self._records(topic)
+        next_one = next((n for n, record in enumerate(records) if record.offset >= stored), len(records))
+        batch = records[max(0, next_one - back) : next_one + many]
+        if not batch:
+            return
+        try:
+            after = await consumer._apply(place, batch)
+        except Hold:
+            return
+        if after is not None:
+            await after()
+
+    def _records(self, topic: Topic) -> list[Any]:
+        return self.world.log[topic][self.begun[topic] :]
+
+    def _state(self, person: int, *, opts_in: bool) -> Event:
+        self.versions[person] += 1
+        version = self.versions[person]
+        if opts_in:
+            self.world.operator.opted_in.add((subject(person), version))
+            return opted_in(person, version=version, occurred_at=now())
+        return opted_out(person, version=version)
+
+    async def _consent(self, people: Sequence[int], *, opts_in: bool) -> None:
+        await self.world.publish(STATES, *(self._state(person, opts_in=opts_in) for person in people))
+
+    async def _say(self, age: timedelta) -> None:
+        """Only what is on the log may be vouched for: what is late comes first."""
+        late, self.late = self.late, []
+        await self.world.publish(STATES, *late, Watermark(partition=0, as_of=now() - age))
+        await self._hand(STATES)
+
+    async def _control(self, campaign: str, control: str) -> None:
+        self.controls[campaign] += 1
+        await self.world.publish(CONTROLS, controlled(control, self.controls[campaign], campaign))
+        await self._hand(CONTROLS)
+
+    async def _receive(self, told: Sequence[Event]) -> None:
+        await self.world.publish(INBOUND_RECEIPTS, *told)
+        await self._hand(INBOUND_RECEIPTS)
+
+    async def _relay(self, *, dies: bool) -> None:
+        relay = (Dying if dies else Relay)("dispatch", self.world.database, self.world.settings)
+        try:
+            while not await relay._relay_once():
+                pass
+        except Killed:
+            pass
+        finally:
+            await relay._drop_producer()
+
+    async def _sql(self, statement: str) -> None:
+        async with self.world.database.begin() as tx:
+            await tx.execute(text(statement))
+
+
+class Killed(Exception):
+    pass
+
+
+class Dying(Relay):
+    """Kafka has them, and nobody has noted it."""
+
+    async def _publish(self, producer: Any, rows: Any) -> None:
+        await super()._publish(producer, rows)
+        raise Killed
+
+
+@asynccontextmanager
+async def _world(surroundings: Surroundings, clock: Clock) -> AsyncIterator[World]:
+    fake = Witness()
+    async with AsyncExitStack() as opened:
+        await opened.enter_async_context(operator(fake))
+        told = await surroundings.settings("dispatch", gateway_url=fake.url, gateway_token=TOKEN, hours="demonstration")
+        given = Settings(**told)
+        await kafka.ensure_topics(given, list(TOPICS))
+        database = fake.database = Database(given.database_url, pool_size=20)
+        opened.push_async_callback(database.close)
+        producer = kafka.producer(given)
+        await producer.start()
+        opened.push_async_callback(producer.stop)
+        consumer = AIOKafkaConsumer(bootstrap_servers=given.kafka_bootstrap, fetch_max_wait_ms=20)
+        await consumer.start()
+        opened.push_async_callback(consumer.stop)
+        places = [TopicPartition(given.topic_prefix + topic.name, 0) for topic in TOPICS]
+        consumer.assign(places)
+        for place in places:
+            consumer.seek(place, 0)
+        yield World(surroundings, told, given, database, fake, producer, consumer, clock)
+
+
+@pytest.fixture
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as opened:
+        yield opened
+
+
+def test_whatever_happens_no_stop_is_overtaken_and_the_accounts_are_exact(
+    runner: asyncio.Runner, postgres: Postgres, broker: Broker, unique: str, moments: Clock
+) -> None:
+    opening = _world(Surroundings(postgres, broker, unique, partitions=1), moments)
+    world = runner.run(opening.__aenter__())
+    try:
+        run_state_machine_as_test(
+            cast(type[Pipeline], lambda: Pipeline(runner, world)),
+            settings=settings(max_examples=25, stateful_step_count=16, deadline=None, phases=[Phase.generate]),
+        )
+    finally:
+        runner.run(opening.__aexit__(None, None, None))
