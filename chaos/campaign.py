@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import asyncpg
@@ -66,7 +67,7 @@ async def run(folder: Path, *, seed: int, messages: int, say: Callable[[str], No
     suffered: list[Suffered] = []
     async with standing(folder, brokers=BROKERS, rate=RATE, say=say) as system:
         lasts_s = messages / RATE
-        make = lambda api: Load(api, seed, messages, lasts_s, among=messages, most=1)  # noqa: E731
+        make = partial(Load, seed=seed, people=messages, lasts_s=lasts_s, among=messages, most=1)
         async with loaded(system, make, say, at_once=1, call_within_s=CALL_WITHIN_S) as (_, watch):
             for number, (phase, reached) in enumerate(PHASES.items(), start=1):
                 await _until(reached, system, watch)

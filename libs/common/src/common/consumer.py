@@ -406,7 +406,7 @@ class Consumer:
     def _went_back(self, tp: TopicPartition) -> None:
         log.error(
             "the database lost what was stored: reading it again",
-            extra={"topic": tp.topic, "partition": tp.partition, "offset": self._reached[tp]},
+            extra={"topic": tp.topic, "partition": tp.partition, "offset": self._reached.get(tp)},
         )
         self._placed.discard(tp)
 

@@ -112,11 +112,7 @@ async def append_by_partition(tx: AsyncConnection, topic: Topic, events: Sequenc
     groups: dict[int, list[Event]] = defaultdict(list)
     for event in events:
         groups[kafka.partition_of(event.key, partitions)].append(event)
-    rows = [group[at : at + TOGETHER] for group in groups.values() for at in range(0, len(group), TOGETHER)]
-    if rows:
-        packed = [msgspec.msgpack.encode([(e.key.encode(), kafka.encode(e)) for e in row]) for row in rows]
-        types = [f"{SHARED}{row[0].type}" for row in rows]
-        await _insert(tx, topic.name, [row[0].key.encode() for row in rows], types, packed)
+    await append_together(tx, topic, *groups.values())
 
 
 async def backlog(tx: AsyncConnection) -> int:
