@@ -10,7 +10,7 @@ import gc
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 from sqlalchemy import text
@@ -32,6 +32,7 @@ WRITERS = 4
 SEED = 20260106
 WRITES = 40  # of each writer, at least
 MOST_WRITES = 600
+AT_LEAST_S = 0.1  # between a writer's further writes
 CUTS = 8  # relays that died with everything acknowledged and nothing deleted, at least
 WATCHED = """
 CREATE TABLE aggregate (subject_id text PRIMARY KEY, version integer NOT NULL);
@@ -48,6 +49,12 @@ CREATE TRIGGER watched AFTER UPDATE ON projection FOR EACH ROW EXECUTE FUNCTION 
 @dataclass
 class _Deaths:
     cuts: int = 0
+    enough: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def add(self, cuts: int) -> None:
+        self.cuts += cuts
+        if self.cuts >= CUTS:
+            self.enough.set()
 
 
 async def _write(pipe: Pipeline, seed: int, deaths: _Deaths) -> None:
@@ -91,7 +98,7 @@ async def _relays_that_die(pipe: Pipeline, seed: int) -> AsyncIterator[_Deaths]:
                 await row.start()
                 await sql.execute("SELECT FROM outbox ORDER BY id DESC LIMIT 1 FOR UPDATE SKIP LOCKED")
                 await asyncio.wait((asyncio.ensure_future(stop.wait()),), timeout=dice.uniform(0.05, 0.2))
-                deaths.cuts += len(await sql.fetch(CUT_WHO_DELETES))
+                deaths.add(len(await sql.fetch(CUT_WHO_DELETES)))
                 await row.rollback()
 
     running = [asyncio.ensure_future(run()) for run in (live_and_die, live_and_die, cut)]

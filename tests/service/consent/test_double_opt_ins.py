@@ -437,6 +437,13 @@ async def test_the_pace_of_a_number_ends_and_its_rows_with_it(consent: Consent) 
     assert keys == [f"number/month/{subject(1)}"] or keys == []
 
 
+async def test_who_waited_for_a_row_looked_at_its_clock_too_early_and_is_not_refused_for_that(consent: Consent) -> None:
+    for minutes in (0.01, 0.005, 0):
+        await consent.ask(minutes)
+    with pytest.raises(TooMany):
+        await consent.ask(-0.005)
+
+
 async def test_a_sender_asks_in_its_own_words_and_waits_as_long_as_it_says(
     service: httpx.AsyncClient, surroundings: Surroundings
 ) -> None:

@@ -39,6 +39,9 @@ A_DAY, A_MONTH = timedelta(days=1), timedelta(days=30)
 OF_USE_FOR = timedelta(hours=1)  # a question that comes long after the form is one that nobody expects
 KEPT_FOR = timedelta(days=400)  # that somebody was asked
 LAPSE_EVERY_S = 5.0
+# Who waited for a row looked at its clock before those counted meanwhile, or it is another process's: too early by no
+# more than this is a matter of clocks and not of pace.
+CLOCKS_DIFFER = timedelta(seconds=1)
 AT_ONCE = 500
 SEEN = 10  # times as many are looked at: some are busy, or another timer's
 
@@ -189,7 +192,7 @@ async def _step(tx: AsyncConnection, paces: Mapping[str, tuple[str, Pace]], now:
     )
     full_at = {row.key: row.full_at for row in rows}
     steps = {key: asking.step(full_at[key], paces[key][1], now) for key in keys}
-    if full := {key: wait for key, (_, wait) in steps.items() if wait}:
+    if full := {key: wait for key, (_, wait) in steps.items() if wait > CLOCKS_DIFFER}:
         fields = dict.fromkeys(paces[key][0] for key in full)
         for field in fields:
             RESULTS.labels(f"too_many_by_{field}").inc()
