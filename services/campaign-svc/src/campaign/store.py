@@ -993,6 +993,8 @@ async def selected_after(
         text(
             "SELECT c.subject_id, c.number, c.attributes::text AS attributes, k.told::text AS told,"
             f" {_LEFT_OUT if limits else 'CAST(NULL AS text)'} AS left_out FROM {segment.FROM}"
+            # said of both sides, or a merge of the two walks the standings from the first one on, for every page
+            " AND k.subject_id > :after"
             f" WHERE c.sender_id = :sender_id AND {selected.sql}"
             " AND c.subject_id > :after ORDER BY c.subject_id LIMIT :limit"
         ),
