@@ -3,6 +3,8 @@
 import ast
 import json
 import re
+import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -107,3 +109,35 @@ def test_the_packages_that_build_ours_are_among_the_pinned() -> None:
         project = tomllib.loads(text(f"{path}/pyproject.toml"))
         assert project["build-system"]["requires"] == ["uv_build>=0.13,<0.14"]
     assert pinned["uv-build"].startswith("0.13.")
+
+
+WITHOUT = """
+import importlib, pkgutil, sys
+
+class Gone:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith(%r):
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Gone())
+for name in ("common", "consent", "inbound", "campaign", "dispatch"):
+    for found in pkgutil.walk_packages(importlib.import_module(name).__path__, f"{name}."):
+        if not found.name.endswith("__main__") and ".migrations." not in found.name:
+            importlib.import_module(found.name)
+import stack.simulator
+import phonenumbers
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from fastapi import FastAPI
+assert phonenumbers.is_valid_number(phonenumbers.parse("+33612345678"))
+Ed25519PrivateKey.generate().sign(b"")
+FastAPI().add_api_route("/", lambda: 1, response_model=int)
+"""
+
+
+def test_what_is_taken_out_of_the_packages_is_needed_by_nothing_of_ours() -> None:
+    """Each module of each service is imported where it is not there; so is what packages load when they are used."""
+    [removed] = re.findall(r"rm -r ([^&]+) &&", text(DOCKERFILES["consent"]).replace("\\\n", ""))
+    assert len(removed.split()) > 8, "as the Dockerfile says it"
+    gone = tuple(each.removesuffix("*").replace("/", ".") for each in removed.split())
+    done = subprocess.run([sys.executable, "-c", WITHOUT % (gone,)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
