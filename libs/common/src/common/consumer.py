@@ -425,9 +425,9 @@ class Consumer:
         memory = self._partitions.setdefault(tp, _Partition())
         memory.failures, memory.failing_since, memory.holds = 0, None, 0
         self._note_failing()
-        LAG.labels(self.subscription.topic.name, tp.partition).set(
-            max(0, (kafka_consumer.highwater(tp) or following) - following)
-        )
+        if tp in kafka_consumer.assignment():  # else it was dealt to somebody else while its batch was handled
+            end = kafka_consumer.highwater(tp) or following
+            LAG.labels(self.subscription.topic.name, tp.partition).set(max(0, end - following))
 
     def _commit(self, kafka_consumer: AIOKafkaConsumer) -> None:
         """Begins Kafka's own commit of what is stored, when its time has come. Nothing waits for it."""
