@@ -10,13 +10,14 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Awaitable, Callable
+from typing import Any
 from uuid import uuid4
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from chaos.schedule import Planned, Possible
 from chaos.system import DISK_BYTES, WORKER, System
-from common.contracts import TOPICS
+from common.contracts import TOPICS, Watermark
 from stack.environment import PARTITIONS, SERVICES
 from stack.kafka import Kafka
 
@@ -27,7 +28,10 @@ SLOW_S = (0.02, 0.3)  # each way
 POISON = (b"\xff\xfe not JSON", b'{"subject_id": 7}', b"", b"[]")
 POISON_RECORDS = 4  # more than 25 in a row end a process, which is what it is to do
 STORM_TURNS = 3
-REPLAYED = 200  # records of each topic
+SPARE_BYTES = (4096, 1 << 16, 1 << 18, 1 << 20, 1 << 22)  # somebody may have written since we looked
+REPLAYED = 50  # records of each partition, of those with which it begins
+FIRST, WATERMARKS = 200, 5  # of each read of a partition
+READS, READ_MS = 6, 200
 
 # whoever reads one with a key that is no subject's puts it to the dead letters; a state has its subject denied
 POISONED = (
@@ -127,21 +131,26 @@ def _wire(state: str) -> Callable[[System, str, float, random.Random], Awaitable
 
 
 async def _disk_full(system: System, target: str, lasts_s: float, chance: random.Random) -> None:
-    """Not a byte more than there is already. A server that gives up over it is started again, as a platform would."""
+    """Hardly a byte more than there is. A server that gives up over it is started again, as a platform would."""
     assert system.disk is not None
-    used = (await asyncio.to_thread(shutil.disk_usage, system.disk)).used
-    await _resize(system, used + 4096)
+    for spare in SPARE_BYTES:
+        used = (await asyncio.to_thread(shutil.disk_usage, system.disk)).used
+        if await _resize(system, used + spare):
+            break
+    else:
+        raise RuntimeError("the disk grew faster than it could be made small")
     try:
         await asyncio.sleep(lasts_s)
     finally:
-        await _resize(system, DISK_BYTES)
+        assert await _resize(system, DISK_BYTES)
     if not system.postgres.running:
         await asyncio.to_thread(system.postgres.resume)
 
 
-async def _resize(system: System, size: int) -> None:
+async def _resize(system: System, size: int) -> bool:
+    """False where there is more on it already."""
     command = ["mount", "-o", f"remount,size={size}", str(system.disk)]
-    await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
+    return (await asyncio.to_thread(subprocess.run, command, capture_output=True)).returncode == 0
 
 
 def _clock(seconds: int) -> Callable[[System, str, float, random.Random], Awaitable[None]]:
@@ -156,28 +165,46 @@ def _clock(seconds: int) -> Callable[[System, str, float, random.Random], Awaita
 
 
 async def _replay(system: System, target: str, lasts_s: float, chance: random.Random) -> None:
-    """What was said before is said again, in another order, and twice: of every topic, in its own partition."""
-    topics = [topic.name for topic in TOPICS]
+    """What was said before is said again, in another order, and twice: of every topic, in its own partition. Whoever
+    takes the last word for the newest then knows what was so at first."""
     consumer = AIOKafkaConsumer(bootstrap_servers=system.broker.bootstrap, enable_auto_commit=False)
     producer = AIOKafkaProducer(bootstrap_servers=system.broker.bootstrap, acks="all")
     await consumer.start()
     await producer.start()
     try:
-        for topic in topics:
-            tp = TopicPartition(topic, chance.randrange(PARTITIONS))
-            consumer.assign([tp])
-            await consumer.seek_to_beginning(tp)
-            found = await consumer.getmany(tp, timeout_ms=300)
-            records = [record for batch in found.values() for record in batch]
-            again = chance.sample(records, min(REPLAYED, len(records)))
-            for record in [*again, *reversed(again)]:
-                await producer.send(
-                    topic, value=record.value, key=record.key, headers=list(record.headers), partition=tp.partition
-                )
+        for topic in TOPICS:
+            for place, said in (await _beginnings(consumer, topic.name)).items():
+                again = chance.sample(said, min(REPLAYED, len(said)))
+                for record in [*again, *reversed(again)]:
+                    await producer.send(
+                        place.topic,
+                        value=record.value,
+                        key=record.key,
+                        headers=list(record.headers),
+                        partition=place.partition,
+                    )
         await producer.flush()
     finally:
         await producer.stop()
         await consumer.stop()
+
+
+async def _beginnings(consumer: AIOKafkaConsumer, topic: str) -> dict[TopicPartition, list[Any]]:
+    """The first records of each partition: watermarks, of which there are four a second, are few of them."""
+    places = [TopicPartition(topic, number) for number in range(PARTITIONS)]
+    consumer.assign(places)
+    await consumer.seek_to_beginning(*places)
+    found: dict[TopicPartition, list[Any]] = {place: [] for place in places}
+    for _ in range(READS):
+        for place, records in (await consumer.getmany(*places, timeout_ms=READ_MS)).items():
+            marks = [record for record in records if _is_watermark(record)]
+            facts = [record for record in records if not _is_watermark(record)]
+            found[place] += facts[:FIRST] + marks[:WATERMARKS]
+    return found
+
+
+def _is_watermark(record: Any) -> bool:
+    return ("ce_type", Watermark.type.encode()) in record.headers
 
 
 async def _poison(system: System, target: str, lasts_s: float, chance: random.Random) -> None:

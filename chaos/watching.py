@@ -30,7 +30,7 @@ from dispatch.invariants import SETTLED_AFTER, Checker
 from stack.demo import DemoFailed
 from stack.environment import PARTITIONS
 
-STALE_S = 2.0  # max_staleness: marketing is held on anything older
+STALE_S, SKEW_S = 2.0, 0.1  # max_staleness, max_clock_skew: marketing is held on anything older, or from the future
 SAMPLE_EVERY_S = 0.2
 LOOK_EVERY_S = 1.0
 STANDINGS_EVERY = 5  # looks
@@ -51,6 +51,7 @@ STALENESS = (
     "SELECT CASE WHEN count(as_of) = $1 THEN extract(epoch FROM clock_timestamp() - min(as_of)) END::float8"
     " FROM consumer_offset WHERE consumer_group = 'dispatch.consents' AND topic = 'consent.states.v1'"
 )
+VERSIONS = "SELECT subject_id, version FROM subject"
 KNOWN = "SELECT subject_id, version, consents, suppressions FROM subject WHERE subject_id = ANY($1::text[])"
 STATUSES = "SELECT message_id::text AS id, status FROM message WHERE message_id = ANY($1::uuid[])"
 
@@ -116,10 +117,10 @@ class Watch:
 
     def _sampled(self, age: float | None) -> None:
         """How old dispatch's knowledge of consent is, in seconds; None where nobody can tell, or decide."""
-        now = time.monotonic()
-        if (age is None or age > STALE_S) and self._held_since is None:
+        now, fresh = time.monotonic(), age is not None and -SKEW_S <= age <= STALE_S
+        if not fresh and self._held_since is None:
             self._held_since = now
-        elif age is not None and age <= STALE_S and self._held_since is not None:
+        elif fresh and self._held_since is not None:
             self._hold_ends(now)
 
     def _hold_ends(self, now: float) -> None:
@@ -195,14 +196,17 @@ class Watch:
         return accounts, statuses
 
     async def _standings(self, *, all_of_them: bool = False) -> None:
-        """Of those whose STOP was enforced."""
+        """Of everybody, which version is known; of those whose STOP was enforced, what they have opted out of."""
         stopped: dict[str, list[str]] = defaultdict(list)  # numbers by code
         for reply in self.account.enforced:
             person = self.account.stops[reply][0]
             stopped[person.code].append(person.number)
         subjects = [self._subjects.subject_id(each) for numbers in stopped.values() for each in numbers]
         async with self._connection("dispatch") as sql:
+            everybody = await sql.fetch(VERSIONS)
             rows = await sql.fetch(KNOWN, subjects)
+        for row in everybody:
+            self._note(self._dispatch.take(row["subject_id"], row["version"], (), ()))
         for row in rows:
             consents = msgspec.json.decode(row["consents"])
             everyone = any(each["sender_id"] is None for each in msgspec.json.decode(row["suppressions"]))
@@ -222,7 +226,7 @@ class Watch:
         since = now - timedelta(days=1) if everything else now - SETTLED_AFTER - RECENT
         keys = FieldKeys(KeyRingSettings.model_validate_json(self.system.environment.field_keys))
         database = Database(self.system.databases["dispatch"], pool_size=1, name="chaos")
-        limits = Limits(max_staleness=timedelta(seconds=STALE_S), max_clock_skew=timedelta(seconds=0.1))
+        limits = Limits(max_staleness=timedelta(seconds=STALE_S), max_clock_skew=timedelta(seconds=SKEW_S))
         checker = Checker(database, keys, load("demonstration"), limits, SENDING_TIMEOUT)
         try:
             found = await checker.violations(since, now if everything else now - SETTLED_AFTER, now)
