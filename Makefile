@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Two share the work, file by file, each with a Postgres and a broker of its own. Not end to end: a stack fills a machine
 PYTEST := $(BIN)/pytest --numprocesses=2 --dist=loadfile
+# A test there may wait for several groups to form, each on a JVM that shares the machine with another worker's
+PATIENT := --timeout=300
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PACKAGES := libs/common services/consent-svc services/campaign-svc services/dispatch-svc services/inbound-svc stack
 SOURCES := libs services stack tests examples bench chaos
@@ -59,9 +61,10 @@ test-kafka: install ## What needs a broker, on Apache Kafka itself (Java 17; Mav
 ifdef T
 	PLACET_TEST_BROKERS=1 $(BIN)/pytest $(T)
 else
-	PLACET_TEST_BROKERS=1 $(PYTEST) tests/conformance tests/kafka tests/service --ignore=tests/service/stack \
+	PLACET_TEST_BROKERS=1 $(PYTEST) $(PATIENT) tests/conformance tests/service --ignore=tests/service/stack \
 		--ignore=tests/service/dispatch/test_fail_points.py
-	PLACET_TEST_BROKERS=1 $(BIN)/pytest tests/e2e --ignore=tests/e2e/test_readme.py --ignore=tests/e2e/test_chaos.py
+	PLACET_TEST_BROKERS=1 $(BIN)/pytest $(PATIENT) tests/kafka tests/e2e --ignore=tests/e2e/test_readme.py \
+		--ignore=tests/e2e/test_chaos.py
 endif
 
 unit property contract conformance service e2e: install ## One suite

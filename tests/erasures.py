@@ -17,6 +17,6 @@ async def acknowledged(read: Callable[[], Awaitable[list[Event]]], erasure_id: s
     async def look() -> ErasureAcknowledged | None:
         return next((ack for ack in acknowledgements(await read()) if ack.erasure_id == erasure_id), None)
 
-    found = await eventually(look, within_s=20)
+    found = await eventually(look)
     assert found is not None
     return found

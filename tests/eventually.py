@@ -7,7 +7,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 LOOK_EVERY_S = 0.02
-WITHIN_S = 30.0  # a moment is ten times as long on a machine that is busy; only a test that fails waits for all of it
+WITHIN_S = 60.0  # a moment is ten times as long on a machine that is busy; only a test that fails waits for all of it
 
 
 async def eventually(look: Callable[[], Awaitable[T]], within_s: float = WITHIN_S) -> T:

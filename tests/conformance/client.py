@@ -119,4 +119,4 @@ async def share(members: Sequence[AIOKafkaConsumer], count: int) -> list[set[Top
         assert sum(map(len, shares)) == len(set().union(*shares)) == count, shares
         return shares
 
-    return await eventually(divided, within_s=60)
+    return await eventually(divided)

@@ -292,7 +292,7 @@ async def test_a_broker_that_comes_back(own: Kafka | Tansu, unique: str) -> None
         await asyncio.to_thread(own.start)
         if isinstance(own, Tansu):
             await client.make(client.topic)
-        written = await eventually(lambda: producer.send_and_wait(client.topic, b"after", partition=0), within_s=60)
+        written = await eventually(lambda: producer.send_and_wait(client.topic, b"after", partition=0))
         fresh = await client.consumer()
         found = [record.value for record in await read(fresh, written.offset + 1)]
         kept = "is there" if found == [b"before", b"after"] else "is gone"
@@ -326,7 +326,7 @@ async def _as_documented(
 ) -> None:
     """Where it happens it is waited for; where it does not, ten looks are enough to keep the table honest."""
     if documented(what, broker) == happens:
-        await eventually(look, within_s=60)
+        await eventually(look)
         return
     assert documented(what, broker) == does_not
     for _ in range(10):

@@ -44,7 +44,7 @@ async def test_erasures_survive_a_kill_of_each_service(tmp_path: Path) -> None:
             assert {each["erasure_id"] for each in page["items"]} == set(asked), page
             return list(page["items"])
 
-        for each in await eventually(complete, within_s=60):
+        for each in await eventually(complete):
             done = {service["service"]: service["erased"] for service in each["services"]}
             lines = done["consent"].pop("evidence")
             assert lines in (2, 3), (

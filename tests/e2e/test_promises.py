@@ -282,7 +282,7 @@ async def test_2_whoever_types_a_number_only_its_own_phone_says_yes(placet: Plac
         assert len(found) == 2
         return found
 
-    assert set(await eventually(questions, within_s=30)) == {
+    assert set(await eventually(questions)) == {
         'Maison Lune : pour recevoir par SMS "Nos offres", répondez OUI. Sinon, ne faites rien. STOP au 36215.'
     }
     await placet.reply(asked, "Oui", "36215")
@@ -294,8 +294,8 @@ async def test_2_whoever_types_a_number_only_its_own_phone_says_yes(placet: Plac
         assert (answer["answers"], answer["text_shown"]) == (request["evidence_id"], FORM["text_shown"])
         return True
 
-    await eventually(confirmed, within_s=30)
-    numbers = await eventually(placet.finished(await placet.campaign(sender)), within_s=30)
+    await eventually(confirmed)
+    numbers = await eventually(placet.finished(await placet.campaign(sender)))
     assert (numbers["accepted"], numbers["denied_reasons"]) == (1, {"consent_pending": 1})
     assert [len(await placet.sent_to(n)) for n in (asked, silent)] == [1, 0]
 
@@ -382,7 +382,7 @@ async def test_4_exact_accounting_while_it_runs_and_is_paused_and_cancelled(plac
         assert s["pending"] == s["deferred"] == 0, s
         return s
 
-    numbers = await eventually(settled, within_s=30)
+    numbers = await eventually(settled)
     recipients = {r["message_id"]: r["status"] async for r in _all_recipients(placet, campaign)}
     answer = await placet.http.get(f"{placet.stack.urls['simulator']}/log?kind=submit")
     taken = [json.loads(line) for line in answer.text.splitlines()]

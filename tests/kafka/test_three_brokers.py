@@ -23,16 +23,17 @@ from tests.service.common.pipeline import Pipeline, going, pipeline, states_of
 
 SUBJECT = f"s1-{1:032x}"
 HEADERS = [("ce_type", ConsentStateChanged.type.encode())]
-WITHIN_S = 60.0
+WITHIN_S = 120.0  # three JVMs, and a machine that has other work
 PATIENCE_S = 5.0  # in which nothing may be acknowledged
-# A broker that is gone is missed after 3 s instead of 9. By themselves they would let one replica acknowledge.
+# A broker that is gone is missed after 6 s instead of 9: no sooner, since one that waits for its turn on a busy machine
+# would be taken for gone as well. By themselves they would let one replica acknowledge.
 IMPATIENT = {
-    "broker.session.timeout.ms": "3000",
+    "broker.session.timeout.ms": "6000",
     "broker.heartbeat.interval.ms": "500",
     "min.insync.replicas": "1",
 }
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(480)
 
 
 @pytest.fixture(scope="module")

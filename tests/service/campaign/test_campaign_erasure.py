@@ -119,7 +119,7 @@ async def test_an_import_that_was_reading_its_file_is_waited_for_and_erased_as_w
             async with surroundings.sql("campaign") as sql:
                 return bool(await sql.fetchval("SELECT count(*) = 2 FROM erasing WHERE after_xid IS NOT NULL"))
 
-        await eventually(noted, within_s=20)
+        await eventually(noted)
         await importing.execute(
             "INSERT INTO contact VALUES ($1, $2, 'sealed', '{\"first_name\": \"Zoé 1\"}', now(), now())",
             SENDER,

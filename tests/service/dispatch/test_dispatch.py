@@ -98,9 +98,9 @@ async def dispatch(
         await publish(surroundings, SENDERS, [sender_changed()])
         await publish(surroundings, CONTROLS, [controlled("running")])
         async with heartbeat(surroundings, STATES) if watermarks else contextlib.nullcontext():
-            await eventually(lambda: _knows_the_sender(surroundings), within_s=20)
+            await eventually(lambda: _knows_the_sender(surroundings))
             if watermarks:
-                await eventually(lambda: _ready(client), within_s=20)
+                await eventually(lambda: _ready(client))
             yield under_test
 
 
@@ -452,7 +452,7 @@ async def test_what_waits_for_a_slow_operator_is_not_taken_for_a_crash_and_a_cod
         code = (await d.client.post("/v1/messages", json=_otp(7))).json()["message_id"]
         await eventually(d.becomes(code, "accepted"))
         for message in wanted:
-            await eventually(d.becomes(message.message_id, "accepted"), within_s=20)
+            await eventually(d.becomes(message.message_id, "accepted"))
         assert sorted(op.references) == sorted([code, *(m.message_id for m in wanted)])
         assert op.references.index(code) <= 2
 
@@ -600,7 +600,7 @@ async def test_what_a_crash_left_sending_becomes_unknown_and_is_not_sent_again(s
     async with operator() as op:
         left = await _leave_sending(surroundings)
         async with dispatch(surroundings, op) as d:
-            await eventually(d.becomes(str(left), "unknown"), within_s=20)
+            await eventually(d.becomes(str(left), "unknown"))
             await publish(surroundings, INBOUND_RECEIPTS, [receipt("sent", reference=str(left))])
             await eventually(d.becomes(str(left), "accepted"))
             assert op.messages == []

@@ -33,14 +33,14 @@ async def test_nothing_of_a_long_queue_is_let_go_once_its_pause_has_arrived(surr
                 counts = Counter(dict(await sql.fetch("SELECT status, count(*) FROM message GROUP BY status")))
                 return counts["accepted"] + counts["deferred"] == len(queue)
 
-            await eventually(decided, within_s=60)
+            await eventually(decided)
             let_go = await sql.fetch("SELECT decided_at FROM message WHERE status = 'accepted'")
             waiting = await sql.fetch("SELECT DISTINCT reasons FROM message WHERE status = 'deferred'")
         assert all(row["decided_at"] <= arrived + PERMIT for row in let_go), "on what was read before the pause came"
         assert len(let_go) < len(queue)
         assert [row["reasons"] for row in waiting] == [["campaign_paused"]]
         await d.control("running", 3)
-        await eventually(lambda: _all_of(op.references, len(queue)), within_s=60)
+        await eventually(lambda: _all_of(op.references, len(queue)))
         assert Counter(op.references) == Counter(r.message_id for r in queue), "each once"
 
 

@@ -40,7 +40,7 @@ class Operated:
             assert len(found) >= count
             return found
 
-        return await eventually(look, within_s=30)
+        return await eventually(look)
 
     async def stepped(self, topic: Topic, records: int) -> None:
         """Until all of a topic's records are behind us."""
@@ -50,7 +50,7 @@ class Operated:
                 done = await sql.fetchval("SELECT sum(next_offset) FROM consumer_offset WHERE topic = $1", topic.name)
             return bool(done == records)
 
-        await eventually(look, within_s=30)
+        await eventually(look)
 
     async def rows(self, query: str) -> list[Any]:
         async with self.surroundings.sql("inbound") as sql:
@@ -92,7 +92,7 @@ async def test_a_receipt_is_normalised_and_published_once(service: Operated, sur
         assert len(found) == 2
         return {event.provider_message_id: event for event in found}
 
-    events = await eventually(look, within_s=30)
+    events = await eventually(look)
     await service.stepped(RECEIPTS, 3)
     assert len(await look()) == 2
     assert (events["or-9"].state, events["or-9"].code, events["or-9"].blocked) == ("failed", "23", True)

@@ -94,9 +94,9 @@ async def test_each_mo_is_fetched_and_published_once(surroundings: Surroundings,
         async def first() -> bool:
             return len(await messages(settings)) == 1
 
-        await eventually(first, within_s=20)
+        await eventually(first)
         ovh.add(2, "STOP")
-        await eventually(both, within_s=20)
+        await eventually(both)
         events = await messages(settings)
 
     assert ovh.fetched == [1, 2]
@@ -116,7 +116,7 @@ async def test_one_that_cannot_be_read_does_not_hold_up_the_others(surroundings:
         async def found() -> list[MessageReceived]:
             return await messages(settings)
 
-        (event,) = await eventually(found, within_s=20)
+        (event,) = await eventually(found)
 
     assert event.intent == "stop"
 
@@ -132,6 +132,6 @@ async def test_when_the_api_is_down_it_is_asked_again(surroundings: Surroundings
         async def found() -> list[MessageReceived]:
             return await messages(settings)
 
-        await eventually(asked, within_s=20)
+        await eventually(asked)
         ovh.down = False
-        assert len(await eventually(found, within_s=20)) == 1
+        assert len(await eventually(found)) == 1

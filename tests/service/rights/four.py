@@ -65,7 +65,7 @@ class Four:
             found = await self.call("GET", "dispatch", f"/v1/messages/{identity}")
             return bool(found["status"] == "accepted")
 
-        await eventually(accepted, within_s=20)
+        await eventually(accepted)
         return identity
 
     async def consents_imported(self, file: str) -> Any:
@@ -88,7 +88,7 @@ class Four:
             assert found["status"] == "done", found
             return found
 
-        return await eventually(look, within_s=30)
+        return await eventually(look)
 
     async def texted(self, n: int, text: str, mo: str | None = None, sent_at: datetime | None = None) -> None:
         """The person's own phone. Acknowledged when this returns."""
@@ -135,7 +135,7 @@ class Four:
             assert found["status"] == "complete", found
             return found
 
-        return await eventually(look, within_s=30)
+        return await eventually(look)
 
     async def state(self, n: int) -> Any:
         return await self.call("POST", "consent", "/v1/subjects/lookup", {"number": number(n)})
@@ -150,7 +150,7 @@ class Four:
                 async def published(sql: Any = sql) -> bool:
                     return not await sql.fetchval("SELECT count(*) FROM outbox")
 
-                await eventually(published, within_s=20)
+                await eventually(published)
                 found[service] = await holdings(sql, needles)
         return found
 
@@ -202,7 +202,7 @@ async def four(surroundings: Surroundings, without: tuple[str, ...] = (), **more
                 "purposes": [{"id": "promotions", "wording": "Nos offres"}],
             },
         )
-        await asyncio.gather(*(eventually(_ready(client), within_s=60) for client in clients.values()))
+        await asyncio.gather(*(eventually(_ready(client)) for client in clients.values()))
         yield told
 
 

@@ -101,7 +101,7 @@ async def test_an_erasure_takes_the_copies_and_none_is_made_while_it_is_under_wa
             found = await told.clients["consent"].get(f"/v1/copies/{asked['copy_id']}")
             return found.status_code == 404
 
-        assert await eventually(gone, within_s=20)
+        assert await eventually(gone)
         refused = await told.clients["consent"].post("/v1/copies", json={"number": number(1)})
         assert (refused.status_code, refused.json()["reasons"][0]["reason"]) == (409, "being_erased")
         async with surroundings.sql("consent") as sql:

@@ -31,7 +31,7 @@ async def test_an_erasure_reaches_every_column_of_every_database_and_ends_in_a_c
 
         asked = await told.erased(1)
         assert asked["subject_id"] == subject(1)
-        done = await eventually(told.complete(asked["erasure_id"]), within_s=30)
+        done = await eventually(told.complete(asked["erasure_id"]))
 
         assert await told.held(1) == NOTHING
         assert await told.held(2) == other
@@ -79,7 +79,7 @@ async def test_the_person_may_ask_by_sms(surroundings: Surroundings) -> None:
         async def listed() -> Any:
             return (await told.call("GET", "consent", "/v1/erasures?status=complete"))["items"]
 
-        [done] = await eventually(listed, within_s=30)
+        [done] = await eventually(listed)
         assert (done["subject_id"], done["source"]) == (subject(1), "mo")
         assert await told.held(1) == NOTHING
         await told.texted(1, "SUPPRIMEZ MES DONNEES", mo="mo-erase")
@@ -91,7 +91,7 @@ async def test_late_and_old_evidence_brings_nothing_back_and_new_evidence_does(s
     async with four(surroundings) as told:
         await told.everywhere(1)
         asked = await told.erased(1)
-        await eventually(told.complete(asked["erasure_id"]), within_s=30)
+        await eventually(told.complete(asked["erasure_id"]))
 
         old = await told.consented(1, occurred_at=now() - timedelta(days=1))
         assert (old["changed"], old["state"]) == (False, "opted_out")
@@ -114,13 +114,13 @@ async def test_late_and_old_evidence_brings_nothing_back_and_new_evidence_does(s
         async def back() -> bool:
             return bool((await told.imported(1))["created"])
 
-        assert await eventually(back, within_s=20)
+        assert await eventually(back)
         held = await told.held(1)
         assert "subject.number" in held["consent"]
         assert "contact.number" in held["campaign"]
         again = await told.erased(1)
         assert again["erasure_id"] != asked["erasure_id"]
-        await eventually(told.complete(again["erasure_id"]), within_s=30)
+        await eventually(told.complete(again["erasure_id"]))
         assert (await told.held(1))["campaign"] == []
         assert (await told.held(1))["consent"] == []
 
@@ -152,9 +152,9 @@ async def test_one_that_is_late_is_asked_for_again_and_completes(surroundings: S
                 assert found["waiting_for"] == ["campaign"]
                 return found
 
-            await eventually(late, within_s=30)
+            await eventually(late)
             await sql.execute("ALTER TABLE away RENAME TO contact")
-        done = await eventually(told.complete(asked["erasure_id"]), within_s=30)
+        done = await eventually(told.complete(asked["erasure_id"]))
         assert done["asked_again_at"]
 
         async def asked_again() -> bool:
@@ -195,7 +195,7 @@ async def test_no_import_no_late_text_and_no_replay_of_the_log_brings_a_person_b
         await told.imported(1)
         await told.texted(1, "Bonjour, ici Zoé 1, merci", mo="mo-late", sent_at=now() - timedelta(hours=1))
         asked = await told.erased(1)
-        await eventually(told.complete(asked["erasure_id"]), within_s=30)
+        await eventually(told.complete(asked["erasure_id"]))
         file = f"number,occurred_at\n{number(1)},{(now() - timedelta(days=1)).isoformat()}\n"
         assert (await told.consents_imported(file))["outvoted"] == 1
         await told.texted(1, "OUI Zoé 1", mo="mo-later", sent_at=now() - timedelta(hours=1))
@@ -214,8 +214,8 @@ async def test_no_import_no_late_text_and_no_replay_of_the_log_brings_a_person_b
                 assert all(now_at[of] >= offset for of, offset in reached[service].items()), (service, now_at)
             return True
 
-        await eventually(replayed, within_s=60)
-        done = await eventually(told.complete(asked["erasure_id"]), within_s=30)
+        await eventually(replayed)
+        done = await eventually(told.complete(asked["erasure_id"]))
         assert done["completed_at"]
         assert await told.held(1) == NOTHING
         assert await out_of_everyone(told)

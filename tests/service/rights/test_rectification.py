@@ -32,7 +32,7 @@ async def complete(told: Four, rectification_id: str) -> Any:
         assert found["status"] == "complete", found
         return found
 
-    return await eventually(look, within_s=30)
+    return await eventually(look)
 
 
 async def scheduled(told: Four) -> str:
@@ -51,7 +51,7 @@ async def stands(told: Four, campaign_id: str, status: str, reason: str | None =
         assert reason is None or reason in found["items"][0]["reasons"], found
         return True
 
-    await eventually(look, within_s=30)
+    await eventually(look)
 
 
 async def waiting(told: Four) -> str:
@@ -219,7 +219,7 @@ async def test_an_erasure_takes_what_was_said_and_leaves_that_it_was_asked(surro
         done = await complete(told, (await asked(told, 1, right))["rectification_id"])
         await told.call("POST", "consent", "/v1/rectifications", self_described(1))
         assert "rectification.asked" in (await told.held(1))["consent"]
-        erased = await eventually(told.complete((await told.erased(1))["erasure_id"]), within_s=30)
+        erased = await eventually(told.complete((await told.erased(1))["erasure_id"]))
         counts = {each["service"]: each["erased"] for each in erased["services"]}
         assert counts["consent"]["rectifications"] == 2
         assert all(not columns for columns in (await told.held(1)).values())
