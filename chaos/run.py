@@ -25,6 +25,7 @@ SETTLES_WITHIN_S = 180.0
 SETTLE_POLL_S = 1.0
 PLANNED = 1000  # more than any run comes to
 AT_ONCE = 2  # campaigns
+ANSWERS_AFTER_S = 0.2  # the operator, so that something is on its way to it whenever somebody is killed
 SETTLED_LOOKS = 3  # in a row
 
 
@@ -81,6 +82,7 @@ async def loaded(
     headers = {"Authorization": f"Bearer {system.environment.token()}"}
     async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
         load = make(Api(session, system.environment.urls))
+        await load.api.call("POST", "simulator", "/control/behaviour", {"latency_s": ANSWERS_AFTER_S})
         watch = Watch(system, load, say)
         async with asyncio.TaskGroup() as group:  # whatever of it fails ends the block, and is raised
             watching = [group.create_task(each) for each in (watch.run(), system.keep_running())]

@@ -2,8 +2,8 @@
 that was not handled or put aside."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -524,14 +524,50 @@ async def test_a_watermark_counts_only_with_what_precedes_it(surroundings: Surro
 
 async def test_a_batch_of_a_partition_that_is_somebody_elses_by_now_ends_nothing(surroundings: Surroundings) -> None:
     """A group forms anew while the batch is handled. What it stored is stored: the next owner reads on from there."""
-    async with pipeline(surroundings, partitions=2) as pipe:
-        kept, lost = (TopicPartition(f"{surroundings.unique}.{STATES.name}", partition) for partition in range(2))
-        kafka_consumer = AIOKafkaConsumer(bootstrap_servers=pipe.settings.kafka_bootstrap)
-        kafka_consumer.assign([kept])
+    async with pipeline(surroundings, partitions=2) as pipe, reading(pipe, 0) as (kafka_consumer, _):
+        lost = TopicPartition(f"{surroundings.unique}.{STATES.name}", 1)
         consumer = pipe.consumer()
         consumer._failed(kafka_consumer, lost, 0, 1.0)
         consumer._went_well(kafka_consumer, lost, 1)
         assert consumer.failing_s == 0.0
+
+
+@pytest.mark.parametrize("groups", [True, False], ids=["where leaders change", "on a broker that is alone"])
+async def test_a_log_that_ends_before_what_was_read(
+    surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch, groups: bool
+) -> None:
+    """A leader that was chosen a moment ago does not know yet how far all have come. That ends nothing before it could
+    know."""
+    async with pipeline(surroundings, partitions=1, kafka_groups=groups) as pipe, reading(pipe, 0) as (read, place):
+        consumer = pipe.consumer()
+        consumer._placed.add(place)
+        read.seek(place, 5)
+        known = read._subscription.subscription.assignment.state_value(place)
+        known.highwater = 5
+        await consumer._within_the_log(read)
+        known.highwater = 3
+        if groups:
+            await consumer._within_the_log(read)
+            known.highwater = 5
+            await consumer._within_the_log(read)
+            known.highwater = 3
+            await consumer._within_the_log(read)
+            monkeypatch.setattr(consumer_loop, "NEW_LEADER_S", -1.0)
+        with pytest.raises(Stopped):
+            await consumer._within_the_log(read)
+
+
+@asynccontextmanager
+async def reading(pipe: Pipeline, partition: int) -> AsyncIterator[tuple[AIOKafkaConsumer, TopicPartition]]:
+    """What the loop reads with, of one partition, in our hands."""
+    place = TopicPartition(pipe.settings.topic_prefix + STATES.name, partition)
+    kafka_consumer = AIOKafkaConsumer(bootstrap_servers=pipe.settings.kafka_bootstrap)
+    await kafka_consumer.start()
+    kafka_consumer.assign([place])
+    await kafka_consumer.seek_to_beginning(place)
+    try:
+        yield kafka_consumer, place
+    finally:
         await kafka_consumer.stop()
 
 

@@ -64,6 +64,7 @@ POISON_IN_A_ROW = 25  # a bad deploy stops instead of shovelling a topic into it
 JOIN_SESSION_MS = 10_000
 HEARTBEAT_MS = 1_000
 COMMIT_EVERY_S = 1.0
+NEW_LEADER_S = 30.0  # by then its followers have caught up (replica.lag.time.max.ms), or it has none that has to
 
 HANDLED = counter("sms_consumer_records_total", "Records stepped over, by what became of them.", ["topic", "result"])
 LAG = gauge("sms_consumer_lag_records", "High watermark less next offset.", ["topic", "partition"])
@@ -210,6 +211,7 @@ class Consumer:
     _reached: dict[TopicPartition, int] = field(default_factory=dict)  # the next offset as last read or stored
     _partitions: dict[TopicPartition, _Partition] = field(default_factory=dict)
     _resume_at: dict[TopicPartition, float] = field(default_factory=dict)
+    _short_since: dict[TopicPartition, float] = field(default_factory=dict)  # the log seems to end before what was read
     _committing: asyncio.Task[None] | None = None
     _commit_at: float = 0.0
 
@@ -541,10 +543,18 @@ class Consumer:
 
     async def _within_the_log(self, kafka_consumer: AIOKafkaConsumer) -> None:
         """Not every broker refuses an offset beyond its log: a log that ends before what we have read is another log,
-        and reading on would skip it. (The fetch's high watermark; what ListOffsets says is not exact everywhere.)"""
+        and reading on would skip it. (The fetch's high watermark; what ListOffsets says is not exact everywhere.)
+
+        A leader that has just been chosen says less than the one before had, until its followers have caught up: where
+        there can be another leader, that is given a while."""
+        now = time.monotonic()
         for tp in kafka_consumer.assignment() & self._placed:
             end = kafka_consumer.highwater(tp)
-            if end is not None and end < (position := await kafka_consumer.position(tp)):
+            if end is None or end >= (position := await kafka_consumer.position(tp)):
+                self._short_since.pop(tp, None)
+                continue
+            since = self._short_since.setdefault(tp, now)
+            if not self.settings.kafka_groups or now - since > NEW_LEADER_S:
                 raise Stopped(f"{self.name}: offset {position} of partition {tp.partition} is beyond the log")
 
     async def start_of(self, partition: int) -> int:
@@ -616,6 +626,7 @@ class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
         self._consumer._placed.clear()
         self._consumer._reached.clear()
         self._consumer._resume_at.clear()
+        self._consumer._short_since.clear()
         self._consumer._partitions.clear()
         self._consumer._note_failing()
 
