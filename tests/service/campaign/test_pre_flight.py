@@ -6,7 +6,7 @@ import pytest
 
 from campaign import consents, pre_flight, store
 from campaign.lifecycle import Status
-from tests.builders import SENDER, now, opted_in, opted_out, sender_changed, subject
+from tests.builders import SENDER, field_keys, now, opted_in, opted_out, sender_changed, subject
 from tests.running import bearer
 from tests.service.campaign.campaigns import TEXT, Campaigns, csv_of
 
@@ -21,6 +21,40 @@ async def looked_at(campaigns: Campaigns, campaign_id: str, at: str | None = MON
 
 async def schedule(campaigns: Campaigns, campaign_id: str, expect: int = 200, **body: Any) -> dict[str, Any]:
     return await campaigns.post(f"campaigns/{campaign_id}/schedule", expect, json={"at": MONDAY, **body})
+
+
+async def test_a_text_needs_no_mention_where_the_operator_adds_it_and_is_as_long_as_with_it(
+    campaigns: Campaigns,
+) -> None:
+    bare = "Maison Lune " + "a" * 141  # 153, and with what is added 167: two SMS
+    rules = f"senders/{SENDER}/rules"
+    refused = await campaigns.written(422, text=bare)
+    assert refused["reasons"][0]["reason"] == "stop_mention_missing"
+    refused = await campaigns.put(rules, 422, json={"stop_added": " STOP au 36112"})
+    assert [(r["field"], r["reason"]) for r in refused["reasons"]] == [("stop_added", "stop_mention_missing")]
+    await campaigns.put(rules, json={"stop_added": " STOP au 36111"})
+    assert (await campaigns.get(rules))["stop_added"] == " STOP au 36111"
+    await campaigns.imported(csv_of(1))
+    await campaigns.told(opted_in(1))
+    path = f"campaigns/{(await campaigns.written(text=bare))['campaign_id']}"
+    assert (await campaigns.get(path))["length"] == {"encoding": "GSM7", "units": 167, "segments": 2}
+    seen = await campaigns.post("texts/preview", json={"sender_id": SENDER, "text": bare})
+    assert (seen["text"], seen["length"]["segments"], seen["problem"]) == (f"{bare} STOP au 36111", 2, None)
+    first = await campaigns.post(f"{path}/pre-flight")
+    assert (first["would_get"], first["lengths"]["segments"]) == (1, {"2": 1})
+    assert first["findings"] == []
+    await campaigns.put(rules, json={"stop_added": "\nSTOP au 36111"})
+    assert (await campaigns.post(f"{path}/pre-flight"))["digest"] != first["digest"]
+    await campaigns.post(f"{path}/schedule")
+    assert await campaigns.planner.start_due()
+    assert await campaigns.planner.expand()
+    [request] = await campaigns.requests()
+    assert field_keys.unseal(request.text, f"text:{request.message_id}") == bare
+    # it is added no more: what has not been asked for is asked for by nobody
+    campaign_id = await campaigns.started(1, text=bare)
+    await campaigns.put(rules, json={})
+    assert await campaigns.planner.expand()
+    assert (await campaigns.statistics(campaign_id))["denied_reasons"] == {"stop_mention_missing": 1}
 
 
 async def test_it_tells_who_would_get_it_and_why_the_others_would_not(
@@ -97,6 +131,7 @@ async def test_an_approval_is_of_exactly_this_by_somebody_else(campaigns: Campai
         "approval": True,
         "cap": None,
         "link_host": None,
+        "stop_added": None,
     }
     await campaigns.imported(csv_of(1))
     await campaigns.told(opted_in(1))

@@ -5,6 +5,19 @@ import pytest
 from campaign.text import TextProblem, TextRefused, check, costly, parse, refused
 from common.sms_length import Length, Place, length, parts
 
+ADDED = " STOP au 36111"
+
+
+def test_what_the_operator_adds_is_the_mention_and_counts() -> None:
+    """14 characters behind each text, as Octopush does (DOMAIN 1.7)."""
+    assert check(parse("a" * 146), "36111", ADDED) == Length("GSM7", 160, 1)
+    assert check(parse("a" * 147), "36111", ADDED) == Length("GSM7", 161, 2)
+    assert refused("a", "36111", ADDED) is None
+    assert refused("a", "36112", ADDED) == TextProblem.STOP_MENTION_MISSING, "of another sender"
+    assert refused(" ", "36111", ADDED) == TextProblem.EMPTY
+    assert refused("a" * 1516, "36111", ADDED) is None
+    assert refused("a" * 1517, "36111", ADDED) == TextProblem.TOO_LONG
+
 
 @pytest.mark.parametrize(
     ("text", "encoding", "units", "segments"),

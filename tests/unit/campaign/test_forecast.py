@@ -56,6 +56,7 @@ def plan(text: str = "Maison Lune, {name|Bonjour}. {stop}") -> Plan:
         brand="Maison Lune",
         oadc="LUNE",
         stop_code="36111",
+        stop_added="",
         sectors=(),
         timetable=table(MONDAY, MONDAY + timedelta(days=3)),
         begins_with=nothing,

@@ -503,7 +503,7 @@ async def _shown(tx: AsyncConnection, held: Resources[Any], rows: Sequence[Row[A
                 recurring=store.recurring_of(row),
                 trial=store.trial_of(row),
                 opens_at=_table(row, sender, policy).opens_at(sender.country) if row.starts_at else None,
-                length=length_of(template.sample(sender.stop_code)),
+                length=length_of(template.sample(sender.stop_code) + sender.stop_added),
                 costly=costly(row.text),
                 paused_because=sorted(reasons.get((row.campaign_id, "paused"), {})),
                 statistics=Statistics(

@@ -29,16 +29,22 @@ SEEN = ("brand", "oadc", "stop_code", "country")
 
 
 def digest(
-    campaign: Mapping[str, Any], sender: Mapping[str, Any], at: datetime | None, link_host: str | None = None
+    campaign: Mapping[str, Any],
+    sender: Mapping[str, Any],
+    at: datetime | None,
+    link_host: str | None = None,
+    stop_added: str = "",
 ) -> str:
     """`campaign` has AGREED and SINCE, `sender` has SEEN; `at` None: at once, whenever that is. `link_host`: of the
-    links in its text, where it has any. 64 hexadecimal digits."""
+    links in its text, where it has any. `stop_added`: by the operator, behind it. 64 hexadecimal digits."""
     agreed = {name: campaign[name] for name in AGREED} | {name: sender[name] for name in SEEN}
     agreed |= {name: campaign[name] for name in SINCE if campaign[name]}
     agreed["send_before"] = _instant(agreed["send_before"])
     agreed["at"] = _instant(at)
     if link_host is not None:  # without, what was agreed to before there were links stays what it was
         agreed["link_host"] = link_host
+    if stop_added:
+        agreed["stop_added"] = stop_added
     return hashlib.sha256(msgspec.json.encode(agreed, order="deterministic")).hexdigest()
 
 

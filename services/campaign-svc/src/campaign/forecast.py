@@ -46,6 +46,7 @@ class Plan:
     brand: str
     oadc: str
     stop_code: str
+    stop_added: str  # by the operator, behind each text
     sectors: tuple[str, ...]
     timetable: Timetable
     begins_with: Callable[[str], Sequence[str]]  # what texts to a territory must begin with
@@ -116,7 +117,7 @@ class Forecast:
         plan = self.plan
         self._fields = frozenset(name for wording in plan.wordings.values() for name in wording.fields)
         self._costly_text = {
-            (variant, language): length(template.sample(plan.stop_code)).encoding == "UCS2"
+            (variant, language): length(template.sample(plan.stop_code) + plan.stop_added).encoding == "UCS2"
             for variant, wording in plan.wordings.items()
             for language, template in wording.templates.items()
         }
@@ -126,7 +127,7 @@ class Forecast:
         """What is found without looking at anybody."""
         plan = self.plan
         templates = [template for wording in plan.wordings.values() for template in wording.templates.values()]
-        samples = [s for template in templates for s in template.samples(plan.stop_code)]
+        samples = [s + plan.stop_added for template in templates for s in template.samples(plan.stop_code)]
         targets = [target for wording in plan.wordings.values() for target in wording.targets]
         found = findings.of_texts(samples, plan.brand, plan.oadc, plan.stop_code, plan.sectors, plan.compliance)
         return tuple(dict.fromkeys((*found, *findings.of_targets(targets, plan.compliance))))
@@ -167,8 +168,8 @@ class Forecast:
             reasons.append(f"missing:{missing}")
         else:
             written = wording.render(attributes, plan.stop_code, any_token)
-            cost = length(written)
-            if (problem := texts.refused(written, plan.stop_code, cost)) is not None:
+            cost = length(written + plan.stop_added)
+            if (problem := texts.refused(written, plan.stop_code, plan.stop_added, cost)) is not None:
                 reasons.append(problem.value)
         if reasons:
             self._reasons.update(reasons)
@@ -194,7 +195,9 @@ class Forecast:
             self._found[Finding("many_parts")] = None
         if len(self._found) < MOST_FOUND and any(_TELLING.search(attributes.get(name, "")) for name in self._fields):
             self._found |= dict.fromkeys(
-                findings.of_texts([written], plan.brand, plan.oadc, plan.stop_code, (), plan.compliance)
+                findings.of_texts(
+                    [written + plan.stop_added], plan.brand, plan.oadc, plan.stop_code, (), plan.compliance
+                )
             )
 
     @property

@@ -107,7 +107,7 @@ class _Asking:
         if variant in self.hostless:
             return "link_host_missing"
         written = wording.render(attributes, self.sender.stop_code, tokens)
-        if (problem := texts.refused(written, self.sender.stop_code)) is not None:
+        if (problem := texts.refused(written, self.sender.stop_code, self.sender.stop_added)) is not None:
             return problem.value
         identity = message_of(row.campaign_id, row.starts_at, recipient.subject_id)
         return MessageRequested(

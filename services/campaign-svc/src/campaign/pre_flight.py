@@ -37,6 +37,7 @@ from common.database import Database
 from common.fields import Storable
 from common.keyring import FieldKeys
 from common.law import Aspect, Policy, begins_with, closed_by, zones
+from common.law.stop_mention import mentions_stop
 from common.msisdn import territory_of
 from common.problems import Conflict, Forbidden, Invalid, NotFound, Reason
 from common.service import Resources, resources
@@ -45,6 +46,7 @@ router = APIRouter(prefix="/v1", tags=["pre-flight"])
 
 PAGE = 2000  # contacts read at a time
 ACKNOWLEDGED = 100  # findings, at most
+MAX_ADDED_CHARS = 40  # of what an operator adds: « STOP au 36111 » and the like
 OCCURRENCES = 10  # shown of a campaign that recurs
 
 Held = Annotated[Resources[Any], Depends(resources)]
@@ -189,6 +191,14 @@ class SenderRules(BaseModel):
         description="Of its short links, a name of its own whose `/l/` leads here: m.maison-lune.example. Each link is"
         " as long as this name and 23 characters.",
     )
+    stop_added: Storable | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_ADDED_CHARS,
+        description="What the operator of its messages puts behind each text by itself, to the letter, the blank or"
+        " line break before it included: « STOP au 36111» of some. Its texts then need no mention of their own, and"
+        " are counted with it. Set it only where every gateway that they may take adds it: the gate asks that anew.",
+    )
 
 
 @router.post("/campaigns/{campaign_id}/pre-flight")
@@ -243,22 +253,27 @@ async def list_approvals(campaign_id: Storable, held: Held, caller: Reader) -> A
 async def get_sender_rules(sender_id: Storable, held: Held, caller: Reader) -> SenderRules:
     """What the sender asks of its campaigns. Who the sender is, consent-svc knows."""
     caller.may_use(sender_id)
-    await senders.known(held.database, sender_id)
+    sender = await senders.known(held.database, sender_id)
     async with held.database.begin() as tx:
         cap = await store.cap_of(tx, sender_id)
         return SenderRules(
             approval=await store.needs_approval(tx, sender_id),
             cap=Cap(messages=cap[0], days=cap[1]) if cap else None,
-            link_host=await store.link_host_of(tx, sender_id),
+            link_host=sender.link_host,
+            stop_added=sender.stop_added or None,
         )
 
 
 @router.put("/senders/{sender_id}/rules")
 async def put_sender_rules(sender_id: Storable, body: SenderRules, held: Held, caller: Ruler) -> SenderRules:
     caller.may_use(sender_id)
-    await senders.known(held.database, sender_id)
+    sender = await senders.known(held.database, sender_id)
     if body.link_host is not None:
         _own_host(body.link_host)
+    if body.stop_added is not None and not mentions_stop(body.stop_added, sender.stop_code):
+        raise Invalid(
+            f"it says nothing of STOP and {sender.stop_code}", reasons=[Reason("stop_added", "stop_mention_missing")]
+        )
     async with held.database.begin() as tx:
         await store.put_sender_rule(
             tx,
@@ -266,6 +281,7 @@ async def put_sender_rules(sender_id: Storable, body: SenderRules, held: Held, c
             approval=body.approval,
             cap=(body.cap.messages, body.cap.days) if body.cap else None,
             link_host=body.link_host,
+            stop_added=body.stop_added,
             changed_by=caller.subject,
             now=datetime.now(UTC),
         )
@@ -290,6 +306,7 @@ def plan_of(row: Row[Any], sender: Sender, at: datetime, now: datetime, settings
         brand=sender.brand,
         oadc=sender.oadc,
         stop_code=sender.stop_code,
+        stop_added=sender.stop_added,
         sectors=tuple(row.sectors),
         timetable=table,
         begins_with=partial(begins_with, table.starts_at, policy=settings.policy),
@@ -320,7 +337,9 @@ def agreed(row: Row[Any], sender: Sender, at: datetime | None) -> str:
     campaign["trial"] = None if row.trial is None else msgspec.json.decode(row.trial)
     campaign["recurring"] = None if row.recurring is None else msgspec.json.decode(row.recurring)
     link_host = sender.link_host if any(wording.targets for wording in store.wordings_of(row).values()) else None
-    return approval.digest(campaign, {name: getattr(sender, name) for name in approval.SEEN}, at, link_host)
+    return approval.digest(
+        campaign, {name: getattr(sender, name) for name in approval.SEEN}, at, link_host, sender.stop_added
+    )
 
 
 async def clear(

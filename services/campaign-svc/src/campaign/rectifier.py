@@ -85,7 +85,7 @@ class Rectifier:
             if wording.missing(attributes) is None:
                 tokens = Tokens(self._link_keys, row.campaign_id, asked.subject_id)
                 written = wording.render(attributes, row.stop_code, tokens)
-                if texts.refused(written, row.stop_code) is None:
+                if texts.refused(written, row.stop_code, row.stop_added) is None:
                     made.append(tokens)
                 else:
                     written = None

@@ -85,6 +85,7 @@ sender_rule = Table(
     Column("cap_messages", Integer, nullable=True),  # a person gets at most so many …
     Column("cap_days", Integer, nullable=True),  # … within so many days
     Column("link_host", Text, nullable=True),  # of its short links, its own
+    Column("stop_added", Text, nullable=True),  # by its operator, behind each text
     Column("changed_by", Text, nullable=False),
     _instant("changed_at"),
 )
@@ -311,6 +312,7 @@ class Sender:
     stop_code: str
     purposes: frozenset[str]
     link_host: str | None = None
+    stop_added: str = ""
 
 
 async def put_sender(tx: AsyncConnection, event: SenderChanged) -> None:
@@ -339,7 +341,8 @@ async def find_sender(tx: AsyncConnection, sender_id: str) -> Sender | None:
     row = (
         await tx.execute(
             text(
-                "SELECT s.brand, s.oadc, s.country, s.stop_code, s.purposes, r.link_host FROM sender AS s"
+                "SELECT s.brand, s.oadc, s.country, s.stop_code, s.purposes, r.link_host,"
+                " coalesce(r.stop_added, '') AS stop_added FROM sender AS s"
                 " LEFT JOIN sender_rule AS r ON r.sender_id = s.sender_id WHERE s.sender_id = :id"
             ),
             {"id": sender_id},
@@ -347,7 +350,9 @@ async def find_sender(tx: AsyncConnection, sender_id: str) -> Sender | None:
     ).one_or_none()
     if row is None:
         return None
-    return Sender(row.brand, row.oadc, row.country, row.stop_code, frozenset(row.purposes), row.link_host)
+    return Sender(
+        row.brand, row.oadc, row.country, row.stop_code, frozenset(row.purposes), row.link_host, row.stop_added
+    )
 
 
 async def needs_approval(tx: AsyncConnection, sender_id: str) -> bool:
@@ -379,16 +384,19 @@ async def put_sender_rule(
     approval: bool,
     cap: tuple[int, int] | None,
     link_host: str | None,
+    stop_added: str | None,
     changed_by: str,
     now: datetime,
 ) -> None:
     messages, days = cap or (None, None)
     await tx.execute(
         text(
-            "INSERT INTO sender_rule (sender_id, approval, cap_messages, cap_days, link_host, changed_by, changed_at)"
-            " VALUES (:id, :approval, :messages, :days, :host, :by, :now) ON CONFLICT (sender_id) DO UPDATE"
+            "INSERT INTO sender_rule"
+            " (sender_id, approval, cap_messages, cap_days, link_host, stop_added, changed_by, changed_at)"
+            " VALUES (:id, :approval, :messages, :days, :host, :added, :by, :now) ON CONFLICT (sender_id) DO UPDATE"
             " SET approval = excluded.approval, cap_messages = excluded.cap_messages, cap_days = excluded.cap_days,"
-            " link_host = excluded.link_host, changed_by = excluded.changed_by, changed_at = excluded.changed_at"
+            " link_host = excluded.link_host, stop_added = excluded.stop_added,"
+            " changed_by = excluded.changed_by, changed_at = excluded.changed_at"
         ),
         {
             "id": sender_id,
@@ -396,6 +404,7 @@ async def put_sender_rule(
             "messages": messages,
             "days": days,
             "host": link_host,
+            "added": stop_added,
             "by": changed_by,
             "now": now,
         },
@@ -607,7 +616,7 @@ async def asked_for(tx: AsyncConnection, subject_id: str, sender_id: str | None)
         text(
             "SELECT g.campaign_id, g.text, g.language, g.translations::text AS translations, g.folding, g.starts_at,"
             " g.trial::text AS trial, r.variant,"
-            " s.stop_code, u.link_host, c.attributes::text AS attributes"
+            " s.stop_code, u.link_host, coalesce(u.stop_added, '') AS stop_added, c.attributes::text AS attributes"
             " FROM campaign AS g JOIN recipient AS r ON r.campaign_id = g.campaign_id AND r.subject_id = :id"
             " JOIN contact AS c ON c.sender_id = g.sender_id AND c.subject_id = :id"
             " JOIN sender AS s ON s.sender_id = g.sender_id"

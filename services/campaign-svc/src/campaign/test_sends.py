@@ -186,7 +186,7 @@ class _Test:
             raise Invalid("its sender has no host for links", reasons=[Reason("text", "link_host_missing")])
         tokens = Tokens(self.held.link_keys, row.campaign_id, subject_id)  # theirs, once the campaign has started
         written = self.wording.render(attributes, self.sender.stop_code, tokens)
-        if (problem := texts.refused(written, self.sender.stop_code)) is not None:
+        if (problem := texts.refused(written, self.sender.stop_code, self.sender.stop_added)) is not None:
             raise Invalid("there is no such text", reasons=[Reason("attributes", problem.value)])
         identity = str(message_id(row.created_at, row.campaign_id, subject_id, f"test:{self.variant}:{self.name}"))
         item = TestSent(
@@ -196,7 +196,7 @@ class _Test:
             asked_by=self.asked_by,
             asked_at=now,
             text=written,
-            length=length_of(written),
+            length=length_of(written + self.sender.stop_added),
             against=list(denials(standing, row.sender_id, row.purpose, now)),
         )
         table = timetable(store.timing_of(row), self.sender.country, now, None, now, self.held.settings.policy)

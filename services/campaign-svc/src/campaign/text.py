@@ -227,12 +227,12 @@ def normal(source: str) -> str:
     return source.replace("\r\n", "\n").strip()
 
 
-def check(template: Template, stop_code: str) -> Length:
-    """What the text costs at least. Raises TextRefused where nobody, or nobody of a condition's arm, could lawfully get
-    it (DOMAIN 1.7, 1.11)."""
+def check(template: Template, stop_code: str, added: str = "") -> Length:
+    """What the text costs at least. `added`: what the operator puts behind it. Raises TextRefused where nobody, or
+    nobody of a condition's arm, could lawfully get it (DOMAIN 1.7, 1.11)."""
     if any(link.host is None for link in template.links):
         raise TextRefused(TextProblem.LINK_HOST_MISSING, "the sender has no `link_host` yet: it is one of its rules")
-    samples = template.samples(stop_code)
+    samples = [sample + added for sample in template.samples(stop_code)]
     if not all(mentions_stop(sample, stop_code) for sample in samples):
         raise TextRefused(
             TextProblem.STOP_MENTION_MISSING,
@@ -244,13 +244,15 @@ def check(template: Template, stop_code: str) -> Length:
     return found
 
 
-def refused(text: str, stop_code: str, cost: Length | None = None) -> TextProblem | None:
-    """Why this rendered text must not be sent, or None. `cost`: its length, where that is known."""
+def refused(text: str, stop_code: str, added: str = "", cost: Length | None = None) -> TextProblem | None:
+    """Why this rendered text must not be sent, or None. `added`: what the operator puts behind it. `cost`: the length
+    of both, where that is known."""
     if not text.strip():
         return TextProblem.EMPTY
-    if not mentions_stop(text, stop_code):
+    got = text + added
+    if not mentions_stop(got, stop_code):
         return TextProblem.STOP_MENTION_MISSING
-    return TextProblem.TOO_LONG if (cost or length(text)).segments > MAX_SEGMENTS else None
+    return TextProblem.TOO_LONG if (cost or length(got)).segments > MAX_SEGMENTS else None
 
 
 def costly(source: str) -> tuple[Place, ...]:

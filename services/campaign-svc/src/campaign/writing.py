@@ -104,7 +104,7 @@ class Folded(BaseModel):
 
 
 class Preview(BaseModel):
-    text: str
+    text: str = Field(description="As it is got, with what the operator adds (`stop_added` of the sender's rules).")
     length: Length
     parts: list[str] = Field(description="As it is cut into SMS.")
     fields: list[str] = Field(description="The attributes it names.")
@@ -127,13 +127,14 @@ async def preview_text(
     template = spoken.templates[spoken.language]
     missing = None if body.attributes is None else spoken.missing(body.attributes)
     written = _written(spoken, None if missing else body.attributes, sender)
+    got = written + sender.stop_added
     return Preview(
-        text=written,
-        length=length_of(written),
-        parts=list(parts(written)),
+        text=got,
+        length=length_of(got),
+        parts=list(parts(got)),
         fields=list(template.fields),
         missing=missing,
-        problem=texts.refused(written, sender.stop_code),
+        problem=texts.refused(written, sender.stop_code, sender.stop_added),
         costly=costly(body.text),
         foldings=[
             _folded(body, how, sender, whose=None if missing else body.attributes)
@@ -148,7 +149,7 @@ def checked(text: str, language: str, translations: Mapping[str, str], folding: 
         field = "text" if name == language else f"translations.{name}"
         try:
             only = wording(source, name, {}, folding, sender.link_host)
-            texts.check(only.templates[name], sender.stop_code)
+            texts.check(only.templates[name], sender.stop_code, sender.stop_added)
         except texts.TextRefused as refused:
             raise Invalid(str(refused), reasons=[Reason(field, refused.reason.value)]) from refused
     if language in translations:
@@ -187,7 +188,7 @@ def _folded(body: NewPreview, how: Folding, sender: Sender, *, whose: Mapping[st
     becomes = {n: foldings.folded(v, contact) for n, v in (body.attributes or {}).items() if n in named}
     return Folded(
         folding=how,
-        length=length_of(_written(spoken, whose, sender)),
+        length=length_of(_written(spoken, whose, sender) + sender.stop_added),
         changes=[
             Change(at=change.at, before=change.before, after=change.after)
             for change in foldings.changes(texts.sent(body.text), foldings.of_author(how))
