@@ -77,6 +77,21 @@ def test_the_least_share_of_opt_outs_wins_and_who_reached_nobody_does_not(
     assert winner(TRIAL, results) == best
 
 
+@pytest.mark.parametrize(
+    ("results", "best"),
+    [
+        ({}, "a"),
+        ({"a": Result(10, 10, clicked=2), "b": Result(20, 20, clicked=5), "c": Result(9, 9, clicked=1)}, "b"),
+        ({"a": Result(10, 10, opted_out=9, clicked=1), "b": Result(10, 10, clicked=1)}, "a"),
+        ({"a": Result(10, 10, clicked=0), "b": Result(10, 0, clicked=0), "c": Result(10, 1, clicked=0)}, "a"),
+        ({"a": Result(10, 0), "b": Result(10, 1), "c": Result(10, 0)}, "b"),
+    ],
+)
+def test_by_clicks_the_largest_share_of_who_followed_a_link_wins(results: dict[str, Result], best: str) -> None:
+    by_clicks = Winner(by="most_clicks", after_hours=4)
+    assert winner(TRIAL.model_copy(update={"winner": by_clicks}), results) == best
+
+
 def test_the_best_is_chosen_after_the_first_could_leave() -> None:
     sunday = datetime(2026, 11, 29, 9, tzinfo=UTC)
     never = sunday + timedelta(days=99)

@@ -87,6 +87,17 @@ async def test_each_person_gets_a_link_of_their_own_and_only_people_click(linked
     assert (await followed(linked, mine, "POST")).status_code == 405
 
 
+async def test_who_follows_a_link_is_a_contact_of_its_sender_for_as_long_again(linked: Campaigns) -> None:
+    _, paths = await expanded(linked, 1, 2)
+    async with linked.surroundings.sql("campaign") as sql:
+        await sql.execute("UPDATE contact SET updated_at = now() - interval '1090 days'")
+        await followed(linked, paths[subject(1)], "HEAD")
+        assert await sql.fetchval("SELECT max(updated_at) < now() - interval '1 day' FROM contact")
+        await followed(linked, paths[subject(1)])
+        younger = await sql.fetch("SELECT subject_id FROM contact WHERE updated_at > now() - interval '1 minute'")
+    assert [row["subject_id"] for row in younger] == [subject(1)]
+
+
 async def test_what_leads_nowhere_answers_the_same_page_whatever_the_reason(linked: Campaigns) -> None:
     campaign_id, paths = await expanded(linked, 1, 2)
     forged = token(link_keys, campaign_id, subject(9), TARGET)  # of nobody who was written to

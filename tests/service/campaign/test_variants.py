@@ -9,6 +9,7 @@ from campaign.variants import HOLDOUT, REST, Trial
 from tests.builders import SENDER, field_keys, now, opted_in, opted_out, subject
 from tests.running import bearer
 from tests.service.campaign.campaigns import TEXT, Campaigns, changed, csv_of
+from tests.service.campaign.test_links import followed
 
 PEOPLE = range(60)
 SAME_LOTS = {"Idempotency-Key": "trial"}  # the id of a campaign, and with it everybody's lot
@@ -63,6 +64,44 @@ async def test_the_rest_get_the_text_that_fewest_opted_out_of_and_who_is_held_ou
     assert all(field_keys.unseal(r.text, f"text:{r.message_id}").startswith("B STOP au") for r in rest)
     assert (await campaigns.get(f"campaigns/{campaign_id}"))["winner"] == "b"
     await campaigns.statistics(campaign_id)
+
+
+async def test_by_clicks_the_rest_get_the_text_whose_links_more_people_followed(campaigns: Campaigns) -> None:
+    linked = "Maison Lune {link https://maison-lune.example/soldes} {stop}"
+    trial = {**TRIAL, "winner": {"by": "most_clicks", "after_hours": 4}}
+    await campaigns.put(f"senders/{SENDER}/rules", json={"link_host": "m.maison-lune.example"})
+    for wrong, field in ((TRIAL["variants"], "trial.b.text"), ([{**TRIAL["variants"][0], "text": linked}], "text")):
+        text = linked if field != "text" else TEXT
+        refused = await campaigns.written(422, text=text, trial={**trial, "variants": wrong})
+        assert [(r["field"], r["reason"]) for r in refused["reasons"]] == [(field, "link_missing")]
+    trial["variants"] = [{**TRIAL["variants"][0], "text": f"B {linked}"}]
+    campaign_id = await campaigns.started(*PEOPLE, headers=SAME_LOTS, text=linked, trial=trial)
+    group = groups(campaign_id)
+    await expanded(campaigns)
+    first = await campaigns.requests()
+    # who clicks before a word of dispatch has come, or got nothing after all, is not counted with those who got it
+    clicking = {name: [r for r in first if group[r.subject_id] == name] for name in ("a", "b")}
+    lost, *got = clicking["a"]
+    for request in (lost, got[0], *clicking["b"][:3]):
+        await followed(campaigns, short_link_in(request))
+    await campaigns.report(
+        changed(campaign_id, lost.subject_id, 1, "rejected"),
+        *(changed(campaign_id, r.subject_id, 1, "accepted") for r in first if r is not lost),
+    )
+    told = await campaigns.get(f"campaigns/{campaign_id}/variants")
+    assert [(v["variant"], v["handed_off"], v["clicked"]) for v in told["items"]] == [
+        ("a", len(got), 1),
+        ("b", len(clicking["b"]), 3),
+    ]
+    later = now() + timedelta(days=6)
+    campaigns.planner._now = lambda: datetime(later.year, later.month, later.day, 11, tzinfo=UTC)
+    await expanded(campaigns)
+    assert (await campaigns.get(f"campaigns/{campaign_id}"))["winner"] == "b"
+
+
+def short_link_in(request: Any) -> str:
+    written = field_keys.unseal(request.text, f"text:{request.message_id}")
+    return str(written.partition("https://m.maison-lune.example")[2].split()[0])
 
 
 async def test_a_trial_that_cannot_be_is_refused_and_an_approval_is_of_all_of_it(campaigns: Campaigns) -> None:

@@ -24,6 +24,7 @@ from campaign.frequency import MOST_DAYS
 from campaign.lifecycle import Action, NotPossible, Priority, Status, ends_by, message_of, step
 from campaign.recurrence import Recurring
 from campaign.store import Sender
+from campaign.text import parse
 from campaign.timing import Place, Timetable, Timing
 from campaign.variants import OWN, Result, Trial
 from campaign.writing import (
@@ -240,6 +241,7 @@ class VariantResult(BaseModel):
     handed_off: int
     delivered: int
     opted_out: int = Field(description="Of whom it was handed off to: since the campaign began, of its purpose.")
+    clicked: int = Field(description="Of whom it was handed off to: who followed a link of theirs.")
 
 
 class Variants(BaseModel):
@@ -537,8 +539,20 @@ def _checked(body: NewCampaign, sender: Sender, now: datetime, policy: Policy) -
         except Invalid as refused:
             reasons = [Reason(f"trial.{each.name}.{r.field}", r.reason) for r in refused.reasons]
             raise Invalid(str(refused), reasons=reasons) from refused
+    if body.trial and body.trial.winner and body.trial.winner.by == "most_clicks":
+        _all_linked(body)
     if body.recurring is not None:
         _checked_rule(body.recurring, body.send_before, sender, now, policy)
+
+
+def _all_linked(body: NewCampaign) -> None:
+    """Raises Invalid where somebody could get a text in which there is nothing to click on."""
+    assert body.trial is not None
+    texts = {"text": (body.text, body.translations)}
+    texts |= {f"trial.{each.name}.text": (each.text, each.translations) for each in body.trial.variants}
+    for field, (source, translations) in texts.items():
+        if not all(parse(each).links for each in (source, *translations.values())):
+            raise Invalid("by clicks wins what has links", reasons=[Reason(field, "link_missing")])
 
 
 def _checked_rule(rule: Recurring, send_before: datetime | None, sender: Sender, now: datetime, policy: Policy) -> None:

@@ -1,8 +1,8 @@
 """The only door to tracked links: kept as a message is written, found by their token, clicked, forgotten.
 
 A campaign's targets are told when it starts (`put_targets`), then each message's tokens, in the transaction that asks
-for it. A click moves counters in the row of its link, and once a day and link it is told to consent-svc, for which it
-is contact from the person: more often would prove no more (ADR-0038).
+for it. A click moves counters in the row of its link, and once a day and link it makes the sender's contact younger and
+is told to consent-svc: it is contact from the person, and more often would prove no more (ADR-0038).
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import short_link
+from campaign import short_link, store
 from campaign.lifecycle import ends_by, message_of
 from common import outbox
 from common.contracts import CLICKS
@@ -126,6 +126,7 @@ async def click(tx: AsyncConnection, link: Link, now: datetime) -> None:
         {"campaign_id": link.campaign_id, "subject_id": link.subject_id, "place": link.place, "now": now},
     )
     if link.last_clicked_at is None or link.last_clicked_at.astimezone(UTC).date() < now.date():
+        await store.heard_of(tx, link.sender_id, link.subject_id, now)
         event = LinkClicked(
             subject_id=link.subject_id,
             sender_id=link.sender_id,

@@ -109,7 +109,7 @@ contact = Table(
     # what the person had put right, null: taken out. No file brings the mistake back
     Column("corrected", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     _instant("created_at"),
-    _instant("updated_at"),  # a file brought it last
+    _instant("updated_at"),  # a file brought it last, or the person followed a link
     PrimaryKeyConstraint("sender_id", "subject_id"),
     Index("contact_updated_ix", "updated_at"),
 )
@@ -550,6 +550,17 @@ async def contacts_of(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any]
         {"id": subject_id},
     )
     return rows.all()
+
+
+async def heard_of(tx: AsyncConnection, sender_id: str, subject_id: str, now: datetime) -> None:
+    """The person did something with the sender: their contact is kept for as long as one that a file brought now."""
+    await tx.execute(
+        text(
+            "UPDATE contact SET updated_at = :now"
+            " WHERE sender_id = :sender_id AND subject_id = :id AND updated_at < :now"
+        ),
+        {"sender_id": sender_id, "id": subject_id, "now": now},
+    )
 
 
 async def audiences_of(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any]]:
@@ -1265,13 +1276,18 @@ async def results_of(tx: AsyncConnection, row: Row[Any]) -> dict[str, Result]:
             " count(*) FILTER (WHERE r.status IN ('accepted', 'unknown') AND EXISTS (SELECT FROM"
             " jsonb_array_elements(k.told -> 'consents') AS c WHERE c ->> 'sender_id' = :sender_id"
             " AND c ->> 'purpose' = :purpose AND c ->> 'state' = 'opted_out'"
-            " AND CAST(c ->> 'occurred_at' AS timestamptz) >= :since)) AS opted_out"
+            " AND CAST(c ->> 'occurred_at' AS timestamptz) >= :since)) AS opted_out,"
+            " count(*) FILTER (WHERE r.status IN ('accepted', 'unknown') AND EXISTS (SELECT FROM link AS l"
+            " WHERE l.campaign_id = :id AND l.subject_id = r.subject_id AND l.clicks > 0)) AS clicked"
             " FROM recipient AS r LEFT JOIN standing AS k ON k.subject_id = r.subject_id"
             " WHERE r.campaign_id = :id AND r.variant IS NOT NULL GROUP BY r.variant"
         ),
         {"id": row.campaign_id, "sender_id": row.sender_id, "purpose": row.purpose, "since": row.started_at},
     )
-    return {each.variant: Result(each.asked_for, each.handed_off, each.delivered, each.opted_out) for each in rows}
+    return {
+        each.variant: Result(each.asked_for, each.handed_off, each.delivered, each.opted_out, each.clicked)
+        for each in rows
+    }
 
 
 async def set_winner(tx: AsyncConnection, campaign_id: str, variant: str) -> None:

@@ -2,7 +2,7 @@
 
     trial = Trial(variants=(Variant(name="b", text=…, percent=10),), percent=10, winner=Winner(after_hours=4))
     trial.of(lot)              "a" for the campaign's own text, "b", HOLDOUT, or REST: they wait for the winner
-    winner(results)            the text that drove the fewest people away
+    winner(trial, results)     the text that drove the fewest people away, or that most followed a link of
 
 Everybody draws a lot (`draw.py`), so each group is a fair sample of the audience, the same whenever it is asked.
 """
@@ -40,7 +40,11 @@ class Winner(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    by: Literal["fewest_opt_outs"] = "fewest_opt_outs"
+    by: Literal["fewest_opt_outs", "most_clicks"] = Field(
+        "fewest_opt_outs",
+        description="Of those to whom a text was handed off, the share who opted out, or who followed a link that is"
+        " counted (which each text then has).",
+    )
     after_hours: int = Field(ge=1, le=48)
 
     @property
@@ -103,13 +107,16 @@ class Result:
     handed_off: int = 0
     delivered: int = 0
     opted_out: int = 0
+    clicked: int = 0
 
 
 def winner(trial: Trial, results: Mapping[str, Result]) -> str:
-    """The least share of opt-outs. A text that reached nobody wins nothing; of equals, the first."""
+    """The least share of opt-outs, or the most of clicks. A text that reached nobody wins nothing; of equals, the
+    first."""
+    clicks = trial.winner is not None and trial.winner.by == "most_clicks"
 
     def rank(name: str) -> tuple[bool, float]:
         found = results.get(name, Result())
-        return found.handed_off == 0, found.opted_out / max(found.handed_off, 1)
+        return found.handed_off == 0, (-found.clicked if clicks else found.opted_out) / max(found.handed_off, 1)
 
     return min((OWN, *trial.names), key=rank)
