@@ -143,7 +143,8 @@ def test_a_header_alone_is_an_empty_list() -> None:
 
 def test_a_long_file_comes_in_chunks() -> None:
     body = b"mobile\n" + b"".join(b"063998%04d\n" % n for n in range(2500))
-    assert [len(chunk.contacts) for chunk in chunks(body, piece=1000)] == [1000, 1000, 500]
+    read = Reading([body], {}, fictional=True, size=1000).chunks()
+    assert [len(chunk.contacts) for chunk in read] == [1000, 1000, 500]
 
 
 @pytest.mark.parametrize(

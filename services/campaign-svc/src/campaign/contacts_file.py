@@ -26,7 +26,7 @@ from campaign.attribute import MAX_CHARS, TIMEZONE, Inference, Kind, kept
 from campaign.text import STOP_FIELD
 from common.msisdn import NumberProblem, NumberRefused, metropolitan, parse
 
-CHUNK_LINES = 1000
+CHUNK_LINES = 20_000
 MAX_LINE_CHARS = 64 * 1024
 MAX_COLUMNS = 60
 MAX_ATTRIBUTES = 200  # of all the lines of an NDJSON file
@@ -83,6 +83,7 @@ class LineProblem(StrEnum):
     COLUMN_TWICE = "column_twice"
     RESERVED_COLUMN = "reserved_column"
     TOO_MANY_COLUMNS = "too_many_columns"
+    TOO_MANY_ATTRIBUTES = "too_many_attributes"
     ERASED = "erased"
 
 
@@ -108,6 +109,7 @@ EXPLANATIONS: dict[str, str] = {
     LineProblem.COLUMN_TWICE: "two fields have the same name",
     LineProblem.RESERVED_COLUMN: f"{STOP_FIELD!r} is the STOP mention in a text, and cannot be a field",
     LineProblem.TOO_MANY_COLUMNS: f"more than {MAX_COLUMNS} fields",
+    LineProblem.TOO_MANY_ATTRIBUTES: f"with it the file would have more than {MAX_ATTRIBUTES} fields that nobody knew",
     LineProblem.ERASED: "erased at their own request; new evidence of consent brings them back, no file does",
 }
 _NOT_OF_KIND = {
@@ -192,14 +194,10 @@ class Reading:
         return {name: kind for name, seen in self._inferred.items() if (kind := seen.kind) is not None}
 
     def chunks(self) -> Iterator[Chunk]:
-        """Raises FileRefused, of which WrongColumns is one, as soon as that is known."""
-        lines = _Lines(_lines(_decoded(self._body, self.read_as), self.read_as))
-        first = next(lines, "")
-        if not first.strip():
-            raise FileRefused("empty", "the file is empty, or its first line is")
-        if first.lstrip().startswith("["):
-            raise FileRefused("json_array", "one array; NDJSON has an object on each line, and nothing around them")
-        for batch in self._ndjson(first, lines) if first.lstrip().startswith("{") else self._csv(first, lines):
+        """Raises FileRefused, of which WrongColumns is one, as soon as that is known: what `check` raises, and no
+        more."""
+        first, lines = _opened(self._body, self.read_as)
+        for batch in self._ndjson(first, lines) if _is_ndjson(first) else self._csv(first, lines):
             chunk = self._checked(batch)
             if chunk.contacts or chunk.refusals:
                 yield chunk
@@ -228,20 +226,20 @@ class Reading:
         refusals.sort()
         return Chunk(contacts, refusals)
 
-    def _meet(self, names: Iterable[str | None]) -> None:
-        for name in names:
-            if name is not None and name not in self._kinds and name not in self._inferred:
-                self._inferred[name] = Inference(name)
-        if len(self._inferred) > MAX_ATTRIBUTES:
-            raise WrongColumns("too_many_attributes", f"more than {MAX_ATTRIBUTES} attributes that nobody has yet")
+    def _meet(self, names: Iterable[str | None]) -> bool:
+        """False where they are too many."""
+        new = {n: Inference(n) for n in names if n is not None and n not in self._kinds and n not in self._inferred}
+        if len(self._inferred) + len(new) > MAX_ATTRIBUTES:
+            return False
+        self._inferred |= new
+        return True
 
     # --- CSV ---------------------------------------------------------------------------------------------------------
 
     def _csv(self, header: str, lines: "_Lines") -> Iterator[_Batch]:
-        delimiter = max(DELIMITERS, key=lambda d: len(next(csv.reader([header], delimiter=d))))
+        delimiter, number, titles = _headed(header)
         self.read_as.delimiter = delimiter
-        number, titles = _columns(next(csv.reader([header], delimiter=delimiter)))
-        self._meet(titles)
+        self._meet(titles)  # no more than MAX_COLUMNS
         held_to = TIMEZONE in titles or any(name in titles for name, _ in self._typed)
         begins, first = 2, True  # the header is 1
         while True:
@@ -311,8 +309,46 @@ class Reading:
         except WrongColumns as error:
             return error.reason
         titles += [None] * (len(names) - len(titles))
-        self._meet(titles)
-        return number, titles
+        return (number, titles) if self._meet(titles) else LineProblem.TOO_MANY_ATTRIBUTES
+
+
+def check(body: Iterable[bytes], size: int = CHUNK_LINES) -> None:
+    """Whether a file can be used at all, read to its end for nothing else. Raises FileRefused, of which WrongColumns is
+    one. `size`: as it will be read."""
+    first, lines = _opened(body, ReadAs())
+    if _is_ndjson(first):
+        deque(lines, maxlen=0)
+        return
+    delimiter, _, titles = _headed(first)
+    rows, ends, _ = _rows(lines, delimiter, 2, size)
+    if len(titles) > 1:
+        _same_delimiter(rows)
+    begins = 2
+    while rows:
+        begins = ends[-1] + 1
+        rows, ends, _ = _rows(lines, delimiter, begins, size)
+
+
+def _opened(body: Iterable[bytes], read_as: ReadAs) -> tuple[str, "_Lines"]:
+    """(the first line, the others). Raises FileRefused."""
+    lines = _Lines(_lines(_decoded(body, read_as), read_as))
+    first = next(lines, "")
+    if not first.strip():
+        raise FileRefused("empty", "the file is empty, or its first line is")
+    if first.lstrip().startswith("["):
+        raise FileRefused("json_array", "one array; NDJSON has an object on each line, and nothing around them")
+    return first, lines
+
+
+def _is_ndjson(first: str) -> bool:
+    return first.lstrip().startswith("{")
+
+
+def _headed(header: str) -> tuple[str, int, list[str | None]]:
+    """(the delimiter, the number's column, the attributes' names by column). Raises WrongColumns."""
+    delimiter = max(DELIMITERS, key=lambda d: len(next(csv.reader([header], delimiter=d))))
+    number, titles = _columns(next(csv.reader([header], delimiter=delimiter)))
+    return delimiter, number, titles
 
 
 class _Lines(Iterator[str]):

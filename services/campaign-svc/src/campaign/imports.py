@@ -1,44 +1,58 @@
-"""Importing contacts: the body is read as it arrives, in a thread, and either all of it counts or nothing does.
+"""Imports of contacts over HTTP: a whole file in one request, or in parts that go on where a connection broke.
 
-Never the whole file in memory, nor a number on disk that is not sealed. Lines wait in a temporary table until the file
-has been read to its end; then contacts change in one statement. A broken file, a dropped connection or a crash leaves
-no trace of the import.
+Parts go on as consent-svc's imports do, after the manner of "Resumable Uploads for HTTP"
+(draft-ietf-httpbis-resumable-upload): `Upload-Offset`, `Upload-Complete`. What arrives is sealed and kept in pieces:
+never the whole file in memory, nor a number on disk that is not sealed. Until all of it has arrived and is known to be
+readable to its end nothing of it counts; then `importing.py` records it.
 """
 
 import asyncio
 import hashlib
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import asdict
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
-import msgspec
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, Field
+from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.requests import ClientDisconnect
 
-from campaign import attributes, senders, store
-from campaign.contacts_file import EXPLANATIONS, Chunk, FileRefused, LineProblem, Reading, WrongColumns
-from campaign.store import ImportedRow
+from campaign import contacts_file, importing, senders, store
+from campaign.contacts_file import EXPLANATIONS, FileRefused, WrongColumns
 from common.auth import Caller, require
-from common.fields import Storable
-from common.keyring import FieldKeys, SubjectKeys
+from common.fields import BIGINT, Storable
+from common.keyring import SubjectKeys
 from common.problems import Conflict, Invalid, Malformed, NotFound, Reason, TooLarge
 from common.service import Resources, resources
-from common.telemetry import counter
 
 router = APIRouter(prefix="/v1", tags=["contacts"])
 
-LINES = counter("sms_campaign_import_lines_total", "Lines of imported files, by what became of them.", ["result"])
-
-STALLED_S = 30.0  # between two pieces of a body
+STALLED_S = 30.0  # between two parts of a body
 AT_ONCE = 3  # imports of one process; each holds a database connection while its body arrives
+PIECE_BYTES = 1_000_000  # of a file, sealed and kept together
 
 Held = Annotated[Resources[Any], Depends(resources)]
 Writer = Annotated[Caller, Depends(require("contact:write"))]
+Complete = Annotated[Literal["?0", "?1"], Header(description="Whether this request brings the file's last byte.")]
 _slots = asyncio.Semaphore(AT_ONCE)
+
+FILE = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "text/csv": {
+                "schema": {"type": "string"},
+                "example": "number;first_name;city\n06 39 98 01 02;Zoé;Nîmes\n",
+            },
+            "application/x-ndjson": {
+                "schema": {"type": "string"},
+                "example": '{"number": "06 39 98 01 02", "first_name": "Zoé", "points": 120}\n',
+            },
+        },
+    }
+}
 
 
 class KeyReused(Conflict):
@@ -47,6 +61,14 @@ class KeyReused(Conflict):
 
 class InProgress(Conflict):
     slug, title = "import-in-progress", "A request with this Idempotency-Key is being worked on"
+
+
+class OffsetMismatch(Conflict):
+    slug, title = "mismatching-upload-offset", "The upload stands elsewhere"
+
+
+class UploadComplete(Conflict):
+    slug, title = "upload-complete", "The file is complete already"
 
 
 class Read(BaseModel):
@@ -61,12 +83,14 @@ class Read(BaseModel):
 
 
 class Import(BaseModel):
-    """What became of a file. `lines` = created + updated + duplicates + refused; blank lines and the header are not
-    counted."""
+    """What became of a file, as far as it is recorded. `lines` = created + updated + duplicates + refused; blank lines
+    and the header are not counted."""
 
     import_id: str
     sender_id: str
+    status: Literal["uploading", "recording", "done"]
     created_at: datetime
+    received_bytes: int = Field(description="How much of the file has arrived: where an upload goes on.")
     lines: int
     created: int = Field(description="Contacts new to this sender.")
     updated: int = Field(description="Contacts known before.")
@@ -75,7 +99,7 @@ class Import(BaseModel):
     reasons: dict[str, int] = Field(
         description="How many lines were refused, by reason; of an attribute, its name follows after a colon."
     )
-    read_as: Read | None = Field(description="Null of imports of before this was kept.")
+    read_as: Read | None = Field(description="Null until it is done, and of imports of before this was kept.")
 
 
 class Refusal(BaseModel):
@@ -91,25 +115,7 @@ class Refusals(BaseModel):
     next: str | None = Field(description="Pass it as `cursor`; null at the end.")
 
 
-@router.post(
-    "/imports",
-    status_code=201,
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "text/csv": {
-                    "schema": {"type": "string"},
-                    "example": "number;first_name;city\n06 39 98 01 02;Zoé;Nîmes\n",
-                },
-                "application/x-ndjson": {
-                    "schema": {"type": "string"},
-                    "example": '{"number": "06 39 98 01 02", "first_name": "Zoé", "points": 120}\n',
-                },
-            },
-        }
-    },
-)
+@router.post("/imports", status_code=201, openapi_extra=FILE)
 async def import_contacts(
     request: Request,
     response: Response,
@@ -117,6 +123,7 @@ async def import_contacts(
     caller: Writer,
     sender_id: Annotated[Storable, Query(min_length=1, max_length=40)],
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+    upload_complete: Complete = "?1",
 ) -> Import:
     """Take the contacts of a file: CSV with a header row, or NDJSON; one column or field with the number, the others as
     attributes. Which of the two it is shows in its first character, and `read_as` says it.
@@ -124,25 +131,86 @@ async def import_contacts(
     Cells are separated by `,` `;` tab or `|`; UTF-8, UTF-16 or Windows-1252. Known contacts keep the attributes the
     file does not have. Lines that cannot be used are refused one by one, with a reason. An attribute that nobody knew
     holds numbers, dates or booleans from now on, if all its values here do; else texts.
+
+    The answer comes when all is recorded. With `Upload-Complete: ?0` and an empty body an import is opened, or the one
+    with this Idempotency-Key told as it stands; the file then goes to `/v1/imports/{id}/body`. A whole file under the
+    key of one that has not arrived begins anew.
     """
     caller.may_use(sender_id)
     await senders.known(held.database, sender_id)
     body = _Body(request, held.settings.import_max_bytes)
     import_id = _import_id(caller, idempotency_key)
-    async with _slots:
-        if idempotency_key is not None and (done := await _find(held, import_id)) is not None:
+    async with _claimed(held, import_id) as claim:
+        found = await _find(held, import_id)
+        response.status_code = 201 if found is None else 200
+        response.headers["Location"] = f"/v1/imports/{import_id}"
+        if found is not None and found["sender_id"] != sender_id:
+            raise _reused()
+        if upload_complete == "?0":
+            if await anext(aiter(body), None) is not None:
+                raise Malformed("the file goes to its body, once it is opened", reasons=[Reason("body", "not_here")])
+            if found is None:
+                await _open(held, import_id, sender_id, caller)
+            return _view(await _find(held, import_id))
+        if found is not None and found["complete"]:
             async for _ in body:
                 pass
-            response.status_code = 200
-            return _same(done, sender_id, body.fingerprint(held.subject_keys, sender_id))
-        values = await _take(held, caller, sender_id, import_id, body)
-    response.headers["Location"] = f"/v1/imports/{import_id}"
-    return Import.model_validate(values)
+            if body.fingerprint(held.subject_keys, sender_id) != found["fingerprint"]:
+                raise _reused()
+        else:
+            await _open(held, import_id, sender_id, caller)
+            response.status_code = 201
+            try:
+                await _arrive(held, import_id, 0, body)
+            except TooLarge:
+                await _forget(held, import_id)
+                raise
+            except Malformed:
+                if idempotency_key is None:  # nobody could go on with it
+                    await _forget(held, import_id)
+                raise
+            await _complete(held, claim, import_id)
+        await importing.record(held, claim, import_id)
+    return _view(await _find(held, import_id))
+
+
+@router.patch("/imports/{import_id}/body", openapi_extra=FILE)
+async def upload(
+    import_id: Storable,
+    request: Request,
+    response: Response,
+    held: Held,
+    caller: Writer,
+    upload_offset: Annotated[int, Header(ge=0, le=BIGINT)],
+    upload_complete: Complete = "?0",
+) -> Import:
+    """Take the bytes of the file from `Upload-Offset` on. With the last of them it is read to its end: a file that
+    cannot be used is refused, and its import gone. Recording goes on after the answer.
+
+    409 where the upload stands elsewhere: ask for the import, and go on from its `received_bytes`.
+    """
+    await _visible(held, caller, import_id)
+    async with _claimed(held, import_id) as claim:
+        found = await _visible(held, caller, import_id)
+        if found["complete"]:
+            raise UploadComplete("open another import", reasons=[Reason("import_id", "complete")])
+        if found["received_bytes"] != upload_offset:
+            raise OffsetMismatch(
+                f"go on from byte {found['received_bytes']}", reasons=[Reason("Upload-Offset", "mismatch")]
+            )
+        body = _Body(request, held.settings.import_max_bytes - upload_offset)
+        await _arrive(held, import_id, found["pieces"], body)
+        if upload_complete == "?1":
+            await _complete(held, claim, import_id)
+    found = await _visible(held, caller, import_id)
+    response.headers["Upload-Offset"] = str(found["received_bytes"])
+    return _view(found)
 
 
 @router.get("/imports/{import_id}")
 async def get_import(import_id: Storable, held: Held, caller: Writer) -> Import:
-    return Import.model_validate(await _visible(held, caller, import_id))
+    """How far it has arrived, and how far it is recorded."""
+    return _view(await _visible(held, caller, import_id))
 
 
 @router.get("/imports/{import_id}/refusals")
@@ -166,76 +234,69 @@ def _explained(reason: str) -> str:
     return EXPLANATIONS.get(reason.partition(":")[0], reason)
 
 
-async def _take(held: Resources[Any], caller: Caller, sender_id: str, import_id: str, body: "_Body") -> dict[str, Any]:
-    """The one transaction of an import."""
-    lines = 0
-    reasons: Counter[str] = Counter()
+@asynccontextmanager
+async def _claimed(held: Resources[Any], import_id: str) -> AsyncIterator[AsyncConnection]:
+    async with _slots, held.database.begin() as claim:
+        if not await store.claim_import(claim, import_id):
+            raise InProgress("send it again when the other has ended", reasons=[Reason("import_id", "in_use")])
+        yield claim
+
+
+async def _open(held: Resources[Any], import_id: str, sender_id: str, caller: Caller) -> None:
+    """Anew, whatever had arrived of it. Claimed, and not complete."""
     async with held.database.begin() as tx:
-        if not await store.claim_import(tx, import_id):
-            raise InProgress("send it again when the other has ended", reasons=[Reason("Idempotency-Key", "in_use")])
-        await store.open_staging(tx)
-        known = await attributes.kinds_of(tx, sender_id)
-        reading = Reading(body.pieces(), known, fictional=held.settings.fictional_numbers)
-        chunks = reading.chunks()
-        try:
-            step = await asyncio.to_thread(_sealed, chunks, held.subject_keys, held.field_keys)
-            while step is not None:
-                chunk, rows = step
-                # the next is read while the database takes this one
-                ahead = asyncio.ensure_future(asyncio.to_thread(_sealed, chunks, held.subject_keys, held.field_keys))
-                try:
-                    await store.stage(tx, rows, [(import_id, each.line, each.reason) for each in chunk.refusals])
-                finally:
-                    await asyncio.wait([ahead])
-                lines += len(chunk.contacts) + len(chunk.refusals)
-                reasons.update(refusal.reason for refusal in chunk.refusals)
-                step = await ahead
-        except WrongColumns as error:
-            raise Invalid(str(error), reasons=[Reason("body", error.reason)]) from error
-        except FileRefused as error:
-            raise Malformed(str(error), reasons=[Reason("body", error.reason)]) from error
-        if erased := await store.refuse_erased(tx, import_id):
-            reasons[LineProblem.ERASED.value] = erased
-        now = datetime.now(UTC)
-        created, updated = await store.put_staged(tx, sender_id, now)
-        await attributes.learn(tx, sender_id, reading.inferred, now)
-        values: dict[str, Any] = {
-            "import_id": import_id,
-            "sender_id": sender_id,
-            "created_by": caller.subject,
-            "created_at": now,
-            "fingerprint": body.fingerprint(held.subject_keys, sender_id),
-            "lines": lines,
-            "created": created,
-            "updated": updated,
-            "duplicates": lines - reasons.total() - created - updated,
-            "refused": reasons.total(),
-            "reasons": dict(reasons),
-            "read_as": asdict(reading.read_as),
-        }
-        await store.insert_import(tx, values)
-    for result in ("created", "updated", "duplicates", "refused"):
-        LINES.labels(result).inc(values[result])
-    return values
+        await store.forget_import(tx, import_id)
+        await store.open_import(tx, import_id, sender_id, caller.subject, datetime.now(UTC))
 
 
-def _sealed(
-    chunks: Iterator[Chunk], subject_keys: SubjectKeys, field_keys: FieldKeys
-) -> tuple[Chunk, list[ImportedRow]] | None:
-    """The next chunk and its rows, or None at the end. Runs in a thread: parsing and sealing are all computation."""
-    chunk = next(chunks, None)
-    if chunk is None:
-        return None
-    encode = msgspec.json.Encoder().encode
-    ids = [subject_keys.subject_id(contact.e164) for contact in chunk.contacts]
-    numbers = field_keys.seal_all(
-        [(contact.e164, f"number:{subject_id}") for contact, subject_id in zip(chunk.contacts, ids, strict=True)]
-    )
-    rows = [
-        (line, subject_id, number, encode(held).decode(), territory)
-        for (line, _, territory, held), subject_id, number in zip(chunk.contacts, ids, numbers, strict=True)
-    ]
-    return chunk, rows
+async def _forget(held: Resources[Any], import_id: str) -> None:
+    async with held.database.begin() as tx:
+        await store.forget_import(tx, import_id)
+
+
+async def _arrive(held: Resources[Any], import_id: str, position: int, body: "_Body") -> None:
+    """Keep what comes, and where it breaks off what has come until then."""
+    waiting = bytearray()
+
+    async def keep() -> None:
+        nonlocal position
+        sealed = held.field_keys.seal_bytes(bytes(waiting), importing.sealing_context(import_id, position))
+        async with held.database.begin() as tx:
+            await store.add_piece(tx, import_id, position, sealed, len(waiting))
+        position += 1
+        waiting.clear()
+
+    try:
+        async for part in body:
+            waiting += part
+            if len(waiting) >= PIECE_BYTES:
+                await keep()
+    finally:
+        if waiting:
+            await keep()
+
+
+async def _complete(held: Resources[Any], claim: AsyncConnection, import_id: str) -> None:
+    """All of it has arrived: from now on it counts, unless it cannot be used; then nothing of it is left."""
+    digest = hashlib.sha256()
+    arrived = await _find(held, import_id)
+
+    def hashed(pieces: Iterable[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            digest.update(piece)
+            yield piece
+
+    try:
+        body = importing.pieces(claim, held.field_keys, import_id, arrived["pieces"])
+        await asyncio.to_thread(contacts_file.check, hashed(body))
+    except FileRefused as error:
+        await _forget(held, import_id)
+        kind = Invalid if isinstance(error, WrongColumns) else Malformed
+        raise kind(str(error), reasons=[Reason("body", error.reason)]) from error
+    async with held.database.begin() as tx:
+        await store.complete_import(
+            tx, import_id, _fingerprint(held.subject_keys, arrived["sender_id"], digest.hexdigest())
+        )
 
 
 class _Body:
@@ -257,17 +318,13 @@ class _Body:
             raise self._too_large()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Without the empty part that ends it."""
         while (piece := await self._next()) is not None:
-            yield piece
-
-    def pieces(self) -> Iterator[bytes]:
-        """The same for a worker thread: each `next` waits there, while the loop goes on."""
-        loop = asyncio.get_running_loop()
-        return iter(lambda: asyncio.run_coroutine_threadsafe(self._next(), loop).result(2 * STALLED_S), None)
+            if piece:
+                yield piece
 
     def fingerprint(self, keys: SubjectKeys, sender_id: str) -> str:
-        """Of the request. Keyed: a file of one line could be tried out number by number."""
-        return keys.subject_id(f"import {sender_id} {self._digest.hexdigest()}")
+        return _fingerprint(keys, sender_id, self._digest.hexdigest())
 
     async def _next(self) -> bytes | None:
         try:
@@ -288,6 +345,11 @@ class _Body:
         return TooLarge(f"at most {self._max_bytes} bytes; split the file", reasons=[Reason("body", "too_large")])
 
 
+def _fingerprint(keys: SubjectKeys, sender_id: str, digest: str) -> str:
+    """Of a file. Keyed: one of a single line could be tried out number by number."""
+    return keys.subject_id(f"import {sender_id} {digest}")
+
+
 def _import_id(caller: Caller, key: str | None) -> str:
     seed = f"{caller.subject}\x1f{key}" if key is not None else str(uuid4())
     return f"imp-{hashlib.sha256(seed.encode()).hexdigest()[:24]}"
@@ -306,7 +368,10 @@ async def _visible(held: Resources[Any], caller: Caller, import_id: str) -> Any:
     return found
 
 
-def _same(done: Any, sender_id: str, fingerprint: str) -> Import:
-    if done["fingerprint"] != fingerprint:
-        raise KeyReused("the key belongs to another file", reasons=[Reason("Idempotency-Key", "reused")])
-    return Import.model_validate(done)
+def _reused() -> KeyReused:
+    return KeyReused("the key belongs to another file", reasons=[Reason("Idempotency-Key", "reused")])
+
+
+def _view(found: Any) -> Import:
+    status = "done" if found["finished"] else "recording" if found["complete"] else "uploading"
+    return Import.model_validate({**found, "status": status})

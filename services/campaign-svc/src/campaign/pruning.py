@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from common.pruning import DEAD_LETTERS, Policy, Pruned
 
+ABANDONED = timedelta(days=2)  # since it was opened: what has arrived of a file is somebody's data
+_OF_IMPORT = "JOIN contact_import AS p USING (import_id)"
 LATE_DAYS = 35  # until then receipts come, and operators are asked about the last bill
 
 
@@ -53,11 +55,21 @@ def policy(periods: Periods) -> Policy:
                 join="JOIN campaign AS p USING (campaign_id)",
             ),
             Pruned(
+                "unfinished files", "import_piece", "p.created_at", ABANDONED, where="NOT p.complete", join=_OF_IMPORT
+            ),
+            Pruned(
+                "unfinished uploads",
+                "contact_import",
+                "created_at",
+                ABANDONED,
+                where="NOT complete AND NOT EXISTS (SELECT FROM import_piece AS i WHERE i.import_id = t.import_id)",
+            ),
+            Pruned(
                 "refused lines",
                 "import_refusal",
                 "p.created_at",
                 imports,
-                join="JOIN contact_import AS p USING (import_id)",
+                join=_OF_IMPORT,
             ),
             Pruned(
                 "imports",

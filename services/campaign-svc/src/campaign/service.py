@@ -6,6 +6,7 @@ from campaign import (
     api,
     consents,
     contacts,
+    importing,
     imports,
     pre_flight,
     progress,
@@ -66,6 +67,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             ],
             workers=[
                 *planner.workers(),
+                importing.worker(held),
                 erasing.worker(),
                 Pruner(held.database, pruning.policy(settings.keep)).worker(),
             ],

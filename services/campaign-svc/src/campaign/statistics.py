@@ -280,7 +280,7 @@ async def _recipients(
         text(
             "WITH page AS MATERIALIZED (SELECT * FROM recipient WHERE campaign_id = :id"
             " AND subject_id > :after AND (CAST(:subject_id AS text) IS NULL OR subject_id = :subject_id)"
-            " ORDER BY subject_id LIMIT :limit),"
+            f" ORDER BY subject_id LIMIT {limit:d}),"
             f" answers AS MATERIALIZED ({ANSWERS.replace('JOIN recipient AS r', 'JOIN page AS r')})"
             " SELECT r.subject_id, r.variant, k.territory, r.status, r.reasons, r.handed_off_at, r.receipt,"
             " r.receipt_at, l.clicks, l.first_clicked_at, a.at AS opted_out_at FROM page AS r"
@@ -293,7 +293,6 @@ async def _recipients(
             **answering(row.campaign_id, row.sender_id, row.purpose, row.started_at, row.ended_at),
             "after": after,
             "subject_id": subject_id,
-            "limit": limit,
         },
     )
     return told.all()

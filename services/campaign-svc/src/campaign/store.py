@@ -23,6 +23,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    LargeBinary,
     PrimaryKeyConstraint,
     Row,
     Table,
@@ -35,7 +36,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from campaign import frequency, segment
 from campaign.accounts import COUNTS, OUTCOMES, STANDINGS
 from campaign.accounts import Standing as Reported
-from campaign.contacts_file import LineProblem
 from campaign.frequency import Limit
 from campaign.lifecycle import Status
 from campaign.reach import Standing
@@ -47,7 +47,7 @@ from campaign.wording import Wording, wording
 from common import consumer, dead_letters, erasing, outbox
 from common.contracts.consent import SenderChanged
 from common.contracts.dispatch import MessageChanged
-from common.database import new_metadata
+from common.database import fetch_many, insert_many, new_metadata
 
 CONTACTS = 0x636F6E74  # advisory lock ("cont"): shared by who asks for messages, alone for who corrects contacts
 AUDIENCES = 0x61756469  # advisory locks ("audi"), one a sender
@@ -129,7 +129,22 @@ contact_import = Table(
     Column("refused", Integer, nullable=False),
     Column("reasons", JSONB, nullable=False),
     Column("read_as", JSONB, nullable=False, server_default=text("'null'::jsonb")),  # contacts_file.ReadAs
+    Column("received_bytes", BigInteger, nullable=False, server_default=text("0")),
+    Column("pieces", Integer, nullable=False, server_default=text("0")),
+    Column("complete", Boolean, nullable=False, server_default=text("true")),  # all of it has arrived, and can be read
+    Column("line", Integer, nullable=False, server_default=text("0")),  # recorded up to this one
+    Column("finished", Boolean, nullable=False, server_default=text("true")),
     Index("contact_import_created_ix", "created_at"),
+    Index("contact_import_waiting_ix", "import_id", postgresql_where=text("complete AND NOT finished")),
+)
+
+import_piece = Table(
+    "import_piece",  # of a file that has not been recorded to its end: gone then
+    metadata,
+    Column("import_id", Text, nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("body", LargeBinary, nullable=False),  # sealed, context "import:<import_id>:<position>"
+    PrimaryKeyConstraint("import_id", "position"),
 )
 
 import_refusal = Table(
@@ -359,13 +374,6 @@ async def needs_approval(tx: AsyncConnection, sender_id: str) -> bool:
     return bool(await tx.scalar(text("SELECT approval FROM sender_rule WHERE sender_id = :id"), {"id": sender_id}))
 
 
-async def link_host_of(tx: AsyncConnection, sender_id: str) -> str | None:
-    found: str | None = await tx.scalar(
-        text("SELECT link_host FROM sender_rule WHERE sender_id = :id"), {"id": sender_id}
-    )
-    return found
-
-
 async def cap_of(tx: AsyncConnection, sender_id: str) -> tuple[int, int] | None:
     """How many messages a person gets at most, within how many days."""
     row = (
@@ -449,43 +457,7 @@ ImportedRow = tuple[int, str, str, str, str]  # line, subject_id, sealed number,
 RefusedRow = tuple[str, int, str]  # import_id, line, reason
 
 
-async def open_staging(tx: AsyncConnection) -> None:
-    """Where lines wait until the whole file has been read; gone with the transaction. Ids are figures and small
-    letters: compared byte by byte they have the order that any language gives them, in a fraction of the time."""
-    await tx.execute(
-        text(
-            'CREATE TEMPORARY TABLE imported (line integer, subject_id text COLLATE "C", number text, attributes text,'
-            " territory text) ON COMMIT DROP"
-        )
-    )
-
-
-async def stage(tx: AsyncConnection, rows: Sequence[ImportedRow], refused: Sequence[RefusedRow]) -> None:
-    connection = (await tx.get_raw_connection()).driver_connection
-    assert connection is not None
-    await connection.copy_records_to_table(
-        "imported", records=rows, columns=("line", "subject_id", "number", "attributes", "territory")
-    )
-    if refused:
-        await connection.copy_records_to_table(
-            "import_refusal", records=refused, columns=("import_id", "line", "reason")
-        )
-
-
 _ERASED = "(e.lifted_at IS NULL OR e.erased_at IS NULL)"  # and has not come back
-
-
-async def refuse_erased(tx: AsyncConnection, import_id: str) -> int:
-    """Take out the staged lines of people who were erased and have not come back; returns how many."""
-    refused = await tx.execute(
-        text(
-            "WITH taken AS (DELETE FROM imported AS i USING erasing AS e"
-            f" WHERE e.subject_id = i.subject_id AND {_ERASED} RETURNING i.line)"
-            " INSERT INTO import_refusal (import_id, line, reason) SELECT DISTINCT :import_id, line, :reason FROM taken"
-        ),
-        {"import_id": import_id, "reason": LineProblem.ERASED.value},
-    )
-    return int(refused.rowcount)
 
 
 async def erased_among(tx: AsyncConnection, subject_ids: Sequence[str]) -> set[str]:
@@ -641,85 +613,122 @@ async def asked_for(tx: AsyncConnection, subject_id: str, sender_id: str | None)
     return rows.all()
 
 
-# In the order of the key, so that two that bring the same people wait for each other and never lock crosswise.
+# In the order of the key, so that two that bring the same people wait for each other and never lock crosswise; ids are
+# figures and small letters: compared byte by byte they have the order that any language gives them, in less time.
 # Attributes that are not brought are kept, and those that the person had put right.
 _PUT = (
     "INSERT INTO contact AS c (sender_id, subject_id, number, attributes, territory, created_at, updated_at)"
-    " SELECT :sender_id, subject_id, number, CAST(attributes AS jsonb), territory, :now, :now FROM {brought}"
-    " ORDER BY subject_id ON CONFLICT (sender_id, subject_id) DO UPDATE SET number = excluded.number,"
+    " SELECT $1, b.subject_id, b.number, b.attributes::jsonb, b.territory, $2, $2"
+    " FROM unnest($3::text[], $4::text[], $5::text[], $6::text[]) AS b(subject_id, number, attributes, territory)"
+    ' ORDER BY b.subject_id COLLATE "C" ON CONFLICT (sender_id, subject_id) DO UPDATE SET number = excluded.number,'
     " attributes = jsonb_strip_nulls(c.attributes || excluded.attributes || c.corrected),"
-    " territory = excluded.territory, updated_at = excluded.updated_at RETURNING c.subject_id, xmax = 0 AS created"
+    " territory = excluded.territory, updated_at = excluded.updated_at RETURNING {returned}"
+)
+# What one file brings, it brings at one instant: who has it already came further up. The row as it was is looked up for
+# those alone that were there.
+_BROUGHT = (
+    "CASE WHEN c.xmax = 0 THEN 'created' WHEN (SELECT o.updated_at FROM contact AS o WHERE o.sender_id = c.sender_id"
+    " AND o.subject_id = c.subject_id) = $2 THEN 'duplicates' ELSE 'updated' END AS became"
 )
 
 
-async def put_staged(tx: AsyncConnection, sender_id: str, now: datetime) -> tuple[int, int]:
-    """(created, updated). Of several lines of one number the last stands."""
-    row = (
-        await tx.execute(
-            text(
-                "WITH latest AS (SELECT DISTINCT ON (subject_id) subject_id, number, attributes, territory"
-                f" FROM imported ORDER BY subject_id, line DESC), put AS ({_PUT.format(brought='latest')})"
-                " SELECT count(*) FILTER (WHERE created) AS created, count(*) FILTER (WHERE NOT created) AS updated"
-                " FROM put"
-            ),
-            {"sender_id": sender_id, "now": now},
-        )
-    ).one()
-    return row.created, row.updated
+async def put_imported(
+    tx: AsyncConnection, sender_id: str, rows: Sequence[ImportedRow], now: datetime
+) -> Mapping[str, int]:
+    """How many were created, updated, or came before in the same file (duplicates). At most one row a subject; `now`:
+    the same for all of a file."""
+    put = _PUT.format(returned=_BROUGHT)
+    counted = f"WITH put AS ({put}) SELECT became, count(*) FROM put GROUP BY became"
+    return {row[0]: row[1] for row in await fetch_many(tx, counted, sender_id, now, *_columns_of(rows))}
 
 
 async def put_contacts(
     tx: AsyncConnection, sender_id: str, rows: Sequence[ImportedRow], now: datetime
 ) -> dict[str, bool]:
     """At most one row a subject; by subject_id, whether it was created."""
-    brought = (
-        "unnest(CAST(:ids AS text[]), CAST(:numbers AS text[]), CAST(:held AS text[]), CAST(:territories AS text[]))"
-        " AS b(subject_id, number, attributes, territory)"
-    )
-    found = await tx.execute(
-        text(_PUT.format(brought=brought)),
-        {
-            "sender_id": sender_id,
-            "now": now,
-            "ids": [row[1] for row in rows],
-            "numbers": [row[2] for row in rows],
-            "held": [row[3] for row in rows],
-            "territories": [row[4] for row in rows],
-        },
-    )
-    return {row.subject_id: row.created for row in found}
+    put = _PUT.format(returned="c.subject_id, c.xmax = 0")
+    return {row[0]: row[1] for row in await fetch_many(tx, put, sender_id, now, *_columns_of(rows))}
+
+
+def _columns_of(rows: Sequence[ImportedRow]) -> tuple[list[str], ...]:
+    return [r[1] for r in rows], [r[2] for r in rows], [r[3] for r in rows], [r[4] for r in rows]
 
 
 async def claim_import(tx: AsyncConnection, import_id: str) -> bool:
-    """This transaction alone may do the import; False where another is at it, or has done it.
-
-    A lock that nobody waits for, not a row inserted first: the second would hold its connection for as long as the
-    first one's body takes to arrive.
-    """
-    if not await tx.scalar(text("SELECT pg_try_advisory_xact_lock(hashtextextended(:id, 0))"), {"id": import_id}):
-        return False
-    return await find_import(tx, import_id) is None  # a statement of its own: it sees what was committed meanwhile
+    """This transaction alone may be at the import until it ends; False where another is at it. A lock that nobody waits
+    for, and that goes with its connection: where a process is killed, another can go on at once."""
+    return bool(await tx.scalar(text("SELECT pg_try_advisory_xact_lock(hashtextextended(:id, 0))"), {"id": import_id}))
 
 
-async def insert_import(tx: AsyncConnection, values: Mapping[str, Any]) -> None:
-    """To be claimed before."""
+async def claim_waiting(tx: AsyncConnection) -> str | None:
+    """An import whose file has arrived, that nobody is at."""
+    found: str | None = await tx.scalar(
+        text(
+            "WITH waiting AS MATERIALIZED (SELECT import_id FROM contact_import WHERE complete AND NOT finished)"
+            " SELECT import_id FROM waiting WHERE pg_try_advisory_xact_lock(hashtextextended(import_id, 0)) LIMIT 1"
+        )
+    )
+    return found
+
+
+async def open_import(tx: AsyncConnection, import_id: str, sender_id: str, created_by: str, now: datetime) -> None:
+    """Claimed, and not there."""
     await tx.execute(
         text(
             "INSERT INTO contact_import (import_id, sender_id, created_by, created_at, fingerprint, lines, created,"
-            " updated, duplicates, refused, reasons, read_as) VALUES (:import_id, :sender_id, :created_by, :created_at,"
-            " :fingerprint, :lines, :created, :updated, :duplicates, :refused, CAST(:reasons AS jsonb),"
-            " CAST(:read_as AS jsonb))"
+            " updated, duplicates, refused, reasons, complete, finished)"
+            " VALUES (:id, :sender_id, :created_by, :now, '', 0, 0, 0, 0, 0, '{}', false, false)"
         ),
-        {**values, **{name: msgspec.json.encode(values[name]).decode() for name in ("reasons", "read_as")}},
+        {"id": import_id, "sender_id": sender_id, "created_by": created_by, "now": now},
     )
 
 
+async def add_piece(tx: AsyncConnection, import_id: str, position: int, sealed: bytes, size: int) -> None:
+    """The next of a claimed import's file; `size`: bytes of it before they were sealed."""
+    await tx.execute(
+        text("INSERT INTO import_piece (import_id, position, body) VALUES (:id, :position, :body)"),
+        {"id": import_id, "position": position, "body": sealed},
+    )
+    await tx.execute(
+        text(
+            "UPDATE contact_import SET received_bytes = received_bytes + :size, pieces = pieces + 1"
+            " WHERE import_id = :id"
+        ),
+        {"id": import_id, "size": size},
+    )
+
+
+async def piece_of(tx: AsyncConnection, import_id: str, position: int) -> bytes:
+    """Sealed."""
+    found = await tx.execute(
+        text("SELECT body FROM import_piece WHERE import_id = :id AND position = :position"),
+        {"id": import_id, "position": position},
+    )
+    return bytes(found.scalar_one())
+
+
+async def complete_import(tx: AsyncConnection, import_id: str, fingerprint: str) -> None:
+    await tx.execute(
+        text("UPDATE contact_import SET complete = true, fingerprint = :fingerprint WHERE import_id = :id"),
+        {"id": import_id, "fingerprint": fingerprint},
+    )
+
+
+async def lock_import(tx: AsyncConnection, import_id: str) -> Mapping[str, Any] | None:
+    return await _import(tx, import_id, " FOR UPDATE")
+
+
 async def find_import(tx: AsyncConnection, import_id: str) -> Mapping[str, Any] | None:
+    return await _import(tx, import_id)
+
+
+async def _import(tx: AsyncConnection, import_id: str, locked: str = "") -> Mapping[str, Any] | None:
     row = (
         await tx.execute(
             text(
                 "SELECT import_id, sender_id, created_at, fingerprint, lines, created, updated, duplicates, refused,"
-                " reasons::text AS reasons, read_as::text AS read_as FROM contact_import WHERE import_id = :id"
+                " reasons::text AS reasons, read_as::text AS read_as, received_bytes, pieces, complete, line, finished"
+                f" FROM contact_import WHERE import_id = :id{locked}"
             ),
             {"id": import_id},
         )
@@ -727,6 +736,34 @@ async def find_import(tx: AsyncConnection, import_id: str) -> Mapping[str, Any] 
     if row is None:
         return None
     return {**row._mapping, "reasons": msgspec.json.decode(row.reasons), "read_as": msgspec.json.decode(row.read_as)}
+
+
+async def put_recorded(tx: AsyncConnection, values: Mapping[str, Any], refused: Sequence[RefusedRow]) -> None:
+    """How far a locked import is recorded, and what that adds up to; `refused`: those of its lines that are new."""
+    await insert_many(tx, "import_refusal", {"import_id": "text", "line": "integer", "reason": "text"}, refused)
+    await tx.execute(
+        text(
+            "UPDATE contact_import SET line = :line, lines = :lines, created = :created, updated = :updated,"
+            " duplicates = :duplicates, refused = :refused, reasons = CAST(:reasons AS jsonb)"
+            " WHERE import_id = :import_id"
+        ),
+        {**values, "reasons": msgspec.json.encode(values["reasons"]).decode()},
+    )
+
+
+async def finish_import(tx: AsyncConnection, import_id: str, read_as: Mapping[str, Any]) -> None:
+    """All of its lines are recorded; the file itself goes."""
+    await tx.execute(
+        text("UPDATE contact_import SET finished = true, read_as = CAST(:read_as AS jsonb) WHERE import_id = :id"),
+        {"id": import_id, "read_as": msgspec.json.encode(read_as).decode()},
+    )
+    await tx.execute(text("DELETE FROM import_piece WHERE import_id = :id"), {"id": import_id})
+
+
+async def forget_import(tx: AsyncConnection, import_id: str) -> None:
+    """A claimed one, of which nothing is recorded."""
+    for table in ("import_piece", "contact_import"):
+        await tx.execute(text(f"DELETE FROM {table} WHERE import_id = :id"), {"id": import_id})
 
 
 async def refusals_after(tx: AsyncConnection, import_id: str, line: int, limit: int) -> Sequence[Row[Any]]:
@@ -1008,20 +1045,20 @@ async def selected_after(
     limit: int,
 ) -> Sequence[Row[Any]]:
     """Contacts that the campaign would be for as things stand, with what is known of their consents, and why they would
-    be left out for what they got; in the order of their keys. `selected` is `segments.of_campaign`."""
+    be left out for what they got; in the order of their keys. `selected` is `segments.of_campaign`.
+
+    A page costs what is in it. For that the limit is in the statement's words (a plan that is kept for any limit is one
+    for a tenth of all), and what is joined begins where the page does: else it may be read from its own beginning."""
     rows = await tx.execute(
         text(
             "SELECT c.subject_id, c.number, c.attributes::text AS attributes, k.told::text AS told,"
-            f" {_LEFT_OUT if limits else 'CAST(NULL AS text)'} AS left_out FROM {segment.FROM}"
-            # said of both sides, or a merge of the two walks the standings from the first one on, for every page
-            " AND k.subject_id > :after"
-            f" WHERE c.sender_id = :sender_id AND {selected.sql}"
-            " AND c.subject_id > :after ORDER BY c.subject_id LIMIT :limit"
+            f" {_LEFT_OUT if limits else 'CAST(NULL AS text)'} AS left_out"
+            f" FROM {segment.FROM} AND k.subject_id > :after WHERE c.sender_id = :sender_id AND {selected.sql}"
+            f" AND c.subject_id > :after ORDER BY c.subject_id LIMIT {limit:d}"
         ),
         {
             "sender_id": row.sender_id,
             "after": subject_id,
-            "limit": limit,
             **selected.values,
             **(_limited(limits) if limits else {}),
         },
@@ -1215,15 +1252,18 @@ async def lock_expanding(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
 _RECIPIENT = (
     "SELECT r.subject_id, c.number, c.attributes::text AS attributes FROM recipient AS r"
     " LEFT JOIN contact AS c ON c.sender_id = :sender_id AND c.subject_id = r.subject_id"
-    " WHERE r.campaign_id = :campaign_id AND"
 )
 
 
 async def next_recipients(tx: AsyncConnection, row: Row[Any], limit: int) -> Sequence[Row[Any]]:
-    """After the campaign's cursor, with their contact; number and attributes are None where it is gone."""
+    """After the campaign's cursor, with their contact; number and attributes are None where it is gone. As in
+    `selected_after`, no page reads what is before it."""
     rows = await tx.execute(
-        text(f"{_RECIPIENT} r.subject_id > :cursor ORDER BY r.subject_id LIMIT :limit"),
-        {"campaign_id": row.campaign_id, "sender_id": row.sender_id, "cursor": row.cursor, "limit": limit},
+        text(
+            f"{_RECIPIENT} AND c.subject_id > :cursor WHERE r.campaign_id = :campaign_id AND r.subject_id > :cursor"
+            f" ORDER BY r.subject_id LIMIT {limit:d}"
+        ),
+        {"campaign_id": row.campaign_id, "sender_id": row.sender_id, "cursor": row.cursor},
     )
     return rows.all()
 
@@ -1231,7 +1271,10 @@ async def next_recipients(tx: AsyncConnection, row: Row[Any], limit: int) -> Seq
 async def waiting_recipients(tx: AsyncConnection, row: Row[Any], now: datetime, limit: int) -> Sequence[Row[Any]]:
     """Before the cursor, and due by now; as `next_recipients`."""
     rows = await tx.execute(
-        text(f"{_RECIPIENT} r.waits_until <= :now ORDER BY r.waits_until, r.subject_id LIMIT :limit"),
+        text(
+            f"{_RECIPIENT} WHERE r.campaign_id = :campaign_id AND r.waits_until <= :now"
+            " ORDER BY r.waits_until, r.subject_id LIMIT :limit"
+        ),
         {"campaign_id": row.campaign_id, "sender_id": row.sender_id, "now": now, "limit": limit},
     )
     return rows.all()

@@ -1,0 +1,135 @@
+"""Recording files of contacts that have arrived whole: some lines in one transaction, with how far that is.
+
+Whoever records an import holds its lock; where a process is killed, the next one reads the file again and goes on
+behind the last line that was recorded. Lines are read and sealed in a thread, the next while the database takes these.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from campaign import attributes, store
+from campaign.contacts_file import Chunk, LineProblem, Reading, Refusal
+from campaign.store import ImportedRow
+from common.keyring import FieldKeys
+from common.service import Resources, Worker
+from common.telemetry import counter
+from common.timer import Timer
+
+LINES = counter("sms_campaign_import_lines_total", "Lines of imported files, by what became of them.", ["result"])
+
+PIECE_WITHIN_S = 30.0
+LOOK_EVERY_S = 2.0
+
+_encode = msgspec.json.Encoder().encode
+
+
+def worker(held: Resources[Any]) -> Worker:
+    timer = Timer("imports", partial(go_on, held), LOOK_EVERY_S, held.database)
+    return Worker(timer.name, timer.run)
+
+
+async def go_on(held: Resources[Any]) -> bool:
+    """With what another process was recording when it ended, and with a file that came in parts. Was there one?"""
+    async with held.database.begin() as claim:
+        import_id = await store.claim_waiting(claim)
+        if import_id is not None:
+            await record(held, claim, import_id)
+    return import_id is not None
+
+
+async def record(held: Resources[Any], claim: AsyncConnection, import_id: str) -> None:
+    """From where it stands to the end. `claim`: the transaction that has the import's lock, and does nothing else but
+    look for its pieces."""
+    async with held.database.begin() as tx:
+        found = await store.find_import(tx, import_id)
+        if found is None or found["finished"]:
+            return
+        known = await attributes.kinds_of(tx, found["sender_id"])
+    body = pieces(claim, held.field_keys, import_id, found["pieces"])
+    reading = Reading(body, known, fictional=held.settings.fictional_numbers)
+    steps = _sealed(held, reading.chunks(), found["line"])
+    step = await asyncio.to_thread(next, steps, None)
+    while step is not None:
+        ahead = asyncio.ensure_future(asyncio.to_thread(next, steps, None))
+        try:
+            await _keep(held, import_id, *step)
+        finally:
+            await asyncio.wait([ahead])
+        step = await ahead
+    async with held.database.begin() as tx:
+        await attributes.learn(tx, found["sender_id"], reading.inferred, datetime.now(UTC))
+        await store.finish_import(tx, import_id, asdict(reading.read_as))
+
+
+def pieces(tx: AsyncConnection, field_keys: FieldKeys, import_id: str, many: int) -> Iterator[bytes]:
+    """The file as it came, for a worker thread: each `next` waits there, while the loop goes on."""
+    loop = asyncio.get_running_loop()
+
+    def opened(position: int) -> bytes:
+        look = asyncio.run_coroutine_threadsafe(store.piece_of(tx, import_id, position), loop)
+        return field_keys.unseal_bytes(look.result(PIECE_WITHIN_S), sealing_context(import_id, position))
+
+    return map(opened, range(many))
+
+
+def sealing_context(import_id: str, position: int) -> str:
+    return f"import:{import_id}:{position}"
+
+
+def _sealed(
+    held: Resources[Any], chunks: Iterator[Chunk], recorded: int
+) -> Iterator[tuple[int, list[ImportedRow], list[Refusal]]]:
+    """Some lines behind the one that is recorded: (the last of them, those that are taken, those that are refused).
+    Runs in a thread: parsing and sealing are all computation."""
+    for chunk in chunks:
+        contacts = [contact for contact in chunk.contacts if contact.line > recorded]
+        refusals = [refusal for refusal in chunk.refusals if refusal.line > recorded]
+        if not contacts and not refusals:
+            continue
+        ids = [held.subject_keys.subject_id(contact.e164) for contact in contacts]
+        numbers = held.field_keys.seal_all(
+            [(contact.e164, f"number:{subject_id}") for contact, subject_id in zip(contacts, ids, strict=True)]
+        )
+        rows = [
+            (line, subject_id, number, _encode(said).decode(), territory)
+            for (line, _, territory, said), subject_id, number in zip(contacts, ids, numbers, strict=True)
+        ]
+        last = max(each[-1].line for each in (contacts, refusals) if each)
+        yield last, rows, refusals
+
+
+async def _keep(
+    held: Resources[Any], import_id: str, last: int, rows: list[ImportedRow], refusals: list[Refusal]
+) -> None:
+    """One transaction. It writes before it looks for who was erased (`common.erasing`): the lock of its row."""
+    async with held.database.begin() as tx:
+        found = await store.lock_import(tx, import_id)
+        assert found is not None, "an import that is being recorded is forgotten by nobody"
+        erased = await store.erased_among(tx, [row[1] for row in rows])
+        refused = [(import_id, line, reason) for line, reason in refusals]
+        refused += [(import_id, row[0], LineProblem.ERASED.value) for row in rows if row[1] in erased]
+        latest = {row[1]: row for row in rows if row[1] not in erased}  # of several lines of one number the last stands
+        became = Counter(await store.put_imported(tx, found["sender_id"], list(latest.values()), found["created_at"]))
+        became["refused"] = len(refused)
+        became["duplicates"] += len(rows) + len(refusals) - len(refused) - len(latest)
+        await store.put_recorded(tx, _added(found, last, became, Counter(reason for _, _, reason in refused)), refused)
+    for result, lines in became.items():
+        LINES.labels(result).inc(lines)
+
+
+def _added(found: Mapping[str, Any], last: int, became: Counter[str], reasons: Counter[str]) -> dict[str, Any]:
+    return {
+        "import_id": found["import_id"],
+        "line": last,
+        "lines": found["lines"] + became.total(),
+        "reasons": dict(Counter(found["reasons"]) + reasons),
+        **{name: found[name] + became[name] for name in ("created", "updated", "duplicates", "refused")},
+    }

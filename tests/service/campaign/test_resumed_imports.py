@@ -1,0 +1,208 @@
+"""A file of contacts in parts, and one whose recording was broken off: as if it had come and been recorded at once."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from campaign import importing
+from campaign.service import Settings, build
+from common.service import Resources
+from common.service import running as held_by
+from tests.builders import SENDER, number, subject
+from tests.running import Surroundings, bearer
+from tests.service.campaign.campaigns import Campaigns
+
+KEY = {"Idempotency-Key": "november"}
+LAST, MORE = {"Upload-Complete": "?1"}, {"Upload-Complete": "?0"}
+COUNTS = ("lines", "created", "updated", "duplicates", "refused", "reasons")
+# 900 people on 12,000 lines, so most come again, in other pieces and transactions too; every 50th is nobody's number
+LINES = [f"{number(n % 900)};Zoé {n}" if n % 50 else "36111;" for n in range(12_000)]
+FILE = ("mobile;prénom\n" + "\n".join(LINES) + "\n").encode()
+
+
+@pytest.fixture
+async def held(campaigns: Campaigns) -> AsyncIterator[Resources[Any]]:
+    """What the worker has, which a test makes go on."""
+    async with held_by(build(Settings(**await campaigns.surroundings.settings("campaign", roles="api")))) as (held, _):
+        yield held
+
+
+async def opened(campaigns: Campaigns, expect: int = 201) -> dict[str, Any]:
+    return await campaigns.imported(b"", expect, headers={**KEY, **MORE})
+
+
+async def part(client: httpx.AsyncClient, found: dict[str, Any], body: bytes, said: dict[str, str]) -> httpx.Response:
+    headers = {"Upload-Offset": str(found["received_bytes"]), **said}
+    return await client.patch(f"/v1/imports/{found['import_id']}/body", content=body, headers=headers)
+
+
+async def rows(surroundings: Surroundings, query: str) -> list[tuple[Any, ...]]:
+    async with surroundings.sql("campaign") as sql:
+        return [tuple(row) for row in await sql.fetch(query)]
+
+
+async def test_a_file_in_parts_goes_on_where_it_stands_and_counts_once_it_is_whole(
+    campaigns: Campaigns, held: Resources[Any]
+) -> None:
+    found = await opened(campaigns)
+    assert (found["status"], found["received_bytes"]) == ("uploading", 0)
+    parts = [FILE[:10], FILE[10:70_001], FILE[70_001:]]  # within the header's é, and within a line
+    for body, said in zip(parts, (MORE, MORE, LAST), strict=True):
+        assert await rows(campaigns.surroundings, "SELECT FROM contact") == []
+        answer = await part(campaigns.client, found, body, said)
+        assert answer.status_code == 200, answer.text
+        found = answer.json()
+        assert answer.headers["Upload-Offset"] == str(found["received_bytes"])
+    assert (found["status"], found["received_bytes"]) == ("recording", len(FILE))
+    assert await importing.go_on(held)
+    assert not await importing.go_on(held)
+    done = await campaigns.get(f"imports/{found['import_id']}")
+    assert {name: done[name] for name in COUNTS} == {
+        "lines": 12_000,
+        "created": 882,
+        "updated": 0,
+        "duplicates": 10_878,
+        "refused": 240,
+        "reasons": {"short_code": 240},
+    }
+    assert done["status"] == "done"
+    assert await rows(campaigns.surroundings, "SELECT FROM import_piece") == []
+    last = await campaigns.post("contacts/lookup", json={"sender_id": SENDER, "number": number(899)})
+    assert last["attributes"] == {"prenom": "Zoé 11699"}, "of several lines of one number the last stands"
+    assert await opened(campaigns, 200) == done
+    assert await campaigns.imported(FILE, 200, headers=KEY) == done, "the same file, in one go"
+    assert (await campaigns.imported(FILE + b"36111;\n", 409, headers=KEY))["type"].endswith("key-reused")
+
+
+async def test_an_upload_is_told_where_it_stands_and_takes_nothing_elsewhere(campaigns: Campaigns) -> None:
+    found = await opened(campaigns)
+    await part(campaigns.client, found, FILE[:500], MORE)
+    for offset in (0, 499, 501):
+        refused = await part(campaigns.client, {**found, "received_bytes": offset}, FILE[offset:], LAST)
+        assert (refused.status_code, refused.json()["type"]) == (409, "/problems/mismatching-upload-offset")
+    assert (await opened(campaigns, 200))["received_bytes"] == 500
+    other = bearer(senders=["somebody-else"])
+    assert (await part(campaigns.client, found, b"", {**LAST, **other})).status_code == 403
+    too_large = {**found, "received_bytes": 500}
+    assert (await part(campaigns.client, too_large, b"x" * 1_000_000, LAST)).status_code == 413
+    whole = await campaigns.imported(b"mobile\n36111\n", headers=KEY)
+    assert (whole["received_bytes"], whole["refused"]) == (13, 1), "a whole file under its key begins anew"
+    late = await part(campaigns.client, whole, b"36111\n", LAST)
+    assert (late.status_code, late.json()["type"]) == (409, "/problems/upload-complete")
+    named = await campaigns.imported(b"mobile\n", 400, headers={"Idempotency-Key": "other", **MORE})
+    assert named["reasons"][0]["reason"] == "not_here"
+
+
+async def test_where_a_connection_breaks_what_has_come_is_kept_and_nothing_counts(
+    campaigns: Campaigns, held: Resources[Any]
+) -> None:
+    found = await opened(campaigns)
+    headers = {**bearer(), "upload-offset": "0", "upload-complete": "?1"}
+    status = await broken_off(campaigns.client, "PATCH", f"/v1/imports/{found['import_id']}/body", headers, FILE[:333])
+    assert status == 400
+    found = await campaigns.get(f"imports/{found['import_id']}")
+    assert (found["status"], found["received_bytes"]) == ("uploading", 333)
+    assert not await importing.go_on(held)
+    assert (await part(campaigns.client, found, FILE[333:], LAST)).json()["status"] == "recording"
+    assert await importing.go_on(held)
+    assert (await campaigns.get(f"imports/{found['import_id']}"))["lines"] == 12_000
+
+    for key, kept in ((None, 1), ("again", 2)):  # nobody could go on with what has no key
+        headers = {**bearer(), **({"idempotency-key": key} if key else {})}
+        assert await broken_off(campaigns.client, "POST", f"/v1/imports?sender_id={SENDER}", headers, FILE[:333]) == 400
+        assert len(await rows(campaigns.surroundings, "SELECT FROM contact_import")) == kept
+
+
+async def test_a_file_in_parts_that_cannot_be_used_is_refused_whole_at_its_end(campaigns: Campaigns) -> None:
+    found = await opened(campaigns)
+    found = (await part(campaigns.client, found, FILE, MORE)).json()
+    refused = await part(campaigns.client, found, b"\xff\xfe\x00", LAST)
+    assert (refused.status_code, refused.json()["reasons"][0]["reason"]) == (400, "charset")
+    for table in ("contact", "contact_import", "import_piece", "import_refusal"):
+        assert await rows(campaigns.surroundings, f"SELECT FROM {table}") == [], table
+
+
+@pytest.mark.parametrize("line", [1, 5_001, 10_001])
+async def test_a_recording_that_was_broken_off_is_gone_on_with_and_no_line_counts_twice(
+    campaigns: Campaigns, held: Resources[Any], line: int
+) -> None:
+    """The database refuses to keep how far it is: nothing of that transaction stays, as when a process is killed."""
+    async with campaigns.surroundings.sql("campaign") as sql:
+        await sql.execute(
+            "CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'broken off'; END $$"
+        )
+        await sql.execute(
+            f"CREATE TRIGGER broken BEFORE UPDATE ON contact_import FOR EACH ROW WHEN (new.line > {line})"
+            " EXECUTE FUNCTION broken()"
+        )
+    assert (await campaigns.client.post(f"/v1/imports?sender_id={SENDER}", content=FILE)).status_code == 500
+    [(import_id, reached, lines)] = await rows(
+        campaigns.surroundings, "SELECT import_id, line, lines FROM contact_import"
+    )
+    assert (reached, lines) == ((reached, max(0, reached - 1)) if reached else (0, 0))
+    assert reached <= line
+    assert len(await rows(campaigns.surroundings, "SELECT FROM import_refusal")) == len(
+        [n for n in range(0, 12_000, 50) if n + 2 <= reached]
+    )
+    async with campaigns.surroundings.sql("campaign") as sql:
+        await sql.execute("DROP TRIGGER broken ON contact_import")
+    assert await importing.go_on(held)
+    done = await campaigns.get(f"imports/{import_id}")
+    assert [done[name] for name in COUNTS] == [12_000, 882, 0, 10_878, 240, {"short_code": 240}]
+    assert done["read_as"]["delimiter"] == ";"
+    assert (await campaigns.get(f"senders/{SENDER}/attributes")) == {"prenom": "text"}
+    assert len(await rows(campaigns.surroundings, "SELECT FROM contact")) == 882
+    assert subject(1) in {row[0] for row in await rows(campaigns.surroundings, "SELECT subject_id FROM contact")}
+
+
+@asynccontextmanager
+async def at_work(campaigns: Campaigns, import_id: str) -> AsyncIterator[None]:
+    """Another process that holds the import, until it ends."""
+    async with campaigns.surroundings.sql("campaign") as sql, sql.transaction():
+        await sql.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", import_id)
+        yield
+
+
+async def test_nobody_records_what_another_is_at_and_somebody_does_once_that_one_is_gone(
+    campaigns: Campaigns, held: Resources[Any]
+) -> None:
+    found = (await part(campaigns.client, await opened(campaigns), FILE, LAST)).json()
+    async with at_work(campaigns, found["import_id"]):
+        assert not await importing.go_on(held)
+        refused = await campaigns.imported(FILE, 409, headers=KEY)
+        assert refused["type"] == "/problems/import-in-progress"
+    assert (await campaigns.imported(FILE, 200, headers=KEY))["status"] == "done", "by who sends the file again"
+
+
+async def broken_off(client: httpx.AsyncClient, method: str, url: str, headers: dict[str, str], body: bytes) -> int:
+    """The answer's status; the connection ends behind `body`."""
+    coming = [{"type": "http.request", "body": body, "more_body": True}, {"type": "http.disconnect"}]
+    told: list[int] = []
+
+    async def receive() -> Any:
+        return coming.pop(0) if len(coming) > 1 else coming[0]
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            told.append(message["status"])
+
+    path, _, query = url.partition("?")
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": query.encode(),
+        "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+        "server": ("service", 80),
+        "client": ("127.0.0.1", 1),
+    }
+    transport: Any = client._transport
+    await transport.app(scope, receive, send)
+    return told[0]
