@@ -2,7 +2,7 @@
 never more of a campaign in any second or any hour than it said, whatever the planner's timer does."""
 
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
@@ -74,6 +74,26 @@ def test_local_time_is_what_its_person_s_clock_shows_then_or_on_a_later_day(
         assert starts_at == at
     elif now + timedelta(days=1) < at:
         assert (wanted.astimezone(here[0]).date() - asked.date()).days in (0, 1), "nobody's hour has passed yet"
+
+
+def test_where_a_number_may_be_in_several_zones_its_hour_has_come_in_all_of_them() -> None:
+    at = datetime(2026, 11, 30, 9, tzinfo=UTC)  # 10:00 in Paris
+    several = [code for code, place in FRANCE.places.items() if place.within is None and len(place.zones) > 1]
+    assert several
+    for code in several:
+        wanted = table(at, starts_at=at - timedelta(hours=11), local_time=True).wanted(Place(code))
+        shown = [wanted.astimezone(zone).time() for zone in zones(code, FRANCE)]
+        assert min(shown) == time(10)
+
+
+def test_a_campaign_by_local_time_begins_where_the_sun_is_first() -> None:
+    at = datetime(2026, 11, 30, 9, tzinfo=UTC)
+    begins = starts(Timing(local_time=True), at, "FR", at - timedelta(days=2), FRANCE)
+    assert begins.astimezone(ZoneInfo("Pacific/Wallis")) == datetime(
+        2026, 11, 30, 10, tzinfo=ZoneInfo("Pacific/Wallis")
+    )
+    assert starts(Timing(local_time=True), at, "FR", at - timedelta(hours=1), FRANCE) == at - timedelta(hours=1)
+    assert starts(Timing(), at, "FR", at - timedelta(days=2), FRANCE) == at
 
 
 @given(instants, places, st.integers(1, 3 * 24 * 60), st.lists(shares, min_size=1, max_size=5))

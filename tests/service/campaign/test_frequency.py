@@ -25,7 +25,7 @@ async def excluded(campaigns: Campaigns, campaign_id: str) -> tuple[int, dict[st
 
 async def test_whoever_got_as_many_as_the_cap_allows_is_left_out(campaigns: Campaigns) -> None:
     await campaigns.imported(csv_of(*range(4)))
-    rules = {"approval": False, "cap": {"messages": 2, "days": 30}, "link_host": None}
+    rules = {"approval": False, "cap": {"messages": 2, "days": 30}, "link_host": None, "stop_added": None}
     assert await campaigns.put(f"senders/{SENDER}/rules", json=rules) == rules
     first, second = await started(campaigns), await started(campaigns)
     await campaigns.report(

@@ -4,7 +4,7 @@ import csv
 import io
 import random
 from collections import Counter
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, get_args
 
 import pytest
@@ -172,6 +172,33 @@ async def test_a_persons_trace_and_the_file_tell_the_same_and_no_number(
     assert by_subject[subject(2)]["clicks"] == "1"
     assert by_subject[subject(3)]["reasons"] == "no_consent suppressed"
     assert not any(number(n)[-8:] in answer.text for n in (1, 2, 3))
+
+
+async def test_who_followed_two_links_and_stopped_after_the_end_is_one_person_of_its_senders_territory(
+    campaigns: Campaigns,
+) -> None:
+    async with campaigns.database.begin() as tx:
+        await store.put_sender(tx, sender_changed(sender_id="atelier-lune"))
+    await campaigns.put(f"senders/{SENDER}/rules", json={"link_host": HOST})
+    campaign_id = await campaigns.started(1, text=f"Maison Lune {{link {TARGET}}} {{link {TARGET}#plus}} {{stop}}")
+    other = {"sender_id": "atelier-lune", "contacts": [{"number": number(1)}]}
+    await campaigns.post("contacts", json=other)  # a contact of another sender is not counted with it
+    assert await campaigns.planner.expand()
+    [request] = await campaigns.requests()
+    for each in field_keys.unseal(request.text, f"text:{request.message_id}").split(HOST)[1:]:
+        assert (await followed(campaigns, each.split()[0])).status_code == 302
+    at = now()
+    left = at - timedelta(days=4)
+    await campaigns.report(changed(campaign_id, subject(1), 1, "accepted", handed_off_at=left))
+    async with campaigns.surroundings.sql("campaign") as sql:
+        await sql.execute("UPDATE campaign SET started_at = $1, ended_at = $1", left)
+    await campaigns.told(opted_out(1, occurred_at=at))
+    told = await statistics_of(campaigns, campaign_id)
+    assert [told["total"][name] for name in ("audience", "clicked", "opted_out")] == [1, 1, 1]
+    assert [(link["people"], link["clicks"]) for link in told["links"]] == [(1, 1), (1, 1)]
+    assert [(each["territory"], each["audience"]) for each in told["territories"]] == [("FR", 1)]
+    hour = left.replace(minute=0, second=0, microsecond=0)
+    assert [datetime.fromisoformat(each["hour"]) for each in told["hours"]] == [hour]
 
 
 async def test_who_asks_must_be_allowed_to(campaigns: Campaigns) -> None:

@@ -1,10 +1,12 @@
 """What may be said of whom to write to, and where it is said that something may not."""
 
+import random
 from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
 
+from campaign import segments
 from campaign.attribute import Kind
 from campaign.segment import (
     MAX_CONDITIONS,
@@ -17,6 +19,8 @@ from campaign.segment import (
     compiled,
     parse,
 )
+from campaign.store import Sender
+from common.law import load
 
 KINDS = {"city": Kind.TEXT, "points": Kind.NUMBER, "born": Kind.DATE, "vip": Kind.BOOLEAN}
 NOW = datetime(2026, 11, 26, 9, tzinfo=UTC)
@@ -145,3 +149,34 @@ def test_nothing_an_author_types_is_in_the_statement(hostile: str) -> None:
 )
 def test_who_was_born_on_a_29_february_celebrates_every_year(day: date, celebrated: list[str]) -> None:
     assert list(anniversaries(day)) == celebrated
+
+
+def test_today_is_the_day_where_the_sender_is() -> None:
+    sender = Sender("Maison Lune", "LUNE", "FR", "36111", frozenset())
+    asked = parse({"attribute": "born", "is": {"days": 0}}, KINDS)
+    for at, today in (
+        (datetime(2026, 11, 26, 22, 59, tzinfo=UTC), "2026-11-26"),
+        (datetime(2026, 11, 26, 23, tzinfo=UTC), "2026-11-27"),  # midnight in Paris
+    ):
+        assert today in segments.compiled(asked, "lune", sender, at, load("france")).values.values()
+
+
+@pytest.mark.parametrize("slices", [8, 128])
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_an_estimate_is_within_its_margin_nineteen_times_in_twenty_and_no_more_often(slices: int, share: float) -> None:
+    """Of 10,000 contacts, each in one slice by chance, some selected."""
+    dice, contacts, tries = random.Random(7), 10_000, 300
+    selected, sampled = round(contacts * share), contacts * slices // segments.SLICES
+    told = (
+        segments.estimated(sum(n < selected for n in dice.sample(range(contacts), sampled)), sampled, slices)
+        for _ in range(tries)
+    )
+    within = sum(abs(each.selected - selected) <= each.margin for each in told)
+    assert 0.92 <= within / tries <= 0.98
+
+
+def test_where_nobody_was_found_there_may_be_some_all_the_same() -> None:
+    told = segments.estimated(0, 1000, 16)
+    assert (told.selected, told.contacts, told.exact) == (0, 16_000, False)
+    assert told.margin > 0
+    assert segments.estimated(0, 0, 16) == segments.Count(0, 0, False, 0)

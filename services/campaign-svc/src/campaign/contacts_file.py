@@ -240,6 +240,7 @@ class Reading:
         delimiter, number, titles = _headed(header)
         self.read_as.delimiter = delimiter
         self._meet(titles)  # no more than MAX_COLUMNS
+        named = [(place, title) for place, title in enumerate(titles) if title is not None]
         held_to = TIMEZONE in titles or any(name in titles for name, _ in self._typed)
         begins, first = 2, True  # the header is 1
         while True:
@@ -260,11 +261,9 @@ class Reading:
                     row = [*row[: len(titles)], *[""] * (len(titles) - len(row))]
                 if not row[number].strip() and not any(cell.strip() for cell in row):
                     continue
-                attributes = {title: cell.strip() for title, cell in zip(titles, row, strict=True)}
-                attributes.pop(None, None)
                 batch.lines.append(line)
                 batch.numbers.append(row[number])
-                batch.attributes.append(cast(dict[str, str], attributes))
+                batch.attributes.append({title: row[place].strip() for place, title in named})
             if lines.ended and batch.lines[-1:] == [line] and lines.cut(rows[-1], begins - line, len(titles)):
                 for column in (batch.lines, batch.numbers, batch.attributes):
                     column.pop()

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+import asyncpg
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -60,7 +61,10 @@ async def record(held: Resources[Any], claim: AsyncConnection, import_id: str) -
     while step is not None:
         ahead = asyncio.ensure_future(asyncio.to_thread(next, steps, None))
         try:
-            await _keep(held, import_id, *step)
+            try:
+                await _keep(held, import_id, *step)
+            except asyncpg.UniqueViolationError:
+                await _keep(held, import_id, *step, met=True)
         finally:
             await asyncio.wait([ahead])
         step = await ahead
@@ -107,9 +111,16 @@ def _sealed(
 
 
 async def _keep(
-    held: Resources[Any], import_id: str, last: int, rows: list[ImportedRow], refusals: list[Refusal]
+    held: Resources[Any],
+    import_id: str,
+    last: int,
+    rows: list[ImportedRow],
+    refusals: list[Refusal],
+    *,
+    met: bool = False,
 ) -> None:
-    """One transaction. It writes before it looks for who was erased (`common.erasing`): the lock of its row."""
+    """One transaction. It writes before it looks for who was erased (`common.erasing`): the lock of its row. `met`:
+    somebody else brings some of these people at this moment."""
     async with held.database.begin() as tx:
         found = await store.lock_import(tx, import_id)
         assert found is not None, "an import that is being recorded is forgotten by nobody"
@@ -117,7 +128,11 @@ async def _keep(
         refused = [(import_id, line, reason) for line, reason in refusals]
         refused += [(import_id, row[0], LineProblem.ERASED.value) for row in rows if row[1] in erased]
         latest = {row[1]: row for row in rows if row[1] not in erased}  # of several lines of one number the last stands
-        became = Counter(await store.put_imported(tx, found["sender_id"], list(latest.values()), found["created_at"]))
+        sender_id, now = found["sender_id"], found["created_at"]
+        new = set() if met else await store.add_imported(tx, sender_id, list(latest.values()), now)
+        others = [row for subject_id, row in latest.items() if subject_id not in new]
+        became = Counter(await store.put_imported(tx, sender_id, others, now)) if others else Counter()
+        became["created"] += len(new)
         became["refused"] = len(refused)
         became["duplicates"] += len(rows) + len(refusals) - len(refused) - len(latest)
         await store.put_recorded(tx, _added(found, last, became, Counter(reason for _, _, reason in refused)), refused)

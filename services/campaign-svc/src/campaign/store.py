@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -630,6 +631,23 @@ _BROUGHT = (
     "CASE WHEN c.xmax = 0 THEN 'created' WHEN (SELECT o.updated_at FROM contact AS o WHERE o.sender_id = c.sender_id"
     " AND o.subject_id = c.subject_id) = $2 THEN 'duplicates' ELSE 'updated' END AS became"
 )
+
+
+async def add_imported(tx: AsyncConnection, sender_id: str, rows: Sequence[ImportedRow], now: datetime) -> set[str]:
+    """Who of them were no contacts yet, and are now: by COPY, which takes half the time. At most one row a subject.
+    Raises asyncpg's UniqueViolationError where another brings one of them at the same moment."""
+    known = await fetch_many(
+        tx,
+        "SELECT subject_id FROM contact WHERE sender_id = $1 AND subject_id = ANY($2::text[])",
+        sender_id,
+        [row[1] for row in rows],
+    )
+    there = {row[0] for row in known}
+    new = sorted((row for row in rows if row[1] not in there), key=itemgetter(1))  # as _PUT orders them
+    columns = {"sender_id": "text", "subject_id": "text", "number": "text", "attributes": "jsonb", "territory": "text"}
+    columns |= dict.fromkeys(("created_at", "updated_at"), "timestamptz")
+    await insert_many(tx, "contact", columns, [(sender_id, *row[1:], now, now) for row in new])
+    return {row[1] for row in new}
 
 
 async def put_imported(
