@@ -22,6 +22,7 @@ from consent.page.link import Link, read, token
 from consent.service import Settings, build
 from tests.browser import person, violations
 from tests.builders import field_keys
+from tests.eventually import WITHIN_S
 from tests.running import KEY_RING, Surroundings, bearer, running, serving
 from tests.service.consent.test_consent_api import outbox
 from tests.service.consent.test_preference_page import OTHER, SENDER
@@ -63,12 +64,12 @@ class Service:
         return [(e["kind"], e["source"]) for e in held["history"]]
 
     async def get(self, url: str) -> httpx.Response:
-        async with httpx.AsyncClient() as browser:
+        async with httpx.AsyncClient(timeout=WITHIN_S) as browser:
             return await browser.get(url)
 
     async def press(self, link: str, **more: Any) -> httpx.Response:
         """The button, as a browser sends it."""
-        async with httpx.AsyncClient() as browser:
+        async with httpx.AsyncClient(timeout=WITHIN_S) as browser:
             found = FORM.search((await browser.get(link)).text)
             sent = {"form": found[1] if found else "", "lang": "fr"}
             return await browser.post(link, **({"data": sent, "headers": {"Sec-Fetch-Site": "same-origin"}} | more))
@@ -80,7 +81,10 @@ async def service(surroundings: Surroundings) -> AsyncIterator[Service]:
         at.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{at.getsockname()[1]}"
         settings = Settings(**await surroundings.settings("consent", roles="api", page_url=url))
-        async with serving(build(settings), at), httpx.AsyncClient(base_url=url, headers=bearer()) as api:
+        async with (
+            serving(build(settings), at),
+            httpx.AsyncClient(base_url=url, headers=bearer(), timeout=WITHIN_S) as api,
+        ):
             for sender in (SENDER, OTHER):
                 assert (await api.post("/v1/senders", json=sender)).status_code == 201
             yield Service(url, api, surroundings)
@@ -123,7 +127,7 @@ async def test_a_person_reads_what_they_would_agree_to_and_says_yes_with_one_pre
 
 async def test_who_only_follows_links_or_posts_without_the_page_confirms_nothing(service: Service) -> None:
     link = await service.link()
-    async with httpx.AsyncClient() as scanner:
+    async with httpx.AsyncClient(timeout=WITHIN_S) as scanner:
         for method in ("GET", "HEAD", "OPTIONS", "PUT"):
             await scanner.request(method, link)
         assert (await scanner.post(link)).status_code == 409

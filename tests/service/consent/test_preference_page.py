@@ -22,6 +22,7 @@ from consent.page.link import Link, token
 from consent.service import Settings, build
 from tests.browser import person, violations
 from tests.builders import field_keys
+from tests.eventually import WITHIN_S
 from tests.running import KEY_RING, Surroundings, bearer, serving
 
 NUMBER = "06 39 98 12 34"
@@ -91,7 +92,10 @@ async def service(surroundings: Surroundings) -> AsyncIterator[Service]:
         at.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{at.getsockname()[1]}"
         settings = Settings(**await surroundings.settings("consent", roles="api", page_url=url))
-        async with serving(build(settings), at), httpx.AsyncClient(base_url=url, headers=bearer()) as api:
+        async with (
+            serving(build(settings), at),
+            httpx.AsyncClient(base_url=url, headers=bearer(), timeout=WITHIN_S) as api,
+        ):
             for sender in (SENDER, OTHER):
                 assert (await api.post("/v1/senders", json=sender)).status_code == 201
             yield Service(url, api, surroundings)
@@ -127,7 +131,7 @@ async def test_reading_the_page_changes_nothing_however_often_and_by_whom(servic
     await service.consent()
     before = await service.lines()
     url = await service.link()
-    async with httpx.AsyncClient() as scanner:
+    async with httpx.AsyncClient(timeout=WITHIN_S) as scanner:
         for path in ("", "?lang=en", "/stop", "/purposes", "/copy", "/erase"):
             answer = await scanner.get(url + path)
             assert answer.status_code in (200, 404, 405)
@@ -211,7 +215,7 @@ async def test_a_forged_or_altered_link_opens_nothing_and_tells_nothing(service:
     url = await service.link()
     head, written = url.rsplit("/", 1)
     swapped = "A" if written[10] != "A" else "B"
-    async with httpx.AsyncClient() as stranger:
+    async with httpx.AsyncClient(timeout=WITHIN_S) as stranger:
         for forged in (
             "A" * 28,
             written[:10] + swapped + written[11:],
@@ -237,7 +241,7 @@ async def test_an_expired_link_opens_nothing_even_where_its_row_is_still_there(s
     async with service.surroundings.sql("consent") as sql:
         link_id = await sql.fetchval("UPDATE preference_link SET expires_at = $1 RETURNING link_id", past)
     expired = token(Link(link_id, past), LinkKeys(KeyRingSettings.model_validate(KEY_RING)))
-    async with httpx.AsyncClient() as late:
+    async with httpx.AsyncClient(timeout=WITHIN_S) as late:
         for written in (expired, url.rsplit("/", 1)[1]):  # the other one holds, and is not the one that was made
             for method, path in (("GET", ""), ("POST", "/stop")):
                 answer = await late.request(method, f"{service.url}/p/{written}{path}")
@@ -248,7 +252,7 @@ async def test_an_expired_link_opens_nothing_even_where_its_row_is_still_there(s
 
 async def test_a_second_stop_from_a_page_left_open_counts_as_much_as_the_first(service: Service) -> None:
     url = await service.link()
-    async with httpx.AsyncClient() as tab:
+    async with httpx.AsyncClient(timeout=WITHIN_S) as tab:
         for _ in range(2):
             given = datetime.now(UTC).isoformat()
             assert (await service.api.post("/v1/consents", json=consent(occurred_at=given))).status_code == 201
@@ -260,7 +264,7 @@ async def test_a_second_stop_from_a_page_left_open_counts_as_much_as_the_first(s
 async def test_a_stop_posted_from_another_site_is_refused(service: Service) -> None:
     await service.consent()
     url = await service.link()
-    async with httpx.AsyncClient() as lured:
+    async with httpx.AsyncClient(timeout=WITHIN_S) as lured:
         for site in ("cross-site", "same-site"):
             answer = await lured.post(url + "/stop", headers={"Sec-Fetch-Site": site})
             assert answer.status_code == 403
@@ -269,7 +273,7 @@ async def test_a_stop_posted_from_another_site_is_refused(service: Service) -> N
 
 async def test_a_stop_counts_whatever_else_the_form_holds(service: Service) -> None:
     await service.consent()
-    async with httpx.AsyncClient() as odd:
+    async with httpx.AsyncClient(timeout=WITHIN_S) as odd:
         answer = await odd.post(await service.link() + "/stop", content=b"lang=xx&lang=%ff%fe&=&a=b" + b"&c=d" * 200)
     assert answer.status_code == 303
     assert await service.states() == {("maison-lune", "promotions"): "opted_out"}
@@ -277,7 +281,7 @@ async def test_a_stop_counts_whatever_else_the_form_holds(service: Service) -> N
 
 async def test_every_answer_forbids_scripts_frames_caches_and_referrers(service: Service) -> None:
     url = await service.link()
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=WITHIN_S) as client:
         for answer in (await client.get(url), await client.get(url[:-1]), await client.post(url + "/stop")):
             assert answer.headers["content-security-policy"].startswith("default-src 'none'; style-src 'sha256-")
             assert "unsafe" not in answer.headers["content-security-policy"]
@@ -649,7 +653,7 @@ async def test_all_of_it_is_done_by_keyboard_and_the_focus_is_seen(service: Serv
     ],
 )
 async def test_the_page_speaks_the_person_s_language_or_french(service: Service, accepts: str, language: str) -> None:
-    async with httpx.AsyncClient(headers={"Accept-Language": accepts}) as reader:
+    async with httpx.AsyncClient(headers={"Accept-Language": accepts}, timeout=WITHIN_S) as reader:
         answer = await reader.get(await service.link())
     assert answer.headers["content-language"] == language
     assert f'<html lang="{language}">' in answer.text
@@ -686,7 +690,7 @@ async def test_the_page_says_how_to_have_a_mistake_put_right_and_shows_what_was(
     wrong = {"kind": "evidence", "evidence_id": line["evidence_id"], "wrong": ["form"], "right": right}
     body = {"number": NUMBER, "asked": {"source": "desk"}, "correct": wrong}
     assert (await service.api.post("/v1/rectifications", json=body)).status_code == 202
-    async with httpx.AsyncClient() as tab:
+    async with httpx.AsyncClient(timeout=WITHIN_S) as tab:
         page = (await tab.get(await service.link(), params={"lang": language})).text
     assert how in page
     assert page.count("mailto:") == 2, "who answers for the data, and who corrects it"
@@ -697,7 +701,7 @@ async def test_a_page_that_cannot_be_made_says_so_to_a_person_and_how_to_stop(se
     url = await service.link()
     async with service.surroundings.sql("consent") as sql:
         await sql.execute("ALTER TABLE preference_link RENAME TO away")
-    async with httpx.AsyncClient() as reader:
+    async with httpx.AsyncClient(timeout=WITHIN_S) as reader:
         for answer in (await reader.get(url), await reader.post(url + "/stop")):
             assert answer.status_code == 503
             assert "STOP" in answer.text
@@ -705,6 +709,6 @@ async def test_a_page_that_cannot_be_made_says_so_to_a_person_and_how_to_stop(se
 
 
 async def test_a_form_too_long_to_be_ours_is_refused_before_it_is_read(service: Service) -> None:
-    async with httpx.AsyncClient() as flood:
+    async with httpx.AsyncClient(timeout=WITHIN_S) as flood:
         answer = await flood.post(await service.link() + "/stop", content=b"a" * 5000)
     assert answer.status_code == 413
