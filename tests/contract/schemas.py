@@ -10,6 +10,7 @@ new intent would make it bury the record, and a buried record may be a STOP.
 import json
 import sys
 from collections.abc import Iterator, Mapping
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,16 @@ Schema = dict[str, Any]
 
 
 def schema_of(event: type[Event]) -> Schema:
-    found: Schema = json.loads(msgspec.json.encode(msgspec.json.schema(event)))  # defaults as JSON has them
+    """The same from any Python: from 3.13 on a docstring has no indentation, and before it had."""
+    found: Schema = json.loads(  # defaults as JSON has them
+        msgspec.json.encode(msgspec.json.schema(event)), object_hook=_without_indentation
+    )
     return found
+
+
+def _without_indentation(schema: Schema) -> Schema:
+    told = schema.get("description")
+    return schema | {"description": cleandoc(told)} if isinstance(told, str) else schema
 
 
 def path_of(event_type: str) -> Path:
