@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from common.sms_length import GSM7_BASIC, GSM7_EXTENSION, length
 from dispatch.gateways import Account, Misconfigured, Refused, Result, Throttled, Unanswered, Unreachable
 from dispatch.gateways.smpp import SmppGateway, parts_of
+from tests import jasmin_smsc as jasmin
 from tests import smpp_operator as operator
 from tests.gateway_cases import submit
 
@@ -24,12 +25,13 @@ LONG = "Offre du jour : " + "deux articles pour le prix d'un. " * 6 + "STOP au 3
 @dataclass
 class Smsc:
     port: int
+    module: str = "tests.smpp_operator"
     process: asyncio.subprocess.Process | None = None
     facts: list[dict[str, Any]] = field(default_factory=list)
 
     async def start(self) -> None:
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.smpp_operator", str(self.port), stdout=asyncio.subprocess.PIPE
+            sys.executable, "-m", self.module, str(self.port), stdout=asyncio.subprocess.PIPE
         )
         assert self.process.stdout is not None
         assert json.loads(await self.process.stdout.readline())["kind"] == "up"
@@ -50,10 +52,10 @@ class Smsc:
 
 
 @asynccontextmanager
-async def smsc() -> AsyncIterator[Smsc]:
+async def smsc(module: str = "tests.smpp_operator") -> AsyncIterator[Smsc]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        running = Smsc(free.getsockname()[1])
+        running = Smsc(free.getsockname()[1], module)
     await running.start()
     try:
         yield running
@@ -63,7 +65,8 @@ async def smsc() -> AsyncIterator[Smsc]:
 
 @asynccontextmanager
 async def bound(port: int, timeout_s: float = 5.0, **options: str) -> AsyncIterator[SmppGateway]:
-    account = Account("smpp", user="shop", secret="a-secret", url=f"smpp://127.0.0.1:{port}", options=options)
+    secret = options.pop("secret", jasmin.PASSWORD)
+    account = Account("smpp", user="shop", secret=secret, url=f"smpp://127.0.0.1:{port}", options=options)
     gateway = SmppGateway("smpp", account, timeout_s=timeout_s, submits=4)
     try:
         yield gateway
@@ -145,6 +148,43 @@ async def test_who_never_answers_a_bind_has_had_nothing() -> None:
         async with bound(deaf.getsockname()[1], binds="1") as gateway:
             [answer] = await gateway.submit([submit(1)])
     assert type(answer) is Unreachable
+
+
+async def test_jasmins_server_reads_what_we_write() -> None:
+    """Another's code at the other end: it takes short and long texts for what they are, and its refusals mean to us
+    what they mean."""
+    async with smsc("tests.jasmin_smsc") as server, bound(server.port, binds="1") as gateway:
+        texts = {1: submit(1).text, 4: LONG, 5: "Ça alors, fête ! STOP au 36111"}
+        answers = [(await gateway.submit([submit(n, text=text)]))[0] for n, text in texts.items()]
+        refused = await gateway.submit([submit(int(to[-2:])) for to in jasmin.REFUSALS])
+        heard = await server.heard(6)
+    assert answers == [Result("accepted", f"jasmin-{n}", None) for n in (1, 3, 4)], "a message of two parts is the last"
+    assert [type(answer) for answer in refused] == [Throttled, Misconfigured]
+    short, first, last, wide, *_ = heard
+    assert (short["to"], short["source"], short["headed"], short["receipt"]) == (
+        "33639980001",
+        "MAISONLUNE",
+        False,
+        True,
+    )
+    assert bytes.fromhex(short["text"]).decode() == texts[1]
+    assert [(part["headed"], part["receipt"]) for part in (first, last)] == [(True, False), (True, True)]
+    assert b"".join(bytes.fromhex(part["text"])[6:] for part in (first, last)).decode() == LONG
+    assert (wide["coding"], bytes.fromhex(wide["text"]).decode("utf-16-be")) == ("DataCodingDefault.UCS2", texts[5])
+
+
+async def test_a_bind_is_given_back_before_the_next_is_asked_for() -> None:
+    """An operator that allows so many binds counts one until it is given back."""
+    async with smsc("tests.jasmin_smsc") as server:
+        for _ in range(jasmin.MAX_BINDS + 1):
+            async with bound(server.port, binds="1", long_messages="payload") as gateway:
+                [answer] = await gateway.submit([submit(1, text=LONG)])
+                assert isinstance(answer, Result)
+        *_, whole = await server.heard(jasmin.MAX_BINDS + 1)
+        assert bytes.fromhex(whole["payload"]).decode() == LONG
+        async with bound(server.port, secret="another", binds="1") as gateway:
+            [nobody] = await gateway.submit([submit(1)])
+        assert type(nobody) is Unreachable, "nothing is handed to who does not let us in"
 
 
 letters = st.sampled_from((GSM7_BASIC + GSM7_EXTENSION, GSM7_BASIC + GSM7_EXTENSION + "êœ🥚中"))

@@ -15,6 +15,7 @@ transmitter and take neither MOs nor receipts here: the operator brings them by 
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 from collections.abc import Mapping, Sequence
@@ -45,6 +46,7 @@ capabilities = Capabilities()
 
 BINDS, WINDOW, PORT = 2, 20, 2775
 CONNECT_S = 2.0
+UNBIND_S = 1.0
 ALPHANUMERIC, INTERNATIONAL = 5, 1  # type of number
 ISDN = 1  # numbering plan
 GSM, UCS2 = 0, 8  # data_coding
@@ -161,8 +163,12 @@ class _Bind:
 
     async def close(self) -> None:
         held, self._open = self._open, None
-        if held is not None:
-            await held[0].stop()
+        if held is None:
+            return
+        with contextlib.suppress(smpp34.SmppError, TimeoutError, OSError, RuntimeError):  # it may have ended
+            async with asyncio.timeout(UNBIND_S):
+                await held[1].unbind()  # or the operator counts it among our binds until it notices, and refuses others
+        await held[0].stop()
 
 
 def parts_of(text: str, reference: int, *, as_payload: bool = False) -> tuple[int, list[bytes]]:
