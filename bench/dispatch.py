@@ -40,6 +40,7 @@ from common import kafka
 from common.contracts import CAMPAIGN_REQUESTS, DISPATCH_MESSAGES, STATES, Watermark
 from common.contracts.campaign import MessageRequested
 from common.contracts.consent import Consent
+from common.contracts.dispatch import MessageChanged
 from common.keyring import FieldKeys, SubjectKeys
 from common.message_id import message_id
 from common.settings import KeyRingSettings
@@ -71,6 +72,7 @@ class _Told(msgspec.Struct):
 
 
 _told = msgspec.json.Decoder(_Told)
+_KIND = MessageChanged.type.encode()
 
 
 @dataclass(slots=True)
@@ -95,6 +97,8 @@ class _Reader:
             while True:
                 for records in (await consumer.getmany(timeout_ms=100, max_records=10_000)).values():
                     for record in records:
+                        if dict(record.headers).get("ce_type", _KIND) != _KIND:
+                            continue  # an opt-out that is enforced
                         told = _told.decode(record.value)
                         self.told.setdefault(told.message_id, []).append(told)
                         if told.status in ("accepted", "denied"):
@@ -269,10 +273,19 @@ async def standing(ground: Ground, *, watermarks: bool = True, people: int | Non
                 await asyncio.gather(*tasks)
 
 
-async def serving(bench: Bench, submits: int, batch: int, roles: str = "worker,projection,relay") -> Server:
+async def serving(
+    bench: Bench,
+    submits: int,
+    batch: int,
+    roles: str = "worker,projection,relay",
+    nice: int = 0,
+    called: str | None = None,
+) -> Server:
     return await bench.ground.service(
         "dispatch",
+        called=called,
         PLACET_ROLES=roles,
+        PLACET_NICE=str(nice),
         PLACET_GATEWAY_URL=bench.operator,
         PLACET_GATEWAY_SUBMITS=str(submits),
         PLACET_GATEWAY_BATCH=str(batch),

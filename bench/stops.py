@@ -1,23 +1,26 @@
 """What a campaign costs others: a STOP on its way from the webhook to `enforced`, and a code from its request to its
 hand-off, while MESSAGES_A_ROUND x size messages leave. Beside the same with nothing leaving.
 
-Three services, a process each, with all roles. STOPs come from people to whom the campaign writes, spread over all of
+Three services, a process each with all roles, but that campaigns leave by a process of their own (`worker` and
+`relay`), which gives way to the others. STOPs come from people to whom the campaign writes, spread over all of
 it; each must be enforced, and no marketing may be handed off to that person from then on: or there is no figure. The
-clocks are the services' own: the instant of the webhook, of `enforced`, of the request, of the submit.
+clocks are the services' own: the instant of the webhook, of `enforced`, of the request, of the submit. Then where a
+STOP was meanwhile: between two of the instants that its events bear, by Kafka's log and the ledger.
 """
 
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from statistics import quantiles
 from typing import Any
 
 import aiohttp
 import asyncpg
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from bench import dispatch
 from bench.consent import SENDER
@@ -25,8 +28,12 @@ from bench.dispatch import MESSAGES_A_ROUND, SUBMITS_AT_ONCE, Bench
 from bench.ground import Ground
 from bench.inbound import Signed, simulator_signed
 from bench.rounds import cpu_seconds, machine
-from common.contracts import CAMPAIGN_REQUESTS
+from common import kafka
+from common.contracts import CAMPAIGN_REQUESTS, INBOUND_MESSAGES, STATES, Event, Topic, Watermark
 from common.contracts.campaign import MessageRequested
+from common.contracts.consent import ConsentStateChanged
+from common.contracts.inbound import MessageReceived
+from stack.environment import PARTITIONS
 
 STOPS_EVERY_S = 0.05
 CODES_EVERY_S = 0.1
@@ -36,6 +43,14 @@ CODES_TO = "+33639980000"
 QUIET_S = 10.0
 GIVEN_UP_S = 280.0
 ENFORCED_WITHIN_S = 60.0
+HOPS = (  # what a STOP does until each of its instants, the first of which is the webhook's
+    "inbound-svc has begun to keep it",
+    "its relay publishes it",
+    "consent-svc has begun to record it",
+    "its relay publishes the state",
+    "dispatch-svc has applied it",
+    "nothing of theirs is being handed off: enforced",
+)
 WANTED = {"STOP": (300, 1500), "code": (None, 200)}  # p50 and p99, ms
 
 
@@ -43,10 +58,8 @@ async def run(ground: Ground) -> None:
     async with dispatch.standing(ground, watermarks=False) as bench, aiohttp.ClientSession() as client:
         for name in ("inbound", "consent"):
             await ground.service(name)
-        await ground.service(
-            "dispatch", called="projection", PLACET_ROLES="projection", PLACET_GATEWAY_URL=bench.operator
-        )
-        server = await dispatch.serving(bench, SUBMITS_AT_ONCE, 100, roles="api,worker,relay")
+        await dispatch.serving(bench, SUBMITS_AT_ONCE, 100, roles="api,projection")
+        server = await dispatch.serving(bench, SUBMITS_AT_ONCE, 100, roles="worker,relay", nice=5, called="worker")
         others = _Others(bench, client)
         await others.register()
         many = MESSAGES_A_ROUND * ground.size
@@ -56,11 +69,13 @@ async def run(ground: Ground) -> None:
         began = datetime.now(UTC)
         await others.write_while(asyncio.sleep(QUIET_S), bench.requests(1000, agreed=True))
         await _report("nothing", None, bench, began)
+        quiet = began
         bench.reader.expect([request.message_id for request in made])
         began, cpu, started = datetime.now(UTC), cpu_seconds(server.pid), time.perf_counter()
         await others.write_while(_campaign(bench, made), made)
         seconds = time.perf_counter() - started
         await _report("a campaign", many / seconds, bench, began)
+        await _hops(bench, {"nothing": (quiet, began), "a campaign": (began, datetime.now(UTC))})
         told = (cpu_seconds(server.pid) or 0.0) - (cpu or 0.0)
         print(f"\n{told / many * 1e6:.0f} µs of dispatch's own processor time for each message.\n", flush=True)
 
@@ -155,3 +170,58 @@ async def _report(meanwhile: str, rate: float | None, bench: Bench, began: datet
             print(f"| {' | '.join(map(str, cells))} | {max(ms):.0f} | {p50 or ''}, {p99} |", flush=True)
     finally:
         await connection.close()
+
+
+async def _hops(bench: Bench, spans: dict[str, tuple[datetime, datetime]]) -> None:
+    """A table: of the STOPs that came in each span, p50 and p99 of each part of their way."""
+    connection = await asyncpg.connect(await bench.ground.database("dispatch"))
+    try:
+        ends = await connection.fetch("SELECT reference, received_at, applied_at, enforced_at FROM enforcement")
+    finally:
+        await connection.close()
+    kept: dict[str, tuple[datetime, datetime]] = {}
+    async for event, *instants in _published(bench, INBOUND_MESSAGES):
+        if isinstance(event, MessageReceived):
+            kept[event.reference] = instants[0], instants[1]
+    told: dict[str, tuple[datetime, datetime]] = {}
+    async for event, *instants in _published(bench, STATES):
+        for cause in event.causes if isinstance(event, ConsentStateChanged) else ():
+            told.setdefault(cause.reference or "", (instants[0], instants[1]))
+    print("\n| a STOP waits until | " + " | ".join(f"{m}: p50 ms | p99 ms" for m in spans) + " |", flush=True)
+    print("|---|" + "---:|---:|" * len(spans), flush=True)
+    columns = []
+    for first, last in spans.values():
+        ways = [
+            (
+                end["received_at"],
+                *kept[end["reference"]],
+                *told[end["reference"]],
+                end["applied_at"],
+                end["enforced_at"],
+            )
+            for end in ends
+            if first <= end["received_at"] < last and end["reference"] in kept and end["reference"] in told
+        ]
+        columns.append([[(way[n + 1] - way[n]) / timedelta(milliseconds=1) for way in ways] for n in range(len(HOPS))])
+    for n, hop in enumerate(HOPS):
+        cuts = [quantiles(column[n], n=100, method="inclusive") for column in columns]
+        print(f"| {hop} | " + " | ".join(f"{cut[49]:.0f} | {cut[98]:.0f}" for cut in cuts) + " |", flush=True)
+
+
+async def _published(bench: Bench, topic: Topic) -> AsyncIterator[tuple[Event, datetime, datetime]]:
+    """What there is on a topic that has watermarks: each event, when its transaction began, and when it was given to
+    Kafka."""
+    left, now = {TopicPartition(topic.name, partition) for partition in range(PARTITIONS)}, datetime.now(UTC)
+    async with AIOKafkaConsumer(bootstrap_servers=bench.ground.bootstrap, auto_offset_reset="earliest") as consumer:
+        consumer.assign(left)
+        for where in left:
+            consumer.seek(where, 0)
+        while left:
+            for where, records in (await consumer.getmany(timeout_ms=1000, max_records=10_000)).items():
+                for record in records:
+                    published = datetime.fromtimestamp(record.timestamp / 1000, UTC)
+                    event = kafka.decode(record.value, record.headers)
+                    if event is not None and not isinstance(event, Watermark):
+                        yield event, datetime.fromisoformat(dict(record.headers)["ce_time"].decode()), published
+                    if published > now:
+                        left.discard(where)
