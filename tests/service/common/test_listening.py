@@ -3,6 +3,7 @@ again."""
 
 import asyncio
 
+import asyncpg
 from sqlalchemy import text
 
 from common.notify import Listener, either
@@ -18,6 +19,11 @@ LONG_S = 60.0
 async def _notify(pipe: Pipeline) -> None:
     async with pipe.database.begin() as tx:
         await tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": CHANNEL})
+
+
+async def _gone(connection: asyncpg.Connection, pid: int) -> bool:
+    found: bool = await connection.fetchval("SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)", pid)
+    return found
 
 
 async def _notified(pipe: Pipeline, woken: asyncio.Event) -> bool:
@@ -38,6 +44,17 @@ async def test_a_notification_wakes_also_after_the_connection_was_lost(surroundi
             assert killed == 1
             woken.clear()
             await eventually(lambda: _notified(pipe, woken))
+
+
+async def test_a_pool_gives_no_connection_that_has_been_closed(surroundings: Surroundings) -> None:
+    async with pipeline(surroundings) as pipe:
+        async with pipe.database.begin() as tx:
+            pid = await tx.scalar(text("SELECT pg_backend_pid()"))
+        other = await pipe.database.connect()
+        await other.execute(f"SELECT pg_terminate_backend({pid})")
+        await eventually(lambda: _gone(other, pid))
+        await other.close()
+        assert await pipe.scalar("SELECT pg_backend_pid()") != pid
 
 
 async def test_either_event_or_the_deadline_ends_the_wait() -> None:

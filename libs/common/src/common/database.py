@@ -12,8 +12,9 @@ from typing import Any
 import asyncpg
 from alembic import command, context
 from alembic.config import Config
-from sqlalchemy import MetaData, pool, text
+from sqlalchemy import MetaData, event, pool, text
 from sqlalchemy.engine import Connection, make_url
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 NAMING = {
@@ -44,10 +45,10 @@ class Database:
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=POOL_WAIT_S,
-            pool_pre_ping=True,
             hide_parameters=True,  # or every failed statement writes what people wrote into the log
             connect_args={"timeout": CONNECT_TIMEOUT_S, "server_settings": {"application_name": name}},
         )
+        event.listen(self.engine.sync_engine, "checkout", _take_another_if_closed)
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncConnection]:
@@ -65,6 +66,13 @@ class Database:
 
     async def close(self) -> None:
         await self.engine.dispose()
+
+
+def _take_another_if_closed(_: object, held: Any, *more: object) -> None:
+    """A pooled connection whose end came meanwhile. The driver knows: to ask the server would be a round trip of each
+    transaction, and of one that fell silent it would be waited for."""
+    if held.driver_connection.is_closed():
+        raise DisconnectionError
 
 
 async def insert_many(
@@ -92,10 +100,10 @@ async def fetch_many(tx: AsyncConnection, sql: str, *values: object) -> Sequence
 
 async def _raw(tx: AsyncConnection) -> Any:
     """asyncpg's connection, within the transaction."""
-    raw: Any = (await tx.get_raw_connection()).driver_connection
-    if not raw.is_in_transaction():
-        await tx.execute(text("SELECT"))  # SQLAlchemy begins it with its first statement, and not before
-    return raw
+    held: Any = await tx.get_raw_connection()
+    if not held.driver_connection.is_in_transaction():  # SQLAlchemy begins it with its first statement, and not before
+        await held.dbapi_connection._start_transaction()  # an empty one would be a round trip of each transaction
+    return held.driver_connection
 
 
 def migrate(url: str, package: str, revision: str = "head") -> None:

@@ -220,7 +220,8 @@ class Relay:
     async def _relay_once(self) -> bool:
         """One transaction. True when it left nothing behind (or another relay leads)."""
         async with self._database.begin() as tx:
-            if not await tx.scalar(text("SELECT pg_try_advisory_xact_lock(hashtext(:leader))"), {"leader": LEADER}):
+            [(leads,)] = await fetch_many(tx, "SELECT pg_try_advisory_xact_lock(hashtext($1))", LEADER)
+            if not leads:
                 return True
             # Order matters: ceiling, then clock, then the snapshot that finds the rows.
             ceiling = await self._ceiling(tx) if self._ceiling else None
