@@ -14,12 +14,12 @@ One partition, so that everything meets. Time is stood still for nobody: who sta
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal, cast
 
 import pytest
@@ -120,6 +120,7 @@ class Witness(Operator):
     database: Database | None = None
     broken: list[str] = field(default_factory=list)
     opted_in: set[tuple[str, int]] = field(default_factory=set)  # (subject_id, version), as consent-svc has it
+    closed: dict[str, datetime] = field(default_factory=dict)  # campaigns that may not go on, since when we know it
 
     async def submits(self, request: web.Request) -> web.StreamResponse:
         handed = [message["reference"] for message in (await request.json())["messages"]]
@@ -127,7 +128,8 @@ class Witness(Operator):
         async with self.database.begin() as tx:
             rows = await tx.execute(
                 text(
-                    "SELECT m.message_id, m.subject_id, m.consent_version, m.as_of, (SELECT max(e.consent_version)"
+                    "SELECT m.message_id, m.subject_id, m.consent_version, m.as_of, m.campaign_id, m.decided_at,"
+                    " (SELECT max(e.consent_version)"
                     " FROM enforcement e WHERE e.subject_id = m.subject_id AND e.enforced_at IS NOT NULL) AS enforced"
                     " FROM message m WHERE m.message_id = ANY(CAST(:ids AS uuid[]))"
                 ),
@@ -141,6 +143,8 @@ class Witness(Operator):
                 self.broken.append(f"{row.message_id} after an opt-out was enforced")
             if (row.subject_id, row.consent_version) not in self.opted_in:
                 self.broken.append(f"{row.message_id} without an opt-in")
+            if row.campaign_id in self.closed and row.decided_at > self.closed[row.campaign_id]:
+                self.broken.append(f"{row.message_id} of a campaign that may not go on")
             if row.as_of is None or now() - row.as_of > FRESH + timedelta(seconds=TTL_S + 1):
                 self.broken.append(f"{row.message_id} on stale knowledge")
         return await super().submits(request)
@@ -281,6 +285,7 @@ class Pipeline(RuleBasedStateMachine):
         operator.messages.clear()
         operator.broken.clear()
         operator.opted_in.clear()
+        operator.closed.clear()
         async with self.world.database.begin() as tx:
             await tx.execute(
                 text(
@@ -376,8 +381,8 @@ class Pipeline(RuleBasedStateMachine):
         await self._consent(PEOPLE, opts_in=True)
         await self._say(timedelta(0))
         new = [requested(person, campaign_id=campaign) for person in PEOPLE]
+        await self.world.publish(CAMPAIGN_REQUESTS, *new, *self.asked[-3:])  # some of them once more
         self.asked += new
-        await self.world.publish(CAMPAIGN_REQUESTS, *new)
         await self._lives(meanwhile, lambda worker: self._hand(CAMPAIGN_REQUESTS, worker))
 
     @rule(meanwhile=meanwhile)
@@ -445,6 +450,13 @@ class Pipeline(RuleBasedStateMachine):
         told = sorted(await self.world.published(), key=lambda event: event.version)
         newest = {event.message_id: (event.version, event.status) for event in told}
         assert {identity: newest.get(identity) for identity in ledger} == ledger
+        outcomes: dict[str, set[tuple[int, str, str | None]]] = defaultdict(set)
+        for event in told:
+            if event.status in ("accepted", "rejected"):
+                outcomes[event.message_id].add((event.version, event.status, event.receipt))
+        for changes in outcomes.values():  # a receipt says something new; an outcome is told once
+            once = Counter(change[1:] for change in changes)
+            assert set(once.values()) == {1}, f"told twice: {sorted(changes)}"
         return True
 
     # --- how ----------------------------------------------------------------------------------------------------------
@@ -503,7 +515,7 @@ class Pipeline(RuleBasedStateMachine):
         mine: list[Subscription] = [
             *projection.subscriptions(),
             *receipts.subscriptions(),
-            *(worker.intake.subscriptions() if worker else ()),
+            *((worker.intake.campaigns(),) if worker else ()),
         ]
         return next(subscription for subscription in mine if subscription.topic is topic)
 
@@ -548,7 +560,12 @@ class Pipeline(RuleBasedStateMachine):
     async def _control(self, campaign: str, control: str) -> None:
         self.controls[campaign] += 1
         await self.world.publish(CONTROLS, controlled(control, self.controls[campaign], campaign))
+        closed = self.world.operator.closed
+        if control == "running":
+            closed.pop(campaign, None)
         await self._hand(CONTROLS)
+        if control != "running":
+            closed.setdefault(campaign, now())
 
     async def _receive(self, told: Sequence[Event]) -> None:
         await self.world.publish(INBOUND_RECEIPTS, *told)
