@@ -91,6 +91,7 @@ class Environment:
             told["PLACET_HOURS"] = self.hours
         if name == "dispatch":
             told["PLACET_ROLES"] = "api,worker,relay"  # and `of_projection`
+            told["PLACET_NICE"] = "5"  # a campaign is in no hurry: STOPs and codes have the processor first
             told["PLACET_GATEWAY_URL"] = self.urls["simulator"]
             told["PLACET_GATEWAY_TOKEN"] = self.gateway_token
             told["PLACET_GATEWAY_IDEMPOTENT"] = str(self.idempotent_gateway).lower()
@@ -99,8 +100,9 @@ class Environment:
         return {**_inherited(), **told, **self.more.get(name, {})}
 
     def of_projection(self, dispatch: Mapping[str, str]) -> dict[str, str]:
-        """dispatch-svc's second process, where opt-outs wait for nothing: `dispatch` is what the first is told."""
-        return {**dispatch, "PLACET_ROLES": "projection", "PLACET_PORT": self.projection_url.rpartition(":")[2]}
+        """dispatch-svc's second process, where opt-outs and codes wait for nothing; `dispatch`: what the first has."""
+        port = self.projection_url.rpartition(":")[2]
+        return {**dispatch, "PLACET_ROLES": "projection", "PLACET_NICE": "0", "PLACET_PORT": port}
 
     def of_simulator(self, log: Path) -> dict[str, str]:
         return _inherited() | {

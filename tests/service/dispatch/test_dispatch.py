@@ -831,12 +831,14 @@ async def test_no_more_is_taken_than_leaves_soon(surroundings: Surroundings) -> 
     """What is taken while the operator dawdles would only be decided again and again: it stays in the log."""
     more: dict[str, Any] = {"permit_ttl_s": 0.3, "submit_timeout_s": PATIENT_S, "drain_s": PATIENT_S + 1}
     async with operator() as op, dispatch(surroundings, op, gateway_submits=1, gateway_batch=1, **more) as d:
-        await d.publish_states(opted_in(1), opted_in(2))
+        people = {partition_of(subject(n), surroundings.partitions): n for n in range(1, 40)}
+        *some, last = people.values()  # each in another partition
+        await d.publish_states(*map(opted_in, (*some, last)))
         op.open.clear()
-        many = [requested(1) for _ in range(6)]
+        many = [requested(n) for n in some for _ in range(2)]
         await d.request(*many)
-        await eventually(lambda: _holds(bool(op.messages)))
-        await d.request(late := requested(2))  # another partition's
+        await eventually(lambda: _sending(surroundings, len(many)))
+        await d.request(late := requested(last))
         waiting = next(m.message_id for m in many if m.message_id not in op.references)
         decided: set[str] = set()
 

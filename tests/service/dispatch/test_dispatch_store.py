@@ -1,5 +1,6 @@
 """What dispatch's statements keep, whatever order things come in: real Postgres, no service around."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from types import SimpleNamespace
@@ -11,6 +12,8 @@ import pytest
 from common.database import Database, fetch_many
 from common.kafka import partition_of
 from dispatch import store
+from dispatch.handoff import Handoff
+from dispatch.traffic import Traffic
 from tests.builders import controlled, now, opted_in, requested, sender_changed, subject
 from tests.infrastructure import Postgres
 
@@ -169,6 +172,40 @@ async def test_an_opt_out_is_enforced_once_nothing_of_the_person_is_being_handed
         assert len(await store.enforce(tx, [mine["subject_id"]], now())) == enforced
         kept = await fetch_many(tx, "SELECT message_ids FROM sending")
     assert [ids for (ids,) in kept] == [[m["message_id"]] for m in (mine, others) if m is others or status == "sending"]
+
+
+async def test_an_outcome_waits_for_no_opt_out_and_enforces_the_one_that_had_waited_for_it(database: Database) -> None:
+    """While one is being applied, and has seen the message on its way: as soon as that is known, its end says so."""
+    row = _message("sending", 1)
+    outcome = _accepted(row) | {"partition": row["partition"], "subject_id": row["subject_id"]}
+    opened = {
+        "subject_id": row["subject_id"],
+        "partition": row["partition"],
+        "consent_version": 2,
+        "source": "mo",
+        "reference": None,
+        "received_at": now(),
+        "applied_at": now(),
+    }
+    nobody: Any = None  # an outcome asks no gateway and no gate
+    handoff = Handoff(database, Traffic([]), nobody, 1)
+    async with database.begin() as tx:
+        await store.insert_messages(tx, [row])
+    async with database.begin() as applying:
+        await store.lock_partition(applying, row["partition"], exclusive=True)
+        await store.open_enforcements(applying, [opened])
+        assert not await store.enforce(applying, [row["subject_id"]], now())
+        async with asyncio.timeout(10):
+            await handoff._store_outcomes([outcome])
+    async with database.begin() as tx:
+        [status] = await fetch_many(tx, "SELECT status FROM message")
+    assert status == ("accepted",)
+    await handoff._store_outcomes([outcome])  # as of any of theirs that ends from now on
+    async with database.begin() as tx:
+        [(enforced_at,)] = await fetch_many(tx, "SELECT enforced_at FROM enforcement")
+        told = await fetch_many(tx, "SELECT FROM outbox WHERE type = 'dispatch.opt_out_enforced.v1'")
+    assert enforced_at is not None
+    assert len(told) == 1
 
 
 def _accepted(row: dict[str, Any]) -> dict[str, Any]:

@@ -230,7 +230,9 @@ def test_nothing_passes_the_network_unless_it_is_named() -> None:
         assert selects("postgres", name="consent", component=role)
         assert selects("kafka", name="consent", component=role) == (role in ("worker", "projection", "relay"))
         assert selects("api", name="consent", component=role) == (role == "api")
-    assert [s for s in SERVICES if selects("gateways", name=s, component="worker")] == ["dispatch"]
+    for role in ROLES:
+        allowed = ["dispatch"] if role in ("worker", "projection") else []
+        assert [s for s in SERVICES if selects("gateways", name=s, component=role)] == allowed
     assert ports("postgres", "egress") == {5432}
     assert ports("api", "ingress") == ports("metrics", "ingress") == {"http"}
 

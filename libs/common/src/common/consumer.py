@@ -58,6 +58,7 @@ from common.telemetry import continue_trace, counter, gauge, histogram
 log = logging.getLogger(__name__)
 
 POLL_MS = 100
+URGENT_MS = 20
 HOLD_S = (0.1, 1.0)
 BACK_OFF_S = (0.1, 30.0)
 POISON_IN_A_ROW = 25  # a bad deploy stops instead of shovelling a topic into its dead letters
@@ -113,6 +114,9 @@ class Subscription:
     the commit, before the next batch of that partition. `on_poison(tx, key, partition)`: the key is None when it
     cannot be read either.
 
+    `wait_ms`: Kafka ends the wait when something comes, the local stack's broker does not; there a fetch costs a
+    millisecond of processor time, so only STOPs are asked for often.
+
     `may_read`: False while no more is to be taken; what there is stays in Kafka.
 
     `foreign`: others than Placet write there. A type we do not know is then no fact of tomorrow to skip but something
@@ -126,6 +130,7 @@ class Subscription:
     on_poison: PoisonHandler | None = None
     max_records: int = 1000
     at_once: int = 6  # batches of different partitions
+    wait_ms: int = POLL_MS  # of a fetch that finds nothing
     foreign: bool = False
     on_assigned: Callable[[int], None] | None = None
     may_read: Callable[[], bool] | None = None
@@ -148,16 +153,15 @@ def define(metadata: MetaData) -> Table:
 
 async def applied_watermark(tx: AsyncConnection, group: str, topic: Topic, partitions: int) -> datetime | None:
     """The oldest watermark over all partitions of `topic`, or None while one of them has none yet."""
-    row = (
-        await tx.execute(
-            text(
-                "SELECT count(as_of) AS known, min(as_of) AS as_of FROM consumer_offset"
-                " WHERE consumer_group = :group AND topic = :topic AND partition < :partitions"
-            ),
-            {"group": group, "topic": topic.name, "partitions": partitions},
-        )
-    ).one()
-    return row.as_of if row.known == partitions else None
+    rows = await fetch_many(
+        tx,
+        "SELECT min(as_of) FROM consumer_offset WHERE consumer_group = $1 AND topic = $2 AND partition < $3"
+        " HAVING count(as_of) = $3",
+        group,
+        topic.name,
+        partitions,
+    )
+    return rows[0][0] if rows else None
 
 
 def event_of(subscription: Subscription, record: Any) -> Event | None:
@@ -229,7 +233,7 @@ class Consumer:
             auto_offset_reset="none",
             session_timeout_ms=JOIN_SESSION_MS,
             heartbeat_interval_ms=HEARTBEAT_MS,
-            fetch_max_wait_ms=POLL_MS,
+            fetch_max_wait_ms=self.subscription.wait_ms,
             max_partition_fetch_bytes=4 * 1024 * 1024,
         )
         if self.settings.kafka_groups:

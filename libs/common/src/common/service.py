@@ -2,7 +2,7 @@
 
     api          the routes
     worker       the subscriptions and the timers
-    projection   the subscriptions that must wait for nothing a worker does, where a service has such
+    projection   what must wait for nothing that a worker does, where a service has such
     relay        outbox to Kafka
 
 `python -m <service> migrate` brings the schema up to date and ends, and `dead-letters` lists what was stepped over and
@@ -102,7 +102,7 @@ class Service(Generic[S]):
     metadata: MetaData
     routers: Sequence[APIRouter] = ()
     background: Callable[[Resources[S]], Background] = lambda _: Background()  # the worker role's part
-    projection: Sequence[Subscription] = ()  # the projection role's part
+    projection: Callable[[Resources[S]], Background] = lambda _: Background()  # the projection role's part
     ceiling: Ceiling | None = None
     checks: Sequence[Check] = ()
     remarks: Sequence[Check] = ()  # what readiness tells besides: somebody has to look, and it is ready all the same
@@ -183,17 +183,18 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
         relayed=Relayed(database),
     )
     state = _Running()
-    background = Background()
+    parts: list[Background] = []
     workers: list[Worker] = []
     subscriptions: list[Subscription] = []
     if "api" in settings.roles:
         workers.append(Worker("relayed", held.relayed.run))
     if "projection" in settings.roles:
-        subscriptions += service.projection
+        parts.append(service.projection(held))
     if "worker" in settings.roles:
-        background = service.background(held)
-        subscriptions += background.subscriptions
-        workers += background.workers
+        parts.append(service.background(held))
+    for part in parts:
+        subscriptions += part.subscriptions
+        workers += part.workers
     if subscriptions:
         state.consumers = [Consumer(s, database, settings) for s in subscriptions]
         workers += [Worker(c.name, c.run) for c in state.consumers]
@@ -244,8 +245,9 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
                 log.warning("not drained in time", extra={"worker": task.get_name()})
                 task.cancel()
             await asyncio.gather(*everything, return_exceptions=True)
-        if background.close is not None:
-            await background.close()
+        for part in parts:
+            if part.close is not None:
+                await part.close()
         await database.close()
 
 
@@ -407,6 +409,7 @@ def main(build: Callable[[], Service[Any]]) -> None:
         sys.exit(asyncio.run(dead_letters.command(service.name, service.settings.database_url, sys.argv[2:])))
     if sys.argv[1:]:
         sys.exit(f"usage: python -m {service.name} [migrate | dead-letters]")
+    os.nice(service.settings.nice)
     app = create_app(service)
     collect_rarely()
     uvicorn.run(

@@ -69,6 +69,7 @@ class ServiceSettings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     roles: Annotated[frozenset[Role], NoDecode] = ALL_ROLES
+    nice: int = Field(0, ge=0, le=19)  # how far the process gives way to others of its machine
     drain_s: float = 10.0  # how long workers get to end their batch on SIGTERM
 
     subject_keys: KeyRingSettings

@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common.consumer import After, Received, Stopped, Subscription
+from common.consumer import URGENT_MS, After, Received, Stopped, Subscription
 from common.contracts import INBOUND_MESSAGES
 from common.contracts.inbound import MessageReceived
 from common.keyring import FieldKeys, Unreadable
@@ -78,7 +78,7 @@ class Intake:
         self._answers = answers
 
     def subscription(self) -> Subscription:
-        return Subscription(GROUP, INBOUND_MESSAGES, self.apply, on_poison=shut_out)
+        return Subscription(GROUP, INBOUND_MESSAGES, self.apply, on_poison=shut_out, wait_ms=URGENT_MS)
 
     async def apply(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
         """Record what one partition's batch says, and answer. A repeated MO derives the same evidence ids and the same

@@ -128,7 +128,7 @@ async def send(
             ],
         )
         if new:
-            await tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": store.DUE})
+            await tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": store.CODES_DUE})
         row = await _found(tx, identity)
         if not new and not _same_request(row, body, subject_id, held.field_keys):
             raise Conflict(

@@ -98,12 +98,14 @@ class GatewaySettings(BaseModel):
 
 
 def traffic_of(
-    gateways: Sequence[GatewaySettings], settings: ServiceSettings, *, timeout_s: float, submits: int
+    gateways: Sequence[GatewaySettings], settings: ServiceSettings, *, timeout_s: float, submits: int, part: float
 ) -> Traffic:
-    """Opens the gateways: close it. `submits`: how many of one gateway's there may be at once, over its lanes."""
+    """Opens the gateways: close it. `submits`: how many of one gateway's there may be at once, over its lanes. `part`:
+    of its rates, what is this traffic's."""
     return Traffic(
         [each.gateway_with_secrets(settings, timeout_s=timeout_s, submits=submits) for each in gateways],
         [Route(each.name, **route.model_dump()) for each in gateways for route in each.routes],
         {each.name: Rates(each.rate, each.sender_rate) for each in gateways},
         settings.partitions,
+        part,
     )

@@ -72,8 +72,12 @@ class Handoff:
     @property
     def is_behind(self) -> bool:
         """More is in hand than leaves soon: what is taken now would wait until its permit has lapsed."""
-        largest = max(gateway.batch for gateway in self.traffic.gateways.values())
-        return self._in_hand > SUBMITS_AHEAD * self.submits_in_flight * largest
+        return self._in_hand >= self.ahead
+
+    @property
+    def ahead(self) -> int:
+        """As many messages as may be in hand before it is: some submits for each that may be in flight."""
+        return SUBMITS_AHEAD * self.submits_in_flight * max(gateway.batch for gateway in self.traffic.gateways.values())
 
     async def watch(self, stop: asyncio.Event) -> None:
         """A worker: once the service stops, what has not left goes back to the queue instead of waiting for a slot."""
@@ -127,6 +131,8 @@ class Handoff:
         if self._stopping.is_set() or time.monotonic() >= until:
             # to take a free one is no turn of the loop: whoever then found that its permit has lapsed would spin
             return False
+        if not slots.locked():
+            return await slots.acquire()
         try:
             async with asyncio.timeout(until - time.monotonic()) as waiting:
                 self._waits.add(waiting)
@@ -349,7 +355,6 @@ class Handoff:
 
     async def _store_outcomes(self, outcomes: Sequence[dict[str, Any]]) -> None:
         async with self.database.begin() as tx:
-            await store.lock_partitions(tx, {o["partition"] for o in outcomes})
             plain = [o for o in outcomes if _went_as_it_should(o)]
             if len(plain) < len(outcomes):
                 await store.lock_messages(tx, [o["message_id"] for o in outcomes])
@@ -358,7 +363,13 @@ class Handoff:
             changes += await store.settle(tx, [o for o in outcomes if o["message_id"] not in done])
             await store.append_changes(tx, changes)
             await _tell_what_the_provider_refuses(tx, outcomes)
-            enforced = await store.enforce(tx, [o["subject_id"] for o in outcomes], datetime.now(UTC))
+        await _until_stored(lambda: self._enforce([o["subject_id"] for o in outcomes]))
+
+    async def _enforce(self, subject_ids: Sequence[str]) -> None:
+        """Once their outcomes are committed: an opt-out applied meanwhile has seen them `sending`, and left it to us to
+        say when they are not. The few that see each other at the same instant are the sweep's."""
+        async with self.database.begin() as tx:
+            enforced = await store.enforce(tx, subject_ids, datetime.now(UTC))
         for event in enforced:
             ENFORCED.observe((event.enforced_at - event.received_at).total_seconds())
 

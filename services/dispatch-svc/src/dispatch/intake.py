@@ -17,7 +17,7 @@ from dispatch.handoff import Handoff
 
 
 class Intake:
-    """Both lanes: campaigns, and transactional and service messages, which never wait behind one."""
+    """Both lanes: campaigns', and codes' (transactional and service messages), which never wait behind one."""
 
     def __init__(self, clearance: Clearance, handoff: Handoff, *, batch: int, partitions: int) -> None:
         self._partitions = partitions
@@ -25,33 +25,38 @@ class Intake:
         self._handoff = handoff
         self._batch = batch
 
-    def subscriptions(self) -> list[Subscription]:
-        return [
-            Subscription(
-                "dispatch.campaign-requests",
-                CAMPAIGN_REQUESTS,
-                self.take_marketing,
-                max_records=self._batch,
-                on_assigned=self._handoff.traffic.holds,
-                may_read=lambda: not self._handoff.is_behind,
-            ),
-            Subscription("dispatch.requests", DISPATCH_REQUESTS, self.take, max_records=self._batch),
-        ]
+    def campaigns(self) -> Subscription:
+        return Subscription(
+            "dispatch.campaign-requests",
+            CAMPAIGN_REQUESTS,
+            self.take_marketing,
+            # all that is read at once is in hand soon after: what waits for its turn beyond its permit is decided
+            # again, message by message where a submit has one
+            max_records=min(self._batch, self._handoff.ahead // 2),
+            on_assigned=self._handoff.traffic.holds,
+            may_read=lambda: not self._handoff.is_behind,
+        )
+
+    def codes(self) -> Subscription:
+        return Subscription(
+            "dispatch.requests",
+            DISPATCH_REQUESTS,
+            self.take,
+            max_records=self._batch,
+            on_assigned=self._handoff.traffic.holds,
+        )
 
     async def take_marketing(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
         """While the watermark is stale, all gateways are out of reach, or more is in hand than leaves soon, nothing is
         taken at all: it waits in Kafka, and no verdict is written."""
         if self._handoff.is_behind:
             raise Hold
-        partition = batch[0].partition
-        await store.lock_partition(tx, partition)
-        as_of = await store.watermark(tx, partition)
+        as_of = await store.watermark(tx, batch[0].partition)
         if not is_fresh(as_of, datetime.now(UTC), self._clearance.limits) or self._handoff.traffic.resting:
             raise Hold
         return await self._decide(tx, batch)
 
     async def take(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
-        await store.lock_partition(tx, batch[0].partition)
         return await self._decide(tx, batch)
 
     async def _decide(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
@@ -72,8 +77,10 @@ class Intake:
             except ValueError as error:
                 raise Poison("the message id is not a UUID") from error
             candidates[candidate.message_id] = candidate
-        if not await store.reword(tx, reworded):
-            raise Hold  # one is being handed off: it has left, or it will wait again and be found then
+        if reworded:
+            await store.lock_partition(tx, partition)
+            if not await store.reword(tx, reworded):
+                raise Hold  # one is being handed off: it has left, or it will wait again and be found then
         decisions = await self._clearance.decide(tx, partition, list(candidates.values()))
         new = await store.insert_messages(tx, [d.row for d in decisions])
         decisions = [d for d in decisions if d.candidate.message_id in new]

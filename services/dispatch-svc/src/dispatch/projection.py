@@ -11,7 +11,7 @@ from itertools import groupby
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common.consumer import After, Received, Stopped, Subscription
+from common.consumer import URGENT_MS, After, Received, Stopped, Subscription
 from common.contracts import CONTROLS, SENDERS, STATES
 from common.contracts.campaign import CampaignControlled
 from common.contracts.consent import ConsentStateChanged, SenderChanged
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 def subscriptions() -> list[Subscription]:
     return [
-        Subscription(store.CONSENTS_GROUP, STATES, apply_states, on_poison=mark_unreadable),
+        Subscription(store.CONSENTS_GROUP, STATES, apply_states, on_poison=mark_unreadable, wait_ms=URGENT_MS),
         Subscription("dispatch.senders", SENDERS, apply_senders),
         Subscription("dispatch.controls", CONTROLS, apply_controls),
     ]

@@ -23,6 +23,8 @@ from dispatch.intake import Intake
 from dispatch.invariants import Checker
 from dispatch.timers import Timers
 
+CODES_PART = 0.2  # of each rate of a gateway: kept for codes and answers, however large a campaign is
+
 
 class Settings(HoursSettings):
     gateways: tuple[GatewaySettings, ...] = ()  # docs/providers.md
@@ -87,13 +89,17 @@ def limits_of(settings: Settings) -> Limits:
 def build(settings: Settings | None = None) -> Service[Settings]:
     settings = settings or Settings()
     policy = at_hand_off(settings.policy)
+    timeout = timedelta(seconds=settings.permit_ttl_s + settings.submit_timeout_s + settings.settle_margin_s)
 
-    def background(held: Resources[Settings]) -> Background:
+    def lane(held: Resources[Settings], part: float) -> tuple[Handoff, Intake, Timers]:
+        """What hands messages off: campaigns' and all others' share nothing but the database, nor a process where the
+        roles have one each. `part`: of the gateways' rates."""
         traffic = traffic_of(
             settings.every_gateway,
             settings,
             timeout_s=settings.submit_timeout_s,
-            submits=2 * settings.gateway_submits,  # two lanes
+            submits=2 * settings.gateway_submits,  # what a crash left may be of the other
+            part=part,
         )
         clearance = Clearance(
             subject_keys=held.subject_keys,
@@ -105,14 +111,17 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         )
         handoff = Handoff(held.database, traffic, clearance, settings.gateway_submits)
         intake = Intake(clearance, handoff, batch=settings.intake_batch, partitions=settings.partitions)
-        timeout = timedelta(seconds=settings.permit_ttl_s + settings.submit_timeout_s + settings.settle_margin_s)
         timers = Timers(held.database, clearance, handoff, batch=settings.intake_batch, sending_timeout=timeout)
+        return handoff, intake, timers
+
+    def background(held: Resources[Settings]) -> Background:
+        handoff, intake, timers = lane(held, 1 - CODES_PART)
         checker = Checker(held.database, held.field_keys, settings.policy, limits_of(settings), timeout)
         comparing = Comparing(held.database, settings.partitions)
         erasing = eraser(held.database, settings.partitions)
         return Background(
             subscriptions=[
-                *intake.subscriptions(),
+                intake.campaigns(),
                 *receipts.subscriptions(),
                 comparing.subscription(),
                 erasing.subscription(),
@@ -127,7 +136,15 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                 erasing.worker(),
                 Pruner(held.database, pruning.policy(settings.keep)).worker(),
             ],
-            close=traffic.close,
+            close=handoff.traffic.close,
+        )
+
+    def urgent(held: Resources[Settings]) -> Background:
+        handoff, intake, timers = lane(held, CODES_PART)
+        return Background(
+            subscriptions=[*projection.subscriptions(), intake.codes()],
+            workers=[Worker("hand-off of codes", handoff.watch), timers.codes()],
+            close=handoff.traffic.close,
         )
 
     async def fresh(held: Resources[Settings]) -> str | None:
@@ -139,7 +156,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         metadata=store.metadata,
         routers=[api.router],
         background=background,
-        projection=projection.subscriptions(),
+        projection=urgent,
         more_topics=[operator_submits(each.account) for each in settings.gateways if each.provider == "kafka"],
         checks=[fresh],
         remarks=[consents_are_the_same],

@@ -1,8 +1,9 @@
 """dispatch-svc's tables, and the statements over them. Everything moves by arrays; the caller owns the transaction.
 
-The lock of a partition (`lock_partition`) is what orders decisions and opt-outs: whoever decides or settles messages
-holds it shared, the projection of consent holds it exclusive. So an opt-out being applied either precedes a decision
-or waits until the decided messages are marked `sending`, where the enforcement sees them.
+The lock of a partition (`lock_partition`) is what orders decisions and opt-outs: whoever decides on messages holds it
+shared, the projection of consent holds it exclusive. So an opt-out being applied either precedes a decision or waits
+until the decided messages are marked `sending`, where the enforcement sees them. Outcomes take no such lock: they only
+end a `sending`, and who stores them looks for opt-outs afterwards.
 """
 
 from collections import Counter, defaultdict
@@ -55,7 +56,8 @@ from dispatch.gate import Reason, Subject
 Generation = Literal["subject", "subject_next"]
 
 CONSENTS_GROUP = "dispatch.consents"
-DUE = "dispatch_due"  # NOTIFY channel: a message is due at once
+DUE = "dispatch_due"  # NOTIFY channel: marketing is due at once
+CODES_DUE = "dispatch_codes_due"  # likewise: what is no marketing
 
 metadata = new_metadata()
 outbox.define(metadata)
@@ -383,14 +385,12 @@ async def put_subjects(
 
 async def subject_versions(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, tuple[int, bool]]:
     """(version, whether it is held) of those that are known."""
-    rows = await tx.execute(
-        text(
-            "SELECT subject_id, version, held_since IS NOT NULL AS held FROM subject"
-            " WHERE subject_id = ANY(CAST(:ids AS text[]))"
-        ),
-        {"ids": list(subject_ids)},
+    rows = await fetch_many(
+        tx,
+        "SELECT subject_id, version, held_since IS NOT NULL FROM subject WHERE subject_id = ANY($1::text[])",
+        list(subject_ids),
     )
-    return {row.subject_id: (row.version, row.held) for row in rows}
+    return {subject_id: (version, held) for subject_id, version, held in rows}
 
 
 async def wake_held(tx: AsyncConnection, subject_ids: Sequence[str]) -> None:
@@ -826,14 +826,14 @@ async def forget_sending(tx: AsyncConnection, begun_before: datetime) -> None:
 
 
 async def due_partitions(tx: AsyncConnection, now: datetime, *, marketing: bool) -> list[int]:
-    rows = await tx.execute(
-        text(
-            "SELECT DISTINCT partition FROM message WHERE status IN ('pending', 'deferred') AND due_at <= :now"
-            " AND (category = 'marketing') = :marketing"
-        ),
-        {"now": now, "marketing": marketing},
+    rows = await fetch_many(
+        tx,
+        "SELECT DISTINCT partition FROM message WHERE status IN ('pending', 'deferred') AND due_at <= $1"
+        " AND (category = 'marketing') = $2",
+        now,
+        marketing,
     )
-    return [row.partition for row in rows]
+    return [partition for (partition,) in rows]
 
 
 async def claim_due(
@@ -1047,7 +1047,8 @@ async def enforce(tx: AsyncConnection, subject_ids: Sequence[str], now: datetime
     of a double opt-in (service, with a purpose); published. A code, or the answer that confirms this very STOP, is
     nothing that it forbids.
 
-    The caller holds the partition's lock, so nothing can be decided between this look and its commit.
+    Nothing can be decided that such an opt-out forbids: it is committed, or the caller holds the partition's lock
+    exclusive and has just applied it.
     """
     waiting = await fetch_many(
         tx,
@@ -1067,8 +1068,9 @@ async def enforce(tx: AsyncConnection, subject_ids: Sequence[str], now: datetime
     )
     rows = await tx.execute(
         text(
-            "UPDATE enforcement SET enforced_at = :now WHERE enforced_at IS NULL"
-            " AND subject_id = ANY(CAST(:ids AS text[])) RETURNING *"
+            "UPDATE enforcement AS e SET enforced_at = :now FROM (SELECT id FROM enforcement WHERE enforced_at IS NULL"
+            " AND subject_id = ANY(CAST(:ids AS text[])) ORDER BY id FOR UPDATE) AS f"
+            " WHERE e.id = f.id RETURNING e.*"
         ),
         {"ids": list({subject_id for _, subject_id in waiting} - {who for (who,) in held_back}), "now": now},
     )

@@ -42,9 +42,14 @@ class Timers:
         self._batch = batch
         self._sending_timeout = sending_timeout
 
+    def codes(self) -> Worker:
+        wake = partial(self.wake_due, marketing=False)
+        timer = Timer("due codes", wake, LOOK_EVERY_S, self._database, store.CODES_DUE)
+        return Worker(timer.name, timer.run)
+
     def workers(self) -> list[Worker]:
+        """All the others."""
         timers = (
-            Timer("due codes", partial(self.wake_due, marketing=False), LOOK_EVERY_S, self._database, store.DUE),
             Timer("due marketing", partial(self.wake_due, marketing=True), LOOK_EVERY_S, self._database, store.DUE),
             Timer("sweep", self.sweep, SWEEP_EVERY_S, self._database),
             Timer("look up", self.look_up, LOOK_UP_EVERY_S, self._database),
@@ -111,9 +116,8 @@ class Timers:
         """Two hand-offs of one person that settle at the same instant each see the other still `sending`."""
         async with self._database.begin() as tx:
             waiting = await store.open_enforcements_of(tx, datetime.now(UTC) - timedelta(seconds=SWEEP_EVERY_S))
-        for partition, subject_ids in waiting.items():
+        for subject_ids in waiting.values():
             async with self._database.begin() as tx:
-                await store.lock_partition(tx, partition)
                 await store.enforce(tx, subject_ids, datetime.now(UTC))
 
     async def _resolve_left_sending(self) -> bool:

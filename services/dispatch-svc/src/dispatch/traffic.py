@@ -49,8 +49,8 @@ class Ways:
 
 
 class Traffic:
-    """Of each limit this process has a part: limit x partitions held / partitions. One that holds none still wakes what
-    is due, so it counts as holding one."""
+    """Of each limit this process has a part: limit x partitions held / partitions, of the `part` that its lane has. One
+    that holds none still wakes what is due, so it counts as holding one."""
 
     def __init__(
         self,
@@ -58,19 +58,21 @@ class Traffic:
         routes: Sequence[Route] = (),
         rates: Mapping[str, Rates] | None = None,
         partitions: int = 1,
+        part: float = 1.0,
     ) -> None:
         self.gateways = {gateway.name: gateway for gateway in gateways}
         self._adding_stop = frozenset(name for name, each in self.gateways.items() if each.capabilities.adds_stop)
         self._routes = routes or [Route(name) for name in self.gateways]
         self._rates = rates or {}
         self._partitions = partitions
-        self._share = 1.0
+        self._part = part
+        self._share = part
         self._health: dict[tuple[str, str], Health] = {}  # by gateway and OADC; "" is the gateway itself
         self._buckets: dict[tuple[str, str], Bucket] = {}
 
     def holds(self, partitions: int) -> None:
         """This process reads so many of the requests' partitions from now on."""
-        self._share = max(1, partitions) / self._partitions
+        self._share = self._part * max(1, partitions) / self._partitions
 
     @property
     def resting(self) -> bool:
