@@ -375,9 +375,13 @@ class Pipeline(RuleBasedStateMachine):
     def another_goes_out(self, campaign: str, meanwhile: Meanwhile) -> None:
         self.run(self._go_out(campaign, meanwhile))
 
-    async def _go_out(self, campaign: str, meanwhile: Meanwhile) -> None:
+    @rule(campaign=st.sampled_from(CAMPAIGNS), control=st.sampled_from(["paused", "cancelled"]))
+    def one_that_may_not_go_on_is_asked_for(self, campaign: str, control: str) -> None:
+        self.run(self._go_out(campaign, [], control))
+
+    async def _go_out(self, campaign: str, meanwhile: Meanwhile, control: str = "running") -> None:
         self.world.operator.answer = "accept"
-        await self._control(campaign, "running")
+        await self._control(campaign, control)
         await self._consent(PEOPLE, opts_in=True)
         await self._say(timedelta(0))
         new = [requested(person, campaign_id=campaign) for person in PEOPLE]
