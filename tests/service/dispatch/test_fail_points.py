@@ -121,8 +121,9 @@ async def waking(case: Case, point: Point | None) -> None:
 
 
 async def renewing(case: Case, point: Point | None) -> None:
-    """One is at the operator, the others wait for their turn until their permits have lapsed."""
-    case.settings |= {"gateway_batch": 1, "gateway_submits": 1, "permit_ttl_s": 0.5}
+    """Two are at the operator, the others wait for their turn until their permits have lapsed. (With one submit at
+    once, no more than two would be taken in one batch.)"""
+    case.settings |= {"gateway_batch": 1, "gateway_submits": 2, "permit_ttl_s": 0.5}
     case.operator.open.clear()
     async with case.process(point) as process:
         await case.ask(*(requested(n) for n in PEOPLE))
@@ -183,8 +184,8 @@ POINTS: dict[int, At] = {
     12: At("recovery, after its tx", recovering, Point("committed", IN + "claim_left_sending"), unknown=ALL),
     13: At("waking, in its tx", waking, Point("after", IN + "claim_due")),
     14: At("waking, after its tx", waking, Point("committed", IN + "claim_due"), unknown=ALL),
-    15: At("renewing a permit, in its tx", renewing, Point("after", IN + "still_sending"), unknown=ALL, submitted=1),
-    16: At("renewing, after its tx", renewing, Point("committed", IN + "still_sending"), unknown=ALL, submitted=1),
+    15: At("renewing a permit, in its tx", renewing, Point("after", IN + "still_sending"), unknown=ALL, submitted=2),
+    16: At("renewing, after its tx", renewing, Point("committed", IN + "still_sending"), unknown=ALL, submitted=2),
     17: At("an opt-out, in its tx", stopping, Point("after", IN + "enforce"), becomes=ONE_DENIED),
     18: At("an opt-out, after its tx", stopping, Point("committed", IN + "enforce"), becomes=ONE_DENIED),
     19: At("receipts, in their tx", told, Point("after", IN + "put_receipts"), submitted=ALL),
