@@ -23,6 +23,11 @@ LINES = [f"{number(n % 900)};Zoé {n}" if n % 50 else "36111;" for n in range(12
 FILE = ("mobile;prénom\n" + "\n".join(LINES) + "\n").encode()
 
 
+@pytest.fixture(autouse=True)
+def _in_several_transactions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importing, "AT_ONCE", 5_000)
+
+
 @pytest.fixture
 async def held(campaigns: Campaigns) -> AsyncIterator[Resources[Any]]:
     """What the worker has, which a test makes go on."""

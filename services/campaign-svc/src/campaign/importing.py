@@ -17,7 +17,7 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign import attributes, store
-from campaign.contacts_file import Chunk, LineProblem, Reading, Refusal
+from campaign.contacts_file import CHUNK_LINES, Chunk, LineProblem, Reading, Refusal
 from campaign.store import ImportedRow
 from common.keyring import FieldKeys
 from common.service import Resources, Worker
@@ -26,6 +26,7 @@ from common.timer import Timer
 
 LINES = counter("sms_campaign_import_lines_total", "Lines of imported files, by what became of them.", ["result"])
 
+AT_ONCE = CHUNK_LINES  # in one transaction
 PIECE_WITHIN_S = 30.0
 LOOK_EVERY_S = 2.0
 
@@ -55,7 +56,7 @@ async def record(held: Resources[Any], claim: AsyncConnection, import_id: str) -
             return
         known = await attributes.kinds_of(tx, found["sender_id"])
     body = pieces(claim, held.field_keys, import_id, found["pieces"])
-    reading = Reading(body, known, fictional=held.settings.fictional_numbers)
+    reading = Reading(body, known, fictional=held.settings.fictional_numbers, size=AT_ONCE)
     steps = _sealed(held, reading.chunks(), found["line"])
     step = await asyncio.to_thread(next, steps, None)
     while step is not None:
