@@ -100,10 +100,12 @@ async def fetch_many(tx: AsyncConnection, sql: str, *values: object) -> Sequence
 
 async def _raw(tx: AsyncConnection) -> Any:
     """asyncpg's connection, within the transaction."""
-    held: Any = await tx.get_raw_connection()
-    if not held.driver_connection.is_in_transaction():  # SQLAlchemy begins it with its first statement, and not before
-        await held.dbapi_connection._start_transaction()  # an empty one would be a round trip of each transaction
-    return held.driver_connection
+    raw: Any = (await tx.get_raw_connection()).driver_connection
+    if not raw.is_in_transaction():
+        # SQLAlchemy begins it with its first statement, and not before. A round trip, but its own: where this is
+        # cancelled half-way it throws the connection away, and nobody gets one that is still in a transaction.
+        await tx.execute(text("SELECT"))
+    return raw
 
 
 def migrate(url: str, package: str, revision: str = "head") -> None:
