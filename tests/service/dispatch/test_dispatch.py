@@ -155,6 +155,31 @@ async def test_without_consent_after_a_stop_or_unreadable_nothing_is_sent(surrou
         assert op.references == [yes.message_id]
 
 
+async def test_a_decision_waits_for_an_opt_out_that_is_being_applied_and_knows_it(surroundings: Surroundings) -> None:
+    """As the projection does: with the partition to itself, and committed after the request has come."""
+    async with operator() as op, dispatch(surroundings, op, max_staleness_s=PATIENT_S) as d:
+        await d.publish_states(opted_in(1), opted_out(2))
+        await eventually(lambda: _known(surroundings, 2))
+        async with surroundings.sql("dispatch") as sql, sql.transaction():
+            partition = partition_of(subject(1), surroundings.partitions)
+            await sql.execute("SELECT pg_advisory_xact_lock(hashtext('placet.partition'), $1)", partition)
+            await sql.execute(APPLY_WHAT_THE_OTHER_SAID, subject(1), subject(2))
+            await d.request(wanted := requested(1))
+            await eventually(lambda: sql.fetchval(SOMEBODY_WAITS_FOR_A_PARTITION))
+        assert "opted_out" in (await eventually(d.becomes(wanted.message_id, "denied")))["reasons"]
+        assert op.messages == []
+
+
+APPLY_WHAT_THE_OTHER_SAID = (
+    "UPDATE subject AS s SET version = s.version + 1, consents = o.consents, suppressions = o.suppressions"
+    " FROM subject AS o WHERE s.subject_id = $1 AND o.subject_id = $2"
+)
+SOMEBODY_WAITS_FOR_A_PARTITION = (  # to decide: who applies consents waits for all of it
+    "SELECT EXISTS (SELECT FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database"
+    " WHERE d.datname = current_database() AND l.locktype = 'advisory' AND l.mode = 'ShareLock' AND NOT l.granted)"
+)
+
+
 async def test_an_older_state_never_replaces_a_newer_one(surroundings: Surroundings) -> None:
     async with operator() as op, dispatch(surroundings, op) as d:
         await d.publish_states(opted_out(1, version=5))
