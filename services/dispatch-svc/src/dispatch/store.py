@@ -1089,16 +1089,14 @@ async def enforce(tx: AsyncConnection, subject_ids: Sequence[str], now: datetime
     return events
 
 
-async def open_enforcements_of(tx: AsyncConnection, applied_before: datetime) -> dict[int, list[str]]:
-    """Subjects whose opt-out still waits to be enforced, by partition."""
-    rows = await tx.execute(
-        text(
-            "SELECT partition, array_agg(subject_id) AS subject_ids FROM enforcement"
-            " WHERE enforced_at IS NULL AND applied_at < :before GROUP BY partition"
-        ),
-        {"before": applied_before},
+async def open_enforcements_of(tx: AsyncConnection, applied_before: datetime) -> list[str]:
+    """Subjects whose opt-out still waits to be enforced."""
+    rows = await fetch_many(
+        tx,
+        "SELECT DISTINCT subject_id FROM enforcement WHERE enforced_at IS NULL AND applied_at < $1",
+        applied_before,
     )
-    return {row.partition: row.subject_ids for row in rows}
+    return [subject_id for (subject_id,) in rows]
 
 
 # --- replay --------------------------------------------------------------------------------------------------------

@@ -116,9 +116,7 @@ class Timers:
         """Two hand-offs of one person that settle at the same instant each see the other still `sending`."""
         async with self._database.begin() as tx:
             waiting = await store.open_enforcements_of(tx, datetime.now(UTC) - timedelta(seconds=SWEEP_EVERY_S))
-        for subject_ids in waiting.values():
-            async with self._database.begin() as tx:
-                await store.enforce(tx, subject_ids, datetime.now(UTC))
+            await store.enforce(tx, waiting, datetime.now(UTC))
 
     async def _resolve_left_sending(self) -> bool:
         """One batch. An idempotent gateway gets what may still go once more, under the same reference; everything
