@@ -211,6 +211,7 @@ class Bench:
                 await asyncio.sleep(LOOK_EVERY_S)
 
     async def bare_expansion(self) -> Sample:
+        await self.producer.partitions_for(TOPIC)  # `send_batch` does not wait for it
         started, read = time.perf_counter(), 0
         value = b"x" * REQUEST_BYTES
         headers = cloud_event_headers(MessageRequested.type, uuid4(), "bench", datetime.now(UTC), None)

@@ -121,9 +121,10 @@ async def waking(case: Case, point: Point | None) -> None:
 
 
 async def renewing(case: Case, point: Point | None) -> None:
-    """Two are at the operator, the others wait for their turn until their permits have lapsed. (With one submit at
-    once, no more than two would be taken in one batch.)"""
-    case.settings |= {"gateway_batch": 1, "gateway_submits": 2, "permit_ttl_s": 0.5}
+    """Two are at the operator, the others wait for their turn until their permits have lapsed: seconds later, or on a
+    busy machine the first two are not there yet. (With one submit at once, no more than two would be taken in one
+    batch.)"""
+    case.settings |= {"gateway_batch": 1, "gateway_submits": 2, "permit_ttl_s": 2.5}
     case.operator.open.clear()
     async with case.process(point) as process:
         await case.ask(*(requested(n) for n in PEOPLE))
