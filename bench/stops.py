@@ -41,7 +41,7 @@ HEAD = "| meanwhile | messages/s | | | p50 ms | p99 ms | worst ms | wanted |\n|-
 OPEN = "SELECT count(*) FROM enforcement WHERE enforced_at IS NULL"
 CODES_TO = "+33639980000"
 QUIET_S = 10.0
-GIVEN_UP_S = 280.0
+GIVEN_UP_S = 900.0
 ENFORCED_WITHIN_S = 60.0
 HOPS = (  # what a STOP does until each of its instants, the first of which is the webhook's
     "inbound-svc has begun to keep it",
