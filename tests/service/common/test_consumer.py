@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.client import AIOKafkaClient
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -139,6 +140,33 @@ async def test_a_database_restored_from_its_backup_gets_again_what_it_lost(
                 await slow.rollback()
                 await eventually(_until_offset(pipe, 5))
         assert await pipe.applied() == [(SUBJECT, v) for v in (1, 2, 3, 4, 5)]
+
+
+async def test_what_has_piled_up_comes_in_pieces(surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process has several consumers, and each asks several brokers: answers of 50 MB made 2 GB of a worker that came
+    back after a while."""
+    sizes: list[int] = []
+    send = AIOKafkaClient.send
+
+    async def noted(client: AIOKafkaClient, *asked: Any, **more: Any) -> Any:
+        answer = await send(client, *asked, **more)
+        if type(answer).__name__.startswith("FetchResponse"):
+            sizes.append(sum(len(partition[-1] or b"") for _, partitions in answer.topics for partition in partitions))
+        return answer
+
+    monkeypatch.setattr(AIOKafkaClient, "send", noted)
+    large = b"x" * (consumer_loop.FETCH_BYTES // 5)
+    people = [f"s1-{n:032x}" for n in range(30)]
+    async with pipeline(surroundings, partitions=4) as pipe:
+        await pipe.publish_raw(*((person.encode(), large, "unknown.v1") for person in people))
+        async with going(pipe.consumer().run):
+            await eventually(lambda: _read(pipe, len(people)))
+    assert sum(sizes) >= len(people) * len(large)
+    assert max(sizes) < consumer_loop.FETCH_BYTES + 2 * len(large)
+
+
+async def _read(pipe: Pipeline, many: int) -> bool:
+    return bool(await pipe.scalar("SELECT sum(next_offset) FROM consumer_offset") == many)
 
 
 @pytest.mark.parametrize("lost", ["UPDATE consumer_offset SET next_offset = 1", "DELETE FROM consumer_offset"])

@@ -65,6 +65,7 @@ POISON_IN_A_ROW = 25  # a bad deploy stops instead of shovelling a topic into it
 JOIN_SESSION_MS = 10_000
 HEARTBEAT_MS = 1_000
 COMMIT_EVERY_S = 1.0
+FETCH_BYTES = 4 * 1024 * 1024  # of one answer: a process has several consumers, and each asks several brokers
 NEW_LEADER_S = 30.0  # by then its followers have caught up (replica.lag.time.max.ms), or it has none that has to
 
 HANDLED = counter("sms_consumer_records_total", "Records stepped over, by what became of them.", ["topic", "result"])
@@ -234,7 +235,8 @@ class Consumer:
             session_timeout_ms=JOIN_SESSION_MS,
             heartbeat_interval_ms=HEARTBEAT_MS,
             fetch_max_wait_ms=self.subscription.wait_ms,
-            max_partition_fetch_bytes=4 * 1024 * 1024,
+            fetch_max_bytes=FETCH_BYTES,
+            max_partition_fetch_bytes=FETCH_BYTES // 4,
         )
         if self.settings.kafka_groups:
             kafka_consumer.subscribe([topic], listener=_Assignment(self))

@@ -45,6 +45,7 @@ class Replaying:
             enable_auto_commit=False,
             auto_offset_reset="none",
             fetch_max_wait_ms=POLL_MS,
+            fetch_max_bytes=4 * FETCH_BYTES,
             max_partition_fetch_bytes=FETCH_BYTES,
         )
         await self._consumer.start()
