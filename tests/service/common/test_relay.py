@@ -221,7 +221,7 @@ def _kept_its_word(pipe: Pipeline, records: list[Record]) -> bool:
 
 
 async def test_a_watermark_is_no_later_than_the_oldest_row_that_is_left(surroundings: Surroundings) -> None:
-    """As while a file is imported: the relay always leaves something behind, and marketing need not wait for its end."""
+    """As while a file is imported: the relay always leaves something, and marketing need not wait for the end of it."""
     async with pipeline(surroundings, partitions=1) as pipe:
         for version in range(1, 101):
             await pipe.append(*states_of(SUBJECTS[0], version))

@@ -121,7 +121,7 @@ async def append_by_partition(tx: AsyncConnection, topic: Topic, events: Sequenc
 
 async def backlog(tx: AsyncConnection) -> int:
     """About how many rows wait to be published: the span of their ids. Whoever writes many looks first: a STOP waits
-    behind them, and no watermark is published before they are."""
+    behind them, and no watermark is later than the oldest of them."""
     return int(await tx.scalar(text("SELECT coalesce(max(id) - min(id) + 1, 0) FROM outbox")) or 0)
 
 
