@@ -57,7 +57,6 @@ async def test_up_says_where_everything_is_and_down_leaves_nothing(tmp_path: Pat
     assert (code, said) == (0, "down\n")
     assert os.listdir(tmp_path / ".placet") == ["supervisor.log"]
 
-
     async def nothing_is_left() -> bool:
         assert await running_under(supervisor) == []
         return True
