@@ -18,6 +18,7 @@ from dispatch.gateways.gateway import Capabilities, Result, SendError, Submit, U
 from dispatch.gateways.provider import Account, Answer, HttpProvider, LooksUp, Request
 
 ANSWER_BYTES = 4 * 1024 * 1024
+IDLE_S = 2.0
 AT_ONCE = 32  # requests of one submit, where a request is one message; all of them begin together
 
 
@@ -49,7 +50,9 @@ class HttpGateway:
         trace.on_connection_reuseconn.append(_begun)
         self._session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(2.0, timeout_s)),
-            connector=aiohttp.TCPConnector(limit=0),  # `submits_in_flight` x `batch` is the limit
+            # `submits_in_flight` x `batch` is the limit. A server that closes a connection as a request comes leaves
+            # `unknown` messages: none is used that has been idle for as long as servers let them be (5 s of many)
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S),
             trace_configs=[trace],
             cookie_jar=aiohttp.DummyCookieJar(),
         )
