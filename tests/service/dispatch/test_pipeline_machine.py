@@ -237,26 +237,31 @@ class World:
     async def publish(self, topic: Topic, *events: Event) -> None:
         """On the broker, and read from it."""
         name = self.settings.topic_prefix + topic.name
+        last = -1
         for event in events:
-            await self.producer.send_and_wait(
+            told = await self.producer.send_and_wait(
                 name,
                 kafka.encode(event),
                 key=event.key.encode(),
                 partition=0,
                 headers=[("ce_type", event.type.encode())],
             )
-        until = len(self.log[topic]) + len(events)
-        await eventually(lambda: self._read(topic, until))
+            last = told.offset
+        await eventually(lambda: self._has_read(topic, last))
 
-    async def _read(self, topic: Topic, until: int) -> bool:
+    async def _has_read(self, topic: Topic, offset: int) -> bool:
+        """By offset and not by how many there are: somebody else may have read some of them meanwhile."""
+        await self._read()
+        return bool(self.log[topic]) and self.log[topic][-1].offset >= offset
+
+    async def _read(self) -> None:
         for tp, records in (await self.consumer.getmany(timeout_ms=50)).items():
             read = next(t for t in TOPICS if tp.topic == self.settings.topic_prefix + t.name)
             self.log[read] += records
-        return len(self.log[topic]) >= until
 
     async def published(self) -> list[MessageChanged]:
         """What there is on dispatch.messages.v1 so far."""
-        await self._read(DISPATCH_MESSAGES, 0)
+        await self._read()
         events = (kafka.decode(record.value, record.headers) for record in self.log[DISPATCH_MESSAGES])
         return [event for event in events if isinstance(event, MessageChanged)]
 
