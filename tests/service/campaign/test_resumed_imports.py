@@ -9,6 +9,7 @@ import pytest
 
 from campaign import importing
 from campaign.service import Settings, build
+from common.keyring import Unreadable
 from common.service import Resources
 from common.service import running as held_by
 from tests.builders import SENDER, number, subject
@@ -35,8 +36,8 @@ async def held(campaigns: Campaigns) -> AsyncIterator[Resources[Any]]:
         yield held
 
 
-async def opened(campaigns: Campaigns, expect: int = 201) -> dict[str, Any]:
-    return await campaigns.imported(b"", expect, headers={**KEY, **MORE})
+async def opened(campaigns: Campaigns, expect: int = 201, key: str = "november") -> dict[str, Any]:
+    return await campaigns.imported(b"", expect, headers={"Idempotency-Key": key, **MORE})
 
 
 async def part(client: httpx.AsyncClient, found: dict[str, Any], body: bytes, said: dict[str, str]) -> httpx.Response:
@@ -144,9 +145,10 @@ async def test_a_recording_that_was_broken_off_is_gone_on_with_and_no_line_count
             " EXECUTE FUNCTION broken()"
         )
     assert (await campaigns.client.post(f"/v1/imports?sender_id={SENDER}", content=FILE)).status_code == 500
-    [(import_id, reached, lines)] = await rows(
-        campaigns.surroundings, "SELECT import_id, line, lines FROM contact_import"
+    [(import_id, reached, lines, attempts)] = await rows(
+        campaigns.surroundings, "SELECT import_id, line, lines, attempts FROM contact_import"
     )
+    assert attempts == (0 if reached else 1), "one that gets further is none of those that get nowhere"
     assert (reached, lines) == ((reached, max(0, reached - 1)) if reached else (0, 0))
     assert reached <= line
     assert len(await rows(campaigns.surroundings, "SELECT FROM import_refusal")) == len(
@@ -161,6 +163,39 @@ async def test_a_recording_that_was_broken_off_is_gone_on_with_and_no_line_count
     assert (await campaigns.get(f"senders/{SENDER}/attributes")) == {"prenom": "text"}
     assert len(await rows(campaigns.surroundings, "SELECT FROM contact")) == 882
     assert subject(1) in {row[0] for row in await rows(campaigns.surroundings, "SELECT subject_id FROM contact")}
+
+
+async def test_what_cannot_be_recorded_lets_others_go_first_and_is_given_up(
+    campaigns: Campaigns, held: Resources[Any]
+) -> None:
+    keys = ("1st", "2nd")
+    told = [(await part(campaigns.client, await opened(campaigns, key=key), FILE, LAST)).json() for key in keys]
+    broken, other = (f"imports/{each['import_id']}" for each in told)
+    async with campaigns.surroundings.sql("campaign") as sql:
+        await sql.execute("UPDATE import_piece SET body = body || 'x' WHERE import_id = $1", told[0]["import_id"])
+        for attempt in range(1, importing.MAX_ATTEMPTS + 1):
+            with pytest.raises(Unreadable):
+                await importing.go_on(held)
+            if attempt == 1:
+                assert await importing.go_on(held)
+            assert (await campaigns.get(other))["status"] == "done"
+            assert (await campaigns.get(broken))["status"] == "recording"
+            if attempt > 4:  # half a minute and more
+                assert not await importing.go_on(held), "it is not its turn"
+            await sql.execute("UPDATE contact_import SET due_at = now()")
+    assert await importing.go_on(held)
+    found = await campaigns.get(broken)
+    assert [found[name] for name in ("status", "line", *COUNTS)] == ["failed", 0, 0, 0, 0, 0, 0, {}]
+    assert await rows(campaigns.surroundings, "SELECT FROM import_piece") == [], "nobody's data are left behind"
+    assert not await importing.go_on(held)
+    assert await opened(campaigns, 200, "1st") == found
+
+
+async def test_each_pause_is_longer_and_all_of_them_some_minutes() -> None:
+    pauses = [importing.pause(attempts).total_seconds() for attempts in range(1, importing.MAX_ATTEMPTS + 1)]
+    assert pauses == sorted(pauses)
+    assert pauses[0] == 0, "whoever was killed is followed at once"
+    assert 300 < sum(pauses) < 900
 
 
 @asynccontextmanager

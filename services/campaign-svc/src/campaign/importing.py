@@ -2,13 +2,17 @@
 
 Whoever records an import holds its lock; where a process is killed, the next one reads the file again and goes on
 behind the last line that was recorded. Lines are read and sealed in a thread, the next while the database takes these.
+
+An attempt is counted before it is made, so that one that ends its process counts too; what gets nowhere, time after
+time, lets others go first, and is given up in the end.
 """
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -24,11 +28,14 @@ from common.service import Resources, Worker
 from common.telemetry import counter
 from common.timer import Timer
 
+log = logging.getLogger(__name__)
+
 LINES = counter("sms_campaign_import_lines_total", "Lines of imported files, by what became of them.", ["result"])
 
 AT_ONCE = CHUNK_LINES  # in one transaction
 PIECE_WITHIN_S = 30.0
 LOOK_EVERY_S = 2.0
+MAX_ATTEMPTS = 8  # with nothing recorded: within nine minutes
 
 _encode = msgspec.json.Encoder().encode
 
@@ -41,19 +48,25 @@ def worker(held: Resources[Any]) -> Worker:
 async def go_on(held: Resources[Any]) -> bool:
     """With what another process was recording when it ended, and with a file that came in parts. Was there one?"""
     async with held.database.begin() as claim:
-        import_id = await store.claim_waiting(claim)
+        import_id = await store.claim_waiting(claim, datetime.now(UTC))
         if import_id is not None:
             await record(held, claim, import_id)
     return import_id is not None
 
 
 async def record(held: Resources[Any], claim: AsyncConnection, import_id: str) -> None:
-    """From where it stands to the end. `claim`: the transaction that has the import's lock, and does nothing else but
-    look for its pieces."""
+    """From where it stands to the end, unless it got nowhere too often. `claim`: the transaction that has the import's
+    lock, and does nothing else but look for its pieces."""
     async with held.database.begin() as tx:
-        found = await store.find_import(tx, import_id)
+        found = await store.lock_import(tx, import_id)
         if found is None or found["finished"]:
             return
+        attempts = found["attempts"] + 1
+        if attempts > MAX_ATTEMPTS:
+            await store.give_up_import(tx, import_id)
+            log.error("an import is given up", extra={"import_id": import_id, "line": found["line"]})
+            return
+        await store.put_attempt(tx, import_id, attempts, datetime.now(UTC) + pause(attempts))
         known = await attributes.kinds_of(tx, found["sender_id"])
     body = pieces(claim, held.field_keys, import_id, found["pieces"])
     reading = Reading(body, known, fictional=held.settings.fictional_numbers, size=AT_ONCE)
@@ -72,6 +85,11 @@ async def record(held: Resources[Any], claim: AsyncConnection, import_id: str) -
     async with held.database.begin() as tx:
         await attributes.learn(tx, found["sender_id"], reading.inferred, datetime.now(UTC))
         await store.finish_import(tx, import_id, asdict(reading.read_as))
+
+
+def pause(attempts: int) -> timedelta:
+    """After so many that got nowhere; none after the first, which may have been broken off."""
+    return timedelta(seconds=2**attempts - 2)
 
 
 def pieces(tx: AsyncConnection, field_keys: FieldKeys, import_id: str, many: int) -> Iterator[bytes]:
@@ -136,7 +154,8 @@ async def _keep(
         became["created"] += len(new)
         became["refused"] = len(refused)
         became["duplicates"] += len(rows) + len(refusals) - len(refused) - len(latest)
-        await store.put_recorded(tx, _added(found, last, became, Counter(reason for _, _, reason in refused)), refused)
+        added = _added(found, last, became, Counter(reason for _, _, reason in refused))
+        await store.put_recorded(tx, added, refused, datetime.now(UTC))
     for result, lines in became.items():
         LINES.labels(result).inc(lines)
 

@@ -88,9 +88,13 @@ class Import(BaseModel):
 
     import_id: str
     sender_id: str
-    status: Literal["uploading", "recording", "done"]
+    status: Literal["uploading", "recording", "done", "failed"] = Field(
+        description="`failed`: recording it got nowhere several times over, and was given up. Up to `line` it is"
+        " recorded; send what is behind as another import."
+    )
     created_at: datetime
     received_bytes: int = Field(description="How much of the file has arrived: where an upload goes on.")
+    line: int = Field(description="Of the file, the first being 1: it is recorded up to this one.")
     lines: int
     created: int = Field(description="Contacts new to this sender.")
     updated: int = Field(description="Contacts known before.")
@@ -373,5 +377,6 @@ def _reused() -> KeyReused:
 
 
 def _view(found: Any) -> Import:
-    status = "done" if found["finished"] else "recording" if found["complete"] else "uploading"
+    ended = "failed" if found["failed"] else "done"
+    status = ended if found["finished"] else "recording" if found["complete"] else "uploading"
     return Import.model_validate({**found, "status": status})

@@ -134,6 +134,9 @@ contact_import = Table(
     Column("pieces", Integer, nullable=False, server_default=text("0")),
     Column("complete", Boolean, nullable=False, server_default=text("true")),  # all of it has arrived, and can be read
     Column("line", Integer, nullable=False, server_default=text("0")),  # recorded up to this one
+    Column("attempts", Integer, nullable=False, server_default=text("0")),  # at going on from there
+    Column("due_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),  # its turn
+    Column("failed", Boolean, nullable=False, server_default=text("false")),  # and finished: given up
     Column("finished", Boolean, nullable=False, server_default=text("true")),
     Index("contact_import_created_ix", "created_at"),
     Index("contact_import_waiting_ix", "import_id", postgresql_where=text("complete AND NOT finished")),
@@ -678,15 +681,25 @@ async def claim_import(tx: AsyncConnection, import_id: str) -> bool:
     return bool(await tx.scalar(text("SELECT pg_try_advisory_xact_lock(hashtextextended(:id, 0))"), {"id": import_id}))
 
 
-async def claim_waiting(tx: AsyncConnection) -> str | None:
-    """An import whose file has arrived, that nobody is at."""
+async def claim_waiting(tx: AsyncConnection, now: datetime) -> str | None:
+    """Of the imports whose file has arrived and that nobody is at, the one whose turn it has been for longest."""
     found: str | None = await tx.scalar(
         text(
-            "WITH waiting AS MATERIALIZED (SELECT import_id FROM contact_import WHERE complete AND NOT finished)"
+            "WITH waiting AS MATERIALIZED (SELECT import_id FROM contact_import"
+            " WHERE complete AND NOT finished AND due_at <= :now ORDER BY due_at)"
             " SELECT import_id FROM waiting WHERE pg_try_advisory_xact_lock(hashtextextended(import_id, 0)) LIMIT 1"
-        )
+        ),
+        {"now": now},
     )
     return found
+
+
+async def put_attempt(tx: AsyncConnection, import_id: str, attempts: int, due_at: datetime) -> None:
+    """Of a locked import, `attempts` now with nothing recorded; if this one is nothing either, its turn is then."""
+    await tx.execute(
+        text("UPDATE contact_import SET attempts = :attempts, due_at = :due_at WHERE import_id = :id"),
+        {"id": import_id, "attempts": attempts, "due_at": due_at},
+    )
 
 
 async def open_import(tx: AsyncConnection, import_id: str, sender_id: str, created_by: str, now: datetime) -> None:
@@ -745,7 +758,8 @@ async def _import(tx: AsyncConnection, import_id: str, locked: str = "") -> Mapp
         await tx.execute(
             text(
                 "SELECT import_id, sender_id, created_at, fingerprint, lines, created, updated, duplicates, refused,"
-                " reasons::text AS reasons, read_as::text AS read_as, received_bytes, pieces, complete, line, finished"
+                " reasons::text AS reasons, read_as::text AS read_as, received_bytes, pieces, complete, line, finished,"
+                " attempts, failed"
                 f" FROM contact_import WHERE import_id = :id{locked}"
             ),
             {"id": import_id},
@@ -756,16 +770,19 @@ async def _import(tx: AsyncConnection, import_id: str, locked: str = "") -> Mapp
     return {**row._mapping, "reasons": msgspec.json.decode(row.reasons), "read_as": msgspec.json.decode(row.read_as)}
 
 
-async def put_recorded(tx: AsyncConnection, values: Mapping[str, Any], refused: Sequence[RefusedRow]) -> None:
-    """How far a locked import is recorded, and what that adds up to; `refused`: those of its lines that are new."""
+async def put_recorded(
+    tx: AsyncConnection, values: Mapping[str, Any], refused: Sequence[RefusedRow], now: datetime
+) -> None:
+    """How far a locked import is recorded, and what that adds up to; `refused`: those of its lines that are new. Where
+    this is broken off behind them, somebody goes on at once."""
     await insert_many(tx, "import_refusal", {"import_id": "text", "line": "integer", "reason": "text"}, refused)
     await tx.execute(
         text(
             "UPDATE contact_import SET line = :line, lines = :lines, created = :created, updated = :updated,"
-            " duplicates = :duplicates, refused = :refused, reasons = CAST(:reasons AS jsonb)"
-            " WHERE import_id = :import_id"
+            " duplicates = :duplicates, refused = :refused, reasons = CAST(:reasons AS jsonb), attempts = 0,"
+            " due_at = :now WHERE import_id = :import_id"
         ),
-        {**values, "reasons": msgspec.json.encode(values["reasons"]).decode()},
+        {**values, "reasons": msgspec.json.encode(values["reasons"]).decode(), "now": now},
     )
 
 
@@ -774,6 +791,14 @@ async def finish_import(tx: AsyncConnection, import_id: str, read_as: Mapping[st
     await tx.execute(
         text("UPDATE contact_import SET finished = true, read_as = CAST(:read_as AS jsonb) WHERE import_id = :id"),
         {"id": import_id, "read_as": msgspec.json.encode(read_as).decode()},
+    )
+    await tx.execute(text("DELETE FROM import_piece WHERE import_id = :id"), {"id": import_id})
+
+
+async def give_up_import(tx: AsyncConnection, import_id: str) -> None:
+    """What is recorded of it stays; the file itself goes."""
+    await tx.execute(
+        text("UPDATE contact_import SET finished = true, failed = true WHERE import_id = :id"), {"id": import_id}
     )
     await tx.execute(text("DELETE FROM import_piece WHERE import_id = :id"), {"id": import_id})
 
