@@ -268,9 +268,11 @@ def test_a_time_zone_is_one_that_there_is() -> None:
         (b'mobile;prenom\n0639981234;A\n0639981235;"B\n0639981236;C\n', 3),
     ],
 )
-def test_a_line_that_the_file_ends_within_is_refused(body: bytes, line: int) -> None:
-    assert [found for found, _, _ in contacts(body)] == [2]
-    assert refusals(body) == [(line, LineProblem.CUT_OFF)]
+@pytest.mark.parametrize("size", [1, 2, 20_000])  # where the file ends with a chunk as where it does not
+def test_a_line_that_the_file_ends_within_is_refused(body: bytes, line: int, size: int) -> None:
+    read = list(Reading([body], {}, fictional=True, size=size).chunks())
+    assert [contact.line for chunk in read for contact in chunk.contacts] == [2]
+    assert [refusal for chunk in read for refusal in chunk.refusals] == [(line, LineProblem.CUT_OFF)]
 
 
 def test_an_inch_is_no_quote_that_nothing_closes() -> None:

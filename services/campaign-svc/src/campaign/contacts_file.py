@@ -220,9 +220,10 @@ class Reading:
                 refusals.append(Refusal(line, problem))
                 continue
             contacts.append(Contact(line, e164, territory, attributes))
+        held = [contact.attributes for contact in contacts]
         for name, seen in self._inferred.items():
             if not seen.settled:
-                seen.see({contact.attributes.get(name, "") for contact in contacts})
+                seen.see({each.get(name, "") for each in held})
         refusals.sort()
         return Chunk(contacts, refusals)
 
@@ -277,7 +278,7 @@ class Reading:
         lines.back([first])
         layouts: dict[tuple[str, ...], tuple[int, list[str | None]] | str] = {}
         begins = 1
-        while read := list(islice(lines, self._size)):
+        while read := lines.take(self._size):
             batch = _Batch([], [], [], [])
             for line, said in enumerate(_objects(read), begins):
                 if said is None:
@@ -322,10 +323,8 @@ def check(body: Iterable[bytes], size: int = CHUNK_LINES) -> None:
     rows, ends, _ = _rows(lines, delimiter, 2, size)
     if len(titles) > 1:
         _same_delimiter(rows)
-    begins = 2
     while rows:
-        begins = ends[-1] + 1
-        rows, ends, _ = _rows(lines, delimiter, begins, size)
+        rows, ends, _ = _rows(lines, delimiter, ends[-1] + 1, size)
 
 
 def _opened(body: Iterable[bytes], read_as: ReadAs) -> tuple[str, "_Lines"]:
@@ -369,6 +368,19 @@ class _Lines(Iterator[str]):
         self._last.append(line)
         return line
 
+    def take(self, many: int) -> list[str]:
+        """The next, at most so many."""
+        read = [self._back.pop() for _ in range(min(many, len(self._back)))]
+        fresh = list(islice(self._lines, many - len(read)))
+        self._last.extend(fresh)
+        self.look_ahead()
+        return read + fresh
+
+    def look_ahead(self) -> None:
+        """Whether there is another is known then: `ended`."""
+        if not self._back and (line := next(self, None)) is not None:
+            self.back([line])
+
     def back(self, lines: Sequence[str]) -> None:
         self._back.extend(reversed(lines))
 
@@ -385,7 +397,7 @@ class _Lines(Iterator[str]):
 def _rows(lines: _Lines, delimiter: str, begins: int, size: int) -> tuple[list[list[str]], Sequence[int], bool]:
     """(some rows, the line each ends with, whether no cell can be too long). Lines without a quote are cut where the
     delimiter is, which is four times as fast."""
-    read = list(islice(lines, size))
+    read = lines.take(size)
     if not any('"' in line for line in read):
         rows = [line.rstrip("\r\n").split(delimiter) for line in read]
         return rows, range(begins, begins + len(read)), max(map(len, read), default=0) <= MAX_CHARS
@@ -395,6 +407,7 @@ def _rows(lines: _Lines, delimiter: str, begins: int, size: int) -> tuple[list[l
         found = [(row, reader.line_num) for row in islice(reader, size)]
     except csv.Error as error:
         raise FileRefused("not_csv", f"at line {begins} or after it: {error}") from error
+    lines.look_ahead()
     return [row for row, _ in found], [begins - 1 + read for _, read in found], False
 
 
