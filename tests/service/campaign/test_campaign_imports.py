@@ -1,6 +1,7 @@
 """Importing contacts: exact counts, all or nothing, and no number where it does not belong."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from campaign.service import Settings, build
 from common.service import BODY_BYTES
 from tests.builders import SENDER, field_keys, number, subject
+from tests.eventually import eventually
 from tests.running import Surroundings, bearer, running
 from tests.service.campaign.campaigns import Campaigns
 
@@ -190,6 +192,31 @@ async def test_imports_of_the_same_people_at_once_all_count(campaigns: Campaigns
     assert sum(each["updated"] for each in found) == 5 * 300
 
 
+async def test_who_is_brought_by_another_at_the_same_moment_is_updated_and_the_others_are_created(
+    campaigns: Campaigns,
+) -> None:
+    async with campaigns.surroundings.sql("campaign") as other, campaigns.surroundings.sql("campaign") as look:
+        not_yet = other.transaction()
+        await not_yet.start()
+        await other.execute(
+            "INSERT INTO contact (sender_id, subject_id, number, attributes, created_at, updated_at)"
+            " VALUES ($1, $2, '', '{}', now(), now())",
+            SENDER,
+            subject(1),
+        )
+        importing = asyncio.ensure_future(campaigns.imported(f"mobile\n{number(1)}\n{number(2)}\n"))
+
+        async def waits() -> bool:
+            there = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            return bool(await look.fetchval(f"SELECT EXISTS ({there})"))
+
+        await eventually(waits)
+        await not_yet.commit()
+        found = await importing
+    assert (found["created"], found["updated"], found["duplicates"]) == (1, 1, 0)
+    assert {held for held, _ in (await contacts(campaigns.surroundings)).values()} == {number(1), number(2)}
+
+
 async def test_the_loop_stays_free_while_a_file_is_read(campaigns: Campaigns) -> None:
     body = (EXAMPLES / "contacts.csv").read_bytes()
     loop = asyncio.get_running_loop()
@@ -246,6 +273,13 @@ async def test_objects_come_by_the_same_door_and_say_how_they_were_read(campaign
     assert await campaigns.get(f"senders/{SENDER}/attributes") == {
         "first_name": "text", "points": "number", "vip": "boolean",
     }  # fmt: skip
+
+
+async def test_values_come_back_as_they_were_whatever_is_in_them(campaigns: Campaigns) -> None:
+    held = {"a": "C:\\new\\table", "b": "a\tb\nc\rd", "c": "\\N", "d": 'dit "oui"', "e": "\\.", "f": "{É;ß,😀}"}
+    await campaigns.imported(json.dumps({"number": number(1), **held}))
+    found = await campaigns.post("contacts/lookup", json={"sender_id": SENDER, "number": number(1)})
+    assert found["attributes"] == held
 
 
 async def test_lines_hold_what_was_inferred_before_or_declared_or_are_refused(campaigns: Campaigns) -> None:

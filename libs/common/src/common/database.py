@@ -91,6 +91,18 @@ async def insert_many(
     await fetch_many(tx, f"INSERT INTO {table} ({names}) SELECT {names} FROM {rows_of}", *zip(*rows, strict=True))
 
 
+async def copy_lines(tx: AsyncConnection, table: str, columns: Sequence[str], lines: str) -> None:
+    """Rows into a table, within the transaction: as COPY's text format has them, each line with its end. A thread can
+    write them beforehand, where `insert_many` takes time of the loop for each. Errors are asyncpg's own."""
+    source = memoryview(lines.encode())  # asyncpg would take bytes for a path, and open it
+    await (await _raw(tx)).copy_to_table(table, source=source, columns=list(columns), format="text")
+
+
+def escaped(value: str) -> str:
+    """A text in one of those lines."""
+    return value.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+
+
 async def fetch_many(tx: AsyncConnection, sql: str, *values: object) -> Sequence[Sequence[Any]]:
     """The rows of a query, `values` as $1, $2…, within the transaction, as asyncpg has them: of thousands, making them
     SQLAlchemy's takes as long as reading them. Errors are asyncpg's own."""

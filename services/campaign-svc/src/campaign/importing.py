@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 import msgspec
@@ -70,15 +70,15 @@ async def record(held: Resources[Any], claim: AsyncConnection, import_id: str) -
         known = await attributes.kinds_of(tx, found["sender_id"])
     body = pieces(claim, held.field_keys, import_id, found["pieces"])
     reading = Reading(body, known, fictional=held.settings.fictional_numbers, size=AT_ONCE)
-    steps = _sealed(held, reading.chunks(), found["line"])
+    steps = _sealed(held, reading.chunks(), found)
     step = await asyncio.to_thread(next, steps, None)
     while step is not None:
         ahead = asyncio.ensure_future(asyncio.to_thread(next, steps, None))
         try:
             try:
-                await _keep(held, import_id, *step)
+                await _keep(held, import_id, step)
             except asyncpg.UniqueViolationError:
-                await _keep(held, import_id, *step, met=True)
+                await _keep(held, import_id, step, met=True)
         finally:
             await asyncio.wait([ahead])
         step = await ahead
@@ -107,11 +107,19 @@ def sealing_context(import_id: str, position: int) -> str:
     return f"import:{import_id}:{position}"
 
 
-def _sealed(
-    held: Resources[Any], chunks: Iterator[Chunk], recorded: int
-) -> Iterator[tuple[int, list[ImportedRow], list[Refusal]]]:
-    """Some lines behind the one that is recorded: (the last of them, those that are taken, those that are refused).
-    Runs in a thread: parsing and sealing are all computation."""
+class _Step(NamedTuple):
+    """Some lines behind the one that is recorded: the last of them, those that are taken, also as `store.copied` has
+    them, and those that are refused."""
+
+    last: int
+    rows: list[ImportedRow]
+    lines: dict[str, str]
+    refusals: list[Refusal]
+
+
+def _sealed(held: Resources[Any], chunks: Iterator[Chunk], found: Mapping[str, Any]) -> Iterator[_Step]:
+    """Runs in a thread: parsing and sealing are all computation."""
+    recorded: int = found["line"]
     for chunk in chunks:
         contacts = [contact for contact in chunk.contacts if contact.line > recorded]
         refusals = [refusal for refusal in chunk.refusals if refusal.line > recorded]
@@ -126,38 +134,30 @@ def _sealed(
             for (line, _, territory, said), subject_id, number in zip(contacts, ids, numbers, strict=True)
         ]
         last = max(each[-1].line for each in (contacts, refusals) if each)
-        yield last, rows, refusals
+        yield _Step(last, rows, store.copied(found["sender_id"], rows, found["created_at"]), refusals)
 
 
-async def _keep(
-    held: Resources[Any],
-    import_id: str,
-    last: int,
-    rows: list[ImportedRow],
-    refusals: list[Refusal],
-    *,
-    met: bool = False,
-) -> None:
+async def _keep(held: Resources[Any], import_id: str, step: _Step, *, met: bool = False) -> None:
     """One transaction. It writes before it looks for who was erased (`common.erasing`): the lock of its row. `met`:
     somebody else brings some of these people at this moment."""
     async with held.database.begin() as tx:
         found = await store.lock_import(tx, import_id)
         assert found is not None, "an import that is being recorded is forgotten by nobody"
-        erased = await store.erased_among(tx, [row[1] for row in rows])
-        refused = [(import_id, line, reason) for line, reason in refusals]
-        refused += [(import_id, row[0], LineProblem.ERASED.value) for row in rows if row[1] in erased]
-        latest = {row[1]: row for row in rows if row[1] not in erased}  # of several lines of one number the last stands
+        erased = await store.erased_among(tx, list(step.lines))
+        refused = [(import_id, line, reason) for line, reason in step.refusals]
+        refused += [(import_id, row[0], LineProblem.ERASED.value) for row in step.rows if row[1] in erased]
+        lines = {subject_id: line for subject_id, line in step.lines.items() if subject_id not in erased}
         sender_id, now = found["sender_id"], found["created_at"]
-        new = set() if met else await store.add_imported(tx, sender_id, list(latest.values()), now)
-        others = [row for subject_id, row in latest.items() if subject_id not in new]
-        became = Counter(await store.put_imported(tx, sender_id, others, now)) if others else Counter()
+        new = set() if met else await store.add_imported(tx, sender_id, lines)
+        others = {row[1]: row for row in step.rows if row[1] in lines and row[1] not in new}  # of each the last
+        became = Counter(await store.put_imported(tx, sender_id, list(others.values()), now)) if others else Counter()
         became["created"] += len(new)
         became["refused"] = len(refused)
-        became["duplicates"] += len(rows) + len(refusals) - len(refused) - len(latest)
-        added = _added(found, last, became, Counter(reason for _, _, reason in refused))
+        became["duplicates"] += len(step.rows) + len(step.refusals) - len(refused) - len(lines)
+        added = _added(found, step.last, became, Counter(reason for _, _, reason in refused))
         await store.put_recorded(tx, added, refused, datetime.now(UTC))
-    for result, lines in became.items():
-        LINES.labels(result).inc(lines)
+    for result, many in became.items():
+        LINES.labels(result).inc(many)
 
 
 def _added(found: Mapping[str, Any], last: int, became: Counter[str], reasons: Counter[str]) -> dict[str, Any]:

@@ -7,10 +7,9 @@ Locks are taken in the order campaign, recipients, accounts (by id); `finish_don
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -48,7 +47,7 @@ from campaign.wording import Wording, wording
 from common import consumer, dead_letters, erasing, outbox
 from common.contracts.consent import SenderChanged
 from common.contracts.dispatch import MessageChanged
-from common.database import fetch_many, insert_many, new_metadata
+from common.database import copy_lines, escaped, fetch_many, insert_many, new_metadata
 
 CONTACTS = 0x636F6E74  # advisory lock ("cont"): shared by who asks for messages, alone for who corrects contacts
 AUDIENCES = 0x61756469  # advisory locks ("audi"), one a sender
@@ -636,21 +635,30 @@ _BROUGHT = (
 )
 
 
-async def add_imported(tx: AsyncConnection, sender_id: str, rows: Sequence[ImportedRow], now: datetime) -> set[str]:
-    """Who of them were no contacts yet, and are now: by COPY, which takes half the time. At most one row a subject.
-    Raises asyncpg's UniqueViolationError where another brings one of them at the same moment."""
+def copied(sender_id: str, rows: Iterable[ImportedRow], now: datetime) -> dict[str, str]:
+    """What `add_imported` takes: by subject_id, in the order of `_PUT`, a line of COPY for each; of several rows of one
+    subject the last stands."""
+    begins, ends = f"{escaped(sender_id)}\t", f"\t{now.isoformat()}\t{now.isoformat()}\n"
+    lines = {
+        subject_id: f"{begins}{subject_id}\t{number}\t{escaped(attributes)}\t{territory}{ends}"
+        for _, subject_id, number, attributes, territory in rows
+    }
+    return {subject_id: lines[subject_id] for subject_id in sorted(lines)}
+
+
+async def add_imported(tx: AsyncConnection, sender_id: str, lines: Mapping[str, str]) -> set[str]:
+    """Of `copied`, who were no contacts yet, and are now: by COPY, which takes half the time. Raises asyncpg's
+    UniqueViolationError where another brings one of them at the same moment."""
     known = await fetch_many(
         tx,
         "SELECT subject_id FROM contact WHERE sender_id = $1 AND subject_id = ANY($2::text[])",
         sender_id,
-        [row[1] for row in rows],
+        list(lines),
     )
-    there = {row[0] for row in known}
-    new = sorted((row for row in rows if row[1] not in there), key=itemgetter(1))  # as _PUT orders them
-    columns = {"sender_id": "text", "subject_id": "text", "number": "text", "attributes": "jsonb", "territory": "text"}
-    columns |= dict.fromkeys(("created_at", "updated_at"), "timestamptz")
-    await insert_many(tx, "contact", columns, [(sender_id, *row[1:], now, now) for row in new])
-    return {row[1] for row in new}
+    new = lines.keys() - {row[0] for row in known} if known else lines.keys()
+    columns = ("sender_id", "subject_id", "number", "attributes", "territory", "created_at", "updated_at")
+    await copy_lines(tx, "contact", columns, "".join(lines[subject_id] for subject_id in lines if subject_id in new))
+    return set(new)
 
 
 async def put_imported(
