@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import event
 
 from campaign.lifecycle import Status
-from tests.builders import now, number, subject
+from tests.builders import now, number, opted_in, subject
 from tests.service.campaign.campaigns import Campaigns, csv_of
 
 MONDAY = datetime(2030, 3, 4, 9, tzinfo=UTC)  # 10:00 in Paris
@@ -80,6 +80,40 @@ async def test_a_spread_lays_people_out_over_its_window_and_a_pause_holds_them(c
     assert min(by_hour) >= 1, "spread, and not at once"
     assert await asked(campaigns, opens + 5 * HOUR) == []
     assert await campaigns.status(campaign_id) == Status.RUNNING  # until the gate has told of each
+
+
+async def test_what_is_scheduled_into_a_holiday_is_told_why_it_waits_and_nothing_of_it_is_planned_within(
+    campaigns: Campaigns,
+) -> None:
+    """Thursday 25 December 2031; in Alsace the day after it is one too (code du travail, L. 3134-13)."""
+    christmas = datetime(2031, 12, 25, 9, tzinfo=UTC)
+    opens, in_alsace = (datetime(2031, 12, day, 7, tzinfo=UTC) for day in (26, 27))  # 08:00 in Paris
+    postcodes = {1: "75011", 2: "67000", 3: "", 4: "68200"}
+    rows = "".join(f"{number(n)};Zoé;{postcode}\n" for n, postcode in postcodes.items())
+    await campaigns.imported(f"number;first_name;postcode\n{rows}")
+    await campaigns.told(*(opted_in(n) for n in postcodes))
+    timing = {"spread_minutes": 60}
+    path = f"campaigns/{(await campaigns.written(timing=timing))['campaign_id']}"
+    alsatian = (await campaigns.written(timing=timing, audience={"where": {"postcode": "67000"}}))["campaign_id"]
+
+    async def seen(path: str, at: datetime) -> tuple[int, datetime, set[str]]:
+        """How many would get it, when the first of it may leave, and why not at once."""
+        [place] = (await campaigns.post(f"{path}/pre-flight", json={"at": at.isoformat()}))["territories"]
+        assert all(why["rule"] and why["source"] for why in place["closed_by"])
+        why = {str(why["aspect"]) for why in place["closed_by"]}
+        return place["people"], datetime.fromisoformat(place["opens_at"]), why
+
+    day_after = christmas + timedelta(days=1)
+    assert await seen(path, christmas) == (4, opens, {"holiday"})
+    assert await seen(path, day_after) == (4, day_after, set())
+    assert await seen(f"campaigns/{alsatian}", day_after) == (1, in_alsace, {"holiday"})
+    shown = await campaigns.post(f"{path}/schedule", json={"at": christmas.isoformat()})
+    assert (shown["status"], datetime.fromisoformat(shown["opens_at"])) == ("scheduled", opens)
+    assert await asked(campaigns, christmas) == []
+    assert await asked(campaigns, opens - SECOND) == []
+    assert await asked(campaigns, opens + HOUR) == sorted([subject(1), subject(3)])
+    assert await asked(campaigns, in_alsace - SECOND) == []
+    assert await asked(campaigns, in_alsace + HOUR) == sorted([subject(2), subject(4)])
 
 
 async def test_no_more_leave_in_a_second_than_it_says_and_a_clock_set_back_stops_nothing(campaigns: Campaigns) -> None:
