@@ -1,5 +1,7 @@
 """Tracked links: each person's own, leading where the campaign leads and nowhere else, and clicked by people."""
 
+import asyncio
+import base64
 import re
 from datetime import timedelta
 from typing import Any
@@ -10,11 +12,16 @@ import pytest
 from campaign import eraser, links
 from campaign.copier import copier
 from campaign.rectifier import Rectifier
+from campaign.service import Settings, build
 from campaign.short_link import token
 from common.consumer import Received
 from common.contracts import CLICKS
 from common.contracts.rights import RectificationRequested
+from common.keyring import LinkKeys
+from common.settings import KeyRingSettings
+from stack.processes import free_port
 from tests.builders import SENDER, field_keys, link_keys, now, subject
+from tests.running import KEY_RING, Surroundings, running
 from tests.service.campaign.campaigns import Campaigns
 from tests.unit.campaign.test_visitors import OPENED, PHONE
 
@@ -90,6 +97,10 @@ async def test_each_person_gets_a_link_of_their_own_and_only_people_click(linked
 async def test_who_follows_a_link_is_a_contact_of_its_sender_for_as_long_again(linked: Campaigns) -> None:
     _, paths = await expanded(linked, 1, 2)
     async with linked.surroundings.sql("campaign") as sql:
+        await sql.execute(  # and of another sender, who has not heard of them
+            "INSERT INTO contact (sender_id, subject_id, number, attributes, created_at, updated_at)"
+            " SELECT 'other', subject_id, number, attributes, created_at, updated_at FROM contact"
+        )
         await sql.execute("UPDATE contact SET updated_at = now() - interval '1090 days'")
         await followed(linked, paths[subject(1)], "HEAD")
         assert await sql.fetchval("SELECT max(updated_at) < now() - interval '1 day' FROM contact")
@@ -148,6 +159,48 @@ async def test_links_and_clicks_are_told_in_a_copy_and_forgotten_with_the_person
         tokens(TARGET)
         await links.keep(tx, [tokens])
     assert await rows(linked) == {subject(2): 0}
+    async with linked.surroundings.sql("campaign") as sql:
+        await sql.execute("UPDATE erasing SET erased_at = now(), lifted_at = now()")
+    async with linked.database.begin() as tx:
+        await links.keep(tx, [tokens])
+    assert await rows(linked) == {subject(1): 0, subject(2): 0}, "who has come back has links again"
+
+
+async def test_the_first_click_stays_the_first_and_of_many_at_once_one_is_told(linked: Campaigns) -> None:
+    _, paths = await expanded(linked, 1, 2)
+    found = await asyncio.gather(*(followed(linked, paths[subject(1)]) for _ in range(8)))
+    assert {led.status_code for led in found} == {302}
+    assert await rows(linked) == {subject(1): 8, subject(2): 0}
+    assert len(await linked.outbox(CLICKS)) == 1
+    async with linked.surroundings.sql("campaign") as sql:
+        await sql.execute("UPDATE link SET first_clicked_at = '2026-01-02' WHERE clicks > 0")
+        await followed(linked, paths[subject(1)])
+        assert await sql.fetchval("SELECT first_clicked_at::date::text FROM link WHERE clicks = 9") == "2026-01-02"
+
+
+async def test_a_message_that_is_written_again_with_a_new_key_has_a_link_that_leads_where_it_did(
+    linked: Campaigns,
+) -> None:
+    campaign_id, paths = await expanded(linked, 1)
+    old = KEY_RING["current"]
+    keys = {"n1": base64.b64encode(b"n" * 32).decode(), old: base64.b64encode(b"t" * 32).decode()}
+    rotated = LinkKeys(KeyRingSettings.model_validate({"current": "n1", "keys": keys}))
+    tokens = links.Tokens(rotated, campaign_id, subject(1))
+    written = tokens(TARGET if await _leads(linked, paths[subject(1)]) == TARGET else OTHER)
+    async with linked.database.begin() as tx:
+        await links.keep(tx, [tokens])
+        found = await links.find(tx, written, rotated, 30)
+    assert found is not None
+    assert (found.campaign_id, found.subject_id) == (campaign_id, subject(1))
+
+
+async def test_who_follows_a_link_while_the_database_is_away_is_asked_to_come_again(surroundings: Surroundings) -> None:
+    nowhere = f"postgresql://nobody:nothing@127.0.0.1:{free_port()}/nothing"
+    settings = await surroundings.settings("campaign", roles="api", database_url=nowhere)
+    async with running(build(Settings(**settings))) as client:
+        answer = await client.get("/l/0123456789ab", headers={"User-Agent": PHONE, **OPENED})
+    assert (answer.status_code, answer.headers["content-type"]) == (503, "text/plain; charset=utf-8")
+    assert int(answer.headers["retry-after"]) > 0
 
 
 async def test_a_message_that_is_put_right_keeps_its_link_and_gets_those_it_had_not(linked: Campaigns) -> None:
@@ -206,6 +259,10 @@ async def test_a_link_leads_on_for_thirty_days_after_its_message_may_last_leave(
         assert found is not None
         left = found.expires_at - now()
     assert timedelta(days=32, hours=23) < left <= timedelta(days=33)  # three in which it may leave, and thirty
+
+
+async def _leads(campaigns: Campaigns, path: str) -> str:
+    return (await followed(campaigns, path, "HEAD")).headers["location"]
 
 
 def _fields(event: Any) -> dict[str, Any]:

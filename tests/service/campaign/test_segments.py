@@ -10,11 +10,11 @@ import msgspec
 import pytest
 from sqlalchemy import text
 
-from campaign import segment, segments
+from campaign import segment, segments, store
 from campaign.attribute import Kind, is_date
 from campaign.reach import Standing, state
 from common.contracts.consent import Consent, Suppression
-from tests.builders import SENDER, number, opted_in, opted_out, subject
+from tests.builders import SENDER, number, opted_in, opted_out, sender_changed, subject
 from tests.running import bearer
 from tests.service.campaign.campaigns import Campaigns, changed, csv_of
 from tests.unit.consent.evidences import NOON, NOW
@@ -121,7 +121,7 @@ def people(dice: random.Random, many: int) -> list[Person]:
         held = {"city": dice.choice(TEXTS), "points": dice.choice(NUMBERS), "born": dice.choice(DAYS)}
         held["vip"] = dice.choice(["true", "false", "oui", ""])
         return Person(
-            subject(n),
+            subject(n) if n % 3 else f"u1-{subject(n).partition('-')[2]}",  # hashed with the key before this one
             {name: value for name, value in held.items() if dice.random() < 0.8},
             dice.choice([None, "FR", "GP"]),
             dice.choice([None, standing(dice)]),
@@ -244,6 +244,13 @@ async def _written(tx: Any, everybody: list[Person]) -> None:
             },
         )
     for person in everybody:
+        await tx.execute(  # somebody else's contact, of whom nothing is counted
+            text(
+                "INSERT INTO contact (sender_id, subject_id, number, attributes, territory, created_at, updated_at)"
+                " VALUES ('other', :id, '', '{\"city\": \"Lyon\"}', 'FR', :now, :now)"
+            ),
+            {"id": person.subject_id, "now": NOW},
+        )
         await tx.execute(
             text(
                 "INSERT INTO contact (sender_id, subject_id, number, attributes, territory, created_at, updated_at)"
@@ -358,6 +365,10 @@ async def test_who_got_a_campaign_and_who_got_anything_of_late(campaigns: Campai
 
 
 async def test_a_segment_that_selects_nobody_is_told_of_and_starts_nothing(campaigns: Campaigns) -> None:
+    async with campaigns.database.begin() as tx:
+        await store.put_sender(tx, sender_changed(sender_id="other"))
+    others = {"sender_id": "other", "contacts": [{"number": number(3), "attributes": {"city": "Brest"}}]}
+    await campaigns.post("contacts", json=others)  # whom it would select, were they this sender's
     await campaigns.imported(csv_of(1, 2))
     nobody = await saved(campaigns, {"attribute": "city", "is": "Brest"})
     campaign_id = (await campaigns.written(audience=chosen(nobody)))["campaign_id"]
@@ -378,6 +389,9 @@ async def test_a_segment_that_selects_nobody_is_told_of_and_starts_nothing(campa
 
 
 async def test_what_cannot_be_said_is_a_problem_with_its_place(campaigns: Campaigns) -> None:
+    async with campaigns.database.begin() as tx:
+        await store.put_sender(tx, sender_changed(sender_id="other"))
+    others = (await campaigns.written(sender_id="other"))["campaign_id"]
     await campaigns.imported(csv_of(1))
     deep: dict[str, Any] = NIMES
     for _ in range(20):
@@ -385,6 +399,7 @@ async def test_what_cannot_be_said_is_a_problem_with_its_place(campaigns: Campai
     for said, field_at, reason in (
         ({"all": [NIMES, {"attribute": "size", "is": "M"}]}, "/expression/all/1/attribute", "unknown_attribute"),
         ({"any": [{"received": {"campaign": "cmp-none"}}]}, "/expression/any/0/received/campaign", "unknown_campaign"),
+        ({"received": {"campaign": others}}, "/expression/received/campaign", "unknown_campaign"),
         (deep, "/expression" + "/not" * 8, "too_deep"),
     ):
         refused = await saved(campaigns, said, 422)

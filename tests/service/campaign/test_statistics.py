@@ -5,18 +5,18 @@ import io
 import random
 from collections import Counter
 from datetime import datetime, timedelta
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import pytest
 
 from campaign import statistics, store
-from common.contracts.consent import Suppression
+from common.contracts.consent import Cause, Consent, Suppression
 from common.contracts.dispatch import MessageChanged, Status
 from common.contracts.inbound import ReceiptState
 from tests.builders import SENDER, field_keys, now, number, opted_out, sender_changed, subject
 from tests.running import bearer
 from tests.service.campaign.campaigns import Campaigns, balanced, changed
-from tests.service.campaign.test_links import HOST, TARGET, TEXT, followed
+from tests.service.campaign.test_links import HOST, OTHER, TARGET, TEXT, followed
 
 OUTCOMES = ("accepted", "rejected", "unknown")
 
@@ -134,6 +134,80 @@ async def test_an_opt_out_answers_the_last_message_that_reached_the_person_withi
     assert (trace["status"], trace["opted_out_at"]) == ("rejected", None)
 
 
+async def test_an_opt_out_is_held_against_no_campaign_but_the_one_it_answers(campaigns: Campaigns) -> None:
+    other = "atelier-lune"
+    async with campaigns.database.begin() as tx:
+        await store.put_sender(tx, sender_changed(sender_id=other))
+    people = range(1, 12)
+    first, second = await campaigns.started(*people), await campaigns.started(*people)
+    loyalty = await campaigns.started(*people, purpose="loyalty")
+    contacts = {"sender_id": other, "contacts": [{"number": number(n)} for n in people]}
+    await campaigns.post("contacts", json=contacts)
+    others = await campaigns.started(*people, sender_id=other)
+    ended = await campaigns.started(*people)
+    at, hour = now(), timedelta(hours=1)
+    async with campaigns.surroundings.sql("campaign") as sql:
+        await sql.execute("UPDATE campaign SET started_at = $1", at - timedelta(days=3))
+        await sql.execute("UPDATE campaign SET status = 'finished', ended_at = $2 WHERE campaign_id = $1", ended, at)
+
+    def left(campaign_id: str, person: int, ago: timedelta) -> MessageChanged:
+        return changed(campaign_id, subject(person), 1, "accepted", handed_off_at=at - ago)
+
+    def shut(evidence: str, ago: timedelta, purpose: str = "promotions", sender_id: str = SENDER) -> Consent:
+        return Consent(
+            sender_id=sender_id,
+            purpose=purpose,
+            state="opted_out",
+            basis=None,
+            occurred_at=at - ago,
+            evidence_id=evidence,
+        )
+
+    def told(person: int, version: int, said: tuple[str, str, str], *consents: Consent) -> Any:
+        kind, source, evidence = said
+        cause: Any = Cause(kind=cast(Any, kind), source=source, evidence_id=evidence, received_at=at)
+        return opted_out(person, version, consents=consents, causes=(cause,))
+
+    stop = ("opt_out", "mo", "e1")
+    await campaigns.report(
+        *(left(first, person, 9 * hour) for person in people),
+        left(second, 4, -hour),  # behind the STOP
+        left(second, 5, 9 * hour),  # at the same instant
+        left(others, 6, 2 * hour),  # of a sender that the STOP does not shut
+        left(loyalty, 7, 2 * hour),  # of a purpose that another STOP has shut
+        left(ended, 8, 2 * hour),  # a later one, of a campaign that has ended since
+    )
+    await campaigns.told(
+        told(1, 2, ("opt_out", "receipt", "e1"), shut("e1", hour)),
+        told(2, 2, ("opt_out", "rectification", "e1"), shut("e1", hour)),
+        told(3, 2, stop, shut("e1", 2 * hour)),
+        told(3, 3, ("opt_out", "mo", "e2"), shut("e2", hour)),
+        *(told(person, 2, stop, shut("e1", hour)) for person in (4, 5, 6, 8)),
+        told(7, 2, ("opt_out", "mo", "e0"), shut("e0", hour, "loyalty")),
+        told(7, 3, stop, shut("e0", hour, "loyalty"), shut("e1", hour)),
+        # a STOP to loyalty, told with what a provider's list had shut before
+        told(9, 2, stop, shut("e1", hour, "loyalty"), shut("listed", hour)),
+        told(10, 2, stop, shut("e1", hour, sender_id=other)),
+        # what is no opt-out, of whatever evidence
+        told(11, 2, ("opt_in", "form", "e1"), shut("e1", hour)),
+    )
+    counts = {
+        name: (await statistics_of(campaigns, campaign_id))["total"]["opted_out"]
+        for name, campaign_id in (
+            ("first", first), ("second", second), ("loyalty", loyalty), ("others", others), ("ended", ended)
+        )
+    }  # fmt: skip
+    traced = {
+        person: (await campaigns.post(f"campaigns/{first}/trace", json={"number": number(person)}))["opted_out_at"]
+        for person in people
+    }
+    answered = {person for person, since in traced.items() if since is not None}
+    assert answered - {5} == {3, 4, 6, 7}
+    assert counts["first"] + counts["second"] == 5, "of two at the same instant one is answered"
+    assert [counts[name] for name in ("loyalty", "others", "ended")] == [1, 0, 1]
+    assert datetime.fromisoformat(traced[3]) == at - 2 * hour, "the first of several"
+
+
 async def test_a_persons_trace_and_the_file_tell_the_same_and_no_number(
     campaigns: Campaigns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +223,13 @@ async def test_a_persons_trace_and_the_file_tell_the_same_and_no_number(
         changed(campaign_id, subject(2), 1, "accepted", handed_off_at=at, receipt="delivered", receipt_at=at),
         changed(campaign_id, subject(3), 1, "denied", reasons=("no_consent", "suppressed")),
     )
+    # another campaign to the same people, whose clicks and reasons are its own
+    other = await campaigns.started(1, 2, 3, text=TEXT)
+    assert await campaigns.planner.expand()
+    for asked_too in (await campaigns.requests())[-3:]:
+        text = field_keys.unseal(asked_too.text, f"text:{asked_too.message_id}")
+        assert (await followed(campaigns, text.split(HOST)[1].split()[0])).status_code == 302
+    await campaigns.report(changed(other, subject(1), 1, "denied", reasons=("quiet_hours",)))
     trace = await campaigns.post(f"campaigns/{campaign_id}/trace", json={"number": "06 39 98 00 02"})
     assert (trace["in_audience"], trace["status"], trace["receipt"]) == (True, "accepted", "delivered")
     assert trace["message_id"] == asked[subject(2)].message_id
@@ -161,14 +242,18 @@ async def test_a_persons_trace_and_the_file_tell_the_same_and_no_number(
     assert refused["reasons"][0]["field"] == "number"
     told = await statistics_of(campaigns, campaign_id)
     assert told["total"]["clicked"] == 1
-    assert [(link["target"], link["people"], link["clicks"]) for link in told["links"]][-1] == (TARGET, 1, 1)
+    assert [(link["target"], link["people"], link["clicks"]) for link in told["links"]] == [
+        (OTHER, 0, 0), (TARGET, 1, 1),
+    ]  # fmt: skip
+    assert {each["reason"] for each in told["reasons"]} == {"no_consent", "suppressed"}
 
     answer = await campaigns.client.get(f"/v1/campaigns/{campaign_id}/recipients.csv")
     assert answer.headers["content-type"].startswith("text/csv")
     assert answer.content.startswith(b"\xef\xbb\xbf")
     lines = list(csv.DictReader(io.StringIO(answer.content.decode("utf-8-sig"))))
     by_subject = {line["subject_id"]: line for line in lines}
-    assert list(by_subject) == sorted(subject(n) for n in (1, 2, 3))
+    assert [line["subject_id"] for line in lines] == sorted(subject(n) for n in (1, 2, 3))
+    assert [line["clicks"] for line in lines if line["subject_id"] != subject(2)] == ["0", "0"]
     assert by_subject[subject(2)]["clicks"] == "1"
     assert by_subject[subject(3)]["reasons"] == "no_consent suppressed"
     assert not any(number(n)[-8:] in answer.text for n in (1, 2, 3))

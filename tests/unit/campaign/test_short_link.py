@@ -43,6 +43,8 @@ def test_a_target_is_an_https_address_of_a_named_host(target: str, host: str | N
 
 def test_a_host_is_a_name_in_small_letters() -> None:
     assert is_host("m.maison-lune.example")
+    assert is_host(f"{'a' * 51}.example")  # 59: what it costs is known beforehand, and is not most of an SMS
+    assert not is_host(f"{'a' * 53}.example")
     for other in ("maison-lune", "M.example", "m.example/l", "m.example:443", "1.2.3.4", "m..example", "", "é.example"):
         assert not is_host(other), other
 
