@@ -40,7 +40,7 @@ async def test_the_example_file_is_counted_to_the_line(campaigns: Campaigns) -> 
 
 
 async def test_a_contact_keeps_what_a_later_file_does_not_say(campaigns: Campaigns) -> None:
-    await campaigns.imported(f"mobile;prenom;ville\n{number(1)};Zoé;Lyon\n{number(2)};Aimé;\n")
+    await campaigns.imported(f"mobile;prenom;ville\n{number(1)};Zoé;Lyon\n{number(2)};Bob;Metz\n{number(2)};Aimé;\n")
     found = await campaigns.imported(f"Ville,Mobile\nNîmes,06 39 98 00 01\nSète,{number(1)}\n".encode("cp1252"))
     assert (found["created"], found["updated"], found["duplicates"]) == (0, 1, 1)
     assert await contacts(campaigns.surroundings) == {

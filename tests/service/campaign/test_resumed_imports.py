@@ -177,7 +177,8 @@ async def test_what_cannot_be_recorded_lets_others_go_first_and_is_given_up(
             with pytest.raises(Unreadable):
                 await importing.go_on(held)
             if attempt == 1:
-                assert await importing.go_on(held)
+                await sql.execute("UPDATE contact_import SET lines = lines WHERE import_id = $1", other.split("/")[1])
+                assert await importing.go_on(held), "wherever its row lies"
             assert (await campaigns.get(other))["status"] == "done"
             assert (await campaigns.get(broken))["status"] == "recording"
             if attempt > 4:  # half a minute and more
