@@ -8,12 +8,12 @@ from uuid import uuid4
 import httpx
 import msgspec
 
-from campaign import consents, progress
+from campaign import consents, holds, progress
 from campaign.planner import Planner
 from common.consumer import Received
 from common.contracts import CAMPAIGN_REQUESTS, CONTROLS, EVENTS, Event, Topic
 from common.contracts.consent import ConsentStateChanged
-from common.contracts.dispatch import MessageChanged
+from common.contracts.dispatch import HoldChanged, MessageChanged
 from common.database import Database
 from common.outbox import SHARED
 from tests.builders import SENDER, now, number
@@ -126,6 +126,12 @@ class Campaigns:
             after = await progress.apply(tx, batch)
         if after is not None:
             await after()
+
+    async def held(self, *events: HoldChanged) -> None:
+        """What dispatch tells of marketing as a whole, as the consumer would hand it over, in one batch."""
+        batch = [Received(event, event.key, 0, n, now(), None) for n, event in enumerate(events)]
+        async with self.database.begin() as tx:
+            await holds.apply(tx, batch)
 
     async def told(self, *states: ConsentStateChanged) -> None:
         """What consent-svc publishes of people, as the consumer would hand it over, in one batch."""

@@ -4,12 +4,13 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from sqlalchemy import text
 
 from campaign import control, store
 from campaign.lifecycle import Action, message_of
-from common.contracts.dispatch import OptOutEnforced
+from common.contracts.dispatch import HoldChanged, OptOutEnforced
 from tests.builders import SENDER, STOP_CODE, field_keys, now, number, sender_changed, subject
 from tests.running import bearer
 from tests.service.campaign.campaigns import Campaigns, balanced, changed, csv_of
@@ -329,6 +330,29 @@ async def test_a_campaign_that_waits_for_somebody_is_paused_and_says_why(campaig
     assert (found["status"], found["paused_because"]) == ("running", [])
     assert (await campaigns.post(f"campaigns/{campaign_id}/pause"))["paused_because"] == []
     assert [event.control for event in await campaigns.controls()] == ["running", "paused", "running", "paused"]
+
+
+async def test_a_campaign_that_is_running_says_that_sending_waits_and_since_when(campaigns: Campaigns) -> None:
+    campaign_id = await campaigns.started(1)
+    draft = (await campaigns.written())["campaign_id"]
+    began = now() - timedelta(minutes=1)
+    held = HoldChanged(
+        category="marketing", version=3, since=began, consents_as_of=began - timedelta(seconds=2), ended_at=None
+    )
+
+    async def waits(campaign_id: str) -> Any:
+        return (await campaigns.get(f"campaigns/{campaign_id}"))["sending_waits"]
+
+    assert await waits(campaign_id) is None
+    await campaigns.held(held, msgspec.structs.replace(held, version=2, ended_at=now()))
+    found = await waits(campaign_id)
+    assert {name: datetime.fromisoformat(at) for name, at in found.items()} == {
+        "since": began,
+        "consents_as_of": began - timedelta(seconds=2),
+    }
+    assert await waits(draft) is None
+    await campaigns.held(msgspec.structs.replace(held, version=4, ended_at=now()), held)
+    assert await waits(campaign_id) is None
 
 
 async def test_a_cancellation_denies_here_whom_nobody_asked_for_and_leaves_the_others_to_the_gate(

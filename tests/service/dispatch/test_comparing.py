@@ -24,6 +24,7 @@ from consent.summing import Summing
 from dispatch import store
 from dispatch.comparing import Comparing
 from dispatch.freshness import STALENESS, STALENESS_OF, Freshness
+from dispatch.gate import Limits
 from tests.builders import now, opted_in, opted_out, subject
 from tests.infrastructure import Postgres
 from tests.property.test_ledger_properties import anything
@@ -185,7 +186,7 @@ async def test_the_staleness_of_each_partition_is_told_and_none_is_infinite(both
         " ('dispatch.consents', 'consent.states.v1', 0, 1, now() - interval '90 seconds'),"
         " ('dispatch.consents', 'consent.states.v1', 1, 1, NULL)"
     )
-    await Freshness(both.dispatch, 3).look()
+    await Freshness(both.dispatch, 3, Limits(), timedelta(minutes=1)).look()
     of_each = [STALENESS_OF.labels(partition)._value.get() for partition in range(3)]
     assert 90 <= of_each[0] < 120
     assert of_each[1:] == [math.inf, math.inf]

@@ -175,6 +175,15 @@ class Statistics(BaseModel):
     denied_reasons: dict[str, int] = Field(description="A recipient denied for two reasons counts for both.")
 
 
+class SendingWaits(BaseModel):
+    """What the gate knows of consents is too old to send on, for some recipients or for all; codes go."""
+
+    since: datetime
+    consents_as_of: datetime | None = Field(
+        description="What was known of them, where that is oldest, when this was noticed; null: nothing."
+    )
+
+
 class Campaign(BaseModel):
     campaign_id: str
     sender_id: str
@@ -213,6 +222,9 @@ class Campaign(BaseModel):
     paused_because: list[str] = Field(
         description="Why it was paused by itself: `gateway_needs_somebody` is an account with a provider, or its money."
         " Empty where a person paused it. Resume it once that is seen to."
+    )
+    sending_waits: SendingWaits | None = Field(
+        description="Of a campaign that is running: nothing is wrong with it, and it goes on by itself."
     )
     statistics: Statistics
 
@@ -487,6 +499,8 @@ async def _found(tx: AsyncConnection, caller: Caller, campaign_id: str, *, lock:
 
 async def _shown(tx: AsyncConnection, held: Resources[Any], rows: Sequence[Row[Any]]) -> list[Campaign]:
     reasons = await store.reasons_of(tx, [row.campaign_id for row in rows])
+    hold = await store.hold_of_marketing(tx)
+    waits = SendingWaits(since=hold.since, consents_as_of=hold.consents_as_of) if hold else None
     policy = held.settings.policy
     found = []
     for row in rows:
@@ -508,6 +522,7 @@ async def _shown(tx: AsyncConnection, held: Resources[Any], rows: Sequence[Row[A
                 length=length_of(template.sample(sender.stop_code) + sender.stop_added),
                 costly=costly(row.text),
                 paused_because=sorted(reasons.get((row.campaign_id, "paused"), {})),
+                sending_waits=waits if row.status == Status.RUNNING else None,
                 statistics=Statistics(
                     audience=row.audience,
                     **{name: fields[name] for name in accounts.COUNTS},

@@ -82,6 +82,7 @@ def policy(periods: Periods) -> Policy:
         kept={
             "sender": "nothing of a person",
             "sender_rule": "nothing of a person",
+            "hold": "nothing of a person",
             "contact_attribute": "nothing of a person",
             "segment": "nothing of a person",
             "segment_version": "nothing of a person",

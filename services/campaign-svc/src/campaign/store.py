@@ -46,7 +46,7 @@ from campaign.variants import OWN, Result, Trial
 from campaign.wording import Wording, wording
 from common import consumer, dead_letters, erasing, outbox
 from common.contracts.consent import SenderChanged
-from common.contracts.dispatch import MessageChanged
+from common.contracts.dispatch import HoldChanged, MessageChanged
 from common.database import copy_lines, escaped, fetch_many, insert_many, new_metadata
 
 CONTACTS = 0x636F6E74  # advisory lock ("cont"): shared by who asks for messages, alone for who corrects contacts
@@ -88,6 +88,16 @@ sender_rule = Table(
     Column("stop_added", Text, nullable=True),  # by its operator, behind each text
     Column("changed_by", Text, nullable=False),
     _instant("changed_at"),
+)
+
+hold = Table(
+    "hold",  # of marketing by dispatch-svc, the last one it told of
+    metadata,
+    Column("category", Text, primary_key=True),
+    Column("version", Integer, nullable=False),
+    _instant("since"),
+    _instant("consents_as_of", nullable=True),
+    _instant("ended_at", nullable=True),
 )
 
 standing = Table(
@@ -420,6 +430,29 @@ async def put_sender_rule(
             "now": now,
         },
     )
+
+
+# --- what holds everything up -----------------------------------------------------------------------------------------
+
+
+async def put_hold(tx: AsyncConnection, event: HoldChanged) -> None:
+    """Keep the newest version."""
+    await tx.execute(
+        text(
+            "INSERT INTO hold (category, version, since, consents_as_of, ended_at)"
+            " VALUES (:category, :version, :since, :consents_as_of, :ended_at)"
+            " ON CONFLICT (category) DO UPDATE SET version = excluded.version, since = excluded.since,"
+            " consents_as_of = excluded.consents_as_of, ended_at = excluded.ended_at"
+            " WHERE hold.version < excluded.version"
+        ),
+        msgspec.structs.asdict(event),
+    )
+
+
+async def hold_of_marketing(tx: AsyncConnection) -> Row[Any] | None:
+    """The one that lasts: since, consents_as_of."""
+    rows = await tx.execute(text("SELECT since, consents_as_of FROM hold WHERE ended_at IS NULL"))
+    return rows.one_or_none()
 
 
 # --- consents, as consent-svc tells them ------------------------------------------------------------------------------

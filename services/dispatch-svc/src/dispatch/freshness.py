@@ -1,19 +1,27 @@
 """How old what is known of consents is, and how far a rebuild of it has come: looked at every second, also while nobody
-asks."""
+asks. That marketing is held because it is too old is told to other services, once it has lasted (`hold.py`)."""
 
+import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.consumer import applied_watermark
 from common.contracts import STATES
+from common.contracts.dispatch import HoldChanged
 from common.database import Database
 from common.service import Resources, Worker
 from common.telemetry import gauge
 from common.timer import Timer
 from dispatch import store
 from dispatch.gate import Limits, is_fresh
+from dispatch.hold import looked
+
+log = logging.getLogger(__name__)
 
 STALENESS = gauge(
     "sms_dispatch_consent_staleness_seconds",
@@ -31,6 +39,8 @@ LOOK_EVERY_S = 1.0
 class Freshness:
     database: Database
     partitions: int
+    limits: Limits
+    told_after: timedelta
 
     def worker(self) -> Worker:
         timer = Timer("freshness", self.look, LOOK_EVERY_S, self.database)
@@ -40,14 +50,36 @@ class Freshness:
         async with self.database.begin() as tx:
             known = await store.watermarks(tx)
             read, until, _ = await store.rebuild_progress(tx)
-        now = datetime.now(UTC)
-        ages = [age_of(known.get(partition), now) for partition in range(self.partitions)]
+            now = datetime.now(UTC)
+            marks = [known.get(partition) for partition in range(self.partitions)]
+            told = await self._tell(tx, marks, now)
+        if told is not None:
+            log.warning("marketing goes on" if told.ended_at else "marketing is held", extra={"since": told.since})
+        ages = [age_of(as_of, now) for as_of in marks]
         for partition, age in enumerate(ages):
             STALENESS_OF.labels(partition).set(age)
         STALENESS.set(max(ages))
         REBUILT.labels("read").set(read)
         REBUILT.labels("all").set(until)
         return False
+
+    async def _tell(self, tx: AsyncConnection, marks: Sequence[datetime | None], now: datetime) -> HoldChanged | None:
+        """Of all partitions together: as soon as one is held, and not before all go on."""
+        before = await store.lock_hold(tx)
+        held = not all(is_fresh(as_of, now, self.limits) for as_of in marks)
+        known = looked(before, held, now, self.told_after)
+        tell = None
+        if known.version != before.version and known.since is not None:
+            tell = HoldChanged(
+                category="marketing",
+                version=known.version,
+                since=known.since,
+                consents_as_of=min((as_of for as_of in marks if as_of), default=None) if all(marks) else None,
+                ended_at=known.ended_at,
+            )
+        if known != before:
+            await store.put_hold(tx, known, tell)
+        return tell
 
 
 def age_of(as_of: datetime | None, now: datetime) -> float:

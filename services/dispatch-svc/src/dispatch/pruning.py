@@ -69,6 +69,7 @@ def policy(periods: Periods) -> Policy:
             "subject_next": "while it is made",
             "rebuild": "nothing of a person",
             "comparison": "nothing of a person",
+            "hold": "nothing of a person",
             "provider_block": "until a person removes it",
             "sender": "nothing of a person",
             "campaign": "nothing of a person",

@@ -41,6 +41,7 @@ class Settings(HoursSettings):
     max_staleness_s: float = Field(2.0, gt=0)  # promise 1: older consent knowledge holds every marketing message
     marketing_cap: int | None = Field(None, ge=1)  # messages of one sender to one person; none: any number
     marketing_cap_days: float = Field(7.0, gt=0, le=366)  # within so many days
+    hold_told_after_s: float = Field(10.0, gt=0)  # so long it lasts before others are told of it, and its end likewise
     permit_ttl_s: float = Field(1.0, gt=0)  # a hand-off begins within this of its decision, or is decided again
     settle_margin_s: float = 5.0  # on top of those two: then a message left `sending` is a dead process's
     intake_batch: int = Field(250, ge=1, le=5000)  # what shares a transaction; a STOP of the partition waits for it
@@ -119,6 +120,8 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         checker = Checker(held.database, held.field_keys, settings.policy, limits_of(settings), timeout)
         comparing = Comparing(held.database, settings.partitions)
         erasing = eraser(held.database, settings.partitions)
+        told_after = timedelta(seconds=settings.hold_told_after_s)
+        freshness = Freshness(held.database, settings.partitions, limits_of(settings), told_after)
         return Background(
             subscriptions=[
                 intake.campaigns(),
@@ -132,7 +135,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                 *timers.workers(),
                 checker.worker(),
                 comparing.worker(),
-                Freshness(held.database, settings.partitions).worker(),
+                freshness.worker(),
                 erasing.worker(),
                 Pruner(held.database, pruning.policy(settings.keep)).worker(),
             ],

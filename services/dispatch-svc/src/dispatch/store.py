@@ -38,7 +38,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common import consumer, dead_letters, erasing, outbox
-from common.contracts import DISPATCH_MESSAGES, STATES
+from common.contracts import DISPATCH_HOLDS, DISPATCH_MESSAGES, STATES
 from common.contracts.campaign import CampaignControlled, Control, MessageReworded
 from common.contracts.consent import (
     DIGEST_BYTES,
@@ -49,9 +49,10 @@ from common.contracts.consent import (
     StatesSummed,
     Suppression,
 )
-from common.contracts.dispatch import MessageChanged, OptOutEnforced
+from common.contracts.dispatch import HoldChanged, MessageChanged, OptOutEnforced
 from common.database import fetch_many, new_metadata
 from dispatch.gate import Reason, Subject
+from dispatch.hold import Hold
 
 Generation = Literal["subject", "subject_next"]
 
@@ -153,6 +154,16 @@ rebuild = Table(
     Column("next_offset", BigInteger, nullable=False),
     Column("until", BigInteger, nullable=False),  # what the projection has read, when it was last looked at
     _instant("begun_at", nullable=False),
+)
+
+hold = Table(
+    "hold",  # one row: what was told of marketing being held (`hold.py`)
+    metadata,
+    Column("category", Text, primary_key=True),
+    Column("version", Integer, nullable=False),
+    _instant("since"),
+    _instant("ended_at"),
+    _instant("otherwise_since"),
 )
 
 comparison = Table(
@@ -561,6 +572,26 @@ async def watermarks(tx: AsyncConnection) -> dict[int, datetime | None]:
         {"group": CONSENTS_GROUP, "topic": STATES.name},
     )
     return {row.partition: row.as_of for row in rows}
+
+
+async def lock_hold(tx: AsyncConnection) -> Hold:
+    """What was told of marketing being held. The row is locked, once there is one: of several processes one tells."""
+    rows = await fetch_many(tx, "SELECT version, since, ended_at, otherwise_since FROM hold FOR UPDATE")
+    return Hold(*rows[0]) if rows else Hold()
+
+
+async def put_hold(tx: AsyncConnection, known: Hold, tell: HoldChanged | None) -> None:
+    """`tell`: what is to be published of it."""
+    await tx.execute(
+        text(
+            "INSERT INTO hold (category, version, since, ended_at, otherwise_since)"
+            " VALUES ('marketing', :version, :since, :ended_at, :otherwise_since)"
+            " ON CONFLICT (category) DO UPDATE SET version = excluded.version, since = excluded.since,"
+            " ended_at = excluded.ended_at, otherwise_since = excluded.otherwise_since"
+        ),
+        msgspec.structs.asdict(known),
+    )
+    await outbox.append(tx, DISPATCH_HOLDS, [tell] if tell else [])
 
 
 _DIGEST = (

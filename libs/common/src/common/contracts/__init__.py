@@ -9,7 +9,7 @@ from typing import Literal
 
 from common.contracts.campaign import CampaignControlled, LinkClicked, MessageRequested, MessageReworded
 from common.contracts.consent import ConsentStateChanged, SenderChanged, StatesSummed
-from common.contracts.dispatch import MessageChanged, OptOutEnforced
+from common.contracts.dispatch import HoldChanged, MessageChanged, OptOutEnforced
 from common.contracts.envelope import Event, Watermark
 from common.contracts.inbound import MessageReceived, ReceiptReceived
 from common.contracts.operator import MessageDelivered, MessageSubmitted, ReceiptDelivered
@@ -35,7 +35,7 @@ class Topic:
     name: str
     owner: str
     keyed_by: Literal[
-        "subject_id", "sender_id", "campaign_id", "provider_message_id", "message_id", "reference", "sum_id"
+        "subject_id", "sender_id", "campaign_id", "provider_message_id", "message_id", "reference", "sum_id", "category"
     ]
     cleanup: Literal["compact", "delete"]
     events: tuple[type[Event], ...]
@@ -140,6 +140,7 @@ DISPATCH_MESSAGES = Topic(
     (MessageChanged, OptOutEnforced),
     ("campaign", "consent"),
 )
+DISPATCH_HOLDS = Topic("dispatch.holds.v1", "dispatch", "category", "compact", (HoldChanged,), ("campaign",))
 
 TOPICS: tuple[Topic, ...] = (
     SENDERS,
@@ -158,6 +159,7 @@ TOPICS: tuple[Topic, ...] = (
     CLICKS,
     DISPATCH_REQUESTS,
     DISPATCH_MESSAGES,
+    DISPATCH_HOLDS,
 )
 
 OPERATOR_EVENTS: tuple[type[Event], ...] = (MessageDelivered, ReceiptDelivered, MessageSubmitted)

@@ -1,4 +1,5 @@
-"""What dispatch-svc publishes: each message's state as it changes, and each opt-out once it is enforced."""
+"""What dispatch-svc publishes: each message's state as it changes, each opt-out once it is enforced, and whether
+marketing is held."""
 
 from typing import ClassVar, Literal
 
@@ -56,3 +57,21 @@ class OptOutEnforced(Event, frozen=True, kw_only=True):
     @property
     def key(self) -> str:
         return self.subject_id
+
+
+class HoldChanged(Event, frozen=True, kw_only=True):
+    """Marketing is held: for some time none has gone to some people, or to all, as what the gate knows of their
+    consents is older than it may be. It goes on by itself; `ended_at` then says since when. The newest `version`
+    counts."""
+
+    type: ClassVar[str] = "dispatch.hold_changed.v1"
+
+    category: Literal["marketing"]
+    version: int
+    since: Instant
+    consents_as_of: Instant | None  # what was known of consents, where that is oldest, as this was told; None: nothing
+    ended_at: Instant | None
+
+    @property
+    def key(self) -> str:
+        return self.category
