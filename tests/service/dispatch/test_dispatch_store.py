@@ -12,7 +12,7 @@ import pytest
 from common.database import Database, fetch_many
 from common.kafka import partition_of
 from dispatch import store
-from dispatch.handoff import Handoff
+from dispatch.pipeline import Handoff
 from dispatch.traffic import Traffic
 from tests.builders import controlled, now, opted_in, requested, sender_changed, subject
 from tests.infrastructure import Postgres

@@ -51,8 +51,7 @@ from dispatch import projection, receipts, store
 from dispatch.clearance import Clearance
 from dispatch.gate import Limits
 from dispatch.gateways import HttpGateway
-from dispatch.handoff import Handoff
-from dispatch.intake import Intake
+from dispatch.pipeline import Handoff, Intake
 from dispatch.service import Settings
 from dispatch.timers import Timers
 from dispatch.traffic import Traffic
@@ -170,8 +169,7 @@ class Worker:
     @property
     def tasks(self) -> list[asyncio.Task[None]]:
         """What goes on in it besides what it was called for: outcomes on their way into the ledger."""
-        writing = (writer for settling in self.handoff._settling.values() for writer in settling.writers)
-        return [*writing, *self.handoff._stubborn]
+        return [task for lane in self.handoff._storing.values() for task in (*lane.writers, *lane.stubborn)]
 
     async def reaches(self, moment: Moment) -> None:
         """What is to happen at this moment happens, as far as it can while this worker stands still."""
@@ -216,7 +214,7 @@ def moments(monkeypatch: pytest.MonkeyPatch) -> Clock:
     around(store, "settle", None, "settling")
     clock = Clock()
     monkeypatch.setattr("dispatch.clearance.time", clock)
-    monkeypatch.setattr("dispatch.handoff.time", clock)
+    monkeypatch.setattr("dispatch.pipeline.time", clock)
     return clock
 
 

@@ -15,7 +15,7 @@ from common.kafka import partition_of
 from dispatch import store
 from dispatch.clearance import Permit, stored
 from dispatch.gateways import HTTP_PROVIDERS, LOOK_UPS, HttpGateway, Result
-from dispatch.handoff import Handoff
+from dispatch.pipeline import Handoff
 from dispatch.receipts import settle_receipts
 from dispatch.timers import Timers
 from dispatch.traffic import Traffic
@@ -195,7 +195,7 @@ async def test_an_outcome_that_cannot_be_stored_holds_up_no_other(ledger_of: Led
     assert (await right.row()).status == "accepted"
     assert (await wrong.row()).status == "unknown"
     assert not never.done()
-    for task in (never, *right.handoff._stubborn):
+    for task in (never, *right.handoff._storing[True].stubborn):
         task.cancel()
 
 

@@ -4,7 +4,7 @@ import asyncio
 import time
 from typing import Any
 
-from dispatch.handoff import Handoff
+from dispatch.pipeline import Handoff
 from dispatch.traffic import Traffic
 
 

@@ -16,7 +16,7 @@ from common.contracts import CONTROLS, SENDERS, STATES
 from common.contracts.campaign import CampaignControlled
 from common.contracts.consent import ConsentStateChanged, SenderChanged
 from dispatch import store
-from dispatch.handoff import ENFORCED
+from dispatch.pipeline import ENFORCED
 
 log = logging.getLogger(__name__)
 

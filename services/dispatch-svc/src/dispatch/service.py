@@ -18,9 +18,8 @@ from dispatch.copier import copier
 from dispatch.eraser import eraser
 from dispatch.freshness import Freshness, consent_is_fresh
 from dispatch.gate import Limits
-from dispatch.handoff import Handoff
-from dispatch.intake import Intake
 from dispatch.invariants import Checker
+from dispatch.pipeline import Handoff, Intake
 from dispatch.timers import Timers
 
 CODES_PART = 0.2  # of each rate of a gateway: kept for codes and answers, however large a campaign is

@@ -16,7 +16,7 @@ from dispatch import store
 from dispatch.clearance import Clearance, stored
 from dispatch.gate import is_fresh
 from dispatch.gateways import SendError
-from dispatch.handoff import Handoff
+from dispatch.pipeline import Handoff
 from dispatch.receipts import settle_receipts
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,104 @@
+"""What becomes of a message by its gateway's answer: a row, as `store.accept` and `store.settle` take it. Pure.
+
+Beside their columns: its `permit`, the gateway it was `asked` of, and the `answer` where there was one.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from dispatch.clearance import Permit
+from dispatch.gate import Reason
+from dispatch.gateways import Misconfigured, Refused, Result, SendError, Throttled, Unreachable
+
+
+def answered(
+    permit: Permit,
+    answer: Result | SendError,
+    at: datetime,
+    until: Mapping[SendError, datetime],
+    *,
+    echoes_reference: bool,
+) -> dict[str, Any]:
+    """`at`: when its submit began; `until`: when what each failure kept from leaving may be tried again."""
+    match answer:
+        case Result():
+            row = outcome(permit, answer.outcome, code=answer.code, handed_off_at=at)
+            return row | _named(answer, echoes_reference=echoes_reference) | {"answer": answer}
+        case Refused():
+            return outcome(permit, "rejected", code=answer.code, handed_off_at=at)
+        case SendError() if permit.again:
+            return outcome(permit, "unknown", handed_off_at=at)
+        case Throttled():
+            return outcome(permit, "deferred", (Reason.GATEWAY_THROTTLED,), until[answer])
+        case Unreachable():
+            return outcome(permit, "deferred", (Reason.GATEWAY_UNREACHABLE,), until[answer])
+        case Misconfigured():
+            reasons = (Reason.GATEWAY_NEEDS_SOMEBODY,)
+            return outcome(permit, "deferred", reasons, until[answer], code=answer.code)
+        case _:  # Unanswered, and whatever else we do not know
+            return outcome(permit, "unknown", handed_off_at=at)
+
+
+def outcome(
+    permit: Permit,
+    status: str,
+    reasons: tuple[Reason, ...] = (),
+    due_at: datetime | None = None,
+    *,
+    code: str | None = None,
+    handed_off_at: datetime | None = None,
+) -> dict[str, Any]:
+    return {
+        "permit": permit,
+        "asked": permit.gateway,
+        "partition": permit.candidate.partition,
+        "message_id": permit.candidate.message_id,
+        "subject_id": permit.candidate.subject_id,
+        "status": status,
+        "reasons": msgspec.json.encode(reasons).decode() if reasons else "[]",
+        "due_at": due_at,
+        "gateway": permit.gateway,
+        "gateway_message_id": None,
+        "known_as": None,
+        "code": code,
+        "handed_off_at": handed_off_at,
+    }
+
+
+def looked_up(row: Any, result: Result, *, echoes_reference: bool) -> dict[str, Any]:
+    """Of a message whose answer was lost (`message_id`, `subject_id`, `partition`, `gateway`)."""
+    return {
+        "asked": row.gateway,
+        "partition": row.partition,
+        "message_id": row.message_id,
+        "subject_id": row.subject_id,
+        "status": result.outcome,
+        "reasons": "[]",
+        "due_at": None,
+        "gateway": row.gateway,
+        "code": result.code,
+        "handed_off_at": None,
+        "answer": result,
+        **_named(result, echoes_reference=echoes_reference),
+    }
+
+
+def _named(result: Result, *, echoes_reference: bool) -> dict[str, str | None]:
+    """What the gateway calls the message; `known_as` where its receipts will name nothing else."""
+    return {
+        "gateway_message_id": result.gateway_message_id,
+        "known_as": None if echoes_reference else result.gateway_message_id,
+    }
+
+
+def went_as_it_should(outcome: Mapping[str, Any]) -> bool:
+    """Accepted, with nothing else to say, and we know what stands in its row."""
+    return (
+        outcome["status"] == "accepted"
+        and outcome["code"] is None
+        and "permit" in outcome
+        and bool(outcome["permit"].row)
+    )

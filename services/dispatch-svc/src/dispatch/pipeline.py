@@ -1,0 +1,409 @@
+"""The way of a message, from Kafka to the operator and into the ledger. This file reads in the order of what happens:
+
+    consume   `Intake.take_marketing`, `Intake.take`: a batch of one partition, in the transaction that steps its
+              offset; what may not be taken yet stays in Kafka
+    decide    `Clearance.decide`: what a decision stands on is read under the partition's lock, and `gate.py` decides
+    insert    `store.insert_messages`: each with its verdict, what may go as `sending`. Commit
+    submit    `Handoff.send`: in batches, each on permits that hold; no transaction is open. `_submit` is the one place
+              where a message leaves
+    settle    `Handoff._store_outcomes`: what was answered meanwhile (`outcomes.py`) in one transaction (`storing.py`),
+              with its events. Commit. Then the opt-outs that waited for these messages are enforced
+
+What is not on the way of each message comes after that: waiting for a slot, deciding again once a permit has lapsed,
+the gateway's rate, its failures. What was deferred, and what a crash left, joins at `Handoff.send` (`timers.py`). A
+submit whose end nobody knows is `unknown` and is never blindly sent again.
+"""
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import Row
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.consumer import After, Hold, Poison, Received, Subscription
+from common.contracts import CAMPAIGN_REQUESTS, DISPATCH_REQUESTS
+from common.contracts.campaign import MessageRequested, MessageReworded
+from common.database import Database
+from common.kafka import partition_of
+from common.telemetry import counter, histogram
+from dispatch import outcomes, store
+from dispatch.clearance import Candidate, Clearance, Permit, requested, stored
+from dispatch.gate import Reason, is_fresh
+from dispatch.gateways import Misconfigured, Refused, Result, SendError, Submit, Throttled, Unreachable
+from dispatch.gateways.health import Failure
+from dispatch.storing import Storing, until_stored
+from dispatch.traffic import Traffic
+
+log = logging.getLogger(__name__)
+
+OUTCOMES = counter("sms_dispatch_outcomes_total", "Hand-offs by outcome.", ["gateway", "outcome"])
+SUBMIT = histogram("sms_dispatch_submit_seconds", "One submit, as the gateway answers it.", ["gateway"])
+REDECIDED = counter("sms_dispatch_permits_lapsed_total", "Messages decided again because their permit lapsed.")
+ENFORCED = histogram(
+    "sms_dispatch_enforcement_seconds",
+    "From the webhook (or the API call) to the opt-out being enforced.",
+    buckets=(0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0),
+)
+
+SUBMITS_AHEAD = 4  # for each that may be in flight
+
+
+class Intake:
+    """Both lanes: campaigns', and codes' (transactional and service messages), which never wait behind one."""
+
+    def __init__(self, clearance: Clearance, handoff: "Handoff", *, batch: int, partitions: int) -> None:
+        self._partitions = partitions
+        self._clearance = clearance
+        self._handoff = handoff
+        self._batch = batch
+
+    def campaigns(self) -> Subscription:
+        return Subscription(
+            "dispatch.campaign-requests",
+            CAMPAIGN_REQUESTS,
+            self.take_marketing,
+            # all that is read at once is in hand soon after: what waits for its turn beyond its permit is decided
+            # again, message by message where a submit has one
+            max_records=min(self._batch, self._handoff.ahead // 2),
+            on_assigned=self._handoff.traffic.holds,
+            may_read=lambda: not self._handoff.is_behind,
+        )
+
+    def codes(self) -> Subscription:
+        return Subscription(
+            "dispatch.requests",
+            DISPATCH_REQUESTS,
+            self.take,
+            max_records=self._batch,
+            on_assigned=self._handoff.traffic.holds,
+        )
+
+    async def take_marketing(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
+        """While the watermark is stale, all gateways are out of reach, or more is in hand than leaves soon, nothing is
+        taken at all: it waits in Kafka, and no verdict is written."""
+        if self._handoff.is_behind:
+            raise Hold
+        as_of = await store.watermark(tx, batch[0].partition)
+        if not is_fresh(as_of, datetime.now(UTC), self._clearance.limits) or self._handoff.traffic.resting:
+            raise Hold
+        return await self._decide(tx, batch)
+
+    async def take(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
+        return await self._decide(tx, batch)
+
+    async def _decide(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
+        partition = batch[0].partition
+        candidates: dict[UUID, Candidate] = {}
+        reworded: dict[UUID, MessageReworded] = {}
+        for event in (received.event for received in batch):
+            if not isinstance(event, MessageRequested):
+                assert isinstance(event, MessageReworded)
+                self._reword(event, partition, candidates, reworded)
+                continue
+            if event.category == "service" and event.campaign_id is not None:
+                raise Poison("a campaign cannot send in the service category")
+            if partition_of(event.subject_id, self._partitions) != partition:
+                raise Poison("in another partition than its subject's: its lock and its watermark are not the same")
+            try:
+                candidate = requested(event, partition)
+            except ValueError as error:
+                raise Poison("the message id is not a UUID") from error
+            candidates[candidate.message_id] = candidate
+        if reworded:
+            await store.lock_partition(tx, partition)
+            if not await store.reword(tx, reworded):
+                raise Hold  # one is being handed off: it has left, or it will wait again and be found then
+        decisions = await self._clearance.decide(tx, partition, list(candidates.values()))
+        new = await store.insert_messages(tx, [d.row for d in decisions])
+        decisions = [d for d in decisions if d.candidate.message_id in new]
+        await store.append_changes(tx, [store.inserted(d.row) for d in decisions if d.permit is None])
+        permits = [d.permit for d in decisions if d.permit]
+        if not permits:
+            return None
+
+        async def hand_off() -> None:
+            await self._handoff.send(permits)
+
+        return hand_off
+
+    def _reword(
+        self,
+        event: MessageReworded,
+        partition: int,
+        candidates: dict[UUID, Candidate],
+        reworded: dict[UUID, MessageReworded],
+    ) -> None:
+        """What was requested in this batch is decided as it is to be said; what was before is looked up."""
+        if partition_of(event.subject_id, self._partitions) != partition:
+            raise Poison("in another partition than its subject's: its lock and its watermark are not the same")
+        try:
+            identity = UUID(event.message_id)
+        except ValueError as error:
+            raise Poison("the message id is not a UUID") from error
+        reworded[identity] = event
+        candidate = candidates.get(identity)
+        if candidate is not None and candidate.subject_id == event.subject_id:
+            candidates[identity] = msgspec.structs.replace(candidate, text=event.text or "")
+
+
+@dataclass(slots=True)
+class Handoff:
+    """`submits_in_flight`: how many calls of one gateway at once in each lane, over all partitions. The lanes share
+    nothing: a code never waits behind a campaign, nor one gateway's messages behind another's."""
+
+    database: Database
+    traffic: Traffic
+    clearance: Clearance
+    submits_in_flight: int
+    _lanes: dict[tuple[str, bool], asyncio.Semaphore] = field(init=False)
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    _in_hand: int = 0  # messages
+    _waits: set[asyncio.Timeout] = field(default_factory=set)  # for a slot
+    _storing: dict[bool, Storing] = field(init=False)  # marketing, or not
+
+    def __post_init__(self) -> None:
+        self._lanes = {
+            (name, marketing): asyncio.Semaphore(self.submits_in_flight)
+            for name in self.traffic.gateways
+            for marketing in (True, False)
+        }
+        self._storing = {marketing: Storing(self._store_outcomes) for marketing in (True, False)}
+
+    async def send(self, permits: Sequence[Permit]) -> None:
+        """Hand these off, in batches; returns when each has an outcome in the ledger."""
+        lanes: dict[tuple[str, bool], list[Permit]] = {}
+        for permit in permits:
+            lanes.setdefault(_lane(permit), []).append(permit)
+        batches = []
+        for (name, _), lane in lanes.items():
+            size = self.traffic.gateways[name].batch
+            batches += [lane[at : at + size] for at in range(0, len(lane), size)]
+        self._in_hand += len(permits)
+        try:
+            await asyncio.gather(*(self._send_batch(batch) for batch in batches))
+        finally:
+            self._in_hand -= len(permits)
+
+    async def _send_batch(self, permits: Sequence[Permit]) -> None:
+        """One submit, begun on permits that hold, by one gateway. Waiting for a slot, lapsed permits are renewed: what
+        waits is decided again every `permit_ttl`, so a STOP reaches it, and nobody takes it for the leavings of a
+        crash."""
+        while permits:
+            slots = self._lanes[_lane(permits[0])]
+            if not await self._slot(slots, min(p.until for p in permits)):
+                if self._stopping.is_set():
+                    await self._hand_back(permits)
+                    return
+                await self.send(await self._decide_again(permits))  # perhaps by other gateways
+                return
+            try:
+                if time.monotonic() > min(p.until for p in permits):
+                    continue
+                going, later = self._within_the_rate(permits)
+                answers = await self._submit(going) if going else []
+            finally:
+                slots.release()
+            if answers is None:  # refused as a whole: find the message that is to blame
+                half = len(going) // 2
+                await asyncio.gather(self._send_batch(going[:half]), self._send_batch(going[half:]))
+            await self._settle([*later, *(answers or [])], marketing=_lane(permits[0])[1])
+            return
+
+    async def _submit(self, permits: Sequence[Permit]) -> list[dict[str, Any]] | None:
+        """The one place where a message leaves. Returns rows for `store.settle`; None when nothing was taken because of
+        something in the batch, which had more than one message."""
+        started, at = time.monotonic(), datetime.now(UTC)
+        submits = [
+            Submit(
+                reference=str(p.candidate.message_id),
+                subject_id=p.candidate.subject_id,
+                to=p.number,
+                sender=p.oadc,
+                short_code=p.stop_code,
+                category=p.candidate.category,
+                text=p.text,
+            )
+            for p in permits
+        ]
+        gateway = self.traffic.gateways[permits[0].gateway]
+        results: Sequence[Result | SendError]
+        try:
+            results = await gateway.submit(submits)
+        except Refused as error:
+            if len(permits) > 1:
+                return None
+            results = [error]
+        except SendError as error:
+            results = [error] * len(permits)
+        took_s = time.monotonic() - started
+        if answered := {p.oadc for p, r in zip(permits, results, strict=True) if isinstance(r, (Result, Refused))}:
+            self.traffic.answered(gateway.name, answered, took_s)
+            SUBMIT.labels(gateway.name).observe(took_s)
+        until = self._failed(gateway.name, permits, results)
+        echoes = gateway.capabilities.echoes_reference
+        return [
+            outcomes.answered(p, r, at, until, echoes_reference=echoes) for p, r in zip(permits, results, strict=True)
+        ]
+
+    async def _settle(self, settled: Sequence[dict[str, Any]], *, marketing: bool) -> None:
+        """Returns once these outcomes are in the ledger, perhaps with others of their lane in one transaction."""
+        if not settled:
+            return
+        for (gateway, status), many in Counter((o["asked"], o["status"]) for o in settled).items():
+            OUTCOMES.labels(gateway, status).inc(many)
+        await self._storing[marketing].stored(settled)
+
+    async def _store_outcomes(self, settled: Sequence[dict[str, Any]]) -> None:
+        async with self.database.begin() as tx:
+            plain = [o for o in settled if outcomes.went_as_it_should(o)]
+            if len(plain) < len(settled):
+                await store.lock_messages(tx, [o["message_id"] for o in settled])
+            done = await store.accept(tx, plain)
+            changes = [store.accepted(o["permit"].row, o) for o in settled if o["message_id"] in done]
+            changes += await store.settle(tx, [o for o in settled if o["message_id"] not in done])
+            await store.append_changes(tx, changes)
+            await _tell_what_the_provider_refuses(tx, settled)
+        await until_stored(lambda: self._enforce([o["subject_id"] for o in settled]))
+
+    async def _enforce(self, subject_ids: Sequence[str]) -> None:
+        """Once their outcomes are committed: an opt-out applied meanwhile has seen them `sending`, and left it to us to
+        say when they are not. The few that see each other at the same instant are the sweep's."""
+        async with self.database.begin() as tx:
+            enforced = await store.enforce(tx, subject_ids, datetime.now(UTC))
+        for event in enforced:
+            ENFORCED.observe((event.enforced_at - event.received_at).total_seconds())
+
+    # --- not on the way of each message
+
+    @property
+    def is_behind(self) -> bool:
+        """More is in hand than leaves soon: what is taken now would wait until its permit has lapsed."""
+        return self._in_hand >= self.ahead
+
+    @property
+    def ahead(self) -> int:
+        """As many messages as may be in hand before it is: some submits for each that may be in flight."""
+        return SUBMITS_AHEAD * self.submits_in_flight * max(gateway.batch for gateway in self.traffic.gateways.values())
+
+    async def _slot(self, slots: asyncio.Semaphore, until: float) -> bool:
+        """A free slot before `until` (monotonic); False at that moment, or when the service stops."""
+        if self._stopping.is_set() or time.monotonic() >= until:
+            # to take a free one is no turn of the loop: whoever then found that its permit has lapsed would spin
+            return False
+        if not slots.locked():
+            return await slots.acquire()
+        try:
+            async with asyncio.timeout(until - time.monotonic()) as waiting:
+                self._waits.add(waiting)
+                await slots.acquire()
+                return True
+        except TimeoutError:
+            return False
+        finally:
+            self._waits.discard(waiting)
+
+    async def watch(self, stop: asyncio.Event) -> None:
+        """A worker: once the service stops, what has not left goes back to the queue instead of waiting for a slot."""
+        await stop.wait()
+        self._stopping.set()
+        for waiting in self._waits:
+            waiting.reschedule(asyncio.get_running_loop().time())
+
+    async def _hand_back(self, permits: Sequence[Permit]) -> None:
+        """These have not left: whoever runs next decides them afresh. What a crash left, the sweep finds again."""
+        if permits[0].again:
+            return
+        rows = [outcomes.outcome(p, "deferred", (Reason.SERVICE_STOPPING,), datetime.now(UTC)) for p in permits]
+        await self._settle([{**row, "gateway": None} for row in rows], marketing=_lane(permits[0])[1])
+
+    async def _decide_again(self, permits: Sequence[Permit]) -> list[Permit]:
+        """Fresh permits for those that may still go; the others keep their new verdict."""
+        REDECIDED.inc(len(permits))
+        return await until_stored(lambda: self._redecide(permits))
+
+    async def _redecide(self, permits: Sequence[Permit]) -> list[Permit]:
+        partition = permits[0].candidate.partition
+        async with self.database.begin() as tx:
+            await store.lock_partition(tx, partition)
+            rows = await store.still_sending(tx, [p.candidate.message_id for p in permits])
+            again = permits[0].again
+            decisions = await self.clearance.decide(tx, partition, [stored(row) for row in rows], again=again)
+            refused = [d for d in decisions if d.permit is None and not again]
+            await store.append_changes(tx, await store.update_decisions(tx, [d.row for d in refused]))
+            await store.update_decisions(tx, [d.row for d in decisions if d.permit])
+            await store.enforce(tx, [d.candidate.subject_id for d in refused], datetime.now(UTC))
+        return [d.permit for d in decisions if d.permit]
+
+    def _within_the_rate(self, permits: Sequence[Permit]) -> tuple[list[Permit], list[dict[str, Any]]]:
+        """Those that may go now, and what becomes of the others: they come back one after the other, at the rate."""
+        now: list[Permit] = []
+        later: list[dict[str, Any]] = []
+        if permits[0].again:
+            return list(permits), later
+        when = self.traffic.admit(permits[0].gateway, [p.oadc for p in permits])
+        for permit, due in zip(permits, when, strict=True):
+            if due is None:
+                now.append(permit)
+            else:
+                later.append(outcomes.outcome(permit, "deferred", (Reason.GATEWAY_THROTTLED,), due))
+        return now, later
+
+    def _failed(
+        self, name: str, permits: Sequence[Permit], results: Sequence[Result | SendError]
+    ) -> dict[SendError, datetime]:
+        """For each failure, when what it kept from leaving may be tried again; once for one that hit many."""
+        until: dict[SendError, datetime] = {}
+        for permit, error in zip(permits, results, strict=True):
+            if isinstance(error, (Result, Refused)) or error in until:
+                continue
+            if isinstance(error, Throttled):
+                until[error] = self.traffic.pause(name, error.after_s)
+                continue
+            log_as = log.error if isinstance(error, Misconfigured) else log.warning
+            log_as("a submit failed", extra={"gateway": name, "kind": type(error).__name__, "why": str(error)})
+            if isinstance(error, Misconfigured):
+                until[error] = self.traffic.failed(name, "misconfigured", permit.oadc if error.of_sender else "")
+            else:
+                kind: Failure = "unreachable" if isinstance(error, Unreachable) else "unanswered"
+                until[error] = self.traffic.failed(name, kind)
+        return until
+
+    async def learn(self, row: Row[Any], result: Result) -> None:
+        """What the gateway says of a message whose answer was lost (`message_id`, `subject_id`, `partition`,
+        `gateway`)."""
+        echoes = self.traffic.gateways[row.gateway].capabilities.echoes_reference
+        await self._settle([outcomes.looked_up(row, result, echoes_reference=echoes)], marketing=True)
+
+
+def _lane(permit: Permit) -> tuple[str, bool]:
+    return permit.gateway, permit.candidate.category == "marketing"
+
+
+async def _tell_what_the_provider_refuses(tx: AsyncConnection, settled: Sequence[dict[str, Any]]) -> None:
+    """Somebody who opted out with the provider has opted out: the receipt that says so is evidence for consent-svc.
+    Until that has come round, and where the provider does not say why, the provider is closed to the person, which
+    denies marketing by any gateway (fail closed)."""
+    now = datetime.now(UTC)
+    refused = [
+        {
+            **row,
+            "receipt": "opted_out",
+            "receipt_at": row["handed_off_at"] or now,
+            "since": row["handed_off_at"] or now,
+            "opted_out": row["answer"].opted_out,
+        }
+        for row in settled
+        if "answer" in row and (row["answer"].opted_out or row["answer"].blocked)
+    ]
+    if not refused:
+        return
+    await store.block(tx, refused)
+    await store.append_changes(tx, await store.put_receipts(tx, [row for row in refused if row["opted_out"]]))
