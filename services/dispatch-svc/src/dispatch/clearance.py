@@ -115,10 +115,17 @@ class Clearance:
     permit_ttl_s: float
 
     async def decide(
-        self, tx: AsyncConnection, partition: int, candidates: Sequence[Candidate], *, again: bool = False
+        self,
+        tx: AsyncConnection,
+        partition: int,
+        candidates: Sequence[Candidate],
+        *,
+        locked: bool = False,
+        again: bool = False,
     ) -> list[Decision]:
-        """Decide on messages of one partition, whose lock is held from then on. Stores nothing. `again`: a hand-off of
-        these may have begun, so they go by the gateway that they went by, or not at all."""
+        """Decide on messages of one partition, whose lock is held from then on. Stores nothing. `locked`: the caller
+        has it, as it has locked their rows, which comes after. `again`: a hand-off of these may have begun, so they go
+        by the gateway that they went by, or not at all."""
         opened = []
         for place, candidate in enumerate(candidates):  # before the lock: opt-outs need not wait for it
             opened.append(self._open(candidate))
@@ -126,7 +133,8 @@ class Clearance:
         senders = await store.senders(tx, {c.sender_id for c in candidates})
         blocks = await store.blocks(tx, [c.subject_id for c in candidates])
         erased = await erasing.asked_of(tx, {c.subject_id for c in candidates})
-        await store.lock_partition(tx, partition)
+        if not locked:
+            await store.lock_partition(tx, partition)
         until = time.monotonic() + self.permit_ttl_s  # before the read: a permit never outlives its knowledge
         as_of = await store.watermark(tx, partition)
         subjects = await store.subjects(tx, [c.subject_id for c in candidates])

@@ -121,7 +121,7 @@ class Intake:
             await store.lock_partition(tx, partition)
             if not await store.reword(tx, reworded):
                 raise Hold  # one is being handed off: it has left, or it will wait again and be found then
-        decisions = await self._clearance.decide(tx, partition, list(candidates.values()))
+        decisions = await self._clearance.decide(tx, partition, list(candidates.values()), locked=bool(reworded))
         new = await store.insert_messages(tx, [d.row for d in decisions])
         decisions = [d for d in decisions if d.candidate.message_id in new]
         await store.append_changes(tx, [store.inserted(d.row) for d in decisions if d.permit is None])
@@ -335,7 +335,8 @@ class Handoff:
             await store.lock_partition(tx, partition)
             rows = await store.still_sending(tx, [p.candidate.message_id for p in permits])
             again = permits[0].again
-            decisions = await self.clearance.decide(tx, partition, [stored(row) for row in rows], again=again)
+            wanted = [stored(row) for row in rows]
+            decisions = await self.clearance.decide(tx, partition, wanted, locked=True, again=again)
             refused = [d for d in decisions if d.permit is None and not again]
             await store.append_changes(tx, await store.update_decisions(tx, [d.row for d in refused]))
             await store.update_decisions(tx, [d.row for d in decisions if d.permit])

@@ -73,7 +73,7 @@ class Timers:
             rows = await store.claim_due(tx, partition, now, self._batch, marketing=marketing)
             if not rows:
                 return False
-            decisions = await self._clearance.decide(tx, partition, [stored(row) for row in rows])
+            decisions = await self._clearance.decide(tx, partition, [stored(row) for row in rows], locked=True)
             changed = await store.update_decisions(tx, [d.row for d in decisions])
             await store.append_changes(tx, [change for change in changed if change.event.status != "sending"])
         await self._handoff.send([d.permit for d in decisions if d.permit])
@@ -132,7 +132,7 @@ class Timers:
             permits = []
             idempotent = {g.name for g in self._handoff.traffic.gateways.values() if g.capabilities.idempotent}
             if again := [stored(row) for row in rows if row.receipt is None and row.gateway in idempotent]:
-                decisions = await self._clearance.decide(tx, partition, again, again=True)
+                decisions = await self._clearance.decide(tx, partition, again, locked=True, again=True)
                 allowed = [d for d in decisions if d.permit]
                 await store.update_decisions(tx, [d.row for d in allowed])
                 permits = [d.permit for d in allowed if d.permit]
