@@ -1,6 +1,7 @@
-"""What a decision stood on is kept in its row, and `replay` decides it again: real Postgres, the real door to the gate,
-no service around."""
+"""What a decision stands on is read with the partition's lock, is kept in its row, and `replay` decides it again: real
+Postgres, the real door to the gate, no service around."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
@@ -11,17 +12,20 @@ import msgspec
 import pytest
 from sqlalchemy import text
 
-from common.database import Database
+from common.database import Database, fetch_many
 from common.kafka import partition_of
 from common.law import at_hand_off, load, rules_of
 from dispatch import store
 from dispatch.clearance import Clearance, Decision, requested
 from dispatch.gate import Limits
 from dispatch.gateways import Capabilities, Result, SendError, Submit
+from dispatch.pipeline import Handoff
 from dispatch.replay import Replay, lines
+from dispatch.timers import Timers
 from dispatch.traffic import Traffic
 from tests import builders
 from tests.builders import field_keys, now, number, opted_in, opted_out, sender_changed, subject, subject_keys
+from tests.eventually import eventually
 from tests.infrastructure import Postgres
 
 PARTITIONS = 3
@@ -49,7 +53,7 @@ class Unasked:
     """An operator whom nobody asks: what is decided here is not handed off."""
 
     name = "simulator"
-    capabilities = Capabilities()
+    capabilities = Capabilities(idempotent=True)  # what a crash left may go once more
     batch = 100
 
     async def submit(self, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
@@ -176,3 +180,42 @@ async def test_deciding_again_what_is_being_sent_does_not_count_itself(
     async with database.begin() as tx:
         again = await capped.decide(tx, partition, [d.candidate for d in first])
     assert [d.row["status"] for d in again] == ["sending", "sending"]
+
+
+WAITING_TO_DECIDE = (
+    "SELECT FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database WHERE d.datname = current_database()"
+    " AND l.locktype = 'advisory' AND l.mode = 'ShareLock' AND NOT l.granted"
+)
+
+
+@pytest.mark.parametrize(
+    ("way", "becomes"), [("it is due", "denied"), ("its permit has lapsed", "denied"), ("a crash left it", "unknown")]
+)
+async def test_who_decides_again_waits_for_an_opt_out_that_is_being_applied_and_knows_it(
+    database: Database, clearance: Clearance, way: str, becomes: str
+) -> None:
+    handoff = Handoff(database, clearance.traffic, clearance, 1)
+    timers = Timers(database, clearance, handoff, batch=10, sending_timeout=timedelta(seconds=-1))
+    [decision] = await decided(database, clearance, 1, requested_at=now() - timedelta(minutes=1))
+    assert decision.permit is not None
+    ways = {
+        "it is due": lambda: timers.wake_due(marketing=True),
+        "its permit has lapsed": lambda: handoff._decide_again([decision.permit]),
+        "a crash left it": timers.sweep,
+    }
+    async with database.begin() as tx:
+        if way == "it is due":
+            await tx.execute(text("UPDATE message SET status = 'deferred', due_at = now()"))
+    async with database.begin() as applying:
+        await store.lock_partition(applying, decision.candidate.partition, exclusive=True)
+        await store.put_subjects(applying, [opted_out(1)])
+        deciding = asyncio.create_task(ways[way]())
+
+        async def waits() -> bool:
+            return deciding.done() or bool(await fetch_many(applying, WAITING_TO_DECIDE))
+
+        await eventually(waits)
+        assert not deciding.done()
+    await deciding
+    async with database.begin() as tx:
+        assert await fetch_many(tx, "SELECT status FROM message") == [(becomes,)]
