@@ -163,7 +163,7 @@ async def test_a_cap_counts_what_is_on_its_way_in_the_same_batch_and_what_went_b
     assert [d.row["status"] for d in await decided(database, capped, 1, **asked)] == ["sending"]
     two = await decided(database, capped, 1, 1, 2, **asked)
     mine = [d.row for d in two if d.candidate.subject_id == subject(1)]
-    assert [(row["status"], row["reasons"]) for row in mine] == [("sending", "[]"), ("denied", '["frequency_cap"]')]
+    assert [(row["status"], row["reasons"]) for row in mine] == [("sending", ()), ("denied", ("frequency_cap",))]
     assert [d.row["status"] for d in two if d.candidate.subject_id == subject(2)] == ["sending"]
     assert await replayed(database, Replay(), two) == []
     async with database.begin() as tx:

@@ -36,7 +36,7 @@ async def _plant(database: Database, **broken: Any) -> str:
         "message_id": UUID(wanted.message_id),
         "partition": partition_of(wanted.subject_id, 3),
         "status": "accepted",
-        "reasons": "[]",
+        "reasons": (),
         "due_at": None,
         "policy_version": "demonstration-1",
         "consent_version": 1,

@@ -58,7 +58,7 @@ class Ledger:
             "message_id": self.message_id,
             "partition": partition_of(self.wanted.subject_id, 3),
             "status": status,
-            "reasons": "[]",
+            "reasons": (),
             "due_at": None,
             "policy_version": "demonstration-1",
             "consent_version": 1,

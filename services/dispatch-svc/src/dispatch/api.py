@@ -115,7 +115,7 @@ async def send(
                     "requested_at": now,
                     "send_before": body.send_before or now + KEPT,
                     "status": "pending",
-                    "reasons": "[]",
+                    "reasons": (),
                     "due_at": now,
                     "policy_version": "",
                     "consent_version": None,

@@ -270,7 +270,7 @@ class Clearance:
             "region": candidate.region,
             "status": status,
             "version": candidate.version + 1,
-            "reasons": msgspec.json.encode(reasons).decode() if reasons else "[]",
+            "reasons": reasons,
             "reasons_first": reasons[0] if reasons else "",
             "due_at": due,
             "policy_version": self.policy.version,

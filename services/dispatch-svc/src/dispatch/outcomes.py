@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-import msgspec
-
 from dispatch.clearance import Permit
 from dispatch.gate import Reason
 from dispatch.gateways import Misconfigured, Refused, Result, SendError, Throttled, Unreachable
@@ -58,7 +56,7 @@ def outcome(
         "message_id": permit.candidate.message_id,
         "subject_id": permit.candidate.subject_id,
         "status": status,
-        "reasons": msgspec.json.encode(reasons).decode() if reasons else "[]",
+        "reasons": reasons,
         "due_at": due_at,
         "gateway": permit.gateway,
         "gateway_message_id": None,
@@ -76,7 +74,7 @@ def looked_up(row: Any, result: Result, *, echoes_reference: bool) -> dict[str, 
         "message_id": row.message_id,
         "subject_id": row.subject_id,
         "status": result.outcome,
-        "reasons": "[]",
+        "reasons": (),
         "due_at": None,
         "gateway": row.gateway,
         "code": result.code,

@@ -769,7 +769,7 @@ def _as_decided(row: Mapping[str, Any], version: int, state: Mapping[str, Any]) 
         category=row["category"],
         version=version,
         status=state["status"],
-        reasons=_reasons_of(state["reasons"]),
+        reasons=state["reasons"],
         until=state["due_at"],
         policy_version=row["policy_version"],
         consent_version=row["consent_version"],
@@ -1337,7 +1337,7 @@ def _columns(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> list[
     """An array of each; none where there is nothing in it (`unnest` takes it for as many NULLs)."""
     found = {column: [row[column] for row in rows] for column in columns}
     if "reasons" in found:
-        found["reasons"] = ["" if told == "[]" else ",".join(_reasons_of(told)) for told in found["reasons"]]
+        found["reasons"] = [",".join(reasons) for reasons in found["reasons"]]
     return [values if any(value is not None for value in values) else None for values in found.values()]
 
 
@@ -1366,10 +1366,3 @@ _INSERT = (
     f" JOIN {_unnest(ALIKE, 'k', len(OWN) + 2, 'WITH ORDINALITY')} ON k.place = v.kind"
     " ON CONFLICT (message_id) DO NOTHING RETURNING message_id"
 )
-
-
-def _reasons_of(told: str) -> tuple[str, ...]:
-    return () if told == "[]" else _reasons.decode(told)
-
-
-_reasons = msgspec.json.Decoder(tuple[str, ...])

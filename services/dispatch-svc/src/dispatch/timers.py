@@ -6,8 +6,6 @@ import logging
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-import msgspec
-
 from common.database import Database
 from common.service import Worker
 from common.telemetry import counter
@@ -144,7 +142,7 @@ class Timers:
                     {
                         "message_id": row.message_id,
                         "status": "unknown",
-                        "reasons": msgspec.json.encode(row.reasons).decode(),
+                        "reasons": tuple(row.reasons),
                         "due_at": None,
                         "gateway": row.gateway,
                         "gateway_message_id": None,
