@@ -69,12 +69,14 @@ class Freshness:
         held = not all(is_fresh(as_of, now, self.limits) for as_of in marks)
         known = looked(before, held, now, self.told_after)
         tell = None
-        if known.version != before.version and known.since is not None:
+        if known.version != before.version:
+            assert known.since is not None
+            of_all = [as_of for as_of in marks if as_of is not None]
             tell = HoldChanged(
                 category="marketing",
                 version=known.version,
                 since=known.since,
-                consents_as_of=min((as_of for as_of in marks if as_of), default=None) if all(marks) else None,
+                consents_as_of=min(of_all) if len(of_all) == len(marks) else None,
                 ended_at=known.ended_at,
             )
         if known != before:
