@@ -3,7 +3,7 @@ Postgres, the real door to the gate, no service around."""
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -197,10 +197,11 @@ async def test_who_decides_again_waits_for_an_opt_out_that_is_being_applied_and_
     handoff = Handoff(database, clearance.traffic, clearance, 1)
     timers = Timers(database, clearance, handoff, batch=10, sending_timeout=timedelta(seconds=-1))
     [decision] = await decided(database, clearance, 1, requested_at=now() - timedelta(minutes=1))
-    assert decision.permit is not None
-    ways = {
+    permit = decision.permit
+    assert permit is not None
+    ways: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
         "it is due": lambda: timers.wake_due(marketing=True),
-        "its permit has lapsed": lambda: handoff._decide_again([decision.permit]),
+        "its permit has lapsed": lambda: handoff._decide_again([permit]),
         "a crash left it": timers.sweep,
     }
     async with database.begin() as tx:
