@@ -90,7 +90,10 @@ async def _relays_that_die(pipe: Pipeline, seed: int) -> AsyncIterator[_Deaths]:
             while not stop.is_set():
                 row = sql.transaction()
                 await row.start()
-                await sql.execute("SELECT FROM outbox ORDER BY id DESC LIMIT 1 FOR UPDATE SKIP LOCKED")
+                # of the oldest rows, which each relay begins with: behind the newest it may be far where writers are fast
+                await sql.execute(
+                    "SELECT FROM outbox ORDER BY id LIMIT 1 OFFSET $1 FOR UPDATE SKIP LOCKED", dice.randrange(10)
+                )
                 await asyncio.wait((asyncio.ensure_future(stop.wait()),), timeout=dice.uniform(0.05, 0.2))
                 deaths.cuts += len(await sql.fetch(CUT_WHO_DELETES))
                 await row.rollback()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -218,22 +219,22 @@ async def test_who_is_brought_by_another_at_the_same_moment_is_updated_and_the_o
 
 
 async def test_the_loop_stays_free_while_a_file_is_read(campaigns: Campaigns) -> None:
+    """By processor time: on a busy machine a thread may be kept from going on for as long as it likes."""
     body = (EXAMPLES / "contacts.csv").read_bytes()
-    loop = asyncio.get_running_loop()
     longest = 0.0
 
     async def watch() -> None:
         nonlocal longest
         while True:
-            before = loop.time()
+            before = time.thread_time()
             await asyncio.sleep(0)
-            longest = max(longest, loop.time() - before)
+            longest = max(longest, time.thread_time() - before)
 
     watching = asyncio.create_task(watch())
-    started = loop.time()
+    started = time.process_time()
     await campaigns.imported(body)
     watching.cancel()
-    assert longest < (loop.time() - started) / 3  # reading 10,000 lines at one go would be most of it
+    assert longest < (time.process_time() - started) / 3  # reading 10,000 lines at one go would be most of it
 
 
 async def test_an_unknown_sender_and_a_sender_of_others_are_refused(campaigns: Campaigns) -> None:
