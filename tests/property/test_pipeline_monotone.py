@@ -90,7 +90,7 @@ async def _relays_that_die(pipe: Pipeline, seed: int) -> AsyncIterator[_Deaths]:
             while not stop.is_set():
                 row = sql.transaction()
                 await row.start()
-                # of the oldest rows, which each relay begins with: behind the newest it may be far where writers are fast
+                # of the oldest, which each relay begins with: it may be far behind the newest where writers are fast
                 await sql.execute(
                     "SELECT FROM outbox ORDER BY id LIMIT 1 OFFSET $1 FOR UPDATE SKIP LOCKED", dice.randrange(10)
                 )
