@@ -79,7 +79,7 @@ RUNS = "SELECT status <> 'scheduled' FROM campaign WHERE campaign_id = $1"
 ASKED = "SELECT expanded AND NOT EXISTS (SELECT FROM outbox) FROM campaign WHERE campaign_id = $1"
 AUDIENCE = "SELECT audience FROM campaign_accounts WHERE campaign_id = $1"
 RECIPIENTS = "SELECT subject_id FROM recipient WHERE campaign_id = $1 ORDER BY subject_id"
-TOPIC, PARTITIONS = CAMPAIGN_REQUESTS.name, 12
+TOPIC = CAMPAIGN_REQUESTS.name
 REQUEST_BYTES = 600  # of a request as TEXT makes it; its headers are the same
 ROWS = (
     "SELECT c.subject_id, c.number, c.attributes::text, k.told::text FROM contact AS c"
@@ -211,7 +211,7 @@ class Bench:
                 await asyncio.sleep(LOOK_EVERY_S)
 
     async def bare_expansion(self) -> Sample:
-        await self.producer.partitions_for(TOPIC)  # `send_batch` does not wait for it
+        partitions = len(await self.producer.partitions_for(TOPIC))  # `send_batch` does not wait for it
         started, read = time.perf_counter(), 0
         value = b"x" * REQUEST_BYTES
         headers = cloud_event_headers(MessageRequested.type, uuid4(), "bench", datetime.now(UTC), None)
@@ -220,7 +220,7 @@ class Bench:
             while page := await cursor.fetch(PAGE):
                 pages: dict[int, list[bytes]] = defaultdict(list)
                 for (subject_id,) in page:
-                    pages[partition_of(subject_id, PARTITIONS)].append(subject_id.encode())
+                    pages[partition_of(subject_id, partitions)].append(subject_id.encode())
                 acks = []
                 for partition, keys in pages.items():
                     batch = self.producer.create_batch()
