@@ -9,9 +9,8 @@ the writes.
 
 When a read has taken all there was, everything acknowledged before that read's snapshot is now in the log, and the
 relay says so with a watermark in each partition: `as_of` is a clock read *before* the snapshot, less the clock skew
-allowed between hosts. Where rows are left, as while a file is imported, it is no later than the oldest of them, which
-nobody acknowledged before it was written. `ceiling` lowers it to what the service itself has read (consent-svc: the
-inbound watermarks it has applied), and is read before the same snapshot.
+allowed between hosts. `ceiling` lowers it to what the service itself has read (consent-svc: the inbound watermarks it
+has applied), and is read before the same snapshot.
 """
 
 import asyncio
@@ -45,9 +44,6 @@ BACK_OFF_S = (0.1, 5.0)
 TOGETHER = 1_000  # events of one row at most
 TURN_BYTES = 4_000_000  # of payloads that a relay takes at once, and the row that exceeds it
 SHARED = "placet.shared_row.v1;"  # before the type that all events of such a row have
-TOO_MANY = (
-    50_000  # rows left behind, of which the oldest is not worth looking for: nobody acts on knowledge of that age
-)
 MAX_RECORD_BYTES = kafka.BATCH_BYTES - 20_000  # key and value; the rest is for headers and Kafka's own framing
 
 PUBLISHED = counter("sms_outbox_published_total", "Events acknowledged by Kafka.", ["topic"])
@@ -121,7 +117,7 @@ async def append_by_partition(tx: AsyncConnection, topic: Topic, events: Sequenc
 
 async def backlog(tx: AsyncConnection) -> int:
     """About how many rows wait to be published: the span of their ids. Whoever writes many looks first: a STOP waits
-    behind them, and no watermark is later than the oldest of them."""
+    behind them, and no watermark is published before they are."""
     return int(await tx.scalar(text("SELECT coalesce(max(id) - min(id) + 1, 0) FROM outbox")) or 0)
 
 
@@ -247,18 +243,9 @@ class Relay:
             else:
                 OLDEST.set(0)
             drained = len(rows) < self._settings.relay_batch and not (rows and rows[-1].id < rows[-1].newest)
-            if self._watermarked:
-                complete = as_of if drained else await self._before_what_is_left(tx, as_of)
-                if complete is not None:
-                    await self._publish_watermarks(producer, complete, ceiling)
+            if drained and self._watermarked:
+                await self._publish_watermarks(producer, as_of, ceiling)
         return drained
-
-    async def _before_what_is_left(self, tx: AsyncConnection, as_of: datetime) -> datetime | None:
-        """As `as_of`, though rows are left in the outbox; None where no watermark is due, or of use."""
-        if asyncio.get_running_loop().time() < self._next_watermark or await backlog(tx) > TOO_MANY:
-            return None
-        [(oldest,)] = await fetch_many(tx, "SELECT min(created_at) FROM outbox")
-        return as_of if oldest is None else min(as_of, oldest - self._skew)
 
     async def _publish(self, producer: AIOKafkaProducer, rows: Sequence[Waiting]) -> None:
         """In id order within each partition; returns when Kafka has acknowledged them all."""
