@@ -220,7 +220,7 @@ def _kept_its_word(pipe: Pipeline, records: list[Record]) -> bool:
     return True
 
 
-async def test_a_watermark_waits_for_a_drained_read(surroundings: Surroundings) -> None:
+async def test_a_watermark_waits_until_all_that_its_read_saw_is_in_the_log(surroundings: Surroundings) -> None:
     """Also where the service stands on what another acknowledged: of a row that is left, nobody knows when that was."""
     async with pipeline(surroundings, partitions=1) as pipe:
         for version in range(1, 101):
@@ -234,6 +234,33 @@ async def test_a_watermark_waits_for_a_drained_read(surroundings: Surroundings) 
         records = await pipe.log()
         first_mark = next(r for r in records if isinstance(r.event, Watermark))
         assert first_mark.offset == 100
+        assert _kept_its_word(pipe, records)
+
+
+async def test_watermarks_go_on_while_there_are_always_rows_left(surroundings: Surroundings) -> None:
+    """More is written with each turn than it takes: of what another service acknowledged an hour ago, when and in
+    which order is all that its watermark, the ceiling, says. What is left is never spoken for."""
+    async with pipeline(surroundings, partitions=1) as pipe:
+        ceiling, turns = Ceiling(), 40
+        settings = pipe.with_settings(relay_batch=10, watermark_every_s=0.0, max_clock_skew_s=0.0)
+
+        async def applied() -> None:
+            """What was acknowledged an hour ago, and then the watermark that covers it."""
+            turn = ceiling.asked
+            for version in range(turn * 20, turn * 20 + 20):
+                await pipe.append(*states_of(SUBJECTS[0], version))
+                pipe.acknowledged[SUBJECTS[0], version] = datetime.now(UTC) - timedelta(hours=1)
+            ceiling.at = datetime.now(UTC) - timedelta(hours=1)
+            ceiling.meanwhile = applied if turn < turns else None
+
+        ceiling.meanwhile = applied
+        async with going(Relay("consent", pipe.database, settings, [STATES], ceiling).run):
+            await eventually(pipe.drained)
+            await eventually(lambda: _is(ceiling.asked > turns))
+            await eventually(pipe.drained)
+        records = await pipe.log()
+        said = [r.event.as_of for r in records if isinstance(r.event, Watermark) and r.offset < turns * 10]
+        assert len(set(said)) >= 3, "while rows were left at the end of each turn"
         assert _kept_its_word(pipe, records)
 
 
@@ -283,21 +310,22 @@ async def test_the_clock_of_a_watermark_is_read_before_the_outbox(surroundings: 
             await through_wire.close()
 
 
-async def test_watermarks_hold_while_writers_commit_all_the_time(surroundings: Surroundings) -> None:
-    """No allowance for skew (there is one clock), and a watermark after every read."""
+@pytest.mark.parametrize("relay_batch", [2000, 3])
+async def test_watermarks_hold_while_writers_commit_all_the_time(surroundings: Surroundings, relay_batch: int) -> None:
+    """No allowance for skew (there is one clock), and a watermark after every read, or after some that took it all."""
     async with pipeline(surroundings, partitions=1) as pipe:
 
         async def write(subject: str) -> None:
             for version in range(1, 201):
                 await pipe.append(*states_of(subject, version))
 
-        relay = pipe.relay(watermark_every_s=0.0001, max_clock_skew_s=0.0)
+        relay = pipe.relay(relay_batch=relay_batch, watermark_every_s=0.0001, max_clock_skew_s=0.0)
         async with going(relay.run):
             await asyncio.gather(*map(write, SUBJECTS))
             await eventually(pipe.drained)
         records = await pipe.log()
         assert _versions(records) == {subject: list(range(1, 201)) for subject in SUBJECTS}
-        assert sum(isinstance(r.event, Watermark) for r in records) > 20
+        assert sum(isinstance(r.event, Watermark) for r in records) > 3
         assert _kept_its_word(pipe, records)
 
 

@@ -7,10 +7,11 @@ guard by version. The ledger is the history; the outbox is a queue and stays nea
 thousands of events of one partition, they share rows (`append_together`): the same relay, the same order, a fortieth of
 the writes.
 
-When a read has taken all there was, everything acknowledged before that read's snapshot is now in the log, and the
+When all that a read saw has been published, everything acknowledged before that read's snapshot is in the log, and the
 relay says so with a watermark in each partition: `as_of` is a clock read *before* the snapshot, less the clock skew
 allowed between hosts. `ceiling` lowers it to what the service itself has read (consent-svc: the inbound watermarks it
-has applied), and is read before the same snapshot.
+has applied), and is read before the same snapshot. Of a read that could not take all it saw, both are kept until later
+ones have taken the rest: then they are still true, of that read and no other (ADR-0004).
 """
 
 import asyncio
@@ -54,10 +55,10 @@ RELAY_ERRORS = counter("sms_outbox_relay_errors_total", "Relay attempts that fai
 _packer = msgspec.msgpack.Encoder()
 _shared = msgspec.msgpack.Decoder(list[tuple[bytes, bytes]])
 
-# what a relay takes in a turn: the oldest rows, until they are many or large. `newest`: of those it looked at
+# what a relay takes in a turn: the oldest rows, until they are many or large. `newest`: of all there are
 TURN = (
     "SELECT id, event_id, topic, key, type, payload, traceparent, created_at, newest FROM"
-    " (SELECT *, max(id) OVER () AS newest, sum(size) OVER (ORDER BY id) - size AS before FROM"
+    " (SELECT *, (SELECT max(id) FROM outbox) AS newest, sum(size) OVER (ORDER BY id) - size AS before FROM"
     " (SELECT *, coalesce(octet_length(payload), 0) AS size FROM outbox ORDER BY id LIMIT $1) AS oldest) AS taken"
     " WHERE before < $2::bigint ORDER BY id"
 )
@@ -170,7 +171,15 @@ class Waiting(msgspec.Struct, frozen=True, gc=False):
     payload: bytes | None
     traceparent: str | None
     created_at: datetime
-    newest: int  # of the ids that the turn looked at
+    newest: int  # of all ids there were
+
+
+class Read(msgspec.Struct, frozen=True, gc=False):
+    """What may be said once all rows up to `newest` that a read saw are in the log."""
+
+    as_of: datetime
+    ceiling: datetime | None
+    newest: int
 
 
 class Relay:
@@ -191,6 +200,7 @@ class Relay:
         self._ceiling = ceiling
         self._producer: AIOKafkaProducer | None = None
         self._next_watermark = 0.0
+        self._read: Read | None = None  # the one that more than a turn is needed for
         self._skew = timedelta(seconds=settings.max_clock_skew_s)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -242,9 +252,10 @@ class Relay:
                 )
             else:
                 OLDEST.set(0)
-            drained = len(rows) < self._settings.relay_batch and not (rows and rows[-1].id < rows[-1].newest)
-            if drained and self._watermarked:
-                await self._publish_watermarks(producer, as_of, ceiling)
+            reached, newest = (rows[-1].id, rows[-1].newest) if rows else (0, 0)
+            drained = reached >= newest
+            if self._watermarked:
+                await self._watermark(producer, Read(as_of, ceiling, newest), reached)
         return drained
 
     async def _publish(self, producer: AIOKafkaProducer, rows: Sequence[Waiting]) -> None:
@@ -283,14 +294,28 @@ class Relay:
         for place, (key, value) in enumerate(_shared.decode(row.payload or b"")):
             yield key, value, [("ce_id", f"{row.event_id}-{place}".encode()), *others]
 
-    async def _publish_watermarks(self, producer: AIOKafkaProducer, as_of: datetime, ceiling: datetime | None) -> None:
+    async def _watermark(self, producer: AIOKafkaProducer, read: Read, reached: int) -> None:
+        """Says what may be said now that all rows up to the id `reached` are in the log: of this turn's own read, or of
+        an earlier one. A turn takes the oldest rows, so whatever an earlier read saw up to there is gone, whoever took
+        it; what has been committed since under a lower id is not what that read speaks of."""
+        if reached >= read.newest:
+            self._read = None
+            await self._publish_watermarks(producer, read)
+        elif self._read is None:
+            self._read = read
+        elif reached >= self._read.newest:
+            said, self._read = self._read, read
+            await self._publish_watermarks(producer, said)
+
+    async def _publish_watermarks(self, producer: AIOKafkaProducer, read: Read) -> None:
         now = asyncio.get_running_loop().time()
         if now < self._next_watermark:
             return
+        as_of = read.as_of
         if self._ceiling is not None:
-            if ceiling is None:
+            if read.ceiling is None:
                 return  # what we stand on is not known yet: say nothing, and dispatch holds
-            as_of = min(as_of, ceiling)
+            as_of = min(as_of, read.ceiling)
         self._next_watermark = now + self._settings.watermark_every_s
         acks = []
         for topic in self._watermarked:
