@@ -10,10 +10,16 @@ from sqlalchemy import text
 
 from campaign import control, store
 from campaign.lifecycle import Action, message_of
+from campaign.planner import Planner
 from common.contracts.dispatch import HoldChanged, OptOutEnforced
-from tests.builders import SENDER, STOP_CODE, field_keys, now, number, sender_changed, subject
+from common.database import Database
+from common.law import load
+from tests.builders import SENDER, STOP_CODE, field_keys, link_keys, now, number, sender_changed, subject
 from tests.running import bearer
 from tests.service.campaign.campaigns import Campaigns, balanced, changed, csv_of
+
+READ = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'contact'"
+KNOWN = "SELECT n_distinct FROM pg_stats WHERE tablename = 'recipient' AND attname = 'campaign_id'"
 
 
 async def test_a_draft_tells_what_it_costs(campaigns: Campaigns) -> None:
@@ -443,6 +449,27 @@ async def test_asking_waits_while_the_outbox_is_long(campaigns: Campaigns) -> No
     async with campaigns.surroundings.sql("campaign") as sql:
         await sql.execute("DELETE FROM outbox")
     assert await campaigns.planner.expand()
+
+
+async def test_asking_reads_each_contact_about_once_though_the_audience_is_new(campaigns: Campaigns) -> None:
+    """Of a table that has just grown Postgres knows nothing, and a page that is no page to it reads all contacts."""
+    many = 2 * store.MANY
+    database = Database(campaigns.database.dsn, pool_size=1)  # what it has read is told once it says so
+    planner = Planner(database, field_keys, link_keys, load("france"), partitions=3, chunk=50, backlog=1000)
+    async with campaigns.surroundings.sql("campaign") as sql:
+        await sql.execute("ALTER TABLE recipient SET (autovacuum_enabled = false)")
+        await campaigns.started(*range(many))
+        known = await sql.fetchval(KNOWN)
+        before = await sql.fetchval(READ)
+        while await planner.expand():
+            pass
+        async with database.begin() as tx:
+            await tx.execute(text("SELECT pg_stat_force_next_flush()"))
+        read = await sql.fetchval(READ) - before
+    await database.close()
+    assert len(await campaigns.requests()) == many
+    assert many <= read <= 2 * many, read
+    assert known == 1
 
 
 async def test_a_crash_between_the_requests_and_the_commit_repeats_and_loses_nothing(campaigns: Campaigns) -> None:

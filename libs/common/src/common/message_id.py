@@ -8,6 +8,9 @@ from uuid import UUID
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ONE_MS = timedelta(milliseconds=1)
 
+_FREE = ~(0xF << 76 | 0x3 << 62)  # the bits that RFC 9562 leaves to us
+_VERSION_8 = 0x8 << 76 | 0x2 << 62  # the others: version and variant
+
 
 def message_id(started_at: datetime, *parts: str) -> UUID:
     """UUIDv8 (RFC 9562): 48 bits of milliseconds of `started_at`, then a hash of `parts`.
@@ -19,9 +22,7 @@ def message_id(started_at: datetime, *parts: str) -> UUID:
     # with their lengths: no part, whatever a caller puts into it, can look like two
     digest = hashlib.sha256("".join(f"{len(part)}:{part}" for part in parts).encode()).digest()
     value = (milliseconds << 80) | int.from_bytes(digest[:10], "big")
-    value = (value & ~(0xF << 76)) | (0x8 << 76)  # version 8
-    value = (value & ~(0x3 << 62)) | (0x2 << 62)  # RFC variant
-    return UUID(int=value)
+    return UUID(int=value & _FREE | _VERSION_8)
 
 
 def began(identity: UUID) -> datetime | None:

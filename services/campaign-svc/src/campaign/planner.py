@@ -8,10 +8,10 @@ behind a million requests. Campaigns take turns by chunks, so that a small one n
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import Row
@@ -57,6 +57,16 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+class _Written(NamedTuple):
+    """What one recipient is to get. `number`: sealed."""
+
+    subject_id: str
+    number: str
+    message_id: str
+    text: str
+    region: str | None
+
+
 @dataclass(frozen=True)
 class _Asking:
     """A campaign as it is being asked for."""
@@ -69,12 +79,13 @@ class _Asking:
     decided_at: datetime  # when the best of its texts is known
     timing: Timing
     timetable: Timetable
+    by_person: bool  # of `timing`, looked up once for all
     field_keys: FieldKeys
     now: datetime
 
     @property
     def may_wait(self) -> bool:
-        return self.timing.by_person or (self.trial is not None and self.trial.winner is not None)
+        return self.by_person or (self.trial is not None and self.trial.winner is not None)
 
     def variant_of(self, subject_id: str) -> str:
         """A text of the campaign, HOLDOUT, or REST while the winner is not known."""
@@ -83,9 +94,9 @@ class _Asking:
         found = self.trial.of(lot(self.row.campaign_id, subject_id, "variant"))
         return self.row.winner if found == REST and self.row.winner is not None else found
 
-    def of(self, recipient: Row[Any], tokens: Tokens) -> MessageRequested | str | datetime:
-        """The request for one recipient; why there is none: its contact is gone, or has changed since the freeze, or it
-        is held out; or until when it waits. `tokens`: of its links."""
+    def of(self, recipient: Row[Any], tokens: Tokens) -> _Written | str | datetime:
+        """What one recipient is to get; why nothing: its contact is gone, or has changed since the freeze, or it is
+        held out; or until when it waits. `tokens`: of its links."""
         if recipient.number is None:
             return "contact_gone"
         variant = self.variant_of(recipient.subject_id)
@@ -95,13 +106,12 @@ class _Asking:
             return self.decided_at
         wording = self.wordings[variant]
         attributes: Mapping[str, str] = _attributes.decode(recipient.attributes)
-        if self.timing.by_person:
+        if self.by_person:
             due = self._due(recipient, attributes)
             if due is None:
                 return NEVER_DUE
             if due > self.now:
                 return due
-        row = self.row
         if (missing := wording.missing(attributes)) is not None:
             return f"missing:{missing}"
         if variant in self.hostless:
@@ -109,20 +119,34 @@ class _Asking:
         written = wording.render(attributes, self.sender.stop_code, tokens)
         if (problem := texts.refused(written, self.sender.stop_code, self.sender.stop_added)) is not None:
             return problem.value
-        identity = message_of(row.campaign_id, row.starts_at, recipient.subject_id)
-        return MessageRequested(
-            message_id=identity,
-            campaign_id=row.campaign_id,
-            sender_id=row.sender_id,
-            purpose=row.purpose,
-            category="marketing",
-            subject_id=recipient.subject_id,
-            number=recipient.number,
-            text=self.field_keys.seal(written, f"text:{identity}"),
-            requested_at=self.now,
-            send_before=self.timetable.ends_by,
-            region=self.timetable.place("", attributes).region,
+        return _Written(
+            recipient.subject_id,
+            recipient.number,
+            message_of(self.row.campaign_id, self.row.starts_at, recipient.subject_id),
+            written,
+            self.timetable.place("", attributes).region,
         )
+
+    def requests(self, written: Sequence[_Written]) -> list[MessageRequested]:
+        """In that order. Sealed together, which takes a third less."""
+        row = self.row
+        sealed = self.field_keys.seal_all([(each.text, f"text:{each.message_id}") for each in written])
+        return [
+            MessageRequested(
+                message_id=each.message_id,
+                campaign_id=row.campaign_id,
+                sender_id=row.sender_id,
+                purpose=row.purpose,
+                category="marketing",
+                subject_id=each.subject_id,
+                number=each.number,
+                text=text,
+                requested_at=self.now,
+                send_before=self.timetable.ends_by,
+                region=each.region,
+            )
+            for each, text in zip(written, sealed, strict=True)
+        ]
 
     def _due(self, recipient: Row[Any], attributes: Mapping[str, str]) -> datetime | None:
         try:
@@ -252,7 +276,7 @@ class Planner:
             waiting = await store.waiting_recipients(tx, row, now, room) if asking.may_wait else ()
             ahead = self._chunk if slots is None else min(room + AHEAD, self._chunk)
             after = await store.next_recipients(tx, row, ahead)
-            requests: list[MessageRequested] = []
+            written: list[_Written] = []
             made: list[Tokens] = []
             denied: dict[str, str] = {}
             variants: dict[str, str] = {}
@@ -262,11 +286,11 @@ class Planner:
             for place, each in enumerate((*waiting, *after)):
                 tokens = Tokens(self._link_keys, row.campaign_id, each.subject_id)
                 asked = asking.of(each, tokens)
-                if isinstance(asked, MessageRequested):
-                    if len(requests) == room:
+                if isinstance(asked, _Written):
+                    if len(written) == room:
                         full = True
                         break
-                    requests.append(asked)
+                    written.append(asked)
                     made.append(tokens)
                     if asking.trial is not None:
                         variants[each.subject_id] = asking.variant_of(each.subject_id)
@@ -277,11 +301,11 @@ class Planner:
                 if place >= len(waiting):
                     cursor, reached = each.subject_id, reached + 1
             await links.keep(tx, made)
-            await outbox.append_by_partition(tx, CAMPAIGN_REQUESTS, requests, self._partitions)
+            await outbox.append_by_partition(tx, CAMPAIGN_REQUESTS, asking.requests(written), self._partitions)
             await store.deny(tx, row.campaign_id, denied)
             await store.set_waiting(tx, row.campaign_id, waits)
             await store.set_variants(tx, row.campaign_id, variants)
-            next_slot = pace.after(row.next_slot, now, len(requests))
+            next_slot = pace.after(row.next_slot, now, len(written))
             done = reached == len(after) < ahead
             look_at = next_slot if full else None
             if done and asking.may_wait and (first := await store.next_wait(tx, row.campaign_id)) is not None:
@@ -299,7 +323,7 @@ class Planner:
             )
             if done:
                 await store.finish_done(tx, now, [row.campaign_id])
-        REQUESTED.labels("requested").inc(len(requests))
+        REQUESTED.labels("requested").inc(len(written))
         REQUESTED.labels("denied").inc(len(denied))
         return True
 
@@ -326,6 +350,7 @@ class Planner:
             decided_at=decided_at,
             timing=timing,
             timetable=timetable,
+            by_person=timing.by_person,
             field_keys=self._field_keys,
             now=now,
         )

@@ -32,7 +32,7 @@ from common.settings import HoursSettings
 
 class Settings(HoursSettings):
     import_max_bytes: int = Field(200_000_000, ge=1)  # some five million lines; a larger file is better split
-    request_chunk: int = Field(1000, ge=1, le=5000)  # recipients asked for in one transaction
+    request_chunk: int = Field(2000, ge=1, le=5000)  # recipients asked for in one transaction
     # rows waiting to be published beyond which no more are written: a chunk is a row for each partition
     outbox_backlog: int = Field(48, ge=1)
     prices: Prices = Prices()  # what an SMS costs, by territory; for saying so beforehand

@@ -28,6 +28,7 @@ from sqlalchemy import (
     Row,
     Table,
     Text,
+    TextClause,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -51,6 +52,7 @@ from common.database import copy_lines, escaped, fetch_many, insert_many, new_me
 
 CONTACTS = 0x636F6E74  # advisory lock ("cont"): shared by who asks for messages, alone for who corrects contacts
 AUDIENCES = 0x61756469  # advisory locks ("audi"), one a sender
+MANY = 1_000  # recipients of an audience that Postgres is to know of at once
 LOOK_AHEAD = timedelta(minutes=1)  # at most so long nobody looks at a campaign that is not all asked for
 DUE = "campaign_due"  # NOTIFY channel: a campaign was scheduled
 
@@ -1316,6 +1318,8 @@ async def freeze_audience(
         {"id": row.campaign_id, "audience": audience},
     )
     await add_reasons(tx, "excluded", {row.campaign_id: Counter(counts)})
+    if audience >= MANY:
+        await tx.execute(text("ANALYZE recipient"))  # else batches read all of it, until autovacuum comes by
     return audience
 
 
@@ -1333,20 +1337,24 @@ async def lock_expanding(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
     return rows.one_or_none()
 
 
-_RECIPIENT = (
-    "SELECT r.subject_id, c.number, c.attributes::text AS attributes FROM recipient AS r"
-    " LEFT JOIN contact AS c ON c.sender_id = :sender_id AND c.subject_id = r.subject_id"
-)
+def _with_contacts(page: str, order: str) -> TextClause:
+    """Of recipients. The page is cut first, and each contact looked up by its key, which only its LIMIT makes sure of:
+    of a table that has just grown Postgres knows nothing yet, and would rather read all contacts for each page."""
+    return text(
+        f"SELECT r.subject_id, c.number, c.attributes FROM ({page}) AS r LEFT JOIN LATERAL"
+        " (SELECT number, attributes::text AS attributes FROM contact"
+        f" WHERE sender_id = :sender_id AND subject_id = r.subject_id LIMIT 1) AS c ON true ORDER BY {order}"
+    )
 
 
 async def next_recipients(tx: AsyncConnection, row: Row[Any], limit: int) -> Sequence[Row[Any]]:
-    """After the campaign's cursor, with their contact; number and attributes are None where it is gone. As in
-    `selected_after`, no page reads what is before it."""
+    """After the campaign's cursor, with their contact; number and attributes are None where it is gone."""
+    page = (
+        "SELECT subject_id FROM recipient WHERE campaign_id = :campaign_id AND subject_id > :cursor"
+        f" ORDER BY subject_id LIMIT {limit:d}"
+    )
     rows = await tx.execute(
-        text(
-            f"{_RECIPIENT} AND c.subject_id > :cursor WHERE r.campaign_id = :campaign_id AND r.subject_id > :cursor"
-            f" ORDER BY r.subject_id LIMIT {limit:d}"
-        ),
+        _with_contacts(page, "r.subject_id"),
         {"campaign_id": row.campaign_id, "sender_id": row.sender_id, "cursor": row.cursor},
     )
     return rows.all()
@@ -1354,11 +1362,12 @@ async def next_recipients(tx: AsyncConnection, row: Row[Any], limit: int) -> Seq
 
 async def waiting_recipients(tx: AsyncConnection, row: Row[Any], now: datetime, limit: int) -> Sequence[Row[Any]]:
     """Before the cursor, and due by now; as `next_recipients`."""
+    page = (
+        "SELECT subject_id, waits_until FROM recipient WHERE campaign_id = :campaign_id AND waits_until <= :now"
+        " ORDER BY waits_until, subject_id LIMIT :limit"
+    )
     rows = await tx.execute(
-        text(
-            f"{_RECIPIENT} WHERE r.campaign_id = :campaign_id AND r.waits_until <= :now"
-            " ORDER BY r.waits_until, r.subject_id LIMIT :limit"
-        ),
+        _with_contacts(page, "r.waits_until, r.subject_id"),
         {"campaign_id": row.campaign_id, "sender_id": row.sender_id, "now": now, "limit": limit},
     )
     return rows.all()
