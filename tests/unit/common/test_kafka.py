@@ -1,6 +1,12 @@
 """A record's value is read as what it says it is, or not at all."""
 
 import pytest
+from aiokafka.errors import (
+    KafkaError,
+    LeaderNotAvailableError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+)
 from aiokafka.partitioner import murmur2
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,3 +74,34 @@ def test_too_few_partitions_or_replicas_anywhere_are_wrong_and_all_that_is_wrong
     )
     assert "has 2 replicas, settings say 3" in differences("t", WANTED, [3] * 11 + [2], AS_IT_IS)[0]
     assert len(differences("t", WANTED, [], AS_IT_IS | {"cleanup.policy": "delete"})) == 3
+
+
+async def test_a_topic_that_not_every_broker_knows_yet_is_asked_for_again() -> None:
+    answers = [UnknownTopicOrPartitionError(), LeaderNotAvailableError(), None]
+
+    async def ask() -> str:
+        if (error := answers.pop(0)) is not None:
+            raise error
+        return "known"
+
+    assert await kafka._known(ask) == "known"
+    assert not answers
+
+
+@pytest.mark.parametrize(
+    ("within_s", "error"), [(60.0, TopicAuthorizationFailedError()), (0.0, UnknownTopicOrPartitionError())]
+)
+async def test_what_waiting_does_not_mend_is_said(
+    monkeypatch: pytest.MonkeyPatch, within_s: float, error: KafkaError
+) -> None:
+    monkeypatch.setattr(kafka, "KNOWN_WITHIN_S", within_s)
+    asked = 0
+
+    async def ask() -> str:
+        nonlocal asked
+        asked += 1
+        raise error
+
+    with pytest.raises(type(error)):
+        await kafka._known(ask)
+    assert asked == 1

@@ -8,9 +8,9 @@ import re
 import ssl
 import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import msgspec
@@ -30,10 +30,11 @@ from common.settings import ServiceSettings
 from common.telemetry import traceparent
 
 Headers = list[tuple[str, bytes]]
+T = TypeVar("T")
 
 REQUEST_TIMEOUT_MS = 10_000
 RETRY_BACK_OFF_MS = 250
-KNOWN_WITHIN_S = 5.0
+KNOWN_WITHIN_S = 15.0
 BATCH_BYTES = 1_000_000  # under the broker's default max.message.bytes
 
 _SEED, _MIX, _32_BITS = 0x9747B28C, 0x5BD1E995, 0xFFFFFFFF
@@ -171,8 +172,8 @@ async def ensure_topics(settings: ServiceSettings, topics: Sequence[Topic]) -> N
         existing = set(await admin.list_topics())
         if missing := wanted.keys() - existing:
             await _create(admin, [_new(name, wanted[name]) for name in sorted(missing)])
-        replicas = await _replicas(admin, list(wanted))
-        configs = await _configs(admin, list(wanted))
+        replicas = await _known(lambda: _replicas(admin, list(wanted)))
+        configs = await _known(lambda: _configs(admin, list(wanted)))
     finally:
         await admin.close()
     wrong = [
@@ -213,18 +214,26 @@ def _new(name: str, wanted: Wanted) -> NewTopic:
     return NewTopic(name, wanted.partitions, wanted.replicas, topic_configs=wanted.config)
 
 
-async def _replicas(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, list[int]]:
-    """How many there are of each partition. A topic made a moment ago is not known to every broker yet: within
-    KNOWN_WITHIN_S it is asked for again."""
+async def _known(ask: Callable[[], Awaitable[T]]) -> T:
+    """The answer. A topic made a moment ago is not known to every broker yet: within KNOWN_WITHIN_S it is asked for
+    again."""
     deadline = time.monotonic() + KNOWN_WITHIN_S
     while True:
-        found = await admin.describe_topics(names)
-        unknown = [topic for topic in found if topic["error_code"]]
-        if not unknown:
-            return {topic["topic"]: [len(part["replicas"]) for part in topic["partitions"]] for topic in found}
-        if time.monotonic() > deadline:
-            raise for_code(unknown[0]["error_code"])(f"describing {unknown[0]['topic']}")
+        try:
+            return await ask()
+        except KafkaError as error:
+            if not error.retriable or time.monotonic() > deadline:
+                raise
         await asyncio.sleep(RETRY_BACK_OFF_MS / 1000)
+
+
+async def _replicas(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, list[int]]:
+    """How many there are of each partition."""
+    found = await admin.describe_topics(names)
+    for topic in found:
+        if topic["error_code"]:
+            raise for_code(topic["error_code"])(f"describing {topic['topic']}")
+    return {topic["topic"]: [len(part["replicas"]) for part in topic["partitions"]] for topic in found}
 
 
 async def _configs(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, dict[str, str]]:
