@@ -8,6 +8,7 @@ from common.contracts import DISPATCH_MESSAGES, DISPATCH_REQUESTS, ERASURE_ACKS,
 from common.contracts.dispatch import MessageChanged
 from tests.builders import (
     erasure_requested,
+    now,
     number,
     opted_in,
     opted_out,
@@ -60,7 +61,7 @@ async def test_number_and_text_of_every_message_are_gone_and_its_decision_stays(
         await eventually(d.becomes(code, "accepted"))
         await eventually(d.becomes(out.message_id, "denied"))
         await d.publish_states(opted_out(1, version=2, reference="simulator/main/mo-secret"))
-        await eventually(lambda: enforced(surroundings))
+        await eventually(lambda: enforced(surroundings, 1))
         assert await held(surroundings, 1) == ["message.number", "message.text"]
 
         asked, also = erasure_requested(1), erasure_requested(3)
@@ -81,9 +82,33 @@ async def test_number_and_text_of_every_message_are_gone_and_its_decision_stays(
         assert await held(surroundings, 1) == []
 
 
-async def enforced(surroundings: Surroundings) -> bool:
+async def enforced(surroundings: Surroundings, n: int) -> bool:
+    query = "SELECT count(*) FROM enforcement WHERE enforced_at IS NOT NULL AND subject_id = $1"
     async with surroundings.sql("dispatch") as sql:
-        return bool(await sql.fetchval("SELECT count(*) FROM enforcement WHERE enforced_at IS NOT NULL"))
+        return bool(await sql.fetchval(query, subject(n)))
+
+
+async def test_by_which_text_an_opt_out_was_said_is_not_kept_though_it_comes_after_the_erasure(
+    surroundings: Surroundings,
+) -> None:
+    """Erasures and consents are topics of their own, and either may be late. What is said afterwards is kept."""
+    async with operator() as op, dispatch(surroundings, op) as d, reading(surroundings, ERASURE_ACKS) as read:
+        await d.publish_states(opted_in(1), opted_in(2))
+        before = now()
+        asked, also = erasure_requested(1), erasure_requested(2)
+        await publish(surroundings, ERASURES, [asked, also])
+        await acknowledged(read, asked.erasure_id)
+        await acknowledged(read, also.erasure_id)
+        await d.publish_states(
+            opted_out(1, version=2, reference="simulator/main/mo-secret", occurred_at=before),
+            opted_out(2, version=2, reference="simulator/main/mo-since"),
+        )
+        await eventually(lambda: enforced(surroundings, 1))
+        await eventually(lambda: enforced(surroundings, 2))
+        assert await held(surroundings, 1) == []
+        async with surroundings.sql("dispatch") as sql:
+            assert await holdings(sql, ["mo-secret"]) == []
+            assert await holdings(sql, ["mo-since"]) == ["enforcement.reference"]
 
 
 async def test_what_waits_is_denied_and_told_and_never_leaves(surroundings: Surroundings) -> None:

@@ -11,10 +11,12 @@ from itertools import groupby
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common import erasing
 from common.consumer import URGENT_MS, After, Received, Stopped, Subscription
 from common.contracts import CONTROLS, SENDERS, STATES
 from common.contracts.campaign import CampaignControlled
 from common.contracts.consent import ConsentStateChanged, SenderChanged
+from common.erasing import Asked
 from dispatch import store
 from dispatch.pipeline import ENFORCED
 
@@ -50,6 +52,7 @@ async def apply_states(tx: AsyncConnection, batch: list[Received]) -> After | No
     if not opt_outs:
         return None
     now = datetime.now(UTC)
+    erased = await erasing.asked_of(tx, {state.subject_id for state, _ in opt_outs})
     await store.open_enforcements(
         tx,
         [
@@ -58,7 +61,7 @@ async def apply_states(tx: AsyncConnection, batch: list[Received]) -> After | No
                 "partition": batch[0].partition,
                 "consent_version": state.version,
                 "source": cause.source,
-                "reference": cause.reference,
+                "reference": None if _said_before(erased.get(state.subject_id), cause.received_at) else cause.reference,
                 "received_at": cause.received_at,
                 "applied_at": now,
             }
@@ -72,6 +75,11 @@ async def apply_states(tx: AsyncConnection, batch: list[Received]) -> After | No
             ENFORCED.observe((event.enforced_at - event.received_at).total_seconds())
 
     return observe
+
+
+def _said_before(erasure: Asked | None, at: datetime) -> bool:
+    """By a text that was erased since: its opt-out counts, and which it was is not kept (`empty_enforcements`)."""
+    return erasure is not None and at <= erasure.at
 
 
 def published_at(batch: Sequence[Received]) -> dict[tuple[str, int], datetime]:
