@@ -61,7 +61,7 @@ test-kafka: install ## What needs a broker, on Apache Kafka itself (Java 17; Mav
 ifdef T
 	PLACET_TEST_BROKERS=1 $(BIN)/pytest $(T)
 else
-	PLACET_TEST_BROKERS=1 $(PYTEST) $(PATIENT) tests/conformance tests/service --ignore=tests/service/stack \
+	PLACET_TEST_BROKERS=1 $(PYTEST) $(PATIENT) -m "not brokerless" tests/conformance tests/service --ignore=tests/service/stack \
 		--ignore=tests/service/dispatch/test_fail_points.py
 	PLACET_TEST_BROKERS=1 $(BIN)/pytest $(PATIENT) tests/kafka tests/e2e --ignore=tests/e2e/test_readme.py \
 		--ignore=tests/e2e/test_chaos.py

@@ -9,7 +9,7 @@ import pytest
 from playwright.async_api import Browser
 
 from tests.browser import chromium
-from tests.infrastructure import Broker, Postgres, kafka_broker, postgres_server
+from tests.infrastructure import NOWHERE, Broker, Postgres, kafka_broker, postgres_server
 from tests.running import Surroundings
 
 SUITES = ("service", "e2e")
@@ -57,5 +57,7 @@ def unique() -> str:
 
 
 @pytest.fixture
-def surroundings(postgres: Postgres, broker: Broker, unique: str) -> Surroundings:
-    return Surroundings(postgres, broker, unique)
+def surroundings(request: pytest.FixtureRequest, postgres: Postgres, unique: str) -> Surroundings:
+    """Where a test says that it needs no broker, there is none."""
+    brokerless = request.node.get_closest_marker("brokerless") is not None
+    return Surroundings(postgres, NOWHERE if brokerless else request.getfixturevalue("broker"), unique)

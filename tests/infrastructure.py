@@ -79,6 +79,9 @@ class Broker:
     replicas: int = 1
 
 
+NOWHERE = Broker("127.0.0.1:1", idempotent=True, groups=True)
+
+
 def own_broker(folder: Path) -> LocalBroker | Kafka:
     """Of the kind this run is on, not started: for what has to be down, and to come back."""
     return Kafka(folder / "kafka", fetch(), KAFKA, more=AT_ONCE) if KAFKA else LocalBroker(folder)

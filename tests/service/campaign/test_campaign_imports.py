@@ -16,6 +16,8 @@ from tests.eventually import eventually
 from tests.running import Surroundings, bearer, running
 from tests.service.campaign.campaigns import Campaigns
 
+pytestmark = pytest.mark.brokerless
+
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
 

@@ -4,11 +4,15 @@ the accounts go on adding up without them."""
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
+
 from campaign.pruning import Periods, policy
 from common.pruning import Pruner
 from tests.builders import number, subject
 from tests.holdings import holdings, spellings
 from tests.service.campaign.campaigns import Campaigns, changed, csv_of
+
+pytestmark = pytest.mark.brokerless
 
 
 async def rows(campaigns: Campaigns, query: str, *args: Any) -> Sequence[Any]:

@@ -18,6 +18,8 @@ from tests.builders import SENDER, STOP_CODE, field_keys, link_keys, now, number
 from tests.running import bearer
 from tests.service.campaign.campaigns import Campaigns, balanced, changed, csv_of
 
+pytestmark = pytest.mark.brokerless
+
 READ = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'contact'"
 KNOWN = "SELECT n_distinct FROM pg_stats WHERE tablename = 'recipient' AND attname = 'campaign_id'"
 

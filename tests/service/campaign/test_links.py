@@ -25,6 +25,8 @@ from tests.running import KEY_RING, Surroundings, running
 from tests.service.campaign.campaigns import Campaigns
 from tests.unit.campaign.test_visitors import OPENED, PHONE
 
+pytestmark = pytest.mark.brokerless
+
 HOST = "m.maison-lune.example"
 TARGET = "https://maison-lune.example/soldes?de=sms"
 OTHER = "https://maison-lune.example/lyon"

@@ -10,6 +10,8 @@ from tests.builders import SENDER, field_keys, now, opted_in, opted_out, sender_
 from tests.running import bearer
 from tests.service.campaign.campaigns import TEXT, Campaigns, csv_of
 
+pytestmark = pytest.mark.brokerless
+
 MONDAY = "2030-03-04T09:00:00Z"  # 10:00 in Paris
 TUESDAY = "2030-03-05T09:00:00Z"
 SOMEBODY_ELSE = bearer(subject="somebody else")

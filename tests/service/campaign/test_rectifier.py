@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from campaign.rectifier import Rectifier
 from common.consumer import Received
 from common.contracts.campaign import MessageRequested, MessageReworded
@@ -9,6 +11,8 @@ from common.contracts.rights import RectificationRequested
 from tests.builders import field_keys, link_keys, now, subject
 from tests.eventually import eventually
 from tests.service.campaign.campaigns import Campaigns, csv_of
+
+pytestmark = pytest.mark.brokerless
 
 RIGHT = '{"first_name":"Nina"}'
 

@@ -16,6 +16,8 @@ from tests.builders import SENDER, number, subject
 from tests.running import Surroundings, bearer
 from tests.service.campaign.campaigns import Campaigns
 
+pytestmark = pytest.mark.brokerless
+
 KEY = {"Idempotency-Key": "november"}
 LAST, MORE = {"Upload-Complete": "?1"}, {"Upload-Complete": "?0"}
 COUNTS = ("lines", "created", "updated", "duplicates", "refused", "reasons")

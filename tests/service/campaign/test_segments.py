@@ -19,6 +19,8 @@ from tests.running import bearer
 from tests.service.campaign.campaigns import Campaigns, changed, csv_of
 from tests.unit.consent.evidences import NOON, NOW
 
+pytestmark = pytest.mark.brokerless
+
 # --- what an expression means ----------------------------------------------------------------------------------------
 
 KINDS = {"city": Kind.TEXT, "points": Kind.NUMBER, "born": Kind.DATE, "vip": Kind.BOOLEAN}

@@ -3,11 +3,15 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from campaign import store
 from campaign.recurrence import occurrence_id
 from tests.builders import SENDER, opted_in, sender_changed, subject
 from tests.running import bearer
 from tests.service.campaign.campaigns import Campaigns, csv_of
+
+pytestmark = pytest.mark.brokerless
 
 DAY = timedelta(days=1)
 

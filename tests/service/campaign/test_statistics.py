@@ -18,6 +18,8 @@ from tests.running import bearer
 from tests.service.campaign.campaigns import Campaigns, balanced, changed
 from tests.service.campaign.test_links import HOST, OTHER, TARGET, TEXT, followed
 
+pytestmark = pytest.mark.brokerless
+
 OUTCOMES = ("accepted", "rejected", "unknown")
 
 

@@ -2,9 +2,13 @@
 
 from typing import Any
 
+import pytest
+
 from tests.builders import SENDER, field_keys, number, opted_in, subject
 from tests.running import bearer
 from tests.service.campaign.campaigns import Campaigns, csv_of
+
+pytestmark = pytest.mark.brokerless
 
 
 async def test_a_test_says_what_the_campaign_will_and_is_asked_for_once(campaigns: Campaigns) -> None:

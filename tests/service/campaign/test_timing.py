@@ -12,6 +12,8 @@ from campaign.lifecycle import Status
 from tests.builders import now, number, opted_in, subject
 from tests.service.campaign.campaigns import Campaigns, csv_of
 
+pytestmark = pytest.mark.brokerless
+
 MONDAY = datetime(2030, 3, 4, 9, tzinfo=UTC)  # 10:00 in Paris
 HOUR, MINUTE, SECOND = timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1)
 

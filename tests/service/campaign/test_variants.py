@@ -4,12 +4,16 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from campaign.draw import lot
 from campaign.variants import HOLDOUT, REST, Trial
 from tests.builders import SENDER, field_keys, now, opted_in, opted_out, subject
 from tests.running import bearer
 from tests.service.campaign.campaigns import TEXT, Campaigns, changed, csv_of
 from tests.service.campaign.test_links import followed
+
+pytestmark = pytest.mark.brokerless
 
 PEOPLE = range(60)
 SAME_LOTS = {"Idempotency-Key": "trial"}  # the id of a campaign, and with it everybody's lot

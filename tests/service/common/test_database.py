@@ -4,9 +4,12 @@ import asyncio
 from contextlib import suppress
 
 import asyncpg
+import pytest
 
 from common.database import Database, fetch_many, insert_many
 from tests.infrastructure import Postgres
+
+pytestmark = pytest.mark.brokerless
 
 TURNS = 60
 

@@ -15,6 +15,8 @@ from common.pruning import Policy, Pruned, Pruner
 from tests.eventually import eventually
 from tests.infrastructure import Postgres
 
+pytestmark = pytest.mark.brokerless
+
 DAY = timedelta(days=1)
 GONE = Pruned("old letters", "letter", "sent_at", 10 * DAY)
 STRIPPED = Pruned("read letters", "letter", "sent_at", 5 * DAY, where="body IS NOT NULL", strips=("body",))

@@ -8,6 +8,8 @@ from alembic import command
 from common.database import alembic_config, migrate
 from tests.infrastructure import SERVICES, Postgres
 
+pytestmark = pytest.mark.brokerless
+
 
 @pytest.mark.parametrize("service", SERVICES)
 async def test_the_migrations_make_the_tables_that_the_code_names(

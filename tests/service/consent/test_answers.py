@@ -24,6 +24,8 @@ from tests.builders import field_keys, now, number, subject, subject_keys
 from tests.infrastructure import Postgres
 from tests.unit.consent.evidences import opt_in
 
+pytestmark = pytest.mark.brokerless
+
 PER_DAY = 5
 INTAKE = intake.Intake(field_keys, Answers(field_keys, PER_DAY, fictional=True))
 THEN = now() - timedelta(hours=1)

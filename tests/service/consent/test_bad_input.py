@@ -18,6 +18,8 @@ from tests.builders import number
 from tests.running import KEY_RING, Surroundings, running
 from tests.service.consent.test_imports import opened, part, terms
 
+pytestmark = pytest.mark.brokerless
+
 SENDER: dict[str, Any] = {
     "sender_id": "acme",
     "legal_name": "ACME SAS",

@@ -13,6 +13,8 @@ from tests.builders import number, subject
 from tests.running import Surroundings, bearer, running
 from tests.service.consent.test_consent_api import SENDER, consent, opt_out
 
+pytestmark = pytest.mark.brokerless
+
 
 @pytest.fixture
 async def service(surroundings: Surroundings) -> AsyncIterator[httpx.AsyncClient]:

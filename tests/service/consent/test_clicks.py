@@ -3,6 +3,8 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from common.consumer import Received
 from common.contracts.campaign import LinkClicked
 from common.database import Database
@@ -10,6 +12,8 @@ from consent import clicks
 from consent.service import Settings, build
 from tests.running import Surroundings, running
 from tests.service.consent.test_consent_api import SENDER, consent, lookup, states
+
+pytestmark = pytest.mark.brokerless
 
 STRANGER = "k1-00000000000000000000000000000001"
 

@@ -17,6 +17,8 @@ from consent.service import Settings, build
 from tests.eventually import eventually
 from tests.running import Surroundings, bearer, running
 
+pytestmark = pytest.mark.brokerless
+
 NUMBER = "06 39 98 12 34"
 SENDER: dict[str, Any] = {
     "sender_id": "acme",

@@ -24,6 +24,8 @@ from tests.service.consent.test_imports import imported, opened, part, recording
 from tests.service.consent.test_proofs import CONSENT, NUMBER, SENDER, campaign_bundle, checked
 from tests.service.consent.test_proofs import kept as keep_handed_off
 
+pytestmark = pytest.mark.brokerless
+
 COLUMNS = {
     "keyed_request": "created_at",
     "answer": "asked_at",

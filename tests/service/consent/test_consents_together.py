@@ -4,11 +4,14 @@ import asyncio
 from typing import Any
 
 import httpx
+import pytest
 
 from common.telemetry import continue_trace, traceparent
 from tests.builders import number
 from tests.running import Surroundings, bearer
 from tests.service.consent.test_consent_api import consent, opt_out, service
+
+pytestmark = pytest.mark.brokerless
 
 __all__ = ["service"]  # the fixture
 

@@ -27,6 +27,8 @@ from tests.running import KEY_RING, Surroundings, bearer, running, serving
 from tests.service.consent.test_consent_api import outbox
 from tests.service.consent.test_preference_page import OTHER, SENDER
 
+pytestmark = pytest.mark.brokerless
+
 NUMBER = "06 39 98 12 34"
 SHOWN = "Oui, je veux recevoir les offres de Maison Lune par SMS."
 KEYS = LinkKeys(KeyRingSettings.model_validate(KEY_RING))

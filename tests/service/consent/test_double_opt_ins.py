@@ -34,6 +34,8 @@ from tests.service.consent.test_answers import heard, mo, sender
 from tests.service.consent.test_consent_api import SENDER, outbox, reasons
 from tests.unit.consent.evidences import opt_in, request, stop
 
+pytestmark = pytest.mark.brokerless
+
 SHOWN = "Oui, je veux recevoir les offres d'Acme par SMS."
 THEN = datetime.now(UTC) - timedelta(days=20)
 CODE = "36111"

@@ -12,6 +12,8 @@ from consent.service import Settings, build
 from tests.running import Surroundings, bearer, running
 from tests.service.consent.test_consent_api import NUMBER, SENDER, consent, reasons
 
+pytestmark = pytest.mark.brokerless
+
 NOW = datetime.now(UTC)
 TEN = [f"06 39 98 10 {n:02}" for n in range(10)]
 

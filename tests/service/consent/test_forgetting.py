@@ -20,6 +20,8 @@ from tests.service.consent.test_renewals import given, looked, says
 from tests.service.consent.test_retention import sender
 from tests.unit.consent.evidences import contact, opt_in, stop
 
+pytestmark = pytest.mark.brokerless
+
 ASKED = ErasureRequested.type
 DAY = timedelta(days=1)
 OPENED = datetime(2026, 3, 3, 9, 0, tzinfo=UTC)

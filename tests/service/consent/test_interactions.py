@@ -10,6 +10,8 @@ from consent.service import Settings, build
 from tests.running import Surroundings, bearer, running
 from tests.service.consent.test_consent_api import NUMBER, SENDER, consent, lookup, reasons, states
 
+pytestmark = pytest.mark.brokerless
+
 STRANGER = "06 39 98 99 99"
 
 

@@ -30,6 +30,8 @@ from tests.infrastructure import Postgres
 from tests.property.test_ledger_properties import ANYWHERE, anything, opt_outs
 from tests.unit.consent.evidences import NOW
 
+pytestmark = pytest.mark.brokerless
+
 who = st.integers(0, 2)
 batches = st.lists(st.tuples(who, anything), min_size=1, max_size=4)
 

@@ -25,6 +25,8 @@ from tests.builders import field_keys
 from tests.eventually import WITHIN_S
 from tests.running import KEY_RING, Surroundings, bearer, serving
 
+pytestmark = pytest.mark.brokerless
+
 NUMBER = "06 39 98 12 34"
 SHOWN = "Oui, je veux recevoir les offres de Maison Lune par SMS. STOP au 36111 à tout moment."
 SENDER: dict[str, Any] = {

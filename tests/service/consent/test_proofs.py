@@ -19,6 +19,8 @@ from consent.store import HandedOff
 from tests.builders import number, subject
 from tests.running import Surroundings, bearer, running
 
+pytestmark = pytest.mark.brokerless
+
 NUMBER = "06 39 98 12 34"
 SENDER: dict[str, Any] = {
     "sender_id": "acme",

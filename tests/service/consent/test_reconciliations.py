@@ -11,6 +11,8 @@ from consent.service import Settings, build
 from tests.builders import number
 from tests.running import Surroundings, bearer, running
 
+pytestmark = pytest.mark.brokerless
+
 SENDER = {
     "sender_id": "acme",
     "legal_name": "ACME SAS",

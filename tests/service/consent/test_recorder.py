@@ -25,6 +25,8 @@ from tests.eventually import eventually
 from tests.infrastructure import Postgres
 from tests.unit.consent.evidences import NOW, at, contact, expiry, opt_in, opt_out, request, stop
 
+pytestmark = pytest.mark.brokerless
+
 SENDERS = ("acme", "globex")
 PURPOSES = ("promotions", "loyalty")
 SCOPES = [(sender, purpose) for sender in (*SENDERS, "initech") for purpose in (*PURPOSES, "to-come")]

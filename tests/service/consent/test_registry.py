@@ -11,6 +11,8 @@ from common.contracts.consent import SenderChanged
 from consent.service import Settings, build
 from tests.running import Surroundings, bearer, running
 
+pytestmark = pytest.mark.brokerless
+
 SENDER: dict[str, Any] = {
     "sender_id": "acme",
     "legal_name": "ACME SAS",

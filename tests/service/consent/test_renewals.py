@@ -25,6 +25,8 @@ from tests.infrastructure import Postgres
 from tests.service.consent.test_retention import sender
 from tests.unit.consent.evidences import contact, opt_in, opt_out
 
+pytestmark = pytest.mark.brokerless
+
 DAY = timedelta(days=1)
 OPENED = datetime(2026, 3, 3, 9, 0, tzinfo=UTC)  # a Tuesday, 10:00 in Paris
 END = OPENED.replace(year=2027)  # a Wednesday

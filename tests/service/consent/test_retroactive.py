@@ -24,6 +24,8 @@ from tests.running import Surroundings, bearer, running
 from tests.service.consent.test_consent_receipts import message as as_dispatch_tells
 from tests.unit.consent.evidences import at, contact, opt_in, opt_out, stop
 
+pytestmark = pytest.mark.brokerless
+
 LATE = at(600)  # when we hear of it
 
 

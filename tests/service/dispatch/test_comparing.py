@@ -30,6 +30,8 @@ from tests.infrastructure import Postgres
 from tests.property.test_ledger_properties import anything
 from tests.unit.consent.evidences import NOW
 
+pytestmark = pytest.mark.brokerless
+
 
 @dataclass
 class Both:

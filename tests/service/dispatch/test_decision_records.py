@@ -28,6 +28,8 @@ from tests.builders import field_keys, now, number, opted_in, opted_out, sender_
 from tests.eventually import eventually
 from tests.infrastructure import Postgres
 
+pytestmark = pytest.mark.brokerless
+
 PARTITIONS = 3
 
 

@@ -16,6 +16,8 @@ from dispatch.invariants import LOOK_EVERY_S, Checker
 from tests.builders import field_keys, now, requested
 from tests.infrastructure import Postgres
 
+pytestmark = pytest.mark.brokerless
+
 TIMEOUT = timedelta(seconds=14)
 TOO_LONG = TIMEOUT + timedelta(seconds=LOOK_EVERY_S + 1)
 

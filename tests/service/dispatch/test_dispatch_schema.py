@@ -2,10 +2,13 @@
 
 import asyncio
 
+import pytest
 from alembic import command
 
 from common.database import alembic_config, migrate
 from tests.infrastructure import Postgres
+
+pytestmark = pytest.mark.brokerless
 
 
 async def test_the_migrations_make_the_tables_that_the_code_names(postgres: Postgres, unique: str) -> None:

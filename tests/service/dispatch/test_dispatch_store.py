@@ -17,6 +17,8 @@ from dispatch.traffic import Traffic
 from tests.builders import controlled, now, opted_in, requested, sender_changed, subject
 from tests.infrastructure import Postgres
 
+pytestmark = pytest.mark.brokerless
+
 
 @pytest.fixture
 async def database(postgres: Postgres, unique: str) -> AsyncIterator[Database]:

@@ -15,6 +15,8 @@ from dispatch.freshness import Freshness
 from dispatch.gate import Limits
 from tests.infrastructure import Postgres
 
+pytestmark = pytest.mark.brokerless
+
 PARTITIONS = 3
 LIMITS = Limits(max_staleness=timedelta(seconds=30))  # a busy machine takes its time between two lines of a test
 TOLD_AFTER = timedelta(minutes=1)

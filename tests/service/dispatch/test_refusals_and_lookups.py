@@ -24,6 +24,8 @@ from tests.fault_server import FaultServer, fault_server
 from tests.gateway_cases import ACCOUNTS, http
 from tests.infrastructure import Postgres
 
+pytestmark = pytest.mark.brokerless
+
 
 @pytest.fixture
 async def database(postgres: Postgres, unique: str) -> AsyncIterator[Database]:
