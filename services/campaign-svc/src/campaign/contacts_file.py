@@ -165,13 +165,14 @@ class ReadAs:
 
 class _Batch(NamedTuple):
     """Some lines: where each begins, its number as it stands there, its attributes; and those refused already.
-    `held_to`: whether a value may be too long, or other than its attribute holds."""
+    `short`: no value can be too long. `typed`: one may be other than its attribute holds."""
 
     lines: list[int]
     numbers: list[str]
     attributes: list[dict[str, str]]
     refusals: list[Refusal]
-    held_to: bool = True
+    short: bool = False
+    typed: bool = True
 
 
 class Reading:
@@ -206,6 +207,7 @@ class Reading:
         """Numbers are read, and values held against what their attributes hold."""
         contacts: list[Contact] = []
         refusals = batch.refusals
+        held_to = batch.typed or not batch.short
         for line, number, attributes in zip(batch.lines, batch.numbers, batch.attributes, strict=True):
             if (e164 := metropolitan(number)) is not None:
                 territory = "FR"
@@ -216,7 +218,7 @@ class Reading:
                     refusals.append(Refusal(line, refused.reason))
                     continue
                 e164, territory = msisdn.e164, msisdn.territory
-            if batch.held_to and (problem := against(attributes, self._typed)) is not None:
+            if held_to and (problem := against(attributes, self._typed, short=batch.short)) is not None:
                 refusals.append(Refusal(line, problem))
                 continue
             contacts.append(Contact(line, e164, territory, attributes))
@@ -242,7 +244,7 @@ class Reading:
         self.read_as.delimiter = delimiter
         self._meet(titles)  # no more than MAX_COLUMNS
         named = [(place, title) for place, title in enumerate(titles) if title is not None]
-        held_to = TIMEZONE in titles or any(name in titles for name, _ in self._typed)
+        typed = TIMEZONE in titles or any(name in titles for name, _ in self._typed)
         begins, first = 2, True  # the header is 1
         while True:
             rows, ends, short = _rows(lines, delimiter, begins, self._size)
@@ -251,7 +253,7 @@ class Reading:
             if first and len(titles) > 1:
                 _same_delimiter(rows)
             first = False
-            batch = _Batch([], [], [], [], held_to or not short)
+            batch = _Batch([], [], [], [], short, typed)
             line = begins
             for row, end in zip(rows, ends, strict=True):
                 line, begins = begins, end + 1
@@ -461,10 +463,10 @@ def plain(value: float | bool | None) -> str:
             return str(value)
 
 
-def against(attributes: dict[str, str], typed: Iterable[tuple[str, Kind]]) -> str | None:
+def against(attributes: dict[str, str], typed: Iterable[tuple[str, Kind]], *, short: bool = False) -> str | None:
     """What is wrong with a contact's attributes, of which these hold something else than texts. Writes them as they are
-    kept."""
-    if attributes and max(map(len, attributes.values())) > MAX_CHARS:
+    kept. `short`: none can be too long."""
+    if not short and attributes and max(map(len, attributes.values())) > MAX_CHARS:
         return LineProblem.ATTRIBUTE_TOO_LONG
     for name, kind in typed:
         if value := attributes.get(name):

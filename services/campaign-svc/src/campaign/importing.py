@@ -145,14 +145,16 @@ async def _keep(held: Resources[Any], import_id: str, step: _Step, *, met: bool 
         assert found is not None, "an import that is being recorded is forgotten by nobody"
         erased = await store.erased_among(tx, list(step.lines))
         refused = [(import_id, line, reason) for line, reason in step.refusals]
-        refused += [(import_id, row[0], LineProblem.ERASED.value) for row in step.rows if row[1] in erased]
-        lines = {subject_id: line for subject_id, line in step.lines.items() if subject_id not in erased}
+        lines = step.lines
+        if erased:
+            refused += [(import_id, row[0], LineProblem.ERASED.value) for row in step.rows if row[1] in erased]
+            lines = {subject_id: line for subject_id, line in lines.items() if subject_id not in erased}
         sender_id, now = found["sender_id"], found["created_at"]
         new = set() if met else await store.add_imported(tx, sender_id, lines)
-        others = {row[1]: row for row in step.rows if row[1] in lines and row[1] not in new}  # of each the last
-        became = Counter(await store.put_imported(tx, sender_id, list(others.values()), now)) if others else Counter()
-        became["created"] += len(new)
-        became["refused"] = len(refused)
+        became = Counter(created=len(new), refused=len(refused))
+        if len(new) < len(lines):
+            others = {row[1]: row for row in step.rows if row[1] in lines and row[1] not in new}  # of each the last
+            became.update(await store.put_imported(tx, sender_id, list(others.values()), now))
         became["duplicates"] += len(step.rows) + len(step.refusals) - len(refused) - len(lines)
         added = _added(found, step.last, became, Counter(reason for _, _, reason in refused))
         await store.put_recorded(tx, added, refused, datetime.now(UTC))

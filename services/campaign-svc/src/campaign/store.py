@@ -690,10 +690,12 @@ async def add_imported(tx: AsyncConnection, sender_id: str, lines: Mapping[str, 
         sender_id,
         list(lines),
     )
-    new = lines.keys() - {row[0] for row in known} if known else lines.keys()
+    if known:
+        held = {row[0] for row in known}
+        lines = {subject_id: line for subject_id, line in lines.items() if subject_id not in held}
     columns = ("sender_id", "subject_id", "number", "attributes", "territory", "created_at", "updated_at")
-    await copy_lines(tx, "contact", columns, "".join(lines[subject_id] for subject_id in lines if subject_id in new))
-    return set(new)
+    await copy_lines(tx, "contact", columns, "".join(lines.values()))
+    return set(lines)
 
 
 async def put_imported(
