@@ -1,5 +1,6 @@
 """What came of a campaign: counts that add up whatever came in what order, who answered with a STOP, and a trace."""
 
+import asyncio
 import csv
 import io
 import random
@@ -7,6 +8,7 @@ from collections import Counter
 from datetime import datetime, timedelta
 from typing import Any, cast, get_args
 
+import msgspec
 import pytest
 
 from campaign import statistics, store
@@ -14,6 +16,7 @@ from common.contracts.consent import Cause, Consent, Suppression
 from common.contracts.dispatch import MessageChanged, Status
 from common.contracts.inbound import ReceiptState
 from tests.builders import SENDER, field_keys, now, number, opted_out, sender_changed, subject
+from tests.eventually import eventually
 from tests.running import bearer
 from tests.service.campaign.campaigns import Campaigns, balanced, changed
 from tests.service.campaign.test_links import HOST, OTHER, TARGET, TEXT, followed
@@ -125,6 +128,7 @@ async def test_an_opt_out_answers_the_last_message_that_reached_the_person_withi
     states.append(type(listed)(**{**_fields(listed), "causes": (no_answer,)}))
     wide = stop(8, suppressions=(Suppression(sender_id=None, since=at),))
     await campaigns.told(*states, wide, *states)
+    await campaigns.told(wide)  # again, in a batch of its own
     counts = {
         name: (await statistics_of(campaigns, campaign_id))["total"]["opted_out"]
         for name, campaign_id in (("first", first), ("second", second), ("other", other))
@@ -140,7 +144,7 @@ async def test_an_opt_out_is_held_against_no_campaign_but_the_one_it_answers(cam
     other = "atelier-lune"
     async with campaigns.database.begin() as tx:
         await store.put_sender(tx, sender_changed(sender_id=other))
-    people = range(1, 12)
+    people = range(1, 13)
     first, second = await campaigns.started(*people), await campaigns.started(*people)
     loyalty = await campaigns.started(*people, purpose="loyalty")
     contacts = {"sender_id": other, "contacts": [{"number": number(n)} for n in people]}
@@ -164,6 +168,9 @@ async def test_an_opt_out_is_held_against_no_campaign_but_the_one_it_answers(cam
             occurred_at=at - ago,
             evidence_id=evidence,
         )
+
+    def kept(evidence: str, ago: timedelta) -> Consent:
+        return msgspec.structs.replace(shut(evidence, ago), state="opted_in", basis="opt_in")
 
     def told(person: int, version: int, said: tuple[str, str, str], *consents: Consent) -> Any:
         kind, source, evidence = said
@@ -192,6 +199,8 @@ async def test_an_opt_out_is_held_against_no_campaign_but_the_one_it_answers(cam
         told(10, 2, stop, shut("e1", hour, sender_id=other)),
         # what is no opt-out, of whatever evidence
         told(11, 2, ("opt_in", "form", "e1"), shut("e1", hour)),
+        # a page of preferences that shuts one purpose and keeps the other
+        told(12, 2, ("opt_out", "preference_page", "e1"), shut("e1", hour, "loyalty"), kept("e1", hour)),
     )
     counts = {
         name: (await statistics_of(campaigns, campaign_id))["total"]["opted_out"]
@@ -208,6 +217,20 @@ async def test_an_opt_out_is_held_against_no_campaign_but_the_one_it_answers(cam
     assert counts["first"] + counts["second"] == 5, "of two at the same instant one is answered"
     assert [counts[name] for name in ("loyalty", "others", "ended")] == [1, 0, 1]
     assert datetime.fromisoformat(traced[3]) == at - 2 * hour, "the first of several"
+
+
+async def test_what_changes_while_it_is_counted_is_in_none_of_the_counts(campaigns: Campaigns) -> None:
+    await campaigns.put(f"senders/{SENDER}/rules", json={"link_host": HOST})
+    campaign_id = await campaigns.started(1, text=TEXT)
+    assert await campaigns.planner.expand()
+    async with campaigns.surroundings.sql("campaign") as sql, sql.transaction():
+        await sql.execute("LOCK TABLE campaign_link IN ACCESS EXCLUSIVE MODE")  # of its links it tells last
+        telling = asyncio.create_task(statistics_of(campaigns, campaign_id))
+        waiting = "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'campaign_link'::regclass AND NOT granted)"
+        await eventually(lambda: sql.fetchval(waiting))
+        await sql.execute("UPDATE link SET clicks = 1")
+    told = await telling
+    assert told["total"]["clicked"] == sum(link["people"] for link in told["links"]) == 0
 
 
 async def test_a_persons_trace_and_the_file_tell_the_same_and_no_number(
