@@ -49,16 +49,11 @@ class Link:
 
 
 async def put_targets(tx: AsyncConnection, campaign_id: str, targets: Sequence[str]) -> None:
-    """Where the links of a campaign lead, after those that are known. The campaign's row is locked."""
-    if not targets:
-        return
+    """Where the links of a campaign lead, each target once, in the order of its texts. It starts once."""
     await tx.execute(
         text(
-            "INSERT INTO campaign_link (campaign_id, place, target)"
-            " SELECT :id, k.known + row_number() OVER (ORDER BY t.place), t.target"
-            " FROM unnest(CAST(:targets AS text[])) WITH ORDINALITY AS t(target, place),"
-            " (SELECT count(*) AS known FROM campaign_link WHERE campaign_id = :id) AS k"
-            " WHERE NOT EXISTS (SELECT FROM campaign_link AS l WHERE l.campaign_id = :id AND l.target = t.target)"
+            "INSERT INTO campaign_link (campaign_id, place, target) SELECT :id, t.place, t.target"
+            " FROM unnest(CAST(:targets AS text[])) WITH ORDINALITY AS t(target, place)"
         ),
         {"id": campaign_id, "targets": list(targets)},
     )

@@ -191,7 +191,7 @@ async def trace_recipient(campaign_id: Storable, body: WhoseTrace, held: Held, c
     subject_id = held.subject_keys.subject_id(number.e164)
     async with held.database.begin() as tx:
         row = await _found(tx, caller, campaign_id, held, datetime.now(UTC))
-        told = await _recipients(tx, row, subject_id=subject_id)
+        told = await _recipients(tx, row, subject_id=subject_id, limit=1)
         followed = (await tx.execute(text(_FOLLOWED), {"id": campaign_id, "subject_id": subject_id})).all()
     log.info(
         "a recipient was traced",
@@ -273,7 +273,7 @@ def _counts(row: Row[Any]) -> Mapping[str, int]:
 
 
 async def _recipients(
-    tx: AsyncConnection, row: Row[Any], *, after: str = "", subject_id: str | None = None, limit: int = PAGE
+    tx: AsyncConnection, row: Row[Any], *, limit: int, after: str = "", subject_id: str | None = None
 ) -> Sequence[Row[Any]]:
     """Of a campaign, with what came of each, in the order of their ids: those after one, or one."""
     told = await tx.execute(
@@ -311,7 +311,7 @@ class _Export:
         after = ""
         while True:
             async with self.database.begin() as tx:
-                page = await _recipients(tx, self.row, after=after)
+                page = await _recipients(tx, self.row, after=after, limit=PAGE)
             if page:
                 yield _csv([self._cells(each) for each in page]).encode()
             if len(page) < PAGE:
