@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import text
 
 from campaign import control, store
@@ -241,15 +242,21 @@ async def test_the_accounts_follow_dispatch_whatever_comes_twice_or_late(campaig
     counts = {name: found[name] for name in ("pending", "denied", "deferred", "accepted", "unknown", "expired")}
     assert counts == {"pending": 3, "denied": 2, "deferred": 1, "accepted": 1, "unknown": 1, "expired": 0}
     assert found["denied_reasons"] == {"no_consent": 1, "opted_out": 1, "suppressed": 1}
-    await campaigns.report(changed(campaign_id, s[4], 1, "deferred"), changed(campaign_id, s[4], 2, "accepted"))
+    counted = REGISTRY.get_sample_value("sms_campaign_recipients_total", {"status": "accepted"})
+    await campaigns.report(
+        changed(campaign_id, s[4], 1, "deferred"),
+        changed(campaign_id, s[4], 2, "accepted"),
+        changed(campaign_id, s[6], 1, "sending"),  # what is new in a batch takes nothing old with it
+    )
     assert await campaigns.statistics(campaign_id) == found
+    assert REGISTRY.get_sample_value("sms_campaign_recipients_total", {"status": "accepted"}) == counted
     await campaigns.report(
         changed(campaign_id, s[1], 2, "accepted"),
         changed(campaign_id, s[2], 2, "expired", reasons=("send_before_passed",)),
         changed(campaign_id, s[3], 2, "rejected"),
         changed(campaign_id, s[4], 3, "accepted", receipt="delivered"),
         changed(campaign_id, s[5], 2, "accepted", receipt="failed"),
-        changed(campaign_id, s[6], 1, "accepted", receipt="sent"),
+        changed(campaign_id, s[6], 2, "accepted", receipt="sent"),
     )
     found = await campaigns.statistics(campaign_id)
     assert (found["handed_off"], found["accepted"], found["rejected"], found["expired"]) == (5, 4, 1, 1)
@@ -330,6 +337,9 @@ async def test_a_campaign_that_waits_for_somebody_is_paused_and_says_why(campaig
 
     assert (await report(1, 1, before))["status"] == "running"
     assert (await report(1, 2, soon, "gateway_throttled"))["status"] == "running"
+    needs: dict[str, Any] = {"reasons": ("gateway_needs_somebody",), "until": soon}
+    await campaigns.report(changed(campaign_id, subject(3), 1, "sending", **needs))
+    assert await campaigns.status(campaign_id) == "running", "it waits for nobody"
     found = await report(1, 3, soon)
     assert (found["status"], found["paused_because"]) == ("paused", ["gateway_needs_somebody"])
     found = await report(2, 1, soon)

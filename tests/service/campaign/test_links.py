@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client import REGISTRY
 
 from campaign import eraser, links
 from campaign.copier import copier
@@ -58,6 +59,10 @@ async def followed(campaigns: Campaigns, path: str, method: str = "GET", **heade
     return await campaigns.client.request(method, path, headers=shown)
 
 
+def visits(who: str) -> float:
+    return REGISTRY.get_sample_value("sms_campaign_link_visits_total", {"result": who}) or 0
+
+
 async def rows(campaigns: Campaigns) -> dict[str, int]:
     async with campaigns.surroundings.sql("campaign") as sql:
         return {row["subject_id"]: row["clicks"] for row in await sql.fetch("SELECT subject_id, clicks FROM link")}
@@ -68,6 +73,7 @@ async def test_each_person_gets_a_link_of_their_own_and_only_people_click(linked
     assert len(set(paths.values())) == 2
     assert not any(who.partition("-")[2][:8] in path for who, path in paths.items())
     mine, other = paths[subject(1)], paths[subject(2)]
+    before = {who: visits(who) for who in ("person", "machine", "gone")}
     for machine in (
         await followed(linked, mine, "HEAD"),
         await followed(linked, mine, **{"User-Agent": "WhatsApp/2.23"}),
@@ -90,10 +96,11 @@ async def test_each_person_gets_a_link_of_their_own_and_only_people_click(linked
     assert (click.campaign_id, click.sender_id, click.message_id) == (campaign_id, SENDER, message.message_id)
     assert [told[subject(n)].link for n in (1, 2)] == [1, 2], "as the text names them"
     async with linked.surroundings.sql("campaign") as sql:
-        await sql.execute("UPDATE link SET last_clicked_at = now() - interval '25 hours'")
+        await sql.execute("UPDATE link SET last_clicked_at = date_trunc('day', now(), 'UTC') - interval '1 second'")
     await followed(linked, mine)
     assert len(await linked.outbox(CLICKS)) == 3
     assert (await followed(linked, mine, "POST")).status_code == 405
+    assert {who: visits(who) - many for who, many in before.items()} == {"person": 4, "machine": 3, "gone": 0}
 
 
 async def test_who_follows_a_link_is_a_contact_of_its_sender_for_as_long_again(linked: Campaigns) -> None:
@@ -136,6 +143,9 @@ async def test_what_leads_nowhere_answers_the_same_page_whatever_the_reason(link
     assert {(page.status_code, page.content) for page in gone} == {(404, gone[0].content)}
     assert "n'est plus valable" in gone[0].text
     assert not any("location" in page.headers or "set-cookie" in page.headers for page in gone)
+    assert {(page.headers["cache-control"], page.headers["x-robots-tag"]) for page in gone} == {
+        ("no-store", "noindex, nofollow")
+    }
     assert await rows(linked) == {subject(1): 0, subject(2): 0}
     assert await linked.outbox(CLICKS) == []
 
@@ -168,11 +178,21 @@ async def test_links_and_clicks_are_told_in_a_copy_and_forgotten_with_the_person
     assert await rows(linked) == {subject(1): 0, subject(2): 0}, "who has come back has links again"
 
 
+async def test_a_copy_has_a_persons_links_in_the_order_they_were_sent(linked: Campaigns) -> None:
+    both = f"Maison Lune {{link {OTHER}}} {{link {TARGET}}} {{stop}}"
+    sent = [await linked.started(1, text=both) for _ in range(2)]
+    while await linked.planner.expand():
+        pass
+    async with linked.database.begin() as tx:
+        told = [(row.campaign_id, row.target) for row in await links.of_person(tx, subject(1))]
+    assert told == [(campaign_id, target) for campaign_id in sent for target in (OTHER, TARGET)]
+
+
 async def test_the_first_click_stays_the_first_and_of_many_at_once_one_is_told(linked: Campaigns) -> None:
-    _, paths = await expanded(linked, 1, 2)
+    _, paths = await expanded(linked, 1, 2, 3)  # 3 has a link to the same as 1
     found = await asyncio.gather(*(followed(linked, paths[subject(1)]) for _ in range(8)))
     assert {led.status_code for led in found} == {302}
-    assert await rows(linked) == {subject(1): 8, subject(2): 0}
+    assert await rows(linked) == {subject(1): 8, subject(2): 0, subject(3): 0}
     assert len(await linked.outbox(CLICKS)) == 1
     async with linked.surroundings.sql("campaign") as sql:
         await sql.execute("UPDATE link SET first_clicked_at = '2026-01-02' WHERE clicks > 0")

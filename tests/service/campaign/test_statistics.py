@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import io
+import logging
 import random
 from collections import Counter
 from datetime import datetime, timedelta
@@ -234,8 +235,9 @@ async def test_what_changes_while_it_is_counted_is_in_none_of_the_counts(campaig
 
 
 async def test_a_persons_trace_and_the_file_tell_the_same_and_no_number(
-    campaigns: Campaigns, monkeypatch: pytest.MonkeyPatch
+    campaigns: Campaigns, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, logger="campaign.statistics")
     monkeypatch.setattr(statistics, "PAGE", 2)
     await campaigns.put(f"senders/{SENDER}/rules", json={"link_host": HOST})
     campaign_id = await campaigns.started(1, 2, 3, text=TEXT)
@@ -258,6 +260,8 @@ async def test_a_persons_trace_and_the_file_tell_the_same_and_no_number(
     trace = await campaigns.post(f"campaigns/{campaign_id}/trace", json={"number": "06 39 98 00 02"})
     assert (trace["in_audience"], trace["status"], trace["receipt"]) == (True, "accepted", "delivered")
     assert trace["message_id"] == asked[subject(2)].message_id
+    [said] = [vars(record) for record in caplog.records if record.name == "campaign.statistics"]
+    assert (said["campaign_id"], said["subject_id"], bool(said["by"])) == (campaign_id, subject(2), True)
     assert [(link["target"], link["clicks"]) for link in trace["links"]] == [(TARGET, 1)]
     denied = await campaigns.post(f"campaigns/{campaign_id}/trace", json={"number": number(3)})
     assert (denied["status"], denied["reasons"]) == ("denied", ["no_consent", "suppressed"])
@@ -279,7 +283,7 @@ async def test_a_persons_trace_and_the_file_tell_the_same_and_no_number(
     by_subject = {line["subject_id"]: line for line in lines}
     assert [line["subject_id"] for line in lines] == sorted(subject(n) for n in (1, 2, 3))
     assert [line["clicks"] for line in lines if line["subject_id"] != subject(2)] == ["0", "0"]
-    assert by_subject[subject(2)]["clicks"] == "1"
+    assert (by_subject[subject(2)]["message_id"], by_subject[subject(2)]["clicks"]) == (trace["message_id"], "1")
     assert by_subject[subject(3)]["reasons"] == "no_consent suppressed"
     assert not any(number(n)[-8:] in answer.text for n in (1, 2, 3))
 
@@ -302,6 +306,7 @@ async def test_who_followed_two_links_and_stopped_after_the_end_is_one_person_of
     await campaigns.report(changed(campaign_id, subject(1), 1, "accepted", handed_off_at=left))
     async with campaigns.surroundings.sql("campaign") as sql:
         await sql.execute("UPDATE campaign SET started_at = $1, ended_at = $1", left)
+        await sql.execute("UPDATE link SET first_clicked_at = $1 WHERE place = 2", left)
     await campaigns.told(opted_out(1, occurred_at=at))
     told = await statistics_of(campaigns, campaign_id)
     assert [told["total"][name] for name in ("audience", "clicked", "opted_out")] == [1, 1, 1]
@@ -309,6 +314,10 @@ async def test_who_followed_two_links_and_stopped_after_the_end_is_one_person_of
     assert [(each["territory"], each["audience"]) for each in told["territories"]] == [("FR", 1)]
     hour = left.replace(minute=0, second=0, microsecond=0)
     assert [datetime.fromisoformat(each["hour"]) for each in told["hours"]] == [hour]
+    answer = await campaigns.client.get(f"/v1/campaigns/{campaign_id}/recipients.csv")
+    [line] = csv.DictReader(io.StringIO(answer.content.decode("utf-8-sig")))
+    assert (line["territory"], line["clicks"]) == ("FR", "2")
+    assert [datetime.fromisoformat(line[name]) for name in ("first_clicked_at", "opted_out_at")] == [left, at]
 
 
 async def test_who_asks_must_be_allowed_to(campaigns: Campaigns) -> None:
