@@ -444,8 +444,9 @@ async def test_a_sender_whose_code_changed_has_the_text_checked_again(campaigns:
     assert refused["reasons"][0]["reason"] == "stop_mention_missing"
 
 
-async def test_a_campaign_nobody_is_in_finishes_at_once(campaigns: Campaigns) -> None:
-    campaign_id = (await campaigns.written())["campaign_id"]
+@pytest.mark.parametrize("audience", [{"all": True}, {"where": {"city": "Nîmes"}}])
+async def test_a_campaign_nobody_is_in_finishes_at_once(campaigns: Campaigns, audience: dict[str, Any]) -> None:
+    campaign_id = (await campaigns.written(audience=audience))["campaign_id"]
     await campaigns.post(f"campaigns/{campaign_id}/schedule")
     assert await campaigns.planner.start_due()
     assert await campaigns.planner.expand()

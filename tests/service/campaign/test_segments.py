@@ -1,5 +1,7 @@
 """Segments: what is selected in SQL is what the expression means; versions stay; one door for pre-flight and start."""
 
+import asyncio
+import itertools
 import random
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -439,6 +441,14 @@ async def test_a_segment_is_its_senders_and_saved_once_for_a_key(campaigns: Camp
     assert refused["reasons"][0]["reason"] == "unknown_segment"
 
 
+async def test_of_authors_who_change_a_segment_at_once_one_does_and_the_others_are_told(campaigns: Campaigns) -> None:
+    await campaigns.imported(csv_of(1))
+    path = f"/v1/segments/{(await saved(campaigns, NIMES))['segment_id']}/versions"
+    change = {"expression": {"not": NIMES}, "after": 1}
+    answers = await asyncio.gather(*(campaigns.client.post(path, json=change) for _ in range(8)))
+    assert sorted(answer.status_code for answer in answers) == [201, *[409] * 7]
+
+
 @pytest.mark.parametrize(("within_s", "exact"), [(1e-9, False), (60.0, True)])
 async def test_what_cannot_be_counted_in_time_is_estimated_and_said_to_be(
     campaigns: Campaigns, monkeypatch: pytest.MonkeyPatch, within_s: float, exact: bool
@@ -450,3 +460,11 @@ async def test_what_cannot_be_counted_in_time_is_estimated_and_said_to_be(
     assert found["exact"] is exact
     assert abs(found["selected"] - 1500) <= (0 if exact else 4 * found["margin"])
     assert (found["margin"] == 0) is exact
+
+
+async def test_counting_ends_when_its_time_is_up(campaigns: Campaigns, monkeypatch: pytest.MonkeyPatch) -> None:
+    await campaigns.imported(csv_of(*range(100)))
+    monkeypatch.setattr(segments, "perf_counter", itertools.count(0, 0.1).__next__)  # so long each question takes
+    monkeypatch.setattr(segments, "WITHIN_S", 0.35)
+    found = await campaigns.post("segments/count", json={"sender_id": SENDER, "expression": NIMES})
+    assert found["exact"] is False
