@@ -419,6 +419,18 @@ async def test_what_cannot_be_said_is_a_problem_with_its_place(campaigns: Campai
     assert (await campaigns.get("segments"))["items"] == []
 
 
+async def test_segments_are_listed_newest_first_page_by_page(campaigns: Campaigns) -> None:
+    await campaigns.imported(csv_of(1))
+    made = [await saved(campaigns, NIMES) for _ in range(5)]
+    found: list[dict[str, Any]] = []
+    path = "segments?limit=2"
+    while path:
+        page = await campaigns.get(path)
+        found += page["items"]
+        path = f"segments?limit=2&cursor={page['next']}" if page["next"] else ""
+    assert found == made[::-1]
+
+
 async def test_a_segment_is_its_senders_and_saved_once_for_a_key(campaigns: Campaigns) -> None:
     await campaigns.imported(csv_of(1))
     found = await saved(campaigns, NIMES, key="nimes")
