@@ -81,7 +81,7 @@ def plot(steps: Sequence[Step]) -> str:
         points = " ".join(at(n, step.cpu_s[part]) for n, step in enumerate(steps))
         lines.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
         lines.append(
-            f'<text x="{WIDTH - EDGE}" y="{EDGE + 16 * number}" text-anchor="end" fill="{colour}">{part}</text>'
+            f'<text x="{WIDTH - EDGE - 72 * number}" y="{EDGE - 36}" text-anchor="end" fill="{colour}">{part}</text>'
         )
     return "\n".join([*lines, "</svg>", ""])
 
