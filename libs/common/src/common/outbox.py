@@ -118,7 +118,7 @@ async def append_by_partition(tx: AsyncConnection, topic: Topic, events: Sequenc
 
 async def backlog(tx: AsyncConnection) -> int:
     """About how many rows wait to be published: the span of their ids. Whoever writes many looks first: a STOP waits
-    behind them, and no watermark is published before they are."""
+    behind them, and so does the watermark of whoever has seen them."""
     return int(await tx.scalar(text("SELECT coalesce(max(id) - min(id) + 1, 0) FROM outbox")) or 0)
 
 
@@ -232,6 +232,7 @@ class Relay:
         async with self._database.begin() as tx:
             [(leads,)] = await fetch_many(tx, "SELECT pg_try_advisory_xact_lock(hashtext($1))", LEADER)
             if not leads:
+                self._read = None  # true still, and old: who leads says newer ones
                 return True
             # Order matters: ceiling, then clock, then the snapshot that finds the rows.
             ceiling = await self._ceiling(tx) if self._ceiling else None

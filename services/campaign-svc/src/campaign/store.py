@@ -1321,7 +1321,7 @@ async def freeze_audience(
     )
     await add_reasons(tx, "excluded", {row.campaign_id: Counter(counts)})
     if audience >= MANY:
-        await tx.execute(text("ANALYZE recipient"))  # else batches read all of it, until autovacuum comes by
+        await tx.execute(text("ANALYZE (SKIP_LOCKED) recipient"))  # else batches read all of it, until autovacuum comes
     return audience
 
 
