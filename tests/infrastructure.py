@@ -79,7 +79,7 @@ class Broker:
     replicas: int = 1
 
 
-NOWHERE = Broker("127.0.0.1:1", idempotent=True, groups=True)
+NOWHERE = Broker("127.0.0.1:1", idempotent=True, groups=True)  # for tests that say they reach none: nobody listens
 
 
 def own_broker(folder: Path) -> LocalBroker | Kafka:
