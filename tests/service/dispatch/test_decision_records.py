@@ -197,7 +197,7 @@ async def test_who_decides_again_waits_for_an_opt_out_that_is_being_applied_and_
     database: Database, clearance: Clearance, way: str, becomes: str
 ) -> None:
     handoff = Handoff(database, clearance.traffic, clearance, 1)
-    timers = Timers(database, clearance, handoff, batch=10, sending_timeout=timedelta(seconds=-1))
+    timers = Timers(database, clearance, handoff, batch=10, partitions=3, sending_timeout=timedelta(seconds=-1))
     [decision] = await decided(database, clearance, 1, requested_at=now() - timedelta(minutes=1))
     permit = decision.permit
     assert permit is not None

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import text
 
 from common.database import Database, fetch_many
 from common.kafka import partition_of
@@ -18,6 +19,12 @@ from tests.builders import controlled, now, opted_in, requested, sender_changed,
 from tests.infrastructure import Postgres
 
 pytestmark = pytest.mark.brokerless
+
+MANY_LIKE_IT = (
+    "INSERT INTO message SELECT (jsonb_populate_record(m, jsonb_build_object('message_id', gen_random_uuid()))).*"
+    " FROM message AS m, generate_series(1, :many) WHERE m.message_id = :id"
+)
+READ = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'message'"
 
 
 @pytest.fixture
@@ -110,6 +117,26 @@ def _message(status: str, n: int = 1) -> dict[str, Any]:
         "gateway": "simulator",
         "facts": None,
     }
+
+
+async def test_what_is_due_is_found_without_reading_what_is_settled_or_the_other_lane(database: Database) -> None:
+    """In a ledger that has just grown, of which Postgres knows nothing: it is looked at four times a second."""
+    settled, waiting = _message("accepted", 1), {**_message("deferred", 2), "due_at": now() - timedelta(seconds=9)}
+    code = {**_message("deferred", 3), "category": "transactional", "due_at": now()}
+    async with database.begin() as tx:
+        await tx.execute(text("ALTER TABLE message SET (autovacuum_enabled = false)"))
+        for row in (settled, waiting, code):
+            await store.insert_messages(tx, [row])
+        for like, many in ((settled, 20_000), (waiting, 2_000)):
+            await tx.execute(text(MANY_LIKE_IT), {"id": like["message_id"], "many": many})
+    for marketing, some, found in ((False, [code], 1), (True, [waiting], 10)):
+        async with database.begin() as tx:
+            partitions = await store.due_partitions(tx, 3, now(), marketing=marketing)
+            claimed = await store.claim_due(tx, partitions[0], now(), 10, marketing=marketing)
+            read = await tx.scalar(text(READ))
+        assert partitions == sorted({row["partition"] for row in some})
+        assert len(claimed) == found
+        assert 2 <= read <= 50, (marketing, read)
 
 
 async def test_what_nobody_has_touched_is_accepted_at_once_and_what_a_receipt_overtook_is_settled(

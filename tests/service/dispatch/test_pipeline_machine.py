@@ -160,7 +160,9 @@ class Worker:
         clearance = Clearance(subject_keys, field_keys, self.traffic, at_hand_off(world.settings.policy), LIMITS, TTL_S)
         self.handoff = handoff = Handoff(world.database, self.traffic, clearance, 4)
         self.intake = Intake(clearance, handoff, batch=100, partitions=1)
-        self.timers = Timers(world.database, clearance, handoff, batch=100, sending_timeout=timedelta(seconds=-1))
+        self.timers = Timers(
+            world.database, clearance, handoff, batch=100, partitions=1, sending_timeout=timedelta(seconds=-1)
+        )
         self.meanwhile = list(meanwhile)
         self.dead = asyncio.Event()
         self.others: list[asyncio.Task[None]] = []

@@ -98,7 +98,8 @@ class Ledger:
             return [bytes(row.payload) for row in rows]
 
     async def look_up(self) -> None:
-        timers = Timers(self.database, None, self.handoff, batch=10, sending_timeout=timedelta(minutes=1))  # type: ignore[arg-type]
+        minute = timedelta(minutes=1)
+        timers = Timers(self.database, None, self.handoff, batch=10, partitions=1, sending_timeout=minute)  # type: ignore[arg-type]
         await timers.look_up()
 
 

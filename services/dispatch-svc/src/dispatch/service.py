@@ -111,7 +111,14 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         )
         handoff = Handoff(held.database, traffic, clearance, settings.gateway_submits)
         intake = Intake(clearance, handoff, batch=settings.intake_batch, partitions=settings.partitions)
-        timers = Timers(held.database, clearance, handoff, batch=settings.intake_batch, sending_timeout=timeout)
+        timers = Timers(
+            held.database,
+            clearance,
+            handoff,
+            batch=settings.intake_batch,
+            partitions=settings.partitions,
+            sending_timeout=timeout,
+        )
         return handoff, intake, timers
 
     def background(held: Resources[Settings]) -> Background:

@@ -32,12 +32,20 @@ class Timers:
     """`sending_timeout`: no live hand-off lasts that long (permit, submit and settle together)."""
 
     def __init__(
-        self, database: Database, clearance: Clearance, handoff: Handoff, *, batch: int, sending_timeout: timedelta
+        self,
+        database: Database,
+        clearance: Clearance,
+        handoff: Handoff,
+        *,
+        batch: int,
+        partitions: int,
+        sending_timeout: timedelta,
     ) -> None:
         self._database = database
         self._clearance = clearance
         self._handoff = handoff
         self._batch = batch
+        self._partitions = partitions
         self._sending_timeout = sending_timeout
 
     def codes(self) -> Worker:
@@ -57,7 +65,7 @@ class Timers:
     async def wake_due(self, *, marketing: bool) -> bool:
         """Pending and deferred messages of one lane whose time has come."""
         async with self._database.begin() as tx:
-            partitions = await store.due_partitions(tx, datetime.now(UTC), marketing=marketing)
+            partitions = await store.due_partitions(tx, self._partitions, datetime.now(UTC), marketing=marketing)
         return any(await asyncio.gather(*(self._wake_partition(p, marketing=marketing) for p in partitions)))
 
     async def _wake_partition(self, partition: int, *, marketing: bool) -> bool:
