@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -482,6 +483,23 @@ async def test_what_waits_for_a_slow_operator_is_not_taken_for_a_crash_and_a_cod
         assert op.references.index(code) <= 2
 
 
+async def test_a_code_does_not_wait_for_the_answer_to_another_and_a_planned_stop_waits_for_both(
+    surroundings: Surroundings,
+) -> None:
+    """To one person, so in one partition."""
+    more: dict[str, Any] = {"submit_timeout_s": 30.0, "drain_s": 40.0}
+    async with operator() as op:
+        op.open.clear()
+        async with dispatch(surroundings, op, **more) as d:
+            codes = []
+            for n in range(1, 4):
+                codes.append((await d.client.post("/v1/messages", json=_otp(7))).json()["message_id"])
+                await eventually(partial(_waits_for_answers, op, n))
+            asyncio.get_running_loop().call_later(1.0, op.open.set)
+        assert await _statuses(surroundings, {"accepted": 3})
+        assert op.references == codes
+
+
 async def test_pause_resume_and_cancel_are_honoured_at_the_gate(surroundings: Surroundings) -> None:
     async with operator() as op, dispatch(surroundings, op) as d:
         await d.publish_states(opted_in(1), opted_in(2))
@@ -845,6 +863,10 @@ async def _statuses(surroundings: Surroundings, wanted: dict[str, int]) -> bool:
         found = await sql.fetch("SELECT status, count(*) AS many FROM message GROUP BY status")
     assert {row["status"]: row["many"] for row in found} == wanted
     return True
+
+
+async def _waits_for_answers(op: Operator, many: int) -> bool:
+    return op.at_once == many
 
 
 async def control_is(surroundings: Surroundings, control: str) -> bool:

@@ -47,11 +47,18 @@ class Timers:
         self._batch = batch
         self._partitions = partitions
         self._sending_timeout = sending_timeout
+        self._codes: set[asyncio.Task[None]] = set()  # being handed off
 
     def codes(self) -> Worker:
+        """Who waits for a code does not wait for the operator's answer to somebody else's."""
         wake = partial(self.wake_due, marketing=False)
         timer = Timer("due codes", wake, LOOK_EVERY_S, self._database, store.CODES_DUE)
-        return Worker(timer.name, timer.run)
+
+        async def run(stop: asyncio.Event) -> None:
+            await timer.run(stop)
+            await asyncio.gather(*self._codes)
+
+        return Worker(timer.name, run)
 
     def workers(self) -> list[Worker]:
         """All the others."""
@@ -64,12 +71,15 @@ class Timers:
 
     async def wake_due(self, *, marketing: bool) -> bool:
         """Pending and deferred messages of one lane whose time has come."""
+        if not marketing and self._handoff.is_behind:
+            return False
         async with self._database.begin() as tx:
             partitions = await store.due_partitions(tx, self._partitions, datetime.now(UTC), marketing=marketing)
         return any(await asyncio.gather(*(self._wake_partition(p, marketing=marketing) for p in partitions)))
 
     async def _wake_partition(self, partition: int, *, marketing: bool) -> bool:
-        """Decide one batch of due messages afresh and hand off what may go. Did anything change?"""
+        """Decide one batch of due messages afresh and hand off what may go; of codes only begin to. Did anything
+        change?"""
         async with self._database.begin() as tx:
             await store.lock_partition(tx, partition)
             as_of = await store.watermark(tx, partition)
@@ -82,7 +92,12 @@ class Timers:
             decisions = await self._clearance.decide(tx, partition, [stored(row) for row in rows], locked=True)
             changed = await store.update_decisions(tx, [d.row for d in decisions])
             await store.append_changes(tx, [change for change in changed if change.event.status != "sending"])
-        await self._handoff.send([d.permit for d in decisions if d.permit])
+        handing_off = asyncio.create_task(self._handoff.send([d.permit for d in decisions if d.permit]))
+        if marketing:
+            await handing_off
+        else:
+            self._codes.add(handing_off)
+            handing_off.add_done_callback(self._codes.discard)
         return True
 
     async def sweep(self) -> bool:
