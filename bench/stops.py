@@ -1,8 +1,8 @@
 """What a campaign costs others: a STOP on its way from the webhook to `enforced`, and a code from its request to its
 hand-off, while MESSAGES_A_ROUND x size messages leave. Beside the same with nothing leaving.
 
-Three services, a process each with all roles, but that campaigns leave by a process of their own (`worker` and
-`relay`), which gives way to the others. STOPs come from people to whom the campaign writes, spread over all of
+Three services, a process each with all roles, but that campaigns leave by a process of their own (`worker`), which
+gives way to the others. STOPs come from people to whom the campaign writes, spread over all of
 it; each must be enforced, and no marketing may be handed off to that person from then on: or there is no figure. The
 clocks are the services' own: the instant of the webhook, of `enforced`, of the request, of the submit. Then where a
 STOP was meanwhile: between two of the instants that its events bear, by Kafka's log and the ledger.
@@ -43,6 +43,10 @@ CODES_TO = "+33639980000"
 QUIET_S = 10.0
 GIVEN_UP_S = 900.0
 ENFORCED_WITHIN_S = 60.0
+CODE_HOPS = (  # likewise, of a code
+    "it is decided: its turn, the partition's lock, what is known",
+    "a submit begins with it",
+)
 HOPS = (  # what a STOP does until each of its instants, the first of which is the webhook's
     "inbound-svc has begun to keep it",
     "its relay publishes it",
@@ -58,8 +62,8 @@ async def run(ground: Ground) -> None:
     async with dispatch.standing(ground, watermarks=False) as bench, aiohttp.ClientSession() as client:
         for name in ("inbound", "consent"):
             await ground.service(name)
-        await dispatch.serving(bench, SUBMITS_AT_ONCE, 100, roles="api,projection")
-        server = await dispatch.serving(bench, SUBMITS_AT_ONCE, 100, roles="worker,relay", nice=5, called="worker")
+        await dispatch.serving(bench, SUBMITS_AT_ONCE, 100, roles="api,projection,relay")
+        server = await dispatch.serving(bench, SUBMITS_AT_ONCE, 100, roles="worker", nice=5, called="worker")
         others = _Others(bench, client)
         await others.register()
         many = MESSAGES_A_ROUND * ground.size
@@ -75,7 +79,9 @@ async def run(ground: Ground) -> None:
         await others.write_while(_campaign(bench, made), made)
         seconds = time.perf_counter() - started
         await _report("a campaign", many / seconds, bench, began)
-        await _hops(bench, {"nothing": (quiet, began), "a campaign": (began, datetime.now(UTC))})
+        spans = {"nothing": (quiet, began), "a campaign": (began, datetime.now(UTC))}
+        await _hops(bench, spans)
+        await _code_hops(bench, spans)
         told = (cpu_seconds(server.pid) or 0.0) - (cpu or 0.0)
         print(f"\n{told / many * 1e6:.0f} µs of dispatch's own processor time for each message.\n", flush=True)
 
@@ -187,25 +193,43 @@ async def _hops(bench: Bench, spans: dict[str, tuple[datetime, datetime]]) -> No
     async for event, *instants in _published(bench, STATES):
         for cause in event.causes if isinstance(event, ConsentStateChanged) else ():
             told.setdefault(cause.reference or "", (instants[0], instants[1]))
-    print("\n| a STOP waits until | " + " | ".join(f"{m}: p50 ms | p99 ms" for m in spans) + " |", flush=True)
+    ways = [
+        (end["received_at"], *kept[end["reference"]], *told[end["reference"]], end["applied_at"], end["enforced_at"])
+        for end in ends
+        if end["reference"] in kept and end["reference"] in told
+    ]
+    _table("a STOP", HOPS, ways, spans)
+
+
+async def _code_hops(bench: Bench, spans: dict[str, tuple[datetime, datetime]]) -> None:
+    """Likewise of the codes."""
+    connection = await asyncpg.connect(await bench.ground.database("dispatch"))
+    try:
+        rows = await connection.fetch(
+            "SELECT requested_at, decided_at, handed_off_at FROM message"
+            " WHERE category = 'transactional' AND handed_off_at IS NOT NULL"
+        )
+    finally:
+        await connection.close()
+    _table("a code", CODE_HOPS, [tuple(row) for row in rows], spans)
+
+
+def _table(
+    what: str,
+    hops: Sequence[str],
+    ways: Sequence[tuple[datetime, ...]],
+    spans: dict[str, tuple[datetime, datetime]],
+) -> None:
+    """`ways`: of each, when it came, and the instants that these hops end with."""
+    print(f"\n| {what} waits until | " + " | ".join(f"{m}: p50 ms | p99 ms" for m in spans) + " |", flush=True)
     print("|---|" + "---:|---:|" * len(spans), flush=True)
-    columns = []
-    for first, last in spans.values():
-        ways = [
-            (
-                end["received_at"],
-                *kept[end["reference"]],
-                *told[end["reference"]],
-                end["applied_at"],
-                end["enforced_at"],
-            )
-            for end in ends
-            if first <= end["received_at"] < last and end["reference"] in kept and end["reference"] in told
-        ]
-        columns.append([[(way[n + 1] - way[n]) / timedelta(milliseconds=1) for way in ways] for n in range(len(HOPS))])
-    for n, hop in enumerate(HOPS):
-        cuts = [quantiles(column[n], n=100, method="inclusive") for column in columns]
-        print(f"| {hop} | " + " | ".join(f"{cut[49]:.0f} | {cut[98]:.0f}" for cut in cuts) + " |", flush=True)
+    for n, hop in enumerate(hops):
+        cells = []
+        for first, last in spans.values():
+            waited = [(way[n + 1] - way[n]) / timedelta(milliseconds=1) for way in ways if first <= way[0] < last]
+            cuts = quantiles(waited, n=100, method="inclusive")
+            cells.append(f"{cuts[49]:.0f} | {cuts[98]:.0f}")
+        print(f"| {hop} | " + " | ".join(cells) + " |", flush=True)
 
 
 async def _published(bench: Bench, topic: Topic) -> AsyncIterator[tuple[Event, datetime, datetime]]:

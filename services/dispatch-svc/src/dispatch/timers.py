@@ -82,9 +82,8 @@ class Timers:
         change?"""
         async with self._database.begin() as tx:
             await store.lock_partition(tx, partition)
-            as_of = await store.watermark(tx, partition)
             now = datetime.now(UTC)
-            if marketing and not is_fresh(as_of, now, self._clearance.limits):
+            if marketing and not is_fresh(await store.watermark(tx, partition), now, self._clearance.limits):
                 return False  # held: no verdict could let it go
             rows = await store.claim_due(tx, partition, now, self._batch, marketing=marketing)
             if not rows:
