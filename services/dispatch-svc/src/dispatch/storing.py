@@ -39,7 +39,7 @@ class Storing:
         self.writers = [writer for writer in self.writers if not writer.done()]
         if not self.writers or (len(self.writers) < WRITERS and self._many >= SETTLED_AT_ONCE):
             self.writers.append(asyncio.create_task(self._write()))
-        await asyncio.shield(stored)
+        await stored
 
     async def _write(self) -> None:
         """One transaction after the other, until nothing waits. None is long: an opt-out may be waiting for it."""

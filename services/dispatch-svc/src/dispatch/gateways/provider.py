@@ -58,7 +58,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`headers`: lower-case names."""
+    """`headers`: to be looked up in lower case."""
 
     status: int
     headers: Mapping[str, str]
