@@ -1,11 +1,11 @@
 """What a campaign costs others: a STOP on its way from the webhook to `enforced`, and a code from its request to its
 hand-off, while MESSAGES_A_ROUND x size messages leave. Beside the same with nothing leaving.
 
-Three services, a process each with all roles, but that campaigns leave by a process of their own (`worker`), which
-gives way to the others. STOPs come from people to whom the campaign writes, spread over all of
-it; each must be enforced, and no marketing may be handed off to that person from then on: or there is no figure. The
-clocks are the services' own: the instant of the webhook, of `enforced`, of the request, of the submit. Then where a
-STOP was meanwhile: between two of the instants that its events bear, by Kafka's log and the ledger.
+Three services, a process each, but that campaigns leave by a process of their own (dispatch-svc's `worker`), which
+gives way to the others. STOPs come from people to whom the campaign writes, spread over all of it; each must be
+enforced, and no marketing may be handed off to that person from then on: or there is no figure. The clocks are the
+services' own: the instant of the webhook, of `enforced`, of the request, of the submit. Then where a STOP was
+meanwhile: between two of the instants that its events bear, by Kafka's log and the ledger.
 """
 
 import asyncio
@@ -43,10 +43,6 @@ CODES_TO = "+33639980000"
 QUIET_S = 10.0
 GIVEN_UP_S = 900.0
 ENFORCED_WITHIN_S = 60.0
-CODE_HOPS = (  # likewise, of a code
-    "it is decided: its turn, the partition's lock, what is known",
-    "a submit begins with it",
-)
 HOPS = (  # what a STOP does until each of its instants, the first of which is the webhook's
     "inbound-svc has begun to keep it",
     "its relay publishes it",
@@ -54,6 +50,10 @@ HOPS = (  # what a STOP does until each of its instants, the first of which is t
     "its relay publishes the state",
     "dispatch-svc has applied it",
     "nothing of theirs is being handed off: enforced",
+)
+CODE_HOPS = (  # likewise, of a code
+    "it is decided: its turn, the partition's lock, what is known",
+    "a submit begins with it",
 )
 WANTED = {"STOP": (300, 1500), "code": (None, 200)}  # p50 and p99, ms
 

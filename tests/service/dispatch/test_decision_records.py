@@ -202,7 +202,7 @@ async def test_who_decides_again_waits_for_an_opt_out_that_is_being_applied_and_
     permit = decision.permit
     assert permit is not None
     ways: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
-        "it is due": lambda: timers.wake_due(marketing=True),
+        "it is due": timers.wake_marketing,
         "its permit has lapsed": lambda: handoff._decide_again([permit]),
         "a crash left it": timers.sweep,
     }

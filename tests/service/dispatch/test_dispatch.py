@@ -500,6 +500,22 @@ async def test_a_code_does_not_wait_for_the_answer_to_another_and_a_planned_stop
         assert op.references == codes
 
 
+async def test_codes_that_come_while_each_slot_is_taken_leave_together(surroundings: Surroundings) -> None:
+    async with (
+        operator() as op,
+        dispatch(surroundings, op, gateway_submits=2, submit_timeout_s=30.0, drain_s=40.0) as d,
+    ):
+        op.open.clear()
+        for n in range(1, 3):
+            await d.client.post("/v1/messages", json=_otp(7))
+            await eventually(partial(_waits_for_answers, op, n))
+        for _ in range(3):
+            await d.client.post("/v1/messages", json=_otp(7))
+        op.open.set()
+        await eventually(lambda: _statuses(surroundings, {"accepted": 5}))
+        assert len({message["at"] for message in op.messages}) == 3
+
+
 async def test_pause_resume_and_cancel_are_honoured_at_the_gate(surroundings: Surroundings) -> None:
     async with operator() as op, dispatch(surroundings, op) as d:
         await d.publish_states(opted_in(1), opted_in(2))

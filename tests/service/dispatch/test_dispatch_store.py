@@ -131,9 +131,10 @@ async def test_what_is_due_is_found_without_reading_what_is_settled_or_the_other
             await tx.execute(text(MANY_LIKE_IT), {"id": like["message_id"], "many": many})
     for marketing, some, found in ((False, [code], 1), (True, [waiting], 10)):
         async with database.begin() as tx:
+            before = await tx.scalar(text(READ))  # what this connection did just now may not have been told yet
             partitions = await store.due_partitions(tx, 3, now(), marketing=marketing)
             claimed = await store.claim_due(tx, partitions[0], now(), 10, marketing=marketing)
-            read = await tx.scalar(text(READ))
+            read = await tx.scalar(text(READ)) - before
         assert partitions == sorted({row["partition"] for row in some})
         assert len(claimed) == found
         assert 2 <= read <= 50, (marketing, read)

@@ -398,7 +398,7 @@ class Pipeline(RuleBasedStateMachine):
     def wakes_what_is_due(self, meanwhile: Meanwhile) -> None:
         async def wake(worker: Worker) -> None:
             await self._sql("UPDATE message SET due_at = now() WHERE status IN ('pending', 'deferred')")
-            await worker.timers.wake_due(marketing=True)
+            await worker.timers.wake_marketing()
 
         self.run(self._lives(meanwhile, wake))
 

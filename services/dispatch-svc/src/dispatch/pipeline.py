@@ -289,6 +289,11 @@ class Handoff:
         return self._in_hand >= self.ahead
 
     @property
+    def slots(self) -> int:
+        """How many submits of each lane may be in flight, over all gateways."""
+        return self.submits_in_flight * len(self.traffic.gateways)
+
+    @property
     def ahead(self) -> int:
         """As many messages as may be in hand before it is: some submits for each that may be in flight."""
         return SUBMITS_AHEAD * self.submits_in_flight * max(gateway.batch for gateway in self.traffic.gateways.values())

@@ -106,6 +106,9 @@ message = Table(
     _instant("unknown_since"),  # `unknown`, and it alone
     CheckConstraint("due_at IS NOT NULL OR status NOT IN ('pending', 'deferred')", name="waiting_is_due"),
     # none names a column that an outcome of the happy path changes: its update stays within the page (ADR 0044)
+    Index(
+        "message_due_ix", "partition", "due_at", postgresql_where=text("due_at IS NOT NULL")
+    ),  # until the next version
     # of each lane, so that a code that is due is found without passing over all marketing that is
     *(
         Index(f"message_due_{lane}_ix", "partition", "due_at", postgresql_where=text(f"due_at IS NOT NULL AND {of}"))
@@ -862,8 +865,8 @@ async def forget_sending(tx: AsyncConnection, begun_before: datetime) -> None:
 
 
 async def due_partitions(tx: AsyncConnection, partitions: int, now: datetime, *, marketing: bool) -> list[int]:
-    """Of so many, those with due messages of that lane. One by one: asked for all at once, a planner that knows little
-    of the ledger reads the whole of it, four times a second."""
+    """Of so many, those with due messages of that lane; what is in a partition beyond is not found. One by one: asked
+    for all at once, a planner that knows little of the ledger reads the whole of it, four times a second."""
     rows = await fetch_many(
         tx,
         "SELECT p.partition FROM generate_series(0, $1 - 1) AS p(partition) CROSS JOIN LATERAL"

@@ -3,15 +3,15 @@ that came before their message find it."""
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import partial
 
 from common.database import Database
 from common.service import Worker
 from common.telemetry import counter
 from common.timer import Timer
 from dispatch import store
-from dispatch.clearance import Clearance, stored
+from dispatch.clearance import Clearance, Permit, stored
 from dispatch.gate import is_fresh
 from dispatch.gateways import SendError
 from dispatch.pipeline import Handoff
@@ -50,36 +50,58 @@ class Timers:
         self._codes: set[asyncio.Task[None]] = set()  # being handed off
 
     def codes(self) -> Worker:
-        """Who waits for a code does not wait for the operator's answer to somebody else's."""
-        wake = partial(self.wake_due, marketing=False)
-        timer = Timer("due codes", wake, LOOK_EVERY_S, self._database, store.CODES_DUE)
+        """Who waits for a code waits for no answer to another's, as long as a gateway has a slot that is free."""
+        timer = Timer("due codes", self.wake_codes, LOOK_EVERY_S, self._database, store.CODES_DUE)
 
         async def run(stop: asyncio.Event) -> None:
-            await timer.run(stop)
-            await asyncio.gather(*self._codes)
+            try:
+                await timer.run(stop)
+                if self._codes:
+                    await asyncio.wait(self._codes)
+            finally:
+                for task in self._codes:
+                    task.cancel()
+                await asyncio.gather(*self._codes, return_exceptions=True)
 
         return Worker(timer.name, run)
 
     def workers(self) -> list[Worker]:
         """All the others."""
         timers = (
-            Timer("due marketing", partial(self.wake_due, marketing=True), LOOK_EVERY_S, self._database, store.DUE),
+            Timer("due marketing", self.wake_marketing, LOOK_EVERY_S, self._database, store.DUE),
             Timer("sweep", self.sweep, SWEEP_EVERY_S, self._database),
             Timer("look up", self.look_up, LOOK_UP_EVERY_S, self._database),
         )
         return [Worker(timer.name, timer.run) for timer in timers]
 
-    async def wake_due(self, *, marketing: bool) -> bool:
-        """Pending and deferred messages of one lane whose time has come."""
-        if not marketing and self._handoff.is_behind:
-            return False
-        async with self._database.begin() as tx:
-            partitions = await store.due_partitions(tx, self._partitions, datetime.now(UTC), marketing=marketing)
-        return any(await asyncio.gather(*(self._wake_partition(p, marketing=marketing) for p in partitions)))
+    async def wake_marketing(self) -> bool:
+        """Pending and deferred messages whose time has come. Did anything change?"""
+        return await self._wake(self._handoff.send, marketing=True)
 
-    async def _wake_partition(self, partition: int, *, marketing: bool) -> bool:
-        """Decide one batch of due messages afresh and hand off what may go; of codes only begin to. Did anything
-        change?"""
+    async def wake_codes(self) -> bool:
+        """Likewise of the other lane. Once each slot is taken, what comes waits where it is, and leaves together."""
+        if len(self._codes) >= self._handoff.slots:
+            await asyncio.wait(self._codes, return_when=asyncio.FIRST_COMPLETED)
+        ended = {task for task in self._codes if task.done()}
+        self._codes -= ended
+        for task in ended:
+            task.result()  # what failed is the timer's to count
+
+        async def begin(permits: Sequence[Permit]) -> None:
+            self._codes.add(asyncio.create_task(self._handoff.send(permits)))
+
+        return await self._wake(begin, marketing=False)
+
+    async def _wake(self, hand_off: Callable[[Sequence[Permit]], Awaitable[None]], *, marketing: bool) -> bool:
+        async with self._database.begin() as tx:
+            due = await store.due_partitions(tx, self._partitions, datetime.now(UTC), marketing=marketing)
+        woken = await asyncio.gather(*(self._wake_partition(p, hand_off, marketing=marketing) for p in due))
+        return any(woken)
+
+    async def _wake_partition(
+        self, partition: int, hand_off: Callable[[Sequence[Permit]], Awaitable[None]], *, marketing: bool
+    ) -> bool:
+        """Decide one batch of due messages afresh and hand off what may go. Did anything change?"""
         async with self._database.begin() as tx:
             await store.lock_partition(tx, partition)
             now = datetime.now(UTC)
@@ -91,12 +113,8 @@ class Timers:
             decisions = await self._clearance.decide(tx, partition, [stored(row) for row in rows], locked=True)
             changed = await store.update_decisions(tx, [d.row for d in decisions])
             await store.append_changes(tx, [change for change in changed if change.event.status != "sending"])
-        handing_off = asyncio.create_task(self._handoff.send([d.permit for d in decisions if d.permit]))
-        if marketing:
-            await handing_off
-        else:
-            self._codes.add(handing_off)
-            handing_off.add_done_callback(self._codes.discard)
+        if permits := [d.permit for d in decisions if d.permit]:
+            await hand_off(permits)
         return True
 
     async def sweep(self) -> bool:

@@ -58,7 +58,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`headers`: to be looked up in lower case."""
+    """`headers`: whose names are looked up whatever their case."""
 
     status: int
     headers: Mapping[str, str]

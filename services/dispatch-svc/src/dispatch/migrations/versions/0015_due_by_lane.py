@@ -1,4 +1,5 @@
-"""What is due is found by its lane: a code that is due does not wait for all marketing that is to be passed over.
+"""What is due is found by its lane: a code that is due does not wait for all marketing that is to be passed over. The
+index that both had is the version's before, and goes with the next one's.
 
 Revision ID: 0015
 """
@@ -12,15 +13,11 @@ depends_on = None
 
 
 def upgrade() -> None:
-    _create("message_due_marketing_ix", "due_at IS NOT NULL AND category = 'marketing'")
-    _create("message_due_codes_ix", "due_at IS NOT NULL AND category <> 'marketing'")
-    op.execute("DROP INDEX message_due_ix")
+    for name, lane in (("marketing", "category = 'marketing'"), ("codes", "category <> 'marketing'")):
+        op.execute(
+            f"CREATE INDEX message_due_{name}_ix ON message (partition, due_at) WHERE due_at IS NOT NULL AND {lane}"
+        )
 
 
 def downgrade() -> None:
-    _create("message_due_ix", "due_at IS NOT NULL")
     op.execute("DROP INDEX message_due_marketing_ix, message_due_codes_ix")
-
-
-def _create(name: str, where: str) -> None:
-    op.execute(f"CREATE INDEX {name} ON message (partition, due_at) WHERE {where}")
