@@ -864,9 +864,16 @@ async def forget_sending(tx: AsyncConnection, begun_before: datetime) -> None:
     )
 
 
+async def _planned_now(tx: AsyncConnection) -> None:
+    """What follows in this transaction is planned as the tables are: a plan kept from when the ledger was empty reads
+    all of it."""
+    await tx.execute(text("SET LOCAL plan_cache_mode = force_custom_plan"))
+
+
 async def due_partitions(tx: AsyncConnection, partitions: int, now: datetime, *, marketing: bool) -> list[int]:
     """Of so many, those with due messages of that lane; what is in a partition beyond is not found. One by one: asked
     for all at once, a planner that knows little of the ledger reads the whole of it, four times a second."""
+    await _planned_now(tx)
     rows = await fetch_many(
         tx,
         "SELECT p.partition FROM generate_series(0, $1 - 1) AS p(partition) CROSS JOIN LATERAL"
@@ -882,6 +889,7 @@ async def claim_due(
     tx: AsyncConnection, partition: int, now: datetime, limit: int, *, marketing: bool
 ) -> list[Row[Any]]:
     """Due messages of one partition and lane, oldest first, locked."""
+    await _planned_now(tx)
     rows = await tx.execute(
         text(
             f"SELECT * FROM message WHERE partition = :partition AND {_OF_LANE[marketing]}"
