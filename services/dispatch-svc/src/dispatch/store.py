@@ -106,9 +106,8 @@ message = Table(
     _instant("unknown_since"),  # `unknown`, and it alone
     CheckConstraint("due_at IS NOT NULL OR status NOT IN ('pending', 'deferred')", name="waiting_is_due"),
     # none names a column that an outcome of the happy path changes: its update stays within the page (ADR 0044)
-    Index(
-        "message_due_ix", "partition", "due_at", postgresql_where=text("due_at IS NOT NULL")
-    ),  # until the next version
+    # the version's before, which goes with the next one's migration
+    Index("message_due_ix", "partition", "due_at", postgresql_where=text("due_at IS NOT NULL")),
     # of each lane, so that a code that is due is found without passing over all marketing that is
     *(
         Index(f"message_due_{lane}_ix", "partition", "due_at", postgresql_where=text(f"due_at IS NOT NULL AND {of}"))
