@@ -190,6 +190,20 @@ def test_every_rule_that_forbids_is_named_the_law_first() -> None:
     assert closed_by(utc("2026-11-24T10:00"), "FR", FRANCE) == ()
 
 
+def test_a_rule_against_holidays_names_the_one_and_who_says_so() -> None:
+    night = utc("2026-05-27T03:00")  # 23:00 of 26 May there
+    of_guadeloupe = {
+        c.holiday.name: c.holiday.source for c in closed_by(utc("2026-05-27T15:00"), "GP", FRANCE) if c.holiday
+    }
+    assert list(of_guadeloupe) == ["Abolition de l'esclavage"]
+    assert "L3422-2" in of_guadeloupe["Abolition de l'esclavage"], "of the calendar that stands first"
+    assert {c.holiday for c in closed_by(night, "GP", FRANCE)} == {None}
+    christmas = closed_by(utc("2026-12-25T10:00"), "FR", FRANCE, region="FR-57")
+    assert {c.holiday.name for c in christmas if c.holiday} == {"Noël"}
+    good_friday = closed_by(utc("2027-03-26T10:00"), "FR", FRANCE, region="FR-57")
+    assert {c.holiday.name for c in good_friday if c.holiday} == {"Vendredi saint"}
+
+
 def test_a_rule_counts_on_the_days_it_is_in_force() -> None:
     def charters(at: str) -> set[str]:
         return {c.rule.id for c in closed_by(utc(at), "FR", FRANCE) if c.rule.layer == "charter"}

@@ -19,7 +19,7 @@ reads a clock.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
@@ -36,7 +36,9 @@ __all__ = [
     "SEARCH_DAYS",
     "Aspect",
     "Closure",
+    "Holiday",
     "Layer",
+    "Opening",
     "Place",
     "Policy",
     "PolicyUnreadable",
@@ -84,15 +86,23 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
+class Holiday:
+    """A public holiday: its name, and who says that it is one there."""
+
+    name: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class Calendar:
     """Public holidays of one place: fixed days (month, day), and days counted from Easter Sunday."""
 
-    fixed: frozenset[tuple[int, int]]
-    from_easter: frozenset[int]
+    fixed: Mapping[tuple[int, int], Holiday]
+    from_easter: Mapping[int, Holiday]
 
-    def days(self, year: int) -> frozenset[date]:
-        moving = {easter(year) + timedelta(days) for days in self.from_easter}
-        return frozenset({date(year, month, day) for month, day in self.fixed} | moving)
+    def days(self, year: int) -> dict[date, Holiday]:
+        moving = {easter(year) + timedelta(days): holiday for days, holiday in self.from_easter.items()}
+        return moving | {date(year, month, day): holiday for (month, day), holiday in self.fixed.items()}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,12 +133,14 @@ Opening = tuple[datetime, datetime]  # from the first instant that is open to th
 
 @dataclass(frozen=True, slots=True)
 class Closure:
-    """Why an instant is not permitted: this rule, against this, in this place and time zone."""
+    """Why an instant is not permitted: this rule, against this, in this place and time zone. `holiday`: which one, if
+    it is against one."""
 
     rule: Rule
     aspect: Aspect
     place: str
     zone: str
+    holiday: Holiday | None = None
 
 
 def is_open(at: datetime, territory: str, policy: Policy, *, region: str | None = None) -> bool:
@@ -200,10 +212,10 @@ def closed_by(at: datetime, territory: str, policy: Policy, *, region: str | Non
     if policy.always_open:
         return ()
     found = (
-        Closure(rule, aspect, place.code, zone.key)
+        Closure(rule, aspect, place.code, zone.key, holiday)
         for place in _places(policy, territory, region) or ()
         for zone in place.zones
-        for rule, aspect in _against(place, moment.astimezone(zone))
+        for rule, aspect, holiday in _against(place, moment.astimezone(zone))
     )
     return tuple(sorted(found, key=lambda closure: files.LAYERS.index(closure.rule.layer)))
 
@@ -326,8 +338,11 @@ def _rule(rule: files.Rule) -> Rule:
 
 
 def _calendar(calendar: files.Calendar) -> Calendar:
-    fixed = (date.fromisoformat(f"2000-{day}") for day in calendar.fixed)
-    return Calendar(fixed=frozenset((day.month, day.day) for day in fixed), from_easter=frozenset(calendar.from_easter))
+    fixed = {date.fromisoformat(f"2000-{day}"): Holiday(name, calendar.source) for day, name in calendar.fixed.items()}
+    return Calendar(
+        fixed={(day.month, day.day): holiday for day, holiday in fixed.items()},
+        from_easter={days: Holiday(name, calendar.source) for days, name in calendar.from_easter.items()},
+    )
 
 
 def _with_rules(policy: Policy, change: Callable[[Iterable[Rule]], Iterable[Rule]]) -> Policy:
@@ -372,19 +387,19 @@ def _opening(place: Place, zone: ZoneInfo, day: date) -> Opening | None:
     return datetime.combine(day, opens, zone).astimezone(UTC), end.astimezone(UTC)
 
 
-def _against(place: Place, local: datetime) -> Iterator[tuple[Rule, Aspect]]:
+def _against(place: Place, local: datetime) -> Iterator[tuple[Rule, Aspect, Holiday | None]]:
     for rule in place.rules:
         if rule.holds_on(local.date()):
-            yield from ((rule, aspect) for aspect in _against_day(rule, place, local.date()))
+            yield from ((rule, aspect, holiday) for aspect, holiday in _against_day(rule, place, local.date()))
             if not (rule.opens or time.min) <= local.time() or (rule.closes and local.time() >= rule.closes):
-                yield rule, Aspect.HOURS
+                yield rule, Aspect.HOURS, None
 
 
-def _against_day(rule: Rule, place: Place, day: date) -> Iterator[Aspect]:
+def _against_day(rule: Rule, place: Place, day: date) -> Iterator[tuple[Aspect, Holiday | None]]:
     if rule.weekdays is not None and day.isoweekday() not in rule.weekdays:
-        yield Aspect.WEEKDAY
-    if rule.no_holidays and day in _holidays(place, day.year):
-        yield Aspect.HOLIDAY
+        yield Aspect.WEEKDAY, None
+    if rule.no_holidays and (holiday := _holidays(place, day.year).get(day)) is not None:
+        yield Aspect.HOLIDAY, holiday
 
 
 @lru_cache(maxsize=4096)
@@ -393,8 +408,9 @@ def _of_the_text(place: Place) -> tuple[Rule, ...]:
 
 
 @lru_cache(maxsize=4096)
-def _holidays(place: Place, year: int) -> frozenset[date]:
-    return frozenset[date]().union(*(calendar.days(year) for calendar in place.calendars))
+def _holidays(place: Place, year: int) -> Mapping[date, Holiday]:
+    """Of a day that several calendars have, as the first of them names it."""
+    return {day: holiday for calendar in reversed(place.calendars) for day, holiday in calendar.days(year).items()}
 
 
 def easter(year: int) -> date:
