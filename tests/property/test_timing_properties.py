@@ -1,6 +1,8 @@
 """When a message is due: open, the first such instant, on the clock of its person; laid out within its window; and
 never more of a campaign in any second or any hour than it said, whatever the planner's timer does."""
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import pairwise
@@ -10,7 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from campaign.draw import lot
+from campaign.findings import load as rules
+from campaign.forecast import Forecast, Plan, lay_out
+from campaign.prices import Prices
+from campaign.reach import Standing
 from campaign.timing import Pace, Place, Timetable, Timing, starts
+from campaign.wording import wording
+from common.contracts.consent import Consent
 from common.law import at_hand_off, is_open, load, openings, rules_of, zones
 
 FRANCE = at_hand_off(rules_of(date(2026, 11, 25), load("france-2")))
@@ -127,6 +135,92 @@ def test_a_spread_is_even() -> None:
     lots = [lot("cmp-1", f"subject-{n}", "when") for n in range(10_000)]
     hours = [int((due - at) / timedelta(hours=1)) for each in lots if (due := spread.planned(Place("FR"), each))]
     assert all(abs(hours.count(hour) - 1000) < 120 for hour in range(10))
+
+
+@given(instants, st.dictionaries(places, st.integers(1, 500), min_size=1, max_size=6), st.floats(0.001, 5))
+def test_a_forecast_lays_out_each_person_once_within_the_hours_of_their_place_and_no_hour_is_lost(
+    at: datetime, people: dict[Place, int], rate: float
+) -> None:
+    timetable = table(at, local_time=True)
+    people = {place: count for place, count in people.items() if timetable.window(place)}
+    if not people or (found := lay_out(people, timetable, rate)) is None:
+        return
+    for place, count in people.items():
+        assert math.isclose(sum(each.people for each in found if each.place == place), count)
+    left_at = {place: max(each.ends for each in found if each.place == place) for place in people}
+    spans = sorted({(each.begins, each.ends) for each in found})
+    for begins, ends in spans:
+        together = [each for each in found if each.begins == begins]
+        assert {each.ends for each in together} == {ends}
+        assert math.isclose(sum(each.people for each in together), rate * (ends - begins).total_seconds(), abs_tol=1e-4)
+        for place in (each.place for each in together):
+            assert timetable.window(place)[0][0] <= begins
+            assert openings(begins, ends, place.territory, FRANCE, region=place.region) == ((begins, ends),)
+    for (_, idle), (again, _) in pairwise(spans):
+        assert idle <= again
+        for place in (place for place, last in left_at.items() if last > idle):
+            due = max(idle, timetable.window(place)[0][0])
+            assert due >= again or not openings(due, again, place.territory, FRANCE, region=place.region)
+
+
+postcodes = st.sampled_from(["", "75011", "67000", "57000", "97100", "97150", "97200"])
+whereabouts = st.tuples(st.sampled_from(["FR", "GP", "MQ", "RE"]), postcodes)
+
+
+@given(instants, st.lists(whereabouts, max_size=20), st.integers(1, 99), st.booleans())
+def test_a_forecast_s_sums_are_its_audience_and_who_waits_is_told_why(
+    at: datetime, people: Sequence[tuple[str, str]], hours: int, local_time: bool
+) -> None:
+    timetable = table(at, at + timedelta(hours=hours), local_time=local_time)
+    forecast = Forecast(
+        Plan(
+            wordings={"a": wording("Lune. {stop}", "fr", {}, "none")},
+            sender_id="lune",
+            purpose="promotions",
+            brand="Lune",
+            oadc="LUNE",
+            stop_code="36111",
+            stop_added="",
+            sectors=(),
+            timetable=timetable,
+            begins_with=lambda _: (),
+            prices=Prices(),
+            compliance=rules(),
+            rate_per_s=None,
+        )
+    )
+    yes = Consent(
+        sender_id="lune",
+        purpose="promotions",
+        state="opted_in",
+        basis="opt_in",
+        occurred_at=at - timedelta(days=1),
+        evidence_id="e",
+        expires_at=NEVER,
+    )
+    opens = Counter[tuple[str, str | None, datetime]]()
+    for territory, postcode in people:
+        place = timetable.place(territory, {"postcode": postcode})
+        forecast.add({"postcode": postcode}, territory, Standing(consents=(yes,)))
+        opens[territory, place.region, timetable.window(place)[0][0]] += 1
+    found = forecast.outlook
+    late = found.reasons.get("send_before_passed", 0)
+    assert found.audience == len(people) == found.would_get + late
+    assert sum(part.people for part in found.places) == found.would_get
+    first = {part.territory: part.opens_at for part in found.places}
+    told = {(wait.territory, wait.region, wait.opens_at): wait for wait in found.waits}
+    assert len(told) == len(found.waits)
+    for (territory, region, opens_at), count in opens.items():
+        wait = told.pop((territory, region, opens_at), None)
+        if wait is None:
+            wanted = timetable.wanted(Place(territory, region))
+            assert opens_at == max(wanted, first.get(territory, wanted)), "nobody waits longer without a word"
+            continue
+        assert (wait.people, wait.too_late) == (count, opens_at >= timetable.ends_by)
+        assert wait.against
+    assert not told
+    if found.would_get:
+        assert found.finishes_at == max(opens_at for *_, opens_at in opens if opens_at < timetable.ends_by)
 
 
 ticks = st.lists(st.tuples(st.integers(0, 900), st.integers(0, 40)), min_size=1, max_size=120)  # milliseconds, wanted

@@ -6,7 +6,7 @@ import pytest
 
 from campaign import consents, pre_flight, store
 from campaign.lifecycle import Status
-from tests.builders import SENDER, field_keys, now, opted_in, opted_out, sender_changed, subject
+from tests.builders import SENDER, field_keys, now, number, opted_in, opted_out, sender_changed, subject
 from tests.running import bearer
 from tests.service.campaign.campaigns import TEXT, Campaigns, csv_of
 
@@ -89,6 +89,15 @@ async def test_it_tells_who_would_get_it_and_why_the_others_would_not(
     assert (await looked_at(campaigns, campaign_id))["would_get"] == 5
     await campaigns.post(f"campaigns/{campaign_id}/pre-flight", 403, headers=bearer(senders=["other"]))
     await campaigns.post("campaigns/cmp-none/pre-flight", 404)
+
+
+async def test_a_rule_that_forbids_is_named_once_however_many_clocks_a_place_has(campaigns: Campaigns) -> None:
+    """Polynesia has three, and it is night on all of them."""
+    await campaigns.imported(f"number;postcode\n{number(1)};98714\n")
+    await campaigns.told(opted_in(1))
+    [place] = (await looked_at(campaigns, (await campaigns.written())["campaign_id"]))["territories"]
+    rules = [(why["aspect"], why["rule"]) for why in place["closed_by"]]
+    assert len(rules) == len(set(rules)) > 0
 
 
 async def test_errors_stop_scheduling_and_warnings_are_acknowledged_by_id(campaigns: Campaigns) -> None:

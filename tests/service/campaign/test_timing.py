@@ -109,6 +109,19 @@ async def test_what_is_scheduled_into_a_holiday_is_told_why_it_waits_and_nothing
     assert await seen(path, christmas) == (4, opens, {"holiday"})
     assert await seen(path, day_after) == (4, day_after, set())
     assert await seen(f"campaigns/{alsatian}", day_after) == (1, in_alsace, {"holiday"})
+    [wait] = (await campaigns.post(f"{path}/pre-flight", json={"at": day_after.isoformat()}))["waits"]
+    why = wait.pop("closed_by")
+    opens_then = wait.pop("opens_at")
+    assert (wait, datetime.fromisoformat(opens_then)) == (
+        {"territory": "FR", "region": "FR-6AE", "people": 2, "too_late": False},
+        in_alsace,
+    )
+    assert {(each["aspect"], each["holiday"]["name"]) for each in why} == {("holiday", "Saint-Étienne")}
+    assert all(each["rule"] and each["source"] and each["holiday"]["source"] for each in why)
+    brief = await campaigns.written(send_before=(day_after + 8 * HOUR).isoformat())
+    found = await campaigns.post(f"campaigns/{brief['campaign_id']}/pre-flight", json={"at": day_after.isoformat()})
+    assert (found["would_get"], found["reasons"]) == (2, {"send_before_passed": 2})
+    assert [(w["region"], w["people"], w["too_late"]) for w in found["waits"]] == [("FR-6AE", 2, True)]
     shown = await campaigns.post(f"{path}/schedule", json={"at": christmas.isoformat()})
     assert (shown["status"], datetime.fromisoformat(shown["opens_at"])) == ("scheduled", opens)
     assert await asked(campaigns, christmas) == []

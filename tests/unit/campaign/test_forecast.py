@@ -11,14 +11,14 @@ from msgspec.structs import replace as replace_struct
 from pydantic import ValidationError
 
 from campaign.findings import load
-from campaign.forecast import Forecast, Part, Plan, finish
+from campaign.forecast import Forecast, Outlook, Plan, Wait, finish
 from campaign.prices import Prices
 from campaign.reach import Standing
 from campaign.timing import Place, Timetable, Timing
 from campaign.wording import wording
 from common import law
 from common.contracts.consent import Consent
-from common.law import Policy
+from common.law import Closure, Policy
 
 MONDAY = datetime(2026, 11, 23, 9, tzinfo=UTC)  # 10:00 in Paris
 FRANCE = law.load("france")
@@ -153,19 +153,18 @@ def test_what_speaks_against_it_is_found_in_what_contacts_hold_too() -> None:
     ],
 )
 def test_sending_is_laid_out_within_the_hours(people: int, rate: float | None, ends: datetime | None) -> None:
-    part = Part("FR", people, people, None, MONDAY, Place("FR"))
-    assert finish((part,), replace(plan(), rate_per_s=rate)) == ends
-    assert finish((), replace(plan(), rate_per_s=rate)) is None
+    assert finish({Place("FR"): people}, replace(plan(), rate_per_s=rate)) == ends
+    assert finish({}, replace(plan(), rate_per_s=rate)) is None
 
 
 def test_the_campaign_s_own_pace_counts_and_what_it_is_spread_over() -> None:
-    part = Part("FR", 3600, 3600, None, MONDAY, Place("FR"))
+    people = {Place("FR"): 3600}
     slow = replace(plan(), timetable=table(MONDAY, MONDAY + timedelta(days=3), per_hour=1800), rate_per_s=10.0)
-    ends = finish((part,), slow)
+    ends = finish(people, slow)
     assert ends is not None
     assert timedelta(hours=2) <= ends - MONDAY < timedelta(hours=2, seconds=2)
     spread = replace(plan(), timetable=table(MONDAY, MONDAY + timedelta(days=3), spread_minutes=60), rate_per_s=None)
-    assert finish((part,), spread) == MONDAY + timedelta(hours=1)
+    assert finish(people, spread) == MONDAY + timedelta(hours=1)
 
 
 def test_what_would_end_before_it_is_done_is_told() -> None:
@@ -175,10 +174,125 @@ def test_what_would_end_before_it_is_done_is_told() -> None:
     assert [finding.id for finding in forecast.outlook.findings] == ["too_slow"]
 
 
-def test_who_lives_in_alsace_has_the_holidays_of_alsace() -> None:
-    christmas = datetime(2026, 12, 26, 9, tzinfo=UTC)  # a Saturday, and Saint Stephen's
-    forecast = Forecast(replace(plan(), timetable=table(christmas, christmas + timedelta(hours=8))))
-    far = Standing(consents=(replace_struct(YES.consents[0], expires_at=christmas + timedelta(days=99)),))
-    forecast.add({"postcode": "75011"}, "FR", far)
-    forecast.add({"postcode": "67000"}, "FR", far)
-    assert forecast.outlook.reasons == {"send_before_passed": 1}
+SATURDAY = datetime(2026, 12, 26, 9, tzinfo=UTC)  # 26 December, which is a holiday in Alsace and Moselle only
+AT_EIGHT = datetime(2026, 12, 28, 7, tzinfo=UTC)  # on the Monday after it
+
+
+def looked_at(
+    starts_at: datetime, *people: tuple[str, str], lasts: int = 99, rate: float | None = None, **timing: Any
+) -> Outlook:
+    """Of these people, by the territory of their number and their postcode."""
+    forecast = Forecast(
+        replace(
+            plan(), timetable=table(starts_at, starts_at + timedelta(hours=lasts), FRANCE, **timing), rate_per_s=rate
+        )
+    )
+    consent = replace_struct(YES.consents[0], expires_at=starts_at + timedelta(days=99))
+    for territory, postcode in people:
+        forecast.add({"postcode": postcode}, territory, Standing(consents=(consent,)))
+    return forecast.outlook
+
+
+def told(wait: Wait) -> tuple[str, str | None, int, datetime, bool, list[str]]:
+    return wait.territory, wait.region, wait.people, wait.opens_at, wait.too_late, reasons(wait.against)
+
+
+def reasons(against: Sequence[Closure]) -> list[str]:
+    return list(dict.fromkeys(each.holiday.name if each.holiday else str(each.aspect) for each in against))
+
+
+ALSACE, MOSELLE, ELSEWHERE = ("FR", "67000"), ("FR", "57000"), ("FR", "75011")
+
+
+def test_who_lives_in_alsace_or_moselle_waits_for_the_end_of_their_holidays_and_it_is_told_until_when() -> None:
+    found = looked_at(SATURDAY, ALSACE, ELSEWHERE, MOSELLE, ALSACE)
+    assert [(part.territory, part.people, part.opens_at, part.against) for part in found.places] == [
+        ("FR", 4, SATURDAY, ())
+    ]
+    assert [told(wait) for wait in found.waits] == [
+        ("FR", "FR-6AE", 2, AT_EIGHT, False, ["Saint-Étienne"]),
+        ("FR", "FR-57", 1, AT_EIGHT, False, ["Saint-Étienne"]),
+    ]
+    assert found.finishes_at == AT_EIGHT
+    assert all(closure.rule.source and closure.holiday and closure.holiday.source for closure in found.waits[0].against)
+
+
+@pytest.mark.parametrize(
+    ("starts_at", "opens_at", "later", "why"),
+    [
+        # Christmas is everybody's, and the day after it is not
+        (SATURDAY - timedelta(days=1), SATURDAY - timedelta(hours=2), AT_EIGHT, "Saint-Étienne"),
+        # the evening before Good Friday
+        (
+            datetime(2026, 4, 2, 19, tzinfo=UTC),
+            datetime(2026, 4, 3, 6, tzinfo=UTC),
+            datetime(2026, 4, 4, 6, tzinfo=UTC),
+            "Vendredi saint",
+        ),
+    ],
+)
+def test_what_opens_elsewhere_before_it_does_in_alsace_tells_which_holiday_is_between(
+    starts_at: datetime, opens_at: datetime, later: datetime, why: str
+) -> None:
+    found = looked_at(starts_at, ALSACE, ELSEWHERE)
+    assert [part.opens_at for part in found.places] == [opens_at]
+    assert [told(wait) for wait in found.waits] == [("FR", "FR-6AE", 1, later, False, [why])]
+
+
+def test_who_is_all_of_one_place_or_waits_as_everybody_does_is_told_of_once() -> None:
+    [alone] = looked_at(SATURDAY, ALSACE).places
+    assert reasons(alone.against) == ["Saint-Étienne"]
+    assert looked_at(SATURDAY, ALSACE).waits == ()
+    sunday = SATURDAY + timedelta(days=1)
+    for order in ((ALSACE, ELSEWHERE), (ELSEWHERE, ALSACE)):
+        found = looked_at(sunday, *order)
+        assert (found.waits, [part.opens_at for part in found.places]) == ((), [AT_EIGHT])
+    in_the_evening = SATURDAY + timedelta(hours=11)  # both wait until Monday, and not both for a holiday
+    for order in ((ALSACE, ELSEWHERE), (ELSEWHERE, ALSACE)):
+        [part] = looked_at(in_the_evening, *order).places
+        assert reasons(part.against) == ["hours"]
+
+
+def test_who_would_wait_beyond_the_end_is_told_too_and_for_which_holiday() -> None:
+    found = looked_at(SATURDAY, ALSACE, ELSEWHERE, lasts=8)
+    assert (found.would_get, found.reasons) == (1, {"send_before_passed": 1})
+    assert [told(wait) for wait in found.waits] == [("FR", "FR-6AE", 1, AT_EIGHT, True, ["Saint-Étienne"])]
+    assert found.finishes_at == SATURDAY
+    nobody = looked_at(SATURDAY + timedelta(days=1), ALSACE, ELSEWHERE, lasts=8)
+    assert [told(wait) for wait in nobody.waits] == [
+        ("FR", "FR-6AE", 1, AT_EIGHT, True, ["weekday"]),
+        ("FR", None, 1, AT_EIGHT, True, ["weekday"]),
+    ]
+
+
+def test_a_number_that_cannot_tell_an_island_from_its_neighbour_waits_for_both() -> None:
+    """28 May is a holiday of Saint-Martin; a postcode of Guadeloupe tells that it is none of theirs."""
+    starts_at = datetime(2026, 5, 28, 14, tzinfo=UTC)
+    found = looked_at(starts_at, ("GP", ""), ("GP", "97100"), ("GP", "97150"))
+    assert [(part.people, part.opens_at) for part in found.places] == [(3, starts_at)]
+    day_after = datetime(2026, 5, 29, 12, tzinfo=UTC)
+    assert {(wait.region, wait.people, wait.opens_at) for wait in found.waits} == {
+        (None, 1, day_after),
+        ("MF", 1, day_after),
+    }
+
+
+def test_each_leaves_when_their_own_place_is_open_and_nobody_s_night_holds_the_others_up() -> None:
+    hour = 3600.0
+    found = looked_at(SATURDAY, ALSACE, *[ELSEWHERE] * 3, rate=1 / hour)
+    assert found.finishes_at == AT_EIGHT + timedelta(hours=1)
+    # ten hours of Saturday for the two thirds that are elsewhere, and the other third on Monday
+    lumped = looked_at(SATURDAY, *[ALSACE] * 5, *[ELSEWHERE] * 10, rate=1 / hour)
+    assert lumped.finishes_at == AT_EIGHT + timedelta(hours=5)
+    # three to France before Fort-de-France wakes up; seven to both until it is 20:00 in Paris, which leaves 34/3 and
+    # 8/3: these leave in the evening, and those from 08:00 on
+    people = {Place("FR"): 20, Place("MQ"): 4}
+    assert finish(people, replace(plan(), rate_per_s=1 / hour)) == datetime(2026, 11, 24, 18, 20, tzinfo=UTC)
+
+
+def test_an_hour_on_another_clock_is_no_wait() -> None:
+    forecast = Forecast(replace(plan(), timetable=table(MONDAY, MONDAY + timedelta(days=3), local_time=True)))
+    forecast.add({}, "FR", YES)
+    forecast.add({"timezone": "America/Martinique"}, "FR", YES)
+    assert forecast.outlook.waits == ()
+    assert forecast.outlook.finishes_at == MONDAY + timedelta(hours=5)

@@ -11,10 +11,11 @@ of the messages, names and STOP mention in them.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import NamedTuple
 
 from campaign import findings, reach
 from campaign import text as texts
@@ -25,11 +26,12 @@ from campaign.short_link import any_token
 from campaign.timing import Pace, Place, Timetable
 from campaign.variants import HOLDOUT, OWN, Trial
 from campaign.wording import Wording
-from common.law import next_permitted
+from common.law import Closure, Opening
 from common.sms_length import Encoding, length
 
-SLICE = timedelta(minutes=15)  # in which sending is laid out
-MAX_SLICES = 4 * 24 * 60  # sixty days: beyond it, the end is not told
+LONGEST = timedelta(days=60)  # that sending is laid out over: beyond it, the end is not told
+RESOLUTION_S = timedelta.resolution.total_seconds()
+TOO_LATE = "send_before_passed"
 NO_TRIAL = Trial()
 MOST_FOUND = 20  # of what contacts hold, at most so many findings are told
 
@@ -64,14 +66,37 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One territory's. `cost` None: nobody said what a message there costs. `opens_at`: for the first who is there."""
+    """One territory's. `cost` None: nobody said what a message there costs. `opens_at`: for the first who is there;
+    `against`: why not when it was to start for them."""
 
     territory: str
     people: int
     segments: int
     cost: Decimal | None
     opens_at: datetime
+    against: tuple[Closure, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """People of one place that is closed (`against`) when messages leave for the first of their territory, and opens
+    later. `too_late`: only once the campaign has ended, so that they get nothing, and for that alone."""
+
+    territory: str
+    region: str | None
+    people: int
+    opens_at: datetime
+    too_late: bool
+    against: tuple[Closure, ...]
+
+
+class Stretch(NamedTuple):
+    """So many messages to one place, evenly from when until when."""
+
     place: Place
+    begins: datetime
+    ends: datetime
+    people: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +114,7 @@ class Outlook:
     encodings: Mapping[Encoding, int]
     costly_by_contact: int  # UCS-2 only for what the contact holds
     places: tuple[Part, ...]
+    waits: tuple[Wait, ...]
     cost: Decimal
     unpriced: int  # people
     opens_at: datetime | None
@@ -106,10 +132,10 @@ class Forecast:
     _reasons: Counter[str] = field(default_factory=Counter)
     _languages: Counter[str] = field(default_factory=Counter)
     _lengths: Counter[tuple[Encoding, int, int]] = field(default_factory=Counter)  # encoding, units, segments
-    _segments: Counter[tuple[str, int]] = field(default_factory=Counter)  # territory, segments
+    _segments: Counter[tuple[Place, int]] = field(default_factory=Counter)
+    _too_late: Counter[Place] = field(default_factory=Counter)  # who would get it if it ended later
     _held: set[str] = field(default_factory=set)  # fields that somebody has
     _opens: dict[Place, datetime | None] = field(default_factory=dict)
-    _first: dict[str, Place] = field(default_factory=dict)  # by territory: of those who would get it, who is first
     _begins: dict[str, Sequence[str]] = field(default_factory=dict)
     _found: dict[Finding, None] = field(default_factory=dict)
 
@@ -158,7 +184,7 @@ class Forecast:
         if opens_at is None:
             reasons.append("country_not_covered")
         elif opens_at >= plan.timetable.ends_by:
-            reasons.append("send_before_passed")
+            reasons.append(TOO_LATE)
         written, cost = None, None
         variant = plan.trial.of(lot)
         if variant == HOLDOUT:
@@ -173,6 +199,8 @@ class Forecast:
                 reasons.append(problem.value)
         if reasons:
             self._reasons.update(reasons)
+            if reasons == [TOO_LATE]:
+                self._too_late[place] += 1
             return
         assert written is not None
         assert cost is not None
@@ -182,10 +210,7 @@ class Forecast:
         language = wording.language_of(attributes)
         self._languages[language] += 1
         self._lengths[cost.encoding, cost.units, cost.segments] += 1
-        self._segments[territory, cost.segments] += 1
-        first = self._first.setdefault(territory, place)
-        if first is not place and starts_at < (self._opens[first] or starts_at):
-            self._first[territory] = place
+        self._segments[place, cost.segments] += 1
         if cost.encoding == "UCS2" and not self._costly_text[variant if variant in plan.wordings else OWN, language]:
             self._costly_by_contact += 1
         for beginning in self._begins[territory]:
@@ -202,7 +227,11 @@ class Forecast:
 
     @property
     def outlook(self) -> Outlook:
-        places = self._places()
+        by_place: Counter[Place] = Counter()
+        for (place, _), people in self._segments.items():
+            by_place[place] += people
+        first = self._first(by_place)
+        places = self._places(first)
         units = sorted((units, people) for (_, units, _), people in self._lengths.items())
         by_segments: Counter[int] = Counter()
         by_encoding: Counter[Encoding] = Counter()
@@ -212,7 +241,7 @@ class Forecast:
         found = dict(self._found)
         if not self._would_get:
             found[Finding("nobody")] = None
-        finishes_at = finish(places, self.plan)
+        finishes_at = finish(by_place, self.plan)
         if self._would_get and (finishes_at is None or finishes_at > self.plan.timetable.ends_by):
             found[Finding("too_slow")] = None
         if self._audience:
@@ -229,56 +258,101 @@ class Forecast:
             encodings=dict(by_encoding),
             costly_by_contact=self._costly_by_contact,
             places=places,
-            cost=sum((place.cost for place in places if place.cost is not None), Decimal(0)),
-            unpriced=sum(place.people for place in places if place.cost is None),
-            opens_at=min((place.opens_at for place in places), default=None),
+            waits=self._waits(by_place, first),
+            cost=sum((part.cost for part in places if part.cost is not None), Decimal(0)),
+            unpriced=sum(part.people for part in places if part.cost is None),
+            opens_at=min((part.opens_at for part in places), default=None),
             finishes_at=finishes_at,
             findings=tuple(found),
         )
 
-    def _places(self) -> tuple[Part, ...]:
+    def _first(self, people: Iterable[Place]) -> dict[str, Place]:
+        """By territory, of those who would get it, who is first; of several, whose address tells nothing."""
+        first: dict[str, Place] = {}
+        for place in sorted(people, key=lambda place: (self._opening(place), place.region is not None)):
+            first.setdefault(place.territory, place)
+        return first
+
+    def _places(self, first: Mapping[str, Place]) -> tuple[Part, ...]:
         people: Counter[str] = Counter()
         segments: Counter[str] = Counter()
-        for (territory, each), count in self._segments.items():
-            people[territory] += count
-            segments[territory] += each * count
-        found = []
+        for (place, each), count in self._segments.items():
+            people[place.territory] += count
+            segments[place.territory] += each * count
+        table, found = self.plan.timetable, []
         for territory, count in people.most_common():
             price = self.plan.prices.of(self.plan.sender_id, territory)
             cost = None if price is None else price * segments[territory]
-            place = self._first[territory]
-            opens_at = self._opens[place]
-            assert opens_at is not None, "who can never be written to is not among who would get it"
-            found.append(Part(territory, count, segments[territory], cost, opens_at, place))
+            place = first[territory]
+            against = table.closed_by(place, table.wanted(place))
+            found.append(Part(territory, count, segments[territory], cost, self._opening(place), against))
         return tuple(found)
 
+    def _waits(self, people: Mapping[Place, int], first: Mapping[str, Place]) -> tuple[Wait, ...]:
+        """Who waits for no rule but only for the hour on their own clock is not told of."""
+        table = self.plan.timetable
+        found: Counter[tuple[str, str | None, datetime, bool, tuple[Closure, ...]]] = Counter()
+        for too_late, counts in ((False, people), (True, self._too_late)):
+            for place, count in counts.items():
+                opens_at, at = self._opening(place), table.wanted(place)
+                if place.territory in first:
+                    at = max(at, self._opening(first[place.territory]))
+                if at < opens_at:
+                    found[place.territory, place.region, opens_at, too_late, table.closed_by(place, at)] += count
+        return tuple(
+            Wait(territory, region, count, opens_at, too_late, against)
+            for (territory, region, opens_at, too_late, against), count in found.most_common()
+        )
 
-def finish(parts: Sequence[Part], plan: Plan) -> datetime | None:
-    """When the last message would leave: territory after territory in the order of their opening, at the rate, in their
-    hours, and not before the end of what they are spread over. Without a rate, when the last of them opens, or that
-    end. None: nobody to write to, or not within sixty days."""
-    if not parts:
+    def _opening(self, place: Place) -> datetime:
+        opens_at = self._opens[place]
+        assert opens_at is not None, "who can never be written to would neither get it nor be too late"
+        return opens_at
+
+
+def finish(people: Mapping[Place, int], plan: Plan) -> datetime | None:
+    """When the last message would leave: at the rate, in the hours of its place, and not before the end of what they
+    are spread over. Without a rate, when the last place opens, or that end. None: nobody to write to, or not within
+    sixty days."""
+    if not people:
         return None
-    laid_out = max(closes for part in parts for _, closes in plan.timetable.window(part.place)[-1:])
-    if (rate := plan.rate) is None:
-        return laid_out
-    now = min(part.opens_at for part in parts)
-    slices = 0
-    for part in sorted(parts, key=lambda part: part.opens_at):
-        left = part.people / rate  # seconds
-        now = max(now, part.opens_at)
-        while left > 0:
-            opens_at = next_permitted(now, part.territory, plan.timetable.policy, region=part.place.region)
-            if opens_at is None:
-                return None
-            now = opens_at
-            step = min(left, SLICE.total_seconds())
-            now += timedelta(seconds=step)
-            left -= step
-            slices += 1
-            if slices > MAX_SLICES:
-                return None
-    return max(now, laid_out)
+    spread_until = max(closes for place in people for _, closes in plan.timetable.window(place)[-1:])
+    if plan.rate is None:
+        return spread_until
+    stretches = lay_out(people, plan.timetable, plan.rate)
+    return None if stretches is None else max(spread_until, stretches[-1].ends)
+
+
+def lay_out(people: Mapping[Place, int], table: Timetable, rate: float) -> list[Stretch] | None:
+    """When messages leave, in order, at `rate` a second. The places that are open share it, by how many are left there:
+    who is asked for first is a lot. None: not within sixty days."""
+    left = {place: float(count) for place, count in people.items()}
+    starts = {place: table.window(place)[0][0] for place in left}
+    now = min(starts.values())
+    last = now + LONGEST
+    hours: dict[Place, Opening] = {}
+    found: list[Stretch] = []
+    while left and now < last:
+        for place in left:
+            if place not in hours or hours[place][1] <= now:
+                opening = table.opening(place, max(now, starts[place]))
+                if opening is None:
+                    return None
+                hours[place] = opening
+        here = [place for place in left if hours[place][0] <= now]
+        ends = min(closes if opens <= now else opens for opens, closes in (hours[place] for place in left))
+        needed, seconds = sum(left[place] for place in here) / rate, (ends - now).total_seconds()
+        done = needed < seconds + RESOLUTION_S
+        if here and done:
+            ends = min(ends, now + timedelta(seconds=needed))
+        for place in here:
+            leave = left[place] if done else left[place] * seconds / needed
+            found.append(Stretch(place, now, ends, leave))
+            left[place] -= leave
+            if done:
+                del left[place]
+        now = ends
+    return None if left else found
 
 
 def _median(counts: list[tuple[int, int]], people: int) -> int:

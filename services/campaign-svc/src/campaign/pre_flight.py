@@ -30,13 +30,12 @@ from campaign.reach import Standing
 from campaign.segment import Condition
 from campaign.short_link import MAX_HOST_CHARS, is_host
 from campaign.store import Sender
-from campaign.timing import Place as Whereabouts
 from campaign.timing import Timetable, timetable
 from common.auth import Caller, require
 from common.database import Database
 from common.fields import Storable
 from common.keyring import FieldKeys
-from common.law import Aspect, Policy, begins_with, closed_by, zones
+from common.law import Aspect, Closure, Policy, begins_with, zones
 from common.law.stop_mention import mentions_stop
 from common.msisdn import territory_of
 from common.problems import Conflict, Forbidden, Invalid, NotFound, Reason
@@ -90,12 +89,18 @@ class Approved(BaseModel):
     by: list[str] = Field(description="Who approved exactly this, to start exactly then.")
 
 
+class Holiday(BaseModel):
+    name: str
+    source: str = Field(description="Who says that it is one there.")
+
+
 class Closed(BaseModel):
     """A rule that forbids the start there, so that it is put off to `opens_at`."""
 
     aspect: Aspect
     rule: str
     source: str
+    holiday: Holiday | None = Field(description="Which, where the rule is against one.")
 
 
 class Place(BaseModel):
@@ -105,8 +110,28 @@ class Place(BaseModel):
     people: int
     segments: int
     cost: Decimal | None = Field(description="Null where the price table names no price.")
-    opens_at: datetime = Field(description="When a message may first leave for there.")
+    opens_at: datetime = Field(description="When a message may first leave for there; who waits longer is in `waits`.")
     closed_by: list[Closed] = Field(description="Why not when it was to start there; empty where it may.")
+
+
+class Wait(BaseModel):
+    """People whom a rule of their own place makes wait for longer than the first of their territory: in Alsace and
+    Moselle Good Friday and 26 December are holidays, and elsewhere they are not. Nobody need acknowledge it: nothing of
+    the text is to be mended, and with another start it is gone."""
+
+    territory: str
+    region: str | None = Field(
+        description="ISO 3166-2, as their postcode tells: FR-6AE is Alsace, FR-57 Moselle. Null: only the number tells."
+    )
+    people: int
+    opens_at: datetime = Field(description="When a message may first leave for them.")
+    too_late: bool = Field(
+        description="The campaign has ended by then: they are among who would not get it, as `send_before_passed`, for"
+        " no other reason."
+    )
+    closed_by: list[Closed] = Field(
+        description="Why not when it starts for the first of their territory, or was to, if nobody there would get it."
+    )
 
 
 class Cost(BaseModel):
@@ -147,9 +172,11 @@ class PreFlight(BaseModel):
     lengths: Lengths
     cost: Cost
     territories: list[Place]
+    waits: list[Wait] = Field(description="Of `territories` and of who would not get it, most people first.")
     opens_at: datetime | None
     finishes_at: datetime | None = Field(
-        description="When the last would leave at `rate_per_s`, within hours; without a rate, when the last may leave."
+        description="When the last would leave at `rate_per_s`, each within the hours and holidays of their own place;"
+        " without a rate, when the last may leave."
     )
     rate_per_s: float | None = Field(description="The operator's or the campaign's own, whichever is less.")
     findings: list[Against]
@@ -491,9 +518,20 @@ def _shown(
                 segments=place.segments,
                 cost=place.cost,
                 opens_at=place.opens_at,
-                closed_by=_closed(plan.timetable, place.place),
+                closed_by=_closed(place.against),
             )
             for place in outlook.places
+        ],
+        waits=[
+            Wait(
+                territory=wait.territory,
+                region=wait.region,
+                people=wait.people,
+                opens_at=wait.opens_at,
+                too_late=wait.too_late,
+                closed_by=_closed(wait.against),
+            )
+            for wait in outlook.waits
         ],
         opens_at=outlook.opens_at,
         finishes_at=outlook.finishes_at,
@@ -512,9 +550,18 @@ def _occurrences(row: Row[Any], plan: Plan) -> list[datetime]:
     return list(islice(recurrence.occurrences(rule, zone, table.at), OCCURRENCES))
 
 
-def _closed(timetable: Timetable, place: Whereabouts) -> list[Closed]:
-    against = closed_by(timetable.wanted(place), place.territory, timetable.policy, region=place.region)
-    return [Closed(aspect=each.aspect, rule=each.rule.id, source=each.rule.source) for each in against]
+def _closed(against: Sequence[Closure]) -> list[Closed]:
+    """Each rule once, whichever of the time zones of a place it closes."""
+    told = dict.fromkeys((closure.aspect, closure.rule.id, closure.rule.source, closure.holiday) for closure in against)
+    return [
+        Closed(
+            aspect=aspect,
+            rule=rule,
+            source=source,
+            holiday=None if holiday is None else Holiday(name=holiday.name, source=holiday.source),
+        )
+        for aspect, rule, source, holiday in told
+    ]
 
 
 def _against(finding: Finding, rules: Mapping[str, findings.Rule]) -> Against:

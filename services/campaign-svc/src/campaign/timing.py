@@ -131,6 +131,17 @@ class Timetable:
         end = first + timedelta(minutes=self.timing.spread_minutes)
         return law.openings(first, end, place.territory, self.policy, region=place.region)
 
+    def opening(self, place: Place, at: datetime) -> law.Opening | None:
+        """The first from `at` on; a day of it, where nothing ever closes. None: there is none."""
+        opens = law.next_permitted(at, place.territory, self.policy, region=place.region)
+        if opens is None:
+            return None
+        return law.openings(opens, opens + DAY, place.territory, self.policy, region=place.region)[0]
+
+    def closed_by(self, place: Place, at: datetime) -> tuple[law.Closure, ...]:
+        """Every rule that forbids messages to there `at` that instant."""
+        return law.closed_by(at, place.territory, self.policy, region=place.region)
+
     def wanted(self, place: Place) -> datetime:
         """When messages to there were to leave, if it were open then."""
         if not self.timing.local_time or self.at is None:
