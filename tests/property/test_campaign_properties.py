@@ -1,8 +1,9 @@
 """Texts and files: what holds for any of them."""
 
+import re
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from campaign.attribute import Kind
@@ -12,7 +13,8 @@ from campaign.links import Tokens
 from campaign.short_link import any_token
 from campaign.text import Choice, Field, Link, TextRefused, parse
 from campaign.wording import wording
-from common.sms_length import GSM7_BASIC, GSM7_EXTENSION, length, outside_gsm7, parts
+from common.law.stop_mention import mentions_stop
+from common.sms_length import GSM7_BASIC, GSM7_EXTENSION, MAX_SEGMENTS, fits, length, outside_gsm7, parts
 from tests.builders import link_keys
 
 gsm7 = st.text(alphabet=GSM7_BASIC + GSM7_EXTENSION, max_size=800)
@@ -43,6 +45,28 @@ def test_a_text_costs_at_least_what_its_units_fill_and_little_more(text: str) ->
         assert found.segments == 1
     else:
         assert -(-found.units // part) <= found.segments <= -(-found.units // (part - 1))
+
+
+@given(st.text("a€😀", min_size=300, max_size=400).map(lambda some: "a" + some))
+@example("a" + "😀" * 329)
+@example("😀" * 331)
+@example("a" * 335 + "😀")
+def test_whether_a_text_fits_is_what_its_length_says(text: str) -> None:
+    for written in (text, text * 2):
+        assert fits(written) == (length(written).segments <= MAX_SEGMENTS)
+
+
+@given(
+    st.lists(st.sampled_from(["STOP", "Stop", "ſtop", "36111", "3611", "1", "x", "é", " ", " au ", "\n"]), max_size=12)
+)
+@example(["STOP", " " * 12, "36111"])
+@example(["STOP", " " * 13, "36111"])
+@example(["36111", " STOP ", "36111"])
+@example(["xSTOP ", "36111"])
+def test_a_mention_is_found_wherever_it_stands(words: list[str]) -> None:
+    text = "".join(words)
+    found = re.search(r"\bSTOP\b.{0,12}\b36111\b", text, re.IGNORECASE)
+    assert mentions_stop(text, "36111") == (found is not None)
 
 
 @given(gsm7, anything)

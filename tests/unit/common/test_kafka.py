@@ -37,6 +37,13 @@ def test_a_key_is_in_the_partition_where_any_client_of_kafka_puts_it(key: str, p
     assert kafka.partition_of(key, partitions) == (murmur2(key.encode()) & 0x7FFFFFFF) % partitions
 
 
+@given(st.lists(st.binary(max_size=70)), st.integers(0, 40), st.integers(1, 60))
+def test_many_keys_are_where_each_is(keys: list[bytes], length: int, partitions: int) -> None:
+    for some in (keys, [key.ljust(length, b"x")[:length] for key in keys]):
+        found = kafka.partitions_of(some, partitions)
+        assert found == [(murmur2(key) & 0x7FFFFFFF) % partitions for key in some]
+
+
 WANTED = Wanted(12, 3, STATES.config | {"min.insync.replicas": "2"})
 AS_IT_IS = {**WANTED.config, "compression.type": "producer"}
 

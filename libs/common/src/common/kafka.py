@@ -7,8 +7,10 @@ import asyncio
 import re
 import ssl
 import struct
+import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from array import array
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
@@ -64,6 +66,33 @@ def murmur2(data: bytes) -> int:
         digest = (digest ^ int.from_bytes(data[-left:], "little")) * _MIX & _32_BITS
     digest = (digest ^ digest >> 13) * _MIX & _32_BITS
     return digest ^ digest >> 15
+
+
+def partitions_of(keys: Sequence[bytes], partitions: int) -> list[int]:
+    """`partition_of` each. Where all are of one length, as subject ids of one key are, in a fifth of the time."""
+    alike = len(set(map(len, keys))) == 1 and sys.byteorder == "little"
+    digests = _murmur2_alike(keys) if alike else map(murmur2, keys)
+    return [(digest & 0x7FFFFFFF) % partitions for digest in digests]
+
+
+def _murmur2_alike(keys: Sequence[bytes]) -> Iterable[int]:
+    """`murmur2` of keys of one length, all at once: each has 64 bits of its own in a few long integers, of which a
+    product of two words of 32 needs no more."""
+    many, length = len(keys), len(keys[0])
+    whole, width = length // 4, -(-length // 4)
+    words = array("I", b"".join(keys if whole == width else [key.ljust(4 * width, b"\0") for key in keys]))
+    columns = [int.from_bytes(array("Q", words[at::width]), "little") for at in range(width)]
+    low32, low19, low17, low8 = (
+        int.from_bytes(array("Q", [(1 << bits) - 1]) * many, "little") for bits in (32, 19, 17, 8)
+    )
+    digest = int.from_bytes(array("Q", [_SEED ^ length]) * many, "little")
+    for word in columns[:whole]:
+        mixed = word * _MIX & low32
+        digest = (digest * _MIX & low32) ^ ((mixed ^ (mixed >> 24 & low8)) * _MIX & low32)
+    for word in columns[whole:]:
+        digest = (digest ^ word) * _MIX & low32
+    digest = (digest ^ (digest >> 13 & low19)) * _MIX & low32
+    return array("Q", (digest ^ (digest >> 15 & low17)).to_bytes(8 * many, "little"))
 
 
 def encode(event: Event) -> bytes:

@@ -8,8 +8,7 @@ from uuid import UUID
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ONE_MS = timedelta(milliseconds=1)
 
-_FREE = ~(0xF << 76 | 0x3 << 62)  # the bits that RFC 9562 leaves to us
-_VERSION_8 = 0x8 << 76 | 0x2 << 62  # the others: version and variant
+_VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))  # the last two bits of a digit, after RFC 9562's two
 
 
 def message_id(started_at: datetime, *parts: str) -> UUID:
@@ -18,11 +17,15 @@ def message_id(started_at: datetime, *parts: str) -> UUID:
     The same arguments give the same id for ever: (campaign start, campaign, subject, step), or (any fixed instant,
     caller, Idempotency-Key).
     """
-    milliseconds = (started_at - EPOCH) // ONE_MS & ((1 << 48) - 1)
+    return UUID(written(started_at, *parts))
+
+
+def written(started_at: datetime, *parts: str) -> str:
+    """`message_id` as a text, in a third of the time: each recipient of a campaign has one."""
+    began = f"{(started_at - EPOCH) // ONE_MS & ((1 << 48) - 1):012x}"
     # with their lengths: no part, whatever a caller puts into it, can look like two
-    digest = hashlib.sha256("".join(f"{len(part)}:{part}" for part in parts).encode()).digest()
-    value = (milliseconds << 80) | int.from_bytes(digest[:10], "big")
-    return UUID(int=value & _FREE | _VERSION_8)
+    drawn = hashlib.sha256("".join([f"{len(part)}:{part}" for part in parts]).encode()).hexdigest()
+    return f"{began[:8]}-{began[8:]}-8{drawn[1:4]}-{_VARIANT[drawn[4]]}{drawn[5:8]}-{drawn[8:20]}"
 
 
 def began(identity: UUID) -> datetime | None:

@@ -100,20 +100,18 @@ async def append(
 async def append_together(tx: AsyncConnection, topic: Topic, *groups: Sequence[Event]) -> None:
     """As `append`, for groups of events of one type whose keys all lie in one partition: that is not looked at here.
     Rows are shared, so nobody can wait for one of them."""
-    rows = [group[at : at + TOGETHER] for group in groups for at in range(0, len(group), TOGETHER)]
-    if rows:
-        packed = [_packer.encode([(event.key.encode(), kafka.encode(event)) for event in row]) for row in rows]
-        keys, types = [row[0].key.encode() for row in rows], [f"{SHARED}{row[0].type}" for row in rows]
-        await _insert(tx, topic.name, keys, types, packed)
+    keyed = [[(event.key.encode(), event) for event in group] for group in groups]
+    await _insert_together(tx, topic, keyed)
 
 
 async def append_by_partition(tx: AsyncConnection, topic: Topic, events: Sequence[Event], partitions: int) -> None:
     """As `append_together`, for events of one type and any keys: those of each partition share rows, all written by one
     statement. `partitions`: the topic's."""
-    groups: dict[int, list[Event]] = defaultdict(list)
-    for event in events:
-        groups[kafka.partition_of(event.key, partitions)].append(event)
-    await append_together(tx, topic, *groups.values())
+    keys = [event.key.encode() for event in events]
+    groups: dict[int, list[tuple[bytes, Event]]] = defaultdict(list)
+    for partition, key, event in zip(kafka.partitions_of(keys, partitions), keys, events, strict=True):
+        groups[partition].append((key, event))
+    await _insert_together(tx, topic, list(groups.values()))
 
 
 async def backlog(tx: AsyncConnection) -> int:
@@ -130,6 +128,14 @@ async def append_dead_letter(
     if len(key or b"") + len(value or b"") > MAX_RECORD_BYTES:
         key, value, reason = None, None, f"not kept: {len(value or b'')} bytes; {reason}"
     await _insert(tx, topic.dead_letters, [key], [f"placet.dead_letter.v1;{reason}"[:500]], [value])
+
+
+async def _insert_together(tx: AsyncConnection, topic: Topic, groups: Sequence[Sequence[tuple[bytes, Event]]]) -> None:
+    rows = [group[at : at + TOGETHER] for group in groups for at in range(0, len(group), TOGETHER)]
+    if rows:
+        packed = [_packer.encode([(key, kafka.encode(event)) for key, event in row]) for row in rows]
+        keys, types = [row[0][0] for row in rows], [f"{SHARED}{row[0][1].type}" for row in rows]
+        await _insert(tx, topic.name, keys, types, packed)
 
 
 async def _insert(

@@ -51,6 +51,12 @@ def length(text: str) -> Length:
     return Length(encoding, sum(costs), sum(1 for _ in _ends(encoding, costs)))
 
 
+def fits(text: str) -> bool:
+    """Is it MAX_SEGMENTS at most? A short one is not counted: no character costs more than two units, and no part is
+    left with more than one."""
+    return len(text) <= MAX_SEGMENTS * (UCS2_PART // 2) or length(text).segments <= MAX_SEGMENTS
+
+
 def parts(text: str) -> tuple[str, ...]:
     """The text as it is cut into SMS: as many as `length` says, and together the text again. One where it is empty."""
     ends = list(_ends(*_costs(text)))

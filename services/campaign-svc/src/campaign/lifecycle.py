@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from common import message_id
 from common.contracts.campaign import Control
-from common.message_id import message_id
 
 KEPT = timedelta(days=3)  # when the author names no end: over a long weekend, and no offer lasts for ever
 ONLY_STEP = "0"  # one message a recipient; a series would count on
@@ -102,7 +102,7 @@ def step(status: Status, action: Action) -> Step:
 
 def message_of(campaign_id: str, starts_at: datetime, subject_id: str) -> str:
     """The one message of a campaign to a person: the same id whoever derives it, and however often."""
-    return str(message_id(starts_at, campaign_id, subject_id, ONLY_STEP))
+    return message_id.written(starts_at, campaign_id, subject_id, ONLY_STEP)
 
 
 def ends_by(starts_at: datetime, send_before: datetime | None) -> datetime:

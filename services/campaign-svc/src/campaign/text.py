@@ -26,7 +26,7 @@ from itertools import chain, pairwise
 from campaign import short_link
 from campaign.short_link import Token
 from common.law.stop_mention import mentions_stop
-from common.sms_length import MAX_SEGMENTS, Length, Place, length, outside_gsm7
+from common.sms_length import MAX_SEGMENTS, Length, Place, fits, length, outside_gsm7
 
 MAX_TEMPLATE_CHARS = 2000
 STOP_FIELD = "stop"
@@ -38,7 +38,7 @@ _UNSENT = re.compile(r"\{\s*(?:(?:else\s+)?if\s|link\s+[^\s|{}])[^{}]*\}", re.AS
 _CONDITION = re.compile(r"(not\s+)?([a-z0-9_]{1,40})\s*(!=|<=|>=|=|<|>)?", re.ASCII)
 _NUMBER = re.compile(r"[+-]?\d{1,18}(?:[.,]\d{1,9})?", re.ASCII)
 
-_EQUAL = {"=": operator.eq, "!=": operator.ne}
+_EQUAL = ("=", "!=")
 _ORDER: Mapping[str, Callable[[Decimal, Decimal], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -58,6 +58,14 @@ class TextProblem(StrEnum):
     LINK = "link"
     LINK_HOST_MISSING = "link_host_missing"
     STOP_MENTION_MISSING = "stop_mention_missing"
+
+
+class Missing(KeyError):
+    """Of a contact, the attribute without which its text cannot be written."""
+
+    @property
+    def name(self) -> str:
+        return str(self.args[0])
 
 
 class TextRefused(ValueError):
@@ -105,7 +113,7 @@ class Condition:
         if not self.comparison:
             return bool(held) is not self.negated
         if self.comparison in _EQUAL:
-            return bool(_EQUAL[self.comparison](held.casefold(), self.value.casefold()))
+            return (held == self.value or held.casefold() == self.value.casefold()) is (self.comparison == "=")
         number, bound = _number(held), _number(self.value)
         return number is not None and bound is not None and _ORDER[self.comparison](number, bound)
 
@@ -118,7 +126,10 @@ class Choice:
     arms: tuple[tuple[Condition | None, tuple[Part, ...]], ...]
 
     def taken(self, attributes: Mapping[str, str]) -> tuple[Part, ...]:
-        return next(parts for condition, parts in self.arms if condition is None or condition.holds(attributes))
+        for condition, parts in self.arms:
+            if condition is None or condition.holds(attributes):
+                return parts
+        raise AssertionError("the last arm has no condition")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,10 +189,16 @@ class Template:
         fold: Fold | None = None,
         token: Token = short_link.any_token,
     ) -> str:
-        """The text for one contact; `fold` is done to what comes from it. Raises KeyError for an attribute that is
-        `missing`."""
-        written = _written(self.parts, attributes)
-        return "".join([_said(part, attributes, stop_code, token=token, fold=fold) for part in written])
+        """The text for one contact; `fold` is done to what comes from it. Raises Missing."""
+        said = []
+        for part in _written(self.parts, attributes):
+            if isinstance(part, str):
+                said.append(part)
+            elif isinstance(part, Field):
+                said.append(_value(part, attributes, stop_code, None, fold))
+            else:
+                said.append(part.written(token))
+        return "".join(said)
 
     def samples(self, stop_code: str) -> tuple[str, ...]:
         """Texts it can become, at their shortest: each arm of each condition is in one of them. The first is the
@@ -252,7 +269,8 @@ def refused(text: str, stop_code: str, added: str = "", cost: Length | None = No
     got = text + added
     if not mentions_stop(got, stop_code):
         return TextProblem.STOP_MENTION_MISSING
-    return TextProblem.TOO_LONG if (cost or length(got)).segments > MAX_SEGMENTS else None
+    fit = fits(got) if cost is None else cost.segments <= MAX_SEGMENTS
+    return None if fit else TextProblem.TOO_LONG
 
 
 def costly(source: str) -> tuple[Place, ...]:
@@ -409,5 +427,5 @@ def _value(field: Field, attributes: Mapping[str, str], stop_code: str, at_least
     if field.default is not None:
         return field.default
     if at_least is None:
-        raise KeyError(field.name)
+        raise Missing(field.name)
     return at_least

@@ -27,6 +27,7 @@ from campaign.lifecycle import ends_by
 from common import law
 from common.law import Policy
 
+MANY_POSTCODES = 10_000  # more than a country of ours has
 MAX_SPREAD = timedelta(days=7)
 LATENESS = timedelta(milliseconds=250)  # how much later than its slot a message is asked for; a slot older is let go
 POSTCODE = "postcode"  # an attribute of the contact, read as one of the sender's own country
@@ -79,15 +80,22 @@ class Timetable:
     ends_by: datetime
     policy: Policy
     _windows: dict[Place, tuple[law.Opening, ...]] = field(default_factory=dict, repr=False, compare=False)
+    _regions: dict[str, str | None] = field(default_factory=dict, repr=False, compare=False)  # by postcode
 
     def place(self, territory: str, attributes: Mapping[str, str]) -> Place:
         """Of a contact, whose number is of `territory`."""
-        postcode, zone = attributes.get(POSTCODE), attributes.get(ZONE)
-        return Place(
-            territory,
-            None if postcode is None else law.region_of(postcode, self.country, self.policy),
-            None if zone is None or zone_named(zone) is None else zone,
-        )
+        zone = attributes.get(ZONE)
+        return Place(territory, self.region(attributes), None if zone is None or zone_named(zone) is None else zone)
+
+    def region(self, attributes: Mapping[str, str]) -> str | None:
+        """Of a contact's address."""
+        if (postcode := attributes.get(POSTCODE)) is None:
+            return None
+        if postcode not in self._regions:
+            if len(self._regions) >= MANY_POSTCODES:  # what is no postcode may be different for everybody
+                self._regions.clear()
+            self._regions[postcode] = law.region_of(postcode, self.country, self.policy)
+        return self._regions[postcode]
 
     def due(self, place: Place, share: float, now: datetime) -> datetime | None:
         """From `now` on. None: not before `ends_by`, or never."""

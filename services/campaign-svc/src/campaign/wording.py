@@ -37,7 +37,9 @@ class Wording:
 
     def language_of(self, attributes: Mapping[str, str]) -> str:
         """`fr` of fr, FR, fr-CA, fr_FR."""
-        asked = attributes.get(LANGUAGE_FIELD, "").strip()[:2].lower()
+        if (named := attributes.get(LANGUAGE_FIELD)) is None:
+            return self.language
+        asked = named.strip()[:2].lower()
         return asked if asked in self.templates else self.language
 
     def missing(self, attributes: Mapping[str, str]) -> str | None:
@@ -52,7 +54,7 @@ class Wording:
 
     def render(self, attributes: Mapping[str, str], stop_code: str, token: Token) -> str:
         """The text for one contact; `token`: of their links (`short_link.any_token`, where it is not sent). Raises
-        KeyError for an attribute that is `missing`."""
+        Missing."""
         return self.templates[self.language_of(attributes)].render(attributes, stop_code, self.fold, token)
 
 
