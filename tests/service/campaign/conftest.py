@@ -30,7 +30,9 @@ async def campaigns(surroundings: Surroundings) -> AsyncIterator[Campaigns]:
     database = Database(settings.database_url, pool_size=4)
     async with database.begin() as tx:
         await store.put_sender(tx, sender_changed())
-    planner = Planner(database, field_keys, link_keys, load("france"), partitions=PARTITIONS, chunk=10, backlog=1000)
+    planner = Planner(
+        database, field_keys, link_keys, load("france"), partitions=PARTITIONS, chunk=10, backlog=1000, page=4
+    )
     async with running(build(settings)) as client:
         yield Campaigns(client, database, surroundings, planner)
     await database.close()

@@ -455,8 +455,9 @@ async def test_a_campaign_nobody_is_in_finishes_at_once(campaigns: Campaigns, au
 
 async def test_asking_waits_while_the_outbox_is_long(campaigns: Campaigns) -> None:
     await campaigns.started(*range(25))
-    campaigns.planner._backlog = 5
     assert await campaigns.planner.expand()
+    async with campaigns.surroundings.sql("campaign") as sql:
+        campaigns.planner._backlog = await sql.fetchval("SELECT max(id) - min(id) + 1 FROM outbox")
     assert await campaigns.planner.expand()
     assert not await campaigns.planner.expand()
     async with campaigns.surroundings.sql("campaign") as sql:
@@ -467,8 +468,8 @@ async def test_asking_waits_while_the_outbox_is_long(campaigns: Campaigns) -> No
 async def test_asking_reads_each_contact_about_once_though_the_audience_is_new(campaigns: Campaigns) -> None:
     """Of a table that has just grown Postgres knows nothing, and a page that is no page to it reads all contacts."""
     many = 2 * store.MANY
-    database = Database(campaigns.database.dsn, pool_size=1)  # what it has read is told once it says so
-    planner = Planner(database, field_keys, link_keys, load("france"), partitions=3, chunk=50, backlog=1000)
+    database = Database(campaigns.database.dsn, pool_size=2)  # what they have read is told once they say so
+    planner = Planner(database, field_keys, link_keys, load("france"), partitions=3, chunk=200, backlog=1000, page=50)
     async with campaigns.surroundings.sql("campaign") as sql:
         await sql.execute("ALTER TABLE recipient SET (autovacuum_enabled = false)")
         await campaigns.started(*range(many))
@@ -476,8 +477,9 @@ async def test_asking_reads_each_contact_about_once_though_the_audience_is_new(c
         before = await sql.fetchval(READ)
         while await planner.expand():
             pass
-        async with database.begin() as tx:
-            await tx.execute(text("SELECT pg_stat_force_next_flush()"))
+        async with database.begin() as one, database.begin() as other:
+            for tx in (one, other):
+                await tx.execute(text("SELECT pg_stat_force_next_flush()"))
         read = await sql.fetchval(READ) - before
     await database.close()
     assert len(await campaigns.requests()) == many
@@ -494,6 +496,46 @@ async def test_a_crash_between_the_requests_and_the_commit_repeats_and_loses_not
         with pytest.raises(Exception, match="crash"):
             await campaigns.planner.expand()
         await sql.execute("DROP TRIGGER crash ON campaign")
+    while await campaigns.planner.expand():
+        pass
+    assert sorted(r.subject_id for r in await campaigns.requests()) == sorted(subject(n) for n in range(25))
+    assert (await campaigns.statistics(campaign_id))["pending"] == 25
+
+
+@pytest.mark.parametrize("page", [1, 2, 3])
+async def test_a_page_that_cannot_be_stored_takes_its_chunk_with_it(campaigns: Campaigns, page: int) -> None:
+    """The next, if there is one, has been read by then and is being written."""
+    campaign_id = await campaigns.started(*range(25))
+    async with campaigns.surroundings.sql("campaign") as sql:
+        before = await sql.fetchval("SELECT count(*) FROM outbox")
+        await sql.execute("CREATE SEQUENCE stored")
+        await sql.execute(
+            "CREATE FUNCTION full_up() RETURNS trigger AS"
+            f" $$ BEGIN IF nextval('stored') = {page} THEN RAISE 'full up'; END IF; RETURN NULL; END $$"
+            " LANGUAGE plpgsql"
+        )
+        await sql.execute(
+            "CREATE TRIGGER full_up BEFORE INSERT ON outbox FOR EACH STATEMENT EXECUTE FUNCTION full_up()"
+        )
+        with pytest.raises(Exception, match="full up"):
+            await campaigns.planner.expand()
+        assert await sql.fetchval("SELECT count(*) FROM outbox") == before
+        await sql.execute("DROP TRIGGER full_up ON outbox")
+    while await campaigns.planner.expand():
+        pass
+    assert sorted(r.subject_id for r in await campaigns.requests()) == sorted(subject(n) for n in range(25))
+    assert (await campaigns.statistics(campaign_id))["pending"] == 25
+
+
+async def test_a_page_that_cannot_be_read_takes_its_chunk_with_it(campaigns: Campaigns) -> None:
+    campaign_id = await campaigns.started(*range(25))
+    async with campaigns.surroundings.sql("campaign") as sql:
+        spoiled = sorted(subject(n) for n in range(25))[5]
+        await sql.execute("UPDATE contact SET attributes = '[]' WHERE subject_id = $1", spoiled)
+        with pytest.raises(msgspec.ValidationError):
+            await campaigns.planner.expand()
+        assert not await campaigns.requests()
+        await sql.execute("UPDATE contact SET attributes = '{}' WHERE subject_id = $1", spoiled)
     while await campaigns.planner.expand():
         pass
     assert sorted(r.subject_id for r in await campaigns.requests()) == sorted(subject(n) for n in range(25))

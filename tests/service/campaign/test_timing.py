@@ -145,6 +145,19 @@ async def test_no_more_leave_in_a_second_than_it_says_and_a_clock_set_back_stops
     assert sum(left[tenth] for tenth in range(40, 60)) >= 5, "after the clock was set back too"
 
 
+async def test_nobody_is_passed_over_where_those_behind_them_need_no_slot(campaigns: Campaigns) -> None:
+    """Recipients are read some at a time: of the first, most wait for a slot; of the next, all are gone."""
+    await campaigns.imported(csv_of(*range(12)))
+    await scheduled(campaigns, timing={"per_second": 1})
+    at, left = MONDAY + 2 * HOUR, set(await asked(campaigns, MONDAY))
+    ordered = sorted(subject(n) for n in range(12))
+    async with campaigns.surroundings.sql("campaign") as sql:
+        await sql.execute("DELETE FROM contact WHERE subject_id = ANY($1)", ordered[4:8])
+    for second in range(60):
+        left |= set(await asked(campaigns, at + 2 * second * SECOND))
+    assert sorted(left) == ordered[:4] + ordered[8:]
+
+
 async def test_who_would_be_asked_for_after_the_end_is_denied_and_said(campaigns: Campaigns) -> None:
     await campaigns.imported(csv_of(*range(30)))
     ends = MONDAY + HOUR

@@ -7,9 +7,10 @@ planners share the work by row locks. Expansion keeps the outbox short, so that 
 behind a million requests. Campaigns take turns by chunks, so that a small one never waits behind a large one.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -24,7 +25,9 @@ from campaign.lifecycle import Action, Priority, ends_by, message_of
 from campaign.links import Tokens
 from campaign.recurrence import Recurring
 from campaign.segment import Condition
-from campaign.store import Sender
+from campaign.short_link import any_token
+from campaign.store import Recipient, Sender
+from campaign.text import Missing
 from campaign.timing import Pace, Timetable, Timing, starts
 from campaign.variants import HOLDOUT, OWN, REST, Trial, winner
 from campaign.wording import Wording, required
@@ -45,6 +48,8 @@ STARTED = counter("sms_campaign_starts_total", "Campaigns started.")
 MISSED = counter("sms_campaign_missed_occurrences_total", "Occurrences that nobody was there to begin in time.")
 REQUESTED = counter("sms_campaign_requests_total", "Recipients asked for, or denied before that.", ["result"])
 
+PAGE = 2_000  # recipients of a chunk that are read, written and stored together
+IN_ONE_GO = 250  # written before others have the loop
 AHEAD = 100  # recipients looked at beyond those that a pace has room for, to find who waits
 LOOK_EVERY_S = 1.0
 EXPAND_EVERY_S = 0.25
@@ -65,6 +70,7 @@ class _Written(NamedTuple):
     message_id: str
     text: str
     region: str | None
+    tokens: Tokens | None  # of its links
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,10 @@ class _Asking:
     """A campaign as it is being asked for."""
 
     row: Row[Any]
+    campaign_id: str  # of `row`, and looked up once for all, as are its next two
+    starts_at: datetime
+    by_person: bool  # of `timing`
+    linked: bool  # some text has links
     sender: Sender
     wordings: Mapping[str, Wording]
     hostless: frozenset[str]  # of `wordings`, those with links whose sender has no host for them
@@ -79,7 +89,6 @@ class _Asking:
     decided_at: datetime  # when the best of its texts is known
     timing: Timing
     timetable: Timetable
-    by_person: bool  # of `timing`, looked up once for all
     field_keys: FieldKeys
     now: datetime
 
@@ -91,75 +100,115 @@ class _Asking:
         """A text of the campaign, HOLDOUT, or REST while the winner is not known."""
         if self.trial is None:
             return OWN
-        found = self.trial.of(lot(self.row.campaign_id, subject_id, "variant"))
+        found = self.trial.of(lot(self.campaign_id, subject_id, "variant"))
         return self.row.winner if found == REST and self.row.winner is not None else found
 
-    def of(self, recipient: Row[Any], tokens: Tokens) -> _Written | str | datetime:
+    def of(self, recipient: Recipient, tokens: Tokens | None) -> _Written | str | datetime:
         """What one recipient is to get; why nothing: its contact is gone, or has changed since the freeze, or it is
-        held out; or until when it waits. `tokens`: of its links."""
-        if recipient.number is None:
+        held out; or until when it waits. `tokens`: of its links, where a text has any."""
+        subject_id, number, held = recipient
+        if number is None or held is None:
             return "contact_gone"
-        variant = self.variant_of(recipient.subject_id)
+        variant = self.variant_of(subject_id)
         if variant == HOLDOUT:
             return HOLDOUT
         if variant == REST:
             return self.decided_at
-        wording = self.wordings[variant]
-        attributes: Mapping[str, str] = _attributes.decode(recipient.attributes)
+        attributes: Mapping[str, str] = _attributes.decode(held)
         if self.by_person:
-            due = self._due(recipient, attributes)
+            due = self._due(subject_id, number, attributes)
             if due is None:
                 return NEVER_DUE
             if due > self.now:
                 return due
-        if (missing := wording.missing(attributes)) is not None:
-            return f"missing:{missing}"
+        stop_code, stop_added = self.sender.stop_code, self.sender.stop_added
+        try:
+            text = self.wordings[variant].render(attributes, stop_code, tokens or any_token)
+        except Missing as missing:
+            return f"missing:{missing.name}"
         if variant in self.hostless:
             return "link_host_missing"
-        written = wording.render(attributes, self.sender.stop_code, tokens)
-        if (problem := texts.refused(written, self.sender.stop_code, self.sender.stop_added)) is not None:
+        if (problem := texts.refused(text, stop_code, stop_added)) is not None:
             return problem.value
-        return _Written(
-            recipient.subject_id,
-            recipient.number,
-            message_of(self.row.campaign_id, self.row.starts_at, recipient.subject_id),
-            written,
-            self.timetable.place("", attributes).region,
-        )
+        message_id = message_of(self.campaign_id, self.starts_at, subject_id)
+        return _Written(subject_id, number, message_id, text, self.timetable.region(attributes), tokens)
 
     def requests(self, written: Sequence[_Written]) -> list[MessageRequested]:
         """In that order. Sealed together, which takes a third less."""
-        row = self.row
+        sender_id, purpose, send_before = self.row.sender_id, self.row.purpose, self.timetable.ends_by
         sealed = self.field_keys.seal_all([(each.text, f"text:{each.message_id}") for each in written])
         return [
             MessageRequested(
-                message_id=each.message_id,
-                campaign_id=row.campaign_id,
-                sender_id=row.sender_id,
-                purpose=row.purpose,
+                message_id=message_id,
+                campaign_id=self.campaign_id,
+                sender_id=sender_id,
+                purpose=purpose,
                 category="marketing",
-                subject_id=each.subject_id,
-                number=each.number,
+                subject_id=subject_id,
+                number=number,
                 text=text,
                 requested_at=self.now,
-                send_before=self.timetable.ends_by,
-                region=each.region,
+                send_before=send_before,
+                region=region,
             )
-            for each, text in zip(written, sealed, strict=True)
+            for (subject_id, number, message_id, _, region, _), text in zip(written, sealed, strict=True)
         ]
 
-    def _due(self, recipient: Row[Any], attributes: Mapping[str, str]) -> datetime | None:
+    def _due(self, subject_id: str, sealed: str, attributes: Mapping[str, str]) -> datetime | None:
         try:
-            number = self.field_keys.unseal(recipient.number, f"number:{recipient.subject_id}")
+            number = self.field_keys.unseal(sealed, f"number:{subject_id}")
         except Unreadable:
             return self.now  # for the gate to deny
         place = self.timetable.place(territory_of(number), attributes)
-        return self.timetable.due(place, lot(self.row.campaign_id, recipient.subject_id, "when"), self.now)
+        return self.timetable.due(place, lot(self.campaign_id, subject_id, "when"), self.now)
+
+
+@dataclass
+class _Chunk:
+    """What becomes of some recipients of a campaign: `room` of them at most are asked for."""
+
+    asking: _Asking
+    link_keys: LinkKeys
+    room: int
+    cursor: str
+    asked: int = 0
+    reached: int = 0  # of those after the cursor
+    full: bool = False  # there may be others that are due
+    denied: dict[str, str] = field(default_factory=dict)
+    variants: dict[str, str] = field(default_factory=dict)
+    waits: dict[str, datetime | None] = field(default_factory=dict)
+
+    async def take(self, page: Sequence[Recipient], *, waited: bool = False) -> list[_Written]:
+        """What those are to get that are asked for. It stops where there is no room for another."""
+        written = []
+        for place, each in enumerate(page):
+            if not place % IN_ONE_GO:
+                await asyncio.sleep(0)  # others want the loop too
+            subject_id = each.subject_id
+            if waited:
+                self.waits[subject_id] = None
+            tokens = Tokens(self.link_keys, self.asking.campaign_id, subject_id) if self.asking.linked else None
+            asked = self.asking.of(each, tokens)
+            if isinstance(asked, _Written):
+                if self.asked == self.room:
+                    self.full = True
+                    break
+                self.asked += 1
+                written.append(asked)
+                if self.asking.trial is not None:
+                    self.variants[subject_id] = self.asking.variant_of(subject_id)
+            elif isinstance(asked, datetime):
+                self.waits[subject_id] = asked
+            else:
+                self.denied[subject_id] = asked
+            if not waited:
+                self.cursor, self.reached = subject_id, self.reached + 1
+        return written
 
 
 class Planner:
     """`policy`: as the deployment has it; recipients are planned for when the gate will let them go. `partitions`: of
-    the topic of requests. A chunk is a row of the outbox for each, and `backlog` is counted in rows."""
+    the topic of requests. A page of a chunk is a row of the outbox for each, and `backlog` is counted in rows."""
 
     def __init__(
         self,
@@ -171,6 +220,7 @@ class Planner:
         partitions: int,
         chunk: int,
         backlog: int,
+        page: int = PAGE,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._database = database
@@ -180,6 +230,7 @@ class Planner:
         self._gate = at_hand_off(policy)
         self._partitions = partitions
         self._chunk = chunk
+        self._page = page
         self._backlog = backlog
         self._now = clock
 
@@ -273,41 +324,15 @@ class Planner:
             slots = pace.room(row.next_slot, now)
             room = self._chunk if slots is None else min(slots, self._chunk)
             await store.reading_contacts(tx)
-            waiting = await store.waiting_recipients(tx, row, now, room) if asking.may_wait else ()
+            waiting = await store.waiting_recipients(tx, row, now, room) if asking.may_wait else []
             ahead = self._chunk if slots is None else min(room + AHEAD, self._chunk)
-            after = await store.next_recipients(tx, row, ahead)
-            written: list[_Written] = []
-            made: list[Tokens] = []
-            denied: dict[str, str] = {}
-            variants: dict[str, str] = {}
-            waits: dict[str, datetime | None] = dict.fromkeys((each.subject_id for each in waiting), None)
-            cursor, reached = row.cursor, 0
-            full = 0 < room == len(waiting)  # others may be due as well
-            for place, each in enumerate((*waiting, *after)):
-                tokens = Tokens(self._link_keys, row.campaign_id, each.subject_id)
-                asked = asking.of(each, tokens)
-                if isinstance(asked, _Written):
-                    if len(written) == room:
-                        full = True
-                        break
-                    written.append(asked)
-                    made.append(tokens)
-                    if asking.trial is not None:
-                        variants[each.subject_id] = asking.variant_of(each.subject_id)
-                elif isinstance(asked, datetime):
-                    waits[each.subject_id] = asked
-                else:
-                    denied[each.subject_id] = asked
-                if place >= len(waiting):
-                    cursor, reached = each.subject_id, reached + 1
-            await links.keep(tx, made)
-            await outbox.append_by_partition(tx, CAMPAIGN_REQUESTS, asking.requests(written), self._partitions)
-            await store.deny(tx, row.campaign_id, denied)
-            await store.set_waiting(tx, row.campaign_id, waits)
-            await store.set_variants(tx, row.campaign_id, variants)
-            next_slot = pace.after(row.next_slot, now, len(written))
-            done = reached == len(after) < ahead
-            look_at = next_slot if full else None
+            chunk = _Chunk(asking, self._link_keys, room, row.cursor)
+            ended = await self._ask_for(tx, chunk, waiting, ahead)
+            await store.deny(tx, row.campaign_id, chunk.denied)
+            await store.set_waiting(tx, row.campaign_id, chunk.waits)
+            await store.set_variants(tx, row.campaign_id, chunk.variants)
+            next_slot = pace.after(row.next_slot, now, chunk.asked)
+            done, look_at = ended, next_slot if chunk.full else None
             if done and asking.may_wait and (first := await store.next_wait(tx, row.campaign_id)) is not None:
                 done, look_at = False, max(first, next_slot or first)
             if look_at is not None:
@@ -315,17 +340,53 @@ class Planner:
             await store.keep_place(
                 tx,
                 row.campaign_id,
-                cursor,
+                chunk.cursor,
                 expanded=done,
                 look_at=look_at,
                 next_slot=next_slot,
-                turn=(len(waiting) + reached) * Priority(row.priority).cost,
+                turn=(len(waiting) + chunk.reached) * Priority(row.priority).cost,
             )
             if done:
                 await store.finish_done(tx, now, [row.campaign_id])
-        REQUESTED.labels("requested").inc(len(written))
-        REQUESTED.labels("denied").inc(len(denied))
+        REQUESTED.labels("requested").inc(chunk.asked)
+        REQUESTED.labels("denied").inc(len(chunk.denied))
         return True
+
+    async def _ask_for(self, tx: AsyncConnection, chunk: "_Chunk", waiting: Sequence[Recipient], ahead: int) -> bool:
+        """Those who waited and are due, then those after the cursor, `ahead` of them at most. Is nobody left behind
+        them? Each page is read while the one before is written, and stored while the next is."""
+        asking, seen = chunk.asking, 0
+        async with self._database.begin() as reading:
+
+            def read(after: str) -> asyncio.Future[list[Recipient]]:
+                many = min(ahead - seen, self._page)
+                return asyncio.ensure_future(store.next_recipients(reading, asking.row, after, many))
+
+            def stored(written: Sequence[_Written]) -> asyncio.Future[None]:
+                return asyncio.ensure_future(self._store(tx, asking, written))
+
+            storing = stored(await chunk.take(waiting, waited=True))
+            chunk.full = 0 < chunk.room == len(waiting)  # others may be due as well
+            coming = read(chunk.cursor)
+            try:
+                while True:
+                    page, wanted = await coming, min(ahead - seen, self._page)
+                    seen += len(page)
+                    last = len(page) < wanted or seen == ahead
+                    if not last:
+                        coming = read(page[-1].subject_id)
+                    written = await chunk.take(page)
+                    await storing
+                    storing = stored(written)
+                    if last or chunk.reached < seen:
+                        await storing
+                        return chunk.reached == seen < ahead
+            finally:
+                await asyncio.gather(coming, storing, return_exceptions=True)
+
+    async def _store(self, tx: AsyncConnection, asking: _Asking, written: Sequence[_Written]) -> None:
+        await links.keep(tx, [each.tokens for each in written if each.tokens is not None])
+        await outbox.append_by_partition(tx, CAMPAIGN_REQUESTS, asking.requests(written), self._partitions)
 
     async def _asking(self, tx: AsyncConnection, row: Row[Any], sender: Sender, now: datetime) -> _Asking:
         """Decides which of its texts is the best, if that is due."""
@@ -343,6 +404,10 @@ class Planner:
         linked = frozenset(name for name, wording in wordings.items() if wording.targets)
         return _Asking(
             row=row,
+            campaign_id=row.campaign_id,
+            starts_at=row.starts_at,
+            by_person=timing.by_person,
+            linked=bool(linked),
             sender=sender,
             wordings=wordings,
             hostless=linked if sender.link_host is None else frozenset(),
@@ -350,7 +415,6 @@ class Planner:
             decided_at=decided_at,
             timing=timing,
             timetable=timetable,
-            by_person=timing.by_person,
             field_keys=self._field_keys,
             now=now,
         )

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import (
@@ -28,7 +28,6 @@ from sqlalchemy import (
     Row,
     Table,
     Text,
-    TextClause,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -1339,40 +1338,44 @@ async def lock_expanding(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
     return rows.one_or_none()
 
 
-def _with_contacts(page: str, order: str) -> TextClause:
-    """Of recipients. The page is cut first, and each contact looked up by its key, which only its LIMIT makes sure of:
-    of a table that has just grown Postgres knows nothing yet, and would rather read all contacts for each page."""
-    return text(
+class Recipient(NamedTuple):
+    """Of a campaign, with its contact as it is now: `number` (sealed) and `attributes` (JSON) None where it is gone."""
+
+    subject_id: str
+    number: str | None
+    attributes: str | None
+
+
+def _with_contacts(page: str, order: str) -> str:
+    """Of recipients; $1: the sender. The page is cut first, and each contact looked up by its key, which only its LIMIT
+    makes sure of: of a table that has just grown Postgres knows nothing yet, and would rather read all contacts for
+    each page."""
+    return (
         f"SELECT r.subject_id, c.number, c.attributes FROM ({page}) AS r LEFT JOIN LATERAL"
         " (SELECT number, attributes::text AS attributes FROM contact"
-        f" WHERE sender_id = :sender_id AND subject_id = r.subject_id LIMIT 1) AS c ON true ORDER BY {order}"
+        f" WHERE sender_id = $1 AND subject_id = r.subject_id LIMIT 1) AS c ON true ORDER BY {order}"
     )
 
 
-async def next_recipients(tx: AsyncConnection, row: Row[Any], limit: int) -> Sequence[Row[Any]]:
-    """After the campaign's cursor, with their contact; number and attributes are None where it is gone."""
+async def next_recipients(tx: AsyncConnection, row: Row[Any], after: str, limit: int) -> list[Recipient]:
+    """Of a campaign, in the order of their ids."""
     page = (
-        "SELECT subject_id FROM recipient WHERE campaign_id = :campaign_id AND subject_id > :cursor"
+        "SELECT subject_id FROM recipient WHERE campaign_id = $2 AND subject_id > $3"
         f" ORDER BY subject_id LIMIT {limit:d}"
     )
-    rows = await tx.execute(
-        _with_contacts(page, "r.subject_id"),
-        {"campaign_id": row.campaign_id, "sender_id": row.sender_id, "cursor": row.cursor},
-    )
-    return rows.all()
+    rows = await fetch_many(tx, _with_contacts(page, "r.subject_id"), row.sender_id, row.campaign_id, after)
+    return [Recipient(*each) for each in rows]
 
 
-async def waiting_recipients(tx: AsyncConnection, row: Row[Any], now: datetime, limit: int) -> Sequence[Row[Any]]:
-    """Before the cursor, and due by now; as `next_recipients`."""
+async def waiting_recipients(tx: AsyncConnection, row: Row[Any], now: datetime, limit: int) -> list[Recipient]:
+    """Before the cursor, and due by now."""
     page = (
-        "SELECT subject_id, waits_until FROM recipient WHERE campaign_id = :campaign_id AND waits_until <= :now"
-        " ORDER BY waits_until, subject_id LIMIT :limit"
+        "SELECT subject_id, waits_until FROM recipient WHERE campaign_id = $2 AND waits_until <= $3"
+        " ORDER BY waits_until, subject_id LIMIT $4"
     )
-    rows = await tx.execute(
-        _with_contacts(page, "r.waits_until, r.subject_id"),
-        {"campaign_id": row.campaign_id, "sender_id": row.sender_id, "now": now, "limit": limit},
-    )
-    return rows.all()
+    ordered = _with_contacts(page, "r.waits_until, r.subject_id")
+    rows = await fetch_many(tx, ordered, row.sender_id, row.campaign_id, now, limit)
+    return [Recipient(*each) for each in rows]
 
 
 async def set_waiting(tx: AsyncConnection, campaign_id: str, until: Mapping[str, datetime | None]) -> None:
