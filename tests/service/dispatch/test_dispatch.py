@@ -26,6 +26,7 @@ from common.contracts.campaign import MessageRequested
 from common.contracts.consent import ConsentStateChanged
 from common.contracts.dispatch import MessageChanged
 from common.kafka import partition_of
+from dispatch import store
 from dispatch.service import Settings, build
 from tests.builders import (
     controlled,
@@ -486,16 +487,23 @@ async def test_what_waits_for_a_slow_operator_is_not_taken_for_a_crash_and_a_cod
 async def test_a_code_does_not_wait_for_the_answer_to_another_and_a_planned_stop_waits_for_both(
     surroundings: Surroundings,
 ) -> None:
-    """To one person, so in one partition."""
-    more: dict[str, Any] = {"submit_timeout_s": 30.0, "drain_s": 40.0}
-    async with operator() as op:
+    """To one person, so in one partition. The operator answers once nobody looks for codes any more: then there is
+    nothing left of the stop but to wait."""
+    more: dict[str, Any] = {"submit_timeout_s": PATIENT_S, "drain_s": PATIENT_S + 1}
+    async with operator() as op, asyncio.TaskGroup() as beside:
         op.open.clear()
+
+        async def answer_once_the_stop_waits() -> None:
+            await eventually(lambda: _look_for_codes(surroundings, 0))
+            op.open.set()
+
         async with dispatch(surroundings, op, **more) as d:
             codes = []
             for n in range(1, 4):
                 codes.append((await d.client.post("/v1/messages", json=_otp(7))).json()["message_id"])
                 await eventually(partial(_waits_for_answers, op, n))
-            asyncio.get_running_loop().call_later(1.0, op.open.set)
+            await eventually(lambda: _look_for_codes(surroundings, 1))
+            beside.create_task(answer_once_the_stop_waits())
         assert await _statuses(surroundings, {"accepted": 3})
         assert op.references == codes
 
@@ -883,6 +891,16 @@ async def _statuses(surroundings: Surroundings, wanted: dict[str, int]) -> bool:
 
 async def _waits_for_answers(op: Operator, many: int) -> bool:
     return op.at_once == many
+
+
+async def _look_for_codes(surroundings: Surroundings, processes: int) -> bool:
+    """The timer hears of codes as long as it runs, and not a moment longer."""
+    async with surroundings.sql("dispatch") as sql:
+        many: int = await sql.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE $1",
+            f"LISTEN%{store.CODES_DUE}%",
+        )
+    return many == processes
 
 
 async def control_is(surroundings: Surroundings, control: str) -> bool:
