@@ -52,7 +52,6 @@ SINGLES_A_ROUND = 1
 LATENCY_MS = 20
 SUBMITS_AT_ONCE = 64  # batches; of single messages:
 SINGLES_AT_ONCE = 200
-INTAKE_BATCH = 1000
 PURPOSE = "promotions"
 CAMPAIGN = "bench"
 TEXT = "Banc : -20 % ce samedi dans votre magasin. Sur presentation de ce message. STOP au 36111"
@@ -289,7 +288,6 @@ async def serving(
         PLACET_GATEWAY_URL=bench.operator,
         PLACET_GATEWAY_SUBMITS=str(submits),
         PLACET_GATEWAY_BATCH=str(batch),
-        PLACET_INTAKE_BATCH=str(INTAKE_BATCH),
     )
 
 

@@ -1,11 +1,12 @@
 """What a campaign costs others: a STOP on its way from the webhook to `enforced`, and a code from its request to its
 hand-off, while MESSAGES_A_ROUND x size messages leave. Beside the same with nothing leaving.
 
-Three services, a process each, but that campaigns leave by a process of their own (dispatch-svc's `worker`), which
-gives way to the others. STOPs come from people to whom the campaign writes, spread over all of it; each must be
-enforced, and no marketing may be handed off to that person from then on: or there is no figure. The clocks are the
-services' own: the instant of the webhook, of `enforced`, of the request, of the submit. Then where a STOP was
-meanwhile: between two of the instants that its events bear, by Kafka's log and the ledger.
+Three services, a process each, but that of dispatch-svc campaigns leave by one of their own (its `worker`), and its
+events by another (its `relay`), as on Kubernetes; both give way to the others. STOPs come from people to whom the
+campaign writes, spread over all of it; each must be enforced, and no marketing may be handed off to that person from
+then on: or there is no figure. The clocks are the services' own: the instant of the webhook, of `enforced`, of the
+request, of the submit. Then where a STOP was meanwhile: between two of the instants that its events bear, by Kafka's
+log and the ledger.
 """
 
 import asyncio
@@ -62,8 +63,9 @@ async def run(ground: Ground) -> None:
     async with dispatch.standing(ground, watermarks=False) as bench, aiohttp.ClientSession() as client:
         for name in ("inbound", "consent"):
             await ground.service(name)
-        await dispatch.serving(bench, SUBMITS_AT_ONCE, 100, roles="api,projection,relay")
-        server = await dispatch.serving(bench, SUBMITS_AT_ONCE, 100, roles="worker", nice=5, called="worker")
+        await dispatch.serving(bench, SUBMITS_AT_ONCE, 100, roles="api,projection")
+        await dispatch.serving(bench, SUBMITS_AT_ONCE, 100, roles="relay", nice=5, called="relay")
+        server = await dispatch.serving(bench, SUBMITS_AT_ONCE, 100, roles="worker", nice=15, called="worker")
         others = _Others(bench, client)
         await others.register()
         many = MESSAGES_A_ROUND * ground.size

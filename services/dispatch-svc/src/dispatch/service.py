@@ -43,7 +43,7 @@ class Settings(HoursSettings):
     hold_told_after_s: float = Field(10.0, gt=0)  # so long it lasts before others are told of it, and its end likewise
     permit_ttl_s: float = Field(1.0, gt=0)  # a hand-off begins within this of its decision, or is decided again
     settle_margin_s: float = 5.0  # on top of those two: then a message left `sending` is a dead process's
-    intake_batch: int = Field(250, ge=1, le=5000)  # what shares a transaction; a STOP of the partition waits for it
+    intake_batch: int = Field(500, ge=1, le=5000)  # what shares a transaction; a STOP of the partition waits for it
 
     keep: pruning.Periods = pruning.Periods()  # docs/retention.md
 

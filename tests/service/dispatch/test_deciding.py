@@ -1,0 +1,59 @@
+"""How long marketing may keep an opt-out of its partition waiting: real Postgres, no service around."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import text
+
+from common.consumer import Hold, Received
+from common.database import Database
+from common.law import at_hand_off, load
+from dispatch.clearance import Clearance
+from dispatch.gate import Limits
+from dispatch.gateways import HTTP_PROVIDERS, HttpGateway
+from dispatch.pipeline import Handoff, Intake
+from dispatch.traffic import Traffic
+from tests.builders import field_keys, now, requested, subject_keys
+from tests.eventually import eventually
+from tests.gateway_cases import ACCOUNTS
+from tests.infrastructure import Postgres
+
+pytestmark = pytest.mark.brokerless
+
+STATE = "SELECT state || coalesce(' ' || wait_event_type, '') FROM pg_stat_activity WHERE pid = :pid"
+LOOKS = 50
+
+
+async def test_one_batch_of_campaigns_is_decided_at_a_time(postgres: Postgres, unique: str) -> None:
+    """Whoever decides holds the lock of a partition: two at once would hold theirs for twice as long each."""
+    database = Database(await postgres.clone("dispatch", f"dispatch_{unique}"), pool_size=4)
+    account = ACCOUNTS["twilio"].at("http://127.0.0.1:9")  # nothing is handed off
+    gateway = HttpGateway("twilio", HTTP_PROVIDERS["twilio"], account, timeout_s=5.0)
+    traffic = Traffic([gateway])
+    policy = at_hand_off(load("france"))
+    clearance = Clearance(subject_keys, field_keys, traffic, policy, Limits(max_staleness=timedelta(seconds=30)), 5.0)
+    intake = Intake(clearance, Handoff(database, traffic, clearance, 4), batch=100, partitions=2)
+    async with database.begin() as blocking, database.begin() as one, database.begin() as other:
+        pids = [await tx.scalar(text("SELECT pg_backend_pid()")) for tx in (one, other)]
+
+        async def state(pid: int) -> str:
+            async with database.begin() as tx:
+                return str(await tx.scalar(text(STATE), {"pid": pid}))
+
+        async def waits() -> bool:
+            return await state(pids[0]) == "active Lock"
+
+        # what each begins with: is what is known of consents fresh?
+        await blocking.execute(text("LOCK TABLE consumer_offset IN ACCESS EXCLUSIVE MODE"))
+        batches = [[Received(requested(n), "", n, 0, now(), None)] for n in range(2)]
+        first = asyncio.ensure_future(intake.take_marketing(one, batches[0]))
+        await eventually(waits)
+        second = asyncio.ensure_future(intake.take_marketing(other, batches[1]))
+        assert all([(await state(pids[1])).startswith("idle") for _ in range(LOOKS)])
+        await blocking.rollback()
+        for each in (first, second):
+            with pytest.raises(Hold):  # nothing is known of consents here
+                await each
+    await gateway.close()
+    await database.close()
