@@ -27,6 +27,7 @@ NAMING = {
 CONNECT_TIMEOUT_S = 5
 POOL_WAIT_S = 5
 COPIED_ROWS = 200
+COPIED_LINES = 200
 
 
 def new_metadata() -> MetaData:
@@ -91,11 +92,15 @@ async def insert_many(
     await fetch_many(tx, f"INSERT INTO {table} ({names}) SELECT {names} FROM {rows_of}", *zip(*rows, strict=True))
 
 
-async def copy_lines(tx: AsyncConnection, table: str, columns: Sequence[str], lines: str) -> None:
+async def copy_lines(tx: AsyncConnection, table: str, columns: Sequence[str], lines: Sequence[str]) -> None:
     """Rows into a table, within the transaction: as COPY's text format has them, each line with its end. A thread can
     write them beforehand, where `insert_many` takes time of the loop for each. Errors are asyncpg's own."""
-    source = memoryview(lines.encode())  # asyncpg would take bytes for a path, and open it
-    await (await _raw(tx)).copy_to_table(table, source=source, columns=list(columns), format="text")
+
+    async def source() -> AsyncIterator[bytes]:
+        for at in range(0, len(lines), COPIED_LINES):
+            yield "".join(lines[at : at + COPIED_LINES]).encode()
+
+    await (await _raw(tx)).copy_to_table(table, source=source(), columns=list(columns), format="text")
 
 
 def escaped(value: str) -> str:

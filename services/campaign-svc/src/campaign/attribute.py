@@ -46,7 +46,9 @@ def kept(raw: str, kind: Kind) -> str | None:
         case Kind.TEXT:
             return raw
         case Kind.NUMBER:
-            plain = raw if _NUMBER.fullmatch(raw) else _GROUPING.sub("", raw).replace(",", ".", 1).replace("−", "-")
+            if _NUMBER.fullmatch(raw):
+                return raw
+            plain = _GROUPING.sub("", raw).replace(",", ".", 1).replace("−", "-")
             return plain if _NUMBER.fullmatch(plain) else None
         case Kind.DATE:
             if european := _EUROPEAN.fullmatch(raw):
