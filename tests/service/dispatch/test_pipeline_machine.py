@@ -847,3 +847,23 @@ def test_a_hand_off_of_codes_that_fails_is_told_of_once_and_holds_up_no_other(
     pipeline.run(pipeline._promises_hold())
     pipeline.run(pipeline._comes_to_rest())
     assert pipeline.run(pipeline._statuses()) == ["unknown", "accepted"]
+
+
+def test_a_hand_off_of_codes_that_fails_as_the_service_stops_is_told_of(
+    runner: asyncio.Runner, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline = Pipeline(runner, world)
+
+    async def stop(worker: Worker) -> None:
+        await pipeline._ask_for_codes([1])
+        await worker.timers.wake_codes()
+        worker.stop.set()
+        await worker.timers.codes().run(worker.stop)
+
+    pipeline.run(pipeline._begin(opted=False))
+    pipeline.run(pipeline._lives([("to be submitted", "fails")], stop))
+    assert [record.getMessage() for record in caplog.records if record.name == "dispatch.timers"] == [
+        "a hand-off failed as the service stopped"
+    ]
+    pipeline.run(pipeline._comes_to_rest())
+    assert pipeline.run(pipeline._statuses()) == ["unknown"]

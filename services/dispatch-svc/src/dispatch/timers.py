@@ -61,7 +61,9 @@ class Timers:
             finally:
                 for task in self._codes:
                     task.cancel()
-                await asyncio.gather(*self._codes, return_exceptions=True)
+                for ended in await asyncio.gather(*self._codes, return_exceptions=True):
+                    if isinstance(ended, Exception):  # no timer counts it any more; the sweep finds what it left
+                        log.error("a hand-off failed as the service stopped", exc_info=ended)
 
         return Worker(timer.name, run)
 
@@ -95,7 +97,11 @@ class Timers:
     async def _wake(self, hand_off: Callable[[Sequence[Permit]], Awaitable[None]], *, marketing: bool) -> bool:
         async with self._database.begin() as tx:
             due = await store.due_partitions(tx, self._partitions, datetime.now(UTC), marketing=marketing)
-        woken = await asyncio.gather(*(self._wake_partition(p, hand_off, marketing=marketing) for p in due))
+        waking = (self._wake_partition(p, hand_off, marketing=marketing) for p in due)
+        woken = await asyncio.gather(*waking, return_exceptions=True)  # none goes on once this has ended
+        for ended in woken:
+            if isinstance(ended, BaseException):
+                raise ended
         return any(woken)
 
     async def _wake_partition(
