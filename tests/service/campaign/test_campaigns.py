@@ -527,6 +527,24 @@ async def test_a_page_that_cannot_be_stored_takes_its_chunk_with_it(campaigns: C
     assert (await campaigns.statistics(campaign_id))["pending"] == 25
 
 
+@pytest.mark.parametrize("table", ["contact", "outbox"])
+async def test_asking_waits_for_no_table_for_long(campaigns: Campaigns, table: str) -> None:
+    """It reads by one connection and writes by another: a migration that waits for the one and is waited for by the
+    other would wait for ever, and Postgres would see no deadlock."""
+    campaign_id = await campaigns.started(*range(25))
+    async with campaigns.surroundings.sql("campaign") as sql, sql.transaction():
+        await sql.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+        asking = asyncio.ensure_future(campaigns.planner.expand())
+        done, _ = await asyncio.wait({asking}, timeout=30)
+        assert done
+    with pytest.raises(Exception, match="lock timeout"):
+        await asking
+    while await campaigns.planner.expand():
+        pass
+    assert sorted(r.subject_id for r in await campaigns.requests()) == sorted(subject(n) for n in range(25))
+    assert (await campaigns.statistics(campaign_id))["pending"] == 25
+
+
 async def test_a_page_that_cannot_be_read_takes_its_chunk_with_it(campaigns: Campaigns) -> None:
     campaign_id = await campaigns.started(*range(25))
     async with campaigns.surroundings.sql("campaign") as sql:

@@ -1,17 +1,24 @@
 """What a pool gives back, whatever became of who had a connection before."""
 
 import asyncio
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 import asyncpg
 import pytest
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
-from common.database import Database, fetch_many, insert_many
+from common import database as databases
+from common.database import Database, copy_lines, fetch_many, insert_many
+from tests.eventually import eventually
 from tests.infrastructure import Postgres
 
 pytestmark = pytest.mark.brokerless
 
 TURNS = 60
+LINES = 300_000  # more than what sockets hold
+WITHIN_S = 30.0
 
 
 async def test_who_is_cancelled_leaves_no_transaction_open_to_the_next_user(postgres: Postgres, unique: str) -> None:
@@ -38,4 +45,71 @@ async def test_who_is_cancelled_leaves_no_transaction_open_to_the_next_user(post
             assert await sql.fetchval("SELECT count(*) FROM line WHERE n = $1", turn + 1) == 1, turn
     finally:
         await sql.close()
+        await database.close()
+
+
+@asynccontextmanager
+async def way_to(url: str, deaf: asyncio.Event, lost: asyncio.Event) -> AsyncIterator[str]:
+    """Another address for `url`: once `deaf` nothing is taken from who writes; once `lost` their connection is."""
+    server_at = make_url(url)
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, held: asyncio.Event | None) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()
+                if held is not None and held.is_set():
+                    await lost.wait()
+                    writer.transport.abort()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        theirs, ours = await asyncio.open_connection(server_at.host, server_at.port)
+        async with asyncio.TaskGroup() as ways:
+            ways.create_task(pass_on(reader, ours, deaf))
+            ways.create_task(pass_on(theirs, writer, None))
+            await lost.wait()
+            writer.transport.abort()
+            ours.transport.abort()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        yield server_at.set(host="127.0.0.1", port=port).render_as_string(hide_password=False)
+
+
+@pytest.mark.parametrize("many", ["lines", "rows"])
+async def test_a_copy_ends_where_its_connection_is_lost_while_nobody_reads(
+    postgres: Postgres, unique: str, many: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that hangs and then fails over. The driver alone would wait for ever."""
+    monkeypatch.setattr(databases, "COPIED_WITHIN_S", 5.0)
+    url, deaf, lost = await postgres.empty(f"database_{unique}"), asyncio.Event(), asyncio.Event()
+    async with way_to(url, deaf, lost) as way:
+        database = Database(way, pool_size=1)
+        async with database.begin() as tx:
+            await fetch_many(tx, "CREATE TABLE line (said text)")
+
+        async def copy() -> None:
+            async with database.begin() as tx:
+                await fetch_many(tx, "SELECT said FROM line")
+                driver = (await tx.get_raw_connection()).driver_connection
+                assert driver is not None
+                transports.append(driver._transport)
+                deaf.set()
+                if many == "lines":
+                    await copy_lines(tx, "line", ["said"], ["x" * 199 + "\n"] * LINES)
+                else:
+                    await insert_many(tx, "line", {"said": "text"}, [["x" * 199]] * LINES)
+
+        async def full() -> bool:
+            return bool(transports) and transports[0].get_write_buffer_size() > 65_536
+
+        transports: list[asyncio.WriteTransport] = []
+        copying = asyncio.create_task(copy())
+        await eventually(full)
+        lost.set()
+        done, _ = await asyncio.wait({copying}, timeout=WITHIN_S)
+        assert done
+        with pytest.raises((TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError, SQLAlchemyError)):
+            await copying
         await database.close()

@@ -13,6 +13,7 @@ from dispatch.clearance import Clearance
 from dispatch.gate import Limits
 from dispatch.gateways import HTTP_PROVIDERS, HttpGateway
 from dispatch.pipeline import Handoff, Intake
+from dispatch.timers import Timers
 from dispatch.traffic import Traffic
 from tests.builders import field_keys, now, requested, subject_keys
 from tests.eventually import eventually
@@ -22,27 +23,38 @@ from tests.infrastructure import Postgres
 pytestmark = pytest.mark.brokerless
 
 STATE = "SELECT state || coalesce(' ' || wait_event_type, '') FROM pg_stat_activity WHERE pid = :pid"
+LOCKED = (  # partitions, by anybody
+    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid::bigint = hashtext('placet.partition') &"
+    " 4294967295 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
 LOOKS = 50
 
 
-async def test_one_batch_of_campaigns_is_decided_at_a_time(postgres: Postgres, unique: str) -> None:
-    """Whoever decides holds the lock of a partition: two at once would hold theirs for twice as long each."""
-    database = Database(await postgres.clone("dispatch", f"dispatch_{unique}"), pool_size=4)
+async def nobody(permits: object) -> None:
+    """Has anything to hand off."""
+
+
+async def test_campaigns_are_decided_one_partition_at_a_time(postgres: Postgres, unique: str) -> None:
+    """Whoever decides holds the lock of a partition: two at once would hold theirs for twice as long each. What is new
+    waits for what is new, and so does what is due."""
+    database = Database(await postgres.clone("dispatch", f"dispatch_{unique}"), pool_size=5)
     account = ACCOUNTS["twilio"].at("http://127.0.0.1:9")  # nothing is handed off
     gateway = HttpGateway("twilio", HTTP_PROVIDERS["twilio"], account, timeout_s=5.0)
     traffic = Traffic([gateway])
     policy = at_hand_off(load("france"))
     clearance = Clearance(subject_keys, field_keys, traffic, policy, Limits(max_staleness=timedelta(seconds=30)), 5.0)
-    intake = Intake(clearance, Handoff(database, traffic, clearance, 4), batch=100, partitions=2)
+    handoff = Handoff(database, traffic, clearance, 4)
+    intake = Intake(clearance, handoff, batch=100, partitions=3)
+    timers = Timers(database, clearance, handoff, batch=100, partitions=3, sending_timeout=timedelta(minutes=1))
     async with database.begin() as blocking, database.begin() as one, database.begin() as other:
         pids = [await tx.scalar(text("SELECT pg_backend_pid()")) for tx in (one, other)]
 
-        async def state(pid: int) -> str:
+        async def seen(statement: str, **values: object) -> str:
             async with database.begin() as tx:
-                return str(await tx.scalar(text(STATE), {"pid": pid}))
+                return str(await tx.scalar(text(statement), values))
 
         async def waits() -> bool:
-            return await state(pids[0]) == "active Lock"
+            return await seen(STATE, pid=pids[0]) == "active Lock"
 
         # what each begins with: is what is known of consents fresh?
         await blocking.execute(text("LOCK TABLE consumer_offset IN ACCESS EXCLUSIVE MODE"))
@@ -50,10 +62,14 @@ async def test_one_batch_of_campaigns_is_decided_at_a_time(postgres: Postgres, u
         first = asyncio.ensure_future(intake.take_marketing(one, batches[0]))
         await eventually(waits)
         second = asyncio.ensure_future(intake.take_marketing(other, batches[1]))
-        assert all([(await state(pids[1])).startswith("idle") for _ in range(LOOKS)])
+        due = asyncio.ensure_future(timers._wake_partition(2, nobody, marketing=True))
+        for _ in range(LOOKS):
+            assert (await seen(STATE, pid=pids[1])).startswith("idle")
+            assert await seen(LOCKED) == "0"
         await blocking.rollback()
         for each in (first, second):
             with pytest.raises(Hold):  # nothing is known of consents here
                 await each
+        assert not await due
     await gateway.close()
     await database.close()

@@ -1,5 +1,5 @@
 """The one consumer loop: a batch of one partition, one transaction, its offset in Postgres. Of a partition one batch at
-a time, in order; of several partitions some `at_once`: none waits for another.
+a time, in order; of several partitions some `at_once`: none waits here for another.
 
 Per batch: lock the stored offset, skip what is below it, decode, handle, store the next offset (and the watermark
 seen), commit. Now and then Kafka's own commit, best effort, for lag dashboards only. Partitions that hold nothing but

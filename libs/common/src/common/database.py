@@ -28,6 +28,7 @@ CONNECT_TIMEOUT_S = 5
 POOL_WAIT_S = 5
 COPIED_ROWS = 200
 COPIED_LINES = 200
+COPIED_WITHIN_S = 60.0
 
 
 def new_metadata() -> MetaData:
@@ -80,12 +81,13 @@ async def insert_many(
     tx: AsyncConnection, table: str, columns: Mapping[str, str], rows: Sequence[Sequence[Any]]
 ) -> None:
     """Rows into a table, in this order, within the transaction. `columns`: name: Postgres type, as `rows` have them.
-    By COPY where there are many: less work on both sides, and one round trip more. Errors are
-    asyncpg's own."""
+    By COPY where there are many: less work on both sides, and one round trip more. Errors are asyncpg's own, and
+    TimeoutError of a COPY: where a connection is lost while the server does not read, the driver waits for ever."""
     if not rows:
         return
     if len(rows) >= COPIED_ROWS:
-        await (await _raw(tx)).copy_records_to_table(table, records=rows, columns=list(columns))
+        async with asyncio.timeout(COPIED_WITHIN_S):
+            await (await _raw(tx)).copy_records_to_table(table, records=rows, columns=list(columns))
         return
     names, arrays = ", ".join(columns), ", ".join(f"${n}::{kind}[]" for n, kind in enumerate(columns.values(), start=1))
     rows_of = f"unnest({arrays}) WITH ORDINALITY AS r({names}, place) ORDER BY place"
@@ -94,13 +96,14 @@ async def insert_many(
 
 async def copy_lines(tx: AsyncConnection, table: str, columns: Sequence[str], lines: Sequence[str]) -> None:
     """Rows into a table, within the transaction: as COPY's text format has them, each line with its end. A thread can
-    write them beforehand, where `insert_many` takes time of the loop for each. Errors are asyncpg's own."""
+    write them beforehand, where `insert_many` takes time of the loop for each. Errors as there."""
 
     async def source() -> AsyncIterator[bytes]:
         for at in range(0, len(lines), COPIED_LINES):
             yield "".join(lines[at : at + COPIED_LINES]).encode()
 
-    await (await _raw(tx)).copy_to_table(table, source=source(), columns=list(columns), format="text")
+    async with asyncio.timeout(COPIED_WITHIN_S):
+        await (await _raw(tx)).copy_to_table(table, source=source(), columns=list(columns), format="text")
 
 
 def escaped(value: str) -> str:

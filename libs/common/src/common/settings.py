@@ -48,7 +48,7 @@ class ServiceSettings(BaseSettings):
     secrets_dir: DirectoryPath | None = None
 
     database_url: str  # postgresql://role:password@host:port/database; the role owns this database and no other
-    database_pool: int = Field(20, ge=2)  # a pool that runs dry makes an opt-out wait behind messages
+    database_pool: int = Field(20, ge=3)  # a pool that runs dry makes an opt-out wait behind messages
 
     kafka_bootstrap: str
     kafka_idempotence: bool = True  # off for a broker without InitProducerId (the local stack's)

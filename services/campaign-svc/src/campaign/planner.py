@@ -49,6 +49,7 @@ MISSED = counter("sms_campaign_missed_occurrences_total", "Occurrences that nobo
 REQUESTED = counter("sms_campaign_requests_total", "Recipients asked for, or denied before that.", ["result"])
 
 PAGE = 2_000  # recipients of a chunk that are read, written and stored together
+LOCKS_WITHIN_S = 2.0
 IN_ONE_GO = 250  # written before others have the loop
 AHEAD = 100  # recipients looked at beyond those that a pace has room for, to find who waits
 LOOK_EVERY_S = 1.0
@@ -311,7 +312,9 @@ class Planner:
     async def expand(self) -> bool:
         """One chunk of one running campaign. Is there more to do at once?"""
         now = self._now()
-        async with self._database.begin() as tx:
+        async with self._database.begin() as reading, self._database.begin() as tx:
+            for each in (reading, tx):
+                await store.wait_for_locks_within(each, LOCKS_WITHIN_S)
             if await outbox.backlog(tx) > self._backlog:
                 return False  # woken when the relay has published
             row = await store.lock_expanding(tx, now)
@@ -327,7 +330,7 @@ class Planner:
             waiting = await store.waiting_recipients(tx, row, now, room) if asking.may_wait else []
             ahead = self._chunk if slots is None else min(room + AHEAD, self._chunk)
             chunk = _Chunk(asking, self._link_keys, room, row.cursor)
-            ended = await self._ask_for(tx, chunk, waiting, ahead)
+            ended = await self._ask_for(tx, reading, chunk, waiting, ahead)
             await store.deny(tx, row.campaign_id, chunk.denied)
             await store.set_waiting(tx, row.campaign_id, chunk.waits)
             await store.set_variants(tx, row.campaign_id, chunk.variants)
@@ -352,37 +355,42 @@ class Planner:
         REQUESTED.labels("denied").inc(len(chunk.denied))
         return True
 
-    async def _ask_for(self, tx: AsyncConnection, chunk: "_Chunk", waiting: Sequence[Recipient], ahead: int) -> bool:
+    async def _ask_for(
+        self, tx: AsyncConnection, reading: AsyncConnection, chunk: _Chunk, waiting: Sequence[Recipient], ahead: int
+    ) -> bool:
         """Those who waited and are due, then those after the cursor, `ahead` of them at most. Is nobody left behind
-        them? Each page is read while the one before is written, and stored while the next is."""
+        them? Each page is read while the one before is written, and stored while the next is.
+
+        `reading` only reads, and for the last time before `tx` ends, which has the lock that a rectification waits for
+        and the transaction id that an erasure does. Each may wait for a table behind somebody who waits for the other,
+        which Postgres cannot know; so neither waits for long."""
         asking, seen = chunk.asking, 0
-        async with self._database.begin() as reading:
 
-            def read(after: str) -> asyncio.Future[list[Recipient]]:
-                many = min(ahead - seen, self._page)
-                return asyncio.ensure_future(store.next_recipients(reading, asking.row, after, many))
+        def read(after: str) -> asyncio.Future[list[Recipient]]:
+            many = min(ahead - seen, self._page)
+            return asyncio.ensure_future(store.next_recipients(reading, asking.row, after, many))
 
-            def stored(written: Sequence[_Written]) -> asyncio.Future[None]:
-                return asyncio.ensure_future(self._store(tx, asking, written))
+        def stored(written: Sequence[_Written]) -> asyncio.Future[None]:
+            return asyncio.ensure_future(self._store(tx, asking, written))
 
-            storing = stored(await chunk.take(waiting, waited=True))
-            chunk.full = 0 < chunk.room == len(waiting)  # others may be due as well
-            coming = read(chunk.cursor)
-            try:
-                while True:
-                    page, wanted = await coming, min(ahead - seen, self._page)
-                    seen += len(page)
-                    last = len(page) < wanted or seen == ahead
-                    if not last:
-                        coming = read(page[-1].subject_id)
-                    written = await chunk.take(page)
+        storing = stored(await chunk.take(waiting, waited=True))
+        chunk.full = 0 < chunk.room == len(waiting)  # others may be due as well
+        coming = read(chunk.cursor)
+        try:
+            while True:
+                page, wanted = await coming, min(ahead - seen, self._page)
+                seen += len(page)
+                last = len(page) < wanted or seen == ahead
+                if not last:
+                    coming = read(page[-1].subject_id)
+                written = await chunk.take(page)
+                await storing
+                storing = stored(written)
+                if last or chunk.reached < seen:
                     await storing
-                    storing = stored(written)
-                    if last or chunk.reached < seen:
-                        await storing
-                        return chunk.reached == seen < ahead
-            finally:
-                await asyncio.gather(coming, storing, return_exceptions=True)
+                    return chunk.reached == seen < ahead
+        finally:
+            await asyncio.gather(coming, storing, return_exceptions=True)
 
     async def _store(self, tx: AsyncConnection, asking: _Asking, written: Sequence[_Written]) -> None:
         await links.keep(tx, [each.tokens for each in written if each.tokens is not None])

@@ -586,6 +586,11 @@ async def audiences_of(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any
     return rows.all()
 
 
+async def wait_for_locks_within(tx: AsyncConnection, seconds: float) -> None:
+    """From now on, for any of them: then this transaction fails."""
+    await fetch_many(tx, f"SET LOCAL lock_timeout = {int(seconds * 1000)}")
+
+
 async def reading_contacts(tx: AsyncConnection) -> None:
     """To be called before contacts are read that requests are made of: what is corrected meanwhile waits."""
     await tx.execute(text("SELECT pg_advisory_xact_lock_shared(:key)"), {"key": CONTACTS})

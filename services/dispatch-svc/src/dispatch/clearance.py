@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -113,6 +113,9 @@ class Clearance:
     policy: Policy
     limits: Limits
     permit_ttl_s: float
+    # taken before campaigns' messages are decided on, and before their partition's lock: opt-outs wait for what is
+    # being decided, which of six partitions at once is for six times as long, and no more leaves
+    one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock, compare=False, repr=False)
 
     async def decide(
         self,

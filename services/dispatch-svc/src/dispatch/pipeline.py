@@ -64,7 +64,6 @@ class Intake:
         self._clearance = clearance
         self._handoff = handoff
         self._batch = batch
-        self._deciding = asyncio.Lock()
 
     def campaigns(self) -> Subscription:
         return Subscription(
@@ -89,11 +88,12 @@ class Intake:
 
     async def take_marketing(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
         """While the watermark is stale, all gateways are out of reach, or more is in hand than leaves soon, nothing is
-        taken at all: it waits in Kafka, and no verdict is written. One partition's after the other's: opt-outs wait for
-        what is being decided, which six at once would be for six times as long, and no more would leave."""
+        taken at all: it waits in Kafka, and no verdict is written."""
         if self._handoff.is_behind:
             raise Hold
-        async with self._deciding:
+        async with self._clearance.one_at_a_time:
+            if self._handoff.is_behind:  # by now
+                raise Hold
             as_of = await store.watermark(tx, batch[0].partition)
             if not is_fresh(as_of, datetime.now(UTC), self._clearance.limits) or self._handoff.traffic.resting:
                 raise Hold

@@ -2,6 +2,7 @@
 that came before their message find it."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -99,16 +100,19 @@ class Timers:
             due = await store.due_partitions(tx, self._partitions, datetime.now(UTC), marketing=marketing)
         waking = (self._wake_partition(p, hand_off, marketing=marketing) for p in due)
         woken = await asyncio.gather(*waking, return_exceptions=True)  # none goes on once this has ended
-        for ended in woken:
-            if isinstance(ended, BaseException):
-                raise ended
+        failed = [each for each in woken if isinstance(each, BaseException)]
+        for each in failed[1:]:
+            log.error("due messages of another partition failed as well", exc_info=each)
+        if failed:
+            raise failed[0]
         return any(woken)
 
     async def _wake_partition(
         self, partition: int, hand_off: Callable[[Sequence[Permit]], Awaitable[None]], *, marketing: bool
     ) -> bool:
         """Decide one batch of due messages afresh and hand off what may go. Did anything change?"""
-        async with self._database.begin() as tx:
+        one_at_a_time = self._clearance.one_at_a_time if marketing else contextlib.nullcontext()
+        async with one_at_a_time, self._database.begin() as tx:
             await store.lock_partition(tx, partition)
             now = datetime.now(UTC)
             if marketing and not is_fresh(await store.watermark(tx, partition), now, self._clearance.limits):
