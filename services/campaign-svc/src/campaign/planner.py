@@ -312,7 +312,7 @@ class Planner:
     async def expand(self) -> bool:
         """One chunk of one running campaign. Is there more to do at once?"""
         now = self._now()
-        async with self._database.begin() as reading, self._database.begin() as tx:
+        async with self._database.begin() as tx, self._database.begin() as reading:
             for each in (reading, tx):
                 await store.wait_for_locks_within(each, LOCKS_WITHIN_S)
             if await outbox.backlog(tx) > self._backlog:
@@ -361,8 +361,8 @@ class Planner:
         """Those who waited and are due, then those after the cursor, `ahead` of them at most. Is nobody left behind
         them? Each page is read while the one before is written, and stored while the next is.
 
-        `reading` only reads, and for the last time before `tx` ends, which has the lock that a rectification waits for
-        and the transaction id that an erasure does. Each may wait for a table behind somebody who waits for the other,
+        `reading` only reads, and ends before `tx` does, which has the lock that a rectification waits for and the
+        transaction id that an erasure does. Each may wait for a table behind somebody who waits for the other,
         which Postgres cannot know; so neither waits for long."""
         asking, seen = chunk.asking, 0
 
