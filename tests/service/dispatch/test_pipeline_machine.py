@@ -22,6 +22,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Literal, cast
 from uuid import uuid4
 
@@ -624,7 +625,7 @@ class Pipeline(RuleBasedStateMachine):
                     await self._control(campaign, "paused")
             case "comes twice":
                 for topic in REQUESTS:
-                    await self._lives([], lambda worker, topic=topic: self._hand(topic, worker, back=4))  # type: ignore[misc]
+                    await self._lives([], partial(self._hand, topic, back=4))
             case "another wakes":
                 await self._all_is_due()
                 await self._lives([], lambda worker: worker.timers.wake_marketing())

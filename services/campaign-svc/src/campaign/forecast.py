@@ -31,7 +31,7 @@ from common.sms_length import Encoding, length
 
 LONGEST = timedelta(days=60)  # that sending is laid out over: beyond it, the end is not told
 RESOLUTION_S = timedelta.resolution.total_seconds()
-TOO_LATE = "send_before_passed"
+TOO_LATE = "send_before_passed"  # as the gate calls it: within its hours there is no time left for it
 NO_TRIAL = Trial()
 MOST_FOUND = 20  # of what contacts hold, at most so many findings are told
 

@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from campaign import control, links, pre_flight, recurrence, segments, store
 from campaign import text as texts
 from campaign.draw import lot
+from campaign.forecast import TOO_LATE
 from campaign.lifecycle import Action, Priority, ends_by, message_of
 from campaign.links import Tokens
 from campaign.recurrence import Recurring
@@ -54,7 +55,6 @@ IN_ONE_GO = 250  # written before others have the loop
 AHEAD = 100  # recipients looked at beyond those that a pace has room for, to find who waits
 LOOK_EVERY_S = 1.0
 EXPAND_EVERY_S = 0.25
-NEVER_DUE = "send_before_passed"  # as the gate calls it: within its hours there is no time left for it
 
 _attributes = msgspec.json.Decoder(dict[str, str])
 
@@ -119,7 +119,7 @@ class _Asking:
         if self.by_person:
             due = self._due(subject_id, number, attributes)
             if due is None:
-                return NEVER_DUE
+                return TOO_LATE
             if due > self.now:
                 return due
         stop_code, stop_added = self.sender.stop_code, self.sender.stop_added
