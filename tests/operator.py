@@ -20,6 +20,7 @@ class Operator:
 
     answer    accept, reject, throttle, drop (takes it and closes without a word), unknown (does not know our token)
     open      cleared, it makes callers wait before they are answered
+    keeps     only those wait whose batch is to this number, if one is named
     latency_s how long it takes to answer anyway
     dislikes  a batch with a text that holds this is refused as a whole, nothing taken
     """
@@ -28,6 +29,7 @@ class Operator:
     answer: str = "accept"
     latency_s: float = 0.0
     dislikes: str | None = None
+    keeps: str | None = None
     open: asyncio.Event = field(default_factory=asyncio.Event)
     messages: list[dict[str, Any]] = field(default_factory=list)
     received: asyncio.Event = field(default_factory=asyncio.Event)
@@ -58,7 +60,8 @@ class Operator:
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         await asyncio.sleep(self.latency_s)
-        await self.open.wait()
+        if self.keeps is None or any(message["to"] == self.keeps for message in body["messages"]):
+            await self.open.wait()
         self.at_once -= 1
         if self.answer == "drop":
             assert request.transport is not None

@@ -868,3 +868,25 @@ def test_a_hand_off_of_codes_that_fails_as_the_service_stops_is_told_of(
     ]
     pipeline.run(pipeline._comes_to_rest())
     assert pipeline.run(pipeline._statuses()) == ["unknown"]
+
+
+def test_who_waits_for_a_code_waits_for_no_answer_to_anothers(runner: asyncio.Runner, world: World) -> None:
+    """Each slot is taken when the third comes, and the operator leaves the first without an answer."""
+    pipeline = Pipeline(runner, world)
+
+    async def wake(worker: Worker) -> None:
+        world.operator.keeps = number(1)
+        world.operator.open.clear()
+        for person in PEOPLE:
+            await pipeline._ask_for_codes([person])
+            await worker.timers.wake_codes()
+        first, *_, last = await pipeline._statuses()
+        assert first == "sending"
+        assert last != "pending"
+        world.operator.open.set()
+        await asyncio.wait(worker.timers._codes)
+
+    pipeline.run(pipeline._begin(opted=False))
+    pipeline.run(pipeline._lives([], wake))
+    pipeline.run(pipeline._comes_to_rest())
+    assert pipeline.run(pipeline._statuses()) == ["accepted"] * len(PEOPLE)
