@@ -84,9 +84,10 @@ async def test_the_scheme_is_read_as_http_reads_it(scheme: str) -> None:
         ("nonsense", lambda: "Bearer nonsense"),
         ("another key", lambda: f"Bearer {token(OTHER_KEY)}"),
         ("unsigned", lambda: f"Bearer {token(None, 'none')}"),
-        ("expired", lambda: f"Bearer {token(exp=int(time.time()) - 1)}"),
+        ("expired", lambda: f"Bearer {token(exp=int(time.time()) - 90)}"),
         ("for ever", lambda: f"Bearer {token(exp=None)}"),
-        ("not yet", lambda: f"Bearer {token(nbf=int(time.time()) + 60)}"),
+        ("not yet", lambda: f"Bearer {token(nbf=int(time.time()) + 90)}"),
+        ("of tomorrow", lambda: f"Bearer {token(iat=int(time.time()) + 86_400)}"),
         ("of nobody", lambda: f"Bearer {token(sub=None)}"),
         ("for another audience", lambda: f"Bearer {token(aud='elsewhere')}"),
         ("for no audience", lambda: f"Bearer {token(aud=None)}"),
@@ -102,6 +103,13 @@ async def test_anything_else_is_nobody(why: str, authorization: Callable[[], str
         await development.caller(authorization())
     assert refused.value.headers == {"WWW-Authenticate": "Bearer"}
     assert "eyJ" not in refused.value.detail
+
+
+@pytest.mark.parametrize("times", [{"iat": 30}, {"nbf": 30}, {"iat": 30, "nbf": 30}, {"exp": -30}])
+async def test_a_clock_that_is_half_a_minute_off_ours_makes_nobody_a_stranger(times: dict[str, int]) -> None:
+    """The issuer's, or ours that has jumped: a token is used as soon as it is made."""
+    of_then: dict[str, Any] = {name: int(time.time()) + off for name, off in times.items()}
+    assert (await development.caller(f"Bearer {token(**of_then)}")).subject == "shop"
 
 
 async def test_the_right_key_with_another_algorithm_is_nobody() -> None:
@@ -254,7 +262,7 @@ async def test_a_token_of_anothers_key_or_a_public_key_as_secret_is_nobody(issue
         token(AUTH_KEY, "HS256", {"kid": "ec-1"}),  # the development key does not count beside an issuer
         _signed_with_what_everybody_knows(_public(issuer.keys["ec-1"])),
         token(None, "none", {"kid": "ec-1"}),
-        issuer.token("ec-1", exp=int(time.time()) - 1),
+        issuer.token("ec-1", exp=int(time.time()) - 90),
         issuer.token("ec-1", aud="elsewhere"),
         issuer.token("ec-1", iss="elsewhere"),
     ):

@@ -17,6 +17,7 @@ from common.settings import ServiceSettings
 
 ASYMMETRIC = ("RS256", "ES256", "EdDSA")
 JWKS_TIMEOUT_S = 5
+CLOCKS_DIFFER_S = 60  # the issuer's from ours: a token is used as soon as it is made (RFC 7519, 4.1.4 and 4.1.5)
 CHALLENGE = {"WWW-Authenticate": "Bearer"}
 
 
@@ -97,6 +98,7 @@ class Authenticator:
             algorithms=list(algorithms),
             audience=self._settings.auth_audience,
             issuer=self._settings.auth_issuer,
+            leeway=CLOCKS_DIFFER_S,
             options={"require": ["exp", "sub"]},
         )
 
