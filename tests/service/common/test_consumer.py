@@ -42,6 +42,7 @@ WITHOUT_OFFSET = kafka.encode(states_of(SUBJECT, 1)[0]).replace(
     b'"suppressions":[]', b'"suppressions":[{"sender_id":null,"since":"2026-01-01T00:00:00"}]'
 )
 EARLY, LATE = datetime(2026, 1, 1, 9, tzinfo=UTC), datetime(2026, 1, 1, 10, tzinfo=UTC)
+FUTURE = datetime(2126, 1, 1, tzinfo=UTC)
 UNREADABLE = (SUBJECT.encode(), b"{broken", ConsentStateChanged.type)
 
 
@@ -515,6 +516,7 @@ async def test_the_applied_watermark_is_that_of_the_partition_furthest_behind(su
                 ([(2, EARLY)], EARLY),
                 ([(2, LATE)], LATE),
                 ([(2, EARLY)], LATE),  # of a relay that no longer leads
+                ([(0, FUTURE), (1, FUTURE), (2, FUTURE)], LATE),  # of one whose clock is wrong
             ):
                 await pipe.publish(*(Watermark(partition=partition, as_of=at) for partition, at in marks))
                 published += len(marks)
@@ -535,6 +537,16 @@ async def test_partitions_with_nothing_but_watermarks_share_a_transaction(surrou
         rows = await pipe.rows("SELECT next_offset, as_of, xmin::text FROM consumer_offset ORDER BY partition")
         assert [row[:2] for row in rows] == [(2, EARLY), (9, LATE), (2, EARLY)], "another had read further"
         assert rows[0][2] == rows[2][2] != rows[1][2]
+
+
+async def test_a_watermark_from_the_future_is_not_believed(surroundings: Surroundings) -> None:
+    """Else it would be once that instant has come, whatever has been acknowledged and not told by then."""
+    async with pipeline(surroundings, partitions=1) as pipe:
+        consumer = pipe.consumer()
+        for version, (at, believed) in enumerate(((EARLY, EARLY), (FUTURE, EARLY), (LATE, LATE)), start=1):
+            await pipe.publish(*states_of(SUBJECT, version), Watermark(partition=0, as_of=at))
+            await pipe.hand(consumer)
+            assert await pipe.scalar("SELECT as_of FROM consumer_offset") == believed
 
 
 async def test_a_watermark_counts_only_with_what_precedes_it(surroundings: Surroundings) -> None:

@@ -540,7 +540,7 @@ async def test_what_came_before_an_inbound_watermark_is_told_before_the_watermar
     service: httpx.AsyncClient, surroundings: Surroundings
 ) -> None:
     """So that one number in dispatch speaks for the whole chain (DESIGN 6)."""
-    received_at = datetime.now(UTC)
+    received_at = datetime.now(UTC) - timedelta(seconds=2)
     stops = [
         mo(n, mo_id=f"mo-{n}", subject_id=f"t1-{n:032x}", occurred_at=received_at, received_at=received_at)
         for n in range(60)

@@ -23,7 +23,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -66,6 +66,9 @@ JOIN_SESSION_MS = 10_000
 HEARTBEAT_MS = 1_000
 COMMIT_EVERY_S = 1.0
 FETCH_BYTES = 4 * 1024 * 1024  # of one answer: a process has several consumers, and each asks several brokers
+# what a watermark from the future speaks for nobody knows, also once that instant has come: a clock is wrong. By the
+# database's clock, as whoever said it may be on our own host
+BELIEVED = "greatest({known}, CASE WHEN {said} <= now() + {skew}::interval THEN {said} END)"
 NEW_LEADER_S = 30.0  # by then its followers have caught up (replica.lag.time.max.ms), or it has none that has to
 
 HANDLED = counter("sms_consumer_records_total", "Records stepped over, by what became of them.", ["topic", "result"])
@@ -146,7 +149,7 @@ def define(metadata: MetaData) -> Table:
         Column("topic", Text, nullable=False),  # without the prefix
         Column("partition", Integer, nullable=False),
         Column("next_offset", BigInteger, nullable=False),
-        Column("as_of", DateTime(timezone=True), nullable=True),  # the newest watermark applied
+        Column("as_of", DateTime(timezone=True), nullable=True),  # the newest watermark applied, and believed
         Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
         PrimaryKeyConstraint("consumer_group", "topic", "partition"),
     )
@@ -399,13 +402,14 @@ class Consumer:
             await fetch_many(
                 tx,
                 "UPDATE consumer_offset o SET next_offset = n.next_offset, updated_at = now(),"
-                " as_of = greatest(o.as_of, n.as_of)"
+                f" as_of = {BELIEVED.format(known='o.as_of', said='n.as_of', skew='$6')}"
                 " FROM unnest($3::integer[], $4::bigint[], $5::timestamptz[]) AS n(partition, next_offset, as_of)"
                 " WHERE o.consumer_group = $1 AND o.topic = $2 AND o.partition = n.partition",
                 *ours,
                 [tp.partition for tp in fresh],
                 [marks[tp][0] for tp in fresh],
                 [marks[tp][1] for tp in fresh],
+                timedelta(seconds=self.settings.max_clock_skew_s),
             )
         for tp in marks.keys() - behind:
             self._reached[tp] = max(self._reached.get(tp, 0), marks[tp][0])
@@ -522,10 +526,12 @@ class Consumer:
     async def _step(self, tx: AsyncConnection, partition: int, next_offset: int, as_of: datetime | None) -> None:
         await fetch_many(
             tx,
-            "UPDATE consumer_offset SET next_offset = $1, updated_at = now(), as_of = greatest(as_of, $2::timestamptz)"
-            " WHERE consumer_group = $3 AND topic = $4 AND partition = $5",
+            "UPDATE consumer_offset SET next_offset = $1, updated_at = now(),"
+            f" as_of = {BELIEVED.format(known='as_of', said='$2::timestamptz', skew='$3')}"
+            " WHERE consumer_group = $4 AND topic = $5 AND partition = $6",
             next_offset,
             as_of,
+            timedelta(seconds=self.settings.max_clock_skew_s),
             self.subscription.group,
             self.subscription.topic.name,
             partition,
