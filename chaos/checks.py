@@ -40,7 +40,7 @@ class Account:
 
     taken: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # accepted or rejected, by reference
     times: dict[Person, list[datetime]] = field(default_factory=lambda: defaultdict(list))  # of marketing
-    stops: dict[str, tuple[Person, datetime]] = field(default_factory=dict)  # by the reply's id: who, and when
+    stops: dict[str, tuple[Person, datetime]] = field(default_factory=dict)  # by the reply's id: who, and when sent
     acknowledged: dict[str, datetime] = field(default_factory=dict)
     enforced: dict[str, datetime] = field(default_factory=dict)
     _forbidden: dict[Person, datetime] = field(default_factory=dict)  # later than that nothing arrives: acknowledged
@@ -68,6 +68,11 @@ class Account:
         person = self.stops[reply][0]
         self._closed[person] = min(at, self._closed.get(person, at))
         return [_after_enforced(reply) for time in self.times[person] if time > at]
+
+    @property
+    def stopped_within_s(self) -> list[float]:
+        """Of each STOP that is enforced, from the operator's sending it: by no clock that is moved here."""
+        return [(at - self.stops[reply][1]).total_seconds() for reply, at in self.enforced.items()]
 
     def _submit(self, line: Mapping[str, Any]) -> list[Violation]:
         found = []

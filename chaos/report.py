@@ -38,7 +38,7 @@ class Report:
     messages: int  # that the operator took
     outcomes: dict[str, int]  # of the ledger, by status
     stops: int
-    stop_latencies_s: list[float]  # from the webhook to enforced
+    stop_latencies_s: list[float]  # from the operator's sending it to enforced
     holds: list[Hold]
     deaths: list[str]  # of processes that nobody had killed: they end when they must not go on
     dead_letters: int
@@ -79,7 +79,7 @@ class Report:
         lines += [
             "",
             f"messages: {self.messages} taken by the operator; in the ledger: {outcomes}",
-            f"STOPs: {self.stops}, enforced {len(self.stop_latencies_s)}; webhook to enforced: median"
+            f"STOPs: {self.stops}, enforced {len(self.stop_latencies_s)}; sent to enforced: median"
             f" {self.latency_s(50):.2f} s, p99 {self.latency_s(99):.2f} s,"
             f" longest {max(self.stop_latencies_s, default=0.0):.2f} s",
             f"holds: {len(self.holds)}, together {sum(hold.lasted_s for hold in self.holds):.1f} s,"

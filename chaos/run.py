@@ -148,7 +148,7 @@ async def conclude(system: System, watch: Watch, suffered: list[Suffered], *, se
         messages=Counter(line["status"] for line in watch.account.taken.values())["accepted"],
         outcomes=dict(rows),
         stops=len(watch.account.stops),
-        stop_latencies_s=[round(each, 3) for each in watch.latencies_s.values()],
+        stop_latencies_s=[round(each, 3) for each in watch.account.stopped_within_s],
         holds=watch.holds,
         deaths=system.deaths,
         dead_letters=await watch.dead_letters(),

@@ -42,9 +42,7 @@ SENDING_TIMEOUT = timedelta(seconds=14)
 # what asyncpg makes of a server that is no more
 GONE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError)
 
-ENFORCED = (
-    "SELECT reference, received_at, enforced_at FROM enforcement WHERE enforced_at > $1 AND reference IS NOT NULL"
-)
+ENFORCED = "SELECT reference, enforced_at FROM enforcement WHERE enforced_at > $1 AND reference IS NOT NULL"
 ACCOUNTS = "SELECT * FROM campaign_accounts"
 RECIPIENTS = "SELECT campaign_id, status, count(*) AS many FROM recipient GROUP BY campaign_id, status"
 STALENESS = (
@@ -75,7 +73,6 @@ class Watch:
     account: Account = field(default_factory=Account)
     violations: list[Violation] = field(default_factory=list)
     holds: list[Hold] = field(default_factory=list)
-    latencies_s: dict[str, float] = field(default_factory=dict)  # STOP, webhook to enforced, by reply
     looks: int = 0
     looks_failed: int = 0
     _dispatch: Standings = field(default_factory=lambda: Standings("dispatch-svc"))
@@ -171,7 +168,6 @@ class Watch:
         for row in rows:
             reply = row["reference"].rsplit("/", 1)[-1]
             self._note(self.account.take_enforced(reply, row["enforced_at"]))
-            self.latencies_s.setdefault(reply, (row["enforced_at"] - row["received_at"]).total_seconds())
 
     async def _statuses(self) -> None:
         """Of what the operator has taken since the last look."""

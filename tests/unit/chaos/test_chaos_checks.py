@@ -47,6 +47,14 @@ def test_a_message_before_the_stop_is_enforced_is_fine() -> None:
     assert account.take_enforced("mo-1", NOON + timedelta(seconds=0.5)) == []
 
 
+def test_how_long_a_stop_took_is_counted_from_its_being_sent_by_the_operators_clock() -> None:
+    account = Account()
+    account.take(stop(0, 0.1))
+    assert account.stopped_within_s == []
+    account.take_enforced("mo-1", NOON + timedelta(seconds=0.5))
+    assert account.stopped_within_s == [0.5]
+
+
 @pytest.mark.parametrize("known_first", [True, False])
 def test_a_message_after_the_stop_is_enforced_breaks_promise_1(known_first: bool) -> None:
     account, enforced = Account(), NOON + timedelta(seconds=0.5)
