@@ -1,10 +1,12 @@
 """What a million messages cost, by how many people are held: 100,000, 300,000, 1, 3, 10 million, as far as `subjects`
-goes. Processor seconds of each process (all its threads; all of Postgres's together), and the memory of dispatch-svc,
-as a table, and as a plot in `docs/growth.svg`. A step sends MESSAGES_A_ROUND x size messages through a batching
-gateway, after as many that do not count.
+goes. Processor seconds and memory of each part (all threads, and all processes of Postgres, with those that write and
+clean behind it), as a table, and as a plot in `docs/growth.svg`. What processes share is shared out among them. A step
+sends MESSAGES_A_ROUND x size messages through a batching gateway, after as many that do not
+count.
 """
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,93 +19,102 @@ from common.contracts import CAMPAIGN_REQUESTS
 
 STEPS = (100_000, 300_000, 1_000_000, 3_000_000, 10_000_000)
 PLOT = Path("docs/growth.svg")
-PARTS = {"dispatch": b"-m\0dispatch", "Postgres": b"postgres: dispatch", "broker": b"tansu"}
+PARTS = {"dispatch": rb"-m\0dispatch\0", "Postgres": rb"^postgres:|^\S*postgres\0", "broker": rb"tansu"}
 COLOURS = {"dispatch": "#2563eb", "Postgres": "#b45309", "broker": "#6b7280"}
 WIDTH, HEIGHT, EDGE = 640, 320, 56
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`cpu_s`: for a million messages, by part. `memory_mb`: resident, of dispatch-svc."""
+    """`cpu_s`: for a million messages, by part. `memory_mb`: at the end of the step, by part."""
 
     subjects: int
     rate: float
     cpu_s: dict[str, float]
-    memory_mb: float
+    memory_mb: dict[str, float]
 
 
 async def run(ground: Ground) -> None:
     many = MESSAGES_A_ROUND * ground.size
     print(f"### A million messages, by people held ({many:,} messages a step). {machine()}\n", flush=True)
-    print(f"| people held | messages/s | {' | '.join(f'{part}, s' for part in PARTS)} | dispatch, MB |", flush=True)
-    print(f"|---:|---:|{'---:|' * len(PARTS)}---:|", flush=True)
+    columns = [f"{part}, {unit}" for unit in ("s", "MB") for part in PARTS]
+    print(f"| people held | messages/s | {' | '.join(columns)} |", flush=True)
+    print(f"|---:|---:|{'---:|' * len(columns)}", flush=True)
     steps: list[Step] = []
     async with dispatch.standing(ground, people=0) as bench:
         server = await dispatch.serving(bench, SUBMITS_AT_ONCE, 100)
         for subjects in (step for step in STEPS if step <= max(ground.subjects, STEPS[0])):
             await dispatch.hold(bench, (steps[-1].subjects if steps else 0), subjects)
             await bench.round(server, CAMPAIGN_REQUESTS.name, many, agreed=True, of=subjects)
-            before = _cpu()
+            before = _used()
             done = await bench.round(server, CAMPAIGN_REQUESTS.name, many, agreed=True, of=subjects)
-            after = _cpu()
-            cpu = {part: (after[part] - before[part]) / many * 1e6 for part in PARTS}
-            steps.append(Step(subjects, done.rate, cpu, _memory_mb(server.pid)))
-            told = " | ".join(f"{seconds:.0f}" for seconds in cpu.values())
-            print(f"| {subjects:,} | {done.rate:,.0f} | {told} | {steps[-1].memory_mb:.0f} |", flush=True)
+            after = _used()
+            cpu = {part: (after[part][0] - before[part][0]) / many * 1e6 for part in PARTS}
+            steps.append(Step(subjects, done.rate, cpu, {part: after[part][1] for part in PARTS}))
+            told = " | ".join(f"{value:.0f}" for of in (cpu, steps[-1].memory_mb) for value in of.values())
+            print(f"| {subjects:,} | {done.rate:,.0f} | {told} |", flush=True)
     if len(steps) > 1:
         PLOT.write_text(plot(steps))  # noqa: ASYNC240  (nothing else is going on)
         print(f"\nThe plot is in {PLOT}.\n", flush=True)
 
 
 def plot(steps: Sequence[Step]) -> str:
-    """Seconds of processor time a million messages, over people held: a line for each part, both axes from the least to
-    the most, the lower one by powers."""
-    most = max(max(step.cpu_s.values()) for step in steps) * 1.1
+    """Over people held, by powers: seconds of processor time a million messages (lines, the scale on the left) and
+    memory (dashes, the scale on the right), of each part."""
+    most_s = max(max(step.cpu_s.values()) for step in steps) * 1.1
+    most_mb = max(max(step.memory_mb.values()) for step in steps) * 1.1
     across = (WIDTH - 2 * EDGE) / (len(steps) - 1)
 
-    def at(n: int, seconds: float) -> str:
-        return f"{EDGE + n * across:.0f},{HEIGHT - EDGE - seconds / most * (HEIGHT - 2 * EDGE):.0f}"
+    def at(n: int, share: float) -> str:
+        return f"{EDGE + n * across:.0f},{HEIGHT - EDGE - share * (HEIGHT - 2 * EDGE):.0f}"
 
+    right = WIDTH - EDGE
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}"',
         'font-family="sans-serif" font-size="12">',
-        "<title>Processor seconds for a million messages, by people held</title>",
+        "<title>Processor seconds for a million messages, and memory, by people held</title>",
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-        f'<path d="M{at(0, most)} L{at(0, 0)} L{at(len(steps) - 1, 0)}" fill="none" stroke="#9ca3af"/>',
+        f'<path d="M{at(0, 1)} L{at(0, 0)} L{at(len(steps) - 1, 0)} L{at(len(steps) - 1, 1)}" fill="none"'
+        ' stroke="#9ca3af"/>',
         f'<text x="{EDGE}" y="{EDGE - 12}">seconds of processor time for a million messages</text>',
-        f'<text x="{EDGE - 6}" y="{EDGE + 4}" text-anchor="end">{most:.0f}</text>',
+        f'<text x="{right}" y="{EDGE - 12}" text-anchor="end">memory, MB (dashes)</text>',
+        f'<text x="{EDGE - 6}" y="{EDGE + 4}" text-anchor="end">{most_s:.0f}</text>',
+        f'<text x="{right + 6}" y="{EDGE + 4}">{most_mb:,.0f}</text>',
     ]
     for n, step in enumerate(steps):
         x = EDGE + n * across
         lines.append(f'<text x="{x:.0f}" y="{HEIGHT - EDGE + 18}" text-anchor="middle">{step.subjects:,}</text>')
     lines.append(f'<text x="{WIDTH / 2:.0f}" y="{HEIGHT - 12}" text-anchor="middle">people held</text>')
     for number, (part, colour) in enumerate(COLOURS.items()):
-        points = " ".join(at(n, step.cpu_s[part]) for n, step in enumerate(steps))
-        lines.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        lines.append(
-            f'<text x="{WIDTH - EDGE - 72 * number}" y="{EDGE - 36}" text-anchor="end" fill="{colour}">{part}</text>'
-        )
+        seconds = " ".join(at(n, step.cpu_s[part] / most_s) for n, step in enumerate(steps))
+        memory = " ".join(at(n, step.memory_mb[part] / most_mb) for n, step in enumerate(steps))
+        line = f'fill="none" stroke="{colour}" stroke-width="2"'
+        lines.append(f'<polyline points="{seconds}" {line}/>')
+        lines.append(f'<polyline points="{memory}" {line} stroke-dasharray="3 5"/>')
+        lines.append(f'<text x="{right - 72 * number}" y="{EDGE - 36}" text-anchor="end" fill="{colour}">{part}</text>')
     return "\n".join([*lines, "</svg>", ""])
 
 
-def _cpu() -> dict[str, float]:
-    """Seconds so far, by part, of the processes that descend from this one."""
+def _used() -> dict[str, tuple[float, float]]:
+    """Seconds of processor time so far and MB of memory, by part, of the processes that descend from this one."""
     parents: dict[int, int] = {}
-    used: dict[int, float] = {}
+    seconds: dict[int, float] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             told = (folder / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
         parents[int(folder.name)] = int(told[1])
-        used[int(folder.name)] = (int(told[11]) + int(told[12])) / os.sysconf("SC_CLK_TCK")
-    found = dict.fromkeys(PARTS, 0.0)
-    for pid, taken in used.items():
+        with_ended_children = sum(int(ticks) for ticks in told[11:15])
+        seconds[int(folder.name)] = with_ended_children / os.sysconf("SC_CLK_TCK")
+    found = dict.fromkeys(PARTS, (0.0, 0.0))
+    for pid, taken in seconds.items():
         above = pid
         while above in parents and above != os.getpid():
             above = parents[above]
         if above == os.getpid() and (part := _part(pid)):
-            found[part] += taken
+            cpu_s, memory_mb = found[part]
+            found[part] = cpu_s + taken, memory_mb + _memory_mb(pid)
     return found
 
 
@@ -112,9 +123,13 @@ def _part(pid: int) -> str | None:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return None
-    return next((part for part, mark in PARTS.items() if mark in command), None)
+    return next((part for part, mark in PARTS.items() if re.search(mark, command)), None)
 
 
 def _memory_mb(pid: int) -> float:
-    told = Path(f"/proc/{pid}/status").read_text().partition("VmRSS:")[2].split()
-    return int(told[0]) / 1024
+    """Its part of what it shares with others (Pss); 0 where it has gone."""
+    try:
+        told = Path(f"/proc/{pid}/smaps_rollup").read_text().partition("\nPss:")[2].split()
+    except OSError:
+        return 0.0
+    return int(told[0]) / 1024 if told else 0.0
