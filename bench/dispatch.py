@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import count
-from typing import Any
 from uuid import uuid4
 
 import aiohttp
@@ -44,6 +43,8 @@ from common.contracts.dispatch import MessageChanged
 from common.keyring import FieldKeys, SubjectKeys
 from common.message_id import message_id
 from common.settings import KeyRingSettings
+from dispatch.gateways import Account, Submit, kannel
+from dispatch.gateways.over_http import AT_ONCE
 from stack.environment import PARTITIONS
 
 FIRST = 20_000_000  # the first number, of eight digits after +336
@@ -51,7 +52,7 @@ MESSAGES_A_ROUND = 5  # times what a round's size is
 SINGLES_A_ROUND = 1
 LATENCY_MS = 20
 SUBMITS_AT_ONCE = 64  # batches; of single messages:
-SINGLES_AT_ONCE = 200
+SINGLES_AT_ONCE = 6 * AT_ONCE  # submits, of so many requests each
 PURPOSE = "promotions"
 CAMPAIGN = "bench"
 TEXT = "Banc : -20 % ce samedi dans votre magasin. Sur presentation de ce message. STOP au 36111"
@@ -195,13 +196,16 @@ class Bench:
 
     async def client_alone(self, many: int) -> Sample:
         """The HTTP client that dispatch uses, with one message a request, and nothing else to do."""
-        body = msgspec.json.encode({"messages": [_submit(self.subject_keys.subject_id(_number(0)))]})
+        account = Account(provider="kannel", url=self.operator, user="bench", secret="bench")  # noqa: S106 nobody's
+        request = kannel.request([_submit(self.subject_keys.subject_id(_number(0)))], account, datetime.now(UTC))
         left = iter(range(many))
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=SINGLES_AT_ONCE)) as session:
 
             async def caller() -> None:
                 for _ in left:
-                    async with session.post(f"{self.operator}/v1/submits", data=body) as response:
+                    async with session.post(
+                        self.operator + request.path, data=request.body, headers=request.headers
+                    ) as response:
                         await response.read()
 
             before, started = time.process_time(), time.perf_counter()
@@ -223,7 +227,7 @@ async def run(ground: Ground) -> None:
                 wanted=SHARES.get(name),
             )
         await ground.supervisor.retire("dispatch")
-        ours = await serving(bench, SINGLES_AT_ONCE, 1)
+        ours = await serving(bench, SINGLES_AT_ONCE // AT_ONCE, None)
         many = SINGLES_A_ROUND * ground.size
         await ground.compare(
             f"Handed off, a request per message, {SINGLES_AT_ONCE} at once, {many:,} messages:"
@@ -275,19 +279,23 @@ async def standing(ground: Ground, *, watermarks: bool = True, people: int | Non
 async def serving(
     bench: Bench,
     submits: int,
-    batch: int,
+    batch: int | None,
     roles: str = "worker,projection,relay",
     nice: int = 0,
     called: str | None = None,
 ) -> Server:
+    """`batch`: messages of a request to the simulator; None: Kannel, which takes one."""
+    operator = {"PLACET_GATEWAY_URL": bench.operator, "PLACET_GATEWAY_BATCH": str(batch)}
+    if batch is None:
+        kannel = {"provider": "kannel", "url": bench.operator, "user": "bench", "secret": "bench"}
+        operator = {"PLACET_GATEWAYS": msgspec.json.encode([kannel]).decode()}
     return await bench.ground.service(
         "dispatch",
         called=called,
         PLACET_ROLES=roles,
         PLACET_NICE=str(nice),
-        PLACET_GATEWAY_URL=bench.operator,
         PLACET_GATEWAY_SUBMITS=str(submits),
-        PLACET_GATEWAY_BATCH=str(batch),
+        **operator,
     )
 
 
@@ -380,12 +388,13 @@ def _number(n: int) -> str:
     return f"+336{n + FIRST:08d}"
 
 
-def _submit(reference: str) -> dict[str, Any]:
-    return {
-        "reference": reference,
-        "to": _number(0),
-        "from": "BANC",
-        "short_code": "36111",
-        "category": "marketing",
-        "text": TEXT,
-    }
+def _submit(reference: str) -> Submit:
+    return Submit(
+        reference=reference,
+        subject_id=reference,
+        to=_number(0),
+        sender="BANC",
+        short_code="36111",
+        category="marketing",
+        text=TEXT,
+    )

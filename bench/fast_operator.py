@@ -1,5 +1,6 @@
-"""An operator that costs next to nothing: it takes any submit of the simulator's protocol and accepts all of it, some
-milliseconds later. Requests are read by hand, so that what is measured is who sends them.
+"""An operator that costs next to nothing: it takes any submit of the simulator's protocol, or of Kannel's (one message
+a request), and accepts all of it, some milliseconds later. Requests are read by hand, so that what is measured is who
+sends them.
 
     python -m bench.fast_operator PORT LATENCY_MS
 """
@@ -31,6 +32,8 @@ class _Results(msgspec.Struct):
     results: list[_Result]
 
 
+TAKEN = b"0: Accepted for delivery"  # as Kannel says it
+
 _submits = msgspec.json.Decoder(_Submits)
 _encoder = msgspec.json.Encoder()
 
@@ -57,7 +60,9 @@ class _Connection(asyncio.Protocol):
             if len(rest) < length:
                 return
             self._buffer = rest[length:]
-            if lines[0].startswith(b"POST"):
+            if lines[0].startswith(b"POST /cgi-bin/sendsms"):
+                asyncio.get_running_loop().call_later(self._latency_s, self._answer, TAKEN)
+            elif lines[0].startswith(b"POST"):
                 asyncio.get_running_loop().call_later(self._latency_s, self._accept, rest[:length])
             else:
                 self._answer(b"ok\n")
