@@ -32,7 +32,7 @@ from common.consumer import After, Hold, Poison, Received, Subscription
 from common.contracts import CAMPAIGN_REQUESTS, DISPATCH_REQUESTS
 from common.contracts.campaign import MessageRequested, MessageReworded
 from common.database import Database
-from common.kafka import partition_of
+from common.kafka import partitions_of
 from common.telemetry import counter, histogram
 from dispatch import outcomes, store
 from dispatch.clearance import Candidate, Clearance, Permit, requested, stored
@@ -106,15 +106,16 @@ class Intake:
         partition = batch[0].partition
         candidates: dict[UUID, Candidate] = {}
         reworded: dict[UUID, MessageReworded] = {}
+        whose = partitions_of([received.event.key.encode() for received in batch], self._partitions)
+        if set(whose) != {partition}:
+            raise Poison("in another partition than its subject's: its lock and its watermark are not the same")
         for event in (received.event for received in batch):
             if not isinstance(event, MessageRequested):
                 assert isinstance(event, MessageReworded)
-                self._reword(event, partition, candidates, reworded)
+                self._reword(event, candidates, reworded)
                 continue
             if event.category == "service" and event.campaign_id is not None:
                 raise Poison("a campaign cannot send in the service category")
-            if partition_of(event.subject_id, self._partitions) != partition:
-                raise Poison("in another partition than its subject's: its lock and its watermark are not the same")
             try:
                 candidate = requested(event, partition)
             except ValueError as error:
@@ -140,13 +141,10 @@ class Intake:
     def _reword(
         self,
         event: MessageReworded,
-        partition: int,
         candidates: dict[UUID, Candidate],
         reworded: dict[UUID, MessageReworded],
     ) -> None:
         """What was requested in this batch is decided as it is to be said; what was before is looked up."""
-        if partition_of(event.subject_id, self._partitions) != partition:
-            raise Poison("in another partition than its subject's: its lock and its watermark are not the same")
         try:
             identity = UUID(event.message_id)
         except ValueError as error:

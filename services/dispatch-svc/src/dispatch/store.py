@@ -288,8 +288,8 @@ async def subjects(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str,
     rows = await fetch_many(
         tx,
         "SELECT subject_id, version, consents::text, suppressions::text, erased, unreadable, held_since FROM subject"
-        " WHERE subject_id = ANY($1::text[])",
-        subject_ids,
+        " WHERE subject_id = ANY(string_to_array($1, ' '))",
+        " ".join(subject_ids),
     )
     return {
         subject_id: Subject(version, _consents.decode(consents), _suppressions.decode(suppressions), *more)
@@ -330,7 +330,9 @@ async def controls(tx: AsyncConnection, campaign_ids: Iterable[str]) -> dict[str
 async def blocks(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, frozenset[str]]:
     """The gateways whose provider does not deliver to them, of those to whom one does not."""
     rows = await fetch_many(
-        tx, "SELECT subject_id, gateway FROM provider_block WHERE subject_id = ANY($1::text[])", subject_ids
+        tx,
+        "SELECT subject_id, gateway FROM provider_block WHERE subject_id = ANY(string_to_array($1, ' '))",
+        " ".join(subject_ids),
     )
     closed: dict[str, frozenset[str]] = {}
     for subject_id, gateway in rows:
@@ -680,7 +682,6 @@ OWN = {  # of each message
     "number": "text",
     "text": "text",
     "consent_version": "integer",
-    "facts": "text",
 }
 ALIKE = {  # of many of those that are inserted together: told once for all that are alike
     "campaign_id": "text",
@@ -809,7 +810,8 @@ async def insert_messages(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]
     kinds: dict[tuple[Any, ...], int] = {}
     places = [kinds.setdefault(kind, len(kinds) + 1) for kind in map(_kind_of, rows)]
     alike = [dict(zip(ALIKE, kind, strict=True)) for kind in kinds]
-    new = await fetch_many(tx, _INSERT, *_columns(rows, OWN), places, *_columns(alike, ALIKE), *_of_all(rows))
+    facts = "\n".join(row["facts"] or "" for row in rows)
+    new = await fetch_many(tx, _INSERT, *_columns(rows, OWN), places, facts, *_columns(alike, ALIKE), *_of_all(rows))
     return {row[0] for row in new}
 
 
@@ -999,13 +1001,8 @@ SETTLED = {
 }
 
 
-ACCEPTED = {
-    "message_id": "uuid",
-    "gateway_message_id": "text",
-    "known_as": "text",
-    "handed_off_at": "timestamptz",
-    "version": "integer",
-}
+ACCEPTED = {"message_id": "uuid", "gateway_message_id": "text", "known_as": "text"}
+_SUBMITTED = {"version": "integer", "submit": "integer"}  # `submit`: the place of the instant that theirs began
 
 
 async def accept(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> set[UUID]:
@@ -1013,17 +1010,20 @@ async def accept(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> set[
     touched since (`version` is of that decision); returns which those were. The others are for `settle`."""
     if not rows:
         return set()
+    began: dict[datetime, int] = {}
     await _by_primary_key(tx)
     done = await fetch_many(
         tx,
         "UPDATE message AS m SET status = 'accepted', version = m.version + 1,"
         " gateway_message_id = coalesce(v.gateway_message_id, m.gateway_message_id),"
-        " known_as = coalesce(v.known_as, m.known_as), handed_off_at = v.handed_off_at"
-        f" FROM (SELECT * FROM {_unnest(ACCEPTED)} ORDER BY message_id) AS v"
+        f" known_as = coalesce(v.known_as, m.known_as), handed_off_at = (${len(ACCEPTED) + 3}::timestamptz[])[v.submit]"
+        f" FROM (SELECT * FROM {_unnest(ACCEPTED | _SUBMITTED)} ORDER BY message_id) AS v"
         " WHERE m.message_id = v.message_id AND m.version = v.version AND m.status = 'sending'"
         " RETURNING m.message_id",
-        *_columns(rows, list(ACCEPTED)[:-1]),
+        *_columns(rows, ACCEPTED),
         [row["permit"].row["version"] for row in rows],
+        [began.setdefault(row["handed_off_at"], len(began) + 1) for row in rows],
+        list(began),
     )
     return {row[0] for row in done}
 
@@ -1101,8 +1101,9 @@ async def enforce(tx: AsyncConnection, subject_ids: Sequence[str], now: datetime
     """
     waiting = await fetch_many(
         tx,
-        "SELECT partition, subject_id FROM enforcement WHERE enforced_at IS NULL AND subject_id = ANY($1::text[])",
-        subject_ids,
+        "SELECT partition, subject_id FROM enforcement"
+        " WHERE enforced_at IS NULL AND subject_id = ANY(string_to_array($1, ' '))",
+        " ".join(subject_ids),
     )
     if not waiting:
         return []
@@ -1347,7 +1348,10 @@ def _by_column(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> dic
 
 def _unnest(columns: Mapping[str, str], name: str = "v", first: int = 1, more: str = "") -> str:
     """These columns (with their types) as rows `v`, from the parameters that `_columns` makes."""
-    arrays = ", ".join(f"${place}::{kind}[]" for place, kind in enumerate(columns.values(), first))
+    arrays = ", ".join(
+        f"string_to_array(${place}, E'\\n', '')" if kind == "lines" else f"${place}::{kind}[]"
+        for place, kind in enumerate(columns.values(), first)
+    )
     return f"unnest({arrays}) {more} AS {name}({', '.join(columns)}{', place' if more else ''})"
 
 
@@ -1375,12 +1379,12 @@ def _of_all(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
 _of_all_of = itemgetter(*OF_ALL)
 _kind_of = itemgetter(*ALIKE)
 
-_INSERT = (
-    f"INSERT INTO message ({', '.join((*OWN, *ALIKE, *OF_ALL))}, version)"
-    f" SELECT {', '.join(f'v.{column}' for column in OWN)},"
+_INSERT = (  # the facts as lines, which no JSON has within: of an array the driver looks at each element three times
+    f"INSERT INTO message ({', '.join((*OWN, 'facts', *ALIKE, *OF_ALL))}, version)"
+    f" SELECT {', '.join(f'v.{column}' for column in OWN)}, v.facts,"
     f" {', '.join(_AS_ARRAY.format('k.reasons') if column == 'reasons' else f'k.{column}' for column in ALIKE)},"
-    f" {_one_for_all(len(OWN) + 1 + len(ALIKE))}, 1"
-    f" FROM {_unnest({**OWN, 'kind': 'integer'})}"
-    f" JOIN {_unnest(ALIKE, 'k', len(OWN) + 2, 'WITH ORDINALITY')} ON k.place = v.kind"
+    f" {_one_for_all(len(OWN) + 2 + len(ALIKE))}, 1"
+    f" FROM {_unnest({**OWN, 'kind': 'integer', 'facts': 'lines'})}"
+    f" JOIN {_unnest(ALIKE, 'k', len(OWN) + 3, 'WITH ORDINALITY')} ON k.place = v.kind"
     " ON CONFLICT (message_id) DO NOTHING RETURNING message_id"
 )
