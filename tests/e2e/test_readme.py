@@ -1,4 +1,5 @@
-"""The README's lines work as written: every bash block, in order, in one shell, as a newcomer pastes them."""
+"""The README's lines work as written, and those of docs/campaigns.md: every bash block, in order, in one shell, as a
+newcomer pastes them."""
 
 import asyncio
 import os
@@ -24,7 +25,21 @@ def checkout(tmp_path: Path) -> Path:
 
 @pytest.mark.timeout(WITHIN_S + 60)
 async def test_every_line_of_the_readme_works_as_written(checkout: Path) -> None:
-    script = "\n".join(BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8")))
+    output = await _pasted(checkout, "README.md")
+    for answer in ('"state":"opted_in"', '"status":"finished"', '"status":"accepted"', '"state":"opted_out"'):
+        assert answer in output, output[-4000:]
+
+
+@pytest.mark.timeout(WITHIN_S + 60)
+async def test_every_line_of_the_campaigns_guide_works_as_written(checkout: Path) -> None:
+    output = await _pasted(checkout, "docs/campaigns.md")
+    for answer in ('"approval_missing"', '"own_campaign"', '"status":"finished"', '"variant":"b"', '"accepted":4'):
+        assert answer in output, output[-4000:]
+
+
+async def _pasted(checkout: Path, document: str) -> str:
+    """What one shell says to all of its blocks; blanks after colons left out."""
+    script = "\n".join(BLOCK.findall((ROOT / document).read_text(encoding="utf-8")))
     assert "make up" in script
     assert "make down" in script
     shell = await asyncio.create_subprocess_exec(
@@ -47,8 +62,7 @@ async def test_every_line_of_the_readme_works_as_written(checkout: Path) -> None
         await _down(checkout)
     output = said.decode()
     assert shell.returncode == 0, output[-4000:]
-    for answer in ('"state":"opted_in"', '"status":"finished"', '"status":"accepted"', '"state":"opted_out"'):
-        assert answer in output.replace('": ', '":'), output[-4000:]
+    return output.replace('": ', '":')
 
 
 async def _down(checkout: Path) -> None:

@@ -115,16 +115,17 @@ class Environment:
             **self.more.get("simulator", {}),
         }
 
-    def token(self, scope: str = SCOPES) -> str:
+    def token(self, scope: str = SCOPES, subject: str = "developer") -> str:
         """A development JWT for every sender."""
         now = int(time.time())
-        claims = {"sub": "developer", "scope": scope, "senders": "*", "iss": ISSUER, "aud": ISSUER}
+        claims = {"sub": subject, "scope": scope, "senders": "*", "iss": ISSUER, "aud": ISSUER}
         return jwt.encode({**claims, "iat": now, "exp": now + TOKEN_DAYS * 86_400}, self.auth_key, algorithm="HS256")
 
     def write(self, path: Path) -> None:
         """`stack.env`: where to call, and with what token. For the owner's eyes only; appears whole or not at all."""
         lines = {f"{name.upper()}_URL": url for name, url in self.urls.items()}
-        lines |= {"TOKEN": self.token(), "SIMULATOR_SECRET": self.simulator_secret, "TWILIO_SECRET": self.twilio_secret}
+        lines |= {"TOKEN": self.token(), "COLLEAGUE_TOKEN": self.token(subject="colleague")}
+        lines |= {"SIMULATOR_SECRET": self.simulator_secret, "TWILIO_SECRET": self.twilio_secret}
         fresh = path.with_suffix(".new")
         fresh.unlink(missing_ok=True)
         fresh.touch(mode=0o600)
