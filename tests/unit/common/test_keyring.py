@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import hmac
+import re
 
 import pytest
 from hypothesis import given
@@ -120,6 +121,7 @@ def test_many_sealed_at_once_open_as_one_by_one_and_share_no_nonce(many: list[tu
     assert [fields.unseal(each, context) for each, (_, context) in zip(sealed, many, strict=True)] == [
         plain for plain, _ in many
     ]
+    assert all(re.fullmatch(r"k1\.[A-Za-z0-9_=-]+", each) for each in sealed)  # as `seal` writes: safe in a URL
     assert len({each[:19] for each in sealed}) == len(many)  # "k1." and the 12 bytes of the nonce
 
 

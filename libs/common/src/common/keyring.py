@@ -67,15 +67,16 @@ class FieldKeys:
         return f"{self._current}.{base64.urlsafe_b64encode(nonce + sealed).decode()}"
 
     def seal_all(self, fields: Sequence[tuple[str, str]]) -> list[str]:
-        """Each a plain text and its context, as `seal` would, all nonces drawn at once: a third less time."""
-        encrypt, nonces = self._ciphers[self._current].encrypt, os.urandom(NONCE_BYTES * len(fields))
+        """Each a plain text and its context, as `seal` would, all drawn and all written at once: a third less time."""
+        encrypt, drawn = self._ciphers[self._current].encrypt, os.urandom(NONCE_BYTES * len(fields))
+        nonces = [drawn[at : at + NONCE_BYTES] for at in range(0, len(drawn), NONCE_BYTES)]
+        raws = [
+            nonce + encrypt(nonce, plain.encode(), context.encode())
+            for nonce, (plain, context) in zip(nonces, fields, strict=True)
+        ]
+        lines = b"".join(map(binascii.b2a_base64, raws)).translate(_TO_URLSAFE).decode()
         begins = f"{self._current}."
-        sealed = []
-        for place, (plain, context) in enumerate(fields):
-            nonce = nonces[place * NONCE_BYTES : (place + 1) * NONCE_BYTES]
-            raw = nonce + encrypt(nonce, plain.encode(), context.encode())
-            sealed.append(begins + binascii.b2a_base64(raw, newline=False).translate(_TO_URLSAFE).decode())
-        return sealed
+        return [begins + line for line in lines.splitlines()]
 
     def unseal(self, sealed: str, context: str) -> str:
         """Raises Unreadable."""

@@ -117,15 +117,15 @@ def _ranges(country_code: str) -> tuple[re.Pattern[str], range]:
 
 _RANGES = {country_code: _ranges(country_code) for country_code in TERRITORIES}
 _MOBILE = {country_code: mobile for country_code, (mobile, _) in _RANGES.items()}
-_METROPOLITAN = re.compile(rf"\+33(?:{_MOBILE['33'].pattern})", re.ASCII)
+_METROPOLITAN = re.compile(rf"(?:0|\+33)({_MOBILE['33'].pattern})", re.ASCII)
 _FICTIONAL = re.compile(rf"\+33{FICTION}\d{{4}}", re.ASCII)
 
 
 def metropolitan(raw: str) -> str | None:
     """The E.164 of a metropolitan mobile that is written as most are, 06… or +336… and nothing between the digits, else
     None: what `parse` says of it, and no more, in a sixth of the time."""
-    plain = f"+33{raw[1:]}" if raw[:1] == "0" else raw
-    return plain if _METROPOLITAN.fullmatch(plain) else None
+    found = _METROPOLITAN.fullmatch(raw)
+    return f"+33{found[1]}" if found else None
 
 
 def parse(raw: str, *, fictional: bool = False) -> Msisdn:
