@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from campaign.attribute import Kind
-from campaign.contacts_file import Contact, FileRefused, Reading, Refusal
+from campaign.contacts_file import Chunk, FileRefused, Reading
 from campaign.folding import Folding, changes, folded, of_author, of_contact
 from campaign.links import Tokens
 from campaign.short_link import any_token
@@ -185,11 +185,11 @@ def test_a_file_reads_the_same_however_it_is_cut(
     rows = ["mobile,prénom", *(f"06 39 98 {n // 100:02} {n % 100:02},Zoé" for n in numbers)]
     body = "".join(row.replace(",", delimiter) + end for row in rows).encode(charset)
     found = [
-        (contact.line, contact.e164, contact.attributes)
+        contact
         for chunk in Reading(
             (body[i : i + piece] for i in range(0, len(body), piece)), {}, fictional=True, size=7
         ).chunks()
-        for contact in chunk.contacts
+        for contact in zip(chunk.lines, chunk.e164s, chunk.attributes, strict=True)
     ]
     assert found == [(line, f"+3363998{n:04}", {"prenom": "Zoé"}) for line, n in enumerate(numbers, start=2)]
 
@@ -201,11 +201,11 @@ cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters='\0\
 def test_a_row_reads_the_same_with_quotes_and_without(rows: list[list[str]], size: int) -> None:
     """Without any, lines are cut where the delimiter is; with some, by the reader of CSV."""
 
-    def told(quote: str) -> list[tuple[list[Contact], list[Refusal]]]:
+    def told(quote: str) -> list[Chunk]:
         lines = ["mobile;a;b", *(";".join([f"06399812{n:02}", *row]) for n, row in enumerate(rows)), "0639981299;;"]
         body = "".join(";".join(f"{quote}{cell}{quote}" for cell in line.split(";")) + "\n" for line in lines)
         read = Reading([body.encode()], {"a": Kind.NUMBER}, fictional=True, size=size)
-        return [(list(chunk.contacts), list(chunk.refusals)) for chunk in read.chunks()]
+        return list(read.chunks())
 
     assert told("") == told('"')
 
@@ -217,6 +217,6 @@ def test_a_row_reads_the_same_with_quotes_and_without(rows: list[list[str]], siz
 def test_any_bytes_are_read_or_refused(start: bytes, pieces: list[bytes]) -> None:
     try:
         for chunk in Reading([start, *pieces], {"a": Kind.NUMBER, "b": Kind.DATE}).chunks():
-            assert len(chunk.contacts) + len(chunk.refusals) > 0
+            assert len(chunk.lines) + len(chunk.refusals) > 0
     except FileRefused:
         return

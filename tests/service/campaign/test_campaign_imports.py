@@ -279,7 +279,15 @@ async def test_objects_come_by_the_same_door_and_say_how_they_were_read(campaign
 
 
 async def test_values_come_back_as_they_were_whatever_is_in_them(campaigns: Campaigns) -> None:
-    held = {"a": "C:\\new\\table", "b": "a\tb\nc\rd", "c": "\\N", "d": 'dit "oui"', "e": "\\.", "f": "{É;ß,😀}"}
+    held = {
+        "a": "C:\\new\\table",
+        "b": "a\tb\nc\rd",
+        "c": "\\N",
+        "d": 'dit "oui"',
+        "e": "\\.",
+        "f": "{É;ß,😀}",
+        "g": "a\u2028b\x85c",
+    }
     await campaigns.imported(json.dumps({"number": number(1), **held}))
     found = await campaigns.post("contacts/lookup", json={"sender_id": SENDER, "number": number(1)})
     assert found["attributes"] == held

@@ -28,7 +28,7 @@ FILE = ("mobile;prénom\n" + "\n".join(LINES) + "\n").encode()
 
 @pytest.fixture(autouse=True)
 def _in_several_transactions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importing, "AT_ONCE", 5_000)
+    monkeypatch.setattr(importing, "AT_ONCE", 4_000)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import codecs
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -19,6 +19,7 @@ from campaign.contacts_file import (
     Reading,
     WrongColumns,
     attribute_name,
+    check,
 )
 from common.msisdn import NumberProblem
 
@@ -33,7 +34,11 @@ def chunks(body: bytes, *, piece: int = 7) -> Iterator[Chunk]:
 
 
 def contacts(body: bytes, *, piece: int = 7) -> list[tuple[int, str, dict[str, str]]]:
-    return [(c.line, c.e164, c.attributes) for chunk in chunks(body, piece=piece) for c in chunk.contacts]
+    return [each for chunk in chunks(body, piece=piece) for each in taken(chunk)]
+
+
+def taken(chunk: Chunk) -> Iterator[tuple[int, str, dict[str, str]]]:
+    return zip(chunk.lines, chunk.e164s, chunk.attributes, strict=True)
 
 
 def refusals(body: bytes) -> list[tuple[int, str]]:
@@ -144,7 +149,41 @@ def test_a_header_alone_is_an_empty_list() -> None:
 def test_a_long_file_comes_in_chunks() -> None:
     body = b"mobile\n" + b"".join(b"063998%04d\n" % n for n in range(2500))
     read = Reading([body], {}, fictional=True, size=1000).chunks()
-    assert [len(chunk.contacts) for chunk in read] == [1000, 1000, 500]
+    assert [len(chunk.lines) for chunk in read] == [1000, 1000, 500]
+
+
+def test_what_is_recorded_is_left_out_wherever_in_a_chunk_that_ends() -> None:
+    body = b"mobile;ville\n0639981234;A\n36111;B\n0639981235;C\n0639981236;D\n36112;E\n"
+    [chunk] = chunks(body)
+    for recorded in range(1, 8):
+        rest = chunk.behind(recorded)
+        assert list(taken(rest)) == [each for each in taken(chunk) if each[0] > recorded]
+        assert len(rest.territories) == len(rest.lines)
+        assert [refusal.line for refusal in rest.refusals] == [line for line in (3, 6) if line > recorded]
+
+
+@pytest.mark.parametrize("before", range(6))  # lines without a quote, three of them a chunk
+@pytest.mark.parametrize(
+    ("rest", "reason"),
+    [
+        (b'0639981235;"A\nB"\n0639981236;\n', None),
+        (b'0639981235;"' + b"A\n" * 70_000, "not_csv"),
+        ("0639981235;é\n".encode() + b"0639981236;\xff\n", "charset"),
+    ],
+)
+def test_a_file_is_checked_to_its_end_as_it_is_read(before: int, rest: bytes, reason: str | None) -> None:
+    body = b"mobile;nom\n" + b"0639981234;\n" * before + rest
+
+    def refused(read: Callable[[], object]) -> tuple[str, str] | None:
+        try:
+            read()
+        except FileRefused as error:
+            return error.reason, str(error)
+        return None
+
+    found = refused(lambda: check([body], 3))
+    assert found == refused(lambda: list(Reading([body], {}, fictional=True, size=3).chunks()))
+    assert (found and found[0]) == reason
 
 
 @pytest.mark.parametrize(
@@ -177,7 +216,7 @@ def test_both_formats_take_and_refuse_the_same(piece: int) -> None:
     def told(body: str, before: int) -> list[Any]:
         read = list(reading(body.encode(), {"points": Kind.NUMBER}, piece=piece).chunks())
         return [
-            [(c.line - before, c.e164, c.attributes) for chunk in read for c in chunk.contacts],
+            [(line - before, e164, said) for chunk in read for line, e164, said in taken(chunk)],
             [(r.line - before, r.reason) for chunk in read for r in chunk.refusals],
         ]
 
@@ -238,7 +277,7 @@ def test_each_object_has_fields_of_its_own() -> None:
 )
 def test_it_is_said_how_a_file_was_read(body: bytes, read_as: ReadAs) -> None:
     read = reading(body)
-    assert [len(chunk.contacts) for chunk in read.chunks()] == [1]
+    assert [len(chunk.lines) for chunk in read.chunks()] == [1]
     assert read.read_as == read_as
 
 
@@ -271,7 +310,7 @@ def test_a_time_zone_is_one_that_there_is() -> None:
 @pytest.mark.parametrize("size", [1, 2, 20_000])  # where the file ends with a chunk as where it does not
 def test_a_line_that_the_file_ends_within_is_refused(body: bytes, line: int, size: int) -> None:
     read = list(Reading([body], {}, fictional=True, size=size).chunks())
-    assert [contact.line for chunk in read for contact in chunk.contacts] == [2]
+    assert [line for chunk in read for line in chunk.lines] == [2]
     assert [refusal for chunk in read for refusal in chunk.refusals] == [(line, LineProblem.CUT_OFF)]
 
 

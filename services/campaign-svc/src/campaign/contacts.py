@@ -143,7 +143,7 @@ async def put_contacts(body: NewContacts, held: Held, caller: Writer) -> Verdict
         kinds = known | inferred
         read = [_read(contact, kinds, held) for contact in body.contacts]
         rows = {row[1]: row for place, each in enumerate(read) if (row := _row(place, each, held)) is not None}
-        erased = await store.erased_among(tx, list(rows))
+        erased = await store.erased_among(tx, rows)
         created = await store.put_contacts(
             tx, body.sender_id, [row for subject_id, row in rows.items() if subject_id not in erased], now
         )

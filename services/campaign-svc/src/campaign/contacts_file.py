@@ -11,13 +11,14 @@ import csv
 import io
 import re
 import unicodedata
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from itertools import chain, islice
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeVar, cast
 from zoneinfo import available_timezones
 
 import msgspec
@@ -26,7 +27,9 @@ from campaign.attribute import MAX_CHARS, TIMEZONE, Inference, Kind, kept
 from campaign.text import STOP_FIELD
 from common.msisdn import NumberProblem, NumberRefused, metropolitan, parse
 
-CHUNK_LINES = 20_000
+T = TypeVar("T")
+
+CHUNK_LINES = 2_000  # of ten times as many each takes twice as long: they outgrow the processor's cache
 MAX_LINE_CHARS = 64 * 1024
 MAX_COLUMNS = 60
 MAX_ATTRIBUTES = 200  # of all the lines of an NDJSON file
@@ -119,25 +122,31 @@ _NOT_OF_KIND = {
 }
 
 
-class Contact(NamedTuple):
-    """`line`: where it begins in the file, the first being 1. `e164` and `territory` as of `common.msisdn.Msisdn`."""
-
-    line: int
-    e164: str
-    territory: str
-    attributes: dict[str, str]
-
-
 class Refusal(NamedTuple):
     line: int
     reason: str
 
 
 class Chunk(NamedTuple):
-    """Some lines of the file, in order. Blank lines are in neither."""
+    """Some lines of the file, in order: the contacts column by column, and what is refused; blank lines are in neither.
+    `lines`: where each begins in the file, the first being 1; `e164s`, `territories`: as of `common.msisdn.Msisdn`."""
 
-    contacts: Sequence[Contact]
+    lines: Sequence[int]
+    e164s: Sequence[str]
+    territories: Sequence[str]
+    attributes: Sequence[dict[str, str]]
     refusals: Sequence[Refusal]
+
+    def behind(self, line: int) -> "Chunk":
+        """Without the lines up to this one."""
+        place = bisect_right(self.lines, line)
+        return Chunk(
+            self.lines[place:],
+            self.e164s[place:],
+            self.territories[place:],
+            self.attributes[place:],
+            [refusal for refusal in self.refusals if refusal.line > line],
+        )
 
 
 class FileRefused(ValueError):
@@ -165,14 +174,13 @@ class ReadAs:
 
 class _Batch(NamedTuple):
     """Some lines: where each begins, its number as it stands there, its attributes; and those refused already.
-    `short`: no value can be too long. `typed`: one may be other than its attribute holds."""
+    `short`: no value can be too long."""
 
     lines: list[int]
     numbers: list[str]
     attributes: list[dict[str, str]]
     refusals: list[Refusal]
     short: bool = False
-    typed: bool = True
 
 
 class Reading:
@@ -187,6 +195,7 @@ class Reading:
         self._typed = [(name, kind) for name, kind in kinds.items() if kind is not Kind.TEXT]
         self._fictional = fictional
         self._size = size
+        self._named: set[str] = set()
         self._inferred: dict[str, Inference] = {}
 
     @property
@@ -200,41 +209,47 @@ class Reading:
         first, lines = _opened(self._body, self.read_as)
         for batch in self._ndjson(first, lines) if _is_ndjson(first) else self._csv(first, lines):
             chunk = self._checked(batch)
-            if chunk.contacts or chunk.refusals:
+            if chunk.lines or chunk.refusals:
                 yield chunk
 
     def _checked(self, batch: _Batch) -> Chunk:
         """Numbers are read, and values held against what their attributes hold."""
-        contacts: list[Contact] = []
-        refusals = batch.refusals
-        held_to = batch.typed or not batch.short
-        for line, number, attributes in zip(batch.lines, batch.numbers, batch.attributes, strict=True):
-            if (e164 := metropolitan(number)) is not None:
-                territory = "FR"
+        lines, attributes, refusals = batch.lines, batch.attributes, batch.refusals
+        e164s = [metropolitan(number) or "" for number in batch.numbers]
+        territories = ["FR"] * len(e164s)
+        refused: dict[int, str] = {}  # by place
+        for place in [place for place, e164 in enumerate(e164s) if not e164]:
+            try:
+                msisdn = parse(batch.numbers[place], fictional=self._fictional)
+            except NumberRefused as error:
+                refused[place] = error.reason
             else:
-                try:
-                    msisdn = parse(number, fictional=self._fictional)
-                except NumberRefused as refused:
-                    refusals.append(Refusal(line, refused.reason))
-                    continue
-                e164, territory = msisdn.e164, msisdn.territory
-            if held_to and (problem := against(attributes, self._typed, short=batch.short)) is not None:
-                refusals.append(Refusal(line, problem))
-                continue
-            contacts.append(Contact(line, e164, territory, attributes))
-        held = [contact.attributes for contact in contacts]
+                e164s[place], territories[place] = msisdn.e164, msisdn.territory
+        typed = [
+            (name, kind)
+            for name, kind in self._typed
+            if name in self._named and not _all_as_kept(_values(attributes, name), kind)
+        ]
+        if typed or not batch.short or TIMEZONE in self._named:
+            for place, said in enumerate(attributes):
+                if place not in refused and (problem := against(said, typed, short=batch.short)) is not None:
+                    refused[place] = problem
+        if refused:
+            refusals = sorted(refusals + [Refusal(lines[place], reason) for place, reason in refused.items()])
+            lines, attributes = _without(refused, lines), _without(refused, attributes)
+            e164s, territories = _without(refused, e164s), _without(refused, territories)
         for name, seen in self._inferred.items():
             if not seen.settled:
-                seen.see({each.get(name, "") for each in held})
-        refusals.sort()
-        return Chunk(contacts, refusals)
+                seen.see(_values(attributes, name))
+        return Chunk(lines, e164s, territories, attributes, refusals)
 
-    def _meet(self, names: Iterable[str | None]) -> bool:
+    def _meet(self, names: Collection[str | None]) -> bool:
         """False where they are too many."""
         new = {n: Inference(n) for n in names if n is not None and n not in self._kinds and n not in self._inferred}
         if len(self._inferred) + len(new) > MAX_ATTRIBUTES:
             return False
         self._inferred |= new
+        self._named.update(name for name in names if name is not None)
         return True
 
     # --- CSV ---------------------------------------------------------------------------------------------------------
@@ -244,34 +259,34 @@ class Reading:
         self.read_as.delimiter = delimiter
         self._meet(titles)  # no more than MAX_COLUMNS
         named = [(place, title) for place, title in enumerate(titles) if title is not None]
-        typed = TIMEZONE in titles or any(name in titles for name, _ in self._typed)
+        width = len(titles)
         begins, first = 2, True  # the header is 1
         while True:
             rows, ends, short = _rows(lines, delimiter, begins, self._size)
             if not rows:
                 return
-            if first and len(titles) > 1:
+            if first and width > 1:
                 _same_delimiter(rows)
             first = False
-            batch = _Batch([], [], [], [], short, typed)
-            line = begins
-            for row, end in zip(rows, ends, strict=True):
-                line, begins = begins, end + 1
-                if len(row) != len(titles):
-                    if any(cell.strip() for cell in row[len(titles) :]):
-                        batch.refusals.append(Refusal(line, LineProblem.TOO_MANY_CELLS))
-                        continue
-                    row = [*row[: len(titles)], *[""] * (len(titles) - len(row))]
-                if not row[number].strip() and not any(cell.strip() for cell in row):
-                    continue
-                batch.lines.append(line)
-                batch.numbers.append(row[number])
-                batch.attributes.append({title: row[place].strip() for place, title in named})
-            if lines.ended and batch.lines[-1:] == [line] and lines.cut(rows[-1], begins - line, len(titles)):
-                for column in (batch.lines, batch.numbers, batch.attributes):
-                    column.pop()
-                batch.refusals.append(Refusal(line, LineProblem.CUT_OFF))
-            yield batch
+            starts = [begins, *(end + 1 for end in ends[:-1])]
+            begins = ends[-1] + 1
+            cut = lines.ended and lines.cut(rows[-1], begins - starts[-1], width)
+            gone: dict[int, str] = {}  # by place, and why; of a blank line nothing
+            for place in [place for place, row in enumerate(rows) if len(row) != width or not row[number].strip()]:
+                row = rows[place]
+                if any(cell.strip() for cell in row[width:]):
+                    gone[place] = LineProblem.TOO_MANY_CELLS
+                elif any(cell.strip() for cell in row):
+                    rows[place] = [*row[:width], *[""] * (width - len(row))]
+                else:
+                    gone[place] = ""
+            if cut:
+                gone.setdefault(len(rows) - 1, LineProblem.CUT_OFF)
+            refusals = [Refusal(starts[place], why) for place, why in gone.items() if why]
+            if gone:
+                starts, rows = _without(gone, starts), _without(gone, rows)
+            attributes = [{title: row[place].strip() for place, title in named} for row in rows]
+            yield _Batch(starts, [row[number] for row in rows], attributes, refusals, short)
 
     # --- NDJSON ------------------------------------------------------------------------------------------------------
 
@@ -325,8 +340,8 @@ def check(body: Iterable[bytes], size: int = CHUNK_LINES) -> None:
     rows, ends, _ = _rows(lines, delimiter, 2, size)
     if len(titles) > 1:
         _same_delimiter(rows)
-    while rows:
-        rows, ends, _ = _rows(lines, delimiter, ends[-1] + 1, size)
+    while ends:
+        _, ends, _ = _rows(lines, delimiter, ends[-1] + 1, size, wanted=False)
 
 
 def _opened(body: Iterable[bytes], read_as: ReadAs) -> tuple[str, "_Lines"]:
@@ -396,12 +411,14 @@ class _Lines(Iterator[str]):
         return len(row) < width and not raw.endswith(("\n", "\r"))
 
 
-def _rows(lines: _Lines, delimiter: str, begins: int, size: int) -> tuple[list[list[str]], Sequence[int], bool]:
+def _rows(
+    lines: _Lines, delimiter: str, begins: int, size: int, *, wanted: bool = True
+) -> tuple[list[list[str]], Sequence[int], bool]:
     """(some rows, the line each ends with, whether no cell can be too long). Lines without a quote are cut where the
-    delimiter is, which is four times as fast."""
+    delimiter is, which is four times as fast; where the rows are not `wanted`, nothing can be wrong with them."""
     read = lines.take(size)
     if '"' not in "".join(read):
-        rows = [line.rstrip("\r\n").split(delimiter) for line in read]
+        rows = [line.rstrip("\r\n").split(delimiter) for line in read] if wanted else []
         return rows, range(begins, begins + len(read)), max(map(len, read), default=0) <= MAX_CHARS
     lines.back(read)
     reader = csv.reader(lines, delimiter=delimiter)
@@ -477,6 +494,20 @@ def against(attributes: dict[str, str], typed: Iterable[tuple[str, Kind]], *, sh
     if (zone := attributes.get(TIMEZONE)) and zone not in _zones():
         return f"{LineProblem.NO_TIMEZONE}:{TIMEZONE}"
     return None
+
+
+def _values(contacts: Iterable[Mapping[str, str]], name: str) -> set[str]:
+    """That they have of an attribute, empty ones among them."""
+    return {each.get(name, "") for each in contacts}
+
+
+def _all_as_kept(values: Iterable[str], kind: Kind) -> bool:
+    return all(not value or kept(value, kind) == value for value in values)
+
+
+def _without(gone: Container[int], column: Iterable[T]) -> list[T]:
+    """A column but for these places."""
+    return [each for place, each in enumerate(column) if place not in gone]
 
 
 @lru_cache(maxsize=1)

@@ -11,17 +11,17 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import asyncpg
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign import attributes, store
-from campaign.contacts_file import CHUNK_LINES, Chunk, LineProblem, Reading, Refusal
+from campaign.contacts_file import Chunk, LineProblem, Reading, Refusal
 from campaign.store import ImportedRow
 from common.keyring import FieldKeys
 from common.service import Resources, Worker
@@ -32,12 +32,12 @@ log = logging.getLogger(__name__)
 
 LINES = counter("sms_campaign_import_lines_total", "Lines of imported files, by what became of them.", ["result"])
 
-AT_ONCE = CHUNK_LINES  # in one transaction
+AT_ONCE = 20_000  # lines in one transaction
 PIECE_WITHIN_S = 30.0
 LOOK_EVERY_S = 2.0
 MAX_ATTEMPTS = 8  # with nothing recorded: within nine minutes
 
-_encode = msgspec.json.Encoder().encode
+_encode_lines = msgspec.json.Encoder().encode_lines
 
 
 def worker(held: Resources[Any]) -> Worker:
@@ -69,7 +69,7 @@ async def record(held: Resources[Any], claim: AsyncConnection, import_id: str) -
         await store.put_attempt(tx, import_id, attempts, datetime.now(UTC) + pause(attempts))
         known = await attributes.kinds_of(tx, found["sender_id"])
     body = pieces(claim, held.field_keys, import_id, found["pieces"])
-    reading = Reading(body, known, fictional=held.settings.fictional_numbers, size=AT_ONCE)
+    reading = Reading(body, known, fictional=held.settings.fictional_numbers)
     steps = _sealed(held, reading.chunks(), found)
     step = await asyncio.to_thread(next, steps, None)
     while step is not None:
@@ -107,34 +107,42 @@ def sealing_context(import_id: str, position: int) -> str:
     return f"import:{import_id}:{position}"
 
 
-class _Step(NamedTuple):
+@dataclass
+class _Step:
     """Some lines behind the one that is recorded: the last of them, those that are taken, also as `store.copied` has
     them, and those that are refused."""
 
-    last: int
-    rows: list[ImportedRow]
-    lines: dict[str, str]
-    refusals: list[Refusal]
+    last: int = 0
+    rows: list[ImportedRow] = field(default_factory=list)
+    lines: dict[str, str] = field(default_factory=dict)
+    refusals: list[Refusal] = field(default_factory=list)
+
+    def in_order(self) -> "_Step":
+        """Of their ids: so whoever brings the same people at the same moment waits, and neither for the other."""
+        self.lines = {subject_id: self.lines[subject_id] for subject_id in sorted(self.lines)}
+        return self
 
 
 def _sealed(held: Resources[Any], chunks: Iterator[Chunk], found: Mapping[str, Any]) -> Iterator[_Step]:
     """Runs in a thread: parsing and sealing are all computation."""
-    recorded: int = found["line"]
+    step = _Step()
     for chunk in chunks:
-        contacts = [contact for contact in chunk.contacts if contact.line > recorded]
-        refusals = [refusal for refusal in chunk.refusals if refusal.line > recorded]
-        if not contacts and not refusals:
-            continue
-        ids = [held.subject_keys.subject_id(contact.e164) for contact in contacts]
+        lines, e164s, territories, attributes, refusals = chunk.behind(found["line"])
+        ids = [held.subject_keys.subject_id(e164) for e164 in e164s]
         numbers = held.field_keys.seal_all(
-            [(contact.e164, f"number:{subject_id}") for contact, subject_id in zip(contacts, ids, strict=True)]
+            [(e164, f"number:{subject_id}") for e164, subject_id in zip(e164s, ids, strict=True)]
         )
-        rows = [
-            (line, subject_id, number, _encode(said).decode(), territory)
-            for (line, _, territory, said), subject_id, number in zip(contacts, ids, numbers, strict=True)
-        ]
-        last = max(each[-1].line for each in (contacts, refusals) if each)
-        yield _Step(last, rows, store.copied(found["sender_id"], rows, found["created_at"]), refusals)
+        said = _encode_lines(attributes).decode().split("\n")[:-1]  # no line of JSON has an end within
+        rows = list(zip(lines, ids, numbers, said, territories, strict=True))
+        step.rows += rows
+        step.lines |= store.copied(found["sender_id"], rows, found["created_at"])
+        step.refusals += refusals
+        step.last = max([step.last, *lines[-1:], *(refusal.line for refusal in refusals[-1:])])
+        if len(step.rows) + len(step.refusals) >= AT_ONCE:
+            yield step.in_order()
+            step = _Step()
+    if step.last:
+        yield step.in_order()
 
 
 async def _keep(held: Resources[Any], import_id: str, step: _Step, *, met: bool = False) -> None:
@@ -143,7 +151,7 @@ async def _keep(held: Resources[Any], import_id: str, step: _Step, *, met: bool 
     async with held.database.begin() as tx:
         found = await store.lock_import(tx, import_id)
         assert found is not None, "an import that is being recorded is forgotten by nobody"
-        erased = await store.erased_among(tx, list(step.lines))
+        erased = await store.erased_among(tx, step.lines)
         refused = [(import_id, line, reason) for line, reason in step.refusals]
         lines = step.lines
         if erased:

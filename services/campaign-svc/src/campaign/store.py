@@ -494,16 +494,15 @@ ImportedRow = tuple[int, str, str, str, str]  # line, subject_id, sealed number,
 RefusedRow = tuple[str, int, str]  # import_id, line, reason
 
 
+# as one text: of each member of an array the driver asks whether it is one itself, which takes most of the time
+_AMONG = "subject_id = ANY(string_to_array($1, ' '))"
 _ERASED = "(e.lifted_at IS NULL OR e.erased_at IS NULL)"  # and has not come back
 
 
-async def erased_among(tx: AsyncConnection, subject_ids: Sequence[str]) -> set[str]:
+async def erased_among(tx: AsyncConnection, subject_ids: Iterable[str]) -> set[str]:
     """Who was erased and has not come back."""
-    found = await tx.scalars(
-        text(f"SELECT e.subject_id FROM erasing AS e WHERE e.subject_id = ANY(CAST(:ids AS text[])) AND {_ERASED}"),
-        {"ids": list(subject_ids)},
-    )
-    return set(found)
+    erased = f"SELECT subject_id FROM erasing AS e WHERE {_AMONG} AND {_ERASED}"
+    return {row[0] for row in await fetch_many(tx, erased, " ".join(subject_ids))}
 
 
 async def find_contact(tx: AsyncConnection, sender_id: str, subject_id: str) -> Row[Any] | None:
@@ -675,25 +674,19 @@ _BROUGHT = (
 
 
 def copied(sender_id: str, rows: Iterable[ImportedRow], now: datetime) -> dict[str, str]:
-    """What `add_imported` takes: by subject_id, in the order of `_PUT`, a line of COPY for each; of several rows of one
-    subject the last stands."""
+    """A line of COPY for each subject; of several rows of one the last stands."""
     begins, ends = f"{escaped(sender_id)}\t", f"\t{now.isoformat()}\t{now.isoformat()}\n"
-    lines = {
+    return {
         subject_id: f"{begins}{subject_id}\t{number}\t{escaped(attributes)}\t{territory}{ends}"
         for _, subject_id, number, attributes, territory in rows
     }
-    return {subject_id: lines[subject_id] for subject_id in sorted(lines)}
 
 
 async def add_imported(tx: AsyncConnection, sender_id: str, lines: Mapping[str, str]) -> set[str]:
-    """Of `copied`, who were no contacts yet, and are now: by COPY, which takes half the time. Raises asyncpg's
-    UniqueViolationError where another brings one of them at the same moment."""
+    """Of `copied`, in the order of `_PUT`, who were no contacts yet, and are now: by COPY, which takes half the time.
+    Raises asyncpg's UniqueViolationError where another brings one of them at the same moment."""
     known = await fetch_many(
-        tx,
-        # as one text: of each member of an array the driver asks whether it is one itself, which takes most of the time
-        "SELECT subject_id FROM contact WHERE sender_id = $1 AND subject_id = ANY(string_to_array($2, ' '))",
-        sender_id,
-        " ".join(lines),
+        tx, f"SELECT subject_id FROM contact WHERE {_AMONG} AND sender_id = $2", " ".join(lines), sender_id
     )
     if known:
         held = {row[0] for row in known}
