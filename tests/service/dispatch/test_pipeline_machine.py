@@ -8,7 +8,8 @@ worker goes on. After each step, of everything:
     promise 1   what the operator was handed left on an opt-in, newer than any opt-out enforced by then, and on
                 knowledge that was fresh; a question likewise, where the opt-out is as new as it is; a code needs none
     promise 4   what was asked for is in the ledger once, in one status; what the operator has is what the ledger says;
-                what is published adds up to the same; who was not killed leaves nothing behind
+                what is published adds up to the same; who was not killed leaves nothing behind; of a campaign that is
+                paused no more nothing waits for it but what is to be woken still
 
 One partition, so that everything meets. Time is stood still for nobody: who stalls finds their permits lapsed.
 """
@@ -86,23 +87,28 @@ FRESH = timedelta(seconds=30)  # what a stale watermark is stale by in here is a
 TTL_S = 5.0
 SLOTS = 2
 LOOKS = 4  # of a timer, with all of its slots taken before the last
-LIMITS = Limits(max_staleness=FRESH, recheck=timedelta(0), paused_recheck=timedelta(0), review_recheck=timedelta(0))
+LIMITS = Limits(max_staleness=FRESH, recheck=timedelta(0), review_recheck=timedelta(0))
 PEOPLE = (1, 2, 3)
 CAMPAIGNS = ("c1", "c2")
 EMPTIED = (
     *("message", "sending", "subject", "campaign", "enforcement", "early_receipt", "provider_block", "outbox"),
     "consumer_offset",
 )
+FORGOTTEN = (
+    "SELECT count(*) FROM message AS m JOIN campaign AS c USING (campaign_id) WHERE 'campaign_paused' = ANY(m.reasons)"
+    " AND m.due_at > now() AND c.control <> 'paused' AND c.woken = c.version"
+)
 SUM = ("pending", "denied", "deferred", "sending", "accepted", "rejected", "unknown", "expired")
 
 Moment = Literal["decided", "committed", "to be submitted", "answered", "settling"]
 Happening = Literal[
-    "opt out", "pause", "comes twice", "another wakes", "is late", "dies", "stalls", "fails", "is to stop"
+    "opt out", "pause", "goes on", "comes twice", "another wakes", "is late", "dies", "stalls", "fails", "is to stop"
 ]
 Meanwhile = list[tuple[Moment, Happening]]
 AT_ANY: list[tuple[Moment, Happening]] = [
     ("decided", "opt out"),
     ("decided", "pause"),
+    ("decided", "goes on"),
     ("decided", "comes twice"),
     ("decided", "another wakes"),
     ("decided", "is to stop"),
@@ -122,6 +128,7 @@ AT_ANY: list[tuple[Moment, Happening]] = [
     ("settling", "dies"),
 ]
 OF_A_CODE: list[tuple[Moment, Happening]] = [*AT_ANY, ("to be submitted", "fails")]
+OF_A_PAUSED_ONE: list[tuple[Moment, Happening]] = [("decided", "goes on")]
 meanwhile = st.lists(st.sampled_from(AT_ANY), max_size=2)
 something = st.lists(st.sampled_from(AT_ANY), min_size=1, max_size=2)
 to_a_code = st.lists(st.sampled_from(OF_A_CODE), min_size=1, max_size=2)
@@ -472,9 +479,9 @@ class Pipeline(RuleBasedStateMachine):
     def another_goes_out(self, campaign: str, meanwhile: Meanwhile) -> None:
         self.run(self._go_out(campaign, meanwhile))
 
-    @rule(campaign=st.sampled_from(CAMPAIGNS), control=st.sampled_from(["paused", "cancelled"]))
-    def one_that_may_not_go_on_is_asked_for(self, campaign: str, control: str) -> None:
-        self.run(self._go_out(campaign, [], control))
+    @rule(campaign=st.sampled_from(CAMPAIGNS), control=st.sampled_from(["paused", "cancelled"]), meanwhile=meanwhile)
+    def one_that_may_not_go_on_is_asked_for(self, campaign: str, control: str, meanwhile: Meanwhile) -> None:
+        self.run(self._go_out(campaign, meanwhile, control))
 
     async def _go_out(self, campaign: str, meanwhile: Meanwhile, control: str = "running") -> None:
         self.world.operator.answer = "accept"
@@ -494,6 +501,10 @@ class Pipeline(RuleBasedStateMachine):
     def wakes_codes(self, meanwhile: Meanwhile) -> None:
         self.run(self._wake_codes(meanwhile))
 
+    @rule(meanwhile=meanwhile)
+    def wakes_what_waited_for_a_campaign(self, meanwhile: Meanwhile) -> None:
+        self.run(self._lives(meanwhile, lambda worker: worker.timers.wake_controlled()))
+
     @rule(meanwhile=something)
     def a_paused_campaign_goes_on(self, meanwhile: Meanwhile) -> None:
         self.run(self._campaign_goes_on(meanwhile))
@@ -507,6 +518,9 @@ class Pipeline(RuleBasedStateMachine):
         await self._go_out("c1", [], "paused")
         await self._control("c1", "running")
         await self._wake_campaigns(meanwhile)
+
+    async def _paused_one_goes_out(self, meanwhile: Meanwhile) -> None:
+        await self._go_out("c1", meanwhile, "paused")
 
     async def _codes_go_out(self, meanwhile: Meanwhile) -> None:
         """Questions first, which the operator had no time for before; and then something happens on the way."""
@@ -552,6 +566,8 @@ class Pipeline(RuleBasedStateMachine):
             offsets = {row.topic: row.next_offset for row in await tx.execute(text("SELECT * FROM consumer_offset"))}
             sums = await tx.execute(text("SELECT campaign_id, count(*) AS many FROM message GROUP BY campaign_id"))
             audience = {row.campaign_id: row.many for row in sums}
+            forgotten = await tx.scalar(text(FORGOTTEN))
+        assert not forgotten, "waits for a campaign that goes on"
         taken = [
             record
             for topic in REQUESTS
@@ -623,6 +639,10 @@ class Pipeline(RuleBasedStateMachine):
             case "pause":
                 for campaign in CAMPAIGNS:
                     await self._control(campaign, "paused")
+            case "goes on":
+                for campaign in CAMPAIGNS:
+                    await self._control(campaign, "running")
+                await self._lives([], lambda worker: worker.timers.wake_controlled())
             case "comes twice":
                 for topic in REQUESTS:
                     await self._lives([], partial(self._hand, topic, back=4))
@@ -813,7 +833,11 @@ def test_each_thing_that_may_happen_to_what_is_woken_happens_once(runner: asynci
     """One after the other, to campaigns and to codes: of all these a run of the machine draws some."""
     pipeline = Pipeline(runner, world)
     pipeline.run(pipeline._begin(opted=True))
-    for goes, happenings in ((pipeline._campaign_goes_on, AT_ANY), (pipeline._codes_go_out, OF_A_CODE)):
+    for goes, happenings in (
+        (pipeline._campaign_goes_on, AT_ANY),
+        (pipeline._codes_go_out, OF_A_CODE),
+        (pipeline._paused_one_goes_out, OF_A_PAUSED_ONE),
+    ):
         for one in happenings:
             try:
                 pipeline.run(goes([one]))

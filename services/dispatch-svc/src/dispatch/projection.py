@@ -8,6 +8,7 @@ import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import groupby
+from operator import attrgetter
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -105,7 +106,7 @@ async def apply_senders(tx: AsyncConnection, batch: list[Received]) -> After | N
 
 
 async def apply_controls(tx: AsyncConnection, batch: list[Received]) -> After | None:
-    for received in batch:
-        if isinstance(received.event, CampaignControlled):
-            await store.put_control(tx, received.event)
+    controlled = (received.event for received in batch if isinstance(received.event, CampaignControlled))
+    for event in sorted(controlled, key=attrgetter("campaign_id")):  # in the order in which decisions lock them
+        await store.put_control(tx, event)
     return None

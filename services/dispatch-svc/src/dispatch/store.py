@@ -117,7 +117,7 @@ message = Table(
     Index("message_subject_ix", "subject_id"),  # what is held of one person
     Index("message_known_as_ix", "gateway", "known_as", postgresql_where=text("known_as IS NOT NULL")),
     Index("message_handed_off_ix", "handed_off_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
-    Index("message_waiting_campaign_ix", "campaign_id", postgresql_where=text("due_at IS NOT NULL")),
+    Index("message_waiting_ix", "campaign_id", "due_at", postgresql_where=text("due_at IS NOT NULL")),
     # how `pruning.py` finds what is past its time: each message is in one of them
     Index("message_content_ix", "requested_at", postgresql_where=text("number IS NOT NULL OR text IS NOT NULL")),
     Index("message_bare_ix", "requested_at", postgresql_where=text("number IS NULL AND text IS NULL")),
@@ -203,6 +203,8 @@ campaign = Table(
     Column("campaign_id", Text, primary_key=True),
     Column("control", Text, nullable=False),
     Column("version", Integer, nullable=False),
+    Column("woken", Integer, nullable=False, server_default=text("0")),  # the version for which all that waited is
+    Index("campaign_to_wake_ix", "campaign_id", postgresql_where=text("woken < version AND control <> 'paused'")),
 )
 
 enforcement = Table(
@@ -318,7 +320,8 @@ async def senders(tx: AsyncConnection, sender_ids: Iterable[str]) -> dict[str, S
 
 
 async def controls(tx: AsyncConnection, campaign_ids: Iterable[str]) -> dict[str, Control]:
-    """Locked against change: a resume that is being applied waits, and then finds what was deferred here."""
+    """Locked against change: a resume that is being applied waits, and whoever then wakes what waited finds what was
+    deferred here."""
     rows = await fetch_many(
         tx,
         "SELECT campaign_id, control FROM campaign WHERE campaign_id = ANY($1::text[]) ORDER BY campaign_id FOR SHARE",
@@ -654,24 +657,62 @@ async def put_sender(tx: AsyncConnection, event: SenderChanged) -> None:
 
 
 async def put_control(tx: AsyncConnection, event: CampaignControlled) -> None:
-    """Newest control wins; what was waiting for this campaign is decided again at once."""
-    changed = await tx.scalar(
+    """Newest control wins. What waits for it is woken afterwards, in pages (`wake_controlled`): who decides waits for
+    this row, with what is due and its partition locked."""
+    await tx.execute(
         text(
             "INSERT INTO campaign (campaign_id, control, version) VALUES (:id, :control, :version)"
             " ON CONFLICT (campaign_id) DO UPDATE SET control = excluded.control, version = excluded.version"
-            " WHERE campaign.version < excluded.version RETURNING campaign_id"
+            " WHERE campaign.version < excluded.version"
         ),
         {"id": event.campaign_id, "control": event.control, "version": event.version},
     )
-    if changed is not None and event.control != "paused":
-        await tx.execute(
-            text(
-                "UPDATE message SET due_at = now() WHERE campaign_id = :id AND status = 'deferred'"
-                " AND due_at IS NOT NULL"
-            ),
-            {"id": event.campaign_id},
-        )
-        await tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": DUE})
+
+
+_FOR_A_CONTROL = (
+    "m.campaign_id = $1 AND m.status = 'deferred' AND m.due_at > now()"
+    f" AND ($2 OR m.reasons && ARRAY['{Reason.CAMPAIGN_PAUSED}', '{Reason.CAMPAIGN_UNKNOWN}'])"
+)
+
+
+async def campaigns_to_wake(tx: AsyncConnection) -> Sequence[tuple[str, int, bool]]:
+    """(campaign_id, version of its control, whether it is cancelled) of those that are paused no more and of which not
+    all that waited has been woken."""
+    rows = await fetch_many(
+        tx,
+        "SELECT campaign_id, version, control = 'cancelled' FROM campaign WHERE woken < version AND control <> 'paused'"
+        " ORDER BY campaign_id",
+    )
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
+async def wake_controlled(tx: AsyncConnection, campaign_id: str, limit: int, *, cancelled: bool) -> int:
+    """Of what waits until it is known that this campaign may go on, so many are due now; of one that is cancelled, of
+    all that waits. Waits for nobody: what somebody has locked comes with a later page. How many that were."""
+    await _planned_now(tx)
+    rows = await fetch_many(
+        tx,
+        "UPDATE message SET due_at = now() WHERE message_id = ANY(ARRAY(SELECT m.message_id FROM message AS m WHERE"
+        f" {_FOR_A_CONTROL} LIMIT $3 FOR UPDATE SKIP LOCKED)) RETURNING 1",
+        campaign_id,
+        cancelled,
+        limit,
+    )
+    await fetch_many(tx, "SELECT pg_notify($1, '')", DUE)
+    return len(rows)
+
+
+async def note_woken(tx: AsyncConnection, campaign_id: str, version: int, *, cancelled: bool) -> None:
+    """Unless something still waits. Nobody defers for a control that is no more: `controls` is FOR SHARE."""
+    await _planned_now(tx)
+    await fetch_many(
+        tx,
+        "UPDATE campaign SET woken = $3 WHERE campaign_id = $1 AND woken < $3"
+        f" AND NOT EXISTS (SELECT FROM message AS m WHERE {_FOR_A_CONTROL})",
+        campaign_id,
+        cancelled,
+        version,
+    )
 
 
 # --- messages ------------------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
-"""What happens without an event: due messages are decided afresh, what a crash left `sending` is resolved, receipts
-that came before their message find it."""
+"""What happens without an event: due messages are decided afresh, those that a pause held once it has ended, what a
+crash left `sending` is resolved, receipts that came before their message find it."""
 
 import asyncio
 import contextlib
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 RECOVERED = counter("sms_dispatch_recovered_total", "Messages a crash left sending, by what they became.", ["as"])
 
 LOOK_EVERY_S = 0.25
+WOKEN_AT_ONCE = 1000  # of what a pause held
 SWEEP_EVERY_S = 1.0
 FORGET_AFTER = timedelta(seconds=5)  # by then most of what a transaction made `sending` has an outcome
 LOOK_UP_EVERY_S = 30.0
@@ -72,6 +73,7 @@ class Timers:
         """All the others."""
         timers = (
             Timer("due marketing", self.wake_marketing, LOOK_EVERY_S, self._database, store.DUE),
+            Timer("paused no more", self.wake_controlled, LOOK_EVERY_S, self._database),
             Timer("sweep", self.sweep, SWEEP_EVERY_S, self._database),
             Timer("look up", self.look_up, LOOK_UP_EVERY_S, self._database),
         )
@@ -126,6 +128,21 @@ class Timers:
         if permits := [d.permit for d in decisions if d.permit]:
             await hand_off(permits)
         return True
+
+    async def wake_controlled(self) -> bool:
+        """What waited for a campaign to go on is due once it may, or may never: a page of each campaign, which nobody
+        waits for long. Was there any?"""
+        async with self._database.begin() as tx:
+            campaigns = await store.campaigns_to_wake(tx)
+        any_woken = False
+        for campaign_id, version, cancelled in campaigns:
+            async with self._database.begin() as tx:
+                woken = await store.wake_controlled(tx, campaign_id, WOKEN_AT_ONCE, cancelled=cancelled)
+            if woken < WOKEN_AT_ONCE:
+                async with self._database.begin() as tx:
+                    await store.note_woken(tx, campaign_id, version, cancelled=cancelled)
+            any_woken |= woken > 0
+        return any_woken
 
     async def sweep(self) -> bool:
         """What a crash left behind, opt-outs that nothing holds back any more, early receipts whose message has become
