@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from common.contracts import INBOUND_RECEIPTS, operator_submits
+from common.contracts import DISPATCH_MESSAGES, INBOUND_RECEIPTS, operator_submits
+from common.contracts.dispatch import MessageChanged
 from common.contracts.operator import MessageSubmitted
 from common.settings import ServiceSettings
 from dispatch.gateways import Unreachable
@@ -56,6 +57,44 @@ async def test_what_the_first_gateway_never_had_goes_by_the_second_and_what_it_m
             await eventually(delivered)
             assert cheap.references == [usual.message_id, lost.message_id]
             assert dear.references == [moved.message_id]
+
+
+async def test_where_the_only_gateway_for_a_place_needs_somebody_every_message_for_it_says_so(
+    surroundings: Surroundings,
+) -> None:
+    """So that its campaign is paused, though another gateway is open to others."""
+    async with operator() as home, operator() as islands:
+        gateways = [
+            {
+                "provider": "simulator",
+                "account": account,
+                "url": op.url,
+                "secret": TOKEN,
+                "routes": [{"territories": to}],
+            }
+            for account, op, to in (("home", home, ["FR"]), ("islands", islands, ["RE", "YT"]))
+        ]
+        home.answer = "unknown"
+        only: dict[str, Any] = {"gateway_url": None, "gateways": gateways}
+        async with (
+            dispatch(surroundings, home, **only) as d,
+            reading(surroundings, DISPATCH_MESSAGES) as read,
+        ):
+            await d.publish_states(opted_in(1), opted_in(2))
+            await d.request(first := requested(1))
+            await eventually(d.becomes(first.message_id, "deferred"))
+            await d.request(second := requested(2))
+            await eventually(d.becomes(second.message_id, "deferred"))
+
+            async def told() -> list[MessageChanged]:
+                events = [event for event in await read() if isinstance(event, MessageChanged)]
+                assert {event.message_id for event in events} == {first.message_id, second.message_id}
+                return events
+
+            assert {event.reasons for event in await eventually(told)} == {("gateway_needs_somebody",)}
+            home.answer = "accept"
+            for wanted in (first, second):
+                await eventually(d.becomes(wanted.message_id, "accepted"), within_s=PATIENT_S)
 
 
 async def test_an_operator_on_kafka_reads_each_message_once_and_its_receipt_finds_the_message(

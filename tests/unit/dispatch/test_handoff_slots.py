@@ -1,16 +1,81 @@
-"""Who waits for a slot at the gateway, and for how long."""
+"""Who waits for a slot at the gateway, and for how long; and who waits for a gateway that rests."""
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+
+from common.contracts.campaign import Category
+from dispatch.clearance import Permit, _no_way, requested
+from dispatch.gate import Reason
+from dispatch.gateways import HTTP_PROVIDERS, Account, HttpGateway, Misconfigured, Unreachable
 from dispatch.pipeline import Handoff
+from dispatch.routing import Route
 from dispatch.traffic import Traffic
+from tests import builders
+
+HOME, ISLANDS = "simulator", "simulator.islands"
 
 
-def _handoff() -> Handoff:
+def _handoff(traffic: Traffic | None = None) -> Handoff:
     nothing: Any = None  # a slot needs no database and no gate
-    return Handoff(database=nothing, traffic=Traffic([]), clearance=nothing, submits_in_flight=1)
+    return Handoff(database=nothing, traffic=traffic or Traffic([]), clearance=nothing, submits_in_flight=1)
+
+
+@pytest.fixture
+async def handoff() -> AsyncIterator[Handoff]:
+    """A gateway for one place, another for another; and codes may go by that."""
+    gateways = [
+        HttpGateway(name, HTTP_PROVIDERS["simulator"], Account("simulator", name, secret="a-token"), timeout_s=1.0)
+        for name in (HOME, ISLANDS)
+    ]
+    codes = Route(ISLANDS, categories=frozenset({"transactional"}))
+    routes = [Route(HOME, frozenset({"FR"})), Route(ISLANDS, frozenset({"RE", "YT"})), codes]
+    traffic = Traffic(gateways, routes)
+    yield _handoff(traffic)
+    await traffic.close()
+
+
+def _permit(category: Category = "marketing", oadc: str = "LUNE") -> Permit:
+    candidate = requested(builders.requested(1, category=category), 0)
+    return Permit(candidate, builders.number(1), "Offre. STOP au 36111", oadc, "36111", HOME, until=float("inf"))
+
+
+def _waits(handoff: Handoff, permit: Permit, error: Misconfigured | Unreachable) -> bool:
+    again = handoff._again(permit, error)
+    assert again is not None
+    return again > datetime.now(UTC)
+
+
+@pytest.mark.parametrize("error", [Misconfigured("no_money"), Unreachable()])
+async def test_what_could_not_leave_waits_unless_a_way_of_its_own_is_open(
+    handoff: Handoff, error: Misconfigured | Unreachable
+) -> None:
+    handoff._note_failures(HOME, [_permit()], [error])
+    assert _waits(handoff, _permit(), error), "the other gateway is open, and not for it"
+    assert not _waits(handoff, _permit("transactional"), error)
+
+
+async def test_what_bears_a_name_that_is_refused_waits_and_no_other(handoff: Handoff) -> None:
+    error = Misconfigured("sender_not_approved", of_sender=True)
+    handoff._note_failures(HOME, [_permit()], [error])
+    assert _waits(handoff, _permit(), error)
+    assert not _waits(handoff, _permit(oadc="SOLEIL"), error)
+
+
+async def test_what_waits_for_somebody_says_so_when_it_is_decided_again(handoff: Handoff) -> None:
+    for error, reason in (
+        (Unreachable(), Reason.GATEWAY_UNREACHABLE),
+        (Misconfigured("no_money"), Reason.GATEWAY_NEEDS_SOMEBODY),
+    ):
+        traffic = Traffic([*handoff.traffic.gateways.values()], [Route(HOME)])
+        _handoff(traffic)._note_failures(HOME, [_permit()], [error])
+        ways = traffic.ways(territory="FR", sender_id="lune", oadc="LUNE", category="marketing")
+        verdict = _no_way(_permit().candidate, ways, datetime.now(UTC))
+        assert (verdict.reasons, verdict.until > datetime.now(UTC)) == ((reason,), True)
 
 
 async def test_a_permit_that_has_lapsed_gets_no_slot_however_many_are_free() -> None:

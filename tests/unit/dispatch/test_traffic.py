@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import pairwise
 from uuid import UUID
 
@@ -35,26 +35,25 @@ class Way:
     exists: bool
     until: datetime | None = None
     adds_stop: bool = False
+    needs_somebody: bool = False
 
 
 def _way(traffic: Traffic, category: str = "marketing", oadc: str = "LUNE", closed: tuple[str, ...] = ()) -> Way:
     ways = traffic.ways(territory="FR", sender_id="lune", oadc=oadc, category=category, closed=closed)
     gateway = ways.of(UUID(int=1))
-    return Way(gateway, ways.exist, ways.until, gateway in ways.add_stop)
+    return Way(gateway, ways.exist, ways.until, gateway in ways.add_stop, ways.needs_somebody)
 
 
 async def test_what_rests_is_gone_round_and_who_has_no_other_way_waits_for_it(traffic: Traffic) -> None:
     assert _way(traffic).gateway == CHEAP
-    again = traffic.failed(CHEAP, "unreachable")
-    assert again <= datetime.now(UTC), "decided again at once: another is open"
+    traffic.failed(CHEAP, "unreachable")
     assert _way(traffic).gateway == DEAR
     code = _way(traffic, "transactional")
     assert (code.gateway, code.exists) == (None, True)
     assert code.until is not None
     assert code.until > datetime.now(UTC)
     assert not traffic.resting
-    again = traffic.pause(DEAR, 60.0)
-    assert again > datetime.now(UTC) + timedelta(seconds=50)
+    traffic.pause(DEAR, 60.0)
     assert _way(traffic).gateway is None
     assert traffic.resting
 
@@ -63,6 +62,26 @@ async def test_a_sender_that_is_refused_rests_alone(traffic: Traffic) -> None:
     traffic.failed(CHEAP, "misconfigured", "LUNE")
     assert _way(traffic, oadc="LUNE").gateway == DEAR
     assert _way(traffic, oadc="SOLEIL").gateway == CHEAP
+
+
+async def test_somebody_is_needed_where_no_way_comes_back_by_itself(traffic: Traffic) -> None:
+    traffic.failed(CHEAP, "misconfigured")
+    assert not _way(traffic).needs_somebody, "it has another way"
+    assert _way(traffic, "transactional").needs_somebody, "it has not, though that gateway is open to others"
+    traffic.failed(DEAR, "unreachable")
+    assert not _way(traffic).needs_somebody, "that one may come back"
+    traffic.pause(CHEAP, 60.0)
+    assert not _way(traffic, "transactional").needs_somebody, "it says itself when"
+
+
+async def test_somebody_is_needed_by_a_sender_whose_name_is_refused_wherever_it_may_go(traffic: Traffic) -> None:
+    for gateway in (CHEAP, DEAR):
+        traffic.failed(gateway, "misconfigured", "LUNE")
+    assert _way(traffic, oadc="LUNE").needs_somebody
+    assert not _way(traffic, oadc="SOLEIL").needs_somebody
+    traffic.failed(CHEAP, "unreachable")
+    traffic.pause(CHEAP, 60.0)
+    assert not _way(traffic, oadc="LUNE").needs_somebody, "of what keeps it from a gateway, what does for longest"
 
 
 async def test_a_gateway_that_is_closed_to_the_person_is_no_way_and_where_all_are_the_gate_has_to_say_so(

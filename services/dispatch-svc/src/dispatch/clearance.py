@@ -291,7 +291,8 @@ async def _let_others(place: int) -> None:
 
 def _no_way(candidate: Candidate, ways: Ways, now: datetime) -> Defer:
     """It may go and cannot: every gateway that is for it rests, or none is."""
-    reason, until = Reason.GATEWAY_UNREACHABLE, ways.until
+    reason = Reason.GATEWAY_NEEDS_SOMEBODY if ways.needs_somebody else Reason.GATEWAY_UNREACHABLE
+    until = ways.until
     if not ways.exist:
         reason, until = Reason.NO_ROUTE, now + NO_ROUTE_RECHECK
         NO_ROUTE.inc()

@@ -16,11 +16,11 @@ def answered(
     permit: Permit,
     answer: Result | SendError,
     at: datetime,
-    until: Mapping[SendError, datetime],
+    until: datetime | None,
     *,
     echoes_reference: bool,
 ) -> dict[str, Any]:
-    """`at`: when its submit began; `until`: when what each failure kept from leaving may be tried again."""
+    """`at`: when its submit began; `until`: when what has not left may be tried again."""
     match answer:
         case Result():
             row = outcome(permit, answer.outcome, code=answer.code, handed_off_at=at)
@@ -30,12 +30,12 @@ def answered(
         case SendError() if permit.again:
             return outcome(permit, "unknown", handed_off_at=at)
         case Throttled():
-            return outcome(permit, "deferred", (Reason.GATEWAY_THROTTLED,), until[answer])
+            return outcome(permit, "deferred", (Reason.GATEWAY_THROTTLED,), until)
         case Unreachable():
-            return outcome(permit, "deferred", (Reason.GATEWAY_UNREACHABLE,), until[answer])
+            return outcome(permit, "deferred", (Reason.GATEWAY_UNREACHABLE,), until)
         case Misconfigured():
             reasons = (Reason.GATEWAY_NEEDS_SOMEBODY,)
-            return outcome(permit, "deferred", reasons, until[answer], code=answer.code)
+            return outcome(permit, "deferred", reasons, until, code=answer.code)
         case _:  # Unanswered, and whatever else we do not know
             return outcome(permit, "unknown", handed_off_at=at)
 

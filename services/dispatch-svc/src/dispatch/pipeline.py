@@ -33,6 +33,7 @@ from common.contracts import CAMPAIGN_REQUESTS, DISPATCH_REQUESTS
 from common.contracts.campaign import MessageRequested, MessageReworded
 from common.database import Database
 from common.kafka import partitions_of
+from common.msisdn import territory_of
 from common.telemetry import counter, histogram
 from dispatch import outcomes, store
 from dispatch.clearance import Candidate, Clearance, Permit, requested, stored
@@ -248,10 +249,11 @@ class Handoff:
         if answered := {p.oadc for p, r in zip(permits, results, strict=True) if isinstance(r, (Result, Refused))}:
             self.traffic.answered(gateway.name, answered, took_s)
             SUBMIT.labels(gateway.name).observe(took_s)
-        until = self._failed(gateway.name, permits, results)
+        self._note_failures(gateway.name, permits, results)
         echoes = gateway.capabilities.echoes_reference
         return [
-            outcomes.answered(p, r, at, until, echoes_reference=echoes) for p, r in zip(permits, results, strict=True)
+            outcomes.answered(p, r, at, self._again(p, r), echoes_reference=echoes)
+            for p, r in zip(permits, results, strict=True)
         ]
 
     async def _settle(self, settled: Sequence[dict[str, Any]], *, marketing: bool) -> None:
@@ -363,25 +365,35 @@ class Handoff:
                 later.append(outcomes.outcome(permit, "deferred", (Reason.GATEWAY_THROTTLED,), due))
         return now, later
 
-    def _failed(
-        self, name: str, permits: Sequence[Permit], results: Sequence[Result | SendError]
-    ) -> dict[SendError, datetime]:
-        """For each failure, when what it kept from leaving may be tried again; once for one that hit many."""
-        until: dict[SendError, datetime] = {}
+    def _note_failures(self, name: str, permits: Sequence[Permit], results: Sequence[Result | SendError]) -> None:
+        """Once for one that hit many."""
+        noted: set[SendError] = set()
         for permit, error in zip(permits, results, strict=True):
-            if isinstance(error, (Result, Refused)) or error in until:
+            if isinstance(error, (Result, Refused)) or error in noted:
                 continue
+            noted.add(error)
             if isinstance(error, Throttled):
-                until[error] = self.traffic.pause(name, error.after_s)
+                self.traffic.pause(name, error.after_s)
                 continue
             log_as = log.error if isinstance(error, Misconfigured) else log.warning
             log_as("a submit failed", extra={"gateway": name, "kind": type(error).__name__, "why": str(error)})
             if isinstance(error, Misconfigured):
-                until[error] = self.traffic.failed(name, "misconfigured", permit.oadc if error.of_sender else "")
+                self.traffic.failed(name, "misconfigured", permit.oadc if error.of_sender else "")
             else:
                 kind: Failure = "unreachable" if isinstance(error, Unreachable) else "unanswered"
-                until[error] = self.traffic.failed(name, kind)
-        return until
+                self.traffic.failed(name, kind)
+
+    def _again(self, permit: Permit, result: Result | SendError) -> datetime | None:
+        """When what has not left may be decided again: at once while one of its own ways is open."""
+        if not isinstance(result, (Throttled, Unreachable, Misconfigured)):
+            return None
+        ways = self.traffic.ways(
+            territory=territory_of(permit.number),
+            sender_id=permit.candidate.sender_id,
+            oadc=permit.oadc,
+            category=permit.candidate.category,
+        )
+        return ways.until or datetime.now(UTC)
 
     async def learn(self, row: Row[Any], result: Result) -> None:
         """What the gateway says of a message whose answer was lost (`message_id`, `subject_id`, `partition`,

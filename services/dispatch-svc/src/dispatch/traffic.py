@@ -9,6 +9,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from uuid import UUID
 
 from common.telemetry import counter, gauge
@@ -36,12 +37,13 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class Ways:
-    """What may take messages of one kind now, all at one price. None: all that may take them rest `until` then, or
-    there is none at all."""
+    """What may take messages of one kind now, all at one price. None: all that may take them rest `until` then, each of
+    them because it `needs_somebody` or not all, or there is none at all."""
 
     gateways: Sequence[Route]
     exist: bool
     until: datetime | None = None
+    needs_somebody: bool = False
     add_stop: frozenset[str] = frozenset()
 
     def of(self, message_id: UUID) -> str | None:
@@ -84,17 +86,23 @@ class Traffic:
         """`closed`: gateways that are no way for this person."""
         now = time.monotonic()
 
-        def rests_until(name: str) -> float:
-            return max(self._of(name).rests_until, self._of(name, oadc).rests_until)
+        def health(name: str) -> Health:
+            return max(self._of(name), self._of(name, oadc), key=attrgetter("rests_until"))
 
         found = ways(self._routes, territory=territory, sender_id=sender_id, category=category)
         if not found:
             return Ways((), exist=False)
         found = [route for route in found if route.gateway not in closed] or found  # the gate says no to the latter
-        equals = cheapest(found, lambda gateway: rests_until(gateway) <= now)
+        equals = cheapest(found, lambda gateway: healths.may_go(health(gateway), now))
         if not equals:
-            wait_s = min(rests_until(route.gateway) for route in found) - now
-            return Ways((), exist=True, until=datetime.now(UTC) + timedelta(seconds=max(0.0, wait_s)))
+            resting = [health(route.gateway) for route in found]
+            wait_s = min(each.rests_until for each in resting) - now
+            return Ways(
+                (),
+                exist=True,
+                until=datetime.now(UTC) + timedelta(seconds=max(0.0, wait_s)),
+                needs_somebody=all(each.because == "misconfigured" for each in resting),
+            )
         return Ways(equals, exist=True, add_stop=self._adding_stop)
 
     def answered(self, name: str, oadcs: Collection[str], latency_s: float) -> None:
@@ -105,9 +113,8 @@ class Traffic:
             self._health.pop((name, oadc), None)
         ERRORS.labels(name).set(self._of(name).error_rate)
 
-    def failed(self, name: str, failure: Failure, oadc: str = "") -> datetime:
-        """A submit did not, because of this sender on it where one is named. Returns when what was on it may be decided
-        again: at once while another gateway is open."""
+    def failed(self, name: str, failure: Failure, oadc: str = "") -> None:
+        """A submit did not, because of this sender on it where one is named."""
         now = time.monotonic()
         jitter = random.uniform(0.5, 1.0)  # noqa: S311 replicas must not come back as one
         before = self._of(name, oadc)
@@ -118,12 +125,10 @@ class Traffic:
         if failure == "misconfigured":
             ALERTS.labels(name).inc()
         ERRORS.labels(name).set(self._of(name).error_rate)
-        return self._again(name, health.rests_until - now)
 
-    def pause(self, name: str, after_s: float) -> datetime:
-        """The operator itself said for how long. Returns as `failed`."""
+    def pause(self, name: str, after_s: float) -> None:
+        """The operator itself said for how long."""
         self._health[name, ""] = healths.pause(self._of(name), time.monotonic() + after_s)
-        return self._again(name, after_s)
 
     def admit(self, name: str, oadcs: Sequence[str]) -> list[datetime | None]:
         """For each message, by the sender's name it bears: None, it may go now; else when it may come back."""
@@ -149,11 +154,6 @@ class Traffic:
     async def close(self) -> None:
         for gateway in self.gateways.values():
             await gateway.close()
-
-    def _again(self, name: str, in_s: float) -> datetime:
-        now = time.monotonic()
-        elsewhere = any(healths.may_go(self._of(other), now) for other in self.gateways if other != name)
-        return datetime.now(UTC) + timedelta(seconds=0.0 if elsewhere else max(0.0, in_s))
 
     def _of(self, name: str, oadc: str = "") -> Health:
         return self._health.get((name, oadc), Health())

@@ -23,6 +23,7 @@ class Health:
     latency_s: float = 0.0  # moving average of the answered
     rests: int = 0  # in a row
     rests_until: float = float("-inf")
+    because: Failure | None = None  # of the last rest; None: the operator asked for it
 
     @property
     def error_rate(self) -> float:
@@ -49,12 +50,12 @@ def failed(health: Health, failure: Failure, now: float, jitter: float) -> Healt
     if now < health.rests_until:  # several in flight that fail for one reason are one rest
         return known
     rest_s = min(2.0**health.rests, LONGEST_REST_S[failure]) * jitter
-    return replace(known, rests=min(health.rests + 1, 12), rests_until=now + rest_s)
+    return replace(known, rests=min(health.rests + 1, 12), rests_until=now + rest_s, because=failure)
 
 
 def pause(health: Health, until: float) -> Health:
     """The operator itself said when to come back."""
-    return replace(health, rests_until=max(health.rests_until, until))
+    return health if until <= health.rests_until else replace(health, rests_until=until, because=None)
 
 
 def _failing(health: Health) -> bool:
