@@ -92,6 +92,25 @@ def test_a_gateway_never_rests_longer_than_its_kind_of_failure_may_and_always_co
     assert health.may_go(state, now + 300.0)
 
 
+@given(events, st.floats(0.5, 1.0))
+def test_after_a_rest_a_gateway_is_tried_until_it_answers_or_rests_again(
+    history: list[tuple[str, float]], jitter: float
+) -> None:
+    state, now, rested = Health(), 0.0, False
+    for kind, passed in history:
+        now += passed
+        resting = now < state.rests_until
+        assert health.standing(state, now) == ("resting" if resting else "to be tried" if rested else "open")
+        if kind == "answered":
+            state = health.answered(state, now, 0.1)
+            rested &= resting
+        else:
+            before = state.rests_until
+            state = health.failed(state, kind, now, jitter)  # type: ignore[arg-type]
+            assert state.rests_until > now or not rested, "one failure, and it rests again"
+            rested |= state.rests_until > before
+
+
 def test_what_is_out_of_reach_rests_at_once_and_twice_as_long_each_time() -> None:
     state, now, rests = Health(), 0.0, []
     for _ in range(7):

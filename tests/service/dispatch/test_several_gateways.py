@@ -1,5 +1,6 @@
 """Two gateways: which one a message takes, and what is never given to the other. And an operator that is on Kafka."""
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from common.contracts.dispatch import MessageChanged
 from common.contracts.operator import MessageSubmitted
 from common.settings import ServiceSettings
 from dispatch.gateways import Unreachable
+from dispatch.gateways.health import Health, failed, may_go
 from dispatch.gateways.kafka import KafkaGateway
 from tests.builders import number, opted_in, receipt, requested
 from tests.eventually import eventually
@@ -57,6 +59,33 @@ async def test_what_the_first_gateway_never_had_goes_by_the_second_and_what_it_m
             await eventually(delivered)
             assert cheap.references == [usual.message_id, lost.message_id]
             assert dear.references == [moved.message_id]
+
+
+async def test_a_silent_gateway_is_tried_with_one_message_after_each_rest(surroundings: Surroundings) -> None:
+    """What it does not answer is `unknown`, and nobody can send it again: a whole batch each time would be many."""
+    async with operator() as op, dispatch(surroundings, op, gateway_batch=10, gateway_submits=1) as d:
+        await d.publish_states(*(opted_in(n) for n in range(1, 6)))
+        op.answer = "drop"
+        state, until_it_rests = Health(), 0
+        while may_go(state, 0.0):
+            state, until_it_rests = failed(state, "unanswered", 0.0, jitter=1.0), until_it_rests + 1
+        await d.request(*(wanted := [requested(n) for n in range(1, 6) for _ in range(20)]))
+
+        async def tried() -> list[int]:
+            sizes = list(Counter(message["at"] for message in op.messages).values())
+            assert len(sizes) >= until_it_rests + 2
+            return sizes
+
+        sizes = await eventually(tried, within_s=PATIENT_S)
+        assert set(sizes[until_it_rests:]) == {1}
+        op.answer = "accept"
+
+        async def all_left() -> bool:
+            return len(op.references) == len(wanted)
+
+        await eventually(all_left, within_s=PATIENT_S)
+        assert set(op.references) == {message.message_id for message in wanted}, "each once"
+        assert max(Counter(message["at"] for message in op.messages[sum(sizes) :]).values()) > 1, "open again"
 
 
 async def test_where_the_only_gateway_for_a_place_needs_somebody_every_message_for_it_says_so(

@@ -1,5 +1,6 @@
 """Which gateway a message takes as they are doing, and how many may go."""
 
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -62,6 +63,25 @@ async def test_a_sender_that_is_refused_rests_alone(traffic: Traffic) -> None:
     traffic.failed(CHEAP, "misconfigured", "LUNE")
     assert _way(traffic, oadc="LUNE").gateway == DEAR
     assert _way(traffic, oadc="SOLEIL").gateway == CHEAP
+
+
+async def test_while_a_gateway_is_tried_what_has_another_way_goes_that_way(
+    traffic: Traffic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traffic.failed(CHEAP, "unreachable")
+    rested = time.monotonic() + 60
+    monkeypatch.setattr(time, "monotonic", lambda: rested)
+    assert _way(traffic).gateway == CHEAP
+    async with traffic.trials[CHEAP]:
+        assert _way(traffic).gateway == DEAR
+        assert _way(traffic, "transactional").gateway == CHEAP, "and waits there for how that ends"
+        only = Traffic([traffic.gateways[CHEAP]])
+        assert not only.resting
+        only._health, only.trials = traffic._health, traffic.trials
+        assert only.resting, "no use in taking more"
+    traffic.answered(CHEAP, [], 0.1)
+    async with traffic.trials[CHEAP]:
+        assert _way(traffic).gateway == CHEAP
 
 
 async def test_somebody_is_needed_where_no_way_comes_back_by_itself(traffic: Traffic) -> None:

@@ -39,7 +39,7 @@ from dispatch import outcomes, store
 from dispatch.clearance import Candidate, Clearance, Permit, requested, stored
 from dispatch.gate import Reason, is_fresh
 from dispatch.gateways import Misconfigured, Refused, Result, SendError, Submit, Throttled, Unreachable
-from dispatch.gateways.health import Failure
+from dispatch.gateways.health import Failure, Standing
 from dispatch.storing import Storing, until_stored
 from dispatch.traffic import Traffic
 
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 OUTCOMES = counter("sms_dispatch_outcomes_total", "Hand-offs by outcome.", ["gateway", "outcome"])
 SUBMIT = histogram("sms_dispatch_submit_seconds", "One submit, as the gateway answers it.", ["gateway"])
-REDECIDED = counter("sms_dispatch_permits_lapsed_total", "Messages decided again because their permit lapsed.")
+REDECIDED = counter("sms_dispatch_permits_lapsed_total", "Messages decided again: a permit lapsed, a gateway rests.")
 ENFORCED = histogram(
     "sms_dispatch_enforcement_seconds",
     "From the webhook (or the API call) to the opt-out being enforced.",
@@ -197,19 +197,22 @@ class Handoff:
     async def _send_batch(self, permits: Sequence[Permit]) -> None:
         """One submit, begun on permits that hold, by one gateway. Waiting for a slot, lapsed permits are renewed: what
         waits is decided again every `permit_ttl`, so a STOP reaches it, and nobody takes it for the leavings of a
-        crash."""
+        crash. A gateway that has rested has one slot, for one message; one that rests has none."""
         while permits:
-            slots = self._lanes[_lane(permits[0])]
-            if not await self._slot(slots, min(p.until for p in permits)):
+            standing = self._standing(permits[0])
+            trying = standing == "to be tried"
+            slots = self.traffic.trials[permits[0].gateway] if trying else self._lanes[_lane(permits[0])]
+            if standing == "resting" or not await self._slot(slots, min(p.until for p in permits)):
                 if self._stopping.is_set():
                     await self._hand_back(permits)
                     return
                 await self.send(await self._decide_again(permits))  # perhaps by other gateways
                 return
             try:
-                if time.monotonic() > min(p.until for p in permits):
+                if time.monotonic() > min(p.until for p in permits) or self._standing(permits[0]) != standing:
                     continue
-                going, later = self._within_the_rate(permits)
+                first = permits[:1] if trying else permits
+                going, later = self._within_the_rate(first)
                 answers = await self._submit(going) if going else []
             finally:
                 slots.release()
@@ -217,7 +220,7 @@ class Handoff:
                 half = len(going) // 2
                 await asyncio.gather(self._send_batch(going[:half]), self._send_batch(going[half:]))
             await self._settle([*later, *(answers or [])], marketing=_lane(permits[0])[1])
-            return
+            permits = permits[len(first) :]
 
     async def _submit(self, permits: Sequence[Permit]) -> list[dict[str, Any]] | None:
         """The one place where a message leaves. Returns rows for `store.settle`; None when nothing was taken because of
@@ -300,6 +303,10 @@ class Handoff:
     def ahead(self) -> int:
         """As many messages as may be in hand before it is: some submits for each that may be in flight."""
         return SUBMITS_AHEAD * self.submits_in_flight * max(gateway.batch for gateway in self.traffic.gateways.values())
+
+    def _standing(self, permit: Permit) -> Standing:
+        """Of the gateway that it goes by. What it may have had already is not kept from it."""
+        return "open" if permit.again else self.traffic.standing(permit.gateway)
 
     async def _slot(self, slots: asyncio.Semaphore, until: float) -> bool:
         """A free slot before `until` (monotonic); False at that moment, or when the service stops."""

@@ -4,6 +4,7 @@ What a process learns of a gateway (health, what it may still send this second) 
 over it are pure (`routing`, `gateways.health`, `gateways.rates`).
 """
 
+import asyncio
 import random
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -16,7 +17,7 @@ from common.telemetry import counter, gauge
 from dispatch.gateways import Gateway
 from dispatch.gateways import health as healths
 from dispatch.gateways import rates as buckets
-from dispatch.gateways.health import Failure, Health
+from dispatch.gateways.health import Failure, Health, Standing
 from dispatch.gateways.rates import Bucket
 from dispatch.routing import Route, cheapest, choose, ways
 
@@ -63,6 +64,7 @@ class Traffic:
         part: float = 1.0,
     ) -> None:
         self.gateways = {gateway.name: gateway for gateway in gateways}
+        self.trials = {name: asyncio.Semaphore(1) for name in self.gateways}  # who has rested is tried by who holds it
         self._adding_stop = frozenset(name for name, each in self.gateways.items() if each.capabilities.adds_stop)
         self._routes = routes or [Route(name) for name in self.gateways]
         self._rates = rates or {}
@@ -79,8 +81,10 @@ class Traffic:
     @property
     def resting(self) -> bool:
         """No gateway is to be tried now: no use in taking more."""
-        now = time.monotonic()
-        return not any(healths.may_go(self._of(name), now) for name in self.gateways)
+        return not any(self._takes(name) for name in self.gateways)
+
+    def standing(self, name: str) -> Standing:
+        return healths.standing(self._of(name), time.monotonic())
 
     def ways(self, *, territory: str, sender_id: str, oadc: str, category: str, closed: Collection[str] = ()) -> Ways:
         """`closed`: gateways that are no way for this person."""
@@ -93,7 +97,10 @@ class Traffic:
         if not found:
             return Ways((), exist=False)
         found = [route for route in found if route.gateway not in closed] or found  # the gate says no to the latter
-        equals = cheapest(found, lambda gateway: healths.may_go(health(gateway), now))
+        may_go = {route.gateway for route in found if healths.may_go(health(route.gateway), now)}
+        # while one is being tried, what has another way goes that way, and what has not waits for how it ends
+        equals = cheapest(found, lambda gateway: gateway in may_go and self._takes(gateway))
+        equals = equals or cheapest(found, lambda gateway: gateway in may_go)
         if not equals:
             resting = [health(route.gateway) for route in found]
             wait_s = min(each.rests_until for each in resting) - now
@@ -154,6 +161,10 @@ class Traffic:
     async def close(self) -> None:
         for gateway in self.gateways.values():
             await gateway.close()
+
+    def _takes(self, name: str) -> bool:
+        standing = self.standing(name)
+        return standing == "open" or (standing == "to be tried" and not self.trials[name].locked())
 
     def _of(self, name: str, oadc: str = "") -> Health:
         return self._health.get((name, oadc), Health())

@@ -2,13 +2,14 @@
 
 A circuit breaker of one record: what fails before it began closes the gateway at once, what is never answered closes it
 when it is more than half of what was asked lately. It rests for longer each time, and the first answer after a rest
-tells: success forgets, failure rests again.
+tells: success forgets, failure rests again. Until then one message tries it.
 """
 
 from dataclasses import dataclass, replace
 from typing import Literal
 
 Failure = Literal["unreachable", "unanswered", "misconfigured"]
+Standing = Literal["open", "to be tried", "resting"]
 
 LONGEST_REST_S: dict[Failure, float] = {"unreachable": 30.0, "unanswered": 30.0, "misconfigured": 300.0}
 FADE = 0.95  # of what was counted, with each submit: the last twenty matter
@@ -30,8 +31,14 @@ class Health:
         return self.failed / (self.failed + self.answered) if self.failed else 0.0
 
 
+def standing(health: Health, now: float) -> Standing:
+    if now < health.rests_until:
+        return "resting"
+    return "to be tried" if health.rests else "open"
+
+
 def may_go(health: Health, now: float) -> bool:
-    return now >= health.rests_until
+    return standing(health, now) != "resting"
 
 
 def answered(health: Health, now: float, latency_s: float) -> Health:
