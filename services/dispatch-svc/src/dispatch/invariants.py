@@ -82,6 +82,8 @@ class Checker:
     _seen_until: datetime | None = field(default=None)
 
     def worker(self) -> Worker:
+        for rule in (*RULES, OUT_OF_HOURS):
+            VIOLATIONS.labels(rule)  # is 0 from the start: of a series that begins with 1 nothing has increased
         timer = Timer("invariants", self.look, LOOK_EVERY_S, self.database)
         return Worker(timer.name, timer.run)
 

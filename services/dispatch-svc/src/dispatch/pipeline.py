@@ -178,6 +178,9 @@ class Handoff:
             for marketing in (True, False)
         }
         self._storing = {marketing: Storing(self._store_outcomes) for marketing in (True, False)}
+        for name in self.traffic.gateways:
+            for status in ("accepted", "rejected", "unknown", "deferred"):
+                OUTCOMES.labels(name, status)  # 0 from the start, so that the first is an increase
 
     async def send(self, permits: Sequence[Permit]) -> None:
         """Hand these off, in batches; returns when each has an outcome in the ledger."""

@@ -73,6 +73,9 @@ class Traffic:
         self._share = part
         self._health: dict[tuple[str, str], Health] = {}  # by gateway and OADC; "" is the gateway itself
         self._buckets: dict[tuple[str, str], Bucket] = {}
+        for name in self.gateways:  # 0 from the start, so that the first of each is an increase
+            for metric in (RESTS, ALERTS, ERRORS):
+                metric.labels(name)
 
     def holds(self, partitions: int) -> None:
         """This process reads so many of the requests' partitions from now on."""
