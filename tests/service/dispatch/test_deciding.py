@@ -1,7 +1,9 @@
-"""How long marketing may keep an opt-out of its partition waiting: real Postgres, no service around."""
+"""How long marketing may keep an opt-out of its partition waiting, and by what a long text goes: real Postgres, no
+service around."""
 
 import asyncio
 from datetime import timedelta
+from decimal import Decimal
 
 import pytest
 from sqlalchemy import text
@@ -9,13 +11,16 @@ from sqlalchemy import text
 from common.consumer import Hold, Received
 from common.database import Database
 from common.law import at_hand_off, load
+from dispatch import store
 from dispatch.clearance import Clearance
+from dispatch.clearance import requested as candidate
 from dispatch.gate import Limits
 from dispatch.gateways import HTTP_PROVIDERS, HttpGateway
 from dispatch.pipeline import Handoff, Intake
+from dispatch.routing import Route
 from dispatch.timers import Timers
 from dispatch.traffic import Traffic
-from tests.builders import field_keys, now, requested, subject_keys
+from tests.builders import field_keys, now, requested, sender_changed, subject_keys
 from tests.eventually import eventually
 from tests.gateway_cases import ACCOUNTS
 from tests.infrastructure import Postgres
@@ -72,4 +77,38 @@ async def test_campaigns_are_decided_one_partition_at_a_time(postgres: Postgres,
                 await each
         assert not await due
     await gateway.close()
+    await database.close()
+
+
+async def test_a_text_goes_by_a_gateway_that_takes_so_many_sms_or_waits_for_one(
+    postgres: Postgres, unique: str
+) -> None:
+    database = Database(await postgres.clone("dispatch", f"dispatch_{unique}"), pool_size=3)
+    gateways = [
+        HttpGateway(name, HTTP_PROVIDERS[name], ACCOUNTS[name].at("http://127.0.0.1:9"), timeout_s=5.0)
+        for name in ("ovh", "octopush", "twilio")
+    ]
+    by_price = [Route(each.name, price=Decimal(n)) for n, each in enumerate(gateways)]
+
+    async def goes(text: str, *routes: Route) -> str | None:
+        traffic = Traffic(gateways, routes)
+        policy = at_hand_off(load("france"))
+        clearance = Clearance(subject_keys, field_keys, traffic, policy, Limits(max_staleness=timedelta(0)), 5.0)
+        wanted = candidate(requested(1, campaign_id=None, category="transactional", text=text), 0)
+        async with database.begin() as tx:
+            await store.put_sender(tx, sender_changed())
+            [decision] = await clearance.decide(tx, 0, [wanted])
+        return decision.permit.gateway if decision.permit else str(decision.row["reasons_first"])
+
+    def of(segments: int, letter: str) -> str:
+        return letter * (segments * (67 if letter == "ж" else 153))
+
+    for letter in "eж":
+        assert [await goes(of(n, letter), *by_price) for n in (6, 7, 8, 9, 10)] == [
+            *("ovh", "octopush", "octopush", "twilio", "twilio")
+        ]
+        assert await goes(of(9, letter), *by_price[:2]) == "no_route"
+    assert await goes("Votre code : 4821", *by_price) == "ovh"
+    for each in gateways:
+        await each.close()
     await database.close()

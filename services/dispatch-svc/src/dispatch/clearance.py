@@ -154,9 +154,11 @@ class Clearance:
             subject = subjects.get(candidate.subject_id)
             blocked = blocks.get(candidate.subject_id, frozenset())
             territory = territory_of(number)
-            like = candidate.sender_id, candidate.category, territory, blocked
+            too_short = self.traffic.too_short(content)
+            like = candidate.sender_id, candidate.category, territory, too_short, blocked
             if (open_ways := ways.get(like)) is None:
-                open_ways = ways[like] = self._ways(candidate, territory, sender.oadc if sender else "", blocked)
+                oadc = sender.oadc if sender else ""
+                open_ways = ways[like] = self._ways(candidate, territory, oadc, too_short, blocked)
             gateway = candidate.gateway if again else open_ways.of(candidate.message_id)
             one = candidate.subject_id, candidate.sender_id
             request = Request(
@@ -203,12 +205,15 @@ class Clearance:
             VERDICTS.labels(kind.__name__.lower(), reason).inc(many)
         return decisions
 
-    def _ways(self, candidate: Candidate, territory: str, oadc: str, blocked: Collection[str]) -> Ways:
+    def _ways(
+        self, candidate: Candidate, territory: str, oadc: str, too_short: Collection[str], blocked: Collection[str]
+    ) -> Ways:
         return self.traffic.ways(
             territory=territory,
             sender_id=candidate.sender_id,
             oadc=oadc,
             category=candidate.category,
+            too_short=too_short,
             closed=blocked,
         )
 

@@ -402,6 +402,7 @@ class Handoff:
             sender_id=permit.candidate.sender_id,
             oadc=permit.oadc,
             category=permit.candidate.category,
+            too_short=self.traffic.too_short(permit.text),
         )
         return ways.until or datetime.now(UTC)
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from uuid import UUID
 
+from common.sms_length import MAX_SEGMENTS, UCS2_PART, length
 from common.telemetry import counter, gauge
 from dispatch.gateways import Gateway
 from dispatch.gateways import health as healths
@@ -26,6 +27,8 @@ ERRORS = gauge("sms_dispatch_gateway_errors_ratio", "Of the last submits, those 
 ALERTS = counter(
     "sms_dispatch_gateway_alerts_total", "Submits refused until somebody acts (account, money, sender).", ["gateway"]
 )
+
+NONE: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,8 @@ class Traffic:
         self.gateways = {gateway.name: gateway for gateway in gateways}
         self.trials = {name: asyncio.Semaphore(1) for name in self.gateways}  # who has rested is tried by who holds it
         self._adding_stop = frozenset(name for name, each in self.gateways.items() if each.capabilities.adds_stop)
+        self._segments = {name: each.capabilities.segments for name, each in self.gateways.items()}
+        self._fewest_segments = min(self._segments.values(), default=MAX_SEGMENTS)
         self._routes = routes or [Route(name) for name in self.gateways]
         self._rates = rates or {}
         self._partitions = partitions
@@ -89,14 +94,32 @@ class Traffic:
     def standing(self, name: str) -> Standing:
         return healths.standing(self._of(name), time.monotonic())
 
-    def ways(self, *, territory: str, sender_id: str, oadc: str, category: str, closed: Collection[str] = ()) -> Ways:
-        """`closed`: gateways that are no way for this person."""
+    def too_short(self, text: str) -> frozenset[str]:
+        """The gateways that take no text of so many SMS. Most texts need not be counted: see `sms_length.fits`."""
+        fewest = self._fewest_segments
+        if fewest >= MAX_SEGMENTS or len(text) <= fewest * (UCS2_PART // 2):
+            return NONE
+        segments = length(text).segments
+        return frozenset(name for name, most in self._segments.items() if most < segments)
+
+    def ways(
+        self,
+        *,
+        territory: str,
+        sender_id: str,
+        oadc: str,
+        category: str,
+        too_short: Collection[str] = (),
+        closed: Collection[str] = (),
+    ) -> Ways:
+        """`too_short`: gateways that are no way for this text; `closed`: none for this person."""
         now = time.monotonic()
 
         def health(name: str) -> Health:
             return max(self._of(name), self._of(name, oadc), key=attrgetter("rests_until"))
 
         found = ways(self._routes, territory=territory, sender_id=sender_id, category=category)
+        found = [route for route in found if route.gateway not in too_short]
         if not found:
             return Ways((), exist=False)
         found = [route for route in found if route.gateway not in closed] or found  # the gate says no to the latter
