@@ -67,6 +67,22 @@ async def test_refused_lines_can_be_looked_up_page_by_page_and_repeat_no_number(
 async def test_no_table_holds_a_number_in_the_clear(campaigns: Campaigns) -> None:
     await campaigns.started(1, 2)
     assert await campaigns.planner.expand()
+    file = await campaigns.imported(f"Téléphone;mobile;ville\n{number(91)};{number(3)};Lyon\n")
+    assert file["read_as"]["other_numbers"] == ["telephone"]
+    objects = await campaigns.imported(json.dumps({"tel": number(92), "phone": number(4), "city": "Metz"}))
+    assert objects["read_as"]["other_numbers"] == ["tel"]
+    one = {"number": number(5), "attributes": {"phone": number(93), "city": "Metz"}}
+    put = await campaigns.post("contacts", json={"sender_id": SENDER, "contacts": [one]})
+    assert (put["items"][0]["result"], put["other_numbers"]) == ("created", ["phone"])
+    refused = await campaigns.put(f"senders/{SENDER}/attributes/phone", 422, json={"kind": "number"})
+    assert [(r["field"], r["reason"]) for r in refused["reasons"]] == [("name", "number_column")]
+    assert set(await campaigns.get(f"senders/{SENDER}/attributes")) == {"city", "first_name", "ville"}
+    held = await contacts(campaigns.surroundings)
+    assert [held[subject(n)] for n in (3, 4, 5)] == [
+        (number(3), '{"ville": "Lyon"}'),
+        (number(4), '{"city": "Metz"}'),
+        (number(5), '{"city": "Metz"}'),
+    ]
     async with campaigns.surroundings.sql("campaign") as sql:
         tables = await sql.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
         for table in tables:
@@ -267,7 +283,9 @@ async def test_objects_come_by_the_same_door_and_say_how_they_were_read(campaign
     found = await campaigns.imported("\n".join(lines), headers={"Content-Type": "application/x-ndjson"})
     assert (found["lines"], found["created"], found["refused"]) == (4, 2, 2)
     assert found["reasons"] == {"short_code": 1, "cut_off": 1}
-    assert found["read_as"] == {"format": "ndjson", "charset": "utf-8", "delimiter": None, "encoded_twice": False}
+    assert found["read_as"] == {
+        "format": "ndjson", "charset": "utf-8", "delimiter": None, "encoded_twice": False, "other_numbers": [],
+    }  # fmt: skip
     assert (await campaigns.get(f"imports/{found['import_id']}"))["read_as"] == found["read_as"]
     assert (await contacts(campaigns.surroundings))[subject(1)] == (
         number(1),

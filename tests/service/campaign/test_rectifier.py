@@ -8,7 +8,7 @@ from campaign.rectifier import Rectifier
 from common.consumer import Received
 from common.contracts.campaign import MessageRequested, MessageReworded
 from common.contracts.rights import RectificationRequested
-from tests.builders import field_keys, link_keys, now, subject
+from tests.builders import field_keys, link_keys, now, number, subject
 from tests.eventually import eventually
 from tests.service.campaign.campaigns import Campaigns, csv_of
 
@@ -70,6 +70,15 @@ async def test_who_is_not_asked_for_yet_is_asked_for_with_what_is_right(campaign
     assert await campaigns.planner.expand()
     [request] = await campaigns.requests()
     assert field_keys.unseal(request.text, f"text:{request.message_id}").startswith("Nina,")
+
+
+async def test_another_number_that_is_told_to_be_right_is_no_attribute(campaigns: Campaigns) -> None:
+    await campaigns.imported(csv_of(1))
+    await apply(campaigns, corrected(1, f'{{"first_name":"Nina","telephone":"{number(9)}"}}'))
+    async with campaigns.surroundings.sql("campaign") as sql:
+        held = await sql.fetchrow("SELECT attributes ->> 'first_name', corrected::text, attributes::text FROM contact")
+    assert held[:2] == ("Nina", '{"first_name": "Nina"}')
+    assert "telephone" not in held[2]
 
 
 async def test_a_wrong_number_s_contact_goes_and_one_that_came_since_stays_however_often_it_is_read(

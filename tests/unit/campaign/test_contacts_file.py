@@ -79,9 +79,27 @@ def test_the_number_column_has_many_names(title: str) -> None:
     assert contacts(f"{title};ville\n0639981234;Lyon\n".encode()) == [(2, "+33639981234", {"ville": "Lyon"})]
 
 
-def test_of_several_number_columns_the_mobile_is_the_one_to_text() -> None:
-    body = "Téléphone;Mobile\n01 99 00 12 34;0639981234\n".encode()
-    assert contacts(body) == [(2, "+33639981234", {"telephone": "01 99 00 12 34"})]
+def test_of_several_number_columns_the_mobile_is_the_one_to_text_and_of_the_others_nothing_is_kept() -> None:
+    read = reading("Téléphone;Ville;Mobile;Tél\n01 99 00 12 34;Lyon;0639981234;0639981235\n".encode())
+    [chunk] = read.chunks()
+    [contact] = chunk.contacts
+    assert (contact.e164, contact.attributes) == ("+33639981234", {"ville": "Lyon"})
+    assert read.read_as.other_numbers == ["telephone", "tel"]
+    assert read.inferred == {"ville": Kind.TEXT}
+
+
+def test_of_several_numbers_of_an_object_one_is_kept_whichever_the_object_has() -> None:
+    lines = [
+        {"phone": "01 99 00 12 34", "mobile": "0639981234", "city": "Lyon"},
+        {"tel": "0639981235", "city": "Metz"},
+        {"tel": "0639981237", "phone": "0639981236"},
+        {"phone": "0639981239", "mobile": "0639981238"},
+    ]
+    read = reading("\n".join(map(json.dumps, lines)).encode())
+    assert [(c.e164[-2:], c.attributes) for chunk in read.chunks() for c in chunk.contacts] == [
+        ("34", {"city": "Lyon"}), ("35", {"city": "Metz"}), ("36", {}), ("38", {}),
+    ]  # fmt: skip
+    assert read.read_as.other_numbers == ["phone", "tel"]
 
 
 def test_each_line_that_cannot_be_used_says_why() -> None:

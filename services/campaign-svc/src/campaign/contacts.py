@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from campaign import attributes, senders, store
 from campaign.attribute import Kind
-from campaign.contacts_file import EXPLANATIONS, MAX_COLUMNS, LineProblem, against, plain
+from campaign.contacts_file import EXPLANATIONS, MAX_COLUMNS, NUMBER_COLUMNS, LineProblem, against, plain
 from campaign.text import STOP_FIELD
 from common.auth import Caller, require
 from common.fields import Storable
@@ -24,6 +24,7 @@ from common.service import Resources, resources
 router = APIRouter(prefix="/v1", tags=["contacts"])
 
 AT_ONCE = 1000  # contacts in one request
+NO_ATTRIBUTES = frozenset({STOP_FIELD, *NUMBER_COLUMNS})
 
 Held = Annotated[Resources[Any], Depends(resources)]
 Writer = Annotated[Caller, Depends(require("contact:write"))]
@@ -76,6 +77,7 @@ class Verdict(BaseModel):
 
 class Verdicts(BaseModel):
     items: list[Verdict]
+    other_numbers: list[str] = Field(description="Attributes named as numbers are: nothing of them is kept.")
 
 
 class Who(BaseModel):
@@ -132,7 +134,7 @@ async def put_contacts(body: NewContacts, held: Held, caller: Writer) -> Verdict
     """Create contacts, or change those that there are. Each has its verdict; what is refused keeps none of the others.
 
     An attribute that nobody knew holds numbers or booleans from now on where its first value is one in JSON, else
-    texts.
+    texts. One that is named as phone numbers are is left out (`other_numbers`).
     """
     caller.may_use(body.sender_id)
     await senders.known(held.database, body.sender_id)
@@ -159,7 +161,8 @@ async def put_contacts(body: NewContacts, held: Held, caller: Writer) -> Verdict
         else:
             result: Literal["created", "updated"] = "created" if created[each.subject_id] else "updated"
             verdicts.append(Verdict(result=result, subject_id=each.subject_id, reason=None, detail=None))
-    return Verdicts(items=verdicts)
+    others = [name for name in NUMBER_COLUMNS if any(name in contact.attributes for contact in body.contacts)]
+    return Verdicts(items=verdicts, other_numbers=others)
 
 
 @router.post("/contacts/lookup")
@@ -197,6 +200,8 @@ async def declare_attribute(sender_id: InPath, name: Name, body: Declared, held:
     caller.may_use(sender_id)
     if name == STOP_FIELD:
         raise Invalid("it is the STOP mention in a text", reasons=[Reason("name", LineProblem.RESERVED_COLUMN)])
+    if name in NUMBER_COLUMNS:
+        raise Invalid("phone numbers are no attributes", reasons=[Reason("name", "number_column")])
     await senders.known(held.database, sender_id)
     async with held.database.begin() as tx:
         await attributes.declare(tx, sender_id, name, body.kind, caller.subject, datetime.now(UTC))
@@ -215,7 +220,7 @@ def _inferred(contacts: Sequence[NewContact], known: Mapping[str, Kind]) -> dict
     found: dict[str, Kind] = {}
     for contact in contacts:
         for name, value in contact.attributes.items():
-            if name in known or name in found or value is None or value == "" or name == STOP_FIELD:
+            if name in known or name in found or value is None or value == "" or name in NO_ATTRIBUTES:
                 continue
             number = isinstance(value, int | float) and not isinstance(value, bool)
             found[name] = Kind.BOOLEAN if isinstance(value, bool) else Kind.NUMBER if number else Kind.TEXT
@@ -230,7 +235,11 @@ def _read(contact: NewContact, kinds: Mapping[str, Kind], held: Resources[Any]) 
         msisdn = parse(contact.number, fictional=held.settings.fictional_numbers)
     except NumberRefused as refused:
         return refused.reason
-    values = {name: v.strip() if isinstance(v, str) else plain(v) for name, v in contact.attributes.items()}
+    values = {
+        name: v.strip() if isinstance(v, str) else plain(v)
+        for name, v in contact.attributes.items()
+        if name not in NO_ATTRIBUTES
+    }
     typed = [(name, kinds[name]) for name in values if kinds.get(name, Kind.TEXT) is not Kind.TEXT]
     if (problem := against(values, typed)) is not None:
         return problem

@@ -1,7 +1,7 @@
 """A file of contacts as people export it, read line by line: a contact, or a refusal with its reason. Pure.
 
 CSV, with any of `,` `;` tab `|` between cells and a header row that names the number's column in French or English; or
-NDJSON, an object a line, by its first character. UTF-8 with or without a mark, UTF-16, or Windows-1252. What is not the
+NDJSON, an object a line, by its first character. UTF-8 with or without a mark, UTF-16, or Windows-1252. What is no
 number is an attribute, named as in `attribute_name`; the same values are taken and refused in both. Nothing here is a
 sequence of the whole file, and no refusal repeats a number.
 """
@@ -14,7 +14,7 @@ import unicodedata
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 from itertools import chain, islice
@@ -36,7 +36,8 @@ MAX_ATTRIBUTES = 200  # of all the lines of an NDJSON file
 DELIMITERS = ",;\t|"
 SNIFFED = 4  # bytes: two letters of UTF-16
 
-# As `attribute_name` writes them; where a file has several, the first of this list is the one to text.
+# As `attribute_name` writes them; where a file has several, the first of this list is the one to text, and no other is
+# kept: numbers are encrypted at rest, and attributes, in which segments search, are not.
 NUMBER_COLUMNS = (
     "msisdn",
     "mobile",
@@ -164,12 +165,13 @@ class WrongColumns(FileRefused):
 @dataclass
 class ReadAs:
     """How a file was understood, as far as it has been read. `delimiter`: of CSV. `encoded_twice`: letters in it look
-    like UTF-8 that somebody read as something else and saved again."""
+    like UTF-8 that somebody read as something else and saved again. `other_numbers`: columns that were left out."""
 
     format: str = "csv"
     charset: str = "utf-8"
     delimiter: str | None = None
     encoded_twice: bool = False
+    other_numbers: list[str] = field(default_factory=list)
 
 
 class _Batch(NamedTuple):
@@ -255,7 +257,7 @@ class Reading:
     # --- CSV ---------------------------------------------------------------------------------------------------------
 
     def _csv(self, header: str, lines: "_Lines") -> Iterator[_Batch]:
-        delimiter, number, titles = _headed(header)
+        delimiter, number, titles, self.read_as.other_numbers = _headed(header)
         self.read_as.delimiter = delimiter
         self._meet(titles)  # no more than MAX_COLUMNS
         named = [(place, title) for place, title in enumerate(titles) if title is not None]
@@ -322,9 +324,10 @@ class Reading:
 
     def _layout(self, names: Sequence[str]) -> tuple[int, list[str | None]] | str:
         try:
-            number, titles = _columns(names)
+            number, titles, others = _columns(names)
         except WrongColumns as error:
             return error.reason
+        self.read_as.other_numbers += [name for name in others if name not in self.read_as.other_numbers]
         titles += [None] * (len(names) - len(titles))
         return (number, titles) if self._meet(titles) else LineProblem.TOO_MANY_ATTRIBUTES
 
@@ -336,7 +339,7 @@ def check(body: Iterable[bytes], size: int = CHUNK_LINES) -> None:
     if _is_ndjson(first):
         deque(lines, maxlen=0)
         return
-    delimiter, _, titles = _headed(first)
+    delimiter, _, titles, _ = _headed(first)
     rows, ends, _ = _rows(lines, delimiter, 2, size)
     if len(titles) > 1:
         _same_delimiter(rows)
@@ -359,11 +362,10 @@ def _is_ndjson(first: str) -> bool:
     return first.lstrip().startswith("{")
 
 
-def _headed(header: str) -> tuple[str, int, list[str | None]]:
-    """(the delimiter, the number's column, the attributes' names by column). Raises WrongColumns."""
+def _headed(header: str) -> tuple[str, int, list[str | None], list[str]]:
+    """(the delimiter, and as of `_columns`). Raises WrongColumns."""
     delimiter = max(DELIMITERS, key=lambda d: len(next(csv.reader([header], delimiter=d))))
-    number, titles = _columns(next(csv.reader([header], delimiter=delimiter)))
-    return delimiter, number, titles
+    return delimiter, *_columns(next(csv.reader([header], delimiter=delimiter)))
 
 
 class _Lines(Iterator[str]):
@@ -521,9 +523,9 @@ def attribute_name(header: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", plain).strip("_")[:40]
 
 
-def _columns(header: Sequence[str]) -> tuple[int, list[str | None]]:
-    """(the number's column, the attributes' names by column). None stands for the number and columns without a title;
-    those after the last title are left out."""
+def _columns(header: Sequence[str]) -> tuple[int, list[str | None], list[str]]:
+    """(the number's column, the attributes' names by column, other columns of numbers). None stands for numbers and
+    columns without a title; those after the last title are left out."""
     if len(header) > MAX_COLUMNS:
         raise WrongColumns("too_many_columns", f"{len(header)} columns, at most {MAX_COLUMNS}")
     names = [attribute_name(title) for title in header]
@@ -535,14 +537,15 @@ def _columns(header: Sequence[str]) -> tuple[int, list[str | None]]:
             "number_column_missing",
             f"no column for the number; call it one of: {', '.join(NUMBER_COLUMNS)} (accents and case do not matter)",
         )
-    titles = [name if name and place != number else None for place, name in enumerate(names)]
+    titles = [name if name and name not in NUMBER_COLUMNS else None for name in names]
+    others = [name for place, name in enumerate(names) if name in NUMBER_COLUMNS and place != number]
     named = [name for name in titles if name]
     if len(set(named)) < len(named):
         raise WrongColumns("column_twice", "two columns have the same title")
     if STOP_FIELD in named:
         raise WrongColumns("reserved_column", f"{STOP_FIELD!r} is the STOP mention in a text, and cannot be a column")
     last = max(place for place, name in enumerate(names) if name)
-    return number, titles[: last + 1]
+    return number, titles[: last + 1], others
 
 
 def _decoded(body: Iterable[bytes], read_as: ReadAs) -> Iterator[str]:

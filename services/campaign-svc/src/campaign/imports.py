@@ -80,6 +80,9 @@ class Read(BaseModel):
     encoded_twice: bool = Field(
         description="Letters in it look like UTF-8 that somebody read as something else and saved again: Ã© for é."
     )
+    other_numbers: list[str] = Field(
+        [], description="Further columns with numbers, as attributes are named: nothing of them is kept."
+    )
 
 
 class Import(BaseModel):
@@ -130,7 +133,8 @@ async def import_contacts(
     upload_complete: Complete = "?1",
 ) -> Import:
     """Take the contacts of a file: CSV with a header row, or NDJSON; one column or field with the number, the others as
-    attributes. Which of the two it is shows in its first character, and `read_as` says it.
+    attributes. Which of the two it is shows in its first character, and `read_as` says it. A contact has one number: of
+    several columns named as numbers are one is taken, a mobile's first, and the others are left out (`other_numbers`).
 
     Cells are separated by `,` `;` tab or `|`; UTF-8, UTF-16 or Windows-1252. Known contacts keep the attributes the
     file does not have. Lines that cannot be used are refused one by one, with a reason. An attribute that nobody knew

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign import links, store
 from campaign import text as texts
+from campaign.contacts_file import NUMBER_COLUMNS
 from campaign.lifecycle import message_of
 from campaign.links import Tokens
 from common import outbox
@@ -69,9 +70,10 @@ class Rectifier:
         if asked.fields is None:
             return None
         try:
-            return _fields.decode(self._keys.unseal(asked.fields, f"rectification:{asked.rectification_id}"))
+            fields = _fields.decode(self._keys.unseal(asked.fields, f"rectification:{asked.rectification_id}"))
         except (Unreadable, msgspec.MsgspecError) as error:
             raise Poison("what is right cannot be read") from error
+        return {name: right for name, right in fields.items() if name not in NUMBER_COLUMNS}  # no attributes here
 
     async def _reworded(
         self, tx: AsyncConnection, asked: RectificationRequested, now: datetime
