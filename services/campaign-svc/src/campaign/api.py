@@ -198,8 +198,10 @@ class Campaign(BaseModel):
     rest_days: int | None
     status: Status
     sent_back: str | None = Field(
-        description="Why what was scheduled is a draft again: when it was due it was `not_what_was_approved`, or its"
-        " segment selected nobody (`nobody_selected`)."
+        description="Why what was scheduled is a draft again: when it was due it was `not_what_was_approved`, or needed"
+        " an approval that it had not (`approval_missing`), or its segment selected nobody (`nobody_selected`); or,"
+        " since its sender had changed, these errors were in it, with commas between (`stop_mention_missing`, or as of"
+        " a pre-flight)."
     )
     created_at: datetime
     timing: Timing
@@ -399,9 +401,18 @@ async def schedule_campaign(
                 "the others would wait for it beyond the campaign's end",
                 reasons=[Reason("trial.winner.after_hours", "after_the_end")],
             )
-        await pre_flight.clear(tx, row, sender, at, acknowledged, held.settings)
+        needed = await pre_flight.clear(tx, row, sender, at, acknowledged, held.settings)
         digest = pre_flight.agreed(row, sender, None)
-        await store.set_start(tx, campaign_id, table.at or now, table.starts_at, digest, acknowledged)
+        await store.set_start(
+            tx,
+            campaign_id,
+            table.at or now,
+            table.starts_at,
+            digest,
+            acknowledged,
+            agreed_start=at,
+            approval_needed=needed,
+        )
 
     return await _act(held, caller, campaign_id, Action.SCHEDULE, check)
 

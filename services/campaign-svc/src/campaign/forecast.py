@@ -11,7 +11,7 @@ of the messages, names and STOP mention in them.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -122,6 +122,24 @@ class Outlook:
     findings: tuple[Finding, ...]
 
 
+def of_samples(
+    wordings: Collection[Wording],
+    *,
+    brand: str,
+    oadc: str,
+    stop_code: str,
+    stop_added: str,
+    sectors: Iterable[str],
+    compliance: Compliance,
+) -> tuple[Finding, ...]:
+    """What is found without looking at anybody. The others are as in a Plan."""
+    templates = [template for wording in wordings for template in wording.templates.values()]
+    samples = [sample + stop_added for template in templates for sample in template.samples(stop_code)]
+    targets = [target for wording in wordings for target in wording.targets]
+    found = findings.of_texts(samples, brand, oadc, stop_code, sectors, compliance)
+    return tuple(dict.fromkeys((*found, *findings.of_targets(targets, compliance))))
+
+
 @dataclass
 class Forecast:
     plan: Plan
@@ -147,16 +165,17 @@ class Forecast:
             for variant, wording in plan.wordings.items()
             for language, template in wording.templates.items()
         }
-        self._found |= dict.fromkeys(self.of_samples())
-
-    def of_samples(self) -> tuple[Finding, ...]:
-        """What is found without looking at anybody."""
-        plan = self.plan
-        templates = [template for wording in plan.wordings.values() for template in wording.templates.values()]
-        samples = [s + plan.stop_added for template in templates for s in template.samples(plan.stop_code)]
-        targets = [target for wording in plan.wordings.values() for target in wording.targets]
-        found = findings.of_texts(samples, plan.brand, plan.oadc, plan.stop_code, plan.sectors, plan.compliance)
-        return tuple(dict.fromkeys((*found, *findings.of_targets(targets, plan.compliance))))
+        self._found |= dict.fromkeys(
+            of_samples(
+                plan.wordings.values(),
+                brand=plan.brand,
+                oadc=plan.oadc,
+                stop_code=plan.stop_code,
+                stop_added=plan.stop_added,
+                sectors=plan.sectors,
+                compliance=plan.compliance,
+            )
+        )
 
     def add(
         self,

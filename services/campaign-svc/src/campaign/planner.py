@@ -270,8 +270,8 @@ class Planner:
 
     async def _against(self, tx: AsyncConnection, row: Row[Any], selected: Condition) -> str | None:
         """Why a campaign that is due does not start. One that recurs goes on: the next time it may select somebody."""
-        if not await pre_flight.still_agreed(tx, row):
-            return "not_what_was_approved"
+        if (why := await pre_flight.against_start(tx, row)) is not None:
+            return why
         if (
             store.recurring_of(row) is None
             and segments.is_segment(row)
@@ -296,7 +296,17 @@ class Planner:
             occurrence = await store.find_campaign(tx, campaign_id, lock=True)
             assert occurrence is not None
             digest = pre_flight.agreed(occurrence, sender, None)
-            await store.set_start(tx, campaign_id, at, starts_at, digest, row.acknowledged)
+            await pre_flight.pass_on_approvals(tx, row, occurrence, sender)
+            await store.set_start(
+                tx,
+                campaign_id,
+                at,
+                starts_at,
+                digest,
+                row.acknowledged,
+                agreed_start=row.agreed_start,
+                approval_needed=row.approval_needed,
+            )
             await control.take(tx, occurrence, Action.SCHEDULE, now)
         begins = starts(timing, following or at, sender.country, now, self._gate)
         await store.set_next(tx, row.campaign_id, following or at, begins, missed)

@@ -21,9 +21,10 @@ from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign import approval, consents, findings, recurrence, segments, senders, store
+from campaign import text as texts
 from campaign.draw import lot
 from campaign.findings import Finding, Severity
-from campaign.forecast import NO_TRIAL, Forecast, Outlook, Plan
+from campaign.forecast import NO_TRIAL, Forecast, Outlook, Plan, of_samples
 from campaign.frequency import MOST_DAYS, Limit
 from campaign.lifecycle import KEPT, Status
 from campaign.reach import Standing
@@ -371,20 +372,15 @@ def agreed(row: Row[Any], sender: Sender, at: datetime | None) -> str:
 
 async def clear(
     tx: AsyncConnection, row: Row[Any], sender: Sender, at: datetime | None, acknowledged: Sequence[str], settings: Any
-) -> None:
-    """May it be scheduled to start `at`? Raises NotReady with each finding that stands against it, or with the approval
-    that is missing."""
+) -> bool:
+    """May it be scheduled to start `at`? Whether it needed an approval. Raises NotReady with each finding that stands
+    against it, or with the approval that is missing."""
     now = datetime.now(UTC)
     selected = await segments.of_campaign(tx, row, at or now, settings.policy)
     if segments.is_segment(row) and not await segments.selects_somebody(tx, row.sender_id, selected):
         raise NotReady("its segment selects nobody", reasons=[Reason("audience", "nobody_selected")])
-    plan = plan_of(row, sender, at or now, now, settings)
-    found = dict.fromkeys(Forecast(plan).of_samples())
-    rules = plan.compliance.rules
-    for each in await store.pre_flight_findings(tx, row.campaign_id, agreed(row, sender, None)):
-        rule, _, what = each.partition(":")
-        if rule in rules:  # else a later version of the rules has done away with it
-            found[Finding(rule, what)] = None
+    found = await _found(tx, row, sender)
+    rules = findings.load().rules
     against = [f for f in found if rules[f.rule].severity == "error" or f.id not in acknowledged]
     if against:
         raise NotReady(
@@ -400,15 +396,66 @@ async def clear(
             "somebody else must approve exactly this, to start exactly then",
             reasons=[Reason("approval", "approval_missing")],
         )
+    return approved.needed
 
 
-async def still_agreed(tx: AsyncConnection, row: Row[Any]) -> bool:
-    """Is a campaign that is about to start what was approved? What people see of its sender may have changed."""
-    if row.agreed is None or not await store.needs_approval(tx, row.sender_id):
-        return True
+async def against_start(tx: AsyncConnection, row: Row[Any]) -> str | None:
+    """Why a campaign that is due may not start, as `sent_back` says it. Since it was scheduled, what people see of its
+    sender may have changed, and with it what the text breaks; and so may what campaigns of its sender need."""
     sender = await store.find_sender(tx, row.sender_id)
     assert sender is not None
-    return bool(row.agreed == agreed(row, sender, None))
+    found = await _found(tx, row, sender)
+    changed = row.agreed != agreed(row, sender, None)
+    if changed:
+        rules = findings.load().rules
+        errors = [*_refused(row, sender), *(f.id for f in found if rules[f.rule].severity == "error")]
+        if errors:
+            return ", ".join(errors)
+    approved = await _approved(tx, row, sender, row.agreed_start, tuple(found))
+    if (approved.needed or row.approval_needed) and not approved.by:
+        return "not_what_was_approved" if changed else "approval_missing"
+    return None
+
+
+async def pass_on_approvals(tx: AsyncConnection, series: Row[Any], occurrence: Row[Any], sender: Sender) -> None:
+    """Who approved what recurs has approved each occurrence of it."""
+    approved = agreed(series, sender, series.agreed_start)
+    for each in await store.approvals_of(tx, series.campaign_id):
+        if each.digest == approved:
+            digest = agreed(occurrence, sender, series.agreed_start)
+            await store.add_approval(tx, occurrence.campaign_id, digest, each.approved_by, each.approved_at)
+
+
+async def _found(tx: AsyncConnection, row: Row[Any], sender: Sender) -> dict[Finding, None]:
+    """In the texts, and by the last pre-flight, if it looked at what the campaign is by now."""
+    compliance = findings.load()
+    samples = of_samples(
+        store.wordings_of(row).values(),
+        brand=sender.brand,
+        oadc=sender.oadc,
+        stop_code=sender.stop_code,
+        stop_added=sender.stop_added,
+        sectors=row.sectors,
+        compliance=compliance,
+    )
+    found = dict.fromkeys(samples)
+    for each in await store.pre_flight_findings(tx, row.campaign_id, agreed(row, sender, None)):
+        rule, _, what = each.partition(":")
+        if rule in compliance.rules:  # else a later version of the rules has done away with it
+            found[Finding(rule, what)] = None
+    return found
+
+
+def _refused(row: Row[Any], sender: Sender) -> list[str]:
+    """Why nobody could get one of its texts; each reason once."""
+    refused: dict[str, None] = {}
+    for wording in store.wordings_of(row).values():
+        for template in wording.templates.values():
+            try:
+                texts.check(template, sender.stop_code, sender.stop_added)
+            except texts.TextRefused as error:
+                refused[error.reason.value] = None
+    return list(refused)
 
 
 @dataclass

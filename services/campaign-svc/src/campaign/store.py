@@ -199,6 +199,8 @@ campaign = Table(
     Column("fingerprint", Text, nullable=False),  # of the request
     Column("status", Text, nullable=False),
     Column("agreed", Text, nullable=True),  # approval.digest of what was scheduled, whenever it starts
+    _instant("agreed_start", nullable=True),  # as who scheduled it said, and an approval is of; null: at once
+    Column("approval_needed", Boolean, nullable=False, server_default=text("false")),  # when it was scheduled
     Column("acknowledged", ARRAY(Text), nullable=False, server_default=text("'{}'")),  # findings, by who scheduled it
     Column("control_version", Integer, nullable=False, server_default=text("0")),
     _instant("at", nullable=True),  # as its author named it; people's own clocks may show it earlier
@@ -869,7 +871,8 @@ _CAMPAIGN = (
     " c.translations::text AS translations, c.folding, c.sectors, c.selection::text AS selection, c.rest_days,"
     " c.send_before, c.timing::text AS timing, c.recurring::text AS recurring, c.series_id, c.missed,"
     " c.trial::text AS trial, c.winner,"
-    " c.priority, c.created_by, c.edited_by, c.agreed, c.acknowledged,"
+    " c.priority, c.created_by, c.edited_by, c.agreed, c.agreed_start, c.approval_needed,"
+    " c.acknowledged,"
     " c.created_at, c.fingerprint, c.status, c.at, c.starts_at, c.started_at, c.ended_at, c.cursor, c.next_slot,"
     " c.sent_back,"
     f" c.expanded, u.link_host, a.audience, {', '.join(f'a.{name}' for name in COUNTS)}"
@@ -1032,11 +1035,20 @@ async def set_status(tx: AsyncConnection, campaign_id: str, status: Status, *, c
 
 
 async def set_start(
-    tx: AsyncConnection, campaign_id: str, at: datetime, starts_at: datetime, agreed: str, acknowledged: Sequence[str]
+    tx: AsyncConnection,
+    campaign_id: str,
+    at: datetime,
+    starts_at: datetime,
+    agreed: str,
+    acknowledged: Sequence[str],
+    *,
+    agreed_start: datetime | None,
+    approval_needed: bool,
 ) -> None:
     await tx.execute(
         text(
             "UPDATE campaign SET at = :at, starts_at = :starts_at, agreed = :agreed,"
+            " agreed_start = :agreed_start, approval_needed = :approval_needed,"
             " acknowledged = CAST(:acknowledged AS text[]), sent_back = NULL WHERE campaign_id = :id"
         ),
         {
@@ -1044,6 +1056,8 @@ async def set_start(
             "at": at,
             "starts_at": starts_at,
             "agreed": agreed,
+            "agreed_start": agreed_start,
+            "approval_needed": approval_needed,
             "acknowledged": list(acknowledged),
         },
     )
