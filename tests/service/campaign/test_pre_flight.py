@@ -276,3 +276,18 @@ async def test_errors_that_a_change_of_the_sender_brings_send_it_back(campaigns:
     async with campaigns.database.begin() as tx:
         await store.put_sender(tx, sender_changed(version=3, oadc="LUNE"))
     assert await sent_back(campaigns, campaign_id) is None
+
+
+async def test_what_was_found_for_one_start_does_not_answer_for_another(campaigns: Campaigns) -> None:
+    """Three at one in a hundred seconds do not fit between 10:00 and 10:04."""
+    await campaigns.imported(csv_of(1, 2, 3))
+    await campaigns.told(*(opted_in(n) for n in (1, 2, 3)))
+    fields: dict[str, Any] = {"send_before": "2030-03-05T09:04:00Z", "sectors": ["alcohol"]}
+    campaign_id = (await campaigns.written(**fields))["campaign_id"]
+    found = await looked_at(campaigns, campaign_id, TUESDAY)
+    assert [f["id"] for f in found["findings"]] == ["sector_alcohol", "too_slow"]
+    refused = await schedule(campaigns, campaign_id, 409, at=TUESDAY)
+    assert [r["reason"] for r in refused["reasons"]] == ["sector_alcohol", "too_slow"]
+    refused = await schedule(campaigns, campaign_id, 409)
+    assert [r["reason"] for r in refused["reasons"]] == ["sector_alcohol"]
+    await schedule(campaigns, campaign_id, acknowledge=["sector_alcohol"])

@@ -21,6 +21,7 @@ Severity = Literal["error", "warning"]
 Sector = Literal["energy", "alcohol", "gambling", "tobacco", "credit"]
 
 MANY_PARTS = 6
+OF_A_START = frozenset({"nobody", "too_slow", "begins_with"})  # hours, rules and limits of another start differ
 
 _STOP = re.compile(r"\bSTOP\b.{0,12}?\b(\d{5})\b", re.IGNORECASE)
 _PREMIUM = re.compile(r"(?<!\d)(?:(?:\+|00)33\s?\(?0?\)?|0)[ .-]?8[ .-]?9(?:[ .-]?\d){7}(?!\d)")

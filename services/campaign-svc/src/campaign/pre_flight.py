@@ -245,7 +245,7 @@ async def look_at_campaign(campaign_id: Storable, held: Held, caller: Reader, bo
     outlook = await _Look(held.database, held.field_keys, row, selected, limits, Forecast(plan)).outlook()
     async with held.database.begin() as tx:
         ids = [finding.id for finding in outlook.findings]
-        await store.put_pre_flight(tx, campaign_id, agreed(row, sender, None), ids, now)
+        await store.put_pre_flight(tx, campaign_id, agreed(row, sender, None), at, ids, now)
         approved = await _approved(tx, row, sender, at, outlook.findings)
     return _shown(row, sender, at, now, known, plan, outlook, approved)
 
@@ -379,7 +379,7 @@ async def clear(
     selected = await segments.of_campaign(tx, row, at or now, settings.policy)
     if segments.is_segment(row) and not await segments.selects_somebody(tx, row.sender_id, selected):
         raise NotReady("its segment selects nobody", reasons=[Reason("audience", "nobody_selected")])
-    found = await _found(tx, row, sender)
+    found = await _found(tx, row, sender, at)
     rules = findings.load().rules
     against = [f for f in found if rules[f.rule].severity == "error" or f.id not in acknowledged]
     if against:
@@ -404,7 +404,7 @@ async def against_start(tx: AsyncConnection, row: Row[Any]) -> str | None:
     sender may have changed, and with it what the text breaks; and so may what campaigns of its sender need."""
     sender = await store.find_sender(tx, row.sender_id)
     assert sender is not None
-    found = await _found(tx, row, sender)
+    found = await _found(tx, row, sender, row.agreed_start)
     changed = row.agreed != agreed(row, sender, None)
     if changed:
         rules = findings.load().rules
@@ -426,8 +426,9 @@ async def pass_on_approvals(tx: AsyncConnection, series: Row[Any], occurrence: R
             await store.add_approval(tx, occurrence.campaign_id, digest, each.approved_by, each.approved_at)
 
 
-async def _found(tx: AsyncConnection, row: Row[Any], sender: Sender) -> dict[Finding, None]:
-    """In the texts, and by the last pre-flight, if it looked at what the campaign is by now."""
+async def _found(tx: AsyncConnection, row: Row[Any], sender: Sender, at: datetime | None) -> dict[Finding, None]:
+    """In the texts, and by the last pre-flight, if it looked at what the campaign is by now: all of it where it looked
+    at this start, and else what holds for any."""
     compliance = findings.load()
     samples = of_samples(
         store.wordings_of(row).values(),
@@ -439,9 +440,14 @@ async def _found(tx: AsyncConnection, row: Row[Any], sender: Sender) -> dict[Fin
         compliance=compliance,
     )
     found = dict.fromkeys(samples)
-    for each in await store.pre_flight_findings(tx, row.campaign_id, agreed(row, sender, None)):
+    last = await store.last_pre_flight(tx, row.campaign_id, agreed(row, sender, None))
+    if last is None:
+        return found
+    for each in last.findings:
         rule, _, what = each.partition(":")
-        if rule in compliance.rules:  # else a later version of the rules has done away with it
+        if rule not in compliance.rules:  # a later version of the rules has done away with it
+            continue
+        if last.at == at or rule not in findings.OF_A_START:
             found[Finding(rule, what)] = None
     return found
 

@@ -256,6 +256,7 @@ campaign_pre_flight = Table(
     metadata,
     Column("campaign_id", Text, primary_key=True),
     Column("digest", Text, nullable=False),  # of what was looked at, whenever it starts
+    _instant("at", nullable=True),  # the start that was looked at; null: at once
     Column("findings", ARRAY(Text), nullable=False),
     _instant("made_at"),
 )
@@ -1115,25 +1116,25 @@ async def approvals_of(tx: AsyncConnection, campaign_id: str) -> Sequence[Row[An
 
 
 async def put_pre_flight(
-    tx: AsyncConnection, campaign_id: str, digest: str, findings: Sequence[str], now: datetime
+    tx: AsyncConnection, campaign_id: str, digest: str, at: datetime | None, findings: Sequence[str], now: datetime
 ) -> None:
     await tx.execute(
         text(
-            "INSERT INTO campaign_pre_flight (campaign_id, digest, findings, made_at)"
-            " VALUES (:id, :digest, CAST(:findings AS text[]), :now) ON CONFLICT (campaign_id) DO UPDATE"
-            " SET digest = excluded.digest, findings = excluded.findings, made_at = excluded.made_at"
+            "INSERT INTO campaign_pre_flight (campaign_id, digest, at, findings, made_at)"
+            " VALUES (:id, :digest, :at, CAST(:findings AS text[]), :now) ON CONFLICT (campaign_id) DO UPDATE"
+            " SET digest = excluded.digest, at = excluded.at, findings = excluded.findings, made_at = excluded.made_at"
         ),
-        {"id": campaign_id, "digest": digest, "findings": list(findings), "now": now},
+        {"id": campaign_id, "digest": digest, "at": at, "findings": list(findings), "now": now},
     )
 
 
-async def pre_flight_findings(tx: AsyncConnection, campaign_id: str, digest: str) -> tuple[str, ...]:
-    """Of the last pre-flight, if it looked at this."""
-    found = await tx.scalar(
-        text("SELECT findings FROM campaign_pre_flight WHERE campaign_id = :id AND digest = :digest"),
+async def last_pre_flight(tx: AsyncConnection, campaign_id: str, digest: str) -> Row[Any] | None:
+    """Its `findings`, and the start `at` it looked at, if it looked at this."""
+    found = await tx.execute(
+        text("SELECT at, findings FROM campaign_pre_flight WHERE campaign_id = :id AND digest = :digest"),
         {"id": campaign_id, "digest": digest},
     )
-    return tuple(found or ())
+    return found.one_or_none()
 
 
 async def selected_after(

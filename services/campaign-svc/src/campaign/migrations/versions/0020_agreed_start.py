@@ -1,4 +1,5 @@
-"""What a campaign is held to when it starts: the start that an approval is of, and whether it needed one.
+"""What a campaign is held to when it starts: the start that an approval is of, and whether it needed one; and for which
+start the last pre-flight looked at it.
 
 Revision ID: 0020
 """
@@ -16,8 +17,10 @@ def upgrade() -> None:
         "ALTER TABLE campaign ADD COLUMN agreed_start timestamptz,"
         " ADD COLUMN approval_needed boolean NOT NULL DEFAULT false"
     )
+    op.execute("ALTER TABLE campaign_pre_flight ADD COLUMN at timestamptz")
     op.execute("UPDATE campaign SET agreed_start = at WHERE status = 'scheduled'")  # what was at once has begun
 
 
 def downgrade() -> None:
+    op.execute("ALTER TABLE campaign_pre_flight DROP COLUMN at")
     op.execute("ALTER TABLE campaign DROP COLUMN agreed_start, DROP COLUMN approval_needed")
