@@ -179,6 +179,10 @@ async def test_an_audience_is_whom_the_filter_names_and_can_be_written_to(campai
     where = {"city": ["Lyon", "Nîmes"], "loyalty": "or"}
     fields: dict[str, Any] = {"audience": {"where": where}, "text": "{first_name}, {prize} {stop}"}
     campaign_id = (await campaigns.written(**fields))["campaign_id"]
+    refused = await campaigns.post(f"campaigns/{campaign_id}/schedule", 409)
+    assert [(r["field"], r["reason"]) for r in refused["reasons"]] == [("text", "unknown_attribute:prize")]
+    assert await campaigns.status(campaign_id) == "draft"
+    await campaigns.put(f"senders/{SENDER}/attributes/prize", json={"kind": "text"})  # a file will bring it
     await campaigns.post(f"campaigns/{campaign_id}/schedule")
     assert await campaigns.planner.start_due()
     empty = await campaigns.get(f"campaigns/{campaign_id}")

@@ -103,6 +103,8 @@ async def test_a_rule_that_forbids_is_named_once_however_many_clocks_a_place_has
 async def test_errors_stop_scheduling_and_warnings_are_acknowledged_by_id(campaigns: Campaigns) -> None:
     await campaigns.imported(f"{csv_of(1)}")
     fields: dict[str, Any] = {"text": "Maison Lune bit.ly/a : {gift|vin} {stop} {if vip}STOP 36222{end}"}
+    for name in ("gift", "vip"):
+        await campaigns.put(f"senders/{SENDER}/attributes/{name}", json={"kind": "text"})
     campaign_id = (await campaigns.written(**fields))["campaign_id"]
     refused = await schedule(campaigns, campaign_id, 409)
     assert refused["type"] == "/problems/campaign-not-ready"
@@ -291,3 +293,21 @@ async def test_what_was_found_for_one_start_does_not_answer_for_another(campaign
     refused = await schedule(campaigns, campaign_id, 409)
     assert [r["reason"] for r in refused["reasons"]] == ["sector_alcohol"]
     await schedule(campaigns, campaign_id, acknowledge=["sector_alcohol"])
+
+
+@pytest.mark.parametrize("written", ["{fist_name}", "{fist_name|Bonjour}", "{if fist_name = Zoé}Bonjour{end}"])
+async def test_a_field_that_no_contact_of_the_sender_has_is_refused_and_one_that_some_miss_is_not(
+    campaigns: Campaigns, written: str
+) -> None:
+    text = f"{{first_name}}, Maison Lune {written} {{stop}}"
+    campaign_id = (await campaigns.written(text=text))["campaign_id"]
+    await schedule(campaigns, campaign_id)  # nobody is a contact yet
+    await campaigns.imported(f"number;first_name\n{number(1)};Zoé\n{number(2)};\n")
+    await campaigns.told(opted_in(1))
+    refused = await schedule(campaigns, campaign_id, 409)
+    assert [(r["field"], r["reason"]) for r in refused["reasons"]] == [("text", "unknown_attribute:fist_name")]
+    found = await looked_at(campaigns, campaign_id)
+    assert [(f["id"], f["severity"]) for f in found["findings"]] == [("unknown_attribute:fist_name", "error")]
+    await schedule(campaigns, campaign_id, 409, acknowledge=["unknown_attribute:fist_name"])
+    await campaigns.imported(f"number;fist_name\n{number(1)};Zoé\n")  # so it is a field of theirs
+    await schedule(campaigns, campaign_id)

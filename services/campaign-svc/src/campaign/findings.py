@@ -1,7 +1,7 @@
 """What is wrong with a campaign's text, or may be: each with the rule it breaks and where that rule comes from. Pure.
 
 An error stops scheduling; a warning is acknowledged by its id, which is the same whenever the same is found. The rules
-are data (`compliance/france-2.json`): never edited once used, a change is the next version. That a text tells how to
+are data (`compliance/france-3.json`): never edited once used, a change is the next version. That a text tells how to
 stop, and that it is at most ten parts, is checked by `text.check` before there is a campaign.
 """
 
@@ -61,7 +61,7 @@ class Finding:
 
 
 @lru_cache
-def load(version: str = "france-2") -> Compliance:
+def load(version: str = "france-3") -> Compliance:
     """Raises FileNotFoundError."""
     data = json.loads(
         (resources.files(__name__.rpartition(".")[0]) / "compliance" / f"{version}.json").read_text("utf-8")

@@ -7,7 +7,7 @@ thread, so that others are answered meanwhile.
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
@@ -20,8 +20,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import approval, consents, findings, recurrence, segments, senders, store
+from campaign import approval, consents, findings, recurrence, segment, segments, senders, store
 from campaign import text as texts
+from campaign.attributes import kinds_of
 from campaign.draw import lot
 from campaign.findings import Finding, Severity
 from campaign.forecast import NO_TRIAL, Forecast, Outlook, Plan, of_samples
@@ -244,7 +245,11 @@ async def look_at_campaign(campaign_id: Storable, held: Held, caller: Reader, bo
     plan = plan_of(row, sender, at or now, now, held.settings)
     outlook = await _Look(held.database, held.field_keys, row, selected, limits, Forecast(plan)).outlook()
     async with held.database.begin() as tx:
-        ids = [finding.id for finding in outlook.findings]
+        unknown = await _unknown_fields(tx, row)
+        names = {finding.found for finding in unknown}
+        found = [f for f in outlook.findings if f.rule != "field_nobody_has" or f.found not in names]
+        ids = [finding.id for finding in found]  # what is unknown is looked up again, and may be known by then
+        outlook = replace(outlook, findings=(*found, *unknown))
         await store.put_pre_flight(tx, campaign_id, agreed(row, sender, None), at, ids, now)
         approved = await _approved(tx, row, sender, at, outlook.findings)
     return _shown(row, sender, at, now, known, plan, outlook, approved)
@@ -439,7 +444,7 @@ async def _found(tx: AsyncConnection, row: Row[Any], sender: Sender, at: datetim
         sectors=row.sectors,
         compliance=compliance,
     )
-    found = dict.fromkeys(samples)
+    found = dict.fromkeys((*samples, *await _unknown_fields(tx, row)))
     last = await store.last_pre_flight(tx, row.campaign_id, agreed(row, sender, None))
     if last is None:
         return found
@@ -450,6 +455,17 @@ async def _found(tx: AsyncConnection, row: Row[Any], sender: Sender, at: datetim
         if last.at == at or rule not in findings.OF_A_START:
             found[Finding(rule, what)] = None
     return found
+
+
+async def _unknown_fields(tx: AsyncConnection, row: Row[Any]) -> list[Finding]:
+    """Fields of its texts that are no attributes of its sender's contacts, so that for want of them nobody would get
+    it, or everybody what is said without. A sender that has no contacts yet may have any."""
+    known = await kinds_of(tx, row.sender_id)
+    named = {name for wording in store.wordings_of(row).values() for name in wording.fields}
+    unknown = sorted(named - known.keys())
+    if not unknown or not await segments.selects_somebody(tx, row.sender_id, segment.EVERYBODY):
+        return []
+    return [Finding("unknown_attribute", name) for name in unknown]
 
 
 def _refused(row: Row[Any], sender: Sender) -> list[str]:
