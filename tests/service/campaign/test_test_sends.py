@@ -65,3 +65,30 @@ async def test_what_cannot_be_tested_is_refused_and_nothing_is_asked_for(campaig
     assert len(await campaigns.requests()) == 50
     await campaigns.post(f"campaigns/{campaign_id}/cancel")
     await campaigns.post(path, 409, json=body)
+
+
+async def test_a_key_belongs_to_one_text(campaigns: Campaigns) -> None:
+    campaign_id = (await campaigns.written())["campaign_id"]
+    path = f"campaigns/{campaign_id}/test-sends"
+    key, body = {"Idempotency-Key": "once"}, {"numbers": [number(1)], "attributes": {"first_name": "Ana"}}
+    [sent] = (await campaigns.post(path, 202, json=body, headers=key))["items"]
+    [again] = (await campaigns.post(path, 202, json=body, headers=key))["items"]
+    assert (again["message_id"], again["text"]) == (sent["message_id"], sent["text"])
+    other = body | {"numbers": [number(2), number(1)], "attributes": {"first_name": "Zoé"}}
+    refused = await campaigns.post(path, 409, json=other, headers=key)
+    assert (refused["type"], refused["reasons"][0]["reason"]) == ("/problems/idempotency-key-reused", "reused")
+    await campaigns.put(f"campaigns/{campaign_id}", json={"text": "{first_name}, Maison Lune : oui {stop}"})
+    await campaigns.post(path, 409, json=body, headers=key)
+    assert [request.message_id for request in await campaigns.requests()] == [sent["message_id"]]
+    assert (await campaigns.post(path, 202, json=body))["items"][0]["text"] == "Ana, Maison Lune : oui STOP au 36111"
+    assert len(await campaigns.requests()) == 2
+
+
+async def test_a_link_in_a_test_is_its_target_and_leads_there(campaigns: Campaigns) -> None:
+    target = "https://maison-lune.example/soldes"
+    await campaigns.put(f"senders/{SENDER}/rules", json={"link_host": "m.maison-lune.example"})
+    campaign_id = (await campaigns.written(text=f"Maison Lune {{link {target}}} {{stop}}"))["campaign_id"]
+    [sent] = (await campaigns.post(f"campaigns/{campaign_id}/test-sends", 202, json={"numbers": [number(1)]}))["items"]
+    assert sent["text"].startswith(f"Maison Lune {target} ")
+    [request] = await campaigns.requests()
+    assert field_keys.unseal(request.text, f"text:{request.message_id}") == sent["text"]

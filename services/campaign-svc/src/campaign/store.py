@@ -270,6 +270,7 @@ test_send = Table(
     Column("variant", Text, nullable=False),
     Column("asked_by", Text, nullable=False),
     _instant("asked_at"),
+    Column("fingerprint", Text, nullable=True),  # of its text, keyed
     PrimaryKeyConstraint("campaign_id", "message_id"),
     Index("test_send_asked_ix", "asked_at"),
 )
@@ -1187,21 +1188,35 @@ async def add_tests(tx: AsyncConnection, campaign_id: str, tests: Sequence[Mappi
     """The message_ids of those that are new."""
     rows = await tx.execute(
         text(
-            "INSERT INTO test_send (campaign_id, message_id, subject_id, variant, asked_by, asked_at)"
-            " SELECT :campaign_id, t.message_id, t.subject_id, t.variant, :asked_by, :asked_at"
-            " FROM unnest(CAST(:ids AS text[]), CAST(:subjects AS text[]), CAST(:variants AS text[]))"
-            " AS t(message_id, subject_id, variant) ON CONFLICT DO NOTHING RETURNING message_id"
+            "INSERT INTO test_send (campaign_id, message_id, subject_id, variant, asked_by, asked_at, fingerprint)"
+            " SELECT :campaign_id, t.message_id, t.subject_id, t.variant, :asked_by, :asked_at, t.fingerprint"
+            " FROM unnest(CAST(:ids AS text[]), CAST(:subjects AS text[]), CAST(:variants AS text[]),"
+            " CAST(:fingerprints AS text[])) AS t(message_id, subject_id, variant, fingerprint)"
+            " ON CONFLICT DO NOTHING RETURNING message_id"
         ),
         {
             "campaign_id": campaign_id,
             "ids": [test["message_id"] for test in tests],
             "subjects": [test["subject_id"] for test in tests],
             "variants": [test["variant"] for test in tests],
+            "fingerprints": [test["fingerprint"] for test in tests],
             "asked_by": tests[0]["asked_by"],
             "asked_at": tests[0]["asked_at"],
         },
     )
     return set(rows.scalars())
+
+
+async def test_fingerprints(tx: AsyncConnection, campaign_id: str, message_ids: Sequence[str]) -> dict[str, str]:
+    """Of those of these that were asked for before, by message_id."""
+    rows = await tx.execute(
+        text(
+            "SELECT message_id, fingerprint FROM test_send WHERE campaign_id = :id AND fingerprint IS NOT NULL"
+            " AND message_id = ANY(CAST(:ids AS text[]))"
+        ),
+        {"id": campaign_id, "ids": list(message_ids)},
+    )
+    return {row.message_id: row.fingerprint for row in rows}
 
 
 async def tests_since(tx: AsyncConnection, campaign_id: str, since: datetime) -> int:

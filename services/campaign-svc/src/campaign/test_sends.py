@@ -2,8 +2,8 @@
 
 A test is a message like any other of its sender and purpose: the gate asks for the consent of whoever gets it, for the
 STOP mention, for the hours. Testers are people who have consented, with their proof; there is no list of numbers that
-need none. The text is the one its audience would get, to the letter: nothing is put before it. What becomes of it,
-dispatch-svc tells by its `message_id`.
+need none. The text is the one its audience would get, to the letter, but for its links: nothing is put before it. What
+becomes of it, dispatch-svc tells by its `message_id`.
 """
 
 import hashlib
@@ -21,8 +21,8 @@ from sqlalchemy import Row
 from campaign import pre_flight, store
 from campaign import text as texts
 from campaign.lifecycle import Status
-from campaign.links import Tokens
 from campaign.reach import Standing, denials
+from campaign.short_link import any_token
 from campaign.store import Sender
 from campaign.timing import timetable
 from campaign.variants import OWN
@@ -54,6 +54,10 @@ _standing = msgspec.json.Decoder(Standing)
 
 class TooManyTests(Conflict):
     slug, title = "too-many-tests", "The campaign has been tested often enough today"
+
+
+class KeyReused(Conflict):
+    slug, title = "idempotency-key-reused", "This Idempotency-Key came before with another request"
 
 
 class NewTest(BaseModel):
@@ -104,7 +108,11 @@ async def send_test(
     caller: Author,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
 ) -> TestsSent:
-    """Ask for the message, for each of these numbers. All of them, or none where one cannot be written to."""
+    """Ask for the message, for each of these numbers. All of them, or none where one cannot be written to.
+
+    A link stands there as its target, in full: the audience gets a short one of each person's own, which leads nowhere
+    before the campaign has started, and whose clicks are the campaign's. So a test may be longer than the message.
+    """
     now = datetime.now(UTC)
     people = {held.subject_keys.subject_id(found.e164): found for found in _read(body, held.settings)}
     key = idempotency_key or str(uuid4())
@@ -131,7 +139,13 @@ async def send_test(
             )
             items.append(item)
             requests.append(request)
-        new = await store.add_tests(tx, campaign_id, [item.model_dump() for item in items])
+        # keyed: a text of few words could be tried out
+        fingerprints = {item.message_id: held.subject_keys.subject_id(f"test {item.text}") for item in items}
+        before = await store.test_fingerprints(tx, campaign_id, list(fingerprints))
+        if any(fingerprints[message_id] != fingerprint for message_id, fingerprint in before.items()):
+            raise KeyReused("the key belongs to another text", reasons=[Reason("Idempotency-Key", "reused")])
+        tests = [item.model_dump() | {"fingerprint": fingerprints[item.message_id]} for item in items]
+        new = await store.add_tests(tx, campaign_id, tests)
         await outbox.append(tx, CAMPAIGN_REQUESTS, [r for r in requests if r.message_id in new])
     return TestsSent(items=items)
 
@@ -184,8 +198,7 @@ class _Test:
             raise Invalid("the text needs an attribute", reasons=[Reason(f"attributes.{missing}", "missing")])
         if self.wording.targets and self.sender.link_host is None:
             raise Invalid("its sender has no host for links", reasons=[Reason("text", "link_host_missing")])
-        tokens = Tokens(self.held.link_keys, row.campaign_id, subject_id)  # theirs, once the campaign has started
-        written = self.wording.render(attributes, self.sender.stop_code, tokens)
+        written = self.wording.with_links_in_full().render(attributes, self.sender.stop_code, any_token)
         if (problem := texts.refused(written, self.sender.stop_code, self.sender.stop_added)) is not None:
             raise Invalid("there is no such text", reasons=[Reason("attributes", problem.value)])
         identity = str(message_id(row.created_at, row.campaign_id, subject_id, f"test:{self.variant}:{self.name}"))

@@ -5,7 +5,7 @@ the campaign does not speak.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from campaign import folding, text
@@ -51,6 +51,10 @@ class Wording:
         """Where its links lead, in every language; each once."""
         links = (link for template in self.templates.values() for link in template.links)
         return tuple(dict.fromkeys(link.target for link in links))
+
+    def with_links_in_full(self) -> "Wording":
+        """Each as its target, which needs no token."""
+        return replace(self, templates={name: each.with_links_on(None) for name, each in self.templates.items()})
 
     def render(self, attributes: Mapping[str, str], stop_code: str, token: Token) -> str:
         """The text for one contact; `token`: of their links (`short_link.any_token`, where it is not sent). Raises

@@ -1,5 +1,5 @@
 """What a campaign is held to when it starts: the start that an approval is of, and whether it needed one; and for which
-start the last pre-flight looked at it.
+start the last pre-flight looked at it. And of a test, which text it was.
 
 Revision ID: 0020
 """
@@ -18,9 +18,11 @@ def upgrade() -> None:
         " ADD COLUMN approval_needed boolean NOT NULL DEFAULT false"
     )
     op.execute("ALTER TABLE campaign_pre_flight ADD COLUMN at timestamptz")
+    op.execute("ALTER TABLE test_send ADD COLUMN fingerprint text")
     op.execute("UPDATE campaign SET agreed_start = at WHERE status = 'scheduled'")  # what was at once has begun
 
 
 def downgrade() -> None:
+    op.execute("ALTER TABLE test_send DROP COLUMN fingerprint")
     op.execute("ALTER TABLE campaign_pre_flight DROP COLUMN at")
     op.execute("ALTER TABLE campaign DROP COLUMN agreed_start, DROP COLUMN approval_needed")
