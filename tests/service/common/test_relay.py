@@ -8,6 +8,8 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.producer.message_accumulator import BatchBuilder
 from prometheus_client import Gauge
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
@@ -96,6 +98,32 @@ async def test_events_that_share_rows_leave_one_by_one_in_their_order(
         states = [r for r in log if not isinstance(r.event, Watermark)]
         assert {r.headers["ce_type"] for r in states} == {"consent.state_changed.v1"}
         assert len({r.headers["ce_id"] for r in states}) == len(states) == 30
+
+
+async def test_a_large_turn_holds_the_loop_for_one_partition_at_a_time(
+    surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, seen, make = 0, set[int](), AIOKafkaProducer.create_batch
+
+    def counted(producer: AIOKafkaProducer) -> BatchBuilder:
+        nonlocal begun
+        begun += 1
+        return make(producer)
+
+    async def look(stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            seen.add(begun)
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(AIOKafkaProducer, "create_batch", counted)
+    monkeypatch.setattr(outbox, "AT_ONCE_BYTES", 1)
+    async with pipeline(surroundings, partitions=3) as pipe:
+        await pipe.append(*(state for subject in SUBJECTS for state in states_of(subject, 1)))
+        partitions = len({partition_of(subject, 3) for subject in SUBJECTS})
+        async with going(look, pipe.relay().run):
+            await eventually(pipe.drained)
+        assert partitions > 1
+        assert set(range(partitions + 1)) <= seen
 
 
 async def _a_watermark(pipe: Pipeline) -> bool:

@@ -43,7 +43,8 @@ LEADER = "placet.relay"  # advisory lock: one publishing transaction per databas
 IDLE_S = 0.25  # a missed notification costs at most this
 BACK_OFF_S = (0.1, 5.0)
 TOGETHER = 1_000  # events of one row at most
-TURN_BYTES = 4_000_000  # of payloads that a relay takes at once, and the row that exceeds it
+AT_ONCE_BYTES = 100_000  # of a partition's records that are worth a request of their own
+TURN_BYTES = 6_000_000  # of payloads that a relay takes at once, and the row that exceeds it
 SHARED = "placet.shared_row.v1;"  # before the type that all events of such a row have
 MAX_RECORD_BYTES = kafka.BATCH_BYTES - 20_000  # key and value; the rest is for headers and Kafka's own framing
 
@@ -285,6 +286,8 @@ class Relay:
                             raise ValueError(f"outbox row {row.id} is larger than a Kafka batch")
                     published[name] += 1
             acks.append(await producer.send_batch(batch, name, partition=partition))
+            if batch.size() >= AT_ONCE_BYTES:
+                await asyncio.sleep(0)  # it leaves while the next is made; others want the loop too
         await asyncio.gather(*acks)
         for name, many in published.items():
             PUBLISHED.labels(name).inc(many)
@@ -297,9 +300,9 @@ class Relay:
         if kind == row.type:
             yield row.key, row.payload, headers
             return
-        others = [header for header in headers if header[0] != "ce_id"]
+        others, begins = [header for header in headers if header[0] != "ce_id"], f"{row.event_id}-"
         for place, (key, value) in enumerate(_shared.decode(row.payload or b"")):
-            yield key, value, [("ce_id", f"{row.event_id}-{place}".encode()), *others]
+            yield key, value, [("ce_id", f"{begins}{place}".encode()), *others]
 
     async def _watermark(self, producer: AIOKafkaProducer, read: Read, reached: int) -> None:
         """Says what may be said now that all rows up to the id `reached` are in the log: of this turn's own read, or of
