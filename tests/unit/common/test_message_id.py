@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.message_id import EPOCH, began, message_id
+from common.message_id import EPOCH, began, message_id, written, written_around
 
 instants = st.datetimes(datetime(1970, 1, 1), datetime(9999, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 hypothesis wants them naive
 parts = st.lists(st.text(), max_size=4)
@@ -45,6 +45,15 @@ def test_ids_sort_as_their_instants(first: datetime, second: datetime, of: list[
 def test_one_cause_is_one_id_and_two_are_two(at: datetime, of: list[str], other: list[str]) -> None:
     """Whatever a caller's Idempotency-Key is made of: no key can be written that looks like two parts."""
     assert (message_id(at, *of) == message_id(at, *other)) == (of == other)
+
+
+@given(instants, parts, st.text(), parts)
+def test_one_of_many_is_written_as_it_is_alone(at: datetime, before: list[str], one: str, after: list[str]) -> None:
+    assert (
+        written_around(at, before, after)(one)
+        == written(at, *before, one, *after)
+        == str(message_id(at, *before, one, *after))
+    )
 
 
 def test_it_is_frozen() -> None:

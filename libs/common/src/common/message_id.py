@@ -2,6 +2,7 @@
 index stays warm. Pure."""
 
 import hashlib
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -21,11 +22,29 @@ def message_id(started_at: datetime, *parts: str) -> UUID:
 
 
 def written(started_at: datetime, *parts: str) -> str:
-    """`message_id` as a text, in a third of the time: each recipient of a campaign has one."""
+    """`message_id` as a text."""
+    return _drawn(_begins(started_at), _told(parts))
+
+
+def written_around(started_at: datetime, before: Sequence[str], after: Sequence[str]) -> Callable[[str], str]:
+    """`written` of the part between those, in half of its time: each recipient of a campaign has one."""
+    begins, head, tail = _begins(started_at), _told(before), _told(after)
+    return lambda part: _drawn(begins, f"{head}{len(part)}:{part}{tail}")
+
+
+def _begins(started_at: datetime) -> str:
     began = f"{(started_at - EPOCH) // ONE_MS & ((1 << 48) - 1):012x}"
-    # with their lengths: no part, whatever a caller puts into it, can look like two
-    drawn = hashlib.sha256("".join([f"{len(part)}:{part}" for part in parts]).encode()).hexdigest()
-    return f"{began[:8]}-{began[8:]}-8{drawn[1:4]}-{_VARIANT[drawn[4]]}{drawn[5:8]}-{drawn[8:20]}"
+    return f"{began[:8]}-{began[8:]}-8"
+
+
+def _told(parts: Sequence[str]) -> str:
+    """With their lengths: no part, whatever a caller puts into it, can look like two."""
+    return "".join([f"{len(part)}:{part}" for part in parts])
+
+
+def _drawn(begins: str, told: str) -> str:
+    drawn = hashlib.sha256(told.encode()).hexdigest()
+    return f"{begins}{drawn[1:4]}-{_VARIANT[drawn[4]]}{drawn[5:8]}-{drawn[8:20]}"
 
 
 def began(identity: UUID) -> datetime | None:

@@ -10,6 +10,7 @@
 Asking for what already is changes nothing, so every action may be retried.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -102,7 +103,12 @@ def step(status: Status, action: Action) -> Step:
 
 def message_of(campaign_id: str, starts_at: datetime, subject_id: str) -> str:
     """The one message of a campaign to a person: the same id whoever derives it, and however often."""
-    return message_id.written(starts_at, campaign_id, subject_id, ONLY_STEP)
+    return messages_of(campaign_id, starts_at)(subject_id)
+
+
+def messages_of(campaign_id: str, starts_at: datetime) -> Callable[[str], str]:
+    """`message_of` by subject id, for many of one campaign."""
+    return message_id.written_around(starts_at, (campaign_id,), (ONLY_STEP,))
 
 
 def ends_by(starts_at: datetime, send_before: datetime | None) -> datetime:

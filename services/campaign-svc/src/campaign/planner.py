@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from sqlalchemy import Row
@@ -22,13 +22,13 @@ from campaign import control, links, pre_flight, recurrence, segments, store
 from campaign import text as texts
 from campaign.draw import lot
 from campaign.forecast import TOO_LATE
-from campaign.lifecycle import Action, Priority, ends_by, message_of
+from campaign.lifecycle import Action, Priority, ends_by, messages_of
 from campaign.links import Tokens
 from campaign.recurrence import Recurring
 from campaign.segment import Condition
 from campaign.short_link import any_token
 from campaign.store import Recipient, Sender
-from campaign.text import Missing
+from campaign.text import Missing, TextProblem
 from campaign.timing import Pace, Timetable, Timing, starts
 from campaign.variants import HOLDOUT, OWN, REST, Trial, winner
 from campaign.wording import Wording, required
@@ -49,7 +49,7 @@ STARTED = counter("sms_campaign_starts_total", "Campaigns started.")
 MISSED = counter("sms_campaign_missed_occurrences_total", "Occurrences that nobody was there to begin in time.")
 REQUESTED = counter("sms_campaign_requests_total", "Recipients asked for, or denied before that.", ["result"])
 
-PAGE = 2_000  # recipients of a chunk that are read, written and stored together
+PAGE = 1_000  # recipients of a chunk that are read, written and stored together
 LOCKS_WITHIN_S = 2.0
 IN_ONE_GO = 250  # written before others have the loop
 AHEAD = 100  # recipients looked at beyond those that a pace has room for, to find who waits
@@ -63,7 +63,7 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class _Written(NamedTuple):
+class _Written(msgspec.Struct, frozen=True, gc=False):
     """What one recipient is to get. `number`: sealed."""
 
     subject_id: str
@@ -79,9 +79,9 @@ class _Asking:
     """A campaign as it is being asked for."""
 
     row: Row[Any]
-    campaign_id: str  # of `row`, and looked up once for all, as are its next two
-    starts_at: datetime
-    by_person: bool  # of `timing`
+    campaign_id: str  # of `row`, and looked up once for all
+    message_of: Callable[[str], str]  # by subject id
+    by_person: bool  # of `timing`, likewise
     linked: bool  # some text has links
     sender: Sender
     wordings: Mapping[str, Wording]
@@ -92,6 +92,7 @@ class _Asking:
     timetable: Timetable
     field_keys: FieldKeys
     now: datetime
+    problems: dict[str, TextProblem | None] = field(default_factory=dict)  # by text: many get the same
 
     @property
     def may_wait(self) -> bool:
@@ -107,10 +108,10 @@ class _Asking:
     def of(self, recipient: Recipient, tokens: Tokens | None) -> _Written | str | datetime:
         """What one recipient is to get; why nothing: its contact is gone, or has changed since the freeze, or it is
         held out; or until when it waits. `tokens`: of its links, where a text has any."""
-        subject_id, number, held = recipient
+        subject_id, number, held = recipient.subject_id, recipient.number, recipient.attributes
         if number is None or held is None:
             return "contact_gone"
-        variant = self.variant_of(subject_id)
+        variant = OWN if self.trial is None else self.variant_of(subject_id)
         if variant == HOLDOUT:
             return HOLDOUT
         if variant == REST:
@@ -122,17 +123,21 @@ class _Asking:
                 return TOO_LATE
             if due > self.now:
                 return due
-        stop_code, stop_added = self.sender.stop_code, self.sender.stop_added
         try:
-            text = self.wordings[variant].render(attributes, stop_code, tokens or any_token)
+            text = self.wordings[variant].render(attributes, self.sender.stop_code, tokens or any_token)
         except Missing as missing:
             return f"missing:{missing.name}"
         if variant in self.hostless:
             return "link_host_missing"
-        if (problem := texts.refused(text, stop_code, stop_added)) is not None:
+        if (problem := self._problem(text)) is not None:
             return problem.value
-        message_id = message_of(self.campaign_id, self.starts_at, subject_id)
-        return _Written(subject_id, number, message_id, text, self.timetable.region(attributes), tokens)
+        region = self.timetable.region(attributes)
+        return _Written(subject_id, number, self.message_of(subject_id), text, region, tokens)
+
+    def _problem(self, text: str) -> TextProblem | None:
+        if text not in self.problems:
+            self.problems[text] = texts.refused(text, self.sender.stop_code, self.sender.stop_added)
+        return self.problems[text]
 
     def requests(self, written: Sequence[_Written]) -> list[MessageRequested]:
         """In that order. Sealed together, which takes a third less."""
@@ -140,19 +145,19 @@ class _Asking:
         sealed = self.field_keys.seal_all([(each.text, f"text:{each.message_id}") for each in written])
         return [
             MessageRequested(
-                message_id=message_id,
+                message_id=each.message_id,
                 campaign_id=self.campaign_id,
                 sender_id=sender_id,
                 purpose=purpose,
                 category="marketing",
-                subject_id=subject_id,
-                number=number,
+                subject_id=each.subject_id,
+                number=each.number,
                 text=text,
                 requested_at=self.now,
                 send_before=send_before,
-                region=region,
+                region=each.region,
             )
-            for (subject_id, number, message_id, _, region, _), text in zip(written, sealed, strict=True)
+            for each, text in zip(written, sealed, strict=True)
         ]
 
     def _due(self, subject_id: str, sealed: str, attributes: Mapping[str, str]) -> datetime | None:
@@ -423,7 +428,7 @@ class Planner:
         return _Asking(
             row=row,
             campaign_id=row.campaign_id,
-            starts_at=row.starts_at,
+            message_of=messages_of(row.campaign_id, row.starts_at),
             by_person=timing.by_person,
             linked=bool(linked),
             sender=sender,

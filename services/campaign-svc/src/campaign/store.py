@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from sqlalchemy import (
@@ -1367,7 +1367,7 @@ async def lock_expanding(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
     return rows.one_or_none()
 
 
-class Recipient(NamedTuple):
+class Recipient(msgspec.Struct, frozen=True, gc=False):
     """Of a campaign, with its contact as it is now: `number` (sealed) and `attributes` (JSON) None where it is gone."""
 
     subject_id: str
@@ -1376,13 +1376,14 @@ class Recipient(NamedTuple):
 
 
 def _with_contacts(page: str, order: str) -> str:
-    """Of recipients; $1: the sender. The page is cut first, and each contact looked up by its key, which only its LIMIT
-    makes sure of: of a table that has just grown Postgres knows nothing yet, and would rather read all contacts for
-    each page."""
+    """Of recipients; $1: the sender. The contacts of a page are looked up by their keys, all in one way through the
+    index, whatever Postgres knows of the table: of an array that is only then made it expects ten."""
     return (
-        f"SELECT r.subject_id, c.number, c.attributes FROM ({page}) AS r LEFT JOIN LATERAL"
-        " (SELECT number, attributes::text AS attributes FROM contact"
-        f" WHERE sender_id = $1 AND subject_id = r.subject_id LIMIT 1) AS c ON true ORDER BY {order}"
+        f"WITH page AS MATERIALIZED ({page}), held AS MATERIALIZED"
+        " (SELECT subject_id, number, attributes::text AS attributes FROM contact"
+        " WHERE sender_id = $1 AND subject_id = ANY(ARRAY(SELECT subject_id FROM page)))"
+        " SELECT r.subject_id, c.number, c.attributes FROM page AS r"
+        f" LEFT JOIN held AS c ON c.subject_id = r.subject_id ORDER BY {order}"
     )
 
 
