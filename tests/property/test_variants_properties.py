@@ -3,6 +3,7 @@ text that drives the fewest away wins."""
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
@@ -10,8 +11,20 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from campaign.draw import lot
-from campaign.timing import Timetable, Timing
-from campaign.variants import HOLDOUT, OWN, REST, Result, Trial, Variant, Winner, winner
+from campaign.timing import Place, Timetable, Timing
+from campaign.variants import (
+    HOLDOUT,
+    LEAST_FOR_REST,
+    LEAST_HANDED_OFF,
+    OWN,
+    REST,
+    FirstGroups,
+    Result,
+    Trial,
+    Variant,
+    Winner,
+    winner,
+)
 from common.law import load
 
 PEOPLE = [f"s{n}" for n in range(4000)]
@@ -62,17 +75,25 @@ B, C = (Variant(name=name, text="…", percent=10) for name in "bc")
 TRIAL = Trial(variants=(B, C), percent=10, winner=Winner(after_hours=4))
 
 
+BY_CLICKS = TRIAL.model_copy(update={"winner": Winner(by="most_clicks", after_hours=4)})
+MANY = LEAST_HANDED_OFF
+FEW = MANY - 1
+
+
 @pytest.mark.parametrize(
     ("results", "best"),
     [
-        ({}, "a"),
-        ({"a": Result(10, 10, 0, 2), "b": Result(20, 20, 0, 3), "c": Result(10, 10, 0, 9)}, "b"),
-        ({"a": Result(10, 10, 0, 1), "b": Result(10, 10, 0, 1)}, "a"),
-        ({"a": Result(10, 10, 0, 1), "b": Result(10, 0, 0, 0), "c": Result(10, 1, 0, 0)}, "c"),
+        ({}, ("a", "too_few")),
+        ({"a": Result(0, MANY, 0, 3), "b": Result(0, 2 * MANY, 0, 5), "c": Result(0, MANY, 0, 9)}, ("b", "best")),
+        ({"a": Result(0, MANY, 0, 1), "b": Result(0, MANY, 0, 1)}, ("a", "equal")),
+        ({"a": Result(0, MANY, 0, 2), "b": Result(0, MANY, 0, 1), "c": Result(0, 2 * MANY, 0, 2)}, ("b", "equal")),
+        ({"a": Result(0, 1000, 0, 20), "b": Result(0, FEW, 0, 0)}, ("a", "too_few")),
+        ({"a": Result(0, FEW, 0, 0), "b": Result(0, 1000, 0, 20)}, ("a", "too_few")),
+        ({"a": Result(0, 1000, 0, 20), "b": Result(0, MANY, 0, 1), "c": Result(0, 1, 0, 0)}, ("a", "best")),
     ],
 )
-def test_the_least_share_of_opt_outs_wins_and_who_reached_nobody_does_not(
-    results: dict[str, Result], best: str
+def test_the_least_share_of_opt_outs_wins_among_texts_that_enough_have_got(
+    results: dict[str, Result], best: tuple[str, str]
 ) -> None:
     assert winner(TRIAL, results) == best
 
@@ -80,27 +101,93 @@ def test_the_least_share_of_opt_outs_wins_and_who_reached_nobody_does_not(
 @pytest.mark.parametrize(
     ("results", "best"),
     [
-        ({}, "a"),
-        ({"a": Result(10, 10, clicked=2), "b": Result(20, 20, clicked=5), "c": Result(9, 9, clicked=1)}, "b"),
-        ({"a": Result(10, 10, opted_out=9, clicked=1), "b": Result(10, 10, clicked=1)}, "a"),
-        ({"a": Result(10, 10, clicked=0), "b": Result(10, 0, clicked=0), "c": Result(10, 1, clicked=0)}, "a"),
-        ({"a": Result(10, 0), "b": Result(10, 1), "c": Result(10, 0)}, "b"),
+        ({}, ("a", "too_few")),
+        ({"a": Result(0, MANY, clicked=2), "b": Result(0, 2 * MANY, clicked=5)}, ("b", "best")),
+        ({"a": Result(0, MANY, opted_out=9, clicked=1), "b": Result(0, MANY, clicked=1)}, ("a", "equal")),
+        ({"a": Result(0, MANY, clicked=1), "b": Result(0, MANY), "c": Result(0, 1, clicked=1)}, ("a", "best")),
     ],
 )
-def test_by_clicks_the_largest_share_of_who_followed_a_link_wins(results: dict[str, Result], best: str) -> None:
-    by_clicks = Winner(by="most_clicks", after_hours=4)
-    assert winner(TRIAL.model_copy(update={"winner": by_clicks}), results) == best
+def test_by_clicks_the_largest_share_of_who_followed_a_link_wins(
+    results: dict[str, Result], best: tuple[str, str]
+) -> None:
+    assert winner(BY_CLICKS, results) == best
 
 
-def test_the_best_is_chosen_after_the_first_could_leave() -> None:
-    sunday = datetime(2026, 11, 29, 9, tzinfo=UTC)
-    never = sunday + timedelta(days=99)
-    for minutes, decided in (
+@st.composite
+def results(draw: st.DrawFn) -> Result:
+    handed_off = draw(st.integers(0, 3 * LEAST_HANDED_OFF))
+    reacted = st.integers(0, handed_off)
+    return Result(handed_off, handed_off, opted_out=draw(reacted), clicked=draw(reacted))
+
+
+@given(st.dictionaries(st.sampled_from("abc"), results()), st.sampled_from([TRIAL, BY_CLICKS]))
+def test_no_text_wins_by_what_a_few_did_and_none_that_enough_have_got_did_better(
+    found: dict[str, Result], trial: Trial
+) -> None:
+    best, because = winner(trial, found)
+    enough = {name: each for name, each in found.items() if each.handed_off >= LEAST_HANDED_OFF}
+    assert (because == "too_few") == (len(enough) < 2)
+    if because == "too_few":
+        assert best == OWN
+        return
+    did = {
+        name: Fraction(each.clicked if trial is BY_CLICKS else each.handed_off - each.opted_out, each.handed_off)
+        for name, each in enough.items()
+    }
+    equals = [name for name in did if did[name] == max(did.values())]
+    assert best == min(equals)
+    assert because == ("best" if len(equals) == 1 else "equal")
+    assert winner(trial, enough) == (best, because), "what a few did changes nothing"
+
+
+SUNDAY = datetime(2026, 11, 29, 9, tzinfo=UTC)
+
+
+def table_of(minutes: int | None = None, ends: timedelta = timedelta(days=3)) -> Timetable:
+    return Timetable(Timing(spread_minutes=minutes), "FR", SUNDAY, SUNDAY, SUNDAY + ends, load("france"))
+
+
+def test_the_best_is_chosen_at_the_soonest_after_the_first_could_leave() -> None:
+    for minutes, soonest in (
         (None, datetime(2026, 11, 30, 11, tzinfo=UTC)),
         (60, datetime(2026, 11, 30, 12, tzinfo=UTC)),
     ):
-        table = Timetable(Timing(spread_minutes=minutes), "FR", sunday, sunday, never, load("france"))
-        assert TRIAL.decided_at(table) == decided
+        assert TRIAL.soonest(table_of(minutes)) == soonest
+
+
+SPANS = st.timedeltas(timedelta(), timedelta(days=4))
+
+
+@given(SPANS, SPANS, SPANS)
+def test_the_last_moment_leaves_the_rest_the_time_it_needs_within_hours_and_none_to_spare(
+    rest: timedelta, more: timedelta, ends: timedelta
+) -> None:
+    table = table_of(ends=ends)
+    last, soonest = TRIAL.last_moment(table, rest), TRIAL.soonest(table)
+    needs = max(rest, LEAST_FOR_REST)
+    opening = table.openings(Place("FR"), last, table.ends_by)
+    left = sum((closes - opens for opens, closes in opening), timedelta())
+    assert last >= soonest
+    assert left == needs or (left < needs and last == soonest)
+    assert TRIAL.last_moment(table, rest + more) <= last
+
+
+@given(st.booleans(), st.none() | SPANS, SPANS, SPANS)
+def test_the_best_is_chosen_so_long_after_the_last_of_the_first_groups_or_in_time_for_the_rest(
+    over: bool, ago: timedelta | None, rest: timedelta, later: timedelta
+) -> None:
+    table, now = table_of(), SUNDAY + later
+    last_at = None if ago is None else now - ago
+    found = TRIAL.choice(table, FirstGroups(over, last_at), rest, now)
+    last_moment = TRIAL.last_moment(table, rest)
+    if not over:
+        assert (found.at, found.waits_for, found.last_moment) == (last_moment, "first_groups", True)
+        return
+    assert found.waits_for == "after_hours"
+    wanted = now if last_at is None else last_at + timedelta(hours=4)
+    assert found.at == (last_moment if found.last_moment else wanted)
+    assert found.at <= last_moment
+    assert found.last_moment == (wanted > last_moment)
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,17 @@ from typing import Any
 import pytest
 
 from campaign.draw import lot
+from campaign.timing import Pace, Timing
 from campaign.variants import HOLDOUT, REST, Trial
 from tests.builders import SENDER, field_keys, now, opted_in, opted_out, subject
 from tests.running import bearer
 from tests.service.campaign.campaigns import TEXT, Campaigns, changed, csv_of
 from tests.service.campaign.test_links import followed
+from tests.service.campaign.test_timing import HOUR, MINUTE, MONDAY, SECOND, asked, set_clock
 
 pytestmark = pytest.mark.brokerless
 
-PEOPLE = range(60)
+PEOPLE = range(150)  # 30 and more have each text
 SAME_LOTS = {"Idempotency-Key": "trial"}  # the id of a campaign, and with it everybody's lot
 TRIAL: dict[str, Any] = {
     "variants": [{"name": "b", "text": "B {stop} Maison Lune", "percent": 30}],
@@ -68,6 +70,102 @@ async def test_the_rest_get_the_text_that_fewest_opted_out_of_and_who_is_held_ou
     assert all(field_keys.unseal(r.text, f"text:{r.message_id}").startswith("B STOP au") for r in rest)
     assert (await campaigns.get(f"campaigns/{campaign_id}"))["winner"] == "b"
     await campaigns.statistics(campaign_id)
+
+
+async def begun(campaigns: Campaigns, **fields: Any) -> str:
+    """A campaign on MONDAY, nobody asked for yet."""
+    await campaigns.imported(csv_of(*PEOPLE))
+    campaign_id: str = (await campaigns.written(headers=SAME_LOTS, **{"trial": TRIAL, **fields}))["campaign_id"]
+    await campaigns.post(f"campaigns/{campaign_id}/schedule", json={"at": MONDAY.isoformat()})
+    set_clock(campaigns, MONDAY)
+    assert await campaigns.planner.start_due()
+    return campaign_id
+
+
+async def choice(campaigns: Campaigns, campaign_id: str) -> tuple[Any, ...]:
+    """Of the winner: which, when, what it waits for, whether at the last moment, and why that one."""
+    shown = await campaigns.get(f"campaigns/{campaign_id}")
+    told = await campaigns.get(f"campaigns/{campaign_id}/variants")
+    assert (told["winner"], told["choice"]) == (shown["winner"], shown["choice"])
+    found = shown["choice"]
+    at = datetime.fromisoformat(found["at"])
+    return shown["winner"], at, found["waits_for"], found["last_moment"], found["because"]
+
+
+LAST_MOMENT = MONDAY + 72 * HOUR - HOUR  # it ends on Thursday at 10:00, and an hour is left for the rest
+
+
+async def test_a_pause_over_the_time_chooses_nothing_and_each_of_the_first_counts_until_it_has_an_end(
+    campaigns: Campaigns,
+) -> None:
+    campaign_id = await begun(campaigns)
+    await campaigns.post(f"campaigns/{campaign_id}/pause")
+    resumed = MONDAY + 5 * HOUR
+    assert await asked(campaigns, resumed) == []
+    await campaigns.post(f"campaigns/{campaign_id}/resume")
+    group = groups(campaign_id)
+    first, rest = ([s for s in sorted(group) if group[s] in names] for names in ("ab", (REST,)))
+    assert await asked(campaigns, resumed) == first
+    assert await choice(campaigns, campaign_id) == (None, LAST_MOMENT, "first_groups", True, None)
+    left = {"handed_off_at": resumed}
+    ends = ("denied", "expired", "rejected", "unknown")
+    await campaigns.report(
+        *(changed(campaign_id, s, 1, end, **left) for s, end in zip(first, ends, strict=False)),
+        *(changed(campaign_id, s, 1, "accepted", **left) for s in first[4:-1]),
+    )
+    for version, status in enumerate(("pending", "deferred", "sending"), 1):
+        await campaigns.report(changed(campaign_id, first[-1], version, status))
+        assert await asked(campaigns, resumed + (4 + version) * HOUR) == [], status
+        assert (await choice(campaigns, campaign_id))[2] == "first_groups"
+    last = resumed + 8 * HOUR
+    await campaigns.report(changed(campaign_id, first[-1], 4, "accepted", handed_off_at=last))
+    assert await asked(campaigns, last + MINUTE) == []
+    assert await choice(campaigns, campaign_id) == (None, last + 4 * HOUR, "after_hours", False, None)
+    assert await asked(campaigns, last + 4 * HOUR - SECOND) == []
+    assert await asked(campaigns, last + 4 * HOUR) == rest
+    assert await choice(campaigns, campaign_id) == ("a", last + 4 * HOUR, None, False, "equal")
+
+
+async def test_what_the_gate_holds_back_is_waited_for(campaigns: Campaigns) -> None:
+    campaign_id = await begun(campaigns)
+    first = await asked(campaigns, MONDAY)
+    held = {"reasons": ("stale",), "until": MONDAY + 9 * HOUR}
+    await campaigns.report(*(changed(campaign_id, s, 1, "deferred", **held) for s in first))
+    assert await asked(campaigns, MONDAY + 9 * HOUR) == []
+    assert await choice(campaigns, campaign_id) == (None, LAST_MOMENT, "first_groups", True, None)
+    left = {"handed_off_at": MONDAY + 9 * HOUR}
+    await campaigns.report(*(changed(campaign_id, s, 2, "accepted", **left) for s in first))
+    assert await asked(campaigns, MONDAY + 13 * HOUR) != []
+
+
+async def test_a_pace_slower_than_the_time_is_waited_for_until_the_rest_needs_what_is_left(
+    campaigns: Campaigns,
+) -> None:
+    ends, timing = MONDAY + 9 * HOUR, {"per_hour": 20}
+    campaign_id = await begun(campaigns, timing=timing, send_before=ends.isoformat())
+    assert len(await asked(campaigns, MONDAY)) == 1
+    assert len(await asked(campaigns, MONDAY + 5 * HOUR)) == 1
+    rest = Pace.of(Timing(**timing)).takes(len(PEOPLE) * 30 // 100)
+    assert 2 * HOUR < rest < 3 * HOUR
+    assert await choice(campaigns, campaign_id) == (None, ends - rest, "first_groups", True, None)
+    assert len(await asked(campaigns, ends - rest - SECOND)) == 1
+    assert (await choice(campaigns, campaign_id))[0] is None
+    looked = ends - rest + MINUTE
+    await asked(campaigns, looked)
+    assert await choice(campaigns, campaign_id) == ("a", looked, None, True, "too_few")
+
+
+async def test_who_is_due_later_is_one_of_the_first_all_the_same(campaigns: Campaigns) -> None:
+    """All that have been asked for have theirs."""
+    campaign_id = await begun(campaigns, timing={"spread_minutes": 240})
+    at, waits_for, first = MONDAY, "first_groups", set[str]()
+    while waits_for == "first_groups" and at < MONDAY + 5 * HOUR:
+        came = await asked(campaigns, at)
+        waits_for = (await choice(campaigns, campaign_id))[2]
+        await campaigns.report(*(changed(campaign_id, s, 1, "accepted", handed_off_at=at) for s in came))
+        first |= set(came)
+        at += 20 * MINUTE
+    assert (waits_for, first) == ("after_hours", {s for s, name in groups(campaign_id).items() if name in "ab"})
 
 
 async def test_by_clicks_the_rest_get_the_text_whose_links_more_people_followed(campaigns: Campaigns) -> None:

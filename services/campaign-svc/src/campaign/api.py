@@ -26,7 +26,7 @@ from campaign.recurrence import Recurring
 from campaign.store import Sender
 from campaign.text import parse
 from campaign.timing import Place, Timetable, Timing
-from campaign.variants import OWN, Result, Trial
+from campaign.variants import OWN, Choice, Result, Trial
 from campaign.writing import (
     Attribute,
     Costly,
@@ -55,7 +55,7 @@ Author = Annotated[Caller, Depends(require("campaign:write"))]
 Reader = Annotated[Caller, Depends(require("campaign:read"))]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
-_DECODED = ("audience", "translations", "timing", "recurring", "trial")  # shown as what they are, kept as JSON
+_DECODED = ("audience", "translations", "timing", "recurring", "trial", "choice")  # kept as JSON
 
 
 class KeyReused(Conflict):
@@ -209,6 +209,7 @@ class Campaign(BaseModel):
     series_id: str | None = Field(description="Of the campaign that recurs, where this is one of its occurrences.")
     trial: Trial | None
     winner: str | None = Field(description="Of a trial, once it is known: `a` is the campaign's own text.")
+    choice: Choice | None = Field(description="Of the winner, from the start of a campaign on that looks for one.")
     missed: int = Field(description="Occurrences that nobody was there to begin before the next.")
     priority: Priority
     at: datetime | None = Field(
@@ -261,6 +262,7 @@ class VariantResult(BaseModel):
 class Variants(BaseModel):
     items: list[VariantResult]
     winner: str | None
+    choice: Choice | None
 
 
 class Recipient(BaseModel):
@@ -396,7 +398,7 @@ async def schedule_campaign(
                 reasons=[Reason("timing.spread_minutes", "beyond_the_end")],
             )
         trial = store.trial_of(row)
-        if trial is not None and trial.winner is not None and trial.decided_at(table) >= table.ends_by:
+        if trial is not None and trial.winner is not None and trial.soonest(table) >= table.ends_by:
             raise Invalid(
                 "the others would wait for it beyond the campaign's end",
                 reasons=[Reason("trial.winner.after_hours", "after_the_end")],
@@ -446,6 +448,7 @@ async def list_variants(campaign_id: Storable, held: Held, caller: Reader) -> Va
     return Variants(
         items=[VariantResult(variant=name, **asdict(results.get(name, Result()))) for name in names],
         winner=row.winner,
+        choice=store.choice_of(row),
     )
 
 
@@ -529,6 +532,7 @@ async def _shown(tx: AsyncConnection, held: Resources[Any], rows: Sequence[Row[A
                 timing=store.timing_of(row),
                 recurring=store.recurring_of(row),
                 trial=store.trial_of(row),
+                choice=store.choice_of(row),
                 opens_at=_table(row, sender, policy).opens_at(sender.country) if row.starts_at else None,
                 length=length_of(template.sample(sender.stop_code) + sender.stop_added),
                 costly=costly(row.text),

@@ -87,7 +87,7 @@ class _Asking:
     wordings: Mapping[str, Wording]
     hostless: frozenset[str]  # of `wordings`, those with links whose sender has no host for them
     trial: Trial | None
-    decided_at: datetime  # when the best of its texts is known
+    chosen_at: datetime | None  # when the best of its texts is, if it is to be
     timing: Timing
     timetable: Timetable
     field_keys: FieldKeys
@@ -115,7 +115,7 @@ class _Asking:
         if variant == HOLDOUT:
             return HOLDOUT
         if variant == REST:
-            return self.decided_at
+            return store.FOR_WINNER
         attributes: Mapping[str, str] = _attributes.decode(held)
         if self.by_person:
             due = self._due(subject_id, number, attributes)
@@ -342,7 +342,7 @@ class Planner:
             slots = pace.room(row.next_slot, now)
             room = self._chunk if slots is None else min(slots, self._chunk)
             await store.reading_contacts(tx)
-            waiting = await store.waiting_recipients(tx, row, now, room) if asking.may_wait else []
+            waiting = await store.waiting_recipients(tx, asking.row, now, room) if asking.may_wait else []
             ahead = self._chunk if slots is None else min(room + AHEAD, self._chunk)
             chunk = _Chunk(asking, self._link_keys, room, row.cursor)
             ended = await self._ask_for(tx, reading, chunk, waiting, ahead)
@@ -351,8 +351,10 @@ class Planner:
             await store.set_variants(tx, row.campaign_id, chunk.variants)
             next_slot = pace.after(row.next_slot, now, chunk.asked)
             done, look_at = ended, next_slot if chunk.full else None
-            if done and asking.may_wait and (first := await store.next_wait(tx, row.campaign_id)) is not None:
-                done, look_at = False, max(first, next_slot or first)
+            if done and asking.may_wait:
+                first = await store.next_wait(tx, row.campaign_id, asking.chosen_at)
+                if first is not None:
+                    done, look_at = False, max(first, next_slot or first)
             if look_at is not None:
                 look_at = min(look_at, now + store.LOOK_AHEAD)
             await store.keep_place(
@@ -412,17 +414,12 @@ class Planner:
         await outbox.append_by_partition(tx, CAMPAIGN_REQUESTS, asking.requests(written), self._partitions)
 
     async def _asking(self, tx: AsyncConnection, row: Row[Any], sender: Sender, now: datetime) -> _Asking:
-        """Decides which of its texts is the best, if that is due."""
         timing, trial = store.timing_of(row), store.trial_of(row)
         ends = ends_by(row.starts_at, row.send_before)
         timetable = Timetable(timing, sender.country, row.starts_at, row.at, ends, self._gate)
-        decided_at = row.starts_at
-        if trial is not None and trial.winner is not None:
-            decided_at = trial.decided_at(timetable)
-            if row.winner is None and now >= decided_at:
-                best = winner(trial, await store.results_of(tx, row))
-                await store.set_winner(tx, row.campaign_id, best)
-                row = await store.find_campaign(tx, row.campaign_id) or row
+        if trial is not None and trial.winner is not None and row.winner is None:
+            row = await self._choose(tx, row, trial, timetable, now)
+        choice = store.choice_of(row)
         wordings = store.wordings_of(row)
         linked = frozenset(name for name, wording in wordings.items() if wording.targets)
         return _Asking(
@@ -435,9 +432,26 @@ class Planner:
             wordings=wordings,
             hostless=linked if sender.link_host is None else frozenset(),
             trial=trial,
-            decided_at=decided_at,
+            chosen_at=choice.at if choice is not None else None,
             timing=timing,
             timetable=timetable,
             field_keys=self._field_keys,
             now=now,
         )
+
+    async def _choose(
+        self, tx: AsyncConnection, row: Row[Any], trial: Trial, timetable: Timetable, now: datetime
+    ) -> Row[Any]:
+        """The campaign, with the best of its texts if that is due, else with what it waits for."""
+        known = choice = store.choice_of(row)
+        if choice is None or choice.waits_for == "first_groups":
+            rest = Pace.of(timetable.timing).takes(row.audience * trial.rest_percent // 100)
+            choice = trial.choice(timetable, await store.first_groups(tx, row), rest, now)
+        best = None
+        if now >= choice.at:
+            best, because = winner(trial, await store.results_of(tx, row))
+            choice = choice.model_copy(update={"at": now, "waits_for": None, "because": because})
+        if choice == known:
+            return row
+        await store.set_choice(tx, row.campaign_id, choice, best)
+        return await store.find_campaign(tx, row.campaign_id) or row

@@ -9,8 +9,8 @@ Locks are taken in the order campaign, recipients, accounts (by id); `finish_don
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import (
@@ -42,7 +42,7 @@ from campaign.reach import Standing
 from campaign.recurrence import Recurring
 from campaign.segment import Condition
 from campaign.timing import Timing
-from campaign.variants import OWN, Result, Trial
+from campaign.variants import OWN, Choice, FirstGroups, Result, Trial
 from campaign.wording import Wording, wording
 from common import consumer, dead_letters, erasing, outbox
 from common.contracts.consent import SenderChanged
@@ -53,6 +53,7 @@ CONTACTS = 0x636F6E74  # advisory lock ("cont"): shared by who asks for messages
 AUDIENCES = 0x61756469  # advisory locks ("audi"), one a sender
 MANY = 1_000  # recipients of an audience that Postgres is to know of at once
 LOOK_AHEAD = timedelta(minutes=1)  # at most so long nobody looks at a campaign that is not all asked for
+FOR_WINNER = datetime(1970, 1, 1, tzinfo=UTC)  # as `waits_until`, of who waits for the winner: earlier than any hour
 DUE = "campaign_due"  # NOTIFY channel: a campaign was scheduled
 
 metadata = new_metadata()
@@ -190,6 +191,7 @@ campaign = Table(
     Column("recurring", JSONB, nullable=True),  # recurrence.Recurring
     Column("trial", JSONB, nullable=True),  # variants.Trial
     Column("winner", Text, nullable=True),  # of its texts, once it is known
+    Column("choice", JSONB, nullable=True),  # of the winner: variants.Choice
     Column("series_id", Text, nullable=True),  # the one that recurs, of which this is an occurrence
     Column("missed", Integer, nullable=False, server_default=text("0")),  # occurrences that nobody was there to begin
     Column("priority", Text, nullable=False, server_default=text("'normal'")),
@@ -872,9 +874,8 @@ _CAMPAIGN = (
     "SELECT c.campaign_id, c.position, c.sender_id, c.name, c.purpose, c.text, c.language,"
     " c.translations::text AS translations, c.folding, c.sectors, c.selection::text AS selection, c.rest_days,"
     " c.send_before, c.timing::text AS timing, c.recurring::text AS recurring, c.series_id, c.missed,"
-    " c.trial::text AS trial, c.winner,"
-    " c.priority, c.created_by, c.edited_by, c.agreed, c.agreed_start, c.approval_needed,"
-    " c.acknowledged,"
+    " c.trial::text AS trial, c.winner, c.choice::text AS choice,"
+    " c.priority, c.created_by, c.edited_by, c.agreed, c.agreed_start, c.approval_needed, c.acknowledged,"
     " c.created_at, c.fingerprint, c.status, c.at, c.starts_at, c.started_at, c.ended_at, c.cursor, c.next_slot,"
     " c.sent_back,"
     f" c.expanded, u.link_host, a.audience, {', '.join(f'a.{name}' for name in COUNTS)}"
@@ -902,6 +903,10 @@ def wordings_of(row: Row[Any]) -> dict[str, Wording]:
 
 def trial_of(row: Row[Any]) -> Trial | None:
     return None if row.trial is None else Trial.model_validate_json(row.trial)
+
+
+def choice_of(row: Row[Any]) -> Choice | None:
+    return None if row.choice is None else Choice.model_validate_json(row.choice)
 
 
 def timing_of(row: Row[Any]) -> Timing:
@@ -1398,13 +1403,14 @@ async def next_recipients(tx: AsyncConnection, row: Row[Any], after: str, limit:
 
 
 async def waiting_recipients(tx: AsyncConnection, row: Row[Any], now: datetime, limit: int) -> list[Recipient]:
-    """Before the cursor, and due by now."""
+    """Before the cursor, and due by now; who waits for the winner is once there is one."""
     page = (
-        "SELECT subject_id, waits_until FROM recipient WHERE campaign_id = $2 AND waits_until <= $3"
-        " ORDER BY waits_until, subject_id LIMIT $4"
+        "SELECT subject_id, waits_until FROM recipient WHERE campaign_id = $2 AND waits_until BETWEEN $3 AND $4"
+        " ORDER BY waits_until, subject_id LIMIT $5"
     )
     ordered = _with_contacts(page, "r.waits_until, r.subject_id")
-    rows = await fetch_many(tx, ordered, row.sender_id, row.campaign_id, now, limit)
+    since = FOR_WINNER if row.winner is not None else FOR_WINNER + timedelta.resolution
+    rows = await fetch_many(tx, ordered, row.sender_id, row.campaign_id, since, now, limit)
     return [Recipient(*each) for each in rows]
 
 
@@ -1461,20 +1467,40 @@ async def results_of(tx: AsyncConnection, row: Row[Any]) -> dict[str, Result]:
     }
 
 
-async def set_winner(tx: AsyncConnection, campaign_id: str, variant: str) -> None:
+async def first_groups(tx: AsyncConnection, row: Row[Any]) -> FirstGroups:
+    """How far those are who do not wait for the winner. They are looked at one by one only once all have been asked for
+    and none is put off."""
+    found = await tx.execute(
+        text(
+            "SELECT s.asked AND g.going_on = 0 AS over, g.last_at"
+            " FROM (SELECT NOT EXISTS (SELECT FROM recipient WHERE campaign_id = :id AND subject_id > :cursor)"
+            " AND NOT EXISTS (SELECT FROM recipient WHERE campaign_id = :id AND waits_until > :for_winner)"
+            " AND (SELECT deferred = 0 FROM campaign_accounts WHERE campaign_id = :id) AS asked) AS s"
+            " CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE status IN ('pending', 'sending', 'deferred'))"
+            " AS going_on, max(handed_off_at) AS last_at FROM recipient"
+            " WHERE s.asked AND campaign_id = :id AND variant IS NOT NULL) AS g"
+        ),
+        {"id": row.campaign_id, "cursor": row.cursor, "for_winner": FOR_WINNER},
+    )
+    return FirstGroups(*found.one())
+
+
+async def set_choice(tx: AsyncConnection, campaign_id: str, choice: Choice, winner: str | None) -> None:
     await tx.execute(
-        text("UPDATE campaign SET winner = :variant WHERE campaign_id = :id"), {"id": campaign_id, "variant": variant}
+        text("UPDATE campaign SET choice = CAST(:choice AS jsonb), winner = :winner WHERE campaign_id = :id"),
+        {"id": campaign_id, "choice": choice.model_dump_json(), "winner": winner},
     )
 
 
-async def next_wait(tx: AsyncConnection, campaign_id: str) -> datetime | None:
-    """When the first who waits is due; None where nobody does."""
+async def next_wait(tx: AsyncConnection, campaign_id: str, chosen_at: datetime | None) -> datetime | None:
+    """When the first who waits is due; None where nobody does. `chosen_at`: who waits for the winner, then."""
     found: datetime | None = await tx.scalar(
         text(
-            "SELECT waits_until FROM recipient WHERE campaign_id = :id AND waits_until IS NOT NULL"
-            " ORDER BY waits_until LIMIT 1"
+            "SELECT least((SELECT CAST(:chosen_at AS timestamptz) FROM recipient"
+            " WHERE campaign_id = :id AND waits_until = :for_winner LIMIT 1),"
+            " (SELECT min(waits_until) FROM recipient WHERE campaign_id = :id AND waits_until > :for_winner))"
         ),
-        {"id": campaign_id},
+        {"id": campaign_id, "chosen_at": chosen_at, "for_winner": FOR_WINNER},
     )
     return found
 

@@ -139,6 +139,10 @@ class Timetable:
         end = first + timedelta(minutes=self.timing.spread_minutes)
         return law.openings(first, end, place.territory, self.policy, region=place.region)
 
+    def openings(self, place: Place, start: datetime, end: datetime) -> tuple[law.Opening, ...]:
+        """When messages to there may leave within [`start`, `end`)."""
+        return law.openings(start, end, place.territory, self.policy, region=place.region)
+
     def opening(self, place: Place, at: datetime) -> law.Opening | None:
         """The first from `at` on; a day of it, where nothing ever closes. None: there is none."""
         opens = law.next_permitted(at, place.territory, self.policy, region=place.region)
@@ -193,6 +197,10 @@ class Pace:
     @property
     def per_second(self) -> float | None:
         return None if self.gap is None else SECOND / self.gap
+
+    def takes(self, people: int) -> timedelta:
+        """To ask for so many."""
+        return timedelta() if self.gap is None else people * self.gap
 
     def room(self, next_slot: datetime | None, now: datetime) -> int | None:
         """How many slots have come and are not too old. None: any number."""

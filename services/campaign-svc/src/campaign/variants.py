@@ -2,6 +2,7 @@
 
     trial = Trial(variants=(Variant(name="b", text=…, percent=10),), percent=10, winner=Winner(after_hours=4))
     trial.of(lot)              "a" for the campaign's own text, "b", HOLDOUT, or REST: they wait for the winner
+    trial.choice(table, …)     when the winner is chosen, and what that waits for
     winner(trial, results)     the text that drove the fewest people away, or that most followed a link of
 
 Everybody draws a lot (`draw.py`), so each group is a fair sample of the audience, the same whenever it is asked.
@@ -15,13 +16,17 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from campaign.text import MAX_TEMPLATE_CHARS
-from campaign.timing import Place, Timetable
+from campaign.timing import HOUR, Place, Timetable
 from common.fields import Storable
 
 OWN = "a"  # the campaign's own text
 HOLDOUT = "holdout"  # the reason why they are not asked for
 REST = "rest"
 MOST_VARIANTS = 5
+LEAST_HANDED_OFF = 30  # below, a single person makes more than three in a hundred, and no rate says anything
+LEAST_FOR_REST = HOUR  # of hours in which something may leave
+
+Because = Literal["best", "equal", "too_few"]
 
 
 class Variant(BaseModel):
@@ -36,20 +41,52 @@ class Variant(BaseModel):
 
 
 class Winner(BaseModel):
-    """Who is in no group yet waits so long after the first have been written to, and then gets the best text."""
+    """Who is in no group yet waits until so long after the last of the first has been written to, and then gets the
+    best text. Where that leaves them too little time before the campaign ends, the best so far is chosen in time."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     by: Literal["fewest_opt_outs", "most_clicks"] = Field(
         "fewest_opt_outs",
         description="Of those to whom a text was handed off, the share who opted out, or who followed a link that is"
-        " counted (which each text then has).",
+        " counted (which each text then has). It is among the texts that were handed off to"
+        f" {LEAST_HANDED_OFF} people at least; of equals the first, and where there are no two of those, `a`.",
     )
     after_hours: int = Field(ge=1, le=48)
 
     @property
     def after(self) -> timedelta:
         return timedelta(hours=self.after_hours)
+
+
+class Choice(BaseModel):
+    """Of the best text: when, and what it waits for."""
+
+    model_config = ConfigDict(frozen=True)
+
+    at: datetime = Field(description="When it was made or will be; while it waits for the first groups, at the latest.")
+    waits_for: Literal["first_groups", "after_hours"] | None = Field(
+        description="`first_groups`: that each of them has been written to, or will not be. `after_hours`: that these"
+        " have passed since the last was. Null: it has been made."
+    )
+    last_moment: bool = Field(
+        description="It is made at the last moment that leaves the others their time before the campaign ends, at its"
+        " pace and within the hours of its country, whatever is known by then."
+    )
+    because: Because | None = Field(
+        None,
+        description="`best`: that text did best. `equal`: it is the first of several that did equally well. `too_few`:"
+        f" no two texts were handed off to {LEAST_HANDED_OFF} people each, so it is the campaign's own.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FirstGroups:
+    """Those who get a text without waiting for the winner. `over`: each has been asked for, and has got it or will not
+    get it any more. `last_at`: when the last of them got it."""
+
+    over: bool
+    last_at: datetime | None = None
 
 
 class Trial(BaseModel):
@@ -71,8 +108,7 @@ class Trial(BaseModel):
             raise ValueError("`percent` goes with a `winner`: without one, the own text is for all who are left")
         if self.winner is not None and not self.variants:
             raise ValueError("one text alone wins nothing")
-        named = self.holdout_percent + sum(each.percent for each in self.variants) + (self.percent or 0)
-        if named >= 100:
+        if self.rest_percent <= 0:
             raise ValueError("the groups are more than everybody, or leave nobody for the rest")
         return self
 
@@ -81,11 +117,36 @@ class Trial(BaseModel):
         """Of the variants; the campaign's own text is OWN besides."""
         return [each.name for each in self.variants]
 
-    def decided_at(self, timetable: Timetable) -> datetime:
-        """When the best text is chosen: so long after the last of the first may have left, in the sender's country."""
+    @property
+    def rest_percent(self) -> int:
+        """Who is in no group, and has no share of its own: with a `winner`, who waits for it."""
+        return 100 - self.holdout_percent - sum(each.percent for each in self.variants) - (self.percent or 0)
+
+    def soonest(self, timetable: Timetable) -> datetime:
+        """When the best text can be chosen, if the first leave as early as they may."""
         assert self.winner is not None
         window = timetable.window(Place(timetable.country))
         return max((closes for _, closes in window), default=timetable.starts_at) + self.winner.after
+
+    def last_moment(self, timetable: Timetable, rest: timedelta) -> datetime:
+        """From then on it is open for as long as the `rest` needs, and no longer. Where there is not so much time after
+        `soonest`, it is that: the end comes too soon for the rest whatever is chosen."""
+        soonest, left = self.soonest(timetable), max(rest, LEAST_FOR_REST)
+        for opens, closes in reversed(timetable.openings(Place(timetable.country), soonest, timetable.ends_by)):
+            if closes - opens >= left:
+                return closes - left
+            left -= closes - opens
+        return soonest
+
+    def choice(self, timetable: Timetable, groups: FirstGroups, rest: timedelta, now: datetime) -> Choice:
+        """When the best text is chosen, as things stand: `after_hours` after the last of the first groups got theirs,
+        at once if nobody did, but in time for the rest. `rest`: what it takes to ask for them."""
+        assert self.winner is not None
+        last_moment = self.last_moment(timetable, rest)
+        if not groups.over:
+            return Choice(at=last_moment, waits_for="first_groups", last_moment=True)
+        at = now if groups.last_at is None else groups.last_at + self.winner.after
+        return Choice(at=min(at, last_moment), waits_for="after_hours", last_moment=last_moment < at)
 
     def of(self, lot: float) -> str:
         """From 0 to less than 1: OWN, a variant's name, HOLDOUT or REST."""
@@ -110,13 +171,17 @@ class Result:
     clicked: int = 0
 
 
-def winner(trial: Trial, results: Mapping[str, Result]) -> str:
-    """The least share of opt-outs, or the most of clicks. A text that reached nobody wins nothing; of equals, the
-    first."""
+def winner(trial: Trial, results: Mapping[str, Result]) -> tuple[str, Because]:
+    """The least share of opt-outs, or the most of clicks, and why it is that text. Of equals, the first; the campaign's
+    own where there are no two to compare."""
     clicks = trial.winner is not None and trial.winner.by == "most_clicks"
-
-    def rank(name: str) -> tuple[bool, float]:
-        found = results.get(name, Result())
-        return found.handed_off == 0, (-found.clicked if clicks else found.opted_out) / max(found.handed_off, 1)
-
-    return min((OWN, *trial.names), key=rank)
+    found = {name: results.get(name, Result()) for name in (OWN, *trial.names)}
+    shares = {
+        name: (-each.clicked if clicks else each.opted_out) / each.handed_off
+        for name, each in found.items()
+        if each.handed_off >= LEAST_HANDED_OFF
+    }
+    if len(shares) < 2:
+        return OWN, "too_few"
+    best, *equals = (name for name, share in shares.items() if share == min(shares.values()))
+    return best, "equal" if equals else "best"
