@@ -15,7 +15,7 @@ from campaign.timing import Place, Timetable, Timing
 from campaign.variants import (
     HOLDOUT,
     LEAST_FOR_REST,
-    LEAST_HANDED_OFF,
+    LEAST_REACHED,
     OWN,
     REST,
     FirstGroups,
@@ -76,7 +76,7 @@ TRIAL = Trial(variants=(B, C), percent=10, winner=Winner(after_hours=4))
 
 
 BY_CLICKS = TRIAL.model_copy(update={"winner": Winner(by="most_clicks", after_hours=4)})
-MANY = LEAST_HANDED_OFF
+MANY = LEAST_REACHED
 FEW = MANY - 1
 
 
@@ -84,12 +84,33 @@ FEW = MANY - 1
     ("results", "best"),
     [
         ({}, ("a", "too_few")),
-        ({"a": Result(0, MANY, 0, 3), "b": Result(0, 2 * MANY, 0, 5), "c": Result(0, MANY, 0, 9)}, ("b", "best")),
-        ({"a": Result(0, MANY, 0, 1), "b": Result(0, MANY, 0, 1)}, ("a", "equal")),
-        ({"a": Result(0, MANY, 0, 2), "b": Result(0, MANY, 0, 1), "c": Result(0, 2 * MANY, 0, 2)}, ("b", "equal")),
-        ({"a": Result(0, 1000, 0, 20), "b": Result(0, FEW, 0, 0)}, ("a", "too_few")),
-        ({"a": Result(0, FEW, 0, 0), "b": Result(0, 1000, 0, 20)}, ("a", "too_few")),
-        ({"a": Result(0, 1000, 0, 20), "b": Result(0, MANY, 0, 1), "c": Result(0, 1, 0, 0)}, ("a", "best")),
+        (
+            {
+                "a": Result(reached=MANY, opted_out=3),
+                "b": Result(reached=2 * MANY, opted_out=5),
+                "c": Result(reached=MANY, opted_out=9),
+            },
+            ("b", "best"),
+        ),
+        ({"a": Result(reached=MANY, opted_out=1), "b": Result(reached=MANY, opted_out=1)}, ("a", "equal")),
+        (
+            {
+                "a": Result(reached=MANY, opted_out=2),
+                "b": Result(reached=MANY, opted_out=1),
+                "c": Result(reached=2 * MANY, opted_out=2),
+            },
+            ("b", "equal"),
+        ),
+        ({"a": Result(reached=1000, opted_out=20), "b": Result(reached=FEW, opted_out=0)}, ("a", "too_few")),
+        ({"a": Result(reached=FEW, opted_out=0), "b": Result(reached=1000, opted_out=20)}, ("a", "too_few")),
+        (
+            {
+                "a": Result(reached=1000, opted_out=20),
+                "b": Result(reached=MANY, opted_out=1),
+                "c": Result(reached=1, opted_out=0),
+            },
+            ("a", "best"),
+        ),
     ],
 )
 def test_the_least_share_of_opt_outs_wins_among_texts_that_enough_have_got(
@@ -102,9 +123,12 @@ def test_the_least_share_of_opt_outs_wins_among_texts_that_enough_have_got(
     ("results", "best"),
     [
         ({}, ("a", "too_few")),
-        ({"a": Result(0, MANY, clicked=2), "b": Result(0, 2 * MANY, clicked=5)}, ("b", "best")),
-        ({"a": Result(0, MANY, opted_out=9, clicked=1), "b": Result(0, MANY, clicked=1)}, ("a", "equal")),
-        ({"a": Result(0, MANY, clicked=1), "b": Result(0, MANY), "c": Result(0, 1, clicked=1)}, ("a", "best")),
+        ({"a": Result(reached=MANY, clicked=2), "b": Result(reached=2 * MANY, clicked=5)}, ("b", "best")),
+        ({"a": Result(reached=MANY, opted_out=9, clicked=1), "b": Result(reached=MANY, clicked=1)}, ("a", "equal")),
+        (
+            {"a": Result(reached=MANY, clicked=1), "b": Result(reached=MANY), "c": Result(reached=1, clicked=1)},
+            ("a", "best"),
+        ),
     ],
 )
 def test_by_clicks_the_largest_share_of_who_followed_a_link_wins(
@@ -115,9 +139,9 @@ def test_by_clicks_the_largest_share_of_who_followed_a_link_wins(
 
 @st.composite
 def results(draw: st.DrawFn) -> Result:
-    handed_off = draw(st.integers(0, 3 * LEAST_HANDED_OFF))
-    reacted = st.integers(0, handed_off)
-    return Result(handed_off, handed_off, opted_out=draw(reacted), clicked=draw(reacted))
+    reached = draw(st.integers(0, 3 * LEAST_REACHED))
+    reacted = st.integers(0, reached)
+    return Result(reached=reached, opted_out=draw(reacted), clicked=draw(reacted))
 
 
 @given(st.dictionaries(st.sampled_from("abc"), results()), st.sampled_from([TRIAL, BY_CLICKS]))
@@ -125,13 +149,13 @@ def test_no_text_wins_by_what_a_few_did_and_none_that_enough_have_got_did_better
     found: dict[str, Result], trial: Trial
 ) -> None:
     best, because = winner(trial, found)
-    enough = {name: each for name, each in found.items() if each.handed_off >= LEAST_HANDED_OFF}
+    enough = {name: each for name, each in found.items() if each.reached >= LEAST_REACHED}
     assert (because == "too_few") == (len(enough) < 2)
     if because == "too_few":
         assert best == OWN
         return
     did = {
-        name: Fraction(each.clicked if trial is BY_CLICKS else each.handed_off - each.opted_out, each.handed_off)
+        name: Fraction(each.clicked if trial is BY_CLICKS else each.reached - each.opted_out, each.reached)
         for name, each in enough.items()
     }
     equals = [name for name in did if did[name] == max(did.values())]

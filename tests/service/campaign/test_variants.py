@@ -13,7 +13,7 @@ from tests.builders import SENDER, field_keys, now, opted_in, opted_out, subject
 from tests.running import bearer
 from tests.service.campaign.campaigns import TEXT, Campaigns, changed, csv_of
 from tests.service.campaign.test_links import followed
-from tests.service.campaign.test_timing import HOUR, MINUTE, MONDAY, SECOND, asked, set_clock
+from tests.service.campaign.test_timing import HOUR, MINUTE, MONDAY, SECOND, asked, scheduled, set_clock
 
 pytestmark = pytest.mark.brokerless
 
@@ -56,7 +56,7 @@ async def test_the_rest_get_the_text_that_fewest_opted_out_of_and_who_is_held_ou
     await campaigns.report(*(changed(campaign_id, r.subject_id, 1, "accepted") for r in first))
     lost = next(n for n in PEOPLE if group[subject(n)] == "a")
     await campaigns.told(*(opted_in(n) for n in PEOPLE))
-    await campaigns.told(opted_out(lost, 2))
+    await campaigns.told(opted_out(lost, 2, occurred_at=now()))
     told = await campaigns.get(f"campaigns/{campaign_id}/variants")
     assert (told["winner"], [(v["variant"], v["handed_off"], v["opted_out"]) for v in told["items"]]) == (
         None,
@@ -191,14 +191,44 @@ async def test_by_clicks_the_rest_get_the_text_whose_links_more_people_followed(
         *(changed(campaign_id, r.subject_id, 1, "accepted") for r in first if r is not lost),
     )
     told = await campaigns.get(f"campaigns/{campaign_id}/variants")
-    assert [(v["variant"], v["handed_off"], v["clicked"]) for v in told["items"]] == [
-        ("a", len(got), 1),
-        ("b", len(clicking["b"]), 3),
+    assert [(v["variant"], v["handed_off"], v["reached"], v["clicked"]) for v in told["items"]] == [
+        ("a", len(got) + 1, len(got), 1),
+        ("b", len(clicking["b"]), len(clicking["b"]), 3),
     ]
+    assert await as_statistics_have_it(campaigns, campaign_id)
     later = now() + timedelta(days=6)
     campaigns.planner._now = lambda: datetime(later.year, later.month, later.day, 11, tzinfo=UTC)
     await expanded(campaigns)
     assert (await campaigns.get(f"campaigns/{campaign_id}"))["winner"] == "b"
+
+
+async def as_statistics_have_it(campaigns: Campaigns, campaign_id: str) -> bool:
+    """Every number that both tell of each text."""
+    told = (await campaigns.get(f"campaigns/{campaign_id}/variants"))["items"]
+    counted = (await campaigns.get(f"campaigns/{campaign_id}/statistics"))["variants"]
+    shared = told[0].keys() & counted[0].keys()
+    assert shared == {"variant", "handed_off", "delivered", "opted_out", "clicked"}
+    return [{name: each[name] for name in shared} for each in told] == [
+        {name: each[name] for name in shared} for each in counted if each["variant"] is not None
+    ]
+
+
+async def test_what_another_campaign_drives_away_is_held_against_no_text_of_a_trial(campaigns: Campaigns) -> None:
+    campaign_id = await begun(campaigns)
+    first = await asked(campaigns, MONDAY)
+    await campaigns.report(*(changed(campaign_id, s, 1, "accepted", handed_off_at=MONDAY) for s in first))
+    group = groups(campaign_id)
+    in_a, in_b = ([n for n in PEOPLE if group[subject(n)] == name] for name in "ab")
+    other = await scheduled(campaigns, MONDAY + HOUR, name="another")
+    await asked(campaigns, MONDAY + HOUR)
+    later = {"handed_off_at": MONDAY + HOUR}
+    await campaigns.report(*(changed(other, subject(n), 1, "accepted", **later) for n in in_b[:9]))
+    await campaigns.told(*(opted_out(n, occurred_at=MONDAY + 2 * HOUR) for n in (*in_b[:9], *in_a[:2], in_b[-1])))
+    told = await campaigns.get(f"campaigns/{campaign_id}/variants")
+    assert [(v["variant"], v["opted_out"]) for v in told["items"]] == [("a", 2), ("b", 1)]
+    assert await as_statistics_have_it(campaigns, campaign_id)
+    assert len(await asked(campaigns, MONDAY + 4 * HOUR, campaign_id)) > 0
+    assert await choice(campaigns, campaign_id) == ("b", MONDAY + 4 * HOUR, None, False, "best")
 
 
 def short_link_in(request: Any) -> str:

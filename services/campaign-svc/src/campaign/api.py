@@ -17,7 +17,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validato
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import accounts, control, pre_flight, recurrence, segments, senders, store
+from campaign import accounts, control, pre_flight, recurrence, results, segments, senders, store
 from campaign.findings import Sector
 from campaign.folding import Folding
 from campaign.frequency import MOST_DAYS
@@ -251,12 +251,15 @@ class Schedule(BaseModel):
 
 
 class VariantResult(BaseModel):
+    """As the campaign's statistics count it."""
+
     variant: str
     asked_for: int
     handed_off: int
+    reached: int = Field(description="Accepted or unknown: whom it may have reached. The winner's rate is of these.")
     delivered: int
-    opted_out: int = Field(description="Of whom it was handed off to: since the campaign began, of its purpose.")
-    clicked: int = Field(description="Of whom it was handed off to: who followed a link of theirs.")
+    opted_out: int = Field(description="Who opted out in answer to it: within 7 days, and got no later one.")
+    clicked: int = Field(description="Whom it may have reached and who followed a link of theirs.")
 
 
 class Variants(BaseModel):
@@ -443,10 +446,10 @@ async def list_variants(campaign_id: Storable, held: Held, caller: Reader) -> Va
     async with held.database.begin() as tx:
         row = await _found(tx, caller, campaign_id)
         trial = store.trial_of(row)
-        results = await store.results_of(tx, row) if trial and row.started_at else {}
+        found = await results.by_variant(tx, row) if trial and row.started_at else {}
     names = [OWN, *trial.names] if trial else []
     return Variants(
-        items=[VariantResult(variant=name, **asdict(results.get(name, Result()))) for name in names],
+        items=[VariantResult(variant=name, **asdict(found.get(name, Result()))) for name in names],
         winner=row.winner,
         choice=store.choice_of(row),
     )

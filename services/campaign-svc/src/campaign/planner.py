@@ -18,7 +18,7 @@ import msgspec
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import control, links, pre_flight, recurrence, segments, store
+from campaign import control, links, pre_flight, recurrence, results, segments, store
 from campaign import text as texts
 from campaign.draw import lot
 from campaign.forecast import TOO_LATE
@@ -449,7 +449,7 @@ class Planner:
             choice = trial.choice(timetable, await store.first_groups(tx, row), rest, now)
         best = None
         if now >= choice.at:
-            best, because = winner(trial, await store.results_of(tx, row))
+            best, because = winner(trial, await results.by_variant(tx, row))
             choice = choice.model_copy(update={"at": now, "waits_for": None, "because": because})
         if choice == known:
             return row

@@ -23,6 +23,7 @@ from campaign import store
 from campaign.accounts import OUTCOMES, STANDINGS
 from campaign.lifecycle import message_of
 from campaign.opt_outs import ANSWERS, answering
+from campaign.results import CLICKED
 from common.auth import Caller, require
 from common.database import Database
 from common.fields import Storable
@@ -71,7 +72,9 @@ class Counts(BaseModel):
     unknown: int
     delivered: int
     undelivered: int
-    clicked: int = Field(description="Who followed a link of theirs, as far as can be told from machines.")
+    clicked: int = Field(
+        description="Whom it may have reached and who followed a link of theirs, as far as can be told from machines."
+    )
     opted_out: int = Field(
         description="Who opted out within 7 days of this message, and got no later one of a sender they shut."
     )
@@ -218,8 +221,7 @@ async def trace_recipient(campaign_id: Storable, body: WhoseTrace, held: Held, c
 _TOTAL, _BY_HOUR, _BY_VARIANT, _BY_TERRITORY = 7, 6, 3, 5  # of grouping(): a bit for each that was left out
 
 _COUNTED = (
-    f"WITH answers AS MATERIALIZED ({ANSWERS}), clicked AS MATERIALIZED"
-    " (SELECT DISTINCT subject_id FROM link WHERE campaign_id = :id AND clicks > 0),"
+    f"WITH answers AS MATERIALIZED ({ANSWERS}), clicked AS MATERIALIZED ({CLICKED}),"
     " told AS (SELECT r.variant, k.territory,"
     " date_trunc('hour', r.handed_off_at, 'UTC') AS hour, r.status, r.receipt, c.subject_id AS clicked,"
     " a.subject_id AS answered FROM recipient AS r"

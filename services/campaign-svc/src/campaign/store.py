@@ -42,7 +42,7 @@ from campaign.reach import Standing
 from campaign.recurrence import Recurring
 from campaign.segment import Condition
 from campaign.timing import Timing
-from campaign.variants import OWN, Choice, FirstGroups, Result, Trial
+from campaign.variants import OWN, Choice, FirstGroups, Trial
 from campaign.wording import Wording, wording
 from common import consumer, dead_letters, erasing, outbox
 from common.contracts.consent import SenderChanged
@@ -1440,31 +1440,6 @@ async def set_variants(tx: AsyncConnection, campaign_id: str, variants: Mapping[
         ),
         {"campaign_id": campaign_id, "ids": list(variants), "variants": list(variants.values())},
     )
-
-
-async def results_of(tx: AsyncConnection, row: Row[Any]) -> dict[str, Result]:
-    """What came of each text so far. An opt-out counts where it is of this sender and purpose and came since the
-    campaign began: whoever opts out of what they have just been sent."""
-    rows = await tx.execute(
-        text(
-            "SELECT r.variant, count(*) AS asked_for,"
-            " count(*) FILTER (WHERE r.status IN ('accepted', 'unknown')) AS handed_off,"
-            " count(*) FILTER (WHERE r.receipt = 'delivered') AS delivered,"
-            " count(*) FILTER (WHERE r.status IN ('accepted', 'unknown') AND EXISTS (SELECT FROM"
-            " jsonb_array_elements(k.told -> 'consents') AS c WHERE c ->> 'sender_id' = :sender_id"
-            " AND c ->> 'purpose' = :purpose AND c ->> 'state' = 'opted_out'"
-            " AND CAST(c ->> 'occurred_at' AS timestamptz) >= :since)) AS opted_out,"
-            " count(*) FILTER (WHERE r.status IN ('accepted', 'unknown') AND EXISTS (SELECT FROM link AS l"
-            " WHERE l.campaign_id = :id AND l.subject_id = r.subject_id AND l.clicks > 0)) AS clicked"
-            " FROM recipient AS r LEFT JOIN standing AS k ON k.subject_id = r.subject_id"
-            " WHERE r.campaign_id = :id AND r.variant IS NOT NULL GROUP BY r.variant"
-        ),
-        {"id": row.campaign_id, "sender_id": row.sender_id, "purpose": row.purpose, "since": row.started_at},
-    )
-    return {
-        each.variant: Result(each.asked_for, each.handed_off, each.delivered, each.opted_out, each.clicked)
-        for each in rows
-    }
 
 
 async def first_groups(tx: AsyncConnection, row: Row[Any]) -> FirstGroups:

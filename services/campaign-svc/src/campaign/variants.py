@@ -23,7 +23,7 @@ OWN = "a"  # the campaign's own text
 HOLDOUT = "holdout"  # the reason why they are not asked for
 REST = "rest"
 MOST_VARIANTS = 5
-LEAST_HANDED_OFF = 30  # below, a single person makes more than three in a hundred, and no rate says anything
+LEAST_REACHED = 30  # below, a single person makes more than three in a hundred, and no rate says anything
 LEAST_FOR_REST = HOUR  # of hours in which something may leave
 
 Because = Literal["best", "equal", "too_few"]
@@ -48,9 +48,9 @@ class Winner(BaseModel):
 
     by: Literal["fewest_opt_outs", "most_clicks"] = Field(
         "fewest_opt_outs",
-        description="Of those to whom a text was handed off, the share who opted out, or who followed a link that is"
-        " counted (which each text then has). It is among the texts that were handed off to"
-        f" {LEAST_HANDED_OFF} people at least; of equals the first, and where there are no two of those, `a`.",
+        description="Of those whom a text may have reached, the share who opted out, or who followed a link that is"
+        " counted (which each text then has). It is among the texts that reached"
+        f" {LEAST_REACHED} people at least; of equals the first, and where there are no two of those, `a`.",
     )
     after_hours: int = Field(ge=1, le=48)
 
@@ -76,7 +76,7 @@ class Choice(BaseModel):
     because: Because | None = Field(
         None,
         description="`best`: that text did best. `equal`: it is the first of several that did equally well. `too_few`:"
-        f" no two texts were handed off to {LEAST_HANDED_OFF} people each, so it is the campaign's own.",
+        f" no two texts reached {LEAST_REACHED} people each, so it is the campaign's own.",
     )
 
 
@@ -162,10 +162,12 @@ class Trial(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Of one text: how many were asked for with it, to how many it was handed off, and what those did since."""
+    """Of one text: how many were asked for with it, to how many it was handed off, how many of those it may have
+    reached, and what these did."""
 
     asked_for: int = 0
     handed_off: int = 0
+    reached: int = 0
     delivered: int = 0
     opted_out: int = 0
     clicked: int = 0
@@ -177,9 +179,9 @@ def winner(trial: Trial, results: Mapping[str, Result]) -> tuple[str, Because]:
     clicks = trial.winner is not None and trial.winner.by == "most_clicks"
     found = {name: results.get(name, Result()) for name in (OWN, *trial.names)}
     shares = {
-        name: (-each.clicked if clicks else each.opted_out) / each.handed_off
+        name: (-each.clicked if clicks else each.opted_out) / each.reached
         for name, each in found.items()
-        if each.handed_off >= LEAST_HANDED_OFF
+        if each.reached >= LEAST_REACHED
     }
     if len(shares) < 2:
         return OWN, "too_few"
