@@ -199,6 +199,51 @@ async def test_a_large_campaign_and_a_small_one_take_turns(campaigns: Campaigns)
     assert per_campaign == Counter({large: 60, small: 60, urgent: 60}), "two to the same people: each once of each"
 
 
+async def chunks(campaigns: Campaigns, many: int) -> list[str]:
+    """Of which campaign each is; all of them ask for somebody."""
+    found = []
+    for _ in range(many):
+        before = len(await campaigns.requests())
+        assert await campaigns.planner.expand()
+        [campaign_id] = {r.campaign_id for r in (await campaigns.requests())[before:]}
+        found.append(campaign_id)
+    return found
+
+
+def those(many: int) -> dict[str, Any]:
+    return {"where": {"first_name": [f"Zoé {n}" for n in range(many)]}}
+
+
+async def test_who_sleeps_is_no_measure_for_who_joins_and_has_nothing_to_make_up_for_when_it_wakes(
+    campaigns: Campaigns,
+) -> None:
+    await campaigns.imported(csv_of(*range(120)))
+    sleeper = await scheduled(campaigns, audience=those(20), timing={"spread_minutes": 240})
+    large = await scheduled(campaigns, name="large")
+    set_clock(campaigns, MONDAY)
+    while await campaigns.planner.start_due():
+        pass
+    while len(await campaigns.requests()) < 60:
+        assert await campaigns.planner.expand()
+    newcomer = await scheduled(campaigns, name="newcomer", audience=those(40))
+    assert await campaigns.planner.start_due()
+    for _ in range(2):
+        assert set(await chunks(campaigns, 2)) == {large, newcomer}
+    set_clock(campaigns, MONDAY + 5 * HOUR)
+    assert set(await chunks(campaigns, 3)) == {large, newcomer, sleeper}
+
+
+async def test_who_joins_while_all_others_sleep_leaves_them_their_turn(campaigns: Campaigns) -> None:
+    await campaigns.imported(csv_of(*range(120)))
+    sleeper = await scheduled(campaigns, timing={"spread_minutes": 240})
+    assert await asked(campaigns, MONDAY) == []
+    newcomer = await scheduled(campaigns, name="newcomer")
+    assert await campaigns.planner.start_due()
+    assert set(await chunks(campaigns, 2)) == {newcomer}
+    set_clock(campaigns, MONDAY + 5 * HOUR)
+    assert set(await chunks(campaigns, 2)) == {newcomer, sleeper}
+
+
 @pytest.mark.parametrize("timing", [{}, {"spread_minutes": 120, "per_second": 50}])
 async def test_a_planner_that_dies_at_any_statement_leaves_nobody_out_and_nobody_twice(
     campaigns: Campaigns, timing: dict[str, Any]

@@ -365,6 +365,7 @@ class Planner:
                 look_at=look_at,
                 next_slot=next_slot,
                 turn=(len(waiting) + chunk.reached) * Priority(row.priority).cost,
+                now=now,
             )
             if done:
                 await store.finish_done(tx, now, [row.campaign_id])

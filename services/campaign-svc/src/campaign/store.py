@@ -1023,6 +1023,15 @@ async def reasons_of(tx: AsyncConnection, campaign_ids: Sequence[str]) -> dict[t
     return found
 
 
+# of running campaigns, those that may be asked for: a look more than LOOK_AHEAD away was set by a clock set back since
+_AWAKE = "(look_at IS NULL OR look_at <= :now OR look_at > :beyond)"
+# where the others stand: of those that are awake the one that has had least, or where all sleep the one that had most
+_TURN_OF_OTHERS = (
+    f"(SELECT coalesce(min(o.turn) FILTER (WHERE {_AWAKE}), max(o.turn), 0)"
+    " FROM campaign AS o WHERE status = 'running' AND NOT expanded AND o.campaign_id <> :id)"
+)
+
+
 async def set_status(tx: AsyncConnection, campaign_id: str, status: Status, *, controlled: bool, now: datetime) -> int:
     """The campaign's row is locked. `controlled`: the gate is told, under the version this returns."""
     version = await tx.scalar(
@@ -1030,12 +1039,17 @@ async def set_status(tx: AsyncConnection, campaign_id: str, status: Status, *, c
             "UPDATE campaign SET status = :status, control_version = control_version + CAST(:told AS integer),"
             " started_at = CASE WHEN :status = 'running' THEN coalesce(started_at, :now) ELSE started_at END,"
             # who joins those that are being asked for, or comes back, has no turns to make up for
-            " turn = CASE WHEN :status = 'running' THEN greatest(turn, (SELECT coalesce(min(o.turn), 0)"
-            " FROM campaign AS o WHERE o.status = 'running' AND NOT o.expanded)) ELSE turn END,"
+            f" turn = CASE WHEN :status = 'running' THEN greatest(turn, {_TURN_OF_OTHERS}) ELSE turn END,"
             " ended_at = CASE WHEN :status IN ('finished', 'cancelled') THEN CAST(:now AS timestamptz) END"
             " WHERE campaign_id = :id RETURNING control_version"
         ),
-        {"id": campaign_id, "status": status.value, "told": int(controlled), "now": now},
+        {
+            "id": campaign_id,
+            "status": status.value,
+            "told": int(controlled),
+            "now": now,
+            "beyond": now + LOOK_AHEAD,
+        },
     )
     assert version is not None
     return int(version)
@@ -1360,11 +1374,10 @@ async def freeze_audience(
 
 async def lock_expanding(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
     """One running campaign with something to ask for: of those, the one that has had least of the planner, by the
-    weight of its priority. A look that is more than LOOK_AHEAD away was set by a clock that has been set back since."""
+    weight of its priority."""
     rows = await tx.execute(
         text(
-            f"{_CAMPAIGN} WHERE c.status = 'running' AND NOT c.expanded"
-            " AND (c.look_at IS NULL OR c.look_at <= :now OR c.look_at > :beyond)"
+            f"{_CAMPAIGN} WHERE c.status = 'running' AND NOT c.expanded AND {_AWAKE}"
             " ORDER BY c.turn, c.position LIMIT 1 FOR UPDATE OF c SKIP LOCKED"
         ),
         {"now": now, "beyond": now + LOOK_AHEAD},
@@ -1489,12 +1502,15 @@ async def keep_place(
     look_at: datetime | None,
     next_slot: datetime | None,
     turn: int,
+    now: datetime,
 ) -> None:
-    """How far a campaign has been asked for, when there is more to ask for, and what that cost of the planner."""
+    """How far a campaign has been asked for, when there is more to ask for, and what that cost of the planner; of which
+    it had no share while it was asleep."""
     await tx.execute(
         text(
             "UPDATE campaign SET cursor = :cursor, expanded = :expanded, look_at = :look_at, next_slot = :next_slot,"
-            " turn = turn + :turn WHERE campaign_id = :id"
+            f" turn = CASE WHEN look_at IS NULL THEN turn ELSE greatest(turn, {_TURN_OF_OTHERS}) END + :turn"
+            " WHERE campaign_id = :id"
         ),
         {
             "id": campaign_id,
@@ -1503,6 +1519,8 @@ async def keep_place(
             "look_at": look_at,
             "next_slot": next_slot,
             "turn": turn,
+            "now": now,
+            "beyond": now + LOOK_AHEAD,
         },
     )
 
