@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import event
 
 from campaign.lifecycle import Status
+from campaign.planner import pause
 from tests.builders import now, number, opted_in, subject
 from tests.service.campaign.campaigns import Campaigns, csv_of
 
@@ -242,6 +243,92 @@ async def test_who_joins_while_all_others_sleep_leaves_them_their_turn(campaigns
     assert set(await chunks(campaigns, 2)) == {newcomer}
     set_clock(campaigns, MONDAY + 5 * HOUR)
     assert set(await chunks(campaigns, 2)) == {newcomer, sleeper}
+
+
+async def failing(campaigns: Campaigns, campaign_id: str) -> tuple[int, datetime] | None:
+    found = (await campaigns.get(f"campaigns/{campaign_id}"))["failing"]
+    return found and (found["attempts"], datetime.fromisoformat(found["again_at"]))
+
+
+async def test_a_campaign_that_cannot_be_started_lets_others_go_first_and_says_so(campaigns: Campaigns) -> None:
+    await campaigns.imported(csv_of(*range(3)))
+    broken = await scheduled(campaigns, MONDAY - HOUR)
+    other = await scheduled(campaigns, name="other")
+    async with campaigns.surroundings.sql("campaign") as sql:
+        change = "UPDATE campaign SET selection = $2 WHERE campaign_id = $1"
+        await sql.execute(change, broken, '{"segment": {"segment_id": "seg-none", "version": 1}}')
+        at = MONDAY
+        for attempts in (1, 2):
+            set_clock(campaigns, at)
+            with pytest.raises(AssertionError):
+                await campaigns.planner.start_due()
+            assert await failing(campaigns, broken) == (None if attempts == 1 else (2, at + 2 * SECOND))
+        assert await campaigns.planner.start_due()
+        assert (await campaigns.status(broken), await campaigns.status(other)) == ("scheduled", "running")
+        assert not await campaigns.planner.start_due(), "it is not its turn"
+        at += 2 * SECOND
+        set_clock(campaigns, at)
+        with pytest.raises(AssertionError):
+            await campaigns.planner.start_due()
+        assert await failing(campaigns, broken) == (3, at + 6 * SECOND), "each pause is longer"
+        await sql.execute(change, broken, '{"all": true}')
+    set_clock(campaigns, at + 6 * SECOND)
+    assert await campaigns.planner.start_due()
+    assert (await campaigns.status(broken), await failing(campaigns, broken)) == ("running", None)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "mend"),
+    [
+        (
+            "UPDATE campaign SET timing = '{\"per_moon\": 1}' WHERE campaign_id = $1",
+            "UPDATE campaign SET timing = '{}'",
+        ),
+        (
+            "UPDATE contact SET attributes = '{\"first_name\": 3}' FROM campaign AS c"
+            " WHERE c.campaign_id = $1 AND attributes ->> 'first_name' = 'Zoé 3'",
+            "UPDATE contact SET attributes = '{\"first_name\": \"Zoé 3\"}' WHERE attributes ->> 'first_name' = '3'",
+        ),
+    ],
+)
+@pytest.mark.parametrize("waits", [True, False])
+async def test_a_campaign_that_cannot_be_gone_on_with_lets_others_go_first_and_says_so(
+    campaigns: Campaigns, spoil: str, mend: str, waits: bool
+) -> None:
+    await campaigns.imported(csv_of(*range(30)))
+    broken = await scheduled(campaigns)
+    other = await scheduled(campaigns, name="other", audience=those(3))
+    set_clock(campaigns, MONDAY)
+    assert await campaigns.planner.start_due()
+    assert await campaigns.planner.start_due()
+    async with campaigns.surroundings.sql("campaign") as sql:
+        await sql.execute(spoil, broken)
+        chunks_of_other, failures = 0, 0
+        for _ in range(8):
+            try:
+                chunks_of_other += await campaigns.planner.expand()
+            except ValueError:
+                failures += 1
+        await sql.execute(mend)
+    asked_for = Counter(r.campaign_id for r in await campaigns.requests())
+    assert asked_for[other] == 3
+    assert chunks_of_other == 1 + asked_for[broken] // 10
+    assert await failing(campaigns, broken) == (failures, MONDAY + 2 * SECOND)
+    assert failures == 2
+    assert await asked(campaigns, MONDAY + SECOND) == []
+    if not waits:
+        for action in ("pause", "resume"):
+            await campaigns.post(f"campaigns/{broken}/{action}")
+    await asked(campaigns, MONDAY + (2 if waits else 1) * SECOND)
+    asked_for = Counter(r.campaign_id for r in await campaigns.requests())
+    assert asked_for == {broken: 30, other: 3}
+    assert await failing(campaigns, broken) is None
+
+
+def test_pauses_between_attempts_grow_to_some_minutes() -> None:
+    pauses = [pause(failures) for failures in range(1, 2000)]
+    assert pauses == sorted(pauses)
+    assert (pauses[0], pauses[-1]) == (0 * SECOND, 10 * MINUTE)
 
 
 @pytest.mark.parametrize("timing", [{}, {"spread_minutes": 120, "per_second": 50}])

@@ -184,6 +184,15 @@ class SendingWaits(BaseModel):
     )
 
 
+class Failing(BaseModel):
+    """It could not be started, or gone on with, for what it holds itself or for a fault of ours: others go first until
+    it is tried again. What is wrong is in the log of campaign-svc, under its id. Paused and resumed, or scheduled anew,
+    it is tried at once."""
+
+    attempts: int
+    again_at: datetime
+
+
 class Campaign(BaseModel):
     campaign_id: str
     sender_id: str
@@ -229,6 +238,7 @@ class Campaign(BaseModel):
     sending_waits: SendingWaits | None = Field(
         description="Of a campaign that is running: nothing is wrong with it, and it goes on by itself."
     )
+    failing: Failing | None = Field(description="Of a campaign that fails time after time to start or to go on.")
     statistics: Statistics
 
 
@@ -541,6 +551,7 @@ async def _shown(tx: AsyncConnection, held: Resources[Any], rows: Sequence[Row[A
                 costly=costly(row.text),
                 paused_because=sorted(reasons.get((row.campaign_id, "paused"), {})),
                 sending_waits=waits if row.status == Status.RUNNING else None,
+                failing=Failing(attempts=row.failures, again_at=row.retry_at) if row.failures > 1 else None,
                 statistics=Statistics(
                     audience=row.audience,
                     **{name: fields[name] for name in accounts.COUNTS},

@@ -4,12 +4,14 @@ Starting: one transaction freezes the audience and tells the gate the campaign i
 takes those who wait and are due, then the next recipients after the cursor, appends a request for each whose time has
 come (`timing`), writes down until when the others wait, and moves the cursor; a crash repeats nothing, and several
 planners share the work by row locks. Expansion keeps the outbox short, so that a pause or a cancellation never waits
-behind a million requests. Campaigns take turns by chunks, so that a small one never waits behind a large one.
+behind a million requests. Campaigns take turns by chunks, so that a small one never waits behind a large one; and one
+that fails is put off for longer each time, so that none waits behind what cannot be done.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -55,12 +57,18 @@ IN_ONE_GO = 250  # written before others have the loop
 AHEAD = 100  # recipients looked at beyond those that a pace has room for, to find who waits
 LOOK_EVERY_S = 1.0
 EXPAND_EVERY_S = 0.25
+LONGEST_PAUSE = timedelta(minutes=10)  # between two attempts at what fails
 
 _attributes = msgspec.json.Decoder(dict[str, str])
 
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
+
+
+def pause(failures: int) -> timedelta:
+    """After so many, one after another; none after the first, which may have been somebody else's lock."""
+    return min(timedelta(seconds=2 ** min(failures, 20) - 2), LONGEST_PAUSE)
 
 
 class _Written(msgspec.Struct, frozen=True, gc=False):
@@ -247,14 +255,35 @@ class Planner:
         )
         return [Worker(timer.name, timer.run) for timer in timers]
 
+    @asynccontextmanager
+    async def _attempt(self, now: datetime) -> AsyncIterator[list[Row[Any]]]:
+        """At the campaign that is put in: where it fails, others go first for a while. Of who is cut off from the
+        database it is not known whose fault that is."""
+        tried: list[Row[Any]] = []
+        try:
+            yield tried
+        except OSError:
+            raise
+        except Exception:
+            for row in tried:
+                failures, retry_at = row.failures + 1, now + pause(row.failures + 1)
+                async with self._database.begin() as tx:
+                    await store.put_off(tx, row.campaign_id, failures, retry_at)
+                log.warning(
+                    "campaign fails and is put off",
+                    extra={"campaign_id": row.campaign_id, "failures": failures, "retry_at": retry_at.isoformat()},
+                )
+            raise
+
     async def start_due(self) -> bool:
         """One due campaign. Was there one?"""
         now = self._now()
-        async with self._database.begin() as tx:
+        async with self._attempt(now) as tried, self._database.begin() as tx:
             await store.finish_done(tx, now)
             row = await store.lock_due(tx, now)
             if row is None:
                 return False
+            tried.append(row)
             selected = await segments.of_campaign(tx, row, now, self._policy)
             if (why := await self._against(tx, row, selected)) is not None:
                 await store.take_off_schedule(tx, row.campaign_id, why)
@@ -327,7 +356,7 @@ class Planner:
     async def expand(self) -> bool:
         """One chunk of one running campaign. Is there more to do at once?"""
         now = self._now()
-        async with self._database.begin() as tx, self._database.begin() as reading:
+        async with self._attempt(now) as tried, self._database.begin() as tx, self._database.begin() as reading:
             for each in (reading, tx):
                 await store.wait_for_locks_within(each, LOCKS_WITHIN_S)
             if await outbox.backlog(tx) > self._backlog:
@@ -335,6 +364,7 @@ class Planner:
             row = await store.lock_expanding(tx, now)
             if row is None:
                 return False
+            tried.append(row)
             sender = await store.find_sender(tx, row.sender_id)
             assert sender is not None, "a campaign is written for a known sender, and senders are never removed"
             asking = await self._asking(tx, row, sender, now)

@@ -216,6 +216,8 @@ campaign = Table(
     _instant("look_at", nullable=True),  # there is nothing to ask for before
     _instant("next_slot", nullable=True),  # of its pace
     Column("turn", BigInteger, nullable=False, server_default=text("0")),  # how much it has had of the planner
+    Column("failures", Integer, nullable=False, server_default=text("0")),  # one after another, to start or to go on
+    _instant("retry_at", nullable=True),  # after the last of them
     Index("campaign_position_ix", "position", unique=True),
     Index("campaign_series_ix", "series_id", "position", postgresql_where=text("series_id IS NOT NULL")),
     Index("campaign_scheduled_ix", "starts_at", postgresql_where=text("status = 'scheduled'")),
@@ -877,7 +879,7 @@ _CAMPAIGN = (
     " c.trial::text AS trial, c.winner, c.choice::text AS choice,"
     " c.priority, c.created_by, c.edited_by, c.agreed, c.agreed_start, c.approval_needed, c.acknowledged,"
     " c.created_at, c.fingerprint, c.status, c.at, c.starts_at, c.started_at, c.ended_at, c.cursor, c.next_slot,"
-    " c.sent_back,"
+    " c.sent_back, c.failures, c.retry_at,"
     f" c.expanded, u.link_host, a.audience, {', '.join(f'a.{name}' for name in COUNTS)}"
     " FROM campaign AS c JOIN campaign_accounts AS a ON a.campaign_id = c.campaign_id"
     " LEFT JOIN sender_rule AS u ON u.sender_id = c.sender_id"
@@ -960,7 +962,10 @@ async def insert_occurrence(
 async def set_next(tx: AsyncConnection, campaign_id: str, at: datetime, starts_at: datetime, missed: int) -> None:
     """Of a campaign that recurs: its next occurrence, and how many more nobody was there to begin."""
     await tx.execute(
-        text("UPDATE campaign SET at = :at, starts_at = :starts_at, missed = missed + :missed WHERE campaign_id = :id"),
+        text(
+            "UPDATE campaign SET at = :at, starts_at = :starts_at, missed = missed + :missed, failures = 0,"
+            " retry_at = NULL WHERE campaign_id = :id"
+        ),
         {"id": campaign_id, "at": at, "starts_at": starts_at, "missed": missed},
     )
 
@@ -1024,7 +1029,7 @@ async def reasons_of(tx: AsyncConnection, campaign_ids: Sequence[str]) -> dict[t
 
 
 # of running campaigns, those that may be asked for: a look more than LOOK_AHEAD away was set by a clock set back since
-_AWAKE = "(look_at IS NULL OR look_at <= :now OR look_at > :beyond)"
+_AWAKE = "(look_at IS NULL OR look_at <= :now OR look_at > :beyond) AND (retry_at IS NULL OR retry_at <= :now)"
 # where the others stand: of those that are awake the one that has had least, or where all sleep the one that had most
 _TURN_OF_OTHERS = (
     f"(SELECT coalesce(min(o.turn) FILTER (WHERE {_AWAKE}), max(o.turn), 0)"
@@ -1040,6 +1045,7 @@ async def set_status(tx: AsyncConnection, campaign_id: str, status: Status, *, c
             " started_at = CASE WHEN :status = 'running' THEN coalesce(started_at, :now) ELSE started_at END,"
             # who joins those that are being asked for, or comes back, has no turns to make up for
             f" turn = CASE WHEN :status = 'running' THEN greatest(turn, {_TURN_OF_OTHERS}) ELSE turn END,"
+            " failures = 0, retry_at = NULL,"
             " ended_at = CASE WHEN :status IN ('finished', 'cancelled') THEN CAST(:now AS timestamptz) END"
             " WHERE campaign_id = :id RETURNING control_version"
         ),
@@ -1070,7 +1076,8 @@ async def set_start(
         text(
             "UPDATE campaign SET at = :at, starts_at = :starts_at, agreed = :agreed,"
             " agreed_start = :agreed_start, approval_needed = :approval_needed,"
-            " acknowledged = CAST(:acknowledged AS text[]), sent_back = NULL WHERE campaign_id = :id"
+            " acknowledged = CAST(:acknowledged AS text[]), sent_back = NULL, failures = 0, retry_at = NULL"
+            " WHERE campaign_id = :id"
         ),
         {
             "id": campaign_id,
@@ -1280,11 +1287,22 @@ async def lock_due(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
     rows = await tx.execute(
         text(
             f"{_CAMPAIGN} WHERE c.status = 'scheduled' AND c.starts_at <= :now"
-            " ORDER BY c.starts_at LIMIT 1 FOR UPDATE OF c SKIP LOCKED"
+            " AND (c.retry_at IS NULL OR c.retry_at <= :now) ORDER BY c.starts_at LIMIT 1 FOR UPDATE OF c SKIP LOCKED"
         ),
         {"now": now},
     )
     return rows.one_or_none()
+
+
+async def put_off(tx: AsyncConnection, campaign_id: str, failures: int, retry_at: datetime) -> None:
+    """A campaign that could not be started or asked for, `failures` times now; others go first until then."""
+    await tx.execute(
+        text(
+            "UPDATE campaign SET failures = :failures, retry_at = :retry_at"
+            " WHERE campaign_id = :id AND status IN ('scheduled', 'running')"
+        ),
+        {"id": campaign_id, "failures": failures, "retry_at": retry_at},
+    )
 
 
 async def alone_with_audiences(tx: AsyncConnection, sender_id: str) -> None:
@@ -1509,8 +1527,8 @@ async def keep_place(
     await tx.execute(
         text(
             "UPDATE campaign SET cursor = :cursor, expanded = :expanded, look_at = :look_at, next_slot = :next_slot,"
-            f" turn = CASE WHEN look_at IS NULL THEN turn ELSE greatest(turn, {_TURN_OF_OTHERS}) END + :turn"
-            " WHERE campaign_id = :id"
+            " turn = :turn + CASE WHEN coalesce(look_at, retry_at) IS NULL THEN turn"
+            f" ELSE greatest(turn, {_TURN_OF_OTHERS}) END, failures = 0, retry_at = NULL WHERE campaign_id = :id"
         ),
         {
             "id": campaign_id,
