@@ -113,6 +113,13 @@ class Campaigns:
         assert await self.planner.start_due()
         return campaign_id
 
+    async def cancelled(self, campaign_id: str) -> dict[str, Any]:
+        """As it was answered; whom nobody has asked for are denied since."""
+        found = await self.post(f"campaigns/{campaign_id}/cancel")
+        while await self.planner.deny_unrequested():
+            pass
+        return found
+
     async def statistics(self, campaign_id: str) -> dict[str, Any]:
         return balanced((await self.get(f"campaigns/{campaign_id}"))["statistics"])
 

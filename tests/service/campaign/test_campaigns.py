@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 from prometheus_client import REGISTRY
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from campaign import control, store
 from campaign.lifecycle import Action, message_of
@@ -382,13 +382,13 @@ async def test_a_cancellation_denies_here_whom_nobody_asked_for_and_leaves_the_o
 ) -> None:
     campaign_id = await campaigns.started(*range(25))
     assert await campaigns.planner.expand()
-    cancelled = await campaigns.post(f"campaigns/{campaign_id}/cancel")
-    found = balanced(cancelled["statistics"])
-    assert (cancelled["status"], found["pending"], found["denied"]) == ("cancelled", 10, 15)
+    await campaigns.cancelled(campaign_id)
+    found = await campaigns.statistics(campaign_id)
+    assert (found["pending"], found["denied"]) == (10, 15)
     assert found["denied_reasons"] == {"campaign_cancelled": 15}
     assert not await campaigns.planner.expand()
     assert (await campaigns.controls())[-1].control == "cancelled"
-    again = await campaigns.post(f"campaigns/{campaign_id}/cancel")
+    again = await campaigns.cancelled(campaign_id)
     assert (again["status"], len(await campaigns.controls())) == ("cancelled", 2)
     requests = await campaigns.requests()
     await campaigns.report(
@@ -396,6 +396,60 @@ async def test_a_cancellation_denies_here_whom_nobody_asked_for_and_leaves_the_o
     )
     assert (await campaigns.statistics(campaign_id))["denied_reasons"] == {"campaign_cancelled": 25}
     assert await campaigns.status(campaign_id) == "cancelled"
+
+
+@pytest.mark.parametrize("timing", [{}, {"spread_minutes": 120}])
+async def test_the_gate_is_told_of_a_cancellation_before_anybody_is_denied_for_it_whoever_dies_meanwhile(
+    campaigns: Campaigns, timing: dict[str, Any]
+) -> None:
+    campaign_id = await campaigns.started(*range(35), timing=timing)
+    assert await campaigns.planner.expand()
+    asked_for = len(await campaigns.requests())
+    cancelled = await campaigns.post(f"campaigns/{campaign_id}/cancel")
+    assert (await campaigns.controls())[-1].control == cancelled["status"] == "cancelled"
+    assert (balanced(cancelled["statistics"])["pending"], cancelled["statistics"]["denied"]) == (35, 0)
+    left, died, point, chunks, denied = [0], 0, 1, 0, 0
+
+    def die(*_: Any) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise ConnectionError("killed")
+
+    engine = campaigns.database.engine.sync_engine
+    event.listen(engine, "before_cursor_execute", die)
+    event.listen(engine, "commit", die)
+    more = True
+    while more:
+        left[0] = point
+        try:
+            more, point, chunks = await campaigns.planner.deny_unrequested(), 1, chunks + 1
+        except ConnectionError:
+            died, point = died + 1, point + 1
+        left[0] = 0
+        found = await campaigns.statistics(campaign_id)
+        assert found["denied"] == denied if point > 1 else found["denied"] - denied <= 10, "a chunk of ten, or nothing"
+        denied = found["denied"]
+        assert found["denied_reasons"].get("campaign_cancelled", 0) == denied
+        counted = (await campaigns.get(f"campaigns/{campaign_id}/statistics"))["total"]
+        assert (counted["pending"], counted["denied"]) == (found["pending"], denied)
+    assert died > chunks > 3
+    assert (found["pending"], denied) == (asked_for, 35 - asked_for)
+    asked = {r.subject_id for r in await campaigns.requests()}
+    items = (await campaigns.get(f"campaigns/{campaign_id}/recipients?status=denied"))["items"]
+    assert {item["subject_id"] for item in items}.isdisjoint(asked)
+    assert {tuple(item["reasons"]) for item in items} == {("campaign_cancelled",)}
+
+
+async def test_whom_a_cancelled_campaign_never_asked_for_are_written_to_by_the_next(campaigns: Campaigns) -> None:
+    """Nobody counts as having got it: the next begins once they are denied."""
+    await campaigns.post(f"campaigns/{await campaigns.started(1, 2, 3)}/cancel")
+    following = (await campaigns.written(rest_days=7))["campaign_id"]
+    await campaigns.post(f"campaigns/{following}/schedule")
+    assert not await campaigns.planner.start_due()
+    while await campaigns.planner.deny_unrequested():
+        pass
+    assert await campaigns.planner.start_due()
+    assert (await campaigns.statistics(following))["audience"] == 3
 
 
 async def test_what_is_not_possible_is_a_conflict_and_changes_nothing(campaigns: Campaigns) -> None:

@@ -60,7 +60,7 @@ async def test_each_is_asked_for_at_their_own_hour_and_a_cancellation_denies_who
     assert await asked(campaigns, MONDAY) == [subject(0)]
     assert await asked(campaigns, MONDAY + 5 * HOUR) == [subject(1)], "10:00 in Fort-de-France"
     assert (await campaigns.statistics(campaign_id))["pending"] == 4
-    await campaigns.post(f"campaigns/{campaign_id}/cancel")
+    await campaigns.cancelled(campaign_id)
     found = await campaigns.statistics(campaign_id)
     assert (found["pending"], found["denied_reasons"]) == (3, {"campaign_cancelled": 1}), "the gate has the others"
     assert await asked(campaigns, MONDAY + 99 * HOUR) == []

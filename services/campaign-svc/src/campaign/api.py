@@ -445,7 +445,8 @@ async def resume_campaign(campaign_id: Storable, held: Held, caller: Author) -> 
 
 @router.post("/campaigns/{campaign_id}/cancel")
 async def cancel_campaign(campaign_id: Storable, held: Held, caller: Author) -> Campaign:
-    """For good. Whoever has not got it will not; what is already with the operator cannot be called back."""
+    """For good. Whoever has not got it will not; what is already with the operator cannot be called back. Whom nobody
+    has asked for yet are `pending` still, and `denied` within seconds."""
     return await _act(held, caller, campaign_id, Action.CANCEL)
 
 

@@ -12,21 +12,18 @@ from common import outbox
 from common.contracts import CONTROLS
 from common.contracts.campaign import CampaignControlled
 
-CANCELLED_BEFORE_REQUEST = "campaign_cancelled"  # as the gate calls it for those already asked for
-
 
 async def take(tx: AsyncConnection, row: Row[Any], action: Action, now: datetime) -> None:
     """`row` is the campaign, locked by the caller. Raises NotPossible with nothing written.
 
-    A cancellation denies here whoever has not been asked for; the gate denies the others.
+    Short, whatever the size of a campaign, for what is on its way leaves until the gate has been told: of a cancelled
+    one the gate denies who was asked for, and the planner everybody else, afterwards.
     """
     found = lifecycle.step(Status(row.status), action)
     if found.status is row.status and found.control is None:
         return
     await store.forget_reasons(tx, row.campaign_id, "paused")  # whyever it was
     version = await store.set_status(tx, row.campaign_id, found.status, controlled=found.control is not None, now=now)
-    if found.status is Status.CANCELLED:
-        await store.deny_unrequested(tx, row, CANCELLED_BEFORE_REQUEST)
     if found.control is not None:
         event = CampaignControlled(
             campaign_id=row.campaign_id, sender_id=row.sender_id, control=found.control, version=version

@@ -5,7 +5,8 @@ takes those who wait and are due, then the next recipients after the cursor, app
 come (`timing`), writes down until when the others wait, and moves the cursor; a crash repeats nothing, and several
 planners share the work by row locks. Expansion keeps the outbox short, so that a pause or a cancellation never waits
 behind a million requests. Campaigns take turns by chunks, so that a small one never waits behind a large one; and one
-that fails is put off for longer each time, so that none waits behind what cannot be done.
+that fails is put off for longer each time, so that none waits behind what cannot be done. Whom a cancelled campaign has
+not been asked for are denied in chunks as well.
 """
 
 import asyncio
@@ -58,6 +59,7 @@ AHEAD = 100  # recipients looked at beyond those that a pace has room for, to fi
 LOOK_EVERY_S = 1.0
 EXPAND_EVERY_S = 0.25
 LONGEST_PAUSE = timedelta(minutes=10)  # between two attempts at what fails
+CANCELLED_BEFORE_REQUEST = "campaign_cancelled"  # as the gate calls it for those already asked for
 
 _attributes = msgspec.json.Decoder(dict[str, str])
 
@@ -252,6 +254,7 @@ class Planner:
         timers = (
             Timer("start campaigns", self.start_due, LOOK_EVERY_S, self._database, store.DUE),
             Timer("expand campaigns", self.expand, EXPAND_EVERY_S, self._database, outbox.RELAYED),
+            Timer("deny the unrequested", self.deny_unrequested, LOOK_EVERY_S, self._database),
         )
         return [Worker(timer.name, timer.run) for timer in timers]
 
@@ -401,6 +404,16 @@ class Planner:
                 await store.finish_done(tx, now, [row.campaign_id])
         REQUESTED.labels("requested").inc(chunk.asked)
         REQUESTED.labels("denied").inc(len(chunk.denied))
+        return True
+
+    async def deny_unrequested(self) -> bool:
+        """A chunk of whom a cancelled campaign was for and nobody asked for: pending until then. Was there one?"""
+        async with self._database.begin() as tx:
+            row = await store.lock_cancelled(tx)
+            if row is None:
+                return False
+            denied = await store.deny_unrequested(tx, row, CANCELLED_BEFORE_REQUEST, self._chunk)
+        REQUESTED.labels("denied").inc(denied)
         return True
 
     async def _ask_for(

@@ -211,7 +211,7 @@ campaign = Table(
     _instant("ended_at", nullable=True),
     # how far the frozen audience has been asked for, and when last
     Column("cursor", Text, nullable=False, server_default=text("''")),
-    Column("expanded", Boolean, nullable=False, server_default=text("false")),
+    Column("expanded", Boolean, nullable=False, server_default=text("false")),  # nobody is left to ask for, or to deny
     Column("sent_back", Text, nullable=True),  # why it is a draft again that was scheduled
     _instant("look_at", nullable=True),  # there is nothing to ask for before
     _instant("next_slot", nullable=True),  # of its pace
@@ -224,6 +224,7 @@ campaign = Table(
     Index("campaign_begun_ix", "sender_id", "ended_at", postgresql_where=text("started_at IS NOT NULL")),
     Index("campaign_ended_ix", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
     Index("campaign_expanding_ix", "turn", postgresql_where=text("status = 'running' AND NOT expanded")),
+    Index("campaign_cancelled_ix", "sender_id", postgresql_where=text("status = 'cancelled' AND NOT expanded")),
 )
 
 campaign_accounts = Table(
@@ -1283,10 +1284,13 @@ async def tests_with(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any]]
 
 
 async def lock_due(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
-    """One scheduled campaign whose time has come, that no other planner holds."""
+    """One scheduled campaign whose time has come, that no other planner holds. Who is still to be denied of a cancelled
+    one would count as written to by its sender, so its next begins some seconds later."""
     rows = await tx.execute(
         text(
             f"{_CAMPAIGN} WHERE c.status = 'scheduled' AND c.starts_at <= :now"
+            " AND NOT EXISTS (SELECT FROM campaign AS o"
+            " WHERE o.sender_id = c.sender_id AND o.status = 'cancelled' AND NOT o.expanded)"
             " AND (c.retry_at IS NULL OR c.retry_at <= :now) ORDER BY c.starts_at LIMIT 1 FOR UPDATE OF c SKIP LOCKED"
         ),
         {"now": now},
@@ -1559,20 +1563,40 @@ async def deny(tx: AsyncConnection, campaign_id: str, denied: Mapping[str, str])
     await add_reasons(tx, "denied", {campaign_id: Counter(denied.values())})
 
 
-async def deny_unrequested(tx: AsyncConnection, row: Row[Any], reason: str) -> int:
-    """All that is beyond the cursor, and who waits before it; returns how many. The campaign's row is locked."""
-    done = await tx.execute(
-        text(
-            "UPDATE recipient SET status = 'denied', reasons = ARRAY[CAST(:reason AS text)], waits_until = NULL"
-            " WHERE campaign_id = :campaign_id AND (subject_id > :cursor OR waits_until IS NOT NULL)"
-            " AND status = 'pending'"
-        ),
-        {"campaign_id": row.campaign_id, "cursor": row.cursor, "reason": reason},
+async def lock_cancelled(tx: AsyncConnection) -> Row[Any] | None:
+    """One cancelled campaign of which somebody may be left to deny, that no other planner holds."""
+    rows = await tx.execute(
+        text(f"{_CAMPAIGN} WHERE c.status = 'cancelled' AND NOT c.expanded LIMIT 1 FOR UPDATE OF c SKIP LOCKED")
     )
-    await add_counts(tx, {row.campaign_id: Counter(pending=-done.rowcount, denied=done.rowcount)})
-    await add_reasons(tx, "denied", {row.campaign_id: Counter({reason: done.rowcount})})
-    await tx.execute(text("UPDATE campaign SET expanded = true WHERE campaign_id = :id"), {"id": row.campaign_id})
-    return int(done.rowcount)
+    return rows.one_or_none()
+
+
+async def deny_unrequested(tx: AsyncConnection, row: Row[Any], reason: str, limit: int) -> int:
+    """So many of who waits before the cursor, else of who is beyond it, which moves; returns how many there were. The
+    campaign's row is locked."""
+
+    async def denied(whom: str) -> Sequence[str]:
+        rows = await tx.execute(
+            text(
+                "WITH page AS (SELECT subject_id FROM recipient WHERE campaign_id = :campaign_id"
+                f" AND status = 'pending' AND {whom} LIMIT {limit:d})"
+                " UPDATE recipient AS r SET status = 'denied', reasons = ARRAY[CAST(:reason AS text)],"
+                " waits_until = NULL FROM page"
+                " WHERE r.campaign_id = :campaign_id AND r.subject_id = page.subject_id RETURNING r.subject_id"
+            ),
+            {"campaign_id": row.campaign_id, "cursor": row.cursor, "reason": reason},
+        )
+        return rows.scalars().all()
+
+    found = await denied("waits_until IS NOT NULL ORDER BY waits_until, subject_id")
+    found = found or await denied("subject_id > :cursor ORDER BY subject_id")
+    await add_counts(tx, {row.campaign_id: Counter(pending=-len(found), denied=len(found))})
+    await add_reasons(tx, "denied", {row.campaign_id: Counter({reason: len(found)})})
+    await tx.execute(
+        text("UPDATE campaign SET cursor = :cursor, expanded = :expanded WHERE campaign_id = :id"),
+        {"id": row.campaign_id, "cursor": max(row.cursor, *found), "expanded": not found},
+    )
+    return len(found)
 
 
 # --- the accounts ----------------------------------------------------------------------------------------------------
