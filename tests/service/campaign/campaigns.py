@@ -2,6 +2,7 @@
 what it would publish stays in the outbox, to be looked at."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -28,8 +29,15 @@ WRITTEN = {
     "audience": {"all": True},
 }
 _shared = msgspec.msgpack.Decoder(list[tuple[bytes, bytes]])
+DAY = timedelta(days=1)
 LEDGER = ("pending", "denied", "deferred", "handed_off", "expired")
 OUTCOMES = ("accepted", "rejected", "unknown")
+
+
+def next_monday() -> datetime:
+    """10:00 in Paris of a Monday of next winter, three weeks before a change of clocks."""
+    first = datetime(now().year + 1, 3, 1, 9, tzinfo=UTC)
+    return next(day for n in range(7) if (day := first + n * DAY).weekday() == 0)
 
 
 def csv_of(*people: int, start: str = "number;first_name;city\n") -> str:

@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 from sqlalchemy import event, text
 
 from campaign import control, store
-from campaign.lifecycle import Action, message_of
+from campaign.lifecycle import FURTHEST, Action, message_of
 from campaign.planner import Planner
 from common.contracts.dispatch import HoldChanged, OptOutEnforced
 from common.database import Database
@@ -69,6 +69,22 @@ async def test_a_campaign_that_cannot_be_is_refused_with_the_field(
 ) -> None:
     refused = await campaigns.written(status, **fields)
     assert (field, reason) in [(r["field"], r["reason"]) for r in refused["reasons"]]
+
+
+@pytest.mark.parametrize("far", ["9999-12-31T23:59:59Z", "9999-12-31T23:59:59-12:00", None])
+async def test_what_is_planned_for_more_than_two_years_ahead_is_refused(campaigns: Campaigns, far: str | None) -> None:
+    far = far or (now() + FURTHEST + timedelta(hours=1)).isoformat()
+    within = (now() + FURTHEST - timedelta(days=30)).isoformat()
+    campaign_id = (await campaigns.written(send_before=within))["campaign_id"]
+    path, at = f"campaigns/{campaign_id}", {"at": far}
+    for field, refused in (
+        ("send_before", await campaigns.written(422, send_before=far)),
+        ("send_before", await campaigns.put(path, 422, json={"send_before": far})),
+        ("at", await campaigns.post(f"{path}/pre-flight", 422, json=at)),
+        ("at", await campaigns.post(f"{path}/schedule", 422, json=at)),
+    ):
+        assert [(r["field"], r["reason"]) for r in refused["reasons"]] == [(field, "too_far")]
+    assert await campaigns.status(campaign_id) == "draft"
 
 
 async def test_the_same_key_writes_one_campaign(campaigns: Campaigns) -> None:

@@ -103,6 +103,14 @@ async def test_each_person_gets_a_link_of_their_own_and_only_people_click(linked
     assert {who: visits(who) - many for who, many in before.items()} == {"person": 4, "machine": 3, "gone": 0}
 
 
+async def test_a_link_leads_on_however_far_ahead_the_end_of_an_older_campaign_was_set(linked: Campaigns) -> None:
+    _, paths = await expanded(linked, 1)
+    for before in ("send_before = '9999-12-31T23:59:59Z'", "send_before = NULL, starts_at = '9999-12-31T23:59:59Z'"):
+        async with linked.surroundings.sql("campaign") as sql:
+            await sql.execute(f"UPDATE campaign SET {before}")
+        assert (await followed(linked, paths[subject(1)])).status_code == 302
+
+
 async def test_who_follows_a_link_is_a_contact_of_its_sender_for_as_long_again(linked: Campaigns) -> None:
     _, paths = await expanded(linked, 1, 2)
     async with linked.surroundings.sql("campaign") as sql:

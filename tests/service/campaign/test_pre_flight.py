@@ -8,12 +8,11 @@ from campaign import consents, pre_flight, store
 from campaign.lifecycle import Status
 from tests.builders import SENDER, field_keys, now, number, opted_in, opted_out, sender_changed, subject
 from tests.running import bearer
-from tests.service.campaign.campaigns import TEXT, Campaigns, csv_of
+from tests.service.campaign.campaigns import DAY, TEXT, Campaigns, csv_of, next_monday
 
 pytestmark = pytest.mark.brokerless
 
-MONDAY = "2030-03-04T09:00:00Z"  # 10:00 in Paris
-TUESDAY = "2030-03-05T09:00:00Z"
+MONDAY, TUESDAY = (f"{day:%Y-%m-%dT%H:%M:%SZ}" for day in (next_monday(), next_monday() + DAY))
 SOMEBODY_ELSE = bearer(subject="somebody else")
 
 
@@ -83,7 +82,7 @@ async def test_it_tells_who_would_get_it_and_why_the_others_would_not(
     assert (lengths["segments"], lengths["median"], lengths["ucs2"], lengths["ucs2_by_contact"]) == ({"1": 3}, 1, 1, 1)
     assert found["cost"] == {"prices": "test", "currency": "EUR", "total": "0.15", "unpriced": 0}
     assert [(t["territory"], t["people"], t["opens_at"]) for t in found["territories"]] == [("FR", 3, MONDAY)]
-    assert found["finishes_at"] == "2030-03-04T09:05:00Z"  # three at one in a hundred seconds
+    assert found["finishes_at"] == MONDAY.replace("09:00", "09:05")  # three at one in a hundred seconds
     assert (found["findings"], found["consents_as_of"], found["languages"]) == ([], None, {"fr": 3})
     await campaigns.told(opted_in(5, 3), opted_in(7, 1))  # what can be read again is
     assert (await looked_at(campaigns, campaign_id))["would_get"] == 5

@@ -9,19 +9,9 @@ from campaign import store
 from campaign.recurrence import occurrence_id
 from tests.builders import SENDER, opted_in, sender_changed, subject
 from tests.running import bearer
-from tests.service.campaign.campaigns import Campaigns, csv_of
+from tests.service.campaign.campaigns import DAY, Campaigns, csv_of, next_monday
 
 pytestmark = pytest.mark.brokerless
-
-DAY = timedelta(days=1)
-
-
-def next_monday() -> datetime:
-    """10:00 in Paris of a Monday of next winter, three weeks before a change of clocks."""
-    today = datetime.now(UTC).date()
-    first = datetime(today.year + 1, 3, 1, 9, tzinfo=UTC)
-    return next(day for n in range(7) if (day := first + n * DAY).weekday() == 0)
-
 
 MONDAY = next_monday()
 DAILY = {"cron": "0 10 * * MON-SAT", "until": (MONDAY + 3 * DAY).isoformat()}

@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
+from campaign import pre_flight
 from campaign.lifecycle import Status
 from campaign.planner import pause
 from tests.builders import now, number, opted_in, subject
-from tests.service.campaign.campaigns import Campaigns, csv_of
+from tests.service.campaign.campaigns import DAY, Campaigns, csv_of, next_monday
 
 pytestmark = pytest.mark.brokerless
 
-MONDAY = datetime(2030, 3, 4, 9, tzinfo=UTC)  # 10:00 in Paris
+MONDAY = next_monday()
 HOUR, MINUTE, SECOND = timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1)
 
 
@@ -86,9 +87,10 @@ async def test_a_spread_lays_people_out_over_its_window_and_a_pause_holds_them(c
 
 
 async def test_what_is_scheduled_into_a_holiday_is_told_why_it_waits_and_nothing_of_it_is_planned_within(
-    campaigns: Campaigns,
+    campaigns: Campaigns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Thursday 25 December 2031; in Alsace the day after it is one too (code du travail, L. 3134-13)."""
+    monkeypatch.setattr(pre_flight, "FURTHEST", 10 * 366 * DAY)  # such a year may be far
     christmas = datetime(2031, 12, 25, 9, tzinfo=UTC)
     opens, in_alsace = (datetime(2031, 12, day, 7, tzinfo=UTC) for day in (26, 27))  # 08:00 in Paris
     postcodes = {1: "75011", 2: "67000", 3: "", 4: "68200"}

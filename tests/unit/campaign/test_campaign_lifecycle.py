@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from campaign.lifecycle import Action, NotPossible, Status, Step, ends_by, message_of, step
+from campaign.lifecycle import EVER, Action, NotPossible, Status, Step, ends_by, message_of, step
 
 START = datetime(2026, 11, 24, 9, tzinfo=UTC)
 
@@ -68,3 +68,4 @@ def test_a_message_id_is_the_same_whoever_derives_it() -> None:
 def test_without_an_end_of_its_own_a_campaign_ends_after_three_days() -> None:
     assert ends_by(START, None) == START + timedelta(days=3)
     assert ends_by(START, START + timedelta(hours=1)) == START + timedelta(hours=1)
+    assert ends_by(EVER - timedelta(days=2), None) == EVER

@@ -388,6 +388,7 @@ async def schedule_campaign(
         step(Status(row.status), Action.SCHEDULE)
         if at is not None and at < now - PAST_TOLERANCE:
             raise Invalid("`at` has passed", reasons=[Reason("at", "in_the_past")])
+        pre_flight.not_too_far("at", at, now)
         pace = store.timing_of(row)
         if at is None and pace.local_time:
             raise Invalid("whose local time is that?", reasons=[Reason("at", "needed_for_local_time")])
@@ -577,6 +578,7 @@ def _checked(body: NewCampaign, sender: Sender, now: datetime, policy: Policy) -
         raise Invalid("the sender has no such purpose", reasons=[Reason("purpose", "unknown_purpose")])
     if body.send_before is not None and body.send_before <= now:
         raise Invalid("`send_before` has passed", reasons=[Reason("send_before", "in_the_past")])
+    pre_flight.not_too_far("send_before", body.send_before, now)
     checked(body.text, body.language, body.translations, body.folding, sender)
     for each in body.trial.variants if body.trial else ():
         try:
@@ -606,8 +608,7 @@ def _checked_rule(rule: Recurring, send_before: datetime | None, sender: Sender,
         raise Invalid(
             "an occurrence ends when the next comes", reasons=[Reason("send_before", "not_of_one_that_recurs")]
         )
-    if rule.until > now + recurrence.LONGEST:
-        raise Invalid("two years at most", reasons=[Reason("recurring.until", "too_far")])
+    pre_flight.not_too_far("recurring.until", rule.until, now)
     if recurrence.too_often(rule, zone, now):
         raise Invalid("less than an hour apart", reasons=[Reason("recurring.cron", "too_often")])
     if recurrence.first(rule, zone, now) is None:

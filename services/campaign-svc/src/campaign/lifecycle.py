@@ -12,13 +12,15 @@ Asking for what already is changes nothing, so every action may be retried.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from common import message_id
 from common.contracts.campaign import Control
 
 KEPT = timedelta(days=3)  # when the author names no end: over a long weekend, and no offer lasts for ever
+FURTHEST = timedelta(days=2 * 366)  # ahead of now: nobody plans for longer, and reckoning ends with the year 9999
+EVER = datetime.max.replace(tzinfo=UTC)
 ONLY_STEP = "0"  # one message a recipient; a series would count on
 
 
@@ -113,4 +115,9 @@ def messages_of(campaign_id: str, starts_at: datetime) -> Callable[[str], str]:
 
 def ends_by(starts_at: datetime, send_before: datetime | None) -> datetime:
     """The instant from which its messages are of no use any more."""
-    return send_before or starts_at + KEPT
+    return send_before or later(starts_at, KEPT)
+
+
+def later(at: datetime, by: timedelta) -> datetime:
+    """What was scheduled before there was FURTHEST may be too late for any calendar."""
+    return at + by if at < EVER - by else EVER

@@ -14,7 +14,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign import short_link, store
-from campaign.lifecycle import ends_by, message_of
+from campaign.lifecycle import ends_by, later, message_of
 from common import outbox
 from common.contracts import CLICKS
 from common.contracts.campaign import LinkClicked
@@ -106,7 +106,7 @@ async def find(tx: AsyncConnection, token: str, keys: LinkKeys, days: int, *, lo
         place=row.place,
         target=row.target,
         message_id=message_of(row.campaign_id, row.starts_at, row.subject_id),
-        expires_at=ends_by(row.starts_at, row.send_before) + timedelta(days=days),
+        expires_at=later(ends_by(row.starts_at, row.send_before), timedelta(days=days)),
         last_clicked_at=row.last_clicked_at,
     )
 

@@ -27,7 +27,7 @@ from campaign.draw import lot
 from campaign.findings import Finding, Severity
 from campaign.forecast import NO_TRIAL, Forecast, Outlook, Plan, of_samples
 from campaign.frequency import MOST_DAYS, Limit
-from campaign.lifecycle import KEPT, Status
+from campaign.lifecycle import FURTHEST, KEPT, Status
 from campaign.reach import Standing
 from campaign.segment import Condition
 from campaign.short_link import MAX_HOST_CHARS, is_host
@@ -235,6 +235,7 @@ async def look_at_campaign(campaign_id: Storable, held: Held, caller: Reader, bo
     """As things stand. Whatever it finds of what would be scheduled is asked again when it is."""
     at = body.at if body else None
     now = datetime.now(UTC)
+    not_too_far("at", at, now)
     async with held.database.begin() as tx:
         row, sender = await campaign_of(tx, caller, campaign_id)
         known = await consents.as_of(tx, held.settings.partitions)
@@ -327,6 +328,12 @@ def _own_host(host: str) -> None:
         raise Invalid("no name of a host, in small letters", reasons=[Reason("link_host", "no_host")])
     if host.removeprefix("www.") in findings.load().shorteners:
         raise Invalid("a shortener that anybody uses", reasons=[Reason("link_host", "public_shortener")])
+
+
+def not_too_far(field: str, instant: datetime | None, now: datetime) -> None:
+    """Raises Invalid."""
+    if instant is not None and instant > now + FURTHEST:
+        raise Invalid("two years at most", reasons=[Reason(field, "too_far")])
 
 
 def plan_of(row: Row[Any], sender: Sender, at: datetime, now: datetime, settings: Any) -> Plan:

@@ -16,7 +16,6 @@ from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 LEAST_APART = timedelta(hours=1)
-LONGEST = timedelta(days=2 * 366)
 LOOKED_AT = 400  # occurrences, for the least distance: more than a year of days
 
 _FIELDS = 5
