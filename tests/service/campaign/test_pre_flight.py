@@ -90,6 +90,15 @@ async def test_it_tells_who_would_get_it_and_why_the_others_would_not(
     await campaigns.post("campaigns/cmp-none/pre-flight", 404)
 
 
+async def test_a_number_that_nobody_can_unseal_is_counted_as_the_gate_will_deny_it(campaigns: Campaigns) -> None:
+    await campaigns.imported(csv_of(*range(3)))
+    await campaigns.told(*(opted_in(n) for n in range(3)))
+    async with campaigns.surroundings.sql("campaign") as sql:
+        await sql.execute("UPDATE contact SET number = 'spoiled' WHERE subject_id = $1", subject(1))
+    found = await looked_at(campaigns, (await campaigns.written())["campaign_id"])
+    assert (found["audience"], found["would_get"], found["reasons"]) == (3, 2, {"request_unreadable": 1})
+
+
 async def test_a_rule_that_forbids_is_named_once_however_many_clocks_a_place_has(campaigns: Campaigns) -> None:
     """Polynesia has three, and it is night on all of them."""
     await campaigns.imported(f"number;postcode\n{number(1)};98714\n")

@@ -32,6 +32,7 @@ from common.sms_length import Encoding, length
 LONGEST = timedelta(days=60)  # that sending is laid out over: beyond it, the end is not told
 RESOLUTION_S = timedelta.resolution.total_seconds()
 TOO_LATE = "send_before_passed"  # as the gate calls it: within its hours there is no time left for it
+UNREADABLE = "request_unreadable"  # likewise: its number, or its text
 NO_TRIAL = Trial()
 MOST_FOUND = 20  # of what contacts hold, at most so many findings are told
 
@@ -243,6 +244,11 @@ class Forecast:
                     [written + plan.stop_added], plan.brand, plan.oadc, plan.stop_code, (), plan.compliance
                 )
             )
+
+    def add_unreadable(self) -> None:
+        """One contact of the audience whose number nobody can unseal, so that it is not known where they are."""
+        self._audience += 1
+        self._reasons[UNREADABLE] += 1
 
     @property
     def outlook(self) -> Outlook:

@@ -36,7 +36,7 @@ from campaign.timing import Timetable, timetable
 from common.auth import Caller, require
 from common.database import Database
 from common.fields import Storable
-from common.keyring import FieldKeys
+from common.keyring import FieldKeys, Unreadable
 from common.law import Aspect, Closure, Policy, begins_with, zones
 from common.law.stop_mention import mentions_stop
 from common.msisdn import territory_of
@@ -510,7 +510,11 @@ class _Look:
 
     def _count(self, page: Sequence[Any]) -> None:
         for subject_id, number, attributes, told, left_out in page:
-            territory = territory_of(self.keys.unseal(number, f"number:{subject_id}"))
+            try:
+                territory = territory_of(self.keys.unseal(number, f"number:{subject_id}"))
+            except Unreadable:
+                self.forecast.add_unreadable()
+                continue
             standing = None if told is None else _standing.decode(told)
             drawn = 0.0 if self.row.trial is None else lot(self.row.campaign_id, subject_id, "variant")
             self.forecast.add(_attributes.decode(attributes), territory, standing, left_out, drawn)
