@@ -16,6 +16,7 @@ from common.contracts.dispatch import HoldChanged, OptOutEnforced
 from common.database import Database
 from common.law import load
 from tests.builders import SENDER, STOP_CODE, field_keys, link_keys, now, number, sender_changed, subject
+from tests.eventually import eventually
 from tests.running import bearer
 from tests.service.campaign.campaigns import Campaigns, balanced, changed, csv_of
 
@@ -454,6 +455,38 @@ async def test_the_gate_is_told_of_a_cancellation_before_anybody_is_denied_for_i
     items = (await campaigns.get(f"campaigns/{campaign_id}/recipients?status=denied"))["items"]
     assert {item["subject_id"] for item in items}.isdisjoint(asked)
     assert {tuple(item["reasons"]) for item in items} == {("campaign_cancelled",)}
+
+
+@pytest.mark.parametrize("then", ["cancel", "edit"])
+async def test_nobody_waits_for_an_audience_to_be_frozen_to_cancel_or_edit_its_campaign(
+    campaigns: Campaigns, then: str
+) -> None:
+    await campaigns.imported(csv_of(*range(5)))
+    path = f"campaigns/{(await campaigns.written())['campaign_id']}"
+    await campaigns.post(f"{path}/schedule")
+    locked = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with campaigns.surroundings.sql("campaign") as sql, campaigns.surroundings.sql("campaign") as look:
+
+        async def freezes() -> bool:
+            return bool(await look.fetchval(f"SELECT EXISTS ({locked})"))
+
+        async with sql.transaction():
+            await sql.execute("LOCK TABLE recipient IN SHARE MODE")
+            starting = asyncio.ensure_future(campaigns.planner.start_due())
+            await eventually(freezes)
+            async with asyncio.timeout(20):
+                if then == "cancel":
+                    await campaigns.post(f"{path}/cancel")
+                else:
+                    await campaigns.put(path, json={"audience": {"where": {"city": "Lyon"}}})
+                    await campaigns.post(f"{path}/schedule")
+        assert await starting
+        assert await sql.fetchval("SELECT count(*) FROM recipient") == 0
+    assert await campaigns.planner.start_due() is (then == "edit")
+    found = await campaigns.get(path)
+    became = (found["status"], found["statistics"]["audience"])
+    assert became == (("cancelled", 0) if then == "cancel" else ("running", 2))
+    assert [c.control for c in await campaigns.controls()] == [found["status"]]
 
 
 async def test_whom_a_cancelled_campaign_never_asked_for_are_written_to_by_the_next(campaigns: Campaigns) -> None:

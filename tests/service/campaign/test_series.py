@@ -1,6 +1,6 @@
 """A campaign that recurs: each occurrence a campaign of its own, begun once, and what was missed is counted."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest

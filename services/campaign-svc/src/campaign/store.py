@@ -3,7 +3,8 @@
 Whoever changes a campaign locks its row first. Recipients belong to a frozen audience: they are inserted once, and
 change only as dispatch reports. The accounts of a campaign are counters in a row of their own, so that counting never
 waits for the planner; they change in the transaction that changes a recipient, and a constraint keeps their sum.
-Locks are taken in the order campaign, recipients, accounts (by id); `finish_done` comes last and waits for nobody.
+Locks are taken in the order campaign, recipients, accounts (by id); `finish_done` comes last and waits for nobody. Who
+starts a campaign has its accounts first: nobody else wants them before it has begun.
 """
 
 from collections import Counter
@@ -881,6 +882,7 @@ _CAMPAIGN = (
     " c.priority, c.created_by, c.edited_by, c.agreed, c.agreed_start, c.approval_needed, c.acknowledged,"
     " c.created_at, c.fingerprint, c.status, c.at, c.starts_at, c.started_at, c.ended_at, c.cursor, c.next_slot,"
     " c.sent_back, c.failures, c.retry_at,"
+    " CAST(c.xmin AS text) AS written,"  # by which transaction
     f" c.expanded, u.link_host, a.audience, {', '.join(f'a.{name}' for name in COUNTS)}"
     " FROM campaign AS c JOIN campaign_accounts AS a ON a.campaign_id = c.campaign_id"
     " LEFT JOIN sender_rule AS u ON u.sender_id = c.sender_id"
@@ -1284,14 +1286,15 @@ async def tests_with(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any]]
 
 
 async def lock_due(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
-    """One scheduled campaign whose time has come, that no other planner holds. Who is still to be denied of a cancelled
-    one would count as written to by its sender, so its next begins some seconds later."""
+    """One scheduled campaign whose time has come, that no other planner holds: by its accounts, so that meanwhile it is
+    cancelled or edited without waiting (`lock_unchanged`). Who is still to be denied of a cancelled one would count as
+    written to by its sender, so its next begins some seconds later."""
     rows = await tx.execute(
         text(
             f"{_CAMPAIGN} WHERE c.status = 'scheduled' AND c.starts_at <= :now"
             " AND NOT EXISTS (SELECT FROM campaign AS o"
             " WHERE o.sender_id = c.sender_id AND o.status = 'cancelled' AND NOT o.expanded)"
-            " AND (c.retry_at IS NULL OR c.retry_at <= :now) ORDER BY c.starts_at LIMIT 1 FOR UPDATE OF c SKIP LOCKED"
+            " AND (c.retry_at IS NULL OR c.retry_at <= :now) ORDER BY c.starts_at LIMIT 1 FOR UPDATE OF a SKIP LOCKED"
         ),
         {"now": now},
     )
@@ -1307,6 +1310,15 @@ async def put_off(tx: AsyncConnection, campaign_id: str, failures: int, retry_at
         ),
         {"id": campaign_id, "failures": failures, "retry_at": retry_at},
     )
+
+
+async def lock_unchanged(tx: AsyncConnection, row: Row[Any]) -> bool:
+    """False where somebody has changed the campaign since it was read, and not locked then."""
+    found = await tx.execute(
+        text("SELECT 1 FROM campaign WHERE campaign_id = :id AND CAST(xmin AS text) = :written FOR UPDATE"),
+        {"id": row.campaign_id, "written": row.written},
+    )
+    return found.one_or_none() is not None
 
 
 async def alone_with_audiences(tx: AsyncConnection, sender_id: str) -> None:
