@@ -281,9 +281,9 @@ class Planner:
     async def start_due(self) -> bool:
         """One due campaign. Was there one?"""
         now = self._now()
-        async with self._attempt(now) as tried, self._database.begin() as tx:
-            await store.finish_done(tx, now)
         async with self._database.begin() as tx:
+            await store.finish_done(tx, now)
+        async with self._attempt(now) as tried, self._database.begin() as tx:
             row = await store.lock_due(tx, now)
             if row is None:
                 return False

@@ -1,13 +1,13 @@
 """When the best text of a trial is chosen, what that waits for, and why it was that text; and when a campaign is tried
 again that failed to start or to go on.
 
-Revision ID: 0020
+Revision ID: 0022
 """
 
 from alembic import op
 
-revision = "0020"
-down_revision = "0019"
+revision = "0022"
+down_revision = "0021"
 branch_labels = None
 depends_on = None
 
