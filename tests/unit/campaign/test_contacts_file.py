@@ -82,8 +82,7 @@ def test_the_number_column_has_many_names(title: str) -> None:
 def test_of_several_number_columns_the_mobile_is_the_one_to_text_and_of_the_others_nothing_is_kept() -> None:
     read = reading("Téléphone;Ville;Mobile;Tél\n01 99 00 12 34;Lyon;0639981234;0639981235\n".encode())
     [chunk] = read.chunks()
-    [contact] = chunk.contacts
-    assert (contact.e164, contact.attributes) == ("+33639981234", {"ville": "Lyon"})
+    assert (chunk.e164s, chunk.attributes) == (["+33639981234"], [{"ville": "Lyon"}])
     assert read.read_as.other_numbers == ["telephone", "tel"]
     assert read.inferred == {"ville": Kind.TEXT}
 
@@ -96,7 +95,8 @@ def test_of_several_numbers_of_an_object_one_is_kept_whichever_the_object_has() 
         {"phone": "0639981239", "mobile": "0639981238"},
     ]
     read = reading("\n".join(map(json.dumps, lines)).encode())
-    assert [(c.e164[-2:], c.attributes) for chunk in read.chunks() for c in chunk.contacts] == [
+    [chunk] = read.chunks()
+    assert [(e164[-2:], attributes) for e164, attributes in zip(chunk.e164s, chunk.attributes, strict=True)] == [
         ("34", {"city": "Lyon"}), ("35", {"city": "Metz"}), ("36", {}), ("38", {}),
     ]  # fmt: skip
     assert read.read_as.other_numbers == ["phone", "tel"]

@@ -66,5 +66,5 @@ def test_every_rule_has_its_source_and_says_whether_it_stops() -> None:
     rules = load().rules
     assert all(rule.says and rule.source for rule in rules.values())
     errors = {name for name, rule in rules.items() if rule.severity == "error"}
-    assert errors == {"identity", "foreign_stop_code", "begins_with", "nobody"}
+    assert errors == {"identity", "foreign_stop_code", "begins_with", "nobody", "unknown_attribute"}
     assert {name for name, rule in rules.items() if rule.needs_approval} == {"sector_energy"}
