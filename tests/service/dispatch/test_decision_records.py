@@ -57,6 +57,7 @@ class Unasked:
     name = "simulator"
     capabilities = Capabilities(idempotent=True)  # what a crash left may go once more
     batch = 100
+    timeout_s = 1.0
 
     async def submit(self, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
         raise AssertionError(f"{len(messages)} messages left")

@@ -1,17 +1,24 @@
 """Two gateways: which one a message takes, and what is never given to the other. And an operator that is on Kafka."""
 
+import asyncio
+import os
+import signal
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from common import kafka
 from common.contracts import DISPATCH_MESSAGES, INBOUND_RECEIPTS, operator_submits
 from common.contracts.dispatch import MessageChanged
 from common.contracts.operator import MessageSubmitted
 from common.settings import ServiceSettings
-from dispatch.gateways import Unreachable
+from dispatch.gateways import Result, Unanswered, Unreachable
 from dispatch.gateways.health import Health, failed, may_go
 from dispatch.gateways.kafka import KafkaGateway
+from stack.broker import Broker
 from tests.builders import number, opted_in, receipt, requested
 from tests.eventually import eventually
 from tests.gateway_cases import submit
@@ -171,3 +178,51 @@ async def test_without_a_broker_nothing_was_handed_to_an_operator_on_kafka(surro
     with pytest.raises(Unreachable):
         await gateway.submit([submit(1)])
     await gateway.close()
+
+
+@pytest.fixture
+def own_broker(tmp_path: Path) -> Iterator[Broker]:
+    """To be stopped in the middle of a submit."""
+    broker = Broker(tmp_path).start()
+    yield broker
+    broker.stop()
+
+
+async def test_a_submit_to_a_log_ends_in_its_time_whatever_of_it_went_by_before_it_could_begin(
+    surroundings: Surroundings, own_broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told on a clock of the test's: 59 s of 60 go by until there is a broker to write to, and that falls silent."""
+    given = await surroundings.settings("dispatch")
+    at = {"kafka_bootstrap": own_broker.bootstrap, "kafka_idempotence": False}
+    settings = ServiceSettings(**{**given, **at, "kafka_replication": 1})
+    await kafka.ensure_topics(settings, [operator_submits("orange")])
+    gateway = KafkaGateway("kafka.orange", "orange", settings, timeout_s=60.0)
+    assert await gateway.submit([submit(1)]) == [Result("accepted", None, None)]
+    assert own_broker._child is not None
+    loop = asyncio.get_running_loop()
+    clock, ahead = loop.time, 0.0
+    monkeypatch.setattr(loop, "time", lambda: clock() + ahead)
+    starting = gateway._publisher._starting
+    await starting.acquire()
+    late = asyncio.create_task(gateway.submit([submit(2)]))
+    await eventually(lambda: _waits_for(starting))
+    ahead = 59.0
+    os.kill(own_broker._child.pid, signal.SIGSTOP)
+    try:
+        starting.release()
+        await eventually(lambda: _is_free(starting))
+        ahead = 61.0
+        done, _ = await asyncio.wait({late}, timeout=5.0)
+    finally:
+        os.kill(own_broker._child.pid, signal.SIGCONT)
+    assert done, "a minute more would have been the second deadline's"
+    assert [type(answer) for answer in await late] == [Unanswered]
+    await gateway.close()
+
+
+async def _waits_for(lock: asyncio.Lock) -> bool:
+    return bool(lock._waiters)
+
+
+async def _is_free(lock: asyncio.Lock) -> bool:
+    return not lock.locked() and not lock._waiters

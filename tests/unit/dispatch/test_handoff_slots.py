@@ -1,4 +1,4 @@
-"""Who waits for a slot at the gateway, and for how long; and who waits for a gateway that rests."""
+"""Who waits for a slot at the gateway, and for how long; for an answer; and for a gateway that rests."""
 
 import asyncio
 import time
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from common.contracts.campaign import Category
+from dispatch import pipeline
 from dispatch.clearance import Permit, _no_way, requested
 from dispatch.gate import Reason
 from dispatch.gateways import HTTP_PROVIDERS, Account, HttpGateway, Misconfigured, Unreachable
@@ -16,12 +17,14 @@ from dispatch.pipeline import Handoff
 from dispatch.routing import Route
 from dispatch.traffic import Traffic
 from tests import builders
+from tests.fault_server import fault_server
+from tests.gateway_cases import ACCOUNTS
 
 HOME, ISLANDS = "simulator", "simulator.islands"
 
 
 def _handoff(traffic: Traffic | None = None) -> Handoff:
-    nothing: Any = None  # a slot needs no database and no gate
+    nothing: Any = None  # neither a slot nor a submit needs a database and a gate
     return Handoff(database=nothing, traffic=traffic or Traffic([]), clearance=nothing, submits_in_flight=1)
 
 
@@ -89,3 +92,20 @@ async def test_a_permit_that_holds_gets_a_slot_that_is_free() -> None:
     slots = asyncio.Semaphore(1)
     assert await _handoff()._slot(slots, time.monotonic() + 60)
     assert slots.locked()
+
+
+async def test_a_submit_that_outlives_its_gateways_word_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "SUBMIT_LATE_S", 0.2)
+    async with fault_server() as server:
+        server.fault = "silent"
+        account = ACCOUNTS["twilio"].at(server.url)
+        gateway = HttpGateway("twilio", HTTP_PROVIDERS["twilio"], account, timeout_s=60.0)
+        gateway.timeout_s = 0.3  # is what it says, and not what it does
+        candidate = requested(builders.requested(1), 0)
+        permit = Permit(candidate, builders.number(1), "Offre", "MAISONLUNE", "36111", "twilio", float("inf"))
+        async with asyncio.timeout(30.0):
+            rows = await _handoff(Traffic([gateway]))._submit([permit, permit])
+        await gateway.close()
+    assert rows is not None
+    assert [row["status"] for row in rows] == ["unknown", "unknown"]
+    assert len(server.requests) == 2

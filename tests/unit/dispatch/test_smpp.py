@@ -1,8 +1,10 @@
 """SMPP against a real server in a process of its own: binds, windows, parts, refusals, and a session that ends."""
 
 import asyncio
+import contextlib
 import json
 import socket
+import struct
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,8 +19,10 @@ from dispatch.gateways import Account, Misconfigured, Refused, Result, Throttled
 from dispatch.gateways.smpp import SmppGateway, parts_of
 from tests import jasmin_smsc as jasmin
 from tests import smpp_operator as operator
+from tests.eventually import eventually
 from tests.gateway_cases import submit
 
+GENEROUS_S = 20.0  # an attempt takes two
 LONG = "Offre du jour : " + "deux articles pour le prix d'un. " * 6 + "STOP au 36111"
 
 
@@ -136,18 +140,95 @@ async def test_silence_and_a_session_that_ends_are_unknown_and_the_next_message_
         [nobody] = await gateway.submit([submit(1)])
         assert type(nobody) is Unreachable
         await server.start()
-        [again] = await gateway.submit([submit(1)])
-        assert again == Result("accepted", "smsc-1", None)
+
+        async def accepted() -> bool:  # not at once: a bind that failed is not tried again for a moment
+            return await gateway.submit([submit(1)]) == [Result("accepted", "smsc-1", None)]
+
+        await eventually(accepted)
         assert "33639980001" not in str(silent) + str(cut) + str(nobody)
 
 
-async def test_who_never_answers_a_bind_has_had_nothing() -> None:
-    with socket.socket() as deaf:
-        deaf.bind(("127.0.0.1", 0))
-        deaf.listen(8)
-        async with bound(deaf.getsockname()[1], binds="1") as gateway:
-            [answer] = await gateway.submit([submit(1)])
-    assert type(answer) is Unreachable
+BIND, SUBMIT, UNBIND = 2, 4, 6  # command ids
+
+
+@dataclass
+class Doorkeeper:
+    """An SMSC that answers a bind once the door is open. `commands`: the ids of all that it was told."""
+
+    port: int = 0
+    door: asyncio.Event = field(default_factory=asyncio.Event)
+    commands: list[int] = field(default_factory=list)
+    visits: list[asyncio.Task[Any]] = field(default_factory=list)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        visit = asyncio.current_task()
+        assert visit is not None
+        self.visits.append(visit)
+        with contextlib.closing(writer), contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            command = 0
+            while command != UNBIND:
+                length, command, _, number = struct.unpack(">4I", await reader.readexactly(16))
+                await reader.readexactly(length - 16)
+                self.commands.append(command)
+                await self.door.wait()
+                told = b"" if command == UNBIND else b"\0"
+                writer.write(struct.pack(">4I", 16 + len(told), 0x80000000 | command, 0, number) + told)
+
+
+@asynccontextmanager
+async def doorkeeper() -> AsyncIterator[Doorkeeper]:
+    keeper = Doorkeeper()
+    server = await asyncio.start_server(keeper.serve, "127.0.0.1", 0)
+    keeper.port = server.sockets[0].getsockname()[1]
+    try:
+        yield keeper
+    finally:
+        keeper.door.set()
+        server.close()
+        await asyncio.gather(*keeper.visits)
+
+
+async def test_who_is_not_let_in_fails_for_all_who_wait_and_is_asked_once() -> None:
+    """Each message knocking for itself, the last of them would leave long after the service reckons with it."""
+    async with (
+        doorkeeper() as server,
+        bound(server.port, binds="2", window="20") as gateway,
+        asyncio.timeout(GENEROUS_S),
+    ):
+        answers = await gateway.submit([submit(n) for n in range(20)])
+        assert {type(answer) for answer in answers} == {Unreachable}
+        assert server.commands == [BIND, BIND]
+        server.door.set()
+        await asyncio.gather(*server.visits)  # an SMSC that lets it in late finds nobody there
+    assert SUBMIT not in server.commands
+
+
+async def test_a_bind_that_failed_is_not_tried_by_each_who_comes_to_the_window_after() -> None:
+    async with doorkeeper() as server, bound(server.port, timeout_s=9.0, binds="1", window="1") as gateway:
+        answers = await gateway.submit([submit(n) for n in range(20)])
+    assert {type(answer) for answer in answers} == {Unreachable}
+    assert len(server.commands) < 4, "an attempt takes 2 s: one after the other until nobody waits any more, five"
+
+
+async def test_what_was_not_let_in_within_its_time_never_leaves() -> None:
+    """The bind goes on for who comes after."""
+    async with doorkeeper() as server, bound(server.port, timeout_s=0.5, binds="2") as gateway:
+        answers = await gateway.submit([submit(n) for n in range(20)])
+        assert {type(answer) for answer in answers} == {Unreachable}
+        server.door.set()
+        [after] = await gateway.submit([submit(1)])
+        assert isinstance(after, Result)
+    assert server.commands.count(SUBMIT) == 1
+
+
+async def test_what_finds_no_place_in_the_window_within_its_time_never_leaves() -> None:
+    async with smsc() as server, bound(server.port, timeout_s=1.0, binds="1", window="1") as gateway:
+        silent, waited = await gateway.submit([submit(operator.SILENT), submit(operator.ACCEPTED)])
+        assert (type(silent), type(waited)) == (Unanswered, Unreachable)
+        [after] = await gateway.submit([submit(operator.ACCEPTED)])
+        assert isinstance(after, Result)
+        assert len(await server.heard(2)) == 2
+        assert after.gateway_message_id == "smsc-1"
 
 
 async def test_jasmins_server_reads_what_we_write() -> None:

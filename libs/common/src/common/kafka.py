@@ -305,10 +305,10 @@ class Publisher:
         self._producer: AIOKafkaProducer | None = None
         self._stopping: set[asyncio.Task[None]] = set()
 
-    async def ready(self, topic: Topic, *, within_s: float) -> None:
-        """Raises NotPublished."""
+    async def ready(self, topic: Topic, *, until: float) -> None:
+        """`until`, here and below: on the loop's clock. Raises NotPublished."""
         try:
-            async with asyncio.timeout(within_s), self._starting:
+            async with asyncio.timeout_at(until), self._starting:
                 if self._producer is None:
                     fresh = producer(self._settings)
                     try:
@@ -322,14 +322,14 @@ class Publisher:
             mine = isinstance(error, (UnknownTopicOrPartitionError, TopicAuthorizationFailedError))
             raise NotPublished(type(error).__name__, ours=mine) from None
 
-    async def publish(self, topic: Topic, event: Event, *, within_s: float) -> None:
+    async def publish(self, topic: Topic, event: Event, *, until: float) -> None:
         """In the log of all replicas when it returns. Whatever it raises, the event may be there, or get there yet."""
         held = self._producer
         if held is None:
             raise RuntimeError("not ready")
         headers = cloud_event_headers(event.type, uuid4(), self._service, datetime.now(UTC), traceparent())
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout_at(until):
                 acknowledged = await held.send(
                     self._settings.topic_prefix + topic.name,
                     key=event.key.encode(),

@@ -38,7 +38,7 @@ from common.telemetry import counter, histogram
 from dispatch import outcomes, store
 from dispatch.clearance import Candidate, Clearance, Permit, requested, stored
 from dispatch.gate import Reason, is_fresh
-from dispatch.gateways import Misconfigured, Refused, Result, SendError, Submit, Throttled, Unreachable
+from dispatch.gateways import Misconfigured, Refused, Result, SendError, Submit, Throttled, Unanswered, Unreachable
 from dispatch.gateways.health import Failure, Standing
 from dispatch.storing import Storing, until_stored
 from dispatch.traffic import Traffic
@@ -55,6 +55,7 @@ ENFORCED = histogram(
 )
 
 SUBMITS_AHEAD = 4  # for each that may be in flight
+SUBMIT_LATE_S = 2.0  # well within `settle_margin_s`; a gateway ends in time by itself, and knows what had begun
 
 
 class Intake:
@@ -244,7 +245,10 @@ class Handoff:
         gateway = self.traffic.gateways[permits[0].gateway]
         results: Sequence[Result | SendError]
         try:
-            results = await gateway.submit(submits)
+            async with asyncio.timeout(gateway.timeout_s + SUBMIT_LATE_S):
+                results = await gateway.submit(submits)
+        except TimeoutError:
+            results = [Unanswered("a submit without an end")] * len(permits)
         except Refused as error:
             if len(permits) > 1:
                 return None

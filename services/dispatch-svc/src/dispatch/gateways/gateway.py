@@ -104,11 +104,13 @@ class Capabilities:
 
 
 class Gateway(Protocol):
-    """`name` is what the ledger, receipts and metrics call it (`gateway_name`). `batch`: messages per submit."""
+    """`name` is what the ledger, receipts and metrics call it (`gateway_name`). `batch`: messages per submit.
+    `timeout_s`: of a whole submit from the call on, with all that it waits for; it begins within that or never."""
 
     name: str
     capabilities: Capabilities
     batch: int
+    timeout_s: float
 
     async def submit(self, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
         """One result or error for each, in the order asked. Raises SendError when it is the same for all."""

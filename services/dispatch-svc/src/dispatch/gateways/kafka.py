@@ -46,16 +46,17 @@ class KafkaGateway:
         self.batch = min(batch or capabilities.batch, capabilities.batch)
         self._topic = operator_submits(account)
         self._publisher = Publisher(settings, "dispatch")
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
 
     async def submit(self, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
+        until = asyncio.get_running_loop().time() + self.timeout_s
         try:
-            await self._publisher.ready(self._topic, within_s=self._timeout_s)
+            await self._publisher.ready(self._topic, until=until)
         except NotPublished as error:
             raise (Misconfigured(error.why) if error.ours else Unreachable(error.why)) from None
-        return await asyncio.gather(*(self._one(message) for message in messages))
+        return await asyncio.gather(*(self._one(message, until) for message in messages))
 
-    async def _one(self, m: Submit) -> Result | SendError:
+    async def _one(self, m: Submit, until: float) -> Result | SendError:
         event = MessageSubmitted(
             reference=m.reference,
             recipient=m.to,
@@ -65,7 +66,7 @@ class KafkaGateway:
             text=m.text,
         )
         try:
-            await self._publisher.publish(self._topic, event, within_s=self._timeout_s)
+            await self._publisher.publish(self._topic, event, until=until)
         except Exception as error:
             return Unanswered(type(error).__name__)
         return Result("accepted", None, None)

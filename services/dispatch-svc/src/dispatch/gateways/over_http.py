@@ -54,6 +54,7 @@ class HttpGateway:
         self.capabilities = capabilities or provider.capabilities
         most = provider.capabilities.batch if provider.capabilities.batch > 1 else AT_ONCE
         self.batch = min(batch or most, most)
+        self.timeout_s = timeout_s
         self._provider = provider
         self._looks_up = looks_up
         self._account = account

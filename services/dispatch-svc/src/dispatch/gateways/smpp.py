@@ -3,7 +3,7 @@
 A long message goes in parts under one header (UDH, 3GPP TS 23.040 9.2.3.24.1), or whole as `message_payload` where the
 account says so. Only the last part asks for a receipt, and its id is the message's: one message, one receipt.
 
-    no connection, no bind                                    Unreachable
+    no connection, no bind, no place in the window in time    Unreachable
     ESME_RTHROTTLED, ESME_RMSGQFUL                            Throttled
     ESME_RINVSRCADR                                           Misconfigured, of the sender
     any other status but "system" and "unknown error"         Refused
@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
@@ -46,6 +47,7 @@ capabilities = Capabilities()
 
 BINDS, WINDOW, PORT = 2, 20, 2775
 CONNECT_S = 2.0
+REST_S = 0.25  # after a bind that failed: shorter than the gateway rests, or that would rest twice for one failure
 UNBIND_S = 1.0
 ALPHANUMERIC, INTERNATIONAL = 5, 1  # type of number
 ISDN = 1  # numbering plan
@@ -71,14 +73,15 @@ class SmppGateway:
         binds = int(account.options.get("binds", BINDS))
         window = int(account.options.get("window", WINDOW))
         self.batch = max(1, binds * window // submits)
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._as_payload = account.options.get("long_messages") == "payload"
         self._binds = [_Bind(account, window) for _ in range(binds)]
         self._turn = itertools.cycle(self._binds)
         self._references = itertools.cycle(range(256))
 
     async def submit(self, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
-        return await asyncio.gather(*(self._alone(message) for message in messages))
+        until = asyncio.get_running_loop().time() + self.timeout_s
+        return await asyncio.gather(*(self._alone(message, until) for message in messages))
 
     async def look_up(self, reference: str, subject_id: str) -> Result | None:
         return None
@@ -86,11 +89,12 @@ class SmppGateway:
     async def close(self) -> None:
         await asyncio.gather(*(bind.close() for bind in self._binds))
 
-    async def _alone(self, m: Submit) -> Result | SendError:
+    async def _alone(self, m: Submit, until: float) -> Result | SendError:
         begun = False
+        bind = next(self._turn)
         try:
-            session = await next(self._turn).session()
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout_at(until), bind.window:
+                session = await bind.session()
                 begun = True
                 return await self._send(session, m)
         except SendError as error:
@@ -132,36 +136,55 @@ class SmppGateway:
 
 
 class _Bind:
-    """One session, made when first needed and again when it has ended."""
+    """One session, made when first needed and again when it has ended; an attempt, and its failure, is everybody's who
+    waits for it. `window`: places for messages, which the library says it keeps and does not."""
 
     def __init__(self, account: Account, window: int) -> None:
         self._account = account
-        self._window = window
-        self._connecting = asyncio.Lock()
+        self.window = asyncio.Semaphore(window)
+        self._attempt: asyncio.Task[smpp34.Smsc | Unreachable] | None = None
+        self._rests_until = 0.0
         self._open: tuple[smpp34.Client, smpp34.Smsc] | None = None
 
     async def session(self) -> smpp34.Smsc:
-        """Raises smpp34.SmppError, TimeoutError: nothing was begun."""
-        async with self._connecting, asyncio.timeout(CONNECT_S + 1):
-            if self._open is not None and not await self._open[0].is_alive():
-                await self.close()
-            if self._open is None:
-                at = urlsplit(self._account.url or "")
-                client = smpp34.Client(
-                    at.hostname or "",
-                    at.port or PORT,
-                    self._account.user,
-                    self._account.secret,
-                    bind_type="TX",
-                    system_type=self._account.options.get("system_type", ""),
-                    tls=at.scheme == "smpps",
-                    window_size=self._window,
-                    connect_timeout_ms=int(CONNECT_S * 1000),
-                )
-                self._open = client, await client.connect()
-            return self._open[1]
+        """Raises Unreachable: nothing was begun. Who stops waiting leaves the attempt to the others."""
+        if self._attempt is None or (self._attempt.done() and time.monotonic() >= self._rests_until):
+            self._attempt = asyncio.create_task(self._found())
+        found = await asyncio.shield(self._attempt)
+        if isinstance(found, Unreachable):
+            raise found
+        return found
+
+    async def _found(self) -> smpp34.Smsc | Unreachable:
+        if self._open is not None and not await self._open[0].is_alive():
+            await self._give_back()
+        if self._open is None:
+            at = urlsplit(self._account.url or "")
+            client = smpp34.Client(
+                at.hostname or "",
+                at.port or PORT,
+                self._account.user,
+                self._account.secret,
+                bind_type="TX",
+                system_type=self._account.options.get("system_type", ""),
+                tls=at.scheme == "smpps",
+                connect_timeout_ms=int(CONNECT_S * 1000),
+            )
+            try:
+                async with asyncio.timeout(CONNECT_S + 1):
+                    self._open = client, await client.connect()
+            except (smpp34.SmppError, TimeoutError, OSError, RuntimeError) as error:
+                await client.stop()  # or an operator that lets it in late holds a bind that nobody uses
+                self._rests_until = time.monotonic() + REST_S
+                return Unreachable(type(error).__name__)
+        return self._open[1]
 
     async def close(self) -> None:
+        if self._attempt is not None:
+            await asyncio.wait([self._attempt])
+        await self._give_back()
+
+    async def _give_back(self) -> None:
         held, self._open = self._open, None
         if held is None:
             return
