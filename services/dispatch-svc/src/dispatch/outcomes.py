@@ -25,10 +25,10 @@ def answered(
         case Result():
             row = outcome(permit, answer.outcome, code=answer.code, handed_off_at=at)
             return row | _named(answer, echoes_reference=echoes_reference) | {"answer": answer}
+        case SendError() if permit.again:  # not even Refused: that is of the repeat, and the first may have arrived
+            return outcome(permit, "unknown", handed_off_at=at)
         case Refused():
             return outcome(permit, "rejected", code=answer.code, handed_off_at=at)
-        case SendError() if permit.again:
-            return outcome(permit, "unknown", handed_off_at=at)
         case Throttled():
             return outcome(permit, "deferred", (Reason.GATEWAY_THROTTLED,), until)
         case Unreachable():

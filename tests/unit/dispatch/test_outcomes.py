@@ -1,0 +1,39 @@
+"""What a gateway's answer makes of a message, and of one that it may have had before."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from dispatch.clearance import Permit, requested
+from dispatch.gate import Reason
+from dispatch.gateways import Misconfigured, Refused, Result, SendError, Throttled, Unanswered, Unreachable
+from dispatch.outcomes import answered
+from tests import builders
+
+PERMIT = Permit(
+    requested(builders.requested(1), 0), builders.number(1), "Offre", "MAISONLUNE", "36111", "telnyx", until=0.0
+)
+BECOMES: dict[SendError, tuple[str, tuple[Reason, ...]]] = {
+    Throttled(1.0): ("deferred", (Reason.GATEWAY_THROTTLED,)),
+    Unreachable("nobody there"): ("deferred", (Reason.GATEWAY_UNREACHABLE,)),
+    Misconfigured("40001"): ("deferred", (Reason.GATEWAY_NEEDS_SOMEBODY,)),
+    Refused("http_422"): ("rejected", ()),
+    Unanswered("silence"): ("unknown", ()),
+}
+
+
+def _answered(permit: Permit, answer: Result | SendError) -> dict[str, Any]:
+    return answered(permit, answer, builders.now(), dict.fromkeys(BECOMES, builders.now()), echoes_reference=False)
+
+
+@pytest.mark.parametrize("error", BECOMES, ids=lambda error: type(error).__name__)
+def test_what_failed_is_tried_again_is_final_or_is_not_known(error: SendError) -> None:
+    row = _answered(PERMIT, error)
+    assert (row["status"], row["reasons"]) == BECOMES[error]
+
+
+@pytest.mark.parametrize("error", BECOMES, ids=lambda error: type(error).__name__)
+def test_whatever_is_said_of_a_repeat_the_first_may_have_arrived(error: SendError) -> None:
+    row = _answered(msgspec.structs.replace(PERMIT, again=True), error)
+    assert (row["status"], row["reasons"], row["code"]) == ("unknown", (), None)
