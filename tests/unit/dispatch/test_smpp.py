@@ -101,6 +101,27 @@ async def test_messages_go_over_several_binds_and_each_answer_means_one_thing() 
     assert bytes.fromhex(first["text"]).decode() == submit(1).text
 
 
+async def test_a_bind_that_is_gone_is_no_refusal_and_how_we_name_senders_is_somebodys_to_mend() -> None:
+    async with smsc() as server, bound(server.port) as gateway:
+        gone, ton, npi = await gateway.submit(
+            [submit(n) for n in (operator.NOT_BOUND, operator.BAD_TON, operator.BAD_NPI)]
+        )
+    assert type(gone) is Unreachable
+    for answer, code in ((ton, "smpp_0x48"), (npi, "smpp_0x49")):
+        assert isinstance(answer, Misconfigured)
+        assert (answer.code, answer.of_sender) == (code, False)
+
+
+async def test_a_new_process_does_not_number_its_long_messages_as_the_last_did() -> None:
+    """Else a handset puts parts of two messages together. Of six processes, all alike is one in 10 to the 12."""
+    async with smsc() as server:
+        for _ in range(6):
+            async with bound(server.port, binds="1") as gateway:
+                await gateway.submit([submit(1, text=LONG)])
+        heard = await server.heard(12)
+    assert len({bytes.fromhex(part["text"])[3] for part in heard}) > 1
+
+
 async def test_a_long_message_is_one_message_with_one_receipt() -> None:
     async with smsc() as server, bound(server.port) as gateway:
         [answer] = await gateway.submit([submit(operator.BUSY_AT_THE_SECOND, text=LONG)])

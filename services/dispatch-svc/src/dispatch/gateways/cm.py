@@ -66,9 +66,9 @@ def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendEr
     except (KeyError, ValueError, TypeError):
         by_status(answer)
         raise
-    by_reference = {text_of(each, "reference"): text_of(each, "messageErrorCode") for each in list_of(said, "messages")}
-    if not by_reference:
+    if not said.get("messages"):
         by_status(answer)
+    by_reference = {text_of(each, "reference"): text_of(each, "messageErrorCode") for each in list_of(said, "messages")}
     return [_result(_reference(m), by_reference[_reference(m)]) for m in messages]
 
 

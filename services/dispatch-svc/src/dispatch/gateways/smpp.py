@@ -5,7 +5,9 @@ account says so. Only the last part asks for a receipt, and its id is the messag
 
     no connection, no bind, no place in the window in time    Unreachable
     ESME_RTHROTTLED, ESME_RMSGQFUL                            Throttled
+    ESME_RINVBNDSTS                                           Unreachable: it holds no bind of ours
     ESME_RINVSRCADR                                           Misconfigured, of the sender
+    ESME_RINVSRCTON, ESME_RINVSRCNPI                          Misconfigured: how we name senders
     any other status but "system" and "unknown error"         Refused
     those two, silence, a session that ends, half a message   Unanswered
 
@@ -18,6 +20,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import random
 import time
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
@@ -56,7 +59,9 @@ USER_DATA_HEADER = 0x40  # esm_class
 MESSAGE_PAYLOAD = 0x0424  # an optional parameter
 OCTETS, PART_OCTETS = {GSM: 160, UCS2: 140}, {GSM: 153, UCS2: 134}
 THROTTLED = (0x14, 0x58)  # queue full, throttled
+NOT_BOUND = 0x04
 INVALID_SOURCE = 0x0A
+INVALID_KIND_OF_SOURCE = (0x48, 0x49)
 WHO_KNOWS = (0x08, 0xFF)
 PART_TRIES, PART_PAUSE_S = 5, 0.2
 
@@ -77,7 +82,7 @@ class SmppGateway:
         self._as_payload = account.options.get("long_messages") == "payload"
         self._binds = [_Bind(account, window) for _ in range(binds)]
         self._turn = itertools.cycle(self._binds)
-        self._references = itertools.cycle(range(256))
+        self._references = itertools.count(random.randrange(256))  # noqa: S311 of the last process, parts may be on their way
 
     async def submit(self, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
         until = asyncio.get_running_loop().time() + self.timeout_s
@@ -103,7 +108,7 @@ class SmppGateway:
             return (Unanswered if begun else Unreachable)(type(error).__name__)
 
     async def _send(self, session: smpp34.Smsc, m: Submit) -> Result:
-        coding, parts = parts_of(m.text, next(self._references), as_payload=self._as_payload)
+        coding, parts = parts_of(m.text, next(self._references) % 256, as_payload=self._as_payload)
         answer = None
         for n, part in enumerate(parts, 1):
             answer = await self._part(session, m, coding, part, headed=len(parts) > 1, last=n == len(parts))
@@ -216,6 +221,10 @@ def _meaning(status: int) -> SendError:
         return Throttled(1.0)
     if status == INVALID_SOURCE:
         return Misconfigured(code, of_sender=True)
+    if status in INVALID_KIND_OF_SOURCE:
+        return Misconfigured(code)
+    if status == NOT_BOUND:
+        return Unreachable(code)
     if status in WHO_KNOWS:
         return Unanswered(code)
     return Refused(code)

@@ -26,7 +26,7 @@ capabilities = Capabilities(idempotent=True)
 
 OPTED_OUT = "40300"
 LATER = ("10011", "40002", "40006", "40318")
-OURS = ("40001",)
+OURS = ("40001", "40003")  # its sender; filtered for what it says: the account is at stake
 
 
 def request(messages: Sequence[Submit], account: Account, now: datetime) -> Request:

@@ -17,7 +17,7 @@ capabilities = Capabilities()
 OPTED_OUT = "21610"
 OF_SENDER = ("21606",)  # this sender cannot write there
 OURS = ("21408", "30007")  # country not switched on; filtered for what it says: the account is at stake
-LATER = ("20429", "30001", "63017", "63018")
+LATER = ("20429", "21611", "30001", "63017", "63018")
 QUIET_HOURS, UNTIL_S = "30610", 300.0
 BUSY_S = 5.0
 
