@@ -188,6 +188,38 @@ async def test_what_was_lost_is_looked_up_and_stays_unknown_where_the_provider_d
     assert len(server.requests) == 3, "what is known is not asked again"
 
 
+async def test_a_provider_that_fails_keeps_no_other_from_being_asked(ledger_of: LedgerOf, server: FaultServer) -> None:
+    failing, sound = ledger_of("infobip"), ledger_of("sinch")
+    await failing.holds("unknown", decided_ago=timedelta(seconds=95))  # the older: asked for first
+    await sound.holds("unknown", decided_ago=timedelta(seconds=90))
+    server.answer = http(200, {"batches": [{"id": "01SINCH"}]})
+    async with fault_server() as wrong:
+        wrong.fault = "error"
+        failing.gateway._url = wrong.url
+        both = Traffic([failing.gateway, sound.gateway])
+        handoff = Handoff(sound.database, both, None, 4)  # type: ignore[arg-type]
+        minute = timedelta(minutes=1)
+        timers = Timers(sound.database, None, handoff, batch=10, partitions=1, sending_timeout=minute)  # type: ignore[arg-type]
+        await timers.look_up()
+        assert len(wrong.requests) == 1
+    assert ((await failing.row()).status, (await sound.row()).status) == ("unknown", "accepted")
+
+
+async def test_what_came_due_while_the_last_looks_took_long_is_not_missed_and_the_oldest_is_first(
+    ledger_of: LedgerOf, server: FaultServer
+) -> None:
+    younger, older = ledger_of("sinch"), ledger_of("sinch")
+    await younger.holds("unknown", decided_ago=timedelta(minutes=3))
+    await older.holds("unknown", decided_ago=timedelta(minutes=4))
+    server.answer = http(200, {"batches": []})
+    minute = timedelta(minutes=1)
+    timers = Timers(older.database, None, older.handoff, batch=1, partitions=1, sending_timeout=minute)  # type: ignore[arg-type]
+    timers._looked_up_at = now() - timedelta(minutes=5)
+    await timers.look_up()
+    [asked] = server.requests
+    assert str(older.message_id).encode() in asked
+
+
 async def test_an_outcome_that_cannot_be_stored_holds_up_no_other(ledger_of: LedgerOf) -> None:
     wrong, right = ledger_of("sinch"), ledger_of("sinch")
     await wrong.holds("unknown")

@@ -985,13 +985,14 @@ async def claim_left_sending(
 async def unknown_of(
     tx: AsyncConnection, gateways: Sequence[str], spans: Sequence[tuple[datetime, datetime]], limit: int
 ) -> list[Row[Any]]:
-    """Messages of these gateways whose outcome nobody knows since an instant between two of these."""
+    """Messages of these gateways whose outcome nobody knows since an instant between two of these, oldest first."""
     rows = await tx.execute(
         text(
             "SELECT message_id, subject_id, partition, gateway FROM message AS m"
             " JOIN unnest(CAST(:since AS timestamptz[]), CAST(:before AS timestamptz[])) AS d(since, before)"
             " ON m.unknown_since >= d.since AND m.unknown_since < d.before"
-            " WHERE m.status = 'unknown' AND m.gateway = ANY(CAST(:gateways AS text[])) LIMIT :limit"
+            " WHERE m.status = 'unknown' AND m.gateway = ANY(CAST(:gateways AS text[]))"
+            " ORDER BY m.unknown_since LIMIT :limit"
         ),
         {
             "gateways": list(gateways),

@@ -6,6 +6,9 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Row
 
 from common.database import Database
 from common.service import Worker
@@ -14,7 +17,7 @@ from common.timer import Timer
 from dispatch import store
 from dispatch.clearance import Clearance, Permit, stored
 from dispatch.gate import is_fresh
-from dispatch.gateways import SendError
+from dispatch.gateways import Gateway, SendError
 from dispatch.pipeline import Handoff
 from dispatch.receipts import settle_receipts
 
@@ -27,6 +30,7 @@ WOKEN_AT_ONCE = 1000  # of what a pause held
 SWEEP_EVERY_S = 1.0
 FORGET_AFTER = timedelta(seconds=5)  # by then most of what a transaction made `sending` has an outcome
 LOOK_UP_EVERY_S = 30.0
+LOOK_UPS = 4  # at once, of one gateway
 LOOK_UP_AFTER = tuple(timedelta(minutes=minutes) for minutes in (1, 10, 60, 360))  # the first may be too soon
 
 
@@ -50,6 +54,7 @@ class Timers:
         self._partitions = partitions
         self._sending_timeout = sending_timeout
         self._codes: set[asyncio.Task[None]] = set()  # being handed off
+        self._looked_up_at: datetime | None = None
 
     def codes(self) -> Worker:
         """Who waits for a code waits for no answer to another's, as long as a gateway has a slot that is free."""
@@ -163,19 +168,37 @@ class Timers:
         if not gateways:
             return False
         now, width = datetime.now(UTC), timedelta(seconds=2 * LOOK_UP_EVERY_S)
-        windows = [(now - age - width, now - age) for age in LOOK_UP_AFTER]
+        since = min(now - width, self._looked_up_at or now)  # none is missed where the last time took long
+        self._looked_up_at = now
+        windows = [(since - age, now - age) for age in LOOK_UP_AFTER]
         async with self._database.begin() as tx:
             rows = await store.unknown_of(tx, list(gateways), windows, self._batch)
-        for row in rows:
-            try:
-                found = await gateways[row.gateway].look_up(str(row.message_id), row.subject_id)
-            except SendError as error:
-                log.warning("nothing can be looked up", extra={"gateway": row.gateway, "why": str(error)})
-                return False
-            RECOVERED.labels("looked_up" if found else "not_found").inc()
-            if found is not None:
-                await self._handoff.learn(row, found)
+        wanted = {row.message_id: row for row in rows}.values()
+        of_each = {name: [row for row in wanted if row.gateway == name] for name in gateways}
+        await asyncio.gather(*(self._look_up(gateways[name], of) for name, of in of_each.items()))
         return False
+
+    async def _look_up(self, gateway: Gateway, rows: Sequence[Row[Any]]) -> None:
+        """A few at once, until one fails: then the others of this gateway wait for the next time."""
+        left = iter(rows)
+        fails = False
+
+        async def one_after_another() -> None:
+            nonlocal fails
+            for row in left:
+                if fails:
+                    return
+                try:
+                    found = await gateway.look_up(str(row.message_id), row.subject_id)
+                except SendError as error:
+                    fails = True
+                    log.warning("nothing can be looked up", extra={"gateway": gateway.name, "why": str(error)})
+                    return
+                RECOVERED.labels("looked_up" if found else "not_found").inc()
+                if found is not None:
+                    await self._handoff.learn(row, found)
+
+        await asyncio.gather(*(one_after_another() for _ in range(LOOK_UPS)))
 
     async def _enforce_left_open(self) -> None:
         """Two hand-offs of one person that settle at the same instant each see the other still `sending`."""
