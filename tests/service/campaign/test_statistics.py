@@ -148,7 +148,10 @@ async def test_an_opt_out_is_held_against_no_campaign_but_the_one_it_answers(cam
     people = range(1, 13)
     first, second = await campaigns.started(*people), await campaigns.started(*people)
     loyalty = await campaigns.started(*people, purpose="loyalty")
-    contacts = {"sender_id": other, "contacts": [{"number": number(n)} for n in people]}
+    contacts = {
+        "sender_id": other,
+        "contacts": [{"number": number(n), "attributes": {"first_name": "Zoé"}} for n in people],
+    }
     await campaigns.post("contacts", json=contacts)
     others = await campaigns.started(*people, sender_id=other)
     ended = await campaigns.started(*people)

@@ -44,8 +44,8 @@ async def asked(campaigns: Campaigns, at: datetime, campaign_id: str | None = No
 
 async def test_each_is_asked_for_at_their_own_hour_and_a_cancellation_denies_who_waits(campaigns: Campaigns) -> None:
     zones = ["", "America/Martinique", "Indian/Reunion", "Pacific/Tahiti"]
-    rows = "".join(f"{number(n)};{zone}\n" for n, zone in enumerate(zones))
-    await campaigns.imported(f"number;timezone\n{rows}")
+    rows = "".join(f"{number(n)};{zone};Zoé\n" for n, zone in enumerate(zones))
+    await campaigns.imported(f"number;timezone;first_name\n{rows}")
     wanted = await campaigns.written(timing={"local_time": True})
     refused = await campaigns.post(f"campaigns/{wanted['campaign_id']}/schedule", 422)
     assert refused["reasons"][0]["reason"] == "needed_for_local_time"
