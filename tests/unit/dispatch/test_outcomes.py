@@ -24,7 +24,7 @@ BECOMES: dict[SendError, tuple[str, tuple[Reason, ...]]] = {
 
 
 def _answered(permit: Permit, answer: Result | SendError) -> dict[str, Any]:
-    return answered(permit, answer, builders.now(), dict.fromkeys(BECOMES, builders.now()), echoes_reference=False)
+    return answered(permit, answer, builders.now(), builders.now(), echoes_reference=False)
 
 
 @pytest.mark.parametrize("error", BECOMES, ids=lambda error: type(error).__name__)
