@@ -1,5 +1,6 @@
 """Erasure in campaign-svc: contacts go, audiences and accounts stay, and no file brings the person back."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -132,6 +133,29 @@ async def test_an_import_that_was_reading_its_file_is_waited_for_and_erased_as_w
         assert (await client.get("/readyz")).status_code == 200
         async with surroundings.sql("campaign") as sql:
             assert await sql.fetchval("SELECT count(*) FROM contact") == 0
+
+
+async def test_whoever_writes_contacts_is_waited_for_from_before_it_looks_who_is_erased(
+    surroundings: Surroundings,
+) -> None:
+    async with campaign(surroundings) as client, surroundings.sql("campaign") as holding:
+        transaction = holding.transaction()
+        await transaction.start()
+        await holding.execute("LOCK TABLE contact IN SHARE MODE")  # who writes waits; who looks does not
+        contacts = {"sender_id": SENDER, "contacts": [{"number": number(1)}]}
+        writing = asyncio.create_task(client.post("/v1/contacts", json=contacts))
+
+        async def waiting() -> list[bool]:
+            async with surroundings.sql("campaign") as sql:
+                rows = await sql.fetch(
+                    "SELECT backend_xid IS NOT NULL AS seen FROM pg_stat_activity WHERE datname = current_database()"
+                    " AND wait_event_type = 'Lock' AND query LIKE '%INSERT INTO contact%'"
+                )
+            return [row["seen"] for row in rows]
+
+        assert await eventually(waiting) == [True], "an erasure does not wait for it"
+        await transaction.rollback()
+        assert (await writing).json()["items"][0]["result"] == "created"
 
 
 async def test_an_erasure_asked_for_again_is_acknowledged_again_until_the_person_is_back(

@@ -170,6 +170,11 @@ class Asked:
     lifted: bool
 
 
+async def be_waited_for(tx: AsyncConnection) -> None:
+    """By the erasures that are kept from now on. Who has not written anything yet calls this before `asked_of`."""
+    await fetch_many(tx, "SELECT pg_current_xact_id()")
+
+
 async def asked_of(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, Asked]:
     """Of those people whose erasure was asked for: what is of before is not to be kept. To be called after the
     transaction has written something."""

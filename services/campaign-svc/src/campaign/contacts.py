@@ -15,6 +15,7 @@ from campaign import attributes, senders, store
 from campaign.attribute import Kind
 from campaign.contacts_file import EXPLANATIONS, MAX_COLUMNS, NUMBER_COLUMNS, LineProblem, against, plain
 from campaign.text import STOP_FIELD
+from common import erasing
 from common.auth import Caller, require
 from common.fields import Storable
 from common.msisdn import NumberRefused, parse
@@ -145,6 +146,7 @@ async def put_contacts(body: NewContacts, held: Held, caller: Writer) -> Verdict
         kinds = known | inferred
         read = [_read(contact, kinds, held) for contact in body.contacts]
         rows = {row[1]: row for place, each in enumerate(read) if (row := _row(place, each, held)) is not None}
+        await erasing.be_waited_for(tx)
         erased = await store.erased_among(tx, rows)
         created = await store.put_contacts(
             tx, body.sender_id, [row for subject_id, row in rows.items() if subject_id not in erased], now
