@@ -29,7 +29,7 @@ from common.msisdn import NumberProblem, NumberRefused, metropolitan, parse
 
 T = TypeVar("T")
 
-CHUNK_LINES = 2_000  # of ten times as many each takes twice as long: they outgrow the processor's cache
+CHUNK_LINES = 2_000  # of ten times as many each takes almost twice as long
 MAX_LINE_CHARS = 64 * 1024
 MAX_COLUMNS = 60
 MAX_ATTRIBUTES = 200  # of all the lines of an NDJSON file
