@@ -32,9 +32,9 @@ from common.settings import HoursSettings
 
 class Settings(HoursSettings):
     import_max_bytes: int = Field(200_000_000, ge=1)  # some five million lines; a larger file is better split
-    request_chunk: int = Field(8000, ge=1, le=20_000)  # recipients asked for in one transaction
+    request_chunk: int = Field(16_000, ge=1, le=20_000)  # recipients asked for in one transaction
     # rows waiting to be published beyond which no more are written: 1,000 recipients are a row for each partition
-    outbox_backlog: int = Field(96, ge=1)
+    outbox_backlog: int = Field(192, ge=1)
     prices: Prices = Prices()  # what an SMS costs, by territory; for saying so beforehand
     rate_per_s: float | None = Field(None, gt=0)  # messages the operator takes; for saying when a campaign is done
     link_days: int = Field(
