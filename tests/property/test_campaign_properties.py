@@ -100,7 +100,8 @@ def test_a_text_is_ucs_2_because_of_the_characters_pointed_at(text: str) -> None
     assert length(rest).encoding == "GSM7"
 
 
-@given(st.one_of(anything, st.text("e\u0301\u0327’ç«x", max_size=40)), st.sampled_from(Folding))
+@given(st.one_of(anything, st.text("e\u0301\u0327’ç«x`\t", max_size=40)), st.sampled_from(Folding))
+@example("l`atelier\t!", Folding.TYPOGRAPHIC)
 def test_folding_changes_what_it_shows_and_nothing_twice(text: str, how: Folding) -> None:
     fold = of_author(how)
     shown, rest = "", 0

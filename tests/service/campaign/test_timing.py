@@ -293,9 +293,9 @@ async def test_a_campaign_that_cannot_be_started_lets_others_go_first_and_says_s
         ),
     ],
 )
-@pytest.mark.parametrize("waits", [True, False])
+@pytest.mark.parametrize("then", ["waits", "is resumed", "clocks are set back"])
 async def test_a_campaign_that_cannot_be_gone_on_with_lets_others_go_first_and_says_so(
-    campaigns: Campaigns, spoil: str, mend: str, waits: bool
+    campaigns: Campaigns, spoil: str, mend: str, then: str
 ) -> None:
     await campaigns.imported(csv_of(*range(30)))
     broken = await scheduled(campaigns)
@@ -318,10 +318,11 @@ async def test_a_campaign_that_cannot_be_gone_on_with_lets_others_go_first_and_s
     assert await failing(campaigns, broken) == (failures, MONDAY + 2 * SECOND)
     assert failures == 2
     assert await asked(campaigns, MONDAY + SECOND) == []
-    if not waits:
+    if then == "is resumed":
         for action in ("pause", "resume"):
             await campaigns.post(f"campaigns/{broken}/{action}")
-    await asked(campaigns, MONDAY + (2 if waits else 1) * SECOND)
+    later = {"waits": 2 * SECOND, "is resumed": SECOND, "clocks are set back": -HOUR}[then]
+    await asked(campaigns, MONDAY + later)
     asked_for = Counter(r.campaign_id for r in await campaigns.requests())
     assert asked_for == {broken: 30, other: 3}
     assert await failing(campaigns, broken) is None

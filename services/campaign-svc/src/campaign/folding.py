@@ -29,6 +29,7 @@ TYPOGRAPHY = {
     "…": "...",
     "×": "x",
 }
+_OF_ASCII = "".join(filter(str.isascii, TYPOGRAPHY))  # what else is ASCII stays as it is
 LETTERS = {"œ": "oe", "Œ": "OE", "ł": "l", "Ł": "L", "đ": "d", "Đ": "D", "ı": "i", "ẞ": "SS"}  # no accent to take off
 
 
@@ -74,7 +75,7 @@ def of_contact(folding: Folding) -> Callable[[str], str] | None:
 
 def folded(text: str, replace: Callable[[str], str] | None) -> str:
     """An accent written as a mark of its own is joined to its letter first: GSM-7 has é, and no mark."""
-    if replace is None or text.isascii():
+    if replace is None or (text.isascii() and not any(each in text for each in _OF_ASCII)):
         return text
     if unicodedata.is_normalized("NFC", text):
         return "".join(map(replace, text))

@@ -42,6 +42,7 @@ from common.database import Database
 from common.keyring import FieldKeys, LinkKeys, Unreadable
 from common.law import Policy, at_hand_off, zones
 from common.msisdn import territory_of
+from common.problems import DATABASE_DOWN
 from common.service import Worker
 from common.telemetry import counter
 from common.timer import Timer
@@ -58,7 +59,6 @@ IN_ONE_GO = 250  # written before others have the loop
 AHEAD = 100  # recipients looked at beyond those that a pace has room for, to find who waits
 LOOK_EVERY_S = 1.0
 EXPAND_EVERY_S = 0.25
-LONGEST_PAUSE = timedelta(minutes=10)  # between two attempts at what fails
 CANCELLED_BEFORE_REQUEST = "campaign_cancelled"  # as the gate calls it for those already asked for
 
 _attributes = msgspec.json.Decoder(dict[str, str])
@@ -70,7 +70,7 @@ def utc_now() -> datetime:
 
 def pause(failures: int) -> timedelta:
     """After so many, one after another; none after the first, which may have been somebody else's lock."""
-    return min(timedelta(seconds=2 ** min(failures, 20) - 2), LONGEST_PAUSE)
+    return min(timedelta(seconds=2 ** min(failures, 20) - 2), store.LONGEST_PAUSE)
 
 
 class _Written(msgspec.Struct, frozen=True, gc=False):
@@ -265,7 +265,7 @@ class Planner:
         tried: list[Row[Any]] = []
         try:
             yield tried
-        except OSError:
+        except (OSError, *DATABASE_DOWN):
             raise
         except Exception:
             for row in tried:

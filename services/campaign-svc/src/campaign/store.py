@@ -54,6 +54,7 @@ CONTACTS = 0x636F6E74  # advisory lock ("cont"): shared by who asks for messages
 AUDIENCES = 0x61756469  # advisory locks ("audi"), one a sender
 MANY = 1_000  # recipients of an audience that Postgres is to know of at once
 LOOK_AHEAD = timedelta(minutes=1)  # at most so long nobody looks at a campaign that is not all asked for
+LONGEST_PAUSE = timedelta(minutes=10)  # between two attempts at a campaign that fails
 FOR_WINNER = datetime(1970, 1, 1, tzinfo=UTC)  # as `waits_until`, of who waits for the winner: earlier than any hour
 DUE = "campaign_due"  # NOTIFY channel: a campaign was scheduled
 
@@ -1031,8 +1032,13 @@ async def reasons_of(tx: AsyncConnection, campaign_ids: Sequence[str]) -> dict[t
     return found
 
 
-# of running campaigns, those that may be asked for: a look more than LOOK_AHEAD away was set by a clock set back since
-_AWAKE = "(look_at IS NULL OR look_at <= :now OR look_at > :beyond) AND (retry_at IS NULL OR retry_at <= :now)"
+# of what was put off, what may be tried: a time further away than any pause is one of a clock that was set back since
+_MAY_BE_TRIED = (
+    "(retry_at IS NULL OR retry_at <= :now OR"
+    f" retry_at > CAST(:now AS timestamptz) + interval '{LONGEST_PAUSE.total_seconds():.0f} seconds')"
+)
+# of running campaigns, those that may be asked for: a look more than LOOK_AHEAD away, likewise
+_AWAKE = f"(look_at IS NULL OR look_at <= :now OR look_at > :beyond) AND {_MAY_BE_TRIED}"
 # where the others stand: of those that are awake the one that has had least, or where all sleep the one that had most
 _TURN_OF_OTHERS = (
     f"(SELECT coalesce(min(o.turn) FILTER (WHERE {_AWAKE}), max(o.turn), 0)"
@@ -1294,7 +1300,7 @@ async def lock_due(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
             f"{_CAMPAIGN} WHERE c.status = 'scheduled' AND c.starts_at <= :now"
             " AND NOT EXISTS (SELECT FROM campaign AS o"
             " WHERE o.sender_id = c.sender_id AND o.status = 'cancelled' AND NOT o.expanded)"
-            " AND (c.retry_at IS NULL OR c.retry_at <= :now) ORDER BY c.starts_at LIMIT 1 FOR UPDATE OF a SKIP LOCKED"
+            f" AND {_MAY_BE_TRIED} ORDER BY c.starts_at LIMIT 1 FOR UPDATE OF a SKIP LOCKED"
         ),
         {"now": now},
     )

@@ -160,7 +160,8 @@ class Intake:
 @dataclass(slots=True)
 class Handoff:
     """`submits_in_flight`: how many calls of one gateway at once in each lane, over all partitions. The lanes share
-    nothing: a code never waits behind a campaign, nor one gateway's messages behind another's."""
+    nothing: a code never waits behind a campaign, nor one gateway's messages behind another's. Only what
+    tries a gateway that has rested is one message of either."""
 
     database: Database
     traffic: Traffic

@@ -703,7 +703,8 @@ async def wake_controlled(tx: AsyncConnection, campaign_id: str, limit: int, *, 
 
 
 async def note_woken(tx: AsyncConnection, campaign_id: str, version: int, *, cancelled: bool) -> None:
-    """Unless something still waits. Nobody defers for a control that is no more: `controls` is FOR SHARE."""
+    """Unless something still waits. Nobody defers for a control that is no more: `controls` is FOR SHARE. Only the
+    first has no row to be locked: who waits for that in the same moment is decided again within half a second."""
     await _planned_now(tx)
     await fetch_many(
         tx,
