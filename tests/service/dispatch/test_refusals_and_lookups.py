@@ -40,6 +40,17 @@ async def server() -> AsyncIterator[FaultServer]:
         yield listening
 
 
+UNUSED: Any = None  # what is handed off and looked up here was decided on before
+
+
+def handoff_by(database: Database, *gateways: HttpGateway) -> Handoff:
+    return Handoff(database, Traffic(gateways), UNUSED, submits_in_flight=4)
+
+
+def timers_of(database: Database, handoff: Handoff, batch: int = 10) -> Timers:
+    return Timers(database, UNUSED, handoff, batch=batch, partitions=1, sending_timeout=timedelta(minutes=1))
+
+
 class Ledger:
     """One message, and the gateway it goes by."""
 
@@ -50,7 +61,7 @@ class Ledger:
         self.gateway = HttpGateway(
             provider, HTTP_PROVIDERS[provider], account, timeout_s=5.0, looks_up=LOOK_UPS.get(provider)
         )
-        self.handoff = Handoff(database, Traffic([self.gateway]), None, 4)  # type: ignore[arg-type]
+        self.handoff = handoff_by(database, self.gateway)
         self.wanted = requested(1)
         self.message_id = UUID(self.wanted.message_id)
 
@@ -98,8 +109,7 @@ class Ledger:
             return [bytes(row.payload) for row in rows]
 
     async def look_up(self) -> None:
-        minute = timedelta(minutes=1)
-        timers = Timers(self.database, None, self.handoff, batch=10, partitions=1, sending_timeout=minute)  # type: ignore[arg-type]
+        timers = timers_of(self.database, self.handoff)
         await timers.look_up()
 
 
@@ -196,10 +206,7 @@ async def test_a_provider_that_fails_keeps_no_other_from_being_asked(ledger_of: 
     async with fault_server() as wrong:
         wrong.fault = "error"
         failing.gateway._url = wrong.url
-        both = Traffic([failing.gateway, sound.gateway])
-        handoff = Handoff(sound.database, both, None, 4)  # type: ignore[arg-type]
-        minute = timedelta(minutes=1)
-        timers = Timers(sound.database, None, handoff, batch=10, partitions=1, sending_timeout=minute)  # type: ignore[arg-type]
+        timers = timers_of(sound.database, handoff_by(sound.database, failing.gateway, sound.gateway))
         await timers.look_up()
         assert len(wrong.requests) == 1
     assert ((await failing.row()).status, (await sound.row()).status) == ("unknown", "accepted")
@@ -212,8 +219,7 @@ async def test_what_came_due_while_the_last_looks_took_long_is_not_missed_and_th
     await younger.holds("unknown", decided_ago=timedelta(minutes=3))
     await older.holds("unknown", decided_ago=timedelta(minutes=4))
     server.answer = http(200, {"batches": []})
-    minute = timedelta(minutes=1)
-    timers = Timers(older.database, None, older.handoff, batch=1, partitions=1, sending_timeout=minute)  # type: ignore[arg-type]
+    timers = timers_of(older.database, older.handoff, batch=1)
     timers._looked_up_at = now() - timedelta(minutes=5)
     await timers.look_up()
     [asked] = server.requests
