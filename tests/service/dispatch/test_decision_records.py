@@ -90,7 +90,7 @@ async def decided(database: Database, clearance: Clearance, *people: int, **more
     found = []
     for partition, candidates in wanted.items():
         async with database.begin() as tx:
-            await store.lock_partition(tx, partition)
+            await store.lock_partition(tx, partition, marketing=True)
             found += (decisions := await clearance.decide(tx, partition, candidates))
             await store.insert_messages(tx, [d.row for d in decisions])
     return found
@@ -185,25 +185,35 @@ async def test_deciding_again_what_is_being_sent_does_not_count_itself(
     assert [d.row["status"] for d in again] == ["sending", "sending"]
 
 
-WAITING_TO_DECIDE = (
+WAITING = (
     "SELECT FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database WHERE d.datname = current_database()"
-    " AND l.locktype = 'advisory' AND l.mode = 'ShareLock' AND NOT l.granted"
+    " AND l.locktype = 'advisory' AND NOT l.granted AND l.mode = "
 )
+WAITING_TO_DECIDE = f"{WAITING}'ShareLock'"
+WAITING_TO_APPLY = f"{WAITING}'ExclusiveLock'"
 
 
 @pytest.mark.parametrize(
-    ("way", "becomes"), [("it is due", "denied"), ("its permit has lapsed", "denied"), ("a crash left it", "unknown")]
+    ("way", "category", "becomes"),
+    [
+        ("it is due", "marketing", "denied"),
+        ("it is due", "service", "denied"),  # a question
+        ("its permit has lapsed", "marketing", "denied"),
+        ("its permit has lapsed", "service", "denied"),
+        ("a crash left it", "marketing", "unknown"),
+    ],
 )
 async def test_who_decides_again_waits_for_an_opt_out_that_is_being_applied_and_knows_it(
-    database: Database, clearance: Clearance, way: str, becomes: str
+    database: Database, clearance: Clearance, way: str, category: str, becomes: str
 ) -> None:
     handoff = Handoff(database, clearance.traffic, clearance, 1)
     timers = Timers(database, clearance, handoff, batch=10, partitions=3, sending_timeout=timedelta(seconds=-1))
-    [decision] = await decided(database, clearance, 1, requested_at=now() - timedelta(minutes=1))
+    wanted = {"category": category} | ({} if category == "marketing" else {"campaign_id": None})
+    [decision] = await decided(database, clearance, 1, requested_at=now() - timedelta(minutes=1), **wanted)
     permit = decision.permit
     assert permit is not None
     ways: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
-        "it is due": timers.wake_marketing,
+        "it is due": timers.wake_marketing if category == "marketing" else timers.wake_codes,
         "its permit has lapsed": lambda: handoff._decide_again([permit]),
         "a crash left it": timers.sweep,
     }
@@ -211,7 +221,7 @@ async def test_who_decides_again_waits_for_an_opt_out_that_is_being_applied_and_
         if way == "it is due":
             await tx.execute(text("UPDATE message SET status = 'deferred', due_at = now()"))
     async with database.begin() as applying:
-        await store.lock_partition(applying, decision.candidate.partition, exclusive=True)
+        await store.lock_decisions_out(applying, decision.candidate.partition)
         await store.put_subjects(applying, [opted_out(1)])
         deciding = asyncio.create_task(ways[way]())
 
@@ -223,3 +233,22 @@ async def test_who_decides_again_waits_for_an_opt_out_that_is_being_applied_and_
     await deciding
     async with database.begin() as tx:
         assert await fetch_many(tx, "SELECT status FROM message") == [(becomes,)]
+
+
+async def test_a_code_waits_for_neither_a_campaign_nor_an_opt_out_that_waits_for_one(database: Database) -> None:
+    async def apply() -> None:
+        async with database.begin() as applying:
+            await store.lock_decisions_out(applying, 1)
+
+    async with database.begin() as deciding, database.begin() as code:
+        await store.lock_partition(deciding, 1, marketing=True)
+        opting_out = asyncio.create_task(apply())
+
+        async def waits() -> bool:
+            return opting_out.done() or bool(await fetch_many(deciding, WAITING_TO_APPLY))
+
+        await eventually(waits)
+        async with asyncio.timeout(10):
+            await store.lock_partition(code, 1, marketing=False)
+        assert not opting_out.done()
+    await opting_out

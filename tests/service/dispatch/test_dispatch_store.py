@@ -239,7 +239,7 @@ async def test_an_outcome_waits_for_no_opt_out_and_enforces_the_one_that_had_wai
     async with database.begin() as tx:
         await store.insert_messages(tx, [row])
     async with database.begin() as applying:
-        await store.lock_partition(applying, row["partition"], exclusive=True)
+        await store.lock_decisions_out(applying, row["partition"])
         await store.open_enforcements(applying, [opened])
         assert not await store.enforce(applying, [row["subject_id"]], now())
         async with asyncio.timeout(10):

@@ -110,7 +110,7 @@ async def test_a_resume_and_a_decision_on_what_it_wakes_do_not_wait_for_each_oth
     await _control(database, controlled("paused", 2))
     await _store(database, waiting)
     async with database.begin() as deciding:
-        await store.lock_partition(deciding, waiting["partition"])
+        await store.lock_partition(deciding, waiting["partition"], marketing=True)
         assert await store.claim_due(deciding, waiting["partition"], now(), 10, marketing=True)
         resuming = asyncio.create_task(_control(database, controlled("running", 3)))
         await eventually(_done_or_waiting(database, resuming))

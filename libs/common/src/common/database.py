@@ -14,7 +14,7 @@ from alembic import command, context
 from alembic.config import Config
 from sqlalchemy import MetaData, event, pool, text
 from sqlalchemy.engine import Connection, make_url
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 NAMING = {
@@ -114,18 +114,36 @@ def escaped(value: str) -> str:
 async def fetch_many(tx: AsyncConnection, sql: str, *values: object) -> Sequence[Sequence[Any]]:
     """The rows of a query, `values` as $1, $2…, within the transaction, as asyncpg has them: of thousands, making them
     SQLAlchemy's takes as long as reading them. Errors are asyncpg's own."""
-    rows: Sequence[Sequence[Any]] = await (await _raw(tx)).fetch(sql, *values)
+    raw = await _driver(tx)
+    rows: Sequence[Sequence[Any]]
+    if raw.is_in_transaction():
+        rows = await raw.fetch(sql, *values)
+        return rows
+    # SQLAlchemy begins the transaction, with its first statement and not before. Where that is cancelled half-way it
+    # throws the connection away, and nobody gets one that is still in a transaction.
+    try:
+        found = await tx.exec_driver_sql(sql, values)
+    except DBAPIError as error:
+        raise _asyncpgs(error) from None
+    rows = found.all() if found.returns_rows else []
     return rows
 
 
 async def _raw(tx: AsyncConnection) -> Any:
-    """asyncpg's connection, within the transaction."""
-    raw: Any = (await tx.get_raw_connection()).driver_connection
+    """asyncpg's connection, within the transaction: a round trip where it has not begun."""
+    raw = await _driver(tx)
     if not raw.is_in_transaction():
-        # SQLAlchemy begins it with its first statement, and not before. A round trip, but its own: where this is
-        # cancelled half-way it throws the connection away, and nobody gets one that is still in a transaction.
         await tx.execute(text("SELECT"))
     return raw
+
+
+async def _driver(tx: AsyncConnection) -> Any:
+    return (await tx.get_raw_connection()).driver_connection
+
+
+def _asyncpgs(error: DBAPIError) -> BaseException:
+    """What SQLAlchemy's error is made of."""
+    return (error.orig and error.orig.__cause__) or error
 
 
 def migrate(url: str, package: str, revision: str = "head") -> None:

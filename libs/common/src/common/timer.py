@@ -21,19 +21,25 @@ BACK_OFF_S = (0.2, 10.0)
 
 @dataclass(frozen=True, slots=True)
 class Timer:
-    """`tick` says whether it did anything; then it is called again at once. `channel`: a NOTIFY that wakes it."""
+    """`tick` says whether it did anything; then it is called again at once. `channel`: a NOTIFY that wakes it, and
+    before that `heard` has its payload."""
 
     name: str
     tick: Callable[[], Awaitable[bool]]
     every_s: float
     database: Database
     channel: str | None = None
+    heard: Callable[[str], None] | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         woken = asyncio.Event()
-        listening = (
-            Listener(self.database, self.channel, lambda _: woken.set()) if self.channel else contextlib.nullcontext()
-        )
+
+        def wake(payload: str) -> None:
+            if self.heard is not None:
+                self.heard(payload)
+            woken.set()
+
+        listening = Listener(self.database, self.channel, wake) if self.channel else contextlib.nullcontext()
         failures = 0
         async with listening:
             while not stop.is_set():

@@ -3,6 +3,8 @@ provider does not deliver."""
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 from uuid import UUID, uuid4
@@ -93,12 +95,12 @@ async def send(
         raise Invalid(
             f"{counted.segments} SMS ({counted.encoding}), at most {MAX_SEGMENTS}", reasons=[Reason("text", "too_long")]
         )
-    sender = await _sender(held, body.sender_id)
-    if body.category == "marketing":
-        _check_marketing(body, sender)
     subject_id = held.subject_keys.subject_id(msisdn.e164)
     identity = message_id(EPOCH, caller.subject, idempotency_key) if idempotency_key else message_id(now, str(uuid4()))
-    async with held.database.begin() as tx:
+    partition = partition_of(subject_id, held.settings.partitions)
+    async with _sender(held, body.sender_id) as (tx, sender):
+        if body.category == "marketing":
+            _check_marketing(body, sender)
         new = await store.insert_messages(
             tx,
             [
@@ -109,7 +111,7 @@ async def send(
                     "purpose": body.purpose,
                     "category": body.category,
                     "subject_id": subject_id,
-                    "partition": partition_of(subject_id, held.settings.partitions),
+                    "partition": partition,
                     "number": held.field_keys.seal(msisdn.e164, f"number:{subject_id}"),
                     "text": held.field_keys.seal(body.text, f"text:{identity}"),
                     "requested_at": now,
@@ -128,15 +130,18 @@ async def send(
             ],
         )
         if new:
-            await tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": store.CODES_DUE})
-        row = await _found(tx, identity)
-        if not new and not _same_request(row, body, subject_id, held.field_keys):
-            raise Conflict(
-                "this Idempotency-Key was used for another message",
-                reasons=[Reason("Idempotency-Key", "used_for_another_request")],
-            )
+            await store.tell_due(tx, partition, marketing=body.category == "marketing")
+            status = "pending"
+        else:
+            row = await _found(tx, identity)
+            if not _same_request(row, body, subject_id, held.field_keys):
+                raise Conflict(
+                    "this Idempotency-Key was used for another message",
+                    reasons=[Reason("Idempotency-Key", "used_for_another_request")],
+                )
+            status = row.status
     response.headers["Location"] = f"/v1/messages/{identity}"
-    return Sent(message_id=row.message_id, status=row.status)
+    return Sent(message_id=identity, status=status)
 
 
 def _region(body: Send, territory: str, policy: Policy) -> str | None:
@@ -166,15 +171,18 @@ def _check_marketing(body: Send, sender: store.Sender) -> None:
         )
 
 
-async def _sender(held: Resources[Any], sender_id: str) -> store.Sender:
-    """Raises NotFound, once a sender registered just before had time to arrive."""
+@asynccontextmanager
+async def _sender(held: Resources[Any], sender_id: str) -> AsyncIterator[tuple[AsyncConnection, store.Sender]]:
+    """A transaction in which the sender is known. Raises NotFound, once one registered just before had time to
+    arrive."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + SENDER_ARRIVES_WITHIN_S
     while True:
         async with held.database.begin() as tx:
             found = (await store.senders(tx, [sender_id])).get(sender_id)
-        if found is not None:
-            return found
+            if found is not None:
+                yield tx, found
+                return
         if loop.time() >= deadline:
             raise NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
         await asyncio.sleep(0.05)

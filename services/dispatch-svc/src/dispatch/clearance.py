@@ -137,7 +137,7 @@ class Clearance:
         blocks = await store.blocks(tx, [c.subject_id for c in candidates])
         erased = await erasing.asked_of(tx, {c.subject_id for c in candidates})
         if not locked:
-            await store.lock_partition(tx, partition)
+            await store.lock_partition(tx, partition, marketing=any(c.category == "marketing" for c in candidates))
         until = time.monotonic() + self.permit_ttl_s  # before the read: a permit never outlives its knowledge
         as_of = await store.watermark(tx, partition)
         subjects = await store.subjects(tx, [c.subject_id for c in candidates])

@@ -124,7 +124,7 @@ class Intake:
                 raise Poison("the message id is not a UUID") from error
             candidates[candidate.message_id] = candidate
         if reworded:
-            await store.lock_partition(tx, partition)
+            await store.lock_partition(tx, partition, marketing=True)
             if not await store.reword(tx, reworded):
                 raise Hold  # one is being handed off: it has left, or it will wait again and be found then
         decisions = await self._clearance.decide(tx, partition, list(candidates.values()), locked=bool(reworded))
@@ -355,7 +355,7 @@ class Handoff:
     async def _redecide(self, permits: Sequence[Permit]) -> list[Permit]:
         partition = permits[0].candidate.partition
         async with self.database.begin() as tx:
-            await store.lock_partition(tx, partition)
+            await store.lock_partition(tx, partition, marketing=_lane(permits[0])[1])
             rows = await store.still_sending(tx, [p.candidate.message_id for p in permits])
             again = permits[0].again
             wanted = [stored(row) for row in rows]

@@ -35,7 +35,7 @@ def subscriptions() -> list[Subscription]:
 async def apply_states(tx: AsyncConnection, batch: list[Received]) -> After | None:
     """Newer states replace older ones; each opt-out among them is enforced now or when its last message settles, and
     what waited for a review is decided again once that is over."""
-    await store.lock_partition(tx, batch[0].partition, exclusive=True)
+    await store.lock_decisions_out(tx, batch[0].partition)
     events = [r.event for r in batch if isinstance(r.event, ConsentStateChanged)]
     known = await store.subject_versions(tx, [e.subject_id for e in events])
     fresh = sorted(
@@ -93,7 +93,7 @@ async def mark_unreadable(tx: AsyncConnection, key: str | None, partition: int) 
     """Poison on consent. Raises Stopped when we cannot tell whose it was."""
     if key is None:
         raise Stopped(f"partition {partition} of {STATES.name} holds a state whose subject cannot be read")
-    await store.lock_partition(tx, partition, exclusive=True)
+    await store.lock_decisions_out(tx, partition)
     await store.mark_unreadable(tx, key)
     log.error("consent unreadable: this subject is denied until a newer state arrives", extra={"subject_id": key})
 

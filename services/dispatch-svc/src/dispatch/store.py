@@ -1,13 +1,14 @@
 """dispatch-svc's tables, and the statements over them. Everything moves by arrays; the caller owns the transaction.
 
-The lock of a partition (`lock_partition`) is what orders decisions and opt-outs: whoever decides on messages holds it
-shared, the projection of consent holds it exclusive. So an opt-out being applied either precedes a decision or waits
-until the decided messages are marked `sending`, where the enforcement sees them. Outcomes take no such lock: they only
-end a `sending`, and who stores them looks for opt-outs afterwards.
+The locks of a partition are what orders decisions and opt-outs. There is one for each lane: whoever decides on messages
+holds their lane's shared (`lock_partition`), the projection of consent holds both exclusive (`lock_decisions_out`). So
+an opt-out being applied either precedes a decision or waits until the decided messages are marked `sending`, where the
+enforcement sees them; and a code waits for neither a campaign nor an opt-out that waits for one. Outcomes take no such
+lock: they only end a `sending`, and who stores them looks for opt-outs afterwards.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import itemgetter
@@ -58,7 +59,7 @@ Generation = Literal["subject", "subject_next"]
 
 CONSENTS_GROUP = "dispatch.consents"
 DUE = "dispatch_due"  # NOTIFY channel: marketing is due at once
-CODES_DUE = "dispatch_codes_due"  # likewise: what is no marketing
+CODES_DUE = "dispatch_codes_due"  # likewise what is no marketing, in the partition that is told
 _OF_LANE = {True: "category = 'marketing'", False: "category <> 'marketing'"}  # marketing, or not
 
 metadata = new_metadata()
@@ -251,17 +252,29 @@ provider_block = Table(
 )
 
 
-async def lock_partition(tx: AsyncConnection, partition: int, *, exclusive: bool = False) -> None:
-    """Until the transaction ends. Take it before any row lock."""
-    function = "pg_advisory_xact_lock" if exclusive else "pg_advisory_xact_lock_shared"
-    await fetch_many(tx, f"SELECT {function}(hashtext('placet.partition'), $1)", partition)
+# what follows is planned as the tables are: a plan kept from when the ledger was empty reads all of it
+PLANNED_NOW = "set_config('plan_cache_mode', 'force_custom_plan', true)"
+LANES = {True: "placet.partition", False: "placet.partition.codes"}  # marketing, or not
+
+
+async def lock_partition(tx: AsyncConnection, partition: int, *, marketing: bool, planned_now: bool = False) -> None:
+    """To decide on messages of this lane, or of both: either keeps opt-outs out. Until the transaction ends; take it
+    before any row lock. `planned_now`: see `PLANNED_NOW`."""
+    lock = f"pg_advisory_xact_lock_shared(hashtext('{LANES[marketing]}'), $1)"
+    await fetch_many(tx, f"SELECT {f'{PLANNED_NOW}, ' if planned_now else ''}{lock}", partition)
+
+
+async def lock_decisions_out(tx: AsyncConnection, partition: int) -> None:
+    """To apply opt-outs. Likewise. The campaigns' lock first, which is waited for: codes go on meanwhile."""
+    for lane in (True, False):
+        await fetch_many(tx, f"SELECT pg_advisory_xact_lock(hashtext('{LANES[lane]}'), $1)", partition)
 
 
 async def lock_partitions(tx: AsyncConnection, partitions: Iterable[int]) -> None:
-    """Those of several, shared, always in the same order."""
+    """Campaigns' of several, shared, always in the same order."""
     await fetch_many(
         tx,
-        "SELECT pg_advisory_xact_lock_shared(hashtext('placet.partition'), p) FROM unnest($1::integer[]) AS p",
+        f"SELECT pg_advisory_xact_lock_shared(hashtext('{LANES[True]}'), p) FROM unnest($1::integer[]) AS p",
         sorted(partitions),
     )
 
@@ -319,9 +332,11 @@ async def senders(tx: AsyncConnection, sender_ids: Iterable[str]) -> dict[str, S
     }
 
 
-async def controls(tx: AsyncConnection, campaign_ids: Iterable[str]) -> dict[str, Control]:
+async def controls(tx: AsyncConnection, campaign_ids: Collection[str]) -> dict[str, Control]:
     """Locked against change: a resume that is being applied waits, and whoever then wakes what waited finds what was
     deferred here."""
+    if not campaign_ids:
+        return {}
     rows = await fetch_many(
         tx,
         "SELECT campaign_id, control FROM campaign WHERE campaign_id = ANY($1::text[]) ORDER BY campaign_id FOR SHARE",
@@ -908,9 +923,12 @@ async def forget_sending(tx: AsyncConnection, begun_before: datetime) -> None:
 
 
 async def _planned_now(tx: AsyncConnection) -> None:
-    """What follows in this transaction is planned as the tables are: a plan kept from when the ledger was empty reads
-    all of it."""
-    await tx.execute(text("SET LOCAL plan_cache_mode = force_custom_plan"))
+    await fetch_many(tx, f"SELECT {PLANNED_NOW}")
+
+
+async def tell_due(tx: AsyncConnection, partition: int, *, marketing: bool) -> None:
+    """Something is due at once, as of the commit."""
+    await fetch_many(tx, "SELECT pg_notify($1, $2)", DUE if marketing else CODES_DUE, str(partition))
 
 
 async def due_partitions(tx: AsyncConnection, partitions: int, now: datetime, *, marketing: bool) -> list[int]:
@@ -931,8 +949,7 @@ async def due_partitions(tx: AsyncConnection, partitions: int, now: datetime, *,
 async def claim_due(
     tx: AsyncConnection, partition: int, now: datetime, limit: int, *, marketing: bool
 ) -> list[Row[Any]]:
-    """Due messages of one partition and lane, oldest first, locked."""
-    await _planned_now(tx)
+    """Due messages of one partition and lane, oldest first, locked. In a transaction that is `planned_now`."""
     rows = await tx.execute(
         text(
             f"SELECT * FROM message WHERE partition = :partition AND {_OF_LANE[marketing]}"

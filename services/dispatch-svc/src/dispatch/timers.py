@@ -4,7 +4,7 @@ crash left `sending` is resolved, receipts that came before their message find i
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -54,15 +54,17 @@ class Timers:
         self._partitions = partitions
         self._sending_timeout = sending_timeout
         self._codes: set[asyncio.Task[None]] = set()  # being handed off
+        self._told: set[int] = set()  # partitions with a code that is due at once
         self._looked_up_at: datetime | None = None
 
     def codes(self) -> Worker:
         """Who waits for a code waits for no answer to another's, as long as a gateway has a slot that is free."""
-        timer = Timer("due codes", self.wake_codes, LOOK_EVERY_S, self._database, store.CODES_DUE)
+        looking = Timer("due codes", self.wake_codes, LOOK_EVERY_S, self._database)
+        told = Timer("codes", self.wake_told_codes, LOOK_EVERY_S, self._database, store.CODES_DUE, self._hear)
 
         async def run(stop: asyncio.Event) -> None:
             try:
-                await timer.run(stop)
+                await asyncio.gather(looking.run(stop), told.run(stop))
                 if self._codes:
                     await asyncio.wait(self._codes)
             finally:
@@ -72,7 +74,7 @@ class Timers:
                     if isinstance(ended, Exception):  # no timer counts it any more; the sweep finds what it left
                         log.error("a hand-off failed as the service stopped", exc_info=ended)
 
-        return Worker(timer.name, run)
+        return Worker(looking.name, run)
 
     def workers(self) -> list[Worker]:
         """All the others."""
@@ -86,10 +88,26 @@ class Timers:
 
     async def wake_marketing(self) -> bool:
         """Pending and deferred messages whose time has come. Did anything change?"""
-        return await self._wake(self._handoff.send, marketing=True)
+        return await self._wake(await self._due(marketing=True), self._handoff.send, marketing=True)
 
     async def wake_codes(self) -> bool:
         """Likewise of the other lane. Once each slot is taken, what comes waits where it is, and leaves together."""
+        await self._slot_for_codes()
+        return await self._wake(await self._due(marketing=False), self._begin, marketing=False)
+
+    async def wake_told_codes(self) -> bool:
+        """Those that came just now, where we were told: a look at where there are any would be four round trips of each
+        code. What that look finds besides, it finds soon."""
+        await self._slot_for_codes()
+        told, self._told = self._told, set()
+        await self._wake(told, self._begin, marketing=False)
+        return False
+
+    def _hear(self, partition: str) -> None:
+        if partition:  # a version of before names none
+            self._told.add(int(partition))
+
+    async def _slot_for_codes(self) -> None:
         if len(self._codes) >= self._handoff.slots:
             await asyncio.wait(self._codes, return_when=asyncio.FIRST_COMPLETED)
         ended = {task for task in self._codes if task.done()}
@@ -97,14 +115,16 @@ class Timers:
         for task in ended:
             task.result()  # what failed is the timer's to count
 
-        async def begin(permits: Sequence[Permit]) -> None:
-            self._codes.add(asyncio.create_task(self._handoff.send(permits)))
+    async def _begin(self, permits: Sequence[Permit]) -> None:
+        self._codes.add(asyncio.create_task(self._handoff.send(permits)))
 
-        return await self._wake(begin, marketing=False)
-
-    async def _wake(self, hand_off: Callable[[Sequence[Permit]], Awaitable[None]], *, marketing: bool) -> bool:
+    async def _due(self, *, marketing: bool) -> Collection[int]:
         async with self._database.begin() as tx:
-            due = await store.due_partitions(tx, self._partitions, datetime.now(UTC), marketing=marketing)
+            return await store.due_partitions(tx, self._partitions, datetime.now(UTC), marketing=marketing)
+
+    async def _wake(
+        self, due: Collection[int], hand_off: Callable[[Sequence[Permit]], Awaitable[None]], *, marketing: bool
+    ) -> bool:
         waking = (self._wake_partition(p, hand_off, marketing=marketing) for p in due)
         woken = await asyncio.gather(*waking, return_exceptions=True)  # none goes on once this has ended
         failed = [each for each in woken if isinstance(each, BaseException)]
@@ -120,7 +140,7 @@ class Timers:
         """Decide one batch of due messages afresh and hand off what may go. Did anything change?"""
         one_at_a_time = self._clearance.one_at_a_time if marketing else contextlib.nullcontext()
         async with one_at_a_time, self._database.begin() as tx:
-            await store.lock_partition(tx, partition)
+            await store.lock_partition(tx, partition, marketing=marketing, planned_now=True)
             now = datetime.now(UTC)
             if marketing and not is_fresh(await store.watermark(tx, partition), now, self._clearance.limits):
                 return False  # held: no verdict could let it go
@@ -214,7 +234,7 @@ class Timers:
             partition = await store.partition_left_sending(tx, before)
             if partition is None:
                 return False
-            await store.lock_partition(tx, partition)
+            await store.lock_partition(tx, partition, marketing=True)
             # looked at again under the lock: an owner that is alive after all has renewed its decision meanwhile
             rows = await store.claim_left_sending(tx, partition, before, self._batch)
             permits = []
