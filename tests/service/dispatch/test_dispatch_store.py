@@ -157,6 +157,35 @@ async def test_what_is_due_is_found_without_reading_what_is_settled_or_the_other
     await database.engine.dispose()
 
 
+async def test_what_a_receipt_speaks_of_is_found_without_reading_the_ledger(postgres: Postgres, unique: str) -> None:
+    """By our id or by the gateway's, by a connection that looked when the ledger was known to be empty."""
+    dsn = await postgres.clone("dispatch", f"dispatch_{unique}")
+    connection = await asyncpg.connect(dsn)
+    await connection.execute("VACUUM ANALYZE message")
+    await connection.close()
+    database = Database(dsn, pool_size=1)
+    ours, theirs, other = _message("accepted", 1), _message("sending", 2), _message("accepted", 3)
+
+    async def look() -> tuple[set[UUID], int]:
+        async with database.begin() as tx:
+            before = await tx.scalar(text(READ))
+            ids = [ours["message_id"]]
+            rows = await store.messages_of_receipts(tx, ids, ["op-1", "op-2"], ["simulator", "simulator"])
+            return {row.message_id for row in rows}, await tx.scalar(text(READ)) - before
+
+    for _ in range(10):
+        assert await look() == (set(), 0)
+    async with database.begin() as tx:
+        for row in (ours, theirs, other):
+            await store.insert_messages(tx, [row])
+        await store.accept(tx, [_accepted(theirs) | {"gateway_message_id": "op-2", "known_as": "op-2"}])
+        await tx.execute(text(MANY_LIKE_IT), {"id": other["message_id"], "many": 20_000})
+    found, read = await look()
+    assert found == {ours["message_id"], theirs["message_id"]}
+    assert read <= 10
+    await database.engine.dispose()
+
+
 async def test_what_nobody_has_touched_is_accepted_at_once_and_what_a_receipt_overtook_is_settled(
     database: Database,
 ) -> None:
