@@ -22,7 +22,7 @@ from chaos.checks import Account, Standings, Violation
 from chaos.load import Load
 from chaos.system import System
 from common.database import Database
-from common.keyring import FieldKeys, SubjectKeys
+from common.keyring import SubjectKeys
 from common.law import load
 from common.settings import KeyRingSettings
 from dispatch.gate import Limits
@@ -220,10 +220,9 @@ class Watch:
         """The rules that dispatch-svc itself looks by, asked by somebody who is not killed meanwhile."""
         now = datetime.now(UTC)
         since = now - timedelta(days=1) if everything else now - SETTLED_AFTER - RECENT
-        keys = FieldKeys(KeyRingSettings.model_validate_json(self.system.environment.field_keys))
         database = Database(self.system.databases["dispatch"], pool_size=1, name="chaos")
         limits = Limits(max_staleness=timedelta(seconds=STALE_S), max_clock_skew=timedelta(seconds=SKEW_S))
-        checker = Checker(database, keys, load("demonstration"), limits, SENDING_TIMEOUT)
+        checker = Checker(database, load("demonstration"), limits, SENDING_TIMEOUT)
         try:
             found = await checker.violations(since, now if everything else now - SETTLED_AFTER, now)
         finally:

@@ -12,13 +12,15 @@ from common.kafka import partition_of
 from common.law import load
 from dispatch import store
 from dispatch.gate import Limits
-from dispatch.invariants import LOOK_EVERY_S, Checker
-from tests.builders import field_keys, now, requested
+from dispatch.invariants import LOOK_EVERY_S, RULES, Checker
+from dispatch.pruning import LATE_DAYS
+from tests.builders import now, requested
 from tests.infrastructure import Postgres
 
 pytestmark = pytest.mark.brokerless
 
 TIMEOUT = timedelta(seconds=14)
+HARDLY_LATE: dict[str, Any] = {"handed_off_at": None, "gateway_message_id": None}  # decided before the last look
 TOO_LONG = TIMEOUT + timedelta(seconds=LOOK_EVERY_S + 1)
 
 
@@ -45,13 +47,19 @@ async def _plant(database: Database, **broken: Any) -> str:
         "as_of": at - timedelta(seconds=1),
         "decided_at": at - timedelta(milliseconds=500),
         "gateway": "simulator",
-        "facts": None,
+        "facts": '{"to":"FR"}',
     }
-    later = {"handed_off_at": at, "gateway_message_id": f"op-{wanted.message_id}"}
+    later = {
+        "handed_off_at": at,
+        "gateway_message_id": f"op-{wanted.message_id}",
+        "known_as": None,
+        "unknown_since": None,
+    }
     async with database.begin() as tx:
         await store.insert_messages(tx, [{**kept, **{k: v for k, v in broken.items() if k not in later}}])
         await tx.exec_driver_sql(
-            "UPDATE message SET handed_off_at = $1, gateway_message_id = $2 WHERE message_id = $3",
+            "UPDATE message SET handed_off_at = $1, gateway_message_id = $2, known_as = $3, unknown_since = $4"
+            " WHERE message_id = $5",
             (*(broken.get(k, v) for k, v in later.items()), kept["message_id"]),
         )
     return wanted.message_id
@@ -67,8 +75,8 @@ async def _opted_out(database: Database, enforced_at: datetime, consent_version:
         )
 
 
-async def _found(database: Database, hours: str = "demonstration", days: int = 1) -> dict[str, list[str]]:
-    checker = Checker(database, field_keys, load(hours), Limits(), TIMEOUT)
+async def _found(database: Database, hours: str = "demonstration", days: float = 1) -> dict[str, list[str]]:
+    checker = Checker(database, load(hours), Limits(), TIMEOUT)
     return await checker.violations(now() - timedelta(days=days), now() - timedelta(seconds=30), now())
 
 
@@ -77,6 +85,9 @@ async def test_what_went_as_it_should_breaks_no_rule(database: Database) -> None
     await _plant(database, category="transactional", purpose=None, as_of=None, consent_version=None)
     await _plant(database, status="deferred", due_at=now(), handed_off_at=None)
     await _plant(database, status="sending", decided_at=now(), handed_off_at=None, gateway_message_id=None)
+    await _plant(database, status="sending", **HARDLY_LATE)
+    await _plant(database, status="unknown", unknown_since=now())
+    await _plant(database, status="denied", handed_off_at=None, gateway_message_id=None)
     await _opted_out(database, now() - timedelta(seconds=59))  # after it had left
     await _opted_out(database, now() - timedelta(minutes=9), consent_version=1)  # and the consent is newer
     assert await _found(database) == {}
@@ -104,16 +115,108 @@ async def test_a_row_that_no_promise_allows(database: Database, rule: str, broke
     assert await _found(database) == {rule: [message]}
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"status": "unknown", "unknown_since": None},  # nobody asks what became of it
+        {"status": "accepted", "unknown_since": timedelta(0)},  # it is in two terms
+        {"status": "accepted", "due_at": timedelta(0)},
+        {"status": "forgotten", "handed_off_at": None},  # it is in none
+    ],
+)
+async def test_a_message_that_no_sum_has_or_two_have(database: Database, broken: dict[str, Any]) -> None:
+    planted = {name: now() - value if isinstance(value, timedelta) else value for name, value in broken.items()}
+    message = await _plant(database, **planted)
+    assert await _found(database) == {"does_not_add_up": [message]}
+
+
+async def test_a_message_that_is_sending_and_in_no_batch_is_lost(database: Database) -> None:
+    """Neither the sweep nor an opt-out would see it, and no other rule does."""
+    message = await _plant(database, status="sending", **HARDLY_LATE)
+    await _plant(database, status="sending", **HARDLY_LATE)
+    async with database.begin() as tx:
+        await tx.exec_driver_sql("DELETE FROM sending WHERE $1 = ANY(message_ids)", (UUID(message),))
+    assert await _found(database) == {"does_not_add_up": [message]}
+
+
+async def test_what_was_decided_lately_is_found_without_reading_the_ledger(database: Database) -> None:
+    async with database.begin() as tx:
+        await tx.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        query = RULES["does_not_add_up"].replace(":since", "now() - interval '1 minute'").replace(":until", "now()")
+        plan = "\n".join(row[0] for row in await tx.exec_driver_sql(f"EXPLAIN {query}"))
+    assert "message_decided_ix" in plan
+
+
 async def test_two_messages_that_the_operator_calls_one(database: Database) -> None:
     messages = {await _plant(database, gateway_message_id="op-1") for _ in range(2)}
     [(rule, found)] = (await _found(database)).items()
     assert (rule, set(found)) == ("two_messages_in_one", messages)
 
 
+async def test_a_message_that_the_operator_calls_as_one_of_before_the_last_look(database: Database) -> None:
+    """Its receipts name nothing else: they would be taken for the other's."""
+    earlier = now() - timedelta(hours=3)
+    known = {"gateway_message_id": "op-1", "known_as": "op-1"}
+    first = await _plant(database, **known, as_of=earlier, decided_at=earlier, handed_off_at=earlier)
+    await _plant(database, gateway_message_id="op-2", known_as="op-2")
+    second = await _plant(database, **known)
+    [(rule, found)] = (await _found(database, days=1 / 24)).items()
+    assert (rule, sorted(found)) == ("two_messages_in_one", sorted([first, second]))
+
+
+async def test_an_operator_may_use_an_id_again_once_no_receipt_comes_for_the_first(database: Database) -> None:
+    earlier = now() - timedelta(days=LATE_DAYS, hours=1)
+    known = {"gateway_message_id": "op-1", "known_as": "op-1"}
+    await _plant(database, **known, as_of=earlier, decided_at=earlier, handed_off_at=earlier)
+    await _plant(database, **known)
+    assert await _found(database) == {}
+
+
+SUNDAY_NIGHT = datetime(2026, 11, 22, 2, tzinfo=UTC)
+TUESDAY = datetime(2026, 11, 24, 10, 30, 59, tzinfo=UTC)  # 11:30 in Paris, 6:30 in Fort-de-France
+SATURDAY = datetime(2020, 12, 26, 10, 30, tzinfo=UTC)  # a holiday in Moselle
+
+
+async def _leaves(database: Database, at: datetime, **more: Any) -> str:
+    return await _plant(database, as_of=at, decided_at=at, handed_off_at=at, **more)
+
+
 async def test_a_message_that_left_at_night(database: Database) -> None:
-    sunday_night = datetime(2026, 11, 22, 2, tzinfo=UTC)
-    when = {"as_of": sunday_night, "decided_at": sunday_night, "handed_off_at": sunday_night}
-    message = await _plant(database, **when)
-    await _plant(database, **when, category="transactional", purpose=None)
+    message = await _leaves(database, SUNDAY_NIGHT)
+    await _leaves(database, SUNDAY_NIGHT, category="transactional", purpose=None)
     assert await _found(database, "france", days=3_650) == {"out_of_hours": [message]}
     assert await _found(database, "demonstration", days=3_650) == {}
+
+
+async def test_a_message_that_left_where_it_was_early_or_a_holiday_or_nobody_knows_where(database: Database) -> None:
+    await _leaves(database, TUESDAY)
+    await _leaves(database, SATURDAY)
+    wrong = {
+        await _leaves(database, TUESDAY, facts='{"to":"MQ"}'),
+        await _leaves(database, SATURDAY, region="FR-57"),
+        await _leaves(database, TUESDAY, facts=None),
+        await _leaves(database, SUNDAY_NIGHT, number=None),  # it was erased meanwhile
+    }
+    found = await _found(database, "france", days=3_650)
+    assert {rule: set(messages) for rule, messages in found.items()} == {"out_of_hours": wrong}
+
+
+async def test_one_of_a_whole_campaign_that_left_at_night_is_found(database: Database) -> None:
+    await _leaves(database, TUESDAY)
+    async with database.begin() as tx:
+        columns = ", ".join(c.name for c in store.message.columns if c.name not in ("message_id", "gateway_message_id"))
+        await tx.exec_driver_sql(
+            f"INSERT INTO message (message_id, {columns})"
+            f" SELECT gen_random_uuid(), {columns} FROM message, generate_series(1, 2000)"
+        )
+    message = await _leaves(database, SUNDAY_NIGHT)
+    assert await _found(database, "france", days=3_650) == {"out_of_hours": [message]}
+
+
+async def test_of_what_breaks_a_rule_a_look_counts_only_so_many(database: Database, monkeypatch: Any) -> None:
+    monkeypatch.setattr("dispatch.invariants.MOST", 2)
+    for _ in range(3):
+        await _plant(database, as_of=None)
+        await _leaves(database, SUNDAY_NIGHT)
+    found = await _found(database, "france", days=3_650)
+    assert {rule: len(messages) for rule, messages in found.items()} == {"on_stale_consent": 2, "out_of_hours": 2}

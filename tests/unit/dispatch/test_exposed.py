@@ -16,7 +16,7 @@ NOBODY: Any = None  # who only begins asks no database
 
 def test_each_promise_that_may_be_broken_is_exposed_as_0() -> None:
     VIOLATIONS.clear()
-    Checker(NOBODY, NOBODY, NOBODY, NOBODY, timedelta(0)).worker()
+    Checker(NOBODY, NOBODY, NOBODY, timedelta(0)).worker()
     for rule in (*RULES, OUT_OF_HOURS):
         assert REGISTRY.get_sample_value("sms_dispatch_violations_total", {"rule": rule}) == 0
 

@@ -1,26 +1,35 @@
 """What must never be in the ledger, looked for while the service runs. Each rule asks the rows, not the code that keeps
 the promise; `sms_dispatch_violations_total` stays 0, or somebody is called.
 
-A timer looks at what was handed off since its last look, up to half a minute ago: until then an outcome may still be on
-its way into the ledger. Who starts looks an hour back. Every worker looks, so one violation may count several times.
+A timer looks at all that was decided or handed off since its last look, up to half a minute ago: until then an outcome
+may still be on its way into the ledger. One that takes longer is in no look but the first of who starts, which goes an
+hour back. Every worker looks, so one violation may count several times; of one rule a look counts `MOST`. Nothing is
+unsealed.
+
+What adds up: each message that was decided is in one term of promise 4's sum (pending, denied, deferred, expired,
+accepted, rejected, unknown) or `sending`, and where those of its term are looked for, and in no other place. What waits
+has its hour (`due_at`), what is unknown its instant (`unknown_since`), what is `sending` is listed in a batch. One that
+is in none of these places is lost: nobody wakes it, asks about it, or sees it when an opt-out is enforced.
+
+Two messages of one gateway's id are found whenever they left where the gateway's receipts name nothing else
+(`known_as`, which has an index). Of the other gateways no index has their ids: of those, two of the same look are.
 """
 
 import logging
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
-from sqlalchemy import Row, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.database import Database
-from common.keyring import FieldKeys, Unreadable
 from common.law import Policy, is_open
-from common.msisdn import territory_of
 from common.service import Worker
 from common.telemetry import counter
 from common.timer import Timer
+from dispatch import store
 from dispatch.gate import Limits
+from dispatch.pruning import LATE_DAYS
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +39,9 @@ LOOK_EVERY_S = 60.0
 SETTLED_AFTER = timedelta(seconds=30)
 FIRST_LOOK = timedelta(hours=1)
 NAMED = 20  # messages of one rule that a look writes to the log
-HOURS_SAMPLE = 1000  # messages of a look that are opened to see whose place and hour they were for
+MOST = 1000  # messages of one rule that a look counts
 
+DECIDED = "m.decided_at > :since AND m.decided_at <= :until"
 HANDED_OFF = "m.handed_off_at > :since AND m.handed_off_at <= :until"
 ON_CONSENT = "(m.category = 'marketing' OR (m.category = 'service' AND m.purpose IS NOT NULL))"
 RULES = {
@@ -46,16 +56,29 @@ RULES = {
         f"SELECT m.message_id FROM message AS m WHERE {HANDED_OFF} AND {ON_CONSENT}"
         " AND (m.as_of IS NULL OR m.decided_at > m.as_of + :max_staleness)"
     ),
-    # promise 4: what an operator has taken is one message
+    # promise 4: what an operator has taken is one message; its receipts could not tell two apart
     "two_messages_in_one": (
         "SELECT unnest(array_agg(m.message_id)) AS message_id FROM message AS m"
-        f" WHERE {HANDED_OFF} AND m.gateway_message_id IS NOT NULL"
+        f" WHERE {HANDED_OFF} AND m.gateway_message_id IS NOT NULL AND m.known_as IS NULL"
         " GROUP BY m.gateway, m.gateway_message_id HAVING count(*) > 1"
+        " UNION SELECT unnest(ARRAY[m.message_id, other.message_id]) FROM message AS m CROSS JOIN LATERAL"
+        " (SELECT o.message_id FROM message AS o WHERE o.gateway = m.gateway AND o.known_as = m.known_as"
+        " AND o.message_id <> m.message_id"
+        " AND m.handed_off_at < coalesce(o.handed_off_at, o.decided_at) + :receipts_come LIMIT 1) AS other"
+        f" WHERE {HANDED_OFF} AND m.known_as IS NOT NULL"
     ),
     # promise 4: what has left is accounted for as such
     "left_but_not_counted": (
         f"SELECT m.message_id FROM message AS m WHERE {HANDED_OFF}"
         " AND m.status NOT IN ('sending', 'accepted', 'rejected', 'unknown')"
+    ),
+    # promise 4: the sums add up
+    "does_not_add_up": (
+        f"SELECT m.message_id FROM message AS m WHERE {DECIDED} AND NOT ("
+        "CASE m.status WHEN 'sending' THEN m.message_id IN (SELECT unnest(s.message_ids) FROM sending AS s) ELSE"
+        " m.status IN ('pending', 'denied', 'deferred', 'expired', 'accepted', 'rejected', 'unknown') END"
+        " AND (m.due_at IS NOT NULL) = (m.status IN ('pending', 'deferred'))"
+        " AND (m.unknown_since IS NOT NULL) = (m.status = 'unknown'))"
     ),
     # promise 4: nothing is lost: whoever sends has an end (and whoever waits is woken: the table takes nothing else)
     "sending_for_ever": (
@@ -63,10 +86,20 @@ RULES = {
         " WHERE m.status = 'sending' AND m.decided_at < :sent_by"
     ),
 }
+# promise 6: hours begin and end with a minute, so one instant of a minute tells of all that left in it for one place.
+# That is the place the decision stood on, as the number is sealed; without a record it is none, which is never open
 OUT_OF_HOURS = "out_of_hours"
-OF_HOURS = (
-    f"SELECT m.message_id, m.subject_id, m.number, m.region, m.handed_off_at FROM message AS m WHERE {HANDED_OFF}"
-    " AND m.category = 'marketing' AND m.number IS NOT NULL LIMIT :many"
+TERRITORY = """coalesce(substring(m.facts FROM '"to":"([^"]*)"'), '')"""
+MINUTE = "date_trunc('minute', m.handed_off_at)"
+MINUTES = (
+    f"SELECT DISTINCT {TERRITORY} AS territory, m.region, {MINUTE} AS minute FROM message AS m"
+    f" WHERE {HANDED_OFF} AND m.category = 'marketing'"
+)
+OF_MINUTES = (
+    f"SELECT m.message_id FROM message AS m WHERE {HANDED_OFF} AND m.category = 'marketing' AND EXISTS (SELECT FROM"
+    " unnest(CAST(:territories AS text[]), CAST(:regions AS text[]), CAST(:minutes AS timestamptz[]))"
+    f" AS closed(territory, region, minute) WHERE closed.territory = {TERRITORY} AND closed.minute = {MINUTE}"
+    " AND closed.region IS NOT DISTINCT FROM m.region) LIMIT :most"
 )
 
 
@@ -75,7 +108,6 @@ class Checker:
     """`policy`: the law itself, without the margin that the gate keeps. `sending_timeout`: as the sweep's."""
 
     database: Database
-    field_keys: FieldKeys
     policy: Policy
     limits: Limits
     sending_timeout: timedelta
@@ -104,23 +136,30 @@ class Checker:
             "until": until,
             "skew": self.limits.max_clock_skew,
             "max_staleness": self.limits.max_staleness,
+            "receipts_come": timedelta(days=LATE_DAYS),
+            "most": MOST,
             "sent_by": now - self.sending_timeout - timedelta(seconds=LOOK_EVERY_S),
         }
         found = {}
         async with self.database.begin() as tx:
+            await store.planned_now(tx)
             for rule, query in RULES.items():
-                used = {name: value for name, value in told.items() if f":{name}" in query}
-                found[rule] = [str(row.message_id) for row in await tx.execute(text(query), used)]
+                limited = f"{query} LIMIT :most"
+                used = {name: value for name, value in told.items() if f":{name}" in limited}
+                found[rule] = [str(row.message_id) for row in await tx.execute(text(limited), used)]
             found[OUT_OF_HOURS] = await self._out_of_hours(tx, since, until)
         return {rule: messages for rule, messages in found.items() if messages}
 
     async def _out_of_hours(self, tx: AsyncConnection, since: datetime, until: datetime) -> list[str]:
-        rows = await tx.execute(text(OF_HOURS), {"since": since, "until": until, "many": HOURS_SAMPLE})
-        return [str(row.message_id) for row in rows if not self._within_hours(row)]
-
-    def _within_hours(self, row: Row[Any]) -> bool:
-        try:
-            number = self.field_keys.unseal(row.number, f"number:{row.subject_id}")
-        except Unreadable:
-            return True  # of a key that is gone: nobody can tell any more
-        return is_open(row.handed_off_at, territory_of(number), self.policy, region=row.region)
+        looked_at = {"since": since, "until": until}
+        minutes = await tx.execute(text(MINUTES), looked_at)
+        closed = [m for m in minutes if not is_open(m.minute, m.territory, self.policy, region=m.region)]
+        if not closed:
+            return []
+        of = {
+            "territories": [m.territory for m in closed],
+            "regions": [m.region for m in closed],
+            "minutes": [m.minute for m in closed],
+        }
+        rows = await tx.execute(text(OF_MINUTES), {**looked_at, **of, "most": MOST})
+        return [str(row.message_id) for row in rows]

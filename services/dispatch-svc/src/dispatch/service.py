@@ -123,7 +123,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
 
     def background(held: Resources[Settings]) -> Background:
         handoff, intake, timers = lane(held, 1 - CODES_PART)
-        checker = Checker(held.database, held.field_keys, settings.policy, limits_of(settings), timeout)
+        checker = Checker(held.database, settings.policy, limits_of(settings), timeout)
         comparing = Comparing(held.database, settings.partitions)
         erasing = eraser(held.database, settings.partitions)
         told_after = timedelta(seconds=settings.hold_told_after_s)

@@ -118,6 +118,7 @@ message = Table(
     Index("message_subject_ix", "subject_id"),  # what is held of one person
     Index("message_known_as_ix", "gateway", "known_as", postgresql_where=text("known_as IS NOT NULL")),
     Index("message_handed_off_ix", "handed_off_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
+    Index("message_decided_ix", "decided_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
     Index("message_waiting_ix", "campaign_id", "due_at", postgresql_where=text("due_at IS NOT NULL")),
     # how `pruning.py` finds what is past its time: each message is in one of them
     Index("message_content_ix", "requested_at", postgresql_where=text("number IS NOT NULL OR text IS NOT NULL")),
@@ -704,7 +705,7 @@ async def campaigns_to_wake(tx: AsyncConnection) -> Sequence[tuple[str, int, boo
 async def wake_controlled(tx: AsyncConnection, campaign_id: str, limit: int, *, cancelled: bool) -> int:
     """Of what waits until it is known that this campaign may go on, so many are due now; of one that is cancelled, of
     all that waits. Waits for nobody: what somebody has locked comes with a later page. How many that were."""
-    await _planned_now(tx)
+    await planned_now(tx)
     rows = await fetch_many(
         tx,
         "UPDATE message SET due_at = now() WHERE message_id = ANY(ARRAY(SELECT m.message_id FROM message AS m WHERE"
@@ -720,7 +721,7 @@ async def wake_controlled(tx: AsyncConnection, campaign_id: str, limit: int, *, 
 async def note_woken(tx: AsyncConnection, campaign_id: str, version: int, *, cancelled: bool) -> None:
     """Unless something still waits. Nobody defers for a control that is no more: `controls` is FOR SHARE. Only the
     first has no row to be locked: who waits for that in the same moment is decided again within half a second."""
-    await _planned_now(tx)
+    await planned_now(tx)
     await fetch_many(
         tx,
         "UPDATE campaign SET woken = $3 WHERE campaign_id = $1 AND woken < $3"
@@ -922,7 +923,7 @@ async def forget_sending(tx: AsyncConnection, begun_before: datetime) -> None:
     )
 
 
-async def _planned_now(tx: AsyncConnection) -> None:
+async def planned_now(tx: AsyncConnection) -> None:
     await fetch_many(tx, f"SELECT {PLANNED_NOW}")
 
 
@@ -934,7 +935,7 @@ async def tell_due(tx: AsyncConnection, partition: int, *, marketing: bool) -> N
 async def due_partitions(tx: AsyncConnection, partitions: int, now: datetime, *, marketing: bool) -> list[int]:
     """Of so many, those with due messages of that lane; what is in a partition beyond is not found. One by one: asked
     for all at once, a planner that knows little of the ledger reads the whole of it, four times a second."""
-    await _planned_now(tx)
+    await planned_now(tx)
     rows = await fetch_many(
         tx,
         "SELECT p.partition FROM generate_series(0, $1 - 1) AS p(partition) CROSS JOIN LATERAL"
@@ -1323,7 +1324,7 @@ async def messages_of_receipts(
 ) -> list[Row[Any]]:
     """Messages that receipts speak of, by our id or by the gateway's, locked. Each is looked up by its own index: for
     an OR of the two Postgres reads the whole ledger."""
-    await _planned_now(tx)
+    await planned_now(tx)
     rows = await tx.execute(
         text(
             "SELECT * FROM message WHERE message_id = ANY(CAST(:references AS uuid[]) || ARRAY(SELECT m.message_id"
