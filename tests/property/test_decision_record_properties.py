@@ -134,8 +134,9 @@ def test_every_decision_is_made_again_from_its_record(
 def test_other_rules_are_asked_about_the_same_facts(case: tuple[Request, Knowledge, datetime]) -> None:
     """A dry run says what the gate would have said: the record holds no less than these rules need either."""
     request, known, now = case
-    rule = {"id": "early", "layer": "house", "source": "ours", "closes": "12:00", "weekdays": [1, 3, 5]}
-    house = json.dumps({"version": "early", "about": "Mornings", "rules": [rule]}).encode()
+    early = {"id": "early", "layer": "house", "source": "ours", "closes": "12:00", "weekdays": [1, 3, 5]}
+    marked = {"id": "marked", "layer": "house", "source": "ours", "begins_with": "PUBLI", "places": ["FR"]}
+    house = json.dumps({"version": "early", "about": "Mornings", "rules": [early, marked]}).encode()
     other = at_hand_off(load("france-2", house))
     kept = record.decode(record.encode(request, known, Limits(), decide(request, known, now, Limits(), POLICY)))
     found = record.decide_again(kept, row_of(request, known, now), other)

@@ -158,6 +158,24 @@ async def test_other_rules_are_tried_on_what_was_decided(database: Database, cle
     assert replay.summary() == ["2 decisions, 1 would be otherwise", "  allow -> defer closed_weekday: 1"]
 
 
+async def test_a_mark_that_another_law_asks_for_is_in_the_record(database: Database, clearance: Clearance) -> None:
+    """It is of no law where the message goes: what begins with it is kept, and nothing of the text."""
+    asked = {"requested_at": now() - timedelta(minutes=1)}
+    marked = await decided(database, clearance, 1, text="PUBLI -20 % samedi STOP 36111", **asked)
+    bare = await decided(database, clearance, 2, **asked)
+    assert [json.loads(d.row["facts"]).get("mark") for d in (*marked, *bare)] == ["PUBLI", None]
+    assert await replayed(database, Replay(), [*marked, *bare]) == []
+    async with database.begin() as tx:  # on a Tuesday morning in France
+        await tx.execute(
+            text("UPDATE message SET decided_at = :at, as_of = :at, requested_at = :at, send_before = :ends"),
+            {"at": datetime(2026, 11, 24, 10, 0, tzinfo=UTC), "ends": datetime(2026, 12, 2, tzinfo=UTC)},
+        )
+    rule = {"id": "r", "layer": "house", "source": "ours", "begins_with": "PUBLI", "places": ["FR"]}
+    house = json.dumps({"version": "marked", "about": "Says what it is", "rules": [rule]}).encode()
+    [line] = await replayed(database, Replay(other=at_hand_off(load("france-2", house))), [*marked, *bare])
+    assert line == f"{bare[0].candidate.message_id}: allow -> deny advertising_mark_missing"
+
+
 async def test_a_cap_counts_what_is_on_its_way_in_the_same_batch_and_what_went_before(
     database: Database, clearance: Clearance
 ) -> None:

@@ -23,6 +23,7 @@ from common.law import (
     files,
     is_open,
     load,
+    mark_of,
     next_permitted,
     region_of,
     rules_of,
@@ -220,6 +221,19 @@ def test_a_spanish_text_begins_as_the_law_asks() -> None:
     assert begins_with(utc("2026-11-24T10:00"), "ES", FRANCE) == ("PUBLI",)
     assert begins_with(utc("2026-11-24T10:00"), "FR", FRANCE) == ()
     assert begins_with(utc("2026-11-24T10:00"), "ES", load("demonstration")) == ()
+
+
+def test_the_mark_of_a_text_is_the_longest_of_any_law_and_of_the_house() -> None:
+    rule = {"id": "r", "layer": "house", "source": "ours", "begins_with": "PUBLICITÉ", "places": ["FR"]}
+    house = json.dumps({"version": "marked", "about": "Says what it is", "rules": [rule]}).encode()
+    marked = load("france-2", house)
+    for text, by_law, by_house in (
+        ("PUBLI -20 % samedi", "PUBLI", "PUBLI"),
+        ("PUBLICITÉ -20 % samedi", "PUBLI", "PUBLICITÉ"),
+        ("Samedi, PUBLI", None, None),
+    ):
+        assert mark_of(text, FRANCE) == mark_of(text, load("demonstration")) == by_law
+        assert mark_of(text, marked) == mark_of(text, at_hand_off(marked)) == by_house
 
 
 def test_the_gate_stops_ten_minutes_before_the_end() -> None:

@@ -181,6 +181,8 @@ def test_a_spanish_text_needs_the_mark_of_its_law() -> None:
     spanish, known = replace(REQUEST, territory="ES"), replace(KNOWN, countries=frozenset({"ES"}))
     assert verdict(spanish, known) == Deny((Reason.ADVERTISING_MARK_MISSING,))
     assert verdict(replace(spanish, mark="PUBLI"), known) == Allow()
+    assert verdict(replace(spanish, mark="PUBLICITÉ"), known) == Allow(), "it begins with the other as well"
+    assert verdict(replace(spanish, mark="PUB"), known) == Deny((Reason.ADVERTISING_MARK_MISSING,))
 
 
 def test_an_address_narrows_where_a_number_may_be() -> None:

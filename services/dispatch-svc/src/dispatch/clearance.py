@@ -21,7 +21,7 @@ from common import erasing
 from common.contracts.campaign import Category, MessageRequested
 from common.erasing import Asked
 from common.keyring import FieldKeys, SubjectKeys, Unreadable
-from common.law import Policy, begins_with
+from common.law import Policy, mark_of
 from common.law.stop_mention import mentions_stop
 from common.msisdn import territory_of
 from common.telemetry import counter
@@ -173,7 +173,7 @@ class Clearance:
                 and ((gateway in open_ways.add_stop and not again) or mentions_stop(content, sender.stop_code)),
                 flaw=flaw,
                 region=candidate.region,
-                mark=next(filter(content.startswith, begins_with(now, territory, self.policy)), None),
+                mark=mark_of(content, self.policy),
             )
             known = Knowledge(
                 as_of=as_of,

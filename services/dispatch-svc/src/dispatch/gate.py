@@ -86,9 +86,9 @@ Verdict = Allow | Deny | Defer | Expire
 
 class Request(msgspec.Struct, frozen=True, gc=False):
     """One message asked for. `territory` comes from the number itself, `region` from an address where one was known
-    (`law.region_of`). `mentions_stop`: in its text, or by the gateway that adds it. `mark`: the advertising mark of the
-    law that its text begins with. `flaw` is what is wrong with the request: it cannot be read, it is not of its
-    subject, or its person was erased after it was asked for."""
+    (`law.region_of`). `mentions_stop`: in its text, or by the gateway that adds it. `mark`: the longest advertising
+    mark that its text begins with, of any law that we know (`law.mark_of`). `flaw` is what is wrong with the request:
+    it cannot be read, it is not of its subject, or its person was erased after it was asked for."""
 
     category: Category
     sender_id: str
@@ -189,7 +189,7 @@ def denials_of_place(request: Request, known: Knowledge, now: datetime, policy: 
     country = country_of(request.territory, policy)
     if country is not None and known.purposes is not None and country not in known.countries:
         yield Reason.SENDER_NOT_ALLOWED_THERE
-    if any(mark != request.mark for mark in begins_with(now, request.territory, policy)):
+    if not all((request.mark or "").startswith(mark) for mark in begins_with(now, request.territory, policy)):
         yield Reason.ADVERTISING_MARK_MISSING
 
 

@@ -69,7 +69,8 @@ class Told(_Kept, frozen=True):
 
 
 class Record(_Kept, frozen=True):
-    """`sender`: whether it was known, and whether for this purpose; None where it was not known at all."""
+    """`mark`: whichever law asks for it, so that another edition may; of a record from before that, the one that was
+    asked for. `sender`: whether it was known, and whether for this purpose; None where it was not known at all."""
 
     to: str
     limits: Bounds

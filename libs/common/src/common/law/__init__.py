@@ -50,6 +50,7 @@ __all__ = [
     "covers",
     "is_open",
     "load",
+    "mark_of",
     "next_permitted",
     "openings",
     "region_of",
@@ -262,6 +263,12 @@ def begins_with(at: datetime, territory: str, policy: Policy) -> tuple[str, ...]
     return tuple(rule.begins_with for rule in rules if rule.begins_with and rule.holds_on(day))
 
 
+def mark_of(text: str, policy: Policy) -> str | None:
+    """The longest that `text` begins with of all that any edition, or this policy, has a text begin with somewhere: it
+    begins with any other of them exactly if this one does."""
+    return next(filter(text.startswith, _marks(policy)), None)
+
+
 def at_hand_off(policy: Policy) -> Policy:
     """The policy as the gate applies it at hand-off: each window closes the margin earlier, because the operator's own
     queue comes after (DOMAIN 1.9). Planning uses the policy itself. Call once, keep the result."""
@@ -405,6 +412,13 @@ def _against_day(rule: Rule, place: Place, day: date) -> Iterator[tuple[Aspect, 
 @lru_cache(maxsize=4096)
 def _of_the_text(place: Place) -> tuple[Rule, ...]:
     return tuple(rule for rule in place.rules if rule.begins_with)
+
+
+@lru_cache(maxsize=64)
+def _marks(policy: Policy) -> tuple[str, ...]:
+    """Those of a house file are of the policy alone."""
+    own = (rule.begins_with for place in policy.places.values() for rule in _of_the_text(place) if rule.begins_with)
+    return tuple(sorted(files.marks().union(own), key=len, reverse=True))
 
 
 @lru_cache(maxsize=4096)

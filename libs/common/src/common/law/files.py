@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from datetime import date, time
 from functools import lru_cache
 from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Annotated, Literal, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -201,6 +202,19 @@ def _contradictions(found: Country, name: str) -> Iterator[str]:
                 yield f"rule {rule.id} is of {code}, which is no place here"
 
 
+@lru_cache
+def marks() -> frozenset[str]:
+    """All that a text must begin with by any country or edition of this package, whenever and wherever."""
+    rules = [rule for stem in _stems(FOLDER / "countries") for rule in country(stem).rules]
+    rules += [rule for stem in _stems(FOLDER) for rule in edition(stem).rules]
+    return frozenset(rule.begins_with for rule in rules if rule.begins_with)
+
+
+def _stems(folder: Traversable) -> list[str]:
+    names = [file.name for file in folder.iterdir()]
+    return [name.removesuffix(".json") for name in names if name.endswith(".json")]
+
+
 def _decoded(path: str, form: type[T]) -> T:
     return _read(FOLDER.joinpath(path).read_bytes(), path, form)
 
@@ -216,9 +230,7 @@ def newest(family: str) -> str:
     """The newest edition of a family: "france" is "france-2". Raises FileNotFoundError."""
     numbers = [
         int(number)
-        for file in FOLDER.iterdir()
-        if file.name.endswith(".json")
-        for name, _, number in [file.name.removesuffix(".json").rpartition("-")]
+        for name, _, number in (stem.rpartition("-") for stem in _stems(FOLDER))
         if name == family and number.isdigit()
     ]
     if not numbers:
