@@ -10,6 +10,7 @@ worker goes on. After each step, of everything:
     promise 4   what was asked for is in the ledger once, in one status; what the operator has is what the ledger says;
                 what is published adds up to the same; who was not killed leaves nothing behind; of a campaign that is
                 paused no more nothing waits for it but what is to be woken still
+    all         the checker that runs with the service finds nothing
 
 One partition, so that everything meets. Time is stood still for nobody: who stalls finds their permits lapsed.
 """
@@ -58,6 +59,7 @@ from dispatch import projection, receipts, store
 from dispatch.clearance import Clearance
 from dispatch.gate import Limits
 from dispatch.gateways import HttpGateway
+from dispatch.invariants import Checker
 from dispatch.pipeline import Handoff, Intake
 from dispatch.service import Settings, build
 from dispatch.timers import Timers
@@ -568,6 +570,8 @@ class Pipeline(RuleBasedStateMachine):
             audience = {row.campaign_id: row.many for row in sums}
             forgotten = await tx.scalar(text(FORGOTTEN))
         assert not forgotten, "waits for a campaign that goes on"
+        checker = Checker(self.world.database, self.world.settings.policy, LIMITS, timedelta(hours=1))
+        assert await checker.violations(now() - timedelta(hours=1), now(), now()) == {}
         taken = [
             record
             for topic in REQUESTS
