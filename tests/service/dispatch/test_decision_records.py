@@ -16,7 +16,7 @@ from common.database import Database, fetch_many
 from common.kafka import partition_of
 from common.law import at_hand_off, load, rules_of
 from dispatch import store
-from dispatch.clearance import Clearance, Decision, requested
+from dispatch.clearance import Clearance, Decision, requested, stored
 from dispatch.gate import Limits
 from dispatch.gateways import Capabilities, Result, SendError, Submit
 from dispatch.pipeline import Handoff
@@ -66,6 +66,17 @@ class Unasked:
         raise AssertionError("nothing left, so nothing was lost")
 
     async def close(self) -> None: ...
+
+
+class Asked(Unasked):
+    """An operator that takes all it is asked for."""
+
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+
+    async def submit(self, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
+        self.taken += [m.reference for m in messages]
+        return [Result("accepted", m.reference, None) for m in messages]
 
 
 @pytest.fixture
@@ -201,6 +212,30 @@ async def test_deciding_again_what_is_being_sent_does_not_count_itself(
     async with database.begin() as tx:
         again = await capped.decide(tx, partition, [d.candidate for d in first])
     assert [d.row["status"] for d in again] == ["sending", "sending"]
+
+
+@pytest.mark.parametrize(("hours", "becomes"), [(22, "accepted"), (24, "unknown")])
+async def test_what_its_gateway_may_have_forgotten_is_not_submitted_again(
+    database: Database, clearance: Clearance, hours: int, becomes: str
+) -> None:
+    """The first submit's age counts, also where a crash left it a second time, just now."""
+    operator = Asked()
+    traffic = Traffic([operator], partitions=PARTITIONS)
+    asking = replace(clearance, traffic=traffic)
+    first = now() - timedelta(hours=hours)
+    [decision] = await decided(database, asking, 1, requested_at=first)
+    async with database.begin() as tx:
+        await tx.execute(text("UPDATE sending SET since = :first"), {"first": first})
+        [row] = await store.still_sending(tx, [decision.candidate.message_id])
+        [again] = await asking.decide(tx, row.partition, [stored(row)], again=True)
+        assert again.permit
+        await store.update_decisions(tx, [again.row])
+    handoff = Handoff(database, traffic, asking, 1)
+    timers = Timers(database, asking, handoff, batch=10, partitions=3, sending_timeout=timedelta(seconds=-1))
+    await timers.sweep()
+    async with database.begin() as tx:
+        assert await tx.scalar(text("SELECT status FROM message")) == becomes
+    assert operator.taken == ([str(decision.candidate.message_id)] if becomes == "accepted" else [])
 
 
 WAITING = (

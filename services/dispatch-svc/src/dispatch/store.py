@@ -989,10 +989,14 @@ async def partition_left_sending(tx: AsyncConnection, decided_before: datetime) 
 async def claim_left_sending(
     tx: AsyncConnection, partition: int, decided_before: datetime, limit: int
 ) -> list[Row[Any]]:
-    """Those messages, locked: a live owner renews its decision or settles, and then they are not among these."""
+    """Those messages, locked: a live owner renews its decision or settles, and then they are not among these.
+    `sending_since`: no submit of it began earlier. Its `decided_at` is of the last decision, which a crash may have
+    been before already; what first made it `sending` is kept for as long as it is."""
     rows = await tx.execute(
         text(
-            "SELECT m.* FROM message AS m WHERE m.status = 'sending' AND m.decided_at < :before AND m.message_id IN"
+            "SELECT m.*, (SELECT min(s.since) FROM sending AS s"
+            " WHERE s.partition = :partition AND m.message_id = ANY(s.message_ids)) AS sending_since"
+            " FROM message AS m WHERE m.status = 'sending' AND m.decided_at < :before AND m.message_id IN"
             " (SELECT unnest(s.message_ids) FROM sending AS s WHERE s.partition = :partition AND s.since < :before)"
             " ORDER BY m.message_id LIMIT :limit FOR UPDATE OF m SKIP LOCKED"
         ),

@@ -226,9 +226,18 @@ class Timers:
             waiting = await store.open_enforcements_of(tx, datetime.now(UTC) - timedelta(seconds=SWEEP_EVERY_S))
             await store.enforce(tx, waiting, datetime.now(UTC))
 
+    def _remembers(self, row: Row[Any], now: datetime) -> bool:
+        """Does its gateway know a second submit for the first one's?"""
+        gateway = self._handoff.traffic.gateways.get(row.gateway)
+        if gateway is None or not gateway.capabilities.idempotent:
+            return False
+        since: datetime = row.sending_since
+        return now - since < gateway.capabilities.idempotent_for
+
     async def _resolve_left_sending(self) -> bool:
-        """One batch. An idempotent gateway gets what may still go once more, under the same reference; everything
-        else is `unknown` until a receipt tells: it may have been sent, so it is not sent again."""
+        """One batch. An idempotent gateway gets what may still go once more, under the same reference, for as long as
+        it surely remembers it; everything else is `unknown` until a receipt tells: it may have been sent, so it is not
+        sent again."""
         before = datetime.now(UTC) - self._sending_timeout
         async with self._database.begin() as tx:
             partition = await store.partition_left_sending(tx, before)
@@ -238,8 +247,8 @@ class Timers:
             # looked at again under the lock: an owner that is alive after all has renewed its decision meanwhile
             rows = await store.claim_left_sending(tx, partition, before, self._batch)
             permits = []
-            idempotent = {g.name for g in self._handoff.traffic.gateways.values() if g.capabilities.idempotent}
-            if again := [stored(row) for row in rows if row.receipt is None and row.gateway in idempotent]:
+            now = datetime.now(UTC)
+            if again := [stored(row) for row in rows if row.receipt is None and self._remembers(row, now)]:
                 decisions = await self._clearance.decide(tx, partition, again, locked=True, again=True)
                 allowed = [d for d in decisions if d.permit]
                 await store.update_decisions(tx, [d.row for d in allowed])

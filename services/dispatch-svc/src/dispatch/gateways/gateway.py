@@ -13,6 +13,7 @@ the outcome `unknown` (DOMAIN 4.4; ADR-0032 says why a 5xx is one).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal, Protocol
 
 import msgspec
@@ -86,7 +87,7 @@ class Capabilities:
     """What a gateway can, as its provider says in writing; the defaults are the cautious ones.
 
     `batch`              messages of one request, each with its own text, id and result
-    `idempotent`         a second submit of one reference is the same SMS
+    `idempotent`         a second submit of one reference is the same SMS, within `idempotent_for` of the first
     `adds_stop`          appends the STOP mention to a marketing text itself
     `echoes_reference`   all its receipts name our reference; else only its own id, which an `unknown` never learnt
     `looks_up`           can be asked what became of a reference
@@ -96,6 +97,7 @@ class Capabilities:
 
     batch: int = 1
     idempotent: bool = False
+    idempotent_for: timedelta = timedelta(hours=23)  # those who say how long they remember say 24 h
     adds_stop: bool = False
     echoes_reference: bool = False
     looks_up: bool = False
