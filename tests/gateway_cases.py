@@ -329,7 +329,8 @@ def _vonage(code: str, means: type[SendError] | str, **more: Any) -> Exchange:
 
 def _infobip(group: int, name: str, means: type[SendError] | str, **more: Any) -> Exchange:
     answer = {"messages": [{"messageId": REFERENCE, "status": {"groupId": group, "name": name}}]}
-    return Exchange("infobip", 200, answer, means, name, **more)
+    named = None if means is Unanswered else name
+    return Exchange("infobip", 200, answer, means, named, **more)
 
 
 def _telnyx(status: int, code: str, means: type[SendError] | str, **more: Any) -> Exchange:
@@ -372,6 +373,12 @@ EXCHANGES = [
     Exchange("sinch", 400, {"code": "syntax_invalid_parameter_format", "text": "no"}, Refused, "http_400"),
     Exchange("sinch", 403, {"code": "unknown_service_plan"}, Misconfigured, "http_403"),
     _infobip(5, "REJECTED_NOT_ENOUGH_CREDITS", Misconfigured),
+    _infobip(5, "REJECTED_PREPAID_PACKAGE_EXPIRED", Misconfigured),
+    _infobip(5, "REJECTED_ROUTE_NOT_AVAILABLE", Misconfigured),
+    _infobip(5, "REJECTED_DESTINATION_NOT_REGISTERED", Misconfigured),
+    _infobip(5, "REJECTED_SYSTEM_ERROR", Unanswered),
+    _infobip(4, "EXPIRED_EXPIRED", Unanswered),
+    _infobip(6, "A_GROUP_OF_TOMORROW", Unanswered),
     _infobip(5, "REJECTED_SENDER", Misconfigured, of_sender=True),
     _infobip(5, "REJECTED_DESTINATION", OPTED_OUT),
     _infobip(5, "REJECTED_DND", OPTED_OUT),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl
@@ -10,12 +11,14 @@ import pytest
 
 from dispatch.gateways import (
     HTTP_PROVIDERS,
+    LOOK_UPS,
     HttpGateway,
     Misconfigured,
     Result,
     SendError,
     Submit,
     Throttled,
+    Unanswered,
 )
 from dispatch.gateways.provider import Answer
 from tests.fault_server import fault_server
@@ -122,6 +125,59 @@ async def test_a_batch_has_a_result_for_each_in_the_order_asked() -> None:
     assert third == Result("rejected", messages[2].reference, "REJECTED_DND", opted_out=True)
 
 
+TAKEN: dict[str, Callable[[Submit], dict[str, Any]]] = {  # of a batch's answer
+    "infobip": lambda m: {"messageId": m.reference, "status": {"groupId": 1, "name": "PENDING_ACCEPTED"}},
+    "cm": lambda m: {"reference": m.reference.replace("-", ""), "messageErrorCode": 0},
+    "simulator": lambda m: {"reference": m.reference, "id": "sim-1", "status": "accepted"},
+}
+REFUSED: dict[str, dict[str, Any]] = {
+    "infobip": {"status": {"groupId": 5, "name": "REJECTED_DND"}},
+    "cm": {"messageErrorCode": 402},
+    "simulator": {"status": "rejected", "code": "no"},
+}
+
+
+@pytest.mark.parametrize("garbled", [[], [7], [None], ["mine"]], ids=str)
+@pytest.mark.parametrize("provider", sorted(TAKEN))
+async def test_of_a_batch_only_what_the_answer_lacks_or_garbles_is_unknown(provider: str, garbled: list[Any]) -> None:
+    """The others keep their results: an opt-out among them is evidence that nobody else will bring."""
+    messages = [submit(n) for n in (1, 2, 3)]
+    taken, refused = TAKEN[provider](messages[0]), TAKEN[provider](messages[2]) | REFUSED[provider]
+    if garbled == ["mine"]:  # it is the second's, and says nothing that can be read
+        garbled = [dict.fromkeys(taken) | {k: v for k, v in TAKEN[provider](messages[1]).items() if "ref" in k.lower()}]
+    name = "results" if provider == "simulator" else "messages"
+    [first, second, third], _ = await _exchange(
+        provider, http(200, {"errorCode": 0, name: [refused, *garbled, taken]}), *messages
+    )
+    assert isinstance(first, Result)
+    assert first.outcome == "accepted"
+    assert isinstance(second, Unanswered)
+    assert isinstance(third, Result)
+    assert third.outcome == "rejected"
+
+
+LOGGED: dict[tuple[int, str], Result | None] = {
+    (0, "MESSAGE_ACCEPTED"): Result("accepted", submit(1).reference, None),
+    (1, "PENDING_ENROUTE"): Result("accepted", submit(1).reference, None),
+    (2, "UNDELIVERABLE_NOT_DELIVERED"): Result("accepted", submit(1).reference, None),
+    (4, "EXPIRED_EXPIRED"): Result("accepted", submit(1).reference, None),
+    (5, "REJECTED_DND"): Result("rejected", submit(1).reference, "REJECTED_DND", opted_out=True),
+    (5, "REJECTED_SENDER"): Result("rejected", submit(1).reference, "REJECTED_SENDER"),
+    (5, "REJECTED_SYSTEM_ERROR"): None,
+    (6, "A_GROUP_OF_TOMORROW"): None,
+}
+
+
+@pytest.mark.parametrize(("logged", "means"), LOGGED.items(), ids=str)
+def test_what_infobip_logged_as_undeliverable_or_expired_it_had_taken(
+    logged: tuple[int, str], means: Result | None
+) -> None:
+    group, name = logged
+    status = {"groupId": group, "name": name}
+    said = json.dumps({"results": [{"messageId": submit(1).reference, "status": status}]}).encode()
+    assert LOOK_UPS["infobip"].found(Answer(200, {}, said), submit(1).reference, submit(1).subject_id) == means
+
+
 async def test_a_message_id_that_infobip_has_had_before_was_accepted() -> None:
     said = {
         "messages": [
@@ -174,4 +230,11 @@ def test_no_answer_however_odd_is_anything_but_a_result_or_an_error_of_ours(prov
         b'{"ids": [{}]}',
     ):
         with pytest.raises((SendError, KeyError, ValueError, TypeError, IndexError)):
-            HTTP_PROVIDERS[provider].read(Answer(200, {}, body), [submit(1)])
+            _only(HTTP_PROVIDERS[provider].read(Answer(200, {}, body), [submit(1)]))
+
+
+def _only(answers: Sequence[Result | SendError]) -> Result:
+    [answer] = answers
+    if isinstance(answer, SendError):
+        raise answer
+    return answer

@@ -21,6 +21,7 @@ from dispatch.gateways.provider import (
     by_status,
     decode,
     digits,
+    each_of,
     encode,
     json_headers,
     list_of,
@@ -68,8 +69,10 @@ def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendEr
         raise
     if not said.get("messages"):
         by_status(answer)
-    by_reference = {text_of(each, "reference"): text_of(each, "messageErrorCode") for each in list_of(said, "messages")}
-    return [_result(_reference(m), by_reference[_reference(m)]) for m in messages]
+    references = [_reference(m) for m in messages]
+    return each_of(
+        list_of(said, "messages"), "reference", references, lambda r, one: _result(r, text_of(one, "messageErrorCode"))
+    )
 
 
 def _result(reference: str, code: str) -> Result | SendError:

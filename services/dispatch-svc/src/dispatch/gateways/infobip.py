@@ -1,13 +1,21 @@
 """Infobip SMS v3: JSON, an App key, many messages a request, each with an id that we choose (DOMAIN 4.1). Each has a
-status: groups and names in DOMAIN 3.4, classes in 4.3 and 4.4. A message id it has had before is refused as a
-duplicate: then it has the message, and that is what we wanted to
-know. Logs of the last 48 h are found by that id (`/sms/1/logs`: lykmapipo/bipsms docs/LOGS.md)."""
+status: groups and names in DOMAIN 3.4 and in infobip.com/docs, response status and error codes; classes in 4.3 and 4.4.
+A message id it has had before is refused as a duplicate: then it has the message, and that is what we wanted to know.
+Logs of the last 48 h are found by that id (`/sms/1/logs`: lykmapipo/bipsms docs/LOGS.md)."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from urllib.parse import quote
 
-from dispatch.gateways.gateway import Capabilities, Misconfigured, Refused, Result, SendError, Submit
+from dispatch.gateways.gateway import (
+    Capabilities,
+    Misconfigured,
+    Refused,
+    Result,
+    SendError,
+    Submit,
+    Unanswered,
+)
 from dispatch.gateways.provider import (
     Account,
     Answer,
@@ -15,6 +23,7 @@ from dispatch.gateways.provider import (
     by_status,
     decode,
     digits,
+    each_of,
     encode,
     json_headers,
     list_of,
@@ -29,11 +38,19 @@ capabilities = Capabilities(
     batch=100, echoes_reference=True, looks_up=True
 )  # no number is published: as many as its receipts hold
 
-TAKEN_GROUPS = ("1", "3")  # pending, delivered
+TAKEN_GROUPS = ("0", "1", "3")  # accepted, pending, delivered
+REFUSED_GROUPS = ("2", "5")  # undeliverable, rejected
+FAILED_LATER = ("2", "4")  # in its logs: taken, and then undeliverable or expired
 DUPLICATE = "REJECTED_DUPLICATE_MESSAGE_ID"
+ITS_OWN = "REJECTED_SYSTEM_ERROR"
 OPTED_OUT = ("REJECTED_DESTINATION", "REJECTED_DND")
 OF_SENDER = ("REJECTED_SOURCE", "REJECTED_SENDER")
-OURS = ("REJECTED_NOT_ENOUGH_CREDITS",)
+OURS = (
+    "REJECTED_NOT_ENOUGH_CREDITS",
+    "REJECTED_PREPAID_PACKAGE_EXPIRED",
+    "REJECTED_ROUTE_NOT_AVAILABLE",  # none is set up for the account
+    "REJECTED_DESTINATION_NOT_REGISTERED",  # an account on trial
+)
 
 
 def request(messages: Sequence[Submit], account: Account, now: datetime) -> Request:
@@ -54,8 +71,8 @@ def _message(m: Submit, account: Account) -> dict[str, object]:
 
 def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
     by_status(answer)
-    by_id = {text_of(each, "messageId"): object_of(each, "status") for each in list_of(decode(answer), "messages")}
-    return [_result(m.reference, by_id[m.reference]) for m in messages]
+    said, references = list_of(decode(answer), "messages"), [m.reference for m in messages]
+    return each_of(said, "messageId", references, lambda r, one: _result(r, object_of(one, "status")))
 
 
 def lookup(reference: str, account: Account) -> Request:
@@ -68,14 +85,21 @@ def found(answer: Answer, reference: str, subject_id: str) -> Result | None:
     logs = [each for each in list_of(decode(answer), "results") if text_of(each, "messageId") == reference]
     if not logs:
         return None
-    result = _result(reference, object_of(logs[0], "status"))
-    return result if isinstance(result, Result) else Result("rejected", reference, text_of(logs[0]["status"], "name"))
+    status = object_of(logs[0], "status")
+    if text_of(status, "groupId") in FAILED_LATER:  # it had it: what became of it, its receipt tells
+        return Result("accepted", reference, None)
+    result = _result(reference, status)
+    if isinstance(result, Unanswered):
+        return None
+    return result if isinstance(result, Result) else Result("rejected", reference, text_of(status, "name"))
 
 
 def _result(reference: str, status: Mapping[str, object]) -> Result | SendError:
-    name = text_of(status, "name")
-    if text_of(status, "groupId") in TAKEN_GROUPS or name == DUPLICATE:
+    name, group = text_of(status, "name"), text_of(status, "groupId")
+    if group in TAKEN_GROUPS or name == DUPLICATE:
         return Result("accepted", reference, None)
+    if group not in REFUSED_GROUPS or name == ITS_OWN:
+        return Unanswered(f"group {group}")
     if name in OPTED_OUT:
         return Result("rejected", reference, name, opted_out=True)
     if name in OF_SENDER or name in OURS:

@@ -8,7 +8,7 @@
 A provider whose codes say more looks at them first.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -168,6 +168,27 @@ def object_of(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{name} is no object")
     return value
+
+
+def each_of(
+    said: Sequence[Any], name: str, references: Sequence[str], read: Callable[[str, Any], Result | SendError]
+) -> list[Result | SendError]:
+    """What a batch's answer says of each reference, which is the items' `name`. What is lacking or cannot be read is
+    `Unanswered`; the others' answers stand."""
+    items = {}
+    for item in said:
+        try:
+            items[text_of(item, name)] = item
+        except (KeyError, ValueError, TypeError):
+            continue  # of nobody we know
+    unread = Unanswered("the answer does not say, or cannot be read")
+    results: list[Result | SendError] = []
+    for reference in references:
+        try:
+            results.append(read(reference, items[reference]))
+        except (KeyError, ValueError, TypeError):
+            results.append(unread)
+    return results
 
 
 def digits(number: str) -> str:

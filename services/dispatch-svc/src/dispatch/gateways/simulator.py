@@ -1,5 +1,6 @@
 """The development operator: JSON batches of up to 1,000 over HTTP with a bearer token (`stack.simulator`)."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal
@@ -7,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from dispatch.gateways.gateway import Capabilities, Result, SendError, Submit, Unanswered
-from dispatch.gateways.provider import Account, Answer, Request, by_status, encode, json_headers
+from dispatch.gateways.provider import Account, Answer, Request, by_status, decode, encode, json_headers, list_of
 
 URL = ""
 NEEDS = ("url", "secret")
@@ -48,8 +49,19 @@ def request(messages: Sequence[Submit], account: Account, now: datetime) -> Requ
 
 def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
     by_status(answer)
-    by_reference = {r.reference: r for r in _answers.decode(answer.body).results}
-    if any(m.reference not in by_reference for m in messages):
-        raise Unanswered("the answer is not about what was submitted")
-    ordered = (by_reference[m.reference] for m in messages)
-    return [Result(outcome=r.status, gateway_message_id=r.id, code=r.code) for r in ordered]
+    try:
+        answers = _answers.decode(answer.body).results
+    except msgspec.ValidationError:
+        answers = _readable(answer)
+    results = {r.reference: Result(outcome=r.status, gateway_message_id=r.id, code=r.code) for r in answers}
+    unread = Unanswered("the answer does not say, or cannot be read")
+    return [results.get(m.reference, unread) for m in messages]
+
+
+def _readable(answer: Answer) -> list[_Answer]:
+    """Those of a batch's answers that can be read, where one cannot."""
+    found = []
+    for each in list_of(decode(answer), "results"):
+        with contextlib.suppress(msgspec.ValidationError):
+            found.append(msgspec.convert(each, _Answer))
+    return found
