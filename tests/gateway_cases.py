@@ -19,6 +19,7 @@ from dispatch.gateways import (
     Submit,
     Throttled,
     Unanswered,
+    Unreachable,
 )
 
 
@@ -214,6 +215,7 @@ ACCOUNTS: dict[str, Case] = {
             "purpose": "wholesale",
             "sender": "MAISONLUNE",
             "with_replies": False,
+            "auto_optimize_text": False,
             "request_id": REFERENCE,
         },
         headers={"api-login": "shop@example.com", "api-key": "a-key"},
@@ -225,7 +227,7 @@ ACCOUNTS: dict[str, Case] = {
         "/send",
         {
             "sms": {
-                "message": {"text": TEXT, "sender": "MAISONLUNE", "pushtype": "marketing"},
+                "message": {"text": TEXT, "sender": "MAISONLUNE", "pushtype": "marketing", "unicode": 0},
                 "recipients": {"gsm": [{"gsmsmsid": REFERENCE, "value": "33639980001"}]},
             }
         },
@@ -344,8 +346,24 @@ def _cm(code: int, means: type[SendError] | str, **more: Any) -> Exchange:
     return Exchange("cm", 400, {"errorCode": 201, "messages": [message]}, means, named, **more)
 
 
-def _smsfactor(answer: dict[str, object], means: type[SendError] | str, code: str) -> Exchange:
+def _smsfactor(answer: dict[str, object], means: type[SendError] | str, code: str | None = None) -> Exchange:
     return Exchange("smsfactor", 200, answer, means, code)
+
+
+def _smsfactor_sent_none(counter: str) -> dict[str, object]:
+    return {"status": 1, "ticket": "1", "total": 1, "sent": 0, "blacklisted": 0, "invalid": 0, counter: 1}
+
+
+def _ovh(code: str, means: type[SendError] | str, named: str) -> Exchange:
+    answer = {"errorCode": code, "httpCode": "400 Bad Request", "message": "no"}
+    return Exchange("ovh", 400, answer, means, named)
+
+
+DENIED_BY_KANNEL = "Number(s) has/have been denied by white- and/or black-lists."
+
+
+def _jasmin(why: str, means: type[SendError] | str, code: str) -> Exchange:
+    return Exchange("jasmin", 400, f'Error "{why}"', means, code, of_sender=code == "source_address")
 
 
 EXCHANGES = [
@@ -353,11 +371,17 @@ EXCHANGES = [
     _twilio(400, 21211, Refused),
     _twilio(400, 21614, Refused),
     _twilio(400, 21606, Misconfigured, of_sender=True),
-    _twilio(400, 21408, Misconfigured),
+    _twilio(400, 21212, Misconfigured, of_sender=True),
+    _twilio(400, 21603, Misconfigured, of_sender=True),
+    _twilio(400, 21659, Misconfigured, of_sender=True),
+    _twilio(400, 21660, Misconfigured, of_sender=True),
+    _twilio(400, 21661, Misconfigured, of_sender=True),
+    _twilio(400, 21608, Misconfigured),
+    _twilio(400, 21408, Refused),
     _twilio(429, 20429, Throttled, after_s=5.0),
     _twilio(400, 63018, Throttled, after_s=5.0),
     _twilio(400, 21611, Throttled, after_s=5.0),
-    _twilio(400, 30610, Throttled, after_s=300.0),
+    _twilio(400, 30610, Refused),
     Exchange("twilio", 401, {"code": 20003, "message": "no"}, Misconfigured, "http_401"),
     _vonage("1", Throttled, after_s=1.0),
     _vonage("10", Throttled, after_s=1.0),
@@ -366,6 +390,9 @@ EXCHANGES = [
     _vonage("4", Misconfigured),
     _vonage("15", Misconfigured, of_sender=True),
     _vonage("29", Misconfigured),
+    _vonage("23", Misconfigured),
+    _vonage("32", Misconfigured),
+    _vonage("33", Refused),
     _vonage("7", BLOCKED),
     _vonage("6", Refused),
     Exchange("vonage", 200, {"messages": [{"status": "0", "message-id": "1"}, {"status": "1"}]}, Unanswered),
@@ -388,6 +415,11 @@ EXCHANGES = [
     Exchange("ovh", 200, {"ids": [], "invalidReceivers": ["x"], "validReceivers": []}, BLOCKED, "invalid_receiver"),
     Exchange("ovh", 200, {"ids": [], "invalidReceivers": []}, Misconfigured, "no_job"),
     Exchange("ovh", 403, {"class": "Client::Forbidden", "message": "no credit"}, Misconfigured, "http_403"),
+    _ovh("INVALID_SIGNATURE", Misconfigured, "INVALID_SIGNATURE"),
+    _ovh("INVALID_CREDENTIAL", Misconfigured, "INVALID_CREDENTIAL"),
+    _ovh("QUERY_TIME_OUT", Misconfigured, "QUERY_TIME_OUT"),
+    _ovh("BAD_PARAMETER", Refused, "http_400"),
+    Exchange("ovh", 400, "no", Refused, "http_400"),
     Exchange("brevo", 400, {"code": "not_enough_credits", "message": "no"}, Misconfigured, "not_enough_credits"),
     Exchange("brevo", 402, {"code": "not_enough_credits", "message": "no"}, Misconfigured, "http_402"),
     Exchange("brevo", 400, {"code": "invalid_parameter", "message": "no"}, Refused, "http_400"),
@@ -395,16 +427,31 @@ EXCHANGES = [
     Exchange("plivo", 202, {"message_uuid": []}, Unanswered),
     _telnyx(403, "40300", OPTED_OUT),
     _telnyx(429, "10011", Throttled, after_s=3.0, headers="Retry-After: 3\r\n"),
+    _telnyx(429, "10011", Throttled, after_s=1.0, headers="Retry-After: 0\r\n"),
     _telnyx(400, "40002", Throttled, after_s=1.0),
     _telnyx(403, "40318", Throttled, after_s=1.0),
-    _telnyx(400, "40001", Misconfigured),
-    _telnyx(400, "40003", Misconfigured),
+    _telnyx(400, "40001", Refused),
+    _telnyx(400, "40310", Refused),
+    _telnyx(403, "40309", Refused),
+    _telnyx(400, "40003", Misconfigured, of_sender=True),
+    _telnyx(400, "40305", Misconfigured, of_sender=True),
+    _telnyx(409, "40306", Misconfigured, of_sender=True),
+    _telnyx(422, "40307", Misconfigured, of_sender=True),
+    _telnyx(400, "40312", Misconfigured),
+    _telnyx(403, "40314", Misconfigured),
+    _telnyx(403, "20100", Misconfigured),
+    Exchange("telnyx", 403, {"errors": [{"code": "10010", "title": "no"}]}, Misconfigured, "http_403"),
     Exchange("octopush", 400, {"code": 1, "message": "no"}, Refused, "http_400"),
     _smsfactor({"status": -1, "message": "no"}, Misconfigured, "-1"),
     _smsfactor({"status": -3, "message": "no"}, Misconfigured, "-3"),
-    _smsfactor({"status": -7, "message": "no"}, Refused, "-7"),
+    *(_smsfactor({"status": status, "message": "no"}, Refused, str(status)) for status in (-2, -4, -5, -6, -7)),
+    _smsfactor({"status": -8, "message": "moderated"}, Unanswered),
+    _smsfactor({"status": -99, "message": "unknown"}, Unanswered),
+    _smsfactor({"status": -12, "message": "of tomorrow"}, Unanswered),
     _smsfactor({"status": 1, "ticket": "1", "sent": 0, "blacklisted": 1}, BLOCKED, "blacklisted"),
     _smsfactor({"status": 1, "ticket": "1", "sent": 0, "invalid": 1}, Refused, "invalid"),
+    *(_smsfactor(_smsfactor_sent_none(name), Refused, name) for name in ("flood", "not_allowed", "country_limit")),
+    _smsfactor(_smsfactor_sent_none("of_tomorrow"), Refused, "sent_0"),
     _cm(301, Misconfigured, of_sender=True),
     _cm(303, Refused),
     _cm(402, BLOCKED),
@@ -416,10 +463,20 @@ EXCHANGES = [
     Exchange("cm", 200, {"errorCode": 0}, Unanswered),
     Exchange("kannel", 503, "Temporal failure, try again later.", Throttled, after_s=5.0),
     Exchange("kannel", 403, "Authorization failed for sendsms", Misconfigured, "http_403"),
+    Exchange("kannel", 403, "Not routable. Do not try again.", Refused, "not_routable"),
+    Exchange("kannel", 400, DENIED_BY_KANNEL, BLOCKED, "denied_by_list"),
+    Exchange("kannel", 400, "Sender missing and no global set, rejected", Refused, "http_400"),
     Exchange("kannel", 202, "Queued, perhaps", Unanswered),
     Exchange("jasmin", 403, 'Error "User throughput exceeded"', Throttled, after_s=1.0),
     Exchange("jasmin", 403, 'Error "Authentication failure"', Misconfigured, "http_403"),
     Exchange("jasmin", 412, 'Error "No route found"', Misconfigured, "http_412"),
+    Exchange("jasmin", 412, 'Error "Failover route has no bound connectors"', Unreachable),
+    _jasmin("Authorization failed for user [shop] (Cannot send MT messages).", Misconfigured, "authorization"),
+    _jasmin("Authorization failed for user [shop] (Setting dlr level not authorized).", Misconfigured, "authorization"),
+    _jasmin("Argument [password] has an invalid value: [x].", Misconfigured, "argument"),
+    _jasmin("Value filter failed for user [shop] (source_address filter mismatch).", Misconfigured, "source_address"),
+    _jasmin("Value filter failed for user [shop] (destination_address filter mismatch).", Refused, "http_400"),
+    _jasmin("Argument [to] has an invalid value: [x].", Refused, "http_400"),
     Exchange("jasmin", 500, 'Error "Cannot send submit_sm"', Unanswered),
     Exchange("jasmin", 200, 'Error "odd"', Unanswered),
 ]

@@ -9,9 +9,11 @@ from urllib.parse import parse_qsl
 
 import pytest
 
+from dispatch.configuration import GatewaySettings
 from dispatch.gateways import (
     HTTP_PROVIDERS,
     LOOK_UPS,
+    Gateway,
     HttpGateway,
     Misconfigured,
     Result,
@@ -21,10 +23,12 @@ from dispatch.gateways import (
     Unanswered,
 )
 from dispatch.gateways.provider import Answer
+from dispatch.traffic import Traffic
 from tests.fault_server import fault_server
 from tests.gateway_cases import ACCOUNTS, BLOCKED, EXCHANGES, OPTED_OUT, Exchange, http, submit
 
 NOW = datetime(2026, 1, 7, 9, 0, tzinfo=UTC)
+UNUSED: Any = None  # the service's settings: only Kafka's gateway looks at them
 
 each_provider = pytest.mark.parametrize("provider", sorted(HTTP_PROVIDERS))
 
@@ -156,6 +160,16 @@ async def test_of_a_batch_only_what_the_answer_lacks_or_garbles_is_unknown(provi
     assert third.outcome == "rejected"
 
 
+async def test_what_smsfactor_moderates_is_taken_where_it_names_its_ticket() -> None:
+    [answer], _ = await _exchange("smsfactor", http(200, {"status": -8, "message": "no", "ticket": "9"}), submit(1))
+    assert answer == Result("accepted", "9", None)
+
+
+def test_smsfactor_is_told_that_a_text_is_unicode() -> None:
+    request = HTTP_PROVIDERS["smsfactor"].request([submit(1, text="Fête")], ACCOUNTS["smsfactor"].account, NOW)
+    assert json.loads(request.body)["sms"]["message"]["unicode"] == 1
+
+
 LOGGED: dict[tuple[int, str], Result | None] = {
     (0, "MESSAGE_ACCEPTED"): Result("accepted", submit(1).reference, None),
     (1, "PENDING_ENROUTE"): Result("accepted", submit(1).reference, None),
@@ -176,6 +190,24 @@ def test_what_infobip_logged_as_undeliverable_or_expired_it_had_taken(
     status = {"groupId": group, "name": name}
     said = json.dumps({"results": [{"messageId": submit(1).reference, "status": status}]}).encode()
     assert LOOK_UPS["infobip"].found(Answer(200, {}, said), submit(1).reference, submit(1).subject_id) == means
+
+
+async def test_an_account_may_say_what_its_provider_does_not() -> None:
+    """Telnyx does not say of this endpoint that it knows a repetition; Jasmin cuts what is more than 5 SMS."""
+
+    async def gateway(provider: str, **more: Any) -> Gateway:
+        account = ACCOUNTS[provider].account
+        given = {"user": account.user, "secret": account.secret, "options": account.options, "url": account.url}
+        settings = GatewaySettings(provider=provider, **given, **more)
+        opened = settings.gateway_with_secrets(UNUSED, timeout_s=1.0, submits=1)
+        await opened.close()
+        return opened
+
+    assert not (await gateway("telnyx")).capabilities.idempotent
+    assert (await gateway("telnyx", idempotent=True)).capabilities.idempotent
+    six = "e" * (6 * 153)
+    assert Traffic([await gateway("jasmin")]).too_short(six) == {"jasmin"}
+    assert Traffic([await gateway("jasmin", segments=8)]).too_short(six) == set()
 
 
 async def test_a_message_id_that_infobip_has_had_before_was_accepted() -> None:

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import AnyUrl, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from common.contracts.campaign import Category
 from common.settings import ServiceSettings
+from common.sms_length import MAX_SEGMENTS
 from dispatch.gateways import PROVIDERS, Account, Gateway, gateway_name, open_gateway
 from dispatch.routing import Route
 from dispatch.traffic import Rates, Traffic
@@ -30,8 +31,8 @@ class RouteSettings(BaseModel):
 
 class GatewaySettings(BaseModel):
     """One account with one provider. `account`: as inbound-svc calls the one its receipts come to. `rate` and
-    `sender_rate`: messages a second, over all processes. `batch`, `idempotent`, `adds_stop`, `echoes_reference`: where
-    this account differs from its provider's module."""
+    `sender_rate`: messages a second, over all processes. `batch`, `idempotent`, `adds_stop`, `echoes_reference`,
+    `segments`: where this account differs from its provider's module."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,6 +50,7 @@ class GatewaySettings(BaseModel):
     idempotent: bool | None = None
     adds_stop: bool | None = None
     echoes_reference: bool | None = None
+    segments: int | None = Field(None, ge=1, le=MAX_SEGMENTS)
 
     @property
     def name(self) -> str:
@@ -72,10 +74,11 @@ class GatewaySettings(BaseModel):
         return self
 
     def gateway_with_secrets(self, settings: ServiceSettings, *, timeout_s: float, submits: int) -> Gateway:
-        told = {
+        told: dict[str, Any] = {
             "idempotent": self.idempotent,
             "adds_stop": self.adds_stop,
             "echoes_reference": self.echoes_reference,
+            "segments": self.segments,
         }
         otherwise = {name: value for name, value in told.items() if value is not None}
         account = Account(

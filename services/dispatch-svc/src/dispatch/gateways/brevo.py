@@ -1,6 +1,9 @@
 """Brevo transactional SMS: JSON, an API key, one message a request (DOMAIN 4.1; getbrevo/brevo-php docs/Model/SendSms).
-`type` says what it is; a marketing text must hold its own STOP mention (`[STOP_CODE]` is for its campaigns). Receipts
-name message id and number."""
+`type` says what it is; a marketing text must hold its sender's STOP mention. Brevo knows a mention of its own,
+`[STOP_CODE]`, which becomes the short code of the route; on some routes that short code takes the sender's name's place
+where a marketing text is without it (developers.brevo.com, transactional SMS endpoints). We do not write it: the gate
+and the ledger would not know what is said. So the sender's `stop_code` must be that of the route, and the account's
+routes such as keep the name: see docs/providers.md. Receipts name message id and number."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime

@@ -1,5 +1,8 @@
 """Jasmin's HTTP API, `/send`: a form by POST, one message a request; it answers `Success "<id>"` or `Error "<why>"`
-(DOMAIN 4.1; jookies/jasmin, jasmin/protocols/http). The text goes as hex: GSM 7-bit octets, else UTF-16."""
+(DOMAIN 4.1; jookies/jasmin, jasmin/protocols/http). The text goes as hex: GSM 7-bit octets, else UTF-16. What is more
+than `long_content_max_parts` of its configuration, 5 unless set, it cuts off and says nothing: with it goes the STOP
+mention.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,17 +10,34 @@ from datetime import datetime
 from urllib.parse import urlencode
 
 from dispatch.gateways import gsm7
-from dispatch.gateways.gateway import Capabilities, Misconfigured, Result, SendError, Submit, Throttled
+from dispatch.gateways.gateway import (
+    Capabilities,
+    Misconfigured,
+    Result,
+    SendError,
+    Submit,
+    Throttled,
+    Unreachable,
+)
 from dispatch.gateways.provider import Account, Answer, Request, by_status
 
 URL = ""
 NEEDS = ("url", "user", "secret")
 OPTIONS: Mapping[str, bool] = {}
-capabilities = Capabilities()
+capabilities = Capabilities(segments=5)
 
 SUCCESS = re.compile(rb'Success "([^"]{1,200})"')
 TOO_FAST = b"throughput"
 NO_ROUTE = 412
+NONE_BOUND = b"no bound connectors"  # of a failover route: nothing was queued
+OURS: Mapping[bytes, str] = {  # of a 400; what else it says is of the message
+    b"Authorization failed": "authorization",
+    b"Argument [username]": "argument",
+    b"Argument [password]": "argument",
+    b"Argument [dlr-url]": "argument",
+    b"(source_address filter": "source_address",
+}
+OF_SENDER = "source_address"
 
 
 def request(messages: Sequence[Submit], account: Account, now: datetime) -> Request:
@@ -41,7 +61,9 @@ def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendEr
     if answer.status == 403 and TOO_FAST in answer.body.lower():
         raise Throttled(1.0)
     if answer.status == NO_ROUTE:
-        raise Misconfigured("http_412")
+        raise Unreachable("no bound connector") if NONE_BOUND in answer.body else Misconfigured("http_412")
+    if answer.status == 400 and (code := next((code for words, code in OURS.items() if words in answer.body), None)):
+        raise Misconfigured(code, of_sender=code == OF_SENDER)
     by_status(answer)
     found = SUCCESS.match(answer.body)
     if found is None:

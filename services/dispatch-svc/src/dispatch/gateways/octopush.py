@@ -1,6 +1,8 @@
 """Octopush SMS campaigns: JSON, API key and login (DOMAIN 4.1; octopush/sms-api). A campaign is one text to many people
-under one ticket; ours are of one. `request_id` makes a second submit the same SMS. What is `wholesale` gets the STOP
-mention appended; receipts name ticket and number. Its error codes are not published: the status decides."""
+under one ticket; ours are of one. A second submit with the same `request_id` within 24 h sends nothing: it is answered
+by a validation error, of which is not published how it differs from others, so a message that was submitted again and
+refused stays `unknown`. What is `wholesale` gets the STOP mention appended; receipts name ticket and number. Its error
+codes are not published: the status decides. `auto_optimize_text` would let it rewrite the text."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -23,6 +25,7 @@ def request(messages: Sequence[Submit], account: Account, now: datetime) -> Requ
         "purpose": "wholesale" if m.category == "marketing" else "alert",
         "sender": m.sender,
         "with_replies": False,
+        "auto_optimize_text": False,
         "request_id": m.reference,
     }
     headers = {"api-login": account.user, "api-key": account.secret}

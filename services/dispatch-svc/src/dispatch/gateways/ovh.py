@@ -2,7 +2,8 @@
 the ids of its answer do not say whose they are.
 
 The signature is "$1$" and the SHA-1 of secret, consumer key, method, URL, body and time, joined by "+"
-(ovh/python-ovh). OVH appends the STOP clause to what is not declared transactional (`noStopClause`; DOMAIN 8.18).
+(ovh/python-ovh). What is wrong with it is said by a 400 of its own, as what is wrong with a message. OVH appends the
+STOP clause to what is not declared transactional (`noStopClause`; DOMAIN 8.18).
 """
 
 import hashlib
@@ -12,12 +13,28 @@ from urllib.parse import quote
 
 from common.sms_length import length
 from dispatch.gateways.gateway import Capabilities, Misconfigured, Result, SendError, Submit
-from dispatch.gateways.provider import Account, Answer, Request, by_status, decode, encode, json_headers, list_of
+from dispatch.gateways.provider import (
+    Account,
+    Answer,
+    Request,
+    by_status,
+    decode,
+    encode,
+    json_headers,
+    list_of,
+    text_of,
+)
 
 URL = "https://eu.api.ovh.com/1.0"
 NEEDS = ("user", "secret")  # application key, application secret
 OPTIONS: Mapping[str, bool] = {"consumer_key": True, "service": True}
 capabilities = Capabilities(adds_stop=True, segments=6)
+
+# our keys, or our clock: a request is believed for some seconds
+OURS = (
+    *("INVALID_SIGNATURE", "QUERY_TIME_OUT", "INVALID_CREDENTIAL", "INVALID_KEY"),
+    *("NOT_CREDENTIAL", "NOT_GRANTED_CALL"),
+)
 
 
 def request(messages: Sequence[Submit], account: Account, now: datetime) -> Request:
@@ -54,6 +71,8 @@ def request(messages: Sequence[Submit], account: Account, now: datetime) -> Requ
 
 
 def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
+    if answer.status == 400 and (code := _code(answer)) in OURS:
+        raise Misconfigured(code)
     by_status(answer)
     job = decode(answer)
     if list_of(job, "invalidReceivers"):
@@ -62,3 +81,11 @@ def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendEr
     if not ids:
         raise Misconfigured("no_job")
     return [Result("accepted", str(ids[0]), None)]
+
+
+def _code(answer: Answer) -> str:
+    """Of an error's body; "" where it has none."""
+    try:
+        return text_of(decode(answer), "errorCode")
+    except (KeyError, ValueError):
+        return ""

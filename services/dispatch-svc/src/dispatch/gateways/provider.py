@@ -27,7 +27,7 @@ from dispatch.gateways.gateway import (
     Unanswered,
 )
 
-NOT_SAID_S = 1.0  # a 429 that does not say how long
+NOT_SAID_S = 1.0  # a 429 that does not say how long, or says that it takes no time
 OURS = frozenset((301, 302, 303, 307, 308, 401, 402, 403, 404, 405))
 
 
@@ -119,8 +119,8 @@ def by_status(answer: Answer) -> None:
 
 
 def retry_after_s(answer: Answer) -> float:
-    """Of the header Retry-After, in seconds or as a date (RFC 9110 10.2.3), by the provider's own clock; a moment where
-    it says nothing usable."""
+    """Of the header Retry-After, in seconds or as a date (RFC 9110 10.2.3), by the provider's own clock; a moment at
+    least, also where it says nothing usable."""
     said = answer.headers.get("retry-after", "").strip()
     try:
         if said[:1].isdigit():
@@ -129,7 +129,7 @@ def retry_after_s(answer: Answer) -> float:
             seconds = (parsedate_to_datetime(said) - parsedate_to_datetime(answer.headers["date"])).total_seconds()
     except (KeyError, ValueError, TypeError):
         return NOT_SAID_S
-    return max(seconds, 0.0)
+    return max(seconds, NOT_SAID_S)
 
 
 def json_headers(**more: str) -> dict[str, str]:

@@ -1,10 +1,21 @@
-"""SMSFactor single sends: JSON, a bearer token (DOMAIN 4.1). `status` 1 is taken; what becomes of a message says the
-counts beside it, since ours are of one. `pushtype` marketing gets the STOP mention appended."""
+"""SMSFactor single sends: JSON, a bearer token (DOMAIN 4.1; dev.smsfactor.com, getting started and campaign). `status`
+1 is taken; what becomes of a message says the counts beside it, since ours are of one. -8 is a moderation that most
+campaigns pass: taken where it names its ticket. `pushtype` marketing gets the STOP mention appended; that a text is
+`unicode` it has to be told."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from dispatch.gateways.gateway import Capabilities, Misconfigured, Refused, Result, SendError, Submit
+from common.sms_length import length
+from dispatch.gateways.gateway import (
+    Capabilities,
+    Misconfigured,
+    Refused,
+    Result,
+    SendError,
+    Submit,
+    Unanswered,
+)
 from dispatch.gateways.provider import (
     Account,
     Answer,
@@ -22,9 +33,10 @@ NEEDS = ("secret",)
 OPTIONS: Mapping[str, bool] = {}
 capabilities = Capabilities(adds_stop=True)
 
-TAKEN = "1"
+TAKEN, MODERATED = "1", "-8"
 OURS = ("-1", "-3")  # authentication, credits
-REFUSALS = ("invalid", "npai", "duplicated")
+REFUSED = ("-2", "-4", "-5", "-6", "-7")  # what was asked cannot be read, or names what there is not
+REFUSALS = ("invalid", "npai", "duplicated", "flood", "not_allowed", "country_limit")  # each a count
 
 
 def request(messages: Sequence[Submit], account: Account, now: datetime) -> Request:
@@ -35,6 +47,7 @@ def request(messages: Sequence[Submit], account: Account, now: datetime) -> Requ
                 "text": m.text,
                 "sender": m.sender,
                 "pushtype": "marketing" if m.category == "marketing" else "alert",
+                "unicode": int(length(m.text).encoding == "UCS2"),
             },
             "recipients": {"gsm": [{"gsmsmsid": m.reference, "value": digits(m.to)}]},
         }
@@ -48,10 +61,19 @@ def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendEr
     status = text_of(said, "status")
     if status in OURS:
         raise Misconfigured(status)
-    if status != TAKEN:
+    if status in REFUSED:
         raise Refused(status)
-    if said.get("blacklisted"):  # on the account's list: by a STOP, or by hand
+    if status not in (TAKEN, MODERATED):
+        raise Unanswered(f"status {status}")
+    if _count(said, "blacklisted"):  # on the account's list: by a STOP, or by hand
         return [Result("rejected", None, "blacklisted", blocked=True)]
-    if refused := next((name for name in REFUSALS if said.get(name)), None):
+    if refused := next((name for name in REFUSALS if _count(said, name)), None):
         raise Refused(refused)
+    if status == TAKEN and _count(said, "sent") == 0:  # left out, and by a count that we do not know
+        raise Refused("sent_0")
     return [Result("accepted", text_of(said, "ticket"), None)]
+
+
+def _count(said: Mapping[str, object], name: str) -> int | None:
+    """None where it does not say. Raises ValueError."""
+    return int(text_of(said, name)) if name in said else None

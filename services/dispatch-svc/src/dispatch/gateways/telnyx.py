@@ -1,5 +1,10 @@
-"""Telnyx messages from an alphanumeric sender: JSON, a bearer token, one a request (DOMAIN 4.1). `Idempotency-Key`
-makes a second submit within 24 h the same SMS. Errors are a list of objects with `code` (DOMAIN 4.3, 4.4)."""
+"""Telnyx messages from an alphanumeric sender: JSON, a bearer token, one a request (DOMAIN 4.1). Errors are a list of
+objects with `code` (developers.telnyx.com, messaging error codes; DOMAIN 4.3).
+
+`Idempotency-Key` makes a second request within 24 h the same, at those endpoints whose reference says so: this one's
+does not (developers.telnyx.com, idempotency). The key goes along all the same; who has Telnyx's word for it says
+`idempotent` in the account.
+"""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -22,11 +27,13 @@ from dispatch.gateways.provider import (
 URL = "https://api.telnyx.com"
 NEEDS = ("secret",)
 OPTIONS: Mapping[str, bool] = {"messaging_profile_id": True}
-capabilities = Capabilities(idempotent=True)
+capabilities = Capabilities()
 
 OPTED_OUT = "40300"
 LATER = ("10011", "40002", "40006", "40318")
-OURS = ("40001", "40003")  # its sender; filtered for what it says: the account is at stake
+OF_SENDER = ("40003", "40013", "40305", "40306", "40307", "40315")  # blocked for good, or none of this profile's
+OURS = ("20100", "40311", "40312", "40313", "40314", "40321")  # money, the profile, messaging not switched on
+OF_MESSAGE = ("40001", "40012", "40309", "40310")  # no mobile, no number, a region that the profile does not name
 
 
 def request(messages: Sequence[Submit], account: Account, now: datetime) -> Request:
@@ -49,9 +56,9 @@ def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendEr
         return [Result("rejected", None, code, opted_out=True)]
     if code in LATER:
         raise Throttled(retry_after_s(answer))
-    if code in OURS:
-        raise Misconfigured(code)
-    if code and answer.status in (400, 403, 422):
+    if code in OURS or code in OF_SENDER:
+        raise Misconfigured(code, of_sender=code in OF_SENDER)
+    if code in OF_MESSAGE or (code and answer.status in (400, 422)):
         raise Refused(code)
     by_status(answer)
     return [Result("accepted", text_of(object_of(decode(answer), "data"), "id"), None)]

@@ -1,5 +1,6 @@
 """Twilio Programmable Messaging: a form, one message a request, JSON back (DOMAIN 4.1). Errors are a JSON object with
-`code`: api/errors of its documentation; classes as DOMAIN 4.4, opted out as 4.3."""
+`code`: api/errors of its documentation; classes as DOMAIN 4.4, opted out as 4.3. Two are of one message alone, and
+refuse it: a region that is not switched on (21408), and the hours of the recipient's place (30610)."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -15,10 +16,9 @@ OPTIONS: Mapping[str, bool] = {"messaging_service_sid": False}  # instead of the
 capabilities = Capabilities()
 
 OPTED_OUT = "21610"
-OF_SENDER = ("21606",)  # this sender cannot write there
-OURS = ("21408", "30007")  # country not switched on; filtered for what it says: the account is at stake
+OF_SENDER = ("21212", "21603", "21606", "21659", "21660", "21661")  # no `From`, or none that may write for us
+OURS = ("21608", "30007")  # a trial account; filtered for what it says: the account is at stake
 LATER = ("20429", "21611", "30001", "63017", "63018")
-QUIET_HOURS, UNTIL_S = "30610", 300.0
 BUSY_S = 5.0
 
 
@@ -46,8 +46,6 @@ def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendEr
             return [Result("rejected", None, code, opted_out=True)]
         if code in LATER:
             raise Throttled(BUSY_S)
-        if code == QUIET_HOURS:
-            raise Throttled(UNTIL_S)
         if code in OF_SENDER or code in OURS:
             raise Misconfigured(code, of_sender=code in OF_SENDER)
         if answer.status == 400 and code:

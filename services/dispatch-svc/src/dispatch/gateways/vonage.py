@@ -30,7 +30,8 @@ capabilities = Capabilities(echoes_reference=True)
 THROTTLED, TOO_MANY_BINDS = "1", "10"
 INTERNAL_ERROR = "5"  # "while processing this message": it says nothing of how far it came
 BARRED = "7"  # on a list, and whose wish that was it does not say
-OURS = ("4", "8", "9", "11", "14", "29", "33")  # credentials, suspended, no credit, no HTTP, signature, demo numbers
+# credentials, suspended, no credit, no HTTP, signature, callback URL, demo numbers, signature and secret in one
+OURS = ("4", "8", "9", "11", "14", "23", "29", "32")
 OF_SENDER = ("15",)
 
 

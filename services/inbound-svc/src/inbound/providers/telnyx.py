@@ -40,9 +40,7 @@ signs_url = False
 max_body_bytes = JSON_BYTES
 takes_get = False
 answer_within_s = 2.0
-capabilities = Capabilities(  # 40300: a block per messaging profile; Idempotency-Key: DOMAIN 4.1
-    keeps_blacklist=True, signs=True, idempotent_submit=True
-)
+capabilities = Capabilities(keeps_blacklist=True, signs=True)  # 40300: a block per messaging profile
 
 RECEIVED, SENT, FINALIZED = "message.received", "message.sent", "message.finalized"
 STATES: Mapping[str, ReceiptState] = {  # of message.finalized, DOMAIN 3.4
