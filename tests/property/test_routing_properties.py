@@ -138,6 +138,48 @@ def test_a_lost_answer_now_and_then_closes_nothing_and_most_of_them_do() -> None
     assert not health.may_go(state, 129)
 
 
+submits = st.lists(st.tuples(st.booleans(), st.floats(0, 8), st.floats(0, 30)), max_size=80)
+
+
+@given(submits)
+def test_who_is_slow_is_so_for_a_minute_and_beside_one_that_is_faster(taken: list[tuple[bool, float, float]]) -> None:
+    """Of two of one price, each answer of one or the other: how long it took, and how much later."""
+    states, now = {True: Health(), False: Health()}, 0.0
+    for which, took_s, passed in taken:
+        now += passed
+        before, other = states[which], health.latency(states[not which], now)
+        states[which] = after = health.compared(health.answered(before, now, took_s), now, other, 8.0)
+        assert health.may_go(after, now), "slow closes nothing"
+        if after.slow_until != before.slow_until:
+            assert not health.is_slow(before, now), "not longer while it is"
+            assert other is not None
+            assert after.latency_s > max(2.0, 3 * other)
+            assert not health.is_slow(after, now + 60.0)
+
+
+def test_a_late_answer_makes_nobody_slow_and_late_ones_do_until_they_are_forgotten() -> None:
+    def answers(state: Health, at: float, took_s: float, many: int) -> Health:
+        for n in range(many):
+            state = health.compared(health.answered(state, at + n / 10, took_s), at + n / 10, 0.1, 8.0)
+        return state
+
+    usual = answers(Health(), 0.0, 0.1, 10)
+    assert not health.is_slow(answers(usual, 1.0, 8.0, 1), 1.0)
+    slow = answers(usual, 1.0, 8.0, 4)
+    assert health.is_slow(slow, 2.0)
+    in_flight = answers(slow, 9.0, 8.0, 4)
+    assert in_flight.slow_until == slow.slow_until
+    assert not health.is_slow(answers(in_flight, 62.0, 0.1, 4), 63.0)
+    assert health.is_slow(answers(in_flight, 62.0, 8.0, 4), 63.0)
+
+
+def test_a_first_answer_may_take_its_time() -> None:
+    state = health.compared(health.answered(Health(), 0.0, 4.0), 0.0, 0.1, 8.0)
+    for n in range(1, 10):
+        state = health.compared(health.answered(state, n, 0.1), n, 0.1, 8.0)
+        assert not health.is_slow(state, n)
+
+
 @given(
     st.floats(0.05, 200),
     st.lists(st.tuples(st.integers(0, 50), st.floats(0, 3)), min_size=1, max_size=40),

@@ -22,7 +22,8 @@ def test_each_promise_that_may_be_broken_is_exposed_as_0() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["gateway_rests_total", "gateway_alerts_total", "gateway_errors_ratio", "outcomes_total"]
+    "name",
+    ["gateway_rests_total", "gateway_alerts_total", "gateway_slow_total", "gateway_errors_ratio", "outcomes_total"],
 )
 async def test_each_gateway_is_exposed_as_0(name: str) -> None:
     known = Account("simulator", f"of-{name}", secret="a-token")

@@ -8,12 +8,13 @@ from itertools import pairwise
 from uuid import UUID
 
 import pytest
+from prometheus_client import REGISTRY
 
 from dispatch.gateways import HTTP_PROVIDERS, Account, HttpGateway, gateway_name
 from dispatch.routing import Route
 from dispatch.traffic import Rates, Traffic
 
-CHEAP, DEAR = "simulator", "simulator.dear"
+CHEAP, TWIN, DEAR = "simulator", "simulator.twin", "simulator.dear"
 ROUTES = [Route(CHEAP), Route(DEAR, categories=frozenset({"marketing"}), price=1)]  # type: ignore[arg-type]
 
 
@@ -82,6 +83,45 @@ async def test_while_a_gateway_is_tried_what_has_another_way_goes_that_way(
     traffic.answered(CHEAP, [], 0.1)
     async with traffic.trials[CHEAP]:
         assert _way(traffic).gateway == CHEAP
+
+
+def _answers(traffic: Traffic, gateway: str, latency_s: float) -> None:
+    for _ in range(5):
+        traffic.answered(gateway, [], latency_s)
+
+
+async def test_who_is_much_slower_than_another_of_its_price_is_passed_over_for_a_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    traffic = Traffic([_gateway("main"), _gateway("twin"), _gateway("dear")], [*ROUTES, Route(TWIN)])
+
+    def taken() -> set[str | None]:
+        ways = traffic.ways(territory="FR", sender_id="lune", oadc="LUNE", category="marketing")
+        return {ways.of(UUID(int=n)) for n in range(50)}
+
+    _answers(traffic, CHEAP, 0.9)
+    assert taken() == {CHEAP, TWIN}, "there is nothing to compare it with"
+    _answers(traffic, TWIN, 0.1)
+    assert taken() == {CHEAP, TWIN}
+    passed_over = {"gateway": CHEAP}
+    before = REGISTRY.get_sample_value("sms_dispatch_gateway_slow_total", passed_over)
+    _answers(traffic, CHEAP, 0.9)
+    assert taken() == {TWIN}
+    assert REGISTRY.get_sample_value("sms_dispatch_gateway_slow_total", passed_over) == (before or 0) + 1
+    assert REGISTRY.get_sample_value("sms_dispatch_gateway_latency_seconds", passed_over) == pytest.approx(0.9)
+    traffic.failed(TWIN, "unreachable")
+    assert taken() == {CHEAP}, "slow beats what rests, and what is dearer"
+    traffic.answered(TWIN, [], 0.1)
+    a_minute_later = time.monotonic() + 60
+    monkeypatch.setattr(time, "monotonic", lambda: a_minute_later)
+    assert taken() == {CHEAP, TWIN}
+    await traffic.close()
+
+
+async def test_nobody_is_slow_beside_one_of_another_price(traffic: Traffic) -> None:
+    _answers(traffic, DEAR, 0.01)
+    _answers(traffic, CHEAP, 0.9)
+    assert _way(traffic).gateway == CHEAP
 
 
 async def test_somebody_is_needed_where_no_way_comes_back_by_itself(traffic: Traffic) -> None:

@@ -24,6 +24,14 @@ from dispatch.routing import Route, cheapest, choose, ways
 
 RESTS = counter("sms_dispatch_gateway_rests_total", "Times that a gateway was left alone for a while.", ["gateway"])
 ERRORS = gauge("sms_dispatch_gateway_errors_ratio", "Of the last submits, those that got no answer.", ["gateway"])
+LATENCY = gauge(
+    "sms_dispatch_gateway_latency_seconds", "Of the last submits that got an answer, how long.", ["gateway"]
+)
+SLOW = counter(
+    "sms_dispatch_gateway_slow_total",
+    "Times that a gateway was passed over for a minute, being much slower than another of its price.",
+    ["gateway"],
+)
 ALERTS = counter(
     "sms_dispatch_gateway_alerts_total", "Submits refused until somebody acts (account, money, sender).", ["gateway"]
 )
@@ -72,6 +80,7 @@ class Traffic:
         self._segments = {name: each.capabilities.segments for name, each in self.gateways.items()}
         self._fewest_segments = min(self._segments.values(), default=MAX_SEGMENTS)
         self._routes = routes or [Route(name) for name in self.gateways]
+        self._equals = {name: _others_of_its_price(name, self._routes) for name in self.gateways}
         self._rates = rates or {}
         self._partitions = partitions
         self._part = part
@@ -79,7 +88,7 @@ class Traffic:
         self._health: dict[tuple[str, str], Health] = {}  # by gateway and OADC; "" is the gateway itself
         self._buckets: dict[tuple[str, str], Bucket] = {}
         for name in self.gateways:  # 0 from the start, so that the first of each is an increase
-            for metric in (RESTS, ALERTS, ERRORS):
+            for metric in (RESTS, ALERTS, SLOW, ERRORS, LATENCY):
                 metric.labels(name)
 
     def holds(self, partitions: int) -> None:
@@ -136,14 +145,22 @@ class Traffic:
                 until=datetime.now(UTC) + timedelta(seconds=max(0.0, wait_s)),
                 needs_somebody=all(each.because == "misconfigured" for each in resting),
             )
+        if len(equals) > 1:  # slow beats none
+            equals = [way for way in equals if not healths.is_slow(self._of(way.gateway), now)] or equals
         return Ways(equals, exist=True, add_stop=self._adding_stop)
 
     def answered(self, name: str, oadcs: Collection[str], latency_s: float) -> None:
         """A submit with messages of these senders got its results."""
         now = time.monotonic()
-        self._health[name, ""] = healths.answered(self._of(name), now, latency_s)
+        health = healths.answered(self._of(name), now, latency_s)
+        known = [took_s for each in self._equals[name] if (took_s := healths.latency(self._of(each), now)) is not None]
+        compared = healths.compared(health, now, min(known, default=None), self.gateways[name].timeout_s)
+        if compared != health:
+            SLOW.labels(name).inc()
+        self._health[name, ""] = compared
         for oadc in oadcs:
             self._health.pop((name, oadc), None)
+        LATENCY.labels(name).set(compared.latency_s)
         ERRORS.labels(name).set(self._of(name).error_rate)
 
     def failed(self, name: str, failure: Failure, oadc: str = "") -> None:
@@ -194,3 +211,8 @@ class Traffic:
 
     def _of(self, name: str, oadc: str = "") -> Health:
         return self._health.get((name, oadc), Health())
+
+
+def _others_of_its_price(name: str, routes: Sequence[Route]) -> frozenset[str]:
+    prices = {route.price for route in routes if route.gateway == name}
+    return frozenset(route.gateway for route in routes if route.price in prices) - {name}

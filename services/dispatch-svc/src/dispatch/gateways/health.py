@@ -2,7 +2,11 @@
 
 A circuit breaker of one record: what fails before it began closes the gateway at once, what is never answered closes it
 when it is more than half of what was asked lately. It rests for longer each time, and the first answer after a rest
-tells: success forgets, failure rests again. Until then one message tries it.
+tells: success forgets, failure rests again. Until then one message of each lane tries it.
+
+And is it slow? Then it is not closed: who has another way of the same price takes that, for a minute. Slow is, on the
+average of its last ten answers, longer than a quarter of what a submit may take, and three times as long as the fastest
+of that price. So the fastest never is; after the minute what was known is forgotten, and it is measured anew.
 """
 
 from dataclasses import dataclass, replace
@@ -16,12 +20,21 @@ FADE = 0.95  # of what was counted, with each submit: the last twenty matter
 ENOUGH = 3.0  # failures without which no error rate is believed
 TOO_MANY = 0.5  # of what was asked lately
 
+LAST = 10  # answers whose average is the latency
+ENOUGH_ANSWERS = 4  # without which no latency is believed
+SLOW_PART = 0.25  # of what a submit may take; below it nobody is slow
+SLOW_TIMES = 3.0  # as long as the fastest of its price
+SLOW_FOR_S = 60.0  # and as long is an average of any use
+
 
 @dataclass(frozen=True, slots=True)
 class Health:
     answered: float = 0.0  # faded counts
     failed: float = 0.0
-    latency_s: float = 0.0  # moving average of the answered
+    latency_s: float = 0.0  # moving average of the last answers, of which there are
+    timed: int = 0
+    answered_at: float = float("-inf")
+    slow_until: float = float("-inf")
     rests: int = 0  # in a row
     rests_until: float = float("-inf")
     because: Failure | None = None  # of the last rest; None: the operator asked for it
@@ -41,12 +54,38 @@ def may_go(health: Health, now: float) -> bool:
     return standing(health, now) != "resting"
 
 
+def is_slow(health: Health, now: float) -> bool:
+    return now < health.slow_until
+
+
+def latency(health: Health, now: float) -> float | None:
+    """In seconds; None where too little is known of late."""
+    known = health.timed >= ENOUGH_ANSWERS and now - health.answered_at <= SLOW_FOR_S
+    return health.latency_s if known else None
+
+
 def answered(health: Health, now: float, latency_s: float) -> Health:
-    slow = health.latency_s + (latency_s - health.latency_s) / 5 if health.answered else latency_s
+    anew = now - health.answered_at > SLOW_FOR_S or health.answered_at < health.slow_until <= now
+    timed = 1 if anew else min(health.timed + 1, LAST)
     rests = health.rests if now < health.rests_until else 0  # asked before the rest: tells nothing of now
     return replace(
-        health, answered=health.answered * FADE + 1, failed=health.failed * FADE, latency_s=slow, rests=rests
+        health,
+        answered=health.answered * FADE + 1,
+        failed=health.failed * FADE,
+        latency_s=latency_s if anew else health.latency_s + (latency_s - health.latency_s) / timed,
+        timed=timed,
+        answered_at=now,
+        rests=rests,
     )
+
+
+def compared(health: Health, now: float, fastest_s: float | None, timeout_s: float) -> Health:
+    """`fastest_s`: of the others of its price; None where nothing is known of any. `timeout_s`: of a submit."""
+    took_s = latency(health, now)
+    if took_s is None or fastest_s is None or is_slow(health, now):
+        return health
+    slow = took_s > max(timeout_s * SLOW_PART, fastest_s * SLOW_TIMES)
+    return replace(health, slow_until=now + SLOW_FOR_S) if slow else health
 
 
 def failed(health: Health, failure: Failure, now: float, jitter: float) -> Health:
