@@ -4,8 +4,10 @@ service around."""
 import asyncio
 from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
+from pydantic import AnyUrl, SecretStr
 from sqlalchemy import text
 
 from common.consumer import Hold, Received
@@ -14,6 +16,7 @@ from common.law import at_hand_off, load
 from dispatch import store
 from dispatch.clearance import Clearance
 from dispatch.clearance import requested as candidate
+from dispatch.configuration import GatewaySettings
 from dispatch.gate import Limits
 from dispatch.gateways import HTTP_PROVIDERS, HttpGateway
 from dispatch.pipeline import Handoff, Intake
@@ -80,7 +83,7 @@ async def test_campaigns_are_decided_one_partition_at_a_time(postgres: Postgres,
     await database.close()
 
 
-async def test_a_text_goes_by_a_gateway_that_takes_so_many_sms_or_waits_for_one(
+async def test_a_text_goes_by_a_gateway_that_takes_so_many_sms_and_its_alphabet_or_waits_for_one(
     postgres: Postgres, unique: str
 ) -> None:
     database = Database(await postgres.clone("dispatch", f"dispatch_{unique}"), pool_size=3)
@@ -89,9 +92,15 @@ async def test_a_text_goes_by_a_gateway_that_takes_so_many_sms_or_waits_for_one(
         for name in ("ovh", "octopush", "twilio")
     ]
     by_price = [Route(each.name, price=Decimal(n)) for n, each in enumerate(gateways)]
+    told = GatewaySettings(
+        provider="kannel", url=AnyUrl("http://127.0.0.1:9"), user="lune", secret=SecretStr("s"), unicode=False
+    )
+    any_settings: Any = None  # which no gateway over HTTP looks at
+    kannel = told.gateway_with_secrets(any_settings, timeout_s=5.0, submits=1)
+    everyone = [*gateways, kannel]
 
     async def goes(text: str, *routes: Route) -> str | None:
-        traffic = Traffic(gateways, routes)
+        traffic = Traffic(everyone, routes)
         policy = at_hand_off(load("france"))
         clearance = Clearance(subject_keys, field_keys, traffic, policy, Limits(max_staleness=timedelta(0)), 5.0)
         wanted = candidate(requested(1, campaign_id=None, category="transactional", text=text), 0)
@@ -109,6 +118,10 @@ async def test_a_text_goes_by_a_gateway_that_takes_so_many_sms_or_waits_for_one(
         ]
         assert await goes(of(9, letter), *by_price[:2]) == "no_route"
     assert await goes("Votre code : 4821", *by_price) == "ovh"
-    for each in gateways:
+    cheaper = Route("kannel", price=Decimal(-1))
+    assert await goes("Votre code est prêt : 4821", cheaper, *by_price) == "ovh"
+    assert await goes("Votre code est prêt : 4821", cheaper) == "no_route"
+    assert await goes("Votre code : 4821 (à garder)", cheaper, *by_price) == "kannel"
+    for each in everyone:
         await each.close()
     await database.close()

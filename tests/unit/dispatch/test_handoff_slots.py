@@ -13,10 +13,12 @@ from dispatch import pipeline
 from dispatch.clearance import Permit, _no_way, requested
 from dispatch.gate import Reason
 from dispatch.gateways import HTTP_PROVIDERS, Account, HttpGateway, Misconfigured, Unreachable
+from dispatch.gateways.health import Health
 from dispatch.pipeline import Handoff
 from dispatch.routing import Route
 from dispatch.traffic import Traffic
 from tests import builders
+from tests.eventually import eventually
 from tests.fault_server import fault_server
 from tests.gateway_cases import ACCOUNTS
 
@@ -79,6 +81,29 @@ async def test_what_waits_for_somebody_says_so_when_it_is_decided_again(handoff:
         ways = traffic.ways(territory="FR", sender_id="lune", oadc="LUNE", category="marketing")
         verdict = _no_way(_permit().candidate, ways, datetime.now(UTC))
         assert (verdict.reasons, verdict.until > datetime.now(UTC)) == ((reason,), True)
+
+
+async def test_a_code_tries_a_gateway_that_has_rested_while_marketing_does() -> None:
+    """That may last as long as a submit may, and a code is of no use by then."""
+    async with fault_server() as server:
+        server.fault = "silent"
+        known = Account("simulator", HOME, secret="a-token", url=server.url)
+        gateway = HttpGateway(HOME, HTTP_PROVIDERS["simulator"], known, timeout_s=60.0)
+        handoff = _handoff(Traffic([gateway]))
+        handoff.traffic._health[HOME, ""] = Health(rests=1)
+        sending = []
+        lanes: list[tuple[Category, int]] = [("marketing", 1), ("marketing", 1), ("transactional", 2)]
+        for category, begun in lanes:
+            sending.append(asyncio.create_task(handoff.send([_permit(category)])))
+
+            async def asked(many: int = begun) -> bool:
+                return len(server.requests) == many
+
+            await eventually(asked)
+        for task in sending:
+            task.cancel()
+        await asyncio.gather(*sending, return_exceptions=True)
+        await gateway.close()
 
 
 async def test_a_permit_that_has_lapsed_gets_no_slot_however_many_are_free() -> None:

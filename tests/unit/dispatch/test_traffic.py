@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from uuid import UUID
@@ -73,16 +73,30 @@ async def test_while_a_gateway_is_tried_what_has_another_way_goes_that_way(
     rested = time.monotonic() + 60
     monkeypatch.setattr(time, "monotonic", lambda: rested)
     assert _way(traffic).gateway == CHEAP
-    async with traffic.trials[CHEAP]:
+    async with traffic.trials[CHEAP, True]:
         assert _way(traffic).gateway == DEAR
-        assert _way(traffic, "transactional").gateway == CHEAP, "and waits there for how that ends"
         only = Traffic([traffic.gateways[CHEAP]])
         assert not only.resting
         only._health, only.trials = traffic._health, traffic.trials
         assert only.resting, "no use in taking more"
     traffic.answered(CHEAP, [], 0.1)
-    async with traffic.trials[CHEAP]:
+    async with traffic.trials[CHEAP, True]:
         assert _way(traffic).gateway == CHEAP
+
+
+async def test_what_has_no_other_way_waits_for_how_a_trial_of_its_own_lane_ends(
+    traffic: Traffic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = Traffic([*traffic.gateways.values()], [Route(CHEAP), Route(DEAR, price=1)])  # type: ignore[arg-type]
+    both.failed(CHEAP, "unreachable")
+    rested = time.monotonic() + 60
+    monkeypatch.setattr(time, "monotonic", lambda: rested)
+    async with both.trials[CHEAP, True]:
+        assert _way(both, "transactional").gateway == CHEAP, "which marketing is trying: codes do so themselves"
+    async with both.trials[CHEAP, False]:
+        assert _way(both, "transactional").gateway == DEAR
+        both.pause(DEAR, 60.0)
+        assert _way(both, "transactional").gateway == CHEAP, "and waits there"
 
 
 def _answers(traffic: Traffic, gateway: str, latency_s: float) -> None:
@@ -149,6 +163,31 @@ async def test_a_gateway_that_is_closed_to_the_person_is_no_way_and_where_all_ar
 ) -> None:
     assert _way(traffic, closed=(CHEAP,)).gateway == DEAR
     assert _way(traffic, "transactional", closed=(CHEAP,)).gateway == CHEAP
+
+
+async def test_a_text_goes_by_a_gateway_that_can_write_it_or_by_none(traffic: Traffic) -> None:
+    plain, dear = traffic.gateways[CHEAP], traffic.gateways[DEAR]
+    plain.capabilities = replace(plain.capabilities, unicode=False, segments=2)
+    routes = [Route(CHEAP), Route(DEAR, categories=frozenset({"marketing"}), price=1)]  # type: ignore[arg-type]
+    both = Traffic([plain, dear], routes)
+    for text, unfit in (
+        ("Soldes chez Lune, 5 € offerts. STOP 36111", set()),
+        ("Soldes d’été chez Lune. STOP 36111", {CHEAP}),
+        ("L" * 306, set()),
+        ("L" * 307, {CHEAP}),
+    ):
+        assert both.unfit(text) == unfit
+    for category, gateway in (("marketing", DEAR), ("transactional", None)):
+        ways = both.ways(territory="FR", sender_id="lune", oadc="LUNE", category=category, unfit={CHEAP})
+        assert (ways.of(UUID(int=1)), ways.exist) == (gateway, gateway is not None)
+
+
+async def test_where_each_gateway_takes_all_texts_none_is_looked_at(
+    traffic: Traffic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked of each message."""
+    monkeypatch.setattr("dispatch.traffic.length", None)
+    assert traffic.unfit("’" * 900) == set()
 
 
 async def test_what_no_route_is_for_has_no_way(traffic: Traffic) -> None:

@@ -154,11 +154,11 @@ class Clearance:
             subject = subjects.get(candidate.subject_id)
             blocked = blocks.get(candidate.subject_id, frozenset())
             territory = territory_of(number)
-            too_short = self.traffic.too_short(content)
-            like = candidate.sender_id, candidate.category, territory, too_short, blocked
+            unfit = self.traffic.unfit(content)
+            like = candidate.sender_id, candidate.category, territory, unfit, blocked
             if (open_ways := ways.get(like)) is None:
                 oadc = sender.oadc if sender else ""
-                open_ways = ways[like] = self._ways(candidate, territory, oadc, too_short, blocked)
+                open_ways = ways[like] = self._ways(candidate, territory, oadc, unfit, blocked)
             gateway = candidate.gateway if again else open_ways.of(candidate.message_id)
             one = candidate.subject_id, candidate.sender_id
             request = Request(
@@ -206,14 +206,14 @@ class Clearance:
         return decisions
 
     def _ways(
-        self, candidate: Candidate, territory: str, oadc: str, too_short: Collection[str], blocked: Collection[str]
+        self, candidate: Candidate, territory: str, oadc: str, unfit: Collection[str], blocked: Collection[str]
     ) -> Ways:
         return self.traffic.ways(
             territory=territory,
             sender_id=candidate.sender_id,
             oadc=oadc,
             category=candidate.category,
-            too_short=too_short,
+            unfit=unfit,
             closed=blocked,
         )
 

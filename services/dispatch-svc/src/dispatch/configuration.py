@@ -32,7 +32,7 @@ class RouteSettings(BaseModel):
 class GatewaySettings(BaseModel):
     """One account with one provider. `account`: as inbound-svc calls the one its receipts come to. `rate` and
     `sender_rate`: messages a second, over all processes. `batch`, `idempotent`, `adds_stop`, `echoes_reference`,
-    `segments`: where this account differs from its provider's module."""
+    `unicode`, `segments`: where this account differs from its provider's module."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,6 +51,7 @@ class GatewaySettings(BaseModel):
     adds_stop: bool | None = None
     echoes_reference: bool | None = None
     segments: int | None = Field(None, ge=1, le=MAX_SEGMENTS)
+    unicode: bool | None = None
 
     @property
     def name(self) -> str:
@@ -79,6 +80,7 @@ class GatewaySettings(BaseModel):
             "adds_stop": self.adds_stop,
             "echoes_reference": self.echoes_reference,
             "segments": self.segments,
+            "unicode": self.unicode,
         }
         otherwise = {name: value for name, value in told.items() if value is not None}
         account = Account(

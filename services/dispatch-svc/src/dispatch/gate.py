@@ -58,7 +58,7 @@ class Reason(StrEnum):
     GATEWAY_UNREACHABLE = "gateway_unreachable"
     GATEWAY_THROTTLED = "gateway_throttled"
     GATEWAY_NEEDS_SOMEBODY = "gateway_needs_somebody"  # our account, its money or its sender: until a person has acted
-    NO_ROUTE = "no_route"  # no configured gateway is for this place, sender, category and length
+    NO_ROUTE = "no_route"  # no configured gateway is for this place, sender, category and text
     # neither
     SEND_BEFORE_PASSED = "send_before_passed"
 

@@ -160,8 +160,8 @@ class Intake:
 @dataclass(slots=True)
 class Handoff:
     """`submits_in_flight`: how many calls of one gateway at once in each lane, over all partitions. The lanes share
-    nothing: a code never waits behind a campaign, nor one gateway's messages behind another's. Only what
-    tries a gateway that has rested is one message of either."""
+    nothing: a code never waits behind a campaign, nor one gateway's messages behind another's. What tries a gateway
+    that has rested is one message of each."""
 
     database: Database
     traffic: Traffic
@@ -202,11 +202,11 @@ class Handoff:
     async def _send_batch(self, permits: Sequence[Permit]) -> None:
         """One submit, begun on permits that hold, by one gateway. Waiting for a slot, lapsed permits are renewed: what
         waits is decided again every `permit_ttl`, so a STOP reaches it, and nobody takes it for the leavings of a
-        crash. A gateway that has rested has one slot, for one message; one that rests has none."""
+        crash. A gateway that has rested has one slot of each lane, for one message; one that rests has none."""
         while permits:
             standing = self._standing(permits[0])
             trying = standing == "to be tried"
-            slots = self.traffic.trials[permits[0].gateway] if trying else self._lanes[_lane(permits[0])]
+            slots = (self.traffic.trials if trying else self._lanes)[_lane(permits[0])]
             if standing == "resting" or not await self._slot(slots, min(p.until for p in permits)):
                 if self._stopping.is_set():
                     await self._hand_back(permits)
@@ -407,7 +407,7 @@ class Handoff:
             sender_id=permit.candidate.sender_id,
             oadc=permit.oadc,
             category=permit.candidate.category,
-            too_short=self.traffic.too_short(permit.text),
+            unfit=self.traffic.unfit(permit.text),
         )
         return ways.until or datetime.now(UTC)
 

@@ -75,10 +75,13 @@ class Traffic:
         part: float = 1.0,
     ) -> None:
         self.gateways = {gateway.name: gateway for gateway in gateways}
-        self.trials = {name: asyncio.Semaphore(1) for name in self.gateways}  # who has rested is tried by who holds it
+        self.trials = {  # who has rested is tried by who holds it, of each lane: a code waits for no marketing
+            (name, marketing): asyncio.Semaphore(1) for name in self.gateways for marketing in (True, False)
+        }
         self._adding_stop = frozenset(name for name, each in self.gateways.items() if each.capabilities.adds_stop)
         self._segments = {name: each.capabilities.segments for name, each in self.gateways.items()}
         self._fewest_segments = min(self._segments.values(), default=MAX_SEGMENTS)
+        self._gsm7_only = frozenset(name for name, each in self.gateways.items() if not each.capabilities.unicode)
         self._routes = routes or [Route(name) for name in self.gateways]
         self._equals = {name: _others_of_its_price(name, self._routes) for name in self.gateways}
         self._rates = rates or {}
@@ -97,19 +100,22 @@ class Traffic:
 
     @property
     def resting(self) -> bool:
-        """No gateway is to be tried now: no use in taking more."""
-        return not any(self._takes(name) for name in self.gateways)
+        """No gateway is to be tried with marketing now: no use in taking more."""
+        return not any(self._takes(name, marketing=True) for name in self.gateways)
 
     def standing(self, name: str) -> Standing:
         return healths.standing(self._of(name), time.monotonic())
 
-    def too_short(self, text: str) -> frozenset[str]:
-        """The gateways that take no text of so many SMS. Most texts need not be counted: see `sms_length.fits`."""
+    def unfit(self, text: str) -> frozenset[str]:
+        """The gateways that do not take this text: it is of more SMS than they take, or cannot be written in GSM 7-bit.
+        Most texts need not be counted: see `sms_length.fits`."""
         fewest = self._fewest_segments
-        if fewest >= MAX_SEGMENTS or len(text) <= fewest * (UCS2_PART // 2):
+        may_be_too_long = fewest < MAX_SEGMENTS and len(text) > fewest * (UCS2_PART // 2)
+        if not may_be_too_long and not self._gsm7_only:
             return NONE
-        segments = length(text).segments
-        return frozenset(name for name, most in self._segments.items() if most < segments)
+        counted = length(text)
+        too_short = frozenset(name for name, most in self._segments.items() if most < counted.segments)
+        return too_short | self._gsm7_only if counted.encoding == "UCS2" else too_short
 
     def ways(
         self,
@@ -118,23 +124,24 @@ class Traffic:
         sender_id: str,
         oadc: str,
         category: str,
-        too_short: Collection[str] = (),
+        unfit: Collection[str] = (),
         closed: Collection[str] = (),
     ) -> Ways:
-        """`too_short`: gateways that are no way for this text; `closed`: none for this person."""
+        """`unfit`: gateways that are no way for this text; `closed`: none for this person."""
         now = time.monotonic()
 
         def health(name: str) -> Health:
             return max(self._of(name), self._of(name, oadc), key=attrgetter("rests_until"))
 
         found = ways(self._routes, territory=territory, sender_id=sender_id, category=category)
-        found = [route for route in found if route.gateway not in too_short]
+        found = [route for route in found if route.gateway not in unfit]
         if not found:
             return Ways((), exist=False)
         found = [route for route in found if route.gateway not in closed] or found  # the gate says no to the latter
         may_go = {route.gateway for route in found if healths.may_go(health(route.gateway), now)}
         # while one is being tried, what has another way goes that way, and what has not waits for how it ends
-        equals = cheapest(found, lambda gateway: gateway in may_go and self._takes(gateway))
+        marketing = category == "marketing"
+        equals = cheapest(found, lambda gateway: gateway in may_go and self._takes(gateway, marketing=marketing))
         equals = equals or cheapest(found, lambda gateway: gateway in may_go)
         if not equals:
             resting = [health(route.gateway) for route in found]
@@ -205,9 +212,9 @@ class Traffic:
         for gateway in self.gateways.values():
             await gateway.close()
 
-    def _takes(self, name: str) -> bool:
+    def _takes(self, name: str, *, marketing: bool) -> bool:
         standing = self.standing(name)
-        return standing == "open" or (standing == "to be tried" and not self.trials[name].locked())
+        return standing == "open" or (standing == "to be tried" and not self.trials[name, marketing].locked())
 
     def _of(self, name: str, oadc: str = "") -> Health:
         return self._health.get((name, oadc), Health())
