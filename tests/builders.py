@@ -116,6 +116,7 @@ def receipt(
     provider: str = "simulator",
     account: str = "main",
     blocked: bool = False,
+    code: str | None = None,
 ) -> ReceiptReceived:
     return ReceiptReceived(
         provider=provider,
@@ -123,7 +124,7 @@ def receipt(
         provider_message_id=gateway_id or f"op-{reference}",
         reference=reference,
         state=state,  # type: ignore[arg-type]
-        code=None,
+        code=code,
         occurred_at=now(),
         received_at=now(),
         blocked=blocked,

@@ -111,6 +111,25 @@ def test_after_a_rest_a_gateway_is_tried_until_it_answers_or_rests_again(
             rested |= state.rests_until > before
 
 
+def test_a_receipt_rests_a_gateway_that_answers_well_and_none_of_before_that_does_so_again() -> None:
+    state = health.answered(Health(), 0.0, 0.1)
+    state = health.misconfigured_after_all(state, 0.0, 5.0, 1.0)
+    assert health.needs_somebody(state, 5.0)
+    assert state.rests_until == 305.0
+    assert health.misconfigured_after_all(state, 4.0, 6.0, 1.0) == state, "what was on its way"
+    acted = health.answered(state, 306.0, 0.1)
+    assert health.standing(acted, 306.0) == "open"
+    assert health.misconfigured_after_all(acted, 4.0, 307.0, 1.0) == acted, "a late one"
+    again = health.misconfigured_after_all(acted, 306.0, 307.0, 1.0)
+    assert again.rests_until == 607.0, "nobody has acted: for as long as before"
+
+
+def test_what_a_receipt_of_yesterday_says_of_a_gateway_is_not_of_today() -> None:
+    state = health.answered(Health(), 86_400.0, 0.1)
+    assert health.misconfigured_after_all(state, 85_000.0, 86_400.0, 1.0) == state
+    assert health.misconfigured_after_all(state, 86_000.0, 86_400.0, 1.0) != state
+
+
 def test_what_is_out_of_reach_rests_at_once_and_twice_as_long_each_time() -> None:
     state, now, rests = Health(), 0.0, []
     for _ in range(7):

@@ -705,7 +705,7 @@ class Pipeline(RuleBasedStateMachine):
     def _subscription(self, topic: Topic, worker: Worker | None) -> Subscription:
         mine: list[Subscription] = [
             *projection.subscriptions(),
-            *receipts.subscriptions(),
+            *receipts.subscriptions(worker.traffic if worker else Traffic([])),
             *((worker.intake.campaigns(), worker.intake.codes()) if worker else ()),
         ]
         return next(subscription for subscription in mine if subscription.topic is topic)

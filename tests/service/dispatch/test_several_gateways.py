@@ -21,6 +21,7 @@ from dispatch.gateways.kafka import KafkaGateway
 from stack.broker import Broker
 from tests.builders import number, opted_in, receipt, requested
 from tests.eventually import eventually
+from tests.fault_server import fault_server
 from tests.gateway_cases import submit
 from tests.operator import TOKEN, operator
 from tests.publish import publish
@@ -131,6 +132,43 @@ async def test_where_the_only_gateway_for_a_place_needs_somebody_every_message_f
             home.answer = "accept"
             for wanted in (first, second):
                 await eventually(d.becomes(wanted.message_id, "accepted"), within_s=PATIENT_S)
+
+
+@pytest.mark.parametrize("early", [False, True])
+async def test_a_receipt_that_blames_our_money_stops_what_would_go_the_same_way(
+    surroundings: Surroundings, early: bool
+) -> None:
+    """Each submit is answered well, and comes to nothing: the campaign is paused, for somebody to see. `early`: the
+    receipt is here before the answer."""
+    async with operator() as nobody, fault_server() as plivo:
+        body = b'{"message_uuid": ["u-1"]}'
+        plivo.answer = b"HTTP/1.1 202 Accepted\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+        gateway = {"provider": "plivo", "user": "MA01", "secret": "a-token", "url": plivo.url}
+        only: dict[str, Any] = {"gateway_url": None, "gateways": [gateway]}
+        async with dispatch(surroundings, nobody, **only) as d:
+            await d.publish_states(opted_in(1), opted_in(2))
+            first, told = requested(1), receipt("failed", gateway_id="u-1", provider="plivo", code="900")
+            if early:
+                await publish(surroundings, INBOUND_RECEIPTS, [told])
+
+                async def kept() -> bool:
+                    async with surroundings.sql("dispatch") as sql:
+                        return bool(await sql.fetchval("SELECT count(*) FROM early_receipt"))
+
+                await eventually(kept)
+            await d.request(first)
+            await eventually(d.becomes(first.message_id, "accepted"))
+            if not early:
+                await publish(surroundings, INBOUND_RECEIPTS, [told])
+
+            async def failed() -> bool:
+                return bool((await d.message(first.message_id))["code"] == "900")
+
+            await eventually(failed)
+            await d.request(second := requested(2))
+            found = await eventually(d.becomes(second.message_id, "deferred"))
+            assert found["reasons"] == ["gateway_needs_somebody"]
+            assert len(plivo.requests) == 1
 
 
 async def test_an_operator_on_kafka_reads_each_message_once_and_its_receipt_finds_the_message(

@@ -3,7 +3,7 @@
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from uuid import UUID
 
@@ -156,6 +156,31 @@ async def test_somebody_is_needed_by_a_sender_whose_name_is_refused_wherever_it_
     traffic.failed(CHEAP, "unreachable")
     traffic.pause(CHEAP, 60.0)
     assert not _way(traffic, oadc="LUNE").needs_somebody, "of what keeps it from a gateway, what does for longest"
+
+
+async def test_a_receipt_says_that_somebody_is_needed_of_a_gateway_or_of_a_sender_on_it(traffic: Traffic) -> None:
+    now, alerts = datetime.now(UTC), {"gateway": CHEAP}
+    before = REGISTRY.get_sample_value("sms_dispatch_gateway_alerts_total", alerts) or 0
+    assert traffic.misconfigured_after_all(CHEAP, now, "LUNE")
+    traffic.answered(CHEAP, ["LUNE"], 0.1)
+    assert _way(traffic, oadc="LUNE").gateway == DEAR, "what was in flight is answered well, as all that it took"
+    assert _way(traffic, oadc="SOLEIL").gateway == CHEAP
+    assert not traffic.misconfigured_after_all(CHEAP, now, "LUNE")
+    assert not traffic.misconfigured_after_all(CHEAP, now - timedelta(days=1))
+    assert not traffic.misconfigured_after_all("of-yesterday", now)
+    assert traffic.misconfigured_after_all(CHEAP, now)
+    assert _way(traffic, "transactional", oadc="SOLEIL").needs_somebody
+    assert REGISTRY.get_sample_value("sms_dispatch_gateway_alerts_total", alerts) == before + 2
+
+
+async def test_where_each_gateway_needs_somebody_more_is_taken_so_that_its_campaign_is_told(traffic: Traffic) -> None:
+    for gateway in (CHEAP, DEAR):
+        assert not traffic.resting
+        traffic.failed(gateway, "misconfigured")
+    assert not traffic.resting
+    alone = Traffic([traffic.gateways[CHEAP]])
+    alone.failed(CHEAP, "unreachable")
+    assert alone.resting
 
 
 async def test_a_gateway_that_is_closed_to_the_person_is_no_way_and_where_all_are_the_gate_has_to_say_so(

@@ -6,7 +6,10 @@ an `unknown`. One of a number that the provider will not deliver to, for a reaso
 that provider to the person until somebody opens it again; it is no opt-out.
 """
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +20,10 @@ from common.contracts import INBOUND_RECEIPTS
 from common.contracts.inbound import ReceiptReceived, ReceiptState
 from common.telemetry import counter
 from dispatch import store
-from dispatch.gateways import gateway_name
+from dispatch.gateways import gateway_name, receipt_codes
+from dispatch.traffic import Traffic
+
+log = logging.getLogger(__name__)
 
 RECEIPTS = counter("sms_dispatch_receipts_total", "Receipts by what became of them.", ["state", "result"])
 
@@ -35,6 +41,16 @@ RANK: dict[ReceiptState | None, int] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """A receipt that says of its gateway, or of this sender on it (`oadc`), that somebody has to act."""
+
+    gateway: str
+    oadc: str
+    code: str | None
+    handed_off_at: datetime
+
+
 HANDED_OFF = ("sending", "accepted", "rejected", "unknown")  # what an operator can have a receipt for
 
 
@@ -44,11 +60,26 @@ def advances(old: ReceiptState | None, new: ReceiptState, *, other_part: bool = 
     return RANK[new] > RANK[old] or (other_part and old == "delivered" and new in ("failed", "expired"))
 
 
-def subscriptions() -> list[Subscription]:
-    return [Subscription("dispatch.receipts", INBOUND_RECEIPTS, apply_receipts)]
+def subscriptions(traffic: Traffic) -> list[Subscription]:
+    async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
+        complaints = await apply_receipts(tx, batch)
+
+        async def tell() -> None:
+            note(complaints, traffic)
+
+        return tell if complaints else None
+
+    return [Subscription("dispatch.receipts", INBOUND_RECEIPTS, apply)]
 
 
-async def apply_receipts(tx: AsyncConnection, batch: list[Received]) -> After | None:
+def note(complaints: Iterable[Complaint], traffic: Traffic) -> None:
+    """The latest hand-off of each: what came before tells no more."""
+    for each in sorted(complaints, key=lambda complaint: complaint.handed_off_at, reverse=True):
+        if traffic.misconfigured_after_all(each.gateway, each.handed_off_at, each.oadc):
+            log.error("a receipt says that somebody is needed", extra={"gateway": each.gateway, "code": each.code})
+
+
+async def apply_receipts(tx: AsyncConnection, batch: list[Received]) -> list[Complaint]:
     receipts = [
         {
             "gateway": gateway_name(r.event.provider, r.event.account),
@@ -63,14 +94,16 @@ async def apply_receipts(tx: AsyncConnection, batch: list[Received]) -> After | 
         for r in batch
         if isinstance(r.event, ReceiptReceived)
     ]
-    await settle_receipts(tx, receipts, keep_early=True)
-    return None
+    return await settle_receipts(tx, receipts, keep_early=True)
 
 
-async def settle_receipts(tx: AsyncConnection, receipts: Sequence[Mapping[str, Any]], *, keep_early: bool) -> None:
-    """Apply what is known to the messages it is about; keep the rest for when the submit's answer arrives."""
+async def settle_receipts(
+    tx: AsyncConnection, receipts: Sequence[Mapping[str, Any]], *, keep_early: bool
+) -> list[Complaint]:
+    """Apply what is known to the messages it is about; keep the rest for when the submit's answer arrives. Returns what
+    is to be noted once that is committed."""
     if not receipts:
-        return
+        return []
     found = await store.messages_of_receipts(
         tx,
         [r["reference"] for r in receipts if r["reference"]],
@@ -82,6 +115,7 @@ async def settle_receipts(tx: AsyncConnection, receipts: Sequence[Mapping[str, A
     changes: dict[UUID, dict[str, Any]] = {}
     early = []
     blocks = []
+    blamed = []
     for receipt in receipts:
         row = by_gateway_id.get((receipt["gateway"], receipt["gateway_message_id"]))
         row = row or by_reference.get(receipt["reference"])
@@ -110,6 +144,8 @@ async def settle_receipts(tx: AsyncConnection, receipts: Sequence[Mapping[str, A
             since = receipt["occurred_at"] or receipt["received_at"]
             blocks.append({**changes[row.message_id], "subject_id": row.subject_id, "since": since})
             BLOCKS.labels(receipt["gateway"]).inc()
+        if row.handed_off_at is not None and _needs_somebody(receipt):
+            blamed.append((receipt, row))
         RECEIPTS.labels(receipt["receipt"], "applied").inc()
     if changes:
         await store.append_changes(tx, await store.put_receipts(tx, list(changes.values())))
@@ -119,6 +155,25 @@ async def settle_receipts(tx: AsyncConnection, receipts: Sequence[Mapping[str, A
         await store.keep_early_receipts(tx, early)
         for receipt in early:
             RECEIPTS.labels(receipt["receipt"], "early").inc()
+    if not blamed:
+        return []
+    senders = await store.senders(tx, {row.sender_id for _, row in blamed})
+    complaints = []
+    for receipt, row in blamed:
+        of_sender = receipt_codes.is_of_sender(_provider(receipt), receipt["code"])
+        if not of_sender or row.sender_id in senders:
+            oadc = senders[row.sender_id].oadc if of_sender else ""
+            complaints.append(Complaint(receipt["gateway"], oadc, receipt["code"], row.handed_off_at))
+    return complaints
+
+
+def _needs_somebody(receipt: Mapping[str, Any]) -> bool:
+    return receipt["receipt"] == "failed" and receipt_codes.needs_somebody(_provider(receipt), receipt["code"])
+
+
+def _provider(receipt: Mapping[str, Any]) -> str:
+    provider: str = receipt["gateway"].partition(".")[0]
+    return provider
 
 
 def _uuid(reference: str | None) -> UUID | None:

@@ -131,7 +131,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         return Background(
             subscriptions=[
                 intake.campaigns(),
-                *receipts.subscriptions(),
+                *receipts.subscriptions(handoff.traffic),
                 comparing.subscription(),
                 erasing.subscription(),
                 copier(held.field_keys).subscription(),

@@ -19,7 +19,7 @@ from dispatch.clearance import Clearance, Permit, stored
 from dispatch.gate import is_fresh
 from dispatch.gateways import Gateway, SendError
 from dispatch.pipeline import Handoff
-from dispatch.receipts import settle_receipts
+from dispatch.receipts import note, settle_receipts
 
 log = logging.getLogger(__name__)
 
@@ -177,8 +177,9 @@ class Timers:
         async with self._database.begin() as tx:
             matched = await store.take_matching_early_receipts(tx, self._batch)
             receipts = [{**row._mapping, "reference": None} for row in matched]
-            await settle_receipts(tx, receipts, keep_early=False)
+            complaints = await settle_receipts(tx, receipts, keep_early=False)
             await store.forget_sending(tx, datetime.now(UTC) - FORGET_AFTER)
+        note(complaints, self._handoff.traffic)
         return again or bool(matched)
 
     async def look_up(self) -> bool:

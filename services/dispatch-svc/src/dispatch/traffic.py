@@ -33,7 +33,9 @@ SLOW = counter(
     ["gateway"],
 )
 ALERTS = counter(
-    "sms_dispatch_gateway_alerts_total", "Submits refused until somebody acts (account, money, sender).", ["gateway"]
+    "sms_dispatch_gateway_alerts_total",
+    "Submits refused, or receipts that say so, until somebody acts (account, money, sender).",
+    ["gateway"],
 )
 
 NONE: frozenset[str] = frozenset()
@@ -100,8 +102,12 @@ class Traffic:
 
     @property
     def resting(self) -> bool:
-        """No gateway is to be tried with marketing now: no use in taking more."""
-        return not any(self._takes(name, marketing=True) for name in self.gateways)
+        """No gateway is to be tried with marketing now: no use in taking more. Unless each waits for somebody: what is
+        taken then says so, and its campaign is paused."""
+        if any(self._takes(name, marketing=True) for name in self.gateways):
+            return False
+        now = time.monotonic()
+        return not all(healths.needs_somebody(self._of(name), now) for name in self.gateways)
 
     def standing(self, name: str) -> Standing:
         return healths.standing(self._of(name), time.monotonic())
@@ -150,7 +156,7 @@ class Traffic:
                 (),
                 exist=True,
                 until=datetime.now(UTC) + timedelta(seconds=max(0.0, wait_s)),
-                needs_somebody=all(each.because == "misconfigured" for each in resting),
+                needs_somebody=all(healths.needs_somebody(each, now) for each in resting),
             )
         if len(equals) > 1:  # slow beats none
             equals = [way for way in equals if not healths.is_slow(self._of(way.gateway), now)] or equals
@@ -166,22 +172,36 @@ class Traffic:
             SLOW.labels(name).inc()
         self._health[name, ""] = compared
         for oadc in oadcs:
-            self._health.pop((name, oadc), None)
+            if (of_sender := self._health.get((name, oadc))) is not None:
+                self._health[name, oadc] = healths.answered(of_sender, now, latency_s)
         LATENCY.labels(name).set(compared.latency_s)
         ERRORS.labels(name).set(self._of(name).error_rate)
 
     def failed(self, name: str, failure: Failure, oadc: str = "") -> None:
         """A submit did not, because of this sender on it where one is named."""
         now = time.monotonic()
-        jitter = random.uniform(0.5, 1.0)  # noqa: S311 replicas must not come back as one
         before = self._of(name, oadc)
-        health = healths.failed(before, failure, now, jitter)
+        health = healths.failed(before, failure, now, _jitter())
         self._health[name, oadc] = health
         if health.rests_until > before.rests_until:
             RESTS.labels(name).inc()
         if failure == "misconfigured":
             ALERTS.labels(name).inc()
         ERRORS.labels(name).set(self._of(name).error_rate)
+
+    def misconfigured_after_all(self, name: str, handed_off_at: datetime, oadc: str = "") -> bool:
+        """A receipt says so (`receipt_codes`) of a message that this gateway took then. Is it news, and of now?"""
+        if name not in self.gateways:
+            return False
+        now = time.monotonic()
+        asked_at = now - (datetime.now(UTC) - handed_off_at).total_seconds()
+        before = self._of(name, oadc)
+        self._health[name, oadc] = health = healths.misconfigured_after_all(before, asked_at, now, _jitter())
+        if health == before:
+            return False
+        RESTS.labels(name).inc()
+        ALERTS.labels(name).inc()
+        return True
 
     def pause(self, name: str, after_s: float) -> None:
         """The operator itself said for how long."""
@@ -223,3 +243,7 @@ class Traffic:
 def _others_of_its_price(name: str, routes: Sequence[Route]) -> frozenset[str]:
     prices = {route.price for route in routes if route.gateway == name}
     return frozenset(route.gateway for route in routes if route.price in prices) - {name}
+
+
+def _jitter() -> float:
+    return random.uniform(0.5, 1.0)  # noqa: S311 replicas must not come back as one

@@ -2,7 +2,8 @@
 
 A circuit breaker of one record: what fails before it began closes the gateway at once, what is never answered closes it
 when it is more than half of what was asked lately. It rests for longer each time, and the first answer after a rest
-tells: success forgets, failure rests again. Until then one message of each lane tries it.
+tells: success forgets, failure rests again. Until then one message of each lane tries it. Where a receipt says that
+what was taken came to nothing until somebody acts, an answer proves nothing: it rests for as long as it may, each time.
 
 And is it slow? Then it is not closed: who has another way of the same price takes that, for a minute. Slow is, on the
 average of its last ten answers, longer than a quarter of what a submit may take, and three times as long as the fastest
@@ -19,6 +20,8 @@ LONGEST_REST_S: dict[Failure, float] = {"unreachable": 30.0, "unanswered": 30.0,
 FADE = 0.95  # of what was counted, with each submit: the last twenty matter
 ENOUGH = 3.0  # failures without which no error rate is believed
 TOO_MANY = 0.5  # of what was asked lately
+
+BELIEVED_S = 600.0  # after a message began, what its receipt says of the gateway: later, somebody may have acted
 
 LAST = 10  # answers whose average is the latency
 ENOUGH_ANSWERS = 4  # without which no latency is believed
@@ -52,6 +55,11 @@ def standing(health: Health, now: float) -> Standing:
 
 def may_go(health: Health, now: float) -> bool:
     return standing(health, now) != "resting"
+
+
+def needs_somebody(health: Health, now: float) -> bool:
+    """It rests, and until a person has acted that ends in another rest."""
+    return standing(health, now) == "resting" and health.because == "misconfigured"
 
 
 def is_slow(health: Health, now: float) -> bool:
@@ -97,6 +105,15 @@ def failed(health: Health, failure: Failure, now: float, jitter: float) -> Healt
         return known
     rest_s = min(2.0**health.rests, LONGEST_REST_S[failure]) * jitter
     return replace(known, rests=min(health.rests + 1, 12), rests_until=now + rest_s, because=failure)
+
+
+def misconfigured_after_all(health: Health, asked_at: float, now: float, jitter: float) -> Health:
+    """By a receipt of what was asked, and taken, at `asked_at`. Before the end of a rest for that, it tells nothing."""
+    known = health.because == "misconfigured" and asked_at < health.rests_until
+    if known or now - asked_at > BELIEVED_S:
+        return health
+    until = max(health.rests_until, now + LONGEST_REST_S["misconfigured"] * jitter)
+    return replace(health, rests=min(health.rests + 1, 12), rests_until=until, because="misconfigured")
 
 
 def pause(health: Health, until: float) -> Health:
