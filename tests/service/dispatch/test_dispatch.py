@@ -569,7 +569,7 @@ async def test_what_a_stop_found_in_review_holds_back_is_denied_at_once(surround
         assert op.messages == []
 
 
-async def test_a_number_the_provider_will_not_deliver_to_is_denied_by_that_gateway_until_somebody_opens_it(
+async def test_a_number_the_provider_will_not_deliver_to_is_denied_until_somebody_removes_the_block(
     surroundings: Surroundings,
 ) -> None:
     async with operator() as op, dispatch(surroundings, op) as d:

@@ -27,7 +27,7 @@ from tests.operator import TOKEN, operator
 from tests.publish import publish
 from tests.reading import reading
 from tests.running import Surroundings
-from tests.service.dispatch.test_dispatch import PATIENT_S, dispatch
+from tests.service.dispatch.test_dispatch import PATIENT_S, _otp, dispatch
 
 CHEAP, DEAR = "simulator", "simulator.dear"
 
@@ -132,6 +132,29 @@ async def test_where_the_only_gateway_for_a_place_needs_somebody_every_message_f
             home.answer = "accept"
             for wanted in (first, second):
                 await eventually(d.becomes(wanted.message_id, "accepted"), within_s=PATIENT_S)
+
+
+async def test_whom_one_provider_does_not_deliver_to_gets_codes_by_another_and_no_marketing_by_any(
+    surroundings: Surroundings,
+) -> None:
+    async with operator() as cheap, operator() as dear:
+        second = {"provider": "simulator", "account": "dear", "url": dear.url, "secret": TOKEN}
+        routes = [{"price": "0.08"}]
+        async with dispatch(surroundings, cheap, gateways=[{**second, "routes": routes}]) as d:
+            await d.publish_states(opted_in(1))
+            await d.request(first := requested(1))
+            assert (await eventually(d.becomes(first.message_id, "accepted")))["gateway"] == CHEAP
+            await publish(surroundings, INBOUND_RECEIPTS, [receipt("failed", reference=first.message_id, blocked=True)])
+
+            async def is_blocked() -> bool:
+                return bool((await d.client.get("/v1/provider-blocks")).json()["items"])
+
+            await eventually(is_blocked)
+            await d.request(denied := requested(1))
+            code = (await d.client.post("/v1/messages", json=_otp(1))).json()["message_id"]
+            assert (await eventually(d.becomes(denied.message_id, "denied")))["reasons"] == ["provider_block"]
+            assert (await eventually(d.becomes(code, "accepted")))["gateway"] == DEAR
+            assert (cheap.references, dear.references) == ([first.message_id], [code])
 
 
 @pytest.mark.parametrize("early", [False, True])

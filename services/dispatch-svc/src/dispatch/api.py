@@ -289,7 +289,8 @@ async def list_provider_blocks(
     cursor: Position = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> ProviderBlocks:
-    """People to whom a provider does not deliver, for a reason it does not tell: a person should look. Oldest first."""
+    """People to whom a provider does not deliver, for a reason it does not tell: a person should look. It may be their
+    wish, so they get no marketing by any gateway, and nothing else by this one. Oldest first."""
     caller.may_use_all()
     async with held.database.begin() as tx:
         rows = (
@@ -306,7 +307,8 @@ async def list_provider_blocks(
 async def remove_provider_block(
     gateway: str, subject_id: str, held: Held, caller: Annotated[Caller, Depends(require("message:write"))]
 ) -> None:
-    """Try this person by this gateway again. What was denied meanwhile stays denied."""
+    """Try this person by this gateway again; with marketing by any, once no other block of theirs is left. What was
+    denied meanwhile stays denied."""
     caller.may_use_all()
     async with held.database.begin() as tx:
         removed = await tx.scalar(

@@ -126,7 +126,7 @@ class Knowledge(msgspec.Struct, frozen=True, gc=False):
     purposes: frozenset[str] | None  # the sender's; None: no such sender
     countries: frozenset[str]  # where the sender may send marketing
     control: Control | None  # None: the campaign's control has not arrived
-    blocked: bool = False  # the gateway's provider will not deliver to this number, whyever
+    blocked: bool = False  # the gateway's provider, or for marketing any, will not deliver to this number, whyever
     recent: int = 0  # marketing that they had of this sender within `cap_window`, or that is on its way to them
 
 

@@ -2,8 +2,9 @@
 
 A terminal state never moves back; but a person who opted out has, whatever was said before, and a message of several
 parts is not delivered while one of them failed. A receipt is also proof that the operator had the message: it resolves
-an `unknown`. One of a number that the provider will not deliver to, for a reason it does not tell (DOMAIN 4.3), closes
-that provider to the person until somebody opens it again; it is no opt-out.
+an `unknown`. One of a number that the provider will not deliver to, for a reason it does not tell (DOMAIN 4.3), is no
+opt-out, and may be the person's wish: until somebody removes that block, no marketing goes to them by any gateway, and
+nothing else by that provider's.
 """
 
 import logging
@@ -27,7 +28,11 @@ log = logging.getLogger(__name__)
 
 RECEIPTS = counter("sms_dispatch_receipts_total", "Receipts by what became of them.", ["state", "result"])
 
-BLOCKS = counter("sms_dispatch_provider_blocks_total", "Receipts that close a provider to a number.", ["gateway"])
+BLOCKS = counter(
+    "sms_dispatch_provider_blocks_total",
+    "Receipts that block a number, to marketing and to a gateway.",
+    ["gateway"],
+)
 
 RANK: dict[ReceiptState | None, int] = {
     None: 0,

@@ -88,7 +88,7 @@ def capabilities(account: Account) -> Capabilities:
 
 def ambiguous(receipt: Receipt) -> bool:
     """The provider will not deliver to this number, and does not say whether the person asked for that: nothing to
-    prove an opt-out with, a reason not to send there through this provider (DOMAIN 4.3)."""
+    prove an opt-out with, a reason to send there no marketing, and nothing through this provider (DOMAIN 4.3)."""
     return receipt.blocked
 
 
