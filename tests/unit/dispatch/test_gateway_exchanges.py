@@ -206,8 +206,8 @@ async def test_an_account_may_say_what_its_provider_does_not() -> None:
     assert not (await gateway("telnyx")).capabilities.idempotent
     assert (await gateway("telnyx", idempotent=True)).capabilities.idempotent
     six = "e" * (6 * 153)
-    assert Traffic([await gateway("jasmin")]).too_short(six) == {"jasmin"}
-    assert Traffic([await gateway("jasmin", segments=8)]).too_short(six) == set()
+    assert Traffic([await gateway("jasmin")]).unfit(six) == {"jasmin"}
+    assert Traffic([await gateway("jasmin", segments=8)]).unfit(six) == set()
 
 
 async def test_a_message_id_that_infobip_has_had_before_was_accepted() -> None:
