@@ -457,8 +457,8 @@ async def test_the_gate_is_told_of_a_cancellation_before_anybody_is_denied_for_i
     assert {tuple(item["reasons"]) for item in items} == {("campaign_cancelled",)}
 
 
-@pytest.mark.parametrize("then", ["cancel", "edit"])
-async def test_nobody_waits_for_an_audience_to_be_frozen_to_cancel_or_edit_its_campaign(
+@pytest.mark.parametrize("then", ["cancel", "pause", "edit"])
+async def test_nobody_waits_for_an_audience_to_be_frozen_to_cancel_pause_or_edit_its_campaign(
     campaigns: Campaigns, then: str
 ) -> None:
     await campaigns.imported(csv_of(*range(5)))
@@ -475,8 +475,8 @@ async def test_nobody_waits_for_an_audience_to_be_frozen_to_cancel_or_edit_its_c
             starting = asyncio.ensure_future(campaigns.planner.start_due())
             await eventually(freezes)
             async with asyncio.timeout(20):
-                if then == "cancel":
-                    await campaigns.post(f"{path}/cancel")
+                if then != "edit":
+                    await campaigns.post(f"{path}/{then}")
                 else:
                     await campaigns.put(path, json={"audience": {"where": {"city": "Lyon"}}})
                     await campaigns.post(f"{path}/schedule")
@@ -485,7 +485,7 @@ async def test_nobody_waits_for_an_audience_to_be_frozen_to_cancel_or_edit_its_c
     assert await campaigns.planner.start_due() is (then == "edit")
     found = await campaigns.get(path)
     became = (found["status"], found["statistics"]["audience"])
-    assert became == (("cancelled", 0) if then == "cancel" else ("running", 2))
+    assert became == {"cancel": ("cancelled", 0), "pause": ("paused", 0), "edit": ("running", 2)}[then]
     assert [c.control for c in await campaigns.controls()] == [found["status"]]
 
 

@@ -25,7 +25,7 @@ from campaign.lifecycle import Action, NotPossible, Priority, Status, ends_by, m
 from campaign.recurrence import Recurring
 from campaign.store import Sender
 from campaign.text import parse
-from campaign.timing import Place, Timetable, Timing
+from campaign.timing import Place, Timetable, Timing, starts
 from campaign.variants import OWN, Choice, Result, Trial
 from campaign.writing import (
     Attribute,
@@ -64,6 +64,10 @@ class KeyReused(Conflict):
 
 class CampaignPastIt(Conflict):
     slug, title = "campaign-not-there", "The campaign is past it, or not there yet"
+
+
+class CampaignOver(Conflict):
+    slug, title = "campaign-over", "Its time has gone by"
 
 
 class ChosenSegment(BaseModel):
@@ -219,7 +223,7 @@ class Campaign(BaseModel):
     trial: Trial | None
     winner: str | None = Field(description="Of a trial, once it is known: `a` is the campaign's own text.")
     choice: Choice | None = Field(description="Of the winner, from the start of a campaign on that looks for one.")
-    missed: int = Field(description="Occurrences that nobody was there to begin before the next.")
+    missed: int = Field(description="Occurrences that nobody was there to begin before the next, or that a pause kept.")
     priority: Priority
     at: datetime | None = Field(
         description="As it was scheduled. Where clocks are ahead, people's own show it earlier."
@@ -232,8 +236,9 @@ class Campaign(BaseModel):
     length: Length = Field(description="Of the shortest message of `text`; what contacts hold may add to it.")
     costly: list[Costly] = Field(description="Characters of `text` that more than halve what an SMS holds.")
     paused_because: list[str] = Field(
-        description="Why it was paused by itself: `gateway_needs_somebody` is an account with a provider, or its money."
-        " Empty where a person paused it. Resume it once that is seen to."
+        description="Why it was paused by itself: `gateway_needs_somebody` is an account with a provider, or its money:"
+        " resume it once that is seen to. `series_paused`: the campaign that recurs was, and goes on with it. Empty"
+        " where a person paused it."
     )
     sending_waits: SendingWaits | None = Field(
         description="Of a campaign that is running: nothing is wrong with it, and it goes on by itself."
@@ -359,7 +364,7 @@ async def edit_campaign(campaign_id: Storable, body: EditedCampaign, held: Held,
     now = datetime.now(UTC)
 
     async def edit(tx: AsyncConnection, row: Row[Any]) -> None:
-        step(Status(row.status), Action.EDIT)
+        _may(row, Action.EDIT)
         if body.sender_id != row.sender_id:
             raise Invalid("a campaign stays its sender's", reasons=[Reason("sender_id", "another_sender")])
         sender = await store.find_sender(tx, row.sender_id)
@@ -367,6 +372,7 @@ async def edit_campaign(campaign_id: Storable, body: EditedCampaign, held: Held,
         _checked(body, sender, now, held.settings.policy)
         await _segment_checked(tx, body)
         await store.edit_campaign(tx, {**_written(body), "campaign_id": campaign_id, "by": caller.subject})
+        await store.leave_occurrences(tx, campaign_id, control.SERIES_PAUSED)
 
     return await _act(held, caller, campaign_id, Action.EDIT, edit)
 
@@ -385,7 +391,7 @@ async def schedule_campaign(
     at, acknowledged = (body.at, body.acknowledge) if body else (None, [])
 
     async def check(tx: AsyncConnection, row: Row[Any]) -> None:
-        step(Status(row.status), Action.SCHEDULE)
+        _may(row, Action.SCHEDULE)
         if at is not None and at < now - PAST_TOLERANCE:
             raise Invalid("`at` has passed", reasons=[Reason("at", "in_the_past")])
         pre_flight.not_too_far("at", at, now)
@@ -435,13 +441,38 @@ async def schedule_campaign(
 
 @router.post("/campaigns/{campaign_id}/pause")
 async def pause_campaign(campaign_id: Storable, held: Held, caller: Author) -> Campaign:
-    """Nothing of it is handed off once the gate has heard; what is decided meanwhile waits for `resume`."""
-    return await _act(held, caller, campaign_id, Action.PAUSE)
+    """Nothing of it is handed off once the gate has heard; what is decided meanwhile waits for `resume`. What has not
+    started does not: neither what is scheduled, nor whose audience is being frozen. Of one that recurs nothing begins,
+    and its occurrences that go on are paused with it."""
+
+    async def with_occurrences(tx: AsyncConnection, row: Row[Any]) -> None:
+        _may(row, Action.PAUSE)
+        if row.recurring is not None:
+            await control.pause_occurrences(tx, row, datetime.now(UTC))
+
+    return await _act(held, caller, campaign_id, Action.PAUSE, with_occurrences)
 
 
 @router.post("/campaigns/{campaign_id}/resume")
 async def resume_campaign(campaign_id: Storable, held: Held, caller: Author) -> Campaign:
-    return await _act(held, caller, campaign_id, Action.RESUME)
+    """It goes on where it was. What had not started does at its time, or at once if that has gone by; and is refused
+    (`campaign-over`) where no message could leave before its end: it may be scheduled anew. Of one that recurs the last
+    occurrence that a pause kept is begun, if the next has not come and it has not ended."""
+    now = datetime.now(UTC)
+
+    async def rejoin(tx: AsyncConnection, row: Row[Any]) -> None:
+        _may(row, Action.RESUME)
+        if row.status != Status.PAUSED or row.started_at is not None:
+            return
+        sender = await store.find_sender(tx, row.sender_id)
+        assert sender is not None
+        if (rule := store.recurring_of(row)) is None:
+            _still_of_use(row, sender, now, held.settings.policy)
+        else:
+            await _skip_what_is_over(tx, row, rule, sender, now, held.settings.policy)
+            await control.resume_occurrences(tx, row, now)
+
+    return await _act(held, caller, campaign_id, Action.RESUME, rejoin)
 
 
 @router.post("/campaigns/{campaign_id}/cancel")
@@ -564,6 +595,44 @@ async def _shown(tx: AsyncConnection, held: Resources[Any], rows: Sequence[Row[A
             )
         )
     return found
+
+
+def _may(row: Row[Any], action: Action) -> None:
+    """Raises NotPossible."""
+    step(Status(row.status), action, begun=row.started_at is not None)
+
+
+def _still_of_use(row: Row[Any], sender: Sender, now: datetime, policy: Policy) -> None:
+    """Raises CampaignOver where a campaign that has not started could not send any more."""
+    table = _table(row, sender, policy)
+    if now < table.ends_by:
+        opening = table.opening(Place(sender.country), max(now, row.starts_at))
+        if not covers(sender.country, policy) or (opening is not None and opening[0] < table.ends_by):
+            return
+    raise CampaignOver(
+        f"no message may leave before {table.ends_by.isoformat()}, its end: schedule it anew, or cancel it",
+        reasons=[Reason("send_before", "passed")],
+    )
+
+
+async def _skip_what_is_over(
+    tx: AsyncConnection, row: Row[Any], rule: Recurring, sender: Sender, now: datetime, policy: Policy
+) -> None:
+    """Of a campaign that recurs and was paused: what comes next is the last occurrence that has come, as long as it is
+    of use, else the one after. Raises CampaignOver where there is none."""
+    gate, timing = at_hand_off(policy), store.timing_of(row)
+    zone = zones(sender.country, gate)[0]
+    at, missed = recurrence.latest(rule, zone, row.at, now)
+    following = recurrence.first(rule, zone, at + timedelta.resolution)
+    begins = starts(timing, at, sender.country, row.starts_at, gate)
+    if ends_by(begins, None) <= now:
+        if following is None:
+            raise CampaignOver(
+                "none comes any more: schedule it anew, or cancel it", reasons=[Reason("recurring.until", "passed")]
+            )
+        at, missed, begins = following, missed + 1, starts(timing, following, sender.country, now, gate)
+    if missed:
+        await store.set_next(tx, row.campaign_id, at, begins, missed)
 
 
 def _table(row: Row[Any], sender: Sender, policy: Policy) -> Timetable:

@@ -1,10 +1,11 @@
 """The life of a campaign: what may follow what, and what the gate is told. Pure.
 
     draft ── schedule ──▶ scheduled ── start ──▶ running ◀── pause / resume ──▶ paused
-                                                    └────────── finish ─────────┴──▶ finished
+                              ▲                     └────────── finish ─────────┴──▶ finished
+                              └─ pause / resume ──▶ paused, before its start: it may be edited and scheduled anew too
     one that recurs stays `scheduled` while each of its occurrences, a campaign of its own, is led through this,
     and then is `finished`
-    edit leads from `draft` and `scheduled` to `draft`
+    edit leads from whatever has not started to `draft`
     cancel leads from anywhere but `finished` to `cancelled`
 
 Asking for what already is changes nothing, so every action may be retried.
@@ -80,6 +81,7 @@ _STEPS: dict[tuple[Status, Action], Step] = {
     (Status.SCHEDULED, Action.SCHEDULE): Step(Status.SCHEDULED),  # at another time
     (Status.SCHEDULED, Action.START): Step(Status.RUNNING, "running"),
     (Status.SCHEDULED, Action.FINISH): Step(Status.FINISHED),  # of one that recurs, after its last occurrence
+    (Status.SCHEDULED, Action.PAUSE): Step(Status.PAUSED, "paused"),
     (Status.RUNNING, Action.PAUSE): Step(Status.PAUSED, "paused"),
     (Status.PAUSED, Action.RESUME): Step(Status.RUNNING, "running"),
     (Status.RUNNING, Action.FINISH): Step(Status.FINISHED),
@@ -90,15 +92,22 @@ _STEPS: dict[tuple[Status, Action], Step] = {
     },
     # already so
     (Status.PAUSED, Action.PAUSE): Step(Status.PAUSED),
+    (Status.SCHEDULED, Action.RESUME): Step(Status.SCHEDULED),
     (Status.RUNNING, Action.RESUME): Step(Status.RUNNING),
     (Status.CANCELLED, Action.CANCEL): Step(Status.CANCELLED),
 }
+# of one that was paused before its start: the gate hears `running` when it starts, and not before
+_UNBEGUN: dict[tuple[Status, Action], Step] = {
+    (Status.PAUSED, Action.EDIT): Step(Status.DRAFT),
+    (Status.PAUSED, Action.SCHEDULE): Step(Status.SCHEDULED),
+    (Status.PAUSED, Action.RESUME): Step(Status.SCHEDULED),
+}
 
 
-def step(status: Status, action: Action) -> Step:
-    """Raises NotPossible."""
+def step(status: Status, action: Action, *, begun: bool) -> Step:
+    """`begun`: it has started. Raises NotPossible."""
     try:
-        return _STEPS[status, action]
+        return (_STEPS if begun else _STEPS | _UNBEGUN)[status, action]
     except KeyError:
         raise NotPossible(status, action) from None
 

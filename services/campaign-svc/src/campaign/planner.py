@@ -291,7 +291,7 @@ class Planner:
             selected = await segments.of_campaign(tx, row, now, self._policy)
             why, rule = await self._against(tx, row, selected), store.recurring_of(row)
             audience = await self._freeze(tx, row, selected, now) if why is None and rule is None else 0
-            if not await store.lock_unchanged(tx, row):  # cancelled meanwhile, or edited: that was nobody's audience
+            if not await store.lock_unchanged(tx, row):  # cancelled, edited, paused: that was nobody's audience
                 await tx.rollback()
                 return True
             if why is not None:

@@ -262,7 +262,7 @@ async def approve_campaign(campaign_id: Storable, body: NewApproval, held: Held,
     now = datetime.now(UTC)
     async with held.database.begin() as tx:
         row, sender = await campaign_of(tx, caller, campaign_id, lock=True)
-        if row.status not in (Status.DRAFT, Status.SCHEDULED):
+        if row.started_at is not None or row.status in (Status.FINISHED, Status.CANCELLED):
             raise Conflict("the campaign has begun", reasons=[Reason("status", row.status)])
         if not approval.may_approve(caller.subject, [row.created_by, *row.edited_by]):
             raise Forbidden("nobody approves what they wrote", reasons=[Reason("approved_by", "own_campaign")])

@@ -996,6 +996,33 @@ async def lock_running(tx: AsyncConnection, campaign_ids: Sequence[str]) -> Sequ
     return rows.all()
 
 
+async def lock_occurrences(
+    tx: AsyncConnection, series_id: str, *, paused_because: str | None = None
+) -> Sequence[Row[Any]]:
+    """Of a campaign that recurs, those that go on or are about to; or those that are paused, for this reason."""
+    rows = await tx.execute(
+        text(
+            f"{_CAMPAIGN} WHERE c.series_id = :id AND (CASE WHEN CAST(:why AS text) IS NULL"
+            " THEN c.status IN ('scheduled', 'running') ELSE c.status = 'paused' AND EXISTS (SELECT FROM"
+            " campaign_reason AS p WHERE p.campaign_id = c.campaign_id AND p.kind = 'paused' AND p.reason = :why) END)"
+            " ORDER BY c.position FOR UPDATE OF c"
+        ),
+        {"id": series_id, "why": paused_because},
+    )
+    return rows.all()
+
+
+async def leave_occurrences(tx: AsyncConnection, series_id: str, paused_because: str) -> None:
+    """Those that are paused for this reason are so by themselves from now on: what recurs says something else."""
+    await tx.execute(
+        text(
+            "DELETE FROM campaign_reason AS p USING campaign AS c WHERE c.series_id = :id"
+            " AND p.campaign_id = c.campaign_id AND p.kind = 'paused' AND p.reason = :why"
+        ),
+        {"id": series_id, "why": paused_because},
+    )
+
+
 async def campaigns_before(
     tx: AsyncConnection, position: int | None, sender_ids: Sequence[str] | None, series_id: str | None, limit: int
 ) -> Sequence[Row[Any]]:
@@ -1293,8 +1320,8 @@ async def tests_with(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any]]
 
 async def lock_due(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
     """One scheduled campaign whose time has come, that no other planner holds: by its accounts, so that meanwhile it is
-    cancelled or edited without waiting (`lock_unchanged`). Who is still to be denied of a cancelled one would count as
-    written to by its sender, so its next begins some seconds later."""
+    cancelled, edited or paused without waiting (`lock_unchanged`). Who is still to be denied of a cancelled one would
+    count as written to by its sender, so its next begins some seconds later."""
     rows = await tx.execute(
         text(
             f"{_CAMPAIGN} WHERE c.status = 'scheduled' AND c.starts_at <= :now"
