@@ -35,6 +35,7 @@ PURE = (
     "services/campaign-svc/src/campaign/frequency.py",
     "services/campaign-svc/src/campaign/prices.py",
     "services/campaign-svc/src/campaign/draw.py",
+    "services/campaign-svc/src/campaign/edition.py",
     "services/campaign-svc/src/campaign/timing.py",
     "services/campaign-svc/src/campaign/variants.py",
     "services/campaign-svc/src/campaign/recurrence.py",

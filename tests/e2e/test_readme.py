@@ -33,7 +33,14 @@ async def test_every_line_of_the_readme_works_as_written(checkout: Path) -> None
 @pytest.mark.timeout(WITHIN_S + 60)
 async def test_every_line_of_the_campaigns_guide_works_as_written(checkout: Path) -> None:
     output = await _pasted(checkout, "docs/campaigns.md")
-    for answer in ('"approval_missing"', '"own_campaign"', '"status":"finished"', '"variant":"b"', '"accepted":4'):
+    for answer in (
+        '"approval_missing"',
+        '"own_campaign"',
+        '"status":"finished"',
+        '"variant":"b"',
+        '"accepted":4',
+        "campaign-edited",
+    ):
         assert answer in output, output[-4000:]
 
 

@@ -6,6 +6,7 @@
      ├ Forbidden 403      a valid token without this scope or sender
      ├ NotFound 404
      ├ Conflict 409       the state of things refuses it
+     ├ PreconditionFailed 412  it has changed since it was read
      ├ TooLarge 413
      ├ Invalid 422        a field is wrong
      ├ TooMany 429        it came too often; Retry-After says when again
@@ -93,6 +94,10 @@ class Conflict(Problem):
 
 class PastItsTime(Problem):
     status, slug, title = 410, "past-its-time", "It is not kept any longer"
+
+
+class PreconditionFailed(Problem):
+    status, slug, title = 412, "precondition-failed", "It is not what was read"
 
 
 class TooLarge(Problem):

@@ -5,7 +5,7 @@ campaign's status (`control`) decide.
 """
 
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
@@ -17,7 +17,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validato
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import accounts, control, pre_flight, recurrence, results, segments, senders, store
+from campaign import accounts, control, edition, pre_flight, recurrence, results, segments, senders, store
 from campaign.findings import Sector
 from campaign.folding import Folding
 from campaign.frequency import MOST_DAYS
@@ -43,7 +43,7 @@ from common.auth import Caller, require
 from common.contracts.dispatch import Status as MessageStatus
 from common.fields import Position, Storable
 from common.law import Policy, at_hand_off, covers, zones
-from common.problems import Conflict, Invalid, NotFound, PastItsTime, Reason
+from common.problems import Conflict, Invalid, NotFound, PastItsTime, PreconditionFailed, Reason
 from common.service import Resources, resources
 
 router = APIRouter(prefix="/v1", tags=["campaigns"])
@@ -56,6 +56,11 @@ Reader = Annotated[Caller, Depends(require("campaign:read"))]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 _DECODED = ("audience", "translations", "timing", "recurring", "trial", "choice")  # kept as JSON
+_WRITTEN = (
+    *("name", "purpose", "text", "language", "translations", "folding", "sectors", "selection", "rest_days"),
+    *("send_before", "timing", "recurring", "trial", "priority"),
+)
+_SAID_AS = {"selection": "audience"}  # by who writes a campaign, what is kept under another name
 
 
 class KeyReused(Conflict):
@@ -68,6 +73,10 @@ class CampaignPastIt(Conflict):
 
 class CampaignOver(Conflict):
     slug, title = "campaign-over", "Its time has gone by"
+
+
+class CampaignEdited(PreconditionFailed):
+    slug, title = "campaign-edited", "The campaign is not what was read"
 
 
 class ChosenSegment(BaseModel):
@@ -332,6 +341,7 @@ async def write_campaign(
     if not new:
         response.status_code = 200
     response.headers["Location"] = f"/v1/campaigns/{campaign_id}"
+    response.headers["ETag"] = edition.etag(edition.tag(_parts(row)))
     return shown[0]
 
 
@@ -352,19 +362,34 @@ async def list_campaigns(
 
 
 @router.get("/campaigns/{campaign_id}")
-async def get_campaign(campaign_id: Storable, held: Held, caller: Reader) -> Campaign:
+async def get_campaign(campaign_id: Storable, response: Response, held: Held, caller: Reader) -> Campaign:
+    """Its `ETag` is of what its author wrote and of how it is scheduled: for the `If-Match` of an edit."""
     async with held.database.begin() as tx:
-        return (await _shown(tx, held, [await _found(tx, caller, campaign_id)]))[0]
+        row = await _found(tx, caller, campaign_id)
+        response.headers["ETag"] = edition.etag(edition.tag(_parts(row)))
+        return (await _shown(tx, held, [row]))[0]
 
 
 @router.put("/campaigns/{campaign_id}")
-async def edit_campaign(campaign_id: Storable, body: EditedCampaign, held: Held, caller: Author) -> Campaign:
+async def edit_campaign(
+    campaign_id: Storable,
+    body: EditedCampaign,
+    response: Response,
+    held: Held,
+    caller: Author,
+    if_match: Annotated[
+        str | None,
+        Header(description="The `ETag` that its edit is of. 412 where somebody has changed it since, and nothing is."),
+    ] = None,
+) -> Campaign:
     """Say it anew, before it has started. Where it was scheduled it is so no more; approvals of what it was count for
-    nothing."""
+    nothing. Without `If-Match` it replaces whatever somebody else wrote meanwhile."""
     now = datetime.now(UTC)
 
     async def edit(tx: AsyncConnection, row: Row[Any]) -> None:
         _may(row, Action.EDIT)
+        if if_match is not None:
+            _unchanged(row, body, if_match)
         if body.sender_id != row.sender_id:
             raise Invalid("a campaign stays its sender's", reasons=[Reason("sender_id", "another_sender")])
         sender = await store.find_sender(tx, row.sender_id)
@@ -373,6 +398,7 @@ async def edit_campaign(campaign_id: Storable, body: EditedCampaign, held: Held,
         await _segment_checked(tx, body)
         await store.edit_campaign(tx, {**_written(body), "campaign_id": campaign_id, "by": caller.subject})
         await store.leave_occurrences(tx, campaign_id, control.SERIES_PAUSED)
+        response.headers["ETag"] = edition.etag(edition.tag(_parts_of(body)))
 
     return await _act(held, caller, campaign_id, Action.EDIT, edit)
 
@@ -602,6 +628,19 @@ def _may(row: Row[Any], action: Action) -> None:
     step(Status(row.status), action, begun=row.started_at is not None)
 
 
+def _unchanged(row: Row[Any], body: NewCampaign, if_match: str) -> None:
+    """Raises CampaignEdited, unless it says already what it is to say: then the edit came before."""
+    parts = _parts(row)
+    changed = edition.changed(if_match, parts)
+    if changed is None or parts == _parts_of(body):
+        return
+    by = f"; who edited it last is {row.edited_by[-1]}" if row.edited_by else ""
+    raise CampaignEdited(
+        f"it has been changed since it was read{by}: read it again, and edit what it is now",
+        reasons=[Reason(name, "changed") for name in changed] or [Reason("If-Match", "stale")],
+    )
+
+
 def _still_of_use(row: Row[Any], sender: Sender, now: datetime, policy: Policy) -> None:
     """Raises CampaignOver where a campaign that has not started could not send any more."""
     table = _table(row, sender, policy)
@@ -713,6 +752,29 @@ def _written(body: NewCampaign) -> dict[str, Any]:
         "trial": body.trial.model_dump_json() if body.trial else None,
         "priority": body.priority.value,
     }
+
+
+def _parts(row: Row[Any]) -> dict[str, Any]:
+    """What an edit would replace: `edition.tag` is of these."""
+    return _edited({name: row._mapping[name] for name in _WRITTEN}) | {
+        "schedule": [row.agreed_start, row.agreed] if row.agreed is not None else None
+    }
+
+
+def _parts_of(body: NewCampaign) -> dict[str, Any]:
+    """What an edit would leave."""
+    return _edited(_written(body)) | {"schedule": None}
+
+
+def _edited(written: Mapping[str, Any]) -> dict[str, Any]:
+    """As it is compared: JSON by what it says, instants in UTC."""
+    shown = {_SAID_AS.get(name, name): value for name, value in written.items()}
+    for name in ("translations", "audience", "timing", "recurring", "trial"):
+        if shown[name] is not None:
+            shown[name] = msgspec.json.decode(shown[name])
+    if shown["send_before"] is not None:
+        shown["send_before"] = shown["send_before"].astimezone(UTC)
+    return shown
 
 
 def _campaign_id(caller: Caller, key: str | None) -> str:

@@ -198,7 +198,7 @@ campaign = Table(
     Column("missed", Integer, nullable=False, server_default=text("0")),  # occurrences that nobody was there to begin
     Column("priority", Text, nullable=False, server_default=text("'normal'")),
     Column("created_by", Text, nullable=False),
-    Column("edited_by", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    Column("edited_by", ARRAY(Text), nullable=False, server_default=text("'{}'")),  # who did so last is last
     _instant("created_at"),
     Column("fingerprint", Text, nullable=False),  # of the request
     Column("status", Text, nullable=False),
@@ -1139,8 +1139,8 @@ async def edit_campaign(tx: AsyncConnection, values: Mapping[str, Any]) -> None:
             " priority = :priority,"
             " at = NULL, starts_at = NULL, agreed = NULL,"
             " acknowledged = '{}', sent_back = NULL, edited_by ="
-            " CASE WHEN CAST(:by AS text) = ANY(edited_by) THEN edited_by"
-            " ELSE array_append(edited_by, CAST(:by AS text)) END WHERE campaign_id = :campaign_id"
+            " array_append(array_remove(edited_by, CAST(:by AS text)), CAST(:by AS text))"
+            " WHERE campaign_id = :campaign_id"
         ),
         values,
     )
