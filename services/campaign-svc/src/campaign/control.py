@@ -27,8 +27,6 @@ async def take(tx: AsyncConnection, row: Row[Any], action: Action, now: datetime
     one the gate denies who was asked for, and the planner everybody else, afterwards.
     """
     found = lifecycle.step(Status(row.status), action, begun=row.started_at is not None)
-    if found.status is row.status and found.control is None:
-        return
     await store.forget_reasons(tx, row.campaign_id, "paused")  # whyever it was
     version = await store.set_status(tx, row.campaign_id, found.status, controlled=found.control is not None, now=now)
     if found.control is not None:
