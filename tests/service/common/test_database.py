@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, suppress
 
 import asyncpg
 import pytest
+from sqlalchemy import event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -45,6 +46,33 @@ async def test_who_is_cancelled_leaves_no_transaction_open_to_the_next_user(post
             assert await sql.fetchval("SELECT count(*) FROM line WHERE n = $1", turn + 1) == 1, turn
     finally:
         await sql.close()
+        await database.close()
+
+
+async def test_a_first_statement_begins_its_transaction_and_fails_as_any_other(postgres: Postgres, unique: str) -> None:
+    """No statement is asked only to begin; an error is the driver's own, first or not."""
+    database = Database(await postgres.empty(f"database_{unique}"), pool_size=1)
+
+    async def again(*before: str) -> None:
+        async with database.begin() as tx:
+            for statement in (*before, "INSERT INTO line VALUES (1)"):
+                await fetch_many(tx, statement)
+
+    asked: list[str] = []
+    event.listen(database.engine.sync_engine, "before_cursor_execute", lambda *args: asked.append(args[2]))
+    try:
+        async with database.begin() as tx:
+            assert await fetch_many(tx, "CREATE TABLE line (n integer PRIMARY KEY)") == []
+            assert await fetch_many(tx, "INSERT INTO line SELECT unnest($1::integer[]) RETURNING n", [1, 2]) == [
+                (1,),
+                (2,),
+            ]
+        assert asked == ["CREATE TABLE line (n integer PRIMARY KEY)"], "the second goes to the driver itself"
+        with pytest.raises(asyncpg.UniqueViolationError):
+            await again()
+        with pytest.raises(asyncpg.UniqueViolationError):
+            await again("SELECT n FROM line")
+    finally:
         await database.close()
 
 

@@ -12,6 +12,7 @@ from uuid import UUID
 
 import httpx
 import msgspec
+import pytest
 
 from common.contracts import (
     CAMPAIGN_REQUESTS,
@@ -26,7 +27,7 @@ from common.contracts.campaign import MessageRequested
 from common.contracts.consent import ConsentStateChanged
 from common.contracts.dispatch import MessageChanged
 from common.kafka import partition_of
-from dispatch import store
+from dispatch import store, timers
 from dispatch.service import Settings, build
 from tests.builders import (
     controlled,
@@ -506,6 +507,17 @@ async def test_a_code_does_not_wait_for_the_answer_to_another_and_a_planned_stop
             beside.create_task(answer_once_the_stop_waits())
         assert await _statuses(surroundings, {"accepted": 3})
         assert op.references == codes
+
+
+async def test_a_code_over_http_is_told_of_and_not_looked_for(
+    surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timers, "LOOK_EVERY_S", 3600.0)
+    async with operator() as op, dispatch(surroundings, op) as d:
+        await eventually(lambda: _look_for_codes(surroundings, 1))
+        for n in range(1, 4):  # the first look may have found the first of them
+            await d.client.post("/v1/messages", json=_otp(7))
+            await eventually(partial(_statuses, surroundings, {"accepted": n}))
 
 
 async def test_codes_that_come_while_each_slot_is_taken_leave_together(surroundings: Surroundings) -> None:
