@@ -60,27 +60,35 @@ async def test_a_subject_is_unreadable_until_a_newer_state_is_read(database: Dat
         assert not (await store.subjects(tx, [subject(1)]))[subject(1)].unreadable
 
 
+@pytest.mark.parametrize("of", ["this decision", "an earlier one"])
 @pytest.mark.parametrize(
-    ("was", "told", "becomes"),
+    ("was", "told", "becomes", "of_an_earlier_one"),
     [
-        ("sending", "accepted", "accepted"),
-        ("sending", "deferred", "deferred"),
-        ("unknown", "accepted", "accepted"),
-        ("unknown", "rejected", "rejected"),
-        ("unknown", "deferred", "unknown"),
-        ("accepted", "rejected", "accepted"),
-        ("accepted", "unknown", "accepted"),
-        ("rejected", "accepted", "rejected"),
-        ("denied", "accepted", "denied"),
-        ("expired", "accepted", "expired"),
+        ("sending", "accepted", "accepted", "accepted"),
+        ("sending", "rejected", "rejected", "sending"),
+        ("sending", "unknown", "unknown", "sending"),
+        ("sending", "deferred", "deferred", "sending"),
+        ("unknown", "accepted", "accepted", "accepted"),
+        ("unknown", "rejected", "rejected", "rejected"),
+        ("unknown", "unknown", "unknown", "unknown"),
+        ("unknown", "deferred", "deferred", "unknown"),
+        ("accepted", "rejected", "accepted", "accepted"),
+        ("accepted", "unknown", "accepted", "accepted"),
+        ("accepted", "deferred", "accepted", "accepted"),
+        ("rejected", "accepted", "rejected", "rejected"),
+        ("denied", "accepted", "denied", "denied"),
+        ("expired", "accepted", "expired", "expired"),
     ],
 )
-async def test_an_outcome_settles_what_is_open_and_never_what_is_final(
-    database: Database, was: str, told: str, becomes: str
+async def test_an_outcome_settles_what_is_open_and_in_its_hand_and_never_what_is_final(
+    database: Database, was: str, told: str, becomes: str, of_an_earlier_one: str, of: str
 ) -> None:
     row = _message(was)
+    earlier = of == "an earlier one"
+    becomes = of_an_earlier_one if earlier else becomes
     outcome = {
         "message_id": row["message_id"],
+        "decided_at": row["decided_at"] - timedelta(seconds=15 if earlier else 0),
         "status": told,
         "reasons": (),
         "due_at": now() if told == "deferred" else None,
@@ -118,6 +126,21 @@ def _message(status: str, n: int = 1) -> dict[str, Any]:
         "gateway": "simulator",
         "facts": None,
     }
+
+
+@pytest.mark.parametrize("begun", ["handed_off_at = now()", "receipt = 'sent'"])
+@pytest.mark.parametrize("was", ["sending", "unknown"])
+async def test_what_somebody_knows_to_have_begun_does_not_wait_again(database: Database, was: str, begun: str) -> None:
+    row = _message(was)
+    ours = [row["decided_at"]]
+    async with database.begin() as tx:
+        await store.insert_messages(tx, [row])
+        assert len(await store.still_ours(tx, [row["message_id"]], ours, again=False)) == 1
+        assert len(await store.still_ours(tx, [row["message_id"]], ours, again=True)) == (was == "sending")
+        assert not await store.still_ours(tx, [row["message_id"]], [now()], again=False)
+        await tx.execute(text(f"UPDATE message SET {begun}"))
+        assert not await store.still_ours(tx, [row["message_id"]], ours, again=False)
+        assert not await store.settle(tx, [{**_accepted(row), "status": "deferred", "due_at": now()}])
 
 
 async def test_what_is_due_is_found_without_reading_what_is_settled_or_the_other_lane(
@@ -288,6 +311,7 @@ def _accepted(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "permit": SimpleNamespace(row=row),
         "message_id": row["message_id"],
+        "decided_at": row["decided_at"],
         "status": "accepted",
         "reasons": (),
         "due_at": None,

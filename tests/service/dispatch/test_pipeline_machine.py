@@ -103,9 +103,10 @@ FORGOTTEN = (
 SUM = ("pending", "denied", "deferred", "sending", "accepted", "rejected", "unknown", "expired")
 
 Moment = Literal["decided", "committed", "to be submitted", "answered", "settling"]
-Happening = Literal[
-    "opt out", "pause", "goes on", "comes twice", "another wakes", "is late", "dies", "stalls", "fails", "is to stop"
-]
+Happening = (
+    Literal["opt out", "pause", "goes on", "comes twice", "another wakes"]
+    | Literal["is late", "is overtaken", "stalls", "dies", "fails", "is to stop"]
+)
 Meanwhile = list[tuple[Moment, Happening]]
 AT_ANY: list[tuple[Moment, Happening]] = [
     ("decided", "opt out"),
@@ -118,6 +119,7 @@ AT_ANY: list[tuple[Moment, Happening]] = [
     ("committed", "opt out"),
     ("committed", "another wakes"),
     ("committed", "is late"),
+    ("committed", "is overtaken"),
     ("committed", "stalls"),  # a submit that has begun ends within its timeout, and so does a transaction
     ("committed", "dies"),
     ("to be submitted", "opt out"),
@@ -125,6 +127,7 @@ AT_ANY: list[tuple[Moment, Happening]] = [
     ("to be submitted", "is to stop"),
     ("to be submitted", "dies"),
     ("answered", "opt out"),
+    ("answered", "is overtaken"),
     ("answered", "dies"),
     ("settling", "opt out"),
     ("settling", "dies"),
@@ -138,12 +141,12 @@ acting: ContextVar["Worker | None"] = ContextVar("acting", default=None)
 
 
 class Clock:
-    """Everybody's monotonic clock, which may jump: a process that was not run for a while."""
+    """The clock of everybody's permits, which may jump: a process that was not run for a while."""
 
     ahead_s = 0.0
 
-    def monotonic(self) -> float:
-        return time.monotonic() + self.ahead_s
+    def clock_gettime(self, which: int) -> float:
+        return time.clock_gettime(which) + self.ahead_s
 
 
 @dataclass
@@ -284,7 +287,6 @@ def moments(monkeypatch: pytest.MonkeyPatch) -> Clock:
     around(store, "settle", None, "settling")
     clock = Clock()
     monkeypatch.setattr("dispatch.clearance.time", clock)
-    monkeypatch.setattr("dispatch.pipeline.time", clock)
     return clock
 
 
@@ -354,6 +356,7 @@ class Pipeline(RuleBasedStateMachine):
         self.missed: Meanwhile = []  # what was to happen to the last worker, at a moment that it never came to
         self.killed = False  # since it was looked at last, or one failed
         self.left: set[str] = set()  # `sending` in nobody's hand
+        self.lost: set[str] = set()  # in the hand of somebody who was killed, or failed
         self.idempotent = False
 
     @initialize(idempotent=st.booleans(), opted=st.booleans())
@@ -589,6 +592,10 @@ class Pipeline(RuleBasedStateMachine):
         assert {m for m, status in ledger.items() if status in ("accepted", "rejected")} <= set(had)
         assert set(had) <= {m for m, s in ledger.items() if s in ("accepted", "rejected", "unknown", "sending")}
         sending = {m for m, status in ledger.items() if status == "sending"}
+        unknown = {m for m, status in ledger.items() if status == "unknown"}
+        if self.killed:
+            self.lost |= sending | unknown
+        assert self.idempotent or unknown <= {*had, *self.lost}, "unknown, though who had it lives and never began"
         assert self.killed or sending <= self.left, "left behind by somebody who lives, or was to stop"
         self.killed, self.left = False, sending
 
@@ -657,9 +664,11 @@ class Pipeline(RuleBasedStateMachine):
             case "is late":  # for so long that its permits have lapsed; and nobody has heard of consent meanwhile
                 self.world.clock.ahead_s += 1000.0
                 await self._fall_silent()
-            case "stalls":  # for so long that another takes its messages for a dead one's; and then all opt out
+            case "is overtaken":  # it is late for so long that another takes its messages for a dead one's
                 self.world.clock.ahead_s += 1000.0
                 await self._lives([], lambda worker: worker.timers.sweep())
+            case "stalls":  # likewise; and then all opt out
+                await self.happens("is overtaken")
                 await self._everybody_opts_out()
 
     async def _everybody_opts_out(self) -> None:

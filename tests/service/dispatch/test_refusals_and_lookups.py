@@ -90,8 +90,8 @@ class Ledger:
     async def send(self) -> None:
         await self.holds("sending")
         row = await self.row()
-        until = float("inf")
-        permit = Permit(stored(row), number(1), "Offre. STOP au 36111", "MAISONLUNE", "36111", self.provider, until)
+        said = "Offre. STOP au 36111", "MAISONLUNE", "36111"
+        permit = Permit(stored(row), number(1), *said, self.provider, until=float("inf"), row=row._mapping)
         await self.handoff.send([permit])
 
     async def row(self) -> Any:

@@ -10,7 +10,7 @@ import pytest
 
 from common.contracts.campaign import Category
 from dispatch import pipeline
-from dispatch.clearance import Permit, _no_way, requested
+from dispatch.clearance import Permit, _no_way, requested, uptime_s
 from dispatch.gate import Reason
 from dispatch.gateways import HTTP_PROVIDERS, Account, HttpGateway, Misconfigured, Unreachable
 from dispatch.gateways.health import Health
@@ -109,14 +109,38 @@ async def test_a_code_tries_a_gateway_that_has_rested_while_marketing_does() -> 
 async def test_a_permit_that_has_lapsed_gets_no_slot_however_many_are_free() -> None:
     """Else its batch would take one, find that it has lapsed, and take one again: nothing else would ever run."""
     slots = asyncio.Semaphore(3)
-    assert not await _handoff()._slot(slots, time.monotonic())
+    assert not await _handoff()._slot(slots, uptime_s())
     assert not slots.locked()
 
 
 async def test_a_permit_that_holds_gets_a_slot_that_is_free() -> None:
     slots = asyncio.Semaphore(1)
-    assert await _handoff()._slot(slots, time.monotonic() + 60)
+    assert await _handoff()._slot(slots, uptime_s() + 60)
     assert slots.locked()
+
+
+class Suspended:
+    """The clocks of a machine that has not run for an hour, and where one is not told."""
+
+    def __init__(self) -> None:
+        self.for_s = 0.0
+
+    def clock_gettime(self, which: int) -> float:
+        return time.clock_gettime(which) + (self.for_s if which == time.CLOCK_BOOTTIME else 0.0)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+async def test_a_permit_lapses_while_the_machine_is_suspended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others have taken its message for a dead one's meanwhile, and told that an opt-out is enforced."""
+    clocks = Suspended()
+    for module in ("clearance", "pipeline"):
+        monkeypatch.setattr(f"dispatch.{module}.time", clocks)
+    until = uptime_s() + 60
+    assert await _handoff()._slot(asyncio.Semaphore(1), until)
+    clocks.for_s = 3600.0
+    assert not await _handoff()._slot(asyncio.Semaphore(1), until)
 
 
 async def test_a_submit_that_outlives_its_gateways_word_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """The one door to the gate: reads everything a decision stands on, under the partition's lock, and decides.
 
-`permit_until` bounds what a permission is worth: a hand-off begins before it, or the message is decided again.
+`Permit.until` bounds what a permission is worth: a hand-off begins before it, or the message is decided again.
 """
 
 import asyncio
@@ -32,8 +32,16 @@ from dispatch.traffic import Traffic, Ways
 VERDICTS = counter("sms_dispatch_verdicts_total", "Gate decisions by verdict and first reason.", ["verdict", "reason"])
 NO_ROUTE = counter("sms_dispatch_no_route_total", "Messages that may go, and that no configured gateway is for.")
 
+# Linux has the first, which goes on while the machine is suspended: others decide and enforce meanwhile
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
 TURN = 50  # messages that are decided in one turn of the loop
 NO_ROUTE_RECHECK = timedelta(minutes=5)  # somebody has to configure one
+
+
+def uptime_s() -> float:
+    """The clock that permits are of."""
+    return time.clock_gettime(_CLOCK)
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,9 +86,9 @@ def stored(row: Row[Any]) -> Candidate:
 
 
 class Permit(msgspec.Struct, frozen=True, gc=False):
-    """An allowed message, opened, with the sender's particulars. `until` is on this process's monotonic clock. `again`:
-    its gateway may have had it before, so it goes there or nowhere, and is never `deferred`. `row`: as the decision
-    left it in the ledger, with its version; nothing where that is not known."""
+    """An allowed message, opened, with the sender's particulars. `until`: by `uptime_s`. `again`: its
+    gateway may have had it before, so it goes there or nowhere, and is never `deferred`. `row`: as the decision left it
+    in the ledger; its `decided_at` tells this decision from any other of the message."""
 
     candidate: Candidate
     number: str
@@ -138,12 +146,13 @@ class Clearance:
         erased = await erasing.asked_of(tx, {c.subject_id for c in candidates})
         if not locked:
             await store.lock_partition(tx, partition, marketing=any(c.category == "marketing" for c in candidates))
-        until = time.monotonic() + self.permit_ttl_s  # before the read: a permit never outlives its knowledge
+        until = uptime_s() + self.permit_ttl_s  # before the read: a permit never outlives its knowledge
         as_of = await store.watermark(tx, partition)
         subjects = await store.subjects(tx, [c.subject_id for c in candidates])
         controls = await store.controls(tx, {c.campaign_id for c in candidates if c.campaign_id})
         recent = await self._recent(tx, partition, candidates)
         now = datetime.now(UTC)
+        lapses = now + timedelta(seconds=until - uptime_s())  # `until`, as an instant
         ways: dict[tuple[object, ...], Ways] = {}  # asked once for all messages of a kind
         decisions = []
         for place, (candidate, (number, content, flaw)) in enumerate(zip(candidates, opened, strict=True)):
@@ -196,8 +205,10 @@ class Clearance:
             if allowed:
                 assert sender is not None
                 assert gateway is not None
+                ends = gate.ends(request, known)
+                by = until if ends >= lapses else until - (lapses - ends).total_seconds()
                 permit = Permit(
-                    candidate, number, content, sender.oadc, sender.stop_code, gateway, until, again=again, row=row
+                    candidate, number, content, sender.oadc, sender.stop_code, gateway, by, again=again, row=row
                 )
                 recent[one] += candidate.category == "marketing"
             decisions.append(Decision(candidate, verdict, row, permit))

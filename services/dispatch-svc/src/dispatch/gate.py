@@ -161,6 +161,18 @@ def decide(request: Request, known: Knowledge, now: datetime, limits: Limits, po
     return Allow()
 
 
+def ends(request: Request, known: Knowledge) -> datetime:
+    """From when on what is allowed now will not be, as far as that is known. (Hours close early enough by themselves:
+    `law.at_hand_off`.)"""
+    end = request.send_before
+    if request.category == "marketing" and known.subject is not None:
+        for c in known.subject.consents:
+            until = c.expires_at
+            if until is not None and until < end and (c.sender_id, c.purpose) == (request.sender_id, request.purpose):
+                end = until
+    return end
+
+
 def denial_reasons(
     request: Request, known: Knowledge, now: datetime, limits: Limits, policy: Policy
 ) -> Iterator[Reason]:

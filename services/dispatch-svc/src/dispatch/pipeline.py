@@ -11,7 +11,8 @@
 
 What is not on the way of each message comes after that: waiting for a slot, deciding again once a permit has lapsed,
 the gateway's rate, its failures. What was deferred, and what a crash left, joins at `Handoff.send` (`timers.py`). A
-submit whose end nobody knows is `unknown` and is never blindly sent again.
+submit whose end nobody knows is `unknown` and is never blindly sent again. What we have in hand and have not begun is
+ours for as long as nobody has decided on it since (`store.still_ours`), though it was made `unknown` meanwhile.
 """
 
 import asyncio
@@ -36,7 +37,7 @@ from common.kafka import partitions_of
 from common.msisdn import territory_of
 from common.telemetry import counter, histogram
 from dispatch import outcomes, store
-from dispatch.clearance import Candidate, Clearance, Permit, requested, stored
+from dispatch.clearance import Candidate, Clearance, Permit, requested, stored, uptime_s
 from dispatch.gate import Reason, is_fresh
 from dispatch.gateways import Misconfigured, Refused, Result, SendError, Submit, Throttled, Unanswered, Unreachable
 from dispatch.gateways.health import Failure, Standing
@@ -185,12 +186,13 @@ class Handoff:
                 OUTCOMES.labels(name, status)  # 0 from the start, so that the first is an increase
 
     async def send(self, permits: Sequence[Permit]) -> None:
-        """Hand these off, in batches; returns when each has an outcome in the ledger."""
-        lanes: dict[tuple[str, bool], list[Permit]] = {}
+        """Hand these off, in batches of which all permits lapse at once: what ends before the others has its own.
+        Returns when each has an outcome in the ledger."""
+        lanes: dict[tuple[str, bool, float], list[Permit]] = {}
         for permit in permits:
-            lanes.setdefault(_lane(permit), []).append(permit)
+            lanes.setdefault((*_lane(permit), permit.until), []).append(permit)
         batches = []
-        for (name, _), lane in lanes.items():
+        for (name, *_), lane in lanes.items():
             size = self.traffic.gateways[name].batch
             batches += [lane[at : at + size] for at in range(0, len(lane), size)]
         self._in_hand += len(permits)
@@ -203,18 +205,19 @@ class Handoff:
         """One submit, begun on permits that hold, by one gateway. Waiting for a slot, lapsed permits are renewed: what
         waits is decided again every `permit_ttl`, so a STOP reaches it, and nobody takes it for the leavings of a
         crash. A gateway that has rested has one slot of each lane, for one message; one that rests has none."""
+        until, marketing = permits[0].until, _lane(permits[0])[1]
         while permits:
             standing = self._standing(permits[0])
             trying = standing == "to be tried"
             slots = (self.traffic.trials if trying else self._lanes)[_lane(permits[0])]
-            if standing == "resting" or not await self._slot(slots, min(p.until for p in permits)):
+            if standing == "resting" or not await self._slot(slots, until):
                 if self._stopping.is_set():
                     await self._hand_back(permits)
                     return
                 await self.send(await self._decide_again(permits))  # perhaps by other gateways
                 return
             try:
-                if time.monotonic() > min(p.until for p in permits) or self._standing(permits[0]) != standing:
+                if uptime_s() > until or self._standing(permits[0]) != standing:
                     continue
                 first = permits[:1] if trying else permits
                 going, later = self._within_the_rate(first)
@@ -223,8 +226,10 @@ class Handoff:
                 slots.release()
             if answers is None:  # refused as a whole: find the message that is to blame
                 half = len(going) // 2
-                await asyncio.gather(self._send_batch(going[:half]), self._send_batch(going[half:]))
-            await self._settle([*later, *(answers or [])], marketing=_lane(permits[0])[1])
+                halves = (self._send_batch(going[:half]), self._send_batch(going[half:]))
+                await asyncio.gather(self._settle(later, marketing=marketing), *halves)
+            else:
+                await self._settle([*later, *answers], marketing=marketing)
             permits = permits[len(first) :]
 
     async def _submit(self, permits: Sequence[Permit]) -> list[dict[str, Any]] | None:
@@ -317,14 +322,14 @@ class Handoff:
         return "open" if permit.again else self.traffic.standing(permit.gateway)
 
     async def _slot(self, slots: asyncio.Semaphore, until: float) -> bool:
-        """A free slot before `until` (monotonic); False at that moment, or when the service stops."""
-        if self._stopping.is_set() or time.monotonic() >= until:
+        """A free slot before `until` (`uptime_s`); False at that moment, or when the service stops."""
+        if self._stopping.is_set() or uptime_s() >= until:
             # to take a free one is no turn of the loop: whoever then found that its permit has lapsed would spin
             return False
         if not slots.locked():
             return await slots.acquire()
         try:
-            async with asyncio.timeout(until - time.monotonic()) as waiting:
+            async with asyncio.timeout(until - uptime_s()) as waiting:
                 self._waits.add(waiting)
                 await slots.acquire()
                 return True
@@ -350,16 +355,20 @@ class Handoff:
     async def _decide_again(self, permits: Sequence[Permit]) -> list[Permit]:
         """Fresh permits for those that may still go; the others keep their new verdict."""
         REDECIDED.inc(len(permits))
-        return await until_stored(lambda: self._redecide(permits))
+        ours = {p.row["decided_at"] for p in permits}
+        return await until_stored(lambda: self._redecide(permits, ours))
 
-    async def _redecide(self, permits: Sequence[Permit]) -> list[Permit]:
+    async def _redecide(self, permits: Sequence[Permit], ours: set[datetime]) -> list[Permit]:
+        """`ours`: the decisions that we have made of them. A new one is among these before its commit, which may be
+        done though nobody tells us."""
         partition = permits[0].candidate.partition
         async with self.database.begin() as tx:
             await store.lock_partition(tx, partition, marketing=_lane(permits[0])[1])
-            rows = await store.still_sending(tx, [p.candidate.message_id for p in permits])
             again = permits[0].again
+            rows = await store.still_ours(tx, [p.candidate.message_id for p in permits], ours, again=again)
             wanted = [stored(row) for row in rows]
             decisions = await self.clearance.decide(tx, partition, wanted, locked=True, again=again)
+            ours.update(d.row["decided_at"] for d in decisions)
             refused = [d for d in decisions if d.permit is None and not again]
             await store.append_changes(tx, await store.update_decisions(tx, [d.row for d in refused]))
             await store.update_decisions(tx, [d.row for d in decisions if d.permit])

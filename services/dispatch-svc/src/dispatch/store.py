@@ -5,6 +5,9 @@ holds their lane's shared (`lock_partition`), the projection of consent holds bo
 an opt-out being applied either precedes a decision or waits until the decided messages are marked `sending`, where the
 enforcement sees them; and a code waits for neither a campaign nor an opt-out that waits for one. Outcomes take no such
 lock: they only end a `sending`, and who stores them looks for opt-outs afterwards.
+
+What is `sending` is in the hand of whoever made its last decision, and `decided_at` tells which that was: an owner who
+comes late, after the sweep has taken the message for a dead one's, finds another there and leaves it alone (ADR 0054).
 """
 
 from collections import Counter, defaultdict
@@ -874,8 +877,8 @@ async def insert_messages(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]
 
 
 async def update_decisions(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[Changed]:
-    """Store new verdicts, made at once (`OF_ALL`), of messages whose rows the caller has locked or that are still
-    `sending`. What is denied because its person was erased loses number and text with it."""
+    """Store new verdicts, made at once (`OF_ALL`), of messages whose rows the caller has locked. What is denied because
+    its person was erased loses number and text with it."""
     if not rows:
         return []
     await _note_sending(tx, rows)
@@ -887,8 +890,8 @@ async def update_decisions(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]
     updated = await fetch_many(
         tx,
         f"UPDATE message AS m SET {sets}, ({', '.join(OF_ALL)}) = ROW({_one_for_all(len(DECIDED))}),"
-        f" version = m.version + 1, {kept} FROM {_unnest(DECIDED)}"
-        " WHERE m.message_id = v.message_id AND m.status IN ('pending', 'deferred', 'sending')"
+        f" version = m.version + 1, unknown_since = NULL, {kept} FROM {_unnest(DECIDED)}"
+        " WHERE m.message_id = v.message_id AND m.status IN ('pending', 'deferred', 'sending', 'unknown')"
         f" RETURNING {_OF_A_CHANGE}",
         *_columns(rows, DECIDED),
         *_of_all(rows),
@@ -962,14 +965,23 @@ async def claim_due(
     return list(rows)
 
 
-async def still_sending(tx: AsyncConnection, message_ids: Sequence[UUID]) -> list[Row[Any]]:
-    """Those of `message_ids` that are still ours to hand off, locked."""
+# what the sweep took for a dead one's, of whose hand-off nobody but its owner can know: there was none
+_NOT_BEGUN = "m.receipt IS NULL AND m.handed_off_at IS NULL"
+
+
+async def still_ours(
+    tx: AsyncConnection, message_ids: Sequence[UUID], decisions: Collection[datetime], *, again: bool
+) -> list[Row[Any]]:
+    """Those of `message_ids` that are still ours to hand off, locked: of which one of these `decisions` (`decided_at`)
+    is the last, and nobody has a receipt. Those too that were made `unknown` meanwhile, as we have not begun; unless
+    they were to go `again`."""
     rows = await tx.execute(
         text(
-            "SELECT * FROM message WHERE message_id = ANY(CAST(:ids AS uuid[])) AND status = 'sending'"
-            " ORDER BY message_id FOR UPDATE"
+            "SELECT * FROM message AS m WHERE message_id = ANY(CAST(:ids AS uuid[]))"
+            f" AND decided_at = ANY(CAST(:decisions AS timestamptz[])) AND {_NOT_BEGUN}"
+            " AND (status = 'sending' OR (status = 'unknown' AND NOT :again)) ORDER BY message_id FOR UPDATE"
         ),
-        {"ids": list(message_ids)},
+        {"ids": list(message_ids), "decisions": list(decisions), "again": again},
     )
     return list(rows)
 
@@ -1055,6 +1067,7 @@ async def reword(tx: AsyncConnection, reworded: Mapping[UUID, MessageReworded]) 
 
 SETTLED = {
     "message_id": "uuid",
+    "decided_at": "timestamptz",
     "status": "text",
     "reasons": "text",
     "due_at": "timestamptz",
@@ -1113,8 +1126,10 @@ async def _by_primary_key(tx: AsyncConnection) -> None:
 
 
 async def settle(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[Changed]:
-    """Outcomes. A message recovered as `unknown` meanwhile learns its true outcome; a final one never changes; one
-    whose receipt came first was accepted, whatever became of the answer."""
+    """Outcomes, each of one decision (`decided_at`). A message recovered as `unknown` meanwhile learns its true
+    outcome, or that nothing had begun: then it is `deferred`. A final one never changes; one whose receipt came first
+    was accepted, whatever became of the answer. What another has in hand by now is the other's to end, unless it was
+    accepted: then what goes out again is the same SMS."""
     if not rows:
         return []
     await _by_primary_key(tx)
@@ -1128,7 +1143,10 @@ async def settle(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list
         " known_as = coalesce(v.known_as, m.known_as),"
         " code = coalesce(v.code, m.code), handed_off_at = coalesce(v.handed_off_at, m.handed_off_at)"
         f" FROM (SELECT * FROM {_unnest(SETTLED)} ORDER BY message_id) AS v WHERE m.message_id = v.message_id"
-        " AND (m.status = 'sending' OR (m.status = 'unknown' AND v.status IN ('accepted', 'rejected')))"
+        " AND CASE v.status WHEN 'accepted' THEN m.status IN ('sending', 'unknown')"
+        " WHEN 'rejected' THEN m.status = 'unknown' OR (m.status = 'sending' AND m.decided_at = v.decided_at)"
+        " WHEN 'deferred' THEN m.status IN ('sending', 'unknown') AND m.decided_at = v.decided_at"
+        f" AND {_NOT_BEGUN} ELSE m.status = 'sending' AND m.decided_at = v.decided_at END"
         f" RETURNING {_OF_A_CHANGE}",
         *_columns(rows, SETTLED),
     )

@@ -261,6 +261,7 @@ class Timers:
                 [
                     {
                         "message_id": row.message_id,
+                        "decided_at": row.decided_at,
                         "status": "unknown",
                         "reasons": tuple(row.reasons),
                         "due_at": None,

@@ -1,0 +1,324 @@
+"""Whose a message is that is `sending`, and until when it may begin: real Postgres, the real door to the gate, the
+operator over HTTP, no service around. Another process's sweep takes all that is `sending` for a dead one's."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from aiohttp import web
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.consumer import Received
+from common.database import Database, fetch_many
+from common.law import at_hand_off, load
+from dispatch import projection, store
+from dispatch.clearance import Clearance, Permit, uptime_s
+from dispatch.clearance import requested as candidate
+from dispatch.gate import Limits
+from dispatch.gateways import HTTP_PROVIDERS, Account, Capabilities, HttpGateway
+from dispatch.pipeline import Handoff
+from dispatch.timers import Timers
+from dispatch.traffic import Rates, Traffic
+from tests.builders import (
+    controlled,
+    field_keys,
+    now,
+    opted_in,
+    opted_out,
+    requested,
+    sender_changed,
+    subject_keys,
+)
+from tests.eventually import eventually
+from tests.infrastructure import Postgres
+from tests.operator import TOKEN, Operator, operator
+
+pytestmark = pytest.mark.brokerless
+
+TTL_S = 60.0
+LEFT_AT_ONCE = timedelta(seconds=-1)
+SOON = timedelta(seconds=1)
+
+
+@dataclass
+class Watched(Operator):
+    """`meanwhile`: what happens once, as it has a submit and has not answered."""
+
+    meanwhile: Callable[[], Awaitable[object]] | None = None
+
+    async def submits(self, request: web.Request) -> web.StreamResponse:
+        if happens := self.meanwhile:
+            self.meanwhile = None
+            await happens()
+        return await super().submits(request)
+
+
+class Forgetful(Database):
+    """`loses` the answer to a commit, once."""
+
+    loses = False
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncConnection]:
+        async with super().begin() as tx:
+            yield tx
+        if self.loses:
+            self.loses = False
+            raise ConnectionResetError
+
+
+@dataclass
+class Process:
+    """Of dispatch-svc, its parts moved by hand."""
+
+    database: Database
+    clearance: Clearance
+    handoff: Handoff = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.handoff = Handoff(self.database, self.clearance.traffic, self.clearance, 1)
+
+    async def sweeps(self) -> None:
+        timers = Timers(
+            self.database, self.clearance, self.handoff, batch=10, partitions=1, sending_timeout=LEFT_AT_ONCE
+        )
+        await timers.sweep()
+
+    async def decides(self, *people: int, **more: Any) -> list[Permit]:
+        wanted = [candidate(requested(n, requested_at=now() - SOON, **more), 0) for n in people]
+        async with self.database.begin() as tx:
+            decisions = await self.clearance.decide(tx, 0, wanted)
+            await store.insert_messages(tx, [d.row for d in decisions])
+        return [d.permit for d in decisions if d.permit]
+
+    async def ledger(self) -> list[tuple[str, int]]:
+        async with self.database.begin() as tx:
+            rows = await fetch_many(tx, "SELECT status, version FROM message ORDER BY message_id")
+        return [(status, version) for status, version in rows]
+
+    async def opts_out(self, n: int) -> None:
+        async with self.database.begin() as tx:
+            await store.lock_decisions_out(tx, 0)
+            await projection.apply_states(tx, [Received(opted_out(n), "", n, 0, now(), None)])
+            [(enforced_at,)] = await fetch_many(tx, "SELECT enforced_at FROM enforcement")
+        assert enforced_at is not None
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[Watched]:
+    watched = Watched()
+    async with operator(watched):
+        yield watched
+
+
+@pytest.fixture
+async def process(postgres: Postgres, unique: str, fake: Watched) -> AsyncIterator[Callable[..., Process]]:
+    """Processes that share a database and an operator."""
+    database = Forgetful(await postgres.clone("dispatch", f"dispatch_{unique}"))
+    async with database.begin() as tx:
+        await store.put_sender(tx, sender_changed())
+        await store.put_control(tx, controlled("running"))
+        await store.put_subjects(tx, [opted_in(n) for n in (1, 2, 3)])
+        await tx.execute(
+            text(
+                "INSERT INTO consumer_offset (consumer_group, topic, partition, next_offset, as_of)"
+                " VALUES ('dispatch.consents', 'consent.states.v1', 0, 0, now())"
+            )
+        )
+    opened: list[Traffic] = []
+
+    def start(*, idempotent: bool = False, rate: float | None = None) -> Process:
+        can = Capabilities(batch=100, echoes_reference=True, idempotent=idempotent)
+        account = Account("simulator", "main", secret=TOKEN, url=fake.url)
+        provider = HTTP_PROVIDERS["simulator"]
+        gateway = HttpGateway("simulator", provider, account, timeout_s=30.0, capabilities=can)
+        opened.append(traffic := Traffic([gateway], rates={"simulator": Rates(rate)}))
+        policy, limits = at_hand_off(load("demonstration")), Limits(max_staleness=timedelta(minutes=5))
+        return Process(database, Clearance(subject_keys, field_keys, traffic, policy, limits, TTL_S))
+
+    yield start
+    for traffic in opened:
+        await traffic.close()
+    await database.close()
+
+
+def lapsed(permits: list[Permit]) -> list[Permit]:
+    """As they are after they waited for a slot, or for the database."""
+    return [msgspec.structs.replace(permit, until=uptime_s()) for permit in permits]
+
+
+async def test_what_was_never_begun_is_decided_again_though_another_took_it_for_a_dead_ones(
+    process: Callable[..., Process], fake: Watched
+) -> None:
+    owner, other = process(), process()
+    permits = await owner.decides(1)
+    await other.sweeps()
+    assert await owner.ledger() == [("unknown", 2)]
+    await owner.handoff.send(lapsed(permits))
+    assert await owner.ledger() == [("accepted", 4)]
+    assert len(fake.messages) == 1
+    async with owner.database.begin() as tx:
+        assert await fetch_many(tx, "SELECT unknown_since FROM message") == [(None,)]
+
+
+async def test_what_is_taken_back_knows_of_an_opt_out_that_was_enforced_meanwhile(
+    process: Callable[..., Process], fake: Watched
+) -> None:
+    owner, other = process(), process()
+    permits = await owner.decides(1)
+    await other.sweeps()
+    await other.opts_out(1)
+    await owner.handoff.send(lapsed(permits))
+    assert await owner.ledger() == [("denied", 3)]
+    assert fake.messages == []
+
+
+async def test_what_another_may_have_begun_is_not_taken_back(process: Callable[..., Process], fake: Watched) -> None:
+    """The sweep gives it once more to a gateway that takes it twice as one, and that may be slow to answer."""
+    owner, other = process(idempotent=True), process(idempotent=True)
+    permits = await owner.decides(1)
+    fake.open.clear()
+    resubmitting = asyncio.create_task(other.sweeps())
+    await fake.received.wait()
+    await owner.handoff.send(lapsed(permits))
+    await owner.handoff._hand_back(permits)
+    assert await owner.ledger() == [("sending", 2)]
+    fake.open.set()
+    await resubmitting
+    assert await owner.ledger() == [("accepted", 3)]
+    assert len(fake.messages) == 1
+
+
+async def test_what_a_gateway_did_not_take_waits_though_another_took_it_for_a_dead_ones(
+    process: Callable[..., Process], fake: Watched
+) -> None:
+    owner, other = process(), process()
+    fake.answer, fake.meanwhile = "throttle", other.sweeps
+    await owner.handoff.send(await owner.decides(1))
+    assert await owner.ledger() == [("deferred", 3)]
+    async with owner.database.begin() as tx:
+        [(due_at, unknown_since)] = await fetch_many(tx, "SELECT due_at, unknown_since FROM message")
+    assert due_at is not None
+    assert unknown_since is None
+
+
+async def test_a_new_decision_is_ours_though_nobody_told_us_that_it_was_committed(
+    process: Callable[..., Process], fake: Watched
+) -> None:
+    owner = process()
+    permits = await owner.decides(1)
+    assert isinstance(owner.database, Forgetful)
+    owner.database.loses = True
+    await owner.handoff.send(lapsed(permits))
+    assert await owner.ledger() == [("accepted", 4)]
+    assert len(fake.messages) == 1
+
+
+async def test_a_message_with_a_receipt_does_not_go_once_more(process: Callable[..., Process], fake: Watched) -> None:
+    owner, other = process(), process()
+    [permit] = permits = await owner.decides(1)
+    told = {
+        "message_id": permit.candidate.message_id,
+        "status": "sending",
+        "receipt": "delivered",
+        "gateway": "simulator",
+        "gateway_message_id": "op-1",
+        "code": None,
+        "receipt_at": now(),
+    }
+    async with owner.database.begin() as tx:
+        await store.put_receipts(tx, [told])
+    await owner.handoff.send(lapsed(permits))
+    await owner.handoff._hand_back(permits)
+    assert await owner.ledger() == [("sending", 2)]
+    await other.sweeps()
+    assert await owner.ledger() == [("accepted", 3)]
+    assert fake.messages == []
+
+
+class Ahead:
+    """A clock that jumps: all of a rate is there again."""
+
+    def __init__(self) -> None:
+        self.by = 0.0
+
+    def monotonic(self) -> float:
+        return uptime_s() + self.by
+
+
+async def test_what_is_throttled_waits_for_no_half_of_a_batch_that_was_refused(
+    process: Callable[..., Process], fake: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Ahead()
+    monkeypatch.setattr("dispatch.traffic.time", clock)
+
+    async def a_second_goes_by() -> None:
+        clock.by += 10.0
+
+    owner = process(rate=2.0)
+    fake.dislikes, fake.meanwhile = "perdu", a_second_goes_by
+    [wrong] = await owner.decides(1, text="Offre perdue. STOP au 36111")
+    good = await owner.decides(2, 3)
+    permits = [msgspec.structs.replace(permit, until=good[0].until) for permit in (wrong, *good)]  # one batch
+    fake.open.clear()
+    sending = asyncio.create_task(owner.handoff.send(permits))
+
+    async def statuses() -> list[str]:
+        return sorted(status for status, _ in await owner.ledger())
+
+    async def the_throttled_one_waits() -> bool:
+        return await statuses() == ["deferred", "rejected", "sending"]
+
+    await eventually(the_throttled_one_waits)
+    fake.open.set()
+    await sending
+    assert await statuses() == ["accepted", "deferred", "rejected"]
+
+
+@pytest.mark.parametrize("of", ["the message", "the consent"])
+async def test_a_permit_ends_with_what_it_stands_on(process: Callable[..., Process], of: str) -> None:
+    owner, ends = process(), now() + timedelta(seconds=20)
+    if of == "the consent":
+        state = opted_in(1, version=2)
+        async with owner.database.begin() as tx:
+            consent = msgspec.structs.replace(state.consents[0], expires_at=ends)
+            await store.put_subjects(tx, [msgspec.structs.replace(state, consents=(consent,))])
+    [one] = await owner.decides(1, **({"send_before": ends} if of == "the message" else {}))
+    [other] = await owner.decides(2)
+    assert _instant(one) - ends < timedelta(milliseconds=1)
+    assert _instant(other) - ends > timedelta(seconds=30)
+
+
+def _instant(permit: Permit) -> datetime:
+    return now() + timedelta(seconds=permit.until - uptime_s())
+
+
+async def test_what_ends_while_it_waits_expires_and_the_others_go_on_waiting(
+    process: Callable[..., Process], fake: Watched
+) -> None:
+    owner = process()
+    fake.open.clear()
+    [first] = await owner.decides(3)
+    waiting = [candidate(requested(n, requested_at=now() - SOON), 0) for n in (1, 2)]
+    waiting[0] = msgspec.structs.replace(waiting[0], send_before=now() + SOON)
+    sending = asyncio.create_task(owner.handoff.send([first]))
+    await fake.received.wait()
+    async with owner.database.begin() as tx:
+        decisions = await owner.clearance.decide(tx, 0, waiting)
+        await store.insert_messages(tx, [d.row for d in decisions])
+    others = asyncio.create_task(owner.handoff.send([d.permit for d in decisions if d.permit]))
+
+    async def expired() -> bool:
+        return ("expired", 2) in await owner.ledger()
+
+    await eventually(expired)
+    fake.open.set()
+    await asyncio.gather(sending, others)
+    assert sorted(await owner.ledger()) == [("accepted", 2), ("accepted", 2), ("expired", 2)]
+    assert len(fake.messages) == 2
