@@ -28,6 +28,7 @@ class Ovh:
         self.fetched: list[int] = []
         self.refused = 0
         self.down = False
+        self.gone: set[int] = set()  # in the list, and nowhere else
 
     def add(self, mo: int, text: str, **more: Any) -> None:
         fields = {"id": mo, "sender": number(1), "message": text, "creationDatetime": "2026-03-01T13:00:00+01:00"}
@@ -48,6 +49,8 @@ class Ovh:
             return web.json_response(list(self.incoming))
         mo = int(request.match_info["id"])
         self.fetched.append(mo)
+        if mo in self.gone:
+            return web.json_response({"message": "This MO does not exist"}, status=404)
         return web.json_response(self.incoming[mo])
 
     @asynccontextmanager
@@ -119,6 +122,20 @@ async def test_one_that_cannot_be_read_does_not_hold_up_the_others(surroundings:
         (event,) = await eventually(found)
 
     assert event.intent == "stop"
+
+
+async def test_one_that_is_not_given_does_not_hold_up_the_others(surroundings: Surroundings, ovh: Ovh) -> None:
+    ovh.add(1, "gone")
+    ovh.add(2, "STOP")
+    ovh.gone = {1}
+    async with polling(surroundings, ovh) as settings:
+
+        async def found() -> list[MessageReceived]:
+            return await messages(settings)
+
+        (event,) = await eventually(found)
+
+    assert (event.provider_message_id, event.intent) == ("2", "stop")
 
 
 async def test_when_the_api_is_down_it_is_asked_again(surroundings: Surroundings, ovh: Ovh) -> None:

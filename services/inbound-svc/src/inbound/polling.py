@@ -2,8 +2,8 @@
 
 GET /sms/{service}/incoming gives the ids of all MOs, /incoming/{id} one of them. What is in the journal is not fetched
 again; each other is journalled in a transaction of its own, and the relay publishes it. So a STOP counts when it is
-found: `every_s` and the time of the requests are added to its latency. One that cannot be read is left, logged, and
-looked at again each time; it does not hold up the others.
+found: `every_s` and the time of the requests are added to its latency. One that cannot be had or read is left,
+logged, and looked at again each time; it does not hold up the others.
 
 A request is signed: "$1$" and SHA-1, in hexadecimal, of application secret, consumer key, method, URL, body and time,
 joined by "+" (docs.ovh.com, first steps with the API; ovh/python-ovh ovh/client.py).
@@ -84,14 +84,14 @@ class Poller:
 
     async def _fetch(self, session: aiohttp.ClientSession, mo: str) -> bool:
         """Whether it is in the journal now."""
-        raw = await self._get(session, f"/{mo}")
-        received_at = datetime.now(UTC)
         try:
+            raw = await self._get(session, f"/{mo}")
+            received_at = datetime.now(UTC)
             fields: object = json.loads(raw)
             if not isinstance(fields, dict):
                 raise Unreadable("no object")
             message = ovh.polled({**fields, "id": mo}, self._service.short_code)
-        except (ValueError, RecursionError, Unreadable, WrongField) as error:
+        except (Refused, ValueError, RecursionError, Unreadable, WrongField) as error:
             extra = {"provider": "ovh", "account": self._service.account, "provider_message_id": mo}
             self._unreadable.add(mo)
             log.error("a polled MO cannot be read", extra={**extra, "why": type(error).__name__})
