@@ -98,9 +98,24 @@ def sinch(label: str, status: str, state: str, code: str = "401", **more: Any) -
     return Case(label, "sinch", "receipts", SINCH, (expected,), {"Dispatched": status})
 
 
-def infobip(label: str, group: int, name: str, state: str, code: str | None, error: str = "NO_ERROR") -> Case:
-    change = {'"groupId": 3': f'"groupId": {group}', "DELIVERED_TO_HANDSET": name, "NO_ERROR": error}
-    return Case(label, "infobip", "receipts", INFOBIP, (dlr("MESSAGE-ID-123-xyz", state, code, INFOBIP_AT),), change)
+def infobip(
+    label: str,
+    group: int,
+    name: str,
+    state: str,
+    code: str | None,
+    error: str = "NO_ERROR",
+    number: int = 5,
+    **more: Any,
+) -> Case:
+    change = {
+        '"groupId": 3': f'"groupId": {group}',
+        '"id": 5': f'"id": {number}',
+        "DELIVERED_TO_HANDSET": name,
+        "NO_ERROR": error,
+    }
+    expected = dlr("MESSAGE-ID-123-xyz", state, code, INFOBIP_AT, **more)
+    return Case(label, "infobip", "receipts", INFOBIP, (expected,), change)
 
 
 def ovh_case(ptt: str, state: str, **more: Any) -> Case:
@@ -127,12 +142,11 @@ def smsfactor(status: int, state: str, **more: Any) -> Case:
     )
 
 
-def telnyx(event: str, status: str, state: str, error: str | None = None) -> Case:
-    change = {"message.sent": event, '"queued"': f'"{status}"'}
-    if error:
-        change['"errors": []'] = f'"errors": [{{"code": "{error}"}}]'
-    expected = dlr(TELNYX_ID, state, error, TELNYX_AT)
-    return Case(f"{event} {status} {error}", "telnyx", "receipts", TELNYX, (expected,), change)
+def telnyx(event: str, status: str, state: str, *errors: tuple[str, str], code: str | None = None, **more: Any) -> Case:
+    listed = json.dumps([{"code": error, **({"title": title} if title else {})} for error, title in errors])
+    change = {"message.sent": event, '"queued"': f'"{status}"', '"errors": []': f'"errors": {listed}'}
+    expected = dlr(TELNYX_ID, state, code or (errors[0][0] if errors else None), TELNYX_AT, **more)
+    return Case(f"{event} {status} {errors}", "telnyx", "receipts", TELNYX, (expected,), change)
 
 
 def plivo(status: str, error: str, state: str) -> Case:
@@ -162,9 +176,10 @@ def vonage(status: str, error: str, state: str) -> Case:
     return Case(f"{status} {error}", "vonage", "receipts", VONAGE, (expected,), change)
 
 
-def messages(status: str, state: str) -> Case:
-    expected = dlr(UUID, state, "1360", NOON, reference=OURS)
-    return Case(status, "vonage-messages", "receipts", MESSAGES, (expected,), {'"rejected"': f'"{status}"'})
+def messages(status: str, state: str, code: str = "1360", **more: Any) -> Case:
+    expected = dlr(UUID, state, code, NOON, reference=OURS, **more)
+    change = {'"rejected"': f'"{status}"', "1360": code}
+    return Case(f"{status} {code}", "vonage-messages", "receipts", MESSAGES, (expected,), change)
 
 
 VONAGE_PART = mo("0A0000000123ABCD1", "Hello world", VONAGE_AT, part=Part("1", 2, 3))
@@ -217,6 +232,14 @@ CASES = [
         "receipts",
         "twilio/receipt-opted-out.form",
         (dlr("SM00000000000000000000000000000003", "opted_out", "21610"),),
+    ),
+    Case(
+        "blocked, by whom is not said",
+        "twilio",
+        "receipts",
+        "twilio/receipt-opted-out.form",
+        (dlr("SM00000000000000000000000000000003", "failed", "30004", blocked=True),),
+        {"21610": "30004"},
     ),
     Case("an MO", "simulator", "messages", "simulator/mo.json", (SIMULATOR_MO,)),
     Case(
@@ -306,6 +329,26 @@ CASES = [
     messages("read", "delivered"),
     messages("undeliverable", "failed"),
     messages("tomorrow", "unknown"),
+    messages("rejected", "opted_out", "1240"),
+    messages("undeliverable", "opted_out", "1240"),
+    messages("delivered", "delivered", "1240"),
+    messages("rejected", "failed", "1050", blocked=True),
+    Case(
+        "the code is the title",
+        "vonage-messages",
+        "receipts",
+        MESSAGES,
+        (dlr(UUID, "opted_out", "1240", NOON, reference=OURS),),
+        {"#1360": "#rejected", '"title": "1360"': '"title": 1240'},
+    ),
+    Case(
+        "an error in an error",
+        "vonage-messages",
+        "receipts",
+        MESSAGES,
+        (dlr(UUID, "opted_out", "1240", NOON, reference=OURS),),
+        {'"error": {': '"error": {"error": {', "1360": "1240", '1a1ddf"': '1a1ddf"}'},
+    ),
     # Sinch
     Case("an MO", "sinch", "messages", "sinch/mo.json", (SINCH_MO,)),
     Case("an MO at the other URL", "sinch", "messages", "sinch/mo.json", (SINCH_MO,), came_to="receipts"),
@@ -316,6 +359,23 @@ CASES = [
         "sinch/mo.json",
         (replace(SINCH_MO, text=""),),
         {"mo_text": "mo_binary"},
+    ),
+    Case(
+        "the text of an MMS",
+        "sinch",
+        "messages",
+        "sinch/mo.json",
+        (replace(SINCH_MO, text="Re: soldes\nSTOP"),),
+        {"mo_text": "mo_media", '"Hello world"': '{"subject": "Re: soldes", "message": "STOP", "media": []}'},
+        came_to="receipts",
+    ),
+    Case(
+        "an MMS without text",
+        "sinch",
+        "messages",
+        "sinch/mo.json",
+        (replace(SINCH_MO, text=""),),
+        {"mo_text": "mo_media", '"Hello world"': '{"subject": null, "media": [{"url": "x"}]}'},
     ),
     sinch("dispatched", "Dispatched", "sent"),
     sinch("queued", "Queued", "queued"),
@@ -347,7 +407,27 @@ CASES = [
     ),
     infobip("expired", 4, "EXPIRED_EXPIRED", "expired", "EXPIRED_EXPIRED"),
     infobip("rejected", 5, "REJECTED_SOURCE", "failed", "REJECTED_SOURCE"),
-    infobip("blacklisted", 5, "REJECTED_DESTINATION", "opted_out", "REJECTED_DESTINATION"),
+    infobip("with the operator, not yet with the person", 3, "DELIVERED_TO_OPERATOR", "sent", None, number=2),
+    infobip("blacklisted, once", 5, "REJECTED_DESTINATION", "opted_out", "REJECTED_DESTINATION", number=14),
+    infobip("no number", 5, "REJECTED_DESTINATION", "failed", "REJECTED_DESTINATION", number=52),
+    infobip("either", 5, "REJECTED_DESTINATION", "failed", "REJECTED_DESTINATION", number=0, blocked=True),
+    infobip(
+        "blacklisted",
+        5,
+        "REJECTED_DESTINATION_BLOCKLISTED",
+        "opted_out",
+        "REJECTED_DESTINATION_BLOCKLISTED",
+        number=14,
+    ),
+    *(
+        infobip(error, 2, "UNDELIVERABLE_REJECTED_OPERATOR", "opted_out", error, error, number=4)
+        for error in (
+            "EC_BLACKLISTED_DESTINATIONADDRESS",
+            "EC_DEST_ADDRESS_BLACKLISTED",
+            "EC_CONTENT_BLOCKED",
+            "EC_SC_BLOCKED_BY_END_USER",
+        )
+    ),
     infobip("on the list of those not to disturb", 5, "REJECTED_DND", "opted_out", "REJECTED_DND"),
     infobip("a group of tomorrow", 9, "NEW", "unknown", "NEW"),
     # MessageBird
@@ -473,13 +553,39 @@ CASES = [
         (replace(TELNYX_MO, text=""),),
         {'"text": "Hello, World!"': '"text": null'},
     ),
+    Case(
+        "an opt-out of theirs",
+        "telnyx",
+        "messages",
+        "telnyx/mo.json",
+        (replace(TELNYX_MO, opted_out=True),),
+        {'"parts": 1': '"autoresponse_type": "STOP", "parts": 1'},
+    ),
+    Case(
+        "an opt-in of theirs is a text",
+        "telnyx",
+        "messages",
+        "telnyx/mo.json",
+        (TELNYX_MO,),
+        {'"parts": 1': '"autoresponse_type": "START", "parts": 1'},
+    ),
     Case("nobody", "telnyx", "messages", "telnyx/mo.json", ("data.payload.from", "missing"), {'"from"': '"x"'}),
     Case("sent", "telnyx", "receipts", TELNYX, (dlr(TELNYX_ID, "sent", None, TELNYX_AT),)),
     telnyx("message.sent", "delivered", "sent"),
     telnyx("message.finalized", "delivered", "delivered"),
-    telnyx("message.finalized", "sending_failed", "failed", "40001"),
-    telnyx("message.finalized", "delivery_failed", "failed", "40008"),
-    telnyx("message.finalized", "sending_failed", "opted_out", "40300"),
+    telnyx("message.finalized", "sending_failed", "failed", ("40001", "")),
+    telnyx("message.finalized", "delivery_failed", "failed", ("40008", "Undeliverable")),
+    telnyx("message.finalized", "sending_failed", "opted_out", ("40300", "Blocked due to STOP message")),
+    telnyx(
+        "message.finalized",
+        "sending_failed",
+        "opted_out",
+        ("40008", "Undeliverable"),
+        ("40300", "Blocked due to STOP message"),
+        code="40300",
+    ),
+    telnyx("message.finalized", "sending_failed", "failed", ("40300", "Not assigned to a messaging profile")),
+    telnyx("message.finalized", "sending_failed", "failed", ("40300", ""), blocked=True),
     telnyx("message.finalized", "delivery_unconfirmed", "unknown"),
     Case("another event", "telnyx", "receipts", TELNYX, (), {"message.sent": "10dlc.brand.update"}),
     # Esendex
@@ -611,6 +717,8 @@ CASES = [
     jasmin("DELETED", "failed", "DELETED"),
     jasmin("EXPIRED", "expired", "EXPIRED"),
     jasmin("UNKNOWN", "unknown", "UNKNOWN"),
+    jasmin("ESME_ROK", "sent", None),
+    jasmin("ESME_RINVDSTADR", "failed", "ESME_RINVDSTADR"),
     Case(
         "older, delivered",
         "jasmin",

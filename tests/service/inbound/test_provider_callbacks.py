@@ -37,6 +37,7 @@ ACCOUNTS: list[dict[str, Any]] = [
     {"provider": "octopush", "account": "main", "basic": [PASSWORD]},
     {"provider": "smsfactor", "account": "main", "path_secrets": [PATH_SECRET], "short_code": "36111"},
     {"provider": "ovh", "account": "main", "path_secrets": [PATH_SECRET]},
+    {"provider": "infobip", "account": "main", "path_secrets": [PATH_SECRET]},
 ]
 
 
@@ -206,6 +207,33 @@ async def test_an_ambiguous_code_blocks_and_is_no_opt_out(operators: Operators) 
     assert (answer.status_code, answer.text) == (200, "OK")
     (receipt,) = await operators.receipts()
     assert (receipt.state, receipt.code, receipt.blocked) == ("failed", "23", True)
+
+
+async def test_one_mo_that_cannot_be_read_takes_no_other_with_it(operators: Operators) -> None:
+    """It is refused by its place, each time, and the others are kept once."""
+    one = json.loads(body("infobip/mo.json"))["results"][0]
+    stop = {**one, "messageId": "m-2", "text": "STOP"}
+    raw = json.dumps({"results": [{**one, "from": None}, stop, "no object"]}).encode()
+
+    answers = [
+        await operators.client.post(f"/v1/callbacks/infobip/main/{PATH_SECRET}/messages", content=raw) for _ in range(2)
+    ]
+
+    assert [answer.status_code for answer in answers] == [422, 422]
+    (reason,) = answers[0].json()["reasons"]
+    assert (reason["field"], reason["reason"]) == ("results.0.from", "not_a_string")
+    (event,) = await operators.messages()
+    assert (event.provider_message_id, event.intent) == ("m-2", "stop")
+
+
+async def test_a_receipt_that_cannot_be_read_takes_no_other_with_it(operators: Operators) -> None:
+    good = json.loads(body("infobip/receipts.json"))["results"][0]
+    raw = json.dumps({"results": [good, {**good, "status": None}]}).encode()
+
+    answer = await operators.client.post(f"/v1/callbacks/infobip/main/{PATH_SECRET}/receipts", content=raw)
+
+    assert answer.status_code == 422
+    assert [event.state for event in await operators.receipts()] == ["delivered"]
 
 
 async def test_a_callback_nobody_documents_is_refused_and_says_where_the_gap_is(operators: Operators) -> None:

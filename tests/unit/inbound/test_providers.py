@@ -108,7 +108,15 @@ def test_what_is_ambiguous_is_a_failure_that_blocks_and_no_opt_out() -> None:
     ]
     blocking = [receipt for receipt in receipts if ambiguous(receipt)]
 
-    assert sorted(receipt.code or "" for receipt in blocking) == ["23", "4", "Deleted"]
+    assert sorted(receipt.code or "" for receipt in blocking) == [
+        "1050",
+        "23",
+        "30004",
+        "4",
+        "40300",
+        "Deleted",
+        "REJECTED_DESTINATION",
+    ]
     assert {receipt.state for receipt in blocking} == {"failed"}
 
 

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
@@ -50,6 +50,8 @@ from inbound.providers import (
 from inbound.store import Origin
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 PREFIX = "/v1/callbacks/{provider}/{account}"
 METHODS = ("POST", "GET")
@@ -165,23 +167,24 @@ async def _receive(
         kind = provider.kind_of(callback, addressed)
         origin = Origin(account.provider, account.account, kind)
         entries: list[Entry]
+        wrong: WrongField | None = None
         if kind == "messages":
-            parsed = provider.parse_messages(callback)
+            messages, wrong = _read(provider.parse_messages, callback)
             answered = capabilities(account).answers_stop
             entries = [
                 journal.message_entry(
                     held, origin, _named_message(held, account, callback, m), received_at, answered=answered
                 )
-                for m in parsed
+                for m in messages
             ]
         else:
-            entries = [
-                journal.receipt_entry(held, origin, receipt, received_at)
-                for receipt in provider.parse_receipts(callback)
-            ]
+            receipts, wrong = _read(provider.parse_receipts, callback)
+            entries = [journal.receipt_entry(held, origin, receipt, received_at) for receipt in receipts]
         deadline = started + min(publish_timeout_s, OURS * provider.answer_within_s)
         arrival = Arrival(origin, entries, _content(callback), received_at, once)
         new = bool(entries) and await _published(held, arrivals, arrival, deadline)
+        if wrong:
+            raise wrong  # now that the others are kept
     except NotGenuine as refused:
         challenge = {"WWW-Authenticate": "Basic"} if account.basic else {}
         raise Unauthorised(
@@ -198,6 +201,14 @@ async def _receive(
     ACKNOWLEDGED.labels(kind).observe(loop.time() - started)
     answer = provider.answer(kind)
     return Response(answer.body, answer.status, media_type=answer.media_type)
+
+
+def _read(parse: Callable[[Callback], Sequence[T]], callback: Callback) -> tuple[Sequence[T], WrongField | None]:
+    """What can be read, and what is wrong with the rest."""
+    try:
+        return parse(callback), None
+    except WrongField as wrong:
+        return wrong.readable, wrong
 
 
 async def _published(held: Resources[Any], arrivals: Arrivals, arrival: Arrival, deadline: float) -> bool:

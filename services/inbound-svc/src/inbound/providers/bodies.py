@@ -6,14 +6,16 @@ to gigabytes, and reads files), forms of any bytes.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import cast
+from typing import TypeVar, cast
 from urllib.parse import parse_qsl, unquote_to_bytes
 from xml.etree import ElementTree
 from xml.parsers import expat
 
 from inbound.providers.provider import Callback, Unreadable, WrongField
+
+T = TypeVar("T")
 
 UNIX_SECONDS = re.compile(r"[0-9]{1,11}", re.ASCII)
 FIELDS = 200  # of a form; the longest seen has 30, and this is read before anyone is known
@@ -53,6 +55,22 @@ def list_at(fields: Mapping[str, object], name: str, *, where: str = "", most: i
     if not 1 <= len(items) <= most:
         raise WrongField(where + name, f"not_1_to_{most}")
     return items
+
+
+def each(items: Sequence[object], path: str, read: Callable[[Mapping[str, object], str], T]) -> Sequence[T]:
+    """What `read` makes of each, given its fields and the path before their names. One that is wrong takes none of the
+    others with it: they are in the WrongField."""
+    found: list[T] = []
+    wrong: WrongField | None = None
+    for place, item in enumerate(items):
+        where = f"{path}.{place}"
+        try:
+            found.append(read(an_object(item, where), f"{where}."))
+        except WrongField as error:
+            wrong = wrong or error
+    if wrong:
+        raise WrongField(wrong.field, wrong.reason, found)
+    return found
 
 
 def form(callback: Callback) -> Mapping[str, str]:

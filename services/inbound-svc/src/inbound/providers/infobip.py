@@ -1,8 +1,14 @@
-"""Infobip: JSON, several events in `results`; nothing signed by default.
+"""Infobip: JSON, several events in `results`; nothing signed by default. One of them that cannot be read is refused
+once the others are kept.
 
 infobip.com/docs/api (receive inbound SMS, outbound SMS reports). What their "HMAC" option signs is not documented
 publicly, so it is not checked: a secret path, basic authentication or an address list stands in for it (DOMAIN 3.2).
 `cleanText` has lost its keyword, and the keyword may be STOP: `text` is read.
+
+The group of a status is not all: DELIVERED_TO_OPERATOR is of the group "delivered", and intermediate.
+REJECTED_DESTINATION is two statuses: 14, now called REJECTED_DESTINATION_BLOCKLISTED, is of a list, ours or the
+operator's; 52 is a number that cannot be one. Without 14 or 52 it may be either: it blocks (infobip.com/docs, message
+status codes, error code reference).
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,27 +53,33 @@ STATES: Mapping[str, ReceiptState] = {  # by status.groupId, DOMAIN 3.4
     "4": "expired",
     "5": "failed",
 }
-OPTED_OUT_NAMES = ("REJECTED_DESTINATION", "REJECTED_DND")  # DOMAIN 4.3
+TO_OPERATOR = "DELIVERED_TO_OPERATOR"  # not yet the phone: another report may follow
+OPTED_OUT_NAMES = (  # DOMAIN 4.3
+    "REJECTED_DESTINATION_BLOCKLISTED",
+    "REJECTED_DND",
+    "EC_BLACKLISTED_DESTINATIONADDRESS",  # 2052, as the first
+    "EC_DEST_ADDRESS_BLACKLISTED",  # 2050, as the second
+    "EC_CONTENT_BLOCKED",  # 603, "by user opt-out (MO: STOP)"
+    "EC_SC_BLOCKED_BY_END_USER",  # 573, "asked their mobile operator"
+)
+DESTINATION, BLOCKLISTED, INVALID = "REJECTED_DESTINATION", "14", "52"
 NO_ERROR = "NO_ERROR"
 
 
 def parse_messages(callback: Callback) -> Sequence[Message]:
-    return [_message(*each) for each in _results(callback)]
+    return bodies.each(_results(callback), "results", _message)
 
 
 def parse_receipts(callback: Callback) -> Sequence[Receipt]:
-    return [_receipt(*each) for each in _results(callback)]
+    return bodies.each(_results(callback), "results", _receipt)
 
 
 def answer(kind: Kind) -> Answer:
     return EMPTY
 
 
-def _results(callback: Callback) -> list[tuple[Mapping[str, object], str]]:
-    """(fields, path) of each."""
-    results = bodies.list_at(bodies.json_object(callback), "results", most=MAX_RESULTS)
-    paths = [f"results.{place}" for place in range(len(results))]
-    return [(bodies.an_object(item, path), f"{path}.") for item, path in zip(results, paths, strict=True)]
+def _results(callback: Callback) -> Sequence[object]:
+    return bodies.list_at(bodies.json_object(callback), "results", most=MAX_RESULTS)
 
 
 def _message(fields: Mapping[str, object], where: str) -> Message:
@@ -87,6 +99,11 @@ def _receipt(fields: Mapping[str, object], where: str) -> Receipt:
     error = fields.get("error")
     cause = optional(bodies.an_object(error, f"{where}error"), "name", where=f"{where}error.") if error else None
     refused = next((one for one in (name, cause) if one in OPTED_OUT_NAMES), None)
+    number = optional(status, "id", where=f"{where}status.") if name == DESTINATION else None
+    if number == BLOCKLISTED:
+        refused = name
+    if name == TO_OPERATOR and state == "delivered":
+        state = "sent"
     failure = name if cause in (None, NO_ERROR) else cause
     return Receipt(
         provider_message_id=identifier(fields, "messageId", where=where),
@@ -94,4 +111,5 @@ def _receipt(fields: Mapping[str, object], where: str) -> Receipt:
         state="opted_out" if refused else state,
         code=refused or (failure if state in ("failed", "expired", "unknown") else None),
         at=bodies.zoned(fields, "doneAt"),
+        blocked=name == DESTINATION and refused is None and number != INVALID,
     )

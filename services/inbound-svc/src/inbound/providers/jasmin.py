@@ -41,6 +41,7 @@ kind_of = as_addressed
 
 ACK = Answer(200, "text/plain", b"ACK/Jasmin")
 GSM_CODING = 0
+COMMAND_STATUS = "ESME_R"  # of the submit: any but ESME_ROK is a refusal
 STATES: Mapping[str, ReceiptState] = {  # DOMAIN 3.4
     "ACCEPTD": "sent",
     "ESME_ROK": "sent",
@@ -75,7 +76,7 @@ def parse_messages(callback: Callback) -> Sequence[Message]:
 def parse_receipts(callback: Callback) -> Sequence[Receipt]:
     fields = _texts(_fields(callback))
     status = optional(fields, "message_status")
-    state = STATES.get(status, "unknown") if status else _older(fields)
+    state = _state(status) if status else _older(fields)
     return [
         Receipt(
             provider_message_id=required(fields, "id"),
@@ -101,6 +102,10 @@ def _fields(callback: Callback) -> Mapping[str, bytes]:
 
 def _texts(raw: Mapping[str, bytes]) -> Mapping[str, str]:
     return {name: charsets.named(value, None) for name, value in raw.items()}
+
+
+def _state(status: str) -> ReceiptState:
+    return STATES.get(status, "failed" if status.startswith(COMMAND_STATUS) else "unknown")
 
 
 def _older(fields: Mapping[str, str]) -> ReceiptState:

@@ -5,7 +5,8 @@ the registry is in `__init__`.
 
     NotGenuine     the signature is missing, wrong, too old or used before: 401, nothing is kept
     Unreadable     the body is not what its kind of body is made of: 400
-    WrongField     a field is missing or of the wrong form: 422, the field is named, its value never
+    WrongField     a field is missing or of the wrong form: 422, the field is named, its value never; what else came
+                   with it, and can be read, is kept first
     Undocumented   the provider publishes no description of this callback: 404, with where to look
 
 What a provider does not document is never guessed. Where only a detail is missing (the zone of a time, what a status
@@ -15,7 +16,7 @@ of tomorrow means) the detail is left out: None, "unknown".
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from common.contracts.inbound import ReceiptState
 
@@ -46,12 +47,14 @@ class Undocumented(Exception):
 
 
 class WrongField(Exception):
-    """`field` as the provider writes it (dots and indexes); `reason` is a slug."""
+    """`field` as the provider writes it (dots and indexes); `reason` is a slug. `readable`: the MOs or receipts of the
+    same callback that can be read."""
 
-    def __init__(self, field: str, reason: str) -> None:
+    def __init__(self, field: str, reason: str, readable: Sequence[Any] = ()) -> None:
         super().__init__(f"{field}: {reason}")
         self.field = field
         self.reason = reason
+        self.readable = readable
 
 
 @dataclass(frozen=True, slots=True)

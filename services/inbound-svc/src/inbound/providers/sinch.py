@@ -6,7 +6,8 @@ with the same words, for SMS; for SMS it is the account manager who turns it on,
 
 A batch id names a submit: a receipt is of the batch and the recipient. `Deleted` is "invalid number or opted out": not
 ours to decide, so it is a failure that blocks. Not documented for us: delivery reports of a whole batch
-(`delivery_report_sms`), which name no recipient: ask for `per_recipient` reports. A binary MO has no text.
+(`delivery_report_sms`), which name no recipient: ask for `per_recipient` reports. A binary MO has no text, an
+MMS (`mo_media`) that of its subject and its message. A callback answered with a 4xx is not sent again, unless with 429.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,7 +47,7 @@ capabilities = Capabilities(keeps_blacklist=True)
 secret_key = text_key
 
 ALGORITHM = "hmacsha256"
-TEXT, BINARY = "mo_text", "mo_binary"
+TEXT, BINARY, MEDIA = "mo_text", "mo_binary", "mo_media"
 RECIPIENT_REPORTS = ("recipient_delivery_report_sms", "recipient_delivery_report_mms")
 BATCH_REPORTS = ("delivery_report_sms", "delivery_report_mms")
 STATES: Mapping[str, ReceiptState] = {  # DOMAIN 3.4
@@ -82,20 +83,20 @@ def signature(key: bytes, body: bytes, nonce: str, stamp: str) -> bytes:
 
 
 def kind_of(callback: Callback, kind: Kind) -> Kind:
-    return "messages" if bodies.json_object(callback).get("type") in (TEXT, BINARY) else "receipts"
+    return "messages" if bodies.json_object(callback).get("type") in (TEXT, BINARY, MEDIA) else "receipts"
 
 
 def parse_messages(callback: Callback) -> Sequence[Message]:
     fields = bodies.json_object(callback)
     kind = required(fields, "type")
-    if kind not in (TEXT, BINARY):
+    if kind not in (TEXT, BINARY, MEDIA):
         raise WrongField("type", "not_known")
     return [
         Message(
             provider_message_id=required(fields, "id"),
             sender=identifier(fields, "from", most=NUMBER_CHARS),
             short_code=identifier(fields, "to", most=NUMBER_CHARS),
-            text=text_of(fields, "body") if kind == TEXT else "",
+            text=_text(fields, kind),
             sent_at=bodies.zoned(fields, "sent_at") or bodies.zoned(fields, "received_at"),
         )
     ]
@@ -124,3 +125,10 @@ def parse_receipts(callback: Callback) -> Sequence[Receipt]:
 
 def answer(kind: Kind) -> Answer:
     return EMPTY
+
+
+def _text(fields: Mapping[str, object], kind: str) -> str:
+    if kind != MEDIA:
+        return text_of(fields, "body") if kind == TEXT else ""
+    said = bodies.object_at(fields, "body")
+    return "\n".join(text_of(said, name, where="body.") for name in ("subject", "message") if said.get(name))

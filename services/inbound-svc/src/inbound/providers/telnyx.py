@@ -3,6 +3,10 @@
 `telnyx-signature-ed25519` is base64 of the signature of timestamp + "|" + body; the account's secret is the public key
 of the portal, base64 (developers.telnyx.com; DOMAIN 3.2). Only `message.finalized` is terminal. Events that are not of
 messages are genuine and nothing for us.
+
+`autoresponse_type` is "STOP" where Telnyx took an MO for an opt-out, by its own words or those of the profile. 40300 is
+"Blocked due to STOP message", and has been seen for a sender without a messaging profile: its title or detail says
+which, and without either it blocks (docs/messaging/messages/advanced-opt-in-out).
 """
 
 import base64
@@ -29,7 +33,6 @@ from inbound.providers.provider import (
     Once,
     Receipt,
     Signing,
-    identifier,
     optional,
     required,
     text_of,
@@ -48,7 +51,8 @@ STATES: Mapping[str, ReceiptState] = {  # of message.finalized, DOMAIN 3.4
     "sending_failed": "failed",
     "delivery_failed": "failed",
 }
-OPTED_OUT_CODE = "40300"
+BLOCKED_CODE = "40300"
+OF_A_STOP = ("stop message", "block rule")  # in its title, in its detail
 MAX_RECIPIENTS = 100
 
 
@@ -92,6 +96,7 @@ def parse_messages(callback: Callback) -> Sequence[Message]:
             short_code=required(recipient, "phone_number", where=to, most=NUMBER_CHARS),
             text="" if fields.get("text", "") is None else text_of(fields, "text", where=where),  # null: an MMS
             sent_at=bodies.zoned(data, "occurred_at"),
+            opted_out=fields.get("autoresponse_type") == "STOP",
         )
     ]
 
@@ -105,15 +110,19 @@ def parse_receipts(callback: Callback) -> Sequence[Receipt]:
     fields = bodies.object_at(data, "payload", where="data.")
     (recipient, *_), to = _recipients(fields)
     status = required(recipient, "status", where=to)
-    code = _code(fields)
+    errors = _errors(fields)
+    said = [text for code, text in errors if code == BLOCKED_CODE]
+    opted_out = any(words in text for text in said for words in OF_A_STOP)
+    code = BLOCKED_CODE if opted_out else errors[0][0] if errors else None
     state = STATES.get(status, "unknown") if event == FINALIZED else "sent"
     return [
         Receipt(
             provider_message_id=required(fields, "id", where=where),
             reference=None,
-            state="opted_out" if code == OPTED_OUT_CODE else state,
+            state="opted_out" if opted_out else state,
             code=code,
             at=bodies.zoned(data, "occurred_at"),
+            blocked=not opted_out and "" in said,
         )
     ]
 
@@ -133,14 +142,18 @@ def _recipients(fields: Mapping[str, object]) -> tuple[list[Mapping[str, object]
     return [bodies.an_object(item, f"{path}.{place}") for place, item in enumerate(items)], f"{path}.0."
 
 
-def _code(fields: Mapping[str, object]) -> str | None:
-    """Of the first error, if there is one."""
-    errors = fields.get("errors")
-    if not isinstance(errors, list) or not errors:
-        return None
-    path = "data.payload.errors.0"
-    error = bodies.an_object(errors[0], path)
-    return identifier(error, "code", where=f"{path}.") if optional(error, "code", where=f"{path}.") else None
+def _errors(fields: Mapping[str, object]) -> list[tuple[str, str]]:
+    """(code, title and detail in small letters) of each that has a code."""
+    listed = fields.get("errors")
+    found = []
+    for place, item in enumerate(listed if isinstance(listed, list) else ()):
+        path = f"data.payload.errors.{place}"
+        error = bodies.an_object(item, path)
+        code = optional(error, "code", where=f"{path}.")
+        if code:
+            said = [error.get(name) for name in ("title", "detail")]
+            found.append((code, " ".join(text for text in said if isinstance(text, str)).strip().lower()))
+    return found
 
 
 def _signed_by(key: bytes, given: str, signed: bytes) -> bool:

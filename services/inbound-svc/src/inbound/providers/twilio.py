@@ -60,6 +60,7 @@ STATES: Mapping[str, ReceiptState] = {  # DOMAIN 3.4
     "canceled": "failed",
 }
 OPTED_OUT_CODES = ("21610", "63014")  # DOMAIN 4.3: unsubscribed recipient; blocked by the user (RCS)
+BLOCKED_CODE = "30004"  # blocked, by the carrier or since the person opted out: twilio.com/docs/api/errors/30004
 DEFAULT_PORTS = {"https": 443, "http": 80}
 NO_REPLY = b'<?xml version="1.0" encoding="UTF-8"?><Response/>'
 
@@ -127,6 +128,7 @@ def parse_receipts(callback: Callback) -> Sequence[Receipt]:
             state="opted_out" if code in OPTED_OUT_CODES else state,
             code=code,
             at=None,
+            blocked=code == BLOCKED_CODE,
         )
     ]
 

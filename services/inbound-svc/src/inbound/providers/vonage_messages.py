@@ -2,6 +2,9 @@
 
 developer.vonage.com/en/messages (inbound-message and message-status webhooks); claims: DOMAIN 3.2. Every callback is
 signed. Only the `sms` channel is ours. Not documented: what becomes of concatenated parts (they come joined).
+
+1240, "illegal number", is of somebody who "has already sent a STOP"; 1050, "number barred", does not say who barred it
+(Nexmo/nexmo-oas-renderer _open_api/errors/messages-olympus.md).
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,6 +52,7 @@ STATES: Mapping[str, ReceiptState] = {  # DOMAIN 3.4
     "rejected": "failed",
     "undeliverable": "failed",
 }
+OPTED_OUT_CODE, BARRED_CODE = "1240", "1050"
 
 
 def verify(callback: Callback, account: Account, now: datetime) -> Once | None:
@@ -77,27 +81,35 @@ def parse_messages(callback: Callback) -> Sequence[Message]:
 
 
 def parse_receipts(callback: Callback) -> Sequence[Receipt]:
-    """One receipt. The code is at the end of the error's `type`, a URL, or is its `title`."""
     fields = _sms(callback)
-    code = None
-    if fields.get("error") is not None:
-        error = bodies.object_at(fields, "error")
-        code = (optional(error, "type", where="error.") or "").rpartition("#")[2] or optional(
-            error, "title", where="error."
-        )
+    code = _code(fields)
+    state = STATES.get(required(fields, "status"), "unknown")
     return [
         Receipt(
             provider_message_id=required(fields, "message_uuid"),
             reference=optional(fields, "client_ref"),
-            state=STATES.get(required(fields, "status"), "unknown"),
+            state="opted_out" if state == "failed" and code == OPTED_OUT_CODE else state,
             code=code,
             at=bodies.zoned(fields, "timestamp"),
+            blocked=state == "failed" and code == BARRED_CODE,
         )
     ]
 
 
 def answer(kind: Kind) -> Answer:
     return NO_CONTENT
+
+
+def _code(fields: Mapping[str, object]) -> str | None:
+    """At the end of the error's `type`, a URL, or its `title`: whichever is a number. An error may be in an `error`."""
+    if fields.get("error") is None:
+        return None
+    error = bodies.object_at(fields, "error")
+    inner = error.get("error")
+    error = inner if isinstance(inner, dict) else error
+    link, title = optional(error, "type", where="error."), optional(error, "title", where="error.")
+    said = [one for one in ((link or "").rpartition("#")[2], title) if one]
+    return next((one for one in said if one.isdecimal()), said[0] if said else None)
 
 
 def _sms(callback: Callback) -> Mapping[str, object]:
