@@ -175,6 +175,14 @@ def test_one_right_signature_of_several_is_enough() -> None:
     main_account = {"x-plivo-signature-ma-v3": form.headers["x-plivo-signature-v3"], "x-plivo-signature-v3-nonce": "n"}
     genuine(replace(form, headers=main_account), Account("plivo", "main", (SECRET,), PUBLIC_URL), NOW)
 
+    older = plivo_v2(SECRET, FORM, NOW, "n")
+    of_both = {
+        "x-plivo-signature-v2": "bm8=",
+        "x-plivo-signature-ma-v2": older.headers["x-plivo-signature-v2"],
+        "x-plivo-signature-v2-nonce": "n",
+    }
+    genuine(replace(older, headers=of_both), Account("plivo", "main", (SECRET,), PUBLIC_URL), NOW)
+
 
 def test_two_fields_of_vonage_cannot_be_passed_off_as_one() -> None:
     fields = {"msisdn": "1", "text": "STOP"}

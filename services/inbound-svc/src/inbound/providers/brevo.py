@@ -5,7 +5,7 @@ Basic authentication in the URL, and the address list Brevo publishes: 1.179.112
 basic. A reply is `replied`, with the person in `to` and the text in `reply` (schemas.apis.io brevo-smseventreport: no
 example with values is published). An MO has no id of its own: `messageId` is that of what was sent to them, and one
 may answer twice. `messageId` may be a submit's, so a receipt is of id and recipient. The zone of `date` is not
-documented: it is left out.
+documented: it is left out. One event in each callback: what `batched` ones look like is not documented either.
 """
 
 from collections.abc import Mapping, Sequence

@@ -2,11 +2,13 @@
 
 V3 (`X-Plivo-Signature-V3`, or `-MA-V3` of the main account; several, by commas; `-V3-Nonce`):
     base64(HMAC-SHA256(token, url + "?" + [sorted query + "."] + sorted names and values + "." + nonce))
-V2 (`X-Plivo-Signature-V2`, `-V2-Nonce`): base64(HMAC-SHA256(token, url without query + nonce)).
+V2 (`X-Plivo-Signature-V2`, or `-MA-V2`; `-V2-Nonce`): base64(HMAC-SHA256(token, url without query + nonce)).
 plivo/plivo-python plivo/utils/signature_v3.py and plivo/utils; vectors: DOMAIN 3.2. No time is signed, and V2 does not
 cover the body, so a nonce is remembered for as long as anybody may retry, and V3 is what counts where both are there.
 
 The code of a receipt is `ErrorCode`; 200 is an opt-out. Plivo gives no time and does not echo our reference.
+`MessageIntent` is "optout" where Plivo took an MO for one. An MMS has its text, if any, in `Body`
+(docs.plivo.com/docs/messaging/api/message/handling-incoming).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -55,7 +57,8 @@ STATES: Mapping[str, ReceiptState] = {  # DOMAIN 3.4
 }
 OPTED_OUT_CODE = "200"
 NO_ERRORS = ("000", "0")
-V3, V3_MAIN, V2 = "x-plivo-signature-v3", "x-plivo-signature-ma-v3", "x-plivo-signature-v2"
+V3, V3_MAIN = "x-plivo-signature-v3", "x-plivo-signature-ma-v3"
+V2, V2_MAIN = "x-plivo-signature-v2", "x-plivo-signature-ma-v2"
 
 Pairs = Iterable[tuple[str, str]]
 
@@ -66,16 +69,20 @@ def verify(callback: Callback, account: Account, now: datetime) -> Once | None:
     keys = [secret_key(secret) for secret in account.secrets]
     if V3 in headers or V3_MAIN in headers:
         nonce = signatures.header(headers, f"{V3}-nonce")
-        given = [one.strip() for name in (V3, V3_MAIN) for one in headers.get(name, "").split(",")]
+        given = _given(headers, V3, V3_MAIN)
         signed = signed_v3(url, bodies.pairs(callback.body), nonce)
-    elif V2 in headers:
+    elif V2 in headers or V2_MAIN in headers:
         nonce = signatures.header(headers, f"{V2}-nonce")
-        given = [one.strip() for one in headers[V2].split(",")]
+        given = _given(headers, V2, V2_MAIN)
         signed = url.partition("?")[0] + nonce
     else:
         raise NotGenuine("signature_missing")
     signatures.matches(given, [signatures.hmac_base64(key, signatures.octets(signed)) for key in keys])
     return signatures.once(nonce, now + signatures.REMEMBERED)
+
+
+def _given(headers: Mapping[str, str], *names: str) -> list[str]:
+    return [one.strip() for name in names for one in headers.get(name, "").split(",")]
 
 
 def signed_v3(url: str, form: Pairs, nonce: str) -> str:
@@ -92,13 +99,15 @@ def signed_v3(url: str, form: Pairs, nonce: str) -> str:
 
 def parse_messages(callback: Callback) -> Sequence[Message]:
     fields = bodies.form(callback)
+    is_mms = fields.get("Type") == "mms"
     return [
         Message(
             provider_message_id=required(fields, "MessageUUID"),
             sender=required(fields, "From", most=NUMBER_CHARS),
             short_code=required(fields, "To", most=NUMBER_CHARS),
-            text=text_of(fields, "Text"),
+            text=text_of({"Body": "", **fields}, "Body" if is_mms and "Text" not in fields else "Text"),
             sent_at=None,
+            opted_out=fields.get("MessageIntent") == "optout",
         )
     ]
 
