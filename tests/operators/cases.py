@@ -651,6 +651,23 @@ CASES = [
     # Octopush
     Case("an MO", "octopush", "messages", "octopush/mo.json", (OCTOPUSH_MO,)),
     Case("an opt-out of theirs", "octopush", "messages", "octopush/mo-stop.json", (OCTOPUSH_STOP,), came_to="receipts"),
+    Case(
+        "an MO by the other name of its date",
+        "octopush",
+        "messages",
+        "octopush/mo.json",
+        (OCTOPUSH_MO,),
+        {"reception_date": "answer_date"},
+        came_to="receipts",
+    ),
+    Case(
+        "no date",
+        "octopush",
+        "messages",
+        "octopush/mo.json",
+        ("reception_date", "missing"),
+        {"reception_date": "other_date"},
+    ),
     octopush("DELIVERED", "delivered"),
     octopush("ACK", "sent"),
     octopush("NOT_DELIVERED", "failed"),

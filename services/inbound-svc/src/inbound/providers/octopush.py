@@ -1,8 +1,9 @@
 """Octopush: JSON; an empty body in less than a second; nothing signed: a secret path.
 
-dev.octopush.com (callbacks, inbounds, opt-out). What it is shows in its date: `reception_date` an MO, `stop_date` an MO
-that Octopush took for an opt-out, `delivery_date` a receipt. `message_id` is that of what was sent, which one may
-answer twice: an MO has no id of its own, a receipt is of id and number. No date has a zone: they are left out.
+dev.octopush.com (callbacks, inbounds, opt-out). What it is shows in its date: `reception_date` an MO (`answer_date` on
+another of their pages), `stop_date` an MO that Octopush took for an opt-out, `delivery_date` a receipt. `message_id` is
+that of what was sent, which one may answer twice: an MO has no id of its own, a receipt is of id and number. No date
+has a zone: they are left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,7 +39,8 @@ capabilities = Capabilities(adds_stop_clause=True, keeps_blacklist=True, idempot
 secret_key = text_key
 verify = nothing_signed
 
-RECEIVED, STOPPED = "reception_date", "stop_date"
+RECEIVED, ANSWERED, STOPPED = "reception_date", "answer_date", "stop_date"
+OF_AN_MO = (RECEIVED, ANSWERED, STOPPED)
 STATES: Mapping[str, ReceiptState] = {  # DOMAIN 3.4
     "ACK": "sent",
     "DELIVERED": "delivered",
@@ -54,12 +56,12 @@ NO_ERROR = ("ACK", "DELIVERED")
 
 def kind_of(callback: Callback, kind: Kind) -> Kind:
     fields = bodies.json_object(callback)
-    return "messages" if RECEIVED in fields or STOPPED in fields else "receipts"
+    return "messages" if any(name in fields for name in OF_AN_MO) else "receipts"
 
 
 def parse_messages(callback: Callback) -> Sequence[Message]:
     fields = bodies.json_object(callback)
-    if RECEIVED not in fields and STOPPED not in fields:
+    if not any(name in fields for name in OF_AN_MO):
         raise WrongField(RECEIVED, "missing")
     return [
         Message(
@@ -67,7 +69,7 @@ def parse_messages(callback: Callback) -> Sequence[Message]:
             sender=identifier(fields, "number", most=NUMBER_CHARS),
             short_code=optional(fields, "sim_card_number", most=NUMBER_CHARS) or "",
             text=text_of(fields, "text"),
-            sent_at=bodies.zoned(fields, RECEIVED) or bodies.zoned(fields, STOPPED),
+            sent_at=next(filter(None, (bodies.zoned(fields, name) for name in OF_AN_MO)), None),
             opted_out=STOPPED in fields,
         )
     ]
