@@ -269,7 +269,7 @@ async def test_a_wrong_password_is_asked_for_again(operators: Operators) -> None
         "/v1/callbacks/octopush/main/messages", content=body("octopush/mo.json"), auth=("octopush", "guessed")
     )
 
-    assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Basic")
+    assert (answer.status_code, answer.headers["www-authenticate"]) == (401, 'Basic realm="callbacks"')
 
 
 async def test_a_provider_that_posts_is_not_heard_by_get(operators: Operators) -> None:

@@ -56,6 +56,7 @@ T = TypeVar("T")
 PREFIX = "/v1/callbacks/{provider}/{account}"
 METHODS = ("POST", "GET")
 RETRY_AFTER_S = 5
+CHALLENGE = 'Basic realm="callbacks"'  # Twilio's first call has no password, and its second wants to know the realm
 OURS = 0.8  # of the time a provider waits; the rest is the way to it and back
 
 CALLBACKS = counter(
@@ -186,7 +187,7 @@ async def _receive(
         if wrong:
             raise wrong  # now that the others are kept
     except NotGenuine as refused:
-        challenge = {"WWW-Authenticate": "Basic"} if account.basic else {}
+        challenge = {"WWW-Authenticate": CHALLENGE} if account.basic else {}
         raise Unauthorised(
             "the callback is not genuine", reasons=[Reason(None, refused.reason)], headers=challenge
         ) from refused
