@@ -329,15 +329,17 @@ def _vonage(code: str, means: type[SendError] | str, **more: Any) -> Exchange:
     return Exchange("vonage", 200, answer, means, named, **more)
 
 
-def _infobip(group: int, name: str, means: type[SendError] | str, **more: Any) -> Exchange:
-    answer = {"messages": [{"messageId": REFERENCE, "status": {"groupId": group, "name": name}}]}
+def _infobip(group: int, name: str, means: type[SendError] | str, number: int | None = None, **more: Any) -> Exchange:
+    status = {"groupId": group, "name": name} | ({} if number is None else {"id": number})
+    answer = {"messages": [{"messageId": REFERENCE, "status": status}]}
     named = None if means is Unanswered else name
     return Exchange("infobip", 200, answer, means, named, **more)
 
 
-def _telnyx(status: int, code: str, means: type[SendError] | str, **more: Any) -> Exchange:
+def _telnyx(status: int, code: str, means: type[SendError] | str, title: str | None = "no", **more: Any) -> Exchange:
     named = None if means is Throttled else code
-    return Exchange("telnyx", status, {"errors": [{"code": code, "title": "no"}]}, means, named, **more)
+    error = {"code": code} | ({} if title is None else {"title": title})
+    return Exchange("telnyx", status, {"errors": [error]}, means, named, **more)
 
 
 def _cm(code: int, means: type[SendError] | str, **more: Any) -> Exchange:
@@ -407,7 +409,10 @@ EXCHANGES = [
     _infobip(4, "EXPIRED_EXPIRED", Unanswered),
     _infobip(6, "A_GROUP_OF_TOMORROW", Unanswered),
     _infobip(5, "REJECTED_SENDER", Misconfigured, of_sender=True),
-    _infobip(5, "REJECTED_DESTINATION", OPTED_OUT),
+    _infobip(5, "REJECTED_DESTINATION", OPTED_OUT, 14),
+    _infobip(5, "REJECTED_DESTINATION", Refused, 52),
+    _infobip(5, "REJECTED_DESTINATION", BLOCKED),
+    _infobip(5, "REJECTED_DESTINATION_BLOCKLISTED", OPTED_OUT, 14),
     _infobip(5, "REJECTED_DND", OPTED_OUT),
     _infobip(5, "REJECTED_INVALID_DESTINATION", Refused),
     _infobip(2, "UNDELIVERABLE_NOT_SENT", Refused),
@@ -425,7 +430,9 @@ EXCHANGES = [
     Exchange("brevo", 400, {"code": "invalid_parameter", "message": "no"}, Refused, "http_400"),
     Exchange("plivo", 400, {"error": "dst is not valid", "api_id": "a"}, Refused, "http_400"),
     Exchange("plivo", 202, {"message_uuid": []}, Unanswered),
-    _telnyx(403, "40300", OPTED_OUT),
+    _telnyx(403, "40300", OPTED_OUT, "Blocked due to STOP message"),
+    _telnyx(403, "40300", BLOCKED, None),
+    _telnyx(403, "40300", Misconfigured, "No messaging profile"),
     _telnyx(429, "10011", Throttled, after_s=3.0, headers="Retry-After: 3\r\n"),
     _telnyx(429, "10011", Throttled, after_s=1.0, headers="Retry-After: 0\r\n"),
     _telnyx(400, "40002", Throttled, after_s=1.0),

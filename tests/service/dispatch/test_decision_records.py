@@ -226,7 +226,7 @@ async def test_what_its_gateway_may_have_forgotten_is_not_submitted_again(
     [decision] = await decided(database, asking, 1, requested_at=first)
     async with database.begin() as tx:
         await tx.execute(text("UPDATE sending SET since = :first"), {"first": first})
-        [row] = await store.still_sending(tx, [decision.candidate.message_id])
+        [row] = await store.still_ours(tx, [decision.candidate.message_id], [decision.row["decided_at"]], again=False)
         [again] = await asking.decide(tx, row.partition, [stored(row)], again=True)
         assert again.permit
         await store.update_decisions(tx, [again.row])

@@ -43,7 +43,8 @@ REFUSED_GROUPS = ("2", "5")  # undeliverable, rejected
 FAILED_LATER = ("2", "4")  # in its logs: taken, and then undeliverable or expired
 DUPLICATE = "REJECTED_DUPLICATE_MESSAGE_ID"
 ITS_OWN = "REJECTED_SYSTEM_ERROR"
-OPTED_OUT = ("REJECTED_DESTINATION", "REJECTED_DND")
+OPTED_OUT = ("REJECTED_DND", "REJECTED_DESTINATION_BLOCKLISTED")
+DESTINATION, BLOCKLISTED, INVALID = "REJECTED_DESTINATION", "14", "52"  # two statuses of one name, by their ids
 OF_SENDER = ("REJECTED_SOURCE", "REJECTED_SENDER")
 OURS = (
     "REJECTED_NOT_ENOUGH_CREDITS",
@@ -100,8 +101,11 @@ def _result(reference: str, status: Mapping[str, object]) -> Result | SendError:
         return Result("accepted", reference, None)
     if group not in REFUSED_GROUPS or name == ITS_OWN:
         return Unanswered(f"group {group}")
-    if name in OPTED_OUT:
+    number = text_of(status, "id") if name == DESTINATION and "id" in status else None
+    if name in OPTED_OUT or number == BLOCKLISTED:
         return Result("rejected", reference, name, opted_out=True)
+    if name == DESTINATION and number != INVALID:
+        return Result("rejected", reference, name, blocked=True)  # it does not say which
     if name in OF_SENDER or name in OURS:
         return Misconfigured(name, of_sender=name in OF_SENDER)
     return Refused(name)

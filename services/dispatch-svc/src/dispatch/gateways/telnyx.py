@@ -29,7 +29,8 @@ NEEDS = ("secret",)
 OPTIONS: Mapping[str, bool] = {"messaging_profile_id": True}
 capabilities = Capabilities()
 
-OPTED_OUT = "40300"
+BLOCKED = "40300"
+OF_A_STOP = ("stop message", "block rule")  # in its title, in its detail: a profile that lacks has the same code
 LATER = ("10011", "40002", "40006", "40318")
 OF_SENDER = ("40003", "40013", "40305", "40306", "40307", "40315")  # blocked for good, or none of this profile's
 OURS = ("20100", "40311", "40312", "40313", "40314", "40321")  # money, the profile, messaging not switched on
@@ -51,9 +52,11 @@ def request(messages: Sequence[Submit], account: Account, now: datetime) -> Requ
 
 
 def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
-    code = _code(answer)
-    if code == OPTED_OUT:
-        return [Result("rejected", None, code, opted_out=True)]
+    code, said = _error(answer)
+    if code == BLOCKED:
+        if said and not any(words in said for words in OF_A_STOP):
+            raise Misconfigured(code)
+        return [Result("rejected", None, code, opted_out=bool(said), blocked=not said)]
     if code in LATER:
         raise Throttled(retry_after_s(answer))
     if code in OURS or code in OF_SENDER:
@@ -64,11 +67,13 @@ def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendEr
     return [Result("accepted", text_of(object_of(decode(answer), "data"), "id"), None)]
 
 
-def _code(answer: Answer) -> str:
-    """Of the first error; "" where there is none."""
+def _error(answer: Answer) -> tuple[str, str]:
+    """(code, title and detail in small letters) of the first error; empty where there is none."""
     if 200 <= answer.status < 300:
-        return ""
+        return "", ""
     try:
-        return text_of(list_of(decode(answer), "errors")[0], "code")
+        error = list_of(decode(answer), "errors")[0]
+        code = text_of(error, "code")
     except (KeyError, ValueError, TypeError, IndexError):
-        return ""
+        return "", ""
+    return code, " ".join(said for said in (error.get("title"), error.get("detail")) if isinstance(said, str)).lower()
