@@ -208,6 +208,7 @@ def test_a_paused_campaign_waits_and_an_unknown_one_is_not_assumed_to_run() -> N
     assert verdict(known=replace(KNOWN, control="paused")) == Defer(
         (Reason.CAMPAIGN_PAUSED,), TUESDAY_10H + LIMITS.paused_recheck
     )
+    assert LIMITS.paused_recheck >= timedelta(hours=1), "or a large one is decided over and over while it is paused"
     assert verdict(known=replace(KNOWN, control=None)) == Defer(
         (Reason.CAMPAIGN_UNKNOWN,), TUESDAY_10H + LIMITS.recheck
     )

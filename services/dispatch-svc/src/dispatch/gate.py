@@ -135,7 +135,8 @@ class Limits(msgspec.Struct, frozen=True, gc=False):
     max_clock_skew: timedelta = timedelta(milliseconds=100)  # between any two hosts
     recheck: timedelta = timedelta(milliseconds=500)  # what is late is usually late by a watermark or two
     registry_grace: timedelta = timedelta(seconds=10)  # a sender just registered or changed is still on its way here
-    paused_recheck: timedelta = timedelta(minutes=5)  # a resume wakes it sooner
+    # a resume wakes it (`store.wake_controlled`); this is for whom nothing wakes, and within a day of sending hours
+    paused_recheck: timedelta = timedelta(hours=6)
     review_recheck: timedelta = timedelta(minutes=5)  # a decision wakes it sooner
     cap: int | None = None  # marketing messages of one sender to one person within `cap_window`; None: any number
     cap_window: timedelta = timedelta(days=7)
