@@ -38,10 +38,6 @@ LOCKED = (  # partitions, by anybody
 LOOKS = 50
 
 
-async def nobody(permits: object) -> None:
-    """Has anything to hand off."""
-
-
 async def test_campaigns_are_decided_one_partition_at_a_time(postgres: Postgres, unique: str) -> None:
     """Whoever decides holds the lock of a partition: two at once would hold theirs for twice as long each. What is new
     waits for what is new, and so does what is due."""
@@ -70,7 +66,7 @@ async def test_campaigns_are_decided_one_partition_at_a_time(postgres: Postgres,
         first = asyncio.ensure_future(intake.take_marketing(one, batches[0]))
         await eventually(waits)
         second = asyncio.ensure_future(intake.take_marketing(other, batches[1]))
-        due = asyncio.ensure_future(timers._wake_partition(2, nobody, marketing=True))
+        due = asyncio.ensure_future(timers._wake_marketing_of(2))
         for _ in range(LOOKS):
             assert (await seen(STATE, pid=pids[1])).startswith("idle")
             assert await seen(LOCKED) == "0"

@@ -536,6 +536,47 @@ async def test_codes_that_come_while_each_slot_is_taken_leave_together(surroundi
         assert len({message["at"] for message in op.messages}) == 3
 
 
+async def test_a_code_from_kafka_does_not_wait_for_the_answer_to_another_and_a_planned_stop_waits_for_both(
+    surroundings: Surroundings,
+) -> None:
+    """Of one partition, each read once the one before is at the operator. Then each slot is taken: what comes waits in
+    the ledger, and leaves together."""
+    more: dict[str, Any] = {"submit_timeout_s": PATIENT_S, "drain_s": PATIENT_S + 1, "gateway_submits": 2}
+    async with operator() as op, asyncio.TaskGroup() as beside:
+        op.open.clear()
+
+        async def answer_once_the_stop_waits() -> None:
+            await eventually(lambda: _look_for_codes(surroundings, 0))
+            op.open.set()
+
+        async with dispatch(surroundings, op, **more):
+            await _ask(surroundings, _answer(7))
+            await eventually(partial(_waits_for_answers, op, 1))
+            await _ask(surroundings, _answer(7))
+            await eventually(partial(_waits_for_answers, op, 2))
+            await _ask(surroundings, *(together := [_answer(7) for _ in range(3)]))
+            await eventually(lambda: _statuses(surroundings, {"sending": 2, "pending": 3}))
+            op.open.set()
+            await eventually(lambda: _statuses(surroundings, {"accepted": 5}))
+            assert len({m["at"] for m in op.messages if m["reference"] in {t.message_id for t in together}}) == 1
+            op.open.clear()
+            await _ask(surroundings, _answer(7))
+            await eventually(partial(_waits_for_answers, op, 1))
+            await eventually(lambda: _look_for_codes(surroundings, 1))
+            beside.create_task(answer_once_the_stop_waits())
+        assert await _statuses(surroundings, {"accepted": 6})
+        assert len(op.references) == len(set(op.references))
+
+
+def _answer(n: int, **more: Any) -> MessageRequested:
+    fields = {"category": "service", "purpose": None, "campaign_id": None, "text": "Maison Lune : c'est noté."}
+    return requested(n, **{**fields, **more})
+
+
+async def _ask(surroundings: Surroundings, *wanted: MessageRequested) -> None:
+    await publish(surroundings, DISPATCH_REQUESTS, wanted)
+
+
 async def test_pause_resume_and_cancel_are_honoured_at_the_gate(surroundings: Surroundings) -> None:
     async with operator() as op, dispatch(surroundings, op) as d:
         await d.publish_states(opted_in(1), opted_in(2))

@@ -221,20 +221,24 @@ class Worker:
         """What goes on in it besides what it was called for: codes being handed off, outcomes on their way into the
         ledger."""
         storing = [task for lane in self.handoff._storing.values() for task in (*lane.writers, *lane.stubborn)]
-        return [self.watching, *self.timers._codes, *storing]
+        return [self.watching, *self.handoff.codes.going, *storing]
 
-    async def wakes_codes(self) -> None:
-        """As its timer does, a few times; then it stops: once all that it has begun has left, or when it is to."""
-        for _ in range(LOOKS):
-            if not self.stop.is_set():
-                with contextlib.suppress(Failed):
-                    await self.timers.wake_codes()
+    async def does(self, something: Callable[["Worker"], Awaitable[Any]]) -> None:
+        """And stops once all codes that it has begun have left, or when it is to."""
+        await something(self)
         stopping = asyncio.ensure_future(self.stop.wait())
-        while not stopping.done() and (begun := [task for task in self.timers._codes if not task.done()]):
+        while not stopping.done() and (begun := [task for task in self.handoff.codes.going if not task.done()]):
             await asyncio.wait((stopping, *begun), return_when=asyncio.FIRST_COMPLETED)
         self.stop.set()
         await stopping
         await self.timers.codes().run(self.stop)
+
+    async def wakes_codes(self) -> None:
+        """As its timer does, a few times."""
+        for _ in range(LOOKS):
+            if not self.stop.is_set():
+                with contextlib.suppress(Failed):
+                    await self.timers.wake_codes()
 
     async def reaches(self, moment: Moment) -> None:
         """What is to happen at this moment happens, as far as it can while this worker stands still."""
@@ -527,6 +531,14 @@ class Pipeline(RuleBasedStateMachine):
     async def _paused_one_goes_out(self, meanwhile: Meanwhile) -> None:
         await self._go_out("c1", meanwhile, "paused")
 
+    async def _questions_go_out(self, meanwhile: Meanwhile) -> None:
+        """From Kafka; and then something happens on the way."""
+        self.world.operator.answer = "accept"
+        await self._consent(PEOPLE, opts_in=True)
+        await self._say(timedelta(0))
+        await self._ask_questions(PEOPLE)
+        await self._lives(meanwhile, lambda worker: self._hand(DISPATCH_REQUESTS, worker))
+
     async def _codes_go_out(self, meanwhile: Meanwhile) -> None:
         """Questions first, which the operator had no time for before; and then something happens on the way."""
         await self._consent(PEOPLE, opts_in=True)
@@ -692,7 +704,7 @@ class Pipeline(RuleBasedStateMachine):
         """A worker does it, or dies on the way; and what happens meanwhile ends as well."""
         worker = Worker(self, meanwhile, batch=batch)
         before = acting.set(worker)
-        working = asyncio.ensure_future(does(worker))
+        working = asyncio.ensure_future(worker.does(does))
         acting.reset(before)
         dying = asyncio.ensure_future(worker.dead.wait())
         await asyncio.wait((working, dying), return_when=asyncio.FIRST_COMPLETED)
@@ -849,6 +861,7 @@ def test_each_thing_that_may_happen_to_what_is_woken_happens_once(runner: asynci
     for goes, happenings in (
         (pipeline._campaign_goes_on, AT_ANY),
         (pipeline._codes_go_out, OF_A_CODE),
+        (pipeline._questions_go_out, OF_A_CODE),
         (pipeline._paused_one_goes_out, OF_A_PAUSED_ONE),
     ):
         for one in happenings:
@@ -871,13 +884,13 @@ def test_a_hand_off_of_codes_that_fails_is_told_of_once_and_holds_up_no_other(
     async def wake(worker: Worker) -> None:
         await pipeline._ask_for_codes([1])
         await worker.timers.wake_codes()
-        await asyncio.wait(worker.timers._codes)
+        await asyncio.wait(worker.handoff.codes.going)
         await pipeline._ask_for_codes([1])
         with pytest.raises(Failed):
             await worker.timers.wake_codes()
         assert await pipeline._statuses() == ["sending", "pending"], "who fails has taken nothing"
         await worker.timers.wake_codes()
-        await asyncio.wait(worker.timers._codes)
+        await asyncio.wait(worker.handoff.codes.going)
         assert await pipeline._statuses() == ["sending", "accepted"]
 
     pipeline.run(pipeline._begin(opted=False))
@@ -900,7 +913,7 @@ def test_a_hand_off_of_codes_that_fails_as_the_service_stops_is_told_of(
 
     pipeline.run(pipeline._begin(opted=False))
     pipeline.run(pipeline._lives([("to be submitted", "fails")], stop))
-    assert [record.getMessage() for record in caplog.records if record.name == "dispatch.timers"] == [
+    assert [record.getMessage() for record in caplog.records if record.name == "dispatch.codes"] == [
         "a hand-off failed as the service stopped"
     ]
     pipeline.run(pipeline._comes_to_rest())
@@ -921,7 +934,7 @@ def test_who_waits_for_a_code_waits_for_no_answer_to_anothers(runner: asyncio.Ru
         assert first == "sending"
         assert last != "pending"
         world.operator.open.set()
-        await asyncio.wait(worker.timers._codes)
+        await asyncio.wait(worker.handoff.codes.going)
 
     pipeline.run(pipeline._begin(opted=False))
     pipeline.run(pipeline._lives([], wake))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from common import kafka
-from common.contracts import DISPATCH_MESSAGES, INBOUND_RECEIPTS, operator_submits
+from common.contracts import DISPATCH_MESSAGES, DISPATCH_REQUESTS, INBOUND_RECEIPTS, operator_submits
 from common.contracts.dispatch import MessageChanged
 from common.contracts.operator import MessageSubmitted
 from common.settings import ServiceSettings
@@ -23,7 +23,7 @@ from tests.builders import number, opted_in, receipt, requested
 from tests.eventually import eventually
 from tests.fault_server import fault_server
 from tests.gateway_cases import submit
-from tests.operator import TOKEN, operator
+from tests.operator import TOKEN, Operator, operator
 from tests.publish import publish
 from tests.reading import reading
 from tests.running import Surroundings
@@ -67,6 +67,41 @@ async def test_what_the_first_gateway_never_had_goes_by_the_second_and_what_it_m
             await eventually(delivered)
             assert cheap.references == [usual.message_id, lost.message_id]
             assert dear.references == [moved.message_id]
+
+
+async def test_a_gateway_that_takes_long_holds_up_no_code_of_another(surroundings: Surroundings) -> None:
+    """To one person: what it has no slot for waits in the ledger, and that neither Kafka nor the timer wait for."""
+
+    def by(op: Operator, account: str, category: str) -> dict[str, Any]:
+        usual = {"provider": "simulator", "account": account, "url": op.url, "secret": TOKEN}
+        return {**usual, "routes": [{"categories": [category]}]}
+
+    more: dict[str, Any] = {"gateway_submits": 2, "submit_timeout_s": PATIENT_S, "drain_s": PATIENT_S + 1}
+    async with operator() as slow, operator() as quick:
+        both = [by(slow, "slow", "transactional"), by(quick, "quick", "service")]
+        async with dispatch(surroundings, slow, gateway_url=None, gateways=both, **more) as d:
+            slow.open.clear()
+            codes = [requested(1, category="transactional", purpose=None, campaign_id=None) for _ in range(6)]
+            for code in codes:
+                await publish(surroundings, DISPATCH_REQUESTS, [code])
+                await eventually(d.becomes(code.message_id, "sending" if code in codes[:2] else "pending"))
+            quick.answer = "throttle"
+            answer = requested(1, category="service", purpose=None, campaign_id=None)
+            await publish(surroundings, DISPATCH_REQUESTS, [answer])
+            await eventually(d.becomes(answer.message_id, "deferred", "gateway_throttled"))
+            quick.answer = "accept"
+            await eventually(d.becomes(answer.message_id, "accepted"))
+            assert [code.message_id for code in codes[:2]] == slow.references
+            waiting = [await d.message(code.message_id) for code in codes[2:]]
+            assert {(w["status"], w["gateway"]) for w in waiting} == {("pending", "simulator.slow")}
+            async with surroundings.sql("dispatch") as sql:
+                versions = await sql.fetchval("SELECT max(version) FROM message WHERE status = 'pending'")
+            assert versions == 1, "passed over"
+            slow.open.set()
+            for code in codes:
+                await eventually(d.becomes(code.message_id, "accepted"))
+            assert sorted(slow.references) == sorted(code.message_id for code in codes)
+            assert len({message["at"] for message in slow.messages[2:]}) == 1, "they leave together"
 
 
 async def test_a_silent_gateway_is_tried_with_one_message_after_each_rest(surroundings: Surroundings) -> None:

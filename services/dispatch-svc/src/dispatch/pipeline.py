@@ -5,17 +5,19 @@
     decide    `Clearance.decide`: what a decision stands on is read under the partition's lock, and `gate.py` decides
     insert    `store.insert_messages`: each with its verdict, what may go as `sending`. Commit
     submit    `Handoff.send`: in batches, each on permits that hold; no transaction is open. `_submit` is the one place
-              where a message leaves
+              where a message leaves. Who brings codes does not wait for it (`codes.py`)
     settle    `Handoff._store_outcomes`: what was answered meanwhile (`outcomes.py`) in one transaction (`storing.py`),
               with its events. Commit. Then the opt-outs that waited for these messages are enforced
 
 What is not on the way of each message comes after that: waiting for a slot, deciding again once a permit has lapsed,
-the gateway's rate, its failures. What was deferred, and what a crash left, joins at `Handoff.send` (`timers.py`). A
-submit whose end nobody knows is `unknown` and is never blindly sent again. What we have in hand and have not begun is
-ours for as long as nobody has decided on it since (`store.still_ours`), though it was made `unknown` meanwhile.
+the gateway's rate, its failures. What was deferred, and what a crash left, joins at `Handoff.send` (`timers.py`): of
+campaigns' no more than leaves soon, wherever it comes from. A submit whose end nobody knows is `unknown` and is never
+blindly sent again. What we have in hand and have not begun is ours for as long as nobody has decided on it since
+(`store.still_ours`), though it was made `unknown` meanwhile.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter
@@ -38,6 +40,7 @@ from common.msisdn import territory_of
 from common.telemetry import counter, histogram
 from dispatch import outcomes, store
 from dispatch.clearance import Candidate, Clearance, Permit, requested, stored, uptime_s
+from dispatch.codes import Codes
 from dispatch.gate import Reason, is_fresh
 from dispatch.gateways import Misconfigured, Refused, Result, SendError, Submit, Throttled, Unanswered, Unreachable
 from dispatch.gateways.health import Failure, Standing
@@ -54,6 +57,8 @@ ENFORCED = histogram(
     "From the webhook (or the API call) to the opt-out being enforced.",
     buckets=(0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0),
 )
+
+_Lapsed = tuple[list[Permit], "asyncio.Task[dict[UUID, Permit]]"]  # what is to be decided again, and who does
 
 SUBMITS_AHEAD = 4  # for each that may be in flight
 SUBMIT_LATE_S = 2.0  # well within `settle_margin_s`; a gateway ends in time by itself, and knows what had begun
@@ -100,12 +105,13 @@ class Intake:
             as_of = await store.watermark(tx, batch[0].partition)
             if not is_fresh(as_of, datetime.now(UTC), self._clearance.limits) or self._handoff.traffic.resting:
                 raise Hold
-            return await self._decide(tx, batch)
+            return await self._decide(tx, batch, marketing=True)
 
     async def take(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
-        return await self._decide(tx, batch)
+        """What comes is taken: by a gateway that has no slot it waits in the ledger, as what came over HTTP does."""
+        return await self._decide(tx, batch, marketing=False)
 
-    async def _decide(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
+    async def _decide(self, tx: AsyncConnection, batch: list[Received], *, marketing: bool) -> After | None:
         partition = batch[0].partition
         candidates: dict[UUID, Candidate] = {}
         reworded: dict[UUID, MessageReworded] = {}
@@ -129,6 +135,8 @@ class Intake:
             if not await store.reword(tx, reworded):
                 raise Hold  # one is being handed off: it has left, or it will wait again and be found then
         decisions = await self._clearance.decide(tx, partition, list(candidates.values()), locked=bool(reworded))
+        if not marketing:
+            decisions = self._handoff.codes.or_wait(decisions)
         new = await store.insert_messages(tx, [d.row for d in decisions])
         decisions = [d for d in decisions if d.candidate.message_id in new]
         await store.append_changes(tx, [store.inserted(d.row) for d in decisions if d.permit is None])
@@ -137,7 +145,7 @@ class Intake:
             return None
 
         async def hand_off() -> None:
-            await self._handoff.send(permits)
+            await (self._handoff.send(permits) if marketing else self._handoff.codes.begin(permits))
 
         return hand_off
 
@@ -168,13 +176,18 @@ class Handoff:
     traffic: Traffic
     clearance: Clearance
     submits_in_flight: int
+    codes: Codes = field(init=False)
     _lanes: dict[tuple[str, bool], asyncio.Semaphore] = field(init=False)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _in_hand: int = 0  # messages
+    _room: asyncio.Event = field(default_factory=asyncio.Event)  # for more
+    _lapsed: dict[tuple[int, bool, bool], _Lapsed] = field(default_factory=dict)
     _waits: set[asyncio.Timeout] = field(default_factory=set)  # for a slot
     _storing: dict[bool, Storing] = field(init=False)  # marketing, or not
 
     def __post_init__(self) -> None:
+        self.codes = Codes(self.send, self.traffic.gateways, self.submits_in_flight)
+        self._room.set()
         self._lanes = {
             (name, marketing): asyncio.Semaphore(self.submits_in_flight)
             for name in self.traffic.gateways
@@ -186,8 +199,15 @@ class Handoff:
                 OUTCOMES.labels(name, status)  # 0 from the start, so that the first is an increase
 
     async def send(self, permits: Sequence[Permit]) -> None:
-        """Hand these off, in batches of which all permits lapse at once: what ends before the others has its own.
-        Returns when each has an outcome in the ledger."""
+        """Hand these off; returns when each has an outcome in the ledger."""
+        self._have_in_hand(len(permits))
+        try:
+            await self._send(permits)
+        finally:
+            self._have_in_hand(-len(permits))
+
+    async def _send(self, permits: Sequence[Permit]) -> None:
+        """In batches of which all permits lapse at once: what ends before the others has its own."""
         lanes: dict[tuple[str, bool, float], list[Permit]] = {}
         for permit in permits:
             lanes.setdefault((*_lane(permit), permit.until), []).append(permit)
@@ -195,11 +215,7 @@ class Handoff:
         for (name, *_), lane in lanes.items():
             size = self.traffic.gateways[name].batch
             batches += [lane[at : at + size] for at in range(0, len(lane), size)]
-        self._in_hand += len(permits)
-        try:
-            await asyncio.gather(*(self._send_batch(batch) for batch in batches))
-        finally:
-            self._in_hand -= len(permits)
+        await asyncio.gather(*(self._send_batch(batch) for batch in batches))
 
     async def _send_batch(self, permits: Sequence[Permit]) -> None:
         """One submit, begun on permits that hold, by one gateway. Waiting for a slot, lapsed permits are renewed: what
@@ -214,7 +230,7 @@ class Handoff:
                 if self._stopping.is_set():
                     await self._hand_back(permits)
                     return
-                await self.send(await self._decide_again(permits))  # perhaps by other gateways
+                await self._send(await self._decide_again(permits))  # perhaps by other gateways
                 return
             try:
                 if uptime_s() > until or self._standing(permits[0]) != standing:
@@ -308,14 +324,21 @@ class Handoff:
         return self._in_hand >= self.ahead
 
     @property
-    def slots(self) -> int:
-        """How many submits of each lane may be in flight, over all gateways."""
-        return self.submits_in_flight * len(self.traffic.gateways)
-
-    @property
     def ahead(self) -> int:
         """As many messages as may be in hand before it is: some submits for each that may be in flight."""
-        return SUBMITS_AHEAD * self.submits_in_flight * max(gateway.batch for gateway in self.traffic.gateways.values())
+        batches = (gateway.batch for gateway in self.traffic.gateways.values())
+        return SUBMITS_AHEAD * self.submits_in_flight * max(batches, default=1)
+
+    async def room(self) -> None:
+        """Returns once it is not behind: who only looked now and then would find that others had been there before."""
+        await self._room.wait()
+
+    def _have_in_hand(self, more: int) -> None:
+        self._in_hand += more
+        if self.is_behind:
+            self._room.clear()
+        else:
+            self._room.set()
 
     def _standing(self, permit: Permit) -> Standing:
         """Of the gateway that it goes by. What it may have had already is not kept from it."""
@@ -353,10 +376,26 @@ class Handoff:
         await self._settle([{**row, "gateway": None} for row in rows], marketing=_lane(permits[0])[1])
 
     async def _decide_again(self, permits: Sequence[Permit]) -> list[Permit]:
-        """Fresh permits for those that may still go; the others keep their new verdict."""
+        """Fresh permits for those that may still go; the others keep their new verdict. Permits of one decision lapse
+        together, and what they are for waits in many batches: what lapses while others of its partition wait for their
+        turn to be decided is decided with them."""
         REDECIDED.inc(len(permits))
-        ours = {p.row["decided_at"] for p in permits}
-        return await until_stored(lambda: self._redecide(permits, ours))
+        kind = permits[0].candidate.partition, _lane(permits[0])[1], permits[0].again
+        if kind not in self._lapsed:
+            self._lapsed[kind] = [], asyncio.create_task(self._decide_together(kind))
+        lapsed, deciding = self._lapsed[kind]
+        lapsed += permits
+        fresh = await asyncio.shield(deciding)  # who is cancelled leaves it to the others
+        return [fresh[p.candidate.message_id] for p in permits if p.candidate.message_id in fresh]
+
+    async def _decide_together(self, kind: tuple[int, bool, bool]) -> dict[UUID, Permit]:
+        _, marketing, _ = kind
+        async with self.clearance.one_at_a_time if marketing else contextlib.nullcontext():
+            lapsed, _ = self._lapsed.pop(kind)
+            ours = {p.row["decided_at"] for p in lapsed}
+            with contextlib.suppress(Exception):  # tried again below, where nobody waits for their turn meanwhile
+                return {p.candidate.message_id: p for p in await self._redecide(lapsed, ours)}
+        return {p.candidate.message_id: p for p in await until_stored(lambda: self._redecide(lapsed, ours))}
 
     async def _redecide(self, permits: Sequence[Permit], ours: set[datetime]) -> list[Permit]:
         """`ours`: the decisions that we have made of them. A new one is among these before its commit, which may be

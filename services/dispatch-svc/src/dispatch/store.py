@@ -936,14 +936,16 @@ async def tell_due(tx: AsyncConnection, partition: int, *, marketing: bool) -> N
 
 
 async def due_partitions(tx: AsyncConnection, partitions: int, now: datetime, *, marketing: bool) -> list[int]:
-    """Of so many, those with due messages of that lane; what is in a partition beyond is not found. One by one: asked
-    for all at once, a planner that knows little of the ledger reads the whole of it, four times a second."""
+    """Of so many, those with due messages of that lane, first where one has waited longest: who takes no more than
+    leaves soon takes of each. What is in a partition beyond is not found. One by one: asked for all at once, a planner
+    that knows little of the ledger reads the whole of it, four times a second."""
     await planned_now(tx)
     rows = await fetch_many(
         tx,
         "SELECT p.partition FROM generate_series(0, $1 - 1) AS p(partition) CROSS JOIN LATERAL"
-        f" (SELECT FROM message AS m WHERE m.partition = p.partition AND {_OF_LANE[marketing]}"
-        " AND m.status IN ('pending', 'deferred') AND m.due_at <= $2 ORDER BY m.due_at LIMIT 1) AS due",
+        f" (SELECT m.due_at FROM message AS m WHERE m.partition = p.partition AND {_OF_LANE[marketing]}"
+        " AND m.status IN ('pending', 'deferred') AND m.due_at <= $2 ORDER BY m.due_at LIMIT 1) AS due"
+        " ORDER BY due.due_at",
         partitions,
         now,
     )
@@ -951,16 +953,24 @@ async def due_partitions(tx: AsyncConnection, partitions: int, now: datetime, *,
 
 
 async def claim_due(
-    tx: AsyncConnection, partition: int, now: datetime, limit: int, *, marketing: bool
+    tx: AsyncConnection,
+    partition: int,
+    now: datetime,
+    limit: int,
+    *,
+    marketing: bool,
+    waited_for: Collection[str] = (),
 ) -> list[Row[Any]]:
-    """Due messages of one partition and lane, oldest first, locked. In a transaction that is `planned_now`."""
+    """Due messages of one partition and lane, oldest first, locked. In a transaction that is `planned_now`.
+    `waited_for`: gateways that what is to go by them waits for still."""
     rows = await tx.execute(
         text(
             f"SELECT * FROM message WHERE partition = :partition AND {_OF_LANE[marketing]}"
             " AND status IN ('pending', 'deferred') AND due_at <= :now"
+            " AND (gateway IS NULL OR gateway <> ALL(CAST(:waited_for AS text[])))"
             " ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED"
         ),
-        {"partition": partition, "now": now, "limit": limit},
+        {"partition": partition, "now": now, "limit": limit, "waited_for": list(waited_for)},
     )
     return list(rows)
 

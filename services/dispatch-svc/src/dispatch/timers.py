@@ -2,9 +2,8 @@
 crash left `sending` is resolved, receipts that came before their message find it."""
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,7 +14,7 @@ from common.service import Worker
 from common.telemetry import counter
 from common.timer import Timer
 from dispatch import store
-from dispatch.clearance import Clearance, Permit, stored
+from dispatch.clearance import Clearance, Decision, stored
 from dispatch.gate import is_fresh
 from dispatch.gateways import Gateway, SendError
 from dispatch.pipeline import Handoff
@@ -53,7 +52,6 @@ class Timers:
         self._batch = batch
         self._partitions = partitions
         self._sending_timeout = sending_timeout
-        self._codes: set[asyncio.Task[None]] = set()  # being handed off
         self._told: set[int] = set()  # partitions with a code that is due at once
         self._looked_up_at: datetime | None = None
 
@@ -65,14 +63,9 @@ class Timers:
         async def run(stop: asyncio.Event) -> None:
             try:
                 await asyncio.gather(looking.run(stop), told.run(stop))
-                if self._codes:
-                    await asyncio.wait(self._codes)
+                await self._handoff.codes.end()
             finally:
-                for task in self._codes:
-                    task.cancel()
-                for ended in await asyncio.gather(*self._codes, return_exceptions=True):
-                    if isinstance(ended, Exception):  # no timer counts it any more; the sweep finds what it left
-                        log.error("a hand-off failed as the service stopped", exc_info=ended)
+                await self._handoff.codes.close()
 
         return Worker(looking.name, run)
 
@@ -87,46 +80,37 @@ class Timers:
         return [Worker(timer.name, timer.run) for timer in timers]
 
     async def wake_marketing(self) -> bool:
-        """Pending and deferred messages whose time has come. Did anything change?"""
-        return await self._wake(await self._due(marketing=True), self._handoff.send, marketing=True)
+        """Pending and deferred messages whose time has come, as intake takes what is new: no more than leaves soon, and
+        none while all gateways are out of reach, which would only put them off again. Did anything change?"""
+        await self._handoff.room()
+        if self._handoff.traffic.resting:
+            return False
+        return await self._wake(await self._due(marketing=True), marketing=True)
 
     async def wake_codes(self) -> bool:
         """Likewise of the other lane. Once each slot is taken, what comes waits where it is, and leaves together."""
-        await self._slot_for_codes()
-        return await self._wake(await self._due(marketing=False), self._begin, marketing=False)
+        await self._handoff.codes.free()
+        return await self._wake(await self._due(marketing=False), marketing=False)
 
     async def wake_told_codes(self) -> bool:
         """Those that came just now, where we were told: a look at where there are any would be four round trips of each
         code. What that look finds besides, it finds soon."""
-        await self._slot_for_codes()
+        await self._handoff.codes.free()
         told, self._told = self._told, set()
-        await self._wake(told, self._begin, marketing=False)
+        await self._wake(told, marketing=False)
         return False
 
     def _hear(self, partition: str) -> None:
         if partition:  # a version of before names none
             self._told.add(int(partition))
 
-    async def _slot_for_codes(self) -> None:
-        if len(self._codes) >= self._handoff.slots:
-            await asyncio.wait(self._codes, return_when=asyncio.FIRST_COMPLETED)
-        ended = {task for task in self._codes if task.done()}
-        self._codes -= ended
-        for task in ended:
-            task.result()  # what failed is the timer's to count
-
-    async def _begin(self, permits: Sequence[Permit]) -> None:
-        self._codes.add(asyncio.create_task(self._handoff.send(permits)))
-
     async def _due(self, *, marketing: bool) -> Collection[int]:
         async with self._database.begin() as tx:
             return await store.due_partitions(tx, self._partitions, datetime.now(UTC), marketing=marketing)
 
-    async def _wake(
-        self, due: Collection[int], hand_off: Callable[[Sequence[Permit]], Awaitable[None]], *, marketing: bool
-    ) -> bool:
-        waking = (self._wake_partition(p, hand_off, marketing=marketing) for p in due)
-        woken = await asyncio.gather(*waking, return_exceptions=True)  # none goes on once this has ended
+    async def _wake(self, due: Collection[int], *, marketing: bool) -> bool:
+        wake = self._wake_marketing_of if marketing else self._wake_codes_of
+        woken = await asyncio.gather(*map(wake, due), return_exceptions=True)  # none goes on once this has ended
         failed = [each for each in woken if isinstance(each, BaseException)]
         for each in failed[1:]:
             log.error("due messages of another partition failed as well", exc_info=each)
@@ -134,25 +118,40 @@ class Timers:
             raise failed[0]
         return any(woken)
 
-    async def _wake_partition(
-        self, partition: int, hand_off: Callable[[Sequence[Permit]], Awaitable[None]], *, marketing: bool
-    ) -> bool:
+    async def _wake_marketing_of(self, partition: int) -> bool:
         """Decide one batch of due messages afresh and hand off what may go. Did anything change?"""
-        one_at_a_time = self._clearance.one_at_a_time if marketing else contextlib.nullcontext()
-        async with one_at_a_time, self._database.begin() as tx:
+        async with self._clearance.one_at_a_time:
+            if self._handoff.is_behind or self._handoff.traffic.resting:  # by now: of another partition enough is due
+                return False
+            decisions = await self._decide_due(partition, marketing=True)
+        if permits := [d.permit for d in decisions if d.permit]:
+            await self._handoff.send(permits)
+        return bool(decisions)
+
+    async def _wake_codes_of(self, partition: int) -> bool:
+        decisions = await self._decide_due(partition, marketing=False)
+        if permits := [d.permit for d in decisions if d.permit]:
+            await self._handoff.codes.begin(permits)
+        return bool(decisions)
+
+    async def _decide_due(self, partition: int, *, marketing: bool) -> list[Decision]:
+        codes, traffic = self._handoff.codes, self._handoff.traffic
+        limit = min(self._batch, self._handoff.ahead // 2)  # as intake
+        async with self._database.begin() as tx:
             await store.lock_partition(tx, partition, marketing=marketing, planned_now=True)
             now = datetime.now(UTC)
             if marketing and not is_fresh(await store.watermark(tx, partition), now, self._clearance.limits):
-                return False  # held: no verdict could let it go
-            rows = await store.claim_due(tx, partition, now, self._batch, marketing=marketing)
+                return []  # held: no verdict could let it go
+            waited_for = [] if marketing else [name for name in codes.full if traffic.standing(name) == "open"]
+            rows = await store.claim_due(tx, partition, now, limit, marketing=marketing, waited_for=waited_for)
             if not rows:
-                return False
+                return []
             decisions = await self._clearance.decide(tx, partition, [stored(row) for row in rows], locked=True)
+            if not marketing:
+                decisions = codes.or_wait(decisions)
             changed = await store.update_decisions(tx, [d.row for d in decisions])
             await store.append_changes(tx, [change for change in changed if change.event.status != "sending"])
-        if permits := [d.permit for d in decisions if d.permit]:
-            await hand_off(permits)
-        return True
+        return decisions
 
     async def wake_controlled(self) -> bool:
         """What waited for a campaign to go on is due once it may, or may never: a page of each campaign, which nobody

@@ -1,0 +1,183 @@
+"""What is due leaves as what is new does: no more is woken than leaves soon, and nothing while no gateway takes it.
+Real Postgres, an operator that keeps who asks waiting, no service around."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+
+from common.contracts import STATES
+from common.database import Database, fetch_many
+from common.kafka import partition_of
+from common.law import at_hand_off, load
+from dispatch import store
+from dispatch.clearance import Clearance
+from dispatch.gate import Limits
+from dispatch.gateways import HTTP_PROVIDERS, Account, HttpGateway
+from dispatch.pipeline import Handoff
+from dispatch.timers import Timers
+from dispatch.traffic import Traffic
+from tests.builders import controlled, field_keys, now, opted_in, requested, sender_changed, subject, subject_keys
+from tests.eventually import eventually
+from tests.infrastructure import Postgres
+from tests.operator import TOKEN, Operator, operator
+
+pytestmark = pytest.mark.brokerless
+
+PARTITIONS, EACH = 3, 30
+BATCH, SLOTS = 5, 1
+STATUSES = "SELECT status, count(*) FROM message GROUP BY status"
+DECIDED = (
+    "SELECT partition, decided_at, count(*) FROM message WHERE status = 'sending'"
+    " AND NOT message_id = ANY(CAST(:left AS uuid[])) GROUP BY partition, decided_at"
+)
+
+
+@dataclass
+class Due:
+    """As many messages in each partition, all of them due."""
+
+    database: Database
+    operator: Operator
+    traffic: Traffic
+    handoff: Handoff
+    timers: Timers
+
+    async def statuses(self) -> Counter[str]:
+        async with self.database.begin() as tx:
+            return Counter(dict([tuple(row) for row in await tx.execute(text(STATUSES))]))
+
+    async def decided(self) -> list[Any]:
+        """What is in hand and has not left, by partition and by when it was decided last."""
+        async with self.database.begin() as tx:
+            return list(await tx.execute(text(DECIDED), {"left": [UUID(r) for r in self.operator.references]}))
+
+
+@pytest.fixture
+async def due(postgres: Postgres, unique: str) -> AsyncIterator[Due]:
+    database = Database(await postgres.clone("dispatch", f"dispatch_{unique}"), pool_size=8)
+    people = [n for p in range(PARTITIONS) for n in _people_of(p)]
+    limits = Limits(max_staleness=timedelta(minutes=10))
+    async with operator() as op:
+        account = Account("simulator", secret=TOKEN, url=op.url)
+        gateway = HttpGateway("simulator", HTTP_PROVIDERS["simulator"], account, timeout_s=60.0)
+        gateway.batch = BATCH
+        traffic = Traffic([gateway])
+        clearance = Clearance(subject_keys, field_keys, traffic, at_hand_off(load("demonstration")), limits, 0.3)
+        handoff = Handoff(database, traffic, clearance, SLOTS)
+        timers = Timers(
+            database, clearance, handoff, batch=500, partitions=PARTITIONS, sending_timeout=timedelta(minutes=1)
+        )
+        async with database.begin() as tx:
+            await store.put_sender(tx, sender_changed())
+            await store.put_control(tx, controlled("running"))
+            await store.put_subjects(tx, [opted_in(n) for n in people])
+            for partition in range(PARTITIONS):
+                await fetch_many(
+                    tx,
+                    "INSERT INTO consumer_offset (consumer_group, topic, partition, next_offset, as_of)"
+                    " VALUES ($1, $2, $3, 1, now())",
+                    store.CONSENTS_GROUP,
+                    STATES.name,
+                    partition,
+                )
+                await store.insert_messages(tx, _deferred(partition))
+        yield Due(database, op, traffic, handoff, timers)
+        await gateway.close()
+    await database.close()
+
+
+def _people_of(partition: int) -> list[int]:
+    return [n for n in range(10_000) if partition_of(subject(n), PARTITIONS) == partition][:EACH]
+
+
+def _deferred(partition: int) -> list[dict[str, Any]]:
+    decided = {
+        "partition": partition,
+        "status": "deferred",
+        "reasons": ("quiet_hours",),
+        "due_at": now(),
+        "policy_version": "demonstration-2",
+        "consent_version": 1,
+        "as_of": now(),
+        "decided_at": now(),
+        "gateway": None,
+        "facts": None,
+    }
+    return [
+        {name: getattr(wanted, name) for name in wanted.__struct_fields__}
+        | {"message_id": UUID(wanted.message_id), **decided}
+        for wanted in map(requested, _people_of(partition))
+    ]
+
+
+async def test_of_what_is_due_no_more_is_in_hand_than_leaves_soon_and_what_lapses_is_decided_together(due: Due) -> None:
+    """However often their permits lapse while the operator thinks."""
+    ahead = 4 * SLOTS * BATCH
+    due.operator.open.clear()
+    waking = asyncio.ensure_future(due.timers.wake_marketing())
+    seen: set[Any] = set()
+
+    async def again_and_again() -> bool:
+        """Each time all that waits of a partition, in one transaction."""
+        decided = await due.decided()
+        assert sum(many for *_, many in decided) == ahead - BATCH, "all but what the operator has"
+        assert len(decided) == 2, "as many partitions as it takes"
+        seen.update(decided)
+        assert len(seen) > 8
+        return True
+
+    await eventually(again_and_again)
+    assert await due.statuses() == {"sending": ahead, "deferred": PARTITIONS * EACH - ahead}
+    assert due.handoff._in_hand == ahead, "each of them once"
+    due.operator.open.set()
+    assert await waking
+    while await due.timers.wake_marketing():
+        pass
+    assert await due.statuses() == {"accepted": PARTITIONS * EACH}
+    assert due.handoff._in_hand == 0
+    assert len(due.operator.references) == len(set(due.operator.references))
+
+
+async def test_what_is_due_waits_while_more_is_in_hand_than_leaves_soon_and_goes_on_once_there_is_room(
+    due: Due,
+) -> None:
+    due.operator.open.clear()
+    first = asyncio.ensure_future(due.timers.wake_marketing())
+    await due.operator.received.wait()
+    await eventually(lambda: _holds(due))
+    second = asyncio.ensure_future(due.timers.wake_marketing())
+    for _ in range(20):
+        assert due.handoff.is_behind
+        await due.statuses()
+    assert not second.done()
+    assert (await due.statuses())["sending"] == due.handoff._in_hand
+    due.operator.open.set()
+    assert await first
+    assert await second
+
+
+async def _holds(due: Due) -> bool:
+    return due.handoff.is_behind
+
+
+async def test_what_is_due_is_left_alone_while_every_gateway_rests(due: Due) -> None:
+    """It would be put off again, each time that the rest has ended, with a version and an event of each."""
+    due.traffic.pause("simulator", 60.0)
+    assert not await due.timers.wake_marketing()
+    async with due.database.begin() as tx:
+        assert await tx.scalar(text("SELECT max(version) FROM message")) == 1
+        assert not await tx.scalar(text("SELECT count(*) FROM outbox"))
+
+
+async def test_the_partition_whose_messages_have_waited_longest_is_woken_first(due: Due) -> None:
+    async with due.database.begin() as tx:
+        await tx.execute(text("UPDATE message SET due_at = due_at - interval '1 minute' WHERE partition = 1"))
+        await tx.execute(text("UPDATE message SET due_at = due_at - interval '2 minutes' WHERE partition = 2"))
+        assert await store.due_partitions(tx, PARTITIONS, now(), marketing=True) == [2, 1, 0]
