@@ -8,6 +8,7 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.consumer import Received
 from common.database import Database, fetch_many
@@ -70,6 +71,12 @@ async def _control(database: Database, *events: Any) -> None:
         await projection.apply_controls(tx, batch)
 
 
+async def _controls(tx: AsyncConnection, *campaign_ids: str) -> dict[str, Any]:
+    """As a decision reads them."""
+    await store.watermark(tx, 0, campaign_ids)
+    return dict(await store.controls(tx, campaign_ids))
+
+
 async def _due(database: Database) -> set[Any]:
     async with database.begin() as tx:
         return {row[0] for row in await fetch_many(tx, "SELECT message_id FROM message WHERE due_at <= now()")}
@@ -114,7 +121,7 @@ async def test_a_resume_and_a_decision_on_what_it_wakes_do_not_wait_for_each_oth
         assert await store.claim_due(deciding, waiting["partition"], now(), 10, marketing=True)
         resuming = asyncio.create_task(_control(database, controlled("running", 3)))
         await eventually(_done_or_waiting(database, resuming))
-        assert await store.controls(deciding, ["c1"]) == {"c1": "running"}
+        assert await _controls(deciding, "c1") == {"c1": "running"}
     await resuming
 
 
@@ -123,7 +130,7 @@ async def test_what_is_decided_while_its_campaign_goes_on_is_woken(database: Dat
     await _control(database, controlled("paused", 2))
     waiting = _waiting(1, "campaign_paused")
     async with database.begin() as deciding:
-        assert await store.controls(deciding, ["c1"]) == {"c1": "paused"}
+        assert await _controls(deciding, "c1") == {"c1": "paused"}
         await store.insert_messages(deciding, [waiting])
         resuming = asyncio.create_task(_control(database, controlled("running", 3)))
         await eventually(_done_or_waiting(database, resuming))
@@ -134,18 +141,51 @@ async def test_what_is_decided_while_its_campaign_goes_on_is_woken(database: Dat
     assert await _to_wake(database) == 0
 
 
+async def test_a_pause_waits_for_who_is_deciding_and_for_nobody_who_comes_after(database: Database) -> None:
+    """Else it waits for as long as decisions of its campaign overlap, which those of several workers do without end."""
+    await _control(database, controlled("running", 2))
+
+    async def decide() -> dict[str, Any]:
+        async with database.begin() as tx:
+            return await _controls(tx, "c1")
+
+    async with database.begin() as deciding:
+        assert await _controls(deciding, "c1") == {"c1": "running"}
+        pausing = asyncio.create_task(_control(database, controlled("paused", 3)))
+        await eventually(_done_or_waiting(database, pausing))
+        after = asyncio.create_task(decide())
+        await eventually(_done_or_waiting(database, pausing, after))
+        assert not pausing.done()
+        assert not after.done()
+    await pausing
+    assert await after == {"c1": "paused"}, "what it waited for"
+
+
+async def test_the_first_control_waits_for_who_knew_of_none(database: Database) -> None:
+    waiting = _waiting(1, "campaign_unknown")
+    async with database.begin() as deciding:
+        assert await _controls(deciding, "c1") == {}
+        starting = asyncio.create_task(_control(database, controlled("running", 1)))
+        await eventually(_done_or_waiting(database, starting))
+        assert not starting.done()
+        await store.insert_messages(deciding, [waiting])
+    await starting
+    await _wake_all(database)
+    assert await _due(database) == {waiting["message_id"]}
+
+
 async def test_controls_that_come_together_are_locked_as_decisions_lock_them(database: Database) -> None:
     await _control(
         database, controlled("paused", 2, "c1"), controlled("paused", 2, "c2"), controlled("paused", 2, "c3")
     )
     both = controlled("running", 3, "c2"), controlled("running", 3, "c1")
     async with database.begin() as deciding, database.begin() as another:
-        await store.controls(deciding, ["c1"])
+        await _controls(deciding, "c1")
         resuming = asyncio.create_task(_control(database, *both))
         await eventually(_done_or_waiting(database, resuming))
         assert resuming.done() is False
         async with asyncio.timeout(10):
-            assert await store.controls(another, ["c2"]) == {"c2": "paused"}, "waits for nobody"
+            assert await _controls(another, "c2") == {"c2": "paused"}, "waits for nobody"
     await resuming
 
 

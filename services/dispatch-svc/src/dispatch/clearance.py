@@ -147,9 +147,10 @@ class Clearance:
         if not locked:
             await store.lock_partition(tx, partition, marketing=any(c.category == "marketing" for c in candidates))
         until = uptime_s() + self.permit_ttl_s  # before the read: a permit never outlives its knowledge
-        as_of = await store.watermark(tx, partition)
+        campaigns = {c.campaign_id for c in candidates if c.campaign_id}
+        as_of = await store.watermark(tx, partition, campaigns)
         subjects = await store.subjects(tx, [c.subject_id for c in candidates])
-        controls = await store.controls(tx, {c.campaign_id for c in candidates if c.campaign_id})
+        controls = await store.controls(tx, campaigns)
         recent = await self._recent(tx, partition, candidates)
         now = datetime.now(UTC)
         lapses = now + timedelta(seconds=until - uptime_s())  # `until`, as an instant

@@ -6,6 +6,10 @@ an opt-out being applied either precedes a decision or waits until the decided m
 enforcement sees them; and a code waits for neither a campaign nor an opt-out that waits for one. Outcomes take no such
 lock: they only end a `sending`, and who stores them looks for opt-outs afterwards.
 
+A campaign's lock orders decisions and controls, in a queue: a decision holds it shared, a control exclusive. It comes
+after the partition's lock and those of rows of `message` that are claimed; who has several takes them in the order of
+ids.
+
 What is `sending` is in the hand of whoever made its last decision, and `decided_at` tells which that was: an owner who
 comes late, after the sweep has taken the message for a dead one's, finds another there and leaves it alone (ADR 0054).
 """
@@ -259,6 +263,7 @@ provider_block = Table(
 # what follows is planned as the tables are: a plan kept from when the ledger was empty reads all of it
 PLANNED_NOW = "set_config('plan_cache_mode', 'force_custom_plan', true)"
 LANES = {True: "placet.partition", False: "placet.partition.codes"}  # marketing, or not
+_A_CAMPAIGN = "hashtext('placet.campaign'), hashtext({})"
 
 
 async def lock_partition(tx: AsyncConnection, partition: int, *, marketing: bool, planned_now: bool = False) -> None:
@@ -286,16 +291,19 @@ async def lock_partitions(tx: AsyncConnection, partitions: Iterable[int]) -> Non
 # --- what a decision stands on -------------------------------------------------------------------------------------
 
 
-async def watermark(tx: AsyncConnection, partition: int) -> datetime | None:
-    """`as_of` of this partition's consent projection."""
+async def watermark(tx: AsyncConnection, partition: int, campaign_ids: Collection[str] = ()) -> datetime | None:
+    """`as_of` of this partition's consent projection. `campaign_ids`: locked on the way, for `controls`."""
     rows = await fetch_many(
         tx,
-        "SELECT as_of FROM consumer_offset WHERE consumer_group = $1 AND topic = $2 AND partition = $3",
+        "SELECT (SELECT as_of FROM consumer_offset WHERE consumer_group = $1 AND topic = $2 AND partition = $3),"
+        f" (SELECT count(pg_advisory_xact_lock_shared({_A_CAMPAIGN.format('c')})) FROM unnest($4::text[]) AS c)",
         CONSENTS_GROUP,
         STATES.name,
         partition,
+        sorted(campaign_ids),
     )
-    return rows[0][0] if rows else None
+    as_of: datetime | None = rows[0][0]
+    return as_of
 
 
 _sums = msgspec.json.Decoder(StatesSummed)
@@ -337,14 +345,12 @@ async def senders(tx: AsyncConnection, sender_ids: Iterable[str]) -> dict[str, S
 
 
 async def controls(tx: AsyncConnection, campaign_ids: Collection[str]) -> dict[str, Control]:
-    """Locked against change: a resume that is being applied waits, and whoever then wakes what waited finds what was
-    deferred here."""
+    """Of campaigns that an earlier statement has locked (`watermark`): one that waits for a lock still sees what was
+    before. A resume that is being applied waits, and whoever then wakes what waited finds what was deferred here."""
     if not campaign_ids:
         return {}
     rows = await fetch_many(
-        tx,
-        "SELECT campaign_id, control FROM campaign WHERE campaign_id = ANY($1::text[]) ORDER BY campaign_id FOR SHARE",
-        list(campaign_ids),
+        tx, "SELECT campaign_id, control FROM campaign WHERE campaign_id = ANY($1::text[])", list(campaign_ids)
     )
     return {row[0]: row[1] for row in rows}
 
@@ -676,8 +682,9 @@ async def put_sender(tx: AsyncConnection, event: SenderChanged) -> None:
 
 
 async def put_control(tx: AsyncConnection, event: CampaignControlled) -> None:
-    """Newest control wins. What waits for it is woken afterwards, in pages (`wake_controlled`): who decides waits for
-    this row, with what is due and its partition locked."""
+    """Newest control wins. Who is deciding is waited for, and who decides next waits for us, with what is due and its
+    partition locked: what waits for a control is woken afterwards, in pages (`wake_controlled`)."""
+    await fetch_many(tx, f"SELECT pg_advisory_xact_lock({_A_CAMPAIGN.format('$1')})", event.campaign_id)
     await tx.execute(
         text(
             "INSERT INTO campaign (campaign_id, control, version) VALUES (:id, :control, :version)"
@@ -722,8 +729,7 @@ async def wake_controlled(tx: AsyncConnection, campaign_id: str, limit: int, *, 
 
 
 async def note_woken(tx: AsyncConnection, campaign_id: str, version: int, *, cancelled: bool) -> None:
-    """Unless something still waits. Nobody defers for a control that is no more: `controls` is FOR SHARE. Only the
-    first has no row to be locked: who waits for that in the same moment is decided again within half a second."""
+    """Unless something still waits. Nobody defers for a control that is no more: it has waited for who did."""
     await planned_now(tx)
     await fetch_many(
         tx,
