@@ -1,8 +1,9 @@
 """What dispatch's statements keep, whatever order things come in: real Postgres, no service around."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
+from operator import itemgetter
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
@@ -11,12 +12,16 @@ import asyncpg
 import pytest
 from sqlalchemy import text
 
+from common import erasing
+from common.contracts.rights import ErasureRequested
 from common.database import Database, fetch_many
 from common.kafka import partition_of
 from dispatch import store
+from dispatch.eraser import eraser
 from dispatch.pipeline import Handoff
 from dispatch.traffic import Traffic
 from tests.builders import controlled, now, opted_in, requested, sender_changed, subject
+from tests.eventually import eventually
 from tests.infrastructure import Postgres
 
 pytestmark = pytest.mark.brokerless
@@ -305,6 +310,58 @@ async def test_an_outcome_waits_for_no_opt_out_and_enforces_the_one_that_had_wai
         told = await fetch_many(tx, "SELECT FROM outbox WHERE type = 'dispatch.opt_out_enforced.v1'")
     assert enforced_at is not None
     assert len(told) == 1
+
+
+async def test_an_erasure_waits_for_an_outcome_that_takes_its_message_back(database: Database) -> None:
+    """It has looked for what waits, and waits itself for a row; by then what was `sending` is deferred."""
+    in_hand, waiting = sorted((_message("sending", 1), _message("sending", 1)), key=itemgetter("message_id"))[::-1]
+    waiting |= {"status": "deferred", "due_at": now() + timedelta(hours=1)}
+    async with database.begin() as tx:
+        for row in (waiting, in_hand):
+            await store.insert_messages(tx, [{**row, "number": "sealed", "text": "sealed"}])
+
+    async def erase() -> Mapping[str, Mapping[str, int]]:
+        async with database.begin() as tx:
+            return await eraser(database, 3).erase(tx, {in_hand["subject_id"]: now()})
+
+    async with database.begin() as somebody:
+        await store.lock_messages(somebody, [waiting["message_id"]])
+        erasing = asyncio.create_task(erase())
+        await eventually(lambda: _somebody_waits(database))
+        async with database.begin() as tx, asyncio.timeout(10):
+            await store.settle(tx, [{**_accepted(in_hand), "status": "deferred", "due_at": now()}])
+    assert await erasing == {in_hand["subject_id"]: {"messages": 2}}
+    async with database.begin() as tx:
+        left = await fetch_many(tx, "SELECT status, number, text FROM message")
+    assert left == [("denied", None, None)] * 2
+
+
+async def test_an_erasure_that_waits_for_an_opt_out_keeps_no_others_of_another_partition_waiting(
+    database: Database,
+) -> None:
+    people: dict[int, str] = {partition_of(subject(n), 3): subject(n) for n in range(50)}
+    async with database.begin() as tx:
+        asked = [ErasureRequested(erasure_id=who, subject_id=who, requested_at=now()) for who in people.values()]
+        await erasing.put(tx, *asked)
+    async with database.begin() as applying, database.begin() as another:
+        await store.lock_decisions_out(applying, 2)
+        erases = asyncio.create_task(eraser(database, 3).erase_kept())
+        await eventually(lambda: _somebody_waits(database))
+        async with asyncio.timeout(10):
+            for partition in (0, 1):
+                await store.lock_decisions_out(another, partition)
+    assert await erases
+    async with database.begin() as tx:
+        assert await fetch_many(tx, "SELECT count(*) FROM erasing WHERE erased_at IS NULL") == [(0,)]
+
+
+async def _somebody_waits(database: Database) -> bool:
+    async with database.begin() as tx:
+        waits = await fetch_many(
+            tx,
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",
+        )
+    return bool(waits)
 
 
 def _accepted(row: dict[str, Any]) -> dict[str, Any]:

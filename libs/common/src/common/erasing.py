@@ -1,7 +1,7 @@
 """A service's part in an erasure: it hears of it, erases what it holds of the person, and says so.
 
 First the erasure is kept (table `erasing`), in the transaction that steps the consumer's offset; from that commit on,
-whoever writes anything of a person can see it (`asked_of`). Then a timer erases, a batch in one transaction, with the
+whoever writes anything of a person can see it (`asked_of`). Then a timer erases, several at once, with the
 acknowledgement in the outbox of that same transaction: a crash anywhere repeats nothing and forgets nothing.
 
 In between it waits for the transactions that were writing when the erasure was kept: an import that has been reading
@@ -12,7 +12,7 @@ share one, a long migration in any of them makes erasures wait.)
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -33,6 +33,10 @@ log = logging.getLogger(__name__)
 KEPT = "erasure_kept"  # NOTIFY channel: there is something to erase
 LOOK_EVERY_S = 0.5
 BATCH = 100  # erasures
+READY = (  # all that was being written when they were kept has been
+    "SELECT erasure_id, subject_id, requested_at FROM erasing WHERE erased_at IS NULL"
+    " AND after_xid < CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)"
+)
 
 ERASED = counter("sms_erasures_total", "Erasures done by this service.")
 
@@ -60,11 +64,13 @@ def define(metadata: MetaData) -> Table:
 @dataclass(frozen=True, slots=True)
 class Eraser:
     """`erase(tx, asked)` erases what the service holds of these people, who asked then, and says how much, for each
-    with whom it is done. Who is absent is tried again: something of theirs is in use at this moment."""
+    with whom it is done. Who is absent is tried again: something of theirs is in use at this moment. `lock_of`: in one
+    transaction are people of whom it says the same, so that none holds one's lock while it waits for another's."""
 
     service: str
     database: Database
     erase: Erase
+    lock_of: Callable[[str], Hashable] = lambda subject_id: None
 
     def subscription(self) -> Subscription:
         return Subscription(f"{self.service}.erasures", ERASURES, keep)
@@ -74,7 +80,7 @@ class Eraser:
         return Worker(timer.name, timer.run)
 
     async def erase_kept(self) -> bool:
-        """One batch. Was anything done?"""
+        """Those that have waited for the longest. Was anything done?"""
         async with self.database.begin() as tx:
             noted = await tx.execute(
                 text(
@@ -83,18 +89,20 @@ class Eraser:
                 )
             )
         async with self.database.begin() as tx:
-            rows = (
-                await tx.execute(
-                    text(
-                        "SELECT erasure_id, subject_id, requested_at FROM erasing WHERE erased_at IS NULL"
-                        " AND after_xid < CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)"
-                        " ORDER BY requested_at LIMIT :batch FOR UPDATE SKIP LOCKED"
-                    ),
-                    {"batch": BATCH},
-                )
-            ).all()
+            rows = await tx.execute(text(f"{READY} ORDER BY requested_at LIMIT :batch"), {"batch": BATCH})
+            together: dict[Hashable, list[str]] = {}
+            for row in rows:
+                together.setdefault(self.lock_of(row.subject_id), []).append(row.erasure_id)
+        done = [await self._erase(erasure_ids) for erasure_ids in together.values()]
+        return any(done) if done else noted.rowcount > 0
+
+    async def _erase(self, erasure_ids: Sequence[str]) -> bool:
+        """In one transaction, but those that another process has. Was anything done?"""
+        async with self.database.begin() as tx:
+            claim = f"{READY} AND erasure_id = ANY(CAST(:ids AS text[])) ORDER BY requested_at FOR UPDATE SKIP LOCKED"
+            rows = (await tx.execute(text(claim), {"ids": list(erasure_ids)})).all()
             if not rows:
-                return noted.rowcount > 0
+                return False
             done = await self.erase(tx, {row.subject_id: row.requested_at for row in rows})
             now = datetime.now(UTC)
             acknowledged = [

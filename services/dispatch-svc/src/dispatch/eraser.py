@@ -2,8 +2,12 @@
 
 What still waits is denied first (`erased`), but for a code or a notice that was asked for since. While a message is
 being handed off nothing is erased: the operator has its number and text in hand, and its outcome must find its row; the
-next look comes half a second later. The rows stay, under the keyed hash, with their verdicts and outcomes: the accounts
-add up, and the consent projection goes on denying.
+next look comes half a second later. All of it is locked before it is looked at, so that it is looked at once. The rows
+stay, under the keyed hash, with their verdicts and outcomes: the accounts add up, and the consent projection goes on
+denying.
+
+People of one partition are erased in one transaction: while it waits for an opt-out, those of other partitions do not
+wait for it.
 
 A request of before the erasure that comes late is denied by the gate, whatever its category, and marketing whenever it
 was asked for, until the person has come back; it is stored without number and text (`clearance.py`).
@@ -22,17 +26,23 @@ from dispatch import store
 
 
 def eraser(database: Database, partitions: int) -> Eraser:
-    return Eraser("dispatch", database, Erasing(partitions).erase)
+    erasing = Erasing(partitions)
+    return Eraser("dispatch", database, erasing.erase, erasing.partition)
 
 
 @dataclass(frozen=True, slots=True)
 class Erasing:
     partitions: int
 
+    def partition(self, subject_id: str) -> int:
+        return partition_of(subject_id, self.partitions)
+
     async def erase(self, tx: AsyncConnection, asked: Mapping[str, datetime]) -> Mapping[str, Erased]:
-        await store.lock_partitions(tx, {partition_of(subject_id, self.partitions) for subject_id in asked})
+        """Of people of one partition."""
+        [partition] = {self.partition(subject_id) for subject_id in asked}
+        await store.lock_partition(tx, partition, marketing=True, planned_now=True)
+        sending = await store.lock_what_goes(tx, list(asked))
         await store.append_changes(tx, await store.deny_waiting(tx, asked))
-        sending = await store.sending_to(tx, list(asked))
         still = [subject_id for subject_id in asked if subject_id not in sending]
         emptied = await store.empty_messages(tx, still)
         await store.enforce(tx, still, datetime.now(UTC))

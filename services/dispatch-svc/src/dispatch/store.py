@@ -279,15 +279,6 @@ async def lock_decisions_out(tx: AsyncConnection, partition: int) -> None:
         await fetch_many(tx, f"SELECT pg_advisory_xact_lock(hashtext('{LANES[lane]}'), $1)", partition)
 
 
-async def lock_partitions(tx: AsyncConnection, partitions: Iterable[int]) -> None:
-    """Campaigns' of several, shared, always in the same order."""
-    await fetch_many(
-        tx,
-        f"SELECT pg_advisory_xact_lock_shared(hashtext('{LANES[True]}'), p) FROM unnest($1::integer[]) AS p",
-        sorted(partitions),
-    )
-
-
 # --- what a decision stands on -------------------------------------------------------------------------------------
 
 
@@ -1297,10 +1288,22 @@ async def blocks_of(tx: AsyncConnection, subject_id: str) -> list[Row[Any]]:
 # --- erasure -------------------------------------------------------------------------------------------------------
 
 
+async def lock_what_goes(tx: AsyncConnection, subject_ids: Sequence[str]) -> set[str]:
+    """All of these people's that has not ended, or has a number or a text, is as it is from now on; returns those to
+    whom something is being handed off. At once and in the order of ids, as receipts and outcomes lock: an outcome that
+    takes back what was `sending` is before this or after."""
+    rows = await fetch_many(
+        tx,
+        "SELECT subject_id, status FROM message WHERE subject_id = ANY($1::text[]) AND (number IS NOT NULL"
+        " OR text IS NOT NULL OR status IN ('pending', 'deferred', 'sending')) ORDER BY message_id FOR UPDATE",
+        list(subject_ids),
+    )
+    return {subject_id for subject_id, status in rows if status == "sending"}
+
+
 async def deny_waiting(tx: AsyncConnection, asked: Mapping[str, datetime]) -> list[Changed]:
     """What is pending or deferred of these people never leaves: all marketing, and what else was requested before they
-    asked for their erasure. The caller holds the partition's lock; a message that is becoming `sending` at this moment
-    is not among them."""
+    asked for their erasure. The caller holds the partition's lock, and the rows (`lock_what_goes`)."""
     rows = await fetch_many(
         tx,
         "WITH waiting AS (SELECT m.message_id FROM message AS m"
@@ -1317,22 +1320,13 @@ async def deny_waiting(tx: AsyncConnection, asked: Mapping[str, datetime]) -> li
     return [_changed(row) for row in rows]
 
 
-async def sending_to(tx: AsyncConnection, subject_ids: Sequence[str]) -> set[str]:
-    """Those of these people to whom something is being handed off."""
-    rows = await tx.execute(
-        text("SELECT subject_id FROM message WHERE subject_id = ANY(CAST(:ids AS text[])) AND status = 'sending'"),
-        {"ids": list(subject_ids)},
-    )
-    return {row.subject_id for row in rows}
-
-
 async def empty_messages(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, int]:
-    """Numbers and texts of these people's messages are gone, but of what still waits; how many by subject_id. Nothing
-    of theirs is `sending`."""
+    """Numbers and texts of these people's messages are gone, but of what has not ended, which was asked for since; how
+    many by subject_id."""
     rows = await tx.execute(
         text(
             "WITH found AS (SELECT message_id FROM message WHERE subject_id = ANY(CAST(:ids AS text[]))"
-            " AND (number IS NOT NULL OR text IS NOT NULL) AND status NOT IN ('pending', 'deferred')"
+            " AND (number IS NOT NULL OR text IS NOT NULL) AND status NOT IN ('pending', 'deferred', 'sending')"
             " ORDER BY message_id FOR UPDATE),"
             " emptied AS (UPDATE message AS m SET number = NULL, text = NULL FROM found AS f"
             " WHERE m.message_id = f.message_id RETURNING m.subject_id)"
