@@ -5,6 +5,7 @@ commits. Rows move by arrays (`unnest`), hundreds at a time: that is 50 times wh
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -29,6 +30,7 @@ POOL_WAIT_S = 5
 COPIED_ROWS = 200
 COPIED_LINES = 200
 COPIED_WITHIN_S = 60.0
+MIGRATING_LOOK_S = 0.2
 
 
 def new_metadata() -> MetaData:
@@ -159,14 +161,24 @@ def alembic_config(url: str, package: str) -> Config:
 
 
 def run_migrations(metadata: MetaData) -> None:
-    """The whole of a service's `migrations/env.py`."""
+    """The whole of a service's `migrations/env.py`. Each migration is a transaction, or several where it makes an index
+    beside those who write (`autocommit_block`): such a one must bear being begun again."""
     url = context.config.attributes["url"]
 
     def upgrade(connection: Connection) -> None:
-        context.configure(connection=connection, target_metadata=metadata, compare_server_default=True)
+        # two migration jobs at once: the second waits, then finds nothing to do. It asks again and again, as an index
+        # that is being made waits for every statement that has begun
+        while not connection.scalar(text("SELECT pg_try_advisory_lock(hashtext('alembic'))")):
+            connection.rollback()
+            time.sleep(MIGRATING_LOOK_S)
+        connection.commit()
+        context.configure(
+            connection=connection,
+            target_metadata=metadata,
+            compare_server_default=True,
+            transaction_per_migration=True,
+        )
         with context.begin_transaction():
-            # two migration jobs at once: the second waits, then finds nothing to do
-            connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('alembic'))"))
             context.run_migrations()
 
     async def connect() -> None:

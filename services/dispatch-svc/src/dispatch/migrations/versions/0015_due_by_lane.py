@@ -1,5 +1,5 @@
 """What is due is found by its lane: a code that is due does not wait for all marketing that is to be passed over. The
-index that both had is the version's before, and goes with the next one's.
+index that both had is the version's before, and goes with the next one's. The ledger is written meanwhile.
 
 Revision ID: 0015
 """
@@ -13,10 +13,13 @@ depends_on = None
 
 
 def upgrade() -> None:
-    for name, lane in (("marketing", "category = 'marketing'"), ("codes", "category <> 'marketing'")):
-        op.execute(
-            f"CREATE INDEX message_due_{name}_ix ON message (partition, due_at) WHERE due_at IS NOT NULL AND {lane}"
-        )
+    with op.get_context().autocommit_block():
+        for name, lane in (("marketing", "category = 'marketing'"), ("codes", "category <> 'marketing'")):
+            op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS message_due_{name}_ix")  # of one that was interrupted
+            op.execute(
+                f"CREATE INDEX CONCURRENTLY message_due_{name}_ix ON message (partition, due_at)"
+                f" WHERE due_at IS NOT NULL AND {lane}"
+            )
 
 
 def downgrade() -> None:
