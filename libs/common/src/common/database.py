@@ -27,6 +27,7 @@ NAMING = {
 }
 CONNECT_TIMEOUT_S = 5
 POOL_WAIT_S = 5
+PLANNED_NOW = "set_config('plan_cache_mode', 'force_custom_plan', true)"
 COPIED_ROWS = 200
 COPIED_LINES = 200
 COPIED_WITHIN_S = 60.0
@@ -129,6 +130,12 @@ async def fetch_many(tx: AsyncConnection, sql: str, *values: object) -> Sequence
         raise _asyncpgs(error) from None
     rows = found.all() if found.returns_rows else []
     return rows
+
+
+async def plan_now(tx: AsyncConnection) -> None:
+    """What follows in this transaction is planned as its tables are, if it has a parameter. A connection keeps the plan
+    of what it asks again and again, and one of when a table was empty reads all of it."""
+    await fetch_many(tx, f"SELECT {PLANNED_NOW}")
 
 
 async def _raw(tx: AsyncConnection) -> Any:

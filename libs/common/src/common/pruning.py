@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import text
 
-from common.database import Database
+from common.database import Database, plan_now
 from common.service import Worker
 from common.telemetry import counter, gauge
 from common.timer import Timer
@@ -109,6 +109,7 @@ class Pruner:
 
     async def _apply(self, rule: Pruned, before: datetime) -> int:
         async with self.database.begin() as tx:
+            await plan_now(tx)
             oldest: datetime | None = await tx.scalar(text(rule.oldest()), {"before": before})
             OVERDUE.labels(rule.kind).set((before - oldest).total_seconds() if oldest else 0)
             if oldest is None:

@@ -22,7 +22,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common.database import Database
+from common.database import Database, plan_now
 from common.law import Policy, is_open
 from common.service import Worker
 from common.telemetry import counter
@@ -82,8 +82,8 @@ RULES = {
     ),
     # promise 4: nothing is lost: whoever sends has an end (and whoever waits is woken: the table takes nothing else)
     "sending_for_ever": (
-        "SELECT DISTINCT m.message_id FROM sending AS s JOIN message AS m ON m.message_id = ANY(s.message_ids)"
-        " WHERE m.status = 'sending' AND m.decided_at < :sent_by"
+        "SELECT DISTINCT m.message_id FROM sending AS s CROSS JOIN LATERAL (SELECT message_id FROM message"
+        " WHERE message_id = ANY(s.message_ids) AND status = 'sending' AND decided_at < :sent_by OFFSET 0) AS m"
     ),
 }
 # promise 6: hours begin and end with a minute, so one instant of a minute tells of all that left in it for one place.
@@ -142,7 +142,7 @@ class Checker:
         }
         found = {}
         async with self.database.begin() as tx:
-            await store.planned_now(tx)
+            await plan_now(tx)
             for rule, query in RULES.items():
                 limited = f"{query} LIMIT :most"
                 used = {name: value for name, value in told.items() if f":{name}" in limited}

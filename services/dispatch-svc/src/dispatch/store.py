@@ -58,7 +58,7 @@ from common.contracts.consent import (
     Suppression,
 )
 from common.contracts.dispatch import HoldChanged, MessageChanged, OptOutEnforced
-from common.database import fetch_many, new_metadata
+from common.database import PLANNED_NOW, fetch_many, new_metadata, plan_now
 from dispatch.gate import Reason, Subject
 from dispatch.hold import Hold
 
@@ -260,8 +260,6 @@ provider_block = Table(
 )
 
 
-# what follows is planned as the tables are: a plan kept from when the ledger was empty reads all of it
-PLANNED_NOW = "set_config('plan_cache_mode', 'force_custom_plan', true)"
 LANES = {True: "placet.partition", False: "placet.partition.codes"}  # marketing, or not
 _A_CAMPAIGN = "hashtext('placet.campaign'), hashtext({})"
 
@@ -695,10 +693,12 @@ _FOR_A_CONTROL = (
 async def campaigns_to_wake(tx: AsyncConnection) -> Sequence[tuple[str, int, bool]]:
     """(campaign_id, version of its control, whether it is cancelled) of those that are paused no more and of which not
     all that waited has been woken."""
+    await plan_now(tx)
     rows = await fetch_many(
         tx,
-        "SELECT campaign_id, version, control = 'cancelled' FROM campaign WHERE woken < version AND control <> 'paused'"
+        "SELECT campaign_id, version, control = 'cancelled' FROM campaign WHERE woken < version AND control <> $1"
         " ORDER BY campaign_id",
+        "paused",  # what has no parameter is planned once, whatever it is told
     )
     return [(row[0], row[1], row[2]) for row in rows]
 
@@ -706,7 +706,7 @@ async def campaigns_to_wake(tx: AsyncConnection) -> Sequence[tuple[str, int, boo
 async def wake_controlled(tx: AsyncConnection, campaign_id: str, limit: int, *, cancelled: bool) -> int:
     """Of what waits until it is known that this campaign may go on, so many are due now; of one that is cancelled, of
     all that waits. Waits for nobody: what somebody has locked comes with a later page. How many that were."""
-    await planned_now(tx)
+    await plan_now(tx)
     rows = await fetch_many(
         tx,
         "UPDATE message SET due_at = now() WHERE message_id = ANY(ARRAY(SELECT m.message_id FROM message AS m WHERE"
@@ -721,7 +721,7 @@ async def wake_controlled(tx: AsyncConnection, campaign_id: str, limit: int, *, 
 
 async def note_woken(tx: AsyncConnection, campaign_id: str, version: int, *, cancelled: bool) -> None:
     """Unless something still waits. Nobody defers for a control that is no more: it has waited for who did."""
-    await planned_now(tx)
+    await plan_now(tx)
     await fetch_many(
         tx,
         "UPDATE campaign SET woken = $3 WHERE campaign_id = $1 AND woken < $3"
@@ -913,18 +913,15 @@ async def _note_sending(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) 
 
 
 async def forget_sending(tx: AsyncConnection, begun_before: datetime) -> None:
-    """Of batches that were begun before, those of which nothing is `sending` any more."""
+    """Of batches that were begun before, those of which nothing is `sending` any more. Each is asked by itself, as
+    elsewhere: NOT EXISTS is a join, for which a planner that knows little of the ledger reads the whole of it."""
     await tx.execute(
         text(
-            "DELETE FROM sending AS s WHERE s.since < :before AND NOT EXISTS"
-            " (SELECT FROM message AS m WHERE m.message_id = ANY(s.message_ids) AND m.status = 'sending')"
+            "DELETE FROM sending AS s WHERE s.since < :before AND (SELECT true FROM message AS m"
+            " WHERE m.message_id = ANY(s.message_ids) AND m.status = 'sending' LIMIT 1) IS NULL"
         ),
         {"before": begun_before},
     )
-
-
-async def planned_now(tx: AsyncConnection) -> None:
-    await fetch_many(tx, f"SELECT {PLANNED_NOW}")
 
 
 async def tell_due(tx: AsyncConnection, partition: int, *, marketing: bool) -> None:
@@ -936,7 +933,7 @@ async def due_partitions(tx: AsyncConnection, partitions: int, now: datetime, *,
     """Of so many, those with due messages of that lane, first where one has waited longest: who takes no more than
     leaves soon takes of each. What is in a partition beyond is not found. One by one: asked for all at once, a planner
     that knows little of the ledger reads the whole of it, four times a second."""
-    await planned_now(tx)
+    await plan_now(tx)
     rows = await fetch_many(
         tx,
         "SELECT p.partition FROM generate_series(0, $1 - 1) AS p(partition) CROSS JOIN LATERAL"
@@ -995,10 +992,12 @@ async def still_ours(
 
 async def partition_left_sending(tx: AsyncConnection, decided_before: datetime) -> int | None:
     """A partition with messages that a process left `sending` when it died."""
+    await plan_now(tx)
     partition: int | None = await tx.scalar(
         text(
-            "SELECT s.partition FROM sending AS s JOIN message AS m ON m.message_id = ANY(s.message_ids)"
-            " WHERE s.since < :before AND m.status = 'sending' AND m.decided_at < :before LIMIT 1"
+            "SELECT s.partition FROM sending AS s CROSS JOIN LATERAL (SELECT FROM message WHERE"
+            " message_id = ANY(s.message_ids) AND status = 'sending' AND decided_at < :before LIMIT 1) AS m"
+            " WHERE s.since < :before LIMIT 1"
         ),
         {"before": decided_before},
     )
@@ -1028,12 +1027,13 @@ async def unknown_of(
     tx: AsyncConnection, gateways: Sequence[str], spans: Sequence[tuple[datetime, datetime]], limit: int
 ) -> list[Row[Any]]:
     """Messages of these gateways whose outcome nobody knows since an instant between two of these, oldest first."""
+    await plan_now(tx)
     rows = await tx.execute(
         text(
-            "SELECT message_id, subject_id, partition, gateway FROM message AS m"
-            " JOIN unnest(CAST(:since AS timestamptz[]), CAST(:before AS timestamptz[])) AS d(since, before)"
-            " ON m.unknown_since >= d.since AND m.unknown_since < d.before"
-            " WHERE m.status = 'unknown' AND m.gateway = ANY(CAST(:gateways AS text[]))"
+            "SELECT m.* FROM unnest(CAST(:since AS timestamptz[]), CAST(:before AS timestamptz[])) AS d(since, before)"
+            " CROSS JOIN LATERAL (SELECT message_id, subject_id, partition, gateway, unknown_since FROM message"
+            " WHERE unknown_since >= d.since AND unknown_since < d.before AND status = 'unknown'"
+            " AND gateway = ANY(CAST(:gateways AS text[])) ORDER BY unknown_since LIMIT :limit) AS m"
             " ORDER BY m.unknown_since LIMIT :limit"
         ),
         {
@@ -1231,6 +1231,7 @@ async def enforce(tx: AsyncConnection, subject_ids: Sequence[str], now: datetime
 
 async def open_enforcements_of(tx: AsyncConnection, applied_before: datetime) -> list[str]:
     """Subjects whose opt-out still waits to be enforced."""
+    await plan_now(tx)
     rows = await fetch_many(
         tx,
         "SELECT DISTINCT subject_id FROM enforcement WHERE enforced_at IS NULL AND applied_at < $1",
@@ -1354,14 +1355,15 @@ async def empty_enforcements(tx: AsyncConnection, subject_ids: Sequence[str]) ->
 async def messages_of_receipts(
     tx: AsyncConnection, references: Sequence[UUID], gateway_ids: Sequence[str], gateways: Sequence[str]
 ) -> list[Row[Any]]:
-    """Messages that receipts speak of, by our id or by the gateway's, locked. Each is looked up by its own index: for
-    an OR of the two Postgres reads the whole ledger."""
-    await planned_now(tx)
+    """Messages that receipts speak of, by our id or by the gateway's, locked. Those of the gateway are looked up first:
+    for one or the other Postgres reads the whole ledger."""
+    await plan_now(tx)
     rows = await tx.execute(
         text(
             "SELECT * FROM message WHERE message_id = ANY(CAST(:references AS uuid[]) || ARRAY(SELECT m.message_id"
             " FROM unnest(CAST(:gateways AS text[]), CAST(:gateway_ids AS text[])) AS r(gateway, known_as)"
-            " JOIN message AS m USING (gateway, known_as))) ORDER BY message_id FOR UPDATE"
+            " CROSS JOIN LATERAL (SELECT message_id FROM message WHERE gateway = r.gateway AND known_as = r.known_as"
+            " OFFSET 0) AS m)) ORDER BY message_id FOR UPDATE"
         ),
         {"references": list(references), "gateways": list(gateways), "gateway_ids": list(gateway_ids)},
     )
@@ -1425,6 +1427,7 @@ async def keep_early_receipts(tx: AsyncConnection, rows: Sequence[Mapping[str, A
 
 async def take_matching_early_receipts(tx: AsyncConnection, limit: int) -> list[Row[Any]]:
     """Early receipts whose message has become known, removed from the waiting room."""
+    await plan_now(tx)
     rows = await tx.execute(
         text(
             "DELETE FROM early_receipt e USING (SELECT e.gateway, e.gateway_message_id FROM early_receipt e"
