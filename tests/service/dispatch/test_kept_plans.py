@@ -168,7 +168,7 @@ def _ticks(database: Database, gateway: Gateway) -> dict[str, Callable[[], Await
         "paused no more": timers.wake_controlled,
         "sweep": timers.sweep,
         "look up": timers.look_up,
-        "invariants": Checker(database, field_keys, load("france"), limits, timeout).look,
+        "invariants": Checker(database, load("france"), limits, timeout).look,
         "prune": Pruner(database, pruning.policy(pruning.Periods())).prune,
         "erase": eraser(database, 3).erase_kept,
         "receipts": lambda: _receive(database),

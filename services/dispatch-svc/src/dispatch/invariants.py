@@ -27,7 +27,6 @@ from common.law import Policy, is_open
 from common.service import Worker
 from common.telemetry import counter
 from common.timer import Timer
-from dispatch import store
 from dispatch.gate import Limits
 from dispatch.pruning import LATE_DAYS
 

@@ -12,8 +12,13 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.execute("CREATE INDEX message_decided_ix ON message USING brin (decided_at) WITH (autosummarize = on)")
+    with op.get_context().autocommit_block():
+        op.execute("DROP INDEX CONCURRENTLY IF EXISTS message_decided_ix")  # of one that was interrupted
+        op.execute(
+            "CREATE INDEX CONCURRENTLY message_decided_ix ON message USING brin (decided_at) WITH (autosummarize = on)"
+        )
 
 
 def downgrade() -> None:
-    op.execute("DROP INDEX message_decided_ix")
+    with op.get_context().autocommit_block():
+        op.execute("DROP INDEX CONCURRENTLY IF EXISTS message_decided_ix")
