@@ -370,6 +370,22 @@ CASES = [
         came_to="receipts",
     ),
     Case(
+        "an MMS whose body is a text",
+        "sinch",
+        "messages",
+        "sinch/mo.json",
+        (replace(SINCH_MO, text="STOP"),),
+        {"mo_text": "mo_media", "Hello world": "STOP"},
+    ),
+    Case(
+        "an MMS without a body",
+        "sinch",
+        "messages",
+        "sinch/mo.json",
+        (replace(SINCH_MO, text=""),),
+        {"mo_text": "mo_media", '"Hello world"': "null"},
+    ),
+    Case(
         "an MMS without text",
         "sinch",
         "messages",

@@ -248,6 +248,14 @@ async def test_occurrences_that_go_on_or_are_about_to_are_paused_with_their_seri
     assert await told(campaigns, first) == [("paused", 1), ("running", 2), ("paused", 3), ("running", 4)]
 
 
+async def test_occurrences_go_on_with_a_paused_series_that_is_scheduled_anew(campaigns: Campaigns) -> None:
+    path = await scheduled(campaigns, MONDAY, recurring=DAILY)
+    first = await begins(campaigns, MONDAY)
+    await campaigns.post(f"{path}/pause")
+    await campaigns.post(f"{path}/schedule", json={"at": (MONDAY + DAY).isoformat()})
+    assert await stands(campaigns, first) == ("scheduled", [])
+
+
 async def test_an_occurrence_whose_end_came_in_the_pause_of_its_series_is_cancelled(campaigns: Campaigns) -> None:
     path = await scheduled(campaigns, MONDAY, recurring=DAILY)
     first = await begins(campaigns, MONDAY)

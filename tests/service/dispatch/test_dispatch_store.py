@@ -133,6 +133,37 @@ def _message(status: str, n: int = 1) -> dict[str, Any]:
     }
 
 
+async def test_what_waits_for_a_slot_is_passed_over_and_what_has_been_refused_is_not(database: Database) -> None:
+    """Both name the gateway: one is to go by it, the other did not."""
+    waits, deferred = (
+        {**_message(status), "category": "transactional", "due_at": now()} for status in ("pending", "deferred")
+    )
+    async with database.begin() as tx:
+        await store.insert_messages(tx, [waits])
+        await store.insert_messages(tx, [deferred])
+
+    async def claimed(partition: int, *waited_for: str) -> set[Any]:
+        async with database.begin() as tx:
+            rows = await store.claim_due(tx, partition, now(), 10, marketing=False, waited_for=waited_for)
+            return {row.message_id for row in rows}
+
+    for row, still in ((waits, set()), (deferred, {deferred["message_id"]})):
+        assert row["message_id"] in await claimed(row["partition"])
+        assert await claimed(row["partition"], "simulator") & {row["message_id"]} == still
+
+
+async def test_evidence_of_an_opt_out_leaves_the_status_as_it_is(database: Database) -> None:
+    """A late refusal of a repeat: the first was taken, and stays so; the opt-out counts."""
+    row = _message("sending")
+    now_ = now()
+    async with database.begin() as tx:
+        await store.insert_messages(tx, [row])
+        await tx.execute(text("UPDATE message SET status = 'accepted'"))
+        told = {**_accepted(row), "status": None, "receipt": "opted_out", "receipt_at": now_}
+        [changed] = await store.put_receipts(tx, [told])
+    assert (changed.event.status, changed.event.receipt) == ("accepted", "opted_out")
+
+
 @pytest.mark.parametrize("begun", ["handed_off_at = now()", "receipt = 'sent'"])
 @pytest.mark.parametrize("was", ["sending", "unknown"])
 async def test_what_somebody_knows_to_have_begun_does_not_wait_again(database: Database, was: str, begun: str) -> None:

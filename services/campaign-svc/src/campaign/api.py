@@ -461,6 +461,8 @@ async def schedule_campaign(
             agreed_start=at,
             approval_needed=needed,
         )
+        if row.status == Status.PAUSED and row.recurring is not None:
+            await control.resume_occurrences(tx, row, now)
 
     return await _act(held, caller, campaign_id, Action.SCHEDULE, check)
 

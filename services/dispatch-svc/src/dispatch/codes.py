@@ -62,8 +62,11 @@ class Codes:
         ended = [task for task in self.going if task.done()]
         for tasks in self._going.values():
             tasks.difference_update(ended)
-        for task in ended:
-            task.result()
+        failed = [error for task in ended if (error := task.exception()) is not None]
+        for each in failed[1:]:
+            log.error("another hand-off of codes failed as well", exc_info=each)
+        if failed:
+            raise failed[0]
 
     async def end(self) -> None:
         """A planned stop waits for the answers to what has begun."""

@@ -478,6 +478,7 @@ async def _tell_what_the_provider_refuses(tx: AsyncConnection, settled: Sequence
     refused = [
         {
             **row,
+            "status": None,  # what `settle` has made of it: it may be final already, or in another's hand
             "receipt": "opted_out",
             "receipt_at": row["handed_off_at"] or now,
             "since": row["handed_off_at"] or now,

@@ -956,12 +956,12 @@ async def claim_due(
     waited_for: Collection[str] = (),
 ) -> list[Row[Any]]:
     """Due messages of one partition and lane, oldest first, locked. In a transaction that is `planned_now`.
-    `waited_for`: gateways that what is to go by them waits for still."""
+    `waited_for`: gateways of which what waits for a slot waits still."""
     rows = await tx.execute(
         text(
             f"SELECT * FROM message WHERE partition = :partition AND {_OF_LANE[marketing]}"
             " AND status IN ('pending', 'deferred') AND due_at <= :now"
-            " AND (gateway IS NULL OR gateway <> ALL(CAST(:waited_for AS text[])))"
+            " AND NOT (status = 'pending' AND coalesce(gateway, '') = ANY(CAST(:waited_for AS text[])))"
             " ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED"
         ),
         {"partition": partition, "now": now, "limit": limit, "waited_for": list(waited_for)},
@@ -1382,10 +1382,11 @@ RECEIVED = {
 
 
 async def put_receipts(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[Changed]:
+    """Of messages that the caller has locked. No `status`: it stays as it is."""
     updated = await fetch_many(
         tx,
-        "UPDATE message AS m SET status = v.status, unknown_since = CASE WHEN v.status = 'unknown' THEN"
-        " m.unknown_since END, receipt = v.receipt, receipt_at = v.receipt_at,"
+        "UPDATE message AS m SET status = coalesce(v.status, m.status), unknown_since = CASE WHEN"
+        " coalesce(v.status, m.status) = 'unknown' THEN m.unknown_since END, receipt = v.receipt, receipt_at = v.receipt_at,"
         " version = m.version + 1, gateway = coalesce(m.gateway, v.gateway),"
         " gateway_message_id = coalesce(m.gateway_message_id, v.gateway_message_id), code = coalesce(v.code, m.code)"
         f" FROM {_unnest(RECEIVED)} WHERE m.message_id = v.message_id RETURNING {_OF_A_CHANGE}",

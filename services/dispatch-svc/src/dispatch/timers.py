@@ -132,7 +132,9 @@ class Timers:
         decisions = await self._decide_due(partition, marketing=False)
         if permits := [d.permit for d in decisions if d.permit]:
             await self._handoff.codes.begin(permits)
-        return bool(decisions)
+        return any(
+            d.row["status"] != "pending" for d in decisions
+        )  # which waits for a slot: to look again is of no use
 
     async def _decide_due(self, partition: int, *, marketing: bool) -> list[Decision]:
         codes, traffic = self._handoff.codes, self._handoff.traffic
@@ -142,7 +144,7 @@ class Timers:
             now = datetime.now(UTC)
             if marketing and not is_fresh(await store.watermark(tx, partition), now, self._clearance.limits):
                 return []  # held: no verdict could let it go
-            waited_for = [] if marketing else [name for name in codes.full if traffic.standing(name) == "open"]
+            waited_for = [] if marketing else [name for name in codes.full if traffic.standing(name) != "resting"]
             rows = await store.claim_due(tx, partition, now, limit, marketing=marketing, waited_for=waited_for)
             if not rows:
                 return []

@@ -130,5 +130,7 @@ def answer(kind: Kind) -> Answer:
 def _text(fields: Mapping[str, object], kind: str) -> str:
     if kind != MEDIA:
         return text_of(fields, "body") if kind == TEXT else ""
-    said = bodies.object_at(fields, "body")
+    said = fields.get("body")
+    if not isinstance(said, dict):  # kept all the same: a 4xx is not sent again, and it may be a STOP
+        return said if isinstance(said, str) else ""
     return "\n".join(text_of(said, name, where="body.") for name in ("subject", "message") if said.get(name))
