@@ -135,9 +135,8 @@ def _message(status: str, n: int = 1) -> dict[str, Any]:
 
 async def test_what_waits_for_a_slot_is_passed_over_and_what_has_been_refused_is_not(database: Database) -> None:
     """Both name the gateway: one is to go by it, the other did not."""
-    waits, deferred = (
-        {**_message(status), "category": "transactional", "due_at": now()} for status in ("pending", "deferred")
-    )
+    code = {"category": "transactional", "due_at": now()}
+    waits, deferred = _message("pending") | code, _message("deferred") | code
     async with database.begin() as tx:
         await store.insert_messages(tx, [waits])
         await store.insert_messages(tx, [deferred])

@@ -28,9 +28,8 @@ async def take(tx: AsyncConnection, row: Row[Any], action: Action, now: datetime
     """
     found = lifecycle.step(Status(row.status), action, begun=row.started_at is not None)
     await store.forget_reasons(tx, row.campaign_id, "paused")  # whyever it was
-    if (
-        found.status == row.status and found.control is None and action is not Action.SCHEDULE
-    ):  # that is at another time
+    nothing_new = found.status == row.status and found.control is None
+    if nothing_new and action is not Action.SCHEDULE:  # at another time
         return
     version = await store.set_status(tx, row.campaign_id, found.status, controlled=found.control is not None, now=now)
     if found.control is not None:

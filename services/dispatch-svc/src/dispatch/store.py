@@ -1386,7 +1386,8 @@ async def put_receipts(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -
     updated = await fetch_many(
         tx,
         "UPDATE message AS m SET status = coalesce(v.status, m.status), unknown_since = CASE WHEN"
-        " coalesce(v.status, m.status) = 'unknown' THEN m.unknown_since END, receipt = v.receipt, receipt_at = v.receipt_at,"
+        " coalesce(v.status, m.status) = 'unknown' THEN m.unknown_since END, receipt = v.receipt,"
+        " receipt_at = v.receipt_at,"
         " version = m.version + 1, gateway = coalesce(m.gateway, v.gateway),"
         " gateway_message_id = coalesce(m.gateway_message_id, v.gateway_message_id), code = coalesce(v.code, m.code)"
         f" FROM {_unnest(RECEIVED)} WHERE m.message_id = v.message_id RETURNING {_OF_A_CHANGE}",

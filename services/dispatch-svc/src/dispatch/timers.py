@@ -132,9 +132,7 @@ class Timers:
         decisions = await self._decide_due(partition, marketing=False)
         if permits := [d.permit for d in decisions if d.permit]:
             await self._handoff.codes.begin(permits)
-        return any(
-            d.row["status"] != "pending" for d in decisions
-        )  # which waits for a slot: to look again is of no use
+        return any(d.row["status"] != "pending" for d in decisions)  # those wait for a slot
 
     async def _decide_due(self, partition: int, *, marketing: bool) -> list[Decision]:
         codes, traffic = self._handoff.codes, self._handoff.traffic
