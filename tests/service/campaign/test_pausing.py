@@ -256,6 +256,14 @@ async def test_occurrences_go_on_with_a_paused_series_that_is_scheduled_anew(cam
     assert await stands(campaigns, first) == ("scheduled", [])
 
 
+async def test_occurrences_that_were_paused_with_their_series_are_cancelled_with_it(campaigns: Campaigns) -> None:
+    path = await scheduled(campaigns, MONDAY, recurring=DAILY)
+    first = await begins(campaigns, MONDAY)
+    await campaigns.post(f"{path}/pause")
+    await campaigns.post(f"{path}/cancel")
+    assert await stands(campaigns, first) == ("cancelled", [])
+
+
 async def test_an_occurrence_whose_end_came_in_the_pause_of_its_series_is_cancelled(campaigns: Campaigns) -> None:
     path = await scheduled(campaigns, MONDAY, recurring=DAILY)
     first = await begins(campaigns, MONDAY)

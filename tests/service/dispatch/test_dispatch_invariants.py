@@ -115,6 +115,17 @@ async def test_a_row_that_no_promise_allows(database: Database, rule: str, broke
     assert await _found(database) == {rule: [message]}
 
 
+async def test_what_a_crash_left_is_the_sweeps_when_a_process_starts(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    await _plant(database, status="sending", handed_off_at=None, decided_at=now() - TOO_LONG)
+    checker = Checker(database, load("france"), Limits(), TIMEOUT)
+    await checker.look()
+    assert "a promise is broken" not in caplog.messages
+    await checker.look()
+    assert "a promise is broken" in caplog.messages
+
+
 @pytest.mark.parametrize(
     "broken",
     [

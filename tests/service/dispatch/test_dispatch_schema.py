@@ -30,7 +30,7 @@ async def test_migrations_that_make_their_indexes_beside_others_bear_being_begun
     postgres: Postgres, unique: str
 ) -> None:
     url = await postgres.clone("dispatch", f"dispatch_{unique}")
-    for interrupted in ("0015", "0016"):
+    for interrupted in ("0015", "0016", "0017"):
         await asyncio.to_thread(command.stamp, alembic_config(url, "dispatch"), f"{int(interrupted) - 1:04}")
         await asyncio.to_thread(migrate, url, "dispatch", interrupted)
     await asyncio.to_thread(migrate, url, "dispatch")

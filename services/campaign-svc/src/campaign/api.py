@@ -506,8 +506,15 @@ async def resume_campaign(campaign_id: Storable, held: Held, caller: Author) -> 
 @router.post("/campaigns/{campaign_id}/cancel")
 async def cancel_campaign(campaign_id: Storable, held: Held, caller: Author) -> Campaign:
     """For good. Whoever has not got it will not; what is already with the operator cannot be called back. Whom nobody
-    has asked for yet are `pending` still, and `denied` within seconds."""
-    return await _act(held, caller, campaign_id, Action.CANCEL)
+    has asked for yet are `pending` still, and `denied` within seconds. Of one that recurs no more occurrences come, and
+    those that were paused with it are cancelled too."""
+
+    async def with_occurrences(tx: AsyncConnection, row: Row[Any]) -> None:
+        _may(row, Action.CANCEL)
+        if row.status == Status.PAUSED and row.recurring is not None:
+            await control.cancel_occurrences(tx, row, datetime.now(UTC))
+
+    return await _act(held, caller, campaign_id, Action.CANCEL, with_occurrences)
 
 
 @router.get("/campaigns/{campaign_id}/variants")

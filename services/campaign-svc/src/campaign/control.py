@@ -52,3 +52,9 @@ async def resume_occurrences(tx: AsyncConnection, row: Row[Any], now: datetime) 
     for each in await store.lock_occurrences(tx, row.campaign_id, paused_because=SERIES_PAUSED):
         too_late = each.started_at is None and lifecycle.ends_by(each.starts_at, each.send_before) <= now
         await take(tx, each, Action.CANCEL if too_late else Action.RESUME, now)
+
+
+async def cancel_occurrences(tx: AsyncConnection, row: Row[Any], now: datetime) -> None:
+    """Those that were paused with it: nothing would resume them any more."""
+    for each in await store.lock_occurrences(tx, row.campaign_id, paused_because=SERIES_PAUSED):
+        await take(tx, each, Action.CANCEL, now)

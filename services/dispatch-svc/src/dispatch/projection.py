@@ -28,7 +28,8 @@ def subscriptions() -> list[Subscription]:
     return [
         Subscription(store.CONSENTS_GROUP, STATES, apply_states, on_poison=mark_unreadable, wait_ms=URGENT_MS),
         Subscription("dispatch.senders", SENDERS, apply_senders),
-        Subscription("dispatch.controls", CONTROLS, apply_controls),
+        # one at a time: each waits for who is deciding, and whoever then wants to decide waits for it
+        Subscription("dispatch.controls", CONTROLS, apply_controls, max_records=1),
     ]
 
 
