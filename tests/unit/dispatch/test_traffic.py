@@ -4,6 +4,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from itertools import pairwise
 from uuid import UUID
 
@@ -15,7 +16,7 @@ from dispatch.routing import Route
 from dispatch.traffic import Rates, Traffic
 
 CHEAP, TWIN, DEAR = "simulator", "simulator.twin", "simulator.dear"
-ROUTES = [Route(CHEAP), Route(DEAR, categories=frozenset({"marketing"}), price=1)]  # type: ignore[arg-type]
+ROUTES = [Route(CHEAP), Route(DEAR, categories=frozenset({"marketing"}), price=Decimal(1))]
 
 
 def _gateway(account: str) -> HttpGateway:
@@ -87,7 +88,7 @@ async def test_while_a_gateway_is_tried_what_has_another_way_goes_that_way(
 async def test_what_has_no_other_way_waits_for_how_a_trial_of_its_own_lane_ends(
     traffic: Traffic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    both = Traffic([*traffic.gateways.values()], [Route(CHEAP), Route(DEAR, price=1)])  # type: ignore[arg-type]
+    both = Traffic([*traffic.gateways.values()], [Route(CHEAP), Route(DEAR, price=Decimal(1))])
     both.failed(CHEAP, "unreachable")
     rested = time.monotonic() + 60
     monkeypatch.setattr(time, "monotonic", lambda: rested)
@@ -193,8 +194,7 @@ async def test_a_gateway_that_is_closed_to_the_person_is_no_way_and_where_all_ar
 async def test_a_text_goes_by_a_gateway_that_can_write_it_or_by_none(traffic: Traffic) -> None:
     plain, dear = traffic.gateways[CHEAP], traffic.gateways[DEAR]
     plain.capabilities = replace(plain.capabilities, unicode=False, segments=2)
-    routes = [Route(CHEAP), Route(DEAR, categories=frozenset({"marketing"}), price=1)]  # type: ignore[arg-type]
-    both = Traffic([plain, dear], routes)
+    both = Traffic([plain, dear], ROUTES)
     for text, unfit in (
         ("Soldes chez Lune, 5 € offerts. STOP 36111", set()),
         ("Soldes d’été chez Lune. STOP 36111", {CHEAP}),

@@ -273,8 +273,8 @@ async def lock_partition(tx: AsyncConnection, partition: int, *, marketing: bool
 
 async def lock_decisions_out(tx: AsyncConnection, partition: int) -> None:
     """To apply opt-outs. Likewise. The campaigns' lock first, which is waited for: codes go on meanwhile."""
-    for lane in (True, False):
-        await fetch_many(tx, f"SELECT pg_advisory_xact_lock(hashtext('{LANES[lane]}'), $1)", partition)
+    locks = (f"pg_advisory_xact_lock(hashtext('{LANES[lane]}'), $1)" for lane in (True, False))  # in this order
+    await fetch_many(tx, f"SELECT {', '.join(locks)}", partition)
 
 
 # --- what a decision stands on -------------------------------------------------------------------------------------
