@@ -7,7 +7,7 @@ from tests.builders import opted_in, requested
 from tests.eventually import eventually
 from tests.operator import operator
 from tests.running import Surroundings
-from tests.service.dispatch.test_dispatch import control_is, dispatch
+from tests.service.dispatch.test_dispatch import control_is, dispatch, known
 
 PEOPLE, EACH = 20, 30
 PERMIT = timedelta(seconds=1)  # what a decision that was being made may last
@@ -18,6 +18,7 @@ async def test_nothing_of_a_long_queue_is_let_go_once_its_pause_has_arrived(surr
     async with operator() as op, dispatch(surroundings, op, gateway_batch=5, gateway_submits=1, intake_batch=20) as d:
         op.open.clear()
         await d.publish_states(*(opted_in(n) for n in range(PEOPLE)))
+        await eventually(lambda: known(surroundings, PEOPLE))
         queue = [requested(n) for n in range(PEOPLE) for _ in range(EACH)]
         await d.request(*queue)
         await op.received.wait()
