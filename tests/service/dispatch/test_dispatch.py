@@ -28,6 +28,7 @@ from common.contracts.consent import ConsentStateChanged
 from common.contracts.dispatch import MessageChanged
 from common.kafka import partition_of
 from dispatch import store, timers
+from dispatch.pipeline import SUBMITS_AHEAD
 from dispatch.service import Settings, build
 from tests.builders import (
     controlled,
@@ -973,7 +974,7 @@ async def test_no_more_is_taken_than_leaves_soon(surroundings: Surroundings) -> 
         *some, last = people.values()  # each in another partition
         await d.publish_states(*map(opted_in, (*some, last)))
         op.open.clear()
-        many = [requested(n) for n in some for _ in range(2)]
+        many = [requested(n) for n in some for _ in range(SUBMITS_AHEAD // len(some))]
         await d.request(*many)
         await eventually(lambda: _sending(surroundings, len(many)))
         await d.request(late := requested(last))
