@@ -23,7 +23,7 @@ from tests.operator import operator
 from tests.publish import publish
 from tests.reading import reading
 from tests.running import Surroundings
-from tests.service.dispatch.test_dispatch import dispatch
+from tests.service.dispatch.test_dispatch import control_is, dispatch, known
 
 TEXT = "Zoé, -20 % ce samedi. STOP au 36111"
 CODE = {"sender_id": "maison-lune", "text": "Votre code : 4821", "category": "transactional"}
@@ -120,6 +120,7 @@ async def test_what_waits_is_denied_and_told_and_never_leaves(surroundings: Surr
     ):
         await d.publish_states(opted_in(1), opted_in(2))
         await d.control("paused", 2)
+        await eventually(lambda: control_is(surroundings, "paused"))
         wanted, other = requested(1, text=TEXT), requested(2)
         await d.request(wanted, other)
         await eventually(d.becomes(wanted.message_id, "deferred", "campaign_paused"))
@@ -156,6 +157,7 @@ async def test_a_message_in_the_operators_hands_is_waited_for(surroundings: Surr
 async def test_a_request_of_before_that_comes_late_is_denied_and_keeps_nothing(surroundings: Surroundings) -> None:
     async with operator() as op, dispatch(surroundings, op) as d, reading(surroundings, ERASURE_ACKS) as read:
         await d.publish_states(opted_in(1))
+        await eventually(lambda: known(surroundings, 1))
         asked = erasure_requested(1)
         before = asked.requested_at - timedelta(seconds=1)
         await publish(surroundings, ERASURES, [asked])
