@@ -306,13 +306,16 @@ async def test_what_ends_while_it_waits_expires_and_the_others_go_on_waiting(
     fake.open.clear()
     [first] = await owner.decides(3)
     waiting = [candidate(requested(n, requested_at=now() - SOON), 0) for n in (1, 2)]
-    waiting[0] = msgspec.structs.replace(waiting[0], send_before=now() + SOON)
     sending = asyncio.create_task(owner.handoff.send([first]))
     await fake.received.wait()
     async with owner.database.begin() as tx:
         decisions = await owner.clearance.decide(tx, 0, waiting)
         await store.insert_messages(tx, [d.row for d in decisions])
-    others = asyncio.create_task(owner.handoff.send([d.permit for d in decisions if d.permit]))
+        await tx.execute(
+            text("UPDATE message SET send_before = now() WHERE message_id = :message_id"), decisions[0].row
+        )
+    ends, goes_on = (d.permit for d in decisions if d.permit)
+    others = asyncio.create_task(owner.handoff.send([*lapsed([ends]), goes_on]))
 
     async def expired() -> bool:
         return ("expired", 2) in await owner.ledger()
