@@ -1,7 +1,5 @@
 """What a message says of its person was put right after it was requested: it leaves as it is right, or it has left."""
 
-import asyncio
-
 from common.contracts import CAMPAIGN_REQUESTS, CONTROLS
 from common.kafka import partition_of
 from tests.builders import controlled, field_keys, opted_in, requested, reworded, subject
@@ -69,7 +67,7 @@ async def test_what_is_being_handed_off_has_left_and_its_record_says_what_left(s
         op.open.clear()
         leaving, after = requested(1), requested(1)
         await d.request(leaving)
-        await asyncio.wait_for(op.received.wait(), 20)
+        await op.received.wait()
         await publish(surroundings, CAMPAIGN_REQUESTS, [reworded(leaving, RIGHT), after, reworded(after, RIGHT)])
         op.open.set()
         await eventually(d.becomes(leaving.message_id, "accepted"))
