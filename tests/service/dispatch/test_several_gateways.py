@@ -27,7 +27,7 @@ from tests.operator import TOKEN, Operator, operator
 from tests.publish import publish
 from tests.reading import reading
 from tests.running import Surroundings
-from tests.service.dispatch.test_dispatch import PATIENT_S, _otp, dispatch
+from tests.service.dispatch.test_dispatch import PATIENT_S, _otp, dispatch, known
 
 CHEAP, DEAR = "simulator", "simulator.dear"
 
@@ -153,6 +153,7 @@ async def test_where_the_only_gateway_for_a_place_needs_somebody_every_message_f
             reading(surroundings, DISPATCH_MESSAGES) as read,
         ):
             await d.publish_states(opted_in(1), opted_in(2))
+            await eventually(lambda: known(surroundings, 2))
             await d.request(first := requested(1))
             await eventually(d.becomes(first.message_id, "deferred"))
             await d.request(second := requested(2))
@@ -205,6 +206,7 @@ async def test_a_receipt_that_blames_our_money_stops_what_would_go_the_same_way(
         only: dict[str, Any] = {"gateway_url": None, "gateways": [gateway]}
         async with dispatch(surroundings, nobody, **only) as d:
             await d.publish_states(opted_in(1), opted_in(2))
+            await eventually(lambda: known(surroundings, 2))
             first, told = requested(1), receipt("failed", gateway_id="u-1", provider="plivo", code="900")
             if early:
                 await publish(surroundings, INBOUND_RECEIPTS, [told])
