@@ -98,6 +98,11 @@ class Pipeline:
         return await self.log_of(topic.dead_letters, 1)
 
     async def log_of(self, name: str, partitions: int) -> list[Record]:
+        found = [_record(raw) for records in (await self._read(name, partitions)).values() for raw in records]
+        return sorted(found, key=lambda record: (record.partition, record.offset))
+
+    async def _read(self, name: str, partitions: int) -> dict[TopicPartition, list[Any]]:
+        """To the end, and without the partitions that are empty."""
         consumer = AIOKafkaConsumer(bootstrap_servers=self.settings.kafka_bootstrap, fetch_max_wait_ms=20)
         await consumer.start()
         try:
@@ -105,16 +110,16 @@ class Pipeline:
             consumer.assign(places)
             for place in places:
                 consumer.seek(place, 0)
-            found: list[Record] = []
+            found: dict[TopicPartition, list[Any]] = {}
             read_until = dict.fromkeys(places, -1)
             while -1 in read_until.values():  # by the fetch's high watermark: ListOffsets is not exact everywhere
-                for batch in (await consumer.getmany(timeout_ms=50)).values():
-                    found += map(_record, batch)
+                for place, batch in (await consumer.getmany(timeout_ms=50)).items():
+                    found.setdefault(place, []).extend(batch)
                 for place in places:
                     end, position = consumer.highwater(place), await consumer.position(place)
                     if end is not None and position >= end:
                         read_until[place] = position
-            return sorted(found, key=lambda record: (record.partition, record.offset))
+            return found
         finally:
             await consumer.stop()
 
@@ -126,18 +131,7 @@ class Pipeline:
 
     async def raw_records(self) -> dict[TopicPartition, list[Any]]:
         """As the consumer loop is handed them."""
-        consumer = AIOKafkaConsumer(bootstrap_servers=self.settings.kafka_bootstrap, fetch_max_wait_ms=20)
-        await consumer.start()
-        try:
-            name = self.settings.topic_prefix + STATES.name
-            places = [TopicPartition(name, partition) for partition in range(self.settings.partitions)]
-            consumer.assign(places)
-            for place in places:
-                consumer.seek(place, 0)
-            found: dict[TopicPartition, list[Any]] = await consumer.getmany(timeout_ms=1000)
-            return found
-        finally:
-            await consumer.stop()
+        return await self._read(STATES.name, self.settings.partitions)
 
     async def publish(self, *events: Event) -> None:
         """Straight to the log, as another service's relay would. A watermark goes to its own partition."""

@@ -9,7 +9,7 @@ from common import kafka
 from common.contracts import Event, Topic, Watermark
 from common.settings import ServiceSettings
 
-QUIET_MS = 400  # nothing new for this long: that was all
+LOOK_MS = 50
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ async def watermarks(settings: ServiceSettings, topic: Topic) -> list[Watermark]
 
 
 async def _all(settings: ServiceSettings, topic: Topic) -> list[Record]:
-    """A watermark comes every `watermark_every_s`, so that "to the end" is: until a batch later than the start."""
+    """To the end that the broker names with what it hands out, which a broker that is slow to answer does not move."""
     await kafka.ensure_topics(settings, [topic])
     consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka_bootstrap, fetch_max_wait_ms=50)
     await consumer.start()
@@ -41,13 +41,15 @@ async def _all(settings: ServiceSettings, topic: Topic) -> list[Record]:
         for partition in partitions:
             consumer.seek(partition, 0)
         records: list[Record] = []
-        # bounded by the first batch that brings only watermarks: the relay publishes those after every event
-        while True:
-            batch: list[Any] = [r for found in (await consumer.getmany(timeout_ms=QUIET_MS)).values() for r in found]
-            read = [_record(raw) for raw in batch]
-            records += read
-            if not any(not isinstance(record.event, Watermark) for record in read):
-                return records
+        unread = set(partitions)
+        while unread:  # by the fetch's high watermark: ListOffsets is not exact everywhere
+            for batch in (await consumer.getmany(timeout_ms=LOOK_MS)).values():
+                records += map(_record, batch)
+            for partition in list(unread):
+                end = consumer.highwater(partition)
+                if end is not None and await consumer.position(partition) >= end:
+                    unread.discard(partition)
+        return records
     finally:
         await consumer.stop()
 
