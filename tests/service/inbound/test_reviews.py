@@ -52,7 +52,7 @@ class Reviewed:
 @asynccontextmanager
 async def inbound(surroundings: Surroundings) -> AsyncIterator[Reviewed]:
     accounts = [{"provider": "simulator", "account": "main", "secrets": [SECRET]}]
-    settings = Settings(**await surroundings.settings("inbound", provider_accounts=accounts))
+    settings = Settings(**await surroundings.settings("inbound", provider_accounts=accounts, publish_timeout_s=60.0))
     async with running(build(settings)) as client:
         yield Reviewed(client, settings)
 

@@ -442,7 +442,12 @@ async def test_with_the_broker_down_the_operator_is_told_to_come_again_and_the_e
 
 async def test_what_an_operator_never_sends_again_goes_out_too(surroundings: Surroundings, late_broker: Late) -> None:
     async with without_a_broker(surroundings, late_broker, publish_timeout_s=HOPELESS_S) as service:
-        assert (await service.text("STOP")).status_code == 503
+
+        async def kept() -> list[Any]:
+            assert (await service.text("STOP")).status_code == 503
+            return await service.journal()
+
+        await eventually(kept)
         await asyncio.to_thread(late_broker.start)
 
         async def swept() -> list[MessageReceived]:
@@ -455,13 +460,21 @@ async def test_a_batch_that_repeats_an_unpublished_receipt_waits_for_it(
     surroundings: Surroundings, late_broker: Late
 ) -> None:
     async with without_a_broker(surroundings, late_broker, publish_timeout_s=HOPELESS_S, roles={"api"}) as service:
-        assert (await service.post(RECEIPTS, receipts(("op-1", "sent")))).status_code == 503
+
+        async def kept() -> list[Any]:
+            assert (await service.post(RECEIPTS, receipts(("op-1", "sent")))).status_code == 503
+            return await service.journal()
+
+        await eventually(kept)
         assert (await service.post(RECEIPTS, receipts(("op-1", "sent")))).status_code == 503
 
         async with service.surroundings.sql("inbound") as connection:  # as the relay does once Kafka has it
             await connection.execute("DELETE FROM outbox")
 
-        assert (await service.post(RECEIPTS, receipts(("op-1", "sent")))).status_code == 200
+        async def acknowledged() -> bool:
+            return (await service.post(RECEIPTS, receipts(("op-1", "sent")))).status_code == 200
+
+        await eventually(acknowledged)
 
 
 @pytest.mark.parametrize("table", ["callback", "outbox"])
