@@ -149,7 +149,7 @@ async def test_a_submit_that_outlives_its_gateways_word_is_unknown(monkeypatch: 
         server.fault = "silent"
         account = ACCOUNTS["twilio"].at(server.url)
         gateway = HttpGateway("twilio", HTTP_PROVIDERS["twilio"], account, timeout_s=60.0)
-        gateway.timeout_s = 0.3  # is what it says, and not what it does
+        gateway.timeout_s = 2.0  # is what it says, and not what it does
         candidate = requested(builders.requested(1), 0)
         permit = Permit(candidate, builders.number(1), "Offre", "MAISONLUNE", "36111", "twilio", float("inf"))
         async with asyncio.timeout(30.0):
