@@ -160,7 +160,7 @@ async def settings_of(surroundings: Surroundings, service: str, operator_url: st
         "consent": {"page_url": "https://placet.example"},
         "campaign": {"import_max_bytes": 1_000_000},
         "dispatch": {"gateway_url": operator_url, "gateway_token": TOKEN, "hours": "demonstration"},
-        "inbound": {"provider_accounts": ACCOUNTS},
+        "inbound": {"provider_accounts": ACCOUNTS, "publish_timeout_s": 60.0},
     }
     modules: dict[str, Any] = {"consent": consent, "campaign": campaign, "dispatch": dispatch, "inbound": inbound}
     return modules[service].Settings(**await surroundings.settings(service, **specific[service], **more))
@@ -203,7 +203,18 @@ async def four(surroundings: Surroundings, without: tuple[str, ...] = (), **more
             },
         )
         await asyncio.gather(*(eventually(_ready(client)) for client in clients.values()))
+        await asyncio.gather(
+            *(eventually(_knows_the_sender(surroundings, s)) for s in ("campaign", "dispatch") if s in clients)
+        )
         yield told
+
+
+def _knows_the_sender(surroundings: Surroundings, service: str) -> Callable[[], Awaitable[bool]]:
+    async def look() -> bool:
+        async with surroundings.sql(service) as sql:
+            return bool(await sql.fetchval("SELECT count(*) FROM sender"))
+
+    return look
 
 
 def _ready(client: httpx.AsyncClient) -> Callable[[], Awaitable[bool]]:
