@@ -12,10 +12,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
+
+from tests.eventually import WITHIN_S
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+
+expect.set_options(timeout=1000 * WITHIN_S)  # a test that expects something of a page waits as `eventually` does
 
 
 def executable() -> str:
