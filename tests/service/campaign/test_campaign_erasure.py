@@ -130,7 +130,11 @@ async def test_an_import_that_was_reading_its_file_is_waited_for_and_erased_as_w
         await transaction.commit()
         assert (await acknowledged(read, asked.erasure_id)).erased == {"contacts": 1, "links": 0}
         await acknowledged(read, other.erasure_id)
-        assert (await client.get("/readyz")).status_code == 200
+
+        async def ready() -> bool:
+            return (await client.get("/readyz")).status_code == 200
+
+        await eventually(ready)
         async with surroundings.sql("campaign") as sql:
             assert await sql.fetchval("SELECT count(*) FROM contact") == 0
 

