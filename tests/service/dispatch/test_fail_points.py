@@ -31,7 +31,8 @@ from tests.running import Surroundings
 
 AT_ONCE = 4  # cases
 WITHIN_S = 60.0  # on a machine that is busy
-SUBMIT_WITHIN_S = 5.0  # there too the operator, in this process, answers: an `unknown` is one that a crash has left
+SUBMIT_WITHIN_S = 30.0  # there too the operator, in this process, answers: an `unknown` is one that a crash has left
+LEFT_AFTER_S = 5.5  # what is `sending` for so long after its permit is taken for a dead process's
 PEOPLE = range(1, 5)
 STOPS = 1
 
@@ -271,7 +272,8 @@ async def _case(surroundings: Surroundings, handler: Operator, *, idempotent: bo
         gateway_idempotent=idempotent,
         hours="demonstration",
         submit_timeout_s=SUBMIT_WITHIN_S,
-        settle_margin_s=0.5,
+        settle_margin_s=LEFT_AFTER_S - SUBMIT_WITHIN_S,
+        drain_s=SUBMIT_WITHIN_S + 1,  # nobody is stopped: they are killed
         max_staleness_s=60.0,  # on a busy machine the watermarks come late, and then all is deferred first
     )
     await publish(surroundings, SENDERS, [sender_changed()])
