@@ -1,4 +1,4 @@
-"""One story per promise of DESIGN §3, told over HTTP only, on the whole local stack. Each has people of its own."""
+"""One story per promise (docs/architecture.md), told over HTTP only, on the local stack. Each has its own people."""
 
 import asyncio
 import hashlib

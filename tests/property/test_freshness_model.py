@@ -1,4 +1,4 @@
-"""The first promise, exhausted: a model of DESIGN 6 with one subject and one STOP, all interleavings, for ever.
+"""The first promise, exhausted: a model of ADR-0004 with one subject and one STOP, all interleavings, for ever.
 
     operator ──STOP──▶ inbound: row ──relay──▶ log ──▶ consent: row ──relay──▶ log ──▶ dispatch: projection
              ◀──2xx───                      shop ──STOP──▶ (or here)                    decide ▶ permit ▶ hand-off
@@ -10,8 +10,8 @@ publish); between any two of them anything else may happen, and time may pass. I
     enforced    no hand-off begins after the opt-out was reported enforced
 
 Instants are held as ages that stop growing where they no longer matter, so the states are finite and time has no end.
-Every rule of DESIGN 6 that looks like one could do without it is a field of `Rules`: without it, the same search finds
-the way to a message that somebody gets after her STOP.
+Every rule of ADR-0004, 0008 and 0009 that looks like one could do without it is a field of `Rules`: without it, the
+same search finds the way to a message that somebody gets after her STOP.
 """
 
 from collections import deque
@@ -34,7 +34,7 @@ Log = tuple[int, ...]  # STOP, or the age of a watermark
 
 @dataclass(frozen=True)
 class Rules:
-    """DESIGN 6, and what may befall it: a service's Postgres fails over to a replica that is one commit behind."""
+    """Those rules, and what may befall them: a service's Postgres fails over to a replica that is one commit behind."""
 
     answer_once: Literal["in the log", "committed", "received"] = "in the log"
     clock_before_snapshot: bool = True

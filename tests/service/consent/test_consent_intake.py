@@ -539,7 +539,7 @@ async def test_no_watermark_says_more_than_was_applied_of_every_partition_of_the
 async def test_what_came_before_an_inbound_watermark_is_told_before_the_watermark_that_speaks_for_it(
     service: httpx.AsyncClient, surroundings: Surroundings
 ) -> None:
-    """So that one number in dispatch speaks for the whole chain (DESIGN 6)."""
+    """So that one number in dispatch speaks for the whole chain (ADR-0004)."""
     received_at = datetime.now(UTC) - timedelta(seconds=2)
     stops = [
         mo(n, mo_id=f"mo-{n}", subject_id=f"t1-{n:032x}", occurred_at=received_at, received_at=received_at)

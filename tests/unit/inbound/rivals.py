@@ -1,11 +1,11 @@
-"""How others read the same texts: their rules as `DOMAIN.md` 2.1 and `PEERS.md` describe them, written anew.
+"""How others read the same texts: their rules as DOMAIN 2.1 or their code has them, written anew.
 
 Where a description leaves room, the reading that does better on the corpus is taken. None of them has a "review".
 
     Twilio      DOMAIN 2.1 (Advanced Opt-Out, default words; the French words of Twilio Proxy are added to its credit)
     AWS         DOMAIN 2.1 (End User Messaging, required words); "begins with" is taken as a whole first word
-    Mautic      PEERS 0.2: `'stop' === strtolower($message)`, StopSubscriber.php; no trim
-    Parcelvoy   PEERS 0.2: `includes('stop')`, `includes('start')`, TextProvider.ts; help likewise (PEERS 1.3)
+    Mautic      mautic/mautic, StopSubscriber.php: `'stop' === strtolower($message)`; no trim
+    Parcelvoy   parcelvoy/platform, TextProvider.ts: `includes('stop')`, `includes('start')`; help likewise
 """
 
 import re

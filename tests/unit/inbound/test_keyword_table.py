@@ -1,4 +1,4 @@
-"""Every row of DOMAIN 2.4, and the rows the peers' users complain about (PEERS 0.2)."""
+"""Every row of DOMAIN 2.4, and the rows that users of others complain about."""
 
 import pytest
 

@@ -3,7 +3,7 @@
 The state of a subject is a fold over all its evidence that keeps, for each scope, the newest of each kind by *time at
 source*. Keeping the newest is commutative, associative and idempotent, so arrival order, duplicates and replays cannot
 change the result. An opt-in holds only if it is strictly newer than every opt-out and expiry that covers it: a tie is
-shut, and nothing but newer evidence than the STOP loosens (DESIGN, promise 3).
+shut, and nothing but newer evidence than the STOP loosens (docs/architecture.md, promise 3).
 
     opt-in   of (sender, purpose)
     opt-out  of (sender, purpose), of a sender (purpose None: all its purposes, those to come as well), of every sender
@@ -177,7 +177,7 @@ def decide(state: SubjectState, evidence: Evidence, now: datetime) -> Decision:
     """What `evidence` changes in `state`.
 
     An opt-out by an operator is told even where it changes nothing: dispatch answers each with the instant it was
-    enforced (DESIGN, promise 1).
+    enforced (docs/architecture.md, promise 1).
     """
     if refused := tuple(refusals(evidence, now)):
         return Decision(verdict=Verdict.REFUSED, state=state, refusals=refused)

@@ -21,7 +21,7 @@ from consent.store import HandedOff
 
 GROUP = "consent.receipts"
 SOURCE = "receipt"
-HANDED_OFF = ("accepted", "rejected", "unknown")  # what a message is once its submit began (DESIGN, promise 4)
+HANDED_OFF = ("accepted", "rejected", "unknown")  # once its submit began (docs/architecture.md, promise 4)
 
 
 async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:

@@ -2,10 +2,10 @@
 
 A denial outranks every delay, and every reason is collected, so that support can answer "why did she not get it?".
 Marketing needs a current opt-in for its sender and purpose, with evidence, read on knowledge fresher than
-`max_staleness`; whatever is unknown, unreadable, stale or contradictory does not send (DESIGN §3, promises 1 and 2).
-Transactional and service messages stand on another basis: they need a known sender and an unexpired request, and
-neither consent nor hours (DOMAIN 1.10). A service message with a purpose asks for a consent, or whether one shall go
-on: consent-svc has decided that the person may be asked, and what they have said since may forbid it.
+`max_staleness`; whatever is unknown, unreadable, stale or contradictory does not send (docs/architecture.md, promises 1
+and 2). Transactional and service messages stand on another basis: they need a known sender and an unexpired request,
+and neither consent nor hours (DOMAIN 1.10). A service message with a purpose asks for a consent, or whether one shall
+go on: consent-svc has decided that the person may be asked, and what they have said since may forbid it.
 """
 
 from collections.abc import Iterator

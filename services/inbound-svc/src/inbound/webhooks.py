@@ -4,7 +4,7 @@ secret in the path, a password or an address is. No token here.
 Verified over the raw body, journalled and put in the outbox in one transaction (with those that arrive at the same
 time: `common.together`), answered once Kafka has acknowledged the events. Anything less is an error that makes the
 operator try again; what was journalled meanwhile is published by the relay, once, and the retry finds it done. A 2xx
-before that would let a STOP be acknowledged and not yet count (DESIGN 6).
+before that would let a STOP be acknowledged and not yet count (ADR-0004).
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """How many may go now: a bucket of one second, and places in a queue for the rest. Pure: `now` in monotonic seconds.
 
-The share of a limit that is one process's is limit x partitions held / partitions: no coordinator (DESIGN 6).
+The share of a limit that is one process's is limit x partitions held / partitions: no coordinator (docs/providers.md).
 """
 
 from dataclasses import dataclass, replace
