@@ -218,6 +218,25 @@ async def test_while_consent_is_stale_marketing_is_held_and_transactional_goes(s
             await eventually(d.becomes(found["message_id"], "accepted"))
 
 
+@pytest.mark.parametrize(("roles", "holds"), [("api", False), ("relay", False), ("worker", True), ("projection", True)])
+async def test_stale_consent_makes_who_holds_marketing_not_ready_and_nobody_else(
+    surroundings: Surroundings, roles: str, holds: bool
+) -> None:
+    """Codes come in by the API, and are decided and handed off by the projection, ready or not."""
+    async with operator() as op:
+        settings = await surroundings.settings("dispatch", gateway_url=op.url, gateway_token=TOKEN, roles=roles)
+        async with running(build(Settings(**settings))) as client:
+
+            async def told() -> httpx.Response:
+                answer = await client.get("/readyz")
+                stale = ["no watermark of consent yet: marketing is held"]
+                why, remarks = answer.json()["why"], answer.json()["remarks"]
+                assert (why, remarks) == ((stale, []) if holds else ([], stale)), answer.text
+                return answer
+
+            assert (await eventually(told)).status_code == (503 if holds else 200)
+
+
 async def test_what_was_held_goes_at_the_gateways_pace_and_a_code_goes_between(surroundings: Surroundings) -> None:
     """Held in Kafka, and deferred in the ledger; then all of it may go at the same moment."""
     async with operator() as op, dispatch(surroundings, op, gateway_batch=5, gateway_submits=2, intake_batch=20) as d:

@@ -89,7 +89,7 @@ def age_of(as_of: datetime | None, now: datetime) -> float:
 
 
 async def consent_is_fresh(held: Resources[Any], limits: Limits) -> str | None:
-    """Why marketing is held, or None: readiness is red while the projection is older than what the gate accepts."""
+    """Why marketing is held, or None: the projection is older than what the gate accepts."""
     async with held.database.begin() as tx:
         as_of = await applied_watermark(tx, store.CONSENTS_GROUP, STATES, held.settings.partitions)
     if as_of is None:

@@ -159,6 +159,8 @@ def build(settings: Settings | None = None) -> Service[Settings]:
     async def fresh(held: Resources[Settings]) -> str | None:
         return await consent_is_fresh(held, limits_of(settings))
 
+    # Who decides is not ready for it, which stops a roll-out. Codes come in by the others, which go on.
+    decides = bool(settings.roles & {"worker", "projection"})
     return Service(
         name="dispatch",
         settings=settings,
@@ -167,6 +169,6 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         background=background,
         projection=urgent,
         more_topics=[operator_submits(each.account) for each in settings.gateways if each.provider == "kafka"],
-        checks=[fresh],
-        remarks=[consents_are_the_same],
+        checks=[fresh] if decides else [],
+        remarks=[consents_are_the_same] if decides else [fresh, consents_are_the_same],
     )
