@@ -7,9 +7,13 @@ import tomllib
 from typing import Any
 
 import pytest
+import yaml
+from pydantic import ValidationError
 
 from common.contracts import TOPICS
 from common.service import Service
+from dispatch.service import Settings as DispatchSettings
+from inbound.service import Settings as InboundSettings
 from tests.unit.deploy.conftest import Started
 from tests.unit.deploy.deployed import (
     BASE,
@@ -35,8 +39,9 @@ EXAMPLES = {
     "PLACET_FIELD_KEYS": RING,
     "PLACET_SIGNING_KEYS": RING,
     "PLACET_DATABASE_URL": "postgresql://role:password@postgres.example.internal:5432/database",
-    "PLACET_GATEWAY_TOKEN": "a gateway token",
+    "PLACET_GATEWAYS": json.dumps([{"provider": "twilio", "user": "an account", "secret": "a token"}]),
     "PLACET_PROVIDER_ACCOUNTS": "[]",
+    "PLACET_OVH_SERVICES": "[]",
 }
 each_pod = pytest.mark.parametrize("pod", PODS.values(), ids=list(PODS))
 
@@ -131,6 +136,39 @@ def test_the_secrets_that_are_read_are_those_the_readme_asks_for() -> None:
         read |= set(re.findall(r"secretRef:\s+name: ([\w-]+)", kustomization(service)["patches"][0]["patch"]))
     assert read == set(secrets()) == {"placet-keys", *SERVICES}
     assert {key for keys in secrets().values() for key in keys} == set(EXAMPLES)
+
+
+def test_messages_leave_by_the_gateways_of_the_secret_and_by_no_other(started: Started) -> None:
+    secret = {key: EXAMPLES[key] for name in ("placet-keys", "dispatch") for key in secrets()[name]}
+    settings = started("dispatch", config("dispatch") | secret)
+    assert isinstance(settings, DispatchSettings)
+    assert [gateway.name for gateway in settings.every_gateway] == ["twilio"]
+
+
+@pytest.mark.parametrize("role", ["migrate", *ROLES])
+def test_without_a_gateway_nothing_of_dispatch_starts_and_it_says_why(role: str, started: Started) -> None:
+    secret = {key: EXAMPLES[key] for name in ("placet-keys", "dispatch") for key in secrets()[name]}
+    fixed = {e["name"]: e["value"] for e in container(PODS[role]).get("env", [])}
+    del secret["PLACET_GATEWAYS"]
+    with pytest.raises(ValidationError, match="there is no gateway: set PLACET_GATEWAYS"):
+        started("dispatch", config("dispatch") | secret | fixed)
+
+
+def test_the_providers_of_the_readme_are_taken_and_are_one_account(started: Started) -> None:
+    told = {}
+    for block in re.findall(r"```yaml\n(.*?)```", text("deploy/k8s/README.md"), re.DOTALL):
+        for document in yaml.safe_load_all(block.replace("…", "0123456789abcdef")):
+            if document["kind"] == "Secret":
+                told[document["metadata"]["name"]] = document["stringData"]
+    assert {name: set(keys) for name, keys in told.items()} == {name: set(secrets()[name]) for name in told}
+    keys = {key: EXAMPLES[key] for key in secrets()["placet-keys"]}
+    sending = started("dispatch", config("dispatch") | keys | told["dispatch"])
+    receiving = started("inbound", config("inbound") | keys | told["inbound"])
+    assert isinstance(sending, DispatchSettings)
+    assert isinstance(receiving, InboundSettings)
+    [gateway], [account], [fetched] = sending.gateways, receiving.provider_accounts, receiving.ovh_services
+    assert (gateway.provider, gateway.account) == (account.provider, account.account) == ("ovh", fetched.account)
+    assert gateway.options["service"] == fetched.service
 
 
 def test_no_file_holds_a_secret() -> None:

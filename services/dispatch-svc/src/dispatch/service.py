@@ -27,7 +27,7 @@ CODES_PART = 0.2  # of each rate of a gateway: kept for codes and answers, howev
 
 class Settings(HoursSettings):
     gateways: tuple[GatewaySettings, ...] = ()  # docs/providers.md
-    gateway_url: HttpUrl | None = None  # the development operator, one gateway more: `simulator`
+    gateway_url: HttpUrl | None = None  # the development operator, one gateway more: `simulator`, the cheapest
     gateway_token: SecretStr = SecretStr("")
     gateway_idempotent: bool = (
         False  # hardly any operator is (DOMAIN 4.1): then a crash leaves `unknown`, never two SMS
@@ -65,7 +65,7 @@ class Settings(HoursSettings):
     def _there_is_a_way_out(self) -> "Settings":
         names = [gateway.name for gateway in self.every_gateway]
         if not names:
-            raise ValueError("there is no gateway: set gateways, or gateway_url")
+            raise ValueError("there is no gateway: set PLACET_GATEWAYS (docs/providers.md)")
         if len(names) != len(set(names)):
             raise ValueError("a gateway is given twice")
         return self
