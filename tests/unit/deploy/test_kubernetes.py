@@ -158,7 +158,7 @@ def test_the_providers_of_the_readme_are_taken_and_are_one_account(started: Star
     told = {}
     for block in re.findall(r"```yaml\n(.*?)```", text("deploy/k8s/README.md"), re.DOTALL):
         for document in yaml.safe_load_all(block.replace("…", "0123456789abcdef")):
-            if document["kind"] == "Secret":
+            if document.get("kind") == "Secret":
                 told[document["metadata"]["name"]] = document["stringData"]
     assert {name: set(keys) for name, keys in told.items()} == {name: set(secrets()[name]) for name in told}
     keys = {key: EXAMPLES[key] for key in secrets()["placet-keys"]}
@@ -268,9 +268,19 @@ def test_nothing_passes_the_network_unless_it_is_named() -> None:
         assert selects("postgres", name="consent", component=role)
         assert selects("kafka", name="consent", component=role) == (role in ("worker", "projection", "relay"))
         assert selects("api", name="consent", component=role) == (role == "api")
-    for role in ROLES:
-        allowed = ["dispatch"] if role in ("worker", "projection") else []
-        assert [s for s in SERVICES if selects("gateways", name=s, component=role)] == allowed
+    outside = {
+        (service, role): policy
+        for policy in ("gateways", "replies")
+        for service in SERVICES
+        for role in ROLES
+        if selects(policy, name=service, component=role)
+    }
+    assert outside == {
+        ("dispatch", "worker"): "gateways",
+        ("dispatch", "projection"): "gateways",
+        ("inbound", "worker"): "replies",  # OVHcloud's are fetched
+    }
+    assert ports("gateways", "egress") == ports("replies", "egress") == {443}
     assert ports("postgres", "egress") == {5432}
     assert ports("api", "ingress") == ports("metrics", "ingress") == {"http"}
 
