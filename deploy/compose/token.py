@@ -13,7 +13,8 @@ import jwt
 
 SCOPES = (
     "sender:read sender:write consent:read consent:write contact:write"
-    " campaign:read campaign:write campaign:approve campaign:rules campaign:trace message:send message:read"
+    " campaign:read campaign:write campaign:approve campaign:rules campaign:trace"
+    " message:send message:read message:write review:read review:write"
     " erasure:read erasure:write copy:read copy:write rectification:read rectification:write"
     " dead-letter:read dead-letter:write"
 )

@@ -1,5 +1,6 @@
 """docker-compose.yml says what the services read: each variable is a setting, each address is somebody's."""
 
+import ast
 import json
 import os
 import re
@@ -12,10 +13,11 @@ from sqlalchemy.engine import make_url
 
 import dispatch.service
 import inbound.service
+import stack.environment
 import stack.simulator
 from common.contracts import TOPICS
 from tests.unit.deploy.conftest import Started
-from tests.unit.deploy.deployed import HTTP_GRACE_S, PREFIX, SERVICES, compose, text, unknown
+from tests.unit.deploy.deployed import HTTP_GRACE_S, PREFIX, ROOT, SERVICES, compose, text, unknown
 
 CONTAINERS: dict[str, Any] = compose()["services"]
 SECRETS: dict[str, dict[str, str]] = compose()["secrets"]
@@ -188,6 +190,15 @@ def test_the_token_is_made_of_what_the_services_are_told() -> None:
     assert read == {"PLACET_SECRETS_DIR", "PLACET_AUTH_ISSUER", "PLACET_AUTH_AUDIENCE"}
     assert read <= set(CONTAINERS["consent"]["environment"])
     assert set(re.findall(r'"(placet_\w+)"', program)) <= {each["target"] for each in CONTAINERS["consent"]["secrets"]}
+
+
+def test_the_token_is_good_for_all_that_is_asked_for() -> None:
+    """As the one of `make up` is; it is made in a container that has no `stack`, so its scopes are written out."""
+    (written,) = re.findall(r"^SCOPES = (\(.*?^\))", text("deploy/compose/token.py"), re.MULTILINE | re.DOTALL)
+    scopes = set(ast.literal_eval(written).split())
+    code = [path.read_text() for folder in ("libs", "services") for path in (ROOT / folder).glob("**/src/**/*.py")]
+    asked = {scope for each in code for scope in re.findall(r'require\("([a-z:-]+)"\)', each)}
+    assert scopes == set(stack.environment.SCOPES.split()) == asked
 
 
 def test_what_says_where_to_call_says_where_the_containers_are() -> None:
