@@ -568,8 +568,53 @@ async def test_a_batch_of_a_partition_that_is_somebody_elses_by_now_ends_nothing
         lost = TopicPartition(f"{surroundings.unique}.{STATES.name}", 1)
         consumer = pipe.consumer()
         consumer._failed(kafka_consumer, lost, 0, 1.0)
+        assert consumer.failing_s == 0.0
         consumer._went_well(kafka_consumer, lost, 1)
         assert consumer.failing_s == 0.0
+
+
+@pytest.mark.parametrize("revoked", [True, False], ids=["as it goes", "handled meanwhile"])
+async def test_of_a_partition_that_went_to_somebody_else_nothing_is_shown(
+    surroundings: Surroundings, revoked: bool
+) -> None:
+    """Its owner shows how far behind it is: what we showed would stand beside that for as long as we run."""
+    async with pipeline(surroundings, partitions=2) as pipe, reading(pipe, 0) as (read, place):
+        consumer = pipe.consumer()
+        rebalance = consumer_loop._Assignment(consumer)
+        consumer._went_well(read, place, 0)
+        consumer._failed(read, place, 0, 1.0)
+        assert place.partition in _shown()
+        assert consumer.failing_s > 0
+        if revoked:
+            await rebalance.on_partitions_revoked({place})
+        else:
+            await rebalance.on_partitions_assigned({TopicPartition(place.topic, 1)})
+        assert place.partition not in _shown()
+        assert consumer.failing_s == 0.0
+
+
+async def test_a_batch_that_ends_after_its_partition_went_ends_as_any_other(surroundings: Surroundings) -> None:
+    """It is committed: what is to be done then is done."""
+    async with pipeline(surroundings, partitions=1) as pipe:
+        await pipe.publish(*states_of(SUBJECT, 1))
+        [(tp, records)] = (await pipe.raw_records()).items()
+
+        async def dealt_out(tx: AsyncConnection, batch: list[Received]) -> After | None:
+            await consumer_loop._Assignment(consumer).on_partitions_assigned(set())
+            return after
+
+        async def after() -> None: ...
+
+        consumer = pipe.consumer(dealt_out)
+        await consumer.start_of(0)
+        consumer._partitions[tp] = consumer_loop._Partition()
+        assert await consumer._apply(tp, records) is after
+
+
+def _shown() -> set[int]:
+    """Partitions of which it is shown how far behind we are."""
+    [family] = consumer_loop.LAG.collect()
+    return {int(one.labels["partition"]) for one in family.samples if one.labels["topic"] == STATES.name}
 
 
 @pytest.mark.parametrize("groups", [True, False], ids=["where leaders change", "on a broker that is alone"])

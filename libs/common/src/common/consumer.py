@@ -21,7 +21,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -424,6 +424,8 @@ class Consumer:
 
     def _failed(self, kafka_consumer: AIOKafkaConsumer, tp: TopicPartition, offset: int, started: float) -> None:
         """Within the handler of what was raised: `offset` is offered again after a rest."""
+        if tp not in kafka_consumer.assignment():
+            return  # it is the next owner's to fail at
         memory = self._partitions.setdefault(tp, _Partition())
         memory.failures += 1
         memory.failing_since = memory.failing_since or started
@@ -474,7 +476,7 @@ class Consumer:
             await self._step(tx, tp.partition, fresh[-1].offset + 1, as_of)
         self._reached[tp] = fresh[-1].offset + 1
         if received:  # a watermark says nothing about whether events can be handled
-            self._partitions[tp].poison_in_a_row = 0
+            self._partitions.setdefault(tp, _Partition()).poison_in_a_row = 0
         HANDLED.labels(self.subscription.topic.name, "handled").inc(len(received))
         return after
 
@@ -616,6 +618,13 @@ class Consumer:
             with contextlib.suppress(IllegalStateError):
                 kafka_consumer.resume(tp)
 
+    def _forget(self, gone: Collection[TopicPartition]) -> None:
+        """What is remembered and shown of partitions that are not ours any more."""
+        for tp in gone:
+            self._partitions.pop(tp, None)
+            LAG.remove(self.subscription.topic.name, tp.partition)
+        self._note_failing()
+
     def _note_failing(self) -> None:
         now = time.monotonic()
         self.failing_s = max((now - p.failing_since for p in self._partitions.values() if p.failing_since), default=0.0)
@@ -623,10 +632,11 @@ class Consumer:
 
 
 class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Revocation waits for the batch in flight; the loop places what is assigned.
+    """Revocation waits for the batch in flight; the loop places what is assigned. Of a partition that went to somebody
+    else nothing is shown any more: it would stand as it was, beside what its owner shows.
 
     aiokafka keeps the old assignment until the new one is there, so the loop may place partitions that were revoked a
-    moment before: what is placed is forgotten on assignment too.
+    moment before, and handle what is in them: all of it is forgotten on assignment too.
     """
 
     def __init__(self, consumer: Consumer) -> None:
@@ -639,11 +649,11 @@ class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
         self._consumer._reached.clear()
         self._consumer._resume_at.clear()
         self._consumer._short_since.clear()
-        self._consumer._partitions.clear()
-        self._consumer._note_failing()
+        self._consumer._forget(revoked | self._consumer._partitions.keys())
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         self._consumer._placed.clear()
+        self._consumer._forget(self._consumer._partitions.keys() - assigned)
         self._consumer._joined = True
         if self._consumer.subscription.on_assigned is not None:
             self._consumer.subscription.on_assigned(len(assigned))
