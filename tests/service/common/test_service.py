@@ -2,19 +2,22 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import pytest
 from fastapi import APIRouter, Depends, Request
+from sqlalchemy.engine import make_url
 
 from common.auth import require
 from common.database import new_metadata
-from common.service import BODY_BYTES, Service
+from common.service import BODY_BYTES, Service, resources
 from common.settings import ServiceSettings
 from tests.eventually import eventually
 from tests.running import Surroundings, running
+from tests.unit.deploy.deployed import BUILD, SETTINGS, text
 
+LISTENERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
 JSON = {"Content-Type": "application/json"}
 
 router = APIRouter(prefix="/v1")
@@ -33,6 +36,11 @@ async def thing(name: str) -> str:
 @router.post("/things/many")
 async def many(body: dict[str, str]) -> int:
     return sum(map(len, body.values()))
+
+
+@router.get("/kept")
+async def kept(held: Annotated[Any, Depends(resources)]) -> None:
+    await held.database.ping()
 
 
 @router.post("/files")
@@ -68,6 +76,46 @@ async def test_while_the_broker_is_away_nothing_piles_up(
         await eventually(tried)
         waiting = [task for task in asyncio.all_tasks() if "Event.wait" in repr(task.get_coro())]
     assert len(waiting) <= 1
+
+
+async def test_a_database_with_no_connection_left_is_one_to_come_back_to(surroundings: Surroundings) -> None:
+    role, url = f"crowded_{surroundings.unique}", make_url(await surroundings.database("dispatch"))
+    crowded = url.set(username=role, password="for tests only").render_as_string(hide_password=False)
+    settings = ServiceSettings(**await surroundings.settings("dispatch", roles="api", database_url=crowded))
+    service: Service[Any] = Service(name="dispatch", settings=settings, metadata=new_metadata(), routers=[router])
+    async with surroundings.sql("dispatch") as sql:
+        await sql.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'for tests only' CONNECTION LIMIT 0")
+        try:
+            async with running(service) as client:
+                answer = await client.get("/v1/kept")
+        finally:
+            await sql.execute(f"DROP ROLE {role}")
+    assert (answer.status_code, answer.headers.get("retry-after")) == (503, "1")
+
+
+LISTENING = {"consent": 5, "inbound": 2, "campaign": 4, "dispatch": 3}  # connections of a worker, besides its pool
+OF_PROJECTION = {"dispatch": 2}
+
+
+@pytest.mark.parametrize("name", LISTENING)
+async def test_the_connections_that_the_readme_asks_for_are_those_that_are_made(
+    surroundings: Surroundings, name: str
+) -> None:
+    """Of the base's pods: two of each role. A role `api` listens to its relay, and a relay to whoever writes."""
+    more = {"gateway_url": "http://127.0.0.1:1", "gateway_token": "t"} if name == "dispatch" else {}
+    settings = SETTINGS[name](**await surroundings.settings(name, roles="worker", **more))
+
+    async def all_listen() -> bool:
+        async with surroundings.sql(name) as sql:
+            return bool(await sql.fetchval(LISTENERS) == LISTENING[name])
+
+    async with running(BUILD[name](settings)):
+        await eventually(all_listen)
+    listening = [1, 1, LISTENING[name], *([OF_PROJECTION[name]] if name in OF_PROJECTION else [])]
+    asked = f"{2 * sum(settings.database_pool + many for many in listening)} for {name}-svc"
+    assert asked in text("deploy/k8s/README.md")
+    assert "and five more" in text("deploy/k8s/README.md")
+    assert max(listening) <= 5
 
 
 def of(size: int) -> bytes:

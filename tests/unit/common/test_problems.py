@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
+import asyncpg
 import httpx
 import pytest
 from fastapi import FastAPI, Query
@@ -170,7 +171,14 @@ async def test_a_method_that_is_not_allowed_is_a_405_that_says_which_are() -> No
     assert body_of(response)["type"] == "/problems/http-405"
 
 
-@pytest.mark.parametrize("down", [OperationalError("SELECT 1", {}, Exception(NUMBER)), ConnectionRefusedError(NUMBER)])
+@pytest.mark.parametrize(
+    "down",
+    [
+        OperationalError("SELECT 1", {}, Exception(NUMBER)),
+        ConnectionRefusedError(NUMBER),
+        asyncpg.TooManyConnectionsError(NUMBER),
+    ],
+)
 async def test_a_database_that_is_down_is_a_503_to_come_back_from(down: Exception) -> None:
     response = await ask("GET", "/raise", down)
     assert response.status_code == 503

@@ -14,8 +14,8 @@ import asyncpg
 from alembic import command, context
 from alembic.config import Config
 from sqlalchemy import MetaData, event, pool, text
-from sqlalchemy.engine import Connection, make_url
-from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.engine import Connection, ExceptionContext, make_url
+from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 NAMING = {
@@ -32,6 +32,8 @@ COPIED_ROWS = 200
 COPIED_LINES = 200
 COPIED_WITHIN_S = 60.0
 MIGRATING_LOOK_S = 0.2
+# the server is away, or has no connection, disk or memory left: none of them is a mistake of who asks
+AWAY = (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, asyncpg.InsufficientResourcesError)
 
 
 def new_metadata() -> MetaData:
@@ -54,6 +56,7 @@ class Database:
             connect_args={"timeout": CONNECT_TIMEOUT_S, "server_settings": {"application_name": name}},
         )
         event.listen(self.engine.sync_engine, "checkout", _take_another_if_closed)
+        event.listen(self.engine.sync_engine, "handle_error", _away, retval=True)
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncConnection]:
@@ -78,6 +81,14 @@ def _take_another_if_closed(_: object, held: Any, *more: object) -> None:
     transaction, and of one that fell silent it would be waited for."""
     if held.driver_connection.is_closed():
         raise DisconnectionError
+
+
+def _away(failed: ExceptionContext) -> BaseException | None:
+    """What SQLAlchemy calls OperationalError with other drivers, and with asyncpg by no name of its own."""
+    error = failed.original_exception
+    if not isinstance(error.__cause__, AWAY):
+        return None
+    return OperationalError(failed.statement, None, error, True, failed.is_disconnect)
 
 
 async def insert_many(

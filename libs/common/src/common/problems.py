@@ -29,19 +29,19 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
+from common.database import AWAY
 from common.telemetry import masked, trace_id
 
 log = logging.getLogger(__name__)
 
-# asyncpg's own reach us unwrapped when a connection attempt is what fails
+# asyncpg's own reach us unwrapped where it is asked without SQLAlchemy
 DATABASE_DOWN = (
     OperationalError,
     InterfaceError,
     PoolTimeout,
     ConnectionError,
     TimeoutError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,
+    *AWAY,
     asyncpg.InterfaceError,
 )
 MEDIA_TYPE = "application/problem+json"
