@@ -20,7 +20,7 @@ from common.contracts import STATES, Watermark
 from common.contracts.consent import ConsentStateChanged
 from common.database import Database
 from common.kafka import partition_of
-from common.outbox import MAX_RECORD_BYTES, OLDEST, TOLD_CHARS, Relay, Relayed, ids_of, spans
+from common.outbox import AS_OF, MAX_RECORD_BYTES, OLDEST, TOLD_CHARS, Relay, Relayed, ids_of, spans
 from common.telemetry import continue_trace, traceparent
 from tests.eventually import eventually
 from tests.running import Surroundings
@@ -506,6 +506,19 @@ async def test_the_age_of_the_oldest_row_shows_while_kafka_is_down(surroundings:
             await eventually(lambda: _is(_value(OLDEST) == 0))
 
 
+async def test_when_the_last_watermark_was_is_shown_by_whoever_has_published_one(surroundings: Surroundings) -> None:
+    """As an instant: how long ago that is grows by itself, also once nobody publishes any more."""
+    async with pipeline(surroundings, partitions=1) as pipe:
+        ceiling = Ceiling()
+        settings = pipe.with_settings(watermark_every_s=0.01)
+        AS_OF.clear()
+        async with going(Relay("consent", pipe.database, settings, [STATES], ceiling).run):
+            await ceiling.asked_more()
+            assert _labelled(AS_OF) == {}, "nothing was published"
+            ceiling.at = before = datetime.now(UTC) - timedelta(hours=1)
+            await eventually(lambda: _is(_labelled(AS_OF) == {STATES.name: before.timestamp()}))
+
+
 async def test_an_event_that_no_record_could_hold_is_refused_where_it_is_written(surroundings: Surroundings) -> None:
     """In the outbox it would be tried for ever, and everything behind it would wait."""
     async with pipeline(surroundings) as pipe:
@@ -529,6 +542,12 @@ async def _is(fact: bool) -> bool:
 
 async def _some(found: Awaitable[list[Record]]) -> bool:
     return bool(await found)
+
+
+def _labelled(gauge: Gauge) -> dict[str, float]:
+    """By topic."""
+    [family] = gauge.collect()
+    return {sample.labels["topic"]: sample.value for sample in family.samples}
 
 
 def _value(gauge: Gauge) -> float:

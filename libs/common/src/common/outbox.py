@@ -49,8 +49,15 @@ SHARED = "placet.shared_row.v1;"  # before the type that all events of such a ro
 MAX_RECORD_BYTES = kafka.BATCH_BYTES - 20_000  # key and value; the rest is for headers and Kafka's own framing
 
 PUBLISHED = counter("sms_outbox_published_total", "Events acknowledged by Kafka.", ["topic"])
-OLDEST = gauge("sms_outbox_oldest_row_age_seconds", "Age of the oldest row not yet published; 0 when empty.")
-AS_OF = gauge("sms_outbox_watermark_age_seconds", "now - as_of of the last watermark published.")
+OLDEST = gauge(
+    "sms_outbox_oldest_row_age_seconds",
+    "Age of the oldest row not yet published; 0 when empty. Of every relay, leading or not.",
+)
+AS_OF = gauge(
+    "sms_outbox_watermark_timestamp_seconds",
+    "as_of of the last watermark published; none before the first.",
+    ["topic"],
+)
 RELAY_ERRORS = counter("sms_outbox_relay_errors_total", "Relay attempts that failed and will be made again.")
 
 _packer = msgspec.msgpack.Encoder()
@@ -341,7 +348,8 @@ class Relay:
                     )
                 )
         await asyncio.gather(*acks)
-        AS_OF.set((datetime.now(UTC) - as_of).total_seconds())
+        for topic in self._watermarked:
+            AS_OF.labels(topic.name).set(as_of.timestamp())  # an age would stand still with whoever is to set it
 
     async def _ready_producer(self) -> AIOKafkaProducer:
         if self._producer is None:
