@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from tests.contract.test_metrics import every_metric
+from tests.unit.deploy.deployed import BASE, SERVICES, documents
 
 ROOT = Path(__file__).parents[2]
 RULES: list[dict[str, Any]] = [
@@ -16,14 +17,18 @@ RULES: list[dict[str, Any]] = [
     for rule in group["rules"]
 ]
 RUNBOOK = (ROOT / "docs/runbook.md").read_text()
-SELECTED = re.compile(r"(sms_[a-z_]+)(?:\{([^}]*)\})?")
+SELECTED = re.compile(r"((?:sms|kube)_[a-z_]+)(?:\{([^}]*)\})?")
 GROUPED = re.compile(r"\bby \(([^)]*)\)")
 OF_THE_SCRAPER = {"job", "le"}
+OF_KUBE_STATE_METRICS = {
+    "kube_deployment_status_replicas_available": {"namespace", "deployment"},
+    "kube_pod_container_status_restarts_total": {"namespace", "pod", "container"},
+}
 
 
 def known() -> dict[str, set[str]]:
     """Names as Prometheus has them, each with its labels."""
-    found: dict[str, set[str]] = {}
+    found = dict(OF_KUBE_STATE_METRICS)
     for metric in every_metric():
         [family] = metric.describe()
         name = f"{family.name}_total" if family.type == "counter" else family.name
@@ -42,6 +47,36 @@ def test_an_alert_asks_about_metrics_and_labels_that_there_are(rule: dict[str, A
     grouped = {label.strip() for labels_ in GROUPED.findall(rule["expr"]) for label in labels_.split(",")}
     told = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
     assert selected | grouped | told <= labels
+
+
+def the(alert: str) -> dict[str, Any]:
+    [rule] = [rule for rule in RULES if rule["alert"] == alert]
+    return rule
+
+
+def section(alert: str) -> str:
+    return RUNBOOK.split(f"\n## {alert}\n")[1].split("\n## ")[0]
+
+
+def test_what_is_gone_is_told_by_what_is_still_there() -> None:
+    """A process that does not run measures nothing, and a gauge without labels is 0 in every other: of both, only
+    what is not ours can tell. Nor is it silent where that is gone too."""
+    [namespace] = documents(BASE / "namespace.yaml")
+    for alert, metric in zip(("NothingRuns", "Restarting"), OF_KUBE_STATE_METRICS, strict=True):
+        asked = SELECTED.findall(the(alert)["expr"])
+        assert set(asked) == {(metric, f'namespace="{namespace["metadata"]["name"]}"')}
+        assert the(alert)["labels"]["severity"] == "page"
+    available = asked_of("NothingRuns")
+    assert re.search(
+        rf"\({re.escape(available)}\) == 0 or absent\({re.escape(available)}\)$", the("NothingRuns")["expr"]
+    )
+    relays = {f"{service}-relay" for service in SERVICES}
+    assert relays <= set(re.findall(r"`([a-z]+-[a-z]+)`", section("NothingRuns")))
+
+
+def asked_of(alert: str) -> str:
+    name, inside = SELECTED.findall(the(alert)["expr"])[0]
+    return f"{name}{{{inside}}}"
 
 
 def test_each_has_its_part_in_the_runbook_and_no_other_has() -> None:

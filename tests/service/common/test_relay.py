@@ -20,7 +20,7 @@ from common.contracts import STATES, Watermark
 from common.contracts.consent import ConsentStateChanged
 from common.database import Database
 from common.kafka import partition_of
-from common.outbox import AS_OF, MAX_RECORD_BYTES, OLDEST, TOLD_CHARS, Relay, Relayed, ids_of, spans
+from common.outbox import AS_OF, LEADER, MAX_RECORD_BYTES, OLDEST, TOLD_CHARS, Relay, Relayed, ids_of, spans
 from common.telemetry import continue_trace, traceparent
 from tests.eventually import eventually
 from tests.running import Surroundings
@@ -502,6 +502,22 @@ async def test_the_age_of_the_oldest_row_shows_while_kafka_is_down(surroundings:
         async with going(pipe.relay(kafka_bootstrap="127.0.0.1:1").run):
             await eventually(lambda: _is(_value(OLDEST) > 0))
         async with going(pipe.relay().run):
+            await eventually(pipe.drained)
+            await eventually(lambda: _is(_value(OLDEST) == 0))
+
+
+async def test_a_relay_that_does_not_lead_says_how_old_the_oldest_row_is(surroundings: Surroundings) -> None:
+    """Who leads may stand still, and then says nothing new."""
+    async with pipeline(surroundings) as pipe, pipe.sql() as sql:
+        stuck = sql.transaction()
+        await stuck.start()
+        await sql.execute("SELECT pg_advisory_xact_lock(hashtext($1))", LEADER)
+        OLDEST.set(-1)
+        async with going(pipe.relay().run):
+            await eventually(lambda: _is(_value(OLDEST) == 0))
+            await pipe.append(*states_of(SUBJECTS[0], 1))
+            await eventually(lambda: _is(_value(OLDEST) > 0))
+            await stuck.rollback()
             await eventually(pipe.drained)
             await eventually(lambda: _is(_value(OLDEST) == 0))
 

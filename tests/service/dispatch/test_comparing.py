@@ -22,7 +22,7 @@ from consent.ledger import Evidence
 from consent.recorder import Statement, record
 from consent.summing import Summing
 from dispatch import store
-from dispatch.comparing import Comparing
+from dispatch.comparing import COMPARED, Comparing
 from dispatch.freshness import STALENESS, STALENESS_OF, Freshness
 from dispatch.gate import Limits
 from tests.builders import now, opted_in, opted_out, subject
@@ -171,6 +171,17 @@ async def test_nothing_is_compared_before_all_that_was_summed_is_here(both: Both
     result = await both.compare(theirs, watermark=timedelta(seconds=-1))
     assert (result.compared_at, result.differing) == (None, [])
     assert (await both.compare(theirs)).differing == [subject(2)[-3:]]
+
+
+async def test_how_long_nothing_has_been_compared_is_told_also_where_nothing_ever_was(both: Both) -> None:
+    begun = now() - timedelta(days=2)
+    await Comparing(both.dispatch, 1, begun).compare()
+    [metric] = COMPARED.collect()
+    assert metric.samples[0].value >= timedelta(days=2).total_seconds()
+    await both.project([opted_in(1)])
+    await both.compare(await _as_dispatch_has_it(both))
+    [metric] = COMPARED.collect()
+    assert metric.samples[0].value < timedelta(days=1).total_seconds()
 
 
 async def test_older_sums_replace_no_newer_ones(both: Both) -> None:

@@ -247,13 +247,14 @@ class Relay:
             [(leads,)] = await fetch_many(tx, "SELECT pg_try_advisory_xact_lock(hashtext($1))", LEADER)
             if not leads:
                 self._read = None  # true still, and old: who leads says newer ones
+                oldest = await fetch_many(tx, "SELECT created_at FROM outbox ORDER BY id LIMIT 1")
+                _tell_oldest([created_at for (created_at,) in oldest])  # who leads may stand still
                 return True
             # Order matters: ceiling, then clock, then the snapshot that finds the rows.
             ceiling = await self._ceiling(tx) if self._ceiling else None
             as_of = datetime.now(UTC) - self._skew
             rows = [Waiting(*row) for row in await fetch_many(tx, TURN, self._settings.relay_batch, TURN_BYTES)]
-            if rows:  # measured before Kafka is asked: it shows while Kafka is down
-                OLDEST.set((datetime.now(UTC) - min(row.created_at for row in rows)).total_seconds())
+            _tell_oldest([row.created_at for row in rows])  # before Kafka is asked: it shows while Kafka is down
             producer = await self._ready_producer()
             if rows:
                 await self._publish(producer, rows)
@@ -265,8 +266,6 @@ class Relay:
                     RELAYED,
                     spans(ids),
                 )
-            else:
-                OLDEST.set(0)
             reached, newest = (rows[-1].id, rows[-1].newest) if rows else (0, 0)
             drained = reached >= newest
             if self._watermarked:
@@ -368,6 +367,10 @@ class Relay:
         if producer is not None:
             with contextlib.suppress(Exception):
                 await producer.stop()
+
+
+def _tell_oldest(created: Sequence[datetime]) -> None:
+    OLDEST.set((datetime.now(UTC) - min(created)).total_seconds() if created else 0)
 
 
 def spans(ids: Sequence[int]) -> str:

@@ -6,7 +6,7 @@ is of the slices, not of the people.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -26,7 +26,10 @@ log = logging.getLogger(__name__)
 
 DIFFERING = gauge("sms_dispatch_consent_differing_rows", "Slices of the projection that are not what consent-svc says.")
 MOVING = gauge("sms_dispatch_consent_moving_rows", "Slices left out of the last comparison: they were changing.")
-COMPARED = gauge("sms_dispatch_consent_compared_age_seconds", "Age of the newest sums that ours were compared with.")
+COMPARED = gauge(
+    "sms_dispatch_consent_compared_age_seconds",
+    "Age of the newest sums that ours were compared with; of the process, while there are none.",
+)
 
 LOOK_EVERY_S = 5.0
 NAMED = 20  # slices that are written to the log
@@ -37,6 +40,7 @@ CLOCKS_APART = timedelta(seconds=5)  # of the relay that published a state, and 
 class Comparing:
     database: Database
     partitions: int
+    since: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def subscription(self) -> Subscription:
         return Subscription("dispatch.sums", SUMS, keep)
@@ -55,7 +59,8 @@ class Comparing:
         if result is not None:
             DIFFERING.set(len(result.differing))
             MOVING.set(result.moving)
-            COMPARED.set((datetime.now(UTC) - result.begun_at).total_seconds())
+        newest = self.since if result is None else result.begun_at
+        COMPARED.set((datetime.now(UTC) - newest).total_seconds())
         return False
 
     async def _has_all(self, tx: AsyncConnection, theirs: StatesSummed) -> bool:
