@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
+from common.problems import Problem
+from inbound import webhooks
 from tests.contract.test_metrics import every_metric
 from tests.unit.deploy.deployed import BASE, SERVICES, documents
 
@@ -77,6 +79,26 @@ def test_what_is_gone_is_told_by_what_is_still_there() -> None:
 def asked_of(alert: str) -> str:
     name, inside = SELECTED.findall(the(alert)["expr"])[0]
     return f"{name}{{{inside}}}"
+
+
+def test_what_anybody_can_call_wakes_nobody() -> None:
+    """For an account that there is not, everything is refused: whoever asks for it, and before anything is known of
+    who that is."""
+    for rule in RULES:
+        for name, inside in SELECTED.findall(rule["expr"]):
+            if name == "sms_inbound_callbacks_total" and "result!~" in inside:
+                assert 'provider!="unknown"' in inside
+                assert rule["alert"] == "CallbacksRefused"
+    assert the("CallbacksRefused")["expr"].endswith("[1h])) > 5"), "of two callbacks in an hour, one is half"
+    assert asked_of("CallbacksOfNobody") == 'sms_inbound_callbacks_total{provider="unknown"}'
+    assert the("CallbacksOfNobody")["labels"]["severity"] == "ticket"
+
+
+def test_the_runbook_knows_every_reason_for_which_a_callback_is_refused() -> None:
+    problems = [one for one in vars(webhooks).values() if isinstance(one, type) and issubclass(one, Problem)]
+    slugs = {problem.slug for problem in problems if problem is not Problem}
+    assert len(slugs) > 5
+    assert slugs <= set(re.findall(r"`([a-z-]+)`", section("CallbacksRefused")))
 
 
 def test_each_has_its_part_in_the_runbook_and_no_other_has() -> None:
