@@ -13,10 +13,11 @@ from common.erasing import Eraser
 from consent import eraser, erasures, ledger, senders, store
 from consent.chain import verify
 from consent.erasures import Erasure
+from consent.expiring import step
 from consent.ledger import Evidence
 from tests.builders import subject
 from tests.infrastructure import Postgres
-from tests.service.consent.test_renewals import given, looked, says
+from tests.service.consent.test_renewals import ASKING, given, looked, says
 from tests.service.consent.test_retention import sender
 from tests.unit.consent.evidences import contact, opt_in, stop
 
@@ -133,3 +134,25 @@ async def test_who_comes_back_is_held_again_for_a_term_of_their_own(database: Da
     await looked(database, again.replace(year=2028) + DAY)
     assert (await held(database)).erased_at == again.replace(year=2028) + DAY
     assert len(await erasing(database)) == 2
+
+
+async def test_what_came_a_moment_ago_is_erased_though_what_is_read_lies_further_back(database: Database) -> None:
+    """An opt-in that was over as it came, while texts of some seconds ago are still to be read."""
+    now = datetime.now(UTC)
+    read_up_to = now - timedelta(seconds=2)
+    await given(database, opt_in(0, occurred_at=now - 4 * 365 * DAY, received_at=now, actor="clerk-7"), now=now)
+    for _ in range(2):  # it ends, and then the person is forgotten
+        async with database.begin() as tx:
+            assert await step(tx, read_up_to, ASKING) == 1
+    own = eraser.eraser(database)
+    while await own.erase_kept():
+        pass
+    async with database.begin() as tx:
+        history = await store.history(tx, subject(1))
+    assert verify(history) is None
+    assert [(e.evidence.kind, e.evidence.actor, e.salt) for e in history] == [
+        ("opt_in", None, None),
+        ("expiry", None, None),
+    ]
+    assert history[0].recorded_at <= history[1].recorded_at
+    assert history[1].recorded_at <= (await certificate(database)).requested_at

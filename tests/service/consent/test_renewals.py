@@ -58,7 +58,7 @@ async def looked(database: Database, now: datetime) -> None:
     """As often as there is something to do."""
     while True:
         async with database.begin() as tx:
-            if not await step(tx, now, ASKING):
+            if not await step(tx, now, ASKING, clock=lambda: now):
                 return
 
 

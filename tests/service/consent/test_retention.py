@@ -75,7 +75,7 @@ async def stepped(database: Database, now: datetime) -> int:
     people = 0
     while True:
         async with database.begin() as tx:
-            some = await step(tx, now, ASKING)
+            some = await step(tx, now, ASKING, clock=lambda: now)
         if not some:
             return people
         people += some
@@ -87,7 +87,7 @@ class Crash(Exception):
 
 async def stepped_and_crashed(database: Database, now: datetime) -> None:
     async with database.begin() as tx:
-        assert await step(tx, now, ASKING) > 0
+        assert await step(tx, now, ASKING, clock=lambda: now) > 0
         raise Crash
 
 
@@ -244,7 +244,7 @@ async def test_thousands_fall_due_at_once_and_nobody_waits_for_a_lock(database: 
         while True:
             async with database.begin() as tx:
                 await tx.execute(text("SET LOCAL lock_timeout = '30s'"))  # to fail, and not to hang
-                some = await step(tx, now, ASKING, 150)
+                some = await step(tx, now, ASKING, 150, lambda: now)
             if not some:
                 return done
             largest = max(largest, some)

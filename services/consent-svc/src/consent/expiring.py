@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 0.5
 PEOPLE = 200  # locked at once
+Clock = Callable[[], datetime]
 
 EXPIRED = counter("sms_consent_expired_total", "Consents that have expired.")
 FORGOTTEN = counter("sms_consent_forgotten_total", "People erased because nothing of theirs was open any more.")
@@ -70,15 +71,21 @@ class Expiring:
             return await step(tx, now, self.asking) > 0
 
 
-async def step(tx: AsyncConnection, now: datetime, asking: Asking, people: int = PEOPLE) -> int:
+def _clock() -> datetime:
+    return datetime.now(UTC)
+
+
+async def step(tx: AsyncConnection, now: datetime, asking: Asking, people: int = PEOPLE, clock: Clock = _clock) -> int:
     """What is due at `now` for at most so many people, once. For how many; 0 where nothing is due, or all of them are
-    busy."""
+    busy. `now` may lie back, as what was read does. What is written is dated by `clock`, once they are locked: an
+    erasure reaches all that is on record of them by then."""
     due = await store.lock_due(tx, now, people)
     if not due:
         return 0
+    written_at = clock()
     rows = await store.due_of(tx, due)
-    EXPIRED.inc(await recorder.expire(tx, due, now))
-    await recorder.recount(tx, due, now)  # whose consent holds longer now than when the row was written
+    EXPIRED.inc(await recorder.expire(tx, due, now, written_at))
+    await recorder.recount(tx, due, written_at)  # whose consent holds longer now than when the row was written
     subjects = await store.lock_subjects(tx, {}, due)
     rules = await store.rules_of(tx, recorder.senders_of(subjects.values()))
     consents = [row for row in rows if not retention.is_person(row.term)]
@@ -86,13 +93,13 @@ async def step(tx: AsyncConnection, now: datetime, asking: Asking, people: int =
     asked = await asking.ask(tx, [now_ for _, now_, step in looked if now_ and step is Step.ASK], subjects, now)
     await store.put_due(tx, [*asked, *(now_ for was, now_, step in looked if now_ and step is None and now_ != was)])
     await store.forget_due(tx, [was for was, now_, _ in looked if now_ is None])
-    await forget(tx, [row.subject_id for row in rows if retention.is_person(row.term)], now)
+    await forget(tx, [row.subject_id for row in rows if retention.is_person(row.term)], now, written_at)
     return len(due)
 
 
-async def forget(tx: AsyncConnection, subject_ids: Collection[str], now: datetime) -> None:
-    """Erase those of them, who are locked, whose own term is over. While a question or a text of theirs is open they
-    are looked at again when it no longer is."""
+async def forget(tx: AsyncConnection, subject_ids: Collection[str], now: datetime, asked_at: datetime) -> None:
+    """Erase those of them, who are locked, whose own term is over at `now`; it is asked for at `asked_at`. While a
+    question or a text of theirs is open they are looked at again when it no longer is."""
     rows = await store.due_of(tx, subject_ids) if subject_ids else []
     subjects = await store.lock_subjects(tx, {}, subject_ids) if rows else {}
     waits = {row.subject_id: row.due_at for row in rows if not retention.is_person(row.term)}
@@ -105,7 +112,7 @@ async def forget(tx: AsyncConnection, subject_ids: Collection[str], now: datetim
         if row.subject_id not in waits
     }
     if gone:
-        await erasures.begin_unasked(tx, gone, recorder.RETENTION, now)
+        await erasures.begin_unasked(tx, gone, recorder.RETENTION, asked_at)
         FORGOTTEN.inc(len(gone))
 
 

@@ -177,13 +177,13 @@ async def erase(tx: AsyncConnection, asked: Mapping[str, datetime]) -> dict[str,
     return await store.erase_personal(tx, asked)
 
 
-async def expire(tx: AsyncConnection, subject_ids: Collection[str], now: datetime) -> int:
-    """Write down which consents of these people have ended by now, and tell it. How many."""
+async def expire(tx: AsyncConnection, subject_ids: Collection[str], at: datetime, now: datetime) -> int:
+    """Write down which consents of these people have ended by `at`, and tell it. How many."""
     locked = await store.lock_subjects(tx, {}, subject_ids)
     known = await store.known(tx, senders=senders_of(locked.values()))
     changes = [_Change(subject, subject) for subject in locked.values()]
     for change in changes:
-        _end(change, known, now, now)
+        _end(change, known, at, now)
     _count_terms(changes, known.rules)
     await _write(tx, changes, now)
     return sum(len(change.entries) for change in changes)
