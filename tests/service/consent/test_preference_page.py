@@ -359,6 +359,32 @@ async def test_an_erasure_takes_the_person_s_word_their_browser_and_a_fresh_form
     assert (await service.api.get("/v1/erasures")).json()["items"] == []
 
 
+async def test_who_came_back_is_erased_again_by_a_link_made_with_the_same_key(
+    service: Service, browser: Browser
+) -> None:
+    key = {"Idempotency-Key": "prefs-42"}
+    erased = []
+    for days_ago in (1, 0):
+        at = datetime.now(UTC).isoformat()
+        assert (await service.api.post("/v1/consents", json=consent(occurred_at=at))).status_code == 201
+        assert await service.states() == {("maison-lune", "promotions"): "opted_in"}
+        await service.link(headers=key)
+        async with service.surroundings.sql("consent") as sql:
+            await sql.execute("UPDATE preference_link SET expires_at = expires_at - $1 * interval '1 day'", days_ago)
+        url = await service.link(headers=key)
+        async with person(browser) as visit:
+            await visit.page.goto(url)
+            form = await fields(visit.page, "/erase") | {"sure": "yes"}
+            certificate = await (await visit.context.request.post(url + "/erase", form=form)).text()
+        assert await service.states() == {("maison-lune", "promotions"): "opted_out"}
+        [asked] = (await service.api.get("/v1/erasures")).json()["items"]
+        assert asked["erasure_id"] in certificate
+        erased.append(asked["erasure_id"])
+        async with service.surroundings.sql("consent") as sql:
+            await sql.execute("UPDATE erasure SET completed_at = now()")
+    assert len({*erased}) == 2
+
+
 async def asked_of_dispatch(service: Service) -> list[MessageRequested]:
     async with service.surroundings.sql("consent") as sql:
         rows = await sql.fetch("SELECT payload FROM outbox WHERE topic = 'dispatch.requests.v1' ORDER BY id")

@@ -369,7 +369,7 @@ async def erase(written: str, request: Request, held: Held) -> Response:
         if form.get("sure") != "yes" or not await _taken(tx, held, visit, form, seen.entries, "erase"):
             return _door(request, "other" if visit.elsewhere else "stale", visit.words)
         evidence = Evidence(
-            evidence_id=_erasing(link.link_id),
+            evidence_id=_erasing(Link(link.link_id, link.expires_at)),
             kind="opt_out",
             sender_id=None,
             purpose=None,
@@ -385,9 +385,10 @@ async def erase(written: str, request: Request, held: Held) -> Response:
     return _back(visit)
 
 
-def _erasing(link_id: str) -> str:
-    """The evidence of an erasure by this link, which names the erasure: it is found again by the link alone."""
-    return evidence_id(SOURCE, link_id, "erase")
+def _erasing(link: Link) -> str:
+    """The evidence of an erasure by this link, which names the erasure: it is found again by the token alone. An id may
+    come again, by the same Idempotency-Key; then it expires at another time."""
+    return evidence_id(SOURCE, link.link_id, link.expires_at.isoformat(), "erase")
 
 
 async def _refuse(tx: AsyncConnection, visit: _Visit, sender_id: str | None, purpose: str | None) -> None:
@@ -450,7 +451,7 @@ async def _visit(
 
 async def _certificate(tx: AsyncConnection, request: Request, named: Link, written: str) -> Response | None:
     """What became of an erasure that was asked for by this link: all that is left of it."""
-    found = await erasures.find(tx, [erasures.named(_erasing(named.link_id))])
+    found = await erasures.find(tx, [erasures.named(_erasing(named))])
     if not found:
         return None
     return _html(
