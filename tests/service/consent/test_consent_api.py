@@ -361,6 +361,44 @@ async def test_an_opt_out_dated_ahead_counts_from_now_and_does_not_silence_for_e
     assert back.json()["state"] == "opted_in"
 
 
+async def test_an_opt_out_dated_ahead_that_comes_again_shuts_again(service: httpx.AsyncClient) -> None:
+    tonight = opt_out(occurred_at=(datetime.now(UTC) + timedelta(hours=8)).isoformat())
+    for _ in range(2):
+        back = await service.post("/v1/consents", json=consent(occurred_at=datetime.now(UTC).isoformat()))
+        assert back.json()["state"] == "opted_in"
+        assert (await service.post("/v1/opt-outs", json=tonight)).json()["state"] == "opted_out"
+
+
+async def test_an_opt_out_under_a_key_that_was_forgotten_counts(
+    service: httpx.AsyncClient, surroundings: Surroundings
+) -> None:
+    key = {"Idempotency-Key": "k-1"}
+    for _ in range(2):
+        back = await service.post("/v1/consents", json=consent(occurred_at=datetime.now(UTC).isoformat()))
+        assert back.json()["state"] == "opted_in"
+        shut = await service.post("/v1/opt-outs", json=opt_out(), headers=key)
+        assert (shut.json()["state"], shut.json()["changed"]) == ("opted_out", True)
+        again = await service.post("/v1/opt-outs", json=opt_out(), headers=key)
+        assert again.json() == shut.json() | {"changed": False}
+        await forgotten(surroundings)
+
+
+async def test_an_opt_in_is_the_same_even_under_a_key_that_was_forgotten(
+    service: httpx.AsyncClient, surroundings: Surroundings
+) -> None:
+    key = {"Idempotency-Key": "k-1"}
+    first = await service.post("/v1/consents", json=consent(), headers=key)
+    await forgotten(surroundings)
+    assert (await service.post("/v1/consents", json=consent(), headers=key)).json() == first.json() | {"changed": False}
+    assert len((await lookup(service))["history"]) == 1
+
+
+async def forgotten(surroundings: Surroundings) -> None:
+    """All keys, as after their time."""
+    async with surroundings.sql("consent") as sql:
+        await sql.execute("DELETE FROM keyed_request")
+
+
 async def test_a_purpose_no_longer_offered_can_still_be_left_and_not_joined(service: httpx.AsyncClient) -> None:
     await service.post("/v1/consents", json=consent(purpose="loyalty"))
     content = {k: v for k, v in SENDER.items() if k != "sender_id"} | {"purposes": SENDER["purposes"][:1]}

@@ -257,6 +257,16 @@ async def test_a_list_that_comes_again_says_something_only_of_those_who_came_bac
     assert len((await state_of(service, 2))["history"]) == 1
 
 
+async def test_a_list_dated_ahead_shuts_again_who_came_back_before_it_came_again(service: httpx.AsyncClient) -> None:
+    tonight = (datetime.now(UTC) + timedelta(hours=8)).isoformat()
+    file = f"number,occurred_at\n{number(1)},{tonight}\n"
+    for _ in range(2):
+        back = consent(number=number(1), occurred_at=datetime.now(UTC).isoformat())
+        assert (await service.post("/v1/consents", json=back)).json()["state"] == "opted_in"
+        assert (await imported(service, suppressions(occurred_at=AT), file))["created"] == 1
+        assert await checked(service, [number(1)]) == ["opted_out"]
+
+
 async def test_an_upload_goes_on_where_it_broke_and_counts_only_when_it_is_complete(
     service: httpx.AsyncClient, surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

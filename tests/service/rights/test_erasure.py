@@ -138,6 +138,25 @@ async def test_the_same_again_while_it_is_under_way_is_that_one(surroundings: Su
         assert (other.status_code, other.json()["reasons"][0]["field"]) == (409, "Idempotency-Key")
 
 
+async def test_who_came_back_is_erased_again_under_a_key_that_was_forgotten(surroundings: Surroundings) -> None:
+    async with four(surroundings, without=("campaign", "dispatch", "inbound")) as told:
+        body = {"number": number(1), "evidence": {"source": "shop"}}
+        key = {"Idempotency-Key": "k1"}
+        asked = set()
+        for _ in range(2):
+            assert (await told.consented(1, occurred_at=now()))["state"] == "opted_in"
+            erasure = await told.call("POST", "consent", "/v1/erasures", body, headers=key)
+            assert (await told.state(1))["consents"][0]["state"] == "opted_out"
+            async with surroundings.sql("consent") as sql:
+                await sql.execute("UPDATE erasure SET completed_at = now()")
+            again = await told.call("POST", "consent", "/v1/erasures", body, headers=key)
+            assert again["erasure_id"] == erasure["erasure_id"]
+            asked.add(erasure["erasure_id"])
+            async with surroundings.sql("consent") as sql:
+                await sql.execute("DELETE FROM keyed_request")
+        assert len(asked) == 2
+
+
 async def test_one_that_is_late_is_asked_for_again_and_completes(surroundings: Surroundings) -> None:
     """Campaign was down, and what it had read of the log was lost."""
     async with four(surroundings, erasure_late_after_s=0.5) as told, reading(surroundings, ERASURES) as read:

@@ -246,6 +246,16 @@ async def test_the_same_key_is_the_same_rectification(surroundings: Surroundings
         assert (refused.status_code, refused.json()["reasons"][0]["field"]) == (409, "Idempotency-Key")
 
 
+async def test_under_a_key_that_was_forgotten_it_is_another_rectification(surroundings: Surroundings) -> None:
+    async with four(surroundings, without=ALONE) as told:
+        key = {"Idempotency-Key": "k1"}
+        for n in (1, 1, 2):
+            await asked(told, n, {"kind": "number", "sender_id": None}, headers=key)
+            async with surroundings.sql("consent") as sql:
+                await sql.execute("DELETE FROM keyed_request")
+        assert [len((await told.state(n))["history"]) for n in (1, 2)] == [2, 1]
+
+
 async def test_who_may_and_what_is_wrong_with_a_request(surroundings: Surroundings) -> None:
     async with four(surroundings, without=ALONE) as told:
         line = (await told.consented(2))["evidence_id"]

@@ -249,10 +249,12 @@ async def _record_together(
             statements[place] = structs.replace(told, trace=one.trace)
     keyed = {place: key for place in statements if (key := asked[place].key) is not None}
     claims = [(asked[place].caller.subject, key, asked[place].fingerprint) for place, key in keyed.items()]
-    for place, ours in zip(keyed, await store.claim_keys(tx, claims), strict=True):
-        if not ours:
+    for place, since in zip(keyed, await store.claim_keys(tx, claims), strict=True):
+        if since is None:
             results[place] = _key_reused()
             del statements[place]
+        else:
+            statements[place] = _of_its_key(statements[place], since)
     recorded = await recorder.record(tx, list(statements.values()), datetime.now(UTC))
     results |= zip(statements, recorded, strict=True)
     return [results[place] for place in range(len(asked))]
@@ -282,7 +284,7 @@ async def opened(
     """Raises KeyReused."""
     now = datetime.now(UTC)
     fingerprint = "" if key is None else await _fingerprint(request, held)
-    if key is not None and not await store.claim_key(tx, caller.subject, key, fingerprint):
+    if key is not None and await store.claim_key(tx, caller.subject, key, fingerprint) is None:
         raise _key_reused()
     return Call(caller, held, key, fingerprint, now, await store.purposes_of(tx, sender_ids))
 
@@ -336,13 +338,15 @@ def _evidence(
     index: int | None = None,
 ) -> Evidence:
     """Its id comes from the caller's key where there is one, else from what it says: repeats fall out. Of the key with
-    what it was sent with: keys are forgotten, and another STOP under an old one is no repeat."""
+    what it was sent with, and of a STOP with when the key came first (`_of_its_key`): keys are forgotten, and another
+    STOP under an old one is no repeat. Nor is one that is dated ahead, as it counts from when it came."""
     if call.key is not None:
         place = None if index is None else str(index)
         identity = evidence_id("request", call.caller.subject, call.key, call.fingerprint, place)
     else:
         subject_id = call.held.subject_keys.subject_id(number)
-        source, at = body.evidence.source, occurred_at.astimezone(UTC).isoformat()
+        said_at = min(occurred_at, call.now) if kind == "opt_out" else occurred_at
+        at, source = said_at.astimezone(UTC).isoformat(), body.evidence.source
         identity = evidence_id("content", subject_id, body.sender_id, body.purpose, kind, at, source)
     return Evidence(
         evidence_id=identity,
@@ -354,6 +358,15 @@ def _evidence(
         received_at=call.now,
         **dict(body.evidence),
     )
+
+
+def _of_its_key(statement: Statement, since: datetime) -> Statement:
+    """`since`: its key is taken. An opt-in is the same for ever, as it says when it was given."""
+    evidence = statement.evidence
+    if evidence.kind == "opt_in":
+        return statement
+    identity = evidence_id(evidence.evidence_id, since.isoformat())
+    return structs.replace(statement, evidence=structs.replace(evidence, evidence_id=identity))
 
 
 def _statement(call: Call, number: str, evidence: Evidence, reasons: Sequence[Reason]) -> Statement:

@@ -176,10 +176,11 @@ class _Reading:
         if purpose is not None and not self._asked(purpose, opening):
             reasons.append("unknown_purpose")
         kind: Kind = "opt_in" if opening else "opt_out"
+        said_at = at if opening else min(at, self._piece.received_at)  # dated ahead, it counts from when it came
         form = line if line.form_id or line.form_version or line.text_shown else shown  # one form, not half of each
         evidence = Evidence(
             evidence_id=evidence_id(
-                "content", subject_id, self._file.sender_id, purpose, kind, at.isoformat(), shown.source
+                "content", subject_id, self._file.sender_id, purpose, kind, said_at.isoformat(), shown.source
             ),
             kind=kind,
             sender_id=self._file.sender_id,

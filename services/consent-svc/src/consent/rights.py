@@ -157,11 +157,11 @@ async def ask_for_erasure(
     subject_id = held.subject_keys.subject_id(number)
     now = datetime.now(UTC)
     async with held.database.begin() as tx:
-        await _claimed(tx, request, caller, held, key)
+        since = await _claimed(tx, request, caller, held, key) or now
         subject = (await store.lock_subjects(tx, {subject_id: None}))[subject_id]
         under_way = await erasures.open_of(tx, subject_id)
         if under_way is None or subject.erased_at is None:
-            identity = evidence_id("erasure", caller.subject, key or now.isoformat(), subject_id)
+            identity = evidence_id("erasure", caller.subject, key, since.isoformat(), subject_id)
             evidence = Evidence(
                 evidence_id=identity,
                 kind="opt_out",
@@ -302,10 +302,10 @@ async def ask_for_rectification(
     number = _number(body.number, held)
     subject_id = held.subject_keys.subject_id(number)
     now = datetime.now(UTC)
-    seed = ("key", caller.subject, key) if key is not None else ("at", subject_id, now.isoformat())
-    identity = str(message_id(EPOCH, "rectification", *seed))
     async with held.database.begin() as tx:
-        await _claimed(tx, request, caller, held, key)
+        since = await _claimed(tx, request, caller, held, key) or now
+        seed = caller.subject, key or "", since.isoformat(), subject_id
+        identity = str(message_id(EPOCH, "rectification", *seed))
         found = await rectifications.find(tx, held.field_keys, identity)
         if found is None:
             await _rectify(tx, held, body, identity, subject_id, now)
@@ -443,14 +443,17 @@ def _rectification(found: Rectification) -> RectificationView:
 
 async def _claimed(
     tx: AsyncConnection, request: Request, caller: Caller, held: Resources[ServiceSettings], key: str | None
-) -> None:
-    """Takes the Idempotency-Key for this request. Raises KeyReused."""
+) -> datetime | None:
+    """Takes the Idempotency-Key for this request, and says since when it is taken: under a key that was forgotten it is
+    another request. None: there is no key. Raises KeyReused."""
     if key is None:
-        return
+        return None
     content = (await request.body()).decode(errors="replace")
     fingerprint = held.subject_keys.subject_id(f"{request.url.path}\n{content}")
-    if not await store.claim_key(tx, caller.subject, key, fingerprint):
+    since = await store.claim_key(tx, caller.subject, key, fingerprint)
+    if since is None:
         raise KeyReused("the key belongs to another request", reasons=[Reason("Idempotency-Key", "reused")])
+    return since
 
 
 async def _found(held: Resources[ServiceSettings], erasure_id: str) -> Erasure:

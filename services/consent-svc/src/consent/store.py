@@ -1192,13 +1192,14 @@ async def bind_link(tx: AsyncConnection, link_id: str, browser: str) -> bool:
     return bool(held == browser)
 
 
-async def claim_key(tx: AsyncConnection, caller: str, key: str, fingerprint: str) -> bool:
-    """Take an Idempotency-Key, or find it taken by the same request; waits while another transaction holds it. False:
-    it belongs to a different body."""
+async def claim_key(tx: AsyncConnection, caller: str, key: str, fingerprint: str) -> datetime | None:
+    """Take an Idempotency-Key, or find it taken by the same request; waits while another transaction holds it. Since
+    when it is taken: who uses it again once it is forgotten asks for something else. None: it belongs to a different
+    body."""
     return (await claim_keys(tx, [(caller, key, fingerprint)]))[0]
 
 
-async def claim_keys(tx: AsyncConnection, claims: Sequence[tuple[str, str, str]]) -> list[bool]:
+async def claim_keys(tx: AsyncConnection, claims: Sequence[tuple[str, str, str]]) -> list[datetime | None]:
     """`claim_key` for each (caller, key, fingerprint). Of a key that is claimed twice, the first counts."""
     if not claims:
         return []
@@ -1210,7 +1211,8 @@ async def claim_keys(tx: AsyncConnection, claims: Sequence[tuple[str, str, str]]
         text(
             "INSERT INTO keyed_request AS r (caller, key, fingerprint)"
             " SELECT * FROM unnest(CAST(:callers AS text[]), CAST(:keys AS text[]), CAST(:fingerprints AS text[]))"
-            " ON CONFLICT (caller, key) DO UPDATE SET fingerprint = r.fingerprint RETURNING caller, key, fingerprint"
+            " ON CONFLICT (caller, key) DO UPDATE SET fingerprint = r.fingerprint"
+            " RETURNING caller, key, fingerprint, created_at"
         ),
         {
             "callers": [caller for caller, _ in names],
@@ -1218,8 +1220,8 @@ async def claim_keys(tx: AsyncConnection, claims: Sequence[tuple[str, str, str]]
             "fingerprints": [first[name] for name in names],
         },
     )
-    held = {(row.caller, row.key): row.fingerprint for row in rows}
-    return [held[caller, key] == fingerprint for caller, key, fingerprint in claims]
+    held = {(row.caller, row.key, row.fingerprint): row.created_at for row in rows}
+    return [held.get(claim) for claim in claims]
 
 
 def _subject(row: Row[Any]) -> Subject:
