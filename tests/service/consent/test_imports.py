@@ -11,19 +11,23 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import permutations
 from typing import Any
 
 import httpx
 import pytest
 
+from common.database import Database
 from common.service import running as held_by
 from consent import import_lines
 from consent.importing import ABANDONED_AFTER, Importing
+from consent.recorder import Statement, record
 from consent.service import Settings, build
 from tests.builders import number, subject, subject_keys
 from tests.eventually import WITHIN_S, eventually
 from tests.running import Surroundings, bearer, running
 from tests.service.consent.test_consent_api import SENDER, consent, opt_out
+from tests.unit.consent.evidences import opt_in
 
 AT = "2026-03-02T13:05:00Z"
 EVIDENCE = {"source": "old-crm", "form_id": "newsletter", "form_version": "3"}
@@ -255,6 +259,78 @@ async def test_a_list_that_comes_again_says_something_only_of_those_who_came_bac
     assert await verdicts(service, again["import_id"]) == ["2,created,", "3,unchanged,"]
     assert await checked(service, [number(1), number(2)]) == ["opted_out", "opted_out"]
     assert len((await state_of(service, 2))["history"]) == 1
+
+
+@pytest.mark.parametrize("whose", ["acme", None])
+async def test_a_stop_a_list_and_an_opt_in_of_between_amount_to_the_same_in_any_order(
+    service: httpx.AsyncClient, whose: str | None
+) -> None:
+    """The list says nothing new of who has said STOP, and is newer than the opt-in that comes after it."""
+    stopped, between = "2026-01-10T09:00:00Z", "2026-02-01T09:00:00Z"
+    ends = []
+    for n, order in enumerate(permutations(("stop", "list", "opt-in"))):
+        for what in order:
+            match what:
+                case "stop":
+                    body = opt_out(sender_id=whose, number=number(n), occurred_at=stopped)
+                    assert (await service.post("/v1/opt-outs", json=body)).status_code == 201
+                case "list":
+                    assert (await imported(service, suppressions(sender_id=whose), f"number\n{number(n)}\n"))[
+                        "lines"
+                    ] == 1
+                case "opt-in":
+                    body = consent(number=number(n), occurred_at=between)
+                    assert (await service.post("/v1/consents", json=body)).status_code == 201
+        found = await state_of(service, n)
+        [end] = found["consents"]
+        said = {line["evidence_id"]: line for line in found["history"]}
+        ends.append((end["state"], said[end["evidence_id"]]["source"], len(said)))
+    assert ends == [("opted_out", "national-list", 3)] * 6
+
+
+async def test_a_daily_list_is_no_line_a_day_and_its_last_word_is_kept(
+    service: httpx.AsyncClient, surroundings: Surroundings
+) -> None:
+    body = opt_out(number=number(1), occurred_at="2026-01-10T09:00:00Z")
+    assert (await service.post("/v1/opt-outs", json=body)).status_code == 201
+    for _ in range(3):
+        assert (await imported(service, suppressions(), f"number\n{number(1)}\n{number(1)}\n"))["unchanged"] == 2
+    assert len((await state_of(service, 1))["history"]) == 1
+    async with surroundings.sql("consent") as sql:
+        assert await sql.fetchval("SELECT count(*) FROM listed") == 1
+        last = await sql.fetchval("SELECT max(created_at) FROM import_file")
+    for at in ("2026-02-01T09:00:00Z", "2026-02-02T09:00:00Z"):
+        await service.post("/v1/consents", json=consent(number=number(1), occurred_at=at))
+    [stop, listed, *_] = history = (await state_of(service, 1))["history"]
+    assert (stop["kind"], listed["kind"], len(history)) == ("opt_out", "opt_out", 4)
+    assert datetime.fromisoformat(listed["occurred_at"]) == last
+    new = consent(number=number(1), occurred_at=datetime.now(UTC).isoformat())
+    assert (await service.post("/v1/consents", json=new)).json()["state"] == "opted_in"
+
+
+async def test_a_list_waits_for_who_is_opting_in_at_this_moment(
+    service: httpx.AsyncClient, surroundings: Surroundings
+) -> None:
+    body = opt_out(number=number(1), occurred_at="2026-01-10T09:00:00Z")
+    assert (await service.post("/v1/opt-outs", json=body)).status_code == 201
+    between = opt_in(evidence_id="ev-between")
+    database = Database(await surroundings.database("consent"))
+    async with asyncio.TaskGroup() as group, database.begin() as tx:
+        await record(tx, [Statement(subject(1), None, between)], datetime.now(UTC))
+        listed = group.create_task(imported(service, suppressions(), f"number\n{number(1)}\n"))
+
+        async def waits() -> bool:
+            async with surroundings.sql("consent") as sql:
+                waiting = await sql.fetchval(
+                    "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                    " AND datname = current_database()"
+                )
+            return listed.done() or bool(waiting)
+
+        assert await eventually(waits)
+    assert listed.result()["created"] == 1
+    assert await checked(service, [number(1)]) == ["opted_out"]
+    await database.close()
 
 
 async def test_a_list_dated_ahead_shuts_again_who_came_back_before_it_came_again(service: httpx.AsyncClient) -> None:

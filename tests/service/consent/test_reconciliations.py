@@ -1,6 +1,7 @@
 """A provider's opt-out list against ours."""
 
 from collections.abc import AsyncIterator
+from itertools import permutations
 from typing import Any
 
 import httpx
@@ -94,6 +95,29 @@ async def test_an_opt_out_of_one_purpose_is_not_one_of_the_sender(service: httpx
     out = {"sender_id": "acme", "purpose": "promotions", "number": number(1), "evidence": {"source": "shop"}}
     assert (await service.post("/v1/opt-outs", json=out)).status_code == 201
     assert (await reconcile(service, number(1))).json()["missing_here"] == 1
+
+
+async def test_a_stop_a_provider_s_list_and_an_opt_in_of_between_amount_to_the_same_in_any_order(
+    service: httpx.AsyncClient,
+) -> None:
+    ends = []
+    for n, order in enumerate(permutations(("stop", "list", "opt-in")), start=20):
+        for what in order:
+            said = {"sender_id": "acme", "number": number(n), "evidence": {"source": "shop", "text_shown": "Oui"}}
+            match what:
+                case "stop":
+                    body = said | {"occurred_at": "2026-01-10T09:00:00Z"}
+                    assert (await service.post("/v1/opt-outs", json=body)).status_code == 201
+                case "list":
+                    assert (await reconcile(service, number(n))).json()["listed"] == 1
+                case "opt-in":
+                    body = said | {"purpose": "promotions", "occurred_at": "2026-02-01T09:00:00Z"}
+                    assert (await service.post("/v1/consents", json=body)).status_code == 201
+        found = await state_of(service, n)
+        [end] = found["consents"]
+        lines = {line["evidence_id"]: line for line in found["history"]}
+        ends.append((end["state"], lines[end["evidence_id"]]["source"], len(lines)))
+    assert ends == [("opted_out", "provider_list", 3)] * 6
 
 
 @pytest.mark.parametrize(

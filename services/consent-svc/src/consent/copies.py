@@ -127,7 +127,9 @@ def copier(keys: FieldKeys) -> Copier:
             }
             for entry in history
         ]
-        return [number, *consents, *opt_outs, *entries, *rectified]
+        listed = (await store.listed_of(tx, [subject_id])).get(subject_id, ())
+        lists = [{"kind": "listed", "said": msgspec.structs.asdict(each)} for each in listed]
+        return [number, *consents, *opt_outs, *lists, *entries, *rectified]
 
     return Copier("consent", keys, gather)
 

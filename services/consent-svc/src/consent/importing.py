@@ -98,6 +98,7 @@ class Importing:
             read = await asyncio.to_thread(reading.lines)
             statements = {line: said for line, said in read.items() if isinstance(said, Statement)}
             out = await self._out_already(tx, reading, statements)
+            await recorder.keep_listed(tx, [said for said in statements.values() if said.subject_id in out])
             told = {line: said for line, said in statements.items() if said.subject_id not in out}
             recorded = await recorder.record(tx, list(told.values()), now)
             results = dict(zip(told, recorded, strict=True))
@@ -116,12 +117,12 @@ class Importing:
     async def _out_already(
         self, tx: AsyncConnection, reading: "_Reading", statements: Mapping[int, Statement]
     ) -> frozenset[str]:
-        """Of an undated list, those who are out of what it names: a list that comes every month says nothing new of
-        them. Who opted in since is not among them."""
+        """Of an undated list, those who are out of what it names: a list that comes every day is no line of theirs
+        each time. Who opted in since is not among them. Locked: who is opting in at this moment is waited for."""
         if not reading.undated:
             return frozenset()
-        standing = await store.standing_of(tx, [s.subject_id for s in statements.values()])
-        return frozenset(subject_id for subject_id, held in standing.items() if reading.covers(held.state))
+        subjects = await store.lock_subjects(tx, {}, {s.subject_id for s in statements.values()})
+        return frozenset(subject_id for subject_id, held in subjects.items() if reading.covers(held.state))
 
     async def forget_abandoned(self) -> bool:
         """Uploads that nobody goes on with."""

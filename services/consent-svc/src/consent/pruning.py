@@ -72,6 +72,7 @@ def policy(periods: Periods) -> Policy:
             "sender_version": "nothing of a person",
             "subject": "the ledger's",
             "evidence": "the ledger's",
+            "listed": "the ledger's",
             "seal": "the ledger's",
             "states_sum": "nothing of a person",
             "retroactive_cursor": "nothing of a person",

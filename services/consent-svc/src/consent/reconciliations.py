@@ -117,13 +117,16 @@ def _listed(text: str, held: Resources[ServiceSettings]) -> tuple[dict[str, str]
 async def _record_missing(
     held: Resources[ServiceSettings], body: ListBody, caller: Caller, chunk: Mapping[str, str]
 ) -> int:
-    """Opt out those of the chunk who are not; how many."""
+    """Opt out those of the chunk who are not; how many. That the others are listed as well is kept beside."""
     sealed = {subject_id: held.field_keys.seal(number, f"number:{subject_id}") for subject_id, number in chunk.items()}
     now = datetime.now(UTC)
     async with held.database.begin() as tx:
         subjects = await store.lock_subjects(tx, sealed)
-        missing = [subject_id for subject_id, s in subjects.items() if not is_out(s.state, body.sender_id)]
-        await recorder.record(tx, [_statement(subject_id, sealed, body, caller, now) for subject_id in missing], now)
+        said = {subject_id: _statement(subject_id, sealed, body, caller, now) for subject_id in subjects}
+        out = {subject_id for subject_id, s in subjects.items() if is_out(s.state, body.sender_id)}
+        await recorder.keep_listed(tx, [said[subject_id] for subject_id in out])
+        missing = [statement for subject_id, statement in said.items() if subject_id not in out]
+        await recorder.record(tx, missing, now)
     return len(missing)
 
 

@@ -1,9 +1,9 @@
 """The one door through which consent changes: lock the subjects, decide, append the evidence, publish.
 
-Whatever comes in, by API or by SMS, ends here; nothing else writes `evidence`, `review` or `subject`, nor says until
-when a consent holds (`retention_due`). The caller owns the transaction. A subject's `version` grows by one with each
-batch that has something to tell of it, and is published once, whole, after its row is locked: that is what puts the
-versions of one subject on the log in order.
+Whatever comes in, by API or by SMS, ends here; nothing else writes `evidence`, `listed`, `review` or `subject`, nor
+says until when a consent holds (`retention_due`). The caller owns the transaction. A subject's `version` grows by one
+with each batch that has something to tell of it, and is published once, whole, after its row is locked: that is what
+puts the versions of one subject on the log in order.
 """
 
 import os
@@ -66,6 +66,7 @@ class _Change:
     erases: bool = False
     returned_by: str | None = None  # evidence, of who had been erased
     trace: str | None = None
+    listed: Sequence[Evidence] = ()  # what lists said of them, who were out
     stranger: bool = False  # nothing was known of them, and their row is written already
 
     def tell(self, subject: Subject) -> None:
@@ -81,8 +82,8 @@ async def record(
 
     `reviews` change no consent: while one of a subject's is open, its state says `held_since`.
 
-    Five round trips for people never seen, seven for others, nine for both: for one statement or a thousand. What is
-    refused leaves no trace, not even a subject.
+    Five round trips for people never seen, seven for others, nine for both: for one statement or a thousand; one more
+    where somebody opts in who has said STOP. What is refused leaves no trace, not even a subject.
     """
     decisions: dict[int, Decision] = {}
     taken: dict[int, Statement] = {}
@@ -147,11 +148,17 @@ async def _of_others(
     """Locked, then decided. With reviews that may be strangers, who get an empty row to lock. Adds to `decisions`."""
     numbers = {r.subject_id: r.number for r in reviews} | _numbers(taken.values())
     locked = await store.lock_subjects(tx, numbers if reviews else {}, numbers)
-    changes = {subject_id: _Change(subject, subject) for subject_id, subject in locked.items()}
+    opening = {s.subject_id for s in taken.values() if s.evidence.kind == "opt_in"}
+    listed = await store.listed_of(tx, [i for i in opening if any(m.kind == "opt_out" for m in locked[i].state.marks)])
+    changes = {i: _Change(subject, subject, listed=listed.get(i, ())) for i, subject in locked.items()}
     senders = {s.evidence.sender_id for s in taken.values() if s.evidence.sender_id is not None}
+    senders |= {one.sender_id for some in listed.values() for one in some if one.sender_id is not None}
     known = await store.known(
         tx,
-        evidence=[s.evidence.evidence_id for s in taken.values()],
+        evidence=[
+            *(s.evidence.evidence_id for s in taken.values()),
+            *(one.evidence_id for some in listed.values() for one in some),
+        ],
         senders=senders | senders_of(locked.values()),
     )
     for place, s in taken.items():
@@ -211,10 +218,36 @@ def _end(change: _Change, known: Known, at: datetime, now: datetime) -> None:
 
 def _decide_after_ends(change: _Change, statement: Statement, known: Known, now: datetime) -> Decision:
     """What was over by then ends first, though nobody had written it down: or what they do after the end would be the
-    contact that keeps alive what has ended."""
+    contact that keeps alive what has ended. So does what a list said that is no older than an opt-in."""
     if statement.evidence.evidence_id not in known.evidence:
         _end(change, known, statement.evidence.at, now)
+        if statement.evidence.kind == "opt_in":
+            _take_lists(change, statement.evidence, known, now)
     return _decide(change, statement, known, now)
+
+
+def _take_lists(change: _Change, given: Evidence, known: Known, now: datetime) -> None:
+    """Write down what lists have said of this person that is no older than the opt-in they are `given`, unless they are
+    in. No cause is told: they are out, and stay out."""
+    if not change.listed or ledger.standing(change.subject.state, given.sender_id, given.purpose) == "opted_in":
+        return
+    for said in change.listed:
+        if said.at >= given.at:
+            causes = len(change.causes)
+            _decide(change, Statement(change.subject.subject_id, None, said), known, now)
+            del change.causes[causes:]
+
+
+async def keep_listed(tx: AsyncConnection, statements: Iterable[Statement]) -> None:
+    """Opt-outs of lists, of people who are locked and out of all that these say. They go beside the ledger, the newest
+    of each scope, and are written into it once an opt-in comes that is no newer: a list that comes every day costs no
+    line a day, and what it says is not lost."""
+    newest: dict[str, dict[tuple[str | None, str | None], Evidence]] = {}
+    for s in sorted(statements, key=lambda s: s.evidence.at):
+        if not any(ledger.refusals(s.evidence, s.evidence.received_at)):
+            newest.setdefault(s.subject_id, {})[s.evidence.sender_id, s.evidence.purpose] = s.evidence
+    if newest:
+        await store.put_listed(tx, {subject_id: list(some.values()) for subject_id, some in newest.items()})
 
 
 async def recount(tx: AsyncConnection, subject_ids: Collection[str], now: datetime) -> None:

@@ -205,6 +205,20 @@ Table(
 )
 
 Table(
+    "listed",  # the newest undated list that named who was out of all it says, by what it shuts ('': everything)
+    metadata,
+    Column("subject_id", Text, nullable=False),
+    Column("sender_id", Text, nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("evidence_id", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("reference", Text, nullable=True),
+    Column("occurred_at", DateTime(timezone=True), nullable=False),
+    Column("received_at", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("subject_id", "sender_id", "purpose"),
+)
+
+Table(
     "keyed_request",  # one Idempotency-Key of one caller
     metadata,
     Column("caller", Text, nullable=False),
@@ -451,6 +465,58 @@ async def known(
         else:
             found.senders[id_] = Registered(controller, stop_scope)
             found.rules.update({(id_, p.id): Rule(p.retention_months, days) for p in _purposes.decode(purposes)})
+    return found
+
+
+async def put_listed(tx: AsyncConnection, opt_outs: Mapping[str, Sequence[Evidence]]) -> None:
+    """By subject_id, at most one of each scope; of two lists the later stays. The subjects are locked."""
+    rows = [(subject_id, one) for subject_id, some in opt_outs.items() for one in some]
+    await tx.execute(
+        text(
+            "INSERT INTO listed AS l (subject_id, sender_id, purpose, evidence_id, source, reference, occurred_at,"
+            " received_at) SELECT * FROM unnest(CAST(:subjects AS text[]), CAST(:senders AS text[]),"
+            " CAST(:purposes AS text[]), CAST(:evidence AS text[]), CAST(:sources AS text[]),"
+            " CAST(:references AS text[]), CAST(:occurred AS timestamptz[]), CAST(:received AS timestamptz[]))"
+            " ON CONFLICT (subject_id, sender_id, purpose) DO UPDATE SET evidence_id = excluded.evidence_id,"
+            " source = excluded.source, reference = excluded.reference, occurred_at = excluded.occurred_at,"
+            " received_at = excluded.received_at WHERE least(l.occurred_at, l.received_at)"
+            " < least(excluded.occurred_at, excluded.received_at)"
+        ),
+        {
+            "subjects": [subject_id for subject_id, _ in rows],
+            "senders": [one.sender_id or "" for _, one in rows],
+            "purposes": [one.purpose or "" for _, one in rows],
+            "evidence": [one.evidence_id for _, one in rows],
+            "sources": [one.source for _, one in rows],
+            "references": [one.reference for _, one in rows],
+            "occurred": [one.occurred_at for _, one in rows],
+            "received": [one.received_at for _, one in rows],
+        },
+    )
+
+
+async def listed_of(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, list[Evidence]]:
+    """By subject_id, the opt-outs by lists that are kept beside the ledger; nobody: no question is put to the
+    database."""
+    if not subject_ids:
+        return {}
+    rows = await tx.execute(
+        text("SELECT * FROM listed WHERE subject_id = ANY(CAST(:ids AS text[])) ORDER BY sender_id, purpose"),
+        {"ids": list(subject_ids)},
+    )
+    found: dict[str, list[Evidence]] = {}
+    for row in rows:
+        said = Evidence(
+            evidence_id=row.evidence_id,
+            kind="opt_out",
+            sender_id=row.sender_id or None,
+            purpose=row.purpose or None,
+            source=row.source,
+            reference=row.reference,
+            occurred_at=row.occurred_at,
+            received_at=row.received_at,
+        )
+        found.setdefault(row.subject_id, []).append(said)
     return found
 
 
