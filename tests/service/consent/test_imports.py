@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from common.database import Database
+from common.keyring import Unreadable
 from common.service import running as held_by
 from consent import import_lines
 from consent.importing import ABANDONED_AFTER, Importing
@@ -528,6 +529,43 @@ async def test_nothing_is_recorded_while_much_waits_to_be_published(
         assert (await done(client, import_id))["created"] == 29
 
 
+async def test_a_piece_that_no_csv_can_hold_is_recorded_as_that_and_the_next_import_comes(
+    service: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it was uploaded before lines of any length were refused."""
+    with monkeypatch.context() as patch:
+        patch.setattr(import_lines, "LINE_BYTES", 1_000_000)
+        found = await imported(service, terms(), f"number,actor\n{number(1)},{'x' * 140_000}\n")
+    assert await verdicts(service, found["import_id"]) == ["2,refused,not_csv"]
+    assert (await imported(service, suppressions(), f"number\n{number(2)}\n"))["created"] == 1
+
+
+async def test_an_import_of_which_a_piece_fails_keeps_no_other_waiting(
+    surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bytes do not unseal, and it comes before all others. Once they do, it is recorded as well."""
+    async with consent_svc(surroundings) as client, surroundings.sql("consent") as sql:
+        first, second = sorted([await opened(client, terms()) for _ in range(2)])
+        for n, import_id in enumerate((first, second)):
+            await part(client, import_id, f"number,occurred_at\n{number(n)},{AT}\n".encode())
+        body = await sql.fetchval("SELECT body FROM import_piece WHERE import_id = $1", first)
+        await sql.execute("UPDATE import_piece SET body = 'broken' WHERE import_id = $1", first)
+        async with held_by(build(Settings(**await surroundings.settings("consent", roles="api")))) as (held, _):
+            importing = Importing(held, backlog=1000)
+            with pytest.raises(Unreadable):
+                await importing.record_piece()
+            assert [await importing.record_piece() for _ in range(2)] == [True, False]
+            assert (await done(client, second))["created"] == 1
+            monkeypatch.setattr("consent.importing.PUT_OFF", timedelta(0))
+            importing = Importing(held, backlog=1000)
+            for _ in range(2):
+                with pytest.raises(Unreadable):
+                    await importing.record_piece()
+            await sql.execute("UPDATE import_piece SET body = $1 WHERE import_id = $2", body, first)
+            assert await importing.record_piece()
+        assert (await done(client, first))["created"] == 1
+
+
 async def test_an_upload_that_nobody_goes_on_with_is_forgotten(
     surroundings: Surroundings, service: httpx.AsyncClient
 ) -> None:
@@ -590,6 +628,9 @@ async def test_what_cannot_be_imported_is_refused_with_the_field_and_the_reason(
         (b"0639980001\n0639980002\n", "unknown_column"),
         ("number,actor\n0639980001,Zoé\n".encode("latin-1"), "not_utf8"),
         (b'number\n"' + b"0639980001\n" * 9000, "line_too_long"),
+        (b"number," + b"x" * 140_000 + b"\n0639980001,\n", "line_too_long"),
+        (b"number,actor\n0639980001," + b"x" * 140_000 + b"\n", "line_too_long"),
+        (b"number\ractor\n0639980001\n", "not_csv"),
     ],
 )
 async def test_a_file_that_will_not_do_is_refused_whole(service: httpx.AsyncClient, file: bytes, reason: str) -> None:

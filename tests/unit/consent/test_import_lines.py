@@ -131,6 +131,8 @@ def test_a_row_with_more_cells_than_columns_is_refused_alone_and_one_of_none_is_
         ("occurred_at,purpose", "number_column_missing"),
         ("number,number", "column_twice"),
         ("", "number_column_missing"),
+        ("number\ractor", "not_csv"),
+        ("number," + "x" * 140_000, "not_csv"),
     ],
 )
 def test_a_header_that_will_not_do_is_refused_and_not_repeated(header: str, reason: str) -> None:
@@ -147,9 +149,28 @@ def test_a_header_that_will_not_do_is_refused_and_not_repeated(header: str, reas
         (b"number\n063998\x001234\n", "not_text"),
         (b'number\n"' + b"0639981234\n" * 9000, "line_too_long"),
         (b"x" * (import_lines.LINE_BYTES + 1), "line_too_long"),
+        (b"x" * (import_lines.LINE_BYTES + 1) + b"\n", "line_too_long"),
+        (b"number\n" + b"x" * (import_lines.LINE_BYTES + 1) + b"\n0639981234\n", "line_too_long"),
+        (b'number\n"' + b"0639981234\n" * 9000 + b'"\n', "line_too_long"),
     ],
 )
 def test_a_file_that_is_no_text_or_never_ends_a_line_is_refused(body: bytes, reason: str) -> None:
     with pytest.raises(WrongFile) as refused:
         cut(body, "csv", last=True)
     assert refused.value.reason == reason
+
+
+@pytest.mark.parametrize("end", [b"", b"\n"])
+def test_a_line_may_be_as_long_as_that(end: bytes) -> None:
+    body = b"x" * import_lines.LINE_BYTES + end
+    assert cut(body, "ndjson", last=True) == ([Piece(body, 1)], b"")
+
+
+def test_what_no_csv_can_hold_is_refused_line_by_line_and_sinks_no_other() -> None:
+    """Lines that a quote within a cell, and then one at its beginning, made one cell of more than a reader takes."""
+    swallowed = b'0639981235"x,"y\n' + b"0639981236,z\n" * 11_000
+    found = dict(read(b"0639981234,a\n" + swallowed, Layout("csv", ",", ("number", "actor")), 2))
+    assert found.pop(2) == Line(number="0639981234", actor="a")
+    assert sorted(found) == list(range(3, 11_004)), "each line is told of"
+    assert found[3] == Unreadable("not_csv")
+    assert found[11_003] == Line(number="0639981236", actor="z")

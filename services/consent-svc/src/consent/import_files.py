@@ -5,7 +5,7 @@ import amounts to is the sum of its pieces: there is no second account of it tha
 """
 
 import builtins
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -203,14 +203,16 @@ async def put_arrived(tx: AsyncConnection, file: ImportFile, now: datetime) -> N
     )
 
 
-async def lock_waiting(tx: AsyncConnection) -> WaitingPiece | None:
-    """A piece of a complete import that nobody is at, in the order of the index."""
+async def lock_waiting(tx: AsyncConnection, put_off: Collection[str] = ()) -> WaitingPiece | None:
+    """A piece of a complete import that nobody is at, in the order of the index. Of those `put_off`, none."""
     rows = await tx.execute(
         text(
             f"SELECT {_FILE}, p.position, p.first_line, p.body, p.received_at FROM import_piece AS p"
             " JOIN import_file AS f USING (import_id) WHERE p.recorded_at IS NULL AND f.complete"
+            " AND p.import_id <> ALL(CAST(:put_off AS text[]))"
             " ORDER BY p.import_id, p.position LIMIT 1 FOR UPDATE OF p SKIP LOCKED"
-        )
+        ),
+        {"put_off": list(put_off)},
     )
     row = rows.one_or_none()
     if row is None:

@@ -87,7 +87,11 @@ def layout_of(piece: Piece, file_format: Format) -> tuple[Layout, Piece]:
     header, _, rest = body.partition(b"\n")
     line = header.decode()
     delimiter = max(DELIMITERS, key=line.count)
-    columns = tuple(cell.strip().lower() for cell in next(csv.reader([line], delimiter=delimiter), []))
+    try:
+        cells = next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:
+        raise WrongFile("not_csv", "the header is no line of a CSV") from None
+    columns = tuple(cell.strip().lower() for cell in cells)
     for place, column in enumerate(columns, start=1):
         if column not in COLUMNS:
             raise WrongFile("unknown_column", f"column {place} of the header is none of {', '.join(COLUMNS)}")
@@ -110,16 +114,22 @@ def cut(arrived: bytes, file_format: Format, *, last: bool) -> tuple[list[Piece]
         at, lines = newline + 1, lines + 1
         if quoted:
             continue
+        if newline - end > LINE_BYTES:
+            raise _too_long()
         end, held = at, lines
         if held >= PIECE_LINES or end - start >= PIECE_BYTES:
             pieces.append(_text(arrived[start:end], held))
             start, lines = end, 0
     if len(arrived) - end > LINE_BYTES:
-        raise WrongFile("line_too_long", f"a line of more than {LINE_BYTES} bytes, or a quote that nothing closes")
+        raise _too_long()
     if last and start < len(arrived):
         pieces.append(_text(arrived[start:], lines + (not arrived.endswith(b"\n"))))
         start = len(arrived)
     return pieces, arrived[start:]
+
+
+def _too_long() -> WrongFile:
+    return WrongFile("line_too_long", f"a line of more than {LINE_BYTES} bytes, or a quote that nothing closes")
 
 
 def _text(body: bytes, lines: int) -> Piece:
@@ -167,9 +177,17 @@ def _line(raw: bytes) -> Line | Unreadable:
 
 
 def _csv(body: bytes, layout: Layout, first_line: int) -> Iterator[tuple[int, Line | Unreadable]]:
+    """What the reader gives up at is refused by every line that it took in by then."""
     rows = csv.reader(io.StringIO(body.decode(), newline=""), delimiter=layout.delimiter)
     begins = first_line
-    for row in rows:
+    while True:
+        try:
+            row = next(rows, None)
+        except csv.Error:
+            row = []
+            yield from ((number, Unreadable("not_csv")) for number in range(begins, first_line + rows.line_num))
+        if row is None:
+            return
         if any(row):
             yield begins, _cells(row, layout.columns)
         begins = first_line + rows.line_num

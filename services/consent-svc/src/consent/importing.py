@@ -9,7 +9,8 @@ import asyncio
 import logging
 import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -40,6 +41,7 @@ LINES = counter("sms_consent_import_lines_total", "Lines of imported files, by w
 
 LOOK_EVERY_S = 0.25
 AT_ONCE = 3  # pieces: one is decided while Postgres writes the others
+PUT_OFF = timedelta(seconds=10)
 TIDY_EVERY_S = 600.0
 ABANDONED_AFTER = timedelta(days=1)  # nothing more has arrived of an upload: its bytes are somebody's data
 
@@ -73,6 +75,7 @@ class Importing:
     def __init__(self, held: Resources[Any], *, backlog: int) -> None:
         self._held = held
         self._backlog = backlog
+        self._put_off: dict[str, datetime] = {}  # imports of which a piece has failed, and until when
 
     def workers(self) -> list[Worker]:
         database = self._held.database
@@ -87,8 +90,7 @@ class Importing:
 
     async def record_piece(self) -> bool:
         """One piece. Was there one?"""
-        async with self._held.database.begin() as tx:
-            piece = await import_files.lock_waiting(tx)
+        async with self._piece() as (tx, piece):
             if piece is None or await outbox.backlog(tx) > self._backlog:
                 return False  # woken when the relay has published
             now = datetime.now(UTC)
@@ -113,6 +115,22 @@ class Importing:
         for verdict, lines in counts.items():
             LINES.labels(verdict).inc(lines)
         return True
+
+    @asynccontextmanager
+    async def _piece(self) -> AsyncIterator[tuple[AsyncConnection, WaitingPiece | None]]:
+        """A piece, locked. Where it fails, its import is put off for a while: it would be the next again, and all
+        others would wait for it."""
+        piece = None
+        try:
+            async with self._held.database.begin() as tx:
+                now = datetime.now(UTC)
+                self._put_off = {import_id: until for import_id, until in self._put_off.items() if now < until}
+                piece = await import_files.lock_waiting(tx, self._put_off)
+                yield tx, piece
+        except Exception:
+            if piece is not None:
+                self._put_off[piece.file.import_id] = datetime.now(UTC) + PUT_OFF
+            raise
 
     async def _out_already(
         self, tx: AsyncConnection, reading: "_Reading", statements: Mapping[int, Statement]
