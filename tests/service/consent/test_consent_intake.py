@@ -400,10 +400,30 @@ async def test_a_message_nobody_can_read_shuts_its_sender_out_of_everything(data
         assert (await store.history(tx, WHO))[-1].evidence.source == "unreadable_mo"
 
 
-async def test_a_message_nobody_can_read_from_a_stranger_changes_nothing(database: Database) -> None:
+async def test_a_message_nobody_can_read_shuts_a_stranger_out_of_what_an_older_opt_in_would_open(
+    database: Database,
+) -> None:
     async with database.begin() as tx:
         await intake.shut_out(tx, WHO, 0)
-    assert await subject(database) is None
+    await give(database, opt_in(0))
+    assert await standing(database) == await standing(database, "globex") == "opted_out"
+    found = await subject(database)
+    assert found
+    assert [s.sender_id for s in ledger.suppressions(found.state)] == [None]
+
+
+async def test_of_a_message_nobody_can_read_no_number_is_held(database: Database) -> None:
+    async with database.begin() as tx:
+        await intake.shut_out(tx, WHO, 0)
+    found = await subject(database)
+    assert found
+    assert found.number is None
+
+
+async def test_a_message_nobody_can_read_whose_key_is_nobodys_changes_nothing(database: Database) -> None:
+    async with database.begin() as tx:
+        await intake.shut_out(tx, "somebody", 0)
+    assert await subject(database, "somebody") is None
 
 
 async def test_a_message_whose_sender_nobody_can_tell_stops_the_intake(database: Database) -> None:

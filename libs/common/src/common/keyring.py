@@ -29,6 +29,12 @@ class Unreadable(ValueError):
     """A sealed field that does not open: other key, other context, or damaged. Never carries the value."""
 
 
+def is_subject_id(text: str) -> bool:
+    """Whether `text` is written as one that some key makes."""
+    version, _, digits = text.rpartition("-")
+    return bool(version) and len(digits) == SUBJECT_HEX_CHARS and not set(digits) - set("0123456789abcdef")
+
+
 class SubjectKeys:
     """Subject ids: `<key id>-<32 hex>`, so that a rotation can tell old ids from new."""
 
@@ -48,10 +54,7 @@ class SubjectKeys:
 
     def is_subject_id(self, text: str) -> bool:
         """Whether `text` is written as one that the current key makes."""
-        version, _, digits = text.rpartition("-")
-        return (
-            version == self._version and len(digits) == SUBJECT_HEX_CHARS and not set(digits) - set("0123456789abcdef")
-        )
+        return is_subject_id(text) and text.rpartition("-")[0] == self._version
 
 
 class FieldKeys:

@@ -28,7 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.consumer import URGENT_MS, After, Received, Stopped, Subscription
 from common.contracts import INBOUND_MESSAGES
 from common.contracts.inbound import MessageReceived
-from common.keyring import FieldKeys, Unreadable
+from common.keyring import FieldKeys, Unreadable, is_subject_id
 from common.keywords_scope import scope
 from common.message_id import message_id
 from common.telemetry import counter
@@ -341,13 +341,14 @@ def understood_at(message: MessageReceived) -> datetime:
 
 
 async def shut_out(tx: AsyncConnection, key: str | None, partition: int) -> None:
-    """Poison: the person it came from is opted out of every sender. Raises Stopped where nobody can tell who that is:
-    then the watermark stands still, and no marketing goes out until somebody has looked."""
+    """Poison: the person it came from is opted out of every sender, also who is not on record yet: their consent may
+    still be on its way. Raises Stopped where nobody can tell who that is: then the watermark stands still, and no
+    marketing goes out until somebody has looked."""
     if key is None:
         raise Stopped(f"partition {partition} of {INBOUND_MESSAGES.name} holds a message whose sender cannot be read")
-    if key not in await store.lock_subjects(tx, {}, [key]):
-        log.error("unreadable message of nobody on record", extra={"subject_id": key})
-        return  # nothing was consented to, so nothing can be sent
+    if not is_subject_id(key):
+        log.error("unreadable message whose key is nobody's", extra={"partition": partition})
+        return  # no number has this key, so nothing can be sent
     now = datetime.now(UTC)
     evidence = Evidence(
         evidence_id=evidence_id(UNREADABLE, key, now.isoformat()),
