@@ -275,9 +275,26 @@ async def test_a_text_in_doubt_holds_the_subject_and_changes_no_consent(database
 
 
 async def test_a_text_in_doubt_holds_a_stranger_who_may_opt_in_later(database: Database) -> None:
-    await receive(database, mo(1, "review"))
+    """Their number is held from then on: until then nothing would ever erase it."""
+    await receive(database, mo(1, "review"), mo(1, "contact"))
+    found = await subject(database)
+    assert found
+    assert found.held_since
+    assert found.number is None
     await give(database, opt_in(2))
-    assert await held_since(database)
+    found = await subject(database)
+    assert found
+    assert found.held_since
+    assert found.number == "sealed"
+
+
+@pytest.mark.parametrize("intent", ["none", "start"])
+async def test_of_a_stranger_who_is_held_no_longer_no_number_stays(database: Database, intent: str) -> None:
+    await receive(database, mo(1, "review"), mo(2, "none"))
+    await receive(database, decided(1, intent))
+    found = await subject(database)
+    assert found
+    assert (found.held_since, found.number) == (None, None)
 
 
 @pytest.mark.parametrize("intent", ["none", "contact"])

@@ -184,7 +184,6 @@ def review(message: MessageReceived) -> Review:
     return Review(
         mo_id=message.mo_id,
         subject_id=message.subject_id,
-        number=message.number,
         since=message.received_at,
         revision=message.revision,
         open=message.intent == "review",
@@ -197,7 +196,8 @@ async def _locked(
     """The subjects who wrote, but for strangers. A START speaks for what its subject holds, and an answer counts those
     before it, so that is read under the lock. All are locked at once: taking the rest later would break the order of
     locking."""
-    numbers = {r.subject_id: r.number for r in reviews} | {m.subject_id: m.number for m in said if m.intent == "stop"}
+    numbers: dict[str, str | None] = {r.subject_id: None for r in reviews}  # a hold needs none
+    numbers |= {m.subject_id: m.number for m in said if m.intent == "stop"}
     return await store.lock_subjects(tx, numbers, [m.subject_id for m in said])
 
 

@@ -145,8 +145,9 @@ async def _of_others(
     decisions: dict[int, Decision],
     now: datetime,
 ) -> dict[str, _Change]:
-    """Locked, then decided. With reviews that may be strangers, who get an empty row to lock. Adds to `decisions`."""
-    numbers = {r.subject_id: r.number for r in reviews} | _numbers(taken.values())
+    """Locked, then decided. With reviews that may be strangers, who get an empty row to lock: without a number, which
+    nothing would erase, as a hold has no end in time. Adds to `decisions`."""
+    numbers = dict.fromkeys(r.subject_id for r in reviews) | _numbers(taken.values())
     locked = await store.lock_subjects(tx, numbers if reviews else {}, numbers)
     opening = {s.subject_id for s in taken.values() if s.evidence.kind == "opt_in"}
     listed = await store.listed_of(tx, [i for i in opening if any(m.kind == "opt_out" for m in locked[i].state.marks)])

@@ -284,11 +284,10 @@ class HandedOff:
 
 
 class Review(msgspec.Struct, frozen=True, gc=False):
-    """Whether one MO waits for a person to read it, as its `revision` says. `number`: sealed, as the subject's."""
+    """Whether one MO waits for a person to read it, as its `revision` says."""
 
     mo_id: str
     subject_id: str
-    number: str
     since: datetime
     revision: int
     open: bool
