@@ -27,6 +27,7 @@ from consent.recorder import Statement, record
 from consent.service import Settings, build
 from inbound.keywords import classify
 from tests.builders import field_keys, number, subject
+from tests.eventually import eventually
 from tests.infrastructure import Postgres
 from tests.running import Surroundings, bearer, running
 from tests.service.consent.test_answers import asked as texted
@@ -324,6 +325,30 @@ async def test_a_form_is_asked_about_once_however_often_it_is_sent(
     reused = await service.post("/v1/double-opt-ins", json=body | {"purpose": "loyalty"}, headers=key)
     assert (reused.status_code, reused.json()["type"]) == (409, "/problems/idempotency-key-reused")
     assert (await service.post("/v1/consents", json=body)).json()["changed"], "the consent itself is other evidence"
+
+
+async def test_a_form_that_is_sent_twice_at_once_is_asked_about_once_and_counts_once(
+    service: httpx.AsyncClient, surroundings: Surroundings
+) -> None:
+    """Both have looked whether it was asked before either asks: they wait for the number's pace, and for each other."""
+    body = form(number=number(1))
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with surroundings.sql("consent") as looking, surroundings.sql("consent") as sql, sql.transaction():
+        await sql.execute("INSERT INTO double_opt_in_pace (key, full_at) SELECT 'number/day/' || $1, now()", subject(1))
+        asking = [asyncio.ensure_future(service.post("/v1/double-opt-ins", json=body)) for _ in range(2)]
+
+        async def both_wait() -> bool:
+            return bool(await looking.fetchval(waiting) == 2)
+
+        await eventually(both_wait)
+        assert not any(each.done() for each in asking)
+    first, second = [await each for each in asking]
+    assert (first.status_code, second.status_code) == (202, 202)
+    assert first.text == second.text
+    assert len(await requested(surroundings)) == 1
+    async with surroundings.sql("consent") as sql:
+        (pace,) = await sql.fetch("SELECT full_at - now() AS left FROM double_opt_in_pace WHERE key ~ '^number.day'")
+    assert pace["left"] < timedelta(hours=12), "one of three a day"
 
 
 @pytest.mark.parametrize(

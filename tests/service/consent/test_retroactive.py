@@ -245,4 +245,6 @@ async def test_the_report_goes_by_pages_to_whoever_the_sender_is_for(surrounding
         refused = await client.get(path, params={"sender_id": "acme"}, headers=bearer(senders=["globex"]))
         assert refused.status_code == 403
         assert (await client.get(path, headers=bearer(scope="consent:write"))).status_code == 403
-        assert (await client.get(path, params={"cursor": "x"})).status_code == 422
+        for unsound in ({"cursor": "x"}, {"sender_id": "\0"}, {"sender_id": "x" * 201}):
+            refused = await client.get(path, params=unsound)
+            assert (refused.status_code, refused.headers["content-type"]) == (422, "application/problem+json")

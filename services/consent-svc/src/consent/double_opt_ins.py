@@ -129,8 +129,12 @@ async def ask(
     assert request.purpose is not None, "the caller has looked"
     if known := await _find(tx, request.evidence_id):
         return known
-    await _step(tx, terms.paces(statement.subject_id, sender.sender_id, caller), now)
     # the pace's row keeps others from asking this number at the same time, also where no subject is to be locked
+    paces = terms.paces(statement.subject_id, sender.sender_id, caller)
+    full_at = await _lock(tx, paces, now)
+    if known := await _find(tx, request.evidence_id):  # by who held it
+        return known
+    await _step(tx, paces, full_at, now)
     subjects = await store.lock_subjects(tx, {}, [statement.subject_id])
     state = subjects[statement.subject_id].state if subjects else NEVER_SEEN
     asked = (await asked_of(tx, [statement.subject_id], now - terms.after_stop)).get(statement.subject_id, [])
@@ -179,18 +183,25 @@ def _text(question: Question, sender: Sender, make_link: MakeLink | None) -> Ans
     )
 
 
-async def _step(tx: AsyncConnection, paces: Mapping[str, tuple[str, Pace]], now: datetime) -> None:
-    """One more of each. Raises TooMany, and then nothing counts: the caller's transaction ends with it."""
-    keys = sorted(paces)  # locked in this order by everybody
+async def _lock(tx: AsyncConnection, paces: Collection[str], now: datetime) -> dict[str, datetime]:
+    """When each of these paces is full, locked."""
     rows = await tx.execute(
         text(
             "INSERT INTO double_opt_in_pace AS p (key, full_at)"
             " SELECT k.key, :now FROM unnest(CAST(:keys AS text[])) WITH ORDINALITY AS k(key, place) ORDER BY k.place"
             " ON CONFLICT (key) DO UPDATE SET full_at = p.full_at RETURNING key, full_at"
         ),
-        {"keys": keys, "now": now},
+        {"keys": sorted(paces), "now": now},  # locked in this order by everybody
     )
-    full_at = {row.key: row.full_at for row in rows}
+    return {row.key: row.full_at for row in rows}
+
+
+async def _step(
+    tx: AsyncConnection, paces: Mapping[str, tuple[str, Pace]], full_at: Mapping[str, datetime], now: datetime
+) -> None:
+    """One more of each, which are locked. Raises TooMany, and then nothing counts: the caller's transaction ends with
+    it."""
+    keys = sorted(paces)
     steps = {key: asking.step(full_at[key], paces[key][1], now) for key in keys}
     if full := {key: wait for key, (_, wait) in steps.items() if wait > CLOCKS_DIFFER}:
         fields = dict.fromkeys(paces[key][0] for key in full)

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 
 from common.auth import Caller, require
-from common.fields import Position
+from common.fields import Position, Storable
 from common.service import Resources, resources
 from common.settings import ServiceSettings
 from consent import retroactive
@@ -44,7 +44,7 @@ class RetroactiveMessages(BaseModel):
 async def get_retroactive_messages(
     caller: Annotated[Caller, Depends(require("consent:read"))],
     held: Annotated[Resources[ServiceSettings], Depends(resources)],
-    sender_id: Annotated[str | None, Query(max_length=200)] = None,
+    sender_id: Annotated[Storable | None, Query(max_length=200)] = None,
     cursor: Position = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> RetroactiveMessages:
