@@ -1,5 +1,6 @@
 """A provider's opt-out list against ours."""
 
+import json
 from collections.abc import AsyncIterator
 from itertools import permutations
 from typing import Any
@@ -11,6 +12,7 @@ from consent import reconciliations
 from consent.service import Settings, build
 from tests.builders import number
 from tests.running import Surroundings, bearer, running
+from tests.unit.common.test_msisdn import EITHER, RECEIVED, TYPED
 
 pytestmark = pytest.mark.brokerless
 
@@ -81,6 +83,30 @@ async def test_what_the_provider_has_and_we_lack_becomes_evidence_and_the_drift_
     assert (await state_of(service, 2))["version"] == 1
     again = (await reconcile(service, listed)).json()
     assert (again["known_opted_out"], again["missing_here"]) == (3, 0)
+
+
+@pytest.mark.parametrize("listed", [EITHER, RECEIVED, "00" + RECEIVED[1:]])
+async def test_a_number_that_may_be_of_noumea_is_out_there_and_one_in_doubt_in_france_as_well(
+    service: httpx.AsyncClient, listed: str
+) -> None:
+    """Operators leave out the sign of a country code, people the 0: nine digits may be either."""
+    for of_either in (RECEIVED, TYPED):
+        given = {
+            "sender_id": "acme",
+            "purpose": "promotions",
+            "number": of_either,
+            "occurred_at": "2026-01-01T09:00:00Z",
+            "evidence": {"source": "shop", "text_shown": "Oui"},
+        }
+        assert (await service.post("/v1/consents", json=given)).status_code == 201
+    doubt = listed == EITHER
+    drift = (await reconcile(service, json.dumps([listed]))).json()
+    assert (drift["listed"], drift["missing_here"]) == ((2, 2) if doubt else (1, 1))
+    states = {}
+    for of_either in (RECEIVED, TYPED):
+        found = (await service.post("/v1/subjects/lookup", json={"number": of_either})).json()
+        states[of_either] = found["consents"][0]["state"]
+    assert states == {RECEIVED: "opted_out", TYPED: "opted_out" if doubt else "opted_in"}
 
 
 async def test_long_lists_are_compared_chunk_by_chunk(

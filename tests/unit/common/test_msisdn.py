@@ -166,9 +166,12 @@ def test_neither_a_refusal_nor_a_representation_repeats_the_number() -> None:
     assert "39" not in repr(parse("06 39 98 12 34", fictional=True))
 
 
+EITHER, TYPED, RECEIVED = "687751234", "+33687751234", "+687751234"
+
+
 def test_nine_digits_are_a_french_mobile_that_lost_its_zero_when_typed_and_noumea_when_received() -> None:
-    assert parse("687751234").e164 == "+33687751234"
-    assert as_received("687751234") == "+687751234"
+    assert parse(EITHER).e164 == TYPED
+    assert as_received(EITHER) == RECEIVED
 
 
 @pytest.mark.parametrize(

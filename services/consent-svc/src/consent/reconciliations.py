@@ -52,7 +52,8 @@ class ListBody(Body):
 
 
 class Drift(Body):
-    """What differs. `listed` counts people, not lines; those `missing_here` are opted out from now on."""
+    """What differs. `listed` counts people, not lines: two where a number may be that of either. Those `missing_here`
+    are opted out from now on."""
 
     listed: int
     known_opted_out: int
@@ -99,19 +100,24 @@ def _listed(text: str, held: Resources[ServiceSettings]) -> tuple[dict[str, str]
     unreadable = []
     try:
         for line, raw in provider_list.numbers(text):
-            try:
-                number = parse(raw, fictional=held.settings.fictional_numbers).e164
-            except NumberRefused:
-                number = as_received(raw)
-            if any(char.isdigit() for char in number):
-                listed[held.subject_keys.subject_id(number)] = number
-            else:
+            if not (numbers := _readings(raw, fictional=held.settings.fictional_numbers)):
                 unreadable.append(line)
+            listed |= {held.subject_keys.subject_id(number): number for number in numbers}
     except NotAList as error:
         raise Invalid(str(error), reasons=[Reason("list", "not_a_list", str(error))]) from error
     if len(listed) > LIST_NUMBERS:
         raise Invalid(f"at most {LIST_NUMBERS} numbers at once", reasons=[Reason("list", "too_long")])
     return listed, unreadable
+
+
+def _readings(raw: str, *, fictional: bool) -> set[str]:
+    """The numbers that this may be: 687751234 is Nouméa's as operators write it, and a French mobile that lost its 0 as
+    people do. In doubt both are out. None without a digit."""
+    found = {number for number in (as_received(raw),) if any(char.isdigit() for char in number)}
+    try:
+        return found | {parse(raw, fictional=fictional).e164}
+    except NumberRefused:
+        return found
 
 
 async def _record_missing(
