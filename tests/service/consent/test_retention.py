@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts.consent import ConsentStateChanged, Purpose
 from common.database import Database
 from common.law import load
-from consent import expiring, ledger, senders, store
+from consent import expiring, ledger, retention, senders, store
 from consent.answers import Answers
 from consent.chain import verify
 from consent.expiring import Recount, step
@@ -215,6 +215,30 @@ async def test_a_sender_that_keeps_for_another_time_has_its_consents_counted_ane
     assert len(await told(database, "t1-other")) == 1
     assert await stepped(database, A_YEAR_LATER + DAY) > 0  # of the other sender
     assert await states(database, people[0]) == {"acme/promotions": "opted_in"}
+
+
+async def test_a_sender_that_keeps_for_another_time_has_those_counted_anew_of_whom_nothing_is_open(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(expiring, "PEOPLE", 3)  # several pages
+    people = [f"t1-{n}" for n in range(10)]
+    for n, person in enumerate(people):  # every other one has said STOP
+        said = [opt_in(n, evidence_id=f"ev-{n}"), *([opt_out(n + 1, evidence_id=f"ev-stop-{n}")] if n % 2 else [])]
+        await recorded(database, *(Statement(person, "sealed", each) for each in said))
+    strange = opt_out(0, evidence_id="ev-other", sender_id="globex")
+    await recorded(database, Statement("t1-other", "sealed", strange))
+    for months in (6, 24, 3):
+        await changed(database, months)
+        await counted_anew(database)
+        async with database.begin() as tx:
+            subjects = await store.lock_subjects(tx, {}, [*people, "t1-other"])
+            kept = await store.terms_kept(tx, subjects)
+            rules = await store.rules_of(tx, ["acme", "globex"])
+        for person, held in subjects.items():
+            assert tuple(kept[person]) == retention.kept_terms(held.state, rules, number=True)
+        (term,) = kept["t1-1"]
+        assert retention.is_person(term)
+        assert term.expires_at.date() == retention.after_months(NOON, months).date()
 
 
 async def test_a_consent_recorded_while_its_sender_changes_does_not_keep_the_old_term(database: Database) -> None:
