@@ -166,11 +166,25 @@ def test_a_line_may_be_as_long_as_that(end: bytes) -> None:
     assert cut(body, "ndjson", last=True) == ([Piece(body, 1)], b"")
 
 
-def test_what_no_csv_can_hold_is_refused_line_by_line_and_sinks_no_other() -> None:
-    """Lines that a quote within a cell, and then one at its beginning, made one cell of more than a reader takes."""
-    swallowed = b'0639981235"x,"y\n' + b"0639981236,z\n" * 11_000
-    found = dict(read(b"0639981234,a\n" + swallowed, Layout("csv", ",", ("number", "actor")), 2))
-    assert found.pop(2) == Line(number="0639981234", actor="a")
-    assert sorted(found) == list(range(3, 11_004)), "each line is told of"
-    assert found[3] == Unreadable("not_csv")
-    assert found[11_003] == Line(number="0639981236", actor="z")
+@pytest.mark.parametrize("quote", [b'"', b""])
+def test_what_no_csv_can_hold_is_refused_alone_and_sinks_no_other(quote: bytes) -> None:
+    too_long = b"0639981235," + quote + b"x" * 140_000 + quote + b"\n"
+    found = dict(read(b"0639981234,a\n" + too_long + b"0639981236,z\n", Layout("csv", ",", ("number", "actor")), 2))
+    assert found == {
+        2: Line(number="0639981234", actor="a"),
+        3: Unreadable("not_csv"),
+        4: Line(number="0639981236", actor="z"),
+    }
+
+
+def test_quotes_that_are_none_take_in_no_other_line() -> None:
+    """One within a cell opens nothing, one at its beginning does: a reader would go on to the end of the piece."""
+    lines = b'0639981234"x,"y\n0639981235,z\n0639981236,"z\nz"\n0639981237,"z'
+    pieces, _ = cut(lines, "csv", last=True)
+    found = dict(read(pieces[0].body, Layout("csv", ",", ("number", "actor")), 2))
+    assert found == {
+        2: Line(number='0639981234"x', actor="y"),
+        3: Line(number="0639981235", actor="z"),
+        4: Line(number="0639981236", actor="z\nz"),
+        6: Line(number="0639981237", actor="z"),
+    }

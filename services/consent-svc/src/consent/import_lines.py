@@ -177,20 +177,36 @@ def _line(raw: bytes) -> Line | Unreadable:
 
 
 def _csv(body: bytes, layout: Layout, first_line: int) -> Iterator[tuple[int, Line | Unreadable]]:
-    """What the reader gives up at is refused by every line that it took in by then."""
-    rows = csv.reader(io.StringIO(body.decode(), newline=""), delimiter=layout.delimiter)
+    """Each line by itself, as `cut` ends them: a quote that nothing closes takes in no other."""
     begins = first_line
-    while True:
+    for line in _whole_lines(body):
+        rows = csv.reader(io.StringIO(line.decode(), newline=""), delimiter=layout.delimiter)
+        at = begins
         try:
-            row = next(rows, None)
+            for row in rows:
+                if any(row):
+                    yield at, _cells(row, layout.columns)
+                at = begins + rows.line_num
         except csv.Error:
-            row = []
-            yield from ((number, Unreadable("not_csv")) for number in range(begins, first_line + rows.line_num))
-        if row is None:
-            return
-        if any(row):
-            yield begins, _cells(row, layout.columns)
-        begins = first_line + rows.line_num
+            yield at, Unreadable("not_csv")
+        begins += line.count(b"\n")
+
+
+def _whole_lines(body: bytes) -> Iterator[bytes]:
+    """All at once where nothing is quoted and no cell can be too long, which is three times as fast."""
+    if b'"' not in body and len(body) <= csv.field_size_limit():
+        yield body
+        return
+    start = at = 0
+    quoted = False
+    while (newline := body.find(b"\n", at)) >= 0:
+        quoted ^= bool(body.count(b'"', at, newline) % 2)
+        at = newline + 1
+        if not quoted:
+            yield body[start:at]
+            start = at
+    if start < len(body):
+        yield body[start:]
 
 
 def _cells(row: Sequence[str], columns: Sequence[str]) -> Line | Unreadable:
