@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from common.database import Database
 from common.kafka import partition_of
-from dispatch import store
+from dispatch import outcomes, store
 from dispatch.clearance import Permit, stored
 from dispatch.gateways import HTTP_PROVIDERS, LOOK_UPS, HttpGateway, Result
 from dispatch.pipeline import Handoff
@@ -88,11 +88,13 @@ class Ledger:
             )
 
     async def send(self) -> None:
+        await self.handoff.send([await self.permit()])
+
+    async def permit(self) -> Permit:
         await self.holds("sending")
         row = await self.row()
         said = "Offre. STOP au 36111", "MAISONLUNE", "36111"
-        permit = Permit(stored(row), number(1), *said, self.provider, until=float("inf"), row=row._mapping)
-        await self.handoff.send([permit])
+        return Permit(stored(row), number(1), *said, self.provider, until=float("inf"), row=row._mapping)
 
     async def row(self) -> Any:
         async with self.database.begin() as tx:
@@ -231,13 +233,31 @@ async def test_an_outcome_that_cannot_be_stored_holds_up_no_other(ledger_of: Led
     await wrong.holds("unknown")
     await right.holds("unknown")
     rows = [await wrong.row(), await right.row()]
-    never = asyncio.create_task(right.handoff.learn(rows[0], Result("accepted", "a\0", None)))
+    unstorable = outcomes.looked_up(rows[0], Result("accepted", "op-0", None), echoes_reference=False) | {"code": "a\0"}
+    never = asyncio.create_task(right.handoff._settle([unstorable], marketing=True))
     await right.handoff.learn(rows[1], Result("accepted", "op-1", None))
     assert (await right.row()).status == "accepted"
     assert (await wrong.row()).status == "unknown"
     assert not never.done()
     for task in (never, *right.handoff._storing[True].stubborn):
         task.cancel()
+
+
+@pytest.mark.parametrize("said", ["SM\0one", "".join(map(chr, range(0x4E00, 0x4E00 + 3000)))], ids=["nul", "too-long"])
+async def test_an_id_that_postgres_cannot_take_holds_up_nothing_and_its_message_is_accepted(
+    ledger_of: LedgerOf, server: FaultServer, said: str
+) -> None:
+    odd, plain = ledger_of("simulator"), ledger_of("simulator")
+    permits = [await odd.permit(), await plain.permit()]
+    ids = {odd: said, plain: "sim-2"}
+    results = [{"reference": str(of.message_id), "id": name, "status": "accepted"} for of, name in ids.items()]
+    server.answer = http(200, {"results": results})
+    async with asyncio.timeout(30.0):
+        await plain.handoff.send(permits)
+    assert len(server.requests) == 1
+    for ledger, name in ((odd, None), (plain, "sim-2")):
+        row = await ledger.row()
+        assert (row.status, row.gateway_message_id) == ("accepted", name)
 
 
 async def test_what_is_not_due_for_a_look_is_left_alone(ledger_of: LedgerOf, server: FaultServer) -> None:

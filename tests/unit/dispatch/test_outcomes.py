@@ -8,7 +8,7 @@ import pytest
 from dispatch.clearance import Permit, requested
 from dispatch.gate import Reason
 from dispatch.gateways import Misconfigured, Refused, Result, SendError, Throttled, Unanswered, Unreachable
-from dispatch.outcomes import answered
+from dispatch.outcomes import KEPT_CHARS, UNREADABLE, answered
 from tests import builders
 
 PERMIT = Permit(
@@ -37,3 +37,17 @@ def test_what_failed_is_tried_again_is_final_or_is_not_known(error: SendError) -
 def test_whatever_is_said_of_a_repeat_the_first_may_have_arrived(error: SendError) -> None:
     row = _answered(msgspec.structs.replace(PERMIT, again=True), error)
     assert (row["status"], row["reasons"], row["code"]) == ("unknown", (), None)
+
+
+@pytest.mark.parametrize("said", ["SM\x001", "SM\ud83d", "S" * (KEPT_CHARS + 1)])
+def test_an_id_or_a_code_that_the_ledger_cannot_take_changes_nothing_else(said: str) -> None:
+    taken = _answered(PERMIT, Result("accepted", said, None))
+    assert (taken["status"], taken["gateway_message_id"], taken["known_as"]) == ("accepted", None, None)
+    for answer in (Result("rejected", None, said), Refused(said)):
+        refused = _answered(PERMIT, answer)
+        assert (refused["status"], refused["code"]) == ("rejected", UNREADABLE)
+
+
+def test_one_that_it_can_take_is_kept_as_it_is() -> None:
+    row = _answered(PERMIT, Result("accepted", "S" * KEPT_CHARS, "40 001"))
+    assert (row["gateway_message_id"], row["known_as"], row["code"]) == ("S" * KEPT_CHARS, "S" * KEPT_CHARS, "40 001")

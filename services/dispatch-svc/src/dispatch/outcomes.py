@@ -11,6 +11,9 @@ from dispatch.clearance import Permit
 from dispatch.gate import Reason
 from dispatch.gateways import Misconfigured, Refused, Result, SendError, Throttled, Unreachable
 
+KEPT_CHARS = 500  # of an id or a code: Postgres can index that, and an event has room for it
+UNREADABLE = "unreadable"  # instead of a code
+
 
 def answered(
     permit: Permit,
@@ -62,7 +65,7 @@ def outcome(
         "gateway": permit.gateway,
         "gateway_message_id": None,
         "known_as": None,
-        "code": code,
+        "code": _code(code),
         "handed_off_at": handed_off_at,
     }
 
@@ -79,7 +82,7 @@ def looked_up(row: Any, result: Result, *, echoes_reference: bool) -> dict[str, 
         "reasons": (),
         "due_at": None,
         "gateway": row.gateway,
-        "code": result.code,
+        "code": _code(result.code),
         "handed_off_at": None,
         "answer": result,
         **_named(result, echoes_reference=echoes_reference),
@@ -87,11 +90,20 @@ def looked_up(row: Any, result: Result, *, echoes_reference: bool) -> dict[str, 
 
 
 def _named(result: Result, *, echoes_reference: bool) -> dict[str, str | None]:
-    """What the gateway calls the message; `known_as` where its receipts will name nothing else."""
-    return {
-        "gateway_message_id": result.gateway_message_id,
-        "known_as": None if echoes_reference else result.gateway_message_id,
-    }
+    """What the gateway calls the message; `known_as` where its receipts will name nothing else. No name where it cannot
+    be kept: whatever it is called, the message is what it is, and inbound-svc takes no receipt of such an id."""
+    name = result.gateway_message_id if _can_be_kept(result.gateway_message_id) else None
+    return {"gateway_message_id": name, "known_as": None if echoes_reference else name}
+
+
+def _code(said: str | None) -> str | None:
+    return said if _can_be_kept(said) else UNREADABLE
+
+
+def _can_be_kept(said: str | None) -> bool:
+    """No NUL, no half of a surrogate pair, not too long. What the ledger cannot take would be tried for ever, and all
+    that it was submitted with would wait."""
+    return said is None or (len(said) <= KEPT_CHARS and said.isprintable())
 
 
 def went_as_it_should(outcome: Mapping[str, Any]) -> bool:
