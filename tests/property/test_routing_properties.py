@@ -67,6 +67,13 @@ def test_weights_share_the_messages() -> None:
     assert 0.70 < drawn.count("cheap") / len(drawn) < 0.80
 
 
+def _asked(state: Health, kind: str, now: float, jitter: float = 1.0) -> Health:
+    """One request, and how it ended."""
+    if kind == "answered":
+        return health.answered(health.counted(state, 1, 0), now, 0.1)
+    return health.failed(health.counted(state, 0, 1), kind, now, jitter)  # type: ignore[arg-type]
+
+
 events = st.lists(
     st.tuples(st.sampled_from(("answered", "unreachable", "unanswered", "misconfigured")), st.floats(0, 60)),
     max_size=60,
@@ -80,12 +87,10 @@ def test_a_gateway_never_rests_longer_than_its_kind_of_failure_may_and_always_co
     state, now = Health(), 0.0
     for kind, passed in history:
         now += passed
-        before = state
+        before, state = state, _asked(state, kind, now, jitter)
         if kind == "answered":
-            state = health.answered(state, now, 0.1)
             assert state.rests_until == before.rests_until, "an answer sends nobody to rest"
         else:
-            state = health.failed(state, kind, now, jitter)  # type: ignore[arg-type]
             longest = 300.0 if kind == "misconfigured" else 30.0
             assert state.rests_until <= max(before.rests_until, now + longest)
         assert 0 <= state.error_rate <= 1
@@ -101,12 +106,10 @@ def test_after_a_rest_a_gateway_is_tried_until_it_answers_or_rests_again(
         now += passed
         resting = now < state.rests_until
         assert health.standing(state, now) == ("resting" if resting else "to be tried" if rested else "open")
+        before, state = state.rests_until, _asked(state, kind, now, jitter)
         if kind == "answered":
-            state = health.answered(state, now, 0.1)
             rested &= resting
         else:
-            before = state.rests_until
-            state = health.failed(state, kind, now, jitter)  # type: ignore[arg-type]
             assert state.rests_until > now or not rested, "one failure, and it rests again"
             rested |= state.rests_until > before
 
@@ -150,11 +153,23 @@ def test_failures_of_one_moment_are_one_rest() -> None:
 def test_a_lost_answer_now_and_then_closes_nothing_and_most_of_them_do() -> None:
     state = Health()
     for n in range(100):
-        state = health.failed(state, "unanswered", n, 1.0) if n % 4 == 0 else health.answered(state, n, 0.1)
+        state = _asked(state, "unanswered" if n % 4 == 0 else "answered", n)
         assert health.may_go(state, n)
     for n in range(100, 130):
-        state = health.failed(state, "unanswered", n, 1.0)
+        state = _asked(state, "unanswered", n)
     assert not health.may_go(state, 129)
+
+
+@given(st.integers(0, 40), st.integers(1, 200), st.floats(0, 1))
+def test_what_is_asked_together_counts_as_much_as_one_after_the_other_whichever_fails(
+    before: int, asked: int, share: float
+) -> None:
+    state = together = one_by_one = health.counted(Health(), before, 1)
+    together = health.counted(state, asked * (1 - share), asked * share)
+    for _ in range(asked):
+        one_by_one = health.counted(one_by_one, 1 - share, share)
+    assert abs(together.answered - one_by_one.answered) < 1e-6
+    assert abs(together.failed - one_by_one.failed) < 1e-6
 
 
 submits = st.lists(st.tuples(st.booleans(), st.floats(0, 8), st.floats(0, 30)), max_size=80)

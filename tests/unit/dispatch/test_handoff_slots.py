@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,7 +12,18 @@ from common.contracts.campaign import Category
 from dispatch import pipeline
 from dispatch.clearance import Permit, _no_way, requested, uptime_s
 from dispatch.gate import Reason
-from dispatch.gateways import HTTP_PROVIDERS, Account, HttpGateway, Misconfigured, Unreachable
+from dispatch.gateways import (
+    HTTP_PROVIDERS,
+    Account,
+    Capabilities,
+    HttpGateway,
+    Misconfigured,
+    Result,
+    SendError,
+    Submit,
+    Unanswered,
+    Unreachable,
+)
 from dispatch.gateways.health import Health
 from dispatch.pipeline import Handoff
 from dispatch.routing import Route
@@ -158,3 +169,53 @@ async def test_a_submit_that_outlives_its_gateways_word_is_unknown(monkeypatch: 
     assert rows is not None
     assert [row["status"] for row in rows] == ["unknown", "unknown"]
     assert len(server.requests) == 2
+
+
+class Operator:
+    """Loses so many answers of each submit, or one that is everybody's."""
+
+    name, batch, timeout_s = HOME, 32, 1.0
+
+    def __init__(self, batch: int) -> None:
+        self.capabilities = Capabilities(batch=batch)
+        self.loses: int | SendError = 0
+
+    async def submit(self, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
+        if isinstance(self.loses, SendError):
+            raise self.loses
+        lost = [Unanswered(f"the connection of {n}") for n in range(self.loses)]
+        return [*lost, *(Result("accepted", None, None) for _ in messages[self.loses :])]
+
+    async def look_up(self, reference: str, subject_id: str) -> Result | None:
+        return None
+
+    async def close(self) -> None:
+        pass
+
+
+async def _standing_after(operator: Operator, handoff: Handoff, submits: int, loses: int | SendError) -> str:
+    operator.loses = loses
+    for _ in range(submits):
+        await handoff._submit([_permit()] * operator.batch)
+    return handoff.traffic.standing(HOME)
+
+
+@pytest.mark.parametrize(("batch", "until_closed"), [(1, 1), (32, 40)])
+async def test_lost_answers_close_a_gateway_when_they_are_most_whatever_a_request_holds(
+    batch: int, until_closed: int
+) -> None:
+    operator = Operator(batch)
+    handoff = _handoff(Traffic([operator]))
+    for loses in (0, 1, 4, 12):
+        assert await _standing_after(operator, handoff, 50, loses) == "open", f"{loses} of 32"
+    assert await _standing_after(operator, handoff, 50, 0) == "open"
+    assert await _standing_after(operator, handoff, until_closed, 20) == "resting"
+
+
+async def test_one_request_that_is_not_answered_closes_nothing_however_many_it_holds() -> None:
+    operator = Operator(32)
+    handoff = _handoff(Traffic([operator]))
+    for submits in (50, 3, 3):
+        assert await _standing_after(operator, handoff, submits, 0) == "open"
+        assert await _standing_after(operator, handoff, 1, Unanswered("silence")) == "open"
+    assert await _standing_after(operator, handoff, 20, Unanswered("silence")) == "resting"

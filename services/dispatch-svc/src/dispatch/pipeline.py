@@ -278,10 +278,14 @@ class Handoff:
         except SendError as error:
             results = [error] * len(permits)
         took_s = time.monotonic() - started
-        if answered := {p.oadc for p, r in zip(permits, results, strict=True) if isinstance(r, (Result, Refused))}:
-            self.traffic.answered(gateway.name, answered, took_s)
+        answered = [p.oadc for p, r in zip(permits, results, strict=True) if isinstance(r, (Result, Refused))]
+        failed = len(answered) < len(results)
+        self.traffic.counted(gateway.name, len(answered), sum(map(_is_no_answer, results)) if failed else 0)
+        if answered:
+            self.traffic.answered(gateway.name, set(answered), took_s)
             SUBMIT.labels(gateway.name).observe(took_s)
-        self._note_failures(gateway.name, permits, results)
+        if failed:
+            self._note_failures(gateway.name, permits, results)
         echoes = gateway.capabilities.echoes_reference
         return [
             outcomes.answered(p, r, at, self._again(p, r), echoes_reference=echoes)
@@ -468,6 +472,13 @@ class Handoff:
 
 def _lane(permit: Permit) -> tuple[str, bool]:
     return permit.gateway, permit.candidate.category == "marketing"
+
+
+def _is_no_answer(result: Result | SendError) -> bool:
+    """That a gateway is asked to wait, or that it takes no message of one sender's, it has said itself."""
+    if isinstance(result, Misconfigured):
+        return not result.of_sender
+    return isinstance(result, (Unreachable, Unanswered))
 
 
 async def _tell_what_the_provider_refuses(tx: AsyncConnection, settled: Sequence[dict[str, Any]]) -> None:

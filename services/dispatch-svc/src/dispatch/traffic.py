@@ -23,7 +23,7 @@ from dispatch.gateways.rates import Bucket
 from dispatch.routing import Route, cheapest, choose, ways
 
 RESTS = counter("sms_dispatch_gateway_rests_total", "Times that a gateway was left alone for a while.", ["gateway"])
-ERRORS = gauge("sms_dispatch_gateway_errors_ratio", "Of the last submits, those that got no answer.", ["gateway"])
+ERRORS = gauge("sms_dispatch_gateway_errors_ratio", "Of the last requests, those that got no answer.", ["gateway"])
 LATENCY = gauge(
     "sms_dispatch_gateway_latency_seconds", "Of the last submits that got an answer, how long.", ["gateway"]
 )
@@ -162,8 +162,16 @@ class Traffic:
             equals = [way for way in equals if not healths.is_slow(self._of(way.gateway), now)] or equals
         return Ways(equals, exist=True, add_stop=self._adding_stop)
 
+    def counted(self, name: str, answered: int, failed: int) -> None:
+        """Messages of one submit that got an answer, and that got none. Where a request holds many, these were one."""
+        if answered + failed == 0:
+            return
+        many = min(answered + failed, self.gateways[name].capabilities.batch)
+        self._health[name, ""] = health = healths.counted(self._of(name), answered / many, failed / many)
+        ERRORS.labels(name).set(health.error_rate)
+
     def answered(self, name: str, oadcs: Collection[str], latency_s: float) -> None:
-        """A submit with messages of these senders got its results."""
+        """A submit with messages of these senders got its results, `counted` already."""
         now = time.monotonic()
         health = healths.answered(self._of(name), now, latency_s)
         known = [took_s for each in self._equals[name] if (took_s := healths.latency(self._of(each), now)) is not None]
@@ -175,10 +183,9 @@ class Traffic:
             if (of_sender := self._health.get((name, oadc))) is not None:
                 self._health[name, oadc] = healths.answered(of_sender, now, latency_s)
         LATENCY.labels(name).set(compared.latency_s)
-        ERRORS.labels(name).set(self._of(name).error_rate)
 
     def failed(self, name: str, failure: Failure, oadc: str = "") -> None:
-        """A submit did not, because of this sender on it where one is named."""
+        """A submit did not, because of this sender on it where one is named. `counted` already."""
         now = time.monotonic()
         before = self._of(name, oadc)
         health = healths.failed(before, failure, now, _jitter())
@@ -187,7 +194,6 @@ class Traffic:
             RESTS.labels(name).inc()
         if failure == "misconfigured":
             ALERTS.labels(name).inc()
-        ERRORS.labels(name).set(self._of(name).error_rate)
 
     def misconfigured_after_all(self, name: str, handed_off_at: datetime, oadc: str = "") -> bool:
         """A receipt says so (`receipt_codes`) of a message that this gateway took then. Is it news, and of now?"""

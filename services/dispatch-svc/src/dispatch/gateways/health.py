@@ -1,9 +1,10 @@
 """Is a gateway worth trying? Pure: `now` (monotonic seconds) and the jitter are arguments.
 
 A circuit breaker of one record: what fails before it began closes the gateway at once, what is never answered closes it
-when it is more than half of what was asked lately. It rests for longer each time, and the first answer after a rest
-tells: success forgets, failure rests again. Until then one message of each lane tries it. Where a receipt says that
-what was taken came to nothing until somebody acts, an answer proves nothing: it rests for as long as it may, each time.
+when it is more than half of what was asked lately. A request is asked, be it of one message or of a hundred; each of
+those counts for its part. It rests for longer each time, and the first answer after a rest tells: success forgets,
+failure rests again. Until then one message of each lane tries it. Where a receipt says that what was taken came to
+nothing until somebody acts, an answer proves nothing: it rests for as long as it may, each time.
 
 And is it slow? Then it is not closed: who has another way of the same price takes that, for a minute. Slow is, on the
 average of its last ten answers, longer than a quarter of what a submit may take, and three times as long as the fastest
@@ -17,7 +18,7 @@ Failure = Literal["unreachable", "unanswered", "misconfigured"]
 Standing = Literal["open", "to be tried", "resting"]
 
 LONGEST_REST_S: dict[Failure, float] = {"unreachable": 30.0, "unanswered": 30.0, "misconfigured": 300.0}
-FADE = 0.95  # of what was counted, with each submit: the last twenty matter
+FADE = 0.95  # of what was counted, with each request: the last twenty matter
 ENOUGH = 3.0  # failures without which no error rate is believed
 TOO_MANY = 0.5  # of what was asked lately
 
@@ -32,7 +33,7 @@ SLOW_FOR_S = 60.0  # and as long is an average of any use
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    answered: float = 0.0  # faded counts
+    answered: float = 0.0  # faded counts of requests
     failed: float = 0.0
     latency_s: float = 0.0  # moving average of the last answers, of which there are
     timed: int = 0
@@ -72,14 +73,23 @@ def latency(health: Health, now: float) -> float | None:
     return health.latency_s if known else None
 
 
+def counted(health: Health, answered: float, failed: float) -> Health:
+    """Of requests that went together, so many got an answer and so many none: which came first tells nothing."""
+    asked = answered + failed
+    kept = FADE**asked
+    each = (1 - kept) / (1 - FADE) / asked
+    return replace(
+        health, answered=health.answered * kept + answered * each, failed=health.failed * kept + failed * each
+    )
+
+
 def answered(health: Health, now: float, latency_s: float) -> Health:
+    """What was asked got an answer, which is `counted` already."""
     anew = now - health.answered_at > SLOW_FOR_S or health.answered_at < health.slow_until <= now
     timed = 1 if anew else min(health.timed + 1, LAST)
     rests = health.rests if now < health.rests_until else 0  # asked before the rest: tells nothing of now
     return replace(
         health,
-        answered=health.answered * FADE + 1,
-        failed=health.failed * FADE,
         latency_s=latency_s if anew else health.latency_s + (latency_s - health.latency_s) / timed,
         timed=timed,
         answered_at=now,
@@ -97,14 +107,14 @@ def compared(health: Health, now: float, fastest_s: float | None, timeout_s: flo
 
 
 def failed(health: Health, failure: Failure, now: float, jitter: float) -> Health:
-    """`jitter` in (0, 1]: the share of the full rest that is taken, so that replicas do not come back as one."""
-    known = replace(health, answered=health.answered * FADE, failed=health.failed * FADE + 1)
-    if failure == "unanswered" and not _failing(known):
-        return known
+    """What is `counted` already. `jitter` in (0, 1]: the share of the full rest that is taken, so that replicas do not
+    come back as one."""
+    if failure == "unanswered" and not _failing(health):
+        return health
     if now < health.rests_until:  # several in flight that fail for one reason are one rest
-        return known
+        return health
     rest_s = min(2.0**health.rests, LONGEST_REST_S[failure]) * jitter
-    return replace(known, rests=min(health.rests + 1, 12), rests_until=now + rest_s, because=failure)
+    return replace(health, rests=min(health.rests + 1, 12), rests_until=now + rest_s, because=failure)
 
 
 def misconfigured_after_all(health: Health, asked_at: float, now: float, jitter: float) -> Health:

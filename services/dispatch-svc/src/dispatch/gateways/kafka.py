@@ -25,7 +25,9 @@ from dispatch.gateways.gateway import (
 
 NEEDS: Sequence[str] = ()
 OPTIONS: Mapping[str, bool] = {}
-capabilities = Capabilities(batch=500, echoes_reference=True)
+capabilities = Capabilities(echoes_reference=True)
+
+AT_ONCE = 500  # messages of one submit, each an event of its own
 
 
 class KafkaGateway:
@@ -43,7 +45,7 @@ class KafkaGateway:
     ) -> None:
         self.name = name
         self.capabilities = capabilities
-        self.batch = min(batch or capabilities.batch, capabilities.batch)
+        self.batch = min(batch or AT_ONCE, AT_ONCE)
         self._topic = operator_submits(account)
         self._publisher = Publisher(settings, "dispatch")
         self.timeout_s = timeout_s
