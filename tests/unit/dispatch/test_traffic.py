@@ -220,6 +220,12 @@ async def test_what_no_route_is_for_has_no_way(traffic: Traffic) -> None:
     assert _way(only) == Way(None, exists=False)
 
 
+async def test_a_process_that_no_partition_is_assigned_to_yet_sends_as_with_one(traffic: Traffic) -> None:
+    """It wakes what is due meanwhile, as do the others that start with it."""
+    when = traffic.admit(CHEAP, ["LUNE", "SOLEIL", "ETOILE"])
+    assert [at is None for at in when] == [True, True, False], "a sixth of 12 a second"
+
+
 async def test_a_process_sends_its_partitions_part_of_a_rate_and_the_rest_comes_back_in_turn(traffic: Traffic) -> None:
     traffic.holds(3)  # of 6: half of 12 a second, and of 4 for each sender
     when = traffic.admit(CHEAP, ["LUNE"] * 3 + ["SOLEIL"] * 3 + ["ETOILE"] * 3)

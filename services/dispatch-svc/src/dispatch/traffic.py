@@ -89,7 +89,7 @@ class Traffic:
         self._rates = rates or {}
         self._partitions = partitions
         self._part = part
-        self._share = part
+        self.holds(0)
         self._health: dict[tuple[str, str], Health] = {}  # by gateway and OADC; "" is the gateway itself
         self._buckets: dict[tuple[str, str], Bucket] = {}
         for name in self.gateways:  # 0 from the start, so that the first of each is an increase
