@@ -3,9 +3,10 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from common.contracts.campaign import Category
@@ -21,13 +22,14 @@ from dispatch.gateways import (
     Result,
     SendError,
     Submit,
+    Throttled,
     Unanswered,
     Unreachable,
 )
 from dispatch.gateways.health import Health
 from dispatch.pipeline import Handoff
 from dispatch.routing import Route
-from dispatch.traffic import Traffic
+from dispatch.traffic import Rates, Traffic
 from tests import builders
 from tests.eventually import eventually
 from tests.fault_server import fault_server
@@ -169,6 +171,20 @@ async def test_a_submit_that_outlives_its_gateways_word_is_unknown(monkeypatch: 
     assert rows is not None
     assert [row["status"] for row in rows] == ["unknown", "unknown"]
     assert len(server.requests) == 2
+
+
+async def test_nothing_waits_for_its_turn_beyond_the_end_of_its_use(handoff: Handoff) -> None:
+    ends = datetime.now(UTC) + timedelta(seconds=2.5)
+    permit = _permit()
+    permit = msgspec.structs.replace(permit, candidate=msgspec.structs.replace(permit.candidate, send_before=ends))
+    limited = _handoff(Traffic([*handoff.traffic.gateways.values()], rates={HOME: Rates(gateway=1.0)}))
+    going, later = limited._within_the_rate([permit] * 10)
+    waiting = [row["due_at"] for row in later]
+    assert (len(going), len(waiting)) == (1, 9)
+    assert waiting[0] < ends
+    assert waiting[2:] == [ends] * 7
+    handoff.traffic.pause(HOME, 60.0)
+    assert handoff._again(permit, Throttled(60.0)) == ends
 
 
 class Operator:

@@ -419,7 +419,8 @@ class Handoff:
         return [d.permit for d in decisions if d.permit]
 
     def _within_the_rate(self, permits: Sequence[Permit]) -> tuple[list[Permit], list[dict[str, Any]]]:
-        """Those that may go now, and what becomes of the others: they come back one after the other, at the rate."""
+        """Those that may go now, and what becomes of the others: they come back one after the other, at the rate, to
+        expire where their turn is too late."""
         now: list[Permit] = []
         later: list[dict[str, Any]] = []
         if permits[0].again:
@@ -429,7 +430,8 @@ class Handoff:
             if due is None:
                 now.append(permit)
             else:
-                later.append(outcomes.outcome(permit, "deferred", (Reason.GATEWAY_THROTTLED,), due))
+                until = min(due, permit.candidate.send_before)
+                later.append(outcomes.outcome(permit, "deferred", (Reason.GATEWAY_THROTTLED,), until))
         return now, later
 
     def _note_failures(self, name: str, permits: Sequence[Permit], results: Sequence[Result | SendError]) -> None:
@@ -451,7 +453,8 @@ class Handoff:
                 self.traffic.failed(name, kind)
 
     def _again(self, permit: Permit, result: Result | SendError) -> datetime | None:
-        """When what has not left may be decided again: at once while one of its own ways is open."""
+        """When what has not left may be decided again: at once while one of its own ways is open, and no later than it
+        expires."""
         if not isinstance(result, (Throttled, Unreachable, Misconfigured)):
             return None
         ways = self.traffic.ways(
@@ -461,7 +464,7 @@ class Handoff:
             category=permit.candidate.category,
             unfit=self.traffic.unfit(permit.text),
         )
-        return ways.until or datetime.now(UTC)
+        return min(ways.until or datetime.now(UTC), permit.candidate.send_before)
 
     async def learn(self, row: Row[Any], result: Result) -> None:
         """What the gateway says of a message whose answer was lost (`message_id`, `subject_id`, `partition`,
