@@ -51,6 +51,12 @@ def timers_of(database: Database, handoff: Handoff, batch: int = 10) -> Timers:
     return Timers(database, UNUSED, handoff, batch=batch, partitions=1, sending_timeout=timedelta(minutes=1))
 
 
+async def looked_up(timers: Timers) -> None:
+    """All that is due for it, as its timer does."""
+    while await timers.look_up():
+        pass
+
+
 class Ledger:
     """One message, and the gateway it goes by."""
 
@@ -111,8 +117,7 @@ class Ledger:
             return [bytes(row.payload) for row in rows]
 
     async def look_up(self) -> None:
-        timers = timers_of(self.database, self.handoff)
-        await timers.look_up()
+        await looked_up(timers_of(self.database, self.handoff))
 
 
 LedgerOf = Callable[[str], Ledger]
@@ -202,14 +207,16 @@ async def test_what_was_lost_is_looked_up_and_stays_unknown_where_the_provider_d
 
 async def test_a_provider_that_fails_keeps_no_other_from_being_asked(ledger_of: LedgerOf, server: FaultServer) -> None:
     failing, sound = ledger_of("infobip"), ledger_of("sinch")
+    another = ledger_of("infobip")
     await failing.holds("unknown", decided_ago=timedelta(seconds=95))  # the older: asked for first
+    await another.holds("unknown", decided_ago=timedelta(seconds=92))
     await sound.holds("unknown", decided_ago=timedelta(seconds=90))
     server.answer = http(200, {"batches": [{"id": "01SINCH"}]})
     async with fault_server() as wrong:
         wrong.fault = "error"
         failing.gateway._url = wrong.url
-        timers = timers_of(sound.database, handoff_by(sound.database, failing.gateway, sound.gateway))
-        await timers.look_up()
+        handoff = handoff_by(sound.database, failing.gateway, sound.gateway)
+        await looked_up(timers_of(sound.database, handoff, batch=1))
         assert len(wrong.requests) == 1
     assert ((await failing.row()).status, (await sound.row()).status) == ("unknown", "accepted")
 
@@ -223,9 +230,25 @@ async def test_what_came_due_while_the_last_looks_took_long_is_not_missed_and_th
     server.answer = http(200, {"batches": []})
     timers = timers_of(older.database, older.handoff, batch=1)
     timers._looked_up_at = now() - timedelta(minutes=5)
-    await timers.look_up()
-    [asked] = server.requests
-    assert str(older.message_id).encode() in asked
+    await looked_up(timers)
+    first, second = server.requests
+    assert str(older.message_id).encode() in first
+    assert str(younger.message_id).encode() in second
+
+
+async def test_of_many_that_were_lost_at_one_instant_each_is_asked_about_though_the_first_are_not_known(
+    ledger_of: LedgerOf, server: FaultServer
+) -> None:
+    lost = sorted((ledger_of("infobip") for _ in range(3)), key=lambda each: each.message_id)
+    for each in lost:
+        await each.holds("unknown", decided_ago=timedelta(seconds=90))
+    async with lost[0].database.begin() as tx:
+        await tx.execute(text("UPDATE message SET unknown_since = (SELECT min(unknown_since) FROM message)"))
+    known = {"messageId": str(lost[2].message_id), "status": {"groupId": 3, "name": "DELIVERED"}}
+    server.answer = http(200, {"results": [known]})
+    await looked_up(timers_of(lost[0].database, lost[0].handoff, batch=1))
+    assert [(await each.row()).status for each in lost] == ["unknown", "unknown", "accepted"]
+    assert len(server.requests) == 3
 
 
 async def test_an_outcome_that_cannot_be_stored_holds_up_no_other(ledger_of: LedgerOf) -> None:

@@ -4,8 +4,10 @@ crash left `sending` is resolved, receipts that came before their message find i
 import asyncio
 import logging
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Row
 
@@ -33,6 +35,16 @@ LOOK_UPS = 4  # at once, of one gateway
 LOOK_UP_AFTER = tuple(timedelta(minutes=minutes) for minutes in (1, 10, 60, 360))  # the first may be too soon
 
 
+@dataclass(slots=True)
+class _LookUp:
+    """What came due for one, `after` what has been asked about already, while some of it is left. The gateways that
+    `fail` are asked the next time."""
+
+    spans: Sequence[tuple[datetime, datetime]]
+    after: tuple[datetime, UUID]
+    fail: set[str] = field(default_factory=set)
+
+
 class Timers:
     """`sending_timeout`: no live hand-off lasts that long (permit, submit and settle together)."""
 
@@ -54,6 +66,7 @@ class Timers:
         self._sending_timeout = sending_timeout
         self._told: set[int] = set()  # partitions with a code that is due at once
         self._looked_up_at: datetime | None = None
+        self._looking_up: _LookUp | None = None
 
     def codes(self) -> Worker:
         """Who waits for a code waits for no answer to another's, as long as a gateway has a slot that is free."""
@@ -182,24 +195,34 @@ class Timers:
         return again or bool(matched)
 
     async def look_up(self) -> bool:
-        """Ask the gateways that can be asked what became of messages whose answer was lost, a few times. What they do
-        not know stays `unknown`."""
+        """Ask the gateways that can be asked what became of messages whose answer was lost, a few times: one page.
+        What they do not know stays `unknown`. Is there more?"""
         gateways = {g.name: g for g in self._handoff.traffic.gateways.values() if g.capabilities.looks_up}
         if not gateways:
             return False
+        look = self._looking_up = self._looking_up or self._due_for_a_look()
+        asked = [name for name in gateways if name not in look.fail]
+        async with self._database.begin() as tx:
+            rows = await store.unknown_of(tx, asked, look.spans, look.after, self._batch)
+        wanted = {row.message_id: row for row in rows}.values()
+        of_each = {name: [row for row in wanted if row.gateway == name] for name in asked}
+        answer = await asyncio.gather(*(self._look_up(gateways[name], of) for name, of in of_each.items()))
+        look.fail.update(name for name, answers in zip(of_each, answer, strict=True) if not answers)
+        if len(rows) < self._batch:
+            self._looking_up = None
+            return False
+        look.after = rows[-1].unknown_since, rows[-1].message_id
+        return True
+
+    def _due_for_a_look(self) -> _LookUp:
         now, width = datetime.now(UTC), timedelta(seconds=2 * LOOK_UP_EVERY_S)
         since = min(now - width, self._looked_up_at or now)  # none is missed where the last time took long
         self._looked_up_at = now
-        windows = [(since - age, now - age) for age in LOOK_UP_AFTER]
-        async with self._database.begin() as tx:
-            rows = await store.unknown_of(tx, list(gateways), windows, self._batch)
-        wanted = {row.message_id: row for row in rows}.values()
-        of_each = {name: [row for row in wanted if row.gateway == name] for name in gateways}
-        await asyncio.gather(*(self._look_up(gateways[name], of) for name, of in of_each.items()))
-        return False
+        spans = [(since - age, now - age) for age in LOOK_UP_AFTER]
+        return _LookUp(spans, after=(min(begin for begin, _ in spans), UUID(int=0)))
 
-    async def _look_up(self, gateway: Gateway, rows: Sequence[Row[Any]]) -> None:
-        """A few at once, until one fails: then the others of this gateway wait for the next time."""
+    async def _look_up(self, gateway: Gateway, rows: Sequence[Row[Any]]) -> bool:
+        """A few at once, until one fails: then the others of this gateway wait for the next time. Does it answer?"""
         left = iter(rows)
         fails = False
 
@@ -219,6 +242,7 @@ class Timers:
                     await self._handoff.learn(row, found)
 
         await asyncio.gather(*(one_after_another() for _ in range(LOOK_UPS)))
+        return not fails
 
     async def _enforce_left_open(self) -> None:
         """Two hand-offs of one person that settle at the same instant each see the other still `sending`."""
