@@ -23,6 +23,7 @@ from dispatch.clearance import requested as candidate
 from dispatch.gate import Limits
 from dispatch.gateways import HTTP_PROVIDERS, Account, Capabilities, HttpGateway
 from dispatch.pipeline import Handoff
+from dispatch.receipts import settle_receipts
 from dispatch.timers import Timers
 from dispatch.traffic import Rates, Traffic
 from tests.builders import (
@@ -84,11 +85,12 @@ class Process:
     def __post_init__(self) -> None:
         self.handoff = Handoff(self.database, self.clearance.traffic, self.clearance, 1)
 
+    @property
+    def timers(self) -> Timers:
+        return Timers(self.database, self.clearance, self.handoff, batch=10, partitions=1, sending_timeout=LEFT_AT_ONCE)
+
     async def sweeps(self) -> None:
-        timers = Timers(
-            self.database, self.clearance, self.handoff, batch=10, partitions=1, sending_timeout=LEFT_AT_ONCE
-        )
-        await timers.sweep()
+        await self.timers.sweep()
 
     async def decides(self, *people: int, **more: Any) -> list[Permit]:
         wanted = [candidate(requested(n, requested_at=now() - SOON, **more), 0) for n in people]
@@ -240,6 +242,48 @@ async def test_a_message_with_a_receipt_does_not_go_once_more(process: Callable[
     await other.sweeps()
     assert await owner.ledger() == [("accepted", 3)]
     assert fake.messages == []
+
+
+@pytest.mark.parametrize("receipt", ["after the answer", "before the answer", "and no answer"])
+async def test_the_code_of_an_earlier_refusal_is_none_of_what_is_accepted(
+    process: Callable[..., Process], fake: Watched, receipt: str
+) -> None:
+    owner, other = process(), process()
+    [permit] = permits = await owner.decides(1)
+    told = {
+        "gateway": "simulator",
+        "gateway_message_id": f"op-{permit.candidate.message_id}",
+        "reference": permit.candidate.message_id,
+        "receipt": "delivered",
+        "code": None,
+        "occurred_at": now(),
+        "received_at": now(),
+        "blocked": False,
+    }
+
+    async def is_delivered() -> None:
+        async with owner.database.begin() as tx:
+            await settle_receipts(tx, [told], keep_early=False)
+
+    async def kept() -> list[tuple[Any, ...]]:
+        async with owner.database.begin() as tx:
+            return [tuple(row) for row in await fetch_many(tx, "SELECT status, receipt, code FROM message")]
+
+    fake.answer = "unknown"  # our account, for now
+    await owner.handoff.send(permits)
+    assert await kept() == [("deferred", None, "http_401")]
+    async with owner.database.begin() as tx:
+        await tx.execute(text("UPDATE message SET due_at = now()"))
+    fake.answer = "drop" if receipt == "and no answer" else "accept"
+    if receipt == "before the answer":
+        fake.meanwhile = is_delivered
+    assert await other.timers.wake_marketing()
+    if receipt != "before the answer":
+        await is_delivered()
+    assert await kept() == [("accepted", "delivered", None)]
+    async with owner.database.begin() as tx:
+        told_of = b"".join(bytes(row[0]) for row in await fetch_many(tx, "SELECT payload FROM outbox"))
+    assert told_of.count(b"http_401") == 1, "as it was refused, and never again"
 
 
 class Ahead:

@@ -875,7 +875,7 @@ async def insert_messages(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]
 
 async def update_decisions(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[Changed]:
     """Store new verdicts, made at once (`OF_ALL`), of messages whose rows the caller has locked. What is denied because
-    its person was erased loses number and text with it."""
+    its person was erased loses number and text with it; what goes, the code of an earlier refusal."""
     if not rows:
         return []
     await _note_sending(tx, rows)
@@ -887,7 +887,8 @@ async def update_decisions(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]
     updated = await fetch_many(
         tx,
         f"UPDATE message AS m SET {sets}, ({', '.join(OF_ALL)}) = ROW({_one_for_all(len(DECIDED))}),"
-        f" version = m.version + 1, unknown_since = NULL, {kept} FROM {_unnest(DECIDED)}"
+        f" version = m.version + 1, unknown_since = NULL, {kept},"
+        f" code = CASE WHEN v.status = 'sending' THEN NULL ELSE m.code END FROM {_unnest(DECIDED)}"
         " WHERE m.message_id = v.message_id AND m.status IN ('pending', 'deferred', 'sending', 'unknown')"
         f" RETURNING {_OF_A_CHANGE}",
         *_columns(rows, DECIDED),
