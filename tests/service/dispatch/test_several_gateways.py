@@ -16,7 +16,7 @@ from common.contracts.dispatch import MessageChanged
 from common.contracts.operator import MessageSubmitted
 from common.settings import ServiceSettings
 from dispatch.gateways import Result, Unanswered, Unreachable
-from dispatch.gateways.health import Health, failed, may_go
+from dispatch.gateways.health import Health, counted, failed, may_go
 from dispatch.gateways.kafka import KafkaGateway
 from stack.broker import Broker
 from tests.builders import number, opted_in, receipt, requested
@@ -111,7 +111,7 @@ async def test_a_silent_gateway_is_tried_with_one_message_after_each_rest(surrou
         op.answer = "drop"
         state, until_it_rests = Health(), 0
         while may_go(state, 0.0):
-            state, until_it_rests = failed(state, "unanswered", 0.0, jitter=1.0), until_it_rests + 1
+            state, until_it_rests = failed(counted(state, 0, 1), "unanswered", 0.0, jitter=1.0), until_it_rests + 1
         await d.request(*(wanted := [requested(n) for n in range(1, 6) for _ in range(20)]))
 
         async def tried() -> list[int]:
