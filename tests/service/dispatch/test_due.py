@@ -119,7 +119,7 @@ def _deferred(partition: int) -> list[dict[str, Any]]:
 
 async def test_of_what_is_due_no_more_is_in_hand_than_leaves_soon_and_what_lapses_is_decided_together(due: Due) -> None:
     """However often their permits lapse while the operator thinks."""
-    ahead = 4 * SLOTS * BATCH
+    ahead = due.handoff.ahead
     due.operator.open.clear()
     waking = asyncio.ensure_future(due.timers.wake_marketing())
     seen: set[Any] = set()
