@@ -16,6 +16,7 @@ from common.contracts.inbound import ReceiptState
 OUTCOMES = ("accepted", "rejected", "unknown")
 STANDINGS = ("pending", "denied", "deferred", "expired", *OUTCOMES)
 RECEIPTS = ("delivered", "undelivered")
+UNDELIVERED: tuple[ReceiptState, ...] = ("failed", "expired", "opted_out")  # the operator says it did not arrive
 COUNTS = (*STANDINGS, *RECEIPTS)
 
 
@@ -31,11 +32,10 @@ class Standing:
     def counts(self) -> Counter[str]:
         """Which counters it is in. A message on its way to the gateway is pending until its outcome is known."""
         found: Counter[str] = Counter({"pending" if self.status == "sending" else self.status: 1})
-        match self.receipt:
-            case "delivered":
-                found["delivered"] = 1
-            case "failed" | "expired" | "opted_out":
-                found["undelivered"] = 1
+        if self.receipt == "delivered":
+            found["delivered"] = 1
+        elif self.receipt in UNDELIVERED:
+            found["undelivered"] = 1
         return found
 
     @property

@@ -21,6 +21,7 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal, NoReturn, get_args
 
+from campaign.accounts import UNDELIVERED
 from campaign.attribute import DATE, MAX_CHARS, NUMBER, Kind, is_date
 from common.contracts.consent import State
 
@@ -31,7 +32,7 @@ MAX_DAYS = 36_525  # a century
 
 FROM = "contact AS c LEFT JOIN standing AS k ON k.subject_id = c.subject_id"  # unused, the join costs nothing
 # Who got a message: it left, and the operator has not said that it did not arrive
-GOT = "r.status IN ('accepted', 'unknown') AND r.receipt IS DISTINCT FROM 'undelivered'"
+GOT = f"r.status IN ('accepted', 'unknown') AND coalesce(r.receipt, '') NOT IN {UNDELIVERED}"
 
 Operator = Literal["is", "in", "exists", "lt", "lte", "gt", "gte", "starts_with", "anniversary_in"]
 Scalar = str | bool | Decimal

@@ -20,7 +20,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign import store
-from campaign.accounts import OUTCOMES, STANDINGS
+from campaign.accounts import OUTCOMES, STANDINGS, UNDELIVERED
 from campaign.lifecycle import message_of
 from campaign.opt_outs import ANSWERS, answering
 from campaign.results import CLICKED
@@ -232,7 +232,7 @@ _COUNTED = (
     " count(*) FILTER (WHERE status IN ('pending', 'sending')) AS pending,"
     + "".join(f" count(*) FILTER (WHERE status = '{name}') AS {name}," for name in STANDINGS if name != "pending")
     + " count(*) FILTER (WHERE receipt = 'delivered') AS delivered,"
-    " count(*) FILTER (WHERE receipt IN ('failed', 'expired', 'opted_out')) AS undelivered,"
+    f" count(*) FILTER (WHERE receipt IN {UNDELIVERED}) AS undelivered,"
     " count(clicked) AS clicked, count(answered) AS opted_out"
     " FROM told GROUP BY GROUPING SETS ((), (variant), (territory), (hour)) ORDER BY by, variant, territory, hour"
 )
