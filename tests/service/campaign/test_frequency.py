@@ -73,3 +73,30 @@ async def test_two_campaigns_of_the_same_minute_see_each_other(campaigns: Campai
     assert await asyncio.gather(*(planner.start_due() for planner in planners)) == [True, True]
     audiences = [await excluded(campaigns, campaign_id) for campaign_id in ids]
     assert sorted(audiences, key=str) == [(0, {"frequency_cap": 5}), (5, {})]
+
+
+@pytest.mark.parametrize("end", ["send_before = now()", "starts_at = now() - interval '3 days'"])
+async def test_a_campaign_whose_end_comes_while_it_is_paused_ends_and_keeps_nobody_from_the_next(
+    campaigns: Campaigns, end: str
+) -> None:
+    await campaigns.put(f"senders/{SENDER}/rules", json={"cap": {"messages": 1, "days": 30}})
+    first = await campaigns.started(*range(4))
+    one_by_one = Planner(campaigns.database, field_keys, link_keys, load("france"), partitions=3, chunk=1, backlog=1000)
+    assert await one_by_one.expand()
+    [asked] = await campaigns.requests()
+    await campaigns.post(f"campaigns/{first}/pause")
+    assert not await one_by_one.deny_unrequested(), "somebody may resume it"
+    assert await excluded(campaigns, await started(campaigns)) == (0, {"frequency_cap": 4})
+    async with campaigns.database.begin() as tx:
+        await tx.execute(text(f"UPDATE campaign SET {end} WHERE campaign_id = :id"), {"id": first})
+    await campaigns.report(changed(first, asked.subject_id, 1, "expired", reasons=("send_before_passed",)))
+    second = (await campaigns.written())["campaign_id"]
+    await campaigns.post(f"campaigns/{second}/schedule")
+    assert not await campaigns.planner.start_due(), "who is still to be denied would count"
+    while await one_by_one.deny_unrequested():
+        pass
+    found = await campaigns.statistics(first)
+    assert (found["pending"], found["denied_reasons"]) == (0, {"send_before_passed": 3})
+    assert await campaigns.planner.start_due()
+    assert await campaigns.status(first) == "finished"
+    assert await excluded(campaigns, second) == (4, {})

@@ -5,8 +5,8 @@ takes those who wait and are due, then the next recipients after the cursor, app
 come (`timing`), writes down until when the others wait, and moves the cursor; a crash repeats nothing, and several
 planners share the work by row locks. Expansion keeps the outbox short, so that a pause or a cancellation never waits
 behind a million requests. Campaigns take turns by chunks, so that a small one never waits behind a large one; and one
-that fails is put off for longer each time, so that none waits behind what cannot be done. Whom a cancelled campaign has
-not been asked for are denied in chunks as well.
+that fails is put off for longer each time, so that none waits behind what cannot be done. Whom a campaign was for that
+is cancelled, or whose end comes while it is paused, and who has not been asked for, is denied in chunks as well.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from campaign import control, links, pre_flight, recurrence, results, segments, 
 from campaign import text as texts
 from campaign.draw import lot
 from campaign.forecast import TOO_LATE
-from campaign.lifecycle import Action, Priority, ends_by, messages_of
+from campaign.lifecycle import Action, Priority, Status, ends_by, messages_of
 from campaign.links import Tokens
 from campaign.recurrence import Recurring
 from campaign.segment import Condition
@@ -38,7 +38,7 @@ from campaign.wording import Wording, required
 from common import outbox
 from common.contracts import CAMPAIGN_REQUESTS
 from common.contracts.campaign import MessageRequested
-from common.database import Database
+from common.database import Database, plan_now
 from common.keyring import FieldKeys, LinkKeys, Unreadable
 from common.law import Policy, at_hand_off, zones
 from common.msisdn import territory_of
@@ -417,12 +417,15 @@ class Planner:
         return True
 
     async def deny_unrequested(self) -> bool:
-        """A chunk of whom a cancelled campaign was for and nobody asked for: pending until then. Was there one?"""
+        """A chunk of whom a campaign was for that is cancelled, or paused past its end, and nobody asked for: pending
+        until then. Was there one?"""
         async with self._database.begin() as tx:
-            row = await store.lock_cancelled(tx)
+            await plan_now(tx)
+            row = await store.lock_given_up(tx, self._now())
             if row is None:
                 return False
-            denied = await store.deny_unrequested(tx, row, CANCELLED_BEFORE_REQUEST, self._chunk)
+            why = CANCELLED_BEFORE_REQUEST if row.status == Status.CANCELLED else TOO_LATE
+            denied = await store.deny_unrequested(tx, row, why, self._chunk)
         REQUESTED.labels("denied").inc(denied)
         return True
 

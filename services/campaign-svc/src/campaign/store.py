@@ -38,7 +38,7 @@ from campaign import frequency, segment
 from campaign.accounts import COUNTS, OUTCOMES, STANDINGS
 from campaign.accounts import Standing as Reported
 from campaign.frequency import Limit
-from campaign.lifecycle import Status
+from campaign.lifecycle import KEPT, Status
 from campaign.reach import Standing
 from campaign.recurrence import Recurring
 from campaign.segment import Condition
@@ -227,6 +227,11 @@ campaign = Table(
     Index("campaign_ended_ix", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
     Index("campaign_expanding_ix", "turn", postgresql_where=text("status = 'running' AND NOT expanded")),
     Index("campaign_cancelled_ix", "sender_id", postgresql_where=text("status = 'cancelled' AND NOT expanded")),
+    Index(
+        "campaign_paused_ix",
+        "sender_id",
+        postgresql_where=text("status = 'paused' AND started_at IS NOT NULL AND NOT expanded"),
+    ),
 )
 
 campaign_accounts = Table(
@@ -1318,15 +1323,21 @@ async def tests_with(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any]]
 # --- the planner's ---------------------------------------------------------------------------------------------------
 
 
+# of campaigns, those of which somebody may be left who will not be asked for: cancelled, or paused past their end
+_GIVEN_UP = (
+    "(status = 'cancelled' AND NOT expanded OR status = 'paused' AND started_at IS NOT NULL AND NOT expanded"
+    f" AND coalesce(send_before, starts_at + interval '{KEPT.total_seconds():.0f} seconds') <= :now)"
+)
+
+
 async def lock_due(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
     """One scheduled campaign whose time has come, that no other planner holds: by its accounts, so that meanwhile it is
-    cancelled, edited or paused without waiting (`lock_unchanged`). Who is still to be denied of a cancelled one would
-    count as written to by its sender, so its next begins some seconds later."""
+    cancelled, edited or paused without waiting (`lock_unchanged`). Who is still to be denied of one that is given up
+    would count as written to by its sender, so its next begins some seconds later."""
     rows = await tx.execute(
         text(
             f"{_CAMPAIGN} WHERE c.status = 'scheduled' AND c.starts_at <= :now"
-            " AND NOT EXISTS (SELECT FROM campaign AS o"
-            " WHERE o.sender_id = c.sender_id AND o.status = 'cancelled' AND NOT o.expanded)"
+            f" AND NOT EXISTS (SELECT FROM campaign AS o WHERE o.sender_id = c.sender_id AND {_GIVEN_UP})"
             f" AND {_MAY_BE_TRIED} ORDER BY c.starts_at LIMIT 1 FOR UPDATE OF a SKIP LOCKED"
         ),
         {"now": now},
@@ -1608,11 +1619,10 @@ async def deny(tx: AsyncConnection, campaign_id: str, denied: Mapping[str, str])
     await add_reasons(tx, "denied", {campaign_id: Counter(denied.values())})
 
 
-async def lock_cancelled(tx: AsyncConnection) -> Row[Any] | None:
-    """One cancelled campaign of which somebody may be left to deny, that no other planner holds."""
-    rows = await tx.execute(
-        text(f"{_CAMPAIGN} WHERE c.status = 'cancelled' AND NOT c.expanded LIMIT 1 FOR UPDATE OF c SKIP LOCKED")
-    )
+async def lock_given_up(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
+    """One campaign that is cancelled, or paused past its end, of which somebody may be left to deny; that no other
+    planner holds."""
+    rows = await tx.execute(text(f"{_CAMPAIGN} WHERE {_GIVEN_UP} LIMIT 1 FOR UPDATE OF c SKIP LOCKED"), {"now": now})
     return rows.one_or_none()
 
 
