@@ -136,12 +136,13 @@ def erasure_requested(n: int, **more: Any) -> ErasureRequested:
     return ErasureRequested(**{**fields, **more})
 
 
-def reworded(request: MessageRequested, text: str | None) -> MessageReworded:
-    """That this message is to say something else."""
+def reworded(request: MessageRequested, text: str | None, region: str | None = None) -> MessageReworded:
+    """That this message is to say something else, or is of another region."""
     return MessageReworded(
         message_id=request.message_id,
         campaign_id=request.campaign_id or "",
         subject_id=request.subject_id,
         text=None if text is None else field_keys.seal(text, f"text:{request.message_id}"),
         reworded_at=now(),
+        region=region,
     )

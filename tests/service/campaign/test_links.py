@@ -19,6 +19,7 @@ from common.consumer import Received
 from common.contracts import CLICKS
 from common.contracts.rights import RectificationRequested
 from common.keyring import LinkKeys
+from common.law import load
 from common.settings import KeyRingSettings
 from stack.processes import free_port
 from tests.builders import SENDER, field_keys, link_keys, now, subject
@@ -243,7 +244,7 @@ async def test_a_message_that_is_put_right_keeps_its_link_and_gets_those_it_had_
         fields = field_keys.seal(f'{{"city": "{city}"}}', "rectification:r1")
         batch = [Received(asked.__class__(**{**_fields(asked), "fields": fields}), subject(1), 0, 0, now(), None)]
         async with linked.database.begin() as tx:
-            await Rectifier(field_keys, link_keys).apply(tx, batch)
+            await Rectifier(field_keys, link_keys, load("france")).apply(tx, batch)
         said = (await linked.requests())[-1]
         found = SHORT.search(field_keys.unseal(said.text, f"text:{said.message_id}"))
         assert found is not None

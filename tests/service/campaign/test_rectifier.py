@@ -8,6 +8,7 @@ from campaign.rectifier import Rectifier
 from common.consumer import Received
 from common.contracts.campaign import MessageRequested, MessageReworded
 from common.contracts.rights import RectificationRequested
+from common.law import load
 from tests.builders import field_keys, link_keys, now, number, subject
 from tests.eventually import eventually
 from tests.service.campaign.campaigns import Campaigns, csv_of
@@ -30,7 +31,7 @@ def corrected(n: int, fields: str | None = RIGHT) -> Received:
 
 async def apply(campaigns: Campaigns, received: Received) -> None:
     async with campaigns.database.begin() as tx:
-        await Rectifier(field_keys, link_keys).apply(tx, [received])
+        await Rectifier(field_keys, link_keys, load("france")).apply(tx, [received])
 
 
 async def test_a_request_that_is_being_made_with_the_mistake_is_followed_by_what_is_right(campaigns: Campaigns) -> None:
@@ -61,6 +62,19 @@ async def test_a_request_that_is_being_made_with_the_mistake_is_followed_by_what
     assert field_keys.unseal(request.text, context).startswith("Zoé 1,")
     assert reworded.text is not None
     assert field_keys.unseal(reworded.text, context).startswith("Nina,")
+
+
+@pytest.mark.parametrize(("held", "right", "region"), [("75001", "67000", "FR-6AE"), ("67000", "75001", "")])
+async def test_whose_postcode_is_put_right_their_message_is_of_that_place(
+    campaigns: Campaigns, held: str, right: str, region: str
+) -> None:
+    await campaigns.imported(f"number;postcode\n{number(1)};{held}\n")
+    await campaigns.started(1)
+    assert await campaigns.planner.expand()
+    await apply(campaigns, corrected(1, f'{{"postcode":"{right}"}}'))
+    [request, reworded] = await campaigns.requests()
+    assert {request.region or "", reworded.region} == {"FR-6AE", ""}
+    assert reworded.region == region
 
 
 async def test_who_is_not_asked_for_yet_is_asked_for_with_what_is_right(campaigns: Campaigns) -> None:

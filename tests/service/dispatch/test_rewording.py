@@ -42,6 +42,29 @@ async def test_what_waits_says_what_is_right_and_what_is_asked_for_at_once_as_we
         assert [message["text"] for message in op.messages] == [RIGHT, RIGHT]
 
 
+async def test_what_waits_is_of_the_region_that_is_told_and_of_its_own_where_none_is(
+    surroundings: Surroundings,
+) -> None:
+    async with operator() as op, dispatch(surroundings, op) as d:
+        await d.publish_states(opted_in(1))
+        await d.control("paused", 2)
+        await eventually(lambda: control_is(surroundings, "paused"))
+        told = {"FR-6AE": "FR-6AE", "": None, None: "FR-57"}
+        waiting = {requested(1, region="FR-57"): region for region in told}
+        for message in waiting:
+            await d.request(message)
+            await eventually(d.becomes(message.message_id, "deferred", "campaign_paused"))
+        together = {requested(1, region="FR-57"): region for region in told}
+        await publish(surroundings, CAMPAIGN_REQUESTS, [reworded(m, RIGHT, region) for m, region in waiting.items()])
+        for message, region in together.items():
+            await publish(surroundings, CAMPAIGN_REQUESTS, [message, reworded(message, RIGHT, region)])
+            await eventually(d.becomes(message.message_id, "deferred", "campaign_paused"))
+        async with d.surroundings.sql("dispatch") as sql:
+            for message, region in (waiting | together).items():
+                found = await sql.fetchval("SELECT region FROM message WHERE message_id = $1", message.message_id)
+                assert found == told[region]
+
+
 async def test_what_can_say_nothing_any_more_is_denied_whether_it_waits_or_comes_with_it(
     surroundings: Surroundings,
 ) -> None:

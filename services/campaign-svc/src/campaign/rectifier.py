@@ -19,12 +19,14 @@ from campaign import text as texts
 from campaign.contacts_file import NUMBER_COLUMNS
 from campaign.lifecycle import message_of
 from campaign.links import Tokens
+from campaign.timing import region_of
 from common import outbox
 from common.consumer import After, Poison, Received, Subscription
 from common.contracts import CAMPAIGN_REQUESTS, RECTIFICATION_ACKS, RECTIFICATIONS
 from common.contracts.campaign import MessageReworded
 from common.contracts.rights import RectificationAcknowledged, RectificationRequested
 from common.keyring import FieldKeys, LinkKeys, Unreadable
+from common.law import Policy, at_hand_off
 
 SERVICE = "campaign"
 
@@ -33,9 +35,12 @@ _attributes = msgspec.json.Decoder(dict[str, str])
 
 
 class Rectifier:
-    def __init__(self, keys: FieldKeys, link_keys: LinkKeys) -> None:
+    """`policy`: as the deployment has it; where somebody is, is told as the planner tells it."""
+
+    def __init__(self, keys: FieldKeys, link_keys: LinkKeys, policy: Policy) -> None:
         self._keys = keys
         self._link_keys = link_keys
+        self._gate = at_hand_off(policy)
 
     def subscription(self) -> Subscription:
         return Subscription("campaign.rectifications", RECTIFICATIONS, self.apply)
@@ -78,7 +83,7 @@ class Rectifier:
     async def _reworded(
         self, tx: AsyncConnection, asked: RectificationRequested, now: datetime
     ) -> list[MessageReworded]:
-        """Of each message that was asked for and is not known to have left: its text as it is now."""
+        """Of each message that was asked for and is not known to have left: its text as it is now, and its region."""
         found, made = [], []
         for row in await store.asked_for(tx, asked.subject_id, asked.sender_id):
             attributes: Mapping[str, str] = _attributes.decode(row.attributes)
@@ -92,6 +97,7 @@ class Rectifier:
                 else:
                     written = None
             identity = message_of(row.campaign_id, row.starts_at, asked.subject_id)
+            region = region_of(attributes, row.country, self._gate)
             found.append(
                 MessageReworded(
                     message_id=identity,
@@ -99,6 +105,7 @@ class Rectifier:
                     subject_id=asked.subject_id,
                     text=None if written is None else self._keys.seal(written, f"text:{identity}"),
                     reworded_at=now,
+                    region=region or "",
                 )
             )
         await links.keep(tx, made)

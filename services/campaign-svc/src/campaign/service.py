@@ -65,7 +65,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
                 holds.subscription(),
                 erasing.subscription(),
                 copier(held.field_keys).subscription(),
-                Rectifier(held.field_keys, held.link_keys).subscription(),
+                Rectifier(held.field_keys, held.link_keys, settings.policy).subscription(),
             ],
             workers=[
                 *planner.workers(),

@@ -656,7 +656,8 @@ async def asked_for(tx: AsyncConnection, subject_id: str, sender_id: str | None)
         text(
             "SELECT g.campaign_id, g.text, g.language, g.translations::text AS translations, g.folding, g.starts_at,"
             " g.trial::text AS trial, r.variant,"
-            " s.stop_code, u.link_host, coalesce(u.stop_added, '') AS stop_added, c.attributes::text AS attributes"
+            " s.country, s.stop_code, u.link_host, coalesce(u.stop_added, '') AS stop_added,"
+            " c.attributes::text AS attributes"
             " FROM campaign AS g JOIN recipient AS r ON r.campaign_id = g.campaign_id AND r.subject_id = :id"
             " JOIN contact AS c ON c.sender_id = g.sender_id AND c.subject_id = :id"
             " JOIN sender AS s ON s.sender_id = g.sender_id"

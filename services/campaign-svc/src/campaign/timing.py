@@ -88,13 +88,13 @@ class Timetable:
         return Place(territory, self.region(attributes), None if zone is None or zone_named(zone) is None else zone)
 
     def region(self, attributes: Mapping[str, str]) -> str | None:
-        """Of a contact's address."""
+        """`region_of`, of many."""
         if (postcode := attributes.get(POSTCODE)) is None:
             return None
         if postcode not in self._regions:
             if len(self._regions) >= MANY_POSTCODES:  # what is no postcode may be different for everybody
                 self._regions.clear()
-            self._regions[postcode] = law.region_of(postcode, self.country, self.policy)
+            self._regions[postcode] = region_of(attributes, self.country, self.policy)
         return self._regions[postcode]
 
     def due(self, place: Place, share: float, now: datetime) -> datetime | None:
@@ -228,6 +228,12 @@ def timetable(
     """Of a campaign that is to start `at`. `policy` is the deployment's: people are planned for as the gate has it."""
     starts_at = starts(timing, at, country, now, policy)
     return Timetable(timing, country, starts_at, at, ends_by(starts_at, send_before), law.at_hand_off(policy))
+
+
+def region_of(attributes: Mapping[str, str], country: str, policy: Policy) -> str | None:
+    """Of a contact's address. `country`: its sender's."""
+    postcode = attributes.get(POSTCODE)
+    return None if postcode is None else law.region_of(postcode, country, policy)
 
 
 @lru_cache(maxsize=1024)

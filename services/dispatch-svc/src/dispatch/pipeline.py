@@ -163,7 +163,8 @@ class Intake:
         reworded[identity] = event
         candidate = candidates.get(identity)
         if candidate is not None and candidate.subject_id == event.subject_id:
-            candidates[identity] = msgspec.structs.replace(candidate, text=event.text or "")
+            region = candidate.region if event.region is None else event.region or None
+            candidates[identity] = msgspec.structs.replace(candidate, text=event.text or "", region=region)
 
 
 @dataclass(slots=True)

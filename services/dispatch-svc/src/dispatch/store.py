@@ -1056,8 +1056,8 @@ async def unknown_of(
 
 
 async def reword(tx: AsyncConnection, reworded: Mapping[UUID, MessageReworded]) -> bool:
-    """What waits of these messages says the new text, none at all where there is none: then the gate denies it. False,
-    and nothing done, while one of them is being handed off."""
+    """What waits of these messages says the new text, none at all where there is none: then the gate denies it; and is
+    of the region that is told, if one is. False, and nothing done, while one of them is being handed off."""
     if not reworded:
         return True
     rows = await tx.execute(
@@ -1073,10 +1073,15 @@ async def reword(tx: AsyncConnection, reworded: Mapping[UUID, MessageReworded]) 
     waiting = [row.message_id for row in theirs if row.status in ("pending", "deferred")]
     await tx.execute(
         text(
-            "UPDATE message AS m SET text = v.text FROM unnest(CAST(:ids AS uuid[]), CAST(:texts AS text[]))"
-            " AS v(message_id, text) WHERE m.message_id = v.message_id"
+            "UPDATE message AS m SET text = v.text, region = nullif(coalesce(v.region, m.region), '')"
+            " FROM unnest(CAST(:ids AS uuid[]), CAST(:texts AS text[]), CAST(:regions AS text[]))"
+            " AS v(message_id, text, region) WHERE m.message_id = v.message_id"
         ),
-        {"ids": waiting, "texts": [reworded[identity].text or "" for identity in waiting]},
+        {
+            "ids": waiting,
+            "texts": [reworded[identity].text or "" for identity in waiting],
+            "regions": [reworded[identity].region for identity in waiting],
+        },
     )
     return True
 

@@ -47,8 +47,8 @@ class MessageRequested(Event, frozen=True, kw_only=True):
 
 
 class MessageReworded(Event, frozen=True, kw_only=True):
-    """A message that was requested is to say something else: what it said of its person was put right. It follows its
-    request on the same partition, and counts while the message has not begun to leave."""
+    """A message that was requested is to say something else, or is of another region: what was held of its person was
+    put right. It follows its request on the same partition, and counts while the message has not begun to leave."""
 
     type: ClassVar[str] = "campaign.message_reworded.v1"
 
@@ -57,6 +57,7 @@ class MessageReworded(Event, frozen=True, kw_only=True):
     subject_id: str
     text: str | None  # sealed, context "text:<message_id>"; None: it cannot be written any more, and must not leave
     reworded_at: Instant
+    region: str | None = None  # as of a request, "" of nowhere else than the number's; None: what its request said
 
     @property
     def key(self) -> str:
