@@ -2,14 +2,16 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
+from campaign import store
 from campaign.rectifier import Rectifier
 from common.consumer import Received
 from common.contracts.campaign import MessageRequested, MessageReworded
 from common.contracts.rights import RectificationRequested
 from common.law import load
-from tests.builders import field_keys, link_keys, now, number, subject
+from tests.builders import SENDER, field_keys, link_keys, now, number, sender_changed, subject
 from tests.eventually import eventually
 from tests.service.campaign.campaigns import Campaigns, csv_of
 
@@ -93,6 +95,29 @@ async def test_another_number_that_is_told_to_be_right_is_no_attribute(campaigns
         held = await sql.fetchrow("SELECT attributes ->> 'first_name', corrected::text, attributes::text FROM contact")
     assert held[:2] == ("Nina", '{"first_name": "Nina"}')
     assert "telephone" not in held[2]
+
+
+async def test_what_is_right_is_kept_as_each_sender_s_attributes_are_and_no_file_changes_it(
+    campaigns: Campaigns,
+) -> None:
+    async with campaigns.database.begin() as tx:
+        await store.put_sender(tx, sender_changed(sender_id="other"))
+    await campaigns.post(
+        "contacts", json={"sender_id": "other", "contacts": [{"number": number(1), "attributes": {"born": "en mars"}}]}
+    )
+    file = f"number;born;points;vip\n{number(1)};1990-12-03;12;false\n"
+    await campaigns.imported(file)
+    said = {"born": " 12/03/1990", "points": "1 234,5", "vip": "oui", "timezone": "Paris", "city": "Lyon ", "size": ""}
+    await apply(campaigns, corrected(1, msgspec.json.encode(said | {"points": None}).decode()))
+    await apply(campaigns, corrected(1, msgspec.json.encode(said).decode()))
+    assert (await campaigns.imported(file))["updated"] == 1
+    who = {"number": number(1)}
+    kept = {"born": "1990-03-12", "points": "1234.5", "vip": "true", "timezone": "Paris", "city": "Lyon", "size": ""}
+    assert (await campaigns.post("contacts/lookup", json=who | {"sender_id": SENDER}))["attributes"] == kept
+    others = (await campaigns.post("contacts/lookup", json=who | {"sender_id": "other"}))["attributes"]
+    assert others == {name: value.strip() for name, value in said.items()}
+    born = {"attribute": "born", "is": "1990-03-12"}
+    assert (await campaigns.post("segments/count", json={"sender_id": SENDER, "expression": born}))["selected"] == 1
 
 
 async def test_a_wrong_number_s_contact_goes_and_one_that_came_since_stays_however_often_it_is_read(

@@ -14,8 +14,9 @@ from datetime import UTC, datetime
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import links, store
+from campaign import attributes, links, store
 from campaign import text as texts
+from campaign.attribute import Kind, kept
 from campaign.contacts_file import NUMBER_COLUMNS
 from campaign.lifecycle import message_of
 from campaign.links import Tokens
@@ -59,7 +60,11 @@ class Rectifier:
             # a contact that came later is somebody's again: the same event, read again, does not take it
             contacts = await store.delete_contact(tx, asked.subject_id, asked.sender_id, asked.requested_at)
         else:
-            contacts = await store.correct_contacts(tx, asked.subject_id, asked.sender_id, fields, now)
+            holders = await store.lock_contacts(tx, asked.subject_id, asked.sender_id)
+            for sender_id in holders:
+                right = _as_kept(fields, await attributes.kinds_of(tx, sender_id))
+                await store.correct_contact(tx, sender_id, asked.subject_id, right, now)
+            contacts = len(holders)
             reworded = await self._reworded(tx, asked, now)
         await outbox.append(tx, CAMPAIGN_REQUESTS, reworded)
         done = RectificationAcknowledged(
@@ -86,18 +91,18 @@ class Rectifier:
         """Of each message that was asked for and is not known to have left: its text as it is now, and its region."""
         found, made = [], []
         for row in await store.asked_for(tx, asked.subject_id, asked.sender_id):
-            attributes: Mapping[str, str] = _attributes.decode(row.attributes)
+            said: Mapping[str, str] = _attributes.decode(row.attributes)
             wording = store.wording_of(row, row.variant)
             written = None
-            if wording.missing(attributes) is None:
+            if wording.missing(said) is None:
                 tokens = Tokens(self._link_keys, row.campaign_id, asked.subject_id)
-                written = wording.render(attributes, row.stop_code, tokens)
+                written = wording.render(said, row.stop_code, tokens)
                 if texts.refused(written, row.stop_code, row.stop_added) is None:
                     made.append(tokens)
                 else:
                     written = None
             identity = message_of(row.campaign_id, row.starts_at, asked.subject_id)
-            region = region_of(attributes, row.country, self._gate)
+            region = region_of(said, row.country, self._gate)
             found.append(
                 MessageReworded(
                     message_id=identity,
@@ -110,3 +115,10 @@ class Rectifier:
             )
         await links.keep(tx, made)
         return found
+
+
+def _as_kept(fields: Mapping[str, str | None], kinds: Mapping[str, Kind]) -> dict[str, str | None]:
+    """As a file's values are kept, by what a sender's attributes hold; what is none of its kind is what the person
+    said."""
+    right = {name: value and value.strip() for name, value in fields.items()}
+    return {name: value and (kept(value, kinds.get(name, Kind.TEXT)) or value) for name, value in right.items()}

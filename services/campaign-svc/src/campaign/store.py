@@ -616,22 +616,31 @@ async def alone_with_contacts(tx: AsyncConnection) -> None:
     await tx.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": CONTACTS})
 
 
-async def correct_contacts(
-    tx: AsyncConnection, subject_id: str, sender_id: str | None, fields: Mapping[str, str | None], now: datetime
-) -> int:
-    """One person's, of one sender or of all; how many."""
-    corrected = await tx.execute(
+async def lock_contacts(tx: AsyncConnection, subject_id: str, sender_id: str | None) -> Sequence[str]:
+    """One person's, of one sender or of all: of which senders they are."""
+    found = await tx.execute(
         text(
-            "WITH found AS (SELECT c.sender_id FROM sender AS s JOIN contact AS c"
+            "SELECT c.sender_id FROM sender AS s JOIN contact AS c"
             " ON c.sender_id = s.sender_id AND c.subject_id = :id"
-            " WHERE s.sender_id = coalesce(:sender_id, s.sender_id) ORDER BY c.sender_id FOR UPDATE OF c)"
-            " UPDATE contact AS c SET corrected = c.corrected || CAST(:fields AS jsonb),"
+            " WHERE s.sender_id = coalesce(:sender_id, s.sender_id) ORDER BY c.sender_id FOR UPDATE OF c"
+        ),
+        {"id": subject_id, "sender_id": sender_id},
+    )
+    return found.scalars().all()
+
+
+async def correct_contact(
+    tx: AsyncConnection, sender_id: str, subject_id: str, fields: Mapping[str, str | None], now: datetime
+) -> None:
+    """A locked one; null takes an attribute out."""
+    await tx.execute(
+        text(
+            "UPDATE contact AS c SET corrected = c.corrected || CAST(:fields AS jsonb),"
             " attributes = jsonb_strip_nulls(c.attributes || CAST(:fields AS jsonb)), updated_at = :now"
-            " FROM found AS f WHERE c.sender_id = f.sender_id AND c.subject_id = :id"
+            " WHERE c.sender_id = :sender_id AND c.subject_id = :id"
         ),
         {"id": subject_id, "sender_id": sender_id, "fields": msgspec.json.encode(fields).decode(), "now": now},
     )
-    return int(corrected.rowcount)
 
 
 async def delete_contact(tx: AsyncConnection, subject_id: str, sender_id: str | None, until: datetime) -> int:
