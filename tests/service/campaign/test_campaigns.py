@@ -88,6 +88,31 @@ async def test_what_is_planned_for_more_than_two_years_ahead_is_refused(campaign
     assert await campaigns.status(campaign_id) == "draft"
 
 
+@pytest.mark.parametrize(
+    "far", ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00", "0001-01-01T00:00:00Z", "0050-06-01T00:00:00Z"]
+)
+async def test_an_instant_that_no_calendar_reckons_with_is_refused_wherever_it_is_said(
+    campaigns: Campaigns, far: str
+) -> None:
+    await campaigns.put(f"senders/{SENDER}/rules", json={"cap": {"messages": 1, "days": 30}})
+    path, at = f"campaigns/{(await campaigns.written())['campaign_id']}", {"at": far}
+    stale = {"If-Match": '"0000"'}
+    somebody = bearer(subject="somebody else")
+    recurring = {"cron": "0 10 * * MON", "until": far}
+    for field, refused in (
+        ("at", await campaigns.post(f"{path}/pre-flight", 422, json=at)),
+        ("at", await campaigns.post(f"{path}/approvals", 422, json=at | {"digest": "0" * 64}, headers=somebody)),
+        ("at", await campaigns.post(f"{path}/schedule", 422, json=at)),
+        ("send_before", await campaigns.written(422, send_before=far)),
+        ("send_before", await campaigns.put(path, 422, json={"send_before": far})),
+        ("send_before", await campaigns.put(path, 422, json={"send_before": far}, headers=stale)),
+        ("recurring.until", await campaigns.written(422, recurring=recurring)),
+    ):
+        [found] = refused["reasons"]
+        assert found["field"] == field
+        assert found["reason"] in ("too_far", "in_the_past", "never_comes")
+
+
 async def test_the_same_key_writes_one_campaign(campaigns: Campaigns) -> None:
     key = {"Idempotency-Key": "saturday"}
     first = await campaigns.written(headers=key)

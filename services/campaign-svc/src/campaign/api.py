@@ -388,6 +388,7 @@ async def edit_campaign(
 
     async def edit(tx: AsyncConnection, row: Row[Any]) -> None:
         _may(row, Action.EDIT)
+        pre_flight.not_too_far("send_before", body.send_before, now)
         if if_match is not None:
             _unchanged(row, body, if_match)
         if body.sender_id != row.sender_id:
@@ -725,7 +726,7 @@ def _checked_rule(rule: Recurring, send_before: datetime | None, sender: Sender,
         raise Invalid(
             "an occurrence ends when the next comes", reasons=[Reason("send_before", "not_of_one_that_recurs")]
         )
-    pre_flight.not_too_far("recurring.until", rule.until, now)
+    pre_flight.not_too_far("recurring.until", max(rule.until, now), now)  # one that is past is told of below
     if recurrence.too_often(rule, zone, now):
         raise Invalid("less than an hour apart", reasons=[Reason("recurring.cron", "too_often")])
     if recurrence.first(rule, zone, now) is None:

@@ -20,7 +20,7 @@ from common import message_id
 from common.contracts.campaign import Control
 
 KEPT = timedelta(days=3)  # when the author names no end: over a long weekend, and no offer lasts for ever
-FURTHEST = timedelta(days=2 * 366)  # ahead of now: nobody plans for longer, and reckoning ends with the year 9999
+FURTHEST = timedelta(days=2 * 366)  # from now: nobody plans for longer, and reckoning ends with the years 1 and 9999
 EVER = datetime.max.replace(tzinfo=UTC)
 ONLY_STEP = "0"  # one message a recipient; a series would count on
 

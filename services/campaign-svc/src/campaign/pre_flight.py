@@ -260,6 +260,7 @@ async def look_at_campaign(campaign_id: Storable, held: Held, caller: Reader, bo
 async def approve_campaign(campaign_id: Storable, body: NewApproval, held: Held, caller: Approver) -> Approval:
     """By somebody who wrote nothing of it. Any change of text, audience, sender or start makes it count for nothing."""
     now = datetime.now(UTC)
+    not_too_far("at", body.at, now)
     async with held.database.begin() as tx:
         row, sender = await campaign_of(tx, caller, campaign_id, lock=True)
         if row.started_at is not None or row.status in (Status.FINISHED, Status.CANCELLED):
@@ -332,8 +333,8 @@ def _own_host(host: str) -> None:
 
 def not_too_far(field: str, instant: datetime | None, now: datetime) -> None:
     """Raises Invalid."""
-    if instant is not None and instant > now + FURTHEST:
-        raise Invalid("two years at most", reasons=[Reason(field, "too_far")])
+    if instant is not None and abs(instant - now) > FURTHEST:
+        raise Invalid("within two years", reasons=[Reason(field, "too_far")])
 
 
 def plan_of(row: Row[Any], sender: Sender, at: datetime, now: datetime, settings: Any) -> Plan:
