@@ -10,7 +10,7 @@ import httpx
 import pytest
 from prometheus_client import REGISTRY
 
-from campaign import eraser, links
+from campaign import eraser, links, store
 from campaign.copier import copier
 from campaign.rectifier import Rectifier
 from campaign.service import Settings, build
@@ -23,6 +23,7 @@ from common.law import load
 from common.settings import KeyRingSettings
 from stack.processes import free_port
 from tests.builders import SENDER, field_keys, link_keys, now, subject
+from tests.eventually import eventually
 from tests.running import KEY_RING, Surroundings, running
 from tests.service.campaign.campaigns import Campaigns
 from tests.unit.campaign.test_visitors import OPENED, PHONE
@@ -223,6 +224,39 @@ async def test_a_message_that_is_written_again_with_a_new_key_has_a_link_that_le
         found = await links.find(tx, written, rotated, 30)
     assert found is not None
     assert (found.campaign_id, found.subject_id) == (campaign_id, subject(1))
+
+
+async def test_who_clicks_while_they_are_erased_waits_for_that_and_is_led_nowhere(linked: Campaigns) -> None:
+    _, paths = await expanded(linked, 1)
+    async with linked.surroundings.sql("campaign") as sql, linked.database.begin() as tx:
+
+        async def waits() -> bool:
+            return bool(await sql.fetchval("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted"))
+
+        assert await store.delete_contacts(tx, [subject(1)]) == {subject(1): 1}
+        clicking = asyncio.create_task(followed(linked, paths[subject(1)]))
+        await eventually(waits)
+        assert await links.forget(tx, [subject(1)]) == {subject(1): 1}
+    assert (await clicking).status_code == 404
+    assert await linked.outbox(CLICKS) == []
+
+
+async def test_who_clicks_while_they_are_corrected_is_led_on(linked: Campaigns) -> None:
+    campaign_id, paths = await expanded(linked, 1)
+    tokens = links.Tokens(link_keys, campaign_id, subject(1))
+    target = await _leads(linked, paths[subject(1)])
+    tokens(target)
+    async with linked.surroundings.sql("campaign") as sql, linked.database.begin() as tx:
+
+        async def waits() -> bool:
+            return bool(await sql.fetchval("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted"))
+
+        assert await store.lock_contacts(tx, subject(1), None) == [SENDER]
+        clicking = asyncio.create_task(followed(linked, paths[subject(1)]))
+        await eventually(waits)
+        await links.keep(tx, [tokens])
+    assert (await clicking).headers["location"] == target
+    assert await rows(linked) == {subject(1): 1}
 
 
 async def test_who_follows_a_link_while_the_database_is_away_is_asked_to_come_again(surroundings: Surroundings) -> None:

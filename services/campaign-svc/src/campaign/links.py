@@ -84,9 +84,19 @@ async def keep(tx: AsyncConnection, made: Sequence[Tokens]) -> None:
 
 async def find(tx: AsyncConnection, token: str, keys: LinkKeys, days: int, *, lock: bool = False) -> Link | None:
     """The link, if a key of ours made it; it may have expired. It leads to what its campaign started with and nowhere
-    else, for so many `days` after the last message of the campaign may leave."""
+    else, for so many `days` after the last message of the campaign may leave. `lock`: its person's contact first, as
+    who erases or corrects them."""
     if not short_link.TOKEN.fullmatch(token):
         return None
+    if lock:
+        await tx.execute(
+            text(
+                "SELECT 1 FROM link AS l JOIN campaign AS c USING (campaign_id) JOIN contact AS k"
+                " ON k.sender_id = c.sender_id AND k.subject_id = l.subject_id"
+                " WHERE l.token = :token FOR NO KEY UPDATE OF k"
+            ),
+            {"token": token},
+        )
     row = (
         await tx.execute(
             text(
@@ -112,7 +122,7 @@ async def find(tx: AsyncConnection, token: str, keys: LinkKeys, days: int, *, lo
 
 
 async def click(tx: AsyncConnection, link: Link, now: datetime) -> None:
-    """By the person. The link is locked."""
+    """By the person. The link is locked, and their contact."""
     await tx.execute(
         text(
             "UPDATE link SET clicks = clicks + 1, first_clicked_at = coalesce(first_clicked_at, :now),"
