@@ -59,10 +59,14 @@ async def test_what_cannot_be_tested_is_refused_and_nothing_is_asked_for(campaig
     body = {"numbers": [number(n) for n in range(5)], "attributes": {"first_name": "Ana"}}
     await campaigns.post(path, 403, json=body, headers=bearer(scope="campaign:read"))
     assert await campaigns.requests() == []
-    for _ in range(10):
+    for _ in range(9):
         await campaigns.post(path, 202, json=body)
+    key = {"Idempotency-Key": "the last"}
+    last = await campaigns.post(path, 202, json=body, headers=key)
+    again = await campaigns.post(path, 202, json=body, headers=key)
+    assert [item["message_id"] for item in again["items"]] == [item["message_id"] for item in last["items"]]
     assert (await campaigns.post(path, 409, json=body))["type"] == "/problems/too-many-tests"
-    assert len(await campaigns.requests()) == 50
+    assert len(await campaigns.requests()) == len((await campaigns.get(path))["items"]) == 50
     await campaigns.post(f"campaigns/{campaign_id}/cancel")
     await campaigns.post(path, 409, json=body)
 

@@ -123,8 +123,6 @@ async def send_test(
         wordings = store.wordings_of(row)
         if body.variant not in wordings:
             raise Invalid("it has no such text", reasons=[Reason("variant", "unknown_variant")])
-        if await store.tests_since(tx, campaign_id, now - timedelta(days=1)) + len(people) > MOST_A_DAY:
-            raise TooManyTests(f"{MOST_A_DAY} a day", reasons=[Reason("numbers", "too_many_tests")])
         await store.reading_contacts(tx)
         known = await store.contacts_and_standings(tx, row.sender_id, list(people))
         test = _Test(row, sender, wordings[body.variant], body.variant, caller.subject, _named(caller, key), held, now)
@@ -146,6 +144,8 @@ async def send_test(
             raise KeyReused("the key belongs to another text", reasons=[Reason("Idempotency-Key", "reused")])
         tests = [item.model_dump() | {"fingerprint": fingerprints[item.message_id]} for item in items]
         new = await store.add_tests(tx, campaign_id, tests)
+        if await store.tests_since(tx, campaign_id, now - timedelta(days=1)) > MOST_A_DAY:
+            raise TooManyTests(f"{MOST_A_DAY} a day", reasons=[Reason("numbers", "too_many_tests")])
         await outbox.append(tx, CAMPAIGN_REQUESTS, [r for r in requests if r.message_id in new])
     return TestsSent(items=items)
 
