@@ -396,6 +396,17 @@ async def test_a_campaign_that_waits_for_somebody_is_paused_and_says_why(campaig
     assert [event.control for event in await campaigns.controls()] == ["running", "paused", "running", "paused"]
 
 
+async def test_a_campaign_that_ends_while_it_is_paused_says_no_more_why_it_was(campaigns: Campaigns) -> None:
+    campaign_id = await campaigns.started(1)
+    await campaigns.planner.expand()
+    needs: dict[str, Any] = {"reasons": ("gateway_needs_somebody",), "until": now() + timedelta(minutes=5)}
+    await campaigns.report(changed(campaign_id, subject(1), 1, "deferred", **needs))
+    assert (await campaigns.get(f"campaigns/{campaign_id}"))["paused_because"] == ["gateway_needs_somebody"]
+    await campaigns.report(changed(campaign_id, subject(1), 2, "accepted"))
+    found = await campaigns.get(f"campaigns/{campaign_id}")
+    assert (found["status"], found["paused_because"]) == ("finished", [])
+
+
 async def test_a_campaign_that_is_running_says_that_sending_waits_and_since_when(campaigns: Campaigns) -> None:
     campaign_id = await campaigns.started(1)
     draft = (await campaigns.written())["campaign_id"]

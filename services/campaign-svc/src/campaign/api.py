@@ -618,7 +618,10 @@ async def _shown(tx: AsyncConnection, held: Resources[Any], rows: Sequence[Row[A
                 opens_at=_table(row, sender, policy).opens_at(sender.country) if row.starts_at else None,
                 length=length_of(template.sample(sender.stop_code) + sender.stop_added),
                 costly=costly(row.text),
-                paused_because=sorted(reasons.get((row.campaign_id, "paused"), {})),
+                # what ends while it is paused does so by its counts (`finish_done`), and keeps its reasons
+                paused_because=sorted(reasons.get((row.campaign_id, "paused"), {}))
+                if row.status == Status.PAUSED
+                else [],
                 sending_waits=waits if row.status == Status.RUNNING else None,
                 failing=Failing(attempts=row.failures, again_at=row.retry_at) if row.failures > 1 else None,
                 statistics=Statistics(
