@@ -371,6 +371,32 @@ async def test_contacts_come_go_and_are_read_without_a_file(campaigns: Campaigns
     await campaigns.post("contacts/lookup", 404, json={"sender_id": SENDER, "number": number(1)})
 
 
+async def test_what_an_attribute_holds_is_learnt_of_contacts_that_are_kept(campaigns: Campaigns) -> None:
+    async with campaigns.surroundings.sql("campaign") as sql:
+        await sql.execute(
+            "INSERT INTO erasing (subject_id, erasure_id, requested_at) VALUES ($1, 'era-1', now())", subject(1)
+        )
+    people: list[tuple[str, dict[str, Any]]] = [
+        ("36111", {"points": "beaucoup", "size": 41}),
+        (number(1), {"points": "beaucoup", "vip": True}),
+        (number(2), {"points": "beaucoup", "timezone": "Mars"}),
+        (number(3), {"born": 1990, "points": 12}),
+        (number(3), {"points": 12, "city": "Lyon"}),
+        (number(4), {"points": "douze"}),
+    ]
+    body = {"sender_id": SENDER, "contacts": [{"number": n, "attributes": held} for n, held in people]}
+    found = await campaigns.post("contacts", json=body)
+    assert [(each["result"], each["reason"]) for each in found["items"]] == [
+        ("refused", "short_code"),
+        ("refused", "erased"),
+        ("refused", "no_timezone:timezone"),
+        ("duplicate", None),
+        ("created", None),
+        ("refused", "no_number:points"),
+    ]
+    assert await campaigns.get(f"senders/{SENDER}/attributes") == {"points": "number", "city": "text"}
+
+
 async def test_no_request_brings_back_who_was_erased(campaigns: Campaigns) -> None:
     async with campaigns.surroundings.sql("campaign") as sql:
         await sql.execute(

@@ -3,7 +3,7 @@
 A contact is named by its number or its subject id, in the body. The same values are taken and refused as of files.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -134,24 +134,30 @@ class Declared(BaseModel):
 async def put_contacts(body: NewContacts, held: Held, caller: Writer) -> Verdicts:
     """Create contacts, or change those that there are. Each has its verdict; what is refused keeps none of the others.
 
-    An attribute that nobody knew holds numbers or booleans from now on where its first value is one in JSON, else
-    texts. One that is named as phone numbers are is left out (`other_numbers`).
+    An attribute that nobody knew holds numbers or booleans from now on where the first value of it that is taken is one
+    in JSON, else texts. One that is named as phone numbers are is left out (`other_numbers`).
     """
     caller.may_use(body.sender_id)
     await senders.known(held.database, body.sender_id)
     now = datetime.now(UTC)
     async with held.database.begin() as tx:
-        known = await attributes.kinds_of(tx, body.sender_id)
-        inferred = _inferred(body.contacts, known)
-        kinds = known | inferred
-        read = [_read(contact, kinds, held) for contact in body.contacts]
-        rows = {row[1]: row for place, each in enumerate(read) if (row := _row(place, each, held)) is not None}
+        kinds = known = await attributes.kinds_of(tx, body.sender_id)
+        whose = [_whose(contact, held) for contact in body.contacts]
         await erasing.be_waited_for(tx)
-        erased = await store.erased_among(tx, rows)
-        created = await store.put_contacts(
-            tx, body.sender_id, [row for subject_id, row in rows.items() if subject_id not in erased], now
-        )
-        await attributes.learn(tx, body.sender_id, inferred, now)
+        erased = await store.erased_among(tx, {who.subject_id for who in whose if isinstance(who, _Whose)})
+        read: list[_Read | str] = []
+        for contact, who in zip(body.contacts, whose, strict=True):
+            inferred = _inferred(contact, kinds)
+            each = who if isinstance(who, str) else _read(contact, who, kinds | inferred)
+            read.append(each)
+            if isinstance(each, _Read) and each.subject_id not in erased:
+                kinds = kinds | inferred
+        rows = {row[1]: row for place, each in enumerate(read) if (row := _row(place, each, held)) is not None}
+        put = [row for subject_id, row in rows.items() if subject_id not in erased]
+        created = await store.put_contacts(tx, body.sender_id, put, now)
+        kept = {name for row in put for name in body.contacts[row[0]].attributes}
+        new = {name: kind for name, kind in kinds.items() if name in kept and name not in known}
+        await attributes.learn(tx, body.sender_id, new, now)
     verdicts = []
     for place, each in enumerate(read):
         if isinstance(each, str):
@@ -210,33 +216,40 @@ async def declare_attribute(sender_id: InPath, name: Name, body: Declared, held:
     return body
 
 
-class _Read(msgspec.Struct, frozen=True):
+class _Whose(msgspec.Struct, frozen=True):
     subject_id: str
     e164: str
     territory: str
+
+
+class _Read(_Whose, frozen=True):
     attributes: dict[str, str]
 
 
-def _inferred(contacts: Sequence[NewContact], known: Mapping[str, Kind]) -> dict[str, Kind]:
-    """By the first value of each."""
+def _inferred(contact: NewContact, known: Mapping[str, Kind]) -> dict[str, Kind]:
+    """What its attributes hold that nobody knew, by their values."""
     found: dict[str, Kind] = {}
-    for contact in contacts:
-        for name, value in contact.attributes.items():
-            if name in known or name in found or value is None or value == "" or name in NO_ATTRIBUTES:
-                continue
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            found[name] = Kind.BOOLEAN if isinstance(value, bool) else Kind.NUMBER if number else Kind.TEXT
+    for name, value in contact.attributes.items():
+        if name in known or value is None or value == "" or name in NO_ATTRIBUTES:
+            continue
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        found[name] = Kind.BOOLEAN if isinstance(value, bool) else Kind.NUMBER if number else Kind.TEXT
     return found
 
 
-def _read(contact: NewContact, kinds: Mapping[str, Kind], held: Resources[Any]) -> _Read | str:
-    """It, or why it is refused."""
+def _whose(contact: NewContact, held: Resources[Any]) -> _Whose | str:
+    """Whose it is, or why it is refused."""
     if STOP_FIELD in contact.attributes:
         return LineProblem.RESERVED_COLUMN
     try:
         msisdn = parse(contact.number, fictional=held.settings.fictional_numbers)
     except NumberRefused as refused:
         return refused.reason
+    return _Whose(held.subject_keys.subject_id(msisdn.e164), msisdn.e164, msisdn.territory)
+
+
+def _read(contact: NewContact, whose: _Whose, kinds: Mapping[str, Kind]) -> _Read | str:
+    """It, or why it is refused."""
     values = {
         name: v.strip() if isinstance(v, str) else plain(v)
         for name, v in contact.attributes.items()
@@ -245,7 +258,7 @@ def _read(contact: NewContact, kinds: Mapping[str, Kind], held: Resources[Any]) 
     typed = [(name, kinds[name]) for name in values if kinds.get(name, Kind.TEXT) is not Kind.TEXT]
     if (problem := against(values, typed)) is not None:
         return problem
-    return _Read(held.subject_keys.subject_id(msisdn.e164), msisdn.e164, msisdn.territory, values)
+    return _Read(whose.subject_id, whose.e164, whose.territory, values)
 
 
 def _row(place: int, read: _Read | str, held: Resources[Any]) -> store.ImportedRow | None:
