@@ -2,6 +2,8 @@
 dies is gone on with."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -103,7 +105,7 @@ async def test_an_opt_out_that_comes_as_the_generations_change_is_enforced(
         await some_history(d)
         change = store.change_generations
 
-        async def while_it_waits(tx: Any) -> None:
+        async def while_it_waits(tx: Any, *args: Any) -> bool:
             await d.publish_states(opted_out(5, version=2, reference="simulator/main/mo-5"))
 
             async def waits() -> bool:
@@ -111,7 +113,7 @@ async def test_an_opt_out_that_comes_as_the_generations_change_is_enforced(
                     return bool(await sql.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
 
             await eventually(waits)
-            await change(tx)
+            return await change(tx, *args)
 
         monkeypatch.setattr(store, "change_generations", while_it_waits)
         await rebuild(surroundings)
@@ -162,3 +164,32 @@ async def test_what_the_log_does_not_hold_any_more_is_not_forgotten(surroundings
         said = await rebuild(surroundings)
         assert "1 people are kept as they are: newer than what the log holds" in said
         assert await rows(surroundings) == truth | {subject(6): (7, "opted_in", False)}
+
+
+@asynccontextmanager
+async def lost(_: Rebuilding) -> AsyncIterator[None]:
+    """The lock of a connection that broke while it was idle."""
+    yield
+
+
+@pytest.mark.parametrize(
+    "last", [pytest.param(name, id=name) for name in ("rebuild_until", "keep_newer", "lock_generation")]
+)
+async def test_of_two_whose_lock_was_lost_the_second_puts_nothing_into_service(
+    surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    """Wherever the first has overtaken it: what it left behind is an empty table."""
+    async with operator() as op, dispatch(surroundings, op) as d:
+        truth = await some_history(d)
+        monkeypatch.setattr(Rebuilding, "_alone", lost)
+        real = getattr(store, last)
+
+        async def overtaken(*args: Any) -> Any:
+            monkeypatch.setattr(store, last, real)
+            await rebuild(surroundings)
+            return await real(*args)
+
+        monkeypatch.setattr(store, last, overtaken)
+        with pytest.raises(NotNow):
+            await rebuild(surroundings)
+        assert await rows(surroundings) == truth

@@ -7,6 +7,7 @@ meanwhile is read too, and the two change places: decisions and opt-outs wait fo
 """
 
 import asyncio
+import contextlib
 import logging
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -34,6 +35,7 @@ READS_S = 2.0  # what is left of the log, while they wait
 AGAIN_S = 2.0
 TRIES = 30
 REBUILDER = "placet.rebuild"  # advisory lock: one that rebuilds
+ANOTHERS = "another has gone on with this rebuild, or finished it: run it again if none does"
 
 
 class NotNow(RuntimeError):
@@ -51,15 +53,13 @@ class Rebuilding:
         [subscription] = [s for s in projection.subscriptions() if s.group == store.CONSENTS_GROUP]
         async with self._alone(), Replaying(subscription, self.settings) as log_again:
             async with self.database.begin() as tx:
-                reached = await store.begin_rebuild(tx, datetime.now(UTC))
+                begun_at, reached = await store.begin_rebuild(tx, datetime.now(UTC))
             while True:
                 async with self.database.begin() as tx:
                     until = await store.rebuild_until(tx)
                 async for batch in log_again.read(reached, until, AT_ONCE):
                     async with self.database.begin() as tx:
-                        await _apply(tx, batch)
-                        await store.step_rebuild(tx, batch.partition, batch.next_offset)
-                    reached[batch.partition] = batch.next_offset
+                        await _step(tx, batch, begun_at, reached)
                 self.tell(f"{sum(reached.values())} records read")
                 async with self.database.begin() as tx:
                     ahead = await store.projected_up_to(tx)
@@ -70,9 +70,9 @@ class Rebuilding:
                 await tx.execute(text("ANALYZE subject_next"))  # else its first decisions read all of it
             if kept:
                 self.tell(f"{kept} people are kept as they are: newer than what the log holds")
-            await self._change(log_again, reached)
+            await self._change(log_again, begun_at, reached)
 
-    async def _change(self, log_again: Replaying, reached: Mapping[int, int]) -> None:
+    async def _change(self, log_again: Replaying, begun_at: datetime, reached: Mapping[int, int]) -> None:
         for _ in range(TRIES):
             try:
                 async with self.database.begin() as tx:
@@ -81,7 +81,8 @@ class Rebuilding:
                         until = await store.projected_up_to(tx)  # to stay so: whoever would write it waits for us
                         async for batch in log_again.read(reached, until, AT_ONCE):
                             await _apply(tx, batch)
-                    await store.change_generations(tx)
+                    if not await store.change_generations(tx, begun_at, reached):
+                        raise NotNow(ANOTHERS)
                 return
             except (TimeoutError, DBAPIError) as error:
                 log.warning("the generations could not change places yet", extra={"why": type(error).__name__})
@@ -97,7 +98,18 @@ class Rebuilding:
             try:
                 yield
             finally:
-                await connection.execute(text("SELECT pg_advisory_unlock_all()"))
+                with contextlib.suppress(DBAPIError):  # a connection that was lost holds no lock
+                    await connection.execute(text("SELECT pg_advisory_unlock_all()"))
+
+
+async def _step(tx: AsyncConnection, batch: Batch, begun_at: datetime, reached: dict[int, int]) -> None:
+    """Raises NotNow where another has gone on with it. The lock is held by a connection, and one that is idle for hours
+    may be lost unnoticed; this cannot."""
+    await _apply(tx, batch)
+    since = reached.get(batch.partition, 0)
+    if not await store.step_rebuild(tx, begun_at, batch.partition, since, batch.next_offset):
+        raise NotNow(ANOTHERS)
+    reached[batch.partition] = batch.next_offset
 
 
 async def _apply(tx: AsyncConnection, batch: Batch) -> None:

@@ -492,19 +492,22 @@ async def compared(tx: AsyncConnection) -> Row[Any] | None:
     return rows.one_or_none()
 
 
-async def begin_rebuild(tx: AsyncConnection, now: datetime) -> dict[int, int]:
-    """The next offset by partition of a rebuild that was not finished; else of one that begins, on an empty table."""
-    rows = list(await tx.execute(text("SELECT partition, next_offset FROM rebuild")))
+async def begin_rebuild(tx: AsyncConnection, now: datetime) -> tuple[datetime, dict[int, int]]:
+    """When it was begun, which is its name, and the next offset by partition: of a rebuild that was not finished; else
+    of one that begins, on an empty table."""
+    rows = list(await tx.execute(text("SELECT partition, next_offset, begun_at FROM rebuild")))
+    begun_at: datetime = rows[0].begun_at if rows else now
     if not rows:
         await tx.execute(text("TRUNCATE subject_next"))
-        await tx.execute(
-            text(
-                "INSERT INTO rebuild (partition, next_offset, until, begun_at) SELECT partition, 0, next_offset, :now"
-                " FROM consumer_offset WHERE consumer_group = :group AND topic = :topic"
-            ),
-            {"now": now, "group": CONSENTS_GROUP, "topic": STATES.name},
-        )
-    return {row.partition: row.next_offset for row in rows}
+    added = await tx.execute(  # all partitions, or those that there are since
+        text(
+            "INSERT INTO rebuild (partition, next_offset, until, begun_at) SELECT partition, 0, next_offset, :begun_at"
+            " FROM consumer_offset WHERE consumer_group = :group AND topic = :topic"
+            " ON CONFLICT DO NOTHING RETURNING partition, next_offset"
+        ),
+        {"begun_at": begun_at, "group": CONSENTS_GROUP, "topic": STATES.name},
+    )
+    return begun_at, {row.partition: row.next_offset for row in (*rows, *added)}
 
 
 async def rebuild_until(tx: AsyncConnection) -> dict[int, int]:
@@ -521,11 +524,16 @@ async def rebuild_until(tx: AsyncConnection) -> dict[int, int]:
     return until
 
 
-async def step_rebuild(tx: AsyncConnection, partition: int, next_offset: int) -> None:
-    await tx.execute(
-        text("UPDATE rebuild SET next_offset = :next_offset WHERE partition = :partition"),
-        {"partition": partition, "next_offset": next_offset},
+async def step_rebuild(tx: AsyncConnection, begun_at: datetime, partition: int, since: int, next_offset: int) -> bool:
+    """From `since` to `next_offset`. False where another has gone on with it, or finished it: then nothing counts."""
+    stepped = await tx.execute(
+        text(
+            "UPDATE rebuild SET next_offset = :next_offset"
+            " WHERE partition = :partition AND begun_at = :begun_at AND next_offset = :since"
+        ),
+        {"next_offset": next_offset, "partition": partition, "begun_at": begun_at, "since": since},
     )
+    return stepped.rowcount == 1
 
 
 async def rebuild_progress(tx: AsyncConnection) -> tuple[int, int, datetime | None]:
@@ -541,9 +549,15 @@ async def rebuild_progress(tx: AsyncConnection) -> tuple[int, int, datetime | No
     return row.read, row.until, row.begun_at
 
 
-async def change_generations(tx: AsyncConnection) -> None:
+async def change_generations(tx: AsyncConnection, begun_at: datetime, reached: Mapping[int, int]) -> bool:
     """`subject_next` serves from the commit on, and what served is emptied. The caller has locked `subject` against
-    everybody (`lock_generation`): who waits for it finds the other."""
+    everybody (`lock_generation`): who waits for it finds the other. False, and to be rolled back, where the rebuild is
+    no longer the caller's, as far as it has `reached`: what is in `subject_next` then may be next to nothing."""
+    rows = await tx.execute(
+        text("DELETE FROM rebuild WHERE begun_at = :begun_at RETURNING partition, next_offset"), {"begun_at": begun_at}
+    )
+    if {row.partition: row.next_offset for row in rows} != reached:
+        return False
     for statement in (
         "ALTER TABLE subject RENAME TO subject_was",
         "ALTER INDEX subject_pk RENAME TO subject_was_pk",
@@ -552,10 +566,10 @@ async def change_generations(tx: AsyncConnection) -> None:
         "ALTER TABLE subject_was RENAME TO subject_next",
         "ALTER INDEX subject_was_pk RENAME TO subject_next_pk",
         "TRUNCATE subject_next",
-        "DELETE FROM rebuild",
         "UPDATE comparison SET compared_at = NULL",
     ):
         await tx.execute(text(statement))
+    return True
 
 
 async def lock_generation(tx: AsyncConnection, within_s: float) -> None:
