@@ -2,6 +2,7 @@
 dies is gone on with."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -22,6 +23,7 @@ from tests.running import Surroundings
 from tests.service.dispatch.test_dispatch import Dispatch, dispatch
 
 PEOPLE = range(1, 9)
+BROKEN = [("ce_type", b"consent.state_changed.v1")]
 
 
 async def rows(surroundings: Surroundings, table: str = "subject") -> dict[str, tuple[int, str, bool]]:
@@ -60,9 +62,8 @@ async def projected(d: Dispatch) -> None:
 
 async def some_history(d: Dispatch) -> dict[str, tuple[int, str, bool]]:
     await d.publish_states(*(opted_in(n) for n in (*PEOPLE, 9)))
-    broken = [("ce_type", b"consent.state_changed.v1")]
     for n in (4, 9):  # what comes of the first afterwards can be read again
-        await publish_raw(d.surroundings, STATES, subject(n).encode(), b"{broken", broken)
+        await publish_raw(d.surroundings, STATES, subject(n).encode(), b"{broken", BROKEN)
     await d.publish_states(opted_out(3, version=2), opted_in(4, version=2), opted_in(4, version=1))
     await projected(d)
     return await rows(d.surroundings)
@@ -193,3 +194,31 @@ async def test_of_two_whose_lock_was_lost_the_second_puts_nothing_into_service(
         with pytest.raises(NotNow):
             await rebuild(surroundings)
         assert await rows(surroundings) == truth
+
+
+@pytest.mark.parametrize(("step", "nth"), [("projected_up_to", 3), ("keep_newer", 1)])
+async def test_who_can_be_read_again_is_not_taken_for_unreadable(
+    surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch, step: str, nth: int
+) -> None:
+    """Published as what is newer than the log is looked for: their newest state goes over after what came before it."""
+    async with operator() as op, dispatch(surroundings, op) as d:
+        truth = await some_history(d)
+        real = getattr(store, step)
+        calls = itertools.count(1)
+
+        async def meanwhile(*args: Any) -> Any:
+            if next(calls) == nth:
+                await publish_raw(surroundings, STATES, subject(5).encode(), b"{broken", BROKEN)
+                await d.publish_states(opted_in(5, version=2))
+
+                async def applied() -> bool:
+                    assert (await rows(surroundings))[subject(5)] == (2, "opted_in", False)
+                    return True
+
+                await eventually(applied)
+            return await real(*args)
+
+        monkeypatch.setattr(store, step, meanwhile)
+        await rebuild(surroundings)
+        assert next(calls) > nth
+        assert await rows(surroundings) == truth | {subject(5): (2, "opted_in", False)}

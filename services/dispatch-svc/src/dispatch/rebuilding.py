@@ -66,7 +66,11 @@ class Rebuilding:
                 if sum(ahead[partition] - reached.get(partition, 0) for partition in ahead) <= NEAR:
                     break
             async with self.database.begin() as tx:
-                kept = await store.keep_newer(tx)
+                await tx.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+                until = await store.projected_up_to(tx)
+                async for batch in log_again.read(reached, until, AT_ONCE):
+                    await _step(tx, batch, begun_at, reached)
+                kept = await store.keep_newer(tx)  # of a moment up to which the log is read: none of it comes after
                 await tx.execute(text("ANALYZE subject_next"))  # else its first decisions read all of it
             if kept:
                 self.tell(f"{kept} people are kept as they are: newer than what the log holds")
