@@ -1,5 +1,5 @@
-"""An SMSC in a process of its own: `python -m tests.smpp_operator PORT`. It prints each bind and each `submit_sm` as a
-line of JSON, and does what the last two digits of the recipient say."""
+"""An SMSC in a process of its own: `python -m tests.smpp_operator PORT`. It prints each bind, each `submit_sm` and
+each session's end as a line of JSON, and does what the last two digits of the recipient say."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ import smpp34
 
 MESSAGE_PAYLOAD = 0x0424
 ACCEPTED, THROTTLED, BAD_SOURCE, BAD_DESTINATION, SYSTEM_ERROR, SILENT, DIES, BUSY_AT_THE_SECOND, HALF = range(1, 10)
-NOT_BOUND, BAD_TON, BAD_NPI = range(10, 13)
+NOT_BOUND, BAD_TON, BAD_NPI, NOT_BOUND_AT_FIRST, ANSWERED_LATE = range(10, 15)
 REFUSALS = {THROTTLED: 0x58, BAD_SOURCE: 0x0A, BAD_DESTINATION: 0x0B, SYSTEM_ERROR: 0x08}
 REFUSALS |= {NOT_BOUND: 0x04, BAD_TON: 0x48, BAD_NPI: 0x49}
 
@@ -25,11 +25,14 @@ async def serve(port: int) -> None:
     server = smpp34.Server(host="127.0.0.1", port=port, system_id="operator")
     await server.start()
     _say(kind="up")
-    taken, held, refused = 0, [], 0
+    taken, held, refused, first = 0, [], 0, None
+    late: list[smpp34.SubmitSmEvent] = []
     while True:
         event = await server.next()
         if isinstance(event, smpp34.Esme):
             _say(kind="bind", system_id=event.system_id, receives=event.can_receive)
+        if isinstance(event, smpp34.Unbound):
+            _say(kind="unbind", session=event.session_id)
         if not isinstance(event, smpp34.SubmitSmEvent):
             continue
         _say(
@@ -44,10 +47,17 @@ async def serve(port: int) -> None:
             text=event.short_message.hex(),
             payload="".join(t.value.hex() for t in event.tlvs if t.tag == MESSAGE_PAYLOAD),
         )
+        first = first or event.session_id
+        while late and event.session_id != first:
+            late.pop().accept(message_id="late")
         wanted = int(event.destination_addr[-2:])
         second = event.esm_class == 0x40 and event.short_message[5] == 2
         if wanted in REFUSALS:
             event.reject(REFUSALS[wanted])
+        elif wanted == NOT_BOUND_AT_FIRST and event.session_id == first:
+            event.reject(REFUSALS[NOT_BOUND])
+        elif wanted == ANSWERED_LATE:  # once another session is used
+            late.append(event)
         elif wanted == SILENT:
             held.append(event)
         elif wanted == DIES:

@@ -40,13 +40,13 @@ class Smsc:
         assert self.process.stdout is not None
         assert json.loads(await self.process.stdout.readline())["kind"] == "up"
 
-    async def heard(self, submits: int) -> list[dict[str, Any]]:
-        """What it printed, until so many submits are among it."""
+    async def heard(self, many: int, kind: str = "submit") -> list[dict[str, Any]]:
+        """So many of that kind, once it has printed them."""
         assert self.process is not None
         assert self.process.stdout is not None
-        while sum(fact["kind"] == "submit" for fact in self.facts) < submits:
+        while sum(fact["kind"] == kind for fact in self.facts) < many:
             self.facts.append(json.loads(await asyncio.wait_for(self.process.stdout.readline(), 10)))
-        return [fact for fact in self.facts if fact["kind"] == "submit"]
+        return [fact for fact in self.facts if fact["kind"] == kind]
 
     async def stop(self) -> None:
         if self.process is not None and self.process.returncode is None:
@@ -169,6 +169,45 @@ async def test_silence_and_a_session_that_ends_are_unknown_and_the_next_message_
         await server.start()
         await eventually(accepted)
         assert "33639980001" not in str(silent) + str(cut) + str(nobody)
+
+
+async def test_after_a_session_that_holds_no_bind_of_ours_there_is_another_and_what_is_in_flight_may_end() -> None:
+    async with smsc() as server, bound(server.port, timeout_s=GENEROUS_S, binds="1") as gateway:
+        late = asyncio.create_task(gateway.submit([submit(operator.ANSWERED_LATE)]))
+        await server.heard(1)
+        [gone] = await gateway.submit([submit(operator.NOT_BOUND_AT_FIRST)])
+        assert type(gone) is Unreachable
+        [again] = await gateway.submit([submit(operator.NOT_BOUND_AT_FIRST)])
+        assert isinstance(again, Result)
+        assert await late == [Result("accepted", "late", None)]
+        [after] = await gateway.submit([submit(operator.ACCEPTED)])
+        assert isinstance(after, Result)
+        old, refused, *others = [one["session"] for one in await server.heard(4)]
+        [given_back] = [one["session"] for one in await server.heard(1, "unbind")]
+    assert old == refused == given_back
+    assert others[0] == others[1] != old
+
+
+async def test_after_silence_there_is_another_session_but_not_while_others_are_answered() -> None:
+    async with smsc() as server, bound(server.port, timeout_s=GENEROUS_S, binds="1") as gateway:
+        [there_is_a_session] = await gateway.submit([submit(operator.ACCEPTED)])
+        assert isinstance(there_is_a_session, Result)
+        gateway.timeout_s = 3.0
+        going = asyncio.create_task(gateway.submit([submit(operator.SILENT)]))
+        await server.heard(2)
+        answered = [*await gateway.submit([submit(operator.ACCEPTED)])]
+        [silent] = await going
+        gateway.timeout_s = GENEROUS_S
+        answered += await gateway.submit([submit(operator.ACCEPTED)])
+        gateway.timeout_s = 1.0
+        [again] = await gateway.submit([submit(operator.SILENT)])
+        gateway.timeout_s = GENEROUS_S
+        answered += await gateway.submit([submit(operator.ACCEPTED)])
+        assert type(silent) is type(again) is Unanswered
+        assert all(isinstance(answer, Result) for answer in answered)
+        *sessions, last = [one["session"] for one in await server.heard(6)]
+    assert len(set(sessions)) == 1
+    assert last not in sessions
 
 
 BIND, SUBMIT, UNBIND = 2, 4, 6  # command ids

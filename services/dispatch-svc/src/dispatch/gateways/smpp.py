@@ -11,6 +11,9 @@ account says so. Only the last part asks for a receipt, and its id is the messag
     any other status but "system" and "unknown error"         Refused
     those two, silence, a session that ends, half a message   Unanswered
 
+After ESME_RINVBNDSTS, and after a submit that nobody answered while nobody else was answered either, a bind takes what
+comes next over a new session.
+
 What this library does not do: it says of a refused bind (a wrong password) only that it timed out, so that is
 `Unreachable`, and the operator has to be asked; and it acknowledges a `deliver_sm` before we have it. So we bind as
 transmitter and take neither MOs nor receipts here: the operator brings them by HTTP or Kafka.
@@ -22,7 +25,9 @@ import itertools
 import logging
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import smpp34
@@ -66,6 +71,26 @@ WHO_KNOWS = (0x08, 0xFF)
 PART_TRIES, PART_PAUSE_S = 5, 0.2
 
 
+@dataclass(slots=True, eq=False)
+class _Session:
+    """`of_no_use`: it holds no bind of ours, or answers nobody, though its connection stays. What is in flight may end
+    on it, and nothing new begins."""
+
+    client: smpp34.Client
+    smsc: smpp34.Smsc
+    in_flight: int = 0
+    answers: int = 0
+    of_no_use: bool = False
+
+    async def give_back(self) -> None:
+        with contextlib.suppress(smpp34.SmppError, TimeoutError, OSError, RuntimeError):  # it may have ended
+            async with asyncio.timeout(UNBIND_S):
+                await (
+                    self.smsc.unbind()
+                )  # or the operator counts it among our binds until it notices, and refuses others
+        await self.client.stop()
+
+
 class SmppGateway:
     """`submits`: how many submits there are at once. What is in flight fits the windows, so that a message never waits
     for its place longer than its permit lasts."""
@@ -98,8 +123,7 @@ class SmppGateway:
         begun = False
         bind = next(self._turn)
         try:
-            async with asyncio.timeout_at(until), bind.window:
-                session = await bind.session()
+            async with asyncio.timeout_at(until), bind.window, bind.session() as session:
                 begun = True
                 return await self._send(session, m)
         except SendError as error:
@@ -107,7 +131,7 @@ class SmppGateway:
         except (smpp34.SmppError, TimeoutError, OSError, RuntimeError) as error:
             return (Unanswered if begun else Unreachable)(type(error).__name__)
 
-    async def _send(self, session: smpp34.Smsc, m: Submit) -> Result:
+    async def _send(self, session: _Session, m: Submit) -> Result:
         coding, parts = parts_of(m.text, next(self._references) % 256, as_payload=self._as_payload)
         answer = None
         for n, part in enumerate(parts, 1):
@@ -123,46 +147,71 @@ class SmppGateway:
         return Result("accepted", answer.message_id, None)
 
     async def _part(
-        self, session: smpp34.Smsc, m: Submit, coding: int, part: bytes, *, headed: bool, last: bool
+        self, session: _Session, m: Submit, coding: int, part: bytes, *, headed: bool, last: bool
     ) -> smpp34.SubmitSmResp:
         whole = self._as_payload and len(part) > OCTETS[coding]
-        return await session.submit_sm(
-            m.to.removeprefix("+"),
-            b"" if whole else part,
-            source_addr=m.sender,
-            source_addr_ton=ALPHANUMERIC,
-            dest_addr_ton=INTERNATIONAL,
-            dest_addr_npi=ISDN,
-            esm_class=USER_DATA_HEADER if headed else 0,
-            registered_delivery=1 if last else 0,
-            data_coding=coding,
-            tlvs=[smpp34.Tlv(MESSAGE_PAYLOAD, part)] if whole else [],
-        )
+        asked_at, answers = time.monotonic(), session.answers
+        try:
+            answer = await session.smsc.submit_sm(
+                m.to.removeprefix("+"),
+                b"" if whole else part,
+                source_addr=m.sender,
+                source_addr_ton=ALPHANUMERIC,
+                dest_addr_ton=INTERNATIONAL,
+                dest_addr_npi=ISDN,
+                esm_class=USER_DATA_HEADER if headed else 0,
+                registered_delivery=1 if last else 0,
+                data_coding=coding,
+                tlvs=[smpp34.Tlv(MESSAGE_PAYLOAD, part)] if whole else [],
+            )
+        except (asyncio.CancelledError, smpp34.SmppError, TimeoutError):
+            if session.answers == answers and time.monotonic() - asked_at > self.timeout_s / 2:
+                session.of_no_use = True
+            raise
+        session.answers += 1
+        if answer.command_status == NOT_BOUND:
+            session.of_no_use = True
+        return answer
 
 
 class _Bind:
-    """One session, made when first needed and again when it has ended; an attempt, and its failure, is everybody's who
-    waits for it. `window`: places for messages, which the library says it keeps and does not."""
+    """One session, made when first needed and again when it has ended or is of no use; an attempt, and its failure, is
+    everybody's who waits for it. `window`: places for messages, which the library says it keeps and does not."""
 
     def __init__(self, account: Account, window: int) -> None:
         self._account = account
         self.window = asyncio.Semaphore(window)
-        self._attempt: asyncio.Task[smpp34.Smsc | Unreachable] | None = None
+        self._attempt: asyncio.Task[_Session | Unreachable] | None = None
         self._rests_until = 0.0
-        self._open: tuple[smpp34.Client, smpp34.Smsc] | None = None
+        self._open: _Session | None = None
+        self._leaving: set[asyncio.Task[None]] = set()
 
-    async def session(self) -> smpp34.Smsc:
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[_Session]:
         """Raises Unreachable: nothing was begun. Who stops waiting leaves the attempt to the others."""
         if self._attempt is None or (self._attempt.done() and time.monotonic() >= self._rests_until):
             self._attempt = asyncio.create_task(self._found())
         found = await asyncio.shield(self._attempt)
         if isinstance(found, Unreachable):
             raise found
-        return found
+        if found is not self._open:
+            raise Unreachable("the session is being given back")
+        found.in_flight += 1
+        try:
+            yield found
+        finally:
+            found.in_flight -= 1
+            if found is not self._open and not found.in_flight:
+                leaving = asyncio.create_task(found.give_back())
+                self._leaving.add(leaving)
+                leaving.add_done_callback(self._leaving.discard)
 
-    async def _found(self) -> smpp34.Smsc | Unreachable:
-        if self._open is not None and not await self._open[0].is_alive():
-            await self._give_back()
+    async def _found(self) -> _Session | Unreachable:
+        held = self._open
+        if held is not None and (held.of_no_use or not await held.client.is_alive()):
+            self._open = None
+            if not held.in_flight:  # else the last of them gives it back
+                await held.give_back()
         if self._open is None:
             at = urlsplit(self._account.url or "")
             client = smpp34.Client(
@@ -177,26 +226,20 @@ class _Bind:
             )
             try:
                 async with asyncio.timeout(CONNECT_S + 1):
-                    self._open = client, await client.connect()
+                    self._open = _Session(client, await client.connect())
             except (smpp34.SmppError, TimeoutError, OSError, RuntimeError) as error:
                 await client.stop()  # or an operator that lets it in late holds a bind that nobody uses
                 self._rests_until = time.monotonic() + REST_S
                 return Unreachable(type(error).__name__)
-        return self._open[1]
+        return self._open
 
     async def close(self) -> None:
         if self._attempt is not None:
             await asyncio.wait([self._attempt])
-        await self._give_back()
-
-    async def _give_back(self) -> None:
         held, self._open = self._open, None
-        if held is None:
-            return
-        with contextlib.suppress(smpp34.SmppError, TimeoutError, OSError, RuntimeError):  # it may have ended
-            async with asyncio.timeout(UNBIND_S):
-                await held[1].unbind()  # or the operator counts it among our binds until it notices, and refuses others
-        await held[0].stop()
+        if held is not None:
+            await held.give_back()
+        await asyncio.gather(*self._leaving)
 
 
 def parts_of(text: str, reference: int, *, as_payload: bool = False) -> tuple[int, list[bytes]]:
