@@ -179,7 +179,14 @@ async def test_how_long_nothing_has_been_compared_is_told_also_where_nothing_eve
     [metric] = COMPARED.collect()
     assert metric.samples[0].value >= timedelta(days=2).total_seconds()
     await both.project([opted_in(1)])
-    await both.compare(await _as_dispatch_has_it(both))
+    comparing = Comparing(both.dispatch, 1, begun)
+    theirs = await _as_dispatch_has_it(both)
+    await both.compare(theirs, watermark=timedelta(seconds=-1))
+    await comparing.compare()
+    [metric] = COMPARED.collect()
+    assert metric.samples[0].value >= timedelta(days=2).total_seconds(), "sums that wait are not compared"
+    await both.compare(theirs)
+    await comparing.compare()
     [metric] = COMPARED.collect()
     assert metric.samples[0].value < timedelta(days=1).total_seconds()
 

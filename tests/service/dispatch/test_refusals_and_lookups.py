@@ -13,6 +13,7 @@ from sqlalchemy import text
 from common.database import Database
 from common.kafka import partition_of
 from dispatch import outcomes, store
+from dispatch import timers as timers_module
 from dispatch.clearance import Permit, stored
 from dispatch.gateways import HTTP_PROVIDERS, LOOK_UPS, HttpGateway, Result
 from dispatch.pipeline import Handoff
@@ -229,7 +230,7 @@ async def test_what_came_due_while_the_last_looks_took_long_is_not_missed_and_th
     await older.holds("unknown", decided_ago=timedelta(minutes=4))
     server.answer = http(200, {"batches": []})
     timers = timers_of(older.database, older.handoff, batch=1)
-    timers._looked_up_at = now() - timedelta(minutes=5)
+    timers._looked_up_at["sinch"] = now() - timedelta(minutes=5)
     await looked_up(timers)
     first, second = server.requests
     assert str(older.message_id).encode() in first
@@ -249,6 +250,30 @@ async def test_of_many_that_were_lost_at_one_instant_each_is_asked_about_though_
     await looked_up(timers_of(lost[0].database, lost[0].handoff, batch=1))
     assert [(await each.row()).status for each in lost] == ["unknown", "unknown", "accepted"]
     assert len(server.requests) == 3
+
+
+async def test_a_look_that_failed_goes_on_where_it_failed_and_past_what_fails_twice(
+    ledger_of: LedgerOf, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timers_module, "LOOK_UP_EVERY_S", 0.0)  # rests for no time
+    lost = [ledger_of("infobip") for _ in range(3)]
+    for seconds, each in zip((95, 93, 91), lost, strict=True):
+        await each.holds("unknown", decided_ago=timedelta(seconds=seconds))
+    timers = timers_of(lost[0].database, lost[0].handoff, batch=1)
+    timers._looked_up_at["infobip"] = now() - timedelta(minutes=5)
+
+    async def asked_about() -> list[int]:
+        before = len(server.requests)
+        await timers.look_up()
+        paths = [request.split(b" ")[1] for request in server.requests[before:]]
+        return [n for path in paths for n, each in enumerate(lost) if str(each.message_id).encode() in path]
+
+    server.answer = http(200, {"results": []})
+    assert await asked_about() == [0]
+    server.fault = "error"
+    assert [await asked_about(), await asked_about()] == [[1], [1]]
+    server.fault = None
+    assert await asked_about() == [2]
 
 
 async def test_an_outcome_that_cannot_be_stored_holds_up_no_other(ledger_of: LedgerOf) -> None:

@@ -210,6 +210,23 @@ async def test_after_silence_there_is_another_session_but_not_while_others_are_a
     assert last not in sessions
 
 
+async def test_beside_a_session_of_no_use_that_has_messages_the_others_carry_what_is_new() -> None:
+    async with smsc() as server, bound(server.port, timeout_s=GENEROUS_S, binds="2") as gateway:
+        await gateway.submit([submit(operator.ACCEPTED), submit(operator.ACCEPTED)])
+        going = asyncio.create_task(gateway.submit([submit(operator.SILENT)]))
+        await server.heard(3)
+        session = gateway._binds[0]._open
+        assert session is not None
+        assert session.in_flight == 1
+        session.of_no_use = True
+        answers = [(await gateway.submit([submit(operator.ACCEPTED)]))[0] for _ in range(3)]
+        assert all(isinstance(answer, Result) for answer in answers)
+        first, second, silent, *used = [one["session"] for one in await server.heard(6)]
+        [other] = {first, second} - {silent}
+        assert used == [other] * 3
+        going.cancel()
+
+
 BIND, SUBMIT, UNBIND = 2, 4, 6  # command ids
 
 

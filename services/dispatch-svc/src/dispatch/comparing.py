@@ -36,11 +36,13 @@ NAMED = 20  # slices that are written to the log
 CLOCKS_APART = timedelta(seconds=5)  # of the relay that published a state, and of whoever summed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Comparing:
+    """`newest`: when the sums that were compared last were begun; before the first, when the process was."""
+
     database: Database
     partitions: int
-    since: datetime = field(default_factory=lambda: datetime.now(UTC))
+    newest: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def subscription(self) -> Subscription:
         return Subscription("dispatch.sums", SUMS, keep)
@@ -51,6 +53,7 @@ class Comparing:
 
     async def compare(self) -> bool:
         """Sums that were not compared yet, once we have all that is in them."""
+        self._tell_age()  # first: it shows while comparing fails
         async with self.database.begin() as tx:
             theirs = await store.sums_to_compare(tx)
             if theirs is not None and await self._has_all(tx, theirs):
@@ -59,9 +62,13 @@ class Comparing:
         if result is not None:
             DIFFERING.set(len(result.differing))
             MOVING.set(result.moving)
-        newest = self.since if result is None else result.begun_at
-        COMPARED.set((datetime.now(UTC) - newest).total_seconds())
+            if result.compared_at is not None:  # else there are sums that wait for it
+                self.newest = result.begun_at
+                self._tell_age()
         return False
+
+    def _tell_age(self) -> None:
+        COMPARED.set((datetime.now(UTC) - self.newest).total_seconds())
 
     async def _has_all(self, tx: AsyncConnection, theirs: StatesSummed) -> bool:
         as_of = await applied_watermark(tx, store.CONSENTS_GROUP, STATES, self.partitions)

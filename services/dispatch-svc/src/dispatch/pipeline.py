@@ -60,7 +60,7 @@ ENFORCED = histogram(
 
 _Lapsed = tuple[list[Permit], "asyncio.Task[dict[UUID, Permit]]"]  # what is to be decided again, and who does
 
-SUBMITS_AHEAD = 8  # for each that may be in flight: half of it is read while the other half leaves
+SUBMITS_AHEAD = 4  # for each that may be in flight; more would wait until its permit has lapsed, with answers of 100 ms
 SUBMIT_LATE_S = 2.0  # well within `settle_margin_s`; a gateway ends in time by itself, and knows what had begun
 
 

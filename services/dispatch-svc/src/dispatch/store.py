@@ -1040,12 +1040,12 @@ async def claim_left_sending(
 
 async def unknown_of(
     tx: AsyncConnection,
-    gateways: Sequence[str],
+    gateway: str,
     spans: Sequence[tuple[datetime, datetime]],
     after: tuple[datetime, UUID],
     limit: int,
 ) -> list[Row[Any]]:
-    """Messages of these gateways whose outcome nobody knows since an instant between two of these, oldest first: a page
+    """Messages of a gateway whose outcome nobody knows since an instant between two of these, oldest first: a page
     of those `after` the last one of the page before (`unknown_since`, `message_id`)."""
     await plan_now(tx)
     rows = await tx.execute(
@@ -1054,11 +1054,11 @@ async def unknown_of(
             " CROSS JOIN LATERAL (SELECT message_id, subject_id, partition, gateway, unknown_since FROM message"
             " WHERE unknown_since >= d.since AND unknown_since < d.before AND status = 'unknown'"
             " AND (unknown_since, message_id) > (CAST(:after AS timestamptz), CAST(:after_id AS uuid))"
-            " AND gateway = ANY(CAST(:gateways AS text[])) ORDER BY unknown_since, message_id LIMIT :limit) AS m"
+            " AND gateway = :gateway ORDER BY unknown_since, message_id LIMIT :limit) AS m"
             " ORDER BY m.unknown_since, m.message_id LIMIT :limit"
         ),
         {
-            "gateways": list(gateways),
+            "gateway": gateway,
             "since": [since for since, _ in spans],
             "before": [before for _, before in spans],
             "after": after[0],

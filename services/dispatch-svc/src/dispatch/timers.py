@@ -4,7 +4,7 @@ crash left `sending` is resolved, receipts that came before their message find i
 import asyncio
 import logging
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -37,12 +37,13 @@ LOOK_UP_AFTER = tuple(timedelta(minutes=minutes) for minutes in (1, 10, 60, 360)
 
 @dataclass(slots=True)
 class _LookUp:
-    """What came due for one, `after` what has been asked about already, while some of it is left. The gateways that
-    `fail` are asked the next time."""
+    """What came due for one of a gateway's, `after` what it has been asked about already. One that `failed` rests until
+    the next time, and is then asked about the same; what fails twice is passed over, until it is due again."""
 
     spans: Sequence[tuple[datetime, datetime]]
     after: tuple[datetime, UUID]
-    fail: set[str] = field(default_factory=set)
+    failed: UUID | None = None
+    rests_until: datetime | None = None
 
 
 class Timers:
@@ -65,8 +66,8 @@ class Timers:
         self._partitions = partitions
         self._sending_timeout = sending_timeout
         self._told: set[int] = set()  # partitions with a code that is due at once
-        self._looked_up_at: datetime | None = None
-        self._looking_up: _LookUp | None = None
+        self._looked_up_at: dict[str, datetime] = {}  # by gateway
+        self._looking_up: dict[str, _LookUp] = {}  # likewise, while some of it is left
 
     def codes(self) -> Worker:
         """Who waits for a code waits for no answer to another's, as long as a gateway has a slot that is free."""
@@ -195,54 +196,61 @@ class Timers:
         return again or bool(matched)
 
     async def look_up(self) -> bool:
-        """Ask the gateways that can be asked what became of messages whose answer was lost, a few times: one page.
-        What they do not know stays `unknown`. Is there more?"""
-        gateways = {g.name: g for g in self._handoff.traffic.gateways.values() if g.capabilities.looks_up}
-        if not gateways:
-            return False
-        look = self._looking_up = self._looking_up or self._due_for_a_look()
-        asked = [name for name in gateways if name not in look.fail]
-        async with self._database.begin() as tx:
-            rows = await store.unknown_of(tx, asked, look.spans, look.after, self._batch)
-        wanted = {row.message_id: row for row in rows}.values()
-        of_each = {name: [row for row in wanted if row.gateway == name] for name in asked}
-        answer = await asyncio.gather(*(self._look_up(gateways[name], of) for name, of in of_each.items()))
-        look.fail.update(name for name, answers in zip(of_each, answer, strict=True) if not answers)
-        if len(rows) < self._batch:
-            self._looking_up = None
-            return False
-        look.after = rows[-1].unknown_since, rows[-1].message_id
-        return True
+        """Ask the gateways that can be asked what became of messages whose answer was lost, a few times: one page of
+        each. What they do not know stays `unknown`. Is there more?"""
+        gateways = [g for g in self._handoff.traffic.gateways.values() if g.capabilities.looks_up]
+        return any(await asyncio.gather(*map(self._look_up, gateways)))
 
-    def _due_for_a_look(self) -> _LookUp:
+    async def _look_up(self, gateway: Gateway) -> bool:
+        look = self._looking_up.get(gateway.name)
+        if look is None:
+            look = self._looking_up[gateway.name] = self._due_for_a_look(gateway.name)
+        if look.rests_until is not None and datetime.now(UTC) < look.rests_until:
+            return False
+        async with self._database.begin() as tx:
+            rows = await store.unknown_of(tx, gateway.name, look.spans, look.after, self._batch)
+        wanted = list({row.message_id: row for row in rows}.values())
+        asked = await self._ask(gateway, wanted)
+        if fails := asked < len(wanted):
+            look.rests_until = datetime.now(UTC) + timedelta(seconds=LOOK_UP_EVERY_S / 2)  # others may go on at once
+            failed = wanted[asked].message_id
+            asked, look.failed = asked + (look.failed == failed), failed
+        elif len(rows) < self._batch:
+            del self._looking_up[gateway.name]
+            return False
+        if asked:
+            look.after = wanted[asked - 1].unknown_since, wanted[asked - 1].message_id
+        return not fails
+
+    def _due_for_a_look(self, name: str) -> _LookUp:
         now, width = datetime.now(UTC), timedelta(seconds=2 * LOOK_UP_EVERY_S)
-        since = min(now - width, self._looked_up_at or now)  # none is missed where the last time took long
-        self._looked_up_at = now
+        since = min(now - width, self._looked_up_at.get(name, now))  # none is missed where the last time took long
+        self._looked_up_at[name] = now
         spans = [(since - age, now - age) for age in LOOK_UP_AFTER]
         return _LookUp(spans, after=(min(begin for begin, _ in spans), UUID(int=0)))
 
-    async def _look_up(self, gateway: Gateway, rows: Sequence[Row[Any]]) -> bool:
-        """A few at once, until one fails: then the others of this gateway wait for the next time. Does it answer?"""
-        left = iter(rows)
-        fails = False
+    async def _ask(self, gateway: Gateway, rows: Sequence[Row[Any]]) -> int:
+        """A few at once, until one fails. How many there are before the first that failed."""
+        left = iter(enumerate(rows))
+        failed = len(rows)
 
         async def one_after_another() -> None:
-            nonlocal fails
-            for row in left:
-                if fails:
-                    return
+            nonlocal failed
+            for place, row in left:
                 try:
                     found = await gateway.look_up(str(row.message_id), row.subject_id)
                 except SendError as error:
-                    fails = True
+                    failed = min(failed, place)
                     log.warning("nothing can be looked up", extra={"gateway": gateway.name, "why": str(error)})
                     return
                 RECOVERED.labels("looked_up" if found else "not_found").inc()
                 if found is not None:
                     await self._handoff.learn(row, found)
+                if failed < len(rows):
+                    return
 
         await asyncio.gather(*(one_after_another() for _ in range(LOOK_UPS)))
-        return not fails
+        return failed
 
     async def _enforce_left_open(self) -> None:
         """Two hand-offs of one person that settle at the same instant each see the other still `sending`."""

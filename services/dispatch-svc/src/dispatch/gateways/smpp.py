@@ -119,9 +119,14 @@ class SmppGateway:
     async def close(self) -> None:
         await asyncio.gather(*(bind.close() for bind in self._binds))
 
+    def _next_bind(self) -> "_Bind":
+        """Each in turn. One whose session is of no use and still has messages is passed over, where there is another:
+        beside that session a new one may be more than the operator allows."""
+        return next((bind for bind in itertools.islice(self._turn, len(self._binds)) if bind.is_ready), self._binds[0])
+
     async def _alone(self, m: Submit, until: float) -> Result | SendError:
         begun = False
-        bind = next(self._turn)
+        bind = self._next_bind()
         try:
             async with asyncio.timeout_at(until), bind.window, bind.session() as session:
                 begun = True
@@ -185,6 +190,10 @@ class _Bind:
         self._rests_until = 0.0
         self._open: _Session | None = None
         self._leaving: set[asyncio.Task[None]] = set()
+
+    @property
+    def is_ready(self) -> bool:
+        return self._open is None or not (self._open.of_no_use and self._open.in_flight)
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[_Session]:
