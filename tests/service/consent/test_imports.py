@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import text
 
 from common.database import Database
 from common.keyring import Unreadable
@@ -319,19 +320,35 @@ async def test_a_list_waits_for_who_is_opting_in_at_this_moment(
     async with asyncio.TaskGroup() as group, database.begin() as tx:
         await record(tx, [Statement(subject(1), None, between)], datetime.now(UTC))
         listed = group.create_task(imported(service, suppressions(), f"number\n{number(1)}\n"))
-
-        async def waits() -> bool:
-            async with surroundings.sql("consent") as sql:
-                waiting = await sql.fetchval(
-                    "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-                    " AND datname = current_database()"
-                )
-            return listed.done() or bool(waiting)
-
-        assert await eventually(waits)
+        assert await eventually(lambda: _waits(surroundings, listed))
     assert listed.result()["created"] == 1
     assert await checked(service, [number(1)]) == ["opted_out"]
     await database.close()
+
+
+async def test_a_list_that_waits_for_a_stranger_holds_nobody_on_record(
+    service: httpx.AsyncClient, surroundings: Surroundings
+) -> None:
+    """Who opts the stranger in may want the other next: each would wait for the other."""
+    assert (await service.post("/v1/opt-outs", json=opt_out(number=number(1)))).status_code == 201
+    database = Database(await surroundings.database("consent"))
+    async with asyncio.TaskGroup() as group, database.begin() as tx:
+        await record(tx, [Statement(subject(2), None, opt_in(evidence_id="ev-stranger"))], datetime.now(UTC))
+        listed = group.create_task(imported(service, suppressions(), f"number\n{number(1)}\n{number(2)}\n"))
+        assert await eventually(lambda: _waits(surroundings, listed))
+        await tx.execute(text("SET LOCAL lock_timeout = '200ms'"))
+        await record(tx, [Statement(subject(1), None, opt_in(evidence_id="ev-known"))], datetime.now(UTC))
+    assert (listed.result()["created"], listed.result()["unchanged"]) == (1, 1)
+    await database.close()
+
+
+async def _waits(surroundings: Surroundings, listed: asyncio.Task[Any]) -> bool:
+    """Whether somebody waits for a lock; or is done without."""
+    async with surroundings.sql("consent") as sql:
+        waiting = await sql.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+    return listed.done() or bool(waiting)
 
 
 async def test_a_list_dated_ahead_shuts_again_who_came_back_before_it_came_again(service: httpx.AsyncClient) -> None:

@@ -136,10 +136,11 @@ class Importing:
         self, tx: AsyncConnection, reading: "_Reading", statements: Mapping[int, Statement]
     ) -> frozenset[str]:
         """Of an undated list, those who are out of what it names: a list that comes every day is no line of theirs
-        each time. Who opted in since is not among them. Locked: who is opting in at this moment is waited for."""
+        each time. Who opted in since is not among them. Locked: who is opting in at this moment is waited for.
+        Strangers get their row first, as everywhere: who is opting them in may want those on record next."""
         if not reading.undated:
             return frozenset()
-        subjects = await store.lock_subjects(tx, {}, {s.subject_id for s in statements.values()})
+        subjects = await store.lock_subjects(tx, dict.fromkeys(s.subject_id for s in statements.values()))
         return frozenset(subject_id for subject_id, held in subjects.items() if reading.covers(held.state))
 
     async def forget_abandoned(self) -> bool:
