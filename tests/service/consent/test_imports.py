@@ -263,6 +263,28 @@ async def test_a_list_that_comes_again_says_something_only_of_those_who_came_bac
     assert len((await state_of(service, 2))["history"]) == 1
 
 
+@pytest.mark.parametrize("files", ["promotions", None])
+async def test_a_line_of_a_list_shuts_its_own_purpose_whatever_the_file_or_another_line_says(
+    service: httpx.AsyncClient, files: str | None
+) -> None:
+    """Who is out of one purpose and in for the other, named for both; and the other way around."""
+    for n, purpose in ((1, "loyalty"), (2, "promotions")):
+        assert (await service.post("/v1/consents", json=consent(number=number(n), purpose=purpose))).status_code == 201
+    for n, purpose in ((1, "promotions"), (2, "loyalty")):
+        out = opt_out(number=number(n), purpose=purpose)
+        assert (await service.post("/v1/opt-outs", json=out)).status_code == 201
+    both = [f"{number(n)},{purpose}\n" for n in (1, 2) for purpose in ("promotions", "loyalty")]
+    found = await imported(service, suppressions(purpose=files), "number,purpose\n" + "".join(both))
+    assert await verdicts(service, found["import_id"]) == [
+        "2,unchanged,",
+        "3,created,",
+        "4,created,",
+        "5,unchanged,",
+    ]
+    for purpose in ("promotions", "loyalty"):
+        assert await checked(service, [number(1), number(2)], purpose) == ["opted_out", "opted_out"]
+
+
 @pytest.mark.parametrize("whose", ["acme", None])
 async def test_a_stop_a_list_and_an_opt_in_of_between_amount_to_the_same_in_any_order(
     service: httpx.AsyncClient, whose: str | None

@@ -29,7 +29,7 @@ from consent.chain import evidence_id
 from consent.import_files import WaitingPiece
 from consent.import_lines import Line, Unreadable
 from consent.imports import Verdict, sealing_context
-from consent.ledger import Evidence, Kind, SubjectState
+from consent.ledger import Evidence, Kind
 from consent.ledger import Verdict as Decided
 from consent.reconciliations import is_out
 from consent.recorder import Recorded, Statement
@@ -100,8 +100,8 @@ class Importing:
             read = await asyncio.to_thread(reading.lines)
             statements = {line: said for line, said in read.items() if isinstance(said, Statement)}
             out = await self._out_already(tx, reading, statements)
-            await recorder.keep_listed(tx, [said for said in statements.values() if said.subject_id in out])
-            told = {line: said for line, said in statements.items() if said.subject_id not in out}
+            await recorder.keep_listed(tx, [said for line, said in statements.items() if line in out])
+            told = {line: said for line, said in statements.items() if line not in out}
             recorded = await recorder.record(tx, list(told.values()), now)
             results = dict(zip(told, recorded, strict=True))
             verdicts = {
@@ -134,14 +134,16 @@ class Importing:
 
     async def _out_already(
         self, tx: AsyncConnection, reading: "_Reading", statements: Mapping[int, Statement]
-    ) -> frozenset[str]:
-        """Of an undated list, those who are out of what it names: a list that comes every day is no line of theirs
-        each time. Who opted in since is not among them. Locked: who is opting in at this moment is waited for.
+    ) -> frozenset[int]:
+        """Of an undated list, the lines of those who are out of what they name: a list that comes every day is no
+        evidence each time. Who opted in since is not among them. Locked: who is opting in at this moment is waited for.
         Strangers get their row first, as everywhere: who is opting them in may want those on record next."""
         if not reading.undated:
             return frozenset()
         subjects = await store.lock_subjects(tx, dict.fromkeys(s.subject_id for s in statements.values()))
-        return frozenset(subject_id for subject_id, held in subjects.items() if reading.covers(held.state))
+        return frozenset(
+            line for line, said in statements.items() if is_out(subjects[said.subject_id].state, said.evidence)
+        )
 
     async def forget_abandoned(self) -> bool:
         """Uploads that nobody goes on with."""
@@ -168,12 +170,6 @@ class _Reading:
     def undated(self) -> bool:
         """A list of suppressions that counts from when it came."""
         return self._lists and self._terms.occurred_at is None
-
-    def covers(self, state: SubjectState) -> bool:
-        """Whether who is in this state is out, by an opt-out, of all that the list says."""
-        if self._terms.purpose is not None and self._file.sender_id is not None:
-            return ledger.standing(state, self._file.sender_id, self._terms.purpose) == "opted_out"
-        return is_out(state, self._file.sender_id)
 
     def lines(self) -> dict[int, Statement | Reasons]:
         """By line: what it says, or why it is refused."""

@@ -129,7 +129,7 @@ async def _record_missing(
     async with held.database.begin() as tx:
         subjects = await store.lock_subjects(tx, sealed)
         said = {subject_id: _statement(subject_id, sealed, body, caller, now) for subject_id in subjects}
-        out = {subject_id for subject_id, s in subjects.items() if is_out(s.state, body.sender_id)}
+        out = {subject_id for subject_id, s in subjects.items() if is_out(s.state, said[subject_id].evidence)}
         await recorder.keep_listed(tx, [said[subject_id] for subject_id in out])
         missing = [statement for subject_id, statement in said.items() if subject_id not in out]
         await recorder.record(tx, missing, now)
@@ -156,14 +156,20 @@ async def _only_here(held: Resources[ServiceSettings], sender_id: str, listed: M
     while True:
         async with held.database.begin() as tx:
             page = await store.with_opt_out_of(tx, sender_id, after, CHUNK)
-        only_here += sum(s.subject_id not in listed and is_out(s.state, sender_id) for s in page)
+        only_here += sum(s.subject_id not in listed and _is_out(s.state, sender_id) for s in page)
         if len(page) < CHUNK:
             return only_here
         after = page[-1].subject_id
 
 
-def is_out(state: SubjectState, sender_id: str | None) -> bool:
-    """Of all that this sender sends (None: that anyone does), now and to come, by an opt-out that nothing newer has
-    outvoted."""
+def is_out(state: SubjectState, said: Evidence) -> bool:
+    """Of all that this opt-out shuts, now and to come, by one that nothing newer has outvoted."""
+    if said.sender_id is not None and said.purpose is not None:
+        return ledger.standing(state, said.sender_id, said.purpose) == "opted_out"
+    return _is_out(state, said.sender_id)
+
+
+def _is_out(state: SubjectState, sender_id: str | None) -> bool:
+    """Of all that this sender sends; None: that anyone does."""
     suppressed = any(s.sender_id in (None, sender_id) for s in ledger.suppressions(state))
     return suppressed and ledger.standing(state, sender_id, None) == "opted_out"
