@@ -285,11 +285,14 @@ async def test_a_line_of_a_list_shuts_its_own_purpose_whatever_the_file_or_anoth
         assert await checked(service, [number(1), number(2)], purpose) == ["opted_out", "opted_out"]
 
 
-@pytest.mark.parametrize("whose", ["acme", None])
+@pytest.mark.parametrize(("whose", "given"), [("acme", "acme"), (None, "acme"), ("acme", "sibling")])
 async def test_a_stop_a_list_and_an_opt_in_of_between_amount_to_the_same_in_any_order(
-    service: httpx.AsyncClient, whose: str | None
+    service: httpx.AsyncClient, whose: str | None, given: str
 ) -> None:
-    """The list says nothing new of who has said STOP, and is newer than the opt-in that comes after it."""
+    """The list says nothing new of who has said STOP, and is newer than the opt-in that comes after it. A STOP is one
+    to every sender of the controller."""
+    sibling = SENDER | {"sender_id": "sibling", "controller": "acme"}
+    assert (await service.post("/v1/senders", json=sibling)).status_code == 201
     stopped, between = "2026-01-10T09:00:00Z", "2026-02-01T09:00:00Z"
     ends = []
     for n, order in enumerate(permutations(("stop", "list", "opt-in"))):
@@ -303,7 +306,7 @@ async def test_a_stop_a_list_and_an_opt_in_of_between_amount_to_the_same_in_any_
                         "lines"
                     ] == 1
                 case "opt-in":
-                    body = consent(number=number(n), occurred_at=between)
+                    body = consent(sender_id=given, number=number(n), occurred_at=between)
                     assert (await service.post("/v1/consents", json=body)).status_code == 201
         found = await state_of(service, n)
         [end] = found["consents"]

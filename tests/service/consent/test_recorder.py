@@ -1,6 +1,7 @@
 """The one door, against a real Postgres: a model that anyone can check by eye, and two batches at once."""
 
 import asyncio
+import dataclasses
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -20,7 +21,7 @@ from common.database import COPIED_ROWS, Database
 from consent import ledger, retention, senders, store
 from consent.chain import GENESIS, PERSONAL, verify
 from consent.ledger import Evidence, Refusal, Verdict
-from consent.recorder import Recorded, Statement, erase, record
+from consent.recorder import Recorded, Statement, erase, keep_listed, record
 from tests.eventually import eventually
 from tests.infrastructure import Postgres
 from tests.unit.consent.evidences import NOW, at, contact, expiry, opt_in, opt_out, request, stop
@@ -378,6 +379,25 @@ async def test_a_stop_to_a_sender_that_answers_for_itself_shuts_it_alone(databas
     assert await state_of(database, "t1-a", "acme-outlet") == "opted_in"
     await recorded(database, of("t1-a", opt_out(2, sender_id="acme-outlet", purpose="loyalty")))
     assert await state_of(database, "t1-a", "acme-outlet") == "opted_in", "a purpose is one sender's own"
+
+
+async def test_a_list_kept_beside_the_ledger_that_shuts_a_consent_after_all_is_told_as_what_shut_it(
+    database: Database,
+) -> None:
+    """It was of one sender, whose STOP has come to reach its controller since."""
+    await registered(database, "acme", stop_scope="sender")
+    await registered(database, "acme-outlet")
+    await recorded(database, of("t1-a", stop(0)), of("t1-a", opt_in(2, sender_id="acme-outlet")))
+    async with database.begin() as tx:
+        await store.lock_subjects(tx, {}, ["t1-a"])
+        await keep_listed(tx, [of("t1-a", opt_out(3, evidence_id="ev-list"))])
+        acme = await store.lock_sender(tx, "acme")
+        assert acme
+        await senders.change(tx, acme, dataclasses.replace(acme, stop_scope="controller"), NOW)
+    await recorded(database, of("t1-a", opt_in(1)))
+    assert await state_of(database, "t1-a", "acme-outlet") == "opted_out"
+    newest = (await published(database))[-1]
+    assert [cause.evidence_id for cause in newest.causes] == ["ev-list"]
 
 
 async def test_the_registry_says_who_the_controller_is_whoever_brings_the_evidence(database: Database) -> None:

@@ -141,8 +141,12 @@ class Importing:
         if not reading.undated:
             return frozenset()
         subjects = await store.lock_subjects(tx, dict.fromkeys(s.subject_id for s in statements.values()))
+        senders = {said.evidence.sender_id for said in statements.values() if said.evidence.sender_id is not None}
+        known = await store.known(tx, senders=senders)
         return frozenset(
-            line for line, said in statements.items() if is_out(subjects[said.subject_id].state, said.evidence)
+            line
+            for line, said in statements.items()
+            if is_out(subjects[said.subject_id].state, recorder.controlled(said.evidence, known.senders))
         )
 
     async def forget_abandoned(self) -> bool:

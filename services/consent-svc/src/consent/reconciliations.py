@@ -129,7 +129,12 @@ async def _record_missing(
     async with held.database.begin() as tx:
         subjects = await store.lock_subjects(tx, sealed)
         said = {subject_id: _statement(subject_id, sealed, body, caller, now) for subject_id in subjects}
-        out = {subject_id for subject_id, s in subjects.items() if is_out(s.state, said[subject_id].evidence)}
+        senders = (await store.known(tx, senders=[body.sender_id])).senders
+        out = {
+            subject_id
+            for subject_id, s in subjects.items()
+            if is_out(s.state, recorder.controlled(said[subject_id].evidence, senders))
+        }
         await recorder.keep_listed(tx, [said[subject_id] for subject_id in out])
         missing = [statement for subject_id, statement in said.items() if subject_id not in out]
         await recorder.record(tx, missing, now)
@@ -163,9 +168,14 @@ async def _only_here(held: Resources[ServiceSettings], sender_id: str, listed: M
 
 
 def is_out(state: SubjectState, said: Evidence) -> bool:
-    """Of all that this opt-out shuts, now and to come, by one that nothing newer has outvoted."""
+    """Of all that this opt-out shuts, now and to come, by one that nothing newer has outvoted. Where it is of the
+    controller, nobody is while a consent to another of its senders stands."""
     if said.sender_id is not None and said.purpose is not None:
         return ledger.standing(state, said.sender_id, said.purpose) == "opted_out"
+    if said.controller is not None:
+        given = {m.sender_id for m in state.marks if m.kind == "opt_in" and m.controller == said.controller}
+        if any(c.state == "opted_in" and c.sender_id in given for c in ledger.consents(state)):
+            return False
     return _is_out(state, said.sender_id)
 
 

@@ -229,14 +229,20 @@ def _decide_after_ends(change: _Change, statement: Statement, known: Known, now:
 
 def _take_lists(change: _Change, given: Evidence, known: Known, now: datetime) -> None:
     """Write down what lists have said of this person that is no older than the opt-in they are `given`, unless they are
-    in. No cause is told: they are out, and stay out."""
+    in. No cause is told: they are out, and stay out. It is where this shuts another consent of theirs, as that of a
+    sender whose STOP has come to reach its controller since."""
     if not change.listed or ledger.standing(change.subject.state, given.sender_id, given.purpose) == "opted_in":
         return
     for said in change.listed:
         if said.at >= given.at:
-            causes = len(change.causes)
+            causes, before = len(change.causes), _in(change.subject)
             _decide(change, Statement(change.subject.subject_id, None, said), known, now)
-            del change.causes[causes:]
+            if before <= _in(change.subject):
+                del change.causes[causes:]
+
+
+def _in(subject: Subject) -> set[tuple[str, str]]:
+    return {(c.sender_id, c.purpose) for c in ledger.consents(subject.state) if c.state == "opted_in"}
 
 
 async def keep_listed(tx: AsyncConnection, statements: Iterable[Statement]) -> None:
@@ -282,7 +288,7 @@ def senders_of(subjects: Iterable[Subject]) -> set[str]:
 
 def _decide(change: _Change, statement: Statement, known: Known, now: datetime) -> Decision:
     """The next step of one subject. `known.evidence` grows with it: a batch may repeat itself."""
-    subject, evidence = change.subject, _controlled(statement.evidence, known.senders)
+    subject, evidence = change.subject, controlled(statement.evidence, known.senders)
     if evidence.evidence_id in known.evidence:
         return Decision(verdict=Verdict.DUPLICATE, state=subject.state)
     known.evidence.add(evidence.evidence_id)
@@ -310,7 +316,7 @@ def _decide(change: _Change, statement: Statement, known: Known, now: datetime) 
     return decision
 
 
-def _controlled(evidence: Evidence, registered: Mapping[str, Registered]) -> Evidence:
+def controlled(evidence: Evidence, registered: Mapping[str, Registered]) -> Evidence:
     """With the controller that the registry says: here, so that no way in can leave it out."""
     sender = registered.get(evidence.sender_id) if evidence.sender_id else None
     if sender is None:
