@@ -1,5 +1,6 @@
 """Promise 7: erasure reaches everything, and ends in a certificate that says which service erased what and when."""
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
@@ -9,12 +10,14 @@ from common.contracts import ERASURES, STATES
 from common.contracts.consent import ConsentStateChanged
 from common.database import Database
 from consent.chain import verify
-from consent.store import history
+from consent.recorder import Statement, record
+from consent.store import history, lock_subjects
 from tests.builders import SENDER, now, number, subject
 from tests.eventually import eventually
 from tests.reading import reading
 from tests.running import Surroundings, bearer
 from tests.service.rights.four import SERVICES, Four, four
+from tests.unit.consent.evidences import opt_in
 
 NOTHING: dict[str, list[str]] = {service: [] for service in SERVICES}
 
@@ -59,6 +62,35 @@ async def test_an_erasure_reaches_every_column_of_every_database_and_ends_in_a_c
 
         assert await eventually(told_as_erased)
         assert await chain_of(surroundings, 1) is None
+
+
+async def test_what_is_recorded_while_an_erasure_waits_for_the_person_is_erased_as_well(
+    surroundings: Surroundings,
+) -> None:
+    database = Database(await surroundings.database("consent"))
+    async with four(surroundings, without=("campaign", "dispatch", "inbound")) as told:
+        async with asyncio.TaskGroup() as group, database.begin() as tx:
+            await lock_subjects(tx, {subject(1): None})
+            asked = group.create_task(told.erased(1))
+
+            async def waits() -> bool:
+                async with surroundings.sql("consent") as sql:
+                    waiting = await sql.fetchval(
+                        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                        " AND datname = current_database()"
+                    )
+                return asked.done() or bool(waiting)
+
+            assert await eventually(waits)
+            given = opt_in(evidence_id="ev-meanwhile", sender_id=SENDER, actor="Zoé 1")
+            await record(tx, [Statement(subject(1), None, given)], now())
+
+        async def erased() -> bool:
+            return {line["actor"] for line in (await told.state(1))["history"]} == {None}
+
+        assert await eventually(erased)
+        assert asked.result()["subject_id"] == subject(1)
+    await database.close()
 
 
 async def chain_of(surroundings: Surroundings, n: int) -> int | None:

@@ -155,13 +155,13 @@ async def ask_for_erasure(
     if not body.evidence.source.strip():  # the ledger would not take it
         raise Invalid("not asked for: source_missing", reasons=[Reason("evidence.source", Refusal.SOURCE_MISSING)])
     subject_id = held.subject_keys.subject_id(number)
-    now = datetime.now(UTC)
     async with held.database.begin() as tx:
-        since = await _claimed(tx, request, caller, held, key) or now
+        since = await _claimed(tx, request, caller, held, key)
         subject = (await store.lock_subjects(tx, {subject_id: None}))[subject_id]
+        now = datetime.now(UTC)  # the lock is held: the erasure reaches all that is on record of them by now
         under_way = await erasures.open_of(tx, subject_id)
         if under_way is None or subject.erased_at is None:
-            identity = evidence_id("erasure", caller.subject, key, since.isoformat(), subject_id)
+            identity = evidence_id("erasure", caller.subject, key, (since or now).isoformat(), subject_id)
             evidence = Evidence(
                 evidence_id=identity,
                 kind="opt_out",
