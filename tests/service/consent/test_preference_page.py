@@ -1,5 +1,6 @@
 """The preference page, as a person meets it: in a real Chromium, its scripts switched off."""
 
+import asyncio
 import csv
 import json
 import re
@@ -15,15 +16,19 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 
 from common.contracts.campaign import MessageRequested
+from common.database import Database
 from common.keyring import LinkKeys
 from common.settings import KeyRingSettings
 from common.sms_length import length
+from consent import store
 from consent.page.link import Link, token
+from consent.recorder import Statement, record
 from consent.service import Settings, build
 from tests.browser import person, violations
 from tests.builders import field_keys
-from tests.eventually import WITHIN_S
+from tests.eventually import WITHIN_S, eventually
 from tests.running import KEY_RING, Surroundings, bearer, serving
+from tests.unit.consent.evidences import opt_in
 
 pytestmark = pytest.mark.brokerless
 
@@ -357,6 +362,41 @@ async def test_an_erasure_takes_the_person_s_word_their_browser_and_a_fresh_form
         assert answer.status == 409
     assert await service.states() == {("maison-lune", "promotions"): "opted_in"}
     assert (await service.api.get("/v1/erasures")).json()["items"] == []
+
+
+async def test_who_opts_in_while_they_ask_for_their_erasure_is_shown_that_first(
+    service: Service, browser: Browser
+) -> None:
+    """A stranger: there was no row of theirs to wait for."""
+    who = str((await service.held())["subject_id"])
+    database = Database(await service.surroundings.database("consent"))
+    async with person(browser) as visit:
+        url = await service.link()
+        await visit.page.goto(url)
+        form = await fields(visit.page, "/erase") | {"sure": "yes"}
+        async with asyncio.TaskGroup() as group, database.begin() as tx:
+            await store.lock_subjects(tx, {who: None})
+            asked = group.create_task(visit.context.request.post(url + "/erase", form=form, max_redirects=0))
+
+            async def waits() -> bool:
+                async with service.surroundings.sql("consent") as sql:
+                    waiting = await sql.fetchval(
+                        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                        " AND datname = current_database()"
+                    )
+                return asked.done() or bool(waiting)
+
+            assert await eventually(waits)
+            given = opt_in(evidence_id="ev-meanwhile", sender_id="maison-lune")
+            await record(tx, [Statement(who, None, given)], datetime.now(UTC))
+        assert asked.result().status == 409
+        await visit.page.goto(url)
+        form = await fields(visit.page, "/erase") | {"sure": "yes"}
+        assert (await visit.context.request.post(url + "/erase", form=form)).status == 200
+    async with service.surroundings.sql("consent") as sql:
+        [erasure] = await sql.fetch("SELECT requested_at FROM erasure")
+        assert await sql.fetchval("SELECT max(recorded_at) FROM evidence") <= erasure["requested_at"]
+    await database.close()
 
 
 async def test_who_came_back_is_erased_again_by_a_link_made_with_the_same_key(

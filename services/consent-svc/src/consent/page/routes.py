@@ -364,7 +364,8 @@ async def erase(written: str, request: Request, held: Held) -> Response:
         if isinstance(visit, Response):
             return visit
         link = visit.link
-        await store.lock_subjects(tx, {}, known=[link.subject_id])
+        await store.lock_subjects(tx, {link.subject_id: None})  # strangers as well, who may be opting in
+        now = datetime.now(UTC)
         seen = await _seen(tx, held, visit)
         if form.get("sure") != "yes" or not await _taken(tx, held, visit, form, seen.entries, "erase"):
             return _door(request, "other" if visit.elsewhere else "stale", visit.words)
@@ -375,11 +376,11 @@ async def erase(written: str, request: Request, held: Held) -> Response:
             purpose=None,
             source=SOURCE,
             actor=actor(link),
-            occurred_at=visit.now,
-            received_at=visit.now,
+            occurred_at=now,
+            received_at=now,
         )
-        recorded = await recorder.record(tx, [Statement(link.subject_id, None, evidence, erases=True)], visit.now)
-        await erasures.begin(tx, recorded, visit.now)
+        recorded = await recorder.record(tx, [Statement(link.subject_id, None, evidence, erases=True)], now)
+        await erasures.begin(tx, recorded, now)
         # the link still opens the certificate, and says nothing else of anybody
         await store.delete_links(tx, [link.subject_id])
     return _back(visit)
