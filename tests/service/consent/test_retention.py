@@ -30,6 +30,10 @@ ASKING = Asking(Answers(field_keys, per_day=5, fictional=True), load("france-2")
 A_YEAR_LATER = NOON.replace(year=NOON.year + 1)
 SECOND = timedelta(seconds=1)
 DAY = timedelta(days=1)
+READ = (
+    "SELECT sum(seq_tup_read + idx_tup_fetch) FROM pg_stat_xact_user_tables"
+    " WHERE relname IN ('subject', 'retention_due')"
+)
 
 
 @pytest.fixture
@@ -239,6 +243,31 @@ async def test_a_sender_that_keeps_for_another_time_has_those_counted_anew_of_wh
         (term,) = kept["t1-1"]
         assert retention.is_person(term)
         assert term.expires_at.date() == retention.after_months(NOON, months).date()
+
+
+async def test_a_page_of_those_counted_anew_costs_what_is_in_it_however_few_know_the_sender(database: Database) -> None:
+    async with database.begin() as tx:
+        await tx.execute(
+            text(
+                "INSERT INTO subject (subject_id, state) SELECT 't1-' || lpad(n::text, 5, '0'), jsonb_build_object("
+                " 'marks', jsonb_build_array(jsonb_build_object('kind', 'opt_out', 'sender_id',"
+                " CASE n % 50 WHEN 0 THEN 'acme' ELSE 'globex' END))) FROM generate_series(1, 5000) n"
+            )
+        )
+        await tx.execute(
+            text(
+                "INSERT INTO retention_due (subject_id, sender_id, purpose, last_contact, expires_at, due_at)"
+                " SELECT subject_id, '', '', now(), now(), now() FROM subject"
+            )
+        )
+        await tx.execute(text("ANALYZE subject, retention_due"))
+    async with database.begin() as tx:
+        before = await tx.scalar(text(READ))
+        page = await store.terms_page(tx, "acme", None, 100)
+        assert len(page) == 100
+        more = await store.terms_page(tx, "acme", page[-1], 100)
+        assert not {*page} & {*more}
+        assert await tx.scalar(text(READ)) - before < 1000
 
 
 async def test_a_consent_recorded_while_its_sender_changes_does_not_keep_the_old_term(database: Database) -> None:

@@ -139,7 +139,8 @@ class Recount:
     The change itself asks for it (`senders.change`). Who was writing at that moment may have counted as before, so the
     first look only notes a transaction id, and the counting begins once every transaction up to it has ended, as an
     erasure does (`common/erasing.py`). The cursor is the old end and the person: a row whose end moves onward is met
-    twice at most, and the second time it stands.
+    twice at most, and the second time it stands. People who have nothing open are looked at whether or not they know
+    the sender: of who does not, nothing moves, and nothing is written.
     """
 
     def __init__(self, database: Database, backlog: int) -> None:

@@ -823,22 +823,21 @@ async def lock_recount(tx: AsyncConnection) -> Recounting | None:
 async def terms_page(
     tx: AsyncConnection, sender_id: str, after: tuple[datetime, str] | None, limit: int
 ) -> list[tuple[datetime, str]]:
-    """(end, subject_id) of a sender's open consents, and of people who know it and have nothing open (the term is of
-    themself: of no sender), in that order, after the one named."""
+    """(end, subject_id) of a sender's open consents, and of people who have nothing open (the term is of themself: of
+    no sender), in that order, after the one named. Whether these know the sender says their state alone: to pass over
+    those who do not would be to read to the end, for each page."""
     page = (
-        "(d.expires_at, d.subject_id) > (coalesce(CAST(:at AS timestamptz), '-infinity'), :subject)"
-        " ORDER BY d.expires_at, d.subject_id LIMIT :limit"
+        "(expires_at, subject_id) > (coalesce(CAST(:at AS timestamptz), '-infinity'), :subject)"
+        " ORDER BY expires_at, subject_id LIMIT :limit"
     )
     rows = await tx.execute(
         text(
-            f"(SELECT DISTINCT d.expires_at, d.subject_id FROM retention_due AS d WHERE d.sender_id = :id AND {page})"
-            " UNION (SELECT d.expires_at, d.subject_id FROM retention_due AS d JOIN subject AS s USING (subject_id)"
-            f" WHERE d.sender_id = '' AND s.state @> CAST(:known AS jsonb) AND {page})"
+            f"(SELECT DISTINCT expires_at, subject_id FROM retention_due WHERE sender_id = :id AND {page})"
+            f" UNION (SELECT expires_at, subject_id FROM retention_due WHERE sender_id = '' AND {page})"
             " ORDER BY expires_at, subject_id LIMIT :limit"
         ),
         {
             "id": sender_id,
-            "known": msgspec.json.encode({"marks": [{"sender_id": sender_id}]}).decode(),
             "at": after[0] if after else None,
             "subject": after[1] if after else "",
             "limit": limit,
