@@ -17,7 +17,7 @@ from common.contracts import INBOUND_MESSAGES, STATES, Event, Watermark
 from common.contracts.consent import ConsentStateChanged, Purpose
 from common.contracts.inbound import MessageReceived
 from common.database import Database
-from consent import intake, ledger, senders, store
+from consent import intake, ledger, retention, senders, store
 from consent.answers import Answers
 from consent.recorder import Statement, record
 from consent.service import Settings, build
@@ -321,6 +321,17 @@ async def test_a_stop_that_a_person_found_is_evidence_with_their_name_and_lifts_
     found = await subject(database)
     assert found
     assert found.version == 3, "one version tells both"
+
+
+async def test_a_stop_that_a_person_found_of_a_stranger_is_held_no_longer_than_any(database: Database) -> None:
+    await receive(database, mo(1, "review"))
+    await receive(database, decided(1, "stop"))
+    found = await subject(database)
+    assert found
+    assert found.number == "sealed"
+    async with database.begin() as tx:
+        [term] = (await store.terms_kept(tx, [WHO]))[WHO]
+    assert retention.is_person(term)
 
 
 async def test_a_stop_found_late_does_not_close_an_opt_in_given_since(database: Database) -> None:

@@ -53,7 +53,7 @@ from consent.store import Due, Review, Sender, Subject
 log = logging.getLogger(__name__)
 
 GROUP = "consent.inbound"
-SOURCE = "mo"
+SOURCE = recorder.MO
 UNREADABLE = "unreadable_mo"
 KEPT = (Verdict.RECORDED, Verdict.UNCHANGED)
 

@@ -28,7 +28,8 @@ from consent.retention import Rules, Term
 from consent.store import Known, Registered, Review, Subject
 
 RETENTION = "retention"  # the source of what nobody said, and time did
-OPENING = ("opt_in", "request")  # what needs the number itself: to keep somebody out, the keyed hash is enough
+MO = "mo"  # the source of what a person wrote
+OPENING = ("opt_in", "request")
 EVIDENCE = counter("sms_consent_evidence_total", "Evidence offered, by what became of it.", ["kind", "verdict"])
 
 
@@ -302,7 +303,7 @@ def _decide(change: _Change, statement: Statement, known: Known, now: datetime) 
             change.returned_by = evidence.evidence_id
         elif evidence.at <= subject.erased_at:
             entry = erased(entry)  # it is of before, and has come late
-    if change.subject.number is None and change.subject.erased_at is None and evidence.kind in OPENING:
+    if change.subject.number is None and change.subject.erased_at is None and _needs_number(evidence):
         change.subject = replace(change.subject, number=statement.number)
     if statement.erases:
         change.erases = True
@@ -314,6 +315,12 @@ def _decide(change: _Change, statement: Statement, known: Known, now: datetime) 
     if decision.cause is not None:
         change.causes.append(decision.cause)
     return decision
+
+
+def _needs_number(evidence: Evidence) -> bool:
+    """What opens needs the number itself; to keep somebody out, the keyed hash is enough. But what they wrote is kept
+    no longer than a consent would be, and only who has a number has such a term."""
+    return evidence.kind in OPENING or (evidence.kind == "opt_out" and evidence.source == MO)
 
 
 def controlled(evidence: Evidence, registered: Mapping[str, Registered]) -> Evidence:
