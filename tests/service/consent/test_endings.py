@@ -14,7 +14,7 @@ from tests.service.consent.test_consent_api import NUMBER, SENDER, consent, reas
 
 pytestmark = pytest.mark.brokerless
 
-NOW = datetime.now(UTC)
+NOW = datetime.now(UTC).replace(day=1)  # not every month has a 29th
 TEN = [f"06 39 98 10 {n:02}" for n in range(10)]
 
 
