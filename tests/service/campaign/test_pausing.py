@@ -217,7 +217,7 @@ async def test_a_series_that_was_paused_for_long_goes_on_with_what_is_still_of_u
 async def test_a_series_of_which_nothing_comes_any_more_is_not_resumed(campaigns: Campaigns) -> None:
     path = await scheduled(campaigns, MONDAY, recurring=DAILY)
     await campaigns.post(f"{path}/pause")
-    long_ago = MONDAY - 364 * DAY
+    long_ago = MONDAY - 728 * DAY  # MONDAY is up to fourteen months ahead
     await backdated(campaigns, path, at=long_ago, starts_at=long_ago)
     async with campaigns.surroundings.sql("campaign") as sql:
         until = f'{{"cron": "0 10 * * MON-SAT", "until": "{(long_ago + 2 * DAY).isoformat()}"}}'

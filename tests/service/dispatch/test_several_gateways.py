@@ -297,6 +297,7 @@ async def test_a_submit_to_a_log_ends_in_its_time_whatever_of_it_went_by_before_
     gateway = KafkaGateway("kafka.orange", "orange", settings, timeout_s=60.0)
     assert await gateway.submit([submit(1)]) == [Result("accepted", None, None)]
     assert own_broker._child is not None
+    broker = own_broker._child.pid
     loop = asyncio.get_running_loop()
     clock, ahead = loop.time, 0.0
     monkeypatch.setattr(loop, "time", lambda: clock() + ahead)
@@ -307,6 +308,7 @@ async def test_a_submit_to_a_log_ends_in_its_time_whatever_of_it_went_by_before_
     ahead = 59.0
     os.kill(own_broker._child.pid, signal.SIGSTOP)
     try:
+        await eventually(lambda: _is_stopped(broker))
         starting.release()
         await eventually(lambda: _is_free(starting))
         ahead = 61.0
@@ -320,6 +322,10 @@ async def test_a_submit_to_a_log_ends_in_its_time_whatever_of_it_went_by_before_
 
 async def _waits_for(lock: asyncio.Lock) -> bool:
     return bool(lock._waiters)
+
+
+async def _is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 async def _is_free(lock: asyncio.Lock) -> bool:
