@@ -325,7 +325,8 @@ async def _waits_for(lock: asyncio.Lock) -> bool:
 
 
 async def _is_stopped(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    stat = await asyncio.to_thread(Path(f"/proc/{pid}/stat").read_text)
+    return stat.rpartition(")")[2].split()[0] == "T"
 
 
 async def _is_free(lock: asyncio.Lock) -> bool:
