@@ -1,6 +1,7 @@
 """Routing, health and rates: what holds for any routes, any history of a gateway, any load."""
 
 from decimal import Decimal
+from typing import Literal
 from uuid import UUID
 
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from common.contracts.inbound import ReceiptState
 from dispatch.gateways import health, rates
-from dispatch.gateways.health import Health
+from dispatch.gateways.health import Failure, Health
 from dispatch.receipts import RANK, advances
 from dispatch.routing import Route, cheapest, choose, ways
 
@@ -67,11 +68,11 @@ def test_weights_share_the_messages() -> None:
     assert 0.70 < drawn.count("cheap") / len(drawn) < 0.80
 
 
-def _asked(state: Health, kind: str, now: float, jitter: float = 1.0) -> Health:
+def _asked(state: Health, kind: Failure | Literal["answered"], now: float, jitter: float = 1.0) -> Health:
     """One request, and how it ended."""
     if kind == "answered":
         return health.answered(health.counted(state, 1, 0), now, 0.1)
-    return health.failed(health.counted(state, 0, 1), kind, now, jitter)  # type: ignore[arg-type]
+    return health.failed(health.counted(state, 0, 1), kind, now, jitter)
 
 
 events = st.lists(
@@ -82,7 +83,7 @@ events = st.lists(
 
 @given(events, st.floats(0.5, 1.0))
 def test_a_gateway_never_rests_longer_than_its_kind_of_failure_may_and_always_comes_back(
-    history: list[tuple[str, float]], jitter: float
+    history: list[tuple[Failure | Literal["answered"], float]], jitter: float
 ) -> None:
     state, now = Health(), 0.0
     for kind, passed in history:
@@ -99,7 +100,7 @@ def test_a_gateway_never_rests_longer_than_its_kind_of_failure_may_and_always_co
 
 @given(events, st.floats(0.5, 1.0))
 def test_after_a_rest_a_gateway_is_tried_until_it_answers_or_rests_again(
-    history: list[tuple[str, float]], jitter: float
+    history: list[tuple[Failure | Literal["answered"], float]], jitter: float
 ) -> None:
     state, now, rested = Health(), 0.0, False
     for kind, passed in history:

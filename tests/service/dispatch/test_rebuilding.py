@@ -173,7 +173,9 @@ async def lost(_: Rebuilding) -> AsyncIterator[None]:
     yield
 
 
-@pytest.mark.parametrize("last", [pytest.param(name, id=name) for name in ("rebuild_until", "lock_generation")])
+@pytest.mark.parametrize(
+    "last", [pytest.param(name, id=name) for name in ("rebuild_until", "projected_up_to", "lock_generation")]
+)
 async def test_of_two_whose_lock_was_lost_the_second_puts_nothing_into_service(
     surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch, last: str
 ) -> None:

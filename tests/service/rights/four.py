@@ -39,7 +39,9 @@ class Four:
         return answer.json()
 
     async def consented(self, n: int, **more: Any) -> Any:
-        at = more.pop("occurred_at", now() - timedelta(minutes=5))
+        today = now().replace(hour=0, minute=0, second=0, microsecond=0)
+        # of one UTC day with what they text next, which is then no contact of its own
+        at = more.pop("occurred_at", max(now() - timedelta(minutes=5), today))
         body = {"sender_id": SENDER, "purpose": "promotions", "number": number(n), "occurred_at": at.isoformat()}
         form = {"source": "shop", "form_id": "checkout", "form_version": "3", "text_shown": f"Zoé {n} : oui"}
         return await self.call("POST", "consent", "/v1/consents", {**body, "evidence": form, **more})

@@ -31,7 +31,6 @@ from consent.import_lines import Line, Unreadable
 from consent.imports import Verdict, sealing_context
 from consent.ledger import Evidence, Kind
 from consent.ledger import Verdict as Decided
-from consent.reconciliations import is_out
 from consent.recorder import Recorded, Statement
 from consent.store import Purposes
 
@@ -146,7 +145,7 @@ class Importing:
         return frozenset(
             line
             for line, said in statements.items()
-            if is_out(subjects[said.subject_id].state, recorder.controlled(said.evidence, known.senders))
+            if ledger.is_out(subjects[said.subject_id].state, recorder.controlled(said.evidence, known.senders))
         )
 
     async def forget_abandoned(self) -> bool:

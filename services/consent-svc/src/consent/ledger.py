@@ -322,6 +322,24 @@ def standing(state: SubjectState, sender_id: str | None, purpose: str | None) ->
     return next((one for one in ("opted_in", "opted_out", "pending", "expired") if one in states), "unknown")
 
 
+def is_out(state: SubjectState, said: Evidence) -> bool:
+    """Of all that this opt-out shuts, now and to come, by one that nothing newer has outvoted. Where it is of the
+    controller, nobody is while a consent to another of its senders stands."""
+    if said.sender_id is not None and said.purpose is not None:
+        return standing(state, said.sender_id, said.purpose) == "opted_out"
+    if said.controller is not None:
+        given = {m.sender_id for m in state.marks if m.kind == "opt_in" and m.controller == said.controller}
+        if any(c.state == "opted_in" and c.sender_id in given for c in consents(state)):
+            return False
+    return is_out_of_sender(state, said.sender_id)
+
+
+def is_out_of_sender(state: SubjectState, sender_id: str | None) -> bool:
+    """Of all that this sender sends; None: that anyone does."""
+    suppressed = any(s.sender_id in (None, sender_id) for s in suppressions(state))
+    return suppressed and standing(state, sender_id, None) == "opted_out"
+
+
 def shut(state: SubjectState, sender_id: str | None) -> bool:
     """Whether a STOP of this sender, or of everyone, is on record, and nothing it covers has been opened since."""
     stopped = any(s.sender_id in (None, sender_id) for s in suppressions(state))

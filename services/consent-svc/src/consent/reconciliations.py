@@ -21,7 +21,7 @@ from common.settings import ServiceSettings
 from consent import ledger, provider_list, recorder, store
 from consent.bodies import EXAMPLE_NUMBER, Body
 from consent.chain import evidence_id
-from consent.ledger import Evidence, SubjectState
+from consent.ledger import Evidence
 from consent.provider_list import LIST_NUMBERS, NotAList
 from consent.recorder import Statement
 
@@ -133,7 +133,7 @@ async def _record_missing(
         out = {
             subject_id
             for subject_id, s in subjects.items()
-            if is_out(s.state, recorder.controlled(said[subject_id].evidence, senders))
+            if ledger.is_out(s.state, recorder.controlled(said[subject_id].evidence, senders))
         }
         await recorder.keep_listed(tx, [said[subject_id] for subject_id in out])
         missing = [statement for subject_id, statement in said.items() if subject_id not in out]
@@ -161,25 +161,7 @@ async def _only_here(held: Resources[ServiceSettings], sender_id: str, listed: M
     while True:
         async with held.database.begin() as tx:
             page = await store.with_opt_out_of(tx, sender_id, after, CHUNK)
-        only_here += sum(s.subject_id not in listed and _is_out(s.state, sender_id) for s in page)
+        only_here += sum(s.subject_id not in listed and ledger.is_out_of_sender(s.state, sender_id) for s in page)
         if len(page) < CHUNK:
             return only_here
         after = page[-1].subject_id
-
-
-def is_out(state: SubjectState, said: Evidence) -> bool:
-    """Of all that this opt-out shuts, now and to come, by one that nothing newer has outvoted. Where it is of the
-    controller, nobody is while a consent to another of its senders stands."""
-    if said.sender_id is not None and said.purpose is not None:
-        return ledger.standing(state, said.sender_id, said.purpose) == "opted_out"
-    if said.controller is not None:
-        given = {m.sender_id for m in state.marks if m.kind == "opt_in" and m.controller == said.controller}
-        if any(c.state == "opted_in" and c.sender_id in given for c in ledger.consents(state)):
-            return False
-    return _is_out(state, said.sender_id)
-
-
-def _is_out(state: SubjectState, sender_id: str | None) -> bool:
-    """Of all that this sender sends; None: that anyone does."""
-    suppressed = any(s.sender_id in (None, sender_id) for s in ledger.suppressions(state))
-    return suppressed and ledger.standing(state, sender_id, None) == "opted_out"
