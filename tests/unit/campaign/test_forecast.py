@@ -40,7 +40,7 @@ YES = Standing(
 )
 
 
-def nothing(_: str) -> Sequence[str]:
+def nothing(_: Place) -> Sequence[str]:
     return ()
 
 
@@ -133,7 +133,7 @@ def test_what_speaks_against_it_is_found_in_what_contacts_hold_too() -> None:
     assert ids == ["public_shortener:bit.ly", "field_nobody_has:city", "field_nobody_has:vip"]
     nobody = Forecast(plan())
     assert [finding.id for finding in nobody.outlook.findings] == ["nobody"]
-    spanish = Forecast(replace(plan(), begins_with=lambda territory: ("PUBLI",) if territory == "ES" else ()))
+    spanish = Forecast(replace(plan(), begins_with=lambda place: ("PUBLI",) if place.territory == "ES" else ()))
     spanish.add({"name": "Zoé"}, "FR", YES)
     assert spanish.outlook.findings == ()
     always = table(MONDAY, MONDAY + timedelta(days=3), law.load("demonstration"))

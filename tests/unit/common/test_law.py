@@ -296,6 +296,20 @@ def test_a_house_adds_rules_and_its_content_is_in_the_version() -> None:
     )
 
 
+@pytest.mark.parametrize("region", [None, "FR-57", "FR-6AE"])
+def test_what_a_house_says_of_a_place_holds_in_its_parts(region: str | None) -> None:
+    """An address narrows: it opens nothing that is closed where it is unknown."""
+    afternoon = utc("2026-11-24T14:00")
+    assert is_open(afternoon, "FR", load("france-2"), region=region)
+    assert not is_open(
+        afternoon, "FR", load("france-2", house(opens=None, places=["FR"], closes="12:00")), region=region
+    )
+    ours = load("france-2", house(opens=None, places=["FR"], begins_with="PUB"))
+    assert begins_with(afternoon, "FR", ours, region=region) == ("PUB",)
+    of_a_part = load("france-2", house(opens=None, places=["FR-57"], begins_with="PUB"))
+    assert begins_with(afternoon, "FR", of_a_part, region=region) == (("PUB",) if region == "FR-57" else ())
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -305,6 +319,7 @@ def test_a_house_adds_rules_and_its_content_is_in_the_version() -> None:
         (house(opens="8:30"), r"\$.rules\[0\].opens"),
         (house(opens="25:30"), r"\$.rules\[0\].opens"),
         (house(opens="03:30"), "opens before 04:00"),
+        (house(opens=None, closes="00:05"), "closes before 04:00"),
         (house(closes="08:30"), "does not end after it begins"),
         (house(opens=None), "says nothing"),
         (house(weekdays=[0]), r"\$.rules\[0\].weekdays"),

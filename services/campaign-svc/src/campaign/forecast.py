@@ -52,7 +52,7 @@ class Plan:
     stop_added: str  # by the operator, behind each text
     sectors: tuple[str, ...]
     timetable: Timetable
-    begins_with: Callable[[str], Sequence[str]]  # what texts to a territory must begin with
+    begins_with: Callable[[Place], Sequence[str]]  # what texts there must begin with
     prices: Prices
     compliance: Compliance
     rate_per_s: float | None
@@ -155,7 +155,7 @@ class Forecast:
     _too_late: Counter[Place] = field(default_factory=Counter)  # who would get it if it ended later
     _held: set[str] = field(default_factory=set)  # fields that somebody has
     _opens: dict[Place, datetime | None] = field(default_factory=dict)
-    _begins: dict[str, Sequence[str]] = field(default_factory=dict)
+    _begins: dict[Place, Sequence[str]] = field(default_factory=dict)
     _found: dict[Finding, None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -195,7 +195,7 @@ class Forecast:
         place = plan.timetable.place(territory, attributes)
         if place not in self._opens:
             self._opens[place] = next((opens for opens, _ in plan.timetable.window(place)), None)
-            self._begins[territory] = plan.begins_with(territory)
+            self._begins[place] = plan.begins_with(place)
         opens_at = self._opens[place]
         starts_at = opens_at or plan.timetable.starts_at
         reasons = list(reach.denials(standing, plan.sender_id, plan.purpose, starts_at))
@@ -233,7 +233,7 @@ class Forecast:
         self._segments[place, cost.segments] += 1
         if cost.encoding == "UCS2" and not self._costly_text[variant if variant in plan.wordings else OWN, language]:
             self._costly_by_contact += 1
-        for beginning in self._begins[territory]:
+        for beginning in self._begins[place]:
             if not written.startswith(beginning):
                 self._found[Finding("begins_with", beginning)] = None
         if cost.segments > findings.MANY_PARTS:

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import partial
 from itertools import islice
 from typing import Annotated, Any
 
@@ -350,7 +349,7 @@ def plan_of(row: Row[Any], sender: Sender, at: datetime, now: datetime, settings
         stop_added=sender.stop_added,
         sectors=tuple(row.sectors),
         timetable=table,
-        begins_with=partial(begins_with, table.starts_at, policy=settings.policy),
+        begins_with=lambda place: begins_with(table.starts_at, place.territory, settings.policy, region=place.region),
         prices=settings.prices,
         compliance=findings.load(),
         rate_per_s=settings.rate_per_s,

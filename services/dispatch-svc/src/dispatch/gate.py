@@ -202,7 +202,8 @@ def denials_of_place(request: Request, known: Knowledge, now: datetime, policy: 
     country = country_of(request.territory, policy)
     if country is not None and known.purposes is not None and country not in known.countries:
         yield Reason.SENDER_NOT_ALLOWED_THERE
-    if not all((request.mark or "").startswith(mark) for mark in begins_with(now, request.territory, policy)):
+    marks = begins_with(now, request.territory, policy, region=request.region)
+    if not all((request.mark or "").startswith(mark) for mark in marks):
         yield Reason.ADVERTISING_MARK_MISSING
 
 

@@ -252,15 +252,14 @@ def region_of(postcode: str, country: str, policy: Policy) -> str | None:
     return max(named)[1] if named else None  # 97133 is Saint-Barthélemy's, any other 971 Guadeloupe's
 
 
-def begins_with(at: datetime, territory: str, policy: Policy) -> tuple[str, ...]:
+def begins_with(at: datetime, territory: str, policy: Policy, *, region: str | None = None) -> tuple[str, ...]:
     """What a marketing text must begin with there on that day."""
-    place = None if policy.always_open else policy.places.get(territory)
-    if place is None:
-        return ()
-    if not (rules := _of_the_text(place)):
-        return ()
-    day = _utc(at).astimezone(place.zones[0]).date()
-    return tuple(rule.begins_with for rule in rules if rule.begins_with and rule.holds_on(day))
+    found: tuple[str, ...] = ()
+    for place in () if policy.always_open else _places(policy, territory, region) or ():
+        if rules := _of_the_text(place):
+            day = _utc(at).astimezone(place.zones[0]).date()
+            found += tuple(rule.begins_with for rule in rules if rule.begins_with and rule.holds_on(day))
+    return found
 
 
 def mark_of(text: str, policy: Policy) -> str | None:
@@ -314,7 +313,8 @@ def load(name: str, house: bytes | None = None) -> Policy:
 def _placed(country: files.Country, house: tuple[files.Rule, ...]) -> Iterator[tuple[str, Place]]:
     calendars = {key: _calendar(each) for key, each in country.calendars.items()}
     for code, place in country.places.items():
-        rules = [r for r in (*country.rules, *house) if r.places is None or code in r.places]
+        # an address only narrows: what holds in all of France holds in Alsace
+        rules = [r for r in (*country.rules, *house) if r.places is None or {code, place.within} & set(r.places)]
         yield (
             code,
             Place(

@@ -160,6 +160,8 @@ def _check_rule(rule: Rule, file: str, *, only: Layer | None = None) -> None:
         raise wrong(f"is of the {rule.layer}, and only rules of the {only} stand there")
     if rule.opens is not None and clock(rule.opens) < EARLIEST_OPENING:
         raise wrong(f"opens before {EARLIEST_OPENING}")
+    if rule.closes is not None and clock(rule.closes) < EARLIEST_OPENING:
+        raise wrong(f"closes before {EARLIEST_OPENING}")
     if rule.opens is not None and rule.closes is not None and rule.opens >= rule.closes:
         raise wrong("has a window that does not end after it begins, on the same day")
     if rule.valid_from is not None and rule.valid_to is not None and rule.valid_from >= rule.valid_to:
