@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from dispatch.gate import Limits
 from dispatch.gateways import Capabilities, Result, SendError, Submit
 from dispatch.pipeline import Handoff
 from dispatch.replay import Replay, lines
+from dispatch.routing import Route
 from dispatch.timers import Timers
 from dispatch.traffic import Traffic
 from tests import builders
@@ -203,6 +205,19 @@ async def test_a_cap_counts_what_is_on_its_way_in_the_same_batch_and_what_went_b
     assert [d.row["status"] for d in await decided(database, capped, 1, **asked)] == ["sending"], "it is of a week"
 
 
+async def test_a_message_that_is_told_again_counts_for_the_cap_of_another(
+    database: Database, clearance: Clearance
+) -> None:
+    """What it is decided to be now is of no matter: it went, and its row stays as it is."""
+    capped = replace(clearance, limits=msgspec.structs.replace(clearance.limits, cap=1))
+    [first] = await decided(database, capped, 1, requested_at=now() - timedelta(minutes=1))
+    assert first.row["status"] == "sending"
+    other = requested(builders.requested(1, requested_at=now() - timedelta(minutes=1)), first.candidate.partition)
+    async with database.begin() as tx:
+        again = await capped.decide(tx, first.candidate.partition, [other, first.candidate])
+    assert [d.row["reasons"] for d in again] == [("frequency_cap",), ("frequency_cap",)]
+
+
 async def test_deciding_again_what_is_being_sent_does_not_count_itself(
     database: Database, clearance: Clearance
 ) -> None:
@@ -210,8 +225,28 @@ async def test_deciding_again_what_is_being_sent_does_not_count_itself(
     first = await decided(database, capped, 1, 1, requested_at=now() - timedelta(minutes=1))
     partition = first[0].candidate.partition
     async with database.begin() as tx:
-        again = await capped.decide(tx, partition, [d.candidate for d in first])
+        stored_now = [msgspec.structs.replace(d.candidate, version=d.row["version"]) for d in first]
+        again = await capped.decide(tx, partition, stored_now)
     assert [d.row["status"] for d in again] == ["sending", "sending"]
+
+
+async def test_while_the_gateway_rests_that_adds_the_stop_mention_a_text_without_one_waits(
+    database: Database, clearance: Clearance
+) -> None:
+    """It is not denied for good because the account is out of money, nor does it go without one by another gateway."""
+    adds, other = Unasked(), Unasked()
+    adds.capabilities, other.name = Capabilities(adds_stop=True), "other"
+    traffic = Traffic([adds, other], [Route(adds.name), Route(other.name, price=Decimal(1))], partitions=PARTITIONS)
+    waiting = replace(clearance, traffic=traffic)
+    asked = {"requested_at": now() - timedelta(minutes=1), "text": "Soldes chez Maison Lune"}
+    assert [d.row["gateway"] for d in await decided(database, waiting, 1, **asked)] == [adds.name]
+    traffic.failed(adds.name, "misconfigured")
+    decisions = await decided(database, waiting, 1, 2, **asked)
+    assert {(d.row["status"], d.row["reasons"]) for d in decisions} == {("deferred", ("gateway_needs_somebody",))}
+    assert await replayed(database, Replay(), decisions) == []
+    alone = replace(clearance, traffic=Traffic([other], partitions=PARTITIONS))
+    [denied] = await decided(database, alone, 1, **asked)
+    assert denied.row["reasons"] == ("stop_mention_missing",)
 
 
 @pytest.mark.parametrize(("hours", "becomes"), [(22, "accepted"), (24, "unknown")])

@@ -37,14 +37,13 @@ class Way:
     gateway: str | None
     exists: bool
     until: datetime | None = None
-    adds_stop: bool = False
     needs_somebody: bool = False
 
 
 def _way(traffic: Traffic, category: str = "marketing", oadc: str = "LUNE", closed: tuple[str, ...] = ()) -> Way:
     ways = traffic.ways(territory="FR", sender_id="lune", oadc=oadc, category=category, closed=closed)
     gateway = ways.of(UUID(int=1))
-    return Way(gateway, ways.exist, ways.until, gateway in ways.add_stop, ways.needs_somebody)
+    return Way(gateway, ways.exist, ways.until, ways.needs_somebody)
 
 
 async def test_what_rests_is_gone_round_and_who_has_no_other_way_waits_for_it(traffic: Traffic) -> None:
@@ -205,6 +204,17 @@ async def test_a_text_goes_by_a_gateway_that_can_write_it_or_by_none(traffic: Tr
     for category, gateway in (("marketing", DEAR), ("transactional", None)):
         ways = both.ways(territory="FR", sender_id="lune", oadc="LUNE", category=category, unfit={CHEAP})
         assert (ways.of(UUID(int=1)), ways.exist) == (gateway, gateway is not None)
+
+
+async def test_a_text_that_lacks_a_stop_mention_goes_by_who_adds_one(traffic: Traffic) -> None:
+    adds, dear = traffic.gateways[CHEAP], traffic.gateways[DEAR]
+    adds.capabilities = replace(adds.capabilities, adds_stop=True)
+    both = Traffic([adds, dear], ROUTES)
+    assert both.unfit("Soldes", lacks_stop=True) == {DEAR}
+    assert both.unfit("Soldes") == set()
+    both.failed(CHEAP, "misconfigured")
+    ways = both.ways(territory="FR", sender_id="lune", oadc="LUNE", category="marketing", unfit={DEAR})
+    assert (ways.of(UUID(int=1)), ways.exist, ways.needs_somebody) == (None, True, True)
 
 
 async def test_where_each_gateway_takes_all_texts_none_is_looked_at(

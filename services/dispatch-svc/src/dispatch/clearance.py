@@ -164,7 +164,8 @@ class Clearance:
             subject = subjects.get(candidate.subject_id)
             blocked = blocks.get(candidate.subject_id, frozenset())
             territory = territory_of(number)
-            unfit = self.traffic.unfit(content)
+            lacks_stop = sender is not None and lacks_a_mention(candidate.category, content, sender.stop_code)
+            unfit = self.traffic.unfit(content, lacks_stop=lacks_stop)
             like = candidate.sender_id, candidate.category, territory, unfit, blocked
             if (open_ways := ways.get(like)) is None:
                 oadc = sender.oadc if sender else ""
@@ -179,8 +180,9 @@ class Clearance:
                 requested_at=candidate.requested_at,
                 send_before=candidate.send_before,
                 territory=territory,
+                # who does not add what it lacks is no way for it; that who does rests just now denies nobody
                 mentions_stop=sender is not None
-                and ((gateway in open_ways.add_stop and not again) or mentions_stop(content, sender.stop_code)),
+                and (not lacks_stop or (gateway in self.traffic.adding_stop if again else open_ways.exist)),
                 flaw=flaw,
                 region=candidate.region,
                 mark=mark_of(content, self.policy),
@@ -242,7 +244,7 @@ class Clearance:
         return await store.recent_marketing(
             tx,
             [c.subject_id for c in marketing],
-            [c.message_id for c in candidates],
+            [c.message_id for c in candidates if c.version],  # what comes again has none here, and counts
             datetime.now(UTC) - self.limits.cap_window,
         )
 
@@ -298,6 +300,11 @@ class Clearance:
             "as_of": as_of,
             "decided_at": now,
         }
+
+
+def lacks_a_mention(category: Category, text: str, stop_code: str) -> bool:
+    """Of how to stop, which it needs: somebody has to add one."""
+    return category == "marketing" and not mentions_stop(text, stop_code)
 
 
 async def _let_others(place: int) -> None:

@@ -39,7 +39,7 @@ from common.kafka import partitions_of
 from common.msisdn import territory_of
 from common.telemetry import counter, histogram
 from dispatch import outcomes, store
-from dispatch.clearance import Candidate, Clearance, Permit, requested, stored, uptime_s
+from dispatch.clearance import Candidate, Clearance, Permit, lacks_a_mention, requested, stored, uptime_s
 from dispatch.codes import Codes
 from dispatch.gate import Reason, is_fresh
 from dispatch.gateways import Misconfigured, Refused, Result, SendError, Submit, Throttled, Unanswered, Unreachable
@@ -463,7 +463,9 @@ class Handoff:
             sender_id=permit.candidate.sender_id,
             oadc=permit.oadc,
             category=permit.candidate.category,
-            unfit=self.traffic.unfit(permit.text),
+            unfit=self.traffic.unfit(
+                permit.text, lacks_stop=lacks_a_mention(permit.candidate.category, permit.text, permit.stop_code)
+            ),
         )
         return min(ways.until or datetime.now(UTC), permit.candidate.send_before)
 

@@ -58,7 +58,6 @@ class Ways:
     exist: bool
     until: datetime | None = None
     needs_somebody: bool = False
-    add_stop: frozenset[str] = frozenset()
 
     def of(self, message_id: UUID) -> str | None:
         return choose(self.gateways, message_id)
@@ -80,7 +79,7 @@ class Traffic:
         self.trials = {  # who has rested is tried by who holds it, of each lane: a code waits for no marketing
             (name, marketing): asyncio.Semaphore(1) for name in self.gateways for marketing in (True, False)
         }
-        self._adding_stop = frozenset(name for name, each in self.gateways.items() if each.capabilities.adds_stop)
+        self.adding_stop = frozenset(name for name, each in self.gateways.items() if each.capabilities.adds_stop)
         self._segments = {name: each.capabilities.segments for name, each in self.gateways.items()}
         self._fewest_segments = min(self._segments.values(), default=MAX_SEGMENTS)
         self._gsm7_only = frozenset(name for name, each in self.gateways.items() if not each.capabilities.unicode)
@@ -112,16 +111,17 @@ class Traffic:
     def standing(self, name: str) -> Standing:
         return healths.standing(self._of(name), time.monotonic())
 
-    def unfit(self, text: str) -> frozenset[str]:
-        """The gateways that do not take this text: it is of more SMS than they take, or cannot be written in GSM 7-bit.
-        Most texts need not be counted: see `sms_length.fits`."""
+    def unfit(self, text: str, *, lacks_stop: bool = False) -> frozenset[str]:
+        """The gateways that do not take this text: it is of more SMS than they take, cannot be written in GSM 7-bit, or
+        lacks the STOP mention that they do not add. Most texts need not be counted: see `sms_length.fits`."""
+        unfit = frozenset(self.gateways) - self.adding_stop if lacks_stop else NONE
         fewest = self._fewest_segments
         may_be_too_long = fewest < MAX_SEGMENTS and len(text) > fewest * (UCS2_PART // 2)
         if not may_be_too_long and not self._gsm7_only:
-            return NONE
+            return unfit
         counted = length(text)
-        too_short = frozenset(name for name, most in self._segments.items() if most < counted.segments)
-        return too_short | self._gsm7_only if counted.encoding == "UCS2" else too_short
+        unfit |= frozenset(name for name, most in self._segments.items() if most < counted.segments)
+        return unfit | self._gsm7_only if counted.encoding == "UCS2" else unfit
 
     def ways(
         self,
@@ -160,7 +160,7 @@ class Traffic:
             )
         if len(equals) > 1:  # slow beats none
             equals = [way for way in equals if not healths.is_slow(self._of(way.gateway), now)] or equals
-        return Ways(equals, exist=True, add_stop=self._adding_stop)
+        return Ways(equals, exist=True)
 
     def counted(self, name: str, answered: int, failed: int) -> None:
         """Messages of one submit that got an answer, and that got none. Where a request holds many, these were one."""
