@@ -193,7 +193,8 @@ def test_what_infobip_logged_as_undeliverable_or_expired_it_had_taken(
 
 
 async def test_an_account_may_say_what_its_provider_does_not() -> None:
-    """Telnyx does not say of this endpoint that it knows a repetition; Jasmin cuts what is more than 5 SMS."""
+    """Telnyx does not say of this endpoint that it knows a repetition; Jasmin cuts what is more than 5 SMS, Kannel what
+    is more than one."""
 
     async def gateway(provider: str, **more: Any) -> Gateway:
         account = ACCOUNTS[provider].account
@@ -208,6 +209,8 @@ async def test_an_account_may_say_what_its_provider_does_not() -> None:
     six = "e" * (6 * 153)
     assert Traffic([await gateway("jasmin")]).unfit(six) == {"jasmin"}
     assert Traffic([await gateway("jasmin", segments=8)]).unfit(six) == set()
+    assert Traffic([await gateway("kannel")]).unfit("e" * 161) == {"kannel"}
+    assert Traffic([await gateway("kannel", segments=2)]).unfit("e" * 161) == set()
 
 
 async def test_a_message_id_that_infobip_has_had_before_was_accepted() -> None:

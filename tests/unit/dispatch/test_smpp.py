@@ -101,13 +101,23 @@ async def test_messages_go_over_several_binds_and_each_answer_means_one_thing() 
     assert bytes.fromhex(first["text"]).decode() == submit(1).text
 
 
-async def test_a_bind_that_is_gone_is_no_refusal_and_how_we_name_senders_is_somebodys_to_mend() -> None:
+async def test_a_bind_that_is_gone_is_no_refusal_and_how_we_name_numbers_is_somebodys_to_mend() -> None:
     async with smsc() as server, bound(server.port) as gateway:
-        gone, ton, npi = await gateway.submit(
-            [submit(n) for n in (operator.NOT_BOUND, operator.BAD_TON, operator.BAD_NPI)]
+        gone, not_now, ton, npi, destination = await gateway.submit(
+            [
+                submit(n)
+                for n in (
+                    operator.NOT_BOUND,
+                    operator.NOT_NOW,
+                    operator.BAD_TON,
+                    operator.BAD_NPI,
+                    operator.BAD_DESTINATION_NPI,
+                )
+            ]
         )
     assert type(gone) is Unreachable
-    for answer, code in ((ton, "smpp_0x48"), (npi, "smpp_0x49")):
+    assert type(not_now) is Unanswered, "whoever it was relayed to did not answer in time"
+    for answer, code in ((ton, "smpp_0x48"), (npi, "smpp_0x49"), (destination, "smpp_0x51")):
         assert isinstance(answer, Misconfigured)
         assert (answer.code, answer.of_sender) == (code, False)
 

@@ -2,6 +2,8 @@
 "Using the HTTP interface to smsbox"). Not by GET: a GET may be sent twice by a client, and holds a password and a
 number in its URL. It answers with a line of text: 0 and 3 are taken (now, and queued). Two refusals of one message
 share their status with what is wrong with the account or the request, and are known by their words (gw/smsbox.c).
+A text of more SMS than the group's `max-messages`, 1 unless set, it cuts off and says nothing (gw/urltrans.c, gw/sms.c,
+`sms_split`): with it goes the STOP mention.
 
 Receipts come to the `dlr-url` that each message names, with our reference and Kannel's %d in it.
 """
@@ -17,7 +19,7 @@ from dispatch.gateways.provider import Account, Answer, Request, by_status
 URL = ""
 NEEDS = ("url", "user", "secret")
 OPTIONS: Mapping[str, bool] = {"smsc": False}
-capabilities = Capabilities(echoes_reference=True)
+capabilities = Capabilities(echoes_reference=True, segments=1)
 
 ALL_RECEIPTS = "31"
 TAKEN = (b"0:", b"3:")

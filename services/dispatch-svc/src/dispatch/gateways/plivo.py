@@ -1,12 +1,13 @@
 """Plivo Message API: JSON, basic authentication (DOMAIN 4.1). `dst` may name many people, and the answer has an id for
-each; a wrong one among them refuses all without saying which, so ours is one a request."""
+each; a wrong one among them refuses all without saying which, so ours is one a request. Without credit it refuses all
+for two minutes at a time (support.plivo.com, insufficient credit), and does not document by which status."""
 
 import base64
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from urllib.parse import quote
 
-from dispatch.gateways.gateway import Capabilities, Result, SendError, Submit
+from dispatch.gateways.gateway import Capabilities, Misconfigured, Result, SendError, Submit
 from dispatch.gateways.provider import (
     Account,
     Answer,
@@ -24,6 +25,8 @@ NEEDS = ("user", "secret")  # auth id and auth token
 OPTIONS: Mapping[str, bool] = {}
 capabilities = Capabilities()
 
+NO_CREDIT = b"insufficient credit"
+
 
 def request(messages: Sequence[Submit], account: Account, now: datetime) -> Request:
     [m] = messages
@@ -36,6 +39,8 @@ def request(messages: Sequence[Submit], account: Account, now: datetime) -> Requ
 
 
 def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
+    if 400 <= answer.status < 500 and NO_CREDIT in answer.body.lower():
+        raise Misconfigured("insufficient_credit")
     by_status(answer)
     [identity] = list_of(decode(answer), "message_uuid")
     return [Result("accepted", str(identity), None)]

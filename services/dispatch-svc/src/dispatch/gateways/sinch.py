@@ -1,12 +1,13 @@
 """Sinch SMS (XMS) batches: JSON, a bearer token (DOMAIN 4.1). A batch is one text to up to 1,000 people, with one id
 and one `client_reference` for all of them: ours are batches of one, so that each message has its own. Receipts name
-batch and recipient. Batches of the last 24 h are listed by `client_reference` (developers.sinch.com, list batches)."""
+batch and recipient. Batches of the last 24 h are listed by `client_reference` (developers.sinch.com, list batches). Of
+its 403s one is of a number and not of the account (community.sinch.com, common SMS HTTP statuses)."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from urllib.parse import quote
 
-from dispatch.gateways.gateway import Capabilities, Result, SendError, Submit
+from dispatch.gateways.gateway import Capabilities, Refused, Result, SendError, Submit
 from dispatch.gateways.provider import (
     Account,
     Answer,
@@ -25,6 +26,8 @@ NEEDS = ("user", "secret")  # service plan and its token
 OPTIONS: Mapping[str, bool] = {}
 capabilities = Capabilities(looks_up=True)
 
+OF_MESSAGE = b"llegal_number_type"  # without its first letter in some answers
+
 
 def request(messages: Sequence[Submit], account: Account, now: datetime) -> Request:
     [m] = messages
@@ -42,6 +45,8 @@ def request(messages: Sequence[Submit], account: Account, now: datetime) -> Requ
 
 
 def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
+    if answer.status == 403 and OF_MESSAGE in answer.body:
+        raise Refused("illegal_number_type")
     by_status(answer)
     [m] = messages
     return [Result("accepted", _identity(decode(answer), m.subject_id), None)]

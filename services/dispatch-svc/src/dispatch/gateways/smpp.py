@@ -7,9 +7,10 @@ account says so. Only the last part asks for a receipt, and its id is the messag
     ESME_RTHROTTLED, ESME_RMSGQFUL                            Throttled
     ESME_RINVBNDSTS                                           Unreachable: it holds no bind of ours
     ESME_RINVSRCADR                                           Misconfigured, of the sender
-    ESME_RINVSRCTON, ESME_RINVSRCNPI                          Misconfigured: how we name senders
-    any other status but "system" and "unknown error"         Refused
-    those two, silence, a session that ends, half a message   Unanswered
+    flags, credentials, service type, kinds of addresses      Misconfigured: they are the same in all that we send
+    "system", "unknown" and "temporary application error"     Unanswered, as are silence, a session that ends and half
+                                                              a message
+    any other status                                          Refused
 
 After ESME_RINVBNDSTS, and after a submit that nobody answered while nobody else was answered either, a bind takes what
 comes next over a new session.
@@ -66,8 +67,9 @@ OCTETS, PART_OCTETS = {GSM: 160, UCS2: 140}, {GSM: 153, UCS2: 134}
 THROTTLED = (0x14, 0x58)  # queue full, throttled
 NOT_BOUND = 0x04
 INVALID_SOURCE = 0x0A
-INVALID_KIND_OF_SOURCE = (0x48, 0x49)
-WHO_KNOWS = (0x08, 0xFF)
+# flags, credentials, service type, kinds of addresses: each message of ours has the same (SMPP 3.4, 5.1.3)
+OURS = (0x07, 0x0D, 0x0E, 0x0F, 0x15, 0x48, 0x49, 0x50, 0x51, 0x53)
+WHO_KNOWS = (0x08, 0x64, 0xFF)  # system error, the receiver's application for now, unknown
 PART_TRIES, PART_PAUSE_S = 5, 0.2
 
 
@@ -273,7 +275,7 @@ def _meaning(status: int) -> SendError:
         return Throttled(1.0)
     if status == INVALID_SOURCE:
         return Misconfigured(code, of_sender=True)
-    if status in INVALID_KIND_OF_SOURCE:
+    if status in OURS:
         return Misconfigured(code)
     if status == NOT_BOUND:
         return Unreachable(code)

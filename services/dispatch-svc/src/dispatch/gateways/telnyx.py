@@ -33,7 +33,8 @@ BLOCKED = "40300"
 OF_A_STOP = ("stop message", "block rule")  # in its title, in its detail: a profile that lacks has the same code
 LATER = ("10011", "40002", "40006", "40318")
 OF_SENDER = ("40003", "40013", "40305", "40306", "40307", "40315")  # blocked for good, or none of this profile's
-OURS = ("20100", "40311", "40312", "40313", "40314", "40321")  # money, the profile, messaging not switched on
+# our callback URL, money, the profile, messaging not switched on
+OURS = ("10003", "20100", "40311", "40312", "40313", "40314", "40321")
 OF_MESSAGE = ("40001", "40012", "40309", "40310")  # no mobile, no number, a region that the profile does not name
 
 

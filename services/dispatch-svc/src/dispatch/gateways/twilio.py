@@ -17,7 +17,8 @@ capabilities = Capabilities()
 
 OPTED_OUT = "21610"
 OF_SENDER = ("21212", "21603", "21606", "21659", "21660", "21661")  # no `From`, or none that may write for us
-OURS = ("21608", "30007")  # a trial account; filtered for what it says: the account is at stake
+# a trial account; our callback URL; our messaging service; filtered for what it says: the account is at stake
+OURS = ("21608", "21609", "21701", "21705", "30007")
 LATER = ("20429", "21611", "30001", "63017", "63018")
 BUSY_S = 5.0
 
