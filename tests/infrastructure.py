@@ -18,7 +18,7 @@ import asyncpg
 
 from common.database import migrate
 from stack.broker import Broker as LocalBroker
-from stack.kafka import Kafka, fetch
+from stack.kafka import SHORT_LIVED, Kafka, fetch
 
 SERVICES = ("consent", "campaign", "dispatch", "inbound")
 # What Kafka looks after every now and then, in tests many times a second: compaction, retention, deleted topics.
@@ -84,7 +84,9 @@ NOWHERE = Broker("127.0.0.1:1", idempotent=True, groups=True)  # for tests that 
 
 def own_broker(folder: Path) -> LocalBroker | Kafka:
     """Of the kind this run is on, not started: for what has to be down, and to come back."""
-    return Kafka(folder / "kafka", fetch(), KAFKA, more=AT_ONCE) if KAFKA else LocalBroker(folder)
+    if not KAFKA:
+        return LocalBroker(folder)
+    return Kafka(folder / "kafka", fetch(), KAFKA, more=AT_ONCE, jvm=SHORT_LIVED)
 
 
 def as_told(server: LocalBroker | Kafka) -> Broker:

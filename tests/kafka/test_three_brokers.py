@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaError
 from common import kafka
 from common.contracts import STATES
 from common.contracts.consent import ConsentStateChanged
-from stack.kafka import Kafka, fetch
+from stack.kafka import SHORT_LIVED, Kafka, fetch
 from tests.eventually import eventually
 from tests.infrastructure import Broker, Postgres
 from tests.running import Surroundings
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.timeout(480)
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
-    cluster = Kafka(tmp_path_factory.mktemp("kafka"), fetch(), brokers=3, more=IMPATIENT).start()
+    cluster = Kafka(tmp_path_factory.mktemp("kafka"), fetch(), brokers=3, more=IMPATIENT, jvm=SHORT_LIVED).start()
     yield cluster
     cluster.stop()
 

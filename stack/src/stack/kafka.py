@@ -4,6 +4,7 @@ Each is broker and controller in one, on 127.0.0.1, with a folder for its data a
 first time, Maven.
 """
 
+import base64
 import fcntl
 import shutil
 import signal
@@ -23,6 +24,9 @@ START_WITHIN_S = 120.0  # three JVMs on a busy machine
 STOP_GRACE_S = 30.0  # a controlled shutdown moves leaders away first
 LAST_GRACE_S = 2.0
 HEAP = "-Xmx512m"
+# For a broker that lives for minutes: of a JVM's first, a third goes to compiling what it has only begun to run.
+SHORT_LIVED = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto")
+META, CHECKPOINT = "meta.properties", "bootstrap.checkpoint"  # what a formatted folder holds
 SETTINGS = {
     "process.roles": "broker,controller",
     "controller.listener.names": "CONTROLLER",
@@ -36,6 +40,9 @@ SETTINGS = {
     "transaction.state.log.num.partitions": "3",
     "log.cleaner.dedupe.buffer.size": "8388608",
 }
+
+
+_formatted: dict[tuple[object, ...], bytes] = {}  # by what brokers are told, the checkpoint they begin with
 
 
 @dataclass
@@ -73,13 +80,14 @@ def settings(node: Node, nodes: Sequence[Node], more: Mapping[str, str] | None =
 class Kafka:
     """`brokers`: 1 or 3. `folder` gets a folder for each; what is in it survives a stop, and a start goes on with it.
 
-    `libs`: the jars; see `fetch`. `more`: further settings of each broker, over ours.
+    `libs`: the jars; see `fetch`. `more`: further settings of each broker, over ours. `jvm`: options of each one's.
     """
 
     folder: Path
     libs: Path
     brokers: int = 1
     more: Mapping[str, str] = field(default_factory=dict)
+    jvm: Sequence[str] = ()
     _nodes: list[Node] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
@@ -107,7 +115,7 @@ class Kafka:
     def launch(self, number: int) -> None:
         """Start one broker, without waiting for it."""
         node = self._nodes[number - 1]
-        node.child = spawn(self._java("kafka.Kafka", str(node.folder / "server.properties")), node.log)
+        node.child = spawn(self._java("kafka.Kafka", str(node.folder / "server.properties"), jvm=self.jvm), node.log)
 
     def wait(self, number: int) -> None:
         node = self._nodes[number - 1]
@@ -144,25 +152,40 @@ class Kafka:
         return None
 
     def _format(self) -> None:
+        """What was formatted is left as it is. Kafka's tool takes two seconds: of all the brokers that this process
+        tells the same it formats one, and the others get what it wrote, with ids of their own."""
         cluster = self.folder / "cluster-id"
         if not cluster.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             cluster.write_text(uuid4().hex[:22])
+        told_alike = (self.libs.resolve(), self.brokers, *sorted(self.more.items()))
         for node in self._nodes:
             node.folder.mkdir(exist_ok=True)
-            properties = node.folder / "server.properties"
+            properties, data = node.folder / "server.properties", node.folder / "data"
             told = settings(node, self._nodes, self.more)
             properties.write_text("".join(f"{name}={value}\n" for name, value in told.items()))
-            formatting = ("format", "--cluster-id", cluster.read_text(), "--ignore-formatted", "-c", str(properties))
-            done = subprocess.run(self._java("kafka.tools.StorageTool", *formatting), capture_output=True, text=True)
-            if done.returncode:
-                raise DidNotStart(f"kafka's storage was not formatted:\n{done.stdout}{done.stderr}")
+            if (data / META).exists():
+                continue
+            if (checkpoint := _formatted.get(told_alike)) is None:
+                self._run_the_tool(cluster.read_text(), properties)
+                _formatted[told_alike] = (data / CHECKPOINT).read_bytes()
+                continue
+            data.mkdir(exist_ok=True)
+            (data / CHECKPOINT).write_bytes(checkpoint)
+            (data / META).write_text(_meta(cluster.read_text(), node.number))
 
-    def _java(self, main: str, *arguments: str) -> list[str]:
+    def _run_the_tool(self, cluster: str, properties: Path) -> None:
+        formatting = ("format", "--cluster-id", cluster, "--ignore-formatted", "-c", str(properties))
+        command = self._java("kafka.tools.StorageTool", *formatting, jvm=SHORT_LIVED)
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise DidNotStart(f"kafka's storage was not formatted:\n{done.stdout}{done.stderr}")
+
+    def _java(self, main: str, *arguments: str, jvm: Sequence[str]) -> list[str]:
         if (java := which("java")) is None:
             raise DidNotStart("Apache Kafka needs Java 17 or later on the PATH")
         logging = f"-Dlog4j2.configurationFile={HOME / 'log4j2.properties'}"
-        return [java, HEAP, logging, "-cp", f"{self.libs.resolve()}/*", main, *arguments]
+        return [java, HEAP, *jvm, logging, "-cp", f"{self.libs.resolve()}/*", main, *arguments]
 
 
 def fetch(libs: Path = JARS) -> Path:
@@ -186,6 +209,12 @@ def fetch(libs: Path = JARS) -> Path:
         shutil.rmtree(libs, ignore_errors=True)
         arriving.rename(libs)
     return libs
+
+
+def _meta(cluster: str, node: int) -> str:
+    """As Kafka's tool writes it: no two folders of a cluster have the same id."""
+    directory = base64.urlsafe_b64encode(uuid4().bytes).decode().rstrip("=")
+    return f"version=1\ncluster.id={cluster}\nnode.id={node}\ndirectory.id={directory}\n"
 
 
 def _listens(port: int) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 
 from stack.broker import Broker
 from stack.environment import SERVICES, Environment, Hours
-from stack.kafka import Kafka, fetch
+from stack.kafka import SHORT_LIVED, Kafka, fetch
 from stack.postgres import Postgres
 from stack.processes import DidNotStart, Supervisor
 
@@ -82,7 +82,7 @@ async def running_stack(
     logs = folder / LOGS
     environment = Environment(hours=hours, kafka=kafka, idempotent_gateway=idempotent_gateway, more=more or {})
     postgres = Postgres(folder / DATABASE, durable=durable)
-    broker = Kafka(folder / KAFKA, await asyncio.to_thread(fetch), kafka) if kafka else Broker(logs)
+    broker = Kafka(folder / KAFKA, await asyncio.to_thread(fetch), kafka, jvm=SHORT_LIVED) if kafka else Broker(logs)
     async with AsyncExitStack() as leaving:
         leaving.push_async_callback(asyncio.to_thread, postgres.stop)
         leaving.push_async_callback(asyncio.to_thread, broker.stop)

@@ -71,6 +71,41 @@ def test_what_a_maven_that_failed_has_left_is_not_taken_for_the_jars(
     assert [jar.name for jar in fetch(libs).iterdir()] == ["kafka_2.13-4.0.0.jar"]
 
 
+def test_of_brokers_that_are_told_the_same_one_is_formatted_and_the_others_have_ids_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    java, runs = tmp_path / "bin" / "java", tmp_path / "runs"
+    java.parent.mkdir()
+    java.write_text(
+        f"#!/bin/sh\ncase $* in *StorageTool*) ;; *) exit 1;; esac\necho run >>{runs}\nfor last; do :; done\n"
+        "to=$(dirname $last)/data; mkdir -p $to\n"
+        "echo features >$to/bootstrap.checkpoint; echo theirs >$to/meta.properties\n"
+    )
+    java.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{java.parent}:/usr/bin:/bin")
+
+    def formatted(name: str, **more: str) -> list[str]:
+        """What each of its three folders is called."""
+        with pytest.raises(DidNotStart, match="broker"):
+            Kafka(tmp_path / name, tmp_path / "libs", 3, more=more).start()
+        folders = [tmp_path / name / f"broker-{n}" / "data" for n in (1, 2, 3)]
+        assert {(folder / "bootstrap.checkpoint").read_text() for folder in folders} == {"features\n"}
+        return [(folder / "meta.properties").read_text() for folder in folders]
+
+    first, second = formatted("first"), formatted("second")
+    assert runs.read_text() == "run\n"
+    assert formatted("first") == first, "what is there was written over"
+    assert first[0] == "theirs\n"
+    ours = [dict(line.split("=", 1) for line in told.splitlines()) for told in (*first[1:], *second)]
+    assert [told["node.id"] for told in ours] == ["2", "3", "1", "2", "3"]
+    clusters = [(tmp_path / name / "cluster-id").read_text() for name in ("first", "second")]
+    assert [told["cluster.id"] for told in ours] == [clusters[0]] * 2 + [clusters[1]] * 3
+    assert len({told["directory.id"] for told in ours}) == 5
+
+    formatted("third", **{"min.insync.replicas": "1"})
+    assert runs.read_text() == "run\nrun\n", "what is told otherwise is formatted otherwise"
+
+
 @pytest.mark.parametrize("asked", [{}, {"KAFKA": ""}, {"KAFKA": "0"}, {"KAFKA": "1"}, {"KAFKA": "3"}])
 def test_kafka_is_asked_for_by_the_number_of_its_brokers(asked: dict[str, str]) -> None:
     assert kafka_asked(asked) == int(asked.get("KAFKA") or 0)
