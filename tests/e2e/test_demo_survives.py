@@ -1,5 +1,5 @@
 """Promise 4, and all the others: kill -9 of any one service in the middle of the demo, a restart, and every check of
-the report still holds."""
+the report still holds. On the local broker each has a demo of its own; on Apache Kafka all four die in one, in turn."""
 
 from pathlib import Path
 
@@ -11,27 +11,38 @@ from stack.running import Stack
 from tests.eventually import eventually
 from tests.infrastructure import KAFKA
 
+FOUR = ("dispatch", "campaign", "consent", "inbound")
+FIRST_AT, THEN_EVERY = 1000, 1000  # messages that the operator has when the next one dies
+
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("service", ["dispatch", "campaign", "consent", "inbound"])
-async def test_the_demo_survives_a_kill_of(service: str, tmp_path: Path) -> None:
-    killed = []
+@pytest.mark.parametrize("services", [FOUR] if KAFKA else [(name,) for name in FOUR], ids="+".join)
+async def test_the_demo_survives_a_kill_of(services: tuple[str, ...], tmp_path: Path) -> None:
+    killed_at: dict[str, int] = {}
 
     async def kill_and_restart(stack: Stack) -> None:
-        """Once the operator has begun to receive, so that messages are in flight."""
+        """While the operator receives, so that messages are in flight."""
+        for turn, service in enumerate(services):
 
-        async def receiving() -> bool:
-            return stack.simulator_log.exists() and stack.simulator_log.stat().st_size > 200_000
+            async def receiving(least: int = FIRST_AT + turn * THEN_EVERY) -> int:
+                return received if (received := _received(stack)) >= least else 0
 
-        await eventually(receiving, within_s=60)
-        stack.kill(service)
-        killed.append(service)
-        await stack.restart(service)
+            received = await eventually(receiving, within_s=60)
+            stack.kill(service)
+            killed_at[service] = received
+            await stack.restart(service)
 
     console = Console(record=True, width=120, quiet=True)
     report = await demonstrate(tmp_path, console=console, during=kill_and_restart, kafka=KAFKA, durable=False)
-    assert killed == [service]
+    assert tuple(killed_at) == services
     assert report.stops > 100
     assert report.messages > 10_000
+    # of the two campaigns the second has fewer people, those who had not stopped: more than half was the first one's
+    assert max(killed_at.values()) < report.messages / 2, f"the campaign had ended: nothing was tested: {killed_at}"
     broken = [check for check in report.checks if not check.holds]
     assert broken == [], broken
+
+
+def _received(stack: Stack) -> int:
+    """How many messages the operator has, as its log says."""
+    return stack.simulator_log.read_bytes().count(b'{"kind":"submit"') if stack.simulator_log.exists() else 0
