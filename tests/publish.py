@@ -14,6 +14,17 @@ from common.kafka import partition_of
 from common.settings import ServiceSettings
 from tests.running import Surroundings
 
+_ensured: set[tuple[object, ...]] = set()
+
+
+async def ensured(settings: ServiceSettings, topic: Topic) -> None:
+    """Asked of a broker once: it has those of every test so far, and tells of all of them. Who starts one again that
+    forgets, under the same address, makes them anew."""
+    key = (settings.kafka_bootstrap, settings.topic_prefix, topic, settings.partitions, settings.kafka_replication)
+    if key not in _ensured:
+        await kafka.ensure_topics(settings, [topic])
+        _ensured.add(key)
+
 
 async def publish(
     surroundings: Surroundings,
@@ -26,7 +37,7 @@ async def publish(
     """`events` to their partitions (or, shifted, to wrong ones), then, with `as_of`, a watermark to every partition.
     Acknowledged on return. Those of a partition arrive together: whoever reads one reads all."""
     settings = ServiceSettings(**await surroundings.settings("dispatch"))
-    await kafka.ensure_topics(settings, [topic])
+    await ensured(settings, topic)
     async with _producer(settings) as producer:
         acks = [
             await _send(
@@ -49,7 +60,7 @@ async def publish_raw(
 ) -> None:
     """A record as a broken or foreign producer would write it, to the partition of its key (0 without one)."""
     settings = ServiceSettings(**await surroundings.settings("dispatch"))
-    await kafka.ensure_topics(settings, [topic])
+    await ensured(settings, topic)
     partition = partition_of(key.decode(errors="replace"), settings.partitions) if key else 0
     async with _producer(settings) as producer:
         await producer.send_and_wait(
@@ -61,7 +72,7 @@ async def publish_raw(
 async def heartbeat(surroundings: Surroundings, topic: Topic, every_s: float = 0.2) -> AsyncIterator[None]:
     """While the block runs, the owner of `topic` keeps saying that all it acknowledged is in the log."""
     settings = ServiceSettings(**await surroundings.settings("dispatch"))
-    await kafka.ensure_topics(settings, [topic])
+    await ensured(settings, topic)
     stop = asyncio.Event()
 
     async def beat() -> None:

@@ -8,6 +8,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from common import kafka
 from common.contracts import Event, Topic
 from common.settings import ServiceSettings
+from tests.publish import ensured
 from tests.running import Surroundings
 
 
@@ -15,7 +16,7 @@ from tests.running import Surroundings
 async def reading(surroundings: Surroundings, topic: Topic) -> AsyncIterator[Callable[[], Awaitable[list[Event]]]]:
     """All of a topic so far, each time it is asked, partition by partition in order."""
     settings = ServiceSettings(**await surroundings.settings("dispatch"))
-    await kafka.ensure_topics(settings, [topic])
+    await ensured(settings, topic)
     partitions = [TopicPartition(settings.topic_prefix + topic.name, n) for n in range(settings.partitions)]
     consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka_bootstrap, auto_offset_reset="earliest")
     seen: list[tuple[int, int, Event]] = []

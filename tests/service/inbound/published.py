@@ -8,6 +8,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from common import kafka
 from common.contracts import Event, Topic, Watermark
 from common.settings import ServiceSettings
+from tests.publish import ensured
 
 LOOK_MS = 50
 
@@ -30,7 +31,7 @@ async def watermarks(settings: ServiceSettings, topic: Topic) -> list[Watermark]
 
 async def _all(settings: ServiceSettings, topic: Topic) -> list[Record]:
     """To the end that the broker names with what it hands out, which a broker that is slow to answer does not move."""
-    await kafka.ensure_topics(settings, [topic])
+    await ensured(settings, topic)
     consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka_bootstrap, fetch_max_wait_ms=50)
     await consumer.start()
     try:
