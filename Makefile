@@ -4,8 +4,9 @@ SHELL := bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Two share the work, file by file, each with a Postgres and a broker of its own. Not end to end: a stack fills a machine
-PYTEST := $(BIN)/pytest --numprocesses=2 --dist=loadfile
+# Two share the work, file by file, the longest first (tests/order.py), each with a Postgres and a broker of its own. Not
+# end to end: a stack fills a machine
+PYTEST := $(BIN)/pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 # A test there may wait for several groups to form, each on a JVM that shares the machine with another worker's
 PATIENT := --timeout=300
 export PATH := $(CURDIR)/$(BIN):$(PATH)

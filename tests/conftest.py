@@ -10,8 +10,10 @@ from playwright.async_api import Browser
 
 from tests.browser import chromium
 from tests.infrastructure import NOWHERE, Broker, Postgres, kafka_broker, postgres_server
+from tests.order import long_ones_first
 from tests.running import Surroundings
 
+TESTS = Path(__file__).parent
 SUITES = ("service", "e2e")
 
 as_it_was = hypothesis.settings.get_profile(hypothesis.settings.get_current_profile_name())
@@ -25,6 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for suite in SUITES:
             if f"/tests/{suite}/" in str(item.path):
                 item.add_marker(suite)
+    items[:] = long_ones_first(items, TESTS)
 
 
 @pytest.fixture(scope="session")

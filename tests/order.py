@@ -1,0 +1,40 @@
+"""Which files go first. Two workers share the tests file by file: one that takes long and begins last keeps one worker
+busy while the other has nothing left to do."""
+
+from collections.abc import Sequence
+from pathlib import PurePath
+from typing import Protocol, TypeVar
+
+# The longest first. `make test` tells xdist to leave this order alone: by itself it goes by how many tests a file has.
+LONG = (
+    "service/dispatch/test_pipeline_machine.py",
+    "service/dispatch/test_fail_points.py",
+    "service/dispatch/test_dispatch.py",
+    "service/consent/test_preference_page.py",
+    "service/inbound/test_faults.py",
+    "service/inbound/test_inbound_fuzz.py",
+    "service/common/test_fuzz.py",
+    "service/rights/test_copies.py",
+    "service/rights/test_erasure.py",
+    "service/rights/test_rectification.py",
+    "service/stack/test_command_line.py",
+    "service/common/test_consumer.py",
+    "service/common/test_relay.py",
+    "service/consent/test_ledger_machine.py",
+    "service/campaign/test_killed_imports.py",
+    "service/dispatch/test_kept_plans.py",
+)
+
+
+class Item(Protocol):
+    @property
+    def path(self) -> PurePath: ...
+
+
+T = TypeVar("T", bound=Item)
+
+
+def long_ones_first(items: Sequence[T], tests: PurePath) -> list[T]:
+    """Those of the files of LONG, as they are listed there; then all others as they came. `tests`: the folder. Pure."""
+    place = {tests / name: at for at, name in enumerate(LONG)}
+    return sorted(items, key=lambda item: place.get(item.path, len(LONG)))
