@@ -15,18 +15,22 @@ from tests.running import Surroundings
 
 TESTS = Path(__file__).parent
 SUITES = ("service", "e2e")
+WITH_A_BROKER = {"broker", "surroundings"}
 
 as_it_was = hypothesis.settings.get_profile(hypothesis.settings.get_current_profile_name())
 hypothesis.settings.register_profile("untimed", as_it_was, deadline=None)  # a busy machine is no counterexample
 hypothesis.settings.load_profile("untimed")
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The folder decides the marker."""
+    """The folder decides the suite; and what asks for nothing that has a broker can reach none."""
     for item in items:
         for suite in SUITES:
             if f"/tests/{suite}/" in str(item.path):
                 item.add_marker(suite)
+        if item.get_closest_marker("service") and WITH_A_BROKER.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker("brokerless")
     items[:] = long_ones_first(items, TESTS)
 
 

@@ -495,6 +495,7 @@ async def test_9_no_number_is_in_any_log_or_metric(placet: Placet) -> None:
         assert "sms_" in metrics
 
 
+@pytest.mark.any_broker  # a stack of its own, for its hours
 async def test_6_the_law_is_data(tmp_path: Path) -> None:
     """With the real hours in force a marketing message goes only inside them; a code goes at any hour."""
     async with (

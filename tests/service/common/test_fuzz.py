@@ -13,6 +13,8 @@ from tests.operator import TOKEN, operator
 from tests.publish import publish
 from tests.running import Surroundings, bearer
 
+pytestmark = pytest.mark.any_broker  # the same requests, and what is answered, whatever is behind
+
 FEW = 4
 KNOWN = {"sender_id": [SENDER], "number": [number(1)], "subject_id": [subject(1)], "purpose": ["promotions"]}
 

@@ -20,6 +20,8 @@ from tests.operators.signing import PUBLIC_URL, SCHEMES, SECRET, Scheme
 from tests.running import CALLED, Surroundings, running
 from tests.service.inbound.published import published
 
+pytestmark = pytest.mark.any_broker  # how callbacks are read and checked; the way to the log is of test_webhooks.py
+
 HERE = ["127.0.0.0/8"]
 SCHEME_OF = {scheme.provider: scheme for scheme in reversed(SCHEMES)}
 ALWAYS_SIGNED = [name for name, provider in PROVIDERS.items() if provider.signing == "always"]

@@ -27,6 +27,8 @@ from tests.property.test_providers_fuzz import HEADERS, KINDS, RAW
 from tests.running import Surroundings, bearer
 from tests.service.inbound.test_every_provider import ACCOUNTS
 
+pytestmark = pytest.mark.any_broker  # the same requests, and what is answered, whatever is behind
+
 PATH_SECRET = "secret-of-the-path"
 ALL_ACCOUNTS = [*ACCOUNTS, {"provider": "cm", "account": "path", "path_secrets": [PATH_SECRET]}]
 PATHS = [

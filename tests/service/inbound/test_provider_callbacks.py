@@ -21,6 +21,8 @@ from tests.operators import body
 from tests.running import CALLED, Surroundings, running
 from tests.service.inbound.published import published
 
+pytestmark = pytest.mark.any_broker  # how callbacks are read and checked; the way to the log is of test_webhooks.py
+
 PUBLIC_URL = "https://sms.example.org"
 SECRET = "a secret of thirty-two characters"
 WHSEC = "whsec_" + base64.b64encode(SECRET.encode()).decode()
