@@ -60,7 +60,7 @@ else
 	$(BIN)/pytest tests/e2e
 endif
 
-test-kafka: install ## What needs a broker, on Apache Kafka itself (Java 17; Maven the first time; T=path narrows)
+test-kafka: install ## What a kind of broker may change, on Apache Kafka itself (Java 17; Maven the first time; T=path narrows)
 ifdef T
 	PLACET_TEST_BROKERS=1 $(BIN)/pytest $(T)
 else
