@@ -12,6 +12,7 @@ from tests.browser import chromium
 from tests.infrastructure import NOWHERE, Broker, Postgres, kafka_broker, postgres_server
 from tests.order import long_ones_first
 from tests.running import Surroundings
+from tests.seed import seed
 
 TESTS = Path(__file__).parent
 SUITES = ("service", "e2e")
@@ -20,6 +21,10 @@ WITH_A_BROKER = {"broker", "surroundings"}
 as_it_was = hypothesis.settings.get_profile(hypothesis.settings.get_current_profile_name())
 hypothesis.settings.register_profile("untimed", as_it_was, deadline=None)  # a busy machine is no counterexample
 hypothesis.settings.load_profile("untimed")
+
+
+def pytest_report_header() -> str:
+    return f"PLACET_TEST_SEED={seed()}"
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the markers
