@@ -55,7 +55,8 @@ class Operator:
         if self.dislikes and any(self.dislikes in message["text"] for message in body["messages"]):
             return web.json_response({"type": "malformed"}, status=400)
         at = datetime.now(UTC)
-        self.messages += [{**message, "at": at} for message in body["messages"]]
+        account = request.match_info.get("account", "main")
+        self.messages += [{**message, "at": at, "account": account} for message in body["messages"]]
         self.received.set()
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
@@ -86,6 +87,7 @@ async def operator(fake: Operator | None = None) -> AsyncIterator[Operator]:
     fake.open.set()
     app = web.Application()
     app.router.add_post("/v1/submits", fake.submits)
+    app.router.add_post("/{account}/v1/submits", fake.submits)  # more than one account with it
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

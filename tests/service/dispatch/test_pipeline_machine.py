@@ -6,11 +6,16 @@ submit, and what happens meanwhile happens within that moment: whoever then wait
 worker goes on. After each step, of everything:
 
     promise 1   what the operator was handed left on an opt-in, newer than any opt-out enforced by then, and on
-                knowledge that was fresh; a question likewise, where the opt-out is as new as it is; a code needs none
-    promise 4   what was asked for is in the ledger once, in one status; what the operator has is what the ledger says;
-                what is published adds up to the same; who was not killed leaves nothing behind; of a campaign that is
-                paused no more nothing waits for it but what is to be woken still
+                knowledge that was fresh; a question likewise, where the opt-out is as new as it is; a code needs none;
+                of each opt-out that is applied an enforcement is told, once, when it is
+    promise 4   what was asked for is in the ledger once, in one status; what the operator has is what the ledger says,
+                once but for what a crash left and an idempotent gateway has again; what is published or waits to be is
+                the same at each step; who was not killed leaves nothing behind; of a campaign that is paused no more
+                nothing waits for it but what is to be woken still; in the end nothing waits at all
     all         the checker that runs with the service finds nothing
+
+What is right is judged by what was told from here (`Heard`: states, watermarks, controls, texts, erasures) and by when
+who decided had it; not by what dispatch wrote of itself.
 
 What it draws is of the commit and of the kind of broker: a run's header names it, and PLACET_TEST_SEED repeats it.
 One partition, so that everything meets. Time is stood still for nobody: who stalls finds their permits lapsed.
@@ -18,19 +23,21 @@ One partition, so that everything meets. Time is stood still for nobody: who sta
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Generic, Literal, TypeVar, cast
 from uuid import uuid4
 
 import httpx
 import hypothesis
+import msgspec
 import pytest
 from aiohttp import web
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -39,7 +46,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from sqlalchemy import text
 
-from common import kafka
+from common import kafka, outbox
 from common.consumer import Consumer, Hold, Subscription, _Partition
 from common.contracts import (
     CAMPAIGN_REQUESTS,
@@ -52,8 +59,9 @@ from common.contracts import (
     Topic,
     Watermark,
 )
-from common.contracts.campaign import MessageRequested
-from common.contracts.dispatch import MessageChanged
+from common.contracts.campaign import CampaignControlled, MessageRequested
+from common.contracts.consent import ConsentStateChanged
+from common.contracts.dispatch import MessageChanged, OptOutEnforced
 from common.database import Database
 from common.law import at_hand_off
 from common.outbox import Relay
@@ -103,6 +111,7 @@ FORGOTTEN = (
     "SELECT count(*) FROM message AS m JOIN campaign AS c USING (campaign_id) WHERE 'campaign_paused' = ANY(m.reasons)"
     " AND m.due_at > now() AND c.control <> 'paused' AND c.woken = c.version"
 )
+OURS = {"t": DISPATCH_MESSAGES.name}
 SUM = ("pending", "denied", "deferred", "sending", "accepted", "rejected", "unknown", "expired")
 
 Moment = Literal["decided", "committed", "to be submitted", "answered", "settling"]
@@ -152,44 +161,164 @@ class Clock:
         return time.clock_gettime(which) + self.ahead_s
 
 
+T = TypeVar("T")
+EVER = datetime.min.replace(tzinfo=UTC)
+Span = tuple[datetime, datetime]  # in which somebody decided
+
+
+@dataclass
+class _Telling(Generic[T]):
+    version: int
+    value: T
+    since: datetime  # it may be known
+    by: datetime | None = None  # it surely was
+
+
+class Heard(Generic[T]):
+    """What dispatch was told of one thing. Whoever decides knows of all that it was told before, and perhaps of what it
+    is told meanwhile; the greatest version counts."""
+
+    def __init__(self, at_first: T) -> None:
+        self._told = [_Telling(-1, at_first, EVER, EVER)]
+
+    @property
+    def last(self) -> _Telling[T]:
+        return max(self._told, key=lambda telling: telling.version)
+
+    def tell(self, version: int, value: T) -> "_Telling[T]":
+        """About to be told. `by` is the caller's to set."""
+        self._told.append(told := _Telling(version, value, now()))
+        return told
+
+    def takes_back(self, told: "_Telling[T]") -> None:
+        self._told.remove(told)
+
+    def at(self, span: Span) -> list[T]:
+        """What who decided in this span may stand on."""
+        begun, ended = span
+        surely = max(t.version for t in self._told if t.by is not None and t.by <= begun)
+        return [t.value for t in self._told if t.version >= surely and t.since <= ended]
+
+
+@dataclass
+class Asked:
+    """A message, as it was asked for."""
+
+    subject_id: str
+    to: str
+    category: str
+    campaign_id: str | None
+    requested_at: datetime
+    text: Heard[str | None]
+
+
+@dataclass
+class Noted:
+    """What is seen of workers while they work."""
+
+    clock: Clock = field(default_factory=Clock)
+    cleared: dict[str, list[Span]] = field(default_factory=lambda: defaultdict(list))  # when a message was allowed
+    claimed: Counter[str] = field(default_factory=Counter)  # how often it was found left behind by a crash
+
+
 @dataclass
 class Witness(Operator):
-    """The operator, with an eye on the ledger at the moment it is handed something. `broken`: what breaks promise 1."""
+    """The operator, with an eye on the ledger at the moment it is handed something. `broken`: what breaks a promise."""
 
     database: Database | None = None
+    noted: Noted = field(default_factory=Noted)
     broken: list[str] = field(default_factory=list)
-    opted_in: set[tuple[str, int]] = field(default_factory=set)  # (subject_id, version), as consent-svc has it
-    closed: dict[str, datetime] = field(default_factory=dict)  # campaigns that may not go on, since when we know it
+    asked: dict[str, Asked] = field(default_factory=dict)
+    consents: dict[str, Heard[ConsentStateChanged | None]] = field(default_factory=dict)
+    controls: dict[str, Heard[str]] = field(default_factory=dict)
+    erased: dict[str, Heard[datetime]] = field(default_factory=dict)  # what was asked for by then
+    vouched: Heard[datetime | None] = field(default_factory=lambda: Heard(None))
+    texts: dict[str, str] = field(default_factory=dict)  # as each left first
+
+    def forgets(self) -> None:
+        self.answer = "accept"
+        self.noted.cleared.clear()
+        self.noted.claimed.clear()
+        for kept in (self.messages, self.broken, self.asked, self.texts):
+            kept.clear()
+        self.consents = {subject(person): Heard(None) for person in PEOPLE}
+        self.controls = {campaign: Heard("unknown") for campaign in CAMPAIGNS}
+        self.erased = {subject(person): Heard(EVER) for person in PEOPLE}
+        self.vouched = Heard(None)
+
+    def asks(self, request: MessageRequested, to: str, said: str) -> None:
+        self.asked[request.message_id] = Asked(
+            request.subject_id, to, request.category, request.campaign_id, request.requested_at, Heard(said)
+        )
 
     async def submits(self, request: web.Request) -> web.StreamResponse:
-        handed = [message["reference"] for message in (await request.json())["messages"]]
+        handed = (await request.json())["messages"]
         assert self.database is not None
         async with self.database.begin() as tx:
             rows = await tx.execute(
                 text(
-                    "SELECT m.message_id, m.subject_id, m.consent_version, m.as_of, m.campaign_id, m.decided_at,"
-                    " m.category, (SELECT max(e.consent_version)"
+                    "SELECT m.message_id, m.consent_version, m.as_of, (SELECT max(e.consent_version)"
                     " FROM enforcement e WHERE e.subject_id = m.subject_id AND e.enforced_at IS NOT NULL"
                     " AND (m.category = 'marketing' OR e.received_at >= m.requested_at)) AS enforced"
                     " FROM message m WHERE m.message_id = ANY(CAST(:ids AS uuid[]))"
                 ),
-                {"ids": handed},
+                {"ids": [message["reference"] for message in handed]},
             )
-            found = list(rows)
-        if len(found) != len(handed):
-            self.broken.append("handed off before it was in the ledger")
-        for row in found:
-            if row.category == "transactional":
-                continue
-            if row.enforced is not None and row.enforced >= row.consent_version:
-                self.broken.append(f"{row.message_id} after an opt-out was enforced")
-            if row.category == "marketing" and (row.subject_id, row.consent_version) not in self.opted_in:
-                self.broken.append(f"{row.message_id} without an opt-in")
-            if row.campaign_id in self.closed and row.decided_at > self.closed[row.campaign_id]:
-                self.broken.append(f"{row.message_id} of a campaign that may not go on")
-            if row.as_of is None or now() - row.as_of > FRESH + timedelta(seconds=TTL_S + 1):
-                self.broken.append(f"{row.message_id} on stale knowledge")
-        return await super().submits(request)
+            found = {str(row.message_id): row for row in rows}
+        had = len(self.messages)
+        try:
+            for message in handed:
+                self._looks_at(message, found.get(message["reference"]))
+            return await super().submits(request)
+        except AssertionError as error:  # else it would be one more answer that cannot be read
+            self.broken.append(f"not as agreed: {error!r}")
+            raise
+        finally:
+            for message in self.messages[had:]:
+                self.texts.setdefault(message["reference"], message["text"])
+
+    def _looks_at(self, message: dict[str, Any], row: Any) -> None:
+        identity = message["reference"]
+        asked = self.asked.get(identity)
+        if row is None or asked is None:
+            self.broken.append(f"{identity}: handed off before it was in the ledger, or of nobody's asking")
+            return
+        if (message["to"], message["category"]) != (asked.to, asked.category):
+            self.broken.append(f"{identity} is not what was asked for")
+        found = [self._against(asked, message["text"], row, span) for span in self.noted.cleared[identity]]
+        if not found or all(found):
+            self.broken.append(f"{identity}: {found[-1] if found else 'nobody has allowed it'}")
+
+    def _against(self, asked: Asked, said: str, row: Any, span: Span) -> list[str]:
+        """What speaks against its leaving by what was decided then."""
+        against = []
+        first = self.texts.get(str(row.message_id))
+        if said not in ([first] if first else asked.text.at(span)):
+            against.append("another text")
+        marketing = asked.category == "marketing"
+        if all(
+            erased is not EVER and (marketing or asked.requested_at <= erased)
+            for erased in self.erased[asked.subject_id].at(span)
+        ):
+            against.append("its person was erased")
+        if asked.category == "transactional":
+            return against
+        states = self.consents[asked.subject_id].at(span)
+        if row.consent_version not in {state and state.version for state in states}:
+            against.append("on another consent than there was")
+        if row.enforced is not None and row.enforced >= row.consent_version:
+            against.append("after an opt-out was enforced")
+        if marketing and row.consent_version not in {
+            s.version for s in states if s and s.consents[0].state == "opted_in"
+        }:
+            against.append("without an opt-in")
+        if asked.campaign_id and "running" not in self.controls[asked.campaign_id].at(span):
+            against.append("of a campaign that may not go on")
+        if row.as_of is None or row.as_of not in self.vouched.at(span):
+            against.append("on a watermark that nobody has told")
+        elif span[0] - row.as_of > FRESH or now() - row.as_of > FRESH + timedelta(seconds=TTL_S + 1):
+            against.append("on stale knowledge")
+        return against
 
 
 class Failed(Exception):
@@ -272,7 +401,7 @@ async def reached(moment: Moment) -> None:
 
 
 @pytest.fixture
-def moments(monkeypatch: pytest.MonkeyPatch) -> Clock:
+def moments(monkeypatch: pytest.MonkeyPatch) -> Noted:
     """The functions of the pipeline stop where a process may be stopped."""
 
     def around(owner: Any, name: str, before: Moment | None, after: Moment | None) -> None:
@@ -288,13 +417,30 @@ def moments(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
         monkeypatch.setattr(owner, name, stopping)
 
+    noted = Noted()
+    decide, claim = Clearance.decide, store.claim_left_sending
+
+    async def deciding(*args: Any, **more: Any) -> Any:
+        begun = now()
+        decisions = await decide(*args, **more)
+        for decision in decisions:
+            if decision.permit:
+                noted.cleared[str(decision.candidate.message_id)].append((begun, now()))
+        return decisions
+
+    async def claiming(*args: Any) -> Any:
+        rows = await claim(*args)
+        noted.claimed.update(str(row.message_id) for row in rows)
+        return rows
+
+    monkeypatch.setattr(Clearance, "decide", deciding)
+    monkeypatch.setattr(store, "claim_left_sending", claiming)
     around(Clearance, "decide", None, "decided")
     around(Handoff, "send", "committed", None)
     around(HttpGateway, "submit", "to be submitted", "answered")
     around(store, "settle", None, "settling")
-    clock = Clock()
-    monkeypatch.setattr("dispatch.clearance.time", clock)
-    return clock
+    monkeypatch.setattr("dispatch.clearance.time", noted.clock)
+    return noted
 
 
 @dataclass
@@ -309,8 +455,9 @@ class World:
     producer: Any
     consumer: Any
     client: httpx.AsyncClient
-    clock: Clock
+    noted: Noted
     log: dict[Topic, list[Any]] = field(default_factory=lambda: {topic: [] for topic in TOPICS})
+    events: dict[Topic, list[Event | None]] = field(default_factory=lambda: {topic: [] for topic in TOPICS})  # of it
 
     async def publish(self, topic: Topic, *events: Event) -> None:
         """On the broker, and read from it."""
@@ -339,12 +486,7 @@ class World:
         for tp, records in (await self.consumer.getmany(timeout_ms=50)).items():
             read = next(t for t in TOPICS if tp.topic == self.settings.topic_prefix + t.name)
             self.log[read] += records
-
-    async def published(self) -> list[MessageChanged]:
-        """What there is on dispatch.messages.v1 so far."""
-        await self._read()
-        events = (kafka.decode(record.value, record.headers) for record in self.log[DISPATCH_MESSAGES])
-        return [event for event in events if isinstance(event, MessageChanged)]
+            self.events[read] += [kafka.decode(record.value, record.headers) for record in records]
 
 
 class Pipeline(RuleBasedStateMachine):
@@ -365,6 +507,7 @@ class Pipeline(RuleBasedStateMachine):
         self.left: set[str] = set()  # `sending` in nobody's hand
         self.lost: set[str] = set()  # in the hand of somebody who was killed, or failed
         self.idempotent = False
+        self.numbers = itertools.count(1)  # no text is said twice
 
     @initialize(idempotent=st.booleans(), opted=st.booleans())
     def begins(self, *, idempotent: bool, opted: bool) -> None:
@@ -372,12 +515,7 @@ class Pipeline(RuleBasedStateMachine):
         self.run(self._begin(opted=opted))
 
     async def _begin(self, *, opted: bool) -> None:
-        operator = self.world.operator
-        operator.answer = "accept"
-        operator.messages.clear()
-        operator.broken.clear()
-        operator.opted_in.clear()
-        operator.closed.clear()
+        self.world.operator.forgets()
         async with self.world.database.begin() as tx:
             for table in EMPTIED:  # of a few rows, which costs a tenth of what TRUNCATE does
                 await tx.execute(text(f"DELETE FROM {table}"))
@@ -414,7 +552,11 @@ class Pipeline(RuleBasedStateMachine):
         self.run(self._fall_silent())
 
     async def _fall_silent(self) -> None:
+        vouched = self.world.operator.vouched
+        known = vouched.last
+        silent = vouched.tell(known.version + 1, known.value and known.value - timedelta(hours=1))
         await self._sql("UPDATE consumer_offset SET as_of = as_of - interval '1 hour'")
+        silent.by = now()
 
     @rule(
         people=st.lists(st.sampled_from(PEOPLE), min_size=1, max_size=4),
@@ -424,9 +566,9 @@ class Pipeline(RuleBasedStateMachine):
     )
     def asks(self, people: list[int], campaign: str, *, expired: bool, again: int) -> None:
         """For new messages, and for some once more."""
-        new = [requested(person, campaign_id=campaign) for person in people]
+        new = [self._request(person, campaign_id=campaign) for person in people]
         if expired:
-            new.append(requested(people[0], campaign_id=campaign, send_before=now() - timedelta(seconds=1)))
+            new.append(self._request(people[0], campaign_id=campaign, send_before=now() - timedelta(seconds=1)))
         self.asked += new
         self.run(self.world.publish(CAMPAIGN_REQUESTS, *new, *new[:again], *self.asked[:again]))
 
@@ -442,18 +584,29 @@ class Pipeline(RuleBasedStateMachine):
     async def _ask_for_codes(self, people: Sequence[int], *, again: int = 0) -> None:
         """Over HTTP, as a shop does; some hear no answer and ask again."""
         for place, person in enumerate(people):
-            body = {"sender_id": SENDER, "to": number(person), "text": "Votre code : 4821", "category": "transactional"}
-            key = str(uuid4())
+            said = f"Votre code : {next(self.numbers)}"
+            body = {"sender_id": SENDER, "to": number(person), "text": said, "category": "transactional"}
+            key, at = str(uuid4()), now()
             for _ in range(2 if place < again else 1):
                 answer = await self.world.client.post("/v1/messages", json=body, headers={"Idempotency-Key": key})
                 assert answer.status_code == 202, answer.text
-                self.codes[answer.json()["message_id"]] = None
+                identity = answer.json()["message_id"]
+                self.codes[identity] = None
+                self.world.operator.asked.setdefault(
+                    identity, Asked(subject(person), number(person), "transactional", None, at, Heard(said))
+                )
 
     async def _ask_questions(self, people: Sequence[int], *, again: int = 0) -> None:
         """Whether they meant it, as consent-svc does."""
-        new = [requested(person, campaign_id=None, category="service", text="Répondez OUI") for person in people]
+        new = [self._request(person, campaign_id=None, category="service") for person in people]
         self.questions += new
         await self.world.publish(DISPATCH_REQUESTS, *new, *self.questions[:again])
+
+    def _request(self, person: int, **more: Any) -> MessageRequested:
+        said = f"Maison Lune : -{next(self.numbers)} % ce samedi. STOP au 36111"
+        request = requested(person, text=said, **more)
+        self.world.operator.asks(request, number(person), said)
+        return request
 
     @rule(campaign=st.sampled_from(CAMPAIGNS), control=st.sampled_from(["running", "running", "paused", "cancelled"]))
     def controls_a_campaign(self, campaign: str, control: str) -> None:
@@ -500,7 +653,7 @@ class Pipeline(RuleBasedStateMachine):
         await self._control(campaign, control)
         await self._consent(PEOPLE, opts_in=True)
         await self._say(timedelta(0))
-        new = [requested(person, campaign_id=campaign) for person in PEOPLE]
+        new = [self._request(person, campaign_id=campaign) for person in PEOPLE]
         await self.world.publish(CAMPAIGN_REQUESTS, *new, *self.asked[-3:])  # some of them once more
         self.asked += new
         await self._lives(meanwhile, lambda worker: self._hand(CAMPAIGN_REQUESTS, worker))
@@ -582,28 +735,37 @@ class Pipeline(RuleBasedStateMachine):
     async def _promises_hold(self) -> None:
         assert self.world.operator.broken == []
         async with self.world.database.begin() as tx:
-            ledger = {str(row.message_id): row.status for row in await tx.execute(text("SELECT * FROM message"))}
+            rows = list(await tx.execute(text("SELECT * FROM message")))
+            ledger = {str(row.message_id): row.status for row in rows}
             offsets = {row.topic: row.next_offset for row in await tx.execute(text("SELECT * FROM consumer_offset"))}
+            opt_outs = list(await tx.execute(text("SELECT * FROM enforcement")))
+            known = {row.subject_id: row for row in await tx.execute(text("SELECT * FROM subject"))}
+            controls = {row.campaign_id: row for row in await tx.execute(text("SELECT * FROM campaign"))}
+            waiting = list(
+                await tx.execute(text("SELECT type, payload FROM outbox WHERE topic = :t ORDER BY id"), OURS)
+            )
             sums = await tx.execute(text("SELECT campaign_id, count(*) AS many FROM message GROUP BY campaign_id"))
             audience = {row.campaign_id: row.many for row in sums}
             forgotten = await tx.scalar(text(FORGOTTEN))
         assert not forgotten, "waits for a campaign that goes on"
         checker = Checker(self.world.database, self.world.settings.policy, LIMITS, timedelta(hours=1))
         assert await checker.violations(now() - timedelta(hours=1), now(), now()) == {}
-        taken = [
-            record
-            for topic in REQUESTS
-            for record in self._records(topic)
-            if record.offset < offsets.get(topic.name, 0)
-        ]
-        events = [kafka.decode(record.value, record.headers) for record in taken]
+        events = [e for topic in REQUESTS for e in self._applied(topic, offsets)]
+        self._knows_what_it_was_told(offsets, known, controls, opt_outs)
+        unpublished = [event for row in waiting for event in _events_of(row)]
+        try:
+            self._tells_what_is(rows, opt_outs, unpublished)
+        except AssertionError:  # some of it was relayed, and has not been read here yet
+            await eventually(lambda: self._will_have_told(rows, opt_outs, unpublished), within_s=10)
         asked = {event.message_id: event.campaign_id for event in events if isinstance(event, MessageRequested)}
         asked |= self.codes
         assert ledger.keys() == asked.keys(), "lost, or of nobody's asking"
         assert set(ledger.values()) <= set(SUM)
         assert audience == Counter(asked.values())
         had = self.world.operator.references
-        assert self.idempotent or len(had) == len(set(had)), "sent twice"
+        times = Counter(had)
+        again = self.world.noted.claimed if self.idempotent else Counter[str]()
+        assert {m: many for m, many in times.items() if many > 1 + again[m]} == {}, "sent twice"
         assert {m for m, status in ledger.items() if status in ("accepted", "rejected")} <= set(had)
         assert set(had) <= {m for m, s in ledger.items() if s in ("accepted", "rejected", "unknown", "sending")}
         sending = {m for m, status in ledger.items() if status == "sending"}
@@ -614,19 +776,96 @@ class Pipeline(RuleBasedStateMachine):
         assert self.killed or sending <= self.left, "left behind by somebody who lives, or was to stop"
         self.killed, self.left = False, sending
 
+    def _applied(self, topic: Topic, offsets: dict[str, int]) -> list[Event]:
+        """What there is of it before the offset that is stored."""
+        begun = self.begun[topic]
+        records, events = self.world.log[topic][begun:], self.world.events[topic][begun:]
+        return [e for r, e in zip(records, events, strict=True) if e and r.offset < offsets.get(topic.name, 0)]
+
+    def _knows_what_it_was_told(
+        self, offsets: dict[str, int], known: dict[str, Any], controls: dict[str, Any], opt_outs: Sequence[Any]
+    ) -> None:
+        """The newest of each person and campaign; and of each opt-out that was news, one enforcement: of others that
+        came with it there may be one."""
+        newest: dict[str, ConsentStateChanged] = {}
+        must, may = set(), {}
+        for state in self._applied(STATES, offsets):
+            if not isinstance(state, ConsentStateChanged):
+                continue
+            is_opt_out = state.causes[0].kind == "opt_out"
+            if is_opt_out:
+                may[state.subject_id, state.version] = state.causes[0]
+            if state.subject_id not in newest or newest[state.subject_id].version < state.version:
+                newest[state.subject_id] = state
+                must |= {(state.subject_id, state.version)} if is_opt_out else set()
+        assert {who: row.version for who, row in known.items()} == {who: s.version for who, s in newest.items()}
+        states = {who: [c["state"] for c in row.consents] for who, row in known.items()}
+        assert states == {who: [c.state for c in state.consents] for who, state in newest.items()}
+        found = [(row.subject_id, row.consent_version) for row in opt_outs]
+        assert len(found) == len(set(found)), "an opt-out is applied twice"
+        assert must <= set(found) <= may.keys(), "an opt-out is lost, or nobody's"
+        for row in opt_outs:
+            assert row.received_at == may[row.subject_id, row.consent_version].received_at
+        last: dict[str, CampaignControlled] = {}
+        for control in self._applied(CONTROLS, offsets):
+            assert isinstance(control, CampaignControlled)
+            if control.campaign_id not in last or last[control.campaign_id].version < control.version:
+                last[control.campaign_id] = control
+        assert {c: row.control for c, row in controls.items()} == {c: control.control for c, control in last.items()}
+
+    def _told(self, unpublished: Sequence[Event | None]) -> list[Event | None]:
+        return [*self.world.events[DISPATCH_MESSAGES][self.begun[DISPATCH_MESSAGES] :], *unpublished]
+
+    def _tells_what_is(self, rows: Sequence[Any], opt_outs: Sequence[Any], unpublished: Sequence[Event | None]) -> None:
+        """Of each message what it is, but that it is being handed off, and of each opt-out when it was enforced, as
+        published, or about to be."""
+        newest: dict[str, MessageChanged] = {}
+        enforced: dict[tuple[str, int], set[OptOutEnforced]] = defaultdict(set)
+        for event in self._told(unpublished):
+            if isinstance(event, OptOutEnforced):
+                enforced[event.subject_id, event.consent_version].add(event)
+            elif isinstance(event, MessageChanged):
+                before = newest.setdefault(event.message_id, event)
+                newest[event.message_id] = event if event.version > before.version else before
+        assert newest.keys() <= {str(row.message_id) for row in rows}
+        for row in rows:
+            told = newest.get(str(row.message_id))
+            if row.status == "sending":
+                assert told is None or told.version < row.version
+            elif told is None:
+                assert (row.status, row.version, row.category) == ("pending", 1, "transactional"), "told of nowhere"
+            else:
+                assert _as_told(told) == _as_told(row)
+        assert {key: {event.enforced_at for event in events} for key, events in enforced.items()} == {
+            (row.subject_id, row.consent_version): {row.enforced_at} for row in opt_outs if row.enforced_at
+        }
+        assert all(len(events) == 1 for events in enforced.values()), "told twice, in different words"
+
+    async def _will_have_told(self, rows: Any, opt_outs: Any, unpublished: Any) -> bool:
+        await self.world._read()
+        self._tells_what_is(rows, opt_outs, unpublished)
+        return True
+
     def teardown(self) -> None:
         self.run(self._comes_to_rest())
 
     async def _comes_to_rest(self) -> None:
-        """Once nothing more happens, nothing is in anybody's hand, no code waits, every opt-out is enforced, and all
-        has been told."""
+        """Once nothing more happens, all that was asked for is taken, nothing is in anybody's hand and nothing waits,
+        every opt-out is enforced, and all has been told."""
         await self._clear_up()
+        for campaign in CAMPAIGNS:
+            await self._control(campaign, "running")
+        await self._say(timedelta(0))
+        for topic in REQUESTS:
+            await self._lives([], partial(self._hand, topic))
+        await self._wake_campaigns([])
+        await self._wake_codes([])
         await self._relay(dies=False)
         async with self.world.database.begin() as tx:
-            rows = list(await tx.execute(text("SELECT message_id, version, status, category FROM message")))
+            rows = list(await tx.execute(text("SELECT message_id, version, status, reasons FROM message")))
             assert not await tx.scalar(text("SELECT count(*) FROM enforcement WHERE enforced_at IS NULL"))
-        assert "sending" not in {row.status for row in rows}
-        assert {row.status for row in rows if row.category == "transactional"} <= {"accepted", "rejected", "unknown"}
+        waiting = [row for row in rows if row.status not in ("denied", "expired", "accepted", "rejected", "unknown")]
+        assert waiting == [], "waits for nothing"
         ledger = {str(row.message_id): (row.version, row.status) for row in rows}
         await eventually(lambda: self._is_told(ledger))
         await self._promises_hold()
@@ -644,7 +883,9 @@ class Pipeline(RuleBasedStateMachine):
             return [row.status for row in await tx.execute(text("SELECT status FROM message ORDER BY requested_at"))]
 
     async def _is_told(self, ledger: dict[str, tuple[int, str]]) -> bool:
-        told = sorted(await self.world.published(), key=lambda event: event.version)
+        await self.world._read()
+        told = [event for event in self._told([]) if isinstance(event, MessageChanged)]
+        told.sort(key=lambda event: event.version)
         newest = {event.message_id: (event.version, event.status) for event in told}
         assert {identity: newest.get(identity) for identity in ledger} == ledger
         outcomes: dict[str, set[tuple[int, str, str | None]]] = defaultdict(set)
@@ -677,10 +918,10 @@ class Pipeline(RuleBasedStateMachine):
                 await self._lives([], lambda worker: worker.timers.wake_marketing())
                 await self._lives([], Worker.wakes_codes)
             case "is late":  # for so long that its permits have lapsed; and nobody has heard of consent meanwhile
-                self.world.clock.ahead_s += 1000.0
+                self.world.noted.clock.ahead_s += 1000.0
                 await self._fall_silent()
             case "is overtaken":  # it is late for so long that another takes its messages for a dead one's
-                self.world.clock.ahead_s += 1000.0
+                self.world.noted.clock.ahead_s += 1000.0
                 await self._lives([], lambda worker: worker.timers.sweep())
             case "stalls":  # likewise; and then all opt out
                 await self.happens("is overtaken")
@@ -745,12 +986,33 @@ class Pipeline(RuleBasedStateMachine):
         batch = records[max(0, next_one - back) : next_one + many]
         if not batch:
             return
+        tellings = list(self._tells(topic, [record for record in batch if record.offset >= stored]))
         try:
             after = await consumer._apply(place, batch)
         except Hold:
+            for heard, telling in tellings:
+                heard.takes_back(telling)
             return
+        for _, telling in tellings:
+            telling.by = now()
         if after is not None:
             await after()
+
+    def _tells(self, topic: Topic, records: Sequence[Any]) -> Iterable[tuple[Heard[Any], _Telling[Any]]]:
+        """What these say of anything, as dispatch is about to hear it."""
+        operator = self.world.operator
+        for record in records:
+            heard: Heard[Any]
+            match event := kafka.decode(record.value, record.headers):
+                case Watermark() if topic is STATES:
+                    heard, known = operator.vouched, operator.vouched.last
+                    yield heard, heard.tell(known.version + 1, max(known.value or EVER, event.as_of))
+                case ConsentStateChanged():
+                    heard = operator.consents[event.subject_id]
+                    yield heard, heard.tell(event.version, event)
+                case CampaignControlled():
+                    heard = operator.controls[event.campaign_id]
+                    yield heard, heard.tell(event.version, event.control)
 
     def _records(self, topic: Topic) -> list[Any]:
         return self.world.log[topic][self.begun[topic] :]
@@ -759,7 +1021,6 @@ class Pipeline(RuleBasedStateMachine):
         self.versions[person] += 1
         version = self.versions[person]
         if opts_in:
-            self.world.operator.opted_in.add((subject(person), version))
             return opted_in(person, version=version, occurred_at=now())
         return opted_out(person, version=version)
 
@@ -775,12 +1036,7 @@ class Pipeline(RuleBasedStateMachine):
     async def _control(self, campaign: str, control: str) -> None:
         self.controls[campaign] += 1
         await self.world.publish(CONTROLS, controlled(control, self.controls[campaign], campaign))
-        closed = self.world.operator.closed
-        if control == "running":
-            closed.pop(campaign, None)
         await self._hand(CONTROLS)
-        if control != "running":
-            closed.setdefault(campaign, now())
 
     async def _receive(self, told: Sequence[Event]) -> None:
         await self.world.publish(INBOUND_RECEIPTS, *told)
@@ -801,6 +1057,20 @@ class Pipeline(RuleBasedStateMachine):
             await tx.execute(text(statement))
 
 
+def _events_of(row: Any) -> list[Event | None]:
+    """Of a row of the outbox."""
+    payloads = [row.payload]
+    if row.type.startswith(outbox.SHARED):
+        payloads = [payload for _, payload in msgspec.msgpack.decode(row.payload)]
+    return [kafka.decode(each, [("ce_type", row.type.removeprefix(outbox.SHARED).encode())]) for each in payloads]
+
+
+def _as_told(of: Any) -> tuple[Any, ...]:
+    """A row of the ledger, or what is published of it."""
+    what = (of.version, of.status, tuple(of.reasons), of.consent_version, of.as_of, of.decided_at)
+    return *what, of.gateway, of.gateway_message_id, of.receipt
+
+
 class Killed(Exception):
     pass
 
@@ -814,8 +1084,8 @@ class Dying(Relay):
 
 
 @asynccontextmanager
-async def _world(surroundings: Surroundings, clock: Clock) -> AsyncIterator[World]:
-    fake = Witness()
+async def _world(surroundings: Surroundings, noted: Noted) -> AsyncIterator[World]:
+    fake = Witness(noted=noted)
     async with AsyncExitStack() as opened:
         await opened.enter_async_context(operator(fake))
         told = await surroundings.settings("dispatch", gateway_url=fake.url, gateway_token=TOKEN, hours="demonstration")
@@ -834,7 +1104,7 @@ async def _world(surroundings: Surroundings, clock: Clock) -> AsyncIterator[Worl
         for place in places:
             consumer.seek(place, 0)
         client = await opened.enter_async_context(running(build(Settings(**told, roles="api"))))
-        yield World(surroundings, told, given, database, fake, producer, consumer, client, clock)
+        yield World(surroundings, told, given, database, fake, producer, consumer, client, noted)
 
 
 @pytest.fixture
@@ -844,7 +1114,7 @@ def runner() -> Iterator[asyncio.Runner]:
 
 
 @pytest.fixture
-def world(runner: asyncio.Runner, postgres: Postgres, broker: Broker, unique: str, moments: Clock) -> Iterator[World]:
+def world(runner: asyncio.Runner, postgres: Postgres, broker: Broker, unique: str, moments: Noted) -> Iterator[World]:
     opening = _world(Surroundings(postgres, broker, unique, partitions=1), moments)
     yield runner.run(opening.__aenter__())
     runner.run(opening.__aexit__(None, None, None))
