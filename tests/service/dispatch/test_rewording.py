@@ -42,6 +42,16 @@ async def test_what_waits_says_what_is_right_and_what_is_asked_for_at_once_as_we
         assert [message["text"] for message in op.messages] == [RIGHT, RIGHT]
 
 
+async def test_what_is_asked_for_once_more_in_its_old_words_says_what_is_right(surroundings: Surroundings) -> None:
+    """As a relay that was taken for dead does, late; and all of it is taken at once."""
+    async with operator() as op, dispatch(surroundings, op) as d:
+        await d.publish_states(opted_in(1))
+        asked = requested(1)
+        await publish(surroundings, CAMPAIGN_REQUESTS, [asked, reworded(asked, RIGHT), asked])
+        await eventually(d.becomes(asked.message_id, "accepted"))
+        assert [message["text"] for message in op.messages] == [RIGHT]
+
+
 async def test_what_waits_is_of_the_region_that_is_told_and_of_its_own_where_none_is(
     surroundings: Surroundings,
 ) -> None:

@@ -129,7 +129,8 @@ class Intake:
                 candidate = requested(event, partition)
             except ValueError as error:
                 raise Poison("the message id is not a UUID") from error
-            candidates[candidate.message_id] = candidate
+            # the first stands, as in the ledger: it may have been reworded since, and one that comes twice was not
+            candidates.setdefault(candidate.message_id, candidate)
         if reworded:
             await store.lock_partition(tx, partition, marketing=True)
             if not await store.reword(tx, reworded):
