@@ -1,6 +1,7 @@
 """The pipeline driven at random against a real Postgres, a real broker and a strict fake operator over HTTP.
 
-Consents, STOPs, requests, codes, pauses and receipts come in any order, late and twice; records are handed over again;
+Consents, STOPs, requests, other words for them, codes, pauses, erasures and receipts come in any order, late and twice,
+for one gateway or two, of which one's receipts name nothing but its own ids; records are handed over again;
 what waits is woken; workers die, stall, fail or are told to stop at any moment of their two transactions and their
 submit, and what happens meanwhile happens within that moment: whoever then waits for a lock goes on waiting, and the
 worker goes on. After each step, of everything:
@@ -12,6 +13,7 @@ worker goes on. After each step, of everything:
                 once but for what a crash left and an idempotent gateway has again; what is published or waits to be is
                 the same at each step; who was not killed leaves nothing behind; of a campaign that is paused no more
                 nothing waits for it but what is to be woken still; in the end nothing waits at all
+    promise 7   of who is erased nothing leaves that was asked for before, and nothing of it is kept
     all         the checker that runs with the service finds nothing
 
 What is right is judged by what was told from here (`Heard`: states, watermarks, controls, texts, erasures) and by when
@@ -53,22 +55,25 @@ from common.contracts import (
     CONTROLS,
     DISPATCH_MESSAGES,
     DISPATCH_REQUESTS,
+    ERASURES,
     INBOUND_RECEIPTS,
     STATES,
     Event,
     Topic,
     Watermark,
 )
-from common.contracts.campaign import CampaignControlled, MessageRequested
+from common.contracts.campaign import CampaignControlled, MessageRequested, MessageReworded
 from common.contracts.consent import ConsentStateChanged
 from common.contracts.dispatch import MessageChanged, OptOutEnforced
+from common.contracts.rights import ErasureRequested
 from common.database import Database
 from common.law import at_hand_off
 from common.outbox import Relay
 from dispatch import projection, receipts, store
 from dispatch.clearance import Clearance
+from dispatch.eraser import eraser
 from dispatch.gate import Limits
-from dispatch.gateways import HttpGateway
+from dispatch.gateways import HttpGateway, gateway_name
 from dispatch.invariants import Checker
 from dispatch.pipeline import Handoff, Intake
 from dispatch.service import Settings, build
@@ -77,6 +82,7 @@ from dispatch.traffic import Traffic
 from tests.builders import (
     SENDER,
     controlled,
+    erasure_requested,
     field_keys,
     now,
     number,
@@ -84,6 +90,7 @@ from tests.builders import (
     opted_out,
     receipt,
     requested,
+    reworded,
     sender_changed,
     subject,
     subject_keys,
@@ -95,9 +102,11 @@ from tests.running import Surroundings, running
 from tests.seed import seed
 
 REQUESTS = (CAMPAIGN_REQUESTS, DISPATCH_REQUESTS)
-TOPICS: tuple[Topic, ...] = (STATES, CONTROLS, *REQUESTS, INBOUND_RECEIPTS, DISPATCH_MESSAGES)
+TOPICS: tuple[Topic, ...] = (STATES, CONTROLS, ERASURES, *REQUESTS, INBOUND_RECEIPTS, DISPATCH_MESSAGES)
 FRESH = timedelta(seconds=30)  # what a stale watermark is stale by in here is an hour
 TTL_S = 5.0
+# its receipts name nothing but its own ids
+SECOND: dict[str, Any] = {"provider": "simulator", "account": "second", "secret": TOKEN, "echoes_reference": False}
 SLOTS = 2
 LOOKS = 4  # of a timer, with all of its slots taken before the last
 LIMITS = Limits(max_staleness=FRESH, recheck=timedelta(0), review_recheck=timedelta(0))
@@ -105,7 +114,7 @@ PEOPLE = (1, 2, 3)
 CAMPAIGNS = ("c1", "c2")
 EMPTIED = (
     *("message", "sending", "subject", "campaign", "enforcement", "early_receipt", "provider_block", "outbox"),
-    "consumer_offset",
+    *("consumer_offset", "erasing"),
 )
 FORGOTTEN = (
     "SELECT count(*) FROM message AS m JOIN campaign AS c USING (campaign_id) WHERE 'campaign_paused' = ANY(m.reasons)"
@@ -145,6 +154,7 @@ AT_ANY: list[tuple[Moment, Happening]] = [
     ("settling", "dies"),
 ]
 OF_A_CODE: list[tuple[Moment, Happening]] = [*AT_ANY, ("to be submitted", "fails")]
+OF_A_REWORDING: list[tuple[Moment, Happening]] = [("decided", "another wakes"), ("decided", "dies")]
 OF_A_PAUSED_ONE: list[tuple[Moment, Happening]] = [("decided", "goes on")]
 meanwhile = st.lists(st.sampled_from(AT_ANY), max_size=2)
 something = st.lists(st.sampled_from(AT_ANY), min_size=1, max_size=2)
@@ -331,9 +341,15 @@ class Worker:
 
     def __init__(self, machine: "Pipeline", meanwhile: Meanwhile, *, batch: int = 100) -> None:
         world = machine.world
-        gateway = Settings(**world.told, gateway_idempotent=machine.idempotent).every_gateway[0]
-        opened = gateway.gateway_with_secrets(world.settings, timeout_s=10.0, submits=8)
-        self.traffic = Traffic([opened])
+        told = {**world.told, "gateway_idempotent": machine.idempotent, "gateways": [SECOND] if machine.two else []}
+        told["gateways"] = [
+            {**each, "url": f"{world.operator.url}/{each['account']}", "idempotent": machine.idempotent}
+            for each in told["gateways"]
+        ]
+        gateways = Settings(**told).every_gateway
+        self.traffic = Traffic(
+            [each.gateway_with_secrets(world.settings, timeout_s=10.0, submits=8) for each in gateways]
+        )
         clearance = Clearance(subject_keys, field_keys, self.traffic, at_hand_off(world.settings.policy), LIMITS, TTL_S)
         self.handoff = handoff = Handoff(world.database, self.traffic, clearance, SLOTS)
         self.intake = Intake(clearance, handoff, batch=batch, partitions=1)
@@ -499,6 +515,7 @@ class Pipeline(RuleBasedStateMachine):
         self.versions = dict.fromkeys(PEOPLE, 0)
         self.late: list[Event] = []  # states that consent-svc has and the log has not yet
         self.controls = dict.fromkeys(CAMPAIGNS, 0)
+        self.late_controls: list[Event] = []
         self.asked: list[MessageRequested] = []
         self.questions: list[MessageRequested] = []
         self.codes: dict[str, str | None] = {}  # message ids, by HTTP and so of no campaign
@@ -507,11 +524,13 @@ class Pipeline(RuleBasedStateMachine):
         self.left: set[str] = set()  # `sending` in nobody's hand
         self.lost: set[str] = set()  # in the hand of somebody who was killed, or failed
         self.idempotent = False
+        self.two = False  # gateways
         self.numbers = itertools.count(1)  # no text is said twice
 
-    @initialize(idempotent=st.booleans(), opted=st.booleans())
-    def begins(self, *, idempotent: bool, opted: bool) -> None:
+    @initialize(idempotent=st.booleans(), opted=st.booleans(), two=st.booleans())
+    def begins(self, *, idempotent: bool, opted: bool, two: bool) -> None:
         self.idempotent = idempotent
+        self.two = two
         self.run(self._begin(opted=opted))
 
     async def _begin(self, *, opted: bool) -> None:
@@ -602,8 +621,52 @@ class Pipeline(RuleBasedStateMachine):
         self.questions += new
         await self.world.publish(DISPATCH_REQUESTS, *new, *self.questions[:again])
 
+    @rule(back=st.integers(1, 4), many=st.integers(1, 3), written=st.booleans())
+    def is_to_say_something_else(self, back: int, many: int, *, written: bool) -> None:
+        """What was asked for, and perhaps not taken yet; or nothing at all."""
+        place = max(0, len(self.asked) - back)
+        self.run(self._reword(self.asked[place : place + many], written=written))
+
+    @rule(meanwhile=meanwhile, written=st.booleans())
+    def a_paused_campaign_says_something_else(self, meanwhile: Meanwhile, *, written: bool) -> None:
+        self.run(self._reworded_one_goes_on(meanwhile, written=written))
+
+    async def _reworded_one_goes_on(self, meanwhile: Meanwhile, *, written: bool) -> None:
+        """What it says is changed, and then something happens on the way."""
+        await self._go_out("c1", [], "paused")
+        await self._reword(self.asked[-len(PEOPLE) :], written=written)
+        await self._lives(meanwhile, lambda worker: self._hand(CAMPAIGN_REQUESTS, worker))
+        await self._control("c1", "running")
+        await self._wake_campaigns([])
+
+    async def _reword(self, requests: Sequence[MessageRequested], *, written: bool) -> None:
+        said = [self._say_something() if written else None for _ in requests]
+        await self.world.publish(CAMPAIGN_REQUESTS, *(reworded(r, t) for r, t in zip(requests, said, strict=True)))
+
+    @rule()
+    def somebody_is_erased(self) -> None:
+        self.run(self._erase(PEOPLE[-1]))
+
+    async def _erase(self, person: int) -> None:
+        await self.world.publish(ERASURES, erasure_requested(person))
+        await self._hand(ERASURES)
+        await self._erases()
+
+    @rule()
+    def erases_what_it_could_not(self) -> None:
+        self.run(self._erases())
+
+    async def _erases(self) -> bool:
+        """Is nothing left to erase?"""
+        await eraser(self.world.database, 1).erase_kept()
+        async with self.world.database.begin() as tx:
+            return not await tx.scalar(text("SELECT count(*) FROM erasing WHERE erased_at IS NULL"))
+
+    def _say_something(self) -> str:
+        return f"Maison Lune : -{next(self.numbers)} % ce samedi. STOP au 36111"
+
     def _request(self, person: int, **more: Any) -> MessageRequested:
-        said = f"Maison Lune : -{next(self.numbers)} % ce samedi. STOP au 36111"
+        said = self._say_something()
         request = requested(person, text=said, **more)
         self.world.operator.asks(request, number(person), said)
         return request
@@ -612,6 +675,20 @@ class Pipeline(RuleBasedStateMachine):
     def controls_a_campaign(self, campaign: str, control: str) -> None:
         self.run(self._control(campaign, control))
 
+    @rule(campaign=st.sampled_from(CAMPAIGNS), control=st.sampled_from(["running", "paused", "cancelled"]))
+    def a_control_is_late(self, campaign: str, control: str) -> None:
+        self.controls[campaign] += 1
+        self.late_controls.append(controlled(control, self.controls[campaign], campaign))
+
+    @rule(data=st.data(), back=st.integers(0, 3))
+    def late_controls_come_in_another_order(self, data: st.DataObject, back: int) -> None:
+        """And twice, after newer ones."""
+        late, self.late_controls = self.late_controls, []
+        mixed = data.draw(st.permutations(late)) if late else []
+        before = [e for e in self.world.events[CONTROLS][self.begun[CONTROLS] :] if e][-back - 1 :]
+        self.run(self.world.publish(CONTROLS, *mixed, *before))
+        self.run(self._hand(CONTROLS, back=back))
+
     @rule(answer=st.sampled_from(["accept", "accept", "reject", "throttle", "drop", "unknown"]))
     def the_operator_changes(self, answer: str) -> None:
         self.world.operator.answer = answer
@@ -619,10 +696,10 @@ class Pipeline(RuleBasedStateMachine):
     @rule(data=st.data(), state=st.sampled_from(["sent", "delivered", "failed"]))
     def receipts_come(self, data: st.DataObject, state: str) -> None:
         """Of what the operator has, and twice."""
-        if not self.world.operator.references:
+        if not self.world.operator.messages:
             return
-        told = data.draw(st.lists(st.sampled_from(self.world.operator.references), min_size=1, max_size=3))
-        self.run(self._receive([receipt(state, reference=reference) for reference in told]))
+        told = data.draw(st.lists(st.sampled_from(self.world.operator.messages), min_size=1, max_size=3))
+        self.run(self._receive([_receipt(state, message) for message in told]))
 
     # --- dispatch-svc -----------------------------------------------------------------------------------------------
 
@@ -767,6 +844,9 @@ class Pipeline(RuleBasedStateMachine):
         again = self.world.noted.claimed if self.idempotent else Counter[str]()
         assert {m: many for m, many in times.items() if many > 1 + again[m]} == {}, "sent twice"
         assert {m for m, status in ledger.items() if status in ("accepted", "rejected")} <= set(had)
+        by = {(m["reference"], gateway_name("simulator", m["account"])) for m in self.world.operator.messages}
+        assert {(str(r.message_id), r.gateway) for r in rows if r.status in ("accepted", "rejected")} <= by
+        assert len(by) == len(times), "by two gateways"
         assert set(had) <= {m for m, s in ledger.items() if s in ("accepted", "rejected", "unknown", "sending")}
         sending = {m for m, status in ledger.items() if status == "sending"}
         unknown = {m for m, status in ledger.items() if status == "unknown"}
@@ -860,12 +940,16 @@ class Pipeline(RuleBasedStateMachine):
             await self._lives([], partial(self._hand, topic))
         await self._wake_campaigns([])
         await self._wake_codes([])
+        await eventually(self._erases)  # who was writing when it was asked for is waited for
         await self._relay(dies=False)
         async with self.world.database.begin() as tx:
-            rows = list(await tx.execute(text("SELECT message_id, version, status, reasons FROM message")))
+            rows = list(await tx.execute(text("SELECT * FROM message")))
             assert not await tx.scalar(text("SELECT count(*) FROM enforcement WHERE enforced_at IS NULL"))
         waiting = [row for row in rows if row.status not in ("denied", "expired", "accepted", "rejected", "unknown")]
         assert waiting == [], "waits for nothing"
+        for row in rows:
+            erased = self.world.operator.erased[row.subject_id].last.value
+            assert row.requested_at > erased or (row.number, row.text) == (None, None), "not erased"
         ledger = {str(row.message_id): (row.version, row.status) for row in rows}
         await eventually(lambda: self._is_told(ledger))
         await self._promises_hold()
@@ -970,6 +1054,7 @@ class Pipeline(RuleBasedStateMachine):
     def _subscription(self, topic: Topic, worker: Worker | None) -> Subscription:
         mine: list[Subscription] = [
             *projection.subscriptions(),
+            eraser(self.world.database, 1).subscription(),
             *receipts.subscriptions(worker.traffic if worker else Traffic([])),
             *((worker.intake.campaigns(), worker.intake.codes()) if worker else ()),
         ]
@@ -1013,6 +1098,13 @@ class Pipeline(RuleBasedStateMachine):
                 case CampaignControlled():
                     heard = operator.controls[event.campaign_id]
                     yield heard, heard.tell(event.version, event.control)
+                case ErasureRequested():
+                    heard = operator.erased[event.subject_id]
+                    yield heard, heard.tell(record.offset, max(heard.last.value, event.requested_at))
+                case MessageReworded():
+                    said = field_keys.unseal(event.text, f"text:{event.message_id}") if event.text else None
+                    heard = operator.asked[event.message_id].text
+                    yield heard, heard.tell(record.offset, said)
 
     def _records(self, topic: Topic) -> list[Any]:
         return self.world.log[topic][self.begun[topic] :]
@@ -1055,6 +1147,13 @@ class Pipeline(RuleBasedStateMachine):
     async def _sql(self, statement: str) -> None:
         async with self.world.database.begin() as tx:
             await tx.execute(text(statement))
+
+
+def _receipt(state: str, message: dict[str, Any]) -> Event:
+    account, reference = message["account"], message["reference"]
+    if account == SECOND["account"]:
+        return receipt(state, gateway_id=f"op-{reference}", account=account)
+    return receipt(state, reference=reference)
 
 
 def _events_of(row: Any) -> list[Event | None]:
@@ -1141,6 +1240,7 @@ def test_each_thing_that_may_happen_to_what_is_woken_happens_once(runner: asynci
         (pipeline._codes_go_out, OF_A_CODE),
         (pipeline._questions_go_out, OF_A_CODE),
         (pipeline._paused_one_goes_out, OF_A_PAUSED_ONE),
+        (partial(pipeline._reworded_one_goes_on, written=True), OF_A_REWORDING),
     ):
         for one in happenings:
             try:
@@ -1149,7 +1249,7 @@ def test_each_thing_that_may_happen_to_what_is_woken_happens_once(runner: asynci
                 pipeline.run(pipeline._promises_hold())
                 pipeline.run(pipeline._clear_up())
             except BaseException as error:
-                error.add_note(f"{goes.__name__}: {one}")
+                error.add_note(f"{goes}: {one}")
                 raise
     pipeline.run(pipeline._comes_to_rest())
 
