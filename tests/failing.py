@@ -9,14 +9,18 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 from collections.abc import Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Event
 from typing import Any, Literal
 
 from common.database import Database
 from common.service import Service, running
+from tests.running import serving
 
 WARM = ["dispatch.service", "uvicorn", "asyncpg", "httpx"]  # imported once: each process is a fork of one that has them
 processes = multiprocessing.get_context("forkserver")
@@ -30,18 +34,33 @@ class Point:
 
     before, after   the call
     committed       the transaction in which it was called, its first argument
+
+    `within`: another one, in a call of which it counts; where several transactions call the function, it says which.
     """
 
     when: Literal["before", "after", "committed"]
     function: str
+    within: str | None = None
 
 
 Process = BaseProcess
 
 
-async def start(build: Callable[[Any], Service[Any]], settings: Any, dies_at: Point | None = None) -> Process:
-    """A service in a process of its own, in its background roles. The first one takes as long as the imports do."""
-    process = processes.Process(target=_run, args=(build, settings, dies_at), daemon=True)
+def not_yet() -> Event:
+    """Until it is set, a process that is given it passes its point: what happens as it starts is none."""
+    return processes.Event()
+
+
+async def start(
+    build: Callable[[Any], Service[Any]],
+    settings: Any,
+    dies_at: Point | None = None,
+    armed: Event | None = None,
+    at: socket.socket | None = None,
+) -> Process:
+    """A service in a process of its own, in its background roles; with `at`, it answers there too. Asked to end, it
+    stops as planned. The first one takes as long as the imports do."""
+    process = processes.Process(target=_run, args=(build, settings, dies_at, armed, at), daemon=True)
     await asyncio.to_thread(process.start)
     return process
 
@@ -52,32 +71,48 @@ async def ended(process: Process, within_s: float) -> int | None:
     return process.exitcode
 
 
-def _run(build: Callable[[Any], Service[Any]], settings: Any, dies_at: Point | None) -> None:
+def _run(
+    build: Callable[[Any], Service[Any]],
+    settings: Any,
+    dies_at: Point | None,
+    armed: Event | None,
+    at: socket.socket | None,
+) -> None:
     logging.disable(logging.WARNING)
     if dies_at is not None:
-        _arm(dies_at)
-    asyncio.run(_until_killed(build(settings)))
+        _arm(dies_at, armed)
+    asyncio.run(_until_killed(build(settings), at))
 
 
-async def _until_killed(service: Service[Any]) -> None:
-    async with running(service):
-        await asyncio.Event().wait()
+async def _until_killed(service: Service[Any], at: socket.socket | None) -> None:
+    asked_to_end = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked_to_end.set)
+    async with running(service) if at is None else serving(service, at):
+        await asked_to_end.wait()
 
 
-def _arm(point: Point) -> None:
-    module_name, _, path = point.function.partition(":")
+def _found(function: str) -> tuple[Any, str]:
+    """Where it is, and its name there."""
+    module_name, _, path = function.partition(":")
     owner: Any = importlib.import_module(module_name)
     *classes, name = path.split(".")
     for step in classes:
         owner = getattr(owner, step)
+    return owner, name
+
+
+def _arm(point: Point, armed: Event | None) -> None:
+    inside = ContextVar("inside", default=point.within is None)
+    owner, name = _found(point.function)
     function = getattr(owner, name)
 
     @functools.wraps(function)
     async def dying(*args: Any, **more: Any) -> Any:
-        if point.when == "before":
+        counts = inside.get() and (armed is None or armed.is_set())
+        if counts and point.when == "before":
             _die()
         found = await function(*args, **more)
-        if found is not None and not found:
+        if not counts or (found is not None and not found):
             return found
         if point.when == "after":
             _die()
@@ -85,6 +120,19 @@ def _arm(point: Point) -> None:
         return found
 
     setattr(owner, name, dying)
+    if point.within is not None:
+        owner, name = _found(point.within)
+        around = getattr(owner, name)
+
+        @functools.wraps(around)
+        async def entering(*args: Any, **more: Any) -> Any:
+            before = inside.set(True)
+            try:
+                return await around(*args, **more)
+            finally:
+                inside.reset(before)
+
+        setattr(owner, name, entering)
     last: list[Any] = []  # transactions
     begin = Database.begin
 

@@ -1,5 +1,8 @@
 """The HTTP edge: transactional sends, the whole decision of a message, which opt-outs are enforced, and to whom a
-provider does not deliver."""
+provider does not deliver.
+
+[n]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process: a send, before its 202 [48, 49].
+"""
 
 import asyncio
 import logging

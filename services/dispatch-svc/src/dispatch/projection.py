@@ -2,6 +2,9 @@
 
 A consent that cannot be read makes its subject `unreadable`, and the gate denies; without a readable key the partition
 halts, since nobody could tell whose opt-out was missed.
+
+[n]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process: an opt-out [17, 18], a control
+[35, 36].
 """
 
 import logging

@@ -5,6 +5,8 @@ parts is not delivered while one of them failed. A receipt is also proof that th
 an `unknown`. One of a number that the provider will not deliver to, for a reason it does not tell (DOMAIN 4.3), is no
 opt-out, and may be the person's wish: until somebody removes that block, no marketing goes to them by any gateway, and
 nothing else by that provider's.
+
+[n]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process [19, 20].
 """
 
 import logging

@@ -1,5 +1,10 @@
 """What happens without an event: due messages are decided afresh, those that a pause held once it has ended, what a
-crash left `sending` is resolved, receipts that came before their message find it."""
+crash left `sending` is resolved, receipts that came before their message find it.
+
+[n]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process: deciding afresh [13, 14; codes
+46, 47], a pause that has ended [25, 26] and is noted [27, 28], what a crash left [11, 12], opt-outs left open [23, 24],
+early receipts [33, 34].
+"""
 
 import asyncio
 import logging

@@ -1,0 +1,162 @@
+"""Each transaction on a message's way has its points in `tests/service/dispatch/test_fail_points.py`, where a process
+is killed in it and right after it, or a reason why not; and the modules say by number which points are in them.
+
+Read from the source: an `async with … as tx` is a transaction, and so is what a subscription is given to handle. A
+point belongs to the one that calls its function: where several do, to the one that it is `within`.
+"""
+
+import ast
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.service.dispatch.test_fail_points import POINTS
+
+DISPATCH = Path(__file__).parents[2] / "services" / "dispatch-svc" / "src" / "dispatch"
+MODULES = ("api", "pipeline", "projection", "receipts", "timers")
+OTHERS = ("comparing", "freshness", "invariants", "rebuilding", "replay")  # on no message's way
+READS = "it writes nothing"
+REASONS = {
+    "api:_sender": "it is `api:send` that it is opened for",
+    "api:get_message": READS,
+    "api:list_enforcements": READS,
+    "api:list_provider_blocks": READS,
+    "api:remove_provider_block": "one statement, which is on no message's way; asked again, it answers 404",
+    "projection:mark_unreadable": "an upsert in the transaction that steps over the record, as a control's",
+    "projection:apply_senders": "an upsert guarded by its version, as a control's",
+    "timers:Timers._due": READS,
+    "timers:Timers.wake_controlled: campaigns_to_wake": READS,
+    "timers:Timers._look_up": READS,
+}
+NAMED = re.compile(r"\[(\d[^\]]*)\]")
+
+
+@dataclass(frozen=True)
+class Transaction:
+    """`names`: who opens it or is given it, and whom these give it on to, of the same module. `calls`: of `store`."""
+
+    names: tuple[str, ...]
+    calls: frozenset[str]
+
+    @property
+    def name(self) -> str:
+        return self.names[0]
+
+
+def transactions(module: str, source: str) -> Iterator[Transaction]:
+    functions = dict(_functions(ast.parse(source).body))
+    for name, function in functions.items():
+        for block in _own(function):
+            if isinstance(block, ast.AsyncWith) and any(_binds_tx(item.optional_vars) for item in block.items):
+                yield _transaction(module, name, block.body, functions)
+    for handler in _handlers(source):
+        [name] = [each for each in functions if each.rpartition(".")[2] == handler]
+        yield _transaction(module, name, functions[name].body, functions)
+
+
+def _functions(body: list[ast.stmt], inside: str = "") -> Iterator[tuple[str, ast.AsyncFunctionDef | ast.FunctionDef]]:
+    for node in body:
+        if isinstance(node, ast.ClassDef | ast.AsyncFunctionDef | ast.FunctionDef):
+            if not isinstance(node, ast.ClassDef):
+                yield inside + node.name, node
+            yield from _functions(node.body, f"{inside}{node.name}.")
+
+
+def _own(function: ast.AsyncFunctionDef | ast.FunctionDef) -> Iterator[ast.AST]:
+    """What is in it, and in no function that it defines."""
+    left: list[ast.AST] = list(function.body)
+    while left:
+        node = left.pop(0)
+        if not isinstance(node, ast.AsyncFunctionDef | ast.FunctionDef):
+            yield node
+            left += ast.iter_child_nodes(node)
+
+
+def _binds_tx(target: ast.expr | None) -> bool:
+    return target is not None and any(isinstance(each, ast.Name) and each.id == "tx" for each in ast.walk(target))
+
+
+def _handlers(source: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Call(func=ast.Name(id="Subscription"), args=[_, _, handler], keywords=more):
+                for given in [handler, *(keyword.value for keyword in more if keyword.arg == "on_poison")]:
+                    yield given.attr if isinstance(given, ast.Attribute) else ast.unparse(given)
+
+
+def _transaction(
+    module: str, name: str, body: list[ast.stmt], functions: dict[str, ast.AsyncFunctionDef | ast.FunctionDef]
+) -> Transaction:
+    names, calls, left = [f"{module}:{name}"], set(), list[ast.AST](body)
+    while left:
+        node = left.pop()
+        left += ast.iter_child_nodes(node)
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="store"), attr=called), args=[ast.Name(id="tx"), *_]):
+                calls.add(called)
+            case ast.Call(
+                func=ast.Name(id=called) | ast.Attribute(value=ast.Name(id="self"), attr=called),
+                args=[ast.Name(id="tx"), *_],
+            ):
+                for given_it in functions:
+                    if given_it.rpartition(".")[2] == called and f"{module}:{given_it}" not in names:
+                        names.append(f"{module}:{given_it}")
+                        left += functions[given_it].body
+    return Transaction(tuple(names), frozenset(calls))
+
+
+def without_a_point(of: list[Transaction]) -> list[str]:
+    """The transactions that no process is killed in, or after."""
+    callers = Counter(call for each in of for call in each.calls)
+    points = [at.point for at in POINTS.values() if at.point is not None]
+    bare = []
+    for each in of:
+        tried = {
+            point.when
+            for point in points
+            for call in each.calls
+            if point.function == f"dispatch.store:{call}"
+            and (callers[call] == 1 or (point.within or "").removeprefix("dispatch.") in each.names)
+        }
+        if not {"after", "committed"} <= tried:
+            bare.append(each.name)
+            if [other.name for other in of].count(each.name) > 1:
+                bare[-1] += ": " + ", ".join(sorted(each.calls))
+    return sorted(bare)
+
+
+ALL = [each for module in MODULES for each in transactions(module, (DISPATCH / f"{module}.py").read_text())]
+
+
+def test_every_module_that_opens_a_transaction_is_looked_at_or_on_no_messages_way() -> None:
+    opens = [path.stem for path in sorted(DISPATCH.glob("*.py")) if any(transactions(path.stem, path.read_text()))]
+    assert opens == sorted((*MODULES, *OTHERS))
+
+
+def test_a_process_is_killed_in_each_transaction_and_after_it_or_there_is_a_reason() -> None:
+    assert without_a_point(ALL) == sorted(REASONS)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "async def new(self):\n async with self.database.begin() as tx:\n  await store.accept(tx, [])",
+        "async def new(self):\n async with self.database.begin() as tx:\n  await store.of_its_own(tx)",
+        "async def new(tx, batch):\n await store.settle(tx, [])\nSubscription('a', A_TOPIC, new)",
+    ],
+    ids=["of what others call", "of a function that is new", "a handler"],
+)
+def test_the_look_finds_one_that_is_new(more: str) -> None:
+    assert "new:new" in without_a_point([*ALL, *transactions("new", more)])
+
+
+def test_each_point_is_named_where_the_code_is() -> None:
+    named = Counter[int]()
+    for path in DISPATCH.glob("*.py"):
+        said = ast.get_docstring(ast.parse(path.read_text())) or ""
+        named.update(int(number) for points in NAMED.findall(said) for number in re.findall(r"\d+", points))
+    assert named == Counter(POINTS.keys())
