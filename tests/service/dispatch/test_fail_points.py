@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from multiprocessing.synchronize import Event as Armed
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 
@@ -52,7 +53,7 @@ from tests.publish import heartbeat, publish
 from tests.reading import reading
 from tests.running import Surroundings, bearer
 
-AT_ONCE = 4  # cases
+AT_ONCE = 6  # cases; each waits most of its time
 WITHIN_S = 60.0  # on a machine that is busy
 SUBMIT_WITHIN_S = 30.0  # there too the operator, in this process, answers: an `unknown` is one that a crash has left
 LEFT_AFTER_S = 5.5  # what is `sending` for so long after its permit is taken for a dead process's
@@ -70,6 +71,7 @@ class Case:
     surroundings: Surroundings
     operator: Operator
     settings: dict[str, Any]
+    ledger: asyncpg.Connection  # looked at again and again: a connection of each look would take most of the time
     asked: set[str] = field(default_factory=set)  # message ids
     then: Callable[[], Awaitable[None]] | None = None  # what is to be done once it has come back
     told: bool = False  # the receipts, before it died
@@ -103,8 +105,7 @@ class Case:
             await publish(self.surroundings, topic, [r for r in requests if (r.category == "marketing") == marketing])
 
     async def rows(self, query: str) -> list[Any]:
-        async with self.surroundings.sql("dispatch") as sql:
-            return list(await sql.fetch(query))
+        return list(await self.ledger.fetch(query))
 
     async def statuses(self) -> dict[str, int]:
         return {row[0]: row[1] for row in await self.rows("SELECT status, count(*) FROM message GROUP BY status")}
@@ -458,18 +459,22 @@ POINTS: dict[int, At] = {
     29: At("rewording, in its tx", rewording, Point("after", IN + "reword")),
     30: At("rewording, after its tx", rewording, Point("committed", IN + "reword")),
     31: At(
-        "giving back, in its tx", ending, Point("after", IN + "settle"), unknown=ALL, submitted=2, gateways=NO_AGAIN
+        "giving back, after its tx",
+        ending,
+        Point("committed", IN + "settle"),
+        unknown=2,
+        submitted=2,
+        gateways=NO_AGAIN,
     ),
-    32: At("giving back, after its tx", ending, Point("committed", IN + "settle"), unknown=2, submitted=2),
-    33: At(
+    32: At(
         "early receipts, in their tx", told_early, Point("after", IN + "take_matching_early_receipts"), submitted=ALL
     ),
-    34: At(
+    33: At(
         "early receipts, after it", told_early, Point("committed", IN + "take_matching_early_receipts"), submitted=ALL
     ),
-    35: At("a control, in its tx", pausing, Point("after", IN + "put_control"), becomes={"deferred": ALL}),
-    36: At("a control, after its tx", pausing, Point("committed", IN + "put_control"), becomes={"deferred": ALL}),
-    37: At(
+    34: At("a control, in its tx", pausing, Point("after", IN + "put_control"), becomes={"deferred": ALL}),
+    35: At("a control, after its tx", pausing, Point("committed", IN + "put_control"), becomes={"deferred": ALL}),
+    36: At(
         "a half of a refused batch is answered",
         refused,
         Point("after", SUBMIT),
@@ -477,23 +482,27 @@ POINTS: dict[int, At] = {
         submitted=2,
         again=ONE_UNKNOWN,
     ),
-    38: At("throttled, in tx 2", throttled, Point("after", IN + "settle"), unknown=ALL, gateways=NO_AGAIN),
-    39: At("throttled, after tx 2", throttled, Point("committed", IN + "settle")),
-    40: At("codes: in tx 1", sending_codes, Point("after", IN + "insert_messages", TAKE)),
-    41: At("codes: after tx 1", sending_codes, Point("committed", IN + "insert_messages", TAKE), unknown=ALL),
+    37: At("throttled, in tx 2", throttled, Point("after", IN + "settle"), unknown=ALL, gateways=NO_AGAIN),
+    38: At("throttled, after tx 2", throttled, Point("committed", IN + "settle")),
+    39: At("codes: in tx 1", sending_codes, Point("after", IN + "insert_messages", TAKE)),
+    40: At(
+        "codes: after tx 1",
+        sending_codes,
+        Point("committed", IN + "insert_messages", TAKE),
+        unknown=ALL,
+        gateways=NO_AGAIN,
+    ),
+    41: At("codes: answered, before tx 2", sending_codes, Point("after", SUBMIT), unknown=ALL, submitted=ALL),
     42: At(
-        "codes: before the request is written", sending_codes, Point("before", SUBMIT), unknown=ALL, gateways=NO_AGAIN
+        "codes: waking, after its tx",
+        posting,
+        Point("committed", IN + "claim_due", CODES_DUE),
+        unknown=1,
+        gateways=NO_AGAIN,
     ),
-    43: At("codes: answered, before tx 2", sending_codes, Point("after", SUBMIT), unknown=ALL, submitted=ALL),
-    44: At(
-        "codes: in tx 2", sending_codes, Point("after", IN + "accept"), unknown=ALL, submitted=ALL, gateways=NO_AGAIN
-    ),
-    45: At("codes: after tx 2", sending_codes, Point("committed", IN + "accept"), submitted=ALL),
-    46: At("codes: waking, in its tx", posting, Point("after", IN + "claim_due", CODES_DUE)),
-    47: At("codes: waking, after its tx", posting, Point("committed", IN + "claim_due", CODES_DUE), unknown=1),
-    48: At("POST /v1/messages, in its tx", posting, Point("after", IN + "tell_due")),
-    49: At("POST /v1/messages, after its tx, before the 202", posting, Point("committed", IN + "tell_due")),
-    50: At(
+    43: At("POST /v1/messages, in its tx", posting, Point("after", IN + "tell_due")),
+    44: At("POST /v1/messages, after its tx, before the 202", posting, Point("committed", IN + "tell_due")),
+    45: At(
         "after tx 1, and then a STOP",
         opting_out_meanwhile,
         Point("committed", IN + "insert_messages", TAKE + "_marketing"),
@@ -501,7 +510,7 @@ POINTS: dict[int, At] = {
         again=ONE_UNKNOWN,
         gateways=(True,),
     ),
-    51: At(
+    46: At(
         "answered, before tx 2, and then a STOP",
         opting_out_meanwhile,
         Point("after", SUBMIT),
@@ -602,8 +611,8 @@ async def _case(surroundings: Surroundings, handler: Operator, *, idempotent: bo
     await publish(surroundings, SENDERS, [sender_changed()])
     await publish(surroundings, CONTROLS, [controlled("running")])
     await publish(surroundings, STATES, [opted_in(n) for n in PEOPLE])
-    async with heartbeat(surroundings, STATES):
-        yield Case(surroundings, handler, settings)
+    async with heartbeat(surroundings, STATES), surroundings.sql("dispatch") as ledger:
+        yield Case(surroundings, handler, settings, ledger)
 
 
 async def _died(process: Process) -> None:

@@ -1,7 +1,7 @@
 """The HTTP edge: transactional sends, the whole decision of a message, which opt-outs are enforced, and to whom a
 provider does not deliver.
 
-[n]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process: a send, before its 202 [48, 49].
+[n]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process: a send, before its 202 [43, 44].
 """
 
 import asyncio

@@ -4,16 +4,16 @@
               offset; what may not be taken yet stays in Kafka
     decide    `Clearance.decide`: what a decision stands on is read under the partition's lock, and `gate.py` decides
               [1]
-    insert    `store.insert_messages`: each with its verdict, what may go as `sending`. Commit [2, 3; codes 40, 41]
+    insert    `store.insert_messages`: each with its verdict, what may go as `sending`. Commit [2, 3; codes 39, 40]
     submit    `Handoff.send`: in batches, each on permits that hold; no transaction is open. `_submit` is the one place
-              where a message leaves [4, 5, 6; codes 42, 43]. Who brings codes does not wait for it (`codes.py`)
+              where a message leaves [4, 5, 6; codes 41]. Who brings codes does not wait for it (`codes.py`)
     settle    `Handoff._store_outcomes`: what was answered meanwhile (`outcomes.py`) in one transaction (`storing.py`),
-              with its events. Commit [7, 8; codes 44, 45; not accepted 38, 39]. Then the opt-outs that waited for these
+              with its events. Commit [7, 8; not accepted 37, 38]. Then the opt-outs that waited for these
               messages are enforced [21, 22], and the relay tells [9, 10]
 
 [n]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process, in a transaction and right after
 its commit. Not on the way of each message: a text put right [29, 30], a permit renewed [15, 16], what has not left
-given back [31, 32], a half of a batch that was refused [37], an opt-out while the process is away [50, 51].
+given back [31], a half of a batch that was refused [36], an opt-out while the process is away [45, 46].
 
 What is not on the way of each message comes after that: waiting for a slot, deciding again once a permit has lapsed,
 the gateway's rate, its failures. What was deferred, and what a crash left, joins at `Handoff.send` (`timers.py`): of

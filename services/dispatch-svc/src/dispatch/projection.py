@@ -4,7 +4,7 @@ A consent that cannot be read makes its subject `unreadable`, and the gate denie
 halts, since nobody could tell whose opt-out was missed.
 
 [n]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process: an opt-out [17, 18], a control
-[35, 36].
+[34, 35].
 """
 
 import logging

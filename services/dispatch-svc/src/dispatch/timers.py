@@ -2,8 +2,8 @@
 crash left `sending` is resolved, receipts that came before their message find it.
 
 [n]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process: deciding afresh [13, 14; codes
-46, 47], a pause that has ended [25, 26] and is noted [27, 28], what a crash left [11, 12], opt-outs left open [23, 24],
-early receipts [33, 34].
+42], a pause that has ended [25, 26] and is noted [27, 28], what a crash left [11, 12], opt-outs left open [23, 24],
+early receipts [32, 33].
 """
 
 import asyncio
