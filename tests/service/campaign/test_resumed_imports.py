@@ -2,12 +2,14 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import text
 
-from campaign import importing
+from campaign import importing, store
 from campaign.service import Settings, build
 from common.keyring import Unreadable
 from common.service import Resources
@@ -249,3 +251,20 @@ async def broken_off(client: httpx.AsyncClient, method: str, url: str, headers: 
     transport: Any = client._transport
     await transport.app(scope, receive, send)
     return told[0]
+
+
+async def test_who_is_at_an_import_may_stand_still_while_it_arrives_and_is_recorded(
+    campaigns: Campaigns, held: Resources[Any]
+) -> None:
+    """Their transaction holds up nothing but this import. Of all others the server ends what stands still."""
+    found = await opened(campaigns)
+    limit = text("SHOW idle_in_transaction_session_timeout")
+    async with held.database.begin() as claim:
+        assert await claim.scalar(limit) == "1min"
+        assert await store.claim_import(claim, found["import_id"])
+        assert await claim.scalar(limit) == "0"
+    async with campaigns.surroundings.sql("campaign") as sql:
+        await sql.execute("UPDATE contact_import SET complete = true")
+    async with held.database.begin() as claim:
+        assert await store.claim_waiting(claim, datetime.now(UTC) + timedelta(days=1)) == found["import_id"]
+        assert await claim.scalar(limit) == "0"

@@ -1,17 +1,19 @@
 """What a pool gives back, whatever became of who had a connection before."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import asyncpg
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common import database as databases
-from common.database import Database, copy_lines, fetch_many, insert_many
+from common.database import Database, copy_lines, fetch_many, insert_many, may_idle
 from tests.eventually import eventually
 from tests.infrastructure import Postgres
 
@@ -20,6 +22,7 @@ pytestmark = pytest.mark.brokerless
 TURNS = 60
 LINES = 300_000  # more than what sockets hold
 WITHIN_S = 30.0
+TCP_OPTIONS = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
 
 
 async def test_who_is_cancelled_leaves_no_transaction_open_to_the_next_user(postgres: Postgres, unique: str) -> None:
@@ -140,4 +143,69 @@ async def test_a_copy_ends_where_its_connection_is_lost_while_nobody_reads(
         assert done
         with pytest.raises((TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError, SQLAlchemyError)):
             await copying
+        await database.close()
+
+
+async def test_who_stands_still_in_a_transaction_keeps_its_locks_only_so_long(postgres: Postgres, unique: str) -> None:
+    """A process that is frozen, as an opt-out waits for its lock. It finds its transaction gone, and begins anew."""
+    database = Database(await postgres.empty(f"database_{unique}"), pool_size=2, idle_s=0.5)
+
+    async def lock(tx: AsyncConnection) -> None:
+        await fetch_many(tx, "SELECT pg_advisory_xact_lock(1)")
+
+    async def others_turn() -> None:
+        async with database.begin() as tx:
+            await lock(tx)
+
+    async def stands_still() -> None:
+        async with database.begin() as tx:
+            await lock(tx)
+            await asyncio.wait_for(others_turn(), WITHIN_S)
+            await fetch_many(tx, "SELECT 1")
+
+    try:
+        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, SQLAlchemyError)):
+            await stands_still()
+        async with database.begin() as first, database.begin() as second:
+            assert await fetch_many(first, "SELECT 1") == await fetch_many(second, "SELECT 1") == [(1,)]
+    finally:
+        await database.close()
+
+
+async def test_a_transaction_that_holds_nobody_up_may_stand_still(postgres: Postgres, unique: str) -> None:
+    """And the next one of its connection may not."""
+    database = Database(await postgres.empty(f"database_{unique}"), pool_size=1)
+    try:
+        told = []
+        for allowed in (True, False):
+            async with database.begin() as tx:
+                if allowed:
+                    await may_idle(tx)
+                told.append(await tx.scalar(text("SHOW idle_in_transaction_session_timeout")))
+        assert told == ["0", "1min"]
+    finally:
+        await database.close()
+
+
+@pytest.mark.parametrize("listens", [False, True])
+async def test_each_side_of_a_connection_sees_that_the_other_is_gone(
+    postgres: Postgres, unique: str, listens: bool
+) -> None:
+    """Of a host that was lost no word comes, and the systems' own defaults are hours."""
+    database = Database(await postgres.empty(f"database_{unique}"), pool_size=1)
+    probed = "'tcp_keepalives_idle', 'tcp_keepalives_interval', 'tcp_keepalives_count'"
+    settings = f"SELECT setting FROM pg_settings WHERE name IN ({probed}, 'tcp_user_timeout') ORDER BY name"
+    looked_at = "SELECT setting FROM pg_settings WHERE name = 'client_connection_check_interval'"
+    try:
+        async with database.engine.connect() as pooled:
+            raw = await database.connect() if listens else (await pooled.get_raw_connection()).driver_connection
+            assert raw is not None
+            ours = raw._transport.get_extra_info("socket")
+            assert [ours.getsockopt(socket.IPPROTO_TCP, option) for option in TCP_OPTIONS] == [10, 5, 3, 30_000]
+            assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert [value for (value,) in await raw.fetch(settings)] == ["3", "10", "5", "30000"]
+            assert await raw.fetchval(looked_at) == "5000"
+            if listens:
+                await raw.close()
+    finally:
         await database.close()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import asyncpg
 import msgspec
 import pytest
 from hypothesis import Phase, given, settings
@@ -26,6 +27,7 @@ from dispatch.comparing import COMPARED, Comparing
 from dispatch.freshness import STALENESS, STALENESS_OF, Freshness
 from dispatch.gate import Limits
 from tests.builders import now, opted_in, opted_out, subject
+from tests.eventually import eventually
 from tests.infrastructure import Postgres
 from tests.property.test_ledger_properties import anything
 from tests.unit.consent.evidences import NOW
@@ -218,3 +220,28 @@ async def _as_dispatch_has_it(both: Both) -> StatesSummed:
         ours = await store.sums(tx, now())
     sums = {name: (many, total) for name, (many, total, _) in ours.items()}
     return StatesSummed(sum_id="s", begun_at=now(), seen_until=now(), sums=sums)
+
+
+async def test_sums_stand_still_for_as_long_as_reading_all_states_takes(postgres: Postgres, unique: str) -> None:
+    url = await postgres.clone("consent", f"consent_{unique}")
+    consent, sql = Database(url, idle_s=0.2), await asyncpg.connect(url)
+    seen = False
+
+    async def stood_still_or_ended() -> bool:
+        nonlocal seen
+        idle = "FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction'"
+        stood_still = await sql.fetchval(f"SELECT max(now() - state_change) {idle} AND pid <> pg_backend_pid()")
+        ended = seen and stood_still is None
+        seen = seen or stood_still is not None
+        return ended or (stood_still is not None and stood_still > timedelta(seconds=1))
+
+    try:
+        await sql.execute("BEGIN; LOCK TABLE subject")
+        summing = asyncio.create_task(Summing(consent, 1.0).sum_up())
+        await eventually(stood_still_or_ended)
+        await sql.execute("COMMIT")
+        await summing
+        assert await sql.fetchval("SELECT count(*) FROM outbox") == 1
+    finally:
+        await sql.close()
+        await consent.close()

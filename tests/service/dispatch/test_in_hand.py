@@ -93,9 +93,10 @@ class Process:
         await self.timers.sweep()
 
     async def decides(self, *people: int, **more: Any) -> list[Permit]:
-        wanted = [candidate(requested(n, requested_at=now() - SOON, **more), 0) for n in people]
+        partition: int = more.pop("partition", 0)
+        wanted = [candidate(requested(n, requested_at=now() - SOON, **more), partition) for n in people]
         async with self.database.begin() as tx:
-            decisions = await self.clearance.decide(tx, 0, wanted)
+            decisions = await self.clearance.decide(tx, partition, wanted)
             await store.insert_messages(tx, [d.row for d in decisions])
         return [d.permit for d in decisions if d.permit]
 
@@ -167,6 +168,25 @@ async def test_what_was_never_begun_is_decided_again_though_another_took_it_for_
     assert len(fake.messages) == 1
     async with owner.database.begin() as tx:
         assert await fetch_many(tx, "SELECT unknown_since FROM message") == [(None,)]
+
+
+@pytest.mark.parametrize("kept", ["its lock", "its messages"])
+async def test_a_partition_that_somebody_keeps_holds_up_no_other(process: Callable[..., Process], kept: str) -> None:
+    """Somebody who stands still. Its own leavings wait until they do no more."""
+    owner, other = process(), process()
+    code = {"category": "transactional", "purpose": None, "campaign_id": None}
+    ours = [permit.candidate.message_id for n in (0, 1) for permit in await owner.decides(n + 1, partition=n, **code)]
+    async with owner.database.begin() as tx:
+        if kept == "its lock":
+            await store.lock_decisions_out(tx, 0)
+        else:
+            await store.lock_messages(tx, ours[:1])
+        async with asyncio.timeout(10):
+            await other.sweeps()
+        rows = await fetch_many(tx, "SELECT partition, status FROM message ORDER BY partition")
+        assert [tuple(row) for row in rows] == [(0, "sending"), (1, "unknown")]
+    await other.sweeps()
+    assert [status for status, _ in await owner.ledger()] == ["unknown", "unknown"]
 
 
 async def test_what_is_taken_back_knows_of_an_opt_out_that_was_enforced_meanwhile(

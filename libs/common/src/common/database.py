@@ -5,6 +5,7 @@ commits. Rows move by arrays (`unnest`), hundreds at a time: that is 50 times wh
 """
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -27,6 +28,13 @@ NAMING = {
 }
 CONNECT_TIMEOUT_S = 5
 POOL_WAIT_S = 5
+# A process that stands still in a transaction (frozen, its machine suspended) keeps its locks no longer: opt-outs wait
+# for them. Nothing of ours takes so long between two statements, Kafka's acknowledgements included; see `may_idle`.
+IDLE_S = 60.0
+# Who says nothing, not even that it has received something, is gone. Postgres and Linux would see it after hours.
+GONE_S = 30
+PROBED_AFTER_S, PROBED_EVERY_S, PROBES = 10, 5, 3
+CLIENT_LOOKED_AT_S = 5  # while a statement goes on, or waits for a lock
 PLANNED_NOW = "set_config('plan_cache_mode', 'force_custom_plan', true)"
 COPIED_ROWS = 200
 COPIED_LINES = 200
@@ -42,18 +50,32 @@ def new_metadata() -> MetaData:
 
 
 class Database:
-    """One service's database. `url`: postgresql://role:password@host:port/database."""
+    """One service's database. `url`: postgresql://role:password@host:port/database. `idle_s`: the server rolls back a
+    transaction in which nothing is asked for so long, and closes its connection."""
 
-    def __init__(self, url: str, *, pool_size: int = 10, name: str = "placet") -> None:
+    def __init__(self, url: str, *, pool_size: int = 10, name: str = "placet", idle_s: float = IDLE_S) -> None:
         self._url = make_url(url).set(drivername="postgresql+asyncpg")
         self.dsn = self._url.set(drivername="postgresql").render_as_string(hide_password=False)
+        self._server_settings = {
+            "application_name": name,
+            "idle_in_transaction_session_timeout": f"{idle_s:g}s",
+            "tcp_keepalives_idle": str(PROBED_AFTER_S),
+            "tcp_keepalives_interval": str(PROBED_EVERY_S),
+            "tcp_keepalives_count": str(PROBES),
+            "tcp_user_timeout": f"{GONE_S}s",
+            "client_connection_check_interval": f"{CLIENT_LOOKED_AT_S}s",
+        }
         self.engine = create_async_engine(
             self._url,
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=POOL_WAIT_S,
             hide_parameters=True,  # or every failed statement writes what people wrote into the log
-            connect_args={"timeout": CONNECT_TIMEOUT_S, "server_settings": {"application_name": name}},
+            connect_args={
+                "async_creator_fn": _connect,
+                "timeout": CONNECT_TIMEOUT_S,
+                "server_settings": self._server_settings,
+            },
         )
         event.listen(self.engine.sync_engine, "checkout", _take_another_if_closed)
         event.listen(self.engine.sync_engine, "handle_error", _away, retval=True)
@@ -66,7 +88,7 @@ class Database:
 
     async def connect(self) -> Any:
         """A raw asyncpg connection outside the pool, for LISTEN. The caller closes it."""
-        return await asyncpg.connect(self.dsn, timeout=CONNECT_TIMEOUT_S)
+        return await _connect(self.dsn, timeout=CONNECT_TIMEOUT_S, server_settings=self._server_settings)
 
     async def ping(self) -> None:
         async with self.engine.connect() as connection:
@@ -74,6 +96,24 @@ class Database:
 
     async def close(self) -> None:
         await self.engine.dispose()
+
+
+async def _connect(*args: Any, **more: Any) -> Any:
+    """As asyncpg does. Whoever waits for an answer, or listens, is told when the server's host has gone without a word:
+    they would wait for ever."""
+    connection = await asyncpg.connect(*args, **more)
+    ours = connection._transport.get_extra_info("socket")
+    if ours is not None and ours.family in (socket.AF_INET, socket.AF_INET6):
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in (
+            ("TCP_KEEPIDLE", PROBED_AFTER_S),
+            ("TCP_KEEPINTVL", PROBED_EVERY_S),
+            ("TCP_KEEPCNT", PROBES),
+            ("TCP_USER_TIMEOUT", GONE_S * 1000),
+        ):
+            if hasattr(socket, option):  # all of them on Linux
+                ours.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    return connection
 
 
 def _take_another_if_closed(_: object, held: Any, *more: object) -> None:
@@ -141,6 +181,12 @@ async def fetch_many(tx: AsyncConnection, sql: str, *values: object) -> Sequence
         raise _asyncpgs(error) from None
     rows = found.all() if found.returns_rows else []
     return rows
+
+
+async def may_idle(tx: AsyncConnection) -> None:
+    """Nothing ends this transaction because it stands still: of one that nobody waits for, and that itself waits for a
+    log, a file or a reader."""
+    await fetch_many(tx, "SET LOCAL idle_in_transaction_session_timeout = 0")  # takes no snapshot
 
 
 async def plan_now(tx: AsyncConnection) -> None:

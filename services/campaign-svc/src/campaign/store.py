@@ -48,7 +48,7 @@ from campaign.wording import Wording, wording
 from common import consumer, dead_letters, erasing, outbox
 from common.contracts.consent import SenderChanged
 from common.contracts.dispatch import HoldChanged, MessageChanged
-from common.database import copy_lines, escaped, fetch_many, insert_many, new_metadata
+from common.database import copy_lines, escaped, fetch_many, insert_many, may_idle, new_metadata
 
 CONTACTS = 0x636F6E74  # advisory lock ("cont"): shared by who asks for messages, alone for who corrects contacts
 AUDIENCES = 0x61756469  # advisory locks ("audi"), one a sender
@@ -746,7 +746,9 @@ def _columns_of(rows: Sequence[ImportedRow]) -> tuple[list[str], ...]:
 
 async def claim_import(tx: AsyncConnection, import_id: str) -> bool:
     """This transaction alone may be at the import until it ends; False where another is at it. A lock that nobody waits
-    for, and that goes with its connection: where a process is killed, another can go on at once."""
+    for, and that goes with its connection: where a process is killed, another can go on at once. It stands still while
+    the file arrives and is recorded."""
+    await may_idle(tx)
     return bool(await tx.scalar(text("SELECT pg_try_advisory_xact_lock(hashtextextended(:id, 0))"), {"id": import_id}))
 
 
@@ -760,6 +762,8 @@ async def claim_waiting(tx: AsyncConnection, now: datetime) -> str | None:
         ),
         {"now": now},
     )
+    if found is not None:
+        await may_idle(tx)
     return found
 
 

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common import outbox
 from common.contracts import SUMS
 from common.contracts.consent import StatesSummed
-from common.database import Database
+from common.database import Database, may_idle
 from common.service import Worker
 from common.timer import Timer
 from consent import ledger, store, sums
@@ -53,6 +53,7 @@ class Summing:
         async with self.database.begin() as tx:
             if not await _is_due(tx, datetime.now(UTC) - timedelta(seconds=self.every_s)):
                 return False
+            await may_idle(tx)  # while all states are read; it keeps out other sums
             summed = await self._of_a_snapshot()
             await outbox.append(tx, SUMS, [summed])
             await tx.execute(

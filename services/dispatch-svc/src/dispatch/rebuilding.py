@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.consumer import Stopped
 from common.contracts.consent import ConsentStateChanged
-from common.database import Database
+from common.database import Database, may_idle
 from common.replaying import Batch, Replaying
 from common.settings import ServiceSettings
 from dispatch import projection, store
@@ -67,6 +67,7 @@ class Rebuilding:
                     break
             async with self.database.begin() as tx:
                 await tx.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+                await may_idle(tx)  # the log may be slow; nobody waits for this one
                 until = await store.projected_up_to(tx)
                 async for batch in log_again.read(reached, until, AT_ONCE):
                     await _step(tx, batch, begun_at, reached)

@@ -21,7 +21,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import Row
 from sqlalchemy.exc import SQLAlchemyError
 
-from common.database import Database
+from common.database import Database, may_idle
 from common.law import Policy, at_hand_off, load, rules_of
 from dispatch import record, store
 from dispatch.gate import Allow, Defer, Verdict
@@ -155,6 +155,7 @@ async def lines(
     sample: int | None = None,
 ) -> AsyncIterator[str]:
     async with database.begin() as tx:
+        await may_idle(tx)  # whoever reads what is written takes their time
         async for row in store.decided(tx, message_ids, campaign_id, sample):
             if (line := replay.line(row)) is not None:
                 yield line

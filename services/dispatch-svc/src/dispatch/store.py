@@ -271,6 +271,13 @@ async def lock_partition(tx: AsyncConnection, partition: int, *, marketing: bool
     await fetch_many(tx, f"SELECT {f'{PLANNED_NOW}, ' if planned_now else ''}{lock}", partition)
 
 
+async def try_lock_partition(tx: AsyncConnection, partition: int, *, marketing: bool) -> bool:
+    """Likewise, where that waits for nobody: who holds it may stand still, and others wait for us."""
+    sql = f"SELECT pg_try_advisory_xact_lock_shared(hashtext('{LANES[marketing]}'), $1)"
+    [(locked,)] = await fetch_many(tx, sql, partition)
+    return bool(locked)
+
+
 async def lock_decisions_out(tx: AsyncConnection, partition: int) -> None:
     """To apply opt-outs. Likewise. The campaigns' lock first, which is waited for: codes go on meanwhile."""
     locks = (f"pg_advisory_xact_lock(hashtext('{LANES[lane]}'), $1)" for lane in (True, False))  # in this order
@@ -1005,18 +1012,18 @@ async def still_ours(
     return list(rows)
 
 
-async def partition_left_sending(tx: AsyncConnection, decided_before: datetime) -> int | None:
-    """A partition with messages that a process left `sending` when it died."""
+async def partitions_left_sending(tx: AsyncConnection, decided_before: datetime) -> list[int]:
+    """Partitions with messages that a process left `sending` when it died."""
     await plan_now(tx)
-    partition: int | None = await tx.scalar(
+    rows = await tx.execute(
         text(
-            "SELECT s.partition FROM sending AS s CROSS JOIN LATERAL (SELECT FROM message WHERE"
+            "SELECT DISTINCT s.partition FROM sending AS s CROSS JOIN LATERAL (SELECT FROM message WHERE"
             " message_id = ANY(s.message_ids) AND status = 'sending' AND decided_at < :before LIMIT 1) AS m"
-            " WHERE s.since < :before LIMIT 1"
+            " WHERE s.since < :before ORDER BY s.partition"
         ),
         {"before": decided_before},
     )
-    return partition
+    return [row.partition for row in rows]
 
 
 async def claim_left_sending(

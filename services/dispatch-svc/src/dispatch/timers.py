@@ -272,15 +272,23 @@ class Timers:
         return now - since < gateway.capabilities.idempotent_for
 
     async def _resolve_left_sending(self) -> bool:
+        """Of the first partition that has any to be had: one that stands still, or whose messages somebody keeps, holds
+        up no other. Was there one?"""
+        before = datetime.now(UTC) - self._sending_timeout
+        async with self._database.begin() as tx:
+            partitions = await store.partitions_left_sending(tx, before)
+        for partition in partitions:
+            if await self._resolve_left_in(partition, before):
+                return True
+        return False
+
+    async def _resolve_left_in(self, partition: int, before: datetime) -> bool:
         """One batch. An idempotent gateway gets what may still go once more, under the same reference, for as long as
         it surely remembers it; everything else is `unknown` until a receipt tells: it may have been sent, so it is not
         sent again."""
-        before = datetime.now(UTC) - self._sending_timeout
         async with self._database.begin() as tx:
-            partition = await store.partition_left_sending(tx, before)
-            if partition is None:
+            if not await store.try_lock_partition(tx, partition, marketing=True):
                 return False
-            await store.lock_partition(tx, partition, marketing=True)
             # looked at again under the lock: an owner that is alive after all has renewed its decision meanwhile
             rows = await store.claim_left_sending(tx, partition, before, self._batch)
             permits = []
