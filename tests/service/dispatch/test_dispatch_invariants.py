@@ -115,15 +115,23 @@ async def test_a_row_that_no_promise_allows(database: Database, rule: str, broke
     assert await _found(database) == {rule: [message]}
 
 
-async def test_what_a_crash_left_is_the_sweeps_when_a_process_starts(
-    database: Database, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("looked_before", [False, True])
+async def test_what_a_crash_left_or_a_database_that_was_away_is_the_sweeps_first(
+    database: Database, caplog: pytest.LogCaptureFixture, looked_before: bool
 ) -> None:
-    await _plant(database, status="sending", handed_off_at=None, decided_at=now() - TOO_LONG)
     checker = Checker(database, load("france"), Limits(), TIMEOUT)
+    if looked_before:
+        await checker.look()
+    swept = await _plant(database, status="sending", handed_off_at=None, decided_at=now() - TOO_LONG)
+    left = await _plant(database, status="sending", handed_off_at=None, decided_at=now() - TOO_LONG)
     await checker.look()
     assert "a promise is broken" not in caplog.messages
+    async with database.begin() as tx:
+        await tx.exec_driver_sql("UPDATE message SET status = 'denied' WHERE message_id = $1", (UUID(swept),))
+    await _plant(database, status="sending", handed_off_at=None, decided_at=now() - TOO_LONG)
     await checker.look()
-    assert "a promise is broken" in caplog.messages
+    [broken] = [vars(record) for record in caplog.records if record.message == "a promise is broken"]
+    assert (broken["rule"], broken["messages"]) == ("sending_for_ever", left)
 
 
 @pytest.mark.parametrize(

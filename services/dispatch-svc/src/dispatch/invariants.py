@@ -83,6 +83,7 @@ RULES = {
     "sending_for_ever": (
         "SELECT DISTINCT m.message_id FROM sending AS s CROSS JOIN LATERAL (SELECT message_id FROM message"
         " WHERE message_id = ANY(s.message_ids) AND status = 'sending' AND decided_at < :sent_by OFFSET 0) AS m"
+        " ORDER BY m.message_id"  # so that two looks find the same
     ),
 }
 # promise 6: hours begin and end with a minute, so one instant of a minute tells of all that left in it for one place.
@@ -111,6 +112,7 @@ class Checker:
     limits: Limits
     sending_timeout: timedelta
     _seen_until: datetime | None = field(default=None)
+    _late: frozenset[str] = frozenset()  # what the last look found `sending` for too long
 
     def worker(self) -> Worker:
         for rule in (*RULES, OUT_OF_HOURS):
@@ -122,9 +124,11 @@ class Checker:
         now = datetime.now(UTC)
         until = now - SETTLED_AFTER
         found = await self.violations(self._seen_until or until - FIRST_LOOK, until, now)
-        if self._seen_until is None:  # what a crash left is the sweep's, which has not been by yet
-            found.pop("sending_for_ever", None)
         self._seen_until = until
+        late = found.pop("sending_for_ever", [])
+        if still := [message_id for message_id in late if message_id in self._late]:
+            found["sending_for_ever"] = still
+        self._late = frozenset(late)
         for rule, messages in found.items():
             VIOLATIONS.labels(rule).inc(len(messages))
             log.critical("a promise is broken", extra={"rule": rule, "messages": ", ".join(messages[:NAMED])})
