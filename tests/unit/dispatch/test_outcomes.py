@@ -33,10 +33,14 @@ def test_what_failed_is_tried_again_is_final_or_is_not_known(error: SendError) -
     assert (row["status"], row["reasons"]) == BECOMES[error]
 
 
-@pytest.mark.parametrize("error", BECOMES, ids=lambda error: type(error).__name__)
-def test_whatever_is_said_of_a_repeat_the_first_may_have_arrived(error: SendError) -> None:
-    row = _answered(msgspec.structs.replace(PERMIT, again=True), error)
+OUT = Result("rejected", None, "40300", opted_out=True)
+
+
+@pytest.mark.parametrize("said", [*BECOMES, OUT], ids=lambda said: type(said).__name__)
+def test_whatever_is_said_of_a_repeat_the_first_may_have_arrived(said: SendError | Result) -> None:
+    row = _answered(msgspec.structs.replace(PERMIT, again=True), said)
     assert (row["status"], row["reasons"], row["code"]) == ("unknown", (), None)
+    assert row.get("answer") == (said if said is OUT else None), "who is out with the provider is out"
 
 
 @pytest.mark.parametrize("said", ["SM\x001", "SM\ud83d", "S" * (KEPT_CHARS + 1)])

@@ -24,6 +24,8 @@ def answered(
     echoes_reference: bool,
 ) -> dict[str, Any]:
     """`at`: when its submit began; `until`: when what has not left may be tried again."""
+        case Result(outcome="rejected") if permit.again:  # of the repeat, as below; whom it says to be out is out
+            return outcome(permit, "unknown", handed_off_at=at) | {"answer": answer}
     match answer:
         case Result():
             row = outcome(permit, answer.outcome, code=answer.code, handed_off_at=at)
