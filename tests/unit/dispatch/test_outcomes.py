@@ -8,7 +8,7 @@ import pytest
 from dispatch.clearance import Permit, requested
 from dispatch.gate import Reason
 from dispatch.gateways import Misconfigured, Refused, Result, SendError, Throttled, Unanswered, Unreachable
-from dispatch.outcomes import KEPT_CHARS, UNREADABLE, answered
+from dispatch.outcomes import KEPT_CHARS, answered
 from tests import builders
 
 PERMIT = Permit(
@@ -43,13 +43,21 @@ def test_whatever_is_said_of_a_repeat_the_first_may_have_arrived(said: SendError
     assert row.get("answer") == (said if said is OUT else None), "who is out with the provider is out"
 
 
-@pytest.mark.parametrize("said", ["SM\x001", "SM\ud83d", "S" * (KEPT_CHARS + 1)])
-def test_an_id_or_a_code_that_the_ledger_cannot_take_changes_nothing_else(said: str) -> None:
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("SM\x001", "SM 1"),
+        ("SM\ud83d", "SM "),
+        ("S" * (KEPT_CHARS + 1), "S" * KEPT_CHARS),
+        ("Solde insuffisant\u00a0: 12", "Solde insuffisant : 12"),
+    ],
+)
+def test_an_id_that_the_ledger_cannot_take_is_none_and_of_a_code_it_takes_what_it_can(said: str, kept: str) -> None:
     taken = _answered(PERMIT, Result("accepted", said, None))
     assert (taken["status"], taken["gateway_message_id"], taken["known_as"]) == ("accepted", None, None)
     for answer in (Result("rejected", None, said), Refused(said)):
         refused = _answered(PERMIT, answer)
-        assert (refused["status"], refused["code"]) == ("rejected", UNREADABLE)
+        assert (refused["status"], refused["code"]) == ("rejected", kept)
 
 
 def test_one_that_it_can_take_is_kept_as_it_is() -> None:

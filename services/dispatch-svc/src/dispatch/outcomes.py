@@ -12,7 +12,6 @@ from dispatch.gate import Reason
 from dispatch.gateways import Misconfigured, Refused, Result, SendError, Throttled, Unreachable
 
 KEPT_CHARS = 500  # of an id or a code: Postgres can index that, and an event has room for it
-UNREADABLE = "unreadable"  # instead of a code
 
 
 def answered(
@@ -24,9 +23,9 @@ def answered(
     echoes_reference: bool,
 ) -> dict[str, Any]:
     """`at`: when its submit began; `until`: when what has not left may be tried again."""
+    match answer:
         case Result(outcome="rejected") if permit.again:  # of the repeat, as below; whom it says to be out is out
             return outcome(permit, "unknown", handed_off_at=at) | {"answer": answer}
-    match answer:
         case Result():
             row = outcome(permit, answer.outcome, code=answer.code, handed_off_at=at)
             return row | _named(answer, echoes_reference=echoes_reference) | {"answer": answer}
@@ -99,7 +98,8 @@ def _named(result: Result, *, echoes_reference: bool) -> dict[str, str | None]:
 
 
 def _code(said: str | None) -> str | None:
-    return said if _can_be_kept(said) else UNREADABLE
+    """As much as the ledger can take: what stands in it may be all that is ever said of why."""
+    return said and "".join(each if each.isprintable() else " " for each in said)[:KEPT_CHARS]
 
 
 def _can_be_kept(said: str | None) -> bool:
