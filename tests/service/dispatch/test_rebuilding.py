@@ -196,6 +196,36 @@ async def test_of_two_whose_lock_was_lost_the_second_puts_nothing_into_service(
         assert await rows(surroundings) == truth
 
 
+async def test_who_is_overtaken_as_it_reads_what_is_left_says_so(
+    surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has yet to note, of a snapshot, is gone by then."""
+    async with operator() as op, dispatch(surroundings, op) as d:
+        truth = await some_history(d)
+        monkeypatch.setattr(Rebuilding, "_alone", lost)
+        real = store.projected_up_to
+        calls = itertools.count(1)
+
+        async def overtaken(*args: Any) -> Any:
+            if next(calls) != 3:
+                return await real(*args)
+            await d.publish_states(opted_in(12))
+
+            async def applied() -> bool:
+                return subject(12) in await rows(surroundings)
+
+            await eventually(applied)
+            until = await real(*args)
+            monkeypatch.setattr(store, "projected_up_to", real)
+            await rebuild(surroundings)
+            return until
+
+        monkeypatch.setattr(store, "projected_up_to", overtaken)
+        with pytest.raises(NotNow, match="another has gone on"):
+            await rebuild(surroundings)
+        assert await rows(surroundings) == truth | {subject(12): (1, "opted_in", False)}
+
+
 @pytest.mark.parametrize(("step", "nth"), [("projected_up_to", 3), ("keep_newer", 1)])
 async def test_who_can_be_read_again_is_not_taken_for_unreadable(
     surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch, step: str, nth: int

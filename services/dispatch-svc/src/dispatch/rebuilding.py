@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import asyncpg
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -65,14 +66,19 @@ class Rebuilding:
                     ahead = await store.projected_up_to(tx)
                 if sum(ahead[partition] - reached.get(partition, 0) for partition in ahead) <= NEAR:
                     break
-            async with self.database.begin() as tx:
-                await tx.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
-                await may_idle(tx)  # the log may be slow; nobody waits for this one
-                until = await store.projected_up_to(tx)
-                async for batch in log_again.read(reached, until, AT_ONCE):
-                    await _step(tx, batch, begun_at, reached)
-                kept = await store.keep_newer(tx)  # of a moment up to which the log is read: none of it comes after
-                await tx.execute(text("ANALYZE subject_next"))  # else its first decisions read all of it
+            try:
+                async with self.database.begin() as tx:
+                    await tx.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+                    await may_idle(tx)  # the log may be slow; nobody waits for this one
+                    until = await store.projected_up_to(tx)
+                    async for batch in log_again.read(reached, until, AT_ONCE):
+                        await _step(tx, batch, begun_at, reached)
+                    kept = await store.keep_newer(tx)  # of a moment up to which the log is read: none of it comes after
+                    await tx.execute(text("ANALYZE subject_next"))  # else its first decisions read all of it
+            except (DBAPIError, asyncpg.SerializationError) as error:
+                if _was_overtaken(error):
+                    raise NotNow(ANOTHERS) from None
+                raise
             if kept:
                 self.tell(f"{kept} people are kept as they are: newer than what the log holds")
             await self._change(log_again, begun_at, reached)
@@ -105,6 +111,12 @@ class Rebuilding:
             finally:
                 with contextlib.suppress(DBAPIError):  # a connection that was lost holds no lock
                     await connection.execute(text("SELECT pg_advisory_unlock_all()"))
+
+
+def _was_overtaken(error: Exception) -> bool:
+    """What it was to write, another has written since it began to read."""
+    cause = error.orig and error.orig.__cause__ if isinstance(error, DBAPIError) else error
+    return isinstance(cause, asyncpg.SerializationError)
 
 
 async def _step(tx: AsyncConnection, batch: Batch, begun_at: datetime, reached: dict[int, int]) -> None:
