@@ -366,6 +366,22 @@ async def test_a_bind_is_given_back_before_the_next_is_asked_for() -> None:
         assert type(nobody) is Unreachable, "nothing is handed to who does not let us in"
 
 
+async def test_who_waits_for_a_bind_that_is_given_back_meanwhile_takes_the_next() -> None:
+    """It is ours and soon over. The gateway is not out of reach, and would be closed for all."""
+    async with smsc() as server, bound(server.port, binds="1") as gateway:
+        [bind] = gateway._binds
+
+        def give_back(_: object) -> None:
+            assert bind._open is not None
+            bind._open.of_no_use = True
+            bind._attempt = asyncio.create_task(bind._found())
+
+        bind._attempt = asyncio.create_task(bind._found())
+        bind._attempt.add_done_callback(give_back)
+        [answer] = await gateway.submit([submit(operator.ACCEPTED)])
+    assert isinstance(answer, Result)
+
+
 letters = st.sampled_from((GSM7_BASIC + GSM7_EXTENSION, GSM7_BASIC + GSM7_EXTENSION + "êœ🥚中"))
 texts = st.builds(
     lambda piece, times: (piece * times)[:700], letters.flatmap(lambda of: st.text(of, min_size=1)), st.integers(1, 60)

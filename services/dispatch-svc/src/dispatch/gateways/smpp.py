@@ -200,13 +200,14 @@ class _Bind:
     @asynccontextmanager
     async def session(self) -> AsyncIterator[_Session]:
         """Raises Unreachable: nothing was begun. Who stops waiting leaves the attempt to the others."""
-        if self._attempt is None or (self._attempt.done() and time.monotonic() >= self._rests_until):
-            self._attempt = asyncio.create_task(self._found())
-        found = await asyncio.shield(self._attempt)
-        if isinstance(found, Unreachable):
-            raise found
-        if found is not self._open:
-            raise Unreachable("the session is being given back")
+        while True:
+            if self._attempt is None or (self._attempt.done() and time.monotonic() >= self._rests_until):
+                self._attempt = asyncio.create_task(self._found())
+            found = await asyncio.shield(self._attempt)
+            if isinstance(found, Unreachable):
+                raise found
+            if found is self._open:  # else it is being given back meanwhile, and another is on its way
+                break
         found.in_flight += 1
         try:
             yield found
