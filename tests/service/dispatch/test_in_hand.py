@@ -389,3 +389,22 @@ async def test_what_ends_while_it_waits_expires_and_the_others_go_on_waiting(
     await asyncio.gather(sending, others)
     assert sorted(await owner.ledger()) == [("accepted", 2), ("accepted", 2), ("expired", 2)]
     assert len(fake.messages) == 2
+
+
+async def test_a_planned_stop_ends_every_wait_for_a_slot_though_one_ends_by_itself_just_then(
+    process: Callable[..., Process],
+) -> None:
+    handoff, taken, stop = process().handoff, asyncio.Semaphore(0), asyncio.Event()
+    waits = [asyncio.create_task(handoff._slot(taken, uptime_s() + TTL_S)) for _ in range(3)]
+
+    async def all_wait() -> bool:
+        return len(handoff._waits) == len(waits)
+
+    await eventually(all_wait)
+    some: list[Any] = list(handoff._waits)[:2]
+    for its_time in some:
+        its_time._on_timeout()  # has come, and who waits has not had a turn since
+    stop.set()
+    await handoff.watch(stop)
+    async with asyncio.timeout(10):
+        assert await asyncio.gather(*waits) == [False] * len(waits)

@@ -378,7 +378,8 @@ class Handoff:
         await stop.wait()
         self._stopping.set()
         for waiting in self._waits:
-            waiting.reschedule(asyncio.get_running_loop().time())
+            with contextlib.suppress(RuntimeError):  # it ends by itself at this moment
+                waiting.reschedule(asyncio.get_running_loop().time())
 
     async def _hand_back(self, permits: Sequence[Permit]) -> None:
         """These have not left: whoever runs next decides them afresh. What a crash left, the sweep finds again."""
