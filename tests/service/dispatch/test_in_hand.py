@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from aiohttp import web
+from prometheus_client import REGISTRY
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -20,6 +21,7 @@ from common.law import at_hand_off, load
 from dispatch import projection, store
 from dispatch.clearance import Clearance, Permit, uptime_s
 from dispatch.clearance import requested as candidate
+from dispatch.eraser import Erasing
 from dispatch.gate import Limits
 from dispatch.gateways import HTTP_PROVIDERS, Account, Capabilities, HttpGateway
 from dispatch.pipeline import Handoff
@@ -34,6 +36,7 @@ from tests.builders import (
     opted_out,
     requested,
     sender_changed,
+    subject,
     subject_keys,
 )
 from tests.eventually import eventually
@@ -199,6 +202,54 @@ async def test_what_is_taken_back_knows_of_an_opt_out_that_was_enforced_meanwhil
     await owner.handoff.send(lapsed(permits))
     assert await owner.ledger() == [("denied", 3)]
     assert fake.messages == []
+
+
+@pytest.mark.parametrize("by", ["its projection", "its outcome", "deciding again", "the sweep", "a look", "an erasure"])
+async def test_each_opt_out_is_measured_once_whoever_closes_it(process: Callable[..., Process], by: str) -> None:
+    owner = process()
+    database = owner.database
+
+    def measured() -> float:
+        return REGISTRY.get_sample_value("sms_dispatch_enforcement_seconds_count") or 0
+
+    def longest_open() -> float:
+        return REGISTRY.get_sample_value("sms_dispatch_oldest_open_enforcement_seconds") or 0
+
+    async def end(*statements: str) -> None:
+        async with database.begin() as tx:
+            for statement in ("UPDATE message SET status = 'accepted'", *statements):
+                await tx.execute(text(statement))
+
+    before, permits = measured(), await owner.decides(1)
+    if by == "its projection":
+        await end()
+    async with database.begin() as tx:
+        await store.lock_decisions_out(tx, 0)
+        await projection.apply_states(tx, [Received(opted_out(1), "", 1, 0, now(), None)])
+        assert measured() == before, "what is not committed has not happened"
+    if by != "its projection":
+        assert measured() == before
+        aged = "UPDATE enforcement SET applied_at = now() - interval '1 minute'"
+        match by:
+            case "its outcome":
+                await owner.handoff.send(permits)
+            case "deciding again":
+                await owner.handoff.send(lapsed(permits))
+            case "the sweep":
+                await owner.sweeps()
+            case "a look":
+                async with database.begin() as tx:
+                    await tx.execute(text(aged))
+                await owner.timers._enforce_left_open()
+                assert (measured(), longest_open() > 0) == (before, True), "it is still being sent"
+                await end()
+                await owner.timers._enforce_left_open()
+                assert longest_open() == 0
+            case _:
+                await end()
+                async with database.begin() as tx:
+                    await Erasing(1).erase(tx, {subject(1): now()})
+    assert measured() == before + 1
 
 
 async def test_what_another_may_have_begun_is_not_taken_back(process: Callable[..., Process], fake: Watched) -> None:

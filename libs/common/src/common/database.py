@@ -7,9 +7,10 @@ commits. Rows move by arrays (`unnest`), hundreds at a time: that is 50 times wh
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import asyncpg
 from alembic import command, context
@@ -42,6 +43,14 @@ COPIED_WITHIN_S = 60.0
 MIGRATING_LOOK_S = 0.2
 # the server is away, or has no connection, disk or memory left: none of them is a mistake of who asks
 AWAY = (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, asyncpg.InsufficientResourcesError)
+
+
+_once_committed: WeakKeyDictionary[AsyncConnection, list[Callable[[], object]]] = WeakKeyDictionary()
+
+
+def once_committed(tx: AsyncConnection, call: Callable[[], object]) -> None:
+    """To tell what the transaction has done, of `Database.begin`'s. Where it fails nothing was done."""
+    _once_committed.setdefault(tx, []).append(call)
 
 
 def new_metadata() -> MetaData:
@@ -85,6 +94,8 @@ class Database:
         """One transaction: committed when the block ends, rolled back when it raises."""
         async with self.engine.begin() as tx:
             yield tx
+        for call in _once_committed.pop(tx, ()):
+            call()
 
     async def connect(self) -> Any:
         """A raw asyncpg connection outside the pool, for LISTEN. The caller closes it."""

@@ -58,11 +58,6 @@ log = logging.getLogger(__name__)
 OUTCOMES = counter("sms_dispatch_outcomes_total", "Hand-offs by outcome.", ["gateway", "outcome"])
 SUBMIT = histogram("sms_dispatch_submit_seconds", "One submit, as the gateway answers it.", ["gateway"])
 REDECIDED = counter("sms_dispatch_permits_lapsed_total", "Messages decided again: a permit lapsed, a gateway rests.")
-ENFORCED = histogram(
-    "sms_dispatch_enforcement_seconds",
-    "From the webhook (or the API call) to the opt-out being enforced.",
-    buckets=(0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0),
-)
 
 _Lapsed = tuple[list[Permit], "asyncio.Task[dict[UUID, Permit]]"]  # what is to be decided again, and who does
 
@@ -324,9 +319,7 @@ class Handoff:
         """Once their outcomes are committed: an opt-out applied meanwhile has seen them `sending`, and left it to us to
         say when they are not. The few that see each other at the same instant are the sweep's."""
         async with self.database.begin() as tx:
-            enforced = await store.enforce(tx, subject_ids, datetime.now(UTC))
-        for event in enforced:
-            ENFORCED.observe((event.enforced_at - event.received_at).total_seconds())
+            await store.enforce(tx, subject_ids, datetime.now(UTC))
 
     # --- not on the way of each message
 

@@ -22,7 +22,6 @@ from common.contracts.campaign import CampaignControlled
 from common.contracts.consent import ConsentStateChanged, SenderChanged
 from common.erasing import Asked
 from dispatch import store
-from dispatch.pipeline import ENFORCED
 
 log = logging.getLogger(__name__)
 
@@ -73,13 +72,8 @@ async def apply_states(tx: AsyncConnection, batch: list[Received]) -> After | No
             for state, cause in opt_outs
         ],
     )
-    enforced = await store.enforce(tx, [state.subject_id for state, _ in opt_outs], datetime.now(UTC))
-
-    async def observe() -> None:
-        for event in enforced:
-            ENFORCED.observe((event.enforced_at - event.received_at).total_seconds())
-
-    return observe
+    await store.enforce(tx, [state.subject_id for state, _ in opt_outs], datetime.now(UTC))
+    return None
 
 
 def _said_before(erasure: Asked | None, at: datetime) -> bool:

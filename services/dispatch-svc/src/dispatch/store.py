@@ -18,6 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
@@ -58,9 +59,16 @@ from common.contracts.consent import (
     Suppression,
 )
 from common.contracts.dispatch import HoldChanged, MessageChanged, OptOutEnforced
-from common.database import PLANNED_NOW, fetch_many, new_metadata, plan_now
+from common.database import PLANNED_NOW, fetch_many, new_metadata, once_committed, plan_now
+from common.telemetry import histogram
 from dispatch.gate import Reason, Subject
 from dispatch.hold import Hold
+
+ENFORCED = histogram(
+    "sms_dispatch_enforcement_seconds",
+    "From the webhook (or the API call) to the opt-out being enforced.",
+    buckets=(0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0),
+)
 
 Generation = Literal["subject", "subject_next"]
 
@@ -1218,8 +1226,8 @@ async def open_enforcements(tx: AsyncConnection, rows: Sequence[Mapping[str, Any
 
 async def enforce(tx: AsyncConnection, subject_ids: Sequence[str], now: datetime) -> list[OptOutEnforced]:
     """Opt-outs of these subjects that are enforced from now on, as no marketing of theirs is `sending`, and no question
-    of a double opt-in (service, with a purpose); published. A code, or the answer that confirms this very STOP, is
-    nothing that it forbids.
+    of a double opt-in (service, with a purpose); published, and measured once that is committed. A code, or the answer
+    that confirms this very STOP, is nothing that it forbids.
 
     Nothing can be decided that such an opt-out forbids: it is committed, or the caller holds the partition's lock
     exclusive and has just applied it.
@@ -1261,18 +1269,21 @@ async def enforce(tx: AsyncConnection, subject_ids: Sequence[str], now: datetime
         for row in rows
     ]
     await outbox.append(tx, DISPATCH_MESSAGES, events)
+    for event in events:
+        once_committed(tx, partial(ENFORCED.observe, (event.enforced_at - event.received_at).total_seconds()))
     return events
 
 
-async def open_enforcements_of(tx: AsyncConnection, applied_before: datetime) -> list[str]:
-    """Subjects whose opt-out still waits to be enforced."""
+async def open_enforcements_of(tx: AsyncConnection, applied_before: datetime) -> dict[str, datetime]:
+    """Subjects whose opt-out still waits to be enforced, and when the first of each was received."""
     await plan_now(tx)
     rows = await fetch_many(
         tx,
-        "SELECT DISTINCT subject_id FROM enforcement WHERE enforced_at IS NULL AND applied_at < $1",
+        "SELECT subject_id, min(received_at) FROM enforcement WHERE enforced_at IS NULL AND applied_at < $1"
+        " GROUP BY subject_id",
         applied_before,
     )
-    return [subject_id for (subject_id,) in rows]
+    return {row[0]: row[1] for row in rows}
 
 
 # --- replay --------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from sqlalchemy import Row
 
 from common.database import Database
 from common.service import Worker
-from common.telemetry import counter
+from common.telemetry import counter, gauge
 from common.timer import Timer
 from dispatch import store
 from dispatch.clearance import Clearance, Decision, stored
@@ -30,6 +30,10 @@ from dispatch.receipts import note, settle_receipts
 log = logging.getLogger(__name__)
 
 RECOVERED = counter("sms_dispatch_recovered_total", "Messages a crash left sending, by what they became.", ["as"])
+OLDEST_OPEN = gauge(
+    "sms_dispatch_oldest_open_enforcement_seconds",
+    "Since the webhook of the oldest opt-out that is applied and not enforced yet; 0 where there is none.",
+)
 
 LOOK_EVERY_S = 0.25
 WOKEN_AT_ONCE = 1000  # of what a pause held
@@ -261,7 +265,9 @@ class Timers:
         """Two hand-offs of one person that settle at the same instant each see the other still `sending`."""
         async with self._database.begin() as tx:
             waiting = await store.open_enforcements_of(tx, datetime.now(UTC) - timedelta(seconds=SWEEP_EVERY_S))
-            await store.enforce(tx, waiting, datetime.now(UTC))
+            enforced = {event.subject_id for event in await store.enforce(tx, list(waiting), datetime.now(UTC))}
+        left = [received_at for subject_id, received_at in waiting.items() if subject_id not in enforced]
+        OLDEST_OPEN.set((datetime.now(UTC) - min(left)).total_seconds() if left else 0)
 
     def _remembers(self, row: Row[Any], now: datetime) -> bool:
         """Does its gateway know a second submit for the first one's?"""
