@@ -18,7 +18,7 @@ from dispatch.clearance import Permit, stored
 from dispatch.gateways import HTTP_PROVIDERS, LOOK_UPS, HttpGateway, Result
 from dispatch.pipeline import Handoff
 from dispatch.receipts import settle_receipts
-from dispatch.timers import Timers
+from dispatch.timers import Timers, _LookUp
 from dispatch.traffic import Traffic
 from tests.builders import now, number, requested, subject
 from tests.fault_server import FaultServer, fault_server
@@ -50,6 +50,12 @@ def handoff_by(database: Database, *gateways: HttpGateway) -> Handoff:
 
 def timers_of(database: Database, handoff: Handoff, batch: int = 10) -> Timers:
     return Timers(database, UNUSED, handoff, batch=batch, partitions=1, sending_timeout=timedelta(minutes=1))
+
+
+def looked_before(timers: Timers, gateway: str) -> None:
+    """Five minutes ago: what came due since is due now."""
+    at = now() - timedelta(minutes=5)
+    timers._looks[gateway] = _LookUp(at, [], (at, UUID(int=0)), done=True)
 
 
 async def looked_up(timers: Timers) -> None:
@@ -230,7 +236,7 @@ async def test_what_came_due_while_the_last_looks_took_long_is_not_missed_and_th
     await older.holds("unknown", decided_ago=timedelta(minutes=4))
     server.answer = http(200, {"batches": []})
     timers = timers_of(older.database, older.handoff, batch=1)
-    timers._looked_up_at["sinch"] = now() - timedelta(minutes=5)
+    looked_before(timers, "sinch")
     await looked_up(timers)
     first, second = server.requests
     assert str(older.message_id).encode() in first
@@ -252,6 +258,19 @@ async def test_of_many_that_were_lost_at_one_instant_each_is_asked_about_though_
     assert len(server.requests) == 3
 
 
+async def test_while_one_gateway_has_more_no_other_is_asked_about_the_same_again(
+    ledger_of: LedgerOf, server: FaultServer
+) -> None:
+    many, one = [ledger_of("infobip") for _ in range(3)], ledger_of("sinch")
+    for each in (*many, one):
+        await each.holds("unknown", decided_ago=timedelta(seconds=90))
+    server.answer = http(200, {"results": [], "batches": []})
+    timers = timers_of(one.database, handoff_by(one.database, many[0].gateway, one.gateway), batch=1)
+    await looked_up(timers)
+    asked = [request for request in server.requests if str(one.message_id).encode() in request]
+    assert (len(asked), len(server.requests)) == (1, 4)
+
+
 async def test_a_look_that_failed_goes_on_where_it_failed_and_past_what_fails_twice(
     ledger_of: LedgerOf, server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,7 +279,7 @@ async def test_a_look_that_failed_goes_on_where_it_failed_and_past_what_fails_tw
     for seconds, each in zip((95, 93, 91), lost, strict=True):
         await each.holds("unknown", decided_ago=timedelta(seconds=seconds))
     timers = timers_of(lost[0].database, lost[0].handoff, batch=1)
-    timers._looked_up_at["infobip"] = now() - timedelta(minutes=5)
+    looked_before(timers, "infobip")
 
     async def asked_about() -> list[int]:
         before = len(server.requests)

@@ -47,12 +47,15 @@ LOOK_UP_AFTER = tuple(timedelta(minutes=minutes) for minutes in (1, 10, 60, 360)
 @dataclass(slots=True)
 class _LookUp:
     """What came due for one of a gateway's, `after` what it has been asked about already. One that `failed` rests until
-    the next time, and is then asked about the same; what fails twice is passed over, until it is due again."""
+    the next time, and is then asked about the same; what fails twice is passed over, until it is due again. One that is
+    `done` rests as well: others may have more, and its timer does not wait then."""
 
+    begun_at: datetime
     spans: Sequence[tuple[datetime, datetime]]
     after: tuple[datetime, UUID]
     failed: UUID | None = None
     rests_until: datetime | None = None
+    done: bool = False
 
 
 class Timers:
@@ -75,8 +78,7 @@ class Timers:
         self._partitions = partitions
         self._sending_timeout = sending_timeout
         self._told: set[int] = set()  # partitions with a code that is due at once
-        self._looked_up_at: dict[str, datetime] = {}  # by gateway
-        self._looking_up: dict[str, _LookUp] = {}  # likewise, while some of it is left
+        self._looks: dict[str, _LookUp] = {}  # by gateway: the last one
 
     def codes(self) -> Worker:
         """Who waits for a code waits for no answer to another's, as long as a gateway has a slot that is free."""
@@ -211,32 +213,26 @@ class Timers:
         return any(await asyncio.gather(*map(self._look_up, gateways)))
 
     async def _look_up(self, gateway: Gateway) -> bool:
-        look = self._looking_up.get(gateway.name)
-        if look is None:
-            look = self._looking_up[gateway.name] = self._due_for_a_look(gateway.name)
-        if look.rests_until is not None and datetime.now(UTC) < look.rests_until:
+        look = self._looks.get(gateway.name)
+        if look is not None and look.rests_until is not None and datetime.now(UTC) < look.rests_until:
             return False
+        if look is None or look.done:
+            look = self._looks[gateway.name] = _due_for_a_look(look)
         async with self._database.begin() as tx:
             rows = await store.unknown_of(tx, gateway.name, look.spans, look.after, self._batch)
         wanted = list({row.message_id: row for row in rows}.values())
         asked = await self._ask(gateway, wanted)
+        rest = timedelta(seconds=LOOK_UP_EVERY_S / 2)
         if fails := asked < len(wanted):
-            look.rests_until = datetime.now(UTC) + timedelta(seconds=LOOK_UP_EVERY_S / 2)  # others may go on at once
+            look.rests_until = datetime.now(UTC) + rest
             failed = wanted[asked].message_id
             asked, look.failed = asked + (look.failed == failed), failed
         elif len(rows) < self._batch:
-            del self._looking_up[gateway.name]
+            look.done, look.rests_until = True, look.begun_at + rest
             return False
         if asked:
             look.after = wanted[asked - 1].unknown_since, wanted[asked - 1].message_id
         return not fails
-
-    def _due_for_a_look(self, name: str) -> _LookUp:
-        now, width = datetime.now(UTC), timedelta(seconds=2 * LOOK_UP_EVERY_S)
-        since = min(now - width, self._looked_up_at.get(name, now))  # none is missed where the last time took long
-        self._looked_up_at[name] = now
-        spans = [(since - age, now - age) for age in LOOK_UP_AFTER]
-        return _LookUp(spans, after=(min(begin for begin, _ in spans), UUID(int=0)))
 
     async def _ask(self, gateway: Gateway, rows: Sequence[Row[Any]]) -> int:
         """A few at once, until one fails. How many there are before the first that failed."""
@@ -333,3 +329,10 @@ class Timers:
         log.warning("resolved what a crash left", extra={"unknown": len(settled), "resubmitted": len(permits)})
         await self._handoff.send(permits)
         return True
+
+
+def _due_for_a_look(last: _LookUp | None) -> _LookUp:
+    now, width = datetime.now(UTC), timedelta(seconds=2 * LOOK_UP_EVERY_S)
+    since = min(now - width, last.begun_at if last else now)  # none is missed where the last time took long
+    spans = [(since - age, now - age) for age in LOOK_UP_AFTER]
+    return _LookUp(now, spans, after=(min(begin for begin, _ in spans), UUID(int=0)))
