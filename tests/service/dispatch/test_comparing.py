@@ -224,24 +224,28 @@ async def _as_dispatch_has_it(both: Both) -> StatesSummed:
 
 async def test_sums_stand_still_for_as_long_as_reading_all_states_takes(postgres: Postgres, unique: str) -> None:
     url = await postgres.clone("consent", f"consent_{unique}")
-    consent, sql = Database(url, idle_s=0.2), await asyncpg.connect(url)
+    consent, sql, keeping = Database(url, idle_s=0.2), await asyncpg.connect(url), await asyncpg.connect(url)
     seen = False
 
     async def stood_still_or_ended() -> bool:
         nonlocal seen
-        idle = "FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction'"
-        stood_still = await sql.fetchval(f"SELECT max(now() - state_change) {idle} AND pid <> pg_backend_pid()")
+        stood_still = await sql.fetchval(
+            "SELECT max(now() - state_change) FROM pg_stat_activity WHERE datname = current_database()"
+            " AND state = 'idle in transaction' AND pid <> $1",
+            keeping.get_server_pid(),
+        )
         ended = seen and stood_still is None
         seen = seen or stood_still is not None
         return ended or (stood_still is not None and stood_still > timedelta(seconds=1))
 
     try:
-        await sql.execute("BEGIN; LOCK TABLE subject")
+        await keeping.execute("BEGIN; LOCK TABLE subject")
         summing = asyncio.create_task(Summing(consent, 1.0).sum_up())
         await eventually(stood_still_or_ended)
-        await sql.execute("COMMIT")
+        await keeping.execute("COMMIT")
         await summing
         assert await sql.fetchval("SELECT count(*) FROM outbox") == 1
     finally:
         await sql.close()
+        await keeping.close()
         await consent.close()

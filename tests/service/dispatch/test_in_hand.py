@@ -225,7 +225,7 @@ async def test_each_opt_out_is_measured_once_whoever_closes_it(process: Callable
         await end()
     async with database.begin() as tx:
         await store.lock_decisions_out(tx, 0)
-        await projection.apply_states(tx, [Received(opted_out(1), "", 1, 0, now(), None)])
+        await projection.apply_states(tx, [Received(opted_out(1), "", 0, 0, now(), None)])
         assert measured() == before, "what is not committed has not happened"
     if by != "its projection":
         assert measured() == before
@@ -454,6 +454,7 @@ async def test_a_planned_stop_ends_every_wait_for_a_slot_though_one_ends_by_itse
     await eventually(all_wait)
     some: list[Any] = list(handoff._waits)[:2]
     for its_time in some:
+        its_time._timeout_handler.cancel()
         its_time._on_timeout()  # has come, and who waits has not had a turn since
     stop.set()
     await handoff.watch(stop)
