@@ -280,7 +280,7 @@ async def lock_partition(tx: AsyncConnection, partition: int, *, marketing: bool
 
 
 async def try_lock_partition(tx: AsyncConnection, partition: int, *, marketing: bool) -> bool:
-    """Likewise, where that waits for nobody: who holds it may stand still, and others wait for us. `plan_now` besides."""
+    """Likewise, where that waits for nobody: who holds it may stand still, and others wait for us. With `plan_now`."""
     lock = f"pg_try_advisory_xact_lock_shared(hashtext('{LANES[marketing]}'), $1)"
     [(_, locked)] = await fetch_many(tx, f"SELECT {PLANNED_NOW}, {lock}", partition)
     return bool(locked)
