@@ -29,6 +29,7 @@ REASONS = {
     "projection:mark_unreadable": "an upsert in the transaction that steps over the record, as a control's",
     "projection:apply_senders": "an upsert guarded by its version, as a control's",
     "timers:Timers._due": READS,
+    "timers:Timers._resolve_left_sending": READS,
     "timers:Timers.wake_controlled: campaigns_to_wake": READS,
     "timers:Timers._look_up": READS,
 }
