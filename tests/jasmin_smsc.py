@@ -1,22 +1,37 @@
 """The SMPP server of Jasmin (`smpp.twisted3`), in a process of its own: `python -m tests.jasmin_smsc PORT`. It shares
-no line with the client we use: what it reads is what is on the wire. It prints each `submit_sm` as a line of JSON,
-names what it takes, and refuses a wrong password, and a bind more than MAX_BINDS."""
+no line with the client we use: what it reads is what is on the wire. It says what `smpp_operator` says and does what
+the last two digits of the recipient ask of that one, or of it alone (from 91 on); it refuses a wrong password, and a
+bind more than MAX_BINDS."""
 
 import itertools
 import json
+import os
 import sys
 from typing import Any
 
-from smpp.pdu.pdu_types import CommandStatus
+from smpp.pdu.constants import addr_ton_name_map
+from smpp.pdu.pdu_types import CommandId, CommandStatus
 from smpp.twisted.config import SMPPServerConfig
-from smpp.twisted.protocol import DataHandlerResponse
+from smpp.twisted.protocol import DataHandlerResponse, SMPPServerProtocol
 from smpp.twisted.server import SMPPServerFactory
 from twisted.cred.error import UnauthorizedLogin
 from twisted.internet import defer, reactor
 
+from tests import smpp_operator as operator
+
 USER, PASSWORD, MAX_BINDS = "shop", "a-secret", 2
-THROTTLED, BAD_SOURCE = "33639980002", "33639980003"
-REFUSALS = {THROTTLED: CommandStatus.ESME_RTHROTTLED, BAD_SOURCE: CommandStatus.ESME_RINVSRCADR}
+BUSY_AT_FIRST, UNBINDS = 91, 92  # throttled twice; taken, and then the session is ended from here
+REFUSALS = {
+    operator.THROTTLED: CommandStatus.ESME_RTHROTTLED,
+    operator.BAD_SOURCE: CommandStatus.ESME_RINVSRCADR,
+    operator.BAD_DESTINATION: CommandStatus.ESME_RINVDSTADR,
+    operator.SYSTEM_ERROR: CommandStatus.ESME_RSYSERR,
+}
+
+
+def _say(**fact: Any) -> None:
+    sys.stdout.write(json.dumps(fact) + "\n")
+    sys.stdout.flush()
 
 
 class Portal:
@@ -28,34 +43,87 @@ class Portal:
         return defer.fail(UnauthorizedLogin())
 
 
+class Session(SMPPServerProtocol):  # type: ignore[misc]  # of no known type
+    numbers = itertools.count(1)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = next(self.numbers)
+
+    def onPDURequest_unbind(self, asked: Any) -> None:  # noqa: N802 its name
+        _say(kind="unbind", session=self.number)
+        super().onPDURequest_unbind(asked)
+
+
+class Sessions(SMPPServerFactory):  # type: ignore[misc]
+    protocol = Session
+
+    def addBoundConnection(self, session: Session) -> None:  # noqa: N802
+        super().addBoundConnection(session)
+        _say(kind="bind", system_id=session.system_id, receives=session.bind_type != CommandId.bind_transmitter)
+
+    def removeConnection(self, session: Session) -> None:  # noqa: N802
+        super().removeConnection(session)
+        _say(kind="gone", session=session.number)
+
+
 def serve(port: int) -> None:
-    names = itertools.count(1)
-
-    def taken(system_id: str, session: Any, pdu: Any) -> Any:
-        told = pdu.params
-        to = told["destination_addr"].decode()
-        fact = {
-            "kind": "submit",
-            "to": to,
-            "source": told["source_addr"].decode(),
-            "text": told["short_message"].hex(),
-            "payload": (told.get("message_payload") or b"").hex(),
-            "coding": str(told["data_coding"].schemeData),
-            "headed": "UDHI_INDICATOR_SET" in str(told["esm_class"].gsmFeatures),
-            "receipt": "NO_SMSC_DELIVERY_RECEIPT" not in str(told["registered_delivery"].receipt),
-        }
-        sys.stdout.write(json.dumps(fact) + "\n")
-        sys.stdout.flush()
-        if to in REFUSALS:
-            return REFUSALS[to]
-        return DataHandlerResponse(status=CommandStatus.ESME_ROK, message_id=f"jasmin-{next(names)}")
-
-    config = SMPPServerConfig(systems={USER: {"max_bindings": MAX_BINDS}}, msgHandler=taken)
     io: Any = reactor
-    io.listenTCP(port, SMPPServerFactory(config, Portal()), interface="127.0.0.1")
-    sys.stdout.write(json.dumps({"kind": "up"}) + "\n")
-    sys.stdout.flush()
+    names = itertools.count(1)
+    first: list[int] = []
+    late: list[Any] = []
+    busy = {operator.BUSY_AT_THE_SECOND: 2, BUSY_AT_FIRST: 2}  # so many times
+
+    def heard(system_id: str, session: Session, pdu: Any) -> Any:
+        told = pdu.params
+        to, text = told["destination_addr"].decode(), told["short_message"]
+        headed = "UDHI_INDICATOR_SET" in str(told["esm_class"].gsmFeatures)
+        _say(
+            kind="submit",
+            session=session.number,
+            to=to,
+            source=told["source_addr"].decode(),
+            source_ton=addr_ton_name_map[told["source_addr_ton"].name],
+            esm_class=0x40 if headed else 0,
+            data_coding={"SMSC_DEFAULT_ALPHABET": 0, "UCS2": 8}[told["data_coding"].schemeData.name],
+            receipt="NO_SMSC_DELIVERY_RECEIPT" not in str(told["registered_delivery"].receipt),
+            text=text.hex(),
+            payload=(told.get("message_payload") or b"").hex(),
+        )
+        first.append(session.number)
+        while late and session.number != first[0]:
+            late.pop().callback(_taken("late"))
+        return answer(session, int(to[-2:]), second=headed and text[5] == 2)
+
+    def answer(session: Session, wanted: int, *, second: bool) -> Any:
+        if wanted in REFUSALS:
+            return REFUSALS[wanted]
+        if wanted == operator.NOT_BOUND_AT_FIRST and session.number == first[0]:
+            return CommandStatus.ESME_RINVBNDSTS
+        if wanted == operator.SILENT:
+            return defer.Deferred()
+        if wanted == operator.ANSWERED_LATE:
+            late.append(defer.Deferred())
+            return late[-1]
+        if wanted == operator.DIES:
+            os._exit(1)
+        if second and wanted == operator.HALF:
+            return CommandStatus.ESME_RINVDSTADR
+        if busy.get(wanted) and (second or wanted == BUSY_AT_FIRST):
+            busy[wanted] -= 1
+            return CommandStatus.ESME_RTHROTTLED
+        if wanted == UNBINDS:
+            io.callLater(0, session.shutdown)
+        return _taken(f"smsc-{next(names)}")
+
+    config = SMPPServerConfig(systems={USER: {"max_bindings": MAX_BINDS}}, msgHandler=heard)
+    io.listenTCP(port, Sessions(config, Portal()), interface="127.0.0.1")
+    _say(kind="up")
     io.run()
+
+
+def _taken(name: str) -> Any:
+    return DataHandlerResponse(status=CommandStatus.ESME_ROK, message_id=name)
 
 
 if __name__ == "__main__":
