@@ -22,6 +22,7 @@ from common.settings import KeyRingSettings
 from common.sms_length import length
 from consent import store
 from consent.page.link import Link, token
+from consent.page.link import form as link_form
 from consent.recorder import Statement, record
 from consent.service import Settings, build
 from tests.browser import person, violations
@@ -539,7 +540,7 @@ async def test_a_person_turns_one_purpose_off_and_on_again_and_each_is_evidence(
     given = (await service.held())["history"][-1]
     assert (given["source"], given["basis"], given["form_version"]) == ("preference_page", "opt_in", "1")
     assert given["text_shown"] == AGREEMENT
-    assert re.fullmatch(r"person, by link [0-9a-f]{16}", given["actor"])
+    assert re.fullmatch(r"holder of link [0-9a-f]{16}, given to tester", given["actor"])
 
 
 async def test_a_form_that_loosens_counts_once_and_never_after_a_stop(service: Service, browser: Browser) -> None:
@@ -595,6 +596,106 @@ async def test_a_form_made_for_one_thing_is_good_for_no_other(service: Service, 
         )
         assert answer.status == 409
     assert await service.states() == {("maison-lune", "loyalty"): "opted_in"}
+
+
+ONE_SENDER = bearer(senders=["maison-lune"])
+
+
+async def links_that_it_got(service: Service) -> tuple[str, str]:
+    """Of a caller limited to one sender: the link that it was given, and the one that was texted for it."""
+    given = await service.link(headers=ONE_SENDER)
+    body = {"sender_id": "maison-lune", "number": NUMBER, "send": True}
+    answer = await service.api.post("/v1/preference-links", json=body, headers=ONE_SENDER)
+    assert (answer.status_code, answer.json()["url"]) == (201, None)
+    text = field_keys.unseal((message := (await asked_of_dispatch(service))[-1]).text, f"text:{message.message_id}")
+    return given, re.findall(r"http\S+", text)[0]
+
+
+@pytest.mark.parametrize("act", ["erase", "purposes"])
+async def test_a_link_given_to_a_caller_limited_to_one_sender_neither_erases_nor_opts_in(
+    service: Service, browser: Browser, act: str
+) -> None:
+    """The first browser to use a link is whose it is, so the caller's own would do."""
+    await service.consent("loyalty")
+    await service.consent(sender_id="cafe-zinc")
+    before = await service.lines()
+    given, texted = await links_that_it_got(service)
+    async with person(browser) as visit:
+        page = visit.page
+        await page.goto(given)
+        await expect(page.get_by_text("demandez à Maison Lune un lien envoyé par SMS")).to_have_count(2)
+        assert await page.locator("form[action$='/erase'], input[value='on']").count() == 0
+        token_, cookie = given.rsplit("/", 1)[1], (await visit.context.cookies(given))[0]["value"]
+        entries = len((await service.held())["history"])
+        of = ("erase",) if act == "erase" else ("on", "maison-lune", "promotions", 1, "fr")
+        keys = LinkKeys(KeyRingSettings.model_validate(KEY_RING))
+        form: dict[str, str | float | bool] = {"lang": "fr", "sure": "yes", "want": "on"}
+        form |= {
+            "form": link_form(keys, token_, cookie, entries, *of),
+            "sender": "maison-lune",
+            "purpose": "promotions",
+        }
+        answer = await visit.context.request.post(f"{given}/{act}", form=form, max_redirects=0)
+        assert answer.status == 403
+        shown = await answer.text()
+        assert "demandez à la marque un lien envoyé par SMS" in shown
+        assert "STOP" in shown
+        assert await service.lines() == before
+        assert (await service.api.get("/v1/erasures")).json()["items"] == []
+
+    async with person(browser) as visit:
+        await visit.page.goto(texted)
+        form = await fields(visit.page, f"/{act}") if act == "erase" else await opening(visit.page)
+        answer = await visit.context.request.post(f"{texted}/{act}", form=form | {"sure": "yes"}, max_redirects=0)
+        assert answer.status == 303
+    assert await service.lines() == before + 1
+
+
+async def opening(page: Page) -> dict[str, str | float | bool]:
+    """What the first form for a yes would send."""
+    inputs = await page.locator("form:has(input[value='on'])").first.locator("input").all()
+    return {str(await i.get_attribute("name")): str(await i.get_attribute("value")) for i in inputs}
+
+
+async def test_the_evidence_says_who_was_given_the_link(service: Service) -> None:
+    await service.consent()
+    given, texted = await links_that_it_got(service)
+    async with httpx.AsyncClient(timeout=WITHIN_S) as anybody:
+        for url in (given, texted):
+            assert (await anybody.post(url + "/stop")).status_code == 303
+    *_, by_given, by_texted = [line["actor"] for line in (await service.held())["history"]]
+    assert re.fullmatch(r"holder of link [0-9a-f]{16}, given to tester", by_given)
+    assert re.fullmatch(r"person, by link [0-9a-f]{16}", by_texted)
+
+
+async def test_a_link_made_before_links_said_who_has_them_stops_and_no_more(service: Service, browser: Browser) -> None:
+    """But the ones for every sender: only a token for every sender could make them."""
+    await service.consent()
+    one, every = await service.link(), await service.link(sender_id=None)
+    async with service.surroundings.sql("consent") as sql:
+        await sql.execute("UPDATE preference_link SET whole = DEFAULT, given_to = DEFAULT")
+    async with person(browser) as visit:
+        await visit.page.goto(one, wait_until="load")
+        assert await visit.page.locator("form[action$='/erase']").count() == 0
+        await visit.page.goto(every)
+        assert await visit.page.locator("form[action$='/erase']").count() == 1
+    async with httpx.AsyncClient(timeout=WITHIN_S) as anybody:
+        assert (await anybody.post(one + "/stop")).status_code == 303
+    assert re.fullmatch(r"holder of link [0-9a-f]{16}", (await service.held())["history"][-1]["actor"])
+
+
+async def test_a_link_asked_for_again_by_a_token_for_less_may_less(service: Service) -> None:
+    key = {"Idempotency-Key": "prefs-7"}
+    url = await service.link(headers=key)
+    async with httpx.AsyncClient(timeout=WITHIN_S) as tab:
+        assert "/erase" in (await tab.get(url)).text
+        assert await service.link(headers=key | ONE_SENDER) == url
+        for language, said in (("fr", "un lien envoyé par SMS"), ("en", "a link by text message")):
+            page = (await tab.get(url, params={"lang": language})).text
+            assert "/erase" not in page
+            assert said in page
+        assert await service.link(headers=key) == url
+        assert "/erase" not in (await tab.get(url)).text, "who had it then has it still"
 
 
 async def test_a_link_used_in_one_browser_shows_another_nothing_and_lets_it_stop_only(

@@ -155,6 +155,8 @@ Table(
     Column("browser", Text, nullable=True),  # that has used it for more than a stop; keyed hash
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("expires_at", DateTime(timezone=True), nullable=False),
+    Column("whole", Boolean, nullable=False, server_default=text("false")),  # it may do more than stop
+    Column("given_to", Text, nullable=True),  # the caller who was given it; None: texted, or made before 0025
     Index("preference_link_expires_at_ix", "expires_at"),
     Index("preference_link_subject_id_ix", "subject_id"),
 )
@@ -295,7 +297,12 @@ class Review(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreferenceLink:
-    """Whom a short link is for. `number`: sealed, as the subject's. `sender_id` None: it shows every sender."""
+    """Whom a short link is for. `number`: sealed, as the subject's. `sender_id` None: it shows every sender.
+
+    `whole`: whoever holds it counts as the person, also for what does not tighten: we have texted it to them, or gave
+    it to a caller for every sender. `given_to`: that caller, or one limited to some senders; None: texted to the person
+    where it is `whole`, else nobody has written it down.
+    """
 
     link_id: str
     subject_id: str
@@ -303,6 +310,13 @@ class PreferenceLink:
     sender_id: str | None
     expires_at: datetime
     browser: str | None = None
+    whole: bool = False
+    given_to: str | None = None
+
+    @property
+    def only_stops(self) -> bool:
+        """A link for every sender only a caller for every sender could ask for, whichever version made it."""
+        return not self.whole and self.sender_id is not None
 
 
 _state = msgspec.json.Decoder(SubjectState)
@@ -1207,7 +1221,8 @@ async def senders_of(tx: AsyncConnection, sender_ids: Collection[str]) -> list[S
 
 
 async def add_link(tx: AsyncConnection, link: PreferenceLink, now: datetime) -> datetime:
-    """Keep a link and forget some that have expired. When it expires: a link asked for again is the one it was."""
+    """Keep a link and forget some that have expired. When it expires: a link asked for again is the one it was, and may
+    do what each who asked for it may."""
     await tx.execute(
         text(
             "DELETE FROM preference_link WHERE expires_at < :now AND (link_id = :link_id OR link_id IN"
@@ -1218,9 +1233,10 @@ async def add_link(tx: AsyncConnection, link: PreferenceLink, now: datetime) -> 
     )
     expires_at = await tx.scalar(
         text(
-            "INSERT INTO preference_link AS l (link_id, subject_id, number, sender_id, created_at, expires_at)"
-            " VALUES (:link_id, :subject_id, :number, :sender_id, :now, :expires_at)"
-            " ON CONFLICT (link_id) DO UPDATE SET link_id = l.link_id RETURNING expires_at"
+            "INSERT INTO preference_link AS l (link_id, subject_id, number, sender_id, created_at, expires_at, whole,"
+            " given_to)"
+            " VALUES (:link_id, :subject_id, :number, :sender_id, :now, :expires_at, :whole, :given_to)"
+            " ON CONFLICT (link_id) DO UPDATE SET whole = l.whole AND excluded.whole RETURNING expires_at"
         ),
         {
             "link_id": link.link_id,
@@ -1229,6 +1245,8 @@ async def add_link(tx: AsyncConnection, link: PreferenceLink, now: datetime) -> 
             "sender_id": link.sender_id,
             "now": now,
             "expires_at": link.expires_at,
+            "whole": link.whole,
+            "given_to": link.given_to,
         },
     )
     assert isinstance(expires_at, datetime)
@@ -1250,7 +1268,7 @@ async def delete_links(tx: AsyncConnection, subject_ids: Collection[str]) -> dic
 async def find_link(tx: AsyncConnection, link_id: str) -> PreferenceLink | None:
     rows = await tx.execute(
         text(
-            "SELECT link_id, subject_id, number, sender_id, expires_at, browser FROM preference_link"
+            "SELECT link_id, subject_id, number, sender_id, expires_at, browser, whole, given_to FROM preference_link"
             " WHERE link_id = :id"
         ),
         {"id": link_id},

@@ -2,8 +2,10 @@
 
 An edge. A GET changes nothing, whoever follows the link before the person does. What tightens needs the link and no
 more: it is as easy as it can be. What does not (an opt-in, a copy, an erasure) also needs the browser that the link
-belongs to, the first one it was used in for such a thing, and a form made for what is held now. No answer here is
-JSON: a person reads it, and it says nothing of whose link it was where the link does not hold.
+belongs to, the first one it was used in for such a thing, and a form made for what is held now. An opt-in or an erasure
+takes a link that went to the person's phone, or to a caller for every sender: who is limited to some could be the first
+browser (ADR-0058). No answer here is JSON: a person reads it, and it says nothing of whose link it was where the link
+does not hold.
 """
 
 import base64
@@ -82,11 +84,12 @@ class PageSettings(ServiceSettings):
 Held = Annotated[Resources[PageSettings], Depends(resources)]
 Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255)]
 WritesConsent = Annotated[Caller, Depends(require("consent:write"))]
-Status = Literal["unknown", "gone", "other", "halted", "stale", "elsewhere", "down"]
+Status = Literal["unknown", "gone", "other", "limited", "halted", "stale", "elsewhere", "down"]
 CODES: dict[Status, int] = {
     "unknown": 404,
     "gone": 410,
     "other": 403,
+    "limited": 403,
     "halted": 200,
     "stale": 409,
     "elsewhere": 403,
@@ -151,8 +154,9 @@ def router(answers_per_day: int) -> APIRouter:
 
     @router.post("/preference-links", status_code=201)
     async def make_link(body: LinkBody, caller: WritesConsent, held: Held, key: Key = None) -> LinkAnswer:
-        """A short link to the preference page of one person; texted to them, or given to the caller to do so. With an
-        Idempotency-Key, the same link again, texted once."""
+        """A short link to the preference page of one person; texted to them, or given to the caller to do so. One given
+        to a caller limited to some senders stops, and neither opts in nor erases: have it texted (`send`) for that.
+        With an Idempotency-Key, the same link again, texted once."""
         if body.sender_id is not None:
             caller.may_use(body.sender_id)
         elif caller.senders is not None:
@@ -172,6 +176,8 @@ def router(answers_per_day: int) -> APIRouter:
             number=held.field_keys.seal(number, f"number:{subject_id}"),
             sender_id=body.sender_id,
             expires_at=(now + timedelta(days=body.days or held.settings.link_days)).replace(microsecond=0),
+            whole=body.send or caller.senders is None,  # one that could not be texted is not kept
+            given_to=None if body.send else caller.subject,
         )
         async with held.database.begin() as tx:
             sender = await store.find_sender(tx, body.sender_id) if body.sender_id else None
@@ -262,6 +268,7 @@ async def show(written: str, request: Request, held: Held) -> Response:
         here=visit.here,
         view=seen,
         one=visit.link.sender_id is not None,
+        only_stops=visit.link.only_stops,
         form=form,
         agreement=lambda choice: _agreement(visit.words, choice),
         expires_at=visit.link.expires_at,
@@ -306,6 +313,8 @@ async def choose(written: str, request: Request, held: Held) -> Response:
                 return _door(request, "stale", visit.words)
             await _refuse(tx, visit, sender_id, purpose)
             return _door(request, "halted", visit.words) if visit.elsewhere else _back(visit)
+        if link.only_stops:
+            return _door(request, "limited", visit.words)
         # locked before the form is looked at: no stop comes between what the person saw and what is recorded
         await store.lock_subjects(tx, {}, known=[link.subject_id])
         seen = await _seen(tx, held, visit)
@@ -364,6 +373,8 @@ async def erase(written: str, request: Request, held: Held) -> Response:
         if isinstance(visit, Response):
             return visit
         link = visit.link
+        if link.only_stops:
+            return _door(request, "limited", visit.words)
         await store.lock_subjects(tx, {link.subject_id: None})  # strangers as well, who may be opting in
         now = datetime.now(UTC)
         seen = await _seen(tx, held, visit)

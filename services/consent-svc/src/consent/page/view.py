@@ -153,8 +153,11 @@ def _concerns(evidence: Evidence, shown: Sequence[Sender]) -> bool:
 
 
 def actor(link: PreferenceLink) -> str:
-    """Who acted, as evidence by this link says it."""
-    return f"person, by link {link.link_id}"
+    """Who acted, as evidence by this link says it: the person, where the link went to their phone; else whoever holds
+    it, which may be who was given it."""
+    if link.whole and link.given_to is None:
+        return f"person, by link {link.link_id}"
+    return f"holder of link {link.link_id}" + (f", given to {link.given_to}" if link.given_to else "")
 
 
 def _choices(sender: Sender, state: SubjectState, proofs: dict[str, Evidence]) -> tuple[Choice, ...]:

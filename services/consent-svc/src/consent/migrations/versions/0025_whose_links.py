@@ -1,0 +1,20 @@
+"""Which preference links may do more than stop, and who was given them.
+
+Revision ID: 0025
+"""
+
+from alembic import op
+
+revision = "0025"
+down_revision = "0024"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    # constant defaults: no row is rewritten, and a link that an old version makes meanwhile only stops
+    op.execute("ALTER TABLE preference_link ADD COLUMN whole boolean NOT NULL DEFAULT false, ADD COLUMN given_to text")
+
+
+def downgrade() -> None:
+    op.execute("ALTER TABLE preference_link DROP COLUMN whole, DROP COLUMN given_to")
