@@ -204,6 +204,17 @@ async def test_a_start_takes_a_stop_back_for_what_the_person_had_opted_in_to(dat
     assert (proof.source, proof.reference) == ("mo", "simulator/fr/p-start-2")
 
 
+async def test_a_start_is_for_the_senders_of_the_code_today_and_for_none_that_has_left_it(shared: Database) -> None:
+    await give(shared, opt_in(0), opt_in(0, sender_id="lune"))
+    async with shared.begin() as tx:
+        await senders.change(tx, sender("acme"), sender("acme", "36333"), NOW)
+    await receive(shared, mo(1, short_code="36333"), mo(2), mo(3, "start"))
+    assert await standing(shared, "lune") == "opted_in"
+    assert await standing(shared) == "opted_out"
+    await receive(shared, mo(4, "start", short_code="36333"))
+    assert await standing(shared) == "opted_in"
+
+
 @pytest.mark.parametrize(
     "before",
     [

@@ -3,7 +3,8 @@
 STOP     an opt-out of every sender that uses, or once used, the code it was sent to; of those among them that it
          names and nobody else (STOP ACME); of everyone where it says so (STOP ALL), or the code is nobody's
          one that asks for erasure is for everyone, and all that is held is erased (`erasures.py`)
-START    takes a STOP back: an opt-in for what the person had opted in to with those senders (DOMAIN 2.4, France)
+START    takes a STOP back: an opt-in for what the person had opted in to with the senders that use the code today: one
+         that has left it is not who was written to (DOMAIN 2.4, France)
 OUI      answers the question of a double opt-in, where exactly one waits for it: an opt-in for what was asked, and for
          nothing else. Else the question at the end of a consent, while it waits: an opt-in for what would end
          (`renewals.py`). Otherwise it changes nothing, and nobody answers it
@@ -236,7 +237,9 @@ def starts(start: Said) -> Iterator[Evidence]:
     message = start.message
     if start.subject is None or start.subject.erased_at is not None:
         return
-    for sender_id in start.owners:
+    for sender_id, owner in start.owners.items():
+        if owner.stop_code != message.short_code:
+            continue
         for purpose in ledger.reopened(start.subject.state, sender_id):
             yield Evidence(
                 evidence_id=evidence_id(SOURCE, message.mo_id, sender_id, purpose),
