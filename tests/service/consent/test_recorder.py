@@ -21,7 +21,7 @@ from common.database import COPIED_ROWS, Database
 from consent import ledger, retention, senders, store
 from consent.chain import GENESIS, PERSONAL, verify
 from consent.ledger import Evidence, Refusal, Verdict
-from consent.recorder import Recorded, Statement, erase, keep_listed, record
+from consent.recorder import Recorded, Statement, erase, forget, keep_listed, record
 from tests.eventually import eventually
 from tests.infrastructure import Postgres
 from tests.unit.consent.evidences import NOW, at, contact, expiry, opt_in, opt_out, request, stop
@@ -503,6 +503,56 @@ async def test_a_number_nobody_told_is_kept_once_an_opt_in_tells_it(database: Da
     assert await number_of(database, "t1-a") == "sealed t1-a"
     await recorded(database, replace(of("t1-b", stop(0, evidence_id="1")), number=None), of("t1-b", stop(1)))
     assert await number_of(database, "t1-b") == "sealed t1-b", "whichever of a batch tells it"
+
+
+async def returns_to_globex(database: Database) -> ledger.SubjectState:
+    await recorded(database, of("t1-a", opt_in(5, sender_id="globex")), now=at(5))
+    back = await held(database, "t1-a")
+    assert back.erased_at is None
+    assert ledger.standing(back.state, "globex", "promotions") == "opted_in"
+    return back.state
+
+
+@pytest.mark.parametrize("given", [opt_in(1), request(1)], ids=["a consent", "a question"])
+async def test_an_erasure_that_is_heard_late_shuts_what_was_given_since_it_was_said(
+    database: Database, given: Evidence
+) -> None:
+    """What that stood on is erased with the rest, so it is nothing that the person could come back to."""
+    await recorded(database, of("t1-a", given), now=at(1))
+    asks = replace(of("t1-a", stop(0, sender_id=None, received_at=at(0.5))), erases=True)
+    for _ in range(2):
+        (result, *_) = await recorded(database, asks, now=at(2))
+    assert result.decision.verdict is Verdict.DUPLICATE
+    async with database.begin() as tx:
+        await erase(tx, {"t1-a": at(2)})
+        history = await store.history(tx, "t1-a")
+    outs = [(e.evidence.occurred_at, e.erased) for e in history if e.evidence.kind == "opt_out"]
+    assert outs == [(at(2), True), (at(0), True)]
+    assert verify(history) is None
+    state = await returns_to_globex(database)
+    assert ledger.standing(state, "acme", "promotions") == "opted_out"
+    assert ledger.open_request(state, "acme", "promotions") is None
+
+
+async def test_a_consent_of_before_an_erasure_that_nobody_asked_for_opens_nothing_when_it_comes_late(
+    database: Database,
+) -> None:
+    await recorded(database, of("t1-a", opt_in(0)), of("t1-a", expiry(0.5)), now=at(1))
+    async with database.begin() as tx:
+        await forget(tx, ["t1-a"], at(3))
+        await erase(tx, {"t1-a": at(3)})
+    late = opt_in(2), opt_in(2.5, sender_id="globex", purpose="loyalty")
+    results = await recorded(database, *(of("t1-a", one) for one in late), now=at(4))
+    assert [(r.decision.verdict, r.decision.cause) for r in results] == [(Verdict.UNCHANGED, None)] * 2
+    assert ledger.standing(results[0].decision.state, "acme", "promotions") == "expired"
+    state = await returns_to_globex(database)
+    assert ledger.standing(state, "acme", "promotions") == "expired"
+    assert ledger.standing(state, "globex", "loyalty") == "expired"
+    assert ledger.reopened(state, "acme") == ()
+    async with database.begin() as tx:
+        history = await store.history(tx, "t1-a")
+    assert verify(history) is None
+    assert [entry.erased for entry in history if entry.evidence.kind == "opt_in"] == [True, True, True, False]
 
 
 ERASING = ", ".join(f"{name} = NULL" for name in (*PERSONAL, "salt"))

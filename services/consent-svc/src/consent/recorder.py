@@ -220,12 +220,56 @@ def _end(change: _Change, known: Known, at: datetime, now: datetime) -> None:
 
 def _decide_after_ends(change: _Change, statement: Statement, known: Known, now: datetime) -> Decision:
     """What was over by then ends first, though nobody had written it down: or what they do after the end would be the
-    contact that keeps alive what has ended. So does what a list said that is no older than an opt-in."""
+    contact that keeps alive what has ended. So does what a list said that is no older than an opt-in, and what an
+    erasure takes the proof of."""
     if statement.evidence.evidence_id not in known.evidence:
         _end(change, known, statement.evidence.at, now)
+        if statement.erases:
+            _shut_what_is_newer(change, statement.evidence, known, now)
         if statement.evidence.kind == "opt_in":
             _take_lists(change, statement.evidence, known, now)
+            _end_what_was_erased(change, statement.evidence, known, now)
     return _decide(change, statement, known, now)
+
+
+def _shut_what_is_newer(change: _Change, asks: Evidence, known: Known, now: datetime) -> None:
+    """Who asks for their erasure is out of everything until it begins, which is now, however long ago they said so.
+    What they were asked or gave in between loses its proof with the rest: left open, it would count again once they
+    come back to some other sender."""
+    if any(mark.kind in OPENING and mark.at > asks.at for mark in change.subject.state.marks):
+        shut = Evidence(
+            evidence_id=evidence_id("erasure", asks.evidence_id),
+            kind="opt_out",
+            sender_id=None,
+            purpose=None,
+            source=asks.source,
+            answers=asks.evidence_id,
+            occurred_at=now,
+            received_at=now,
+        )
+        _decide(change, Statement(change.subject.subject_id, None, shut), known, now)
+
+
+def _end_what_was_erased(change: _Change, given: Evidence, known: Known, now: datetime) -> None:
+    """A consent of before an erasure, which comes after it, is recorded without its proof: it has ended with the
+    erasure. Where the person had asked for that, they are out anyway."""
+    erased_at = change.subject.erased_at
+    if erased_at is None or given.at > erased_at:
+        return
+    after = ledger.apply(change.subject.state, given)
+    if ledger.standing(after, given.sender_id, given.purpose) == "opted_in":
+        ended = Evidence(
+            evidence_id=evidence_id(
+                RETENTION, change.subject.subject_id, given.sender_id, given.purpose, "erased", erased_at.isoformat()
+            ),
+            kind="expiry",
+            sender_id=given.sender_id,
+            purpose=given.purpose,
+            source=RETENTION,
+            occurred_at=erased_at,
+            received_at=now,
+        )
+        _decide(change, Statement(change.subject.subject_id, None, ended), known._replace(evidence=set()), now)
 
 
 def _take_lists(change: _Change, given: Evidence, known: Known, now: datetime) -> None:
