@@ -3,13 +3,14 @@
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from prometheus_client import REGISTRY
 
 from common.database import Database
 from common.signing import PublicKeys
 from consent import rectifications
 from consent.bundle import check
-from tests.builders import SENDER, now, number, subject
+from tests.builders import SENDER, STOP_CODE, now, number, subject
 from tests.eventually import eventually
 from tests.running import Surroundings, bearer
 from tests.service.rights.four import Four, four
@@ -139,6 +140,31 @@ async def test_a_number_that_was_wrong_is_shut_and_its_consent_moves_nowhere(sur
         assert subject(2) not in str(await told.copied(1))
         assert (await told.consented(2))["state"] == "opted_in"
         assert (await told.state(1))["consents"][0]["state"] == "opted_out"
+
+
+@pytest.mark.parametrize("sender_id", [SENDER, None], ids=["of one brand", "of all"])
+async def test_who_has_the_number_now_takes_back_by_start_nothing_that_another_had_chosen(
+    surroundings: Surroundings, sender_id: str | None
+) -> None:
+    async with four(surroundings, without=("campaign", "dispatch")) as told:
+        sister = {"sender_id": "lune-bebe", "brand": "Lune Bébé", "oadc": "LUNEBEBE", "controller": SENDER}
+        same = {"legal_name": "Maison Lune SAS", "contact": "contact@maison-lune.example", "country": "FR"}
+        purposes = [{"id": "promotions", "wording": "Nos offres"}]
+        body = same | sister | {"stop_code": STOP_CODE, "purposes": purposes}
+        await told.call("POST", "consent", "/v1/senders", body)
+        await told.consented(1)
+        await told.consented(1, sender_id="lune-bebe")
+        await asked(told, 1, {"kind": "number", "sender_id": sender_id})
+        await told.texted(1, "START")
+        await told.texted(1, "STOP", mo="mo-after")  # on the partition of the START
+
+        async def heard() -> list[Any]:
+            history: list[Any] = (await told.state(1))["history"]
+            assert "mo-after" in str(history)
+            return history
+
+        lines = [(line["kind"], line["source"]) for line in await eventually(heard)]
+        assert ("opt_in", "mo") not in lines
 
 
 async def test_of_every_sender_a_number_is_shut_also_while_it_is_unknown(surroundings: Surroundings) -> None:

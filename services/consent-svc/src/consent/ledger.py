@@ -369,6 +369,14 @@ def reopened(state: SubjectState, sender_id: str) -> tuple[str, ...]:
     return tuple(p for p, at in given.items() if p and not any(p == shut and since >= at for shut, since in closed))
 
 
+def given_to(state: SubjectState, sender_id: str | None, controller: str | None) -> list[tuple[str, str]]:
+    """What the person ever said yes to, by (sender_id, purpose), whatever became of it: with this sender and all of
+    `controller`; None: with every sender."""
+    ins = (m for m in state.marks if m.kind == "opt_in" and m.sender_id and m.purpose)
+    shared = (m for m in ins if sender_id in (None, m.sender_id) or (controller and m.controller == controller))
+    return sorted({(m.sender_id, m.purpose) for m in shared if m.sender_id and m.purpose})
+
+
 def annuls(line: Evidence, wrong: Collection[Wrong], right: Collection[str]) -> bool:
     """Whether this line must count no more, once `wrong` of it is wrong and of `right` (names of its fields) is known
     what is right. Only what opens can be annulled: a correction never loosens.

@@ -1,8 +1,9 @@
 """Rectifications (RGPD art. 16): what is wrong is put right, and who asked for it, when and what stays on record.
 
     contact   fields that campaign-svc holds (first name, city): it corrects them, and what waits to leave is reworded
-    number    it was wrong, or is not theirs any more: shut for that sender or for all, and its contact goes. Consent
-              moves to no other number: that one starts from nothing, with evidence of its own
+    number    it was wrong, or is not theirs any more: shut for that sender or for all, each consent by its name
+              as well, and its contact goes. Consent moves to no other number: that one starts from nothing, with
+              evidence of its own
     evidence  a line of the ledger: another is appended that stands beside it, and takes from it what it opened
 
 One transaction begins it: the row, the evidence, the event. campaign-svc's answer completes it; one of a line of the

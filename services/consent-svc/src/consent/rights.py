@@ -354,15 +354,23 @@ async def _rectify(
     what = body.correct
     if what.kind != "number" and await erasures.open_of(tx, subject_id) is not None:
         raise BeingErased("there will be nothing to put right", reasons=[Reason("number", "being_erased")])
-    evidence = None
+    appended: list[Evidence] = []
     if isinstance(what, LineBody):
-        evidence = _correction(await _line(tx, subject_id, what.evidence_id), what, body.asked, identity, now)
-    elif what.sender_id is not None and not await store.purposes_of(tx, [what.sender_id]):
-        raise NotFound("no such sender", reasons=[Reason("correct.sender_id", "unknown_sender")])
-    elif isinstance(what, NumberBody):
-        evidence = _shut(what, body.asked, identity, now)
-    if evidence is not None:
-        await recorder.record(tx, [Statement(subject_id, None, evidence)], now)
+        line = await _line(tx, subject_id, what.evidence_id)
+        appended = [_correction(line, what, body.asked, identity, now)]
+    else:
+        sender = await store.find_sender(tx, what.sender_id) if what.sender_id else None
+        if what.sender_id is not None and sender is None:
+            raise NotFound("no such sender", reasons=[Reason("correct.sender_id", "unknown_sender")])
+        if isinstance(what, NumberBody):
+            held_of = (await store.lock_subjects(tx, {}, [subject_id])).get(subject_id)
+            controller = sender.controller if sender and sender.stop_scope == "controller" else None
+            chosen = ledger.given_to(held_of.state, what.sender_id, controller) if held_of else []
+            appended = [_shut(what, body.asked, now, identity, *each) for each in chosen]
+            appended.append(_shut(what, body.asked, now, identity))
+    if appended:
+        await recorder.record(tx, [Statement(subject_id, None, one) for one in appended], now)
+    evidence = appended[-1] if appended else None
     new = Rectification(
         rectification_id=identity,
         place=0,  # it gets one
@@ -399,13 +407,15 @@ def _correction(line: Evidence, what: LineBody, asked: AskedBody, identity: str,
     )
 
 
-def _shut(what: NumberBody, asked: AskedBody, identity: str, now: datetime) -> Evidence:
-    """The opt-out of a number that is not the person's."""
+def _shut(what: NumberBody, asked: AskedBody, now: datetime, identity: str, *chosen: str) -> Evidence:
+    """The opt-out of a number that is not the person's. `chosen`: the sender and purpose of one consent, which is left
+    by its name as well: a START takes back a STOP, and whoever has the number now has chosen nothing of it."""
+    sender_id, purpose = chosen or (what.sender_id, None)
     return Evidence(
-        evidence_id=evidence_id(RECTIFICATION, identity),
+        evidence_id=evidence_id(RECTIFICATION, identity, *chosen),
         kind="opt_out",
-        sender_id=what.sender_id,
-        purpose=None,
+        sender_id=sender_id,
+        purpose=purpose,
         source=RECTIFICATION,
         actor=asked.actor,
         occurred_at=now,
