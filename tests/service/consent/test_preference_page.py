@@ -543,6 +543,18 @@ async def test_a_person_turns_one_purpose_off_and_on_again_and_each_is_evidence(
     assert re.fullmatch(r"holder of link [0-9a-f]{16}, given to tester", given["actor"])
 
 
+async def test_who_says_no_to_one_purpose_here_was_in_touch_if_the_link_is_theirs(service: Service) -> None:
+    await service.consent()
+    await service.consent("loyalty")
+    given, texted = await links_that_it_got(service)
+    for url, lines in ((given, ["opt_out"]), (texted, ["contact", "opt_out"])):
+        before = len((await service.held())["history"])
+        async with httpx.AsyncClient(timeout=WITHIN_S) as tab:
+            off = {"sender": "maison-lune", "purpose": "promotions", "want": "off"}
+            assert (await tab.post(url + "/purposes", data=off)).status_code == 303
+        assert [line["kind"] for line in (await service.held())["history"]][before:] == lines
+
+
 async def test_a_form_that_loosens_counts_once_and_never_after_a_stop(service: Service, browser: Browser) -> None:
     async with person(browser) as visit:
         url = await service.link()

@@ -349,6 +349,12 @@ def test_only_what_the_person_did_with_this_sender_moves_the_clock_of_retention(
         assert last_contact(fold([*began, touch]), "acme") == touch.at
 
 
+def test_a_list_of_who_is_out_of_one_purpose_prolongs_no_consent_to_another() -> None:
+    """It is dated when it came, and nobody was in touch."""
+    began = [opt_in(0), opt_in(1, purpose="loyalty")]
+    assert last_contact(fold([*began, opt_out(9, purpose="promotions")]), "acme") == at(1)
+
+
 def test_a_contact_is_kept_and_changes_no_state() -> None:
     decision = decide(fold([opt_in(0)]), contact(1), NOW)
     assert (decision.verdict, decision.told) == (Verdict.UNCHANGED, False)

@@ -286,9 +286,13 @@ def open_request(state: SubjectState, sender_id: str, purpose: str) -> Mark | No
 
 def last_contact(state: SubjectState, sender_id: str) -> datetime | None:
     """When the person was last in touch with this sender, as far as evidence says: the clock of retention. Delivery and
-    opening do not count (DOMAIN 1.4), nor does a request, which somebody else may have typed."""
+    opening do not count (DOMAIN 1.4), nor does a request, which somebody else may have typed, nor a no to one purpose,
+    which a list may say that came without the person: it would keep what they said yes to. Where the person says it
+    themself, a contact is beside it. A no to a sender is a contact, as it leaves nothing that it could prolong."""
     newest = None
     for mark in state.marks:
+        if mark.kind == "opt_out" and mark.purpose is not None:
+            continue
         if mark.kind in ("opt_in", "opt_out", "contact") and mark.sender_id in (None, sender_id):
             newest = mark.at if newest is None or mark.at > newest else newest
     return newest

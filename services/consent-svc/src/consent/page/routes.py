@@ -35,7 +35,7 @@ from common.problems import DATABASE_DOWN, Conflict, Forbidden, Invalid, NotFoun
 from common.service import Resources, resources
 from common.settings import ServiceSettings
 from common.telemetry import counter
-from consent import erasures, recorder, replies, store
+from consent import contacts, erasures, recorder, replies, store
 from consent.answers import Answer, Answers, given
 from consent.bodies import EXAMPLE_NUMBER, Body, Number
 from consent.chain import evidence_id
@@ -311,7 +311,10 @@ async def choose(written: str, request: Request, held: Held) -> Response:
             purposes = (await store.purposes_of(tx, [sender_id])).get(sender_id)
             if link.sender_id not in (None, sender_id) or purposes is None or purpose not in purposes.ever:
                 return _door(request, "stale", visit.words)
-            await _refuse(tx, visit, sender_id, purpose)
+            said = contacts.contact(link.subject_id, sender_id, visit.now, visit.now, source=SOURCE, actor=actor(link))
+            # a no to one purpose is no contact by itself, as a list may say it; nor where somebody else may press it
+            met = {} if link.only_stops else await contacts.worth_keeping(tx, {0: said})
+            await _refuse(tx, visit, sender_id, purpose, *met.values())
             return _door(request, "halted", visit.words) if visit.elsewhere else _back(visit)
         if link.only_stops:
             return _door(request, "limited", visit.words)
@@ -403,7 +406,9 @@ def _erasing(link: Link) -> str:
     return evidence_id(SOURCE, link.link_id, link.expires_at.isoformat(), "erase")
 
 
-async def _refuse(tx: AsyncConnection, visit: _Visit, sender_id: str | None, purpose: str | None) -> None:
+async def _refuse(
+    tx: AsyncConnection, visit: _Visit, sender_id: str | None, purpose: str | None, *before: Statement
+) -> None:
     link = visit.link
     evidence = Evidence(
         # never a repeat: a second no, from a page left open, counts as much as the first
@@ -416,7 +421,7 @@ async def _refuse(tx: AsyncConnection, visit: _Visit, sender_id: str | None, pur
         occurred_at=visit.now,
         received_at=visit.now,
     )
-    await recorder.record(tx, [Statement(link.subject_id, link.number, evidence)], visit.now)
+    await recorder.record(tx, [*before, Statement(link.subject_id, link.number, evidence)], visit.now)
 
 
 async def _taken(
