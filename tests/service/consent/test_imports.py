@@ -534,6 +534,12 @@ async def test_a_piece_that_no_csv_can_hold_is_recorded_as_that_and_the_next_imp
     assert (await imported(service, suppressions(), f"number\n{number(2)}\n"))["created"] == 1
 
 
+async def test_a_lone_carriage_return_hides_no_line_of_a_list(service: httpx.AsyncClient) -> None:
+    listed = f'number,actor\n{number(1)},"a, b"\r{number(2)},\n{number(3)},\n'
+    found = await imported(service, suppressions(), listed)
+    assert await verdicts(service, found["import_id"]) == ["2,refused,not_csv", "3,created,"]
+
+
 async def test_an_import_of_which_a_piece_fails_keeps_no_other_waiting(
     surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

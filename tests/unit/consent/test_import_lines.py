@@ -188,3 +188,36 @@ def test_quotes_that_are_none_take_in_no_other_line() -> None:
         4: Line(number="0639981236", actor="z\nz"),
         6: Line(number="0639981237", actor="z"),
     }
+
+
+@pytest.mark.parametrize("quoted", [b'"a, b"', b"a"])
+def test_a_lone_carriage_return_ends_no_line_and_hides_none(quoted: bytes) -> None:
+    """As a line end of its own, the row behind it took the number, and with it the place, of the next line."""
+    body = b"0639981234," + quoted + b"\r0639981235,\n0639981236,\n"
+    assert list(read(body, Layout("csv", ",", ("number", "actor")), 2)) == [
+        (2, Unreadable("not_csv")),
+        (3, Line(number="0639981236")),
+    ]
+
+
+def test_lines_that_a_quote_joins_are_refused_each_where_one_cannot_be_read() -> None:
+    body = b'0639981234"\r,\n0639981235"\n0639981236,\n'
+    assert list(read(body, Layout("csv", ",", ("number", "actor")), 2)) == [
+        (2, Unreadable("not_csv")),
+        (3, Unreadable("not_csv")),
+        (4, Line(number="0639981236")),
+    ]
+
+
+@given(st.lists(st.sampled_from([b"1", b"2", b",", b'"', b"\r", b"\n"]), max_size=40).map(b"".join))
+def test_whatever_a_csv_is_made_of_each_of_its_lines_is_read_once(body: bytes) -> None:
+    for whole in (body, b'"3"\n' + body):
+        numbers = [number for number, _ in read(whole, Layout("csv", ",", ("number", "actor")), 1)]
+        assert numbers == sorted(set(numbers))
+        assert all(number <= whole.count(b"\n") + 1 for number in numbers)
+
+
+@given(st.lists(st.sampled_from([b"0639981234", b",", b"\r", b"\n", b'"a"']), max_size=40).map(b"".join))
+def test_no_line_that_names_somebody_is_without_a_verdict(body: bytes) -> None:
+    told = {number for number, _ in read(body, Layout("csv", ",", ("number", "actor")), 1)}
+    assert {at for at, line in enumerate(body.split(b"\n"), start=1) if b"0639981234" in line} <= told
