@@ -16,6 +16,7 @@ from consent.eraser import eraser
 from consent.service import Settings, build
 from tests.eventually import eventually
 from tests.running import Surroundings, bearer, running
+from tests.unit.common.test_msisdn import EITHER, RECEIVED, TYPED
 
 pytestmark = pytest.mark.brokerless
 
@@ -80,6 +81,22 @@ async def lookup(service: httpx.AsyncClient, number: str = NUMBER, **kwargs: Any
 def reasons(answer: httpx.Response) -> list[tuple[str, str]]:
     assert answer.headers["content-type"] == "application/problem+json"
     return [(r["field"], r["reason"]) for r in answer.json()["reasons"]]
+
+
+@pytest.mark.parametrize("key", [{}, {"Idempotency-Key": "stop-1"}])
+@pytest.mark.parametrize("said", [EITHER, RECEIVED])
+async def test_an_opt_out_of_a_number_that_may_be_that_of_two_is_for_both_and_answers_as_the_number_is_read(
+    service: httpx.AsyncClient, said: str, key: dict[str, str]
+) -> None:
+    for number in (RECEIVED, TYPED):
+        given = consent(number=number, occurred_at="2026-01-01T09:00:00Z")
+        assert (await service.post("/v1/consents", json=given)).status_code == 201
+    body = opt_out(number=said, occurred_at="2026-02-01T09:00:00Z")
+    first, again = [(await service.post("/v1/opt-outs", json=body, headers=key)).json() for _ in range(2)]
+    assert (first["changed"], again["changed"]) == (True, False)
+    assert first["subject_id"] == again["subject_id"] == (await lookup(service, said))["subject_id"]
+    states = {number: (await lookup(service, number))["consents"][0]["state"] for number in (RECEIVED, TYPED)}
+    assert states == {RECEIVED: "opted_out", TYPED: "opted_out" if said == EITHER else "opted_in"}
 
 
 async def test_registering_a_sender_again_is_the_same_and_other_content_conflicts(

@@ -26,6 +26,7 @@ from tests.builders import number, subject, subject_keys
 from tests.eventually import WITHIN_S, eventually
 from tests.running import Surroundings, bearer, running
 from tests.service.consent.test_consent_api import SENDER, consent, opt_out
+from tests.unit.common.test_msisdn import EITHER, RECEIVED, TYPED
 from tests.unit.consent.evidences import opt_in
 
 pytestmark = pytest.mark.brokerless
@@ -532,6 +533,27 @@ async def test_a_piece_that_no_csv_can_hold_is_recorded_as_that_and_the_next_imp
         found = await imported(service, terms(), f"number,actor\n{number(1)},{'x' * 140_000}\n")
     assert await verdicts(service, found["import_id"]) == ["2,refused,not_csv"]
     assert (await imported(service, suppressions(), f"number\n{number(2)}\n"))["created"] == 1
+
+
+@pytest.mark.parametrize("dated", [{}, {"occurred_at": AT}])
+@pytest.mark.parametrize("listed", [EITHER, RECEIVED])
+async def test_a_number_of_a_list_that_may_be_that_of_two_is_out_for_both(
+    service: httpx.AsyncClient, listed: str, dated: dict[str, Any]
+) -> None:
+    for of_either in (RECEIVED, TYPED):
+        told = consent(number=of_either, occurred_at="2026-01-01T09:00:00Z")
+        assert (await service.post("/v1/consents", json=told)).status_code == 201
+    for verdict in ("created", "unchanged"):
+        found = await imported(service, suppressions(**dated), f"number\n{listed}\n")
+        assert await verdicts(service, found["import_id"]) == [f"2,{verdict},"]
+    france = "opted_out" if listed == EITHER else "opted_in"
+    assert await checked(service, [RECEIVED, TYPED]) == ["opted_out", france]
+
+
+async def test_a_line_for_two_is_created_where_one_of_them_was_not_out(service: httpx.AsyncClient) -> None:
+    assert (await service.post("/v1/opt-outs", json=opt_out(number=TYPED))).status_code == 201
+    assert (await imported(service, suppressions(), f"number\n{EITHER}\n"))["created"] == 1
+    assert (await imported(service, suppressions(), f"number\n{EITHER}\n"))["unchanged"] == 1
 
 
 async def test_a_lone_carriage_return_hides_no_line_of_a_list(service: httpx.AsyncClient) -> None:

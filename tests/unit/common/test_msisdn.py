@@ -3,7 +3,16 @@
 import phonenumbers
 import pytest
 
-from common.msisdn import OVERSEAS, Msisdn, NumberProblem, NumberRefused, as_received, parse, territory_of
+from common.msisdn import (
+    OVERSEAS,
+    Msisdn,
+    NumberProblem,
+    NumberRefused,
+    as_received,
+    parse,
+    readings,
+    territory_of,
+)
 
 MESSY = [
     "+33639981234",
@@ -172,6 +181,9 @@ EITHER, TYPED, RECEIVED = "687751234", "+33687751234", "+687751234"
 def test_nine_digits_are_a_french_mobile_that_lost_its_zero_when_typed_and_noumea_when_received() -> None:
     assert parse(EITHER).e164 == TYPED
     assert as_received(EITHER) == RECEIVED
+    assert readings(EITHER) == (TYPED, RECEIVED)
+    assert readings(RECEIVED) == (RECEIVED,)
+    assert readings("06 39 98 12 34", fictional=True) == ("+33639981234",)
 
 
 @pytest.mark.parametrize(

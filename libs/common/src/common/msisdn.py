@@ -151,16 +151,25 @@ def parse(raw: str, *, fictional: bool = False) -> Msisdn:
     return Msisdn(e164, territory_of(e164))
 
 
-def any_number(raw: str, *, fictional: bool = False) -> str:
-    """The number as `parse` reads it, else as an operator would have sent it: for what only tightens, and so is taken
-    from any number. Raises NumberRefused without a digit."""
+def readings(raw: str, *, fictional: bool = False) -> tuple[str, ...]:
+    """The numbers that this may be, as `parse` reads it first: 687751234 is a French mobile that lost its 0 as people
+    write, and Nouméa's as operators do. For what only tightens, and so is taken from any number: in doubt it is for
+    both. Raises NumberRefused without a digit."""
+    if (e164 := metropolitan(raw)) is not None:
+        return (e164,)
+    received = as_received(raw)
     try:
-        return parse(raw, fictional=fictional).e164
+        read = parse(raw, fictional=fictional).e164
     except NumberRefused:
-        number = as_received(raw)
-        if not any(char.isdigit() for char in number):
+        if not any(char.isdigit() for char in received):
             raise
-        return number
+        return (received,)
+    return (read,) if read == received else (read, received)
+
+
+def any_number(raw: str, *, fictional: bool = False) -> str:
+    """The number as `parse` reads it, else as an operator would have sent it. Raises NumberRefused without a digit."""
+    return readings(raw, fictional=fictional)[0]
 
 
 def as_received(raw: str) -> str:

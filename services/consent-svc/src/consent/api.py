@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.auth import Caller, require
 from common.contracts.consent import Basis, State
-from common.msisdn import NumberRefused, as_received, parse
+from common.msisdn import NumberRefused, parse, readings
 from common.problems import Conflict, Forbidden, Invalid, NotFound, Problem, Reason
 from common.service import Resources, resources
 from common.settings import ServiceSettings
@@ -106,8 +106,9 @@ def one_by_one() -> APIRouter:
     async def opt_out(
         body: OptOutBody, request: Request, caller: WritesConsent, held: Held, key: Key = None
     ) -> Response:
-        """Record one opt-out: of a purpose, of a sender and all its purposes, or of every sender. `Location` is its
-        signed receipt."""
+        """Record one opt-out: of a purpose, of a sender and all its purposes, or of every sender. Nine digits that may
+        be a French number without its 0 or an overseas one without its country code's + are taken for both. `Location`
+        is its signed receipt."""
         return await recorded(request, caller, held, key, body)
 
     return routes
@@ -235,18 +236,19 @@ class _Asked:
 async def _record_together(
     tx: AsyncConnection, held: Resources[ServiceSettings], asked: Sequence[_Asked]
 ) -> list[Recorded | Problem]:
-    """What became of each, in this order. One that is refused leaves no trace, and gives its key back."""
+    """What became of each, in this order: of an opt-out that is for two, of whom `parse` reads. One that is refused
+    leaves no trace, and gives its key back."""
     known = await store.purposes_of(tx, {one.body.sender_id for one in asked if one.body.sender_id is not None})
     results: dict[int, Recorded | Problem] = {}
-    statements: dict[int, Statement] = {}
+    statements: dict[int, Sequence[Statement]] = {}
     for place, one in enumerate(asked):
         call = Call(one.caller, held, one.key, one.fingerprint, one.now, known)
         try:
-            told = statement_of(call, one.body) if isinstance(one.body, ConsentBody) else _opt_out(call, one.body)
+            told = [statement_of(call, one.body)] if isinstance(one.body, ConsentBody) else _opt_outs(call, one.body)
         except Problem as problem:
             results[place] = problem
         else:
-            statements[place] = structs.replace(told, trace=one.trace)
+            statements[place] = [structs.replace(each, trace=one.trace) for each in told]
     keyed = {place: key for place in statements if (key := asked[place].key) is not None}
     claims = [(asked[place].caller.subject, key, asked[place].fingerprint) for place, key in keyed.items()]
     for place, since in zip(keyed, await store.claim_keys(tx, claims), strict=True):
@@ -254,9 +256,11 @@ async def _record_together(
             results[place] = _key_reused()
             del statements[place]
         else:
-            statements[place] = _of_its_key(statements[place], since)
-    recorded = await recorder.record(tx, list(statements.values()), datetime.now(UTC))
-    results |= zip(statements, recorded, strict=True)
+            statements[place] = [_of_its_key(each, since) for each in statements[place]]
+    said = [each for told in statements.values() for each in told]
+    recorded = iter(await recorder.record(tx, said, datetime.now(UTC)))
+    for place, told in statements.items():
+        results[place], *_ = [next(recorded) for _ in told]
     return [results[place] for place in range(len(asked))]
 
 
@@ -314,8 +318,9 @@ def statement_of(call: Call, body: ConsentBody, index: int | None = None) -> Sta
     return _statement(call, number, evidence, reasons)
 
 
-def _opt_out(call: Call, body: OptOutBody) -> Statement:
-    """Raises Forbidden, NotFound, or Invalid with all its reasons. A purpose no longer offered can still be left."""
+def _opt_outs(call: Call, body: OptOutBody) -> Sequence[Statement]:
+    """One for each whose number it may be. Raises Forbidden, NotFound, or Invalid with all its reasons. A purpose no
+    longer offered can still be left."""
     reasons: list[Reason] = []
     if body.sender_id is not None:
         purposes = purposes_of(call, body.sender_id)
@@ -323,8 +328,11 @@ def _opt_out(call: Call, body: OptOutBody) -> Statement:
             reasons.append(Reason("purpose", "unknown_purpose", "the sender never asked consent for it"))
     elif call.caller.senders is not None:
         raise Forbidden("the token does not cover every sender", reasons=[Reason("sender_id", "sender_not_granted")])
-    number = any_number(body.number, call.held)
-    return _statement(call, number, _evidence(call, "opt_out", body, number, body.occurred_at or call.now), reasons)
+    at = body.occurred_at or call.now
+    return [
+        _statement(call, number, _evidence(call, "opt_out", body, number, at, index=place), reasons)
+        for place, number in zip((None, 1), _numbers(body.number, call.held), strict=False)
+    ]
 
 
 def _evidence(
@@ -380,13 +388,15 @@ def _statement(call: Call, number: str, evidence: Evidence, reasons: Sequence[Re
 
 def any_number(raw: str, held: Resources[ServiceSettings]) -> str:
     """The number as the parser reads it, else as an operator would have sent it. Raises Invalid without a digit."""
+    return _numbers(raw, held)[0]
+
+
+def _numbers(raw: str, held: Resources[ServiceSettings]) -> Sequence[str]:
+    """Raises Invalid without a digit."""
     try:
-        return parse(raw, fictional=held.settings.fictional_numbers).e164
+        return readings(raw, fictional=held.settings.fictional_numbers)
     except NumberRefused as refused:
-        number = as_received(raw)
-        if not any(c.isdigit() for c in number):
-            raise Invalid("no number", reasons=[Reason("number", refused.reason)]) from None
-        return number
+        raise Invalid("no number", reasons=[Reason("number", refused.reason)]) from None
 
 
 def purposes_of(call: Call, sender_id: str) -> Purposes:

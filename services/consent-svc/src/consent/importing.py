@@ -9,7 +9,7 @@ import asyncio
 import logging
 import zlib
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common import outbox
 from common.contracts.consent import Basis
-from common.msisdn import NumberRefused, as_received, parse
+from common.msisdn import NumberRefused, as_received, parse, readings
 from common.service import Resources, Worker
 from common.telemetry import counter
 from common.timer import Timer
@@ -97,17 +97,19 @@ class Importing:
             purposes = await store.purposes_of(tx, {sender_id} if sender_id else ())
             reading = _Reading(self._held, piece, purposes.get(sender_id or ""))
             read = await asyncio.to_thread(reading.lines)
-            statements = {line: said for line, said in read.items() if isinstance(said, Statement)}
+            statements = [one for said in read.values() if isinstance(said, list) for one in said]
             out = await self._out_already(tx, reading, statements)
-            await recorder.keep_listed(tx, [said for line, said in statements.items() if line in out])
-            told = {line: said for line, said in statements.items() if line not in out}
-            recorded = await recorder.record(tx, list(told.values()), now)
-            results = dict(zip(told, recorded, strict=True))
-            verdicts = {
-                line: ("refused", said) if not isinstance(said, Statement) else _verdict(results.get(line))
-                for line, said in read.items()
-            }
-            counts = Counter(verdict for verdict, _ in verdicts.values())
+            await recorder.keep_listed(tx, [one for one in statements if one.evidence.evidence_id in out])
+            told = [one for one in statements if one.evidence.evidence_id not in out]
+            recorded = iter(await recorder.record(tx, told, now))
+            verdicts: dict[int, tuple[Verdict, Reasons]] = {}
+            for line, said in read.items():
+                if isinstance(said, list):
+                    each = [None if one.evidence.evidence_id in out else next(recorded) for one in said]
+                    verdicts[line] = _verdict_of_all(each)
+                else:
+                    verdicts[line] = "refused", said
+            counts: Counter[str] = Counter(verdict for verdict, _ in verdicts.values())
             reasons = Counter(reason for _, why in verdicts.values() for reason in why)
             table = "".join(f"{line},{verdict},{' '.join(why)}\n" for line, (verdict, why) in verdicts.items())
             await import_files.settle(tx, piece, counts, reasons, zlib.compress(table.encode(), 1), now)
@@ -132,19 +134,19 @@ class Importing:
             raise
 
     async def _out_already(
-        self, tx: AsyncConnection, reading: "_Reading", statements: Mapping[int, Statement]
-    ) -> frozenset[int]:
-        """Of an undated list, the lines of those who are out of what they name: a list that comes every day is no
+        self, tx: AsyncConnection, reading: "_Reading", statements: Sequence[Statement]
+    ) -> frozenset[str]:
+        """Of an undated list, the evidence of those who are out of what it names: a list that comes every day is no
         evidence each time. Who opted in since is not among them. Locked: who is opting in at this moment is waited for.
         Strangers get their row first, as everywhere: who is opting them in may want those on record next."""
         if not reading.undated:
             return frozenset()
-        subjects = await store.lock_subjects(tx, dict.fromkeys(s.subject_id for s in statements.values()))
-        senders = {said.evidence.sender_id for said in statements.values() if said.evidence.sender_id is not None}
+        subjects = await store.lock_subjects(tx, dict.fromkeys(s.subject_id for s in statements))
+        senders = {said.evidence.sender_id for said in statements if said.evidence.sender_id is not None}
         known = await store.known(tx, senders=senders)
         return frozenset(
-            line
-            for line, said in statements.items()
+            said.evidence.evidence_id
+            for said in statements
             if ledger.is_out(subjects[said.subject_id].state, recorder.controlled(said.evidence, known.senders))
         )
 
@@ -174,37 +176,47 @@ class _Reading:
         """A list of suppressions that counts from when it came."""
         return self._lists and self._terms.occurred_at is None
 
-    def lines(self) -> dict[int, Statement | Reasons]:
-        """By line: what it says, or why it is refused."""
+    def lines(self) -> dict[int, list[Statement] | Reasons]:
+        """By line: what it says of each number that it may name, or why it is refused."""
         context = sealing_context(self._file.import_id, str(self._piece.position))
         body = self._held.field_keys.unseal_bytes(self._piece.body, context)
         read = import_lines.read(body, import_files.layout(self._file), self._piece.first_line)
         return {
-            number: (line.reason,) if isinstance(line, Unreadable) else self._statement(line) for number, line in read
+            number: (line.reason,) if isinstance(line, Unreadable) else self._statements(line) for number, line in read
         }
 
-    def _statement(self, line: Line) -> Statement | Reasons:
-        terms, shown = self._terms, self._terms.evidence
+    def _statements(self, line: Line) -> list[Statement] | Reasons:
         opening = not self._lists and line.kind != "opt_out"
         reasons: list[str] = []
-        subject_id, number = self._subject(line, opening, reasons)
+        subjects = self._subjects(line, opening, reasons)
         at = self._at(line, opening, reasons)
-        purpose = line.purpose or (terms.purpose if opening or self._lists else None)
+        purpose = line.purpose or (self._terms.purpose if opening or self._lists else None)
         if self._lists and line.kind == "opt_in":
             reasons.append("kind_not_valid")
         if purpose is not None and not self._asked(purpose, opening):
             reasons.append("unknown_purpose")
         kind: Kind = "opt_in" if opening else "opt_out"
-        said_at = at if opening else min(at, self._piece.received_at)  # dated ahead, it counts from when it came
+        said = [(who, number, self._evidence(line, who, kind, purpose, at)) for who, number in subjects]
+        if reasons:
+            return (*reasons, *ledger.refusals(said[0][2], self._piece.received_at))
+        return [Statement(who, self._sealed(who, number), evidence) for who, number, evidence in said]
+
+    def _sealed(self, subject_id: str, number: str | None) -> str | None:
+        """Of a list the keyed hash alone is kept."""
+        return None if self._lists or not number else self._held.field_keys.seal(number, f"number:{subject_id}")
+
+    def _evidence(self, line: Line, subject_id: str, kind: Kind, purpose: str | None, at: datetime) -> Evidence:
+        terms, shown = self._terms, self._terms.evidence
+        said_at = at if kind == "opt_in" else min(at, self._piece.received_at)  # dated ahead: from when it came
         form = line if line.form_id or line.form_version or line.text_shown else shown  # one form, not half of each
-        evidence = Evidence(
+        return Evidence(
             evidence_id=evidence_id(
                 "content", subject_id, self._file.sender_id, purpose, kind, said_at.isoformat(), shown.source
             ),
             kind=kind,
             sender_id=self._file.sender_id,
             purpose=purpose,
-            basis=(line.basis or terms.basis) if opening else None,
+            basis=(line.basis or terms.basis) if kind == "opt_in" else None,
             source=shown.source,
             form_id=form.form_id,
             form_version=form.form_version,
@@ -214,10 +226,6 @@ class _Reading:
             occurred_at=at,
             received_at=self._piece.received_at,
         )
-        if reasons:
-            return (*reasons, *ledger.refusals(evidence, self._piece.received_at))
-        sealed = self._held.field_keys.seal(number, f"number:{subject_id}") if number and not self._lists else None
-        return Statement(subject_id, sealed, evidence)
 
     def _asked(self, purpose: str, opening: bool) -> bool:
         """What is no longer offered can still be left."""
@@ -225,21 +233,21 @@ class _Reading:
             return False
         return purpose in (self._purposes.offered if opening else self._purposes.ever)
 
-    def _subject(self, line: Line, opening: bool, reasons: list[str]) -> tuple[str, str | None]:
-        """(subject_id, number). Of a list, either may be given, and the number is not kept."""
+    def _subjects(self, line: Line, opening: bool, reasons: list[str]) -> Sequence[tuple[str, str | None]]:
+        """(subject_id, number) of each whom the line may name: of what only tightens, two where a number may be that of
+        either. Of a list, a subject_id may be given for the number."""
         keys = self._held.subject_keys
         if line.subject_id is not None:
             if not self._lists or line.number is not None or not keys.is_subject_id(line.subject_id):
                 reasons.append("subject_id_not_valid")
-            return line.subject_id, None
-        raw = line.number or ""
+            return [(line.subject_id, None)]
+        raw, fictional = line.number or "", self._held.settings.fictional_numbers
         try:
-            number = parse(raw, fictional=self._held.settings.fictional_numbers).e164
+            numbers = (parse(raw, fictional=fictional).e164,) if opening else readings(raw, fictional=fictional)
         except NumberRefused as refused:
-            number = as_received(raw)
-            if opening or not any(c.isdigit() for c in number):
-                reasons.append(refused.reason)
-        return keys.subject_id(number), number
+            numbers = (as_received(raw),)
+            reasons.append(refused.reason)
+        return [(keys.subject_id(number), number) for number in numbers]
 
     def _at(self, line: Line, opening: bool, reasons: list[str]) -> datetime:
         """In UTC, so that two ways of writing an instant are one evidence."""
@@ -254,6 +262,12 @@ class _Reading:
         if at < EARLIEST:
             reasons.append("occurred_at_not_valid")
         return at
+
+
+def _verdict_of_all(results: Sequence[Recorded | None]) -> tuple[Verdict, Reasons]:
+    """Of a line that was for two, what it changed."""
+    verdicts = [_verdict(result) for result in results]
+    return next((each for each in verdicts if each[0] == "created"), verdicts[0])
 
 
 def _verdict(result: Recorded | None) -> tuple[Verdict, Reasons]:

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field
 
 from common.auth import Caller, require
 from common.fields import Short, Slug
-from common.msisdn import NumberRefused, as_received, parse
+from common.msisdn import NumberRefused, readings
 from common.problems import Invalid, NotFound, Reason
 from common.service import Resources, resources
 from common.settings import ServiceSettings
@@ -100,24 +100,17 @@ def _listed(text: str, held: Resources[ServiceSettings]) -> tuple[dict[str, str]
     unreadable = []
     try:
         for line, raw in provider_list.numbers(text):
-            if not (numbers := _readings(raw, fictional=held.settings.fictional_numbers)):
+            try:
+                numbers = readings(raw, fictional=held.settings.fictional_numbers)
+            except NumberRefused:
                 unreadable.append(line)
-            listed |= {held.subject_keys.subject_id(number): number for number in numbers}
+            else:
+                listed |= {held.subject_keys.subject_id(number): number for number in numbers}
     except NotAList as error:
         raise Invalid(str(error), reasons=[Reason("list", "not_a_list", str(error))]) from error
     if len(listed) > LIST_NUMBERS:
         raise Invalid(f"at most {LIST_NUMBERS} numbers at once", reasons=[Reason("list", "too_long")])
     return listed, unreadable
-
-
-def _readings(raw: str, *, fictional: bool) -> set[str]:
-    """The numbers that this may be: 687751234 is Nouméa's as operators write it, and a French mobile that lost its 0 as
-    people do. In doubt both are out. None without a digit."""
-    found = {number for number in (as_received(raw),) if any(char.isdigit() for char in number)}
-    try:
-        return found | {parse(raw, fictional=fictional).e164}
-    except NumberRefused:
-        return found
 
 
 async def _record_missing(
