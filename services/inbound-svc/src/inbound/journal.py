@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -23,7 +23,7 @@ from common.service import Resources
 from common.telemetry import counter, traceparent
 from inbound import queue, store
 from inbound.keywords import Understanding, classify
-from inbound.providers import Kind, Message, Once, Receipt, ambiguous
+from inbound.providers import RETRIES_FOR, Kind, Message, Once, Receipt, ambiguous
 from inbound.store import Item, KeptCallback, KeptPart, Origin
 
 log = logging.getLogger(__name__)
@@ -229,10 +229,16 @@ def named(origin: Origin, item: Item) -> dict[str, str]:
 
 
 def message_entry(
-    held: Resources[Any], origin: Origin, message: Message, received_at: datetime, *, answered: bool = False
+    held: Resources[Any],
+    origin: Origin,
+    message: Message,
+    received_at: datetime,
+    *,
+    answered: bool = False,
+    retries_for: timedelta = RETRIES_FOR,
 ) -> Entry:
     """An MO understood. Its number is never refused: a STOP counts whoever sends it. `answered`: the provider confirms
-    a STOP to the person itself."""
+    a STOP to the person itself. `retries_for`: how old a text may be of which it tells no time."""
     name = message.provider_message_id or ""
     number = as_received(message.sender)
     subject_id = held.subject_keys.subject_id(number)
@@ -250,7 +256,7 @@ def message_entry(
         intent=meant.intent,
         rule=meant.rule,
         score=meant.score,
-        occurred_at=_not_after(message.sent_at, received_at),
+        occurred_at=_said_at(message.sent_at, received_at, meant.intent, retries_for),
         received_at=received_at,
         everyone=meant.everyone,
         named=held.field_keys.seal(" ".join(meant.named), f"named:{mo_id}") if meant.named else "",
@@ -290,6 +296,13 @@ def receipt_entry(held: Resources[Any], origin: Origin, receipt: Receipt, receiv
         blocked=ambiguous(receipt),
     )
     return Entry(Item(name, state=receipt.state), event)
+
+
+def _said_at(provider_time: datetime | None, received_at: datetime, intent: Intent, retries_for: timedelta) -> datetime:
+    """Where the provider tells no time, a START is of the earliest it may be of: one that was said before a STOP, and
+    came again after it, takes nothing back. All else counts from when it came, which is never too early for a STOP."""
+    untimed = provider_time is None and intent == "start"
+    return received_at - retries_for if untimed else _not_after(provider_time, received_at)
 
 
 def _not_after(provider_time: datetime | None, received_at: datetime) -> datetime:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, IPvAnyNetwork, SecretStr, model_validator
@@ -30,6 +31,7 @@ class CapabilitySettings(BaseModel):
     answers_stop: bool | None = None
     keeps_blacklist: bool | None = None
     idempotent_submit: bool | None = None
+    retries_for: timedelta | None = Field(None, ge=timedelta(0))
 
 
 class AccountSettings(BaseModel):

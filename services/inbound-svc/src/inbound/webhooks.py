@@ -171,10 +171,15 @@ async def _receive(
         wrong: WrongField | None = None
         if kind == "messages":
             messages, wrong = _read(provider.parse_messages, callback)
-            answered = capabilities(account).answers_stop
+            does = capabilities(account)
             entries = [
                 journal.message_entry(
-                    held, origin, _named_message(held, account, callback, m), received_at, answered=answered
+                    held,
+                    origin,
+                    _named_message(held, account, callback, m),
+                    received_at,
+                    answered=does.answers_stop,
+                    retries_for=does.retries_for,
                 )
                 for m in messages
             ]

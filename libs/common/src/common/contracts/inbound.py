@@ -28,7 +28,7 @@ class MessageReceived(Event, frozen=True, kw_only=True):
     intent: Intent
     rule: str  # id of the rule that found the intent
     score: float  # 1.0 exact, less for a likeness
-    occurred_at: Instant  # provider's time, or received_at where it gives none
+    occurred_at: Instant  # provider's time; where it gives none received_at, and of a start the earliest it may be of
     received_at: Instant
     revision: int = 0
     decided_by: str | None = None  # the reviewer, as their token names them

@@ -31,6 +31,7 @@ from inbound.providers import (
     vonage_messages,
 )
 from inbound.providers.provider import (
+    RETRIES_FOR,
     Account,
     Answer,
     Callback,
@@ -94,6 +95,7 @@ def ambiguous(receipt: Receipt) -> bool:
 
 __all__ = [
     "PROVIDERS",
+    "RETRIES_FOR",
     "UNDOCUMENTED",
     "Account",
     "Answer",

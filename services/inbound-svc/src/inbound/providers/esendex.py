@@ -1,10 +1,12 @@
 """Esendex: XML push notifications, the root element says what it is; nothing signed: a secret path.
 
 developers.esendex.com/APIs/Push-Notifications: InboundMessage, MessageDelivered, MessageFailed. Other roots are not
-described there and are refused. The zone of `OccurredAt` is not documented: it is left out. A document type is refused.
+described there and are refused. The zone of `OccurredAt` is not documented: it is left out; what was not taken comes
+again for 72 h. A document type is refused.
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 
 from common.contracts.inbound import ReceiptState
 from inbound.providers import bodies
@@ -32,7 +34,7 @@ signs_url = False
 max_body_bytes = JSON_BYTES
 takes_get = False
 answer_within_s = UNHURRIED_S
-capabilities = Capabilities()
+capabilities = Capabilities(retries_for=timedelta(hours=72))  # DOMAIN 3.1
 secret_key = text_key
 verify = nothing_signed
 

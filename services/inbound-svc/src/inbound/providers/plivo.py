@@ -6,13 +6,14 @@ V2 (`X-Plivo-Signature-V2`, or `-MA-V2`; `-V2-Nonce`): base64(HMAC-SHA256(token,
 plivo/plivo-python plivo/utils/signature_v3.py and plivo/utils; vectors: DOMAIN 3.2. No time is signed, and V2 does not
 cover the body, so a nonce is remembered for as long as anybody may retry, and V3 is what counts where both are there.
 
-The code of a receipt is `ErrorCode`; 200 is an opt-out. Plivo gives no time and does not echo our reference.
-`MessageIntent` is "optout" where Plivo took an MO for one. An MMS has its text, if any, in `Body`
-(docs.plivo.com/docs/messaging/api/message/handling-incoming).
+The code of a receipt is `ErrorCode`; 200 is an opt-out. Plivo gives no time and does not echo our reference. What was
+not taken comes again three times within some eight minutes (support.plivo.com 360041344652), or for 24 h, as another
+page has it (360041749951): the longer counts. `MessageIntent` is "optout" where Plivo took an MO for one. An MMS has
+its text, if any, in `Body` (docs.plivo.com/docs/messaging/api/message/handling-incoming).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from common.contracts.inbound import ReceiptState
 from inbound.providers import bodies, signatures
@@ -43,7 +44,11 @@ signs_url = True
 max_body_bytes = FORM_BYTES
 takes_get = False
 answer_within_s = UNHURRIED_S
-capabilities = Capabilities(keeps_blacklist=True, signs=True)  # 200: the recipient has opted out
+capabilities = Capabilities(
+    keeps_blacklist=True,  # 200: the recipient has opted out
+    signs=True,
+    retries_for=timedelta(hours=24),
+)
 secret_key = text_key
 kind_of = as_addressed
 

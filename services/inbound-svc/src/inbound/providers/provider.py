@@ -15,7 +15,7 @@ of tomorrow means) the detail is left out: None, "unknown".
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol
 
 from common.contracts.inbound import ReceiptState
@@ -27,6 +27,7 @@ ID_CHARS = 200  # the longest provider message id seen is 36
 JSON_BYTES = 1024 * 1024  # what is read of a body: some providers send receipts by the hundred
 FORM_BYTES = 64 * 1024  # a form has 1 to 3 KiB
 UNHURRIED_S = 15.0  # nobody else says less; Twilio gives up after 15 s (DOMAIN 3.1)
+RETRIES_FOR = timedelta(days=31)  # nobody says more: CM.com, up to a month (DOMAIN 3.1)
 NUMBER_CHARS = 64  # an E.164 number has 16; a sender name 11
 
 
@@ -67,6 +68,8 @@ class Capabilities:
     `keeps_blacklist`    refuses to send to who opted out with it, whatever we think: to be reconciled
     `signs`              its callbacks are signed
     `idempotent_submit`  the same submit twice, with the same reference, is one message
+    `retries_for`        how long a callback that we did not take comes again: where it tells no time, the text in it
+                         may be that old
     """
 
     adds_stop_clause: bool = False
@@ -74,6 +77,7 @@ class Capabilities:
     keeps_blacklist: bool = False
     signs: bool = False
     idempotent_submit: bool = False
+    retries_for: timedelta = RETRIES_FOR
 
 
 @dataclass(frozen=True, slots=True)

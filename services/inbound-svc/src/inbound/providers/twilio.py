@@ -4,14 +4,15 @@ The signature is base64(HMAC-SHA1(auth token, URL + every name and value, sorted
 so it comes from the account's `public_url`, never from `Host`. Rules and vectors: twilio/twilio-python
 tests/unit/test_request_validator.py (DOMAIN 3.2). Twilio signs no time: a replay is met by deduplication.
 
-Twilio does not retry by itself: give it the URL with `#rc=5&rp=all` (connection overrides), and a fallback URL.
+Twilio does not retry by itself: give it the URL with `#rc=5&rp=all`, and a fallback URL. All tries of one URL together
+take 15 s at most (twilio.com/docs/usage/webhooks/webhooks-connection-overrides).
 """
 
 import base64
 import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from urllib.parse import parse_qs, urlsplit
 
 from common.contracts.inbound import ReceiptState
@@ -43,7 +44,12 @@ signs_url = True
 max_body_bytes = FORM_BYTES
 takes_get = False
 answer_within_s = UNHURRIED_S
-capabilities = Capabilities(answers_stop=True, keeps_blacklist=True, signs=True)  # 21610; the default opt-out replies
+capabilities = Capabilities(
+    answers_stop=True,  # the default opt-out replies
+    keeps_blacklist=True,  # 21610
+    signs=True,
+    retries_for=timedelta(minutes=1),
+)
 secret_key = text_key
 kind_of = as_addressed
 
