@@ -1,5 +1,6 @@
 """The registry over HTTP: the legal entity behind a sender, its names, its words, and all that it ever was."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -160,3 +161,48 @@ async def test_what_is_wrong_with_a_sender_is_said(
     answer = await service.post("/v1/senders", json=SENDER | change)
     assert answer.status_code == 422
     assert [r["field"] for r in answer.json()["reasons"]] == [field]
+
+
+def _code_refused(answer: httpx.Response) -> bool:
+    assert (answer.status_code, answer.headers["content-type"]) == (403, "application/problem+json"), answer.text
+    return [(r["field"], r["reason"]) for r in answer.json()["reasons"]] == [("stop_code", "sender_not_granted")]
+
+
+async def test_nobody_joins_a_stop_code_that_is_or_was_another_s(service: httpx.AsyncClient) -> None:
+    """A brand like a word that people say beside STOP would take the STOPs of the code's other senders."""
+    own = bearer(senders=["mallory", "mallory-2"])
+    assert (await service.post("/v1/senders", json=SENDER)).status_code == 201
+    await put(service, stop_code="36222")
+    mallory = SENDER | {"sender_id": "mallory", "brand": "Pub Acme"}
+    for code in ("36111", "36222"):
+        assert _code_refused(await service.post("/v1/senders", json=mallory | {"stop_code": code}, headers=own))
+    assert (await service.get("/v1/senders/mallory")).status_code == 404
+    created = await service.post("/v1/senders", json=mallory | {"stop_code": "36333"}, headers=own)
+    assert created.status_code == 201, created.text
+    content = {name: value for name, value in mallory.items() if name != "sender_id"}
+    assert _code_refused(await service.put("/v1/senders/mallory", json=content, headers=own))
+    second = await service.post(
+        "/v1/senders", json=mallory | {"sender_id": "mallory-2", "stop_code": "36333"}, headers=own
+    )
+    assert second.status_code == 201, "their own code"
+
+
+async def test_a_shared_code_is_set_up_by_a_token_for_all_and_kept_by_any(service: httpx.AsyncClient) -> None:
+    own = bearer(senders=["globex"])
+    globex = SENDER | {"sender_id": "globex", "brand": "Globex"}
+    content = {name: value for name, value in globex.items() if name != "sender_id"}
+    for sender in (SENDER, globex):
+        assert (await service.post("/v1/senders", json=sender)).status_code == 201
+    assert (await service.post("/v1/senders", json=globex, headers=own)).status_code == 200
+    changed = await service.put("/v1/senders/globex", json=content | {"contact": "globex.example"}, headers=own)
+    assert (changed.status_code, changed.json()["version"]) == (200, 2)
+
+
+async def test_of_two_who_come_at_once_with_a_code_of_nobody_one_has_it(service: httpx.AsyncClient) -> None:
+    answers = await asyncio.gather(
+        *(
+            service.post("/v1/senders", json=SENDER | {"sender_id": one}, headers=bearer(senders=[one]))
+            for one in ("acme", "globex")
+        )
+    )
+    assert sorted(answer.status_code for answer in answers) == [201, 403]

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.auth import Caller, require
 from common.contracts.consent import Purpose, Replies
@@ -40,13 +41,16 @@ def router(refused_oadcs: Collection[str]) -> APIRouter:
 
     @routes.post("", status_code=201)
     async def register_sender(body: NewSender, response: Response, caller: WritesSenders, held: Held) -> SenderBody:
-        """201 with version 1; 200 where the same content is registered already; 409 where other content is."""
+        """201 with version 1; 200 where the same content is registered already; 409 where other content is. A token
+        limited to some senders names no `stop_code` that another sender uses or used."""
         caller.may_use(body.sender_id)
         _check_oadc(body.oadc, refused_oadcs)
         _check_controller(caller, body.controller)
         wanted = _sender(body.sender_id, body, body.controller or body.sender_id)
         async with held.database.begin() as tx:
             sender, created = await senders.register(tx, wanted, datetime.now(UTC))
+            if created:
+                await _check_code(tx, caller, sender.stop_code)
         if not created:
             if not senders.same_content(sender, wanted):
                 raise SenderTaken("change it with PUT", reasons=[Reason("sender_id", "taken")])
@@ -55,7 +59,8 @@ def router(refused_oadcs: Collection[str]) -> APIRouter:
 
     @routes.put("/{sender_id}")
     async def change_sender(sender_id: Storable, body: ChangedSender, caller: WritesSenders, held: Held) -> SenderBody:
-        """A new version where anything differs; the version it has where nothing does. `controller` stays."""
+        """A new version where anything differs; the version it has where nothing does. `controller` stays. Whose code a
+        `stop_code` may be: as for a new sender."""
         caller.may_use(sender_id)
         if body.sender_id not in (None, sender_id):
             raise Invalid("the body names another sender", reasons=[Reason("sender_id", "not_the_path")])
@@ -72,6 +77,8 @@ def router(refused_oadcs: Collection[str]) -> APIRouter:
                 )
             wanted = _sender(sender_id, body, registered.controller)
             sender = await senders.change(tx, registered, wanted, datetime.now(UTC))
+            if sender.stop_code != registered.stop_code:
+                await _check_code(tx, caller, sender.stop_code)
         return _body(sender)
 
     @routes.get("/{sender_id}")
@@ -116,6 +123,19 @@ def _check_controller(caller: Caller, controller: str | None) -> None:
     Forbidden."""
     if controller is not None and caller.senders is not None and controller not in caller.senders:
         raise Forbidden("the token does not cover the controller", reasons=[Reason("controller", "sender_not_granted")])
+
+
+async def _check_code(tx: AsyncConnection, caller: Caller, stop_code: str) -> None:
+    """A name narrows a STOP to one sender of its code, and a STOP of no name reaches all that ever used it: who may use
+    only some senders may not join another's code. Two who come at once with a new one wait for each other. Raises
+    Forbidden."""
+    await store.lock_stop_code(tx, stop_code)
+    owners = (await store.owners_of(tx, [stop_code])).get(stop_code, {})
+    if caller.senders is not None and not caller.senders.issuperset(owners):
+        raise Forbidden(
+            "another sender's code: a token for every sender sets up a shared one",
+            reasons=[Reason("stop_code", "sender_not_granted")],
+        )
 
 
 def _no_sender() -> NotFound:

@@ -1211,6 +1211,11 @@ async def owners_of(tx: AsyncConnection, stop_codes: Collection[str]) -> dict[st
     return found
 
 
+async def lock_stop_code(tx: AsyncConnection, stop_code: str) -> None:
+    """Until the transaction ends, nobody else becomes the owner of this code."""
+    await tx.execute(text("SELECT pg_advisory_xact_lock(hashtext(:code))"), {"code": f"placet.stop-code.{stop_code}"})
+
+
 async def senders_of(tx: AsyncConnection, sender_ids: Collection[str]) -> list[Sender]:
     """Those of `sender_ids` that exist, by brand."""
     rows = await tx.execute(
