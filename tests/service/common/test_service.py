@@ -93,6 +93,23 @@ async def test_a_database_with_no_connection_left_is_one_to_come_back_to(surroun
     assert (answer.status_code, answer.headers.get("retry-after")) == (503, "1")
 
 
+async def test_a_query_over_a_limit_is_a_fault_of_ours_and_no_database_that_is_away(surroundings: Surroundings) -> None:
+    """Tried again it would exceed it again: who took it for a database that comes back would never go on."""
+    routes = APIRouter()
+
+    @routes.get("/v1/heavy")
+    async def heavy(held: Annotated[Any, Depends(resources)]) -> None:
+        async with held.database.begin() as tx:
+            await tx.exec_driver_sql("SET LOCAL statement_timeout = 1")
+            await tx.exec_driver_sql("SELECT pg_sleep(60)")
+
+    settings = ServiceSettings(**await surroundings.settings("dispatch", roles="api"))
+    service: Service[Any] = Service(name="dispatch", settings=settings, metadata=new_metadata(), routers=[routes])
+    async with running(service) as client:
+        answer = await client.get("/v1/heavy")
+    assert (answer.status_code, answer.headers.get("retry-after")) == (500, None)
+
+
 LISTENING = {"consent": 5, "inbound": 2, "campaign": 4, "dispatch": 3}  # connections of a worker, besides its pool
 OF_PROJECTION = {"dispatch": 2}
 NO_CONSENT = "no watermark of consent yet: marketing is held"

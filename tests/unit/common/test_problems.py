@@ -193,3 +193,8 @@ async def test_a_bug_says_nothing_of_itself() -> None:
     assert body_of(response)["type"] == "/problems/internal-error"
     assert NUMBER not in response.text
     assert "RuntimeError" not in response.text
+
+
+@pytest.mark.parametrize("fault", [asyncpg.QueryCanceledError, asyncpg.ConfigurationLimitExceededError])
+def test_what_exceeds_a_limit_of_the_database_is_no_database_that_is_away(fault: type[Exception]) -> None:
+    assert not issubclass(fault, problems.DATABASE_DOWN)

@@ -41,8 +41,20 @@ COPIED_ROWS = 200
 COPIED_LINES = 200
 COPIED_WITHIN_S = 60.0
 MIGRATING_LOOK_S = 0.2
-# the server is away, or has no connection, disk or memory left: none of them is a mistake of who asks
-AWAY = (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, asyncpg.InsufficientResourcesError)
+# The server is away, or has no connection, disk or memory left: none of them is a mistake of who asks. Their classes
+# (57, 53) hold two that are, and would be tried for ever: a query that was cancelled, as by statement_timeout, and one
+# that exceeds a limit of the configuration, as temp_file_limit.
+AWAY = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.DatabaseDroppedError,
+    asyncpg.IdleSessionTimeoutError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.DiskFullError,
+    asyncpg.OutOfMemoryError,
+)
 
 
 _once_committed: WeakKeyDictionary[AsyncConnection, list[Callable[[], object]]] = WeakKeyDictionary()
