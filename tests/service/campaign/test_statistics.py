@@ -323,6 +323,21 @@ async def test_who_followed_two_links_and_stopped_after_the_end_is_one_person_of
     assert [datetime.fromisoformat(line[name]) for name in ("first_clicked_at", "opted_out_at")] == [left, at]
 
 
+async def test_whom_else_a_recipient_said_yes_to_is_told_to_nobody_who_may_use_one_sender(campaigns: Campaigns) -> None:
+    campaign_id = await campaigns.started(1)
+    reasons = ("no_consent", "other_controller")
+    await campaigns.report(changed(campaign_id, subject(1), 1, "denied", reasons=reasons))
+    path = f"/v1/campaigns/{campaign_id}"
+    for headers, told in ((bearer(senders=[SENDER]), ["no_consent"]), (bearer(), list(reasons))):
+        trace = await campaigns.client.post(f"{path}/trace", json={"number": number(1)}, headers=headers)
+        assert trace.json()["reasons"] == told
+        [one] = (await campaigns.client.get(f"{path}/recipients", headers=headers)).json()["items"]
+        assert one["reasons"] == told
+        file = await campaigns.client.get(f"{path}/recipients.csv", headers=headers)
+        [line] = csv.DictReader(io.StringIO(file.content.decode("utf-8-sig")))
+        assert line["reasons"].split() == told
+
+
 async def test_who_asks_must_be_allowed_to(campaigns: Campaigns) -> None:
     campaign_id = await campaigns.started(1)
     path = f"campaigns/{campaign_id}/trace"

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from tests.builders import SENDER, field_keys, number, opted_in, subject
+from common.contracts.consent import Consent
+from tests.builders import SENDER, field_keys, now, number, opted_in, subject
 from tests.running import bearer
 from tests.service.campaign.campaigns import Campaigns, csv_of
 
@@ -42,6 +43,21 @@ async def test_a_test_says_what_the_campaign_will_and_is_asked_for_once(campaign
     listed = (await campaigns.get(path))["items"]
     assert {item["message_id"] for item in listed} == set(requests)
     assert (await campaigns.statistics(campaign_id))["audience"] == 2
+
+
+async def test_whom_else_somebody_said_yes_to_is_told_to_nobody_who_may_use_one_sender(campaigns: Campaigns) -> None:
+    yes = Consent(
+        sender_id="globex", purpose="promotions", state="opted_in", basis="opt_in", occurred_at=now(), evidence_id="e"
+    )
+    await campaigns.told(opted_in(7, consents=(yes,)))
+    campaign_id = (await campaigns.written())["campaign_id"]
+    body = {"numbers": [number(7)], "attributes": {"first_name": "Ana"}}
+    path, own = f"campaigns/{campaign_id}/test-sends", bearer(senders=[SENDER])
+    against = [
+        (await campaigns.post(path, 202, json=body, headers=headers))["items"][0]["against"]
+        for headers in (own, bearer())
+    ]
+    assert against == [["no_consent"], ["no_consent", "other_controller"]]
 
 
 async def test_what_cannot_be_tested_is_refused_and_nothing_is_asked_for(campaigns: Campaigns) -> None:

@@ -24,13 +24,14 @@ from common.contracts import (
     STATES,
 )
 from common.contracts.campaign import MessageRequested
-from common.contracts.consent import ConsentStateChanged
+from common.contracts.consent import Consent, ConsentStateChanged
 from common.contracts.dispatch import MessageChanged
 from common.kafka import partition_of
 from dispatch import store, timers
 from dispatch.pipeline import SUBMITS_AHEAD
 from dispatch.service import Settings, build
 from tests.builders import (
+    SENDER,
     controlled,
     field_keys,
     now,
@@ -162,6 +163,25 @@ async def test_without_consent_after_a_stop_or_unreadable_nothing_is_sent(surrou
         assert "consent_unreadable" in (await eventually(d.becomes(unreadable.message_id, "denied")))["reasons"]
         await eventually(d.becomes(yes.message_id, "accepted"))
         assert op.references == [yes.message_id]
+
+
+async def test_whom_else_somebody_said_yes_to_is_told_to_nobody_who_may_use_one_sender(
+    surroundings: Surroundings,
+) -> None:
+    yes = Consent(
+        sender_id="globex", purpose="promotions", state="opted_in", basis="opt_in", occurred_at=now(), evidence_id="e"
+    )
+    async with operator() as op, dispatch(surroundings, op) as d:
+        await d.publish_states(opted_in(1, consents=(yes,)))
+        await eventually(lambda: known(surroundings, 1))
+        await d.request(wanted := requested(1))
+        told = await eventually(d.becomes(wanted.message_id, "denied"))
+        url, own = f"/v1/messages/{wanted.message_id}", bearer(senders=[SENDER])
+        shown = (await d.client.get(url, headers=own)).json()
+    assert told["reasons"] == told["facts"]["told"]["reasons"] == ["no_consent", "other_controller"]
+    assert told["facts"]["person"]["elsewhere"] is True
+    assert shown["reasons"] == shown["facts"]["told"]["reasons"] == ["no_consent"]
+    assert "elsewhere" not in str(shown)
 
 
 async def test_a_decision_waits_for_an_opt_out_that_is_being_applied_and_knows_it(surroundings: Surroundings) -> None:

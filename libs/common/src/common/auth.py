@@ -5,7 +5,7 @@ In production an OIDC issuer, its keys by JWKS; in development one shared HS256 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from common.settings import ServiceSettings
 ASYMMETRIC = ("RS256", "ES256", "EdDSA")
 JWKS_TIMEOUT_S = 5
 CLOCKS_DIFFER_S = 60  # the issuer's from ours: a token is used as soon as it is made (RFC 7519, 4.1.4 and 4.1.5)
+OF_ANOTHER = "other_controller"  # as the gate calls it
 CHALLENGE = {"WWW-Authenticate": "Bearer"}
 
 
@@ -44,6 +45,11 @@ class Caller:
     def sees(self, sender_id: str | None) -> bool:
         """Whether what is held of this sender is shown. None: what concerns every sender, and so is shown to each."""
         return sender_id is None or self.senders is None or sender_id in self.senders
+
+    def told(self, reasons: Iterable[str]) -> list[str]:
+        """Reasons against a message to one person, as this caller may know them: that the person said yes to another
+        sender is told to who may ask for every sender, and to nobody else."""
+        return [reason for reason in reasons if self.senders is None or reason != OF_ANOTHER]
 
 
 class Authenticator:

@@ -558,7 +558,7 @@ async def list_recipients(
             message_id=message_of(campaign_id, row.starts_at, each.subject_id),
             subject_id=each.subject_id,
             status=each.status,
-            reasons=each.reasons,
+            reasons=caller.told(each.reasons),
             receipt=each.receipt,
         )
         for each in rows

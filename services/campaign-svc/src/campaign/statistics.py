@@ -179,7 +179,7 @@ async def export_recipients(campaign_id: Storable, held: Held, caller: Reader) -
         row = await _found(tx, caller, campaign_id, held, datetime.now(UTC))
     name = f"attachment; filename={campaign_id}.csv"
     return StreamingResponse(
-        _Export(held.database, row).lines(), media_type="text/csv", headers={"Content-Disposition": name}
+        _Export(held.database, row, caller).lines(), media_type="text/csv", headers={"Content-Disposition": name}
     )
 
 
@@ -209,7 +209,7 @@ async def trace_recipient(campaign_id: Storable, body: WhoseTrace, held: Held, c
         message_id=message_of(campaign_id, row.starts_at, subject_id),
         variant=one.variant,
         status=one.status,
-        reasons=one.reasons,
+        reasons=caller.told(one.reasons),
         handed_off_at=one.handed_off_at,
         receipt=one.receipt,
         receipt_at=one.receipt_at,
@@ -306,6 +306,7 @@ class _Export:
 
     database: Database
     row: Row[Any]
+    caller: Caller
 
     async def lines(self) -> AsyncIterator[bytes]:
         """With a byte-order mark: spreadsheets take it for something else without."""
@@ -324,7 +325,7 @@ class _Export:
         told = {
             **each._mapping,
             "message_id": message_of(self.row.campaign_id, self.row.starts_at, each.subject_id),
-            "reasons": " ".join(each.reasons),
+            "reasons": " ".join(self.caller.told(each.reasons)),
         }
         return [cell(told[name]) for name in COLUMNS]
 

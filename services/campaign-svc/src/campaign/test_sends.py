@@ -125,7 +125,7 @@ async def send_test(
             raise Invalid("it has no such text", reasons=[Reason("variant", "unknown_variant")])
         await store.reading_contacts(tx)
         known = await store.contacts_and_standings(tx, row.sender_id, list(people))
-        test = _Test(row, sender, wordings[body.variant], body.variant, caller.subject, _named(caller, key), held, now)
+        test = _Test(row, sender, wordings[body.variant], body.variant, caller, _named(caller, key), held, now)
         items, requests = [], []
         for subject_id, msisdn in people.items():
             attributes, standing = known.get(subject_id, (None, None))
@@ -184,7 +184,7 @@ class _Test:
     sender: Sender
     wording: Wording
     variant: str
-    asked_by: str
+    caller: Caller
     name: str
     held: Resources[Any]
     now: datetime
@@ -206,11 +206,11 @@ class _Test:
             message_id=identity,
             subject_id=subject_id,
             variant=self.variant,
-            asked_by=self.asked_by,
+            asked_by=self.caller.subject,
             asked_at=now,
             text=written,
             length=length_of(written + self.sender.stop_added),
-            against=list(denials(standing, row.sender_id, row.purpose, now)),
+            against=self.caller.told(denials(standing, row.sender_id, row.purpose, now)),
         )
         table = timetable(store.timing_of(row), self.sender.country, now, None, now, self.held.settings.policy)
         request = MessageRequested(

@@ -221,11 +221,24 @@ class Decision(BaseModel):
 async def get_message(
     identity: UUID, held: Held, caller: Annotated[Caller, Depends(require("message:read"))]
 ) -> Decision:
-    """The verdict, all its reasons, and what it was decided on."""
+    """The verdict, all its reasons, and what it was decided on. That the person is opted in to another sender
+    (`other_controller`) is told to a token for every sender alone."""
     async with held.database.begin() as tx:
         row = await _found(tx, identity)
     caller.may_use(row.sender_id)
-    return Decision.model_validate(dict(row._mapping) | {"facts": row.facts and msgspec.json.decode(row.facts)})
+    told = {"reasons": caller.told(row.reasons), "facts": row.facts and _shown(row.facts, caller)}
+    return Decision.model_validate(dict(row._mapping) | told)
+
+
+def _shown(facts: str, caller: Caller) -> Any:
+    """The record of a decision as this caller may see it: that somebody is opted in elsewhere is told as the reason of
+    that name is."""
+    kept = msgspec.json.decode(facts)
+    if caller.senders is not None:
+        kept.get("person", {}).pop("elsewhere", None)
+        if "reasons" in (told := kept.get("told", {})):
+            told["reasons"] = caller.told(told["reasons"])
+    return kept
 
 
 async def _found(tx: AsyncConnection, identity: UUID) -> Any:
