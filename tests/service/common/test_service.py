@@ -1,6 +1,7 @@
 """What every service's HTTP side does before a route sees anything."""
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
@@ -11,10 +12,12 @@ from sqlalchemy.engine import make_url
 
 from common.auth import require
 from common.database import new_metadata
+from common.keyring import OtherKey
 from common.service import BODY_BYTES, Service, resources
 from common.settings import ServiceSettings
+from tests.builders import subject
 from tests.eventually import eventually
-from tests.running import Surroundings, running
+from tests.running import KEY_RING, Surroundings, running
 from tests.unit.deploy.deployed import BUILD, SETTINGS, text
 
 LISTENERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
@@ -139,6 +142,87 @@ async def test_the_connections_that_the_readme_asks_for_are_those_that_are_made(
     assert asked in text("deploy/k8s/README.md")
     assert "and five more" in text("deploy/k8s/README.md")
     assert max(listening) <= 5
+
+
+STORED = {  # an id, as a service has it
+    "consent": "INSERT INTO subject (subject_id) VALUES ($1)",
+    "inbound": "INSERT INTO callback_item (provider, account, kind, provider_message_id, state, callback_id,"
+    " subject_id) VALUES ('ovh', 'a', 'messages', $1, '', gen_random_uuid(), $1)",
+    "campaign": "INSERT INTO standing (subject_id, version, told) VALUES ($1, 1, '{}')",
+    "dispatch": "INSERT INTO subject (subject_id, version, consents, suppressions, erased)"
+    " VALUES ($1, 1, '[]', '[]', false)",
+}
+NEW_KEY = {"current": "t2", "keys": {**KEY_RING["keys"], "t2": base64.b64encode(b"T" * 32).decode()}}
+
+
+async def store_ids(surroundings: Surroundings, name: str, *subject_ids: str) -> None:
+    async with surroundings.sql(name) as sql:
+        await sql.execute("SET session_replication_role = replica")  # an item without its callback
+        for subject_id in subject_ids:
+            await sql.execute(STORED[name], subject_id)
+
+
+async def built(surroundings: Surroundings, name: str, **more: Any) -> Service[Any]:
+    gateway = {"gateway_url": "http://127.0.0.1:1", "gateway_token": "t"} if name == "dispatch" else {}
+    return BUILD[name](SETTINGS[name](**await surroundings.settings(name, roles="api", **gateway, **more)))
+
+
+@pytest.mark.parametrize("name", STORED)
+async def test_another_subject_key_than_that_of_what_is_stored_does_not_start(
+    surroundings: Surroundings, name: str
+) -> None:
+    """Of all whom it writes to it would know no STOP."""
+    await store_ids(surroundings, name, subject(1))
+    with pytest.raises(OtherKey, match="'t2' as its current key, and what is stored is of 't1'"):
+        async with running(await built(surroundings, name, subject_keys=NEW_KEY)):
+            pass
+    async with running(await built(surroundings, name, subject_keys={**NEW_KEY, "current": "t1"})) as client:
+        assert not [why for why in (await client.get("/readyz")).json()["why"] if "key" in why]
+
+
+@pytest.mark.parametrize("name", STORED)
+async def test_where_nothing_is_stored_any_subject_key_will_do(surroundings: Surroundings, name: str) -> None:
+    async with running(await built(surroundings, name, subject_keys=NEW_KEY)) as client:
+        assert not [why for why in (await client.get("/readyz")).json()["why"] if "key" in why]
+
+
+async def test_ids_of_two_subject_keys_are_told(surroundings: Surroundings, caplog: pytest.LogCaptureFixture) -> None:
+    await store_ids(surroundings, "dispatch", subject(1))
+    async with running(await built(surroundings, "dispatch")):
+        assert "other keys" not in caplog.text
+    await store_ids(surroundings, "dispatch", f"t2-{'0' * 32}")
+    async with running(await built(surroundings, "dispatch")):
+        assert "other keys" in caplog.text
+
+
+async def test_what_a_poisoned_record_had_for_a_key_is_of_no_subject_key(surroundings: Surroundings) -> None:
+    await store_ids(surroundings, "dispatch", "a0", "zz-top")
+    async with running(await built(surroundings, "dispatch")) as client:
+        assert (await client.get("/livez")).is_success
+
+
+async def test_until_the_database_tells_whose_key_it_is_a_service_is_not_ready(surroundings: Surroundings) -> None:
+    role, url = f"away_{surroundings.unique}", make_url(await surroundings.database("inbound"))
+    away = url.set(username=role, password="for tests only").render_as_string(hide_password=False)
+    async with surroundings.sql("inbound") as sql:
+        await sql.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'for tests only' CONNECTION LIMIT 0")
+        await sql.execute(f"GRANT SELECT ON callback_item TO {role}")
+        try:
+            async with running(await built(surroundings, "inbound", database_url=away)) as client:
+
+                async def why_not() -> list[str]:
+                    return [why for why in (await client.get("/readyz")).json()["why"] if "key" in why]
+
+                assert await why_not()
+                await sql.execute(f"ALTER ROLE {role} CONNECTION LIMIT -1")
+
+                async def ready() -> bool:
+                    return not await why_not()
+
+                await eventually(ready)
+        finally:
+            await sql.execute(f"DROP OWNED BY {role}")
+            await sql.execute(f"DROP ROLE {role}")
 
 
 def of(size: int) -> bytes:

@@ -10,7 +10,7 @@ import binascii
 import hashlib
 import hmac
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -29,6 +29,11 @@ class Unreadable(ValueError):
     """A sealed field that does not open: other key, other context, or damaged. Never carries the value."""
 
 
+class OtherKey(RuntimeError):
+    """What is stored carries subject ids of another key than the current one. A number then has a new id, and all that
+    is known of the person is under the old: nobody has said STOP."""
+
+
 def is_subject_id(text: str) -> bool:
     """Whether `text` is written as one that some key makes."""
     version, _, digits = text.rpartition("-")
@@ -36,7 +41,9 @@ def is_subject_id(text: str) -> bool:
 
 
 class SubjectKeys:
-    """Subject ids: `<key id>-<32 hex>`, so that a rotation can tell old ids from new."""
+    """Subject ids: `<key id>-<32 hex>`. The key stays as long as what is stored: no other id is looked for, so it
+    cannot be replaced as the others can. The key id tells whose an id is, and that another key has come
+    (`look_at`)."""
 
     def __init__(self, ring: KeyRingSettings) -> None:
         self._version = ring.current
@@ -55,6 +62,17 @@ class SubjectKeys:
     def is_subject_id(self, text: str) -> bool:
         """Whether `text` is written as one that the current key makes."""
         return is_subject_id(text) and text.rpartition("-")[0] == self._version
+
+    def look_at(self, stored: Iterable[str]) -> frozenset[str]:
+        """The ids of other keys that some of these subject ids carry. Raises OtherKey where all of them do."""
+        carried = {text.rpartition("-")[0] for text in stored if is_subject_id(text)}
+        if carried and self._version not in carried:
+            raise OtherKey(
+                f"PLACET_SUBJECT_KEYS has {self._version!r} as its current key, and what is stored is of"
+                f" {', '.join(map(repr, sorted(carried)))}: a subject key cannot be replaced, or every opt-out is"
+                f" forgotten. Make it the current one again"
+            )
+        return frozenset(carried - {self._version})
 
 
 class FieldKeys:

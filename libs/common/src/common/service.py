@@ -27,7 +27,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from fastapi.telemetry import TelemetryConfig
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from sqlalchemy import MetaData
+from sqlalchemy import Column, MetaData, func, select
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -37,7 +37,7 @@ from common.auth import Authenticator
 from common.consumer import Consumer, Subscription
 from common.contracts import TOPICS, Topic
 from common.database import Database, migrate
-from common.keyring import FieldKeys, LinkKeys, SubjectKeys
+from common.keyring import FieldKeys, LinkKeys, OtherKey, SubjectKeys
 from common.notify import either
 from common.outbox import Ceiling, Relay, Relayed
 from common.problems import NotFound, Problem, Reason, TooLarge
@@ -58,6 +58,7 @@ NO_TELEMETRY: TelemetryConfig = {  # FastAPI's own, which would be asked for at 
     "metrics": False,
     "logs": False,
 }
+KEYS_SEEN_WITHIN_S = 5.0
 READY_FAILING_S = 60.0  # a consumer failing for longer turns readiness red
 
 
@@ -97,12 +98,14 @@ Check = Callable[[Resources[Any]], Awaitable[str | None]]  # why not ready, or N
 class Service(Generic[S]):
     """One service, described. `name` is its import name; its topics are those it owns in the topic table.
     `body_limits`: bytes of a body under this path and what is below it (of the latter alone, where it ends in `/`);
-    None where the route counts by itself.
+    None where the route counts by itself. `subject_ids`: columns of them, each the first of an index; whose key they
+    carry is looked at before anything runs.
     """
 
     name: str
     settings: S
     metadata: MetaData
+    subject_ids: Sequence[Column[Any]] = ()
     routers: Sequence[APIRouter] = ()
     background: Callable[[Resources[S]], Background] = lambda _: Background()  # the worker role's part
     projection: Callable[[Resources[S]], Background] = lambda _: Background()  # the projection role's part
@@ -131,6 +134,7 @@ class _Running:
     consumers: list[Consumer] = field(default_factory=list)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     topics_ready: bool = False
+    keys_seen: bool = False
 
     def not_ready(self) -> list[str]:
         why = [f"{c.name} has no partitions yet" for c in self.consumers if not c.assigned.is_set()]
@@ -138,6 +142,8 @@ class _Running:
         why += [f"{task.get_name()} has ended" for task in self.tasks if task.done()]
         if not self.topics_ready:
             why.append("topics are not there yet")
+        if not self.keys_seen:
+            why.append("whose key the stored subject ids carry has not been seen yet")
         return why
 
 
@@ -209,8 +215,14 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
     stop = asyncio.Event()
     needs_topics = bool(settings.roles & {"worker", "projection", "relay"})
     state.topics_ready = not needs_topics
+    try:
+        state.keys_seen = await _keys_are_those_stored(service, held)
+    except OtherKey:
+        await database.close()
+        raise
 
     async def run(worker: Worker) -> None:
+        await keys_seen.wait()
         if needs_topics:
             await topics_ready.wait()
         if not stop.is_set():
@@ -231,27 +243,55 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
             return
         topics_ready.set()
 
-    topics_ready = asyncio.Event()
+    async def see_keys() -> None:
+        while not (stop.is_set() or state.keys_seen):
+            await either(stop, None, 0.5)
+            state.keys_seen = await _keys_are_those_stored(service, held)
+        keys_seen.set()
+
+    topics_ready, keys_seen = asyncio.Event(), asyncio.Event()
     state.tasks = [asyncio.create_task(run(w), name=w.name) for w in workers]
-    preparing = asyncio.create_task(prepare_topics(), name="topics") if needs_topics else None
-    for task in [*state.tasks, *([preparing] if preparing else [])]:
+    preparing = [asyncio.create_task(see_keys(), name="keys")]
+    if needs_topics:
+        preparing.append(asyncio.create_task(prepare_topics(), name="topics"))
+    for task in [*state.tasks, *preparing]:
         task.add_done_callback(lambda t: _end_if_failed(t, stop))
     try:
         yield held, state
     finally:
         stop.set()
         topics_ready.set()
-        everything = [*state.tasks, *([preparing] if preparing else [])]
-        if everything:
-            _, late = await asyncio.wait(everything, timeout=settings.drain_s)
-            for task in late:
-                log.warning("not drained in time", extra={"worker": task.get_name()})
-                task.cancel()
-            await asyncio.gather(*everything, return_exceptions=True)
+        keys_seen.set()
+        everything = [*state.tasks, *preparing]
+        _, late = await asyncio.wait(everything, timeout=settings.drain_s)
+        for task in late:
+            log.warning("not drained in time", extra={"worker": task.get_name()})
+            task.cancel()
+        await asyncio.gather(*everything, return_exceptions=True)
         for part in parts:
             if part.close is not None:
                 await part.close()
         await database.close()
+
+
+async def _keys_are_those_stored(service: Service[Any], held: Resources[Any]) -> bool:
+    """By the first and the last id of each index, which costs nothing however many there are. False where the database
+    does not answer, or has no schema yet. Raises OtherKey."""
+    try:
+        async with asyncio.timeout(KEYS_SEEN_WITHIN_S), held.database.begin() as tx:
+            ends = [
+                (await tx.execute(select(func.min(column), func.max(column)))).one() for column in service.subject_ids
+            ]
+    except Exception as error:
+        log.warning("stored subject ids not seen yet", extra={"why": type(error).__name__})
+        return False
+    for stored in ends:
+        if others := held.subject_keys.look_at(end for end in stored if end is not None):
+            log.error(
+                "some of the stored subject ids are of other keys: what is known under those is looked for no more",
+                extra={"keys": sorted(others)},
+            )
+    return True
 
 
 def _end_if_failed(task: asyncio.Task[None], stop: asyncio.Event) -> None:

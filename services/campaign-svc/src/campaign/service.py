@@ -79,6 +79,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         name="campaign",
         settings=settings,
         metadata=store.metadata,
+        subject_ids=[store.standing.c.subject_id],
         routers=[
             api.router,
             contacts.router,

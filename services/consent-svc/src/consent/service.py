@@ -92,6 +92,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         name="consent",
         settings=settings,
         metadata=store.metadata,
+        subject_ids=[store.subject.c.subject_id],
         routers=[
             api.one_by_one(),
             api.router,

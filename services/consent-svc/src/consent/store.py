@@ -82,7 +82,7 @@ Table(
     PrimaryKeyConstraint("sender_id", "version"),
 )
 
-Table(
+subject = Table(
     "subject",
     metadata,
     Column("subject_id", Text, primary_key=True),

@@ -165,6 +165,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         name="dispatch",
         settings=settings,
         metadata=store.metadata,
+        subject_ids=[store.subject.c.subject_id, store.message.c.subject_id],
         routers=[api.router],
         background=background,
         projection=urgent,

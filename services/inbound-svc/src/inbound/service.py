@@ -166,6 +166,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         name="inbound",
         settings=settings,
         metadata=store.metadata,
+        subject_ids=[store.callback_item.c.subject_id],
         quick=quick,
         routers=[described, reviews.router],
         body_limits={"/v1/callbacks": None},  # each provider's
