@@ -66,8 +66,8 @@ async def test_it_tells_who_would_get_it_and_why_the_others_would_not(
     await campaigns.told(*(opted_in(n) for n in range(6)))
     await campaigns.told(opted_out(1), opted_in(1), opted_in(2, 2, held_since=now()), opted_in(4, 2, erased=True))
     async with campaigns.database.begin() as tx:
-        await consents.mark_unreadable(tx, subject(5), 0)
-        await consents.mark_unreadable(tx, subject(7), 0)
+        await consents.mark_unreadable(tx, subject(5), 0, 0)
+        await consents.mark_unreadable(tx, subject(7), 0, 0)
     campaign_id = (await campaigns.written(text=f"{TEXT} {{if first_name = Zoé 3}}\u2019{{end}}"))["campaign_id"]
     found = await looked_at(campaigns, campaign_id)
     assert (found["audience"], found["would_get"], found["would_not"], found["under_review"]) == (8, 3, 5, 1)

@@ -252,7 +252,7 @@ async def test_poison_goes_to_the_dead_letters_with_its_reason_and_the_rest_goes
     async with pipeline(surroundings, partitions=1) as pipe:
         marked: list[tuple[str | None, int]] = []
 
-        async def mark(tx: AsyncConnection, key: str | None, partition: int) -> None:
+        async def mark(tx: AsyncConnection, key: str | None, partition: int, offset: int) -> None:
             marked.append((key, partition))
 
         async def picky(tx: AsyncConnection, batch: list[Received]) -> After | None:
@@ -283,7 +283,7 @@ async def test_on_poison_and_the_step_over_it_are_one_transaction(surroundings: 
     async with pipeline(surroundings, partitions=1) as pipe:
         attempts = 0
 
-        async def mark(tx: AsyncConnection, key: str | None, partition: int) -> None:
+        async def mark(tx: AsyncConnection, key: str | None, partition: int, offset: int) -> None:
             nonlocal attempts
             attempts += 1
             if attempts < 3:
@@ -366,7 +366,7 @@ async def test_a_key_that_no_column_takes_is_no_key(surroundings: Surroundings) 
     async with pipeline(surroundings, partitions=1) as pipe:
         marked: list[str | None] = []
 
-        async def mark(tx: AsyncConnection, key: str | None, partition: int) -> None:
+        async def mark(tx: AsyncConnection, key: str | None, partition: int, offset: int) -> None:
             marked.append(key)
 
         await pipe.publish_raw((b"s1-\0", b"{broken", ConsentStateChanged.type))

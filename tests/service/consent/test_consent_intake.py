@@ -433,7 +433,7 @@ async def test_starts_stops_and_opt_ins_at_once_wait_for_each_other(database: Da
 async def test_a_message_nobody_can_read_shuts_its_sender_out_of_everything(database: Database) -> None:
     await give(database, opt_in(0), opt_in(0, sender_id="globex"))
     async with database.begin() as tx:
-        await intake.shut_out(tx, WHO, 0)
+        await intake.shut_out(tx, WHO, 0, 0)
     assert await standing(database) == await standing(database, "globex") == "opted_out"
     async with database.begin() as tx:
         assert (await store.history(tx, WHO))[-1].evidence.source == "unreadable_mo"
@@ -443,7 +443,7 @@ async def test_a_message_nobody_can_read_shuts_a_stranger_out_of_what_an_older_o
     database: Database,
 ) -> None:
     async with database.begin() as tx:
-        await intake.shut_out(tx, WHO, 0)
+        await intake.shut_out(tx, WHO, 0, 0)
     await give(database, opt_in(0))
     assert await standing(database) == await standing(database, "globex") == "opted_out"
     found = await subject(database)
@@ -453,7 +453,7 @@ async def test_a_message_nobody_can_read_shuts_a_stranger_out_of_what_an_older_o
 
 async def test_of_a_message_nobody_can_read_no_number_is_held(database: Database) -> None:
     async with database.begin() as tx:
-        await intake.shut_out(tx, WHO, 0)
+        await intake.shut_out(tx, WHO, 0, 0)
     found = await subject(database)
     assert found
     assert found.number is None
@@ -461,14 +461,14 @@ async def test_of_a_message_nobody_can_read_no_number_is_held(database: Database
 
 async def test_a_message_nobody_can_read_whose_key_is_nobodys_changes_nothing(database: Database) -> None:
     async with database.begin() as tx:
-        await intake.shut_out(tx, "somebody", 0)
+        await intake.shut_out(tx, "somebody", 0, 0)
     assert await subject(database, "somebody") is None
 
 
 async def test_a_message_whose_sender_nobody_can_tell_stops_the_intake(database: Database) -> None:
     async with database.begin() as tx:
         with pytest.raises(Stopped, match="cannot be read"):
-            await intake.shut_out(tx, None, 2)
+            await intake.shut_out(tx, None, 2, 0)
 
 
 async def publish_watermark(surroundings: Surroundings, partition: int, as_of: datetime) -> None:

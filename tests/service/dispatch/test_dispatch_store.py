@@ -13,14 +13,16 @@ import pytest
 from sqlalchemy import text
 
 from common import erasing
+from common.consumer import Received
+from common.contracts.consent import ConsentStateChanged
 from common.contracts.rights import ErasureRequested
 from common.database import Database, fetch_many
 from common.kafka import partition_of
-from dispatch import store
+from dispatch import projection, store
 from dispatch.eraser import eraser
 from dispatch.pipeline import Handoff
 from dispatch.traffic import Traffic
-from tests.builders import controlled, now, opted_in, requested, sender_changed, subject
+from tests.builders import controlled, now, opted_in, opted_out, requested, sender_changed, subject
 from tests.eventually import eventually
 from tests.infrastructure import Postgres
 
@@ -58,10 +60,38 @@ async def test_an_older_control_never_replaces_a_newer_one(database: Database) -
 async def test_a_subject_is_unreadable_until_a_newer_state_is_read(database: Database) -> None:
     async with database.begin() as tx:
         await store.put_subjects(tx, [opted_in(1, version=3)])
-        await store.mark_unreadable(tx, subject(1))
+        await store.mark_unreadable(tx, subject(1), 7)
         await store.put_subjects(tx, [opted_in(1, version=3)])
         assert (await store.subjects(tx, [subject(1)]))[subject(1)].unreadable
         await store.put_subjects(tx, [opted_in(1, version=4)])
+        assert not (await store.subjects(tx, [subject(1)]))[subject(1)].unreadable
+
+
+def received(state: ConsentStateChanged, offset: int) -> list[Received]:
+    return [Received(state, state.subject_id, 0, offset, now(), None)]
+
+
+async def test_of_two_states_that_could_not_be_read_the_older_one_handled_again_makes_nobody_readable(
+    database: Database,
+) -> None:
+    """The other may be a STOP."""
+    async with database.begin() as tx:
+        await projection.apply_states(tx, received(opted_in(1, version=5), 4))
+        for offset in (10, 12):
+            await projection.mark_unreadable(tx, subject(1), 0, offset)
+        await projection.apply_states(tx, received(opted_in(1, version=6), 10))
+        held = (await store.subjects(tx, [subject(1)]))[subject(1)]
+        assert (held.version, held.unreadable) == (6, True)
+        await projection.apply_states(tx, received(opted_out(1, version=7), 12))
+        held = (await store.subjects(tx, [subject(1)]))[subject(1)]
+        assert (held.version, held.unreadable) == (7, False)
+
+
+async def test_what_the_version_before_marked_is_readable_by_the_next_state(database: Database) -> None:
+    async with database.begin() as tx:
+        await projection.apply_states(tx, received(opted_in(1, version=5), 4))
+        await tx.execute(text("UPDATE subject SET unreadable = true, log_offset = NULL"))
+        await projection.apply_states(tx, received(opted_in(1, version=6), 3))
         assert not (await store.subjects(tx, [subject(1)]))[subject(1)].unreadable
 
 

@@ -109,14 +109,14 @@ class Received(msgspec.Struct, frozen=True):
 
 
 Handler = Callable[[AsyncConnection, list[Received]], Awaitable[After | None]]
-PoisonHandler = Callable[[AsyncConnection, str | None, int], Awaitable[None]]
+PoisonHandler = Callable[[AsyncConnection, str | None, int, int], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
     """`handle` gets a batch of one partition inside the transaction that steps its offset; what it returns runs after
-    the commit, before the next batch of that partition. `on_poison(tx, key, partition)`: the key is None when it
-    cannot be read either.
+    the commit, before the next batch of that partition. `on_poison(tx, key, partition, offset)`: the key is None
+    when it cannot be read either.
 
     `wait_ms`: Kafka ends the wait when something comes, the local stack's broker does not; there a fetch costs a
     millisecond of processor time, so only STOPs are asked for often.
@@ -502,7 +502,7 @@ class Consumer:
             if record.offset < await self._lock_reached(tx, tp):
                 return
             if self.subscription.on_poison is not None:
-                await self.subscription.on_poison(tx, key_of(record), tp.partition)
+                await self.subscription.on_poison(tx, key_of(record), tp.partition, record.offset)
             await outbox.append_dead_letter(tx, self.subscription.topic, record.key, record.value, reason)
             await dead_letters.note(
                 tx,

@@ -36,7 +36,7 @@ async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
     return None
 
 
-async def mark_unreadable(tx: AsyncConnection, key: str | None, partition: int) -> None:
+async def mark_unreadable(tx: AsyncConnection, key: str | None, partition: int, offset: int) -> None:
     """Of whom nobody can tell, nothing is known here: they are counted as before."""
     if key is not None:
         await store.mark_unreadable(tx, key)

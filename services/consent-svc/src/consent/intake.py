@@ -343,7 +343,7 @@ def understood_at(message: MessageReceived) -> datetime:
     return message.decided_at or message.received_at
 
 
-async def shut_out(tx: AsyncConnection, key: str | None, partition: int) -> None:
+async def shut_out(tx: AsyncConnection, key: str | None, partition: int, offset: int) -> None:
     """Poison: the person it came from is opted out of every sender, also who is not on record yet: their consent may
     still be on its way. Raises Stopped where nobody can tell who that is: then the watermark stands still, and no
     marketing goes out until somebody has looked."""

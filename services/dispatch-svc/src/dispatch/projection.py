@@ -48,7 +48,7 @@ async def apply_states(tx: AsyncConnection, batch: list[Received]) -> After | No
     if not fresh:
         return None
     newest = [list(states)[-1] for _, states in groupby(fresh, key=lambda e: e.subject_id)]
-    await store.put_subjects(tx, newest, published_at(batch))
+    await store.put_subjects(tx, newest, published(batch))
     was_held = {subject_id for subject_id, (_, held) in known.items() if held}
     if lifted := [e.subject_id for e in newest if e.subject_id in was_held and e.held_since is None]:
         await store.wake_held(tx, lifted)
@@ -81,18 +81,18 @@ def _said_before(erasure: Asked | None, at: datetime) -> bool:
     return erasure is not None and at <= erasure.at
 
 
-def published_at(batch: Sequence[Received]) -> dict[tuple[str, int], datetime]:
+def published(batch: Sequence[Received]) -> dict[tuple[str, int], store.Published]:
     """Of each (subject_id, version)."""
-    states = ((r.event, r.published_at) for r in batch if isinstance(r.event, ConsentStateChanged))
-    return {(event.subject_id, event.version): at for event, at in states}
+    states = ((r.event, r) for r in batch if isinstance(r.event, ConsentStateChanged))
+    return {(event.subject_id, event.version): store.Published(r.published_at, r.offset) for event, r in states}
 
 
-async def mark_unreadable(tx: AsyncConnection, key: str | None, partition: int) -> None:
+async def mark_unreadable(tx: AsyncConnection, key: str | None, partition: int, offset: int) -> None:
     """Poison on consent. Raises Stopped when we cannot tell whose it was."""
     if key is None:
         raise Stopped(f"partition {partition} of {STATES.name} holds a state whose subject cannot be read")
     await store.lock_decisions_out(tx, partition)
-    await store.mark_unreadable(tx, key)
+    await store.mark_unreadable(tx, key, offset)
     log.error("consent unreadable: this subject is denied until a newer state arrives", extra={"subject_id": key})
 
 

@@ -131,26 +131,22 @@ async def _step(tx: AsyncConnection, batch: Batch, begun_at: datetime, reached: 
 
 async def _apply(tx: AsyncConnection, batch: Batch) -> None:
     """As the projection does, but for what only the first time is to be done."""
-    newest: dict[str, tuple[ConsentStateChanged, int]] = {}  # and its offset
-    for event, offset in ((received.event, received.offset) for received in batch.received):
+    newest: dict[str, ConsentStateChanged] = {}
+    for event in (received.event for received in batch.received):
         if isinstance(event, ConsentStateChanged):
             known = newest.get(event.subject_id)
-            if known is None or known[0].version < event.version:
-                newest[event.subject_id] = event, offset
+            if known is None or known.version < event.version:
+                newest[event.subject_id] = event
     unreadable: dict[str, int] = {}  # and where, the last time
     for offset, key in batch.poisoned:
         if key is None:
             raise Stopped(f"partition {batch.partition} holds a state whose subject cannot be read")
         unreadable[key] = offset
-    for key in unreadable:
-        await store.mark_unreadable(tx, key, generation="subject_next")
-    if newest:
-        published = projection.published_at(batch.received)
-        states = [event for event, _ in newest.values()]
-        await store.put_subjects(tx, states, published, generation="subject_next")
     for key, offset in unreadable.items():
-        if key in newest and newest[key][1] < offset:  # a state can be read, and what came after it cannot
-            await store.mark_unreadable(tx, key, generation="subject_next")
+        await store.mark_unreadable(tx, key, offset, generation="subject_next")
+    if newest:
+        published = projection.published(batch.received)
+        await store.put_subjects(tx, list(newest.values()), published, generation="subject_next")
 
 
 def run(settings: ServiceSettings, arguments: Sequence[str]) -> int:

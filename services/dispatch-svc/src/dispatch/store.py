@@ -165,6 +165,8 @@ def _subjects(name: str) -> Table:
         Column("unreadable", Boolean, nullable=False, server_default=text("false")),
         _instant("held_since"),
         _instant("published_at"),  # this version; null: before anybody noted it
+        # of the record that it stands on; while unreadable, of the newest one that could not be read. Null: likewise
+        Column("log_offset", BigInteger),
     )
 
 
@@ -399,26 +401,37 @@ async def recent_marketing(
 # --- the projections -----------------------------------------------------------------------------------------------
 
 
+class Published(NamedTuple):
+    """When a state was, and where in the log of its partition."""
+
+    at: datetime
+    offset: int
+
+
 async def put_subjects(
     tx: AsyncConnection,
     states: Sequence[ConsentStateChanged],
-    published: Mapping[tuple[str, int], datetime] | None = None,
+    published: Mapping[tuple[str, int], Published] | None = None,
     *,
     generation: Generation = "subject",
 ) -> set[str]:
     """Keep the newest version of each; returns the subjects that changed. At most one state per subject. `published`:
-    when each (subject_id, version) was."""
+    when and where each (subject_id, version) was. Who is unreadable stays so by a state that lies before what could not
+    be read: of two dead letters the older one was handled again, and the other may be a STOP."""
     when = published or {}
+    still = "(subject.unreadable AND coalesce(excluded.log_offset < subject.log_offset, false))"
+    found = [when.get((s.subject_id, s.version)) for s in states]
     rows = await tx.execute(
         text(
             f"INSERT INTO {generation} AS subject"
-            " (subject_id, version, consents, suppressions, erased, held_since, published_at)"
+            " (subject_id, version, consents, suppressions, erased, held_since, published_at, log_offset)"
             " SELECT * FROM unnest(CAST(:ids AS text[]), CAST(:versions AS integer[]), CAST(:consents AS jsonb[]),"
             " CAST(:suppressions AS jsonb[]), CAST(:erased AS boolean[]), CAST(:held AS timestamptz[]),"
-            " CAST(:published AS timestamptz[]))"
+            " CAST(:published AS timestamptz[]), CAST(:offsets AS bigint[]))"
             " ON CONFLICT (subject_id) DO UPDATE SET version = excluded.version, consents = excluded.consents,"
-            " suppressions = excluded.suppressions, erased = excluded.erased, unreadable = false,"
-            " held_since = excluded.held_since, published_at = excluded.published_at"
+            f" suppressions = excluded.suppressions, erased = excluded.erased, unreadable = {still},"
+            " held_since = excluded.held_since, published_at = excluded.published_at,"
+            f" log_offset = CASE WHEN {still} THEN subject.log_offset ELSE excluded.log_offset END"
             " WHERE subject.version < excluded.version"
             " RETURNING subject_id"
         ),
@@ -429,7 +442,8 @@ async def put_subjects(
             "suppressions": [msgspec.json.encode(s.suppressions).decode() for s in states],
             "erased": [s.erased for s in states],
             "held": [s.held_since for s in states],
-            "published": [when.get((s.subject_id, s.version)) for s in states],
+            "published": [at.at if at else None for at in found],
+            "offsets": [at.offset if at else None for at in found],
         },
     )
     return {row.subject_id for row in rows}
@@ -457,15 +471,18 @@ async def wake_held(tx: AsyncConnection, subject_ids: Sequence[str]) -> None:
     await tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": DUE})
 
 
-async def mark_unreadable(tx: AsyncConnection, subject_id: str, *, generation: Generation = "subject") -> None:
-    """A consent we could not read: the gate denies this subject until a readable, newer state arrives."""
+async def mark_unreadable(
+    tx: AsyncConnection, subject_id: str, offset: int, *, generation: Generation = "subject"
+) -> None:
+    """A consent we could not read, at this offset: the gate denies this subject until a readable, newer state arrives
+    that lies there or behind."""
     await tx.execute(
         text(
-            f"INSERT INTO {generation} (subject_id, version, consents, suppressions, erased, unreadable)"
-            " VALUES (:id, 0, '[]', '[]', false, true)"
-            " ON CONFLICT (subject_id) DO UPDATE SET unreadable = true"
+            f"INSERT INTO {generation} (subject_id, version, consents, suppressions, erased, unreadable, log_offset)"
+            " VALUES (:id, 0, '[]', '[]', false, true, :offset)"
+            " ON CONFLICT (subject_id) DO UPDATE SET unreadable = true, log_offset = excluded.log_offset"
         ),
-        {"id": subject_id},
+        {"id": subject_id, "offset": offset},
     )
 
 
@@ -604,7 +621,7 @@ async def keep_newer(tx: AsyncConnection) -> int:
             " WHERE n.version IS NULL OR n.version < s.version"
             " ON CONFLICT (subject_id) DO UPDATE SET version = excluded.version, consents = excluded.consents,"
             " suppressions = excluded.suppressions, erased = excluded.erased, unreadable = excluded.unreadable,"
-            " held_since = excluded.held_since, published_at = excluded.published_at"
+            " held_since = excluded.held_since, published_at = excluded.published_at, log_offset = excluded.log_offset"
             " WHERE n.version < excluded.version"
         )
     )
