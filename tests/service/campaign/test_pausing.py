@@ -3,6 +3,7 @@ agreed to."""
 
 import asyncio
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -37,9 +38,10 @@ async def backdated(campaigns: Campaigns, path: str, **instants: datetime) -> No
 
 
 async def told(campaigns: Campaigns, path: str) -> list[tuple[str, int]]:
-    """What the gate is told of it."""
-    events = await campaigns.controls()
-    return [(e.control, e.version) for e in events if e.campaign_id == path.rpartition("/")[2]]
+    """What the gate is told of it, counted from 1: the versions rise."""
+    events = [e for e in await campaigns.controls() if e.campaign_id == path.rpartition("/")[2]]
+    assert all(before.version < after.version for before, after in pairwise(events))
+    return [(e.control, place) for place, e in enumerate(events, start=1)]
 
 
 async def test_what_is_paused_before_its_start_does_not_start_and_resumed_starts_at_its_time(

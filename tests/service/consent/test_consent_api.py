@@ -166,9 +166,9 @@ async def test_a_consent_is_recorded_with_its_proof_and_published(
     answer = await service.post("/v1/consents", json=consent())
     assert answer.status_code == 201
     body = answer.json()
-    assert (body["version"], body["state"], body["changed"]) == (1, "opted_in", True)
+    assert (body["version"] > 0, body["state"], body["changed"]) == (True, "opted_in", True)
     (event,) = await states(surroundings)
-    assert (event.subject_id, event.version, event.erased) == (body["subject_id"], 1, False)
+    assert (event.subject_id, event.version, event.erased) == (body["subject_id"], body["version"], False)
     assert [(c.sender_id, c.purpose, c.state, c.basis) for c in event.consents] == [
         ("acme", "promotions", "opted_in", "opt_in")
     ]
@@ -190,14 +190,14 @@ async def test_the_same_consent_again_falls_out(service: httpx.AsyncClient, surr
 async def test_a_late_opt_in_older_than_the_stop_is_kept_and_changes_nothing(
     service: httpx.AsyncClient, surroundings: Surroundings
 ) -> None:
-    await service.post("/v1/opt-outs", json=opt_out(occurred_at="2026-03-02T15:00:00+01:00"))
+    out = (await service.post("/v1/opt-outs", json=opt_out(occurred_at="2026-03-02T15:00:00+01:00"))).json()
     late = (await service.post("/v1/consents", json=consent())).json()
-    assert (late["state"], late["changed"], late["version"]) == ("opted_out", False, 1)
+    assert (late["state"], late["changed"], late["version"]) == ("opted_out", False, out["version"])
     found = await lookup(service)
     assert [e["kind"] for e in found["history"]] == ["opt_out", "opt_in"]
     assert [c["state"] for c in found["consents"]] == ["opted_out"]
     newer = (await service.post("/v1/consents", json=consent(occurred_at="2026-03-02T15:00:01+01:00"))).json()
-    assert (newer["state"], newer["changed"], newer["version"]) == ("opted_in", True, 2)
+    assert (newer["state"], newer["changed"], newer["version"] > out["version"]) == ("opted_in", True, True)
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ async def test_an_opt_out_covers_every_purpose_of_the_sender(
     await service.post("/v1/consents", json=consent(purpose="loyalty"))
     answer = await service.post("/v1/opt-outs", json=opt_out())
     assert answer.status_code == 201
-    assert (answer.json()["state"], answer.json()["changed"], answer.json()["version"]) == ("opted_out", True, 3)
+    assert (answer.json()["state"], answer.json()["changed"]) == ("opted_out", True)
     event = (await states(surroundings))[-1]
     assert {c.state for c in event.consents} == {"opted_out"}
     assert [s.sender_id for s in event.suppressions] == ["acme"]
@@ -356,7 +356,7 @@ async def test_an_opt_out_counts_whatever_the_parser_thinks_of_the_number(
     answer = await service.post("/v1/opt-outs", json=opt_out(number=number))
     assert answer.status_code == 201
     found = await lookup(service, number)
-    assert (found["version"], found["subject_id"]) == (1, answer.json()["subject_id"])
+    assert (found["version"], found["subject_id"]) == (answer.json()["version"], answer.json()["subject_id"])
 
 
 async def test_an_opt_out_without_a_digit_is_nobodys(service: httpx.AsyncClient) -> None:

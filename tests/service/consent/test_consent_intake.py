@@ -10,6 +10,7 @@ from uuid import uuid4
 import httpx
 import msgspec
 import pytest
+from sqlalchemy import text
 
 from common import kafka
 from common.consumer import Received, Stopped
@@ -184,7 +185,7 @@ async def test_a_repeated_stop_falls_out(database: Database) -> None:
     await receive(database, mo(1))
     found = await subject(database)
     assert found
-    assert (found.version, found.entries) == (1, 1)
+    assert (found.version > 0, found.entries) == (True, 1)
 
 
 async def test_a_stop_older_than_the_opt_in_does_not_close_it(database: Database) -> None:
@@ -259,7 +260,7 @@ async def test_the_other_intents_change_no_consent_yet(database: Database, inten
     await receive(database, mo(1, intent))
     found = await subject(database)
     assert found
-    assert (found.version, found.entries) == (1, 1)
+    assert (found.version > 0, found.entries) == (True, 1)
 
 
 def decided(minutes: float, intent: str) -> MessageReceived:
@@ -281,7 +282,7 @@ async def test_a_text_in_doubt_holds_the_subject_and_changes_no_consent(database
     await receive(database, mo(1, "review"))
     found = await subject(database)
     assert found
-    assert (found.held_since, found.version, found.entries) == (mo(1).received_at, 2, 1)
+    assert (found.held_since, found.entries) == (mo(1).received_at, 1)
     assert await standing(database) == "opted_in"
 
 
@@ -317,7 +318,9 @@ async def test_a_hold_is_lifted_by_the_person_who_read_the_text(database: Databa
     assert await standing(database) == "opted_in"
     found = await subject(database)
     assert found
-    assert found.version == 3
+    async with database.begin() as tx:
+        told = await tx.scalar(text("SELECT count(*) FROM outbox WHERE topic = 'consent.states.v1'"))
+    assert told == 3
 
 
 async def test_a_stop_that_a_person_found_is_evidence_with_their_name_and_lifts_the_hold(database: Database) -> None:
@@ -331,7 +334,9 @@ async def test_a_stop_that_a_person_found_is_evidence_with_their_name_and_lifts_
     assert (proof.occurred_at, proof.received_at) == (at(1), at(61)), "said then, understood an hour later"
     found = await subject(database)
     assert found
-    assert found.version == 3, "one version tells both"
+    async with database.begin() as tx:
+        told = await tx.scalar(text("SELECT count(*) FROM outbox WHERE topic = 'consent.states.v1'"))
+    assert told == 3, "one version tells both"
 
 
 async def test_a_stop_that_a_person_found_of_a_stranger_is_held_no_longer_than_any(database: Database) -> None:
@@ -518,7 +523,9 @@ async def test_a_stop_travels_from_the_operators_topic_to_the_states(
 
         async def told() -> list[ConsentStateChanged]:
             events = [e for e in await read() if isinstance(e, ConsentStateChanged)]
-            assert [e.version for e in events] == [1, 2], "the repeat and a type we do not know tell nothing"
+            assert len({e.version for e in events}) == len(events) == 2, (
+                "the repeat and a type we do not know tell nothing"
+            )
             return events
 
         events = await eventually(told)

@@ -5,7 +5,7 @@ import dataclasses
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from common.contracts.consent import ConsentStateChanged
 from common.database import COPIED_ROWS, Database
+from common.version import at_least
 from consent import ledger, retention, senders, store
 from consent.chain import GENESIS, PERSONAL, verify
 from consent.ledger import Evidence, Refusal, Verdict
@@ -28,6 +29,7 @@ from tests.unit.consent.evidences import NOW, at, contact, expiry, opt_in, opt_o
 
 pytestmark = pytest.mark.brokerless
 
+FIRST = at_least(NOW)  # version of somebody of whom nothing was told before that
 SENDERS = ("acme", "globex")
 PURPOSES = ("promotions", "loyalty")
 SCOPES = [(sender, purpose) for sender in (*SENDERS, "initech") for purpose in (*PURPOSES, "to-come")]
@@ -161,14 +163,14 @@ async def test_any_sequence_of_evidence_leaves_what_the_model_says(database: Dat
         for subject_id in subjects:
             subject = await held(database, subject_id)
             assert meaning_of(subject.state) == model.meaning(subject_id)
-            assert subject.version == model.versions.get(subject_id, 0)
+            assert subject.version == (FIRST - 1 + told if (told := model.versions.get(subject_id, 0)) else 0)
             assert subject.entries == len(model.evidence.get(subject_id, ()))
 
     events = await published(database)
     for subject_id in subjects:
         subject = await held(database, subject_id)
         own = [event for event in events if event.subject_id == subject_id]
-        assert [event.version for event in own] == list(range(1, subject.version + 1))
+        assert [event.version for event in own] == list(range(FIRST, subject.version + 1))
         if own:
             assert own[-1].suppressions == ledger.suppressions(subject.state)
         async with database.begin() as tx:
@@ -201,7 +203,7 @@ async def test_batches_over_the_same_people_wait_for_each_other_and_lose_nothing
         assert subject.entries == len(own)
         assert meaning_of(subject.state) == meaning_of(ledger.fold(own))
         versions = [event.version for event in events if event.subject_id == subject_id]
-        assert versions == list(range(1, subject.version + 1)), "in outbox order, none twice, none missing"
+        assert versions == list(range(FIRST, subject.version + 1)), "in outbox order, none twice, none missing"
         async with database.begin() as tx:
             assert verify(await store.history(tx, subject_id)) is None
 
@@ -228,7 +230,11 @@ async def test_who_is_never_seen_and_written_by_another_meanwhile_is_decided_aga
         )
         await eventually(waits)
     results = await second
-    assert [(r.decision.verdict, r.version) for r in results] == [("recorded", 1), ("unchanged", 1), ("recorded", 1)]
+    assert [(r.decision.verdict, r.version) for r in results] == [
+        ("recorded", FIRST),
+        ("unchanged", FIRST),
+        ("recorded", FIRST),
+    ]
     subject = await held(database, "t1-b")
     consent = ledger.consent_of(subject.state, "acme", "promotions")
     assert consent is not None
@@ -284,7 +290,7 @@ async def test_a_batch_tells_each_subject_once_with_all_its_causes(database: Dat
         of("t1-a", opt_in(-1)),
     )
     assert [r.decision.verdict for r in results] == ["recorded", "recorded", "recorded", "unchanged"]
-    assert [r.version for r in results] == [1, 1, 1, 1]
+    assert [r.version for r in results] == [FIRST] * 4
     first, second = await published(database)
     assert [cause.kind for cause in first.causes] == ["opt_in", "opt_out"]
     assert [(c.sender_id, c.purpose, c.state) for c in first.consents] == [("acme", "promotions", "opted_out")]
@@ -292,17 +298,32 @@ async def test_a_batch_tells_each_subject_once_with_all_its_causes(database: Dat
     assert second.subject_id == "t1-b"
 
 
+async def test_a_version_that_a_restored_database_has_forgotten_is_given_to_nobody_again(database: Database) -> None:
+    """Others have seen it, and would take a STOP under it for what they know."""
+    await recorded(database, of("t1-a", opt_in(0)))
+    backup = await held(database, "t1-a")
+    for minutes in range(1, 4):
+        await recorded(database, of("t1-a", opt_in(minutes, sender_id="globex", purpose="loyalty")))
+    lost = await held(database, "t1-a")
+    async with database.begin() as tx:
+        await tx.execute(text("TRUNCATE subject, evidence"))
+        await store.add_subjects(tx, [replace(backup, entries=0, head=GENESIS)], NOW)
+    [stopped] = await recorded(database, of("t1-a", stop(9)), now=NOW + timedelta(seconds=30))
+    assert stopped.version is not None
+    assert stopped.version > lost.version > backup.version
+
+
 async def test_a_stop_for_somebody_already_out_is_told_again_and_its_repeat_is_not(database: Database) -> None:
     await recorded(database, of("t1-a", stop(5)))
     again = of("t1-a", stop(1))
     (result,) = await recorded(database, again)
-    assert (result.decision.verdict, result.version) == (Verdict.UNCHANGED, 2)
+    assert (result.decision.verdict, result.version) == (Verdict.UNCHANGED, FIRST + 1)
     (result,) = await recorded(database, again)
-    assert (result.decision.verdict, result.version) == (Verdict.DUPLICATE, 2)
+    assert (result.decision.verdict, result.version) == (Verdict.DUPLICATE, FIRST + 1)
     events = await published(database)
     assert [(e.version, [c.reference for c in e.causes]) for e in events] == [
-        (1, ["simulator/fr/mo-5"]),
-        (2, ["simulator/fr/mo-1"]),
+        (FIRST, ["simulator/fr/mo-5"]),
+        (FIRST + 1, ["simulator/fr/mo-1"]),
     ]
     assert (await held(database, "t1-a")).entries == 2
 

@@ -49,6 +49,7 @@ from common import consumer, dead_letters, erasing, outbox
 from common.contracts.consent import SenderChanged
 from common.contracts.dispatch import HoldChanged, MessageChanged
 from common.database import copy_lines, escaped, fetch_many, insert_many, may_idle, new_metadata
+from common.version import at_least
 
 CONTACTS = 0x636F6E74  # advisory lock ("cont"): shared by who asks for messages, alone for who corrects contacts
 AUDIENCES = 0x61756469  # advisory locks ("audi"), one a sender
@@ -1096,7 +1097,8 @@ async def set_status(tx: AsyncConnection, campaign_id: str, status: Status, *, c
     """The campaign's row is locked. `controlled`: the gate is told, under the version this returns."""
     version = await tx.scalar(
         text(
-            "UPDATE campaign SET status = :status, control_version = control_version + CAST(:told AS integer),"
+            "UPDATE campaign SET status = :status, control_version = CASE WHEN CAST(:told AS boolean)"
+            " THEN greatest(control_version + 1, CAST(:at_least AS integer)) ELSE control_version END,"
             " started_at = CASE WHEN :status = 'running' THEN coalesce(started_at, :now) ELSE started_at END,"
             # who joins those that are being asked for, or comes back, has no turns to make up for
             f" turn = CASE WHEN :status = 'running' THEN greatest(turn, {_TURN_OF_OTHERS}) ELSE turn END,"
@@ -1107,7 +1109,8 @@ async def set_status(tx: AsyncConnection, campaign_id: str, status: Status, *, c
         {
             "id": campaign_id,
             "status": status.value,
-            "told": int(controlled),
+            "told": controlled,
+            "at_least": at_least(now),
             "now": now,
             "beyond": now + LOOK_AHEAD,
         },

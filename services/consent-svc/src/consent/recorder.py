@@ -1,9 +1,9 @@
 """The one door through which consent changes: lock the subjects, decide, append the evidence, publish.
 
 Whatever comes in, by API or by SMS, ends here; nothing else writes `evidence`, `listed`, `review` or `subject`, nor
-says until when a consent holds (`retention_due`). The caller owns the transaction. A subject's `version` grows by one
-with each batch that has something to tell of it, and is published once, whole, after its row is locked: that is what
-puts the versions of one subject on the log in order.
+says until when a consent holds (`retention_due`). The caller owns the transaction. A subject's `version` grows with
+each batch that has something to tell of it, and is published once, whole, after its row is locked: that is what puts
+the versions of one subject on the log in order.
 """
 
 import os
@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common import erasing, outbox
+from common import erasing, outbox, version
 from common.contracts import ERASURES, STATES
 from common.contracts.consent import Cause, ConsentStateChanged
 from common.contracts.rights import ErasureLifted
@@ -59,6 +59,7 @@ class _Change:
 
     subject: Subject
     before: Subject
+    now: datetime
     kept: Sequence[Term] | None = None  # what is on record of the terms, where that is not what `before` says
     terms: "_Terms | None" = None  # once all is decided
     entries: list[Entry] = field(default_factory=list)
@@ -72,7 +73,7 @@ class _Change:
 
     def tell(self, subject: Subject) -> None:
         """What the others must hear of: the subject's next version, one for the whole batch."""
-        self.subject = replace(subject, version=subject.version + (not self.told))
+        self.subject = subject if self.told else replace(subject, version=version.following(subject.version, self.now))
         self.told = True
 
 
@@ -121,7 +122,7 @@ async def _of_strangers(
         senders={s.evidence.sender_id for s in taken.values() if s.evidence.sender_id is not None},
     )
     changes = {
-        subject_id: _Change(subject, subject, stranger=True)
+        subject_id: _Change(subject, subject, now, stranger=True)
         for subject_id, number in _numbers(taken.values()).items()
         if subject_id not in known.subjects
         for subject in (Subject(subject_id=subject_id, number=number),)
@@ -152,7 +153,7 @@ async def _of_others(
     locked = await store.lock_subjects(tx, numbers if reviews else {}, numbers)
     opening = {s.subject_id for s in taken.values() if s.evidence.kind == "opt_in"}
     listed = await store.listed_of(tx, [i for i in opening if any(m.kind == "opt_out" for m in locked[i].state.marks)])
-    changes = {i: _Change(subject, subject, listed=listed.get(i, ())) for i, subject in locked.items()}
+    changes = {i: _Change(subject, subject, now, listed=listed.get(i, ())) for i, subject in locked.items()}
     senders = {s.evidence.sender_id for s in taken.values() if s.evidence.sender_id is not None}
     senders |= {one.sender_id for some in listed.values() for one in some if one.sender_id is not None}
     known = await store.known(
@@ -190,7 +191,7 @@ async def expire(tx: AsyncConnection, subject_ids: Collection[str], at: datetime
     """Write down which consents of these people have ended by `at`, and tell it. How many."""
     locked = await store.lock_subjects(tx, {}, subject_ids)
     known = await store.known(tx, senders=senders_of(locked.values()))
-    changes = [_Change(subject, subject) for subject in locked.values()]
+    changes = [_Change(subject, subject, now) for subject in locked.values()]
     for change in changes:
         _end(change, known, at, now)
     _count_terms(changes, known.rules)
@@ -308,7 +309,7 @@ async def recount(tx: AsyncConnection, subject_ids: Collection[str], now: dateti
     locked = await store.lock_subjects(tx, {}, subject_ids)
     kept = await store.terms_kept(tx, locked)
     known = await store.known(tx, senders=senders_of(locked.values()))
-    changes = [_Change(subject, subject, kept.get(subject.subject_id, ())) for subject in locked.values()]
+    changes = [_Change(subject, subject, now, kept.get(subject.subject_id, ())) for subject in locked.values()]
     _count_terms(changes, known.rules)
     await _write(tx, changes, now)
 
@@ -319,7 +320,7 @@ async def forget(tx: AsyncConnection, subject_ids: Collection[str], now: datetim
     locked = await store.lock_subjects(tx, {}, subject_ids)
     kept = await store.terms_kept(tx, locked)
     known = await store.known(tx, senders=senders_of(locked.values()))
-    changes = [_Change(subject, subject, kept.get(subject.subject_id, ())) for subject in locked.values()]
+    changes = [_Change(subject, subject, now, kept.get(subject.subject_id, ())) for subject in locked.values()]
     for change in changes:
         change.tell(replace(change.subject, erased_at=now))
     _count_terms(changes, known.rules)
