@@ -19,7 +19,7 @@ from tests.running import KEY_RING
 
 TAG_BYTES = 16
 SEALED = re.compile(rf"{KEY_RING['current']}\.([A-Za-z0-9_-]{{38,}}=*)")
-KEY = base64.b64decode(KEY_RING["keys"][KEY_RING["current"]])  # type: ignore[index]
+KEY = base64.b64decode(KEY_RING["keys"][KEY_RING["current"]])
 
 
 def spellings(e164: str) -> list[str]:

@@ -29,7 +29,7 @@ ALL_SCOPES = (
     " erasure:read erasure:write copy:read copy:write rectification:read rectification:write"
     " dead-letter:read dead-letter:write"
 )
-KEY_RING = {"current": "t1", "keys": {"t1": base64.b64encode(b"t" * 32).decode()}}
+KEY_RING: dict[str, Any] = {"current": "t1", "keys": {"t1": base64.b64encode(b"t" * 32).decode()}}
 SIGNING_RING = {"current": "p1", "keys": {"p1": base64.b64encode(b"p" * 32).decode()}}
 
 

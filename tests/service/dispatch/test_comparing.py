@@ -65,7 +65,7 @@ class Both:
 
     async def project(self, states: list[ConsentStateChanged], *, ago: timedelta = timedelta(hours=1)) -> None:
         newest = {state.subject_id: state for state in sorted(states, key=lambda s: s.version)}
-        published = {(s.subject_id, s.version): now() - ago for s in newest.values()}
+        published = {(s.subject_id, s.version): store.Published(now() - ago, n) for n, s in enumerate(newest.values())}
         async with self.dispatch.begin() as tx:
             await store.put_subjects(tx, list(newest.values()), published)
 
