@@ -1241,6 +1241,7 @@ def world(runner: asyncio.Runner, postgres: Postgres, broker: Broker, unique: st
     runner.run(opening.__aexit__(None, None, None))
 
 
+@pytest.mark.timeout(300)  # on a machine that is busy
 def test_whatever_happens_no_stop_is_overtaken_and_the_accounts_are_exact(runner: asyncio.Runner, world: World) -> None:
     drawn = seed()
     try:
@@ -1255,6 +1256,7 @@ def test_whatever_happens_no_stop_is_overtaken_and_the_accounts_are_exact(runner
         raise
 
 
+@pytest.mark.timeout(300)  # on a machine that is busy
 def test_each_thing_that_may_happen_to_what_is_woken_happens_once(runner: asyncio.Runner, world: World) -> None:
     """One after the other, to campaigns and to codes: of all these a run of the machine draws some."""
     pipeline = Pipeline(runner, world)
