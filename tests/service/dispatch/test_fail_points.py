@@ -53,7 +53,7 @@ from tests.publish import heartbeat, publish
 from tests.reading import reading
 from tests.running import Surroundings, bearer
 
-AT_ONCE = 6  # cases; each waits most of its time
+AT_ONCE = 4  # cases
 WITHIN_S = 60.0  # on a machine that is busy
 SUBMIT_WITHIN_S = 30.0  # there too the operator, in this process, answers: an `unknown` is one that a crash has left
 LEFT_AFTER_S = 5.5  # what is `sending` for so long after its permit is taken for a dead process's
