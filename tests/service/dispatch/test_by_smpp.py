@@ -9,13 +9,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from common.contracts import CAMPAIGN_REQUESTS, CONTROLS, DISPATCH_MESSAGES, SENDERS, STATES
+from common.contracts import CAMPAIGN_REQUESTS, CONTROLS, DISPATCH_MESSAGES, INBOUND_RECEIPTS, SENDERS, STATES
 from common.contracts.dispatch import MessageChanged
 from dispatch.service import Settings, build
 from tests import jasmin_smsc as jasmin
 from tests import smpp_operator as smpp
-from tests.builders import TEXT, controlled, number, opted_in, requested, sender_changed
+from tests.builders import TEXT, controlled, number, opted_in, receipt, requested, sender_changed
 from tests.eventually import eventually
 from tests.failing import Point, Process, ended, start
 from tests.infrastructure import Broker, Postgres
@@ -40,6 +41,7 @@ def by(server: Smsc, **more: Any) -> dict[str, Any]:
         "secret": jasmin.PASSWORD,
         "url": f"smpp://127.0.0.1:{server.port}",
         "options": {"binds": "1", "window": "8"},
+        "receipts": "kafka.orange",
     }
     return {"gateway_url": None, "gateways": [{**account, **more}]}
 
@@ -96,6 +98,42 @@ async def test_what_the_smsc_answers_is_what_the_ledger_says(surroundings: Surro
             _to(jasmin.UNBINDS): 1,
             _to(23): 1,
         }
+
+
+async def test_the_receipts_of_one_account_are_of_one_gateway(surroundings: Surroundings) -> None:
+    [smpp_account] = by(Smsc(2775))["gateways"]
+    settings = await surroundings.settings("dispatch")
+    on_kafka = {"provider": "kafka", "account": "orange"}
+    for other in (on_kafka, {**smpp_account, "account": "another"}):
+        with pytest.raises(ValidationError, match="of one gateway"):
+            Settings(**settings, gateways=(smpp_account, other))
+
+
+async def test_a_receipt_that_the_smscs_operator_sends_another_way_finds_its_message(
+    surroundings: Surroundings,
+) -> None:
+    """On its topic, by the id that the SMSC gave: our reference it never had. Before its answer, and after."""
+    async with smsc(JASMINS) as server, over(surroundings, server, [20, 21, 22]) as d:
+        early, late, other = (requested(n) for n in (20, 21, 22))
+        told = [receipt("delivered", gateway_id=f"smsc-{n}", provider="kafka", account="orange") for n in (1, 2)]
+        foreign = receipt("failed", gateway_id="smsc-3", provider="kafka", account="another")
+        await publish(surroundings, INBOUND_RECEIPTS, [foreign, told[0]])
+
+        async def kept() -> bool:
+            async with surroundings.sql("dispatch") as sql:
+                return bool(await sql.fetchval("SELECT count(*) FROM early_receipt") == 2)
+
+        await eventually(kept)
+        for wanted in (early, late, other):
+            await d.request(wanted)
+            await eventually(d.becomes(wanted.message_id, "accepted"))
+        await publish(surroundings, INBOUND_RECEIPTS, told[1:])
+
+        async def delivered() -> bool:
+            return [(await d.message(each.message_id))["receipt"] for each in (early, late)] == ["delivered"] * 2
+
+        await eventually(delivered)
+        assert (await d.message(other.message_id))["receipt"] is None
 
 
 async def test_a_sender_that_the_smsc_does_not_know_is_somebodys_to_mend(surroundings: Surroundings) -> None:

@@ -30,9 +30,10 @@ class RouteSettings(BaseModel):
 
 
 class GatewaySettings(BaseModel):
-    """One account with one provider. `account`: as inbound-svc calls the one its receipts come to. `rate` and
-    `sender_rate`: messages a second, over all processes. `batch`, `idempotent`, `adds_stop`, `echoes_reference`,
-    `unicode`, `segments`: where this account differs from its provider's module."""
+    """One account with one provider. `account`: as inbound-svc calls the one its receipts come to; `receipts`: the
+    whole name of that, where they come another way than by this provider. `rate` and `sender_rate`: messages a second,
+    over all processes. `batch`, `idempotent`, `adds_stop`, `echoes_reference`, `unicode`, `segments`: where this account
+    differs from its provider's module."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,6 +43,7 @@ class GatewaySettings(BaseModel):
     secret: SecretStr = SecretStr("")
     url: AnyUrl | None = None
     callback_url: SecretStr | None = None
+    receipts: str | None = Field(None, pattern=r"^[a-z0-9_]{1,40}(\.[a-z0-9-]{1,40})?$")
     options: dict[str, str] = Field(default_factory=dict)
     routes: tuple[RouteSettings, ...] = (RouteSettings(),)
     rate: float | None = Field(None, gt=0)

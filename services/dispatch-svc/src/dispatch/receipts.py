@@ -67,9 +67,11 @@ def advances(old: ReceiptState | None, new: ReceiptState, *, other_part: bool = 
     return RANK[new] > RANK[old] or (other_part and old == "delivered" and new in ("failed", "expired"))
 
 
-def subscriptions(traffic: Traffic) -> list[Subscription]:
+def subscriptions(traffic: Traffic, of: Mapping[str, str] | None = None) -> list[Subscription]:
+    """`of`: the gateway that an account's receipts are of, where they come another way than it took the messages."""
+
     async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
-        complaints = await apply_receipts(tx, batch)
+        complaints = await apply_receipts(tx, batch, of or {})
 
         async def tell() -> None:
             note(complaints, traffic)
@@ -86,10 +88,10 @@ def note(complaints: Iterable[Complaint], traffic: Traffic) -> None:
             log.error("a receipt says that somebody is needed", extra={"gateway": each.gateway, "code": each.code})
 
 
-async def apply_receipts(tx: AsyncConnection, batch: list[Received]) -> list[Complaint]:
+async def apply_receipts(tx: AsyncConnection, batch: list[Received], of: Mapping[str, str]) -> list[Complaint]:
     receipts = [
         {
-            "gateway": gateway_name(r.event.provider, r.event.account),
+            "gateway": of.get(by := gateway_name(r.event.provider, r.event.account), by),
             "gateway_message_id": r.event.provider_message_id,
             "reference": _uuid(r.event.reference or r.event.provider_message_id),  # some call a message as we do
             "receipt": r.event.state,

@@ -68,6 +68,9 @@ class Settings(HoursSettings):
             raise ValueError("there is no gateway: set PLACET_GATEWAYS (docs/providers.md)")
         if len(names) != len(set(names)):
             raise ValueError("a gateway is given twice")
+        told = [each.receipts for each in self.every_gateway if each.receipts]
+        if len({*names, *told}) != len(names) + len(told):
+            raise ValueError("receipts of one account are of one gateway")
         return self
 
     @model_validator(mode="after")
@@ -90,6 +93,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
     settings = settings or Settings()
     policy = at_hand_off(settings.policy)
     timeout = timedelta(seconds=settings.permit_ttl_s + settings.submit_timeout_s + settings.settle_margin_s)
+    told_by = {each.receipts: each.name for each in settings.every_gateway if each.receipts}
 
     def lane(held: Resources[Settings], part: float) -> tuple[Handoff, Intake, Timers]:
         """What hands messages off: campaigns' and all others' share nothing but the database, nor a process where the
@@ -131,7 +135,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         return Background(
             subscriptions=[
                 intake.campaigns(),
-                *receipts.subscriptions(handoff.traffic),
+                *receipts.subscriptions(handoff.traffic, told_by),
                 comparing.subscription(),
                 erasing.subscription(),
                 copier(held.field_keys).subscription(),
