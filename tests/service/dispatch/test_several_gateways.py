@@ -13,13 +13,12 @@ import pytest
 from common import kafka
 from common.contracts import DISPATCH_MESSAGES, DISPATCH_REQUESTS, INBOUND_RECEIPTS, operator_submits
 from common.contracts.dispatch import MessageChanged
-from common.contracts.operator import MessageSubmitted
 from common.settings import ServiceSettings
 from dispatch.gateways import Result, Unanswered, Unreachable
 from dispatch.gateways.health import Health, counted, failed, may_go
 from dispatch.gateways.kafka import KafkaGateway
 from stack.broker import Broker
-from tests.builders import number, opted_in, receipt, requested
+from tests.builders import opted_in, receipt, requested
 from tests.eventually import eventually
 from tests.fault_server import fault_server
 from tests.gateway_cases import submit
@@ -229,45 +228,6 @@ async def test_a_receipt_that_blames_our_account_stops_what_would_go_the_same_wa
             found = await eventually(d.becomes(second.message_id, "deferred"))
             assert found["reasons"] == ["gateway_needs_somebody"]
             assert len(plivo.requests) == 1
-
-
-async def test_an_operator_on_kafka_reads_each_message_once_and_its_receipt_finds_the_message(
-    surroundings: Surroundings,
-) -> None:
-    topic = operator_submits("orange")
-    on_kafka: dict[str, Any] = {"gateway_url": None, "gateways": [{"provider": "kafka", "account": "orange"}]}
-    async with (
-        operator() as nobody,
-        dispatch(surroundings, nobody, **on_kafka) as d,
-        reading(surroundings, topic) as read,
-    ):
-        await d.publish_states(opted_in(1), opted_in(2))
-        first, second = requested(1), requested(2)
-        await d.request(first, second, first)
-        for wanted in (first, second):
-            found = await eventually(d.becomes(wanted.message_id, "accepted"))
-            assert (found["gateway"], found["gateway_message_id"]) == ("kafka.orange", None)
-
-        async def both() -> list[MessageSubmitted]:
-            events = [event for event in await read() if isinstance(event, MessageSubmitted)]
-            assert len(events) >= 2
-            return events
-
-        told = await eventually(both)
-        assert {(e.reference, e.recipient) for e in told} == {
-            (first.message_id, number(1)),
-            (second.message_id, number(2)),
-        }
-        assert {(e.sender, e.short_code, e.category) for e in told} == {("MAISONLUNE", "36111", "marketing")}
-        mine = receipt("delivered", reference=first.message_id, gateway_id="or-1", provider="kafka", account="orange")
-        await publish(surroundings, INBOUND_RECEIPTS, [mine])
-
-        async def delivered() -> bool:
-            return bool((await d.message(first.message_id))["receipt"] == "delivered")
-
-        await eventually(delivered)
-        assert (await d.message(first.message_id))["gateway_message_id"] == "or-1"
-        assert len(await read()) == 2
 
 
 async def test_without_a_broker_nothing_was_handed_to_an_operator_on_kafka(surroundings: Surroundings) -> None:
