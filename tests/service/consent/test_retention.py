@@ -160,10 +160,11 @@ async def test_years_late_each_consent_expires_once_at_its_own_instant(database:
     assert (ended.occurred_at, ended.received_at) == (A_YEAR_LATER, much_later)
     await recorded(database, of("t1-a", contact(5)), now=much_later)  # of before the end, and late
     assert await states(database, "t1-a") == {"acme/promotions": "expired"}
-    again = opt_in(0, evidence_id="ev-again", occurred_at=much_later, received_at=much_later)
-    await recorded(database, of("t1-a", again), now=much_later)
+    back = much_later + SECOND  # than their erasure, which the end of the last consent was
+    again = opt_in(0, evidence_id="ev-again", occurred_at=back, received_at=back)
+    await recorded(database, of("t1-a", again), now=back)
     assert await states(database, "t1-a") == {"acme/promotions": "opted_in"}
-    assert (await told(database))[-1].consents[0].expires_at == much_later.replace(year=much_later.year + 1)
+    assert (await told(database))[-1].consents[0].expires_at == back.replace(year=back.year + 1)
 
 
 async def test_who_is_in_touch_after_the_end_and_before_the_timer_does_not_revive_what_has_ended(
