@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 LONG = (
     "service/dispatch/test_pipeline_machine.py",
     "service/dispatch/test_fail_points.py",
+    "service/dispatch/test_by_smpp.py",
     "service/dispatch/test_dispatch.py",
     "service/consent/test_preference_page.py",
     "service/inbound/test_faults.py",

@@ -32,8 +32,8 @@ class RouteSettings(BaseModel):
 class GatewaySettings(BaseModel):
     """One account with one provider. `account`: as inbound-svc calls the one its receipts come to; `receipts`: the
     whole name of that, where they come another way than by this provider. `rate` and `sender_rate`: messages a second,
-    over all processes. `batch`, `idempotent`, `adds_stop`, `echoes_reference`, `unicode`, `segments`: where this account
-    differs from its provider's module."""
+    over all processes. `batch`, `idempotent`, `adds_stop`, `echoes_reference`, `unicode`, `segments`: where this
+    account differs from its provider's module."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
