@@ -36,10 +36,19 @@ class Smsc:
         return [fact for fact in self.facts if fact["kind"] == kind]
 
     async def stop(self) -> None:
-        if self.process is not None and self.process.returncode is None:
+        """By SIGKILL. What it said until then is among the facts."""
+        if self.process is None:
+            return
+        if self.process.returncode is None:
             self.process.kill()
-        if self.process is not None:
-            await self.process.wait()
+        assert self.process.stdout is not None
+        self.facts += map(json.loads, (await self.process.stdout.read()).splitlines())
+        await self.process.wait()
+
+    @property
+    def submits(self) -> list[dict[str, Any]]:
+        """All of them, once it is stopped."""
+        return [fact for fact in self.facts if fact["kind"] == "submit"]
 
 
 @asynccontextmanager
