@@ -167,10 +167,12 @@ async def test_a_request_of_before_that_comes_late_is_denied_and_keeps_nothing(s
             requested(1, requested_at=before, text=TEXT),
             requested(1, requested_at=before, category="service", campaign_id=None, purpose=None, text="Votre code"),
         )
-        await d.request(late)
+        too_late = requested(1, requested_at=before, send_before=now(), text=TEXT)  # it expires, whoever it was for
+        await d.request(late, too_late)
         await publish(surroundings, DISPATCH_REQUESTS, [service])
         for identity in (late.message_id, service.message_id):
             assert (await eventually(d.becomes(identity, "denied")))["reasons"] == ["erased"]
+        await eventually(d.becomes(too_late.message_id, "expired"))
         assert await held(surroundings, 1) == []
 
         # who buys again is written to again

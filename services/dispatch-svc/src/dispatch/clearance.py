@@ -201,7 +201,8 @@ class Clearance:
             if isinstance(verdict, Allow) and gateway is None:
                 verdict = _no_way(candidate, open_ways, now)
             allowed = isinstance(verdict, Allow)
-            row = self._row(candidate, verdict, subject.version if subject else None, as_of, now)
+            gone = flaw is Reason.ERASED
+            row = self._row(candidate, verdict, subject.version if subject else None, as_of, now, gone=gone)
             row["facts"] = facts
             row["gateway"] = gateway if allowed else None
             permit = None
@@ -263,8 +264,16 @@ class Clearance:
         return number, content, None
 
     def _row(
-        self, candidate: Candidate, verdict: Verdict, consent_version: int | None, as_of: datetime | None, now: datetime
+        self,
+        candidate: Candidate,
+        verdict: Verdict,
+        consent_version: int | None,
+        as_of: datetime | None,
+        now: datetime,
+        *,
+        gone: bool,
     ) -> dict[str, Any]:
+        """`gone`: its person was erased since, though it may say nothing of that, having expired before."""
         reasons: tuple[Reason, ...] = ()
         due: datetime | None = None
         match verdict:
@@ -276,7 +285,7 @@ class Clearance:
                 status, reasons, due = "deferred", found, until
             case Expire(reasons=found):
                 status, reasons = "expired", found
-        gone = status == "denied" and Reason.ERASED in reasons
+        gone = (status == "denied" and Reason.ERASED in reasons) or (status == "expired" and gone)
         return {
             "message_id": candidate.message_id,
             "campaign_id": candidate.campaign_id,
