@@ -31,7 +31,7 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from random import Random
@@ -111,7 +111,7 @@ SECOND: dict[str, Any] = {"provider": "simulator", "account": "second", "secret"
 SLOTS = 2
 LOOKS = 4  # of a timer, with all of its slots taken before the last
 LIMITS = Limits(max_staleness=FRESH, recheck=timedelta(0), review_recheck=timedelta(0))
-AT_REST = replace(LIMITS, registry_grace=timedelta(0))  # what might still come has come
+AT_REST = msgspec.structs.replace(LIMITS, registry_grace=timedelta(0))  # what might still come has come
 PEOPLE = (1, 2, 3)
 CAMPAIGNS = ("c1", "c2")
 EMPTIED = (
