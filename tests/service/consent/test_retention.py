@@ -315,7 +315,7 @@ async def test_thousands_fall_due_at_once_and_nobody_waits_for_a_lock(database: 
     async with database.begin() as tx:
         found = await tx.execute(
             text(
-                "SELECT count(*) AS lines, count(DISTINCT subject_id) AS people, max(version) AS newest"
+                "SELECT count(*) AS lines, count(DISTINCT subject_id) AS people, max(entries) AS most"
                 " FROM evidence JOIN subject USING (subject_id) WHERE kind = 'expiry'"
             )
         )

@@ -288,7 +288,6 @@ WAITING_TO_APPLY = f"{WAITING}'ExclusiveLock'"
         ("it is due", "service", "denied"),  # a question
         ("its permit has lapsed", "marketing", "denied"),
         ("its permit has lapsed", "service", "denied"),
-        ("a crash left it", "marketing", "unknown"),
     ],
 )
 async def test_who_decides_again_waits_for_an_opt_out_that_is_being_applied_and_knows_it(
@@ -303,7 +302,6 @@ async def test_who_decides_again_waits_for_an_opt_out_that_is_being_applied_and_
     ways: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
         "it is due": timers.wake_marketing if category == "marketing" else timers.wake_codes,
         "its permit has lapsed": lambda: handoff._decide_again([permit]),
-        "a crash left it": timers.sweep,
     }
     async with database.begin() as tx:
         if way == "it is due":
@@ -321,6 +319,25 @@ async def test_who_decides_again_waits_for_an_opt_out_that_is_being_applied_and_
     await deciding
     async with database.begin() as tx:
         assert await fetch_many(tx, "SELECT status FROM message") == [(becomes,)]
+
+
+async def test_the_sweep_gives_way_to_an_opt_out_that_is_being_applied_and_then_knows_it(
+    database: Database, clearance: Clearance
+) -> None:
+    handoff = Handoff(database, clearance.traffic, clearance, 1)
+    timers = Timers(database, clearance, handoff, batch=10, partitions=3, sending_timeout=timedelta(seconds=-1))
+    [decision] = await decided(database, clearance, 1, requested_at=now() - timedelta(minutes=1))
+    statuses: list[Any] = []
+    async with database.begin() as applying:
+        await store.lock_decisions_out(applying, decision.candidate.partition)
+        await store.put_subjects(applying, [opted_out(1)])
+        async with asyncio.timeout(10):
+            await timers.sweep()
+        statuses += await fetch_many(applying, "SELECT status FROM message")
+    await timers.sweep()
+    async with database.begin() as tx:
+        statuses += await fetch_many(tx, "SELECT status FROM message")
+    assert statuses == [("sending",), ("unknown",)], "which would go once more, were it not for the opt-out"
 
 
 async def test_a_code_waits_for_neither_a_campaign_nor_an_opt_out_that_waits_for_one(database: Database) -> None:
