@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from stack import processes
 from stack.postgres import Postgres
 from stack.processes import DidNotStart, Supervisor, end, free_port, spawn
 from tests.eventually import eventually
@@ -22,6 +23,7 @@ import asyncio, sys
 from pathlib import Path
 from stack.broker import Broker
 from stack.postgres import Postgres
+from stack import processes
 from stack.processes import Supervisor
 
 async def main(folder, port):
@@ -47,6 +49,13 @@ async def start_web(supervisor: Supervisor, name: str = "web") -> int:
     command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
     await supervisor.start(name, command, ready=f"http://127.0.0.1:{port}/")
     return supervisor.pid(name)
+
+
+def test_a_free_port_is_told_to_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody listens on it yet: of two that are started together the second would not come up."""
+    monkeypatch.setattr(processes, "PORTS", range(20_000, 20_600))
+    told = [free_port() for _ in range(200)]
+    assert len(set(told)) == len(told)
 
 
 def alive(pid: int) -> bool:
