@@ -56,6 +56,7 @@ from common.contracts import (
     CONTROLS,
     DISPATCH_MESSAGES,
     DISPATCH_REQUESTS,
+    ERASURE_ACKS,
     ERASURES,
     INBOUND_RECEIPTS,
     STATES,
@@ -1223,7 +1224,7 @@ async def _world(surroundings: Surroundings, noted: Noted) -> AsyncIterator[Worl
         await opened.enter_async_context(operator(fake))
         told = await surroundings.settings("dispatch", gateway_url=fake.url, gateway_token=TOKEN, hours="demonstration")
         given = Settings(**told)
-        await kafka.ensure_topics(given, list(TOPICS))
+        await kafka.ensure_topics(given, [*TOPICS, ERASURE_ACKS])
         database = fake.database = Database(given.database_url, pool_size=20)
         opened.push_async_callback(database.close)
         producer = kafka.producer(given)
