@@ -2,6 +2,7 @@
 that was not handled or put aside."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -621,25 +622,32 @@ def _shown() -> set[int]:
 async def test_a_log_that_ends_before_what_was_read(
     surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch, groups: bool
 ) -> None:
-    """A leader that was chosen a moment ago does not know yet how far all have come. That ends nothing before it could
-    know."""
+    """A leader that was chosen a moment ago does not know yet how far all have come, and any may answer with records
+    that came after it looked where the log ends. That ends nothing before a later answer says the same."""
     async with pipeline(surroundings, partitions=1, kafka_groups=groups) as pipe, reading(pipe, 0) as (read, place):
         consumer = pipe.consumer()
         consumer._placed.add(place)
-        read.seek(place, 5)
-        known = read._subscription.subscription.assignment.state_value(place)
-        known.highwater = 5
-        await consumer._within_the_log(read)
-        known.highwater = 3
+        answers = itertools.count(1)
+
+        async def answered(end: int, next_offset: int) -> None:
+            read.seek(place, next_offset)
+            known = read._subscription.subscription.assignment.state_value(place)
+            known.highwater, known.timestamp = end, next(answers)
+            await consumer._within_the_log(read)
+            await consumer._within_the_log(read)  # of the same answer
+
+        await answered(end=5, next_offset=5)
+        await answered(end=5, next_offset=6)  # one was appended while it was read
+        await answered(end=7, next_offset=8)  # and again: the log goes on
+        await answered(end=8, next_offset=8)
+        await answered(end=3, next_offset=8)
         if groups:
-            await consumer._within_the_log(read)
-            known.highwater = 5
-            await consumer._within_the_log(read)
-            known.highwater = 3
-            await consumer._within_the_log(read)
+            await answered(end=3, next_offset=8)
+            await answered(end=8, next_offset=8)
+            await answered(end=3, next_offset=8)
             monkeypatch.setattr(consumer_loop, "NEW_LEADER_S", -1.0)
-        with pytest.raises(Stopped):
-            await consumer._within_the_log(read)
+        with pytest.raises(Stopped, match="offset 8 of partition 0 is beyond the log"):
+            await answered(end=3, next_offset=8)
 
 
 @asynccontextmanager

@@ -204,6 +204,15 @@ class _Partition:
     poison_in_a_row: int = 0
 
 
+@dataclass(slots=True, frozen=True)
+class _Short:
+    """A log that seemed to end before the next offset we would read."""
+
+    position: int
+    answer: int  # which of the broker's answers said so: when it came, in ms
+    since: float
+
+
 @dataclass(slots=True)
 class Consumer:
     """Runs one subscription until stopped. `assigned` is set after the first assignment."""
@@ -219,7 +228,7 @@ class Consumer:
     _reached: dict[TopicPartition, int] = field(default_factory=dict)  # the next offset as last read or stored
     _partitions: dict[TopicPartition, _Partition] = field(default_factory=dict)
     _resume_at: dict[TopicPartition, float] = field(default_factory=dict)
-    _short_since: dict[TopicPartition, float] = field(default_factory=dict)  # the log seems to end before what was read
+    _short: dict[TopicPartition, _Short] = field(default_factory=dict)  # the log seems to end before what was read
     _committing: asyncio.Task[None] | None = None
     _commit_at: float = 0.0
 
@@ -559,17 +568,21 @@ class Consumer:
         """Not every broker refuses an offset beyond its log: a log that ends before what we have read is another log,
         and reading on would skip it. (The fetch's high watermark; what ListOffsets says is not exact everywhere.)
 
-        A leader that has just been chosen says less than the one before had, until its followers have caught up: where
-        there can be another leader, that is given a while."""
+        An answer may hold records that were appended after its high watermark was taken (Partition.fetchRecords in
+        Apache Kafka), so only a later one tells. A leader that has just been chosen says less than the one before had,
+        until its followers have caught up: where there can be another leader, that is given a while."""
         now = time.monotonic()
         for tp in kafka_consumer.assignment() & self._placed:
             end = kafka_consumer.highwater(tp)
             if end is None or end >= (position := await kafka_consumer.position(tp)):
-                self._short_since.pop(tp, None)
+                self._short.pop(tp, None)
                 continue
-            since = self._short_since.setdefault(tp, now)
-            if not self.settings.kafka_groups or now - since > NEW_LEADER_S:
-                raise Stopped(f"{self.name}: offset {position} of partition {tp.partition} is beyond the log")
+            answer = kafka_consumer.last_poll_timestamp(tp)
+            short = self._short.get(tp)
+            if short is None or end >= short.position:
+                self._short[tp] = _Short(position, answer, now)
+            elif answer != short.answer and (not self.settings.kafka_groups or now - short.since > NEW_LEADER_S):
+                raise Stopped(f"{self.name}: offset {short.position} of partition {tp.partition} is beyond the log")
 
     async def start_of(self, partition: int) -> int:
         """Where to read on: the stored offset; the beginning of the log (0) the first time."""
@@ -648,7 +661,7 @@ class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
         self._consumer._placed.clear()
         self._consumer._reached.clear()
         self._consumer._resume_at.clear()
-        self._consumer._short_since.clear()
+        self._consumer._short.clear()
         self._consumer._forget(revoked | self._consumer._partitions.keys())
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
