@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from typing import Any, Literal
@@ -61,13 +62,14 @@ async def start(
     """A service in a process of its own, in its background roles; with `at`, it answers there too. Asked to end, it
     stops as planned. The first one takes as long as the imports do."""
     process = processes.Process(target=_run, args=(build, settings, dies_at, armed, at), daemon=True)
-    await asyncio.to_thread(process.start)
+    process.start()  # in no other thread: see `ended`
     return process
 
 
 async def ended(process: Process, within_s: float) -> int | None:
-    """Its exit code; None where it still runs."""
-    await asyncio.to_thread(process.join, within_s)
+    """Its exit code; None where it still runs. That can be read once from where it is told, and whatever asks for it
+    does that, `start` for all processes: so this thread alone does. Another one only waits for it to be there."""
+    await asyncio.to_thread(connection.wait, [process.sentinel], within_s)
     return process.exitcode
 
 
