@@ -30,21 +30,22 @@ def test_untouched_it_holds() -> None:
     assert holds(FILE)
 
 
-@pytest.mark.parametrize("change", ["one bit", "case", "another", "gone", "twice"])
-def test_no_byte_of_it_can_be_changed(change: str) -> None:
-    """Every byte of the file, one after the other."""
-    dice = random.Random(change)
+@pytest.mark.parametrize("nth", [0, 1])
+def test_no_byte_of_it_can_be_changed(nth: int) -> None:
+    """Every byte of the file, one after the other: each in two of five ways."""
+    dice = random.Random("changes")
     missed = []
     for place, byte in enumerate(FILE):
-        other = {
-            "one bit": bytes([byte ^ 1 << dice.randrange(8)]),
-            "case": bytes([byte ^ 0x20]),
-            "another": bytes([dice.choice([b for b in BYTES if b != byte])]),
-            "gone": b"",
-            "twice": bytes([byte, byte]),
-        }[change]
-        if holds(FILE[:place] + other + FILE[place + 1 :]):
-            missed.append((place, FILE[max(0, place - 20) : place + 20], other))
+        changes = [
+            bytes([byte ^ 1 << dice.randrange(8)]),
+            bytes([byte ^ 0x20]),  # the other case
+            bytes([dice.choice([b for b in BYTES if b != byte])]),
+            b"",
+            bytes([byte, byte]),
+        ]
+        dice.shuffle(changes)
+        if holds(FILE[:place] + changes[nth] + FILE[place + 1 :]):
+            missed.append((place, FILE[max(0, place - 20) : place + 20], changes[nth]))
     assert missed == []
 
 

@@ -15,7 +15,7 @@ from tests.running import Surroundings, bearer
 
 pytestmark = pytest.mark.any_broker  # the same requests, and what is answered, whatever is behind
 
-FEW = 4
+FEW = 2
 KNOWN = {"sender_id": [SENDER], "number": [number(1)], "subject_id": [subject(1)], "purpose": ["promotions"]}
 
 

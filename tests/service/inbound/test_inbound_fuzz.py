@@ -102,6 +102,6 @@ async def test_whatever_comes_to_inbound_it_has_an_answer(surroundings: Surround
             Check(signed(), ask, 60),
             Check(fenced(), ask, 60),
             Check(anything(), ask, 60),
-            *everything_described(inbound, bearer(), known, 5),
+            *everything_described(inbound, bearer(), known, 3),
         )
         assert inbound.told[200] + inbound.told[204], "nothing was ever believed: nothing was tested"
