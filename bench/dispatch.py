@@ -13,6 +13,7 @@ The numbers are counted up where mobiles are (bench.consent says why); nothing l
 """
 
 import asyncio
+import math
 import os
 import signal
 import sys
@@ -397,4 +398,5 @@ def _submit(reference: str) -> Submit:
         short_code="36111",
         category="marketing",
         text=TEXT,
+        begin_by=math.inf,
     )

@@ -63,9 +63,11 @@ class FaultServer:
     fault: Fault | None = None
     answer: bytes = b""
     requests: list[bytes] = field(default_factory=list)
+    connections: int = 0
     _closing: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         try:
             while (request := await _request(reader)) is not None:
                 self.requests.append(request)

@@ -5,6 +5,7 @@ numbers fictional. An exchange is what a provider answers to one message, and wh
 """
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,7 +24,12 @@ from dispatch.gateways import (
 )
 
 
-def submit(n: int, text: str = "Offre du jour. STOP au 36111", category: Category = "marketing") -> Submit:
+def submit(
+    n: int,
+    text: str = "Offre du jour. STOP au 36111",
+    category: Category = "marketing",
+    begin_by: float = math.inf,
+) -> Submit:
     return Submit(
         reference=str(UUID(int=0x01A21522C89F8DE0A0EE000000000000 + n)),
         subject_id=f"t1-{n:032x}",
@@ -32,6 +38,7 @@ def submit(n: int, text: str = "Offre du jour. STOP au 36111", category: Categor
         short_code="36111",
         category=category,
         text=text,
+        begin_by=begin_by,
     )
 
 

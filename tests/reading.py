@@ -17,6 +17,12 @@ async def reading(surroundings: Surroundings, topic: Topic) -> AsyncIterator[Cal
     """All of a topic so far, each time it is asked, partition by partition in order."""
     settings = ServiceSettings(**await surroundings.settings("dispatch"))
     await ensured(settings, topic)
+    async with reading_at(settings, topic) as read:
+        yield read
+
+
+@asynccontextmanager
+async def reading_at(settings: ServiceSettings, topic: Topic) -> AsyncIterator[Callable[[], Awaitable[list[Event]]]]:
     partitions = [TopicPartition(settings.topic_prefix + topic.name, n) for n in range(settings.partitions)]
     consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka_bootstrap, auto_offset_reset="earliest")
     seen: list[tuple[int, int, Event]] = []

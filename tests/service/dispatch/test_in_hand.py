@@ -2,15 +2,18 @@
 operator over HTTP, no service around. Another process's sweep takes all that is `sending` for a dead one's."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+import aiohttp
 import msgspec
 import pytest
 from aiohttp import web
+from aiohttp.abc import AbstractResolver, ResolveResult
 from prometheus_client import REGISTRY
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -18,8 +21,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.consumer import Received
 from common.database import Database, fetch_many
 from common.law import at_hand_off, load
+from common.timer import uptime_s
 from dispatch import projection, store
-from dispatch.clearance import Clearance, Permit, uptime_s
+from dispatch.clearance import Clearance, Permit
 from dispatch.clearance import requested as candidate
 from dispatch.eraser import Erasing
 from dispatch.gate import Limits
@@ -48,6 +52,7 @@ pytestmark = pytest.mark.brokerless
 TTL_S = 60.0
 LEFT_AT_ONCE = timedelta(seconds=-1)
 SOON = timedelta(seconds=1)
+ENFORCED = "SELECT enforced_at FROM enforcement"
 
 
 @dataclass
@@ -116,6 +121,21 @@ class Process:
         assert enforced_at is not None
 
 
+class Names(AbstractResolver):
+    """Of the operator's address, told once it is `open`."""
+
+    def __init__(self) -> None:
+        self.asked, self.open = asyncio.Event(), asyncio.Event()
+
+    async def resolve(self, host: str, port: int = 0, family: int = socket.AF_INET) -> list[ResolveResult]:
+        self.asked.set()
+        await self.open.wait()
+        at = {"hostname": host, "host": "127.0.0.1", "port": port, "family": family, "proto": 0, "flags": 0}
+        return [ResolveResult(**at)]  # type: ignore[typeddict-item]
+
+    async def close(self) -> None: ...
+
+
 @pytest.fixture
 async def fake() -> AsyncIterator[Watched]:
     watched = Watched()
@@ -139,11 +159,16 @@ async def process(postgres: Postgres, unique: str, fake: Watched) -> AsyncIterat
         )
     opened: list[Traffic] = []
 
-    def start(*, idempotent: bool = False, rate: float | None = None) -> Process:
+    def start(*, idempotent: bool = False, rate: float | None = None, names: Names | None = None) -> Process:
         can = Capabilities(batch=100, echoes_reference=True, idempotent=idempotent)
-        account = Account("simulator", "main", secret=TOKEN, url=fake.url)
+        url = fake.url if names is None else fake.url.replace("127.0.0.1", "operator.example")
+        account = Account("simulator", "main", secret=TOKEN, url=url)
         provider = HTTP_PROVIDERS["simulator"]
         gateway = HttpGateway("simulator", provider, account, timeout_s=30.0, capabilities=can)
+        if names is not None:
+            connector = gateway._session.connector
+            assert isinstance(connector, aiohttp.TCPConnector)
+            connector._resolver = names
         opened.append(traffic := Traffic([gateway], rates={"simulator": Rates(rate)}))
         policy, limits = at_hand_off(load("demonstration")), Limits(max_staleness=timedelta(minutes=5))
         return Process(database, Clearance(subject_keys, field_keys, traffic, policy, limits, TTL_S))
@@ -171,6 +196,35 @@ async def test_what_was_never_begun_is_decided_again_though_another_took_it_for_
     assert len(fake.messages) == 1
     async with owner.database.begin() as tx:
         assert await fetch_many(tx, "SELECT unknown_since FROM message") == [(None,)]
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "an opt-out"])
+async def test_what_takes_longer_to_reach_than_its_permit_lasts_is_decided_again(
+    process: Callable[..., Process], fake: Watched, meanwhile: str
+) -> None:
+    """A submit was called in time, and its first byte would have left seconds after the person had opted out."""
+    names = Names()
+    owner = process(names=names)
+    permits = [msgspec.structs.replace(each, until=uptime_s() + 0.2) for each in await owner.decides(1)]
+    sending = asyncio.create_task(owner.handoff.send(permits))
+    await asyncio.wait_for(names.asked.wait(), 10)
+    if meanwhile == "an opt-out":
+        async with owner.database.begin() as tx:
+            await store.lock_decisions_out(tx, 0)
+            await projection.apply_states(tx, [Received(opted_out(1), "", 1, 0, now(), None)])
+
+    async def has_lapsed() -> bool:
+        return uptime_s() > permits[0].until
+
+    await eventually(has_lapsed)
+    names.open.set()
+    await sending
+    [(status, _)] = await owner.ledger()
+    assert (status, len(fake.messages)) == (("accepted", 1) if meanwhile == "nothing" else ("denied", 0))
+    async with owner.database.begin() as tx:
+        enforced = [enforced_at is not None for (enforced_at,) in await fetch_many(tx, ENFORCED)]
+    assert enforced == ([] if meanwhile == "nothing" else [True])
+    assert owner.handoff.traffic.standing("simulator") == "open", "it answers"
 
 
 @pytest.mark.parametrize("kept", ["its lock", "its messages"])

@@ -5,6 +5,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import pytest
 from common import kafka
 from common.contracts import DISPATCH_MESSAGES, DISPATCH_REQUESTS, INBOUND_RECEIPTS, operator_submits
 from common.contracts.dispatch import MessageChanged
+from common.contracts.operator import MessageSubmitted
 from common.settings import ServiceSettings
-from dispatch.gateways import Result, Unanswered, Unreachable
+from common.timer import uptime_s
+from dispatch.gateways import Late, Result, Unanswered, Unreachable
 from dispatch.gateways.health import Health, counted, failed, may_go
 from dispatch.gateways.kafka import KafkaGateway
 from stack.broker import Broker
@@ -24,7 +27,7 @@ from tests.fault_server import fault_server
 from tests.gateway_cases import submit
 from tests.operator import TOKEN, Operator, operator
 from tests.publish import publish
-from tests.reading import reading
+from tests.reading import reading, reading_at
 from tests.running import Surroundings
 from tests.service.dispatch.test_dispatch import PATIENT_S, _otp, dispatch, known
 
@@ -277,6 +280,39 @@ async def test_a_submit_to_a_log_ends_in_its_time_whatever_of_it_went_by_before_
         os.kill(own_broker._child.pid, signal.SIGCONT)
     assert done, "a minute more would have been the second deadline's"
     assert [type(answer) for answer in await late] == [Unanswered]
+    await gateway.close()
+
+
+async def test_what_could_not_begin_in_time_is_on_no_topic_once_there_is_a_broker_again(
+    surroundings: Surroundings, own_broker: Broker
+) -> None:
+    """The library would try for as long as it takes, and an operator that reads it then sends it at night."""
+    given = await surroundings.settings("dispatch")
+    at = {"kafka_bootstrap": own_broker.bootstrap, "kafka_idempotence": False, "kafka_replication": 1}
+    settings = ServiceSettings(**{**given, **at})
+    topic = operator_submits("orange")
+    await kafka.ensure_topics(settings, [topic])
+    gateway = KafkaGateway("kafka.orange", "orange", settings, timeout_s=PATIENT_S)
+    assert await gateway.submit([submit(1)]) == [Result("accepted", None, None)]
+    outlet = gateway._publisher._outlet
+    own_broker.stop()
+    answers = await gateway.submit([submit(2, begin_by=uptime_s() + 0.5), submit(3, begin_by=uptime_s() + 0.5)])
+    assert [type(answer) for answer in answers] == [Late, Late]
+    assert outlet is not None
+    assert outlet.is_shut
+    own_broker.start()  # with an empty log
+    await kafka.ensure_topics(settings, [topic])
+
+    async def goes_again() -> bool:
+        with suppress(Unreachable):
+            return await gateway.submit([submit(4)]) == [Result("accepted", None, None)]
+        return False
+
+    await eventually(goes_again)
+    await asyncio.gather(*gateway._publisher._ending)  # all that it might still have done
+    async with reading_at(settings, topic) as read:
+        there = await eventually(read)
+    assert [event.reference for event in there if isinstance(event, MessageSubmitted)] == [submit(4).reference]
     await gateway.close()
 
 

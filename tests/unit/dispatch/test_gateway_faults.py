@@ -7,13 +7,16 @@ from collections.abc import Sequence
 
 import pytest
 
+from common.timer import uptime_s
 from dispatch.gateways import (
     HTTP_PROVIDERS,
     HttpGateway,
+    Late,
     Misconfigured,
     Refused,
     Result,
     SendError,
+    Submit,
     Throttled,
     Unanswered,
     Unreachable,
@@ -107,6 +110,31 @@ async def test_no_connection_in_time_is_nothing_begun() -> None:
         for each in waiting:
             each.close()
     assert type(answer) is Unreachable
+
+
+@each_provider
+async def test_a_connection_that_took_longer_than_the_permit_lasts_is_kept_for_the_next(provider: str) -> None:
+    async with fault_server() as server:
+        server.fault, server.answer = None, ACCOUNTS[provider].accepted(submit(1))
+        gateway = HttpGateway(
+            provider, HTTP_PROVIDERS[provider], ACCOUNTS[provider].at(server.url), timeout_s=PATIENT_S
+        )
+        try:
+            [late] = await _answers(gateway, submit(1, begin_by=uptime_s() - 0.001))
+            assert type(late) is Late
+            assert server.requests == []
+            [in_time] = await _answers(gateway, submit(1, begin_by=uptime_s() + PATIENT_S))
+        finally:
+            await gateway.close()
+    assert isinstance(in_time, Result), repr(in_time)
+    assert (len(server.requests), server.connections) == (1, 1)
+
+
+async def _answers(gateway: HttpGateway, message: Submit) -> Sequence[Result | SendError]:
+    try:
+        return await gateway.submit([message])
+    except SendError as error:
+        return [error]
 
 
 def _knock(address: tuple[str, int]) -> socket.socket:

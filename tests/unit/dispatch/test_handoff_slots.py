@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from common.contracts.campaign import Category
+from common.timer import uptime_s
 from dispatch import pipeline
-from dispatch.clearance import Permit, _no_way, requested, uptime_s
+from dispatch.clearance import Permit, _no_way, requested
 from dispatch.gate import Reason
 from dispatch.gateways import (
     HTTP_PROVIDERS,
@@ -148,8 +149,8 @@ class Suspended:
 async def test_a_permit_lapses_while_the_machine_is_suspended(monkeypatch: pytest.MonkeyPatch) -> None:
     """Others have taken its message for a dead one's meanwhile, and told that an opt-out is enforced."""
     clocks = Suspended()
-    for module in ("clearance", "pipeline"):
-        monkeypatch.setattr(f"dispatch.{module}.time", clocks)
+    for module in ("common.timer", "dispatch.pipeline"):
+        monkeypatch.setattr(f"{module}.time", clocks)
     until = uptime_s() + 60
     assert await _handoff()._slot(asyncio.Semaphore(1), until)
     clocks.for_s = 3600.0
@@ -166,9 +167,10 @@ async def test_a_submit_that_outlives_its_gateways_word_is_unknown(monkeypatch: 
         candidate = requested(builders.requested(1), 0)
         permit = Permit(candidate, builders.number(1), "Offre", "MAISONLUNE", "36111", "twilio", float("inf"))
         async with asyncio.timeout(30.0):
-            rows = await _handoff(Traffic([gateway]))._submit([permit, permit])
+            rows, late = await _handoff(Traffic([gateway]))._submit([permit, permit])
         await gateway.close()
     assert rows is not None
+    assert late == []
     assert [row["status"] for row in rows] == ["unknown", "unknown"]
     assert len(server.requests) == 2
 

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.sms_length import GSM7_BASIC, GSM7_EXTENSION, length
-from dispatch.gateways import Account, Misconfigured, Refused, Result, Throttled, Unanswered, Unreachable
+from common.timer import uptime_s
+from dispatch.gateways import Account, Late, Misconfigured, Refused, Result, Throttled, Unanswered, Unreachable
 from dispatch.gateways.smpp import SmppGateway, parts_of
 from tests import jasmin_smsc as jasmin
 from tests import smpp_operator as operator
@@ -35,6 +36,18 @@ async def bound(port: int, timeout_s: float = 5.0, **options: str) -> AsyncItera
         yield gateway
     finally:
         await gateway.close()
+
+
+@of_both
+async def test_a_bind_that_took_longer_than_the_permit_lasts_is_there_for_the_next(module: str) -> None:
+    async with smsc(module) as server, bound(server.port, binds="1") as gateway:
+        ends = uptime_s() - 0.001, uptime_s() + 60
+        late, in_time = [(await gateway.submit([submit(operator.ACCEPTED, begin_by=end)]))[0] for end in ends]
+        await server.heard(1)
+    assert type(late) is Late
+    assert isinstance(in_time, Result)
+    assert len(server.submits) == 1
+    assert [one["kind"] for one in server.facts].count("bind") == 1
 
 
 @of_both

@@ -4,6 +4,7 @@ Only `common` talks to Kafka. Everything leaves through `common.outbox` and arri
 """
 
 import asyncio
+import contextlib
 import re
 import ssl
 import struct
@@ -11,25 +12,31 @@ import sys
 import time
 from array import array
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from uuid import UUID, uuid4
 
 import msgspec
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.errors import (
     KafkaError,
+    NodeNotReadyError,
     TopicAlreadyExistsError,
     TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
     for_code,
 )
+from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.protocol.produce import ProduceRequest
 
 from common.contracts import EVENTS, Event, Topic, Watermark
 from common.settings import ServiceSettings
 from common.telemetry import traceparent
+from common.timer import uptime_s
 
 Headers = list[tuple[str, bytes]]
 T = TypeVar("T")
@@ -293,64 +300,163 @@ class NotPublished(Exception):
         self.ours = ours
 
 
+# what became of a record: it is in the log of all replicas; it never left, and never will; it may be there
+Published = Literal["logged", "not begun", "unknown"]
+
+
+class _Shut(KafkaError):  # type: ignore[misc]
+    """Not retriable."""
+
+
+@dataclass(slots=True, eq=False)
+class _Writing:
+    """A batch that somebody waits for. `begun`: a request with it has gone to a broker."""
+
+    batch: BatchBuilder
+    begin_by: float
+    begun: bool = False
+
+
+def _seen(acknowledged: asyncio.Future[Any]) -> None:
+    """Perhaps nobody waits for it any more."""
+    if not acknowledged.cancelled():
+        acknowledged.exception()
+
+
+class _Outlet:
+    """A producer that can be shut: from then on it writes nothing more. By itself one that is idempotent tries again
+    until it has succeeded, however late that is, and when it is stopped as well."""
+
+    def __init__(self, settings: ServiceSettings) -> None:
+        self.producer = producer(settings)
+        self.is_shut = False
+        self.writing: set[_Writing] = set()
+        self._client: AIOKafkaClient = self.producer.client
+        self._send = self._client.send
+        self._client.send = self._send_unless_shut
+
+    async def _send_unless_shut(self, node_id: int, request: Any, *, group: Any = ConnectionGroup.DEFAULT) -> Any:
+        """Every request of the producer goes by here. To connect may take a while: what is looked at after that is
+        written at once."""
+        if isinstance(request, ProduceRequest):
+            if not await self._client.ready(node_id, group=group):
+                raise NodeNotReadyError
+            made, now = [each for each in self.writing if each.batch.closed()], uptime_s()
+            self.is_shut = self.is_shut or any(now > each.begin_by for each in made if not each.begun)
+            if self.is_shut:
+                raise _Shut
+            for each in made:  # another node's may be among them: it is about to
+                each.begun = True
+        return await self._send(node_id, request, group=group)
+
+    async def end(self) -> None:
+        """Nobody waits for anything of it."""
+        self.is_shut = True
+        self.producer._message_accumulator.fail_all(_Shut())  # or `stop` waits until it could have been written
+        await self._client.close()
+        with contextlib.suppress(Exception):
+            await self.producer.stop()
+
+
 class Publisher:
-    """For the one thing that leaves without an outbox: a message handed to an operator's topic. Its outcome is the
-    acknowledgement, and no transaction is open meanwhile. The producer is made when first needed, and anew after an
-    error: it may be fenced, or hold a stale sequence."""
+    """For the one thing that leaves without an outbox: messages handed to an operator's topic. Their outcome is the
+    acknowledgement, and no transaction is open meanwhile. The producer is made when first needed, and anew after
+    anything that went wrong: it may be fenced, or hold a stale sequence; and what was given up on must not leave."""
 
     def __init__(self, settings: ServiceSettings, service: str) -> None:
         self._settings = settings
         self._service = service
         self._starting = asyncio.Lock()
-        self._producer: AIOKafkaProducer | None = None
-        self._stopping: set[asyncio.Task[None]] = set()
+        self._outlet: _Outlet | None = None
+        self._ending: set[asyncio.Task[None]] = set()
 
     async def ready(self, topic: Topic, *, until: float) -> None:
         """`until`, here and below: on the loop's clock. Raises NotPublished."""
         try:
             async with asyncio.timeout_at(until), self._starting:
-                if self._producer is None:
-                    fresh = producer(self._settings)
+                if self._outlet is None:
+                    fresh = _Outlet(self._settings)
                     try:
-                        await fresh.start()
+                        await fresh.producer.start()
                     except BaseException:
-                        await fresh.stop()
+                        await fresh.producer.stop()
                         raise
-                    self._producer = fresh
-                await self._producer.partitions_for(self._settings.topic_prefix + topic.name)
+                    self._outlet = fresh
+                await self._outlet.producer.partitions_for(self._settings.topic_prefix + topic.name)
         except (KafkaError, TimeoutError, OSError) as error:
             mine = isinstance(error, (UnknownTopicOrPartitionError, TopicAuthorizationFailedError))
             raise NotPublished(type(error).__name__, ours=mine) from None
 
-    async def publish(self, topic: Topic, event: Event, *, until: float) -> None:
-        """In the log of all replicas when it returns. Whatever it raises, the event may be there, or get there yet."""
-        held = self._producer
-        if held is None:
+    async def publish(self, topic: Topic, events: Sequence[Event], *, until: float, begin_by: float) -> list[Published]:
+        """What became of each. `begin_by`: nothing is sent later than that (`uptime_s`); what has been sent by then is
+        waited for, and sent again where that is the same, `until`."""
+        outlet = self._outlet
+        if outlet is None:
             raise RuntimeError("not ready")
+        name = self._settings.topic_prefix + topic.name
+        partitions = len(await outlet.producer.partitions_for(name))
+        by_partition: dict[int, list[int]] = {}
+        for place, event in enumerate(events):
+            by_partition.setdefault(partition_of(event.key, partitions), []).append(place)
+        batches: list[tuple[int, BatchBuilder, list[int]]] = []
+        for partition, places in by_partition.items():
+            batches.append((partition, outlet.producer.create_batch(), []))
+            for place in places:
+                if not self._appended(batches[-1][1], events[place]):
+                    batches.append((partition, outlet.producer.create_batch(), []))
+                    if not self._appended(batches[-1][1], events[place]):
+                        raise ValueError("an event larger than a batch")
+                batches[-1][2].append(place)
+        outcomes = await asyncio.gather(
+            *(self._written(outlet, name, at, _Writing(batch, begin_by), until) for at, batch, _ in batches)
+        )
+        by_place = {place: said for (*_, places), said in zip(batches, outcomes, strict=True) for place in places}
+        return [by_place[place] for place in range(len(events))]
+
+    def _appended(self, batch: BatchBuilder, event: Event) -> bool:
         headers = cloud_event_headers(event.type, uuid4(), self._service, datetime.now(UTC), traceparent())
+        added = batch.append(key=event.key.encode(), value=encode(event), timestamp=None, headers=headers)
+        return added is not None
+
+    async def _written(self, outlet: _Outlet, name: str, partition: int, one: _Writing, until: float) -> Published:
+        late_at = asyncio.get_running_loop().time() + one.begin_by - uptime_s()
+        acknowledged: asyncio.Future[Any] | None = None
+        outlet.writing.add(one)
         try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(min(late_at, until)):
+                    acknowledged = await outlet.producer.send_batch(one.batch, name, partition=partition)
+                    acknowledged.add_done_callback(_seen)
+                    await asyncio.wait({acknowledged})
+            if acknowledged is None or not (one.begun or acknowledged.done()):
+                raise TimeoutError
             async with asyncio.timeout_at(until):
-                acknowledged = await held.send(
-                    self._settings.topic_prefix + topic.name,
-                    key=event.key.encode(),
-                    value=encode(event),
-                    headers=headers,
-                )
-                await asyncio.shield(acknowledged)
+                await acknowledged
+            return "logged"
+        except (KafkaError, TimeoutError):
+            self._shut(outlet)
+            return "unknown" if one.begun else "not begun"
         except BaseException:
-            if self._producer is held:
-                self._producer = None
-                self._let_go(held)
+            self._shut(outlet)
             raise
+        finally:
+            outlet.writing.discard(one)
+            if outlet.is_shut and not outlet.writing:
+                self._end(outlet)
 
     async def close(self) -> None:
-        if self._producer is not None:
-            self._let_go(self._producer)
-            self._producer = None
-        await asyncio.gather(*self._stopping, return_exceptions=True)
+        if self._outlet is not None:
+            held, self._outlet = self._outlet, None
+            await held.end()
+        await asyncio.gather(*self._ending, return_exceptions=True)
 
-    def _let_go(self, held: AIOKafkaProducer) -> None:
-        """It waits for what it still has; nobody waits for it."""
-        task = asyncio.create_task(held.stop())
-        self._stopping.add(task)
-        task.add_done_callback(self._stopping.discard)
+    def _shut(self, outlet: _Outlet) -> None:
+        """What it has in flight may still be answered."""
+        outlet.is_shut = True
+        if self._outlet is outlet:
+            self._outlet = None
+
+    def _end(self, outlet: _Outlet) -> None:
+        task = asyncio.create_task(outlet.end())
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)

@@ -6,6 +6,7 @@ A tick that fails is logged and tried again after a pause, for ever: its transac
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -17,6 +18,14 @@ log = logging.getLogger(__name__)
 
 FAILED = counter("sms_timer_failures_total", "Ticks that failed and will be tried again.", ["timer"])
 BACK_OFF_S = (0.2, 10.0)
+
+# Linux has the first, which goes on while the machine is suspended: others decide and enforce meanwhile
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def uptime_s() -> float:
+    """The clock that permits are of."""
+    return time.clock_gettime(_CLOCK)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@
 """
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from common.law import Policy, mark_of
 from common.law.stop_mention import mentions_stop
 from common.msisdn import territory_of
 from common.telemetry import counter
+from common.timer import uptime_s
 from dispatch import gate, record, store
 from dispatch.gate import Allow, Defer, Deny, Expire, Knowledge, Limits, Reason, Request, Verdict
 from dispatch.traffic import Traffic, Ways
@@ -32,16 +32,8 @@ from dispatch.traffic import Traffic, Ways
 VERDICTS = counter("sms_dispatch_verdicts_total", "Gate decisions by verdict and first reason.", ["verdict", "reason"])
 NO_ROUTE = counter("sms_dispatch_no_route_total", "Messages that may go, and that no configured gateway is for.")
 
-# Linux has the first, which goes on while the machine is suspended: others decide and enforce meanwhile
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-
 TURN = 50  # messages that are decided in one turn of the loop
 NO_ROUTE_RECHECK = timedelta(minutes=5)  # somebody has to configure one
-
-
-def uptime_s() -> float:
-    """The clock that permits are of."""
-    return time.clock_gettime(_CLOCK)
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):

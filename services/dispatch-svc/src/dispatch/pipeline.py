@@ -44,11 +44,22 @@ from common.database import Database
 from common.kafka import partitions_of
 from common.msisdn import territory_of
 from common.telemetry import counter, histogram
+from common.timer import uptime_s
 from dispatch import outcomes, store
-from dispatch.clearance import Candidate, Clearance, Permit, lacks_a_mention, requested, stored, uptime_s
+from dispatch.clearance import Candidate, Clearance, Permit, lacks_a_mention, requested, stored
 from dispatch.codes import Codes
 from dispatch.gate import Reason, is_fresh
-from dispatch.gateways import Misconfigured, Refused, Result, SendError, Submit, Throttled, Unanswered, Unreachable
+from dispatch.gateways import (
+    Late,
+    Misconfigured,
+    Refused,
+    Result,
+    SendError,
+    Submit,
+    Throttled,
+    Unanswered,
+    Unreachable,
+)
 from dispatch.gateways.health import Failure, Standing
 from dispatch.storing import Storing, until_stored
 from dispatch.traffic import Traffic
@@ -240,7 +251,7 @@ class Handoff:
                     continue
                 first = permits[:1] if trying else permits
                 going, later = self._within_the_rate(first)
-                answers = await self._submit(going) if going else []
+                answers, late = await self._submit(going) if going else ([], [])
             finally:
                 slots.release()
             if answers is None:  # refused as a whole: find the message that is to blame
@@ -249,11 +260,12 @@ class Handoff:
                 await asyncio.gather(self._settle(later, marketing=marketing), *halves)
             else:
                 await self._settle([*later, *answers], marketing=marketing)
-            permits = permits[len(first) :]
+            permits = [*late, *permits[len(first) :]]  # what was late has lapsed: it is decided again
 
-    async def _submit(self, permits: Sequence[Permit]) -> list[dict[str, Any]] | None:
-        """The one place where a message leaves. Returns rows for `store.settle`; None when nothing was taken because of
-        something in the batch, which had more than one message."""
+    async def _submit(self, permits: Sequence[Permit]) -> tuple[list[dict[str, Any]] | None, list[Permit]]:
+        """The one place where a message leaves. Returns rows for `store.settle`, and what could not begin while its
+        permit lasted; None instead of rows when nothing was taken because of something in the batch, which had more
+        than one message."""
         started, at = time.monotonic(), datetime.now(UTC)
         submits = [
             Submit(
@@ -264,6 +276,7 @@ class Handoff:
                 short_code=p.stop_code,
                 category=p.candidate.category,
                 text=p.text,
+                begin_by=p.until,
             )
             for p in permits
         ]
@@ -276,11 +289,15 @@ class Handoff:
             results = [Unanswered("a submit without an end")] * len(permits)
         except Refused as error:
             if len(permits) > 1:
-                return None
+                return None, []
             results = [error]
         except SendError as error:
             results = [error] * len(permits)
         took_s = time.monotonic() - started
+        late = [p for p, r in zip(permits, results, strict=True) if isinstance(r, Late)]
+        if late:
+            begun = [(p, r) for p, r in zip(permits, results, strict=True) if not isinstance(r, Late)]
+            permits, results = [p for p, _ in begun], [r for _, r in begun]
         answered = [p.oadc for p, r in zip(permits, results, strict=True) if isinstance(r, (Result, Refused))]
         failed = len(answered) < len(results)
         self.traffic.counted(gateway.name, len(answered), sum(map(_is_no_answer, results)) if failed else 0)
@@ -293,7 +310,7 @@ class Handoff:
         return [
             outcomes.answered(p, r, at, self._again(p, r), echoes_reference=echoes)
             for p, r in zip(permits, results, strict=True)
-        ]
+        ], late
 
     async def _settle(self, settled: Sequence[dict[str, Any]], *, marketing: bool) -> None:
         """Returns once these outcomes are in the ledger, perhaps with others of their lane in one transaction."""

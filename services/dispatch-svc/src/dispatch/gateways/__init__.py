@@ -25,6 +25,7 @@ from dispatch.gateways import (
 from dispatch.gateways.gateway import (
     Capabilities,
     Gateway,
+    Late,
     Misconfigured,
     Refused,
     Result,
@@ -96,6 +97,7 @@ __all__ = [
     "Gateway",
     "HttpGateway",
     "HttpProvider",
+    "Late",
     "Misconfigured",
     "Refused",
     "Result",

@@ -1,14 +1,15 @@
 """The door to operators: one protocol, what each gateway can, and one error taxonomy.
 
 SendError
+ ├ Late           not begun: it could not be before `begin_by`, so it may not be on this permit
  ├ Throttled      not begun: the operator asks to come back after `after_s`
  ├ Unreachable    not begun: no connection; nothing was handed off
  ├ Misconfigured  nothing taken, and nothing will be until somebody acts: our account, its money, its sender
  ├ Refused        nothing taken: something in the batch is wrong, finally: `code`
  └ Unanswered     begun, and nobody knows how it ended: never sent again blindly
 
-The first three are tried again until `send_before`, with back-off; `Refused` is final for the message; `Unanswered` is
-the outcome `unknown` (DOMAIN 4.4; ADR-0032 says why a 5xx is one).
+What is late is decided on again at once. The next three are tried again until `send_before`, with back-off; `Refused`
+is final for the message; `Unanswered` is the outcome `unknown` (DOMAIN 4.4; ADR-0032 says why a 5xx is one).
 """
 
 from collections.abc import Sequence
@@ -25,6 +26,10 @@ LONGEST_PAUSE_S = 300.0
 
 class SendError(Exception):
     """A message, or a whole batch, did not get its result. No message of ours repeats a number or a text."""
+
+
+class Late(SendError):
+    pass
 
 
 class Throttled(SendError):
@@ -57,7 +62,8 @@ class Unanswered(SendError):
 
 
 class Submit(msgspec.Struct, frozen=True, gc=False):
-    """One message for an operator. `reference` is our message id, echoed in receipts where the operator can."""
+    """One message for an operator. `reference` is our message id, echoed in receipts where the operator can. Nothing of
+    it may be written later than `begin_by` (`uptime_s`): a connection that took longer is no way for it."""
 
     reference: str
     subject_id: str
@@ -66,6 +72,7 @@ class Submit(msgspec.Struct, frozen=True, gc=False):
     short_code: str
     category: Category
     text: str
+    begin_by: float
 
     def __repr__(self) -> str:  # neither the number nor the text
         return f"Submit({self.reference})"
@@ -107,7 +114,7 @@ class Capabilities:
 
 class Gateway(Protocol):
     """`name` is what the ledger, receipts and metrics call it (`gateway_name`). `batch`: messages per submit.
-    `timeout_s`: of a whole submit from the call on, with all that it waits for; it begins within that or never."""
+    `timeout_s`: of a whole submit from the call on, with all that it waits for."""
 
     name: str
     capabilities: Capabilities

@@ -3,7 +3,8 @@ has it (`common.contracts.operator.MessageSubmitted`). Their receipts come back 
 `operator.<name>.receipts.v1`, with our reference.
 
     no broker, no such topic, no right to write   Unreachable, Misconfigured: nothing was begun
-    not acknowledged in time, or with an error    Unanswered: it may be in the log, or get there yet
+    not written before the permit lapsed          Late: nor will it be
+    not acknowledged in time, or with an error    Unanswered: it may be in the log, and will not get there later
 """
 
 import asyncio
@@ -11,10 +12,11 @@ from collections.abc import Mapping, Sequence
 
 from common.contracts import operator_submits
 from common.contracts.operator import MessageSubmitted
-from common.kafka import NotPublished, Publisher
+from common.kafka import NotPublished, Published, Publisher
 from common.settings import ServiceSettings
 from dispatch.gateways.gateway import (
     Capabilities,
+    Late,
     Misconfigured,
     Result,
     SendError,
@@ -28,6 +30,11 @@ OPTIONS: Mapping[str, bool] = {}
 capabilities = Capabilities(echoes_reference=True)
 
 AT_ONCE = 500  # messages of one submit, each an event of its own
+_MEANING: Mapping[Published, Result | SendError] = {
+    "logged": Result("accepted", None, None),
+    "not begun": Late("the log could not be written to while the permit lasted"),
+    "unknown": Unanswered("no acknowledgement"),
+}
 
 
 class KafkaGateway:
@@ -56,22 +63,20 @@ class KafkaGateway:
             await self._publisher.ready(self._topic, until=until)
         except NotPublished as error:
             raise (Misconfigured(error.why) if error.ours else Unreachable(error.why)) from None
-        return await asyncio.gather(*(self._one(message, until) for message in messages))
-
-    async def _one(self, m: Submit, until: float) -> Result | SendError:
-        event = MessageSubmitted(
-            reference=m.reference,
-            recipient=m.to,
-            sender=m.sender,
-            short_code=m.short_code,
-            category=m.category,
-            text=m.text,
-        )
-        try:
-            await self._publisher.publish(self._topic, event, until=until)
-        except Exception as error:
-            return Unanswered(type(error).__name__)
-        return Result("accepted", None, None)
+        events = [
+            MessageSubmitted(
+                reference=m.reference,
+                recipient=m.to,
+                sender=m.sender,
+                short_code=m.short_code,
+                category=m.category,
+                text=m.text,
+            )
+            for m in messages
+        ]
+        begin_by = min(m.begin_by for m in messages)
+        said = await self._publisher.publish(self._topic, events, until=until, begin_by=begin_by)
+        return [_MEANING[each] for each in said]
 
     async def look_up(self, reference: str, subject_id: str) -> Result | None:
         return None

@@ -2,11 +2,13 @@
 read the answer, the provider's own module says.
 
     no connection was ours yet                       Unreachable: nothing was begun
+    one was, and the permit had lapsed by then       Late: it is kept for the next request
     from then on: silence, a reset, a drip, no end   Unanswered
     an answer that cannot be read                    Unanswered
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -14,7 +16,8 @@ from typing import Any
 
 import aiohttp
 
-from dispatch.gateways.gateway import Capabilities, Result, SendError, Submit, Unanswered, Unreachable
+from common.timer import uptime_s
+from dispatch.gateways.gateway import Capabilities, Late, Result, SendError, Submit, Unanswered, Unreachable
 from dispatch.gateways.provider import Account, Answer, HttpProvider, LooksUp, Request
 
 ANSWER_BYTES = 4 * 1024 * 1024
@@ -31,7 +34,11 @@ class _Connector(aiohttp.TCPConnector):
 
     async def connect(self, *args: Any, **kwargs: Any) -> Any:
         connection = await super().connect(*args, **kwargs)
-        _connected.get()()
+        try:
+            _connected.get()()
+        except BaseException:
+            connection.release()
+            raise
         return connection
 
 
@@ -91,7 +98,8 @@ class HttpGateway:
         return result
 
     async def _exchange(self, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
-        answer = await self._ask(self._provider.request(messages, self._account, datetime.now(UTC)))
+        request = self._provider.request(messages, self._account, datetime.now(UTC))
+        answer = await self._ask(request, min(message.begin_by for message in messages))
         try:
             results = self._provider.read(answer, messages)
         except SendError:
@@ -102,11 +110,13 @@ class HttpGateway:
             raise Unanswered("the answer is not about what was submitted")
         return results
 
-    async def _ask(self, request: Request) -> Answer:
+    async def _ask(self, request: Request, begin_by: float = math.inf) -> Answer:
         begun = False
 
         def ours() -> None:
             nonlocal begun
+            if uptime_s() > begin_by:
+                raise Late("the connection took longer than the permit lasts")
             begun = True
 
         _connected.set(ours)

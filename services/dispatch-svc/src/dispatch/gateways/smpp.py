@@ -4,6 +4,7 @@ A long message goes in parts under one header (UDH, 3GPP TS 23.040 9.2.3.24.1), 
 account says so. Only the last part asks for a receipt, and its id is the message's: one message, one receipt.
 
     no connection, no bind, no place in the window in time    Unreachable
+    these, and the permit had lapsed by then                  Late
     ESME_RTHROTTLED, ESME_RMSGQFUL                            Throttled
     ESME_RINVBNDSTS                                           Unreachable: it holds no bind of ours
     ESME_RINVSRCADR                                           Misconfigured, of the sender
@@ -33,9 +34,11 @@ from urllib.parse import urlsplit
 
 import smpp34
 
+from common.timer import uptime_s
 from dispatch.gateways import gsm7
 from dispatch.gateways.gateway import (
     Capabilities,
+    Late,
     Misconfigured,
     Refused,
     Result,
@@ -131,6 +134,8 @@ class SmppGateway:
         bind = self._next_bind()
         try:
             async with asyncio.timeout_at(until), bind.window, bind.session() as session:
+                if uptime_s() > m.begin_by:
+                    return Late("a place in a session took longer than the permit lasts")
                 begun = True
                 return await self._send(session, m)
         except SendError as error:
