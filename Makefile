@@ -79,8 +79,8 @@ fuzz: install ## Requests nobody would send to inbound-svc, for 10 minutes (FUZZ
 corpus: install ## How well STOP is understood, beside the rules of Twilio, AWS, Mautic and Parcelvoy
 	$(BIN)/python -m tests.unit.inbound.corpus
 
-bench: install ## Each figure beside its limit, in one run (B=consent for one of them, SUBJECTS=5000000, KAFKA=1)
-	$(BIN)/python -m bench $(if $(KAFKA),--kafka) $(if $(SUBJECTS),--subjects $(SUBJECTS)) $(B)
+bench: install ## Each figure beside its limit, in one run (B=consent for one of them, SUBJECTS=2000000, SIZE=20000 and ROUNDS=5 of it, KAFKA=1)
+	$(BIN)/python -m bench $(if $(KAFKA),--kafka) $(if $(SUBJECTS),--subjects $(SUBJECTS)) $(if $(SIZE),--size $(SIZE)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(B)
 
 chaos: install ## The promises while everything breaks, for 10 minutes (SECONDS=n SEED=n BROKERS=0|1|3 ONLY=regexp; CAMPAIGN=100000)
 	$(BIN)/python -m chaos $(if $(SEED),--seed $(SEED)) $(if $(filter command line,$(origin SECONDS)),--seconds $(SECONDS)) $(if $(BROKERS),--brokers $(BROKERS)) $(if $(ONLY),--only "$(ONLY)") $(if $(EARLIER),--earlier $(EARLIER)) $(if $(CAMPAIGN),--campaign $(CAMPAIGN))

@@ -47,12 +47,20 @@ class Ground:
     databases: dict[str, str] = field(default_factory=dict)
 
     async def compare(
-        self, title: str, unit: str, *, ours: Side, limit: Side, wanted: float | None = None
+        self,
+        title: str,
+        unit: str,
+        *,
+        ours: Side,
+        limit: Side,
+        wanted: float | None = None,
+        at_least: float | None = None,
     ) -> Comparison:
-        """Measures, prints, returns. `wanted`: the share of the limit that is asked of us."""
+        """Measures, prints, returns. `wanted`: the share of the limit that is asked of us; `at_least`: so many a
+        second."""
         found = await alternate(ours, limit, self.rounds)
         broker = "Apache Kafka" if self.idempotent else "the local stack's broker"
-        print(report(f"{title} ({broker})", unit, ours, limit, found, wanted), flush=True)
+        print(report(f"{title} ({broker})", unit, ours, limit, found, wanted, at_least), flush=True)
         return found
 
     async def database(self, service: str) -> str:

@@ -56,6 +56,8 @@ async def run(ground: Ground) -> None:
     if len(steps) > 1:
         PLOT.write_text(plot(steps))  # noqa: ASYNC240  (nothing else is going on)
         print(f"\nThe plot is in {PLOT}.\n", flush=True)
+    else:
+        print("\nOne step makes no plot: SUBJECTS=10000000 for all of them.\n", flush=True)
 
 
 def plot(steps: Sequence[Step]) -> str:

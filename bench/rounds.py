@@ -80,8 +80,17 @@ def fixed_loop() -> float:
     return time.perf_counter() - started
 
 
-def report(title: str, unit: str, ours: Side, limit: Side, found: Comparison, wanted: float | None) -> str:
-    """A few lines of Markdown."""
+def report(
+    title: str,
+    unit: str,
+    ours: Side,
+    limit: Side,
+    found: Comparison,
+    wanted: float | None,
+    at_least: float | None = None,
+) -> str:
+    """A few lines of Markdown. `wanted`: the share of the limit; `at_least`: so many a second."""
+    rate = median(sample.rate for sample in found.ours)
     lines = [
         f"### {title}",
         "",
@@ -91,11 +100,16 @@ def report(title: str, unit: str, ours: Side, limit: Side, found: Comparison, wa
         _row(f"limit: {limit.name}", found.limit),
         "",
         f"Ratio {found.ratio:.2f} ({_span(found.ratios, '.2f')}, {len(found.ratios)} pairs)"
-        + ("" if wanted is None else f"; wanted at least {wanted:.2f}: {'yes' if found.ratio >= wanted else 'NO'}"),
+        + ("" if wanted is None else f"; wanted at least {wanted:.2f}: {yes_or_no(found.ratio >= wanted)}")
+        + ("" if at_least is None else f"; {rate:,.0f}/s, wanted at least {at_least:,}: {yes_or_no(rate >= at_least)}"),
         f"GC: ours {ours.gc}; limit {limit.gc}. {machine()}; a fixed loop took {_span(found.machine, '.4f')} s.",
         "",
     ]
     return "\n".join(lines)
+
+
+def yes_or_no(reached: bool) -> str:
+    return "yes" if reached else "NO"
 
 
 def machine() -> str:

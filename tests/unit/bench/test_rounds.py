@@ -39,3 +39,5 @@ def test_the_report_says_when_less_than_was_wanted_was_reached() -> None:
     assert "wanted" not in report("Callbacks", "per s", side, side, low, None)
     high = Comparison([Sample(60, 1.0)], [Sample(100, 1.0)], [0.01])
     assert "wanted at least 0.60: yes" in report("Callbacks", "per s", side, side, high, 0.6)
+    assert "60/s, wanted at least 60: yes" in report("Callbacks", "per s", side, side, high, 0.6, 60)
+    assert "59/s, wanted at least 60: NO" in report("Callbacks", "per s", side, side, low, 0.6, 60)
