@@ -283,6 +283,22 @@ async def test_a_submit_to_a_log_ends_in_its_time_whatever_of_it_went_by_before_
     await gateway.close()
 
 
+async def test_more_than_a_batch_holds_goes_in_several_and_each_message_once(surroundings: Surroundings) -> None:
+    settings = ServiceSettings(**await surroundings.settings("dispatch"))
+    gateway = KafkaGateway("kafka.orange", "orange", settings, timeout_s=PATIENT_S)
+    asked = [submit(n, text="é" * (kafka.BATCH_BYTES // 50)) for n in range(100)]
+    async with reading(surroundings, operator_submits("orange")) as read:
+        answers = await gateway.submit(asked)
+        assert answers == [Result("accepted", None, None)] * len(asked)
+
+        async def all_there() -> list[str]:
+            there = [event.reference for event in await read() if isinstance(event, MessageSubmitted)]
+            return there if len(there) >= len(asked) else []
+
+        assert sorted(await eventually(all_there)) == sorted(each.reference for each in asked)
+    await gateway.close()
+
+
 async def test_what_could_not_begin_in_time_is_on_no_topic_once_there_is_a_broker_again(
     surroundings: Surroundings, own_broker: Broker
 ) -> None:
