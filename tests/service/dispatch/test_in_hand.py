@@ -159,7 +159,13 @@ async def process(postgres: Postgres, unique: str, fake: Watched) -> AsyncIterat
         )
     opened: list[Traffic] = []
 
-    def start(*, idempotent: bool = False, rate: float | None = None, names: Names | None = None) -> Process:
+    def start(
+        *,
+        idempotent: bool = False,
+        rate: float | None = None,
+        names: Names | None = None,
+        ttl_s: float = TTL_S,
+    ) -> Process:
         can = Capabilities(batch=100, echoes_reference=True, idempotent=idempotent)
         url = fake.url if names is None else fake.url.replace("127.0.0.1", "operator.example")
         account = Account("simulator", "main", secret=TOKEN, url=url)
@@ -171,7 +177,7 @@ async def process(postgres: Postgres, unique: str, fake: Watched) -> AsyncIterat
             connector._resolver = names
         opened.append(traffic := Traffic([gateway], rates={"simulator": Rates(rate)}))
         policy, limits = at_hand_off(load("demonstration")), Limits(max_staleness=timedelta(minutes=5))
-        return Process(database, Clearance(subject_keys, field_keys, traffic, policy, limits, TTL_S))
+        return Process(database, Clearance(subject_keys, field_keys, traffic, policy, limits, ttl_s))
 
     yield start
     for traffic in opened:
@@ -225,6 +231,32 @@ async def test_what_takes_longer_to_reach_than_its_permit_lasts_is_decided_again
         enforced = [enforced_at is not None for (enforced_at,) in await fetch_many(tx, ENFORCED)]
     assert enforced == ([] if meanwhile == "nothing" else [True])
     assert owner.handoff.traffic.standing("simulator") == "open", "it answers"
+
+
+async def test_what_may_not_go_again_after_all_is_unknown_at_once(
+    process: Callable[..., Process], fake: Watched
+) -> None:
+    """Nobody begins it any more, so its opt-out is enforced."""
+    owner, names = process(), Names()
+    other = process(idempotent=True, names=names, ttl_s=0.2)
+    await owner.decides(1)
+    sweeping = asyncio.create_task(other.sweeps())
+    await asyncio.wait_for(names.asked.wait(), 10)
+    begun = uptime_s()
+    async with owner.database.begin() as tx:
+        await store.lock_decisions_out(tx, 0)
+        await projection.apply_states(tx, [Received(opted_out(1), "", 1, 0, now(), None)])
+
+    async def has_lapsed() -> bool:
+        return uptime_s() > begun + 0.2
+
+    await eventually(has_lapsed)
+    names.open.set()
+    await sweeping
+    assert [status for status, _ in await owner.ledger()] == ["unknown"]
+    assert fake.messages == []
+    async with owner.database.begin() as tx:
+        assert [at is not None for (at,) in await fetch_many(tx, ENFORCED)] == [True]
 
 
 @pytest.mark.parametrize("kept", ["its lock", "its messages"])

@@ -463,7 +463,7 @@ def moments(monkeypatch: pytest.MonkeyPatch) -> Noted:
     around(Handoff, "send", "committed", None)
     around(HttpGateway, "submit", "to be submitted", "answered")
     around(store, "settle", None, "settling")
-    monkeypatch.setattr("dispatch.clearance.time", noted.clock)
+    monkeypatch.setattr("common.timer.time", noted.clock)
     return noted
 
 

@@ -90,6 +90,22 @@ def looked_up(row: Any, result: Result, *, echoes_reference: bool) -> dict[str, 
     }
 
 
+def nobody_knows(row: Any) -> dict[str, Any]:
+    """Of a message that was left `sending`, a row of the ledger: it may have been handed off, and is not once more."""
+    return {
+        "message_id": row.message_id,
+        "decided_at": row.decided_at,
+        "status": "unknown",
+        "reasons": tuple(row.reasons),
+        "due_at": None,
+        "gateway": row.gateway,
+        "gateway_message_id": None,
+        "known_as": None,
+        "code": None,
+        "handed_off_at": None,
+    }
+
+
 def _named(result: Result, *, echoes_reference: bool) -> dict[str, str | None]:
     """What the gateway calls the message; `known_as` where its receipts will name nothing else. No name where it cannot
     be kept: whatever it is called, the message is what it is, and inbound-svc takes no receipt of such an id."""

@@ -431,8 +431,13 @@ class Handoff:
             wanted = [stored(row) for row in rows]
             decisions = await self.clearance.decide(tx, partition, wanted, locked=True, again=again)
             ours.update(d.row["decided_at"] for d in decisions)
-            refused = [d for d in decisions if d.permit is None and not again]
-            await store.append_changes(tx, await store.update_decisions(tx, [d.row for d in refused]))
+            refused = [d for d in decisions if d.permit is None]
+            if again:  # whether it has left already nobody knows: as the sweep has it
+                held = {d.candidate.message_id for d in refused}
+                rests = [outcomes.nobody_knows(row) for row in rows if row.message_id in held]
+                await store.append_changes(tx, await store.settle(tx, rests))
+            else:
+                await store.append_changes(tx, await store.update_decisions(tx, [d.row for d in refused]))
             await store.update_decisions(tx, [d.row for d in decisions if d.permit])
             await store.enforce(tx, [d.candidate.subject_id for d in refused], datetime.now(UTC))
         return [d.permit for d in decisions if d.permit]

@@ -20,7 +20,7 @@ from common.database import Database
 from common.service import Worker
 from common.telemetry import counter, gauge
 from common.timer import Timer
-from dispatch import store
+from dispatch import outcomes, store
 from dispatch.clearance import Clearance, Decision, stored
 from dispatch.gate import is_fresh
 from dispatch.gateways import Gateway, SendError
@@ -302,24 +302,7 @@ class Timers:
                 permits = [d.permit for d in allowed if d.permit]
             permitted = {p.candidate.message_id for p in permits}
             unknown = [row for row in rows if row.message_id not in permitted]
-            settled = await store.settle(
-                tx,
-                [
-                    {
-                        "message_id": row.message_id,
-                        "decided_at": row.decided_at,
-                        "status": "unknown",
-                        "reasons": tuple(row.reasons),
-                        "due_at": None,
-                        "gateway": row.gateway,
-                        "gateway_message_id": None,
-                        "known_as": None,
-                        "code": None,
-                        "handed_off_at": None,
-                    }
-                    for row in unknown
-                ],
-            )
+            settled = await store.settle(tx, [outcomes.nobody_knows(row) for row in unknown])
             await store.append_changes(tx, settled)
             await store.enforce(tx, [change.event.subject_id for change in settled], datetime.now(UTC))
         if not rows:
