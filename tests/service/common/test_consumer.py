@@ -612,10 +612,27 @@ async def test_a_batch_that_ends_after_its_partition_went_ends_as_any_other(surr
         assert await consumer._apply(tp, records) is after
 
 
+async def test_how_far_behind_it_is_shows_before_anything_is_handled(surroundings: Surroundings) -> None:
+    """Whoever waits until all is read must not take what nobody has looked at for it."""
+
+    async def not_now(tx: AsyncConnection, batch: list[Received]) -> None:
+        raise Hold
+
+    consumer_loop.LAG.clear()
+    async with pipeline(surroundings, partitions=2) as pipe:
+        await pipe.publish(*states_of(SUBJECT, 1, 2, 3))
+        async with going(pipe.consumer(not_now).run):
+            await eventually(lambda: _is(sorted(_lag().values()) == [0, 3]))
+
+
 def _shown() -> set[int]:
     """Partitions of which it is shown how far behind we are."""
+    return set(_lag())
+
+
+def _lag() -> dict[int, float]:
     [family] = consumer_loop.LAG.collect()
-    return {int(one.labels["partition"]) for one in family.samples if one.labels["topic"] == STATES.name}
+    return {int(one.labels["partition"]): one.value for one in family.samples if one.labels["topic"] == STATES.name}
 
 
 @pytest.mark.parametrize("groups", [True, False], ids=["where leaders change", "on a broker that is alone"])

@@ -459,7 +459,15 @@ class Consumer:
             return
         self._commit_at = now + COMMIT_EVERY_S
         if reached := {tp: n for tp, n in self._reached.items() if tp in kafka_consumer.assignment()}:
+            self._show_lag(kafka_consumer, reached)
             self._committing = asyncio.create_task(_commit(kafka_consumer, reached))
+
+    def _show_lag(self, kafka_consumer: AIOKafkaConsumer, reached: dict[TopicPartition, int]) -> None:
+        """Also of what has had no batch yet, or has none that goes well."""
+        for tp, following in reached.items():
+            if (end := kafka_consumer.highwater(tp)) is not None:
+                self._partitions.setdefault(tp, _Partition())  # what is shown is forgotten with it
+                LAG.labels(self.subscription.topic.name, tp.partition).set(max(0, end - following))
 
     async def _apply(self, tp: TopicPartition, records: Sequence[Any]) -> After | None:
         """The transaction. Raises Poison with nothing done when a record cannot be read or handled."""
