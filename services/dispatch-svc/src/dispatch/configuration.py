@@ -15,6 +15,7 @@ from dispatch.routing import Route
 from dispatch.traffic import Rates, Traffic
 
 Territory = Annotated[str, Field(pattern=r"^[A-Z]{2}$")]
+Option = Annotated[str, Field(coerce_numbers_to_str=True)]  # `"binds": 4` is "4"
 
 
 class RouteSettings(BaseModel):
@@ -43,8 +44,8 @@ class GatewaySettings(BaseModel):
     secret: SecretStr = SecretStr("")
     url: AnyUrl | None = None
     callback_url: SecretStr | None = None
-    receipts: str | None = Field(None, pattern=r"^[a-z0-9_]{1,40}(\.[a-z0-9-]{1,40})?$")
-    options: dict[str, str] = Field(default_factory=dict)
+    receipts: str | None = Field(None, pattern=r"^[a-z0-9-]{1,40}(\.[a-z0-9-]{1,40})?$")
+    options: dict[str, Option] = Field(default_factory=dict)
     routes: tuple[RouteSettings, ...] = (RouteSettings(),)
     rate: float | None = Field(None, gt=0)
     sender_rate: float | None = Field(None, gt=0)
