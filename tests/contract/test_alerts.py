@@ -94,6 +94,11 @@ def test_what_anybody_can_call_wakes_nobody() -> None:
     assert the("CallbacksOfNobody")["labels"]["severity"] == "ticket"
 
 
+def test_a_gateway_that_needs_somebody_is_told_once() -> None:
+    assert asked_of("GatewayResting") == 'sms_dispatch_gateway_rests_total{reason!="misconfigured"}'
+    assert asked_of("GatewayNeedsSomebody") == "sms_dispatch_gateway_alerts_total{}"
+
+
 def test_the_runbook_knows_every_reason_for_which_a_callback_is_refused() -> None:
     problems = [one for one in vars(webhooks).values() if isinstance(one, type) and issubclass(one, Problem)]
     slugs = {problem.slug for problem in problems if problem is not Problem}

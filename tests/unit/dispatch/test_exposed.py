@@ -30,7 +30,10 @@ async def test_each_gateway_is_exposed_as_0(name: str) -> None:
     gateway = HttpGateway(known.account, HTTP_PROVIDERS["simulator"], known, timeout_s=1.0)
     traffic = Traffic([gateway])
     Handoff(NOBODY, traffic, NOBODY, 1)
-    outcomes = [{"outcome": status} for status in ("accepted", "rejected", "unknown", "deferred")]
-    for more in outcomes if name == "outcomes_total" else [{}]:
+    more_labels = {
+        "outcomes_total": [{"outcome": status} for status in ("accepted", "rejected", "unknown", "deferred")],
+        "gateway_rests_total": [{"reason": why} for why in ("unreachable", "unanswered", "misconfigured")],
+    }
+    for more in more_labels.get(name, [{}]):
         assert REGISTRY.get_sample_value(f"sms_dispatch_{name}", {"gateway": gateway.name, **more}) == 0
     await traffic.close()

@@ -173,6 +173,21 @@ async def test_a_receipt_says_that_somebody_is_needed_of_a_gateway_or_of_a_sende
     assert REGISTRY.get_sample_value("sms_dispatch_gateway_alerts_total", alerts) == before + 2
 
 
+async def test_of_a_gateway_that_rests_it_is_told_why(traffic: Traffic) -> None:
+    """Who is out of reach comes back, who needs somebody does not: they are two alerts."""
+
+    def rests(reason: str) -> float:
+        told = {"gateway": CHEAP, "reason": reason}
+        return REGISTRY.get_sample_value("sms_dispatch_gateway_rests_total", told) or 0
+
+    reasons = ("unreachable", "unanswered", "misconfigured")
+    before = {reason: rests(reason) for reason in reasons}
+    traffic.failed(CHEAP, "misconfigured", "LUNE")
+    traffic.failed(CHEAP, "unreachable")
+    assert traffic.misconfigured_after_all(CHEAP, datetime.now(UTC))
+    assert [rests(reason) - before[reason] for reason in reasons] == [1, 0, 2]
+
+
 async def test_where_each_gateway_needs_somebody_more_is_taken_so_that_its_campaign_is_told(traffic: Traffic) -> None:
     for gateway in (CHEAP, DEAR):
         assert not traffic.resting

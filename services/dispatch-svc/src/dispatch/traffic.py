@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
+from typing import get_args
 from uuid import UUID
 
 from common.sms_length import MAX_SEGMENTS, UCS2_PART, length
@@ -22,7 +23,11 @@ from dispatch.gateways.health import Failure, Health, Standing
 from dispatch.gateways.rates import Bucket
 from dispatch.routing import Route, cheapest, choose, ways
 
-RESTS = counter("sms_dispatch_gateway_rests_total", "Times that a gateway was left alone for a while.", ["gateway"])
+RESTS = counter(
+    "sms_dispatch_gateway_rests_total",
+    "Times that a gateway, or a sender on it, was left alone for a while, by why.",
+    ["gateway", "reason"],
+)
 ERRORS = gauge("sms_dispatch_gateway_errors_ratio", "Of the last requests, those that got no answer.", ["gateway"])
 LATENCY = gauge(
     "sms_dispatch_gateway_latency_seconds", "Of the last submits that got an answer, how long.", ["gateway"]
@@ -92,8 +97,10 @@ class Traffic:
         self._health: dict[tuple[str, str], Health] = {}  # by gateway and OADC; "" is the gateway itself
         self._buckets: dict[tuple[str, str], Bucket] = {}
         for name in self.gateways:  # 0 from the start, so that the first of each is an increase
-            for metric in (RESTS, ALERTS, SLOW, ERRORS, LATENCY):
+            for metric in (ALERTS, SLOW, ERRORS, LATENCY):
                 metric.labels(name)
+            for reason in get_args(Failure):
+                RESTS.labels(name, reason)
 
     def holds(self, partitions: int) -> None:
         """This process reads so many of the requests' partitions from now on."""
@@ -191,7 +198,7 @@ class Traffic:
         health = healths.failed(before, failure, now, _jitter())
         self._health[name, oadc] = health
         if health.rests_until > before.rests_until:
-            RESTS.labels(name).inc()
+            RESTS.labels(name, failure).inc()
         if failure == "misconfigured":
             ALERTS.labels(name).inc()
 
@@ -205,7 +212,7 @@ class Traffic:
         self._health[name, oadc] = health = healths.misconfigured_after_all(before, asked_at, now, _jitter())
         if health == before:
             return False
-        RESTS.labels(name).inc()
+        RESTS.labels(name, "misconfigured").inc()
         ALERTS.labels(name).inc()
         return True
 
