@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from consent import reconciliations
+from consent import provider_list, reconciliations
 from consent.service import Settings, build
 from tests.builders import number
 from tests.running import Surroundings, bearer, running
@@ -114,6 +114,16 @@ async def test_long_lists_are_compared_chunk_by_chunk(
     monkeypatch.setattr(reconciliations, "CHUNK", 2)
     answer = await reconcile(service, "\n".join(number(n) for n in range(10, 17)))
     assert (answer.json()["missing_here"], answer.json()["only_here"]) == (7, 3)
+
+
+async def test_a_list_may_be_as_long_as_it_is_said_to_be(service: httpx.AsyncClient) -> None:
+    """Longer than other bodies. Of few people here, as each takes its time to be opted out."""
+    numbers = provider_list.LIST_NUMBERS
+    width = reconciliations.LIST_CHARS // numbers - 2
+    listed = "number\n" + "".join(f"{number(1 + n % 3):<{width}}\n" for n in range(numbers))
+    answer = await reconcile(service, listed)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["listed"] == 3
 
 
 async def test_an_opt_out_of_one_purpose_is_not_one_of_the_sender(service: httpx.AsyncClient) -> None:

@@ -32,6 +32,7 @@ router = APIRouter(prefix="/v1")
 SOURCE = "provider_list"
 CHUNK = 1000  # subjects locked, or looked at, at once
 LIST_CHARS = 4_000_000
+LIST_BYTES = 2 * LIST_CHARS  # of a body: in JSON a line break is two
 LINES_NAMED = 100
 
 Held = Annotated[Resources[ServiceSettings], Depends(resources)]

@@ -140,6 +140,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         body_limits={
             "/v1/consents/batch": BATCH_BYTES,
             "/v1/interactions": BATCH_BYTES,
+            "/v1/reconciliations": reconciliations.LIST_BYTES,
             "/v1/imports/": None,  # an upload is cut into pieces as it comes
             page.PATH: page.FORM_BYTES,
             confirm.PATH: page.FORM_BYTES,
