@@ -87,7 +87,7 @@ class Environment:
         if name == "consent":
             told["PLACET_SIGNING_KEYS"] = self.signing_keys
             told["PLACET_PAGE_URL"] = self.urls["consent"]
-        if name in ("campaign", "dispatch"):
+        if name in ("consent", "campaign", "dispatch"):
             told["PLACET_HOURS"] = self.hours
         if name == "dispatch":
             told["PLACET_ROLES"] = "api,worker,relay"  # and `of_projection`

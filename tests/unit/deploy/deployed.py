@@ -13,7 +13,7 @@ import consent.service
 import dispatch.service
 import inbound.service
 from common.service import Service
-from common.settings import ServiceSettings
+from common.settings import HoursSettings, ServiceSettings
 
 ROOT = Path(__file__).parents[3]
 BASE = ROOT / "deploy" / "k8s" / "base"
@@ -30,6 +30,7 @@ BUILD: Mapping[str, Callable[[Any], Service[Any]]] = {
     "dispatch": dispatch.service.build,
 }
 SERVICES = tuple(SETTINGS)
+KEEPING_HOURS = tuple(name for name, settings in SETTINGS.items() if issubclass(settings, HoursSettings))
 ROLES = ("api", "worker", "projection", "relay")
 PREFIX = "PLACET_"
 

@@ -17,7 +17,7 @@ import stack.environment
 import stack.simulator
 from common.contracts import TOPICS
 from tests.unit.deploy.conftest import Started
-from tests.unit.deploy.deployed import HTTP_GRACE_S, PREFIX, ROOT, SERVICES, compose, text, unknown
+from tests.unit.deploy.deployed import HTTP_GRACE_S, KEEPING_HOURS, PREFIX, ROOT, SERVICES, compose, text, unknown
 
 CONTAINERS: dict[str, Any] = compose()["services"]
 SECRETS: dict[str, dict[str, str]] = compose()["secrets"]
@@ -79,8 +79,7 @@ def test_the_services_agree_on_partitions_keys_and_who_calls(started: Started, t
 
 
 def test_marketing_keeps_french_hours_unless_told_otherwise(started: Started) -> None:
-    assert CONTAINERS["campaign"]["environment"]["PLACET_HOURS"] == "france"
-    assert CONTAINERS["dispatch"]["environment"]["PLACET_HOURS"] == "france"
+    assert {CONTAINERS[service]["environment"]["PLACET_HOURS"] for service in KEEPING_HOURS} == {"france"}
     assert text("docker-compose.yml").count("${PLACET_HOURS:-france}") == 1
 
 

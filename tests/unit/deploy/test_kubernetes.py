@@ -19,6 +19,7 @@ from tests.unit.deploy.deployed import (
     BASE,
     BUILD,
     HTTP_GRACE_S,
+    KEEPING_HOURS,
     PREFIX,
     ROLES,
     SERVICES,
@@ -183,7 +184,7 @@ def test_what_all_must_agree_on_is_said_once() -> None:
     assert {"PLACET_PARTITIONS", "PLACET_KAFKA_REPLICATION", "PLACET_MAX_CLOCK_SKEW_S"} <= set(shared)
     for service in SERVICES:
         assert set(shared).isdisjoint(env_file(BASE / service / "settings.env"))
-    assert config("campaign")["PLACET_HOURS"] == config("dispatch")["PLACET_HOURS"] == "france"
+    assert {config(service)["PLACET_HOURS"] for service in KEEPING_HOURS} == {"france"}
 
 
 def test_the_topics_have_many_divisors_and_survive_a_broker() -> None:

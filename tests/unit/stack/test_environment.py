@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jwt
 import pytest
@@ -13,7 +13,7 @@ from common.settings import ServiceSettings
 from consent.service import Settings as ConsentSettings
 from dispatch.service import Settings as DispatchSettings
 from inbound.service import Settings as InboundSettings
-from stack.environment import ISSUER, SCOPES, Environment
+from stack.environment import ISSUER, SCOPES, Environment, Hours
 
 SETTINGS: dict[str, Callable[[], ServiceSettings]] = {
     "consent": ConsentSettings,
@@ -46,6 +46,12 @@ def test_on_apache_kafka_producers_are_idempotent_groups_are_joined_and_every_br
 ) -> None:
     settings = settings_of("consent", Environment(kafka=brokers), monkeypatch)
     assert (settings.kafka_idempotence, settings.kafka_groups, settings.kafka_replication) == (True, True, brokers)
+
+
+@pytest.mark.parametrize("service", ["consent", "campaign", "dispatch"])
+def test_who_asks_for_hours_is_told_the_same(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for hours in get_args(Hours):
+        assert settings_of(service, Environment(hours=hours), monkeypatch).hours == hours
 
 
 def test_dispatch_calls_the_simulator_in_the_hours_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
