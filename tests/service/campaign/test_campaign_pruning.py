@@ -5,12 +5,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from campaign.pruning import Periods, policy
+from campaign.service import Settings
 from common.pruning import Pruner
 from tests.builders import number, subject
 from tests.holdings import holdings, spellings
+from tests.running import AUTH_KEY
 from tests.service.campaign.campaigns import Campaigns, changed, csv_of
+from tests.unit.common.test_settings import REQUIRED
 
 pytestmark = pytest.mark.brokerless
 
@@ -100,3 +104,12 @@ async def test_reports_are_counted_while_a_batch_is_under_way(campaigns: Campaig
         await sql.execute("DELETE FROM recipient WHERE campaign_id = $1", done)  # a batch that does not end
         await campaigns.report(changed(running, subject(1), 1, "accepted"))
         assert (await campaigns.statistics(running))["accepted"] == 1
+
+
+def test_no_link_leads_on_for_longer_than_it_is_kept() -> None:
+    def told(link_days: int) -> Settings:
+        return Settings(**REQUIRED, auth_key=AUTH_KEY, link_days=link_days, keep=Periods(recipients_days=40))
+
+    told(40)
+    with pytest.raises(ValidationError, match=r"recipients_days must not be below link_days"):
+        told(41)

@@ -1,6 +1,6 @@
 """campaign-svc, wired."""
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from campaign import (
     api,
@@ -41,6 +41,14 @@ class Settings(HoursSettings):
         30, ge=1, le=365
     )  # a short link leads on so long after its campaign's last message may leave
     keep: pruning.Periods = pruning.Periods()  # docs/retention.md
+
+    @model_validator(mode="after")
+    def _a_link_is_kept_while_it_leads_on(self) -> "Settings":
+        if self.keep.recipients_days < self.link_days:
+            raise ValueError(
+                "keep.recipients_days must not be below link_days, or links are gone that people still open"
+            )
+        return self
 
 
 def build(settings: Settings | None = None) -> Service[Settings]:
