@@ -594,6 +594,16 @@ async def test_of_a_partition_that_went_to_somebody_else_nothing_is_shown(
         assert consumer.failing_s == 0.0
 
 
+async def test_nor_of_one_that_went_before_anything_of_it_was_handled(surroundings: Surroundings) -> None:
+    async with pipeline(surroundings, partitions=2) as pipe, reading(pipe, 0) as (read, place):
+        consumer = pipe.consumer()
+        read._subscription.subscription.assignment.state_value(place).highwater = 5
+        consumer._show_lag(read, {place: 2})
+        assert _lag()[place.partition] == 3
+        await consumer_loop._Assignment(consumer).on_partitions_assigned({TopicPartition(place.topic, 1)})
+        assert place.partition not in _shown()
+
+
 async def test_a_batch_that_ends_after_its_partition_went_ends_as_any_other(surroundings: Surroundings) -> None:
     """It is committed: what is to be done then is done."""
     async with pipeline(surroundings, partitions=1) as pipe:
