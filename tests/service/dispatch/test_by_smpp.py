@@ -27,6 +27,8 @@ from tests.running import Surroundings
 from tests.service.dispatch.test_dispatch import PATIENT_S, Dispatch, dispatch
 from tests.smsc import JASMINS, Smsc, smsc
 
+pytestmark = pytest.mark.any_broker
+
 LONG = TEXT + "".join(f" Et l'article {n} pour le prix de deux." for n in range(9))
 EUROS = TEXT + " Dès 9 € : ça, c'est la fête !"  # nothing that its own coding lacks
 AFTERWARDS = 40  # a person of whom the server thinks nothing, as of those from 20 on

@@ -25,6 +25,8 @@ from tests.reading import reading
 from tests.running import Surroundings
 from tests.service.dispatch.test_dispatch import Dispatch, dispatch
 
+pytestmark = pytest.mark.any_broker
+
 COLUMNS = {
     "message": ("requested_at", "decided_at", "handed_off_at"),
     "enforcement": ("enforced_at",),

@@ -1,5 +1,7 @@
 """What a message says of its person was put right after it was requested: it leaves as it is right, or it has left."""
 
+import pytest
+
 from common.contracts import CAMPAIGN_REQUESTS, CONTROLS
 from common.kafka import partition_of
 from tests.builders import controlled, field_keys, opted_in, requested, reworded, subject
@@ -8,6 +10,8 @@ from tests.operator import operator
 from tests.publish import publish
 from tests.running import Surroundings
 from tests.service.dispatch.test_dispatch import Dispatch, control_is, dispatch
+
+pytestmark = pytest.mark.any_broker
 
 RIGHT = "Maison Lune : Nina, -20 % ce samedi. STOP au 36111"
 

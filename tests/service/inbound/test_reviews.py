@@ -17,6 +17,8 @@ from tests.operators import signed
 from tests.running import Surroundings, bearer, running
 from tests.service.inbound.published import published
 
+pytestmark = pytest.mark.any_broker
+
 SECRET = "the simulator's secret"
 MESSAGES = "/v1/callbacks/simulator/main/messages"
 DOUBT = "Ne stoppez pas"

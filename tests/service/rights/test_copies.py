@@ -5,6 +5,8 @@ import io
 import json
 from typing import Any
 
+import pytest
+
 from common import copying
 from common.contracts.rights import CopyRequested
 from common.copying import Copier, context
@@ -12,6 +14,8 @@ from tests.builders import SENDER, field_keys, now, number, subject
 from tests.eventually import eventually
 from tests.running import Surroundings, bearer
 from tests.service.rights.four import SERVICES, four
+
+pytestmark = pytest.mark.any_broker
 
 
 def of(copy: Any, service: str, kind: str) -> list[dict[str, Any]]:

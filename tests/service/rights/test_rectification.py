@@ -17,6 +17,8 @@ from tests.service.rights.four import Four, four
 from tests.service.rights.test_copies import of
 from tests.service.rights.test_erasure import chain_of
 
+pytestmark = pytest.mark.any_broker
+
 ALONE = ("campaign", "dispatch", "inbound")
 TEXT = "Maison Lune : {first_name}, -20 % samedi. {stop}"
 
