@@ -19,6 +19,7 @@ from dispatch.gateways import (
     SendError,
     Submit,
     Throttled,
+    ThrottledUntil,
     Unanswered,
     Unreachable,
 )
@@ -344,7 +345,7 @@ def _infobip(group: int, name: str, means: type[SendError] | str, number: int | 
 
 
 def _telnyx(status: int, code: str, means: type[SendError] | str, title: str | None = "no", **more: Any) -> Exchange:
-    named = None if means is Throttled else code
+    named = None if means in (Throttled, ThrottledUntil) else code
     error = {"code": code} | ({} if title is None else {"title": title})
     return Exchange("telnyx", status, {"errors": [error]}, means, named, **more)
 
@@ -445,7 +446,7 @@ EXCHANGES = [
     _telnyx(403, "40300", OPTED_OUT, "Blocked due to STOP message"),
     _telnyx(403, "40300", BLOCKED, None),
     _telnyx(403, "40300", Misconfigured, "No messaging profile"),
-    _telnyx(429, "10011", Throttled, after_s=3.0, headers="Retry-After: 3\r\n"),
+    _telnyx(429, "10011", ThrottledUntil, after_s=3.0, headers="Retry-After: 3\r\n"),
     _telnyx(429, "10011", Throttled, after_s=1.0, headers="Retry-After: 0\r\n"),
     _telnyx(400, "40002", Throttled, after_s=1.0),
     _telnyx(403, "40318", Throttled, after_s=1.0),
@@ -478,7 +479,7 @@ EXCHANGES = [
     _cm(500, Unanswered),
     Exchange("cm", 401, {"errorCode": 103, "messages": []}, Misconfigured, "103"),
     Exchange("cm", 402, {"errorCode": 102, "messages": []}, Misconfigured, "102"),
-    Exchange("cm", 429, {"errorCode": 500}, Throttled, after_s=4.0, headers="Retry-After: 4\r\n"),
+    Exchange("cm", 429, {"errorCode": 500}, ThrottledUntil, after_s=4.0, headers="Retry-After: 4\r\n"),
     Exchange("cm", 400, {"errorCode": 201}, Refused, "http_400"),
     Exchange("cm", 200, {"errorCode": 0}, Unanswered),
     Exchange("kannel", 503, "Temporal failure, try again later.", Throttled, after_s=5.0),

@@ -146,6 +146,42 @@ def test_what_is_out_of_reach_rests_at_once_and_twice_as_long_each_time() -> Non
     assert health.failed(state, "unreachable", now, 1.0).rests_until - now == 1, "an answer forgets"
 
 
+PAUSES = st.lists(st.tuples(st.floats(1, 300), st.booleans(), st.booleans(), st.floats(0, 400)), max_size=30)
+
+
+@given(PAUSES, st.floats(0.5, 1.0))
+def test_a_pause_ends_and_one_that_was_told_holds_to_the_second(
+    asked: list[tuple[float, bool, bool, float]], jitter: float
+) -> None:
+    """How long, whether the operator said so, whether it has answered before, and how much later."""
+    state, now = Health(), 0.0
+    for after_s, told, answers, passed in asked:
+        now += passed
+        state = health.answered(state, now, 0.1) if answers else state
+        before, state = state, health.pause(state, now, after_s, jitter, told=told)
+        if told:
+            assert state.rests_until == max(before.rests_until, now + after_s)
+        else:
+            assert state.rests_until <= max(before.rests_until, now + health.LONGEST_PAUSE_S)
+        assert not health.may_go(state, now)
+        assert health.standing(state, state.rests_until) == "to be tried", "what waited does not come back as one"
+        assert health.standing(health.answered(state, state.rests_until, 0.1), state.rests_until) == "open"
+
+
+def test_who_asks_to_wait_and_not_for_how_long_is_left_alone_for_longer_each_time() -> None:
+    state, now, pauses = Health(), 0.0, []
+    for _ in range(8):
+        state = health.pause(state, now, 1.0, 1.0, told=False)
+        pauses.append(state.rests_until - now)
+        assert health.pause(state, now + 0.1, 1.0, 1.0, told=False) == state, "what was in flight with it"
+        now = state.rests_until
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert health.pause(state, now, 1.0, 0.5, told=False).rests_until - now == 30, "not all replicas at once"
+    assert health.pause(state, now, 7.0, 0.5, told=True).rests_until - now == 7, "it says so"
+    state = health.answered(state, now, 0.1)
+    assert health.pause(state, now, 1.0, 1.0, told=False).rests_until - now == 1, "an answer forgets"
+
+
 def test_failures_of_one_moment_are_one_rest() -> None:
     once = health.failed(Health(), "unreachable", 5.0, 1.0)
     assert health.failed(once, "unreachable", 5.1, 1.0).rests_until == once.rests_until

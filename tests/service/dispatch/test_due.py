@@ -169,7 +169,7 @@ async def _holds(due: Due) -> bool:
 
 async def test_what_is_due_is_left_alone_while_every_gateway_rests(due: Due) -> None:
     """It would be put off again, each time that the rest has ended, with a version and an event of each."""
-    due.traffic.pause("simulator", 60.0)
+    due.traffic.pause("simulator", 60.0, told=True)
     assert not await due.timers.wake_marketing()
     async with due.database.begin() as tx:
         assert await tx.scalar(text("SELECT max(version) FROM message")) == 1

@@ -18,6 +18,7 @@ from dispatch.gateways import (
     SendError,
     Submit,
     Throttled,
+    ThrottledUntil,
     Unanswered,
     Unreachable,
 )
@@ -38,8 +39,8 @@ RIGHT: dict[Fault, type[SendError]] = {
     "unavailable": Unanswered,
     "bad_gateway": Unanswered,
     "error": Unanswered,
-    "throttled": Throttled,
-    "throttled_until": Throttled,
+    "throttled": ThrottledUntil,
+    "throttled_until": ThrottledUntil,
     "throttled_without_a_time": Throttled,
     "redirect": Misconfigured,
     "unauthorised": Misconfigured,

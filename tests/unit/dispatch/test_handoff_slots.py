@@ -24,6 +24,7 @@ from dispatch.gateways import (
     SendError,
     Submit,
     Throttled,
+    ThrottledUntil,
     Unanswered,
     Unreachable,
 )
@@ -185,8 +186,33 @@ async def test_nothing_waits_for_its_turn_beyond_the_end_of_its_use(handoff: Han
     assert (len(going), len(waiting)) == (1, 9)
     assert waiting[0] < ends
     assert waiting[2:] == [ends] * 7
-    handoff.traffic.pause(HOME, 60.0)
+    handoff.traffic.pause(HOME, 60.0, told=True)
     assert handoff._again(permit, Throttled(60.0)) == ends
+
+
+async def _pauses(handoff: Handoff, error: SendError, monkeypatch: pytest.MonkeyPatch, times: int) -> list[float]:
+    """How long its gateway rests by the same answer, each time that it is tried."""
+    now, rests = time.monotonic(), []
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    for _ in range(times):
+        handoff._note_failures(HOME, [_permit(), _permit()], [error, type(error)(1.0)])
+        rests.append(handoff.traffic._health[HOME, ""].rests_until - now)
+        now += rests[-1]
+        assert handoff.traffic.standing(HOME) == "to be tried", "with one message"
+    return rests
+
+
+async def test_a_gateway_that_does_not_say_how_long_is_asked_ever_later(
+    handoff: Handoff, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests = await _pauses(handoff, Throttled(1.0), monkeypatch, 6)
+    assert all(2**n / 2 <= rest <= 2**n for n, rest in enumerate(rests))
+    handoff.traffic.answered(HOME, [], 0.1)
+    assert (await _pauses(handoff, Throttled(1.0), monkeypatch, 1))[0] <= 1.0
+
+
+async def test_a_gateway_that_says_how_long_is_asked_then(handoff: Handoff, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert await _pauses(handoff, ThrottledUntil(7.0), monkeypatch, 4) == pytest.approx([7.0] * 4)
 
 
 class Operator:

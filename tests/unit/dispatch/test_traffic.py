@@ -55,7 +55,7 @@ async def test_what_rests_is_gone_round_and_who_has_no_other_way_waits_for_it(tr
     assert code.until is not None
     assert code.until > datetime.now(UTC)
     assert not traffic.resting
-    traffic.pause(DEAR, 60.0)
+    traffic.pause(DEAR, 60.0, told=True)
     assert _way(traffic).gateway is None
     assert traffic.resting
 
@@ -95,7 +95,7 @@ async def test_what_has_no_other_way_waits_for_how_a_trial_of_its_own_lane_ends(
         assert _way(both, "transactional").gateway == CHEAP, "which marketing is trying: codes do so themselves"
     async with both.trials[CHEAP, False]:
         assert _way(both, "transactional").gateway == DEAR
-        both.pause(DEAR, 60.0)
+        both.pause(DEAR, 60.0, told=True)
         assert _way(both, "transactional").gateway == CHEAP, "and waits there"
 
 
@@ -138,13 +138,22 @@ async def test_nobody_is_slow_beside_one_of_another_price(traffic: Traffic) -> N
     assert _way(traffic).gateway == CHEAP
 
 
+async def test_what_waits_for_a_gateway_does_not_come_back_at_once(traffic: Traffic) -> None:
+    traffic.pause(CHEAP, 40.0, told=True)
+    now = datetime.now(UTC)
+    ways = traffic.ways(territory="FR", sender_id="lune", oadc="LUNE", category="transactional")
+    back = sorted((ways.again(now) - now).total_seconds() for _ in range(100))
+    assert back[0] >= 39.9, "not before it may"
+    assert 45.0 < back[-1] <= 50.1
+
+
 async def test_somebody_is_needed_where_no_way_comes_back_by_itself(traffic: Traffic) -> None:
     traffic.failed(CHEAP, "misconfigured")
     assert not _way(traffic).needs_somebody, "it has another way"
     assert _way(traffic, "transactional").needs_somebody, "it has not, though that gateway is open to others"
     traffic.failed(DEAR, "unreachable")
     assert not _way(traffic).needs_somebody, "that one may come back"
-    traffic.pause(CHEAP, 60.0)
+    traffic.pause(CHEAP, 60.0, told=True)
     assert not _way(traffic, "transactional").needs_somebody, "it says itself when"
 
 
@@ -154,7 +163,7 @@ async def test_somebody_is_needed_by_a_sender_whose_name_is_refused_wherever_it_
     assert _way(traffic, oadc="LUNE").needs_somebody
     assert not _way(traffic, oadc="SOLEIL").needs_somebody
     traffic.failed(CHEAP, "unreachable")
-    traffic.pause(CHEAP, 60.0)
+    traffic.pause(CHEAP, 60.0, told=True)
     assert not _way(traffic, oadc="LUNE").needs_somebody, "of what keeps it from a gateway, what does for longest"
 
 

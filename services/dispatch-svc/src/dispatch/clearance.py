@@ -317,11 +317,11 @@ async def _let_others(place: int) -> None:
 def _no_way(candidate: Candidate, ways: Ways, now: datetime) -> Defer:
     """It may go and cannot: every gateway that is for it rests, or none is."""
     reason = Reason.GATEWAY_NEEDS_SOMEBODY if ways.needs_somebody else Reason.GATEWAY_UNREACHABLE
-    until = ways.until
+    until = ways.again(now)
     if not ways.exist:
         reason, until = Reason.NO_ROUTE, now + NO_ROUTE_RECHECK
         NO_ROUTE.inc()
-    return Defer((reason,), min(until or now, candidate.send_before))
+    return Defer((reason,), min(until, candidate.send_before))
 
 
 def _not_to_be_kept(candidate: Candidate, asked: Asked | None) -> bool:

@@ -57,6 +57,7 @@ from dispatch.gateways import (
     SendError,
     Submit,
     Throttled,
+    ThrottledUntil,
     Unanswered,
     Unreachable,
 )
@@ -466,7 +467,7 @@ class Handoff:
                 continue
             noted.add(error)
             if isinstance(error, Throttled):
-                self.traffic.pause(name, error.after_s)
+                self.traffic.pause(name, error.after_s, told=isinstance(error, ThrottledUntil))
                 continue
             log_as = log.error if isinstance(error, Misconfigured) else log.warning
             log_as("a submit failed", extra={"gateway": name, "kind": type(error).__name__, "why": str(error)})
@@ -490,7 +491,7 @@ class Handoff:
                 permit.text, lacks_stop=lacks_a_mention(permit.candidate.category, permit.text, permit.stop_code)
             ),
         )
-        return min(ways.until or datetime.now(UTC), permit.candidate.send_before)
+        return min(ways.again(datetime.now(UTC)), permit.candidate.send_before)
 
     async def learn(self, row: Row[Any], result: Result) -> None:
         """What the gateway says of a message whose answer was lost (`message_id`, `subject_id`, `partition`,

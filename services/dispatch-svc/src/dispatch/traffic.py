@@ -44,6 +44,7 @@ ALERTS = counter(
 )
 
 NONE: frozenset[str] = frozenset()
+SPREAD = 0.25  # of a wait: over so much more of it those that waited come back
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,11 @@ class Ways:
 
     def of(self, message_id: UUID) -> str | None:
         return choose(self.gateways, message_id)
+
+    def again(self, now: datetime) -> datetime:
+        """When one of the messages that wait may be decided again: no sooner than `until`, and not all at once."""
+        wait = (self.until or now) - now
+        return now + wait * random.uniform(1.0, 1.0 + SPREAD)  # noqa: S311 as `_jitter`
 
 
 class Traffic:
@@ -216,9 +222,10 @@ class Traffic:
         ALERTS.labels(name).inc()
         return True
 
-    def pause(self, name: str, after_s: float) -> None:
-        """The operator itself said for how long."""
-        self._health[name, ""] = healths.pause(self._of(name), time.monotonic() + after_s)
+    def pause(self, name: str, after_s: float, *, told: bool) -> None:
+        """The operator asks to wait, and has told for how long, or leaves that to us."""
+        before, now = self._of(name), time.monotonic()
+        self._health[name, ""] = healths.pause(before, now, after_s, _jitter(), told=told)
 
     def admit(self, name: str, oadcs: Sequence[str]) -> list[datetime | None]:
         """For each message, by the sender's name it bears: None, it may go now; else when it may come back."""

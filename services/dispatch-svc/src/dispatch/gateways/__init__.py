@@ -37,7 +37,7 @@ from dispatch.gateways.gateway import (
     gateway_name,
 )
 from dispatch.gateways.over_http import HttpGateway
-from dispatch.gateways.provider import Account, Described, HttpProvider, LooksUp
+from dispatch.gateways.provider import Account, Described, HttpProvider, LooksUp, ThrottledUntil
 
 HTTP_PROVIDERS: Mapping[str, HttpProvider] = {
     "brevo": brevo,
@@ -104,6 +104,7 @@ __all__ = [
     "SendError",
     "Submit",
     "Throttled",
+    "ThrottledUntil",
     "Unanswered",
     "Unreachable",
     "gateway_name",

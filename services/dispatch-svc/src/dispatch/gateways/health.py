@@ -6,6 +6,9 @@ those counts for its part. It rests for longer each time, and the first answer a
 failure rests again. Until then one message of each lane tries it. Where a receipt says that what was taken came to
 nothing until somebody acts, an answer proves nothing: it rests for as long as it may, each time.
 
+A pause that the operator asks for is a rest as well: as long as it says, to the second; where it does not say, longer
+each time. What waited for its end does not come back as one: one message tries it here too.
+
 And is it slow? Then it is not closed: who has another way of the same price takes that, for a minute. Slow is, on the
 average of its last ten answers, longer than a quarter of what a submit may take, and three times as long as the fastest
 of that price. So the fastest never is; after the minute what was known is forgotten, and it is measured anew.
@@ -18,6 +21,7 @@ Failure = Literal["unreachable", "unanswered", "misconfigured"]
 Standing = Literal["open", "to be tried", "resting"]
 
 LONGEST_REST_S: dict[Failure, float] = {"unreachable": 30.0, "unanswered": 30.0, "misconfigured": 300.0}
+LONGEST_PAUSE_S = 60.0  # of those whose length the operator leaves to us
 FADE = 0.95  # of what was counted, with each request: the last twenty matter
 ENOUGH = 3.0  # failures without which no error rate is believed
 TOO_MANY = 0.5  # of what was asked lately
@@ -126,9 +130,17 @@ def misconfigured_after_all(health: Health, asked_at: float, now: float, jitter:
     return replace(health, rests=min(health.rests + 1, 12), rests_until=until, because="misconfigured")
 
 
-def pause(health: Health, until: float) -> Health:
-    """The operator itself said when to come back."""
-    return health if until <= health.rests_until else replace(health, rests_until=until, because=None)
+def pause(health: Health, now: float, after_s: float, jitter: float, *, told: bool) -> Health:
+    """The operator asks to wait: for `after_s` where it has `told` for how long, else for longer each time, beginning
+    with that. `jitter` as of a failure; what was told is kept as it is."""
+    resting = now < health.rests_until
+    if resting and not told:  # as of a failure, several in flight are one pause
+        return health
+    after_s = after_s if told else min(after_s * 2.0**health.rests, LONGEST_PAUSE_S) * jitter
+    if now + after_s <= health.rests_until:
+        return health
+    rests = health.rests if resting else min(health.rests + 1, 12)
+    return replace(health, rests=rests, rests_until=now + after_s, because=None)
 
 
 def _failing(health: Health) -> bool:

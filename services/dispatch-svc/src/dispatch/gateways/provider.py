@@ -1,6 +1,6 @@
 """What an HTTP gateway's module must be able to do, and what an answer's status alone says. Pure.
 
-    429                              Throttled, for as long as it says
+    429                              ThrottledUntil where it says for how long, else Throttled
     3xx, 401, 402, 403, 404, 405     Misconfigured: our account or our address
     any other 4xx but 408            Refused
     408, 5xx                         Unanswered: somebody may have had it before it failed
@@ -27,8 +27,12 @@ from dispatch.gateways.gateway import (
     Unanswered,
 )
 
-NOT_SAID_S = 1.0  # a 429 that does not say how long, or says that it takes no time
+NOT_SAID_S = 1.0  # the first pause of a 429 that does not say how long, or says that it takes no time
 OURS = frozenset((301, 302, 303, 307, 308, 401, 402, 403, 404, 405))
+
+
+class ThrottledUntil(Throttled):
+    """The operator says itself for how long. Of any other, `after_s` is where the pauses begin to grow (`health`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,7 @@ def by_status(answer: Answer) -> None:
     if 200 <= status < 300:
         return
     if status == 429:
-        raise Throttled(retry_after_s(answer))
+        raise throttled(answer)
     if status in OURS:
         raise Misconfigured(f"http_{status}")
     if 400 <= status < 500 and status != 408:
@@ -118,9 +122,9 @@ def by_status(answer: Answer) -> None:
     raise Unanswered(f"http_{status}")
 
 
-def retry_after_s(answer: Answer) -> float:
-    """Of the header Retry-After, in seconds or as a date (RFC 9110 10.2.3), by the provider's own clock; a moment at
-    least, also where it says nothing usable."""
+def throttled(answer: Answer) -> Throttled:
+    """By the header Retry-After, in seconds or as a date (RFC 9110 10.2.3) by the provider's own clock. That it takes
+    no time, or less than a moment, is nothing usable."""
     said = answer.headers.get("retry-after", "").strip()
     try:
         if said[:1].isdigit():
@@ -128,8 +132,8 @@ def retry_after_s(answer: Answer) -> float:
         else:
             seconds = (parsedate_to_datetime(said) - parsedate_to_datetime(answer.headers["date"])).total_seconds()
     except (KeyError, ValueError, TypeError):
-        return NOT_SAID_S
-    return max(seconds, NOT_SAID_S)
+        return Throttled(NOT_SAID_S)
+    return ThrottledUntil(seconds) if seconds >= NOT_SAID_S else Throttled(NOT_SAID_S)
 
 
 def json_headers(**more: str) -> dict[str, str]:

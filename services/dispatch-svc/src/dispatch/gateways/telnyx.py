@@ -9,7 +9,7 @@ does not (developers.telnyx.com, idempotency). The key goes along all the same; 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from dispatch.gateways.gateway import Capabilities, Misconfigured, Refused, Result, SendError, Submit, Throttled
+from dispatch.gateways.gateway import Capabilities, Misconfigured, Refused, Result, SendError, Submit
 from dispatch.gateways.provider import (
     Account,
     Answer,
@@ -20,8 +20,8 @@ from dispatch.gateways.provider import (
     json_headers,
     list_of,
     object_of,
-    retry_after_s,
     text_of,
+    throttled,
 )
 
 URL = "https://api.telnyx.com"
@@ -59,7 +59,7 @@ def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendEr
             raise Misconfigured(code)
         return [Result("rejected", None, code, opted_out=bool(said), blocked=not said)]
     if code in LATER:
-        raise Throttled(retry_after_s(answer))
+        raise throttled(answer)
     if code in OURS or code in OF_SENDER:
         raise Misconfigured(code, of_sender=code in OF_SENDER)
     if code in OF_MESSAGE or (code and answer.status in (400, 422)):
