@@ -227,7 +227,7 @@ class Watch:
             found = await checker.violations(since, now if everything else now - SETTLED_AFTER, now)
         finally:
             await database.close()
-        promises = {"after_enforcement": 1, "on_stale_consent": 1}
+        promises = {"after_enforcement": 1, "against_its_record": 1, "on_stale_consent": 1}
         self._note([
             Violation(promises.get(rule, 4), rule, f"message {message}")
             for rule, messages in found.items()

@@ -5,12 +5,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
 
 from common.database import Database
 from common.kafka import partition_of
 from common.law import load
-from dispatch import store
+from dispatch import record, store
 from dispatch.gate import Limits
 from dispatch.invariants import LOOK_EVERY_S, RULES, Checker
 from dispatch.pruning import LATE_DAYS
@@ -20,8 +21,17 @@ from tests.infrastructure import Postgres
 pytestmark = pytest.mark.brokerless
 
 TIMEOUT = timedelta(seconds=14)
+EARLIER = datetime(2026, 1, 7, 9, tzinfo=UTC)
+OPTED_IN: dict[str, Any] = {"state": "opted_in", "at": EARLIER, "basis": "opt_in", "proven": True}
+OPTED_OUT = {"state": "opted_out", "at": EARLIER + timedelta(days=1)}
 HARDLY_LATE: dict[str, Any] = {"handed_off_at": None, "gateway_message_id": None}  # decided before the last look
 TOO_LONG = TIMEOUT + timedelta(seconds=LOOK_EVERY_S + 1)
+
+
+def _facts(to: str = "FR", consent: dict[str, Any] | None = OPTED_IN, **person: Any) -> str:
+    """A record as `record.py` keeps it: where to, and what was known of the person."""
+    known = record.Person(consent=record.Standing(**consent) if consent else None, **person)
+    return msgspec.json.encode(record.Record(to=to, limits=record._bounds(Limits()), person=known)).decode()
 
 
 @pytest.fixture
@@ -47,7 +57,7 @@ async def _plant(database: Database, **broken: Any) -> str:
         "as_of": at - timedelta(seconds=1),
         "decided_at": at - timedelta(milliseconds=500),
         "gateway": "simulator",
-        "facts": '{"to":"FR"}',
+        "facts": _facts(),
     }
     later = {
         "handed_off_at": at,
@@ -89,8 +99,50 @@ async def test_what_went_as_it_should_breaks_no_rule(database: Database) -> None
     await _plant(database, status="unknown", unknown_since=now())
     await _plant(database, status="denied", handed_off_at=None, gateway_message_id=None)
     await _opted_out(database, now() - timedelta(seconds=59))  # after it had left
-    await _opted_out(database, now() - timedelta(minutes=9), consent_version=1)  # and the consent is newer
+    await _opted_out(database, now() - timedelta(minutes=9), consent_version=1)  # to another sender, by its record
+    await _plant(database, consent_version=4, facts=_facts(stopped=EARLIER - timedelta(days=1)))  # and came back
+    await _plant(database, facts=_facts(consent={**OPTED_IN, "until": now()}))  # after it was decided
+    question: dict[str, Any] = {"category": "service", "as_of": now()}
+    await _plant(database, **question, facts=_facts(consent={"state": "pending", "at": EARLIER}, stopped=EARLIER))
     assert await _found(database) == {}
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        _facts(consent=OPTED_OUT, stopped=OPTED_OUT["at"]),
+        _facts(stopped=OPTED_IN["at"]),  # a tie is an opt-out
+        _facts(stopped=OPTED_IN["at"] + timedelta(seconds=1)),
+        _facts(consent=None),
+        _facts(consent={**OPTED_IN, "proven": False}),
+        _facts(consent={**OPTED_IN, "until": EARLIER}),
+        _facts(consent={"state": "pending", "at": EARLIER}),
+        _facts(erased=True),
+        _facts(unreadable=True),
+        '{"to":"FR"}',
+        '{"to":',
+        None,
+    ],
+)
+async def test_a_message_that_left_though_its_own_decision_had_the_stop_in_sight(
+    database: Database, facts: str | None
+) -> None:
+    """On the STOP's own version or a later one, which `after_enforcement` lets pass; or on no consent at all."""
+    message = await _plant(database, consent_version=2, facts=facts)
+    await _plant(database, category="transactional", purpose=None, facts=facts)
+    await _opted_out(database, now() - timedelta(minutes=2))
+    found = await _found(database)
+    assert found.pop("against_its_record") == [message]
+    assert not found or facts in (None, '{"to":'), "of these nobody knows where either"
+
+
+@pytest.mark.parametrize(
+    "person",
+    [{"stopped": now() + timedelta(days=1)}, {"consent": {"state": "opted_out", "at": now() + timedelta(days=1)}}],
+)
+async def test_a_question_that_left_after_its_stop(database: Database, person: dict[str, Any]) -> None:
+    message = await _plant(database, category="service", facts=_facts(**person))
+    assert await _found(database) == {"against_its_record": [message]}
 
 
 async def test_a_message_that_left_after_the_stop_was_enforced(database: Database) -> None:
@@ -211,13 +263,13 @@ async def test_a_message_that_left_where_it_was_early_or_a_holiday_or_nobody_kno
     await _leaves(database, TUESDAY)
     await _leaves(database, SATURDAY)
     wrong = {
-        await _leaves(database, TUESDAY, facts='{"to":"MQ"}'),
+        await _leaves(database, TUESDAY, facts=_facts("MQ")),
         await _leaves(database, SATURDAY, region="FR-57"),
         await _leaves(database, TUESDAY, facts=None),
         await _leaves(database, SUNDAY_NIGHT, number=None),  # it was erased meanwhile
     }
     found = await _found(database, "france", days=3_650)
-    assert {rule: set(messages) for rule, messages in found.items()} == {"out_of_hours": wrong}
+    assert set(found["out_of_hours"]) == wrong
 
 
 async def test_one_of_a_whole_campaign_that_left_at_night_is_found(database: Database) -> None:

@@ -43,12 +43,35 @@ MOST = 1000  # messages of one rule that a look counts
 DECIDED = "m.decided_at > :since AND m.decided_at <= :until"
 HANDED_OFF = "m.handed_off_at > :since AND m.handed_off_at <= :until"
 ON_CONSENT = "(m.category = 'marketing' OR (m.category = 'service' AND m.purpose IS NOT NULL))"
+# of a record (`record.py`), which says as much as `gate.py` looked at; without one nothing allows a message
+PERSON = "CASE WHEN m.facts IS JSON OBJECT THEN m.facts::jsonb -> 'person' END"
+STANDS = "(k.person #>> '{{consent,{}}}')"
+SAID_AT, STOPPED_AT = f"{STANDS.format('at')}::timestamptz", "(k.person ->> 'stopped')::timestamptz"
+MAY_BE_WRITTEN_TO = (
+    f"coalesce({STANDS.format('state')} = 'opted_in' AND {STANDS.format('proven')} = 'true'"
+    f" AND {STANDS.format('basis')} IS NOT NULL"
+    " AND coalesce(k.person ->> 'erased', '') <> 'true' AND coalesce(k.person ->> 'unreadable', '') <> 'true'"
+    f" AND coalesce({STANDS.format('until')}::timestamptz > m.decided_at, true)"
+    f" AND coalesce({STOPPED_AT} < {SAID_AT}, true), false)"
+)
+MAY_BE_ASKED = (
+    "(k.person IS NOT NULL AND coalesce(k.person ->> 'unreadable', '') <> 'true'"
+    f" AND NOT coalesce({STANDS.format('state')} IN ('opted_out', 'expired') AND {SAID_AT} >= m.requested_at, false)"
+    f" AND NOT coalesce({STOPPED_AT} >= m.requested_at, false))"
+)
 RULES = {
-    # promise 1: what begins after an opt-out is enforced was decided with it in sight
+    # promise 1: what begins after an opt-out is enforced was decided with it in sight (and the next rule says how)
     "after_enforcement": (
         f"SELECT m.message_id FROM message AS m JOIN enforcement AS e USING (subject_id) WHERE {HANDED_OFF}"
         f" AND {ON_CONSENT} AND m.handed_off_at > e.enforced_at + :skew"
         " AND coalesce(m.consent_version, 0) < e.consent_version"
+    ),
+    # promises 1 and 2: what it was decided on allows it. A STOP that a decision had in sight, by its own version or a
+    # later one, forbids what is of its sender and purpose: which those are no enforcement says, and the record does
+    "against_its_record": (
+        f"SELECT m.message_id FROM message AS m CROSS JOIN LATERAL (SELECT {PERSON} AS person) AS k WHERE {HANDED_OFF}"
+        f" AND ((m.category = 'marketing' AND NOT {MAY_BE_WRITTEN_TO})"
+        f" OR (m.category = 'service' AND m.purpose IS NOT NULL AND NOT {MAY_BE_ASKED}))"
     ),
     # promise 1: nothing is decided on older knowledge
     "on_stale_consent": (
