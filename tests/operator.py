@@ -22,12 +22,14 @@ class Operator:
     open      cleared, it makes callers wait before they are answered
     keeps     only those wait whose batch is to this number, if one is named
     latency_s how long it takes to answer anyway
+    renames   each submit of a message gets another id, though it is the same SMS
     dislikes  a batch with a text that holds this is refused as a whole, nothing taken
     """
 
     url: str = ""
     answer: str = "accept"
     latency_s: float = 0.0
+    renames: bool = False
     dislikes: str | None = None
     keeps: str | None = None
     open: asyncio.Event = field(default_factory=asyncio.Event)
@@ -73,11 +75,14 @@ class Operator:
         return web.json_response(
             {
                 "results": [
-                    {"reference": m["reference"], "id": f"op-{m['reference']}", "status": status, "code": code}
+                    {"reference": m["reference"], "id": self._name(m["reference"]), "status": status, "code": code}
                     for m in body["messages"]
                 ]
             }
         )
+
+    def _name(self, reference: str) -> str:
+        return f"op-{reference}" + (f"-{self.references.count(reference)}" if self.renames else "")
 
 
 @asynccontextmanager

@@ -27,7 +27,8 @@ from dispatch.clearance import Clearance, Permit
 from dispatch.clearance import requested as candidate
 from dispatch.eraser import Erasing
 from dispatch.gate import Limits
-from dispatch.gateways import HTTP_PROVIDERS, Account, Capabilities, HttpGateway
+from dispatch.gateways import HTTP_PROVIDERS, Account, Capabilities, HttpGateway, Result
+from dispatch.outcomes import answered
 from dispatch.pipeline import Handoff
 from dispatch.receipts import settle_receipts
 from dispatch.timers import Timers
@@ -50,6 +51,7 @@ from tests.operator import TOKEN, Operator, operator
 pytestmark = pytest.mark.brokerless
 
 TTL_S = 60.0
+ECHOES: dict[str, Any] = {"echoes_reference": True}
 LEFT_AT_ONCE = timedelta(seconds=-1)
 SOON = timedelta(seconds=1)
 ENFORCED = "SELECT enforced_at FROM enforcement"
@@ -352,6 +354,31 @@ async def test_what_another_may_have_begun_is_not_taken_back(process: Callable[.
     await resubmitting
     assert await owner.ledger() == [("accepted", 3)]
     assert len(fake.messages) == 1
+
+
+@pytest.mark.parametrize("renames", [False, True])
+async def test_what_is_accepted_a_second_time_under_another_id_calls_somebody(
+    process: Callable[..., Process], fake: Watched, renames: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The sweep gave it once more while the first submit had no answer. One id is one SMS; of two we cannot tell."""
+
+    def broken() -> float:
+        return REGISTRY.get_sample_value("sms_dispatch_violations_total", {"rule": "accepted_twice"}) or 0
+
+    owner, other = process(idempotent=True), process(idempotent=True)
+    [permit] = permits = await owner.decides(1)
+    before, fake.renames, fake.meanwhile = broken(), renames, other.sweeps
+    await owner.handoff.send(permits)
+    assert await owner.ledger() == [("accepted", 3)]
+    assert len(fake.messages) == 2
+    assert broken() - before == renames
+    told = [vars(record) for record in caplog.records if record.message == "a promise is broken"]
+    assert [(one["rule"], one["messages"]) for one in told] == [
+        ("accepted_twice", str(permit.candidate.message_id))
+    ] * renames
+    await owner.handoff._store_outcomes([answered(permit, Result("accepted", "op-3", None), now(), None, **ECHOES)])
+    assert broken() - before == renames + 1
+    assert await owner.ledger() == [("accepted", 3)]
 
 
 async def test_what_a_gateway_did_not_take_waits_though_another_took_it_for_a_dead_ones(

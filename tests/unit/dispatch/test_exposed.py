@@ -7,8 +7,9 @@ import pytest
 from prometheus_client import REGISTRY
 
 from dispatch.gateways import HTTP_PROVIDERS, Account, HttpGateway
-from dispatch.invariants import OUT_OF_HOURS, RULES, VIOLATIONS, Checker
-from dispatch.pipeline import Handoff
+from dispatch.invariants import OUT_OF_HOURS, RULES, Checker
+from dispatch.pipeline import ACCEPTED_TWICE, Handoff
+from dispatch.store import VIOLATIONS
 from dispatch.traffic import Traffic
 
 NOBODY: Any = None  # who only begins asks no database
@@ -17,7 +18,8 @@ NOBODY: Any = None  # who only begins asks no database
 def test_each_promise_that_may_be_broken_is_exposed_as_0() -> None:
     VIOLATIONS.clear()
     Checker(NOBODY, NOBODY, NOBODY, timedelta(0)).worker()
-    for rule in (*RULES, OUT_OF_HOURS):
+    Handoff(NOBODY, Traffic([]), NOBODY, 1)
+    for rule in (*RULES, OUT_OF_HOURS, ACCEPTED_TWICE):
         assert REGISTRY.get_sample_value("sms_dispatch_violations_total", {"rule": rule}) == 0
 
 

@@ -1,5 +1,7 @@
 """What a gateway's answer makes of a message, and of one that it may have had before."""
 
+from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -8,7 +10,7 @@ import pytest
 from dispatch.clearance import Permit, requested
 from dispatch.gate import Reason
 from dispatch.gateways import Misconfigured, Refused, Result, SendError, Throttled, Unanswered, Unreachable
-from dispatch.outcomes import KEPT_CHARS, answered
+from dispatch.outcomes import KEPT_CHARS, answered, is_a_second
 from tests import builders
 
 PERMIT = Permit(
@@ -41,6 +43,29 @@ def test_whatever_is_said_of_a_repeat_the_first_may_have_arrived(said: SendError
     row = _answered(msgspec.structs.replace(PERMIT, again=True), said)
     assert (row["status"], row["reasons"], row["code"]) == ("unknown", (), None)
     assert row.get("answer") == (said if said is OUT else None), "who is out with the provider is out"
+
+
+TAKEN = _answered(PERMIT, Result("accepted", "SM1", None))
+THEN = builders.now() - timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(
+    ("known", "second"),
+    [
+        ({}, False),
+        ({"gateway_message_id": None}, False),
+        ({"gateway_message_id": "SM2"}, True),
+        ({"gateway_message_id": "SM2", "handed_off_at": TAKEN["handed_off_at"]}, False),  # by a receipt of a part
+        ({"gateway": "twilio"}, True),
+        ({"status": "rejected"}, True),
+        ({"status": "denied"}, True),
+    ],
+)
+def test_what_is_accepted_besides_what_its_row_has_left_twice(known: dict[str, Any], second: bool) -> None:
+    usual = {"status": "accepted", "gateway": "telnyx", "gateway_message_id": "SM1", "handed_off_at": THEN}
+    row = SimpleNamespace(**{**usual, **known})
+    assert is_a_second(TAKEN, row, idempotent=True) == second
+    assert is_a_second(TAKEN, row, idempotent=False) == (row.handed_off_at == THEN), "whatever it is called"
 
 
 @pytest.mark.parametrize(

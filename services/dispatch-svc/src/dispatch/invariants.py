@@ -11,6 +11,9 @@ accepted, rejected, unknown) or `sending`, and where those of its term are looke
 has its hour (`due_at`), what is unknown its instant (`unknown_since`), what is `sending` is listed in a batch. One that
 is in none of these places is lost: nobody wakes it, asks about it, or sees it when an opt-out is enforced.
 
+One message that left twice shows in no row, which has room for one: who stores the second answer finds it
+(`pipeline.py`, `accepted_twice`).
+
 Two messages of one gateway's id are found whenever they left where the gateway's receipts name nothing else
 (`known_as`, which has an index). Of the other gateways no index has their ids: of those, two of the same look are.
 """
@@ -25,14 +28,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.database import Database, plan_now
 from common.law import Policy, is_open
 from common.service import Worker
-from common.telemetry import counter
 from common.timer import Timer
 from dispatch.gate import Limits
 from dispatch.pruning import LATE_DAYS
+from dispatch.store import VIOLATIONS
 
 log = logging.getLogger(__name__)
-
-VIOLATIONS = counter("sms_dispatch_violations_total", "Rows of the ledger that no promise of ours allows.", ["rule"])
 
 LOOK_EVERY_S = 60.0
 SETTLED_AFTER = timedelta(seconds=30)

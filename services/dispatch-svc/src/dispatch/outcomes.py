@@ -124,6 +124,18 @@ def _can_be_kept(said: str | None) -> bool:
     return said is None or (len(said) <= KEPT_CHARS and said.isprintable())
 
 
+def is_a_second(outcome: Mapping[str, Any], row: Any, *, idempotent: bool) -> bool:
+    """Did what was accepted here leave besides what its row (`store.left_already`) has of it? A gateway that takes a
+    repeat for the same SMS says so by the same id. Where it says another we believe the ids: perhaps it only counts
+    anew, and perhaps it did not know the first any more, and that a person has to find out."""
+    if row.handed_off_at == outcome["handed_off_at"]:
+        return False  # it is what its row has
+    if not idempotent or row.gateway != outcome["asked"] or row.status not in ("accepted", "sending", "unknown"):
+        return True
+    names = row.gateway_message_id, outcome["gateway_message_id"]
+    return None not in names and names[0] != names[1]
+
+
 def went_as_it_should(outcome: Mapping[str, Any]) -> bool:
     """Accepted, with nothing else to say, and we know what stands in its row."""
     return (

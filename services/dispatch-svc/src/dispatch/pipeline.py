@@ -30,6 +30,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -40,7 +41,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.consumer import After, Hold, Poison, Received, Subscription
 from common.contracts import CAMPAIGN_REQUESTS, DISPATCH_REQUESTS
 from common.contracts.campaign import MessageRequested, MessageReworded
-from common.database import Database
+from common.database import Database, once_committed
 from common.kafka import partitions_of
 from common.msisdn import territory_of
 from common.telemetry import counter, histogram
@@ -73,6 +74,7 @@ REDECIDED = counter("sms_dispatch_permits_lapsed_total", "Messages decided again
 
 _Lapsed = tuple[list[Permit], "asyncio.Task[dict[UUID, Permit]]"]  # what is to be decided again, and who does
 
+ACCEPTED_TWICE = "accepted_twice"  # promise 4: nothing is sent twice; a rule beside those of `invariants.py`
 SUBMITS_AHEAD = 4  # for each that may be in flight; more would wait until its permit has lapsed, with answers of 100 ms
 SUBMIT_LATE_S = 2.0  # well within `settle_margin_s`; a gateway ends in time by itself, and knows what had begun
 
@@ -209,6 +211,7 @@ class Handoff:
             for marketing in (True, False)
         }
         self._storing = {marketing: Storing(self._store_outcomes) for marketing in (True, False)}
+        store.VIOLATIONS.labels(ACCEPTED_TWICE)
         for name in self.traffic.gateways:
             for status in ("accepted", "rejected", "unknown", "deferred"):
                 OUTCOMES.labels(name, status)  # 0 from the start, so that the first is an increase
@@ -330,8 +333,35 @@ class Handoff:
             changes = [store.accepted(o["permit"].row, o) for o in settled if o["message_id"] in done]
             changes += await store.settle(tx, [o for o in settled if o["message_id"] not in done])
             await store.append_changes(tx, changes)
+            await self._look_for_seconds(tx, settled, changes)
             await _tell_what_the_provider_refuses(tx, settled)
         await until_stored(lambda: self._enforce([o["subject_id"] for o in settled]))
+
+    async def _look_for_seconds(
+        self, tx: AsyncConnection, settled: Sequence[dict[str, Any]], changes: Sequence[store.Changed]
+    ) -> None:
+        """What is accepted and changes nothing, or comes twice in one transaction, may have left a second time. Nothing
+        else would ever tell: the row keeps the first."""
+        changed = {event.message_id for _, event in changes}
+        if len(changed) == len(settled):
+            return
+        many = Counter(o["message_id"] for o in settled)
+        unclear = [
+            o
+            for o in settled
+            if o["status"] == "accepted"
+            and o["handed_off_at"] is not None
+            and (str(o["message_id"]) not in changed or many[o["message_id"]] > 1)
+        ]
+        if not unclear:
+            return
+        rows = await store.left_already(tx, [o["message_id"] for o in unclear])
+        for one in unclear:
+            row, can = rows.get(one["message_id"]), self.traffic.gateways[one["asked"]].capabilities
+            if row is not None and outcomes.is_a_second(one, row, idempotent=can.idempotent):
+                told = {"rule": ACCEPTED_TWICE, "messages": str(one["message_id"]), "gateway": one["asked"]}
+                once_committed(tx, partial(log.critical, "a promise is broken", extra=told))
+                once_committed(tx, store.VIOLATIONS.labels(ACCEPTED_TWICE).inc)
 
     async def _enforce(self, subject_ids: Sequence[str]) -> None:
         """Once their outcomes are committed: an opt-out applied meanwhile has seen them `sending`, and left it to us to

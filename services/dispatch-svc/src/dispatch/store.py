@@ -60,7 +60,7 @@ from common.contracts.consent import (
 )
 from common.contracts.dispatch import HoldChanged, MessageChanged, OptOutEnforced
 from common.database import PLANNED_NOW, fetch_many, new_metadata, once_committed, plan_now
-from common.telemetry import histogram
+from common.telemetry import counter, histogram
 from dispatch.gate import Reason, Subject
 from dispatch.hold import Hold
 
@@ -69,6 +69,8 @@ ENFORCED = histogram(
     "From the webhook (or the API call) to the opt-out being enforced.",
     buckets=(0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0),
 )
+
+VIOLATIONS = counter("sms_dispatch_violations_total", "Rows of the ledger that no promise of ours allows.", ["rule"])
 
 Generation = Literal["subject", "subject_next"]
 
@@ -1218,6 +1220,18 @@ async def settle(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list
         *_columns(rows, SETTLED),
     )
     return [_changed(row) for row in updated]
+
+
+async def left_already(tx: AsyncConnection, message_ids: Sequence[UUID]) -> dict[UUID, Row[Any]]:
+    """Of those that have an outcome of a hand-off: when it began, and what is known of it."""
+    rows = await tx.execute(
+        text(
+            "SELECT message_id, status, gateway, gateway_message_id, handed_off_at FROM message"
+            " WHERE message_id = ANY(CAST(:ids AS uuid[])) AND handed_off_at IS NOT NULL"
+        ),
+        {"ids": list(message_ids)},
+    )
+    return {row.message_id: row for row in rows}
 
 
 # --- enforcement ---------------------------------------------------------------------------------------------------
