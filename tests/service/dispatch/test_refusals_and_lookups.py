@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
 from sqlalchemy import text
 
@@ -156,6 +157,38 @@ async def test_who_opted_out_with_a_provider_is_refused_told_as_opted_out_and_ou
     assert b'"receipt":"opted_out"' in newest
     assert ledger.wanted.number.encode() in newest, "sealed: consent-svc may never have seen this person"
     assert row.receipt_at is not None
+
+
+@pytest.mark.parametrize("state", ["sent", "delivered", "failed", "expired"])
+async def test_a_repeat_that_is_refused_leaves_the_first_to_its_receipt_and_the_opt_out_stands(
+    ledger_of: LedgerOf, server: FaultServer, state: str
+) -> None:
+    ledger = ledger_of("telnyx")
+    server.answer = http(403, {"errors": [{"code": "40300", "title": "Blocked due to STOP message"}]})
+    await ledger.handoff.send([msgspec.structs.replace(await ledger.permit(), again=True)])
+    refused = await ledger.row()
+    assert (refused.status, refused.receipt) == ("unknown", "opted_out")
+    told = {
+        "gateway": "telnyx",
+        "gateway_message_id": "T-1",
+        "reference": refused.message_id,
+        "receipt": state,
+        "code": "40008",
+        "occurred_at": now(),
+        "received_at": now(),
+        "blocked": False,
+    }
+    for receipts in ([told | {"receipt": "opted_out"}], [told, told], [told]):
+        async with ledger.database.begin() as tx:
+            await settle_receipts(tx, receipts, keep_early=False)
+        row = await ledger.row()
+        assert (row.status == "accepted") == (told in receipts)
+        assert (row.receipt, row.receipt_at) == ("opted_out", refused.receipt_at)
+    assert (row.gateway_message_id, row.code, row.unknown_since) == ("T-1", None, None)
+    assert row.version == refused.version + 1, "once"
+    newest = (await ledger.published())[-1]
+    assert b'"status":"accepted"' in newest
+    assert b'"receipt":"opted_out"' in newest
 
 
 async def test_a_refusal_that_does_not_say_whose_wish_it_is_closes_the_provider_and_is_no_opt_out(

@@ -2,9 +2,9 @@
 
 A terminal state never moves back; but a person who opted out has, whatever was said before, and a message of several
 parts is not delivered while one of them failed. A receipt is also proof that the operator had the message: it resolves
-an `unknown`. One of a number that the provider will not deliver to, for a reason it does not tell (DOMAIN 4.3), is no
-opt-out, and may be the person's wish: until somebody removes that block, no marketing goes to them by any gateway, and
-nothing else by that provider's.
+an `unknown`, also one whose repeat was refused because its person is out, which stands beside it. One of a number that
+the provider will not deliver to, for a reason it does not tell (DOMAIN 4.3), is no opt-out, and may be the person's
+wish: until somebody removes that block, no marketing goes to them by any gateway, and nothing else by that provider's.
 
 [n]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process [19, 20].
 """
@@ -137,17 +137,20 @@ async def settle_receipts(
         standing = changes.get(row.message_id, row._mapping)
         known_as = standing["gateway_message_id"]
         other_part = known_as is not None and known_as != receipt["gateway_message_id"]
-        if not advances(standing["receipt"], receipt["receipt"], other_part=other_part):
+        stands = not advances(standing["receipt"], receipt["receipt"], other_part=other_part)
+        # a repeat was refused because its person is out, which stands; this is of the first, which may have arrived
+        of_the_first = standing["status"] == "unknown" and receipt["receipt"] != "opted_out"
+        if stands and not of_the_first:
             RECEIPTS.labels(receipt["receipt"], "old").inc()
             continue
         changes[row.message_id] = {
             "message_id": row.message_id,
             "status": "accepted" if row.status == "unknown" else row.status,
-            "receipt": receipt["receipt"],
+            "receipt": standing["receipt"] if stands else receipt["receipt"],
             "gateway": receipt["gateway"],
             "gateway_message_id": known_as or receipt["gateway_message_id"],
-            "code": receipt["code"],
-            "receipt_at": receipt["occurred_at"],
+            "code": None if stands else receipt["code"],
+            "receipt_at": standing["receipt_at"] if stands else receipt["occurred_at"],
         }
         if receipt["blocked"]:
             since = receipt["occurred_at"] or receipt["received_at"]
