@@ -15,6 +15,7 @@ from common.contracts.campaign import Category
 from dispatch.gateways import (
     Account,
     Misconfigured,
+    NotNow,
     Refused,
     SendError,
     Submit,
@@ -327,7 +328,7 @@ class Exchange:
 
 
 def _twilio(status: int, code: int, means: type[SendError] | str, **more: Any) -> Exchange:
-    named = str(code) if means is not Throttled else None
+    named = str(code) if means not in (Throttled, NotNow) else None
     return Exchange("twilio", status, {"code": code, "message": "no", "status": status}, means, named, **more)
 
 
@@ -394,7 +395,7 @@ EXCHANGES = [
     _twilio(429, 20429, Throttled, after_s=5.0),
     _twilio(400, 63018, Throttled, after_s=5.0),
     _twilio(400, 21611, Throttled, after_s=5.0),
-    _twilio(400, 30610, Refused),
+    _twilio(400, 30610, NotNow, after_s=300.0),
     Exchange("twilio", 401, {"code": 20003, "message": "no"}, Misconfigured, "http_401"),
     _vonage("1", Throttled, after_s=1.0),
     _vonage("10", Throttled, after_s=1.0),

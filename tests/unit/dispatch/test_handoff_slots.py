@@ -11,7 +11,7 @@ import pytest
 
 from common.contracts.campaign import Category
 from common.timer import uptime_s
-from dispatch import pipeline
+from dispatch import outcomes, pipeline
 from dispatch.clearance import Permit, _no_way, requested
 from dispatch.gate import Reason
 from dispatch.gateways import (
@@ -20,6 +20,7 @@ from dispatch.gateways import (
     Capabilities,
     HttpGateway,
     Misconfigured,
+    NotNow,
     Result,
     SendError,
     Submit,
@@ -213,6 +214,17 @@ async def test_a_gateway_that_does_not_say_how_long_is_asked_ever_later(
 
 async def test_a_gateway_that_says_how_long_is_asked_then(handoff: Handoff, monkeypatch: pytest.MonkeyPatch) -> None:
     assert await _pauses(handoff, ThrottledUntil(7.0), monkeypatch, 4) == pytest.approx([7.0] * 4)
+
+
+async def test_what_is_put_off_for_itself_waits_and_its_gateway_takes_others(handoff: Handoff) -> None:
+    error = NotNow(300.0)
+    handoff._note_failures(HOME, [_permit()], [error])
+    assert handoff.traffic.standing(HOME) == "open"
+    again = handoff._again(_permit(), error)
+    assert again is not None
+    assert again - datetime.now(UTC) > timedelta(seconds=290)
+    row = outcomes.answered(_permit(), error, datetime.now(UTC), again, echoes_reference=False)
+    assert (row["status"], row["due_at"]) == ("deferred", again)
 
 
 class Operator:

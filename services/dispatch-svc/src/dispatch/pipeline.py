@@ -29,7 +29,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -53,6 +53,7 @@ from dispatch.gate import Reason, is_fresh
 from dispatch.gateways import (
     Late,
     Misconfigured,
+    NotNow,
     Refused,
     Result,
     SendError,
@@ -496,6 +497,8 @@ class Handoff:
             if isinstance(error, (Result, Refused)) or error in noted:
                 continue
             noted.add(error)
+            if isinstance(error, NotNow):
+                continue
             if isinstance(error, Throttled):
                 self.traffic.pause(name, error.after_s, told=isinstance(error, ThrottledUntil))
                 continue
@@ -512,6 +515,8 @@ class Handoff:
         expires."""
         if not isinstance(result, (Throttled, Unreachable, Misconfigured)):
             return None
+        if isinstance(result, NotNow):
+            return min(datetime.now(UTC) + timedelta(seconds=result.after_s), permit.candidate.send_before)
         ways = self.traffic.ways(
             territory=territory_of(permit.number),
             sender_id=permit.candidate.sender_id,

@@ -37,7 +37,7 @@ from dispatch.gateways.gateway import (
     gateway_name,
 )
 from dispatch.gateways.over_http import HttpGateway
-from dispatch.gateways.provider import Account, Described, HttpProvider, LooksUp, ThrottledUntil
+from dispatch.gateways.provider import Account, Described, HttpProvider, LooksUp, NotNow, ThrottledUntil
 
 HTTP_PROVIDERS: Mapping[str, HttpProvider] = {
     "brevo": brevo,
@@ -99,6 +99,7 @@ __all__ = [
     "HttpProvider",
     "Late",
     "Misconfigured",
+    "NotNow",
     "Refused",
     "Result",
     "SendError",

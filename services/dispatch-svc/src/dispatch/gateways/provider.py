@@ -35,6 +35,10 @@ class ThrottledUntil(Throttled):
     """The operator says itself for how long. Of any other, `after_s` is where the pauses begin to grow (`health`)."""
 
 
+class NotNow(Throttled):
+    """Of this message alone, and for a while: its gateway takes others meanwhile."""
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """Our account with a provider. `user` and `secret`: whatever it knows us by; `url`: where it is, if not where all

@@ -1,6 +1,6 @@
 """Twilio Programmable Messaging: a form, one message a request, JSON back (DOMAIN 4.1). Errors are a JSON object with
-`code`: api/errors of its documentation; classes as DOMAIN 4.4, opted out as 4.3. Two are of one message alone, and
-refuse it: a region that is not switched on (21408), and the hours of the recipient's place (30610)."""
+`code`: api/errors of its documentation; classes as DOMAIN 4.4, opted out as 4.3. Two are of one message alone: a region
+that is not switched on (21408) refuses it, the hours of the recipient's place (30610) put it off."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from datetime import datetime
 from urllib.parse import quote, urlencode
 
 from dispatch.gateways.gateway import Capabilities, Misconfigured, Refused, Result, SendError, Submit, Throttled
-from dispatch.gateways.provider import Account, Answer, Request, by_status, decode, text_of
+from dispatch.gateways.provider import Account, Answer, NotNow, Request, by_status, decode, text_of
 
 URL = "https://api.twilio.com"
 NEEDS = ("user", "secret")  # account SID and auth token
@@ -21,6 +21,8 @@ OF_SENDER = ("21212", "21603", "21606", "21659", "21660", "21661")  # no `From`,
 OURS = ("21608", "21609", "21701", "21705", "30007")
 LATER = ("20429", "21611", "30001", "63017", "63018")
 BUSY_S = 5.0
+QUIET_HOURS = "30610"
+QUIET_S = 300.0  # it does not say when they end
 
 
 def request(messages: Sequence[Submit], account: Account, now: datetime) -> Request:
@@ -47,6 +49,8 @@ def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendEr
             return [Result("rejected", None, code, opted_out=True)]
         if code in LATER:
             raise Throttled(BUSY_S)
+        if code == QUIET_HOURS:
+            raise NotNow(QUIET_S)
         if code in OF_SENDER or code in OURS:
             raise Misconfigured(code, of_sender=code in OF_SENDER)
         if answer.status == 400 and code:
