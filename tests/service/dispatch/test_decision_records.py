@@ -157,6 +157,62 @@ async def test_a_record_that_was_tampered_with_or_names_rules_we_have_not_is_tol
     assert replay.differing == 3
 
 
+@pytest.mark.parametrize(
+    ("person", "change", "told"),
+    [
+        (1, "status = 'denied', reasons = '{opted_out}'", "its row says denied opted_out, its record allow"),
+        (1, "status = 'expired'", "its row says expired, its record allow"),
+        (1, "reasons = '{quiet_hours}'", "its row says sending quiet_hours, its record allow"),
+        (1, "status = 'deferred', due_at = now()", "its row says deferred, its record allow"),
+        (
+            1,
+            "status = 'deferred', due_at = now(), reasons = '{quiet_hours}'",
+            "its row says deferred quiet_hours, its record allow",
+        ),
+        (3, "status = 'accepted', reasons = '{}'", "its row says accepted, its record deny opted_out, suppressed"),
+        (3, "reasons = '{opted_out}'", "its row says denied opted_out, its record deny opted_out, suppressed"),
+        (
+            3,
+            "status = 'deferred', due_at = now()",
+            "its row says deferred opted_out, suppressed, its record deny opted_out, suppressed",
+        ),
+        (1, "status = 'deferred', due_at = now(), reasons = '{gateway_throttled}'", ""),
+        (1, "status = 'rejected'", ""),
+        (1, "status = 'unknown', unknown_since = now()", ""),
+        (1, "status = 'pending', due_at = now()", ""),
+    ],
+)
+async def test_a_row_that_tells_another_verdict_than_its_record(
+    database: Database, clearance: Clearance, person: int, change: str, told: str
+) -> None:
+    [decision] = await decided(database, clearance, person, requested_at=now() - timedelta(minutes=1))
+    assert await replayed(database, Replay(), [decision]) == []
+    async with database.begin() as tx:
+        await tx.execute(text(f"UPDATE message SET {change}"))
+    replay = Replay()
+    found = await replayed(database, replay, [decision])
+    assert found == [f"{decision.candidate.message_id}: {told}"] * bool(told)
+    assert replay.differing == bool(told)
+    assert await replayed(database, Replay(other=clearance.policy), [decision]) == [], "a dry run asks the record"
+
+
+async def test_what_an_erasure_denied_while_it_waited_is_named_and_no_difference(
+    database: Database, clearance: Clearance
+) -> None:
+    resting = replace(clearance, traffic=Traffic([Unasked()], [Route("simulator", territories=frozenset({"RE"}))]))
+    decisions = await decided(database, resting, 1, requested_at=now() - timedelta(minutes=1))
+    assert [d.row["reasons"] for d in decisions] == [("no_route",)]
+    async with database.begin() as tx:
+        [erased] = await store.deny_waiting(tx, {subject(1): now()})
+    assert erased.event.reasons == ("erased",)
+    replay = Replay()
+    assert await replayed(database, replay, decisions) == []
+    assert replay.summary() == [
+        "1 decisions, 0 are not what their record gives",
+        "1 denied by an erasure while they waited: their records are of the decision before",
+    ]
+
+
 async def test_other_rules_are_tried_on_what_was_decided(database: Database, clearance: Clearance) -> None:
     decisions = await decided(database, clearance, 1, 3, requested_at=now() - timedelta(minutes=1))
     async with database.begin() as tx:  # on a Sunday morning in France

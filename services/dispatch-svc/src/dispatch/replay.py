@@ -1,7 +1,12 @@
 """`python -m dispatch replay`: are stored decisions what their records give, and what would other rules have said?
 
-Reads, changes nothing. Ends with 0, or with 1 where a decision is not the one that its record gives, or 2 where nothing
-can be read. With `--policy` it is a dry run: which messages other rules would have treated otherwise.
+Reads, changes nothing. Ends with 0, or with 1 where a decision is not the one that its record gives or its row tells,
+or 2 where nothing can be read. With `--policy` it is a dry run: which messages other rules would have treated
+otherwise.
+
+A row tells of its decision by status and reasons: what was allowed has left or waits for a way out, all else is as it
+was decided. But for what an erasure denied while it waited: nobody decided on it, so its reason is in no record. Those
+are counted apart.
 """
 
 import argparse
@@ -24,7 +29,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from common.database import Database, may_idle
 from common.law import Policy, at_hand_off, load, rules_of
 from dispatch import record, store
-from dispatch.gate import Allow, Defer, Verdict
+from dispatch.gate import Allow, Defer, Deny, Expire, Reason, Verdict
 
 TOLD = 100  # messages that are printed; the others are counted
 
@@ -47,6 +52,7 @@ class Replay:
     looked_at: int = 0
     without_record: int = 0
     differing: int = 0
+    erased: int = 0  # since, while they waited
     changes: Counter[str] = field(default_factory=Counter)
     _policies: dict[str, Policy | None] = field(default_factory=dict)
 
@@ -66,6 +72,12 @@ class Replay:
         except (msgspec.DecodeError, ValueError) as error:
             self.differing += 1
             return f"{row.message_id}: its record cannot be read: {error}"
+        if self.other is None and not _is_told(stood, row.status, row.reasons):
+            if (row.status, list(row.reasons)) != ("denied", [Reason.ERASED]):
+                self.differing += 1
+                says = f"its row says {' '.join((row.status, ', '.join(row.reasons))).strip()}"
+                return f"{row.message_id}: {says}, its record {_told(stood)}"
+            self.erased += 1
         found = record.decide_again(kept, row, policy)
         if found == stood:
             return None
@@ -77,6 +89,10 @@ class Replay:
         what = "would be otherwise" if self.other else "are not what their record gives"
         lines = [f"{self.looked_at} decisions, {self.differing} {what}"]
         lines += [f"  {change}: {count}" for change, count in self.changes.most_common()]
+        if self.erased:
+            lines.append(
+                f"{self.erased} denied by an erasure while they waited: their records are of the decision before"
+            )
         if self.without_record:
             lines.append(f"{self.without_record} without a record: not decided, or before there were any")
         return lines
@@ -93,6 +109,33 @@ class Replay:
         except FileNotFoundError:
             return None
         return at_hand_off(policy) if policy.version == version else None
+
+
+WAYS_OUT = frozenset(  # that hinder what was allowed, and are not of the law
+    (
+        Reason.SERVICE_STOPPING,
+        Reason.GATEWAY_UNREACHABLE,
+        Reason.GATEWAY_THROTTLED,
+        Reason.GATEWAY_NEEDS_SOMEBODY,
+        Reason.NO_ROUTE,
+    )
+)
+
+
+def _is_told(verdict: Verdict, status: str, reasons: Sequence[str]) -> bool:
+    """Does a row with these tell of this verdict?"""
+    match verdict:
+        case Allow() if status == "deferred":
+            return bool(reasons) and WAYS_OUT.issuperset(reasons)
+        case Allow():
+            return status in ("pending", "sending", "accepted", "rejected", "unknown") and not reasons
+        case Deny():
+            told = "denied"
+        case Defer():
+            told = "deferred"
+        case Expire():
+            told = "expired"
+    return (status, tuple(reasons)) == (told, verdict.reasons)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -1321,7 +1321,7 @@ async def open_enforcements_of(tx: AsyncConnection, applied_before: datetime) ->
 
 _OF_A_DECISION = (
     "message_id, campaign_id, sender_id, purpose, category, requested_at, send_before, decided_at, as_of,"
-    " policy_version, facts"
+    " policy_version, facts, status, reasons"
 )
 
 
