@@ -149,6 +149,36 @@ async def test_an_opted_in_subject_gets_the_message_once_with_its_whole_decision
         assert number(1) not in str(found)
 
 
+WRITTEN = "SELECT n_tup_ins, n_tup_upd, n_tup_hot_upd, n_tup_del FROM pg_stat_user_tables WHERE relname = 'message'"
+OTHERS = (  # which tell what they wrote by the time that they end
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
+
+
+async def test_a_message_that_goes_as_it_should_is_written_twice(surroundings: Surroundings) -> None:
+    """One insert and one update, within its page: what a message costs, counted by Postgres itself."""
+    async with operator() as op, dispatch(surroundings, op, permit_ttl_s=PATIENT_S, gateway_batch=10) as d:
+        await d.publish_states(*(opted_in(n) for n in range(1, 21)))
+        await eventually(lambda: known(surroundings, 20))
+        await eventually(lambda: control_is(surroundings, "running"))
+        wanted = [requested(n) for n in range(1, 21) for _ in range(10)]
+        await d.request(*wanted)
+
+        async def accepted() -> bool:
+            async with surroundings.sql("dispatch") as sql:
+                return bool(await sql.fetchval("SELECT count(*) FROM message WHERE status = 'accepted'") == len(wanted))
+
+        await eventually(accepted)
+        assert sorted(op.references) == sorted(one.message_id for one in wanted)
+    async with surroundings.sql("dispatch") as sql:
+
+        async def alone() -> bool:
+            return not await sql.fetchval(OTHERS)
+
+        await eventually(alone)
+        assert tuple(await sql.fetchrow(WRITTEN)) == (len(wanted), len(wanted), len(wanted), 0)
+
+
 async def test_without_consent_after_a_stop_or_unreadable_nothing_is_sent(surroundings: Surroundings) -> None:
     async with operator() as op, dispatch(surroundings, op) as d:
         await d.publish_states(opted_in(2), opted_out(2, version=2))
