@@ -130,7 +130,7 @@ def is_a_second(outcome: Mapping[str, Any], row: Any, *, idempotent: bool) -> bo
     anew, and perhaps it did not know the first any more, and that a person has to find out."""
     if row.handed_off_at == outcome["handed_off_at"]:
         return False  # it is what its row has
-    if not idempotent or row.gateway != outcome["asked"] or row.status not in ("accepted", "sending", "unknown"):
+    if not idempotent or row.gateway != outcome["gateway"] or row.status not in ("accepted", "sending", "unknown"):
         return True
     names = row.gateway_message_id, outcome["gateway_message_id"]
     return None not in names and names[0] != names[1]

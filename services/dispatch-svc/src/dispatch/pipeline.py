@@ -358,9 +358,10 @@ class Handoff:
             return
         rows = await store.left_already(tx, [o["message_id"] for o in unclear])
         for one in unclear:
-            row, can = rows.get(one["message_id"]), self.traffic.gateways[one["asked"]].capabilities
-            if row is not None and outcomes.is_a_second(one, row, idempotent=can.idempotent):
-                told = {"rule": ACCEPTED_TWICE, "messages": str(one["message_id"]), "gateway": one["asked"]}
+            row, by = rows.get(one["message_id"]), self.traffic.gateways.get(one["gateway"])
+            idempotent = by is not None and by.capabilities.idempotent
+            if row is not None and outcomes.is_a_second(one, row, idempotent=idempotent):
+                told = {"rule": ACCEPTED_TWICE, "messages": str(one["message_id"]), "gateway": one["gateway"]}
                 once_committed(tx, partial(log.critical, "a promise is broken", extra=told))
                 once_committed(tx, store.VIOLATIONS.labels(ACCEPTED_TWICE).inc)
 
