@@ -2,6 +2,7 @@
 that was not handled or put aside."""
 
 import asyncio
+import gc
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -13,6 +14,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.client import AIOKafkaClient
+from aiokafka.consumer.fetcher import PartitionRecords
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -399,6 +401,37 @@ async def test_a_hold_is_no_failure_and_any_other_error_is_tried_for_ever(
         assert attempts == 4
         assert seen_failing is is_failing
         assert await pipe.applied() == [(SUBJECT, 1), (SUBJECT, 2)]
+
+
+async def test_what_a_hold_throws_away_is_not_kept(surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it lasts, and though nobody else collects: a service is told to do that rarely."""
+    monkeypatch.setattr(consumer_loop, "COLLECT_EVERY_S", 0.0)
+    async with pipeline(surroundings, partitions=1) as pipe:
+        holds = 0
+
+        async def not_yet(tx: AsyncConnection, batch: list[Received]) -> After | None:
+            nonlocal holds
+            holds += 1
+            raise Hold
+
+        rest = Consumer._rest
+
+        def no_longer(self: Consumer, kafka_consumer: Any, tp: TopicPartition, offset: int, seconds: float) -> None:
+            rest(self, kafka_consumer, tp, offset, 0.0)
+
+        monkeypatch.setattr(Consumer, "_rest", no_longer)
+        await pipe.publish(*states_of(SUBJECT, *range(1, 21)))
+        gc.collect()
+        gc.disable()
+        try:
+            consumer = pipe.consumer(not_yet)
+            consumer.subscription = replace(consumer.subscription, max_records=2)
+            async with going(consumer.run):
+                await eventually(lambda: _is(holds >= 12))
+                kept = sum(type(each) is PartitionRecords for each in gc.get_objects())
+        finally:
+            gc.enable()
+        assert kept <= 3, "an answer of each hold"
 
 
 async def test_a_hold_that_lasts_is_looked_at_less_often_and_begins_anew(
