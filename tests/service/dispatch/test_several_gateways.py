@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka.errors import ProducerFenced
 
 from common import kafka
 from common.contracts import DISPATCH_MESSAGES, DISPATCH_REQUESTS, INBOUND_RECEIPTS, operator_submits
@@ -296,6 +297,26 @@ async def test_more_than_a_batch_holds_goes_in_several_and_each_message_once(sur
             return there if len(there) >= len(asked) else []
 
         assert sorted(await eventually(all_there)) == sorted(each.reference for each in asked)
+    await gateway.close()
+
+
+async def test_what_a_producer_cannot_do_at_all_is_not_tried_again_and_again(
+    surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken for late, it would go to a new producer at once, and so until the message ends."""
+    settings = ServiceSettings(**await surroundings.settings("dispatch"))
+    await kafka.ensure_topics(settings, [operator_submits("orange")])
+    gateway = KafkaGateway("kafka.orange", "orange", settings, timeout_s=PATIENT_S)
+    assert await gateway.submit([submit(1)]) == [Result("accepted", None, None)]
+    outlet = gateway._publisher._outlet
+    assert outlet is not None
+
+    async def fenced(*_: Any, **__: Any) -> None:
+        raise ProducerFenced
+
+    monkeypatch.setattr(outlet.producer, "send_batch", fenced)
+    assert [type(answer) for answer in await gateway.submit([submit(2)])] == [Unanswered]
+    assert await gateway.submit([submit(3)]) == [Result("accepted", None, None)]
     await gateway.close()
 
 

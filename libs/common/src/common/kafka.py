@@ -5,6 +5,7 @@ Only `common` talks to Kafka. Everything leaves through `common.outbox` and arri
 
 import asyncio
 import contextlib
+import logging
 import re
 import ssl
 import struct
@@ -37,6 +38,8 @@ from common.contracts import EVENTS, Event, Topic, Watermark
 from common.settings import ServiceSettings
 from common.telemetry import traceparent
 from common.timer import uptime_s
+
+log = logging.getLogger(__name__)
 
 Headers = list[tuple[str, bytes]]
 T = TypeVar("T")
@@ -331,6 +334,7 @@ class _Outlet:
         self.producer = producer(settings)
         self.is_shut = False
         self.writing: set[_Writing] = set()
+        self.partitions: dict[str, int] = {}  # of each topic that it was made ready for
         self._client: AIOKafkaClient = self.producer.client
         self._send = self._client.send
         self._client.send = self._send_unless_shut
@@ -382,7 +386,8 @@ class Publisher:
                         await fresh.producer.stop()
                         raise
                     self._outlet = fresh
-                await self._outlet.producer.partitions_for(self._settings.topic_prefix + topic.name)
+                name = self._settings.topic_prefix + topic.name
+                self._outlet.partitions[name] = len(await self._outlet.producer.partitions_for(name))
         except (KafkaError, TimeoutError, OSError) as error:
             mine = isinstance(error, (UnknownTopicOrPartitionError, TopicAuthorizationFailedError))
             raise NotPublished(type(error).__name__, ours=mine) from None
@@ -394,7 +399,7 @@ class Publisher:
         if outlet is None:
             raise RuntimeError("not ready")
         name = self._settings.topic_prefix + topic.name
-        partitions = len(await outlet.producer.partitions_for(name))
+        partitions = outlet.partitions[name]
         by_partition: dict[int, list[int]] = {}
         for place, event in enumerate(events):
             by_partition.setdefault(partition_of(event.key, partitions), []).append(place)
@@ -433,9 +438,13 @@ class Publisher:
             async with asyncio.timeout_at(until):
                 await acknowledged
             return "logged"
-        except (KafkaError, TimeoutError):
+        except (_Shut, TimeoutError):
             self._shut(outlet)
             return "unknown" if one.begun else "not begun"
+        except Exception as error:  # which may come again at once, and so for ever: nothing of it is tried blindly
+            log.warning("a batch could not be written", extra={"topic": name, "why": type(error).__name__})
+            self._shut(outlet)
+            return "unknown"
         except BaseException:
             self._shut(outlet)
             raise
