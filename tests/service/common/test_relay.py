@@ -322,7 +322,7 @@ async def test_the_clock_of_a_watermark_is_read_before_the_outbox(surroundings: 
                     wire.hold()
                     wire.asked = lambda _: None
                 # other connections go by this wire as well, and ask for something else meanwhile
-                prepared = prepared or b"FROM outbox ORDER BY id" in request
+                prepared = prepared or b"AS newest" in request
 
             wire.asked = asked
             through_wire = Database(url.set(port=wire.port).render_as_string(hide_password=False), name="wired")

@@ -109,6 +109,38 @@ class Database:
         for call in _once_committed.pop(tx, ()):
             call()
 
+    async def read(self, sql: str, *values: object) -> Sequence[Sequence[Any]]:
+        """Run one query that only reads, outside any transaction: one round trip. Values and errors: `fetch_many`."""
+        async with self.engine.connect() as connection:
+            rows: Sequence[Sequence[Any]] = await (await _driver(connection)).fetch(sql, *values)
+        return rows
+
+    @asynccontextmanager
+    async def locked(self, name: str, idle_s: float, lost: Callable[[], None]) -> AsyncIterator[AsyncConnection | None]:
+        """Hold the advisory lock `name` for the length of the block, in a session of its own; None where another
+        session holds the lock. The server ends the session, and so frees the lock, once the client has asked nothing
+        for `idle_s`. `lost` is called when the session's connection is gone, at the end of the block too."""
+        async with self.engine.connect() as session:
+            driver = await _driver(session)
+            kept = True
+            try:
+                kept = await driver.fetchval("SELECT pg_try_advisory_lock(hashtext($1))", name)
+                if not kept:
+                    yield None
+                    return
+                driver.add_termination_listener(lambda _: lost())
+                ends = f"{idle_s * 1000:.0f}"
+                await driver.execute(
+                    "SELECT set_config('idle_session_timeout', $1, false),"
+                    " set_config('idle_in_transaction_session_timeout', $1, false)",
+                    ends,
+                )
+                yield session
+            finally:
+                if kept:
+                    driver.terminate()  # and never back into the pool, with the lock
+                    await session.invalidate()
+
     async def connect(self) -> Any:
         """A raw asyncpg connection outside the pool, for LISTEN. The caller closes it."""
         return await _connect(self.dsn, timeout=CONNECT_TIMEOUT_S, server_settings=self._server_settings)

@@ -6,7 +6,9 @@ Only `common` talks to Kafka. Everything leaves through `common.outbox` and arri
 import asyncio
 import contextlib
 import logging
+import math
 import re
+import socket
 import ssl
 import struct
 import sys
@@ -23,6 +25,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import (
     KafkaError,
     NodeNotReadyError,
@@ -169,9 +172,10 @@ def connection(settings: ServiceSettings) -> dict[str, Any]:
     return told
 
 
-def producer(settings: ServiceSettings) -> AIOKafkaProducer:
-    """acks=all and idempotent, unless the broker cannot (settings.kafka_idempotence)."""
+def producer(settings: ServiceSettings, fence: str | None = None) -> AIOKafkaProducer:
+    """acks=all and idempotent, unless the broker cannot (settings.kafka_idempotence). `fence`: see `Outlet`."""
     return AIOKafkaProducer(
+        transactional_id=fence,
         **connection(settings),
         acks="all",
         enable_idempotence=settings.kafka_idempotence,
@@ -327,18 +331,30 @@ def _seen(acknowledged: asyncio.Future[Any]) -> None:
         acknowledged.exception()
 
 
-class _Outlet:
+class Outlet:
     """A producer that can be shut: from then on it writes nothing more. By itself one that is idempotent tries again
-    until it has succeeded, however late that is, and when it is stopped as well."""
+    until it has succeeded, however late that is, and when it is stopped as well.
 
-    def __init__(self, settings: ServiceSettings) -> None:
-        self.producer = producer(settings)
+    `fence`: a name under which one producer at a time may write. A producer that starts under it takes a new epoch of
+    the name's producer id from Kafka; a partition that holds a batch of that epoch refuses batches of earlier ones
+    (ADR-0006). Where the broker knows no producer ids (settings.kafka_idempotence) there is no fence."""
+
+    def __init__(self, settings: ServiceSettings, fence: str | None = None) -> None:
+        self.producer = producer(settings, fence if settings.kafka_idempotence else None)
         self.is_shut = False
+        self.until = math.inf  # `uptime_s` after which no batch is written
         self.writing: set[_Writing] = set()
         self.partitions: dict[str, int] = {}  # of each topic that it was made ready for
         self._client: AIOKafkaClient = self.producer.client
         self._send = self._client.send
         self._client.send = self._send_unless_shut
+
+    async def start(self) -> None:
+        """Connect, and take the epoch. An outlet that cannot start is to be ended as any other."""
+        await self.producer.start()
+        if self.producer._txn_manager is not None:
+            # Kafka checks the epoch of every batch. So batches need no transaction, and readers wait for none.
+            self.producer._txn_manager.transactional_id = None
 
     async def _send_unless_shut(self, node_id: int, request: Any, *, group: Any = ConnectionGroup.DEFAULT) -> Any:
         """Every request of the producer goes by here. To connect may take a while: what is looked at after that is
@@ -347,6 +363,7 @@ class _Outlet:
             if not await self._client.ready(node_id, group=group):
                 raise NodeNotReadyError
             made, now = [each for each in self.writing if each.batch.closed()], uptime_s()
+            self.is_shut = self.is_shut or now > self.until
             self.is_shut = self.is_shut or any(now > each.begin_by for each in made if not each.begun)
             if self.is_shut:
                 raise _Shut
@@ -354,13 +371,29 @@ class _Outlet:
                 each.begun = True
         return await self._send(node_id, request, group=group)
 
-    async def end(self) -> None:
-        """Nobody waits for anything of it."""
+    def shut(self) -> None:
+        """Write nothing more. What waits fails, and what a connection has not sent yet is thrown away with it."""
         self.is_shut = True
         self.producer._message_accumulator.fail_all(_Shut())  # or `stop` waits until it could have been written
-        await self._client.close()
+        for connection in self._client._conns.values():
+            _reset(connection)
+
+    async def end(self) -> None:
+        """Nobody waits for anything of it."""
+        self.shut()
         with contextlib.suppress(Exception):
+            await self._client.close()
             await self.producer.stop()
+
+
+def _reset(connection: AIOKafkaConnection) -> None:
+    """Close a connection at once. The kernel would send what it holds for minutes: a linger of 0 s forbids that."""
+    if connection._writer is not None:
+        transport = connection._writer.transport
+        with contextlib.suppress(OSError):  # closed already
+            at_once = struct.pack("ii", 1, 0)
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+        transport.abort()
 
 
 class Publisher:
@@ -372,7 +405,7 @@ class Publisher:
         self._settings = settings
         self._service = service
         self._starting = asyncio.Lock()
-        self._outlet: _Outlet | None = None
+        self._outlet: Outlet | None = None
         self._ending: set[asyncio.Task[None]] = set()
 
     async def ready(self, topic: Topic, *, until: float) -> None:
@@ -380,11 +413,11 @@ class Publisher:
         try:
             async with asyncio.timeout_at(until), self._starting:
                 if self._outlet is None:
-                    fresh = _Outlet(self._settings)
+                    fresh = Outlet(self._settings)
                     try:
-                        await fresh.producer.start()
+                        await fresh.start()
                     except BaseException:
-                        await fresh.producer.stop()
+                        await fresh.end()
                         raise
                     self._outlet = fresh
                 name = self._settings.topic_prefix + topic.name
@@ -424,7 +457,7 @@ class Publisher:
         added = batch.append(key=event.key.encode(), value=encode(event), timestamp=None, headers=headers)
         return added is not None
 
-    async def _written(self, outlet: _Outlet, name: str, partition: int, one: _Writing, until: float) -> Published:
+    async def _written(self, outlet: Outlet, name: str, partition: int, one: _Writing, until: float) -> Published:
         late_at = asyncio.get_running_loop().time() + one.begin_by - uptime_s()
         acknowledged: asyncio.Future[Any] | None = None
         outlet.writing.add(one)
@@ -460,13 +493,13 @@ class Publisher:
             await held.end()
         await asyncio.gather(*self._ending, return_exceptions=True)
 
-    def _shut(self, outlet: _Outlet) -> None:
+    def _shut(self, outlet: Outlet) -> None:
         """What it has in flight may still be answered."""
         outlet.is_shut = True
         if self._outlet is outlet:
             self._outlet = None
 
-    def _end(self, outlet: _Outlet) -> None:
+    def _end(self, outlet: Outlet) -> None:
         task = asyncio.create_task(outlet.end())
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)

@@ -1,9 +1,10 @@
 """The only way out of a service: rows written in the transaction of the fact, relayed to Kafka in order.
 
 `append` after the aggregate is locked: then the ids of one key are in commit order. The relay, one leader per database
-(an advisory lock held by its transaction), reads in id order, publishes, awaits every ack, deletes, commits. There is
+(an advisory lock held by its session), reads in id order, publishes, awaits every ack, deletes, commits. There is
 no cursor, so a row that commits late is never skipped; a crash between ack and delete publishes again, and consumers
-guard by version. The ledger is the history; the outbox is a queue and stays near empty. Where a transaction has
+guard by version. A leader that Kafka does not answer gives its producer and the lock up, and a former leader's producer
+is fenced off (ADR-0006). The ledger is the history; the outbox is a queue and stays near empty. Where a transaction has
 thousands of events of one partition, they share rows (`append_together`): the same relay, the same order, a fortieth of
 the writes.
 
@@ -15,8 +16,8 @@ ones have taken the rest: then they are still true, of that read and no other (A
 """
 
 import asyncio
-import contextlib
 import logging
+import math
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -33,15 +34,22 @@ from common.database import Database, fetch_many
 from common.notify import Listener, either
 from common.settings import ServiceSettings
 from common.telemetry import counter, gauge, traceparent
+from common.timer import uptime_s
 
 log = logging.getLogger(__name__)
 
 WAITING = "outbox_waiting"  # NOTIFY channel: rows were committed
 RELAYED = "outbox_relayed"  # NOTIFY channel: rows were acknowledged by Kafka and deleted; which, as `spans`
 TOLD_CHARS = 7_900  # Postgres takes 8,000 bytes
-LEADER = "placet.relay"  # advisory lock: one publishing transaction per database
+LEADER = "placet.relay"  # advisory lock: one publishing session per database
 IDLE_S = 0.25  # a missed notification costs at most this
 BACK_OFF_S = (0.1, 5.0)
+STAND_BACK_S = 1.0  # of a relay that Kafka does not answer: some looks of a standby
+LONGEST = 4  # times relay_ack_timeout_s: the deadline doubles as long as Kafka answers no turn in time
+IDLE_FACTOR = 1.5  # times its deadline, and a leader that stands still loses the lock
+TERM_S = (
+    86_400.0  # Kafka forgets a fence that no producer has started under for 7 days (transactional.id.expiration.ms)
+)
 TOGETHER = 1_000  # events of one row at most
 AT_ONCE_BYTES = 100_000  # of a partition's records that are worth a request of their own
 TURN_BYTES = 6_000_000  # of payloads that a relay takes at once, and the row that exceeds it
@@ -234,71 +242,103 @@ class Relay:
         self._settings = settings
         self._watermarked = watermarked
         self._ceiling = ceiling
-        self._producer: AIOKafkaProducer | None = None
+        self._fence = f"{settings.topic_prefix}{service}.relay"
+        self._failures = 0
+        self._patience_s = settings.relay_ack_timeout_s
         self._next_watermark = 0.0
         self._read: Read | None = None  # the one that more than a turn is needed for
         self._skew = timedelta(seconds=settings.max_clock_skew_s)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop`. Any failure rolls back, backs off and is tried again, for ever: nothing is skipped."""
+        """Until `stop`. Any failure ends the term, backs off and is tried again, for ever: nothing is skipped."""
         woken = asyncio.Event()
-        failures = 0
-        try:
-            async with Listener(self._database, WAITING, lambda _: woken.set()):
-                while not stop.is_set():
-                    woken.clear()
-                    try:
-                        drained = await self._relay_once()
-                        failures = 0
-                    except Exception:
-                        RELAY_ERRORS.inc()
-                        failures += 1
-                        if failures in (1, 10, 100):
-                            log.exception("relay failed, trying again", extra={"failures": failures})
-                        await self._drop_producer()
-                        await either(stop, None, min(BACK_OFF_S[0] * 2 ** min(failures, 10), BACK_OFF_S[1]))
-                        continue
-                    if drained:
-                        await either(stop, woken, min(IDLE_S, self._settings.watermark_every_s))
-        finally:
-            await self._drop_producer()
+        async with Listener(self._database, WAITING, lambda _: woken.set()):
+            while not stop.is_set():
+                try:
+                    await self._compete(stop, woken)
+                    self._failures = 0
+                    rest_s = IDLE_S
+                except Exception as error:
+                    RELAY_ERRORS.inc()
+                    self._failures += 1
+                    if self._failures in (1, 10, 100):
+                        log.exception("relay failed, trying again", extra={"failures": self._failures})
+                    rest_s = min(BACK_OFF_S[0] * 2 ** min(self._failures, 10), BACK_OFF_S[1])
+                    if isinstance(error, TimeoutError):
+                        rest_s = max(rest_s, STAND_BACK_S)
+                        self._patience_s = min(2 * self._patience_s, LONGEST * self._settings.relay_ack_timeout_s)
+                await either(stop, None, rest_s)
 
-    async def _relay_once(self) -> bool:
-        """One transaction. True when it left nothing behind (or another relay leads)."""
-        async with self._database.begin() as tx:
-            [(leads,)] = await fetch_many(tx, "SELECT pg_try_advisory_xact_lock(hashtext($1))", LEADER)
-            if not leads:
-                self._read = None  # true still, and old: who leads says newer ones
-                oldest = await fetch_many(tx, "SELECT created_at FROM outbox ORDER BY id LIMIT 1")
-                _tell_oldest([created_at for (created_at,) in oldest])  # who leads may stand still
-                return True
+    async def _compete(self, stop: asyncio.Event, woken: asyncio.Event) -> None:
+        """Lead for a term, or look once how the outbox does that another relay leads."""
+        outlet: kafka.Outlet | None = None
+
+        def shut() -> None:
+            if outlet is not None:
+                outlet.shut()
+
+        idle_s = IDLE_FACTOR * self._patience_s
+        try:
+            async with self._database.locked(LEADER, idle_s, shut) as session:
+                if session is not None:
+                    outlet = kafka.Outlet(self._settings, self._fence)
+                    try:
+                        await self._lead(session, outlet, idle_s, stop, woken)
+                    finally:
+                        outlet.shut()  # before the lock is free
+                    return
+        finally:
+            if outlet is not None:
+                await outlet.end()
+        await self._look()  # the leader may stand still
+
+    async def _lead(
+        self, session: AsyncConnection, outlet: kafka.Outlet, idle_s: float, stop: asyncio.Event, woken: asyncio.Event
+    ) -> None:
+        """Publish until `stop`, or until the term is over. The lock is this session's. Whatever the session answers is
+        therefore proof that this relay leads. So the rows are read after the outlet has its epoch, never before."""
+        self._read = None
+        await self._look()  # before Kafka is asked: it shows while Kafka is down
+        async with asyncio.timeout(self._patience_s):
+            await outlet.start()
+        over_at = uptime_s() + TERM_S
+        numbers = await _numbers(session)
+        await session.rollback()
+        while not stop.is_set() and uptime_s() < over_at:
+            woken.clear()
+            drained = await self._turn(session, outlet, idle_s, numbers)
+            self._failures, self._patience_s = 0, self._settings.relay_ack_timeout_s
+            if drained:
+                await either(stop, woken, min(IDLE_S, self._settings.watermark_every_s))
+
+    async def _look(self) -> None:
+        rows = await self._database.read("SELECT created_at FROM outbox ORDER BY id LIMIT 1")
+        _tell_oldest([created_at for (created_at,) in rows])
+
+    async def _turn(self, session: AsyncConnection, outlet: kafka.Outlet, idle_s: float, numbers: Numbers) -> bool:
+        """One transaction. True when it left nothing behind. `numbers` is brought up to date."""
+        async with session.begin():
             # Order matters: ceiling, then clock, then the snapshot that finds the rows.
-            ceiling = await self._ceiling(tx) if self._ceiling else None
+            ceiling = await self._ceiling(session) if self._ceiling else None
             as_of = datetime.now(UTC) - self._skew
-            rows = [Waiting(*row) for row in await fetch_many(tx, TURN, self._settings.relay_batch, TURN_BYTES)]
-            _tell_oldest([row.created_at for row in rows])  # before Kafka is asked: it shows while Kafka is down
-            producer = await self._ready_producer()
-            numbers = await _numbers(tx)
+            # The server keeps the lock for `idle_s` after it has answered: no row is written later than that.
+            outlet.until = uptime_s() + idle_s
+            rows = [Waiting(*row) for row in await fetch_many(session, TURN, self._settings.relay_batch, TURN_BYTES)]
+            _tell_oldest([row.created_at for row in rows])
             if rows:
-                written = await self._publish(producer, rows, numbers)
+                async with asyncio.timeout(self._patience_s):
+                    written = await self._publish(outlet.producer, rows, numbers)
                 ids = [row.id for row in rows]
-                topics, partitions = zip(*written, strict=True) if written else ((), ())
-                await fetch_many(
-                    tx,
-                    DONE,
-                    ids,
-                    RELAYED,
-                    spans(ids),
-                    list(topics),
-                    list(partitions),
-                    list(written.values()),
-                )
+                topics, partitions = [topic for topic, _ in written], [partition for _, partition in written]
+                lasts = list(written.values())
+                await fetch_many(session, DONE, ids, RELAYED, spans(ids), topics, partitions, lasts)
                 numbers |= written
+            outlet.until = math.inf  # a watermark is true however late it is written
             reached, newest = (rows[-1].id, rows[-1].newest) if rows else (0, 0)
-            drained = reached >= newest
             if self._watermarked:
-                await self._watermark(producer, Read(as_of, ceiling, newest), reached, numbers)
-        return drained
+                async with asyncio.timeout(self._patience_s):
+                    await self._watermark(outlet.producer, Read(as_of, ceiling, newest), reached, numbers)
+        return reached >= newest
 
     async def _publish(self, producer: AIOKafkaProducer, rows: Sequence[Waiting], numbers: Numbers) -> Numbers:
         """Publish in id order within each partition. Returns, once Kafka has acknowledged all records, the last number
@@ -388,24 +428,6 @@ class Relay:
         await asyncio.gather(*acks)
         for topic in self._watermarked:
             AS_OF.labels(topic.name).set(as_of.timestamp())  # an age would stand still with whoever is to set it
-
-    async def _ready_producer(self) -> AIOKafkaProducer:
-        if self._producer is None:
-            producer = kafka.producer(self._settings)
-            try:
-                await producer.start()
-            except BaseException:
-                await producer.stop()
-                raise
-            self._producer = producer
-        return self._producer
-
-    async def _drop_producer(self) -> None:
-        """A producer that failed may be fenced or hold a stale sequence: the next attempt starts a new one."""
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            with contextlib.suppress(Exception):
-                await producer.stop()
 
 
 async def _numbers(tx: AsyncConnection) -> Numbers:

@@ -83,6 +83,9 @@ class ServiceSettings(BaseSettings):
     max_clock_skew_s: float = Field(0.1, ge=0)  # between any two hosts; subtracted from every watermark
     watermark_every_s: float = Field(0.25, gt=0)
     relay_batch: int = Field(2000, ge=1)
+    relay_ack_timeout_s: float = Field(
+        5.0, gt=0
+    )  # a leading relay without Kafka's acknowledgement gives way (ADR-0006)
 
     fictional_numbers: bool = False  # 06 39 98 xx xx as metropolitan mobiles: development stack only
 
