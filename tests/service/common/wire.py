@@ -11,22 +11,29 @@ CHUNK_BYTES = 1 << 20
 @dataclass
 class Wire:
     """`asked` sees what clients send, before the server does. `hold()`: from now on no answer comes back; `answered` is
-    set once one is waiting, so the server has acted. `cut()`: every connection is gone, and whoever comes is hung up
+    set once one is waiting, so the server has acted. `hold_requests()`: from now on no request arrives; `asking` is set
+    once one is waiting. It arrives when the wire is let go, though its client may have gone. `cut()`: every connection is gone, and whoever comes is hung up
     on, until `heal()`. `rewrite`: in answers, these bytes become those."""
 
     port: int = 0
     asked: Callable[[bytes], None] = lambda _: None
     answered: asyncio.Event = field(default_factory=asyncio.Event)
+    asking: asyncio.Event = field(default_factory=asyncio.Event)
     rewrite: tuple[bytes, bytes] = (b"", b"")
     whole: bool = True
     connections: set[asyncio.Task[None]] = field(default_factory=set)
     _open: asyncio.Event = field(default_factory=asyncio.Event)
+    _requests_open: asyncio.Event = field(default_factory=asyncio.Event)
 
     def hold(self) -> None:
         self._open.clear()
 
+    def hold_requests(self) -> None:
+        self._requests_open.clear()
+
     def let_go(self) -> None:
         self._open.set()
+        self._requests_open.set()
 
     def cut(self) -> None:
         self.whole = False
@@ -42,9 +49,12 @@ class Wire:
         with suppress(ConnectionError):
             while data := await reader.read(CHUNK_BYTES):
                 self.asked(data)
+                if not self._requests_open.is_set():
+                    self.asking.set()
+                await self._requests_open.wait()
                 writer.write(data)
                 await writer.drain()
-        writer.close()
+            writer.close()  # not where the client has reset its end: the server may still answer what it has asked
 
     async def back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
