@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID, uuid4
 
 import asyncpg
 import msgspec
@@ -25,7 +26,12 @@ from tests.running import Surroundings
 GROUP = "pipeline.projection"
 TABLES = """
 CREATE TABLE projection (subject_id text PRIMARY KEY, version integer NOT NULL);
+CREATE TABLE fact (id uuid PRIMARY KEY, outbox_ids bigint[] NOT NULL);
 CREATE TABLE applied (id bigint GENERATED ALWAYS AS IDENTITY, subject_id text NOT NULL, version integer NOT NULL);
+"""
+PUBLISHED = """
+SELECT f.id FROM fact AS f
+WHERE f.id = ANY($1::uuid[]) AND NOT EXISTS (SELECT FROM outbox AS o WHERE o.id = ANY(f.outbox_ids))
 """
 
 
@@ -58,6 +64,13 @@ class Pipeline:
         at = datetime.now(UTC)
         self.acknowledged |= {(event.subject_id, event.version): at for event in events}
         return ids
+
+    async def fact(self, ids: list[int]) -> dict[UUID, list[int]]:
+        """One that these rows of the outbox are the events of, to wait for."""
+        fact = uuid4()
+        async with self.sql() as sql:
+            await sql.execute("INSERT INTO fact (id, outbox_ids) VALUES ($1, $2)", fact, ids)
+        return {fact: ids}
 
     async def waiting(self) -> int:
         async with self.database.begin() as tx:

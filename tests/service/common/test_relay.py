@@ -24,7 +24,7 @@ from common.outbox import AS_OF, LEADER, MAX_RECORD_BYTES, OLDEST, TOLD_CHARS, R
 from common.telemetry import continue_trace, traceparent
 from tests.eventually import eventually
 from tests.running import Surroundings
-from tests.service.common.pipeline import Pipeline, Record, going, pipeline, states_of
+from tests.service.common.pipeline import PUBLISHED, Pipeline, Record, going, pipeline, states_of
 from tests.service.common.wire import wire_to
 
 SUBJECTS = [f"s1-{n:032x}" for n in range(5)]
@@ -420,8 +420,8 @@ async def test_the_ceiling_is_read_before_the_outbox(surroundings: Surroundings)
 
 async def test_whoever_waits_for_a_row_hears_yes_only_once_kafka_has_it(surroundings: Surroundings) -> None:
     async with pipeline(surroundings, partitions=1) as pipe:
-        relayed = Relayed(pipe.database)
-        ids = await pipe.append(*states_of(SUBJECTS[0], 1, 2))
+        relayed = Relayed(pipe.database, PUBLISHED)
+        ids = await pipe.fact(await pipe.append(*states_of(SUBJECTS[0], 1, 2)))
         async with going(relayed.run):
             assert await relayed.wait(ids, 0.3) is False
             answer = asyncio.ensure_future(relayed.wait(ids, 20))
@@ -429,7 +429,7 @@ async def test_whoever_waits_for_a_row_hears_yes_only_once_kafka_has_it(surround
                 assert await answer is True
             assert _versions(await pipe.log()) == {SUBJECTS[0]: [1, 2]}
             assert await relayed.wait(ids, 5) is True
-            assert await relayed.wait([], 5) is True
+            assert await relayed.wait({}, 5) is True
 
 
 @pytest.mark.parametrize("ids", [[1], [3, 4, 5], [3, 4, 9, 11, 12], list(range(7, 5000, 3))])
@@ -444,21 +444,21 @@ def test_the_relay_tells_which_rows_are_gone_or_that_one_has_to_look(ids: list[i
 async def test_who_waits_hears_of_it_however_many_rows_there_were(surroundings: Surroundings) -> None:
     """Nobody looks by himself: all rows of a batch are told; then there are too many gaps; then it was long ago."""
     async with pipeline(surroundings, partitions=1) as pipe:
-        relayed = Relayed(pipe.database, look_every_s=3600.0)
+        relayed = Relayed(pipe.database, PUBLISHED, look_every_s=3600.0)
         async with going(relayed.run):
             await eventually(lambda: _listening(pipe))
-            ids = await pipe.append(*states_of(SUBJECTS[0], *range(1, 2001)))
+            ids = await pipe.fact(await pipe.append(*states_of(SUBJECTS[0], *range(1, 2001))))
             first = asyncio.ensure_future(relayed.wait(ids, 60))
             async with going(pipe.relay().run):
                 assert await first is True
             ids = await pipe.append(*states_of(SUBJECTS[0], *range(2001, 6001)))
             async with pipe.database.begin() as tx:
                 await tx.execute(text("DELETE FROM outbox WHERE id % 2 = 0"))
-            left = [one for one in ids if one % 2]
+            left = await pipe.fact([one for one in ids if one % 2])
             then = asyncio.ensure_future(relayed.wait(left, 60))
             async with going(pipe.relay().run):
                 assert await then is True
-            assert await relayed.wait(ids, 60) is True
+            assert await relayed.wait(left, 60) is True
 
 
 async def test_a_row_that_kafka_has_not_acknowledged_is_not_deleted_and_nobody_hears_yes(
@@ -469,13 +469,13 @@ async def test_a_row_that_kafka_has_not_acknowledged_is_not_deleted_and_nobody_h
     async with pipeline(surroundings, partitions=1) as pipe, wire_to(host, int(port)) as wire:
         advertised = [host.encode() + struct.pack(">i", at) for at in (int(port), wire.port)]
         wire.rewrite = (advertised[0], advertised[1])  # or the client would go to the broker itself
-        relayed = Relayed(pipe.database)
+        relayed = Relayed(pipe.database, PUBLISHED)
         relay = pipe.relay(kafka_bootstrap=f"{host}:{wire.port}")
         async with going(relayed.run, relay.run):
-            first = await pipe.append(*states_of(SUBJECTS[0], 1))
+            first = await pipe.fact(await pipe.append(*states_of(SUBJECTS[0], 1)))
             assert await relayed.wait(first, 20) is True
             wire.hold()
-            second = await pipe.append(*states_of(SUBJECTS[0], 2))
+            second = await pipe.fact(await pipe.append(*states_of(SUBJECTS[0], 2)))
             await asyncio.wait_for(wire.answered.wait(), 20)
             await eventually(_until_logged(pipe, 2))
             assert await relayed.wait(second, 0.5) is False
@@ -486,14 +486,29 @@ async def test_a_row_that_kafka_has_not_acknowledged_is_not_deleted_and_nobody_h
 
 async def test_one_row_of_several_still_waiting_is_a_no(surroundings: Surroundings) -> None:
     async with pipeline(surroundings, partitions=1) as pipe:
-        relayed = Relayed(pipe.database)
-        first = await pipe.append(*states_of(SUBJECTS[0], 1))
+        relayed = Relayed(pipe.database, PUBLISHED)
+        first = await pipe.fact(await pipe.append(*states_of(SUBJECTS[0], 1)))
         async with going(pipe.relay().run):
             await eventually(pipe.drained)
-        second = await pipe.append(*states_of(SUBJECTS[0], 2))
+        second = await pipe.fact(await pipe.append(*states_of(SUBJECTS[0], 2)))
         async with going(relayed.run):
             assert await relayed.wait(first, 5) is True
-            assert await relayed.wait([*first, *second], 0.5) is False
+            assert await relayed.wait(first | second, 0.5) is False
+
+
+async def test_a_fact_that_its_database_has_lost_is_a_no(surroundings: Surroundings) -> None:
+    """As after a failover: neither row nor fact is there, and the row's id is another event's, now published."""
+    async with pipeline(surroundings, partitions=1) as pipe:
+        relayed = Relayed(pipe.database, PUBLISHED)
+        lost = await pipe.fact(await pipe.append(*states_of(SUBJECTS[0], 1)))
+        async with going(relayed.run):
+            answer = asyncio.ensure_future(relayed.wait(lost, 3.0))
+            async with pipe.sql() as sql, sql.transaction():
+                await sql.execute("DELETE FROM fact")
+                await sql.execute("UPDATE outbox SET event_id = gen_random_uuid()")
+            async with going(pipe.relay().run):
+                await eventually(pipe.drained)
+                assert await answer is False
 
 
 async def test_the_age_of_the_oldest_row_shows_while_kafka_is_down(surroundings: Surroundings) -> None:

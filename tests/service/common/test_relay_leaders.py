@@ -1,12 +1,12 @@
-"""Two relays of one database, and a wire to Kafka that fails one of them: the other publishes all there is, and what the
-first has still under way changes nothing. And the numbers by which a reader sees that it has missed nothing."""
+"""Two relays of one database, and a wire to Kafka that fails one of them: the other publishes all there is, and what
+the first has still under way changes nothing. And the numbers by which a reader sees that it has missed nothing."""
 
 import asyncio
 import struct
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 
@@ -14,8 +14,6 @@ from common import kafka, outbox
 from common.contracts import STATES, Watermark
 from common.contracts.consent import ConsentStateChanged
 from common.database import Database
-from common.outbox import LEADER
-from common.settings import ServiceSettings
 from tests.eventually import eventually
 from tests.running import Surroundings
 from tests.service.common.pipeline import Pipeline, Record, going, pipeline, states_of
@@ -75,7 +73,7 @@ async def test_a_standby_publishes_the_whole_outbox_while_kafka_does_not_answer_
 
 async def test_what_a_former_leader_has_under_way_is_not_the_newest_of_its_key(surroundings: Surroundings) -> None:
     """The old state arrives at Kafka after the STOP. Compaction keeps the last record of a key: a reader that begins
-    anew would know the old state alone. Apache Kafka refuses it. The local broker knows no producer ids, and keeps all."""
+    anew would know the old state alone. Apache Kafka refuses it. The local broker knows no producer ids."""
     async with pipeline(surroundings, partitions=1) as pipe, wire_to_kafka(surroundings) as wire:
         async with led_by_the_wired_one(pipe, wire):
             wire.hold_requests()
@@ -87,7 +85,86 @@ async def test_what_a_former_leader_has_under_way_is_not_the_newest_of_its_key(s
             assert _versions(await pipe.log()) == [1, 2, 3]
             wire.answered.clear()
             wire.hold()  # answers are seen, and kept
-            wire._requests_open.set()
+            wire.requests_arrive()
             await asyncio.wait_for(wire.answered.wait(), 20)
         late = [] if surroundings.broker.idempotent else [2]
         assert _versions(await pipe.log()) == [1, 2, 3, *late]
+
+
+def _numbers(records: list[Record]) -> dict[int, list[int]]:
+    """By partition, in the order of the log; a watermark stands for the last number it tells, negative."""
+    found: dict[int, list[int]] = defaultdict(list)
+    for record in records:
+        if isinstance(record.event, Watermark):
+            assert kafka.NUMBER not in record.headers
+            if found[record.partition][-1:] != [-record.event.last_number]:
+                found[record.partition].append(-record.event.last_number)
+        else:
+            found[record.partition].append(int(record.headers[kafka.NUMBER]))
+    return dict(found)
+
+
+async def _says(pipe: Pipeline, last: int) -> bool:
+    """The newest watermark of every partition that has records tells its last number."""
+    told = {partition: numbers[-1] for partition, numbers in _numbers(await pipe.log()).items()}
+    assert -last in told.values()
+    assert all(number <= 0 for number in told.values())
+    return True
+
+
+async def test_records_of_a_partition_are_numbered_and_watermarks_tell_the_last_number(
+    surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each record of a shared row has its own. A second relay goes on where the first has ended."""
+    monkeypatch.setattr(outbox, "TOGETHER", 3)
+    async with pipeline(surroundings, partitions=3) as pipe:
+        async with pipe.database.begin() as tx:
+            await outbox.append_together(tx, STATES, states_of(SUBJECTS[0], *range(1, 8)))
+        await pipe.append(*(state for subject in SUBJECTS for state in states_of(subject, 8)))
+        mine = kafka.partition_of(SUBJECTS[0], 3)
+        beside = sum(kafka.partition_of(subject, 3) == mine for subject in SUBJECTS[1:])
+        async with going(pipe.relay(relay_batch=2, watermark_every_s=0.01).run):
+            await eventually(lambda: _says(pipe, 8 + beside))
+        await pipe.append(*states_of(SUBJECTS[0], 9))
+        async with going(pipe.relay(watermark_every_s=0.01).run):
+            await eventually(lambda: _says(pipe, 9 + beside))
+        for numbers in _numbers(await pipe.log()).values():
+            records = [number for number in numbers if number > 0]
+            assert records == list(range(1, len(records) + 1))
+            for before, after in pairwise(numbers):
+                assert after > 0 or -after >= abs(before), "a watermark tells less than what precedes it"
+        stored = await pipe.rows("SELECT topic, partition, last_number FROM outbox_log ORDER BY partition")
+        assert (STATES.name, mine, 9 + beside) in stored
+        assert sum(last for *_, last in stored) == 7 + len(SUBJECTS) + 1
+
+
+async def test_what_is_published_again_has_a_number_of_the_same_range(surroundings: Surroundings) -> None:
+    """A relay dies between the acknowledgement and the commit, and a row with a lower id is committed meanwhile."""
+    async with pipeline(surroundings, partitions=1) as pipe:
+        async with pipe.database.begin() as tx:
+            await outbox.append(tx, STATES, states_of(SUBJECTS[1], 1))
+            ids = await pipe.append(*states_of(SUBJECTS[0], 1, 2))
+            async with pipe.row_held(ids[0]) as let_go, going(pipe.relay().run) as [relaying]:
+                await eventually(lambda: _two(pipe))
+                relaying.cancel()
+                with suppress(asyncio.CancelledError):
+                    await relaying
+                await let_go()
+        async with going(pipe.relay(watermark_every_s=0.01).run):
+            await eventually(lambda: _says(pipe, 3))
+        assert [number for number in _numbers(await pipe.log())[0] if number > 0] == [1, 2, 1, 2, 3]
+
+
+async def _two(pipe: Pipeline) -> bool:
+    return len(await pipe.states()) == 2
+
+
+async def test_dead_letters_have_no_number(surroundings: Surroundings) -> None:
+    async with pipeline(surroundings, partitions=1) as pipe:
+        async with pipe.database.begin() as tx:
+            await outbox.append_dead_letter(tx, STATES, b"k", b"v", "why")
+        async with going(pipe.relay().run):
+            await eventually(pipe.drained)
+        [letter] = await pipe.dead_letters()
+        assert kafka.NUMBER not in letter.headers
+        assert await pipe.rows("SELECT * FROM outbox_log") == []

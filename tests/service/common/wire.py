@@ -12,8 +12,9 @@ CHUNK_BYTES = 1 << 20
 class Wire:
     """`asked` sees what clients send, before the server does. `hold()`: from now on no answer comes back; `answered` is
     set once one is waiting, so the server has acted. `hold_requests()`: from now on no request arrives; `asking` is set
-    once one is waiting. It arrives when the wire is let go, though its client may have gone. `cut()`: every connection is gone, and whoever comes is hung up
-    on, until `heal()`. `rewrite`: in answers, these bytes become those."""
+    once one is waiting. `requests_arrive()`: it does, though its client may have gone. `let_go()`: after both. `cut()`:
+    every connection is gone, and whoever comes is hung up on, until `heal()`. `rewrite`: in answers, these bytes become
+    those."""
 
     port: int = 0
     asked: Callable[[bytes], None] = lambda _: None
@@ -30,6 +31,9 @@ class Wire:
 
     def hold_requests(self) -> None:
         self._requests_open.clear()
+
+    def requests_arrive(self) -> None:
+        self._requests_open.set()
 
     def let_go(self) -> None:
         self._open.set()

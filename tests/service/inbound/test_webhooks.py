@@ -19,6 +19,7 @@ import pytest
 
 from common.contracts import INBOUND_MESSAGES, INBOUND_RECEIPTS
 from common.contracts.inbound import MessageReceived, ReceiptReceived
+from common.outbox import RELAYED
 from inbound.service import Settings, build
 from stack.broker import Broker
 from stack.kafka import Kafka
@@ -475,6 +476,28 @@ async def test_a_batch_that_repeats_an_unpublished_receipt_waits_for_it(
             return (await service.post(RECEIPTS, receipts(("op-1", "sent")))).status_code == 200
 
         await eventually(acknowledged)
+
+
+@pytest.mark.any_broker
+async def test_a_stop_that_a_failover_has_lost_is_not_acknowledged(surroundings: Surroundings) -> None:
+    """The database comes back without what was committed last, and uses the id of the lost row again: for another
+    event, which the relay publishes. The operator's retry is kept as new."""
+    async with inbound(surroundings, publish_timeout_s=HOPELESS_S, roles={"api"}) as service:
+        delivery = asyncio.create_task(service.text("STOP"))
+
+        async def kept() -> list[Any]:
+            return await service.journal()
+
+        await eventually(kept)
+        async with service.surroundings.sql("inbound") as connection, connection.transaction():
+            [lost] = await connection.fetch("DELETE FROM outbox RETURNING id")
+            await connection.execute("DELETE FROM callback")  # and so its item
+            await connection.execute("SELECT pg_notify($1, $2)", RELAYED, f"{lost['id']}-{lost['id']}")
+        assert (await delivery).status_code == 503
+        assert await service.journal() == []
+
+        assert (await service.text("STOP")).status_code == 503
+        assert len(await service.journal()) == 3  # the callback, its item, its event
 
 
 @pytest.mark.parametrize("table", ["callback", "outbox"])

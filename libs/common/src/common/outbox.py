@@ -19,7 +19,7 @@ import asyncio
 import logging
 import math
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -460,15 +460,35 @@ def ids_of(told: str) -> list[int]:
     return found
 
 
-class Relayed:
-    """Waits until Kafka has acknowledged outbox rows, whichever process relays them. The relay tells which, in the
-    transaction that deletes them; whoever may have missed that looks at the outbox, and one look serves all."""
+class _Waiter:
+    """Somebody who waits for Kafka to have the events of some facts."""
 
-    def __init__(self, database: Database, look_every_s: float = IDLE_S) -> None:
+    def __init__(self, facts: Mapping[UUID, Sequence[int]]) -> None:
+        self.left = set(facts)
+        self.rows = [row for ids in facts.values() for row in ids]
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
+class Relayed:
+    """Waits until Kafka has acknowledged the events of facts, whichever process relays them. A fact is a row that was
+    written in the transaction of its events, under an id that no other row ever has.
+
+    A row that is not in the outbox proves nothing: a database that fails over may have lost it, and may use its id
+    again. So the database is asked for the fact itself. Where the fact is there and its outbox rows are not, a relay
+    has deleted them, and Kafka had acknowledged them before. `proof`: a query for that. Of the facts $1 (uuid[]) it
+    returns those that are there without any row of theirs in the outbox, read in one statement.
+
+    The relay tells the ids of the rows it deletes. That is a hint of when to ask, as the look every `look_every_s` is;
+    one query serves all who wait."""
+
+    def __init__(self, database: Database, proof: str, look_every_s: float = IDLE_S) -> None:
         self._database = database
+        self._proof = proof
         self._look_every_s = look_every_s
-        self._waiting: dict[asyncio.Future[None], set[int]] = {}  # what each still waits for
-        self._newest = 0  # of the ids known to be gone
+        self._waiters: set[_Waiter] = set()
+        self._by_row: dict[int, set[_Waiter]] = defaultdict(set)
+        self._newest = 0  # of the rows known to be published
+        self._asked: set[UUID] = set()
         self._woken = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -476,48 +496,55 @@ class Relayed:
         async with Listener(self._database, RELAYED, self._heard):
             while not stop.is_set():
                 await either(stop, self._woken, self._look_every_s)
+                if not self._woken.is_set():
+                    self._ask(self._waiters)
                 self._woken.clear()
-                if self._waiting:
+                asked, self._asked = self._asked, set()
+                if asked:
                     try:
-                        await self._look()
+                        self._proven({fact for (fact,) in await self._database.read(self._proof, list(asked))})
                     except Exception as error:  # whoever waits is told nothing, and so answers nothing good
                         log.warning("cannot look at the outbox", extra={"why": type(error).__name__})
 
     def _heard(self, told: str) -> None:
         if not told:
+            self._ask(self._waiters)
+        for row in ids_of(told):
+            self._newest = max(self._newest, row)
+            self._ask(self._by_row.get(row, ()))
+
+    def _ask(self, waiters: Iterable[_Waiter]) -> None:
+        for waiter in waiters:
+            self._asked |= waiter.left
             self._woken.set()
-            return
-        self._gone(ids_of(told))
 
-    def _gone(self, ids: Sequence[int]) -> None:
-        self._newest = max(self._newest, *ids, 0)
-        for future, left in self._waiting.items():
-            left.difference_update(ids)
-            if not left and not future.done():
-                future.set_result(None)
+    def _proven(self, facts: set[UUID]) -> None:
+        for waiter in self._waiters:
+            waiter.left -= facts
+            if not waiter.left and not waiter.done.done():
+                self._newest = max([self._newest, *waiter.rows])
+                waiter.done.set_result(None)
 
-    async def _look(self) -> None:
-        wanted = sorted(set[int]().union(*self._waiting.values()))
-        async with self._database.begin() as tx:
-            rows = await tx.execute(
-                text("SELECT id FROM outbox WHERE id = ANY(CAST(:ids AS bigint[]))"), {"ids": wanted}
-            )
-            still = {row.id for row in rows}
-        self._gone([one for one in wanted if one not in still])
-
-    async def wait(self, ids: Sequence[int], timeout_s: float) -> bool:
-        """True once none of `ids` is in the outbox any more; False at the deadline."""
-        if not ids:
+    async def wait(self, facts: Mapping[UUID, Sequence[int]], timeout_s: float) -> bool:
+        """True once Kafka has the events of all `facts`; False at the deadline. `facts`: the outbox ids of each one's
+        events."""
+        if not facts:
             return True
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting[future] = set(ids)
-        if min(ids) <= self._newest:
-            self._woken.set()  # they may be gone already
+        waiter = _Waiter(facts)
+        self._waiters.add(waiter)
+        for row in waiter.rows:
+            self._by_row[row].add(waiter)
+        if min(waiter.rows, default=0) <= self._newest:
+            self._ask([waiter])  # they may be gone already
         try:
             async with asyncio.timeout(timeout_s):
-                await future
+                await waiter.done
         except TimeoutError:
             return False
         finally:
-            del self._waiting[future]
+            self._waiters.discard(waiter)
+            for row in waiter.rows:
+                self._by_row[row].discard(waiter)
+                if not self._by_row[row]:
+                    del self._by_row[row]
         return True

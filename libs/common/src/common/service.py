@@ -110,6 +110,7 @@ class Service(Generic[S]):
     background: Callable[[Resources[S]], Background] = lambda _: Background()  # the worker role's part
     projection: Callable[[Resources[S]], Background] = lambda _: Background()  # the projection role's part
     ceiling: Ceiling | None = None
+    published: str = ""  # the query by which its API waits for Kafka, as `Relayed` asks it
     checks: Sequence[Check] = ()
     remarks: Sequence[Check] = ()  # what readiness tells besides: somebody has to look, and it is ready all the same
     body_limits: Mapping[str, int | None] = field(default_factory=dict)
@@ -189,13 +190,13 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
         subject_keys=SubjectKeys(settings.subject_keys),
         field_keys=FieldKeys(settings.field_keys),
         link_keys=LinkKeys(settings.field_keys),
-        relayed=Relayed(database),
+        relayed=Relayed(database, service.published),
     )
     state = _Running()
     parts: list[Background] = []
     workers: list[Worker] = []
     subscriptions: list[Subscription] = []
-    if "api" in settings.roles:
+    if "api" in settings.roles and service.published:
         workers.append(Worker("relayed", held.relayed.run))
     if "projection" in settings.roles:
         parts.append(service.projection(held))

@@ -59,9 +59,10 @@ class Arrival:
 
 @dataclass(slots=True)
 class Kept:
-    """What becomes of an arrival: which of its entries are new, and the outbox ids of all events it stands for.
-    `replayed`: its nonce was used for something else before, and nothing of it is kept. `late`: something in it is of
-    before its person was erased, so its body is not kept."""
+    """What becomes of an arrival: which of its entries are new, the outbox ids of their events, and the callbacks whose
+    events it stands for, each with the outbox ids of them all. `replayed`: its nonce was used for something else
+    before, and nothing of it is kept. `late`: something in it is of before its person was erased, so its body is not
+    kept."""
 
     arrival: Arrival
     replayed: bool = False
@@ -69,6 +70,7 @@ class Kept:
     callback_id: UUID = field(init=False)
     fresh: list[Entry] = field(default_factory=list)
     outbox_ids: list[int] = field(default_factory=list)
+    stands_for: dict[UUID, Sequence[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.callback_id = message_id(self.arrival.received_at, uuid4().hex)  # in the order of time: indexes stay warm
@@ -90,6 +92,9 @@ async def write(tx: AsyncConnection, held: Resources[Any], arrivals: Sequence[Ar
             one.outbox_ids.append(row)
         await queue.add(tx, events)
     await store.add_callbacks(tx, [_sealed(held, one) for one in kept if one.fresh])
+    for one in kept:
+        if one.fresh:
+            one.stands_for[one.callback_id] = one.outbox_ids
     await _wait_for_those_known(tx, kept)
     return answers
 
@@ -150,9 +155,11 @@ async def _wait_for_those_known(tx: AsyncConnection, kept: Sequence[Kept]) -> No
         - {entry.item.identity for entry in one.fresh}
     ]
     if known:
-        found = await store.outbox_ids_of(tx, {name for _, name in known})
+        found = await store.brought_by(tx, {name for _, name in known})
         for one, name in known:
-            one.outbox_ids += found.get(name, [])
+            if name in found:
+                callback_id, ids = found[name]
+                one.stands_for[callback_id] = ids
 
 
 async def _empty_the_late(tx: AsyncConnection, held: Resources[Any], kept: Sequence[Kept]) -> None:

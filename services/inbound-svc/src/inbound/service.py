@@ -169,6 +169,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         subject_ids=[store.callback_item.c.subject_id],
         quick=quick,
         routers=[described, reviews.router],
+        published=store.PUBLISHED,
         body_limits={"/v1/callbacks": None},  # each provider's
         background=background,
         more_topics=[topic for name in settings.kafka_operators for topic in operator_topics(name)],

@@ -116,6 +116,15 @@ nonce = Table(
 )
 
 
+# Of the callbacks $1, those that this database has, and of whose events the relay has deleted every row.
+PUBLISHED = """
+SELECT c.id
+FROM callback AS c
+WHERE c.id = ANY($1::uuid[])
+    AND NOT EXISTS (SELECT FROM outbox AS o WHERE o.id = ANY(c.outbox_ids))
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Where a callback came from."""
@@ -215,13 +224,13 @@ async def add_callbacks(tx: AsyncConnection, callbacks: Sequence[KeptCallback]) 
     )
 
 
-async def outbox_ids_of(
+async def brought_by(
     tx: AsyncConnection, items: Collection[tuple[Origin, Identity]]
-) -> dict[tuple[Origin, Identity], list[int]]:
-    """The events of the callbacks that brought these items, published by now or not."""
+) -> dict[tuple[Origin, Identity], tuple[UUID, list[int]]]:
+    """The callbacks that brought these items, and the outbox ids of their events, published by now or not."""
     rows = await tx.execute(
         text(
-            "SELECT i.provider, i.account, i.kind, i.provider_message_id, i.state, c.outbox_ids"
+            "SELECT i.provider, i.account, i.kind, i.provider_message_id, i.state, c.id, c.outbox_ids"
             " FROM unnest(CAST(:providers AS text[]), CAST(:accounts AS text[]), CAST(:kinds AS text[]),"
             " CAST(:ids AS text[]), CAST(:states AS text[]))"
             " AS wanted(provider, account, kind, provider_message_id, state)"
@@ -237,7 +246,7 @@ async def outbox_ids_of(
         },
     )
     return {
-        (Origin(row.provider, row.account, row.kind), (row.provider_message_id, row.state)): row.outbox_ids
+        (Origin(row.provider, row.account, row.kind), (row.provider_message_id, row.state)): (row.id, row.outbox_ids)
         for row in rows
     }
 
