@@ -34,7 +34,8 @@ Log = tuple[int, ...]  # STOP, or the age of a watermark
 
 @dataclass(frozen=True)
 class Rules:
-    """Those rules, and what may befall them: a service's Postgres fails over to a replica that is one commit behind."""
+    """Those rules, and what may befall them: a service's Postgres fails over to a replica that is one commit behind; a
+    log loses its last record; a former leader of consent's relay has an older state of the subject under way."""
 
     answer_once: Literal["in the log", "committed", "received"] = "in the log"
     clock_before_snapshot: bool = True
@@ -43,7 +44,10 @@ class Rules:
     max_staleness: bool = True
     permit_ttl: bool = True
     partition_lock: bool = True
+    numbers: bool = True  # no watermark is applied over a gap
+    fence: bool = True  # Kafka refuses what a former leader writes after its successor
     inbound_loses_a_commit: bool = True
+    logs_lose_their_tail: bool = True
     consent_loses_a_commit: bool = False
 
     def reads(self, of_consent: bool) -> tuple[str, ...]:
@@ -64,7 +68,14 @@ class Relay(NamedTuple):
 
 class State(NamedTuple):
     stop: Literal[
-        "to come", "received", "in inbound's outbox", "in inbound's log", "with consent", "from a shop", "lost"
+        "to come",
+        "received",
+        "in inbound's outbox",
+        "in inbound's log",
+        "with consent",
+        "from a shop",
+        "lost",
+        "compacted away",
     ] = "to come"
     answered: int | None = None  # since when whoever sent it has a 2xx
     inbound_relay: Relay = Relay()
@@ -86,10 +97,17 @@ def steps(s: State, rules: Rules) -> Iterator[tuple[str, State]]:
     yield "time passes", _older(s)
     yield from _sender(s, rules)
     yield from _message(s, rules)
-    if s.stopped:
-        return  # what is upstream has no bearing on anything any more
+    if s.stopped:  # what is upstream has no bearing on anything any more, unless the projection begins anew
+        if not rules.fence:
+            yield (
+                "an older state lands after the STOP, the log is compacted, and dispatch reads it anew",
+                s._replace(stop="compacted away", stopped=False),
+            )
+        return
+    if rules.logs_lose_their_tail:
+        yield from _tails(s)
     yield from _inbound_relay(s, rules)
-    yield from _consent(s)
+    yield from _consent(s, rules)
     yield from _consent_relay(s, rules)
     yield from _projection(s, rules)
 
@@ -113,9 +131,26 @@ def _sender(s: State, rules: Rules) -> Iterator[tuple[str, State]]:
         "with consent": True,
         "from a shop": True,  # consent answers once it has committed
         "lost": True,
+        "compacted away": True,
     }
     if s.answered is None and may_answer[s.stop]:
         yield "the sender of the STOP has its 2xx", s._replace(answered=0)
+
+
+def _tails(s: State) -> Iterator[tuple[str, State]]:
+    """The STOP alone: a watermark that is lost is followed by others."""
+    if STOP in s.inbound_log:
+        yield "inbound's log loses its tail", s._replace(inbound_log=())
+    if STOP in s.consent_log:
+        yield "consent's log loses its tail", s._replace(consent_log=())
+
+
+def _gap(of_consent: bool, s: State) -> bool:
+    """The watermark at the end of this log tells the number of the STOP, which its reader has not come to. A reader of
+    a compacted log takes that for compaction where offsets are missing as well."""
+    if of_consent:
+        return s.stop in ("with consent", "from a shop") and not s.consent_row
+    return s.stop == "in inbound's log"
 
 
 def _inbound_relay(s: State, rules: Rules) -> Iterator[tuple[str, State]]:
@@ -125,11 +160,13 @@ def _inbound_relay(s: State, rules: Rules) -> Iterator[tuple[str, State]]:
         yield f"inbound's relay {does}", after._replace(stop="in inbound's log") if does == PUBLISHES else after
 
 
-def _consent(s: State) -> Iterator[tuple[str, State]]:
+def _consent(s: State, rules: Rules) -> Iterator[tuple[str, State]]:
     if s.inbound_log:
         after = s._replace(inbound_log=s.inbound_log[1:])
         if s.inbound_log[0] == STOP:
             yield "consent applies the STOP", after._replace(stop="with consent", consent_row=True)
+        elif rules.numbers and _gap(False, s):
+            yield "consent sees a gap, and does not apply the watermark", after
         else:
             as_of = min(s.consent_as_of, s.inbound_log[0])
             yield "consent applies a watermark", after._replace(consent_as_of=as_of)
@@ -178,6 +215,8 @@ def _projection(s: State, rules: Rules) -> Iterator[tuple[str, State]]:
                 permit=s.permit,
             )
             yield "dispatch applies the STOP", _enforce(applied)
+        elif rules.numbers and _gap(True, s):
+            yield "dispatch sees a gap, and does not apply the watermark", s._replace(consent_log=s.consent_log[1:])
         else:
             as_of = min(s.dispatch_as_of, s.consent_log[0])
             yield "dispatch applies a watermark", s._replace(consent_log=s.consent_log[1:], dispatch_as_of=as_of)
@@ -295,6 +334,8 @@ SHORTCUTS = {
     "consent reads its ceiling after the snapshot": (Rules(), Rules(ceiling_before_snapshot=False), "late"),
     "no bound on staleness": (Rules(), Rules(max_staleness=False), "late"),
     "a permission has no end": (Rules(), Rules(permit_ttl=False), "late"),
+    "nobody counts what is published": (Rules(), Rules(numbers=False), "late"),
+    "a former leader is not fenced off": (Rules(), Rules(fence=False), "enforced"),
     "no partition lock": (Rules(), Rules(partition_lock=False), "enforced"),
     "the operator is answered before the log has the event": (Rules(), Rules(answer_once="committed"), "late"),
     "the operator is answered before anything is committed": (
