@@ -363,7 +363,7 @@ async def _watermarks(producer: AIOKafkaProducer) -> None:
     while True:
         for where in range(PARTITIONS):
             now = datetime.now(UTC)
-            mark = Watermark(partition=where, as_of=now)
+            mark = Watermark(partition=where, as_of=now, last_number=0)
             headers = kafka.cloud_event_headers(mark.type, uuid4(), "bench", now, None)
             await producer.send(
                 STATES.name, key=mark.key.encode(), value=kafka.encode(mark), partition=where, headers=headers

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from common.settings import ServiceSettings
 from tests.running import Surroundings
 
 _ensured: set[tuple[object, ...]] = set()
+_numbers: Counter[tuple[str, str, int]] = Counter()  # of the last event put there: broker, topic and partition
 
 
 async def ensured(settings: ServiceSettings, topic: Topic) -> None:
@@ -52,7 +54,7 @@ async def publish(
         await asyncio.gather(*acks)
         if as_of is not None:
             for partition in range(settings.partitions):
-                await (await _send(producer, settings, topic, Watermark(partition=partition, as_of=as_of), partition))
+                await (await _send_watermark(producer, settings, topic, as_of, partition))
 
 
 async def publish_raw(
@@ -80,9 +82,7 @@ async def heartbeat(surroundings: Surroundings, topic: Topic, every_s: float = 0
             while not stop.is_set():
                 as_of = datetime.now(UTC)
                 for partition in range(settings.partitions):
-                    await (
-                        await _send(producer, settings, topic, Watermark(partition=partition, as_of=as_of), partition)
-                    )
+                    await (await _send_watermark(producer, settings, topic, as_of, partition))
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), every_s)
 
@@ -101,12 +101,26 @@ def _producer(settings: ServiceSettings) -> Any:
 async def _send(
     producer: Any, settings: ServiceSettings, topic: Topic, event: Event, partition: int
 ) -> asyncio.Future[Any]:
-    """Returns its acknowledgement to come."""
+    """Returns its acknowledgement to come. Events are numbered, as a relay numbers them."""
+    name = settings.topic_prefix + topic.name
+    headers = kafka.cloud_event_headers(event.type, uuid4(), topic.owner, datetime.now(UTC), None)
+    if not isinstance(event, Watermark):
+        place = (settings.kafka_bootstrap, name, partition)
+        _numbers[place] += 1
+        headers.append((kafka.NUMBER, str(_numbers[place]).encode()))
     ack: asyncio.Future[Any] = await producer.send(
-        settings.topic_prefix + topic.name,
+        name,
         kafka.encode(event),
         key=event.key.encode(),
         partition=partition,
-        headers=kafka.cloud_event_headers(event.type, uuid4(), topic.owner, datetime.now(UTC), None),
+        headers=headers,
     )
     return ack
+
+
+async def _send_watermark(
+    producer: Any, settings: ServiceSettings, topic: Topic, as_of: datetime, partition: int
+) -> asyncio.Future[Any]:
+    last = _numbers[settings.kafka_bootstrap, settings.topic_prefix + topic.name, partition]
+    mark = Watermark(partition=partition, as_of=as_of, last_number=last)
+    return await _send(producer, settings, topic, mark, partition)

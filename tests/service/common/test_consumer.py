@@ -174,7 +174,7 @@ async def _read(pipe: Pipeline, many: int) -> bool:
 
 
 @pytest.mark.parametrize("lost", ["UPDATE consumer_offset SET next_offset = 1", "DELETE FROM consumer_offset"])
-@pytest.mark.parametrize("then", [states_of(SUBJECT, 4)[0], Watermark(partition=0, as_of=EARLY)])
+@pytest.mark.parametrize("then", [states_of(SUBJECT, 4)[0], Watermark(partition=0, as_of=EARLY, last_number=0)])
 async def test_a_running_consumer_reads_again_what_a_failover_lost(
     surroundings: Surroundings, lost: str, then: Event
 ) -> None:
@@ -313,7 +313,7 @@ async def test_a_poison_too_large_for_a_record_of_ours_does_not_stop_the_relay(s
 async def test_one_more_than_25_poison_in_a_row_stops_the_consumer_on_it(surroundings: Surroundings) -> None:
     """The watermarks between them are no sign of health: they come whatever the deploy."""
     async with pipeline(surroundings, partitions=1) as pipe:
-        mark = Watermark(partition=0, as_of=datetime(2026, 1, 1, tzinfo=UTC))
+        mark = Watermark(partition=0, as_of=datetime(2026, 1, 1, tzinfo=UTC), last_number=0)
         await pipe.publish_raw(*[UNREADABLE, (mark.key.encode(), kafka.encode(mark), mark.type)] * 26)
         with pytest.raises(Stopped):
             await asyncio.wait_for(pipe.consumer().run(asyncio.Event()), 20)
@@ -552,7 +552,9 @@ async def test_the_applied_watermark_is_that_of_the_partition_furthest_behind(su
                 ([(2, EARLY)], LATE),  # of a relay that no longer leads
                 ([(0, FUTURE), (1, FUTURE), (2, FUTURE)], LATE),  # of one whose clock is wrong
             ):
-                await pipe.publish(*(Watermark(partition=partition, as_of=at) for partition, at in marks))
+                await pipe.publish(
+                    *(Watermark(partition=partition, as_of=at, last_number=0) for partition, at in marks)
+                )
                 published += len(marks)
                 await eventually(all_read)
                 assert await applied() == as_of
@@ -578,7 +580,7 @@ async def test_a_watermark_from_the_future_is_not_believed(surroundings: Surroun
     async with pipeline(surroundings, partitions=1) as pipe:
         consumer = pipe.consumer()
         for version, (at, believed) in enumerate(((EARLY, EARLY), (FUTURE, EARLY), (LATE, LATE)), start=1):
-            await pipe.publish(*states_of(SUBJECT, version), Watermark(partition=0, as_of=at))
+            await pipe.publish(*states_of(SUBJECT, version), Watermark(partition=0, as_of=at, last_number=0))
             await pipe.hand(consumer)
             assert await pipe.scalar("SELECT as_of FROM consumer_offset") == believed
 
@@ -590,7 +592,9 @@ async def test_a_watermark_counts_only_with_what_precedes_it(surroundings: Surro
         async def never(tx: AsyncConnection, batch: list[Received]) -> After | None:
             raise RuntimeError("not today")
 
-        await pipe.publish(*states_of(SUBJECT, 1), Watermark(partition=0, as_of=datetime(2026, 1, 1, tzinfo=UTC)))
+        await pipe.publish(
+            *states_of(SUBJECT, 1), Watermark(partition=0, as_of=datetime(2026, 1, 1, tzinfo=UTC), last_number=0)
+        )
         with pytest.raises(RuntimeError):
             await pipe.hand(pipe.consumer(never))
         assert await pipe.scalar("SELECT as_of FROM consumer_offset") is None

@@ -479,7 +479,7 @@ async def test_a_message_whose_sender_nobody_can_tell_stops_the_intake(database:
 async def publish_watermark(surroundings: Surroundings, partition: int, as_of: datetime) -> None:
     """inbound-svc's, to one partition."""
     settings = Settings(**await surroundings.settings("consent"))
-    mark = Watermark(partition=partition, as_of=as_of)
+    mark = Watermark(partition=partition, as_of=as_of, last_number=0)
     async with kafka.producer(settings) as producer:
         await producer.send_and_wait(
             settings.topic_prefix + INBOUND_MESSAGES.name,

@@ -1153,7 +1153,7 @@ class Pipeline(RuleBasedStateMachine):
     async def _say(self, age: timedelta) -> None:
         """Only what is on the log may be vouched for: what is late comes first."""
         late, self.late = self.late, []
-        await self.world.publish(STATES, *late, Watermark(partition=0, as_of=now() - age))
+        await self.world.publish(STATES, *late, Watermark(partition=0, as_of=now() - age, last_number=0))
         await self._hand(STATES)
 
     async def _control(self, campaign: str, control: str) -> None:

@@ -42,6 +42,7 @@ from common.timer import uptime_s
 log = logging.getLogger(__name__)
 
 Headers = list[tuple[str, bytes]]
+NUMBER = "placet-number"  # header: the place of a record among those of its partition's publisher, from 1; decimal
 T = TypeVar("T")
 
 REQUEST_TIMEOUT_MS = 10_000

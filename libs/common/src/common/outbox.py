@@ -24,7 +24,7 @@ from uuid import UUID, uuid4
 
 import msgspec
 from aiokafka import AIOKafkaProducer
-from sqlalchemy import BigInteger, Column, DateTime, Identity, LargeBinary, MetaData, Table, Text, Uuid, text
+from sqlalchemy import BigInteger, Column, DateTime, Identity, Integer, LargeBinary, MetaData, Table, Text, Uuid, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common import kafka
@@ -45,6 +45,7 @@ BACK_OFF_S = (0.1, 5.0)
 TOGETHER = 1_000  # events of one row at most
 AT_ONCE_BYTES = 100_000  # of a partition's records that are worth a request of their own
 TURN_BYTES = 6_000_000  # of payloads that a relay takes at once, and the row that exceeds it
+DEAD_LETTERS = ".dlq"  # how their topics' names end
 SHARED = "placet.shared_row.v1;"  # before the type that all events of such a row have
 MAX_RECORD_BYTES = kafka.BATCH_BYTES - 20_000  # key and value; the rest is for headers and Kafka's own framing
 
@@ -71,11 +72,32 @@ TURN = (
     " WHERE before < $2::bigint ORDER BY id"
 )
 
+# what follows once Kafka has acknowledged a turn's records
+DONE = (
+    "WITH gone AS (DELETE FROM outbox WHERE id = ANY($1::bigint[])),"
+    " numbered AS (INSERT INTO outbox_log (topic, partition, last_number)"
+    " SELECT topic, partition, last FROM unnest($4::text[], $5::int[], $6::bigint[]) AS new(topic, partition, last)"
+    " ON CONFLICT (topic, partition) DO UPDATE SET last_number = excluded.last_number)"
+    " SELECT pg_notify($2, $3)"
+)
+
 Ceiling = Callable[[AsyncConnection], Awaitable[datetime | None]]
 
 
+Place = tuple[str, int]  # a topic without its prefix, and one of its partitions
+Numbers = dict[Place, int]  # of each place the number of the last record published
+
+
 def define(metadata: MetaData) -> Table:
-    """The outbox table of one service. Each service's first migration spells it out literally."""
+    """Add the outbox, and the table of the numbers of what has left it, to one service's schema. Returns the outbox.
+    The service's migrations spell both out literally."""
+    Table(
+        "outbox_log",
+        metadata,
+        Column("topic", Text, primary_key=True),  # without the prefix
+        Column("partition", Integer, primary_key=True, autoincrement=False),
+        Column("last_number", BigInteger, nullable=False),
+    )
     return Table(
         "outbox",
         metadata,
@@ -256,35 +278,48 @@ class Relay:
             rows = [Waiting(*row) for row in await fetch_many(tx, TURN, self._settings.relay_batch, TURN_BYTES)]
             _tell_oldest([row.created_at for row in rows])  # before Kafka is asked: it shows while Kafka is down
             producer = await self._ready_producer()
+            numbers = await _numbers(tx)
             if rows:
-                await self._publish(producer, rows)
+                written = await self._publish(producer, rows, numbers)
                 ids = [row.id for row in rows]
+                topics, partitions = zip(*written, strict=True) if written else ((), ())
                 await fetch_many(
                     tx,
-                    "WITH gone AS (DELETE FROM outbox WHERE id = ANY($1::bigint[])) SELECT pg_notify($2, $3)",
+                    DONE,
                     ids,
                     RELAYED,
                     spans(ids),
+                    list(topics),
+                    list(partitions),
+                    list(written.values()),
                 )
+                numbers |= written
             reached, newest = (rows[-1].id, rows[-1].newest) if rows else (0, 0)
             drained = reached >= newest
             if self._watermarked:
-                await self._watermark(producer, Read(as_of, ceiling, newest), reached)
+                await self._watermark(producer, Read(as_of, ceiling, newest), reached, numbers)
         return drained
 
-    async def _publish(self, producer: AIOKafkaProducer, rows: Sequence[Waiting]) -> None:
-        """In id order within each partition; returns when Kafka has acknowledged them all."""
-        by_partition: dict[tuple[str, int], list[Waiting]] = defaultdict(list)
+    async def _publish(self, producer: AIOKafkaProducer, rows: Sequence[Waiting], numbers: Numbers) -> Numbers:
+        """Publish in id order within each partition. Returns, once Kafka has acknowledged all records, the last number
+        of each place that has new ones. `numbers`: those of earlier turns. Dead letters are not numbered."""
+        by_place: dict[Place, list[Waiting]] = defaultdict(list)
         for row in rows:
-            name = self._settings.topic_prefix + row.topic
-            partitions = 1 if row.topic.endswith(".dlq") else self._settings.partitions
-            by_partition[name, kafka.partition_of((row.key or b"").decode(errors="replace"), partitions)].append(row)
+            partitions = 1 if row.topic.endswith(DEAD_LETTERS) else self._settings.partitions
+            partition = kafka.partition_of((row.key or b"").decode(errors="replace"), partitions)
+            by_place[row.topic, partition].append(row)
         acks = []
         published: Counter[str] = Counter()
-        for (name, partition), members in by_partition.items():
+        written: Numbers = {}
+        for (topic, partition), members in by_place.items():
+            name, numbered = self._settings.topic_prefix + topic, not topic.endswith(DEAD_LETTERS)
+            number = numbers.get((topic, partition), 0)
             batch = producer.create_batch()
             for row in members:
                 for key, value, headers in self._records(row):
+                    if numbered:
+                        number += 1
+                        headers = [*headers, (kafka.NUMBER, str(number).encode())]
                     if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
                         acks.append(await producer.send_batch(batch, name, partition=partition))
                         batch = producer.create_batch()
@@ -292,11 +327,14 @@ class Relay:
                             raise ValueError(f"outbox row {row.id} is larger than a Kafka batch")
                     published[name] += 1
             acks.append(await producer.send_batch(batch, name, partition=partition))
+            if numbered:
+                written[topic, partition] = number
             if batch.size() >= AT_ONCE_BYTES:
                 await asyncio.sleep(0)  # it leaves while the next is made; others want the loop too
         await asyncio.gather(*acks)
         for name, many in published.items():
             PUBLISHED.labels(name).inc(many)
+        return written
 
     def _records(self, row: Waiting) -> Iterator[tuple[bytes | None, bytes | None, kafka.Headers]]:
         """The records of a row: one, or those that share it. Their ids follow from the row's: the same ones again when
@@ -310,20 +348,20 @@ class Relay:
         for place, (key, value) in enumerate(_shared.decode(row.payload or b"")):
             yield key, value, [("ce_id", f"{begins}{place}".encode()), *others]
 
-    async def _watermark(self, producer: AIOKafkaProducer, read: Read, reached: int) -> None:
+    async def _watermark(self, producer: AIOKafkaProducer, read: Read, reached: int, numbers: Numbers) -> None:
         """Says what may be said now that all rows up to the id `reached` are in the log: of this turn's own read, or of
         an earlier one. A turn takes the oldest rows, so whatever an earlier read saw up to there is gone, whoever took
         it; what has been committed since under a lower id is not what that read speaks of."""
         if reached >= read.newest:
             self._read = None
-            await self._publish_watermarks(producer, read)
+            await self._publish_watermarks(producer, read, numbers)
         elif self._read is None:
             self._read = read
         elif reached >= self._read.newest:
             said, self._read = self._read, read
-            await self._publish_watermarks(producer, said)
+            await self._publish_watermarks(producer, said, numbers)
 
-    async def _publish_watermarks(self, producer: AIOKafkaProducer, read: Read) -> None:
+    async def _publish_watermarks(self, producer: AIOKafkaProducer, read: Read, numbers: Numbers) -> None:
         now = asyncio.get_running_loop().time()
         if now < self._next_watermark:
             return
@@ -336,7 +374,8 @@ class Relay:
         acks = []
         for topic in self._watermarked:
             for partition in range(self._settings.partitions):
-                mark = Watermark(partition=partition, as_of=as_of)
+                last = numbers.get((topic.name, partition), 0)
+                mark = Watermark(partition=partition, as_of=as_of, last_number=last)
                 acks.append(
                     await producer.send(
                         self._settings.topic_prefix + topic.name,
@@ -367,6 +406,11 @@ class Relay:
         if producer is not None:
             with contextlib.suppress(Exception):
                 await producer.stop()
+
+
+async def _numbers(tx: AsyncConnection) -> Numbers:
+    rows = await fetch_many(tx, "SELECT topic, partition, last_number FROM outbox_log")
+    return {(topic, partition): last for topic, partition, last in rows}
 
 
 def _tell_oldest(created: Sequence[datetime]) -> None:

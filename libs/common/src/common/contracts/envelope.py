@@ -29,6 +29,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 class Watermark(Event, frozen=True, kw_only=True):
     """`as_of`: all that any service acknowledged before this instant is in what precedes this record.
 
+    `last_number`: the number of the last record that the publisher has put into this partition; 0: none. A reader that
+    has not come to this number misses a record, and does not apply the watermark (ADR-0004).
     Published to every partition on its own, hence the partition in the key (compacted topics refuse null keys).
     """
 
@@ -36,6 +38,7 @@ class Watermark(Event, frozen=True, kw_only=True):
 
     partition: int
     as_of: Instant
+    last_number: int
 
     @property
     def key(self) -> str:

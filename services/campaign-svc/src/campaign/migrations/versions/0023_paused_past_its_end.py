@@ -16,7 +16,12 @@ def upgrade() -> None:
         "CREATE INDEX campaign_paused_ix ON campaign (sender_id)"
         " WHERE status = 'paused' AND started_at IS NOT NULL AND NOT expanded"
     )
+    op.execute(
+        "CREATE TABLE outbox_log (topic text NOT NULL, partition integer NOT NULL, last_number bigint NOT NULL,"
+        " CONSTRAINT outbox_log_pk PRIMARY KEY (topic, partition))"
+    )
 
 
 def downgrade() -> None:
+    op.execute("DROP TABLE outbox_log")
     op.execute("DROP INDEX campaign_paused_ix")

@@ -14,7 +14,12 @@ depends_on = None
 def upgrade() -> None:
     # constant defaults: no row is rewritten, and a link that an old version makes meanwhile only stops
     op.execute("ALTER TABLE preference_link ADD COLUMN whole boolean NOT NULL DEFAULT false, ADD COLUMN given_to text")
+    op.execute(
+        "CREATE TABLE outbox_log (topic text NOT NULL, partition integer NOT NULL, last_number bigint NOT NULL,"
+        " CONSTRAINT outbox_log_pk PRIMARY KEY (topic, partition))"
+    )
 
 
 def downgrade() -> None:
+    op.execute("DROP TABLE outbox_log")
     op.execute("ALTER TABLE preference_link DROP COLUMN whole, DROP COLUMN given_to")

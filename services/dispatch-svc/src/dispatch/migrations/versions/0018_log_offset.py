@@ -16,8 +16,13 @@ depends_on = None
 def upgrade() -> None:
     op.execute("ALTER TABLE subject ADD COLUMN IF NOT EXISTS log_offset bigint")
     op.execute("ALTER TABLE subject_next ADD COLUMN IF NOT EXISTS log_offset bigint")
+    op.execute(
+        "CREATE TABLE outbox_log (topic text NOT NULL, partition integer NOT NULL, last_number bigint NOT NULL,"
+        " CONSTRAINT outbox_log_pk PRIMARY KEY (topic, partition))"
+    )
 
 
 def downgrade() -> None:
+    op.execute("DROP TABLE outbox_log")
     op.execute("ALTER TABLE subject_next DROP COLUMN log_offset")
     op.execute("ALTER TABLE subject DROP COLUMN log_offset")

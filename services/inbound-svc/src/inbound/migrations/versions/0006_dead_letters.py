@@ -33,7 +33,12 @@ CREATE TABLE dead_letter (
 def upgrade() -> None:
     op.execute(TABLE)
     op.execute("CREATE INDEX dead_letter_buried_ix ON dead_letter (buried_at)")
+    op.execute(
+        "CREATE TABLE outbox_log (topic text NOT NULL, partition integer NOT NULL, last_number bigint NOT NULL,"
+        " CONSTRAINT outbox_log_pk PRIMARY KEY (topic, partition))"
+    )
 
 
 def downgrade() -> None:
+    op.execute("DROP TABLE outbox_log")
     op.execute("DROP TABLE dead_letter")
