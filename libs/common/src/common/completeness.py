@@ -34,10 +34,10 @@ def follow(
     may_be_gone = compacted or seen.next_offset == 0
     unseen = seen.unseen + (offset - seen.next_offset if may_be_gone else 0)
     given = last if number is None else number - 1  # so many numbers were given before this record
-    if given is None or given < seen.last_number:
+    if given is None:
         return Seen(offset + 1, seen.last_number, unseen), 0
     missing = max(0, given - seen.last_number - unseen)
-    return Seen(offset + 1, given if number is None else number, 0), missing
+    return Seen(offset + 1, max(seen.last_number, given if number is None else number), 0), missing
 
 
 class Gap(NamedTuple):
