@@ -10,12 +10,12 @@ anew; and a reader that is anywhere in it. What the model leaves out is what the
 """
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.completeness import ANY_NUMBER, Reading, Seen, follow
-from datetime import UTC, datetime, timedelta
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -104,7 +104,9 @@ class World:
 
     def lose(self, to: int, anew: bool) -> None:
         kept = self.log.get(to - 1)
-        if self.last < self.highest or not (anew or (to >= self.clean and kept and (kept.row or kept.covers is not None))):
+        if self.last < self.highest or not (
+            anew or (to >= self.clean and kept and (kept.row or kept.covers is not None))
+        ):
             return
         self.losses += anew and self.end > 0  # also of a log that has aged out: its numbers go on, its offsets do not
         self.end = 0 if anew else min(to, self.end)
@@ -167,9 +169,7 @@ def _go(world: World, todo: list[tuple[object, ...]]) -> World:
 
 @settings(max_examples=400)
 @given(st.booleans(), st.lists(st.one_of(steps, steps, losses), max_size=40))
-def test_no_watermark_is_applied_over_a_record_that_was_missed(
-    compacted: bool, todo: list[tuple[object, ...]]
-) -> None:
+def test_no_watermark_is_applied_over_a_record_that_was_missed(compacted: bool, todo: list[tuple[object, ...]]) -> None:
     _go(World(compacted), todo)  # which asserts at each record that is read
 
 

@@ -110,6 +110,14 @@ def encode(event: Event) -> bytes:
     return _encoder.encode(event)
 
 
+def number_of(headers: Sequence[tuple[str, bytes]]) -> int | None:
+    """The number that the relay gave a record; None where it has none, or none that the relay can have given."""
+    for name, value in headers:
+        if name == NUMBER:
+            return int(value) if value.isdigit() and len(value) < 19 else None
+    return None
+
+
 def cloud_event_headers(
     event_type: str, event_id: UUID, source: str, time: datetime, traceparent: str | None
 ) -> Headers:

@@ -11,6 +11,7 @@ from uuid import UUID
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import for_code
 from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.types import (
     AbstractType,
     Boolean,
@@ -28,6 +29,9 @@ class Identity(NamedTuple):
 
     topic_id: str | None
     cluster_id: str | None
+
+
+UNKNOWN = Identity(None, None)
 
 
 class _Uuid(AbstractType[UUID]):
@@ -115,7 +119,11 @@ class _AskWhich(Request[_AskMetadata]):
 
 async def identity_of(client: AIOKafkaClient, topic: str) -> Identity:
     """Raises KafkaError."""
-    answer: Any = await client.send(client.get_random_node(), _AskWhich(topic))
+    node = client.get_random_node()
+    try:
+        answer: Any = await client.send(node, _AskWhich(topic))
+    except NotImplementedError:  # how aiokafka says that the broker knows no such version
+        return Identity(None, (await client.send(node, MetadataRequest([topic], False))).cluster_id)
     [told] = answer.to_object()["topics"]
     if told["error_code"]:
         raise for_code(told["error_code"])(f"asking for {topic}")
