@@ -109,7 +109,8 @@ def test_every_event_is_frozen_and_typed() -> None:
 def test_a_watermark_compacts_to_the_latest_of_its_partition() -> None:
     """Keyed, since compacted topics refuse null keys; and never like a subject."""
     first, second = (
-        msgspec.json.decode(b'{"partition":3,"as_of":"2026-01-06T09:30:0%dZ","last_number":7}' % n, type=Watermark) for n in (1, 2)
+        msgspec.json.decode(b'{"partition":3,"as_of":"2026-01-06T09:30:0%dZ","last_number":7}' % n, type=Watermark)
+        for n in (1, 2)
     )
     assert first.key == second.key == "watermark-3"
 
