@@ -24,9 +24,9 @@ from common.telemetry import gauge
 Fault = Literal["records_missing", "other_log"]
 
 BROKEN = gauge(
-    "sms_consumer_broken_log_partitions",
+    "sms_consumer_broken_logs_rows",
     "Partitions whose log has lost records, or is another log than the one that was read: a person has to act.",
-    ["group", "topic"],
+    ["topic"],
 )
 _ROW = "consumer_group = $1 AND topic = $2 AND partition = $3"
 
@@ -106,7 +106,9 @@ async def begin(
         if next_offset > 0 and was is not None and now is not None and was != now
     ]
     if others:
-        await note(tx, group, topic, partition, "other_log", next_offset, "; ".join(others))
+        await note(
+            tx, group, topic, partition, "other_log", next_offset, f"the topic was made anew: {'; '.join(others)}"
+        )
         return next_offset, "other_log"
     if (identity.topic_id or topic_id, identity.cluster_id or cluster_id) != (topic_id, cluster_id):
         await fetch_many(
@@ -136,14 +138,13 @@ async def note(tx: AsyncConnection, group: str, topic: Topic, partition: int, fa
     )
 
 
-async def found(tx: AsyncConnection, group: str | None = None, topic: str | None = None) -> list[Broken]:
-    """Of one subscription, or of all that this database has."""
+async def found(tx: AsyncConnection, topic: str | None = None) -> list[Broken]:
+    """What is wrong with the logs that this database has offsets of, or with those of one topic."""
     rows = await fetch_many(
         tx,
         "SELECT consumer_group, topic, partition, fault, fault_at, fault_since, fault_why FROM consumer_offset"
-        " WHERE fault IS NOT NULL AND consumer_group = coalesce($1, consumer_group) AND topic = coalesce($2, topic)"
+        " WHERE fault IS NOT NULL AND topic = coalesce($1, topic)"
         " ORDER BY consumer_group, topic, partition",
-        group,
         topic,
     )
     return [Broken(*row) for row in rows]

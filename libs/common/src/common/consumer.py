@@ -646,18 +646,20 @@ class Consumer:
             await either(stop, None, WATCH_EVERY_S)
 
     async def _look(self, kafka_consumer: AIOKafkaConsumer) -> None:
-        group, topic = self.subscription.group, self.subscription.topic.name
+        topic = self.subscription.topic
         async with self.database.begin() as tx:
-            self.broken = await broken_logs.found(tx, group, topic)
-        broken_logs.BROKEN.labels(group, topic).set(len(self.broken))
+            found = await broken_logs.found(tx, topic.name)
+        broken_logs.BROKEN.labels(topic.name).set(len(found))
+        self.broken = [each for each in found if each.group == self.subscription.group]
         unread = {each.partition for each in self.broken if each.fault == "other_log"}
-        self._stopped = {
-            tp for tp in self._stopped if tp.partition in unread
-        }  # those that were cleared are placed anew
+        self._stopped = {tp for tp in self._stopped if tp.partition in unread}  # those cleared are placed anew
         self._placed = {tp for tp in self._placed if tp.partition not in unread}  # as another process says
         now = await identity_of(kafka_consumer._client, self._topic)
-        if now != self._identity:
+        if self._identity not in (UNKNOWN, now):  # also of partitions that no process has at the moment
+            for partition in range(self.settings.partitions):
+                await self._begin_at(partition, now)
             self._placed.clear()
+            self._identity = now
 
     async def _within_the_log(self, kafka_consumer: AIOKafkaConsumer) -> None:
         """Not every broker refuses an offset beyond its log: a log that ends before what we have read is another log,
