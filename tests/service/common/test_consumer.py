@@ -805,7 +805,8 @@ async def test_a_topic_with_other_settings_is_refused_with_what_to_do(surroundin
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap)
     await admin.start()
     try:
-        kept_too_long = STATES.config | {"min.insync.replicas": "1", "max.compaction.lag.ms": "604800000"}
+        in_sync = {"min.insync.replicas": "1", "unclean.leader.election.enable": "false"}
+        kept_too_long = STATES.config | in_sync | {"max.compaction.lag.ms": "604800000"}
         await admin.create_topics([NewTopic(name, settings.partitions, 1, topic_configs=kept_too_long)])
     finally:
         await admin.close()

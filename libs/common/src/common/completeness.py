@@ -58,6 +58,11 @@ class Reading(Struct):
     as_of: datetime | None = None
     gap: Gap | None = None
 
+    def skip_to(self, offset: int) -> None:
+        """No record lies between the last one and `offset`."""
+        next_offset, last_number, unseen = self.seen
+        self.seen = Seen(offset, last_number, unseen + max(0, offset - next_offset))
+
     def record(self, offset: int, number: int | None) -> None:
         if self.numbered:
             self._went_on(offset, *follow(self.seen, offset, compacted=self.compacted, number=number))

@@ -206,7 +206,10 @@ class Wanted(msgspec.Struct, frozen=True):
 async def ensure_topics(settings: ServiceSettings, topics: Sequence[Topic]) -> None:
     """Create what is missing, each topic with its dead letters; look at what is there. Raises WrongTopic, and
     KafkaError where it may be tried again."""
-    in_sync = {"min.insync.replicas": str(max(settings.kafka_replication - 1, 1))}  # one replica may be lost
+    in_sync = {
+        "min.insync.replicas": str(max(settings.kafka_replication - 1, 1)),  # one replica may be lost
+        "unclean.leader.election.enable": "false",  # a replica that was behind loses what was acknowledged
+    }
     wanted: dict[str, Wanted] = {}
     for topic in topics:
         for name, partitions, config in (
