@@ -59,17 +59,24 @@ class Stored(NamedTuple):
     fault: Fault | None
 
 
-def stored_of(topic: Topic, next_offset: int, last_number: int, unseen: int, fault: Fault | None) -> Stored:
-    seen = Seen(next_offset, last_number, unseen)
-    compacted = topic.cleanup == "compact"
-    return Stored(Reading(seen, numbered=topic.watermarked, compacted=compacted, whole=fault is None), fault)
+def stored_of(
+    topic: Topic, next_offset: int, last_number: int, unseen: int, fault: Fault | None, cleared_at: datetime | None
+) -> Stored:
+    reading = Reading(
+        Seen(next_offset, last_number, unseen),
+        numbered=topic.watermarked,
+        compacted=topic.cleanup == "compact",
+        whole=fault is None,
+        since=cleared_at,
+    )
+    return Stored(reading, fault)
 
 
 async def lock(tx: AsyncConnection, group: str, topic: Topic, partition: int) -> Stored | None:
     """The partition as stored; until the transaction ends no other transaction steps it."""
     rows = await fetch_many(
         tx,
-        f"SELECT next_offset, last_number, unseen, fault FROM consumer_offset WHERE {_ROW} FOR UPDATE",
+        f"SELECT next_offset, last_number, unseen, fault, cleared_at FROM consumer_offset WHERE {_ROW} FOR UPDATE",
         group,
         topic.name,
         partition,
@@ -151,8 +158,9 @@ async def found(tx: AsyncConnection, topic: str | None = None) -> list[Broken]:
 
 
 async def clear(tx: AsyncConnection, place: str) -> Broken | None:
-    """Trust the log again, as a person says; None where nothing is wrong at this place any more. Of another log
-    everything is read, from its oldest record on, and its first number counts whichever it is."""
+    """Trust the log again, as a person says; None where nothing is wrong at this place any more. Watermarks count from
+    now on: what was published again before now precedes those. Of another log everything is read, from its oldest
+    record on, and its first number counts whichever it is."""
     for broken in await found(tx):
         if broken.place != place:
             continue
@@ -160,7 +168,8 @@ async def clear(tx: AsyncConnection, place: str) -> Broken | None:
         other = broken.fault == "other_log"
         cleared = await fetch_many(
             tx,
-            "UPDATE consumer_offset SET fault = NULL, fault_at = NULL, fault_since = NULL, fault_why = NULL"
+            "UPDATE consumer_offset SET fault = NULL, fault_at = NULL, fault_since = NULL, fault_why = NULL,"
+            " cleared_at = now()"
             f"{anew if other else ''} WHERE {_ROW} AND fault_at = $4 RETURNING 1",
             broken.group,
             broken.topic,

@@ -48,13 +48,15 @@ class Gap(NamedTuple):
 
 
 class Reading(Struct):
-    """One batch of a partition, record by record. `whole`: no gap is on record. `as_of`: the newest watermark that may
-    be applied: none that lies behind a gap. `gap`: the last one that this batch met."""
+    """One batch of a partition, record by record. `whole`: no gap is on record. `since`: when a person last ended one;
+    a watermark of before may precede what was published again. `as_of`: the newest watermark that may be applied: none
+    that lies behind a gap. `gap`: the last one that this batch met."""
 
     seen: Seen
     numbered: bool  # the topic's records are, as it has watermarks
     compacted: bool
     whole: bool = True
+    since: datetime | None = None
     as_of: datetime | None = None
     gap: Gap | None = None
 
@@ -74,7 +76,7 @@ class Reading(Struct):
             self._went_on(offset, *follow(self.seen, offset, compacted=self.compacted, last=last))
         else:
             self.seen = self.seen._replace(next_offset=offset + 1)
-        if self.whole:
+        if self.whole and (self.since is None or self.since <= as_of):
             self.as_of = as_of if self.as_of is None else max(self.as_of, as_of)
 
     def _went_on(self, offset: int, seen: Seen, missing: int) -> None:

@@ -175,6 +175,7 @@ def define(metadata: MetaData) -> Table:
         Column("fault_at", BigInteger, nullable=True),
         Column("fault_since", DateTime(timezone=True), nullable=True),
         Column("fault_why", Text, nullable=True),
+        Column("cleared_at", DateTime(timezone=True), nullable=True),  # when a person last did
         PrimaryKeyConstraint("consumer_group", "topic", "partition"),
     )
 
@@ -415,7 +416,7 @@ class Consumer:
         async with self.database.begin() as tx:
             rows = await fetch_many(
                 tx,
-                "SELECT partition, next_offset, last_number, unseen, fault FROM consumer_offset"
+                "SELECT partition, next_offset, last_number, unseen, fault, cleared_at FROM consumer_offset"
                 " WHERE consumer_group = $1 AND topic = $2 AND partition = ANY($3::integer[])"
                 " ORDER BY partition FOR UPDATE",
                 *ours,

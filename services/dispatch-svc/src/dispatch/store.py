@@ -530,8 +530,8 @@ async def compared(tx: AsyncConnection) -> Row[Any] | None:
 
 
 async def begin_rebuild(tx: AsyncConnection, now: datetime) -> tuple[datetime, dict[int, Seen]]:
-    """When it was begun, which is its name, and how far each partition is read: of a rebuild that was not finished; else
-    of one that begins, on an empty table."""
+    """When it was begun, which is its name, and how far each partition is read: of a rebuild that was not finished,
+    else of one that begins, on an empty table."""
     rows = list(await tx.execute(text("SELECT partition, next_offset, last_number, unseen, begun_at FROM rebuild")))
     begun_at: datetime = rows[0].begun_at if rows else now
     if not rows:
