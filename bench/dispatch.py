@@ -305,7 +305,7 @@ async def _make_topics(ground: Ground) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=ground.bootstrap)
     await admin.start()
     of_ours = (CAMPAIGN_REQUESTS, DISPATCH_MESSAGES, STATES)
-    in_sync = {"min.insync.replicas": "1"}
+    in_sync = {"min.insync.replicas": "1", "unclean.leader.election.enable": "false"}
     topics = [NewTopic(topic.name, PARTITIONS, 1, topic_configs=topic.config | in_sync) for topic in of_ours]
     await admin.create_topics([*topics, *(NewTopic(name, PARTITIONS, 1) for name in (REQUESTS, MESSAGES))])
     await admin.close()

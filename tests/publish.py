@@ -17,6 +17,7 @@ from tests.running import Surroundings
 
 _ensured: set[tuple[object, ...]] = set()
 _numbers: Counter[tuple[str, str, int]] = Counter()  # of the last event put there: broker, topic and partition
+_logged: Counter[tuple[str, str, int]] = Counter()  # likewise, once it is acknowledged: what a watermark may say
 
 
 async def ensured(settings: ServiceSettings, topic: Topic) -> None:
@@ -52,9 +53,22 @@ async def publish(
             for event in events
         ]
         await asyncio.gather(*acks)
+        for place in list(_numbers):
+            if place[:2] == (settings.kafka_bootstrap, settings.topic_prefix + topic.name):
+                _logged[place] = _numbers[place]
         if as_of is not None:
             for partition in range(settings.partitions):
                 await (await _send_watermark(producer, settings, topic, as_of, partition))
+
+
+async def lose(surroundings: Surroundings, topic: Topic, key: str) -> int:
+    """A record that this key's partition has lost: its number is given to none. Returns the partition."""
+    settings = ServiceSettings(**await surroundings.settings("dispatch"))
+    partition = partition_of(key, settings.partitions)
+    place = (settings.kafka_bootstrap, settings.topic_prefix + topic.name, partition)
+    _numbers[place] += 1
+    _logged[place] = _numbers[place]
+    return partition
 
 
 async def publish_raw(
@@ -121,6 +135,6 @@ async def _send(
 async def _send_watermark(
     producer: Any, settings: ServiceSettings, topic: Topic, as_of: datetime, partition: int
 ) -> asyncio.Future[Any]:
-    last = _numbers[settings.kafka_bootstrap, settings.topic_prefix + topic.name, partition]
+    last = _logged[settings.kafka_bootstrap, settings.topic_prefix + topic.name, partition]
     mark = Watermark(partition=partition, as_of=as_of, last_number=last)
     return await _send(producer, settings, topic, mark, partition)

@@ -20,6 +20,7 @@ from aiokafka.errors import (
 )
 
 from common.kafka import BATCH_BYTES
+from common.log_identity import identity_of
 from stack.broker import Broker as Tansu
 from stack.kafka import Kafka
 from tests.conformance.client import Client, client_of, read, share
@@ -116,6 +117,26 @@ async def test_idempotent_producers(client: Client, broker: Broker) -> None:
 async def test_a_topic_is_made_once(client: Client) -> None:
     with pytest.raises(TopicAlreadyExistsError):
         await client.make(client.topic)
+
+
+async def test_a_topic_made_anew_under_its_name_has_another_id(client: Client) -> None:
+    """The cluster's is the same. Where a broker has none, an offset that is beyond the log is all that tells."""
+    consumer = await client.consumer()
+    before = await identity_of(consumer._client, client.topic)
+    assert None not in before
+    await client.admin.delete_topics([client.topic])
+
+    async def made() -> bool:
+        assert await said(client.make(client.topic)) == "taken"
+        return True
+
+    await eventually(made)
+
+    async def known() -> bool:
+        now = await identity_of(consumer._client, client.topic)
+        return now.topic_id != before.topic_id and now.cluster_id == before.cluster_id
+
+    await eventually(known)
 
 
 async def test_a_topic_nobody_made(client: Client, broker: Broker) -> None:

@@ -14,6 +14,7 @@ PURE = (
     "libs/common/src/common/law/*.py",
     "libs/common/src/common/msisdn.py",
     "libs/common/src/common/message_id.py",
+    "libs/common/src/common/completeness.py",
     "libs/common/src/common/contracts/*.py",
     "services/consent-svc/src/consent/ledger.py",
     "services/consent-svc/src/consent/oadc.py",

@@ -87,7 +87,9 @@ async def test_topics_are_made_with_three_replicas_of_which_two_acknowledge(surr
             assert [len(part["replicas"]) for part in topic["partitions"]] == [3] * len(topic["partitions"])
         for answer in await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in names]):
             for *_, entries in answer.resources:
-                assert {entry[0]: entry[1] for entry in entries}["min.insync.replicas"] == "2"
+                told = {entry[0]: entry[1] for entry in entries}
+                assert told["min.insync.replicas"] == "2"
+                assert told["unclean.leader.election.enable"] == "false"
 
 
 async def test_what_was_acknowledged_while_the_leader_was_killed_is_there_once_and_in_order(

@@ -11,16 +11,19 @@ from uuid import UUID, uuid4
 import asyncpg
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common import kafka, outbox
+from common import broken_logs, kafka, outbox
+from common.broken_logs import Broken
 from common.consumer import After, Consumer, Handler, Poison, PoisonHandler, Received, Subscription, _Partition
 from common.contracts import STATES, Event, Topic, Watermark
 from common.contracts.consent import ConsentStateChanged
 from common.database import Database
 from common.outbox import Relay
 from common.settings import ServiceSettings
+from tests.eventually import eventually
 from tests.running import Surroundings
 
 GROUP = "pipeline.projection"
@@ -190,6 +193,37 @@ class Pipeline:
             partition=partition,
         )
         return found
+
+    async def broken(self) -> list[Broken]:
+        """What a person has to see to."""
+        async with self.database.begin() as tx:
+            return await broken_logs.found(tx)
+
+    async def make_anew(self, keep: int = 0) -> None:
+        """Delete the topic, make it again under its name, and write the first `keep` records of each partition back:
+        what is left of a log that lost its tail."""
+        name, kept = self.settings.topic_prefix + STATES.name, await self.raw_records()
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.settings.kafka_bootstrap)
+        await admin.start()
+        try:
+            await admin.delete_topics([name])
+
+            async def gone() -> bool:
+                return name not in await admin.list_topics()
+
+            await eventually(gone)
+        finally:
+            await admin.close()
+        await kafka.ensure_topics(self.settings, [STATES])
+        producer = kafka.producer(self.settings)
+        await producer.start()
+        try:
+            for tp, records in kept.items():
+                for each in records[:keep]:
+                    told = {"key": each.key, "partition": tp.partition, "headers": list(each.headers)}
+                    await producer.send_and_wait(name, each.value, **told)
+        finally:
+            await producer.stop()
 
     async def applied(self) -> list[tuple[str, int]]:
         """(subject, version) in the order the handler was offered them."""

@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common import consumer as consumer_loop
 from common import kafka
-from common.consumer import After, Consumer, Hold, Poison, Received, Stopped, applied_watermark
+from common.consumer import After, Consumer, Hold, Mark, Poison, Received, Stopped, applied_watermark
 from common.contracts import STATES, TOPICS, Event, Watermark
 from common.contracts.consent import ConsentStateChanged
 from common.contracts.dispatch import OptOutEnforced
@@ -569,7 +569,7 @@ async def test_partitions_with_nothing_but_watermarks_share_a_transaction(surrou
         await pipe.scalar(
             "UPDATE consumer_offset SET next_offset = 9, as_of = :at WHERE partition = 1 RETURNING 1", at=LATE
         )
-        assert not await consumer._step_over_watermarks(dict.fromkeys(of, (2, EARLY)))
+        assert not await consumer._step_over_watermarks({tp: [Mark(1, EARLY, 0)] for tp in of})
         rows = await pipe.rows("SELECT next_offset, as_of, xmin::text FROM consumer_offset ORDER BY partition")
         assert [row[:2] for row in rows] == [(2, EARLY), (9, LATE), (2, EARLY)], "another had read further"
         assert rows[0][2] == rows[2][2] != rows[1][2]
@@ -710,8 +710,12 @@ async def test_a_log_that_ends_before_what_was_read(
             await answered(end=8, next_offset=8)
             await answered(end=3, next_offset=8)
             monkeypatch.setattr(consumer_loop, "NEW_LEADER_S", -1.0)
-        with pytest.raises(Stopped, match="offset 8 of partition 0 is beyond the log"):
-            await answered(end=3, next_offset=8)
+        assert place in consumer._placed
+        await consumer.start_of(0)
+        await answered(end=3, next_offset=8)
+        assert place not in consumer._placed
+        [broken] = await pipe.broken()
+        assert (broken.fault, broken.why) == ("other_log", "offset 8 is beyond the log, which ends at 3")
 
 
 @asynccontextmanager
@@ -801,7 +805,8 @@ async def test_a_topic_with_other_settings_is_refused_with_what_to_do(surroundin
     admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap)
     await admin.start()
     try:
-        kept_too_long = STATES.config | {"min.insync.replicas": "1", "max.compaction.lag.ms": "604800000"}
+        in_sync = {"min.insync.replicas": "1", "unclean.leader.election.enable": "false"}
+        kept_too_long = STATES.config | in_sync | {"max.compaction.lag.ms": "604800000"}
         await admin.create_topics([NewTopic(name, settings.partitions, 1, topic_configs=kept_too_long)])
     finally:
         await admin.close()
@@ -810,16 +815,26 @@ async def test_a_topic_with_other_settings_is_refused_with_what_to_do(surroundin
         await ensure_topics(settings, [STATES])
 
 
-async def test_an_offset_that_is_not_in_the_log_stops_the_consumer(surroundings: Surroundings) -> None:
-    """Records that were needed are gone, or the topic is another one: a person decides."""
-    async with pipeline(surroundings, partitions=1) as pipe:
-        await pipe.publish(*states_of(SUBJECT, 1))
-        consumer: Consumer = pipe.consumer()
-        await consumer.start_of(0)
-        await pipe.scalar("UPDATE consumer_offset SET next_offset = 1000 RETURNING 1")
-        with pytest.raises(Stopped, match="offset 1000"):
-            await asyncio.wait_for(consumer.run(asyncio.Event()), 20)
-        assert await pipe.next_offset() == 1000
+async def test_of_an_offset_that_is_not_in_the_log_nothing_is_read_and_the_others_go_on(
+    surroundings: Surroundings,
+) -> None:
+    """Records that were needed are gone, or the topic is another one: a person decides, and a restart does not."""
+    async with pipeline(surroundings, partitions=2) as pipe:
+        far, near = f"s1-{1:032x}", f"s1-{5:032x}"
+        assert [kafka.partition_of(subject, 2) for subject in (far, near)] == [0, 1]
+        await pipe.publish(*states_of(far, 1))
+        await pipe.consumer().start_of(0)
+        await pipe.scalar("UPDATE consumer_offset SET next_offset = 4 RETURNING 1")
+        async with going(pipe.consumer().run):
+            await eventually(pipe.broken)
+            await pipe.publish(*states_of(near, 1))
+            await eventually(_until_offset(pipe, 1, 1))
+        await pipe.publish(*states_of(far, *range(2, 9)))
+        async with going(pipe.consumer().run):
+            await pipe.publish(*states_of(near, 2))
+            await eventually(_until_offset(pipe, 2, 1))
+        assert await pipe.next_offset() == 4
+        assert await pipe.applied() == [(near, 1), (near, 2)]
 
 
 async def _is(fact: bool) -> bool:

@@ -12,7 +12,8 @@ import msgspec
 import pytest
 from sqlalchemy import text
 
-from common import kafka
+from common import broken_logs, kafka
+from common import consumer as consumer_loop
 from common.consumer import Received, Stopped
 from common.contracts import INBOUND_MESSAGES, STATES, Event, Watermark
 from common.contracts.consent import ConsentStateChanged, Purpose
@@ -25,7 +26,7 @@ from consent.service import Settings, build
 from tests.builders import field_keys
 from tests.eventually import eventually
 from tests.infrastructure import Postgres
-from tests.publish import publish, publish_raw
+from tests.publish import lose, publish, publish_raw
 from tests.reading import reading
 from tests.running import Surroundings, running
 from tests.unit.consent.evidences import NOW, at, opt_in, opt_out
@@ -553,6 +554,56 @@ async def test_an_unreadable_message_goes_to_the_dead_letters_and_the_next_one_i
             return events
 
         assert (await eventually(both))[-1].suppressions[0].sender_id is None
+
+
+async def test_over_a_message_that_the_log_has_lost_no_watermark_says_anything_new(
+    surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have been a STOP. What comes is applied all the same, and a person ends it."""
+    monkeypatch.setattr(consumer_loop, "WATCH_EVERY_S", 0.1)
+    known = datetime.now(UTC)
+
+    async def applied() -> datetime | None:
+        async with surroundings.sql("consent") as sql:
+            found: datetime | None = await sql.fetchval(
+                "SELECT min(as_of) FROM consumer_offset WHERE consumer_group = $1 HAVING count(as_of) = 3", intake.GROUP
+            )
+            return found
+
+    async def is_applied(as_of: datetime) -> bool:
+        return await applied() == as_of
+
+    async def opted_out_now() -> bool:
+        async with surroundings.sql("consent") as sql:
+            return bool(await sql.fetchval("SELECT count(*) FROM evidence WHERE kind = 'opt_out'"))
+
+    async with (
+        running(build(Settings(**await surroundings.settings("consent")))) as client,
+        reading(surroundings, STATES) as read,
+    ):
+        await publish(surroundings, INBOUND_MESSAGES, [], as_of=known)
+        await eventually(lambda: is_applied(known))
+        partition = await lose(surroundings, INBOUND_MESSAGES, WHO)
+        await publish(surroundings, INBOUND_MESSAGES, [mo(1)], as_of=datetime.now(UTC))
+        await eventually(opted_out_now)
+
+        async def told() -> bool:
+            answer = await client.get("/readyz")
+            assert answer.status_code == 503
+            assert f"{INBOUND_MESSAGES.name}/{partition} is broken" in "".join(answer.json()["why"])
+            return True
+
+        await eventually(told)
+        await publish(surroundings, INBOUND_MESSAGES, [], as_of=datetime.now(UTC))
+        assert await applied() == known
+        assert {mark.as_of for mark in marks(await read())} <= {known}
+        database = Database(await surroundings.database("consent"))
+        async with database.begin() as tx:
+            [broken] = await broken_logs.found(tx)
+            assert await broken_logs.clear(tx, broken.place) == broken
+        await database.close()
+        await publish(surroundings, INBOUND_MESSAGES, [], as_of=(later := datetime.now(UTC)))
+        await eventually(lambda: is_applied(later))
 
 
 async def test_no_watermark_says_more_than_was_applied_of_every_partition_of_the_operators_messages(

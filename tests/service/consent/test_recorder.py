@@ -22,7 +22,7 @@ from common.version import at_least
 from consent import ledger, retention, senders, store
 from consent.chain import GENESIS, PERSONAL, verify
 from consent.ledger import Evidence, Refusal, Verdict
-from consent.recorder import Recorded, Statement, erase, forget, keep_listed, record
+from consent.recorder import Recorded, Statement, erase, forget, keep_listed, publish_again, record
 from tests.eventually import eventually
 from tests.infrastructure import Postgres
 from tests.unit.consent.evidences import NOW, at, contact, expiry, opt_in, opt_out, request, stop
@@ -661,3 +661,18 @@ async def test_a_thousand_in_one_batch_cost_no_more_round_trips_than_one(databas
     one = await round_trips(range(1, 2))
     assert await round_trips(range(2, 1002)) <= one <= 7, asked
     assert len(await published(database)) == 1002
+
+
+async def test_a_state_that_is_published_again_is_the_one_it_was_with_its_version_and_its_opt_outs(
+    database: Database,
+) -> None:
+    await recorded(database, of("s1", opt_in(1)), of("s2", opt_in(1)))
+    await recorded(database, of("s1", opt_out(2)))
+    *_, s2, s1 = await published(database)
+    before = len(await published(database))
+    async with database.begin() as tx:
+        assert len(await publish_again(tx, ["s1", "s2", "nobody"], NOW - timedelta(days=7), NOW)) == 2
+    again = {event.subject_id: event for event in (await published(database))[before:]}
+    assert again["s1"] == s1
+    assert again["s2"] == replace(s2, causes=())
+    assert (await held(database, "s1")).version == s1.version

@@ -9,6 +9,8 @@ commit may be ahead of a database restored from its backup.
 A second owner of a partition waits on the row lock, then sees it is behind and skips: zombies are fenced by the row.
 A stored offset that went back is a database that lost commits (a failover to a replica that was behind): what it lost
 is read again.
+Of a watermarked topic the records' numbers are followed (`completeness.py`). A gap, and a log that is not the one that
+was read, are stored with the offset until a person clears them (`broken_logs.py`, ADR-0004); other partitions go on.
 
     Poison           never retry this: to `<topic>.dlq` through the outbox, in the transaction that steps over it;
                      `on_poison` runs in the same transaction; too many in a row stop the consumer
@@ -25,7 +27,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
@@ -49,9 +51,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common import dead_letters, kafka, outbox
+from common import broken_logs, dead_letters, kafka, outbox
+from common.broken_logs import Broken, Fault
+from common.completeness import Reading
 from common.contracts import Event, Topic, Watermark
 from common.database import Database, fetch_many
+from common.log_identity import UNKNOWN, Identity, identity_of
 from common.notify import either
 from common.settings import ServiceSettings
 from common.telemetry import continue_trace, counter, gauge, histogram
@@ -67,6 +72,7 @@ JOIN_SESSION_MS = 10_000
 HEARTBEAT_MS = 1_000
 COMMIT_EVERY_S = 1.0
 COLLECT_EVERY_S = 1.0
+WATCH_EVERY_S = 5.0
 FETCH_BYTES = 4 * 1024 * 1024  # of one answer: a process has several consumers, and each asks several brokers
 # what a watermark from the future speaks for nobody knows, also once that instant has come: a clock is wrong. By the
 # database's clock, as whoever said it may be on our own host
@@ -97,6 +103,14 @@ class Stopped(RuntimeError):
 
 class _WentBack(Exception):
     """The database holds less than this consumer has stored: nothing was done, the partition is to be placed anew."""
+
+
+class Mark(NamedTuple):
+    """A watermark as it came off a partition."""
+
+    offset: int
+    as_of: datetime
+    last_number: int
 
 
 class Received(msgspec.Struct, frozen=True):
@@ -153,6 +167,15 @@ def define(metadata: MetaData) -> Table:
         Column("next_offset", BigInteger, nullable=False),
         Column("as_of", DateTime(timezone=True), nullable=True),  # the newest watermark applied, and believed
         Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+        Column("last_number", BigInteger, nullable=False, server_default=text("0")),  # as `completeness.Seen`
+        Column("unseen", BigInteger, nullable=False, server_default=text("0")),
+        Column("topic_id", Text, nullable=True),  # of the log that the offset is of; null: not asked yet, or none
+        Column("cluster_id", Text, nullable=True),
+        Column("fault", Text, nullable=True),  # as `broken_logs.Fault`, until a person clears it; as all below
+        Column("fault_at", BigInteger, nullable=True),
+        Column("fault_since", DateTime(timezone=True), nullable=True),
+        Column("fault_why", Text, nullable=True),
+        Column("cleared_at", DateTime(timezone=True), nullable=True),  # when a person last did
         PrimaryKeyConstraint("consumer_group", "topic", "partition"),
     )
 
@@ -183,19 +206,6 @@ def event_of(subscription: Subscription, record: Any) -> Event | None:
     return event
 
 
-async def lock_offset(tx: AsyncConnection, subscription: Subscription, partition: int) -> int | None:
-    """The next offset as stored; until the transaction ends nobody handles anything of this partition."""
-    rows = await fetch_many(
-        tx,
-        "SELECT next_offset FROM consumer_offset WHERE consumer_group = $1 AND topic = $2 AND partition = $3"
-        " FOR UPDATE",
-        subscription.group,
-        subscription.topic.name,
-        partition,
-    )
-    return rows[0][0] if rows else None
-
-
 @dataclass(slots=True)
 class _Partition:
     """What the loop remembers of one partition between batches."""
@@ -224,6 +234,9 @@ class Consumer:
     settings: ServiceSettings
     assigned: asyncio.Event = field(default_factory=asyncio.Event)
     failing_s: float = 0.0
+    broken: Sequence[Broken] = ()  # partitions of the topic that a person has to see to, whichever process reads them
+    _identity: Identity = UNKNOWN
+    _stopped: set[TopicPartition] = field(default_factory=set)  # of another log: not read
     _going: dict[TopicPartition, asyncio.Task[None]] = field(default_factory=dict)  # batches being handled
     _joined: bool = False
     _placed: set[TopicPartition] = field(default_factory=set)  # those that read on from the stored offset
@@ -239,9 +252,13 @@ class Consumer:
     def name(self) -> str:
         return f"{self.subscription.group}:{self.subscription.topic.name}"
 
+    @property
+    def _topic(self) -> str:
+        return self.settings.topic_prefix + self.subscription.topic.name
+
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`. Raises Stopped when it must not go on."""
-        topic = self.settings.topic_prefix + self.subscription.topic.name
+        topic = self._topic
         kafka_consumer = AIOKafkaConsumer(
             **kafka.connection(self.settings),
             group_id=self.settings.topic_prefix + self.subscription.group,
@@ -261,6 +278,7 @@ class Consumer:
             if self.subscription.on_assigned is not None:
                 self.subscription.on_assigned(self.settings.partitions)
         await _until_started(kafka_consumer, stop)
+        watching = asyncio.create_task(self._watch(kafka_consumer, stop))
         try:
             while not stop.is_set():
                 if not await self._place(kafka_consumer):
@@ -289,6 +307,7 @@ class Consumer:
                 task.cancel()
             raise
         finally:
+            watching.cancel()
             if self._going:
                 await asyncio.wait(self._going.values())
             if self._committing is not None:
@@ -298,9 +317,9 @@ class Consumer:
 
     async def _read(self, kafka_consumer: AIOKafkaConsumer) -> dict[TopicPartition, list[Any]]:
         """What there is of partitions that nothing is being handled of; nothing, once there is one more of them."""
-        idle = kafka_consumer.assignment() - self._going.keys()
+        idle = kafka_consumer.assignment() - self._going.keys() - self._stopped
         may_read = self.subscription.may_read is None or self.subscription.may_read()
-        if not may_read and not self._going:
+        if not (idle and may_read) and not self._going:
             await asyncio.sleep(POLL_MS / 1000)
             return {}
         if self._going and not (idle and may_read):
@@ -323,15 +342,14 @@ class Consumer:
 
     def _begin(self, kafka_consumer: AIOKafkaConsumer, batches: dict[TopicPartition, list[Any]]) -> None:
         """A task for each batch; one for all of those that hold only watermarks."""
-        marks: dict[TopicPartition, tuple[int, datetime]] = {}
+        marks: dict[TopicPartition, list[Mark]] = {}
         for tp, records in batches.items():
-            if (as_of := newest_of_watermarks(records)) is not None:
-                marks[tp] = records[-1].offset + 1, as_of
+            if only := watermarks_of(records):
+                marks[tp] = only
             else:
                 self._going[tp] = asyncio.create_task(self._handle(kafka_consumer, tp, records))
         if marks:
-            first = {tp: batches[tp][0].offset for tp in marks}
-            self._going |= dict.fromkeys(marks, asyncio.create_task(self._note(kafka_consumer, marks, first)))
+            self._going |= dict.fromkeys(marks, asyncio.create_task(self._note(kafka_consumer, marks)))
 
     async def _some_ended(self) -> None:
         """Forgets the batches that have ended, and waits for one while there are as many as there may be. Raises what
@@ -375,56 +393,64 @@ class Consumer:
         BATCH.labels(self.subscription.topic.name).observe(time.monotonic() - started)
         self._went_well(kafka_consumer, tp, records[-1].offset + 1)
 
-    async def _note(
-        self,
-        kafka_consumer: AIOKafkaConsumer,
-        marks: dict[TopicPartition, tuple[int, datetime]],
-        first: dict[TopicPartition, int],
-    ) -> None:
-        """Watermarks of several partitions: `marks` has the next offset and the newest of each."""
-        marks = {tp: mark for tp, mark in marks.items() if tp in kafka_consumer.assignment()}
+    async def _note(self, kafka_consumer: AIOKafkaConsumer, marks: dict[TopicPartition, list[Mark]]) -> None:
+        """Watermarks of several partitions."""
+        marks = {tp: of_one for tp, of_one in marks.items() if tp in kafka_consumer.assignment()}
         started = time.monotonic()
         try:
             behind = await self._step_over_watermarks(marks)
         except Exception:
-            for tp in marks:
-                self._failed(kafka_consumer, tp, first[tp], started)
+            for tp, of_one in marks.items():
+                self._failed(kafka_consumer, tp, of_one[0].offset, started)
             return
-        for tp, (following, _) in marks.items():
+        for tp, of_one in marks.items():
             if tp in behind:
                 self._went_back(tp)
             else:
-                self._went_well(kafka_consumer, tp, following)
+                self._went_well(kafka_consumer, tp, of_one[-1].offset + 1)
 
-    async def _step_over_watermarks(self, marks: dict[TopicPartition, tuple[int, datetime]]) -> set[TopicPartition]:
+    async def _step_over_watermarks(self, marks: dict[TopicPartition, list[Mark]]) -> set[TopicPartition]:
         """The transaction. Returns those whose stored offset went back, of which nothing was stored."""
         of = {tp.partition: tp for tp in marks}
         ours = self.subscription.group, self.subscription.topic.name
         async with self.database.begin() as tx:
             rows = await fetch_many(
                 tx,
-                "SELECT partition, next_offset FROM consumer_offset WHERE consumer_group = $1 AND topic = $2"
-                " AND partition = ANY($3::integer[]) ORDER BY partition FOR UPDATE",
+                "SELECT partition, next_offset, last_number, unseen, fault, cleared_at FROM consumer_offset"
+                " WHERE consumer_group = $1 AND topic = $2 AND partition = ANY($3::integer[])"
+                " ORDER BY partition FOR UPDATE",
                 *ours,
                 list(of),
             )
-            stored = {of[partition]: next_offset for partition, next_offset in rows}
-            behind = {tp for tp in marks if stored.get(tp, -1) < self._reached.get(tp, 0)}
-            fresh = [tp for tp in marks if tp not in behind and stored[tp] < marks[tp][0]]
+            stored = {of[row[0]]: broken_logs.stored_of(self.subscription.topic, *row[1:]) for row in rows}
+            behind = {tp for tp in marks if self._is_behind(tp, stored.get(tp))}
+            fresh: dict[TopicPartition, Reading] = {}
+            for tp in marks.keys() - behind:
+                reading = stored[tp].reading
+                for mark in marks[tp]:
+                    if mark.offset >= reading.seen.next_offset:
+                        reading.watermark(*mark)
+                        fresh[tp] = reading
             await fetch_many(
                 tx,
-                "UPDATE consumer_offset o SET next_offset = n.next_offset, updated_at = now(),"
-                f" as_of = {BELIEVED.format(known='o.as_of', said='n.as_of', skew='$6')}"
-                " FROM unnest($3::integer[], $4::bigint[], $5::timestamptz[]) AS n(partition, next_offset, as_of)"
+                "UPDATE consumer_offset o SET next_offset = n.next_offset, last_number = n.last_number,"
+                " unseen = n.unseen, updated_at = now(),"
+                f" as_of = {BELIEVED.format(known='o.as_of', said='n.as_of', skew='$8')}"
+                " FROM unnest($3::integer[], $4::bigint[], $5::bigint[], $6::bigint[], $7::timestamptz[])"
+                " AS n(partition, next_offset, last_number, unseen, as_of)"
                 " WHERE o.consumer_group = $1 AND o.topic = $2 AND o.partition = n.partition",
                 *ours,
                 [tp.partition for tp in fresh],
-                [marks[tp][0] for tp in fresh],
-                [marks[tp][1] for tp in fresh],
+                [reading.seen.next_offset for reading in fresh.values()],
+                [reading.seen.last_number for reading in fresh.values()],
+                [reading.seen.unseen for reading in fresh.values()],
+                [reading.as_of for reading in fresh.values()],
                 timedelta(seconds=self.settings.max_clock_skew_s),
             )
+            for tp, reading in fresh.items():
+                await self._note_gap(tx, tp.partition, reading)
         for tp in marks.keys() - behind:
-            self._reached[tp] = max(self._reached.get(tp, 0), marks[tp][0])
+            self._reached[tp] = max(self._reached.get(tp, 0), marks[tp][-1].offset + 1)
         return behind
 
     def _went_back(self, tp: TopicPartition) -> None:
@@ -475,25 +501,26 @@ class Consumer:
     async def _apply(self, tp: TopicPartition, records: Sequence[Any]) -> After | None:
         """The transaction. Raises Poison with nothing done when a record cannot be read or handled."""
         async with self.database.begin() as tx:
-            stored = await self._lock_reached(tx, tp)
-            fresh = [record for record in records if record.offset >= stored]
+            reading = await self._lock_reached(tx, tp)
+            fresh = [record for record in records if record.offset >= reading.seen.next_offset]
             if not fresh:
                 return None
             received: list[Received] = []
-            as_of: datetime | None = None
             for record in fresh:
                 event = event_of(self.subscription, record)
+                if type(event) is Watermark:
+                    reading.watermark(record.offset, event.as_of, event.last_number)
+                    continue
+                reading.record(record.offset, kafka.number_of(record.headers))
                 if event is None:
                     HANDLED.labels(self.subscription.topic.name, "unknown_type").inc()
-                elif type(event) is Watermark:
-                    as_of = event.as_of if as_of is None else max(as_of, event.as_of)
                 else:
                     received.append(received_as(record, event))
             after = None
             if received:
                 continue_trace(received[0].traceparent)
                 after = await self.subscription.handle(tx, received)
-            await self._step(tx, tp.partition, fresh[-1].offset + 1, as_of)
+            await self._step(tx, tp.partition, reading)
         self._reached[tp] = fresh[-1].offset + 1
         if received:  # a watermark says nothing about whether events can be handled
             self._partitions.setdefault(tp, _Partition()).poison_in_a_row = 0
@@ -519,8 +546,10 @@ class Consumer:
             extra={"topic": tp.topic, "partition": tp.partition, "offset": record.offset, "why": reason},
         )
         async with self.database.begin() as tx:
-            if record.offset < await self._lock_reached(tx, tp):
+            reading = await self._lock_reached(tx, tp)
+            if record.offset < reading.seen.next_offset:
                 return
+            reading.record(record.offset, kafka.number_of(record.headers))
             if self.subscription.on_poison is not None:
                 await self.subscription.on_poison(tx, key_of(record), tp.partition, record.offset)
             await outbox.append_dead_letter(tx, self.subscription.topic, record.key, record.value, reason)
@@ -534,38 +563,71 @@ class Consumer:
                 value=record.value,
                 reason=reason,
             )
-            await self._step(tx, tp.partition, record.offset + 1, None)
+            await self._step(tx, tp.partition, reading)
         self._reached[tp] = record.offset + 1
         HANDLED.labels(self.subscription.topic.name, "poison").inc()
 
-    async def _lock_reached(self, tx: AsyncConnection, tp: TopicPartition) -> int:
-        """The stored next offset, its row locked until the transaction ends. Raises _WentBack."""
-        stored = await lock_offset(tx, self.subscription, tp.partition)
-        if stored is None or stored < self._reached.get(tp, 0):
+    async def _lock_reached(self, tx: AsyncConnection, tp: TopicPartition) -> Reading:
+        """How far the partition is read, its row locked until the transaction ends. Raises _WentBack."""
+        stored = await broken_logs.lock(tx, self.subscription.group, self.subscription.topic, tp.partition)
+        if stored is None or self._is_behind(tp, stored):
             raise _WentBack
-        return stored
+        return stored.reading
 
-    async def _step(self, tx: AsyncConnection, partition: int, next_offset: int, as_of: datetime | None) -> None:
+    def _is_behind(self, tp: TopicPartition, stored: broken_logs.Stored | None) -> bool:
+        """Whether the partition is to be placed anew: less is stored than was, or that it must not be read."""
+        if stored is None or stored.fault == "other_log":
+            return True
+        return stored.reading.seen.next_offset < self._reached.get(tp, 0)
+
+    async def _step(self, tx: AsyncConnection, partition: int, reading: Reading) -> None:
         await fetch_many(
             tx,
-            "UPDATE consumer_offset SET next_offset = $1, updated_at = now(),"
-            f" as_of = {BELIEVED.format(known='as_of', said='$2::timestamptz', skew='$3')}"
-            " WHERE consumer_group = $4 AND topic = $5 AND partition = $6",
-            next_offset,
-            as_of,
+            "UPDATE consumer_offset SET next_offset = $1, last_number = $2, unseen = $3, updated_at = now(),"
+            f" as_of = {BELIEVED.format(known='as_of', said='$4::timestamptz', skew='$5')}"
+            " WHERE consumer_group = $6 AND topic = $7 AND partition = $8",
+            *reading.seen,
+            reading.as_of,
             timedelta(seconds=self.settings.max_clock_skew_s),
             self.subscription.group,
             self.subscription.topic.name,
             partition,
         )
+        await self._note_gap(tx, partition, reading)
+
+    async def _note_gap(self, tx: AsyncConnection, partition: int, reading: Reading) -> None:
+        """In the transaction that steps over the gap."""
+        if (gap := reading.gap) is not None:
+            await self._note_fault(
+                tx,
+                partition,
+                "records_missing",
+                gap.offset,
+                f"{gap.missing} or more records before offset {gap.offset} are missing",
+            )
+
+    async def _note_fault(self, tx: AsyncConnection, partition: int, fault: Fault, at: int, why: str) -> None:
+        topic = self.subscription.topic
+        await broken_logs.note(tx, self.subscription.group, topic, partition, fault, at, why)
+        log.error("a log is broken", extra={"consumer": self.name, "partition": partition, "offset": at, "why": why})
 
     async def _place(self, kafka_consumer: AIOKafkaConsumer) -> bool:
-        """Seek what was assigned to its stored offset. False while the database does not answer."""
+        """Seek what was assigned to its stored offset. False while the database or the broker does not answer."""
         try:
-            for tp in kafka_consumer.assignment() - self._placed:
-                stored = await self.start_of(tp.partition)
+            new = kafka_consumer.assignment() - self._placed - self._stopped
+            if new:
+                self._identity = await identity_of(kafka_consumer._client, self._topic)
+            for tp in new:
+                stored, fault = await self._begin_at(tp.partition, self._identity)
                 with contextlib.suppress(IllegalStateError):  # lost meanwhile
                     kafka_consumer.seek(tp, stored)
+                    if fault == "other_log":
+                        self._resume_at.pop(tp, None)
+                        kafka_consumer.pause(tp)
+                        self._stopped.add(tp)
+                        continue
+                    if tp not in self._resume_at:
+                        kafka_consumer.resume(tp)
                     self._placed.add(tp)
                     self._reached[tp] = stored
         except Exception as error:
@@ -574,6 +636,31 @@ class Consumer:
         if self._joined:
             self.assigned.set()
         return True
+
+    async def _watch(self, kafka_consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
+        """Every WATCH_EVERY_S: what a person has to see to, and whether the topic is still the one that is read."""
+        while not stop.is_set():
+            try:
+                await self._look(kafka_consumer)
+            except Exception as error:
+                log.warning("a log was not looked at", extra={"consumer": self.name, "why": type(error).__name__})
+            await either(stop, None, WATCH_EVERY_S)
+
+    async def _look(self, kafka_consumer: AIOKafkaConsumer) -> None:
+        topic = self.subscription.topic
+        async with self.database.begin() as tx:
+            found = await broken_logs.found(tx, topic.name)
+        broken_logs.BROKEN.labels(topic.name).set(len(found))
+        self.broken = [each for each in found if each.group == self.subscription.group]
+        unread = {each.partition for each in self.broken if each.fault == "other_log"}
+        self._stopped = {tp for tp in self._stopped if tp.partition in unread}  # those cleared are placed anew
+        self._placed = {tp for tp in self._placed if tp.partition not in unread}  # as another process says
+        now = await identity_of(kafka_consumer._client, self._topic)
+        if self._identity not in (UNKNOWN, now):  # also of partitions that no process has at the moment
+            for partition in range(self.settings.partitions):
+                await self._begin_at(partition, now)
+            self._placed.clear()
+            self._identity = now
 
     async def _within_the_log(self, kafka_consumer: AIOKafkaConsumer) -> None:
         """Not every broker refuses an offset beyond its log: a log that ends before what we have read is another log,
@@ -593,26 +680,31 @@ class Consumer:
             if short is None or end >= short.position:
                 self._short[tp] = _Short(position, answer, now)
             elif answer != short.answer and (not self.settings.kafka_groups or now - short.since > NEW_LEADER_S):
-                raise Stopped(f"{self.name}: offset {short.position} of partition {tp.partition} is beyond the log")
+                await self._stop_reading(
+                    tp, short.position, f"offset {short.position} is beyond the log, which ends at {end}"
+                )
+
+    async def _stop_reading(self, tp: TopicPartition, at: int, why: str) -> None:
+        """Records that were needed are gone, or the topic was made anew: a person decides. The other partitions go
+        on. While the database does not answer this partition finds the same again."""
+        try:
+            async with self.database.begin() as tx:
+                await broken_logs.lock(tx, self.subscription.group, self.subscription.topic, tp.partition)
+                await self._note_fault(tx, tp.partition, "other_log", at, why)
+        except Exception as error:
+            log.warning("a stop was not stored yet", extra={"consumer": self.name, "why": type(error).__name__})
+            return
+        self._short.pop(tp, None)
+        self._placed.discard(tp)
 
     async def start_of(self, partition: int) -> int:
         """Where to read on: the stored offset; the beginning of the log (0) the first time."""
-        async with self.database.begin() as tx:
-            await tx.execute(
-                text(
-                    "INSERT INTO consumer_offset (consumer_group, topic, partition, next_offset)"
-                    " VALUES (:group, :topic, :partition, 0) ON CONFLICT DO NOTHING"
-                ),
-                self._row(partition),
-            )
-            return await lock_offset(tx, self.subscription, partition) or 0
+        stored, _ = await self._begin_at(partition, UNKNOWN)
+        return stored
 
-    def _row(self, partition: int) -> dict[str, Any]:
-        return {
-            "group": self.subscription.group,
-            "topic": self.subscription.topic.name,
-            "partition": partition,
-        }
+    async def _begin_at(self, partition: int, identity: Identity) -> tuple[int, Fault | None]:
+        async with self.database.begin() as tx:
+            return await broken_logs.begin(tx, self.subscription.group, self.subscription.topic, partition, identity)
 
     async def _out_of_range(self, kafka_consumer: AIOKafkaConsumer, error: KafkaError) -> None:
         """The log no longer holds the offset we want. From 0 that means the oldest records have aged out before we
@@ -620,10 +712,12 @@ class Consumer:
         person decides."""
         for tp in kafka_consumer.assignment():
             stored = await self.start_of(tp.partition)
+            if tp in self._stopped:
+                continue
             if stored == 0:
                 await kafka_consumer.seek_to_beginning(tp)
             elif isinstance(error, OffsetOutOfRangeError) and tp in (error.args[0] if error.args else ()):
-                raise Stopped(f"{self.name}: offset {stored} of partition {tp.partition} is not in the log") from error
+                await self._stop_reading(tp, stored, f"offset {stored} is not in the log")
             else:
                 kafka_consumer.seek(tp, stored)
                 self._reached[tp] = stored
@@ -678,6 +772,7 @@ class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
         while going := [task for task in self._consumer._going.values() if not task.done()]:
             await asyncio.wait(going)
         self._consumer._placed.clear()
+        self._consumer._stopped.clear()
         self._consumer._reached.clear()
         self._consumer._resume_at.clear()
         self._consumer._short.clear()
@@ -685,6 +780,7 @@ class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         self._consumer._placed.clear()
+        self._consumer._stopped.clear()
         self._consumer._forget(self._consumer._partitions.keys() - assigned)
         self._consumer._joined = True
         if self._consumer.subscription.on_assigned is not None:
@@ -696,19 +792,19 @@ async def _commit(kafka_consumer: AIOKafkaConsumer, offsets: dict[TopicPartition
         await kafka_consumer.commit(offsets)
 
 
-def newest_of_watermarks(records: Sequence[Any]) -> datetime | None:
-    """The newest watermark where there is nothing else; None where there is an event, or something unreadable."""
-    newest: datetime | None = None
+def watermarks_of(records: Sequence[Any]) -> list[Mark]:
+    """The watermarks where there is nothing else; empty where there is an event, or a record that cannot be read."""
+    marks: list[Mark] = []
     for record in records:
         if _type(record) != Watermark.type:
-            return None
+            return []
         try:
             mark = kafka.decode(record.value, record.headers)
         except kafka.Undecodable:
-            return None
+            return []
         assert isinstance(mark, Watermark)
-        newest = mark.as_of if newest is None else max(newest, mark.as_of)
-    return newest
+        marks.append(Mark(record.offset, mark.as_of, mark.last_number))
+    return marks
 
 
 def received_as(record: Any, event: Event) -> Received:

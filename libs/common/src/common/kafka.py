@@ -113,6 +113,14 @@ def encode(event: Event) -> bytes:
     return _encoder.encode(event)
 
 
+def number_of(headers: Sequence[tuple[str, bytes]]) -> int | None:
+    """The number that the relay gave a record; None where it has none, or none that the relay can have given."""
+    for name, value in headers:
+        if name == NUMBER:
+            return int(value) if value.isdigit() and len(value) < 19 else None
+    return None
+
+
 def cloud_event_headers(
     event_type: str, event_id: UUID, source: str, time: datetime, traceparent: str | None
 ) -> Headers:
@@ -202,7 +210,10 @@ class Wanted(msgspec.Struct, frozen=True):
 async def ensure_topics(settings: ServiceSettings, topics: Sequence[Topic]) -> None:
     """Create what is missing, each topic with its dead letters; look at what is there. Raises WrongTopic, and
     KafkaError where it may be tried again."""
-    in_sync = {"min.insync.replicas": str(max(settings.kafka_replication - 1, 1))}  # one replica may be lost
+    in_sync = {
+        "min.insync.replicas": str(max(settings.kafka_replication - 1, 1)),  # one replica may be lost
+        "unclean.leader.election.enable": "false",  # a replica that was behind loses what was acknowledged
+    }
     wanted: dict[str, Wanted] = {}
     for topic in topics:
         for name, partitions, config in (

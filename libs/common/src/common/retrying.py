@@ -15,8 +15,8 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import OffsetOutOfRangeError
 
-from common import dead_letters, kafka
-from common.consumer import After, Hold, Poison, Subscription, event_of, lock_offset, received_as
+from common import broken_logs, dead_letters, kafka
+from common.consumer import After, Hold, Poison, Subscription, event_of, received_as
 from common.contracts import Watermark
 from common.database import Database
 from common.dead_letters import DeadLetter
@@ -65,7 +65,7 @@ class Retrying:
 
     async def _handle(self, letter: DeadLetter, subscription: Subscription, record: Any) -> After | None:
         async with self.database.begin() as tx:
-            await lock_offset(tx, subscription, letter.partition)
+            await broken_logs.lock(tx, subscription.group, subscription.topic, letter.partition)
             now = await dead_letters.find(tx, letter.id, lock=True)
             if now is None or now.state != "asked":
                 return None  # another worker was quicker, or somebody thought better of it

@@ -5,9 +5,10 @@
     projection   what must wait for nothing that a worker does, where a service has such
     relay        outbox to Kafka
 
-`python -m <service> migrate` brings the schema up to date and ends, and `dead-letters` lists what was stepped over and
-decides about it; without an argument it serves, with the roles of PLACET_ROLES. Every role answers /livez, /readyz and
-/metrics. A worker that raises ends the process: the platform restarts it, and it starts from what is committed.
+`python -m <service> migrate` brings the schema up to date and ends; `dead-letters` lists what was stepped over and
+decides about it; `log` lists logs that lost records, and clears them. Without an argument it serves, with the roles of
+PLACET_ROLES. Every role answers /livez, /readyz and /metrics. A worker that raises ends the process: the platform
+restarts it, and it starts from what is committed.
 """
 
 import asyncio
@@ -32,7 +33,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from common import dead_letters, kafka, problems
+from common import broken_logs, dead_letters, kafka, problems
 from common.auth import Authenticator
 from common.consumer import Consumer, Subscription
 from common.contracts import TOPICS, Topic
@@ -140,6 +141,7 @@ class _Running:
     def not_ready(self) -> list[str]:
         why = [f"{c.name} has no partitions yet" for c in self.consumers if not c.assigned.is_set()]
         why += [f"{c.name} has failed for {c.failing_s:.0f} s" for c in self.consumers if c.failing_s > READY_FAILING_S]
+        why += [str(broken) for consumer in self.consumers for broken in consumer.broken]
         why += [f"{task.get_name()} has ended" for task in self.tasks if task.done()]
         if not self.topics_ready:
             why.append("topics are not there yet")
@@ -451,7 +453,7 @@ def keep_memory() -> None:
 
 
 def main(build: Callable[[], Service[Any]]) -> None:
-    """`python -m <service> [migrate | dead-letters …]`."""
+    """`python -m <service> [migrate | dead-letters … | log …]`."""
     service = build()
     log_to_stderr(service.name)
     if sys.argv[1:] == ["migrate"]:
@@ -459,8 +461,10 @@ def main(build: Callable[[], Service[Any]]) -> None:
         return
     if sys.argv[1:2] == ["dead-letters"]:
         sys.exit(asyncio.run(dead_letters.command(service.name, service.settings.database_url, sys.argv[2:])))
+    if sys.argv[1:2] == ["log"]:
+        sys.exit(asyncio.run(broken_logs.command(service.name, service.settings.database_url, sys.argv[2:])))
     if sys.argv[1:]:
-        sys.exit(f"usage: python -m {service.name} [migrate | dead-letters]")
+        sys.exit(f"usage: python -m {service.name} [migrate | dead-letters | log]")
     os.nice(service.settings.nice)
     app = create_app(service)
     collect_rarely()

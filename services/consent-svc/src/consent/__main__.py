@@ -1,14 +1,16 @@
-"""`python -m consent [migrate]`; `python -m consent verify`, which needs PLACET_DATABASE_URL and no other setting; and
-`python -m consent verify-bundle FILE`, which needs none, and no database."""
+"""`python -m consent [migrate | republish --partition N]`; `python -m consent verify`, which needs PLACET_DATABASE_URL
+and no other setting; and `python -m consent verify-bundle FILE`, which needs none, and no database."""
 
 import sys
 
 from common.service import main
-from consent import verify_bundle, verify_ledger
-from consent.service import build
+from consent import republishing, verify_bundle, verify_ledger
+from consent.service import Settings, build
 
 if sys.argv[1:2] == ["verify-bundle"]:
     sys.exit(verify_bundle.run(sys.argv[2:]))
 if sys.argv[1:2] == ["verify"]:
     sys.exit(verify_ledger.run(sys.argv[2:]))
+if sys.argv[1:2] == ["republish"]:
+    sys.exit(republishing.run(Settings(), sys.argv[2:]))
 main(build)

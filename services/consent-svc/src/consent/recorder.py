@@ -314,6 +314,27 @@ async def recount(tx: AsyncConnection, subject_ids: Collection[str], now: dateti
     await _write(tx, changes, now)
 
 
+async def publish_again(tx: AsyncConnection, subject_ids: Collection[str], since: datetime, now: datetime) -> list[int]:
+    """Publish the state of these people as it stands, for a log that has lost it; the outbox ids. Versions stay:
+    a reader that has a state steps over it. `since`: opt-outs recorded from then on are named as causes, so that a
+    reader that missed one reports it enforced."""
+    locked = await store.lock_subjects(tx, {}, subject_ids)
+    kept = await store.terms_kept(tx, locked)
+    said = await store.opt_outs_since(tx, locked, since)
+    again = [
+        _Change(
+            subject,
+            subject,
+            now,
+            terms=_Terms(tuple(kept.get(subject.subject_id, ())), (), ()),
+            causes=[cause for one in said.get(subject.subject_id, ()) if (cause := ledger.cause(one)) is not None],
+        )
+        for subject in locked.values()
+        if subject.version > 0
+    ]
+    return await outbox.append(tx, STATES, [_event(change) for change in again])
+
+
 async def forget(tx: AsyncConnection, subject_ids: Collection[str], now: datetime) -> None:
     """These people are erased from now on (`erasures.py`), as nothing of theirs is open any more. No evidence, as
     nothing was said: who is out is out, and who comes back does so by an opt-in."""

@@ -971,6 +971,34 @@ async def whole_histories(tx: AsyncConnection, subject_ids: Collection[str]) -> 
     return [(found[subject_id], histories[subject_id]) for subject_id in sorted(found)]
 
 
+async def opt_outs_since(
+    tx: AsyncConnection, subject_ids: Collection[str], since: datetime
+) -> dict[str, list[Evidence]]:
+    """What these people's ledgers hold of opt-outs that were recorded since then, oldest first, by subject_id."""
+    rows = await tx.execute(
+        text(
+            "SELECT * FROM evidence WHERE subject_id = ANY(CAST(:ids AS text[])) AND kind = 'opt_out'"
+            " AND recorded_at >= :since ORDER BY subject_id, position"
+        ),
+        {"ids": list(subject_ids), "since": since},
+    )
+    found: dict[str, list[Evidence]] = {}
+    for row in rows:
+        found.setdefault(row.subject_id, []).append(_entry(row).evidence)
+    return found
+
+
+async def told_after(tx: AsyncConnection, after: str, limit: int) -> list[str]:
+    """People of whom anything was told, in the order of their ids from the one after `after`."""
+    rows = await fetch_many(
+        tx,
+        "SELECT subject_id FROM subject WHERE subject_id > $1 AND version > 0 ORDER BY subject_id LIMIT $2",
+        after,
+        limit,
+    )
+    return [subject_id for (subject_id,) in rows]
+
+
 async def find_evidence(tx: AsyncConnection, evidence_ids: Collection[str]) -> dict[str, Evidence]:
     """Those that the ledger holds, by id."""
     rows = await tx.execute(

@@ -20,10 +20,11 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common.completeness import Seen
 from common.consumer import Stopped
 from common.contracts.consent import ConsentStateChanged
 from common.database import Database, may_idle
-from common.replaying import Batch, Replaying
+from common.replaying import BEGINNING, Batch, Replaying
 from common.settings import ServiceSettings
 from dispatch import projection, store
 
@@ -35,6 +36,7 @@ WAITS_S = 0.5  # for the lock, which others then wait behind: longer, and it let
 READS_S = 2.0  # what is left of the log, while they wait
 AGAIN_S = 2.0
 TRIES = 30
+OVER_GAPS = "--over-gaps"
 REBUILDER = "placet.rebuild"  # advisory lock: one that rebuilds
 ANOTHERS = "another has gone on with this rebuild, or finished it: run it again if none does"
 
@@ -45,12 +47,15 @@ class NotNow(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Rebuilding:
+    """`over_gaps`: a person says that consent-svc has published again what the log has lost."""
+
     database: Database
     settings: ServiceSettings
     tell: Callable[[str], None]
+    over_gaps: bool = False
 
     async def run(self) -> None:
-        """Raises NotNow; Stopped where a state's subject cannot be read."""
+        """Raises NotNow; Stopped where a state's subject cannot be read, or the log has lost records."""
         [subscription] = [s for s in projection.subscriptions() if s.group == store.CONSENTS_GROUP]
         async with self._alone(), Replaying(subscription, self.settings) as log_again:
             async with self.database.begin() as tx:
@@ -59,12 +64,13 @@ class Rebuilding:
                 async with self.database.begin() as tx:
                     until = await store.rebuild_until(tx)
                 async for batch in log_again.read(reached, until, AT_ONCE):
+                    self._look_for_a_gap(batch)
                     async with self.database.begin() as tx:
                         await _step(tx, batch, begun_at, reached)
-                self.tell(f"{sum(reached.values())} records read")
+                self.tell(f"{sum(seen.next_offset for seen in reached.values())} records read")
                 async with self.database.begin() as tx:
                     ahead = await store.projected_up_to(tx)
-                if sum(ahead[partition] - reached.get(partition, 0) for partition in ahead) <= NEAR:
+                if sum(ahead[partition] - reached.get(partition, BEGINNING).next_offset for partition in ahead) <= NEAR:
                     break
             try:
                 async with self.database.begin() as tx:
@@ -72,6 +78,7 @@ class Rebuilding:
                     await may_idle(tx)  # the log may be slow; nobody waits for this one
                     until = await store.projected_up_to(tx)
                     async for batch in log_again.read(reached, until, AT_ONCE):
+                        self._look_for_a_gap(batch)
                         await _step(tx, batch, begun_at, reached)
                     kept = await store.keep_newer(tx)  # of a moment up to which the log is read: none of it comes after
                     await tx.execute(text("ANALYZE subject_next"))  # else its first decisions read all of it
@@ -83,15 +90,30 @@ class Rebuilding:
                 self.tell(f"{kept} people are kept as they are: newer than what the log holds")
             await self._change(log_again, begun_at, reached)
 
-    async def _change(self, log_again: Replaying, begun_at: datetime, reached: Mapping[int, int]) -> None:
+    def _look_for_a_gap(self, batch: Batch) -> None:
+        """A table made from a log that has lost records would not be whole. Raises Stopped."""
+        if (gap := batch.reading.gap) is None:
+            return
+        lost = f"the log of partition {batch.partition} has lost records before offset {gap.offset}"
+        if not self.over_gaps:
+            raise Stopped(
+                f"{lost}: run `python -m consent republish --partition {batch.partition}`, and then"
+                " `python -m dispatch rebuild --over-gaps`"
+            )
+        self.tell(f"{lost}, and a person says that they were published again")
+
+    async def _change(self, log_again: Replaying, begun_at: datetime, reached: Mapping[int, Seen]) -> None:
         for _ in range(TRIES):
             try:
                 async with self.database.begin() as tx:
                     await store.lock_generation(tx, WAITS_S)
                     async with asyncio.timeout(READS_S):
                         until = await store.projected_up_to(tx)  # to stay so: whoever would write it waits for us
-                        async for batch in log_again.read(reached, until, AT_ONCE):
+                        read_on = dict(reached)
+                        async for batch in log_again.read(read_on, until, AT_ONCE):
+                            self._look_for_a_gap(batch)
                             await _apply(tx, batch)
+                            read_on[batch.partition] = batch.reading.seen
                     if not await store.change_generations(tx, begun_at, reached):
                         raise NotNow(ANOTHERS)
                 return
@@ -119,14 +141,14 @@ def _was_overtaken(error: Exception) -> bool:
     return isinstance(cause, asyncpg.SerializationError)
 
 
-async def _step(tx: AsyncConnection, batch: Batch, begun_at: datetime, reached: dict[int, int]) -> None:
+async def _step(tx: AsyncConnection, batch: Batch, begun_at: datetime, reached: dict[int, Seen]) -> None:
     """Raises NotNow where another has gone on with it. The lock is held by a connection, and one that is idle for hours
     may be lost unnoticed; this cannot."""
     await _apply(tx, batch)
-    since = reached.get(batch.partition, 0)
-    if not await store.step_rebuild(tx, begun_at, batch.partition, since, batch.next_offset):
+    since = reached.get(batch.partition, BEGINNING)
+    if not await store.step_rebuild(tx, begun_at, batch.partition, since, batch.reading.seen):
         raise NotNow(ANOTHERS)
-    reached[batch.partition] = batch.next_offset
+    reached[batch.partition] = batch.reading.seen
 
 
 async def _apply(tx: AsyncConnection, batch: Batch) -> None:
@@ -151,20 +173,20 @@ async def _apply(tx: AsyncConnection, batch: Batch) -> None:
 
 def run(settings: ServiceSettings, arguments: Sequence[str]) -> int:
     """0 once the new generation serves, 1 where it does not."""
-    if arguments:
-        sys.stderr.write("usage: python -m dispatch rebuild\n")
+    if arguments not in ([], [OVER_GAPS]):
+        sys.stderr.write(f"usage: python -m dispatch rebuild [{OVER_GAPS}]\n")
         return 2
-    return asyncio.run(_run(settings))
+    return asyncio.run(_run(settings, over_gaps=bool(arguments)))
 
 
-async def _run(settings: ServiceSettings) -> int:
+async def _run(settings: ServiceSettings, *, over_gaps: bool) -> int:
     def tell(line: str) -> None:
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
 
     database = Database(settings.database_url, pool_size=2, name="dispatch-rebuild")
     try:
-        await Rebuilding(database, settings, tell).run()
+        await Rebuilding(database, settings, tell, over_gaps).run()
     except (NotNow, Stopped) as error:
         sys.stderr.write(f"{error}\n")
         return 1

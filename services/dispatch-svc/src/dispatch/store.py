@@ -47,6 +47,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common import consumer, dead_letters, erasing, outbox
+from common.completeness import Seen
 from common.contracts import DISPATCH_HOLDS, DISPATCH_MESSAGES, STATES
 from common.contracts.campaign import CampaignControlled, Control, MessageReworded
 from common.contracts.consent import (
@@ -182,6 +183,8 @@ rebuild = Table(
     Column("next_offset", BigInteger, nullable=False),
     Column("until", BigInteger, nullable=False),  # what the projection has read, when it was last looked at
     _instant("begun_at", nullable=False),
+    Column("last_number", BigInteger, nullable=False, server_default=text("0")),  # as `common.completeness.Seen`
+    Column("unseen", BigInteger, nullable=False, server_default=text("0")),
 )
 
 hold = Table(
@@ -526,10 +529,10 @@ async def compared(tx: AsyncConnection) -> Row[Any] | None:
     return rows.one_or_none()
 
 
-async def begin_rebuild(tx: AsyncConnection, now: datetime) -> tuple[datetime, dict[int, int]]:
-    """When it was begun, which is its name, and the next offset by partition: of a rebuild that was not finished; else
-    of one that begins, on an empty table."""
-    rows = list(await tx.execute(text("SELECT partition, next_offset, begun_at FROM rebuild")))
+async def begin_rebuild(tx: AsyncConnection, now: datetime) -> tuple[datetime, dict[int, Seen]]:
+    """When it was begun, which is its name, and how far each partition is read: of a rebuild that was not finished,
+    else of one that begins, on an empty table."""
+    rows = list(await tx.execute(text("SELECT partition, next_offset, last_number, unseen, begun_at FROM rebuild")))
     begun_at: datetime = rows[0].begun_at if rows else now
     if not rows:
         await tx.execute(text("TRUNCATE subject_next"))
@@ -537,11 +540,11 @@ async def begin_rebuild(tx: AsyncConnection, now: datetime) -> tuple[datetime, d
         text(
             "INSERT INTO rebuild (partition, next_offset, until, begun_at) SELECT partition, 0, next_offset, :begun_at"
             " FROM consumer_offset WHERE consumer_group = :group AND topic = :topic"
-            " ON CONFLICT DO NOTHING RETURNING partition, next_offset"
+            " ON CONFLICT DO NOTHING RETURNING partition, next_offset, last_number, unseen"
         ),
         {"begun_at": begun_at, "group": CONSENTS_GROUP, "topic": STATES.name},
     )
-    return begun_at, {row.partition: row.next_offset for row in (*rows, *added)}
+    return begun_at, {r.partition: Seen(r.next_offset, r.last_number, r.unseen) for r in (*rows, *added)}
 
 
 async def rebuild_until(tx: AsyncConnection) -> dict[int, int]:
@@ -558,14 +561,14 @@ async def rebuild_until(tx: AsyncConnection) -> dict[int, int]:
     return until
 
 
-async def step_rebuild(tx: AsyncConnection, begun_at: datetime, partition: int, since: int, next_offset: int) -> bool:
-    """From `since` to `next_offset`. False where another has gone on with it, or finished it: then nothing counts."""
+async def step_rebuild(tx: AsyncConnection, begun_at: datetime, partition: int, since: Seen, reached: Seen) -> bool:
+    """From `since` to `reached`. False where another has gone on with it, or finished it: then nothing counts."""
     stepped = await tx.execute(
         text(
-            "UPDATE rebuild SET next_offset = :next_offset"
+            "UPDATE rebuild SET next_offset = :next_offset, last_number = :last_number, unseen = :unseen"
             " WHERE partition = :partition AND begun_at = :begun_at AND next_offset = :since"
         ),
-        {"next_offset": next_offset, "partition": partition, "begun_at": begun_at, "since": since},
+        {**reached._asdict(), "partition": partition, "begun_at": begun_at, "since": since.next_offset},
     )
     return stepped.rowcount == 1
 
@@ -583,14 +586,14 @@ async def rebuild_progress(tx: AsyncConnection) -> tuple[int, int, datetime | No
     return row.read, row.until, row.begun_at
 
 
-async def change_generations(tx: AsyncConnection, begun_at: datetime, reached: Mapping[int, int]) -> bool:
+async def change_generations(tx: AsyncConnection, begun_at: datetime, reached: Mapping[int, Seen]) -> bool:
     """`subject_next` serves from the commit on, and what served is emptied. The caller has locked `subject` against
     everybody (`lock_generation`): who waits for it finds the other. False, and to be rolled back, where the rebuild is
     no longer the caller's, as far as it has `reached`: what is in `subject_next` then may be next to nothing."""
     rows = await tx.execute(
         text("DELETE FROM rebuild WHERE begun_at = :begun_at RETURNING partition, next_offset"), {"begun_at": begun_at}
     )
-    if {row.partition: row.next_offset for row in rows} != reached:
+    if {row.partition: row.next_offset for row in rows} != {p: seen.next_offset for p, seen in reached.items()}:
         return False
     for statement in (
         "ALTER TABLE subject RENAME TO subject_was",

@@ -1,0 +1,130 @@
+"""Which log a topic is: the cluster's id, and the topic's own.
+
+A topic made anew has the name of the old one and another id; a cluster made anew has another id as well. Metadata tells
+both from its version 10 on. A broker that has no topic ids says zero, and then the cluster's id is all there is.
+"""
+
+from io import BytesIO
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import for_code
+from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.protocol.types import (
+    AbstractType,
+    Boolean,
+    CompactArray,
+    CompactString,
+    Int16,
+    Int32,
+    Schema,
+    TaggedFields,
+)
+
+
+class Identity(NamedTuple):
+    """`topic_id`: None where the broker has none."""
+
+    topic_id: str | None
+    cluster_id: str | None
+
+
+UNKNOWN = Identity(None, None)
+
+
+class _Uuid(AbstractType[UUID]):
+    @classmethod
+    def encode(cls, value: UUID) -> bytes:
+        return value.bytes
+
+    @classmethod
+    def decode(cls, data: BytesIO) -> UUID:
+        return UUID(bytes=data.read(16))
+
+
+class _Metadata(Response):
+    API_KEY = 3
+    API_VERSION = 10
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "brokers",
+            CompactArray(
+                ("node_id", Int32),
+                ("host", CompactString("utf-8")),
+                ("port", Int32),
+                ("rack", CompactString("utf-8")),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("cluster_id", CompactString("utf-8")),
+        ("controller_id", Int32),
+        (
+            "topics",
+            CompactArray(
+                ("error_code", Int16),
+                ("topic", CompactString("utf-8")),
+                ("topic_id", _Uuid),
+                ("is_internal", Boolean),
+                (
+                    "partitions",
+                    CompactArray(
+                        ("error_code", Int16),
+                        ("partition", Int32),
+                        ("leader", Int32),
+                        ("leader_epoch", Int32),
+                        ("replicas", CompactArray(Int32)),
+                        ("isr", CompactArray(Int32)),
+                        ("offline_replicas", CompactArray(Int32)),
+                        ("tags", TaggedFields),
+                    ),
+                ),
+                ("authorized_operations", Int32),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("cluster_authorized_operations", Int32),
+        ("tags", TaggedFields),
+    )
+
+
+class _AskMetadata(RequestStruct):
+    FLEXIBLE_VERSION = True
+    API_KEY = 3
+    API_VERSION = 10
+    RESPONSE_TYPE = _Metadata
+    SCHEMA = Schema(
+        (
+            "topics",
+            CompactArray(("topic_id", _Uuid), ("topic", CompactString("utf-8")), ("tags", TaggedFields)),
+        ),
+        ("allow_auto_topic_creation", Boolean),
+        ("include_cluster_authorized_operations", Boolean),
+        ("include_topic_authorized_operations", Boolean),
+        ("tags", TaggedFields),
+    )
+
+
+class _AskWhich(Request[_AskMetadata]):
+    API_KEY = 3
+
+    def __init__(self, topic: str) -> None:
+        self._topic = topic
+
+    def build(self, request_struct_class: type[_AskMetadata]) -> _AskMetadata:
+        return request_struct_class([(UUID(int=0), self._topic, {})], False, False, False, {})
+
+
+async def identity_of(client: AIOKafkaClient, topic: str) -> Identity:
+    """Raises KafkaError."""
+    node = client.get_random_node()
+    try:
+        answer: Any = await client.send(node, _AskWhich(topic))
+    except NotImplementedError:  # how aiokafka says that the broker knows no such version
+        return Identity(None, (await client.send(node, MetadataRequest([topic], False))).cluster_id)
+    [told] = answer.to_object()["topics"]
+    if told["error_code"]:
+        raise for_code(told["error_code"])(f"asking for {topic}")
+    return Identity(str(told["topic_id"]) if told["topic_id"].int else None, answer.cluster_id)
