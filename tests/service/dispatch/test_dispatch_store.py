@@ -333,7 +333,7 @@ async def test_an_opt_out_is_enforced_once_nothing_of_the_person_is_being_handed
         if status == "accepted":
             await store.accept(tx, [_accepted(mine)])
         await store.forget_sending(tx, now() + timedelta(minutes=1))
-        assert len(await store.enforce(tx, [mine["subject_id"]], now())) == enforced
+        assert len(await store.enforce(tx, [mine["subject_id"]])) == enforced
         kept = await fetch_many(tx, "SELECT message_ids FROM sending")
     assert [ids for (ids,) in kept] == [[m["message_id"]] for m in (mine, others) if m is others or status == "sending"]
 
@@ -358,7 +358,7 @@ async def test_an_outcome_waits_for_no_opt_out_and_enforces_the_one_that_had_wai
     async with database.begin() as applying:
         await store.lock_decisions_out(applying, row["partition"])
         await store.open_enforcements(applying, [opened])
-        assert not await store.enforce(applying, [row["subject_id"]], now())
+        assert not await store.enforce(applying, [row["subject_id"]])
         async with asyncio.timeout(10):
             await handoff._store_outcomes([outcome])
     async with database.begin() as tx:
