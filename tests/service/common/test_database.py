@@ -215,7 +215,7 @@ async def test_each_side_of_a_connection_sees_that_the_other_is_gone(
 async def test_a_database_set_to_another_isolation_level_changes_no_transaction_of_ours(
     postgres: Postgres, unique: str, level: str
 ) -> None:
-    """Neither of the pool, nor of a connection that listens: who waited for a lock sees what was committed meanwhile."""
+    """Neither of the pool, nor of a connection that listens: who waited for a lock sees what was committed since."""
     url = await postgres.empty(f"database_{unique}")
     sql = await asyncpg.connect(url)
     await sql.execute(f"ALTER DATABASE database_{unique} SET default_transaction_isolation = '{level}'")
