@@ -27,7 +27,10 @@ Begin = Callable[[], Awaitable[Mapping[str, Act]]]
 Check = Callable[[asyncpg.Connection], Awaitable[object]]
 
 # no other transaction can tell when these ran; the last two are the driver's own, of types that it has not met yet
-NO_STEPS = ("SELECT set_config(", "SELECT pg_notify(", "BEGIN", "ROLLBACK", "current_setting('jit')", "typeinfo_tree")
+NO_STEPS = (
+    *("BEGIN", "ROLLBACK", "SELECT set_config(", "SELECT pg_notify("),
+    *("SELECT current_setting('jit')", "WITH RECURSIVE typeinfo_tree("),
+)
 LOOK_EVERY_S = 0.005  # at who waits for a lock: how long a statement takes decides nothing
 BLOCKED = "SELECT pid FROM unnest($1::integer[]) AS p(pid) WHERE cardinality(pg_blocking_pids(pid)) > 0"
 
@@ -91,9 +94,10 @@ class _Steps:
 
     async def _step(self, sql: str, call: Callable[[], Awaitable[Any]]) -> Any:
         actor = _acting.get()
-        if actor is None or any(told in sql for told in actor.no_steps):
+        statement = " ".join(sql.split())
+        if actor is None or statement.startswith(actor.no_steps):
             return await call()
-        await actor.stand_before(sql)
+        await actor.stand_before(statement)
         actor.under_way = self._protocol.get_server_pid()
         try:
             return await call()
@@ -180,7 +184,7 @@ class Interleaving:
                 made.append(Choice(ready, taken))
                 statement = next(actor for actor in actors if actor.name == taken).go()
                 has_committed = statement.startswith("COMMIT")
-                self.steps.append(f"{taken}: {' '.join(statement.split())[:90]}")
+                self.steps.append(f"{taken}: {statement[:90]}")
             for actor in actors:
                 assert actor.task is not None
                 await actor.task
