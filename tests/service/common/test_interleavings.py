@@ -153,6 +153,26 @@ async def test_a_relay_and_its_standby_and_who_writes(parts: Parts) -> None:
     await Interleaving(parts.watcher, freezes=2).every_order(begin, ended)
 
 
+async def test_a_relay_and_two_who_write_at_once(parts: Parts) -> None:
+    """Whichever commits first: a lower id that comes later is neither skipped nor deleted unread."""
+
+    async def begin() -> dict[str, Act]:
+        await parts.before()
+        return {
+            "relay": parts.relay()._relay_once,
+            "one": lambda: parts.writes(opted_in(1)),
+            "other": lambda: parts.writes(opted_in(2)),
+        }
+
+    async def ended(watcher: asyncpg.Connection) -> None:
+        await parts.relay()._relay_once()
+        told = sorted(one for event in parts.log.events if (one := known(event)))
+        assert told == sorted([(subject(1), 1), (subject(2), 1)])
+        await parts.every_watermark_is_true(watcher)
+
+    await Interleaving(parts.watcher, freezes=2).every_order(begin, ended)
+
+
 async def test_a_relay_and_what_its_watermark_stands_on(parts: Parts) -> None:
     """Who reads an inbound watermark has written what came before it, in one transaction with the watermark."""
     said_at = datetime.now(UTC) - HOUR  # the STOP was acknowledged then, to its operator

@@ -72,6 +72,34 @@ async def test_an_opt_in_and_a_newer_stop_of_one_person(database: Stepped, known
         await Interleaving(watcher, freezes=1).every_order(begin, ended)
 
 
+@pytest.mark.parametrize("known", [False, True], ids=["never seen", "known"])
+async def test_a_stop_that_comes_twice_at_once_is_recorded_once(database: Stepped, known: bool) -> None:
+    people = (f"t1-{n:032x}" for n in count())
+    person = ""
+
+    async def begin() -> dict[str, Act]:
+        nonlocal person
+        person = next(people)
+
+        async def says(evidence: Evidence) -> None:
+            async with database.begin() as tx:
+                await record(tx, [Statement(person, "sealed", evidence)], NOW)
+
+        if known:
+            await says(opt_in(0, evidence_id=f"in-{person}"))
+        said = stop(1, evidence_id=f"stop-{person}")
+        return {"one": lambda: says(said), "other": lambda: says(said)}
+
+    async def ended(watcher: asyncpg.Connection) -> None:
+        async with database.begin() as tx:
+            kinds = [entry.evidence.kind for entry in await store.history(tx, person)]
+        assert kinds == ["opt_in", "opt_out"][0 if known else 1 :]
+        assert len(await watcher.fetch(PUBLISHED, person.encode())) == len(kinds)
+
+    async with watching(database.dsn) as watcher:
+        await Interleaving(watcher, freezes=1).every_order(begin, ended)
+
+
 async def test_a_list_that_is_kept_and_an_opt_in_that_is_older_than_it(database: Stepped) -> None:
     """Whichever comes first: who was told by a list to be out, after they had said yes, is out."""
     people = (f"t1-{n:032x}" for n in count())

@@ -4,11 +4,13 @@ The database is set to REPEATABLE READ: no order may depend on how a server is s
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from itertools import count
 from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
 
 from common.consumer import Received
@@ -52,7 +54,7 @@ BEGAN_LATER = (
     " WHERE m.handed_off_at > e.enforced_at AND coalesce(m.consent_version, 0) < e.consent_version"
 )
 # read by whoever decides, and written by nobody here
-OF_NOBODY = ("SELECT sender_id, oadc", "SELECT subject_id, gateway FROM provider_block", "SELECT campaign_id, control")
+OF_NOBODY = ("SELECT sender_id, oadc", "SELECT subject_id, gateway FROM provider_block")
 SENDING = "SELECT count(*) FROM message WHERE status = 'sending'"
 OPEN = "SELECT count(*) FROM enforcement WHERE enforced_at IS NULL"
 MARKETING: dict[str, Any] = {}
@@ -97,6 +99,10 @@ class Dispatch:
     async def applies(self, state: ConsentStateChanged) -> None:
         async with self.database.begin() as tx:
             await projection.apply_states(tx, [Received(state, state.subject_id, 0, 0, now(), None)])
+
+    async def controls(self, control: str, version: int, campaign_id: str = "c1") -> None:
+        async with self.database.begin() as tx:
+            await store.put_control(tx, controlled(control, version=version, campaign_id=campaign_id))
 
     async def enforces(self) -> None:
         await self.handoff._enforce([subject(1)])
@@ -160,7 +166,11 @@ async def test_a_message_on_its_way_and_an_opt_out(dispatch: Dispatch, message: 
         await dispatch.before(opted_in(1))
         return {"sends": sends, "opts out": lambda: dispatch.applies(opted_out(1))}
 
-    await dispatch.in_every_order(begin)
+    async def ended(watcher: asyncpg.Connection) -> None:
+        assert await watcher.fetchval(OPEN) == 0, "no sweep is needed"
+        await dispatch.is_over(watcher)
+
+    await dispatch.in_every_order(begin, ended)
 
 
 async def test_an_opt_out_that_is_being_enforced_and_one_more_that_a_message_holds_back(dispatch: Dispatch) -> None:
@@ -194,3 +204,57 @@ async def test_a_sweep_and_an_owner_who_is_alive_and_an_opt_out(dispatch: Dispat
         }
 
     await dispatch.in_every_order(begin)
+
+
+async def test_a_sweep_that_submits_once_more_and_an_opt_out(dispatch: Dispatch) -> None:
+    """The gateway is idempotent, and does not answer: the submit began, so its outcome is unknown."""
+    [gateway] = dispatch.handoff.traffic.gateways.values()
+    gateway.capabilities = replace(gateway.capabilities, idempotent=True)
+
+    async def begin() -> dict[str, Act]:
+        await dispatch.before(opted_in(1))
+        await dispatch.decides()
+        left_before = now()
+        return {
+            "sweeps": lambda: dispatch.timers._resolve_left_in(0, left_before),
+            "opts out": lambda: dispatch.applies(opted_out(1)),
+        }
+
+    await dispatch.in_every_order(begin)
+
+
+async def test_a_message_of_a_paused_campaign_and_its_resume(dispatch: Dispatch) -> None:
+    """Whatever is deferred because of the pause is due once it has ended: whoever wakes finds it."""
+    version = count(2, 2)
+
+    async def begin() -> dict[str, Act]:
+        await dispatch.before(opted_in(1))
+        paused = next(version)
+        await dispatch.controls("paused", paused)
+
+        async def resumes() -> None:
+            await dispatch.controls("running", paused + 1)
+            await dispatch.timers.wake_controlled()
+
+        return {"decides": dispatch.decides, "resumes": resumes}
+
+    async def ended(watcher: asyncpg.Connection) -> None:
+        await dispatch.timers.wake_controlled()
+        assert await watcher.fetchval("SELECT status = 'sending' OR due_at <= now() FROM message"), "it waits for ever"
+
+    await dispatch.in_every_order(begin, ended)
+
+
+async def test_two_campaigns_of_a_sender_and_the_most_that_a_person_may_have(dispatch: Dispatch) -> None:
+    clearance = dispatch.handoff.clearance
+    dispatch.handoff.clearance = replace(clearance, limits=msgspec.structs.replace(clearance.limits, cap=1))
+    await dispatch.controls("running", 1, campaign_id="c2")
+
+    async def begin() -> dict[str, Act]:
+        await dispatch.before(opted_in(1))
+        return {"one": dispatch.decides, "other": lambda: dispatch.decides(campaign_id="c2")}
+
+    async def ended(watcher: asyncpg.Connection) -> None:
+        assert await watcher.fetchval(SENDING) == 1
+
+    await dispatch.in_every_order(begin, ended)
