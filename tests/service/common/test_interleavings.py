@@ -236,6 +236,19 @@ async def test_a_batch_and_a_second_owner(parts: Parts, further: bool) -> None:
     await Interleaving(parts.watcher, freezes=2).every_order(begin, ended)
 
 
+async def test_no_watermark_goes_back(parts: Parts) -> None:
+    """A relay that takes over may have a slower clock than the one before it."""
+    older, newer = (datetime.now(UTC) - HOUR * n for n in (2, 1))
+    tp = TopicPartition("any", 0)
+    consumer = Consumer(Subscription(GROUP, STATES, project), parts.database, parts.settings)
+    await consumer.start_of(0)
+    await consumer._apply(tp, [record(0, Watermark(partition=0, as_of=newer))])
+    await consumer._apply(tp, [record(1, Watermark(partition=0, as_of=older))])
+    await consumer._step_over_watermarks({tp: (3, older)})
+    row = await parts.watcher.fetchrow("SELECT next_offset, as_of FROM consumer_offset")
+    assert tuple(row) == (3, newer)
+
+
 async def test_watermarks_of_a_partition_and_a_second_owner(parts: Parts) -> None:
     older, newer = (datetime.now(UTC) - HOUR * n for n in (2, 1))
     tp = TopicPartition("any", 0)
