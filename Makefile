@@ -16,7 +16,7 @@ PACKAGES := libs/common services/consent-svc services/campaign-svc services/disp
 SOURCES := libs services stack tests examples bench chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo up down status page check fmt lint types imports test test-kafka unit property contract conformance service e2e schemas corpus fuzz bench chaos kafka clean
+.PHONY: help install lock demo up down status page check fmt lint types imports test test-kafka unit property contract conformance service e2e schemas corpus mutants fuzz bench chaos kafka clean
 
 ##@ Everyday
 help: ## This list
@@ -72,6 +72,9 @@ endif
 
 unit property contract conformance service e2e: install ## One suite
 	$(if $(filter e2e,$@),$(BIN)/pytest,$(PYTEST)) tests/$@
+
+mutants: install ## Small changes that tests must catch, one at a time (M=part of a name)
+	$(BIN)/python -m tests.mutants $(M)
 
 fuzz: install ## Requests nobody would send to inbound-svc, for 10 minutes (FUZZ_SECONDS=n; T=tests/service/common/test_fuzz.py: to the others)
 	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) $(BIN)/pytest -q -s $(or $(T),tests/service/inbound/test_inbound_fuzz.py)

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common import database as databases
-from common.database import Database, copy_lines, fetch_many, insert_many, may_idle
+from common.database import Database, copy_lines, fetch_many, insert_many, may_idle, migrate
 from tests.eventually import eventually
 from tests.infrastructure import Postgres
 
@@ -209,3 +209,46 @@ async def test_each_side_of_a_connection_sees_that_the_other_is_gone(
                 await raw.close()
     finally:
         await database.close()
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+async def test_a_database_set_to_another_isolation_level_changes_no_transaction_of_ours(
+    postgres: Postgres, unique: str, level: str
+) -> None:
+    """Neither of the pool, nor of a connection that listens: who waited for a lock sees what was committed since."""
+    url = await postgres.empty(f"database_{unique}")
+    sql = await asyncpg.connect(url)
+    await sql.execute(f"ALTER DATABASE database_{unique} SET default_transaction_isolation = '{level}'")
+    await sql.execute("CREATE TABLE line (n integer)")
+    database = Database(url, pool_size=1)
+    listening = await database.connect()
+    try:
+        async with database.begin() as tx:
+            assert await fetch_many(tx, "SELECT n FROM line") == []
+            await sql.execute("INSERT INTO line VALUES (1)")
+            assert await fetch_many(tx, "SELECT n FROM line") == [(1,)]
+            assert await tx.scalar(text("SHOW transaction_isolation")) == "read committed"
+        assert await listening.fetchval("SHOW transaction_isolation") == "read committed"
+    finally:
+        await listening.close()
+        await sql.close()
+        await database.close()
+
+
+async def test_a_migration_runs_at_the_isolation_level_that_its_statements_are_written_for(
+    postgres: Postgres, unique: str
+) -> None:
+    url = await postgres.empty(f"inbound_{unique}")
+    sql = await asyncpg.connect(url)
+    try:
+        await sql.execute("CREATE TABLE seen (level text)")
+        await sql.execute(
+            "CREATE FUNCTION note() RETURNS event_trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN INSERT INTO seen VALUES (current_setting('transaction_isolation')); END $$"
+        )
+        await sql.execute("CREATE EVENT TRIGGER noted ON ddl_command_end EXECUTE FUNCTION note()")
+        await sql.execute(f"ALTER DATABASE inbound_{unique} SET default_transaction_isolation = 'serializable'")
+        await asyncio.to_thread(migrate, url, "inbound")
+        assert [level for (level,) in await sql.fetch("SELECT DISTINCT level FROM seen")] == ["read committed"]
+    finally:
+        await sql.close()

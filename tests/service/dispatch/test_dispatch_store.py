@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from operator import itemgetter
 from types import SimpleNamespace
 from typing import Any
@@ -333,9 +333,37 @@ async def test_an_opt_out_is_enforced_once_nothing_of_the_person_is_being_handed
         if status == "accepted":
             await store.accept(tx, [_accepted(mine)])
         await store.forget_sending(tx, now() + timedelta(minutes=1))
-        assert len(await store.enforce(tx, [mine["subject_id"]], now())) == enforced
+        assert len(await store.enforce(tx, [mine["subject_id"]])) == enforced
         kept = await fetch_many(tx, "SELECT message_ids FROM sending")
     assert [ids for (ids,) in kept] == [[m["message_id"]] for m in (mine, others) if m is others or status == "sending"]
+
+
+async def test_the_clock_of_an_enforcement_is_read_after_what_is_being_handed_off(database: Database) -> None:
+    """It may wait in between. A hand-off that is over by then did not begin after the opt-out was enforced."""
+    row = _message("accepted", 1)
+    opened = {
+        "subject_id": row["subject_id"],
+        "partition": row["partition"],
+        "consent_version": 2,
+        "source": "mo",
+        "reference": None,
+        "received_at": now(),
+        "applied_at": now(),
+    }
+    async with database.begin() as tx:
+        await store.open_enforcements(tx, [opened])
+
+    async def enforces() -> datetime:
+        async with database.begin() as tx:
+            [enforced] = await store.enforce(tx, [row["subject_id"]])
+            return enforced.enforced_at
+
+    async with database.begin() as holding:
+        await holding.execute(text("LOCK TABLE sending IN ACCESS EXCLUSIVE MODE"))
+        enforcing = asyncio.create_task(enforces())
+        await eventually(lambda: _somebody_waits(database))
+        waited_at = now()
+    assert await enforcing >= waited_at
 
 
 async def test_an_outcome_waits_for_no_opt_out_and_enforces_the_one_that_had_waited_for_it(database: Database) -> None:
@@ -358,7 +386,7 @@ async def test_an_outcome_waits_for_no_opt_out_and_enforces_the_one_that_had_wai
     async with database.begin() as applying:
         await store.lock_decisions_out(applying, row["partition"])
         await store.open_enforcements(applying, [opened])
-        assert not await store.enforce(applying, [row["subject_id"]], now())
+        assert not await store.enforce(applying, [row["subject_id"]])
         async with asyncio.timeout(10):
             await handoff._store_outcomes([outcome])
     async with database.begin() as tx:

@@ -46,6 +46,7 @@ from tests.builders import (
 )
 from tests.eventually import eventually
 from tests.infrastructure import Postgres
+from tests.interleaving import watching
 from tests.operator import TOKEN, Operator, operator
 
 pytestmark = pytest.mark.brokerless
@@ -425,6 +426,42 @@ async def test_a_message_with_a_receipt_does_not_go_once_more(process: Callable[
     assert await owner.ledger() == [("sending", 2)]
     await other.sweeps()
     assert await owner.ledger() == [("accepted", 3)]
+    assert fake.messages == []
+
+
+async def test_a_permit_counts_from_before_what_it_stands_on_was_read(
+    process: Callable[..., Process], unique: str, postgres: Postgres
+) -> None:
+    """A decision waits, as for a control that is being applied. However long that takes, it grants no time."""
+    owner = process()
+    blocked_by_us = "SELECT count(*) FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+    async with watching(postgres.url(f"dispatch_{unique}")) as sql:
+        locked = sql.transaction()
+        await locked.start()
+        await sql.execute("LOCK TABLE consumer_offset, subject IN ACCESS EXCLUSIVE MODE")
+        deciding = asyncio.create_task(owner.decides(1))
+
+        async def waits() -> bool:
+            return bool(await sql.fetchval(blocked_by_us))
+
+        await eventually(waits)
+        waited_at = uptime_s()
+        await locked.rollback()
+        [permit] = await deciding
+    assert permit.until <= waited_at + TTL_S
+
+
+async def test_a_gateway_remembers_a_message_from_when_it_may_first_have_had_it(
+    process: Callable[..., Process], fake: Watched
+) -> None:
+    """Its last decision was a moment ago, its first so long ago that a second submit might be a second SMS."""
+    owner, other = process(idempotent=True), process(idempotent=True)
+    permits = await owner.decides(1)
+    async with owner.database.begin() as tx:
+        await tx.execute(text("UPDATE sending SET since = now() - interval '24 hours'"))
+    assert await owner.handoff._redecide(permits, {permit.row["decided_at"] for permit in permits})
+    await other.sweeps()
+    assert [status for status, _ in await owner.ledger()] == ["unknown"]
     assert fake.messages == []
 
 

@@ -36,6 +36,9 @@ IDLE_S = 60.0
 GONE_S = 30
 PROBED_AFTER_S, PROBED_EVERY_S, PROBES = 10, 5, 3
 CLIENT_LOOKED_AT_S = 5  # while a statement goes on, or waits for a lock
+# A statement that has waited for a lock must see what its holder committed. A database or a role may be set to another
+# level (ALTER DATABASE ... SET default_transaction_isolation); what a connection asks for at its start comes before it.
+ISOLATION = {"default_transaction_isolation": "read committed"}
 PLANNED_NOW = "set_config('plan_cache_mode', 'force_custom_plan', true)"
 COPIED_ROWS = 200
 COPIED_LINES = 200
@@ -78,6 +81,7 @@ class Database:
         self._url = make_url(url).set(drivername="postgresql+asyncpg")
         self.dsn = self._url.set(drivername="postgresql").render_as_string(hide_password=False)
         self._server_settings = {
+            **ISOLATION,
             "application_name": name,
             "idle_in_transaction_session_timeout": f"{idle_s:g}s",
             "tcp_keepalives_idle": str(PROBED_AFTER_S),
@@ -301,7 +305,11 @@ def run_migrations(metadata: MetaData) -> None:
             context.run_migrations()
 
     async def connect() -> None:
-        engine = create_async_engine(make_url(url).set(drivername="postgresql+asyncpg"), poolclass=pool.NullPool)
+        engine = create_async_engine(
+            make_url(url).set(drivername="postgresql+asyncpg"),
+            poolclass=pool.NullPool,
+            connect_args={"server_settings": ISOLATION},
+        )
         async with engine.connect() as connection:
             await connection.run_sync(upgrade)
             await connection.commit()

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -37,6 +38,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.auth import Caller, require
 from common.contracts import EVENTS
 from common.database import Database
+from common.paging import whole_page
 from common.problems import Conflict, NotFound, Problem, Reason
 from common.telemetry import gauge
 
@@ -155,11 +157,15 @@ async def note(
 
 async def page(tx: AsyncConnection, state: State, after: int, limit: int) -> list[DeadLetter]:
     """The oldest first."""
-    rows = await tx.execute(
-        text("SELECT * FROM dead_letter WHERE state = :state AND id > :after ORDER BY id LIMIT :limit"),
-        {"state": state, "after": after, "limit": limit},
-    )
-    return [_letter(row) for row in rows]
+
+    async def read() -> list[DeadLetter]:
+        rows = await tx.execute(
+            text("SELECT * FROM dead_letter WHERE state = :state AND id > :after ORDER BY id LIMIT :limit"),
+            {"state": state, "after": after, "limit": limit},
+        )
+        return [_letter(row) for row in rows]
+
+    return list(await whole_page(tx, "dead_letter", limit, read, attrgetter("id")))
 
 
 async def find(tx: AsyncConnection, letter_id: int, *, lock: bool = False) -> DeadLetter | None:

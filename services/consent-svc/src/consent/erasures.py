@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -23,6 +24,7 @@ from common.contracts import ERASURE_ACKS, ERASURES
 from common.contracts.rights import ErasureAcknowledged, ErasureRequested
 from common.database import Database
 from common.message_id import EPOCH, message_id
+from common.paging import whole_page
 from common.service import Worker
 from common.telemetry import counter, gauge, histogram
 from common.timer import Timer
@@ -274,14 +276,18 @@ async def open_of(tx: AsyncConnection, subject_id: str) -> Erasure | None:
 
 async def page(tx: AsyncConnection, *, complete: bool, after: int, limit: int) -> list[Erasure]:
     """Oldest first, from the place after `after`."""
-    rows = await tx.execute(
-        text(
-            f"SELECT * FROM erasure WHERE completed_at IS {'NOT NULL' if complete else 'NULL'} AND position > :after"
-            " ORDER BY position LIMIT :limit"
-        ),
-        {"after": after, "limit": limit},
-    )
-    return await _whole(tx, rows.all())
+
+    async def read() -> list[Erasure]:
+        rows = await tx.execute(
+            text(
+                f"SELECT * FROM erasure WHERE completed_at IS {'NOT NULL' if complete else 'NULL'}"
+                " AND position > :after ORDER BY position LIMIT :limit"
+            ),
+            {"after": after, "limit": limit},
+        )
+        return await _whole(tx, rows.all())
+
+    return list(await whole_page(tx, "erasure", limit, read, attrgetter("place")))
 
 
 async def _whole(tx: AsyncConnection, rows: Sequence[Row[Any]]) -> list[Erasure]:

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any, Literal
 
 import msgspec
@@ -28,6 +29,7 @@ from common.contracts.rights import RectificationAcknowledged, RectificationRequ
 from common.copying import opened
 from common.database import Database
 from common.keyring import FieldKeys
+from common.paging import whole_page
 from common.service import Worker
 from common.telemetry import counter, gauge
 from common.timer import Timer
@@ -201,15 +203,19 @@ async def of_person(tx: AsyncConnection, keys: FieldKeys, subject_id: str) -> li
 
 async def page(tx: AsyncConnection, keys: FieldKeys, *, complete: bool, after: int, limit: int) -> list[Rectification]:
     """Oldest first, from the place after `after`."""
-    rows = await tx.execute(
-        text(
-            "SELECT *, rectified::text AS counts FROM rectification"
-            f" WHERE completed_at IS {'NOT NULL' if complete else 'NULL'} AND position > :after"
-            " ORDER BY position LIMIT :limit"
-        ),
-        {"after": after, "limit": limit},
-    )
-    return [_read(row, keys) for row in rows]
+
+    async def read() -> list[Rectification]:
+        rows = await tx.execute(
+            text(
+                "SELECT *, rectified::text AS counts FROM rectification"
+                f" WHERE completed_at IS {'NOT NULL' if complete else 'NULL'} AND position > :after"
+                " ORDER BY position LIMIT :limit"
+            ),
+            {"after": after, "limit": limit},
+        )
+        return [_read(row, keys) for row in rows]
+
+    return list(await whole_page(tx, "rectification", limit, read, attrgetter("place")))
 
 
 async def empty(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, int]:

@@ -6,9 +6,10 @@ provider does not deliver.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 from uuid import UUID, uuid4
 
@@ -26,6 +27,7 @@ from common.law import Policy, country_of, region_of
 from common.law.stop_mention import mentions_stop
 from common.message_id import EPOCH, message_id
 from common.msisdn import NumberRefused, parse
+from common.paging import whole_page
 from common.problems import Conflict, Invalid, NotFound, Reason
 from common.service import Resources, resources
 from common.sms_length import GSM7_PART, MAX_SEGMENTS, length
@@ -276,14 +278,17 @@ async def list_enforcements(
     """
     caller.may_use_all()
     async with held.database.begin() as tx:
-        rows = (
-            await tx.execute(
-                text("SELECT * FROM enforcement WHERE id > :cursor ORDER BY id LIMIT :limit"),
-                {"cursor": cursor, "limit": limit},
-            )
-        ).all()
+        rows = await _page(tx, "enforcement", cursor, limit)
     items = [Enforcement.model_validate(dict(row._mapping)) for row in rows]
     return Enforcements(items=items, next=str(rows[-1].id) if len(rows) == limit else None)
+
+
+async def _page(tx: AsyncConnection, table: Literal["enforcement", "provider_block"], after: int, limit: int) -> Any:
+    async def read() -> Sequence[Any]:
+        statement = text(f"SELECT * FROM {table} WHERE id > :after ORDER BY id LIMIT :limit")
+        return (await tx.execute(statement, {"after": after, "limit": limit})).all()
+
+    return await whole_page(tx, table, limit, read, attrgetter("id"))
 
 
 class ProviderBlock(BaseModel):
@@ -309,12 +314,7 @@ async def list_provider_blocks(
     wish, so they get no marketing by any gateway, and nothing else by this one. Oldest first."""
     caller.may_use_all()
     async with held.database.begin() as tx:
-        rows = (
-            await tx.execute(
-                text("SELECT * FROM provider_block WHERE id > :cursor ORDER BY id LIMIT :limit"),
-                {"cursor": cursor, "limit": limit},
-            )
-        ).all()
+        rows = await _page(tx, "provider_block", cursor, limit)
     items = [ProviderBlock.model_validate(dict(row._mapping)) for row in rows]
     return ProviderBlocks(items=items, next=str(rows[-1].id) if len(rows) == limit else None)
 

@@ -15,7 +15,7 @@ was asked for, until the person has come back; it is stored without number and t
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -45,6 +45,6 @@ class Erasing:
         await store.append_changes(tx, await store.deny_waiting(tx, asked))
         still = [subject_id for subject_id in asked if subject_id not in sending]
         emptied = await store.empty_messages(tx, still)
-        await store.enforce(tx, still, datetime.now(UTC))
+        await store.enforce(tx, still)
         await store.empty_enforcements(tx, still)
         return {subject_id: {"messages": emptied.get(subject_id, 0)} for subject_id in still}

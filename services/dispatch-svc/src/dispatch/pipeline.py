@@ -369,7 +369,7 @@ class Handoff:
         """Once their outcomes are committed: an opt-out applied meanwhile has seen them `sending`, and left it to us to
         say when they are not. The few that see each other at the same instant are the sweep's."""
         async with self.database.begin() as tx:
-            await store.enforce(tx, subject_ids, datetime.now(UTC))
+            await store.enforce(tx, subject_ids)
 
     # --- not on the way of each message
 
@@ -472,7 +472,7 @@ class Handoff:
             else:
                 await store.append_changes(tx, await store.update_decisions(tx, [d.row for d in refused]))
             await store.update_decisions(tx, [d.row for d in decisions if d.permit])
-            await store.enforce(tx, [d.candidate.subject_id for d in refused], datetime.now(UTC))
+            await store.enforce(tx, [d.candidate.subject_id for d in refused])
         return [d.permit for d in decisions if d.permit]
 
     def _within_the_rate(self, permits: Sequence[Permit]) -> tuple[list[Permit], list[dict[str, Any]]]:

@@ -72,7 +72,7 @@ async def apply_states(tx: AsyncConnection, batch: list[Received]) -> After | No
             for state, cause in opt_outs
         ],
     )
-    await store.enforce(tx, [state.subject_id for state, _ in opt_outs], datetime.now(UTC))
+    await store.enforce(tx, [state.subject_id for state, _ in opt_outs])
     return None
 
 

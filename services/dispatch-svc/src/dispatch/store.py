@@ -17,7 +17,7 @@ comes late, after the sweep has taken the message for a dead one's, finds anothe
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from operator import itemgetter
 from typing import Any, Literal, NamedTuple
@@ -1258,17 +1258,19 @@ async def open_enforcements(tx: AsyncConnection, rows: Sequence[Mapping[str, Any
     )
 
 
-async def enforce(tx: AsyncConnection, subject_ids: Sequence[str], now: datetime) -> list[OptOutEnforced]:
+async def enforce(tx: AsyncConnection, subject_ids: Sequence[str]) -> list[OptOutEnforced]:
     """Opt-outs of these subjects that are enforced from now on, as no marketing of theirs is `sending`, and no question
     of a double opt-in (service, with a purpose); published, and measured once that is committed. A code, or the answer
     that confirms this very STOP, is nothing that it forbids.
 
     Nothing can be decided that such an opt-out forbids: it is committed, or the caller holds the partition's lock
-    exclusive and has just applied it.
+    exclusive and has just applied it. That holds for the opt-outs that the first statement has read, and for no others:
+    an opt-out that is applied after it may have seen a message `sending` that was decided after the second statement.
+    The clock is read after both: every hand-off that is over by now began earlier.
     """
     waiting = await fetch_many(
         tx,
-        "SELECT partition, subject_id FROM enforcement"
+        "SELECT id, partition, subject_id FROM enforcement"
         " WHERE enforced_at IS NULL AND subject_id = ANY(string_to_array($1, ' '))",
         " ".join(subject_ids),
     )
@@ -1280,16 +1282,17 @@ async def enforce(tx: AsyncConnection, subject_ids: Sequence[str], now: datetime
         " JOIN message AS m ON m.message_id = b.message_id AND m.status = 'sending'"
         " AND (m.category = 'marketing' OR (m.category = 'service' AND m.purpose IS NOT NULL))"
         " WHERE s.partition = ANY($1::smallint[]) AND b.who = ANY($2::text[])",
-        list({partition for partition, _ in waiting}),
-        list({subject_id for _, subject_id in waiting}),
+        list({partition for _, partition, _ in waiting}),
+        list({subject_id for _, _, subject_id in waiting}),
     )
+    now, kept = datetime.now(UTC), {who for (who,) in held_back}
     rows = await tx.execute(
         text(
             "UPDATE enforcement AS e SET enforced_at = :now FROM (SELECT id FROM enforcement WHERE enforced_at IS NULL"
-            " AND subject_id = ANY(CAST(:ids AS text[])) ORDER BY id FOR UPDATE) AS f"
+            " AND id = ANY(CAST(:ids AS bigint[])) ORDER BY id FOR UPDATE) AS f"
             " WHERE e.id = f.id RETURNING e.*"
         ),
-        {"ids": list({subject_id for _, subject_id in waiting} - {who for (who,) in held_back}), "now": now},
+        {"ids": [id_ for id_, _, subject_id in waiting if subject_id not in kept], "now": now},
     )
     events = [
         OptOutEnforced(

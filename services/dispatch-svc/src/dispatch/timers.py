@@ -261,7 +261,7 @@ class Timers:
         """Two hand-offs of one person that settle at the same instant each see the other still `sending`."""
         async with self._database.begin() as tx:
             waiting = await store.open_enforcements_of(tx, datetime.now(UTC) - timedelta(seconds=SWEEP_EVERY_S))
-            enforced = {event.subject_id for event in await store.enforce(tx, list(waiting), datetime.now(UTC))}
+            enforced = {event.subject_id for event in await store.enforce(tx, list(waiting))}
         left = [received_at for subject_id, received_at in waiting.items() if subject_id not in enforced]
         OLDEST_OPEN.set((datetime.now(UTC) - min(left)).total_seconds() if left else 0)
 
@@ -304,7 +304,7 @@ class Timers:
             unknown = [row for row in rows if row.message_id not in permitted]
             settled = await store.settle(tx, [outcomes.nobody_knows(row) for row in unknown])
             await store.append_changes(tx, settled)
-            await store.enforce(tx, [change.event.subject_id for change in settled], datetime.now(UTC))
+            await store.enforce(tx, [change.event.subject_id for change in settled])
         if not rows:
             return False
         RECOVERED.labels("unknown").inc(len(settled))

@@ -7,6 +7,7 @@ sealed. A decision is a new revision of that event.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, Row, Table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.inbound import Intent, MessageReceived
+from common.paging import whole_page
 from inbound.store import metadata
 
 review = Table(
@@ -75,14 +77,18 @@ async def add(tx: AsyncConnection, events: Sequence[object]) -> None:
 
 async def page(tx: AsyncConnection, *, decided: bool, after: int, limit: int) -> list[Review]:
     """Oldest first, from the place after `after`."""
-    rows = await tx.execute(
-        text(
-            f"SELECT * FROM review WHERE decided_at IS {'NOT NULL' if decided else 'NULL'} AND id > :after"
-            " ORDER BY id LIMIT :limit"
-        ),
-        {"after": after, "limit": limit},
-    )
-    return [_review(row) for row in rows]
+
+    async def read() -> list[Review]:
+        rows = await tx.execute(
+            text(
+                f"SELECT * FROM review WHERE decided_at IS {'NOT NULL' if decided else 'NULL'} AND id > :after"
+                " ORDER BY id LIMIT :limit"
+            ),
+            {"after": after, "limit": limit},
+        )
+        return [_review(row) for row in rows]
+
+    return list(await whole_page(tx, "review", limit, read, attrgetter("place")))
 
 
 async def lock(tx: AsyncConnection, mo_id: str) -> Review | None:

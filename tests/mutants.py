@@ -1,0 +1,377 @@
+"""`make mutants`: small changes (the order of two statements, a clock, a lock), each of which some test must catch.
+
+Each is made in a copy of the repository, where the tests named beside it run until one fails. It is no part of
+`.ci/run`. A mutant that does not apply any more is told: write it anew, or remove it.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+STORE = "services/dispatch-svc/src/dispatch/store.py"
+CLEARANCE = "services/dispatch-svc/src/dispatch/clearance.py"
+PIPELINE = "services/dispatch-svc/src/dispatch/pipeline.py"
+PROJECTION = "services/dispatch-svc/src/dispatch/projection.py"
+TIMERS = "services/dispatch-svc/src/dispatch/timers.py"
+RECORDER = "services/consent-svc/src/consent/recorder.py"
+CONSENT_STORE = "services/consent-svc/src/consent/store.py"
+DATABASE = "libs/common/src/common/database.py"
+OUTBOX = "libs/common/src/common/outbox.py"
+CONSUMER = "libs/common/src/common/consumer.py"
+PAGING = "libs/common/src/common/paging.py"
+DISPATCH = "tests/service/dispatch/test_interleavings.py"
+CONSENT = "tests/service/consent/test_interleavings.py"
+COMMON = "tests/service/common/test_interleavings.py"
+IN_HAND = "tests/service/dispatch/test_in_hand.py"
+STORE_TESTS = "tests/service/dispatch/test_dispatch_store.py"
+RELAY = "tests/service/common/test_relay.py"
+
+
+class Mutant(NamedTuple):
+    name: str
+    file: str
+    was: str  # occurs once
+    becomes: str
+    tests: str  # arguments of pytest
+    also: tuple[str, str] = ("", "")  # a second change of the file
+
+
+MUTANTS = (
+    # --- enforcement
+    Mutant(
+        "enforce closes what it has not read",
+        STORE,
+        " AND id = ANY(CAST(:ids AS bigint[])) ORDER BY id FOR UPDATE) AS f",
+        " AND subject_id IN (SELECT o.subject_id FROM enforcement AS o WHERE o.id = ANY(CAST(:ids AS bigint[])))"
+        " ORDER BY id FOR UPDATE) AS f",
+        f"{DISPATCH} -k being_enforced",
+    ),
+    Mutant(
+        "enforce reads what is sending before the open opt-outs",
+        STORE,
+        """    waiting = await fetch_many(
+        tx,
+        "SELECT id, partition, subject_id FROM enforcement"
+        " WHERE enforced_at IS NULL AND subject_id = ANY(string_to_array($1, ' '))",
+        " ".join(subject_ids),
+    )
+    if not waiting:
+        return []
+    held_back = await fetch_many(
+""",
+        """    held_back = await fetch_many(
+        tx, "SELECT subject_id FROM message WHERE status = 'sending' AND subject_id = ANY($1::text[])", subject_ids
+    )
+    waiting = await fetch_many(
+        tx,
+        "SELECT id, partition, subject_id FROM enforcement"
+        " WHERE enforced_at IS NULL AND subject_id = ANY(string_to_array($1, ' '))",
+        " ".join(subject_ids),
+    )
+    if not waiting:
+        return []
+    await fetch_many(
+""",
+        f"{DISPATCH} -k being_enforced",
+    ),
+    Mutant(
+        "the clock of an enforcement is read before what is sending",
+        STORE,
+        '    waiting = await fetch_many(\n        tx,\n        "SELECT id, partition, subject_id FROM enforcement"\n',
+        "    early = datetime.now(UTC)\n    waiting = await fetch_many(\n        tx,\n"
+        '        "SELECT id, partition, subject_id FROM enforcement"\n',
+        f"{STORE_TESTS} -k clock_of_an_enforcement",
+        ("    now, kept = datetime.now(UTC), {", "    now, kept = early, {"),
+    ),
+    Mutant(
+        "who stores an outcome enforces before the commit",
+        PIPELINE,
+        '        await until_stored(lambda: self._enforce([o["subject_id"] for o in settled]))\n',
+        '            await store.enforce(tx, [o["subject_id"] for o in settled])\n',
+        f"{DISPATCH} -k on_its_way",
+    ),
+    Mutant(
+        "what is being handed off is forgotten with its batch",
+        STORE,
+        "AND m.status = 'sending' LIMIT 1) IS NULL",
+        "AND m.status = 'denied' LIMIT 1) IS NULL",
+        f"{STORE_TESTS} -k nothing_of_the_person",
+    ),
+    # --- deciding
+    Mutant(
+        "a permit counts from after the watermark was read",
+        CLEARANCE,
+        "        subjects = await store.subjects(tx, [c.subject_id for c in candidates])\n",
+        "        subjects = await store.subjects(tx, [c.subject_id for c in candidates])\n"
+        "        until = uptime_s() + self.permit_ttl_s\n",
+        f"{IN_HAND} -k counts_from_before",
+    ),
+    Mutant(
+        "an opt-out takes the campaigns' lock alone",
+        STORE,
+        "for lane in (True, False))  # in this order",
+        "for lane in (True,))  # in this order",
+        f"{DISPATCH} -k on_its_way",
+    ),
+    Mutant(
+        "an opt-out keeps no decision out",
+        STORE,
+        "f\"pg_advisory_xact_lock(hashtext('{LANES[lane]}'), $1)\"",
+        "f\"pg_advisory_xact_lock_shared(hashtext('{LANES[lane]}'), $1)\"",
+        f"{DISPATCH} -k on_its_way",
+    ),
+    Mutant(
+        "a decision takes no lock",
+        CLEARANCE,
+        "        if not locked:\n            await store.lock_partition",
+        "        if not candidates:\n            await store.lock_partition",
+        f"{DISPATCH} -k on_its_way",
+    ),
+    Mutant(
+        "a decision reads consents before its lock",
+        CLEARANCE,
+        "        subjects = await store.subjects(tx, [c.subject_id for c in candidates])\n",
+        "        subjects = early\n",
+        f"{DISPATCH} -k on_its_way",
+        (
+            "        if not locked:\n            await store.lock_partition",
+            "        early = await store.subjects(tx, [c.subject_id for c in candidates])\n"
+            "        if not locked:\n            await store.lock_partition",
+        ),
+    ),
+    Mutant(
+        "a decision reads controls before its campaigns' lock",
+        CLEARANCE,
+        "        controls = await store.controls(tx, campaigns)\n",
+        "        controls = early\n",
+        f"{DISPATCH} -k paused",
+        (
+            "        as_of = await store.watermark(tx, partition, campaigns)\n",
+            "        early = await store.controls(tx, campaigns)\n"
+            "        as_of = await store.watermark(tx, partition, campaigns)\n",
+        ),
+    ),
+    Mutant(
+        "a control waits for nobody who decides",
+        STORE,
+        "    await fetch_many(tx, f\"SELECT pg_advisory_xact_lock({_A_CAMPAIGN.format('$1')})\", event.campaign_id)\n",
+        "",
+        f"{DISPATCH} -k paused",
+    ),
+    Mutant(
+        "who counts what people had waits for nobody who counts",
+        STORE,
+        "pg_advisory_xact_lock(hashtext('placet.counts'), :partition)",
+        "pg_advisory_xact_lock_shared(hashtext('placet.counts'), :partition)",
+        f"{DISPATCH} -k most_that",
+    ),
+    # --- whose a message is
+    Mutant(
+        "a gateway remembers from the last decision",
+        TIMERS,
+        "since: datetime = row.sending_since",
+        "since: datetime = row.decided_at",
+        f"{IN_HAND} -k first_have_had",
+    ),
+    Mutant(
+        "the sweep takes what its owner has just decided again",
+        STORE,
+        "m.status = 'sending' AND m.decided_at < :before AND m.message_id IN",
+        "m.status = 'sending' AND :before IS NOT NULL AND m.message_id IN",
+        f"{DISPATCH} -k lapsed",
+    ),
+    Mutant(
+        "the sweep decides without the lock",
+        STORE,
+        "    lock = f\"pg_try_advisory_xact_lock_shared(hashtext('{LANES[marketing]}'), $1)\"\n",
+        '    lock = "$1::integer IS NOT NULL"\n',
+        f"{DISPATCH} -k once_more",
+    ),
+    Mutant(
+        "an owner decides again without the lock",
+        PIPELINE,
+        "            await store.lock_partition(tx, partition, marketing=_lane(permits[0])[1])\n",
+        "",
+        f"{DISPATCH} -k lapsed",
+    ),
+    Mutant(
+        "an owner takes another's decision for its own",
+        STORE,
+        'f" AND decided_at = ANY(CAST(:decisions AS timestamptz[])) AND {_NOT_BEGUN}"',
+        'f" AND :decisions IS NOT NULL AND {_NOT_BEGUN}"',
+        f"{STORE_TESTS} -k begun",
+    ),
+    Mutant(
+        "an outcome is stored over what has changed since",
+        STORE,
+        " WHERE m.message_id = v.message_id AND m.version = v.version AND m.status = 'sending'",
+        " WHERE m.message_id = v.message_id AND m.version >= v.version AND m.status = 'sending'",
+        f"{STORE_TESTS} -k overtook",
+    ),
+    # --- consent's recorder
+    Mutant(
+        "a person is decided on without being locked",
+        CONSENT_STORE,
+        '            " ORDER BY subject_id FOR UPDATE"\n',
+        '            " ORDER BY subject_id"\n',
+        CONSENT,
+    ),
+    Mutant(
+        "what is on record is read before the lock",
+        RECORDER,
+        "    locked = await store.lock_subjects(tx, numbers if reviews else {}, numbers)\n",
+        "    early = await store.known(tx, evidence=[s.evidence.evidence_id for s in taken.values()])\n"
+        "    locked = await store.lock_subjects(tx, numbers if reviews else {}, numbers)\n",
+        f"{CONSENT} -k twice",
+        (
+            "        senders=senders | senders_of(locked.values()),\n    )\n    for place",
+            "        senders=senders | senders_of(locked.values()),\n    )\n"
+            "    known = known._replace(evidence=early.evidence)\n    for place",
+        ),
+    ),
+    Mutant(
+        "what lists say is read before the lock",
+        RECORDER,
+        "    locked = await store.lock_subjects(tx, numbers if reviews else {}, numbers)\n",
+        "    early = await store.listed_of(tx, [s.subject_id for s in taken.values()])\n"
+        "    locked = await store.lock_subjects(tx, numbers if reviews else {}, numbers)\n",
+        f"{CONSENT} -k list",
+        (
+            "    changes = {i: _Change(subject, subject, now, listed=listed.get(i, ()))",
+            "    listed = early\n    changes = {i: _Change(subject, subject, now, listed=listed.get(i, ()))",
+        ),
+    ),
+    Mutant(
+        "who was never seen is written over who was written meanwhile",
+        CONSENT_STORE,
+        '        " ORDER BY s.place ON CONFLICT DO NOTHING RETURNING subject_id",\n',
+        '        " ORDER BY s.place ON CONFLICT (subject_id) DO UPDATE SET state = excluded.state"\n'
+        '        " RETURNING subject_id",\n',
+        f"{CONSENT} -k newer_stop",
+    ),
+    # --- outbox
+    Mutant(
+        "two relays lead",
+        OUTBOX,
+        "SELECT pg_try_advisory_xact_lock(hashtext($1))",
+        "SELECT pg_try_advisory_xact_lock_shared(hashtext($1))",
+        f"{COMMON} -k standby",
+    ),
+    Mutant(
+        "the clock of a watermark is read after the rows",
+        OUTBOX,
+        "            _tell_oldest([row.created_at for row in rows])  # before Kafka",
+        "            as_of = datetime.now(UTC) - self._skew\n"
+        "            _tell_oldest([row.created_at for row in rows])  # before Kafka",
+        f"{COMMON} -k relay",
+    ),
+    Mutant(
+        "what a watermark stands on is read after the rows",
+        OUTBOX,
+        "            _tell_oldest([row.created_at for row in rows])  # before Kafka",
+        "            ceiling = await self._ceiling(tx) if self._ceiling else None\n"
+        "            _tell_oldest([row.created_at for row in rows])  # before Kafka",
+        f"{COMMON} -k stands_on",
+    ),
+    Mutant(
+        "a watermark does not wait for the rest of the rows",
+        OUTBOX,
+        "        if reached >= read.newest:\n",
+        "        if reached >= 0:\n",
+        f"{RELAY} -k waits_until_all",
+    ),
+    Mutant(
+        "the relay deletes what it has not read",
+        OUTBOX,
+        '"WITH gone AS (DELETE FROM outbox WHERE id = ANY($1::bigint[]))',
+        '"WITH gone AS (DELETE FROM outbox WHERE id <= (SELECT max(i) FROM unnest($1::bigint[]) AS i))',
+        f"{COMMON} -k two_who_write",
+    ),
+    # --- consumer
+    Mutant(
+        "an owner does not lock its offset",
+        CONSUMER,
+        '        " FOR UPDATE",\n        subscription.group',
+        '        "",\n        subscription.group',
+        f"{COMMON} -k batch_and_a_second",
+    ),
+    Mutant(
+        "watermarks are stepped over without the lock",
+        CONSUMER,
+        " AND partition = ANY($3::integer[]) ORDER BY partition FOR UPDATE",
+        " AND partition = ANY($3::integer[]) ORDER BY partition",
+        f"{COMMON} -k watermarks_of_a_partition",
+    ),
+    Mutant(
+        "a record is handled again by who comes second",
+        CONSUMER,
+        "fresh = [record for record in records if record.offset >= stored]",
+        "fresh = list(records)",
+        f"{COMMON} -k batch_and_a_second",
+    ),
+    Mutant(
+        "a watermark goes back",
+        CONSUMER,
+        'BELIEVED = "greatest({known}, CASE WHEN {said} <= now() + {skew}::interval THEN {said} END)"',
+        'BELIEVED = "coalesce(CASE WHEN {said} <= now() + {skew}::interval THEN {said} END, {known})"',
+        f"{COMMON} -k goes_back",
+    ),
+    # --- database
+    Mutant(
+        "a transaction runs at the level of its database",
+        DATABASE,
+        'ISOLATION = {"default_transaction_isolation": "read committed"}',
+        "ISOLATION: dict[str, str] = {}",
+        f"{DISPATCH} -k on_its_way",
+    ),
+    Mutant(
+        "a page tells a cursor while a lower key is being written",
+        PAGING,
+        "        await _until_writers_ended(tx, table)\n",
+        "",
+        "tests/service/dispatch/test_lists.py",
+    ),
+)
+
+
+def main(wanted: str) -> int:
+    """Those whose name holds `wanted`; the exit code."""
+    survived = 0
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "copy"
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", ".*_cache", ".placet", ".kafka"))
+        for mutant in MUTANTS:
+            if wanted in mutant.name:
+                fate = _fate(mutant, copy)
+                survived += fate != "caught"
+                sys.stdout.write(f"{fate:>14}  {mutant.name}  ({mutant.tests.removeprefix('tests/')})\n")
+                sys.stdout.flush()
+    return 1 if survived else 0
+
+
+def _fate(mutant: Mutant, copy: Path) -> str:
+    file = copy / mutant.file
+    source = changed = file.read_text()
+    for was, becomes in ((mutant.was, mutant.becomes), mutant.also):
+        if was and changed.count(was) != 1:
+            return "does not apply"
+        changed = changed.replace(was, becomes) if was else changed
+    ours = os.pathsep.join(str(folder) for folder in (copy, *copy.glob("*/*/src"), *copy.glob("*/src")))
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *mutant.tests.split()]
+    file.write_text(changed)
+    try:
+        ended = subprocess.run(
+            command, cwd=copy, env={**os.environ, "PYTHONPATH": ours}, capture_output=True, text=True, check=False
+        )
+    finally:
+        file.write_text(source)
+    return {0: "SURVIVED", 1: "caught"}.get(ended.returncode, "no test ran")
+
+
+if __name__ == "__main__":
+    sys.exit(main(" ".join(sys.argv[1:])))

@@ -1,0 +1,135 @@
+"""Two batches of evidence about one person, in the orders of their statements (`interleaving.py`)."""
+
+from collections.abc import AsyncIterator
+from itertools import count
+
+import asyncpg
+import msgspec
+import pytest
+
+from common.contracts.consent import ConsentStateChanged
+from consent import ledger, store
+from consent.chain import verify
+from consent.ledger import Evidence
+from consent.recorder import Statement, keep_listed, record
+from tests.infrastructure import Postgres
+from tests.interleaving import Act, Interleaving, Stepped, watching
+from tests.unit.consent.evidences import NOW, opt_in, stop
+
+pytestmark = pytest.mark.brokerless
+
+PUBLISHED = "SELECT payload FROM outbox WHERE topic = 'consent.states.v1' AND key = $1 ORDER BY id"
+
+
+@pytest.fixture
+async def database(postgres: Postgres, unique: str) -> AsyncIterator[Stepped]:
+    url = await postgres.clone("consent", f"consent_{unique}")
+    async with watching(url) as sql:
+        await sql.execute(f"ALTER DATABASE consent_{unique} SET default_transaction_isolation = 'repeatable read'")
+    database = await Stepped(url, pool_size=2).connected()
+    yield database
+    await database.close()
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["never seen", "known"])
+async def test_an_opt_in_and_a_newer_stop_of_one_person(database: Stepped, known: bool) -> None:
+    """The STOP wins, both are on record in one chain, and the versions leave in the order in which they were given."""
+    people = (f"t1-{n:032x}" for n in count())
+    person = ""
+
+    async def says(*evidence: Evidence) -> None:
+        async with database.begin() as tx:
+            await record(tx, [Statement(person, "sealed", one) for one in evidence], NOW)
+
+    async def begin() -> dict[str, Act]:
+        nonlocal person
+        person = next(people)
+        if known:
+            await says(named(opt_in(0)))
+        return {"opts in": lambda: says(named(opt_in(1))), "stops": lambda: says(named(stop(2)))}
+
+    def named(evidence: Evidence) -> Evidence:
+        return msgspec.structs.replace(evidence, evidence_id=f"{evidence.evidence_id}-{person}")
+
+    async def ended(watcher: asyncpg.Connection) -> None:
+        async with database.begin() as tx:
+            entries = await store.history(tx, person)
+            subject = await store.find_subject(tx, person)
+        assert subject is not None
+        assert [entry.position for entry in entries] == list(range(1, 4 if known else 3))
+        assert subject.entries == len(entries)
+        assert verify(entries) is None
+        assert ledger.standing(subject.state, "acme", "promotions") == "opted_out"
+        payloads = await watcher.fetch(PUBLISHED, person.encode())
+        told = [msgspec.json.decode(payload, type=ConsentStateChanged) for (payload,) in payloads]
+        versions = [event.version for event in told]
+        assert versions == sorted(set(versions))
+        assert versions[-1] == subject.version
+        assert not any(consent.state == "opted_in" for consent in told[-1].consents)
+        assert [cause.kind for event in told for cause in event.causes].count("opt_out") == 1
+
+    async with watching(database.dsn) as watcher:
+        await Interleaving(watcher, freezes=1).every_order(begin, ended)
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["never seen", "known"])
+async def test_a_stop_that_comes_twice_at_once_is_recorded_once(database: Stepped, known: bool) -> None:
+    people = (f"t1-{n:032x}" for n in count())
+    person = ""
+
+    async def begin() -> dict[str, Act]:
+        nonlocal person
+        person = next(people)
+
+        async def says(evidence: Evidence) -> None:
+            async with database.begin() as tx:
+                await record(tx, [Statement(person, "sealed", evidence)], NOW)
+
+        if known:
+            await says(opt_in(0, evidence_id=f"in-{person}"))
+        said = stop(1, evidence_id=f"stop-{person}")
+        return {"one": lambda: says(said), "other": lambda: says(said)}
+
+    async def ended(watcher: asyncpg.Connection) -> None:
+        async with database.begin() as tx:
+            kinds = [entry.evidence.kind for entry in await store.history(tx, person)]
+        assert kinds == ["opt_in", "opt_out"][0 if known else 1 :]
+        assert len(await watcher.fetch(PUBLISHED, person.encode())) == len(kinds)
+
+    async with watching(database.dsn) as watcher:
+        await Interleaving(watcher, freezes=1).every_order(begin, ended)
+
+
+async def test_a_list_that_is_kept_and_an_opt_in_that_is_older_than_it(database: Stepped) -> None:
+    """Whichever comes first: who was told by a list to be out, after they had said yes, is out."""
+    people = (f"t1-{n:032x}" for n in count())
+    person = ""
+
+    async def begin() -> dict[str, Act]:
+        nonlocal person
+        person = next(people)
+        listed = stop(3, evidence_id=f"list-{person}", source="list")
+
+        async def says(evidence: Evidence) -> None:
+            async with database.begin() as tx:
+                await record(tx, [Statement(person, "sealed", evidence)], NOW)
+
+        async def keeps() -> None:
+            """As a list is taken: who is out of all that it says is kept beside the ledger, the others are recorded."""
+            async with database.begin() as tx:
+                locked = await store.lock_subjects(tx, {}, [person])
+                is_out = ledger.standing(locked[person].state, "acme", "promotions") != "opted_in"
+                statement = Statement(person, None, listed)
+                await (keep_listed(tx, [statement]) if is_out else record(tx, [statement], NOW))
+
+        await says(stop(0, evidence_id=f"stop-{person}"))
+        return {"lists": keeps, "opts in": lambda: says(opt_in(2, evidence_id=f"in-{person}"))}
+
+    async def ended(_: asyncpg.Connection) -> None:
+        async with database.begin() as tx:
+            subject = await store.find_subject(tx, person)
+        assert subject is not None
+        assert ledger.standing(subject.state, "acme", "promotions") == "opted_out"
+
+    async with watching(database.dsn) as watcher:
+        await Interleaving(watcher, freezes=1).every_order(begin, ended)
