@@ -537,13 +537,13 @@ async def test_a_stop_travels_from_the_operators_topic_to_the_states(
     assert [e["kind"] for e in found["history"]] == ["opt_in", "opt_out"]
 
 
+@pytest.mark.parametrize("kind", [MessageReceived.type, "inbound.message_received.v9"], ids=["damaged", "of tomorrow"])
 async def test_an_unreadable_message_goes_to_the_dead_letters_and_the_next_one_is_read(
-    service: httpx.AsyncClient, surroundings: Surroundings
+    service: httpx.AsyncClient, surroundings: Surroundings, kind: str
 ) -> None:
     async with surroundings.sql("consent") as sql:
         await sql.execute("INSERT INTO subject (subject_id, number) VALUES ($1, 'sealed')", WHO)
-    damaged = [("ce_type", MessageReceived.type.encode())]
-    await publish_raw(surroundings, INBOUND_MESSAGES, WHO.encode(), b"{", damaged)
+    await publish_raw(surroundings, INBOUND_MESSAGES, WHO.encode(), b"{", [("ce_type", kind.encode())])
     await publish(surroundings, INBOUND_MESSAGES, [mo(1)])
     async with reading(surroundings, STATES) as read:
 

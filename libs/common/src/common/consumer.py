@@ -11,7 +11,8 @@ A stored offset that went back is a database that lost commits (a failover to a 
 is read again.
 
     Poison           never retry this: to `<topic>.dlq` through the outbox, in the transaction that steps over it;
-                     `on_poison` runs in the same transaction; too many in a row stop the consumer
+                     `on_poison` runs in the same transaction; too many in a row stop the consumer, and where the last
+                     is of an unknown type its partition alone
     Hold             not now: roll back, try again shortly; not an error
     anything else    roll back, back off, try again, for ever; never skip
 """
@@ -87,6 +88,10 @@ class Poison(Exception):
     """This record will never be handled, however often it is tried. The message must hold nothing personal."""
 
 
+class UnknownType(Poison):
+    """A newer producer writes what this version has no words for."""
+
+
 class Hold(Exception):
     """Not now. The batch is rolled back and offered again after a moment."""
 
@@ -125,9 +130,11 @@ class Subscription:
 
     `may_read`: False while no more is to be taken; what there is stays in Kafka.
 
-    `foreign`: others than Placet write there. A type we do not know is then no fact of tomorrow to skip but something
-    said that we do not understand, to the dead letters; and of bad records there may be any number. `on_assigned` hears
-    how many partitions this process reads from now on.
+    `skips_unknown`: a type this version does not know is stepped over, because nothing that this topic tells can
+    forbid a message or be owed to anybody. Everywhere else such a record is poison (ADR-0007).
+
+    `foreign`: others than Placet write there, and of bad records there may be any number. `on_assigned` hears how many
+    partitions this process reads from now on.
     """
 
     group: str  # <service>.<purpose>
@@ -137,6 +144,7 @@ class Subscription:
     max_records: int = 1000
     at_once: int = 6  # batches of different partitions
     wait_ms: int = POLL_MS  # of a fetch that finds nothing
+    skips_unknown: bool = False
     foreign: bool = False
     on_assigned: Callable[[int], None] | None = None
     may_read: Callable[[], bool] | None = None
@@ -171,13 +179,13 @@ async def applied_watermark(tx: AsyncConnection, group: str, topic: Topic, parti
 
 
 def event_of(subscription: Subscription, record: Any) -> Event | None:
-    """None for a type this version does not know. Raises Poison, too for a type this topic does not carry."""
+    """None for an unknown type that may be skipped. Raises Poison, too for a type this topic does not carry."""
     try:
         event = kafka.decode(record.value, record.headers)
     except kafka.Undecodable as error:
         raise Poison(str(error)) from error
-    if event is None and subscription.foreign:
-        raise Poison("an event type that is not known here")
+    if event is None and not (subscription.skips_unknown or _is_watermark(record)):
+        raise UnknownType("an event type that is not known here")
     if event is not None and type(event) is not Watermark and type(event) not in subscription.topic.events:
         raise Poison(f"{type(event).type} on {subscription.topic.name}")
     return event
@@ -509,6 +517,8 @@ class Consumer:
                     await after()
             except Poison as poison:
                 if memory.poison_in_a_row >= POISON_IN_A_ROW and not self.subscription.foreign:
+                    if isinstance(poison, UnknownType):
+                        raise  # the partition waits for a newer version of ours, and the other partitions go on
                     raise Stopped(f"{self.name}: more than {POISON_IN_A_ROW} bad records in a row") from poison
                 await self._bury(tp, record, str(poison))
                 memory.poison_in_a_row += 1
@@ -721,6 +731,11 @@ def received_as(record: Any, event: Event) -> Received:
         published_at=datetime.fromtimestamp(record.timestamp / 1000, UTC),
         traceparent=trace.decode(errors="replace") if trace else None,
     )
+
+
+def _is_watermark(record: Any) -> bool:
+    """Of any version. One that is not known is skipped: without it the knowledge only gets older, which holds."""
+    return (_type(record) or "").startswith(f"{Watermark.type.rpartition('.')[0]}.")
 
 
 def _type(record: Any) -> str | None:
