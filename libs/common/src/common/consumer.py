@@ -15,6 +15,10 @@ is read again.
                      is of an unknown type its partition alone
     Hold             not now: roll back, try again shortly; not an error
     anything else    roll back, back off, try again, for ever; never skip
+
+What the Kafka client raises has any class, and no partition: then each partition is read by itself, so that one bad
+record holds up its own partition and nothing else. Such a partition is tried again for ever. It stands (`progress.py`):
+readiness is red, and a person may step over the record by `dead-letters step-over`.
 """
 
 import asyncio
@@ -54,6 +58,7 @@ from common import dead_letters, kafka, outbox
 from common.contracts import Event, Topic, Watermark
 from common.database import Database, fetch_many
 from common.notify import either
+from common.progress import Progress
 from common.settings import ServiceSettings
 from common.telemetry import continue_trace, counter, gauge, histogram
 
@@ -66,6 +71,8 @@ BACK_OFF_S = (0.1, 30.0)
 POISON_IN_A_ROW = 25  # a bad deploy stops instead of shovelling a topic into its dead letters
 JOIN_SESSION_MS = 10_000
 HEARTBEAT_MS = 1_000
+TELL_EVERY_S = 1.0
+END_S = 10.0  # a client that does not end within is left behind
 COMMIT_EVERY_S = 1.0
 COLLECT_EVERY_S = 1.0
 FETCH_BYTES = 4 * 1024 * 1024  # of one answer: a process has several consumers, and each asks several brokers
@@ -78,6 +85,11 @@ HANDLED = counter("sms_consumer_records_total", "Records stepped over, by what b
 LAG = gauge("sms_consumer_lag_records", "High watermark less next offset.", ["topic", "partition"])
 FAILING = gauge(
     "sms_consumer_failing_seconds", "How long the worst partition has been failing; 0 when fine.", ["topic"]
+)
+STALLED = gauge(
+    "sms_consumer_stalled_seconds",
+    "How long the worst partition has not been read on, whatever the reason; 0 when fine.",
+    ["topic"],
 )
 BATCH = histogram("sms_consumer_batch_seconds", "One batch: transaction and what follows it.", ["topic"])
 
@@ -239,6 +251,8 @@ class Consumer:
     _partitions: dict[TopicPartition, _Partition] = field(default_factory=dict)
     _resume_at: dict[TopicPartition, float] = field(default_factory=dict)
     _short: dict[TopicPartition, _Short] = field(default_factory=dict)  # the log seems to end before what was read
+    _progress: Progress = field(default_factory=Progress)
+    _asked: set[TopicPartition] = field(default_factory=set)  # those that the last read asked for without an error
     _committing: asyncio.Task[None] | None = None
     _commit_at: float = 0.0
     _collect_at: float = 0.0
@@ -247,8 +261,26 @@ class Consumer:
     def name(self) -> str:
         return f"{self.subscription.group}:{self.subscription.topic.name}"
 
+    def stalls(self, longer_than_s: float) -> list[str]:
+        """Why not all of the partitions are read on; a line for each that has stood for longer."""
+        return self._progress.stalls(longer_than_s, time.monotonic())
+
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`. Raises Stopped when it must not go on."""
+        telling = asyncio.create_task(self._tell())
+        try:
+            while not stop.is_set():
+                await self._run_client(stop)
+        finally:
+            telling.cancel()
+
+    async def _tell(self) -> None:
+        """Beside the loop: a loop that hangs is a stall too."""
+        while True:
+            STALLED.labels(self.subscription.topic.name).set(self._progress.stalled_s(time.monotonic()))
+            await asyncio.sleep(TELL_EVERY_S)
+
+    def _client(self) -> AIOKafkaConsumer:
         topic = self.settings.topic_prefix + self.subscription.topic.name
         kafka_consumer = AIOKafkaConsumer(
             **kafka.connection(self.settings),
@@ -265,30 +297,28 @@ class Consumer:
             kafka_consumer.subscribe([topic], listener=_Assignment(self))
         else:
             kafka_consumer.assign([TopicPartition(topic, number) for number in range(self.settings.partitions)])
+        return kafka_consumer
+
+    async def _run_client(self, stop: asyncio.Event) -> None:
+        """Until `stop`, or until the client has heard nothing of any partition for so long that it may have died: its
+        own tasks end at an error that they do not expect, and nobody hears of that."""
+        self._progress.dealing(time.monotonic())
+        kafka_consumer = await _started(self._client, stop)
+        if kafka_consumer is None:
+            return
+        if not self.settings.kafka_groups:
             self._joined = True
+            self._progress.dealt(range(self.settings.partitions), time.monotonic())
             if self.subscription.on_assigned is not None:
                 self.subscription.on_assigned(self.settings.partitions)
-        await _until_started(kafka_consumer, stop)
         try:
-            while not stop.is_set():
-                if not await self._place(kafka_consumer):
-                    await either(stop, None, 1.0)
-                    continue
-                await self._resume(kafka_consumer)
+            while not (stop.is_set() or self._progress.is_silent(time.monotonic())):
                 try:
-                    batches = await self._read(kafka_consumer)
-                except (NoOffsetForPartitionError, OffsetOutOfRangeError) as error:
-                    await self._all_ended()
-                    await self._out_of_range(kafka_consumer, error)
-                    continue
-                except KafkaError as error:
-                    log.warning("broker trouble", extra={"topic": topic, "why": type(error).__name__})
-                    await either(stop, None, 1.0)
-                    continue
-                await self._within_the_log(kafka_consumer)
-                self._begin(kafka_consumer, {tp: batches[tp] for tp in batches.keys() & self._placed})
-                self._commit(kafka_consumer)
-                await self._some_ended()
+                    await self._turn(kafka_consumer, stop)
+                except Stopped:
+                    raise
+                except Exception as error:
+                    await self._in_trouble(kafka_consumer, error, stop)
             await self._all_ended()
             self._commit_at = 0.0
             self._commit(kafka_consumer)
@@ -301,8 +331,60 @@ class Consumer:
                 await asyncio.wait(self._going.values())
             if self._committing is not None:
                 await asyncio.wait((self._committing,), timeout=COMMIT_EVERY_S)
-            with contextlib.suppress(Exception):
-                await kafka_consumer.stop()
+            await _ended(kafka_consumer)
+        if not stop.is_set():
+            log.error("nothing heard of any partition: connecting anew", extra={"consumer": self.name})
+            self._let_go(self._partitions.keys())
+
+    async def _turn(self, kafka_consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
+        """Raises whatever the client raises."""
+        if not await self._place(kafka_consumer):
+            for tp in kafka_consumer.assignment():
+                self._progress.busy(tp.partition, time.monotonic())  # it is the database that does not answer
+            await either(stop, None, 1.0)
+            return
+        await self._resume(kafka_consumer)
+        self._asked = set()
+        try:
+            batches = await self._read(kafka_consumer)
+        except (NoOffsetForPartitionError, OffsetOutOfRangeError) as error:
+            await self._all_ended()
+            self._rewind(kafka_consumer)
+            await self._out_of_range(kafka_consumer, error)
+            return
+        await self._within_the_log(kafka_consumer)
+        self._begin(kafka_consumer, {tp: batches[tp] for tp in batches.keys() & self._placed})
+        await self._note_progress(kafka_consumer)
+        self._commit(kafka_consumer)
+        await self._some_ended()
+
+    async def _in_trouble(self, kafka_consumer: AIOKafkaConsumer, error: Exception, stop: asyncio.Event) -> None:
+        """The client raised, of whatever class: what it had taken of any partition is read again."""
+        now = time.monotonic()
+        again = self._progress.is_careful(now)
+        self._progress.trouble(type(error).__name__, now)
+        log.warning("broker trouble", extra={"consumer": self.name, "why": type(error).__name__})
+        self._rewind(kafka_consumer)
+        await either(stop, None, 1.0 if again else POLL_MS / 1000)
+
+    def _rewind(self, kafka_consumer: AIOKafkaConsumer) -> None:
+        """The client forgets what it has taken of the other partitions where it raises at one; and at some errors it
+        has stepped over the record already."""
+        for tp in (kafka_consumer.assignment() & self._placed) - self._going.keys() - self._resume_at.keys():
+            with contextlib.suppress(IllegalStateError):
+                kafka_consumer.seek(tp, self._reached[tp])
+
+    async def _note_progress(self, kafka_consumer: AIOKafkaConsumer) -> None:
+        assigned, now = kafka_consumer.assignment(), time.monotonic()
+        wanted = self.subscription.may_read is None or self.subscription.may_read()
+        for tp in assigned:
+            if tp in self._going or tp in self._resume_at or not wanted:
+                self._progress.busy(tp.partition, now)
+            elif tp in self._asked:
+                position, end = await kafka_consumer.position(tp), kafka_consumer.highwater(tp)
+                self._progress.seen(tp.partition, position, end, kafka_consumer.last_poll_timestamp(tp), now)
+            else:
+                self._progress.expect(tp.partition, now)
 
     async def _read(self, kafka_consumer: AIOKafkaConsumer) -> dict[TopicPartition, list[Any]]:
         """What there is of partitions that nothing is being handled of; nothing, once there is one more of them."""
@@ -314,20 +396,67 @@ class Consumer:
         if self._going and not (idle and may_read):
             await asyncio.wait(self._going.values(), timeout=POLL_MS / 1000, return_when=asyncio.FIRST_COMPLETED)
             return {}
+        if self._progress.is_careful(time.monotonic()):
+            return await self._read_apart(kafka_consumer, (idle & self._placed) - self._resume_at.keys())
         reading = asyncio.ensure_future(
             kafka_consumer.getmany(*idle, timeout_ms=POLL_MS, max_records=self.subscription.max_records)
         )
         try:
             await asyncio.wait((reading, *self._going.values()), return_when=asyncio.FIRST_COMPLETED)
+            if reading.cancelled():
+                raise RuntimeError("the client cancelled the read by itself")
         finally:
             reading.cancel()  # while it waits it holds no record; once it is done this does nothing
         found = await asyncio.gather(reading, return_exceptions=True)
         if isinstance(found[0], asyncio.CancelledError):
+            self._asked = idle
             return {}
         if isinstance(found[0], BaseException):
             raise found[0]
         batches: dict[TopicPartition, list[Any]] = found[0]
+        self._asked = idle
         return batches
+
+    async def _read_apart(
+        self, kafka_consumer: AIOKafkaConsumer, idle: Collection[TopicPartition]
+    ) -> dict[TopicPartition, list[Any]]:
+        """What there is of each, asked for by itself. A partition that raised is read one by one, up to the bad record:
+        the client loses what it took in the same call."""
+        await asyncio.sleep(POLL_MS / 1000)
+        found: dict[TopicPartition, list[Any]] = {}
+        most = self.subscription.max_records
+        for tp in idle:
+            at_once = 1 if self._progress.failures(tp.partition) else most
+            records: list[Any] = []
+            try:
+                while True:
+                    more = (await kafka_consumer.getmany(tp, timeout_ms=0, max_records=at_once)).get(tp, [])
+                    records += more
+                    if at_once == most or not more or len(records) >= most:
+                        break
+            except (NoOffsetForPartitionError, OffsetOutOfRangeError):
+                raise
+            except Exception as error:
+                if not records:
+                    self._unread(kafka_consumer, tp, error)
+                    continue
+            if records:
+                found[tp] = records
+            self._asked.add(tp)
+        return found
+
+    def _unread(self, kafka_consumer: AIOKafkaConsumer, tp: TopicPartition, error: Exception) -> None:
+        """The record at the next offset cannot be read, or the partition cannot: it is tried again after a rest, from
+        where the database says by then."""
+        offset, why = self._reached[tp], type(error).__name__
+        rest = self._progress.failed(tp.partition, why, offset, time.monotonic())
+        if self._progress.failures(tp.partition) in (2, 10, 100, 1000):
+            log.error(
+                "cannot be read on: trying again",
+                extra={"topic": tp.topic, "partition": tp.partition, "offset": offset, "why": why},
+            )
+        self._rest(kafka_consumer, tp, offset, rest)
+        self._placed.discard(tp)
 
     def _begin(self, kafka_consumer: AIOKafkaConsumer, batches: dict[TopicPartition, list[Any]]) -> None:
         """A task for each batch; one for all of those that hold only watermarks."""
@@ -660,9 +789,17 @@ class Consumer:
             with contextlib.suppress(IllegalStateError):
                 kafka_consumer.resume(tp)
 
+    def _let_go(self, gone: Collection[TopicPartition]) -> None:
+        """Of all partitions: a client has ended, or the group forms anew."""
+        self._placed.clear()
+        self._reached.clear()
+        self._resume_at.clear()
+        self._short.clear()
+        self._forget(gone)
+
     def _forget(self, gone: Collection[TopicPartition]) -> None:
         """What is remembered and shown of partitions that are not ours any more."""
-        for tp in gone:
+        for tp in list(gone):
             self._partitions.pop(tp, None)
             LAG.remove(self.subscription.topic.name, tp.partition)
         self._note_failing()
@@ -687,16 +824,14 @@ class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         while going := [task for task in self._consumer._going.values() if not task.done()]:
             await asyncio.wait(going)
-        self._consumer._placed.clear()
-        self._consumer._reached.clear()
-        self._consumer._resume_at.clear()
-        self._consumer._short.clear()
-        self._consumer._forget(revoked | self._consumer._partitions.keys())
+        self._consumer._let_go(revoked | self._consumer._partitions.keys())
+        self._consumer._progress.dealing(time.monotonic())
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         self._consumer._placed.clear()
         self._consumer._forget(self._consumer._partitions.keys() - assigned)
         self._consumer._joined = True
+        self._consumer._progress.dealt({tp.partition for tp in assigned}, time.monotonic())
         if self._consumer.subscription.on_assigned is not None:
             self._consumer.subscription.on_assigned(len(assigned))
 
@@ -754,20 +889,38 @@ def key_of(record: Any) -> str | None:
     return None if key and "\0" in key else key  # no text column takes it
 
 
-async def _until_started(kafka_consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
-    """Starting joins the group and waits for partitions, which takes seconds: a stop does not wait for it."""
+async def _started(make: Callable[[], AIOKafkaConsumer], stop: asyncio.Event) -> AIOKafkaConsumer | None:
+    """Starting joins the group and waits for partitions, which takes seconds: a stop does not wait for it, and gets
+    None."""
     while not stop.is_set():
+        kafka_consumer = make()  # anew each time: one that failed half way does not start again
         starting = asyncio.ensure_future(kafka_consumer.start())
         stopping = asyncio.ensure_future(stop.wait())
-        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if not starting.done():
-            starting.cancel()
         try:
-            await starting
-            return
+            await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            return
-        except KafkaError as error:
-            log.warning("no broker yet", extra={"why": type(error).__name__})
+            starting.cancel()
+            await _ended(kafka_consumer)
+            raise
+        finally:
+            stopping.cancel()
+        starting.cancel()  # once it is done this does nothing
+        [said] = await asyncio.gather(starting, return_exceptions=True)
+        if said is None:
+            return kafka_consumer
+        await _ended(kafka_consumer)
+        if isinstance(said, Exception):
+            log.warning("no broker yet", extra={"why": type(said).__name__})
             await either(stop, None, 1.0)
+    return None
+
+
+async def _ended(kafka_consumer: AIOKafkaConsumer) -> None:
+    """Whatever state it is in: where one of its parts cannot be ended by the client, the others are."""
+    for end in (kafka_consumer, kafka_consumer._fetcher, kafka_consumer._client):
+        if end is None:
+            continue
+        ending = asyncio.ensure_future(end.stop() if end is kafka_consumer else end.close())
+        await asyncio.wait((ending,), timeout=END_S)
+        ending.cancel()
+        await asyncio.gather(ending, return_exceptions=True)
