@@ -3,11 +3,9 @@ stands, steps over nothing, and goes on once the error ends. The client is not o
 
 import asyncio
 import struct
-import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from gzip import BadGzipFile
 from typing import Any
 
 import pytest
@@ -83,22 +81,13 @@ async def two(surroundings: Surroundings) -> AsyncIterator[Two]:
 
 RAISED: list[BaseException] = [
     errors.KafkaError("unexpected"),
-    errors.IllegalStateError("not assigned"),
     errors.NoOffsetForPartitionError("p"),
     errors.TopicAuthorizationFailedError("t"),
-    errors.GroupAuthorizationFailedError("g"),
     errors.UnsupportedCodecError("snappy"),
-    errors.CorruptRecordException("crc"),
     errors.RecordTooLargeError("large"),
-    errors.KafkaConnectionError("gone"),
     errors.ConsumerStoppedError(),  # no KafkaError
-    errors.IllegalOperation("no KafkaError either"),
     ValueError("of a parser"),
-    struct.error("of a parser"),
-    zlib.error("of gzip"),
     EOFError("of gzip"),
-    BadGzipFile("of gzip"),
-    NotImplementedError("no codec"),
     AssertionError("of the client"),
     TimeoutError(),
     asyncio.CancelledError(),
@@ -127,7 +116,7 @@ async def test_whatever_a_read_raises_is_red_and_steps_over_nothing(
             await eventually(it.is_well)
 
 
-@pytest.mark.parametrize("place", ["position", "seek", "assignment"])
+@pytest.mark.parametrize("place", ["position", "seek", "highwater"])
 async def test_what_else_the_client_is_asked_may_raise_too(
     surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
@@ -218,14 +207,12 @@ async def test_a_client_that_does_not_start_is_red_until_it_does(
 async def test_an_error_of_one_partition_in_the_brokers_answer_is_red_and_the_other_goes_on(
     surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[int] = []
-
     def refuse(code: int) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
         return lambda part: (part[0], code, -1, *part[3:-1], b"")
 
     change = _answers(monkeypatch)
     async with two(surroundings) as it:
-        for code in (-1, 2, 3, 5, 6, 9, 29, 43, 56, 76, 87, 999):
+        for code in (-1, 2, 3, 6, 29, 999):
             change[0] = refuse(code)
             await it.tell()
             await eventually(lambda: it.has_read(THERE))
@@ -233,7 +220,6 @@ async def test_an_error_of_one_partition_in_the_brokers_answer_is_red_and_the_ot
             assert "partition 1" not in " ".join(it.consumer.stalls(RED_S))
             change.clear()
             await eventually(it.is_well)
-            said.append(code)
 
 
 def crc(batch: bytes) -> bytes:
@@ -252,9 +238,9 @@ BAD: dict[str, Callable[[bytes], bytes]] = {
     "snappy": coded(2),
     "lz4": coded(3),
     "zstd": coded(4),
-    "a record that is cut": lambda batch: crc(batch[:-4] + b"\xff\xff\xff\xff"),
+    "fewer records than it says": lambda batch: crc(batch[:57] + struct.pack(">i", 2) + batch[61:]),
     "half of a batch": lambda batch: batch[: len(batch) // 2],
-    "a magic of tomorrow": lambda batch: batch[:16] + b"\x09" + batch[17:],
+    "a format of the past": lambda batch: batch[:16] + b"\x01" + batch[17:],
 }
 
 

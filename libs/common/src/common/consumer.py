@@ -317,7 +317,9 @@ class Consumer:
                     await self._turn(kafka_consumer, stop)
                 except Stopped:
                     raise
-                except Exception as error:
+                except (Exception, asyncio.CancelledError) as error:
+                    if _is_cancelled():
+                        raise
                     await self._in_trouble(kafka_consumer, error, stop)
             await self._all_ended()
             self._commit_at = 0.0
@@ -358,7 +360,7 @@ class Consumer:
         self._commit(kafka_consumer)
         await self._some_ended()
 
-    async def _in_trouble(self, kafka_consumer: AIOKafkaConsumer, error: Exception, stop: asyncio.Event) -> None:
+    async def _in_trouble(self, kafka_consumer: AIOKafkaConsumer, error: BaseException, stop: asyncio.Event) -> None:
         """The client raised, of whatever class: what it had taken of any partition is read again."""
         now = time.monotonic()
         again = self._progress.is_careful(now)
@@ -436,7 +438,9 @@ class Consumer:
                         break
             except (NoOffsetForPartitionError, OffsetOutOfRangeError):
                 raise
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                if _is_cancelled():
+                    raise
                 if not records:
                     self._unread(kafka_consumer, tp, error)
                     continue
@@ -445,7 +449,7 @@ class Consumer:
             self._asked.add(tp)
         return found
 
-    def _unread(self, kafka_consumer: AIOKafkaConsumer, tp: TopicPartition, error: Exception) -> None:
+    def _unread(self, kafka_consumer: AIOKafkaConsumer, tp: TopicPartition, error: BaseException) -> None:
         """The record at the next offset cannot be read, or the partition cannot: it is tried again after a rest, from
         where the database says by then."""
         offset, why = self._reached[tp], type(error).__name__
@@ -887,6 +891,12 @@ def key_of(record: Any) -> str | None:
     except UnicodeDecodeError:
         return None
     return None if key and "\0" in key else key  # no text column takes it
+
+
+def _is_cancelled() -> bool:
+    """By whoever runs us, and not by the client, which may raise the same when one of its own tasks was."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def _started(make: Callable[[], AIOKafkaConsumer], stop: asyncio.Event) -> AIOKafkaConsumer | None:
