@@ -29,14 +29,6 @@ def test_an_answer_that_more_follows_is_not_read_on_until_the_position_moves() -
     assert progress.stalls(10, 21) == []
 
 
-def test_a_position_that_goes_back_is_no_progress() -> None:
-    progress = dealt(0)
-    progress.seen(0, position=5, end=9, answer=1, now=1)
-    for now in range(2, 30):
-        progress.seen(0, position=4 + now % 2, end=9, answer=now, now=now)
-    assert progress.stalled_s(30) > 20
-
-
 def test_what_is_handled_or_waits_on_purpose_begins_anew_but_not_what_cannot_be_read() -> None:
     progress = dealt(0, 1)
     progress.failed(1, "CorruptRecordException", 7, now=1)
