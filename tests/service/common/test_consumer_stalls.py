@@ -238,7 +238,7 @@ BAD: dict[str, Callable[[bytes], bytes]] = {
     "snappy": coded(2),
     "lz4": coded(3),
     "zstd": coded(4),
-    "fewer records than it says": lambda batch: crc(batch[:57] + struct.pack(">i", 2) + batch[61:]),
+    "a record of another length": lambda batch: crc(batch[:61] + b"\x02" + batch[62:]),
     "half of a batch": lambda batch: batch[: len(batch) // 2],
     "a format of the past": lambda batch: batch[:16] + b"\x01" + batch[17:],
 }

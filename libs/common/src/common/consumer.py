@@ -235,6 +235,16 @@ class _Short:
     since: float
 
 
+@dataclass(slots=True, frozen=True)
+class _Stands:
+    """Where the client stands in a partition, where the log ends, and which of the broker's answers said so."""
+
+    tp: TopicPartition
+    position: int
+    end: int | None
+    answer: int | None
+
+
 @dataclass(slots=True)
 class Consumer:
     """Runs one subscription until stopped. `assigned` is set after the first assignment."""
@@ -347,6 +357,7 @@ class Consumer:
             return
         await self._resume(kafka_consumer)
         self._asked = set()
+        before = [await _stands(kafka_consumer, tp) for tp in kafka_consumer.assignment() & self._placed]
         try:
             batches = await self._read(kafka_consumer)
         except (NoOffsetForPartitionError, OffsetOutOfRangeError) as error:
@@ -356,7 +367,7 @@ class Consumer:
             return
         await self._within_the_log(kafka_consumer)
         self._begin(kafka_consumer, {tp: batches[tp] for tp in batches.keys() & self._placed})
-        await self._note_progress(kafka_consumer)
+        self._note_progress(kafka_consumer, before)
         self._commit(kafka_consumer)
         await self._some_ended()
 
@@ -376,17 +387,19 @@ class Consumer:
             with contextlib.suppress(IllegalStateError):
                 kafka_consumer.seek(tp, self._reached[tp])
 
-    async def _note_progress(self, kafka_consumer: AIOKafkaConsumer) -> None:
-        assigned, now = kafka_consumer.assignment(), time.monotonic()
+    def _note_progress(self, kafka_consumer: AIOKafkaConsumer, before: Sequence[_Stands]) -> None:
+        """`before`: where partitions stood before the read. At some errors the client steps over the record, and raises
+        at the next read: only one that ends well says that the partition really stood there."""
+        now = time.monotonic()
         wanted = self.subscription.may_read is None or self.subscription.may_read()
-        for tp in assigned:
+        for tp in kafka_consumer.assignment():
             if tp in self._going or tp in self._resume_at or not wanted:
                 self._progress.busy(tp.partition, now)
-            elif tp in self._asked:
-                position, end = await kafka_consumer.position(tp), kafka_consumer.highwater(tp)
-                self._progress.seen(tp.partition, position, end, kafka_consumer.last_poll_timestamp(tp), now)
             else:
                 self._progress.expect(tp.partition, now)
+        for stood in before:
+            if stood.tp in self._asked - self._going.keys() - self._resume_at.keys() and wanted:
+                self._progress.seen(stood.tp.partition, stood.position, stood.end, stood.answer, now)
 
     async def _read(self, kafka_consumer: AIOKafkaConsumer) -> dict[TopicPartition, list[Any]]:
         """What there is of partitions that nothing is being handled of; nothing, once there is one more of them."""
@@ -838,6 +851,11 @@ class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
         self._consumer._progress.dealt({tp.partition for tp in assigned}, time.monotonic())
         if self._consumer.subscription.on_assigned is not None:
             self._consumer.subscription.on_assigned(len(assigned))
+
+
+async def _stands(kafka_consumer: AIOKafkaConsumer, tp: TopicPartition) -> _Stands:
+    answer = kafka_consumer.last_poll_timestamp(tp)
+    return _Stands(tp, await kafka_consumer.position(tp), kafka_consumer.highwater(tp), answer)
 
 
 async def _commit(kafka_consumer: AIOKafkaConsumer, offsets: dict[TopicPartition, int]) -> None:
