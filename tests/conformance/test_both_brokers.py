@@ -172,6 +172,36 @@ async def test_the_settings_of_a_topic_can_be_read(client: Client, broker: Broke
     assert told == documented("DescribeConfigs tells", broker)
 
 
+# Compression
+
+
+CODECS = ["gzip", "snappy", "lz4", "zstd"]
+
+
+@pytest.mark.parametrize("codec", CODECS)
+async def test_what_its_producer_compressed_is_read(client: Client, codec: str) -> None:
+    """An operator's client, or a setting of ours, may choose any of them."""
+    producer, consumer = await client.producer(compression_type=codec), await client.consumer()
+    batch = producer.create_batch()
+    for n in range(20):
+        batch.append(key=b"%d" % n, value=b"compressible " * 20, timestamp=None, headers=[("h", b"%d" % n)])
+    await (await producer.send_batch(batch, client.topic, partition=0))
+    found = await read(consumer, 20)
+    assert [(record.offset, record.key, record.headers) for record in found] == [
+        (n, b"%d" % n, (("h", b"%d" % n),)) for n in range(20)
+    ]
+    assert {record.value for record in found} == {b"compressible " * 20}
+
+
+@pytest.mark.parametrize("codec", CODECS)
+async def test_what_the_topic_compresses_is_read(client: Client, codec: str) -> None:
+    """`compression.type` of a topic, or a broker: Kafka writes each batch anew."""
+    client.topic = f"{client.topic}-{codec}"
+    await client.make(client.topic, compression_type=codec)
+    await _ten_in_a_batch(client, await client.producer())
+    assert [record.value for record in await read(await client.consumer(), 10)] == [b"%d" % n for n in range(10)]
+
+
 # Offsets
 
 

@@ -163,7 +163,9 @@ async def test_what_has_piled_up_comes_in_pieces(surroundings: Surroundings, mon
     people = [f"s1-{n:032x}" for n in range(30)]
     async with pipeline(surroundings, partitions=4) as pipe:
         await pipe.publish_raw(*((person.encode(), large, "unknown.v1") for person in people))
-        async with going(pipe.consumer().run):
+        consumer = pipe.consumer()
+        consumer.subscription = replace(consumer.subscription, skips_unknown=True)
+        async with going(consumer.run):
             await eventually(lambda: _read(pipe, len(people)))
     assert sum(sizes) >= len(people) * len(large)
     assert max(sizes) < consumer_loop.FETCH_BYTES + 2 * len(large)
@@ -331,14 +333,71 @@ async def test_25_poison_in_a_row_and_then_an_event_is_survived(surroundings: Su
         assert await pipe.waiting() == 50
 
 
-async def test_a_type_of_tomorrow_is_stepped_over(surroundings: Surroundings) -> None:
+OF_TOMORROW = (SUBJECT.encode(), b"whatever", "consent.state_changed.v9")
+
+
+async def test_a_type_of_tomorrow_is_poison_and_its_person_is_marked(surroundings: Surroundings) -> None:
+    """It may be the opt-out that a newer consent-svc tells of."""
     async with pipeline(surroundings, partitions=1) as pipe:
-        await pipe.publish_raw((SUBJECT.encode(), b"whatever", "consent.state_changed.v9"))
+        marked: list[tuple[str | None, int]] = []
+
+        async def mark(tx: AsyncConnection, key: str | None, partition: int, offset: int) -> None:
+            marked.append((key, offset))
+
+        await pipe.publish_raw(OF_TOMORROW)
+        await pipe.publish(*states_of(OTHER, 1))
+        await pipe.hand(pipe.consumer(on_poison=mark))
+        assert (marked, await pipe.next_offset(), await pipe.applied()) == ([(SUBJECT, 0)], 2, [(OTHER, 1)])
+        async with going(pipe.relay().run):
+            await eventually(pipe.drained)
+        [letter] = await pipe.dead_letters()
+        assert (letter.key, letter.value) == (SUBJECT, b"whatever")
+
+
+async def test_a_watermark_of_tomorrow_makes_nobody_unreadable(surroundings: Surroundings) -> None:
+    """Its key is no person's, and a mark that is not read only makes knowledge older."""
+    async with pipeline(surroundings, partitions=1) as pipe:
+        await pipe.publish_raw((b"watermark-0", b"{}", "placet.watermark_published.v9"))
         await pipe.publish(*states_of(SUBJECT, 1))
         await pipe.hand(pipe.consumer())
-        assert await pipe.next_offset() == 2
-        assert await pipe.applied() == [(SUBJECT, 1)]
-        assert await pipe.waiting() == 0
+        assert (await pipe.applied(), await pipe.waiting()) == ([(SUBJECT, 1)], 0)
+        assert await pipe.scalar("SELECT as_of FROM consumer_offset") is None
+
+
+async def test_a_type_of_tomorrow_is_stepped_over_where_nothing_of_its_topic_can_forbid_anything(
+    surroundings: Surroundings,
+) -> None:
+    async with pipeline(surroundings, partitions=1) as pipe:
+        consumer = pipe.consumer()
+        consumer.subscription = replace(consumer.subscription, skips_unknown=True)
+        await pipe.publish_raw(OF_TOMORROW)
+        await pipe.publish(*states_of(SUBJECT, 1))
+        await pipe.hand(consumer)
+        assert (await pipe.applied(), await pipe.waiting(), await pipe.next_offset()) == ([(SUBJECT, 1)], 0, 2)
+
+
+async def test_a_version_that_is_behind_fills_no_dead_letters_and_stops_no_other_partition(
+    surroundings: Surroundings,
+) -> None:
+    """Beside a newer publisher: 25 of a partition are put aside, the next waits, with all behind it, for the newer
+    version of the reader, which reads on from there."""
+    async with pipeline(surroundings, partitions=2) as pipe:
+        here, there = f"s1-{1:032x}", f"s1-{5:032x}"
+        assert [kafka.partition_of(subject, 2) for subject in (here, there)] == [0, 1]
+        behind = pipe.consumer()
+        await pipe.publish_raw(*[(here.encode(), b"whatever", "consent.state_changed.v9")] * 30)
+        await pipe.publish(*states_of(here, 7))
+        async with going(behind.run) as [running]:
+            await eventually(_until_offset(pipe, 25))
+            await eventually(lambda: _is(behind.failing_s > 0))
+            await pipe.publish(*states_of(there, 1))
+            await eventually(_until_offset(pipe, 1, 1))
+            assert not running.done()
+        assert (await pipe.next_offset(0), await pipe.waiting()) == (25, 25)
+        newer = pipe.consumer()
+        newer.subscription = replace(newer.subscription, skips_unknown=True)
+        await pipe.hand(newer)
+        assert await pipe.applied() == [(there, 1), (here, 7)]
 
 
 @pytest.mark.parametrize(

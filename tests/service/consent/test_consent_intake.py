@@ -10,6 +10,7 @@ from uuid import uuid4
 import httpx
 import msgspec
 import pytest
+from aiokafka.client import AIOKafkaClient
 from sqlalchemy import text
 
 from common import broken_logs, kafka
@@ -538,13 +539,13 @@ async def test_a_stop_travels_from_the_operators_topic_to_the_states(
     assert [e["kind"] for e in found["history"]] == ["opt_in", "opt_out"]
 
 
+@pytest.mark.parametrize("kind", [MessageReceived.type, "inbound.message_received.v9"], ids=["damaged", "of tomorrow"])
 async def test_an_unreadable_message_goes_to_the_dead_letters_and_the_next_one_is_read(
-    service: httpx.AsyncClient, surroundings: Surroundings
+    service: httpx.AsyncClient, surroundings: Surroundings, kind: str
 ) -> None:
     async with surroundings.sql("consent") as sql:
         await sql.execute("INSERT INTO subject (subject_id, number) VALUES ($1, 'sealed')", WHO)
-    damaged = [("ce_type", MessageReceived.type.encode())]
-    await publish_raw(surroundings, INBOUND_MESSAGES, WHO.encode(), b"{", damaged)
+    await publish_raw(surroundings, INBOUND_MESSAGES, WHO.encode(), b"{", [("ce_type", kind.encode())])
     await publish(surroundings, INBOUND_MESSAGES, [mo(1)])
     async with reading(surroundings, STATES) as read:
 
@@ -604,6 +605,40 @@ async def test_over_a_message_that_the_log_has_lost_no_watermark_says_anything_n
         await database.close()
         await publish(surroundings, INBOUND_MESSAGES, [], as_of=(later := datetime.now(UTC)))
         await eventually(lambda: is_applied(later))
+async def test_while_operators_messages_are_not_read_consent_is_not_ready_and_says_why(
+    service: httpx.AsyncClient, surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send, name = AIOKafkaClient.send, f"{surroundings.unique}.{INBOUND_MESSAGES.name}"
+    broken = [True]
+
+    async def refused(client: AIOKafkaClient, *asked: Any, **more: Any) -> Any:
+        answer = await send(client, *asked, **more)
+        if broken and type(answer).__name__.startswith("FetchResponse"):
+            answer.topics = [
+                (topic, [(p[0], 29, -1, *p[3:-1], b"") for p in parts] if topic == name else parts)
+                for topic, parts in answer.topics
+            ]
+        return answer
+
+    async def why() -> str:
+        return "\n".join((await service.get("/readyz")).json()["why"])
+
+    async def red() -> bool:
+        said = await why()
+        assert "consent.inbound:inbound.messages.v1: partition 0 stands at offset" in said
+        assert "TopicAuthorizationFailedError" in said
+        return True
+
+    async def well() -> bool:
+        assert "inbound.messages" not in await why()
+        return True
+
+    await eventually(well)
+    monkeypatch.setattr("common.service.READY_STALLED_S", 0.5)
+    monkeypatch.setattr(AIOKafkaClient, "send", refused)
+    await eventually(red)
+    broken.clear()
+    await eventually(well)
 
 
 async def test_no_watermark_says_more_than_was_applied_of_every_partition_of_the_operators_messages(

@@ -185,12 +185,15 @@ async def test_without_consent_after_a_stop_or_unreadable_nothing_is_sent(surrou
         await publish_raw(
             surroundings, STATES, subject(3).encode(), b"{broken", [("ce_type", b"consent.state_changed.v1")]
         )
-        await d.publish_states(opted_in(4))
+        await d.publish_states(opted_in(4), opted_in(5))
+        await publish_raw(surroundings, STATES, subject(5).encode(), b"{}", [("ce_type", b"consent.state_changed.v9")])
         never, out, unreadable, yes = requested(1), requested(2), requested(3), requested(4)
-        await d.request(never, out, unreadable, yes)
+        of_tomorrow = requested(5)
+        await d.request(never, out, unreadable, yes, of_tomorrow)
         assert (await eventually(d.becomes(never.message_id, "denied")))["reasons"] == ["no_consent"]
         assert "opted_out" in (await eventually(d.becomes(out.message_id, "denied")))["reasons"]
-        assert "consent_unreadable" in (await eventually(d.becomes(unreadable.message_id, "denied")))["reasons"]
+        for one in (unreadable, of_tomorrow):
+            assert "consent_unreadable" in (await eventually(d.becomes(one.message_id, "denied")))["reasons"]
         await eventually(d.becomes(yes.message_id, "accepted"))
         assert op.references == [yes.message_id]
 

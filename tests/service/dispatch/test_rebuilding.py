@@ -24,6 +24,7 @@ from tests.service.dispatch.test_dispatch import Dispatch, dispatch
 
 PEOPLE = range(1, 9)
 BROKEN = [("ce_type", b"consent.state_changed.v1")]
+OF_TOMORROW = [("ce_type", b"consent.state_changed.v9")]
 
 
 async def rows(surroundings: Surroundings, table: str = "subject") -> dict[str, tuple[int, str, bool]]:
@@ -62,8 +63,8 @@ async def projected(d: Dispatch) -> None:
 
 async def some_history(d: Dispatch) -> dict[str, tuple[int, str, bool]]:
     await d.publish_states(*(opted_in(n) for n in (*PEOPLE, 9)))
-    for n in (4, 9):  # what comes of the first afterwards can be read again
-        await publish_raw(d.surroundings, STATES, subject(n).encode(), b"{broken", BROKEN)
+    for n, kind in ((4, BROKEN), (9, OF_TOMORROW)):  # what comes of the first afterwards can be read again
+        await publish_raw(d.surroundings, STATES, subject(n).encode(), b"{broken", kind)
     await d.publish_states(opted_out(3, version=2), opted_in(4, version=2), opted_in(4, version=1))
     await projected(d)
     return await rows(d.surroundings)

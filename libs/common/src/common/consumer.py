@@ -13,9 +13,14 @@ Of a watermarked topic the records' numbers are followed (`completeness.py`). A 
 was read, are stored with the offset until a person clears them (`broken_logs.py`, ADR-0004); other partitions go on.
 
     Poison           never retry this: to `<topic>.dlq` through the outbox, in the transaction that steps over it;
-                     `on_poison` runs in the same transaction; too many in a row stop the consumer
+                     `on_poison` runs in the same transaction; too many in a row stop the consumer, and where the last
+                     is of an unknown type its partition alone
     Hold             not now: roll back, try again shortly; not an error
     anything else    roll back, back off, try again, for ever; never skip
+
+What the Kafka client raises has any class, and no partition: then each partition is read by itself, so that one bad
+record holds up its own partition and nothing else. Such a partition is tried again for ever. It stands (`progress.py`):
+readiness is red, and a person may step over the record by `dead-letters step-over`.
 """
 
 import asyncio
@@ -58,6 +63,7 @@ from common.contracts import Event, Topic, Watermark
 from common.database import Database, fetch_many
 from common.log_identity import UNKNOWN, Identity, identity_of
 from common.notify import either
+from common.progress import Progress
 from common.settings import ServiceSettings
 from common.telemetry import continue_trace, counter, gauge, histogram
 
@@ -70,6 +76,8 @@ BACK_OFF_S = (0.1, 30.0)
 POISON_IN_A_ROW = 25  # a bad deploy stops instead of shovelling a topic into its dead letters
 JOIN_SESSION_MS = 10_000
 HEARTBEAT_MS = 1_000
+TELL_EVERY_S = 1.0
+END_S = 10.0  # a client that does not end within is left behind
 COMMIT_EVERY_S = 1.0
 COLLECT_EVERY_S = 1.0
 WATCH_EVERY_S = 5.0
@@ -84,6 +92,11 @@ LAG = gauge("sms_consumer_lag_records", "High watermark less next offset.", ["to
 FAILING = gauge(
     "sms_consumer_failing_seconds", "How long the worst partition has been failing; 0 when fine.", ["topic"]
 )
+STALLED = gauge(
+    "sms_consumer_stalled_seconds",
+    "How long the worst partition has not been read on, whatever the reason; 0 when fine.",
+    ["topic"],
+)
 BATCH = histogram("sms_consumer_batch_seconds", "One batch: transaction and what follows it.", ["topic"])
 
 After = Callable[[], Awaitable[None]]
@@ -91,6 +104,10 @@ After = Callable[[], Awaitable[None]]
 
 class Poison(Exception):
     """This record will never be handled, however often it is tried. The message must hold nothing personal."""
+
+
+class UnknownType(Poison):
+    """A newer producer writes what this version has no words for."""
 
 
 class Hold(Exception):
@@ -139,9 +156,11 @@ class Subscription:
 
     `may_read`: False while no more is to be taken; what there is stays in Kafka.
 
-    `foreign`: others than Placet write there. A type we do not know is then no fact of tomorrow to skip but something
-    said that we do not understand, to the dead letters; and of bad records there may be any number. `on_assigned` hears
-    how many partitions this process reads from now on.
+    `skips_unknown`: a type this version does not know is stepped over, because nothing that this topic tells can
+    forbid a message or be owed to anybody. Everywhere else such a record is poison (ADR-0007).
+
+    `foreign`: others than Placet write there, and of bad records there may be any number. `on_assigned` hears how many
+    partitions this process reads from now on.
     """
 
     group: str  # <service>.<purpose>
@@ -151,6 +170,7 @@ class Subscription:
     max_records: int = 1000
     at_once: int = 6  # batches of different partitions
     wait_ms: int = POLL_MS  # of a fetch that finds nothing
+    skips_unknown: bool = False
     foreign: bool = False
     on_assigned: Callable[[int], None] | None = None
     may_read: Callable[[], bool] | None = None
@@ -194,13 +214,13 @@ async def applied_watermark(tx: AsyncConnection, group: str, topic: Topic, parti
 
 
 def event_of(subscription: Subscription, record: Any) -> Event | None:
-    """None for a type this version does not know. Raises Poison, too for a type this topic does not carry."""
+    """None for an unknown type that may be skipped. Raises Poison, too for a type this topic does not carry."""
     try:
         event = kafka.decode(record.value, record.headers)
     except kafka.Undecodable as error:
         raise Poison(str(error)) from error
-    if event is None and subscription.foreign:
-        raise Poison("an event type that is not known here")
+    if event is None and not (subscription.skips_unknown or _is_watermark(record)):
+        raise UnknownType("an event type that is not known here")
     if event is not None and type(event) is not Watermark and type(event) not in subscription.topic.events:
         raise Poison(f"{type(event).type} on {subscription.topic.name}")
     return event
@@ -225,6 +245,16 @@ class _Short:
     since: float
 
 
+@dataclass(slots=True, frozen=True)
+class _Stands:
+    """Where the client stands in a partition, where the log ends, and which of the broker's answers said so."""
+
+    tp: TopicPartition
+    position: int
+    end: int | None
+    answer: int | None
+
+
 @dataclass(slots=True)
 class Consumer:
     """Runs one subscription until stopped. `assigned` is set after the first assignment."""
@@ -244,6 +274,8 @@ class Consumer:
     _partitions: dict[TopicPartition, _Partition] = field(default_factory=dict)
     _resume_at: dict[TopicPartition, float] = field(default_factory=dict)
     _short: dict[TopicPartition, _Short] = field(default_factory=dict)  # the log seems to end before what was read
+    _progress: Progress = field(default_factory=Progress)
+    _asked: set[TopicPartition] = field(default_factory=set)  # those that the last read asked for without an error
     _committing: asyncio.Task[None] | None = None
     _commit_at: float = 0.0
     _collect_at: float = 0.0
@@ -256,8 +288,26 @@ class Consumer:
     def _topic(self) -> str:
         return self.settings.topic_prefix + self.subscription.topic.name
 
+    def stalls(self, longer_than_s: float) -> list[str]:
+        """Why not all of the partitions are read on; a line for each that has stood for longer."""
+        return self._progress.stalls(longer_than_s, time.monotonic())
+
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`. Raises Stopped when it must not go on."""
+        telling = asyncio.create_task(self._tell())
+        try:
+            while not stop.is_set():
+                await self._run_client(stop)
+        finally:
+            telling.cancel()
+
+    async def _tell(self) -> None:
+        """Beside the loop: a loop that hangs is a stall too."""
+        while True:
+            STALLED.labels(self.subscription.topic.name).set(self._progress.stalled_s(time.monotonic()))
+            await asyncio.sleep(TELL_EVERY_S)
+
+    def _client(self) -> AIOKafkaConsumer:
         topic = self._topic
         kafka_consumer = AIOKafkaConsumer(
             **kafka.connection(self.settings),
@@ -274,31 +324,31 @@ class Consumer:
             kafka_consumer.subscribe([topic], listener=_Assignment(self))
         else:
             kafka_consumer.assign([TopicPartition(topic, number) for number in range(self.settings.partitions)])
+        return kafka_consumer
+
+    async def _run_client(self, stop: asyncio.Event) -> None:
+        """Until `stop`, or until the client has heard nothing of any partition for so long that it may have died: its
+        own tasks end at an error that they do not expect, and nobody hears of that."""
+        self._progress.dealing(time.monotonic())
+        kafka_consumer = await _started(self._client, stop)
+        if kafka_consumer is None:
+            return
+        if not self.settings.kafka_groups:
             self._joined = True
+            self._progress.dealt(range(self.settings.partitions), time.monotonic())
             if self.subscription.on_assigned is not None:
                 self.subscription.on_assigned(self.settings.partitions)
-        await _until_started(kafka_consumer, stop)
         watching = asyncio.create_task(self._watch(kafka_consumer, stop))
         try:
-            while not stop.is_set():
-                if not await self._place(kafka_consumer):
-                    await either(stop, None, 1.0)
-                    continue
-                await self._resume(kafka_consumer)
+            while not (stop.is_set() or self._progress.is_silent(time.monotonic())):
                 try:
-                    batches = await self._read(kafka_consumer)
-                except (NoOffsetForPartitionError, OffsetOutOfRangeError) as error:
-                    await self._all_ended()
-                    await self._out_of_range(kafka_consumer, error)
-                    continue
-                except KafkaError as error:
-                    log.warning("broker trouble", extra={"topic": topic, "why": type(error).__name__})
-                    await either(stop, None, 1.0)
-                    continue
-                await self._within_the_log(kafka_consumer)
-                self._begin(kafka_consumer, {tp: batches[tp] for tp in batches.keys() & self._placed})
-                self._commit(kafka_consumer)
-                await self._some_ended()
+                    await self._turn(kafka_consumer, stop)
+                except Stopped:
+                    raise
+                except (Exception, asyncio.CancelledError) as error:
+                    if _is_cancelled():
+                        raise
+                    await self._in_trouble(kafka_consumer, error, stop)
             await self._all_ended()
             self._commit_at = 0.0
             self._commit(kafka_consumer)
@@ -312,8 +362,63 @@ class Consumer:
                 await asyncio.wait(self._going.values())
             if self._committing is not None:
                 await asyncio.wait((self._committing,), timeout=COMMIT_EVERY_S)
-            with contextlib.suppress(Exception):
-                await kafka_consumer.stop()
+            await _ended(kafka_consumer)
+        if not stop.is_set():
+            log.error("nothing heard of any partition: connecting anew", extra={"consumer": self.name})
+            self._let_go(self._partitions.keys())
+
+    async def _turn(self, kafka_consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
+        """Raises whatever the client raises."""
+        if not await self._place(kafka_consumer):
+            for tp in kafka_consumer.assignment():
+                self._progress.busy(tp.partition, time.monotonic())  # it is the database that does not answer
+            await either(stop, None, 1.0)
+            return
+        await self._resume(kafka_consumer)
+        self._asked = set()
+        before = [await _stands(kafka_consumer, tp) for tp in kafka_consumer.assignment() & self._placed]
+        try:
+            batches = await self._read(kafka_consumer)
+        except (NoOffsetForPartitionError, OffsetOutOfRangeError) as error:
+            await self._all_ended()
+            self._rewind(kafka_consumer)
+            await self._out_of_range(kafka_consumer, error)
+            return
+        await self._within_the_log(kafka_consumer)
+        self._begin(kafka_consumer, {tp: batches[tp] for tp in batches.keys() & self._placed})
+        self._note_progress(kafka_consumer, before)
+        self._commit(kafka_consumer)
+        await self._some_ended()
+
+    async def _in_trouble(self, kafka_consumer: AIOKafkaConsumer, error: BaseException, stop: asyncio.Event) -> None:
+        """The client raised, of whatever class: what it had taken of any partition is read again."""
+        now = time.monotonic()
+        again = self._progress.is_careful(now)
+        self._progress.trouble(type(error).__name__, now)
+        log.warning("broker trouble", extra={"consumer": self.name, "why": type(error).__name__})
+        self._rewind(kafka_consumer)
+        await either(stop, None, 1.0 if again else POLL_MS / 1000)
+
+    def _rewind(self, kafka_consumer: AIOKafkaConsumer) -> None:
+        """The client forgets what it has taken of the other partitions where it raises at one; and at some errors it
+        has stepped over the record already."""
+        for tp in (kafka_consumer.assignment() & self._placed) - self._going.keys() - self._resume_at.keys():
+            with contextlib.suppress(IllegalStateError):
+                kafka_consumer.seek(tp, self._reached[tp])
+
+    def _note_progress(self, kafka_consumer: AIOKafkaConsumer, before: Sequence[_Stands]) -> None:
+        """`before`: where partitions stood before the read. At some errors the client steps over the record, and raises
+        at the next read: only one that ends well says that the partition really stood there."""
+        now = time.monotonic()
+        wanted = self.subscription.may_read is None or self.subscription.may_read()
+        for tp in kafka_consumer.assignment():
+            if tp in self._going or tp in self._resume_at or tp in self._stopped or not wanted:
+                self._progress.busy(tp.partition, now)
+            else:
+                self._progress.expect(tp.partition, now)
+        for stood in before:
+            if stood.tp in self._asked - self._going.keys() - self._resume_at.keys() and wanted:
+                self._progress.seen(stood.tp.partition, stood.position, stood.end, stood.answer, now)
 
     async def _read(self, kafka_consumer: AIOKafkaConsumer) -> dict[TopicPartition, list[Any]]:
         """What there is of partitions that nothing is being handled of; nothing, once there is one more of them."""
@@ -325,20 +430,69 @@ class Consumer:
         if self._going and not (idle and may_read):
             await asyncio.wait(self._going.values(), timeout=POLL_MS / 1000, return_when=asyncio.FIRST_COMPLETED)
             return {}
+        if self._progress.is_careful(time.monotonic()):
+            return await self._read_apart(kafka_consumer, (idle & self._placed) - self._resume_at.keys())
         reading = asyncio.ensure_future(
             kafka_consumer.getmany(*idle, timeout_ms=POLL_MS, max_records=self.subscription.max_records)
         )
         try:
             await asyncio.wait((reading, *self._going.values()), return_when=asyncio.FIRST_COMPLETED)
+            if reading.cancelled():
+                raise RuntimeError("the client cancelled the read by itself")
         finally:
             reading.cancel()  # while it waits it holds no record; once it is done this does nothing
         found = await asyncio.gather(reading, return_exceptions=True)
         if isinstance(found[0], asyncio.CancelledError):
+            self._asked = idle
             return {}
         if isinstance(found[0], BaseException):
             raise found[0]
         batches: dict[TopicPartition, list[Any]] = found[0]
+        self._asked = idle
         return batches
+
+    async def _read_apart(
+        self, kafka_consumer: AIOKafkaConsumer, idle: Collection[TopicPartition]
+    ) -> dict[TopicPartition, list[Any]]:
+        """What there is of each, asked for by itself. A partition that raised is read one by one, up to the bad record:
+        the client loses what it took in the same call."""
+        await asyncio.sleep(POLL_MS / 1000)
+        found: dict[TopicPartition, list[Any]] = {}
+        most = self.subscription.max_records
+        for tp in idle:
+            at_once = 1 if self._progress.failures(tp.partition) else most
+            records: list[Any] = []
+            try:
+                while True:
+                    more = (await kafka_consumer.getmany(tp, timeout_ms=0, max_records=at_once)).get(tp, [])
+                    records += more
+                    if at_once == most or not more or len(records) >= most:
+                        break
+            except (NoOffsetForPartitionError, OffsetOutOfRangeError):
+                raise
+            except (Exception, asyncio.CancelledError) as error:
+                if _is_cancelled():
+                    raise
+                if not records:
+                    self._unread(kafka_consumer, tp, error)
+                    continue
+            if records:
+                found[tp] = records
+            self._asked.add(tp)
+        return found
+
+    def _unread(self, kafka_consumer: AIOKafkaConsumer, tp: TopicPartition, error: BaseException) -> None:
+        """The record at the next offset cannot be read, or the partition cannot: it is tried again after a rest, from
+        where the database says by then."""
+        offset, why = self._reached[tp], type(error).__name__
+        rest = self._progress.failed(tp.partition, why, offset, time.monotonic())
+        if self._progress.failures(tp.partition) in (2, 10, 100, 1000):
+            log.error(
+                "cannot be read on: trying again",
+                extra={"topic": tp.topic, "partition": tp.partition, "offset": offset, "why": why},
+            )
+        self._rest(kafka_consumer, tp, offset, rest)
+        self._placed.discard(tp)
 
     def _begin(self, kafka_consumer: AIOKafkaConsumer, batches: dict[TopicPartition, list[Any]]) -> None:
         """A task for each batch; one for all of those that hold only watermarks."""
@@ -536,6 +690,8 @@ class Consumer:
                     await after()
             except Poison as poison:
                 if memory.poison_in_a_row >= POISON_IN_A_ROW and not self.subscription.foreign:
+                    if isinstance(poison, UnknownType):
+                        raise  # the partition waits for a newer version of ours, and the other partitions go on
                     raise Stopped(f"{self.name}: more than {POISON_IN_A_ROW} bad records in a row") from poison
                 await self._bury(tp, record, str(poison))
                 memory.poison_in_a_row += 1
@@ -744,9 +900,18 @@ class Consumer:
             with contextlib.suppress(IllegalStateError):
                 kafka_consumer.resume(tp)
 
+    def _let_go(self, gone: Collection[TopicPartition]) -> None:
+        """Of all partitions: a client has ended, or the group forms anew."""
+        self._placed.clear()
+        self._reached.clear()
+        self._resume_at.clear()
+        self._short.clear()
+        self._stopped.clear()
+        self._forget(gone)
+
     def _forget(self, gone: Collection[TopicPartition]) -> None:
         """What is remembered and shown of partitions that are not ours any more."""
-        for tp in gone:
+        for tp in list(gone):
             self._partitions.pop(tp, None)
             LAG.remove(self.subscription.topic.name, tp.partition)
         self._note_failing()
@@ -771,20 +936,22 @@ class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         while going := [task for task in self._consumer._going.values() if not task.done()]:
             await asyncio.wait(going)
-        self._consumer._placed.clear()
-        self._consumer._stopped.clear()
-        self._consumer._reached.clear()
-        self._consumer._resume_at.clear()
-        self._consumer._short.clear()
-        self._consumer._forget(revoked | self._consumer._partitions.keys())
+        self._consumer._let_go(revoked | self._consumer._partitions.keys())
+        self._consumer._progress.dealing(time.monotonic())
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         self._consumer._placed.clear()
         self._consumer._stopped.clear()
         self._consumer._forget(self._consumer._partitions.keys() - assigned)
         self._consumer._joined = True
+        self._consumer._progress.dealt({tp.partition for tp in assigned}, time.monotonic())
         if self._consumer.subscription.on_assigned is not None:
             self._consumer.subscription.on_assigned(len(assigned))
+
+
+async def _stands(kafka_consumer: AIOKafkaConsumer, tp: TopicPartition) -> _Stands:
+    answer = kafka_consumer.last_poll_timestamp(tp)
+    return _Stands(tp, await kafka_consumer.position(tp), kafka_consumer.highwater(tp), answer)
 
 
 async def _commit(kafka_consumer: AIOKafkaConsumer, offsets: dict[TopicPartition, int]) -> None:
@@ -819,6 +986,11 @@ def received_as(record: Any, event: Event) -> Received:
     )
 
 
+def _is_watermark(record: Any) -> bool:
+    """Of any version. One that is not known is skipped: without it the knowledge only gets older, which holds."""
+    return (_type(record) or "").startswith(f"{Watermark.type.rpartition('.')[0]}.")
+
+
 def _type(record: Any) -> str | None:
     for name, value in record.headers:
         if name == "ce_type":
@@ -835,20 +1007,44 @@ def key_of(record: Any) -> str | None:
     return None if key and "\0" in key else key  # no text column takes it
 
 
-async def _until_started(kafka_consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
-    """Starting joins the group and waits for partitions, which takes seconds: a stop does not wait for it."""
+def _is_cancelled() -> bool:
+    """By whoever runs us, and not by the client, which may raise the same when one of its own tasks was."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+async def _started(make: Callable[[], AIOKafkaConsumer], stop: asyncio.Event) -> AIOKafkaConsumer | None:
+    """Starting joins the group and waits for partitions, which takes seconds: a stop does not wait for it, and gets
+    None."""
     while not stop.is_set():
+        kafka_consumer = make()  # anew each time: one that failed half way does not start again
         starting = asyncio.ensure_future(kafka_consumer.start())
         stopping = asyncio.ensure_future(stop.wait())
-        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if not starting.done():
-            starting.cancel()
         try:
-            await starting
-            return
+            await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            return
-        except KafkaError as error:
-            log.warning("no broker yet", extra={"why": type(error).__name__})
+            starting.cancel()
+            await _ended(kafka_consumer)
+            raise
+        finally:
+            stopping.cancel()
+        starting.cancel()  # once it is done this does nothing
+        [said] = await asyncio.gather(starting, return_exceptions=True)
+        if said is None:
+            return kafka_consumer
+        await _ended(kafka_consumer)
+        if isinstance(said, Exception):
+            log.warning("no broker yet", extra={"why": type(said).__name__})
             await either(stop, None, 1.0)
+    return None
+
+
+async def _ended(kafka_consumer: AIOKafkaConsumer) -> None:
+    """Whatever state it is in: where one of its parts cannot be ended by the client, the others are."""
+    for end in (kafka_consumer, kafka_consumer._fetcher, kafka_consumer._client):
+        if end is None:
+            continue
+        ending = asyncio.ensure_future(end.stop() if end is kafka_consumer else end.close())
+        await asyncio.wait((ending,), timeout=END_S)
+        ending.cancel()
+        await asyncio.gather(ending, return_exceptions=True)

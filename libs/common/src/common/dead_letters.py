@@ -318,14 +318,54 @@ async def decide_dead_letter(
         return DeadLetterItem.model_validate(await decide(tx, letter_id, decision, caller.subject))
 
 
+async def step_over(tx: AsyncConnection, topic: str, partition: int, first: int, following: int, by: str) -> None:
+    """Have the consumer of a partition read on from `following`, where it stands at `first`, and keep an open dead
+    letter of that. Raises NotFound and Conflict, with nothing changed."""
+    row = (
+        await tx.execute(
+            text(
+                "SELECT consumer_group, next_offset FROM consumer_offset"
+                " WHERE topic = :topic AND partition = :partition FOR UPDATE"
+            ),
+            {"topic": topic, "partition": partition},
+        )
+    ).one_or_none()
+    if row is None:
+        raise NotFound("this service reads no such partition", reasons=[Reason("topic", "unknown_partition")])
+    if row.next_offset != first or following <= first:
+        raise Conflict(f"it reads on from offset {row.next_offset}", reasons=[Reason("offset", "not_there")])
+    await tx.execute(
+        text(
+            "UPDATE consumer_offset SET next_offset = :following, updated_at = now()"
+            " WHERE consumer_group = :group AND topic = :topic AND partition = :partition"
+        ),
+        {"following": following, "group": row.consumer_group, "topic": topic, "partition": partition},
+    )
+    await note(
+        tx,
+        group=row.consumer_group,
+        topic=topic,
+        partition=partition,
+        offset=first,
+        event_type=None,
+        value=None,
+        reason=f"the Kafka client could not read it: offsets {first} to {following - 1} stepped over by hand, by {by}",
+    )
+
+
 async def command(service: str, database_url: str, arguments: Sequence[str]) -> int:
-    """`list [STATE]`, `show ID`, `replay ID…`, `discard ID…`; the exit code."""
+    """`list [STATE]`, `show ID`, `replay ID…`, `discard ID…`, `step-over TOPIC PARTITION FIRST NEXT`; the exit code."""
     parser = argparse.ArgumentParser(prog=f"python -m {service} dead-letters", description="What was stepped over.")
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("list", help="a line each").add_argument("state", nargs="?", default="open", choices=EVERY_STATE)
     verbs.add_parser("show", help="one, every value covered").add_argument("ids", nargs=1, type=int, metavar="ID")
     for verb, what in (("replay", "have it handled again, once what was wrong is mended"), ("discard", "give it up")):
         verbs.add_parser(verb, help=what).add_argument("ids", nargs="+", type=int, metavar="ID")
+    over = verbs.add_parser("step-over", help="read on behind records that the Kafka client cannot read")
+    over.add_argument("topic", help="without the prefix")
+    over.add_argument("partition", type=int)
+    over.add_argument("first", type=int, help="the offset that the partition stands at")
+    over.add_argument("following", type=int, help="the offset to read on from")
     told = parser.parse_args(arguments)
     database = Database(database_url, pool_size=1, name=f"{service}-dead-letters")
     try:
@@ -335,6 +375,9 @@ async def command(service: str, database_url: str, arguments: Sequence[str]) -> 
                 while found := await page(tx, told.state, after, 200):
                     sys.stdout.writelines(map(_line, found))
                     after = found[-1].id
+                return 0
+            if told.verb == "step-over":
+                await step_over(tx, told.topic, told.partition, told.first, told.following, getpass.getuser())
                 return 0
             for letter_id in told.ids:
                 if told.verb == "show":

@@ -13,7 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import OffsetOutOfRangeError
+from aiokafka.errors import (
+    CorruptRecordException,
+    OffsetOutOfRangeError,
+    UnsupportedCodecError,
+)
 
 from common import broken_logs, dead_letters, kafka
 from common.consumer import After, Hold, Poison, Subscription, event_of, received_as
@@ -47,21 +51,28 @@ class Retrying:
             letter = await dead_letters.next_asked(tx, list(ours))
         if letter is None:
             return False
-        record = await self._read(letter)
         subscription = ours[letter.consumer_group, letter.topic]
+        try:
+            record = await self._read(letter)
+        except Poison as error:  # anything else may be tried again as it is
+            await self._open_again(letter, str(error))
+            return True
         try:
             after = await self._handle(letter, subscription, record)
         except Hold:
             return False
         except Exception as error:
             why = str(error) if isinstance(error, Poison) else f"the replay failed: {type(error).__name__}"
-            log.warning("a dead letter could not be handled", extra={"id": letter.id, "why": why})
-            async with self.database.begin() as tx:
-                await dead_letters.end(tx, letter.id, "open", why)
+            await self._open_again(letter, why)
             return True
         if after is not None:
             await after()
         return True
+
+    async def _open_again(self, letter: DeadLetter, why: str) -> None:
+        log.warning("a dead letter could not be handled", extra={"id": letter.id, "why": why})
+        async with self.database.begin() as tx:
+            await dead_letters.end(tx, letter.id, "open", why)
 
     async def _handle(self, letter: DeadLetter, subscription: Subscription, record: Any) -> After | None:
         async with self.database.begin() as tx:
@@ -85,7 +96,7 @@ class Retrying:
         return after
 
     async def _read(self, letter: DeadLetter) -> Any | None:
-        """The record, or None where the topic does not hold it any more."""
+        """The record, or None where the topic does not hold it any more. Raises Poison where no client reads it."""
         place = TopicPartition(self.settings.topic_prefix + letter.topic, letter.partition)
         consumer = AIOKafkaConsumer(
             **kafka.connection(self.settings), enable_auto_commit=False, auto_offset_reset="none"
@@ -103,5 +114,7 @@ class Retrying:
                         return None
         except OffsetOutOfRangeError:
             return None
+        except (CorruptRecordException, UnsupportedCodecError) as error:
+            raise Poison(f"the Kafka client cannot read it: {type(error).__name__}") from error
         finally:
             await consumer.stop()

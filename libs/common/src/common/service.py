@@ -61,6 +61,7 @@ NO_TELEMETRY: TelemetryConfig = {  # FastAPI's own, which would be asked for at 
 }
 KEYS_SEEN_WITHIN_S = 5.0
 READY_FAILING_S = 60.0  # a consumer failing for longer turns readiness red
+READY_STALLED_S = 10.0  # as does a partition that is not read on: longer than a leader, or a group, takes to change
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +143,7 @@ class _Running:
         why = [f"{c.name} has no partitions yet" for c in self.consumers if not c.assigned.is_set()]
         why += [f"{c.name} has failed for {c.failing_s:.0f} s" for c in self.consumers if c.failing_s > READY_FAILING_S]
         why += [str(broken) for consumer in self.consumers for broken in consumer.broken]
+        why += [f"{c.name}: {line}" for c in self.consumers for line in c.stalls(READY_STALLED_S)]
         why += [f"{task.get_name()} has ended" for task in self.tasks if task.done()]
         if not self.topics_ready:
             why.append("topics are not there yet")

@@ -11,7 +11,7 @@ WAIT_MS = 1_000  # what is told once it has lasted for seconds may be a second l
 
 
 def subscription() -> Subscription:
-    return Subscription("campaign.holds", DISPATCH_HOLDS, apply, wait_ms=WAIT_MS)
+    return Subscription("campaign.holds", DISPATCH_HOLDS, apply, wait_ms=WAIT_MS, skips_unknown=True)
 
 
 async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:

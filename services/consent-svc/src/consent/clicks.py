@@ -33,4 +33,4 @@ async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
     return None
 
 
-subscription = Subscription(GROUP, CLICKS, apply)
+subscription = Subscription(GROUP, CLICKS, apply, skips_unknown=True)

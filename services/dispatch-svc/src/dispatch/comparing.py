@@ -45,7 +45,7 @@ class Comparing:
     newest: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def subscription(self) -> Subscription:
-        return Subscription("dispatch.sums", SUMS, keep)
+        return Subscription("dispatch.sums", SUMS, keep, skips_unknown=True)
 
     def worker(self) -> Worker:
         timer = Timer("comparing", self.compare, LOOK_EVERY_S, self.database)
