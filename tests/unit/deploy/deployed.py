@@ -12,6 +12,7 @@ import campaign.service
 import consent.service
 import dispatch.service
 import inbound.service
+from common.server import GRACE_S as HTTP_GRACE_S  # as uvicorn gets it
 from common.service import Service
 from common.settings import HoursSettings, ServiceSettings
 
@@ -33,11 +34,6 @@ SERVICES = tuple(SETTINGS)
 KEEPING_HOURS = tuple(name for name, settings in SETTINGS.items() if issubclass(settings, HoursSettings))
 ROLES = ("api", "worker", "projection", "relay")
 PREFIX = "PLACET_"
-
-# common.service.main gives uvicorn this long to end the requests in flight, before the workers drain
-HTTP_GRACE_S = int(
-    re.findall(r"timeout_graceful_shutdown=(\d+)", (ROOT / "libs/common/src/common/service.py").read_text())[0]
-)
 
 
 def text(path: str) -> str:

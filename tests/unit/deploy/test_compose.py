@@ -175,7 +175,8 @@ def test_our_containers_can_change_nothing_and_gain_nothing(name: str) -> None:
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_is_given_the_time_it_takes_to_stop(service: str, started: Started, told: Told) -> None:
     grace_s = int(CONTAINERS[service]["stop_grace_period"].removesuffix("s"))
-    assert grace_s > started(service, told(service)).drain_s + HTTP_GRACE_S
+    settings = started(service, told(service))
+    assert grace_s > settings.leave_s + HTTP_GRACE_S + settings.drain_s
 
 
 def test_that_its_keys_are_public_is_said_first() -> None:

@@ -23,6 +23,7 @@ from tests.unit.deploy.deployed import (
     PREFIX,
     ROLES,
     SERVICES,
+    SETTINGS,
     documents,
     env_file,
     pods,
@@ -236,7 +237,8 @@ def test_a_pod_is_given_the_time_it_takes_to_stop(service: str, role: str) -> No
     leaving = container(PODS[role]).get("lifecycle", {}).get("preStop", {"exec": {"command": ["sleep", "0"]}})
     before_s = int(leaving["exec"]["command"][1])
     drain_s = float(config(service)["PLACET_DRAIN_S"])
-    assert PODS[role]["terminationGracePeriodSeconds"] > before_s + HTTP_GRACE_S + drain_s
+    leave_s = SETTINGS[service].model_fields["leave_s"].default
+    assert PODS[role]["terminationGracePeriodSeconds"] > before_s + leave_s + HTTP_GRACE_S + drain_s
 
 
 @each_pod

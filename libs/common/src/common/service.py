@@ -22,7 +22,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Generic, TypeVar
 
-import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from fastapi.telemetry import TelemetryConfig
@@ -42,6 +41,7 @@ from common.notify import either
 from common.outbox import Ceiling, Relay, Relayed
 from common.problems import NotFound, Problem, Reason, TooLarge
 from common.retrying import Retrying
+from common.server import server_of
 from common.settings import ServiceSettings
 from common.telemetry import continue_trace, log_to_stderr, traceparent
 
@@ -59,6 +59,7 @@ NO_TELEMETRY: TelemetryConfig = {  # FastAPI's own, which would be asked for at 
     "logs": False,
 }
 KEYS_SEEN_WITHIN_S = 5.0
+STARTUP_FAILURE = 3  # uvicorn's own exit code
 READY_FAILING_S = 60.0  # a consumer failing for longer turns readiness red
 
 
@@ -312,6 +313,8 @@ def _health(service: Service[S]) -> APIRouter:
     @router.get("/readyz")
     async def readyz(request: Request, held: Annotated[Any, Depends(resources)]) -> JSONResponse:
         why, remarks = request.state.running.not_ready(), []
+        if getattr(request.app.state, "leaving", False):
+            why.append("it is stopping: no new requests should be sent here")
         try:
             async with asyncio.timeout(2):
                 await held.database.ping()
@@ -464,11 +467,7 @@ def main(build: Callable[[], Service[Any]]) -> None:
     app = create_app(service)
     collect_rarely()
     keep_memory()
-    uvicorn.run(
-        app,
-        host=service.settings.host,
-        port=service.settings.port,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=5,
-    )
+    server = server_of(app, service.settings)
+    server.run()
+    if not server.started:
+        sys.exit(STARTUP_FAILURE)
