@@ -12,7 +12,6 @@ import campaign.service
 import consent.service
 import dispatch.service
 import inbound.service
-from common.server import GRACE_S as HTTP_GRACE_S  # as uvicorn gets it
 from common.service import Service
 from common.settings import HoursSettings, ServiceSettings
 

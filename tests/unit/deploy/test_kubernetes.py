@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from common.contracts import TOPICS
+from common.server import GRACE_S
 from common.service import Service
 from dispatch.service import Settings as DispatchSettings
 from inbound.service import Settings as InboundSettings
@@ -18,7 +19,6 @@ from tests.unit.deploy.conftest import Started
 from tests.unit.deploy.deployed import (
     BASE,
     BUILD,
-    HTTP_GRACE_S,
     KEEPING_HOURS,
     PREFIX,
     ROLES,
@@ -238,7 +238,7 @@ def test_a_pod_is_given_the_time_it_takes_to_stop(service: str, role: str) -> No
     before_s = int(leaving["exec"]["command"][1])
     drain_s = float(config(service)["PLACET_DRAIN_S"])
     leave_s = SETTINGS[service].model_fields["leave_s"].default
-    assert PODS[role]["terminationGracePeriodSeconds"] > before_s + leave_s + HTTP_GRACE_S + drain_s
+    assert PODS[role]["terminationGracePeriodSeconds"] > before_s + leave_s + GRACE_S + drain_s
 
 
 @each_pod

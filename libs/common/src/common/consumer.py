@@ -52,6 +52,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common import dead_letters, kafka, outbox
 from common.contracts import Event, Topic, Watermark
 from common.database import Database, fetch_many
+from common.keyring import differing, fingerprints
 from common.notify import either
 from common.settings import ServiceSettings
 from common.telemetry import continue_trace, counter, gauge, histogram
@@ -77,6 +78,11 @@ HANDLED = counter("sms_consumer_records_total", "Records stepped over, by what b
 LAG = gauge("sms_consumer_lag_records", "High watermark less next offset.", ["topic", "partition"])
 FAILING = gauge(
     "sms_consumer_failing_seconds", "How long the worst partition has been failing; 0 when fine.", ["topic"]
+)
+KEYS_DIFFER = gauge(
+    "sms_consumer_subject_keys_differ",
+    "1 while the publisher of the topic has another subject key under one of our key ids: its watermarks do not count.",
+    ["topic"],
 )
 BATCH = histogram("sms_consumer_batch_seconds", "One batch: transaction and what follows it.", ["topic"])
 
@@ -224,6 +230,8 @@ class Consumer:
     settings: ServiceSettings
     assigned: asyncio.Event = field(default_factory=asyncio.Event)
     failing_s: float = 0.0
+    keys_differ: str | None = None  # which service has other subject keys than we, as the newest watermark says
+    _subject_keys: dict[str, str] = field(init=False)
     _going: dict[TopicPartition, asyncio.Task[None]] = field(default_factory=dict)  # batches being handled
     _joined: bool = False
     _placed: set[TopicPartition] = field(default_factory=set)  # those that read on from the stored offset
@@ -234,6 +242,9 @@ class Consumer:
     _committing: asyncio.Task[None] | None = None
     _commit_at: float = 0.0
     _collect_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._subject_keys = fingerprints(self.settings.subject_keys)
 
     @property
     def name(self) -> str:
@@ -325,7 +336,7 @@ class Consumer:
         """A task for each batch; one for all of those that hold only watermarks."""
         marks: dict[TopicPartition, tuple[int, datetime]] = {}
         for tp, records in batches.items():
-            if (as_of := newest_of_watermarks(records)) is not None:
+            if (as_of := newest_of_watermarks(records, self._has_our_keys)) is not None:
                 marks[tp] = records[-1].offset + 1, as_of
             else:
                 self._going[tp] = asyncio.create_task(self._handle(kafka_consumer, tp, records))
@@ -427,6 +438,22 @@ class Consumer:
             self._reached[tp] = max(self._reached.get(tp, 0), marks[tp][0])
         return behind
 
+    def _has_our_keys(self, mark: Watermark) -> bool:
+        """Whether the publisher of the topic makes the same subject ids as we do. If not, its STOPs are under ids that
+        we do not know, and its watermark proves nothing to us: ours stands still, and marketing is held."""
+        topic, why = self.subscription.topic, None
+        if others := differing(self._subject_keys, mark.subject_keys):
+            us = self.subscription.group.partition(".")[0]
+            why = (
+                f"{topic.owner}-svc and {us}-svc have different subject keys under the id"
+                f" {', '.join(map(repr, others))}: give both the same PLACET_SUBJECT_KEYS"
+            )
+        if why != self.keys_differ:
+            self.keys_differ = why
+            KEYS_DIFFER.labels(topic.name).set(why is not None)
+            log.log(logging.ERROR if why else logging.WARNING, why or "the subject keys are the same again")
+        return why is None
+
     def _went_back(self, tp: TopicPartition) -> None:
         log.error(
             "the database lost what was stored: reading it again",
@@ -486,6 +513,8 @@ class Consumer:
                 if event is None:
                     HANDLED.labels(self.subscription.topic.name, "unknown_type").inc()
                 elif type(event) is Watermark:
+                    if not self._has_our_keys(event):
+                        continue  # it speaks of other people than ours
                     as_of = event.as_of if as_of is None else max(as_of, event.as_of)
                 else:
                     received.append(received_as(record, event))
@@ -696,8 +725,9 @@ async def _commit(kafka_consumer: AIOKafkaConsumer, offsets: dict[TopicPartition
         await kafka_consumer.commit(offsets)
 
 
-def newest_of_watermarks(records: Sequence[Any]) -> datetime | None:
-    """The newest watermark where there is nothing else; None where there is an event, or something unreadable."""
+def newest_of_watermarks(records: Sequence[Any], counts: Callable[[Watermark], bool]) -> datetime | None:
+    """The newest watermark where there is nothing else; None where there is an event, or something unreadable, or a
+    watermark that does not count."""
     newest: datetime | None = None
     for record in records:
         if _type(record) != Watermark.type:
@@ -707,6 +737,8 @@ def newest_of_watermarks(records: Sequence[Any]) -> datetime | None:
         except kafka.Undecodable:
             return None
         assert isinstance(mark, Watermark)
+        if not counts(mark):
+            return None
         newest = mark.as_of if newest is None else max(newest, mark.as_of)
     return newest
 

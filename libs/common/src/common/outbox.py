@@ -30,6 +30,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common import kafka
 from common.contracts import Event, Topic, Watermark
 from common.database import Database, fetch_many
+from common.keyring import fingerprints
 from common.notify import Listener, either
 from common.settings import ServiceSettings
 from common.telemetry import counter, gauge, traceparent
@@ -215,6 +216,7 @@ class Relay:
         self._producer: AIOKafkaProducer | None = None
         self._next_watermark = 0.0
         self._read: Read | None = None  # the one that more than a turn is needed for
+        self._subject_keys = fingerprints(settings.subject_keys)
         self._skew = timedelta(seconds=settings.max_clock_skew_s)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -336,7 +338,7 @@ class Relay:
         acks = []
         for topic in self._watermarked:
             for partition in range(self._settings.partitions):
-                mark = Watermark(partition=partition, as_of=as_of)
+                mark = Watermark(partition=partition, as_of=as_of, subject_keys=self._subject_keys)
                 acks.append(
                     await producer.send(
                         self._settings.topic_prefix + topic.name,

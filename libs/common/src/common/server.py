@@ -59,5 +59,5 @@ class Server(uvicorn.Server):
             if connection.cycle is not None and not connection.cycle.response_complete:
                 connection.shutdown()  # in the midst of a request: its answer says close
         until = loop.time() + self._leave_s
-        while state.connections and loop.time() < until and not self.force_exit:
-            await asyncio.sleep(LOOK_EVERY_S)
+        while state.connections and loop.time() < until and not self.force_exit:  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_EVERY_S)  # uvicorn tells nobody when a connection is lost

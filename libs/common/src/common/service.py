@@ -140,6 +140,7 @@ class _Running:
     def not_ready(self) -> list[str]:
         why = [f"{c.name} has no partitions yet" for c in self.consumers if not c.assigned.is_set()]
         why += [f"{c.name} has failed for {c.failing_s:.0f} s" for c in self.consumers if c.failing_s > READY_FAILING_S]
+        why += [c.keys_differ for c in self.consumers if c.keys_differ is not None]
         why += [f"{task.get_name()} has ended" for task in self.tasks if task.done()]
         if not self.topics_ready:
             why.append("topics are not there yet")

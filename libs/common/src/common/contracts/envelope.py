@@ -36,6 +36,7 @@ class Watermark(Event, frozen=True, kw_only=True):
 
     partition: int
     as_of: Instant
+    subject_keys: dict[str, str] = msgspec.field(default_factory=dict)  # a fingerprint of each, by its key id
 
     @property
     def key(self) -> str:
