@@ -87,6 +87,26 @@ class SubjectKeys:
             )
         return frozenset(carried - {self._version})
 
+    def look_at_numbers(self, stored: Iterable[tuple[str, str]], fields: "FieldKeys") -> None:
+        """`stored`: subject ids with their sealed numbers. Raises OtherKey where no id of the current key id is the one
+        that the key makes: another key stands under that id. A number that does not open tells nothing."""
+        compared = False
+        for named, sealed in stored:
+            if not self.is_subject_id(named):
+                continue
+            try:
+                number = fields.unseal(sealed, f"number:{named}")
+            except Unreadable:
+                continue
+            if self.subject_id(number) == named:
+                return
+            compared = True
+        if compared:
+            raise OtherKey(
+                f"the key {self._version!r} of PLACET_SUBJECT_KEYS is not the one that what is stored was made with: a"
+                " subject key cannot be replaced, or every opt-out is forgotten. Put the former key under that id again"
+            )
+
 
 def fingerprints(ring: KeyRingSettings) -> dict[str, str]:
     """A mark of each key by its id: equal for equal keys, and nothing can be learned from it."""

@@ -59,6 +59,7 @@ NO_TELEMETRY: TelemetryConfig = {  # FastAPI's own, which would be asked for at 
     "logs": False,
 }
 KEYS_SEEN_WITHIN_S = 5.0
+NUMBERS_SEEN = 100  # of each table of subjects: enough that some of them open
 STARTUP_FAILURE = 3  # uvicorn's own exit code
 READY_FAILING_S = 60.0  # a consumer failing for longer turns readiness red
 
@@ -277,16 +278,23 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
 
 
 async def _keys_are_those_stored(service: Service[Any], held: Resources[Any]) -> bool:
-    """By the first and the last id of each index, which costs nothing however many there are. False where the database
-    does not answer, or has no schema yet. Raises OtherKey."""
+    """By the first and the last id of each index, which costs nothing however many there are, and by the numbers of the
+    first. False where the database does not answer, or has no schema yet. Raises OtherKey."""
     try:
         async with asyncio.timeout(KEYS_SEEN_WITHIN_S), held.database.begin() as tx:
             ends = [
                 (await tx.execute(select(func.min(column), func.max(column)))).one() for column in service.subject_ids
             ]
+            numbered = [
+                (await tx.execute(select(column, column.table.c.number).order_by(column).limit(NUMBERS_SEEN))).all()
+                for column in service.subject_ids
+                if "number" in column.table.c
+            ]
     except Exception as error:
         log.warning("stored subject ids not seen yet", extra={"why": type(error).__name__})
         return False
+    for rows in numbered:
+        held.subject_keys.look_at_numbers([(named, sealed) for named, sealed in rows if sealed], held.field_keys)
     for stored in ends:
         if others := held.subject_keys.look_at(end for end in stored if end is not None):
             log.error(
