@@ -79,9 +79,9 @@ LAG = gauge("sms_consumer_lag_records", "High watermark less next offset.", ["to
 FAILING = gauge(
     "sms_consumer_failing_seconds", "How long the worst partition has been failing; 0 when fine.", ["topic"]
 )
-KEYS_DIFFER = gauge(
-    "sms_consumer_subject_keys_differ",
-    "1 while the publisher of the topic has another subject key under one of our key ids: its watermarks do not count.",
+REFUSED = counter(
+    "sms_consumer_watermarks_refused_total",
+    "Watermarks that did not count: their publisher has another subject key under one of our key ids.",
     ["topic"],
 )
 BATCH = histogram("sms_consumer_batch_seconds", "One batch: transaction and what follows it.", ["topic"])
@@ -448,9 +448,9 @@ class Consumer:
                 f"{topic.owner}-svc and {us}-svc have different subject keys under the id"
                 f" {', '.join(map(repr, others))}: give both the same PLACET_SUBJECT_KEYS"
             )
+            REFUSED.labels(topic.name).inc()
         if why != self.keys_differ:
             self.keys_differ = why
-            KEYS_DIFFER.labels(topic.name).set(why is not None)
             log.log(logging.ERROR if why else logging.WARNING, why or "the subject keys are the same again")
         return why is None
 
