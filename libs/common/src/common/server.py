@@ -56,7 +56,8 @@ class Server(uvicorn.Server):
         state, loop = self.server_state, asyncio.get_running_loop()
         state.default_headers = [*state.default_headers, CLOSE]
         for connection in list(state.connections):
-            if connection.cycle is not None and not connection.cycle.response_complete:
+            cycle = getattr(connection, "cycle", None)  # a websocket has none
+            if cycle is not None and not cycle.response_complete:
                 connection.shutdown()  # in the midst of a request: its answer says close
         until = loop.time() + self._leave_s
         while state.connections and loop.time() < until and not self.force_exit:  # noqa: ASYNC110
