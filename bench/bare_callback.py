@@ -52,4 +52,4 @@ def app(dsn: str, bootstrap: str, idempotent: bool, partitions: int) -> Starlett
 if __name__ == "__main__":
     _, port, dsn, bootstrap, idempotent, partitions = sys.argv
     bare = app(dsn, bootstrap, idempotent == "True", int(partitions))
-    uvicorn.run(bare, port=int(port), log_level="warning", access_log=False)
+    uvicorn.run(bare, port=int(port), log_level="warning", access_log=False, timeout_keep_alive=620)

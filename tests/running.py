@@ -14,8 +14,8 @@ from typing import Any
 import asyncpg
 import httpx
 import jwt
-import uvicorn
 
+from common.server import server_of
 from common.service import Service, create_app
 from tests.eventually import eventually
 from tests.infrastructure import Broker, Postgres
@@ -76,6 +76,7 @@ class Surroundings:
             "auth_audience": ISSUER,
             "fictional_numbers": True,
             **({"signing_keys": SIGNING_RING} if service == "consent" else {}),
+            "leave_s": 0.0,
             "drain_s": 10.0,
             **more,
         }
@@ -118,8 +119,7 @@ async def running(service: Service[Any], headers: Mapping[str, str] | None = Non
 @asynccontextmanager
 async def serving(service: Service[Any], at: socket.socket) -> AsyncIterator[None]:
     """The service on a socket that is bound already, for what needs real HTTP: a browser."""
-    config = uvicorn.Config(create_app(service), log_config=None, access_log=False, timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
+    server = server_of(create_app(service), service.settings)
     task = asyncio.create_task(server.serve(sockets=[at]))
 
     async def started() -> bool:

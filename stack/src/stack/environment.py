@@ -33,6 +33,7 @@ SCOPES = (
 TOKEN_DAYS = 30
 TWILIO_PUBLIC_URL = "https://placet.example"  # what Twilio would be told, and so what it signs
 DRAIN_S = 10.0  # longer than a submit may take
+LEAVE_S = 1.0  # nobody balances load here, so a restart need not wait for who does
 
 
 def _url() -> str:
@@ -76,6 +77,7 @@ class Environment:
             "PLACET_PARTITIONS": str(PARTITIONS),
             "PLACET_PORT": self.urls[name].rpartition(":")[2],
             "PLACET_ROLES": "all",
+            "PLACET_LEAVE_S": str(LEAVE_S),
             "PLACET_DRAIN_S": str(DRAIN_S),
             "PLACET_SUBJECT_KEYS": self.subject_keys,
             "PLACET_FIELD_KEYS": self.field_keys,

@@ -26,7 +26,7 @@ import aiohttp
 LAUNCHER = Path(__file__).with_name("launcher.py")
 TAIL_LINES = 30
 POLL_S = 0.02
-STOP_GRACE_S = 15.0  # a service drains for at most 10 s
+STOP_GRACE_S = 17.0  # a service leaves for 1 s, gives requests 5 s, and drains for at most 10 s
 # Below the ephemeral range of Linux (32768..) and macOS (49152..): no outgoing connection takes it before the child.
 PORTS = range(20_000, 32_000)
 

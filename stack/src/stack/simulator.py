@@ -38,6 +38,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+KEEP_ALIVE_S = 620  # as services keep an idle connection: a gateway too closes last
 MAX_MESSAGES = 1000
 MAX_BODY_BYTES = 8 * 1024 * 1024
 MAX_SEGMENTS = 10
@@ -479,4 +480,11 @@ def _now(in_s: float = 0.0) -> str:
 
 if __name__ == "__main__":
     chosen = Settings.from_environment()
-    uvicorn.run(create_app(chosen), host="127.0.0.1", port=chosen.port, log_config=None, access_log=False)
+    uvicorn.run(
+        create_app(chosen),
+        host="127.0.0.1",
+        port=chosen.port,
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+    )

@@ -25,10 +25,11 @@ from common.contracts import STATES, TOPICS, Event, Watermark
 from common.contracts.consent import ConsentStateChanged
 from common.contracts.dispatch import OptOutEnforced
 from common.kafka import WrongTopic, ensure_topics
+from common.keyring import fingerprints
 from common.outbox import MAX_RECORD_BYTES
-from common.settings import ServiceSettings
+from common.settings import KeyRingSettings, ServiceSettings
 from tests.eventually import eventually
-from tests.running import Surroundings
+from tests.running import KEY_RING, Surroundings
 from tests.service.common.pipeline import GROUP, Pipeline, going, pipeline, project, states_of
 
 SUBJECT = f"s1-{1:032x}"
@@ -642,6 +643,37 @@ async def test_a_watermark_from_the_future_is_not_believed(surroundings: Surroun
             await pipe.publish(*states_of(SUBJECT, version), Watermark(partition=0, as_of=at, last_number=0))
             await pipe.hand(consumer)
             assert await pipe.scalar("SELECT as_of FROM consumer_offset") == believed
+
+
+@pytest.mark.parametrize("alone", [True, False])
+async def test_a_watermark_of_whoever_has_another_subject_key_does_not_count(
+    surroundings: Surroundings, *, alone: bool
+) -> None:
+    """What it speaks of is under other ids. The events before it count all the same."""
+    ours = fingerprints(KeyRingSettings.model_validate(KEY_RING))
+    async with pipeline(surroundings, partitions=1) as pipe:
+        consumer = pipe.consumer()
+
+        async def hears(version: int, keys: dict[str, str], at: datetime) -> datetime | None:
+            states = [] if alone else states_of(SUBJECT, version)
+            await pipe.publish(*states, Watermark(partition=0, as_of=at, subject_keys=keys))
+            end = version * (len(states) + 1)
+
+            async def read() -> bool:
+                return bool(await pipe.scalar("SELECT count(*) FROM consumer_offset WHERE next_offset = :n", n=end))
+
+            await eventually(read)
+            as_of: datetime | None = await pipe.scalar("SELECT as_of FROM consumer_offset")
+            return as_of
+
+        async with going(consumer.run):
+            assert await hears(1, {"t1": "0" * 16}, EARLY) is None
+            assert consumer.keys_differ is not None
+            assert "consent-svc" in consumer.keys_differ
+            assert "'t1'" in consumer.keys_differ
+            assert await hears(2, ours | {"t2": "0" * 16}, EARLY) == EARLY  # that they know one more is a rotation
+            assert consumer.keys_differ is None
+            assert await hears(3, {"t1": "0" * 16}, LATE) == EARLY
 
 
 async def test_a_watermark_counts_only_with_what_precedes_it(surroundings: Surroundings) -> None:

@@ -15,7 +15,7 @@ from common.database import new_metadata
 from common.keyring import OtherKey
 from common.service import BODY_BYTES, Service, resources
 from common.settings import ServiceSettings
-from tests.builders import subject
+from tests.builders import field_keys, number, subject
 from tests.eventually import eventually
 from tests.running import KEY_RING, Surroundings, running
 from tests.unit.deploy.deployed import BUILD, SETTINGS, text
@@ -177,6 +177,21 @@ async def test_another_subject_key_than_that_of_what_is_stored_does_not_start(
         async with running(await built(surroundings, name, subject_keys=NEW_KEY)):
             pass
     async with running(await built(surroundings, name, subject_keys={**NEW_KEY, "current": "t1"})) as client:
+        assert not [why for why in (await client.get("/readyz")).json()["why"] if "key" in why]
+
+
+async def test_another_subject_key_under_the_id_of_what_is_stored_does_not_start(surroundings: Surroundings) -> None:
+    """The id of the key is right, and each person has another subject id."""
+    another = {"current": "t1", "keys": {"t1": NEW_KEY["keys"]["t2"]}}  # type: ignore[index]
+    await store_ids(surroundings, "consent", "a-poisoned-key", subject(1), subject(2))
+    async with surroundings.sql("consent") as sql:
+        sealed = field_keys.seal(number(1), f"number:{subject(1)}")
+        await sql.execute("UPDATE subject SET number = $2 WHERE subject_id = $1", subject(1), sealed)
+        await sql.execute("UPDATE subject SET number = 'damaged' WHERE subject_id = $1", subject(2))
+    with pytest.raises(OtherKey, match="the key 't1' of PLACET_SUBJECT_KEYS is not the one"):
+        async with running(await built(surroundings, "consent", subject_keys=another)):
+            pass
+    async with running(await built(surroundings, "consent")) as client:
         assert not [why for why in (await client.get("/readyz")).json()["why"] if "key" in why]
 
 

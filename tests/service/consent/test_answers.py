@@ -27,7 +27,7 @@ from tests.unit.consent.evidences import opt_in
 pytestmark = pytest.mark.brokerless
 
 PER_DAY = 5
-INTAKE = intake.Intake(field_keys, Answers(field_keys, PER_DAY, fictional=True))
+INTAKE = intake.Intake(field_keys, subject_keys, Answers(field_keys, PER_DAY, fictional=True))
 THEN = now() - timedelta(hours=1)
 CODE = "36111"
 

@@ -20,11 +20,13 @@ from common.contracts import INBOUND_MESSAGES, STATES, Event, Watermark
 from common.contracts.consent import ConsentStateChanged, Purpose
 from common.contracts.inbound import MessageReceived
 from common.database import Database
+from common.keyring import MISMATCHES
 from consent import intake, ledger, retention, senders, store
 from consent.answers import Answers
 from consent.recorder import Statement, record
 from consent.service import Settings, build
-from tests.builders import field_keys
+from tests.builders import field_keys, number, subject_keys
+from tests.builders import subject as somebody
 from tests.eventually import eventually
 from tests.infrastructure import Postgres
 from tests.publish import lose, publish, publish_raw
@@ -32,19 +34,19 @@ from tests.reading import reading
 from tests.running import Surroundings, running
 from tests.unit.consent.evidences import NOW, at, opt_in, opt_out
 
-WHO = "t1-" + "a" * 32
-INTAKE = intake.Intake(field_keys, Answers(field_keys, per_day=5, fictional=True))
+WHO = somebody(1)
+INTAKE = intake.Intake(field_keys, subject_keys, Answers(field_keys, per_day=5, fictional=True))
 
 
-def mo(minutes: float, intent: str = "stop", **changes: Any) -> MessageReceived:
-    """An MO to acme's code, `minutes` after noon."""
+def mo(minutes: float, intent: str = "stop", who: int = 1, **changes: Any) -> MessageReceived:
+    """An MO to acme's code from the number of `who`, `minutes` after noon."""
     fields: dict[str, Any] = {
         "mo_id": f"mo-{intent}-{minutes}",
-        "subject_id": WHO,
+        "subject_id": somebody(who),
         "provider": "simulator",
         "account": "fr",
         "provider_message_id": f"p-{intent}-{minutes}",
-        "number": "sealed",
+        "number": field_keys.seal(number(who), f"number:{somebody(who)}"),
         "short_code": "36111",
         "text": "sealed",
         "intent": intent,
@@ -346,7 +348,7 @@ async def test_a_stop_that_a_person_found_of_a_stranger_is_held_no_longer_than_a
     await receive(database, decided(1, "stop"))
     found = await subject(database)
     assert found
-    assert found.number == "sealed"
+    assert found.number is not None
     async with database.begin() as tx:
         [term] = (await store.terms_kept(tx, [WHO]))[WHO]
     assert retention.is_person(term)
@@ -405,23 +407,71 @@ async def test_a_stop_is_not_lost_for_an_operators_clock_that_runs_ahead(databas
     assert await standing(database) == "opted_in", "both count from when we held them: the START is later"
 
 
+def misnamed(message: MessageReceived, who: int = 1) -> MessageReceived:
+    """As inbound-svc would publish it with another key under the same key id."""
+    other = "t1-" + "f" * 32
+    return msgspec.structs.replace(message, subject_id=other, number=field_keys.seal(number(who), f"number:{other}"))
+
+
+async def test_a_stop_under_another_subject_id_counts_for_the_person_of_its_number(database: Database) -> None:
+    await give(database, opt_in(0))
+    before = MISMATCHES._value.get()
+    await receive(database, misnamed(mo(1)))
+    found = await subject(database)
+    assert found is not None
+    assert ledger.standing(found.state, "acme", "promotions") == "opted_out"
+    assert await subject(database, "t1-" + "f" * 32) is None
+    assert MISMATCHES._value.get() == before + 1
+
+
+async def test_what_loosens_under_another_subject_id_counts_for_nobody(database: Database) -> None:
+    await give(database, opt_in(0))
+    await receive(database, mo(1), misnamed(mo(2, "start")), misnamed(mo(3, "confirm")), misnamed(mo(4, "none")))
+    found = await subject(database)
+    assert found is not None
+    assert (ledger.standing(found.state, "acme", "promotions"), found.entries) == ("opted_out", 2)
+    assert await subject(database, "t1-" + "f" * 32) is None
+
+
+async def test_a_review_under_another_subject_id_holds_the_person_of_its_number_until_it_is_read(
+    database: Database,
+) -> None:
+    await give(database, opt_in(0))
+    unread = misnamed(mo(1, "review"))
+    await receive(database, unread)
+    assert (await subject(database)).held_since is not None  # type: ignore[union-attr]
+    read = {"intent": "start", "revision": 1, "decided_by": "reviewer", "decided_at": at(2)}
+    await receive(database, msgspec.structs.replace(unread, **read))
+    found = await subject(database)
+    assert found is not None
+    assert (found.held_since, found.entries) == (None, 1)
+
+
+async def test_of_a_text_whose_number_does_not_open_only_a_stop_counts(database: Database) -> None:
+    await give(database, opt_in(0))
+    await receive(database, mo(1, number="t1.damaged"), mo(2, "start", number="t1.damaged"))
+    found = await subject(database)
+    assert found is not None
+    assert ledger.standing(found.state, "acme", "promotions") == "opted_out"
+
+
 async def test_starts_stops_and_opt_ins_at_once_wait_for_each_other(database: Database) -> None:
     """A START reads under the lock before it is recorded; taking locks in two goes must not break their order."""
     rng = random.Random(11)
-    people = [f"t1-{n:032x}" for n in range(40)]
+    people = range(40)
 
     async def phones(name: str) -> None:
         for n in range(10):
             said = rng.sample(people, 20)
             await receive(
                 database,
-                *(mo(n, rng.choice(("start", "stop")), mo_id=f"mo-{name}-{n}-{who}", subject_id=who) for who in said),
+                *(mo(n, rng.choice(("start", "stop")), who, mo_id=f"mo-{name}-{n}-{who}") for who in said),
             )
 
     async def shop(name: str) -> None:
         for n in range(10):
             given = [
-                Statement(who, "sealed", opt_in(n, evidence_id=f"ev-{name}-{n}-{who}"))
+                Statement(somebody(who), "sealed", opt_in(n, evidence_id=f"ev-{name}-{n}-{who}"))
                 for who in rng.sample(people, 20)
             ]
             async with database.begin() as tx:
@@ -430,8 +480,8 @@ async def test_starts_stops_and_opt_ins_at_once_wait_for_each_other(database: Da
     await asyncio.gather(phones("a"), phones("b"), shop("c"), shop("d"))
     for who in people:
         async with database.begin() as tx:
-            found = await store.find_subject(tx, who)
-            history = await store.history(tx, who)
+            found = await store.find_subject(tx, somebody(who))
+            history = await store.history(tx, somebody(who))
         if found:
             assert found.state == ledger.fold(entry.evidence for entry in history)
             assert found.entries == len(history)
@@ -509,18 +559,17 @@ async def service(surroundings: Surroundings) -> AsyncIterator[httpx.AsyncClient
 async def test_a_stop_travels_from_the_operators_topic_to_the_states(
     service: httpx.AsyncClient, surroundings: Surroundings
 ) -> None:
-    number = "+33639981234"
     given = {
         "sender_id": "acme",
         "purpose": "promotions",
-        "number": number,
+        "number": number(1234),
         "occurred_at": at(0).isoformat(),
         "evidence": {"source": "shop", "text_shown": "Oui"},
     }
     subject_id = (await service.post("/v1/consents", json=given)).json()["subject_id"]
     later = [("ce_type", b"inbound.something_newer.v1")]
     await publish_raw(surroundings, INBOUND_MESSAGES, subject_id.encode(), b"{", later)
-    await publish(surroundings, INBOUND_MESSAGES, [mo(1, subject_id=subject_id), mo(1, subject_id=subject_id)])
+    await publish(surroundings, INBOUND_MESSAGES, [mo(1, who=1234), mo(1, who=1234)])
     async with reading(surroundings, STATES) as read:
 
         async def told() -> list[ConsentStateChanged]:
@@ -535,7 +584,7 @@ async def test_a_stop_travels_from_the_operators_topic_to_the_states(
     (cause,) = events[-1].causes
     assert (cause.kind, cause.source, cause.reference) == ("opt_out", "mo", "simulator/fr/p-stop-1")
     assert cause.received_at == at(1) + timedelta(seconds=2)
-    found = (await service.post("/v1/subjects/lookup", json={"number": number})).json()
+    found = (await service.post("/v1/subjects/lookup", json={"number": number(1234)})).json()
     assert [e["kind"] for e in found["history"]] == ["opt_in", "opt_out"]
 
 
@@ -605,6 +654,8 @@ async def test_over_a_message_that_the_log_has_lost_no_watermark_says_anything_n
         await database.close()
         await publish(surroundings, INBOUND_MESSAGES, [], as_of=(later := datetime.now(UTC)))
         await eventually(lambda: is_applied(later))
+
+
 async def test_while_operators_messages_are_not_read_consent_is_not_ready_and_says_why(
     service: httpx.AsyncClient, surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -693,10 +744,7 @@ async def test_what_came_before_an_inbound_watermark_is_told_before_the_watermar
 ) -> None:
     """So that one number in dispatch speaks for the whole chain (ADR-0004)."""
     received_at = datetime.now(UTC) - timedelta(seconds=2)
-    stops = [
-        mo(n, mo_id=f"mo-{n}", subject_id=f"t1-{n:032x}", occurred_at=received_at, received_at=received_at)
-        for n in range(60)
-    ]
+    stops = [mo(n, who=n, mo_id=f"mo-{n}", occurred_at=received_at, received_at=received_at) for n in range(60)]
     await publish(surroundings, INBOUND_MESSAGES, stops, as_of=received_at + timedelta(seconds=1))
     async with reading(surroundings, STATES) as read:
 

@@ -10,11 +10,12 @@ from common.consumer import Received
 from common.contracts import DISPATCH_MESSAGES
 from common.contracts.dispatch import MessageChanged
 from common.database import Database
-from consent import ledger, receipts, store
+from consent import ledger, store
+from consent.receipts import Receipts
 from consent.recorder import Statement, record
 from consent.service import Settings, build
 from consent.store import HandedOff
-from tests.builders import field_keys, number, subject
+from tests.builders import field_keys, number, subject, subject_keys
 from tests.eventually import eventually
 from tests.infrastructure import Postgres
 from tests.publish import publish
@@ -65,7 +66,7 @@ async def give(database: Database, evidence: ledger.Evidence) -> None:
 async def tell(database: Database, *messages: MessageChanged, published_at: datetime | None = None) -> None:
     batch = [Received(m, m.subject_id, 0, n, published_at or at(60), None) for n, m in enumerate(messages)]
     async with database.begin() as tx:
-        assert await receipts.apply(tx, batch) is None
+        assert await Receipts(field_keys, subject_keys).apply(tx, batch) is None
 
 
 async def standing(database: Database, sender_id: str = "acme") -> str:
@@ -159,3 +160,10 @@ async def test_what_did_not_leave_or_stands_on_no_consent_is_not_kept(database: 
 async def test_where_nobody_lived_to_tell_when_it_left_the_decision_says_it(database: Database) -> None:
     await tell(database, sent(status="unknown", handed_off_at=None))
     assert [one.handed_off_at for one in await left(database)] == [NOW]
+
+
+async def test_a_receipt_under_another_subject_id_counts_for_the_person_of_its_number(database: Database) -> None:
+    await give(database, opt_in(0))
+    other = "t1-" + "f" * 32
+    await tell(database, message(1, subject_id=other, number=field_keys.seal(number(1), f"number:{other}")))
+    assert await standing(database) == "opted_out"

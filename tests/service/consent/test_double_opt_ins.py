@@ -26,7 +26,7 @@ from consent.ledger import Evidence
 from consent.recorder import Statement, record
 from consent.service import Settings, build
 from inbound.keywords import classify
-from tests.builders import field_keys, number, subject
+from tests.builders import field_keys, number, subject, subject_keys
 from tests.eventually import eventually
 from tests.infrastructure import Postgres
 from tests.running import Surroundings, bearer, running
@@ -80,7 +80,7 @@ class Consent:
     async def hear(self, *messages: MessageReceived) -> None:
         batch = [Received(m, m.subject_id, 0, n, datetime.now(UTC), None) for n, m in enumerate(messages)]
         async with self.database.begin() as tx:
-            await intake.Intake(field_keys, Answers(field_keys, 5, fictional=True)).apply(tx, batch)
+            await intake.Intake(field_keys, subject_keys, Answers(field_keys, 5, fictional=True)).apply(tx, batch)
 
     async def say(self, said: Evidence, minutes: float, who: int = 1) -> None:
         said = structs.replace(

@@ -20,7 +20,7 @@ from consent.expiring import Recount, step
 from consent.ledger import Evidence
 from consent.recorder import Statement, record
 from consent.renewals import Asking
-from tests.builders import field_keys, number, subject
+from tests.builders import field_keys, number, subject, subject_keys
 from tests.infrastructure import Postgres
 from tests.service.consent.test_retention import sender
 from tests.unit.consent.evidences import contact, opt_in, opt_out
@@ -91,7 +91,7 @@ async def says(database: Database, intent: str, at: datetime, **changes: Any) ->
     }
     message = MessageReceived(**(fields | changes))
     async with database.begin() as tx:
-        await intake.Intake(field_keys, ANSWERS).apply(tx, [Received(message, WHO, 0, 0, at, None)])
+        await intake.Intake(field_keys, subject_keys, ANSWERS).apply(tx, [Received(message, WHO, 0, 0, at, None)])
 
 
 async def state(database: Database, purpose: str = "promotions") -> str:

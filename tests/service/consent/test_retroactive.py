@@ -11,13 +11,14 @@ from sqlalchemy import text
 
 from common.consumer import Received
 from common.database import Database
-from consent import receipts, retroactive, store
+from consent import retroactive, store
 from consent.ledger import Evidence
+from consent.receipts import Receipts
 from consent.recorder import Statement, record
 from consent.retroactive import Looking, Retroactive
 from consent.service import Settings, build
 from consent.store import HandedOff
-from tests.builders import subject
+from tests.builders import field_keys, subject, subject_keys
 from tests.eventually import eventually
 from tests.infrastructure import Postgres
 from tests.running import Surroundings, bearer, running
@@ -181,7 +182,8 @@ async def test_a_transactional_message_after_a_stop_is_no_matter_of_consent(data
         as_dispatch_tells(30, receipt=None, message_id="m-marketing", purpose="promotions", handed_off_at=at(30)),
     ]
     async with database.begin() as tx:
-        await receipts.apply(tx, [Received(m, m.subject_id, 0, n, at(60), None) for n, m in enumerate(told)])
+        batch = [Received(m, m.subject_id, 0, n, at(60), None) for n, m in enumerate(told)]
+        await Receipts(field_keys, subject_keys).apply(tx, batch)
     assert [each.message_id for each in await looked_through(database, Looking(database))] == ["m-marketing"]
 
 

@@ -65,7 +65,7 @@ from common.contracts import (
     Watermark,
 )
 from common.contracts.campaign import CampaignControlled, MessageRequested, MessageReworded
-from common.contracts.consent import ConsentStateChanged
+from common.contracts.consent import ConsentStateChanged, Suppression
 from common.contracts.dispatch import MessageChanged, OptOutEnforced
 from common.contracts.rights import ErasureRequested
 from common.database import Database
@@ -522,6 +522,7 @@ class Pipeline(RuleBasedStateMachine):
         self.run: Callable[[Any], Any] = runner.run
         self.world = world
         self.versions = dict.fromkeys(PEOPLE, 0)
+        self.stopped: dict[int, tuple[Suppression, ...]] = {}
         self.late: list[Event] = []  # states that consent-svc has and the log has not yet
         self.controls = dict.fromkeys(CAMPAIGNS, 0)
         self.late_controls: list[Event] = []
@@ -1143,9 +1144,11 @@ class Pipeline(RuleBasedStateMachine):
     def _state(self, person: int, *, opts_in: bool) -> Event:
         self.versions[person] += 1
         version = self.versions[person]
-        if opts_in:
-            return opted_in(person, version=version, occurred_at=now())
-        return opted_out(person, version=version)
+        if opts_in:  # a STOP of before stays listed
+            return opted_in(person, version=version, occurred_at=now(), suppressions=self.stopped.get(person, ()))
+        out = opted_out(person, version=version)
+        self.stopped[person] = out.suppressions
+        return out
 
     async def _consent(self, people: Sequence[int], *, opts_in: bool) -> None:
         await self.world.publish(STATES, *(self._state(person, opts_in=opts_in) for person in people))

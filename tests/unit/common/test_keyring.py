@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from common.keyring import FieldKeys, SubjectKeys, Unreadable
+from common.keyring import MISMATCHES, FieldKeys, SubjectKeys, Unreadable, differing, fingerprints, owner_of
 from common.settings import KeyRingSettings
 
 NUMBER = "+33639980001"
@@ -23,6 +23,7 @@ def ring(current: str, *others: str) -> KeyRingSettings:
     return KeyRingSettings.model_validate({"current": current, "keys": keys})
 
 
+OTHER = KeyRingSettings.model_validate({"current": "k1", "keys": {"k1": base64.b64encode(b"o" * 32).decode()}})
 fields = FieldKeys(ring("k1"))
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 
@@ -130,3 +131,32 @@ def test_a_subject_id_is_the_hmac_of_the_number(e164: str, key: bytes) -> None:
     keys = KeyRingSettings.model_validate({"current": "k1", "keys": {"k1": base64.b64encode(key).decode()}})
     expected = hmac.new(key, e164.encode(), hashlib.sha256).hexdigest()[:32]
     assert SubjectKeys(keys).subject_id(e164) == f"k1-{expected}"
+
+
+def test_a_fingerprint_is_the_same_for_the_same_key_and_tells_nothing_of_it() -> None:
+    ours, secret = fingerprints(ring("k1", "k2")), b"k1".ljust(32, b"-")
+    assert ours == fingerprints(ring("k2", "k1"))
+    assert len(set(ours.values())) == 2
+    assert all(re.fullmatch(r"[0-9a-f]{16}", each) for each in ours.values())
+    assert ours["k1"] not in (secret.hex(), SubjectKeys(ring("k1")).subject_id(NUMBER))
+
+
+def test_keys_differ_under_an_id_that_both_have_and_under_no_other() -> None:
+    """A ring with one key more, or another current one, is a rotation."""
+    ours = fingerprints(ring("k1", "k2"))
+    assert differing(ours, fingerprints(ring("k1"))) == []
+    assert differing(ours, fingerprints(ring("k3", "k2"))) == []
+    assert differing(ours, {}) == []
+    assert differing(ours, ours | {"k2": "0" * 16}) == ["k2"]
+
+
+def test_the_owner_of_a_number_is_its_subject_by_our_key_whatever_the_event_names() -> None:
+    subjects = SubjectKeys(ring("k1"))
+    named = SubjectKeys(OTHER).subject_id(NUMBER)
+    before = MISMATCHES._value.get()
+    owner = owner_of(fields.seal(NUMBER, f"number:{named}"), named, fields, subjects)
+    assert (owner.e164, owner.subject_id) == (NUMBER, subjects.subject_id(NUMBER))
+    assert MISMATCHES._value.get() == before + 1
+    same = owner.subject_id
+    assert owner_of(fields.seal(NUMBER, f"number:{same}"), same, fields, subjects) == owner
+    assert MISMATCHES._value.get() == before + 1

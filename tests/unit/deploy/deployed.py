@@ -34,11 +34,6 @@ KEEPING_HOURS = tuple(name for name, settings in SETTINGS.items() if issubclass(
 ROLES = ("api", "worker", "projection", "relay")
 PREFIX = "PLACET_"
 
-# common.service.main gives uvicorn this long to end the requests in flight, before the workers drain
-HTTP_GRACE_S = int(
-    re.findall(r"timeout_graceful_shutdown=(\d+)", (ROOT / "libs/common/src/common/service.py").read_text())[0]
-)
-
 
 def text(path: str) -> str:
     return (ROOT / path).read_text()

@@ -16,8 +16,9 @@ import inbound.service
 import stack.environment
 import stack.simulator
 from common.contracts import TOPICS
+from common.server import GRACE_S
 from tests.unit.deploy.conftest import Started
-from tests.unit.deploy.deployed import HTTP_GRACE_S, KEEPING_HOURS, PREFIX, ROOT, SERVICES, compose, text, unknown
+from tests.unit.deploy.deployed import KEEPING_HOURS, PREFIX, ROOT, SERVICES, compose, text, unknown
 
 CONTAINERS: dict[str, Any] = compose()["services"]
 SECRETS: dict[str, dict[str, str]] = compose()["secrets"]
@@ -175,7 +176,8 @@ def test_our_containers_can_change_nothing_and_gain_nothing(name: str) -> None:
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_is_given_the_time_it_takes_to_stop(service: str, started: Started, told: Told) -> None:
     grace_s = int(CONTAINERS[service]["stop_grace_period"].removesuffix("s"))
-    assert grace_s > started(service, told(service)).drain_s + HTTP_GRACE_S
+    settings = started(service, told(service))
+    assert grace_s > settings.leave_s + GRACE_S + settings.drain_s
 
 
 def test_that_its_keys_are_public_is_said_first() -> None:

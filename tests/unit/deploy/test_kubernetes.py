@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from common.contracts import TOPICS
+from common.server import GRACE_S
 from common.service import Service
 from dispatch.service import Settings as DispatchSettings
 from inbound.service import Settings as InboundSettings
@@ -18,11 +19,11 @@ from tests.unit.deploy.conftest import Started
 from tests.unit.deploy.deployed import (
     BASE,
     BUILD,
-    HTTP_GRACE_S,
     KEEPING_HOURS,
     PREFIX,
     ROLES,
     SERVICES,
+    SETTINGS,
     documents,
     env_file,
     pods,
@@ -236,7 +237,8 @@ def test_a_pod_is_given_the_time_it_takes_to_stop(service: str, role: str) -> No
     leaving = container(PODS[role]).get("lifecycle", {}).get("preStop", {"exec": {"command": ["sleep", "0"]}})
     before_s = int(leaving["exec"]["command"][1])
     drain_s = float(config(service)["PLACET_DRAIN_S"])
-    assert PODS[role]["terminationGracePeriodSeconds"] > before_s + HTTP_GRACE_S + drain_s
+    leave_s = SETTINGS[service].model_fields["leave_s"].default
+    assert PODS[role]["terminationGracePeriodSeconds"] > before_s + leave_s + GRACE_S + drain_s
 
 
 @each_pod

@@ -71,12 +71,13 @@ class Reading(Struct):
         else:
             self.seen = self.seen._replace(next_offset=offset + 1)
 
-    def watermark(self, offset: int, as_of: datetime, last: int) -> None:
+    def watermark(self, offset: int, as_of: datetime | None, last: int) -> None:
+        """Take a watermark in. `as_of`: None where it must not be applied whatever its number."""
         if self.numbered:
             self._went_on(offset, *follow(self.seen, offset, compacted=self.compacted, last=last))
         else:
             self.seen = self.seen._replace(next_offset=offset + 1)
-        if self.whole and (self.since is None or self.since <= as_of):
+        if as_of is not None and self.whole and (self.since is None or self.since <= as_of):
             self.as_of = as_of if self.as_of is None else max(self.as_of, as_of)
 
     def _went_on(self, offset: int, seen: Seen, missing: int) -> None:

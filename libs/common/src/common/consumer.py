@@ -61,6 +61,7 @@ from common.broken_logs import Broken, Fault
 from common.completeness import Reading
 from common.contracts import Event, Topic, Watermark
 from common.database import Database, fetch_many
+from common.keyring import differing, fingerprints
 from common.log_identity import UNKNOWN, Identity, identity_of
 from common.notify import either
 from common.progress import Progress
@@ -97,6 +98,11 @@ STALLED = gauge(
     "How long the worst partition has not been read on, whatever the reason; 0 when fine.",
     ["topic"],
 )
+REFUSED = counter(
+    "sms_consumer_watermarks_refused_total",
+    "Watermarks that did not count: their publisher has another subject key under one of our key ids.",
+    ["topic"],
+)
 BATCH = histogram("sms_consumer_batch_seconds", "One batch: transaction and what follows it.", ["topic"])
 
 After = Callable[[], Awaitable[None]]
@@ -126,7 +132,7 @@ class Mark(NamedTuple):
     """A watermark as it came off a partition."""
 
     offset: int
-    as_of: datetime
+    as_of: datetime | None  # None where its publisher has other subject keys than we
     last_number: int
 
 
@@ -267,6 +273,8 @@ class Consumer:
     broken: Sequence[Broken] = ()  # partitions of the topic that a person has to see to, whichever process reads them
     _identity: Identity = UNKNOWN
     _stopped: set[TopicPartition] = field(default_factory=set)  # of another log: not read
+    keys_differ: str | None = None  # which service has other subject keys than we, as the newest watermark says
+    _subject_keys: dict[str, str] = field(init=False)
     _going: dict[TopicPartition, asyncio.Task[None]] = field(default_factory=dict)  # batches being handled
     _joined: bool = False
     _placed: set[TopicPartition] = field(default_factory=set)  # those that read on from the stored offset
@@ -279,6 +287,9 @@ class Consumer:
     _committing: asyncio.Task[None] | None = None
     _commit_at: float = 0.0
     _collect_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._subject_keys = fingerprints(self.settings.subject_keys)
 
     @property
     def name(self) -> str:
@@ -498,7 +509,7 @@ class Consumer:
         """A task for each batch; one for all of those that hold only watermarks."""
         marks: dict[TopicPartition, list[Mark]] = {}
         for tp, records in batches.items():
-            if only := watermarks_of(records):
+            if only := watermarks_of(records, self._has_our_keys):
                 marks[tp] = only
             else:
                 self._going[tp] = asyncio.create_task(self._handle(kafka_consumer, tp, records))
@@ -607,6 +618,22 @@ class Consumer:
             self._reached[tp] = max(self._reached.get(tp, 0), marks[tp][-1].offset + 1)
         return behind
 
+    def _has_our_keys(self, mark: Watermark) -> bool:
+        """Whether the publisher of the topic makes the same subject ids as we do. If not, its STOPs are under ids that
+        we do not know, and its watermark proves nothing to us: ours stands still, and marketing is held."""
+        topic, why = self.subscription.topic, None
+        if others := differing(self._subject_keys, mark.subject_keys):
+            us = self.subscription.group.partition(".")[0]
+            why = (
+                f"{topic.owner}-svc and {us}-svc have different subject keys under the id"
+                f" {', '.join(map(repr, others))}: give both the same PLACET_SUBJECT_KEYS"
+            )
+            REFUSED.labels(topic.name).inc()
+        if why != self.keys_differ:
+            self.keys_differ = why
+            log.log(logging.ERROR if why else logging.WARNING, why or "the subject keys are the same again")
+        return why is None
+
     def _went_back(self, tp: TopicPartition) -> None:
         log.error(
             "the database lost what was stored: reading it again",
@@ -663,7 +690,8 @@ class Consumer:
             for record in fresh:
                 event = event_of(self.subscription, record)
                 if type(event) is Watermark:
-                    reading.watermark(record.offset, event.as_of, event.last_number)
+                    as_of = event.as_of if self._has_our_keys(event) else None  # else of other people than ours
+                    reading.watermark(record.offset, as_of, event.last_number)
                     continue
                 reading.record(record.offset, kafka.number_of(record.headers))
                 if event is None:
@@ -959,7 +987,7 @@ async def _commit(kafka_consumer: AIOKafkaConsumer, offsets: dict[TopicPartition
         await kafka_consumer.commit(offsets)
 
 
-def watermarks_of(records: Sequence[Any]) -> list[Mark]:
+def watermarks_of(records: Sequence[Any], counts: Callable[[Watermark], bool]) -> list[Mark]:
     """The watermarks where there is nothing else; empty where there is an event, or a record that cannot be read."""
     marks: list[Mark] = []
     for record in records:
@@ -970,7 +998,7 @@ def watermarks_of(records: Sequence[Any]) -> list[Mark]:
         except kafka.Undecodable:
             return []
         assert isinstance(mark, Watermark)
-        marks.append(Mark(record.offset, mark.as_of, mark.last_number))
+        marks.append(Mark(record.offset, mark.as_of if counts(mark) else None, mark.last_number))
     return marks
 
 

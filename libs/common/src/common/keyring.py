@@ -3,6 +3,10 @@
 A subject id is an HMAC-SHA256 cut to 128 bits: phone numbers are some 10^8 values, so a hash without a key is
 reversed in seconds (DOMAIN 1.5). A sealed field is AES-256-GCM bound to its context (`number:<subject_id>`,
 `text:<message_id>`): moved to another row it does not open.
+
+Two services with different subject keys under one key id speak of different people: a STOP that one of them writes is
+of nobody the other knows. So a reader of a sealed number recomputes the subject id (`owner_of`), and watermarks carry a
+fingerprint of each key (`fingerprints`, ADR-00NN).
 """
 
 import base64
@@ -10,16 +14,25 @@ import binascii
 import hashlib
 import hmac
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from common.settings import KeyRingSettings
+from common.telemetry import counter
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
 SUBJECT_HEX_CHARS = 32  # 128 bits
+FINGERPRINT_HEX_CHARS = 16
+FINGERPRINTED = b"placet subject key"  # no number, so no subject id is made of it
+
+MISMATCHES = counter(
+    "sms_subject_mismatches_total",
+    "Events whose subject id is not the one that this service's key makes of their number.",
+)
 
 _TO_URLSAFE = bytes.maketrans(b"+/", b"-_")
 _FROM_URLSAFE = bytes.maketrans(b"-_", b"+/")  # base64's own way takes four times as long
@@ -73,6 +86,53 @@ class SubjectKeys:
                 f" forgotten. Make it the current one again"
             )
         return frozenset(carried - {self._version})
+
+    def look_at_numbers(self, stored: Iterable[tuple[str, str]], fields: "FieldKeys") -> None:
+        """`stored`: subject ids with their sealed numbers. Raises OtherKey where no id of the current key id is the one
+        that the key makes: another key stands under that id. A number that does not open tells nothing."""
+        compared = False
+        for named, sealed in stored:
+            if not self.is_subject_id(named):
+                continue
+            try:
+                number = fields.unseal(sealed, f"number:{named}")
+            except Unreadable:
+                continue
+            if self.subject_id(number) == named:
+                return
+            compared = True
+        if compared:
+            raise OtherKey(
+                f"the key {self._version!r} of PLACET_SUBJECT_KEYS is not the one that what is stored was made with: a"
+                " subject key cannot be replaced, or every opt-out is forgotten. Put the former key under that id again"
+            )
+
+
+def fingerprints(ring: KeyRingSettings) -> dict[str, str]:
+    """A mark of each key by its id: equal for equal keys, and nothing can be learned from it."""
+    return {key_id: _mac(secret_key(ring, key_id), FINGERPRINTED).hex()[:FINGERPRINT_HEX_CHARS] for key_id in ring.keys}
+
+
+def differing(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
+    """The key ids under which two services have different keys. A key id that only one of them has is a rotation."""
+    return sorted(key_id for key_id in ours.keys() & theirs.keys() if ours[key_id] != theirs[key_id])
+
+
+class Owner(NamedTuple):
+    """Whose a number is, by our key."""
+
+    e164: str
+    subject_id: str
+
+
+def owner_of(sealed: str, named: str, fields: "FieldKeys", subjects: SubjectKeys) -> Owner:
+    """Open a number that an event gives for the subject `named`, and say whose it is. Raises Unreadable. The caller
+    compares with `named`; a difference is counted here, and pages."""
+    number = fields.unseal(sealed, f"number:{named}")
+    owner = Owner(number, subjects.subject_id(number))
+    if owner.subject_id != named:
+        MISMATCHES.inc()
+    return owner
 
 
 class FieldKeys:

@@ -31,6 +31,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common import kafka
 from common.contracts import Event, Topic, Watermark
 from common.database import Database, fetch_many
+from common.keyring import fingerprints
 from common.notify import Listener, either
 from common.settings import ServiceSettings
 from common.telemetry import counter, gauge, traceparent
@@ -247,6 +248,7 @@ class Relay:
         self._patience_s = settings.relay_ack_timeout_s
         self._next_watermark = 0.0
         self._read: Read | None = None  # the one that more than a turn is needed for
+        self._subject_keys = fingerprints(settings.subject_keys)
         self._skew = timedelta(seconds=settings.max_clock_skew_s)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -415,7 +417,7 @@ class Relay:
         for topic in self._watermarked:
             for partition in range(self._settings.partitions):
                 last = numbers.get((topic.name, partition), 0)
-                mark = Watermark(partition=partition, as_of=as_of, last_number=last)
+                mark = Watermark(partition=partition, as_of=as_of, last_number=last, subject_keys=self._subject_keys)
                 acks.append(
                     await producer.send(
                         self._settings.topic_prefix + topic.name,

@@ -23,7 +23,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Generic, TypeVar
 
-import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from fastapi.telemetry import TelemetryConfig
@@ -43,6 +42,7 @@ from common.notify import either
 from common.outbox import Ceiling, Relay, Relayed
 from common.problems import NotFound, Problem, Reason, TooLarge
 from common.retrying import Retrying
+from common.server import server_of
 from common.settings import ServiceSettings
 from common.telemetry import continue_trace, log_to_stderr, traceparent
 
@@ -60,6 +60,8 @@ NO_TELEMETRY: TelemetryConfig = {  # FastAPI's own, which would be asked for at 
     "logs": False,
 }
 KEYS_SEEN_WITHIN_S = 5.0
+NUMBERS_SEEN = 100  # of each table of subjects: enough that some of them open
+STARTUP_FAILURE = 3  # uvicorn's own exit code
 READY_FAILING_S = 60.0  # a consumer failing for longer turns readiness red
 READY_STALLED_S = 10.0  # as does a partition that is not read on: longer than a leader, or a group, takes to change
 
@@ -144,6 +146,7 @@ class _Running:
         why += [f"{c.name} has failed for {c.failing_s:.0f} s" for c in self.consumers if c.failing_s > READY_FAILING_S]
         why += [str(broken) for consumer in self.consumers for broken in consumer.broken]
         why += [f"{c.name}: {line}" for c in self.consumers for line in c.stalls(READY_STALLED_S)]
+        why += [c.keys_differ for c in self.consumers if c.keys_differ is not None]
         why += [f"{task.get_name()} has ended" for task in self.tasks if task.done()]
         if not self.topics_ready:
             why.append("topics are not there yet")
@@ -280,16 +283,23 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
 
 
 async def _keys_are_those_stored(service: Service[Any], held: Resources[Any]) -> bool:
-    """By the first and the last id of each index, which costs nothing however many there are. False where the database
-    does not answer, or has no schema yet. Raises OtherKey."""
+    """By the first and the last id of each index, which costs nothing however many there are, and by the numbers of the
+    first. False where the database does not answer, or has no schema yet. Raises OtherKey."""
     try:
         async with asyncio.timeout(KEYS_SEEN_WITHIN_S), held.database.begin() as tx:
             ends = [
                 (await tx.execute(select(func.min(column), func.max(column)))).one() for column in service.subject_ids
             ]
+            numbered = [
+                (await tx.execute(select(column, column.table.c.number).order_by(column).limit(NUMBERS_SEEN))).all()
+                for column in service.subject_ids
+                if "number" in column.table.c
+            ]
     except Exception as error:
         log.warning("stored subject ids not seen yet", extra={"why": type(error).__name__})
         return False
+    for rows in numbered:
+        held.subject_keys.look_at_numbers([(named, sealed) for named, sealed in rows if sealed], held.field_keys)
     for stored in ends:
         if others := held.subject_keys.look_at(end for end in stored if end is not None):
             log.error(
@@ -317,6 +327,8 @@ def _health(service: Service[S]) -> APIRouter:
     @router.get("/readyz")
     async def readyz(request: Request, held: Annotated[Any, Depends(resources)]) -> JSONResponse:
         why, remarks = request.state.running.not_ready(), []
+        if getattr(request.app.state, "leaving", False):
+            why.append("it is stopping: no new requests should be sent here")
         try:
             async with asyncio.timeout(2):
                 await held.database.ping()
@@ -471,11 +483,7 @@ def main(build: Callable[[], Service[Any]]) -> None:
     app = create_app(service)
     collect_rarely()
     keep_memory()
-    uvicorn.run(
-        app,
-        host=service.settings.host,
-        port=service.settings.port,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=5,
-    )
+    server = server_of(app, service.settings)
+    server.run()
+    if not server.started:
+        sys.exit(STARTUP_FAILURE)

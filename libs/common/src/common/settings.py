@@ -70,6 +70,9 @@ class ServiceSettings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535)
     roles: Annotated[frozenset[Role], NoDecode] = ALL_ROLES
     nice: int = Field(0, ge=0, le=19)  # how far the process gives way to others of its machine
+    # An idle connection is kept for longer than any client keeps one, or a request meets its end (docs/providers.md).
+    keep_alive_s: int = Field(620, ge=1)
+    leave_s: float = Field(5.0, ge=0)  # on SIGTERM: so long answers say `Connection: close` before anything is closed
     drain_s: float = 10.0  # how long workers get to end their batch on SIGTERM
 
     subject_keys: KeyRingSettings

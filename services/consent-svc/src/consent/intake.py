@@ -10,6 +10,10 @@ OUI      answers the question of a double opt-in, where exactly one waits for it
          (`renewals.py`). Otherwise it changes nothing, and nobody answers it
 review   may mean STOP: marketing to the number is held until a person has read it, and then it means what they say
 
+Whose a text is, its number says. Where the subject id of the event is another than the one that our key makes of the
+number, inbound-svc has another key: a STOP and a review count for the person of the number, nothing that loosens counts
+for anybody, and it pages (ADR-00NN).
+
 A record that cannot be read may have been a STOP: whoever its key names is out of everything until new evidence says
 otherwise. In doubt the opt-out wins: it costs one contact, the reverse a fine (DOMAIN 2.4).
 
@@ -29,7 +33,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.consumer import URGENT_MS, After, Received, Stopped, Subscription
 from common.contracts import INBOUND_MESSAGES
 from common.contracts.inbound import MessageReceived
-from common.keyring import FieldKeys, Unreadable, is_subject_id
+from common.keyring import MISMATCHES, FieldKeys, SubjectKeys, Unreadable, is_subject_id, owner_of
 from common.keywords_scope import scope
 from common.message_id import message_id
 from common.telemetry import counter
@@ -74,8 +78,9 @@ class Said:
 class Intake:
     """What people write, taken in and answered."""
 
-    def __init__(self, keys: FieldKeys, answers: Answers) -> None:
+    def __init__(self, keys: FieldKeys, subject_keys: SubjectKeys, answers: Answers) -> None:
         self._keys = keys
+        self._subject_keys = subject_keys
         self._answers = answers
 
     def subscription(self) -> Subscription:
@@ -84,11 +89,11 @@ class Intake:
     async def apply(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
         """Record what one partition's batch says, and answer. A repeated MO derives the same evidence ids and the same
         answer, and falls out."""
-        messages = [r.event for r in batch if isinstance(r.event, MessageReceived)]
-        for message in messages:
+        messages = [self._attributed(r.event) for r in batch if isinstance(r.event, MessageReceived)]
+        for message, _ in messages:
             INTENTS.labels(message.intent).inc()
-        said = [m for m in messages if m.intent != "review"]
-        reviews = [review(m) for m in messages if m.intent == "review" or m.revision > 0]
+        said = [m for m, certain in messages if m.intent == "stop" or (certain and m.intent != "review")]
+        reviews = [review(m) for m, _ in messages if m.intent == "review" or m.revision > 0]
         if not said and not reviews:
             return None
         codes = await store.owners_of(tx, {m.short_code for m in said})
@@ -119,6 +124,25 @@ class Intake:
                 owed.append(answer(text, [one.evidence for one in each], before, after))
         await self._answers.give(tx, [one for one in owed if one], now)
         return None
+
+    def _attributed(self, message: MessageReceived) -> tuple[MessageReceived, bool]:
+        """The text as one of the person whose number it came from, and whether the event names the same person. A
+        number that does not open cannot be compared: the text stays with the event's subject, and is not certain."""
+        try:
+            owner = owner_of(message.number, message.subject_id, self._keys, self._subject_keys)
+        except Unreadable:
+            MISMATCHES.inc()
+            log.error("the number of a text does not open: only a STOP counts", extra={"mo_id": message.mo_id})
+            return message, False
+        if owner.subject_id == message.subject_id:
+            return message, True
+        log.error(
+            "subject_mismatch: a text has another subject id than its number; a STOP counts for the number, nothing"
+            " else counts. Give inbound-svc and consent-svc the same PLACET_SUBJECT_KEYS",
+            extra={"mo_id": message.mo_id, "subject_id": owner.subject_id},
+        )
+        number = self._keys.seal(owner.e164, f"number:{owner.subject_id}")
+        return replace(message, subject_id=owner.subject_id, number=number), False
 
     def _statements(self, said: Said, questions: "Questions") -> Iterator[Statement]:
         message = said.message

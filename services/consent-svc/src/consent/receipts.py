@@ -5,32 +5,61 @@ The person told the operator, or its blacklist, to stop (DOMAIN 4.3). It counts 
 opt-in given earlier is outvoted, since the operator would still not deliver; a newer one is not.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.consumer import After, Received, Subscription
 from common.contracts import DISPATCH_MESSAGES
 from common.contracts.dispatch import MessageChanged
+from common.keyring import FieldKeys, SubjectKeys, Unreadable, owner_of
 from consent import recorder, store
 from consent.chain import evidence_id
 from consent.ledger import Evidence
 from consent.recorder import Statement
 from consent.store import HandedOff
 
+log = logging.getLogger(__name__)
+
 GROUP = "consent.receipts"
 SOURCE = "receipt"
 HANDED_OFF = ("accepted", "rejected", "unknown")  # once its submit began (docs/architecture.md, promise 4)
 
 
-async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
-    """One opt-out a message, and one row of it, however often its change is told."""
-    if left := list(handed_off(batch)):
-        await store.add_handed_off(tx, left)
-    if statements := list(opt_outs(batch)):
-        await recorder.record(tx, statements, datetime.now(UTC))
-    return None
+@dataclass(frozen=True, slots=True)
+class Receipts:
+    field_keys: FieldKeys
+    subject_keys: SubjectKeys
+
+    def subscription(self) -> Subscription:
+        return Subscription(GROUP, DISPATCH_MESSAGES, self.apply)
+
+    async def apply(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
+        """One opt-out a message, and one row of it, however often its change is told."""
+        if left := list(handed_off(batch)):
+            await store.add_handed_off(tx, left)
+        if statements := [self._attributed(statement) for statement in opt_outs(batch)]:
+            await recorder.record(tx, statements, datetime.now(UTC))
+        return None
+
+    def _attributed(self, statement: Statement) -> Statement:
+        """The opt-out as one of the person whose number it is, also where dispatch-svc names another subject."""
+        try:
+            owner = owner_of(statement.number or "", statement.subject_id, self.field_keys, self.subject_keys)
+        except Unreadable:
+            return statement  # nothing can be compared, and an opt-out counts
+        if owner.subject_id == statement.subject_id:
+            return statement
+        log.error(
+            "subject_mismatch: a receipt has another subject id than its number; the opt-out counts for the number",
+            extra={"subject_id": owner.subject_id, "reference": statement.evidence.reference},
+        )
+        number = self.field_keys.seal(owner.e164, f"number:{owner.subject_id}")
+        return replace(statement, subject_id=owner.subject_id, number=number)
 
 
 def handed_off(batch: Sequence[Received]) -> Iterator[HandedOff]:
@@ -69,6 +98,3 @@ def opt_outs(batch: Sequence[Received]) -> Iterator[Statement]:
             received_at=received.published_at,
         )
         yield Statement(message.subject_id, message.number, evidence)
-
-
-dispatch_messages = Subscription(GROUP, DISPATCH_MESSAGES, apply)

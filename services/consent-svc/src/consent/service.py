@@ -112,8 +112,8 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         ],
         background=lambda held: Background(
             subscriptions=[
-                Intake(held.field_keys, answers(held)).subscription(),
-                receipts.dispatch_messages,
+                Intake(held.field_keys, held.subject_keys, answers(held)).subscription(),
+                receipts.Receipts(held.field_keys, held.subject_keys).subscription(),
                 clicks.subscription,
                 erasures.answers,
                 copies.parts,

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common import erasing
 from common.contracts.campaign import Category, MessageRequested
 from common.erasing import Asked
-from common.keyring import FieldKeys, SubjectKeys, Unreadable
+from common.keyring import FieldKeys, SubjectKeys, Unreadable, owner_of
 from common.law import Policy, mark_of
 from common.law.stop_mention import mentions_stop
 from common.msisdn import territory_of
@@ -247,13 +247,13 @@ class Clearance:
         if not candidate.text:
             return "", "", Reason.CANNOT_BE_WRITTEN
         try:
-            number = self.field_keys.unseal(candidate.number, f"number:{candidate.subject_id}")
+            owner = owner_of(candidate.number, candidate.subject_id, self.field_keys, self.subject_keys)
             content = self.field_keys.unseal(candidate.text, f"text:{candidate.message_id}")
         except Unreadable:
             return "", "", Reason.REQUEST_UNREADABLE
-        if self.subject_keys.subject_id(number) != candidate.subject_id:
+        if owner.subject_id != candidate.subject_id:
             return "", "", Reason.SUBJECT_MISMATCH
-        return number, content, None
+        return owner.e164, content, None
 
     def _row(
         self,

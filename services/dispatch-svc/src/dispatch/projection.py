@@ -1,14 +1,15 @@
 """What dispatch knows of consent, senders and campaigns: upserts guarded by version, rebuilt from zero by replaying.
 
 A consent that cannot be read makes its subject `unreadable`, and the gate denies; without a readable key the partition
-halts, since nobody could tell whose opt-out was missed.
+halts, since nobody could tell whose opt-out was missed. So does a state that forgets a STOP which is known here
+(`loosening.py`): consent-svc has lost it.
 
 [n]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process: an opt-out [17, 18], a control
 [34, 35].
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 from operator import attrgetter
@@ -21,9 +22,16 @@ from common.contracts import CONTROLS, SENDERS, STATES
 from common.contracts.campaign import CampaignControlled
 from common.contracts.consent import ConsentStateChanged, SenderChanged
 from common.erasing import Asked
+from common.telemetry import counter
 from dispatch import store
+from dispatch.loosening import NO_STOPS, believed
 
 log = logging.getLogger(__name__)
+
+LOOSENED = counter(
+    "sms_dispatch_consent_loosened_total",
+    "States of consents that forgot a STOP which dispatch holds; each made its subject unreadable.",
+)
 
 
 def subscriptions() -> list[Subscription]:
@@ -40,16 +48,12 @@ async def apply_states(tx: AsyncConnection, batch: list[Received]) -> After | No
     what waited for a review is decided again once that is over."""
     await store.lock_decisions_out(tx, batch[0].partition)
     events = [r.event for r in batch if isinstance(r.event, ConsentStateChanged)]
-    known = await store.subject_versions(tx, [e.subject_id for e in events])
-    fresh = sorted(
-        {(e.subject_id, e.version): e for e in events if e.version > known.get(e.subject_id, (-1, False))[0]}.values(),
-        key=lambda e: (e.subject_id, e.version),
-    )
+    known = await store.known_subjects(tx, [e.subject_id for e in events])
+    fresh = newer(events, known)
     if not fresh:
         return None
-    newest = [list(states)[-1] for _, states in groupby(fresh, key=lambda e: e.subject_id)]
-    await store.put_subjects(tx, newest, published(batch))
-    was_held = {subject_id for subject_id, (_, held) in known.items() if held}
+    newest = await put_states(tx, fresh, known, published(batch))
+    was_held = {subject_id for subject_id, subject in known.items() if subject.held}
     if lifted := [e.subject_id for e in newest if e.subject_id in was_held and e.held_since is None]:
         await store.wake_held(tx, lifted)
     opt_outs = [(state, cause) for state in fresh for cause in state.causes if cause.kind == "opt_out"]
@@ -74,6 +78,44 @@ async def apply_states(tx: AsyncConnection, batch: list[Received]) -> After | No
     )
     await store.enforce(tx, [state.subject_id for state, _ in opt_outs])
     return None
+
+
+def newer(states: Iterable[ConsentStateChanged], known: Mapping[str, store.Known]) -> list[ConsentStateChanged]:
+    """The states that are newer than what is known, in the order of (subject_id, version), each version once."""
+    found = {
+        (state.subject_id, state.version): state
+        for state in states
+        if state.subject_id not in known or state.version > known[state.subject_id].version
+    }
+    return [found[version] for version in sorted(found)]
+
+
+async def put_states(
+    tx: AsyncConnection,
+    states: Sequence[ConsentStateChanged],
+    known: Mapping[str, store.Known],
+    published: Mapping[tuple[str, int], store.Published],
+    *,
+    generation: store.Generation = "subject",
+) -> list[ConsentStateChanged]:
+    """Keep what is believed of each subject, and mark as unreadable each whose newest state forgets a STOP; returns
+    what is kept. `states`: as `newer` returns them."""
+    newest, loosened = [], []
+    for subject_id, some in groupby(states, key=attrgetter("subject_id")):
+        state, forgets = believed(known[subject_id].stops if subject_id in known else NO_STOPS, list(some))
+        newest.append(state)
+        if forgets:
+            loosened.append(state)
+    await store.put_subjects(tx, newest, published, generation=generation)
+    for state in loosened:
+        offset = published[state.subject_id, state.version].offset
+        await store.mark_unreadable(tx, state.subject_id, offset, generation=generation)
+        LOOSENED.inc()
+        log.error(
+            "a state forgets a STOP that is known here: its subject is denied until a state accounts for the STOP",
+            extra={"subject_id": state.subject_id, "version": state.version},
+        )
+    return newest
 
 
 def _said_before(erasure: Asked | None, at: datetime) -> bool:

@@ -153,12 +153,6 @@ async def _step(tx: AsyncConnection, batch: Batch, begun_at: datetime, reached: 
 
 async def _apply(tx: AsyncConnection, batch: Batch) -> None:
     """As the projection does, but for what only the first time is to be done."""
-    newest: dict[str, ConsentStateChanged] = {}
-    for event in (received.event for received in batch.received):
-        if isinstance(event, ConsentStateChanged):
-            known = newest.get(event.subject_id)
-            if known is None or known.version < event.version:
-                newest[event.subject_id] = event
     unreadable: dict[str, int] = {}  # and where, the last time
     for offset, key in batch.poisoned:
         if key is None:
@@ -166,9 +160,11 @@ async def _apply(tx: AsyncConnection, batch: Batch) -> None:
         unreadable[key] = offset
     for key, offset in unreadable.items():
         await store.mark_unreadable(tx, key, offset, generation="subject_next")
-    if newest:
-        published = projection.published(batch.received)
-        await store.put_subjects(tx, list(newest.values()), published, generation="subject_next")
+    states = [r.event for r in batch.received if isinstance(r.event, ConsentStateChanged)]
+    if states:
+        known = await store.known_subjects(tx, [state.subject_id for state in states], generation="subject_next")
+        fresh, published = projection.newer(states, known), projection.published(batch.received)
+        await projection.put_states(tx, fresh, known, published, generation="subject_next")
 
 
 def run(settings: ServiceSettings, arguments: Sequence[str]) -> int:

@@ -64,6 +64,7 @@ from common.database import PLANNED_NOW, fetch_many, new_metadata, once_committe
 from common.telemetry import counter, histogram
 from dispatch.gate import Reason, Subject
 from dispatch.hold import Hold
+from dispatch.loosening import NO_STOPS, Stops, believed
 
 ENFORCED = histogram(
     "sms_dispatch_enforcement_seconds",
@@ -320,6 +321,7 @@ async def watermark(tx: AsyncConnection, partition: int, campaign_ids: Collectio
 _sums = msgspec.json.Decoder(StatesSummed)
 _consents = msgspec.json.Decoder(tuple[Consent, ...])
 _suppressions = msgspec.json.Decoder(tuple[Suppression, ...])
+_STOPPED = "({0}.suppressions <> '[]' OR {0}.consents @> '[{{\"state\": \"opted_out\"}}]')"
 
 
 async def subjects(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, Subject]:
@@ -454,14 +456,33 @@ async def put_subjects(
     return {row.subject_id for row in rows}
 
 
-async def subject_versions(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, tuple[int, bool]]:
-    """(version, whether it is held) of those that are known."""
+class Known(NamedTuple):
+    """What a newer state of a subject is compared with."""
+
+    version: int
+    held: bool
+    stops: Stops
+
+
+async def known_subjects(
+    tx: AsyncConnection, subject_ids: Sequence[str], *, generation: Generation = "subject"
+) -> dict[str, Known]:
+    """Those subjects that are known. Only of a subject with a STOP are the consents read."""
     rows = await fetch_many(
         tx,
-        "SELECT subject_id, version, held_since IS NOT NULL FROM subject WHERE subject_id = ANY($1::text[])",
+        f"SELECT subject_id, version, held_since IS NOT NULL, {_STOPPED.format('s')}, s.consents::text,"
+        f" s.suppressions::text FROM {generation} AS s WHERE subject_id = ANY($1::text[])",
         list(subject_ids),
     )
-    return {subject_id: (version, held) for subject_id, version, held in rows}
+    return {
+        subject_id: Known(version, held, _stops(consents, suppressions) if stopped else NO_STOPS)
+        for subject_id, version, held, stopped, consents, suppressions in rows
+    }
+
+
+def _stops(consents: str, suppressions: str) -> Stops:
+    shut = tuple(consent for consent in _consents.decode(consents) if consent.state == "opted_out")
+    return Stops(shut, _suppressions.decode(suppressions))
 
 
 async def wake_held(tx: AsyncConnection, subject_ids: Sequence[str]) -> None:
@@ -619,7 +640,8 @@ async def lock_generation(tx: AsyncConnection, within_s: float) -> None:
 
 async def keep_newer(tx: AsyncConnection) -> int:
     """What the generation that serves has newer than the next goes over to it; how many that are. What was known is not
-    forgotten because the log does not hold it any more."""
+    forgotten because the log does not hold it any more. Nor is a STOP that the next generation's state forgets."""
+    await _keep_stops(tx)
     kept = await tx.execute(
         text(
             "INSERT INTO subject_next AS n SELECT s.* FROM subject AS s LEFT JOIN subject_next AS n USING (subject_id)"
@@ -631,6 +653,37 @@ async def keep_newer(tx: AsyncConnection) -> int:
         )
     )
     return kept.rowcount
+
+
+async def _keep_stops(tx: AsyncConnection) -> None:
+    """A state of the next generation that forgets a STOP of the one that serves gets it back and is unreadable: the log
+    may have been compacted, so that the state that had the STOP is gone."""
+    rows = await fetch_many(
+        tx,
+        "SELECT n.subject_id, n.version, n.consents::text, n.suppressions::text, n.erased, s.consents::text,"
+        " s.suppressions::text FROM subject AS s JOIN subject_next AS n USING (subject_id)"
+        " WHERE s.version <= n.version AND (s.consents <> n.consents OR s.suppressions <> n.suppressions)"
+        f" AND {_STOPPED.format('s')}",
+    )
+    for subject_id, version, consents, suppressions, erased, *stored in rows:
+        state = ConsentStateChanged(
+            subject_id=subject_id,
+            version=version,
+            consents=_consents.decode(consents),
+            suppressions=_suppressions.decode(suppressions),
+            erased=erased,
+            causes=(),
+        )
+        state, forgets = believed(_stops(*stored), [state])
+        if forgets:
+            await fetch_many(
+                tx,
+                "UPDATE subject_next SET unreadable = true, consents = $2::text::jsonb, suppressions = $3::text::jsonb"
+                " WHERE subject_id = $1",
+                subject_id,
+                msgspec.json.encode(state.consents).decode(),
+                msgspec.json.encode(state.suppressions).decode(),
+            )
 
 
 async def projected_up_to(tx: AsyncConnection) -> dict[int, int]:

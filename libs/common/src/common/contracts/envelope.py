@@ -39,6 +39,7 @@ class Watermark(Event, frozen=True, kw_only=True):
     partition: int
     as_of: Instant
     last_number: int
+    subject_keys: dict[str, str] = msgspec.field(default_factory=dict)  # a fingerprint of each, by its key id
 
     @property
     def key(self) -> str:
