@@ -1,4 +1,4 @@
-"""Dead letters: what was stepped over, for a person to decide about.
+"""Dead letters: what was stepped over, for a person to decide about. And when an MO was said.
 
 Revision ID: 0006
 """
@@ -33,7 +33,9 @@ CREATE TABLE dead_letter (
 def upgrade() -> None:
     op.execute(TABLE)
     op.execute("CREATE INDEX dead_letter_buried_ix ON dead_letter (buried_at)")
+    op.execute("ALTER TABLE callback_item ADD COLUMN said_at timestamptz")
 
 
 def downgrade() -> None:
+    op.execute("ALTER TABLE callback_item DROP COLUMN said_at")
     op.execute("DROP TABLE dead_letter")
