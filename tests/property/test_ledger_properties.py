@@ -126,7 +126,7 @@ def by_definition(evidence: list[Evidence], sender: str, purpose: str) -> str:
 
 
 def is_newer(opening: Evidence, out: Evidence) -> bool:
-    """Than the opt-out: by the clock that has timed both, else by when the opt-out came, if an operator has told it."""
+    """Than the opt-out: by the clock that has timed both, else by when the opt-out came, if it is a text."""
     if out.arrived_at is None or (out.clock is not None and out.clock == opening.clock):
         return opening.at > out.at
     return opening.at > out.arrived_at
@@ -249,7 +249,7 @@ def test_a_start_grants_nothing_new(evidence: list[Evidence], sender: str) -> No
 
 @given(histories)
 def test_the_state_is_no_longer_however_long_the_history(evidence: list[Evidence]) -> None:
-    """A mark a scope; of opt-outs that operators have told two: the newest at source, and the last to arrive."""
+    """A mark a scope; of STOPs by text two: the newest at source, and the last to arrive."""
     marks = fold(evidence).marks
     scopes = [m.scope for m in marks]
     assert scopes == sorted(scopes)

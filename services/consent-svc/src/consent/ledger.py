@@ -70,8 +70,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     whose receipt tells of an opt-out (provider/provider message id). Evidence by API has none. `answers`: the evidence
     this one follows from, as an opt-in by double opt-in does from its request. `controller`: the legal entity behind
     the sender, which a sender keeps for life; of an opt-out, only where it shuts all of that entity's senders.
-    `arrived_at`: of an opt-out that an operator has told: when it reached Placet. `clock`: of a STOP and a START by
-    text: whose clock `occurred_at` is by (provider/account).
+    `arrived_at`: of a STOP by text: when it reached Placet. `clock`: of a STOP and a START by text: the operator's account
+    whose clock has timed it (provider/account).
     """
 
     evidence_id: str
@@ -152,10 +152,9 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
         """Whether this opt-out is newer than an opt-in or a request that it covers, or as new. The one place that
         orders the two (docs/architecture.md, promise 3).
 
-        By time at source; but a STOP that an operator has told, by its arrival: its clock may be slow, and then only
-        the arrival tells that the STOP came last. Where one operator's clock has timed both, their order is known even
-        if that clock is wrong: a START that it puts behind a STOP takes the STOP back, however late the STOP is
-        delivered.
+        By time at source; but a STOP by text by its arrival: the operator's clock may be slow, and then only the
+        arrival shows that the STOP came last. Where one operator's clock has timed both, their order is known even if
+        that clock is wrong: a START that it puts behind a STOP takes the STOP back, however late the STOP is delivered.
         """
         same_clock = self.clock is not None and self.clock == opening.clock
         return (self.at if same_clock else self.counts_from) >= opening.at

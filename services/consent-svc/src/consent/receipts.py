@@ -1,9 +1,8 @@
 """What became of messages: which left, and on which consent; and what operators know and we do not, which is that a
 receipt `opted_out` is an opt-out of the message's sender, with its evidence.
 
-The person told the operator, or its blacklist, to stop (DOMAIN 4.3). It counts from the receipt's arrival, as the
-operator's clock may be slow: an opt-in given earlier is outvoted, since the operator would still not deliver; a newer
-one is not.
+The person told the operator, or its blacklist, to stop (DOMAIN 4.3). It counts from the receipt's time, not before: an
+opt-in given earlier is outvoted, since the operator would still not deliver; a newer one is not.
 """
 
 from collections.abc import Iterator, Sequence
@@ -68,7 +67,6 @@ def opt_outs(batch: Sequence[Received]) -> Iterator[Statement]:
             reference=f"{message.gateway}/{message.gateway_message_id or message.message_id}",
             occurred_at=message.receipt_at or received.published_at,
             received_at=received.published_at,
-            arrived_at=received.published_at,
         )
         yield Statement(message.subject_id, message.number, evidence)
 
