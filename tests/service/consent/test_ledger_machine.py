@@ -28,7 +28,7 @@ from consent.chain import GENESIS
 from consent.ledger import Evidence, SubjectState
 from consent.recorder import Statement, record
 from tests.infrastructure import Postgres
-from tests.property.test_ledger_properties import ANYWHERE, anything, opt_outs
+from tests.property.test_ledger_properties import ANYWHERE, CLOCKS, anything, opt_ins, opt_outs
 from tests.unit.consent.evidences import NOON, NOW
 
 pytestmark = pytest.mark.brokerless
@@ -124,10 +124,13 @@ class Ledger(RuleBasedStateMachine):
         after = self.run(self._subject(self.people[person])).state
         assert opted_in(after) <= opted_in(before), "an opt-out opened something"
 
-    @rule(person=who, out=opt_outs(), sent=st.integers(-10, 0))
-    def stops_by_text(self, person: int, out: Evidence, sent: int) -> None:
-        """After all that is on record, by a clock that may be slow, and there is nobody to read it."""
-        last = replace(out, occurred_at=NOON + timedelta(minutes=sent), arrived_at=NOW, received_at=NOW)
+    @rule(person=who, opened=opt_ins(), out=opt_outs(), sent=st.integers(-10, 0))
+    def stops_by_text(self, person: int, opened: Evidence, out: Evidence, sent: int) -> None:
+        """After all that is on record, by a clock that is slow and has timed a START, and there is nobody to read
+        it."""
+        by_text: dict[str, Any] = {"clock": CLOCKS[0], "received_at": NOW}
+        last = replace(out, occurred_at=NOON + timedelta(minutes=sent), arrived_at=NOW, **by_text)
+        self.run(self.record(self.statements([(person, replace(opened, **by_text))])))
         self.run(self.record(self.statements([(person, last)])))
         after = self.run(self._subject(self.people[person])).state
         left = {s for s, p in opted_in(after) if last.sender_id in (None, s) and last.purpose in (None, p)}

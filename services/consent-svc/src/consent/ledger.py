@@ -70,8 +70,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     whose receipt tells of an opt-out (provider/provider message id). Evidence by API has none. `answers`: the evidence
     this one follows from, as an opt-in by double opt-in does from its request. `controller`: the legal entity behind
     the sender, which a sender keeps for life; of an opt-out, only where it shuts all of that entity's senders.
-    `arrived_at`: of a STOP by text: when it reached Placet. `clock`: of a STOP and a START by text: the operator's account
-    whose clock has timed it (provider/account).
+    `arrived_at`: of a STOP by text: when it reached Placet. `clock`: of a STOP and a START by text: the operator's
+    account whose clock has timed it (provider/account).
     """
 
     evidence_id: str
@@ -267,12 +267,14 @@ def apply(state: SubjectState, evidence: Evidence) -> SubjectState:
     mark = _mark(evidence)
     if not state.marks:
         return SubjectState((mark,))
-    held = [one for one in state.marks if one.scope == mark.scope]
+    scope = mark.scope
+    scoped = [(one.scope, one) for one in state.marks]
+    held = [one for its, one in scoped if its == scope]
     kept = _newest_of([*held, mark]) if held else [mark]
     if kept == held:
         return state
-    others = [one for one in state.marks if one.scope != mark.scope]
-    return SubjectState(tuple(sorted([*others, *kept], key=lambda one: (one.scope, one.rank))))
+    before = (one for its, one in scoped if its < scope)
+    return SubjectState((*before, *kept, *(one for its, one in scoped if its > scope)))
 
 
 def _mark(evidence: Evidence) -> Mark:
@@ -311,27 +313,26 @@ def consent_of(state: SubjectState, sender_id: str, purpose: str) -> Consent | N
 
     A request or an expiry never hides a STOP: who is out stays `opted_out` until a newer opt-in.
     """
-    ins = _covering(state, "opt_in", sender_id, purpose)
-    request = _newest(state, "request", sender_id, purpose)
-    named = max(ins, key=lambda mark: mark.rank, default=request)
-    outs = _covering(state, "opt_out", sender_id, purpose, named.controller if named else None)
-    standing_in = [mark for mark in ins if not any(out.shuts(mark) for out in outs)]
+    own = [mark for mark in state.marks if mark.sender_id == sender_id and mark.purpose == purpose]
+    ins, request = [mark for mark in own if mark.kind == "opt_in"], _newest(own, "request")
+    named = _newest(ins, "opt_in") or request
+    outs = _opt_outs(state, sender_id, purpose, named.controller if named else None)
+    standing_in = [mark for mark in ins if not any(out.shuts(mark) for out in outs)] if outs else ins
     if outs and not standing_in:
         return _consent(sender_id, purpose, "opted_out", _last_word(outs, ins))
-    expiry = _newest(state, "expiry", sender_id, purpose)
-    given = max(standing_in, key=lambda mark: mark.rank, default=None)
+    given, expiry = _newest(standing_in, "opt_in"), _newest(own, "expiry")
     if given and (expiry is None or given.at > expiry.at):
         return _consent(sender_id, purpose, "opted_in", given)
     if request and open_request(state, sender_id, purpose):
         return _consent(sender_id, purpose, "pending", request)
-    over = [mark for mark in (expiry, _newest(state, "lapse", sender_id, purpose)) if mark]
+    over = [mark for mark in (expiry, _newest(own, "lapse")) if mark]
     return _consent(sender_id, purpose, "expired", max(over, key=lambda mark: mark.rank)) if over else None
 
 
 def standing_stop(state: SubjectState, sender_id: str, purpose: str, controller: str | None) -> Mark | None:
     """The newest STOP that covers the purpose, unless an opt-in is newer. `controller`: of the sender."""
-    ins = _covering(state, "opt_in", sender_id, purpose)
-    outs = _covering(state, "opt_out", sender_id, purpose, controller)
+    ins = [m for m in state.marks if (m.kind, m.sender_id, m.purpose) == ("opt_in", sender_id, purpose)]
+    outs = _opt_outs(state, sender_id, purpose, controller)
     if not outs or any(not any(out.shuts(mark) for out in outs) for mark in ins):
         return None
     return _last_word(outs, ins)
@@ -340,14 +341,13 @@ def standing_stop(state: SubjectState, sender_id: str, purpose: str, controller:
 def open_request(state: SubjectState, sender_id: str, purpose: str) -> Mark | None:
     """The double opt-in that is asked and not answered: nothing as new, but contacts, is on record for the purpose. It
     may be open while the state says `opted_out`."""
-    request = _newest(state, "request", sender_id, purpose)
+    own = [mark for mark in state.marks if mark.sender_id == sender_id and mark.purpose == purpose]
+    request = _newest(own, "request")
     if request is None:
         return None
-    outs = _covering(state, "opt_out", sender_id, purpose, request.controller)
-    ends: tuple[MarkKind, ...] = ("opt_in", "expiry", "lapse")
-    answers = [_newest(state, kind, sender_id, purpose) for kind in ends]
-    closed = any(out.shuts(request) for out in outs) or any(a is not None and a.at >= request.at for a in answers)
-    return None if closed else request
+    ends = [mark for mark in own if mark.kind in ("opt_in", "expiry", "lapse")]
+    ends += _opt_outs(state, sender_id, purpose, request.controller)
+    return None if any(mark.shuts(request) for mark in ends) else request
 
 
 def last_contact(state: SubjectState, sender_id: str) -> datetime | None:
@@ -435,7 +435,7 @@ def reopened(state: SubjectState, sender_id: str) -> tuple[str, ...]:
     2.4, France)."""
     own = [m for m in state.marks if m.sender_id == sender_id and m.purpose]
     purposes = dict.fromkeys(m.purpose for m in own if m.purpose and m.kind == "opt_in")
-    newest = {p: mark for p in purposes if (mark := _newest(state, "opt_in", sender_id, p))}
+    newest = {p: given for p in purposes if (given := newest_opt_in(state, sender_id, p))}
     closing = [m for m in own if m.kind in ("opt_out", "expiry")]
     return tuple(p for p, given in newest.items() if not any(m.purpose == p and m.shuts(given) for m in closing))
 
@@ -489,22 +489,25 @@ def cause(evidence: Evidence) -> Cause | None:
 
 
 def newest_opt_in(state: SubjectState, sender_id: str, purpose: str) -> Mark | None:
-    return _newest(state, "opt_in", sender_id, purpose)
+    return _newest([m for m in state.marks if m.sender_id == sender_id and m.purpose == purpose], "opt_in")
 
 
-def _newest(state: SubjectState, kind: MarkKind, sender_id: str, purpose: str) -> Mark | None:
-    return max(_covering(state, kind, sender_id, purpose), key=lambda mark: mark.rank, default=None)
+def _newest(marks: Iterable[Mark], kind: MarkKind) -> Mark | None:
+    newest = None
+    for mark in marks:
+        if mark.kind == kind and (newest is None or mark.rank > newest.rank):
+            newest = mark
+    return newest
 
 
-def _covering(
-    state: SubjectState, kind: MarkKind, sender_id: str, purpose: str, controller: str | None = None
-) -> list[Mark]:
-    return [mark for mark in state.marks if mark.kind == kind and mark.covers(sender_id, purpose, controller)]
+def _opt_outs(state: SubjectState, sender_id: str, purpose: str, controller: str | None) -> list[Mark]:
+    """Those that cover the purpose. `controller`: of the sender."""
+    return [mark for mark in state.marks if mark.kind == "opt_out" and mark.covers(sender_id, purpose, controller)]
 
 
 def _last_word(outs: Sequence[Mark], ins: Sequence[Mark]) -> Mark:
     """The newest of the opt-outs that shut the newest of the opt-ins, which are all shut."""
-    given = max(ins, key=lambda mark: mark.rank, default=None)
+    given = _newest(ins, "opt_in")
     return max((out for out in outs if given is None or out.shuts(given)), key=lambda mark: mark.rank)
 
 

@@ -35,7 +35,7 @@ PART_INTENTS = ("stop", "review")  # what a piece of a text may mean on its own:
 INTENTS = counter("sms_inbound_intents_total", "MOs journalled, by what their text means.", ["intent"])
 LAG = histogram(
     "sms_inbound_lag_seconds",
-    "From an MO's time by its operator's clock to its arrival: the way to us, and how slow that clock is (below 0: fast).",
+    "From an MO's time by its operator's clock to its arrival: the way, and how slow that clock is (below 0: fast).",
     ["provider", "account"],
     buckets=(-3600, -300, -60, -10, -2, 0, 1, 5, 15, 30, 60, 120, 300, 900, 3600, 14400),
 )

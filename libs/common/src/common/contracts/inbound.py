@@ -37,7 +37,9 @@ class MessageReceived(Event, frozen=True, kw_only=True):
     named: str = ""  # of a stop: the other words said, a brand perhaps; sealed, context "named:<mo_id>"; "": none
     answered: bool = False  # of a stop: the provider confirms it to the person itself
     erasure: bool = False  # of a stop: it asks for all that is held of the person to be erased
-    behind_start: bool = False  # of a stop: it came after a start that its provider's clock puts later; a person reads it
+    behind_start: bool = (
+        False  # of a stop: it came after a start that its provider's clock puts later; a person reads it
+    )
 
     @property
     def key(self) -> str:
