@@ -74,7 +74,7 @@ def link(
     """sha256(previous hash + canonical JSON of the entry without its PERSONAL fields)."""
     line = {
         "answers": evidence.answers,
-        "arrived_at": evidence.arrived_at and instant(evidence.arrived_at),
+        "arrived_at": None if evidence.arrived_at is None else instant(evidence.arrived_at),
         "basis": evidence.basis,
         "clock": evidence.clock,
         "controller": evidence.controller,
