@@ -14,6 +14,7 @@ UNITS = ("_seconds", "_total", "_records", "_messages", "_rows", "_ratio", "_byt
 # Each takes its values from a list in the code or in the configuration. A number, a subject, a campaign, a text or
 # anything else that grows with use is no label: put it in a log line, as an id.
 BOUNDED_LABELS = {
+    "account",
     "as",
     "gateway",
     "intent",

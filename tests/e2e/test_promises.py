@@ -142,12 +142,12 @@ class Placet:
         lines = [json.loads(line) for line in answer.text.splitlines()]
         return [line for line in lines if line["to"] == e164(n) and (line["category"] == "service") is answers]
 
-    async def reply(self, n: int, text: str, code: str) -> str:
-        """The person answers: the operator's callback, signed, and acknowledged when this returns."""
+    async def reply(self, n: int, text: str, code: str, slow: timedelta = timedelta(0)) -> str:
+        """The person answers: the operator's callback, signed, and acknowledged when this returns. `slow`: how far
+        behind the operator's clock is."""
         reply_id = f"mo-{uuid4().hex}"
-        body = json.dumps(
-            {"id": reply_id, "from": e164(n), "to": code, "text": text, "sent_at": datetime.now(UTC).isoformat()}
-        ).encode()
+        sent_at = (datetime.now(UTC) - slow).isoformat()
+        body = json.dumps({"id": reply_id, "from": e164(n), "to": code, "text": text, "sent_at": sent_at}).encode()
         answer = await self.http.post(
             f"{self.stack.urls['inbound']}/v1/callbacks/simulator/main/messages",
             content=body,
@@ -212,6 +212,18 @@ async def test_1_stop_is_final(placet: Placet) -> None:
         ]
 
     await eventually(confirmed)
+
+
+async def test_1_a_stop_closes_an_opt_in_it_came_after_though_its_operators_clock_is_slow(placet: Placet) -> None:
+    sender = await placet.new_sender("36202")
+    await placet.contacts(sender, range(103, 105))
+    for n in range(103, 105):
+        await placet.consent(sender, n, datetime.now(UTC))
+    assert (await eventually(placet.finished(await placet.campaign(sender))))["accepted"] == 2
+    await placet.enforced(await placet.reply(103, "STOP", "36202", slow=timedelta(hours=1)))
+    numbers = await eventually(placet.finished(await placet.campaign(sender)))
+    assert (numbers["accepted"], numbers["denied"]) == (1, 1)
+    assert [len(await placet.sent_to(n)) for n in range(103, 105)] == [1, 2]
 
 
 async def test_1_what_may_be_a_stop_holds_marketing_until_a_person_has_read_it(placet: Placet) -> None:

@@ -18,16 +18,19 @@ from consent.ledger import (
     decide,
     differs,
     fold,
+    outvoted,
     reopened,
     standing,
     suppressions,
 )
-from tests.unit.consent.evidences import NOON, NOW, contact, correction, expiry, opt_in, opt_out, request, stop
+from tests.unit.consent.evidences import NOON, NOW, contact, correction, expiry, opt_in, opt_out, request, start, stop
 
 SENDERS = ("acme", "globex", "initech")
 CONTROLLERS = {"acme": "group", "globex": "group", "initech": "initech"}
 PURPOSES = ("promotions", "loyalty")
 ANYWHERE = [(s, p) for s in (*SENDERS, "never-seen") for p in (*PURPOSES, "to-come")]
+
+CLOCKS = ("simulator/fr", "simulator/be")
 
 minutes = st.integers(-4, 4)  # few instants: ties are common
 
@@ -35,14 +38,17 @@ minutes = st.integers(-4, 4)  # few instants: ties are common
 @st.composite
 def opt_ins(draw: st.DrawFn) -> Evidence:
     sender = draw(st.sampled_from(SENDERS))
-    return opt_in(
+    make = draw(st.sampled_from((start, opt_in)))
+    made: Evidence = make(
         draw(minutes),
         evidence_id=f"ev-{draw(st.integers(0, 99))}",
         sender_id=sender,
         controller=CONTROLLERS[sender],
         purpose=draw(st.sampled_from(PURPOSES)),
         received_at=NOON + timedelta(minutes=draw(minutes)),
+        clock=draw(st.sampled_from(CLOCKS)) if make is start else None,
     )
+    return made
 
 
 @st.composite
@@ -50,13 +56,16 @@ def opt_outs(draw: st.DrawFn) -> Evidence:
     sender = draw(st.sampled_from((*SENDERS, None)))
     make = draw(st.sampled_from((stop, opt_out)))
     purpose = draw(st.sampled_from((*PURPOSES, None))) if sender else None
+    arrived_at = NOON + timedelta(minutes=draw(minutes))
+    by_text = {"arrived_at": arrived_at, "clock": draw(st.sampled_from((*CLOCKS, None)))} if make is stop else {}
     made: Evidence = make(
         draw(minutes),
         evidence_id=f"ev-{draw(st.integers(0, 99))}",
         sender_id=sender,
         purpose=purpose,
         controller=CONTROLLERS[sender] if sender and purpose is None and draw(st.booleans()) else None,
-        received_at=NOON + timedelta(minutes=draw(minutes)),
+        received_at=arrived_at + timedelta(minutes=draw(st.integers(0, 2))),  # a text may be understood later
+        **by_text,
     )
     return made
 
@@ -79,7 +88,10 @@ def steps(draw: st.DrawFn) -> Evidence:
 
 
 anything = opt_ins() | opt_outs() | steps()
-histories = st.lists(anything, max_size=12)
+of_one_scope = (opt_ins() | opt_outs()).map(
+    lambda e: replace(e, sender_id="acme", purpose="promotions", controller=None if e.kind == "opt_out" else "group")
+)
+histories = st.lists(anything, max_size=12) | st.lists(of_one_scope, max_size=6)  # where all that is said meets
 
 
 def opted_in(state: SubjectState) -> set[tuple[str, str]]:
@@ -93,25 +105,34 @@ def meaning(state: SubjectState, sender: str, purpose: str) -> object:
 
 def by_definition(evidence: list[Evidence], sender: str, purpose: str) -> str:
     """The rule as one would say it, with all the evidence at hand."""
-    ins = [e.at for e in evidence if (e.kind, e.sender_id, e.purpose) == ("opt_in", sender, purpose)]
-    own = [e.at for e in evidence if e.kind == "opt_out" and e.purpose in (None, purpose) and e.sender_id == sender]
+    given = [e for e in evidence if (e.kind, e.sender_id, e.purpose) == ("opt_in", sender, purpose)]
+    own = [e for e in evidence if e.kind == "opt_out" and e.purpose in (None, purpose) and e.sender_id == sender]
     wide = [
-        e.at
+        e
         for e in evidence
         if e.kind == "opt_out" and (e.sender_id is None or (e.controller and e.controller == CONTROLLERS.get(sender)))
     ]
-    everyone = [e.at for e in evidence if e.kind == "opt_out" and e.sender_id is None]
+    everyone = [e for e in evidence if e.kind == "opt_out" and e.sender_id is None]
     asked = [e.at for e in evidence if (e.kind, e.sender_id, e.purpose) == ("request", sender, purpose)]
     ended = [e for e in evidence if (e.kind, e.sender_id, e.purpose) == ("expiry", sender, purpose)]
     over, lapsed = [e.at for e in ended if not e.answers], [e.at for e in ended if e.answers]
-    outs = own + (wide if ins or asked else everyone)  # of a sender nobody is known to know, nothing is known
-    if outs and not (ins and max(ins) > max(outs)):
+    outs = own + (wide if given or asked else everyone)  # of a sender nobody is known to know, nothing is known
+    ins = [i.at for i in given if all(is_newer(i, out) for out in outs)]
+    if outs and not ins:
         return "opted_out"
     if ins and not (over and max(over) >= max(ins)):
         return "opted_in"
-    if asked and not (over + lapsed and max(over + lapsed) >= max(asked)):
+    ended_at = over + lapsed + [i.at for i in given] + [e.at if e.arrived_at is None else e.arrived_at for e in outs]
+    if asked and not (ended_at and max(ended_at) >= max(asked)):
         return "pending"
     return "expired" if over or lapsed else "unknown"
+
+
+def is_newer(opening: Evidence, out: Evidence) -> bool:
+    """Than the opt-out: by the clock that has timed both, else by when the opt-out came, if it is a text."""
+    if out.arrived_at is None or (out.clock is not None and out.clock == opening.clock):
+        return opening.at > out.at
+    return opening.at > out.arrived_at
 
 
 @given(histories)
@@ -163,6 +184,31 @@ def test_nothing_loosens_without_strictly_newer_evidence(evidence: list[Evidence
         assert shut is None or shut.state == "pending" or one.at > shut.occurred_at
 
 
+@given(histories, opt_outs(), st.integers(-9, 0))
+def test_no_stop_that_arrives_after_an_opt_in_leaves_it_open(
+    evidence: list[Evidence], out: Evidence, slow: int
+) -> None:
+    """However slow its operator's clock is; but for a START that the same clock puts later, and then it is told to
+    nobody as if it had shut that."""
+    sent_at = NOW + timedelta(minutes=slow)
+    last = replace(out, evidence_id="ev-last", occurred_at=sent_at, received_at=NOW, arrived_at=NOW)
+    before = [replace(e, occurred_at=e.occurred_at + (NOW - NOON)) for e in evidence]
+    before = [replace(e, received_at=min(e.occurred_at, NOW)) for e in before]  # all on record by then
+    decision = decide(fold(before), last, NOW)
+    left = set()
+    for sender, purpose in opted_in(decision.state):
+        wide = last.controller is not None and last.controller == CONTROLLERS.get(sender)
+        if (wide or last.sender_id in (None, sender)) and last.purpose in (None, purpose):
+            left.add((sender, purpose))
+            ids = {e.evidence_id for e in before if e.clock and e.clock == last.clock and e.at > last.at}
+            consent = consent_of(decision.state, sender, purpose)
+            assert consent is not None
+            assert consent.evidence_id in ids
+    assert outvoted(decision.state, last) is bool(left)
+    assert not left or decision.cause is None
+    assert not opted_in(apply(fold(before), replace(last, clock=None))) & left
+
+
 @given(histories, anything)
 def test_unchanged_means_the_same_for_every_purpose_there_is_or_will_be(
     evidence: list[Evidence], one: Evidence
@@ -207,9 +253,12 @@ def test_a_start_grants_nothing_new(evidence: list[Evidence], sender: str) -> No
 
 
 @given(histories)
-def test_the_state_holds_one_mark_a_scope_however_long_the_history(evidence: list[Evidence]) -> None:
-    scopes = [m.scope for m in fold(evidence).marks]
-    assert scopes == sorted(set(scopes))
+def test_the_state_is_no_longer_however_long_the_history(evidence: list[Evidence]) -> None:
+    """A mark a scope; of STOPs by text two: the newest at source, and the last to arrive."""
+    marks = fold(evidence).marks
+    scopes = [m.scope for m in marks]
+    assert scopes == sorted(scopes)
+    assert all(scopes.count(m.scope) <= (2 if m.kind == "opt_out" else 1) for m in marks)
 
 
 @given(st.lists(anything, min_size=1, max_size=12), st.data())

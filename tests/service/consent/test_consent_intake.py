@@ -23,6 +23,7 @@ from common.database import Database
 from common.keyring import MISMATCHES
 from consent import intake, ledger, retention, senders, store
 from consent.answers import Answers
+from consent.audit import Audit
 from consent.recorder import Statement, record
 from consent.service import Settings, build
 from tests.builders import field_keys, number, subject_keys
@@ -398,6 +399,60 @@ async def test_a_text_that_was_read_is_not_in_doubt_again_when_its_first_revisio
 async def test_a_text_and_its_decision_in_one_batch_leave_no_hold_in_any_order(database: Database) -> None:
     await receive(database, decided(1, "none"), mo(1, "review"))
     assert await held_since(database) is None
+
+
+def late_stop(minutes: float, said: float, **changes: Any) -> MessageReceived:
+    """A STOP that arrives `minutes` after noon, by its operator's clock of `said`."""
+    return mo(minutes, occurred_at=at(said), received_at=at(minutes), **changes)
+
+
+async def causes(database: Database) -> list[str]:
+    """Of the newest state that was told."""
+    async with database.begin() as tx:
+        payload = await tx.scalar(
+            text("SELECT payload FROM outbox WHERE topic = 'consent.states.v1' ORDER BY id DESC LIMIT 1")
+        )
+    event = msgspec.json.decode(payload, type=ConsentStateChanged)
+    return [cause.kind for cause in event.causes]
+
+
+async def test_a_stop_that_arrives_after_an_opt_in_closes_it_though_its_operators_clock_is_slow(
+    database: Database,
+) -> None:
+    await give(database, opt_in(9))
+    await receive(database, late_stop(10, said=8))
+    assert (await standing(database), await causes(database)) == ("opted_out", ["opt_out"])
+    await give(database, opt_in(11, evidence_id="ev-back"))
+    await receive(database, late_stop(10, said=8))
+    assert await standing(database) == "opted_in", "the same STOP again is known"
+
+
+@pytest.mark.parametrize(("intent", "after"), [("stop", "opted_out"), ("none", "opted_in")])
+async def test_a_stop_behind_a_start_is_held_and_not_told_until_a_person_has_decided(
+    database: Database, intent: str, after: str
+) -> None:
+    await give(database, opt_in(0))
+    await receive(database, mo(20, "start"))
+    old = late_stop(60, said=10, behind_start=True)
+    await receive(database, old)
+    assert (await standing(database), await held_since(database)) == ("opted_in", at(60))
+    assert await causes(database) == []
+    await receive(database, old)
+    read = msgspec.structs.replace(old, intent=intent, revision=1, decided_by="agent-12", decided_at=at(90))
+    await receive(database, read)
+    assert (await standing(database), await held_since(database)) == (after, None)
+    assert await causes(database) == (["opt_out"] if intent == "stop" else [])
+
+
+async def test_a_stop_behind_a_start_that_nobody_will_read_closes_what_it_came_after(database: Database) -> None:
+    await give(database, opt_in(0))
+    await receive(database, mo(20, "start"))
+    await receive(database, late_stop(60, said=10))
+    assert (await standing(database), await held_since(database)) == ("opted_out", None)
+    assert await causes(database) == ["opt_out"]
+    async with database.begin() as tx:
+        found = [f async for f in Audit(tx).findings()]
+    assert found == [], "whoever verifies the ledger comes to the same state"
 
 
 async def test_a_stop_is_not_lost_for_an_operators_clock_that_runs_ahead(database: Database) -> None:

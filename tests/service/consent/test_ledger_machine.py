@@ -8,6 +8,7 @@ by one, each with a state that was published; the chain holds up to its head.
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any, cast
 from uuid import uuid4
 
@@ -27,8 +28,8 @@ from consent.chain import GENESIS
 from consent.ledger import Evidence, SubjectState
 from consent.recorder import Statement, record
 from tests.infrastructure import Postgres
-from tests.property.test_ledger_properties import ANYWHERE, anything, opt_outs
-from tests.unit.consent.evidences import NOW
+from tests.property.test_ledger_properties import ANYWHERE, CLOCKS, anything, opt_ins, opt_outs
+from tests.unit.consent.evidences import NOON, NOW
 
 pytestmark = pytest.mark.brokerless
 
@@ -123,13 +124,28 @@ class Ledger(RuleBasedStateMachine):
         after = self.run(self._subject(self.people[person])).state
         assert opted_in(after) <= opted_in(before), "an opt-out opened something"
 
+    @rule(person=who, opened=opt_ins(), out=opt_outs(), sent=st.integers(-10, 0))
+    def stops_by_text(self, person: int, opened: Evidence, out: Evidence, sent: int) -> None:
+        """After all that is on record, by a clock that is slow and has timed a START, and there is nobody to read
+        it."""
+        by_text: dict[str, Any] = {"clock": CLOCKS[0], "received_at": NOW}
+        last = replace(out, occurred_at=NOON + timedelta(minutes=sent), arrived_at=NOW, **by_text)
+        self.run(self.record(self.statements([(person, replace(opened, **by_text))])))
+        self.run(self.record(self.statements([(person, last)])))
+        after = self.run(self._subject(self.people[person])).state
+        left = {s for s, p in opted_in(after) if last.sender_id in (None, s) and last.purpose in (None, p)}
+        assert not left, "a STOP left open what it came after"
+
     @invariant()
     def holds(self) -> None:
         for subject, entries in self.run(self._everybody()):
             told = [s.evidence for s in self.known if s.subject_id == subject.subject_id]
             unique = {evidence.evidence_id: evidence for evidence in told}
-            assert subject.state == ledger.fold(sorted(unique.values(), key=lambda e: (e.at, e.evidence_id)))
-            assert {entry.evidence.evidence_id for entry in entries} == set(unique)
+            stored = [entry.evidence for entry in entries]
+            assert subject.state == ledger.fold(sorted(stored, key=lambda e: (e.at, e.evidence_id)))
+            assert {e.evidence_id: replace(e, clock=None) for e in stored} == {
+                identity: replace(e, clock=None) for identity, e in unique.items()
+            }, "only the clock of a STOP is left out, where that would outvote it"
             assert (subject.entries, chain.verify(entries)) == (len(unique), None)
             assert subject.head == (entries[-1].hash if entries else GENESIS)
             self.states[subject.subject_id] = subject.state

@@ -23,7 +23,7 @@ from tests.eventually import eventually
 from tests.infrastructure import Postgres
 from tests.running import Surroundings, bearer, running
 from tests.service.consent.test_consent_receipts import message as as_dispatch_tells
-from tests.unit.consent.evidences import at, contact, opt_in, opt_out, stop
+from tests.unit.consent.evidences import at, contact, opt_in, opt_out, slow_stop, stop
 
 pytestmark = pytest.mark.brokerless
 
@@ -172,6 +172,16 @@ async def test_a_stop_that_the_operator_times_to_the_second_is_of_before_in_doub
         "m1.0": False,
     }
     assert {each.stopped_at for each in everything} == {at(10)}
+
+
+async def test_a_stop_that_its_operators_clock_puts_before_the_opt_in_it_came_after_is_in_doubt(
+    database: Database,
+) -> None:
+    await said(database, opt_in(9), known=at(9))
+    await said(database, slow_stop(30, slow=25), known=at(30))
+    await left(database, message(8, message_id="before"), message(10), message(31, message_id="since"))
+    everything = await looked_through(database, Looking(database))
+    assert {each.message_id: each.in_doubt for each in everything} == {"before": False, "m-1-10": True, "since": True}
 
 
 async def test_a_transactional_message_after_a_stop_is_no_matter_of_consent(database: Database) -> None:

@@ -4,10 +4,12 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
+from prometheus_client import REGISTRY
 
 from common.contracts import INBOUND_MESSAGES
 from common.contracts.inbound import MessageReceived
@@ -31,8 +33,9 @@ class Reviewed:
         self.client = client
         self.settings = settings
 
-    async def text(self, text: str, mo: str = "mo-1", n: int = 1) -> httpx.Response:
-        message = {"id": mo, "from": number(n), "to": "36111", "text": text, "sent_at": now().isoformat()}
+    async def text(self, text: str, mo: str = "mo-1", n: int = 1, slow_s: float = 0) -> httpx.Response:
+        sent_at = (now() - timedelta(seconds=slow_s)).isoformat()
+        message = {"id": mo, "from": number(n), "to": "36111", "text": text, "sent_at": sent_at}
         raw = json.dumps(message).encode()
         return await self.client.post(MESSAGES, content=raw, headers=signed(raw, SECRET, now()))
 
@@ -165,3 +168,38 @@ async def test_the_queue_is_for_who_may_and_keeps_no_text_in_clear(
     async with surroundings.sql("inbound") as sql:
         rows = [repr(row) for row in await sql.fetch("SELECT * FROM review")]
     assert not any(word in row for row in rows for word in ("stoppez", number(1)[3:], "moins"))
+
+
+async def test_a_stop_that_the_operators_clock_puts_before_a_start_is_published_and_waits_for_a_person(
+    service: Reviewed,
+) -> None:
+    await service.text("STOP", mo="mo-0", slow_s=3600)
+    await service.text("START", mo="mo-1", slow_s=60)
+    await service.text("STOP", mo="mo-2", slow_s=600)
+    await service.text("STOP", mo="mo-2", slow_s=600)
+    await service.text("STOP", mo="mo-3", n=2, slow_s=600)  # somebody else
+    await service.text("STOP", mo="mo-4")  # after the START
+
+    [item] = await service.queue()
+    assert (item["provider_message_id"], item["behind_start"], item["text"]) == ("mo-2", True, "STOP")
+    answer = await service.decide(item["mo_id"], "start")
+    assert (answer.status_code, answer.json()["type"].rsplit("/")[-1]) == (422, "only-a-stop")
+    assert (await service.decide(item["mo_id"], "stop")).status_code == 200
+    assert await service.queue() == []
+
+    told = {(m.provider_message_id, m.intent, m.behind_start, m.revision) for m in await service.messages()}
+    assert ("mo-2", "stop", True, 0) in told
+    assert ("mo-2", "stop", True, 1) in told
+    assert sorted(name for name, _, behind, _ in told if not behind) == ["mo-0", "mo-1", "mo-3", "mo-4"]
+
+
+async def test_a_slow_clock_is_measured_by_account(service: Reviewed) -> None:
+    of = {"provider": "simulator", "account": "main"}
+
+    def counted(up_to: str) -> float:
+        return REGISTRY.get_sample_value("sms_inbound_lag_seconds_bucket", {**of, "le": up_to}) or 0.0
+
+    slow, all_of_them = counted("60.0"), counted("+Inf")
+    await service.text("STOP", slow_s=110)
+    await service.text("STOP", slow_s=110)
+    assert (counted("60.0") - slow, counted("+Inf") - all_of_them) == (0, 1)

@@ -28,6 +28,18 @@ def stop(minutes: float = 0, **changes: Any) -> Evidence:
     return opt_out(minutes, **({"source": "mo", "reference": f"simulator/fr/mo-{minutes}"} | changes))
 
 
+def slow_stop(minutes: float = 0, slow: float = 2, **changes: Any) -> Evidence:
+    """As `stop`, arrived `minutes` after noon, by an operator's clock that is `slow` minutes behind."""
+    came = {"received_at": at(minutes), "arrived_at": at(minutes), "clock": "simulator/fr"}
+    return stop(minutes - slow, **(came | changes))
+
+
+def start(minutes: float = 0, **changes: Any) -> Evidence:
+    """START by SMS: an opt-in to acme's promotions, `minutes` after noon."""
+    by_text = {"source": "mo", "reference": f"simulator/fr/mo-{minutes}", "clock": "simulator/fr", "text_shown": None}
+    return opt_in(minutes, **(by_text | changes))
+
+
 def request(minutes: float = 0, **changes: Any) -> Evidence:
     """A double opt-in for acme's promotions that was asked, `minutes` after noon."""
     return _evidence("request", minutes, {"purpose": "promotions"} | changes)

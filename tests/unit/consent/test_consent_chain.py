@@ -37,7 +37,8 @@ def test_the_hash_can_be_computed_by_anyone() -> None:
     )
     assert first.sealed == hashlib.sha256((SALT + personal).encode()).hexdigest()
     text = (
-        '{"answers":null,"basis":"opt_in","controller":null,"evidence_id":"ev-opt_in-0-None-promotions",'
+        '{"answers":null,"arrived_at":null,"basis":"opt_in","clock":null,"controller":null,'
+        '"evidence_id":"ev-opt_in-0-None-promotions",'
         '"kind":"opt_in","occurred_at":"2026-03-02T12:00:00.000000Z","position":1,"purpose":"promotions",'
         '"received_at":"2026-03-02T12:00:00.000000Z","recorded_at":"2026-03-02T12:01:00.000000Z",'
         f'"sealed":"{first.sealed}","sender_id":"acme","source":"shop","subject_id":"s1-00"}}'

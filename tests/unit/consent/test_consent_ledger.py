@@ -19,11 +19,23 @@ from consent.ledger import (
     fold,
     last_contact,
     open_request,
+    outvoted,
     reopened,
     standing,
     suppressions,
 )
-from tests.unit.consent.evidences import NOW, at, contact, expiry, opt_in, opt_out, request, stop
+from tests.unit.consent.evidences import (
+    NOW,
+    at,
+    contact,
+    expiry,
+    opt_in,
+    opt_out,
+    request,
+    slow_stop,
+    start,
+    stop,
+)
 
 EVERYONE: dict[str, Any] = {"sender_id": None}
 GROUP: dict[str, Any] = {"controller": "groupe-acme"}
@@ -393,3 +405,63 @@ def test_a_line_that_opened_falls_where_nothing_right_is_left_of_its_proof(
     line: Evidence, wrong: tuple[Any, ...], right: tuple[str, ...], annulled: bool
 ) -> None:
     assert annuls(line, wrong, right) is annulled
+
+
+# --- a STOP by text, and its operator's clock -------------------------------------------------------------------------
+
+
+def test_a_stop_that_arrives_after_an_opt_in_closes_it_though_its_operators_clock_is_slow() -> None:
+    given, late = opt_in(9), slow_stop(10, slow=2)
+    assert late.at < given.at
+    for order in ([given, late], [late, given]):
+        assert state_after(*order) == "opted_out"
+    decision = decide(fold([given]), late, NOW)
+    assert decision.cause
+    assert decision.cause.evidence_id == late.evidence_id
+    assert state_after(late, opt_in(10.01)) == "opted_in", "newer than the arrival"
+    assert state_after(late, opt_in(10)) == "opted_out", "a tie"
+
+
+def test_a_list_and_a_shop_are_ordered_by_the_date_they_tell() -> None:
+    assert state_after(opt_in(9), opt_out(8, received_at=at(10))) == "opted_in"
+
+
+def test_a_stop_that_is_delivered_late_stands_behind_a_start_of_the_same_clock_only() -> None:
+    late = slow_stop(60, slow=50)
+    assert state_after(opt_in(0), start(20), late) == "opted_in"
+    assert state_after(opt_in(0), start(20, clock="simulator/be"), late) == "opted_out", "another clock"
+    assert state_after(opt_in(20), late) == "opted_out", "a form has no operator's clock"
+    assert state_after(opt_in(0), start(10), late) == "opted_out", "a tie by that clock"
+    assert state_after(opt_in(0), start(20), replace(late, clock=None)) == "opted_out", "as a person has decided"
+
+
+def test_a_start_by_the_clock_that_has_timed_the_stop_takes_it_back_though_that_clock_is_slow() -> None:
+    slow = slow_stop(10, slow=5)
+    after = start(6, received_at=at(11))  # a minute after the STOP
+    assert state_after(opt_in(0), slow, after) == "opted_in"
+    assert state_after(opt_in(0), slow, replace(after, clock="simulator/be")) == "opted_out"
+
+
+def test_an_outvoted_stop_is_told_to_nobody_as_if_it_had_closed_something() -> None:
+    before, late = fold([opt_in(0), opt_in(0, purpose="loyalty"), start(20)]), slow_stop(60, slow=50)
+    decision = decide(before, late, NOW)
+    assert outvoted(decision.state, late)
+    assert (decision.changed, decision.cause) == (True, None), "it shuts the other purpose"
+    assert standing(decision.state, "acme", "loyalty") == "opted_out"
+    after_all = fold([opt_in(0), late, start(70)])
+    assert not outvoted(after_all, late), "a START that came after it takes it back"
+
+
+def test_the_last_to_arrive_counts_though_another_stop_is_newer_at_source() -> None:
+    for stops in ([slow_stop(30, slow=29), slow_stop(20, slow=0)], [slow_stop(20, slow=0), slow_stop(30, slow=29)]):
+        state = fold([opt_in(25), *stops])
+        consent = consent_of(state, "acme", "promotions")
+        assert consent
+        assert (consent.state, consent.evidence_id) == ("opted_out", slow_stop(30, slow=29).evidence_id)
+        assert len(state.marks) == 3
+    assert len(fold([slow_stop(20, slow=0), slow_stop(30, slow=0)]).marks) == 1
+
+
+def test_a_question_is_closed_by_a_stop_that_arrives_after_it() -> None:
+    assert open_request(fold([request(9), slow_stop(10, slow=2)]), "acme", "promotions") is None
+    assert open_request(fold([slow_stop(10, slow=2), request(11)]), "acme", "promotions")

@@ -74,7 +74,9 @@ def link(
     """sha256(previous hash + canonical JSON of the entry without its PERSONAL fields)."""
     line = {
         "answers": evidence.answers,
+        "arrived_at": None if evidence.arrived_at is None else instant(evidence.arrived_at),
         "basis": evidence.basis,
+        "clock": evidence.clock,
         "controller": evidence.controller,
         "evidence_id": evidence.evidence_id,
         "kind": evidence.kind,

@@ -9,6 +9,9 @@ OUI      answers the question of a double opt-in, where exactly one waits for it
          nothing else. Else the question at the end of a consent, while it waits: an opt-in for what would end
          (`renewals.py`). Otherwise it changes nothing, and nobody answers it
 review   may mean STOP: marketing to the number is held until a person has read it, and then it means what they say
+         a STOP that came after a START which its operator's clock puts later may be an old one: it is recorded, shuts
+         what that START has not opened, and marketing is held in the same way. Where a person says that it is a STOP,
+         it shuts that as well
 
 Whose a text is, its number says. Where the subject id of the event is another than the one that our key makes of the
 number, inbound-svc has another key: a STOP and a review count for the person of the number, nothing that loosens counts
@@ -93,7 +96,7 @@ class Intake:
         for message, _ in messages:
             INTENTS.labels(message.intent).inc()
         said = [m for m, certain in messages if m.intent == "stop" or (certain and m.intent != "review")]
-        reviews = [review(m) for m, _ in messages if m.intent == "review" or m.revision > 0]
+        reviews = [review(m) for m, _ in messages if m.intent == "review" or m.behind_start or m.revision > 0]
         if not said and not reviews:
             return None
         codes = await store.owners_of(tx, {m.short_code for m in said})
@@ -155,7 +158,9 @@ class Intake:
             evidence = iter(list(questions.confirms(message)) or renewed(said))
         one = None
         for one in evidence:
-            yield Statement(message.subject_id, message.number, one, erases=message.erasure)
+            yield Statement(
+                message.subject_id, message.number, one, erases=message.erasure, to_review=message.behind_start
+            )
         if one is None and message.intent != "stop":
             for one in in_touch(said):
                 yield Statement(message.subject_id, None, one)
@@ -211,7 +216,7 @@ def review(message: MessageReceived) -> Review:
         subject_id=message.subject_id,
         since=message.received_at,
         revision=message.revision,
-        open=message.intent == "review",
+        open=message.intent == "review" or (message.behind_start and message.revision == 0),
     )
 
 
@@ -242,9 +247,12 @@ def concerned(keys: FieldKeys, stop: Said) -> Sequence[str | None]:
 
 
 def stops(message: MessageReceived, senders: Sequence[str | None]) -> Iterator[Evidence]:
+    """What a person has decided to be a STOP is ordered by no operator's clock, and is evidence beside what the text
+    itself was."""
+    decided = message.behind_start and message.decided_by is not None
     for sender_id in senders:
         yield Evidence(
-            evidence_id=evidence_id(SOURCE, message.mo_id, sender_id),
+            evidence_id=evidence_id(SOURCE, message.mo_id, sender_id, *(("decided",) if decided else ())),
             kind="opt_out",
             sender_id=sender_id,
             purpose=None,
@@ -253,6 +261,8 @@ def stops(message: MessageReceived, senders: Sequence[str | None]) -> Iterator[E
             reference=message.reference,
             occurred_at=message.occurred_at,
             received_at=understood_at(message),
+            arrived_at=message.received_at,
+            clock=message.clock if message.decided_by is None else None,
         )
 
 
@@ -276,6 +286,7 @@ def starts(start: Said) -> Iterator[Evidence]:
                 reference=message.reference,
                 occurred_at=message.occurred_at,
                 received_at=understood_at(message),
+                clock=message.clock if message.decided_by is None else None,
             )
 
 

@@ -5,6 +5,10 @@ source*. Keeping the newest is commutative, associative and idempotent, so arriv
 change the result. An opt-in holds only if it is strictly newer than every opt-out and expiry that covers it: a tie is
 shut, and nothing but newer evidence than the STOP loosens (docs/architecture.md, promise 3).
 
+A STOP by text counts from its arrival at Placet: an operator's clock may run slow, and no STOP that arrives after an
+opt-in may leave it open. One opt-in is ordered by the operator's clock all the same: a START that this same clock has
+timed (`Mark.shuts`).
+
     opt-in   of (sender, purpose)
     opt-out  of (sender, purpose), of a sender (purpose None: all its purposes, those to come as well), of every sender
              of its controller as well, those to come included (controller), or of everyone (sender None)
@@ -18,7 +22,7 @@ shut, and nothing but newer evidence than the STOP loosens (docs/architecture.md
 A "no" is a value here (`Refusal`), never an exception.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
@@ -66,6 +70,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     whose receipt tells of an opt-out (provider/provider message id). Evidence by API has none. `answers`: the evidence
     this one follows from, as an opt-in by double opt-in does from its request. `controller`: the legal entity behind
     the sender, which a sender keeps for life; of an opt-out, only where it shuts all of that entity's senders.
+    `arrived_at`: of a STOP by text: when it reached Placet. `clock`: of a STOP and a START by text: the operator's
+    account whose clock has timed it (provider/account).
     """
 
     evidence_id: str
@@ -84,6 +90,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     reference: str | None = None
     answers: str | None = None
     controller: str | None = None
+    arrived_at: datetime | None = None
+    clock: str | None = None
 
     @property
     def corrects(self) -> str | None:
@@ -99,7 +107,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         that second: it counts from the last one, so that an opt-in within the second is a tie.
         """
         whole = self.kind == "opt_out" and self.occurred_at.microsecond == 0
-        return min(self.occurred_at + LAST_INSTANT if whole else self.occurred_at, self.received_at)
+        held_at = self.received_at if self.arrived_at is None else min(self.received_at, self.arrived_at)
+        return min(self.occurred_at + LAST_INSTANT if whole else self.occurred_at, held_at)
 
     @property
     def since(self) -> datetime:
@@ -108,9 +117,9 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return min(self.occurred_at, self.received_at)
 
 
-class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """The newest evidence of one kind for one scope: all of it that the state needs. `lapse`: an expiry that answers a
-    request."""
+    request. `arrived_at` and `clock`: as the evidence says."""
 
     kind: MarkKind
     sender_id: str | None
@@ -119,17 +128,36 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     evidence_id: str
     basis: Basis | None = None
     controller: str | None = None
+    arrived_at: datetime | None = None
+    clock: str | None = None
 
     @property
-    def scope(self) -> tuple[str, str, str, str]:
-        """An opt-out of a sender does not replace one of its controller: what that one shuts stays shut."""
+    def scope(self) -> tuple[str, str, str, str, str]:
+        """An opt-out of a sender does not replace one of its controller: what that one shuts stays shut. Nor does what
+        one clock has timed replace what another has."""
         wide = self.controller if self.kind == "opt_out" else None
-        return self.kind, self.sender_id or "", self.purpose or "", wide or ""
+        return self.kind, self.sender_id or "", self.purpose or "", wide or "", self.clock or ""
 
     @property
     def rank(self) -> tuple[datetime, str]:
         """Newest wins; the id only makes a tie between two of the same kind fall the same way in any order."""
         return self.at, self.evidence_id
+
+    @property
+    def counts_from(self) -> datetime:
+        """Of an opt-out: what is no newer is shut by it, unless one clock has timed both."""
+        return self.at if self.arrived_at is None else self.arrived_at
+
+    def shuts(self, opening: "Mark") -> bool:
+        """Whether this opt-out is newer than an opt-in or a request that it covers, or as new. The one place that
+        orders the two (docs/architecture.md, promise 3).
+
+        By time at source; but a STOP by text by its arrival: the operator's clock may be slow, and then only the
+        arrival shows that the STOP came last. Where one operator's clock has timed both, their order is known even if
+        that clock is wrong: a START that it puts behind a STOP takes the STOP back, however late the STOP is delivered.
+        """
+        same_clock = self.clock is not None and self.clock == opening.clock
+        return (self.at if same_clock else self.counts_from) >= opening.at
 
     def covers(self, sender_id: str, purpose: str, controller: str | None = None) -> bool:
         """`controller`: of `sender_id`, as what is on record of it says."""
@@ -138,7 +166,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class SubjectState(msgspec.Struct, frozen=True, dict=True):
-    """One mark per scope, in scope order."""
+    """One mark per scope, in scope order; two where the opt-out that is newest at source is not the last to arrive."""
 
     marks: tuple[Mark, ...] = ()
 
@@ -177,7 +205,7 @@ def decide(state: SubjectState, evidence: Evidence, now: datetime) -> Decision:
     """What `evidence` changes in `state`.
 
     An opt-out by an operator is told even where it changes nothing: dispatch answers each with the instant it was
-    enforced (docs/architecture.md, promise 1).
+    enforced (docs/architecture.md, promise 1). One that is `outvoted` is not: it would be reported as enforced.
     """
     if refused := tuple(refusals(evidence, now)):
         return Decision(verdict=Verdict.REFUSED, state=state, refusals=refused)
@@ -187,7 +215,25 @@ def decide(state: SubjectState, evidence: Evidence, now: datetime) -> Decision:
     return Decision(
         verdict=Verdict.RECORDED if changed else Verdict.UNCHANGED,
         state=after,
-        cause=cause(evidence) if told else None,
+        cause=cause(evidence) if told and not outvoted(after, evidence) else None,
+    )
+
+
+def outvoted(state: SubjectState, evidence: Evidence) -> bool:
+    """Whether this STOP leaves open what was opened before it arrived, because its operator's clock puts a START
+    behind it. `state`: with the STOP applied."""
+    if evidence.kind != "opt_out" or evidence.clock is None:
+        return False
+    stop = _mark(evidence)
+    return any(
+        mark.kind == "opt_in"
+        and mark.sender_id is not None
+        and mark.purpose is not None
+        and mark.at <= stop.counts_from
+        and stop.covers(mark.sender_id, mark.purpose, mark.controller)
+        and not stop.shuts(mark)
+        and standing(state, mark.sender_id, mark.purpose) == "opted_in"
+        for mark in state.marks
     )
 
 
@@ -218,8 +264,23 @@ def apply(state: SubjectState, evidence: Evidence) -> SubjectState:
     """One step of the fold."""
     if evidence.kind == "correction":
         return state
+    mark = _mark(evidence)
+    if not state.marks:
+        return SubjectState((mark,))
+    scope = mark.scope
+    scoped = [(one.scope, one) for one in state.marks]
+    held = [one for its, one in scoped if its == scope]
+    kept = _newest_of([*held, mark]) if held else [mark]
+    if kept == held:
+        return state
+    before = (one for its, one in scoped if its < scope)
+    return SubjectState((*before, *kept, *(one for its, one in scoped if its > scope)))
+
+
+def _mark(evidence: Evidence) -> Mark:
     lapsed = evidence.kind == "expiry" and evidence.answers is not None
-    mark = Mark(
+    assert evidence.kind != "correction", "a correction leaves no mark"
+    return Mark(
         kind="lapse" if lapsed else evidence.kind,
         sender_id=evidence.sender_id,
         purpose=evidence.purpose,
@@ -227,15 +288,16 @@ def apply(state: SubjectState, evidence: Evidence) -> SubjectState:
         evidence_id=evidence.evidence_id,
         basis=evidence.basis,
         controller=evidence.controller,
+        arrived_at=evidence.arrived_at,
+        clock=evidence.clock,
     )
-    if not state.marks:
-        return SubjectState((mark,))
-    marks = {held.scope: held for held in state.marks}
-    held = marks.get(mark.scope)
-    if held and held.rank >= mark.rank:
-        return state
-    marks[mark.scope] = mark
-    return SubjectState(tuple(marks[scope] for scope in sorted(marks)))
+
+
+def _newest_of(marks: Sequence[Mark]) -> list[Mark]:
+    """Of one scope: the newest at source, and the last to arrive where that is another and counts from later."""
+    newest = max(marks, key=lambda mark: (mark.rank, mark.counts_from))
+    last = max(marks, key=lambda mark: (mark.counts_from, mark.rank))
+    return [newest] if last.counts_from == newest.counts_from else [last, newest]
 
 
 def fold(evidence: Iterable[Evidence]) -> SubjectState:
@@ -251,37 +313,41 @@ def consent_of(state: SubjectState, sender_id: str, purpose: str) -> Consent | N
 
     A request or an expiry never hides a STOP: who is out stays `opted_out` until a newer opt-in.
     """
-    given = _newest(state, "opt_in", sender_id, purpose)
-    request = _newest(state, "request", sender_id, purpose)
-    named = given or request
-    stop = _newest(state, "opt_out", sender_id, purpose, named.controller if named else None)
-    if stop and (given is None or given.at <= stop.at):
-        return _consent(sender_id, purpose, "opted_out", stop)
-    expiry = _newest(state, "expiry", sender_id, purpose)
+    own = [mark for mark in state.marks if mark.sender_id == sender_id and mark.purpose == purpose]
+    ins, request = [mark for mark in own if mark.kind == "opt_in"], _newest(own, "request")
+    named = _newest(ins, "opt_in") or request
+    outs = _opt_outs(state, sender_id, purpose, named.controller if named else None)
+    standing_in = [mark for mark in ins if not any(out.shuts(mark) for out in outs)] if outs else ins
+    if outs and not standing_in:
+        return _consent(sender_id, purpose, "opted_out", _last_word(outs, ins))
+    given, expiry = _newest(standing_in, "opt_in"), _newest(own, "expiry")
     if given and (expiry is None or given.at > expiry.at):
         return _consent(sender_id, purpose, "opted_in", given)
     if request and open_request(state, sender_id, purpose):
         return _consent(sender_id, purpose, "pending", request)
-    over = [mark for mark in (expiry, _newest(state, "lapse", sender_id, purpose)) if mark]
+    over = [mark for mark in (expiry, _newest(own, "lapse")) if mark]
     return _consent(sender_id, purpose, "expired", max(over, key=lambda mark: mark.rank)) if over else None
 
 
 def standing_stop(state: SubjectState, sender_id: str, purpose: str, controller: str | None) -> Mark | None:
     """The newest STOP that covers the purpose, unless an opt-in is newer. `controller`: of the sender."""
-    given = _newest(state, "opt_in", sender_id, purpose)
-    stop = _newest(state, "opt_out", sender_id, purpose, controller)
-    return stop if stop and (given is None or given.at <= stop.at) else None
+    ins = [m for m in state.marks if (m.kind, m.sender_id, m.purpose) == ("opt_in", sender_id, purpose)]
+    outs = _opt_outs(state, sender_id, purpose, controller)
+    if not outs or any(not any(out.shuts(mark) for out in outs) for mark in ins):
+        return None
+    return _last_word(outs, ins)
 
 
 def open_request(state: SubjectState, sender_id: str, purpose: str) -> Mark | None:
     """The double opt-in that is asked and not answered: nothing as new, but contacts, is on record for the purpose. It
     may be open while the state says `opted_out`."""
-    request = _newest(state, "request", sender_id, purpose)
+    own = [mark for mark in state.marks if mark.sender_id == sender_id and mark.purpose == purpose]
+    request = _newest(own, "request")
     if request is None:
         return None
-    ends: tuple[MarkKind, ...] = ("opt_in", "opt_out", "expiry", "lapse")
-    answers = [_newest(state, kind, sender_id, purpose, request.controller) for kind in ends]
-    return request if all(a is None or a.at < request.at for a in answers) else None
+    ends = [mark for mark in own if mark.kind in ("opt_in", "expiry", "lapse")]
+    ends += _opt_outs(state, sender_id, purpose, request.controller)
+    return None if any(mark.shuts(request) for mark in ends) else request
 
 
 def last_contact(state: SubjectState, sender_id: str) -> datetime | None:
@@ -368,9 +434,10 @@ def reopened(state: SubjectState, sender_id: str) -> tuple[str, ...]:
     expired, and that the person has not left one by one since. It takes back a STOP; it grants nothing new (DOMAIN
     2.4, France)."""
     own = [m for m in state.marks if m.sender_id == sender_id and m.purpose]
-    closed = [(m.purpose, m.at) for m in own if m.kind in ("opt_out", "expiry")]
-    given = {m.purpose: m.at for m in own if m.kind == "opt_in"}
-    return tuple(p for p, at in given.items() if p and not any(p == shut and since >= at for shut, since in closed))
+    purposes = dict.fromkeys(m.purpose for m in own if m.purpose and m.kind == "opt_in")
+    newest = {p: given for p in purposes if (given := newest_opt_in(state, sender_id, p))}
+    closing = [m for m in own if m.kind in ("opt_out", "expiry")]
+    return tuple(p for p, given in newest.items() if not any(m.purpose == p and m.shuts(given) for m in closing))
 
 
 def given_to(state: SubjectState, sender_id: str | None, controller: str | None) -> list[tuple[str, str]]:
@@ -421,14 +488,27 @@ def cause(evidence: Evidence) -> Cause | None:
     )
 
 
-def _newest(
-    state: SubjectState, kind: MarkKind, sender_id: str, purpose: str, controller: str | None = None
-) -> Mark | None:
+def newest_opt_in(state: SubjectState, sender_id: str, purpose: str) -> Mark | None:
+    return _newest([m for m in state.marks if m.sender_id == sender_id and m.purpose == purpose], "opt_in")
+
+
+def _newest(marks: Iterable[Mark], kind: MarkKind) -> Mark | None:
     newest = None
-    for mark in state.marks:
-        if mark.kind == kind and mark.covers(sender_id, purpose, controller):
-            newest = mark if newest is None or mark.rank > newest.rank else newest
+    for mark in marks:
+        if mark.kind == kind and (newest is None or mark.rank > newest.rank):
+            newest = mark
     return newest
+
+
+def _opt_outs(state: SubjectState, sender_id: str, purpose: str, controller: str | None) -> list[Mark]:
+    """Those that cover the purpose. `controller`: of the sender."""
+    return [mark for mark in state.marks if mark.kind == "opt_out" and mark.covers(sender_id, purpose, controller)]
+
+
+def _last_word(outs: Sequence[Mark], ins: Sequence[Mark]) -> Mark:
+    """The newest of the opt-outs that shut the newest of the opt-ins, which are all shut."""
+    given = _newest(ins, "opt_in")
+    return max((out for out in outs if given is None or out.shuts(given)), key=lambda mark: mark.rank)
 
 
 def _meaning(consent: Consent | None) -> tuple[State, Basis | None, datetime] | None:

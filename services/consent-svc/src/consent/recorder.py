@@ -36,13 +36,14 @@ EVIDENCE = counter("sms_consent_evidence_total", "Evidence offered, by what beca
 class Statement(msgspec.Struct, frozen=True, gc=False):
     """Evidence and whom it is of. `number`: sealed, context "number:<subject_id>"; None where nobody told it. `erases`:
     an opt-out of everyone, with which the person asks for their erasure (`erasures.py`). `trace`: of who brought it,
-    where that is not the trace being handled."""
+    where that is not the trace being handled. `to_review`: an opt-out that a person will read."""
 
     subject_id: str
     number: str | None
     evidence: Evidence
     erases: bool = False
     trace: str | None = None
+    to_review: bool = False
 
 
 class Recorded(msgspec.Struct, frozen=True, gc=False):
@@ -360,6 +361,9 @@ def _decide(change: _Change, statement: Statement, known: Known, now: datetime) 
         return Decision(verdict=Verdict.DUPLICATE, state=subject.state)
     known.evidence.add(evidence.evidence_id)
     decision = ledger.decide(subject.state, evidence, now)
+    if not statement.to_review and ledger.outvoted(decision.state, evidence):
+        evidence = replace(evidence, clock=None)  # only what a person will read may leave open what it came after
+        decision = ledger.decide(subject.state, evidence, now)
     salt = os.urandom(SALT_BYTES).hex()
     entry = chained(subject.subject_id, subject.entries + 1, evidence, now, subject.head, salt)
     change.subject = replace(subject, state=decision.state, entries=entry.position, head=entry.hash)

@@ -125,7 +125,7 @@ def confirms(
         return
     for term, question in waiting:
         consent = ledger.consent_of(state, term.sender_id, term.purpose)
-        given = next((m for m in state.marks if m.scope == ("opt_in", term.sender_id, term.purpose, "")), None)
+        given = ledger.newest_opt_in(state, term.sender_id, term.purpose)
         if consent is None or consent.state not in ("opted_in", "expired") or given is None:
             continue
         RENEWED.inc()

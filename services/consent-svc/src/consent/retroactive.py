@@ -64,7 +64,8 @@ Table(
 class Retroactive:
     """A message, and the STOP (`evidence_id`) of before it. `stopped_at` is when at source, `known_at` when it was on
     record: a message that left later than that was on its way until the STOP was enforced. `in_doubt`: the operator
-    timed the STOP to the second, and the message left within that second."""
+    timed the STOP to the second, and the message left within that second; or its clock puts the STOP before the opt-in
+    that the message stood on, which the STOP came after."""
 
     message_id: str
     subject_id: str
@@ -87,6 +88,7 @@ def forbidden(message: HandedOff, entries: Iterable[Entry]) -> Retroactive | Non
     if consent is None or consent.state != "opted_out":
         return None
     stop = by_then[consent.evidence_id]
+    given = ledger.newest_opt_in(state, message.sender_id, message.purpose)
     return Retroactive(
         message_id=message.message_id,
         subject_id=message.subject_id,
@@ -97,7 +99,7 @@ def forbidden(message: HandedOff, entries: Iterable[Entry]) -> Retroactive | Non
         evidence_id=stop.evidence.evidence_id,
         stopped_at=stop.evidence.since,
         known_at=stop.recorded_at,
-        in_doubt=message.handed_off_at <= stop.evidence.at,
+        in_doubt=message.handed_off_at <= stop.evidence.at or (given is not None and given.at > stop.evidence.at),
     )
 
 

@@ -129,6 +129,8 @@ Table(
     Column("controller", Text, nullable=True),
     Column("occurred_at", DateTime(timezone=True), nullable=False),
     Column("received_at", DateTime(timezone=True), nullable=False),
+    Column("arrived_at", DateTime(timezone=True), nullable=True),  # of a STOP by text
+    Column("clock", Text, nullable=True),  # of a STOP and a START by text
     Column("recorded_at", DateTime(timezone=True), nullable=False),
     Column("salt", Text, nullable=True),  # null: erased, with every column of PERSONAL
     Column("sealed", Text, nullable=False),

@@ -20,7 +20,7 @@ from common.erasing import Asked
 from common.message_id import EPOCH, message_id
 from common.msisdn import as_received
 from common.service import Resources
-from common.telemetry import counter, traceparent
+from common.telemetry import counter, histogram, traceparent
 from inbound import queue, store
 from inbound.keywords import Understanding, classify
 from inbound.providers import RETRIES_FOR, Kind, Message, Once, Receipt, ambiguous
@@ -33,6 +33,12 @@ TOPICS: Mapping[Kind, Topic] = {"messages": INBOUND_MESSAGES, "receipts": INBOUN
 PART_INTENTS = ("stop", "review")  # what a piece of a text may mean on its own: it can only tighten
 
 INTENTS = counter("sms_inbound_intents_total", "MOs journalled, by what their text means.", ["intent"])
+LAG = histogram(
+    "sms_inbound_lag_seconds",
+    "From an MO's time by its operator's clock to its arrival: the way, and how slow that clock is (below 0: fast).",
+    ["provider", "account"],
+    buckets=(-3600, -300, -60, -10, -2, 0, 1, 5, 15, 30, 60, 120, 300, 900, 3600, 14400),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +124,31 @@ async def _add(tx: AsyncConnection, entries: Sequence[tuple[Kept, Entry]]) -> No
     if not entries:
         return
     new = await store.add_items(tx, [(one.callback_id, one.arrival.origin, entry.item) for one, entry in entries])
+    fresh: list[tuple[Kept, Entry]] = []
     for one, entry in entries:
         name = one.callback_id, entry.item.identity
         if name in new:
             new.remove(name)
-            one.fresh.append(entry)
+            fresh.append((one, entry))
+    behind = await _behind_starts(tx, fresh)
+    for one, entry in fresh:
+        late = (one.callback_id, entry.item.identity) in behind
+        one.fresh.append(_behind_start(entry) if late else entry)
+
+
+async def _behind_starts(tx: AsyncConnection, fresh: Sequence[tuple[Kept, Entry]]) -> set[tuple[UUID, store.Identity]]:
+    """Of an erasure nothing is left open, so nobody has to read it."""
+    stops = [
+        (one.callback_id, one.arrival.origin, entry.item)
+        for one, entry in fresh
+        if isinstance(entry.event, MessageReceived) and entry.event.intent == "stop" and not entry.event.erasure
+    ]
+    return await store.behind_starts(tx, stops) if stops else set()
+
+
+def _behind_start(entry: Entry) -> Entry:
+    assert isinstance(entry.event, MessageReceived)
+    return replace(entry, event=structs.replace(entry.event, behind_start=True))
 
 
 async def _wholes(tx: AsyncConnection, held: Resources[Any], kept: Sequence[Kept]) -> list[tuple[Kept, Entry]]:
@@ -192,6 +218,7 @@ def _emptied(held: Resources[Any], entry: Entry) -> Entry:
             text=held.field_keys.seal("", f"text:{event.mo_id}"),
             named="",
             erasure=False,
+            behind_start=False,
         ),
     )
 
@@ -200,11 +227,15 @@ def tell(kept: Kept) -> None:
     """The metrics and the log, once the transaction is committed. A line for each MO is a twelfth of what an MO costs,
     and the journal itself can be asked: so only where somebody looks for it."""
     looked_for = log.isEnabledFor(logging.DEBUG)
+    origin = kept.arrival.origin
     for entry in kept.fresh:
+        if entry.message and entry.message.sent_at:
+            lag = kept.arrival.received_at - entry.message.sent_at
+            LAG.labels(origin.provider, origin.account).observe(lag.total_seconds())
         if entry.item.intent:
             INTENTS.labels(entry.item.intent).inc()
             if looked_for:
-                extra = {"subject_id": entry.item.subject_id, **named(kept.arrival.origin, entry.item)}
+                extra = {"subject_id": entry.item.subject_id, **named(origin, entry.item)}
                 log.debug("an MO is journalled", extra=extra)
 
 
@@ -270,7 +301,14 @@ def message_entry(
         answered=answered,
         erasure=meant.erasure,
     )
-    item = Item(name, subject_id=subject_id, intent=meant.intent, rule=meant.rule, score=meant.score)
+    item = Item(
+        name,
+        subject_id=subject_id,
+        intent=meant.intent,
+        rule=meant.rule,
+        score=meant.score,
+        said_at=event.occurred_at,
+    )
     return Entry(item, event, message)
 
 

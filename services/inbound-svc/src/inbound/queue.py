@@ -1,4 +1,5 @@
-"""The review queue: MOs that a person has to read, each decided once. The caller owns the transaction.
+"""The review queue: MOs that a person has to read, each decided once. The caller owns the transaction. These are the
+texts that no rule is sure of, and a STOP that may be an old one (`MessageReceived.behind_start`).
 
 A row is written with the journal's, in one transaction, and keeps the event as it was published: number and text are
 sealed. A decision is a new revision of that event.
@@ -59,8 +60,9 @@ _event = msgspec.json.Decoder(MessageReceived)
 
 
 async def add(tx: AsyncConnection, events: Sequence[object]) -> None:
-    """Queue those of `events` that nobody could tell the meaning of. In the transaction that publishes them."""
-    doubtful = [event for event in events if isinstance(event, MessageReceived) and event.intent == "review"]
+    """Queue those of `events` that a person has to read. In the transaction that publishes them."""
+    messages = [event for event in events if isinstance(event, MessageReceived)]
+    doubtful = [event for event in messages if event.intent == "review" or event.behind_start]
     if doubtful:
         await tx.execute(
             text(

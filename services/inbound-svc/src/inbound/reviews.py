@@ -3,6 +3,9 @@
 While an MO is in the queue, consent-svc holds marketing to that number. The decision is journalled with who made it and
 published as the next revision of the MO: from there on it is as if the text had said so at first.
 
+A STOP is in the queue where its operator's clock puts a START behind it that came before it: the STOP may be old and
+delivered late, or that clock may have jumped. `stop` shuts what the START has opened, `none` lets it stand.
+
 The texts are of people, not of one sender, and so is a decision: a token for every sender is needed.
 """
 
@@ -19,7 +22,7 @@ from common.auth import Caller, require
 from common.contracts import INBOUND_MESSAGES
 from common.contracts.inbound import Intent, MessageReceived
 from common.keyring import FieldKeys, Unreadable
-from common.problems import Conflict, NotFound, Reason
+from common.problems import Conflict, Invalid, NotFound, Reason
 from common.service import Resources, resources
 from common.telemetry import counter
 from inbound import queue
@@ -40,8 +43,13 @@ class AlreadyDecided(Conflict):
     slug, title = "already-decided", "Somebody has decided this already"
 
 
+class OnlyAStop(Invalid):
+    slug, title = "only-a-stop", "The text is a STOP: decide whether it counts"
+
+
 class DecisionBody(BaseModel):
-    """What the text means. `none`: no request at all. An erasure is not asked for here: decide `stop`, and erase."""
+    """What the text means. `none`: no request at all. An erasure is not asked for here: decide `stop`, and erase. Of a
+    STOP behind a START: `stop` or `none`."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"intent": "stop", "note": "asks to be left alone"}]}
@@ -70,6 +78,9 @@ class ReviewItem(BaseModel):
     score: float
     occurred_at: datetime
     received_at: datetime
+    behind_start: bool = Field(
+        description="A STOP that came after a START which its operator's clock puts later. Decide `stop` or `none`."
+    )
     decision: Decision | None
 
 
@@ -110,6 +121,8 @@ async def decide_review(
         review = await queue.lock(tx, mo_id)
         if review is None:
             raise NotFound("no such review", reasons=[Reason("mo_id", "unknown_review")])
+        if review.event.behind_start and decided.intent not in ("stop", "none"):
+            raise OnlyAStop("decide stop or none", reasons=[Reason("intent", "only_a_stop")])
         if review.decided is not None:
             if (review.decided.intent, review.decided.by) != (decided.intent, decided.by):
                 raise AlreadyDecided("the first decision stands", reasons=[Reason("mo_id", "already_decided")])
@@ -148,6 +161,7 @@ def _item(review: Review, keys: FieldKeys) -> ReviewItem:
         score=event.score,
         occurred_at=event.occurred_at,
         received_at=event.received_at,
+        behind_start=event.behind_start,
         decision=Decision(
             intent=decided.intent,
             note=_opened(keys, decided.note, f"note:{event.mo_id}") if decided.note else None,

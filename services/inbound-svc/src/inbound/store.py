@@ -81,6 +81,7 @@ callback_item = Table(
     Column("intent", Text, nullable=True),
     Column("rule", Text, nullable=True),
     Column("score", Double, nullable=True),
+    Column("said_at", DateTime(timezone=True), nullable=True),  # as the event's `occurred_at`
     PrimaryKeyConstraint("provider", "account", "kind", "provider_message_id", "state"),
     Index("callback_item_callback_ix", "callback_id"),
     Index("callback_item_subject_ix", "subject_id", postgresql_where=text("subject_id IS NOT NULL")),
@@ -144,6 +145,7 @@ class Item:
     intent: str | None = None
     rule: str | None = None
     score: float | None = None
+    said_at: datetime | None = None
 
     @property
     def identity(self) -> "Identity":
@@ -164,11 +166,11 @@ async def add_items(tx: AsyncConnection, items: Sequence[tuple[UUID, Origin, Ite
     rows = await tx.execute(
         text(
             "INSERT INTO callback_item (provider, account, kind, provider_message_id, state,"
-            " callback_id, subject_id, intent, rule, score)"
+            " callback_id, subject_id, intent, rule, score, said_at)"
             " SELECT * FROM unnest(CAST(:providers AS text[]), CAST(:accounts AS text[]), CAST(:kinds AS text[]),"
             " CAST(:ids AS text[]), CAST(:states AS text[]), CAST(:callback_ids AS uuid[]),"
             " CAST(:subject_ids AS text[]), CAST(:intents AS text[]), CAST(:rules AS text[]),"
-            " CAST(:scores AS double precision[]))"
+            " CAST(:scores AS double precision[]), CAST(:said_at AS timestamptz[]))"
             " ON CONFLICT DO NOTHING"
             " RETURNING callback_id, provider_message_id, state"
         ),
@@ -183,6 +185,34 @@ async def add_items(tx: AsyncConnection, items: Sequence[tuple[UUID, Origin, Ite
             "intents": [item.intent for _, item in found],
             "rules": [item.rule for _, item in found],
             "scores": [item.score for _, item in found],
+            "said_at": [item.said_at for _, item in found],
+        },
+    )
+    return {(row.callback_id, (row.provider_message_id, row.state)) for row in rows}
+
+
+async def behind_starts(tx: AsyncConnection, stops: Sequence[tuple[UUID, Origin, Item]]) -> set[tuple[UUID, Identity]]:
+    """Those of these STOPs (each with its callback's id) that came after a START of the same person which the account's
+    clock puts later. Callbacks' ids are in the order of their arrival."""
+    rows = await tx.execute(
+        text(
+            "SELECT s.callback_id, s.provider_message_id, s.state"
+            " FROM unnest(CAST(:callback_ids AS uuid[]), CAST(:providers AS text[]), CAST(:accounts AS text[]),"
+            " CAST(:ids AS text[]), CAST(:states AS text[]), CAST(:subject_ids AS text[]),"
+            " CAST(:said_at AS timestamptz[]))"
+            " AS s(callback_id, provider, account, provider_message_id, state, subject_id, said_at)"
+            " WHERE EXISTS (SELECT FROM callback_item AS i WHERE i.subject_id = s.subject_id AND i.intent = 'start'"
+            " AND i.provider = s.provider AND i.account = s.account"
+            " AND i.said_at > s.said_at AND i.callback_id < s.callback_id)"
+        ),
+        {
+            "callback_ids": [callback_id for callback_id, *_ in stops],
+            "providers": [origin.provider for _, origin, _ in stops],
+            "accounts": [origin.account for _, origin, _ in stops],
+            "ids": [item.provider_message_id for *_, item in stops],
+            "states": [item.state for *_, item in stops],
+            "subject_ids": [item.subject_id for *_, item in stops],
+            "said_at": [item.said_at for *_, item in stops],
         },
     )
     return {(row.callback_id, (row.provider_message_id, row.state)) for row in rows}

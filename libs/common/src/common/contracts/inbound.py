@@ -37,6 +37,9 @@ class MessageReceived(Event, frozen=True, kw_only=True):
     named: str = ""  # of a stop: the other words said, a brand perhaps; sealed, context "named:<mo_id>"; "": none
     answered: bool = False  # of a stop: the provider confirms it to the person itself
     erasure: bool = False  # of a stop: it asks for all that is held of the person to be erased
+    behind_start: bool = (
+        False  # of a stop: it came after a start that its provider's clock puts later; a person reads it
+    )
 
     @property
     def key(self) -> str:
@@ -46,6 +49,11 @@ class MessageReceived(Event, frozen=True, kw_only=True):
     def reference(self) -> str:
         """How a provider's support and our evidence name this MO."""
         return f"{self.provider}/{self.account}/{self.provider_message_id}"
+
+    @property
+    def clock(self) -> str:
+        """Whose clock `occurred_at` is by."""
+        return f"{self.provider}/{self.account}"
 
 
 class ReceiptReceived(Event, frozen=True, kw_only=True):

@@ -1,4 +1,5 @@
-"""Which preference links may do more than stop, and who was given them.
+"""Which preference links may do more than stop, and who was given them; when a STOP arrived, and by whose clock it is
+timed.
 
 Revision ID: 0025
 """
@@ -24,9 +25,11 @@ def upgrade() -> None:
         " ADD COLUMN fault text, ADD COLUMN fault_at bigint, ADD COLUMN fault_since timestamptz,"
         " ADD COLUMN fault_why text, ADD COLUMN cleared_at timestamptz"
     )
+    op.execute("ALTER TABLE evidence ADD COLUMN arrived_at timestamptz, ADD COLUMN clock text")
 
 
 def downgrade() -> None:
+    op.execute("ALTER TABLE evidence DROP COLUMN arrived_at, DROP COLUMN clock")
     op.execute(
         "ALTER TABLE consumer_offset DROP COLUMN last_number, DROP COLUMN unseen, DROP COLUMN topic_id,"
         " DROP COLUMN cluster_id, DROP COLUMN fault, DROP COLUMN fault_at, DROP COLUMN fault_since,"

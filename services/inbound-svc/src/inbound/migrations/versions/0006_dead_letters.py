@@ -1,4 +1,4 @@
-"""Dead letters: what was stepped over, for a person to decide about.
+"""Dead letters: what was stepped over, for a person to decide about. And when an MO was said.
 
 Revision ID: 0006
 """
@@ -43,9 +43,11 @@ def upgrade() -> None:
         " ADD COLUMN fault text, ADD COLUMN fault_at bigint, ADD COLUMN fault_since timestamptz,"
         " ADD COLUMN fault_why text, ADD COLUMN cleared_at timestamptz"
     )
+    op.execute("ALTER TABLE callback_item ADD COLUMN said_at timestamptz")
 
 
 def downgrade() -> None:
+    op.execute("ALTER TABLE callback_item DROP COLUMN said_at")
     op.execute(
         "ALTER TABLE consumer_offset DROP COLUMN last_number, DROP COLUMN unseen, DROP COLUMN topic_id,"
         " DROP COLUMN cluster_id, DROP COLUMN fault, DROP COLUMN fault_at, DROP COLUMN fault_since,"
