@@ -198,8 +198,8 @@ class SendingWaits(BaseModel):
 
 
 class Failing(BaseModel):
-    """It could not be started, or gone on with, for what it holds itself or for a fault of ours: others go first until
-    it is tried again. What is wrong is in the log of campaign-svc, under its id. Paused and resumed, or scheduled anew,
+    """Its next step (to start, to go on, to deny whom nobody asked for, to finish) fails, for what it holds itself or
+    for a fault of ours: others go first until it is tried again. What is wrong is in the log of campaign-svc, under its id. Paused and resumed, or scheduled anew,
     it is tried at once."""
 
     attempts: int
@@ -252,7 +252,7 @@ class Campaign(BaseModel):
     sending_waits: SendingWaits | None = Field(
         description="Of a campaign that is running: nothing is wrong with it, and it goes on by itself."
     )
-    failing: Failing | None = Field(description="Of a campaign that fails time after time to start or to go on.")
+    failing: Failing | None = Field(description="Of a campaign whose next step fails time after time.")
     statistics: Statistics
 
 
@@ -623,7 +623,9 @@ async def _shown(tx: AsyncConnection, held: Resources[Any], rows: Sequence[Row[A
                 if row.status == Status.PAUSED
                 else [],
                 sending_waits=waits if row.status == Status.RUNNING else None,
-                failing=Failing(attempts=row.failures, again_at=row.retry_at) if row.failures > 1 else None,
+                failing=Failing(attempts=row.failures, again_at=row.retry_at)
+                if row.failures > store.PASSING_FAILURES
+                else None,
                 statistics=Statistics(
                     audience=row.audience,
                     **{name: fields[name] for name in accounts.COUNTS},

@@ -56,6 +56,7 @@ AUDIENCES = 0x61756469  # advisory locks ("audi"), one a sender
 MANY = 1_000  # recipients of an audience that Postgres is to know of at once
 LOOK_AHEAD = timedelta(minutes=1)  # at most so long nobody looks at a campaign that is not all asked for
 LONGEST_PAUSE = timedelta(minutes=10)  # between two attempts at a campaign that fails
+PASSING_FAILURES = 1  # one after another, of a campaign that is not shown to fail: it may have met another's lock
 FOR_WINNER = datetime(1970, 1, 1, tzinfo=UTC)  # as `waits_until`, of who waits for the winner: earlier than any hour
 DUE = "campaign_due"  # NOTIFY channel: a campaign was scheduled
 
@@ -226,6 +227,7 @@ campaign = Table(
     Index("campaign_scheduled_ix", "starts_at", postgresql_where=text("status = 'scheduled'")),
     Index("campaign_begun_ix", "sender_id", "ended_at", postgresql_where=text("started_at IS NOT NULL")),
     Index("campaign_ended_ix", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
+    Index("campaign_failing_ix", "retry_at", postgresql_where=text(f"failures > {PASSING_FAILURES}")),
     Index("campaign_expanding_ix", "turn", postgresql_where=text("status = 'running' AND NOT expanded")),
     Index("campaign_cancelled_ix", "sender_id", postgresql_where=text("status = 'cancelled' AND NOT expanded")),
     Index(
@@ -902,7 +904,7 @@ _CAMPAIGN = (
     " c.trial::text AS trial, c.winner, c.choice::text AS choice,"
     " c.priority, c.created_by, c.edited_by, c.agreed, c.agreed_start, c.approval_needed, c.acknowledged,"
     " c.created_at, c.fingerprint, c.status, c.at, c.starts_at, c.started_at, c.ended_at, c.cursor, c.next_slot,"
-    " c.sent_back, c.failures, c.retry_at,"
+    " c.sent_back, c.look_at, c.failures, c.retry_at,"
     " CAST(c.xmin AS text) AS written,"  # by which transaction
     f" c.expanded, u.link_host, a.audience, {', '.join(f'a.{name}' for name in COUNTS)}"
     " FROM campaign AS c JOIN campaign_accounts AS a ON a.campaign_id = c.campaign_id"
@@ -1347,14 +1349,20 @@ _GIVEN_UP = (
 )
 
 
+# of those, the ones that the next campaign of their sender waits for: not one that fails again and again. The recipients
+# of that one count as written to until they are denied, so the next campaign writes to fewer people and never to more.
+_SETTLING = f"{_GIVEN_UP} AND failures <= {PASSING_FAILURES}"
+
+
 async def lock_due(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
     """One scheduled campaign whose time has come, that no other planner holds: by its accounts, so that meanwhile it is
-    cancelled, edited or paused without waiting (`lock_unchanged`). Who is still to be denied of one that is given up
-    would count as written to by its sender, so its next begins some seconds later."""
+    cancelled, edited or paused without waiting (`lock_unchanged`). Recipients who are still to be denied of a campaign
+    that is given up would count as written to by their sender, so the sender's next campaign begins some seconds later;
+    it does not wait for one that fails (`_SETTLING`)."""
     rows = await tx.execute(
         text(
             f"{_CAMPAIGN} WHERE c.status = 'scheduled' AND c.starts_at <= :now"
-            f" AND NOT EXISTS (SELECT FROM campaign AS o WHERE o.sender_id = c.sender_id AND {_GIVEN_UP})"
+            f" AND NOT EXISTS (SELECT FROM campaign AS o WHERE o.sender_id = c.sender_id AND {_SETTLING})"
             f" AND {_MAY_BE_TRIED} ORDER BY c.starts_at LIMIT 1 FOR UPDATE OF a SKIP LOCKED"
         ),
         {"now": now},
@@ -1362,15 +1370,21 @@ async def lock_due(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
     return rows.one_or_none()
 
 
-async def put_off(tx: AsyncConnection, campaign_id: str, failures: int, retry_at: datetime) -> None:
-    """A campaign that could not be started or asked for, `failures` times now; others go first until then."""
+async def put_off(tx: AsyncConnection, campaign_id: str, status: Status, *, failures: int, retry_at: datetime) -> None:
+    """Let other campaigns go first until then: a step of this one has failed `failures` times in a row. A campaign
+    whose status is not the one in which it failed is left alone: that step is not its next any more."""
     await tx.execute(
         text(
             "UPDATE campaign SET failures = :failures, retry_at = :retry_at"
-            " WHERE campaign_id = :id AND status IN ('scheduled', 'running')"
+            " WHERE campaign_id = :id AND status = :status"
         ),
-        {"id": campaign_id, "failures": failures, "retry_at": retry_at},
+        {"id": campaign_id, "status": status.value, "failures": failures, "retry_at": retry_at},
     )
+
+
+async def count_failing(tx: AsyncConnection) -> int:
+    """Count the campaigns whose next step has failed more often than a passing fault explains."""
+    return int(await tx.scalar(text(f"SELECT count(*) FROM campaign WHERE failures > {PASSING_FAILURES}")) or 0)
 
 
 async def lock_unchanged(tx: AsyncConnection, row: Row[Any]) -> bool:
@@ -1639,7 +1653,9 @@ async def deny(tx: AsyncConnection, campaign_id: str, denied: Mapping[str, str])
 async def lock_given_up(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
     """One campaign that is cancelled, or paused past its end, of which somebody may be left to deny; that no other
     planner holds."""
-    rows = await tx.execute(text(f"{_CAMPAIGN} WHERE {_GIVEN_UP} LIMIT 1 FOR UPDATE OF c SKIP LOCKED"), {"now": now})
+    rows = await tx.execute(
+        text(f"{_CAMPAIGN} WHERE {_GIVEN_UP} AND {_MAY_BE_TRIED} LIMIT 1 FOR UPDATE OF c SKIP LOCKED"), {"now": now}
+    )
     return rows.one_or_none()
 
 
@@ -1665,8 +1681,11 @@ async def deny_unrequested(tx: AsyncConnection, row: Row[Any], reason: str, limi
     await add_counts(tx, {row.campaign_id: Counter(pending=-len(found), denied=len(found))})
     await add_reasons(tx, "denied", {row.campaign_id: Counter({reason: len(found)})})
     await tx.execute(
-        text("UPDATE campaign SET cursor = :cursor, expanded = :expanded WHERE campaign_id = :id"),
-        {"id": row.campaign_id, "cursor": max(row.cursor, *found), "expanded": not found},
+        text(
+            "UPDATE campaign SET cursor = :cursor, expanded = :expanded, failures = 0, retry_at = NULL"
+            " WHERE campaign_id = :id"
+        ),
+        {"id": row.campaign_id, "cursor": max([row.cursor, *found]), "expanded": not found},
     )
     return len(found)
 
@@ -1770,21 +1789,30 @@ async def forget_reasons(tx: AsyncConnection, campaign_id: str, kind: str) -> No
     )
 
 
-async def finish_done(tx: AsyncConnection, now: datetime, campaign_ids: Sequence[str] | None = None) -> None:
-    """End those that are all asked for and have nothing left to decide (`Action.FINISH`): of these, or of all.
+# of campaigns, those that are all asked for and have nothing left to decide
+_DONE = "c.status IN ('running', 'paused') AND c.expanded AND a.pending = 0 AND a.deferred = 0"
 
-    Skips what another transaction holds; the planner looks at all of them every second.
-    """
+
+async def finish_done(tx: AsyncConnection, now: datetime, campaign_ids: Sequence[str]) -> None:
+    """End those of these campaigns that are done (`Action.FINISH`). A campaign that another transaction holds is left
+    to the planner, which looks every second (`lock_done`)."""
     await tx.execute(
         text(
-            "UPDATE campaign SET status = 'finished', ended_at = :now WHERE campaign_id IN (SELECT c.campaign_id"
-            " FROM campaign AS c JOIN campaign_accounts AS a ON a.campaign_id = c.campaign_id"
-            " WHERE c.status IN ('running', 'paused') AND c.expanded AND a.pending = 0 AND a.deferred = 0"
-            " AND (CAST(:ids AS text[]) IS NULL OR c.campaign_id = ANY(CAST(:ids AS text[])))"
-            " FOR UPDATE OF c SKIP LOCKED)"
+            "UPDATE campaign SET status = 'finished', ended_at = :now, failures = 0, retry_at = NULL"
+            " WHERE campaign_id IN (SELECT c.campaign_id FROM campaign AS c"
+            " JOIN campaign_accounts AS a ON a.campaign_id = c.campaign_id"
+            f" WHERE {_DONE} AND c.campaign_id = ANY(CAST(:ids AS text[])) FOR UPDATE OF c SKIP LOCKED)"
         ),
-        {"ids": None if campaign_ids is None else list(campaign_ids), "now": now},
+        {"ids": list(campaign_ids), "now": now},
     )
+
+
+async def lock_done(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
+    """One campaign that is all asked for and has nothing left to decide, that no other transaction holds."""
+    rows = await tx.execute(
+        text(f"{_CAMPAIGN} WHERE {_DONE} AND {_MAY_BE_TRIED} LIMIT 1 FOR UPDATE OF c SKIP LOCKED"), {"now": now}
+    )
+    return rows.one_or_none()
 
 
 async def recipients_after(

@@ -1,4 +1,5 @@
-"""Campaigns that are paused with somebody left to be asked for are found without reading the others.
+"""Campaigns that are paused with somebody left to be asked for, and those that fail, are found without reading the
+others.
 
 Revision ID: 0023
 """
@@ -16,7 +17,9 @@ def upgrade() -> None:
         "CREATE INDEX campaign_paused_ix ON campaign (sender_id)"
         " WHERE status = 'paused' AND started_at IS NOT NULL AND NOT expanded"
     )
+    op.execute("CREATE INDEX campaign_failing_ix ON campaign (retry_at) WHERE failures > 1")
 
 
 def downgrade() -> None:
+    op.execute("DROP INDEX campaign_failing_ix")
     op.execute("DROP INDEX campaign_paused_ix")
