@@ -135,12 +135,14 @@ class Campaigns:
         return str((await self.get(f"campaigns/{campaign_id}"))["status"])
 
     async def report(self, *events: Event) -> None:
-        """As the consumer would hand them over, in one batch."""
+        """As the consumer would hand them over, in one batch; what is done by then is ended."""
         batch = [Received(event, event.key, 0, n, now(), None) for n, event in enumerate(events)]
         async with self.database.begin() as tx:
             after = await progress.apply(tx, batch)
         if after is not None:
             await after()
+        while await self.planner.finish_done():
+            pass
 
     async def held(self, *events: HoldChanged) -> None:
         """What dispatch tells of marketing as a whole, as the consumer would hand it over, in one batch."""

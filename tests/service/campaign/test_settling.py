@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.service.campaign.campaigns import Campaigns, csv_of
+from tests.service.campaign.campaigns import Campaigns
 
 pytestmark = pytest.mark.brokerless
 

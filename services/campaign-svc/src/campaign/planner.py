@@ -450,8 +450,6 @@ class Planner:
                 turn=(len(waiting) + chunk.reached) * Priority(row.priority).cost,
                 now=now,
             )
-            if done:
-                await store.finish_done(tx, now, [row.campaign_id])
         REQUESTED.labels("requested").inc(chunk.asked)
         REQUESTED.labels("denied").inc(len(chunk.denied))
         return True

@@ -3,8 +3,8 @@
 Whoever changes a campaign locks its row first. Recipients belong to a frozen audience: they are inserted once, and
 change only as dispatch reports. The accounts of a campaign are counters in a row of their own, so that counting never
 waits for the planner; they change in the transaction that changes a recipient, and a constraint keeps their sum.
-Locks are taken in the order campaign, recipients, accounts (by id); `finish_done` comes last and waits for nobody. Who
-starts a campaign has its accounts first: nobody else wants them before it has begun.
+Locks are taken in the order campaign, recipients, accounts (by id). Who starts a campaign has its accounts first:
+nobody else wants them before it has begun.
 """
 
 from collections import Counter
@@ -904,7 +904,7 @@ _CAMPAIGN = (
     " c.trial::text AS trial, c.winner, c.choice::text AS choice,"
     " c.priority, c.created_by, c.edited_by, c.agreed, c.agreed_start, c.approval_needed, c.acknowledged,"
     " c.created_at, c.fingerprint, c.status, c.at, c.starts_at, c.started_at, c.ended_at, c.cursor, c.next_slot,"
-    " c.sent_back, c.look_at, c.failures, c.retry_at,"
+    " c.sent_back, c.failures, c.retry_at,"
     " CAST(c.xmin AS text) AS written,"  # by which transaction
     f" c.expanded, u.link_host, a.audience, {', '.join(f'a.{name}' for name in COUNTS)}"
     " FROM campaign AS c JOIN campaign_accounts AS a ON a.campaign_id = c.campaign_id"
@@ -1349,8 +1349,8 @@ _GIVEN_UP = (
 )
 
 
-# of those, the ones that the next campaign of their sender waits for: not one that fails again and again. The recipients
-# of that one count as written to until they are denied, so the next campaign writes to fewer people and never to more.
+# Of those, the ones that the next campaign of their sender waits for: not a campaign that fails again and again. Its
+# recipients count as written to until they are denied, so the next campaign writes to fewer people and never to more.
 _SETTLING = f"{_GIVEN_UP} AND failures <= {PASSING_FAILURES}"
 
 
@@ -1368,6 +1368,20 @@ async def lock_due(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
         {"now": now},
     )
     return rows.one_or_none()
+
+
+async def being_settled(tx: AsyncConnection, sender_ids: Sequence[str], now: datetime) -> dict[str, str]:
+    """By sender, a campaign that the sender's next one waits for (`lock_due`)."""
+    if not sender_ids:
+        return {}
+    rows = await tx.execute(
+        text(
+            "SELECT sender_id, min(campaign_id) AS campaign_id FROM campaign"
+            f" WHERE sender_id = ANY(CAST(:ids AS text[])) AND {_SETTLING} GROUP BY sender_id"
+        ),
+        {"ids": list(sender_ids), "now": now},
+    )
+    return {row.sender_id: row.campaign_id for row in rows}
 
 
 async def put_off(tx: AsyncConnection, campaign_id: str, status: Status, *, failures: int, retry_at: datetime) -> None:
@@ -1589,6 +1603,22 @@ async def set_choice(tx: AsyncConnection, campaign_id: str, choice: Choice, winn
     )
 
 
+async def first_hours(tx: AsyncConnection, campaign_ids: Sequence[str]) -> dict[str, datetime]:
+    """When the first recipient of each campaign is due whose own hour has not come. A campaign without such a recipient
+    is left out."""
+    if not campaign_ids:
+        return {}
+    rows = await tx.execute(
+        text(
+            "SELECT c.id, r.due FROM unnest(CAST(:ids AS text[])) AS c(id) CROSS JOIN LATERAL"
+            " (SELECT min(waits_until) AS due FROM recipient WHERE campaign_id = c.id AND waits_until > :for_winner)"
+            " AS r WHERE r.due IS NOT NULL"
+        ),
+        {"ids": list(campaign_ids), "for_winner": FOR_WINNER},
+    )
+    return {row.id: row.due for row in rows}
+
+
 async def next_wait(tx: AsyncConnection, campaign_id: str, chosen_at: datetime | None) -> datetime | None:
     """When the first who waits is due; None where nobody does. `chosen_at`: who waits for the winner, then."""
     found: datetime | None = await tx.scalar(
@@ -1789,28 +1819,14 @@ async def forget_reasons(tx: AsyncConnection, campaign_id: str, kind: str) -> No
     )
 
 
-# of campaigns, those that are all asked for and have nothing left to decide
-_DONE = "c.status IN ('running', 'paused') AND c.expanded AND a.pending = 0 AND a.deferred = 0"
-
-
-async def finish_done(tx: AsyncConnection, now: datetime, campaign_ids: Sequence[str]) -> None:
-    """End those of these campaigns that are done (`Action.FINISH`). A campaign that another transaction holds is left
-    to the planner, which looks every second (`lock_done`)."""
-    await tx.execute(
-        text(
-            "UPDATE campaign SET status = 'finished', ended_at = :now, failures = 0, retry_at = NULL"
-            " WHERE campaign_id IN (SELECT c.campaign_id FROM campaign AS c"
-            " JOIN campaign_accounts AS a ON a.campaign_id = c.campaign_id"
-            f" WHERE {_DONE} AND c.campaign_id = ANY(CAST(:ids AS text[])) FOR UPDATE OF c SKIP LOCKED)"
-        ),
-        {"ids": list(campaign_ids), "now": now},
-    )
-
-
 async def lock_done(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
     """One campaign that is all asked for and has nothing left to decide, that no other transaction holds."""
     rows = await tx.execute(
-        text(f"{_CAMPAIGN} WHERE {_DONE} AND {_MAY_BE_TRIED} LIMIT 1 FOR UPDATE OF c SKIP LOCKED"), {"now": now}
+        text(
+            f"{_CAMPAIGN} WHERE c.status IN ('running', 'paused') AND c.expanded AND a.pending = 0 AND a.deferred = 0"
+            f" AND {_MAY_BE_TRIED} LIMIT 1 FOR UPDATE OF c SKIP LOCKED"
+        ),
+        {"now": now},
     )
     return rows.one_or_none()
 
