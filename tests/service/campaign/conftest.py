@@ -1,6 +1,7 @@
 """campaign-svc with its API in process on a real database, its sender known, and its planner in our hands."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -16,8 +17,8 @@ from tests.service.campaign.campaigns import Campaigns
 PARTITIONS = 3
 
 
-@pytest.fixture
-async def campaigns(surroundings: Surroundings) -> AsyncIterator[Campaigns]:
+@asynccontextmanager
+async def opened(surroundings: Surroundings) -> AsyncIterator[Campaigns]:
     settings = Settings(
         **await surroundings.settings(
             "campaign",
@@ -36,3 +37,9 @@ async def campaigns(surroundings: Surroundings) -> AsyncIterator[Campaigns]:
     async with running(build(settings)) as client:
         yield Campaigns(client, database, surroundings, planner)
     await database.close()
+
+
+@pytest.fixture
+async def campaigns(surroundings: Surroundings) -> AsyncIterator[Campaigns]:
+    async with opened(surroundings) as found:
+        yield found
