@@ -14,7 +14,7 @@ Once faults have ended, the planner has run for long enough and dispatch has rep
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any, cast
 
@@ -37,12 +37,15 @@ pytestmark = pytest.mark.brokerless
 MONDAY = next_monday()
 PEOPLE = range(7)
 ROUNDS = 200  # of all steps of the planner: more than there are campaigns
-# what is done to a campaign before it is left to itself; `begin`: the planner starts what is due
+# what is done to a campaign before it is left to itself; `begin`: the planner starts what is due; `occur`: one of that,
+# which of a series is to make the campaign that it starts next
 WAYS = (
     ("cancel",),
     ("schedule", "cancel"),
     ("schedule", "pause"),
     ("schedule", "pause", "cancel"),
+    ("schedule", "occur", "pause"),
+    ("schedule", "occur", "pause", "cancel"),
     ("schedule", "begin"),
     ("schedule", "begin", "pause"),
     ("schedule", "begin", "cancel"),
@@ -117,14 +120,18 @@ class Machine(RuleBasedStateMachine):
     async def _go(self, kind: str, way: tuple[str, ...]) -> None:
         campaign_id = await self._write(kind, scheduled=False)
         for step in way:
-            if step == "begin":
-                for _ in range(ROUNDS):
-                    if not await self.campaigns.planner.start_due():
-                        break
+            if step in ("begin", "occur"):
+                await self._some(self.campaigns.planner.deny_unrequested, ROUNDS)  # its sender's next waits for that
+                await self._some(self.campaigns.planner.start_due, ROUNDS if step == "begin" else 1)
             elif step == "edit":
                 await self._edit(await self.campaigns.get(f"campaigns/{campaign_id}"))
             else:
                 await self._act(campaign_id, step)
+
+    async def _some(self, step: Callable[[], Awaitable[bool]], most: int) -> None:
+        for _ in range(most):
+            if not await step():
+                return
 
     @rule(which=st.integers(0, 5), action=st.sampled_from(("schedule", "pause", "resume", "cancel", "cancel", "edit")))
     def acts(self, which: int, action: str) -> None:
