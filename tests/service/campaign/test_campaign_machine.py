@@ -259,6 +259,8 @@ class Machine(RuleBasedStateMachine):
         if campaign["status"] in DONE and campaign["waiting_for"] == []:
             return True
         assert campaign["failing"] is None
+        over = campaign["send_before"] is not None and datetime.fromisoformat(campaign["send_before"]) <= self.clock
+        assert campaign["started_at"] is None or not over, "nobody need resume it: what was left of it is denied"
         for waiting in campaign["waiting_for"]:
             if waiting["reason"] in PERSONS:
                 return True

@@ -117,9 +117,10 @@ def _running(stage: Stage, now: datetime) -> list[Waiting]:
 
 
 def _paused(stage: Stage, now: datetime) -> list[Waiting]:
-    if stage.begun and stage.ends_at is not None and stage.ends_at <= now and not stage.expanded:
-        return [Waiting(reason="denials"), *_rest(stage)]
-    if stage.begun and stage.expanded and not stage.undecided:
+    over = stage.ends_at is not None and stage.ends_at <= now
+    if stage.begun and over and not stage.expanded:
+        return [Waiting(reason="denials")]
+    if stage.begun and stage.expanded and (over or not stage.undecided):
         return _rest(stage)
     return [Waiting(reason="series" if stage.with_series else "resumption")]
 
