@@ -56,12 +56,13 @@ async def gone_on(campaigns: Campaigns, step: str, campaign_id: str) -> bool:
         return bool((await campaigns.get(f"campaigns?series_id={campaign_id}"))["items"])
     found = await campaigns.get(f"campaigns/{campaign_id}")
     waits = [each["reason"] for each in found["waiting_for"]]
-    return {
+    steps: dict[str, bool] = {
         "start": found["started_at"] is not None,
         "expand": waits[-1:] == ["outcomes"],
         "deny": balanced(found["statistics"])["denied"] == 2,
         "finish": found["status"] == "finished",
-    }[step]
+    }
+    return steps[step]
 
 
 @pytest.mark.parametrize("step", ["start", "occur", "expand", "deny", "finish"])
@@ -76,8 +77,8 @@ async def test_a_step_that_fails_for_one_campaign_is_shown_and_holds_up_no_other
             await campaigns.post(f"campaigns/{campaign_id}/cancel")
     await faults.break_(campaigns, broken)
     clock = MONDAY if step == "occur" else now() + timedelta(hours=1)
+    campaigns.planner._now = lambda: clock
     for attempts in (2, 3, 4):
-        campaigns.planner._now = lambda at=clock: at
         assert await faults.rounds(campaigns.planner, 20) < 20, "a step that fails is not tried without a pause"
         found = await campaigns.get(f"campaigns/{broken}")
         assert found["failing"]["attempts"] == attempts
@@ -92,7 +93,6 @@ async def test_a_step_that_fails_for_one_campaign_is_shown_and_holds_up_no_other
     await campaigns.planner.count_failing()
     assert FAILING._value.get() == 1
     await faults.mend(campaigns)
-    campaigns.planner._now = lambda: clock
     await faults.rounds(campaigns.planner, 20)
     assert await gone_on(campaigns, step, broken)
     assert (await campaigns.get(f"campaigns/{broken}"))["failing"] is None
