@@ -21,6 +21,7 @@ LONG = (
     "service/stack/test_command_line.py",
     "service/common/test_consumer.py",
     "service/common/test_relay.py",
+    "service/campaign/test_campaign_machine.py",
     "service/consent/test_ledger_machine.py",
     "service/campaign/test_killed_imports.py",
     "service/dispatch/test_kept_plans.py",

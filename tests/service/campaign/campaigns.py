@@ -1,6 +1,8 @@
 """campaign-svc with its API in process on a real database, its sender known, and its planner and accounts in our hands:
 what it would publish stays in the outbox, to be looked at."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,16 +11,18 @@ from uuid import uuid4
 import httpx
 import msgspec
 
-from campaign import consents, holds, progress
+from campaign import consents, holds, progress, store
 from campaign.planner import Planner
+from campaign.service import Settings, build
 from common.consumer import Received
 from common.contracts import CAMPAIGN_REQUESTS, CONTROLS, EVENTS, Event, Topic
 from common.contracts.consent import ConsentStateChanged
 from common.contracts.dispatch import HoldChanged, MessageChanged
 from common.database import Database
+from common.law import load
 from common.outbox import SHARED
-from tests.builders import SENDER, now, number
-from tests.running import Surroundings
+from tests.builders import SENDER, field_keys, link_keys, now, number, sender_changed
+from tests.running import Surroundings, running
 
 TEXT = "{first_name|Bonjour}, -20% chez Maison Lune. {stop}"
 WRITTEN = {
@@ -30,6 +34,7 @@ WRITTEN = {
 }
 _shared = msgspec.msgpack.Decoder(list[tuple[bytes, bytes]])
 DAY = timedelta(days=1)
+PARTITIONS = 3
 LEDGER = ("pending", "denied", "deferred", "handed_off", "expired")
 OUTCOMES = ("accepted", "rejected", "unknown")
 
@@ -135,12 +140,14 @@ class Campaigns:
         return str((await self.get(f"campaigns/{campaign_id}"))["status"])
 
     async def report(self, *events: Event) -> None:
-        """As the consumer would hand them over, in one batch."""
+        """As the consumer would hand them over, in one batch; what is done by then is ended."""
         batch = [Received(event, event.key, 0, n, now(), None) for n, event in enumerate(events)]
         async with self.database.begin() as tx:
             after = await progress.apply(tx, batch)
         if after is not None:
             await after()
+        while await self.planner.finish_done():
+            pass
 
     async def held(self, *events: HoldChanged) -> None:
         """What dispatch tells of marketing as a whole, as the consumer would hand it over, in one batch."""
@@ -171,3 +178,26 @@ class Campaigns:
 
     async def controls(self) -> list[Any]:
         return await self.outbox(CONTROLS)
+
+
+@asynccontextmanager
+async def opened(surroundings: Surroundings) -> AsyncIterator[Campaigns]:
+    """The service under test, a sender that it knows, and a planner that does what it is told."""
+    settings = Settings(
+        **await surroundings.settings(
+            "campaign",
+            roles="api",
+            import_max_bytes=1_000_000,
+            prices={"version": "test", "per_part": {"FR": "0.05"}},
+            rate_per_s=0.01,
+        )
+    )
+    database = Database(settings.database_url, pool_size=4)
+    async with database.begin() as tx:
+        await store.put_sender(tx, sender_changed())
+    planner = Planner(
+        database, field_keys, link_keys, load("france"), partitions=PARTITIONS, chunk=10, backlog=1000, page=4
+    )
+    async with running(build(settings)) as client:
+        yield Campaigns(client, database, surroundings, planner)
+    await database.close()

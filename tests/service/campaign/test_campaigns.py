@@ -1,6 +1,7 @@
 """Campaigns from draft to end: the frozen audience, one request each, the controls, and the accounts at every step."""
 
 import asyncio
+import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -473,12 +474,12 @@ async def test_the_gate_is_told_of_a_cancellation_before_anybody_is_denied_for_i
     cancelled = await campaigns.post(f"campaigns/{campaign_id}/cancel")
     assert (await campaigns.controls())[-1].control == cancelled["status"] == "cancelled"
     assert (balanced(cancelled["statistics"])["pending"], cancelled["statistics"]["denied"]) == (35, 0)
-    left, died, point, chunks, denied = [0], 0, 1, 0, 0
+    left, died, point, chunks, denied = [math.inf], 0, 1, 0, 0
 
     def die(*_: Any) -> None:
         left[0] -= 1
-        if left[0] == 0:
-            raise ConnectionError("killed")
+        if left[0] <= 0:
+            raise ConnectionError("killed, and does nothing more")
 
     engine = campaigns.database.engine.sync_engine
     event.listen(engine, "before_cursor_execute", die)
@@ -490,7 +491,7 @@ async def test_the_gate_is_told_of_a_cancellation_before_anybody_is_denied_for_i
             more, point, chunks = await campaigns.planner.deny_unrequested(), 1, chunks + 1
         except ConnectionError:
             died, point = died + 1, point + 1
-        left[0] = 0
+        left[0] = math.inf
         found = await campaigns.statistics(campaign_id)
         assert found["denied"] == denied if point > 1 else found["denied"] - denied <= 10, "a chunk of ten, or nothing"
         denied = found["denied"]
@@ -605,6 +606,7 @@ async def test_a_campaign_nobody_is_in_finishes_at_once(campaigns: Campaigns, au
     await campaigns.post(f"campaigns/{campaign_id}/schedule")
     assert await campaigns.planner.start_due()
     assert await campaigns.planner.expand()
+    assert await campaigns.planner.finish_done()
     assert await campaigns.status(campaign_id) == "finished"
 
 
@@ -648,8 +650,9 @@ async def test_a_crash_between_the_requests_and_the_commit_repeats_and_loses_not
     async with campaigns.surroundings.sql("campaign") as sql:
         await sql.execute("CREATE FUNCTION crash() RETURNS trigger AS $$ BEGIN RAISE 'crash'; END $$ LANGUAGE plpgsql")
         await sql.execute("CREATE TRIGGER crash BEFORE UPDATE OF cursor ON campaign EXECUTE FUNCTION crash()")
-        with pytest.raises(Exception, match="crash"):
-            await campaigns.planner.expand()
+        before = await campaigns.requests()
+        assert await campaigns.planner.expand(), "another campaign may be asked for"
+        assert await campaigns.requests() == before
         await sql.execute("DROP TRIGGER crash ON campaign")
     while await campaigns.planner.expand():
         pass
@@ -672,8 +675,7 @@ async def test_a_page_that_cannot_be_stored_takes_its_chunk_with_it(campaigns: C
         await sql.execute(
             "CREATE TRIGGER full_up BEFORE INSERT ON outbox FOR EACH STATEMENT EXECUTE FUNCTION full_up()"
         )
-        with pytest.raises(Exception, match="full up"):
-            await campaigns.planner.expand()
+        assert await campaigns.planner.expand(), "another campaign may be asked for"
         assert await sql.fetchval("SELECT count(*) FROM outbox") == before
         await sql.execute("DROP TRIGGER full_up ON outbox")
     while await campaigns.planner.expand():
@@ -692,8 +694,7 @@ async def test_asking_waits_for_no_table_for_long(campaigns: Campaigns, table: s
         asking = asyncio.ensure_future(campaigns.planner.expand())
         done, _ = await asyncio.wait({asking}, timeout=30)
         assert done
-    with pytest.raises(Exception, match="lock timeout"):
-        await asking
+    assert not await campaigns.requests()
     while await campaigns.planner.expand():
         pass
     assert sorted(r.subject_id for r in await campaigns.requests()) == sorted(subject(n) for n in range(25))
@@ -705,8 +706,7 @@ async def test_a_page_that_cannot_be_read_takes_its_chunk_with_it(campaigns: Cam
     async with campaigns.surroundings.sql("campaign") as sql:
         spoiled = sorted(subject(n) for n in range(25))[5]
         await sql.execute("UPDATE contact SET attributes = '[]' WHERE subject_id = $1", spoiled)
-        with pytest.raises(msgspec.ValidationError):
-            await campaigns.planner.expand()
+        assert await campaigns.planner.expand(), "another campaign may be asked for"
         assert not await campaigns.requests()
         await sql.execute("UPDATE contact SET attributes = '{}' WHERE subject_id = $1", spoiled)
     while await campaigns.planner.expand():

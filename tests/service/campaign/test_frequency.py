@@ -98,5 +98,6 @@ async def test_a_campaign_whose_end_comes_while_it_is_paused_ends_and_keeps_nobo
     found = await campaigns.statistics(first)
     assert (found["pending"], found["denied_reasons"]) == (0, {"send_before_passed": 3})
     assert await campaigns.planner.start_due()
+    assert await campaigns.planner.finish_done()
     assert await campaigns.status(first) == "finished"
     assert await excluded(campaigns, second) == (4, {})

@@ -27,6 +27,7 @@ from campaign.store import Sender
 from campaign.text import parse
 from campaign.timing import Place, Timetable, Timing, starts
 from campaign.variants import OWN, Choice, Result, Trial
+from campaign.waiting import Stage, Waiting, waits
 from campaign.writing import (
     Attribute,
     Costly,
@@ -198,9 +199,10 @@ class SendingWaits(BaseModel):
 
 
 class Failing(BaseModel):
-    """It could not be started, or gone on with, for what it holds itself or for a fault of ours: others go first until
-    it is tried again. What is wrong is in the log of campaign-svc, under its id. Paused and resumed, or scheduled anew,
-    it is tried at once."""
+    """Its next step (to start, to go on, to deny people nobody asked for, to end) fails, for what it holds itself or
+    for a fault of ours: others go first until it is tried again. What is wrong is in the log of campaign-svc, under its
+    id.
+    Paused and resumed, or scheduled anew, it is tried at once."""
 
     attempts: int
     again_at: datetime
@@ -252,7 +254,11 @@ class Campaign(BaseModel):
     sending_waits: SendingWaits | None = Field(
         description="Of a campaign that is running: nothing is wrong with it, and it goes on by itself."
     )
-    failing: Failing | None = Field(description="Of a campaign that fails time after time to start or to go on.")
+    failing: Failing | None = Field(description="Of a campaign whose next step fails time after time.")
+    waiting_for: list[Waiting] = Field(
+        description="What has to happen before it goes on or ends. Empty once it has ended and each of its recipients"
+        " has been decided about."
+    )
     statistics: Statistics
 
 
@@ -596,8 +602,12 @@ async def _found(tx: AsyncConnection, caller: Caller, campaign_id: str, *, lock:
 async def _shown(tx: AsyncConnection, held: Resources[Any], rows: Sequence[Row[Any]]) -> list[Campaign]:
     reasons = await store.reasons_of(tx, [row.campaign_id for row in rows])
     hold = await store.hold_of_marketing(tx)
-    waits = SendingWaits(since=hold.since, consents_as_of=hold.consents_as_of) if hold else None
-    policy = held.settings.policy
+    held_up = SendingWaits(since=hold.since, consents_as_of=hold.consents_as_of) if hold else None
+    policy, now = held.settings.policy, datetime.now(UTC)
+    hours = await store.first_hours(tx, [r.campaign_id for r in rows if r.status == Status.RUNNING and not r.expanded])
+    settled = await store.being_settled(
+        tx, sorted({r.sender_id for r in rows if r.status == Status.SCHEDULED and r.starts_at <= now}), now
+    )
     found = []
     for row in rows:
         sender = await store.find_sender(tx, row.sender_id)
@@ -605,6 +615,27 @@ async def _shown(tx: AsyncConnection, held: Resources[Any], rows: Sequence[Row[A
         wording = store.wording_of(row)
         template = wording.templates[wording.language]
         fields = dict(row._mapping)
+        paused_because = sorted(reasons.get((row.campaign_id, "paused"), {}))
+        opens_at = _table(row, sender, policy).opens_at(sender.country) if row.starts_at else None
+        choice = store.choice_of(row)
+        draft = row.status == Status.DRAFT
+        stage = Stage(
+            status=Status(row.status),
+            begun=row.started_at is not None,
+            expanded=row.expanded,
+            undecided=row.pending + row.deferred,
+            starts_at=row.starts_at,
+            ends_at=ends_by(row.starts_at, row.send_before) if row.starts_at else None,
+            opens_at=opens_at,
+            retry_at=row.retry_at,
+            next_slot=row.next_slot,
+            next_hour=hours.get(row.campaign_id),
+            chosen_at=choice.at if choice is not None and row.winner is None else None,
+            approval_missing=draft and await pre_flight.lacks_approval(tx, row, sender),
+            with_series=control.SERIES_PAUSED in paused_because,
+            marketing_held=hold is not None,
+            settles_first=settled.get(row.sender_id),
+        )
         found.append(
             Campaign(
                 **{name: fields[name] for name in Campaign.model_fields if name in fields and name not in _DECODED}
@@ -614,16 +645,16 @@ async def _shown(tx: AsyncConnection, held: Resources[Any], rows: Sequence[Row[A
                 timing=store.timing_of(row),
                 recurring=store.recurring_of(row),
                 trial=store.trial_of(row),
-                choice=store.choice_of(row),
-                opens_at=_table(row, sender, policy).opens_at(sender.country) if row.starts_at else None,
+                choice=choice,
+                opens_at=opens_at,
                 length=length_of(template.sample(sender.stop_code) + sender.stop_added),
                 costly=costly(row.text),
-                # what ends while it is paused does so by its counts (`finish_done`), and keeps its reasons
-                paused_because=sorted(reasons.get((row.campaign_id, "paused"), {}))
-                if row.status == Status.PAUSED
-                else [],
-                sending_waits=waits if row.status == Status.RUNNING else None,
-                failing=Failing(attempts=row.failures, again_at=row.retry_at) if row.failures > 1 else None,
+                paused_because=paused_because,
+                sending_waits=held_up if row.status == Status.RUNNING else None,
+                failing=Failing(attempts=row.failures, again_at=row.retry_at)
+                if row.failures > store.PASSING_FAILURES
+                else None,
+                waiting_for=waits(stage, now),
                 statistics=Statistics(
                     audience=row.audience,
                     **{name: fields[name] for name in accounts.COUNTS},

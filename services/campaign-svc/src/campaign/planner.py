@@ -4,15 +4,17 @@ Starting: one transaction freezes the audience and tells the gate the campaign i
 takes those who wait and are due, then the next recipients after the cursor, appends a request for each whose time has
 come (`timing`), writes down until when the others wait, and moves the cursor; a crash repeats nothing, and several
 planners share the work by row locks. Expansion keeps the outbox short, so that a pause or a cancellation never waits
-behind a million requests. Campaigns take turns by chunks, so that a small one never waits behind a large one; and one
-that fails is put off for longer each time, so that none waits behind what cannot be done. Whom a campaign was for that
-is cancelled, or whose end comes while it is paused, and who has not been asked for, is denied in chunks as well.
+behind a million requests. Campaigns take turns by chunks, so that a small one never waits behind a large one. Whom a
+campaign was for that is cancelled, or whose end comes while it is paused, and who has not been asked for, is denied in
+chunks as well.
+
+Each step takes one campaign, in a transaction of its own. A campaign whose step fails is put off for longer each time,
+shows that (`failing`) and is counted, so that no other campaign waits behind what cannot be done.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -42,9 +44,8 @@ from common.database import Database, plan_now
 from common.keyring import FieldKeys, LinkKeys, Unreadable
 from common.law import Policy, at_hand_off, zones
 from common.msisdn import territory_of
-from common.problems import DATABASE_DOWN
 from common.service import Worker
-from common.telemetry import counter
+from common.telemetry import counter, gauge
 from common.timer import Timer
 
 log = logging.getLogger(__name__)
@@ -53,12 +54,17 @@ STARTED = counter("sms_campaign_starts_total", "Campaigns started.")
 MISSED = counter("sms_campaign_missed_occurrences_total", "Occurrences that nobody was there to begin in time.")
 REQUESTED = counter("sms_campaign_requests_total", "Recipients asked for, or denied before that.", ["result"])
 
+FAILING = gauge(
+    "sms_campaign_failing_rows", "Campaigns whose next step has failed more than once, and is tried again later."
+)
+
 PAGE = 1_000  # recipients of a chunk that are read, written and stored together
 LOCKS_WITHIN_S = 2.0
 IN_ONE_GO = 250  # written before others have the loop
 AHEAD = 100  # recipients looked at beyond those that a pace has room for, to find who waits
 LOOK_EVERY_S = 1.0
 EXPAND_EVERY_S = 0.25
+COUNT_EVERY_S = 10.0
 CANCELLED_BEFORE_REQUEST = "campaign_cancelled"  # as the gate calls it for those already asked for
 
 _attributes = msgspec.json.Decoder(dict[str, str])
@@ -222,6 +228,18 @@ class _Chunk:
         return written
 
 
+@dataclass
+class _Attempt:
+    """At the next step of a campaign; of none, before one is found."""
+
+    campaign_id: str | None = None
+    status: Status = Status.DRAFT
+    failures: int = 0  # of that step, one after another, before this attempt
+
+    def at(self, campaign_id: str, status: str, failures: int) -> None:
+        self.campaign_id, self.status, self.failures = campaign_id, Status(status), failures
+
+
 class Planner:
     """`policy`: as the deployment has it; recipients are planned for when the gate will let them go. `partitions`: of
     the topic of requests. A page of a chunk is a row of the outbox for each, and `backlog` is counted in rows."""
@@ -255,39 +273,63 @@ class Planner:
             Timer("start campaigns", self.start_due, LOOK_EVERY_S, self._database, store.DUE),
             Timer("expand campaigns", self.expand, EXPAND_EVERY_S, self._database, outbox.RELAYED),
             Timer("deny the unrequested", self.deny_unrequested, LOOK_EVERY_S, self._database),
+            Timer("finish campaigns", self.finish_done, LOOK_EVERY_S, self._database),
+            Timer("count failing campaigns", self.count_failing, COUNT_EVERY_S, self._database),
         )
         return [Worker(timer.name, timer.run) for timer in timers]
 
-    @asynccontextmanager
-    async def _attempt(self, now: datetime) -> AsyncIterator[list[Row[Any]]]:
-        """At the campaign that is put in: where it fails, others go first for a while. Of who is cut off from the
-        database it is not known whose fault that is."""
-        tried: list[Row[Any]] = []
+    async def _apart(self, step: Callable[[datetime, _Attempt], Awaitable[bool]]) -> bool:
+        """Take one campaign's step. A campaign that fails is put off, for longer each time, and the step answers that
+        there is more to do: the timer does not back off, so the next campaign is taken at once.
+
+        A fault that meets no campaign, or that the database is too far gone to keep, is raised: the timer backs off.
+        """
+        now, attempt = self._now(), _Attempt()
         try:
-            yield tried
-        except (OSError, *DATABASE_DOWN):
-            raise
+            return await step(now, attempt)
         except Exception:
-            for row in tried:
-                failures, retry_at = row.failures + 1, now + pause(row.failures + 1)
-                async with self._database.begin() as tx:
-                    await store.put_off(tx, row.campaign_id, failures, retry_at)
-                log.warning(
-                    "campaign fails and is put off",
-                    extra={"campaign_id": row.campaign_id, "failures": failures, "retry_at": retry_at.isoformat()},
-                )
-            raise
+            if attempt.campaign_id is None:
+                raise
+            failures = attempt.failures + 1
+            retry_at = now + pause(failures)
+            async with self._database.begin() as tx:
+                await store.put_off(tx, attempt.campaign_id, attempt.status, failures=failures, retry_at=retry_at)
+            log.warning(
+                "campaign fails and is put off",
+                extra={"campaign_id": attempt.campaign_id, "failures": failures, "retry_at": retry_at.isoformat()},
+                exc_info=True,
+            )
+            return True
 
     async def start_due(self) -> bool:
         """One due campaign. Was there one?"""
-        now = self._now()
+        return await self._apart(self._start_due)
+
+    async def expand(self) -> bool:
+        """One chunk of one running campaign. Is there more to do at once?"""
+        return await self._apart(self._expand)
+
+    async def deny_unrequested(self) -> bool:
+        """A chunk of whom a campaign was for that is cancelled, or paused past its end, and nobody asked for: pending
+        until then. Was there one?"""
+        return await self._apart(self._deny_unrequested)
+
+    async def finish_done(self) -> bool:
+        """One campaign that has nothing left to ask for or to decide. Was there one?"""
+        return await self._apart(self._finish_done)
+
+    async def count_failing(self) -> bool:
+        """Measure how many campaigns fail. There is never more to do at once."""
         async with self._database.begin() as tx:
-            await store.finish_done(tx, now)
-        async with self._attempt(now) as tried, self._database.begin() as tx:
+            FAILING.set(await store.count_failing(tx))
+        return False
+
+    async def _start_due(self, now: datetime, attempt: _Attempt) -> bool:
+        async with self._database.begin() as tx:
             row = await store.lock_due(tx, now)
             if row is None:
                 return False
-            tried.append(row)
+            attempt.at(row.campaign_id, row.status, row.failures)
             selected = await segments.of_campaign(tx, row, now, self._policy)
             why, rule = await self._against(tx, row, selected), store.recurring_of(row)
             audience = await self._freeze(tx, row, selected, now) if why is None and rule is None else 0
@@ -366,10 +408,8 @@ class Planner:
             extra={"campaign_id": campaign_id, "series_id": row.campaign_id, "missed": missed},
         )
 
-    async def expand(self) -> bool:
-        """One chunk of one running campaign. Is there more to do at once?"""
-        now = self._now()
-        async with self._attempt(now) as tried, self._database.begin() as tx, self._database.begin() as reading:
+    async def _expand(self, now: datetime, attempt: _Attempt) -> bool:
+        async with self._database.begin() as tx, self._database.begin() as reading:
             for each in (reading, tx):
                 await store.wait_for_locks_within(each, LOCKS_WITHIN_S)
             if await outbox.backlog(tx) > self._backlog:
@@ -377,7 +417,7 @@ class Planner:
             row = await store.lock_expanding(tx, now)
             if row is None:
                 return False
-            tried.append(row)
+            attempt.at(row.campaign_id, row.status, row.failures)
             sender = await store.find_sender(tx, row.sender_id)
             assert sender is not None, "a campaign is written for a known sender, and senders are never removed"
             asking = await self._asking(tx, row, sender, now)
@@ -410,23 +450,29 @@ class Planner:
                 turn=(len(waiting) + chunk.reached) * Priority(row.priority).cost,
                 now=now,
             )
-            if done:
-                await store.finish_done(tx, now, [row.campaign_id])
         REQUESTED.labels("requested").inc(chunk.asked)
         REQUESTED.labels("denied").inc(len(chunk.denied))
         return True
 
-    async def deny_unrequested(self) -> bool:
-        """A chunk of whom a campaign was for that is cancelled, or paused past its end, and nobody asked for: pending
-        until then. Was there one?"""
+    async def _deny_unrequested(self, now: datetime, attempt: _Attempt) -> bool:
         async with self._database.begin() as tx:
             await plan_now(tx)
-            row = await store.lock_given_up(tx, self._now())
+            row = await store.lock_given_up(tx, now)
             if row is None:
                 return False
+            attempt.at(row.campaign_id, row.status, row.failures)
             why = CANCELLED_BEFORE_REQUEST if row.status == Status.CANCELLED else TOO_LATE
             denied = await store.deny_unrequested(tx, row, why, self._chunk)
         REQUESTED.labels("denied").inc(denied)
+        return True
+
+    async def _finish_done(self, now: datetime, attempt: _Attempt) -> bool:
+        async with self._database.begin() as tx:
+            row = await store.lock_done(tx, now)
+            if row is None:
+                return False
+            attempt.at(row.campaign_id, row.status, row.failures)
+            await control.take(tx, row, Action.FINISH, now)
         return True
 
     async def _ask_for(

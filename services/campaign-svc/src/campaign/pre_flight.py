@@ -429,6 +429,14 @@ async def against_start(tx: AsyncConnection, row: Row[Any]) -> str | None:
     return None
 
 
+async def lacks_approval(tx: AsyncConnection, row: Row[Any], sender: Sender) -> bool:
+    """Whether a draft needs an approval and has none, to start as its last pre-flight was told."""
+    last = await store.last_pre_flight(tx, row.campaign_id, agreed(row, sender, None))
+    at = None if last is None else last.at
+    approved = await _approved(tx, row, sender, at, tuple(await _found(tx, row, sender, at)))
+    return approved.needed and not approved.by
+
+
 async def pass_on_approvals(tx: AsyncConnection, series: Row[Any], occurrence: Row[Any], sender: Sender) -> None:
     """Who approved what recurs has approved each occurrence of it."""
     approved = agreed(series, sender, series.agreed_start)

@@ -2,7 +2,8 @@
 campaign had better wait, since nothing of it leaves before somebody has seen to an account with a provider.
 
 The newest version of each message counts; the campaign's counters move by the difference, in the same transaction, so
-that they are exact at every instant, whatever comes twice or late.
+that they are exact at every instant, whatever comes twice or late. A campaign that has nothing left to decide is ended
+by the planner: a campaign that cannot be ended holds up no report.
 """
 
 from collections import Counter, defaultdict
@@ -51,9 +52,7 @@ async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
         denials[campaign_id].update(moved(old.denials, new.denials))
     await store.add_counts(tx, counts)
     await store.add_reasons(tx, "denied", denials)
-    now = datetime.now(UTC)
-    await store.finish_done(tx, now, sorted(counts))
-    await _pause_what_needs_somebody(tx, events, now)
+    await _pause_what_needs_somebody(tx, events, datetime.now(UTC))
 
     async def count() -> None:
         for event in events:

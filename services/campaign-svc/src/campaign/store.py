@@ -3,8 +3,8 @@
 Whoever changes a campaign locks its row first. Recipients belong to a frozen audience: they are inserted once, and
 change only as dispatch reports. The accounts of a campaign are counters in a row of their own, so that counting never
 waits for the planner; they change in the transaction that changes a recipient, and a constraint keeps their sum.
-Locks are taken in the order campaign, recipients, accounts (by id); `finish_done` comes last and waits for nobody. Who
-starts a campaign has its accounts first: nobody else wants them before it has begun.
+Locks are taken in the order campaign, recipients, accounts (by id). Who starts a campaign has its accounts first:
+nobody else wants them before it has begun.
 """
 
 from collections import Counter
@@ -56,6 +56,7 @@ AUDIENCES = 0x61756469  # advisory locks ("audi"), one a sender
 MANY = 1_000  # recipients of an audience that Postgres is to know of at once
 LOOK_AHEAD = timedelta(minutes=1)  # at most so long nobody looks at a campaign that is not all asked for
 LONGEST_PAUSE = timedelta(minutes=10)  # between two attempts at a campaign that fails
+PASSING_FAILURES = 1  # one after another, of a campaign that is not shown to fail: it may have met another's lock
 FOR_WINNER = datetime(1970, 1, 1, tzinfo=UTC)  # as `waits_until`, of who waits for the winner: earlier than any hour
 DUE = "campaign_due"  # NOTIFY channel: a campaign was scheduled
 
@@ -226,6 +227,7 @@ campaign = Table(
     Index("campaign_scheduled_ix", "starts_at", postgresql_where=text("status = 'scheduled'")),
     Index("campaign_begun_ix", "sender_id", "ended_at", postgresql_where=text("started_at IS NOT NULL")),
     Index("campaign_ended_ix", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
+    Index("campaign_failing_ix", "retry_at", postgresql_where=text(f"failures > {PASSING_FAILURES}")),
     Index("campaign_expanding_ix", "turn", postgresql_where=text("status = 'running' AND NOT expanded")),
     Index("campaign_cancelled_ix", "sender_id", postgresql_where=text("status = 'cancelled' AND NOT expanded")),
     Index(
@@ -1347,14 +1349,20 @@ _GIVEN_UP = (
 )
 
 
+# Of those, the ones that the next campaign of their sender waits for: not a campaign that fails again and again. Its
+# recipients count as written to until they are denied, so the next campaign writes to fewer people and never to more.
+_SETTLING = f"{_GIVEN_UP} AND failures <= {PASSING_FAILURES}"
+
+
 async def lock_due(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
     """One scheduled campaign whose time has come, that no other planner holds: by its accounts, so that meanwhile it is
-    cancelled, edited or paused without waiting (`lock_unchanged`). Who is still to be denied of one that is given up
-    would count as written to by its sender, so its next begins some seconds later."""
+    cancelled, edited or paused without waiting (`lock_unchanged`). Recipients who are still to be denied of a campaign
+    that is given up would count as written to by their sender, so the sender's next campaign begins some seconds later;
+    it does not wait for one that fails (`_SETTLING`)."""
     rows = await tx.execute(
         text(
             f"{_CAMPAIGN} WHERE c.status = 'scheduled' AND c.starts_at <= :now"
-            f" AND NOT EXISTS (SELECT FROM campaign AS o WHERE o.sender_id = c.sender_id AND {_GIVEN_UP})"
+            f" AND NOT EXISTS (SELECT FROM campaign AS o WHERE o.sender_id = c.sender_id AND {_SETTLING})"
             f" AND {_MAY_BE_TRIED} ORDER BY c.starts_at LIMIT 1 FOR UPDATE OF a SKIP LOCKED"
         ),
         {"now": now},
@@ -1362,15 +1370,35 @@ async def lock_due(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
     return rows.one_or_none()
 
 
-async def put_off(tx: AsyncConnection, campaign_id: str, failures: int, retry_at: datetime) -> None:
-    """A campaign that could not be started or asked for, `failures` times now; others go first until then."""
+async def being_settled(tx: AsyncConnection, sender_ids: Sequence[str], now: datetime) -> dict[str, str]:
+    """By sender, a campaign that the sender's next one waits for (`lock_due`)."""
+    if not sender_ids:
+        return {}
+    rows = await tx.execute(
+        text(
+            "SELECT sender_id, min(campaign_id) AS campaign_id FROM campaign"
+            f" WHERE sender_id = ANY(CAST(:ids AS text[])) AND {_SETTLING} GROUP BY sender_id"
+        ),
+        {"ids": list(sender_ids), "now": now},
+    )
+    return {row.sender_id: row.campaign_id for row in rows}
+
+
+async def put_off(tx: AsyncConnection, campaign_id: str, status: Status, *, failures: int, retry_at: datetime) -> None:
+    """Let other campaigns go first until then: a step of this one has failed `failures` times in a row. A campaign
+    whose status is not the one in which it failed is left alone: that step is not its next any more."""
     await tx.execute(
         text(
             "UPDATE campaign SET failures = :failures, retry_at = :retry_at"
-            " WHERE campaign_id = :id AND status IN ('scheduled', 'running')"
+            " WHERE campaign_id = :id AND status = :status"
         ),
-        {"id": campaign_id, "failures": failures, "retry_at": retry_at},
+        {"id": campaign_id, "status": status.value, "failures": failures, "retry_at": retry_at},
     )
+
+
+async def count_failing(tx: AsyncConnection) -> int:
+    """Count the campaigns whose next step has failed more often than a passing fault explains."""
+    return int(await tx.scalar(text(f"SELECT count(*) FROM campaign WHERE failures > {PASSING_FAILURES}")) or 0)
 
 
 async def lock_unchanged(tx: AsyncConnection, row: Row[Any]) -> bool:
@@ -1575,6 +1603,22 @@ async def set_choice(tx: AsyncConnection, campaign_id: str, choice: Choice, winn
     )
 
 
+async def first_hours(tx: AsyncConnection, campaign_ids: Sequence[str]) -> dict[str, datetime]:
+    """When the first recipient of each campaign is due whose own hour has not come. A campaign without such a recipient
+    is left out."""
+    if not campaign_ids:
+        return {}
+    rows = await tx.execute(
+        text(
+            "SELECT c.id, r.due FROM unnest(CAST(:ids AS text[])) AS c(id) CROSS JOIN LATERAL"
+            " (SELECT min(waits_until) AS due FROM recipient WHERE campaign_id = c.id AND waits_until > :for_winner)"
+            " AS r WHERE r.due IS NOT NULL"
+        ),
+        {"ids": list(campaign_ids), "for_winner": FOR_WINNER},
+    )
+    return {row.id: row.due for row in rows}
+
+
 async def next_wait(tx: AsyncConnection, campaign_id: str, chosen_at: datetime | None) -> datetime | None:
     """When the first who waits is due; None where nobody does. `chosen_at`: who waits for the winner, then."""
     found: datetime | None = await tx.scalar(
@@ -1639,7 +1683,9 @@ async def deny(tx: AsyncConnection, campaign_id: str, denied: Mapping[str, str])
 async def lock_given_up(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
     """One campaign that is cancelled, or paused past its end, of which somebody may be left to deny; that no other
     planner holds."""
-    rows = await tx.execute(text(f"{_CAMPAIGN} WHERE {_GIVEN_UP} LIMIT 1 FOR UPDATE OF c SKIP LOCKED"), {"now": now})
+    rows = await tx.execute(
+        text(f"{_CAMPAIGN} WHERE {_GIVEN_UP} AND {_MAY_BE_TRIED} LIMIT 1 FOR UPDATE OF c SKIP LOCKED"), {"now": now}
+    )
     return rows.one_or_none()
 
 
@@ -1665,8 +1711,11 @@ async def deny_unrequested(tx: AsyncConnection, row: Row[Any], reason: str, limi
     await add_counts(tx, {row.campaign_id: Counter(pending=-len(found), denied=len(found))})
     await add_reasons(tx, "denied", {row.campaign_id: Counter({reason: len(found)})})
     await tx.execute(
-        text("UPDATE campaign SET cursor = :cursor, expanded = :expanded WHERE campaign_id = :id"),
-        {"id": row.campaign_id, "cursor": max(row.cursor, *found), "expanded": not found},
+        text(
+            "UPDATE campaign SET cursor = :cursor, expanded = :expanded, failures = 0, retry_at = NULL"
+            " WHERE campaign_id = :id"
+        ),
+        {"id": row.campaign_id, "cursor": max([row.cursor, *found]), "expanded": not found},
     )
     return len(found)
 
@@ -1770,21 +1819,16 @@ async def forget_reasons(tx: AsyncConnection, campaign_id: str, kind: str) -> No
     )
 
 
-async def finish_done(tx: AsyncConnection, now: datetime, campaign_ids: Sequence[str] | None = None) -> None:
-    """End those that are all asked for and have nothing left to decide (`Action.FINISH`): of these, or of all.
-
-    Skips what another transaction holds; the planner looks at all of them every second.
-    """
-    await tx.execute(
+async def lock_done(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
+    """One campaign that is all asked for and has nothing left to decide, that no other transaction holds."""
+    rows = await tx.execute(
         text(
-            "UPDATE campaign SET status = 'finished', ended_at = :now WHERE campaign_id IN (SELECT c.campaign_id"
-            " FROM campaign AS c JOIN campaign_accounts AS a ON a.campaign_id = c.campaign_id"
-            " WHERE c.status IN ('running', 'paused') AND c.expanded AND a.pending = 0 AND a.deferred = 0"
-            " AND (CAST(:ids AS text[]) IS NULL OR c.campaign_id = ANY(CAST(:ids AS text[])))"
-            " FOR UPDATE OF c SKIP LOCKED)"
+            f"{_CAMPAIGN} WHERE c.status IN ('running', 'paused') AND c.expanded AND a.pending = 0 AND a.deferred = 0"
+            f" AND {_MAY_BE_TRIED} LIMIT 1 FOR UPDATE OF c SKIP LOCKED"
         ),
-        {"ids": None if campaign_ids is None else list(campaign_ids), "now": now},
+        {"now": now},
     )
+    return rows.one_or_none()
 
 
 async def recipients_after(

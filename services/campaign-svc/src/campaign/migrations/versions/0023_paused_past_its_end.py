@@ -1,4 +1,5 @@
-"""Campaigns that are paused with somebody left to be asked for are found without reading the others.
+"""Campaigns that are paused with somebody left to be asked for, and those that fail, are found without reading the
+others.
 
 Revision ID: 0023
 """
@@ -26,9 +27,11 @@ def upgrade() -> None:
         " ADD COLUMN fault text, ADD COLUMN fault_at bigint, ADD COLUMN fault_since timestamptz,"
         " ADD COLUMN fault_why text, ADD COLUMN cleared_at timestamptz"
     )
+    op.execute("CREATE INDEX campaign_failing_ix ON campaign (retry_at) WHERE failures > 1")
 
 
 def downgrade() -> None:
+    op.execute("DROP INDEX campaign_failing_ix")
     op.execute(
         "ALTER TABLE consumer_offset DROP COLUMN last_number, DROP COLUMN unseen, DROP COLUMN topic_id,"
         " DROP COLUMN cluster_id, DROP COLUMN fault, DROP COLUMN fault_at, DROP COLUMN fault_since,"
