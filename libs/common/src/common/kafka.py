@@ -383,6 +383,7 @@ class Outlet:
         self.shut()
         with contextlib.suppress(Exception):
             await self._client.close()
+        with contextlib.suppress(Exception):
             await self.producer.stop()
 
 
