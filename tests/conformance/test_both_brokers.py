@@ -19,13 +19,15 @@ from aiokafka.errors import (
     UnknownMemberIdError,
 )
 
-from common.kafka import BATCH_BYTES
+from common.kafka import BATCH_BYTES, Outlet
 from common.log_identity import identity_of
+from common.settings import ServiceSettings
 from stack.broker import Broker as Tansu
 from stack.kafka import Kafka
 from tests.conformance.client import Client, client_of, read, share
 from tests.eventually import eventually
 from tests.infrastructure import Broker, own_broker
+from tests.running import KEY_RING
 
 TABLE = Path(__file__).parents[2] / "docs" / "brokers.md"
 ROW = re.compile(r"^\| (.+?) \| (.+?) \| (.+?) \| (.+?) \|$", re.MULTILINE)
@@ -101,6 +103,40 @@ async def test_a_record_over_the_limit(client: Client, broker: Broker) -> None:
 
 
 # Producers
+
+
+async def test_an_outlet_writes_nothing_where_a_later_one_of_its_fence_has_written(
+    broker: Broker, client: Client, unique: str
+) -> None:
+    """In each partition for itself. The records are there for a reader that knows of no transactions."""
+    settings = ServiceSettings(
+        database_url="postgresql://nobody:nothing@127.0.0.1/nothing",
+        kafka_bootstrap=broker.bootstrap,
+        kafka_idempotence=broker.idempotent,
+        subject_keys=KEY_RING,
+        field_keys=KEY_RING,
+        auth_key="a key of thirty-two bytes or more, for tests",
+    )
+    former, later = Outlet(settings, f"{unique}.relay"), Outlet(settings, f"{unique}.relay")
+
+    async def write(outlet: Outlet, value: bytes) -> None:
+        batch = outlet.producer.create_batch()
+        batch.append(key=b"k", value=value, timestamp=None)
+        await (await outlet.producer.send_batch(batch, client.topic, partition=0))
+
+    try:
+        await former.start()
+        await write(former, b"1")
+        await later.start()
+        await write(former, b"2")  # the later one has not written here yet
+        await write(later, b"3")
+        what = "a batch of a former epoch of a producer id, after one of a newer epoch"
+        assert await said(write(former, b"4")) == documented(what, broker)
+    finally:
+        await former.end()
+        await later.end()
+    expected = [b"1", b"2", b"3"] if broker.idempotent else [b"1", b"2", b"3", b"4"]
+    assert [record.value for record in await read(await client.consumer(), len(expected))] == expected
 
 
 async def test_idempotent_producers(client: Client, broker: Broker) -> None:

@@ -328,7 +328,7 @@ def test_by_the_rules_no_hand_off_begins_late_or_after_enforced() -> None:
     assert any(s.stopped and s.message == "handed off" for s in seen), "a STOP that overtakes a hand-off"
 
 
-AT_COMMIT = Rules(answer_once="committed", inbound_loses_a_commit=False)
+AT_COMMIT = Rules(answer_once="committed", inbound_loses_a_commit=False, logs_lose_their_tail=False)
 SHORTCUTS = {
     "consent's watermark is from its own clock alone": (Rules(), Rules(ceiling=False), "late"),
     "consent reads its ceiling after the snapshot": (Rules(), Rules(ceiling_before_snapshot=False), "late"),

@@ -9,11 +9,13 @@ from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 
 import pytest
+from aiokafka.errors import KafkaError
 
 from common import kafka, outbox
 from common.contracts import STATES, Watermark
 from common.contracts.consent import ConsentStateChanged
 from common.database import Database
+from common.timer import uptime_s
 from tests.eventually import eventually
 from tests.running import Surroundings
 from tests.service.common.pipeline import Pipeline, Record, going, pipeline, states_of
@@ -168,3 +170,32 @@ async def test_dead_letters_have_no_number(surroundings: Surroundings) -> None:
         [letter] = await pipe.dead_letters()
         assert kafka.NUMBER not in letter.headers
         assert await pipe.rows("SELECT * FROM outbox_log") == []
+
+
+async def test_an_outlet_whose_time_is_over_writes_nothing(surroundings: Surroundings) -> None:
+    """Its process stood still: the lock may be another's, and no timer of its own has told it yet."""
+    async with pipeline(surroundings, partitions=1) as pipe:
+        outlet = kafka.Outlet(pipe.settings, "relay")
+        await outlet.start()
+        try:
+            outlet.until = uptime_s() - 1.0
+            batch = outlet.producer.create_batch()
+            batch.append(key=b"k", value=b"v", timestamp=None)
+            with pytest.raises(KafkaError, match="_Shut"):
+                await (await outlet.producer.send_batch(batch, pipe.settings.topic_prefix + STATES.name, partition=0))
+        finally:
+            await outlet.end()
+        assert await pipe.log() == []
+
+
+async def test_a_session_that_stands_still_loses_its_lock_and_another_gets_it(surroundings: Surroundings) -> None:
+    async with pipeline(surroundings) as pipe:
+        lost = asyncio.Event()
+        async with pipe.database.locked("lock", 0.5, lost.set) as held:
+            assert held is not None
+            async with pipe.database.locked("lock", 0.5, lambda: None) as other:
+                assert other is None or lost.is_set()
+            await asyncio.wait_for(lost.wait(), 20)
+            async with pipe.database.locked("lock", 30.0, lambda: None) as other:
+                assert other is not None
+        assert await pipe.scalar("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0

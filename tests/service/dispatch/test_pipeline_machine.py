@@ -29,7 +29,7 @@ import itertools
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -70,7 +70,7 @@ from common.contracts.dispatch import MessageChanged, OptOutEnforced
 from common.contracts.rights import ErasureRequested
 from common.database import Database
 from common.law import at_hand_off
-from common.outbox import Relay
+from common.outbox import Numbers, Relay
 from dispatch import projection, receipts, store
 from dispatch.clearance import Clearance
 from dispatch.eraser import eraser
@@ -1169,14 +1169,9 @@ class Pipeline(RuleBasedStateMachine):
         await self._hand(INBOUND_RECEIPTS)
 
     async def _relay(self, *, dies: bool) -> None:
-        relay = (Dying if dies else Relay)("dispatch", self.world.database, self.world.settings)
-        try:
-            while not await relay._relay_once():
-                pass
-        except Killed:
-            pass
-        finally:
-            await relay._drop_producer()
+        relay = (Dying if dies else Draining)("dispatch", self.world.database, self.world.settings)
+        with suppress(Killed):
+            await relay._compete(relay.drained, asyncio.Event())
 
     async def _sql(self, statement: str) -> None:
         async with self.world.database.begin() as tx:
@@ -1212,11 +1207,24 @@ class Killed(Exception):
     pass
 
 
-class Dying(Relay):
+class Draining(Relay):
+    """Its term ends when it has left nothing behind."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.drained = asyncio.Event()
+
+    async def _turn(self, *given: Any) -> bool:
+        if await super()._turn(*given):
+            self.drained.set()
+        return self.drained.is_set()
+
+
+class Dying(Draining):
     """Kafka has them, and nobody has noted it."""
 
-    async def _publish(self, producer: Any, rows: Any) -> None:
-        await super()._publish(producer, rows)
+    async def _publish(self, *given: Any) -> Numbers:
+        await super()._publish(*given)
         raise Killed
 
 

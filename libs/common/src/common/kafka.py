@@ -394,6 +394,7 @@ class Outlet:
         self.shut()
         with contextlib.suppress(Exception):
             await self._client.close()
+        with contextlib.suppress(Exception):
             await self.producer.stop()
 
 
