@@ -666,7 +666,7 @@ async def test_a_thousand_in_one_batch_cost_no_more_round_trips_than_one(databas
 async def test_a_state_that_is_published_again_is_the_one_it_was_with_its_version_and_its_opt_outs(
     database: Database,
 ) -> None:
-    await recorded(database, of("s1", opt_in(1)), of("s2", opt_in(1)))
+    await recorded(database, of("s1", opt_in(1)), of("s2", opt_in(3)))
     await recorded(database, of("s1", opt_out(2)))
     *_, s2, s1 = await published(database)
     before = len(await published(database))

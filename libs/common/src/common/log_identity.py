@@ -34,7 +34,7 @@ class Identity(NamedTuple):
 UNKNOWN = Identity(None, None)
 
 
-class _Uuid(AbstractType[UUID]):
+class _Uuid(AbstractType[UUID]):  # type: ignore[misc]
     @classmethod
     def encode(cls, value: UUID) -> bytes:
         return value.bytes
@@ -44,7 +44,7 @@ class _Uuid(AbstractType[UUID]):
         return UUID(bytes=data.read(16))
 
 
-class _Metadata(Response):
+class _Metadata(Response):  # type: ignore[misc]
     API_KEY = 3
     API_VERSION = 10
     SCHEMA = Schema(
@@ -90,7 +90,7 @@ class _Metadata(Response):
     )
 
 
-class _AskMetadata(RequestStruct):
+class _AskMetadata(RequestStruct):  # type: ignore[misc]
     FLEXIBLE_VERSION = True
     API_KEY = 3
     API_VERSION = 10
@@ -107,7 +107,7 @@ class _AskMetadata(RequestStruct):
     )
 
 
-class _AskWhich(Request[_AskMetadata]):
+class _AskWhich(Request[_AskMetadata]):  # type: ignore[misc]
     API_KEY = 3
 
     def __init__(self, topic: str) -> None:
