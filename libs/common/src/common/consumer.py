@@ -940,7 +940,7 @@ async def _started(make: Callable[[], AIOKafkaConsumer], stop: asyncio.Event) ->
         await _ended(kafka_consumer)
         if error is not None:
             log.warning("no broker yet", extra={"why": type(error).__name__})
-            await either(stop, None, 1.0)
+        await either(stop, None, 1.0)
     return None
 
 
