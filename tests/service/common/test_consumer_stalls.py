@@ -335,7 +335,7 @@ def _answers(monkeypatch: pytest.MonkeyPatch) -> dict[int, Callable[[tuple[Any, 
         answer = await send(client, *asked, **more)
         if type(answer).__name__.startswith("FetchResponse"):
             answer.topics = [
-                (topic, [change.get(part[0], lambda it: it)(tuple(part)) for part in parts])
+                (topic, [change[part[0]](tuple(part)) if part[0] in change else part for part in parts])
                 for topic, parts in answer.topics
             ]
         return answer

@@ -1057,13 +1057,14 @@ async def _started(make: Callable[[], AIOKafkaConsumer], stop: asyncio.Event) ->
         finally:
             stopping.cancel()
         starting.cancel()  # once it is done this does nothing
-        [said] = await asyncio.gather(starting, return_exceptions=True)
-        if said is None:
+        await asyncio.wait((starting,))
+        error = None if starting.cancelled() else starting.exception()
+        if error is None and not starting.cancelled():
             return kafka_consumer
         await _ended(kafka_consumer)
-        if isinstance(said, Exception):
-            log.warning("no broker yet", extra={"why": type(said).__name__})
-            await either(stop, None, 1.0)
+        if error is not None:
+            log.warning("no broker yet", extra={"why": type(error).__name__})
+        await either(stop, None, 1.0)
     return None
 
 
