@@ -74,12 +74,12 @@ class Served:
 
     async def stop(self) -> None:
         self.held.set()
-        self.server.should_exit = self.server.force_exit = True
-        await self.ended()
         for writer in self._writers:
             writer.close()
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
+        self.server.should_exit = True
+        await self.ended()
 
     @property
     def has_ended(self) -> bool:

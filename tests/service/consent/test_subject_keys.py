@@ -12,6 +12,8 @@ from tests.running import CALLED, Surroundings, running
 from tests.service.inbound.test_webhooks import inbound
 
 ANOTHER_KEY = {"current": "t1", "keys": {"t1": base64.b64encode(b"o" * 32).decode()}}
+HEARD = "SELECT sum(next_offset), max(as_of) FROM consumer_offset WHERE consumer_group = 'consent.inbound'"
+ROUNDS = 6  # of watermarks: more than `max_clock_skew_s` of them
 
 
 async def test_a_stop_that_comes_by_a_service_with_another_subject_key_counts_and_marketing_is_held(
@@ -48,7 +50,15 @@ async def test_a_stop_that_comes_by_a_service_with_another_subject_key_counts_an
             since = now()
             await eventually(stopped)
             await eventually(says_whose)
-        assert all(event.as_of < since for event in await read() if isinstance(event, Watermark))
+            async with surroundings.sql("consent") as sql:
+                before, _ = await sql.fetchrow(HEARD)
+
+                async def hears_watermarks_of_afterwards() -> bool:
+                    heard, as_of = await sql.fetchrow(HEARD)
+                    assert as_of < since
+                    return bool(heard >= before + ROUNDS * surroundings.partitions)
+
+                await eventually(hears_watermarks_of_afterwards)
         async with inbound(surroundings):
 
             async def goes_on() -> bool:
