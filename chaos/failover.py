@@ -43,8 +43,8 @@ async def failover(system: System, target: str, lasts_s: float, chance: random.R
 
 
 async def two_relays(system: System, target: str, lasts_s: float, chance: random.Random) -> list[Violation]:
-    """The relay that leads loses Kafka, silently, and holds the lock; a second one stands by. The second one has to take
-    over before the first one is heard again, and what the first one still had to say comes late."""
+    """The relay that leads loses Kafka, silently, and holds the lock; a second one stands by. The second one has to
+    take over before the first one is heard again, and what the first one still had to say comes late."""
     service, leader, standby = target, f"{target}-relay-cut", f"{target}-relay"
     way = f"{leader} to the broker"
     async with wires_to(system.broker) as wires:

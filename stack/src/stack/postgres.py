@@ -133,8 +133,9 @@ class Postgres:
         command = [str(binaries / "postgres"), "-D", str(data)]
         command += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         # SIGQUIT: immediate shutdown, which also frees the shared memory that SIGKILL would leave behind
-        env = {**os.environ, **self.env}
-        child = spawn(command, self.log, env=env, cwd=Path("/"), user=user, death_signal=signal.SIGQUIT)
+        if self.env:  # for the server alone: what is between us and it runs as another user
+            command = ["/usr/bin/env", *(f"{name}={value}" for name, value in self.env.items()), *command]
+        child = spawn(command, self.log, cwd=Path("/"), user=user, death_signal=signal.SIGQUIT)
         self._child = child
         wait_until(lambda: _is_ready(data, child.pid), child, "postgres", self.log, START_WITHIN_S)
 
