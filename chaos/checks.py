@@ -103,7 +103,9 @@ class Account:
         person, at = Person(line["to"], line["short_code"]), datetime.fromisoformat(line["at"])
         before = self.taken.get(line["reference"])
         if before is not None:
-            if not forgot(self.losses, "dispatch", datetime.fromisoformat(before["at"])):
+            if forgot(self.losses, "dispatch", datetime.fromisoformat(before["at"])):
+                self.taken[line["reference"]] = line
+            else:
                 found.append(Violation(4, "sent twice", f"message {line['reference']}"))
         elif line["status"] == "accepted" and any(not forgot(self.losses, "dispatch", t) for t in self.times[person]):
             found.append(Violation(4, "sent twice", f"two messages of one campaign, {line['reference']} the later"))
