@@ -102,14 +102,13 @@ class Account:
         found = []
         person, at = Person(line["to"], line["short_code"]), datetime.fromisoformat(line["at"])
         before = self.taken.get(line["reference"])
-        if before is not None:
-            if forgot(self.losses, "dispatch", datetime.fromisoformat(before["at"])):
-                self.taken[line["reference"]] = line
-            else:
-                found.append(Violation(4, "sent twice", f"message {line['reference']}"))
-        elif line["status"] == "accepted" and any(not forgot(self.losses, "dispatch", t) for t in self.times[person]):
+        again = before is not None and not self._forgotten(datetime.fromisoformat(before["at"]))
+        if again:
+            found.append(Violation(4, "sent twice", f"message {line['reference']}"))
+        elif line["status"] == "accepted" and not all(map(self._forgotten, self.times[person])):
             found.append(Violation(4, "sent twice", f"two messages of one campaign, {line['reference']} the later"))
-        self.taken.setdefault(line["reference"], line)
+        if not again:
+            self.taken[line["reference"]] = line
         if line["status"] == "accepted":
             self.times[person].append(at)
             if (closed := self._closed.get(person)) is not None and at > closed:
@@ -117,6 +116,9 @@ class Account:
             if (forbidden := self._forbidden.get(person)) is not None and at > forbidden:
                 found.append(_after_acknowledged(line["reference"]))
         return found
+
+    def _forgotten(self, at: datetime) -> bool:
+        return forgot(self.losses, "dispatch", at)
 
     def _acknowledged(self, reply: str, at: datetime) -> list[Violation]:
         self.acknowledged[reply] = at
