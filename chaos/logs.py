@@ -5,6 +5,7 @@ clears each reader. Until then the system must hold marketing and say so: the fa
 """
 
 import asyncio
+import contextlib
 import random
 import time
 from pathlib import Path
@@ -24,6 +25,8 @@ from stack.kafka import Kafka
 
 WATERMARKED = (STATES.name, INBOUND_MESSAGES.name)
 READERS = {STATES.name: ("campaign", "dispatch"), INBOUND_MESSAGES.name: ("consent",)}
+OWNERS = {STATES.name: "consent", INBOUND_MESSAGES.name: "inbound"}
+REPAIRED_WITHIN_S = 60.0
 FACTS_LOST = (1, 5)  # batches
 FACTS_WITHIN_S = 60.0  # until there is something to lose
 NOTICED_WITHIN_S = 60.0
@@ -123,13 +126,36 @@ async def _held_until_repaired(system: System, kind: str, topic: str, lasts_s: f
         await asyncio.sleep(LOOK_EVERY_S)
     if red:
         red = [why for why in await system.unready() if topic in why]
-    found = not_noticed(kind, topic, red, held)
-    await repair(system, topic)
-    return found
+    return not_noticed(kind, topic, red, held) + await repair(system, topic)
 
 
-async def repair(system: System, topic: str) -> None:
-    """As docs/runbook.md has it."""
+async def repair(system: System, topic: str) -> list[Violation]:
+    """As docs/runbook.md has it (LogBroken): the owner publishes again, then a person clears each reader's partitions.
+    What is found meanwhile has to be cleared as well."""
+    found = []
+    try:
+        await system.command(OWNERS[topic], "republish")
+    except RuntimeError as error:
+        found.append(Violation(10, "not repaired", f"{topic}: {str(error).partition(':')[0]}"))
+    deadline = time.monotonic() + REPAIRED_WITHIN_S
+    while True:
+        broken = {service: await _broken(system, service, topic) for service in READERS[topic]}
+        if not any(broken.values()):
+            return found
+        if time.monotonic() > deadline:
+            many = sum(map(len, broken.values()))
+            return [*found, Violation(10, "not repaired", f"{topic}: {many} partitions stay broken")]
+        for service, places in broken.items():
+            for place in places:
+                with contextlib.suppress(RuntimeError):  # more was found since: it is listed anew
+                    await system.command(service, "log", "clear", place)
+        await asyncio.sleep(LOOK_EVERY_S)
+
+
+async def _broken(system: System, service: str, topic: str) -> list[str]:
+    """The places that the service names: "<group>:<topic>/<partition>@<offset>"."""
+    lines = (await system.command(service, "log", "list")).splitlines()
+    return [place for place in (line.partition("\t")[0] for line in lines) if f":{topic}/" in place]
 
 
 def _readers(system: System, topic: str) -> list[str]:

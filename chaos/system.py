@@ -29,7 +29,7 @@ from stack.broker import Broker
 from stack.environment import PARTITIONS, SERVICES, Environment
 from stack.kafka import Kafka, fetch
 from stack.postgres import Postgres
-from stack.processes import Died, Supervisor, free_port
+from stack.processes import Died, Supervisor, free_port, tail
 
 POSTGRES = "Postgres"
 WORKER = "worker"
@@ -45,6 +45,7 @@ READY_WITHIN_S = 120.0  # many Pythons start at once
 LOOK_EVERY_S = 0.25
 LIBFAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))  # where Debian puts it
 LOOK_WITHIN_S = 5.0
+COMMAND_WITHIN_S = 120.0
 CLOCK_JUMP_S = 30
 OLDEST_KNOWLEDGE = (
     "SELECT CASE WHEN count(as_of) = $1 THEN min(as_of) END FROM consumer_offset"
@@ -136,12 +137,20 @@ class System:
         told = self._told(service) | {"PLACET_DATABASE_URL": self.databases[service]}
         await self.supervisor.run(f"{service}-migrate", [sys.executable, "-m", service, "migrate"], env=told)
 
-    async def command(self, service: str, *arguments: str) -> None:
-        """`python -m <service> <arguments>`, as a person would give it. Raises DidNotStart where it fails."""
+    async def command(self, service: str, *arguments: str) -> str:
+        """`python -m <service> <arguments>`, as a person gives it; returns what it says. Raises RuntimeError where it
+        fails."""
         told = self._told(service) | {"PLACET_DATABASE_URL": self.databases[service]}
-        await self.supervisor.run(
-            f"{service}-{'-'.join(arguments[:2])}", [sys.executable, "-m", service, *arguments], env=told
-        )
+        log = self.supervisor.log(f"{service}-{arguments[0]}")
+        with log.open("ab") as errors:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", service, *arguments, env=told, stdout=asyncio.subprocess.PIPE, stderr=errors
+            )
+            async with asyncio.timeout(COMMAND_WITHIN_S):
+                said, _ = await process.communicate()
+        if process.returncode:
+            raise RuntimeError(f"python -m {service} {arguments[0]} failed:\n{tail(log)}")
+        return said.decode()
 
     async def consent_age_s(self) -> float | None:
         """How old dispatch's knowledge of consent is; None where a partition has none, or its database is away."""
