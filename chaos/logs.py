@@ -86,7 +86,8 @@ async def unclean_election(system: System, target: str, lasts_s: float, chance: 
 
 async def anew(system: System, target: str, lasts_s: float, chance: random.Random) -> list[Violation]:
     """Somebody deletes a topic, and creates it again as it has to be."""
-    await _partition_with_facts(system, target, 1)
+    if system.brokers:
+        await _partition_with_facts(system, target, 1)
     topic = next(topic for topic in TOPICS if topic.name == target)
     replicas = max(system.brokers, 1)
     config = topic.config | {"min.insync.replicas": str(max(replicas - 1, 1))}
@@ -132,7 +133,7 @@ async def _held_until_repaired(system: System, kind: str, topic: str, lasts_s: f
 async def repair(system: System, topic: str) -> list[Violation]:
     """As docs/runbook.md has it (LogBroken): the owner publishes again, then a person clears each reader's partitions.
     What is found meanwhile has to be cleared as well."""
-    found = []
+    found: list[Violation] = []
     try:
         await system.command(OWNERS[topic], "republish")
     except RuntimeError as error:
@@ -188,14 +189,13 @@ def _segment(kafka: Kafka, number: int, topic: str, partition: int) -> Path:
 
 
 async def _partition_with_facts(system: System, topic: str, facts: int) -> int:
-    """Waits until a partition has that many to lose; the one that lost them last of all."""
+    """Waits until a partition has that many to lose; the one to which they came last."""
+    kafka, _ = _brokers(system)
     deadline = time.monotonic() + FACTS_WITHIN_S
     while True:
         newest: dict[int, int] = {}
         for partition in range(PARTITIONS):
-            if not isinstance(system.broker, Kafka):
-                return 0
-            log = _segment(system.broker, 1, topic, partition).read_bytes()
+            log = _segment(kafka, 1, topic, partition).read_bytes()
             if (found := cut_before(log, facts)) is not None:
                 newest[partition] = len(log) - found.at
         if newest:

@@ -44,6 +44,7 @@ POOLS = {
 READY_WITHIN_S = 120.0  # many Pythons start at once
 LOOK_EVERY_S = 0.25
 LIBFAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))  # where Debian puts it
+OF_A_JVM = {"FAKETIME_FORCE_MONOTONIC_FIX": "0", "NO_FAKE_STAT": "1"}  # without the first it spins as it starts
 LOOK_WITHIN_S = 5.0
 COMMAND_WITHIN_S = 120.0
 CLOCK_JUMP_S = 30
@@ -277,7 +278,7 @@ async def standing(
         found = _clocks(data, brokers) if clocks and LIBFAKETIME else {}
         moved = {name: moved_by(clock) for name, clock in found.items()}
         postgres = Postgres(data, env=moved.get(POSTGRES, {}))
-        by_number = {n: moved.get(f"broker-{n}", {}) for n in range(1, brokers + 1)}
+        by_number = {n: moved[f"broker-{n}"] | OF_A_JVM for n in range(1, brokers + 1)} if moved else {}
         broker = Kafka(folder / "kafka", fetch(), brokers, env=by_number) if brokers else Broker(logs)
         leaving.push_async_callback(asyncio.to_thread, postgres.stop)
         leaving.push_async_callback(asyncio.to_thread, broker.stop)
