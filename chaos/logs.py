@@ -131,25 +131,23 @@ async def _held_until_repaired(system: System, kind: str, topic: str, lasts_s: f
 
 
 async def repair(system: System, topic: str) -> list[Violation]:
-    """As docs/runbook.md has it (LogBroken): the owner publishes again, then a person clears each reader's partitions.
-    What is found meanwhile has to be cleared as well."""
-    found: list[Violation] = []
-    try:
-        await system.command(OWNERS[topic], "republish")
-    except RuntimeError as error:
-        found.append(Violation(10, "not repaired", f"{topic}: {str(error).partition(':')[0]}"))
+    """As docs/runbook.md has it (LogBroken): of each broken partition the owner publishes again what it has, then a
+    person clears the readers. What is found meanwhile has to be repaired as well."""
     deadline = time.monotonic() + REPAIRED_WITHIN_S
     while True:
-        broken = {service: await _broken(system, service, topic) for service in READERS[topic]}
-        if not any(broken.values()):
-            return found
+        broken = [(service, place) for service in READERS[topic] for place in await _broken(system, service, topic)]
+        if not broken:
+            return []
         if time.monotonic() > deadline:
-            many = sum(map(len, broken.values()))
-            return [*found, Violation(10, "not repaired", f"{topic}: {many} partitions stay broken")]
-        for service, places in broken.items():
-            for place in places:
-                with contextlib.suppress(RuntimeError):  # more was found since: it is listed anew
-                    await system.command(service, "log", "clear", place)
+            return [Violation(10, "not repaired", f"{topic}: {len(broken)} partitions stay broken")]
+        for partition in sorted({place.partition("/")[2].partition("@")[0] for _, place in broken}):
+            try:
+                await system.command(OWNERS[topic], "republish", "--partition", partition)
+            except RuntimeError as error:
+                return [Violation(10, "not repaired", f"{topic}: {str(error).partition(':')[0]}")]
+        for service, place in broken:
+            with contextlib.suppress(RuntimeError):  # more was found since: it is listed anew
+                await system.command(service, "log", "clear", place)
         await asyncio.sleep(LOOK_EVERY_S)
 
 
