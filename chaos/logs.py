@@ -26,7 +26,7 @@ from stack.kafka import Kafka
 WATERMARKED = (STATES.name, INBOUND_MESSAGES.name)
 READERS = {STATES.name: ("campaign", "dispatch"), INBOUND_MESSAGES.name: ("consent",)}
 OWNERS = {STATES.name: "consent", INBOUND_MESSAGES.name: "inbound"}
-REPAIRED_WITHIN_S = 60.0
+REPAIRED_WITHIN_S = 180.0  # every command is a Python that starts
 FACTS_LOST = (1, 5)  # batches
 FACTS_WITHIN_S = 60.0  # until there is something to lose
 NOTICED_WITHIN_S = 60.0
@@ -117,6 +117,7 @@ async def _held_until_repaired(system: System, kind: str, topic: str, lasts_s: f
         red = [why for why in await system.unready() if topic in why]
         await asyncio.sleep(LOOK_EVERY_S)
     held, restarted = bool(red), False
+    await asyncio.sleep(STALE_S + LOOK_EVERY_S if red else 0)  # what is known was fresh until then
     until = time.monotonic() + lasts_s
     while red and (time.monotonic() < until or not restarted):
         age = await system.consent_age_s()
@@ -135,19 +136,22 @@ async def repair(system: System, topic: str) -> list[Violation]:
     person clears the readers. What is found meanwhile has to be repaired as well."""
     deadline = time.monotonic() + REPAIRED_WITHIN_S
     while True:
-        broken = [(service, place) for service in READERS[topic] for place in await _broken(system, service, topic)]
-        if not broken:
+        broken = {service: await _broken(system, service, topic) for service in READERS[topic]}
+        if not any(broken.values()):
             return []
         if time.monotonic() > deadline:
-            return [Violation(10, "not repaired", f"{topic}: {len(broken)} partitions stay broken")]
-        for partition in sorted({place.partition("/")[2].partition("@")[0] for _, place in broken}):
+            many = sum(map(len, broken.values()))
+            return [Violation(10, "not repaired", f"{topic}: {many} partitions stay broken")]
+        for partition in sorted(
+            {place.partition("/")[2].partition("@")[0] for each in broken.values() for place in each}
+        ):
             try:
                 await system.command(OWNERS[topic], "republish", "--partition", partition)
             except RuntimeError as error:
                 return [Violation(10, "not repaired", f"{topic}: {str(error).partition(':')[0]}")]
-        for service, place in broken:
+        for service, places in broken.items():
             with contextlib.suppress(RuntimeError):  # more was found since: it is listed anew
-                await system.command(service, "log", "clear", place)
+                await system.command(service, "log", "clear", *places)
         await asyncio.sleep(LOOK_EVERY_S)
 
 
