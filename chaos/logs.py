@@ -128,31 +128,31 @@ async def _held_until_repaired(system: System, kind: str, topic: str, lasts_s: f
         await asyncio.sleep(LOOK_EVERY_S)
     if red:
         red = [why for why in await system.unready() if topic in why]
-    return not_noticed(kind, topic, red, held) + await repair(system, topic)
+    found = not_noticed(kind, topic, red, held)
+    try:
+        await repair(system, topic)
+    except RuntimeError as error:
+        found.append(Violation(10, "not repaired", f"{topic}: {error}"))
+    return found
 
 
-async def repair(system: System, topic: str) -> list[Violation]:
+async def repair(system: System, topic: str) -> None:
     """As docs/runbook.md has it (LogBroken): of each broken partition the owner publishes again what it has, then a
-    person clears the readers. What is found meanwhile has to be repaired as well."""
+    person clears the readers. What is found meanwhile has to be repaired as well. Raises RuntimeError."""
     deadline = time.monotonic() + REPAIRED_WITHIN_S
     while True:
         broken = {service: await _broken(system, service, topic) for service in READERS[topic]}
-        if not any(broken.values()):
-            return []
+        places = [place for each in broken.values() for place in each]
+        if not places:
+            return
         if time.monotonic() > deadline:
-            many = sum(map(len, broken.values()))
-            return [Violation(10, "not repaired", f"{topic}: {many} partitions stay broken")]
-        for partition in sorted(
-            {place.partition("/")[2].partition("@")[0] for each in broken.values() for place in each}
-        ):
-            try:
-                await system.command(OWNERS[topic], "republish", "--partition", partition)
-            except RuntimeError as error:
-                return [Violation(10, "not repaired", f"{topic}: {str(error).partition(':')[0]}")]
-        for service, places in broken.items():
-            with contextlib.suppress(RuntimeError):  # more was found since: it is listed anew
-                await system.command(service, "log", "clear", *places)
-        await asyncio.sleep(LOOK_EVERY_S)
+            raise RuntimeError(f"{len(places)} partitions stay broken")
+        for partition in sorted({place.partition("/")[2].partition("@")[0] for place in places}):
+            await system.command(OWNERS[topic], "republish", "--partition", partition)
+        for service, each in broken.items():
+            if each:
+                with contextlib.suppress(RuntimeError):  # more was found since: it is listed anew
+                    await system.command(service, "log", "clear", *each)
 
 
 async def _broken(system: System, service: str, topic: str) -> list[str]:

@@ -29,7 +29,7 @@ from stack.broker import Broker
 from stack.environment import PARTITIONS, SERVICES, Environment
 from stack.kafka import Kafka, fetch
 from stack.postgres import Postgres
-from stack.processes import Died, Supervisor, free_port, tail
+from stack.processes import Died, Supervisor, free_port
 
 POSTGRES = "Postgres"
 WORKER = "worker"
@@ -142,16 +142,20 @@ class System:
         """`python -m <service> <arguments>`, as a person gives it; returns what it says. Raises RuntimeError where it
         fails."""
         told = self._told(service) | {"PLACET_DATABASE_URL": self.databases[service]}
-        log = self.supervisor.log(f"{service}-{arguments[0]}")
-        with log.open("ab") as errors:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", service, *arguments, env=told, stdout=asyncio.subprocess.PIPE, stderr=errors
+        try:
+            done = await asyncio.to_thread(
+                subprocess.run,
+                [sys.executable, "-m", service, *arguments],
+                env=told,
+                text=True,
+                capture_output=True,
+                timeout=COMMAND_WITHIN_S,
             )
-            async with asyncio.timeout(COMMAND_WITHIN_S):
-                said, _ = await process.communicate()
-        if process.returncode:
-            raise RuntimeError(f"python -m {service} {arguments[0]} failed:\n{tail(log)}")
-        return said.decode()
+        except subprocess.TimeoutExpired as late:
+            raise RuntimeError(f"python -m {service} {arguments[0]} has not ended") from late
+        if done.returncode:
+            raise RuntimeError(f"python -m {service} {arguments[0]} failed: {done.stderr.strip()[-200:]}")
+        return done.stdout
 
     async def consent_age_s(self) -> float | None:
         """How old dispatch's knowledge of consent is; None where a partition has none, or its database is away."""
