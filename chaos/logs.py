@@ -26,7 +26,7 @@ from stack.kafka import Kafka
 WATERMARKED = (STATES.name, INBOUND_MESSAGES.name)
 READERS = {STATES.name: ("campaign", "dispatch"), INBOUND_MESSAGES.name: ("consent",)}
 OWNERS = {STATES.name: "consent", INBOUND_MESSAGES.name: "inbound"}
-REPAIRED_WITHIN_S = 180.0  # every command is a Python that starts
+REPAIRED_WITHIN_S = 300.0  # every command is a Python that starts
 FACTS_LOST = (1, 5)  # batches
 FACTS_WITHIN_S = 60.0  # until there is something to lose
 NOTICED_WITHIN_S = 60.0
