@@ -32,13 +32,8 @@ OPERATOR_LASTS = 4  # times as long as another clock's jump: STOPs have to come 
 CLOCK_CACHED = timedelta(seconds=1)  # so long a process goes on with the clock it had
 OPERATOR_JUMP_S = 150  # a STOP then seems older than half of the consents it ends
 SLOW_S = (0.02, 0.3)  # each way
-OLD_STATES = (
-    "replay",
-    "log cut",
-    "log cut unseen",
-    "unclean election",
-    "topic anew",
-)  # after these the last state in the log need not be the newest
+LOSING = ("log cut", "log cut unseen", "unclean election", "topic anew")
+OLD_STATES = ("replay", *LOSING)  # after these the last state in the log need not be the newest
 POISON = (b"\xff\xfe not JSON", b'{"subject_id": 7}', b"", b"[]")
 POISON_RECORDS = 4  # more than 25 in a row end a process, which is what it is to do
 STORM_TURNS = 3
@@ -114,6 +109,7 @@ async def inflict(system: System, planned: Planned) -> list[Violation]:
     """The whole of one fault: it begins, lasts, and is taken back. What it saw itself that must not be."""
     chance = random.Random(planned.chance)
     system.foreign = system.foreign or planned.kind in OLD_STATES
+    system.lost_records = system.lost_records or planned.kind in LOSING
     return await _WAYS[planned.kind](system, planned.target, planned.lasts_s, chance) or []
 
 

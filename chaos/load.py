@@ -4,6 +4,7 @@ who stop while it runs, and afterwards all that may not bring those back: their 
 import asyncio
 import contextlib
 import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -114,6 +115,13 @@ class Load:
         for one in [one for one in self.rounds if one.campaign and not one.over]:
             with contextlib.suppress(DemoFailed):
                 await self.api.call("POST", "campaign", f"/v1/campaigns/{one.campaign}/cancel", {})
+
+    async def reconcile(self, stopped: Mapping[str, Sequence[str]]) -> None:
+        """The operator's list of opt-outs, of each sender."""
+        for one in self.rounds:
+            if numbers := stopped.get(one.code):
+                listed = {"provider": "simulator", "sender_id": one.sender, "list": "\n".join(["number", *numbers])}
+                await self.api.call("POST", "consent", "/v1/reconciliations", listed)
 
     async def round(self, one: Round) -> None:
         """From the sender to the last outcome."""

@@ -10,6 +10,7 @@ import random
 import time
 from pathlib import Path
 
+import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -25,7 +26,6 @@ from stack.kafka import Kafka
 
 WATERMARKED = (STATES.name, INBOUND_MESSAGES.name)
 READERS = {STATES.name: ("campaign", "dispatch"), INBOUND_MESSAGES.name: ("consent",)}
-OWNERS = {STATES.name: "consent", INBOUND_MESSAGES.name: "inbound"}
 REPAIRED_WITHIN_S = 300.0  # every command is a Python that starts
 FACTS_LOST = (1, 5)  # batches
 FACTS_WITHIN_S = 60.0  # until there is something to lose
@@ -137,8 +137,9 @@ async def _held_until_repaired(system: System, kind: str, topic: str, lasts_s: f
 
 
 async def repair(system: System, topic: str) -> None:
-    """As docs/runbook.md has it (LogBroken): of each broken partition the owner publishes again what it has, then a
-    person clears the readers. What is found meanwhile has to be repaired as well. Raises RuntimeError."""
+    """As docs/runbook.md has it (LogBroken): of a broken partition of consent.states.v1 the owner publishes again what
+    it has; for inbound.messages.v1 the operator's list of opt-outs is fetched. Then a person clears the readers. What
+    is found meanwhile has to be repaired as well. Raises RuntimeError."""
     deadline = time.monotonic() + REPAIRED_WITHIN_S
     while True:
         broken = {service: await _broken(system, service, topic) for service in READERS[topic]}
@@ -147,12 +148,26 @@ async def repair(system: System, topic: str) -> None:
             return
         if time.monotonic() > deadline:
             raise RuntimeError(f"{len(places)} partitions stay broken")
-        for partition in sorted({place.partition("/")[2].partition("@")[0] for place in places}):
-            await system.command(OWNERS[topic], "republish", "--partition", partition)
+        if topic == STATES.name:
+            for partition in sorted({place.partition("/")[2].partition("@")[0] for place in places}):
+                await system.command("consent", "republish", "--partition", partition)
+        elif system.callers is not None:
+            await system.callers.reconcile(_operators_list(system))
         for service, each in broken.items():
             if each:
                 with contextlib.suppress(RuntimeError):  # more was found since: it is listed anew
                     await system.command(service, "log", "clear", *each)
+
+
+def _operators_list(system: System) -> dict[str, list[str]]:
+    """Who has said STOP, by STOP code, as the operator keeps it."""
+    facts = [msgspec.json.decode(line) for line in system.simulator_log.read_bytes().split(b"\n")[:-1]]
+    acknowledged = {fact["id"] for fact in facts if fact["kind"] == "reply_acknowledged"}
+    stopped: dict[str, list[str]] = {}
+    for fact in facts:
+        if fact["kind"] == "reply" and fact["id"] in acknowledged:
+            stopped.setdefault(fact["to"], []).append(fact["from"])
+    return stopped
 
 
 async def _broken(system: System, service: str, topic: str) -> list[str]:

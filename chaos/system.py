@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -75,6 +75,9 @@ class Callers(Protocol):
     async def cancel(self) -> None:
         """Cancel every campaign that runs."""
 
+    async def reconcile(self, stopped: Mapping[str, Sequence[str]]) -> None:
+        """Give consent-svc the operator's list of opt-outs: numbers by STOP code."""
+
 
 @dataclass
 class System:
@@ -82,7 +85,7 @@ class System:
     operator", "the operator to us". `clocks`: the file that moves the clock of a service, of Postgres or of a broker,
     where they can be moved. `disk`: where Postgres has a disk of its own. `earlier`: whose sources processes start
     from, if not today's. `losses`: the commits that databases lost. `jumps`: while the clock of dispatch-svc was moved.
-    `foreign`: old or foreign states are in the log. `callers`: the load, which a repair may ask to repeat itself."""
+    `foreign`: old or foreign states are in the log. `lost_records`: a log has lost some. `callers`: the load, which a repair may ask to repeat itself."""
 
     folder: Path
     environment: Environment
@@ -100,6 +103,7 @@ class System:
     losses: list[Loss] = field(default_factory=list)
     jumps: list[tuple[datetime, datetime]] = field(default_factory=list)
     foreign: bool = False
+    lost_records: bool = False
     callers: Callers | None = None
 
     @property

@@ -110,6 +110,8 @@ class Watch:
         await self._standings(all_of_them=True)
         await self._invariants(everything=True)
         await self._all_ends()
+        if self.system.lost_records:
+            await self._enforced_by_another_word()
         self.note(checks.never_enforced(self.account))
         if not self.system.foreign:
             self.note(checks.newest_is_last(await self._log_of_states()))
@@ -192,6 +194,25 @@ class Watch:
     def _moved(self, since: datetime) -> bool:
         """Has the clock been moved since, by which dispatch-svc says when? Then what it says is no instant of ours."""
         return any(ended + MOVED_BY > since for _, ended in self.system.jumps)
+
+    async def _enforced_by_another_word(self) -> None:
+        """A STOP that a log lost before anybody had read it is enforced as the operator's list tells it: without its
+        own id. Those are who dispatch-svc knows to be opted out."""
+        missing = self.account.acknowledged.keys() - self.account.enforced
+        people = {reply: self.account.stops[reply][0] for reply in missing}
+        subjects = {reply: self._subjects.subject_id(person.number) for reply, person in people.items()}
+        async with self._connection("dispatch") as sql:
+            rows = await sql.fetch(KNOWN, list(subjects.values()))
+        closed = {
+            (row["subject_id"], each["sender_id"])
+            for row in rows
+            for each in msgspec.json.decode(row["consents"])
+            if each["state"] == "opted_out"
+        }
+        senders = {one.code: one.sender for one in self.load.rounds}
+        for reply, person in people.items():
+            if (subjects[reply], senders.get(person.code)) in closed:
+                self.note(self.account.take_enforced(reply, datetime.now(UTC)))
 
     async def _statuses(self) -> None:
         """Of what the operator has taken since the last look."""
