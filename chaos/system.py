@@ -85,7 +85,8 @@ class System:
     operator", "the operator to us". `clocks`: the file that moves the clock of a service, of Postgres or of a broker,
     where they can be moved. `disk`: where Postgres has a disk of its own. `earlier`: whose sources processes start
     from, if not today's. `losses`: the commits that databases lost. `jumps`: while the clock of dispatch-svc was moved.
-    `foreign`: old or foreign states are in the log. `lost_records`: a log has lost some. `callers`: the load, which a repair may ask to repeat itself."""
+    `foreign`: old or foreign states are in the log. `lost_records`: a log has lost some. `callers`: the load, which a
+    repair may ask to repeat itself."""
 
     folder: Path
     environment: Environment
