@@ -14,7 +14,10 @@ MARKETING = "marketing"
 # A hand-off that an acknowledged STOP forbids begins no later than this: max_staleness + permit_ttl
 BEGINS_WITHIN = timedelta(seconds=3)
 ON_ITS_WAY = timedelta(seconds=1)  # from its beginning until the operator has it, on a busy machine
+ON_THE_WAY = timedelta(seconds=15)  # from an operator's taking a message until that is stored: no sweep is later
 HAS_LEFT = frozenset({"sending", "accepted", "rejected", "unknown"})
+OVER = frozenset({"finished", "cancelled"})
+REASONS = ("paused_because", "sending_waits", "failing")  # of a campaign that goes on
 AT_AN_END = frozenset({"denied", "accepted", "rejected", "unknown", "expired"})
 
 
@@ -35,9 +38,30 @@ class Violation:
 
 
 @dataclass(slots=True)
-class Account:
-    """What the operator saw. Each `take…` says what is wrong with what it was told, in the light of all before."""
+class Loss:
+    """A service's database lost what it had committed from `since` on, when `until` came: a failover to a copy that was
+    behind. What its own word rested on in that time is forgiven, and nothing else: no STOP is."""
 
+    service: str
+    since: datetime
+    until: datetime | None = None
+    made_good: bool = False  # what can be read or told again has been
+
+    def forgot(self, at: datetime) -> bool:
+        """Was something stored at `at`, or soon after, and lost? `ON_THE_WAY`: until it was stored."""
+        return self.since - ON_THE_WAY <= at and (self.until is None or at <= self.until)
+
+
+def forgot(losses: Iterable[Loss], service: str, at: datetime) -> bool:
+    return any(loss.service == service and loss.forgot(at) for loss in losses)
+
+
+@dataclass(slots=True)
+class Account:
+    """What the operator saw. Each `take…` says what is wrong with what it was told, in the light of all before.
+    `losses`: of dispatch-svc it forgives that a message leaves again which it has forgotten (docs/runbook.md)."""
+
+    losses: list[Loss] = field(default_factory=list)
     taken: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # accepted or rejected, by reference
     times: dict[Person, list[datetime]] = field(default_factory=lambda: defaultdict(list))  # of marketing
     stops: dict[str, tuple[Person, datetime]] = field(default_factory=dict)  # by the reply's id: who, and when sent
@@ -77,11 +101,14 @@ class Account:
     def _submit(self, line: Mapping[str, Any]) -> list[Violation]:
         found = []
         person, at = Person(line["to"], line["short_code"]), datetime.fromisoformat(line["at"])
-        if line["reference"] in self.taken:
+        before = self.taken.get(line["reference"])
+        again = before is not None and not self._forgotten(datetime.fromisoformat(before["at"]))
+        if again:
             found.append(Violation(4, "sent twice", f"message {line['reference']}"))
-        elif line["status"] == "accepted" and self.times[person]:
+        elif line["status"] == "accepted" and not all(map(self._forgotten, self.times[person])):
             found.append(Violation(4, "sent twice", f"two messages of one campaign, {line['reference']} the later"))
-        self.taken.setdefault(line["reference"], line)
+        if not again:
+            self.taken[line["reference"]] = line
         if line["status"] == "accepted":
             self.times[person].append(at)
             if (closed := self._closed.get(person)) is not None and at > closed:
@@ -89,6 +116,9 @@ class Account:
             if (forbidden := self._forbidden.get(person)) is not None and at > forbidden:
                 found.append(_after_acknowledged(line["reference"]))
         return found
+
+    def _forgotten(self, at: datetime) -> bool:
+        return forgot(self.losses, "dispatch", at)
 
     def _acknowledged(self, reply: str, at: datetime) -> list[Violation]:
         self.acknowledged[reply] = at
@@ -106,12 +136,16 @@ def _after_acknowledged(which: str) -> Violation:
     return Violation(1, "after acknowledgement", f"a message more than {limit:g} s after an acknowledged STOP: {which}")
 
 
-def contradicted(statuses: Mapping[str, str | None], taken: Mapping[str, Mapping[str, Any]]) -> list[Violation]:
+def contradicted(
+    statuses: Mapping[str, str | None], taken: Mapping[str, Mapping[str, Any]], losses: Sequence[Loss] = ()
+) -> list[Violation]:
     """What the operator has taken has left, by the ledger of dispatch-svc too: `statuses` by message, now."""
     return [
         Violation(4, "contradicted", f"the operator has message {reference}, which is {status or 'unknown to us'}")
         for reference, status in statuses.items()
-        if reference in taken and (status not in HAS_LEFT or _other_outcome(status, taken[reference]["status"]))
+        if reference in taken
+        and (status not in HAS_LEFT or _other_outcome(status, taken[reference]["status"]))
+        and not forgot(losses, "dispatch", datetime.fromisoformat(taken[reference]["at"]))
     ]
 
 
@@ -174,6 +208,113 @@ def lost(campaign: str, people: int, accounts: Mapping[str, int], statuses: Mapp
     if waiting := {status: n for status, n in statuses.items() if status not in AT_AN_END}:
         found.append(Violation(4, "lost", f"campaign {campaign}: {waiting} have no end"))
     return found
+
+
+def between(
+    since: datetime, until: datetime, without: Iterable[tuple[datetime, datetime]], margin: timedelta
+) -> list[tuple[datetime, datetime]]:
+    """What is left of `since` to `until` when these spans are taken out, each with a margin on both sides."""
+    left, at = [], since
+    for begin, end in sorted(without):
+        if begin - margin > at:
+            left.append((at, min(begin - margin, until)))
+        at = max(at, end + margin)
+    return [(begin, end) for begin, end in [*left, (at, until)] if begin < end]
+
+
+def newest_is_last(log: Iterable[tuple[str, int]]) -> list[Violation]:
+    """At the end, of a compacted topic: the last record of each key is its newest, as compaction leaves only the last.
+    `log`: key and version of each record, in order."""
+    newest: dict[str, int] = {}
+    last: dict[str, int] = {}
+    for key, version in log:
+        last[key] = version
+        newest[key] = max(version, newest.get(key, version))
+    older = sum(last[key] < newest[key] for key in last)
+    return [Violation(3, "compacted away", f"{older} subjects: an older state is last in the log")] * bool(older)
+
+
+@dataclass(frozen=True, slots=True)
+class AtRest:
+    """Something that is so once all faults have ended; `why` not, otherwise."""
+
+    check: str
+    why: list[str]
+
+    @property
+    def violations(self) -> list[Violation]:
+        return [Violation(10, self.check, why) for why in self.why]
+
+
+def nothing_pending(waiting: Mapping[str, int]) -> AtRest:
+    """`waiting`: how many rows of a service still are, by what they are."""
+    return AtRest("nothing pending", [f"{many} {what}" for what, many in waiting.items() if many])
+
+
+def nothing_unread(left: Mapping[str, int | None]) -> AtRest:
+    """`left`: records of a partition that its reader has not stepped over, by reader; None where it has never begun."""
+    return AtRest(
+        "nothing unread",
+        [
+            f"{reader} has never begun" if many is None else f"{reader} has {many} records before it"
+            for reader, many in left.items()
+            if many is None or many
+        ],
+    )
+
+
+def all_fresh(ages_s: Mapping[str, float | None], limit_s: float) -> AtRest:
+    """`ages_s`: of the watermark that a reader has applied, by partition; None where there is none."""
+    return AtRest(
+        "every partition fresh",
+        [
+            f"{partition} has no watermark" if age is None else f"{partition} stands at {age:.0f} s ago"
+            for partition, age in ages_s.items()
+            if age is None or not age <= limit_s
+        ],
+    )
+
+
+def every_stop_enforced(account: Account) -> AtRest:
+    missing = len(account.acknowledged.keys() - account.enforced)
+    return AtRest("every STOP enforced", [f"{missing} acknowledged STOPs are not"] if missing else [])
+
+
+def every_campaign_ends(campaigns: Mapping[str, Mapping[str, Any]]) -> AtRest:
+    """`campaigns`: each as campaign-svc tells it. One that goes on says what it waits for."""
+    silent = {
+        campaign: told["status"]
+        for campaign, told in campaigns.items()
+        if told["status"] not in OVER and not any(told.get(reason) for reason in REASONS)
+    }
+    return AtRest(
+        "every campaign ends", [f"campaign {campaign} is {status}, and silent" for campaign, status in silent.items()]
+    )
+
+
+def not_noticed(kind: str, target: str, red: Iterable[str], held: bool) -> list[Violation]:
+    """Of a log that lost records which were acknowledged: until somebody has repaired it, a reader's readiness names
+    the topic, and marketing is held. `red`: what processes say; `held`: at each look."""
+    where = f"{kind}, {target}"
+    found = (
+        [] if any(target in why for why in red) else [Violation(10, "not noticed", f"{where}: no readiness names it")]
+    )
+    return found + ([] if held else [Violation(1, "not held", f"{where}: marketing was not held until the repair")])
+
+
+def stood_still(service: str, waited_s: float | None, limit_s: float) -> list[Violation]:
+    """Of a relay that is cut off from Kafka beside a healthy standby. `waited_s`: until the outbox moved again; None
+    where it did not."""
+    if waited_s is not None and waited_s <= limit_s:
+        return []
+    told = "until the cut was over" if waited_s is None else f"for {waited_s:.0f} s"
+    return [Violation(10, "no standby", f"the outbox of {service} stood still {told}, beside a standby")]
+
+
+def stepped_over(topic: str, written: int, buried: int) -> list[Violation]:
+    """Of foreign records whose type nobody knows: each is a dead letter of a reader."""
+    missing = f"{written - buried} of {written} foreign records of {topic} are no dead letters"
+    return [Violation(3, "stepped over", missing)] if buried < written else []
 
 
 def never_enforced(account: Account) -> list[Violation]:

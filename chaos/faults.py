@@ -10,21 +10,30 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+import aiohttp
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
+from chaos import failover, foreign, logs
+from chaos.checks import Violation
 from chaos.schedule import Planned, Possible
-from chaos.system import DISK_BYTES, WORKER, System
+from chaos.system import CLOCK_JUMP_S, DISK_BYTES, POSTGRES, WORKER, System
 from common.contracts import TOPICS, Watermark
 from stack.environment import PARTITIONS, SERVICES
 from stack.kafka import Kafka
 
-POSTGRES, ALL_BROKERS = "Postgres", "all brokers"
+ALL_BROKERS = "all brokers"
 OPERATOR, CALLBACKS = "dispatch to the operator", "the operator to us"
-CLOCK_JUMP_S = 30
+OPERATORS_CLOCK = "the operator"
+OPERATOR_LASTS = 4  # times as long as another clock's jump: STOPs have to come meanwhile
+CLOCK_CACHED = timedelta(seconds=1)  # so long a process goes on with the clock it had
+OPERATOR_JUMP_S = 150  # a STOP then seems older than half of the consents it ends
 SLOW_S = (0.02, 0.3)  # each way
+LOSING = ("log cut", "log cut unseen", "unclean election", "topic anew")
+OLD_STATES = ("replay", *LOSING)  # after these the last state in the log need not be the newest
 POISON = (b"\xff\xfe not JSON", b'{"subject_id": 7}', b"", b"[]")
 POISON_RECORDS = 4  # more than 25 in a row end a process, which is what it is to do
 STORM_TURNS = 3
@@ -43,6 +52,9 @@ POISONED = (
 )
 
 
+Way = Callable[[System, str, float, random.Random], Awaitable[list[Violation] | None]]
+
+
 def possible(system: System) -> list[Possible]:
     """Everything that can be done to this system, on this machine."""
     names = sorted(system.health)
@@ -57,12 +69,20 @@ def possible(system: System) -> list[Possible]:
     found += [Possible("rolling restart", "with migrations")]
     if system.disk is not None:
         found.append(Possible("disk full", POSTGRES))
-    found += [Possible(kind, service) for service in system.clocks for kind in ("clock ahead", "clock behind")]
+    for clock in (*system.clocks, OPERATORS_CLOCK):
+        found += [Possible(kind, clock) for kind in ("clock ahead", "clock behind")]
+    found += [Possible("failover", f"{service}'s database") for service in SERVICES]
+    found += [Possible("two relays", service) for service in SERVICES]
+    found += [Possible("topic anew", topic) for topic in logs.WATERMARKED]
+    found += [Possible(kind, "our topics") for kind in ("unknown types", "compressed")]
     if system.brokers:
         found.append(Possible("rebalance storm", f"dispatch-{WORKER}"))
+        found.append(Possible("aborted", "our topics"))
+        found += [Possible(kind, topic) for kind in ("log cut", "log cut unseen") for topic in logs.WATERMARKED]
     if system.brokers == 3:
         brokers = [f"broker-{n}" for n in (1, 2, 3)]
         found += [Possible(kind, broker) for broker in brokers for kind in ("kill", "freeze")]
+        found += [Possible("unclean election", topic) for topic in logs.WATERMARKED]
     if system.brokers:
         found.append(Possible("kill", ALL_BROKERS))
     return found
@@ -76,14 +96,21 @@ def left_out(system: System) -> list[str]:
     if not system.clocks:
         told.append("clock jumps: not asked for, or there is no libfaketime")
     if not system.brokers:
-        told.append("brokers killed, rebalances: the local stack's broker keeps its log in memory and is alone")
+        told.append(
+            "brokers killed, rebalances, logs cut, aborted transactions: the local stack's broker keeps its log in"
+            " memory, is alone and has no transactions"
+        )
+    if system.brokers != 3:
+        told.append("an unclean election: it takes three brokers")
     return told
 
 
-async def inflict(system: System, planned: Planned) -> None:
-    """The whole of one fault: it begins, lasts, and is taken back."""
+async def inflict(system: System, planned: Planned) -> list[Violation]:
+    """The whole of one fault: it begins, lasts, and is taken back. What it saw itself that must not be."""
     chance = random.Random(planned.chance)
-    await _WAYS[planned.kind](system, planned.target, planned.lasts_s, chance)
+    system.foreign = system.foreign or planned.kind in OLD_STATES
+    system.lost_records = system.lost_records or planned.kind in LOSING
+    return await _WAYS[planned.kind](system, planned.target, planned.lasts_s, chance) or []
 
 
 async def _kill(system: System, target: str, lasts_s: float, chance: random.Random) -> None:
@@ -116,7 +143,7 @@ async def _freeze(system: System, target: str, lasts_s: float, chance: random.Ra
         system.signal(target, signal.SIGCONT)
 
 
-def _wire(state: str) -> Callable[[System, str, float, random.Random], Awaitable[None]]:
+def _wire(state: str) -> Way:
     async def hurt(system: System, target: str, lasts_s: float, chance: random.Random) -> None:
         delay_s = chance.uniform(*SLOW_S) if state == "slow" else 0.0
         for wire in system.wires[target]:
@@ -153,15 +180,34 @@ async def _resize(system: System, size: int) -> bool:
     return (await asyncio.to_thread(subprocess.run, command, capture_output=True)).returncode == 0
 
 
-def _clock(seconds: int) -> Callable[[System, str, float, random.Random], Awaitable[None]]:
+def _clock(direction: int) -> Way:
     async def jump(system: System, target: str, lasts_s: float, chance: random.Random) -> None:
-        system.clocks[target].write_text(f"{seconds:+d}\n")
+        if target == OPERATORS_CLOCK:
+            await _operators_clock(system, direction * OPERATOR_JUMP_S)
+            try:
+                await asyncio.sleep(OPERATOR_LASTS * lasts_s)
+            finally:
+                await _operators_clock(system, 0)
+            return
+        began = datetime.now(UTC)
+        if target == "dispatch":
+            system.jumps.append((began, datetime.max.replace(tzinfo=UTC) - timedelta(days=1)))
+        system.clocks[target].write_text(f"{direction * CLOCK_JUMP_S:+d}\n")
         try:
             await asyncio.sleep(lasts_s)
         finally:
             system.clocks[target].write_text("+0\n")
+            if target == "dispatch":
+                system.jumps[-1] = began, datetime.now(UTC) + CLOCK_CACHED
 
     return jump
+
+
+async def _operators_clock(system: System, ahead_s: float) -> None:
+    """Of what it sends: its log, which is what we believe, keeps the right time."""
+    url = f"{system.environment.urls['simulator']}/control/behaviour"
+    async with aiohttp.ClientSession() as http, http.post(url, json={"clock_s": ahead_s}) as answer:
+        answer.raise_for_status()
 
 
 async def _replay(system: System, target: str, lasts_s: float, chance: random.Random) -> None:
@@ -247,7 +293,7 @@ async def _rebalance_storm(system: System, target: str, lasts_s: float, chance: 
         await system.retire(name)
 
 
-_WAYS: dict[str, Callable[[System, str, float, random.Random], Awaitable[None]]] = {
+_WAYS: dict[str, Way] = {
     "kill": _kill,
     "freeze": _freeze,
     "cut": _wire("cut"),
@@ -257,8 +303,17 @@ _WAYS: dict[str, Callable[[System, str, float, random.Random], Awaitable[None]]]
     "garbage": _wire("garbage"),
     "drips": _wire("drips"),
     "disk full": _disk_full,
-    "clock ahead": _clock(CLOCK_JUMP_S),
-    "clock behind": _clock(-CLOCK_JUMP_S),
+    "clock ahead": _clock(1),
+    "clock behind": _clock(-1),
+    "failover": failover.failover,
+    "two relays": failover.two_relays,
+    "topic anew": logs.anew,
+    "log cut": logs.cut,
+    "log cut unseen": logs.cut_unseen,
+    "unclean election": logs.unclean_election,
+    "unknown types": foreign.unknown_types,
+    "compressed": foreign.compressed,
+    "aborted": foreign.aborted,
     "replay": _replay,
     "poison": _poison,
     "rolling restart": _rolling_restart,

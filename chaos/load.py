@@ -2,11 +2,14 @@
 who stop while it runs, and afterwards all that may not bring those back: their old consents, told again."""
 
 import asyncio
+import contextlib
 import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from chaos.checks import OVER, Loss
 from stack.demo import CONSENT_BATCH, FORM, Api, DemoFailed
 from stack.simulator import STOP_SPELLINGS
 
@@ -14,6 +17,8 @@ FIRST_CODE = 36_000
 FICTIONAL = 10_000  # numbers there are: 06 39 98 xx xx
 BEYOND = 20_000_000  # the first number of those beyond, of eight digits after +336: bench.consent says why
 STOP_SHARE = 0.04
+# how old the consents of a campaign are, in turn: a STOP of an operator whose clock is slow seems older than the latter
+GIVEN_AGO = (timedelta(days=40), timedelta(seconds=60))
 TEXT = "Maison Lune : {first_name|bonjour}, -20 % ce samedi. {stop}"
 SPELLINGS = tuple(text for text in STOP_SPELLINGS if "36" not in text)  # those that name no other code
 POLL_S = 0.5
@@ -39,11 +44,24 @@ class Round:
     campaign: str = ""
     status: str = "not made"
     finished: bool = False
+    whole: bool = True  # no database has lost what belongs to it
+
+    began: datetime = field(default_factory=lambda: datetime.now(UTC))
+    ended: datetime | None = None
+
+    def during(self, loss: Loss) -> bool:
+        """Was something of it stored, and lost?"""
+        return (loss.until is None or self.began <= loss.until) and (self.ended is None or self.ended >= loss.since)
+
+    @property
+    def over(self) -> bool:
+        return self.finished or not self.whole
 
 
 @dataclass(slots=True)
 class Load:
-    """`people` in each campaign, which takes about `lasts_s`; STOPs come all along."""
+    """`people` in each campaign, which takes about `lasts_s`; STOPs come all along. `losses`: of databases; a round
+    whose rows are among what was lost is given up."""
 
     api: Api
     seed: int
@@ -51,6 +69,7 @@ class Load:
     lasts_s: float
     among: int = FICTIONAL  # people there are in all
     most: int = 1_000_000  # campaigns
+    losses: list[Loss] = field(default_factory=list)
     rounds: list[Round] = field(default_factory=list)
     ending: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -59,21 +78,55 @@ class Load:
 
         async def some() -> None:
             while not self.ending.is_set() and len(self.rounds) < self.most:
-                await self.round()
+                began = datetime.now(UTC)
+                one = self._next()
+                try:
+                    await self.round(one)
+                except* DemoFailed as refused:
+                    if not self._lost_since(began):
+                        raise
+                    one.whole, one.status = False, f"lost: {refused.exceptions[0]}"
 
         async with asyncio.TaskGroup() as group:
             for _ in range(at_once):
                 group.create_task(some())
 
-    async def round(self) -> None:
-        """From the sender to the last outcome."""
+    def _next(self) -> Round:
         n = len(self.rounds)
         chance = random.Random(f"{self.seed} {n}")
         people = [number(each) for each in chance.sample(range(self.among), self.people)]
         code = str(FIRST_CODE + n)
         stopping = chance.sample(people, int(len(people) * STOP_SHARE))
-        one = Round(f"sender-{code}", code, people, stopping, datetime.now(UTC) - timedelta(days=40))
-        self.rounds.append(one)
+        given_at = datetime.now(UTC) - GIVEN_AGO[n % len(GIVEN_AGO)]
+        self.rounds.append(Round(f"sender-{code}", code, people, stopping, given_at))
+        return self.rounds[-1]
+
+    def _lost_since(self, began: datetime) -> bool:
+        return any(loss.until is None or loss.until >= began for loss in self.losses)
+
+    async def repeat(self) -> None:
+        """Of senders whose campaigns go on, all that consent-svc was told."""
+        for one in [one for one in self.rounds if not one.over]:
+            await self._register(one)
+            await self.consent(one, one.people)
+
+    async def cancel(self) -> None:
+        """Each campaign that was made and goes on. One that is over by now says so."""
+        for one in [one for one in self.rounds if one.campaign and not one.over]:
+            with contextlib.suppress(DemoFailed):
+                await self.api.call("POST", "campaign", f"/v1/campaigns/{one.campaign}/cancel", {})
+
+    async def reconcile(self, stopped: Mapping[str, Sequence[str]]) -> None:
+        """The operator's list of opt-outs, of each sender."""
+        for one in self.rounds:
+            if numbers := stopped.get(one.code):
+                listed = {"provider": "simulator", "sender_id": one.sender, "list": "\n".join(["number", *numbers])}
+                await self.api.call("POST", "consent", "/v1/reconciliations", listed)
+
+    async def round(self, one: Round) -> None:
+        """From the sender to the last outcome."""
+        code, people, stopping = one.code, one.people, one.stopping
+        chance = random.Random(f"{self.seed} {code}")
         await self._register(one)
         await self.consent(one, people)
         one.status = "importing"
@@ -97,7 +150,7 @@ class Load:
             await self._until_finished(one)
 
     async def consent(self, one: Round, people: list[str]) -> None:
-        """Evidence that each of them said yes, 40 days ago: told again it is the same, and older than any STOP."""
+        """Evidence that each of them said yes: told again it is the same, and older than any STOP."""
         for at in range(0, len(people), CONSENT_BATCH):
             items = [
                 {
@@ -164,5 +217,6 @@ class Load:
     async def _until_finished(self, one: Round) -> None:
         while not one.finished:
             told = await self.api.call("GET", "campaign", f"/v1/campaigns/{one.campaign}")
-            one.status, one.finished = told["status"], told["status"] == "finished"
+            one.status, one.finished = told["status"], told["status"] in OVER
+            one.ended = datetime.now(UTC) if one.finished else None
             await asyncio.sleep(POLL_S)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from chaos.checks import Violation
+from chaos.checks import AtRest, Violation
 from chaos.watching import Hold
 
 
@@ -42,6 +42,7 @@ class Report:
     holds: list[Hold]
     deaths: list[str]  # of processes that nobody had killed: they end when they must not go on
     dead_letters: int
+    at_rest: list[AtRest]
     looks: int
     looks_failed: int
     violations: list[Violation] = field(default_factory=list)
@@ -86,6 +87,7 @@ class Report:
             f" longest {self.longest_hold_s:.1f} s",
             f"recovery: longest {self.longest_recovery_s:.1f} s",
             f"processes that ended by themselves: {len(self.deaths)}; dead letters: {self.dead_letters}",
+            *(f"at rest: {one.check}: {'; '.join(one.why) or 'yes'}" for one in self.at_rest),
             f"looks: {self.looks}, of which {self.looks_failed} found a ledger out of reach",
             f"violations: {len(self.violations)}",
             *(f"  promise {each.promise}, {each.check}: {each.what}" for each in self.violations),

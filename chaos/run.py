@@ -82,6 +82,7 @@ async def loaded(
     headers = {"Authorization": f"Bearer {system.environment.token()}"}
     async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
         load = make(Api(session, system.environment.urls))
+        load.losses, system.callers = system.losses, load
         await load.api.call("POST", "simulator", "/control/behaviour", {"latency_s": ANSWERS_AFTER_S})
         watch = Watch(system, load, say)
         async with asyncio.TaskGroup() as group:  # whatever of it fails ends the block, and is raised
@@ -116,9 +117,11 @@ async def hurt(
 async def suffer(system: System, planned: Planned, watch: Watch) -> Suffered:
     """One fault, until all is well again. What it is not well of by then, is a violation."""
     began = time.monotonic()
-    await faults.inflict(system, planned)
+    watch.note(await faults.inflict(system, planned))
     ended = time.monotonic()
     why = await system.ready(RECOVERS_WITHIN_S)
+    for loss in system.losses:
+        loss.made_good = loss.made_good or not why
     if why:
         watch.violations.append(Violation(0, "did not recover", f"from {planned.kind}, {planned.target}: {why}"))
     return Suffered(
@@ -152,6 +155,7 @@ async def conclude(system: System, watch: Watch, suffered: list[Suffered], *, se
         holds=watch.holds,
         deaths=system.deaths,
         dead_letters=await watch.dead_letters(),
+        at_rest=watch.at_rest,
         looks=watch.looks,
         looks_failed=watch.looks_failed,
         violations=watch.violations,

@@ -20,6 +20,13 @@ LASTS_S = {
     "disk full": (3.0, 8.0),
     "clock ahead": (3.0, 8.0),
     "clock behind": (3.0, 8.0),
+    "failover": (2.0, 6.0),  # how old the copy is
+    "two relays": (1.0, 5.0),  # after the cut is over
+    "topic anew": (4.0, 8.0),  # nobody has repaired it
+    "log cut": (4.0, 8.0),
+    "log cut unseen": (4.0, 8.0),
+    "unclean election": (4.0, 8.0),
+    "aborted": (1.0, 4.0),  # open
 }
 PAUSE_S = (1.0, 4.0)  # between a recovery and what comes next
 

@@ -13,21 +13,25 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
+import asyncpg
 
+from chaos.checks import Loss
 from chaos.wire import Wire, wire_to
 from stack.broker import Broker
-from stack.environment import SERVICES, Environment
+from stack.environment import PARTITIONS, SERVICES, Environment
 from stack.kafka import Kafka, fetch
 from stack.postgres import Postgres
 from stack.processes import Died, Supervisor, free_port
 
+POSTGRES = "Postgres"
 WORKER = "worker"
 PROJECTION = "projection"  # of dispatch-svc
 ROLES = ("api", WORKER, "relay")
@@ -40,6 +44,14 @@ POOLS = {
 READY_WITHIN_S = 120.0  # many Pythons start at once
 LOOK_EVERY_S = 0.25
 LIBFAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))  # where Debian puts it
+OF_A_JVM = {"FAKETIME_FORCE_MONOTONIC_FIX": "0"}  # without it a JVM spins as it starts
+LOOK_WITHIN_S = 5.0
+COMMAND_WITHIN_S = 300.0
+CLOCK_JUMP_S = 30
+OLDEST_KNOWLEDGE = (
+    "SELECT CASE WHEN count(as_of) = $1 THEN min(as_of) END FROM consumer_offset"
+    " WHERE consumer_group = 'dispatch.consents' AND topic = 'consent.states.v1'"
+)
 DISK_BYTES = 3 << 30  # of which no memory is taken before it is written
 
 
@@ -54,11 +66,27 @@ def processes(brokers: int) -> dict[str, tuple[str, str]]:
     return found
 
 
+class Callers(Protocol):
+    """The callers of the services, as far as a repair needs them (docs/runbook.md, "A database was restored")."""
+
+    async def repeat(self) -> None:
+        """Tell consent-svc again what it was told."""
+
+    async def cancel(self) -> None:
+        """Cancel every campaign that runs."""
+
+    async def reconcile(self, stopped: Mapping[str, Sequence[str]]) -> None:
+        """Give consent-svc the operator's list of opt-outs: numbers by STOP code."""
+
+
 @dataclass
 class System:
     """`wires`: by "<service> to the database", "<service> to the broker" (one for each broker), "dispatch to the
-    operator", "the operator to us". `clocks`: of each service, where they can be moved. `disk`: where Postgres has a
-    disk of its own. `earlier`: whose sources processes start from, if not today's."""
+    operator", "the operator to us". `clocks`: the file that moves the clock of a service, of Postgres or of a broker,
+    where they can be moved. `disk`: where Postgres has a disk of its own. `earlier`: whose sources processes start
+    from, if not today's. `losses`: the commits that databases lost. `jumps`: while the clock of dispatch-svc was moved.
+    `foreign`: old or foreign states are in the log. `lost_records`: a log has lost some. `callers`: the load, which a
+    repair may ask to repeat itself."""
 
     folder: Path
     environment: Environment
@@ -73,6 +101,11 @@ class System:
     clocks: dict[str, Path] = field(default_factory=dict)
     disk: Path | None = None
     deaths: list[str] = field(default_factory=list)  # of processes that nobody here had killed
+    losses: list[Loss] = field(default_factory=list)
+    jumps: list[tuple[datetime, datetime]] = field(default_factory=list)
+    foreign: bool = False
+    lost_records: bool = False
+    callers: Callers | None = None
 
     @property
     def simulator_log(self) -> Path:
@@ -82,11 +115,12 @@ class System:
     def brokers(self) -> int:
         return self.broker.brokers if isinstance(self.broker, Kafka) else 0
 
-    async def start(self, name: str, service: str, role: str) -> None:
-        """One process more. It lives when this returns; whether it is ready, `unready` tells."""
+    async def start(self, name: str, service: str, role: str, brokers_by: str | None = None) -> None:
+        """One process more. It lives when this returns; whether it is ready, `unready` tells. `brokers_by`: the wires
+        by which it reaches the brokers, if not its service's."""
         url = self.environment.urls[service] if role == "api" else f"http://127.0.0.1:{free_port()}"
         self.health[name] = url
-        told = self._told(service) | {
+        told = self._told(service, brokers_by) | {
             "PLACET_ROLES": role,
             "PLACET_PORT": url.rpartition(":")[2],
             "PLACET_DATABASE_POOL": str(POOLS[role]),
@@ -108,6 +142,38 @@ class System:
     async def migrate(self, service: str) -> None:
         told = self._told(service) | {"PLACET_DATABASE_URL": self.databases[service]}
         await self.supervisor.run(f"{service}-migrate", [sys.executable, "-m", service, "migrate"], env=told)
+
+    async def command(self, service: str, *arguments: str) -> str:
+        """`python -m <service> <arguments>`, as a person gives it; returns what it says. Raises RuntimeError where it
+        fails."""
+        told = self._told(service) | {"PLACET_DATABASE_URL": self.databases[service]}
+        try:
+            done = await asyncio.to_thread(
+                subprocess.run,
+                [sys.executable, "-m", service, *arguments],
+                env=told,
+                text=True,
+                capture_output=True,
+                timeout=COMMAND_WITHIN_S,
+            )
+        except subprocess.TimeoutExpired as late:
+            raise RuntimeError(f"python -m {service} {arguments[0]} has not ended") from late
+        if done.returncode:
+            raise RuntimeError(f"python -m {service} {arguments[0]} failed: {done.stderr.strip()[-200:]}")
+        return done.stdout
+
+    async def consent_age_s(self) -> float | None:
+        """How old dispatch's knowledge of consent is; None where a partition has none, or its database is away."""
+        try:
+            async with asyncio.timeout(LOOK_WITHIN_S):
+                sql = await asyncpg.connect(self.databases["dispatch"])
+                try:
+                    oldest = await sql.fetchval(OLDEST_KNOWLEDGE, PARTITIONS)
+                finally:
+                    await sql.close()
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            return None
+        return None if oldest is None else (datetime.now(UTC) - oldest).total_seconds()
 
     def signal(self, name: str, number: signal.Signals) -> None:
         os.kill(self._pid(name), number)
@@ -148,9 +214,9 @@ class System:
             self.deaths.append(str(died))
             await self.supervisor.restart(died.name)
 
-    def _told(self, service: str) -> dict[str, str]:
+    def _told(self, service: str, brokers_by: str | None = None) -> dict[str, str]:
         host = "127.0.0.1"
-        bootstrap = ",".join(f"{host}:{wire.port}" for wire in self.wires[f"{service} to the broker"])
+        bootstrap = ",".join(f"{host}:{wire.port}" for wire in self.wires[brokers_by or f"{service} to the broker"])
         database = self.databases[service].replace(
             f":{self.postgres.port}/", f":{self.wires[f'{service} to the database'][0].port}/"
         )
@@ -165,17 +231,34 @@ class System:
             del told["PLACET_GATEWAY_URL"]
             told["PLACET_GATEWAYS"] = json.dumps([operator])
         if (clock := self.clocks.get(service)) is not None:
-            told |= {
-                "LD_PRELOAD": str(LIBFAKETIME[0]),
-                "FAKETIME_TIMESTAMP_FILE": str(clock.resolve()),
-                "FAKETIME_CACHE_DURATION": "1",
-                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-                "DONT_FAKE_MONOTONIC": "1",
-            }
+            told |= moved_by(clock)
         if self.earlier is not None:
             sources = (self.earlier / "libs/common/src", *(self.earlier / f"services/{s}-svc/src" for s in SERVICES))
             told["PYTHONPATH"] = os.pathsep.join(map(str, sources))
         return told
+
+
+def moved_by(clock: Path) -> dict[str, str]:
+    """The variables of a process whose clock this file moves."""
+    return {
+        "LD_PRELOAD": str(LIBFAKETIME[0]),
+        "FAKETIME_TIMESTAMP_FILE": str(clock.resolve()),
+        "FAKETIME_CACHE_DURATION": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "DONT_FAKE_MONOTONIC": "1",
+        "NO_FAKE_STAT": "1",  # a Python whose files seem to change compiles each of them at every start
+    }
+
+
+@asynccontextmanager
+async def wires_to(broker: Broker | Kafka) -> AsyncIterator[list[Wire]]:
+    """A wire to each broker; who comes by one of them is led to the others by these wires too."""
+    async with AsyncExitStack() as leaving:
+        ports = [int(address.rpartition(":")[2]) for address in broker.bootstrap.split(",")]
+        wires = [await leaving.enter_async_context(wire_to("127.0.0.1", port)) for port in ports]
+        for wire in wires:
+            wire.rewrite = [(_address(each.to), _address(each.port)) for each in wires]
+        yield wires
 
 
 @asynccontextmanager
@@ -193,7 +276,7 @@ async def standing(
     brokers   of Apache Kafka: 1 or 3; 0: the local stack's
     rate      messages a second that the operator takes: so that a campaign lasts
     earlier   the sources that it starts with, of an earlier commit; `migrate` and a restart then bring it up to now
-    clocks    each service's clock can be moved (where libfaketime is installed)
+    clocks    the clocks of services, Postgres and brokers can be moved (where libfaketime is installed)
     Raises    DidNotStart
     """
     logs, data = _folders(folder)
@@ -202,8 +285,11 @@ async def standing(
         disk = data if _own_disk(data) else None
         if disk is not None:
             leaving.callback(subprocess.run, ["umount", str(data)], check=False)
-        postgres = Postgres(data)
-        broker = Kafka(folder / "kafka", fetch(), brokers) if brokers else Broker(logs)
+        found = _clocks(data, brokers) if clocks and LIBFAKETIME else {}
+        moved = {name: moved_by(clock) for name, clock in found.items()}
+        postgres = Postgres(data, env=moved.get(POSTGRES, {}))
+        by_number = {n: moved[f"broker-{n}"] | OF_A_JVM for n in range(1, brokers + 1)} if moved else {}
+        broker = Kafka(folder / "kafka", fetch(), brokers, env=by_number) if brokers else Broker(logs)
         leaving.push_async_callback(asyncio.to_thread, postgres.stop)
         leaving.push_async_callback(asyncio.to_thread, broker.stop)
         say("PostgreSQL and the broker")
@@ -215,7 +301,7 @@ async def standing(
         )
         operator.to = _port(environment.urls["inbound"])
         supervisor = await leaving.enter_async_context(Supervisor(logs))
-        system = System(folder, environment, postgres, broker, supervisor, rate, earlier, disk=disk)
+        system = System(folder, environment, postgres, broker, supervisor, rate, earlier, disk=disk, clocks=found)
         system.wires["the operator to us"] = [operator]
         system.wires["dispatch to the operator"] = [
             await leaving.enter_async_context(wire_to("127.0.0.1", _port(environment.urls["simulator"])))
@@ -224,17 +310,10 @@ async def standing(
             system.wires[f"{service} to the database"] = [
                 await leaving.enter_async_context(wire_to("127.0.0.1", postgres.port))
             ]
-            ports = [int(address.rpartition(":")[2]) for address in broker.bootstrap.split(",")]
-            wires = [await leaving.enter_async_context(wire_to("127.0.0.1", port)) for port in ports]
-            for wire in wires:
-                wire.rewrite = [(_address(each.to), _address(each.port)) for each in wires]
-            system.wires[f"{service} to the broker"] = wires
+            system.wires[f"{service} to the broker"] = await leaving.enter_async_context(wires_to(broker))
             system.databases[service] = await postgres.create_service_database(
                 service, environment.database_passwords[service]
             )
-            if clocks and LIBFAKETIME and service != "dispatch":  # whose instants are what is checked
-                system.clocks[service] = folder / f"clock-of-{service}"
-                system.clocks[service].write_text("+0\n")
         say("the operator simulator, and the four schemas")
         await _together(
             supervisor.start(
@@ -260,6 +339,15 @@ def _folders(folder: Path) -> tuple[Path, Path]:
     data = Path(tempfile.mkdtemp(prefix="placet-chaos-"))
     data.chmod(0o755)
     return folder / "logs", data
+
+
+def _clocks(folder: Path, brokers: int) -> dict[str, Path]:
+    """A file for each clock, where Postgres's user can read it too."""
+    names = [*SERVICES, POSTGRES, *(f"broker-{n}" for n in range(1, brokers + 1))]
+    clocks = {name: folder / f"clock-of-{name}" for name in names}
+    for clock in clocks.values():
+        clock.write_text("+0\n")
+    return clocks
 
 
 def _own_disk(folder: Path) -> bool:

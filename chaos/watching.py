@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,12 +15,16 @@ from uuid import UUID
 
 import asyncpg
 import msgspec
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 
 from chaos import checks
-from chaos.checks import Account, Standings, Violation
-from chaos.load import Load
-from chaos.system import System
+from chaos.checks import Account, AtRest, Standings, Violation
+from chaos.load import Load, Round
+from chaos.system import CLOCK_JUMP_S, LOOK_WITHIN_S, OLDEST_KNOWLEDGE, System
+from common import kafka
+from common.contracts import INBOUND_MESSAGES, STATES
+from common.contracts.consent import ConsentStateChanged
 from common.database import Database
 from common.keyring import SubjectKeys
 from common.law import load
@@ -34,8 +38,16 @@ STALE_S, SKEW_S = 2.0, 0.1  # max_staleness, max_clock_skew: marketing is held o
 SAMPLE_EVERY_S = 0.2
 LOOK_EVERY_S = 1.0
 STANDINGS_EVERY = 5  # looks
+MOVED_BY = timedelta(seconds=CLOCK_JUMP_S + 2)
+RESTS_WITHIN_S = 30.0
+READ_MS = 500
+# who applies watermarks, and of what: service, group, topic
+WATERMARKED = (
+    ("dispatch", "dispatch.consents", STATES.name),
+    ("campaign", "campaign.consents", STATES.name),
+    ("consent", "consent.inbound", INBOUND_MESSAGES.name),
+)
 RECENT = timedelta(seconds=60)  # enforcements are looked at again for so long: their commit may come late
-LOOK_WITHIN_S = 5.0
 # a permit, a submit and the margin: how long dispatch-svc leaves a message `sending` before it takes it for a crash's
 SENDING_TIMEOUT = timedelta(seconds=14)
 
@@ -45,10 +57,7 @@ GONE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.Internal
 ENFORCED = "SELECT reference, enforced_at FROM enforcement WHERE enforced_at > $1 AND reference IS NOT NULL"
 ACCOUNTS = "SELECT * FROM campaign_accounts"
 RECIPIENTS = "SELECT campaign_id, status, count(*) AS many FROM recipient GROUP BY campaign_id, status"
-STALENESS = (
-    "SELECT CASE WHEN count(as_of) = $1 THEN extract(epoch FROM clock_timestamp() - min(as_of)) END::float8"
-    " FROM consumer_offset WHERE consumer_group = 'dispatch.consents' AND topic = 'consent.states.v1'"
-)
+OFFSETS = "SELECT consumer_group, topic, partition, next_offset, as_of FROM consumer_offset"
 VERSIONS = "SELECT subject_id, version FROM subject"
 KNOWN = "SELECT subject_id, version, consents, suppressions FROM subject WHERE subject_id = ANY($1::text[])"
 STATUSES = "SELECT message_id::text AS id, status FROM message WHERE message_id = ANY($1::uuid[])"
@@ -70,18 +79,22 @@ class Watch:
     load: Load
     say: Callable[[str], None]
     started: float = field(default_factory=time.monotonic)
-    account: Account = field(default_factory=Account)
+    began: datetime = field(default_factory=lambda: datetime.now(UTC))
+    account: Account = field(init=False)
     violations: list[Violation] = field(default_factory=list)
     holds: list[Hold] = field(default_factory=list)
+    at_rest: list[AtRest] = field(default_factory=list)  # what is so at the end, or why not
     looks: int = 0
     looks_failed: int = 0
     _dispatch: Standings = field(default_factory=lambda: Standings("dispatch-svc"))
+    _forgiven: int = 0  # losses that the standings know of
     _read: int = 0  # bytes of the operator's log
     _held_since: float | None = None
     _unchecked: set[str] = field(default_factory=set)  # references the operator has taken since the last look
     _subjects: SubjectKeys = field(init=False)
 
     def __post_init__(self) -> None:
+        self.account = Account(self.system.losses)
         self._subjects = SubjectKeys(KeyRingSettings.model_validate_json(self.system.environment.subject_keys))
 
     async def run(self) -> None:
@@ -92,12 +105,19 @@ class Watch:
         """The last look, at everything: all has come to rest."""
         if self._held_since is not None:
             self._hold_ends(time.monotonic())
-        self._note(self._operators_log())
+        self.note(self._operators_log())
         await self._enforcements(since=datetime.fromtimestamp(0, UTC))
         await self._standings(all_of_them=True)
         await self._invariants(everything=True)
         await self._all_ends()
-        self._note(checks.never_enforced(self.account))
+        if self.system.lost_records:
+            await self._enforced_by_another_word()
+        self.note(checks.never_enforced(self.account))
+        if not self.system.foreign:
+            self.note(checks.newest_is_last(await self._log_of_states()))
+        self.at_rest = [await self._rests(look) for look in (self._pending, self._unread, self._fresh, self._ends)]
+        self.at_rest.append(checks.every_stop_enforced(self.account))
+        self.note([violation for one in self.at_rest for violation in one.violations])
 
     # --- holds
 
@@ -106,7 +126,8 @@ class Watch:
             try:
                 async with self._connection("dispatch") as sql:
                     while True:
-                        self._sampled(await sql.fetchval(STALENESS, PARTITIONS))
+                        oldest = await sql.fetchval(OLDEST_KNOWLEDGE, PARTITIONS)
+                        self._sampled(None if oldest is None else (datetime.now(UTC) - oldest).total_seconds())
                         await asyncio.sleep(SAMPLE_EVERY_S)
             except GONE:
                 self._sampled(None)
@@ -133,7 +154,7 @@ class Watch:
             self.looks += 1
             try:
                 async with asyncio.timeout(4 * LOOK_WITHIN_S):
-                    self._note(self._operators_log())
+                    self.note(self._operators_log())
                     await self._enforcements(since=datetime.now(UTC) - RECENT)
                     await self._statuses()
                     await self._accounts()
@@ -147,7 +168,7 @@ class Watch:
             except SQLAlchemyError:  # a database that is gone, as SQLAlchemy tells it
                 self.looks_failed += 1
 
-    def _note(self, found: Sequence[Violation]) -> None:
+    def note(self, found: Sequence[Violation]) -> None:
         for violation in found:
             if violation not in self.violations:
                 self.violations.append(violation)
@@ -167,20 +188,45 @@ class Watch:
             rows = await sql.fetch(ENFORCED, since)
         for row in rows:
             reply = row["reference"].rsplit("/", 1)[-1]
-            self._note(self.account.take_enforced(reply, row["enforced_at"]))
+            at = datetime.now(UTC) if self._moved(since) else row["enforced_at"]
+            self.note(self.account.take_enforced(reply, at))
+
+    def _moved(self, since: datetime) -> bool:
+        """Has the clock been moved since, by which dispatch-svc says when? Then what it says is no instant of ours."""
+        return any(ended + MOVED_BY > since for _, ended in self.system.jumps)
+
+    async def _enforced_by_another_word(self) -> None:
+        """A STOP that a log lost before anybody had read it is enforced as the operator's list tells it: without its
+        own id. Those are who dispatch-svc knows to be opted out."""
+        missing = self.account.acknowledged.keys() - self.account.enforced
+        people = {reply: self.account.stops[reply][0] for reply in missing}
+        subjects = {reply: self._subjects.subject_id(person.number) for reply, person in people.items()}
+        async with self._connection("dispatch") as sql:
+            rows = await sql.fetch(KNOWN, list(subjects.values()))
+        closed = {
+            (row["subject_id"], each["sender_id"])
+            for row in rows
+            for each in msgspec.json.decode(row["consents"])
+            if each["state"] == "opted_out"
+        }
+        senders = {one.code: one.sender for one in self.load.rounds}
+        for reply, person in people.items():
+            if (subjects[reply], senders.get(person.code)) in closed:
+                self.note(self.account.take_enforced(reply, datetime.now(UTC)))
 
     async def _statuses(self) -> None:
         """Of what the operator has taken since the last look."""
         asked = {each for each in self._unchecked if each in self.account.taken}
         async with self._connection("dispatch") as sql:
             found = {row["id"]: row["status"] for row in await sql.fetch(STATUSES, [UUID(each) for each in asked])}
-        self._note(checks.contradicted({each: found.get(each) for each in asked}, self.account.taken))
+        statuses = {each: found.get(each) for each in asked}
+        self.note(checks.contradicted(statuses, self.account.taken, self.system.losses))
         self._unchecked = set()
 
     async def _accounts(self) -> None:
         accounts, statuses = await self._campaigns()
         for campaign, counts in accounts.items():
-            self._note(checks.adds_up(campaign, counts, statuses[campaign]))
+            self.note(checks.adds_up(campaign, counts, statuses[campaign]))
 
     async def _campaigns(self) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, int]]]:
         """The counters of each campaign, and its recipients by status, at one instant."""
@@ -198,37 +244,50 @@ class Watch:
             person = self.account.stops[reply][0]
             stopped[person.code].append(person.number)
         subjects = [self._subjects.subject_id(each) for numbers in stopped.values() for each in numbers]
+        if any(loss.service == "dispatch" and loss.until is None for loss in self.system.losses):
+            return  # what is seen now will have been forgotten
+        if (lost := sum(loss.service == "dispatch" for loss in self.system.losses)) > self._forgiven:
+            self._forgiven, self._dispatch = lost, Standings("dispatch-svc")
         async with self._connection("dispatch") as sql:
             everybody = await sql.fetch(VERSIONS)
             rows = await sql.fetch(KNOWN, subjects)
         for row in everybody:
-            self._note(self._dispatch.take(row["subject_id"], row["version"], (), ()))
+            self.note(self._dispatch.take(row["subject_id"], row["version"], (), ()))
         for row in rows:
             consents = msgspec.json.decode(row["consents"])
             everyone = any(each["sender_id"] is None for each in msgspec.json.decode(row["suppressions"]))
             closed = [each["sender_id"] for each in consents if each["state"] == "opted_out"]
             opened = [each["sender_id"] for each in consents if each["state"] == "opted_in" and not everyone]
-            self._note(self._dispatch.take(row["subject_id"], row["version"], closed, opened))
+            self.note(self._dispatch.take(row["subject_id"], row["version"], closed, opened))
         for one in self.load.rounds if all_of_them else self.load.rounds[-3:]:
-            if numbers := stopped.get(one.code):
+            if (numbers := stopped.get(one.code)) and not self._consent_forgets():
                 asked = {"sender_id": one.sender, "purpose": "promotions", "numbers": numbers}
                 async with asyncio.timeout(None if all_of_them else LOOK_WITHIN_S):
                     answer = await self.load.api.call("POST", "consent", "/v1/consents/check", asked)
-                self._note(checks.open_again(one.sender, answer["results"]))
+                self.note(checks.open_again(one.sender, answer["results"]))
+
+    def _consent_forgets(self) -> bool:
+        """Has its database lost STOPs that it has not read again yet? It has, once all is ready again."""
+        return any(loss.service == "consent" and not loss.made_good for loss in self.system.losses)
 
     async def _invariants(self, *, everything: bool = False) -> None:
-        """The rules that dispatch-svc itself looks by, asked by somebody who is not killed meanwhile."""
+        """The rules that dispatch-svc itself looks by, asked by somebody who is not killed meanwhile. What it stamped
+        with a clock that was moved is left out: no two of its instants can be compared."""
         now = datetime.now(UTC)
-        since = now - timedelta(days=1) if everything else now - SETTLED_AFTER - RECENT
+        since, until = (self.began, now) if everything else (now - SETTLED_AFTER - RECENT, now - SETTLED_AFTER)
+        for begin, end in checks.between(since, until, self.system.jumps, MOVED_BY):
+            await self._invariants_of(begin, end, now)
+
+    async def _invariants_of(self, since: datetime, until: datetime, now: datetime) -> None:
         database = Database(self.system.databases["dispatch"], pool_size=1, name="chaos")
         limits = Limits(max_staleness=timedelta(seconds=STALE_S), max_clock_skew=timedelta(seconds=SKEW_S))
         checker = Checker(database, load("demonstration"), limits, SENDING_TIMEOUT)
         try:
-            found = await checker.violations(since, now if everything else now - SETTLED_AFTER, now)
+            found = await checker.violations(since, until, now)
         finally:
             await database.close()
         promises = {"after_enforcement": 1, "against_its_record": 1, "on_stale_consent": 1}
-        self._note([
+        self.note([
             Violation(promises.get(rule, 4), rule, f"message {message}")
             for rule, messages in found.items()
             for message in messages
@@ -239,10 +298,11 @@ class Watch:
         for one in self.load.rounds:
             if one.campaign in accounts:
                 counts, by_status = accounts[one.campaign], statuses[one.campaign]
-                self._note(checks.adds_up(one.campaign, counts, by_status))
-                self._note(checks.lost(one.campaign, len(one.people), counts, by_status))
-            elif one.campaign:
-                self._note([Violation(4, "lost", f"campaign {one.campaign} was never begun")])
+                self.note(checks.adds_up(one.campaign, counts, by_status))
+                if one.whole and not self._lost_of(one):
+                    self.note(checks.lost(one.campaign, len(one.people), counts, by_status))
+            elif one.campaign and one.whole:
+                self.note([Violation(4, "lost", f"campaign {one.campaign} was never begun")])
         async with self._connection("dispatch") as sql:
             ledger = {
                 row["id"]: row["status"]
@@ -251,8 +311,105 @@ class Watch:
                 )
             }
         taken = self.account.taken
-        self._note(checks.contradicted({each: ledger.get(each) for each in taken}, taken))
-        self._note(checks.never_taken(ledger, taken))
+        self.note(checks.contradicted({each: ledger.get(each) for each in taken}, taken, self.system.losses))
+        self.note(checks.never_taken(ledger, taken))
+
+    def _lost_of(self, one: Round) -> bool:
+        """Has a database lost rows that this campaign's account rests on?"""
+        return any(loss.service in ("campaign", "dispatch") and one.during(loss) for loss in self.system.losses)
+
+    # --- at the end
+
+    async def _rests(self, look: Callable[[], Awaitable[AtRest]]) -> AtRest:
+        """What a look finds once nothing is wrong, or RESTS_WITHIN_S later: what comes after the last campaign too is
+        on its way for a moment."""
+        deadline = time.monotonic() + RESTS_WITHIN_S
+        while True:
+            found = await look()
+            if not found.why or time.monotonic() > deadline:
+                return found
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _pending(self) -> AtRest:
+        waiting = {}
+        for service in self.system.databases:
+            async with self._connection(service) as sql:
+                waiting[f"events of {service}"] = await sql.fetchval("SELECT count(*) FROM outbox")
+        over = [one.campaign for one in self.load.rounds if one.finished]
+        async with self._connection("dispatch") as sql:
+            waiting["messages sending"] = await sql.fetchval("SELECT count(*) FROM message WHERE status = 'sending'")
+            waiting["messages of campaigns that are over"] = await sql.fetchval(
+                "SELECT count(*) FROM message WHERE status IN ('pending', 'deferred') AND campaign_id = ANY($1)", over
+            )
+        return checks.nothing_pending(waiting)
+
+    async def _unread(self) -> AtRest:
+        """Of each reader, what lies in the log and it has not stepped over. Watermarks come all the while: what has
+        come since the look began does not count. A transaction's end takes an offset and is no record."""
+        consumer = AIOKafkaConsumer(bootstrap_servers=self.system.broker.bootstrap, enable_auto_commit=False)
+        await consumer.start()
+        try:
+            readers = {(group, topic) for group, topic, _ in await self._offsets()}
+            places = [TopicPartition(topic, n) for topic in {topic for _, topic in readers} for n in range(PARTITIONS)]
+            ends = await consumer.end_offsets(places)
+            await asyncio.sleep(LOOK_EVERY_S)
+            offsets = await self._offsets()
+            left: dict[str, int | None] = {}
+            for group, topic in sorted(readers):
+                for number in range(PARTITIONS):
+                    place, reached = TopicPartition(topic, number), offsets.get((group, topic, number))
+                    if reached is None:
+                        left[f"{group} of {topic} {number}"] = None
+                    elif reached < ends[place]:
+                        many = len(await _log(consumer, place, reached, ends[place]))
+                        left[f"{group} of {topic} {number}"] = many
+            return checks.nothing_unread(left)
+        finally:
+            await consumer.stop()
+
+    async def _offsets(self) -> dict[tuple[str, str, int], int]:
+        found: dict[tuple[str, str, int], int] = {}
+        for service in self.system.databases:
+            async with self._connection(service) as sql:
+                for row in await sql.fetch(OFFSETS):
+                    found[row["consumer_group"], row["topic"], row["partition"]] = row["next_offset"]
+        return found
+
+    async def _ends(self) -> AtRest:
+        told = {
+            one.campaign: await self.load.api.call("GET", "campaign", f"/v1/campaigns/{one.campaign}")
+            for one in self.load.rounds
+            if one.campaign and one.whole
+        }
+        return checks.every_campaign_ends(told)
+
+    async def _fresh(self) -> AtRest:
+        """Of the watermarks that readers have applied."""
+        ages: dict[str, float | None] = {}
+        for service, group, topic in WATERMARKED:
+            async with self._connection(service) as sql:
+                rows = await sql.fetch(f"{OFFSETS} WHERE consumer_group = $1 AND topic = $2", group, topic)
+            applied = {row["partition"]: row["as_of"] for row in rows}
+            for number in range(PARTITIONS):
+                as_of = applied.get(number)
+                age = None if as_of is None else (datetime.now(UTC) - as_of).total_seconds()
+                ages[f"{group} of {topic} {number}"] = age
+        return checks.all_fresh(ages, STALE_S)
+
+    async def _log_of_states(self) -> list[tuple[str, int]]:
+        """Key and version of each state there is, in the order of its partition."""
+        consumer = AIOKafkaConsumer(bootstrap_servers=self.system.broker.bootstrap, enable_auto_commit=False)
+        await consumer.start()
+        try:
+            found = []
+            for number in range(PARTITIONS):
+                for record in await _log(consumer, TopicPartition(STATES.name, number)):
+                    event = kafka.decode(record.value, record.headers)
+                    if isinstance(event, ConsentStateChanged):
+                        found.append((event.subject_id, event.version))
+            return found
+        finally:
+            await consumer.stop()
 
     async def dead_letters(self) -> int:
         many = 0
@@ -263,7 +420,7 @@ class Watch:
 
     async def waiting(self) -> list[str]:
         """What has not come to rest: then it is too early to say that something is lost."""
-        why = [f"campaign {one.code} is {one.status}" for one in self.load.rounds if not one.finished]
+        why = [f"campaign {one.code} is {one.status}" for one in self.load.rounds if not one.over]
         missing = len(self.account.acknowledged.keys() - self.account.enforced)
         why += [f"{missing} STOPs are not enforced"] if missing else []
         for service in self.system.databases:
@@ -286,3 +443,19 @@ class Watch:
         finally:
             with contextlib.suppress(Exception):
                 await sql.close(timeout=1)
+
+
+async def _log(
+    consumer: AIOKafkaConsumer, place: TopicPartition, since: int = 0, until: int | None = None
+) -> list[Any]:
+    """The records of a partition there are now; `since` and `until` are offsets."""
+    consumer.assign([place])
+    end = (await consumer.end_offsets([place]))[place] if until is None else until
+    consumer.seek(place, since) if since else await consumer.seek_to_beginning(place)
+    found: list[Any] = []
+    while await consumer.position(place) < end:
+        records = (await consumer.getmany(place, timeout_ms=READ_MS)).get(place, [])
+        found += [record for record in records if record.offset < end]
+        if not records:
+            break  # what is left are ends of transactions
+    return found

@@ -14,6 +14,7 @@ FAULTS = (
     "answers lost, dispatch to the operator",
     "replay",
     "poison",
+    "unknown types",
 )
 
 
@@ -29,6 +30,7 @@ async def test_the_promises_hold_while_things_break(tmp_path: Path) -> None:
         many=8,
     )
     assert report.violations == [], report.text()
+    assert [one.why for one in report.at_rest] == [[]] * 5, report.text()
     assert len(report.faults) >= 2, report.text()
     assert report.messages > 500, report.text()
     assert report.stops > 20, report.text()

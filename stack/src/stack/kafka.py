@@ -6,6 +6,7 @@ first time, Maven.
 
 import base64
 import fcntl
+import os
 import shutil
 import signal
 import socket
@@ -81,6 +82,7 @@ class Kafka:
     """`brokers`: 1 or 3. `folder` gets a folder for each; what is in it survives a stop, and a start goes on with it.
 
     `libs`: the jars; see `fetch`. `more`: further settings of each broker, over ours. `jvm`: options of each one's.
+    `env`: variables of a broker's process, by its number, besides ours.
     """
 
     folder: Path
@@ -88,6 +90,7 @@ class Kafka:
     brokers: int = 1
     more: Mapping[str, str] = field(default_factory=dict)
     jvm: Sequence[str] = ()
+    env: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
     _nodes: list[Node] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
@@ -115,12 +118,17 @@ class Kafka:
     def launch(self, number: int) -> None:
         """Start one broker, without waiting for it."""
         node = self._nodes[number - 1]
-        node.child = spawn(self._java("kafka.Kafka", str(node.folder / "server.properties"), jvm=self.jvm), node.log)
+        command = self._java("kafka.Kafka", str(node.folder / "server.properties"), jvm=self.jvm)
+        node.child = spawn(command, node.log, env={**os.environ, **self.env.get(number, {})})
 
     def wait(self, number: int) -> None:
         node = self._nodes[number - 1]
         assert node.child is not None, "launch it first"
         wait_until(lambda: _listens(node.port), node.child, f"kafka broker {number}", node.log, START_WITHIN_S)
+
+    def data(self, number: int) -> Path:
+        """The folder with one broker's logs."""
+        return self._nodes[number - 1].folder / "data"
 
     def pid(self, number: int) -> int:
         child = self._nodes[number - 1].child

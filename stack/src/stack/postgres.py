@@ -5,6 +5,7 @@ the folder asked for (a clone under a 0700 home): then the binaries are copied o
 temporary folder. Each service gets a role and a database that only this role can connect to.
 """
 
+import asyncio
 import os
 import pwd
 import secrets
@@ -14,7 +15,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -43,6 +44,8 @@ SETTINGS = {
     "log_timezone": "UTC",
     "log_error_verbosity": "terse",  # DETAIL lines repeat values
 }
+OWNER = "SELECT pg_get_userbyid(datdba)::text FROM pg_database WHERE datname = $1"
+END_CONNECTIONS = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = $1"
 NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
@@ -51,10 +54,12 @@ class Postgres:
     """One server. `folder` holds its data and log; `start` always begins with an empty one, `stop` wipes it.
 
     durable   False turns fsync off: a crash of the machine may lose or damage the data (tests).
+    env       Variables of the server's process, besides ours.
     """
 
     folder: Path
     durable: bool = True
+    env: Mapping[str, str] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
     password: str = field(default_factory=lambda: secrets.token_urlsafe(16), repr=False)
     _child: subprocess.Popen[bytes] | None = field(default=None, repr=False)
@@ -128,6 +133,8 @@ class Postgres:
         command = [str(binaries / "postgres"), "-D", str(data)]
         command += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         # SIGQUIT: immediate shutdown, which also frees the shared memory that SIGKILL would leave behind
+        if self.env:  # for the server alone: what is between us and it runs as another user
+            command = ["/usr/bin/env", *(f"{name}={value}" for name, value in self.env.items()), *command]
         child = spawn(command, self.log, cwd=Path("/"), user=user, death_signal=signal.SIGQUIT)
         self._child = child
         wait_until(lambda: _is_ready(data, child.pid), child, "postgres", self.log, START_WITHIN_S)
@@ -162,12 +169,24 @@ class Postgres:
     async def clone(self, template: str, name: str) -> None:
         """Database `name`, a copy of `template` with its owner. Nobody may be connected to `template`."""
         async with self._admin() as admin:
-            owner = await admin.fetchval(
-                "SELECT pg_get_userbyid(datdba)::text FROM pg_database WHERE datname = $1", template
-            )
+            owner = await admin.fetchval(OWNER, template)
             if owner is None:
                 raise LookupError(f"no database {template!r} to clone")
             await self._create_database(admin, name, owner=owner, template=template)
+
+    async def copy(self, name: str, copy: str) -> None:
+        """Copy the database `name`, which is in use, to `copy`. Every connection to `name` ends."""
+        async with self._admin() as admin, _alone(admin, name):
+            owner = await admin.fetchval(OWNER, name)
+            await self._create_database(admin, copy, owner=owner, template=name)
+
+    async def put_back(self, name: str, copy: str) -> None:
+        """Replace the database `name`, which is in use, by `copy`. Every connection to `name` ends."""
+        async with self._admin() as admin:
+            async with _alone(admin, name):
+                await admin.execute(f"ALTER DATABASE {_quoted(name)} RENAME TO {_quoted(f'{copy}-replaced')}")
+                await admin.execute(f"ALTER DATABASE {_quoted(copy)} RENAME TO {_quoted(name)}")
+            await admin.execute(f"DROP DATABASE {_quoted(f'{copy}-replaced')}")
 
     async def drop(self, name: str) -> None:
         """The database goes, and whoever is connected to it."""
@@ -202,6 +221,19 @@ class Postgres:
         secret.unlink()
         if made.returncode != 0:
             raise DidNotStart(f"initdb ended with code {made.returncode}:\n{made.stdout}")
+
+
+@asynccontextmanager
+async def _alone(admin: "asyncpg.Connection", name: str) -> AsyncIterator[None]:
+    """End all connections to a database, and refuse new ones while the block runs. The block may rename the database
+    and give its name to another: connections to that other are allowed afterwards."""
+    await admin.execute(f"ALTER DATABASE {_quoted(name)} ALLOW_CONNECTIONS false")
+    try:
+        while await admin.fetchval(END_CONNECTIONS, name):  # noqa: ASYNC110  (a backend's end is no event here)
+            await asyncio.sleep(POLL_S)
+        yield
+    finally:
+        await admin.execute(f"ALTER DATABASE {_quoted(name)} ALLOW_CONNECTIONS true")
 
 
 def unprivileged_user() -> User | None:

@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal
@@ -105,6 +105,7 @@ class Behaviour(Struct, forbid_unknown_fields=True):
     submits_per_s: Annotated[float, Meta(gt=0)] | None = None  # messages a second; above it 429
     stop_rate: Rate = 0.0  # of recipients of marketing: always the same ones, once each
     reply_delay_s: tuple[Seconds, Seconds] = (0.5, 3.0)
+    clock_s: float = 0.0  # the operator's clock is ahead by this, or behind: in all that it sends, not in its log
 
 
 class Reply(Struct, forbid_unknown_fields=True, rename={"sender": "from"}):
@@ -283,7 +284,7 @@ class Operator:
             ("sent", None, first, last if swapped else first),
             (end, code, last, first if swapped else last),
         ):
-            receipt = Receipt(str(result.id), result.reference, status, why, _now(happens))
+            receipt = Receipt(str(result.id), result.reference, status, why, _now(happens + wants.clock_s))
             self._expect(receipt, arrives)
             if random.random() < wants.receipt_twice:
                 self._expect(receipt, arrives + random.uniform(*wants.receipt_delay_s))
@@ -323,6 +324,7 @@ class Operator:
         await asyncio.sleep(after_s)
         mo = {"id": f"mo-{secrets.token_hex(12)}", "from": sender, "to": to, "text": text, "sent_at": _now()}
         self.log.write([{"kind": "reply", **mo}])
+        mo["sent_at"] = _later(mo["sent_at"], self.behaviour.clock_s)
         attempts, done = await self._call_back("messages", msgspec.json.encode(mo))
         kind = "reply_acknowledged" if done else "reply_abandoned"
         self.log.write([{"kind": kind, "id": mo["id"], "at": _now(), "attempts": attempts}])
@@ -476,6 +478,10 @@ def _refusal(status: int, detail: str, headers: dict[str, str] | None = None) ->
 
 def _now(in_s: float = 0.0) -> str:
     return datetime.fromtimestamp(time.time() + in_s, UTC).isoformat(timespec="microseconds")
+
+
+def _later(at: str, by_s: float) -> str:
+    return (datetime.fromisoformat(at) + timedelta(seconds=by_s)).isoformat(timespec="microseconds")
 
 
 if __name__ == "__main__":

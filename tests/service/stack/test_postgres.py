@@ -77,6 +77,25 @@ async def test_a_clone_has_the_content_and_the_owner_of_its_template(server: Pos
         await fetch(copy, "SELECT 1")
 
 
+async def test_a_copy_of_what_is_in_use_is_put_back_under_those_who_use_it(server: Postgres, unique: str) -> None:
+    dsn = await server.create_service_database(f"used_{unique}", "secret")
+    using = await asyncpg.connect(dsn)
+    await using.execute("CREATE TABLE kept (n int); INSERT INTO kept VALUES (1)")
+    await server.copy(f"used_{unique}", f"copy_{unique}")
+    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)):
+        await using.execute("INSERT INTO kept VALUES (2)")
+    using = await asyncpg.connect(dsn)
+    await using.execute("INSERT INTO kept VALUES (3)")
+    await server.put_back(f"used_{unique}", f"copy_{unique}")
+    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)):
+        await using.execute("SELECT 1")
+    using = await asyncpg.connect(dsn)
+    try:
+        assert [row["n"] for row in await using.fetch("SELECT n FROM kept")] == [1]
+    finally:
+        await using.close()
+
+
 async def test_cloning_what_is_not_there_says_so(server: Postgres, unique: str) -> None:
     with pytest.raises(LookupError, match=unique):
         await server.clone(unique, f"{unique}_copy")

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -265,6 +266,21 @@ async def test_a_callback_is_repeated_with_the_same_id_until_it_is_acknowledged(
         assert sim.inbound.messages[0].items() >= reply.items()
         (sent,) = await sim.log("reply")
         assert sent["sent_at"] == sim.inbound.messages[0]["sent_at"] < fact["at"]
+
+
+async def test_an_operators_clock_is_wrong_in_what_it_sends_and_right_in_its_log(simulator: Start) -> None:
+    async with simulator() as sim:
+        assert (await sim.http.post("/control/behaviour", json={"clock_s": -150})).status_code == 200
+        reply = {"from": "+33639980009", "to": "36111", "text": "STOP"}
+        await sim.http.post("/control/replies", json={"replies": [reply]})
+
+        async def acknowledged() -> list[dict[str, Any]]:
+            return await sim.log("reply_acknowledged")
+
+        await eventually(acknowledged)
+        (sent,) = await sim.log("reply")
+        told = datetime.fromisoformat(sim.inbound.messages[0]["sent_at"])
+        assert datetime.fromisoformat(sent["sent_at"]) - told == timedelta(seconds=150)
 
 
 async def test_receipts_survive_an_inbound_that_fails(simulator: Start) -> None:

@@ -8,6 +8,7 @@ from chaos import faults
 from chaos.schedule import LASTS_S
 from chaos.system import System, processes
 from chaos.wire import Wire
+from common.contracts import TOPICS
 from stack.broker import Broker
 from stack.environment import SERVICES, Environment
 from stack.kafka import Kafka
@@ -23,7 +24,8 @@ def system(folder: Path, brokers: int, *, everything: bool) -> System:
     to = [faults.OPERATOR, faults.CALLBACKS, *(f"{s} to the {t}" for s in SERVICES for t in ("broker", "database"))]
     standing.wires = {name: [Wire("127.0.0.1", 1)] for name in to}
     if everything:
-        standing.disk, standing.clocks = folder, {service: folder / service for service in SERVICES}
+        moved = [*SERVICES, "Postgres", *(f"broker-{n}" for n in range(1, brokers + 1))]
+        standing.disk, standing.clocks = folder, {name: folder / name for name in moved}
     return standing
 
 
@@ -47,4 +49,23 @@ def test_every_role_of_every_service_is_killed_and_postgres_and_the_brokers(tmp_
 def test_what_cannot_be_done_here_is_said(tmp_path: Path) -> None:
     assert faults.left_out(system(tmp_path, 3, everything=True)) == []
     told = faults.left_out(system(tmp_path, 0, everything=False))
-    assert [why.split(":")[0] for why in told] == ["disk full", "clock jumps", "brokers killed, rebalances"]
+    assert [why.split(":")[0] for why in told] == [
+        "disk full",
+        "clock jumps",
+        "brokers killed, rebalances, logs cut, aborted transactions",
+        "an unclean election",
+    ]
+
+
+def test_every_database_loses_commits_and_every_log_that_says_it_is_whole_is_hurt(tmp_path: Path) -> None:
+    possible = faults.possible(system(tmp_path, 3, everything=True))
+    assert {each.target for each in possible if each.kind == "failover"} == {f"{s}'s database" for s in SERVICES}
+    assert {each.target for each in possible if each.kind == "two relays"} == set(SERVICES)
+    watermarked = {topic.name for topic in TOPICS if topic.watermarked}
+    for kind in ("log cut", "log cut unseen", "unclean election", "topic anew"):
+        assert {each.target for each in possible if each.kind == kind} == watermarked
+
+
+def test_every_clock_jumps(tmp_path: Path) -> None:
+    jumping = {each.target for each in faults.possible(system(tmp_path, 3, everything=True)) if "clock" in each.kind}
+    assert jumping == {*SERVICES, "Postgres", "broker-1", "broker-2", "broker-3", "the operator"}

@@ -2,7 +2,7 @@
 
 import json
 
-from chaos.checks import Violation
+from chaos.checks import AtRest, Violation
 from chaos.report import Report, Suffered, held
 from chaos.watching import Hold
 
@@ -24,6 +24,7 @@ def report(*violations: Violation) -> Report:
         holds=[Hold(8.0, 3.0), Hold(15.0, 30.0)],
         deaths=[],
         dead_letters=4,
+        at_rest=[AtRest("nothing pending", []), AtRest("nothing unread", ["a has 3", "b has never begun"])],
         looks=60,
         looks_failed=2,
         violations=list(violations),
@@ -49,6 +50,12 @@ def test_the_text_names_each_fault_and_what_was_left_out() -> None:
     assert "left out: disk full" in told
     assert "holds: 2, together 33.0 s, longest 30.0 s" in told
     assert "longest 4.00 s" in told
+
+
+def test_the_text_says_what_is_at_rest_and_what_is_not() -> None:
+    told = report().text().splitlines()
+    assert "at rest: nothing pending: yes" in told
+    assert "at rest: nothing unread: a has 3; b has never begun" in told
 
 
 def test_the_json_holds_all_of_it() -> None:

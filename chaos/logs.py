@@ -1,0 +1,301 @@
+"""Logs that lose what they had acknowledged: cut while brokers are down, led by a replica that was behind, made anew.
+
+Each fault ends as docs/runbook.md has it: the owner of the topic publishes again what the log has lost, and a person
+clears each reader. Until then the system must hold marketing and say so: the fault looks at that, too.
+"""
+
+import asyncio
+import contextlib
+import random
+import time
+from pathlib import Path
+
+import msgspec
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaError, for_code
+
+from chaos.checks import Violation, not_noticed
+from chaos.segments import batches, cut_before
+from chaos.system import System
+from chaos.watching import STALE_S
+from common.contracts import INBOUND_MESSAGES, STATES, TOPICS
+from stack.environment import PARTITIONS
+from stack.kafka import Kafka
+
+WATERMARKED = (STATES.name, INBOUND_MESSAGES.name)
+READERS = {STATES.name: ("campaign", "dispatch"), INBOUND_MESSAGES.name: ("consent",)}
+REPAIRED_WITHIN_S = 300.0  # every command is a Python that starts
+FACTS_LOST = (1, 5)  # batches
+FACTS_WITHIN_S = 60.0  # until there is something to lose
+NOTICED_WITHIN_S = 60.0
+GROWS_WITHIN_S = 90.0
+MADE_WITHIN_S = 30.0
+LOOK_EVERY_S = 0.5
+# what a broker works out again of its segments, where it finds none of it
+WORKED_OUT = ("*.index", "*.timeindex", "*.txnindex", "*.snapshot")
+CHECKPOINTS = ("recovery-point-offset-checkpoint", "replication-offset-checkpoint", ".kafka_cleanshutdown")
+
+
+async def cut(system: System, target: str, lasts_s: float, chance: random.Random) -> list[Violation]:
+    """Power is lost under all brokers at once, and what they had not written to their disks."""
+    kafka, numbers = _brokers(system)
+    partition = await _partition_with_facts(system, target, facts := chance.randint(*FACTS_LOST))
+    await _kill(kafka, numbers)
+    _cut(kafka, numbers, target, partition, facts)
+    await _launch(kafka, numbers)
+    return await _held_until_repaired(system, "log cut", target, lasts_s)
+
+
+async def cut_unseen(system: System, target: str, lasts_s: float, chance: random.Random) -> list[Violation]:
+    """As `cut`, and no reader runs until the log has grown past what was read: its end alone tells nobody."""
+    kafka, numbers = _brokers(system)
+    partition = await _partition_with_facts(system, target, facts := chance.randint(*FACTS_LOST))
+    readers = _readers(system, target)
+    for name in readers:
+        await asyncio.to_thread(system.supervisor.kill, name)
+    ended = await _end(system, target, partition)
+    await _kill(kafka, numbers)
+    _cut(kafka, numbers, target, partition, facts)
+    await _launch(kafka, numbers)
+    await _grown_past(system, target, partition, ended)
+    await asyncio.gather(*(system.supervisor.restart(name) for name in readers))
+    return await _held_until_repaired(system, "log cut unseen", target, lasts_s)
+
+
+async def unclean_election(system: System, target: str, lasts_s: float, chance: random.Random) -> list[Violation]:
+    """One of three brokers is away while records are acknowledged; then the two that have them die, and one of these
+    comes back with a disk as old as the first one's. The topic lets a replica lead that was behind. The third broker
+    comes back last, and follows."""
+    kafka, numbers = _brokers(system)
+    await _configure(system, target, {"unclean.leader.election.enable": "true"})
+    try:
+        away, second, third = chance.sample(numbers, 3)
+        await _kill(kafka, [away])
+        began = {n: await _end(system, target, n) for n in range(PARTITIONS)}
+        partition = await _grown_with_facts(system, target, began)
+        await _kill(kafka, [second, third])
+        _cut_to(kafka, second, target, partition, _ends_at(kafka, away, target, partition))
+        await _launch(kafka, [away, second])
+        await _launch(kafka, [third])
+        return await _held_until_repaired(system, "unclean election", target, lasts_s)
+    finally:
+        await _configure(system, target, {"unclean.leader.election.enable": "false"})
+
+
+async def anew(system: System, target: str, lasts_s: float, chance: random.Random) -> list[Violation]:
+    """Somebody deletes a topic, and creates it again as it has to be."""
+    if system.brokers:
+        await _partition_with_facts(system, target, 1)
+    topic = next(topic for topic in TOPICS if topic.name == target)
+    replicas = max(system.brokers, 1)
+    config = topic.config | {"min.insync.replicas": str(max(replicas - 1, 1))}
+    admin = AIOKafkaAdminClient(bootstrap_servers=system.broker.bootstrap)
+    await admin.start()
+    try:
+        await admin.delete_topics([target])
+        deadline = time.monotonic() + MADE_WITHIN_S
+        while True:  # a broker deletes in its own time
+            answer = await admin.create_topics([NewTopic(target, PARTITIONS, replicas, topic_configs=config)])
+            ((_, code, *_),) = answer.topic_errors
+            if not code:
+                break
+            if time.monotonic() > deadline:
+                raise for_code(code)(f"creating {target}")
+            await asyncio.sleep(LOOK_EVERY_S)
+    finally:
+        await admin.close()
+    return await _held_until_repaired(system, "topic anew", target, lasts_s)
+
+
+async def _held_until_repaired(system: System, kind: str, topic: str, lasts_s: float) -> list[Violation]:
+    """Looks until the loss has been noticed; then for `lasts_s`, and after a restart of a reader, whether it still is.
+    Then it is repaired."""
+    deadline, red = time.monotonic() + NOTICED_WITHIN_S, list[str]()
+    while not red and time.monotonic() < deadline:
+        red = [why for why in await system.unready() if topic in why]
+        await asyncio.sleep(LOOK_EVERY_S)
+    held, restarted = bool(red), False
+    await asyncio.sleep(STALE_S + LOOK_EVERY_S if red else 0)  # what is known was fresh until then
+    until = time.monotonic() + lasts_s
+    while red and (time.monotonic() < until or not restarted):
+        age = await system.consent_age_s()
+        held = held and (age is None or age > STALE_S)
+        if not restarted and time.monotonic() > until - lasts_s / 2:
+            restarted = True
+            await system.supervisor.restart(_readers(system, topic)[0])
+        await asyncio.sleep(LOOK_EVERY_S)
+    if red:
+        red = [why for why in await system.unready() if topic in why]
+    found = not_noticed(kind, topic, red, held)
+    try:
+        await repair(system, topic)
+    except RuntimeError as error:
+        found.append(Violation(10, "not repaired", f"{topic}: {error}"))
+    return found
+
+
+async def repair(system: System, topic: str) -> None:
+    """As docs/runbook.md has it (LogBroken): of a broken partition of consent.states.v1 the owner publishes again what
+    it has; for inbound.messages.v1 the operator's list of opt-outs is fetched. Then a person clears the readers. What
+    is found meanwhile has to be repaired as well. Raises RuntimeError."""
+    deadline = time.monotonic() + REPAIRED_WITHIN_S
+    while True:
+        broken = {service: await _broken(system, service, topic) for service in READERS[topic]}
+        places = [place for each in broken.values() for place in each]
+        if not places:
+            return
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{len(places)} partitions stay broken")
+        if topic == STATES.name:
+            for partition in sorted({place.partition("/")[2].partition("@")[0] for place in places}):
+                await system.command("consent", "republish", "--partition", partition)
+        elif system.callers is not None:
+            await system.callers.reconcile(_operators_list(system))
+        for service, each in broken.items():
+            if each:
+                with contextlib.suppress(RuntimeError):  # more was found since: it is listed anew
+                    await system.command(service, "log", "clear", *each)
+
+
+def _operators_list(system: System) -> dict[str, list[str]]:
+    """Who has said STOP, by STOP code, as the operator keeps it."""
+    facts = [msgspec.json.decode(line) for line in system.simulator_log.read_bytes().split(b"\n")[:-1]]
+    acknowledged = {fact["id"] for fact in facts if fact["kind"] == "reply_acknowledged"}
+    stopped: dict[str, list[str]] = {}
+    for fact in facts:
+        if fact["kind"] == "reply" and fact["id"] in acknowledged:
+            stopped.setdefault(fact["to"], []).append(fact["from"])
+    return stopped
+
+
+async def _broken(system: System, service: str, topic: str) -> list[str]:
+    """The places that the service names: "<group>:<topic>/<partition>@<offset>"."""
+    lines = (await system.command(service, "log", "list")).splitlines()
+    return [place for place in (line.partition("\t")[0] for line in lines) if f":{topic}/" in place]
+
+
+def _readers(system: System, topic: str) -> list[str]:
+    """The processes that read it."""
+    roles = {"campaign": "worker", "consent": "worker", "dispatch": "projection"}
+    wanted = [f"{service}-{roles[service]}" for service in READERS[topic]]
+    return [name for name in system.health if any(name == each or name == f"{each}-2" for each in wanted)]
+
+
+def _brokers(system: System) -> tuple[Kafka, list[int]]:
+    assert isinstance(system.broker, Kafka)
+    return system.broker, list(range(1, system.brokers + 1))
+
+
+async def _kill(kafka: Kafka, numbers: list[int]) -> None:
+    for number in numbers:
+        await asyncio.to_thread(kafka.kill, number)
+
+
+async def _launch(kafka: Kafka, numbers: list[int]) -> None:
+    for number in numbers:
+        await asyncio.to_thread(kafka.launch, number)
+    for number in numbers:
+        await asyncio.to_thread(kafka.wait, number)
+
+
+def _segment(kafka: Kafka, number: int, topic: str, partition: int) -> Path:
+    """The last segment: the one that is written to."""
+    return max((kafka.data(number) / f"{topic}-{partition}").glob("*.log"))
+
+
+async def _partition_with_facts(system: System, topic: str, facts: int) -> int:
+    """Waits until a partition has that many to lose; the one to which they came last."""
+    kafka, _ = _brokers(system)
+    deadline = time.monotonic() + FACTS_WITHIN_S
+    while True:
+        newest: dict[int, int] = {}
+        for partition in range(PARTITIONS):
+            log = _segment(kafka, 1, topic, partition).read_bytes()
+            if (found := cut_before(log, facts)) is not None:
+                newest[partition] = len(log) - found.at
+        if newest:
+            return min(newest, key=newest.__getitem__)
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{topic} has nothing that could be lost")
+        await asyncio.sleep(LOOK_EVERY_S)
+
+
+def _cut(kafka: Kafka, numbers: list[int], topic: str, partition: int, facts: int) -> None:
+    """The same offset on every replica: batches are the same on all."""
+    lost = cut_before(_segment(kafka, numbers[0], topic, partition).read_bytes(), facts)
+    assert lost is not None, "it had been seen"
+    for number in numbers:
+        _cut_to(kafka, number, topic, partition, lost.first)
+
+
+def _cut_to(kafka: Kafka, number: int, topic: str, partition: int, end: int) -> None:
+    """The next offset of this replica's log is `end`, once its broker starts."""
+    segment = _segment(kafka, number, topic, partition)
+    log = segment.read_bytes()
+    keep = next((batch.at for batch in batches(log) if batch.first >= end), len(log))
+    with segment.open("r+b") as file:
+        file.truncate(keep)
+    for pattern in WORKED_OUT:
+        for file_ in segment.parent.glob(pattern):
+            file_.unlink()
+    for name in CHECKPOINTS:
+        (kafka.data(number) / name).unlink(missing_ok=True)
+
+
+def _ends_at(kafka: Kafka, number: int, topic: str, partition: int) -> int:
+    log = _segment(kafka, number, topic, partition).read_bytes()
+    return max((batch.last + 1 for batch in batches(log)), default=0)
+
+
+async def _end(system: System, topic: str, partition: int) -> int:
+    consumer = AIOKafkaConsumer(bootstrap_servers=system.broker.bootstrap, enable_auto_commit=False)
+    await consumer.start()
+    try:
+        place = TopicPartition(topic, partition)
+        return int((await consumer.end_offsets([place]))[place])
+    finally:
+        await consumer.stop()
+
+
+async def _grown_past(system: System, topic: str, partition: int, end: int) -> None:
+    deadline = time.monotonic() + GROWS_WITHIN_S
+    while await _end_or_none(system, topic, partition) <= end:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{topic} {partition} has not grown past {end}: it tells nothing new")
+        await asyncio.sleep(LOOK_EVERY_S)
+
+
+async def _end_or_none(system: System, topic: str, partition: int) -> int:
+    """-1 while there is no leader."""
+    try:
+        return await _end(system, topic, partition)
+    except KafkaError:
+        return -1
+
+
+async def _grown_with_facts(system: System, topic: str, began: dict[int, int]) -> int:
+    """A partition to which facts have been written since."""
+    kafka, numbers = _brokers(system)
+    deadline = time.monotonic() + FACTS_WITHIN_S
+    while time.monotonic() < deadline:
+        for partition, at in began.items():
+            logs = [_segment(kafka, n, topic, partition).read_bytes() for n in numbers]
+            fresh = [{batch.first for batch in batches(log) if batch.fact and batch.first >= at} for log in logs]
+            if sum(bool(each) for each in fresh) >= 2:
+                return partition
+        await asyncio.sleep(LOOK_EVERY_S)
+    raise RuntimeError(f"{topic}: nothing was written while a broker was away")
+
+
+async def _configure(system: System, topic: str, config: dict[str, str]) -> None:
+    """aiokafka replaces all that was set of a topic: what it had is said again."""
+    described = next(each for each in TOPICS if each.name == topic)
+    kept = described.config | {"min.insync.replicas": str(max(system.brokers - 1, 1))}
+    admin = AIOKafkaAdminClient(bootstrap_servers=system.broker.bootstrap)
+    await admin.start()
+    try:
+        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs=kept | config)])
+    finally:
+        await admin.close()

@@ -1,0 +1,117 @@
+"""A partition's log as Kafka writes it: record batches, where a log is cut, and batches that another producer packed.
+
+The codecs are written by hand, without a library: each stores its bytes as they are, in a frame that every decoder of
+the codec reads. Pure.
+"""
+
+import gzip
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.util import calc_crc32c
+
+from common.contracts import Watermark
+from common.kafka import Headers
+
+Codec = Literal["gzip", "snappy", "lz4", "zstd"]
+CODECS: tuple[Codec, ...] = ("gzip", "snappy", "lz4", "zstd")
+
+# base offset, length of what follows, leader epoch, magic, CRC, attributes, last offset delta
+_BEGINNING = struct.Struct(">qiibIhi")
+_FRAME = struct.calcsize(">qi")  # of which the length says nothing
+_CRC_AT, _ATTRIBUTES_AT = 17, 21  # the CRC is of all that follows it
+_RECORDS_AT = 61
+_CONTROL = 0x20  # of attributes: a transaction's end, which no reader is given
+_CODES = {"gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
+_LITERAL_BYTES = 60  # of one element of Snappy whose length is in its tag
+_BLOCK_BYTES = 64 * 1024  # of LZ4, as its descriptor says here
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """`at`, `size`: in the file. `first`: the first record's offset. `fact`: it holds more than watermarks."""
+
+    at: int
+    size: int
+    first: int
+    last: int
+    fact: bool
+
+
+def batches(log: bytes) -> Iterator[Batch]:
+    """The whole batches of a segment; a torn one at its end is left out."""
+    at = 0
+    while at + _RECORDS_AT <= len(log):
+        first, length, _, _, _, attributes, delta = _BEGINNING.unpack_from(log, at)
+        size = _FRAME + length
+        if length <= 0 or at + size > len(log):
+            return
+        marks = log.count(Watermark.type.encode(), at, at + size)
+        yield Batch(at, size, first, first + delta, not attributes & _CONTROL and marks < delta + 1)
+        at += size
+
+
+def cut_before(log: bytes, facts: int) -> Batch | None:
+    """The batch that a log loses first, so that its last `facts` batches with facts are lost; None where it has fewer,
+    or where nothing would be left."""
+    with_facts = [batch for batch in batches(log) if batch.fact]
+    return with_facts[-facts] if len(with_facts) >= facts and with_facts[-facts].at > 0 else None
+
+
+def packed(key: bytes | None, value: bytes | None, headers: Headers, codec: Codec) -> bytes:
+    """A batch of one record, compressed as another producer does it."""
+    builder = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, 0, 1 << 20)
+    builder.append(0, None, key, value, headers)
+    plain = bytes(builder.build())
+    records = _FRAMES[codec](plain[_RECORDS_AT:])
+    batch = bytearray(plain[:_RECORDS_AT] + records)
+    struct.pack_into(">i", batch, 8, len(batch) - _FRAME)
+    struct.pack_into(">h", batch, _ATTRIBUTES_AT, _CODES[codec])
+    struct.pack_into(">I", batch, _CRC_AT, calc_crc32c(bytes(batch[_ATTRIBUTES_AT:])))
+    return bytes(batch)
+
+
+def _snappy(data: bytes) -> bytes:
+    """A raw block of literals (Kafka's readers take it with and without the framing of the Java library)."""
+    parts = [data[at : at + _LITERAL_BYTES] for at in range(0, len(data), _LITERAL_BYTES)]
+    return _varint(len(data)) + b"".join(bytes([(len(part) - 1) << 2]) + part for part in parts)
+
+
+def _lz4(data: bytes) -> bytes:
+    """A frame of blocks that are not compressed."""
+    descriptor = b"\x60\x40"  # version 1, independent blocks of 64 KB
+    parts = [data[at : at + _BLOCK_BYTES] for at in range(0, len(data), _BLOCK_BYTES)]
+    blocks = b"".join(struct.pack("<I", len(part) | 1 << 31) + part for part in parts)
+    return b"\x04\x22\x4d\x18" + descriptor + bytes([xxh32(descriptor) >> 8 & 0xFF]) + blocks + bytes(4)
+
+
+def _zstd(data: bytes) -> bytes:
+    """A frame of one raw block: 128 KB at most."""
+    header = b"\x28\xb5\x2f\xfd" + b"\xa0" + struct.pack("<I", len(data))  # one segment, its size in 4 bytes
+    return header + struct.pack("<I", len(data) << 3 | 1)[:3] + data
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*out, number])
+
+
+def xxh32(data: bytes) -> int:
+    """xxHash of fewer than 4 bytes, seed 0: all that an LZ4 frame's descriptor needs."""
+    assert len(data) < 4
+    digest = 374761393 + len(data)
+    for byte in data:
+        digest = digest + byte * 374761393 & 0xFFFFFFFF
+        digest = (digest << 11 | digest >> 21) * 2654435761 & 0xFFFFFFFF
+    digest = (digest ^ digest >> 15) * 2246822519 & 0xFFFFFFFF
+    digest = (digest ^ digest >> 13) * 3266489917 & 0xFFFFFFFF
+    return digest ^ digest >> 16
+
+
+_FRAMES = {"gzip": gzip.compress, "snappy": _snappy, "lz4": _lz4, "zstd": _zstd}
