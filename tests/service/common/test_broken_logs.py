@@ -2,12 +2,14 @@
 nothing of another log is read, STOPs go on being applied, and only a person ends it."""
 
 from datetime import datetime
+from functools import partial
 
 import pytest
 
 from common import broken_logs
 from common import consumer as consumer_loop
 from common.broken_logs import Broken, Fault
+from common.consumer import Consumer
 from common.contracts import STATES
 from common.service import _Running
 from tests.eventually import eventually
@@ -82,7 +84,7 @@ async def test_a_log_that_lost_its_tail_and_grew_past_the_reader_is_never_fresh_
 
                 await eventually(read_on)
                 assert await as_of(pipe) == known, "a watermark was believed over a STOP that was missed"
-                await eventually(lambda found=consumer: _is(bool(found.broken)))
+                await eventually(partial(_is_broken, consumer))
                 [why] = [line for line in _Running(consumers=[consumer]).not_ready() if "broken" in line]
                 assert why.endswith("Follow LogBroken in the runbook.")
         [broken] = await pipe.broken()
@@ -115,7 +117,7 @@ async def test_of_a_topic_made_anew_nothing_is_read_until_a_person_says_so(
         for _ in range(2):
             consumer = pipe.consumer()
             async with going(consumer.run):
-                await eventually(lambda found=consumer: _is(bool(found.broken)))
+                await eventually(partial(_is_broken, consumer))
         [broken] = await pipe.broken()
         assert (broken.fault, broken.at) == ("other_log", stood)
         assert "the topic id was" in broken.why
@@ -158,8 +160,8 @@ async def command(pipe: Pipeline, *arguments: str) -> int:
     return await broken_logs.command("dispatch", pipe.settings.database_url, arguments)
 
 
-async def _is(fact: bool) -> bool:
-    return fact
+async def _is_broken(consumer: Consumer) -> bool:
+    return bool(consumer.broken)
 
 
 async def _stopped(pipe: Pipeline) -> bool:

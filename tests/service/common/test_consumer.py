@@ -656,7 +656,7 @@ async def test_a_watermark_of_whoever_has_another_subject_key_does_not_count(
 
         async def hears(version: int, keys: dict[str, str], at: datetime) -> datetime | None:
             states = [] if alone else states_of(SUBJECT, version)
-            await pipe.publish(*states, Watermark(partition=0, as_of=at, subject_keys=keys))
+            await pipe.publish(*states, Watermark(partition=0, as_of=at, last_number=0, subject_keys=keys))
             end = version * (len(states) + 1)
 
             async def read() -> bool:

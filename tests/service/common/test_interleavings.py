@@ -9,16 +9,17 @@ from typing import Any
 
 import asyncpg
 import pytest
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import TopicPartition
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common import kafka, outbox
-from common.consumer import After, Consumer, Received, Subscription, applied_watermark
+from common.consumer import After, Consumer, Mark, Received, Subscription, applied_watermark
 from common.contracts import STATES, Event, Watermark
 from common.contracts.consent import ConsentStateChanged
 from common.outbox import Relay
 from common.settings import ServiceSettings
 from tests.builders import opted_in, opted_out, subject
+from tests.eventually import eventually
 from tests.interleaving import Act, Interleaving, Stepped, watching
 from tests.running import Surroundings
 from tests.service.common.pipeline import TABLES, project, states_of
@@ -26,7 +27,9 @@ from tests.service.common.pipeline import TABLES, project, states_of
 pytestmark = pytest.mark.brokerless
 
 GROUP = "consent.intake"
-EMPTY = "".join(f"DELETE FROM {table};" for table in ("outbox", "consumer_offset", "projection", "applied"))
+EMPTY = "".join(
+    f"DELETE FROM {table};" for table in ("outbox", "outbox_log", "consumer_offset", "projection", "applied")
+)
 HOUR = timedelta(hours=1)
 
 
@@ -68,14 +71,29 @@ class Log:
 async def _acknowledged() -> None: ...
 
 
+@dataclass
+class Outlet:
+    """Where a relay writes: the list."""
+
+    producer: Log
+    until: float = 0.0
+
+
 class Relaying(Relay):
-    """To a list."""
+    """A relay to a list."""
 
     log: Log
 
-    async def _ready_producer(self) -> AIOKafkaProducer:
-        producer: Any = self.log
-        return producer
+    async def once(self) -> bool:
+        """Lead for one turn. False where another relay leads."""
+        async with self._database.locked(outbox.LEADER, 60.0, lambda: None) as session:
+            if session is None:
+                return False
+            numbers = await outbox._numbers(session)
+            await session.rollback()
+            outlet: Any = Outlet(self.log)
+            await self._turn(session, outlet, 60.0, numbers)
+            return True
 
 
 @dataclass
@@ -140,13 +158,13 @@ async def test_a_relay_and_its_standby_and_who_writes(parts: Parts) -> None:
         await parts.writes(opted_in(1))
         relays = [parts.relay(), parts.relay()]
         return {
-            "relay": relays[0]._relay_once,
-            "standby": relays[1]._relay_once,
+            "relay": relays[0].once,
+            "standby": relays[1].once,
             "writes": lambda: parts.writes(opted_out(1)),
         }
 
     async def ended(watcher: asyncpg.Connection) -> None:
-        await parts.relay()._relay_once()
+        await eventually(parts.relay().once)
         assert [one for event in parts.log.events if (one := known(event))] == [(subject(1), 1), (subject(1), 2)]
         await parts.every_watermark_is_true(watcher)
 
@@ -159,13 +177,13 @@ async def test_a_relay_and_two_who_write_at_once(parts: Parts) -> None:
     async def begin() -> dict[str, Act]:
         await parts.before()
         return {
-            "relay": parts.relay()._relay_once,
+            "relay": parts.relay().once,
             "one": lambda: parts.writes(opted_in(1)),
             "other": lambda: parts.writes(opted_in(2)),
         }
 
     async def ended(watcher: asyncpg.Connection) -> None:
-        await parts.relay()._relay_once()
+        await eventually(parts.relay().once)
         told = sorted(one for event in parts.log.events if (one := known(event)))
         assert told == sorted([(subject(1), 1), (subject(2), 1)])
         await parts.every_watermark_is_true(watcher)
@@ -187,19 +205,19 @@ async def test_a_relay_and_what_its_watermark_stands_on(parts: Parts) -> None:
         intake = Consumer(Subscription(GROUP, STATES, keep), parts.database, parts.settings)
         await intake.start_of(0)
         tp = TopicPartition("any", 0)
-        await intake._apply(tp, [record(0, Watermark(partition=0, as_of=said_at - HOUR))])
+        await intake._apply(tp, [record(0, Watermark(partition=0, as_of=said_at - HOUR, last_number=0))])
         parts.acknowledged[subject(1), stop.version] = said_at
         relay = parts.relay(stands_on=True)
 
         async def relays() -> None:
-            await relay._relay_once()
-            await relay._relay_once()
+            await eventually(relay.once)
+            await eventually(relay.once)
 
-        batch = [record(1, stop), record(2, Watermark(partition=0, as_of=said_at + HOUR / 2))]
+        batch = [record(1, stop), record(2, Watermark(partition=0, as_of=said_at + HOUR / 2, last_number=0))]
         return {"relay": relays, "reads": lambda: intake._apply(tp, batch)}
 
     async def ended(watcher: asyncpg.Connection) -> None:
-        await parts.relay(stands_on=True)._relay_once()
+        await eventually(parts.relay(stands_on=True).once)
         await parts.every_watermark_is_true(watcher)
         newest = [event.as_of for event in parts.log.events if isinstance(event, Watermark)][-1]
         assert newest == said_at + HOUR / 2, "and it comes through"
@@ -212,8 +230,8 @@ async def test_a_batch_and_a_second_owner(parts: Parts, further: bool) -> None:
     """Each event is handled once, in order, whoever comes first; no watermark goes back."""
     older, newer = (datetime.now(UTC) - HOUR * n for n in (2, 1))
     states = states_of(subject(1), *range(1, 5))
-    some = [record(0, states[0]), record(1, Watermark(partition=0, as_of=older)), record(2, states[1])]
-    rest = [record(3, states[2]), record(4, Watermark(partition=0, as_of=newer)), record(5, states[3])]
+    some = [record(0, states[0]), record(1, Watermark(partition=0, as_of=older, last_number=0)), record(2, states[1])]
+    rest = [record(3, states[2]), record(4, Watermark(partition=0, as_of=newer, last_number=0)), record(5, states[3])]
     tp = TopicPartition("any", 0)
 
     seconds = [*some, *rest, record(6, states_of(subject(1), 5)[0])] if further else some
@@ -242,9 +260,9 @@ async def test_no_watermark_goes_back(parts: Parts) -> None:
     tp = TopicPartition("any", 0)
     consumer = Consumer(Subscription(GROUP, STATES, project), parts.database, parts.settings)
     await consumer.start_of(0)
-    await consumer._apply(tp, [record(0, Watermark(partition=0, as_of=newer))])
-    await consumer._apply(tp, [record(1, Watermark(partition=0, as_of=older))])
-    await consumer._step_over_watermarks({tp: (3, older)})
+    await consumer._apply(tp, [record(0, Watermark(partition=0, as_of=newer, last_number=0))])
+    await consumer._apply(tp, [record(1, Watermark(partition=0, as_of=older, last_number=0))])
+    await consumer._step_over_watermarks({tp: [Mark(2, older, 0)]})
     row = await parts.watcher.fetchrow("SELECT next_offset, as_of FROM consumer_offset")
     assert tuple(row) == (3, newer)
 
@@ -258,8 +276,8 @@ async def test_watermarks_of_a_partition_and_a_second_owner(parts: Parts) -> Non
         owners = [Consumer(Subscription(GROUP, STATES, project), parts.database, parts.settings) for _ in range(2)]
         await owners[0].start_of(0)
         return {
-            "owner": lambda: owners[0]._step_over_watermarks({tp: (2, newer)}),
-            "second": lambda: owners[1]._step_over_watermarks({tp: (1, older)}),
+            "owner": lambda: owners[0]._step_over_watermarks({tp: [Mark(1, newer, 0)]}),
+            "second": lambda: owners[1]._step_over_watermarks({tp: [Mark(0, older, 0)]}),
         }
 
     async def ended(watcher: asyncpg.Connection) -> None:

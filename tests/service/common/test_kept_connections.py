@@ -119,7 +119,7 @@ async def test_a_kept_connection_outlasts_what_any_client_keeps(surroundings: Su
     async with served(surroundings) as it:
         assert (await (await it.operator()).callback()).status_code == 200
         [connection] = it.server.server_state.connections
-        closes = connection.timeout_keep_alive_task
+        closes: asyncio.TimerHandle | None = vars(connection)["timeout_keep_alive_task"]
         assert closes is not None
         assert closes.when() - asyncio.get_running_loop().time() > LONGEST_OF_CLIENTS_S
 

@@ -451,10 +451,10 @@ async def test_who_waits_hears_of_it_however_many_rows_there_were(surroundings: 
             first = asyncio.ensure_future(relayed.wait(ids, 60))
             async with going(pipe.relay().run):
                 assert await first is True
-            ids = await pipe.append(*states_of(SUBJECTS[0], *range(2001, 6001)))
+            more = await pipe.append(*states_of(SUBJECTS[0], *range(2001, 6001)))
             async with pipe.database.begin() as tx:
                 await tx.execute(text("DELETE FROM outbox WHERE id % 2 = 0"))
-            left = await pipe.fact([one for one in ids if one % 2])
+            left = await pipe.fact([one for one in more if one % 2])
             then = asyncio.ensure_future(relayed.wait(left, 60))
             async with going(pipe.relay().run):
                 assert await then is True

@@ -7,6 +7,7 @@ import pytest
 from msgspec.structs import replace
 from sqlalchemy import text
 
+from common.completeness import Reading, Seen
 from common.consumer import Received
 from common.contracts.consent import ConsentStateChanged
 from common.database import Database
@@ -106,7 +107,7 @@ async def test_a_rebuild_forgets_the_stop_no_more_than_the_projection_does(
 ) -> None:
     await apply(database, STOPPED, FORGETS)
     async with database.begin() as tx:
-        await rebuilding._apply(tx, Batch(0, received(*log), [], 9))
+        await rebuilding._apply(tx, Batch(0, received(*log), [], Reading(Seen(9), numbered=True, compacted=True)))
         await store.keep_newer(tx)
         rows = await tx.execute(text("SELECT unreadable, consents->0->>'state' FROM subject_next"))
         assert rows.all() == [(True, "opted_out")]
