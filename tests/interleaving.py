@@ -3,7 +3,8 @@
 An actor is a coroutine that uses a `Stepped` database, in as many transactions as it likes. It stands before each of
 its statements until the scheduler lets it go (COMMIT is a statement, BEGIN is none). So one statement is under way at a
 time, beside those that wait for a lock. A statement that waits is told from one that takes its time by
-`pg_blocking_pids`, never by a clock. What the code under test does between two statements belongs to the first of them.
+`pg_blocking_pids`, never by a clock. What the code under test does between two statements belongs to the first of them,
+unless the actor `stands_after` that one as well, as where the code reads a clock next.
 
 An order is a list of the actors' names. All orders are run in which the scheduler takes the turn at most `freezes`
 times from an actor that could go on: with one, each process stands still before each of its statements while the others
@@ -39,6 +40,7 @@ BLOCKED = "SELECT pid FROM unnest($1::integer[]) AS p(pid) WHERE cardinality(pg_
 class _Actor:
     name: str
     no_steps: tuple[str, ...]
+    stands_after: tuple[str, ...]
     moved: asyncio.Event  # the scheduler's: an actor stands, or has ended
     at: str | None = None  # the statement that it stands before
     under_way: int | None = None  # the backend that runs its statement
@@ -100,9 +102,12 @@ class _Steps:
         await actor.stand_before(statement)
         actor.under_way = self._protocol.get_server_pid()
         try:
-            return await call()
+            answer = await call()
         finally:
             actor.under_way = None
+        if statement.startswith(actor.stands_after):
+            await actor.stand_before(f"(after) {statement}")
+        return answer
 
 
 class _Connection(asyncpg.Connection):  # type: ignore[misc]
@@ -144,6 +149,7 @@ class Interleaving:
     always: Check | None = None
     freezes: int = 2
     no_steps: tuple[str, ...] = ()
+    stands_after: tuple[str, ...] = ()
     orders: int = 0
     steps: list[str] = field(default_factory=list)  # of the order that runs
 
@@ -165,7 +171,7 @@ class Interleaving:
     async def _one_order(self, first: Sequence[str], begin: Begin, ended: Check | None) -> list[Choice]:
         self.steps, made, acts = [], list[Choice](), await begin()
         moved, has_committed = asyncio.Event(), True
-        actors = [_Actor(name, (*NO_STEPS, *self.no_steps), moved) for name in acts]
+        actors = [_Actor(name, (*NO_STEPS, *self.no_steps), self.stands_after, moved) for name in acts]
         for actor in actors:
             actor.task = asyncio.create_task(_acts(actor, acts[actor.name]))
             actor.task.add_done_callback(lambda _: moved.set())

@@ -268,7 +268,7 @@ MUTANTS = (
         "            _tell_oldest([row.created_at for row in rows])  # before Kafka",
         "            as_of = datetime.now(UTC) - self._skew\n"
         "            _tell_oldest([row.created_at for row in rows])  # before Kafka",
-        f"{COMMON} -k relay",
+        f"{COMMON} -k two_who_write",
     ),
     Mutant(
         "what a watermark stands on is read after the rows",
