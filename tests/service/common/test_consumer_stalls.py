@@ -116,6 +116,29 @@ async def test_whatever_a_read_raises_is_red_and_steps_over_nothing(
             await eventually(it.is_well)
 
 
+async def test_what_the_client_had_taken_when_it_raised_is_read_again(
+    surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parser raises at one partition, and the records of the other are gone with a position behind them."""
+    lost: list[bool] = []
+    read = Fetcher.fetched_records
+
+    async def fails(self: Fetcher, *args: Any, **more: Any) -> Any:
+        found = await read(self, *args, **more)
+        if found and lost:
+            lost.clear()
+            raise errors.CorruptRecordException("crc")
+        return found
+
+    monkeypatch.setattr(Fetcher, "fetched_records", fails)
+    async with two(surroundings) as it:
+        lost.append(True)
+        await it.tell()
+        await eventually(lambda: _is(not lost))
+        await it.tell()
+        await eventually(it.is_well)
+
+
 @pytest.mark.parametrize("place", ["position", "seek", "highwater"])
 async def test_what_else_the_client_is_asked_may_raise_too(
     surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch, place: str
