@@ -110,7 +110,7 @@ class _Steps:
         return answer
 
 
-class _Connection(asyncpg.Connection):
+class _Connection(asyncpg.Connection):  # type: ignore[misc]
     def __init__(self, protocol: Any, *more: Any) -> None:
         super().__init__(_Steps(protocol), *more)
 
