@@ -186,13 +186,6 @@ MUTANTS = (
         f"{DISPATCH} -k lapsed",
     ),
     Mutant(
-        "the sweep decides without the lock",
-        STORE,
-        "    lock = f\"pg_try_advisory_xact_lock_shared(hashtext('{LANES[marketing]}'), $1)\"\n",
-        '    lock = "$1::integer IS NOT NULL"\n',
-        f"{DISPATCH} -k once_more",
-    ),
-    Mutant(
         "an owner decides again without the lock",
         PIPELINE,
         "            await store.lock_partition(tx, partition, marketing=_lane(permits[0])[1])\n",
