@@ -66,7 +66,7 @@ ifdef T
 else
 	PLACET_TEST_BROKERS=1 $(PYTEST) $(PATIENT) $(ON_KAFKA) tests/conformance tests/service --ignore=tests/service/stack \
 		--ignore=tests/service/dispatch/test_fail_points.py
-	PLACET_TEST_BROKERS=1 $(BIN)/pytest $(PATIENT) $(ON_KAFKA) tests/kafka tests/e2e --ignore=tests/e2e/test_readme.py \
+	PLACET_TEST_BROKERS=1 $(BIN)/pytest $(PATIENT) $(ON_KAFKA) tests/kafka tests/e2e --ignore=tests/e2e/test_tutorial.py \
 		--ignore=tests/e2e/test_chaos.py
 endif
 

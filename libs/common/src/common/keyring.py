@@ -6,7 +6,7 @@ reversed in seconds (DOMAIN 1.5). A sealed field is AES-256-GCM bound to its con
 
 Two services with different subject keys under one key id speak of different people: a STOP that one of them writes is
 of nobody the other knows. So a reader of a sealed number recomputes the subject id (`owner_of`), and watermarks carry a
-fingerprint of each key (`fingerprints`, ADR-00NN).
+fingerprint of each key (`fingerprints`, ADR-0061).
 """
 
 import base64

@@ -15,7 +15,7 @@ review   may mean STOP: marketing to the number is held until a person has read 
 
 Whose a text is, its number says. Where the subject id of the event is another than the one that our key makes of the
 number, inbound-svc has another key: a STOP and a review count for the person of the number, nothing that loosens counts
-for anybody, and it pages (ADR-00NN).
+for anybody, and it pages (ADR-0061).
 
 A record that cannot be read may have been a STOP: whoever its key names is out of everything until new evidence says
 otherwise. In doubt the opt-out wins: it costs one contact, the reverse a fine (DOMAIN 2.4).

@@ -1,4 +1,4 @@
-"""The README's lines work as written, and those of docs/campaigns.md: every bash block, in order, in one shell, as a
+"""The lines of docs/tutorial.md and docs/campaigns.md work as written: every bash block, in order, in one shell, as a
 newcomer pastes them."""
 
 import asyncio
@@ -24,8 +24,8 @@ def checkout(tmp_path: Path) -> Path:
 
 
 @pytest.mark.timeout(WITHIN_S + 60)
-async def test_every_line_of_the_readme_works_as_written(checkout: Path) -> None:
-    output = await _pasted(checkout, "README.md")
+async def test_every_line_of_the_tutorial_works_as_written(checkout: Path) -> None:
+    output = await _pasted(checkout, "docs/tutorial.md")
     for answer in ('"state":"opted_in"', '"status":"finished"', '"status":"accepted"', '"state":"opted_out"'):
         assert answer in output, output[-4000:]
 
