@@ -147,6 +147,22 @@ async def test_a_database_restored_from_its_backup_gets_again_what_it_lost(
         assert await pipe.applied() == [(SUBJECT, v) for v in (1, 2, 3, 4, 5)]
 
 
+async def test_a_database_that_went_back_under_a_quiet_partition_is_read_again(
+    surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No further record comes, so no batch of the running consumer finds its stored offset behind."""
+    monkeypatch.setattr(consumer_loop, "WATCH_EVERY_S", 0.05)
+    async with pipeline(surroundings, partitions=1) as pipe:
+        await pipe.publish(*states_of(SUBJECT, 1, 2, 3))
+        async with going(pipe.consumer().run):
+            await eventually(_until_offset(pipe, 3))
+            async with pipe.sql() as sql, sql.transaction():
+                await sql.execute("DELETE FROM applied")
+                await sql.execute("UPDATE consumer_offset SET next_offset = 1")
+            await eventually(_until_offset(pipe, 3))
+        assert await pipe.applied() == [(SUBJECT, 2), (SUBJECT, 3)]
+
+
 async def test_what_has_piled_up_comes_in_pieces(surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process has several consumers, and each asks several brokers: answers of 50 MB made 2 GB of a worker that came
     back after a while."""

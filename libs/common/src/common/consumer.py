@@ -831,9 +831,19 @@ class Consumer:
             await either(stop, None, WATCH_EVERY_S)
 
     async def _look(self, kafka_consumer: AIOKafkaConsumer) -> None:
-        topic = self.subscription.topic
+        topic, reached = self.subscription.topic, dict(self._reached)
         async with self.database.begin() as tx:
             found = await broken_logs.found(tx, topic.name)
+            stored = await fetch_many(
+                tx,
+                "SELECT partition, next_offset FROM consumer_offset WHERE consumer_group = $1 AND topic = $2",
+                self.subscription.group,
+                topic.name,
+            )
+        of = {tp.partition: tp for tp in self._placed}
+        for partition, next_offset in stored:  # a quiet partition has no batch that would find the database behind
+            if partition in of and next_offset < reached.get(of[partition], 0):
+                self._went_back(of[partition])
         broken_logs.BROKEN.labels(topic.name).set(len(found))
         self.broken = [each for each in found if each.group == self.subscription.group]
         unread = {each.partition for each in self.broken if each.fault == "other_log"}
