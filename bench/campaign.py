@@ -35,12 +35,12 @@ from aiokafka import AIOKafkaProducer
 from bench.consent import rss_mb
 from bench.ground import Ground, Server
 from bench.rounds import Sample, Side, cpu_seconds
-from campaign.reach import Standing
+from campaign.audience.reach import Standing
 from common.contracts import CAMPAIGN_REQUESTS
 from common.contracts.campaign import MessageRequested
 from common.contracts.consent import Consent
-from common.kafka import cloud_event_headers, partition_of
-from common.keyring import FieldKeys, SubjectKeys
+from common.kafka.broker import cloud_event_headers, partition_of
+from common.privacy.keyring import FieldKeys, SubjectKeys
 from common.settings import KeyRingSettings
 
 FIRST = 20_000_000  # the first number, of eight digits after +336

@@ -36,14 +36,14 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from bench.bare_dispatch import MESSAGES, REQUESTS
 from bench.ground import Ground, Server, free_url
 from bench.rounds import Sample, Side, cpu_seconds
-from common import kafka
 from common.contracts import CAMPAIGN_REQUESTS, DISPATCH_MESSAGES, STATES, Watermark
 from common.contracts.campaign import MessageRequested
 from common.contracts.consent import Consent
 from common.contracts.dispatch import MessageChanged
-from common.keyring import FieldKeys, SubjectKeys
-from common.message_id import message_id
+from common.kafka import broker as kafka
+from common.privacy.keyring import FieldKeys, SubjectKeys
 from common.settings import KeyRingSettings
+from common.sms.message_id import message_id
 from dispatch.gateways import Account, Submit, kannel
 from dispatch.gateways.over_http import AT_ONCE
 from stack.environment import PARTITIONS

@@ -29,11 +29,11 @@ from bench.dispatch import MESSAGES_A_ROUND, SUBMITS_AT_ONCE, Bench
 from bench.ground import Ground
 from bench.inbound import Signed, simulator_signed
 from bench.rounds import cpu_seconds, machine, yes_or_no
-from common import kafka
 from common.contracts import CAMPAIGN_REQUESTS, INBOUND_MESSAGES, STATES, Event, Topic, Watermark
 from common.contracts.campaign import MessageRequested
 from common.contracts.consent import ConsentStateChanged
 from common.contracts.inbound import MessageReceived
+from common.kafka import broker as kafka
 from stack.environment import PARTITIONS
 
 STOPS_EVERY_S = 0.05

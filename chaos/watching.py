@@ -22,15 +22,15 @@ from chaos import checks
 from chaos.checks import Account, AtRest, Standings, Violation
 from chaos.load import Load, Round
 from chaos.system import CLOCK_JUMP_S, LOOK_WITHIN_S, OLDEST_KNOWLEDGE, System
-from common import kafka
 from common.contracts import INBOUND_MESSAGES, STATES
 from common.contracts.consent import ConsentStateChanged
-from common.database import Database
-from common.keyring import SubjectKeys
+from common.db.database import Database
+from common.kafka import broker as kafka
 from common.law import load
+from common.privacy.keyring import SubjectKeys
 from common.settings import KeyRingSettings
-from dispatch.gate import Limits
-from dispatch.invariants import SETTLED_AFTER, Checker
+from dispatch.audit.invariants import SETTLED_AFTER, Checker
+from dispatch.gate.rules import Limits
 from stack.demo import DemoFailed
 from stack.environment import PARTITIONS
 

@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from typing import Any, Literal
 
-from common.database import Database
+from common.db.database import Database
 from common.service import Service, running
 from tests.running import serving
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import asyncpg
 
-from common.database import migrate
+from common.db.database import migrate
 from stack.broker import Broker as LocalBroker
 from stack.kafka import SHORT_LIVED, Kafka, fetch
 

@@ -21,7 +21,7 @@ from typing import Any
 import asyncpg
 from sqlalchemy import event
 
-from common.database import Database
+from common.db.database import Database
 
 Act = Callable[[], Awaitable[object]]
 Begin = Callable[[], Awaitable[Mapping[str, Act]]]

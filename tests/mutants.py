@@ -14,16 +14,17 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 STORE = "services/dispatch-svc/src/dispatch/store.py"
-CLEARANCE = "services/dispatch-svc/src/dispatch/clearance.py"
-PIPELINE = "services/dispatch-svc/src/dispatch/pipeline.py"
-PROJECTION = "services/dispatch-svc/src/dispatch/projection.py"
-TIMERS = "services/dispatch-svc/src/dispatch/timers.py"
-RECORDER = "services/consent-svc/src/consent/recorder.py"
+CLEARANCE = "services/dispatch-svc/src/dispatch/gate/clearance.py"
+PIPELINE = "services/dispatch-svc/src/dispatch/sending/pipeline.py"
+PROJECTION = "services/dispatch-svc/src/dispatch/projection/apply.py"
+TIMERS = "services/dispatch-svc/src/dispatch/sending/timers.py"
+RECORDER = "services/consent-svc/src/consent/ledger/recorder.py"
 CONSENT_STORE = "services/consent-svc/src/consent/store.py"
-DATABASE = "libs/common/src/common/database.py"
-OUTBOX = "libs/common/src/common/outbox.py"
-CONSUMER = "libs/common/src/common/consumer.py"
-PAGING = "libs/common/src/common/paging.py"
+DATABASE = "libs/common/src/common/db/database.py"
+OUTBOX = "libs/common/src/common/kafka/outbox.py"
+CONSUMER = "libs/common/src/common/kafka/consumer.py"
+BROKEN_LOGS = "libs/common/src/common/kafka/broken_logs.py"
+PAGING = "libs/common/src/common/db/paging.py"
 DISPATCH = "tests/service/dispatch/test_interleavings.py"
 CONSENT = "tests/service/consent/test_interleavings.py"
 COMMON = "tests/service/common/test_interleavings.py"
@@ -250,25 +251,25 @@ MUTANTS = (
     # --- outbox
     Mutant(
         "two relays lead",
-        OUTBOX,
-        "SELECT pg_try_advisory_xact_lock(hashtext($1))",
-        "SELECT pg_try_advisory_xact_lock_shared(hashtext($1))",
+        DATABASE,
+        "SELECT pg_try_advisory_lock(hashtext($1))",
+        "SELECT pg_try_advisory_lock_shared(hashtext($1))",
         f"{COMMON} -k standby",
     ),
     Mutant(
         "the clock of a watermark is read after the rows",
         OUTBOX,
-        "            _tell_oldest([row.created_at for row in rows])  # before Kafka",
+        "            _tell_oldest([row.created_at for row in rows])\n",
         "            as_of = datetime.now(UTC) - self._skew\n"
-        "            _tell_oldest([row.created_at for row in rows])  # before Kafka",
+        "            _tell_oldest([row.created_at for row in rows])\n",
         f"{COMMON} -k two_who_write",
     ),
     Mutant(
         "what a watermark stands on is read after the rows",
         OUTBOX,
-        "            _tell_oldest([row.created_at for row in rows])  # before Kafka",
-        "            ceiling = await self._ceiling(tx) if self._ceiling else None\n"
-        "            _tell_oldest([row.created_at for row in rows])  # before Kafka",
+        "            _tell_oldest([row.created_at for row in rows])\n",
+        "            ceiling = await self._ceiling(session) if self._ceiling else None\n"
+        "            _tell_oldest([row.created_at for row in rows])\n",
         f"{COMMON} -k stands_on",
     ),
     Mutant(
@@ -288,22 +289,22 @@ MUTANTS = (
     # --- consumer
     Mutant(
         "an owner does not lock its offset",
-        CONSUMER,
-        '        " FOR UPDATE",\n        subscription.group',
-        '        "",\n        subscription.group',
+        BROKEN_LOGS,
+        "fault, cleared_at FROM consumer_offset WHERE {_ROW} FOR UPDATE",
+        "fault, cleared_at FROM consumer_offset WHERE {_ROW}",
         f"{COMMON} -k batch_and_a_second",
     ),
     Mutant(
         "watermarks are stepped over without the lock",
         CONSUMER,
-        " AND partition = ANY($3::integer[]) ORDER BY partition FOR UPDATE",
-        " AND partition = ANY($3::integer[]) ORDER BY partition",
+        '" ORDER BY partition FOR UPDATE"',
+        '" ORDER BY partition"',
         f"{COMMON} -k watermarks_of_a_partition",
     ),
     Mutant(
         "a record is handled again by who comes second",
         CONSUMER,
-        "fresh = [record for record in records if record.offset >= stored]",
+        "fresh = [record for record in records if record.offset >= reading.seen.next_offset]",
         "fresh = list(records)",
         f"{COMMON} -k batch_and_a_second",
     ),

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-from common import kafka
 from common.contracts import Event, Topic, Watermark
-from common.kafka import partition_of
+from common.kafka import broker as kafka
+from common.kafka.broker import partition_of
 from common.settings import ServiceSettings
 from tests.running import Surroundings
 

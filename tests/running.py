@@ -15,8 +15,8 @@ import asyncpg
 import httpx
 import jwt
 
-from common.server import server_of
 from common.service import Service, create_app
+from common.web.server import server_of
 from tests.eventually import eventually
 from tests.infrastructure import Broker, Postgres
 

@@ -19,8 +19,8 @@ from aiokafka.errors import (
     UnknownMemberIdError,
 )
 
-from common.kafka import BATCH_BYTES, Outlet
-from common.log_identity import identity_of
+from common.kafka.broker import BATCH_BYTES, Outlet
+from common.kafka.log_identity import identity_of
 from common.settings import ServiceSettings
 from stack.broker import Broker as Tansu
 from stack.kafka import Kafka

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from common.problems import Problem
+from common.web.problems import Problem
 from inbound import webhooks
 from tests.contract.test_metrics import every_metric
 from tests.unit.deploy.deployed import BASE, SERVICES, documents

@@ -25,7 +25,7 @@ NOBODYS = re.compile(
 )
 # Whole numbering plans: vectors of DOMAIN 6, and operators' bodies with their source beside them.
 VECTORS = (
-    "libs/common/src/common/msisdn.py",
+    "libs/common/src/common/sms/msisdn.py",
     "tests/operators/",
     "tests/property/test_msisdn_properties.py",
     "tests/unit/common/test_law.py",

@@ -17,8 +17,14 @@ import pytest
 from tests.service.dispatch.test_fail_points import POINTS
 
 DISPATCH = Path(__file__).parents[2] / "services" / "dispatch-svc" / "src" / "dispatch"
-MODULES = ("api", "pipeline", "projection", "receipts", "timers")
-OTHERS = ("comparing", "freshness", "invariants", "rebuilding", "replay")  # on no message's way
+MODULES = ("api", "sending/pipeline", "projection/apply", "sending/receipts", "sending/timers")
+OTHERS = (
+    "audit/invariants",
+    "audit/replay",
+    "projection/checksum",
+    "projection/freshness",
+    "projection/rebuild",
+)  # on no message's way
 READS = "it writes nothing"
 REASONS = {
     "api:_sender": "it is `api:send` that it is opened for",
@@ -26,12 +32,12 @@ REASONS = {
     "api:list_enforcements": READS,
     "api:list_provider_blocks": READS,
     "api:remove_provider_block": "one statement, which is on no message's way; asked again, it answers 404",
-    "projection:mark_unreadable": "an upsert in the transaction that steps over the record, as a control's",
-    "projection:apply_senders": "an upsert guarded by its version, as a control's",
-    "timers:Timers._due": READS,
-    "timers:Timers._resolve_left_sending": READS,
-    "timers:Timers.wake_controlled: campaigns_to_wake": READS,
-    "timers:Timers._look_up": READS,
+    "projection/apply:mark_unreadable": "an upsert in the transaction that steps over the record, as a control's",
+    "projection/apply:apply_senders": "an upsert guarded by its version, as a control's",
+    "sending/timers:Timers._due": READS,
+    "sending/timers:Timers._resolve_left_sending": READS,
+    "sending/timers:Timers.wake_controlled: campaigns_to_wake": READS,
+    "sending/timers:Timers._look_up": READS,
 }
 NAMED = re.compile(r"\[(\d[^\]]*)\]")
 
@@ -110,6 +116,12 @@ def _transaction(
     return Transaction(tuple(names), frozenset(calls))
 
 
+def _as_named(function: str | None) -> str:
+    """`dispatch.sending.timers:Timers.x` as `sending/timers:Timers.x`."""
+    module, _, name = (function or "").removeprefix("dispatch.").partition(":")
+    return f"{module.replace('.', '/')}:{name}"
+
+
 def without_a_point(of: list[Transaction]) -> list[str]:
     """The transactions that no process is killed in, or after."""
     callers = Counter(call for each in of for call in each.calls)
@@ -121,7 +133,7 @@ def without_a_point(of: list[Transaction]) -> list[str]:
             for point in points
             for call in each.calls
             if point.function == f"dispatch.store:{call}"
-            and (callers[call] == 1 or (point.within or "").removeprefix("dispatch.") in each.names)
+            and (callers[call] == 1 or _as_named(point.within) in each.names)
         }
         if not {"after", "committed"} <= tried:
             bare.append(each.name)
@@ -134,7 +146,9 @@ ALL = [each for module in MODULES for each in transactions(module, (DISPATCH / f
 
 
 def test_every_module_that_opens_a_transaction_is_looked_at_or_on_no_messages_way() -> None:
-    opens = [path.stem for path in sorted(DISPATCH.glob("*.py")) if any(transactions(path.stem, path.read_text()))]
+    paths = [path for path in sorted(DISPATCH.rglob("*.py")) if path.name != "store.py"]
+    named = {str(path.relative_to(DISPATCH).with_suffix("")): path.read_text() for path in paths}
+    opens = [name for name, source in named.items() if any(transactions(name, source))]
     assert opens == sorted((*MODULES, *OTHERS))
 
 
@@ -157,7 +171,7 @@ def test_the_look_finds_one_that_is_new(more: str) -> None:
 
 def test_each_point_is_named_where_the_code_is() -> None:
     named = Counter[int]()
-    for path in DISPATCH.glob("*.py"):
+    for path in DISPATCH.rglob("*.py"):
         said = ast.get_docstring(ast.parse(path.read_text())) or ""
         named.update(int(number) for points in NAMED.findall(said) for number in re.findall(r"\d+", points))
     assert named == Counter(POINTS.keys())

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from common import kafka
 from common.contracts import EVENTS, Event
+from common.kafka import broker as kafka
 from tests.contract.golden import EXAMPLES, FOLDER, event_type_of
 
 each_example = pytest.mark.parametrize("path", EXAMPLES.values(), ids=EXAMPLES.keys())

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from alembic.script import ScriptDirectory
 
-from common.database import alembic_config
+from common.db.database import alembic_config
 from tests.infrastructure import SERVICES
 
 ROOT = Path(__file__).parents[2]

@@ -7,16 +7,22 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Index, MetaData, Table
 
-from common.pruning import KEPT_BY_ALL, Policy, Pruned
+from common.privacy.pruning import KEPT_BY_ALL, Policy, Pruned
 
 SERVICES = ("campaign", "consent", "dispatch", "inbound")
+PRUNING = {
+    "campaign": "campaign.privacy.pruning",
+    "consent": "consent.retention.pruning",
+    "dispatch": "dispatch.privacy.pruning",
+    "inbound": "inbound.pruning",
+}
 PAGE = Path(__file__).parents[2] / "docs" / "retention.md"
 
 each_service = pytest.mark.parametrize("service", SERVICES)
 
 
 def policy(service: str) -> Policy:
-    pruning = importlib.import_module(f"{service}.pruning")
+    pruning = importlib.import_module(PRUNING[service])
     found: Policy = pruning.policy(pruning.Periods())
     return found
 

@@ -9,7 +9,6 @@ from aiokafka import partitioner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common import kafka
 from common.contracts import (
     EVENTS,
     OPERATOR_EVENTS,
@@ -20,6 +19,7 @@ from common.contracts import (
     operator_submits,
     operator_topics,
 )
+from common.kafka import broker as kafka
 from tests.contract.golden import EXAMPLES, event_type_of
 
 SERVICES = {"consent", "campaign", "dispatch", "inbound"}

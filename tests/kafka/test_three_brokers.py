@@ -12,9 +12,9 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 
-from common import kafka
 from common.contracts import STATES
 from common.contracts.consent import ConsentStateChanged
+from common.kafka import broker as kafka
 from stack.kafka import SHORT_LIVED, Kafka, fetch
 from tests.eventually import eventually
 from tests.infrastructure import Broker, Postgres

@@ -6,15 +6,15 @@ from itertools import pairwise
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from campaign.attribute import Kind
-from campaign.contacts_file import Chunk, FileRefused, Reading
-from campaign.folding import Folding, changes, folded, of_author, of_contact
-from campaign.links import Tokens
-from campaign.short_link import any_token
-from campaign.text import Choice, Field, Link, TextRefused, parse
-from campaign.wording import wording
+from campaign.audience.attribute import Kind
+from campaign.audience.contacts_file import Chunk, FileRefused, Reading
+from campaign.links.links import Tokens
+from campaign.links.short_link import any_token
+from campaign.message.folding import Folding, changes, folded, of_author, of_contact
+from campaign.message.text import Choice, Field, Link, TextRefused, parse
+from campaign.message.wording import wording
 from common.law.stop_mention import mentions_stop
-from common.sms_length import GSM7_BASIC, GSM7_EXTENSION, MAX_SEGMENTS, fits, length, outside_gsm7, parts
+from common.sms.sms_length import GSM7_BASIC, GSM7_EXTENSION, MAX_SEGMENTS, fits, length, outside_gsm7, parts
 from tests.builders import link_keys
 
 gsm7 = st.text(alphabet=GSM7_BASIC + GSM7_EXTENSION, max_size=800)

@@ -15,8 +15,8 @@ from msgspec.structs import replace
 from common.contracts.campaign import Category
 from common.contracts.consent import Consent, Suppression
 from common.law import at_hand_off, load
-from dispatch import record
-from dispatch.gate import Allow, Defer, Deny, Expire, Knowledge, Limits, Reason, Request, Subject, decide
+from dispatch.gate import record
+from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Limits, Reason, Request, Subject, decide
 from tests.property.test_gate_properties import cases
 
 POLICY = at_hand_off(load("france-2"))

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.contracts.consent import Replies
-from common.sms_length import length
-from consent import asking
-from consent.asking import Pace, Question, step
-from consent.ledger import NEVER_SEEN, apply, standing
-from consent.replies import QUESTION_SEGMENTS, Identity, question, question_flaws
+from common.sms.sms_length import length
+from consent.answers.replies import QUESTION_SEGMENTS, Identity, question, question_flaws
+from consent.double_opt_in import rules as asking
+from consent.double_opt_in.rules import Pace, Question, step
+from consent.ledger.rules import NEVER_SEEN, apply, standing
 from tests.unit.consent.evidences import NOON, request, stop
 
 HOUR = timedelta(hours=1)

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from common.contracts.consent import Consent, Suppression
 from common.law import country_of, is_open, load
-from dispatch.gate import Allow, Defer, Deny, Expire, Knowledge, Limits, Reason, Request, Subject, decide
+from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Limits, Reason, Request, Subject, decide
 
 FRANCE = load("france-2")
 LIMITS = Limits()

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatch.hold import Hold, looked
+from dispatch.projection.hold import Hold, looked
 
 START = datetime(2026, 11, 26, 9, tzinfo=UTC)
 TOLD_AFTER = timedelta(seconds=10)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from consent.ledger import (
+from consent.ledger.rules import (
     Evidence,
     SubjectState,
     Wrong,

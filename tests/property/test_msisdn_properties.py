@@ -4,7 +4,7 @@ import phonenumbers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.msisdn import Msisdn, NumberRefused, as_received, metropolitan, parse, territory_of
+from common.sms.msisdn import Msisdn, NumberRefused, as_received, metropolitan, parse, territory_of
 
 fictional_numbers = st.integers(0, 9999).map(lambda n: f"+3363998{n:04}")
 foreign_numbers = st.sampled_from(["+491713920012", "+447400123456", "+12025550123"])

@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from consent import ledger
-from consent.ledger import Evidence, fold
-from consent.permission import permission
-from consent.retention import Rule, terms
-from dispatch import gate
+from consent.ledger import rules as ledger
+from consent.ledger.permission import permission
+from consent.ledger.rules import Evidence, fold
+from consent.retention.rules import Rule, terms
+from dispatch.gate import rules as gate
 from tests.property.test_ledger_properties import ANYWHERE, histories
 from tests.unit.consent.evidences import NOON, NOW
 

@@ -16,10 +16,10 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common import outbox
-from common.consumer import After, Received
 from common.contracts import STATES
 from common.contracts.consent import ConsentStateChanged
+from common.kafka import outbox
+from common.kafka.consumer import After, Received
 from tests.eventually import eventually
 from tests.running import Surroundings
 from tests.service.common.pipeline import Pipeline, going, pipeline, states_of

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from consent.bundle import check, stood_on
-from consent.chain import PERSONAL, Entry, canonical
-from consent.ledger import Evidence
-from consent.proofs import concerns
+from consent.ledger.chain import PERSONAL, Entry, canonical
+from consent.ledger.rules import Evidence
+from consent.proof.api import concerns
+from consent.proof.bundle import check, stood_on
 from tests.property.test_ledger_properties import histories
 from tests.unit.consent.bundles import bundle_of, chain_of, keys, message, party, published, subject_line, whole
 from tests.unit.consent.evidences import at, opt_in, opt_out

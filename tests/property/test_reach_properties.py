@@ -5,10 +5,10 @@ from datetime import datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from campaign.reach import Standing, denials
+from campaign.audience.reach import Standing, denials
 from common.contracts.consent import Consent, Suppression
 from common.law import load
-from dispatch import gate
+from dispatch.gate import rules as gate
 from tests.unit.consent.evidences import NOON, NOW
 
 FRANCE = load("france")

@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.contracts.inbound import ReceiptState
-from dispatch.gateways import health, rates
-from dispatch.gateways.health import Failure, Health
-from dispatch.receipts import RANK, advances
-from dispatch.routing import Route, cheapest, choose, ways
+from dispatch.gateways import circuit_breaker as health
+from dispatch.gateways import token_bucket as rates
+from dispatch.gateways.circuit_breaker import Failure, Health
+from dispatch.gateways.routing import Route, cheapest, choose, ways
+from dispatch.sending.receipts import RANK, advances
 
 NAMES = ("cheap", "dear", "island", "codes")
 TERRITORIES = ("FR", "RE", "BE")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from common.contracts.consent import Consent, Suppression
-from consent.sums import Sums, add, digest
+from consent.proof.checksums import Sums, add, digest
 from tests.builders import now
 
 AT = now()

@@ -11,13 +11,13 @@ from zoneinfo import ZoneInfo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from campaign.draw import lot
-from campaign.findings import load as rules
-from campaign.forecast import Forecast, Plan, lay_out
-from campaign.prices import Prices
-from campaign.reach import Standing
-from campaign.timing import Pace, Place, Timetable, Timing, starts
-from campaign.wording import wording
+from campaign.audience.draw import lot
+from campaign.audience.reach import Standing
+from campaign.message.wording import wording
+from campaign.preflight.findings import load as rules
+from campaign.preflight.forecast import Forecast, Plan, lay_out
+from campaign.preflight.prices import Prices
+from campaign.schedule.timing import Pace, Place, Timetable, Timing, starts
 from common.contracts.consent import Consent
 from common.law import at_hand_off, is_open, load, openings, rules_of, zones
 

@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from campaign.draw import lot
-from campaign.timing import Place, Timetable, Timing
-from campaign.variants import (
+from campaign.audience.draw import lot
+from campaign.message.variants import (
     HOLDOUT,
     LEAST_FOR_REST,
     LEAST_REACHED,
@@ -25,6 +24,7 @@ from campaign.variants import (
     Winner,
     winner,
 )
+from campaign.schedule.timing import Place, Timetable, Timing
 from common.law import load
 
 PEOPLE = [f"s{n}" for n in range(4000)]

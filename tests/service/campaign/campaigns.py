@@ -11,16 +11,18 @@ from uuid import uuid4
 import httpx
 import msgspec
 
-from campaign import consents, holds, progress, store
-from campaign.planner import Planner
+from campaign import store
+from campaign.audience import consents
+from campaign.planning import holds, progress
+from campaign.planning.planner import Planner
 from campaign.service import Settings, build
-from common.consumer import Received
 from common.contracts import CAMPAIGN_REQUESTS, CONTROLS, EVENTS, Event, Topic
 from common.contracts.consent import ConsentStateChanged
 from common.contracts.dispatch import HoldChanged, MessageChanged
-from common.database import Database
+from common.db.database import Database
+from common.kafka.consumer import Received
+from common.kafka.outbox import SHARED
 from common.law import load
-from common.outbox import SHARED
 from tests.builders import SENDER, field_keys, link_keys, now, number, sender_changed
 from tests.running import Surroundings, running
 

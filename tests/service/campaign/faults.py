@@ -1,7 +1,7 @@
 """A campaign whose next step fails, whatever the planner does: the database refuses what every such step writes. What
 a person does over the API, and what dispatch reports, is written as ever."""
 
-from campaign.planner import Planner
+from campaign.planning.planner import Planner
 from tests.service.campaign.campaigns import Campaigns
 
 # the columns that a step writes and nobody else

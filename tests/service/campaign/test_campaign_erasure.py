@@ -12,8 +12,8 @@ from campaign import store
 from campaign.service import Settings, build
 from common.contracts import ERASURE_ACKS, ERASURES
 from common.contracts.rights import ErasureLifted
-from common.database import Database
-from common.kafka import partition_of
+from common.db.database import Database
+from common.kafka.broker import partition_of
 from tests.builders import SENDER, erasure_requested, now, number, sender_changed, subject
 from tests.erasures import acknowledged, acknowledgements
 from tests.eventually import eventually

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from campaign.pruning import Periods, policy
+from campaign.privacy.pruning import Periods, policy
 from campaign.service import Settings
-from common.pruning import Pruner
+from common.privacy.pruning import Pruner
 from tests.builders import number, subject
 from tests.holdings import holdings, spellings
 from tests.running import AUTH_KEY

@@ -10,11 +10,12 @@ import pytest
 from prometheus_client import REGISTRY
 from sqlalchemy import event, text
 
-from campaign import control, store
-from campaign.lifecycle import FURTHEST, Action, Status, message_of
-from campaign.planner import Planner
+from campaign import store
+from campaign.planning import control
+from campaign.planning.planner import Planner
+from campaign.schedule.lifecycle import FURTHEST, Action, Status, message_of
 from common.contracts.dispatch import HoldChanged, OptOutEnforced
-from common.database import Database
+from common.db.database import Database
 from common.law import load
 from tests.builders import SENDER, STOP_CODE, field_keys, link_keys, now, number, sender_changed, subject
 from tests.eventually import eventually

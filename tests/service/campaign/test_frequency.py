@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from campaign.planner import Planner
+from campaign.planning.planner import Planner
 from common.law import load
 from tests.builders import SENDER, field_keys, link_keys, opted_in, subject
 from tests.service.campaign.campaigns import Campaigns, changed, csv_of

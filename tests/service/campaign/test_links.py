@@ -10,16 +10,18 @@ import httpx
 import pytest
 from prometheus_client import REGISTRY
 
-from campaign import eraser, links, store
-from campaign.copier import copier
-from campaign.rectifier import Rectifier
+from campaign import store
+from campaign.links import links
+from campaign.links.short_link import token
+from campaign.privacy import erasure as eraser
+from campaign.privacy.copy import copier
+from campaign.privacy.rectifier import Rectifier
 from campaign.service import Settings, build
-from campaign.short_link import token
-from common.consumer import Received
 from common.contracts import CLICKS
 from common.contracts.rights import RectificationRequested
-from common.keyring import LinkKeys
+from common.kafka.consumer import Received
 from common.law import load
+from common.privacy.keyring import LinkKeys
 from common.settings import KeyRingSettings
 from stack.processes import free_port
 from tests.builders import SENDER, field_keys, link_keys, now, subject

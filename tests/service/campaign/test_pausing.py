@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from campaign.lifecycle import KEPT
-from campaign.recurrence import occurrence_id
+from campaign.schedule.lifecycle import KEPT
+from campaign.schedule.recurrence import occurrence_id
 from tests.builders import SENDER, now, opted_in, subject
 from tests.eventually import eventually
 from tests.running import bearer

@@ -6,10 +6,10 @@ import msgspec
 import pytest
 
 from campaign import store
-from campaign.rectifier import Rectifier
-from common.consumer import Received
+from campaign.privacy.rectifier import Rectifier
 from common.contracts.campaign import MessageRequested, MessageReworded
 from common.contracts.rights import RectificationRequested
+from common.kafka.consumer import Received
 from common.law import load
 from tests.builders import SENDER, field_keys, link_keys, now, number, sender_changed, subject
 from tests.eventually import eventually

@@ -9,9 +9,10 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from campaign import importing, store
+from campaign import store
+from campaign.imports import worker as importing
 from campaign.service import Settings, build
-from common.keyring import Unreadable
+from common.privacy.keyring import Unreadable
 from common.service import Resources
 from common.service import running as held_by
 from tests.builders import SENDER, number, subject

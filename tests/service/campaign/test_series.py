@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from campaign import store
-from campaign.recurrence import occurrence_id
+from campaign.schedule.recurrence import occurrence_id
 from tests.builders import SENDER, opted_in, sender_changed, subject
 from tests.running import bearer
 from tests.service.campaign.campaigns import DAY, Campaigns, csv_of, next_monday

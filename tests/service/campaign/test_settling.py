@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from campaign.planner import FAILING
+from campaign.planning.planner import FAILING
 from tests.builders import now
 from tests.service.campaign import faults
 from tests.service.campaign.campaigns import DAY, Campaigns, balanced, csv_of, next_monday

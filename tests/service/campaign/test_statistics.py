@@ -12,7 +12,8 @@ from typing import Any, cast, get_args
 import msgspec
 import pytest
 
-from campaign import statistics, store
+from campaign import store
+from campaign.results import statistics
 from common.contracts.consent import Cause, Consent, Suppression
 from common.contracts.dispatch import MessageChanged, Status
 from common.contracts.inbound import ReceiptState
@@ -240,7 +241,7 @@ async def test_what_changes_while_it_is_counted_is_in_none_of_the_counts(campaig
 async def test_a_persons_trace_and_the_file_tell_the_same_and_no_number(
     campaigns: Campaigns, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, logger="campaign.statistics")
+    caplog.set_level(logging.INFO, logger="campaign.results.statistics")
     monkeypatch.setattr(statistics, "PAGE", 2)
     await campaigns.put(f"senders/{SENDER}/rules", json={"link_host": HOST})
     campaign_id = await campaigns.started(1, 2, 3, text=TEXT)
@@ -263,7 +264,7 @@ async def test_a_persons_trace_and_the_file_tell_the_same_and_no_number(
     trace = await campaigns.post(f"campaigns/{campaign_id}/trace", json={"number": "06 39 98 00 02"})
     assert (trace["in_audience"], trace["status"], trace["receipt"]) == (True, "accepted", "delivered")
     assert trace["message_id"] == asked[subject(2)].message_id
-    [said] = [vars(record) for record in caplog.records if record.name == "campaign.statistics"]
+    [said] = [vars(record) for record in caplog.records if record.name == "campaign.results.statistics"]
     assert (said["campaign_id"], said["subject_id"], bool(said["by"])) == (campaign_id, subject(2), True)
     assert [(link["target"], link["clicks"]) for link in trace["links"]] == [(TARGET, 1)]
     denied = await campaigns.post(f"campaigns/{campaign_id}/trace", json={"number": number(3)})

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from campaign import pre_flight
-from campaign.lifecycle import Status
-from campaign.planner import pause
+from campaign.planning.planner import pause
+from campaign.preflight import api as pre_flight
+from campaign.schedule.lifecycle import Status
 from tests.builders import now, number, opted_in, subject
 from tests.service.campaign.campaigns import DAY, Campaigns, csv_of, next_monday
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from campaign.draw import lot
-from campaign.timing import Pace, Timing
-from campaign.variants import HOLDOUT, REST, Trial
+from campaign.audience.draw import lot
+from campaign.message.variants import HOLDOUT, REST, Trial
+from campaign.schedule.timing import Pace, Timing
 from tests.builders import SENDER, field_keys, now, opted_in, opted_out, subject
 from tests.running import bearer
 from tests.service.campaign.campaigns import TEXT, Campaigns, changed, csv_of

@@ -15,13 +15,14 @@ from aiokafka.admin import AIOKafkaAdminClient
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common import broken_logs, kafka, outbox
-from common.broken_logs import Broken
-from common.consumer import After, Consumer, Handler, Poison, PoisonHandler, Received, Subscription, _Partition
 from common.contracts import STATES, Event, Topic, Watermark
 from common.contracts.consent import ConsentStateChanged
-from common.database import Database
-from common.outbox import Relay
+from common.db.database import Database
+from common.kafka import broken_logs, outbox
+from common.kafka import broker as kafka
+from common.kafka.broken_logs import Broken
+from common.kafka.consumer import After, Consumer, Handler, Poison, PoisonHandler, Received, Subscription, _Partition
+from common.kafka.outbox import Relay
 from common.settings import ServiceSettings
 from tests.eventually import eventually
 from tests.running import Surroundings

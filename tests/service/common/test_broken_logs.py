@@ -6,11 +6,11 @@ from functools import partial
 
 import pytest
 
-from common import broken_logs
-from common import consumer as consumer_loop
-from common.broken_logs import Broken, Fault
-from common.consumer import Consumer
 from common.contracts import STATES
+from common.kafka import broken_logs
+from common.kafka import consumer as consumer_loop
+from common.kafka.broken_logs import Broken, Fault
+from common.kafka.consumer import Consumer
 from common.service import _Running
 from tests.eventually import eventually
 from tests.running import Surroundings

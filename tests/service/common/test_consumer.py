@@ -18,15 +18,15 @@ from aiokafka.consumer.fetcher import PartitionRecords
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common import consumer as consumer_loop
-from common import kafka
-from common.consumer import After, Consumer, Hold, Mark, Poison, Received, Stopped, applied_watermark
 from common.contracts import STATES, TOPICS, Event, Watermark
 from common.contracts.consent import ConsentStateChanged
 from common.contracts.dispatch import OptOutEnforced
-from common.kafka import WrongTopic, ensure_topics
-from common.keyring import fingerprints
-from common.outbox import MAX_RECORD_BYTES
+from common.kafka import broker as kafka
+from common.kafka import consumer as consumer_loop
+from common.kafka.broker import WrongTopic, ensure_topics
+from common.kafka.consumer import After, Consumer, Hold, Mark, Poison, Received, Stopped, applied_watermark
+from common.kafka.outbox import MAX_RECORD_BYTES
+from common.privacy.keyring import fingerprints
 from common.settings import KeyRingSettings, ServiceSettings
 from tests.eventually import eventually
 from tests.running import KEY_RING, Surroundings

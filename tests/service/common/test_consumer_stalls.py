@@ -15,10 +15,11 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.record.util import calc_crc32c
 
-from common import consumer as consumer_loop
-from common import dead_letters, kafka, progress
-from common.consumer import Consumer
 from common.contracts import STATES
+from common.kafka import broker as kafka
+from common.kafka import consumer as consumer_loop
+from common.kafka import dead_letters, progress
+from common.kafka.consumer import Consumer
 from tests.eventually import eventually
 from tests.running import Surroundings
 from tests.service.common.pipeline import Pipeline, going, pipeline, states_of

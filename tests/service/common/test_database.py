@@ -12,8 +12,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common import database as databases
-from common.database import Database, copy_lines, fetch_many, insert_many, may_idle, migrate
+from common.db import database as databases
+from common.db.database import Database, copy_lines, fetch_many, insert_many, may_idle, migrate
 from tests.eventually import eventually
 from tests.infrastructure import Postgres
 

@@ -9,12 +9,12 @@ from typing import Any
 import httpx
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common import dead_letters
-from common.consumer import After, Poison, Received, Subscription
 from common.contracts import STATES
 from common.contracts.consent import ConsentStateChanged
-from common.database import new_metadata
-from common.retrying import Retrying
+from common.db.database import new_metadata
+from common.kafka import dead_letters
+from common.kafka.consumer import After, Poison, Received, Subscription
+from common.kafka.retrying import Retrying
 from common.service import Service
 from tests.running import Surroundings, bearer, running
 from tests.service.common.pipeline import GROUP, Pipeline, pipeline, project, states_of

@@ -12,11 +12,12 @@ import pytest
 from aiokafka import TopicPartition
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common import kafka, outbox
-from common.consumer import After, Consumer, Mark, Received, Subscription, applied_watermark
 from common.contracts import STATES, Event, Watermark
 from common.contracts.consent import ConsentStateChanged
-from common.outbox import Relay
+from common.kafka import broker as kafka
+from common.kafka import outbox
+from common.kafka.consumer import After, Consumer, Mark, Received, Subscription, applied_watermark
+from common.kafka.outbox import Relay
 from common.settings import ServiceSettings
 from tests.builders import opted_in, opted_out, subject
 from tests.eventually import eventually
@@ -26,7 +27,7 @@ from tests.service.common.pipeline import TABLES, project, states_of
 
 pytestmark = pytest.mark.brokerless
 
-GROUP = "consent.intake"
+GROUP = "consent.inbound.messages"
 EMPTY = "".join(
     f"DELETE FROM {table};" for table in ("outbox", "outbox_log", "consumer_offset", "projection", "applied")
 )

@@ -12,10 +12,10 @@ import httpx
 import pytest
 from fastapi import APIRouter
 
-from common.database import new_metadata
-from common.server import Server, server_of
+from common.db.database import new_metadata
 from common.service import Service, create_app
 from common.settings import ServiceSettings
+from common.web.server import Server, server_of
 from tests.eventually import eventually
 from tests.running import Surroundings
 

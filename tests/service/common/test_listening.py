@@ -6,8 +6,8 @@ import asyncio
 import asyncpg
 from sqlalchemy import text
 
-from common.notify import Listener, either
-from common.timer import Timer
+from common.db.notify import Listener, either
+from common.db.timer import Timer
 from tests.eventually import eventually
 from tests.running import Surroundings
 from tests.service.common.pipeline import Pipeline, going, pipeline

@@ -10,8 +10,8 @@ import asyncpg
 import pytest
 from prometheus_client import REGISTRY
 
-from common.database import Database
-from common.pruning import Policy, Pruned, Pruner
+from common.db.database import Database
+from common.privacy.pruning import Policy, Pruned, Pruner
 from tests.eventually import eventually
 from tests.infrastructure import Postgres
 

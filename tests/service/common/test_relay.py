@@ -15,12 +15,12 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common import outbox
 from common.contracts import STATES, Watermark
 from common.contracts.consent import ConsentStateChanged
-from common.database import Database
-from common.kafka import partition_of
-from common.outbox import AS_OF, LEADER, MAX_RECORD_BYTES, OLDEST, TOLD_CHARS, Relay, Relayed, ids_of, spans
+from common.db.database import Database
+from common.kafka import outbox
+from common.kafka.broker import partition_of
+from common.kafka.outbox import AS_OF, LEADER, MAX_RECORD_BYTES, OLDEST, TOLD_CHARS, Relay, Relayed, ids_of, spans
 from common.telemetry import continue_trace, traceparent
 from tests.eventually import eventually
 from tests.running import Surroundings

@@ -11,11 +11,12 @@ from itertools import pairwise
 import pytest
 from aiokafka.errors import KafkaError
 
-from common import kafka, outbox
 from common.contracts import STATES, Watermark
 from common.contracts.consent import ConsentStateChanged
-from common.database import Database
-from common.timer import uptime_s
+from common.db.database import Database
+from common.db.timer import uptime_s
+from common.kafka import broker as kafka
+from common.kafka import outbox
 from tests.eventually import eventually
 from tests.running import Surroundings
 from tests.service.common.pipeline import Pipeline, Record, going, pipeline, states_of

@@ -10,11 +10,11 @@ import pytest
 from fastapi import APIRouter, Depends, Request
 from sqlalchemy.engine import make_url
 
-from common.auth import require
-from common.database import new_metadata
-from common.keyring import OtherKey
+from common.db.database import new_metadata
+from common.privacy.keyring import OtherKey
 from common.service import BODY_BYTES, Service, resources
 from common.settings import ServiceSettings
+from common.web.auth import require
 from tests.builders import field_keys, number, subject
 from tests.eventually import eventually
 from tests.running import KEY_RING, Surroundings, running

@@ -9,16 +9,18 @@ import msgspec
 import pytest
 from sqlalchemy import text
 
-from common import kafka
-from common.consumer import Received
 from common.contracts.campaign import MessageRequested
 from common.contracts.consent import Purpose, Replies
 from common.contracts.inbound import Intent, MessageReceived
-from common.database import Database
-from consent import intake, senders, store
-from consent.answers import Answers
-from consent.recorder import Statement, record
-from consent.replies import IN_OUR_WORDS
+from common.db.database import Database
+from common.kafka import broker as kafka
+from common.kafka.consumer import Received
+from consent import store
+from consent.answers.answers import Answers
+from consent.answers.replies import IN_OUR_WORDS
+from consent.inbound import messages as intake
+from consent.ledger.recorder import Statement, record
+from consent.senders import registry as senders
 from inbound.keywords import classify
 from tests.builders import field_keys, now, number, subject, subject_keys
 from tests.infrastructure import Postgres

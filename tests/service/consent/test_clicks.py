@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from common.consumer import Received
 from common.contracts.campaign import LinkClicked
-from common.database import Database
-from consent import clicks
+from common.db.database import Database
+from common.kafka.consumer import Received
+from consent.inbound import clicks
 from consent.service import Settings, build
 from tests.running import Surroundings, running
 from tests.service.consent.test_consent_api import SENDER, consent, lookup, states

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from common.contracts.consent import ConsentStateChanged, SenderChanged
-from common.database import Database
-from consent.eraser import eraser
+from common.db.database import Database
+from consent.rights.eraser import eraser
 from consent.service import Settings, build
 from tests.eventually import eventually
 from tests.running import Surroundings, bearer, running

@@ -13,18 +13,23 @@ import pytest
 from aiokafka.client import AIOKafkaClient
 from sqlalchemy import text
 
-from common import broken_logs, kafka
-from common import consumer as consumer_loop
-from common.consumer import Received, Stopped
 from common.contracts import INBOUND_MESSAGES, STATES, Event, Watermark
 from common.contracts.consent import ConsentStateChanged, Purpose
 from common.contracts.inbound import MessageReceived
-from common.database import Database
-from common.keyring import MISMATCHES
-from consent import intake, ledger, retention, senders, store
-from consent.answers import Answers
-from consent.audit import Audit
-from consent.recorder import Statement, record
+from common.db.database import Database
+from common.kafka import broken_logs
+from common.kafka import broker as kafka
+from common.kafka import consumer as consumer_loop
+from common.kafka.consumer import Received, Stopped
+from common.privacy.keyring import MISMATCHES
+from consent import store
+from consent.answers.answers import Answers
+from consent.inbound import messages as intake
+from consent.ledger import rules as ledger
+from consent.ledger.recorder import Statement, record
+from consent.proof.audit import Audit
+from consent.retention import rules as retention
+from consent.senders import registry as senders
 from consent.service import Settings, build
 from tests.builders import field_keys, number, subject_keys
 from tests.builders import subject as somebody

@@ -11,10 +11,10 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from common.database import Database
-from common.message_id import message_id
-from common.pruning import Pruner
-from consent.pruning import Periods, policy
+from common.db.database import Database
+from common.privacy.pruning import Pruner
+from common.sms.message_id import message_id
+from consent.retention.pruning import Periods, policy
 from consent.service import Settings, build
 from consent.store import HandedOff
 from tests.builders import field_keys, now, number, subject

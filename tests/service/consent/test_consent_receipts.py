@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from common.consumer import Received
 from common.contracts import DISPATCH_MESSAGES
 from common.contracts.dispatch import MessageChanged
-from common.database import Database
-from consent import ledger, store
-from consent.receipts import Receipts
-from consent.recorder import Statement, record
+from common.db.database import Database
+from common.kafka.consumer import Received
+from consent import store
+from consent.inbound.opt_out_receipts import Receipts
+from consent.ledger import rules as ledger
+from consent.ledger.recorder import Statement, record
 from consent.service import Settings, build
 from consent.store import HandedOff
 from tests.builders import field_keys, number, subject, subject_keys

@@ -14,9 +14,9 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from common.contracts.campaign import MessageRequested
-from common.keyring import LinkKeys
+from common.privacy.keyring import LinkKeys
 from common.settings import KeyRingSettings
-from common.sms_length import length
+from common.sms.sms_length import length
 from consent.page.confirm import CONFIRM
 from consent.page.link import Link, read, token
 from consent.service import Settings, build

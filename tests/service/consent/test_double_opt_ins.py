@@ -12,18 +12,23 @@ import pytest
 from msgspec import structs
 from sqlalchemy import text
 
-from common.consumer import Received
 from common.contracts.campaign import MessageRequested
 from common.contracts.inbound import Intent, MessageReceived
-from common.database import Database
-from common.problems import TooMany
-from consent import double_opt_ins, eraser, intake, ledger, senders, store
-from consent.answers import Answers
-from consent.asking import Question
-from consent.chain import verify
-from consent.double_opt_ins import Lapsing, Terms
-from consent.ledger import Evidence
-from consent.recorder import Statement, record
+from common.db.database import Database
+from common.kafka.consumer import Received
+from common.web.problems import TooMany
+from consent import store
+from consent.answers.answers import Answers
+from consent.double_opt_in import requests as double_opt_ins
+from consent.double_opt_in.requests import Lapsing, Terms
+from consent.double_opt_in.rules import Question
+from consent.inbound import messages as intake
+from consent.ledger import rules as ledger
+from consent.ledger.chain import verify
+from consent.ledger.recorder import Statement, record
+from consent.ledger.rules import Evidence
+from consent.rights import eraser
+from consent.senders import registry as senders
 from consent.service import Settings, build
 from inbound.keywords import classify
 from tests.builders import field_keys, number, subject, subject_keys

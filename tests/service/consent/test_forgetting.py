@@ -8,13 +8,16 @@ import pytest
 from sqlalchemy import text
 
 from common.contracts.rights import ErasureRequested
-from common.database import Database
-from common.erasing import Eraser
-from consent import eraser, erasures, ledger, senders, store
-from consent.chain import verify
-from consent.erasures import Erasure
-from consent.expiring import step
-from consent.ledger import Evidence
+from common.db.database import Database
+from common.privacy.erasing import Eraser
+from consent import store
+from consent.ledger import rules as ledger
+from consent.ledger.chain import verify
+from consent.ledger.rules import Evidence
+from consent.retention.expiring import step
+from consent.rights import eraser, erasures
+from consent.rights.erasures import Erasure
+from consent.senders import registry as senders
 from tests.builders import subject
 from tests.infrastructure import Postgres
 from tests.service.consent.test_renewals import ASKING, given, looked, says

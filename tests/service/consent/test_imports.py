@@ -15,12 +15,12 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from common.database import Database
-from common.keyring import Unreadable
+from common.db.database import Database
+from common.privacy.keyring import Unreadable
 from common.service import running as held_by
-from consent import import_lines
-from consent.importing import ABANDONED_AFTER, Importing
-from consent.recorder import Statement, record
+from consent.imports import lines as import_lines
+from consent.imports.worker import ABANDONED_AFTER, Importing
+from consent.ledger.recorder import Statement, record
 from consent.service import Settings, build
 from tests.builders import number, subject, subject_keys
 from tests.eventually import WITHIN_S, eventually
@@ -421,7 +421,7 @@ async def test_an_upload_goes_on_where_it_broke_and_counts_only_when_it_is_compl
 async def test_a_connection_that_breaks_leaves_whole_pieces_and_no_more(
     service: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("consent.imports.PIECE_BYTES", 100)
+    monkeypatch.setattr("consent.imports.upload.PIECE_BYTES", 100)
     monkeypatch.setattr(import_lines, "PIECE_LINES", 2)
     file = "".join(json.dumps({"number": number(n), "occurred_at": AT}) + "\n" for n in range(12)).encode()
     import_id = await opened(service, terms(format="ndjson"))
@@ -470,7 +470,7 @@ async def test_the_memory_of_an_import_does_not_grow_with_its_length(
     service: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ten times the file, no more of it at once. Most lines are refused, which is quickly done; all are long."""
-    monkeypatch.setattr("consent.imports.PIECE_BYTES", 64 * 1024)
+    monkeypatch.setattr("consent.imports.upload.PIECE_BYTES", 64 * 1024)
     monkeypatch.setattr(import_lines, "PIECE_BYTES", 64 * 1024)
 
     async def lines(first: int, many: int) -> AsyncIterator[bytes]:
@@ -578,7 +578,7 @@ async def test_an_import_of_which_a_piece_fails_keeps_no_other_waiting(
                 await importing.record_piece()
             assert [await importing.record_piece() for _ in range(2)] == [True, False]
             assert (await done(client, second))["created"] == 1
-            monkeypatch.setattr("consent.importing.PUT_OFF", timedelta(0))
+            monkeypatch.setattr("consent.imports.worker.PUT_OFF", timedelta(0))
             importing = Importing(held, backlog=1000)
             for _ in range(2):
                 with pytest.raises(Unreadable):

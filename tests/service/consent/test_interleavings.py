@@ -8,10 +8,11 @@ import msgspec
 import pytest
 
 from common.contracts.consent import ConsentStateChanged
-from consent import ledger, store
-from consent.chain import verify
-from consent.ledger import Evidence
-from consent.recorder import Statement, keep_listed, record
+from consent import store
+from consent.ledger import rules as ledger
+from consent.ledger.chain import verify
+from consent.ledger.recorder import Statement, keep_listed, record
+from consent.ledger.rules import Evidence
 from tests.infrastructure import Postgres
 from tests.interleaving import Act, Interleaving, Stepped, watching
 from tests.unit.consent.evidences import NOW, opt_in, stop

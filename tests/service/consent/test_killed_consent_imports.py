@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from consent import import_lines
+from consent.imports import lines as import_lines
 from tests.builders import number
 from tests.eventually import eventually
 from tests.running import Surroundings

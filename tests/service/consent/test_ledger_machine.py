@@ -21,12 +21,14 @@ from msgspec.structs import replace
 from sqlalchemy import text
 
 from common.contracts.consent import ConsentStateChanged
-from common.database import Database
-from consent import chain, ledger, store
-from consent.audit import Audit
-from consent.chain import GENESIS
-from consent.ledger import Evidence, SubjectState
-from consent.recorder import Statement, record
+from common.db.database import Database
+from consent import store
+from consent.ledger import chain
+from consent.ledger import rules as ledger
+from consent.ledger.chain import GENESIS
+from consent.ledger.recorder import Statement, record
+from consent.ledger.rules import Evidence, SubjectState
+from consent.proof.audit import Audit
 from tests.infrastructure import Postgres
 from tests.property.test_ledger_properties import ANYWHERE, CLOCKS, anything, opt_ins, opt_outs
 from tests.unit.consent.evidences import NOON, NOW

@@ -16,14 +16,14 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 
 from common.contracts.campaign import MessageRequested
-from common.database import Database
-from common.keyring import LinkKeys
+from common.db.database import Database
+from common.privacy.keyring import LinkKeys
 from common.settings import KeyRingSettings
-from common.sms_length import length
+from common.sms.sms_length import length
 from consent import store
+from consent.ledger.recorder import Statement, record
 from consent.page.link import Link, token
 from consent.page.link import form as link_form
-from consent.recorder import Statement, record
 from consent.service import Settings, build
 from tests.browser import person, violations
 from tests.builders import field_keys

@@ -10,10 +10,12 @@ import httpx
 import jwt
 import pytest
 
-from common.database import Database
-from common.signing import PublicKeys
-from consent import proofs, recorder, store
-from consent.bundle import Report, Standing, check
+from common.db.database import Database
+from common.privacy.signing import PublicKeys
+from consent import store
+from consent.ledger import recorder
+from consent.proof import api as proofs
+from consent.proof.bundle import Report, Standing, check
 from consent.service import Settings, build
 from consent.store import HandedOff
 from tests.builders import number, subject

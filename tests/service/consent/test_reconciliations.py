@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from consent import provider_list, reconciliations
+from consent.imports import provider_list, reconciliations
 from consent.service import Settings, build
 from tests.builders import number
 from tests.running import Surroundings, bearer, running

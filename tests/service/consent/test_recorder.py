@@ -17,12 +17,15 @@ from sqlalchemy.event import listen
 from sqlalchemy.exc import DBAPIError
 
 from common.contracts.consent import ConsentStateChanged
-from common.database import COPIED_ROWS, Database
+from common.db.database import COPIED_ROWS, Database
 from common.version import at_least
-from consent import ledger, retention, senders, store
-from consent.chain import GENESIS, PERSONAL, verify
-from consent.ledger import Evidence, Refusal, Verdict
-from consent.recorder import Recorded, Statement, erase, forget, keep_listed, publish_again, record
+from consent import store
+from consent.ledger import rules as ledger
+from consent.ledger.chain import GENESIS, PERSONAL, verify
+from consent.ledger.recorder import Recorded, Statement, erase, forget, keep_listed, publish_again, record
+from consent.ledger.rules import Evidence, Refusal, Verdict
+from consent.retention import rules as retention
+from consent.senders import registry as senders
 from tests.eventually import eventually
 from tests.infrastructure import Postgres
 from tests.unit.consent.evidences import NOW, at, contact, expiry, opt_in, opt_out, request, stop

@@ -9,17 +9,20 @@ import msgspec
 import pytest
 from sqlalchemy import text
 
-from common.consumer import Received
 from common.contracts.campaign import MessageRequested
 from common.contracts.inbound import MessageReceived
-from common.database import Database
+from common.db.database import Database
+from common.kafka.consumer import Received
 from common.law import load
-from consent import intake, ledger, senders, store
-from consent.answers import Answers
-from consent.expiring import Recount, step
-from consent.ledger import Evidence
-from consent.recorder import Statement, record
-from consent.renewals import Asking
+from consent import store
+from consent.answers.answers import Answers
+from consent.inbound import messages as intake
+from consent.ledger import rules as ledger
+from consent.ledger.recorder import Statement, record
+from consent.ledger.rules import Evidence
+from consent.retention.expiring import Recount, step
+from consent.retention.renewals import Asking
+from consent.senders import registry as senders
 from tests.builders import field_keys, number, subject, subject_keys
 from tests.infrastructure import Postgres
 from tests.service.consent.test_retention import sender

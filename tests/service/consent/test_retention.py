@@ -10,15 +10,19 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.consent import ConsentStateChanged, Purpose
-from common.database import Database
+from common.db.database import Database
 from common.law import load
-from consent import expiring, ledger, retention, senders, store
-from consent.answers import Answers
-from consent.chain import verify
-from consent.expiring import Recount, step
-from consent.ledger import Evidence
-from consent.recorder import Statement, record
-from consent.renewals import Asking
+from consent import store
+from consent.answers.answers import Answers
+from consent.ledger import rules as ledger
+from consent.ledger.chain import verify
+from consent.ledger.recorder import Statement, record
+from consent.ledger.rules import Evidence
+from consent.retention import expiring
+from consent.retention import rules as retention
+from consent.retention.expiring import Recount, step
+from consent.retention.renewals import Asking
+from consent.senders import registry as senders
 from consent.store import Sender
 from tests.builders import field_keys
 from tests.infrastructure import Postgres

@@ -9,13 +9,14 @@ import pytest
 from prometheus_client import REGISTRY
 from sqlalchemy import text
 
-from common.consumer import Received
-from common.database import Database
-from consent import retroactive, store
-from consent.ledger import Evidence
-from consent.receipts import Receipts
-from consent.recorder import Statement, record
-from consent.retroactive import Looking, Retroactive
+from common.db.database import Database
+from common.kafka.consumer import Received
+from consent import store
+from consent.inbound.opt_out_receipts import Receipts
+from consent.ledger.recorder import Statement, record
+from consent.ledger.rules import Evidence
+from consent.proof import retroactive
+from consent.proof.retroactive import Looking, Retroactive
 from consent.service import Settings, build
 from consent.store import HandedOff
 from tests.builders import field_keys, subject, subject_keys

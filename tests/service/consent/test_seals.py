@@ -19,17 +19,19 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.rights import ErasureRequested
-from common.database import Database
-from common.erasing import put
-from common.signing import PublicKeys
-from consent import recorder, sealing, seals, store, verify_ledger
-from consent.audit import Audit, Finding
-from consent.chain import GENESIS, Entry, chained
-from consent.ledger import Evidence, fold
-from consent.recorder import Statement, record
-from consent.sealing import Sealing
+from common.db.database import Database
+from common.privacy.erasing import put
+from common.privacy.signing import PublicKeys
+from consent import store
+from consent.ledger import recorder
+from consent.ledger.chain import GENESIS, Entry, chained
+from consent.ledger.recorder import Statement, record
+from consent.ledger.rules import Evidence, fold
+from consent.proof import sealing, seals, verify_ledger
+from consent.proof.audit import Audit, Finding
+from consent.proof.sealing import Sealing
+from consent.proof.settling import Settling
 from consent.service import Settings, build
-from consent.settling import Settling
 from tests.eventually import eventually
 from tests.infrastructure import Postgres
 from tests.running import Surroundings, bearer, running

@@ -12,8 +12,8 @@ import jsonschema_rs
 import pytest
 from aiokafka import AIOKafkaConsumer
 
-from common import kafka
 from common.contracts import INBOUND_RECEIPTS, operator_submits
+from common.kafka import broker as kafka
 from common.settings import ServiceSettings
 from tests.builders import TEXT, number, opted_in, receipt, requested
 from tests.contract.schemas import checked_in
@@ -137,7 +137,7 @@ async def test_what_a_killed_process_was_publishing_is_unknown_and_on_the_topic_
             await eventually(says_so)
             assert Counter(message["reference"] for message in await read()) == there
 
-    no_request, every_ack = Point("before", "common.kafka:Publisher._written"), Point("after", SUBMIT)
+    no_request, every_ack = Point("before", "common.kafka.broker:Publisher._written"), Point("after", SUBMIT)
     here, there = (Surroundings(postgres, broker, f"{unique}{name}", partitions=1) for name in "ab")
     for surroundings in (here, there):
         await surroundings.database("dispatch")

@@ -18,14 +18,14 @@ from msgspec.structs import replace
 from sqlalchemy import text
 
 from common.contracts.consent import ConsentStateChanged, StatesSummed
-from common.database import Database
-from consent.ledger import Evidence
-from consent.recorder import Statement, record
-from consent.summing import Summing
+from common.db.database import Database
+from consent.ledger.recorder import Statement, record
+from consent.ledger.rules import Evidence
+from consent.proof.summing import Summing
 from dispatch import store
-from dispatch.comparing import COMPARED, Comparing
-from dispatch.freshness import STALENESS, STALENESS_OF, Freshness
-from dispatch.gate import Limits
+from dispatch.gate.rules import Limits
+from dispatch.projection.checksum import COMPARED, Comparing
+from dispatch.projection.freshness import STALENESS, STALENESS_OF, Freshness
 from tests.builders import now, opted_in, opted_out, subject
 from tests.eventually import eventually
 from tests.infrastructure import Postgres

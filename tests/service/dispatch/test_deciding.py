@@ -10,19 +10,19 @@ import pytest
 from pydantic import AnyUrl, SecretStr
 from sqlalchemy import text
 
-from common.consumer import Hold, Received
-from common.database import Database
+from common.db.database import Database
+from common.kafka.consumer import Hold, Received
 from common.law import at_hand_off, load
 from dispatch import store
-from dispatch.clearance import Clearance
-from dispatch.clearance import requested as candidate
-from dispatch.configuration import GatewaySettings
-from dispatch.gate import Limits
+from dispatch.gate.clearance import Clearance
+from dispatch.gate.clearance import requested as candidate
+from dispatch.gate.rules import Limits
 from dispatch.gateways import HTTP_PROVIDERS, HttpGateway
-from dispatch.pipeline import Handoff, Intake
-from dispatch.routing import Route
-from dispatch.timers import Timers
-from dispatch.traffic import Traffic
+from dispatch.gateways.pool import Traffic
+from dispatch.gateways.routing import Route
+from dispatch.gateways.settings import GatewaySettings
+from dispatch.sending.pipeline import Handoff, Intake
+from dispatch.sending.timers import Timers
 from tests.builders import field_keys, now, requested, sender_changed, subject_keys
 from tests.eventually import eventually
 from tests.gateway_cases import ACCOUNTS

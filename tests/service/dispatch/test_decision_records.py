@@ -13,18 +13,18 @@ import msgspec
 import pytest
 from sqlalchemy import text
 
-from common.database import Database, fetch_many
-from common.kafka import partition_of
+from common.db.database import Database, fetch_many
+from common.kafka.broker import partition_of
 from common.law import at_hand_off, load, rules_of
 from dispatch import store
-from dispatch.clearance import Clearance, Decision, requested, stored
-from dispatch.gate import Limits
+from dispatch.audit.replay import Replay, lines
+from dispatch.gate.clearance import Clearance, Decision, requested, stored
+from dispatch.gate.rules import Limits
 from dispatch.gateways import Capabilities, Result, SendError, Submit
-from dispatch.pipeline import Handoff
-from dispatch.replay import Replay, lines
-from dispatch.routing import Route
-from dispatch.timers import Timers
-from dispatch.traffic import Traffic
+from dispatch.gateways.pool import Traffic
+from dispatch.gateways.routing import Route
+from dispatch.sending.pipeline import Handoff
+from dispatch.sending.timers import Timers
 from tests import builders
 from tests.builders import field_keys, now, number, opted_in, opted_out, sender_changed, subject, subject_keys
 from tests.eventually import eventually

@@ -26,9 +26,10 @@ from common.contracts import (
 from common.contracts.campaign import MessageRequested
 from common.contracts.consent import Consent, ConsentStateChanged
 from common.contracts.dispatch import MessageChanged
-from common.kafka import partition_of
-from dispatch import store, timers
-from dispatch.pipeline import SUBMITS_AHEAD
+from common.kafka.broker import partition_of
+from dispatch import store
+from dispatch.sending import timers
+from dispatch.sending.pipeline import SUBMITS_AHEAD
 from dispatch.service import Settings, build
 from tests.builders import (
     SENDER,

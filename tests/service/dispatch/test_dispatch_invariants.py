@@ -8,13 +8,14 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from common.database import Database
-from common.kafka import partition_of
+from common.db.database import Database
+from common.kafka.broker import partition_of
 from common.law import load
-from dispatch import record, store
-from dispatch.gate import Limits
-from dispatch.invariants import LOOK_EVERY_S, RULES, Checker
-from dispatch.pruning import LATE_DAYS
+from dispatch import store
+from dispatch.audit.invariants import LOOK_EVERY_S, RULES, Checker
+from dispatch.gate import record
+from dispatch.gate.rules import Limits
+from dispatch.privacy.pruning import LATE_DAYS
 from tests.builders import now, requested
 from tests.infrastructure import Postgres
 
@@ -285,7 +286,7 @@ async def test_one_of_a_whole_campaign_that_left_at_night_is_found(database: Dat
 
 
 async def test_of_what_breaks_a_rule_a_look_counts_only_so_many(database: Database, monkeypatch: Any) -> None:
-    monkeypatch.setattr("dispatch.invariants.MOST", 2)
+    monkeypatch.setattr("dispatch.audit.invariants.MOST", 2)
     for _ in range(3):
         await _plant(database, as_of=None)
         await _leaves(database, SUNDAY_NIGHT)

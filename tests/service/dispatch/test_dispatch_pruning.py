@@ -13,9 +13,9 @@ from pydantic import ValidationError
 
 from common.contracts import DISPATCH_MESSAGES, INBOUND_RECEIPTS
 from common.contracts.dispatch import MessageChanged
-from common.database import Database
-from common.pruning import Pruner
-from dispatch.pruning import LATE_DAYS, Periods, policy
+from common.db.database import Database
+from common.privacy.pruning import Pruner
+from dispatch.privacy.pruning import LATE_DAYS, Periods, policy
 from tests.builders import now, number, opted_in, opted_out, receipt, requested, subject
 from tests.eventually import eventually
 from tests.holdings import holdings, spellings

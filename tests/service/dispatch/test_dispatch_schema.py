@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 from alembic import command
 
-from common.database import alembic_config, migrate
+from common.db.database import alembic_config, migrate
 from tests.eventually import eventually
 from tests.infrastructure import Postgres
 

@@ -12,16 +12,17 @@ import asyncpg
 import pytest
 from sqlalchemy import text
 
-from common import erasing
-from common.consumer import Received
 from common.contracts.consent import ConsentStateChanged
 from common.contracts.rights import ErasureRequested
-from common.database import Database, fetch_many
-from common.kafka import partition_of
-from dispatch import projection, store
-from dispatch.eraser import eraser
-from dispatch.pipeline import Handoff
-from dispatch.traffic import Traffic
+from common.db.database import Database, fetch_many
+from common.kafka.broker import partition_of
+from common.kafka.consumer import Received
+from common.privacy import erasing
+from dispatch import store
+from dispatch.gateways.pool import Traffic
+from dispatch.privacy.erasure import eraser
+from dispatch.projection import apply as projection
+from dispatch.sending.pipeline import Handoff
 from tests.builders import controlled, now, opted_in, opted_out, requested, sender_changed, subject
 from tests.eventually import eventually
 from tests.infrastructure import Postgres

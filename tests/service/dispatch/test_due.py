@@ -13,16 +13,16 @@ import pytest
 from sqlalchemy import text
 
 from common.contracts import STATES
-from common.database import Database, fetch_many
-from common.kafka import partition_of
+from common.db.database import Database, fetch_many
+from common.kafka.broker import partition_of
 from common.law import at_hand_off, load
 from dispatch import store
-from dispatch.clearance import Clearance
-from dispatch.gate import Limits
+from dispatch.gate.clearance import Clearance
+from dispatch.gate.rules import Limits
 from dispatch.gateways import HTTP_PROVIDERS, Account, HttpGateway
-from dispatch.pipeline import Handoff
-from dispatch.timers import Timers
-from dispatch.traffic import Traffic
+from dispatch.gateways.pool import Traffic
+from dispatch.sending.pipeline import Handoff
+from dispatch.sending.timers import Timers
 from tests.builders import controlled, field_keys, now, opted_in, requested, sender_changed, subject, subject_keys
 from tests.eventually import eventually
 from tests.infrastructure import Postgres

@@ -373,10 +373,10 @@ def _code(n: int) -> MessageRequested:
 
 
 IN = "dispatch.store:"
-PIPELINE = "dispatch.pipeline:"
-TIMERS = "dispatch.timers:Timers."
+PIPELINE = "dispatch.sending.pipeline:"
+TIMERS = "dispatch.sending.timers:Timers."
 SUBMIT = "dispatch.gateways.over_http:HttpGateway.submit"
-RELAY = "common.outbox:Relay._publish"
+RELAY = "common.kafka.outbox:Relay._publish"
 
 
 @dataclass(frozen=True)
@@ -410,11 +410,11 @@ NO_AGAIN = (False,)  # what happens to what is left `sending` is tried at other 
 ENFORCE = PIPELINE + "Handoff._enforce"
 LEFT_OPEN = TIMERS + "_enforce_left_open"
 TAKE = PIPELINE + "Intake.take"
-APPLY = "dispatch.projection:apply_states"
-RECEIPTS = "dispatch.receipts:apply_receipts"
+APPLY = "dispatch.projection.apply:apply_states"
+RECEIPTS = "dispatch.sending.receipts:apply_receipts"
 CODES_DUE = TIMERS + "_wake_codes_of"
 POINTS: dict[int, At] = {
-    1: At("read, not decided", sending, Point("before", "dispatch.clearance:Clearance.decide")),
+    1: At("read, not decided", sending, Point("before", "dispatch.gate.clearance:Clearance.decide")),
     2: At("in tx 1", sending, Point("after", IN + "insert_messages", TAKE + "_marketing")),
     3: At(
         "after tx 1, before the submit",

@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy import text
 
 from common.contracts.dispatch import HoldChanged
-from common.database import Database
-from dispatch.freshness import Freshness
-from dispatch.gate import Limits
+from common.db.database import Database
+from dispatch.gate.rules import Limits
+from dispatch.projection.freshness import Freshness
 from tests.infrastructure import Postgres
 
 pytestmark = pytest.mark.brokerless

@@ -18,21 +18,22 @@ from prometheus_client import REGISTRY
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common.consumer import Received
-from common.database import Database, fetch_many
+from common.db.database import Database, fetch_many
+from common.db.timer import uptime_s
+from common.kafka.consumer import Received
 from common.law import at_hand_off, load
-from common.timer import uptime_s
-from dispatch import projection, store
-from dispatch.clearance import Clearance, Permit
-from dispatch.clearance import requested as candidate
-from dispatch.eraser import Erasing
-from dispatch.gate import Limits
+from dispatch import store
+from dispatch.gate.clearance import Clearance, Permit
+from dispatch.gate.clearance import requested as candidate
+from dispatch.gate.rules import Limits
 from dispatch.gateways import HTTP_PROVIDERS, Account, Capabilities, HttpGateway, Result
-from dispatch.outcomes import answered
-from dispatch.pipeline import Handoff
-from dispatch.receipts import settle_receipts
-from dispatch.timers import Timers
-from dispatch.traffic import Rates, Traffic
+from dispatch.gateways.pool import Rates, Traffic
+from dispatch.privacy.erasure import Erasing
+from dispatch.projection import apply as projection
+from dispatch.sending.outcomes import answered
+from dispatch.sending.pipeline import Handoff
+from dispatch.sending.receipts import settle_receipts
+from dispatch.sending.timers import Timers
 from tests.builders import (
     controlled,
     field_keys,
@@ -521,7 +522,7 @@ async def test_what_is_throttled_waits_for_no_half_of_a_batch_that_was_refused(
     process: Callable[..., Process], fake: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Ahead()
-    monkeypatch.setattr("dispatch.traffic.time", clock)
+    monkeypatch.setattr("dispatch.gateways.pool.time", clock)
 
     async def a_second_goes_by() -> None:
         clock.by += 10.0

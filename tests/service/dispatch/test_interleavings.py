@@ -13,18 +13,20 @@ import asyncpg
 import msgspec
 import pytest
 
-from common.consumer import Received
 from common.contracts.consent import ConsentStateChanged
-from common.database import fetch_many
+from common.db.database import fetch_many
+from common.kafka.consumer import Received
 from common.law import at_hand_off, load
-from dispatch import outcomes, projection, store
-from dispatch.clearance import Clearance, Permit
-from dispatch.clearance import requested as candidate
-from dispatch.gate import Limits
+from dispatch import store
+from dispatch.gate.clearance import Clearance, Permit
+from dispatch.gate.clearance import requested as candidate
+from dispatch.gate.rules import Limits
 from dispatch.gateways import HTTP_PROVIDERS, Account, Capabilities, HttpGateway, Result
-from dispatch.pipeline import Handoff
-from dispatch.timers import Timers
-from dispatch.traffic import Traffic
+from dispatch.gateways.pool import Traffic
+from dispatch.projection import apply as projection
+from dispatch.sending import outcomes
+from dispatch.sending.pipeline import Handoff
+from dispatch.sending.timers import Timers
 from tests.builders import (
     controlled,
     field_keys,

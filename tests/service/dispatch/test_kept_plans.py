@@ -10,20 +10,21 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from common.database import Database, fetch_many
-from common.kafka import partition_of
+from common.db.database import Database, fetch_many
+from common.kafka.broker import partition_of
 from common.law import at_hand_off, load
-from common.pruning import Pruner
-from dispatch import pruning, store
-from dispatch.clearance import Clearance
-from dispatch.eraser import eraser
-from dispatch.gate import Limits
+from common.privacy.pruning import Pruner
+from dispatch import store
+from dispatch.audit.invariants import Checker
+from dispatch.gate.clearance import Clearance
+from dispatch.gate.rules import Limits
 from dispatch.gateways import HTTP_PROVIDERS, LOOK_UPS, Gateway, HttpGateway
-from dispatch.invariants import Checker
-from dispatch.pipeline import Handoff
-from dispatch.receipts import settle_receipts
-from dispatch.timers import Timers
-from dispatch.traffic import Traffic
+from dispatch.gateways.pool import Traffic
+from dispatch.privacy import pruning
+from dispatch.privacy.erasure import eraser
+from dispatch.sending.pipeline import Handoff
+from dispatch.sending.receipts import settle_receipts
+from dispatch.sending.timers import Timers
 from tests.builders import field_keys, now, requested, subject, subject_keys
 from tests.gateway_cases import ACCOUNTS
 from tests.infrastructure import Postgres

@@ -7,10 +7,11 @@ from typing import Any
 import asyncpg
 import pytest
 
-from common import dead_letters, paging
-from common.auth import Caller
-from common.database import Database
-from common.problems import Unavailable
+from common.db import paging
+from common.db.database import Database
+from common.kafka import dead_letters
+from common.web.auth import Caller
+from common.web.problems import Unavailable
 from dispatch import api
 from tests.eventually import eventually
 from tests.infrastructure import Postgres

@@ -7,14 +7,16 @@ import pytest
 from msgspec.structs import replace
 from sqlalchemy import text
 
-from common.completeness import Reading, Seen
-from common.consumer import Received
 from common.contracts.consent import ConsentStateChanged
-from common.database import Database
-from common.replaying import Batch
-from dispatch import projection, rebuilding, store
-from dispatch.gate import Subject
-from dispatch.projection import LOOSENED
+from common.db.database import Database
+from common.kafka.completeness import Reading, Seen
+from common.kafka.consumer import Received
+from common.kafka.replaying import Batch
+from dispatch import store
+from dispatch.gate.rules import Subject
+from dispatch.projection import apply as projection
+from dispatch.projection import rebuild as rebuilding
+from dispatch.projection.apply import LOOSENED
 from tests.builders import SENDER, now, opted_in, opted_out, subject
 from tests.infrastructure import Postgres
 

@@ -3,11 +3,11 @@ and a person says so; opt-outs go on being applied meanwhile."""
 
 import pytest
 
-from common import broken_logs
-from common import consumer as consumer_loop
-from common.consumer import Stopped
 from common.contracts import STATES
-from common.kafka import partition_of
+from common.kafka import broken_logs
+from common.kafka import consumer as consumer_loop
+from common.kafka.broker import partition_of
+from common.kafka.consumer import Stopped
 from tests.builders import opted_in, opted_out, requested, subject
 from tests.eventually import eventually
 from tests.operator import operator

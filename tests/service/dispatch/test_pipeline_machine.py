@@ -49,8 +49,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from sqlalchemy import text
 
-from common import kafka, outbox
-from common.consumer import Consumer, Hold, Subscription, _Partition
 from common.contracts import (
     CAMPAIGN_REQUESTS,
     CONTROLS,
@@ -68,19 +66,24 @@ from common.contracts.campaign import CampaignControlled, MessageRequested, Mess
 from common.contracts.consent import ConsentStateChanged, Suppression
 from common.contracts.dispatch import MessageChanged, OptOutEnforced
 from common.contracts.rights import ErasureRequested
-from common.database import Database
+from common.db.database import Database
+from common.kafka import broker as kafka
+from common.kafka import outbox
+from common.kafka.consumer import Consumer, Hold, Subscription, _Partition
+from common.kafka.outbox import Numbers, Relay
 from common.law import at_hand_off
-from common.outbox import Numbers, Relay
-from dispatch import projection, receipts, store
-from dispatch.clearance import Clearance
-from dispatch.eraser import eraser
-from dispatch.gate import Limits
+from dispatch import store
+from dispatch.audit.invariants import Checker
+from dispatch.gate.clearance import Clearance
+from dispatch.gate.rules import Limits
 from dispatch.gateways import HttpGateway, gateway_name
-from dispatch.invariants import Checker
-from dispatch.pipeline import Handoff, Intake
+from dispatch.gateways.pool import Traffic
+from dispatch.privacy.erasure import eraser
+from dispatch.projection import apply as projection
+from dispatch.sending import receipts
+from dispatch.sending.pipeline import Handoff, Intake
+from dispatch.sending.timers import Timers
 from dispatch.service import Settings, build
-from dispatch.timers import Timers
-from dispatch.traffic import Traffic
 from tests.builders import (
     SENDER,
     controlled,
@@ -463,7 +466,7 @@ def moments(monkeypatch: pytest.MonkeyPatch) -> Noted:
     around(Handoff, "send", "committed", None)
     around(HttpGateway, "submit", "to be submitted", "answered")
     around(store, "settle", None, "settling")
-    monkeypatch.setattr("common.timer.time", noted.clock)
+    monkeypatch.setattr("common.db.timer.time", noted.clock)
     return noted
 
 
@@ -1342,7 +1345,7 @@ def test_a_hand_off_of_codes_that_fails_as_the_service_stops_is_told_of(
 
     pipeline.run(pipeline._begin(opted=False))
     pipeline.run(pipeline._lives([("to be submitted", "fails")], stop))
-    assert [record.getMessage() for record in caplog.records if record.name == "dispatch.codes"] == [
+    assert [record.getMessage() for record in caplog.records if record.name == "dispatch.sending.transactional"] == [
         "a hand-off failed as the service stopped"
     ]
     pipeline.run(pipeline._comes_to_rest())

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from common.contracts import STATES
-from common.database import Database
-from common.replaying import Replaying
+from common.db.database import Database
+from common.kafka.replaying import Replaying
 from common.settings import ServiceSettings
-from dispatch import rebuilding, store
-from dispatch.rebuilding import NotNow, Rebuilding
+from dispatch import store
+from dispatch.projection import rebuild as rebuilding
+from dispatch.projection.rebuild import NotNow, Rebuilding
 from tests.builders import opted_in, opted_out, requested, subject
 from tests.eventually import eventually
 from tests.operator import operator

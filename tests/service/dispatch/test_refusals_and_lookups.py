@@ -11,16 +11,17 @@ import msgspec
 import pytest
 from sqlalchemy import text
 
-from common.database import Database
-from common.kafka import partition_of
-from dispatch import outcomes, store
-from dispatch import timers as timers_module
-from dispatch.clearance import Permit, stored
+from common.db.database import Database
+from common.kafka.broker import partition_of
+from dispatch import store
+from dispatch.gate.clearance import Permit, stored
 from dispatch.gateways import HTTP_PROVIDERS, LOOK_UPS, HttpGateway, Result
-from dispatch.pipeline import Handoff
-from dispatch.receipts import settle_receipts
-from dispatch.timers import Timers, _LookUp
-from dispatch.traffic import Traffic
+from dispatch.gateways.pool import Traffic
+from dispatch.sending import outcomes
+from dispatch.sending import timers as timers_module
+from dispatch.sending.pipeline import Handoff
+from dispatch.sending.receipts import settle_receipts
+from dispatch.sending.timers import Timers, _LookUp
 from tests.builders import now, number, requested, subject
 from tests.fault_server import FaultServer, fault_server
 from tests.gateway_cases import ACCOUNTS, http

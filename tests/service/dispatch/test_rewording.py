@@ -3,7 +3,7 @@
 import pytest
 
 from common.contracts import CAMPAIGN_REQUESTS, CONTROLS
-from common.kafka import partition_of
+from common.kafka.broker import partition_of
 from tests.builders import controlled, field_keys, opted_in, requested, reworded, subject
 from tests.eventually import eventually
 from tests.operator import operator

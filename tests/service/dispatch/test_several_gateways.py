@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from aiokafka.errors import ProducerFenced
 
-from common import kafka
 from common.contracts import DISPATCH_MESSAGES, DISPATCH_REQUESTS, INBOUND_RECEIPTS, operator_submits
 from common.contracts.dispatch import MessageChanged
 from common.contracts.operator import MessageSubmitted
+from common.db.timer import uptime_s
+from common.kafka import broker as kafka
 from common.settings import ServiceSettings
-from common.timer import uptime_s
 from dispatch.gateways import Late, Result, Unanswered, Unreachable
-from dispatch.gateways.health import Health, counted, failed, may_go
+from dispatch.gateways.circuit_breaker import Health, counted, failed, may_go
 from dispatch.gateways.kafka import KafkaGateway
 from stack.broker import Broker
 from tests.builders import opted_in, receipt, requested

@@ -10,11 +10,13 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common.consumer import Received
-from common.database import Database, fetch_many
-from common.kafka import partition_of
-from dispatch import projection, store, timers
-from dispatch.timers import Timers
+from common.db.database import Database, fetch_many
+from common.kafka.broker import partition_of
+from common.kafka.consumer import Received
+from dispatch import store
+from dispatch.projection import apply as projection
+from dispatch.sending import timers
+from dispatch.sending.timers import Timers
 from tests.builders import controlled, now, requested
 from tests.eventually import eventually
 from tests.infrastructure import Postgres

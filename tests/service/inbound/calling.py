@@ -16,7 +16,7 @@ from sqlalchemy import make_url
 
 from common.contracts import INBOUND_MESSAGES, INBOUND_RECEIPTS
 from common.contracts.inbound import MessageReceived, ReceiptReceived
-from common.kafka import encode
+from common.kafka.broker import encode
 from inbound.service import Settings
 from tests.builders import now, number
 from tests.operators import signed

@@ -5,8 +5,8 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from common import kafka
 from common.contracts import Event, Topic, Watermark
+from common.kafka import broker as kafka
 from common.settings import ServiceSettings
 from tests.publish import ensured
 

@@ -10,8 +10,8 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from common.database import Database
-from common.pruning import Pruner
+from common.db.database import Database
+from common.privacy.pruning import Pruner
 from inbound.pruning import RETRIED_DAYS, Periods, policy
 from tests.builders import field_keys, now, number
 from tests.holdings import holdings, spellings

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from alembic import command
 
-from common.database import alembic_config, migrate
+from common.db.database import alembic_config, migrate
 from tests.infrastructure import Postgres
 
 pytestmark = pytest.mark.brokerless

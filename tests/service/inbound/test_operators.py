@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from common import kafka
 from common.contracts import INBOUND_MESSAGES, INBOUND_RECEIPTS, Topic, operator_topics
 from common.contracts.inbound import MessageReceived, ReceiptReceived
 from common.contracts.operator import MessageDelivered, ReceiptDelivered
+from common.kafka import broker as kafka
 from inbound.service import Settings, build
 from tests.builders import field_keys, now, number, subject
 from tests.eventually import eventually

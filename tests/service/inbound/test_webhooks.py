@@ -19,7 +19,7 @@ import pytest
 
 from common.contracts import INBOUND_MESSAGES, INBOUND_RECEIPTS
 from common.contracts.inbound import MessageReceived, ReceiptReceived
-from common.outbox import RELAYED
+from common.kafka.outbox import RELAYED
 from inbound.service import Settings, build
 from stack.broker import Broker
 from stack.kafka import Kafka

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from common import copying
 from common.contracts.rights import CopyRequested
-from common.copying import Copier, context
+from common.privacy import copying
+from common.privacy.copying import Copier, context
 from tests.builders import SENDER, field_keys, now, number, subject
 from tests.eventually import eventually
 from tests.running import Surroundings, bearer

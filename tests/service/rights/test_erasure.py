@@ -8,9 +8,9 @@ import pytest
 
 from common.contracts import ERASURES, STATES
 from common.contracts.consent import ConsentStateChanged
-from common.database import Database
-from consent.chain import verify
-from consent.recorder import Statement, record
+from common.db.database import Database
+from consent.ledger.chain import verify
+from consent.ledger.recorder import Statement, record
 from consent.store import history, lock_subjects
 from tests.builders import SENDER, now, number, subject
 from tests.eventually import eventually

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from common.database import Database
-from common.signing import PublicKeys
-from consent import rectifications
-from consent.bundle import check
+from common.db.database import Database
+from common.privacy.signing import PublicKeys
+from consent.proof.bundle import check
+from consent.rights import rectifications
 from tests.builders import SENDER, STOP_CODE, now, number, subject
 from tests.eventually import eventually
 from tests.running import Surroundings, bearer

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.json import encode
 
-from campaign.approval import AGREED, SEEN, digest, may_approve
+from campaign.preflight.approval import AGREED, SEEN, digest, may_approve
 
 AT = datetime(2026, 11, 28, 10, tzinfo=UTC)
 CAMPAIGN: dict[str, Any] = {

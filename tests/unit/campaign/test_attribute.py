@@ -2,7 +2,7 @@
 
 import pytest
 
-from campaign.attribute import Inference, Kind, kept
+from campaign.audience.attribute import Inference, Kind, kept
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from campaign.lifecycle import EVER, Action, NotPossible, Status, Step, ends_by, message_of, step
+from campaign.schedule.lifecycle import EVER, Action, NotPossible, Status, Step, ends_by, message_of, step
 
 START = datetime(2026, 11, 24, 9, tzinfo=UTC)
 

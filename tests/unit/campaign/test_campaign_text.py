@@ -2,8 +2,8 @@
 
 import pytest
 
-from campaign.text import TextProblem, TextRefused, check, costly, parse, refused
-from common.sms_length import Length, Place, length, parts
+from campaign.message.text import TextProblem, TextRefused, check, costly, parse, refused
+from common.sms.sms_length import Length, Place, length, parts
 
 ADDED = " STOP au 36111"
 

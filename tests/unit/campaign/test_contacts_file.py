@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from campaign.attribute import Kind
-from campaign.contacts_file import (
+from campaign.audience.attribute import Kind
+from campaign.audience.contacts_file import (
     EXPLANATIONS,
     MAX_LINE_CHARS,
     NUMBER_COLUMNS,
@@ -21,7 +21,7 @@ from campaign.contacts_file import (
     attribute_name,
     check,
 )
-from common.msisdn import NumberProblem
+from common.sms.msisdn import NumberProblem
 
 
 def reading(body: bytes, kinds: Mapping[str, Kind] | None = None, *, piece: int = 7) -> Reading:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from campaign.edition import changed, etag, tag
+from campaign.schedule.revision import changed, etag, tag
 
 READ: dict[str, Any] = {"name": "Samedi", "text": "Bonjour {stop}", "timing": {"per_second": 5, "local_time": True}}
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from campaign import text
-from campaign.contacts_file import Reading
-from common.sms_length import length
+from campaign.audience.contacts_file import Reading
+from campaign.message import text
+from common.sms.sms_length import length
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from campaign.findings import load, of_texts
+from campaign.preflight.findings import load, of_texts
 
 PREMIUM = 99  # 08 99 and what follows: no number stands here, it may be somebody's
 

@@ -10,12 +10,12 @@ import pytest
 from msgspec.structs import replace as replace_struct
 from pydantic import ValidationError
 
-from campaign.findings import load
-from campaign.forecast import Forecast, Outlook, Plan, Wait, finish
-from campaign.prices import Prices
-from campaign.reach import Standing
-from campaign.timing import Place, Timetable, Timing
-from campaign.wording import wording
+from campaign.audience.reach import Standing
+from campaign.message.wording import wording
+from campaign.preflight.findings import load
+from campaign.preflight.forecast import Forecast, Outlook, Plan, Wait, finish
+from campaign.preflight.prices import Prices
+from campaign.schedule.timing import Place, Timetable, Timing
 from common import law
 from common.contracts.consent import Consent
 from common.law import Closure, Policy

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from campaign.frequency import CAPPED, RESTING, Campaign, Limit, counting, limits
+from campaign.audience.frequency import CAPPED, RESTING, Campaign, Limit, counting, limits
 
 NOW = datetime(2026, 11, 26, 9, tzinfo=UTC)
 

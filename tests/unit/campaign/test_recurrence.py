@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from pydantic import ValidationError
 
-from campaign.recurrence import Recurring, first, latest, occurrence_id, occurrences, too_often
+from campaign.schedule.recurrence import Recurring, first, latest, occurrence_id, occurrences, too_often
 
 PARIS = ZoneInfo("Europe/Paris")
 NEVER = datetime(2028, 1, 1, tzinfo=UTC)

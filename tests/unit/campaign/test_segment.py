@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from campaign import segments
-from campaign.attribute import Kind
-from campaign.segment import (
+from campaign.audience import segments
+from campaign.audience.attribute import Kind
+from campaign.audience.segment_language import (
     MAX_CONDITIONS,
     MAX_DEPTH,
     MAX_VALUES,

@@ -4,12 +4,13 @@ import base64
 
 import pytest
 
-from campaign import findings, short_link
-from campaign.short_link import any_token, host_of, is_host, is_ours, token, url
-from campaign.text import Link, TextProblem, TextRefused, check, costly, parse
-from common.keyring import LinkKeys
+from campaign.links import short_link
+from campaign.links.short_link import any_token, host_of, is_host, is_ours, token, url
+from campaign.message.text import Link, TextProblem, TextRefused, check, costly, parse
+from campaign.preflight import findings
+from common.privacy.keyring import LinkKeys
 from common.settings import KeyRingSettings
-from common.sms_length import length
+from common.sms.sms_length import length
 from tests.builders import link_keys
 from tests.running import KEY_RING
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from campaign.visitors import is_person
+from campaign.links.visitors import is_person
 
 PHONE = (
     "Mozilla/5.0 (Linux; Android 14; Pixel 8) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0"

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from campaign.lifecycle import Status
-from campaign.waiting import Stage, Waiting, waits
+from campaign.planning.waiting import Stage, Waiting, waits
+from campaign.schedule.lifecycle import Status
 
 NOW = datetime(2026, 11, 30, 9, tzinfo=UTC)
 SOON, AGO = NOW + timedelta(hours=1), NOW - timedelta(hours=1)

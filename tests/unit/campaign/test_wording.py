@@ -2,11 +2,11 @@
 
 import pytest
 
-from campaign.folding import Change, Folding, changes, folded, of_author, of_contact, plain, typographic
-from campaign.short_link import any_token
-from campaign.text import TextProblem, TextRefused
-from campaign.wording import wording
-from common.sms_length import length
+from campaign.links.short_link import any_token
+from campaign.message.folding import Change, Folding, changes, folded, of_author, of_contact, plain, typographic
+from campaign.message.text import TextProblem, TextRefused
+from campaign.message.wording import wording
+from common.sms.sms_length import length
 
 
 @pytest.mark.parametrize(

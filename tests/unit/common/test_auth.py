@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from fastapi import Depends, FastAPI
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
-from common import problems
-from common.auth import Authenticator, Caller, require
-from common.problems import Forbidden, Unauthorised, Unavailable
 from common.settings import ServiceSettings
+from common.web import problems
+from common.web.auth import Authenticator, Caller, require
+from common.web.problems import Forbidden, Unauthorised, Unavailable
 from tests.eventually import eventually
 from tests.running import AUTH_KEY, ISSUER, KEY_RING
 

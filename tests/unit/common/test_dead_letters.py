@@ -5,7 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.dead_letters import shape
+from common.kafka.dead_letters import shape
 
 SECRETS = ("+33639980001", "0639980001", "33639980001", "Zoé Martin", "STOP svp", "zoe@example.com")
 NAMES = st.one_of(st.sampled_from(SECRETS), st.sampled_from(("to", "text", "first_name")))

@@ -11,10 +11,10 @@ from aiokafka.partitioner import murmur2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common import kafka
 from common.contracts import STATES
 from common.contracts.consent import SenderChanged
-from common.kafka import Wanted, differences
+from common.kafka import broker as kafka
+from common.kafka.broker import Wanted, differences
 from tests.builders import sender_changed
 
 HEADERS = [("ce_type", SenderChanged.type.encode())]

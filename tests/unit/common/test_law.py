@@ -29,7 +29,7 @@ from common.law import (
     rules_of,
     zones,
 )
-from common.msisdn import territory_of
+from common.sms.msisdn import territory_of
 
 FRANCE = load("france-2")
 LAW = Path(files.__file__).parent

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.message_id import EPOCH, began, message_id, written, written_around
+from common.sms.message_id import EPOCH, began, message_id, written, written_around
 
 instants = st.datetimes(datetime(1970, 1, 1), datetime(9999, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 hypothesis wants them naive
 parts = st.lists(st.text(), max_size=4)

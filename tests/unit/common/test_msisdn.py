@@ -3,16 +3,7 @@
 import phonenumbers
 import pytest
 
-from common.msisdn import (
-    OVERSEAS,
-    Msisdn,
-    NumberProblem,
-    NumberRefused,
-    as_received,
-    parse,
-    readings,
-    territory_of,
-)
+from common.sms.msisdn import OVERSEAS, Msisdn, NumberProblem, NumberRefused, as_received, parse, readings, territory_of
 
 MESSY = [
     "+33639981234",

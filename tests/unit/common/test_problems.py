@@ -9,8 +9,9 @@ from fastapi import FastAPI, Query
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import OperationalError
 
-from common import problems
-from common.problems import (
+from common.telemetry import continue_trace, trace_id
+from common.web import problems
+from common.web.problems import (
     Conflict,
     Forbidden,
     Invalid,
@@ -22,7 +23,6 @@ from common.problems import (
     Unauthorised,
     Unavailable,
 )
-from common.telemetry import continue_trace, trace_id
 
 NUMBER = "06 39 98 00 01"
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from common.kafka import connection
+from common.kafka.broker import connection
 from common.settings import HoursSettings, ServiceSettings
 from tests.running import KEY_RING
 

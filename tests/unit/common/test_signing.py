@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.privacy.signing import Forged, PublicKeys, SigningKeys
 from common.settings import KeyRingSettings
-from common.signing import Forged, PublicKeys, SigningKeys
 
 PAYLOAD = b'{"purpose":"promotions"}'
 

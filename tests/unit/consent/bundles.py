@@ -6,13 +6,13 @@ from typing import Any
 import msgspec
 
 from common.contracts.consent import Purpose
+from common.privacy.signing import PublicKeys, SigningKeys
 from common.settings import KeyRingSettings
-from common.signing import PublicKeys, SigningKeys
-from consent import ledger
-from consent.bundle import MessageLine, SubjectLine, Withheld, Writer
-from consent.chain import GENESIS, Entry, chained
-from consent.ledger import Evidence
-from consent.proof import Party
+from consent.ledger import rules as ledger
+from consent.ledger.chain import GENESIS, Entry, chained
+from consent.ledger.rules import Evidence
+from consent.proof.bundle import MessageLine, SubjectLine, Withheld, Writer
+from consent.proof.receipt import Party
 from tests.running import SIGNING_RING
 from tests.unit.consent.evidences import at, opt_in, stop
 

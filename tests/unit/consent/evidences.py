@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from consent.ledger import Evidence
+from consent.ledger.rules import Evidence
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
 NOW = NOON + timedelta(days=1)

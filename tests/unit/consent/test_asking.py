@@ -6,9 +6,20 @@ from typing import Any
 
 import pytest
 
-from consent import ledger
-from consent.asking import Pace, Question, Withheld, answered, lapse, step, takes_reply, too_old, withheld, yes
-from consent.ledger import Evidence, fold, standing
+from consent.double_opt_in.rules import (
+    Pace,
+    Question,
+    Withheld,
+    answered,
+    lapse,
+    step,
+    takes_reply,
+    too_old,
+    withheld,
+    yes,
+)
+from consent.ledger import rules as ledger
+from consent.ledger.rules import Evidence, fold, standing
 from tests.unit.consent.evidences import NOON, at, contact, expiry, opt_in, request, stop
 
 A_MONTH = timedelta(days=30)

@@ -9,12 +9,13 @@ import jwt
 import pytest
 from msgspec.structs import replace
 
+from common.privacy.signing import PublicKeys, SigningKeys
 from common.settings import KeyRingSettings
-from common.signing import PublicKeys, SigningKeys
-from consent import proof, verify_bundle
-from consent.bundle import Report, Standing, Withheld, check
-from consent.chain import GENESIS, PERSONAL, chained
-from consent.ledger import Evidence
+from consent.ledger.chain import GENESIS, PERSONAL, chained
+from consent.ledger.rules import Evidence
+from consent.proof import receipt as proof
+from consent.proof import verify_bundle
+from consent.proof.bundle import Report, Standing, Withheld, check
 from tests.unit.consent.bundles import (
     SAID,
     bundle_of,

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import fields, replace
 
-from consent.chain import GENESIS, PERSONAL, Entry, canonical, chained, evidence_id, seal, verify
-from consent.ledger import Evidence
+from consent.ledger.chain import GENESIS, PERSONAL, Entry, canonical, chained, evidence_id, seal, verify
+from consent.ledger.rules import Evidence
 from tests.unit.consent.evidences import at, opt_in, stop
 
 SALT = "5a" * 16

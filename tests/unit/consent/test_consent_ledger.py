@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from consent.ledger import (
+from consent.ledger.rules import (
     CLOCK_SKEW,
     NEVER_SEEN,
     Evidence,

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consent import import_lines
-from consent.import_lines import Format, Layout, Line, Piece, Unreadable, WrongFile, cut, layout_of, read
+from consent.imports import lines as import_lines
+from consent.imports.lines import Format, Layout, Line, Piece, Unreadable, WrongFile, cut, layout_of, read
 
 AT = "2026-03-02T13:05:00Z"
 INSTANT = datetime(2026, 3, 2, 13, 5, tzinfo=UTC)

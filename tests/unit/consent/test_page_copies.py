@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from consent.ledger import Evidence
+from consent.ledger.rules import Evidence
 from consent.page.copies import csv_copy, json_copy
 from consent.page.view import Line, View
 

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from common.privacy.signing import Forged, PublicKeys, SigningKeys
 from common.settings import KeyRingSettings
-from common.signing import Forged, PublicKeys, SigningKeys
-from consent import proof
-from consent.chain import GENESIS, Entry, chained
-from consent.ledger import Evidence
-from consent.proof import Party
+from consent.ledger.chain import GENESIS, Entry, chained
+from consent.ledger.rules import Evidence
+from consent.proof import receipt as proof
+from consent.proof.receipt import Party
 from tests.running import SIGNING_RING
 from tests.unit.consent.bundles import PARTIES, party
 from tests.unit.consent.evidences import at, opt_in, opt_out, stop

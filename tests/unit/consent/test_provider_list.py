@@ -2,7 +2,7 @@
 
 import pytest
 
-from consent.provider_list import NotAList, numbers
+from consent.imports.provider_list import NotAList, numbers
 
 
 @pytest.mark.parametrize(

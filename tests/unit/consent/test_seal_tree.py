@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from consent.seals import Seal, Tree, faults, over
+from consent.proof.seals import Seal, Tree, faults, over
 from tests.unit.consent.evidences import NOW, at
 
 ENTRIES = [(ordinal, f"{ordinal:064x}") for ordinal in (3, 4, 7, 8, 9, 12, 13)]

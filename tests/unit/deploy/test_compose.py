@@ -16,7 +16,7 @@ import inbound.service
 import stack.environment
 import stack.simulator
 from common.contracts import TOPICS
-from common.server import GRACE_S
+from common.web.server import GRACE_S
 from tests.unit.deploy.conftest import Started
 from tests.unit.deploy.deployed import KEEPING_HOURS, PREFIX, ROOT, SERVICES, compose, text, unknown
 

@@ -11,8 +11,8 @@ import yaml
 from pydantic import ValidationError
 
 from common.contracts import TOPICS
-from common.server import GRACE_S
 from common.service import Service
+from common.web.server import GRACE_S
 from dispatch.service import Settings as DispatchSettings
 from inbound.service import Settings as InboundSettings
 from tests.unit.deploy.conftest import Started

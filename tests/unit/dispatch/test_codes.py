@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from dispatch.clearance import Permit, requested
-from dispatch.codes import Codes
+from dispatch.gate.clearance import Permit, requested
+from dispatch.sending.transactional import Codes
 from tests import builders
 from tests.eventually import eventually
 

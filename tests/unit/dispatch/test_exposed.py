@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
+from dispatch.audit.invariants import OUT_OF_HOURS, RULES, Checker
 from dispatch.gateways import HTTP_PROVIDERS, Account, HttpGateway
-from dispatch.invariants import OUT_OF_HOURS, RULES, Checker
-from dispatch.pipeline import ACCEPTED_TWICE, Handoff
+from dispatch.gateways.pool import Traffic
+from dispatch.sending.pipeline import ACCEPTED_TWICE, Handoff
 from dispatch.store import VIOLATIONS
-from dispatch.traffic import Traffic
 
 NOBODY: Any = None  # who only begins asks no database
 

@@ -7,19 +7,7 @@ from msgspec.structs import replace
 
 from common.contracts.consent import Consent, Suppression
 from common.law import load
-from dispatch.gate import (
-    Allow,
-    Defer,
-    Deny,
-    Expire,
-    Knowledge,
-    Limits,
-    Reason,
-    Request,
-    Subject,
-    Verdict,
-    decide,
-)
+from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Limits, Reason, Request, Subject, Verdict, decide
 
 TUESDAY_10H = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)  # 10:00 in Paris
 TUESDAY_22H = datetime(2026, 11, 24, 21, 0, tzinfo=UTC)

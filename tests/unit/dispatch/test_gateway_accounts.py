@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from dispatch.configuration import GatewaySettings
 from dispatch.gateways import gateway_name
+from dispatch.gateways.settings import GatewaySettings
 from inbound.operators import PROVIDER as KAFKA
 from inbound.providers import PROVIDERS as CALLERS
 from inbound.service import AccountSettings

@@ -9,7 +9,6 @@ from urllib.parse import parse_qsl
 
 import pytest
 
-from dispatch.configuration import GatewaySettings
 from dispatch.gateways import (
     HTTP_PROVIDERS,
     LOOK_UPS,
@@ -22,8 +21,9 @@ from dispatch.gateways import (
     Throttled,
     Unanswered,
 )
+from dispatch.gateways.pool import Traffic
 from dispatch.gateways.provider import Answer
-from dispatch.traffic import Traffic
+from dispatch.gateways.settings import GatewaySettings
 from tests.fault_server import fault_server
 from tests.gateway_cases import ACCOUNTS, BLOCKED, EXCHANGES, OPTED_OUT, Exchange, http, submit
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from common.timer import uptime_s
+from common.db.timer import uptime_s
 from dispatch.gateways import (
     HTTP_PROVIDERS,
     HttpGateway,

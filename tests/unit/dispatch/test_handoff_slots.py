@@ -10,10 +10,9 @@ import msgspec
 import pytest
 
 from common.contracts.campaign import Category
-from common.timer import uptime_s
-from dispatch import outcomes, pipeline
-from dispatch.clearance import Permit, _no_way, requested
-from dispatch.gate import Reason
+from common.db.timer import uptime_s
+from dispatch.gate.clearance import Permit, _no_way, requested
+from dispatch.gate.rules import Reason
 from dispatch.gateways import (
     HTTP_PROVIDERS,
     Account,
@@ -29,10 +28,11 @@ from dispatch.gateways import (
     Unanswered,
     Unreachable,
 )
-from dispatch.gateways.health import Health
-from dispatch.pipeline import Handoff
-from dispatch.routing import Route
-from dispatch.traffic import Rates, Traffic
+from dispatch.gateways.circuit_breaker import Health
+from dispatch.gateways.pool import Rates, Traffic
+from dispatch.gateways.routing import Route
+from dispatch.sending import outcomes, pipeline
+from dispatch.sending.pipeline import Handoff
 from tests import builders
 from tests.eventually import eventually
 from tests.fault_server import fault_server
@@ -151,7 +151,7 @@ class Suspended:
 async def test_a_permit_lapses_while_the_machine_is_suspended(monkeypatch: pytest.MonkeyPatch) -> None:
     """Others have taken its message for a dead one's meanwhile, and told that an opt-out is enforced."""
     clocks = Suspended()
-    for module in ("common.timer", "dispatch.pipeline"):
+    for module in ("common.db.timer", "dispatch.sending.pipeline"):
         monkeypatch.setattr(f"{module}.time", clocks)
     until = uptime_s() + 60
     assert await _handoff()._slot(asyncio.Semaphore(1), until)

@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from dispatch.clearance import Permit, requested
-from dispatch.gate import Reason
+from dispatch.gate.clearance import Permit, requested
+from dispatch.gate.rules import Reason
 from dispatch.gateways import Misconfigured, Refused, Result, SendError, Throttled, Unanswered, Unreachable
-from dispatch.outcomes import KEPT_CHARS, answered, is_a_second
+from dispatch.sending.outcomes import KEPT_CHARS, answered, is_a_second
 from tests import builders
 
 PERMIT = Permit(

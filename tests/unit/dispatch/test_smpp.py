@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.sms_length import GSM7_BASIC, GSM7_EXTENSION, length
-from common.timer import uptime_s
+from common.db.timer import uptime_s
+from common.sms.sms_length import GSM7_BASIC, GSM7_EXTENSION, length
 from dispatch.gateways import Account, Late, Misconfigured, Refused, Result, Throttled, Unanswered, Unreachable
 from dispatch.gateways.smpp import SmppGateway, parts_of
 from tests import jasmin_smsc as jasmin

@@ -12,8 +12,8 @@ import pytest
 from prometheus_client import REGISTRY
 
 from dispatch.gateways import HTTP_PROVIDERS, Account, HttpGateway, gateway_name
-from dispatch.routing import Route
-from dispatch.traffic import Rates, Traffic
+from dispatch.gateways.pool import Rates, Traffic
+from dispatch.gateways.routing import Route
 
 CHEAP, TWIN, DEAR = "simulator", "simulator.twin", "simulator.dear"
 ROUTES = [Route(CHEAP), Route(DEAR, categories=frozenset({"marketing"}), price=Decimal(1))]
@@ -245,7 +245,7 @@ async def test_where_each_gateway_takes_all_texts_none_is_looked_at(
     traffic: Traffic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is asked of each message."""
-    monkeypatch.setattr("dispatch.traffic.length", None)
+    monkeypatch.setattr("dispatch.gateways.pool.length", None)
     assert traffic.unfit("’" * 900) == set()
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.keywords_scope import CODE, EVERYONE, Scope, scope
+from common.sms.keywords_scope import CODE, EVERYONE, Scope, scope
 from inbound.keywords import classify
 
 # The senders of one shared code, each with its brand and its OADC.

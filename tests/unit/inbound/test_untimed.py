@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from common.contracts.inbound import MessageReceived
-from consent import intake
-from consent.intake import Said
-from consent.ledger import SubjectState, apply, fold, standing
+from consent.inbound import messages as intake
+from consent.inbound.messages import Said
+from consent.ledger.rules import SubjectState, apply, fold, standing
 from consent.store import Sender, Subject
 from inbound.journal import message_entry
 from inbound.providers import PROVIDERS, RETRIES_FOR, Message

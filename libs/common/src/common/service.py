@@ -32,19 +32,21 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from common import broken_logs, dead_letters, kafka, problems
-from common.auth import Authenticator
-from common.consumer import Consumer, Subscription
 from common.contracts import TOPICS, Topic
-from common.database import Database, migrate
-from common.keyring import FieldKeys, LinkKeys, OtherKey, SubjectKeys
-from common.notify import either
-from common.outbox import Ceiling, Relay, Relayed
-from common.problems import NotFound, Problem, Reason, TooLarge
-from common.retrying import Retrying
-from common.server import server_of
+from common.db.database import Database, migrate
+from common.db.notify import either
+from common.kafka import broken_logs, dead_letters
+from common.kafka import broker as kafka
+from common.kafka.consumer import Consumer, Subscription
+from common.kafka.outbox import Ceiling, Relay, Relayed
+from common.kafka.retrying import Retrying
+from common.privacy.keyring import FieldKeys, LinkKeys, OtherKey, SubjectKeys
 from common.settings import ServiceSettings
 from common.telemetry import continue_trace, log_to_stderr, traceparent
+from common.web import problems
+from common.web.auth import Authenticator
+from common.web.problems import NotFound, Problem, Reason, TooLarge
+from common.web.server import server_of
 
 log = logging.getLogger(__name__)
 

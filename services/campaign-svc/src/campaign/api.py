@@ -17,18 +17,13 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validato
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import accounts, control, edition, pre_flight, recurrence, results, segments, senders, store
-from campaign.findings import Sector
-from campaign.folding import Folding
-from campaign.frequency import MOST_DAYS
-from campaign.lifecycle import Action, NotPossible, Priority, Status, ends_by, message_of, step
-from campaign.recurrence import Recurring
-from campaign.store import Sender
-from campaign.text import parse
-from campaign.timing import Place, Timetable, Timing, starts
-from campaign.variants import OWN, Choice, Result, Trial
-from campaign.waiting import Stage, Waiting, waits
-from campaign.writing import (
+from campaign import senders, store
+from campaign.audience import segments
+from campaign.audience.frequency import MOST_DAYS
+from campaign.message.folding import Folding
+from campaign.message.text import parse
+from campaign.message.variants import OWN, Choice, Result, Trial
+from campaign.message.writing import (
     Attribute,
     Costly,
     Language,
@@ -40,12 +35,23 @@ from campaign.writing import (
     costly,
     length_of,
 )
-from common.auth import Caller, require
+from campaign.planning import control
+from campaign.planning.waiting import Stage, Waiting, waits
+from campaign.preflight import api as pre_flight
+from campaign.preflight.findings import Sector
+from campaign.results import accounts, results
+from campaign.schedule import recurrence
+from campaign.schedule import revision as edition
+from campaign.schedule.lifecycle import Action, NotPossible, Priority, Status, ends_by, message_of, step
+from campaign.schedule.recurrence import Recurring
+from campaign.schedule.timing import Place, Timetable, Timing, starts
+from campaign.store import Sender
 from common.contracts.dispatch import Status as MessageStatus
-from common.fields import Position, Storable
 from common.law import Policy, at_hand_off, covers, zones
-from common.problems import Conflict, Invalid, NotFound, PastItsTime, PreconditionFailed, Reason
 from common.service import Resources, resources
+from common.web.auth import Caller, require
+from common.web.fields import Position, Storable
+from common.web.problems import Conflict, Invalid, NotFound, PastItsTime, PreconditionFailed, Reason
 
 router = APIRouter(prefix="/v1", tags=["campaigns"])
 

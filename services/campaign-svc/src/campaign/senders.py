@@ -6,11 +6,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign import store
 from campaign.store import Sender
-from common.consumer import After, Received, Subscription
 from common.contracts import SENDERS
 from common.contracts.consent import SenderChanged
-from common.database import Database
-from common.problems import NotFound, Reason
+from common.db.database import Database
+from common.kafka.consumer import After, Received, Subscription
+from common.web.problems import NotFound, Reason
 
 ARRIVES_WITHIN_S = 2.0  # a sender registered a moment ago is still on its way here
 LOOK_EVERY_S = 0.05

@@ -2,30 +2,23 @@
 
 from pydantic import Field, model_validator
 
-from campaign import (
-    api,
-    consents,
-    contacts,
-    holds,
-    importing,
-    imports,
-    pre_flight,
-    progress,
-    pruning,
-    redirects,
-    segmenting,
-    senders,
-    statistics,
-    store,
-    test_sends,
-    writing,
-)
-from campaign.copier import copier
-from campaign.eraser import eraser
-from campaign.planner import Planner
-from campaign.prices import Prices
-from campaign.rectifier import Rectifier
-from common.pruning import Pruner
+from campaign import api, senders, store
+from campaign.audience import api as segmenting
+from campaign.audience import consents, contacts
+from campaign.imports import upload as imports
+from campaign.imports import worker as importing
+from campaign.links import redirects
+from campaign.message import test_sends, writing
+from campaign.planning import holds, progress
+from campaign.planning.planner import Planner
+from campaign.preflight import api as pre_flight
+from campaign.preflight.prices import Prices
+from campaign.privacy import pruning
+from campaign.privacy.copy import copier
+from campaign.privacy.erasure import eraser
+from campaign.privacy.rectifier import Rectifier
+from campaign.results import statistics
+from common.privacy.pruning import Pruner
 from common.service import Background, Resources, Service
 from common.settings import HoursSettings
 

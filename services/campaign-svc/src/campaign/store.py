@@ -34,21 +34,23 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import frequency, segment
-from campaign.accounts import COUNTS, OUTCOMES, STANDINGS
-from campaign.accounts import Standing as Reported
-from campaign.frequency import Limit
-from campaign.lifecycle import KEPT, Status
-from campaign.reach import Standing
-from campaign.recurrence import Recurring
-from campaign.segment import Condition
-from campaign.timing import Timing
-from campaign.variants import OWN, Choice, FirstGroups, Trial
-from campaign.wording import Wording, wording
-from common import consumer, dead_letters, erasing, outbox
+from campaign.audience import frequency
+from campaign.audience import segment_language as segment
+from campaign.audience.frequency import Limit
+from campaign.audience.reach import Standing
+from campaign.audience.segment_language import Condition
+from campaign.message.variants import OWN, Choice, FirstGroups, Trial
+from campaign.message.wording import Wording, wording
+from campaign.results.accounts import COUNTS, OUTCOMES, STANDINGS
+from campaign.results.accounts import Standing as Reported
+from campaign.schedule.lifecycle import KEPT, Status
+from campaign.schedule.recurrence import Recurring
+from campaign.schedule.timing import Timing
 from common.contracts.consent import SenderChanged
 from common.contracts.dispatch import HoldChanged, MessageChanged
-from common.database import copy_lines, escaped, fetch_many, insert_many, may_idle, new_metadata
+from common.db.database import copy_lines, escaped, fetch_many, insert_many, may_idle, new_metadata
+from common.kafka import consumer, dead_letters, outbox
+from common.privacy import erasing
 from common.version import at_least
 
 CONTACTS = 0x636F6E74  # advisory lock ("cont"): shared by who asks for messages, alone for who corrects contacts

@@ -4,7 +4,8 @@ and no other setting; and `python -m consent verify-bundle FILE`, which needs no
 import sys
 
 from common.service import main
-from consent import republishing, verify_bundle, verify_ledger
+from consent.ledger import republishing
+from consent.proof import verify_bundle, verify_ledger
 from consent.service import Settings, build
 
 if sys.argv[1:2] == ["verify-bundle"]:

@@ -2,7 +2,7 @@
 
 An edge: opens the transaction, turns bodies into statements, and lets the doors (recorder, senders) decide. Loosening
 is judged strictly; an opt-out is taken from any number that has digits, because a STOP counts. What is asked one by one
-at the same time is recorded together (`common.together`), and each is answered for itself.
+at the same time is recorded together (`common.db.batch`), and each is answered for itself.
 """
 
 from collections import Counter
@@ -16,15 +16,15 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common.auth import Caller, require
 from common.contracts.consent import Basis, State
-from common.msisdn import NumberRefused, parse, readings
-from common.problems import Conflict, Forbidden, Invalid, NotFound, Problem, Reason
+from common.db.batch import Together
 from common.service import Resources, resources
 from common.settings import ServiceSettings
+from common.sms.msisdn import NumberRefused, parse, readings
 from common.telemetry import traceparent
-from common.together import Together
-from consent import ledger, recorder, store
+from common.web.auth import Caller, require
+from common.web.problems import Conflict, Forbidden, Invalid, NotFound, Problem, Reason
+from consent import store
 from consent.bodies import (
     AsOfView,
     BatchAnswer,
@@ -41,9 +41,11 @@ from consent.bodies import (
     Unfit,
     bodies,
 )
-from consent.chain import evidence_id
-from consent.ledger import Evidence, Kind, Refusal
-from consent.recorder import Recorded, Statement
+from consent.ledger import recorder
+from consent.ledger import rules as ledger
+from consent.ledger.chain import evidence_id
+from consent.ledger.recorder import Recorded, Statement
+from consent.ledger.rules import Evidence, Kind, Refusal
 from consent.store import Purposes, Subject
 
 router = APIRouter(prefix="/v1")

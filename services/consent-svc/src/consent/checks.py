@@ -16,18 +16,18 @@ import msgspec
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from common.auth import Caller, require
 from common.contracts.consent import State
-from common.fields import Short
-from common.keyring import SubjectKeys
-from common.msisdn import NumberProblem, NumberRefused, parse
-from common.problems import Invalid, NotFound, Reason
+from common.privacy.keyring import SubjectKeys
 from common.service import Resources, resources
 from common.settings import ServiceSettings
+from common.sms.msisdn import NumberProblem, NumberRefused, parse
+from common.web.auth import Caller, require
+from common.web.fields import Short
+from common.web.problems import Invalid, NotFound, Reason
 from consent import store
 from consent.bodies import EXAMPLE_NUMBER, Body, Number
-from consent.permission import Reason as Against
-from consent.permission import permission
+from consent.ledger.permission import Reason as Against
+from consent.ledger.permission import permission
 from consent.store import Standing
 
 router = APIRouter(prefix="/v1")

@@ -5,45 +5,33 @@ from datetime import datetime, timedelta
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common.consumer import applied_watermark
 from common.contracts import INBOUND_MESSAGES
-from common.pruning import Pruner
+from common.kafka.consumer import applied_watermark
+from common.privacy.pruning import Pruner
 from common.service import Background, Resources, Service
 from common.settings import HoursSettings, KeyRingSettings
-from consent import (
-    api,
-    checks,
-    clicks,
-    copies,
-    double_opt_ins,
-    endings,
-    erasures,
-    expiring,
-    imports,
-    intake,
-    interactions,
-    proofs,
-    pruning,
-    receipts,
-    reconciliations,
-    rectifications,
-    registry,
-    reports,
-    retroactive,
-    rights,
-    sealing,
-    sign_up,
-    store,
-    summing,
-)
-from consent.answers import Answers
-from consent.eraser import eraser
-from consent.importing import Importing
-from consent.intake import Intake
+from consent import api, checks, store
+from consent.answers.answers import Answers
+from consent.double_opt_in import api as sign_up
+from consent.double_opt_in import requests as double_opt_ins
+from consent.imports import reconciliations
+from consent.imports import upload as imports
+from consent.imports.worker import Importing
+from consent.inbound import clicks
+from consent.inbound import messages as intake
+from consent.inbound import opt_out_receipts as receipts
+from consent.inbound.messages import Intake
 from consent.page import confirm
 from consent.page import routes as page
-from consent.renewals import Asking
-from consent.settling import Settling
+from consent.proof import api as proofs
+from consent.proof import reports, retroactive, sealing, summing
+from consent.proof.settling import Settling
+from consent.retention import endings, expiring, interactions, pruning
+from consent.retention.renewals import Asking
+from consent.rights import api as rights
+from consent.rights import copies, erasures, rectifications
+from consent.rights.eraser import eraser
+from consent.senders import api as registry
 
 BATCH_BYTES = 4 * 1024 * 1024  # a thousand opt-ins, each with the text that was shown
 

@@ -31,14 +31,15 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common import consumer, dead_letters, erasing, outbox
 from common.contracts.consent import Purpose, Replies, StopScope
-from common.database import fetch_many, insert_many, new_metadata
-from consent.asking import WINDOW_HOURS
-from consent.chain import GENESIS, PERSONAL, Entry
-from consent.ledger import NEVER_SEEN, RECTIFICATION, Evidence, SubjectState
-from consent.proof import Party
-from consent.retention import Question, Rule, Rules, Term
+from common.db.database import fetch_many, insert_many, new_metadata
+from common.kafka import consumer, dead_letters, outbox
+from common.privacy import erasing
+from consent.double_opt_in.rules import WINDOW_HOURS
+from consent.ledger.chain import GENESIS, PERSONAL, Entry
+from consent.ledger.rules import NEVER_SEEN, RECTIFICATION, Evidence, SubjectState
+from consent.proof.receipt import Party
+from consent.retention.rules import Question, Rule, Rules, Term
 
 IN_OUR_WORDS = Replies()
 EARLIEST_END = datetime(1970, 1, 1, tzinfo=UTC)

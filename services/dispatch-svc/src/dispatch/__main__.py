@@ -4,7 +4,8 @@ setting."""
 import sys
 
 from common.service import main
-from dispatch import rebuilding, replay
+from dispatch.audit import replay
+from dispatch.projection import rebuild as rebuilding
 from dispatch.service import Settings, build
 
 if sys.argv[1:2] == ["replay"]:

@@ -19,18 +19,18 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common.auth import Caller, require
-from common.fields import Position
-from common.kafka import partition_of
-from common.keyring import FieldKeys
+from common.db.paging import whole_page
+from common.kafka.broker import partition_of
 from common.law import Policy, country_of, region_of
 from common.law.stop_mention import mentions_stop
-from common.message_id import EPOCH, message_id
-from common.msisdn import NumberRefused, parse
-from common.paging import whole_page
-from common.problems import Conflict, Invalid, NotFound, Reason
+from common.privacy.keyring import FieldKeys
 from common.service import Resources, resources
-from common.sms_length import GSM7_PART, MAX_SEGMENTS, length
+from common.sms.message_id import EPOCH, message_id
+from common.sms.msisdn import NumberRefused, parse
+from common.sms.sms_length import GSM7_PART, MAX_SEGMENTS, length
+from common.web.auth import Caller, require
+from common.web.fields import Position
+from common.web.problems import Conflict, Invalid, NotFound, Reason
 from dispatch import store
 
 log = logging.getLogger(__name__)

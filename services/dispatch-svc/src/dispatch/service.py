@@ -7,20 +7,23 @@ from pydantic import Field, HttpUrl, SecretStr, model_validator
 
 from common.contracts import operator_submits
 from common.law import at_hand_off
-from common.pruning import Pruner
+from common.privacy.pruning import Pruner
 from common.service import Background, Resources, Service, Worker
 from common.settings import HoursSettings
-from dispatch import api, projection, pruning, receipts, store
-from dispatch.clearance import Clearance
-from dispatch.comparing import Comparing, consents_are_the_same
-from dispatch.configuration import GatewaySettings, traffic_of
-from dispatch.copier import copier
-from dispatch.eraser import eraser
-from dispatch.freshness import Freshness, consent_is_fresh
-from dispatch.gate import Limits
-from dispatch.invariants import Checker
-from dispatch.pipeline import Handoff, Intake
-from dispatch.timers import Timers
+from dispatch import api, store
+from dispatch.audit.invariants import Checker
+from dispatch.gate.clearance import Clearance
+from dispatch.gate.rules import Limits
+from dispatch.gateways.settings import GatewaySettings, traffic_of
+from dispatch.privacy import pruning
+from dispatch.privacy.copy import copier
+from dispatch.privacy.erasure import eraser
+from dispatch.projection import apply as projection
+from dispatch.projection.checksum import Comparing, consents_are_the_same
+from dispatch.projection.freshness import Freshness, consent_is_fresh
+from dispatch.sending import receipts
+from dispatch.sending.pipeline import Handoff, Intake
+from dispatch.sending.timers import Timers
 
 CODES_PART = 0.2  # of each rate of a gateway: kept for codes and answers, however large a campaign is
 

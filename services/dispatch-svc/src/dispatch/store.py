@@ -46,8 +46,6 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common import consumer, dead_letters, erasing, outbox
-from common.completeness import Seen
 from common.contracts import DISPATCH_HOLDS, DISPATCH_MESSAGES, STATES
 from common.contracts.campaign import CampaignControlled, Control, MessageReworded
 from common.contracts.consent import (
@@ -60,11 +58,14 @@ from common.contracts.consent import (
     Suppression,
 )
 from common.contracts.dispatch import HoldChanged, MessageChanged, OptOutEnforced
-from common.database import PLANNED_NOW, fetch_many, new_metadata, once_committed, plan_now
+from common.db.database import PLANNED_NOW, fetch_many, new_metadata, once_committed, plan_now
+from common.kafka import consumer, dead_letters, outbox
+from common.kafka.completeness import Seen
+from common.privacy import erasing
 from common.telemetry import counter, histogram
-from dispatch.gate import Reason, Subject
-from dispatch.hold import Hold
-from dispatch.loosening import NO_STOPS, Stops, believed
+from dispatch.gate.rules import Reason, Subject
+from dispatch.projection.hold import Hold
+from dispatch.projection.loosening import NO_STOPS, Stops, believed
 
 ENFORCED = histogram(
     "sms_dispatch_enforcement_seconds",
@@ -184,7 +185,7 @@ rebuild = Table(
     Column("next_offset", BigInteger, nullable=False),
     Column("until", BigInteger, nullable=False),  # what the projection has read, when it was last looked at
     _instant("begun_at", nullable=False),
-    Column("last_number", BigInteger, nullable=False, server_default=text("0")),  # as `common.completeness.Seen`
+    Column("last_number", BigInteger, nullable=False, server_default=text("0")),  # as `common.kafka.completeness.Seen`
     Column("unseen", BigInteger, nullable=False, server_default=text("0")),
 )
 

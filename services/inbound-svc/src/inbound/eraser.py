@@ -11,8 +11,8 @@ from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common.database import Database
-from common.erasing import Erased, Eraser
+from common.db.database import Database
+from common.privacy.erasing import Erased, Eraser
 from inbound import queue, store
 
 

@@ -13,13 +13,14 @@ from uuid import UUID, uuid4
 from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common import erasing, outbox
 from common.contracts import INBOUND_MESSAGES, INBOUND_RECEIPTS, Event, Topic
 from common.contracts.inbound import Intent, MessageReceived, ReceiptReceived
-from common.erasing import Asked
-from common.message_id import EPOCH, message_id
-from common.msisdn import as_received
+from common.kafka import outbox
+from common.privacy import erasing
+from common.privacy.erasing import Asked
 from common.service import Resources
+from common.sms.message_id import EPOCH, message_id
+from common.sms.msisdn import as_received
 from common.telemetry import counter, histogram, traceparent
 from inbound import queue, store
 from inbound.keywords import Understanding, classify

@@ -20,9 +20,9 @@ from urllib.parse import quote
 
 import aiohttp
 
-from common.database import Database
+from common.db.database import Database
+from common.db.timer import Timer
 from common.service import Resources, Worker
-from common.timer import Timer
 from inbound import journal, store
 from inbound.journal import Arrival
 from inbound.providers import Unreadable, WrongField, ovh

@@ -9,7 +9,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from common.pruning import DEAD_LETTERS, Policy, Pruned
+from common.privacy.pruning import DEAD_LETTERS, Policy, Pruned
 from inbound.store import PARTS_KEPT
 
 RETRIED_DAYS = 35  # no operator that says how long sends one again after a month (CM.com, DOMAIN 3.1)

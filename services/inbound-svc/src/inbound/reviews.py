@@ -17,14 +17,14 @@ import msgspec
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from common import outbox
-from common.auth import Caller, require
 from common.contracts import INBOUND_MESSAGES
 from common.contracts.inbound import Intent, MessageReceived
-from common.keyring import FieldKeys, Unreadable
-from common.problems import Conflict, Invalid, NotFound, Reason
+from common.kafka import outbox
+from common.privacy.keyring import FieldKeys, Unreadable
 from common.service import Resources, resources
 from common.telemetry import counter
+from common.web.auth import Caller, require
+from common.web.problems import Conflict, Invalid, NotFound, Reason
 from inbound import queue
 from inbound.queue import Decided, Review
 

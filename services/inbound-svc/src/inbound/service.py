@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, HttpUrl, IPvAnyNetwork, Secre
 from pydantic_settings import SettingsConfigDict
 
 from common.contracts import operator_topics
-from common.pruning import Pruner
+from common.privacy.pruning import Pruner
 from common.service import Background, Resources, Service
 from common.settings import ServiceSettings
 from inbound import operators, polling, pruning, reviews, store, webhooks

@@ -33,8 +33,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common import consumer, dead_letters, erasing, outbox
-from common.database import new_metadata
+from common.db.database import new_metadata
+from common.kafka import consumer, dead_letters, outbox
+from common.privacy import erasing
 from inbound.providers import Kind, Once, Part
 
 PARTS_KEPT = timedelta(hours=24)  # how long a provider goes on sending what was not answered (Vonage, DOMAIN 3.1)

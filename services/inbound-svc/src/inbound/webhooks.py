@@ -2,7 +2,7 @@
 secret in the path, a password or an address is. No token here.
 
 Verified over the raw body, journalled and put in the outbox in one transaction (with those that arrive at the same
-time: `common.together`), answered once Kafka has acknowledged the events. Anything less is an error that makes the
+time: `common.db.batch`), answered once Kafka has acknowledged the events. Anything less is an error that makes the
 operator try again; what was journalled meanwhile is published by the relay, once, and the retry finds it done. A 2xx
 before that would let a STOP be acknowledged and not yet count (ADR-0004).
 """
@@ -19,19 +19,10 @@ from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
-from common.problems import (
-    Invalid,
-    Malformed,
-    NotFound,
-    Problem,
-    Reason,
-    TooLarge,
-    Unauthorised,
-    Unavailable,
-)
+from common.db.batch import Together
 from common.service import Resources
 from common.telemetry import counter, histogram
-from common.together import Together
+from common.web.problems import Invalid, Malformed, NotFound, Problem, Reason, TooLarge, Unauthorised, Unavailable
 from inbound import journal
 from inbound.journal import Arrival, Entry, Kept
 from inbound.providers import (

@@ -2,7 +2,7 @@
 
 Types are named `<owner>.<fact in the past tense>.v<N>`. An event carries the resulting state and its version, so that
 a projection is an upsert guarded by `stored.version < event.version`. Producers fill every field; consumers ignore the
-fields they do not know. On the wire: binary-mode CloudEvents 1.0, see `common.kafka`.
+fields they do not know. On the wire: binary-mode CloudEvents 1.0, see `common.kafka.broker`.
 
 Nothing here holds a rule: the service that owns a fact owns its logic.
 """

@@ -9,7 +9,7 @@ ReceiptState = Literal["queued", "sent", "delivered", "failed", "expired", "opte
 
 
 class MessageReceived(Event, frozen=True, kw_only=True):
-    """An MO: a text from a person's phone. `number` and `text` are sealed fields (`common.keyring`).
+    """An MO: a text from a person's phone. `number` and `text` are sealed fields (`common.privacy.keyring`).
 
     One understood as `review` is published again once a person has read it: the same `mo_id`, the next `revision`, the
     intent that was meant, and who said so when. The highest revision is what the MO means.

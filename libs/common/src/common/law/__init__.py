@@ -160,7 +160,7 @@ def next_permitted(
     than `before`, or within SEARCH_DAYS.
 
     at         aware, any zone; the result is UTC
-    territory  as `common.msisdn.territory_of` names it
+    territory  as `common.sms.msisdn.territory_of` names it
     region     as `region_of` names it: an address, where one is known
     Raises     ValueError if `at` is naive: a naive time here once meant somebody's 3 a.m.
     Source     DOMAIN 1.9 (hours and days), 6.3 (zones), 6.4 (holidays), through the policy's files

@@ -2,6 +2,6 @@
 
 import campaign.service  # by way of it, every module that defines a table
 import campaign.store
-from common.database import run_migrations
+from common.db.database import run_migrations
 
 run_migrations(campaign.store.metadata)

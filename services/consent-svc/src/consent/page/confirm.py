@@ -15,14 +15,17 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.service import Resources
-from consent import asking, double_opt_ins, recorder, store
-from consent.asking import Question
-from consent.chain import evidence_id
-from consent.ledger import Evidence
+from consent import store
+from consent.double_opt_in import requests as double_opt_ins
+from consent.double_opt_in import rules as asking
+from consent.double_opt_in.rules import Question
+from consent.ledger import recorder
+from consent.ledger.chain import evidence_id
+from consent.ledger.recorder import Statement
+from consent.ledger.rules import Evidence
 from consent.page.link import Link, form, form_holds, read, token
 from consent.page.routes import HEADERS, OURS, Held, PageSettings, _form, _html, _Page, _words
 from consent.page.words import Words
-from consent.recorder import Statement
 from consent.store import Sender
 
 PATH = "/c"

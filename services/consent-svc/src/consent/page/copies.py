@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from common.spreadsheet import cell
-from consent.ledger import Evidence
+from consent.ledger.rules import Evidence
 from consent.page.view import Line, View
 
 EVIDENCE = Evidence.__struct_fields__

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from common.keyring import LinkKeys
+from common.privacy.keyring import LinkKeys
 
 EXPIRY_BYTES, ID_BYTES, TAG_BYTES = 4, 8, 9
 TOKEN = re.compile(r"[A-Za-z0-9_-]{28}", re.ASCII)  # 21 bytes exactly: no padding, so each link is written one way

@@ -27,25 +27,29 @@ from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common.auth import Caller, require
-from common.fields import Short
-from common.message_id import message_id
-from common.msisdn import NumberRefused, parse
-from common.problems import DATABASE_DOWN, Conflict, Forbidden, Invalid, NotFound, Reason
 from common.service import Resources, resources
 from common.settings import ServiceSettings
+from common.sms.message_id import message_id
+from common.sms.msisdn import NumberRefused, parse
 from common.telemetry import counter
-from consent import contacts, erasures, recorder, replies, store
-from consent.answers import Answer, Answers, given
+from common.web.auth import Caller, require
+from common.web.fields import Short
+from common.web.problems import DATABASE_DOWN, Conflict, Forbidden, Invalid, NotFound, Reason
+from consent import store
+from consent.answers import replies
+from consent.answers.answers import Answer, Answers, given
 from consent.bodies import EXAMPLE_NUMBER, Body, Number
-from consent.chain import evidence_id
-from consent.ledger import Evidence
+from consent.ledger import recorder
+from consent.ledger.chain import evidence_id
+from consent.ledger.recorder import Statement
+from consent.ledger.rules import Evidence
 from consent.page.copies import csv_copy, json_copy
 from consent.page.link import BROWSER, Link, browser_hash, form_holds, read, token
 from consent.page.link import form as link_form
 from consent.page.view import Choice, View, actor, senders_told, view
 from consent.page.words import LANGUAGES, PARIS, Words, chosen
-from consent.recorder import Statement
+from consent.retention import contacts
+from consent.rights import erasures
 from consent.store import PreferenceLink, Sender, Subject
 
 log = logging.getLogger(__name__)

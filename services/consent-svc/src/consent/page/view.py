@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from common.contracts.consent import RETENTION_MONTHS, State
-from consent import ledger
-from consent.chain import Entry
-from consent.ledger import Evidence, SubjectState
+from consent.ledger import rules as ledger
+from consent.ledger.chain import Entry
+from consent.ledger.rules import Evidence, SubjectState
 from consent.store import PreferenceLink, Sender, Subject
 
 VISIBLE_DIGITS = 2  # of the number

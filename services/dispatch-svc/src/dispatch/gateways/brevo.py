@@ -8,7 +8,7 @@ routes such as keep the name: see docs/providers.md. Receipts name message id an
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from common.sms_length import length
+from common.sms.sms_length import length
 from dispatch.gateways.gateway import Capabilities, Misconfigured, Result, SendError, Submit
 from dispatch.gateways.provider import (
     Account,

@@ -1,6 +1,6 @@
 """A text in the GSM 7-bit default alphabet, one septet an octet, as SMPP and its relatives take it (3GPP TS 23.038)."""
 
-from common.sms_length import GSM7_BASIC
+from common.sms.sms_length import GSM7_BASIC
 
 ESCAPE = 0x1B
 EXTENSION = {

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from common.contracts import operator_submits
 from common.contracts.operator import MessageSubmitted
-from common.kafka import NotPublished, Published, Publisher
+from common.kafka.broker import NotPublished, Published, Publisher
 from common.settings import ServiceSettings
 from dispatch.gateways.gateway import (
     Capabilities,

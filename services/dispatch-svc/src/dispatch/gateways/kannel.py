@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from urllib.parse import quote
 
-from common.sms_length import length
+from common.sms.sms_length import length
 from dispatch.gateways.gateway import Capabilities, Refused, Result, SendError, Submit, Throttled
 from dispatch.gateways.provider import Account, Answer, Request, by_status
 

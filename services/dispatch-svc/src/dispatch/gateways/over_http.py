@@ -16,7 +16,7 @@ from typing import Any
 
 import aiohttp
 
-from common.timer import uptime_s
+from common.db.timer import uptime_s
 from dispatch.gateways.gateway import Capabilities, Late, Result, SendError, Submit, Unanswered, Unreachable
 from dispatch.gateways.provider import Account, Answer, HttpProvider, LooksUp, Request
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from urllib.parse import quote
 
-from common.sms_length import length
+from common.sms.sms_length import length
 from dispatch.gateways.gateway import Capabilities, Misconfigured, Result, SendError, Submit
 from dispatch.gateways.provider import (
     Account,

@@ -34,7 +34,7 @@ from urllib.parse import urlsplit
 
 import smpp34
 
-from common.timer import uptime_s
+from common.db.timer import uptime_s
 from dispatch.gateways import gsm7
 from dispatch.gateways.gateway import (
     Capabilities,

@@ -6,7 +6,7 @@ campaigns pass: taken where it names its ticket. `pushtype` marketing gets the S
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from common.sms_length import length
+from common.sms.sms_length import length
 from dispatch.gateways.gateway import (
     Capabilities,
     Misconfigured,

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from urllib.parse import urlencode
 
-from common.sms_length import length
+from common.sms.sms_length import length
 from dispatch.gateways.gateway import (
     Capabilities,
     Misconfigured,

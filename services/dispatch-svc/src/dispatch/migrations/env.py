@@ -1,6 +1,6 @@
 """Alembic's entry for dispatch-svc."""
 
-from common.database import run_migrations
+from common.db.database import run_migrations
 from dispatch.store import metadata
 
 run_migrations(metadata)

@@ -40,8 +40,8 @@ Hit = tuple[Clause, int, Phrase]  # the words it was found in, at which of them 
 class Understanding:
     """`rule`: the list and the rule in it that decided. `score`: 1.0 exact, less for a likeness, 0.5 a doubt.
     `normalised`: what the rules saw; as personal as the text itself, and so is `named`: of a stop, the other words
-    said, among which may be a brand (`common.keywords_scope`). `everyone`: a stop that names every brand. `erasure`:
-    a stop that asks for the data to be erased."""
+    said, among which may be a brand (`common.sms.keywords_scope`). `everyone`: a stop that names every brand.
+    `erasure`: a stop that asks for the data to be erased."""
 
     intent: Intent
     rule: str

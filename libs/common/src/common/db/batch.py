@@ -1,0 +1,84 @@
+"""What arrives together is committed together: while one transaction commits, what comes meanwhile waits for the next.
+Alone, nothing waits for another; in a crowd, they share the cost of a commit.
+
+One that cannot be kept takes no other with it: its transaction is tried again by halves. One that waits for a lock
+holds up the others for PATIENCE_S.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.service import Resources
+from common.web.problems import DATABASE_DOWN
+
+AT_MOST = 500  # in one transaction
+PATIENCE_S = 0.05  # a commit takes a tenth of that
+GIVEN_UP_S = 5.0  # nobody waits for a transaction any more that takes so long, and Postgres may have fallen silent
+AT_ONCE = 8  # transactions, of the pool's 20 connections
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+Write = Callable[[AsyncConnection, Resources[Any], Sequence[T]], Awaitable[Sequence[R]]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting(Generic[T, R]):
+    one: T
+    answer: asyncio.Future[R]
+
+
+class Together(Generic[T, R]):
+    """The way of one process to `write`, which gets what has arrived and returns as many results, in the same order."""
+
+    def __init__(self, write: Write[T, R]) -> None:
+        self._write = write
+        self._waiting: list[_Waiting[T, R]] = []
+        self._doorkeeper: asyncio.Task[None] | None = None
+
+    async def written(self, held: Resources[Any], one: T) -> R:
+        """Returns once it is committed. Raises what its own transaction raised; what nobody waits for any more is not
+        written, unless it was on its way."""
+        waiting: _Waiting[T, R] = _Waiting(one, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        if self._doorkeeper is None or self._doorkeeper.done():
+            self._doorkeeper = asyncio.create_task(self._let_in(held))
+        return await waiting.answer
+
+    async def _let_in(self, held: Resources[Any]) -> None:
+        """Until nobody waits."""
+        going: set[asyncio.Task[None]] = set()
+        while self._waiting:
+            group, self._waiting = self._waiting[:AT_MOST], self._waiting[AT_MOST:]
+            task = asyncio.create_task(self._commit(held, group))
+            going.add(task)
+            task.add_done_callback(going.discard)
+            await asyncio.wait({task}, timeout=PATIENCE_S)
+            if len(going) >= AT_ONCE:
+                await asyncio.wait(going, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _commit(self, held: Resources[Any], group: Sequence[_Waiting[T, R]]) -> None:
+        """One transaction; if it fails, one for each half, so that what fails is alone in the end."""
+        group = [waiting for waiting in group if not waiting.answer.done()]
+        if not group:
+            return
+        try:
+            async with asyncio.timeout(GIVEN_UP_S), held.database.begin() as tx:
+                results = await self._write(tx, held, [waiting.one for waiting in group])
+        except Exception as error:
+            if len(group) == 1 or isinstance(error, DATABASE_DOWN):
+                for waiting in group:
+                    if not waiting.answer.done():
+                        waiting.answer.set_exception(error)
+                return
+            middle = len(group) // 2
+            await self._commit(held, group[:middle])
+            await self._commit(held, group[middle:])
+            return
+        for waiting, result in zip(group, results, strict=True):
+            if not waiting.answer.done():
+                waiting.answer.set_result(result)

@@ -1,0 +1,67 @@
+"""A timer: something done again and again, at once after a NOTIFY or while there is work, else every so often.
+
+A tick that fails is logged and tried again after a pause, for ever: its transaction rolled back, so nothing was lost.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from common.db.database import Database
+from common.db.notify import Listener, either
+from common.telemetry import counter
+
+log = logging.getLogger(__name__)
+
+FAILED = counter("sms_timer_failures_total", "Ticks that failed and will be tried again.", ["timer"])
+BACK_OFF_S = (0.2, 10.0)
+
+# Linux has the first, which goes on while the machine is suspended: others decide and enforce meanwhile
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def uptime_s() -> float:
+    """The clock that permits are of."""
+    return time.clock_gettime(_CLOCK)
+
+
+@dataclass(frozen=True, slots=True)
+class Timer:
+    """`tick` says whether it did anything; then it is called again at once. `channel`: a NOTIFY that wakes it, and
+    before that `heard` has its payload."""
+
+    name: str
+    tick: Callable[[], Awaitable[bool]]
+    every_s: float
+    database: Database
+    channel: str | None = None
+    heard: Callable[[str], None] | None = None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        woken = asyncio.Event()
+
+        def wake(payload: str) -> None:
+            if self.heard is not None:
+                self.heard(payload)
+            woken.set()
+
+        listening = Listener(self.database, self.channel, wake) if self.channel else contextlib.nullcontext()
+        failures = 0
+        async with listening:
+            while not stop.is_set():
+                woken.clear()
+                try:
+                    again = await self.tick()
+                    failures = 0
+                except Exception:
+                    failures += 1
+                    FAILED.labels(self.name).inc()
+                    if failures in (1, 10, 100):
+                        log.exception("timer failed, trying again", extra={"timer": self.name, "failures": failures})
+                    await either(stop, None, min(BACK_OFF_S[0] * 2 ** min(failures, 8), BACK_OFF_S[1]))
+                    continue
+                if not again:
+                    await either(stop, woken, self.every_s)

@@ -1,0 +1,211 @@
+"""Partitions whose log cannot be trusted until a person has acted: what is wrong stands beside the stored offset.
+
+    records_missing   the log has lost records: events are applied, watermarks are not, so knowledge grows old
+    other_log         the log is not the one that was read: nothing of the partition is read
+
+A restart changes nothing of either. `python -m <service> log clear` does, once the owner has published again.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, NamedTuple
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.contracts import Topic
+from common.db.database import Database, fetch_many
+from common.kafka.completeness import ANY_NUMBER, Reading, Seen
+from common.kafka.log_identity import Identity
+from common.telemetry import gauge
+
+Fault = Literal["records_missing", "other_log"]
+
+BROKEN = gauge(
+    "sms_consumer_broken_logs_rows",
+    "Partitions whose log has lost records, or is another log than the one that was read: a person has to act.",
+    ["topic"],
+)
+_ROW = "consumer_group = $1 AND topic = $2 AND partition = $3"
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """`at`: the offset of the first record behind what is missing; the next offset of another log's reader."""
+
+    group: str
+    topic: str
+    partition: int
+    fault: Fault
+    at: int
+    since: datetime
+    why: str
+
+    @property
+    def place(self) -> str:
+        return f"{self.group}:{self.topic}/{self.partition}@{self.at}"
+
+    def __str__(self) -> str:
+        effect = "nothing of it is read" if self.fault == "other_log" else "its watermarks are not believed"
+        return f"{self.topic}/{self.partition} is broken, {effect}: {self.why}. Follow LogBroken in the runbook."
+
+
+class Stored(NamedTuple):
+    """A locked row: how far it is read, and what is wrong with it."""
+
+    reading: Reading
+    fault: Fault | None
+
+
+def stored_of(
+    topic: Topic, next_offset: int, last_number: int, unseen: int, fault: Fault | None, cleared_at: datetime | None
+) -> Stored:
+    reading = Reading(
+        Seen(next_offset, last_number, unseen),
+        numbered=topic.watermarked,
+        compacted=topic.cleanup == "compact",
+        whole=fault is None,
+        since=cleared_at,
+    )
+    return Stored(reading, fault)
+
+
+async def lock(tx: AsyncConnection, group: str, topic: Topic, partition: int) -> Stored | None:
+    """The partition as stored; until the transaction ends no other transaction steps it."""
+    rows = await fetch_many(
+        tx,
+        f"SELECT next_offset, last_number, unseen, fault, cleared_at FROM consumer_offset WHERE {_ROW} FOR UPDATE",
+        group,
+        topic.name,
+        partition,
+    )
+    return stored_of(topic, *rows[0]) if rows else None
+
+
+async def begin(
+    tx: AsyncConnection, group: str, topic: Topic, partition: int, identity: Identity
+) -> tuple[int, Fault | None]:
+    """Store which log the partition's offset is of, or note that it was of another. Returns the stored offset, 0 the
+    first time, and what is wrong."""
+    await fetch_many(
+        tx,
+        "INSERT INTO consumer_offset (consumer_group, topic, partition, next_offset) VALUES ($1, $2, $3, 0)"
+        " ON CONFLICT DO NOTHING",
+        group,
+        topic.name,
+        partition,
+    )
+    [(next_offset, topic_id, cluster_id, fault)] = await fetch_many(
+        tx,
+        f"SELECT next_offset, topic_id, cluster_id, fault FROM consumer_offset WHERE {_ROW} FOR UPDATE",
+        group,
+        topic.name,
+        partition,
+    )
+    others = [
+        f"the {what} was {was}, and is {now}"
+        for what, was, now in (
+            ("topic id", topic_id, identity.topic_id),
+            ("cluster id", cluster_id, identity.cluster_id),
+        )
+        if next_offset > 0 and was is not None and now is not None and was != now
+    ]
+    if others:
+        await note(
+            tx, group, topic, partition, "other_log", next_offset, f"the topic was made anew: {'; '.join(others)}"
+        )
+        return next_offset, "other_log"
+    if (identity.topic_id or topic_id, identity.cluster_id or cluster_id) != (topic_id, cluster_id):
+        await fetch_many(
+            tx,
+            f"UPDATE consumer_offset SET topic_id = coalesce($4, topic_id), cluster_id = coalesce($5, cluster_id)"
+            f" WHERE {_ROW}",
+            group,
+            topic.name,
+            partition,
+            *identity,
+        )
+    return next_offset, fault
+
+
+async def note(tx: AsyncConnection, group: str, topic: Topic, partition: int, fault: Fault, at: int, why: str) -> None:
+    """What is wrong with a partition, since when, and why: the last that was found, and the worse of both kinds."""
+    await fetch_many(
+        tx,
+        "UPDATE consumer_offset SET fault_since = coalesce(fault_since, now()), fault_at = $5, fault_why = $6,"
+        f" fault = CASE WHEN fault = 'other_log' THEN fault ELSE $4 END WHERE {_ROW}",
+        group,
+        topic.name,
+        partition,
+        fault,
+        at,
+        why,
+    )
+
+
+async def found(tx: AsyncConnection, topic: str | None = None) -> list[Broken]:
+    """What is wrong with the logs that this database has offsets of, or with those of one topic."""
+    rows = await fetch_many(
+        tx,
+        "SELECT consumer_group, topic, partition, fault, fault_at, fault_since, fault_why FROM consumer_offset"
+        " WHERE fault IS NOT NULL AND topic = coalesce($1, topic)"
+        " ORDER BY consumer_group, topic, partition",
+        topic,
+    )
+    return [Broken(*row) for row in rows]
+
+
+async def clear(tx: AsyncConnection, place: str) -> Broken | None:
+    """Trust the log again, as a person says; None where nothing is wrong at this place any more. Watermarks count from
+    now on: what was published again before now precedes those. Of another log everything is read, from its oldest
+    record on, and its first number counts whichever it is."""
+    for broken in await found(tx):
+        if broken.place != place:
+            continue
+        anew = ", next_offset = 0, last_number = 0, unseen = $5, topic_id = NULL, cluster_id = NULL"
+        other = broken.fault == "other_log"
+        cleared = await fetch_many(
+            tx,
+            "UPDATE consumer_offset SET fault = NULL, fault_at = NULL, fault_since = NULL, fault_why = NULL,"
+            " cleared_at = now()"
+            f"{anew if other else ''} WHERE {_ROW} AND fault_at = $4 RETURNING 1",
+            broken.group,
+            broken.topic,
+            broken.partition,
+            broken.at,
+            *([ANY_NUMBER] if other else []),
+        )
+        return broken if cleared else None
+    return None
+
+
+async def command(service: str, database_url: str, arguments: Sequence[str]) -> int:
+    """`list`, `clear PLACE…`; the exit code."""
+    parser = argparse.ArgumentParser(prog=f"python -m {service} log", description="Logs that lost records.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("list", help="what is wrong, a line each")
+    clearing = verbs.add_parser("clear", help="trust the log again, once its owner has published again")
+    clearing.add_argument("places", nargs="+", metavar="PLACE", help="as `list` names it")
+    told = parser.parse_args(arguments)
+    database = Database(database_url, pool_size=1, name=f"{service}-log")
+    try:
+        async with database.begin() as tx:
+            if told.verb == "list":
+                sys.stdout.writelines(map(_line, await found(tx)))
+                return 0
+        for place in told.places:
+            async with database.begin() as tx:
+                broken = await clear(tx, place)
+            if broken is None:
+                sys.stderr.write(f"not cleared: nothing is wrong at {place}, or more since. Run `log list` again.\n")
+                return 1
+            sys.stdout.write(f"cleared\t{broken.place}\n")
+        return 0
+    finally:
+        await database.close()
+
+
+def _line(broken: Broken) -> str:
+    return f"{broken.place}\t{broken.fault}\t{broken.since:%Y-%m-%dT%H:%M:%SZ}\t{broken.why}\n"

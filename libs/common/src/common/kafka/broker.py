@@ -1,0 +1,518 @@
+"""The broker: topics as the topic table says, one partitioner, binary-mode CloudEvents on the wire.
+
+Only `common` talks to Kafka. Every event leaves through `common.kafka.outbox` and arrives through
+`common.kafka.consumer`.
+"""
+
+import asyncio
+import contextlib
+import logging
+import math
+import re
+import socket
+import ssl
+import struct
+import sys
+import time
+from array import array
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeVar
+from uuid import UUID, uuid4
+
+import msgspec
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
+from aiokafka.conn import AIOKafkaConnection
+from aiokafka.errors import (
+    KafkaError,
+    NodeNotReadyError,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
+from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.protocol.produce import ProduceRequest
+
+from common.contracts import EVENTS, Event, Topic, Watermark
+from common.db.timer import uptime_s
+from common.settings import ServiceSettings
+from common.telemetry import traceparent
+
+log = logging.getLogger(__name__)
+
+Headers = list[tuple[str, bytes]]
+NUMBER = "placet-number"  # header: the place of a record among those of its partition's publisher, from 1; decimal
+T = TypeVar("T")
+
+REQUEST_TIMEOUT_MS = 10_000
+RETRY_BACK_OFF_MS = 250
+KNOWN_WITHIN_S = 15.0
+BATCH_BYTES = 1_000_000  # under the broker's default max.message.bytes
+
+_SEED, _MIX, _32_BITS = 0x9747B28C, 0x5BD1E995, 0xFFFFFFFF
+
+_encoder = msgspec.json.Encoder()
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000|\x00")  # as JSON escapes it, or bare; Postgres keeps neither
+_decoders = {name.encode(): msgspec.json.Decoder(kind) for name, kind in (EVENTS | {Watermark.type: Watermark}).items()}
+
+
+class Undecodable(ValueError):
+    """A record that no version of ours reads: bad headers or a value that is not its type's shape."""
+
+
+def partition_of(key: str, partitions: int) -> int:
+    """Kafka's own default (murmur2), so that any client's records of one subject meet in one partition."""
+    return (murmur2(key.encode()) & 0x7FFFFFFF) % partitions
+
+
+def murmur2(data: bytes) -> int:
+    """MurmurHash2 as Kafka seeds it, 32 bits: aiokafka's own takes three times as long, once for each event."""
+    words, left = divmod(len(data), 4)
+    digest = _SEED ^ len(data)
+    for word in struct.unpack_from(f"<{words}I", data):
+        mixed = word * _MIX & _32_BITS
+        digest = (digest * _MIX & _32_BITS) ^ ((mixed ^ mixed >> 24) * _MIX & _32_BITS)
+    if left:
+        digest = (digest ^ int.from_bytes(data[-left:], "little")) * _MIX & _32_BITS
+    digest = (digest ^ digest >> 13) * _MIX & _32_BITS
+    return digest ^ digest >> 15
+
+
+def partitions_of(keys: Sequence[bytes], partitions: int) -> list[int]:
+    """`partition_of` each. Where all are of one length, as subject ids of one key are, in a fifth of the time."""
+    alike = len(set(map(len, keys))) == 1 and sys.byteorder == "little"
+    digests = _murmur2_alike(keys) if alike else map(murmur2, keys)
+    return [(digest & 0x7FFFFFFF) % partitions for digest in digests]
+
+
+def _murmur2_alike(keys: Sequence[bytes]) -> Iterable[int]:
+    """`murmur2` of keys of one length, all at once: each has 64 bits of its own in a few long integers, of which a
+    product of two words of 32 needs no more."""
+    many, length = len(keys), len(keys[0])
+    whole, width = length // 4, -(-length // 4)
+    words = array("I", b"".join(keys if whole == width else [key.ljust(4 * width, b"\0") for key in keys]))
+    columns = [int.from_bytes(array("Q", words[at::width]), "little") for at in range(width)]
+    low32, low19, low17, low8 = (
+        int.from_bytes(array("Q", [(1 << bits) - 1]) * many, "little") for bits in (32, 19, 17, 8)
+    )
+    digest = int.from_bytes(array("Q", [_SEED ^ length]) * many, "little")
+    for word in columns[:whole]:
+        mixed = word * _MIX & low32
+        digest = (digest * _MIX & low32) ^ ((mixed ^ (mixed >> 24 & low8)) * _MIX & low32)
+    for word in columns[whole:]:
+        digest = (digest ^ word) * _MIX & low32
+    digest = (digest ^ (digest >> 13 & low19)) * _MIX & low32
+    return array("Q", (digest ^ (digest >> 15 & low17)).to_bytes(8 * many, "little"))
+
+
+def encode(event: Event) -> bytes:
+    return _encoder.encode(event)
+
+
+def number_of(headers: Sequence[tuple[str, bytes]]) -> int | None:
+    """The number that the relay gave a record; None where it has none, or none that the relay can have given."""
+    for name, value in headers:
+        if name == NUMBER:
+            return int(value) if value.isdigit() and len(value) < 19 else None
+    return None
+
+
+def cloud_event_headers(
+    event_type: str, event_id: UUID, source: str, time: datetime, traceparent: str | None
+) -> Headers:
+    """CloudEvents 1.0, Kafka binding, binary mode."""
+    headers = [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", str(event_id).encode()),
+        ("ce_source", f"/placet/{source}".encode()),
+        ("ce_type", event_type.encode()),
+        ("ce_time", time.isoformat().encode()),
+        ("content-type", b"application/json"),
+    ]
+    if traceparent:
+        headers.append(("traceparent", traceparent.encode()))
+    return headers
+
+
+def decode(value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> Event | None:
+    """The event, or None for a type this version does not know (forward compatibility). Raises Undecodable."""
+    name = dict(headers).get("ce_type")
+    if name is None:
+        raise Undecodable("no ce_type header")
+    decoder = _decoders.get(name)
+    if decoder is None:
+        return None
+    if value and (b"u0000" in value or b"\x00" in value) and _NUL.search(value):  # the search alone takes 20 µs
+        raise Undecodable("a NUL in a text")
+    try:
+        return decoder.decode(value or b"")
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Undecodable(_without_the_value(str(error))) from None  # the cause would carry it into the log
+
+
+def _without_the_value(why: str) -> str:
+    """msgspec names the path and the expected type; only of a wrong enum value it repeats what it was given."""
+    wrong = "Invalid enum value"
+    return f"{wrong} - at {why.rpartition(' - at ')[2]}" if why.startswith(wrong) else why
+
+
+def connection(settings: ServiceSettings) -> dict[str, Any]:
+    """How any client of ours reaches the brokers: where, over TLS or not, as whom. Raises OSError for a file that holds
+    no certificate."""
+    told: dict[str, Any] = {"bootstrap_servers": settings.kafka_bootstrap}
+    if not settings.kafka_tls:
+        return told
+    context = ssl.create_default_context(cafile=settings.kafka_ca_file)
+    if settings.kafka_cert_file is not None:
+        context.load_cert_chain(settings.kafka_cert_file, settings.kafka_key_file)
+    told |= {"security_protocol": "SSL", "ssl_context": context}
+    if settings.kafka_sasl is not None and settings.kafka_password is not None:
+        told |= {
+            "security_protocol": "SASL_SSL",
+            "sasl_mechanism": settings.kafka_sasl,
+            "sasl_plain_username": settings.kafka_user,
+            "sasl_plain_password": settings.kafka_password.get_secret_value(),
+        }
+    return told
+
+
+def producer(settings: ServiceSettings, fence: str | None = None) -> AIOKafkaProducer:
+    """acks=all and idempotent, unless the broker cannot (settings.kafka_idempotence). `fence`: see `Outlet`."""
+    return AIOKafkaProducer(
+        transactional_id=fence,
+        **connection(settings),
+        acks="all",
+        enable_idempotence=settings.kafka_idempotence,
+        max_batch_size=BATCH_BYTES,
+        max_request_size=4 * BATCH_BYTES,
+        request_timeout_ms=REQUEST_TIMEOUT_MS,
+        retry_backoff_ms=RETRY_BACK_OFF_MS,
+    )
+
+
+class WrongTopic(RuntimeError):
+    """A topic exists and is not as the topic table and the settings have it. The text says what is wrong in each, and
+    what to do."""
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """How a topic must be."""
+
+    partitions: int
+    replicas: int
+    config: dict[str, str]
+
+
+async def ensure_topics(settings: ServiceSettings, topics: Sequence[Topic]) -> None:
+    """Create what is missing, each topic with its dead letters; look at what is there. Raises WrongTopic, and
+    KafkaError where it may be tried again."""
+    in_sync = {
+        "min.insync.replicas": str(max(settings.kafka_replication - 1, 1)),  # one replica may be lost
+        "unclean.leader.election.enable": "false",  # a replica that was behind loses what was acknowledged
+    }
+    wanted: dict[str, Wanted] = {}
+    for topic in topics:
+        for name, partitions, config in (
+            (topic.name, settings.partitions, topic.config),
+            (topic.dead_letters, 1, topic.dead_letters_config),
+        ):
+            wanted[settings.topic_prefix + name] = Wanted(partitions, settings.kafka_replication, config | in_sync)
+    admin = AIOKafkaAdminClient(**connection(settings), request_timeout_ms=REQUEST_TIMEOUT_MS)
+    await admin.start()
+    try:
+        existing = set(await admin.list_topics())
+        if missing := wanted.keys() - existing:
+            await _create(admin, [_new(name, wanted[name]) for name in sorted(missing)])
+        replicas = await _known(lambda: _replicas(admin, list(wanted)))
+        configs = await _known(lambda: _configs(admin, list(wanted)))
+    finally:
+        await admin.close()
+    wrong = [
+        line for name, topic in wanted.items() for line in differences(name, topic, replicas[name], configs.get(name))
+    ]
+    if wrong:
+        raise WrongTopic("\n".join(wrong))
+
+
+def differences(name: str, wanted: Wanted, replicas: Sequence[int], config: Mapping[str, str] | None) -> list[str]:
+    """What is wrong with a topic, and what to do. `replicas`: of each partition; `config`: as the broker has it, None
+    where it does not let us look. More replicas, and more of them in sync, than wanted are right. Pure."""
+    wrong, least = [], min(replicas, default=0)
+    if len(replicas) != wanted.partitions:
+        wrong.append(
+            f"{name} has {len(replicas)} partitions, settings say {wanted.partitions}: set PLACET_PARTITIONS to what is"
+            " there, or make the topic anew; a count that changes moves subjects between partitions"
+        )
+    if least < wanted.replicas:
+        wrong.append(
+            f"{name} has {least} replicas, settings say {wanted.replicas}: kafka-reassign-partitions.sh adds them, or"
+            f" PLACET_KAFKA_REPLICATION={least} says that there are no more brokers"
+        )
+    if config is None:
+        return [*wrong, f"{name}: its settings cannot be read: allow DescribeConfigs on this topic"]
+    for setting, value in wanted.config.items():
+        found = config.get(setting)
+        enough = setting == "min.insync.replicas" and found is not None and int(found) >= int(value)
+        if found != value and not enough:
+            wrong.append(
+                f"{name}: {setting} is {found or 'not set'}, and must be {value}: kafka-configs.sh --alter"
+                f" --entity-type topics --entity-name {name} --add-config {setting}={value}"
+            )
+    return wrong
+
+
+def _new(name: str, wanted: Wanted) -> NewTopic:
+    return NewTopic(name, wanted.partitions, wanted.replicas, topic_configs=wanted.config)
+
+
+async def _known(ask: Callable[[], Awaitable[T]]) -> T:
+    """The answer. A topic made a moment ago is not known to every broker yet: within KNOWN_WITHIN_S it is asked for
+    again."""
+    deadline = time.monotonic() + KNOWN_WITHIN_S
+    while True:
+        try:
+            return await ask()
+        except KafkaError as error:
+            if not error.retriable or time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(RETRY_BACK_OFF_MS / 1000)
+
+
+async def _replicas(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, list[int]]:
+    """How many there are of each partition."""
+    found = await admin.describe_topics(names)
+    for topic in found:
+        if topic["error_code"]:
+            raise for_code(topic["error_code"])(f"describing {topic['topic']}")
+    return {topic["topic"]: [len(part["replicas"]) for part in topic["partitions"]] for topic in found}
+
+
+async def _configs(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, dict[str, str]]:
+    """The settings by topic, without those topics whose settings we have no right to see."""
+    found = {}
+    for answer in await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in names]):
+        for code, _, _, name, entries in answer.resources:
+            if not code:
+                found[name] = {entry[0]: entry[1] for entry in entries}  # all: the local broker takes no choice of them
+            elif for_code(code) is not TopicAuthorizationFailedError:
+                raise for_code(code)(f"the settings of {name}")
+    return found
+
+
+async def _create(admin: AIOKafkaAdminClient, missing: list[NewTopic]) -> None:
+    answer = await admin.create_topics(missing)
+    for name, code, *_ in answer.topic_errors:
+        if code and for_code(code) is not TopicAlreadyExistsError:  # another service was first: fine
+            raise for_code(code)(f"creating {name}")
+
+
+class NotPublished(Exception):
+    """Nothing was begun: no broker, or no such topic, or no right to write to it (then it is `ours` to mend)."""
+
+    def __init__(self, why: str, *, ours: bool = False) -> None:
+        super().__init__(why)
+        self.why = why
+        self.ours = ours
+
+
+# what became of a record: it is in the log of all replicas; it never left, and never will; it may be there
+Published = Literal["logged", "not begun", "unknown"]
+
+
+class _Shut(KafkaError):  # type: ignore[misc]
+    """Not retriable."""
+
+
+@dataclass(slots=True, eq=False)
+class _Writing:
+    """A batch that somebody waits for. `begun`: a request with it has gone to a broker."""
+
+    batch: BatchBuilder
+    begin_by: float
+    begun: bool = False
+
+
+def _seen(acknowledged: asyncio.Future[Any]) -> None:
+    """Perhaps nobody waits for it any more."""
+    if not acknowledged.cancelled():
+        acknowledged.exception()
+
+
+class Outlet:
+    """A producer that can be shut: from then on it writes nothing more. By itself one that is idempotent tries again
+    until it has succeeded, however late that is, and when it is stopped as well.
+
+    `fence`: a name under which one producer at a time may write. A producer that starts under it takes a new epoch of
+    the name's producer id from Kafka; a partition that holds a batch of that epoch refuses batches of earlier ones
+    (ADR-0006). Where the broker knows no producer ids (settings.kafka_idempotence) there is no fence."""
+
+    def __init__(self, settings: ServiceSettings, fence: str | None = None) -> None:
+        self.producer = producer(settings, fence if settings.kafka_idempotence else None)
+        self.is_shut = False
+        self.until = math.inf  # `uptime_s` after which no batch is written
+        self.writing: set[_Writing] = set()
+        self.partitions: dict[str, int] = {}  # of each topic that it was made ready for
+        self._client: AIOKafkaClient = self.producer.client
+        self._send = self._client.send
+        self._client.send = self._send_unless_shut
+
+    async def start(self) -> None:
+        """Connect, and take the epoch. An outlet that cannot start is to be ended as any other."""
+        await self.producer.start()
+        if self.producer._txn_manager is not None:
+            # Kafka checks the epoch of every batch. So batches need no transaction, and readers wait for none.
+            self.producer._txn_manager.transactional_id = None
+
+    async def _send_unless_shut(self, node_id: int, request: Any, *, group: Any = ConnectionGroup.DEFAULT) -> Any:
+        """Every request of the producer goes by here. To connect may take a while: what is looked at after that is
+        written at once."""
+        if isinstance(request, ProduceRequest):
+            if not await self._client.ready(node_id, group=group):
+                raise NodeNotReadyError
+            made, now = [each for each in self.writing if each.batch.closed()], uptime_s()
+            self.is_shut = self.is_shut or now > self.until
+            self.is_shut = self.is_shut or any(now > each.begin_by for each in made if not each.begun)
+            if self.is_shut:
+                raise _Shut
+            for each in made:  # another node's may be among them: it is about to
+                each.begun = True
+        return await self._send(node_id, request, group=group)
+
+    def shut(self) -> None:
+        """Write nothing more. What waits fails, and what a connection has not sent yet is thrown away with it."""
+        self.is_shut = True
+        self.producer._message_accumulator.fail_all(_Shut())  # or `stop` waits until it could have been written
+        for connection in self._client._conns.values():
+            _reset(connection)
+
+    async def end(self) -> None:
+        """Nobody waits for anything of it."""
+        self.shut()
+        with contextlib.suppress(Exception):
+            await self._client.close()
+        with contextlib.suppress(Exception):
+            await self.producer.stop()
+
+
+def _reset(connection: AIOKafkaConnection) -> None:
+    """Close a connection at once. The kernel would send what it holds for minutes: a linger of 0 s forbids that."""
+    if connection._writer is not None:
+        transport = connection._writer.transport
+        with contextlib.suppress(OSError):  # closed already
+            at_once = struct.pack("ii", 1, 0)
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+        transport.abort()
+
+
+class Publisher:
+    """For the one thing that leaves without an outbox: messages handed to an operator's topic. Their outcome is the
+    acknowledgement, and no transaction is open meanwhile. The producer is made when first needed, and anew after
+    anything that went wrong: it may be fenced, or hold a stale sequence; and what was given up on must not leave."""
+
+    def __init__(self, settings: ServiceSettings, service: str) -> None:
+        self._settings = settings
+        self._service = service
+        self._starting = asyncio.Lock()
+        self._outlet: Outlet | None = None
+        self._ending: set[asyncio.Task[None]] = set()
+
+    async def ready(self, topic: Topic, *, until: float) -> None:
+        """`until`, here and below: on the loop's clock. Raises NotPublished."""
+        try:
+            async with asyncio.timeout_at(until), self._starting:
+                if self._outlet is None:
+                    fresh = Outlet(self._settings)
+                    try:
+                        await fresh.start()
+                    except BaseException:
+                        await fresh.end()
+                        raise
+                    self._outlet = fresh
+                name = self._settings.topic_prefix + topic.name
+                self._outlet.partitions[name] = len(await self._outlet.producer.partitions_for(name))
+        except (KafkaError, TimeoutError, OSError) as error:
+            mine = isinstance(error, (UnknownTopicOrPartitionError, TopicAuthorizationFailedError))
+            raise NotPublished(type(error).__name__, ours=mine) from None
+
+    async def publish(self, topic: Topic, events: Sequence[Event], *, until: float, begin_by: float) -> list[Published]:
+        """What became of each. `begin_by`: nothing is sent later than that (`uptime_s`); what has been sent by then is
+        waited for, and sent again where that is the same, `until`."""
+        outlet = self._outlet
+        if outlet is None:
+            raise RuntimeError("not ready")
+        name = self._settings.topic_prefix + topic.name
+        partitions = outlet.partitions[name]
+        by_partition: dict[int, list[int]] = {}
+        for place, event in enumerate(events):
+            by_partition.setdefault(partition_of(event.key, partitions), []).append(place)
+        batches: list[tuple[int, BatchBuilder, list[int]]] = []
+        for partition, places in by_partition.items():
+            batches.append((partition, outlet.producer.create_batch(), []))
+            for place in places:
+                if not self._appended(batches[-1][1], events[place]):
+                    batches.append((partition, outlet.producer.create_batch(), []))
+                    if not self._appended(batches[-1][1], events[place]):
+                        raise ValueError("an event larger than a batch")
+                batches[-1][2].append(place)
+        outcomes = await asyncio.gather(
+            *(self._written(outlet, name, at, _Writing(batch, begin_by), until) for at, batch, _ in batches)
+        )
+        by_place = {place: said for (*_, places), said in zip(batches, outcomes, strict=True) for place in places}
+        return [by_place[place] for place in range(len(events))]
+
+    def _appended(self, batch: BatchBuilder, event: Event) -> bool:
+        headers = cloud_event_headers(event.type, uuid4(), self._service, datetime.now(UTC), traceparent())
+        added = batch.append(key=event.key.encode(), value=encode(event), timestamp=None, headers=headers)
+        return added is not None
+
+    async def _written(self, outlet: Outlet, name: str, partition: int, one: _Writing, until: float) -> Published:
+        late_at = asyncio.get_running_loop().time() + one.begin_by - uptime_s()
+        acknowledged: asyncio.Future[Any] | None = None
+        outlet.writing.add(one)
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(min(late_at, until)):
+                    acknowledged = await outlet.producer.send_batch(one.batch, name, partition=partition)
+                    acknowledged.add_done_callback(_seen)
+                    await asyncio.wait({acknowledged})
+            if acknowledged is None or not (one.begun or acknowledged.done()):
+                raise TimeoutError
+            async with asyncio.timeout_at(until):
+                await acknowledged
+            return "logged"
+        except (_Shut, TimeoutError):
+            self._shut(outlet)
+            return "unknown" if one.begun else "not begun"
+        except Exception as error:  # which may come again at once, and so for ever: nothing of it is tried blindly
+            log.warning("a batch could not be written", extra={"topic": name, "why": type(error).__name__})
+            self._shut(outlet)
+            return "unknown"
+        except BaseException:
+            self._shut(outlet)
+            raise
+        finally:
+            outlet.writing.discard(one)
+            if outlet.is_shut and not outlet.writing:
+                self._end(outlet)
+
+    async def close(self) -> None:
+        if self._outlet is not None:
+            held, self._outlet = self._outlet, None
+            await held.end()
+        await asyncio.gather(*self._ending, return_exceptions=True)
+
+    def _shut(self, outlet: Outlet) -> None:
+        """What it has in flight may still be answered."""
+        outlet.is_shut = True
+        if self._outlet is outlet:
+            self._outlet = None
+
+    def _end(self, outlet: Outlet) -> None:
+        task = asyncio.create_task(outlet.end())
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)

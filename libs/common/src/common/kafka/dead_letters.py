@@ -1,0 +1,400 @@
+"""Records that were stepped over because no version of ours could read or handle them: what a person sees of each, and
+what they decide of it. Over HTTP under `/v1/dead-letters` of each service, and as `python -m <service> dead-letters`.
+
+A row says where the record is and why it was stepped over, and shows its shape with every value covered: nothing of a
+person is in it. The record itself stays in its topic, for as long as that keeps it, and goes to `<topic>.dlq` as well.
+To handle it again is asked for here and done by the worker (`retrying.py`): a fault is mended first, the record after.
+What it made happen meanwhile stays: who was opted out over a text that nobody could read is not opted in by its replay.
+"""
+
+import argparse
+import getpass
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from operator import attrgetter
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.contracts import EVENTS
+from common.db.database import Database
+from common.db.paging import whole_page
+from common.telemetry import gauge
+from common.web.auth import Caller, require
+from common.web.problems import Conflict, NotFound, Problem, Reason
+
+State = Literal["open", "asked", "replayed", "discarded", "gone"]
+EVERY_STATE: tuple[State, ...] = ("open", "asked", "replayed", "discarded", "gone")
+ASKED = "dead_letter_asked"  # NOTIFY channel: one is to be handled again
+KNOWN_TYPES = frozenset(EVENTS)
+NAME_CHARS = 40  # of a field, as it is shown
+SHOWN = 50  # fields of an object, or items of a list
+DEPTH = 6
+
+OPEN = gauge("sms_dead_letters_open_records", "Dead letters that nobody has decided about, of a topic.", ["topic"])
+
+
+def define(metadata: MetaData) -> Table:
+    """The dead letters of one service. A migration of each service spells it out literally."""
+    return Table(
+        "dead_letter",
+        metadata,
+        Column("id", BigInteger, Identity(always=True), primary_key=True),
+        Column("consumer_group", Text, nullable=False),
+        Column("topic", Text, nullable=False),  # without the prefix
+        Column("partition", Integer, nullable=False),
+        Column("at_offset", BigInteger, nullable=False),
+        Column("type", Text, nullable=True),  # null: none that we know
+        Column("shape", Text, nullable=False),  # JSON
+        Column("reason", Text, nullable=False),
+        Column("buried_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+        Column("state", Text, nullable=False, server_default=text("'open'")),
+        Column("decided_by", Text, nullable=True),
+        Column("decided_at", DateTime(timezone=True), nullable=True),
+        CheckConstraint(f"state IN {EVERY_STATE}", name="dead_letter_state_ck"),
+        UniqueConstraint("consumer_group", "topic", "partition", "at_offset", name="dead_letter_record_uq"),
+        Index("dead_letter_buried_ix", "buried_at"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    id: int
+    consumer_group: str
+    topic: str
+    partition: int
+    offset: int
+    type: str | None
+    shape: Any
+    reason: str
+    buried_at: datetime
+    state: State
+    decided_by: str | None
+    decided_at: datetime | None
+
+
+def shape(value: bytes | None) -> Any:
+    """What a record looks like with every value covered. Pure: names of fields, kinds and lengths are left."""
+    if value is None:
+        return None
+    try:
+        return _covered(json.loads(value), DEPTH)
+    except (ValueError, RecursionError):
+        return f"{len(value)} bytes that are no JSON"
+
+
+def _covered(value: Any, depth: int) -> Any:
+    match value:
+        case bool() | None:
+            return value
+        case str():
+            return f"text of {len(value)}"
+        case int() | float():
+            return "number"
+        case _ if depth == 0:
+            return "..."
+        case list():
+            return [_covered(item, depth - 1) for item in value[:SHOWN]]
+    return {_name(name): _covered(item, depth - 1) for name, item in list(value.items())[:SHOWN]}
+
+
+def _name(name: str) -> str:
+    """A field of ours, or of an operator's documentation, is a plain word; what is not may be somebody's number."""
+    plain = name.replace("_", "").replace("-", "").isalpha() and name.isascii()
+    return name if plain and len(name) <= NAME_CHARS else f"name of {len(name)}"
+
+
+async def note(
+    tx: AsyncConnection,
+    *,
+    group: str,
+    topic: str,
+    partition: int,
+    offset: int,
+    event_type: str | None,
+    value: bytes | None,
+    reason: str,
+) -> None:
+    """In the transaction that steps over the record. One that is met again, as it lies behind a lost commit, or fails
+    again, is open again."""
+    await tx.execute(
+        text(
+            "INSERT INTO dead_letter (consumer_group, topic, partition, at_offset, type, shape, reason)"
+            " VALUES (:group, :topic, :partition, :offset, :type, :shape, :reason)"
+            " ON CONFLICT (consumer_group, topic, partition, at_offset) DO UPDATE"
+            " SET state = 'open', reason = excluded.reason"
+        ),
+        {
+            "group": group,
+            "topic": topic,
+            "partition": partition,
+            "offset": offset,
+            "type": event_type if event_type in KNOWN_TYPES else None,
+            "shape": json.dumps(shape(value)),
+            "reason": reason[:500],
+        },
+    )
+
+
+async def page(tx: AsyncConnection, state: State, after: int, limit: int) -> list[DeadLetter]:
+    """The oldest first."""
+
+    async def read() -> list[DeadLetter]:
+        rows = await tx.execute(
+            text("SELECT * FROM dead_letter WHERE state = :state AND id > :after ORDER BY id LIMIT :limit"),
+            {"state": state, "after": after, "limit": limit},
+        )
+        return [_letter(row) for row in rows]
+
+    return list(await whole_page(tx, "dead_letter", limit, read, attrgetter("id")))
+
+
+async def find(tx: AsyncConnection, letter_id: int, *, lock: bool = False) -> DeadLetter | None:
+    row = (
+        await tx.execute(
+            text(f"SELECT * FROM dead_letter WHERE id = :id{' FOR UPDATE' if lock else ''}"), {"id": letter_id}
+        )
+    ).one_or_none()
+    return _letter(row) if row else None
+
+
+async def next_asked(tx: AsyncConnection, groups: Sequence[tuple[str, str]]) -> DeadLetter | None:
+    """The one of these (group, topic) that has waited longest to be handled again."""
+    row = (
+        await tx.execute(
+            text(
+                "SELECT * FROM dead_letter WHERE state = 'asked' AND (consumer_group, topic) IN"
+                " (SELECT * FROM unnest(CAST(:groups AS text[]), CAST(:topics AS text[])))"
+                " ORDER BY decided_at, id LIMIT 1"
+            ),
+            {"groups": [group for group, _ in groups], "topics": [topic for _, topic in groups]},
+        )
+    ).one_or_none()
+    return _letter(row) if row else None
+
+
+async def end(tx: AsyncConnection, letter_id: int, state: State, reason: str | None = None) -> None:
+    """What has become of one that was to be handled again."""
+    await tx.execute(
+        text("UPDATE dead_letter SET state = :state, reason = coalesce(:reason, reason) WHERE id = :id"),
+        {"id": letter_id, "state": state, "reason": reason and reason[:500]},
+    )
+
+
+async def count_open(tx: AsyncConnection, topics: Sequence[str]) -> None:
+    """Tells the metric."""
+    rows = await tx.execute(text("SELECT topic, count(*) AS many FROM dead_letter WHERE state = 'open' GROUP BY topic"))
+    many = {row.topic: row.many for row in rows}
+    for topic in {*topics, *many}:
+        OPEN.labels(topic).set(many.get(topic, 0))
+
+
+async def decide(tx: AsyncConnection, letter_id: int, decision: Literal["replay", "discard"], by: str) -> DeadLetter:
+    """Raises NotFound, and Decided where it is not open. The same decision again changes nothing."""
+    wanted: State = "asked" if decision == "replay" else "discarded"
+    letter = await find(tx, letter_id, lock=True)
+    if letter is None:
+        raise NotFound("no such dead letter", reasons=[Reason("id", "unknown_dead_letter")])
+    if letter.state == wanted:
+        return letter
+    if letter.state not in ("open", "asked"):
+        raise Decided(f"it is {letter.state}", reasons=[Reason("id", letter.state)])
+    row = (
+        await tx.execute(
+            text(
+                "UPDATE dead_letter SET state = :state, decided_by = :by, decided_at = now() WHERE id = :id RETURNING *"
+            ),
+            {"id": letter_id, "state": wanted, "by": by},
+        )
+    ).one()
+    await tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": ASKED})
+    return _letter(row)
+
+
+def _letter(row: Any) -> DeadLetter:
+    return DeadLetter(
+        id=row.id,
+        consumer_group=row.consumer_group,
+        topic=row.topic,
+        partition=row.partition,
+        offset=row.at_offset,
+        type=row.type,
+        shape=json.loads(row.shape),
+        reason=row.reason,
+        buried_at=row.buried_at,
+        state=row.state,
+        decided_by=row.decided_by,
+        decided_at=row.decided_at,
+    )
+
+
+class Decided(Conflict):
+    slug, title = "already-decided", "Somebody has decided this already"
+
+
+class DeadLetterItem(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+    id: int
+    consumer_group: str = Field(description="Who could not handle it.")
+    topic: str
+    partition: int
+    offset: int
+    type: str | None = Field(description="Of the event; null where it is none that is known here.")
+    shape: Any = Field(description="The record with every value covered.")
+    reason: str = Field(description="Why it was stepped over; after a replay that failed, why that did.")
+    buried_at: datetime
+    state: State = Field(
+        description="`open`: to be decided. `asked`: a worker is to handle it again. `gone`: it was, and the topic does"
+        " not hold the record any more."
+    )
+    decided_by: str | None
+    decided_at: datetime | None
+
+
+class DeadLetters(BaseModel):
+    items: list[DeadLetterItem]
+    next: str | None = Field(description="Pass it as `cursor`; null at the end.")
+
+
+router = APIRouter(prefix="/v1/dead-letters", tags=["dead letters"])
+
+
+async def _database(request: Request) -> Database:
+    database: Database = request.state.resources.database
+    return database
+
+
+Held = Annotated[Database, Depends(_database)]
+
+
+@router.get("")
+async def list_dead_letters(
+    database: Held,
+    caller: Annotated[Caller, Depends(require("dead-letter:read"))],
+    state: State = "open",
+    cursor: Annotated[int, Query(ge=0, lt=2**63)] = 0,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> DeadLetters:
+    """The oldest first."""
+    caller.may_use_all()
+    async with database.begin() as tx:
+        found = await page(tx, state, cursor, limit)
+    items = [DeadLetterItem.model_validate(letter) for letter in found]
+    return DeadLetters(items=items, next=str(found[-1].id) if len(found) == limit else None)
+
+
+@router.post("/{letter_id}/{decision}")
+async def decide_dead_letter(
+    letter_id: int,
+    decision: Literal["replay", "discard"],
+    database: Held,
+    caller: Annotated[Caller, Depends(require("dead-letter:write"))],
+) -> DeadLetterItem:
+    """`replay`: a worker handles it again, soon; read the list to see how it went. `discard`: nobody will."""
+    caller.may_use_all()
+    if not 0 < letter_id < 2**63:
+        raise NotFound("no such dead letter", reasons=[Reason("id", "unknown_dead_letter")])
+    async with database.begin() as tx:
+        return DeadLetterItem.model_validate(await decide(tx, letter_id, decision, caller.subject))
+
+
+async def step_over(tx: AsyncConnection, topic: str, partition: int, first: int, following: int, by: str) -> None:
+    """Have the consumer of a partition read on from `following`, where it stands at `first`, and keep an open dead
+    letter of that. Raises NotFound and Conflict, with nothing changed."""
+    row = (
+        await tx.execute(
+            text(
+                "SELECT consumer_group, next_offset FROM consumer_offset"
+                " WHERE topic = :topic AND partition = :partition FOR UPDATE"
+            ),
+            {"topic": topic, "partition": partition},
+        )
+    ).one_or_none()
+    if row is None:
+        raise NotFound("this service reads no such partition", reasons=[Reason("topic", "unknown_partition")])
+    if row.next_offset != first or following <= first:
+        raise Conflict(f"it reads on from offset {row.next_offset}", reasons=[Reason("offset", "not_there")])
+    await tx.execute(
+        text(
+            "UPDATE consumer_offset SET next_offset = :following, updated_at = now()"
+            " WHERE consumer_group = :group AND topic = :topic AND partition = :partition"
+        ),
+        {"following": following, "group": row.consumer_group, "topic": topic, "partition": partition},
+    )
+    await note(
+        tx,
+        group=row.consumer_group,
+        topic=topic,
+        partition=partition,
+        offset=first,
+        event_type=None,
+        value=None,
+        reason=f"the Kafka client could not read it: offsets {first} to {following - 1} stepped over by hand, by {by}",
+    )
+
+
+async def command(service: str, database_url: str, arguments: Sequence[str]) -> int:
+    """`list [STATE]`, `show ID`, `replay ID…`, `discard ID…`, `step-over TOPIC PARTITION FIRST NEXT`; the exit code."""
+    parser = argparse.ArgumentParser(prog=f"python -m {service} dead-letters", description="What was stepped over.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("list", help="a line each").add_argument("state", nargs="?", default="open", choices=EVERY_STATE)
+    verbs.add_parser("show", help="one, every value covered").add_argument("ids", nargs=1, type=int, metavar="ID")
+    for verb, what in (("replay", "have it handled again, once what was wrong is mended"), ("discard", "give it up")):
+        verbs.add_parser(verb, help=what).add_argument("ids", nargs="+", type=int, metavar="ID")
+    over = verbs.add_parser("step-over", help="read on behind records that the Kafka client cannot read")
+    over.add_argument("topic", help="without the prefix")
+    over.add_argument("partition", type=int)
+    over.add_argument("first", type=int, help="the offset that the partition stands at")
+    over.add_argument("following", type=int, help="the offset to read on from")
+    told = parser.parse_args(arguments)
+    database = Database(database_url, pool_size=1, name=f"{service}-dead-letters")
+    try:
+        async with database.begin() as tx:
+            if told.verb == "list":
+                after = 0
+                while found := await page(tx, told.state, after, 200):
+                    sys.stdout.writelines(map(_line, found))
+                    after = found[-1].id
+                return 0
+            if told.verb == "step-over":
+                await step_over(tx, told.topic, told.partition, told.first, told.following, getpass.getuser())
+                return 0
+            for letter_id in told.ids:
+                if told.verb == "show":
+                    letter = await find(tx, letter_id)
+                    if letter is None:
+                        raise NotFound("no such dead letter")
+                    sys.stdout.write(f"{_line(letter)}{json.dumps(letter.shape, indent=2)}\n")
+                else:
+                    sys.stdout.write(_line(await decide(tx, letter_id, told.verb, getpass.getuser())))
+        return 0
+    except Problem as problem:
+        sys.stderr.write(f"nothing changed: {problem.detail}\n")
+        return 1
+    finally:
+        await database.close()
+
+
+def _line(letter: DeadLetter) -> str:
+    place = f"{letter.topic}/{letter.partition}@{letter.offset}"
+    return f"{letter.id}\t{letter.state}\t{letter.buried_at:%Y-%m-%dT%H:%M:%SZ}\t{place}\t{letter.reason}\n"

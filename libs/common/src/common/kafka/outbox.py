@@ -1,0 +1,552 @@
+"""The only way out of a service: rows written in the transaction of the fact, relayed to Kafka in order.
+
+`append` after the aggregate is locked: then the ids of one key are in commit order. The relay, one leader per database
+(an advisory lock held by its session), reads in id order, publishes, awaits every ack, deletes, commits. There is
+no cursor, so a row that commits late is never skipped; a crash between ack and delete publishes again, and consumers
+guard by version. A leader that Kafka does not answer gives its producer and the lock up, and a former leader's producer
+is fenced off (ADR-0006). The ledger is the history; the outbox is a queue and stays near empty. Where a transaction has
+thousands of events of one partition, they share rows (`append_together`): the same relay, the same order, a fortieth of
+the writes.
+
+When all that a read saw has been published, everything acknowledged before that read's snapshot is in the log, and the
+relay says so with a watermark in each partition: `as_of` is a clock read *before* the snapshot, less the clock skew
+allowed between hosts. `ceiling` lowers it to what the service itself has read (consent-svc: the inbound watermarks it
+has applied), and is read before the same snapshot. Of a read that could not take all it saw, both are kept until later
+ones have taken the rest: then they are still true, of that read and no other (ADR-0004).
+"""
+
+import asyncio
+import logging
+import math
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import msgspec
+from aiokafka import AIOKafkaProducer
+from sqlalchemy import BigInteger, Column, DateTime, Identity, Integer, LargeBinary, MetaData, Table, Text, Uuid, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.contracts import Event, Topic, Watermark
+from common.db.database import Database, fetch_many
+from common.db.notify import Listener, either
+from common.db.timer import uptime_s
+from common.kafka import broker as kafka
+from common.privacy.keyring import fingerprints
+from common.settings import ServiceSettings
+from common.telemetry import counter, gauge, traceparent
+
+log = logging.getLogger(__name__)
+
+WAITING = "outbox_waiting"  # NOTIFY channel: rows were committed
+RELAYED = "outbox_relayed"  # NOTIFY channel: rows were acknowledged by Kafka and deleted; which, as `spans`
+TOLD_CHARS = 7_900  # Postgres takes 8,000 bytes
+LEADER = "placet.relay"  # advisory lock: one publishing session per database
+IDLE_S = 0.25  # a missed notification costs at most this
+BACK_OFF_S = (0.1, 5.0)
+STAND_BACK_S = 1.0  # of a relay that Kafka does not answer: some looks of a standby
+LONGEST = 4  # times relay_ack_timeout_s: the deadline doubles as long as Kafka answers no turn in time
+IDLE_FACTOR = 1.5  # times its deadline, and a leader that stands still loses the lock
+TERM_S = (
+    86_400.0  # Kafka forgets a fence that no producer has started under for 7 days (transactional.id.expiration.ms)
+)
+TOGETHER = 1_000  # events of one row at most
+AT_ONCE_BYTES = 100_000  # of a partition's records that are worth a request of their own
+TURN_BYTES = 6_000_000  # of payloads that a relay takes at once, and the row that exceeds it
+DEAD_LETTERS = ".dlq"  # how their topics' names end
+SHARED = "placet.shared_row.v1;"  # before the type that all events of such a row have
+MAX_RECORD_BYTES = kafka.BATCH_BYTES - 20_000  # key and value; the rest is for headers and Kafka's own framing
+
+PUBLISHED = counter("sms_outbox_published_total", "Events acknowledged by Kafka.", ["topic"])
+OLDEST = gauge(
+    "sms_outbox_oldest_row_age_seconds",
+    "Age of the oldest row not yet published; 0 when empty. Of every relay, leading or not.",
+)
+AS_OF = gauge(
+    "sms_outbox_watermark_timestamp_seconds",
+    "as_of of the last watermark published; none before the first.",
+    ["topic"],
+)
+RELAY_ERRORS = counter("sms_outbox_relay_errors_total", "Relay attempts that failed and will be made again.")
+
+_packer = msgspec.msgpack.Encoder()
+_shared = msgspec.msgpack.Decoder(list[tuple[bytes, bytes]])
+
+# what a relay takes in a turn: the oldest rows, until they are many or large. `newest`: of all there are
+TURN = (
+    "SELECT id, event_id, topic, key, type, payload, traceparent, created_at, newest FROM"
+    " (SELECT *, (SELECT max(id) FROM outbox) AS newest, sum(size) OVER (ORDER BY id) - size AS before FROM"
+    " (SELECT *, coalesce(octet_length(payload), 0) AS size FROM outbox ORDER BY id LIMIT $1) AS oldest) AS taken"
+    " WHERE before < $2::bigint ORDER BY id"
+)
+
+# what follows once Kafka has acknowledged a turn's records
+DONE = (
+    "WITH gone AS (DELETE FROM outbox WHERE id = ANY($1::bigint[])),"
+    " numbered AS (INSERT INTO outbox_log (topic, partition, last_number)"
+    " SELECT topic, partition, last FROM unnest($4::text[], $5::int[], $6::bigint[]) AS new(topic, partition, last)"
+    " ON CONFLICT (topic, partition) DO UPDATE SET last_number = excluded.last_number)"
+    " SELECT pg_notify($2, $3)"
+)
+
+Ceiling = Callable[[AsyncConnection], Awaitable[datetime | None]]
+
+
+Place = tuple[str, int]  # a topic without its prefix, and one of its partitions
+Numbers = dict[Place, int]  # of each place the number of the last record published
+
+
+def define(metadata: MetaData) -> Table:
+    """Add the outbox, and the table of the numbers of what has left it, to one service's schema. Returns the outbox.
+    The service's migrations spell both out literally."""
+    Table(
+        "outbox_log",
+        metadata,
+        Column("topic", Text, primary_key=True),  # without the prefix
+        Column("partition", Integer, primary_key=True, autoincrement=False),
+        Column("last_number", BigInteger, nullable=False),
+    )
+    return Table(
+        "outbox",
+        metadata,
+        Column("id", BigInteger, Identity(always=True), primary_key=True),
+        Column("event_id", Uuid, nullable=False),
+        Column("topic", Text, nullable=False),  # without the prefix
+        Column("key", LargeBinary, nullable=True),
+        Column("type", Text, nullable=False),
+        Column("payload", LargeBinary, nullable=True),
+        Column("traceparent", Text, nullable=True),
+        Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    )
+
+
+async def append(
+    tx: AsyncConnection, topic: Topic, events: Sequence[Event], traces: Sequence[str | None] | None = None
+) -> list[int]:
+    """Write `events` to be published, in this order per key; returns their outbox ids, in this order. Lock the
+    aggregate first. `traces`: the trace of each, where it is not the one being handled."""
+    if not events:
+        return []
+    keys = [event.key.encode() for event in events]
+    payloads = [kafka.encode(event) for event in events]
+    for event, key, payload in zip(events, keys, payloads, strict=True):
+        if len(key) + len(payload) > MAX_RECORD_BYTES:  # the relay would try for ever, and all behind it would wait
+            raise ValueError(f"{event.type} of {len(key) + len(payload)} bytes: at most {MAX_RECORD_BYTES}")
+    return await _insert(tx, topic.name, keys, [event.type for event in events], payloads, traces)
+
+
+async def append_together(tx: AsyncConnection, topic: Topic, *groups: Sequence[Event]) -> None:
+    """As `append`, for groups of events of one type whose keys all lie in one partition: that is not looked at here.
+    Rows are shared, so nobody can wait for one of them."""
+    keyed = [[(event.key.encode(), event) for event in group] for group in groups]
+    await _insert_together(tx, topic, keyed)
+
+
+async def append_by_partition(tx: AsyncConnection, topic: Topic, events: Sequence[Event], partitions: int) -> None:
+    """As `append_together`, for events of one type and any keys: those of each partition share rows, all written by one
+    statement. `partitions`: the topic's."""
+    keys = [event.key.encode() for event in events]
+    groups: dict[int, list[tuple[bytes, Event]]] = defaultdict(list)
+    for partition, key, event in zip(kafka.partitions_of(keys, partitions), keys, events, strict=True):
+        groups[partition].append((key, event))
+    await _insert_together(tx, topic, list(groups.values()))
+
+
+async def backlog(tx: AsyncConnection) -> int:
+    """About how many rows wait to be published: the span of their ids. Whoever writes many looks first: a STOP waits
+    behind them, and so does the watermark of whoever has seen them."""
+    return int(await tx.scalar(text("SELECT coalesce(max(id) - min(id) + 1, 0) FROM outbox")) or 0)
+
+
+async def append_dead_letter(
+    tx: AsyncConnection, topic: Topic, key: bytes | None, value: bytes | None, reason: str
+) -> None:
+    """Put a record that cannot be read aside, as it came, in the transaction that steps over it. Of one that no Kafka
+    record of ours could hold, the reason alone."""
+    if len(key or b"") + len(value or b"") > MAX_RECORD_BYTES:
+        key, value, reason = None, None, f"not kept: {len(value or b'')} bytes; {reason}"
+    await _insert(tx, topic.dead_letters, [key], [f"placet.dead_letter.v1;{reason}"[:500]], [value])
+
+
+async def _insert_together(tx: AsyncConnection, topic: Topic, groups: Sequence[Sequence[tuple[bytes, Event]]]) -> None:
+    rows = [group[at : at + TOGETHER] for group in groups for at in range(0, len(group), TOGETHER)]
+    if rows:
+        packed = [_packer.encode([(key, kafka.encode(event)) for key, event in row]) for row in rows]
+        keys, types = [row[0][0] for row in rows], [f"{SHARED}{row[0][1].type}" for row in rows]
+        await _insert(tx, topic.name, keys, types, packed)
+
+
+async def _insert(
+    tx: AsyncConnection,
+    topic: str,
+    keys: Sequence[bytes | None],
+    types: Sequence[str],
+    payloads: Sequence[bytes | None],
+    traces: Sequence[str | None] | None = None,
+) -> list[int]:
+    rows = await fetch_many(
+        tx,
+        "WITH added AS (INSERT INTO outbox (event_id, topic, key, type, payload, traceparent)"
+        " SELECT e.id, $1, e.key, e.type, e.payload, e.trace"
+        " FROM unnest($2::uuid[], $3::bytea[], $4::text[], $5::bytea[], $6::text[])"
+        " WITH ORDINALITY AS e(id, key, type, payload, trace, place) ORDER BY e.place"
+        " RETURNING id),"
+        " told AS MATERIALIZED (SELECT pg_notify($7, ''))"
+        " SELECT added.id FROM told CROSS JOIN added",
+        topic,
+        [uuid4() for _ in keys],
+        list(keys),
+        list(types),
+        list(payloads),
+        [traceparent()] * len(keys) if traces is None else list(traces),
+        WAITING,
+    )
+    return sorted(id_ for (id_,) in rows)
+
+
+class Waiting(msgspec.Struct, frozen=True, gc=False):
+    """A row of the outbox."""
+
+    id: int
+    event_id: UUID
+    topic: str
+    key: bytes | None
+    type: str
+    payload: bytes | None
+    traceparent: str | None
+    created_at: datetime
+    newest: int  # of all ids there were
+
+
+class Read(msgspec.Struct, frozen=True, gc=False):
+    """What may be said once all rows up to `newest` that a read saw are in the log."""
+
+    as_of: datetime
+    ceiling: datetime | None
+    newest: int
+
+
+class Relay:
+    """Publishes the outbox of one database. Any number may run; the lock elects one."""
+
+    def __init__(
+        self,
+        service: str,
+        database: Database,
+        settings: ServiceSettings,
+        watermarked: Sequence[Topic] = (),
+        ceiling: Ceiling | None = None,
+    ) -> None:
+        self._service = service
+        self._database = database
+        self._settings = settings
+        self._watermarked = watermarked
+        self._ceiling = ceiling
+        self._fence = f"{settings.topic_prefix}{service}.relay"
+        self._failures = 0
+        self._patience_s = settings.relay_ack_timeout_s
+        self._next_watermark = 0.0
+        self._read: Read | None = None  # the one that more than a turn is needed for
+        self._subject_keys = fingerprints(settings.subject_keys)
+        self._skew = timedelta(seconds=settings.max_clock_skew_s)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop`. Any failure ends the term, backs off and is tried again, for ever: nothing is skipped."""
+        woken = asyncio.Event()
+        async with Listener(self._database, WAITING, lambda _: woken.set()):
+            while not stop.is_set():
+                try:
+                    await self._compete(stop, woken)
+                    self._failures = 0
+                    rest_s = IDLE_S
+                except Exception as error:
+                    RELAY_ERRORS.inc()
+                    self._failures += 1
+                    if self._failures in (1, 10, 100):
+                        log.exception("relay failed, trying again", extra={"failures": self._failures})
+                    rest_s = min(BACK_OFF_S[0] * 2 ** min(self._failures, 10), BACK_OFF_S[1])
+                    if isinstance(error, TimeoutError):
+                        rest_s = max(rest_s, STAND_BACK_S)
+                        self._patience_s = min(2 * self._patience_s, LONGEST * self._settings.relay_ack_timeout_s)
+                await either(stop, None, rest_s)
+
+    async def _compete(self, stop: asyncio.Event, woken: asyncio.Event) -> None:
+        """Lead for a term, or look once how the outbox does that another relay leads."""
+        outlet: kafka.Outlet | None = None
+
+        def shut() -> None:
+            if outlet is not None:
+                outlet.shut()
+
+        idle_s = IDLE_FACTOR * self._patience_s
+        try:
+            async with self._database.locked(LEADER, idle_s, shut) as session:
+                if session is not None:
+                    outlet = kafka.Outlet(self._settings, self._fence)
+                    try:
+                        await self._lead(session, outlet, idle_s, stop, woken)
+                    finally:
+                        outlet.shut()  # before the lock is free
+                    return
+        finally:
+            if outlet is not None:
+                await outlet.end()
+        await self._look()  # the leader may stand still
+
+    async def _lead(
+        self, session: AsyncConnection, outlet: kafka.Outlet, idle_s: float, stop: asyncio.Event, woken: asyncio.Event
+    ) -> None:
+        """Publish until `stop`, or until the term is over. The lock is this session's. Whatever the session answers is
+        therefore proof that this relay leads. So the rows are read after the outlet has its epoch, never before."""
+        self._read = None
+        await self._look()  # before Kafka is asked: it shows while Kafka is down
+        async with asyncio.timeout(self._patience_s):
+            await outlet.start()
+        over_at = uptime_s() + TERM_S
+        numbers = await _numbers(session)
+        await session.rollback()
+        while not stop.is_set() and uptime_s() < over_at:
+            woken.clear()
+            drained = await self._turn(session, outlet, idle_s, numbers)
+            self._failures, self._patience_s = 0, self._settings.relay_ack_timeout_s
+            if drained:
+                await either(stop, woken, min(IDLE_S, self._settings.watermark_every_s))
+
+    async def _look(self) -> None:
+        rows = await self._database.read("SELECT created_at FROM outbox ORDER BY id LIMIT 1")
+        _tell_oldest([created_at for (created_at,) in rows])
+
+    async def _turn(self, session: AsyncConnection, outlet: kafka.Outlet, idle_s: float, numbers: Numbers) -> bool:
+        """One transaction. True when it left nothing behind. `numbers` is brought up to date."""
+        async with session.begin():
+            # Order matters: ceiling, then clock, then the snapshot that finds the rows.
+            ceiling = await self._ceiling(session) if self._ceiling else None
+            as_of = datetime.now(UTC) - self._skew
+            # The server keeps the lock for `idle_s` after it has answered: no row is written later than that.
+            outlet.until = uptime_s() + idle_s
+            rows = [Waiting(*row) for row in await fetch_many(session, TURN, self._settings.relay_batch, TURN_BYTES)]
+            _tell_oldest([row.created_at for row in rows])
+            if rows:
+                async with asyncio.timeout(self._patience_s):
+                    written = await self._publish(outlet.producer, rows, numbers)
+                ids = [row.id for row in rows]
+                topics, partitions = [topic for topic, _ in written], [partition for _, partition in written]
+                lasts = list(written.values())
+                await fetch_many(session, DONE, ids, RELAYED, spans(ids), topics, partitions, lasts)
+                numbers |= written
+            outlet.until = math.inf  # a watermark is true however late it is written
+            reached, newest = (rows[-1].id, rows[-1].newest) if rows else (0, 0)
+            if self._watermarked:
+                async with asyncio.timeout(self._patience_s):
+                    await self._watermark(outlet.producer, Read(as_of, ceiling, newest), reached, numbers)
+        return reached >= newest
+
+    async def _publish(self, producer: AIOKafkaProducer, rows: Sequence[Waiting], numbers: Numbers) -> Numbers:
+        """Publish in id order within each partition. Returns, once Kafka has acknowledged all records, the last number
+        of each place that has new ones. `numbers`: those of earlier turns. Dead letters are not numbered."""
+        by_place: dict[Place, list[Waiting]] = defaultdict(list)
+        for row in rows:
+            partitions = 1 if row.topic.endswith(DEAD_LETTERS) else self._settings.partitions
+            partition = kafka.partition_of((row.key or b"").decode(errors="replace"), partitions)
+            by_place[row.topic, partition].append(row)
+        acks = []
+        published: Counter[str] = Counter()
+        written: Numbers = {}
+        for (topic, partition), members in by_place.items():
+            name, numbered = self._settings.topic_prefix + topic, not topic.endswith(DEAD_LETTERS)
+            number = numbers.get((topic, partition), 0)
+            batch = producer.create_batch()
+            for row in members:
+                for key, value, headers in self._records(row):
+                    if numbered:
+                        number += 1
+                        headers = [*headers, (kafka.NUMBER, str(number).encode())]
+                    if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
+                        acks.append(await producer.send_batch(batch, name, partition=partition))
+                        batch = producer.create_batch()
+                        if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
+                            raise ValueError(f"outbox row {row.id} is larger than a Kafka batch")
+                    published[name] += 1
+            acks.append(await producer.send_batch(batch, name, partition=partition))
+            if numbered:
+                written[topic, partition] = number
+            if batch.size() >= AT_ONCE_BYTES:
+                await asyncio.sleep(0)  # it leaves while the next is made; others want the loop too
+        await asyncio.gather(*acks)
+        for name, many in published.items():
+            PUBLISHED.labels(name).inc(many)
+        return written
+
+    def _records(self, row: Waiting) -> Iterator[tuple[bytes | None, bytes | None, kafka.Headers]]:
+        """The records of a row: one, or those that share it. Their ids follow from the row's: the same ones again when
+        it is published again."""
+        kind = row.type.removeprefix(SHARED)
+        headers = kafka.cloud_event_headers(kind, row.event_id, self._service, row.created_at, row.traceparent)
+        if kind == row.type:
+            yield row.key, row.payload, headers
+            return
+        others, begins = [header for header in headers if header[0] != "ce_id"], f"{row.event_id}-"
+        for place, (key, value) in enumerate(_shared.decode(row.payload or b"")):
+            yield key, value, [("ce_id", f"{begins}{place}".encode()), *others]
+
+    async def _watermark(self, producer: AIOKafkaProducer, read: Read, reached: int, numbers: Numbers) -> None:
+        """Says what may be said now that all rows up to the id `reached` are in the log: of this turn's own read, or of
+        an earlier one. A turn takes the oldest rows, so whatever an earlier read saw up to there is gone, whoever took
+        it; what has been committed since under a lower id is not what that read speaks of."""
+        if reached >= read.newest:
+            self._read = None
+            await self._publish_watermarks(producer, read, numbers)
+        elif self._read is None:
+            self._read = read
+        elif reached >= self._read.newest:
+            said, self._read = self._read, read
+            await self._publish_watermarks(producer, said, numbers)
+
+    async def _publish_watermarks(self, producer: AIOKafkaProducer, read: Read, numbers: Numbers) -> None:
+        now = asyncio.get_running_loop().time()
+        if now < self._next_watermark:
+            return
+        as_of = read.as_of
+        if self._ceiling is not None:
+            if read.ceiling is None:
+                return  # what we stand on is not known yet: say nothing, and dispatch holds
+            as_of = min(as_of, read.ceiling)
+        self._next_watermark = now + self._settings.watermark_every_s
+        acks = []
+        for topic in self._watermarked:
+            for partition in range(self._settings.partitions):
+                last = numbers.get((topic.name, partition), 0)
+                mark = Watermark(partition=partition, as_of=as_of, last_number=last, subject_keys=self._subject_keys)
+                acks.append(
+                    await producer.send(
+                        self._settings.topic_prefix + topic.name,
+                        key=mark.key.encode(),
+                        value=kafka.encode(mark),
+                        partition=partition,
+                        headers=kafka.cloud_event_headers(mark.type, uuid4(), self._service, as_of, None),
+                    )
+                )
+        await asyncio.gather(*acks)
+        for topic in self._watermarked:
+            AS_OF.labels(topic.name).set(as_of.timestamp())  # an age would stand still with whoever is to set it
+
+
+async def _numbers(tx: AsyncConnection) -> Numbers:
+    rows = await fetch_many(tx, "SELECT topic, partition, last_number FROM outbox_log")
+    return {(topic, partition): last for topic, partition, last in rows}
+
+
+def _tell_oldest(created: Sequence[datetime]) -> None:
+    OLDEST.set((datetime.now(UTC) - min(created)).total_seconds() if created else 0)
+
+
+def spans(ids: Sequence[int]) -> str:
+    """Ids in rising order as "3-17 20-21"; "" where that is too long to be told: then one has to look."""
+    found: list[list[int]] = []
+    for one in ids:
+        if found and one == found[-1][1] + 1:
+            found[-1][1] = one
+        else:
+            found.append([one, one])
+    told = " ".join(f"{first}-{last}" for first, last in found)
+    return told if len(told) <= TOLD_CHARS else ""
+
+
+def ids_of(told: str) -> list[int]:
+    """What `spans` was made from."""
+    found: list[int] = []
+    for span in told.split():
+        first, _, last = span.partition("-")
+        found.extend(range(int(first), int(last) + 1))
+    return found
+
+
+class _Waiter:
+    """Somebody who waits for Kafka to have the events of some facts."""
+
+    def __init__(self, facts: Mapping[UUID, Sequence[int]]) -> None:
+        self.left = set(facts)
+        self.rows = [row for ids in facts.values() for row in ids]
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
+class Relayed:
+    """Waits until Kafka has acknowledged the events of facts, whichever process relays them. A fact is a row that was
+    written in the transaction of its events, under an id that no other row ever has.
+
+    A row that is not in the outbox proves nothing: a database that fails over may have lost it, and may use its id
+    again. So the database is asked for the fact itself. Where the fact is there and its outbox rows are not, a relay
+    has deleted them, and Kafka had acknowledged them before. `proof`: a query for that. Of the facts $1 (uuid[]) it
+    returns those that are there without any row of theirs in the outbox, read in one statement.
+
+    The relay tells the ids of the rows it deletes. That is a hint of when to ask, as the look every `look_every_s` is;
+    one query serves all who wait."""
+
+    def __init__(self, database: Database, proof: str, look_every_s: float = IDLE_S) -> None:
+        self._database = database
+        self._proof = proof
+        self._look_every_s = look_every_s
+        self._waiters: set[_Waiter] = set()
+        self._by_row: dict[int, set[_Waiter]] = defaultdict(set)
+        self._newest = 0  # of the rows known to be published
+        self._asked: set[UUID] = set()
+        self._woken = asyncio.Event()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Hears the relay, and looks now and then without having heard, until `stop`."""
+        async with Listener(self._database, RELAYED, self._heard):
+            while not stop.is_set():
+                await either(stop, self._woken, self._look_every_s)
+                if not self._woken.is_set():
+                    self._ask(self._waiters)
+                self._woken.clear()
+                asked, self._asked = self._asked, set()
+                if asked:
+                    try:
+                        self._proven({fact for (fact,) in await self._database.read(self._proof, list(asked))})
+                    except Exception as error:  # whoever waits is told nothing, and so answers nothing good
+                        log.warning("cannot look at the outbox", extra={"why": type(error).__name__})
+
+    def _heard(self, told: str) -> None:
+        if not told:
+            self._ask(self._waiters)
+        for row in ids_of(told):
+            self._newest = max(self._newest, row)
+            self._ask(self._by_row.get(row, ()))
+
+    def _ask(self, waiters: Iterable[_Waiter]) -> None:
+        for waiter in waiters:
+            self._asked |= waiter.left
+            self._woken.set()
+
+    def _proven(self, facts: set[UUID]) -> None:
+        for waiter in self._waiters:
+            waiter.left -= facts
+            if not waiter.left and not waiter.done.done():
+                self._newest = max([self._newest, *waiter.rows])
+                waiter.done.set_result(None)
+
+    async def wait(self, facts: Mapping[UUID, Sequence[int]], timeout_s: float) -> bool:
+        """True once Kafka has the events of all `facts`; False at the deadline. `facts`: the outbox ids of each one's
+        events."""
+        if not facts:
+            return True
+        waiter = _Waiter(facts)
+        self._waiters.add(waiter)
+        for row in waiter.rows:
+            self._by_row[row].add(waiter)
+        if min(waiter.rows, default=0) <= self._newest:
+            self._ask([waiter])  # they may be gone already
+        try:
+            async with asyncio.timeout(timeout_s):
+                await waiter.done
+        except TimeoutError:
+            return False
+        finally:
+            self._waiters.discard(waiter)
+            for row in waiter.rows:
+                self._by_row[row].discard(waiter)
+                if not self._by_row[row]:
+                    del self._by_row[row]
+        return True

@@ -1,0 +1,121 @@
+"""Dead letters handled again, one at a time, once somebody has asked for it (`dead_letters.py`).
+
+The record is read from where it lies in its topic, and handled as the consumer would have: in one transaction, with the
+row of its partition's offset locked, so that nothing of the partition is handled meanwhile. Handlers are idempotent by
+meaning, and what has been superseded since changes nothing. It ends as `replayed`; or it is `open` again, with why it
+still could not be handled; or it is `gone`, where its topic does not hold it any more.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import (
+    CorruptRecordException,
+    OffsetOutOfRangeError,
+    UnsupportedCodecError,
+)
+
+from common.contracts import Watermark
+from common.db.database import Database
+from common.db.timer import Timer
+from common.kafka import broken_logs, dead_letters
+from common.kafka import broker as kafka
+from common.kafka.consumer import After, Hold, Poison, Subscription, event_of, received_as
+from common.kafka.dead_letters import DeadLetter
+from common.settings import ServiceSettings
+from common.telemetry import continue_trace
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 5.0
+READ_WITHIN_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Retrying:
+    database: Database
+    settings: ServiceSettings
+    subscriptions: Sequence[Subscription]
+
+    def timer(self) -> Timer:
+        return Timer("dead-letters", self.tick, LOOK_EVERY_S, self.database, dead_letters.ASKED)
+
+    async def tick(self) -> bool:
+        """The one that has waited longest; was there any?"""
+        ours = {(s.group, s.topic.name): s for s in self.subscriptions}
+        async with self.database.begin() as tx:
+            await dead_letters.count_open(tx, [s.topic.name for s in self.subscriptions])
+            letter = await dead_letters.next_asked(tx, list(ours))
+        if letter is None:
+            return False
+        subscription = ours[letter.consumer_group, letter.topic]
+        try:
+            record = await self._read(letter)
+        except Poison as error:  # anything else may be tried again as it is
+            await self._open_again(letter, str(error))
+            return True
+        try:
+            after = await self._handle(letter, subscription, record)
+        except Hold:
+            return False
+        except Exception as error:
+            why = str(error) if isinstance(error, Poison) else f"the replay failed: {type(error).__name__}"
+            await self._open_again(letter, why)
+            return True
+        if after is not None:
+            await after()
+        return True
+
+    async def _open_again(self, letter: DeadLetter, why: str) -> None:
+        log.warning("a dead letter could not be handled", extra={"id": letter.id, "why": why})
+        async with self.database.begin() as tx:
+            await dead_letters.end(tx, letter.id, "open", why)
+
+    async def _handle(self, letter: DeadLetter, subscription: Subscription, record: Any) -> After | None:
+        async with self.database.begin() as tx:
+            await broken_logs.lock(tx, subscription.group, subscription.topic, letter.partition)
+            now = await dead_letters.find(tx, letter.id, lock=True)
+            if now is None or now.state != "asked":
+                return None  # another worker was quicker, or somebody thought better of it
+            if record is None:
+                await dead_letters.end(tx, letter.id, "gone")
+                return None
+            event = event_of(subscription, record)
+            if event is None:
+                raise Poison("an event type that is not known here")
+            after = None
+            if not isinstance(event, Watermark):
+                received = received_as(record, event)
+                continue_trace(received.traceparent)
+                after = await subscription.handle(tx, [received])
+            await dead_letters.end(tx, letter.id, "replayed")
+        log.info("a dead letter was handled", extra={"id": letter.id, "topic": letter.topic, "by": letter.decided_by})
+        return after
+
+    async def _read(self, letter: DeadLetter) -> Any | None:
+        """The record, or None where the topic does not hold it any more. Raises Poison where no client reads it."""
+        place = TopicPartition(self.settings.topic_prefix + letter.topic, letter.partition)
+        consumer = AIOKafkaConsumer(
+            **kafka.connection(self.settings), enable_auto_commit=False, auto_offset_reset="none"
+        )
+        await consumer.start()
+        try:
+            consumer.assign([place])
+            consumer.seek(place, letter.offset)
+            async with asyncio.timeout(READ_WITHIN_S):
+                while True:
+                    for record in (await consumer.getmany(place, timeout_ms=100)).get(place, []):
+                        return record if record.offset == letter.offset else None
+                    end = consumer.highwater(place)
+                    if end is not None and await consumer.position(place) >= end:
+                        return None
+        except OffsetOutOfRangeError:
+            return None
+        except (CorruptRecordException, UnsupportedCodecError) as error:
+            raise Poison(f"the Kafka client cannot read it: {type(error).__name__}") from error
+        finally:
+            await consumer.stop()

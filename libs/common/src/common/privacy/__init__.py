@@ -1,0 +1,1 @@
+"""Keyed hashes and sealed fields, signatures, and each service's part in erasures, copies and retention."""

@@ -1,0 +1,176 @@
+"""Errors at the HTTP edge: RFC 9457 `application/problem+json` with a stable `type`, and the field and reason.
+
+    Problem
+     ├ Malformed 400      the body cannot be read at all
+     ├ Unauthorised 401   no valid token or signature
+     ├ Forbidden 403      a valid token without this scope or sender
+     ├ NotFound 404
+     ├ Conflict 409       the state of things refuses it
+     ├ PreconditionFailed 412  it has changed since it was read
+     ├ TooLarge 413
+     ├ Invalid 422        a field is wrong
+     ├ TooMany 429        it came too often; Retry-After says when again
+     └ Unavailable 503    a dependency is down: nothing was lost, try again
+
+A business "no" is a value (a verdict, a refusal), never one of these. No problem repeats the value it was given: it
+may be somebody's number.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+import asyncpg
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+
+from common.db.database import AWAY
+from common.telemetry import masked, trace_id
+
+log = logging.getLogger(__name__)
+
+# asyncpg's own reach us unwrapped where it is asked without SQLAlchemy
+DATABASE_DOWN = (
+    OperationalError,
+    InterfaceError,
+    PoolTimeout,
+    ConnectionError,
+    TimeoutError,
+    *AWAY,
+    asyncpg.InterfaceError,
+)
+MEDIA_TYPE = "application/problem+json"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why, machine-readable: `field` as the caller wrote it (dots and indexes), `reason` a stable slug."""
+
+    field: str | None
+    reason: str
+    detail: str | None = None
+
+
+class Problem(Exception):
+    """Raised anywhere below a route; answered by the handler that `install` sets up."""
+
+    status: ClassVar[int] = 500
+    slug: ClassVar[str] = "internal-error"
+    title: ClassVar[str] = "Something went wrong on our side"
+
+    def __init__(
+        self, detail: str, *, reasons: Sequence[Reason] = (), headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.reasons = tuple(reasons)
+        self.headers = dict(headers or {})
+
+
+class Malformed(Problem):
+    status, slug, title = 400, "malformed", "The request cannot be read"
+
+
+class Unauthorised(Problem):
+    status, slug, title = 401, "unauthorised", "Not authenticated"
+
+
+class Forbidden(Problem):
+    status, slug, title = 403, "forbidden", "Not allowed"
+
+
+class NotFound(Problem):
+    status, slug, title = 404, "not-found", "No such thing"
+
+
+class Conflict(Problem):
+    status, slug, title = 409, "conflict", "The state of things does not allow it"
+
+
+class PastItsTime(Problem):
+    status, slug, title = 410, "past-its-time", "It is not kept any longer"
+
+
+class PreconditionFailed(Problem):
+    status, slug, title = 412, "precondition-failed", "It is not what was read"
+
+
+class TooLarge(Problem):
+    status, slug, title = 413, "too-large", "The body is too large"
+
+
+class Invalid(Problem):
+    status, slug, title = 422, "invalid", "A field is not valid"
+
+
+class TooMany(Problem):
+    status, slug, title = 429, "too-many", "Too many of these for now"
+
+
+class Unavailable(Problem):
+    status, slug, title = 503, "unavailable", "Try again in a moment"
+
+
+def answer(problem: Problem) -> JSONResponse:
+    """The problem as its response."""
+    return JSONResponse(
+        {
+            "type": f"/problems/{problem.slug}",
+            "title": problem.title,
+            "status": problem.status,
+            "detail": problem.detail,
+            "reasons": [asdict(reason) for reason in problem.reasons],
+            "trace_id": trace_id(),
+        },
+        status_code=problem.status,
+        media_type=MEDIA_TYPE,
+        headers=problem.headers,
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Every error of `app` leaves as a problem."""
+
+    @app.exception_handler(Problem)
+    async def on_problem(request: Request, error: Problem) -> JSONResponse:
+        return answer(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def on_validation(request: Request, error: RequestValidationError) -> JSONResponse:
+        errors = error.errors()
+        if any(e["type"] == "json_invalid" for e in errors):
+            return answer(Malformed("the body is not JSON", reasons=[Reason("body", "json_invalid")]))
+        # a field's name is the caller's too where it is not one of ours, and a wrong tag is in its message
+        reasons = [Reason(masked(_field(e["loc"])), str(e["type"]), masked(str(e["msg"]))) for e in errors]
+        named = ", ".join(dict.fromkeys(r.field or "body" for r in reasons))
+        return answer(Invalid(f"not valid: {named}", reasons=reasons))
+
+    @app.exception_handler(HTTPException)
+    async def on_http(request: Request, error: HTTPException) -> JSONResponse:
+        slugs = {404: NotFound, 400: Malformed, 413: TooLarge}
+        problem = slugs.get(error.status_code, Problem)(str(error.detail), headers=error.headers)
+        if type(problem) is Problem:
+            problem.status, problem.title = error.status_code, str(error.detail)  # type: ignore[misc]
+            problem.slug = f"http-{error.status_code}"  # type: ignore[misc]
+        return answer(problem)
+
+    async def on_database(request: Request, error: Exception) -> JSONResponse:
+        log.error("a dependency is down", exc_info=error)
+        return answer(Unavailable("the database does not answer; nothing was kept", headers={"Retry-After": "1"}))
+
+    for kind in DATABASE_DOWN:
+        app.add_exception_handler(kind, on_database)
+
+    @app.exception_handler(Exception)
+    async def on_bug(request: Request, error: Exception) -> JSONResponse:
+        return answer(Problem("the error is in our log under this trace id"))
+
+
+def _field(location: Sequence[int | str]) -> str:
+    """`location` starts with where FastAPI found it: body, query, path or header."""
+    return ".".join(map(str, location[1:])) or "body"

@@ -1,0 +1,1 @@
+"""Contacts, their attributes, segments, and who may be written to."""

@@ -1,0 +1,217 @@
+"""HTTP: segments counted, saved, and said anew as another version."""
+
+import hashlib
+from datetime import UTC, datetime
+from typing import Annotated, Any
+from uuid import uuid4
+
+import msgspec
+from fastapi import APIRouter, Depends, Header, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Row
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from campaign import senders, store
+from campaign.audience import segments
+from campaign.audience.segment_language import Expression, SegmentRefused
+from campaign.store import Sender
+from common.service import Resources, resources
+from common.web.auth import Caller, require
+from common.web.fields import Position, Storable
+from common.web.problems import Conflict, Invalid, NotFound, Reason
+
+router = APIRouter(prefix="/v1", tags=["segments"])
+
+Held = Annotated[Resources[Any], Depends(resources)]
+Author = Annotated[Caller, Depends(require("campaign:write"))]
+Reader = Annotated[Caller, Depends(require("campaign:read"))]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+SenderId = Annotated[Storable, Field(min_length=1, max_length=40)]
+Said = Annotated[
+    dict[str, Any],
+    Field(
+        description="`all`, `any` and `not` of conditions; a condition is of an `attribute` (is, in, exists, lt, lte,"
+        " gt, gte, starts_with, anniversary_in), a `territory`, a `consent` of the sender, what was `received`, or"
+        ' `clicked`. A date may be `{"days": -30}`, from today.',
+        examples=[
+            {
+                "all": [
+                    {"attribute": "points", "gte": 100},
+                    {"attribute": "last_order", "lt": {"days": -90}},
+                    {"consent": "promotions", "is": "opted_in"},
+                    {"not": {"received": {"days": 7}}},
+                ]
+            }
+        ],
+    ),
+]
+
+
+class KeyReused(Conflict):
+    slug, title = "idempotency-key-reused", "This Idempotency-Key came before with another request"
+
+
+class SegmentNotValid(Invalid):
+    slug, title = "segment-not-valid", "The segment says something that is no condition"
+
+
+class Asked(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    sender_id: SenderId
+    expression: Said
+
+
+class NewSegment(Asked):
+    name: Storable = Field(min_length=1, max_length=120)
+
+
+class NewVersion(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    expression: Said
+    after: int = Field(ge=1, description="The version that was read: where there is a later one by now, it is refused.")
+
+
+class Counted(BaseModel):
+    """As things stand. Who is in a campaign is settled when it starts."""
+
+    selected: int
+    contacts: int = Field(description="That the sender has.")
+    exact: bool = Field(description="False: estimated from a sample, there being more than can be read in time.")
+    margin: int = Field(description="Of an estimate: it is no further from the truth nineteen times in twenty.")
+
+
+class SegmentVersion(BaseModel):
+    """`segment_id` with `version` is what a campaign names; neither ever changes."""
+
+    segment_id: str
+    sender_id: str
+    name: str
+    version: int
+    latest: int
+    expression: dict[str, Any]
+    created_by: str
+    created_at: datetime
+
+
+class Segments(BaseModel):
+    items: list[SegmentVersion]
+    next: str | None = Field(description="Pass it as `cursor`; null at the end.")
+
+
+class Versions(BaseModel):
+    items: list[SegmentVersion] = Field(description="Newest first, a thousand at most.")
+
+
+@router.post("/segments/count")
+async def count_segment(body: Asked, held: Held, caller: Reader) -> Counted:
+    """How many contacts it selects, without saving it: within a second, however many there are."""
+    caller.may_use(body.sender_id)
+    sender = await senders.known(held.database, body.sender_id)
+    async with held.database.begin() as tx:
+        expression = await _read(tx, body.sender_id, sender, body.expression)
+        condition = segments.compiled(expression, body.sender_id, sender, datetime.now(UTC), held.settings.policy)
+        found = await segments.count(tx, body.sender_id, condition)
+    return Counted(selected=found.selected, contacts=found.contacts, exact=found.exact, margin=found.margin)
+
+
+@router.post("/segments", status_code=201)
+async def save_segment(
+    body: NewSegment,
+    response: Response,
+    held: Held,
+    caller: Author,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+) -> SegmentVersion:
+    """Its first version. With an `Idempotency-Key`, the same request again answers 200 with its latest version."""
+    caller.may_use(body.sender_id)
+    sender = await senders.known(held.database, body.sender_id)
+    seed = f"{caller.subject}\x1f{idempotency_key}" if idempotency_key is not None else str(uuid4())
+    segment_id = f"seg-{hashlib.sha256(seed.encode()).hexdigest()[:24]}"
+    async with held.database.begin() as tx:
+        expression = await _read(tx, body.sender_id, sender, body.expression)
+        fingerprint = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
+        new = await segments.insert(
+            tx,
+            {
+                "segment_id": segment_id,
+                "sender_id": body.sender_id,
+                "name": body.name,
+                "created_by": caller.subject,
+                "created_at": datetime.now(UTC),
+                "fingerprint": fingerprint,
+            },
+            body.expression,
+            expression,
+        )
+        row = await _found(tx, caller, segment_id)
+    if row.fingerprint != fingerprint:
+        raise KeyReused("the key belongs to another segment", reasons=[Reason("Idempotency-Key", "reused")])
+    if not new:
+        response.status_code = 200
+    response.headers["Location"] = f"/v1/segments/{segment_id}"
+    return _shown(row)
+
+
+@router.post("/segments/{segment_id}/versions", status_code=201)
+async def say_segment_anew(segment_id: Storable, body: NewVersion, held: Held, caller: Author) -> SegmentVersion:
+    """Another version. Campaigns stay with the one they name."""
+    async with held.database.begin() as tx:
+        locked = await segments.lock(tx, segment_id)
+        row = await _found(tx, caller, segment_id)
+        assert locked is not None
+        if body.after != locked.latest:
+            raise Conflict("there is a later version", reasons=[Reason("after", "not_the_latest")])
+        sender = await store.find_sender(tx, row.sender_id)
+        assert sender is not None
+        expression = await _read(tx, row.sender_id, sender, body.expression)
+        await segments.add_version(tx, segment_id, body.expression, expression, caller.subject, datetime.now(UTC))
+        return _shown(await _found(tx, caller, segment_id))
+
+
+@router.get("/segments")
+async def list_segments(held: Held, caller: Reader, cursor: Position | None = None, limit: Limit = 50) -> Segments:
+    """Newest first, each with its latest version, of the senders the token covers."""
+    covered = None if caller.senders is None else sorted(caller.senders)
+    async with held.database.begin() as tx:
+        rows = await segments.before(tx, cursor, covered, limit)
+    return Segments(items=[_shown(row) for row in rows], next=str(rows[-1].position) if len(rows) == limit else None)
+
+
+@router.get("/segments/{segment_id}")
+async def get_segment(segment_id: Storable, held: Held, caller: Reader) -> SegmentVersion:
+    """Its latest version."""
+    async with held.database.begin() as tx:
+        return _shown(await _found(tx, caller, segment_id))
+
+
+@router.get("/segments/{segment_id}/versions")
+async def list_versions(segment_id: Storable, held: Held, caller: Reader) -> Versions:
+    async with held.database.begin() as tx:
+        await _found(tx, caller, segment_id)
+        return Versions(items=[_shown(row) for row in await segments.versions_of(tx, segment_id)])
+
+
+async def _read(tx: AsyncConnection, sender_id: str, sender: Sender, source: dict[str, Any]) -> Expression:
+    try:
+        return await segments.read(tx, sender_id, sender.purposes, source)
+    except SegmentRefused as refused:
+        reason = Reason(f"/expression{refused.pointer}", refused.reason, str(refused))
+        raise SegmentNotValid(str(refused), reasons=[reason]) from refused
+
+
+async def _found(tx: AsyncConnection, caller: Caller, segment_id: str) -> Row[Any]:
+    row = await segments.find(tx, segment_id)
+    if row is None:
+        raise NotFound("no such segment", reasons=[Reason("segment_id", "unknown_segment")])
+    caller.may_use(row.sender_id)
+    return row
+
+
+def _shown(row: Row[Any]) -> SegmentVersion:
+    fields = row._mapping
+    return SegmentVersion(
+        **{name: fields[name] for name in SegmentVersion.model_fields if name != "expression"},
+        expression=msgspec.json.decode(row.expression),
+    )

@@ -1,0 +1,286 @@
+"""HTTP: contacts one by one or some hundreds at a time, beside the files (`imports`); and what their attributes hold.
+
+A contact is named by its number or its subject id, in the body. The same values are taken and refused as of files.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+from fastapi import APIRouter, Depends, Path
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from campaign import senders, store
+from campaign.audience import attributes
+from campaign.audience.attribute import Kind
+from campaign.audience.contacts_file import EXPLANATIONS, MAX_COLUMNS, NUMBER_COLUMNS, LineProblem, against, plain
+from campaign.message.text import STOP_FIELD
+from common.privacy import erasing
+from common.service import Resources, resources
+from common.sms.msisdn import NumberRefused, parse
+from common.web.auth import Caller, require
+from common.web.fields import Storable
+from common.web.problems import Invalid, NotFound, Reason
+
+router = APIRouter(prefix="/v1", tags=["contacts"])
+
+AT_ONCE = 1000  # contacts in one request
+NO_ATTRIBUTES = frozenset({STOP_FIELD, *NUMBER_COLUMNS})
+
+Held = Annotated[Resources[Any], Depends(resources)]
+Writer = Annotated[Caller, Depends(require("contact:write"))]
+SenderId = Annotated[Storable, Field(min_length=1, max_length=40)]
+InPath = Annotated[Storable, Path(max_length=40)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}$")]
+Number = Annotated[Storable, Field(max_length=64)]
+SubjectId = Annotated[Storable, Field(max_length=100)]
+
+
+class NewContact(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    number: Number
+    attributes: dict[Name, Storable | bool | int | float | None] = Field(
+        {},
+        max_length=MAX_COLUMNS,
+        description="What is not named stays as it was. `timezone` (Europe/Paris) beats what the number says,"
+        " `postcode` names where other days are holidays, `language` chooses the text.",
+    )
+
+
+class NewContacts(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "sender_id": "maison-lune",
+                    "contacts": [
+                        {"number": "06 39 98 01 02", "attributes": {"first_name": "Zoé", "points": 120, "vip": True}}
+                    ],
+                }
+            ]
+        },
+    )
+
+    sender_id: SenderId
+    contacts: list[NewContact] = Field(min_length=1, max_length=AT_ONCE)
+
+
+class Verdict(BaseModel):
+    """What became of a contact of the request, in its order. Of several with one number the last stands."""
+
+    result: Literal["created", "updated", "duplicate", "refused"]
+    subject_id: str | None
+    reason: str | None = Field(description="Of a refusal; of an attribute, its name follows after a colon.")
+    detail: str | None
+
+
+class Verdicts(BaseModel):
+    items: list[Verdict]
+    other_numbers: list[str] = Field(description="Attributes named as numbers are: nothing of them is kept.")
+
+
+class Who(BaseModel):
+    """By `number` or by `subject_id`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    number: Number | None = None
+    subject_id: SubjectId | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> "Who":
+        if (self.number is None) == (self.subject_id is None):
+            raise ValueError("either `number` or `subject_id`")
+        return self
+
+
+class Asked(Who):
+    sender_id: SenderId
+
+
+class Gone(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    sender_id: SenderId
+    contacts: list[Who] = Field(min_length=1, max_length=AT_ONCE)
+
+
+class Contact(BaseModel):
+    """Numbers are not shown."""
+
+    subject_id: str
+    territory: str | None = Field(description="Of the number. Null until something brings it again.")
+    attributes: dict[str, str] = Field(description="As they are kept: 2026-11-26, 12.5, true.")
+    created_at: datetime
+    updated_at: datetime
+
+
+class Deleted(BaseModel):
+    deleted: int
+
+
+class Declared(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Kind = Field(
+        description="`number` of at most 15 digits and 6 decimals, `date`, `boolean` or `text`. What holds something"
+        " else is refused from now on; what is there stays, and where it is something else no comparison finds it."
+    )
+
+
+@router.post("/contacts")
+async def put_contacts(body: NewContacts, held: Held, caller: Writer) -> Verdicts:
+    """Create contacts, or change those that there are. Each has its verdict; what is refused keeps none of the others.
+
+    An attribute that nobody knew holds numbers or booleans from now on where the first value of it that is taken is one
+    in JSON, else texts. One that is named as phone numbers are is left out (`other_numbers`).
+    """
+    caller.may_use(body.sender_id)
+    await senders.known(held.database, body.sender_id)
+    now = datetime.now(UTC)
+    async with held.database.begin() as tx:
+        kinds = known = await attributes.kinds_of(tx, body.sender_id)
+        whose = [_whose(contact, held) for contact in body.contacts]
+        await erasing.be_waited_for(tx)
+        erased = await store.erased_among(tx, {who.subject_id for who in whose if isinstance(who, _Whose)})
+        read: list[_Read | str] = []
+        for contact, who in zip(body.contacts, whose, strict=True):
+            inferred = _inferred(contact, kinds)
+            each = who if isinstance(who, str) else _read(contact, who, kinds | inferred)
+            read.append(each)
+            if isinstance(each, _Read) and each.subject_id not in erased:
+                kinds = kinds | inferred
+        rows = {row[1]: row for place, each in enumerate(read) if (row := _row(place, each, held)) is not None}
+        put = [row for subject_id, row in rows.items() if subject_id not in erased]
+        created = await store.put_contacts(tx, body.sender_id, put, now)
+        kept = {name for row in put for name in body.contacts[row[0]].attributes}
+        new = {name: kind for name, kind in kinds.items() if name in kept and name not in known}
+        await attributes.learn(tx, body.sender_id, new, now)
+    verdicts = []
+    for place, each in enumerate(read):
+        if isinstance(each, str):
+            verdicts.append(_refused(each, None))
+        elif each.subject_id in erased:
+            verdicts.append(_refused(LineProblem.ERASED, each.subject_id))
+        elif rows[each.subject_id][0] != place:
+            verdicts.append(Verdict(result="duplicate", subject_id=each.subject_id, reason=None, detail=None))
+        else:
+            result: Literal["created", "updated"] = "created" if created[each.subject_id] else "updated"
+            verdicts.append(Verdict(result=result, subject_id=each.subject_id, reason=None, detail=None))
+    others = [name for name in NUMBER_COLUMNS if any(name in contact.attributes for contact in body.contacts)]
+    return Verdicts(items=verdicts, other_numbers=others)
+
+
+@router.post("/contacts/lookup")
+async def look_up_contact(body: Asked, held: Held, caller: Writer) -> Contact:
+    caller.may_use(body.sender_id)
+    async with held.database.begin() as tx:
+        row = await store.find_contact(tx, body.sender_id, _subject(body, held))
+    if row is None:
+        raise NotFound("the sender has no such contact", reasons=[Reason(None, "unknown_contact")])
+    return Contact(**{**row._mapping, "attributes": msgspec.json.decode(row.attributes)})
+
+
+@router.post("/contacts/delete")
+async def delete_contacts(body: Gone, held: Held, caller: Writer) -> Deleted:
+    """They are this sender's contacts no more. Consents stay as they are: a person who asks for it is erased, or stops,
+    at consent-svc. What was asked for and has not left is decided as before."""
+    caller.may_use(body.sender_id)
+    subject_ids = sorted({_subject(who, held, f"contacts.{place}") for place, who in enumerate(body.contacts)})
+    async with held.database.begin() as tx:
+        return Deleted(deleted=await store.delete_of_sender(tx, body.sender_id, subject_ids))
+
+
+@router.get("/senders/{sender_id}/attributes")
+async def list_attributes(sender_id: InPath, held: Held, caller: Writer) -> dict[str, Kind]:
+    """Of each attribute what it holds, as declared or as inferred from what first had it."""
+    caller.may_use(sender_id)
+    await senders.known(held.database, sender_id)
+    async with held.database.begin() as tx:
+        return await attributes.kinds_of(tx, sender_id)
+
+
+@router.put("/senders/{sender_id}/attributes/{name}")
+async def declare_attribute(sender_id: InPath, name: Name, body: Declared, held: Held, caller: Writer) -> Declared:
+    """Also of one that no contact has yet. Versions of segments keep what it held when they were written."""
+    caller.may_use(sender_id)
+    if name == STOP_FIELD:
+        raise Invalid("it is the STOP mention in a text", reasons=[Reason("name", LineProblem.RESERVED_COLUMN)])
+    if name in NUMBER_COLUMNS:
+        raise Invalid("phone numbers are no attributes", reasons=[Reason("name", "number_column")])
+    await senders.known(held.database, sender_id)
+    async with held.database.begin() as tx:
+        await attributes.declare(tx, sender_id, name, body.kind, caller.subject, datetime.now(UTC))
+    return body
+
+
+class _Whose(msgspec.Struct, frozen=True):
+    subject_id: str
+    e164: str
+    territory: str
+
+
+class _Read(_Whose, frozen=True):
+    attributes: dict[str, str]
+
+
+def _inferred(contact: NewContact, known: Mapping[str, Kind]) -> dict[str, Kind]:
+    """What its attributes hold that nobody knew, by their values."""
+    found: dict[str, Kind] = {}
+    for name, value in contact.attributes.items():
+        if name in known or value is None or value == "" or name in NO_ATTRIBUTES:
+            continue
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        found[name] = Kind.BOOLEAN if isinstance(value, bool) else Kind.NUMBER if number else Kind.TEXT
+    return found
+
+
+def _whose(contact: NewContact, held: Resources[Any]) -> _Whose | str:
+    """Whose it is, or why it is refused."""
+    if STOP_FIELD in contact.attributes:
+        return LineProblem.RESERVED_COLUMN
+    try:
+        msisdn = parse(contact.number, fictional=held.settings.fictional_numbers)
+    except NumberRefused as refused:
+        return refused.reason
+    return _Whose(held.subject_keys.subject_id(msisdn.e164), msisdn.e164, msisdn.territory)
+
+
+def _read(contact: NewContact, whose: _Whose, kinds: Mapping[str, Kind]) -> _Read | str:
+    """It, or why it is refused."""
+    values = {
+        name: v.strip() if isinstance(v, str) else plain(v)
+        for name, v in contact.attributes.items()
+        if name not in NO_ATTRIBUTES
+    }
+    typed = [(name, kinds[name]) for name in values if kinds.get(name, Kind.TEXT) is not Kind.TEXT]
+    if (problem := against(values, typed)) is not None:
+        return problem
+    return _Read(whose.subject_id, whose.e164, whose.territory, values)
+
+
+def _row(place: int, read: _Read | str, held: Resources[Any]) -> store.ImportedRow | None:
+    if isinstance(read, str):
+        return None
+    number = held.field_keys.seal(read.e164, f"number:{read.subject_id}")
+    return place, read.subject_id, number, msgspec.json.encode(read.attributes).decode(), read.territory
+
+
+def _refused(reason: str, subject_id: str | None) -> Verdict:
+    detail = EXPLANATIONS.get(reason.partition(":")[0])
+    return Verdict(result="refused", subject_id=subject_id, reason=reason, detail=detail)
+
+
+def _subject(who: Who, held: Resources[Any], at: str = "") -> str:
+    """Raises Invalid for a number that is none."""
+    if who.subject_id is not None:
+        return who.subject_id
+    assert who.number is not None
+    try:
+        return str(held.subject_keys.subject_id(parse(who.number, fictional=held.settings.fictional_numbers).e164))
+    except NumberRefused as refused:
+        field = f"{at}.number" if at else "number"
+        raise Invalid(EXPLANATIONS[refused.reason], reasons=[Reason(field, refused.reason)]) from refused

@@ -1,0 +1,286 @@
+"""The one door to segments, and to whom a campaign is for: the pre-flight and the planner select by `of_campaign`.
+
+A segment has versions, and a version never changes; nor does what its attributes held when it was written, whatever is
+declared later. A campaign names the version.
+
+Counting reads everybody where that is done in time, else a sample. Keyed hashes are spread evenly: whoever has one
+between two given ones is a sample of all, and the primary key finds them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from math import sqrt
+from time import perf_counter
+from typing import Any
+
+import msgspec
+from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, Integer, PrimaryKeyConstraint, Row, Table, Text
+from sqlalchemy import text as sql
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from campaign import store
+from campaign.audience import attributes
+from campaign.audience import segment_language as segment
+from campaign.audience.attribute import Kind
+from campaign.audience.segment_language import FROM, Clicked, Condition, Expression, Received, SegmentRefused
+from campaign.store import Sender, metadata
+from common.law import Policy, zones
+
+segment_table = Table(
+    "segment",
+    metadata,
+    Column("segment_id", Text, primary_key=True),
+    Column("position", BigInteger, Identity(always=True), nullable=False),  # the order of lists
+    Column("sender_id", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("latest", Integer, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("fingerprint", Text, nullable=False),  # of the request
+    Index("segment_position_ix", "position", unique=True),
+)
+
+segment_version = Table(
+    "segment_version",
+    metadata,
+    Column("segment_id", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("expression", JSONB, nullable=False),
+    Column("kinds", JSONB, nullable=False),  # of the attributes it names, as they were
+    Column("created_by", Text, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("segment_id", "version"),
+)
+
+SLICES = 256  # of the space of hashes, by their first four digits
+WITHIN_S = 0.6  # so long may counting take, as far as what is counted by then tells
+
+
+async def read(tx: AsyncConnection, sender_id: str, purposes: frozenset[str], source: object) -> Expression:
+    """What an author typed, checked against what the sender has. Raises SegmentRefused."""
+    expression = segment.parse(source, await attributes.kinds_of(tx, sender_id), purposes)
+    named = [part for part in segment.parts(expression) if isinstance(part, Received | Clicked) and part.campaign_id]
+    if named:
+        known = await tx.scalars(
+            sql(
+                "SELECT campaign_id FROM campaign WHERE sender_id = :sender AND campaign_id = ANY(CAST(:ids AS text[]))"
+            ),
+            {"sender": sender_id, "ids": [part.campaign_id for part in named]},
+        )
+        found = set(known)
+        for part in named:
+            if part.campaign_id not in found:
+                raise SegmentRefused(part.pointer, "unknown_campaign", "the sender has no such campaign")
+    return expression
+
+
+async def insert(tx: AsyncConnection, values: Mapping[str, Any], source: object, expression: Expression) -> bool:
+    """A segment with its first version; False where it is known already."""
+    done = await tx.execute(
+        sql(
+            "INSERT INTO segment (segment_id, sender_id, name, latest, created_by, created_at, fingerprint)"
+            " VALUES (:segment_id, :sender_id, :name, 0, :created_by, :created_at, :fingerprint)"
+            " ON CONFLICT DO NOTHING"
+        ),
+        values,
+    )
+    if done.rowcount == 0:
+        return False
+    await add_version(tx, values["segment_id"], source, expression, values["created_by"], values["created_at"])
+    return True
+
+
+async def add_version(
+    tx: AsyncConnection, segment_id: str, source: object, expression: Expression, by: str, now: datetime
+) -> int:
+    """Its number. The segment's row is locked, or new."""
+    version = await tx.scalar(
+        sql("UPDATE segment SET latest = latest + 1 WHERE segment_id = :id RETURNING latest"), {"id": segment_id}
+    )
+    kinds = {part.name: part.kind for part in segment.parts(expression) if isinstance(part, segment.Attribute)}
+    await tx.execute(
+        sql(
+            "INSERT INTO segment_version (segment_id, version, expression, kinds, created_by, created_at)"
+            " VALUES (:id, :version, CAST(:expression AS jsonb), CAST(:kinds AS jsonb), :by, :now)"
+        ),
+        {
+            "id": segment_id,
+            "version": version,
+            "expression": msgspec.json.encode(source).decode(),
+            "kinds": msgspec.json.encode(kinds).decode(),
+            "by": by,
+            "now": now,
+        },
+    )
+    assert version is not None
+    return int(version)
+
+
+_SEGMENT = (
+    "SELECT s.segment_id, s.position, s.sender_id, s.name, s.latest, s.fingerprint, v.version,"
+    " v.expression::text AS expression, v.kinds::text AS kinds, v.created_by, v.created_at"
+    " FROM segment AS s JOIN segment_version AS v ON v.segment_id = s.segment_id"
+)
+
+
+async def find(tx: AsyncConnection, segment_id: str, version: int | None = None) -> Row[Any] | None:
+    """One version, the latest by default."""
+    rows = await tx.execute(
+        sql(f"{_SEGMENT} AND v.version = coalesce(:version, s.latest) WHERE s.segment_id = :id"),
+        {"id": segment_id, "version": version},
+    )
+    return rows.one_or_none()
+
+
+async def lock(tx: AsyncConnection, segment_id: str) -> Row[Any] | None:
+    rows = await tx.execute(
+        sql("SELECT segment_id, sender_id, latest FROM segment WHERE segment_id = :id FOR UPDATE"), {"id": segment_id}
+    )
+    return rows.one_or_none()
+
+
+async def versions_of(tx: AsyncConnection, segment_id: str) -> Sequence[Row[Any]]:
+    """Newest first."""
+    rows = await tx.execute(
+        sql(f"{_SEGMENT} WHERE s.segment_id = :id ORDER BY v.version DESC LIMIT 1000"), {"id": segment_id}
+    )
+    return rows.all()
+
+
+async def before(
+    tx: AsyncConnection, position: int | None, sender_ids: Sequence[str] | None, limit: int
+) -> Sequence[Row[Any]]:
+    """Newest first, each with its latest version. `sender_ids` None: of every sender."""
+    rows = await tx.execute(
+        sql(
+            f"{_SEGMENT} AND v.version = s.latest WHERE (CAST(:position AS bigint) IS NULL OR s.position < :position)"
+            " AND (CAST(:senders AS text[]) IS NULL OR s.sender_id = ANY(CAST(:senders AS text[])))"
+            " ORDER BY s.position DESC LIMIT :limit"
+        ),
+        {"position": position, "senders": None if sender_ids is None else list(sender_ids), "limit": limit},
+    )
+    return rows.all()
+
+
+def expression_of(row: Row[Any]) -> Expression:
+    kinds = {name: Kind(kind) for name, kind in msgspec.json.decode(row.kinds).items()}
+    return segment.parse(msgspec.json.decode(row.expression), kinds)
+
+
+def compiled(expression: Expression, sender_id: str, sender: Sender, now: datetime, policy: Policy) -> Condition:
+    """As things stand `now`; today is the day where the sender is."""
+    return segment.compiled(expression, sender_id, now, now.astimezone(zones(sender.country, policy)[0]).date())
+
+
+async def of_campaign(tx: AsyncConnection, row: Row[Any], now: datetime, policy: Policy) -> Condition:
+    """Whom a campaign is for, of its sender's contacts."""
+    selection = msgspec.json.decode(row.selection)
+    if "where" in selection:
+        expression = segment.where(selection["where"])
+    elif "segment" in selection:
+        found = await find(tx, selection["segment"]["segment_id"], selection["segment"]["version"])
+        assert found is not None, "a campaign is written for a version that is there, and versions are never removed"
+        expression = expression_of(found)
+    else:
+        return segment.EVERYBODY
+    sender = await store.find_sender(tx, row.sender_id)
+    assert sender is not None
+    return compiled(expression, row.sender_id, sender, now, policy)
+
+
+def is_segment(row: Row[Any]) -> bool:
+    """Whether a campaign is for a segment: one that selects nobody is a mistake to be told of."""
+    return "segment" in msgspec.json.decode(row.selection)
+
+
+async def selects_somebody(tx: AsyncConnection, sender_id: str, condition: Condition) -> bool:
+    return bool(
+        await tx.scalar(
+            sql(f"SELECT EXISTS (SELECT FROM {FROM} WHERE c.sender_id = :sender_id AND {condition.sql})"),
+            {"sender_id": sender_id, **condition.values},
+        )
+    )
+
+
+# --- counted ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """`selected` of `contacts`. Not `exact`: estimated from a sample, and within `margin` nineteen times in twenty."""
+
+    selected: int
+    contacts: int
+    exact: bool
+    margin: int
+
+
+async def count(tx: AsyncConnection, sender_id: str, condition: Condition) -> Count:
+    """Within about WITHIN_S on any number of contacts: of all where there is time for it, else of some slices."""
+    keys = await _key_ids(tx, sender_id)
+    if not keys:
+        return Count(0, 0, True, 0)
+    found = contacts = done = 0
+    left_s, many = WITHIN_S, 1
+    while done < SLICES and many > 0:
+        more, others, took_s = await _in_slices(tx, sender_id, condition, keys, done, done + many)
+        found, contacts, done, left_s = found + more, contacts + others, done + many, left_s - took_s
+        # eight times as many, or as many as there is time for; of few slices most of the time is the question itself
+        many = min(8 * many, SLICES - done, int(left_s / took_s * many))
+    if done == SLICES:
+        return Count(found, contacts, True, 0)
+    return estimated(found, contacts, done)
+
+
+def estimated(found: int, contacts: int, slices: int) -> Count:
+    """Of `slices` of SLICES. The margin is that of a share, 1.96 standard deviations (Agresti and Coull's, so that a
+    share of nought has one), of the contacts that there are as far as these tell."""
+    every = contacts * SLICES // slices
+    if contacts == 0:
+        return Count(0, 0, False, 0)
+    n = contacts + 4
+    share = (found + 2) / n
+    margin = 1.96 * sqrt(share * (1 - share) / n * (1 - slices / SLICES))
+    return Count(found * SLICES // slices, every, False, round(margin * every))
+
+
+async def _in_slices(
+    tx: AsyncConnection, sender_id: str, condition: Condition, keys: Sequence[str], first: int, end: int
+) -> tuple[int, int, float]:
+    """Of the contacts in these slices: (selected, all, seconds that it took)."""
+    ranges, bounds = [], {}
+    for place, key in enumerate(keys):
+        ranges.append(f"(c.subject_id >= :from_{place} AND c.subject_id < :to_{place})")
+        bounds[f"from_{place}"] = f"{key}-{first * 65_536 // SLICES:04x}"
+        bounds[f"to_{place}"] = f"{key}-{end * 65_536 // SLICES:04x}" if end < SLICES else f"{key}-g"
+    started = perf_counter()
+    row = (
+        await tx.execute(
+            sql(
+                f"SELECT count(*) FILTER (WHERE {condition.sql}) AS found, count(*) AS contacts FROM {FROM}"
+                f" WHERE c.sender_id = :sender_id AND ({' OR '.join(ranges)})"
+            ),
+            {"sender_id": sender_id, **bounds, **condition.values},
+        )
+    ).one()
+    return row.found, row.contacts, perf_counter() - started
+
+
+async def _key_ids(tx: AsyncConnection, sender_id: str) -> list[str]:
+    """Of the keys that the sender's contacts are hashed with: each begins a range of its own."""
+    found: list[str] = []
+    after = ""
+    while True:
+        subject_id = await tx.scalar(
+            sql(
+                "SELECT subject_id FROM contact WHERE sender_id = :id AND subject_id > :after"
+                " ORDER BY subject_id LIMIT 1"
+            ),
+            {"id": sender_id, "after": after},
+        )
+        if subject_id is None:
+            return found
+        found.append(subject_id.rpartition("-")[0])
+        after = f"{found[-1]}-g"

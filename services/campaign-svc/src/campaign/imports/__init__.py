@@ -1,0 +1,1 @@
+"""Files of contacts: uploaded, and recorded some lines at a time."""

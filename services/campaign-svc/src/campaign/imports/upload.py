@@ -1,0 +1,388 @@
+"""Imports of contacts over HTTP: a whole file in one request, or in parts that go on where a connection broke.
+
+Parts go on as consent-svc's imports do, after the manner of "Resumable Uploads for HTTP"
+(draft-ietf-httpbis-resumable-upload): `Upload-Offset`, `Upload-Complete`. What arrives is sealed and kept in pieces:
+never the whole file in memory, nor a number on disk that is not sealed. Until all of it has arrived and is known to be
+readable to its end nothing of it counts; then `importing.py` records it.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+from uuid import uuid4
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from pydantic import BaseModel, Field
+from sqlalchemy.ext.asyncio import AsyncConnection
+from starlette.requests import ClientDisconnect
+
+from campaign import senders, store
+from campaign.audience import contacts_file
+from campaign.audience.contacts_file import EXPLANATIONS, FileRefused, WrongColumns
+from campaign.imports import worker as importing
+from common.privacy.keyring import SubjectKeys
+from common.service import Resources, resources
+from common.web.auth import Caller, require
+from common.web.fields import BIGINT, Storable
+from common.web.problems import Conflict, Invalid, Malformed, NotFound, Reason, TooLarge
+
+router = APIRouter(prefix="/v1", tags=["contacts"])
+
+STALLED_S = 30.0  # between two parts of a body
+AT_ONCE = 3  # imports of one process; each holds a database connection while its body arrives
+PIECE_BYTES = 1_000_000  # of a file, sealed and kept together
+
+Held = Annotated[Resources[Any], Depends(resources)]
+Writer = Annotated[Caller, Depends(require("contact:write"))]
+Complete = Annotated[Literal["?0", "?1"], Header(description="Whether this request brings the file's last byte.")]
+_slots = asyncio.Semaphore(AT_ONCE)
+
+FILE = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "text/csv": {
+                "schema": {"type": "string"},
+                "example": "number;first_name;city\n06 39 98 01 02;Zoé;Nîmes\n",
+            },
+            "application/x-ndjson": {
+                "schema": {"type": "string"},
+                "example": '{"number": "06 39 98 01 02", "first_name": "Zoé", "points": 120}\n',
+            },
+        },
+    }
+}
+
+
+class KeyReused(Conflict):
+    slug, title = "idempotency-key-reused", "This Idempotency-Key came before with another request"
+
+
+class InProgress(Conflict):
+    slug, title = "import-in-progress", "A request with this Idempotency-Key is being worked on"
+
+
+class OffsetMismatch(Conflict):
+    slug, title = "mismatching-upload-offset", "The upload stands elsewhere"
+
+
+class UploadComplete(Conflict):
+    slug, title = "upload-complete", "The file is complete already"
+
+
+class Read(BaseModel):
+    """How the file was understood: to be looked at where its contacts look wrong."""
+
+    format: Literal["csv", "ndjson"]
+    charset: str
+    delimiter: str | None = Field(description="Between the cells of CSV.")
+    encoded_twice: bool = Field(
+        description="Letters in it look like UTF-8 that somebody read as something else and saved again: Ã© for é."
+    )
+    other_numbers: list[str] = Field(
+        [], description="Further columns with numbers, as attributes are named: nothing of them is kept."
+    )
+
+
+class Import(BaseModel):
+    """What became of a file, as far as it is recorded. `lines` = created + updated + duplicates + refused; blank lines
+    and the header are not counted."""
+
+    import_id: str
+    sender_id: str
+    status: Literal["uploading", "recording", "done", "failed"] = Field(
+        description="`failed`: recording it got nowhere several times over, and was given up. Up to `line` it is"
+        " recorded; send what is behind as another import."
+    )
+    created_at: datetime
+    received_bytes: int = Field(description="How much of the file has arrived: where an upload goes on.")
+    line: int = Field(description="Of the file, the first being 1: it is recorded up to this one.")
+    lines: int
+    created: int = Field(description="Contacts new to this sender.")
+    updated: int = Field(description="Contacts known before.")
+    duplicates: int = Field(description="Lines whose number comes again further down; the last one stands.")
+    refused: int
+    reasons: dict[str, int] = Field(
+        description="How many lines were refused, by reason; of an attribute, its name follows after a colon."
+    )
+    read_as: Read | None = Field(description="Null until it is done, and of imports of before this was kept.")
+
+
+class Refusal(BaseModel):
+    """`line` is where it begins in the file, the first being 1. The number is not repeated."""
+
+    line: int
+    reason: str
+    detail: str
+
+
+class Refusals(BaseModel):
+    items: list[Refusal]
+    next: str | None = Field(description="Pass it as `cursor`; null at the end.")
+
+
+@router.post("/imports", status_code=201, openapi_extra=FILE)
+async def import_contacts(
+    request: Request,
+    response: Response,
+    held: Held,
+    caller: Writer,
+    sender_id: Annotated[Storable, Query(min_length=1, max_length=40)],
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+    upload_complete: Complete = "?1",
+) -> Import:
+    """Take the contacts of a file: CSV with a header row, or NDJSON; one column or field with the number, the others as
+    attributes. Which of the two it is shows in its first character, and `read_as` says it. A contact has one number: of
+    several columns named as numbers are one is taken, a mobile's first, and the others are left out (`other_numbers`).
+
+    Cells are separated by `,` `;` tab or `|`; UTF-8, UTF-16 or Windows-1252. Known contacts keep the attributes the
+    file does not have. Lines that cannot be used are refused one by one, with a reason. An attribute that nobody knew
+    holds numbers, dates or booleans from now on, if all its values here do; else texts.
+
+    The answer comes when all is recorded. With `Upload-Complete: ?0` and an empty body an import is opened, or the one
+    with this Idempotency-Key told as it stands; the file then goes to `/v1/imports/{id}/body`. A whole file under the
+    key of one that has not arrived begins anew.
+    """
+    caller.may_use(sender_id)
+    await senders.known(held.database, sender_id)
+    body = _Body(request, held.settings.import_max_bytes)
+    import_id = _import_id(caller, idempotency_key)
+    async with _claimed(held, import_id) as claim:
+        found = await _find(held, import_id)
+        response.status_code = 201 if found is None else 200
+        response.headers["Location"] = f"/v1/imports/{import_id}"
+        if found is not None and found["sender_id"] != sender_id:
+            raise _reused()
+        if upload_complete == "?0":
+            if await anext(aiter(body), None) is not None:
+                raise Malformed("the file goes to its body, once it is opened", reasons=[Reason("body", "not_here")])
+            if found is None:
+                await _open(held, import_id, sender_id, caller)
+            return _view(await _find(held, import_id))
+        if found is not None and found["complete"]:
+            async for _ in body:
+                pass
+            if body.fingerprint(held.subject_keys, sender_id) != found["fingerprint"]:
+                raise _reused()
+        else:
+            await _open(held, import_id, sender_id, caller)
+            response.status_code = 201
+            try:
+                await _arrive(held, import_id, 0, body)
+            except TooLarge:
+                await _forget(held, import_id)
+                raise
+            except Malformed:
+                if idempotency_key is None:  # nobody could go on with it
+                    await _forget(held, import_id)
+                raise
+            await _complete(held, claim, import_id)
+        await importing.record(held, claim, import_id)
+    return _view(await _find(held, import_id))
+
+
+@router.patch("/imports/{import_id}/body", openapi_extra=FILE)
+async def upload(
+    import_id: Storable,
+    request: Request,
+    response: Response,
+    held: Held,
+    caller: Writer,
+    upload_offset: Annotated[int, Header(ge=0, le=BIGINT)],
+    upload_complete: Complete = "?0",
+) -> Import:
+    """Take the bytes of the file from `Upload-Offset` on. With the last of them it is read to its end: a file that
+    cannot be used is refused, and its import gone. Recording goes on after the answer.
+
+    409 where the upload stands elsewhere: ask for the import, and go on from its `received_bytes`.
+    """
+    await _visible(held, caller, import_id)
+    async with _claimed(held, import_id) as claim:
+        found = await _visible(held, caller, import_id)
+        if found["complete"]:
+            raise UploadComplete("open another import", reasons=[Reason("import_id", "complete")])
+        if found["received_bytes"] != upload_offset:
+            raise OffsetMismatch(
+                f"go on from byte {found['received_bytes']}", reasons=[Reason("Upload-Offset", "mismatch")]
+            )
+        body = _Body(request, held.settings.import_max_bytes - upload_offset)
+        await _arrive(held, import_id, found["pieces"], body)
+        if upload_complete == "?1":
+            await _complete(held, claim, import_id)
+    found = await _visible(held, caller, import_id)
+    response.headers["Upload-Offset"] = str(found["received_bytes"])
+    return _view(found)
+
+
+@router.get("/imports/{import_id}")
+async def get_import(import_id: Storable, held: Held, caller: Writer) -> Import:
+    """How far it has arrived, and how far it is recorded."""
+    return _view(await _visible(held, caller, import_id))
+
+
+@router.get("/imports/{import_id}/refusals")
+async def list_refusals(
+    import_id: Storable,
+    held: Held,
+    caller: Writer,
+    cursor: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,  # a line: its column is an integer
+    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+) -> Refusals:
+    """The refused lines, in the order of the file."""
+    await _visible(held, caller, import_id)
+    async with held.database.begin() as tx:
+        rows = await store.refusals_after(tx, import_id, cursor, limit)
+    items = [Refusal(line=r.line, reason=r.reason, detail=_explained(r.reason)) for r in rows]
+    return Refusals(items=items, next=str(rows[-1].line) if len(rows) == limit else None)
+
+
+def _explained(reason: str) -> str:
+    """Of an attribute, its name stands after a colon."""
+    return EXPLANATIONS.get(reason.partition(":")[0], reason)
+
+
+@asynccontextmanager
+async def _claimed(held: Resources[Any], import_id: str) -> AsyncIterator[AsyncConnection]:
+    async with _slots, held.database.begin() as claim:
+        if not await store.claim_import(claim, import_id):
+            raise InProgress("send it again when the other has ended", reasons=[Reason("import_id", "in_use")])
+        yield claim
+
+
+async def _open(held: Resources[Any], import_id: str, sender_id: str, caller: Caller) -> None:
+    """Anew, whatever had arrived of it. Claimed, and not complete."""
+    async with held.database.begin() as tx:
+        await store.forget_import(tx, import_id)
+        await store.open_import(tx, import_id, sender_id, caller.subject, datetime.now(UTC))
+
+
+async def _forget(held: Resources[Any], import_id: str) -> None:
+    async with held.database.begin() as tx:
+        await store.forget_import(tx, import_id)
+
+
+async def _arrive(held: Resources[Any], import_id: str, position: int, body: "_Body") -> None:
+    """Keep what comes, and where it breaks off what has come until then."""
+    waiting = bytearray()
+
+    async def keep() -> None:
+        nonlocal position
+        sealed = held.field_keys.seal_bytes(bytes(waiting), importing.sealing_context(import_id, position))
+        async with held.database.begin() as tx:
+            await store.add_piece(tx, import_id, position, sealed, len(waiting))
+        position += 1
+        waiting.clear()
+
+    try:
+        async for part in body:
+            waiting += part
+            if len(waiting) >= PIECE_BYTES:
+                await keep()
+    finally:
+        if waiting:
+            await keep()
+
+
+async def _complete(held: Resources[Any], claim: AsyncConnection, import_id: str) -> None:
+    """All of it has arrived: from now on it counts, unless it cannot be used; then nothing of it is left."""
+    digest = hashlib.sha256()
+    arrived = await _find(held, import_id)
+
+    def hashed(pieces: Iterable[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            digest.update(piece)
+            yield piece
+
+    try:
+        body = importing.pieces(claim, held.field_keys, import_id, arrived["pieces"])
+        await asyncio.to_thread(contacts_file.check, hashed(body))
+    except FileRefused as error:
+        await _forget(held, import_id)
+        kind = Invalid if isinstance(error, WrongColumns) else Malformed
+        raise kind(str(error), reasons=[Reason("body", error.reason)]) from error
+    async with held.database.begin() as tx:
+        await store.complete_import(
+            tx, import_id, _fingerprint(held.subject_keys, arrived["sender_id"], digest.hexdigest())
+        )
+
+
+class _Body:
+    """A request's body in pieces, counted and hashed on their way. Raises TooLarge, and Malformed when it stops."""
+
+    def __init__(self, request: Request, max_bytes: int) -> None:
+        self._stream = request.stream()
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._digest = hashlib.sha256()
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind.startswith("multipart/") or kind in ("application/json", "application/x-www-form-urlencoded"):
+            raise Malformed(
+                "send the file itself as the body, as text/csv or application/x-ndjson",
+                reasons=[Reason("body", "content_type")],
+            )
+        announced = request.headers.get("content-length", "")
+        if announced.isdigit() and int(announced) > max_bytes:
+            raise self._too_large()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Without the empty part that ends it."""
+        while (piece := await self._next()) is not None:
+            if piece:
+                yield piece
+
+    def fingerprint(self, keys: SubjectKeys, sender_id: str) -> str:
+        return _fingerprint(keys, sender_id, self._digest.hexdigest())
+
+    async def _next(self) -> bytes | None:
+        try:
+            async with asyncio.timeout(STALLED_S):
+                piece = await anext(self._stream, None)
+        except TimeoutError as error:
+            raise Malformed("the body stopped arriving", reasons=[Reason("body", "stalled")]) from error
+        except ClientDisconnect as error:
+            raise Malformed("the body ended early", reasons=[Reason("body", "disconnected")]) from error
+        if piece is not None:
+            self._bytes += len(piece)
+            if self._bytes > self._max_bytes:
+                raise self._too_large()
+            self._digest.update(piece)
+        return piece
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"at most {self._max_bytes} bytes; split the file", reasons=[Reason("body", "too_large")])
+
+
+def _fingerprint(keys: SubjectKeys, sender_id: str, digest: str) -> str:
+    """Of a file. Keyed: one of a single line could be tried out number by number."""
+    return keys.subject_id(f"import {sender_id} {digest}")
+
+
+def _import_id(caller: Caller, key: str | None) -> str:
+    seed = f"{caller.subject}\x1f{key}" if key is not None else str(uuid4())
+    return f"imp-{hashlib.sha256(seed.encode()).hexdigest()[:24]}"
+
+
+async def _find(held: Resources[Any], import_id: str) -> Any:
+    async with held.database.begin() as tx:
+        return await store.find_import(tx, import_id)
+
+
+async def _visible(held: Resources[Any], caller: Caller, import_id: str) -> Any:
+    found = await _find(held, import_id)
+    if found is None:
+        raise NotFound("no such import", reasons=[Reason("import_id", "unknown_import")])
+    caller.may_use(found["sender_id"])
+    return found
+
+
+def _reused() -> KeyReused:
+    return KeyReused("the key belongs to another file", reasons=[Reason("Idempotency-Key", "reused")])
+
+
+def _view(found: Any) -> Import:
+    ended = "failed" if found["failed"] else "done"
+    status = ended if found["finished"] else "recording" if found["complete"] else "uploading"
+    return Import.model_validate({**found, "status": status})

@@ -1,0 +1,181 @@
+"""Recording files of contacts that have arrived whole: some lines in one transaction, with how far that is.
+
+Whoever records an import holds its lock; where a process is killed, the next one reads the file again and goes on
+behind the last line that was recorded. Lines are read and sealed in a thread, the next while the database takes these.
+
+An attempt is counted before it is made, so that one that ends its process counts too; what gets nowhere, time after
+time, lets others go first, and is given up in the end.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import asyncpg
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from campaign import store
+from campaign.audience import attributes
+from campaign.audience.contacts_file import Chunk, LineProblem, Reading, Refusal
+from campaign.store import ImportedRow
+from common.db.timer import Timer
+from common.privacy.keyring import FieldKeys
+from common.service import Resources, Worker
+from common.telemetry import counter
+
+log = logging.getLogger(__name__)
+
+LINES = counter("sms_campaign_import_lines_total", "Lines of imported files, by what became of them.", ["result"])
+
+AT_ONCE = 20_000  # lines in one transaction
+PIECE_WITHIN_S = 30.0
+LOOK_EVERY_S = 2.0
+MAX_ATTEMPTS = 8  # with nothing recorded: within nine minutes
+
+_encode_lines = msgspec.json.Encoder().encode_lines
+
+
+def worker(held: Resources[Any]) -> Worker:
+    timer = Timer("imports", partial(go_on, held), LOOK_EVERY_S, held.database)
+    return Worker(timer.name, timer.run)
+
+
+async def go_on(held: Resources[Any]) -> bool:
+    """With what another process was recording when it ended, and with a file that came in parts. Was there one?"""
+    async with held.database.begin() as claim:
+        import_id = await store.claim_waiting(claim, datetime.now(UTC))
+        if import_id is not None:
+            await record(held, claim, import_id)
+    return import_id is not None
+
+
+async def record(held: Resources[Any], claim: AsyncConnection, import_id: str) -> None:
+    """From where it stands to the end, unless it got nowhere too often. `claim`: the transaction that has the import's
+    lock, and does nothing else but look for its pieces."""
+    async with held.database.begin() as tx:
+        found = await store.lock_import(tx, import_id)
+        if found is None or found["finished"]:
+            return
+        attempts = found["attempts"] + 1
+        if attempts > MAX_ATTEMPTS:
+            await store.give_up_import(tx, import_id)
+            log.error("an import is given up", extra={"import_id": import_id, "line": found["line"]})
+            return
+        await store.put_attempt(tx, import_id, attempts, datetime.now(UTC) + pause(attempts))
+        known = await attributes.kinds_of(tx, found["sender_id"])
+    body = pieces(claim, held.field_keys, import_id, found["pieces"])
+    reading = Reading(body, known, fictional=held.settings.fictional_numbers)
+    steps = _sealed(held, reading.chunks(), found)
+    step = await asyncio.to_thread(next, steps, None)
+    while step is not None:
+        ahead = asyncio.ensure_future(asyncio.to_thread(next, steps, None))
+        try:
+            try:
+                await _keep(held, import_id, step)
+            except asyncpg.UniqueViolationError:
+                await _keep(held, import_id, step, met=True)
+        finally:
+            await asyncio.wait([ahead])
+        step = await ahead
+    async with held.database.begin() as tx:
+        await attributes.learn(tx, found["sender_id"], reading.inferred, datetime.now(UTC))
+        await store.finish_import(tx, import_id, asdict(reading.read_as))
+
+
+def pause(attempts: int) -> timedelta:
+    """After so many that got nowhere; none after the first, which may have been broken off."""
+    return timedelta(seconds=2**attempts - 2)
+
+
+def pieces(tx: AsyncConnection, field_keys: FieldKeys, import_id: str, many: int) -> Iterator[bytes]:
+    """The file as it came, for a worker thread: each `next` waits there, while the loop goes on."""
+    loop = asyncio.get_running_loop()
+
+    def opened(position: int) -> bytes:
+        look = asyncio.run_coroutine_threadsafe(store.piece_of(tx, import_id, position), loop)
+        return field_keys.unseal_bytes(look.result(PIECE_WITHIN_S), sealing_context(import_id, position))
+
+    return map(opened, range(many))
+
+
+def sealing_context(import_id: str, position: int) -> str:
+    return f"import:{import_id}:{position}"
+
+
+@dataclass
+class _Step:
+    """Some lines behind the one that is recorded: the last of them, those that are taken, also as `store.copied` has
+    them, and those that are refused."""
+
+    last: int = 0
+    rows: list[ImportedRow] = field(default_factory=list)
+    lines: dict[str, str] = field(default_factory=dict)
+    refusals: list[Refusal] = field(default_factory=list)
+
+    def in_order(self) -> "_Step":
+        """Of their ids: so whoever brings the same people at the same moment waits, and neither for the other."""
+        self.lines = {subject_id: self.lines[subject_id] for subject_id in sorted(self.lines)}
+        return self
+
+
+def _sealed(held: Resources[Any], chunks: Iterator[Chunk], found: Mapping[str, Any]) -> Iterator[_Step]:
+    """Runs in a thread: parsing and sealing are all computation."""
+    step = _Step()
+    for chunk in chunks:
+        lines, e164s, territories, attributes, refusals = chunk.behind(found["line"])
+        ids = [held.subject_keys.subject_id(e164) for e164 in e164s]
+        numbers = held.field_keys.seal_all(
+            [(e164, f"number:{subject_id}") for e164, subject_id in zip(e164s, ids, strict=True)]
+        )
+        said = _encode_lines(attributes).decode().split("\n")[:-1]  # no line of JSON has an end within
+        rows = list(zip(lines, ids, numbers, said, territories, strict=True))
+        step.rows += rows
+        step.lines |= store.copied(found["sender_id"], rows, found["created_at"])
+        step.refusals += refusals
+        step.last = max([step.last, *lines[-1:], *(refusal.line for refusal in refusals[-1:])])
+        if len(step.rows) + len(step.refusals) >= AT_ONCE:
+            yield step.in_order()
+            step = _Step()
+    if step.last:
+        yield step.in_order()
+
+
+async def _keep(held: Resources[Any], import_id: str, step: _Step, *, met: bool = False) -> None:
+    """One transaction. It writes before it looks for who was erased (`common.privacy.erasing`): the lock of its row.
+    `met`: somebody else brings some of these people at this moment."""
+    async with held.database.begin() as tx:
+        found = await store.lock_import(tx, import_id)
+        assert found is not None, "an import that is being recorded is forgotten by nobody"
+        erased = await store.erased_among(tx, step.lines)
+        refused = [(import_id, line, reason) for line, reason in step.refusals]
+        lines = step.lines
+        if erased:
+            refused += [(import_id, row[0], LineProblem.ERASED.value) for row in step.rows if row[1] in erased]
+            lines = {subject_id: line for subject_id, line in lines.items() if subject_id not in erased}
+        sender_id, now = found["sender_id"], found["created_at"]
+        new = set() if met else await store.add_imported(tx, sender_id, lines)
+        became = Counter(created=len(new), refused=len(refused))
+        if len(new) < len(lines):
+            others = {row[1]: row for row in step.rows if row[1] in lines and row[1] not in new}  # of each the last
+            became.update(await store.put_imported(tx, sender_id, list(others.values()), now))
+        became["duplicates"] += len(step.rows) + len(step.refusals) - len(refused) - len(lines)
+        added = _added(found, step.last, became, Counter(reason for _, _, reason in refused))
+        await store.put_recorded(tx, added, refused, datetime.now(UTC))
+    for result, many in became.items():
+        LINES.labels(result).inc(many)
+
+
+def _added(found: Mapping[str, Any], last: int, became: Counter[str], reasons: Counter[str]) -> dict[str, Any]:
+    return {
+        "import_id": found["import_id"],
+        "line": last,
+        "lines": found["lines"] + became.total(),
+        "reasons": dict(Counter(found["reasons"]) + reasons),
+        **{name: found[name] + became[name] for name in ("created", "updated", "duplicates", "refused")},
+    }

@@ -1,0 +1,1 @@
+"""Tracked links: made, followed, and the opt-outs that answer a message."""

@@ -1,0 +1,58 @@
+"""HTTP: a person, or a machine, follows a short link. Public; GET and HEAD, no cookie, nothing is told of whose it was.
+
+Everybody who holds a link is led where it leads, or messengers could draw no preview; only a person's visit counts.
+What was never a link, has expired or was erased answers the same page.
+"""
+
+import logging
+from datetime import UTC, datetime
+from importlib import resources as files
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from campaign.links import links, short_link, visitors
+from common.service import Resources, resources
+from common.telemetry import counter
+from common.web.problems import DATABASE_DOWN
+
+log = logging.getLogger(__name__)
+
+VISITS = counter("sms_campaign_link_visits_total", "Short links followed, by who followed them.", ["result"])
+
+GONE = files.files(__package__).joinpath("gone.html").read_bytes()
+DOWN = "Un instant : réessayez dans une minute.\nOne moment: please try again in a minute.\n"
+HEADERS = {
+    "Cache-Control": "no-store",  # or the next visit would not be seen
+    "Referrer-Policy": "no-referrer",  # the token is in the URL
+    "X-Robots-Tag": "noindex, nofollow",
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+}
+
+pages = APIRouter(include_in_schema=False)
+
+
+@pages.api_route(f"{short_link.PATH}{{token:path}}", methods=["GET", "HEAD"])
+async def follow_link(token: str, request: Request, held: Annotated[Resources[Any], Depends(resources)]) -> Response:
+    person = visitors.is_person(request.method, request.headers)
+    try:
+        target = await _target(token, held, person)
+    except DATABASE_DOWN as error:
+        log.error("a dependency is down", exc_info=error)
+        return Response(DOWN, 503, {**HEADERS, "Retry-After": "60"}, "text/plain; charset=utf-8")
+    VISITS.labels("gone" if target is None else "person" if person else "machine").inc()
+    if target is None:
+        return Response(GONE, 404, HEADERS, "text/html; charset=utf-8")
+    return Response(status_code=302, headers={**HEADERS, "Location": target})
+
+
+async def _target(token: str, held: Resources[Any], person: bool) -> str | None:
+    now = datetime.now(UTC)
+    async with held.database.begin() as tx:
+        link = await links.find(tx, token, held.link_keys, held.settings.link_days, lock=person)
+        if link is None or link.expires_at <= now:
+            return None
+        if person:
+            await links.click(tx, link, now)
+    return link.target

@@ -1,0 +1,75 @@
+"""A tracked link: where it leads, how it is written in an SMS, and the token that stands for one person. Pure.
+
+    {link https://maison-lune.example/soldes}        in a template
+    https://m.maison-lune.example/l/4kQ8s0ZbTn1W     as one person gets it
+
+The token is an HMAC of campaign, person and target, cut to 12 letters and digits: nobody makes one without the key, the
+same message written again has the same, and a row of the table `link` says whose it is. Letters and digits only, since
+phones leave a last `-` out of what they make a link of. 62^12 is 71 bits: see ADR-0038 for what they are weighed
+against. So a link is always as long as any other of its sender, and its length is known before there is a token.
+"""
+
+import hmac
+import re
+from collections.abc import Callable, Iterable
+
+from common.privacy.keyring import LinkKeys
+
+PATH = "/l/"
+TOKEN_CHARS = 12
+TOKEN = re.compile(rf"[0-9A-Za-z]{{{TOKEN_CHARS}}}", re.ASCII)
+MAX_TARGET_CHARS = 500
+MAX_HOST_CHARS = 60
+
+_LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_HOST = re.compile(rf"(?:{_LABEL}\.)+(?:[a-z]{{2,63}}|xn--[a-z0-9-]{{2,59}})", re.ASCII)
+# no user before the host and no backslash: browsers read both as another host than a person does
+_TARGET = re.compile(
+    rf"https://({_HOST.pattern})(?::\d{{2,5}})?(?:[/?#][\w\-.~:/?#\[\]@!$&'()*+,;=%]*)?", re.ASCII | re.IGNORECASE
+)
+
+Token = Callable[[str], str]  # of a target, for one person
+
+
+def host_of(target: str) -> str | None:
+    """Where a target leads; None where it is none: an absolute https URL in ASCII, to a named host."""
+    if len(target) > MAX_TARGET_CHARS:
+        return None
+    found = _TARGET.fullmatch(target)
+    return found[1].lower() if found else None
+
+
+def is_host(written: str) -> bool:
+    return len(written) <= MAX_HOST_CHARS and _HOST.fullmatch(written) is not None
+
+
+def url(host: str, token: str) -> str:
+    return f"https://{host}{PATH}{token}"
+
+
+def any_token(target: str) -> str:
+    """Stands for whatever token there will be, where only the length counts."""
+    return "x" * TOKEN_CHARS
+
+
+def token(keys: LinkKeys, campaign_id: str, subject_id: str, target: str) -> str:
+    return _written(keys.tag(_said(campaign_id, subject_id, target)))
+
+
+def is_ours(written: str, keys: LinkKeys, campaign_id: str, subject_id: str, target: str) -> bool:
+    """Whether a key of ours made it: a row that somebody put into the table makes no link."""
+    tags: Iterable[bytes] = keys.tags(_said(campaign_id, subject_id, target))
+    return any(hmac.compare_digest(_written(tag), written) for tag in tags)
+
+
+def _said(campaign_id: str, subject_id: str, target: str) -> bytes:
+    return "\n".join(("click", campaign_id, subject_id, target)).encode()
+
+
+def _written(tag: bytes) -> str:
+    number, letters = int.from_bytes(tag, "big"), []
+    for _ in range(TOKEN_CHARS):
+        number, letter = divmod(number, len(_LETTERS))
+        letters.append(_LETTERS[letter])
+    return "".join(letters)

@@ -1,0 +1,1 @@
+"""What a campaign says: texts, fields, languages, variants, test sends."""

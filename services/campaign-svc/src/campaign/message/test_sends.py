@@ -1,0 +1,230 @@
+"""HTTP: a campaign's message to a few named numbers, before it goes to everybody.
+
+A test is a message like any other of its sender and purpose: the gate asks for the consent of whoever gets it, for the
+STOP mention, for the hours. Testers are people who have consented, with their proof; there is no list of numbers that
+need none. The text is the one its audience would get, to the letter, but for its links: nothing is put before it. What
+becomes of it, dispatch-svc tells by its `message_id`.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+from uuid import uuid4
+
+import msgspec
+from fastapi import APIRouter, Depends, Header
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Row
+
+from campaign import store
+from campaign.audience.reach import Standing, denials
+from campaign.links.short_link import any_token
+from campaign.message import text as texts
+from campaign.message.variants import OWN
+from campaign.message.wording import Wording
+from campaign.message.writing import Attribute, Length, Value, length_of
+from campaign.preflight import api as pre_flight
+from campaign.schedule.lifecycle import Status
+from campaign.schedule.timing import timetable
+from campaign.store import Sender
+from common.contracts import CAMPAIGN_REQUESTS
+from common.contracts.campaign import MessageRequested
+from common.kafka import outbox
+from common.service import Resources, resources
+from common.sms.message_id import message_id
+from common.sms.msisdn import Msisdn, NumberRefused, parse
+from common.web.auth import Caller, require
+from common.web.fields import Storable
+from common.web.problems import Conflict, Invalid, Reason
+
+router = APIRouter(prefix="/v1", tags=["test sends"])
+
+MOST_NUMBERS = 5
+MOST_A_DAY = 50  # messages of one campaign
+KEPT = timedelta(hours=1)  # a test that comes tomorrow tests nothing
+
+Held = Annotated[Resources[Any], Depends(resources)]
+Author = Annotated[Caller, Depends(require("campaign:write"))]
+Reader = Annotated[Caller, Depends(require("campaign:read"))]
+
+_attributes = msgspec.json.Decoder(dict[str, str])
+_standing = msgspec.json.Decoder(Standing)
+
+
+class TooManyTests(Conflict):
+    slug, title = "too-many-tests", "The campaign has been tested often enough today"
+
+
+class KeyReused(Conflict):
+    slug, title = "idempotency-key-reused", "This Idempotency-Key came before with another request"
+
+
+class NewTest(BaseModel):
+    """Who gets it. Whoever is a contact of the sender is written to with what their contact holds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    numbers: list[Annotated[Storable, Field(min_length=1, max_length=64)]] = Field(
+        min_length=1, max_length=MOST_NUMBERS
+    )
+    variant: Annotated[str, Field(pattern=r"^[a-z]$")] = Field(OWN, description="Of a trial; `a` is its own text.")
+    attributes: dict[Attribute, Value] = Field({}, max_length=100, description="Of who is no contact.")
+
+
+class Test(BaseModel):
+    __test__ = False
+
+    message_id: str
+    subject_id: str
+    variant: str
+    asked_by: str
+    asked_at: datetime
+
+
+class TestSent(Test):
+    text: str
+    length: Length
+    against: list[str] = Field(description="Why the gate would deny it, by the consents known here; empty: it goes.")
+
+
+class Tests(BaseModel):
+    __test__ = False
+
+    items: list[Test]
+
+
+class TestsSent(BaseModel):
+    __test__ = False
+
+    items: list[TestSent]
+
+
+@router.post("/campaigns/{campaign_id}/test-sends", status_code=202)
+async def send_test(
+    campaign_id: Storable,
+    body: NewTest,
+    held: Held,
+    caller: Author,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+) -> TestsSent:
+    """Ask for the message, for each of these numbers. All of them, or none where one cannot be written to.
+
+    A link stands there as its target, in full: the audience gets a short one of each person's own, which leads nowhere
+    before the campaign has started, and whose clicks are the campaign's. So a test may be longer than the message.
+    """
+    now = datetime.now(UTC)
+    people = {held.subject_keys.subject_id(found.e164): found for found in _read(body, held.settings)}
+    key = idempotency_key or str(uuid4())
+    async with held.database.begin() as tx:
+        row, sender = await pre_flight.campaign_of(tx, caller, campaign_id, lock=True)
+        if row.status in (Status.FINISHED, Status.CANCELLED):
+            raise Conflict("the campaign is over", reasons=[Reason("status", row.status)])
+        wordings = store.wordings_of(row)
+        if body.variant not in wordings:
+            raise Invalid("it has no such text", reasons=[Reason("variant", "unknown_variant")])
+        await store.reading_contacts(tx)
+        known = await store.contacts_and_standings(tx, row.sender_id, list(people))
+        test = _Test(row, sender, wordings[body.variant], body.variant, caller, _named(caller, key), held, now)
+        items, requests = [], []
+        for subject_id, msisdn in people.items():
+            attributes, standing = known.get(subject_id, (None, None))
+            item, request = test.of(
+                subject_id,
+                msisdn,
+                _attributes.decode(attributes) if attributes else body.attributes,
+                _standing.decode(standing) if standing else None,
+            )
+            items.append(item)
+            requests.append(request)
+        # keyed: a text of few words could be tried out
+        fingerprints = {item.message_id: held.subject_keys.subject_id(f"test {item.text}") for item in items}
+        before = await store.test_fingerprints(tx, campaign_id, list(fingerprints))
+        if any(fingerprints[message_id] != fingerprint for message_id, fingerprint in before.items()):
+            raise KeyReused("the key belongs to another text", reasons=[Reason("Idempotency-Key", "reused")])
+        tests = [item.model_dump() | {"fingerprint": fingerprints[item.message_id]} for item in items]
+        new = await store.add_tests(tx, campaign_id, tests)
+        if await store.tests_since(tx, campaign_id, now - timedelta(days=1)) > MOST_A_DAY:
+            raise TooManyTests(f"{MOST_A_DAY} a day", reasons=[Reason("numbers", "too_many_tests")])
+        await outbox.append(tx, CAMPAIGN_REQUESTS, [r for r in requests if r.message_id in new])
+    return TestsSent(items=items)
+
+
+@router.get("/campaigns/{campaign_id}/test-sends")
+async def list_tests(campaign_id: Storable, held: Held, caller: Reader) -> Tests:
+    """Who tested it, newest first."""
+    async with held.database.begin() as tx:
+        await pre_flight.campaign_of(tx, caller, campaign_id)
+        rows = await store.tests_of(tx, campaign_id)
+    return Tests(items=[Test.model_validate(dict(row._mapping)) for row in rows])
+
+
+def _read(body: NewTest, settings: Any) -> list[Msisdn]:
+    found = []
+    for place, raw in enumerate(body.numbers):
+        try:
+            found.append(parse(raw, fictional=settings.fictional_numbers))
+        except NumberRefused as refused:
+            raise Invalid(
+                "not a mobile number", reasons=[Reason(f"numbers.{place}", refused.reason.value)]
+            ) from refused
+    return found
+
+
+def _named(caller: Caller, key: str) -> str:
+    """One call: the same again asks for nothing more."""
+    return hashlib.sha256(f"{caller.subject}\x1f{key}".encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Test:
+    """One call."""
+
+    row: Row[Any]
+    sender: Sender
+    wording: Wording
+    variant: str
+    caller: Caller
+    name: str
+    held: Resources[Any]
+    now: datetime
+
+    def of(
+        self, subject_id: str, msisdn: Msisdn, attributes: Mapping[str, str], standing: Standing | None
+    ) -> tuple[TestSent, MessageRequested]:
+        """Raises Invalid where there is no text for somebody."""
+        row, now, keys = self.row, self.now, self.held.field_keys
+        if (missing := self.wording.missing(attributes)) is not None:
+            raise Invalid("the text needs an attribute", reasons=[Reason(f"attributes.{missing}", "missing")])
+        if self.wording.targets and self.sender.link_host is None:
+            raise Invalid("its sender has no host for links", reasons=[Reason("text", "link_host_missing")])
+        written = self.wording.with_links_in_full().render(attributes, self.sender.stop_code, any_token)
+        if (problem := texts.refused(written, self.sender.stop_code, self.sender.stop_added)) is not None:
+            raise Invalid("there is no such text", reasons=[Reason("attributes", problem.value)])
+        identity = str(message_id(row.created_at, row.campaign_id, subject_id, f"test:{self.variant}:{self.name}"))
+        item = TestSent(
+            message_id=identity,
+            subject_id=subject_id,
+            variant=self.variant,
+            asked_by=self.caller.subject,
+            asked_at=now,
+            text=written,
+            length=length_of(written + self.sender.stop_added),
+            against=self.caller.told(denials(standing, row.sender_id, row.purpose, now)),
+        )
+        table = timetable(store.timing_of(row), self.sender.country, now, None, now, self.held.settings.policy)
+        request = MessageRequested(
+            message_id=identity,
+            campaign_id=None,  # it is not of its audience, and goes before the campaign does
+            sender_id=row.sender_id,
+            purpose=row.purpose,
+            category="marketing",
+            subject_id=subject_id,
+            number=keys.seal(msisdn.e164, f"number:{subject_id}"),
+            text=keys.seal(written, f"text:{identity}"),
+            requested_at=now,
+            send_before=now + KEPT,
+            region=table.place(msisdn.territory, attributes).region,
+        )
+        return item, request

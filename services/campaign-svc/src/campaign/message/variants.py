@@ -1,0 +1,189 @@
+"""Which of a campaign's texts somebody gets, who gets none, and which text the rest get. Pure.
+
+    trial = Trial(variants=(Variant(name="b", text=…, percent=10),), percent=10, winner=Winner(after_hours=4))
+    trial.of(lot)              "a" for the campaign's own text, "b", HOLDOUT, or REST: they wait for the winner
+    trial.choice(table, …)     when the winner is chosen, and what that waits for
+    winner(trial, results)     the text that drove the fewest people away, or that most followed a link of
+
+Everybody draws a lot (`draw.py`), so each group is a fair sample of the audience, the same whenever it is asked.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from campaign.message.text import MAX_TEMPLATE_CHARS
+from campaign.schedule.timing import HOUR, Place, Timetable
+from common.web.fields import Storable
+
+OWN = "a"  # the campaign's own text
+HOLDOUT = "holdout"  # the reason why they are not asked for
+REST = "rest"
+MOST_VARIANTS = 5
+LEAST_REACHED = 30  # below, a single person makes more than three in a hundred, and no rate says anything
+LEAST_FOR_REST = HOUR  # of hours in which something may leave
+
+Because = Literal["best", "equal", "too_few"]
+
+
+class Variant(BaseModel):
+    """Another text, in the campaign's language."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(pattern=r"^[b-z]$", description="One letter; `a` is the campaign's own text.")]
+    text: Storable = Field(max_length=MAX_TEMPLATE_CHARS)
+    translations: dict[Annotated[str, Field(pattern=r"^[a-z]{2}$")], Storable] = Field({}, max_length=20)
+    percent: int = Field(ge=1, le=99)
+
+
+class Winner(BaseModel):
+    """Who is in no group yet waits until so long after the last of the first has been written to, and then gets the
+    best text. Where that leaves them too little time before the campaign ends, the best so far is chosen in time."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    by: Literal["fewest_opt_outs", "most_clicks"] = Field(
+        "fewest_opt_outs",
+        description="Of those whom a text may have reached, the share who opted out, or who followed a link that is"
+        " counted (which each text then has). It is among the texts that reached"
+        f" {LEAST_REACHED} people at least; of equals the first, and where there are no two of those, `a`.",
+    )
+    after_hours: int = Field(ge=1, le=48)
+
+    @property
+    def after(self) -> timedelta:
+        return timedelta(hours=self.after_hours)
+
+
+class Choice(BaseModel):
+    """Of the best text: when, and what it waits for."""
+
+    model_config = ConfigDict(frozen=True)
+
+    at: datetime = Field(description="When it was made or will be; while it waits for the first groups, at the latest.")
+    waits_for: Literal["first_groups", "after_hours"] | None = Field(
+        description="`first_groups`: that each of them has been written to, or will not be. `after_hours`: that these"
+        " have passed since the last was. Null: it has been made."
+    )
+    last_moment: bool = Field(
+        description="It is made at the last moment that leaves the others their time before the campaign ends, at its"
+        " pace and within the hours of its country, whatever is known by then."
+    )
+    because: Because | None = Field(
+        None,
+        description="`best`: that text did best. `equal`: it is the first of several that did equally well. `too_few`:"
+        f" no two texts reached {LEAST_REACHED} people each, so it is the campaign's own.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FirstGroups:
+    """Those who get a text without waiting for the winner. `over`: each has been asked for, and has got it or will not
+    get it any more. `last_at`: when the last of them got it."""
+
+    over: bool
+    last_at: datetime | None = None
+
+
+class Trial(BaseModel):
+    """Percentages are of the audience. Without a `winner` the campaign's own text is for everybody who is left."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    variants: tuple[Variant, ...] = Field((), max_length=MOST_VARIANTS)
+    percent: int | None = Field(None, ge=1, le=99, description="Of the campaign's own text; with a `winner`, needed.")
+    holdout_percent: int = Field(0, ge=0, le=50, description="Who get nothing, to compare with.")
+    winner: Winner | None = None
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> "Trial":
+        names = self.names
+        if len(names) != len(set(names)):
+            raise ValueError("two variants have the same name")
+        if (self.winner is None) != (self.percent is None):
+            raise ValueError("`percent` goes with a `winner`: without one, the own text is for all who are left")
+        if self.winner is not None and not self.variants:
+            raise ValueError("one text alone wins nothing")
+        if self.rest_percent <= 0:
+            raise ValueError("the groups are more than everybody, or leave nobody for the rest")
+        return self
+
+    @property
+    def names(self) -> list[str]:
+        """Of the variants; the campaign's own text is OWN besides."""
+        return [each.name for each in self.variants]
+
+    @property
+    def rest_percent(self) -> int:
+        """Who is in no group, and has no share of its own: with a `winner`, who waits for it."""
+        return 100 - self.holdout_percent - sum(each.percent for each in self.variants) - (self.percent or 0)
+
+    def soonest(self, timetable: Timetable) -> datetime:
+        """When the best text can be chosen, if the first leave as early as they may."""
+        assert self.winner is not None
+        window = timetable.window(Place(timetable.country))
+        return max((closes for _, closes in window), default=timetable.starts_at) + self.winner.after
+
+    def last_moment(self, timetable: Timetable, rest: timedelta) -> datetime:
+        """From then on it is open for as long as the `rest` needs, and no longer. Where there is not so much time after
+        `soonest`, it is that: the end comes too soon for the rest whatever is chosen."""
+        soonest, left = self.soonest(timetable), max(rest, LEAST_FOR_REST)
+        for opens, closes in reversed(timetable.openings(Place(timetable.country), soonest, timetable.ends_by)):
+            if closes - opens >= left:
+                return closes - left
+            left -= closes - opens
+        return soonest
+
+    def choice(self, timetable: Timetable, groups: FirstGroups, rest: timedelta, now: datetime) -> Choice:
+        """When the best text is chosen, as things stand: `after_hours` after the last of the first groups got theirs,
+        at once if nobody did, but in time for the rest. `rest`: what it takes to ask for them."""
+        assert self.winner is not None
+        last_moment = self.last_moment(timetable, rest)
+        if not groups.over:
+            return Choice(at=last_moment, waits_for="first_groups", last_moment=True)
+        at = now if groups.last_at is None else groups.last_at + self.winner.after
+        return Choice(at=min(at, last_moment), waits_for="after_hours", last_moment=last_moment < at)
+
+    def of(self, lot: float) -> str:
+        """From 0 to less than 1: OWN, a variant's name, HOLDOUT or REST."""
+        left = lot * 100 - self.holdout_percent
+        if left < 0:
+            return HOLDOUT
+        for each in self.variants:
+            if left < each.percent:
+                return each.name
+            left -= each.percent
+        return OWN if self.percent is None or left < self.percent else REST
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Of one text: how many were asked for with it, to how many it was handed off, how many of those it may have
+    reached, and what these did."""
+
+    asked_for: int = 0
+    handed_off: int = 0
+    reached: int = 0
+    delivered: int = 0
+    opted_out: int = 0
+    clicked: int = 0
+
+
+def winner(trial: Trial, results: Mapping[str, Result]) -> tuple[str, Because]:
+    """The least share of opt-outs, or the most of clicks, and why it is that text. Of equals, the first; the campaign's
+    own where there are no two to compare."""
+    clicks = trial.winner is not None and trial.winner.by == "most_clicks"
+    found = {name: results.get(name, Result()) for name in (OWN, *trial.names)}
+    shares = {
+        name: (-each.clicked if clicks else each.opted_out) / each.reached
+        for name, each in found.items()
+        if each.reached >= LEAST_REACHED
+    }
+    if len(shares) < 2:
+        return OWN, "too_few"
+    best, *equals = (name for name, share in shares.items() if share == min(shares.values()))
+    return best, "equal" if equals else "best"

@@ -1,0 +1,197 @@
+"""HTTP: what a text becomes for somebody, what it costs, which of its characters cost more than they need to, and what
+replacing them would change. Nothing of it is kept."""
+
+import unicodedata
+from collections.abc import Mapping
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel, ConfigDict, Field
+
+from campaign import senders
+from campaign.links.short_link import any_token
+from campaign.message import folding as foldings
+from campaign.message import text as texts
+from campaign.message.folding import Folding
+from campaign.message.wording import Wording, wording
+from campaign.store import Sender
+from common.service import Resources, resources
+from common.settings import ServiceSettings
+from common.sms.sms_length import Encoding, length, parts
+from common.web.auth import Caller, require
+from common.web.fields import Storable
+from common.web.problems import Invalid, Reason
+
+router = APIRouter(prefix="/v1", tags=["texts"])
+
+MAX_LANGUAGES = 20
+
+Attribute = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}$")]
+Value = Annotated[Storable, Field(max_length=200)]
+Language = Annotated[str, Field(pattern=r"^[a-z]{2}$")]
+Text = Annotated[
+    Storable,
+    Field(
+        max_length=texts.MAX_TEMPLATE_CHARS,
+        description="{attribute}, {attribute|default}, {if attribute = value}…{else}…{end}, {link https://…} for a"
+        " short link that is counted, and {stop} for « STOP au » with the sender's own code.",
+    ),
+]
+Translations = Annotated[
+    dict[Language, Text],
+    Field(
+        max_length=MAX_LANGUAGES,
+        description="The text in other languages: each for the contacts whose attribute `language` says so.",
+    ),
+]
+
+
+class Costly(BaseModel):
+    """A character that GSM-7 lacks: with it, an SMS holds 70 characters and not 160."""
+
+    character: str
+    name: str | None = Field(description="Unicode's.")
+    at: int = Field(description="Its place in the text as it was typed, from 1; an emoji is one character.")
+    instead: str | None = Field(description="What it may be replaced with; null where nothing looks like it.")
+    folding: Folding | None = Field(description="The least `folding` that does so.")
+
+
+class Length(BaseModel):
+    """What a text costs."""
+
+    encoding: Encoding
+    units: int = Field(description="Septets (GSM7: €, [ and the like are two) or UTF-16 units (UCS2: an emoji is two).")
+    segments: int = Field(description="SMS it is sent as, each paid for.")
+
+
+class NewPreview(BaseModel):
+    """A text, and what it is to be tried with."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "sender_id": "maison-lune",
+                    "text": "{if loyalty = or}-30 %{else}-20 %{end} chez Maison Lune, {first_name|cher client}… {stop}",
+                    "attributes": {"first_name": "Zoé", "loyalty": "or"},
+                }
+            ]
+        },
+    )
+
+    sender_id: Storable = Field(min_length=1, max_length=40)
+    text: Text
+    folding: Folding = Folding.NONE
+    attributes: dict[Attribute, Value] | None = Field(
+        None, max_length=100, description="Of a contact; left out, the shortest text it can become is shown."
+    )
+
+
+class Change(BaseModel):
+    at: int = Field(description="Its place in the text as it was typed, from 1.")
+    before: str
+    after: str
+
+
+class Folded(BaseModel):
+    """The text with this `folding`."""
+
+    folding: Folding
+    length: Length
+    changes: list[Change] = Field(description="Of the text. What contacts hold is replaced when it is written.")
+    changed_attributes: dict[str, str] = Field(description="Of the contact: what becomes of them.")
+
+
+class Preview(BaseModel):
+    text: str = Field(description="As it is got, with what the operator adds (`stop_added` of the sender's rules).")
+    length: Length
+    parts: list[str] = Field(description="As it is cut into SMS.")
+    fields: list[str] = Field(description="The attributes it names.")
+    missing: str | None = Field(description="The attribute for want of which this contact would get nothing.")
+    problem: texts.TextProblem | None = Field(description="Why this contact would get nothing, otherwise.")
+    costly: list[Costly]
+    foldings: list[Folded]
+
+
+@router.post("/texts/preview")
+async def preview_text(
+    body: NewPreview,
+    held: Annotated[Resources[ServiceSettings], Depends(resources)],
+    caller: Annotated[Caller, Depends(require("campaign:read"))],
+) -> Preview:
+    """What the text becomes, for this contact or at its shortest."""
+    caller.may_use(body.sender_id)
+    sender = await senders.known(held.database, body.sender_id)
+    spoken = checked(body.text, "fr", {}, body.folding, sender)
+    template = spoken.templates[spoken.language]
+    missing = None if body.attributes is None else spoken.missing(body.attributes)
+    written = _written(spoken, None if missing else body.attributes, sender)
+    got = written + sender.stop_added
+    return Preview(
+        text=got,
+        length=length_of(got),
+        parts=list(parts(got)),
+        fields=list(template.fields),
+        missing=missing,
+        problem=texts.refused(written, sender.stop_code, sender.stop_added),
+        costly=costly(body.text),
+        foldings=[
+            _folded(body, how, sender, whose=None if missing else body.attributes)
+            for how in (Folding.TYPOGRAPHIC, Folding.ACCENTS, Folding.NAMES)
+        ],
+    )
+
+
+def checked(text: str, language: str, translations: Mapping[str, str], folding: Folding, sender: Sender) -> Wording:
+    """What a campaign would say. Raises Invalid with the field: `text`, or `translations.en`."""
+    for name, source in {language: text, **translations}.items():
+        field = "text" if name == language else f"translations.{name}"
+        try:
+            only = wording(source, name, {}, folding, sender.link_host)
+            texts.check(only.templates[name], sender.stop_code, sender.stop_added)
+        except texts.TextRefused as refused:
+            raise Invalid(str(refused), reasons=[Reason(field, refused.reason.value)]) from refused
+    if language in translations:
+        raise Invalid(
+            "`text` is in that language already", reasons=[Reason(f"translations.{language}", "same_language")]
+        )
+    return wording(text, language, translations, folding, sender.link_host)
+
+
+def length_of(text: str) -> Length:
+    found = length(text)
+    return Length(encoding=found.encoding, units=found.units, segments=found.segments)
+
+
+def costly(source: str) -> list[Costly]:
+    """In the text as it was typed."""
+    found = []
+    for place in texts.costly(source):
+        ways = ((how, foldings.folded(place.character, foldings.of_author(how))) for how in Folding)
+        how, instead = next(((how, after) for how, after in ways if after != place.character), (None, None))
+        name = unicodedata.name(place.character, None)
+        found.append(Costly(character=place.character, name=name, at=place.at, instead=instead, folding=how))
+    return found
+
+
+def _written(spoken: Wording, attributes: Mapping[str, str] | None, sender: Sender) -> str:
+    if attributes is None:
+        return spoken.templates[spoken.language].sample(sender.stop_code)
+    return spoken.render(attributes, sender.stop_code, any_token)
+
+
+def _folded(body: NewPreview, how: Folding, sender: Sender, *, whose: Mapping[str, str] | None) -> Folded:
+    spoken = wording(body.text, "fr", {}, how, sender.link_host)
+    named = spoken.templates["fr"].fields
+    contact = foldings.of_contact(how)
+    becomes = {n: foldings.folded(v, contact) for n, v in (body.attributes or {}).items() if n in named}
+    return Folded(
+        folding=how,
+        length=length_of(_written(spoken, whose, sender) + sender.stop_added),
+        changes=[
+            Change(at=change.at, before=change.before, after=change.after)
+            for change in foldings.changes(texts.sent(body.text), foldings.of_author(how))
+        ],
+        changed_attributes={n: v for n, v in becomes.items() if v != (body.attributes or {})[n]},
+    )

@@ -1,0 +1,566 @@
+"""Starts campaigns when they are due, and asks for their recipients, a chunk at a time.
+
+Starting: one transaction freezes the audience and tells the gate the campaign is running. Expanding: one transaction
+takes those who wait and are due, then the next recipients after the cursor, appends a request for each whose time has
+come (`timing`), writes down until when the others wait, and moves the cursor; a crash repeats nothing, and several
+planners share the work by row locks. Expansion keeps the outbox short, so that a pause or a cancellation never waits
+behind a million requests. Campaigns take turns by chunks, so that a small one never waits behind a large one. Whom a
+campaign was for that is cancelled, or whose end comes while it is paused, and who has not been asked for, is denied in
+chunks as well.
+
+Each step takes one campaign, in a transaction of its own. A campaign whose step fails is put off for longer each time,
+shows that (`failing`) and is counted, so that no other campaign waits behind what cannot be done.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+from sqlalchemy import Row
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from campaign import store
+from campaign.audience import segments
+from campaign.audience.draw import lot
+from campaign.audience.segment_language import Condition
+from campaign.links import links
+from campaign.links.links import Tokens
+from campaign.links.short_link import any_token
+from campaign.message import text as texts
+from campaign.message.text import Missing, TextProblem
+from campaign.message.variants import HOLDOUT, OWN, REST, Trial, winner
+from campaign.message.wording import Wording, required
+from campaign.planning import control
+from campaign.preflight import api as pre_flight
+from campaign.preflight.forecast import TOO_LATE
+from campaign.results import results
+from campaign.schedule import recurrence
+from campaign.schedule.lifecycle import Action, Priority, Status, ends_by, messages_of
+from campaign.schedule.recurrence import Recurring
+from campaign.schedule.timing import Pace, Timetable, Timing, starts
+from campaign.store import Recipient, Sender
+from common.contracts import CAMPAIGN_REQUESTS
+from common.contracts.campaign import MessageRequested
+from common.db.database import Database, plan_now
+from common.db.timer import Timer
+from common.kafka import outbox
+from common.law import Policy, at_hand_off, zones
+from common.privacy.keyring import FieldKeys, LinkKeys, Unreadable
+from common.service import Worker
+from common.sms.msisdn import territory_of
+from common.telemetry import counter, gauge
+
+log = logging.getLogger(__name__)
+
+STARTED = counter("sms_campaign_starts_total", "Campaigns started.")
+MISSED = counter("sms_campaign_missed_occurrences_total", "Occurrences that nobody was there to begin in time.")
+REQUESTED = counter("sms_campaign_requests_total", "Recipients asked for, or denied before that.", ["result"])
+
+FAILING = gauge(
+    "sms_campaign_failing_rows", "Campaigns whose next step has failed more than once, and is tried again later."
+)
+
+PAGE = 1_000  # recipients of a chunk that are read, written and stored together
+LOCKS_WITHIN_S = 2.0
+IN_ONE_GO = 250  # written before others have the loop
+AHEAD = 100  # recipients looked at beyond those that a pace has room for, to find who waits
+LOOK_EVERY_S = 1.0
+EXPAND_EVERY_S = 0.25
+COUNT_EVERY_S = 10.0
+CANCELLED_BEFORE_REQUEST = "campaign_cancelled"  # as the gate calls it for those already asked for
+
+_attributes = msgspec.json.Decoder(dict[str, str])
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def pause(failures: int) -> timedelta:
+    """After so many, one after another; none after the first, which may have been somebody else's lock."""
+    return min(timedelta(seconds=2 ** min(failures, 20) - 2), store.LONGEST_PAUSE)
+
+
+class _Written(msgspec.Struct, frozen=True, gc=False):
+    """What one recipient is to get. `number`: sealed."""
+
+    subject_id: str
+    number: str
+    message_id: str
+    text: str
+    region: str | None
+    tokens: Tokens | None  # of its links
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """A campaign as it is being asked for."""
+
+    row: Row[Any]
+    campaign_id: str  # of `row`, and looked up once for all
+    message_of: Callable[[str], str]  # by subject id
+    by_person: bool  # of `timing`, likewise
+    linked: bool  # some text has links
+    sender: Sender
+    wordings: Mapping[str, Wording]
+    hostless: frozenset[str]  # of `wordings`, those with links whose sender has no host for them
+    trial: Trial | None
+    chosen_at: datetime | None  # when the best of its texts is, if it is to be
+    timing: Timing
+    timetable: Timetable
+    field_keys: FieldKeys
+    now: datetime
+    problems: dict[str, TextProblem | None] = field(default_factory=dict)  # by text: many get the same
+
+    @property
+    def may_wait(self) -> bool:
+        return self.by_person or (self.trial is not None and self.trial.winner is not None)
+
+    def variant_of(self, subject_id: str) -> str:
+        """A text of the campaign, HOLDOUT, or REST while the winner is not known."""
+        if self.trial is None:
+            return OWN
+        found = self.trial.of(lot(self.campaign_id, subject_id, "variant"))
+        return self.row.winner if found == REST and self.row.winner is not None else found
+
+    def of(self, recipient: Recipient, tokens: Tokens | None) -> _Written | str | datetime:
+        """What one recipient is to get; why nothing: its contact is gone, or has changed since the freeze, or it is
+        held out; or until when it waits. `tokens`: of its links, where a text has any."""
+        subject_id, number, held = recipient.subject_id, recipient.number, recipient.attributes
+        if number is None or held is None:
+            return "contact_gone"
+        variant = OWN if self.trial is None else self.variant_of(subject_id)
+        if variant == HOLDOUT:
+            return HOLDOUT
+        if variant == REST:
+            return store.FOR_WINNER
+        attributes: Mapping[str, str] = _attributes.decode(held)
+        if self.by_person:
+            due = self._due(subject_id, number, attributes)
+            if due is None:
+                return TOO_LATE
+            if due > self.now:
+                return due
+        try:
+            text = self.wordings[variant].render(attributes, self.sender.stop_code, tokens or any_token)
+        except Missing as missing:
+            return f"missing:{missing.name}"
+        if variant in self.hostless:
+            return "link_host_missing"
+        if (problem := self._problem(text)) is not None:
+            return problem.value
+        region = self.timetable.region(attributes)
+        return _Written(subject_id, number, self.message_of(subject_id), text, region, tokens)
+
+    def _problem(self, text: str) -> TextProblem | None:
+        if text not in self.problems:
+            self.problems[text] = texts.refused(text, self.sender.stop_code, self.sender.stop_added)
+        return self.problems[text]
+
+    def requests(self, written: Sequence[_Written]) -> list[MessageRequested]:
+        """In that order. Sealed together, which takes a third less."""
+        sender_id, purpose, send_before = self.row.sender_id, self.row.purpose, self.timetable.ends_by
+        sealed = self.field_keys.seal_all([(each.text, f"text:{each.message_id}") for each in written])
+        return [
+            MessageRequested(
+                message_id=each.message_id,
+                campaign_id=self.campaign_id,
+                sender_id=sender_id,
+                purpose=purpose,
+                category="marketing",
+                subject_id=each.subject_id,
+                number=each.number,
+                text=text,
+                requested_at=self.now,
+                send_before=send_before,
+                region=each.region,
+            )
+            for each, text in zip(written, sealed, strict=True)
+        ]
+
+    def _due(self, subject_id: str, sealed: str, attributes: Mapping[str, str]) -> datetime | None:
+        try:
+            number = self.field_keys.unseal(sealed, f"number:{subject_id}")
+        except Unreadable:
+            return self.now  # for the gate to deny
+        place = self.timetable.place(territory_of(number), attributes)
+        return self.timetable.due(place, lot(self.campaign_id, subject_id, "when"), self.now)
+
+
+@dataclass
+class _Chunk:
+    """What becomes of some recipients of a campaign: `room` of them at most are asked for."""
+
+    asking: _Asking
+    link_keys: LinkKeys
+    room: int
+    cursor: str
+    asked: int = 0
+    reached: int = 0  # of those after the cursor
+    full: bool = False  # there may be others that are due
+    denied: dict[str, str] = field(default_factory=dict)
+    variants: dict[str, str] = field(default_factory=dict)
+    waits: dict[str, datetime | None] = field(default_factory=dict)
+
+    async def take(self, page: Sequence[Recipient], *, waited: bool = False) -> list[_Written]:
+        """What those are to get that are asked for. It stops where there is no room for another."""
+        written = []
+        for place, each in enumerate(page):
+            if not place % IN_ONE_GO:
+                await asyncio.sleep(0)  # others want the loop too
+            subject_id = each.subject_id
+            if waited:
+                self.waits[subject_id] = None
+            tokens = Tokens(self.link_keys, self.asking.campaign_id, subject_id) if self.asking.linked else None
+            asked = self.asking.of(each, tokens)
+            if isinstance(asked, _Written):
+                if self.asked == self.room:
+                    self.full = True
+                    break
+                self.asked += 1
+                written.append(asked)
+                if self.asking.trial is not None:
+                    self.variants[subject_id] = self.asking.variant_of(subject_id)
+            elif isinstance(asked, datetime):
+                self.waits[subject_id] = asked
+            else:
+                self.denied[subject_id] = asked
+            if not waited:
+                self.cursor, self.reached = subject_id, self.reached + 1
+        return written
+
+
+@dataclass
+class _Attempt:
+    """At the next step of a campaign; of none, before one is found."""
+
+    campaign_id: str | None = None
+    status: Status = Status.DRAFT
+    failures: int = 0  # of that step, one after another, before this attempt
+
+    def at(self, campaign_id: str, status: str, failures: int) -> None:
+        self.campaign_id, self.status, self.failures = campaign_id, Status(status), failures
+
+
+class Planner:
+    """`policy`: as the deployment has it; recipients are planned for when the gate will let them go. `partitions`: of
+    the topic of requests. A page of a chunk is a row of the outbox for each, and `backlog` is counted in rows."""
+
+    def __init__(
+        self,
+        database: Database,
+        field_keys: FieldKeys,
+        link_keys: LinkKeys,
+        policy: Policy,
+        *,
+        partitions: int,
+        chunk: int,
+        backlog: int,
+        page: int = PAGE,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._database = database
+        self._field_keys = field_keys
+        self._link_keys = link_keys
+        self._policy = policy
+        self._gate = at_hand_off(policy)
+        self._partitions = partitions
+        self._chunk = chunk
+        self._page = page
+        self._backlog = backlog
+        self._now = clock
+
+    def workers(self) -> list[Worker]:
+        timers = (
+            Timer("start campaigns", self.start_due, LOOK_EVERY_S, self._database, store.DUE),
+            Timer("expand campaigns", self.expand, EXPAND_EVERY_S, self._database, outbox.RELAYED),
+            Timer("deny the unrequested", self.deny_unrequested, LOOK_EVERY_S, self._database),
+            Timer("finish campaigns", self.finish_done, LOOK_EVERY_S, self._database),
+            Timer("count failing campaigns", self.count_failing, COUNT_EVERY_S, self._database),
+        )
+        return [Worker(timer.name, timer.run) for timer in timers]
+
+    async def _apart(self, step: Callable[[datetime, _Attempt], Awaitable[bool]]) -> bool:
+        """Take one campaign's step. A campaign that fails is put off, for longer each time, and the step answers that
+        there is more to do: the timer does not back off, so the next campaign is taken at once.
+
+        A fault that meets no campaign, or that the database is too far gone to keep, is raised: the timer backs off.
+        """
+        now, attempt = self._now(), _Attempt()
+        try:
+            return await step(now, attempt)
+        except Exception:
+            if attempt.campaign_id is None:
+                raise
+            failures = attempt.failures + 1
+            retry_at = now + pause(failures)
+            async with self._database.begin() as tx:
+                await store.put_off(tx, attempt.campaign_id, attempt.status, failures=failures, retry_at=retry_at)
+            log.warning(
+                "campaign fails and is put off",
+                extra={"campaign_id": attempt.campaign_id, "failures": failures, "retry_at": retry_at.isoformat()},
+                exc_info=True,
+            )
+            return True
+
+    async def start_due(self) -> bool:
+        """One due campaign. Was there one?"""
+        return await self._apart(self._start_due)
+
+    async def expand(self) -> bool:
+        """One chunk of one running campaign. Is there more to do at once?"""
+        return await self._apart(self._expand)
+
+    async def deny_unrequested(self) -> bool:
+        """A chunk of whom a campaign was for that is cancelled, or paused past its end, and nobody asked for: pending
+        until then. Was there one?"""
+        return await self._apart(self._deny_unrequested)
+
+    async def finish_done(self) -> bool:
+        """One campaign that has nothing left to ask for or to decide. Was there one?"""
+        return await self._apart(self._finish_done)
+
+    async def count_failing(self) -> bool:
+        """Measure how many campaigns fail. There is never more to do at once."""
+        async with self._database.begin() as tx:
+            FAILING.set(await store.count_failing(tx))
+        return False
+
+    async def _start_due(self, now: datetime, attempt: _Attempt) -> bool:
+        async with self._database.begin() as tx:
+            row = await store.lock_due(tx, now)
+            if row is None:
+                return False
+            attempt.at(row.campaign_id, row.status, row.failures)
+            selected = await segments.of_campaign(tx, row, now, self._policy)
+            why, rule = await self._against(tx, row, selected), store.recurring_of(row)
+            audience = await self._freeze(tx, row, selected, now) if why is None and rule is None else 0
+            if not await store.lock_unchanged(tx, row):  # cancelled, edited, paused: that was nobody's audience
+                await tx.rollback()
+                return True
+            if why is not None:
+                await store.take_off_schedule(tx, row.campaign_id, why)
+                await control.take(tx, row, Action.EDIT, now)
+                log.warning("campaign is a draft again", extra={"campaign_id": row.campaign_id, "reason": why})
+                return True
+            if rule is not None:
+                await self._occur(tx, row, rule, now)
+                return True
+            await control.take(tx, row, Action.START, now)
+        STARTED.inc()
+        log.info("campaign started", extra={"campaign_id": row.campaign_id, "audience": audience})
+        return True
+
+    async def _freeze(self, tx: AsyncConnection, row: Row[Any], selected: Condition, now: datetime) -> int:
+        """How many it is for. Of a million this takes a quarter of a minute, and nobody waits for it but the sender's
+        next."""
+        await store.alone_with_audiences(tx, row.sender_id)
+        wordings = store.wordings_of(row).values()
+        await links.put_targets(tx, row.campaign_id, list(dict.fromkeys(t for w in wordings for t in w.targets)))
+        return await store.freeze_audience(tx, row, selected, required(wordings), now)
+
+    async def _against(self, tx: AsyncConnection, row: Row[Any], selected: Condition) -> str | None:
+        """Why a campaign that is due does not start. One that recurs goes on: the next time it may select somebody."""
+        if (why := await pre_flight.against_start(tx, row)) is not None:
+            return why
+        if (
+            store.recurring_of(row) is None
+            and segments.is_segment(row)
+            and not await segments.selects_somebody(tx, row.sender_id, selected)
+        ):
+            return "nobody_selected"
+        return None
+
+    async def _occur(self, tx: AsyncConnection, row: Row[Any], rule: Recurring, now: datetime) -> None:
+        """The occurrence that has come, as a campaign of its own that is due at once; of several the last, since each
+        is of use until the next."""
+        sender = await store.find_sender(tx, row.sender_id)
+        assert sender is not None
+        zone = zones(sender.country, self._gate)[0]
+        timing = store.timing_of(row)
+        at, missed = recurrence.latest(rule, zone, row.at, now)
+        following = recurrence.first(rule, zone, at + timedelta.resolution)
+        starts_at = starts(timing, at, sender.country, row.starts_at, self._gate)
+        ends = ends_by(starts_at, None)
+        campaign_id = recurrence.occurrence_id(row.campaign_id, at)
+        if await store.insert_occurrence(tx, row.campaign_id, campaign_id, min(ends, following or ends), now):
+            occurrence = await store.find_campaign(tx, campaign_id, lock=True)
+            assert occurrence is not None
+            digest = pre_flight.agreed(occurrence, sender, None)
+            await pre_flight.pass_on_approvals(tx, row, occurrence, sender)
+            await store.set_start(
+                tx,
+                campaign_id,
+                at,
+                starts_at,
+                digest,
+                row.acknowledged,
+                agreed_start=row.agreed_start,
+                approval_needed=row.approval_needed,
+            )
+            await control.take(tx, occurrence, Action.SCHEDULE, now)
+        begins = starts(timing, following or at, sender.country, now, self._gate)
+        await store.set_next(tx, row.campaign_id, following or at, begins, missed)
+        if following is None:
+            await control.take(tx, row, Action.FINISH, now)
+        MISSED.inc(missed)
+        log.log(
+            logging.WARNING if missed else logging.INFO,
+            "campaign recurs",
+            extra={"campaign_id": campaign_id, "series_id": row.campaign_id, "missed": missed},
+        )
+
+    async def _expand(self, now: datetime, attempt: _Attempt) -> bool:
+        async with self._database.begin() as tx, self._database.begin() as reading:
+            for each in (reading, tx):
+                await store.wait_for_locks_within(each, LOCKS_WITHIN_S)
+            if await outbox.backlog(tx) > self._backlog:
+                return False  # woken when the relay has published
+            row = await store.lock_expanding(tx, now)
+            if row is None:
+                return False
+            attempt.at(row.campaign_id, row.status, row.failures)
+            sender = await store.find_sender(tx, row.sender_id)
+            assert sender is not None, "a campaign is written for a known sender, and senders are never removed"
+            asking = await self._asking(tx, row, sender, now)
+            pace = Pace.of(asking.timing)
+            slots = pace.room(row.next_slot, now)
+            room = self._chunk if slots is None else min(slots, self._chunk)
+            await store.reading_contacts(tx)
+            waiting = await store.waiting_recipients(tx, asking.row, now, room) if asking.may_wait else []
+            ahead = self._chunk if slots is None else min(room + AHEAD, self._chunk)
+            chunk = _Chunk(asking, self._link_keys, room, row.cursor)
+            ended = await self._ask_for(tx, reading, chunk, waiting, ahead)
+            await store.deny(tx, row.campaign_id, chunk.denied)
+            await store.set_waiting(tx, row.campaign_id, chunk.waits)
+            await store.set_variants(tx, row.campaign_id, chunk.variants)
+            next_slot = pace.after(row.next_slot, now, chunk.asked)
+            done, look_at = ended, next_slot if chunk.full else None
+            if done and asking.may_wait:
+                first = await store.next_wait(tx, row.campaign_id, asking.chosen_at)
+                if first is not None:
+                    done, look_at = False, max(first, next_slot or first)
+            if look_at is not None:
+                look_at = min(look_at, now + store.LOOK_AHEAD)
+            await store.keep_place(
+                tx,
+                row.campaign_id,
+                chunk.cursor,
+                expanded=done,
+                look_at=look_at,
+                next_slot=next_slot,
+                turn=(len(waiting) + chunk.reached) * Priority(row.priority).cost,
+                now=now,
+            )
+        REQUESTED.labels("requested").inc(chunk.asked)
+        REQUESTED.labels("denied").inc(len(chunk.denied))
+        return True
+
+    async def _deny_unrequested(self, now: datetime, attempt: _Attempt) -> bool:
+        async with self._database.begin() as tx:
+            await plan_now(tx)
+            row = await store.lock_given_up(tx, now)
+            if row is None:
+                return False
+            attempt.at(row.campaign_id, row.status, row.failures)
+            why = CANCELLED_BEFORE_REQUEST if row.status == Status.CANCELLED else TOO_LATE
+            denied = await store.deny_unrequested(tx, row, why, self._chunk)
+        REQUESTED.labels("denied").inc(denied)
+        return True
+
+    async def _finish_done(self, now: datetime, attempt: _Attempt) -> bool:
+        async with self._database.begin() as tx:
+            row = await store.lock_done(tx, now)
+            if row is None:
+                return False
+            attempt.at(row.campaign_id, row.status, row.failures)
+            await control.take(tx, row, Action.FINISH, now)
+        return True
+
+    async def _ask_for(
+        self, tx: AsyncConnection, reading: AsyncConnection, chunk: _Chunk, waiting: Sequence[Recipient], ahead: int
+    ) -> bool:
+        """Those who waited and are due, then those after the cursor, `ahead` of them at most. Is nobody left behind
+        them? Each page is read while the one before is written, and stored while the next is.
+
+        `reading` only reads, and ends before `tx` does, which has the lock that a rectification waits for and the
+        transaction id that an erasure does. Each may wait for a table behind somebody who waits for the other,
+        which Postgres cannot know; so neither waits for long."""
+        asking, seen = chunk.asking, 0
+
+        def read(after: str) -> asyncio.Future[list[Recipient]]:
+            many = min(ahead - seen, self._page)
+            return asyncio.ensure_future(store.next_recipients(reading, asking.row, after, many))
+
+        def stored(written: Sequence[_Written]) -> asyncio.Future[None]:
+            return asyncio.ensure_future(self._store(tx, asking, written))
+
+        storing = stored(await chunk.take(waiting, waited=True))
+        chunk.full = 0 < chunk.room == len(waiting)  # others may be due as well
+        coming = read(chunk.cursor)
+        try:
+            while True:
+                page, wanted = await coming, min(ahead - seen, self._page)
+                seen += len(page)
+                last = len(page) < wanted or seen == ahead
+                if not last:
+                    coming = read(page[-1].subject_id)
+                written = await chunk.take(page)
+                await storing
+                storing = stored(written)
+                if last or chunk.reached < seen:
+                    await storing
+                    return chunk.reached == seen < ahead
+        finally:
+            await asyncio.gather(coming, storing, return_exceptions=True)
+
+    async def _store(self, tx: AsyncConnection, asking: _Asking, written: Sequence[_Written]) -> None:
+        await links.keep(tx, [each.tokens for each in written if each.tokens is not None])
+        await outbox.append_by_partition(tx, CAMPAIGN_REQUESTS, asking.requests(written), self._partitions)
+
+    async def _asking(self, tx: AsyncConnection, row: Row[Any], sender: Sender, now: datetime) -> _Asking:
+        timing, trial = store.timing_of(row), store.trial_of(row)
+        ends = ends_by(row.starts_at, row.send_before)
+        timetable = Timetable(timing, sender.country, row.starts_at, row.at, ends, self._gate)
+        if trial is not None and trial.winner is not None and row.winner is None:
+            row = await self._choose(tx, row, trial, timetable, now)
+        choice = store.choice_of(row)
+        wordings = store.wordings_of(row)
+        linked = frozenset(name for name, wording in wordings.items() if wording.targets)
+        return _Asking(
+            row=row,
+            campaign_id=row.campaign_id,
+            message_of=messages_of(row.campaign_id, row.starts_at),
+            by_person=timing.by_person,
+            linked=bool(linked),
+            sender=sender,
+            wordings=wordings,
+            hostless=linked if sender.link_host is None else frozenset(),
+            trial=trial,
+            chosen_at=choice.at if choice is not None else None,
+            timing=timing,
+            timetable=timetable,
+            field_keys=self._field_keys,
+            now=now,
+        )
+
+    async def _choose(
+        self, tx: AsyncConnection, row: Row[Any], trial: Trial, timetable: Timetable, now: datetime
+    ) -> Row[Any]:
+        """The campaign, with the best of its texts if that is due, else with what it waits for."""
+        known = choice = store.choice_of(row)
+        if choice is None or choice.waits_for == "first_groups":
+            rest = Pace.of(timetable.timing).takes(row.audience * trial.rest_percent // 100)
+            choice = trial.choice(timetable, await store.first_groups(tx, row), rest, now)
+        best = None
+        if now >= choice.at:
+            best, because = winner(trial, await results.by_variant(tx, row))
+            choice = choice.model_copy(update={"at": now, "waits_for": None, "because": because})
+        if choice == known:
+            return row
+        await store.set_choice(tx, row.campaign_id, choice, best)
+        return await store.find_campaign(tx, row.campaign_id) or row

@@ -1,0 +1,75 @@
+"""What dispatch reports of each message: where its recipient stands, and the accounts that follow from it; and that a
+campaign had better wait, since nothing of it leaves before somebody has seen to an account with a provider.
+
+The newest version of each message counts; the campaign's counters move by the difference, in the same transaction, so
+that they are exact at every instant, whatever comes twice or late. A campaign that has nothing left to decide is ended
+by the planner: a campaign that cannot be ended holds up no report.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from campaign import store
+from campaign.planning import control
+from campaign.results.accounts import Standing, moved
+from campaign.schedule.lifecycle import Action
+from common.contracts import DISPATCH_MESSAGES
+from common.contracts.dispatch import MessageChanged
+from common.kafka.consumer import After, Received, Subscription
+from common.telemetry import counter
+
+NEEDS_SOMEBODY = "gateway_needs_somebody"  # as dispatch calls it: our account with a provider, its money, our sender
+REPORTED = counter("sms_campaign_recipients_total", "Recipients' changes as dispatch reported them.", ["status"])
+
+
+def subscription() -> Subscription:
+    return Subscription("campaign.progress", DISPATCH_MESSAGES, apply)
+
+
+async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
+    newest: dict[tuple[str, str], MessageChanged] = {}
+    for received in batch:
+        event = received.event
+        if isinstance(event, MessageChanged) and event.campaign_id is not None:
+            place = (event.campaign_id, event.subject_id)
+            if place not in newest or newest[place].version < event.version:
+                newest[place] = event
+    if not newest:
+        return None
+    before = await store.lock_older(tx, list(newest.values()))
+    if not before:
+        return None
+    events = [newest[place] for place in before]
+    await store.update_recipients(tx, events)
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    denials: dict[str, Counter[str]] = defaultdict(Counter)
+    for (campaign_id, subject_id), old in before.items():
+        event = newest[campaign_id, subject_id]
+        new = Standing(event.status, event.reasons, event.receipt)
+        counts[campaign_id].update(moved(old.counts, new.counts))
+        denials[campaign_id].update(moved(old.denials, new.denials))
+    await store.add_counts(tx, counts)
+    await store.add_reasons(tx, "denied", denials)
+    await _pause_what_needs_somebody(tx, events, datetime.now(UTC))
+
+    async def count() -> None:
+        for event in events:
+            REPORTED.labels(event.status).inc()
+
+    return count
+
+
+async def _pause_what_needs_somebody(tx: AsyncConnection, events: Sequence[MessageChanged], now: datetime) -> None:
+    """Of campaigns whose messages have to wait for it still: not where another gateway takes them at once, nor where a
+    report comes late. Who has the campaign locked is left alone: more will be reported of it."""
+    waiting = Counter(
+        event.campaign_id
+        for event in events
+        if event.status == "deferred" and NEEDS_SOMEBODY in event.reasons and event.until and event.until > now
+    )
+    for row in await store.lock_running(tx, [campaign_id for campaign_id in waiting if campaign_id]):
+        await control.take(tx, row, Action.PAUSE, now)
+        await store.add_reasons(tx, "paused", {row.campaign_id: Counter({NEEDS_SOMEBODY: waiting[row.campaign_id]})})

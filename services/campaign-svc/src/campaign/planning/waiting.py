@@ -1,0 +1,152 @@
+"""What a campaign waits for, in plain words. Pure.
+
+    waits(stage, now)    a list; empty for a campaign that has ended and whose recipients are all decided
+
+Every campaign that has not ended waits for something, or nothing would be done about it: a person, an hour, another
+campaign, or a step of the planner, which takes seconds. A planner's step that is always waited for is a fault.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from campaign.schedule.lifecycle import Status
+
+Reason = Literal[
+    "scheduling",
+    "approval",
+    "resumption",
+    "series",
+    "start",
+    "other_campaign",
+    "retry",
+    "audience",
+    "consents",
+    "window",
+    "hour",
+    "pace",
+    "winner",
+    "requests",
+    "denials",
+    "outcomes",
+    "end",
+]
+
+
+class Waiting(BaseModel):
+    """One thing that a campaign waits for."""
+
+    model_config = ConfigDict(frozen=True)
+
+    reason: Reason = Field(
+        description="A person: `scheduling` of a draft, `approval` by somebody else, `resumption` of what is paused"
+        " (see `paused_because`), `series`: that the campaign that recurs goes on, with which it was paused."
+        " A time: its `start`, the `window` in which messages may leave for its sender's country, the `hour` of its"
+        " next people, its `pace`, the choice of the `winner`, the `retry` of a step that failed (see `failing`)."
+        " Something else: `other_campaign` of its sender, which is over and of which people are still to be denied;"
+        " `consents`, which are not known freshly enough (see `sending_waits`); `outcomes` of the messages that were"
+        " asked for. campaign-svc itself, for seconds: the selection of its `audience`, `requests` for its people,"
+        " `denials` of people nobody will ask for, its `end`."
+    )
+    until: datetime | None = Field(None, description="When that is over, at the latest; null: not known.")
+    campaign_id: str | None = Field(None, description="Of `other_campaign`.")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """How far a campaign is. `undecided`: recipients that are pending or deferred. `next_slot`: of its pace.
+    `next_hour`: when the first of its people is due whose own hour has not come. `chosen_at`: when its winner is, if
+    it is not known. `settles_first`: the campaign of its sender that is settled before another one starts."""
+
+    status: Status
+    begun: bool
+    expanded: bool
+    undecided: int
+    starts_at: datetime | None = None
+    ends_at: datetime | None = None
+    opens_at: datetime | None = None
+    retry_at: datetime | None = None
+    next_slot: datetime | None = None
+    next_hour: datetime | None = None
+    chosen_at: datetime | None = None
+    approval_missing: bool = False
+    with_series: bool = False
+    marketing_held: bool = False
+    settles_first: str | None = None
+
+
+def waits(stage: Stage, now: datetime) -> list[Waiting]:
+    """What comes first is first."""
+    found = _OF[stage.status](stage, now)
+    if stage.retry_at is not None and stage.retry_at > now:
+        found.insert(0, Waiting(reason="retry", until=stage.retry_at))
+    return found
+
+
+def _draft(stage: Stage, now: datetime) -> list[Waiting]:
+    found = [Waiting(reason="scheduling")]
+    return [Waiting(reason="approval"), *found] if stage.approval_missing else found
+
+
+def _scheduled(stage: Stage, now: datetime) -> list[Waiting]:
+    assert stage.starts_at is not None, "a campaign is scheduled for a time"
+    if stage.starts_at > now:
+        return [Waiting(reason="start", until=stage.starts_at)]
+    if stage.settles_first is not None:
+        return [Waiting(reason="other_campaign", campaign_id=stage.settles_first)]
+    return [Waiting(reason="audience")]
+
+
+def _running(stage: Stage, now: datetime) -> list[Waiting]:
+    found = []
+    if stage.marketing_held:
+        found.append(Waiting(reason="consents"))
+    if stage.opens_at is not None and stage.opens_at > now:
+        found.append(Waiting(reason="window", until=stage.opens_at))
+    if not stage.expanded:
+        hours: tuple[tuple[Reason, datetime | None], ...] = (
+            ("hour", stage.next_hour),
+            ("pace", stage.next_slot),
+            ("winner", stage.chosen_at),
+        )
+        waited = [Waiting(reason=reason, until=at) for reason, at in hours if at is not None and at > now]
+        found += waited or [Waiting(reason="requests")]
+    return found + _rest(stage)
+
+
+def _paused(stage: Stage, now: datetime) -> list[Waiting]:
+    over = stage.ends_at is not None and stage.ends_at <= now
+    if stage.begun and over and not stage.expanded:
+        return [Waiting(reason="denials")]
+    if stage.begun and stage.expanded and (over or not stage.undecided):
+        return _rest(stage)
+    return [Waiting(reason="series" if stage.with_series else "resumption")]
+
+
+def _cancelled(stage: Stage, now: datetime) -> list[Waiting]:
+    if not stage.expanded:
+        return [Waiting(reason="denials")]
+    return [Waiting(reason="outcomes")] if stage.undecided else []
+
+
+def _finished(stage: Stage, now: datetime) -> list[Waiting]:
+    return []
+
+
+def _rest(stage: Stage) -> list[Waiting]:
+    """Once all are asked for."""
+    if not stage.expanded:
+        return []
+    return [Waiting(reason="outcomes" if stage.undecided else "end")]
+
+
+_OF = {
+    Status.DRAFT: _draft,
+    Status.SCHEDULED: _scheduled,
+    Status.RUNNING: _running,
+    Status.PAUSED: _paused,
+    Status.FINISHED: _finished,
+    Status.CANCELLED: _cancelled,
+}

@@ -1,0 +1,1 @@
+"""Before a campaign is sent: reach, cost, end, findings, approval."""

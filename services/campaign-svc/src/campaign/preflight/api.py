@@ -1,0 +1,669 @@
+"""HTTP: before a campaign leaves, who would get it and who would not and why, what it costs, when it would be done, and
+what speaks against it. Also what a sender asks of its campaigns, and the approval of one by somebody else.
+
+The audience is read page by page, in the order of its keys, in a transaction each; texts are written and counted in a
+thread, so that others are answered meanwhile.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from itertools import islice
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Depends
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from sqlalchemy import Row
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from campaign import senders, store
+from campaign.audience import consents, segments
+from campaign.audience import segment_language as segment
+from campaign.audience.attributes import kinds_of
+from campaign.audience.draw import lot
+from campaign.audience.frequency import MOST_DAYS, Limit
+from campaign.audience.reach import Standing
+from campaign.audience.segment_language import Condition
+from campaign.links.short_link import MAX_HOST_CHARS, is_host
+from campaign.message import text as texts
+from campaign.preflight import approval, findings
+from campaign.preflight.findings import Finding, Severity
+from campaign.preflight.forecast import NO_TRIAL, Forecast, Outlook, Plan, of_samples
+from campaign.schedule import recurrence
+from campaign.schedule.lifecycle import FURTHEST, KEPT, Status
+from campaign.schedule.timing import Timetable, timetable
+from campaign.store import Sender
+from common.db.database import Database
+from common.law import Aspect, Closure, Policy, begins_with, zones
+from common.law.stop_mention import mentions_stop
+from common.privacy.keyring import FieldKeys, Unreadable
+from common.service import Resources, resources
+from common.sms.msisdn import territory_of
+from common.web.auth import Caller, require
+from common.web.fields import Storable
+from common.web.problems import Conflict, Forbidden, Invalid, NotFound, Reason
+
+router = APIRouter(prefix="/v1", tags=["pre-flight"])
+
+PAGE = 2000  # contacts read at a time
+ACKNOWLEDGED = 100  # findings, at most
+MAX_ADDED_CHARS = 40  # of what an operator adds: « STOP au 36111 » and the like
+OCCURRENCES = 10  # shown of a campaign that recurs
+
+Held = Annotated[Resources[Any], Depends(resources)]
+Author = Annotated[Caller, Depends(require("campaign:write"))]
+Reader = Annotated[Caller, Depends(require("campaign:read"))]
+Approver = Annotated[Caller, Depends(require("campaign:approve"))]
+Ruler = Annotated[Caller, Depends(require("campaign:rules"))]
+
+_attributes = msgspec.json.Decoder(dict[str, str])
+_standing = msgspec.json.Decoder(Standing)
+
+
+class CampaignChanged(Conflict):
+    slug, title = "campaign-changed", "The campaign is not what was looked at"
+
+
+class NotReady(Conflict):
+    slug, title = "campaign-not-ready", "Something speaks against the campaign"
+
+
+class When(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    at: AwareDatetime | None = Field(None, description="When it shall start. Default: at once, whenever that is.")
+
+
+class Against(BaseModel):
+    """Something that speaks against the campaign, with the rule and where it comes from."""
+
+    id: str = Field(description="To acknowledge a warning by. The same thing found again has the same id.")
+    rule: str
+    severity: Severity = Field(description="An error stops scheduling; a warning must be acknowledged.")
+    says: str
+    found: str | None
+    source: str
+    needs_approval: bool
+
+
+class Approved(BaseModel):
+    needed: bool
+    by: list[str] = Field(description="Who approved exactly this, to start exactly then.")
+
+
+class Holiday(BaseModel):
+    name: str
+    source: str = Field(description="Who says that it is one there.")
+
+
+class Closed(BaseModel):
+    """A rule that forbids the start there, so that it is put off to `opens_at`."""
+
+    aspect: Aspect
+    rule: str
+    source: str
+    holiday: Holiday | None = Field(description="Which, where the rule is against one.")
+
+
+class Place(BaseModel):
+    """Of those who would get it."""
+
+    territory: str
+    people: int
+    segments: int
+    cost: Decimal | None = Field(description="Null where the price table names no price.")
+    opens_at: datetime = Field(description="When a message may first leave for there; who waits longer is in `waits`.")
+    closed_by: list[Closed] = Field(description="Why not when it was to start there; empty where it may.")
+
+
+class Wait(BaseModel):
+    """People whom a rule of their own place makes wait for longer than the first of their territory: in Alsace and
+    Moselle Good Friday and 26 December are holidays, and elsewhere they are not. Nobody need acknowledge it: nothing of
+    the text is to be mended, and with another start it is gone."""
+
+    territory: str
+    region: str | None = Field(
+        description="ISO 3166-2, as their postcode tells: FR-6AE is Alsace, FR-57 Moselle. Null: only the number tells."
+    )
+    people: int
+    opens_at: datetime = Field(description="When a message may first leave for them.")
+    too_late: bool = Field(
+        description="The campaign has ended by then: they are among who would not get it, as `send_before_passed`, for"
+        " no other reason."
+    )
+    closed_by: list[Closed] = Field(
+        description="Why not when it starts for the first of their territory, or was to, if nobody there would get it."
+    )
+
+
+class Cost(BaseModel):
+    prices: str = Field(description="The version of the price table.")
+    currency: str
+    total: Decimal = Field(description="Of those who have a price.")
+    unpriced: int = Field(description="People whose territory has none.")
+
+
+class Lengths(BaseModel):
+    """Of the messages as they would be written, names and STOP mention in them."""
+
+    segments: dict[int, int] = Field(description="How many people cost so many SMS.")
+    least: int | None
+    median: int | None
+    most: int | None
+    units_least: int | None
+    units_median: int | None
+    units_most: int | None
+    ucs2: int = Field(description="People whose message is UCS-2.")
+    ucs2_by_contact: int = Field(description="Of these, for what the contact holds and not for the text.")
+
+
+class PreFlight(BaseModel):
+    digest: str = Field(description="What an approval is given to: of text, audience, sender and start.")
+    at: datetime | None
+    occurrences: list[datetime] = Field(description="The next of a campaign that recurs; what follows is of the first.")
+    made_at: datetime
+    consents_as_of: datetime | None = Field(
+        description="Consents acknowledged before are counted; null while they are being read for the first time."
+    )
+    audience: int
+    would_get: int
+    would_not: int
+    reasons: dict[str, int] = Field(description="Who would not for two reasons counts for both.")
+    under_review: int = Field(description="Of who would get it: later, once a person has read what they wrote.")
+    languages: dict[str, int]
+    lengths: Lengths
+    cost: Cost
+    territories: list[Place]
+    waits: list[Wait] = Field(description="Of `territories` and of who would not get it, most people first.")
+    opens_at: datetime | None
+    finishes_at: datetime | None = Field(
+        description="When the last would leave at `rate_per_s`, each within the hours and holidays of their own place;"
+        " without a rate, when the last may leave."
+    )
+    rate_per_s: float | None = Field(description="The operator's or the campaign's own, whichever is less.")
+    findings: list[Against]
+    compliance: str = Field(description="The version of the rules.")
+    approval: Approved
+
+
+class NewApproval(When):
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$", description="As the pre-flight said for the same `at`.")
+
+
+class Approval(BaseModel):
+    digest: str
+    approved_by: str
+    approved_at: datetime
+
+
+class Approvals(BaseModel):
+    items: list[Approval] = Field(description="Those of what it said before an edit too: they count for nothing.")
+
+
+class Cap(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    messages: int = Field(ge=1, le=1000)
+    days: int = Field(ge=1, le=MOST_DAYS)
+
+
+class SenderRules(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    approval: bool = Field(False, description="Its campaigns are approved by somebody who wrote nothing of them.")
+    cap: Cap | None = Field(
+        None, description="A person gets at most so many messages of its campaigns within so many days."
+    )
+    link_host: str | None = Field(
+        None,
+        max_length=MAX_HOST_CHARS,
+        description="Of its short links, a name of its own whose `/l/` leads here: m.maison-lune.example. Each link is"
+        " as long as this name and 23 characters.",
+    )
+    stop_added: Storable | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_ADDED_CHARS,
+        description="What the operator of its messages puts behind each text by itself, to the letter, the blank or"
+        " line break before it included: « STOP au 36111» of some. Its texts then need no mention of their own, and"
+        " are counted with it. Set it only where every gateway that they may take adds it: the gate asks that anew.",
+    )
+
+
+@router.post("/campaigns/{campaign_id}/pre-flight")
+async def look_at_campaign(campaign_id: Storable, held: Held, caller: Reader, body: When | None = None) -> PreFlight:
+    """As things stand. Whatever it finds of what would be scheduled is asked again when it is."""
+    at = body.at if body else None
+    now = datetime.now(UTC)
+    not_too_far("at", at, now)
+    async with held.database.begin() as tx:
+        row, sender = await campaign_of(tx, caller, campaign_id)
+        known = await consents.as_of(tx, held.settings.partitions)
+        limits = await store.limits_of(tx, row, at or now)
+        selected = await segments.of_campaign(tx, row, at or now, held.settings.policy)
+    if at is None and store.timing_of(row).local_time:
+        raise Invalid("whose local time is that?", reasons=[Reason("at", "needed_for_local_time")])
+    plan = plan_of(row, sender, at or now, now, held.settings)
+    outlook = await _Look(held.database, held.field_keys, row, selected, limits, Forecast(plan)).outlook()
+    async with held.database.begin() as tx:
+        unknown = await _unknown_fields(tx, row)
+        names = {finding.found for finding in unknown}
+        found = [f for f in outlook.findings if f.rule != "field_nobody_has" or f.found not in names]
+        ids = [finding.id for finding in found]  # what is unknown is looked up again, and may be known by then
+        outlook = replace(outlook, findings=(*found, *unknown))
+        await store.put_pre_flight(tx, campaign_id, agreed(row, sender, None), at, ids, now)
+        approved = await _approved(tx, row, sender, at, outlook.findings)
+    return _shown(row, sender, at, now, known, plan, outlook, approved)
+
+
+@router.post("/campaigns/{campaign_id}/approvals", status_code=201)
+async def approve_campaign(campaign_id: Storable, body: NewApproval, held: Held, caller: Approver) -> Approval:
+    """By somebody who wrote nothing of it. Any change of text, audience, sender or start makes it count for nothing."""
+    now = datetime.now(UTC)
+    not_too_far("at", body.at, now)
+    async with held.database.begin() as tx:
+        row, sender = await campaign_of(tx, caller, campaign_id, lock=True)
+        if row.started_at is not None or row.status in (Status.FINISHED, Status.CANCELLED):
+            raise Conflict("the campaign has begun", reasons=[Reason("status", row.status)])
+        if not approval.may_approve(caller.subject, [row.created_by, *row.edited_by]):
+            raise Forbidden("nobody approves what they wrote", reasons=[Reason("approved_by", "own_campaign")])
+        if body.digest != agreed(row, sender, body.at):
+            raise CampaignChanged(
+                "it says something else, or to others, or starts at another time",
+                reasons=[Reason("digest", "another_campaign")],
+            )
+        await store.add_approval(tx, campaign_id, body.digest, caller.subject, now)
+    return Approval(digest=body.digest, approved_by=caller.subject, approved_at=now)
+
+
+@router.get("/campaigns/{campaign_id}/approvals")
+async def list_approvals(campaign_id: Storable, held: Held, caller: Reader) -> Approvals:
+    async with held.database.begin() as tx:
+        await campaign_of(tx, caller, campaign_id)
+        rows = await store.approvals_of(tx, campaign_id)
+    return Approvals(items=[Approval(**row._mapping) for row in rows])
+
+
+@router.get("/senders/{sender_id}/rules")
+async def get_sender_rules(sender_id: Storable, held: Held, caller: Reader) -> SenderRules:
+    """What the sender asks of its campaigns. Who the sender is, consent-svc knows."""
+    caller.may_use(sender_id)
+    sender = await senders.known(held.database, sender_id)
+    async with held.database.begin() as tx:
+        cap = await store.cap_of(tx, sender_id)
+        return SenderRules(
+            approval=await store.needs_approval(tx, sender_id),
+            cap=Cap(messages=cap[0], days=cap[1]) if cap else None,
+            link_host=sender.link_host,
+            stop_added=sender.stop_added or None,
+        )
+
+
+@router.put("/senders/{sender_id}/rules")
+async def put_sender_rules(sender_id: Storable, body: SenderRules, held: Held, caller: Ruler) -> SenderRules:
+    caller.may_use(sender_id)
+    sender = await senders.known(held.database, sender_id)
+    if body.link_host is not None:
+        _own_host(body.link_host)
+    if body.stop_added is not None and not mentions_stop(body.stop_added, sender.stop_code):
+        raise Invalid(
+            f"it says nothing of STOP and {sender.stop_code}", reasons=[Reason("stop_added", "stop_mention_missing")]
+        )
+    async with held.database.begin() as tx:
+        await store.put_sender_rule(
+            tx,
+            sender_id,
+            approval=body.approval,
+            cap=(body.cap.messages, body.cap.days) if body.cap else None,
+            link_host=body.link_host,
+            stop_added=body.stop_added,
+            changed_by=caller.subject,
+            now=datetime.now(UTC),
+        )
+    return body
+
+
+def _own_host(host: str) -> None:
+    """Raises Invalid. Operators filter the shorteners that anybody uses (DOMAIN 1.11)."""
+    if not is_host(host):
+        raise Invalid("no name of a host, in small letters", reasons=[Reason("link_host", "no_host")])
+    if host.removeprefix("www.") in findings.load().shorteners:
+        raise Invalid("a shortener that anybody uses", reasons=[Reason("link_host", "public_shortener")])
+
+
+def not_too_far(field: str, instant: datetime | None, now: datetime) -> None:
+    """Raises Invalid."""
+    if instant is not None and abs(instant - now) > FURTHEST:
+        raise Invalid("within two years", reasons=[Reason(field, "too_far")])
+
+
+def plan_of(row: Row[Any], sender: Sender, at: datetime, now: datetime, settings: Any) -> Plan:
+    """What is asked about, of a campaign's row."""
+    table = table_of(row, sender, at, now, settings.policy)
+    return Plan(
+        wordings=store.wordings_of(row),
+        sender_id=row.sender_id,
+        purpose=row.purpose,
+        brand=sender.brand,
+        oadc=sender.oadc,
+        stop_code=sender.stop_code,
+        stop_added=sender.stop_added,
+        sectors=tuple(row.sectors),
+        timetable=table,
+        begins_with=lambda place: begins_with(table.starts_at, place.territory, settings.policy, region=place.region),
+        prices=settings.prices,
+        compliance=findings.load(),
+        rate_per_s=settings.rate_per_s,
+        trial=store.trial_of(row) or NO_TRIAL,
+    )
+
+
+def table_of(row: Row[Any], sender: Sender, at: datetime, now: datetime, policy: Policy) -> Timetable:
+    """Of a campaign that shall start `at`; of one that recurs, of its first occurrence from then on, which ends when
+    the second comes. Raises Invalid where there is none."""
+    rule, send_before = store.recurring_of(row), row.send_before
+    if rule is not None:
+        found = list(islice(recurrence.occurrences(rule, zones(sender.country, policy)[0], at), 2))
+        if not found:
+            raise Invalid("it never comes before its end", reasons=[Reason("recurring.until", "never_comes")])
+        at, send_before = found[0], min(found[1], found[0] + KEPT) if len(found) == 2 else None
+    return timetable(store.timing_of(row), sender.country, at, send_before, now, policy)
+
+
+def agreed(row: Row[Any], sender: Sender, at: datetime | None) -> str:
+    """The digest of what a campaign is by now."""
+    campaign = {**row._mapping, "translations": msgspec.json.decode(row.translations)}
+    campaign["selection"] = msgspec.json.decode(row.selection)
+    campaign["timing"] = msgspec.json.decode(row.timing)
+    campaign["trial"] = None if row.trial is None else msgspec.json.decode(row.trial)
+    campaign["recurring"] = None if row.recurring is None else msgspec.json.decode(row.recurring)
+    link_host = sender.link_host if any(wording.targets for wording in store.wordings_of(row).values()) else None
+    return approval.digest(
+        campaign, {name: getattr(sender, name) for name in approval.SEEN}, at, link_host, sender.stop_added
+    )
+
+
+async def clear(
+    tx: AsyncConnection, row: Row[Any], sender: Sender, at: datetime | None, acknowledged: Sequence[str], settings: Any
+) -> bool:
+    """May it be scheduled to start `at`? Whether it needed an approval. Raises NotReady with each finding that stands
+    against it, or with the approval that is missing."""
+    now = datetime.now(UTC)
+    selected = await segments.of_campaign(tx, row, at or now, settings.policy)
+    if segments.is_segment(row) and not await segments.selects_somebody(tx, row.sender_id, selected):
+        raise NotReady("its segment selects nobody", reasons=[Reason("audience", "nobody_selected")])
+    found = await _found(tx, row, sender, at)
+    rules = findings.load().rules
+    against = [f for f in found if rules[f.rule].severity == "error" or f.id not in acknowledged]
+    if against:
+        raise NotReady(
+            "errors are to be mended, warnings to be acknowledged by their ids",
+            reasons=[
+                Reason("acknowledge" if rules[f.rule].severity == "warning" else "text", f.id, rules[f.rule].says)
+                for f in against
+            ],
+        )
+    approved = await _approved(tx, row, sender, at, tuple(found))
+    if approved.needed and not approved.by:
+        raise NotReady(
+            "somebody else must approve exactly this, to start exactly then",
+            reasons=[Reason("approval", "approval_missing")],
+        )
+    return approved.needed
+
+
+async def against_start(tx: AsyncConnection, row: Row[Any]) -> str | None:
+    """Why a campaign that is due may not start, as `sent_back` says it. Since it was scheduled, what people see of its
+    sender may have changed, and with it what the text breaks; and so may what campaigns of its sender need."""
+    sender = await store.find_sender(tx, row.sender_id)
+    assert sender is not None
+    found = await _found(tx, row, sender, row.agreed_start)
+    changed = row.agreed != agreed(row, sender, None)
+    if changed:
+        rules = findings.load().rules
+        errors = [*_refused(row, sender), *(f.id for f in found if rules[f.rule].severity == "error")]
+        if errors:
+            return ", ".join(errors)
+    approved = await _approved(tx, row, sender, row.agreed_start, tuple(found))
+    if (approved.needed or row.approval_needed) and not approved.by:
+        return "not_what_was_approved" if changed else "approval_missing"
+    return None
+
+
+async def lacks_approval(tx: AsyncConnection, row: Row[Any], sender: Sender) -> bool:
+    """Whether a draft needs an approval and has none, to start as its last pre-flight was told."""
+    last = await store.last_pre_flight(tx, row.campaign_id, agreed(row, sender, None))
+    at = None if last is None else last.at
+    approved = await _approved(tx, row, sender, at, tuple(await _found(tx, row, sender, at)))
+    return approved.needed and not approved.by
+
+
+async def pass_on_approvals(tx: AsyncConnection, series: Row[Any], occurrence: Row[Any], sender: Sender) -> None:
+    """Who approved what recurs has approved each occurrence of it."""
+    approved = agreed(series, sender, series.agreed_start)
+    for each in await store.approvals_of(tx, series.campaign_id):
+        if each.digest == approved:
+            digest = agreed(occurrence, sender, series.agreed_start)
+            await store.add_approval(tx, occurrence.campaign_id, digest, each.approved_by, each.approved_at)
+
+
+async def _found(tx: AsyncConnection, row: Row[Any], sender: Sender, at: datetime | None) -> dict[Finding, None]:
+    """In the texts, and by the last pre-flight, if it looked at what the campaign is by now: all of it where it looked
+    at this start, and else what holds for any."""
+    compliance = findings.load()
+    samples = of_samples(
+        store.wordings_of(row).values(),
+        brand=sender.brand,
+        oadc=sender.oadc,
+        stop_code=sender.stop_code,
+        stop_added=sender.stop_added,
+        sectors=row.sectors,
+        compliance=compliance,
+    )
+    found = dict.fromkeys((*samples, *await _unknown_fields(tx, row)))
+    last = await store.last_pre_flight(tx, row.campaign_id, agreed(row, sender, None))
+    if last is None:
+        return found
+    for each in last.findings:
+        rule, _, what = each.partition(":")
+        if rule not in compliance.rules:  # a later version of the rules has done away with it
+            continue
+        if last.at == at or rule not in findings.OF_A_START:
+            found[Finding(rule, what)] = None
+    return found
+
+
+async def _unknown_fields(tx: AsyncConnection, row: Row[Any]) -> list[Finding]:
+    """Fields of its texts that are no attributes of its sender's contacts, so that for want of them nobody would get
+    it, or everybody what is said without. A sender that has no contacts yet may have any."""
+    known = await kinds_of(tx, row.sender_id)
+    named = {name for wording in store.wordings_of(row).values() for name in wording.fields}
+    unknown = sorted(named - known.keys())
+    if not unknown or not await segments.selects_somebody(tx, row.sender_id, segment.EVERYBODY):
+        return []
+    return [Finding("unknown_attribute", name) for name in unknown]
+
+
+def _refused(row: Row[Any], sender: Sender) -> list[str]:
+    """Why nobody could get one of its texts; each reason once."""
+    refused: dict[str, None] = {}
+    for wording in store.wordings_of(row).values():
+        for template in wording.templates.values():
+            try:
+                texts.check(template, sender.stop_code, sender.stop_added)
+            except texts.TextRefused as error:
+                refused[error.reason.value] = None
+    return list(refused)
+
+
+@dataclass
+class _Look:
+    """One reading of an audience."""
+
+    database: Database
+    keys: FieldKeys
+    row: Row[Any]
+    selected: Condition
+    limits: Sequence[tuple[Limit, Sequence[str]]]
+    forecast: Forecast
+
+    async def outlook(self) -> Outlook:
+        after = ""
+        while True:
+            async with self.database.begin() as tx:
+                page = await store.selected_after(tx, self.row, self.selected, self.limits, after, PAGE)
+            await asyncio.to_thread(self._count, page)
+            if len(page) < PAGE:
+                return await asyncio.to_thread(lambda: self.forecast.outlook)
+            after = page[-1].subject_id
+
+    def _count(self, page: Sequence[Any]) -> None:
+        for subject_id, number, attributes, told, left_out in page:
+            try:
+                territory = territory_of(self.keys.unseal(number, f"number:{subject_id}"))
+            except Unreadable:
+                self.forecast.add_unreadable()
+                continue
+            standing = None if told is None else _standing.decode(told)
+            drawn = 0.0 if self.row.trial is None else lot(self.row.campaign_id, subject_id, "variant")
+            self.forecast.add(_attributes.decode(attributes), territory, standing, left_out, drawn)
+
+
+async def campaign_of(
+    tx: AsyncConnection, caller: Caller, campaign_id: str, *, lock: bool = False
+) -> tuple[Row[Any], Sender]:
+    row = await store.find_campaign(tx, campaign_id, lock=lock)
+    if row is None:
+        raise NotFound("no such campaign", reasons=[Reason("campaign_id", "unknown_campaign")])
+    caller.may_use(row.sender_id)
+    sender = await store.find_sender(tx, row.sender_id)
+    assert sender is not None
+    return row, sender
+
+
+async def _approved(
+    tx: AsyncConnection, row: Row[Any], sender: Sender, at: datetime | None, found: Sequence[Finding]
+) -> Approved:
+    """An approval counts by who has written nothing of it since, too."""
+    needed = await store.needs_approval(tx, row.sender_id)
+    rules = findings.load().rules
+    digest = agreed(row, sender, at)
+    authors = [row.created_by, *row.edited_by]
+    return Approved(
+        needed=needed or any(rules[f.rule].needs_approval for f in found),
+        by=[
+            each.approved_by
+            for each in await store.approvals_of(tx, row.campaign_id)
+            if each.digest == digest and approval.may_approve(each.approved_by, authors)
+        ],
+    )
+
+
+def _shown(
+    row: Row[Any],
+    sender: Sender,
+    at: datetime | None,
+    now: datetime,
+    known: datetime | None,
+    plan: Plan,
+    outlook: Outlook,
+    approved: Approved,
+) -> PreFlight:
+    segments = sorted(outlook.segments.items())
+    least, median, most = outlook.units or (None, None, None)
+    return PreFlight(
+        digest=agreed(row, sender, at),
+        at=at,
+        occurrences=_occurrences(row, plan),
+        made_at=now,
+        consents_as_of=known,
+        audience=outlook.audience,
+        would_get=outlook.would_get,
+        would_not=outlook.audience - outlook.would_get,
+        reasons=dict(outlook.reasons),
+        under_review=outlook.under_review,
+        languages=dict(outlook.languages),
+        lengths=Lengths(
+            segments=dict(segments),
+            least=segments[0][0] if segments else None,
+            median=outlook.median_segments,
+            most=segments[-1][0] if segments else None,
+            units_least=least,
+            units_median=median,
+            units_most=most,
+            ucs2=outlook.encodings.get("UCS2", 0),
+            ucs2_by_contact=outlook.costly_by_contact,
+        ),
+        cost=Cost(
+            prices=plan.prices.version,
+            currency=plan.prices.currency,
+            total=outlook.cost,
+            unpriced=outlook.unpriced,
+        ),
+        territories=[
+            Place(
+                territory=place.territory,
+                people=place.people,
+                segments=place.segments,
+                cost=place.cost,
+                opens_at=place.opens_at,
+                closed_by=_closed(place.against),
+            )
+            for place in outlook.places
+        ],
+        waits=[
+            Wait(
+                territory=wait.territory,
+                region=wait.region,
+                people=wait.people,
+                opens_at=wait.opens_at,
+                too_late=wait.too_late,
+                closed_by=_closed(wait.against),
+            )
+            for wait in outlook.waits
+        ],
+        opens_at=outlook.opens_at,
+        finishes_at=outlook.finishes_at,
+        rate_per_s=plan.rate,
+        findings=[_against(finding, plan.compliance.rules) for finding in outlook.findings],
+        compliance=plan.compliance.version,
+        approval=approved,
+    )
+
+
+def _occurrences(row: Row[Any], plan: Plan) -> list[datetime]:
+    rule, table = store.recurring_of(row), plan.timetable
+    if rule is None or table.at is None:
+        return []
+    zone = zones(table.country, table.policy)[0]
+    return list(islice(recurrence.occurrences(rule, zone, table.at), OCCURRENCES))
+
+
+def _closed(against: Sequence[Closure]) -> list[Closed]:
+    """Each rule once, whichever of the time zones of a place it closes."""
+    told = dict.fromkeys((closure.aspect, closure.rule.id, closure.rule.source, closure.holiday) for closure in against)
+    return [
+        Closed(
+            aspect=aspect,
+            rule=rule,
+            source=source,
+            holiday=None if holiday is None else Holiday(name=holiday.name, source=holiday.source),
+        )
+        for aspect, rule, source, holiday in told
+    ]
+
+
+def _against(finding: Finding, rules: Mapping[str, findings.Rule]) -> Against:
+    rule = rules[finding.rule]
+    return Against(
+        id=finding.id,
+        rule=finding.rule,
+        severity=rule.severity,
+        says=rule.says,
+        found=finding.found or None,
+        source=rule.source,
+        needs_approval=rule.needs_approval,
+    )

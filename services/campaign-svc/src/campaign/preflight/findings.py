@@ -1,0 +1,135 @@
+"""What is wrong with a campaign's text, or may be: each with the rule it breaks and where that rule comes from. Pure.
+
+An error stops scheduling; a warning is acknowledged by its id, which is the same whenever the same is found. The rules
+are data (`compliance/france-3.json`): never edited once used, a change is the next version. That a text tells how to
+stop, and that it is at most ten parts, is checked by `text.check` before there is a campaign.
+"""
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from typing import Literal, get_args
+
+from campaign.links import short_link
+from common.sms.sms_length import length
+
+Severity = Literal["error", "warning"]
+Sector = Literal["energy", "alcohol", "gambling", "tobacco", "credit"]
+
+MANY_PARTS = 6
+OF_A_START = frozenset({"nobody", "too_slow", "begins_with"})  # hours, rules and limits of another start differ
+
+_STOP = re.compile(r"\bSTOP\b.{0,12}?\b(\d{5})\b", re.IGNORECASE)
+_PREMIUM = re.compile(r"(?<!\d)(?:(?:\+|00)33\s?\(?0?\)?|0)[ .-]?8[ .-]?9(?:[ .-]?\d){7}(?!\d)")
+_SHORT_CODE = re.compile(r"\b(?:SMS|envoye[rz]|tapez|text)\b[^\d\n]{0,30}\b([3-8]\d{4})\b", re.IGNORECASE)
+_HOST = re.compile(r"(?<![\w@./-])(?:https?://)?((?:[a-z0-9-]+\.)+[a-z]{2,})/", re.IGNORECASE)
+_ORDINARY = ("36", "38")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    severity: Severity
+    says: str
+    source: str
+    needs_approval: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Compliance:
+    """One version of the rules."""
+
+    version: str
+    rules: Mapping[str, Rule]
+    shorteners: frozenset[str]
+    sectors: Mapping[str, re.Pattern[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`found`: what it was found by, of the author's words. `id` names rule and what was found, and nothing else."""
+
+    rule: str
+    found: str = ""
+
+    @property
+    def id(self) -> str:
+        return f"{self.rule}:{self.found}" if self.found else self.rule
+
+
+@lru_cache
+def load(version: str = "france-3") -> Compliance:
+    """Raises FileNotFoundError."""
+    data = json.loads(
+        (resources.files(__name__.rpartition(".")[0]) / "compliance" / f"{version}.json").read_text("utf-8")
+    )
+    if data["version"] != version:
+        raise ValueError(f"{version}.json calls itself {data['version']}")
+    assert set(data["sectors"]) == set(get_args(Sector))
+    return Compliance(
+        version=version,
+        rules={name: Rule(**rule) for name, rule in data["rules"].items()},
+        shorteners=frozenset(data["shorteners"]),
+        sectors={
+            name: re.compile(rf"\b(?:{'|'.join(re.escape(word) for word in words)})\b")
+            for name, words in data["sectors"].items()
+        },
+    )
+
+
+def of_texts(
+    texts: Sequence[str], brand: str, oadc: str, stop_code: str, sectors: Iterable[str], compliance: Compliance
+) -> tuple[Finding, ...]:
+    """What is to be found in any of these, each once. `sectors`: what the author says it advertises."""
+    found = {Finding(f"sector_{sector}"): None for sector in sectors}
+    for text in texts:
+        found |= dict.fromkeys(_of_text(text, brand, oadc, stop_code, compliance))
+    return tuple(found)
+
+
+def of_targets(targets: Iterable[str], compliance: Compliance) -> tuple[Finding, ...]:
+    """What is to be found in where links lead: a public shortener there hides what it hides in a text."""
+    found: dict[Finding, None] = {}
+    for target in targets:
+        host = short_link.host_of(target)
+        if host is not None and host.removeprefix("www.") in compliance.shorteners:
+            found[Finding("public_shortener", host)] = None
+    return tuple(found)
+
+
+def _of_text(text: str, brand: str, oadc: str, stop_code: str, compliance: Compliance) -> Iterator[Finding]:
+    if not _says_who(text, brand, oadc):
+        yield Finding("identity")
+    yield from (Finding("foreign_stop_code", code) for code in _STOP.findall(text) if code != stop_code)
+    yield from (Finding("premium_number", re.sub(r"\D", "", number)) for number in _PREMIUM.findall(text))
+    for code in _SHORT_CODE.findall(text):
+        if code != stop_code and not code.startswith(_ORDINARY):
+            yield Finding("premium_short_code", code)
+    for host in _HOST.findall(text):
+        if host.lower().removeprefix("www.") in compliance.shorteners:
+            yield Finding("public_shortener", host.lower())
+    if length(text).segments > MANY_PARTS:
+        yield Finding("many_parts")
+    said = _plain(text)
+    yield from (Finding(f"sector_{name}") for name, words in compliance.sectors.items() if words.search(said))
+
+
+def _says_who(text: str, brand: str, oadc: str) -> bool:
+    """The brand in the text, or a sender's name that is the brand as far as 11 letters allow (DOMAIN 1.11)."""
+    name = _letters(brand)
+    if not name or name in _letters(text):
+        return True
+    shown = _letters(oadc)
+    return len(shown) >= 3 and (shown.startswith(name) or name.startswith(shown))
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[\W_]", "", _plain(text))
+
+
+def _plain(text: str) -> str:
+    apart = unicodedata.normalize("NFKD", text)
+    return "".join(c for c in apart if not unicodedata.combining(c)).casefold()

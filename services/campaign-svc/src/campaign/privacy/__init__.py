@@ -1,0 +1,1 @@
+"""What campaign-svc erases, tells, corrects and no longer keeps of a person."""

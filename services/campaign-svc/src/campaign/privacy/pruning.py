@@ -1,0 +1,97 @@
+"""How long campaign-svc keeps what. docs/retention.md has the reasons, and where each period comes from.
+
+The accounts of a campaign are counters of their own: they add up when its recipients are gone, and a report that comes
+so late changes nothing.
+"""
+
+from datetime import timedelta
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from common.privacy.pruning import DEAD_LETTERS, Policy, Pruned
+
+ABANDONED = timedelta(days=2)  # since it was opened: what has arrived of a file is somebody's data
+_OF_IMPORT = "JOIN contact_import AS p USING (import_id)"
+LATE_DAYS = 35  # until then receipts come, and operators are asked about the last bill
+
+
+class Periods(BaseModel):
+    """Days."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    contacts_days: int = Field(1096, ge=1)  # 3 years: DOMAIN 1.4
+    recipients_days: int = Field(396, ge=LATE_DAYS)  # 13 months
+    test_sends_days: int = Field(396, ge=1)  # 13 months
+    imports_days: int = Field(396, ge=1)  # 13 months
+
+    @property
+    def recipients(self) -> timedelta:
+        return timedelta(days=self.recipients_days)
+
+
+def policy(periods: Periods) -> Policy:
+    imports = timedelta(days=periods.imports_days)
+    return Policy(
+        pruned=(
+            DEAD_LETTERS,
+            Pruned("contacts", "contact", "updated_at", timedelta(days=periods.contacts_days)),
+            Pruned(
+                "recipients",
+                "recipient",
+                "p.ended_at",
+                periods.recipients,
+                where="p.ended_at IS NOT NULL",
+                join="JOIN campaign AS p USING (campaign_id)",
+            ),
+            Pruned("opt-outs", "opt_out", "at", periods.recipients),
+            Pruned("test sends", "test_send", "asked_at", timedelta(days=periods.test_sends_days)),
+            Pruned(
+                "links",
+                "link",
+                "p.ended_at",
+                periods.recipients,
+                where="p.ended_at IS NOT NULL",
+                join="JOIN campaign AS p USING (campaign_id)",
+            ),
+            Pruned(
+                "unfinished files", "import_piece", "p.created_at", ABANDONED, where="NOT p.complete", join=_OF_IMPORT
+            ),
+            Pruned(
+                "unfinished uploads",
+                "contact_import",
+                "created_at",
+                ABANDONED,
+                where="NOT complete AND NOT EXISTS (SELECT FROM import_piece AS i WHERE i.import_id = t.import_id)",
+            ),
+            Pruned(
+                "refused lines",
+                "import_refusal",
+                "p.created_at",
+                imports,
+                join=_OF_IMPORT,
+            ),
+            Pruned(
+                "imports",
+                "contact_import",
+                "created_at",
+                imports,
+                where="NOT EXISTS (SELECT FROM import_refusal AS r WHERE r.import_id = t.import_id)",
+            ),
+        ),
+        kept={
+            "sender": "nothing of a person",
+            "sender_rule": "nothing of a person",
+            "hold": "nothing of a person",
+            "contact_attribute": "nothing of a person",
+            "segment": "nothing of a person",
+            "segment_version": "nothing of a person",
+            "standing": "the newest of what consent-svc tells, which tells when there is nothing left to know",
+            "campaign": "nothing of a person",
+            "campaign_accounts": "nothing of a person",
+            "campaign_reason": "nothing of a person",
+            "campaign_link": "nothing of a person",
+            "campaign_approval": "nothing of a recipient: who agreed to what",
+            "campaign_pre_flight": "nothing of a person: the last one's findings",
+        },
+    )

@@ -1,0 +1,40 @@
+"""What came of the texts of a campaign: who got one, who opted out in answer, who followed a link: in the words in
+which its statistics count it, so that the winner of a trial is chosen by what they show."""
+
+from typing import Any
+
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from campaign.links.opt_outs import ANSWERS, answering
+from campaign.message.variants import Result
+from campaign.results.accounts import OUTCOMES
+
+# (subject_id): who of campaign :id followed a link of theirs, and may have read it in the message
+CLICKED = (
+    "SELECT DISTINCT l.subject_id FROM link AS l"
+    " JOIN recipient AS r ON r.campaign_id = l.campaign_id AND r.subject_id = l.subject_id"
+    " WHERE l.campaign_id = :id AND l.clicks > 0 AND r.status = ANY(CAST(:reached AS text[]))"
+)
+
+
+async def by_variant(tx: AsyncConnection, row: Row[Any]) -> dict[str, Result]:
+    """So far."""
+    rows = await tx.execute(
+        text(
+            f"WITH answers AS MATERIALIZED ({ANSWERS}), clicked AS MATERIALIZED ({CLICKED})"
+            " SELECT r.variant, count(*) AS asked_for,"
+            " count(*) FILTER (WHERE r.status = ANY(CAST(:outcomes AS text[]))) AS handed_off,"
+            " count(*) FILTER (WHERE r.status = ANY(CAST(:reached AS text[]))) AS reached,"
+            " count(*) FILTER (WHERE r.receipt = 'delivered') AS delivered,"
+            " count(a.subject_id) AS opted_out, count(c.subject_id) AS clicked FROM recipient AS r"
+            " LEFT JOIN answers AS a ON a.subject_id = r.subject_id"
+            " LEFT JOIN clicked AS c ON c.subject_id = r.subject_id"
+            " WHERE r.campaign_id = :id AND r.variant IS NOT NULL GROUP BY r.variant"
+        ),
+        {
+            **answering(row.campaign_id, row.sender_id, row.purpose, row.started_at, row.ended_at),
+            "outcomes": list(OUTCOMES),
+        },
+    )
+    return {variant: Result(*counts) for variant, *counts in rows}

@@ -1,0 +1,336 @@
+"""HTTP: what came of a campaign. Its counts by variant, territory, hour and reason, who answered by opting out, who
+clicked; all recipients as a file; and one recipient's whole way.
+
+The accounts (`accounts.py`) are live counters. What is broken down here is counted from the recipients themselves, in
+one snapshot, so that it adds up to them whatever has come in what order.
+"""
+
+import csv
+import io
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from campaign import store
+from campaign.links.opt_outs import ANSWERS, answering
+from campaign.results.accounts import OUTCOMES, STANDINGS, UNDELIVERED
+from campaign.results.results import CLICKED
+from campaign.schedule.lifecycle import message_of
+from common.db.database import Database
+from common.service import Resources, resources
+from common.sms.msisdn import NumberRefused, parse
+from common.spreadsheet import cell
+from common.web.auth import Caller, require
+from common.web.fields import Storable
+from common.web.problems import Invalid, NotFound, PastItsTime, Reason
+
+log = logging.getLogger(__name__)
+
+router = APIRouter(prefix="/v1", tags=["statistics"])
+
+PAGE = 2000  # recipients read at a time
+COLUMNS = (
+    "message_id",
+    "subject_id",
+    "variant",
+    "territory",
+    "status",
+    "reasons",
+    "handed_off_at",
+    "receipt",
+    "receipt_at",
+    "clicks",
+    "first_clicked_at",
+    "opted_out_at",
+)
+
+Held = Annotated[Resources[Any], Depends(resources)]
+Reader = Annotated[Caller, Depends(require("campaign:read"))]
+Tracer = Annotated[Caller, Depends(require("campaign:trace"))]
+
+
+class Counts(BaseModel):
+    """People. audience = pending + denied + deferred + handed_off + expired, and handed_off = accepted + rejected +
+    unknown."""
+
+    audience: int
+    pending: int
+    denied: int
+    deferred: int
+    expired: int
+    handed_off: int
+    accepted: int
+    rejected: int
+    unknown: int
+    delivered: int
+    undelivered: int
+    clicked: int = Field(
+        description="Whom it may have reached and who followed a link of theirs, as far as can be told from machines."
+    )
+    opted_out: int = Field(
+        description="Who opted out within 7 days of this message, and got no later one of a sender they shut."
+    )
+
+
+class OfVariant(Counts):
+    variant: str | None = Field(description="Null: of a campaign with one text, or not asked for yet.")
+
+
+class OfTerritory(Counts):
+    territory: str | None = Field(description="Of the number; null: the contact is gone, or came before this was kept.")
+
+
+class OfHour(Counts):
+    hour: datetime | None = Field(description="In which it was handed off, in UTC; null: it was not.")
+
+
+class OfReason(BaseModel):
+    status: str
+    reason: str
+    recipients: int = Field(description="Who has two reasons counts for both.")
+
+
+class OfLink(BaseModel):
+    link: int
+    target: str
+    people: int
+    clicks: int
+
+
+class CampaignStatistics(BaseModel):
+    as_of: datetime
+    total: Counts
+    variants: list[OfVariant]
+    territories: list[OfTerritory]
+    hours: list[OfHour]
+    reasons: list[OfReason]
+    links: list[OfLink]
+
+
+class WhoseTrace(BaseModel):
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"number": "06 39 98 01 02"}]})
+
+    number: Storable = Field(min_length=1, max_length=40)
+
+
+class Followed(BaseModel):
+    target: str
+    clicks: int
+    first_clicked_at: datetime | None
+    last_clicked_at: datetime | None
+
+
+class Trace(BaseModel):
+    """`in_audience` false: nothing else is known of them here."""
+
+    subject_id: str
+    in_audience: bool
+    message_id: str | None = Field(None, description="dispatch-svc tells its whole decision: `/v1/messages/{id}`.")
+    variant: str | None = None
+    status: str | None = None
+    reasons: list[str] = []
+    handed_off_at: datetime | None = None
+    receipt: str | None = None
+    receipt_at: datetime | None = None
+    links: list[Followed] = []
+    opted_out_at: datetime | None = Field(None, description="In answer to this message.")
+
+
+@router.get("/campaigns/{campaign_id}/statistics")
+async def get_statistics(campaign_id: Storable, held: Held, caller: Reader) -> CampaignStatistics:
+    """As of one instant."""
+    now = datetime.now(UTC)
+    async with held.database.begin() as tx:
+        await tx.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
+        row = await _found(tx, caller, campaign_id, held, now)
+        of = answering(row.campaign_id, row.sender_id, row.purpose, row.started_at, row.ended_at)
+        counted = (await tx.execute(text(_COUNTED), of)).all()
+        reasons = (await tx.execute(text(_REASONS), {"id": campaign_id})).all()
+        links = (await tx.execute(text(_LINKS), {"id": campaign_id})).all()
+    return CampaignStatistics(
+        as_of=now,
+        total=next(Counts(**_counts(each)) for each in counted if each.by == _TOTAL),
+        variants=[OfVariant(variant=each.variant, **_counts(each)) for each in counted if each.by == _BY_VARIANT],
+        territories=[
+            OfTerritory(territory=each.territory, **_counts(each)) for each in counted if each.by == _BY_TERRITORY
+        ],
+        hours=[OfHour(hour=each.hour, **_counts(each)) for each in counted if each.by == _BY_HOUR],
+        reasons=[OfReason(**each._mapping) for each in reasons],
+        links=[OfLink(**each._mapping) for each in links],
+    )
+
+
+@router.get(
+    "/campaigns/{campaign_id}/recipients.csv",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/csv": {}}}},
+)
+async def export_recipients(campaign_id: Storable, held: Held, caller: Reader) -> StreamingResponse:
+    """All recipients, a line each, without their numbers; page after page as they stand then."""
+    async with held.database.begin() as tx:
+        row = await _found(tx, caller, campaign_id, held, datetime.now(UTC))
+    name = f"attachment; filename={campaign_id}.csv"
+    return StreamingResponse(
+        _Export(held.database, row, caller).lines(), media_type="text/csv", headers={"Content-Disposition": name}
+    )
+
+
+@router.post("/campaigns/{campaign_id}/trace")
+async def trace_recipient(campaign_id: Storable, body: WhoseTrace, held: Held, caller: Tracer) -> Trace:
+    """What became of one person in a campaign: were they in it, was it decided to write to them and why not, did it
+    leave, arrive, was its link followed, did they opt out."""
+    try:
+        number = parse(body.number, fictional=held.settings.fictional_numbers)
+    except NumberRefused as refused:
+        raise Invalid(str(refused), reasons=[Reason("number", refused.reason.value)]) from refused
+    subject_id = held.subject_keys.subject_id(number.e164)
+    async with held.database.begin() as tx:
+        row = await _found(tx, caller, campaign_id, held, datetime.now(UTC))
+        told = await _recipients(tx, row, subject_id=subject_id, limit=1)
+        followed = (await tx.execute(text(_FOLLOWED), {"id": campaign_id, "subject_id": subject_id})).all()
+    log.info(
+        "a recipient was traced",
+        extra={"campaign_id": campaign_id, "subject_id": subject_id, "by": caller.subject},
+    )
+    if not told:
+        return Trace(subject_id=subject_id, in_audience=False)
+    [one] = told
+    return Trace(
+        subject_id=subject_id,
+        in_audience=True,
+        message_id=message_of(campaign_id, row.starts_at, subject_id),
+        variant=one.variant,
+        status=one.status,
+        reasons=caller.told(one.reasons),
+        handed_off_at=one.handed_off_at,
+        receipt=one.receipt,
+        receipt_at=one.receipt_at,
+        links=[Followed(**each._mapping) for each in followed],
+        opted_out_at=one.opted_out_at,
+    )
+
+
+_TOTAL, _BY_HOUR, _BY_VARIANT, _BY_TERRITORY = 7, 6, 3, 5  # of grouping(): a bit for each that was left out
+
+_COUNTED = (
+    f"WITH answers AS MATERIALIZED ({ANSWERS}), clicked AS MATERIALIZED ({CLICKED}),"
+    " told AS (SELECT r.variant, k.territory,"
+    " date_trunc('hour', r.handed_off_at, 'UTC') AS hour, r.status, r.receipt, c.subject_id AS clicked,"
+    " a.subject_id AS answered FROM recipient AS r"
+    " LEFT JOIN contact AS k ON k.sender_id = :sender_id AND k.subject_id = r.subject_id"
+    " LEFT JOIN clicked AS c ON c.subject_id = r.subject_id LEFT JOIN answers AS a ON a.subject_id = r.subject_id"
+    " WHERE r.campaign_id = :id)"
+    " SELECT grouping(variant, territory, hour) AS by, variant, territory, hour, count(*) AS audience,"
+    " count(*) FILTER (WHERE status IN ('pending', 'sending')) AS pending,"
+    + "".join(f" count(*) FILTER (WHERE status = '{name}') AS {name}," for name in STANDINGS if name != "pending")
+    + " count(*) FILTER (WHERE receipt = 'delivered') AS delivered,"
+    f" count(*) FILTER (WHERE receipt IN {UNDELIVERED}) AS undelivered,"
+    " count(clicked) AS clicked, count(answered) AS opted_out"
+    " FROM told GROUP BY GROUPING SETS ((), (variant), (territory), (hour)) ORDER BY by, variant, territory, hour"
+)
+_REASONS = (
+    "SELECT status, reason, count(*) AS recipients FROM recipient AS r, unnest(r.reasons) AS reason"
+    " WHERE r.campaign_id = :id GROUP BY status, reason ORDER BY recipients DESC, status, reason"
+)
+_LINKS = (
+    "SELECT t.place AS link, t.target, count(l.subject_id) AS people, coalesce(sum(l.clicks), 0) AS clicks"
+    " FROM campaign_link AS t LEFT JOIN link AS l"
+    " ON l.campaign_id = t.campaign_id AND l.place = t.place AND l.clicks > 0"
+    " WHERE t.campaign_id = :id GROUP BY t.place, t.target ORDER BY t.place"
+)
+_FOLLOWED = (
+    "SELECT t.target, l.clicks, l.first_clicked_at, l.last_clicked_at FROM link AS l"
+    " JOIN campaign_link AS t USING (campaign_id, place)"
+    " WHERE l.campaign_id = :id AND l.subject_id = :subject_id ORDER BY t.place"
+)
+
+
+async def _found(
+    tx: AsyncConnection, caller: Caller, campaign_id: str, held: Resources[Any], now: datetime
+) -> Row[Any]:
+    """A campaign whose recipients are still told. Raises NotFound, Forbidden or PastItsTime."""
+    row = await store.find_campaign(tx, campaign_id)
+    if row is None:
+        raise NotFound("no such campaign", reasons=[Reason("campaign_id", "unknown_campaign")])
+    caller.may_use(row.sender_id)
+    kept: timedelta = held.settings.keep.recipients
+    if row.ended_at is not None and row.ended_at < now - kept:
+        raise PastItsTime(
+            f"recipients are kept for {kept.days} days after the end", reasons=[Reason("campaign_id", "past")]
+        )
+    return row
+
+
+def _counts(row: Row[Any]) -> Mapping[str, int]:
+    told = {name: getattr(row, name) for name in Counts.model_fields if name != "handed_off"}
+    return {**told, "handed_off": sum(told[name] for name in OUTCOMES)}
+
+
+async def _recipients(
+    tx: AsyncConnection, row: Row[Any], *, limit: int, after: str = "", subject_id: str | None = None
+) -> Sequence[Row[Any]]:
+    """Of a campaign, with what came of each, in the order of their ids: those after one, or one."""
+    told = await tx.execute(
+        text(
+            "WITH page AS MATERIALIZED (SELECT * FROM recipient WHERE campaign_id = :id"
+            " AND subject_id > :after AND (CAST(:subject_id AS text) IS NULL OR subject_id = :subject_id)"
+            f" ORDER BY subject_id LIMIT {limit:d}),"
+            f" answers AS MATERIALIZED ({ANSWERS.replace('JOIN recipient AS r', 'JOIN page AS r')})"
+            " SELECT r.subject_id, r.variant, k.territory, r.status, r.reasons, r.handed_off_at, r.receipt,"
+            " r.receipt_at, l.clicks, l.first_clicked_at, a.at AS opted_out_at FROM page AS r"
+            " LEFT JOIN contact AS k ON k.sender_id = :sender_id AND k.subject_id = r.subject_id"
+            " LEFT JOIN LATERAL (SELECT sum(clicks) AS clicks, min(first_clicked_at) AS first_clicked_at FROM link"
+            " WHERE link.campaign_id = :id AND link.subject_id = r.subject_id) AS l ON true"
+            " LEFT JOIN answers AS a ON a.subject_id = r.subject_id ORDER BY r.subject_id"
+        ),
+        {
+            **answering(row.campaign_id, row.sender_id, row.purpose, row.started_at, row.ended_at),
+            "after": after,
+            "subject_id": subject_id,
+        },
+    )
+    return told.all()
+
+
+@dataclass(frozen=True, slots=True)
+class _Export:
+    """One campaign's recipients as CSV."""
+
+    database: Database
+    row: Row[Any]
+    caller: Caller
+
+    async def lines(self) -> AsyncIterator[bytes]:
+        """With a byte-order mark: spreadsheets take it for something else without."""
+        yield _csv([COLUMNS]).encode("utf-8-sig")
+        after = ""
+        while True:
+            async with self.database.begin() as tx:
+                page = await _recipients(tx, self.row, after=after, limit=PAGE)
+            if page:
+                yield _csv([self._cells(each) for each in page]).encode()
+            if len(page) < PAGE:
+                return
+            after = page[-1].subject_id
+
+    def _cells(self, each: Row[Any]) -> list[str]:
+        told = {
+            **each._mapping,
+            "message_id": message_of(self.row.campaign_id, self.row.starts_at, each.subject_id),
+            "reasons": " ".join(self.caller.told(each.reasons)),
+        }
+        return [cell(told[name]) for name in COLUMNS]
+
+
+def _csv(rows: Sequence[Sequence[str]]) -> str:
+    written = io.StringIO()
+    csv.writer(written).writerows(rows)
+    return written.getvalue()

@@ -1,0 +1,1 @@
+"""When a campaign sends: timing, recurrence, its status, and revisions of it."""

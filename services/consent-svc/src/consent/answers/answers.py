@@ -1,0 +1,161 @@
+"""The one door through which people are answered, and asked: once for each text, never in a loop.
+
+An answer is a message of the category `service` on dispatch's own lane. Its id is derived from the MO it answers, and
+its row here has that id for a key: however often an MO comes again, it is answered once.
+
+    to phones only    a short code, a name or a fixed line that writes to us is a machine: two machines would go on
+    so many a day     per number, whatever they are for: what slips through the first rule ends at the cap
+
+What is not answered today is not answered tomorrow.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import Column, DateTime, Index, Table, Text, Uuid, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.contracts import DISPATCH_REQUESTS
+from common.contracts.campaign import MessageRequested
+from common.kafka import outbox
+from common.privacy.keyring import FieldKeys, Unreadable
+from common.sms.msisdn import NumberRefused, parse
+from common.telemetry import counter
+from consent.store import metadata
+
+log = logging.getLogger(__name__)
+
+A_DAY = timedelta(days=1)
+OF_USE_FOR = timedelta(days=1)  # after that an answer surprises more than it tells
+
+ANSWERS = counter("sms_consent_answers_total", "Answers to people, by what became of them.", ["kind", "result"])
+
+Table(
+    "answer",  # what people were told, and when; no text and no number
+    metadata,
+    Column("message_id", Uuid, primary_key=True),
+    Column("subject_id", Text, nullable=False),
+    Column("sender_id", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("asked_at", DateTime(timezone=True), nullable=False),
+    Index("answer_subject_id_asked_at_ix", "subject_id", "asked_at"),
+    Index("answer_asked_at_ix", "asked_at"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One SMS owed to a person, as `sender_id` says it. `number`: sealed, as the subject's; `since`: when it fell
+    due."""
+
+    message_id: UUID
+    subject_id: str
+    number: str
+    sender_id: str
+    kind: str
+    text: str
+    since: datetime
+    purpose: str | None = (
+        None  # of a question: what a yes would be for. Dispatch then looks at what has been said since
+    )
+    of_use_for: timedelta = OF_USE_FOR
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What answering needs besides the database. `fictional`: numbers of the fictional range are phones here."""
+
+    keys: FieldKeys
+    per_day: int
+    fictional: bool
+
+    async def give(self, tx: AsyncConnection, owed: Sequence[Answer], now: datetime) -> list[Answer]:
+        """Ask dispatch for those of `owed` that may go, in this order; returns them. The caller holds the locks of
+        their subjects: nobody else answers the same person meanwhile."""
+        due = [answer for answer in owed if now < answer.since + answer.of_use_for and self._is_phone(answer)]
+        if not due:
+            return []
+        known = await given(tx, {answer.message_id for answer in due})
+        today = Counter(await _since(tx, {answer.subject_id for answer in due}, now - A_DAY))
+        fresh: list[Answer] = []
+        for answer in due:
+            if answer.message_id in known:
+                continue
+            known.add(answer.message_id)
+            if today[answer.subject_id] >= self.per_day:
+                ANSWERS.labels(answer.kind, "over_the_cap").inc()
+                log.warning("a person has had enough answers for a day", extra={"subject_id": answer.subject_id})
+                continue
+            today[answer.subject_id] += 1
+            fresh.append(answer)
+        await _keep(tx, fresh, now)
+        await outbox.append(tx, DISPATCH_REQUESTS, [self._request(answer, now) for answer in fresh])
+        for answer in fresh:
+            ANSWERS.labels(answer.kind, "given").inc()
+        return fresh
+
+    def _is_phone(self, answer: Answer) -> bool:
+        try:
+            parse(self.keys.unseal(answer.number, f"number:{answer.subject_id}"), fictional=self.fictional)
+        except (Unreadable, NumberRefused) as refused:
+            ANSWERS.labels(answer.kind, "no_phone").inc()
+            extra = {"subject_id": answer.subject_id, "why": str(refused)}
+            log.info("no answer: it is not a phone that wrote", extra=extra)
+            return False
+        return True
+
+    def _request(self, answer: Answer, now: datetime) -> MessageRequested:
+        return MessageRequested(
+            message_id=str(answer.message_id),
+            campaign_id=None,
+            sender_id=answer.sender_id,
+            purpose=answer.purpose,
+            category="service",
+            subject_id=answer.subject_id,
+            number=answer.number,
+            text=self.keys.seal(answer.text, f"text:{answer.message_id}"),
+            requested_at=now,
+            send_before=answer.since + answer.of_use_for,
+        )
+
+
+async def given(tx: AsyncConnection, message_ids: Collection[UUID]) -> set[UUID]:
+    """Those of them that dispatch was asked for."""
+    rows = await tx.execute(
+        text("SELECT message_id FROM answer WHERE message_id = ANY(CAST(:ids AS uuid[]))"), {"ids": list(message_ids)}
+    )
+    return {row.message_id for row in rows}
+
+
+async def _since(tx: AsyncConnection, subject_ids: Collection[str], since: datetime) -> Mapping[str, int]:
+    rows = await tx.execute(
+        text(
+            "SELECT subject_id, count(*) AS answers FROM answer"
+            " WHERE subject_id = ANY(CAST(:ids AS text[])) AND asked_at > :since GROUP BY subject_id"
+        ),
+        {"ids": list(subject_ids), "since": since},
+    )
+    return {row.subject_id: row.answers for row in rows}
+
+
+async def _keep(tx: AsyncConnection, given: Sequence[Answer], now: datetime) -> None:
+    if not given:
+        return
+    await tx.execute(
+        text(
+            "INSERT INTO answer (message_id, subject_id, sender_id, kind, asked_at)"
+            " SELECT a.*, :now FROM unnest(CAST(:ids AS uuid[]), CAST(:subjects AS text[]), CAST(:senders AS text[]),"
+            " CAST(:kinds AS text[])) AS a"
+        ),
+        {
+            "ids": [answer.message_id for answer in given],
+            "subjects": [answer.subject_id for answer in given],
+            "senders": [answer.sender_id for answer in given],
+            "kinds": [answer.kind for answer in given],
+            "now": now,
+        },
+    )

@@ -1,0 +1,81 @@
+"""HTTP: a form was filled in, and the person is asked by SMS whether it was them (double opt-in).
+
+The answer is the same whoever it is about. Whether a text left would tell who has consented and who has stopped; it is
+in the ledger, for who may read it.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from fastapi import APIRouter, Request
+from msgspec.structs import replace
+
+from common.service import Resources
+from common.web.problems import Conflict, Invalid, NotFound, Reason
+from consent import store
+from consent.answers.answers import Answers
+from consent.api import Held, Key, WritesConsent, opened, statement_of
+from consent.bodies import DoubleOptInAnswer, DoubleOptInBody
+from consent.double_opt_in import requests as double_opt_ins
+from consent.double_opt_in import rules as asking
+from consent.double_opt_in.requests import Terms
+from consent.ledger.chain import evidence_id
+
+
+class NoPage(Conflict):
+    slug, title = "no-page", "This installation does not say where people reach its pages"
+
+
+def router(terms: Terms, answers_per_day: int, url: Callable[[Resources[Any], str, datetime], str] | None) -> APIRouter:
+    """`answers_per_day`: texts to one number, whatever for. `url`: of the page behind a link; None: there is none."""
+    routes = APIRouter(prefix="/v1")
+
+    @routes.post("/double-opt-ins", status_code=202)
+    async def ask(
+        body: DoubleOptInBody, request: Request, caller: WritesConsent, held: Held, key: Key = None
+    ) -> DoubleOptInAnswer:
+        """Ask the person whether they want what the form says. It opens nothing: their answer does, an OUI by SMS, from
+        that number, before `answer_before`, or the link in the SMS, if it holds one. 429 with Retry-After: too often,
+        for this number, sender or caller."""
+        if body.link and url is None:
+            raise NoPage("set PLACET_PAGE_URL", reasons=[Reason("link", "no_page")])
+
+        def link(link_id: str, expires_at: datetime) -> str:
+            assert url is not None, "asked for where there is one"
+            return url(held, link_id, expires_at)
+
+        async with held.database.begin() as tx:
+            call = await opened(tx, request, caller, held, key, {body.sender_id})
+            statement = statement_of(call, body)  # as the consent that a yes will make of it
+            if asking.too_old(statement.evidence.occurred_at, call.now):
+                raise Invalid(
+                    "not asked: a question follows its form at once",
+                    reasons=[Reason("occurred_at", "form_too_old", "filled in more than a day ago")],
+                )
+            wanted = replace(
+                statement.evidence,
+                evidence_id=evidence_id("double opt-in", statement.evidence.evidence_id),
+                kind="request",
+                basis=None,
+            )
+            sender = await store.find_sender(tx, body.sender_id)
+            if sender is None:
+                raise NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
+            answers = Answers(held.field_keys, answers_per_day, held.settings.fictional_numbers)
+            question = await double_opt_ins.ask(
+                tx,
+                answers,
+                replace(statement, evidence=wanted),
+                sender,
+                terms,
+                caller.subject,
+                call.now,
+                link if url else None,
+                with_link=body.link,
+            )
+        return DoubleOptInAnswer(
+            subject_id=question.subject_id, evidence_id=question.evidence_id, answer_before=question.expires_at
+        )
+
+    return routes

@@ -1,0 +1,401 @@
+"""Questions of double opt-in: asked, answered, lapsed. The one door to them.
+
+One transaction asks: the request's evidence, the text on the service lane, and the question's row. Whether a question
+is open is for the ledger to say; its row says until when, where an OUI counts, and that somebody was asked, which
+outlives an erasure as the keyed hash does. A row is written under its subject's lock, as the ledger is.
+"""
+
+import logging
+import math
+import secrets
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from msgspec import structs
+from sqlalchemy import Boolean, CheckConstraint, Column, DateTime, Index, Row, Table, Text, UniqueConstraint, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.db.database import Database
+from common.db.timer import Timer
+from common.service import Worker
+from common.sms.message_id import message_id
+from common.telemetry import counter
+from common.web.problems import Reason, TooMany
+from consent import store
+from consent.answers import replies
+from consent.answers.answers import Answer, Answers
+from consent.answers.replies import Identity
+from consent.double_opt_in import rules as asking
+from consent.double_opt_in.rules import Pace, Question, Withheld
+from consent.ledger import recorder
+from consent.ledger import rules as ledger
+from consent.ledger.chain import evidence_id
+from consent.ledger.recorder import Statement
+from consent.ledger.rules import NEVER_SEEN, Evidence, SubjectState
+from consent.store import Sender
+
+log = logging.getLogger(__name__)
+
+SOURCE = "double_opt_in"
+A_DAY, A_MONTH = timedelta(days=1), timedelta(days=30)
+OF_USE_FOR = timedelta(hours=1)  # a question that comes long after the form is one that nobody expects
+KEPT_FOR = timedelta(days=400)  # that somebody was asked
+LAPSE_EVERY_S = 5.0
+# Who waited for a row looked at its clock before those counted meanwhile, or it is another process's: too early by no
+# more than this is a matter of clocks and not of pace.
+CLOCKS_DIFFER = timedelta(seconds=1)
+AT_ONCE = 500
+SEEN = 10  # times as many are looked at: some are busy, or another timer's
+
+RESULTS = counter("sms_consent_double_opt_ins_total", "Questions of double opt-in, by what became of them.", ["result"])
+
+Table(
+    "double_opt_in",  # that a form asked for somebody, and whether we asked them
+    store.metadata,
+    Column("evidence_id", Text, primary_key=True),  # of the request
+    Column("subject_id", Text, nullable=False),
+    Column("number", Text, nullable=True),  # sealed, as the subject's; null: erased, or withheld
+    Column("sender_id", Text, nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("short_code", Text, nullable=False),  # that the question named
+    Column("by_reply", Boolean, nullable=False),
+    Column("link_id", Text, nullable=True),
+    Column("asked_at", DateTime(timezone=True), nullable=False),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    Column("confirmed", Boolean, nullable=False, server_default=text("false")),
+    Column("withheld", Text, nullable=True),  # why nobody was asked
+    Column("closed_at", DateTime(timezone=True), nullable=True),  # nothing waits for it any more
+    UniqueConstraint("link_id"),
+    CheckConstraint("withheld IS NULL OR (number IS NULL AND closed_at IS NOT NULL)", name="withheld"),
+    Index("double_opt_in_subject_ix", "subject_id", "asked_at"),
+    Index("double_opt_in_due_ix", "expires_at", postgresql_where=text("closed_at IS NULL")),
+    Index("double_opt_in_asked_at_ix", "asked_at"),
+)
+
+Table(
+    "double_opt_in_pace",  # of a number, a sender or a caller; `asking.step` says what `full_at` is
+    store.metadata,
+    Column("key", Text, primary_key=True),
+    Column("full_at", DateTime(timezone=True), nullable=False),
+    Index("double_opt_in_pace_full_at_ix", "full_at"),
+)
+
+_COLUMNS = (
+    "evidence_id, subject_id, number, sender_id, purpose, short_code, by_reply, link_id, asked_at, expires_at,"
+    " confirmed"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How often questions may be asked. `after_stop`: in which time somebody who has said STOP is asked once."""
+
+    number_a_day: int
+    number_a_month: int
+    sender_an_hour: int
+    caller_an_hour: int
+    after_stop: timedelta
+
+    def paces(self, subject_id: str, sender_id: str, caller: str) -> dict[str, tuple[str, Pace]]:
+        """By key: the field of the request that is to blame, and the pace. A number's is shared by all senders."""
+        hour = timedelta(hours=1)
+        return {
+            f"number/day/{subject_id}": ("number", Pace(self.number_a_day, A_DAY)),
+            f"number/month/{subject_id}": ("number", Pace(self.number_a_month, A_MONTH)),
+            f"sender/{sender_id}": ("sender_id", Pace(self.sender_an_hour, hour)),
+            f"caller/{caller}": ("caller", Pace(self.caller_an_hour, hour)),
+        }
+
+
+MakeLink = Callable[[str, datetime], str]  # of a link's id and its end: the URL where it is answered
+
+
+async def ask(
+    tx: AsyncConnection,
+    answers: Answers,
+    statement: Statement,
+    sender: Sender,
+    terms: Terms,
+    caller: str,
+    now: datetime,
+    make_link: MakeLink | None = None,
+    *,
+    with_link: bool = False,
+) -> Question:
+    """Ask the person of `statement`, a request, unless it is better not to: whoever called is not told which. By OUI,
+    `with_link` by a link as well; by a link alone where an OUI could mean another question.
+
+    Asked for again, the question it was. Raises TooMany, whatever the person has said before.
+    """
+    request = statement.evidence
+    assert request.purpose is not None, "the caller has looked"
+    if known := await _find(tx, request.evidence_id):
+        return known
+    # the pace's row keeps others from asking this number at the same time, also where no subject is to be locked
+    paces = terms.paces(statement.subject_id, sender.sender_id, caller)
+    full_at = await _lock(tx, paces, now)
+    if known := await _find(tx, request.evidence_id):  # by who held it
+        return known
+    await _step(tx, paces, full_at, now)
+    subjects = await store.lock_subjects(tx, {}, [statement.subject_id])
+    state = subjects[statement.subject_id].state if subjects else NEVER_SEEN
+    asked = (await asked_of(tx, [statement.subject_id], now - terms.after_stop)).get(statement.subject_id, [])
+    question = Question(
+        evidence_id=request.evidence_id,
+        subject_id=statement.subject_id,
+        number=statement.number,
+        sender_id=sender.sender_id,
+        purpose=request.purpose,
+        short_code=sender.stop_code,
+        by_reply=True,
+        asked_at=now,
+        expires_at=now + timedelta(hours=sender.double_opt_in_hours),
+    )
+    why = asking.withheld(state, structs.replace(request, controller=sender.controller), asked, now, terms.after_stop)
+    by_reply = asking.takes_reply(state, request, sender.stop_code, asked, now)
+    if make_link is not None and (with_link or not by_reply):
+        question = replace(question, link_id=secrets.token_hex(8))
+    elif not by_reply:
+        why = why or Withheld.ANOTHER_WAITS
+    question = replace(question, by_reply=by_reply)
+    if why is None and not await answers.give(tx, [_text(question, sender, make_link)], now):
+        why = Withheld.NOT_TEXTED
+    if why is None:
+        await recorder.record(tx, [statement], now)
+    await _keep(tx, question, why)
+    RESULTS.labels(why or "asked").inc()
+    return question
+
+
+def _text(question: Question, sender: Sender, make_link: MakeLink | None) -> Answer:
+    assert question.number is not None, "just told"
+    wording = next(p.wording for p in sender.purposes if p.id == question.purpose)
+    identity = Identity(sender.legal_name, sender.brand, sender.contact, sender.replies)
+    url = make_link(question.link_id, question.expires_at) if make_link and question.link_id else None
+    return Answer(
+        message_id=message_id(question.asked_at, "double opt-in", question.evidence_id),
+        subject_id=question.subject_id,
+        number=question.number,
+        sender_id=sender.sender_id,
+        kind="double_opt_in",
+        text=replies.question(identity, wording, question.short_code, reply=question.by_reply, url=url),
+        since=question.asked_at,
+        purpose=question.purpose,
+        of_use_for=min(OF_USE_FOR, question.expires_at - question.asked_at),
+    )
+
+
+async def _lock(tx: AsyncConnection, paces: Collection[str], now: datetime) -> dict[str, datetime]:
+    """When each of these paces is full, locked."""
+    rows = await tx.execute(
+        text(
+            "INSERT INTO double_opt_in_pace AS p (key, full_at)"
+            " SELECT k.key, :now FROM unnest(CAST(:keys AS text[])) WITH ORDINALITY AS k(key, place) ORDER BY k.place"
+            " ON CONFLICT (key) DO UPDATE SET full_at = p.full_at RETURNING key, full_at"
+        ),
+        {"keys": sorted(paces), "now": now},  # locked in this order by everybody
+    )
+    return {row.key: row.full_at for row in rows}
+
+
+async def _step(
+    tx: AsyncConnection, paces: Mapping[str, tuple[str, Pace]], full_at: Mapping[str, datetime], now: datetime
+) -> None:
+    """One more of each, which are locked. Raises TooMany, and then nothing counts: the caller's transaction ends with
+    it."""
+    keys = sorted(paces)
+    steps = {key: asking.step(full_at[key], paces[key][1], now) for key in keys}
+    if full := {key: wait for key, (_, wait) in steps.items() if wait > CLOCKS_DIFFER}:
+        fields = dict.fromkeys(paces[key][0] for key in full)
+        for field in fields:
+            RESULTS.labels(f"too_many_by_{field}").inc()
+        raise TooMany(
+            "no question is asked now",
+            reasons=[Reason(field, f"too_many_by_{field}") for field in fields],
+            headers={"Retry-After": str(math.ceil(max(full.values()).total_seconds()))},
+        )
+    await tx.execute(
+        text(
+            "UPDATE double_opt_in_pace SET full_at = k.full_at"
+            " FROM unnest(CAST(:keys AS text[]), CAST(:full AS timestamptz[])) AS k(key, full_at)"
+            " WHERE double_opt_in_pace.key = k.key"
+        ),
+        {"keys": keys, "full": [steps[key][0] for key in keys]},
+    )
+
+
+async def asked_of(
+    tx: AsyncConnection, subject_ids: Collection[str], since: datetime | None = None
+) -> dict[str, list[Question]]:
+    """The questions that these people were asked, oldest first: since then, else those that something waits for. The
+    subjects are locked, or their pace is."""
+    rows = await tx.execute(
+        text(
+            f"SELECT {_COLUMNS} FROM double_opt_in WHERE subject_id = ANY(CAST(:ids AS text[])) AND withheld IS NULL"
+            " AND CASE WHEN CAST(:since AS timestamptz) IS NULL THEN closed_at IS NULL ELSE asked_at > :since END"
+            " ORDER BY asked_at, evidence_id"
+        ),
+        {"ids": list(subject_ids), "since": since},
+    )
+    found: dict[str, list[Question]] = {}
+    for row in rows:
+        found.setdefault(row.subject_id, []).append(_question(row))
+    return found
+
+
+async def requests(tx: AsyncConnection, questions: Collection[Question]) -> dict[str, Evidence]:
+    """What was recorded of each question when it was asked, by evidence_id."""
+    return await store.find_evidence(tx, [q.evidence_id for q in questions])
+
+
+async def by_link(tx: AsyncConnection, link_id: str) -> Question | None:
+    """The question that a link answers."""
+    rows = await tx.execute(text(f"SELECT {_COLUMNS} FROM double_opt_in WHERE link_id = :id"), {"id": link_id})
+    row = rows.one_or_none()
+    return _question(row) if row else None
+
+
+async def confirm(tx: AsyncConnection, evidence_ids: Collection[str], now: datetime) -> None:
+    """These were answered with yes; the opt-ins are recorded in this transaction."""
+    if not evidence_ids:
+        return
+    await tx.execute(
+        text(
+            "UPDATE double_opt_in SET confirmed = true, closed_at = coalesce(closed_at, :now)"
+            " WHERE evidence_id = ANY(CAST(:ids AS text[]))"
+        ),
+        {"ids": list(evidence_ids), "now": now},
+    )
+    RESULTS.labels("confirmed").inc(len(evidence_ids))
+
+
+async def forget(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, int]:
+    """The numbers of these people, who are erased; how many by subject_id. That they were asked is kept with their
+    keyed hash, as a STOP is: or who types an erased number could have it texted again and again."""
+    rows = await tx.execute(
+        text(
+            "WITH gone AS (UPDATE double_opt_in SET number = NULL, closed_at = coalesce(closed_at, now())"
+            " WHERE subject_id = ANY(CAST(:ids AS text[])) AND number IS NOT NULL RETURNING subject_id)"
+            " SELECT subject_id, count(*) AS questions FROM gone GROUP BY subject_id"
+        ),
+        {"ids": list(subject_ids)},
+    )
+    return {row.subject_id: row.questions for row in rows}
+
+
+async def _find(tx: AsyncConnection, evidence_id: str) -> Question | None:
+    rows = await tx.execute(text(f"SELECT {_COLUMNS} FROM double_opt_in WHERE evidence_id = :id"), {"id": evidence_id})
+    row = rows.one_or_none()
+    return _question(row) if row else None
+
+
+async def _keep(tx: AsyncConnection, question: Question, why: Withheld | None) -> None:
+    await tx.execute(
+        text(
+            f"INSERT INTO double_opt_in ({_COLUMNS}, withheld, closed_at) VALUES (:evidence_id, :subject_id, :number,"
+            " :sender_id, :purpose, :short_code, :by_reply, :link_id, :asked_at, :expires_at, false, :withheld,"
+            " :closed_at)"
+        ),
+        {
+            "evidence_id": question.evidence_id,
+            "subject_id": question.subject_id,
+            "number": None if why else question.number,
+            "sender_id": question.sender_id,
+            "purpose": question.purpose,
+            "short_code": question.short_code,
+            "by_reply": question.by_reply,
+            "link_id": None if why else question.link_id,
+            "asked_at": question.asked_at,
+            "expires_at": question.expires_at,
+            "withheld": why,
+            "closed_at": question.asked_at if why else None,
+        },
+    )
+
+
+def _question(row: Row[Any]) -> Question:
+    return Question(**row._mapping)
+
+
+# --- lapses ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Lapsing:
+    """Ends what nobody answered in time: so many in one transaction, at once again while there are more.
+
+    `read_up_to`: every text that was acknowledged before then has been applied. A question lapses once that has passed
+    its end, not our clock: an OUI sent in time, and read after we have been down for a day, finds it open.
+    """
+
+    database: Database
+    read_up_to: Callable[[AsyncConnection], Awaitable[datetime | None]]
+    at_once: int = AT_ONCE
+
+    def worker(self) -> Worker:
+        timer = Timer("lapse double opt-ins", self.look, LAPSE_EVERY_S, self.database)
+        return Worker(timer.name, timer.run)
+
+    async def look(self) -> bool:
+        """One batch. Was there a whole one?"""
+        now = datetime.now(UTC)
+        async with self.database.begin() as tx:
+            read_up_to = await self.read_up_to(tx)
+            if read_up_to is None:
+                return False
+            before = min(now, read_up_to)
+            rows = await tx.execute(
+                text(
+                    "SELECT subject_id FROM subject WHERE subject_id IN (SELECT subject_id FROM double_opt_in"
+                    " WHERE closed_at IS NULL AND expires_at < :before ORDER BY expires_at LIMIT :seen)"
+                    " ORDER BY subject_id LIMIT :limit FOR UPDATE SKIP LOCKED"  # who is busy: at the next look
+                ),
+                {"before": before, "limit": self.at_once, "seen": SEEN * self.at_once},
+            )
+            subject_ids = [row.subject_id for row in rows]
+            rows = await tx.execute(
+                text(
+                    f"UPDATE double_opt_in SET closed_at = :now WHERE subject_id = ANY(CAST(:ids AS text[]))"
+                    f" AND closed_at IS NULL AND expires_at < :before RETURNING {_COLUMNS}"
+                ),
+                {"ids": subject_ids, "now": now, "before": before},
+            )
+            over = [_question(row) for row in rows]
+            states = {who: s.state for who, s in (await store.lock_subjects(tx, {}, subject_ids)).items()}
+            lapsed = lapses(over, states, now)
+            await recorder.record(tx, lapsed, now)
+            await _forget_old(tx, now)
+        RESULTS.labels("lapsed").inc(len(lapsed))
+        return len(subject_ids) == self.at_once
+
+
+def lapses(over: Sequence[Question], states: Mapping[str, SubjectState], now: datetime) -> list[Statement]:
+    """Of those whose time is over, what is still open lapses; what was answered or stopped is over already."""
+    return [
+        Statement(
+            question.subject_id,
+            None,
+            asking.lapse(
+                question, evidence_id=evidence_id(SOURCE, "lapse", question.evidence_id), source=SOURCE, now=now
+            ),
+        )
+        for question in over
+        if question.is_open(states.get(question.subject_id, ledger.NEVER_SEEN))
+    ]
+
+
+async def _forget_old(tx: AsyncConnection, now: datetime) -> None:
+    """A few of what nobody needs any more, at each look."""
+    for table, key, at, before in (
+        ("double_opt_in", "evidence_id", "asked_at", now - KEPT_FOR),
+        ("double_opt_in_pace", "key", "full_at", now),
+    ):
+        await tx.execute(
+            text(
+                f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} WHERE {at} < :before"
+                f" ORDER BY {at} LIMIT 1000 FOR UPDATE SKIP LOCKED)"
+            ),
+            {"before": before},
+        )

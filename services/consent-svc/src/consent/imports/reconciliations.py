@@ -1,0 +1,164 @@
+"""Our opt-outs against a provider's own list: what it has and we lack becomes evidence, what only we have is counted.
+
+A person may stop with the provider without our hearing of it: in its console, by a callback that was never sent, before
+we came (DOMAIN 1.7). It counts from now: whatever we had been told before, the provider would not deliver.
+"""
+
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+from pydantic import ConfigDict, Field
+
+from common.service import Resources, resources
+from common.settings import ServiceSettings
+from common.sms.msisdn import NumberRefused, readings
+from common.web.auth import Caller, require
+from common.web.fields import Short, Slug
+from common.web.problems import Invalid, NotFound, Reason
+from consent import store
+from consent.bodies import EXAMPLE_NUMBER, Body
+from consent.imports import provider_list
+from consent.imports.provider_list import LIST_NUMBERS, NotAList
+from consent.ledger import recorder
+from consent.ledger import rules as ledger
+from consent.ledger.chain import evidence_id
+from consent.ledger.recorder import Statement
+from consent.ledger.rules import Evidence
+
+log = logging.getLogger(__name__)
+
+router = APIRouter(prefix="/v1")
+
+SOURCE = "provider_list"
+CHUNK = 1000  # subjects locked, or looked at, at once
+LIST_CHARS = 4_000_000
+LIST_BYTES = 2 * LIST_CHARS  # of a body: in JSON a line break is two
+LINES_NAMED = 100
+
+Held = Annotated[Resources[ServiceSettings], Depends(resources)]
+
+
+class ListBody(Body):
+    """A provider's list of opted-out numbers, for what it sends for one sender."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"sender_id": "acme", "provider": "ovh", "list": f"number\n{EXAMPLE_NUMBER}\n"}]
+        }
+    )
+
+    sender_id: Short
+    provider: Slug
+    list: Annotated[str, Field(max_length=LIST_CHARS, description="A CSV, or a JSON list of numbers as text.")]
+
+
+class Drift(Body):
+    """What differs. `listed` counts people, not lines: two where a number may be that of either. Those `missing_here`
+    are opted out from now on."""
+
+    listed: int
+    known_opted_out: int
+    missing_here: int
+    only_here: int = Field(description="Opted out of the sender here, and not in the list: the provider would deliver.")
+    unreadable: int
+    unreadable_lines: list[int] = Field(description=f"The first {LINES_NAMED}.")
+
+
+@router.post("/reconciliations")
+async def reconcile(body: ListBody, caller: Annotated[Caller, Depends(require("consent:write"))], held: Held) -> Drift:
+    """Compare, and record what was missing; the same list again finds nothing more. In chunks: a list that is cut short
+    by an error is given again."""
+    caller.may_use(body.sender_id)
+    async with held.database.begin() as tx:
+        if await store.find_sender(tx, body.sender_id) is None:
+            raise NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
+    listed, unreadable = _listed(body.list, held)
+    subject_ids = sorted(listed)
+    missing = 0
+    for at in range(0, len(subject_ids), CHUNK):
+        chunk = {subject_id: listed[subject_id] for subject_id in subject_ids[at : at + CHUNK]}
+        missing += await _record_missing(held, body, caller, chunk)
+    only_here = await _only_here(held, body.sender_id, listed)
+    found = Drift(
+        listed=len(listed),
+        known_opted_out=len(listed) - missing,
+        missing_here=missing,
+        only_here=only_here,
+        unreadable=len(unreadable),
+        unreadable_lines=unreadable[:LINES_NAMED],
+    )
+    counts = found.model_dump(exclude={"unreadable_lines"})
+    log.info(
+        "a provider's list is reconciled", extra={"provider": body.provider, "sender_id": body.sender_id, **counts}
+    )
+    return found
+
+
+def _listed(text: str, held: Resources[ServiceSettings]) -> tuple[dict[str, str], list[int]]:
+    """(numbers by subject_id, lines without one). As for any opt-out, whatever has digits is a number. Raises
+    Invalid."""
+    listed: dict[str, str] = {}
+    unreadable = []
+    try:
+        for line, raw in provider_list.numbers(text):
+            try:
+                numbers = readings(raw, fictional=held.settings.fictional_numbers)
+            except NumberRefused:
+                unreadable.append(line)
+            else:
+                listed |= {held.subject_keys.subject_id(number): number for number in numbers}
+    except NotAList as error:
+        raise Invalid(str(error), reasons=[Reason("list", "not_a_list", str(error))]) from error
+    if len(listed) > LIST_NUMBERS:
+        raise Invalid(f"at most {LIST_NUMBERS} numbers at once", reasons=[Reason("list", "too_long")])
+    return listed, unreadable
+
+
+async def _record_missing(
+    held: Resources[ServiceSettings], body: ListBody, caller: Caller, chunk: Mapping[str, str]
+) -> int:
+    """Opt out those of the chunk who are not; how many. That the others are listed as well is kept beside."""
+    sealed = {subject_id: held.field_keys.seal(number, f"number:{subject_id}") for subject_id, number in chunk.items()}
+    now = datetime.now(UTC)
+    async with held.database.begin() as tx:
+        subjects = await store.lock_subjects(tx, sealed)
+        said = {subject_id: _statement(subject_id, sealed, body, caller, now) for subject_id in subjects}
+        senders = (await store.known(tx, senders=[body.sender_id])).senders
+        out = {
+            subject_id
+            for subject_id, s in subjects.items()
+            if ledger.is_out(s.state, recorder.controlled(said[subject_id].evidence, senders))
+        }
+        await recorder.keep_listed(tx, [said[subject_id] for subject_id in out])
+        missing = [statement for subject_id, statement in said.items() if subject_id not in out]
+        await recorder.record(tx, missing, now)
+    return len(missing)
+
+
+def _statement(subject_id: str, sealed: Mapping[str, str], body: ListBody, caller: Caller, now: datetime) -> Statement:
+    evidence = Evidence(
+        evidence_id=evidence_id(SOURCE, body.provider, subject_id, body.sender_id, now.isoformat()),
+        kind="opt_out",
+        sender_id=body.sender_id,
+        purpose=None,
+        source=SOURCE,
+        actor=caller.subject,
+        reference=f"{body.provider}/opt-out-list",
+        occurred_at=now,
+        received_at=now,
+    )
+    return Statement(subject_id, sealed[subject_id], evidence)
+
+
+async def _only_here(held: Resources[ServiceSettings], sender_id: str, listed: Mapping[str, str]) -> int:
+    only_here, after = 0, ""
+    while True:
+        async with held.database.begin() as tx:
+            page = await store.with_opt_out_of(tx, sender_id, after, CHUNK)
+        only_here += sum(s.subject_id not in listed and ledger.is_out_of_sender(s.state, sender_id) for s in page)
+        if len(page) < CHUNK:
+            return only_here
+        after = page[-1].subject_id

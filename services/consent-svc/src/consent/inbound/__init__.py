@@ -1,0 +1,1 @@
+"""What reaches consent-svc from operators and campaigns: texts, receipts that say opted out, clicks."""

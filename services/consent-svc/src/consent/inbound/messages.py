@@ -1,0 +1,399 @@
+"""What people answer by SMS, as evidence: STOP and START from `inbound.messages.v1`, a batch in one transaction.
+
+STOP     an opt-out of every sender that uses, or once used, the code it was sent to; of those among them that it
+         names and nobody else (STOP ACME); of everyone where it says so (STOP ALL), or the code is nobody's
+         one that asks for erasure is for everyone, and all that is held is erased (`erasures.py`)
+START    takes a STOP back: an opt-in for what the person had opted in to with the senders that use the code today: one
+         that has left it is not who was written to (DOMAIN 2.4, France)
+OUI      answers the question of a double opt-in, where exactly one waits for it: an opt-in for what was asked, and for
+         nothing else. Else the question at the end of a consent, while it waits: an opt-in for what would end
+         (`renewals.py`). Otherwise it changes nothing, and nobody answers it
+review   may mean STOP: marketing to the number is held until a person has read it, and then it means what they say
+         a STOP that came after a START which its operator's clock puts later may be an old one: it is recorded, shuts
+         what that START has not opened, and marketing is held in the same way. Where a person says that it is a STOP,
+         it shuts that as well
+
+Whose a text is, its number says. Where the subject id of the event is another than the one that our key makes of the
+number, inbound-svc has another key: a STOP and a review count for the person of the number, nothing that loosens counts
+for anybody, and it pages (ADR-0061).
+
+A record that cannot be read may have been a STOP: whoever its key names is out of everything until new evidence says
+otherwise. In doubt the opt-out wins: it costs one contact, the reverse a fine (DOMAIN 2.4).
+
+CONTACT  asks who writes, and is answered; so is a STOP that stopped something, and a START that opened something
+
+Whatever else somebody writes, they were in touch: once a day, that moves the clock of retention (`in_touch`).
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from msgspec.structs import replace
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.contracts import INBOUND_MESSAGES
+from common.contracts.inbound import MessageReceived
+from common.kafka.consumer import URGENT_MS, After, Received, Stopped, Subscription
+from common.privacy.keyring import MISMATCHES, FieldKeys, SubjectKeys, Unreadable, is_subject_id, owner_of
+from common.sms.keywords_scope import scope
+from common.sms.message_id import message_id
+from common.telemetry import counter
+from consent import store
+from consent.answers import replies
+from consent.answers.answers import Answer, Answers
+from consent.double_opt_in import requests as double_opt_ins
+from consent.double_opt_in import rules as asking
+from consent.double_opt_in.rules import Question
+from consent.ledger import recorder
+from consent.ledger import rules as ledger
+from consent.ledger.chain import evidence_id
+from consent.ledger.recorder import Statement
+from consent.ledger.rules import NEVER_SEEN, Evidence, SubjectState, Verdict
+from consent.retention import renewals
+from consent.retention import rules as retention
+from consent.rights import erasures
+from consent.store import Due, Review, Sender, Subject
+
+log = logging.getLogger(__name__)
+
+GROUP = "consent.inbound"
+SOURCE = recorder.MO
+UNREADABLE = "unreadable_mo"
+KEPT = (Verdict.RECORDED, Verdict.UNCHANGED)
+
+INTENTS = counter("sms_consent_inbound_total", "Messages from people, by what they mean.", ["intent"])
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One text, the senders of the code it came to by id, and who wrote it; None: somebody never seen."""
+
+    message: MessageReceived
+    owners: Mapping[str, Sender]
+    subject: Subject | None
+    asked: Sequence[Due] = ()  # whether consents of theirs shall go on
+
+
+class Intake:
+    """What people write, taken in and answered."""
+
+    def __init__(self, keys: FieldKeys, subject_keys: SubjectKeys, answers: Answers) -> None:
+        self._keys = keys
+        self._subject_keys = subject_keys
+        self._answers = answers
+
+    def subscription(self) -> Subscription:
+        return Subscription(GROUP, INBOUND_MESSAGES, self.apply, on_poison=shut_out, wait_ms=URGENT_MS)
+
+    async def apply(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
+        """Record what one partition's batch says, and answer. A repeated MO derives the same evidence ids and the same
+        answer, and falls out."""
+        messages = [self._attributed(r.event) for r in batch if isinstance(r.event, MessageReceived)]
+        for message, _ in messages:
+            INTENTS.labels(message.intent).inc()
+        said = [m for m, certain in messages if m.intent == "stop" or (certain and m.intent != "review")]
+        reviews = [review(m) for m, _ in messages if m.intent == "review" or m.behind_start or m.revision > 0]
+        if not said and not reviews:
+            return None
+        codes = await store.owners_of(tx, {m.short_code for m in said})
+        held = await _locked(tx, said, reviews)
+        asked = await store.questions_of(tx, _who_may_renew(said))
+        texts = [
+            Said(m, codes.get(m.short_code, {}), held.get(m.subject_id), asked.get(m.subject_id, ())) for m in said
+        ]
+        questions = await Questions.read(tx, texts)
+        statements = []
+        for text in texts:
+            statements.append(list(self._statements(text, questions)))
+            questions.go_on(text, statements[-1])
+        now = datetime.now(UTC)
+        results = await recorder.record(tx, [one for each in statements for one in each], now, reviews)
+        await erasures.begin(tx, results, now)
+        answered = {r.statement.evidence.answers for r in results if r.decision.verdict in KEPT}
+        await double_opt_ins.confirm(tx, [one for one in answered if one and one in questions.requests], now)
+        recorded = iter(results)
+        states = {subject_id: subject.state for subject_id, subject in held.items()}
+        owed = []
+        for text, each in zip(texts, statements, strict=True):
+            before = after = states.get(text.message.subject_id, NEVER_SEEN)
+            for _ in each:
+                after = next(recorded).decision.state
+            states[text.message.subject_id] = after
+            if not text.message.erasure:  # an answer would be kept, with the number, to say that nothing is
+                owed.append(answer(text, [one.evidence for one in each], before, after))
+        await self._answers.give(tx, [one for one in owed if one], now)
+        return None
+
+    def _attributed(self, message: MessageReceived) -> tuple[MessageReceived, bool]:
+        """The text as one of the person whose number it came from, and whether the event names the same person. A
+        number that does not open cannot be compared: the text stays with the event's subject, and is not certain."""
+        try:
+            owner = owner_of(message.number, message.subject_id, self._keys, self._subject_keys)
+        except Unreadable:
+            MISMATCHES.inc()
+            log.error("the number of a text does not open: only a STOP counts", extra={"mo_id": message.mo_id})
+            return message, False
+        if owner.subject_id == message.subject_id:
+            return message, True
+        log.error(
+            "subject_mismatch: a text has another subject id than its number; a STOP counts for the number, nothing"
+            " else counts. Give inbound-svc and consent-svc the same PLACET_SUBJECT_KEYS",
+            extra={"mo_id": message.mo_id, "subject_id": owner.subject_id},
+        )
+        number = self._keys.seal(owner.e164, f"number:{owner.subject_id}")
+        return replace(message, subject_id=owner.subject_id, number=number), False
+
+    def _statements(self, said: Said, questions: "Questions") -> Iterator[Statement]:
+        message = said.message
+        evidence: Iterator[Evidence] = iter(())
+        if message.intent == "stop":
+            evidence = stops(message, concerned(self._keys, said))
+        elif message.intent == "start":
+            evidence = starts(said)
+        elif message.intent == "confirm":
+            evidence = iter(list(questions.confirms(message)) or renewed(said))
+        one = None
+        for one in evidence:
+            yield Statement(
+                message.subject_id, message.number, one, erases=message.erasure, to_review=message.behind_start
+            )
+        if one is None and message.intent != "stop":
+            for one in in_touch(said):
+                yield Statement(message.subject_id, None, one)
+
+
+@dataclass(slots=True)
+class Questions:
+    """What waits for an OUI of those who wrote one, and how each of them stands while a batch is read: a STOP before it
+    closes what the OUI would have answered. `requests`: what each question recorded, by evidence_id."""
+
+    asked: Mapping[str, Sequence[Question]]
+    requests: Mapping[str, Evidence]
+    states: dict[str, SubjectState]
+
+    @classmethod
+    async def read(cls, tx: AsyncConnection, texts: Sequence[Said]) -> "Questions":
+        """The subjects are locked."""
+        if not (who := {t.message.subject_id for t in texts if t.message.intent == "confirm"}):
+            return cls({}, {}, {})
+        asked = await double_opt_ins.asked_of(tx, who)
+        requests = await double_opt_ins.requests(tx, [q for each in asked.values() for q in each])
+        return cls(asked, requests, {t.subject.subject_id: t.subject.state for t in texts if t.subject})
+
+    def confirms(self, message: MessageReceived) -> Iterator[Evidence]:
+        asked, state = self.asked.get(message.subject_id, ()), self.states.get(message.subject_id, NEVER_SEEN)
+        at = min(message.occurred_at, message.received_at)  # no reply is of later than we held it
+        question = asking.answered(state, asked, message.short_code, at)
+        if question is None or question.evidence_id not in self.requests:
+            return
+        yield asking.yes(
+            self.requests[question.evidence_id],
+            evidence_id=evidence_id(SOURCE, message.mo_id, question.evidence_id),
+            source=SOURCE,
+            at=message.occurred_at,
+            received_at=understood_at(message),
+            reference=message.reference,
+        )
+
+    def go_on(self, said: Said, statements: Iterable[Statement]) -> None:
+        """What the next text of the same person meets: the recorder will add the controller, so it counts here."""
+        for statement in statements if self.asked else ():
+            evidence, state = statement.evidence, self.states.get(statement.subject_id, NEVER_SEEN)
+            owner = said.owners.get(evidence.sender_id or "")
+            if owner and evidence.kind == "opt_out" and owner.stop_scope == "controller":
+                evidence = replace(evidence, controller=owner.controller)
+            self.states[statement.subject_id] = ledger.apply(state, evidence)
+
+
+def review(message: MessageReceived) -> Review:
+    """A hold to open, or one to lift: the first revision asks for a person, the next is what they decided."""
+    return Review(
+        mo_id=message.mo_id,
+        subject_id=message.subject_id,
+        since=message.received_at,
+        revision=message.revision,
+        open=message.intent == "review" or (message.behind_start and message.revision == 0),
+    )
+
+
+async def _locked(
+    tx: AsyncConnection, said: Sequence[MessageReceived], reviews: Sequence[Review]
+) -> dict[str, Subject]:
+    """The subjects who wrote, but for strangers. A START speaks for what its subject holds, and an answer counts those
+    before it, so that is read under the lock. All are locked at once: taking the rest later would break the order of
+    locking."""
+    numbers: dict[str, str | None] = {r.subject_id: None for r in reviews}  # a hold needs none
+    numbers |= {m.subject_id: m.number for m in said if m.intent == "stop"}
+    return await store.lock_subjects(tx, numbers, [m.subject_id for m in said])
+
+
+def concerned(keys: FieldKeys, stop: Said) -> Sequence[str | None]:
+    """Whom a STOP is for; None: everyone. Words that do not unseal name nobody, and the STOP is the wider for it."""
+    message = stop.message
+    try:
+        named = keys.unseal(message.named, f"named:{message.mo_id}").split() if message.named else []
+    except Unreadable:
+        log.error("what a STOP names cannot be read: it is for the whole code", extra={"mo_id": message.mo_id})
+        named = []
+    names = {sender_id: (s.brand, s.oadc, s.legal_name) for sender_id, s in stop.owners.items()}
+    meant = scope(named, message.everyone, names)
+    if message.erasure or meant.reach == "everyone" or not names:
+        return (None,)
+    return meant.senders if meant.reach == "named" else tuple(names)
+
+
+def stops(message: MessageReceived, senders: Sequence[str | None]) -> Iterator[Evidence]:
+    """What a person has decided to be a STOP is ordered by no operator's clock, and is evidence beside what the text
+    itself was."""
+    decided = message.behind_start and message.decided_by is not None
+    for sender_id in senders:
+        yield Evidence(
+            evidence_id=evidence_id(SOURCE, message.mo_id, sender_id, *(("decided",) if decided else ())),
+            kind="opt_out",
+            sender_id=sender_id,
+            purpose=None,
+            source=SOURCE,
+            actor=message.decided_by,
+            reference=message.reference,
+            occurred_at=message.occurred_at,
+            received_at=understood_at(message),
+            arrived_at=message.received_at,
+            clock=message.clock if message.decided_by is None else None,
+        )
+
+
+def starts(start: Said) -> Iterator[Evidence]:
+    """Nothing for somebody never seen, or erased since, or on a code that is nobody's."""
+    message = start.message
+    if start.subject is None or start.subject.erased_at is not None:
+        return
+    for sender_id, owner in start.owners.items():
+        if owner.stop_code != message.short_code:
+            continue
+        for purpose in ledger.reopened(start.subject.state, sender_id):
+            yield Evidence(
+                evidence_id=evidence_id(SOURCE, message.mo_id, sender_id, purpose),
+                kind="opt_in",
+                sender_id=sender_id,
+                purpose=purpose,
+                basis="opt_in",  # an express request, whatever the basis was before
+                source=SOURCE,
+                actor=message.decided_by,
+                reference=message.reference,
+                occurred_at=message.occurred_at,
+                received_at=understood_at(message),
+                clock=message.clock if message.decided_by is None else None,
+            )
+
+
+def renewed(said: Said) -> list[Evidence]:
+    """What an OUI that answers no double opt-in says to the question at the end of a consent."""
+    if said.subject is None:
+        return []
+    state, when = said.subject.state, understood_at(said.message)
+    return list(renewals.confirms(said.message, said.owners, state, said.asked, when))
+
+
+def _who_may_renew(said: Sequence[MessageReceived]) -> set[str]:
+    """Those who wrote OUI, and no STOP beside it: which of the two came first does not matter then."""
+    stopped = {m.subject_id for m in said if m.intent == "stop"}
+    return {m.subject_id for m in said if m.intent == "confirm"} - stopped
+
+
+def in_touch(said: Said) -> Iterator[Evidence]:
+    """A contact with the sender they wrote to, if its code leaves no doubt which: a clock that runs too short costs a
+    customer, one that runs too long is unlawful. Once a day, since a line of the ledger for every word would prove no
+    more; nothing for strangers, who hold no consent that time could end."""
+    message, subject = said.message, said.subject
+    if subject is None or subject.erased_at is not None:
+        return
+    met = [sender_id for sender_id in said.owners if any(m.sender_id == sender_id for m in subject.state.marks)]
+    at = min(message.occurred_at, message.received_at)
+    if len(met) != 1 or not retention.worth_keeping(subject.state, met[0], at):
+        return
+    yield Evidence(
+        evidence_id=evidence_id("contact", message.subject_id, met[0], retention.day(at)),
+        kind="contact",
+        sender_id=met[0],
+        purpose=None,
+        source=SOURCE,
+        actor=message.decided_by,
+        reference=message.reference,
+        occurred_at=message.occurred_at,
+        received_at=message.received_at,
+    )
+
+
+def answer(said: Said, evidence: Sequence[Evidence], before: SubjectState, after: SubjectState) -> Answer | None:
+    """What is owed for a text that was this evidence, from a sender of the code it came to; nothing where nobody owns
+    it.
+
+    A STOP is confirmed where it shut something: the second shuts nothing, nor does one that newer evidence outvotes;
+    one that the provider confirms itself is not confirmed twice. A START is where it opened something.
+    """
+    message, owners = said.message, said.owners
+    match message.intent:
+        case "stop" if not message.answered:
+            shut = {e.sender_id for e in evidence if ledger.shut(after, e.sender_id)}
+            shut = {sender_id for sender_id in shut if not ledger.shut(before, sender_id)}
+            if by := {sender_id: s for sender_id, s in owners.items() if sender_id in shut or None in shut}:
+                return _answer(message, by, "stopped", replies.stopped(_identities(by), everyone=None in shut))
+        case "start":
+            opened = {e.sender_id for e in evidence if _open(after, e) and not _open(before, e)}
+            if by := {sender_id: s for sender_id, s in owners.items() if sender_id in opened}:
+                return _answer(message, by, "started", replies.started(_identities(by), message.short_code))
+        case "contact":
+            known = {mark.sender_id for mark in before.marks}
+            if by := {sender_id: s for sender_id, s in owners.items() if sender_id in known} or dict(owners):
+                return _answer(message, by, "contact", replies.contact(_identities(by), message.short_code))
+    return None
+
+
+def _open(state: SubjectState, evidence: Evidence) -> bool:
+    return ledger.standing(state, evidence.sender_id, evidence.purpose) == "opted_in"
+
+
+def _answer(message: MessageReceived, by: Mapping[str, Sender], kind: replies.Kind, text: str) -> Answer:
+    return Answer(
+        message_id=message_id(message.received_at, "answer", message.mo_id),
+        subject_id=message.subject_id,
+        number=message.number,
+        sender_id=next(iter(by)),
+        kind=kind,
+        text=text,
+        since=understood_at(message),
+    )
+
+
+def _identities(senders: Mapping[str, Sender]) -> list[replies.Identity]:
+    return [replies.Identity(s.legal_name, s.brand, s.contact, s.replies) for s in senders.values()]
+
+
+def understood_at(message: MessageReceived) -> datetime:
+    """When Placet first held the evidence: a text that nobody could read proves nothing before somebody did."""
+    return message.decided_at or message.received_at
+
+
+async def shut_out(tx: AsyncConnection, key: str | None, partition: int, offset: int) -> None:
+    """Poison: the person it came from is opted out of every sender, also who is not on record yet: their consent may
+    still be on its way. Raises Stopped where nobody can tell who that is: then the watermark stands still, and no
+    marketing goes out until somebody has looked."""
+    if key is None:
+        raise Stopped(f"partition {partition} of {INBOUND_MESSAGES.name} holds a message whose sender cannot be read")
+    if not is_subject_id(key):
+        log.error("unreadable message whose key is nobody's", extra={"partition": partition})
+        return  # no number has this key, so nothing can be sent
+    now = datetime.now(UTC)
+    evidence = Evidence(
+        evidence_id=evidence_id(UNREADABLE, key, now.isoformat()),
+        kind="opt_out",
+        sender_id=None,
+        purpose=None,
+        source=UNREADABLE,
+        occurred_at=now,
+        received_at=now,
+    )
+    await recorder.record(tx, [Statement(key, None, evidence)], now)
+    log.error("unreadable message: its sender is opted out of everything", extra={"subject_id": key})

@@ -1,0 +1,509 @@
+"""The one door through which consent changes: lock the subjects, decide, append the evidence, publish.
+
+Whatever comes in, by API or by SMS, ends here; nothing else writes `evidence`, `listed`, `review` or `subject`, nor
+says until when a consent holds (`retention_due`). The caller owns the transaction. A subject's `version` grows with
+each batch that has something to tell of it, and is published once, whole, after its row is locked: that is what puts
+the versions of one subject on the log in order.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import msgspec
+from msgspec.structs import replace
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common import version
+from common.contracts import ERASURES, STATES
+from common.contracts.consent import Cause, ConsentStateChanged
+from common.contracts.rights import ErasureLifted
+from common.kafka import outbox
+from common.privacy import erasing
+from common.telemetry import counter, traceparent
+from consent import store
+from consent.ledger import rules as ledger
+from consent.ledger.chain import SALT_BYTES, Entry, chained, erased, evidence_id
+from consent.ledger.rules import NEVER_SEEN, Decision, Evidence, Verdict
+from consent.retention import rules as retention
+from consent.retention.rules import Rules, Term
+from consent.store import Known, Registered, Review, Subject
+
+RETENTION = "retention"  # the source of what nobody said, and time did
+MO = "mo"  # the source of what a person wrote
+OPENING = ("opt_in", "request")
+EVIDENCE = counter("sms_consent_evidence_total", "Evidence offered, by what became of it.", ["kind", "verdict"])
+
+
+class Statement(msgspec.Struct, frozen=True, gc=False):
+    """Evidence and whom it is of. `number`: sealed, context "number:<subject_id>"; None where nobody told it. `erases`:
+    an opt-out of everyone, with which the person asks for their erasure (`erasures.py`). `trace`: of who brought it,
+    where that is not the trace being handled. `to_review`: an opt-out that a person will read."""
+
+    subject_id: str
+    number: str | None
+    evidence: Evidence
+    erases: bool = False
+    trace: str | None = None
+    to_review: bool = False
+
+
+class Recorded(msgspec.Struct, frozen=True, gc=False):
+    """What became of one statement. `version`: the subject's after the whole batch; None where it was refused."""
+
+    statement: Statement
+    decision: Decision
+    version: int | None
+
+
+@dataclass(slots=True)
+class _Change:
+    """One subject while its batch is decided."""
+
+    subject: Subject
+    before: Subject
+    now: datetime
+    kept: Sequence[Term] | None = None  # what is on record of the terms, where that is not what `before` says
+    terms: "_Terms | None" = None  # once all is decided
+    entries: list[Entry] = field(default_factory=list)
+    causes: list[Cause] = field(default_factory=list)
+    told: bool = False
+    erases: bool = False
+    returned_by: str | None = None  # evidence, of who had been erased
+    trace: str | None = None
+    listed: Sequence[Evidence] = ()  # what lists said of them, who were out
+    stranger: bool = False  # nothing was known of them, and their row is written already
+
+    def tell(self, subject: Subject) -> None:
+        """What the others must hear of: the subject's next version, one for the whole batch."""
+        self.subject = subject if self.told else replace(subject, version=version.following(subject.version, self.now))
+        self.told = True
+
+
+async def record(
+    tx: AsyncConnection, statements: Sequence[Statement], now: datetime, reviews: Sequence[Review] = ()
+) -> list[Recorded]:
+    """Decide each statement in this order and write what follows; one result each. The only way consent changes.
+
+    `reviews` change no consent: while one of a subject's is open, its state says `held_since`.
+
+    Five round trips for people never seen, seven for others, nine for both: for one statement or a thousand; one more
+    where somebody opts in who has said STOP. What is refused leaves no trace, not even a subject.
+    """
+    decisions: dict[int, Decision] = {}
+    taken: dict[int, Statement] = {}
+    for place, statement in enumerate(statements):
+        if why := tuple(ledger.refusals(statement.evidence, now)):
+            decisions[place] = Decision(verdict=Verdict.REFUSED, state=NEVER_SEEN, refusals=why)
+        else:
+            taken[place] = statement
+    changes: dict[str, _Change] = {}
+    if taken and not reviews:
+        changes = await _of_strangers(tx, taken, decisions, now)
+        taken = {place: s for place, s in taken.items() if s.subject_id not in changes}
+    if taken or reviews:
+        changes |= await _of_others(tx, taken, reviews, decisions, now)
+    await _write(tx, list(changes.values()), now)
+    results = [(statement, decisions[place]) for place, statement in enumerate(statements)]
+    for (kind, verdict), many in Counter((s.evidence.kind, d.verdict) for s, d in results).items():
+        EVIDENCE.labels(kind, verdict).inc(many)
+    return [
+        Recorded(s, d, None if d.verdict is Verdict.REFUSED else changes[s.subject_id].subject.version)
+        for s, d in results
+    ]
+
+
+async def _of_strangers(
+    tx: AsyncConnection, taken: Mapping[int, Statement], decisions: dict[int, Decision], now: datetime
+) -> dict[str, _Change]:
+    """Of whom there is nothing yet, so nothing to lock before it is decided: their row is written once, whole, and
+    from then on holds off whoever comes with more. Whom somebody else has written meanwhile is none of them. Adds to
+    `decisions`."""
+    known = await store.known(
+        tx,
+        subjects={s.subject_id for s in taken.values()},
+        senders={s.evidence.sender_id for s in taken.values() if s.evidence.sender_id is not None},
+    )
+    changes = {
+        subject_id: _Change(subject, subject, now, stranger=True)
+        for subject_id, number in _numbers(taken.values()).items()
+        if subject_id not in known.subjects
+        for subject in (Subject(subject_id=subject_id, number=number),)
+    }
+    if not changes:
+        return {}
+    decided = {
+        place: _decide_after_ends(changes[s.subject_id], s, known, now)
+        for place, s in taken.items()
+        if s.subject_id in changes
+    }
+    _count_terms(changes.values(), known.rules)
+    added = await store.add_subjects(tx, [change.subject for change in changes.values()], now)
+    decisions |= {place: decision for place, decision in decided.items() if taken[place].subject_id in added}
+    return {subject_id: change for subject_id, change in changes.items() if subject_id in added}
+
+
+async def _of_others(
+    tx: AsyncConnection,
+    taken: Mapping[int, Statement],
+    reviews: Sequence[Review],
+    decisions: dict[int, Decision],
+    now: datetime,
+) -> dict[str, _Change]:
+    """Locked, then decided. With reviews that may be strangers, who get an empty row to lock: without a number, which
+    nothing would erase, as a hold has no end in time. Adds to `decisions`."""
+    numbers = dict.fromkeys(r.subject_id for r in reviews) | _numbers(taken.values())
+    locked = await store.lock_subjects(tx, numbers if reviews else {}, numbers)
+    opening = {s.subject_id for s in taken.values() if s.evidence.kind == "opt_in"}
+    listed = await store.listed_of(tx, [i for i in opening if any(m.kind == "opt_out" for m in locked[i].state.marks)])
+    changes = {i: _Change(subject, subject, now, listed=listed.get(i, ())) for i, subject in locked.items()}
+    senders = {s.evidence.sender_id for s in taken.values() if s.evidence.sender_id is not None}
+    senders |= {one.sender_id for some in listed.values() for one in some if one.sender_id is not None}
+    known = await store.known(
+        tx,
+        evidence=[
+            *(s.evidence.evidence_id for s in taken.values()),
+            *(one.evidence_id for some in listed.values() for one in some),
+        ],
+        senders=senders | senders_of(locked.values()),
+    )
+    for place, s in taken.items():
+        decisions[place] = _decide_after_ends(changes[s.subject_id], s, known, now)
+    if asking := [subject_id for subject_id, change in changes.items() if change.erases]:
+        await store.close_reviews(tx, asking)
+    if reviews:
+        await _hold(tx, changes, reviews)
+    _count_terms((change for change in changes.values() if change.entries or change.told), known.rules)
+    return changes
+
+
+def _numbers(statements: Iterable[Statement]) -> dict[str, str | None]:
+    """Of each subject a number that one of their statements told, None where none did."""
+    return {s.subject_id: s.number for s in sorted(statements, key=lambda s: s.number is not None)}
+
+
+async def erase(tx: AsyncConnection, asked: Mapping[str, datetime]) -> dict[str, int]:
+    """Take what is personal out of the ledger of these people, who asked for it then: the number, and what each entry
+    of before had sealed; how many entries that were, by subject_id. The chain holds without, and so do the states: who
+    was out is out. Tells nobody: that they are erased was told when they asked."""
+    await store.lock_subjects(tx, {}, asked)
+    return await store.erase_personal(tx, asked)
+
+
+async def expire(tx: AsyncConnection, subject_ids: Collection[str], at: datetime, now: datetime) -> int:
+    """Write down which consents of these people have ended by `at`, and tell it. How many."""
+    locked = await store.lock_subjects(tx, {}, subject_ids)
+    known = await store.known(tx, senders=senders_of(locked.values()))
+    changes = [_Change(subject, subject, now) for subject in locked.values()]
+    for change in changes:
+        _end(change, known, at, now)
+    _count_terms(changes, known.rules)
+    await _write(tx, changes, now)
+    return sum(len(change.entries) for change in changes)
+
+
+def _end(change: _Change, known: Known, at: datetime, now: datetime) -> None:
+    """Write down what is over at `at` of the subject's consents: dated the instant it ended, however late that is, and
+    named after it."""
+    subject_id = change.subject.subject_id
+    for term in retention.terms(change.subject.state, known.rules):
+        if term.over(at):
+            ended = Evidence(
+                evidence_id=evidence_id(
+                    RETENTION, subject_id, term.sender_id, term.purpose, term.expires_at.isoformat()
+                ),
+                kind="expiry",
+                sender_id=term.sender_id,
+                purpose=term.purpose,
+                source=RETENTION,
+                occurred_at=term.expires_at,
+                received_at=now,
+            )
+            _decide(change, Statement(subject_id, None, ended), known._replace(evidence=set()), now)
+
+
+def _decide_after_ends(change: _Change, statement: Statement, known: Known, now: datetime) -> Decision:
+    """What was over by then ends first, though nobody had written it down: or what they do after the end would be the
+    contact that keeps alive what has ended. So does what a list said that is no older than an opt-in, and what an
+    erasure takes the proof of."""
+    if statement.evidence.evidence_id not in known.evidence:
+        _end(change, known, statement.evidence.at, now)
+        if statement.erases:
+            _shut_what_is_newer(change, statement.evidence, known, now)
+        if statement.evidence.kind == "opt_in":
+            _take_lists(change, statement.evidence, known, now)
+            _end_what_was_erased(change, statement.evidence, known, now)
+    return _decide(change, statement, known, now)
+
+
+def _shut_what_is_newer(change: _Change, asks: Evidence, known: Known, now: datetime) -> None:
+    """Who asks for their erasure is out of everything until it begins, which is now, however long ago they said so.
+    What they were asked or gave in between loses its proof with the rest: left open, it would count again once they
+    come back to some other sender."""
+    if any(mark.kind in OPENING and mark.at > asks.at for mark in change.subject.state.marks):
+        shut = Evidence(
+            evidence_id=evidence_id("erasure", asks.evidence_id),
+            kind="opt_out",
+            sender_id=None,
+            purpose=None,
+            source=asks.source,
+            answers=asks.evidence_id,
+            occurred_at=now,
+            received_at=now,
+        )
+        _decide(change, Statement(change.subject.subject_id, None, shut), known, now)
+
+
+def _end_what_was_erased(change: _Change, given: Evidence, known: Known, now: datetime) -> None:
+    """A consent of before an erasure, which comes after it, is recorded without its proof: it has ended with the
+    erasure. Where the person had asked for that, they are out anyway."""
+    erased_at = change.subject.erased_at
+    if erased_at is None or given.at > erased_at:
+        return
+    after = ledger.apply(change.subject.state, given)
+    if ledger.standing(after, given.sender_id, given.purpose) == "opted_in":
+        ended = Evidence(
+            evidence_id=evidence_id(
+                RETENTION, change.subject.subject_id, given.sender_id, given.purpose, "erased", erased_at.isoformat()
+            ),
+            kind="expiry",
+            sender_id=given.sender_id,
+            purpose=given.purpose,
+            source=RETENTION,
+            occurred_at=erased_at,
+            received_at=now,
+        )
+        _decide(change, Statement(change.subject.subject_id, None, ended), known._replace(evidence=set()), now)
+
+
+def _take_lists(change: _Change, given: Evidence, known: Known, now: datetime) -> None:
+    """Write down what lists have said of this person that is no older than the opt-in they are `given`, unless they are
+    in. No cause is told: they are out, and stay out. It is where this shuts another consent of theirs, as that of a
+    sender whose STOP has come to reach its controller since."""
+    if not change.listed or ledger.standing(change.subject.state, given.sender_id, given.purpose) == "opted_in":
+        return
+    for said in change.listed:
+        if said.at >= given.at:
+            causes, before = len(change.causes), _in(change.subject)
+            _decide(change, Statement(change.subject.subject_id, None, said), known, now)
+            if before <= _in(change.subject):
+                del change.causes[causes:]
+
+
+def _in(subject: Subject) -> set[tuple[str, str]]:
+    return {(c.sender_id, c.purpose) for c in ledger.consents(subject.state) if c.state == "opted_in"}
+
+
+async def keep_listed(tx: AsyncConnection, statements: Iterable[Statement]) -> None:
+    """Opt-outs of lists, of people who are locked and out of all that these say. They go beside the ledger, the newest
+    of each scope, and are written into it once an opt-in comes that is no newer: a list that comes every day costs no
+    line a day, and what it says is not lost."""
+    newest: dict[str, dict[tuple[str | None, str | None], Evidence]] = {}
+    for s in sorted(statements, key=lambda s: s.evidence.at):
+        if not any(ledger.refusals(s.evidence, s.evidence.received_at)):
+            newest.setdefault(s.subject_id, {})[s.evidence.sender_id, s.evidence.purpose] = s.evidence
+    if newest:
+        await store.put_listed(tx, {subject_id: list(some.values()) for subject_id, some in newest.items()})
+
+
+async def recount(tx: AsyncConnection, subject_ids: Collection[str], now: datetime) -> None:
+    """How long a consent of these people holds is counted anew, as their senders say now: what has moved is written
+    and told. No evidence, as nothing was said."""
+    locked = await store.lock_subjects(tx, {}, subject_ids)
+    kept = await store.terms_kept(tx, locked)
+    known = await store.known(tx, senders=senders_of(locked.values()))
+    changes = [_Change(subject, subject, now, kept.get(subject.subject_id, ())) for subject in locked.values()]
+    _count_terms(changes, known.rules)
+    await _write(tx, changes, now)
+
+
+async def publish_again(tx: AsyncConnection, subject_ids: Collection[str], since: datetime, now: datetime) -> list[int]:
+    """Publish the state of these people as it stands, for a log that has lost it; the outbox ids. Versions stay:
+    a reader that has a state steps over it. `since`: opt-outs recorded from then on are named as causes, so that a
+    reader that missed one reports it enforced."""
+    locked = await store.lock_subjects(tx, {}, subject_ids)
+    kept = await store.terms_kept(tx, locked)
+    said = await store.opt_outs_since(tx, locked, since)
+    again = [
+        _Change(
+            subject,
+            subject,
+            now,
+            terms=_Terms(tuple(kept.get(subject.subject_id, ())), (), ()),
+            causes=[cause for one in said.get(subject.subject_id, ()) if (cause := ledger.cause(one)) is not None],
+        )
+        for subject in locked.values()
+        if subject.version > 0
+    ]
+    return await outbox.append(tx, STATES, [_event(change) for change in again])
+
+
+async def forget(tx: AsyncConnection, subject_ids: Collection[str], now: datetime) -> None:
+    """These people are erased from now on (`erasures.py`), as nothing of theirs is open any more. No evidence, as
+    nothing was said: who is out is out, and who comes back does so by an opt-in."""
+    locked = await store.lock_subjects(tx, {}, subject_ids)
+    kept = await store.terms_kept(tx, locked)
+    known = await store.known(tx, senders=senders_of(locked.values()))
+    changes = [_Change(subject, subject, now, kept.get(subject.subject_id, ())) for subject in locked.values()]
+    for change in changes:
+        change.tell(replace(change.subject, erased_at=now))
+    _count_terms(changes, known.rules)
+    await _write(tx, changes, now)
+
+
+def senders_of(subjects: Iterable[Subject]) -> set[str]:
+    """Those whom these people have met: how long that holds is counted with each thing more they say."""
+    return {m.sender_id for s in subjects for m in s.state.marks if m.sender_id is not None}
+
+
+def _decide(change: _Change, statement: Statement, known: Known, now: datetime) -> Decision:
+    """The next step of one subject. `known.evidence` grows with it: a batch may repeat itself."""
+    subject, evidence = change.subject, controlled(statement.evidence, known.senders)
+    if evidence.evidence_id in known.evidence:
+        return Decision(verdict=Verdict.DUPLICATE, state=subject.state)
+    known.evidence.add(evidence.evidence_id)
+    decision = ledger.decide(subject.state, evidence, now)
+    if not statement.to_review and ledger.outvoted(decision.state, evidence):
+        evidence = replace(evidence, clock=None)  # only what a person will read may leave open what it came after
+        decision = ledger.decide(subject.state, evidence, now)
+    salt = os.urandom(SALT_BYTES).hex()
+    entry = chained(subject.subject_id, subject.entries + 1, evidence, now, subject.head, salt)
+    change.subject = replace(subject, state=decision.state, entries=entry.position, head=entry.hash)
+    if subject.erased_at is not None:
+        if _returns(decision, evidence, subject.erased_at):
+            change.subject = replace(change.subject, erased_at=None)
+            change.returned_by = evidence.evidence_id
+        elif evidence.at <= subject.erased_at:
+            entry = erased(entry)  # it is of before, and has come late
+    if change.subject.number is None and change.subject.erased_at is None and _needs_number(evidence):
+        change.subject = replace(change.subject, number=statement.number)
+    if statement.erases:
+        change.erases = True
+        change.subject = replace(change.subject, erased_at=now, held_since=None)
+    change.entries.append(entry)
+    change.trace = statement.trace or change.trace
+    if decision.told or statement.erases:
+        change.tell(change.subject)
+    if decision.cause is not None:
+        change.causes.append(decision.cause)
+    return decision
+
+
+def _needs_number(evidence: Evidence) -> bool:
+    """What opens needs the number itself; to keep somebody out, the keyed hash is enough. But what they wrote is kept
+    no longer than a consent would be, and only who has a number has such a term."""
+    return evidence.kind in OPENING or (evidence.kind == "opt_out" and evidence.source == MO)
+
+
+def controlled(evidence: Evidence, registered: Mapping[str, Registered]) -> Evidence:
+    """With the controller that the registry says: here, so that no way in can leave it out."""
+    sender = registered.get(evidence.sender_id) if evidence.sender_id else None
+    if sender is None:
+        return evidence
+    narrow = evidence.kind == "opt_out" and (evidence.purpose is not None or sender.stop_scope == "sender")
+    return replace(evidence, controller=None if narrow else sender.controller)
+
+
+def _returns(decision: Decision, evidence: Evidence, erased_at: datetime) -> bool:
+    """Whether somebody who was erased comes back: only by an opt-in that is newer than that, and that holds."""
+    if evidence.kind != "opt_in" or evidence.at <= erased_at:
+        return False
+    return ledger.standing(decision.state, evidence.sender_id, evidence.purpose) == "opted_in"
+
+
+async def _hold(tx: AsyncConnection, changes: Mapping[str, _Change], reviews: Sequence[Review]) -> None:
+    """A subject is held from its oldest open review until the last one is closed. What an erased person wrote before
+    nobody will read."""
+    newest = {
+        review.mo_id: replace(review, open=review.open and not _unread(changes[review.subject_id].subject, review))
+        for review in sorted(reviews, key=lambda review: review.revision)
+    }
+    held = await store.put_reviews(tx, list(newest.values()))
+    for subject_id in {review.subject_id for review in reviews}:
+        change, since = changes[subject_id], held.get(subject_id)
+        if change.subject.held_since != since:
+            change.tell(replace(change.subject, held_since=since))
+
+
+def _unread(subject: Subject, review: Review) -> bool:
+    return subject.erased_at is not None and review.since <= subject.erased_at
+
+
+async def _write(tx: AsyncConnection, changes: Sequence[_Change], now: datetime) -> None:
+    """The terms of each are counted."""
+    counted = [(change, change.terms) for change in changes if change.terms is not None]
+    ended = [(c.subject.subject_id, term) for c, terms in counted for term in terms.ended]
+    began = [(c.subject.subject_id, term) for c, terms in counted if not c.stranger for term in terms.began]
+    if ended or began:
+        await store.put_terms(tx, ended, began)
+    await store.add_terms(
+        tx, [(c.subject.subject_id, term) for c, terms in counted if c.stranger for term in terms.began]
+    )
+    written = [change for change in changes if change.entries or change.told]
+    if not written:
+        return
+    await store.append_entries(tx, [entry for change in written for entry in change.entries])
+    await store.put_subjects(tx, [change.subject for change in written if not change.stranger], now)
+    told = [change for change in written if change.told]
+    await outbox.append(tx, STATES, [_event(c) for c in told], [c.trace or traceparent() for c in told])
+    returned = [
+        ErasureLifted(subject_id=change.subject.subject_id, lifted_at=now, evidence_id=change.returned_by)
+        for change in written
+        if change.returned_by is not None
+    ]
+    for lifted in returned:
+        await erasing.lift(tx, lifted.subject_id, now)
+    await outbox.append(tx, ERASURES, returned)
+
+
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """Of one subject after its batch: the consents that are open and until when; those of them that are new or have
+    moved; and those that were open and are not."""
+
+    open: tuple[Term, ...]
+    began: tuple[Term, ...]
+    ended: tuple[Term, ...]
+
+
+def _count_terms(changes: Iterable[_Change], rules: Rules) -> None:
+    """The last step of deciding: whoever's end has moved is told as well."""
+    for change in changes:
+        change.terms = _terms(change, rules)
+
+
+def _terms(change: _Change, rules: Rules) -> _Terms:
+    """That an end has moved is told, though the evidence for it (a contact) changes no state: the gate counts with
+    it."""
+    after = _kept(change.subject, rules)
+    before = _kept(change.before, rules) if change.kept is None else change.kept
+    held = {(term.sender_id, term.purpose): term for term in before}
+    moved = [(term, held.pop((term.sender_id, term.purpose), None)) for term in after]
+    ends = [term for term, was in moved if was is None or was.expires_at != term.expires_at]
+    if not change.told and not all(retention.is_person(term) for term in ends):
+        change.tell(change.subject)
+    return _Terms(after, tuple(term for term, was in moved if was != term), tuple(held.values()))
+
+
+def _kept(subject: Subject, rules: Rules) -> tuple[Term, ...]:
+    held = subject.number is not None and subject.erased_at is None
+    return retention.kept_terms(subject.state, rules, number=held)
+
+
+def _event(change: _Change) -> ConsentStateChanged:
+    subject = change.subject
+    ends = {(term.sender_id, term.purpose): term.expires_at for term in (change.terms.open if change.terms else ())}
+    return ConsentStateChanged(
+        subject_id=subject.subject_id,
+        version=subject.version,
+        consents=tuple(
+            replace(consent, expires_at=ends.get((consent.sender_id, consent.purpose)))
+            for consent in ledger.consents(subject.state)
+        ),
+        suppressions=ledger.suppressions(subject.state),
+        erased=subject.erased_at is not None,
+        causes=tuple(change.causes),
+        held_since=subject.held_since,
+    )

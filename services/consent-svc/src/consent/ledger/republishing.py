@@ -1,0 +1,91 @@
+"""`python -m consent republish --partition N`: the states of one partition's people published once more, for a log that
+has lost records (the runbook's LogBroken).
+
+A page is one transaction, as any change is: the subjects are locked, and each state has its present version. A reader
+that has it steps over it, one that missed it takes it. A run that died is begun anew.
+"""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.db.database import Database
+from common.kafka import broker as kafka
+from common.kafka import outbox
+from common.settings import ServiceSettings
+from consent import store
+from consent.ledger import recorder
+
+PAGE = 1_000
+BACKLOG = 2_000  # rows waiting to be published beyond which a page waits: a STOP would wait behind them
+LOOK_EVERY_S = 0.2
+CAUSES_OF = timedelta(days=7)  # a log that lost older records than these was noticed before
+
+
+@dataclass(frozen=True, slots=True)
+class Republishing:
+    database: Database
+    partitions: int
+    tell: Callable[[str], None]
+
+    async def run(self, partition: int) -> int:
+        """Publish all states of the partition, and wait until Kafka has them. Returns how many there were."""
+        many, after, newest = 0, "", 0
+        since = datetime.now(UTC) - CAUSES_OF
+        while True:
+            await self._until(self._short)
+            async with self.database.begin() as tx:
+                page = await store.told_after(tx, after, PAGE)
+                of = kafka.partitions_of([subject_id.encode() for subject_id in page], self.partitions) if page else []
+                ours = [subject_id for subject_id, place in zip(page, of, strict=True) if place == partition]
+                ids = await recorder.publish_again(tx, ours, since, datetime.now(UTC)) if ours else []
+            many, newest = many + len(ids), max([newest, *ids])
+            if len(page) < PAGE:
+                break
+            after = page[-1]
+            self.tell(f"{many} states")
+
+        async def relayed(tx: AsyncConnection) -> bool:
+            return not await tx.scalar(
+                text("SELECT EXISTS (SELECT FROM outbox WHERE id <= :newest)"), {"newest": newest}
+            )
+
+        await self._until(relayed)
+        return many
+
+    async def _short(self, tx: AsyncConnection) -> bool:
+        return await outbox.backlog(tx) <= BACKLOG
+
+    async def _until(self, look: Callable[[AsyncConnection], Awaitable[bool]]) -> None:
+        """Wait for the relay."""
+        while True:
+            async with self.database.begin() as tx:
+                if await look(tx):
+                    return
+            await asyncio.sleep(LOOK_EVERY_S)
+
+
+def run(settings: ServiceSettings, arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m consent republish", description="Publish states once more.")
+    parser.add_argument("--partition", required=True, type=int, choices=range(settings.partitions), metavar="N")
+    return asyncio.run(_run(settings, parser.parse_args(arguments).partition))
+
+
+async def _run(settings: ServiceSettings, partition: int) -> int:
+    def tell(line: str) -> None:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+
+    database = Database(settings.database_url, pool_size=1, name="consent-republish")
+    try:
+        many = await Republishing(database, settings.partitions, tell).run(partition)
+    finally:
+        await database.close()
+    tell(f"{many} states of partition {partition} are published again")
+    return 0

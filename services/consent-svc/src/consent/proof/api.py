@@ -1,0 +1,237 @@
+"""Proof over HTTP: the signed receipt of one line of the ledger, the bundle of a subject, the
+seals on the whole ledger, the keys that check all of them."""
+
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+from urllib.parse import quote
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Query, Response
+from fastapi.responses import StreamingResponse
+
+from common.db.database import Database
+from common.privacy.signing import SigningKeys
+from common.service import Resources, resources
+from common.settings import KeyRingSettings, ServiceSettings
+from common.sms.message_id import began
+from common.web.auth import Caller, require
+from common.web.fields import Position, Storable
+from common.web.problems import NotFound, PastItsTime, Reason
+from consent import store
+from consent.api import any_number
+from consent.bodies import ProofBody, ReceiptBody, SealBody, SealedBody, SealsBody
+from consent.ledger import rules as ledger
+from consent.ledger.chain import PERSONAL, Entry
+from consent.ledger.rules import Evidence
+from consent.proof import receipt as proof
+from consent.proof import sealing, seals
+from consent.proof.bundle import MessageLine, SubjectLine, Withheld, Writer
+from consent.proof.receipt import Party
+from consent.proof.seals import Seal
+from consent.store import HandedOff, Subject
+
+BUNDLE_TYPE = "application/jsonl"
+BUNDLE: dict[int | str, dict[str, Any]] = {200: {"content": {BUNDLE_TYPE: {}}}}
+SUBJECTS = 50  # of a campaign, between two looks at whoever else waits: a signature takes a tenth of a millisecond
+JWKS_KEPT_S = 300  # how long a caller may believe the key set it has
+
+
+def router(ring: KeyRingSettings, retired: dict[str, str], handed_off_kept: timedelta) -> APIRouter:
+    """Its routes sign with the current key of `ring`. `handed_off_kept`: how long it is known which messages left.
+    Raises ValueError where a key is none."""
+    routes = APIRouter()
+    keys = SigningKeys(ring, retired)
+
+    @routes.get("/.well-known/jwks.json")
+    async def get_keys(response: Response) -> dict[str, Any]:
+        """For everyone: a receipt is checked by whoever it is shown to. Retired keys stay."""
+        response.headers["Cache-Control"] = f"public, max-age={JWKS_KEPT_S}"
+        return keys.jwks
+
+    @routes.get("/v1/receipts/{evidence_id}")
+    async def get_receipt(
+        evidence_id: Storable,
+        caller: Annotated[Caller, Depends(require("consent:read"))],
+        held: Annotated[Resources[ServiceSettings], Depends(resources)],
+    ) -> ReceiptBody:
+        """The receipt of one opt-in or opt-out, and what it says. Another sender's is not found."""
+        async with held.database.begin() as tx:
+            entry = await store.find_entry(tx, evidence_id)
+            named = {entry.evidence.sender_id} if entry and entry.evidence.sender_id else set()
+            parties = await store.parties(tx, named)
+            corrections = await store.corrections_of(tx, entry) if entry else []
+        if entry is None or not caller.sees(entry.evidence.sender_id):
+            raise NotFound("no such evidence", reasons=[Reason("evidence_id", "unknown_evidence")])
+        told = _receipt(entry, parties, keys)
+        return told.model_copy(update={"corrections": [_receipt(each, parties, keys) for each in corrections]})
+
+    @routes.get("/v1/seals/newest")
+    async def get_newest_seal(
+        caller: Annotated[Caller, Depends(require("consent:read"))],
+        held: Annotated[Resources[ServiceSettings], Depends(resources)],
+    ) -> SealBody:
+        """The newest seal on the whole ledger, signed. Whoever keeps its `pin` can have all before it checked."""
+        async with held.database.begin() as tx:
+            seal = await sealing.newest(tx)
+        if seal is None:
+            raise NotFound("nothing is sealed yet", reasons=[Reason(None, "no_seal")])
+        return _seal_body(seal, keys)
+
+    @routes.get("/v1/seals")
+    async def get_seals(
+        caller: Annotated[Caller, Depends(require("consent:read"))],
+        held: Annotated[Resources[ServiceSettings], Depends(resources)],
+        cursor: Position = 0,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    ) -> SealsBody:
+        """Every seal, oldest first. They say nothing of anybody."""
+        async with held.database.begin() as tx:
+            found = await sealing.page(tx, cursor, limit)
+        return SealsBody(
+            items=[_seal_body(seal, keys) for seal in found],
+            next=str(found[-1].number) if len(found) == limit else None,
+        )
+
+    @routes.post("/v1/proofs", response_class=Response, responses=BUNDLE)
+    async def get_bundle(
+        body: ProofBody,
+        caller: Annotated[Caller, Depends(require("consent:read"))],
+        held: Annotated[Resources[ServiceSettings], Depends(resources)],
+    ) -> Response:
+        """All that is on record of a number, in one file for `python -m consent verify-bundle`. Where nothing is, the
+        file says so. A caller limited to some senders gets of the others' entries the hashes only."""
+        number = any_number(body.number, held)
+        subject_id = held.subject_keys.subject_id(number)
+        async with held.database.begin() as tx:
+            ((subject, entries),) = await store.whole_histories(tx, [subject_id])
+            parties = await store.parties(tx, {name for e in entries if (name := _seen_sender(caller, e))})
+        writer = Writer(keys, datetime.now(UTC), parties)
+        told = [e if caller.sees(e.evidence.sender_id) else _withheld(e) for e in entries]
+        line = _subject_line(subject, told, caller.sees, number if body.name_the_number else None)
+        return Response(
+            writer.opening() + writer.subject(line, told) + writer.end(),
+            media_type=BUNDLE_TYPE,
+            headers=_saved_as(subject_id),
+        )
+
+    @routes.get("/v1/proofs/campaigns/{campaign_id}", response_class=StreamingResponse, responses=BUNDLE)
+    async def get_campaign_bundle(
+        campaign_id: Storable,
+        caller: Annotated[Caller, Depends(require("consent:read"))],
+        held: Annotated[Resources[ServiceSettings], Depends(resources)],
+    ) -> StreamingResponse:
+        """Every message of a campaign that was handed off, each with the whole chain of whom it went to: what does not
+        concern the campaign's sender is withheld. Streamed; a file that was cut has no end, and does not hold. Once
+        some of its messages may be past their time there is none: half a proof would look like a whole one."""
+        async with held.database.begin() as tx:
+            first = await store.handed_off_of(tx, campaign_id, "", 1)
+            sender_ids = {message.sender_id for messages in first.values() for message in messages}
+            parties = await store.parties(tx, filter(caller.sees, sender_ids))
+        if not parties:
+            raise NotFound(
+                "nothing of such a campaign was handed off, or not any more",
+                reasons=[Reason("campaign_id", "unknown_campaign")],
+            )
+        oldest = min(_began(message) for messages in first.values() for message in messages)
+        if oldest < datetime.now(UTC) - handed_off_kept:
+            raise PastItsTime(
+                f"which messages left is kept for {handed_off_kept.days} days", reasons=[Reason("campaign_id", "past")]
+            )
+        lines = _campaign(held.database, Writer(keys, datetime.now(UTC), parties), campaign_id, parties[-1])
+        return StreamingResponse(lines, media_type=BUNDLE_TYPE, headers=_saved_as(campaign_id))
+
+    return routes
+
+
+def _receipt(entry: Entry, parties: Sequence[Party], keys: SigningKeys) -> ReceiptBody:
+    sender = proof.in_force(parties, entry)
+    return ReceiptBody(
+        evidence_id=entry.evidence.evidence_id,
+        receipt=proof.receipt(entry, sender, keys),
+        record=json.loads(proof.record(entry, sender)),
+        sealed=SealedBody(salt=entry.salt, **{name: getattr(entry.evidence, name) for name in PERSONAL})
+        if entry.salt
+        else None,
+    )
+
+
+async def _campaign(database: Database, writer: Writer, campaign_id: str, sender: Party) -> AsyncIterator[bytes]:
+    """One transaction for each SUBJECTS: a ledger only grows, and each subject's is read whole."""
+
+    yield writer.opening(campaign_id)
+    after = ""
+    while True:
+        async with database.begin() as tx:
+            found = await store.handed_off_of(tx, campaign_id, after, SUBJECTS)
+            histories = await store.whole_histories(tx, found)
+        for subject, entries in histories:
+            told = [e if concerns(e.evidence, sender) else _withheld(e) for e in entries]
+            line = _subject_line(subject, told, lambda other: other in (None, sender.sender_id))
+            yield writer.subject(line, told, map(_message_line, found[subject.subject_id]))
+            after = subject.subject_id
+        if len(found) < SUBJECTS:
+            break
+    yield writer.end()
+
+
+def _began(message: HandedOff) -> datetime:
+    """When its campaign began, which its id tells: before any message of it left, also of those that are gone."""
+    try:
+        return began(UUID(message.message_id)) or message.handed_off_at
+    except ValueError:  # not one of ours
+        return message.handed_off_at
+
+
+def concerns(evidence: Evidence, sender: Party) -> bool:
+    """Whether it may say anything about consent given to this sender: its own, everyone's, and a STOP to another sender
+    that shuts all of their controller's."""
+    if evidence.sender_id in (None, sender.sender_id):
+        return True
+    return evidence.kind == "opt_out" and evidence.purpose is None and evidence.controller == sender.controller
+
+
+def _subject_line(
+    subject: Subject, told: Sequence[Entry | Withheld], sees: Callable[[str | None], bool], number: str | None = None
+) -> SubjectLine:
+    """`told`: the entries as they are shown; `sees`: whose consents are."""
+    named = {entry.evidence.sender_id for entry in told if isinstance(entry, Entry)}
+    return SubjectLine(
+        subject_id=subject.subject_id,
+        number=number,
+        version=subject.version,
+        entries=subject.entries,
+        head=subject.head,
+        consents=tuple(c for c in ledger.consents(subject.state) if sees(c.sender_id)),
+        suppressions=tuple(s for s in ledger.suppressions(subject.state) if s.sender_id in named),
+    )
+
+
+def _message_line(message: HandedOff) -> MessageLine:
+    return MessageLine(
+        message_id=message.message_id,
+        campaign_id=message.campaign_id,
+        sender_id=message.sender_id,
+        purpose=message.purpose,
+        handed_off_at=message.handed_off_at,
+        consent_version=message.consent_version,
+    )
+
+
+def _seal_body(seal: Seal, keys: SigningKeys) -> SealBody:
+    return SealBody(**asdict(seal), pin=seal.pin, signature=keys.sign(seals.record(seal), "placet-seal"))
+
+
+def _withheld(entry: Entry) -> Withheld:
+    return Withheld(position=entry.position, hash=entry.hash)
+
+
+def _seen_sender(caller: Caller, entry: Entry) -> str | None:
+    sender_id = entry.evidence.sender_id
+    return sender_id if caller.sees(sender_id) else None
+
+
+def _saved_as(name: str) -> dict[str, str]:
+    return {"Content-Disposition": f"attachment; filename*=UTF-8''placet-proof-{quote(name, safe='')}.jsonl"}

@@ -1,0 +1,192 @@
+"""The whole database against itself: does what it says of the past still hold? Reads everything once, in one snapshot,
+with as much in memory as one subject's state and one batch of rows.
+
+Of each subject, the chain of entries, its head, and the state as the fold of the entries; of the ledger, each seal and
+the chain of seals. What is erased holds, if its erasure was asked for. What no seal covers yet is held by its subject's
+chain alone, and what is consistent from end to end is found only by a pin: the hash of a seal, kept elsewhere.
+
+Not looked at: columns of `subject` that do not follow from the ledger (number, version, held_since).
+"""
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import msgspec
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from consent import store
+from consent.ledger import chain
+from consent.ledger import rules as ledger
+from consent.ledger.chain import GENESIS, Entry
+from consent.ledger.rules import NEVER_SEEN, SubjectState
+from consent.proof import sealing, seals
+from consent.proof.seals import Seal, Tree
+from consent.store import Head
+
+# Longer than any transaction that records: what the seal before did not cover was still on its way, or not yet there.
+BACKDATED = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What does not hold, and where."""
+
+    where: str
+    why: str
+
+
+@dataclass(slots=True)
+class Audit:
+    """One look at everything. `pins`: hashes of seals by their number. The counts are whole once `findings` has
+    ended."""
+
+    tx: AsyncConnection
+    pins: Mapping[int, str] = field(default_factory=dict)
+    subjects: int = 0
+    entries: int = 0
+    erased: int = 0
+    unsealed: int = 0
+    seals: int = 0
+    newest: Seal | None = None
+
+    async def findings(self) -> AsyncIterator[Finding]:
+        async for found in self._subjects():
+            yield found
+        async for found in self._seals():
+            yield found
+
+    # --- each subject -------------------------------------------------------------------------------------------------
+
+    async def _subjects(self) -> AsyncIterator[Finding]:
+        """The two lists are in one order, the database's: where they part, it is asked which of the two lacks a row."""
+        entries = aiter(store.whole_ledger(self.tx))
+        entry = await anext(entries, None)
+        async for subject in store.heads(self.tx):
+            self.subjects += 1
+            while entry and entry.subject_id != subject.subject_id and await self._precedes(entry, subject):
+                yield _nobodys(entry)
+                entry = await anext(entries, None)
+            check = _Check(subject)
+            while entry and entry.subject_id == subject.subject_id:
+                self.erased += entry.erased
+                if found := check.take(entry):
+                    yield found
+                entry = await anext(entries, None)
+            for found in check.end():
+                yield found
+        while entry:
+            yield _nobodys(entry)
+            entry = await anext(entries, None)
+
+    async def _precedes(self, entry: Entry, subject: Head) -> bool:
+        if subject.entries == 0:
+            return False  # it may well have none; is the entry nobody's, the next subject that has some will tell
+        return bool(
+            await self.tx.scalar(
+                text("SELECT CAST(:entry AS text) < CAST(:subject AS text)"),
+                {"entry": entry.subject_id, "subject": subject.subject_id},
+            )
+        )
+
+    # --- the ledger as a whole ----------------------------------------------------------------------------------------
+
+    async def _seals(self) -> AsyncIterator[Finding]:
+        stored = aiter(sealing.all_seals(self.tx))
+        previous: Seal | None = None
+        seal, tree = await anext(stored, None), Tree()
+        async for ordinal, entry_hash, recorded_at in store.places(self.tx):
+            self.entries += 1
+            while seal and ordinal > seal.last:
+                for found in self._closed(seal, previous, tree):
+                    yield found
+                previous, seal, tree = seal, await anext(stored, None), Tree()
+            if previous and recorded_at < previous.sealed_at - BACKDATED:
+                yield Finding(f"entry {ordinal}", f"says that it was recorded long before seal {previous.number}")
+            if seal:
+                tree.add(ordinal, entry_hash)
+            else:
+                self.unsealed += 1
+        while seal:
+            for found in self._closed(seal, previous, tree):
+                yield found
+            previous, seal, tree = seal, await anext(stored, None), Tree()
+        self.newest = previous
+        for number in sorted(self.pins.keys()):
+            if previous is None or number > previous.number:
+                yield Finding(f"seal {number}", "it is pinned, and is not there")
+
+    def _closed(self, seal: Seal, previous: Seal | None, tree: Tree) -> list[Finding]:
+        self.seals += 1
+        why = list(seals.faults(seal, previous, tree))
+        if self.pins.get(seal.number, seal.hash) != seal.hash:
+            why.append("it is not the one that is pinned")
+        return [Finding(f"seal {seal.number}", each) for each in why]
+
+
+class _Check:
+    """One subject while its entries go by."""
+
+    def __init__(self, subject: Head) -> None:
+        self._subject = subject
+        self._entries = 0
+        self._head = GENESIS
+        self._state = NEVER_SEEN
+        self._broken = False
+
+    def take(self, entry: Entry) -> Finding | None:
+        """Told once of each subject: what follows the first break cannot hold."""
+        self._entries += 1
+        why = self._fault(entry)
+        self._head = entry.hash
+        self._state = ledger.apply(self._state, entry.evidence)
+        if why is None or self._broken:
+            return None
+        self._broken = True
+        return Finding(_place(entry), why)
+
+    def end(self) -> Iterator[Finding]:
+        where = f"subject {self._subject.subject_id}"
+        if self._subject.entries != self._entries:
+            yield Finding(where, f"has {self._entries} entries, and should have {self._subject.entries}")
+        if self._subject.head != self._head:
+            yield Finding(where, "its last entry is not the one that was written last")
+        if not _is(self._subject.state, self._state):
+            yield Finding(where, "its state is not what its entries amount to")
+
+    def _fault(self, entry: Entry) -> str | None:
+        asked_at = self._subject.asked_at
+        if entry.position != self._entries:
+            return f"stands where entry {self._entries} should"
+        try:
+            holds = chain.holds(entry, self._subject.subject_id, self._entries, self._head)
+        except (OverflowError, ValueError):
+            holds = False  # an instant that nobody could have written
+        if not holds:
+            return "was changed, or does not follow the entry before it"
+        if entry.erased and not (asked_at and min(entry.recorded_at, entry.evidence.at) <= asked_at):
+            return "is erased, and nobody asked for it"
+        return None
+
+
+_states = msgspec.json.Decoder(SubjectState)
+
+
+def _is(stored: str, state: SubjectState) -> bool:
+    """Whether this JSON says `state`, and nothing besides, as we write it."""
+    try:
+        read = _states.decode(stored)
+    except msgspec.ValidationError:
+        return False
+    if stored == "{}":
+        return state == NEVER_SEEN  # of who never had an entry
+    return read == state and msgspec.json.decode(msgspec.json.encode(read)) == msgspec.json.decode(stored)
+
+
+def _place(entry: Entry) -> str:
+    return f"subject {entry.subject_id}, entry {entry.position}"
+
+
+def _nobodys(entry: Entry) -> Finding:
+    return Finding(_place(entry), "is nobody's: there is no such subject")

@@ -1,0 +1,66 @@
+"""Reports over HTTP, for whoever has to answer for what was sent."""
+
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, Field
+
+from common.service import Resources, resources
+from common.settings import ServiceSettings
+from common.web.auth import Caller, require
+from common.web.fields import Position, Storable
+from consent.proof import retroactive
+
+router = APIRouter(prefix="/v1")
+
+
+class RetroactiveMessage(BaseModel):
+    """A message that went out after the person's STOP, which was not on record yet or not enforced yet."""
+
+    message_id: str
+    campaign_id: str | None
+    subject_id: str
+    sender_id: str
+    purpose: str
+    handed_off_at: datetime
+    evidence_id: str = Field(description="The STOP: its receipt is at /v1/receipts/{evidence_id}.")
+    stopped_at: datetime = Field(
+        description="When the person said it, at source; the earliest instant it may have been."
+    )
+    known_at: datetime = Field(
+        description="When it was on record. A message later than this was on its way until the STOP was enforced."
+    )
+    in_doubt: bool = Field(description="The STOP is timed to the second, and the message left within that second.")
+    found_at: datetime
+
+
+class RetroactiveMessages(BaseModel):
+    items: list[RetroactiveMessage]
+    next: str | None = Field(description="Pass it as `cursor`; null at the end.")
+
+
+@router.get("/retroactive-messages")
+async def get_retroactive_messages(
+    caller: Annotated[Caller, Depends(require("consent:read"))],
+    held: Annotated[Resources[ServiceSettings], Depends(resources)],
+    sender_id: Annotated[Storable | None, Query(max_length=200)] = None,
+    cursor: Position = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> RetroactiveMessages:
+    """Which marketing messages went out between a person's STOP and our knowledge of it, in the order they were found;
+    of the senders the token is for, or of one of them. Only what the STOP forbids: its senders, its purposes."""
+    if sender_id is not None:
+        caller.may_use(sender_id)
+    sender_ids = [sender_id] if sender_id is not None else None if caller.senders is None else sorted(caller.senders)
+    async with held.database.begin() as tx:
+        found = await retroactive.page(tx, sender_ids, cursor, limit)
+    return RetroactiveMessages(
+        items=[
+            RetroactiveMessage(
+                **{name: getattr(message, name) for name in retroactive.Retroactive.__slots__}, found_at=found_at
+            )
+            for _, message, found_at in found
+        ],
+        next=str(found[-1][0]) if len(found) == limit else None,
+    )

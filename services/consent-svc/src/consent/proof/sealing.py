@@ -1,0 +1,134 @@
+"""Seals, put on the ledger in batches beside the hot path (`seals.py` says what one is): whoever records an entry takes
+no lock for it and writes nothing more than the entry's `ordinal`. What is sealed is settled (`settling.py`), so nothing
+slips in between.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import BigInteger, Column, DateTime, Integer, Row, Table, Text, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.db.database import Database
+from common.db.timer import Timer
+from common.service import Worker
+from common.telemetry import counter, gauge
+from consent import store
+from consent.proof import seals
+from consent.proof.seals import Seal
+from consent.proof.settling import Settling
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 10_000  # entries under one seal
+SEALER = "placet.seals"  # advisory lock: one that seals
+
+SEALED = counter("sms_consent_sealed_entries_total", "Entries of the ledger that were sealed.")
+WAITING = gauge("sms_consent_unsealed_age_seconds", "Age of the oldest entry that is not sealed; 0 when there is none.")
+
+Table(
+    "seal",
+    store.metadata,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("previous", Text, nullable=False),
+    Column("entries", Integer, nullable=False),
+    Column("first", BigInteger, nullable=False),
+    Column("last", BigInteger, nullable=False),
+    Column("root", Text, nullable=False),
+    Column("sealed_at", DateTime(timezone=True), nullable=False),
+    Column("hash", Text, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sealing:
+    """The timer that seals. Several processes may run it; one at a time does it."""
+
+    database: Database
+    every_s: float
+    settling: Settling
+
+    def worker(self) -> Worker:
+        timer = Timer("seals", self.seal_settled, self.every_s, self.database)
+        return Worker(timer.name, timer.run)
+
+    async def seal_settled(self) -> bool:
+        """One seal. Is there more to be sealed at once?"""
+        async with self.database.begin() as tx:
+            before = await newest(tx)
+        settled = await self.settling.up_to(before.last if before else 0)
+        async with self.database.begin() as tx:
+            seal = await put_seal(tx, settled, datetime.now(UTC))
+        async with self.database.begin() as tx:
+            WAITING.set(await _oldest_unsealed_s(tx, seal or before))
+        if seal is None:
+            return False
+        SEALED.inc(seal.entries)
+        # whoever keeps our logs keeps a pin, out of reach of who can write to the database
+        log.info("the ledger is sealed", extra={"seal": seal.number, "entries": seal.entries, "hash": seal.hash})
+        return seal.last < settled
+
+
+async def put_seal(tx: AsyncConnection, up_to: int, now: datetime) -> Seal | None:
+    """Seal the entries after the newest seal and up to that ordinal, AT_ONCE at most; None where there are none, or
+    somebody else is at it. Nothing may still come up to that ordinal."""
+    if not await tx.scalar(text("SELECT pg_try_advisory_xact_lock(hashtext(:sealer))"), {"sealer": SEALER}):
+        return None
+    previous = await newest(tx)
+    rows = await tx.execute(
+        text(
+            "SELECT ordinal, hash FROM evidence WHERE ordinal > :after AND ordinal <= :up_to"
+            " ORDER BY ordinal LIMIT :limit"
+        ),
+        {"after": previous.last if previous else 0, "up_to": up_to, "limit": AT_ONCE},
+    )
+    entries = [(row.ordinal, row.hash) for row in rows]
+    if not entries:
+        return None
+    seal = await asyncio.to_thread(seals.over, entries, previous, now)
+    await tx.execute(
+        text(
+            "INSERT INTO seal (number, previous, entries, first, last, root, sealed_at, hash)"
+            " VALUES (:number, :previous, :entries, :first, :last, :root, :sealed_at, :hash)"
+        ),
+        {name: getattr(seal, name) for name in Seal.__slots__},
+    )
+    return seal
+
+
+async def newest(tx: AsyncConnection) -> Seal | None:
+    rows = await tx.execute(text("SELECT * FROM seal ORDER BY number DESC LIMIT 1"))
+    row = rows.one_or_none()
+    return seal_of(row) if row else None
+
+
+async def page(tx: AsyncConnection, after: int, limit: int) -> list[Seal]:
+    """In their order, from the one after number `after` on."""
+    rows = await tx.execute(
+        text("SELECT * FROM seal WHERE number > :after ORDER BY number LIMIT :limit"), {"after": after, "limit": limit}
+    )
+    return [seal_of(row) for row in rows]
+
+
+async def all_seals(tx: AsyncConnection) -> AsyncIterator[Seal]:
+    """In their order, as they are asked for."""
+    async for row in store.streamed(tx, "SELECT * FROM seal ORDER BY number"):
+        yield seal_of(row)
+
+
+def seal_of(row: Row[tuple[object, ...]]) -> Seal:
+    return Seal(**row._mapping)
+
+
+async def _oldest_unsealed_s(tx: AsyncConnection, seal: Seal | None) -> float:
+    age = await tx.scalar(
+        text(
+            "SELECT extract(epoch FROM now() - recorded_at) FROM evidence WHERE ordinal > :last"
+            " ORDER BY ordinal LIMIT 1"
+        ),
+        {"last": seal.last if seal else 0},
+    )
+    return float(age or 0)

@@ -1,0 +1,94 @@
+"""The timer that tells what all states add up to, for those who keep a copy of them (ADR-0043).
+
+All rows are read once, from one snapshot, a page at a time: memory stays as it is however many they are, and nobody
+waits for it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+from sqlalchemy import Column, DateTime, SmallInteger, Table, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.contracts import SUMS
+from common.contracts.consent import StatesSummed
+from common.db.database import Database, may_idle
+from common.db.timer import Timer
+from common.kafka import outbox
+from common.service import Worker
+from consent import store
+from consent.ledger import rules as ledger
+from consent.ledger.rules import SubjectState
+from consent.proof import checksums as sums
+from consent.proof.checksums import Sums
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 60.0
+PAGE = 1_000
+SUMMER = "placet.sums"  # advisory lock: one that sums
+
+Table(
+    "states_sum",  # one row: when it was last begun
+    store.metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("begun_at", DateTime(timezone=True), nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Summing:
+    """Several processes may run it; one at a time does it, once in `every_s`."""
+
+    database: Database
+    every_s: float
+
+    def worker(self) -> Worker:
+        timer = Timer("sums", self.sum_up, min(LOOK_EVERY_S, self.every_s), self.database)
+        return Worker(timer.name, timer.run)
+
+    async def sum_up(self) -> bool:
+        async with self.database.begin() as tx:
+            if not await _is_due(tx, datetime.now(UTC) - timedelta(seconds=self.every_s)):
+                return False
+            await may_idle(tx)  # while all states are read; it keeps out other sums
+            summed = await self._of_a_snapshot()
+            await outbox.append(tx, SUMS, [summed])
+            await tx.execute(
+                text(
+                    "INSERT INTO states_sum (id, begun_at) VALUES (1, :at)"
+                    " ON CONFLICT (id) DO UPDATE SET begun_at = excluded.begun_at"
+                ),
+                {"at": summed.begun_at},
+            )
+        log.info("all states are summed", extra={"subjects": sum(many for many, _ in summed.sums.values())})
+        return False
+
+    async def _of_a_snapshot(self) -> StatesSummed:
+        begun_at = datetime.now(UTC)
+        found: Sums = {}
+        async with self.database.begin() as tx:
+            await tx.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+            await tx.execute(text("SELECT FROM subject LIMIT 1"))  # takes the snapshot
+            seen_until = datetime.now(UTC)
+            async for page in store.told_states(tx, PAGE):
+                await asyncio.to_thread(_add, found, page)
+        return StatesSummed(sum_id=str(uuid4()), begun_at=begun_at, seen_until=seen_until, sums=found)
+
+
+async def _is_due(tx: AsyncConnection, before: datetime) -> bool:
+    """False too while another is at it; this one is, from now on."""
+    if not await tx.scalar(text("SELECT pg_try_advisory_xact_lock(hashtext(:summer))"), {"summer": SUMMER}):
+        return False
+    begun_at: datetime | None = await tx.scalar(text("SELECT begun_at FROM states_sum"))
+    return begun_at is None or begun_at <= before
+
+
+def _add(found: Sums, page: Sequence[tuple[str, int, SubjectState, bool]]) -> None:
+    for subject_id, version, state, erased in page:
+        told = sums.digest(subject_id, version, ledger.consents(state), ledger.suppressions(state), erased=erased)
+        sums.add(found, subject_id, told)

@@ -1,0 +1,87 @@
+"""`python -m consent verify [--pin SEAL]…`: does the database still say what it said? Reads all of it, changes nothing.
+
+Ends with 0 where everything holds, 1 where anything does not, 2 where it cannot be read.
+"""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from time import perf_counter
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from common.db.database import Database, may_idle
+from consent.proof.audit import Audit
+
+TOLD = 100  # findings that are printed; the others are counted
+
+
+class _Settings(BaseSettings):
+    """Of all that the service is told, the one thing that this needs: of a role that may read is enough."""
+
+    model_config = SettingsConfigDict(env_prefix="PLACET_", frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    database_url: str
+
+
+def run(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m consent verify", description="Check the whole ledger.")
+    parser.add_argument(
+        "--pin",
+        action="append",
+        default=[],
+        type=_pin,
+        metavar="NUMBER:HASH",
+        help="a seal as it was once published (`pin` of GET /v1/seals/newest); may be repeated",
+    )
+    pins = dict(parser.parse_args(arguments).pin)
+    try:
+        return asyncio.run(_run(_Settings().database_url, pins))
+    except (OSError, SQLAlchemyError, ValidationError) as error:
+        sys.stderr.write(f"cannot be read: {error}\n")
+        return 2
+
+
+async def _run(url: str, pins: Mapping[int, str]) -> int:
+    database = Database(url, pool_size=1, name="consent-verify")
+    problems = 0
+    try:
+        async for line, problem in verified(database, pins):
+            problems += problem
+            if not problem or problems <= TOLD:
+                sys.stdout.write(f"{line}\n")
+    finally:
+        await database.close()
+    if problems > TOLD:
+        sys.stdout.write(f"and {problems - TOLD} more\n")
+    sys.stdout.write("DOES NOT HOLD\n" if problems else "HOLDS\n")
+    return 1 if problems else 0
+
+
+async def verified(database: Database, pins: Mapping[int, str]) -> AsyncIterator[tuple[str, bool]]:
+    """Lines to be printed, and whether each is a problem. One snapshot of everything: it holds up neither who records
+    nor who seals, but Postgres cleans nothing up meanwhile."""
+    started = perf_counter()
+    async with database.begin() as tx:
+        await tx.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
+        await may_idle(tx)  # whoever reads what is written takes their time
+        audit = Audit(tx, pins)
+        async for found in audit.findings():
+            yield f"{found.where}: {found.why}", True
+    took_s = perf_counter() - started
+    yield f"{audit.entries} entries of {audit.subjects} subjects, {audit.erased} of them erased", False
+    yield f"{audit.seals} seals; {audit.unsealed} entries are not sealed yet", False
+    if audit.newest:
+        yield f"newest seal: {audit.newest.pin}", False
+    yield f"{took_s:.1f} s, {audit.entries / took_s:,.0f} entries/s", False
+
+
+def _pin(value: str) -> tuple[int, str]:
+    number, _, digest = value.partition(":")
+    if not number.isdigit() or len(digest) != 64:
+        raise argparse.ArgumentTypeError("a pin is NUMBER:HASH")
+    return int(number), digest

@@ -1,0 +1,45 @@
+"""That a person was in touch with a sender, whoever tells it: as evidence, and whether it is worth a line.
+
+It moves the clock of retention and opens nothing (`ledger.last_contact`). One a day, person and sender, is kept, and of
+strangers none: nothing is held of who never said yes or no to that sender.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from consent import store
+from consent.ledger.chain import evidence_id
+from consent.ledger.recorder import Statement
+from consent.ledger.rules import Evidence
+from consent.retention import rules as retention
+from consent.store import Standing
+
+
+def contact(subject_id: str, sender_id: str, occurred_at: datetime, received_at: datetime, **proof: Any) -> Statement:
+    """`proof`: fields of Evidence, `source` among them. The same id for all contacts of a day."""
+    day = retention.day(min(occurred_at, received_at))
+    evidence = Evidence(
+        evidence_id=evidence_id("contact", subject_id, sender_id, day),
+        kind="contact",
+        sender_id=sender_id,
+        purpose=None,
+        occurred_at=occurred_at,
+        received_at=received_at,
+        **proof,
+    )
+    return Statement(subject_id, None, evidence)
+
+
+async def worth_keeping(tx: AsyncConnection, statements: Mapping[int, Statement]) -> dict[int, Statement]:
+    """Those of people who know their sender, that move its clock to another day."""
+    standing = await store.standing_of(tx, [statement.subject_id for statement in statements.values()])
+    worth = {}
+    for index, statement in statements.items():
+        state, sender_id = standing.get(statement.subject_id, Standing()).state, statement.evidence.sender_id
+        met = any(mark.sender_id == sender_id for mark in state.marks)
+        if sender_id and met and retention.worth_keeping(state, sender_id, statement.evidence.at):
+            worth[index] = statement
+    return worth

@@ -1,0 +1,123 @@
+"""consent-svc over HTTP: which consents to a sender end soon, by month and one by one, to win people back in time.
+
+By keyed hash, never by number: who may be written to now is for the check and the gate to say, as always.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, Field
+
+from common.service import Resources, resources
+from common.settings import ServiceSettings
+from common.web.auth import Caller, require
+from common.web.fields import Storable
+from common.web.problems import Invalid, NotFound, Reason
+from consent import store
+from consent.retention import rules as retention
+from consent.store import Due
+
+router = APIRouter(prefix="/v1/senders/{sender_id}/endings")
+
+MONTHS = 36
+Held = Annotated[Resources[ServiceSettings], Depends(resources)]
+Reads = Annotated[Caller, Depends(require("consent:read"))]
+
+
+class EndingMonth(BaseModel):
+    """So many consents for this purpose end in this month (UTC) unless the people are in touch before."""
+
+    month: date = Field(description="Its first day.")
+    purpose: str
+    consents: int
+    asked: int = Field(description="Of these people, so many were asked whether it shall go on.")
+
+
+class EndingMonths(BaseModel):
+    items: list[EndingMonth]
+
+
+class Ending(BaseModel):
+    """`asked_at`: the person was asked whether it shall go on."""
+
+    subject_id: str
+    purpose: str
+    last_contact: datetime
+    ends_at: datetime
+    asked_at: datetime | None
+
+
+class Endings(BaseModel):
+    items: list[Ending]
+    next: str | None = Field(description="Pass it as `cursor`; null at the end.")
+
+
+@router.get("/months")
+async def count_endings(
+    sender_id: Storable, caller: Reads, held: Held, months: Annotated[int, Query(ge=1, le=MONTHS)] = 6
+) -> EndingMonths:
+    """From this month on, so many months."""
+    now = datetime.now(UTC)
+    begins = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    await _known(caller, held, sender_id)
+    async with held.database.begin() as tx:
+        found = await store.endings_by_month(tx, sender_id, begins, retention.after_months(begins, months))
+    return EndingMonths(
+        items=[EndingMonth(month=month, purpose=purpose, consents=n, asked=asked) for month, purpose, n, asked in found]
+    )
+
+
+@router.get("")
+async def list_endings(
+    sender_id: Storable,
+    caller: Reads,
+    held: Held,
+    months: Annotated[int, Query(ge=1, le=MONTHS)] = 1,
+    cursor: Annotated[str | None, Query(max_length=300)] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Endings:
+    """Those that end within so many months from now, the soonest first."""
+    await _known(caller, held, sender_id)
+    until = retention.after_months(datetime.now(UTC), months)
+    async with held.database.begin() as tx:
+        found = await store.endings(tx, sender_id, _after(cursor), until, limit)
+    return Endings(items=[_ending(row) for row in found], next=_cursor(found) if len(found) == limit else None)
+
+
+async def _known(caller: Caller, held: Resources[ServiceSettings], sender_id: str) -> None:
+    """Raises Forbidden or NotFound."""
+    caller.may_use(sender_id)
+    async with held.database.begin() as tx:
+        if await store.find_sender(tx, sender_id) is None:
+            raise NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
+
+
+def _ending(row: Due) -> Ending:
+    return Ending(
+        subject_id=row.subject_id,
+        purpose=row.term.purpose,
+        last_contact=row.term.last_contact,
+        ends_at=row.term.expires_at,
+        asked_at=row.question.asked_at if row.question else None,
+    )
+
+
+def _cursor(found: Sequence[Due]) -> str:
+    last = found[-1]
+    return f"{last.term.expires_at.isoformat()}~{last.subject_id}~{last.term.purpose}".replace("+00:00", "Z")
+
+
+def _after(cursor: str | None) -> tuple[datetime, str, str] | None:
+    """Raises Invalid."""
+    if cursor is None:
+        return None
+    try:
+        at, subject_id, purpose = cursor.split("~")
+        after = datetime.fromisoformat(at).astimezone(UTC), subject_id, purpose
+        if "\x00" in cursor:
+            raise ValueError("no text of Postgres's")
+    except (ValueError, OverflowError):
+        raise Invalid("not a cursor of ours", reasons=[Reason("cursor", "not_valid")]) from None
+    return after

@@ -1,0 +1,67 @@
+"""consent-svc over HTTP: that a person was in touch with a sender. It moves the clock of retention, and opens nothing.
+
+Internal services tell what the person themself did: a purchase, a form, a login, a click. What was sent to them, that
+it was delivered or opened, is no contact (CNIL; DOMAIN 1.4), and this cannot tell: who reports it breaks the law.
+"""
+
+from collections import Counter
+
+from fastapi import APIRouter, Request
+
+from common.web.problems import Invalid, Problem, Reason
+from consent.api import Call, Held, Key, WritesConsent, any_number, opened, purposes_of
+from consent.bodies import InteractionBody, InteractionResult, InteractionsAnswer, InteractionsBody, Unfit, bodies
+from consent.ledger import recorder
+from consent.ledger.recorder import Statement
+from consent.ledger.rules import CLOCK_SKEW, Verdict
+from consent.retention.contacts import contact, worth_keeping
+
+router = APIRouter(prefix="/v1")
+
+
+@router.post("/interactions")
+async def record_interactions(
+    body: InteractionsBody, request: Request, caller: WritesConsent, held: Held, key: Key = None
+) -> InteractionsAnswer:
+    """What people did with a sender, up to a thousand. One a day, person and sender, is kept; `unchanged` is another of
+    a day, or of somebody who never said yes or no to this sender: nothing is held of strangers."""
+    results: dict[int, InteractionResult] = {}
+    statements: dict[int, Statement] = {}
+    async with held.database.begin() as tx:
+        named = {item.sender_id for item in body.items if not isinstance(item, Unfit)}
+        call = await opened(tx, request, caller, held, key, named)
+        for index, item in enumerate(body.items):
+            if isinstance(item, Unfit):
+                results[index] = InteractionResult(index=index, verdict="refused", reasons=item.reasons)
+                continue
+            try:
+                statements[index] = _statement(call, item)
+            except Problem as problem:
+                results[index] = InteractionResult(index=index, verdict="refused", reasons=bodies(problem.reasons))
+        worth = await worth_keeping(tx, statements)
+        recorded = await recorder.record(tx, list(worth.values()), call.now)
+    kept = {place for place, r in zip(worth, recorded, strict=True) if r.decision.verdict is not Verdict.DUPLICATE}
+    for index, statement in statements.items():
+        verdict = "recorded" if index in kept else "unchanged"
+        results[index] = InteractionResult(index=index, verdict=verdict, subject_id=statement.subject_id)
+    counts = Counter(result.verdict for result in results.values())
+    return InteractionsAnswer(
+        results=[results[index] for index in range(len(body.items))],
+        counts={"recorded": counts["recorded"], "unchanged": counts["unchanged"], "refused": counts["refused"]},
+    )
+
+
+def _statement(call: Call, body: InteractionBody) -> Statement:
+    """Raises Forbidden, NotFound, or Invalid with all its reasons."""
+    purposes_of(call, body.sender_id)
+    reasons = list[Reason]()
+    if not body.evidence.source.strip():
+        reasons.append(Reason("evidence.source", "source_missing", "where it was"))
+    if not body.evidence.sale_reference and not body.evidence.form_id:
+        reasons.append(Reason("evidence", "nothing_done", "give sale_reference, or form_id: what the person did"))
+    if body.occurred_at > call.now + CLOCK_SKEW:
+        reasons.append(Reason("occurred_at", "occurred_in_the_future", "more than a minute ahead of our clock"))
+    if reasons:
+        raise Invalid("not recorded: " + ", ".join(r.reason for r in reasons), reasons=reasons)
+    subject_id = call.held.subject_keys.subject_id(any_number(body.number, call.held))
+    return contact(subject_id, body.sender_id, body.occurred_at, call.now, **dict(body.evidence))

@@ -1,0 +1,88 @@
+"""How long consent-svc keeps what, besides the ledger. docs/retention.md has the reasons, and where each period comes
+from.
+
+The ledger, and what follows from it, has clocks of its own (`retention.py`). What is here would never be missed by it:
+that a caller, an operator or Kafka comes again, what somebody was told, how an import went.
+"""
+
+from datetime import timedelta
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from common.privacy.pruning import DEAD_LETTERS, Policy, Pruned
+
+KAFKA_DAYS = 7  # how long the log remembers: until then an event may be read again
+MARGIN = timedelta(hours=1)  # for clocks that differ
+
+
+class Periods(BaseModel):
+    """Days. What may come again must still be known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    keys_days: int = Field(35, ge=1)
+    answers_days: int = Field(35, ge=KAFKA_DAYS)
+    reviews_days: int = Field(35, ge=KAFKA_DAYS)
+    rectifications_days: int = Field(396, ge=1)  # 13 months, as a raw message: what was said, and by whom
+    imports_days: int = Field(396, ge=1)  # 13 months
+    handed_off_days: int = Field(1826, ge=KAFKA_DAYS)  # 5 years: who disputes a message may sue as long (DOMAIN 1.4)
+
+    @property
+    def handed_off(self) -> timedelta:
+        return timedelta(days=self.handed_off_days)
+
+
+def policy(periods: Periods) -> Policy:
+    imports = timedelta(days=periods.imports_days)
+    return Policy(
+        pruned=(
+            DEAD_LETTERS,
+            Pruned("idempotency keys", "keyed_request", "created_at", timedelta(days=periods.keys_days)),
+            Pruned("answers", "answer", "asked_at", timedelta(days=periods.answers_days)),
+            Pruned("closed reviews", "review", "since", timedelta(days=periods.reviews_days), where="NOT open"),
+            Pruned(
+                "rectifications",
+                "rectification",
+                "requested_at",
+                timedelta(days=periods.rectifications_days),
+                where="asked IS NOT NULL AND completed_at IS NOT NULL",
+                strips=("asked",),
+            ),
+            Pruned("links", "preference_link", "expires_at", MARGIN),
+            Pruned("handed off", "handed_off", "handed_off_at", periods.handed_off),
+            Pruned("after a STOP", "retroactive_message", "handed_off_at", periods.handed_off),
+            Pruned(
+                "import pieces",
+                "import_piece",
+                "p.touched_at",
+                imports,
+                where="p.complete AND t.recorded_at IS NOT NULL",
+                join="JOIN import_file AS p USING (import_id)",
+            ),
+            Pruned(
+                "imports",
+                "import_file",
+                "touched_at",
+                imports,
+                where="complete AND NOT EXISTS (SELECT FROM import_piece AS p WHERE p.import_id = t.import_id)",
+            ),
+        ),
+        kept={
+            "sender": "nothing of a person",
+            "sender_version": "nothing of a person",
+            "subject": "the ledger's",
+            "evidence": "the ledger's",
+            "listed": "the ledger's",
+            "seal": "the ledger's",
+            "states_sum": "nothing of a person",
+            "retroactive_cursor": "nothing of a person",
+            "retention_due": "the ledger's",
+            "retention_recount": "nothing of a person",
+            "erasure": "the certificate stays",
+            "erasure_ack": "the certificate stays",
+            "double_opt_in": "400 days, then gone (double_opt_ins.py)",
+            "double_opt_in_pace": "a month, then gone (double_opt_ins.py)",
+            "copy": "a week, then gone (copies.py)",
+            "copy_part": "goes with its copy",
+        },
+    )

@@ -1,0 +1,1 @@
+"""The rights of a person: erasures, copies, rectifications."""

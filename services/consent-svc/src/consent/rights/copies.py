@@ -1,0 +1,276 @@
+"""Copies: all that any service holds of a person, gathered through events, kept sealed until they are fetched.
+
+One transaction begins it: the row, consent-svc's own part, and the event for the others. The last part completes it. It
+is kept for a week, and an erasure takes it at once: it would be all the personal data there is, in one place.
+"""
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+from sqlalchemy import Column, DateTime, Index, Integer, PrimaryKeyConstraint, Table, Text, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.contracts import COPIES, COPY_PARTS
+from common.contracts.rights import CopyGathered, CopyRequested
+from common.db.database import Database
+from common.db.timer import Timer
+from common.kafka import outbox
+from common.kafka.consumer import After, Received, Subscription
+from common.privacy.copying import Copier, Item, context, opened
+from common.privacy.keyring import FieldKeys
+from common.service import Worker
+from common.spreadsheet import cell
+from common.telemetry import counter
+from consent import store
+from consent.ledger import rules as ledger
+from consent.rights import rectifications
+from consent.rights.erasures import SERVICES
+
+ASKED = counter("sms_consent_copies_total", "Copies asked for.")
+KEPT = timedelta(days=7)
+LOOK_EVERY_S = 60.0
+FORGOTTEN_AT_ONCE = 100
+RECTIFIED = (
+    "rectification_id",
+    "sender_id",
+    "source",
+    "asked",
+    "evidence_id",
+    "annulled",
+    "requested_at",
+    "completed_at",
+    "rectified",
+)
+
+Table(
+    "copy",
+    store.metadata,
+    Column("copy_id", Text, primary_key=True),
+    Column("subject_id", Text, nullable=False),
+    Column("requested_at", DateTime(timezone=True), nullable=False),
+    Column("completed_at", DateTime(timezone=True), nullable=True),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    Index("copy_subject_ix", "subject_id"),
+    Index("copy_expires_ix", "expires_at"),
+)
+
+Table(
+    "copy_part",
+    store.metadata,
+    Column("copy_id", Text, nullable=False),
+    Column("service", Text, nullable=False),
+    Column("place", Integer, nullable=False),
+    Column("parts", Integer, nullable=False),  # of this service
+    Column("items", Text, nullable=False),  # sealed, context "copy:<copy_id>:<service>:<place>"
+    Column("gathered_at", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("copy_id", "service", "place"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A copy as it stands. `items`: by service, once it is complete."""
+
+    copy_id: str
+    subject_id: str
+    requested_at: datetime
+    completed_at: datetime | None
+    expires_at: datetime
+    waiting_for: tuple[str, ...]
+    items: Mapping[str, Sequence[Item]]
+
+
+async def begin(tx: AsyncConnection, keys: FieldKeys, copy_id: str, subject_id: str, now: datetime) -> None:
+    """One that is known already is that one."""
+    added = await tx.execute(
+        text(
+            "INSERT INTO copy (copy_id, subject_id, requested_at, expires_at) VALUES (:id, :subject, :now, :until)"
+            " ON CONFLICT DO NOTHING RETURNING copy_id"
+        ),
+        {"id": copy_id, "subject": subject_id, "now": now, "until": now + KEPT},
+    )
+    if added.one_or_none() is None:
+        return
+    asked = CopyRequested(copy_id=copy_id, subject_id=subject_id, requested_at=now)
+    await _put(tx, await copier(keys).parts(tx, asked))
+    await outbox.append(tx, COPIES, [asked])
+    ASKED.inc()
+
+
+# --- consent-svc's own part, and the others' -------------------------------------------------------------------------
+
+
+def copier(keys: FieldKeys) -> Copier:
+    async def gather(tx: AsyncConnection, subject_id: str) -> Sequence[Item]:
+        rectified = [
+            {"kind": "rectification", "about": each.kind, **{name: getattr(each, name) for name in RECTIFIED}}
+            for each in await rectifications.of_person(tx, keys, subject_id)
+        ]
+        subject = await store.find_subject(tx, subject_id)
+        if subject is None:
+            return rectified
+        number = {"kind": "number", "number": opened(keys, subject.number, f"number:{subject_id}")}
+        consents = [{"kind": "consent", **msgspec.structs.asdict(c)} for c in ledger.consents(subject.state)]
+        opt_outs = [{"kind": "opt_out", **msgspec.structs.asdict(s)} for s in ledger.suppressions(subject.state)]
+        history = await store.history(tx, subject_id, subject.entries)
+        corrected_by = ledger.corrected_by(entry.evidence for entry in history)
+        entries = [
+            {
+                "kind": "evidence",
+                "position": entry.position,
+                "recorded_at": entry.recorded_at,
+                "said": msgspec.structs.asdict(entry.evidence),
+                "corrected_by": corrected_by.get(entry.evidence.evidence_id, []),
+            }
+            for entry in history
+        ]
+        listed = (await store.listed_of(tx, [subject_id])).get(subject_id, ())
+        lists = [{"kind": "listed", "said": msgspec.structs.asdict(each)} for each in listed]
+        return [number, *consents, *opt_outs, *lists, *entries, *rectified]
+
+    return Copier("consent", keys, gather)
+
+
+async def take_parts(tx: AsyncConnection, batch: list[Received]) -> After | None:
+    await _put(tx, [received.event for received in batch if isinstance(received.event, CopyGathered)])
+    return None
+
+
+parts = Subscription("consent.copy-parts", COPY_PARTS, take_parts, max_records=20)  # of up to half a megabyte each
+
+
+async def _put(tx: AsyncConnection, gathered: Sequence[CopyGathered]) -> None:
+    """The first of each place counts; the last part completes the copy. Of a copy that is gone nothing is kept."""
+    if not gathered:
+        return
+    await tx.execute(
+        text(
+            "INSERT INTO copy_part (copy_id, service, place, parts, items, gathered_at)"
+            " SELECT p.copy_id, p.service, p.place, p.parts, p.items, p.at"
+            " FROM unnest(CAST(:ids AS text[]), CAST(:services AS text[]), CAST(:places AS integer[]),"
+            " CAST(:parts AS integer[]), CAST(:items AS text[]), CAST(:ats AS timestamptz[]))"
+            " AS p(copy_id, service, place, parts, items, at)"
+            " WHERE EXISTS (SELECT FROM copy AS c WHERE c.copy_id = p.copy_id FOR SHARE) ON CONFLICT DO NOTHING"
+        ),
+        {
+            "ids": [part.copy_id for part in gathered],
+            "services": [part.service for part in gathered],
+            "places": [part.place for part in gathered],
+            "parts": [part.of for part in gathered],
+            "items": [part.items for part in gathered],
+            "ats": [part.gathered_at for part in gathered],
+        },
+    )
+    await tx.execute(
+        text(
+            "UPDATE copy AS c SET completed_at = :now WHERE c.copy_id = ANY(CAST(:ids AS text[]))"
+            " AND c.completed_at IS NULL AND :services = (SELECT count(*) FROM (SELECT p.service FROM copy_part AS p"
+            " WHERE p.copy_id = c.copy_id AND p.service = ANY(CAST(:all AS text[]))"
+            " GROUP BY p.service HAVING count(*) = max(p.parts)) AS whole)"
+        ),
+        {
+            "now": datetime.now(UTC),
+            "ids": [part.copy_id for part in gathered],
+            "all": list(SERVICES),
+            "services": len(SERVICES),
+        },
+    )
+
+
+# --- fetching, and forgetting ----------------------------------------------------------------------------------------
+
+
+async def find(tx: AsyncConnection, keys: FieldKeys, copy_id: str, now: datetime) -> Copy | None:
+    """None where there is none, or it has expired, or was erased."""
+    found = await tx.execute(
+        text("SELECT * FROM copy WHERE copy_id = :id AND expires_at > :now"), {"id": copy_id, "now": now}
+    )
+    row = found.one_or_none()
+    if row is None:
+        return None
+    gathered = (
+        await tx.execute(text("SELECT * FROM copy_part WHERE copy_id = :id ORDER BY service, place"), {"id": copy_id})
+    ).all()
+    whole = {part.service for part in gathered if sum(p.service == part.service for p in gathered) == part.parts}
+    items: dict[str, list[Item]] = {}
+    if row.completed_at is not None:
+        for part in gathered:
+            opened_part = keys.unseal(part.items, context(copy_id, part.service, part.place))
+            items.setdefault(part.service, []).extend(msgspec.json.decode(opened_part, type=list[dict[str, Any]]))
+    return Copy(
+        copy_id=row.copy_id,
+        subject_id=row.subject_id,
+        requested_at=row.requested_at,
+        completed_at=row.completed_at,
+        expires_at=row.expires_at,
+        waiting_for=tuple(service for service in SERVICES if service not in whole),
+        items=items,
+    )
+
+
+async def delete(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, int]:
+    """These people's; how many by subject_id. A part that is being added meanwhile waits, and finds its copy gone."""
+    rows = await tx.execute(
+        text("DELETE FROM copy WHERE subject_id = ANY(CAST(:ids AS text[])) RETURNING copy_id, subject_id"),
+        {"ids": list(subject_ids)},
+    )
+    gone = rows.all()
+    await _delete_parts(tx, [row.copy_id for row in gone])
+    return {subject_id: sum(row.subject_id == subject_id for row in gone) for subject_id in subject_ids}
+
+
+async def _delete_parts(tx: AsyncConnection, copy_ids: Sequence[str]) -> None:
+    await tx.execute(text("DELETE FROM copy_part WHERE copy_id = ANY(CAST(:ids AS text[]))"), {"ids": list(copy_ids)})
+
+
+@dataclass(frozen=True, slots=True)
+class Forgetting:
+    """Takes away the copies that have expired."""
+
+    database: Database
+
+    def worker(self) -> Worker:
+        timer = Timer("forget copies", self.look, LOOK_EVERY_S, self.database)
+        return Worker(timer.name, timer.run)
+
+    async def look(self) -> bool:
+        async with self.database.begin() as tx:
+            rows = await tx.execute(
+                text(
+                    "DELETE FROM copy WHERE copy_id IN (SELECT copy_id FROM copy WHERE expires_at <= :now"
+                    " ORDER BY expires_at LIMIT :limit FOR UPDATE SKIP LOCKED) RETURNING copy_id"
+                ),
+                {"now": datetime.now(UTC), "limit": FORGOTTEN_AT_ONCE},
+            )
+            gone = [row.copy_id for row in rows]
+            await _delete_parts(tx, gone)
+        return bool(gone)
+
+
+def csv_of(copy: Copy) -> str:
+    """A row for each value: service, kind, item (numbered within its service), field, value. A field within another is
+    `outer.inner`."""
+    written = io.StringIO()
+    rows = csv.writer(written)
+    rows.writerow(("service", "kind", "item", "field", "value"))
+    for service, items in copy.items.items():
+        for place, item in enumerate(items, start=1):
+            for field, value in _flat(item):
+                if field != "kind":
+                    rows.writerow((service, item["kind"], place, field, cell(value)))
+    return written.getvalue()
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list):
+        yield name, " ".join(str(one) for one in value)
+    else:
+        yield name, value

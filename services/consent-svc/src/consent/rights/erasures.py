@@ -1,0 +1,320 @@
+"""Erasures: stop first, then each service erases what it holds and says so; the last answer makes the certificate.
+
+One transaction begins it: the opt-out of everyone (the recorder's, whose statement says that it `erases`), the row of
+the erasure, what consent-svc itself has to erase, and the event for the others. An answer that is late is asked for
+again, and somebody is told. What stays is the keyed hash with its opt-outs, and the ledger's lines without what was
+personal in them.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, PrimaryKeyConstraint, Row, Table, Text, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.contracts import ERASURE_ACKS, ERASURES
+from common.contracts.rights import ErasureAcknowledged, ErasureRequested
+from common.db.database import Database
+from common.db.paging import whole_page
+from common.db.timer import Timer
+from common.kafka import outbox
+from common.kafka.consumer import After, Received, Subscription
+from common.privacy import erasing
+from common.service import Worker
+from common.sms.message_id import EPOCH, message_id
+from common.telemetry import counter, gauge, histogram
+from consent import store
+from consent.ledger import recorder
+from consent.ledger.recorder import Recorded
+from consent.ledger.rules import Verdict
+
+log = logging.getLogger(__name__)
+
+SERVICES = ("campaign", "consent", "dispatch", "inbound")
+LOOK_EVERY_S = 30.0
+LATE_AT_ONCE = 100
+
+ASKED = counter("sms_consent_erasures_total", "Erasures asked for.")
+LATE = counter(
+    "sms_consent_late_erasures_total", "Times that a service was asked again because it was late.", ["service"]
+)
+OLDEST = gauge(
+    "sms_consent_oldest_erasure_age_seconds", "Age of the oldest erasure not complete; 0 when there is none."
+)
+TAKEN = histogram(
+    "sms_consent_erasure_seconds",
+    "From the request to the last service's answer.",
+    buckets=(0.5, 1, 2, 5, 10, 30, 60, 300, 3600, 86400),
+)
+
+Table(
+    "erasure",
+    store.metadata,
+    Column("erasure_id", Text, primary_key=True),
+    Column("position", BigInteger, Identity(always=True), nullable=False),  # the order of lists
+    Column("subject_id", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("evidence_id", Text, nullable=False),  # of the opt-out that came first
+    Column("requested_at", DateTime(timezone=True), nullable=False),
+    Column("asked_again_at", DateTime(timezone=True), nullable=True),  # it was late
+    Column("completed_at", DateTime(timezone=True), nullable=True),
+    Index("erasure_position_ix", "position", unique=True),
+    Index("erasure_open_ix", "subject_id", postgresql_where=text("completed_at IS NULL")),
+)
+
+Table(
+    "erasure_ack",
+    store.metadata,
+    Column("erasure_id", Text, nullable=False),
+    Column("service", Text, nullable=False),
+    Column("erased_at", DateTime(timezone=True), nullable=False),
+    Column("acknowledged_at", DateTime(timezone=True), nullable=False),
+    Column("erased", JSONB, nullable=False),  # how many of what
+    PrimaryKeyConstraint("erasure_id", "service"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """What one service said."""
+
+    service: str
+    erased_at: datetime
+    acknowledged_at: datetime
+    erased: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """An erasure as it stands. `place`: its place in lists."""
+
+    erasure_id: str
+    place: int
+    subject_id: str
+    source: str
+    evidence_id: str
+    requested_at: datetime
+    asked_again_at: datetime | None
+    completed_at: datetime | None
+    acks: tuple[Ack, ...]
+
+    @property
+    def waiting_for(self) -> tuple[str, ...]:
+        answered = {ack.service for ack in self.acks}
+        return tuple(service for service in SERVICES if service not in answered)
+
+
+def named(evidence_id: str) -> str:
+    """The erasure that a piece of evidence asks for, for ever: repeats fall out."""
+    return str(message_id(EPOCH, "erasure", evidence_id))
+
+
+async def begin(tx: AsyncConnection, recorded: Sequence[Recorded], now: datetime) -> None:
+    """After the statements that erase were recorded, in their transaction. What was known already begins nothing."""
+    asked = [
+        _Asked(each.statement.subject_id, each.statement.evidence.source, each.statement.evidence.evidence_id)
+        for each in recorded
+        if each.statement.erases and each.decision.verdict not in (Verdict.DUPLICATE, Verdict.REFUSED)
+    ]
+    await _begin(tx, asked, now)
+
+
+async def begin_unasked(tx: AsyncConnection, reasons: Mapping[str, str], source: str, now: datetime) -> None:
+    """Of people who have asked for nothing, by subject_id: `source` says why they are held no longer, and the id beside
+    each names that for ever. The subjects are locked."""
+    await recorder.forget(tx, list(reasons), now)
+    await _begin(tx, [_Asked(subject_id, source, reason) for subject_id, reason in reasons.items()], now)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    subject_id: str
+    source: str
+    evidence_id: str
+
+
+async def _begin(tx: AsyncConnection, asked: Sequence[_Asked], now: datetime) -> None:
+    events = [
+        ErasureRequested(erasure_id=named(each.evidence_id), subject_id=each.subject_id, requested_at=now)
+        for each in asked
+    ]
+    if not events:
+        return
+    await tx.execute(
+        text(
+            "INSERT INTO erasure (erasure_id, subject_id, source, evidence_id, requested_at)"
+            " SELECT e.*, :at FROM unnest(CAST(:ids AS text[]), CAST(:subjects AS text[]), CAST(:sources AS text[]),"
+            " CAST(:evidence AS text[])) AS e"
+        ),
+        {
+            "ids": [event.erasure_id for event in events],
+            "subjects": [each.subject_id for each in asked],
+            "sources": [each.source for each in asked],
+            "evidence": [each.evidence_id for each in asked],
+            "at": now,
+        },
+    )
+    await erasing.put(tx, *events)
+    for event in events:
+        log.info("an erasure is asked for", extra={"erasure_id": event.erasure_id, "subject_id": event.subject_id})
+    await outbox.append(tx, ERASURES, events)
+    ASKED.inc(len(events))
+
+
+# --- the answers ----------------------------------------------------------------------------------------------------
+
+
+async def take_answers(tx: AsyncConnection, batch: list[Received]) -> After | None:
+    """The first answer of each service counts; the last service's completes the erasure."""
+    acks = [received.event for received in batch if isinstance(received.event, ErasureAcknowledged)]
+    if not acks:
+        return None
+    now = datetime.now(UTC)
+    await tx.execute(
+        text(
+            "INSERT INTO erasure_ack (erasure_id, service, erased_at, acknowledged_at, erased)"
+            " SELECT a.erasure_id, a.service, a.erased_at, :now, CAST(a.erased AS jsonb)"
+            " FROM unnest(CAST(:ids AS text[]), CAST(:services AS text[]), CAST(:ats AS timestamptz[]),"
+            " CAST(:erased AS text[])) AS a(erasure_id, service, erased_at, erased) ON CONFLICT DO NOTHING"
+        ),
+        {
+            "now": now,
+            "ids": [ack.erasure_id for ack in acks],
+            "services": [ack.service for ack in acks],
+            "ats": [ack.erased_at for ack in acks],
+            "erased": [msgspec.json.encode(ack.erased).decode() for ack in acks],
+        },
+    )
+    completed = await tx.execute(
+        text(
+            "UPDATE erasure AS e SET completed_at = :now"
+            " WHERE e.erasure_id = ANY(CAST(:ids AS text[])) AND e.completed_at IS NULL"
+            " AND (SELECT count(*) FROM erasure_ack AS a WHERE a.erasure_id = e.erasure_id"
+            " AND a.service = ANY(CAST(:services AS text[]))) = :all RETURNING e.erasure_id, e.requested_at"
+        ),
+        {"now": now, "ids": [ack.erasure_id for ack in acks], "services": list(SERVICES), "all": len(SERVICES)},
+    )
+    done = completed.all()
+
+    async def tell() -> None:
+        for row in done:
+            TAKEN.observe((now - row.requested_at).total_seconds())
+            log.info("an erasure is complete", extra={"erasure_id": row.erasure_id})
+
+    return tell
+
+
+answers = Subscription("consent.erasure-acks", ERASURE_ACKS, take_answers)
+
+
+@dataclass(frozen=True, slots=True)
+class Lateness:
+    """Asks again where an answer is late, and says so: a log line each, and metrics to be alerted on."""
+
+    database: Database
+    late_after: timedelta
+
+    def worker(self) -> Worker:
+        timer = Timer("late erasures", self.look, min(LOOK_EVERY_S, self.late_after.total_seconds()), self.database)
+        return Worker(timer.name, timer.run)
+
+    async def look(self) -> bool:
+        now = datetime.now(UTC)
+        async with self.database.begin() as tx:
+            oldest = await tx.scalar(text("SELECT min(requested_at) FROM erasure WHERE completed_at IS NULL"))
+            OLDEST.set((now - oldest).total_seconds() if oldest else 0)
+            rows = await tx.execute(
+                text(
+                    "UPDATE erasure SET asked_again_at = :now WHERE erasure_id IN (SELECT erasure_id FROM erasure"
+                    " WHERE completed_at IS NULL AND coalesce(asked_again_at, requested_at) < :before"
+                    " ORDER BY requested_at LIMIT :limit FOR UPDATE SKIP LOCKED)"
+                    " RETURNING erasure_id, subject_id, requested_at"
+                ),
+                {"now": now, "before": now - self.late_after, "limit": LATE_AT_ONCE},
+            )
+            late = [
+                ErasureRequested(erasure_id=row.erasure_id, subject_id=row.subject_id, requested_at=row.requested_at)
+                for row in rows
+            ]
+            await outbox.append(tx, ERASURES, late)
+            missing = {e.erasure_id: e.waiting_for for e in await find(tx, [event.erasure_id for event in late])}
+            for event in late:
+                if "consent" in missing[event.erasure_id]:
+                    await erasing.put(tx, event)
+        for event in late:
+            who = missing[event.erasure_id]
+            log.error("an erasure is late", extra={"erasure_id": event.erasure_id, "waiting_for": list(who)})
+            for service in who:
+                LATE.labels(service).inc()
+        return len(late) == LATE_AT_ONCE
+
+
+# --- what is on record ----------------------------------------------------------------------------------------------
+
+
+async def find(tx: AsyncConnection, erasure_ids: Sequence[str]) -> list[Erasure]:
+    """Those that exist, oldest first."""
+    rows = await tx.execute(
+        text("SELECT * FROM erasure WHERE erasure_id = ANY(CAST(:ids AS text[])) ORDER BY position"),
+        {"ids": list(erasure_ids)},
+    )
+    return await _whole(tx, rows.all())
+
+
+async def open_of(tx: AsyncConnection, subject_id: str) -> Erasure | None:
+    """The newest erasure of a person that is not complete."""
+    rows = await tx.execute(
+        text("SELECT * FROM erasure WHERE subject_id = :id AND completed_at IS NULL ORDER BY position DESC LIMIT 1"),
+        {"id": subject_id},
+    )
+    return next(iter(await _whole(tx, rows.all())), None)
+
+
+async def page(tx: AsyncConnection, *, complete: bool, after: int, limit: int) -> list[Erasure]:
+    """Oldest first, from the place after `after`."""
+
+    async def read() -> list[Erasure]:
+        rows = await tx.execute(
+            text(
+                f"SELECT * FROM erasure WHERE completed_at IS {'NOT NULL' if complete else 'NULL'}"
+                " AND position > :after ORDER BY position LIMIT :limit"
+            ),
+            {"after": after, "limit": limit},
+        )
+        return await _whole(tx, rows.all())
+
+    return list(await whole_page(tx, "erasure", limit, read, attrgetter("place")))
+
+
+async def _whole(tx: AsyncConnection, rows: Sequence[Row[Any]]) -> list[Erasure]:
+    found = await tx.execute(
+        text(
+            "SELECT erasure_id, service, erased_at, acknowledged_at, erased::text AS erased FROM erasure_ack"
+            " WHERE erasure_id = ANY(CAST(:ids AS text[])) ORDER BY service"
+        ),
+        {"ids": [row.erasure_id for row in rows]},
+    )
+    acks: dict[str, list[Ack]] = {}
+    for row in found:
+        erased: dict[str, int] = msgspec.json.decode(row.erased)
+        acks.setdefault(row.erasure_id, []).append(Ack(row.service, row.erased_at, row.acknowledged_at, erased))
+    return [
+        Erasure(
+            erasure_id=row.erasure_id,
+            place=row.position,
+            subject_id=row.subject_id,
+            source=row.source,
+            evidence_id=row.evidence_id,
+            requested_at=row.requested_at,
+            asked_again_at=row.asked_again_at,
+            completed_at=row.completed_at,
+            acks=tuple(acks.get(row.erasure_id, ())),
+        )
+        for row in rows
+    ]

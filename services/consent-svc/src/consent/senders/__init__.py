@@ -1,0 +1,1 @@
+"""The sender registry: the identified parties that a consent is given to."""

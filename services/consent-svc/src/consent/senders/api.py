@@ -1,0 +1,191 @@
+"""The sender registry over HTTP: who may ask for consent, for what, in which words, and how one stops it."""
+
+from collections.abc import Collection
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Response
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.contracts.consent import Purpose, Replies
+from common.service import Resources, resources
+from common.settings import ServiceSettings
+from common.web.auth import Caller, require
+from common.web.fields import Position, Storable
+from common.web.problems import Conflict, Forbidden, Invalid, NotFound, Reason
+from consent import store
+from consent.bodies import (
+    ChangedSender,
+    NewSender,
+    PurposeBody,
+    RepliesBody,
+    SenderBody,
+    SenderContent,
+    SenderVersion,
+    SenderVersions,
+)
+from consent.senders import oadc
+from consent.senders import registry as senders
+from consent.store import Sender
+
+Held = Annotated[Resources[ServiceSettings], Depends(resources)]
+ReadsSenders = Annotated[Caller, Depends(require("sender:read"))]
+WritesSenders = Annotated[Caller, Depends(require("sender:write"))]
+
+
+class SenderTaken(Conflict):
+    slug, title = "sender-taken", "This sender_id is registered with other content"
+
+
+def router(refused_oadcs: Collection[str]) -> APIRouter:
+    """`refused_oadcs`: what AF2M lists as forbidden, or as reserved to somebody who has not authorised us."""
+    routes = APIRouter(prefix="/v1/senders")
+
+    @routes.post("", status_code=201)
+    async def register_sender(body: NewSender, response: Response, caller: WritesSenders, held: Held) -> SenderBody:
+        """201 with version 1; 200 where the same content is registered already; 409 where other content is. A token
+        limited to some senders names no `stop_code` that another sender uses or used."""
+        caller.may_use(body.sender_id)
+        _check_oadc(body.oadc, refused_oadcs)
+        _check_controller(caller, body.controller)
+        wanted = _sender(body.sender_id, body, body.controller or body.sender_id)
+        async with held.database.begin() as tx:
+            sender, created = await senders.register(tx, wanted, datetime.now(UTC))
+            if created:
+                await _check_code(tx, caller, sender.stop_code)
+        if not created:
+            if not senders.same_content(sender, wanted):
+                raise SenderTaken("change it with PUT", reasons=[Reason("sender_id", "taken")])
+            response.status_code = 200
+        return _body(sender)
+
+    @routes.put("/{sender_id}")
+    async def change_sender(sender_id: Storable, body: ChangedSender, caller: WritesSenders, held: Held) -> SenderBody:
+        """A new version where anything differs; the version it has where nothing does. `controller` stays. Whose code a
+        `stop_code` may be: as for a new sender."""
+        caller.may_use(sender_id)
+        if body.sender_id not in (None, sender_id):
+            raise Invalid("the body names another sender", reasons=[Reason("sender_id", "not_the_path")])
+        async with held.database.begin() as tx:
+            registered = await store.lock_sender(tx, sender_id)
+            if registered is None:
+                raise _no_sender()
+            if body.oadc != registered.oadc:
+                _check_oadc(body.oadc, refused_oadcs)
+            if body.controller not in (None, registered.controller):
+                raise Invalid(
+                    "another legal entity is another sender, with consents of its own",
+                    reasons=[Reason("controller", "not_changeable")],
+                )
+            wanted = _sender(sender_id, body, registered.controller)
+            sender = await senders.change(tx, registered, wanted, datetime.now(UTC))
+            if sender.stop_code != registered.stop_code:
+                await _check_code(tx, caller, sender.stop_code)
+        return _body(sender)
+
+    @routes.get("/{sender_id}")
+    async def get_sender(sender_id: Storable, caller: ReadsSenders, held: Held) -> SenderBody:
+        caller.may_use(sender_id)
+        async with held.database.begin() as tx:
+            sender = await store.find_sender(tx, sender_id)
+        if sender is None:
+            raise _no_sender()
+        return _body(sender)
+
+    @routes.get("/{sender_id}/versions")
+    async def list_versions(
+        sender_id: Storable,
+        caller: ReadsSenders,
+        held: Held,
+        cursor: Position = 0,
+        limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    ) -> SenderVersions:
+        """All that the sender ever was, from version 1 on: what somebody consented to is what was in force then."""
+        caller.may_use(sender_id)
+        async with held.database.begin() as tx:
+            if await store.find_sender(tx, sender_id) is None:
+                raise _no_sender()
+            found = await store.sender_versions(tx, sender_id, cursor, limit)
+        return SenderVersions(
+            items=[SenderVersion(**dict(_body(sender)), in_force_from=at) for sender, at in found],
+            next=str(found[-1][0].version) if len(found) == limit else None,
+        )
+
+    return routes
+
+
+def _check_oadc(wanted: str, refused: Collection[str]) -> None:
+    """Raises Invalid."""
+    if oadc.is_refused(wanted, refused):
+        raise Invalid("operators do not carry it", reasons=[Reason("oadc", "refused_oadc", "as AF2M lists it")])
+
+
+def _check_controller(caller: Caller, controller: str | None) -> None:
+    """A STOP to one sender may shut all of its controller: who may use only some senders may not join another's. Raises
+    Forbidden."""
+    if controller is not None and caller.senders is not None and controller not in caller.senders:
+        raise Forbidden("the token does not cover the controller", reasons=[Reason("controller", "sender_not_granted")])
+
+
+async def _check_code(tx: AsyncConnection, caller: Caller, stop_code: str) -> None:
+    """A name narrows a STOP to one sender of its code, and a STOP of no name reaches all that ever used it: who may use
+    only some senders may not join another's code. Two who come at once with a new one wait for each other. Raises
+    Forbidden."""
+    await store.lock_stop_code(tx, stop_code)
+    owners = (await store.owners_of(tx, [stop_code])).get(stop_code, {})
+    if caller.senders is not None and not caller.senders.issuperset(owners):
+        raise Forbidden(
+            "another sender's code: a token for every sender sets up a shared one",
+            reasons=[Reason("stop_code", "sender_not_granted")],
+        )
+
+
+def _no_sender() -> NotFound:
+    return NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
+
+
+def _sender(sender_id: str, content: SenderContent, controller: str) -> Sender:
+    return Sender(
+        sender_id=sender_id,
+        legal_name=content.legal_name,
+        brand=content.brand,
+        contact=content.contact,
+        country=content.country,
+        oadc=content.oadc,
+        stop_code=content.stop_code,
+        purposes=tuple(Purpose(**dict(p)) for p in content.purposes),
+        controller=controller,
+        stop_scope=content.stop_scope,
+        replies=Replies(**dict(content.replies)),
+        double_opt_in_hours=content.double_opt_in_hours,
+        renewal_days=content.renewal_days,
+        abroad=tuple(sorted({*content.abroad} - {content.country})),
+    )
+
+
+def _body(sender: Sender) -> SenderBody:
+    return SenderBody(
+        sender_id=sender.sender_id,
+        version=sender.version,
+        legal_name=sender.legal_name,
+        brand=sender.brand,
+        contact=sender.contact,
+        country=sender.country,
+        oadc=sender.oadc,
+        stop_code=sender.stop_code,
+        stop_code_class=senders.stop_code_class(sender.stop_code),
+        purposes=tuple(
+            PurposeBody(id=p.id, wording=p.wording, retention_months=p.retention_months) for p in sender.purposes
+        ),
+        controller=sender.controller,
+        stop_scope=sender.stop_scope,
+        replies=RepliesBody(
+            stop=sender.replies.stop,
+            contact=sender.replies.contact,
+            double_opt_in=sender.replies.double_opt_in,
+            start=sender.replies.start,
+        ),
+        double_opt_in_hours=sender.double_opt_in_hours,
+        renewal_days=sender.renewal_days,
+        abroad=sender.abroad,
+    )

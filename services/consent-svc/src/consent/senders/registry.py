@@ -1,0 +1,78 @@
+"""The sender registry: the identified parties a consent is given to. One door, as for consent.
+
+Registering the same content again changes nothing; every change is a new version, published whole, and kept: what
+somebody consented to is what was in force then.
+"""
+
+from dataclasses import replace
+from datetime import datetime
+from typing import Literal
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.contracts import SENDERS
+from common.contracts.consent import SenderChanged
+from common.kafka import outbox
+from consent import store
+from consent.retention.rules import Rule
+from consent.store import Sender
+
+StopCodeClass = Literal["marketing", "transactional"]
+
+
+async def register(tx: AsyncConnection, wanted: Sender, now: datetime) -> tuple[Sender, bool]:
+    """The sender as it stands, and whether this call created it. It may not be the one that was wanted."""
+    if await store.add_sender(tx, wanted, now):
+        await _publish(tx, wanted, now)
+        return wanted, True
+    held = await store.find_sender(tx, wanted.sender_id)
+    assert held is not None
+    return held, False
+
+
+async def change(tx: AsyncConnection, locked: Sender, wanted: Sender, now: datetime) -> Sender:
+    """The sender with its new content, in a new version if anything differs."""
+    if same_content(locked, wanted):
+        return locked
+    changed = replace(wanted, version=locked.version + 1)
+    await store.put_sender(tx, changed, now)
+    if _rules(locked) != _rules(changed):
+        await store.ask_recount(tx, changed.sender_id)
+    await _publish(tx, changed, now)
+    return changed
+
+
+def _rules(sender: Sender) -> dict[str, Rule]:
+    return {purpose.id: Rule(purpose.retention_months, sender.renewal_days) for purpose in sender.purposes}
+
+
+async def _publish(tx: AsyncConnection, sender: Sender, now: datetime) -> None:
+    await store.add_sender_version(tx, sender, now)
+    await outbox.append(tx, SENDERS, [_event(sender)])
+
+
+def same_content(one: Sender, other: Sender) -> bool:
+    return replace(one, version=0) == replace(other, version=0)
+
+
+def stop_code_class(stop_code: str) -> StopCodeClass:
+    """36xxx carries marketing, 38xxx what is transactional (AF2M; DOMAIN 1.7)."""
+    return "marketing" if stop_code.startswith("36") else "transactional"
+
+
+def _event(sender: Sender) -> SenderChanged:
+    return SenderChanged(
+        sender_id=sender.sender_id,
+        version=sender.version,
+        legal_name=sender.legal_name,
+        brand=sender.brand,
+        contact=sender.contact,
+        country=sender.country,
+        oadc=sender.oadc,
+        stop_code=sender.stop_code,
+        purposes=sender.purposes,
+        controller=sender.controller,
+        stop_scope=sender.stop_scope,
+        replies=sender.replies,
+        abroad=sender.abroad,
+    )

@@ -1,0 +1,1 @@
+"""The ledger looked at from outside the code that writes it: invariants, and decisions made again."""

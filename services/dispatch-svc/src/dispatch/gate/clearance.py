@@ -1,0 +1,333 @@
+"""The one door to the gate: reads everything a decision stands on, under the partition's lock, and decides.
+
+`Permit.until` bounds what a permission is worth: a hand-off begins before it, or the message is decided again.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from asyncpg.pgproto import pgproto
+from sqlalchemy import Row
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.contracts.campaign import Category, MessageRequested
+from common.db.timer import uptime_s
+from common.law import Policy, mark_of
+from common.law.stop_mention import mentions_stop
+from common.privacy import erasing
+from common.privacy.erasing import Asked
+from common.privacy.keyring import FieldKeys, SubjectKeys, Unreadable, owner_of
+from common.sms.msisdn import territory_of
+from common.telemetry import counter
+from dispatch import store
+from dispatch.gate import record
+from dispatch.gate import rules as gate
+from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Limits, Reason, Request, Verdict
+from dispatch.gateways.pool import Traffic, Ways
+
+VERDICTS = counter("sms_dispatch_verdicts_total", "Gate decisions by verdict and first reason.", ["verdict", "reason"])
+NO_ROUTE = counter("sms_dispatch_no_route_total", "Messages that may go, and that no configured gateway is for.")
+
+TURN = 50  # messages that are decided in one turn of the loop
+NO_ROUTE_RECHECK = timedelta(minutes=5)  # somebody has to configure one
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """A message to decide on, from a request or from the ledger. `number` and `text` are sealed."""
+
+    message_id: UUID
+    campaign_id: str | None
+    sender_id: str
+    purpose: str | None
+    category: Category
+    subject_id: str
+    partition: int
+    number: str
+    text: str
+    requested_at: datetime
+    send_before: datetime
+    gateway: str | None = None  # the one it was last decided to go by
+    region: str | None = None
+    version: int = 0  # of its row; 0: it has none yet
+
+
+def requested(event: MessageRequested, partition: int) -> Candidate:
+    """Raises ValueError when the message id is no UUID."""
+    return Candidate(
+        message_id=pgproto.UUID(event.message_id),  # a UUID as any, made and written in a tenth of the time
+        campaign_id=event.campaign_id,
+        sender_id=event.sender_id,
+        purpose=event.purpose,
+        category=event.category,
+        subject_id=event.subject_id,
+        partition=partition,
+        number=event.number,
+        text=event.text,
+        requested_at=event.requested_at,
+        send_before=event.send_before,
+        region=event.region,
+    )
+
+
+def stored(row: Row[Any]) -> Candidate:
+    return Candidate(**{name: getattr(row, name) for name in Candidate.__struct_fields__})
+
+
+class Permit(msgspec.Struct, frozen=True, gc=False):
+    """An allowed message, opened, with the sender's particulars. `until`: by `uptime_s`. `again`: its
+    gateway may have had it before, so it goes there or nowhere, and is never `deferred`. `row`: as the decision left it
+    in the ledger; its `decided_at` tells this decision from any other of the message."""
+
+    candidate: Candidate
+    number: str
+    text: str
+    oadc: str
+    stop_code: str
+    gateway: str
+    until: float
+    again: bool = False
+    row: Mapping[str, Any] = msgspec.field(default_factory=dict)
+
+    def __repr__(self) -> str:  # neither the number nor the text
+        return f"Permit({self.candidate.message_id})"
+
+
+class Decision(msgspec.Struct, frozen=True, gc=False):
+    candidate: Candidate
+    verdict: Verdict
+    row: Mapping[str, Any]  # as store.insert_messages and store.update_decisions take it
+    permit: Permit | None
+
+
+@dataclass(frozen=True, slots=True)
+class Clearance:
+    """What deciding needs besides the database."""
+
+    subject_keys: SubjectKeys
+    field_keys: FieldKeys
+    traffic: Traffic  # by which gateway what is allowed will go
+    policy: Policy
+    limits: Limits
+    permit_ttl_s: float
+    # taken before campaigns' messages are decided on, and before their partition's lock: opt-outs wait for what is
+    # being decided, which of six partitions at once is for six times as long, and no more leaves
+    one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock, compare=False, repr=False)
+
+    async def decide(
+        self,
+        tx: AsyncConnection,
+        partition: int,
+        candidates: Sequence[Candidate],
+        *,
+        locked: bool = False,
+        again: bool = False,
+    ) -> list[Decision]:
+        """Decide on messages of one partition, whose lock is held from then on. Stores nothing. `locked`: the caller
+        has it, as it has locked their rows, which comes after. `again`: a hand-off of these may have begun, so they go
+        by the gateway that they went by, or not at all."""
+        opened = []
+        for place, candidate in enumerate(candidates):  # before the lock: opt-outs need not wait for it
+            opened.append(self._open(candidate))
+            await _let_others(place)
+        senders = await store.senders(tx, {c.sender_id for c in candidates})
+        blocks = await store.blocks(tx, [c.subject_id for c in candidates])
+        erased = await erasing.asked_of(tx, {c.subject_id for c in candidates})
+        if not locked:
+            await store.lock_partition(tx, partition, marketing=any(c.category == "marketing" for c in candidates))
+        until = uptime_s() + self.permit_ttl_s  # before the read: a permit never outlives its knowledge
+        campaigns = {c.campaign_id for c in candidates if c.campaign_id}
+        as_of = await store.watermark(tx, partition, campaigns)
+        subjects = await store.subjects(tx, [c.subject_id for c in candidates])
+        controls = await store.controls(tx, campaigns)
+        recent = await self._recent(tx, partition, candidates)
+        now = datetime.now(UTC)
+        lapses = now + timedelta(seconds=until - uptime_s())  # `until`, as an instant
+        ways: dict[tuple[object, ...], Ways] = {}  # asked once for all messages of a kind
+        decisions = []
+        for place, (candidate, (number, content, flaw)) in enumerate(zip(candidates, opened, strict=True)):
+            await _let_others(place)
+            if _not_to_be_kept(candidate, erased.get(candidate.subject_id)):
+                flaw = Reason.ERASED
+            sender = senders.get(candidate.sender_id)
+            subject = subjects.get(candidate.subject_id)
+            blocked = blocks.get(candidate.subject_id, frozenset())
+            territory = territory_of(number)
+            lacks_stop = sender is not None and lacks_a_mention(candidate.category, content, sender.stop_code)
+            unfit = self.traffic.unfit(content, lacks_stop=lacks_stop)
+            like = candidate.sender_id, candidate.category, territory, unfit, blocked
+            if (open_ways := ways.get(like)) is None:
+                oadc = sender.oadc if sender else ""
+                open_ways = ways[like] = self._ways(candidate, territory, oadc, unfit, blocked)
+            gateway = candidate.gateway if again else open_ways.of(candidate.message_id)
+            one = candidate.subject_id, candidate.sender_id
+            request = Request(
+                category=candidate.category,
+                sender_id=candidate.sender_id,
+                purpose=candidate.purpose,
+                campaign_id=candidate.campaign_id,
+                requested_at=candidate.requested_at,
+                send_before=candidate.send_before,
+                territory=territory,
+                # who does not add what it lacks is no way for it; that who does rests just now denies nobody
+                mentions_stop=sender is not None
+                and (not lacks_stop or (gateway in self.traffic.adding_stop if again else open_ways.exist)),
+                flaw=flaw,
+                region=candidate.region,
+                mark=mark_of(content, self.policy),
+            )
+            known = Knowledge(
+                as_of=as_of,
+                subject=subject,
+                purposes=sender.purposes if sender else None,
+                countries=sender.countries if sender else frozenset(),
+                control=controls.get(candidate.campaign_id) if candidate.campaign_id else None,
+                blocked=bool(blocked) if candidate.category == "marketing" else gateway in blocked,
+                recent=recent[one],
+            )
+            verdict = gate.decide(request, known, now, self.limits, self.policy)
+            facts = record.encode(request, known, self.limits, verdict)  # the gate's; ways are not of the law
+            if isinstance(verdict, Allow) and gateway is None:
+                verdict = _no_way(candidate, open_ways, now)
+            allowed = isinstance(verdict, Allow)
+            gone = flaw is Reason.ERASED
+            row = self._row(candidate, verdict, subject.version if subject else None, as_of, now, gone=gone)
+            row["facts"] = facts
+            row["gateway"] = gateway if allowed else None
+            permit = None
+            if allowed:
+                assert sender is not None
+                assert gateway is not None
+                ends = gate.ends(request, known)
+                by = until if ends >= lapses else until - (lapses - ends).total_seconds()
+                permit = Permit(
+                    candidate, number, content, sender.oadc, sender.stop_code, gateway, by, again=again, row=row
+                )
+                recent[one] += candidate.category == "marketing"
+            decisions.append(Decision(candidate, verdict, row, permit))
+        for (kind, reason), many in Counter((type(d.verdict), d.row["reasons_first"]) for d in decisions).items():
+            VERDICTS.labels(kind.__name__.lower(), reason).inc(many)
+        return decisions
+
+    def _ways(
+        self, candidate: Candidate, territory: str, oadc: str, unfit: Collection[str], blocked: Collection[str]
+    ) -> Ways:
+        return self.traffic.ways(
+            territory=territory,
+            sender_id=candidate.sender_id,
+            oadc=oadc,
+            category=candidate.category,
+            unfit=unfit,
+            closed=blocked,
+        )
+
+    async def _recent(self, tx: AsyncConnection, partition: int, candidates: Sequence[Candidate]) -> Counter[Any]:
+        """How many marketing messages (subject_id, sender_id) had, these candidates apart; none where there is no cap.
+
+        Whoever counts waits for who has counted: two campaigns to the same people in the same moment are decided one
+        after the other.
+        """
+        marketing = [c for c in candidates if c.category == "marketing"]
+        if self.limits.cap is None or not marketing:
+            return Counter()
+        await store.lock_counts(tx, partition)
+        return await store.recent_marketing(
+            tx,
+            [c.subject_id for c in marketing],
+            [c.message_id for c in candidates if c.version],  # what comes again has none here, and counts
+            datetime.now(UTC) - self.limits.cap_window,
+        )
+
+    def _open(self, candidate: Candidate) -> tuple[str, str, Reason | None]:
+        """Number, text, and what is wrong with the request: unreadable, a number that is not its subject's, or nothing
+        left to say once it was put right."""
+        if not candidate.text:
+            return "", "", Reason.CANNOT_BE_WRITTEN
+        try:
+            owner = owner_of(candidate.number, candidate.subject_id, self.field_keys, self.subject_keys)
+            content = self.field_keys.unseal(candidate.text, f"text:{candidate.message_id}")
+        except Unreadable:
+            return "", "", Reason.REQUEST_UNREADABLE
+        if owner.subject_id != candidate.subject_id:
+            return "", "", Reason.SUBJECT_MISMATCH
+        return owner.e164, content, None
+
+    def _row(
+        self,
+        candidate: Candidate,
+        verdict: Verdict,
+        consent_version: int | None,
+        as_of: datetime | None,
+        now: datetime,
+        *,
+        gone: bool,
+    ) -> dict[str, Any]:
+        """`gone`: its person was erased since, though it may say nothing of that, having expired before."""
+        reasons: tuple[Reason, ...] = ()
+        due: datetime | None = None
+        match verdict:
+            case Allow():
+                status = "sending"
+            case Deny(reasons=found):
+                status, reasons = "denied", found
+            case Defer(reasons=found, until=until):
+                status, reasons, due = "deferred", found, until
+            case Expire(reasons=found):
+                status, reasons = "expired", found
+        gone = (status == "denied" and Reason.ERASED in reasons) or (status == "expired" and gone)
+        return {
+            "message_id": candidate.message_id,
+            "campaign_id": candidate.campaign_id,
+            "sender_id": candidate.sender_id,
+            "purpose": candidate.purpose,
+            "category": candidate.category,
+            "subject_id": candidate.subject_id,
+            "partition": candidate.partition,
+            "number": None if gone else candidate.number,
+            "text": None if gone else candidate.text,
+            "requested_at": candidate.requested_at,
+            "send_before": candidate.send_before,
+            "region": candidate.region,
+            "status": status,
+            "version": candidate.version + 1,
+            "reasons": reasons,
+            "reasons_first": reasons[0] if reasons else "",
+            "due_at": due,
+            "policy_version": self.policy.version,
+            "consent_version": consent_version,
+            "as_of": as_of,
+            "decided_at": now,
+        }
+
+
+def lacks_a_mention(category: Category, text: str, stop_code: str) -> bool:
+    """Of how to stop, which it needs: somebody has to add one."""
+    return category == "marketing" and not mentions_stop(text, stop_code)
+
+
+async def _let_others(place: int) -> None:
+    """A code waits for its turns of the loop while a campaign is decided: of each, this is some milliseconds."""
+    if place % TURN == TURN - 1:
+        await asyncio.sleep(0)
+
+
+def _no_way(candidate: Candidate, ways: Ways, now: datetime) -> Defer:
+    """It may go and cannot: every gateway that is for it rests, or none is."""
+    reason = Reason.GATEWAY_NEEDS_SOMEBODY if ways.needs_somebody else Reason.GATEWAY_UNREACHABLE
+    until = ways.again(now)
+    if not ways.exist:
+        reason, until = Reason.NO_ROUTE, now + NO_ROUTE_RECHECK
+        NO_ROUTE.inc()
+    return Defer((reason,), min(until, candidate.send_before))
+
+
+def _not_to_be_kept(candidate: Candidate, asked: Asked | None) -> bool:
+    """Of before its person's erasure, and come late; or marketing that was made of what was erased."""
+    if asked is None:
+        return False
+    return candidate.requested_at <= asked.at or (candidate.category == "marketing" and not asked.lifted)

@@ -1,0 +1,270 @@
+"""What a decision stood on, as it is kept beside it: small, without a number or a text, and enough to decide again.
+Pure.
+
+The ledger's own columns have the rest: who asked for what and until when, the instant of the decision, the watermark,
+the version of the consent and of the policy. Only what the gate looks at is kept of a person: the one consent that the
+message is of, and the newest opt-out that covers it. So a record is a few hundred bytes however much is known of them.
+
+    kept = encode(request, known, limits, verdict)       when it is decided
+    decide_again(decode(kept), row, policy)              years later: the same verdict
+"""
+
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Any, Protocol
+
+import msgspec
+
+from common.contracts.campaign import Category, Control
+from common.contracts.consent import Basis, Consent, State, Suppression
+from common.law import Policy
+from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Limits, Reason, Request, Subject, Verdict, decide
+
+ANOTHER = ""  # no sender has this id: whom somebody else's consent is shown to be of
+
+
+class _Kept(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True): ...
+
+
+class Standing(_Kept, frozen=True):
+    """The consent for the sender and purpose of the message."""
+
+    state: State
+    at: datetime
+    basis: Basis | None = None
+    proven: bool = False
+    until: datetime | None = None
+
+
+class Person(_Kept, frozen=True):
+    """`elsewhere`: they are opted in to another sender. `stopped`: the newest opt-out that covers this sender."""
+
+    consent: Standing | None = None
+    elsewhere: bool = False
+    stopped: datetime | None = None
+    erased: bool = False
+    unreadable: bool = False
+    held: datetime | None = None
+
+
+class Bounds(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """The limits of that day, in seconds, and the cap: those of another day would decide otherwise."""
+
+    max_staleness: float
+    max_clock_skew: float
+    recheck: float
+    registry_grace: float
+    paused_recheck: float
+    review_recheck: float
+    cap: int | None
+    cap_window: float
+
+
+class Told(_Kept, frozen=True):
+    """The verdict, where it was not `allow`."""
+
+    verdict: str
+    reasons: tuple[Reason, ...] = ()
+    until: datetime | None = None
+
+
+class Record(_Kept, frozen=True):
+    """`mark`: whichever law asks for it, so that another edition may; of a record from before that, the one that was
+    asked for. `sender`: whether it was known, and whether for this purpose; None where it was not known at all."""
+
+    to: str
+    limits: Bounds
+    region: str | None = None
+    stop: bool = False
+    mark: str | None = None
+    flaw: Reason | None = None
+    person: Person | None = None
+    sender: bool | None = None
+    countries: tuple[str, ...] = ()
+    control: Control | None = None
+    blocked: bool = False
+    recent: int = 0
+    told: Told | None = None
+
+
+class Row(Protocol):
+    """What the ledger has of a message, as far as a decision looks at it."""
+
+    category: Category
+    sender_id: str
+    purpose: str | None
+    campaign_id: str | None
+    requested_at: datetime
+    send_before: datetime
+    decided_at: datetime
+    as_of: datetime | None
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Record)
+
+
+def encode(request: Request, known: Knowledge, limits: Limits, verdict: Verdict) -> str:
+    return _encoder.encode(
+        Record(
+            to=request.territory,
+            region=request.region,
+            stop=request.mentions_stop,
+            mark=request.mark,
+            flaw=request.flaw,
+            person=_person(request, known.subject),
+            sender=None if known.purposes is None else request.purpose in known.purposes,
+            countries=tuple(sorted(known.countries)),
+            control=known.control,
+            blocked=known.blocked,
+            recent=known.recent,
+            limits=_bounds(limits),
+            told=_told(verdict),
+        )
+    ).decode()
+
+
+def decode(kept: str) -> Record:
+    """Raises msgspec.DecodeError."""
+    return _decoder.decode(kept)
+
+
+def decide_again(record: Record, row: Row, policy: Policy) -> Verdict:
+    """What the gate says of it by this policy (as it is `at_hand_off`), at the instant of the decision."""
+    return decide(asked(record, row), knew(record, row), row.decided_at, bounds(record), policy)
+
+
+def asked(record: Record, row: Row) -> Request:
+    return Request(
+        category=row.category,
+        sender_id=row.sender_id,
+        purpose=row.purpose,
+        campaign_id=row.campaign_id,
+        requested_at=row.requested_at,
+        send_before=row.send_before,
+        territory=record.to,
+        mentions_stop=record.stop,
+        flaw=record.flaw,
+        region=record.region,
+        mark=record.mark,
+    )
+
+
+def knew(record: Record, row: Row) -> Knowledge:
+    purposes = None
+    if record.sender is not None:
+        purposes = frozenset({row.purpose} if record.sender and row.purpose is not None else ())
+    return Knowledge(
+        as_of=row.as_of,
+        subject=_subject(record.person, row) if record.person is not None else None,
+        purposes=purposes,
+        countries=frozenset(record.countries),
+        control=record.control,
+        blocked=record.blocked,
+        recent=record.recent,
+    )
+
+
+def bounds(record: Record) -> Limits:
+    found = msgspec.structs.asdict(record.limits)
+    limits: dict[str, Any] = {k: timedelta(seconds=v) if isinstance(v, float) else v for k, v in found.items()}
+    return Limits(**limits)
+
+
+def verdict(record: Record) -> Verdict:
+    match record.told:
+        case None:
+            return Allow()
+        case Told(verdict="deny", reasons=reasons):
+            return Deny(reasons)
+        case Told(verdict="defer", reasons=reasons, until=datetime() as until):
+            return Defer(reasons, until)
+        case Told(verdict="expire", reasons=reasons):
+            return Expire(reasons)
+    raise ValueError("no verdict of ours")
+
+
+def _person(request: Request, subject: Subject | None) -> Person | None:
+    if subject is None:
+        return None
+    consent, elsewhere = None, False
+    for each in subject.consents:
+        if each.sender_id == request.sender_id:
+            if each.purpose == request.purpose and consent is None:
+                consent = each
+        elif each.state == "opted_in":
+            elsewhere = True
+    stops = [s.since for s in subject.suppressions if s.sender_id in (None, request.sender_id)]
+    return Person(
+        consent=_standing(consent) if consent else None,
+        elsewhere=elsewhere and consent is None,
+        stopped=max(stops, default=None),
+        erased=subject.erased,
+        unreadable=subject.unreadable,
+        held=subject.held_since,
+    )
+
+
+def _standing(consent: Consent) -> Standing:
+    return Standing(
+        state=consent.state,
+        at=consent.occurred_at,
+        basis=consent.basis,
+        proven=bool(consent.evidence_id),
+        until=consent.expires_at,
+    )
+
+
+def _subject(person: Person, row: Row) -> Subject:
+    consents: list[Consent] = []
+    if (standing := person.consent) is not None:
+        consents.append(_consent(row.sender_id, row.purpose or "", standing))
+    if person.elsewhere:
+        consents.append(_consent(ANOTHER, "", Standing(state="opted_in", at=row.requested_at)))
+    stops = (Suppression(sender_id=row.sender_id, since=person.stopped),) if person.stopped is not None else ()
+    return Subject(
+        version=0,
+        consents=tuple(consents),
+        suppressions=stops,
+        erased=person.erased,
+        unreadable=person.unreadable,
+        held_since=person.held,
+    )
+
+
+def _consent(sender_id: str, purpose: str, standing: Standing) -> Consent:
+    return Consent(
+        sender_id=sender_id,
+        purpose=purpose,
+        state=standing.state,
+        basis=standing.basis,
+        occurred_at=standing.at,
+        evidence_id="kept" if standing.proven else "",
+        expires_at=standing.until,
+    )
+
+
+@lru_cache(maxsize=16)
+def _bounds(limits: Limits) -> Bounds:
+    return Bounds(
+        max_staleness=limits.max_staleness.total_seconds(),
+        max_clock_skew=limits.max_clock_skew.total_seconds(),
+        recheck=limits.recheck.total_seconds(),
+        registry_grace=limits.registry_grace.total_seconds(),
+        paused_recheck=limits.paused_recheck.total_seconds(),
+        review_recheck=limits.review_recheck.total_seconds(),
+        cap=limits.cap,
+        cap_window=limits.cap_window.total_seconds(),
+    )
+
+
+def _told(found: Verdict) -> Told | None:
+    match found:
+        case Allow():
+            return None
+        case Deny(reasons=reasons):
+            return Told(verdict="deny", reasons=reasons)
+        case Defer(reasons=reasons, until=until):
+            return Told(verdict="defer", reasons=reasons, until=until)
+        case Expire(reasons=reasons):
+            return Told(verdict="expire", reasons=reasons)

@@ -1,0 +1,269 @@
+"""The gateways that are configured, as they are doing: which ones a message may take now, and how many may go.
+
+What a process learns of a gateway (health, what it may still send this second) is its own and dies with it; the rules
+over it are pure (`routing`, `gateways.health`, `gateways.rates`).
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from operator import attrgetter
+from typing import get_args
+from uuid import UUID
+
+from common.sms.sms_length import MAX_SEGMENTS, UCS2_PART, length
+from common.telemetry import counter, gauge
+from dispatch.gateways import Gateway
+from dispatch.gateways import circuit_breaker as healths
+from dispatch.gateways import token_bucket as buckets
+from dispatch.gateways.circuit_breaker import Failure, Health, Standing
+from dispatch.gateways.routing import Route, cheapest, choose, ways
+from dispatch.gateways.token_bucket import Bucket
+
+RESTS = counter(
+    "sms_dispatch_gateway_rests_total",
+    "Times that a gateway, or a sender on it, was left alone for a while, by why.",
+    ["gateway", "reason"],
+)
+ERRORS = gauge("sms_dispatch_gateway_errors_ratio", "Of the last requests, those that got no answer.", ["gateway"])
+LATENCY = gauge(
+    "sms_dispatch_gateway_latency_seconds", "Of the last submits that got an answer, how long.", ["gateway"]
+)
+SLOW = counter(
+    "sms_dispatch_gateway_slow_total",
+    "Times that a gateway was passed over for a minute, being much slower than another of its price.",
+    ["gateway"],
+)
+ALERTS = counter(
+    "sms_dispatch_gateway_alerts_total",
+    "Submits refused, or receipts that say so, until somebody acts (account, money, sender).",
+    ["gateway"],
+)
+
+NONE: frozenset[str] = frozenset()
+SPREAD = 0.25  # of a wait: over so much more of it those that waited come back
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Messages a second, over all processes: of the whole gateway, and of each sender on it."""
+
+    gateway: float | None = None
+    sender: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """What may take messages of one kind now, all at one price. None: all that may take them rest `until` then, each of
+    them because it `needs_somebody` or not all, or there is none at all."""
+
+    gateways: Sequence[Route]
+    exist: bool
+    until: datetime | None = None
+    needs_somebody: bool = False
+
+    def of(self, message_id: UUID) -> str | None:
+        return choose(self.gateways, message_id)
+
+    def again(self, now: datetime) -> datetime:
+        """When one of the messages that wait may be decided again: no sooner than `until`, and not all at once."""
+        wait = (self.until or now) - now
+        return now + wait * random.uniform(1.0, 1.0 + SPREAD)  # noqa: S311 as `_jitter`
+
+
+class Traffic:
+    """Of each limit this process has a part: limit x partitions held / partitions, of the `part` that its lane has. One
+    that holds none still wakes what is due, so it counts as holding one."""
+
+    def __init__(
+        self,
+        gateways: Sequence[Gateway],
+        routes: Sequence[Route] = (),
+        rates: Mapping[str, Rates] | None = None,
+        partitions: int = 1,
+        part: float = 1.0,
+    ) -> None:
+        self.gateways = {gateway.name: gateway for gateway in gateways}
+        self.trials = {  # who has rested is tried by who holds it, of each lane: a code waits for no marketing
+            (name, marketing): asyncio.Semaphore(1) for name in self.gateways for marketing in (True, False)
+        }
+        self.adding_stop = frozenset(name for name, each in self.gateways.items() if each.capabilities.adds_stop)
+        self._segments = {name: each.capabilities.segments for name, each in self.gateways.items()}
+        self._fewest_segments = min(self._segments.values(), default=MAX_SEGMENTS)
+        self._gsm7_only = frozenset(name for name, each in self.gateways.items() if not each.capabilities.unicode)
+        self._routes = routes or [Route(name) for name in self.gateways]
+        self._equals = {name: _others_of_its_price(name, self._routes) for name in self.gateways}
+        self._rates = rates or {}
+        self._partitions = partitions
+        self._part = part
+        self.holds(0)
+        self._health: dict[tuple[str, str], Health] = {}  # by gateway and OADC; "" is the gateway itself
+        self._buckets: dict[tuple[str, str], Bucket] = {}
+        for name in self.gateways:  # 0 from the start, so that the first of each is an increase
+            for metric in (ALERTS, SLOW, ERRORS, LATENCY):
+                metric.labels(name)
+            for reason in get_args(Failure):
+                RESTS.labels(name, reason)
+
+    def holds(self, partitions: int) -> None:
+        """This process reads so many of the requests' partitions from now on."""
+        self._share = self._part * max(1, partitions) / self._partitions
+
+    @property
+    def resting(self) -> bool:
+        """No gateway is to be tried with marketing now: no use in taking more. Unless each waits for somebody: what is
+        taken then says so, and its campaign is paused."""
+        if any(self._takes(name, marketing=True) for name in self.gateways):
+            return False
+        now = time.monotonic()
+        return not all(healths.needs_somebody(self._of(name), now) for name in self.gateways)
+
+    def standing(self, name: str) -> Standing:
+        return healths.standing(self._of(name), time.monotonic())
+
+    def unfit(self, text: str, *, lacks_stop: bool = False) -> frozenset[str]:
+        """The gateways that do not take this text: it is of more SMS than they take, cannot be written in GSM 7-bit, or
+        lacks the STOP mention that they do not add. Most texts need not be counted: see `sms_length.fits`."""
+        unfit = frozenset(self.gateways) - self.adding_stop if lacks_stop else NONE
+        fewest = self._fewest_segments
+        may_be_too_long = fewest < MAX_SEGMENTS and len(text) > fewest * (UCS2_PART // 2)
+        if not may_be_too_long and not self._gsm7_only:
+            return unfit
+        counted = length(text)
+        unfit |= frozenset(name for name, most in self._segments.items() if most < counted.segments)
+        return unfit | self._gsm7_only if counted.encoding == "UCS2" else unfit
+
+    def ways(
+        self,
+        *,
+        territory: str,
+        sender_id: str,
+        oadc: str,
+        category: str,
+        unfit: Collection[str] = (),
+        closed: Collection[str] = (),
+    ) -> Ways:
+        """`unfit`: gateways that are no way for this text; `closed`: none for this person."""
+        now = time.monotonic()
+
+        def health(name: str) -> Health:
+            return max(self._of(name), self._of(name, oadc), key=attrgetter("rests_until"))
+
+        found = ways(self._routes, territory=territory, sender_id=sender_id, category=category)
+        found = [route for route in found if route.gateway not in unfit]
+        if not found:
+            return Ways((), exist=False)
+        found = [route for route in found if route.gateway not in closed] or found  # the gate says no to the latter
+        may_go = {route.gateway for route in found if healths.may_go(health(route.gateway), now)}
+        # while one is being tried, what has another way goes that way, and what has not waits for how it ends
+        marketing = category == "marketing"
+        equals = cheapest(found, lambda gateway: gateway in may_go and self._takes(gateway, marketing=marketing))
+        equals = equals or cheapest(found, lambda gateway: gateway in may_go)
+        if not equals:
+            resting = [health(route.gateway) for route in found]
+            wait_s = min(each.rests_until for each in resting) - now
+            return Ways(
+                (),
+                exist=True,
+                until=datetime.now(UTC) + timedelta(seconds=max(0.0, wait_s)),
+                needs_somebody=all(healths.needs_somebody(each, now) for each in resting),
+            )
+        if len(equals) > 1:  # slow beats none
+            equals = [way for way in equals if not healths.is_slow(self._of(way.gateway), now)] or equals
+        return Ways(equals, exist=True)
+
+    def counted(self, name: str, answered: int, failed: int) -> None:
+        """Messages of one submit that got an answer, and that got none. Where a request holds many, these were one."""
+        if answered + failed == 0:
+            return
+        many = min(answered + failed, self.gateways[name].capabilities.batch)
+        self._health[name, ""] = health = healths.counted(self._of(name), answered / many, failed / many)
+        ERRORS.labels(name).set(health.error_rate)
+
+    def answered(self, name: str, oadcs: Collection[str], latency_s: float) -> None:
+        """A submit with messages of these senders got its results, `counted` already."""
+        now = time.monotonic()
+        health = healths.answered(self._of(name), now, latency_s)
+        known = [took_s for each in self._equals[name] if (took_s := healths.latency(self._of(each), now)) is not None]
+        compared = healths.compared(health, now, min(known, default=None), self.gateways[name].timeout_s)
+        if compared != health:
+            SLOW.labels(name).inc()
+        self._health[name, ""] = compared
+        for oadc in oadcs:
+            if (of_sender := self._health.get((name, oadc))) is not None:
+                self._health[name, oadc] = healths.answered(of_sender, now, latency_s)
+        LATENCY.labels(name).set(compared.latency_s)
+
+    def failed(self, name: str, failure: Failure, oadc: str = "") -> None:
+        """A submit did not, because of this sender on it where one is named. `counted` already."""
+        now = time.monotonic()
+        before = self._of(name, oadc)
+        health = healths.failed(before, failure, now, _jitter())
+        self._health[name, oadc] = health
+        if health.rests_until > before.rests_until:
+            RESTS.labels(name, failure).inc()
+        if failure == "misconfigured":
+            ALERTS.labels(name).inc()
+
+    def misconfigured_after_all(self, name: str, handed_off_at: datetime, oadc: str = "") -> bool:
+        """A receipt says so (`receipt_codes`) of a message that this gateway took then. Is it news, and of now?"""
+        if name not in self.gateways:
+            return False
+        now = time.monotonic()
+        asked_at = now - (datetime.now(UTC) - handed_off_at).total_seconds()
+        before = self._of(name, oadc)
+        self._health[name, oadc] = health = healths.misconfigured_after_all(before, asked_at, now, _jitter())
+        if health == before:
+            return False
+        RESTS.labels(name, "misconfigured").inc()
+        ALERTS.labels(name).inc()
+        return True
+
+    def pause(self, name: str, after_s: float, *, told: bool) -> None:
+        """The operator asks to wait, and has told for how long, or leaves that to us."""
+        before, now = self._of(name), time.monotonic()
+        self._health[name, ""] = healths.pause(before, now, after_s, _jitter(), told=told)
+
+    def admit(self, name: str, oadcs: Sequence[str]) -> list[datetime | None]:
+        """For each message, by the sender's name it bears: None, it may go now; else when it may come back."""
+        rates, share, now = self._rates.get(name, Rates()), self._share, time.monotonic()
+        limits = {"": rates.gateway, **dict.fromkeys(oadcs, rates.sender)}
+        limited = {key: limit * share for key, limit in limits.items() if limit is not None}
+        if not limited:
+            return [None] * len(oadcs)
+        answers: list[datetime | None] = []
+        for oadc in oadcs:
+            keys = [key for key in ("", oadc) if key in limited]
+            held = {key: self._buckets.get((name, key)) or buckets.full(limited[key], now) for key in keys}
+            taken = {key: buckets.take(held[key], limited[key], 1, now) for key in keys}
+            if all(may for _, may in taken.values()):
+                self._buckets |= {(name, key): bucket for key, (bucket, _) in taken.items()}
+                answers.append(None)
+                continue
+            late = min((key for key, (_, may) in taken.items() if not may), key=limited.__getitem__)  # the slowest
+            self._buckets[name, late], at = buckets.place(held[late], limited[late], now)
+            answers.append(datetime.now(UTC) + timedelta(seconds=at - now))
+        return answers
+
+    async def close(self) -> None:
+        for gateway in self.gateways.values():
+            await gateway.close()
+
+    def _takes(self, name: str, *, marketing: bool) -> bool:
+        standing = self.standing(name)
+        return standing == "open" or (standing == "to be tried" and not self.trials[name, marketing].locked())
+
+    def _of(self, name: str, oadc: str = "") -> Health:
+        return self._health.get((name, oadc), Health())
+
+
+def _others_of_its_price(name: str, routes: Sequence[Route]) -> frozenset[str]:
+    prices = {route.price for route in routes if route.gateway == name}
+    return frozenset(route.gateway for route in routes if route.price in prices) - {name}
+
+
+def _jitter() -> float:
+    return random.uniform(0.5, 1.0)  # noqa: S311 replicas must not come back as one

@@ -1,0 +1,119 @@
+"""PLACET_GATEWAYS: the accounts that messages leave by, and what may go by each. docs/providers.md has an example."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from decimal import Decimal
+from typing import Annotated, Any, Self
+
+from pydantic import AnyUrl, BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+from common.contracts.campaign import Category
+from common.settings import ServiceSettings
+from common.sms.sms_length import MAX_SEGMENTS
+from dispatch.gateways import PROVIDERS, Account, Gateway, gateway_name, open_gateway
+from dispatch.gateways.pool import Rates, Traffic
+from dispatch.gateways.routing import Route
+
+Territory = Annotated[str, Field(pattern=r"^[A-Z]{2}$")]
+Option = Annotated[str, Field(coerce_numbers_to_str=True)]  # `"binds": 4` is "4"
+
+
+class RouteSettings(BaseModel):
+    """What may go by this gateway; nothing named means any. See `routing.Route`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    territories: frozenset[Territory] = frozenset()
+    senders: frozenset[str] = frozenset()
+    categories: frozenset[Category] = frozenset()
+    price: Decimal = Field(Decimal(0), ge=0)
+    weight: int = Field(1, ge=1, le=1000)
+
+
+class GatewaySettings(BaseModel):
+    """One account with one provider. `account`: as inbound-svc calls the one its receipts come to; `receipts`: the
+    whole name of that, where they come another way than by this provider. `rate` and `sender_rate`: messages a second,
+    over all processes. `batch`, `idempotent`, `adds_stop`, `echoes_reference`, `unicode`, `segments`: where this
+    account differs from its provider's module."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    provider: str
+    account: str = Field("main", pattern=r"^[a-z0-9-]{1,40}$")
+    user: str = ""
+    secret: SecretStr = SecretStr("")
+    url: AnyUrl | None = None
+    callback_url: SecretStr | None = None
+    receipts: str | None = Field(None, pattern=r"^[a-z0-9-]{1,40}(\.[a-z0-9-]{1,40})?$")
+    options: dict[str, Option] = Field(default_factory=dict)
+    routes: tuple[RouteSettings, ...] = (RouteSettings(),)
+    rate: float | None = Field(None, gt=0)
+    sender_rate: float | None = Field(None, gt=0)
+    batch: int | None = Field(None, ge=1)
+    idempotent: bool | None = None
+    adds_stop: bool | None = None
+    echoes_reference: bool | None = None
+    segments: int | None = Field(None, ge=1, le=MAX_SEGMENTS)
+    unicode: bool | None = None
+
+    @property
+    def name(self) -> str:
+        return gateway_name(self.provider, self.account)
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if self.provider not in PROVIDERS:
+            raise ValueError(f"no gateway {self.provider!r}: there are {', '.join(sorted(PROVIDERS))}")
+        provider = PROVIDERS[self.provider]
+        given = {"user": self.user, "secret": self.secret.get_secret_value(), "url": self.url}
+        if missing := [name for name in provider.NEEDS if not given[name]]:
+            raise ValueError(f"{self.provider} needs {', '.join(missing)}")
+        schemes = ("smpp", "smpps") if self.provider == "smpp" else ("http", "https")
+        if self.url is not None and self.url.scheme not in schemes:
+            raise ValueError(f"{self.provider} is at {' or '.join(f'{scheme}://' for scheme in schemes)}")
+        if unknown := sorted(set(self.options) - set(provider.OPTIONS)):
+            raise ValueError(f"{self.provider} has no option {', '.join(unknown)}")
+        if lacking := [name for name, must in provider.OPTIONS.items() if must and not self.options.get(name)]:
+            raise ValueError(f"{self.provider} needs the options {', '.join(lacking)}")
+        return self
+
+    def gateway_with_secrets(self, settings: ServiceSettings, *, timeout_s: float, submits: int) -> Gateway:
+        told: dict[str, Any] = {
+            "idempotent": self.idempotent,
+            "adds_stop": self.adds_stop,
+            "echoes_reference": self.echoes_reference,
+            "segments": self.segments,
+            "unicode": self.unicode,
+        }
+        otherwise = {name: value for name, value in told.items() if value is not None}
+        account = Account(
+            provider=self.provider,
+            account=self.account,
+            user=self.user,
+            secret=self.secret.get_secret_value(),
+            url=str(self.url) if self.url else None,
+            callback_url=self.callback_url.get_secret_value() if self.callback_url else None,
+            options=self.options,
+        )
+        return open_gateway(
+            account,
+            settings,
+            timeout_s=timeout_s,
+            submits=submits,
+            batch=self.batch,
+            capabilities=replace(PROVIDERS[self.provider].capabilities, **otherwise),
+        )
+
+
+def traffic_of(
+    gateways: Sequence[GatewaySettings], settings: ServiceSettings, *, timeout_s: float, submits: int, part: float
+) -> Traffic:
+    """Opens the gateways: close it. `submits`: how many of one gateway's there may be at once, over its lanes. `part`:
+    of its rates, what is this traffic's."""
+    return Traffic(
+        [each.gateway_with_secrets(settings, timeout_s=timeout_s, submits=submits) for each in gateways],
+        [Route(each.name, **route.model_dump()) for each in gateways for route in each.routes],
+        {each.name: Rates(each.rate, each.sender_rate) for each in gateways},
+        settings.partitions,
+        part,
+    )

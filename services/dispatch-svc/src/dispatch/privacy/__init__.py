@@ -1,0 +1,1 @@
+"""What dispatch-svc erases, tells and no longer keeps of a person."""

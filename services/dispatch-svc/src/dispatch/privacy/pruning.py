@@ -1,0 +1,77 @@
+"""How long dispatch-svc keeps what. docs/retention.md has the reasons, and where each period comes from.
+
+A message loses its number and text long before its row goes: the row is what makes the same request a duplicate, what a
+late receipt finds, and the decision with its reasons. What has not come to an end loses nothing, however old.
+"""
+
+from datetime import timedelta
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from common.privacy.pruning import DEAD_LETTERS, Policy, Pruned
+
+EARLY_RECEIPTS_KEPT = timedelta(days=1)  # a submit is answered within seconds; the rest is of no message of ours
+LATE_DAYS = 7  # receipts go on coming for so long (CM.com, DOMAIN 3.1), and Kafka remembers as long
+ENDED = "status NOT IN ('pending', 'deferred', 'sending')"
+WITH_CONTENT = "number IS NOT NULL OR text IS NOT NULL"  # spelled as the index that finds it
+BARE = "number IS NULL AND text IS NULL"
+
+
+class Periods(BaseModel):
+    """Days. What comes late must still find its message."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    contents_days: int = Field(35, ge=LATE_DAYS)
+    messages_days: int = Field(1826, ge=LATE_DAYS)  # 5 years: who disputes a message may sue as long (DOMAIN 1.4)
+    enforcements_days: int = Field(1096, ge=LATE_DAYS)  # 3 years, as what tells of an opposition: DOMAIN 1.4
+
+    @model_validator(mode="after")
+    def _the_content_goes_first(self) -> Self:
+        if self.messages_days < self.contents_days:
+            raise ValueError("messages_days is at least contents_days")
+        return self
+
+
+def policy(periods: Periods) -> Policy:
+    return Policy(
+        pruned=(
+            DEAD_LETTERS,
+            Pruned(
+                "message contents",
+                "message",
+                "requested_at",
+                timedelta(days=periods.contents_days),
+                # counted from its end: what was deferred for long has its receipts still before it
+                where=f"({WITH_CONTENT}) AND {ENDED} AND coalesce(handed_off_at, decided_at, requested_at) < :before",
+                strips=("number", "text"),
+            ),
+            Pruned(
+                "messages",
+                "message",
+                "requested_at",
+                timedelta(days=periods.messages_days),
+                where=f"{BARE} AND {ENDED}",
+            ),
+            Pruned("early receipts", "early_receipt", "received_at", EARLY_RECEIPTS_KEPT),
+            Pruned(
+                "enforcements",
+                "enforcement",
+                "enforced_at",
+                timedelta(days=periods.enforcements_days),
+                where="enforced_at IS NOT NULL",
+            ),
+        ),
+        kept={
+            "subject": "as the consent it is a copy of",
+            "sending": "until what it lists has an outcome",
+            "subject_next": "while it is made",
+            "rebuild": "nothing of a person",
+            "comparison": "nothing of a person",
+            "hold": "nothing of a person",
+            "provider_block": "until a person removes it",
+            "sender": "nothing of a person",
+            "campaign": "nothing of a person",
+        },
+    )

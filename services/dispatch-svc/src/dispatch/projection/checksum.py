@@ -1,0 +1,108 @@
+"""Is what dispatch knows of consents what consent-svc says? Its sums (`StatesSummed`) beside our own (ADR-0043).
+
+Sums of a snapshot are compared once our watermark has passed it: then we have all that is in it. A slice in which
+somebody was told of since it was begun is left out, as those may be newer with us; every other must be the same. Memory
+is of the slices, not of the people.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.contracts import STATES, SUMS
+from common.contracts.consent import StatesSummed
+from common.db.database import Database
+from common.db.timer import Timer
+from common.kafka.consumer import After, Received, Subscription, applied_watermark
+from common.service import Resources, Worker
+from common.telemetry import gauge
+from dispatch import store
+
+log = logging.getLogger(__name__)
+
+DIFFERING = gauge("sms_dispatch_consent_differing_rows", "Slices of the projection that are not what consent-svc says.")
+MOVING = gauge("sms_dispatch_consent_moving_rows", "Slices left out of the last comparison: they were changing.")
+COMPARED = gauge(
+    "sms_dispatch_consent_compared_age_seconds",
+    "Age of the newest sums that ours were compared with; of the process, while there are none.",
+)
+
+LOOK_EVERY_S = 5.0
+NAMED = 20  # slices that are written to the log
+CLOCKS_APART = timedelta(seconds=5)  # of the relay that published a state, and of whoever summed
+
+
+@dataclass(slots=True)
+class Comparing:
+    """`newest`: when the sums that were compared last were begun; before the first, when the process was."""
+
+    database: Database
+    partitions: int
+    newest: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def subscription(self) -> Subscription:
+        return Subscription("dispatch.sums", SUMS, keep, skips_unknown=True)
+
+    def worker(self) -> Worker:
+        timer = Timer("comparing", self.compare, LOOK_EVERY_S, self.database)
+        return Worker(timer.name, timer.run)
+
+    async def compare(self) -> bool:
+        """Sums that were not compared yet, once we have all that is in them."""
+        self._tell_age()  # first: it shows while comparing fails
+        async with self.database.begin() as tx:
+            theirs = await store.sums_to_compare(tx)
+            if theirs is not None and await self._has_all(tx, theirs):
+                await self._compare(tx, theirs)
+            result = await store.compared(tx)
+        if result is not None:
+            DIFFERING.set(len(result.differing))
+            MOVING.set(result.moving)
+            if result.compared_at is not None:  # else there are sums that wait for it
+                self.newest = result.begun_at
+                self._tell_age()
+        return False
+
+    def _tell_age(self) -> None:
+        COMPARED.set((datetime.now(UTC) - self.newest).total_seconds())
+
+    async def _has_all(self, tx: AsyncConnection, theirs: StatesSummed) -> bool:
+        as_of = await applied_watermark(tx, store.CONSENTS_GROUP, STATES, self.partitions)
+        return as_of is not None and as_of >= theirs.seen_until
+
+    async def _compare(self, tx: AsyncConnection, theirs: StatesSummed) -> None:
+        ours = await store.sums(tx, theirs.begun_at - CLOCKS_APART)
+        moving = {name for name, (_, _, changed) in ours.items() if changed}
+        still = (theirs.sums.keys() | ours.keys()) - moving
+        differing = sorted(name for name in still if theirs.sums.get(name, NOBODY) != ours.get(name, NOBODY)[:2])
+        await store.put_comparison(tx, datetime.now(UTC), len(still), len(moving), differing)
+        if differing:
+            log.error(
+                "what is known of consents is not what consent-svc says",
+                extra={"slices": len(differing), "of": len(still), "some": ", ".join(differing[:NAMED])},
+            )
+
+
+NOBODY = (0, 0)
+
+
+async def keep(tx: AsyncConnection, batch: list[Received]) -> After | None:
+    """The newest of them."""
+    told = [received.event for received in batch if isinstance(received.event, StatesSummed)]
+    if told:
+        newest = max(told, key=lambda event: event.begun_at)
+        await store.put_sums(tx, newest, msgspec.json.encode(newest).decode())
+    return None
+
+
+async def consents_are_the_same(held: Resources[Any]) -> str | None:
+    """A remark of readiness: somebody has to look, and everything goes on meanwhile."""
+    async with held.database.begin() as tx:
+        result = await store.compared(tx)
+    if result is None or not result.differing:
+        return None
+    return f"consents differ from consent-svc's in {len(result.differing)} of {result.compared} slices: rebuild"

@@ -1,0 +1,100 @@
+"""How old what is known of consents is, and how far a rebuild of it has come: looked at every second, also while nobody
+asks. That marketing is held because it is too old is told to other services, once it has lasted (`hold.py`)."""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.contracts import STATES
+from common.contracts.dispatch import HoldChanged
+from common.db.database import Database
+from common.db.timer import Timer
+from common.kafka.consumer import applied_watermark
+from common.service import Resources, Worker
+from common.telemetry import gauge
+from dispatch import store
+from dispatch.gate.rules import Limits, is_fresh
+from dispatch.projection.hold import looked
+
+log = logging.getLogger(__name__)
+
+STALENESS = gauge(
+    "sms_dispatch_consent_staleness_seconds",
+    "now - watermark, worst partition; infinite while one has none. Alert above max_staleness_s.",
+)
+STALENESS_OF = gauge(
+    "sms_dispatch_consent_partition_staleness_seconds", "now - watermark, of each partition.", ["partition"]
+)
+REBUILT = gauge("sms_dispatch_rebuild_records", "Of the rebuild that is going on: read, and to be read.", ["state"])
+
+LOOK_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    database: Database
+    partitions: int
+    limits: Limits
+    told_after: timedelta
+
+    def worker(self) -> Worker:
+        timer = Timer("freshness", self.look, LOOK_EVERY_S, self.database)
+        return Worker(timer.name, timer.run)
+
+    async def look(self) -> bool:
+        async with self.database.begin() as tx:
+            known = await store.watermarks(tx)
+            read, until, _ = await store.rebuild_progress(tx)
+            now = datetime.now(UTC)
+            marks = [known.get(partition) for partition in range(self.partitions)]
+            told = await self._tell(tx, marks, now)
+        if told is not None:
+            log.warning("marketing goes on" if told.ended_at else "marketing is held", extra={"since": told.since})
+        ages = [age_of(as_of, now) for as_of in marks]
+        for partition, age in enumerate(ages):
+            STALENESS_OF.labels(partition).set(age)
+        STALENESS.set(max(ages))
+        REBUILT.labels("read").set(read)
+        REBUILT.labels("all").set(until)
+        return False
+
+    async def _tell(self, tx: AsyncConnection, marks: Sequence[datetime | None], now: datetime) -> HoldChanged | None:
+        """Of all partitions together: as soon as one is held, and not before all go on."""
+        before = await store.lock_hold(tx)
+        held = not all(is_fresh(as_of, now, self.limits) for as_of in marks)
+        known = looked(before, held, now, self.told_after)
+        tell = None
+        if known.version != before.version:
+            assert known.since is not None
+            of_all = [as_of for as_of in marks if as_of is not None]
+            tell = HoldChanged(
+                category="marketing",
+                version=known.version,
+                since=known.since,
+                consents_as_of=min(of_all) if len(of_all) == len(marks) else None,
+                ended_at=known.ended_at,
+            )
+        if known != before:
+            await store.put_hold(tx, known, tell)
+        return tell
+
+
+def age_of(as_of: datetime | None, now: datetime) -> float:
+    return math.inf if as_of is None else (now - as_of).total_seconds()
+
+
+async def consent_is_fresh(held: Resources[Any], limits: Limits) -> str | None:
+    """Why marketing is held, or None: the projection is older than what the gate accepts."""
+    async with held.database.begin() as tx:
+        as_of = await applied_watermark(tx, store.CONSENTS_GROUP, STATES, held.settings.partitions)
+    if as_of is None:
+        return "no watermark of consent yet: marketing is held"
+    now = datetime.now(UTC)
+    if not is_fresh(as_of, now, limits):
+        return f"consent is {age_of(as_of, now):.1f} s old: marketing is held"
+    return None

@@ -1,0 +1,322 @@
+"""What happens without an event: due messages are decided afresh, those that a pause held once it has ended, what a
+crash left `sending` is resolved, receipts that came before their message find it.
+
+[n]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process: deciding afresh [13, 14; codes
+42], a pause that has ended [25, 26] and is noted [27, 28], what a crash left [11, 12], opt-outs left open [23, 24],
+early receipts [32, 33].
+"""
+
+import asyncio
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row
+
+from common.db.database import Database
+from common.db.timer import Timer
+from common.service import Worker
+from common.telemetry import counter, gauge
+from dispatch import store
+from dispatch.gate.clearance import Clearance, Decision, stored
+from dispatch.gate.rules import is_fresh
+from dispatch.gateways import Gateway, SendError
+from dispatch.sending import outcomes
+from dispatch.sending.pipeline import Handoff
+from dispatch.sending.receipts import note, settle_receipts
+
+log = logging.getLogger(__name__)
+
+RECOVERED = counter("sms_dispatch_recovered_total", "Messages a crash left sending, by what they became.", ["as"])
+OLDEST_OPEN = gauge(
+    "sms_dispatch_oldest_open_enforcement_seconds",
+    "Since the webhook of the oldest opt-out that is applied and not enforced yet; 0 where there is none.",
+)
+
+LOOK_EVERY_S = 0.25
+WOKEN_AT_ONCE = 1000  # of what a pause held
+SWEEP_EVERY_S = 1.0
+FORGET_AFTER = timedelta(seconds=5)  # by then most of what a transaction made `sending` has an outcome
+LOOK_UP_EVERY_S = 30.0
+LOOK_UPS = 4  # at once, of one gateway
+LOOK_UP_AFTER = tuple(timedelta(minutes=minutes) for minutes in (1, 10, 60, 360))  # the first may be too soon
+
+
+@dataclass(slots=True)
+class _LookUp:
+    """What came due for one of a gateway's, `after` what it has been asked about already. One that `failed` rests until
+    the next time, and is then asked about the same; what fails twice is passed over, until it is due again. One that is
+    `done` rests as well: others may have more, and its timer does not wait then."""
+
+    begun_at: datetime
+    spans: Sequence[tuple[datetime, datetime]]
+    after: tuple[datetime, UUID]
+    failed: UUID | None = None
+    rests_until: datetime | None = None
+    done: bool = False
+
+
+class Timers:
+    """`sending_timeout`: no live hand-off lasts that long (permit, submit and settle together)."""
+
+    def __init__(
+        self,
+        database: Database,
+        clearance: Clearance,
+        handoff: Handoff,
+        *,
+        batch: int,
+        partitions: int,
+        sending_timeout: timedelta,
+    ) -> None:
+        self._database = database
+        self._clearance = clearance
+        self._handoff = handoff
+        self._batch = batch
+        self._partitions = partitions
+        self._sending_timeout = sending_timeout
+        self._told: set[int] = set()  # partitions with a code that is due at once
+        self._looks: dict[str, _LookUp] = {}  # by gateway: the last one
+
+    def codes(self) -> Worker:
+        """Who waits for a code waits for no answer to another's, as long as a gateway has a slot that is free."""
+        looking = Timer("due codes", self.wake_codes, LOOK_EVERY_S, self._database)
+        told = Timer("codes", self.wake_told_codes, LOOK_EVERY_S, self._database, store.CODES_DUE, self._hear)
+
+        async def run(stop: asyncio.Event) -> None:
+            try:
+                await asyncio.gather(looking.run(stop), told.run(stop))
+                await self._handoff.codes.end()
+            finally:
+                await self._handoff.codes.close()
+
+        return Worker(looking.name, run)
+
+    def workers(self) -> list[Worker]:
+        """All the others."""
+        timers = (
+            Timer("due marketing", self.wake_marketing, LOOK_EVERY_S, self._database, store.DUE),
+            Timer("paused no more", self.wake_controlled, LOOK_EVERY_S, self._database),
+            Timer("sweep", self.sweep, SWEEP_EVERY_S, self._database),
+            Timer("look up", self.look_up, LOOK_UP_EVERY_S, self._database),
+        )
+        return [Worker(timer.name, timer.run) for timer in timers]
+
+    async def wake_marketing(self) -> bool:
+        """Pending and deferred messages whose time has come, as intake takes what is new: no more than leaves soon, and
+        none while all gateways are out of reach, which would only put them off again. Did anything change?"""
+        await self._handoff.room()
+        if self._handoff.traffic.resting:
+            return False
+        return await self._wake(await self._due(marketing=True), marketing=True)
+
+    async def wake_codes(self) -> bool:
+        """Likewise of the other lane. Once each slot is taken, what comes waits where it is, and leaves together."""
+        await self._handoff.codes.free()
+        return await self._wake(await self._due(marketing=False), marketing=False)
+
+    async def wake_told_codes(self) -> bool:
+        """Those that came just now, where we were told: a look at where there are any would be four round trips of each
+        code. What that look finds besides, it finds soon."""
+        await self._handoff.codes.free()
+        told, self._told = self._told, set()
+        await self._wake(told, marketing=False)
+        return False
+
+    def _hear(self, partition: str) -> None:
+        if partition:  # a version of before names none
+            self._told.add(int(partition))
+
+    async def _due(self, *, marketing: bool) -> Collection[int]:
+        async with self._database.begin() as tx:
+            return await store.due_partitions(tx, self._partitions, datetime.now(UTC), marketing=marketing)
+
+    async def _wake(self, due: Collection[int], *, marketing: bool) -> bool:
+        wake = self._wake_marketing_of if marketing else self._wake_codes_of
+        woken = await asyncio.gather(*map(wake, due), return_exceptions=True)  # none goes on once this has ended
+        failed = [each for each in woken if isinstance(each, BaseException)]
+        for each in failed[1:]:
+            log.error("due messages of another partition failed as well", exc_info=each)
+        if failed:
+            raise failed[0]
+        return any(woken)
+
+    async def _wake_marketing_of(self, partition: int) -> bool:
+        """Decide one batch of due messages afresh and hand off what may go. Did anything change?"""
+        async with self._clearance.one_at_a_time:
+            if self._handoff.is_behind or self._handoff.traffic.resting:  # by now: of another partition enough is due
+                return False
+            decisions = await self._decide_due(partition, marketing=True)
+        if permits := [d.permit for d in decisions if d.permit]:
+            await self._handoff.send(permits)
+        return bool(decisions)
+
+    async def _wake_codes_of(self, partition: int) -> bool:
+        decisions = await self._decide_due(partition, marketing=False)
+        if permits := [d.permit for d in decisions if d.permit]:
+            await self._handoff.codes.begin(permits)
+        return any(d.row["status"] != "pending" for d in decisions)  # those wait for a slot
+
+    async def _decide_due(self, partition: int, *, marketing: bool) -> list[Decision]:
+        codes, traffic = self._handoff.codes, self._handoff.traffic
+        limit = min(self._batch, self._handoff.ahead // 2)  # as intake
+        async with self._database.begin() as tx:
+            await store.lock_partition(tx, partition, marketing=marketing, planned_now=True)
+            now = datetime.now(UTC)
+            if marketing and not is_fresh(await store.watermark(tx, partition), now, self._clearance.limits):
+                return []  # held: no verdict could let it go
+            waited_for = [] if marketing else [name for name in codes.full if traffic.standing(name) != "resting"]
+            rows = await store.claim_due(tx, partition, now, limit, marketing=marketing, waited_for=waited_for)
+            if not rows:
+                return []
+            decisions = await self._clearance.decide(tx, partition, [stored(row) for row in rows], locked=True)
+            if not marketing:
+                decisions = codes.or_wait(decisions)
+            changed = await store.update_decisions(tx, [d.row for d in decisions])
+            await store.append_changes(tx, [change for change in changed if change.event.status != "sending"])
+        return decisions
+
+    async def wake_controlled(self) -> bool:
+        """What waited for a campaign to go on is due once it may, or may never: a page of each campaign, which nobody
+        waits for long. Was there any?"""
+        async with self._database.begin() as tx:
+            campaigns = await store.campaigns_to_wake(tx)
+        any_woken = False
+        for campaign_id, version, cancelled in campaigns:
+            async with self._database.begin() as tx:
+                woken = await store.wake_controlled(tx, campaign_id, WOKEN_AT_ONCE, cancelled=cancelled)
+            if woken < WOKEN_AT_ONCE:
+                async with self._database.begin() as tx:
+                    await store.note_woken(tx, campaign_id, version, cancelled=cancelled)
+            any_woken |= woken > 0
+        return any_woken
+
+    async def sweep(self) -> bool:
+        """What a crash left behind, opt-outs that nothing holds back any more, early receipts whose message has become
+        known."""
+        again = await self._resolve_left_sending()
+        await self._enforce_left_open()
+        async with self._database.begin() as tx:
+            matched = await store.take_matching_early_receipts(tx, self._batch)
+            receipts = [{**row._mapping, "reference": None} for row in matched]
+            complaints = await settle_receipts(tx, receipts, keep_early=False)
+            await store.forget_sending(tx, datetime.now(UTC) - FORGET_AFTER)
+        note(complaints, self._handoff.traffic)
+        return again or bool(matched)
+
+    async def look_up(self) -> bool:
+        """Ask the gateways that can be asked what became of messages whose answer was lost, a few times: one page of
+        each. What they do not know stays `unknown`. Is there more?"""
+        gateways = [g for g in self._handoff.traffic.gateways.values() if g.capabilities.looks_up]
+        return any(await asyncio.gather(*map(self._look_up, gateways)))
+
+    async def _look_up(self, gateway: Gateway) -> bool:
+        look = self._looks.get(gateway.name)
+        if look is not None and look.rests_until is not None and datetime.now(UTC) < look.rests_until:
+            return False
+        if look is None or look.done:
+            look = self._looks[gateway.name] = _due_for_a_look(look)
+        async with self._database.begin() as tx:
+            rows = await store.unknown_of(tx, gateway.name, look.spans, look.after, self._batch)
+        wanted = list({row.message_id: row for row in rows}.values())
+        asked = await self._ask(gateway, wanted)
+        rest = timedelta(seconds=LOOK_UP_EVERY_S / 2)
+        if fails := asked < len(wanted):
+            look.rests_until = datetime.now(UTC) + rest
+            failed = wanted[asked].message_id
+            asked, look.failed = asked + (look.failed == failed), failed
+        elif len(rows) < self._batch:
+            look.done, look.rests_until = True, look.begun_at + rest
+            return False
+        if asked:
+            look.after = wanted[asked - 1].unknown_since, wanted[asked - 1].message_id
+        return not fails
+
+    async def _ask(self, gateway: Gateway, rows: Sequence[Row[Any]]) -> int:
+        """A few at once, until one fails. How many there are before the first that failed."""
+        left = iter(enumerate(rows))
+        failed = len(rows)
+
+        async def one_after_another() -> None:
+            nonlocal failed
+            for place, row in left:
+                try:
+                    found = await gateway.look_up(str(row.message_id), row.subject_id)
+                except SendError as error:
+                    failed = min(failed, place)
+                    log.warning("nothing can be looked up", extra={"gateway": gateway.name, "why": str(error)})
+                    return
+                RECOVERED.labels("looked_up" if found else "not_found").inc()
+                if found is not None:
+                    await self._handoff.learn(row, found)
+                if failed < len(rows):
+                    return
+
+        await asyncio.gather(*(one_after_another() for _ in range(LOOK_UPS)))
+        return failed
+
+    async def _enforce_left_open(self) -> None:
+        """Two hand-offs of one person that settle at the same instant each see the other still `sending`."""
+        async with self._database.begin() as tx:
+            waiting = await store.open_enforcements_of(tx, datetime.now(UTC) - timedelta(seconds=SWEEP_EVERY_S))
+            enforced = {event.subject_id for event in await store.enforce(tx, list(waiting))}
+        left = [received_at for subject_id, received_at in waiting.items() if subject_id not in enforced]
+        OLDEST_OPEN.set((datetime.now(UTC) - min(left)).total_seconds() if left else 0)
+
+    def _remembers(self, row: Row[Any], now: datetime) -> bool:
+        """Does its gateway know a second submit for the first one's?"""
+        gateway = self._handoff.traffic.gateways.get(row.gateway)
+        if gateway is None or not gateway.capabilities.idempotent:
+            return False
+        since: datetime = row.sending_since
+        return now - since < gateway.capabilities.idempotent_for
+
+    async def _resolve_left_sending(self) -> bool:
+        """Of the first partition that has any to be had: one that stands still, or whose messages somebody keeps, holds
+        up no other. Was there one?"""
+        before = datetime.now(UTC) - self._sending_timeout
+        async with self._database.begin() as tx:
+            partitions = await store.partitions_left_sending(tx, before)
+        for partition in partitions:
+            if await self._resolve_left_in(partition, before):
+                return True
+        return False
+
+    async def _resolve_left_in(self, partition: int, before: datetime) -> bool:
+        """One batch. An idempotent gateway gets what may still go once more, under the same reference, for as long as
+        it surely remembers it; everything else is `unknown` until a receipt tells: it may have been sent, so it is not
+        sent again."""
+        async with self._database.begin() as tx:
+            if not await store.try_lock_partition(tx, partition, marketing=True):
+                return False
+            # looked at again under the lock: an owner that is alive after all has renewed its decision meanwhile
+            rows = await store.claim_left_sending(tx, partition, before, self._batch)
+            permits = []
+            now = datetime.now(UTC)
+            if again := [stored(row) for row in rows if row.receipt is None and self._remembers(row, now)]:
+                decisions = await self._clearance.decide(tx, partition, again, locked=True, again=True)
+                allowed = [d for d in decisions if d.permit]
+                await store.update_decisions(tx, [d.row for d in allowed])
+                permits = [d.permit for d in allowed if d.permit]
+            permitted = {p.candidate.message_id for p in permits}
+            unknown = [row for row in rows if row.message_id not in permitted]
+            settled = await store.settle(tx, [outcomes.nobody_knows(row) for row in unknown])
+            await store.append_changes(tx, settled)
+            await store.enforce(tx, [change.event.subject_id for change in settled])
+        if not rows:
+            return False
+        RECOVERED.labels("unknown").inc(len(settled))
+        RECOVERED.labels("resubmitted").inc(len(permits))
+        log.warning("resolved what a crash left", extra={"unknown": len(settled), "resubmitted": len(permits)})
+        await self._handoff.send(permits)
+        return True
+
+
+def _due_for_a_look(last: _LookUp | None) -> _LookUp:
+    now, width = datetime.now(UTC), timedelta(seconds=2 * LOOK_UP_EVERY_S)
+    since = min(now - width, last.begun_at if last else now)  # none is missed where the last time took long
+    spans = [(since - age, now - age) for age in LOOK_UP_AFTER]
+    return _LookUp(now, spans, after=(min(begin for begin, _ in spans), UUID(int=0)))
