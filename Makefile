@@ -16,7 +16,7 @@ PACKAGES := libs/common services/consent-svc services/campaign-svc services/disp
 SOURCES := libs services stack tests examples bench chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo up down status page check fmt lint types imports test test-kafka unit property contract conformance service e2e schemas corpus mutants fuzz bench chaos kafka clean
+.PHONY: help install lock demo up down status page check fmt lint types imports test test-kafka unit property contract conformance service e2e schemas rooms corpus mutants fuzz bench chaos kafka clean
 
 ##@ Everyday
 help: ## This list
@@ -105,6 +105,9 @@ fmt: install ## Format, and mend what can be mended
 lock: ## Compile requirements/*.in into pins with hashes (needs uv)
 	uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header --no-emit-index-url requirements/dev.in -o requirements/dev.txt
 	uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header --no-emit-index-url -c requirements/dev.txt requirements/run.in -o requirements/run.txt
+
+rooms: install ## Write the rooms of docs/architecture.md anew, from the docstrings
+	$(BIN)/python -m tests.contract.rooms
 
 schemas: install ## Write the JSON Schemas of the events anew (additive changes only)
 	$(BIN)/python -m tests.contract.schemas
