@@ -1,4 +1,4 @@
-"""Senders, contacts and their imports, campaigns with their audiences and accounts; outbox and offsets.
+"""Contacts, segments, campaigns and their recipients, links, imports; outbox, offsets, dead letters.
 
 Revision ID: 0001
 """
@@ -10,40 +10,164 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-# recipient and campaign_accounts: room in their pages for the updates to come
-TABLES = """
-CREATE TABLE outbox (
-    id bigint GENERATED ALWAYS AS IDENTITY,
-    event_id uuid NOT NULL,
-    topic text NOT NULL,
-    key bytea,
-    type text NOT NULL,
-    payload bytea,
-    traceparent text,
-    created_at timestamptz NOT NULL DEFAULT now(),
-    CONSTRAINT outbox_pk PRIMARY KEY (id)
-);
-
+TABLES = (
+    "campaign",
+    "campaign_accounts",
+    "campaign_approval",
+    "campaign_link",
+    "campaign_pre_flight",
+    "campaign_reason",
+    "consumer_offset",
+    "contact",
+    "contact_attribute",
+    "contact_import",
+    "dead_letter",
+    "erasing",
+    "hold",
+    "import_piece",
+    "import_refusal",
+    "link",
+    "opt_out",
+    "outbox",
+    "outbox_log",
+    "recipient",
+    "segment",
+    "segment_version",
+    "sender",
+    "sender_rule",
+    "standing",
+    "test_send",
+)
+SCHEMA = (
+    """
+CREATE TABLE campaign (
+    campaign_id text NOT NULL,
+    "position" bigint NOT NULL,
+    sender_id text NOT NULL,
+    name text NOT NULL,
+    purpose text NOT NULL,
+    text text NOT NULL,
+    selection jsonb NOT NULL,
+    send_before timestamptz,
+    created_by text NOT NULL,
+    created_at timestamptz NOT NULL,
+    fingerprint text NOT NULL,
+    status text NOT NULL,
+    control_version integer DEFAULT 0 NOT NULL,
+    starts_at timestamptz,
+    started_at timestamptz,
+    ended_at timestamptz,
+    cursor text DEFAULT ''::text NOT NULL,
+    expanded boolean DEFAULT false NOT NULL,
+    language text DEFAULT 'fr'::text NOT NULL,
+    translations jsonb DEFAULT '{}'::jsonb NOT NULL,
+    folding text DEFAULT 'none'::text NOT NULL,
+    sectors text[] DEFAULT '{}'::text[] NOT NULL,
+    edited_by text[] DEFAULT '{}'::text[] NOT NULL,
+    agreed text,
+    acknowledged text[] DEFAULT '{}'::text[] NOT NULL,
+    rest_days integer,
+    sent_back text,
+    timing jsonb DEFAULT '{}'::jsonb NOT NULL,
+    priority text DEFAULT 'normal'::text NOT NULL,
+    at timestamptz,
+    look_at timestamptz,
+    next_slot timestamptz,
+    turn bigint DEFAULT 0 NOT NULL,
+    recurring jsonb,
+    series_id text,
+    missed integer DEFAULT 0 NOT NULL,
+    trial jsonb,
+    winner text,
+    agreed_start timestamptz,
+    approval_needed boolean DEFAULT false NOT NULL,
+    choice jsonb,
+    failures integer DEFAULT 0 NOT NULL,
+    retry_at timestamptz
+)
+    """,
+    """
+CREATE TABLE campaign_accounts (
+    campaign_id text NOT NULL,
+    audience integer DEFAULT 0 NOT NULL,
+    pending integer DEFAULT 0 NOT NULL,
+    denied integer DEFAULT 0 NOT NULL,
+    deferred integer DEFAULT 0 NOT NULL,
+    expired integer DEFAULT 0 NOT NULL,
+    accepted integer DEFAULT 0 NOT NULL,
+    rejected integer DEFAULT 0 NOT NULL,
+    unknown integer DEFAULT 0 NOT NULL,
+    delivered integer DEFAULT 0 NOT NULL,
+    undelivered integer DEFAULT 0 NOT NULL,
+    CONSTRAINT campaign_accounts_counts_ck CHECK ((LEAST(pending, denied, deferred, expired, accepted,
+        rejected, unknown, delivered, undelivered) >= 0)),
+    CONSTRAINT campaign_accounts_sum_ck CHECK ((audience = ((((((pending + denied) + deferred) + expired)
+        + accepted) + rejected) + unknown)))
+)
+WITH (fillfactor='10')
+    """,
+    """
+CREATE TABLE campaign_approval (
+    campaign_id text NOT NULL,
+    digest text NOT NULL,
+    approved_by text NOT NULL,
+    approved_at timestamptz NOT NULL
+)
+    """,
+    """
+CREATE TABLE campaign_link (
+    campaign_id text NOT NULL,
+    place integer NOT NULL,
+    target text NOT NULL
+)
+    """,
+    """
+ALTER TABLE campaign ALTER COLUMN "position" ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME campaign_position_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+)
+    """,
+    """
+CREATE TABLE campaign_pre_flight (
+    campaign_id text NOT NULL,
+    digest text NOT NULL,
+    findings text[] NOT NULL,
+    made_at timestamptz NOT NULL,
+    at timestamptz
+)
+    """,
+    """
+CREATE TABLE campaign_reason (
+    campaign_id text NOT NULL,
+    kind text NOT NULL,
+    reason text NOT NULL,
+    recipients integer NOT NULL
+)
+    """,
+    """
 CREATE TABLE consumer_offset (
     consumer_group text NOT NULL,
     topic text NOT NULL,
     partition integer NOT NULL,
     next_offset bigint NOT NULL,
     as_of timestamptz,
-    updated_at timestamptz NOT NULL DEFAULT now(),
-    CONSTRAINT consumer_offset_pk PRIMARY KEY (consumer_group, topic, partition)
-);
-
-CREATE TABLE sender (
-    sender_id text NOT NULL,
-    version integer NOT NULL,
-    brand text NOT NULL,
-    country text NOT NULL,
-    stop_code text NOT NULL,
-    purposes text[] NOT NULL,
-    CONSTRAINT sender_pk PRIMARY KEY (sender_id)
-);
-
+    updated_at timestamptz DEFAULT now() NOT NULL,
+    last_number bigint DEFAULT 0 NOT NULL,
+    unseen bigint DEFAULT 0 NOT NULL,
+    topic_id text,
+    cluster_id text,
+    fault text,
+    fault_at bigint,
+    fault_since timestamptz,
+    fault_why text,
+    cleared_at timestamptz
+)
+    """,
+    """
 CREATE TABLE contact (
     sender_id text NOT NULL,
     subject_id text NOT NULL,
@@ -51,9 +175,20 @@ CREATE TABLE contact (
     attributes jsonb NOT NULL,
     created_at timestamptz NOT NULL,
     updated_at timestamptz NOT NULL,
-    CONSTRAINT contact_pk PRIMARY KEY (sender_id, subject_id)
-);
-
+    corrected jsonb DEFAULT '{}'::jsonb NOT NULL,
+    territory text
+)
+    """,
+    """
+CREATE TABLE contact_attribute (
+    sender_id text NOT NULL,
+    name text NOT NULL,
+    kind text NOT NULL,
+    declared_by text,
+    changed_at timestamptz NOT NULL
+)
+    """,
+    """
 CREATE TABLE contact_import (
     import_id text NOT NULL,
     sender_id text NOT NULL,
@@ -66,70 +201,134 @@ CREATE TABLE contact_import (
     duplicates integer NOT NULL,
     refused integer NOT NULL,
     reasons jsonb NOT NULL,
-    CONSTRAINT contact_import_pk PRIMARY KEY (import_id)
-);
-
+    read_as jsonb DEFAULT 'null'::jsonb NOT NULL,
+    received_bytes bigint DEFAULT 0 NOT NULL,
+    pieces integer DEFAULT 0 NOT NULL,
+    complete boolean DEFAULT true NOT NULL,
+    line integer DEFAULT 0 NOT NULL,
+    finished boolean DEFAULT true NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    due_at timestamptz DEFAULT now() NOT NULL,
+    failed boolean DEFAULT false NOT NULL
+)
+    """,
+    """
+CREATE TABLE dead_letter (
+    id bigint NOT NULL,
+    consumer_group text NOT NULL,
+    topic text NOT NULL,
+    partition integer NOT NULL,
+    at_offset bigint NOT NULL,
+    type text,
+    shape text NOT NULL,
+    reason text NOT NULL,
+    buried_at timestamptz DEFAULT now() NOT NULL,
+    state text DEFAULT 'open'::text NOT NULL,
+    decided_by text,
+    decided_at timestamptz,
+    CONSTRAINT dead_letter_state_ck CHECK ((state = ANY (ARRAY['open'::text, 'asked'::text,
+        'replayed'::text, 'discarded'::text, 'gone'::text])))
+)
+    """,
+    """
+ALTER TABLE dead_letter ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME dead_letter_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+)
+    """,
+    """
+CREATE TABLE erasing (
+    erasure_id text NOT NULL,
+    subject_id text NOT NULL,
+    requested_at timestamptz NOT NULL,
+    after_xid bigint,
+    erased_at timestamptz,
+    lifted_at timestamptz
+)
+    """,
+    """
+CREATE TABLE hold (
+    category text NOT NULL,
+    version integer NOT NULL,
+    since timestamptz NOT NULL,
+    consents_as_of timestamptz,
+    ended_at timestamptz
+)
+    """,
+    """
+CREATE TABLE import_piece (
+    import_id text NOT NULL,
+    "position" integer NOT NULL,
+    body bytea NOT NULL
+)
+    """,
+    """
+ALTER TABLE ONLY import_piece ALTER COLUMN body SET STORAGE EXTERNAL
+    """,
+    """
 CREATE TABLE import_refusal (
     import_id text NOT NULL,
     line integer NOT NULL,
-    reason text NOT NULL,
-    CONSTRAINT import_refusal_pk PRIMARY KEY (import_id, line)
-);
-
-CREATE TABLE campaign (
+    reason text NOT NULL
+)
+    """,
+    """
+CREATE TABLE link (
     campaign_id text NOT NULL,
-    position bigint GENERATED ALWAYS AS IDENTITY,
+    subject_id text NOT NULL,
+    place integer NOT NULL,
+    token text NOT NULL,
+    clicks integer DEFAULT 0 NOT NULL,
+    first_clicked_at timestamptz,
+    last_clicked_at timestamptz
+)
+    """,
+    """
+CREATE TABLE opt_out (
+    subject_id text NOT NULL,
+    evidence_id text NOT NULL,
     sender_id text NOT NULL,
-    name text NOT NULL,
     purpose text NOT NULL,
-    text text NOT NULL,
-    selection jsonb NOT NULL,
-    send_before timestamptz,
-    created_by text NOT NULL,
-    created_at timestamptz NOT NULL,
-    fingerprint text NOT NULL,
-    status text NOT NULL,
-    control_version integer NOT NULL DEFAULT 0,
-    starts_at timestamptz,
-    started_at timestamptz,
-    ended_at timestamptz,
-    cursor text NOT NULL DEFAULT '',
-    expanded boolean NOT NULL DEFAULT false,
-    expanded_at timestamptz,
-    CONSTRAINT campaign_pk PRIMARY KEY (campaign_id)
-);
-
-CREATE UNIQUE INDEX campaign_position_ix ON campaign (position);
-CREATE INDEX campaign_scheduled_ix ON campaign (starts_at) WHERE status = 'scheduled';
-CREATE INDEX campaign_expanding_ix ON campaign (expanded_at) WHERE status = 'running' AND NOT expanded;
-
-CREATE TABLE campaign_accounts (
-    campaign_id text NOT NULL,
-    audience integer NOT NULL DEFAULT 0,
-    pending integer NOT NULL DEFAULT 0,
-    denied integer NOT NULL DEFAULT 0,
-    deferred integer NOT NULL DEFAULT 0,
-    expired integer NOT NULL DEFAULT 0,
-    accepted integer NOT NULL DEFAULT 0,
-    rejected integer NOT NULL DEFAULT 0,
-    unknown integer NOT NULL DEFAULT 0,
-    delivered integer NOT NULL DEFAULT 0,
-    undelivered integer NOT NULL DEFAULT 0,
-    CONSTRAINT campaign_accounts_pk PRIMARY KEY (campaign_id),
-    CONSTRAINT campaign_accounts_sum_ck
-        CHECK (audience = pending + denied + deferred + expired + accepted + rejected + unknown),
-    CONSTRAINT campaign_accounts_counts_ck
-        CHECK (least(pending, denied, deferred, expired, accepted, rejected, unknown, delivered, undelivered) >= 0)
-) WITH (fillfactor = 10);
-
-CREATE TABLE campaign_reason (
-    campaign_id text NOT NULL,
-    kind text NOT NULL,
-    reason text NOT NULL,
-    recipients integer NOT NULL,
-    CONSTRAINT campaign_reason_pk PRIMARY KEY (campaign_id, kind, reason)
-);
-
+    at timestamptz NOT NULL
+)
+    """,
+    """
+CREATE TABLE outbox (
+    id bigint NOT NULL,
+    event_id uuid NOT NULL,
+    topic text NOT NULL,
+    key bytea,
+    type text NOT NULL,
+    payload bytea,
+    traceparent text,
+    created_at timestamptz DEFAULT now() NOT NULL
+)
+    """,
+    """
+ALTER TABLE ONLY outbox ALTER COLUMN payload SET STORAGE EXTERNAL
+    """,
+    """
+ALTER TABLE outbox ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME outbox_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+)
+    """,
+    """
+CREATE TABLE outbox_log (
+    topic text NOT NULL,
+    partition integer NOT NULL,
+    last_number bigint NOT NULL
+)
+    """,
+    """
 CREATE TABLE recipient (
     campaign_id text NOT NULL,
     subject_id text NOT NULL,
@@ -137,19 +336,236 @@ CREATE TABLE recipient (
     reasons text[] NOT NULL,
     receipt text,
     version integer NOT NULL,
-    CONSTRAINT recipient_pk PRIMARY KEY (campaign_id, subject_id)
-) WITH (fillfactor = 50);
-"""
+    handed_off_at timestamptz,
+    receipt_at timestamptz,
+    waits_until timestamptz,
+    variant text
+)
+WITH (fillfactor='50')
+    """,
+    """
+CREATE TABLE segment (
+    segment_id text NOT NULL,
+    "position" bigint NOT NULL,
+    sender_id text NOT NULL,
+    name text NOT NULL,
+    latest integer NOT NULL,
+    created_by text NOT NULL,
+    created_at timestamptz NOT NULL,
+    fingerprint text NOT NULL
+)
+    """,
+    """
+ALTER TABLE segment ALTER COLUMN "position" ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME segment_position_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+)
+    """,
+    """
+CREATE TABLE segment_version (
+    segment_id text NOT NULL,
+    version integer NOT NULL,
+    expression jsonb NOT NULL,
+    kinds jsonb NOT NULL,
+    created_by text NOT NULL,
+    created_at timestamptz NOT NULL
+)
+    """,
+    """
+CREATE TABLE sender (
+    sender_id text NOT NULL,
+    version integer NOT NULL,
+    brand text NOT NULL,
+    country text NOT NULL,
+    stop_code text NOT NULL,
+    purposes text[] NOT NULL,
+    oadc text DEFAULT ''::text NOT NULL
+)
+    """,
+    """
+CREATE TABLE sender_rule (
+    sender_id text NOT NULL,
+    approval boolean NOT NULL,
+    changed_by text NOT NULL,
+    changed_at timestamptz NOT NULL,
+    cap_messages integer,
+    cap_days integer,
+    link_host text,
+    stop_added text
+)
+    """,
+    """
+CREATE TABLE standing (
+    subject_id text NOT NULL,
+    version integer NOT NULL,
+    told jsonb NOT NULL
+)
+    """,
+    """
+CREATE TABLE test_send (
+    campaign_id text NOT NULL,
+    message_id text NOT NULL,
+    subject_id text NOT NULL,
+    variant text NOT NULL,
+    asked_by text NOT NULL,
+    asked_at timestamptz NOT NULL,
+    fingerprint text
+)
+    """,
+    """
+ALTER TABLE campaign_accounts ADD CONSTRAINT campaign_accounts_pk PRIMARY KEY (campaign_id)
+    """,
+    """
+ALTER TABLE campaign_approval ADD CONSTRAINT campaign_approval_pk PRIMARY KEY (campaign_id, digest, approved_by)
+    """,
+    """
+ALTER TABLE campaign_link ADD CONSTRAINT campaign_link_pk PRIMARY KEY (campaign_id, place)
+    """,
+    """
+ALTER TABLE campaign ADD CONSTRAINT campaign_pk PRIMARY KEY (campaign_id)
+    """,
+    """
+ALTER TABLE campaign_pre_flight ADD CONSTRAINT campaign_pre_flight_pk PRIMARY KEY (campaign_id)
+    """,
+    """
+ALTER TABLE campaign_reason ADD CONSTRAINT campaign_reason_pk PRIMARY KEY (campaign_id, kind, reason)
+    """,
+    """
+ALTER TABLE consumer_offset ADD CONSTRAINT consumer_offset_pk PRIMARY KEY (consumer_group, topic, partition)
+    """,
+    """
+ALTER TABLE contact_attribute ADD CONSTRAINT contact_attribute_pk PRIMARY KEY (sender_id, name)
+    """,
+    """
+ALTER TABLE contact_import ADD CONSTRAINT contact_import_pk PRIMARY KEY (import_id)
+    """,
+    """
+ALTER TABLE contact ADD CONSTRAINT contact_pk PRIMARY KEY (sender_id, subject_id)
+    """,
+    """
+ALTER TABLE dead_letter ADD CONSTRAINT dead_letter_pkey PRIMARY KEY (id)
+    """,
+    """
+ALTER TABLE dead_letter ADD CONSTRAINT dead_letter_record_uq UNIQUE (consumer_group, topic, partition, at_offset)
+    """,
+    """
+ALTER TABLE erasing ADD CONSTRAINT erasing_pk PRIMARY KEY (erasure_id)
+    """,
+    """
+ALTER TABLE hold ADD CONSTRAINT hold_pk PRIMARY KEY (category)
+    """,
+    """
+ALTER TABLE import_piece ADD CONSTRAINT import_piece_pk PRIMARY KEY (import_id, "position")
+    """,
+    """
+ALTER TABLE import_refusal ADD CONSTRAINT import_refusal_pk PRIMARY KEY (import_id, line)
+    """,
+    """
+ALTER TABLE link ADD CONSTRAINT link_pk PRIMARY KEY (campaign_id, subject_id, place)
+    """,
+    """
+ALTER TABLE opt_out ADD CONSTRAINT opt_out_pk PRIMARY KEY (subject_id, evidence_id, sender_id, purpose)
+    """,
+    """
+ALTER TABLE outbox_log ADD CONSTRAINT outbox_log_pk PRIMARY KEY (topic, partition)
+    """,
+    """
+ALTER TABLE outbox ADD CONSTRAINT outbox_pk PRIMARY KEY (id)
+    """,
+    """
+ALTER TABLE recipient ADD CONSTRAINT recipient_pk PRIMARY KEY (campaign_id, subject_id)
+    """,
+    """
+ALTER TABLE segment ADD CONSTRAINT segment_pk PRIMARY KEY (segment_id)
+    """,
+    """
+ALTER TABLE segment_version ADD CONSTRAINT segment_version_pk PRIMARY KEY (segment_id, version)
+    """,
+    """
+ALTER TABLE sender ADD CONSTRAINT sender_pk PRIMARY KEY (sender_id)
+    """,
+    """
+ALTER TABLE sender_rule ADD CONSTRAINT sender_rule_pk PRIMARY KEY (sender_id)
+    """,
+    """
+ALTER TABLE standing ADD CONSTRAINT standing_pk PRIMARY KEY (subject_id)
+    """,
+    """
+ALTER TABLE test_send ADD CONSTRAINT test_send_pk PRIMARY KEY (campaign_id, message_id)
+    """,
+    """
+CREATE INDEX campaign_begun_ix ON campaign (sender_id, ended_at) WHERE (started_at IS NOT NULL)
+    """,
+    """
+CREATE INDEX campaign_cancelled_ix ON campaign (sender_id) WHERE ((status = 'cancelled'::text) AND (NOT expanded))
+    """,
+    """
+CREATE INDEX campaign_ended_ix ON campaign (ended_at) WHERE (ended_at IS NOT NULL)
+    """,
+    """
+CREATE INDEX campaign_expanding_ix ON campaign (turn) WHERE ((status = 'running'::text) AND (NOT expanded))
+    """,
+    """
+CREATE INDEX campaign_failing_ix ON campaign (retry_at) WHERE (failures > 1)
+    """,
+    """
+CREATE INDEX campaign_paused_ix ON campaign (sender_id) WHERE ((status = 'paused'::text) AND (started_at IS
+    NOT NULL) AND (NOT expanded))
+    """,
+    """
+CREATE UNIQUE INDEX campaign_position_ix ON campaign ("position")
+    """,
+    """
+CREATE INDEX campaign_scheduled_ix ON campaign (starts_at) WHERE (status = 'scheduled'::text)
+    """,
+    """
+CREATE INDEX campaign_series_ix ON campaign (series_id, "position") WHERE (series_id IS NOT NULL)
+    """,
+    """
+CREATE INDEX contact_import_created_ix ON contact_import (created_at)
+    """,
+    """
+CREATE INDEX contact_import_waiting_ix ON contact_import (import_id) WHERE (complete AND (NOT finished))
+    """,
+    """
+CREATE INDEX contact_updated_ix ON contact (updated_at)
+    """,
+    """
+CREATE INDEX dead_letter_buried_ix ON dead_letter (buried_at)
+    """,
+    """
+CREATE INDEX erasing_open_ix ON erasing (requested_at) WHERE (erased_at IS NULL)
+    """,
+    """
+CREATE INDEX erasing_subject_ix ON erasing (subject_id)
+    """,
+    """
+CREATE UNIQUE INDEX link_token_ix ON link (token)
+    """,
+    """
+CREATE INDEX opt_out_at_ix ON opt_out (at)
+    """,
+    """
+CREATE INDEX recipient_waiting_ix ON recipient (campaign_id, waits_until, subject_id) WHERE (waits_until IS NOT NULL)
+    """,
+    """
+CREATE UNIQUE INDEX segment_position_ix ON segment ("position")
+    """,
+    """
+CREATE INDEX test_send_asked_ix ON test_send (asked_at)
+    """,
+)
 
 
 def upgrade() -> None:
-    for statement in filter(str.strip, TABLES.split(";\n")):
+    for statement in SCHEMA:
         op.execute(statement)
 
 
 def downgrade() -> None:
-    for table in (
-        "recipient", "campaign_reason", "campaign_accounts", "campaign", "import_refusal", "contact_import", "contact",
-        "sender", "consumer_offset", "outbox",
-    ):  # fmt: skip
-        op.execute(f"DROP TABLE {table}")
+    for table in TABLES:
+        op.execute(f"DROP TABLE {table} CASCADE")

@@ -1,4 +1,4 @@
-"""The ledger of messages, the projections the gate reads, enforcements; outbox and offsets.
+"""The ledger of messages, the projections that the gate reads, enforcements; outbox, offsets, dead letters.
 
 Revision ID: 0001
 """
@@ -10,30 +10,147 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-# message: half-filled pages leave room for the one update of the happy path in the same page
-TABLES = """
-CREATE TABLE outbox (
-    id bigint GENERATED ALWAYS AS IDENTITY,
-    event_id uuid NOT NULL,
-    topic text NOT NULL,
-    key bytea,
-    type text NOT NULL,
-    payload bytea,
-    traceparent text,
-    created_at timestamptz NOT NULL DEFAULT now(),
-    CONSTRAINT outbox_pk PRIMARY KEY (id)
-);
-
+TABLES = (
+    "campaign",
+    "comparison",
+    "consumer_offset",
+    "dead_letter",
+    "early_receipt",
+    "enforcement",
+    "erasing",
+    "hold",
+    "message",
+    "outbox",
+    "outbox_log",
+    "provider_block",
+    "rebuild",
+    "sender",
+    "sending",
+    "subject",
+    "subject_next",
+)
+SCHEMA = (
+    """
+CREATE TABLE campaign (
+    campaign_id text NOT NULL,
+    control text NOT NULL,
+    version integer NOT NULL,
+    woken integer DEFAULT 0 NOT NULL
+)
+    """,
+    """
+CREATE TABLE comparison (
+    id smallint NOT NULL,
+    sums text NOT NULL,
+    begun_at timestamptz NOT NULL,
+    seen_until timestamptz NOT NULL,
+    compared_at timestamptz,
+    compared integer DEFAULT 0 NOT NULL,
+    moving integer DEFAULT 0 NOT NULL,
+    differing text[] DEFAULT '{}'::text[] NOT NULL
+)
+    """,
+    """
 CREATE TABLE consumer_offset (
     consumer_group text NOT NULL,
     topic text NOT NULL,
     partition integer NOT NULL,
     next_offset bigint NOT NULL,
     as_of timestamptz,
-    updated_at timestamptz NOT NULL DEFAULT now(),
-    CONSTRAINT consumer_offset_pk PRIMARY KEY (consumer_group, topic, partition)
-);
-
+    updated_at timestamptz DEFAULT now() NOT NULL,
+    last_number bigint DEFAULT 0 NOT NULL,
+    unseen bigint DEFAULT 0 NOT NULL,
+    topic_id text,
+    cluster_id text,
+    fault text,
+    fault_at bigint,
+    fault_since timestamptz,
+    fault_why text,
+    cleared_at timestamptz
+)
+    """,
+    """
+CREATE TABLE dead_letter (
+    id bigint NOT NULL,
+    consumer_group text NOT NULL,
+    topic text NOT NULL,
+    partition integer NOT NULL,
+    at_offset bigint NOT NULL,
+    type text,
+    shape text NOT NULL,
+    reason text NOT NULL,
+    buried_at timestamptz DEFAULT now() NOT NULL,
+    state text DEFAULT 'open'::text NOT NULL,
+    decided_by text,
+    decided_at timestamptz,
+    CONSTRAINT dead_letter_state_ck CHECK ((state = ANY (ARRAY['open'::text, 'asked'::text,
+        'replayed'::text, 'discarded'::text, 'gone'::text])))
+)
+    """,
+    """
+ALTER TABLE dead_letter ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME dead_letter_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+)
+    """,
+    """
+CREATE TABLE early_receipt (
+    gateway text NOT NULL,
+    gateway_message_id text NOT NULL,
+    receipt text NOT NULL,
+    code text,
+    received_at timestamptz NOT NULL,
+    occurred_at timestamptz,
+    blocked boolean DEFAULT false NOT NULL
+)
+    """,
+    """
+CREATE TABLE enforcement (
+    id bigint NOT NULL,
+    subject_id text NOT NULL,
+    partition smallint NOT NULL,
+    consent_version integer NOT NULL,
+    source text NOT NULL,
+    reference text,
+    received_at timestamptz NOT NULL,
+    applied_at timestamptz NOT NULL,
+    enforced_at timestamptz
+)
+    """,
+    """
+ALTER TABLE enforcement ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME enforcement_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+)
+    """,
+    """
+CREATE TABLE erasing (
+    erasure_id text NOT NULL,
+    subject_id text NOT NULL,
+    requested_at timestamptz NOT NULL,
+    after_xid bigint,
+    erased_at timestamptz,
+    lifted_at timestamptz
+)
+    """,
+    """
+CREATE TABLE hold (
+    category text NOT NULL,
+    version integer NOT NULL,
+    since timestamptz,
+    ended_at timestamptz,
+    otherwise_since timestamptz
+)
+    """,
+    """
 CREATE TABLE message (
     message_id uuid NOT NULL,
     campaign_id text,
@@ -42,8 +159,8 @@ CREATE TABLE message (
     category text NOT NULL,
     subject_id text NOT NULL,
     partition smallint NOT NULL,
-    number text NOT NULL,
-    text text NOT NULL,
+    number text,
+    text text,
     requested_at timestamptz NOT NULL,
     send_before timestamptz NOT NULL,
     status text NOT NULL,
@@ -58,73 +175,266 @@ CREATE TABLE message (
     gateway_message_id text,
     receipt text,
     code text,
-    CONSTRAINT message_pk PRIMARY KEY (message_id)
-) WITH (fillfactor = 50);
-
-CREATE INDEX message_due_ix ON message (partition, due_at) WHERE status IN ('pending', 'deferred');
-CREATE INDEX message_sending_ix ON message (subject_id) WHERE status = 'sending';
-CREATE INDEX message_gateway_ix ON message (gateway, gateway_message_id) WHERE gateway_message_id IS NOT NULL;
-CREATE INDEX message_waiting_campaign_ix ON message (campaign_id) WHERE status = 'deferred';
-
-CREATE TABLE subject (
+    receipt_at timestamptz,
+    handed_off_at timestamptz,
+    region text,
+    facts text,
+    unknown_since timestamptz,
+    known_as text,
+    CONSTRAINT message_waiting_is_due_ck CHECK (((due_at IS NOT NULL) OR (status <> ALL
+        (ARRAY['pending'::text, 'deferred'::text]))))
+)
+WITH (fillfactor='40')
+    """,
+    """
+CREATE TABLE outbox (
+    id bigint NOT NULL,
+    event_id uuid NOT NULL,
+    topic text NOT NULL,
+    key bytea,
+    type text NOT NULL,
+    payload bytea,
+    traceparent text,
+    created_at timestamptz DEFAULT now() NOT NULL
+)
+    """,
+    """
+ALTER TABLE ONLY outbox ALTER COLUMN payload SET STORAGE EXTERNAL
+    """,
+    """
+ALTER TABLE outbox ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME outbox_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+)
+    """,
+    """
+CREATE TABLE outbox_log (
+    topic text NOT NULL,
+    partition integer NOT NULL,
+    last_number bigint NOT NULL
+)
+    """,
+    """
+CREATE TABLE provider_block (
+    id bigint NOT NULL,
+    gateway text NOT NULL,
     subject_id text NOT NULL,
-    version integer NOT NULL,
-    consents jsonb NOT NULL,
-    suppressions jsonb NOT NULL,
-    erased boolean NOT NULL,
-    unreadable boolean NOT NULL DEFAULT false,
-    CONSTRAINT subject_pk PRIMARY KEY (subject_id)
-);
-
+    code text,
+    since timestamptz NOT NULL
+)
+    """,
+    """
+ALTER TABLE provider_block ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME provider_block_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+)
+    """,
+    """
+CREATE TABLE rebuild (
+    partition smallint NOT NULL,
+    next_offset bigint NOT NULL,
+    until bigint NOT NULL,
+    begun_at timestamptz NOT NULL,
+    last_number bigint DEFAULT 0 NOT NULL,
+    unseen bigint DEFAULT 0 NOT NULL
+)
+    """,
+    """
 CREATE TABLE sender (
     sender_id text NOT NULL,
     version integer NOT NULL,
     oadc text NOT NULL,
     stop_code text NOT NULL,
     purposes text[] NOT NULL,
-    CONSTRAINT sender_pk PRIMARY KEY (sender_id)
-);
-
-CREATE TABLE campaign (
-    campaign_id text NOT NULL,
-    control text NOT NULL,
-    version integer NOT NULL,
-    CONSTRAINT campaign_pk PRIMARY KEY (campaign_id)
-);
-
-CREATE TABLE enforcement (
-    id bigint GENERATED ALWAYS AS IDENTITY,
-    subject_id text NOT NULL,
+    countries text[] DEFAULT '{}'::text[] NOT NULL
+)
+    """,
+    """
+CREATE TABLE sending (
+    id bigint NOT NULL,
     partition smallint NOT NULL,
-    consent_version integer NOT NULL,
-    source text NOT NULL,
-    reference text,
-    received_at timestamptz NOT NULL,
-    applied_at timestamptz NOT NULL,
-    enforced_at timestamptz,
-    CONSTRAINT enforcement_pk PRIMARY KEY (id)
-);
-
-CREATE INDEX enforcement_open_ix ON enforcement (subject_id) WHERE enforced_at IS NULL;
-
-CREATE TABLE early_receipt (
-    gateway text NOT NULL,
-    gateway_message_id text NOT NULL,
-    receipt text NOT NULL,
-    code text,
-    received_at timestamptz NOT NULL,
-    CONSTRAINT early_receipt_pk PRIMARY KEY (gateway, gateway_message_id, receipt)
-);
-"""
+    since timestamptz DEFAULT now() NOT NULL,
+    message_ids uuid[] NOT NULL,
+    subject_ids text[] NOT NULL
+)
+    """,
+    """
+ALTER TABLE ONLY sending ALTER COLUMN message_ids SET STORAGE EXTERNAL
+    """,
+    """
+ALTER TABLE ONLY sending ALTER COLUMN subject_ids SET STORAGE EXTERNAL
+    """,
+    """
+ALTER TABLE sending ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME sending_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+)
+    """,
+    """
+CREATE TABLE subject (
+    subject_id text NOT NULL,
+    version integer NOT NULL,
+    consents jsonb NOT NULL,
+    suppressions jsonb NOT NULL,
+    erased boolean NOT NULL,
+    unreadable boolean DEFAULT false NOT NULL,
+    held_since timestamptz,
+    published_at timestamptz,
+    log_offset bigint
+)
+    """,
+    """
+CREATE TABLE subject_next (
+    subject_id text NOT NULL,
+    version integer NOT NULL,
+    consents jsonb NOT NULL,
+    suppressions jsonb NOT NULL,
+    erased boolean NOT NULL,
+    unreadable boolean DEFAULT false NOT NULL,
+    held_since timestamptz,
+    published_at timestamptz,
+    log_offset bigint
+)
+    """,
+    """
+ALTER TABLE campaign ADD CONSTRAINT campaign_pk PRIMARY KEY (campaign_id)
+    """,
+    """
+ALTER TABLE comparison ADD CONSTRAINT comparison_pk PRIMARY KEY (id)
+    """,
+    """
+ALTER TABLE consumer_offset ADD CONSTRAINT consumer_offset_pk PRIMARY KEY (consumer_group, topic, partition)
+    """,
+    """
+ALTER TABLE dead_letter ADD CONSTRAINT dead_letter_pkey PRIMARY KEY (id)
+    """,
+    """
+ALTER TABLE dead_letter ADD CONSTRAINT dead_letter_record_uq UNIQUE (consumer_group, topic, partition, at_offset)
+    """,
+    """
+ALTER TABLE early_receipt ADD CONSTRAINT early_receipt_pk PRIMARY KEY (gateway, gateway_message_id, receipt)
+    """,
+    """
+ALTER TABLE enforcement ADD CONSTRAINT enforcement_pk PRIMARY KEY (id)
+    """,
+    """
+ALTER TABLE erasing ADD CONSTRAINT erasing_pk PRIMARY KEY (erasure_id)
+    """,
+    """
+ALTER TABLE hold ADD CONSTRAINT hold_pk PRIMARY KEY (category)
+    """,
+    """
+ALTER TABLE message ADD CONSTRAINT message_pk PRIMARY KEY (message_id)
+    """,
+    """
+ALTER TABLE outbox_log ADD CONSTRAINT outbox_log_pk PRIMARY KEY (topic, partition)
+    """,
+    """
+ALTER TABLE outbox ADD CONSTRAINT outbox_pk PRIMARY KEY (id)
+    """,
+    """
+ALTER TABLE provider_block ADD CONSTRAINT provider_block_gateway_subject_id_uq UNIQUE (gateway, subject_id)
+    """,
+    """
+ALTER TABLE provider_block ADD CONSTRAINT provider_block_pk PRIMARY KEY (id)
+    """,
+    """
+ALTER TABLE rebuild ADD CONSTRAINT rebuild_pk PRIMARY KEY (partition)
+    """,
+    """
+ALTER TABLE sender ADD CONSTRAINT sender_pk PRIMARY KEY (sender_id)
+    """,
+    """
+ALTER TABLE sending ADD CONSTRAINT sending_pk PRIMARY KEY (id)
+    """,
+    """
+ALTER TABLE subject_next ADD CONSTRAINT subject_next_pk PRIMARY KEY (subject_id)
+    """,
+    """
+ALTER TABLE subject ADD CONSTRAINT subject_pk PRIMARY KEY (subject_id)
+    """,
+    """
+CREATE INDEX campaign_to_wake_ix ON campaign (campaign_id) WHERE ((woken < version) AND (control <> 'paused'::text))
+    """,
+    """
+CREATE INDEX dead_letter_buried_ix ON dead_letter (buried_at)
+    """,
+    """
+CREATE INDEX early_receipt_received_ix ON early_receipt (received_at)
+    """,
+    """
+CREATE INDEX enforcement_enforced_ix ON enforcement (enforced_at) WHERE (enforced_at IS NOT NULL)
+    """,
+    """
+CREATE INDEX enforcement_open_ix ON enforcement (subject_id) WHERE (enforced_at IS NULL)
+    """,
+    """
+CREATE INDEX enforcement_subject_ix ON enforcement (subject_id)
+    """,
+    """
+CREATE INDEX erasing_open_ix ON erasing (requested_at) WHERE (erased_at IS NULL)
+    """,
+    """
+CREATE INDEX erasing_subject_ix ON erasing (subject_id)
+    """,
+    """
+CREATE INDEX message_bare_ix ON message (requested_at) WHERE ((number IS NULL) AND (text IS NULL))
+    """,
+    """
+CREATE INDEX message_content_ix ON message (requested_at) WHERE ((number IS NOT NULL) OR (text IS NOT NULL))
+    """,
+    """
+CREATE INDEX message_decided_ix ON message USING brin (decided_at) WITH (autosummarize='on')
+    """,
+    """
+CREATE INDEX message_due_codes_ix ON message (partition, due_at) WHERE ((due_at IS NOT NULL) AND (category <>
+    'marketing'::text))
+    """,
+    """
+CREATE INDEX message_due_ix ON message (partition, due_at) WHERE (due_at IS NOT NULL)
+    """,
+    """
+CREATE INDEX message_due_marketing_ix ON message (partition, due_at) WHERE ((due_at IS NOT NULL) AND (category
+    = 'marketing'::text))
+    """,
+    """
+CREATE INDEX message_handed_off_ix ON message USING brin (handed_off_at) WITH (autosummarize='on')
+    """,
+    """
+CREATE INDEX message_known_as_ix ON message (gateway, known_as) WHERE (known_as IS NOT NULL)
+    """,
+    """
+CREATE INDEX message_subject_ix ON message (subject_id)
+    """,
+    """
+CREATE INDEX message_unknown_ix ON message (unknown_since) WHERE (unknown_since IS NOT NULL)
+    """,
+    """
+CREATE INDEX message_waiting_ix ON message (campaign_id, due_at) WHERE (due_at IS NOT NULL)
+    """,
+    """
+CREATE INDEX provider_block_subject_ix ON provider_block (subject_id)
+    """,
+)
 
 
 def upgrade() -> None:
-    for statement in filter(str.strip, TABLES.split(";\n")):
+    for statement in SCHEMA:
         op.execute(statement)
 
 
 def downgrade() -> None:
-    for table in (
-        "early_receipt", "enforcement", "campaign", "sender", "subject", "message", "consumer_offset", "outbox",
-    ):  # fmt: skip
-        op.execute(f"DROP TABLE {table}")
+    for table in TABLES:
+        op.execute(f"DROP TABLE {table} CASCADE")

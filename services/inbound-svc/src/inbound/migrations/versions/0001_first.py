@@ -1,0 +1,274 @@
+"""The journal of callbacks, the review queue; outbox, offsets, dead letters.
+
+Revision ID: 0001
+"""
+
+from alembic import op
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+TABLES = (
+    "callback",
+    "callback_item",
+    "consumer_offset",
+    "dead_letter",
+    "erasing",
+    "nonce",
+    "outbox",
+    "outbox_log",
+    "part",
+    "review",
+)
+SCHEMA = (
+    """
+CREATE TABLE callback (
+    id uuid NOT NULL,
+    provider text NOT NULL,
+    account text NOT NULL,
+    kind text NOT NULL,
+    received_at timestamptz NOT NULL,
+    body text,
+    outbox_ids bigint[] NOT NULL
+)
+    """,
+    """
+CREATE TABLE callback_item (
+    provider text NOT NULL,
+    account text NOT NULL,
+    kind text NOT NULL,
+    provider_message_id text NOT NULL,
+    state text NOT NULL,
+    callback_id uuid NOT NULL,
+    subject_id text,
+    intent text,
+    rule text,
+    score double precision,
+    said_at timestamptz
+)
+    """,
+    """
+CREATE TABLE consumer_offset (
+    consumer_group text NOT NULL,
+    topic text NOT NULL,
+    partition integer NOT NULL,
+    next_offset bigint NOT NULL,
+    as_of timestamptz,
+    updated_at timestamptz DEFAULT now() NOT NULL,
+    last_number bigint DEFAULT 0 NOT NULL,
+    unseen bigint DEFAULT 0 NOT NULL,
+    topic_id text,
+    cluster_id text,
+    fault text,
+    fault_at bigint,
+    fault_since timestamptz,
+    fault_why text,
+    cleared_at timestamptz
+)
+    """,
+    """
+CREATE TABLE dead_letter (
+    id bigint NOT NULL,
+    consumer_group text NOT NULL,
+    topic text NOT NULL,
+    partition integer NOT NULL,
+    at_offset bigint NOT NULL,
+    type text,
+    shape text NOT NULL,
+    reason text NOT NULL,
+    buried_at timestamptz DEFAULT now() NOT NULL,
+    state text DEFAULT 'open'::text NOT NULL,
+    decided_by text,
+    decided_at timestamptz,
+    CONSTRAINT dead_letter_state_ck CHECK ((state = ANY (ARRAY['open'::text, 'asked'::text,
+        'replayed'::text, 'discarded'::text, 'gone'::text])))
+)
+    """,
+    """
+ALTER TABLE dead_letter ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME dead_letter_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+)
+    """,
+    """
+CREATE TABLE erasing (
+    erasure_id text NOT NULL,
+    subject_id text NOT NULL,
+    requested_at timestamptz NOT NULL,
+    after_xid bigint,
+    erased_at timestamptz,
+    lifted_at timestamptz
+)
+    """,
+    """
+CREATE TABLE nonce (
+    provider text NOT NULL,
+    account text NOT NULL,
+    nonce text NOT NULL,
+    content bytea NOT NULL,
+    forget_after timestamptz NOT NULL
+)
+    """,
+    """
+CREATE TABLE outbox (
+    id bigint NOT NULL,
+    event_id uuid NOT NULL,
+    topic text NOT NULL,
+    key bytea,
+    type text NOT NULL,
+    payload bytea,
+    traceparent text,
+    created_at timestamptz DEFAULT now() NOT NULL
+)
+    """,
+    """
+ALTER TABLE outbox ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME outbox_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+)
+    """,
+    """
+CREATE TABLE outbox_log (
+    topic text NOT NULL,
+    partition integer NOT NULL,
+    last_number bigint NOT NULL
+)
+    """,
+    """
+CREATE TABLE part (
+    provider text NOT NULL,
+    account text NOT NULL,
+    subject_id text NOT NULL,
+    short_code text NOT NULL,
+    reference text NOT NULL,
+    total integer NOT NULL,
+    number integer NOT NULL,
+    provider_message_id text NOT NULL,
+    text text NOT NULL,
+    received_at timestamptz NOT NULL
+)
+    """,
+    """
+CREATE TABLE review (
+    id bigint NOT NULL,
+    mo_id text NOT NULL,
+    event text NOT NULL,
+    intent text,
+    note text,
+    decided_by text,
+    decided_at timestamptz,
+    subject_id text NOT NULL
+)
+    """,
+    """
+ALTER TABLE review ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME review_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+)
+    """,
+    """
+ALTER TABLE callback_item ADD CONSTRAINT callback_item_pk PRIMARY KEY (provider, account, kind,
+    provider_message_id, state)
+    """,
+    """
+ALTER TABLE callback ADD CONSTRAINT callback_pk PRIMARY KEY (id)
+    """,
+    """
+ALTER TABLE consumer_offset ADD CONSTRAINT consumer_offset_pk PRIMARY KEY (consumer_group, topic, partition)
+    """,
+    """
+ALTER TABLE dead_letter ADD CONSTRAINT dead_letter_pkey PRIMARY KEY (id)
+    """,
+    """
+ALTER TABLE dead_letter ADD CONSTRAINT dead_letter_record_uq UNIQUE (consumer_group, topic, partition, at_offset)
+    """,
+    """
+ALTER TABLE erasing ADD CONSTRAINT erasing_pk PRIMARY KEY (erasure_id)
+    """,
+    """
+ALTER TABLE nonce ADD CONSTRAINT nonce_pk PRIMARY KEY (provider, account, nonce)
+    """,
+    """
+ALTER TABLE outbox_log ADD CONSTRAINT outbox_log_pk PRIMARY KEY (topic, partition)
+    """,
+    """
+ALTER TABLE outbox ADD CONSTRAINT outbox_pk PRIMARY KEY (id)
+    """,
+    """
+ALTER TABLE part ADD CONSTRAINT part_pk PRIMARY KEY (provider, account, subject_id, short_code, reference,
+    total, number)
+    """,
+    """
+ALTER TABLE review ADD CONSTRAINT review_mo_id_uq UNIQUE (mo_id)
+    """,
+    """
+ALTER TABLE review ADD CONSTRAINT review_pk PRIMARY KEY (id)
+    """,
+    """
+CREATE INDEX callback_bare_ix ON callback (received_at) WHERE ((kind = 'messages'::text) AND (body IS NULL))
+    """,
+    """
+CREATE INDEX callback_item_callback_ix ON callback_item (callback_id)
+    """,
+    """
+CREATE INDEX callback_item_subject_ix ON callback_item (subject_id) WHERE (subject_id IS NOT NULL)
+    """,
+    """
+CREATE INDEX callback_raw_ix ON callback (received_at) WHERE ((kind = 'messages'::text) AND (body IS NOT NULL))
+    """,
+    """
+CREATE INDEX callback_receipts_ix ON callback (received_at) WHERE (kind = 'receipts'::text)
+    """,
+    """
+CREATE INDEX dead_letter_buried_ix ON dead_letter (buried_at)
+    """,
+    """
+CREATE INDEX erasing_open_ix ON erasing (requested_at) WHERE (erased_at IS NULL)
+    """,
+    """
+CREATE INDEX erasing_subject_ix ON erasing (subject_id)
+    """,
+    """
+CREATE INDEX nonce_forget_after_ix ON nonce (forget_after)
+    """,
+    """
+CREATE INDEX part_received_at_ix ON part (received_at)
+    """,
+    """
+CREATE INDEX review_decided_ix ON review (decided_at) WHERE (decided_at IS NOT NULL)
+    """,
+    """
+CREATE INDEX review_open_ix ON review (id) WHERE (decided_at IS NULL)
+    """,
+    """
+CREATE INDEX review_subject_ix ON review (subject_id)
+    """,
+    """
+ALTER TABLE callback_item ADD CONSTRAINT callback_item_callback_id_fk FOREIGN KEY (callback_id) REFERENCES
+    callback(id) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED
+    """,
+)
+
+
+def upgrade() -> None:
+    for statement in SCHEMA:
+        op.execute(statement)
+
+
+def downgrade() -> None:
+    for table in TABLES:
+        op.execute(f"DROP TABLE {table} CASCADE")
