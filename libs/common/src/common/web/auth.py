@@ -25,7 +25,7 @@ CHALLENGE = {"WWW-Authenticate": "Bearer"}
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The holder of a valid token. `senders`: None means every sender."""
+    """The holder of a valid token. `senders` is None where the token covers every sender."""
 
     subject: str
     scopes: frozenset[str]

@@ -11,7 +11,7 @@
      ├ TooLarge 413
      ├ Invalid 422        a field is wrong
      ├ TooMany 429        too many requests; Retry-After says when to come back
-     └ Unavailable 503    a dependency is down: nothing was lost, the caller retries
+     └ Unavailable 503    a dependency is down: no data was lost, the caller retries
 
 A business "no" is a value (a verdict, a refusal), never a problem. A problem never repeats a value of the request: the
 value may be a person's number.
