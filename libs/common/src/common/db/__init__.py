@@ -1,1 +1,1 @@
-"""PostgreSQL: connections and transactions, notifications, timers, pages, and writes that share a commit."""
+"""PostgreSQL: connections and transactions, notifications, timers, pages, and batched writes."""

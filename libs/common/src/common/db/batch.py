@@ -1,8 +1,8 @@
-"""What arrives together is committed together: while one transaction commits, what comes meanwhile waits for the next.
-Alone, nothing waits for another; in a crowd, they share the cost of a commit.
+"""Commit items that arrive together in a shared transaction.
 
-One that cannot be kept takes no other with it: its transaction is tried again by halves. One that waits for a lock
-holds up the others for PATIENCE_S.
+An item that arrives alone gets a transaction at once; items that arrive during a commit wait for the next. A failed
+transaction is tried again by halves, so a bad item takes no other with it. A transaction that waits for a lock delays
+the next by PATIENCE_S.
 """
 
 import asyncio
@@ -15,9 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.service import Resources
 from common.web.problems import DATABASE_DOWN
 
-AT_MOST = 500  # in one transaction
-PATIENCE_S = 0.05  # a commit takes a tenth of that
-GIVEN_UP_S = 5.0  # nobody waits for a transaction any more that takes so long, and Postgres may have fallen silent
+AT_MOST = 500  # items in a transaction
+PATIENCE_S = 0.05  # ten times the time of a commit
+GIVEN_UP_S = 5.0  # after so long the callers have left; Postgres may be silent
 AT_ONCE = 8  # transactions, of the pool's 20 connections
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ class _Waiting(Generic[T, R]):
 
 
 class Together(Generic[T, R]):
-    """The way of one process to `write`, which gets what has arrived and returns as many results, in the same order."""
+    """The batch writer of a process: `write` gets the items and returns as many results, in the same order."""
 
     def __init__(self, write: Write[T, R]) -> None:
         self._write = write
@@ -41,8 +41,10 @@ class Together(Generic[T, R]):
         self._doorkeeper: asyncio.Task[None] | None = None
 
     async def written(self, held: Resources[Any], one: T) -> R:
-        """Returns once it is committed. Raises what its own transaction raised; what nobody waits for any more is not
-        written, unless it was on its way."""
+        """Return the result of `one` once its transaction has committed, or raise the transaction's error.
+
+        An item whose caller was cancelled is not written, unless its transaction has begun.
+        """
         waiting: _Waiting[T, R] = _Waiting(one, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         if self._doorkeeper is None or self._doorkeeper.done():
@@ -50,7 +52,7 @@ class Together(Generic[T, R]):
         return await waiting.answer
 
     async def _let_in(self, held: Resources[Any]) -> None:
-        """Until nobody waits."""
+        """Begin transactions until no item waits."""
         going: set[asyncio.Task[None]] = set()
         while self._waiting:
             group, self._waiting = self._waiting[:AT_MOST], self._waiting[AT_MOST:]
@@ -62,7 +64,10 @@ class Together(Generic[T, R]):
                 await asyncio.wait(going, return_when=asyncio.FIRST_COMPLETED)
 
     async def _commit(self, held: Resources[Any], group: Sequence[_Waiting[T, R]]) -> None:
-        """One transaction; if it fails, one for each half, so that what fails is alone in the end."""
+        """Write a group in a transaction; on failure write each half, down to the failing item.
+
+        While the database is down the whole group fails, without halving.
+        """
         group = [waiting for waiting in group if not waiting.answer.done()]
         if not group:
             return

@@ -1,7 +1,9 @@
-"""Postgres: one database and one role per service, SQLAlchemy Core over asyncpg, Alembic for the schema.
+"""Connections and transactions of PostgreSQL, rows moved by arrays, and schema migrations.
 
-A unit of work is `async with database.begin() as tx`, opened at the edge (request, batch, timer); nothing below an edge
-commits. Rows move by arrays (`unnest`), hundreds at a time: that is 50 times what single rows do.
+Each service has a database and a role of its own; SQLAlchemy Core over asyncpg, Alembic for the schema.
+
+A unit of work is `async with database.begin() as tx`, opened at the edge (request, batch, timer); code below an edge
+never commits. Rows move by arrays (`unnest`), hundreds at a time: 50 times as fast as single rows.
 """
 
 import asyncio
@@ -29,24 +31,24 @@ NAMING = {
 }
 CONNECT_TIMEOUT_S = 5
 POOL_WAIT_S = 5
-# A process that stands still in a transaction (frozen, its machine suspended) keeps its locks no longer: opt-outs wait
-# for them. Nothing of ours takes so long between two statements, Kafka's acknowledgements included; see `may_idle`.
+# How long a process that stands still in a transaction (frozen, suspended) keeps its locks: opt-outs wait for them. No
+# service takes so long between two statements, even for Kafka's acknowledgements; see `may_idle`.
 IDLE_S = 60.0
-# Who says nothing, not even that it has received something, is gone. Postgres and Linux would see it after hours.
+# A peer that acknowledges nothing for so long is gone. By default Postgres and Linux notice after hours.
 GONE_S = 30
 PROBED_AFTER_S, PROBED_EVERY_S, PROBES = 10, 5, 3
-CLIENT_LOOKED_AT_S = 5  # while a statement goes on, or waits for a lock
-# A statement that has waited for a lock must see what its holder committed. A database or a role may be set to another
-# level (ALTER DATABASE ... SET default_transaction_isolation); what a connection asks for at its start comes before it.
+CLIENT_LOOKED_AT_S = 5  # while a statement runs, or waits for a lock
+# A statement that has waited for a lock must see its holder's commit. A startup setting of the connection precedes the
+# level of a database or a role (ALTER DATABASE ... SET default_transaction_isolation).
 ISOLATION = {"default_transaction_isolation": "read committed"}
 PLANNED_NOW = "set_config('plan_cache_mode', 'force_custom_plan', true)"
 COPIED_ROWS = 200
 COPIED_LINES = 200
 COPIED_WITHIN_S = 60.0
 MIGRATING_LOOK_S = 0.2
-# The server is away, or has no connection, disk or memory left: none of them is a mistake of who asks. Their classes
-# (57, 53) hold two that are, and would be tried for ever: a query that was cancelled, as by statement_timeout, and one
-# that exceeds a limit of the configuration, as temp_file_limit.
+# The server is away, or has no connection, disk or memory left. The error classes 57 and 53 also hold two faults of a
+# statement, which callers would retry for ever: a cancelled query (statement_timeout) and an exceeded limit of the
+# configuration (temp_file_limit).
 AWAY = (
     asyncpg.PostgresConnectionError,
     asyncpg.AdminShutdownError,
@@ -64,18 +66,24 @@ _once_committed: WeakKeyDictionary[AsyncConnection, list[Callable[[], object]]] 
 
 
 def once_committed(tx: AsyncConnection, call: Callable[[], object]) -> None:
-    """To tell what the transaction has done, of `Database.begin`'s. Where it fails nothing was done."""
+    """Call `call` once `tx`, a transaction of `Database.begin`, has committed; never if `tx` fails.
+
+    For metrics and logs about the transaction's work.
+    """
     _once_committed.setdefault(tx, []).append(call)
 
 
 def new_metadata() -> MetaData:
-    """A service's schema, with the naming convention its migrations rely on."""
+    """Return a schema with the naming convention that migrations rely on."""
     return MetaData(naming_convention=NAMING)
 
 
 class Database:
-    """One service's database. `url`: postgresql://role:password@host:port/database. `idle_s`: the server rolls back a
-    transaction in which nothing is asked for so long, and closes its connection."""
+    """The database of a service.
+
+    `url`: postgresql://role:password@host:port/database. `idle_s`: after so long without a statement the server rolls
+    back a transaction and closes its connection.
+    """
 
     def __init__(self, url: str, *, pool_size: int = 10, name: str = "placet", idle_s: float = IDLE_S) -> None:
         self._url = make_url(url).set(drivername="postgresql+asyncpg")
@@ -95,7 +103,7 @@ class Database:
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=POOL_WAIT_S,
-            hide_parameters=True,  # or every failed statement writes what people wrote into the log
+            hide_parameters=True,  # else a failed statement writes people's texts into the log
             connect_args={
                 "async_creator_fn": _connect,
                 "timeout": CONNECT_TIMEOUT_S,
@@ -107,23 +115,25 @@ class Database:
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncConnection]:
-        """One transaction: committed when the block ends, rolled back when it raises."""
+        """Open a transaction: commit when the block ends, roll back when the block raises."""
         async with self.engine.begin() as tx:
             yield tx
         for call in _once_committed.pop(tx, ()):
             call()
 
     async def read(self, sql: str, *values: object) -> Sequence[Sequence[Any]]:
-        """Run one query that only reads, outside any transaction: one round trip. Values and errors: `fetch_many`."""
+        """Run a read-only query outside any transaction: a single round trip. Values and errors: `fetch_many`."""
         async with self.engine.connect() as connection:
             rows: Sequence[Sequence[Any]] = await (await _driver(connection)).fetch(sql, *values)
         return rows
 
     @asynccontextmanager
     async def locked(self, name: str, idle_s: float, lost: Callable[[], None]) -> AsyncIterator[AsyncConnection | None]:
-        """Hold the advisory lock `name` for the length of the block, in a session of its own; None where another
-        session holds the lock. The server ends the session, and so frees the lock, once the client has asked nothing
-        for `idle_s`. `lost` is called when the session's connection is gone, at the end of the block too."""
+        """Hold the advisory lock `name` during the block, in a session of its own.
+
+        The block gets None where another session holds the lock. After `idle_s` without a statement the server ends the
+        session and so frees the lock. `lost` is called when the connection has gone, also at the end of the block.
+        """
         async with self.engine.connect() as session:
             driver = await _driver(session)
             kept = True
@@ -142,11 +152,11 @@ class Database:
                 yield session
             finally:
                 if kept:
-                    driver.terminate()  # and never back into the pool, with the lock
+                    driver.terminate()  # the pool must never get the session back with the lock
                     await session.invalidate()
 
     async def connect(self) -> Any:
-        """A raw asyncpg connection outside the pool, for LISTEN. The caller closes it."""
+        """Return a raw asyncpg connection outside the pool, for LISTEN. The caller closes the connection."""
         return await _connect(self.dsn, timeout=CONNECT_TIMEOUT_S, server_settings=self._server_settings)
 
     async def ping(self) -> None:
@@ -158,8 +168,10 @@ class Database:
 
 
 async def _connect(*args: Any, **more: Any) -> Any:
-    """As asyncpg does. Whoever waits for an answer, or listens, is told when the server's host has gone without a word:
-    they would wait for ever."""
+    """Connect as asyncpg does, with TCP keepalive.
+
+    Otherwise a caller would wait for ever for an answer, or a notification, from a host that has vanished.
+    """
     connection = await asyncpg.connect(*args, **more)
     ours = connection._transport.get_extra_info("socket")
     if ours is not None and ours.family in (socket.AF_INET, socket.AF_INET6):
@@ -170,20 +182,25 @@ async def _connect(*args: Any, **more: Any) -> Any:
             ("TCP_KEEPCNT", PROBES),
             ("TCP_USER_TIMEOUT", GONE_S * 1000),
         ):
-            if hasattr(socket, option):  # all of them on Linux
+            if hasattr(socket, option):  # Linux has all four
                 ours.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
     return connection
 
 
 def _take_another_if_closed(_: object, held: Any, *more: object) -> None:
-    """A pooled connection whose end came meanwhile. The driver knows: to ask the server would be a round trip of each
-    transaction, and of one that fell silent it would be waited for."""
+    """Refuse a pooled connection that the driver knows as closed, so that the pool takes another.
+
+    A ping would cost each transaction a round trip, and would wait on a silent connection.
+    """
     if held.driver_connection.is_closed():
         raise DisconnectionError
 
 
 def _away(failed: ExceptionContext) -> BaseException | None:
-    """What SQLAlchemy calls OperationalError with other drivers, and with asyncpg by no name of its own."""
+    """Return OperationalError for an error of `AWAY`, else None.
+
+    SQLAlchemy does so for other drivers, but not for asyncpg.
+    """
     error = failed.original_exception
     if not isinstance(error.__cause__, AWAY):
         return None
@@ -193,9 +210,12 @@ def _away(failed: ExceptionContext) -> BaseException | None:
 async def insert_many(
     tx: AsyncConnection, table: str, columns: Mapping[str, str], rows: Sequence[Sequence[Any]]
 ) -> None:
-    """Rows into a table, in this order, within the transaction. `columns`: name: Postgres type, as `rows` have them.
-    By COPY where there are many: less work on both sides, and one round trip more. Errors are asyncpg's own, and
-    TimeoutError of a COPY: where a connection is lost while the server does not read, the driver waits for ever."""
+    """Insert rows into a table, in this order, within the transaction.
+
+    `columns`: name to Postgres type, in the order of a row's values. From COPIED_ROWS on the rows go by COPY: less work
+    on both sides, a round trip more. Raises asyncpg's own errors, and TimeoutError of a COPY: the driver waits for ever
+    where a connection is lost while the server does not read.
+    """
     if not rows:
         return
     if len(rows) >= COPIED_ROWS:
@@ -208,8 +228,10 @@ async def insert_many(
 
 
 async def copy_lines(tx: AsyncConnection, table: str, columns: Sequence[str], lines: Sequence[str]) -> None:
-    """Rows into a table, within the transaction: as COPY's text format has them, each line with its end. A thread can
-    write them beforehand, where `insert_many` takes time of the loop for each. Errors as there."""
+    """Copy lines of COPY's text format, each with its end, into a table within the transaction.
+
+    A thread can write the lines beforehand; `insert_many` takes time of the loop for each row. Errors: `insert_many`.
+    """
 
     async def source() -> AsyncIterator[bytes]:
         for at in range(0, len(lines), COPIED_LINES):
@@ -220,20 +242,22 @@ async def copy_lines(tx: AsyncConnection, table: str, columns: Sequence[str], li
 
 
 def escaped(value: str) -> str:
-    """A text in one of those lines."""
+    """Return a text as a field of such a line."""
     return value.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
 
 
 async def fetch_many(tx: AsyncConnection, sql: str, *values: object) -> Sequence[Sequence[Any]]:
-    """The rows of a query, `values` as $1, $2…, within the transaction, as asyncpg has them: of thousands, making them
-    SQLAlchemy's takes as long as reading them. Errors are asyncpg's own."""
+    """Return the rows of a query within the transaction, with `values` as $1, $2…
+
+    Rows and errors are asyncpg's own: SQLAlchemy takes as long to convert thousands of rows as to read them.
+    """
     raw = await _driver(tx)
     rows: Sequence[Sequence[Any]]
     if raw.is_in_transaction():
         rows = await raw.fetch(sql, *values)
         return rows
-    # SQLAlchemy begins the transaction, with its first statement and not before. Where that is cancelled half-way it
-    # throws the connection away, and nobody gets one that is still in a transaction.
+    # SQLAlchemy begins the transaction with its first statement. Cancelled half-way, SQLAlchemy throws the connection
+    # away: the pool never gets one back in a transaction.
     try:
         found = await tx.exec_driver_sql(sql, values)
     except DBAPIError as error:
@@ -243,19 +267,23 @@ async def fetch_many(tx: AsyncConnection, sql: str, *values: object) -> Sequence
 
 
 async def may_idle(tx: AsyncConnection) -> None:
-    """Nothing ends this transaction because it stands still: of one that nobody waits for, and that itself waits for a
-    log, a file or a reader."""
-    await fetch_many(tx, "SET LOCAL idle_in_transaction_session_timeout = 0")  # takes no snapshot
+    """Let this transaction stand idle for any length of time.
+
+    Only where no request waits for the transaction, and the transaction waits for a log, a file or a reader.
+    """
+    await fetch_many(tx, "SET LOCAL idle_in_transaction_session_timeout = 0")  # SET takes no snapshot
 
 
 async def plan_now(tx: AsyncConnection) -> None:
-    """What follows in this transaction is planned as its tables are, if it has a parameter. A connection keeps the plan
-    of what it asks again and again, and one of when a table was empty reads all of it."""
+    """Plan the rest of this transaction for its tables as they are now; only statements with parameters.
+
+    A connection keeps the plan of a repeated statement; a plan from when a table was empty reads the whole table.
+    """
     await fetch_many(tx, f"SELECT {PLANNED_NOW}")
 
 
 async def _raw(tx: AsyncConnection) -> Any:
-    """asyncpg's connection, within the transaction: a round trip where it has not begun."""
+    """Return asyncpg's connection within the transaction; beginning the transaction costs a round trip."""
     raw = await _driver(tx)
     if not raw.is_in_transaction():
         await tx.execute(text("SELECT"))
@@ -267,12 +295,12 @@ async def _driver(tx: AsyncConnection) -> Any:
 
 
 def _asyncpgs(error: DBAPIError) -> BaseException:
-    """What SQLAlchemy's error is made of."""
+    """Return the asyncpg error below SQLAlchemy's."""
     return (error.orig and error.orig.__cause__) or error
 
 
 def migrate(url: str, package: str, revision: str = "head") -> None:
-    """Bring the database of service `package` to `revision`. Blocking; call it outside an event loop or in a thread."""
+    """Bring the database of service `package` to `revision`. Blocking: not for an event loop's thread."""
     command.upgrade(alembic_config(url, package), revision)
 
 
@@ -284,13 +312,16 @@ def alembic_config(url: str, package: str) -> Config:
 
 
 def run_migrations(metadata: MetaData) -> None:
-    """The whole of a service's `migrations/env.py`. Each migration is a transaction, or several where it makes an index
-    beside those who write (`autocommit_block`): such a one must bear being begun again."""
+    """Run migrations: the whole of a service's `migrations/env.py`.
+
+    Each migration is a transaction. A migration with a concurrent index build (`autocommit_block`) is several, and must
+    tolerate a second run from its beginning.
+    """
     url = context.config.attributes["url"]
 
     def upgrade(connection: Connection) -> None:
-        # two migration jobs at once: the second waits, then finds nothing to do. It asks again and again, as an index
-        # that is being made waits for every statement that has begun
+        # Of two migration jobs the second waits, then finds nothing to do. The second polls, as a concurrent index
+        # build waits for every running statement.
         while not connection.scalar(text("SELECT pg_try_advisory_lock(hashtext('alembic'))")):
             connection.rollback()
             time.sleep(MIGRATING_LOOK_S)

@@ -13,7 +13,7 @@ RECONNECT_S = 1.0
 
 
 async def either(first: asyncio.Event, second: asyncio.Event | None, seconds: float) -> None:
-    """Returns when one of the events is set, or after `seconds`."""
+    """Return when either event is set, or after `seconds`."""
     waits = [asyncio.ensure_future(event.wait()) for event in (first, second) if event is not None]
     try:
         await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -23,9 +23,9 @@ async def either(first: asyncio.Event, second: asyncio.Event | None, seconds: fl
 
 
 class Listener:
-    """Calls `wake` with the payload of each NOTIFY on `channel`, over a connection of its own that it renews when lost.
+    """A context which calls `wake` with the payload of each NOTIFY on `channel`.
 
-    Notifications are a hint: whoever listens also looks by itself every IDLE_S.
+    The listener holds its own connection and renews a lost one. A notification is a hint: each user also polls.
     """
 
     def __init__(self, database: Database, channel: str, wake: Callable[[str], None]) -> None:

@@ -1,12 +1,11 @@
-"""Pages of a table in the order of a key that the database counts up.
+"""Pages of a table in the order of a key that the database counts up (ADR-0063).
 
-Keys are given in order and committed in any order: a row may appear below a cursor that a page has told already, and no
-later page would show it. So a page that tells where the next one begins is read once more, after every transaction that
-wrote to the table meanwhile has ended. A page that tells no cursor waits for nothing: its reader asks again from the
-cursor that it has.
+Transactions draw keys in order and commit in any order: a row may appear below a cursor already given, and no later
+page would show the row. So a page that gives a cursor is read again once every transaction then writing to the table
+has ended. A page without a cursor waits for nothing: its reader asks again from the last cursor.
 
-Writers of this table alone are waited for, by the locks that they hold on it: neither a long transaction elsewhere on
-the server nor a restored transaction counter matters, and no writer waits for a reader.
+The reader finds writers by their locks on this table: neither a long transaction elsewhere on the server nor a restored
+transaction counter matters, and no writer waits for a reader.
 """
 
 import asyncio
@@ -18,10 +17,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.db.database import fetch_many
 from common.web.problems import Unavailable
 
-WRITERS_END_WITHIN_S = 5.0  # theirs are of milliseconds; a process that is frozen in one is rolled back after a minute
+WRITERS_END_WITHIN_S = 5.0  # a write takes milliseconds; the server rolls a frozen writer back after a minute
 LOOK_EVERY_S = 0.02
 
-# `nextval` comes after the lock on the table, and the lock goes after the commit can be seen
+# A writer draws its key (`nextval`) after locking the table, and unlocks once its commit is visible.
 WRITERS = (
     "SELECT virtualtransaction FROM pg_locks WHERE locktype = 'relation' AND relation = $1::text::regclass"
     " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
@@ -38,8 +37,11 @@ async def whole_page(
     read: Callable[[], Awaitable[Sequence[R]]],
     key: Callable[[R], int],
 ) -> Sequence[R]:
-    """Read a page: `limit` rows of `table` at most, in the order of `key`. Between the cursor of a full page and its
-    last row nothing can be committed any more. Raises Unavailable while a writer does not end."""
+    """Read a page: `limit` rows of `table` at most, in the order of `key`.
+
+    No row can appear later between a full page's cursor and its last row. Raises Unavailable while a writer does not
+    end.
+    """
     whole_up_to = -1
     while True:
         rows = await read()
@@ -50,7 +52,7 @@ async def whole_page(
 
 
 async def _until_writers_ended(tx: AsyncConnection, table: str) -> None:
-    """Those that write now, not those that begin meanwhile: their keys are higher."""
+    """Wait for the present writers of the table; later writers draw higher keys."""
     writing = {one for (one,) in await fetch_many(tx, WRITERS, table)}
     try:
         async with asyncio.timeout(WRITERS_END_WITHIN_S):

@@ -1,6 +1,6 @@
-"""A timer: something done again and again, at once after a NOTIFY or while there is work, else every so often.
+"""A timer: run a task at once after a NOTIFY or while work is left, else at an interval.
 
-A tick that fails is logged and tried again after a pause, for ever: its transaction rolled back, so nothing was lost.
+A failed tick is logged and tried again after a pause, for ever: its transaction rolled back, so no work is lost.
 """
 
 import asyncio
@@ -19,19 +19,21 @@ log = logging.getLogger(__name__)
 FAILED = counter("sms_timer_failures_total", "Ticks that failed and will be tried again.", ["timer"])
 BACK_OFF_S = (0.2, 10.0)
 
-# Linux has the first, which goes on while the machine is suspended: others decide and enforce meanwhile
+# CLOCK_BOOTTIME (Linux) runs on while the machine is suspended: other machines decide and enforce meanwhile.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def uptime_s() -> float:
-    """The clock that permits are of."""
+    """Return the clock of permits, in seconds: the time since boot."""
     return time.clock_gettime(_CLOCK)
 
 
 @dataclass(frozen=True, slots=True)
 class Timer:
-    """`tick` says whether it did anything; then it is called again at once. `channel`: a NOTIFY that wakes it, and
-    before that `heard` has its payload."""
+    """A task that is called again at once while `tick` returns True (work was done), else `every_s`.
+
+    `channel`: a NOTIFY which wakes the timer; `heard` gets the payload first.
+    """
 
     name: str
     tick: Callable[[], Awaitable[bool]]

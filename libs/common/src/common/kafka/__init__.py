@@ -1,2 +1,1 @@
-"""The broker, the outbox with its relay, the consumer with its offsets, and what becomes of records that cannot be
-read."""
+"""Kafka: the broker, the outbox with the relay, the consumer with the offsets, and dead letters."""

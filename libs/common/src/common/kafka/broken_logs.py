@@ -1,9 +1,9 @@
-"""Partitions whose log cannot be trusted until a person has acted: what is wrong stands beside the stored offset.
+"""Partitions with a broken log: the fault is stored beside the offset until a person clears the fault.
 
-    records_missing   the log has lost records: events are applied, watermarks are not, so knowledge grows old
-    other_log         the log is not the one that was read: nothing of the partition is read
+    records_missing   the log has lost records: the consumer applies events but no watermarks, so knowledge grows old
+    other_log         the log is not the log read before: the consumer reads nothing of the partition
 
-A restart changes nothing of either. `python -m <service> log clear` does, once the owner has published again.
+A restart keeps the fault. `python -m <service> log clear` ends it, once the topic's owner has published again.
 """
 
 import argparse
@@ -33,7 +33,10 @@ _ROW = "consumer_group = $1 AND topic = $2 AND partition = $3"
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """`at`: the offset of the first record behind what is missing; the next offset of another log's reader."""
+    """A broken partition.
+
+    `at`: for `records_missing` the offset of the first record after the gap; for `other_log` the reader's next offset.
+    """
 
     group: str
     topic: str
@@ -53,7 +56,7 @@ class Broken:
 
 
 class Stored(NamedTuple):
-    """A locked row: how far it is read, and what is wrong with it."""
+    """A locked row: the reader's place in the partition, and the fault."""
 
     reading: Reading
     fault: Fault | None
@@ -73,7 +76,7 @@ def stored_of(
 
 
 async def lock(tx: AsyncConnection, group: str, topic: Topic, partition: int) -> Stored | None:
-    """The partition as stored; until the transaction ends no other transaction steps it."""
+    """Return the partition's row, locked: until the transaction ends, no other transaction moves its offset."""
     rows = await fetch_many(
         tx,
         f"SELECT next_offset, last_number, unseen, fault, cleared_at FROM consumer_offset WHERE {_ROW} FOR UPDATE",
@@ -87,8 +90,10 @@ async def lock(tx: AsyncConnection, group: str, topic: Topic, partition: int) ->
 async def begin(
     tx: AsyncConnection, group: str, topic: Topic, partition: int, identity: Identity
 ) -> tuple[int, Fault | None]:
-    """Store which log the partition's offset is of, or note that it was of another. Returns the stored offset, 0 the
-    first time, and what is wrong."""
+    """Return the stored offset (0 the first time) and the fault.
+
+    Stores the log's identity beside the offset. Notes `other_log` where the stored offset belongs to another identity.
+    """
     await fetch_many(
         tx,
         "INSERT INTO consumer_offset (consumer_group, topic, partition, next_offset) VALUES ($1, $2, $3, 0)"
@@ -131,7 +136,10 @@ async def begin(
 
 
 async def note(tx: AsyncConnection, group: str, topic: Topic, partition: int, fault: Fault, at: int, why: str) -> None:
-    """What is wrong with a partition, since when, and why: the last that was found, and the worse of both kinds."""
+    """Store a fault: since the first finding, at the place and with the reason of the last.
+
+    `other_log` stays, as the worse of the two faults.
+    """
     await fetch_many(
         tx,
         "UPDATE consumer_offset SET fault_since = coalesce(fault_since, now()), fault_at = $5, fault_why = $6,"
@@ -146,7 +154,7 @@ async def note(tx: AsyncConnection, group: str, topic: Topic, partition: int, fa
 
 
 async def found(tx: AsyncConnection, topic: str | None = None) -> list[Broken]:
-    """What is wrong with the logs that this database has offsets of, or with those of one topic."""
+    """Return the broken partitions of this database, or of a single topic."""
     rows = await fetch_many(
         tx,
         "SELECT consumer_group, topic, partition, fault, fault_at, fault_since, fault_why FROM consumer_offset"
@@ -158,9 +166,11 @@ async def found(tx: AsyncConnection, topic: str | None = None) -> list[Broken]:
 
 
 async def clear(tx: AsyncConnection, place: str) -> Broken | None:
-    """Trust the log again, as a person says; None where nothing is wrong at this place any more. Watermarks count from
-    now on: what was published again before now precedes those. Of another log everything is read, from its oldest
-    record on, and its first number counts whichever it is."""
+    """Trust the log again, by a person's decision. Returns None where no fault is at `place` any more.
+
+    From now on watermarks count, since records published again before now precede newer watermarks. Another log is read
+    from its oldest record on, and its first number counts, however high.
+    """
     for broken in await found(tx):
         if broken.place != place:
             continue
@@ -182,7 +192,7 @@ async def clear(tx: AsyncConnection, place: str) -> Broken | None:
 
 
 async def command(service: str, database_url: str, arguments: Sequence[str]) -> int:
-    """`list`, `clear PLACE…`; the exit code."""
+    """Run `list` or `clear PLACE…`; return the exit code."""
     parser = argparse.ArgumentParser(prog=f"python -m {service} log", description="Logs that lost records.")
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("list", help="what is wrong, a line each")

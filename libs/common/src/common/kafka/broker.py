@@ -1,4 +1,4 @@
-"""The broker: topics as the topic table says, one partitioner, binary-mode CloudEvents on the wire.
+"""The broker: topics as in the topic table, a single partitioner, binary-mode CloudEvents on the wire.
 
 Only `common` talks to Kafka. Every event leaves through `common.kafka.outbox` and arrives through
 `common.kafka.consumer`.
@@ -46,7 +46,7 @@ from common.telemetry import traceparent
 log = logging.getLogger(__name__)
 
 Headers = list[tuple[str, bytes]]
-NUMBER = "placet-number"  # header: the place of a record among those of its partition's publisher, from 1; decimal
+NUMBER = "placet-number"  # header: the relay's number of a record in its partition, from 1; decimal
 T = TypeVar("T")
 
 REQUEST_TIMEOUT_MS = 10_000
@@ -57,21 +57,24 @@ BATCH_BYTES = 1_000_000  # under the broker's default max.message.bytes
 _SEED, _MIX, _32_BITS = 0x9747B28C, 0x5BD1E995, 0xFFFFFFFF
 
 _encoder = msgspec.json.Encoder()
-_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000|\x00")  # as JSON escapes it, or bare; Postgres keeps neither
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000|\x00")  # escaped by JSON, or bare; Postgres keeps neither
 _decoders = {name.encode(): msgspec.json.Decoder(kind) for name, kind in (EVENTS | {Watermark.type: Watermark}).items()}
 
 
 class Undecodable(ValueError):
-    """A record that no version of ours reads: bad headers or a value that is not its type's shape."""
+    """A record that no version of ours can read: bad headers, or a value not of its type's shape."""
 
 
 def partition_of(key: str, partitions: int) -> int:
-    """Kafka's own default (murmur2), so that any client's records of one subject meet in one partition."""
+    """Return the key's partition by Kafka's default (murmur2).
+
+    So the records of a subject share a partition, whichever client writes them.
+    """
     return (murmur2(key.encode()) & 0x7FFFFFFF) % partitions
 
 
 def murmur2(data: bytes) -> int:
-    """MurmurHash2 as Kafka seeds it, 32 bits: aiokafka's own takes three times as long, once for each event."""
+    """Return Kafka's 32-bit MurmurHash2. aiokafka's own takes three times as long, for each event."""
     words, left = divmod(len(data), 4)
     digest = _SEED ^ len(data)
     for word in struct.unpack_from(f"<{words}I", data):
@@ -84,15 +87,17 @@ def murmur2(data: bytes) -> int:
 
 
 def partitions_of(keys: Sequence[bytes], partitions: int) -> list[int]:
-    """`partition_of` each. Where all are of one length, as subject ids of one key are, in a fifth of the time."""
+    """Return `partition_of` each key: five times as fast for keys of equal length, such as subject ids."""
     alike = len(set(map(len, keys))) == 1 and sys.byteorder == "little"
     digests = _murmur2_alike(keys) if alike else map(murmur2, keys)
     return [(digest & 0x7FFFFFFF) % partitions for digest in digests]
 
 
 def _murmur2_alike(keys: Sequence[bytes]) -> Iterable[int]:
-    """`murmur2` of keys of one length, all at once: each has 64 bits of its own in a few long integers, of which a
-    product of two words of 32 needs no more."""
+    """Return `murmur2` of keys of equal length, all at once.
+
+    Each key has a lane of 64 bits in a few long integers; the product of two 32-bit words fits.
+    """
     many, length = len(keys), len(keys[0])
     whole, width = length // 4, -(-length // 4)
     words = array("I", b"".join(keys if whole == width else [key.ljust(4 * width, b"\0") for key in keys]))
@@ -115,7 +120,7 @@ def encode(event: Event) -> bytes:
 
 
 def number_of(headers: Sequence[tuple[str, bytes]]) -> int | None:
-    """The number that the relay gave a record; None where it has none, or none that the relay can have given."""
+    """Return the relay's number of a record; None where the header is missing or malformed."""
     for name, value in headers:
         if name == NUMBER:
             return int(value) if value.isdigit() and len(value) < 19 else None
@@ -125,7 +130,7 @@ def number_of(headers: Sequence[tuple[str, bytes]]) -> int | None:
 def cloud_event_headers(
     event_type: str, event_id: UUID, source: str, time: datetime, traceparent: str | None
 ) -> Headers:
-    """CloudEvents 1.0, Kafka binding, binary mode."""
+    """Return headers of CloudEvents 1.0, Kafka binding, binary mode."""
     headers = [
         ("ce_specversion", b"1.0"),
         ("ce_id", str(event_id).encode()),
@@ -140,7 +145,7 @@ def cloud_event_headers(
 
 
 def decode(value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> Event | None:
-    """The event, or None for a type this version does not know (forward compatibility). Raises Undecodable."""
+    """Return the event, or None for a type unknown to this version (forward compatibility). Raises Undecodable."""
     name = dict(headers).get("ce_type")
     if name is None:
         raise Undecodable("no ce_type header")
@@ -152,18 +157,20 @@ def decode(value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> Event |
     try:
         return decoder.decode(value or b"")
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Undecodable(_without_the_value(str(error))) from None  # the cause would carry it into the log
+        raise Undecodable(_without_the_value(str(error))) from None  # the cause would carry the value into the log
 
 
 def _without_the_value(why: str) -> str:
-    """msgspec names the path and the expected type; only of a wrong enum value it repeats what it was given."""
+    """Return msgspec's error without the record's value, which msgspec repeats for a wrong enum value."""
     wrong = "Invalid enum value"
     return f"{wrong} - at {why.rpartition(' - at ')[2]}" if why.startswith(wrong) else why
 
 
 def connection(settings: ServiceSettings) -> dict[str, Any]:
-    """How any client of ours reaches the brokers: where, over TLS or not, as whom. Raises OSError for a file that holds
-    no certificate."""
+    """Return the arguments of every Kafka client: brokers, TLS, credentials.
+
+    Raises OSError for a file without a certificate.
+    """
     told: dict[str, Any] = {"bootstrap_servers": settings.kafka_bootstrap}
     if not settings.kafka_tls:
         return told
@@ -182,7 +189,10 @@ def connection(settings: ServiceSettings) -> dict[str, Any]:
 
 
 def producer(settings: ServiceSettings, fence: str | None = None) -> AIOKafkaProducer:
-    """acks=all and idempotent, unless the broker cannot (settings.kafka_idempotence). `fence`: see `Outlet`."""
+    """Return a producer with acks=all, idempotent where the broker can be (settings.kafka_idempotence).
+
+    `fence`: see `Outlet`.
+    """
     return AIOKafkaProducer(
         transactional_id=fence,
         **connection(settings),
@@ -196,12 +206,11 @@ def producer(settings: ServiceSettings, fence: str | None = None) -> AIOKafkaPro
 
 
 class WrongTopic(RuntimeError):
-    """A topic exists and is not as the topic table and the settings have it. The text says what is wrong in each, and
-    what to do."""
+    """A topic differs from the topic table and the settings. The text says how, and what to do."""
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """How a topic must be."""
+    """The required shape of a topic."""
 
     partitions: int
     replicas: int
@@ -209,11 +218,13 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 async def ensure_topics(settings: ServiceSettings, topics: Sequence[Topic]) -> None:
-    """Create what is missing, each topic with its dead letters; look at what is there. Raises WrongTopic, and
-    KafkaError where it may be tried again."""
+    """Create missing topics, each with its dead letters, and check existing topics.
+
+    Raises WrongTopic, and KafkaError where the caller may try again.
+    """
     in_sync = {
         "min.insync.replicas": str(max(settings.kafka_replication - 1, 1)),  # one replica may be lost
-        "unclean.leader.election.enable": "false",  # a replica that was behind loses what was acknowledged
+        "unclean.leader.election.enable": "false",  # a lagging leader loses acknowledged records
     }
     wanted: dict[str, Wanted] = {}
     for topic in topics:
@@ -240,8 +251,11 @@ async def ensure_topics(settings: ServiceSettings, topics: Sequence[Topic]) -> N
 
 
 def differences(name: str, wanted: Wanted, replicas: Sequence[int], config: Mapping[str, str] | None) -> list[str]:
-    """What is wrong with a topic, and what to do. `replicas`: of each partition; `config`: as the broker has it, None
-    where it does not let us look. More replicas, and more of them in sync, than wanted are right. Pure."""
+    """Return each fault of a topic, with its remedy. Pure.
+
+    `replicas`: of each partition. `config`: the broker's; None where we lack the right to read the settings. More
+    replicas, or more in-sync replicas, than wanted are no fault.
+    """
     wrong, least = [], min(replicas, default=0)
     if len(replicas) != wanted.partitions:
         wrong.append(
@@ -271,8 +285,10 @@ def _new(name: str, wanted: Wanted) -> NewTopic:
 
 
 async def _known(ask: Callable[[], Awaitable[T]]) -> T:
-    """The answer. A topic made a moment ago is not known to every broker yet: within KNOWN_WITHIN_S it is asked for
-    again."""
+    """Return the answer of `ask`, asking again within KNOWN_WITHIN_S after a retriable error.
+
+    A topic made a moment ago is not known to every broker yet.
+    """
     deadline = time.monotonic() + KNOWN_WITHIN_S
     while True:
         try:
@@ -284,7 +300,7 @@ async def _known(ask: Callable[[], Awaitable[T]]) -> T:
 
 
 async def _replicas(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, list[int]]:
-    """How many there are of each partition."""
+    """Return the count of replicas of each partition, by topic."""
     found = await admin.describe_topics(names)
     for topic in found:
         if topic["error_code"]:
@@ -293,12 +309,12 @@ async def _replicas(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, l
 
 
 async def _configs(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, dict[str, str]]:
-    """The settings by topic, without those topics whose settings we have no right to see."""
+    """Return the settings by topic, without topics whose settings we have no right to read."""
     found = {}
     for answer in await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in names]):
         for code, _, _, name, entries in answer.resources:
             if not code:
-                found[name] = {entry[0]: entry[1] for entry in entries}  # all: the local broker takes no choice of them
+                found[name] = {entry[0]: entry[1] for entry in entries}  # the local broker cannot select settings
             elif for_code(code) is not TopicAuthorizationFailedError:
                 raise for_code(code)(f"the settings of {name}")
     return found
@@ -307,12 +323,15 @@ async def _configs(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, di
 async def _create(admin: AIOKafkaAdminClient, missing: list[NewTopic]) -> None:
     answer = await admin.create_topics(missing)
     for name, code, *_ in answer.topic_errors:
-        if code and for_code(code) is not TopicAlreadyExistsError:  # another service was first: fine
+        if code and for_code(code) is not TopicAlreadyExistsError:  # another service was first
             raise for_code(code)(f"creating {name}")
 
 
 class NotPublished(Exception):
-    """Nothing was begun: no broker, or no such topic, or no right to write to it (then it is `ours` to mend)."""
+    """No publishing has begun: no broker, no such topic, or no right to write to the topic.
+
+    `ours`: the topic or the right is missing, and we must act; without a broker False.
+    """
 
     def __init__(self, why: str, *, ours: bool = False) -> None:
         super().__init__(why)
@@ -320,17 +339,18 @@ class NotPublished(Exception):
         self.ours = ours
 
 
-# what became of a record: it is in the log of all replicas; it never left, and never will; it may be there
+# The outcome of a record. logged: acknowledged by all in-sync replicas. not begun: never sent, and never will be.
+# unknown: may be in the log.
 Published = Literal["logged", "not begun", "unknown"]
 
 
 class _Shut(KafkaError):  # type: ignore[misc]
-    """Not retriable."""
+    """An error that aiokafka does not retry."""
 
 
 @dataclass(slots=True, eq=False)
 class _Writing:
-    """A batch that somebody waits for. `begun`: a request with it has gone to a broker."""
+    """A batch with a waiting caller. `begun`: a request with the batch has gone to a broker."""
 
     batch: BatchBuilder
     begin_by: float
@@ -338,39 +358,43 @@ class _Writing:
 
 
 def _seen(acknowledged: asyncio.Future[Any]) -> None:
-    """Perhaps nobody waits for it any more."""
+    """Retrieve the error, as the caller may have left."""
     if not acknowledged.cancelled():
         acknowledged.exception()
 
 
 class Outlet:
-    """A producer that can be shut: from then on it writes nothing more. By itself one that is idempotent tries again
-    until it has succeeded, however late that is, and when it is stopped as well.
+    """A producer that can be shut, and then writes no more.
 
-    `fence`: a name under which one producer at a time may write. A producer that starts under it takes a new epoch of
-    the name's producer id from Kafka; a partition that holds a batch of that epoch refuses batches of earlier ones
-    (ADR-0006). Where the broker knows no producer ids (settings.kafka_idempotence) there is no fence."""
+    By itself an idempotent producer retries until success, however late, even while stopping.
+
+    `fence`: a name under which a single producer may write. A producer which starts under the name takes a new epoch of
+    the name's producer id from Kafka; a partition with a batch of that epoch refuses batches of earlier epochs
+    (ADR-0006). A broker without producer ids (settings.kafka_idempotence) has no fence.
+    """
 
     def __init__(self, settings: ServiceSettings, fence: str | None = None) -> None:
         self.producer = producer(settings, fence if settings.kafka_idempotence else None)
         self.is_shut = False
         self.until = math.inf  # `uptime_s` after which no batch is written
         self.writing: set[_Writing] = set()
-        self.partitions: dict[str, int] = {}  # of each topic that it was made ready for
+        self.partitions: dict[str, int] = {}  # of each ready topic
         self._client: AIOKafkaClient = self.producer.client
         self._send = self._client.send
         self._client.send = self._send_unless_shut
 
     async def start(self) -> None:
-        """Connect, and take the epoch. An outlet that cannot start is to be ended as any other."""
+        """Connect, and take the epoch. The caller must `end` the outlet even where this fails."""
         await self.producer.start()
         if self.producer._txn_manager is not None:
-            # Kafka checks the epoch of every batch. So batches need no transaction, and readers wait for none.
+            # Kafka checks the epoch of every batch, so batches need no transaction.
             self.producer._txn_manager.transactional_id = None
 
     async def _send_unless_shut(self, node_id: int, request: Any, *, group: Any = ConnectionGroup.DEFAULT) -> Any:
-        """Every request of the producer goes by here. To connect may take a while: what is looked at after that is
-        written at once."""
+        """Send a request of the producer, unless the outlet is shut.
+
+        Connecting may take a while, so the checks follow the connection and the write follows the checks at once.
+        """
         if isinstance(request, ProduceRequest):
             if not await self._client.ready(node_id, group=group):
                 raise NodeNotReadyError
@@ -379,19 +403,19 @@ class Outlet:
             self.is_shut = self.is_shut or any(now > each.begin_by for each in made if not each.begun)
             if self.is_shut:
                 raise _Shut
-            for each in made:  # another node's may be among them: it is about to
+            for each in made:  # also a batch about to go to another node
                 each.begun = True
         return await self._send(node_id, request, group=group)
 
     def shut(self) -> None:
-        """Write nothing more. What waits fails, and what a connection has not sent yet is thrown away with it."""
+        """Write no more: fail waiting batches, and reset connections with their unsent bytes."""
         self.is_shut = True
-        self.producer._message_accumulator.fail_all(_Shut())  # or `stop` waits until it could have been written
+        self.producer._message_accumulator.fail_all(_Shut())  # else `stop` waits for these writes
         for connection in self._client._conns.values():
             _reset(connection)
 
     async def end(self) -> None:
-        """Nobody waits for anything of it."""
+        """Shut the outlet and close its connections, ignoring errors."""
         self.shut()
         with contextlib.suppress(Exception):
             await self._client.close()
@@ -400,19 +424,25 @@ class Outlet:
 
 
 def _reset(connection: AIOKafkaConnection) -> None:
-    """Close a connection at once. The kernel would send what it holds for minutes: a linger of 0 s forbids that."""
+    """Close a connection at once.
+
+    By default the kernel goes on sending its buffer for minutes; a linger of 0 s drops the buffer.
+    """
     if connection._writer is not None:
         transport = connection._writer.transport
-        with contextlib.suppress(OSError):  # closed already
+        with contextlib.suppress(OSError):  # already closed
             at_once = struct.pack("ii", 1, 0)
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
         transport.abort()
 
 
 class Publisher:
-    """For the one thing that leaves without an outbox: messages handed to an operator's topic. Their outcome is the
-    acknowledgement, and no transaction is open meanwhile. The producer is made when first needed, and anew after
-    anything that went wrong: it may be fenced, or hold a stale sequence; and what was given up on must not leave."""
+    """Publishes without an outbox: only for messages handed to an operator's topic.
+
+    Their outcome is Kafka's acknowledgement, and no transaction is open meanwhile. The publisher makes its producer on
+    first use, and a new producer after any error: the old producer may be fenced, or hold a stale sequence, and must
+    not write an abandoned message.
+    """
 
     def __init__(self, settings: ServiceSettings, service: str) -> None:
         self._settings = settings
@@ -422,7 +452,10 @@ class Publisher:
         self._ending: set[asyncio.Task[None]] = set()
 
     async def ready(self, topic: Topic, *, until: float) -> None:
-        """`until`, here and below: on the loop's clock. Raises NotPublished."""
+        """Start a producer that knows the topic. Raises NotPublished.
+
+        `until`, here and in `publish`: on the loop's clock.
+        """
         try:
             async with asyncio.timeout_at(until), self._starting:
                 if self._outlet is None:
@@ -440,8 +473,11 @@ class Publisher:
             raise NotPublished(type(error).__name__, ours=mine) from None
 
     async def publish(self, topic: Topic, events: Sequence[Event], *, until: float, begin_by: float) -> list[Published]:
-        """What became of each. `begin_by`: nothing is sent later than that (`uptime_s`); what has been sent by then is
-        waited for, and sent again where that is the same, `until`."""
+        """Publish, and return the outcome of each event. The caller must have called `ready`.
+
+        No batch is sent after `begin_by` (`uptime_s`). A batch sent by then is awaited until `until`; the producer may
+        resend the batch meanwhile.
+        """
         outlet = self._outlet
         if outlet is None:
             raise RuntimeError("not ready")
@@ -488,7 +524,7 @@ class Publisher:
         except (_Shut, TimeoutError):
             self._shut(outlet)
             return "unknown" if one.begun else "not begun"
-        except Exception as error:  # which may come again at once, and so for ever: nothing of it is tried blindly
+        except Exception as error:  # no blind retry: the error may come again at once, for ever
             log.warning("a batch could not be written", extra={"topic": name, "why": type(error).__name__})
             self._shut(outlet)
             return "unknown"
@@ -507,7 +543,7 @@ class Publisher:
         await asyncio.gather(*self._ending, return_exceptions=True)
 
     def _shut(self, outlet: Outlet) -> None:
-        """What it has in flight may still be answered."""
+        """Retire an outlet. Batches in flight may still be answered."""
         outlet.is_shut = True
         if self._outlet is outlet:
             self._outlet = None

@@ -1,9 +1,9 @@
-"""Has a reader met every record of a log that its watermarks speak for? Pure.
+"""Completeness of a log: has the reader met every record before a watermark? Pure.
 
-The relay numbers the records of a partition 1, 2, 3, …, and a watermark says the last number given before it. A reader
-that went past a record without reading it finds a number that does not follow: a log that lost its tail and went on, a
-topic made anew. Compaction takes records away lawfully, and leaves offsets without a record: so many numbers may be
-missing, and no more. A relay that died before its commit publishes again from a number the reader has: that is no gap.
+The relay numbers the records of a partition 1, 2, 3, …, and a watermark carries the last number before it. A reader
+finds a gap where a number does not follow: the log lost its tail and went on, or the topic was made anew. Compaction
+removes records lawfully and leaves offsets without a record; as many numbers, and no more, may be missing. A relay that
+died before its commit publishes again from a number already met: no gap.
 """
 
 from datetime import datetime
@@ -11,12 +11,15 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-ANY_NUMBER = 2**62  # `unseen` of a reader for whom the first number counts, whichever it is: a person said so
+ANY_NUMBER = 2**62  # `unseen` of a reader that takes any first number, by a person's decision
 
 
 class Seen(NamedTuple):
-    """How far a partition is read. `last_number`: the highest number without a gap below it. `unseen`: offsets without
-    a record since the reader was last sure of `last_number`."""
+    """A reader's place in a partition.
+
+    `last_number`: the highest number without a gap below. `unseen`: offsets without a record since `last_number` was
+    last certain.
+    """
 
     next_offset: int = 0
     last_number: int = 0
@@ -26,10 +29,10 @@ class Seen(NamedTuple):
 def follow(
     seen: Seen, offset: int, *, compacted: bool, number: int | None = None, last: int | None = None
 ) -> tuple[Seen, int]:
-    """The state after the record at `offset`, and how many records at least are missing before it: 0 is no gap.
+    """Return the state after the record at `offset`, and the least count of records missing before; 0 is no gap.
 
-    `number`: of the record. `last`: what a watermark says. A record with neither (poison, a foreign producer) proves
-    nothing. `compacted`: whether the topic is; of any other only the beginning may be gone.
+    `number`: of the record. `last`: of a watermark. A record with neither (poison, a foreign producer) proves nothing.
+    `compacted`: of a topic without compaction only the beginning may be gone.
     """
     may_be_gone = compacted or seen.next_offset == 0
     unseen = seen.unseen + (offset - seen.next_offset if may_be_gone else 0)
@@ -41,19 +44,22 @@ def follow(
 
 
 class Gap(NamedTuple):
-    """`missing`: how many records at least; `offset`: of the record before which they are missing."""
+    """`missing`: the least count of missing records; `offset`: of the first record after the gap."""
 
     offset: int
     missing: int
 
 
 class Reading(Struct):
-    """One batch of a partition, record by record. `whole`: no gap is on record. `since`: when a person last ended one;
-    a watermark of before may precede what was published again. `as_of`: the newest watermark that may be applied: none
-    that lies behind a gap. `gap`: the last one that this batch met."""
+    """A batch of a partition, read record by record.
+
+    `whole`: no gap is on record. `since`: when a person last cleared a gap; an earlier watermark may precede the
+    records published again. `as_of`: the newest watermark to apply, never behind a gap. `gap`: the last gap of this
+    batch.
+    """
 
     seen: Seen
-    numbered: bool  # the topic's records are, as it has watermarks
+    numbered: bool  # a watermarked topic's records have numbers
     compacted: bool
     whole: bool = True
     since: datetime | None = None
@@ -61,7 +67,7 @@ class Reading(Struct):
     gap: Gap | None = None
 
     def skip_to(self, offset: int) -> None:
-        """No record lies between the last one and `offset`."""
+        """Move to `offset`; no record lies in between."""
         next_offset, last_number, unseen = self.seen
         self.seen = Seen(offset, last_number, unseen + max(0, offset - next_offset))
 
@@ -72,7 +78,7 @@ class Reading(Struct):
             self.seen = self.seen._replace(next_offset=offset + 1)
 
     def watermark(self, offset: int, as_of: datetime | None, last: int) -> None:
-        """Take a watermark in. `as_of`: None where it must not be applied whatever its number."""
+        """Take a watermark in. An `as_of` of None is never applied, whatever its number."""
         if self.numbered:
             self._went_on(offset, *follow(self.seen, offset, compacted=self.compacted, last=last))
         else:

@@ -1,26 +1,25 @@
-"""The one consumer loop: a batch of one partition, one transaction, its offset in Postgres. Of a partition one batch at
-a time, in order; of several partitions some `at_once`: none waits here for another.
+"""The consumer loop: a batch of a partition in a transaction, with the offset in Postgres (ADR-0003).
 
-Per batch: lock the stored offset, skip what is below it, decode, handle, store the next offset (and the watermark
-seen), commit. Now and then Kafka's own commit, best effort, for lag dashboards only. Partitions that hold nothing but
-watermarks, which is most of them most of the time, share a transaction. On assignment (by the group, or of every
-partition where `kafka_groups` is off): seek to the stored offset, and look at nothing that was read before: Kafka's
-commit may be ahead of a database restored from its backup.
-A second owner of a partition waits on the row lock, then sees it is behind and skips: zombies are fenced by the row.
-A stored offset that went back is a database that lost commits (a failover to a replica that was behind): what it lost
-is read again.
-Of a watermarked topic the records' numbers are followed (`completeness.py`). A gap, and a log that is not the one that
-was read, are stored with the offset until a person clears them (`broken_logs.py`, ADR-0004); other partitions go on.
+The loop handles a partition's batches in order, and up to `at_once` partitions at the same time.
 
-    Poison           never retry this: to `<topic>.dlq` through the outbox, in the transaction that steps over it;
-                     `on_poison` runs in the same transaction; too many in a row stop the consumer, and where the last
-                     is of an unknown type its partition alone
-    Hold             not now: roll back, try again shortly; not an error
-    anything else    roll back, back off, try again, for ever; never skip
+For each batch the consumer locks the stored offset, skips records below, decodes, handles, stores the next offset (and
+the watermark), and commits. Partitions with only watermarks, the usual case, share a transaction. Kafka's own commit is
+best effort, for lag dashboards. On assignment (by the group, or of every partition where `kafka_groups` is off) the
+consumer seeks to the stored offset: Kafka's commit may be ahead of a database restored from its backup. A second owner
+of a partition waits on the row lock, finds its offset behind, and skips: the row fences zombies. A stored offset that
+went back means a database that lost commits (a failover to a lagging replica): the consumer reads the lost part again.
+The consumer follows the record numbers of a watermarked topic (`completeness.py`). A gap, or another log, is stored
+with the offset until a person clears the fault (`broken_logs.py`, ADR-0004); other partitions go on.
 
-What the Kafka client raises has any class, and no partition: then each partition is read by itself, so that one bad
-record holds up its own partition and nothing else. Such a partition is tried again for ever. It stands (`progress.py`):
-readiness is red, and a person may step over the record by `dead-letters step-over`.
+    Poison           never retry: to `<topic>.dlq` through the outbox, in the transaction that steps over the record;
+                     `on_poison` runs in the same transaction; too many in a row stop the consumer, or only the
+                     partition where the last is of an unknown type
+    Hold             not now: roll back, retry shortly; not an error
+    any other error  roll back, back off, retry, for ever; never skip
+
+The Kafka client may raise any class of error, naming no partition. Then the consumer reads each partition by itself, so
+a bad record holds up only its own partition. That partition is retried for ever, as a stall (`progress.py`): readiness
+is red, and a person may step over the record by `dead-letters step-over`.
 """
 
 import asyncio
@@ -75,19 +74,19 @@ POLL_MS = 100
 URGENT_MS = 20
 HOLD_S = (0.1, 1.0)
 BACK_OFF_S = (0.1, 30.0)
-POISON_IN_A_ROW = 25  # a bad deploy stops instead of shovelling a topic into its dead letters
+POISON_IN_A_ROW = 25  # a bad deploy stops, before shovelling a topic into the dead letters
 JOIN_SESSION_MS = 10_000
 HEARTBEAT_MS = 1_000
 TELL_EVERY_S = 1.0
-END_S = 10.0  # a client that does not end within is left behind
+END_S = 10.0  # how long to wait for each part of a client to end
 COMMIT_EVERY_S = 1.0
 COLLECT_EVERY_S = 1.0
 WATCH_EVERY_S = 5.0
-FETCH_BYTES = 4 * 1024 * 1024  # of one answer: a process has several consumers, and each asks several brokers
-# what a watermark from the future speaks for nobody knows, also once that instant has come: a clock is wrong. By the
-# database's clock, as whoever said it may be on our own host
+FETCH_BYTES = 4 * 1024 * 1024  # of an answer: a process has several consumers, each of several brokers
+# A watermark from the future proves nothing, even once its instant has come: a clock is wrong. The database's clock
+# decides, as the publisher may run on our own host.
 BELIEVED = "greatest({known}, CASE WHEN {said} <= now() + {skew}::interval THEN {said} END)"
-NEW_LEADER_S = 30.0  # by then its followers have caught up (replica.lag.time.max.ms), or it has none that has to
+NEW_LEADER_S = 30.0  # by then followers have caught up, or left the in-sync set (replica.lag.time.max.ms)
 
 HANDLED = counter("sms_consumer_records_total", "Records stepped over, by what became of them.", ["topic", "result"])
 LAG = gauge("sms_consumer_lag_records", "High watermark less next offset.", ["topic", "partition"])
@@ -110,35 +109,35 @@ After = Callable[[], Awaitable[None]]
 
 
 class Poison(Exception):
-    """This record will never be handled, however often it is tried. The message must hold nothing personal."""
+    """A record that can never be handled. The message must hold nothing personal."""
 
 
 class UnknownType(Poison):
-    """A newer producer writes what this version has no words for."""
+    """A type written by a newer producer, and unknown to this version."""
 
 
 class Hold(Exception):
-    """Not now. The batch is rolled back and offered again after a moment."""
+    """Not now: the consumer rolls the batch back, and offers the batch again after a moment."""
 
 
 class Stopped(RuntimeError):
-    """The consumer gave up on purpose: a person has to look. The process ends, and does not step over anything."""
+    """The consumer gave up on purpose, and a person has to look. The process ends, and skips no record."""
 
 
 class _WentBack(Exception):
-    """The database holds less than this consumer has stored: nothing was done, the partition is to be placed anew."""
+    """The stored offset is behind this consumer, or must not be read: nothing was done, place the partition anew."""
 
 
 class Mark(NamedTuple):
-    """A watermark as it came off a partition."""
+    """A watermark read from a partition."""
 
     offset: int
-    as_of: datetime | None  # None where its publisher has other subject keys than we
+    as_of: datetime | None  # None where the publisher has other subject keys
     last_number: int
 
 
 class Received(msgspec.Struct, frozen=True):
-    """One event as it came off a partition."""
+    """An event read from a partition."""
 
     event: Event
     key: str
@@ -154,20 +153,22 @@ PoisonHandler = Callable[[AsyncConnection, str | None, int, int], Awaitable[None
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """`handle` gets a batch of one partition inside the transaction that steps its offset; what it returns runs after
-    the commit, before the next batch of that partition. `on_poison(tx, key, partition, offset)`: the key is None
-    when it cannot be read either.
+    """A consumer group's reading of a topic.
 
-    `wait_ms`: Kafka ends the wait when something comes, the local stack's broker does not; there a fetch costs a
-    millisecond of processor time, so only STOPs are asked for often.
+    `handle` gets a batch inside the transaction that steps the offset; the function returned runs after the commit,
+    before the partition's next batch. `on_poison(tx, key, partition, offset)`: the key is None where missing or
+    unreadable.
 
-    `may_read`: False while no more is to be taken; what there is stays in Kafka.
+    `wait_ms`: Kafka ends the wait when a record arrives. The local stack's broker does not, and a fetch there costs a
+    millisecond of processor time: so only topics with STOPs have a short wait.
 
-    `skips_unknown`: a type this version does not know is stepped over, because nothing that this topic tells can
-    forbid a message or be owed to anybody. Everywhere else such a record is poison (ADR-0007).
+    `may_read`: returns False while the handler can take no more; records stay in Kafka.
 
-    `foreign`: others than Placet write there, and of bad records there may be any number. `on_assigned` hears how many
-    partitions this process reads from now on.
+    `skips_unknown`: skip unknown types, as no event of this topic can forbid a message or is owed to a person. On other
+    topics an unknown type is poison (ADR-0007).
+
+    `foreign`: other parties write to the topic, so any number of bad records may come. `on_assigned` gets the count of
+    partitions that this process reads from now on.
     """
 
     group: str  # <service>.<purpose>
@@ -175,8 +176,8 @@ class Subscription:
     handle: Handler
     on_poison: PoisonHandler | None = None
     max_records: int = 1000
-    at_once: int = 6  # batches of different partitions
-    wait_ms: int = POLL_MS  # of a fetch that finds nothing
+    at_once: int = 6  # batches, of different partitions
+    wait_ms: int = POLL_MS  # of an empty fetch
     skips_unknown: bool = False
     foreign: bool = False
     on_assigned: Callable[[int], None] | None = None
@@ -184,7 +185,7 @@ class Subscription:
 
 
 def define(metadata: MetaData) -> Table:
-    """The offsets of one service. Each service's first migration spells it out literally."""
+    """Define the offsets of a service. Each service's first migration spells the table out literally."""
     return Table(
         "consumer_offset",
         metadata,
@@ -192,23 +193,23 @@ def define(metadata: MetaData) -> Table:
         Column("topic", Text, nullable=False),  # without the prefix
         Column("partition", Integer, nullable=False),
         Column("next_offset", BigInteger, nullable=False),
-        Column("as_of", DateTime(timezone=True), nullable=True),  # the newest watermark applied, and believed
+        Column("as_of", DateTime(timezone=True), nullable=True),  # the newest applied watermark
         Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
         Column("last_number", BigInteger, nullable=False, server_default=text("0")),  # as `completeness.Seen`
         Column("unseen", BigInteger, nullable=False, server_default=text("0")),
-        Column("topic_id", Text, nullable=True),  # of the log that the offset is of; null: not asked yet, or none
+        Column("topic_id", Text, nullable=True),  # of the offset's log; null: not asked yet, or unknown to the broker
         Column("cluster_id", Text, nullable=True),
-        Column("fault", Text, nullable=True),  # as `broken_logs.Fault`, until a person clears it; as all below
+        Column("fault", Text, nullable=True),  # `broken_logs.Fault`; a person clears this and the next three
         Column("fault_at", BigInteger, nullable=True),
         Column("fault_since", DateTime(timezone=True), nullable=True),
         Column("fault_why", Text, nullable=True),
-        Column("cleared_at", DateTime(timezone=True), nullable=True),  # when a person last did
+        Column("cleared_at", DateTime(timezone=True), nullable=True),  # last time
         PrimaryKeyConstraint("consumer_group", "topic", "partition"),
     )
 
 
 async def applied_watermark(tx: AsyncConnection, group: str, topic: Topic, partitions: int) -> datetime | None:
-    """The oldest watermark over all partitions of `topic`, or None while one of them has none yet."""
+    """Return the oldest watermark over all partitions of `topic`; None while a partition has no watermark."""
     rows = await fetch_many(
         tx,
         "SELECT min(as_of) FROM consumer_offset WHERE consumer_group = $1 AND topic = $2 AND partition < $3"
@@ -221,7 +222,10 @@ async def applied_watermark(tx: AsyncConnection, group: str, topic: Topic, parti
 
 
 def event_of(subscription: Subscription, record: Any) -> Event | None:
-    """None for an unknown type that may be skipped. Raises Poison, too for a type this topic does not carry."""
+    """Return the event, or None for an unknown type that may be skipped.
+
+    Raises Poison, also for a type that does not belong on this topic.
+    """
     try:
         event = kafka.decode(record.value, record.headers)
     except kafka.Undecodable as error:
@@ -235,7 +239,7 @@ def event_of(subscription: Subscription, record: Any) -> Event | None:
 
 @dataclass(slots=True)
 class _Partition:
-    """What the loop remembers of one partition between batches."""
+    """The loop's memory of a partition between batches."""
 
     failing_since: float | None = None
     failures: int = 0
@@ -245,16 +249,16 @@ class _Partition:
 
 @dataclass(slots=True, frozen=True)
 class _Short:
-    """A log that seemed to end before the next offset we would read."""
+    """A log that seems to end before the next offset to read."""
 
     position: int
-    answer: int  # which of the broker's answers said so: when it came, in ms
+    answer: int  # arrival of the broker's answer, in ms
     since: float
 
 
 @dataclass(slots=True, frozen=True)
 class _Stands:
-    """Where the client stands in a partition, where the log ends, and which of the broker's answers said so."""
+    """The client's position in a partition, the end of the log, and the broker's answer that says so."""
 
     tp: TopicPartition
     position: int
@@ -264,27 +268,27 @@ class _Stands:
 
 @dataclass(slots=True)
 class Consumer:
-    """Runs one subscription until stopped. `assigned` is set after the first assignment."""
+    """Runs a subscription until stopped. `assigned` is set after the first assignment."""
 
     subscription: Subscription
     database: Database
     settings: ServiceSettings
     assigned: asyncio.Event = field(default_factory=asyncio.Event)
     failing_s: float = 0.0
-    broken: Sequence[Broken] = ()  # partitions of the topic that a person has to see to, whichever process reads them
+    broken: Sequence[Broken] = ()  # partitions that need a person, whichever process reads them
     _identity: Identity = UNKNOWN
-    _stopped: set[TopicPartition] = field(default_factory=set)  # of another log: not read
-    keys_differ: str | None = None  # which service has other subject keys than we, as the newest watermark says
+    _stopped: set[TopicPartition] = field(default_factory=set)  # not read: another log
+    keys_differ: str | None = None  # the difference in subject keys, by the newest watermark
     _subject_keys: dict[str, str] = field(init=False)
     _going: dict[TopicPartition, asyncio.Task[None]] = field(default_factory=dict)  # batches being handled
     _joined: bool = False
-    _placed: set[TopicPartition] = field(default_factory=set)  # those that read on from the stored offset
+    _placed: set[TopicPartition] = field(default_factory=set)  # sought to the stored offset
     _reached: dict[TopicPartition, int] = field(default_factory=dict)  # the next offset as last read or stored
     _partitions: dict[TopicPartition, _Partition] = field(default_factory=dict)
     _resume_at: dict[TopicPartition, float] = field(default_factory=dict)
-    _short: dict[TopicPartition, _Short] = field(default_factory=dict)  # the log seems to end before what was read
+    _short: dict[TopicPartition, _Short] = field(default_factory=dict)  # the log seems to end too early
     _progress: Progress = field(default_factory=Progress)
-    _asked: set[TopicPartition] = field(default_factory=set)  # those that the last read asked for without an error
+    _asked: set[TopicPartition] = field(default_factory=set)  # polled without an error by the last read
     _committing: asyncio.Task[None] | None = None
     _commit_at: float = 0.0
     _collect_at: float = 0.0
@@ -301,11 +305,11 @@ class Consumer:
         return self.settings.topic_prefix + self.subscription.topic.name
 
     def stalls(self, longer_than_s: float) -> list[str]:
-        """Why not all of the partitions are read on; a line for each that has stood for longer."""
+        """Return a line for each stall longer than this."""
         return self._progress.stalls(longer_than_s, time.monotonic())
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop`. Raises Stopped when it must not go on."""
+        """Consume until `stop`. Raises Stopped when the consumer must not go on."""
         telling = asyncio.create_task(self._tell())
         try:
             while not stop.is_set():
@@ -314,7 +318,7 @@ class Consumer:
             telling.cancel()
 
     async def _tell(self) -> None:
-        """Beside the loop: a loop that hangs is a stall too."""
+        """Update the stall metric beside the loop: a loop that hangs is a stall too."""
         while True:
             STALLED.labels(self.subscription.topic.name).set(self._progress.stalled_s(time.monotonic()))
             await asyncio.sleep(TELL_EVERY_S)
@@ -339,8 +343,10 @@ class Consumer:
         return kafka_consumer
 
     async def _run_client(self, stop: asyncio.Event) -> None:
-        """Until `stop`, or until the client has heard nothing of any partition for so long that it may have died: its
-        own tasks end at an error that they do not expect, and nobody hears of that."""
+        """Run a client until `stop`, or until the client has been silent for RENEW_S and may have died.
+
+        The client's own tasks can end at an unexpected error without any sign.
+        """
         self._progress.dealing(time.monotonic())
         kafka_consumer = await _started(self._client, stop)
         if kafka_consumer is None:
@@ -380,10 +386,10 @@ class Consumer:
             self._let_go(self._partitions.keys())
 
     async def _turn(self, kafka_consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
-        """Raises whatever the client raises."""
+        """Place, read, and begin batches once. Raises any error of the client."""
         if not await self._place(kafka_consumer):
             for tp in kafka_consumer.assignment():
-                self._progress.busy(tp.partition, time.monotonic())  # it is the database that does not answer
+                self._progress.busy(tp.partition, time.monotonic())  # not the partition's fault
             await either(stop, None, 1.0)
             return
         await self._resume(kafka_consumer)
@@ -403,7 +409,7 @@ class Consumer:
         await self._some_ended()
 
     async def _in_trouble(self, kafka_consumer: AIOKafkaConsumer, error: BaseException, stop: asyncio.Event) -> None:
-        """The client raised, of whatever class: what it had taken of any partition is read again."""
+        """After an error of the client, rewind every idle partition: its records are read again."""
         now = time.monotonic()
         again = self._progress.is_careful(now)
         self._progress.trouble(type(error).__name__, now)
@@ -412,15 +418,20 @@ class Consumer:
         await either(stop, None, 1.0 if again else POLL_MS / 1000)
 
     def _rewind(self, kafka_consumer: AIOKafkaConsumer) -> None:
-        """The client forgets what it has taken of the other partitions where it raises at one; and at some errors it
-        has stepped over the record already."""
+        """Seek idle partitions back to the reached offset.
+
+        A client that raises forgets the records taken of other partitions, and may have stepped over the bad record.
+        """
         for tp in (kafka_consumer.assignment() & self._placed) - self._going.keys() - self._resume_at.keys():
             with contextlib.suppress(IllegalStateError):
                 kafka_consumer.seek(tp, self._reached[tp])
 
     def _note_progress(self, kafka_consumer: AIOKafkaConsumer, before: Sequence[_Stands]) -> None:
-        """`before`: where partitions stood before the read. At some errors the client steps over the record, and raises
-        at the next read: only one that ends well says that the partition really stood there."""
+        """Tell `Progress` which partitions are busy, and where the others stand.
+
+        `before`: positions before the read. Only a read without error confirms a position: after some errors the client
+        steps over the record and raises at the next read.
+        """
         now = time.monotonic()
         wanted = self.subscription.may_read is None or self.subscription.may_read()
         for tp in kafka_consumer.assignment():
@@ -433,7 +444,10 @@ class Consumer:
                 self._progress.seen(stood.tp.partition, stood.position, stood.end, stood.answer, now)
 
     async def _read(self, kafka_consumer: AIOKafkaConsumer) -> dict[TopicPartition, list[Any]]:
-        """What there is of partitions that nothing is being handled of; nothing, once there is one more of them."""
+        """Poll the idle partitions (no batch in flight).
+
+        Return {} early when another partition becomes idle, so that the next poll includes it.
+        """
         idle = kafka_consumer.assignment() - self._going.keys() - self._stopped
         may_read = self.subscription.may_read is None or self.subscription.may_read()
         if not (idle and may_read) and not self._going:
@@ -452,7 +466,7 @@ class Consumer:
             if reading.cancelled():
                 raise RuntimeError("the client cancelled the read by itself")
         finally:
-            reading.cancel()  # while it waits it holds no record; once it is done this does nothing
+            reading.cancel()  # a waiting read holds no record
         found = await asyncio.gather(reading, return_exceptions=True)
         if isinstance(found[0], asyncio.CancelledError):
             self._asked = idle
@@ -466,8 +480,11 @@ class Consumer:
     async def _read_apart(
         self, kafka_consumer: AIOKafkaConsumer, idle: Collection[TopicPartition]
     ) -> dict[TopicPartition, list[Any]]:
-        """What there is of each, asked for by itself. A partition that raised is read one by one, up to the bad record:
-        the client loses what it took in the same call."""
+        """Poll each idle partition by itself.
+
+        A failed partition is read record by record up to the bad record: the client loses the records of a call that
+        raises.
+        """
         await asyncio.sleep(POLL_MS / 1000)
         found: dict[TopicPartition, list[Any]] = {}
         most = self.subscription.max_records
@@ -494,8 +511,7 @@ class Consumer:
         return found
 
     def _unread(self, kafka_consumer: AIOKafkaConsumer, tp: TopicPartition, error: BaseException) -> None:
-        """The record at the next offset cannot be read, or the partition cannot: it is tried again after a rest, from
-        where the database says by then."""
+        """Rest a partition with an unreadable next record, then place the partition anew."""
         offset, why = self._reached[tp], type(error).__name__
         rest = self._progress.failed(tp.partition, why, offset, time.monotonic())
         if self._progress.failures(tp.partition) in (2, 10, 100, 1000):
@@ -507,7 +523,7 @@ class Consumer:
         self._placed.discard(tp)
 
     def _begin(self, kafka_consumer: AIOKafkaConsumer, batches: dict[TopicPartition, list[Any]]) -> None:
-        """A task for each batch; one for all of those that hold only watermarks."""
+        """Start a task for each batch, and a single task for all batches of nothing but watermarks."""
         marks: dict[TopicPartition, list[Mark]] = {}
         for tp, records in batches.items():
             if only := watermarks_of(records, self._has_our_keys):
@@ -518,8 +534,7 @@ class Consumer:
             self._going |= dict.fromkeys(marks, asyncio.create_task(self._note(kafka_consumer, marks)))
 
     async def _some_ended(self) -> None:
-        """Forgets the batches that have ended, and waits for one while there are as many as there may be. Raises what
-        ended one."""
+        """Forget ended batches; wait for a batch to end while `at_once` are going. Raises a batch's error."""
         if len(set(self._going.values())) >= self.subscription.at_once:
             await asyncio.wait(self._going.values(), return_when=asyncio.FIRST_COMPLETED)
         for tp in [tp for tp, task in self._going.items() if task.done()]:
@@ -531,7 +546,7 @@ class Consumer:
         await self._some_ended()
 
     async def _handle(self, kafka_consumer: AIOKafkaConsumer, tp: TopicPartition, records: Sequence[Any]) -> None:
-        """One batch; on failure the partition is rewound and rests a while."""
+        """Handle a batch. On failure rewind the partition and let the partition rest."""
         if not records or tp not in kafka_consumer.assignment():
             return
         memory = self._partitions.setdefault(tp, _Partition())
@@ -560,7 +575,7 @@ class Consumer:
         self._went_well(kafka_consumer, tp, records[-1].offset + 1)
 
     async def _note(self, kafka_consumer: AIOKafkaConsumer, marks: dict[TopicPartition, list[Mark]]) -> None:
-        """Watermarks of several partitions."""
+        """Store the watermarks of several partitions."""
         marks = {tp: of_one for tp, of_one in marks.items() if tp in kafka_consumer.assignment()}
         started = time.monotonic()
         try:
@@ -576,7 +591,10 @@ class Consumer:
                 self._went_well(kafka_consumer, tp, of_one[-1].offset + 1)
 
     async def _step_over_watermarks(self, marks: dict[TopicPartition, list[Mark]]) -> set[TopicPartition]:
-        """The transaction. Returns those whose stored offset went back, of which nothing was stored."""
+        """Apply watermarks in a transaction.
+
+        Returns the partitions whose stored offset went back; for these nothing is stored.
+        """
         of = {tp.partition: tp for tp in marks}
         ours = self.subscription.group, self.subscription.topic.name
         async with self.database.begin() as tx:
@@ -620,8 +638,11 @@ class Consumer:
         return behind
 
     def _has_our_keys(self, mark: Watermark) -> bool:
-        """Whether the publisher of the topic makes the same subject ids as we do. If not, its STOPs are under ids that
-        we do not know, and its watermark proves nothing to us: ours stands still, and marketing is held."""
+        """Return whether the topic's publisher makes the same subject ids as this service (ADR-0061).
+
+        Otherwise its STOPs come under unknown ids and its watermark proves nothing: our watermark stands still, and
+        marketing is held.
+        """
         topic, why = self.subscription.topic, None
         if others := differing(self._subject_keys, mark.subject_keys):
             us = self.subscription.group.partition(".")[0]
@@ -643,9 +664,9 @@ class Consumer:
         self._placed.discard(tp)
 
     def _failed(self, kafka_consumer: AIOKafkaConsumer, tp: TopicPartition, offset: int, started: float) -> None:
-        """Within the handler of what was raised: `offset` is offered again after a rest."""
+        """Offer `offset` again after a rest. Call within the error's handler, for the log."""
         if tp not in kafka_consumer.assignment():
-            return  # it is the next owner's to fail at
+            return  # the next owner retries
         memory = self._partitions.setdefault(tp, _Partition())
         memory.failures += 1
         memory.failing_since = memory.failing_since or started
@@ -659,12 +680,12 @@ class Consumer:
         memory = self._partitions.setdefault(tp, _Partition())
         memory.failures, memory.failing_since, memory.holds = 0, None, 0
         self._note_failing()
-        if tp in kafka_consumer.assignment():  # else it was dealt to somebody else while its batch was handled
+        if tp in kafka_consumer.assignment():  # else another process got the partition meanwhile
             end = kafka_consumer.highwater(tp) or following
             LAG.labels(self.subscription.topic.name, tp.partition).set(max(0, end - following))
 
     def _commit(self, kafka_consumer: AIOKafkaConsumer) -> None:
-        """Begins Kafka's own commit of what is stored, when its time has come. Nothing waits for it."""
+        """Begin Kafka's own commit of the stored offsets when due. The loop does not wait for the commit."""
         now = time.monotonic()
         if now < self._commit_at or (self._committing is not None and not self._committing.done()):
             return
@@ -674,14 +695,17 @@ class Consumer:
             self._committing = asyncio.create_task(_commit(kafka_consumer, reached))
 
     def _show_lag(self, kafka_consumer: AIOKafkaConsumer, reached: dict[TopicPartition, int]) -> None:
-        """Also of what has had no batch yet, or has none that goes well."""
+        """Show the lag, also of partitions without a batch so far, or without a successful batch."""
         for tp, following in reached.items():
             if (end := kafka_consumer.highwater(tp)) is not None:
-                self._partitions.setdefault(tp, _Partition())  # what is shown is forgotten with it
+                self._partitions.setdefault(tp, _Partition())  # `_forget` then removes the metric
                 LAG.labels(self.subscription.topic.name, tp.partition).set(max(0, end - following))
 
     async def _apply(self, tp: TopicPartition, records: Sequence[Any]) -> After | None:
-        """The transaction. Raises Poison with nothing done when a record cannot be read or handled."""
+        """Handle records in a transaction.
+
+        Raises Poison, with nothing done, where a record cannot be read or handled.
+        """
         async with self.database.begin() as tx:
             reading = await self._lock_reached(tx, tp)
             fresh = [record for record in records if record.offset >= reading.seen.next_offset]
@@ -691,7 +715,7 @@ class Consumer:
             for record in fresh:
                 event = event_of(self.subscription, record)
                 if type(event) is Watermark:
-                    as_of = event.as_of if self._has_our_keys(event) else None  # else of other people than ours
+                    as_of = event.as_of if self._has_our_keys(event) else None  # else: STOPs under other ids
                     reading.watermark(record.offset, as_of, event.last_number)
                     continue
                 reading.record(record.offset, kafka.number_of(record.headers))
@@ -705,13 +729,13 @@ class Consumer:
                 after = await self.subscription.handle(tx, received)
             await self._step(tx, tp.partition, reading)
         self._reached[tp] = fresh[-1].offset + 1
-        if received:  # a watermark says nothing about whether events can be handled
+        if received:  # a watermark does not prove that events can be handled
             self._partitions.setdefault(tp, _Partition()).poison_in_a_row = 0
         HANDLED.labels(self.subscription.topic.name, "handled").inc(len(received))
         return after
 
     async def _apply_one_by_one(self, tp: TopicPartition, records: Sequence[Any], memory: _Partition) -> None:
-        """After a Poison: each record in a transaction of its own; the bad ones go to the dead letters."""
+        """Handle each record in a transaction of its own, and send bad records to the dead letters."""
         for record in records:
             try:
                 after = await self._apply(tp, [record])
@@ -720,7 +744,7 @@ class Consumer:
             except Poison as poison:
                 if memory.poison_in_a_row >= POISON_IN_A_ROW and not self.subscription.foreign:
                     if isinstance(poison, UnknownType):
-                        raise  # the partition waits for a newer version of ours, and the other partitions go on
+                        raise  # the partition waits for a newer version; others go on
                     raise Stopped(f"{self.name}: more than {POISON_IN_A_ROW} bad records in a row") from poison
                 await self._bury(tp, record, str(poison))
                 memory.poison_in_a_row += 1
@@ -753,14 +777,14 @@ class Consumer:
         HANDLED.labels(self.subscription.topic.name, "poison").inc()
 
     async def _lock_reached(self, tx: AsyncConnection, tp: TopicPartition) -> Reading:
-        """How far the partition is read, its row locked until the transaction ends. Raises _WentBack."""
+        """Return the partition's place, locked until the transaction ends. Raises _WentBack."""
         stored = await broken_logs.lock(tx, self.subscription.group, self.subscription.topic, tp.partition)
         if stored is None or self._is_behind(tp, stored):
             raise _WentBack
         return stored.reading
 
     def _is_behind(self, tp: TopicPartition, stored: broken_logs.Stored | None) -> bool:
-        """Whether the partition is to be placed anew: less is stored than was, or that it must not be read."""
+        """Return whether to place the partition anew: the stored offset is behind, or the log must not be read."""
         if stored is None or stored.fault == "other_log":
             return True
         return stored.reading.seen.next_offset < self._reached.get(tp, 0)
@@ -781,7 +805,7 @@ class Consumer:
         await self._note_gap(tx, partition, reading)
 
     async def _note_gap(self, tx: AsyncConnection, partition: int, reading: Reading) -> None:
-        """In the transaction that steps over the gap."""
+        """Store a gap, in the transaction that steps over the gap."""
         if (gap := reading.gap) is not None:
             await self._note_fault(
                 tx,
@@ -797,14 +821,14 @@ class Consumer:
         log.error("a log is broken", extra={"consumer": self.name, "partition": partition, "offset": at, "why": why})
 
     async def _place(self, kafka_consumer: AIOKafkaConsumer) -> bool:
-        """Seek what was assigned to its stored offset. False while the database or the broker does not answer."""
+        """Seek assigned partitions to their stored offsets. Returns False while database or broker do not answer."""
         try:
             new = kafka_consumer.assignment() - self._placed - self._stopped
             if new:
                 self._identity = await identity_of(kafka_consumer._client, self._topic)
             for tp in new:
                 stored, fault = await self._begin_at(tp.partition, self._identity)
-                with contextlib.suppress(IllegalStateError):  # lost meanwhile
+                with contextlib.suppress(IllegalStateError):  # the partition is lost meanwhile
                     kafka_consumer.seek(tp, stored)
                     if fault == "other_log":
                         self._resume_at.pop(tp, None)
@@ -823,7 +847,7 @@ class Consumer:
         return True
 
     async def _watch(self, kafka_consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
-        """Every WATCH_EVERY_S: what a person has to see to, and whether the topic is still the one that is read."""
+        """Look every WATCH_EVERY_S for broken logs, for a topic made anew, and for a database that went back."""
         while not stop.is_set():
             try:
                 await self._look(kafka_consumer)
@@ -842,28 +866,31 @@ class Consumer:
                 topic.name,
             )
         of = {tp.partition: tp for tp in self._placed}
-        for partition, next_offset in stored:  # a quiet partition has no batch that would find the database behind
+        for partition, next_offset in stored:  # a quiet partition has no batch to notice this
             if partition in of and next_offset < reached.get(of[partition], 0):
                 self._went_back(of[partition])
         broken_logs.BROKEN.labels(topic.name).set(len(found))
         self.broken = [each for each in found if each.group == self.subscription.group]
         unread = {each.partition for each in self.broken if each.fault == "other_log"}
-        self._stopped = {tp for tp in self._stopped if tp.partition in unread}  # those cleared are placed anew
-        self._placed = {tp for tp in self._placed if tp.partition not in unread}  # as another process says
+        self._stopped = {tp for tp in self._stopped if tp.partition in unread}  # `_place` resumes the cleared
+        self._placed = {tp for tp in self._placed if tp.partition not in unread}  # found by another process
         now = await identity_of(kafka_consumer._client, self._topic)
-        if self._identity not in (UNKNOWN, now):  # also of partitions that no process has at the moment
+        if self._identity not in (UNKNOWN, now):  # also for partitions without a process
             for partition in range(self.settings.partitions):
                 await self._begin_at(partition, now)
             self._placed.clear()
             self._identity = now
 
     async def _within_the_log(self, kafka_consumer: AIOKafkaConsumer) -> None:
-        """Not every broker refuses an offset beyond its log: a log that ends before what we have read is another log,
-        and reading on would skip it. (The fetch's high watermark; what ListOffsets says is not exact everywhere.)
+        """Stop reading a partition whose log ends before the consumer's position.
 
-        An answer may hold records that were appended after its high watermark was taken (Partition.fetchRecords in
-        Apache Kafka), so only a later one tells. A leader that has just been chosen says less than the one before had,
-        until its followers have caught up: where there can be another leader, that is given a while."""
+        Such a log is another log, and reading on would skip records; not every broker refuses the offset. The end is
+        the fetch's high watermark: ListOffsets is not exact on every broker.
+
+        An answer may hold records appended after its high watermark was taken (Partition.fetchRecords in Apache Kafka),
+        so only a later answer counts. A newly elected leader gives a lower end until its followers have caught up:
+        where another leader is possible, the consumer waits NEW_LEADER_S.
+        """
         now = time.monotonic()
         for tp in kafka_consumer.assignment() & self._placed:
             end = kafka_consumer.highwater(tp)
@@ -880,8 +907,10 @@ class Consumer:
                 )
 
     async def _stop_reading(self, tp: TopicPartition, at: int, why: str) -> None:
-        """Records that were needed are gone, or the topic was made anew: a person decides. The other partitions go
-        on. While the database does not answer this partition finds the same again."""
+        """Store that needed records are gone, or the topic was made anew: a person decides.
+
+        Other partitions go on. While the database does not answer, the partition finds the same fault again.
+        """
         try:
             async with self.database.begin() as tx:
                 await broken_logs.lock(tx, self.subscription.group, self.subscription.topic, tp.partition)
@@ -893,7 +922,7 @@ class Consumer:
         self._placed.discard(tp)
 
     async def start_of(self, partition: int) -> int:
-        """Where to read on: the stored offset; the beginning of the log (0) the first time."""
+        """Return the stored offset, 0 (the beginning of the log) the first time."""
         stored, _ = await self._begin_at(partition, UNKNOWN)
         return stored
 
@@ -902,9 +931,11 @@ class Consumer:
             return await broken_logs.begin(tx, self.subscription.group, self.subscription.topic, partition, identity)
 
     async def _out_of_range(self, kafka_consumer: AIOKafkaConsumer, error: KafkaError) -> None:
-        """The log no longer holds the offset we want. From 0 that means the oldest records have aged out before we
-        ever read: begin at the oldest. From anywhere else records we needed are gone, or the topic was made anew: a
-        person decides."""
+        """Handle an offset which the log no longer holds.
+
+        At 0 the oldest records aged out before the first read: begin at the oldest left. Elsewhere needed records are
+        gone, or the topic was made anew: a person decides.
+        """
         for tp in kafka_consumer.assignment():
             stored = await self.start_of(tp.partition)
             if tp in self._stopped:
@@ -918,16 +949,17 @@ class Consumer:
                 self._reached[tp] = stored
 
     def _rest(self, kafka_consumer: AIOKafkaConsumer, tp: TopicPartition, offset: int, seconds: float) -> None:
-        """Rewind and pause one partition; the others go on.
+        """Rewind and pause a partition; the others go on.
 
-        What was fetched beyond the batch is thrown away and fetched again, and aiokafka's iterator over it refers to
-        itself: until somebody collects, each rest keeps another answer of up to FETCH_BYTES. By itself that is rare
-        (`collect_rarely`): a worker that was held for ten minutes had 7 GB."""
+        The client drops records fetched beyond the batch, but aiokafka's iterator over the records refers to itself:
+        until a garbage collection each rest keeps up to FETCH_BYTES. Collections are rare (`collect_rarely`): a worker
+        held for ten minutes had 7 GB.
+        """
         now = time.monotonic()
         if now >= self._collect_at:
             self._collect_at = now + COLLECT_EVERY_S
             gc.collect()
-        with contextlib.suppress(IllegalStateError):  # lost meanwhile: the next owner starts from Postgres
+        with contextlib.suppress(IllegalStateError):  # a lost partition: the next owner starts from Postgres
             kafka_consumer.seek(tp, offset)
             kafka_consumer.pause(tp)
             self._resume_at[tp] = now + seconds
@@ -940,7 +972,7 @@ class Consumer:
                 kafka_consumer.resume(tp)
 
     def _let_go(self, gone: Collection[TopicPartition]) -> None:
-        """Of all partitions: a client has ended, or the group forms anew."""
+        """Forget all partitions: a client has ended, or the group rebalances."""
         self._placed.clear()
         self._reached.clear()
         self._resume_at.clear()
@@ -949,7 +981,7 @@ class Consumer:
         self._forget(gone)
 
     def _forget(self, gone: Collection[TopicPartition]) -> None:
-        """What is remembered and shown of partitions that are not ours any more."""
+        """Drop memory and metrics of partitions no longer ours."""
         for tp in list(gone):
             self._partitions.pop(tp, None)
             LAG.remove(self.subscription.topic.name, tp.partition)
@@ -962,11 +994,12 @@ class Consumer:
 
 
 class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Revocation waits for the batch in flight; the loop places what is assigned. Of a partition that went to somebody
-    else nothing is shown any more: it would stand as it was, beside what its owner shows.
+    """Rebalance callbacks. Revocation waits for batches in flight; the loop places assigned partitions.
 
-    aiokafka keeps the old assignment until the new one is there, so the loop may place partitions that were revoked a
-    moment before, and handle what is in them: all of it is forgotten on assignment too.
+    Metrics of a lost partition are removed: a stale value would stand beside the new owner's.
+
+    aiokafka keeps the old assignment until the new one arrives, so the loop may place and handle partitions revoked a
+    moment before. Therefore assignment, too, forgets all placements.
     """
 
     def __init__(self, consumer: Consumer) -> None:
@@ -999,7 +1032,7 @@ async def _commit(kafka_consumer: AIOKafkaConsumer, offsets: dict[TopicPartition
 
 
 def watermarks_of(records: Sequence[Any], counts: Callable[[Watermark], bool]) -> list[Mark]:
-    """The watermarks where there is nothing else; empty where there is an event, or a record that cannot be read."""
+    """Return the watermarks of records, or [] where any record is an event or unreadable."""
     marks: list[Mark] = []
     for record in records:
         if _type(record) != Watermark.type:
@@ -1026,7 +1059,10 @@ def received_as(record: Any, event: Event) -> Received:
 
 
 def _is_watermark(record: Any) -> bool:
-    """Of any version. One that is not known is skipped: without it the knowledge only gets older, which holds."""
+    """Return whether the record is a watermark of any version.
+
+    Skipping an unknown version is safe: knowledge only grows older, which holds marketing.
+    """
     return (_type(record) or "").startswith(f"{Watermark.type.rpartition('.')[0]}.")
 
 
@@ -1038,25 +1074,30 @@ def _type(record: Any) -> str | None:
 
 
 def key_of(record: Any) -> str | None:
-    """None where there is none, or none that can be read."""
+    """Return the record's key, or None where missing or unreadable."""
     try:
         key: str | None = record.key.decode() if record.key else None
     except UnicodeDecodeError:
         return None
-    return None if key and "\0" in key else key  # no text column takes it
+    return None if key and "\0" in key else key  # no text column takes a NUL
 
 
 def _is_cancelled() -> bool:
-    """By whoever runs us, and not by the client, which may raise the same when one of its own tasks was."""
+    """Return whether this task is cancelled by its runner.
+
+    The client may raise CancelledError too, when a task of its own was cancelled.
+    """
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 async def _started(make: Callable[[], AIOKafkaConsumer], stop: asyncio.Event) -> AIOKafkaConsumer | None:
-    """Starting joins the group and waits for partitions, which takes seconds: a stop does not wait for it, and gets
-    None."""
+    """Return a started client, or None after `stop`.
+
+    Joining the group takes seconds; a stop does not wait for the join.
+    """
     while not stop.is_set():
-        kafka_consumer = make()  # anew each time: one that failed half way does not start again
+        kafka_consumer = make()  # a client that failed half way cannot start again
         starting = asyncio.ensure_future(kafka_consumer.start())
         stopping = asyncio.ensure_future(stop.wait())
         try:
@@ -1067,7 +1108,7 @@ async def _started(make: Callable[[], AIOKafkaConsumer], stop: asyncio.Event) ->
             raise
         finally:
             stopping.cancel()
-        starting.cancel()  # once it is done this does nothing
+        starting.cancel()
         await asyncio.wait((starting,))
         error = None if starting.cancelled() else starting.exception()
         if error is None and not starting.cancelled():
@@ -1080,7 +1121,7 @@ async def _started(make: Callable[[], AIOKafkaConsumer], stop: asyncio.Event) ->
 
 
 async def _ended(kafka_consumer: AIOKafkaConsumer) -> None:
-    """Whatever state it is in: where one of its parts cannot be ended by the client, the others are."""
+    """End a client in any state: where a part cannot be ended, the other parts are."""
     for end in (kafka_consumer, kafka_consumer._fetcher, kafka_consumer._client):
         if end is None:
             continue

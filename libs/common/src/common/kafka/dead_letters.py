@@ -1,10 +1,11 @@
-"""Records that were stepped over because no version of ours could read or handle them: what a person sees of each, and
-what they decide of it. Over HTTP under `/v1/dead-letters` of each service, and as `python -m <service> dead-letters`.
+"""Dead letters: records that no version of ours could read or handle, and a person's decision about each.
 
-A row says where the record is and why it was stepped over, and shows its shape with every value covered: nothing of a
-person is in it. The record itself stays in its topic, for as long as that keeps it, and goes to `<topic>.dlq` as well.
-To handle it again is asked for here and done by the worker (`retrying.py`): a fault is mended first, the record after.
-What it made happen meanwhile stays: who was opted out over a text that nobody could read is not opted in by its replay.
+Over HTTP under `/v1/dead-letters` of each service, and as `python -m <service> dead-letters`.
+
+A row names the record's place and the reason, and shows the record's shape without its texts and numbers: no personal
+data. The record stays in its topic for the topic's retention, and goes to `<topic>.dlq` as well. A person asks here for
+a replay, after mending the fault; the worker replays (`retrying.py`). Effects of the burial stay: a person opted out
+over an unreadable text is not opted in by the replay.
 """
 
 import argparse
@@ -44,9 +45,9 @@ from common.web.problems import Conflict, NotFound, Problem, Reason
 
 State = Literal["open", "asked", "replayed", "discarded", "gone"]
 EVERY_STATE: tuple[State, ...] = ("open", "asked", "replayed", "discarded", "gone")
-ASKED = "dead_letter_asked"  # NOTIFY channel: one is to be handled again
+ASKED = "dead_letter_asked"  # NOTIFY channel: a person asks for a replay
 KNOWN_TYPES = frozenset(EVENTS)
-NAME_CHARS = 40  # of a field, as it is shown
+NAME_CHARS = 40  # of a field's name as shown
 SHOWN = 50  # fields of an object, or items of a list
 DEPTH = 6
 
@@ -54,7 +55,7 @@ OPEN = gauge("sms_dead_letters_open_records", "Dead letters that nobody has deci
 
 
 def define(metadata: MetaData) -> Table:
-    """The dead letters of one service. A migration of each service spells it out literally."""
+    """Define the dead letters of a service. A migration of each service spells the table out literally."""
     return Table(
         "dead_letter",
         metadata,
@@ -63,7 +64,7 @@ def define(metadata: MetaData) -> Table:
         Column("topic", Text, nullable=False),  # without the prefix
         Column("partition", Integer, nullable=False),
         Column("at_offset", BigInteger, nullable=False),
-        Column("type", Text, nullable=True),  # null: none that we know
+        Column("type", Text, nullable=True),  # null: unknown here
         Column("shape", Text, nullable=False),  # JSON
         Column("reason", Text, nullable=False),
         Column("buried_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
@@ -93,7 +94,7 @@ class DeadLetter:
 
 
 def shape(value: bytes | None) -> Any:
-    """What a record looks like with every value covered. Pure: names of fields, kinds and lengths are left."""
+    """Return a record's shape: field names, kinds and lengths; booleans and nulls as they are. Pure."""
     if value is None:
         return None
     try:
@@ -118,7 +119,10 @@ def _covered(value: Any, depth: int) -> Any:
 
 
 def _name(name: str) -> str:
-    """A field of ours, or of an operator's documentation, is a plain word; what is not may be somebody's number."""
+    """Return a field's name, or the length of a suspicious name.
+
+    Our fields, and those of operators' documentation, are plain words; any other name may hold a phone number.
+    """
     plain = name.replace("_", "").replace("-", "").isalpha() and name.isascii()
     return name if plain and len(name) <= NAME_CHARS else f"name of {len(name)}"
 
@@ -134,8 +138,10 @@ async def note(
     value: bytes | None,
     reason: str,
 ) -> None:
-    """In the transaction that steps over the record. One that is met again, as it lies behind a lost commit, or fails
-    again, is open again."""
+    """Store a dead letter, in the transaction that steps over the record.
+
+    A record met again, after a lost commit or a failed replay, is open again.
+    """
     await tx.execute(
         text(
             "INSERT INTO dead_letter (consumer_group, topic, partition, at_offset, type, shape, reason)"
@@ -156,7 +162,7 @@ async def note(
 
 
 async def page(tx: AsyncConnection, state: State, after: int, limit: int) -> list[DeadLetter]:
-    """The oldest first."""
+    """Return letters in this state, the oldest first."""
 
     async def read() -> list[DeadLetter]:
         rows = await tx.execute(
@@ -178,7 +184,7 @@ async def find(tx: AsyncConnection, letter_id: int, *, lock: bool = False) -> De
 
 
 async def next_asked(tx: AsyncConnection, groups: Sequence[tuple[str, str]]) -> DeadLetter | None:
-    """The one of these (group, topic) that has waited longest to be handled again."""
+    """Return the letter of these (group, topic) that has waited longest for its replay."""
     row = (
         await tx.execute(
             text(
@@ -193,7 +199,7 @@ async def next_asked(tx: AsyncConnection, groups: Sequence[tuple[str, str]]) -> 
 
 
 async def end(tx: AsyncConnection, letter_id: int, state: State, reason: str | None = None) -> None:
-    """What has become of one that was to be handled again."""
+    """Store the outcome of a replay."""
     await tx.execute(
         text("UPDATE dead_letter SET state = :state, reason = coalesce(:reason, reason) WHERE id = :id"),
         {"id": letter_id, "state": state, "reason": reason and reason[:500]},
@@ -201,7 +207,7 @@ async def end(tx: AsyncConnection, letter_id: int, state: State, reason: str | N
 
 
 async def count_open(tx: AsyncConnection, topics: Sequence[str]) -> None:
-    """Tells the metric."""
+    """Set the metric of open letters."""
     rows = await tx.execute(text("SELECT topic, count(*) AS many FROM dead_letter WHERE state = 'open' GROUP BY topic"))
     many = {row.topic: row.many for row in rows}
     for topic in {*topics, *many}:
@@ -209,7 +215,10 @@ async def count_open(tx: AsyncConnection, topics: Sequence[str]) -> None:
 
 
 async def decide(tx: AsyncConnection, letter_id: int, decision: Literal["replay", "discard"], by: str) -> DeadLetter:
-    """Raises NotFound, and Decided where it is not open. The same decision again changes nothing."""
+    """Store a person's decision; the same decision again changes nothing.
+
+    Raises NotFound, and Decided where the letter is neither open nor asked for.
+    """
     wanted: State = "asked" if decision == "replay" else "discarded"
     letter = await find(tx, letter_id, lock=True)
     if letter is None:
@@ -295,7 +304,7 @@ async def list_dead_letters(
     cursor: Annotated[int, Query(ge=0, lt=2**63)] = 0,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> DeadLetters:
-    """The oldest first."""
+    """List dead letters, the oldest first."""
     caller.may_use_all()
     async with database.begin() as tx:
         found = await page(tx, state, cursor, limit)
@@ -310,7 +319,10 @@ async def decide_dead_letter(
     database: Held,
     caller: Annotated[Caller, Depends(require("dead-letter:write"))],
 ) -> DeadLetterItem:
-    """`replay`: a worker handles it again, soon; read the list to see how it went. `discard`: nobody will."""
+    """Decide about a dead letter.
+
+    `replay`: a worker handles the record again, soon; the list shows the outcome. `discard`: the record is given up.
+    """
     caller.may_use_all()
     if not 0 < letter_id < 2**63:
         raise NotFound("no such dead letter", reasons=[Reason("id", "unknown_dead_letter")])
@@ -319,8 +331,10 @@ async def decide_dead_letter(
 
 
 async def step_over(tx: AsyncConnection, topic: str, partition: int, first: int, following: int, by: str) -> None:
-    """Have the consumer of a partition read on from `following`, where it stands at `first`, and keep an open dead
-    letter of that. Raises NotFound and Conflict, with nothing changed."""
+    """Move the consumer of a partition from offset `first` to `following`, and keep an open dead letter.
+
+    Raises NotFound and Conflict, with nothing changed.
+    """
     row = (
         await tx.execute(
             text(
@@ -354,7 +368,10 @@ async def step_over(tx: AsyncConnection, topic: str, partition: int, first: int,
 
 
 async def command(service: str, database_url: str, arguments: Sequence[str]) -> int:
-    """`list [STATE]`, `show ID`, `replay ID…`, `discard ID…`, `step-over TOPIC PARTITION FIRST NEXT`; the exit code."""
+    """Run `list [STATE]`, `show ID`, `replay ID…`, `discard ID…` or `step-over TOPIC PARTITION FIRST NEXT`.
+
+    Returns the exit code.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m {service} dead-letters", description="What was stepped over.")
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("list", help="a line each").add_argument("state", nargs="?", default="open", choices=EVERY_STATE)

@@ -1,7 +1,7 @@
-"""Which log a topic is: the cluster's id, and the topic's own.
+"""Identity of a topic's log: the cluster's id and the topic's id.
 
-A topic made anew has the name of the old one and another id; a cluster made anew has another id as well. Metadata tells
-both from its version 10 on. A broker that has no topic ids says zero, and then the cluster's id is all there is.
+A topic made anew keeps its name and gets another id; a new cluster has another id as well. Metadata carries both from
+version 10 on. A broker without topic ids answers zero; then only the cluster's id counts.
 """
 
 from io import BytesIO
@@ -25,7 +25,7 @@ from aiokafka.protocol.types import (
 
 
 class Identity(NamedTuple):
-    """`topic_id`: None where the broker has none."""
+    """A log's identity. `topic_id` is None for a broker without topic ids."""
 
     topic_id: str | None
     cluster_id: str | None
@@ -118,11 +118,11 @@ class _AskWhich(Request[_AskMetadata]):  # type: ignore[misc]
 
 
 async def identity_of(client: AIOKafkaClient, topic: str) -> Identity:
-    """Raises KafkaError."""
+    """Ask a broker for the identity of `topic`. Raises KafkaError."""
     node = client.get_random_node()
     try:
         answer: Any = await client.send(node, _AskWhich(topic))
-    except NotImplementedError:  # how aiokafka says that the broker knows no such version
+    except NotImplementedError:  # aiokafka's error for a version unknown to the broker
         return Identity(None, (await client.send(node, MetadataRequest([topic], False))).cluster_id)
     [told] = answer.to_object()["topics"]
     if told["error_code"]:

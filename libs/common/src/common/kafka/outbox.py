@@ -1,18 +1,18 @@
-"""The only way out of a service: rows written in the transaction of the fact, relayed to Kafka in order.
+"""The outbox and its relay: the only way out of a service.
 
-`append` after the aggregate is locked: then the ids of one key are in commit order. The relay, one leader per database
-(an advisory lock held by its session), reads in id order, publishes, awaits every ack, deletes, commits. There is
-no cursor, so a row that commits late is never skipped; a crash between ack and delete publishes again, and consumers
-guard by version. A leader that Kafka does not answer gives its producer and the lock up, and a former leader's producer
-is fenced off (ADR-0006). The ledger is the history; the outbox is a queue and stays near empty. Where a transaction has
-thousands of events of one partition, they share rows (`append_together`): the same relay, the same order, a fortieth of
-the writes.
+A service writes rows in the transaction that changes the aggregate, and the relay publishes the rows in order. Call
+`append` after locking the aggregate: then the ids of a key are in commit order. The relay, a single leader per database
+(an advisory lock of its session), reads in id order, publishes, awaits every ack, deletes, commits. The relay keeps no
+cursor, so never skips a row that commits late. A crash between ack and delete publishes again; consumers guard by
+version. A leader that Kafka does not answer gives up its producer and the lock; Kafka fences off a former leader's
+producer (ADR-0006). The outbox stays near empty: the ledger is the history. Thousands of events of a partition share
+rows (`append_together`): the same relay and order, a fortieth of the writes.
 
-When all that a read saw has been published, everything acknowledged before that read's snapshot is in the log, and the
-relay says so with a watermark in each partition: `as_of` is a clock read *before* the snapshot, less the clock skew
-allowed between hosts. `ceiling` lowers it to what the service itself has read (consent-svc: the inbound watermarks it
-has applied), and is read before the same snapshot. Of a read that could not take all it saw, both are kept until later
-ones have taken the rest: then they are still true, of that read and no other (ADR-0004).
+Once all rows seen by a read are published, the log holds everything acknowledged before that read's snapshot. The relay
+then publishes a watermark to each partition: `as_of` is a clock read *before* the snapshot, less the clock skew allowed
+between hosts. `ceiling` lowers `as_of` to the service's own knowledge (consent-svc: the applied inbound watermarks),
+and is read before the same snapshot. Where a turn cannot take every row of a read, the relay keeps clock and ceiling
+until later turns have taken the rest: both stay true of that read, and of no other (ADR-0004).
 """
 
 import asyncio
@@ -40,22 +40,22 @@ from common.telemetry import counter, gauge, traceparent
 log = logging.getLogger(__name__)
 
 WAITING = "outbox_waiting"  # NOTIFY channel: rows were committed
-RELAYED = "outbox_relayed"  # NOTIFY channel: rows were acknowledged by Kafka and deleted; which, as `spans`
+RELAYED = "outbox_relayed"  # NOTIFY channel: Kafka acknowledged rows, now deleted; their ids as `spans`
 TOLD_CHARS = 7_900  # Postgres takes 8,000 bytes
 LEADER = "placet.relay"  # advisory lock: one publishing session per database
-IDLE_S = 0.25  # a missed notification costs at most this
+IDLE_S = 0.25  # longest delay after a missed notification
 BACK_OFF_S = (0.1, 5.0)
-STAND_BACK_S = 1.0  # of a relay that Kafka does not answer: some looks of a standby
-LONGEST = 4  # times relay_ack_timeout_s: the deadline doubles as long as Kafka answers no turn in time
-IDLE_FACTOR = 1.5  # times its deadline, and a leader that stands still loses the lock
+STAND_BACK_S = 1.0  # after a timeout of Kafka: several polls of a standby
+LONGEST = 4  # times relay_ack_timeout_s: cap of the deadline, which doubles while turns time out
+IDLE_FACTOR = 1.5  # times the deadline, then a frozen leader loses the lock
 TERM_S = (
     86_400.0  # Kafka forgets a fence that no producer has started under for 7 days (transactional.id.expiration.ms)
 )
 TOGETHER = 1_000  # events of one row at most
-AT_ONCE_BYTES = 100_000  # of a partition's records that are worth a request of their own
-TURN_BYTES = 6_000_000  # of payloads that a relay takes at once, and the row that exceeds it
-DEAD_LETTERS = ".dlq"  # how their topics' names end
-SHARED = "placet.shared_row.v1;"  # before the type that all events of such a row have
+AT_ONCE_BYTES = 100_000  # of a partition: worth a request at once
+TURN_BYTES = 6_000_000  # of payloads per turn, plus the row that exceeds the limit
+DEAD_LETTERS = ".dlq"  # suffix of dead-letter topics
+SHARED = "placet.shared_row.v1;"  # prefix of the common type of a shared row's events
 MAX_RECORD_BYTES = kafka.BATCH_BYTES - 20_000  # key and value; the rest is for headers and Kafka's own framing
 
 PUBLISHED = counter("sms_outbox_published_total", "Events acknowledged by Kafka.", ["topic"])
@@ -73,7 +73,7 @@ RELAY_ERRORS = counter("sms_outbox_relay_errors_total", "Relay attempts that fai
 _packer = msgspec.msgpack.Encoder()
 _shared = msgspec.msgpack.Decoder(list[tuple[bytes, bytes]])
 
-# what a relay takes in a turn: the oldest rows, until they are many or large. `newest`: of all there are
+# The rows of a turn: the oldest, bounded by count and size. `newest`: the highest id of the outbox.
 TURN = (
     "SELECT id, event_id, topic, key, type, payload, traceparent, created_at, newest FROM"
     " (SELECT *, (SELECT max(id) FROM outbox) AS newest, sum(size) OVER (ORDER BY id) - size AS before FROM"
@@ -81,7 +81,7 @@ TURN = (
     " WHERE before < $2::bigint ORDER BY id"
 )
 
-# what follows once Kafka has acknowledged a turn's records
+# Run once Kafka has acknowledged a turn's records.
 DONE = (
     "WITH gone AS (DELETE FROM outbox WHERE id = ANY($1::bigint[])),"
     " numbered AS (INSERT INTO outbox_log (topic, partition, last_number)"
@@ -93,13 +93,15 @@ DONE = (
 Ceiling = Callable[[AsyncConnection], Awaitable[datetime | None]]
 
 
-Place = tuple[str, int]  # a topic without its prefix, and one of its partitions
-Numbers = dict[Place, int]  # of each place the number of the last record published
+Place = tuple[str, int]  # a topic without the prefix, and a partition
+Numbers = dict[Place, int]  # the last published number of each place
 
 
 def define(metadata: MetaData) -> Table:
-    """Add the outbox, and the table of the numbers of what has left it, to one service's schema. Returns the outbox.
-    The service's migrations spell both out literally."""
+    """Add the outbox, and the table of published numbers, to a service's schema; return the outbox.
+
+    The service's migrations spell both tables out literally.
+    """
     Table(
         "outbox_log",
         metadata,
@@ -124,28 +126,36 @@ def define(metadata: MetaData) -> Table:
 async def append(
     tx: AsyncConnection, topic: Topic, events: Sequence[Event], traces: Sequence[str | None] | None = None
 ) -> list[int]:
-    """Write `events` to be published, in this order per key; returns their outbox ids, in this order. Lock the
-    aggregate first. `traces`: the trace of each, where it is not the one being handled."""
+    """Write `events` for publication, in this order per key; return their outbox ids, in this order.
+
+    Lock the aggregate first. `traces`: the trace of each event, by default the current trace. Raises ValueError for an
+    event larger than a Kafka record.
+    """
     if not events:
         return []
     keys = [event.key.encode() for event in events]
     payloads = [kafka.encode(event) for event in events]
     for event, key, payload in zip(events, keys, payloads, strict=True):
-        if len(key) + len(payload) > MAX_RECORD_BYTES:  # the relay would try for ever, and all behind it would wait
+        if len(key) + len(payload) > MAX_RECORD_BYTES:  # the relay would retry for ever, and block all later rows
             raise ValueError(f"{event.type} of {len(key) + len(payload)} bytes: at most {MAX_RECORD_BYTES}")
     return await _insert(tx, topic.name, keys, [event.type for event in events], payloads, traces)
 
 
 async def append_together(tx: AsyncConnection, topic: Topic, *groups: Sequence[Event]) -> None:
-    """As `append`, for groups of events of one type whose keys all lie in one partition: that is not looked at here.
-    Rows are shared, so nobody can wait for one of them."""
+    """Write groups of events as rows which many events share.
+
+    Each group holds events of a single type and a single partition; the function does not check. No caller can wait for
+    a shared row.
+    """
     keyed = [[(event.key.encode(), event) for event in group] for group in groups]
     await _insert_together(tx, topic, keyed)
 
 
 async def append_by_partition(tx: AsyncConnection, topic: Topic, events: Sequence[Event], partitions: int) -> None:
-    """As `append_together`, for events of one type and any keys: those of each partition share rows, all written by one
-    statement. `partitions`: the topic's."""
+    """Write events of a single type as shared rows, grouped by partition, in a single statement.
+
+    `partitions`: of the topic.
+    """
     keys = [event.key.encode() for event in events]
     groups: dict[int, list[tuple[bytes, Event]]] = defaultdict(list)
     for partition, key, event in zip(kafka.partitions_of(keys, partitions), keys, events, strict=True):
@@ -154,16 +164,20 @@ async def append_by_partition(tx: AsyncConnection, topic: Topic, events: Sequenc
 
 
 async def backlog(tx: AsyncConnection) -> int:
-    """About how many rows wait to be published: the span of their ids. Whoever writes many looks first: a STOP waits
-    behind them, and so does the watermark of whoever has seen them."""
+    """Return about how many rows wait for publication: the span of their ids.
+
+    Call this before writing many rows: a STOP waits behind them, and so does the watermark.
+    """
     return int(await tx.scalar(text("SELECT coalesce(max(id) - min(id) + 1, 0) FROM outbox")) or 0)
 
 
 async def append_dead_letter(
     tx: AsyncConnection, topic: Topic, key: bytes | None, value: bytes | None, reason: str
 ) -> None:
-    """Put a record that cannot be read aside, as it came, in the transaction that steps over it. Of one that no Kafka
-    record of ours could hold, the reason alone."""
+    """Put an unreadable record aside, unchanged, in the transaction that steps over the record.
+
+    Of a record larger than a Kafka record of ours only the reason is kept.
+    """
     if len(key or b"") + len(value or b"") > MAX_RECORD_BYTES:
         key, value, reason = None, None, f"not kept: {len(value or b'')} bytes; {reason}"
     await _insert(tx, topic.dead_letters, [key], [f"placet.dead_letter.v1;{reason}"[:500]], [value])
@@ -216,11 +230,11 @@ class Waiting(msgspec.Struct, frozen=True, gc=False):
     payload: bytes | None
     traceparent: str | None
     created_at: datetime
-    newest: int  # of all ids there were
+    newest: int  # highest id of the outbox
 
 
 class Read(msgspec.Struct, frozen=True, gc=False):
-    """What may be said once all rows up to `newest` that a read saw are in the log."""
+    """A watermark that becomes true once all rows up to `newest` seen by a read are in the log."""
 
     as_of: datetime
     ceiling: datetime | None
@@ -228,7 +242,7 @@ class Read(msgspec.Struct, frozen=True, gc=False):
 
 
 class Relay:
-    """Publishes the outbox of one database. Any number may run; the lock elects one."""
+    """Publishes the outbox of a database. Any number of relays may run; the lock elects a leader."""
 
     def __init__(
         self,
@@ -247,12 +261,12 @@ class Relay:
         self._failures = 0
         self._patience_s = settings.relay_ack_timeout_s
         self._next_watermark = 0.0
-        self._read: Read | None = None  # the one that more than a turn is needed for
+        self._read: Read | None = None  # a read that needs more than a turn
         self._subject_keys = fingerprints(settings.subject_keys)
         self._skew = timedelta(seconds=settings.max_clock_skew_s)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop`. Any failure ends the term, backs off and is tried again, for ever: nothing is skipped."""
+        """Relay until `stop`. After a failure the relay backs off and begins a new term, for ever, skipping no row."""
         woken = asyncio.Event()
         async with Listener(self._database, WAITING, lambda _: woken.set()):
             while not stop.is_set():
@@ -272,7 +286,7 @@ class Relay:
                 await either(stop, None, rest_s)
 
     async def _compete(self, stop: asyncio.Event, woken: asyncio.Event) -> None:
-        """Lead for a term, or look once how the outbox does that another relay leads."""
+        """Lead for a term, or measure the outbox once while another relay leads."""
         outlet: kafka.Outlet | None = None
 
         def shut() -> None:
@@ -287,20 +301,23 @@ class Relay:
                     try:
                         await self._lead(session, outlet, idle_s, stop, woken)
                     finally:
-                        outlet.shut()  # before the lock is free
+                        outlet.shut()  # before the lock is freed
                     return
         finally:
             if outlet is not None:
                 await outlet.end()
-        await self._look()  # the leader may stand still
+        await self._look()  # the leader may be frozen
 
     async def _lead(
         self, session: AsyncConnection, outlet: kafka.Outlet, idle_s: float, stop: asyncio.Event, woken: asyncio.Event
     ) -> None:
-        """Publish until `stop`, or until the term is over. The lock is this session's. Whatever the session answers is
-        therefore proof that this relay leads. So the rows are read after the outlet has its epoch, never before."""
+        """Publish until `stop`, or until the term is over.
+
+        The lock belongs to `session`, so an answer of the session proves leadership. The relay reads rows only after
+        the outlet has its epoch.
+        """
         self._read = None
-        await self._look()  # before Kafka is asked: it shows while Kafka is down
+        await self._look()  # before asking Kafka: the metric works while Kafka is down
         async with asyncio.timeout(self._patience_s):
             await outlet.start()
         over_at = uptime_s() + TERM_S
@@ -318,12 +335,12 @@ class Relay:
         _tell_oldest([created_at for (created_at,) in rows])
 
     async def _turn(self, session: AsyncConnection, outlet: kafka.Outlet, idle_s: float, numbers: Numbers) -> bool:
-        """One transaction. True when it left nothing behind. `numbers` is brought up to date."""
+        """Publish the oldest rows in a transaction; return whether no row is left. Updates `numbers`."""
         async with session.begin():
-            # Order matters: ceiling, then clock, then the snapshot that finds the rows.
+            # Order matters: ceiling, then clock, then the snapshot of the rows.
             ceiling = await self._ceiling(session) if self._ceiling else None
             as_of = datetime.now(UTC) - self._skew
-            # The server keeps the lock for `idle_s` after it has answered: no row is written later than that.
+            # The server keeps the lock for `idle_s` after each answer; the outlet writes no row later.
             outlet.until = uptime_s() + idle_s
             rows = [Waiting(*row) for row in await fetch_many(session, TURN, self._settings.relay_batch, TURN_BYTES)]
             _tell_oldest([row.created_at for row in rows])
@@ -335,7 +352,7 @@ class Relay:
                 lasts = list(written.values())
                 await fetch_many(session, DONE, ids, RELAYED, spans(ids), topics, partitions, lasts)
                 numbers |= written
-            outlet.until = math.inf  # a watermark is true however late it is written
+            outlet.until = math.inf  # a late watermark is still true
             reached, newest = (rows[-1].id, rows[-1].newest) if rows else (0, 0)
             if self._watermarked:
                 async with asyncio.timeout(self._patience_s):
@@ -343,8 +360,11 @@ class Relay:
         return reached >= newest
 
     async def _publish(self, producer: AIOKafkaProducer, rows: Sequence[Waiting], numbers: Numbers) -> Numbers:
-        """Publish in id order within each partition. Returns, once Kafka has acknowledged all records, the last number
-        of each place that has new ones. `numbers`: those of earlier turns. Dead letters are not numbered."""
+        """Publish in id order within each partition, and await every acknowledgement.
+
+        Returns the last number of each place with new records. `numbers`: of earlier turns. Dead letters have no
+        numbers.
+        """
         by_place: dict[Place, list[Waiting]] = defaultdict(list)
         for row in rows:
             partitions = 1 if row.topic.endswith(DEAD_LETTERS) else self._settings.partitions
@@ -372,15 +392,17 @@ class Relay:
             if numbered:
                 written[topic, partition] = number
             if batch.size() >= AT_ONCE_BYTES:
-                await asyncio.sleep(0)  # it leaves while the next is made; others want the loop too
+                await asyncio.sleep(0)  # the loop sends this batch meanwhile
         await asyncio.gather(*acks)
         for name, many in published.items():
             PUBLISHED.labels(name).inc(many)
         return written
 
     def _records(self, row: Waiting) -> Iterator[tuple[bytes | None, bytes | None, kafka.Headers]]:
-        """The records of a row: one, or those that share it. Their ids follow from the row's: the same ones again when
-        it is published again."""
+        """Yield the records of a row: a single record, or each record of a shared row.
+
+        Record ids follow from the row's id, so a second publication repeats the ids.
+        """
         kind = row.type.removeprefix(SHARED)
         headers = kafka.cloud_event_headers(kind, row.event_id, self._service, row.created_at, row.traceparent)
         if kind == row.type:
@@ -391,9 +413,12 @@ class Relay:
             yield key, value, [("ce_id", f"{begins}{place}".encode()), *others]
 
     async def _watermark(self, producer: AIOKafkaProducer, read: Read, reached: int, numbers: Numbers) -> None:
-        """Says what may be said now that all rows up to the id `reached` are in the log: of this turn's own read, or of
-        an earlier one. A turn takes the oldest rows, so whatever an earlier read saw up to there is gone, whoever took
-        it; what has been committed since under a lower id is not what that read speaks of."""
+        """Publish the watermark, if any, that is true with all rows up to the id `reached` in the log.
+
+        The watermark is of this turn's read, or of the kept earlier read. A turn takes the oldest rows, so up to
+        `reached` every row of an earlier read is published, by whichever relay; the read does not speak of rows
+        committed later under lower ids.
+        """
         if reached >= read.newest:
             self._read = None
             await self._publish_watermarks(producer, read, numbers)
@@ -410,7 +435,7 @@ class Relay:
         as_of = read.as_of
         if self._ceiling is not None:
             if read.ceiling is None:
-                return  # what we stand on is not known yet: say nothing, and dispatch holds
+                return  # an unknown ceiling: no watermark, and dispatch holds
             as_of = min(as_of, read.ceiling)
         self._next_watermark = now + self._settings.watermark_every_s
         acks = []
@@ -429,7 +454,7 @@ class Relay:
                 )
         await asyncio.gather(*acks)
         for topic in self._watermarked:
-            AS_OF.labels(topic.name).set(as_of.timestamp())  # an age would stand still with whoever is to set it
+            AS_OF.labels(topic.name).set(as_of.timestamp())  # no age: an age would freeze with this process
 
 
 async def _numbers(tx: AsyncConnection) -> Numbers:
@@ -442,7 +467,7 @@ def _tell_oldest(created: Sequence[datetime]) -> None:
 
 
 def spans(ids: Sequence[int]) -> str:
-    """Ids in rising order as "3-17 20-21"; "" where that is too long to be told: then one has to look."""
+    """Return rising ids as "3-17 20-21", or "" where too long for a notification; then the listener must query."""
     found: list[list[int]] = []
     for one in ids:
         if found and one == found[-1][1] + 1:
@@ -454,7 +479,7 @@ def spans(ids: Sequence[int]) -> str:
 
 
 def ids_of(told: str) -> list[int]:
-    """What `spans` was made from."""
+    """Return the ids of a text made by `spans`."""
     found: list[int] = []
     for span in told.split():
         first, _, last = span.partition("-")
@@ -463,7 +488,7 @@ def ids_of(told: str) -> list[int]:
 
 
 class _Waiter:
-    """Somebody who waits for Kafka to have the events of some facts."""
+    """A caller that waits for Kafka to have the events of some facts."""
 
     def __init__(self, facts: Mapping[UUID, Sequence[int]]) -> None:
         self.left = set(facts)
@@ -472,16 +497,17 @@ class _Waiter:
 
 
 class Relayed:
-    """Waits until Kafka has acknowledged the events of facts, whichever process relays them. A fact is a row that was
-    written in the transaction of its events, under an id that no other row ever has.
+    """Waits until Kafka has acknowledged the events of facts, whichever process relays them.
 
-    A row that is not in the outbox proves nothing: a database that fails over may have lost it, and may use its id
-    again. So the database is asked for the fact itself. Where the fact is there and its outbox rows are not, a relay
-    has deleted them, and Kafka had acknowledged them before. `proof`: a query for that. Of the facts $1 (uuid[]) it
-    returns those that are there without any row of theirs in the outbox, read in one statement.
+    A fact is a row written in the transaction of its events, under an id never used again.
 
-    The relay tells the ids of the rows it deletes. That is a hint of when to ask, as the look every `look_every_s` is;
-    one query serves all who wait."""
+    A missing outbox row proves nothing: a failover may lose the row and use its id again. But a fact without outbox
+    rows is proof: a relay deleted the rows after Kafka's acknowledgement. `proof` is that query: of the facts $1
+    (uuid[]) return those without any row in the outbox, read in a single statement.
+
+    The relay's notification of deleted ids, and a poll every `look_every_s`, say when to ask; a query serves all
+    callers.
+    """
 
     def __init__(self, database: Database, proof: str, look_every_s: float = IDLE_S) -> None:
         self._database = database
@@ -489,12 +515,12 @@ class Relayed:
         self._look_every_s = look_every_s
         self._waiters: set[_Waiter] = set()
         self._by_row: dict[int, set[_Waiter]] = defaultdict(set)
-        self._newest = 0  # of the rows known to be published
+        self._newest = 0  # highest id known as published
         self._asked: set[UUID] = set()
         self._woken = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Hears the relay, and looks now and then without having heard, until `stop`."""
+        """Listen to the relay, and poll, until `stop`."""
         async with Listener(self._database, RELAYED, self._heard):
             while not stop.is_set():
                 await either(stop, self._woken, self._look_every_s)
@@ -505,7 +531,7 @@ class Relayed:
                 if asked:
                     try:
                         self._proven({fact for (fact,) in await self._database.read(self._proof, list(asked))})
-                    except Exception as error:  # whoever waits is told nothing, and so answers nothing good
+                    except Exception as error:  # callers wait on, until a later query or their deadline
                         log.warning("cannot look at the outbox", extra={"why": type(error).__name__})
 
     def _heard(self, told: str) -> None:
@@ -528,8 +554,10 @@ class Relayed:
                 waiter.done.set_result(None)
 
     async def wait(self, facts: Mapping[UUID, Sequence[int]], timeout_s: float) -> bool:
-        """True once Kafka has the events of all `facts`; False at the deadline. `facts`: the outbox ids of each one's
-        events."""
+        """Return True once Kafka has the events of all `facts`, False after `timeout_s`.
+
+        `facts`: the outbox ids of each fact's events.
+        """
         if not facts:
             return True
         waiter = _Waiter(facts)
@@ -537,7 +565,7 @@ class Relayed:
         for row in waiter.rows:
             self._by_row[row].add(waiter)
         if min(waiter.rows, default=0) <= self._newest:
-            self._ask([waiter])  # they may be gone already
+            self._ask([waiter])  # the rows may be published already
         try:
             async with asyncio.timeout(timeout_s):
                 await waiter.done

@@ -1,5 +1,6 @@
-"""A subscription's topic read again, from any offset up to another, beside the consumer that reads it for good: by no
-group, and storing nothing. What is read and how far is the caller's to note, in its own transaction.
+"""Replay of a subscription's topic: from any offset up to another, beside the consumer.
+
+The replay joins no group and stores nothing. The caller notes its place, in a transaction of its own.
 """
 
 import time
@@ -20,12 +21,15 @@ from common.settings import ServiceSettings
 POLL_MS = 100
 SILENT_S = 60.0
 BEGINNING = Seen()
-FETCH_BYTES = 1024 * 1024  # of a partition at once: what is in memory does not grow with the topic
+FETCH_BYTES = 1024 * 1024  # of a partition at once: bounds the memory, however long the topic
 
 
 class Batch(NamedTuple):
-    """Records of one partition. `poisoned`: (offset, key) of those that cannot be read, None for a key that cannot be
-    read either. `reading`: how far the partition is read with this batch, and the gap that the batch met."""
+    """Records of a partition.
+
+    `poisoned`: (offset, key) of unreadable records; a key is None where unreadable too. `reading`: the place after this
+    batch, and the batch's gap.
+    """
 
     partition: int
     received: list[Received]
@@ -35,7 +39,7 @@ class Batch(NamedTuple):
 
 @dataclass(slots=True)
 class Replaying:
-    """A context: opened, it reads."""
+    """A context which reads while open."""
 
     subscription: Subscription
     settings: ServiceSettings
@@ -60,10 +64,12 @@ class Replaying:
         await self._consumer.stop()
 
     async def read(self, since: Mapping[int, Seen], until: Mapping[int, int], most: int) -> AsyncIterator[Batch]:
-        """What is from `since` on and below `until`, by partition, at most so many records at once. From 0 means from
-        the oldest there is. The caller moves `since` on by each batch before it asks for the next one. Raises
-        OffsetOutOfRangeError where the log does not hold the offset any more, Stopped where nothing comes any more:
-        then it is another log that ends before, or there is no broker."""
+        """Yield the records from `since` up to but not including `until`, by partition, `most` at a time.
+
+        Offset 0 means the oldest record. The caller moves `since` on by each batch before asking for the next. Raises
+        OffsetOutOfRangeError where the log no longer holds the offset. Raises Stopped after SILENT_S without a record:
+        the log is another log and ends before `until`, or no broker answers.
+        """
         going = {p: until[p] for p in until if since.get(p, BEGINNING).next_offset < until[p]}
         for partition in going:
             self._consumer.seek(self._place(partition), since.get(partition, BEGINNING).next_offset)

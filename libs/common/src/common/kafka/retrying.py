@@ -1,9 +1,9 @@
-"""Dead letters handled again, one at a time, once somebody has asked for it (`dead_letters.py`).
+"""Replay of dead letters, each on a person's request (`dead_letters.py`).
 
-The record is read from where it lies in its topic, and handled as the consumer would have: in one transaction, with the
-row of its partition's offset locked, so that nothing of the partition is handled meanwhile. Handlers are idempotent by
-meaning, and what has been superseded since changes nothing. It ends as `replayed`; or it is `open` again, with why it
-still could not be handled; or it is `gone`, where its topic does not hold it any more.
+The worker reads the record from the topic and handles it as the consumer does: in a transaction with the partition's
+offset locked, so no batch of the partition is handled meanwhile. Handlers are idempotent by meaning; a superseded
+record changes nothing. The letter ends as `replayed`; or is `open` again, with the reason of the failure; or is `gone`,
+where the topic no longer holds the record.
 """
 
 import asyncio
@@ -45,7 +45,10 @@ class Retrying:
         return Timer("dead-letters", self.tick, LOOK_EVERY_S, self.database, dead_letters.ASKED)
 
     async def tick(self) -> bool:
-        """The one that has waited longest; was there any?"""
+        """Replay the letter that has waited longest; return whether the replay ended.
+
+        Returns False also where the handler asks to hold: the letter stays asked for.
+        """
         ours = {(s.group, s.topic.name): s for s in self.subscriptions}
         async with self.database.begin() as tx:
             await dead_letters.count_open(tx, [s.topic.name for s in self.subscriptions])
@@ -55,7 +58,7 @@ class Retrying:
         subscription = ours[letter.consumer_group, letter.topic]
         try:
             record = await self._read(letter)
-        except Poison as error:  # anything else may be tried again as it is
+        except Poison as error:  # any other error leaves the letter asked for
             await self._open_again(letter, str(error))
             return True
         try:
@@ -80,7 +83,7 @@ class Retrying:
             await broken_logs.lock(tx, subscription.group, subscription.topic, letter.partition)
             now = await dead_letters.find(tx, letter.id, lock=True)
             if now is None or now.state != "asked":
-                return None  # another worker was quicker, or somebody thought better of it
+                return None  # another worker was quicker, or a person has discarded the letter
             if record is None:
                 await dead_letters.end(tx, letter.id, "gone")
                 return None
@@ -97,7 +100,10 @@ class Retrying:
         return after
 
     async def _read(self, letter: DeadLetter) -> Any | None:
-        """The record, or None where the topic does not hold it any more. Raises Poison where no client reads it."""
+        """Return the record, or None where the topic no longer holds it.
+
+        Raises Poison where the Kafka client cannot read the record.
+        """
         place = TopicPartition(self.settings.topic_prefix + letter.topic, letter.partition)
         consumer = AIOKafkaConsumer(
             **kafka.connection(self.settings), enable_auto_commit=False, auto_offset_reset="none"

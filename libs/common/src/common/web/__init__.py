@@ -1,1 +1,1 @@
-"""The HTTP edge that all services share: the server, callers and their scopes, problems, types of fields."""
+"""The HTTP edge of all services: the server, callers and their scopes, problems, field types."""

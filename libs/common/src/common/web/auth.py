@@ -1,6 +1,7 @@
-"""Who calls: a bearer JWT with scopes and the senders it may act for. No route is anonymous but health and callbacks.
+"""Authentication of callers: a bearer JWT with scopes, and the senders for which the caller may act.
 
-In production an OIDC issuer, its keys by JWKS; in development one shared HS256 key. Claims: `sub`, `scope`
+Anonymous routes: health and metrics, operators' callbacks, and the pages and links that people open. In production an
+OIDC issuer signs the tokens, and JWKS gives its keys; in development a shared HS256 key does. Claims: `sub`, `scope`
 (space-separated), `senders` (list of sender ids, or "*").
 """
 
@@ -17,49 +18,63 @@ from common.web.problems import Forbidden, Reason, Unauthorised, Unavailable
 
 ASYMMETRIC = ("RS256", "ES256", "EdDSA")
 JWKS_TIMEOUT_S = 5
-CLOCKS_DIFFER_S = 60  # the issuer's from ours: a token is used as soon as it is made (RFC 7519, 4.1.4 and 4.1.5)
-OF_ANOTHER = "other_controller"  # as the gate calls it
+CLOCKS_DIFFER_S = 60  # issuer's clock against ours: callers use a token at once (RFC 7519, 4.1.4 and 4.1.5)
+OF_ANOTHER = "other_controller"  # the gate's name of the reason
 CHALLENGE = {"WWW-Authenticate": "Bearer"}
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """`senders`: None means every sender."""
+    """The holder of a valid token. `senders` is None where the token covers every sender."""
 
     subject: str
     scopes: frozenset[str]
     senders: frozenset[str] | None
 
     def may_use(self, sender_id: str) -> None:
-        """Raises Forbidden unless the token covers this sender."""
+        """Raise Forbidden unless the token covers this sender."""
         if self.senders is not None and sender_id not in self.senders:
             raise Forbidden("the token does not cover this sender", reasons=[Reason("sender_id", "sender_not_granted")])
 
     def may_use_all(self) -> None:
-        """Raises Forbidden unless the token covers every sender: what it asks for is of no one of them."""
+        """Raise Forbidden unless the token covers every sender.
+
+        For requests about no particular sender.
+        """
         if self.senders is not None:
             raise Forbidden(
                 "only a token for every sender may do this", reasons=[Reason("senders", "not_for_every_sender")]
             )
 
     def sees(self, sender_id: str | None) -> bool:
-        """Whether what is held of this sender is shown. None: what concerns every sender, and so is shown to each."""
+        """Return whether the caller may see data of this sender.
+
+        A `sender_id` of None stands for data about every sender; each caller sees such data.
+        """
         return sender_id is None or self.senders is None or sender_id in self.senders
 
     def told(self, reasons: Iterable[str]) -> list[str]:
-        """Reasons against a message to one person, as this caller may know them: that the person said yes to another
-        sender is told to who may ask for every sender, and to nobody else."""
+        """Return the reasons against a message to a person, as far as this caller may know them.
+
+        Only a token for every sender learns that the person has opted in to another sender.
+        """
         return [reason for reason in reasons if self.senders is None or reason != OF_ANOTHER]
 
 
 class Authenticator:
-    """Turns an Authorization header into a Caller. Raises Unauthorised; Unavailable while the issuer is down."""
+    """Turns an Authorization header into a Caller.
+
+    Raises Unauthorised, and Unavailable while the issuer does not answer.
+    """
 
     def __init__(self, settings: ServiceSettings, *, keys_kept_s: float = 300, look_again_s: float = 30) -> None:
-        """`keys_kept_s`: how long the issuer's key set is believed; `look_again_s`: how soon after asking for it a key
-        that is not in it makes us ask again."""
+        """Read tokens by the issuer's key set, or by the shared key of development.
+
+        `keys_kept_s`: lifetime of the key set. `look_again_s`: how soon after a fetch an unknown key causes another
+        fetch.
+        """
         self._settings = settings
-        # single keys are not kept by themselves (cache_keys): one that is withdrawn must stop counting
+        # no `cache_keys`: the cache of single keys would keep a withdrawn key valid
         self._jwks = (
             jwt.PyJWKClient(
                 settings.auth_jwks_url,
@@ -110,7 +125,7 @@ class Authenticator:
 
 
 def require(scope: str) -> Callable[[Request], Awaitable[Caller]]:
-    """A dependency: the Caller, if its token has `scope`."""
+    """Return a FastAPI dependency: the Caller, if the token has `scope`; else Forbidden is raised."""
 
     async def caller(request: Request) -> Caller:
         found: Caller = await request.state.authenticator.caller(request.headers.get("authorization"))

@@ -1,14 +1,14 @@
-"""Types of fields that callers fill: what is declared with them can be stored as it came."""
+"""Types of request fields: a value of these types can be stored unchanged."""
 
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-BIGINT = 2**63 - 1  # the largest number Postgres keeps
+BIGINT = 2**63 - 1  # largest bigint of Postgres
 
 
 def storable(value: str) -> str:
-    """Raises ValueError for a NUL: Postgres keeps none."""
+    """Return `value`. Raises ValueError for a NUL, which Postgres cannot store."""
     if "\x00" in value:
         raise ValueError("holds a NUL character")
     return value
@@ -18,4 +18,4 @@ Storable = Annotated[str, AfterValidator(storable)]
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{2,40}$")]
 Short = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(storable)]
 Long = Annotated[str, StringConstraints(min_length=1, max_length=10_000), AfterValidator(storable)]
-Position = Annotated[int, Field(ge=0, le=BIGINT)]  # of a list's cursor
+Position = Annotated[int, Field(ge=0, le=BIGINT)]  # a list's cursor

@@ -1,19 +1,20 @@
-"""Errors at the HTTP edge: RFC 9457 `application/problem+json` with a stable `type`, and the field and reason.
+"""Errors at the HTTP edge: RFC 9457 `application/problem+json` with a stable `type`, the field and the reason.
 
     Problem
      ├ Malformed 400      the body cannot be read at all
      ├ Unauthorised 401   no valid token or signature
      ├ Forbidden 403      a valid token without this scope or sender
      ├ NotFound 404
-     ├ Conflict 409       the state of things refuses it
-     ├ PreconditionFailed 412  it has changed since it was read
+     ├ Conflict 409       the resource's state refuses the request
+     ├ PastItsTime 410    the data is past its retention
+     ├ PreconditionFailed 412  the resource has changed since the caller read it
      ├ TooLarge 413
      ├ Invalid 422        a field is wrong
-     ├ TooMany 429        it came too often; Retry-After says when again
-     └ Unavailable 503    a dependency is down: nothing was lost, try again
+     ├ TooMany 429        too many requests; Retry-After says when to come back
+     └ Unavailable 503    a dependency is down: no data was lost, the caller retries
 
-A business "no" is a value (a verdict, a refusal), never one of these. No problem repeats the value it was given: it
-may be somebody's number.
+A business "no" is a value (a verdict, a refusal), never a problem. A problem never repeats a value of the request: the
+value may be a person's number.
 """
 
 import logging
@@ -34,7 +35,7 @@ from common.telemetry import masked, trace_id
 
 log = logging.getLogger(__name__)
 
-# asyncpg's own reach us unwrapped where it is asked without SQLAlchemy
+# asyncpg's own errors arrive unwrapped from calls past SQLAlchemy.
 DATABASE_DOWN = (
     OperationalError,
     InterfaceError,
@@ -49,7 +50,7 @@ MEDIA_TYPE = "application/problem+json"
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why, machine-readable: `field` as the caller wrote it (dots and indexes), `reason` a stable slug."""
+    """The machine-readable reason: `field` as the caller wrote its path (dots, indexes); `reason` a stable slug."""
 
     field: str | None
     reason: str
@@ -57,7 +58,7 @@ class Reason:
 
 
 class Problem(Exception):
-    """Raised anywhere below a route; answered by the handler that `install` sets up."""
+    """An error raised below a route; the handlers of `install` answer the request with the problem."""
 
     status: ClassVar[int] = 500
     slug: ClassVar[str] = "internal-error"
@@ -117,7 +118,7 @@ class Unavailable(Problem):
 
 
 def answer(problem: Problem) -> JSONResponse:
-    """The problem as its response."""
+    """Return the problem as a response."""
     return JSONResponse(
         {
             "type": f"/problems/{problem.slug}",
@@ -134,7 +135,7 @@ def answer(problem: Problem) -> JSONResponse:
 
 
 def install(app: FastAPI) -> None:
-    """Every error of `app` leaves as a problem."""
+    """Turn every error of `app` into a problem."""
 
     @app.exception_handler(Problem)
     async def on_problem(request: Request, error: Problem) -> JSONResponse:
@@ -145,7 +146,7 @@ def install(app: FastAPI) -> None:
         errors = error.errors()
         if any(e["type"] == "json_invalid" for e in errors):
             return answer(Malformed("the body is not JSON", reasons=[Reason("body", "json_invalid")]))
-        # a field's name is the caller's too where it is not one of ours, and a wrong tag is in its message
+        # an unknown field's name is the caller's text, and an error message repeats a wrong tag
         reasons = [Reason(masked(_field(e["loc"])), str(e["type"]), masked(str(e["msg"]))) for e in errors]
         named = ", ".join(dict.fromkeys(r.field or "body" for r in reasons))
         return answer(Invalid(f"not valid: {named}", reasons=reasons))
@@ -172,5 +173,5 @@ def install(app: FastAPI) -> None:
 
 
 def _field(location: Sequence[int | str]) -> str:
-    """`location` starts with where FastAPI found it: body, query, path or header."""
+    """Return the path of a field. `location` starts with FastAPI's part of the request: body, query, path, header."""
     return ".".join(map(str, location[1:])) or "body"

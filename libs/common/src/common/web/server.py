@@ -1,12 +1,12 @@
-"""The web server of a service: uvicorn, with connections that outlast their clients' patience, and a farewell.
+"""The web server of a service: uvicorn, with long-lived idle connections and a graceful stop.
 
-A client that keeps a connection sends its next request on it. Where the server closes the connection in that moment the
-request is lost, and of an operator that is a STOP to be sent again, if the operator does. So an idle connection is kept
-for longer than any client keeps one (`keep_alive_s`): the client closes first.
+A client sends its next request on a kept connection. Where the server closes the connection at that moment, the request
+is lost; an operator's request may be a STOP, and the operator may not retry. So the server keeps an idle connection
+longer than any client does (`keep_alive_s`): the client closes first.
 
-A server that is asked to stop goes on listening and answering for `leave_s`. Each answer says `Connection: close`, so
-its client takes no kept connection to a server that is about to end; /readyz is red. Once no connection is left, or
-`leave_s` is over, the server stops: what is idle is closed, what is being answered gets GRACE_S.
+A server asked to stop goes on listening and answering for `leave_s`, with /readyz red. Each answer says `Connection:
+close`, so clients stop reusing connections. When no connection is left, or `leave_s` is over, the server closes idle
+connections and gives requests in flight GRACE_S.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ class Server(uvicorn.Server):
 
     @property
     def leaving(self) -> bool:
-        """Whether the server has been asked to stop. For /readyz too."""
+        """Return whether the server has been asked to stop."""
         return bool(getattr(self._app.state, "leaving", False))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -51,14 +51,14 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     async def _leave(self) -> None:
-        """Answer on, each time with `Connection: close`, until every client has gone or the time is over."""
+        """Answer requests with `Connection: close` until every client has gone or `leave_s` is over."""
         self._app.state.leaving = True
         state, loop = self.server_state, asyncio.get_running_loop()
         state.default_headers = [*state.default_headers, CLOSE]
         for connection in list(state.connections):
             cycle = getattr(connection, "cycle", None)  # a websocket has none
             if cycle is not None and not cycle.response_complete:
-                connection.shutdown()  # in the midst of a request: its answer says close
+                connection.shutdown()  # the answer to the request in flight says close
         until = loop.time() + self._leave_s
         while state.connections and loop.time() < until and not self.force_exit:  # noqa: ASYNC110
-            await asyncio.sleep(LOOK_EVERY_S)  # uvicorn tells nobody when a connection is lost
+            await asyncio.sleep(LOOK_EVERY_S)  # uvicorn has no event for a lost connection
