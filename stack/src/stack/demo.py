@@ -1,8 +1,9 @@
-"""`make demo`: a real run on this machine, with a report whose checks come from the operator's own log.
+"""Run `make demo` on this machine; the report checks the run against the operator's own log.
 
-10,000 contacts as people write them, consents for four fifths of them, a campaign with a personalised text, STOP
-replies while it runs, then a second campaign that must not reach those who stopped. The demonstration policy keeps the
-sending hours open at any time of day, and says so; everything else is as in production.
+The demo imports 10,000 contacts in many spellings, records consents for four fifths of the people, runs a campaign with
+a personalised text and STOP replies, then a second campaign, which must not reach the people who stopped. The
+demonstration policy opens the sending hours at any time of day, and the report says so; everything else is as in
+production.
 """
 
 import asyncio
@@ -50,17 +51,17 @@ FORM = {
 CONSENT_BATCH = 500
 STOP_SHARE = 0.03  # of the recipients, while the first campaign runs
 POLL_S = 0.25
-STANDSTILL_S = 60.0  # nothing at all moved for so long: something is wrong, however busy the machine
-QUIET_POLLS = 8  # longer than anybody here waits before answering
-CALL_AGAIN_S = 0.3  # a service may be down for a while: the demo's calls are safe to repeat
-CALL_WITHIN_S = 120.0  # four Pythons may be starting on a busy machine
+STANDSTILL_S = 60.0  # no change for so long is a failure even on a busy machine
+QUIET_POLLS = 8  # longer than `reply_delay_s`
+CALL_AGAIN_S = 0.3  # a service may be down for a while; repeated calls are safe
+CALL_WITHIN_S = 120.0  # four services may be starting on a busy machine
 
 
 FIGURES = ("audience", "pending", "denied", "deferred", "expired", "handed_off", "accepted", "rejected", "unknown")
 
 
 class DemoFailed(RuntimeError):
-    """Something did not happen in time, or an answer was not what it should be."""
+    """An expected change did not happen in time, or an answer was not as expected."""
 
 
 During = Callable[[Stack], Coroutine[Any, Any, None]]
@@ -68,8 +69,10 @@ During = Callable[[Stack], Coroutine[Any, Any, None]]
 
 @dataclass(slots=True)
 class Patience:
-    """How long a run takes is the machine's affair; that it gets on is ours. It ends when what is `seen` has stayed the
-    same for STANDSTILL_S (`now`: seconds on any clock that only goes forward)."""
+    """Detects a standstill: a run may be slow on a slow machine, but must progress.
+
+    Patience ends once `seen` stays the same for STANDSTILL_S. `now`: seconds on any monotonic clock.
+    """
 
     seen: object = None
     since: float = 0.0
@@ -82,7 +85,7 @@ class Patience:
 
 @dataclass(slots=True)
 class Api:
-    """Calls as an internal service would make them, repeated while a service is away (each is idempotent)."""
+    """Calls the services like an internal service; repeats a call while a service is away (all are idempotent)."""
 
     session: aiohttp.ClientSession
     urls: Mapping[str, str]
@@ -117,7 +120,7 @@ class Api:
             await asyncio.sleep(CALL_AGAIN_S)
 
     async def pages(self, service: str, path: str) -> AsyncIterator[Any]:
-        """Every item of a list, page by page."""
+        """Yield every item of a list, page by page."""
         cursor = ""
         while True:
             page = await self.call("GET", service, path + cursor)
@@ -130,7 +133,7 @@ class Api:
 
 @dataclass(slots=True)
 class Demo:
-    """One run. `during` is called once the first campaign has begun (a test kills a service there)."""
+    """A run of the demo. `during` is called after the first campaign has begun (a test kills a service then)."""
 
     api: Api
     contacts: Path
@@ -176,7 +179,7 @@ class Demo:
         self.progress.update(task, total=self.imported["lines"], completed=self.imported["lines"])
 
     async def _consent(self) -> None:
-        """Evidence for four fifths of the people, recorded as a shop would, numbers as people wrote them."""
+        """Record evidence for four fifths of the people, like a shop, with numbers as written by the people."""
         people: dict[str, str] = {}
         for written in self.lines:
             if (e164 := folded(written)) is not None:
@@ -204,7 +207,10 @@ class Demo:
             self.progress.advance(task, len(batch))
 
     async def _behave(self) -> None:
-        """Receipts late, out of order, twice; half of those who stop do so after a message, half before theirs."""
+        """Set the operator's behaviour: DLRs late, out of order and repeated, and STOP replies.
+
+        Half of the people who stop reply to a message; the other half stop whether or not their message has left.
+        """
         await self.api.call(
             "POST",
             "simulator",
@@ -245,7 +251,7 @@ class Demo:
         return identity
 
     async def _watch(self, identity: str, name: str) -> None:
-        """Until the campaign is finished. A message that is only put off from one time to the next is no progress."""
+        """Wait until the campaign is finished; repeated deferrals of the same message are no progress."""
         task: TaskID | None = None
         patience = Patience()
         while True:
@@ -263,7 +269,7 @@ class Demo:
             await asyncio.sleep(POLL_S)
 
     async def _some_stop(self) -> None:
-        """People who stop while the campaign runs, whether or not their message has left already."""
+        """Send STOP replies during the campaign, from people whose message may or may not have left."""
         leaving = self.chance.sample(self.consented, int(len(self.consented) * STOP_SHARE / 2))
         replies = [
             {
@@ -277,7 +283,7 @@ class Demo:
         await self.api.call("POST", "simulator", "/control/replies", {"replies": replies})
 
     async def _stops_enforced(self) -> None:
-        """Every STOP that was replied is enforced."""
+        """Wait until every STOP reply is enforced, or until nothing changes any more."""
         await self.api.call("POST", "simulator", "/control/behaviour", {"stop_rate": 0.0})
         task = self._task("STOPs enforced", None)
         patience = Patience()
@@ -292,11 +298,11 @@ class Demo:
             if quiet >= QUIET_POLLS:
                 return
             if patience.ends((counts, len(enforced)), asyncio.get_running_loop().time()):
-                return  # the report will say which are missing
+                return  # the report counts the missing STOPs
             await asyncio.sleep(POLL_S)
 
     async def _receipts(self) -> None:
-        """The operator has said all it had to say, and it was taken."""
+        """Wait until the operator has no DLR left to deliver, or until nothing changes any more."""
         task = self._task("Receipts taken", None)
         patience = Patience()
         while True:
@@ -308,7 +314,7 @@ class Demo:
             await asyncio.sleep(POLL_S)
 
     async def _told(self, name: str, identity: str) -> Campaign:
-        """What the API says of a campaign, once its last receipts are counted."""
+        """Return the API's account of a campaign, read after all DLRs."""
         recipients = {
             r["message_id"]: r["status"]
             async for r in self.api.pages("campaign", f"/v1/campaigns/{identity}/recipients?limit=1000")
@@ -333,8 +339,10 @@ async def demonstrate(
     kafka: int = 0,
     durable: bool = True,
 ) -> Report:
-    """Start a stack under `folder` (on `kafka` brokers of Apache Kafka, 0: the local one), run the demo, print the
-    report. Raises DemoFailed, DidNotStart, Died."""
+    """Start a stack under `folder`, run the demo and print the report. Raises DemoFailed, DidNotStart, Died.
+
+    `kafka`: number of brokers of Apache Kafka; 0: the local broker.
+    """
     bars = _bars(console)
     with bars:
         starting = bars.add_task("Starting", total=None)
@@ -349,7 +357,7 @@ async def demonstrate(
 
 
 async def visit(told: Mapping[str, str], *, console: Console, examples: Path = Path("examples")) -> Report:
-    """The same on a stack that runs already, where no demo has run yet. `told`: as in stack.env. Raises DemoFailed."""
+    """Run the demo on a running stack without an earlier demo. `told`: the values of stack.env. Raises DemoFailed."""
     bars = _bars(console)
     urls = {name: told[f"{name.upper()}_URL"] for name in (*SERVICES, "simulator")}
     with bars:
@@ -385,7 +393,7 @@ async def _walk(
 
 
 def show(console: Console, facts: Facts, found: Report) -> None:
-    """The report, for a person."""
+    """Print the report."""
     console.print(
         "\nSending hours: the [bold]demonstration policy[/] (always open), so that this runs at any time of day."
     )
@@ -421,7 +429,7 @@ def show(console: Console, facts: Facts, found: Report) -> None:
 
 
 def run(arguments: Sequence[str] = ()) -> int:
-    """Exit status: 0 when every check holds, 1 when one does not or the demo did not finish."""
+    """Return the exit status: 0 when every check holds, 1 when a check fails or the demo does not finish."""
     console = Console()
     try:
         if on := os.environ.get("ON"):

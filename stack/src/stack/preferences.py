@@ -1,6 +1,6 @@
-"""`make page`: a link to the preference page of somebody on record, in the stack that `make up` has left running.
+"""Make a link to the preference page of a person on record, in the stack started by `make up` (`make page`).
 
-A bookshop of its own, so that nothing here meets what a developer has registered; a number of the range for fiction.
+The sender is a bookshop used nowhere else, so the page does not touch a developer's own data; the number is fictional.
 """
 
 import json
@@ -25,7 +25,7 @@ SENDER = {
     ],
 }
 WORDS = "Oui, je veux recevoir les rendez-vous de la Librairie de l’Aube par SMS. STOP au 36222 à tout moment."
-GIVEN = (  # purpose, basis, how it was said, how many days ago
+GIVEN = (  # purpose, basis, evidence, age in days
     (
         "encounters",
         "opt_in",
@@ -42,7 +42,7 @@ GIVEN = (  # purpose, basis, how it was said, how many days ago
 
 
 def link(url: str, token: str, number: str = NUMBER) -> str:
-    """Puts the person on record, once however often it is called; the page's address. `url`: consent-svc's."""
+    """Put the person on record, once over all calls, and return the address of the page. `url`: consent-svc."""
 
     def post(path: str, body: Mapping[str, Any]) -> Any:
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}

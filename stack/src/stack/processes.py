@@ -1,8 +1,8 @@
-"""Child processes that end with us, whatever ends us: a return, an exception, Ctrl-C, or `kill -9`.
+"""Run child processes that end with this process, on return, exception, Ctrl-C or `kill -9`.
 
-`spawn` and `end` are the two ends of every process of the stack; `Supervisor` runs those that are services: waits until
-they are healthy, kills, restarts and stops them. It only ever signals what it started itself, by pid (each child
-leads a session of its own, so its own children go with it).
+`spawn` starts and `end` ends every process of the stack. `Supervisor` runs the services: waits for readiness, kills,
+restarts and stops them. The module signals only its own children, by pid. Each child leads a session of its own, so its
+own children end too.
 """
 
 import asyncio
@@ -26,22 +26,22 @@ import aiohttp
 LAUNCHER = Path(__file__).with_name("launcher.py")
 TAIL_LINES = 30
 POLL_S = 0.02
-STOP_GRACE_S = 17.0  # a service leaves for 1 s, gives requests 5 s, and drains for at most 10 s
-# Below the ephemeral range of Linux (32768..) and macOS (49152..): no outgoing connection takes it before the child.
+STOP_GRACE_S = 17.0  # a service says farewell for 1 s, gives requests 5 s and drains for 10 s at most
+# Below the ephemeral range of Linux (32768..) and macOS (49152..), so no outgoing connection takes a port first.
 PORTS = range(20_000, 32_000)
 
-# One thread forks every child: see launcher.py for why it must live as long as they do.
+# A single thread forks every child, and must outlive all children: see launcher.py.
 _forks = ThreadPoolExecutor(1, thread_name_prefix="stack-forks")
 
-Ready = Callable[[], Awaitable[str | None]]  # why not yet, or None
+Ready = Callable[[], Awaitable[str | None]]  # the reason for not being ready, or `None`
 
 
 class DidNotStart(RuntimeError):
-    """A child ended or stayed silent before it was ready. The text ends with the tail of its log."""
+    """A child ended, or was not ready in time. The text ends with the tail of its log."""
 
 
 class Died(RuntimeError):
-    """A child that was running ended by itself. The text ends with the tail of its log."""
+    """A running child ended by itself. The text ends with the tail of its log."""
 
     def __init__(self, name: str, code: int, log: Path) -> None:
         super().__init__(f"{name} ended with code {code}:\n{tail(log)}")
@@ -50,17 +50,20 @@ class Died(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Whom a child runs as."""
+    """The user and group of a child."""
 
     uid: int
     gid: int
 
 
-_told: deque[int] = deque(maxlen=256)  # more than are started together
+_told: deque[int] = deque(maxlen=256)  # more than the number of ports requested together
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody listens on now, nor was told of lately: they are told before they listen."""
+    """Return a free TCP port on 127.0.0.1.
+
+    The function avoids ports returned recently, since their processes may not listen yet.
+    """
     while True:
         port = random.choice(PORTS)
         if port in _told:
@@ -111,7 +114,7 @@ def tail(log: Path, lines: int = TAIL_LINES) -> str:
 def wait_until(
     ready: Callable[[], bool], child: subprocess.Popen[bytes], name: str, log: Path, within_s: float
 ) -> None:
-    """Blocks until `ready()`. Raises DidNotStart when the child ends first or the time is up."""
+    """Block until `ready()` is true. Raises DidNotStart when the child ends first or the time is up."""
     deadline = time.monotonic() + within_s
     while not ready():
         if (code := child.poll()) is not None:
@@ -122,7 +125,7 @@ def wait_until(
 
 
 def end(child: subprocess.Popen[bytes], grace_s: float, first: int = signal.SIGTERM) -> None:
-    """`first`, then SIGKILL to its whole session after `grace_s`. The child is reaped when this returns."""
+    """Send `first`, then SIGKILL to the whole session after `grace_s`. The child is reaped on return."""
     if child.poll() is None:
         child.send_signal(first)
         try:
@@ -133,8 +136,8 @@ def end(child: subprocess.Popen[bytes], grace_s: float, first: int = signal.SIGT
 
 
 def kill(child: subprocess.Popen[bytes]) -> None:
-    """SIGKILL to the child and its own children, and reap it."""
-    if child.poll() is None:  # not reaped: the pid, and so the group, is still ours
+    """Kill the child and its own children with SIGKILL, and reap the child."""
+    if child.poll() is None:  # not reaped: the pid, and so the group, still belongs to the child
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, signal.SIGKILL)
     child.wait()
@@ -147,12 +150,15 @@ class _Child:
     ready: Ready
     within_s: float
     process: subprocess.Popen[bytes]
-    running: bool = False  # it has been ready, and nobody has asked it to end
+    running: bool = False  # ready once, and not asked to end since
 
 
 class Supervisor:
-    """Runs named children; `async with` stops them all, and adds to an error which of them had ended by themselves.
-    Logs are `<folder>/<name>.log`, appended over restarts."""
+    """Runs named children. Leaving `async with` stops all children.
+
+    An error gets notes about the children that had ended by themselves. Logs are `<folder>/<name>.log`, appended over
+    restarts.
+    """
 
     def __init__(self, folder: Path, grace_s: float = STOP_GRACE_S) -> None:
         self._folder = folder
@@ -165,7 +171,7 @@ class Supervisor:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for name, child in self._children.items():  # what failed may have failed because one was gone
+        for name, child in self._children.items():  # a dead child may be the cause of the error
             if error is not None and child.running and (code := child.process.poll()) is not None:
                 error.add_note(str(Died(name, code, self.log(name))))
         await self.stop()
@@ -185,7 +191,10 @@ class Supervisor:
         ready: str | Ready,
         within_s: float = 30.0,
     ) -> None:
-        """Returns once it is ready: a URL that answers 200, or a callable. Raises DidNotStart; then it is gone."""
+        """Start a child, and return once the child is ready: a URL answers 200, or a callable returns `None`.
+
+        Raises DidNotStart, with the child killed.
+        """
         if name in self._children:
             raise ValueError(f"{name} is already there: restart it")
         check = _answers(ready) if isinstance(ready, str) else ready
@@ -194,7 +203,7 @@ class Supervisor:
         await self._until_ready(name, child)
 
     async def run(self, name: str, command: Sequence[str], *, env: Mapping[str, str], within_s: float = 60.0) -> None:
-        """To its end, which must be 0 and in time. Raises DidNotStart."""
+        """Run a command to its end. Raises DidNotStart unless the command returns 0 in time."""
         process = spawn(command, self.log(name), env=env)
         try:
             if not await _ended(process, within_s):
@@ -205,24 +214,27 @@ class Supervisor:
             raise DidNotStart(f"{name} ended with code {process.returncode}:\n{tail(self.log(name))}")
 
     def kill(self, name: str) -> None:
-        """SIGKILL, as a crash would. It is gone when this returns, and stays so until `restart`."""
+        """Kill a child with SIGKILL, like a crash. The child is gone on return, and stays down until `restart`."""
         child = self._children[name]
         child.running = False
         kill(child.process)
 
     async def restart(self, name: str) -> None:
-        """The same command again, after SIGTERM if it still runs. Returns once it is ready; raises DidNotStart."""
+        """Run the child's command again, after SIGTERM if the child still runs.
+
+        Return once the child is ready. Raises DidNotStart.
+        """
         child = self._children[name]
         await self._end(child)
         child.process = spawn(child.command, self.log(name), env=child.env)
         await self._until_ready(name, child)
 
     async def retire(self, name: str) -> None:
-        """SIGTERM, as a planned end. It is gone when this returns, and its name is free."""
+        """End a child with SIGTERM, as planned. On return the child is gone and its name is free."""
         await self._end(self._children.pop(name))
 
     async def died(self) -> Died:
-        """Waits until a child ends that nobody asked to end."""
+        """Wait until a child ends unasked, and return its error."""
         while True:
             for name, child in self._children.items():
                 if child.running and (code := child.process.poll()) is not None:
@@ -231,7 +243,7 @@ class Supervisor:
             await asyncio.sleep(POLL_S)
 
     async def stop(self) -> None:
-        """SIGTERM to all at once, SIGKILL to those that have not ended after `grace_s`."""
+        """Send SIGTERM to all children at once, and SIGKILL to the survivors after `grace_s`."""
         children, self._children = list(self._children.values()), {}
         try:
             await asyncio.gather(*(self._end(child) for child in children))
@@ -252,7 +264,7 @@ class Supervisor:
         except BaseException:
             kill(process)
             raise
-        child.running = True  # died() sees it, should it have been another process that answered
+        child.running = True  # should another process have answered, `died` finds the child
 
     async def _end(self, child: _Child) -> None:
         child.running = False

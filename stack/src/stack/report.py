@@ -1,7 +1,7 @@
-"""The demo's report: the operator's own log held against what the API says. Pure: facts in, checks and figures out.
+"""Compare the API's account of the demo with the operator's own log. Pure: facts in, checks and figures out.
 
-Nothing here believes Placet: who was sent what and when comes from the simulator, who had consented from the file the
-demo recorded consents from, and each number is folded by this module's own four lines.
+The report trusts no claim of Placet: messages and times come from the simulator, consents from the demo's own file, and
+this module normalises numbers by its own code.
 """
 
 import re
@@ -18,7 +18,7 @@ MARKETING, SERVICE = "marketing", "service"
 
 
 def folded(written: str) -> str | None:
-    """A number of the fictional range as E.164, however it was written; None for anything else."""
+    """Return a number of the fictional range as E.164, in any spelling; `None` for any other text."""
     plain = unicodedata.normalize("NFKC", written)
     digits = re.sub(r"\D", "", plain)
     found = None if re.search(r"[^\W\d]", plain.removeprefix("tel:")) else FICTIONAL.search(digits)
@@ -27,7 +27,7 @@ def folded(written: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Campaign:
-    """One campaign as the API tells it: `recipients` maps message id to status."""
+    """A campaign, from the API. `recipients`: message id to status."""
 
     name: str
     statistics: Mapping[str, Any]
@@ -36,7 +36,7 @@ class Campaign:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """`log`: the simulator's lines. `enforcements`: GET /v1/enforcements of dispatch-svc, all pages."""
+    """The input. `log`: the simulator's lines. `enforcements`: all pages of GET /v1/enforcements of dispatch-svc."""
 
     log: Sequence[Mapping[str, Any]]
     campaigns: Sequence[Campaign]
@@ -51,7 +51,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """`offenders` counts what breaks the promise; the check holds at zero."""
+    """A checked promise. `offenders` counts the violations; the check holds at zero."""
 
     promise: str
     offenders: int
@@ -66,7 +66,7 @@ class Check:
 class Report:
     checks: list[Check] = field(default_factory=list)
     stops: int = 0
-    enforced_ms: list[float] = field(default_factory=list)  # webhook to enforced, each STOP
+    enforced_ms: list[float] = field(default_factory=list)  # from webhook to enforcement, per STOP
     messages: int = 0
     messages_per_s: float = 0.0
 
@@ -75,14 +75,14 @@ class Report:
         return all(check.holds for check in self.checks)
 
     def percentile_ms(self, percent: int) -> float:
-        """Of webhook to enforced; 0 without a STOP."""
+        """Return a percentile of the time from webhook to enforcement; 0 without a STOP."""
         if len(self.enforced_ms) < 2:
             return self.enforced_ms[0] if self.enforced_ms else 0.0
         return statistics.quantiles(self.enforced_ms, n=100, method="inclusive")[percent - 1]
 
 
 def report(facts: Facts) -> Report:
-    """Every check, made from the simulator's log."""
+    """Return every check, computed from the simulator's log."""
     submits = [line for line in facts.log if line["kind"] == "submit"]
     taken = [s for s in submits if s["status"] == "accepted" and not s.get("replay")]
     marketing = [s for s in taken if s["category"] == MARKETING]
@@ -118,7 +118,7 @@ def report(facts: Facts) -> Report:
 def after_enforced(
     marketing: Iterable[Mapping[str, Any]], replies: Mapping[str, Mapping[str, Any]], enforced: Mapping[str, datetime]
 ) -> Check:
-    """Promise 1: once an opt-out is reported enforced, no hand-off for it ever begins."""
+    """Check promise 1: after an opt-out is reported enforced, no forbidden hand-off begins."""
     since: dict[str, datetime] = {}
     for reply_id, instant in enforced.items():
         if reply_id in replies:
@@ -129,7 +129,7 @@ def after_enforced(
 
 
 def twice(marketing: Sequence[Mapping[str, Any]], campaigns: Sequence[Campaign]) -> Check:
-    """Promise 4: nothing sent twice: neither a reference nor, within a campaign, a number."""
+    """Check promise 4: no reference is sent twice, and no number twice within a campaign."""
     of = {message_id: c.name for c in campaigns for message_id in c.recipients}
     references = Counter(s["reference"] for s in marketing)
     numbers = Counter((of.get(s["reference"]), s["to"]) for s in marketing)
@@ -138,7 +138,7 @@ def twice(marketing: Sequence[Mapping[str, Any]], campaigns: Sequence[Campaign])
 
 
 def without_consent(marketing: Iterable[Mapping[str, Any]], consented: frozenset[str]) -> Check:
-    """Promise 2."""
+    """Check promise 2: every marketing message has a consent."""
     return Check("messages without consent", sum(s["to"] not in consented for s in marketing))
 
 
@@ -155,14 +155,16 @@ def stops_not_enforced(
 
 
 def confirmed_twice(taken: Iterable[Mapping[str, Any]]) -> Check:
-    """Who stops is told so once, however often they say it; nobody here asks anything else. A STOP TOUT after a STOP
-    stops more, and is told in words of its own."""
+    """Check that a person gets each confirmation once, however often the person says STOP.
+
+    The demo sends no other service message. A STOP TOUT after a STOP has a wider effect, and a confirmation of its own.
+    """
     told = Counter((s["to"], s["text"]) for s in taken if s["category"] == SERVICE)
     return Check("STOPs confirmed twice", sum(n - 1 for n in told.values()), f"{len({to for to, _ in told})} confirmed")
 
 
 def adds_up(campaign: Campaign) -> Check:
-    """Promise 4: audience = pending + denied + deferred + handed_off + expired; handed_off = its three outcomes."""
+    """Check promise 4: audience = pending + denied + deferred + handed_off + expired; handed_off = its outcomes."""
     s = campaign.statistics
     audience = s["pending"] + s["denied"] + s["deferred"] + s["handed_off"] + s["expired"]
     outcomes = s["accepted"] + s["rejected"] + s["unknown"]
@@ -173,7 +175,10 @@ def adds_up(campaign: Campaign) -> Check:
 
 
 def agrees(campaign: Campaign, submits: Iterable[Mapping[str, Any]]) -> Check:
-    """The ledger against the operator: what one says was handed off is what the other took. `unknown` may be either."""
+    """Check the ledger against the operator's log: the same outcome for each message handed off, no submit for others.
+
+    A message with the status `unknown` may be at the operator or not.
+    """
     sent = {s["reference"]: s["status"] for s in submits if s["reference"] in campaign.recipients}
     wrong = sum(
         (status in ("accepted", "rejected") and sent.get(message_id) != status)
@@ -191,7 +196,7 @@ def import_adds_up(imported: Mapping[str, Any], lines_in_file: int) -> Check:
 
 
 def _enforced_by_reply(enforcements: Iterable[Mapping[str, Any]]) -> dict[str, datetime]:
-    """Instant by the operator's own id of the reply, the last part of the MO's reference."""
+    """Return the instant of enforcement by the operator's id of the reply, the last part of the MO's reference."""
     found: dict[str, datetime] = {}
     for enforcement in enforcements:
         if enforcement["enforced_at"] and enforcement["reference"]:
@@ -202,6 +207,6 @@ def _enforced_by_reply(enforcements: Iterable[Mapping[str, Any]]) -> dict[str, d
 
 
 def _span_s(campaign: Campaign, marketing: Iterable[Mapping[str, Any]]) -> float:
-    """Seconds from the first to the last message of a campaign, at the operator."""
+    """Return the seconds from the first to the last message of a campaign, at the operator."""
     times = [datetime.fromisoformat(s["at"]) for s in marketing if s["reference"] in campaign.recipients]
     return (max(times) - min(times)).total_seconds() if times else 0.0

@@ -1,10 +1,10 @@
-"""One whole local stack: PostgreSQL, the broker, the operator simulator and the four services.
+"""Run a whole local stack: PostgreSQL, the broker, the operator simulator and the four services.
 
     async with running_stack(folder) as stack:
         stack.urls["consent"], stack.token, stack.kill("dispatch"), await stack.restart("dispatch")
 
-It always starts from nothing: the local broker keeps its log in memory, so databases from an earlier run would not fit
-it. With `kafka=1` or 3 the broker is Apache Kafka itself.
+A stack always starts with empty databases, since the local broker keeps its log in memory and so loses the events of an
+earlier run. With `kafka=1` or 3 the broker is Apache Kafka.
 """
 
 import asyncio
@@ -22,22 +22,22 @@ from stack.kafka import SHORT_LIVED, Kafka, fetch
 from stack.postgres import Postgres
 from stack.processes import DidNotStart, Supervisor
 
-READY_WITHIN_S = 60.0  # four Pythons share the cores, maybe with much else
+READY_WITHIN_S = 60.0  # four services share the cores
 
-PROJECTION = "dispatch-projection"  # a process of dispatch-svc of its own, for `kill` and `restart`
+PROJECTION = "dispatch-projection"  # name of dispatch-svc's second process, for `kill` and `restart`
 LOGS, SIMULATOR_LOG, STACK_ENV, DATABASE, KAFKA = "logs", "simulator.jsonl", "stack.env", "postgres", "kafka"
 
 
 @dataclass(frozen=True)
 class Stack:
-    """A running stack. `urls` by service name, and "simulator"."""
+    """A running stack. `urls`: by service name, plus "simulator"."""
 
     folder: Path
     environment: Environment
     postgres: Postgres
     broker: Broker | Kafka
     supervisor: Supervisor
-    databases: Mapping[str, str]  # DSN by service: for looking at, never for writing
+    databases: Mapping[str, str]  # DSN by service: for reading, never for writing
 
     @property
     def urls(self) -> Mapping[str, str]:
@@ -52,11 +52,11 @@ class Stack:
         return self.folder / SIMULATOR_LOG
 
     def kill(self, service: str) -> None:
-        """SIGKILL."""
+        """Kill a process with SIGKILL."""
         self.supervisor.kill(service)
 
     async def restart(self, service: str) -> None:
-        """Returns once /readyz is green."""
+        """Restart a process and return once /readyz is green."""
         await self.supervisor.restart(service)
 
 
@@ -71,12 +71,14 @@ async def running_stack(
     more: Mapping[str, Mapping[str, str]] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> AsyncIterator[Stack]:
-    """Ready when entered, all gone when left. Logs and stack.env are under `folder`, the databases do not outlive it.
+    """Start a stack, ready on entering; stop the stack on leaving.
 
-    kafka   brokers of Apache Kafka; 0: the local broker
-    more    further environment variables, by service (or "simulator")
-    say     told what is being started
-    Raises  DidNotStart, with the log's tail.
+    Logs and stack.env are under `folder`; the databases end with the stack.
+
+        kafka   brokers of Apache Kafka; 0: the local broker
+        more    further environment variables, by service (or "simulator")
+        say     called with the name of each step
+        Raises  DidNotStart, with the log's tail.
     """
     make_empty(folder)
     logs = folder / LOGS
@@ -131,14 +133,14 @@ async def running_stack(
 
 
 def kafka_asked(told: Mapping[str, str]) -> int:
-    """How many brokers of Apache Kafka the variable KAFKA asks for; 0 without it. Raises DidNotStart."""
+    """Return the number of brokers of Apache Kafka in the variable KAFKA; 0 without KAFKA. Raises DidNotStart."""
     if (asked := told.get("KAFKA") or "0") not in ("0", "1", "3"):
         raise DidNotStart("KAFKA is 1 or 3, the brokers of Apache Kafka; without it, or 0, the local broker")
     return int(asked)
 
 
 def make_empty(folder: Path) -> None:
-    """`folder`, without what an earlier run (even a crashed one) has left. Raises DidNotStart if it still runs."""
+    """Empty `folder` of an earlier run, even a crashed run. Raises DidNotStart if that run is still alive."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     Postgres(folder / DATABASE).wipe()
     for name in (DATABASE, LOGS, KAFKA):
@@ -152,7 +154,7 @@ def _python(*module: str) -> list[str]:
 
 
 async def _together(*work: Coroutine[Any, Any, None]) -> None:
-    """All at once; the first failure cancels the others, and is raised as what it is."""
+    """Run all coroutines at once; the first failure cancels the others and is raised without a group."""
     try:
         async with asyncio.TaskGroup() as group:
             for one in work:
@@ -162,7 +164,10 @@ async def _together(*work: Coroutine[Any, Any, None]) -> None:
 
 
 async def _in_thread(start: Callable[[], object]) -> None:
-    """Waits for the thread even when cancelled: what it has started must be there to be stopped."""
+    """Run `start` in a thread, and wait for the thread even when cancelled.
+
+    A server started by the thread must exist before the stack can stop the server.
+    """
     thread = asyncio.create_task(asyncio.to_thread(start))
     try:
         await asyncio.shield(thread)

@@ -1,13 +1,13 @@
-"""The operator simulator: takes submits, sends receipts and replies, and keeps its own log of what really happened.
+"""Simulate an operator: accept submits, send DLRs and replies, and log every fact.
 
-A development tool, on 127.0.0.1 only; /control, /log and /counts ask for no token. It is the one place where numbers
-and texts are written in clear: they are fictional (06 39 98 xx xx), and its log is what a report compares Placet's own
-account with. So it shares no code with the services and refuses whatever an operator could refuse.
+A development tool on 127.0.0.1 only; /control, /log and /counts need no token. Of all logs only this log holds numbers
+and texts in clear: the numbers are fictional (06 39 98 xx xx), and the report compares Placet's account with the log.
+Therefore the simulator shares no code with the services, and refuses everything that an operator could refuse.
 
     python -m stack.simulator       configured by PLACET_SIM_* and PLACET_INBOUND_URL, see `Settings`
 
-Its log has one JSON line per fact, flushed before the fact is answered: `submit`, `reply`, `reply_acknowledged`,
-`receipt_acknowledged`, `reply_abandoned`, `receipt_abandoned`. What is still to be sent dies with the process.
+The log has a JSON line per fact, flushed before the answer: `submit`, `reply`, `reply_acknowledged`,
+`receipt_acknowledged`, `reply_abandoned`, `receipt_abandoned`. Pending DLRs and replies are lost with the process.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-KEEP_ALIVE_S = 620  # as services keep an idle connection: a gateway too closes last
+KEEP_ALIVE_S = 620  # as long as in the services: the client closes first
 MAX_MESSAGES = 1000
 MAX_BODY_BYTES = 8 * 1024 * 1024
 MAX_SEGMENTS = 10
@@ -71,7 +71,7 @@ ShortCode = Annotated[str, Meta(pattern=r"^3[68]\d{3}$")]
 
 
 class Message(Struct, forbid_unknown_fields=True, rename={"sender": "from"}):
-    """One SMS as submitted. `sender` is the OADC: 3 to 11 letters and digits, at least one letter (DOMAIN 1.7)."""
+    """A submitted SMS. `sender` is the OADC: 3 to 11 letters and digits, at least one letter (DOMAIN 1.7)."""
 
     reference: Annotated[str, Meta(min_length=1, max_length=64)]
     to: Number
@@ -93,19 +93,19 @@ class Result(Struct):
 
 
 class Behaviour(Struct, forbid_unknown_fields=True):
-    """How this operator and its recipients behave. POST /control/behaviour changes the fields it names."""
+    """The behaviour of the operator and its recipients; POST /control/behaviour changes the named fields."""
 
     receipt_delay_s: tuple[Seconds, Seconds] = (0.2, 2.0)
     receipt_twice: Rate = 0.0
-    receipt_out_of_order: Rate = 0.0  # "delivered" reaches us before "sent"; the times inside stay true
-    undelivered_rate: Rate = 0.0  # of accepted: the last receipt says failed or expired
+    receipt_out_of_order: Rate = 0.0  # "delivered" arrives before "sent"; the times inside stay true
+    undelivered_rate: Rate = 0.0  # of accepted messages: the last DLR says failed or expired
     reject_rate: Rate = 0.0
-    latency_s: Seconds = 0.0  # between taking a submit and answering it
-    drop_answer_rate: Rate = 0.0  # takes the submit, then closes the connection without an answer
-    submits_per_s: Annotated[float, Meta(gt=0)] | None = None  # messages a second; above it 429
-    stop_rate: Rate = 0.0  # of recipients of marketing: always the same ones, once each
+    latency_s: Seconds = 0.0  # between accepting a submit and the answer
+    drop_answer_rate: Rate = 0.0  # accepts the submit, then closes the connection without an answer
+    submits_per_s: Annotated[float, Meta(gt=0)] | None = None  # messages per second; 429 above
+    stop_rate: Rate = 0.0  # of recipients of marketing: the same numbers on every run, once each
     reply_delay_s: tuple[Seconds, Seconds] = (0.5, 3.0)
-    clock_s: float = 0.0  # the operator's clock is ahead by this, or behind: in all that it sends, not in its log
+    clock_s: float = 0.0  # error of the operator's clock in callbacks; the log keeps the true time
 
 
 class Reply(Struct, forbid_unknown_fields=True, rename={"sender": "from"}):
@@ -129,8 +129,11 @@ class Receipt(Struct):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """From the environment: PLACET_SIM_PORT, PLACET_SIM_TOKEN (bearer of submits), PLACET_SIM_SECRET (signs callbacks),
-    PLACET_INBOUND_URL, PLACET_SIM_ACCOUNT, PLACET_SIM_LOG, PLACET_SIM_IDEMPOTENT (1: a reference is one SMS)."""
+    """The settings, from the environment.
+
+    PLACET_SIM_PORT, PLACET_SIM_TOKEN (bearer of submits), PLACET_SIM_SECRET (signs callbacks), PLACET_INBOUND_URL,
+    PLACET_SIM_ACCOUNT, PLACET_SIM_LOG, PLACET_SIM_IDEMPOTENT (1: a repeated reference is the same SMS).
+    """
 
     port: int
     token: str
@@ -155,14 +158,14 @@ class Settings:
 
 
 def _told(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment, and what it does not say from a folder of secrets, a file each, as an engine mounts them."""
+    """Return the environment, completed by a folder of secrets with a file per variable, as engines mount secrets."""
     if (folder := environment.get("PLACET_SECRETS_DIR")) is None:
         return dict(environment)
     return {path.name.upper(): path.read_text().strip() for path in Path(folder).glob("placet_*")} | dict(environment)
 
 
 class Log:
-    """Append-only JSON lines: the file is the truth, nothing is kept in memory but counts."""
+    """A file of JSON lines, append-only; memory holds only counts."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -171,26 +174,26 @@ class Log:
         self.counts: Counter[str] = Counter()
 
     def write(self, facts: Sequence[dict[str, Any]]) -> None:
-        """All of them, in the file when this returns. `kind` comes first in each: reading filters on it."""
+        """Write all facts to the file before returning. `kind` comes first in each fact: `lines` filters by prefix."""
         self._file.write(b"".join(msgspec.json.encode(fact) + b"\n" for fact in facts))
         self._file.flush()
         self.counts.update(fact["kind"] for fact in facts)
 
     def lines(self, kind: str | None) -> Iterator[bytes]:
-        """Of one kind or all, many lines at a time."""
+        """Yield the lines of a kind, or all lines, in large chunks."""
         start = b"" if kind is None else b'{"kind":%s,' % msgspec.json.encode(kind)
         with self._path.open("rb") as file:
             while chunk := file.readlines(READ_BYTES):
                 yield b"".join(line for line in chunk if line.startswith(start) and line.endswith(b"\n"))
                 if not chunk[-1].endswith(b"\n"):
-                    return  # being written right now
+                    return  # an incomplete last line
 
     def close(self) -> None:
         self._file.close()
 
 
 class Operator:
-    """Takes messages, and calls back about them later. One task sends due receipts, one task per reply."""
+    """Accepts messages and calls inbound-svc back later. A task sends due DLRs; each reply has a task."""
 
     def __init__(self, settings: Settings) -> None:
         self.behaviour = Behaviour()
@@ -217,7 +220,7 @@ class Operator:
         self.log.close()
 
     def must_wait_s(self, messages: int) -> float | None:
-        """Seconds until that many may be submitted, or None: now. A token bucket of one second."""
+        """Return the seconds until `messages` may be submitted; `None`: now. A token bucket of one second."""
         rate, now = self.behaviour.submits_per_s, time.monotonic()
         if rate is None:
             return None
@@ -229,7 +232,10 @@ class Operator:
         return None
 
     def take(self, messages: Sequence[Message]) -> list[Result]:
-        """Each message is a new SMS, unless we are idempotent and know its reference. In the log on return."""
+        """Log the messages and return the results.
+
+        Each message is a new SMS, unless the operator is idempotent and knows the reference.
+        """
         results, facts, at = [], [], _now()
         for message in messages:
             first = self._results.get(message.reference)
@@ -249,7 +255,7 @@ class Operator:
         return results
 
     def reply(self, sender: str, to: str, text: str, after_s: float) -> None:
-        """A person answers `text` to the short code `to` in `after_s` seconds."""
+        """Send a person's reply `text` to the short code `to` after `after_s` seconds."""
         self._go(self._send_reply(sender, to, text, after_s))
 
     def counts(self) -> dict[str, int]:
@@ -273,7 +279,7 @@ class Operator:
         return Result(message.reference, f"sim-{secrets.token_hex(8)}", "accepted")
 
     def _foresee(self, message: Message, result: Result) -> None:
-        """What will follow an accepted message: two receipts, perhaps more, perhaps a STOP."""
+        """Plan the effects of an accepted message: two DLRs, perhaps repeated, and perhaps a STOP."""
         wants = self.behaviour
         first, last = sorted(random.uniform(*wants.receipt_delay_s) for _ in range(2))
         end, code = ("delivered", None)
@@ -330,7 +336,7 @@ class Operator:
         self.log.write([{"kind": kind, "id": mo["id"], "at": _now(), "attempts": attempts}])
 
     async def _call_back(self, what: str, body: bytes) -> tuple[int, bool]:
-        """The same body until a 2xx, or for GIVE_UP_S. Returns the attempts, and whether it was acknowledged."""
+        """Post the same body until a 2xx, for at most GIVE_UP_S. Return the attempts and the success."""
         url = f"{self._settings.inbound_url}/v1/callbacks/simulator/{self._settings.account}/{what}"
         deadline = time.monotonic() + GIVE_UP_S
         for attempt in count(1):
@@ -339,7 +345,7 @@ class Operator:
                     if answer.ok:
                         return attempt, True
             except (aiohttp.ClientError, TimeoutError):
-                pass  # as any operator: whatever went wrong, try again
+                pass  # retry after any failure, like an operator
             if time.monotonic() > deadline:
                 break
             wait = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** min(attempt - 1, 10))
@@ -362,7 +368,10 @@ class Operator:
 
 
 def segments(text: str) -> int:
-    """SMS parts: 160 septets or 153 each in GSM-7, else 70 UTF-16 units or 67 each (3GPP TS 23.038, 23.040)."""
+    """Return the number of SMS parts (3GPP TS 23.038, 23.040).
+
+    GSM-7: 160 septets, or 153 in each of several parts. Otherwise: 70 UTF-16 units, or 67.
+    """
     if all(c in GSM7 or c in GSM7_TWO_SEPTETS for c in text):
         units, single, part = len(text) + sum(c in GSM7_TWO_SEPTETS for c in text), 160, 153
     else:
@@ -371,7 +380,7 @@ def segments(text: str) -> int:
 
 
 class Submit:
-    """POST /v1/submits, as a bare ASGI app: it must be able to leave the caller without an answer."""
+    """POST /v1/submits, as a bare ASGI app: the simulator must be able to leave a caller without an answer."""
 
     def __init__(self, operator: Operator, token: str) -> None:
         self._operator = operator
@@ -458,7 +467,7 @@ def create_app(settings: Settings) -> Starlette:
 
 
 async def _body(request: Request) -> bytes | None:
-    """The body, or None when it is too large."""
+    """Return the body, or `None` for a body over MAX_BODY_BYTES."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk

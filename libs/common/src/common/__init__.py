@@ -1,4 +1,4 @@
-"""What the four services share: contracts, the Kafka and database runtime, numbers, the law's data.
+"""Hold the code shared by the four services: contracts, Kafka and database runtime, numbers, sending rules.
 
-Holds no service's logic and imports no service.
+This package holds no service's logic and imports no service.
 """

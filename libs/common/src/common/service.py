@@ -1,14 +1,14 @@
-"""The one shape of a service: settings, routes, subscriptions, workers; roles choose which of them run.
+"""Assemble a service from settings, routes, subscriptions and workers; roles choose the running parts.
 
     api          the routes
     worker       the subscriptions and the timers
-    projection   what must wait for nothing that a worker does, where a service has such
+    projection   work that must never wait for the worker role, in services with such work
     relay        outbox to Kafka
 
-`python -m <service> migrate` brings the schema up to date and ends; `dead-letters` lists what was stepped over and
-decides about it; `log` lists logs that lost records, and clears them. Without an argument it serves, with the roles of
+`python -m <service> migrate` upgrades the schema and exits; `dead-letters` lists dead letters and decides about each;
+`log` lists logs with lost records, and clears the fault. Without an argument the process serves the roles of
 PLACET_ROLES. Every role answers /livez, /readyz and /metrics. A worker that raises ends the process: the platform
-restarts it, and it starts from what is committed.
+restarts the process, which resumes from the committed state.
 """
 
 import asyncio
@@ -52,25 +52,25 @@ log = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=ServiceSettings)
 
-BODY_BYTES = 1024 * 1024  # of a request, unless the service says otherwise for a path
-GC_THRESHOLD = 50_000  # objects; Python's is 700
-KEPT_BYTES = 32 * 1024 * 1024  # of memory that is free; the most that glibc takes for a threshold
+BODY_BYTES = 1024 * 1024  # maximum request body, unless `body_limits` names the path
+GC_THRESHOLD = 50_000  # objects; Python's default is 700
+KEPT_BYTES = 32 * 1024 * 1024  # of freed memory; glibc's largest threshold
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
-NO_TELEMETRY: TelemetryConfig = {  # FastAPI's own, which would be asked for at each request: ours says what is told
+NO_TELEMETRY: TelemetryConfig = {  # FastAPI's telemetry costs time per request; Placet has its own
     "tracing": False,
     "metrics": False,
     "logs": False,
 }
 KEYS_SEEN_WITHIN_S = 5.0
-NUMBERS_SEEN = 100  # of each table of subjects: enough that some of them open
+NUMBERS_SEEN = 100  # checked per table of subjects: enough for some to decrypt
 STARTUP_FAILURE = 3  # uvicorn's own exit code
-READY_FAILING_S = 60.0  # a consumer failing for longer turns readiness red
-READY_STALLED_S = 10.0  # as does a partition that is not read on: longer than a leader, or a group, takes to change
+READY_FAILING_S = 60.0  # a consumer failing for longer makes the service not ready
+READY_STALLED_S = 10.0  # the same for a stalled partition; a change of leader or group takes less
 
 
 @dataclass(frozen=True, slots=True)
 class Resources(Generic[S]):
-    """What a running service holds; routes get it as a dependency, workers as an argument."""
+    """The resources of a running service, passed to routes as a dependency and to workers as an argument."""
 
     settings: S
     database: Database
@@ -90,22 +90,27 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Background:
-    """What a service does besides answering: its subscriptions, its timers, and what to close at the end."""
+    """The background work of a role: its subscriptions, its timers, and a function called at shutdown."""
 
     subscriptions: Sequence[Subscription] = ()
     workers: Sequence[Worker] = ()
     close: Callable[[], Awaitable[None]] | None = None
 
 
-Check = Callable[[Resources[Any]], Awaitable[str | None]]  # why not ready, or None
+Check = Callable[[Resources[Any]], Awaitable[str | None]]  # the reason for not being ready, or `None`
 
 
 @dataclass(frozen=True, slots=True)
 class Service(Generic[S]):
-    """One service, described. `name` is its import name; its topics are those it owns in the topic table.
-    `body_limits`: bytes of a body under this path and what is below it (of the latter alone, where it ends in `/`);
-    None where the route counts by itself. `subject_ids`: columns of them, each the first of an index; whose key they
-    carry is looked at before anything runs.
+    """The description of a service.
+
+    `name` is the import name; the topics of a service are found under this name in the topic table.
+
+    `body_limits`: maximum bytes of a request body by path. A limit covers the path and all paths below; a path with a
+    final `/` covers only the paths below. `None`: the route itself counts.
+
+    `subject_ids`: columns of subject ids, each the first column of an index. The service checks the key of the stored
+    ids before any worker runs.
     """
 
     name: str
@@ -113,19 +118,19 @@ class Service(Generic[S]):
     metadata: MetaData
     subject_ids: Sequence[Column[Any]] = ()
     routers: Sequence[APIRouter] = ()
-    background: Callable[[Resources[S]], Background] = lambda _: Background()  # the worker role's part
-    projection: Callable[[Resources[S]], Background] = lambda _: Background()  # the projection role's part
+    background: Callable[[Resources[S]], Background] = lambda _: Background()  # work of the worker role
+    projection: Callable[[Resources[S]], Background] = lambda _: Background()  # work of the projection role
     ceiling: Ceiling | None = None
-    published: str = ""  # the query by which its API waits for Kafka, as `Relayed` asks it
+    published: str = ""  # the query by which the API waits for Kafka, see `Relayed`
     checks: Sequence[Check] = ()
-    remarks: Sequence[Check] = ()  # what readiness tells besides: somebody has to look, and it is ready all the same
+    remarks: Sequence[Check] = ()  # warnings shown by /readyz for the operator; the service stays ready
     body_limits: Mapping[str, int | None] = field(default_factory=dict)
-    quick: Sequence[Route] = ()  # tried before all others, past FastAPI: what comes by the thousand
-    more_topics: Sequence[Topic] = ()  # that it reads and the topic table cannot know: of operators
+    quick: Sequence[Route] = ()  # raw routes, matched before FastAPI: high-volume callbacks
+    more_topics: Sequence[Topic] = ()  # topics of operators, which the topic table omits
 
     @property
     def topics(self) -> list[Topic]:
-        """Those it publishes or reads."""
+        """Return the topics published or read by the service."""
         mine = (t for t in TOPICS if self.name in (t.owner, *t.consumers, *t.publishers))
         return [*mine, *self.more_topics]
 
@@ -136,7 +141,7 @@ class Service(Generic[S]):
 
 @dataclass(slots=True)
 class _Running:
-    """The background half of a service: what readiness asks about."""
+    """The state of the background work, as /readyz reports the state."""
 
     consumers: list[Consumer] = field(default_factory=list)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -158,12 +163,15 @@ class _Running:
 
 
 async def resources(request: Request) -> Any:
-    """FastAPI dependency: the Resources of this service. Asynchronous, or FastAPI would call it in another thread."""
+    """Return the Resources of this service (FastAPI dependency).
+
+    The function is asynchronous because FastAPI calls a synchronous dependency in another thread.
+    """
     return request.state.resources
 
 
 def create_app(service: Service[S]) -> FastAPI:
-    """The ASGI app of one service with the roles of its settings."""
+    """Return the ASGI app of a service with the roles of its settings."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
@@ -190,7 +198,7 @@ def create_app(service: Service[S]) -> FastAPI:
 
 @asynccontextmanager
 async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Running]]:
-    """Opens what the service holds, starts the workers of its roles; on leaving stops and drains them."""
+    """Open the service's resources and run the workers of its roles; stop and drain the workers on leaving."""
     settings = service.settings
     database = Database(settings.database_url, pool_size=settings.database_pool, name=service.name)
     held = Resources(
@@ -285,8 +293,11 @@ async def running(service: Service[S]) -> AsyncIterator[tuple[Resources[S], _Run
 
 
 async def _keys_are_those_stored(service: Service[Any], held: Resources[Any]) -> bool:
-    """By the first and the last id of each index, which costs nothing however many there are, and by the numbers of the
-    first. False where the database does not answer, or has no schema yet. Raises OtherKey."""
+    """Check that the stored subject ids were made with the current subject key. Raises OtherKey.
+
+    Return False where the database does not answer or has no schema yet. The check reads the first and the last id of
+    each index, at a constant cost, and the encrypted numbers of the first NUMBERS_SEEN ids.
+    """
     try:
         async with asyncio.timeout(KEYS_SEEN_WITHIN_S), held.database.begin() as tx:
             ends = [
@@ -348,7 +359,7 @@ def _health(service: Service[S]) -> APIRouter:
 
 
 class _Trace:
-    """Continues or starts the W3C trace of each request, and says which in the answer."""
+    """Middleware: continue or start the W3C trace of each request, and name the trace in the answer."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -372,7 +383,7 @@ class _Trace:
 
 
 class _Nameless:
-    """A path with a NUL in it: nothing is called so, and Postgres could not even be asked."""
+    """Middleware: answer 404 to a path with a NUL character, which Postgres refuses as a parameter."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -383,7 +394,7 @@ class _Nameless:
 
 
 class _Quick:
-    """Answers these routes itself. What fits none of them, another method too, goes on to FastAPI's."""
+    """Middleware: answer the raw routes; pass every other path or method on to FastAPI."""
 
     def __init__(self, app: ASGIApp, routes: Sequence[Route]) -> None:
         self._app = app
@@ -404,8 +415,10 @@ class _Quick:
 
 
 class _BodyLimit:
-    """Refuses a body larger than its path allows: by its announced length, else as soon as more has arrived. Before
-    anything is parsed, and whoever sends it: the body is read before the token is looked at.
+    """Middleware: refuse a body larger than the limit of its path.
+
+    The middleware decides by the announced length, or else as soon as more bytes have arrived. The limit holds before
+    parsing and for every caller, since routes read the body before the token.
     """
 
     def __init__(self, app: ASGIApp, limits: Mapping[str, int | None]) -> None:
@@ -436,7 +449,7 @@ class _BodyLimit:
 
         async def unless_refused(message: Message) -> None:
             nonlocal begun
-            if begun or arrived <= limit:  # whatever the app makes of the exception, the answer is ours
+            if begun or arrived <= limit:  # the app may answer the exception: the 413 replaces that answer
                 begun = True
                 await send(message)
 
@@ -447,29 +460,34 @@ class _BodyLimit:
                 await too_large(scope, receive, send)
 
     def _limit(self, path: str) -> int | None:
-        """The longest path stated counts."""
+        """Return the limit stated for the longest matching path."""
         stated = [p for p in self._limits if path == p or path.startswith(p if p.endswith("/") else f"{p}/")]
         return self._limits[max(stated, key=len)] if stated else BODY_BYTES
 
 
 def collect_rarely() -> None:
-    """What is imported and built by now stays: the collector need not look at it again, nor after every 700 objects.
-    A full collection in the midst of a batch is what the slowest requests wait for."""
+    """Exempt all objects built so far from garbage collection, and collect rarely from now on.
+
+    A full collection in the middle of a batch delays the slowest requests.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
 
 
 def keep_memory() -> None:
-    """What is freed serves again. glibc gives a few megabytes back at once, and each page of them is cleared and mapped
-    anew for the next batch, which takes ten times as long as to write it. Another libc than glibc does as it does."""
+    """Tell glibc to keep up to KEPT_BYTES of freed memory; no effect with another libc.
+
+    By default glibc returns all but a few megabytes to the kernel. The kernel then clears and maps each page again for
+    the next batch, which takes ten times as long as writing the page.
+    """
     if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
         for threshold in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
             mallopt(threshold, KEPT_BYTES)
 
 
 def main(build: Callable[[], Service[Any]]) -> None:
-    """`python -m <service> [migrate | dead-letters … | log …]`."""
+    """Run `python -m <service> [migrate | dead-letters … | log …]`."""
     service = build()
     log_to_stderr(service.name)
     if sys.argv[1:] == ["migrate"]:

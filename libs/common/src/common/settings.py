@@ -1,6 +1,7 @@
-"""What every service is told by its environment, or by files (`secrets_dir`), under one prefix: `PLACET_`.
+"""Read the settings of a service from the environment or from secret files, under the prefix `PLACET_`.
 
-Frozen, built once in `main`, passed down; nothing reads the environment at import. Units are in the names.
+Settings are frozen, built once in `main`, and passed down; no module reads the environment at import. Names carry the
+units.
 """
 
 import os
@@ -24,7 +25,7 @@ ALL_ROLES: frozenset[Role] = frozenset(("api", "worker", "projection", "relay"))
 
 
 class KeyRingSettings(BaseModel):
-    """`keys`: key id to base64 of 32 bytes; `current`: the id new values are made with, the others still read."""
+    """A key ring. `keys`: key id to base64 of 32 bytes. `current`: id of the key for new values; all keys read."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -39,41 +40,43 @@ class KeyRingSettings(BaseModel):
 
 
 class ServiceSettings(BaseSettings):
-    """Settings that all four services share; a service adds its own in its `service.py`."""
+    """The settings shared by the four services; each service adds its own in `service.py`."""
 
     model_config = SettingsConfigDict(env_prefix="PLACET_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
-    # A file per setting, named as its variable in lower case (placet_auth_key), as engines mount secrets. What the
-    # environment says goes before it.
+    # A file per setting, named after the variable in lower case (placet_auth_key), as container engines mount secrets.
+    # The environment has precedence over the files.
     secrets_dir: DirectoryPath | None = None
 
-    database_url: str  # postgresql://role:password@host:port/database; the role owns this database and no other
-    database_pool: int = Field(20, ge=3)  # a pool that runs dry makes an opt-out wait behind messages
+    database_url: str  # postgresql://role:password@host:port/database; the role owns only this database
+    database_pool: int = Field(20, ge=3)  # with an exhausted pool an opt-out waits behind messages
 
     kafka_bootstrap: str
-    kafka_idempotence: bool = True  # off for a broker without InitProducerId (the local stack's)
-    # Off, a consumer takes every partition and asks no group: for a service that is one process (the local stack's), on
-    # a broker whose groups take seconds to form. Two such processes do all the work twice, and step over nothing twice.
+    kafka_idempotence: bool = True  # off for a broker without InitProducerId (local stack)
+    # Off: a consumer reads every partition and joins no group. For a service with a single process, on a broker whose
+    # groups take seconds to form (local stack). Two such processes both read all records; the row lock on
+    # the stored offset still makes each record take effect once.
     kafka_groups: bool = True
-    kafka_replication: int = Field(3, ge=1)  # of topics we create; 1 where there is one broker
-    kafka_tls: bool = False  # with the machine's own authorities, or
-    kafka_ca_file: FilePath | None = None  # PEM: who may have signed the brokers' certificates
-    kafka_cert_file: FilePath | None = None  # PEM: who we are, where brokers ask for a certificate
+    kafka_replication: int = Field(3, ge=1)  # of topics created by Placet; 1 on a single broker
+    kafka_tls: bool = False  # with the machine's certificate authorities, or
+    kafka_ca_file: FilePath | None = None  # PEM: the authorities of the brokers' certificates
+    kafka_cert_file: FilePath | None = None  # PEM: the client certificate, where brokers ask for a certificate
     kafka_key_file: FilePath | None = None
     kafka_sasl: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
     kafka_user: str | None = None
     kafka_password: SecretStr | None = None
-    topic_prefix: str = ""  # keeps two test runs apart on one broker
+    topic_prefix: str = ""  # separates two test runs on one broker
     partitions: int = Field(12, ge=1)  # many divisors; all subject-keyed topics share it (ADR-0004)
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     roles: Annotated[frozenset[Role], NoDecode] = ALL_ROLES
-    nice: int = Field(0, ge=0, le=19)  # how far the process gives way to others of its machine
-    # An idle connection is kept for longer than any client keeps one, or a request meets its end (docs/providers.md).
+    nice: int = Field(0, ge=0, le=19)  # scheduling niceness of the process
+    # The server keeps an idle connection longer than any client does; otherwise a request can arrive on a connection
+    # being closed (docs/providers.md).
     keep_alive_s: int = Field(620, ge=1)
-    leave_s: float = Field(5.0, ge=0)  # on SIGTERM: so long answers say `Connection: close` before anything is closed
-    drain_s: float = 10.0  # how long workers get to end their batch on SIGTERM
+    leave_s: float = Field(5.0, ge=0)  # farewell after SIGTERM: answers say `Connection: close`
+    drain_s: float = 10.0  # time for workers to finish their batch after SIGTERM
 
     subject_keys: KeyRingSettings
     field_keys: KeyRingSettings
@@ -86,9 +89,7 @@ class ServiceSettings(BaseSettings):
     max_clock_skew_s: float = Field(0.1, ge=0)  # between any two hosts; subtracted from every watermark
     watermark_every_s: float = Field(0.25, gt=0)
     relay_batch: int = Field(2000, ge=1)
-    relay_ack_timeout_s: float = Field(
-        5.0, gt=0
-    )  # a leading relay without Kafka's acknowledgement gives way (ADR-0006)
+    relay_ack_timeout_s: float = Field(5.0, gt=0)  # a leading relay without an acknowledgement resigns (ADR-0006)
 
     fictional_numbers: bool = False  # 06 39 98 xx xx as metropolitan mobiles: development stack only
 
@@ -102,7 +103,7 @@ class ServiceSettings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         folder = os.environ.get("PLACET_SECRETS_DIR")
-        if not folder or not Path(folder).is_dir():  # a folder that is none is refused as the setting it is
+        if not folder or not Path(folder).is_dir():  # validation of `secrets_dir` refuses a missing folder
             return init_settings, env_settings
         return init_settings, env_settings, SecretsSettingsSource(settings_cls, secrets_dir=folder)
 
@@ -131,14 +132,14 @@ class ServiceSettings(BaseSettings):
 
 
 class HoursSettings(ServiceSettings):
-    """Of the services that ask when a marketing message may leave: all of them are to be told the same."""
+    """The settings of the services that compute sending hours; all of these services need the same values."""
 
     hours: Literal["france", "demonstration"] = "france"
-    house_rules: Path | None = None  # a file of rules that tighten (`common/law/files.py`, House)
+    house_rules: Path | None = None  # file of stricter rules (`common/law/files.py`, House)
 
     @cached_property
     def policy(self) -> Policy:
-        """Read once, at the start: what cannot be read starts nothing."""
+        """Return the policy, read once at the start; an unreadable policy stops the start."""
         return load(self.hours, self.house_rules.read_bytes() if self.house_rules else None)
 
     @model_validator(mode="after")

@@ -1,12 +1,12 @@
-"""Cells of a CSV file that people open in a spreadsheet. Pure."""
+"""Write CSV cells for people who open the file in a spreadsheet. Pure."""
 
 from datetime import UTC, datetime
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would take a cell that begins so for
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # first characters by which a spreadsheet recognises a formula
 
 
 def cell(value: object) -> str:
-    """None is empty, instants are in UTC, and what would be run as a formula is shown as what it is."""
+    """Return `value` as a cell: `None` as empty, instants in UTC, a formula as plain text."""
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat()
     text = "" if value is None else str(value)

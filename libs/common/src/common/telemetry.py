@@ -1,5 +1,8 @@
-"""Logs, metrics and the trace context. Nothing personal passes: what looks like a phone number is masked on its way to
-the log, whoever wrote it, and metrics have no label that could hold one."""
+"""Write logs and metrics, and carry the trace context.
+
+No personal data leaves through this module: the log formatter masks every sequence that looks like a phone number,
+whichever code wrote the line, and no metric has a label for personal data.
+"""
 
 import json
 import logging
@@ -13,13 +16,13 @@ from datetime import UTC, datetime
 from prometheus_client import Counter, Gauge, Histogram
 
 METRIC_NAME = re.compile(r"sms_[a-z]+_[a-z_]+$")
-# Nine digits or more, with up to three marks between two of them: spaces, dots, dashes, invisible marks, and what these
-# become in a URL (%20) or in the repr of a string (\\xa0).
+# Nine digits or more, with up to three separators between two digits: spaces, dots, dashes, invisible characters, and
+# the forms of these in a URL (%20) or in the repr of a string (\\xa0).
 NUMBER_LIKE = (
     r"\+?\d(?:(?:[\s.\-/()+_·'’\u00ad\u200b-\u200f\u2010-\u2015\u2060\u202a-\u202e\u2066-\u2069\u2212\ufeff]"
     r"|%[0-9A-Fa-f]{2}|\\{1,4}(?:x[0-9a-f]{2}|u[0-9a-f]{4}|[nrt])){0,3}\d){8,}"
 )
-# What would look like one: UUIDs, hashes, subject and trace ids, operators' ids, times, addresses.
+# Values to keep although similar to a number: UUIDs, hashes, subject and trace ids, operators' ids, times, addresses.
 NO_NUMBER = (
     r"(?<![0-9A-Za-z])(?:"
     r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -32,19 +35,19 @@ NO_NUMBER = (
 )
 MASKED = re.compile(f"(?P<kept>{NO_NUMBER})|{NUMBER_LIKE}")
 DIGIT = re.compile(r"\d")
-COUNTED = frozenset(("offset",))  # integers that grow to nine digits and are nobody's
+COUNTED = frozenset(("offset",))  # integer fields that reach nine digits without being a number
 TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}$")
 
 _traceparent: ContextVar[str | None] = ContextVar("traceparent", default=None)
 
 
 def traceparent() -> str | None:
-    """The W3C trace context of the request or event being handled."""
+    """Return the W3C trace context of the current request or event."""
     return _traceparent.get()
 
 
 def continue_trace(parent: str | None) -> None:
-    """Go on with the caller's trace, or start one."""
+    """Continue the caller's trace, or start a trace."""
     if parent is None or not TRACEPARENT.match(parent):
         parent = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
     _traceparent.set(parent)
@@ -56,14 +59,14 @@ def trace_id() -> str | None:
 
 
 def masked(text: str) -> str:
-    """`text` without anything that looks like a phone number (nine digits or more, however spaced)."""
-    if DIGIT.search(text) is None:  # most of what is logged
+    """Return `text` with every apparent phone number masked (nine digits or more, in any spacing)."""
+    if DIGIT.search(text) is None:  # true of most log lines
         return text
     return MASKED.sub(lambda found: found["kept"] or "[number]", text)
 
 
 def _shown(name: str, value: object) -> object:
-    """An `extra` field as it goes to the log."""
+    """Return an `extra` field in the form for the log."""
     if value is None or isinstance(value, bool) or (name in COUNTED and isinstance(value, int)):
         return value
     shown = masked(str(value))
@@ -71,7 +74,7 @@ def _shown(name: str, value: object) -> object:
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, trace_id, and the `extra` fields given to the call."""
+    """Formats a record as one JSON object per line: time, level, service, logger, message, trace_id, `extra` fields."""
 
     standard = frozenset(vars(logging.makeLogRecord({}))) | {
         "message",
@@ -103,8 +106,10 @@ class JsonLines(logging.Formatter):
 
 
 class Sparingly(logging.Filter):
-    """Of one library's loggers, a line of a kind every ten seconds: while the broker is away, its client says so a
-    thousand times a second."""
+    """Passes one line per place in the code every ten seconds, for the loggers of one library.
+
+    While the broker is away, the Kafka client logs the failure a thousand times a second.
+    """
 
     every_s = 10.0
 
@@ -124,7 +129,7 @@ class Sparingly(logging.Filter):
 
 
 def log_to_stderr(service: str, level: int = logging.INFO) -> None:
-    """All loggers of the process write JSON lines to standard error."""
+    """Write all logs of the process as JSON lines to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines(service))
     handler.addFilter(Sparingly("aiokafka"))
@@ -133,7 +138,7 @@ def log_to_stderr(service: str, level: int = logging.INFO) -> None:
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).handlers[:] = []
         logging.getLogger(name).propagate = True
-    logging.getLogger("aiokafka").setLevel(logging.ERROR)  # it warns at each retry; ours say it once
+    logging.getLogger("aiokafka").setLevel(logging.ERROR)  # aiokafka warns at each retry; our own logs do not
 
 
 def counter(name: str, what: str, labels: Sequence[str] = ()) -> Counter:

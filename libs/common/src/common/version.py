@@ -1,17 +1,18 @@
-"""Versions of what others keep the newest of: each higher than the one before, and than any of an earlier second. Pure.
+"""Issue versions for facts of which other services keep the newest. Pure.
 
-They count, but not by one: a database that was restored, or whose standby was behind when it took over, has forgotten
-versions that others have seen. Given a second time, they would be taken for what is known already, and a STOP for none
+Each version is higher than the version before, and higher than any version issued in an earlier second. Versions
+therefore skip numbers. A database that was restored, or a promoted standby that lagged, has forgotten versions already
+seen by other services; a repeated version would look like known data, and a STOP under such a version would be ignored
 (ADR-0059).
 """
 
 from datetime import UTC, datetime
 
-EPOCH = datetime(2025, 1, 1, tzinfo=UTC)  # of no version is known that had counted so far; an int4 holds it until 2093
+EPOCH = datetime(2025, 1, 1, tzinfo=UTC)  # no version counted by one is known to be higher; an int4 lasts until 2093
 
 
 def following(version: int, now: datetime) -> int:
-    """The version after this one."""
+    """Return the version after `version`."""
     return max(version + 1, at_least(now))
 
 

@@ -1,7 +1,8 @@
-"""The published language: every topic, who owns it, and which event types it carries.
+"""Declare every Kafka topic: its owner, its key and its event types.
 
-A topic's key decides its partition. The topics keyed by subject share one partition count, so that one partition
-number speaks for a subject in all of them (dispatch's lock, and the watermarks, rely on it: ADR-0004).
+A topic's key decides the partition of a record. The topics keyed by subject share one partition count, so a partition
+number covers the same subjects in each of these topics: dispatch's partition lock and the watermarks rely on this
+(ADR-0004).
 """
 
 from dataclasses import dataclass
@@ -29,8 +30,11 @@ ONE_DAY_MS = 24 * 3600 * 1000
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """One topic of the platform. `keyed_by` names the field that is the Kafka key; `publishers` write to it besides its
-    owner."""
+    """A topic of the platform.
+
+    `keyed_by` names the event field used as the Kafka key. `publishers` are the services with a right to write besides
+    `owner`.
+    """
 
     name: str
     owner: str
@@ -49,14 +53,17 @@ class Topic:
 
     @property
     def config(self) -> dict[str, str]:
-        """Kafka's own settings. Anything personal lives 7 days at most; a tombstone acts within 24 h."""
+        """Return the Kafka settings of the topic.
+
+        A `delete` topic keeps personal data for 7 days. In a `compact` topic a tombstone acts within 24 hours.
+        """
         if self.cleanup == "compact":
             return {"cleanup.policy": "compact", "max.compaction.lag.ms": str(ONE_DAY_MS)}
         return self.dead_letters_config
 
     @property
     def dead_letters_config(self) -> dict[str, str]:
-        """A dead letter is as personal as the record it was."""
+        """Return the settings of the dead-letter topic: 7 days, since a dead letter is as personal as its record."""
         return {"cleanup.policy": "delete", "retention.ms": str(SEVEN_DAYS_MS)}
 
 
@@ -130,7 +137,7 @@ DISPATCH_REQUESTS = Topic(
     "delete",
     (MessageRequested,),
     ("dispatch",),
-    publishers=("consent",),  # answers to people
+    publishers=("consent",),  # replies to people, for example the confirmation of a STOP
 )
 DISPATCH_MESSAGES = Topic(
     "dispatch.messages.v1",
@@ -166,8 +173,10 @@ OPERATOR_EVENTS: tuple[type[Event], ...] = (MessageDelivered, ReceiptDelivered, 
 
 
 def operator_topics(name: str) -> tuple[Topic, Topic]:
-    """Where an operator that integrates by Kafka writes its messages and its receipts. There is a pair for each
-    operator that inbound-svc is told of, so they are not in TOPICS."""
+    """Return the two topics to which an operator integrated by Kafka writes its MOs and its DLRs.
+
+    TOPICS omits these pairs: each deployment of inbound-svc names its own operators.
+    """
     return (
         Topic(f"operator.{name}.messages.v1", "operator", "message_id", "delete", (MessageDelivered,), ("inbound",)),
         Topic(f"operator.{name}.receipts.v1", "operator", "message_id", "delete", (ReceiptDelivered,), ("inbound",)),
@@ -175,7 +184,10 @@ def operator_topics(name: str) -> tuple[Topic, Topic]:
 
 
 def operator_submits(name: str) -> Topic:
-    """Where we hand our messages to such an operator. There is one for each that dispatch-svc is told of."""
+    """Return the topic on which dispatch-svc hands messages to an operator integrated by Kafka.
+
+    Each Kafka gateway in the settings of dispatch-svc has such a topic.
+    """
     return Topic(f"operator.{name}.submits.v1", "dispatch", "reference", "delete", (MessageSubmitted,), ("operator",))
 
 

@@ -1,4 +1,4 @@
-"""What campaign-svc publishes: the control of each campaign, one request per recipient, and who followed a link."""
+"""Define the events of campaign-svc: campaign controls, one request per recipient, updated texts, clicks on links."""
 
 from typing import ClassVar, Literal
 
@@ -9,7 +9,11 @@ Category = Literal["marketing", "transactional", "service"]
 
 
 class CampaignControlled(Event, frozen=True, kw_only=True):
-    """Whether a campaign may send now. Honoured at the gate, so it reaches what is already requested."""
+    """The current control of a campaign: whether its messages may be sent.
+
+    The gate applies the newest `version` to each decision, so a pause or a cancellation also reaches messages already
+    requested.
+    """
 
     type: ClassVar[str] = "campaign.controlled.v1"
 
@@ -24,22 +28,25 @@ class CampaignControlled(Event, frozen=True, kw_only=True):
 
 
 class MessageRequested(Event, frozen=True, kw_only=True):
-    """One message asked for one subject: the marketing lane of campaign-svc, and (topic `dispatch.requests.v1`) the
-    service lane of consent-svc and the internal services."""
+    """The request to send one message to one subject.
+
+    campaign-svc requests marketing messages on `campaign.requests.v1`; consent-svc requests service messages on
+    `dispatch.requests.v1`.
+    """
 
     type: ClassVar[str] = "campaign.message_requested.v1"
 
-    message_id: str  # UUIDv8, derived: see common.message_id
+    message_id: str  # derived UUIDv8, see `common.sms.message_id`
     campaign_id: str | None
     sender_id: str
-    purpose: str | None  # None for transactional, and for service but where it asks for a double opt-in
+    purpose: str | None  # `None` for transactional; set for service only with a question (double opt-in, renewal)
     category: Category
     subject_id: str
-    number: str  # sealed, context "number:<subject_id>"
-    text: str  # sealed, context "text:<message_id>"
+    number: str  # encrypted, context "number:<subject_id>"
+    text: str  # encrypted, context "text:<message_id>"
     requested_at: Instant
     send_before: Instant
-    region: str | None = None  # of the person's address, where its hours may differ from the number's: common.law
+    region: str | None = None  # the address's place where its hours may differ from the number's: `common.law`
 
     @property
     def key(self) -> str:
@@ -47,17 +54,20 @@ class MessageRequested(Event, frozen=True, kw_only=True):
 
 
 class MessageReworded(Event, frozen=True, kw_only=True):
-    """A message that was requested is to say something else, or is of another region: what was held of its person was
-    put right. It follows its request on the same partition, and counts while the message has not begun to leave."""
+    """A new text, or a new region, for a message already requested: the person's data was rectified.
+
+    The event follows the request on the same partition. dispatch-svc applies the event while the message waits; a
+    message already handed off keeps its text.
+    """
 
     type: ClassVar[str] = "campaign.message_reworded.v1"
 
     message_id: str
     campaign_id: str
     subject_id: str
-    text: str | None  # sealed, context "text:<message_id>"; None: it cannot be written any more, and must not leave
+    text: str | None  # encrypted, context "text:<message_id>"; `None`: no valid text, the gate denies the message
     reworded_at: Instant
-    region: str | None = None  # as of a request, "" of nowhere else than the number's; None: what its request said
+    region: str | None = None  # as in the request; "": the number's own place; `None`: unchanged
 
     @property
     def key(self) -> str:
@@ -65,8 +75,10 @@ class MessageReworded(Event, frozen=True, kw_only=True):
 
 
 class LinkClicked(Event, frozen=True, kw_only=True):
-    """The person followed a link of a message: contact from them with its sender. At most one a day, person and link;
-    what machines follow is not told."""
+    """A person followed a link of a message: an interaction with the message's sender.
+
+    campaign-svc publishes at most one click per day, person and link, and no visit by a machine.
+    """
 
     type: ClassVar[str] = "campaign.link_clicked.v1"
 
@@ -74,7 +86,7 @@ class LinkClicked(Event, frozen=True, kw_only=True):
     sender_id: str
     campaign_id: str
     message_id: str
-    link: int  # which of the campaign's, from 1
+    link: int  # index among the campaign's links, from 1
     clicked_at: Instant
 
     @property

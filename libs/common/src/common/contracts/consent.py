@@ -1,4 +1,4 @@
-"""What consent-svc publishes: the sender registry, and the whole consent of a subject with its version."""
+"""Define the events of consent-svc: the sender registry, each subject's whole consent, and checksums of all states."""
 
 from typing import ClassVar, Literal
 
@@ -10,21 +10,21 @@ State = Literal["unknown", "pending", "opted_in", "opted_out", "expired"]
 Basis = Literal["opt_in", "soft_opt_in", "non_commercial"]
 StopScope = Literal["controller", "sender"]
 
-SLICE = 3  # characters, of a keyed hash in hexadecimal: 4,096 slices
-DIGEST_BYTES = 5  # a slice of ten million lines still adds up to less than 2^63
-RETENTION_MONTHS = 36  # of a prospect, from their last contact (DOMAIN 1.4)
+SLICE = 3  # hexadecimal characters of a keyed hash: 4,096 slices
+DIGEST_BYTES = 5  # the sum of a slice of ten million lines stays below 2^63
+RETENTION_MONTHS = 36  # for a prospect, from the last interaction (DOMAIN 1.4)
 
 
 class Purpose(msgspec.Struct, frozen=True, kw_only=True):
-    """What a consent is for, as one sender words it."""
+    """The purpose of a consent, as one sender words it."""
 
     id: str
     wording: str
-    retention_months: int = RETENTION_MONTHS  # how long a consent holds after the person's last contact
+    retention_months: int = RETENTION_MONTHS  # validity of a consent after the person's last interaction
 
 
 class Replies(msgspec.Struct, frozen=True, kw_only=True):
-    """What a sender answers by SMS, in its own words; None: in Placet's."""
+    """The sender's own texts for replies by SMS; `None`: Placet's standard text."""
 
     stop: str | None = None
     contact: str | None = None
@@ -33,7 +33,7 @@ class Replies(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SenderChanged(Event, frozen=True, kw_only=True):
-    """A sender as it now stands: the identified party a consent is given to."""
+    """The current data of a sender: the identified party to which a person gives consent."""
 
     type: ClassVar[str] = "consent.sender_changed.v1"
 
@@ -43,13 +43,13 @@ class SenderChanged(Event, frozen=True, kw_only=True):
     brand: str
     contact: str
     country: str  # ISO 3166-1 alpha-2
-    oadc: str  # 3 to 11 alphanumerics, one letter at least
+    oadc: str  # 3 to 11 alphanumerics with at least one letter
     stop_code: str  # 36xxx (marketing) or 38xxx (transactional)
     purposes: tuple[Purpose, ...]
-    controller: str | None = None  # the legal entity's id, several senders may share it; None: the sender alone
-    stop_scope: StopScope = "controller"  # what a STOP to this sender shuts: all of its controller, or this sender
+    controller: str | None = None  # the legal entity's id, shared by its senders; `None`: the sender alone
+    stop_scope: StopScope = "controller"  # reach of a STOP: all senders of the controller, or this sender
     replies: Replies = Replies()
-    abroad: tuple[str, ...] = ()  # other countries that it may send marketing to, ISO 3166-1 alpha-2
+    abroad: tuple[str, ...] = ()  # other countries permitted for its marketing, ISO 3166-1 alpha-2
 
     @property
     def key(self) -> str:
@@ -57,7 +57,7 @@ class SenderChanged(Event, frozen=True, kw_only=True):
 
 
 class Consent(msgspec.Struct, frozen=True, kw_only=True):
-    """The current state for one (sender, purpose), and the evidence that made it so."""
+    """The current state for one (sender, purpose), with the evidence behind the state."""
 
     sender_id: str
     purpose: str
@@ -65,28 +65,31 @@ class Consent(msgspec.Struct, frozen=True, kw_only=True):
     basis: Basis | None
     occurred_at: Instant  # time at source of the evidence
     evidence_id: str
-    expires_at: Instant | None = None  # of one that is opted in: from then on it is none, whatever comes to be told
+    expires_at: Instant | None = None  # of an opt-in: the gate denies from then on, before the state changes
 
 
 class Suppression(msgspec.Struct, frozen=True, kw_only=True):
-    """An opt-out that covers more than the purposes on record. `sender_id` None: every sender."""
+    """An opt-out wider than the purposes on record. `sender_id` `None`: every sender."""
 
     sender_id: str | None
     since: Instant  # time at source
 
 
 class Cause(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a state changed; `received_at` is when Placet first held the evidence (webhook or API)."""
+    """The evidence behind a change of state. `received_at`: when Placet first held the evidence (webhook or API)."""
 
     kind: Literal["opt_in", "opt_out"]
     source: str
     evidence_id: str
     received_at: Instant
-    reference: str | None = None  # the operator's name for what said it: an MO, or the message a receipt is of
+    reference: str | None = None  # the operator's id of the MO, or of the message whose DLR reported the opt-out
 
 
 class ConsentStateChanged(Event, frozen=True, kw_only=True):
-    """The whole current consent of a subject; `version` grows by one with each change."""
+    """The whole current consent of a subject.
+
+    Each change has a higher `version` than every earlier change of the subject; versions skip numbers (ADR-0059).
+    """
 
     type: ClassVar[str] = "consent.state_changed.v1"
 
@@ -95,8 +98,8 @@ class ConsentStateChanged(Event, frozen=True, kw_only=True):
     consents: tuple[Consent, ...]
     suppressions: tuple[Suppression, ...]
     erased: bool
-    causes: tuple[Cause, ...]  # what changed in this version; none where only the hold did
-    held_since: Instant | None = None  # an MO of theirs waits for a person to read it: marketing waits with it
+    causes: tuple[Cause, ...]  # evidence new in this version; empty where only the review hold changed
+    held_since: Instant | None = None  # review hold: an MO waits for a reviewer, and marketing to the subject waits too
 
     @property
     def key(self) -> str:
@@ -104,15 +107,17 @@ class ConsentStateChanged(Event, frozen=True, kw_only=True):
 
 
 class StatesSummed(Event, frozen=True, kw_only=True):
-    """What all states that were told add up to, so that whoever keeps a copy can tell whether it is one.
+    """The checksum of all published states, by which a reader checks its copy.
 
-    `sums`: (how many subjects, the sum of their digests) by slice: the last SLICE characters of the subject_id. A
-    subject's digest is the sum of those of its lines; a line's are the first DIGEST_BYTES of its SHA-256 as a number.
-    Each line is `subject_id|version|sender_id|purpose|word`, empty where it does not apply: one of the subject itself,
-    with the word `erased` or `known`; one of each suppression, with `suppressed`; one of each consent, with its state,
-    but not where it is opted out and a suppression says so already: an old opt-in that comes late is told to nobody.
+    `sums`: (number of subjects, sum of their digests) by slice: the last SLICE characters of the subject_id. A
+    subject's digest is the sum of its lines' digests; a line's digest is the first DIGEST_BYTES of its SHA-256 as a
+    number. Each line is `subject_id|version|sender_id|purpose|word`, with an empty field where a value does not apply:
+    a line for the subject itself, with the word `erased` or `known`; a line per suppression, with `suppressed`; a line
+    per consent, with its state. An opted-out consent under a suppression of its sender, or of every sender, has no
+    line: consent-svc publishes no change for an old opt-in that arrives late under a suppression.
 
-    They are of one snapshot, taken between `begun_at` and `seen_until`: what was told after `seen_until` is not in it.
+    All sums come from the same snapshot, taken between `begun_at` and `seen_until`; a state published after
+    `seen_until` is not counted.
     """
 
     type: ClassVar[str] = "consent.states_summed.v1"

@@ -1,5 +1,4 @@
-"""What dispatch-svc publishes: each message's state as it changes, each opt-out once it is enforced, and whether
-marketing is held."""
+"""Define the events of dispatch-svc: message changes, enforced opt-outs, and the marketing hold."""
 
 from typing import ClassVar, Literal
 
@@ -11,7 +10,7 @@ Status = Literal["pending", "denied", "deferred", "sending", "accepted", "reject
 
 
 class MessageChanged(Event, frozen=True, kw_only=True):
-    """A message as it now stands: verdict, outcome and receipt. `version` grows with each change."""
+    """The current state of a message: verdict, outcome and DLR. `version` grows with each change."""
 
     type: ClassVar[str] = "dispatch.message_changed.v1"
 
@@ -23,19 +22,19 @@ class MessageChanged(Event, frozen=True, kw_only=True):
     version: int
     status: Status
     reasons: tuple[str, ...]
-    until: Instant | None  # when a deferred message is decided again
+    until: Instant | None  # next decision on a deferred message
     policy_version: str
     consent_version: int | None
-    as_of: Instant | None  # the watermark it was decided on
+    as_of: Instant | None  # the watermark behind the decision
     decided_at: Instant | None
     gateway: str | None
     gateway_message_id: str | None
     receipt: ReceiptState | None
-    code: str | None  # the gateway's or operator's own code
-    receipt_at: Instant | None = None  # the receipt's time at source
-    number: str | None = None  # sealed; only with a receipt `opted_out`: consent may never have seen this person
-    purpose: str | None = None  # what the consent it stood on is for; of marketing
-    handed_off_at: Instant | None = None  # when its submit began; None: none did, or nobody lived to tell
+    code: str | None  # the gateway's or operator's own error code
+    receipt_at: Instant | None = None  # the DLR's time at source
+    number: str | None = None  # encrypted; only with a DLR `opted_out`: the person may be new to consent-svc
+    purpose: str | None = None  # marketing only: the purpose of the consent behind the decision
+    handed_off_at: Instant | None = None  # start of the submit; `None`: no submit began, or a crash lost its start
 
     @property
     def key(self) -> str:
@@ -43,15 +42,15 @@ class MessageChanged(Event, frozen=True, kw_only=True):
 
 
 class OptOutEnforced(Event, frozen=True, kw_only=True):
-    """From `enforced_at` on, no hand-off that this opt-out forbids ever begins."""
+    """An opt-out is enforced: from `enforced_at` on, no hand-off forbidden by the opt-out begins."""
 
     type: ClassVar[str] = "dispatch.opt_out_enforced.v1"
 
     subject_id: str
     consent_version: int
     source: str
-    reference: str | None  # the MO's, where it was one
-    received_at: Instant  # webhook or API
+    reference: str | None  # the MO's id, where the opt-out came by MO
+    received_at: Instant  # first held by Placet, over webhook or API
     enforced_at: Instant
 
     @property
@@ -60,16 +59,18 @@ class OptOutEnforced(Event, frozen=True, kw_only=True):
 
 
 class HoldChanged(Event, frozen=True, kw_only=True):
-    """Marketing is held: for some time none has gone to some people, or to all, as what the gate knows of their
-    consents is older than it may be. It goes on by itself; `ended_at` then says since when. The newest `version`
-    counts."""
+    """The marketing hold began or ended: consent data of some partition is older than the gate's limit.
+
+    While the hold lasts, some subjects, or all, receive no marketing. The hold ends by itself; `ended_at` then says
+    since when. The newest `version` counts.
+    """
 
     type: ClassVar[str] = "dispatch.hold_changed.v1"
 
     category: Literal["marketing"]
     version: int
     since: Instant
-    consents_as_of: Instant | None  # what was known of consents, where that is oldest, as this was told; None: nothing
+    consents_as_of: Instant | None  # oldest watermark at publication; `None`: a partition lacks a watermark
     ended_at: Instant | None
 
     @property

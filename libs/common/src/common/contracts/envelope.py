@@ -1,10 +1,10 @@
-"""The shape every event shares: inert, frozen, additive within a version.
+"""Define the shape shared by all events: inert, frozen, additive within a version.
 
-Types are named `<owner>.<fact in the past tense>.v<N>`. An event carries the resulting state and its version, so that
-a projection is an upsert guarded by `stored.version < event.version`. Producers fill every field; consumers ignore the
-fields they do not know. On the wire: binary-mode CloudEvents 1.0, see `common.kafka.broker`.
+Event types are named `<owner>.<fact in the past tense>.v<N>`. An event carries the resulting state and its version, so
+a projection is an upsert guarded by `stored.version < event.version`. Producers fill every field; consumers ignore
+unknown fields. On the wire an event is a binary-mode CloudEvents 1.0 message, see `common.kafka.broker`.
 
-Nothing here holds a rule: the service that owns a fact owns its logic.
+This module holds no rule: the service that owns a fact owns its logic.
 """
 
 from datetime import datetime
@@ -12,26 +12,27 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
-Instant = Annotated[datetime, msgspec.Meta(tz=True)]  # always with its offset from UTC
+Instant = Annotated[datetime, msgspec.Meta(tz=True)]  # always with an offset from UTC
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """A fact that a service publishes. `type` is its CloudEvents type."""
+    """A fact published by a service. `type` is its CloudEvents type."""
 
     type: ClassVar[str]
 
     @property
     def key(self) -> str:
-        """The Kafka key: decides the partition, and what compaction keeps. Never a phone number."""
+        """Return the Kafka key, which decides the partition and the unit of compaction. Never a phone number."""
         raise TypeError(f"{type(self).__name__} names no key")
 
 
 class Watermark(Event, frozen=True, kw_only=True):
-    """`as_of`: all that any service acknowledged before this instant is in what precedes this record.
+    """A promise of completeness for one partition.
 
-    `last_number`: the number of the last record that the publisher has put into this partition; 0: none. A reader that
-    has not come to this number misses a record, and does not apply the watermark (ADR-0004).
-    Published to every partition on its own, hence the partition in the key (compacted topics refuse null keys).
+    The records before a watermark include every fact acknowledged by any service before `as_of`. `last_number` is the
+    number of the publisher's last record in the partition; 0: the partition has no record. A reader behind this number
+    misses a record and does not apply the watermark (ADR-0004). The publisher writes a watermark to each partition, so
+    the key holds the partition (compacted topics refuse null keys).
     """
 
     type: ClassVar[str] = "placet.watermark_published.v1"
@@ -39,7 +40,7 @@ class Watermark(Event, frozen=True, kw_only=True):
     partition: int
     as_of: Instant
     last_number: int
-    subject_keys: dict[str, str] = msgspec.field(default_factory=dict)  # a fingerprint of each, by its key id
+    subject_keys: dict[str, str] = msgspec.field(default_factory=dict)  # fingerprint of each subject key, by key id
 
     @property
     def key(self) -> str:

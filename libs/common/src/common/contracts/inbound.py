@@ -1,4 +1,4 @@
-"""What inbound-svc publishes: every MO with what it means, and every delivery receipt, normalised."""
+"""Define the events of inbound-svc: every MO with its intent, and every DLR, normalised."""
 
 from typing import ClassVar, Literal
 
@@ -9,37 +9,35 @@ ReceiptState = Literal["queued", "sent", "delivered", "failed", "expired", "opte
 
 
 class MessageReceived(Event, frozen=True, kw_only=True):
-    """An MO: a text from a person's phone. `number` and `text` are sealed fields (`common.privacy.keyring`).
+    """An MO: a text from a person's phone. `number` and `text` are encrypted fields (`common.privacy.keyring`).
 
-    One understood as `review` is published again once a person has read it: the same `mo_id`, the next `revision`, the
-    intent that was meant, and who said so when. The highest revision is what the MO means.
+    inbound-svc publishes an MO with the intent `review` again after a reviewer's decision: same `mo_id`, next
+    `revision`, the decided intent, the reviewer and the time. The highest revision is authoritative.
     """
 
     type: ClassVar[str] = "inbound.message_received.v1"
 
-    mo_id: str  # ours; derived from (provider, account, provider message id)
+    mo_id: str  # our id, derived from (provider, account, provider message id)
     subject_id: str
     provider: str
     account: str
     provider_message_id: str
-    number: str  # sealed, context "number:<subject_id>"
-    short_code: str  # the code or number it was sent to
-    text: str  # sealed, context "text:<mo_id>"
+    number: str  # encrypted, context "number:<subject_id>"
+    short_code: str  # the addressed short code or number
+    text: str  # encrypted, context "text:<mo_id>"
     intent: Intent
-    rule: str  # id of the rule that found the intent
-    score: float  # 1.0 exact, less for a likeness
-    occurred_at: Instant  # provider's time; where it gives none received_at, and of a start the earliest it may be of
+    rule: str  # id of the deciding rule
+    score: float  # 1.0 for an exact match, less for a resemblance
+    occurred_at: Instant  # provider's time; without a time: `received_at`, for a start the earliest possible time
     received_at: Instant
     revision: int = 0
-    decided_by: str | None = None  # the reviewer, as their token names them
+    decided_by: str | None = None  # the reviewer, as named in the reviewer's token
     decided_at: Instant | None = None
-    everyone: bool = False  # of a stop: it names every brand
-    named: str = ""  # of a stop: the other words said, a brand perhaps; sealed, context "named:<mo_id>"; "": none
-    answered: bool = False  # of a stop: the provider confirms it to the person itself
-    erasure: bool = False  # of a stop: it asks for all that is held of the person to be erased
-    behind_start: bool = (
-        False  # of a stop: it came after a start that its provider's clock puts later; a person reads it
-    )
+    everyone: bool = False  # stop only: the text names every brand
+    named: str = ""  # stop only: other words, perhaps a brand; encrypted, context "named:<mo_id>"; "": no words
+    answered: bool = False  # stop only: the provider sends the confirmation to the person
+    erasure: bool = False  # stop only: the person asks for erasure
+    behind_start: bool = False  # stop only: arrived after a start with a later provider time; a reviewer decides
 
     @property
     def key(self) -> str:
@@ -47,18 +45,21 @@ class MessageReceived(Event, frozen=True, kw_only=True):
 
     @property
     def reference(self) -> str:
-        """How a provider's support and our evidence name this MO."""
+        """Return the MO's name for the provider's support and for our evidence."""
         return f"{self.provider}/{self.account}/{self.provider_message_id}"
 
     @property
     def clock(self) -> str:
-        """Whose clock `occurred_at` is by."""
+        """Return the name of the clock behind `occurred_at`."""
         return f"{self.provider}/{self.account}"
 
 
 class ReceiptReceived(Event, frozen=True, kw_only=True):
-    """A delivery receipt (DLR). `reference` is our message id where the provider echoes it. `blocked`: the provider
-    will not deliver to this number, and its code does not say whether the person asked for that (DOMAIN 4.3)."""
+    """A delivery receipt (DLR).
+
+    `reference` is our message id where the provider echoes the id. `blocked`: the provider refuses delivery to this
+    number, and its code does not say whether the person asked for the block (DOMAIN 4.3).
+    """
 
     type: ClassVar[str] = "inbound.receipt_received.v1"
 

@@ -1,11 +1,13 @@
-"""What an operator that integrates by Kafka reads and writes: we write `operator.<name>.submits.v1`, it writes
-`operator.<name>.messages.v1` and `operator.<name>.receipts.v1`.
+"""Define the events exchanged with an operator integrated by Kafka.
 
-None of our keys is theirs: numbers and texts are in clear here, as they are in a webhook or a submit, and nowhere else.
-Who may write to and read from these topics is for the broker's ACL to say: one principal each.
+dispatch-svc writes `operator.<name>.submits.v1`; the operator writes `operator.<name>.messages.v1` and
+`operator.<name>.receipts.v1`.
 
-Keyed by the operator's message id, a submit by our reference, never by a number. Binary-mode CloudEvents, as
-everything else.
+Operators share no key with Placet: numbers and texts stand in clear here, as in a webhook or a submit, and nowhere
+else. The broker's ACL must restrict these topics to one principal per operator.
+
+An MO and a DLR are keyed by the operator's message id, a submit by our reference; a number is never a key. Events are
+binary-mode CloudEvents, as on every topic.
 """
 
 from typing import ClassVar
@@ -16,15 +18,17 @@ from common.contracts.inbound import ReceiptState
 
 
 class MessageSubmitted(Event, frozen=True, kw_only=True):
-    """A message that we hand to the operator: it is to be sent at once, once. The same reference again is the same
-    message. Its receipts should name the reference."""
+    """A message handed to the operator, to be sent at once and once.
+
+    A repeated reference denotes the same message. The operator's DLRs should name the reference.
+    """
 
     type: ClassVar[str] = "operator.message_submitted.v1"
 
-    reference: str  # ours
+    reference: str  # our id
     recipient: str  # the person's number, E.164
-    sender: str  # the name it comes from
-    short_code: str  # what people answer to
+    sender: str  # OADC shown to the person
+    short_code: str  # number for people's replies
     category: Category
     text: str
 
@@ -38,9 +42,9 @@ class MessageDelivered(Event, frozen=True, kw_only=True):
 
     type: ClassVar[str] = "operator.message_delivered.v1"
 
-    message_id: str  # the operator's; the same again is the same MO
+    message_id: str  # the operator's id; a repeated id denotes the same MO
     sender: str  # the person's number
-    recipient: str  # the short code or number it was sent to
+    recipient: str  # the addressed short code or number
     text: str
     sent_at: Instant | None = None
 
@@ -50,13 +54,13 @@ class MessageDelivered(Event, frozen=True, kw_only=True):
 
 
 class ReceiptDelivered(Event, frozen=True, kw_only=True):
-    """A delivery receipt. `blocked`: refused for a reason that may be the person's wish, or not."""
+    """A DLR. `blocked`: the operator refused delivery, perhaps at the person's wish."""
 
     type: ClassVar[str] = "operator.receipt_delivered.v1"
 
-    message_id: str  # the operator's, as the submit was answered
+    message_id: str  # the operator's id of the submitted message
     state: ReceiptState
-    reference: str | None = None  # ours, as submitted
+    reference: str | None = None  # our id, as submitted
     code: str | None = None
     at: Instant | None = None
     blocked: bool = False

@@ -1,5 +1,7 @@
-"""What the services owe a person who uses a right: an erasure asked for, done by each, and ended by new evidence; a
-copy; a rectification. What is personal is sealed: the subject id is all that a service needs to find the rest."""
+"""Define the events for a person's rights: erasure, copy and rectification.
+
+Personal values are encrypted; a service finds its data by the subject id alone.
+"""
 
 from typing import ClassVar
 
@@ -7,8 +9,11 @@ from common.contracts.envelope import Event, Instant
 
 
 class ErasureRequested(Event, frozen=True, kw_only=True):
-    """Erase all that is held of this person, and say so (`ErasureAcknowledged`). What comes in later and is of before
-    `requested_at` is not kept either. The opt-out of everyone was recorded first, in the same transaction."""
+    """The request to erase everything a service holds of a person, and to confirm with `ErasureAcknowledged`.
+
+    A service also erases data of before `requested_at` that arrives later. consent-svc records the opt-out from every
+    sender earlier in the same transaction.
+    """
 
     type: ClassVar[str] = "consent.erasure_requested.v1"
 
@@ -22,7 +27,10 @@ class ErasureRequested(Event, frozen=True, kw_only=True):
 
 
 class ErasureLifted(Event, frozen=True, kw_only=True):
-    """The person came back, by evidence newer than their erasures up to `lifted_at`: they may be held again."""
+    """The person has returned, by evidence newer than every erasure up to `lifted_at`.
+
+    Services may hold data of the person again.
+    """
 
     type: ClassVar[str] = "consent.erasure_lifted.v1"
 
@@ -36,7 +44,7 @@ class ErasureLifted(Event, frozen=True, kw_only=True):
 
 
 class ErasureAcknowledged(Event, frozen=True, kw_only=True):
-    """One service holds nothing more of the person than what it names in the certificate as kept."""
+    """A service has erased the person's data, apart from the data listed as kept in the certificate."""
 
     type: ClassVar[str] = "consent.erasure_acknowledged.v1"
 
@@ -44,7 +52,7 @@ class ErasureAcknowledged(Event, frozen=True, kw_only=True):
     subject_id: str
     service: str  # campaign, consent, dispatch or inbound
     erased_at: Instant
-    erased: dict[str, int]  # how many of what: {"contacts": 2}
+    erased: dict[str, int]  # count by kind: {"contacts": 2}
 
     @property
     def key(self) -> str:
@@ -52,7 +60,7 @@ class ErasureAcknowledged(Event, frozen=True, kw_only=True):
 
 
 class CopyRequested(Event, frozen=True, kw_only=True):
-    """The person asks for a copy of all that is held of them (RGPD art. 15 and 20): tell it (`CopyGathered`)."""
+    """A person's request for a copy of all data held (RGPD art. 15 and 20); each service sends `CopyGathered`."""
 
     type: ClassVar[str] = "consent.copy_requested.v1"
 
@@ -66,7 +74,7 @@ class CopyRequested(Event, frozen=True, kw_only=True):
 
 
 class CopyGathered(Event, frozen=True, kw_only=True):
-    """What one service holds of the person, in `of` parts: this is the one at `place`, from 0."""
+    """A part of the data that a service holds of the person. `place`: index of the part, from 0; `of`: the count."""
 
     type: ClassVar[str] = "consent.copy_gathered.v1"
 
@@ -75,7 +83,7 @@ class CopyGathered(Event, frozen=True, kw_only=True):
     service: str
     place: int
     of: int
-    items: str  # a JSON list of objects, each with its "kind"; sealed, context "copy:<copy_id>:<service>:<place>"
+    items: str  # JSON list of objects with a "kind"; encrypted, context "copy:<copy_id>:<service>:<place>"
     gathered_at: Instant
 
     @property
@@ -84,15 +92,18 @@ class CopyGathered(Event, frozen=True, kw_only=True):
 
 
 class RectificationRequested(Event, frozen=True, kw_only=True):
-    """Put right what is held of this person (RGPD art. 16), and say so (`RectificationAcknowledged`). Either `fields`
-    of them are corrected, or, with None, the number is not theirs: nothing is to be held of them under it."""
+    """The request to correct a person's data (RGPD art. 16), and to confirm with `RectificationAcknowledged`.
+
+    With `fields`, the service corrects those fields. Without, the number is not the person's: the service deletes the
+    data held under the number.
+    """
 
     type: ClassVar[str] = "consent.rectification_requested.v1"
 
     rectification_id: str
     subject_id: str
-    sender_id: str | None  # whose copy of it; None: every sender's
-    fields: str | None  # JSON, each with what is right, null: to be taken out; sealed, "rectification:<id>"
+    sender_id: str | None  # the sender whose data is wrong; `None`: every sender
+    fields: str | None  # JSON, correct value by field, null: remove; encrypted, context "rectification:<id>"
     requested_at: Instant
 
     @property
@@ -101,7 +112,7 @@ class RectificationRequested(Event, frozen=True, kw_only=True):
 
 
 class RectificationAcknowledged(Event, frozen=True, kw_only=True):
-    """One service has put right what it holds."""
+    """A service has corrected its data."""
 
     type: ClassVar[str] = "consent.rectification_acknowledged.v1"
 
@@ -109,7 +120,7 @@ class RectificationAcknowledged(Event, frozen=True, kw_only=True):
     subject_id: str
     service: str  # campaign
     rectified_at: Instant
-    rectified: dict[str, int]  # how many of what: {"contacts": 1, "messages": 2}
+    rectified: dict[str, int]  # count by kind: {"contacts": 1, "messages": 2}
 
     @property
     def key(self) -> str:

@@ -1,21 +1,21 @@
-"""When and how a marketing message may be sent, as versioned data: hours, days and public holidays of each place. Pure.
+"""Decide when and how a marketing message may be sent, from versioned data: hours, days and public holidays. Pure.
 
-The rules are the files beside this module (`files.py` is their form), each with its source and the days it is in force;
-a decision names the edition it was made with ("france-2") and can be made again with it.
+The rules are the JSON files beside this module (`files.py` defines their form), each with its source and its days in
+force. A decision names its edition ("france-2"), so the decision can be repeated.
 
     policy = load("france-2")                   or load("france"), the newest
     is_open(now, "MQ", policy)                  may a message leave for Martinique now?
-    closed_by(now, "MQ", policy)                if not: every rule that forbids it
-    next_permitted(now, "MQ", policy)           the first instant from now on when it may
-    region_of("67000", "FR", policy)            "FR-6AE": what a postcode tells that a number does not
+    closed_by(now, "MQ", policy)                if not: every rule against the instant
+    next_permitted(now, "MQ", policy)           the first permitted instant from now on
+    region_of("67000", "FR", policy)            "FR-6AE": a postcode is more precise than a number
     next_permitted(now, "FR", policy, region="FR-6AE")
-    openings(now, until, "MQ", policy)          when it may, from now until then
+    openings(now, until, "MQ", policy)          all permitted spans from now until then
 
-Law, the operators' charter, operators and the house all hold together: what one forbids is forbidden, so the strictest
-wins. So it is of places: a number that cannot tell one place from its neighbours (+590, +689, the states of the US) may
-be written to only when all of them are open, and so may who has a number of one place and an address in another. A
-country without a file has no opening at all: nothing goes where nobody has looked up what is allowed. Nothing here
-reads a clock.
+The rules of the law, the operators' charter, the operators and the house apply together: the strictest rule wins. The
+strictest place wins too. A number with a prefix shared by several places (+590, +689, the states of the US) may receive
+messages only while all of these places are open, and so may a person with a number of one place and an address in
+another. A country without a file is never open: no message goes to a country whose rules are unknown. This module reads
+no clock.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from zoneinfo import ZoneInfo
 from common.law import files
 from common.law.files import EARLIEST_OPENING, Layer, PolicyUnreadable, clock
 
-SEARCH_DAYS = 60  # no calendar of ours closes this long; what does not open within it does not open
+SEARCH_DAYS = 60  # no calendar closes for so long; a place closed throughout never opens
 
 __all__ = [
     "EARLIEST_OPENING",
@@ -60,7 +60,7 @@ __all__ = [
 
 
 class Aspect(StrEnum):
-    """What of an instant a rule is against."""
+    """The part of an instant forbidden by a rule."""
 
     HOURS = "hours"
     WEEKDAY = "weekday"
@@ -69,7 +69,7 @@ class Aspect(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule as it is applied; `files.Rule` says what its fields mean."""
+    """A rule in its applied form; `files.Rule` explains the fields."""
 
     id: str
     layer: Layer
@@ -88,7 +88,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Holiday:
-    """A public holiday: its name, and who says that it is one there."""
+    """A public holiday: its name, and the source."""
 
     name: str
     source: str
@@ -96,7 +96,7 @@ class Holiday:
 
 @dataclass(frozen=True, slots=True)
 class Calendar:
-    """Public holidays of one place: fixed days (month, day), and days counted from Easter Sunday."""
+    """The public holidays of a place: fixed days (month, day), and days counted from Easter Sunday."""
 
     fixed: Mapping[tuple[int, int], Holiday]
     from_easter: Mapping[int, Holiday]
@@ -108,7 +108,7 @@ class Calendar:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Place:
-    """Where a person may be, and all that holds there. Compared by identity (it keys a cache)."""
+    """A place where a person may be, with all its rules. Compared by identity, as a cache key."""
 
     code: str
     country: str
@@ -121,7 +121,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Policy:
-    """One edition of the rules, with what the house adds to it: `version` names both."""
+    """An edition of the rules, extended by the house's rules: `version` names both."""
 
     version: str
     always_open: bool
@@ -129,13 +129,15 @@ class Policy:
     places: dict[str, Place]
 
 
-Opening = tuple[datetime, datetime]  # from the first instant that is open to the first that is not, UTC
+Opening = tuple[datetime, datetime]  # first open instant, first closed instant after, UTC
 
 
 @dataclass(frozen=True, slots=True)
 class Closure:
-    """Why an instant is not permitted: this rule, against this, in this place and time zone. `holiday`: which one, if
-    it is against one."""
+    """The reason against an instant: a rule, the forbidden aspect, the place and its time zone.
+
+    `holiday` is set for a closure by holiday.
+    """
 
     rule: Rule
     aspect: Aspect
@@ -145,7 +147,7 @@ class Closure:
 
 
 def is_open(at: datetime, territory: str, policy: Policy, *, region: str | None = None) -> bool:
-    """Whether a marketing message may reach `territory` at `at` (aware). Raises ValueError if `at` is naive."""
+    """Return whether a marketing message may reach `territory` at `at` (aware). Raises ValueError if `at` is naive."""
     moment = _utc(at)
     if policy.always_open:
         return True
@@ -156,14 +158,15 @@ def is_open(at: datetime, territory: str, policy: Policy, *, region: str | None 
 def next_permitted(
     at: datetime, territory: str, policy: Policy, *, region: str | None = None, before: datetime | None = None
 ) -> datetime | None:
-    """The earliest instant >= `at` when a marketing message may reach `territory`; None where there is none earlier
-    than `before`, or within SEARCH_DAYS.
+    """Return the earliest instant >= `at` when a marketing message may reach `territory`.
 
-    at         aware, any zone; the result is UTC
-    territory  as `common.sms.msisdn.territory_of` names it
-    region     as `region_of` names it: an address, where one is known
-    Raises     ValueError if `at` is naive: a naive time here once meant somebody's 3 a.m.
-    Source     DOMAIN 1.9 (hours and days), 6.3 (zones), 6.4 (holidays), through the policy's files
+    Return `None` if no such instant exists before `before` or within SEARCH_DAYS.
+
+        at         aware, any zone; the result is UTC
+        territory  as returned by `common.sms.msisdn.territory_of`
+        region     as returned by `region_of`, where an address is known
+        Raises     ValueError if `at` is naive
+        Source     DOMAIN 1.9 (hours and days), 6.3 (zones), 6.4 (holidays), through the policy's files
     """
     moment = _utc(at)
     found = _next(moment, territory, region, policy)
@@ -186,8 +189,10 @@ def _next(moment: datetime, territory: str, region: str | None, policy: Policy) 
 def openings(
     start: datetime, end: datetime, territory: str, policy: Policy, *, region: str | None = None
 ) -> tuple[Opening, ...]:
-    """When a marketing message may reach `territory` within [`start`, `end`), in order and apart from each other.
-    Raises ValueError if either is naive."""
+    """Return the spans within [`start`, `end`) when a marketing message may reach `territory`, ordered and disjoint.
+
+    Raises ValueError if either instant is naive.
+    """
     first, last = _utc(start), _utc(end)
     if policy.always_open:
         return ((first, last),) if first < last else ()
@@ -199,7 +204,7 @@ def openings(
             begins, ends = max(opens, first), min(closes, last)
             if begins >= ends:
                 continue
-            if found and found[-1][1] == begins:  # midnight of UTC is nobody's evening
+            if found and found[-1][1] == begins:  # midnight UTC ends no span: join the two days
                 begins = found.pop()[0]
             found.append((begins, ends))
         day += timedelta(1)
@@ -207,8 +212,10 @@ def openings(
 
 
 def closed_by(at: datetime, territory: str, policy: Policy, *, region: str | None = None) -> tuple[Closure, ...]:
-    """Every rule that forbids `at`: the law first, then charter, operators, house. Empty when it is open, and in a
-    country without rules, which never is."""
+    """Return every rule against `at`, in the order law, charter, operators, house.
+
+    The result is empty for an open instant, and also for a country without rules, which is never open.
+    """
     moment = _utc(at)
     if policy.always_open:
         return ()
@@ -222,25 +229,25 @@ def closed_by(at: datetime, territory: str, policy: Policy, *, region: str | Non
 
 
 def country_of(territory: str, policy: Policy) -> str | None:
-    """The country whose law holds there ("FR" for "MQ"); None where the policy has no rules."""
+    """Return the country whose law applies in `territory` ("FR" for "MQ"); `None` without rules in the policy."""
     place = policy.places.get(territory)
     return place.country if place else None
 
 
 def covers(territory: str, policy: Policy) -> bool:
-    """Whether the policy knows what is allowed there."""
+    """Return whether the policy has rules for `territory`."""
     return policy.always_open or territory in policy.places
 
 
 def zones(territory: str, policy: Policy) -> tuple[ZoneInfo, ...]:
-    """The time zones a number of `territory` may be in; UTC where the policy knows none."""
+    """Return the possible time zones of a number of `territory`; UTC for a territory unknown to the policy."""
     place = policy.places.get(territory)
     return place.zones if place else (ZoneInfo("UTC"),)
 
 
 @lru_cache(maxsize=65536)
 def region_of(postcode: str, country: str, policy: Policy) -> str | None:
-    """The place that a postcode of `country` names, where one has rules of its own; None for any other."""
+    """Return the place named by a postcode of `country`, if the place has an entry of its own; otherwise `None`."""
     digits = postcode.strip()
     named = [
         (len(prefix), place.code)
@@ -249,11 +256,11 @@ def region_of(postcode: str, country: str, policy: Policy) -> str | None:
         for prefix in place.postcodes
         if digits.startswith(prefix)
     ]
-    return max(named)[1] if named else None  # 97133 is Saint-Barthélemy's, any other 971 Guadeloupe's
+    return max(named)[1] if named else None  # longest prefix: 97133 is Saint-Barthélemy, any other 971 Guadeloupe
 
 
 def begins_with(at: datetime, territory: str, policy: Policy, *, region: str | None = None) -> tuple[str, ...]:
-    """What a marketing text must begin with there on that day."""
+    """Return the prefixes required of a marketing text for this place and day."""
     found: tuple[str, ...] = ()
     for place in () if policy.always_open else _places(policy, territory, region) or ():
         if rules := _of_the_text(place):
@@ -263,14 +270,20 @@ def begins_with(at: datetime, territory: str, policy: Policy, *, region: str | N
 
 
 def mark_of(text: str, policy: Policy) -> str | None:
-    """The longest that `text` begins with of all that any edition, or this policy, has a text begin with somewhere: it
-    begins with any other of them exactly if this one does."""
+    """Return the longest required prefix with which `text` begins, or `None`.
+
+    The candidates are the prefixes required anywhere by any edition or by this policy. The text begins with another
+    candidate exactly if the returned prefix does.
+    """
     return next(filter(text.startswith, _marks(policy)), None)
 
 
 def at_hand_off(policy: Policy) -> Policy:
-    """The policy as the gate applies it at hand-off: each window closes the margin earlier, because the operator's own
-    queue comes after (DOMAIN 1.9). Planning uses the policy itself. Call once, keep the result."""
+    """Return the policy for the gate: each window closes earlier by the hand-off margin (DOMAIN 1.9).
+
+    The margin covers the operator's own queue after the hand-off. Planning uses the unchanged policy. Call once and
+    keep the result: caches compare policies by identity.
+    """
 
     def earlier(rule: Rule) -> Rule:
         if rule.closes is None:
@@ -282,8 +295,7 @@ def at_hand_off(policy: Policy) -> Policy:
 
 
 def rules_of(day: date, policy: Policy) -> Policy:
-    """The policy as if the rules of `day` had always been in force and always would be: for a dry run over messages of
-    another time."""
+    """Return the policy with the rules of `day` in force for all time, for a dry run over messages of another time."""
 
     def standing(rules: Iterable[Rule]) -> Iterator[Rule]:
         return (replace(r, valid_from=date.min, valid_to=date.max) for r in rules if r.holds_on(day))
@@ -293,8 +305,10 @@ def rules_of(day: date, policy: Policy) -> Policy:
 
 @lru_cache
 def load(name: str, house: bytes | None = None) -> Policy:
-    """The policy "france-2", or for "france" its newest edition, with the rules of a house file added to it. Raises
-    FileNotFoundError, PolicyUnreadable."""
+    """Return the policy "france-2", or for "france" the newest edition, extended by the rules of a house file.
+
+    Raises FileNotFoundError, PolicyUnreadable.
+    """
     edition = files.edition(name if name.rpartition("-")[2].isdigit() else files.newest(name))
     version, own = edition.version, edition.rules
     if house is not None:
@@ -313,7 +327,7 @@ def load(name: str, house: bytes | None = None) -> Policy:
 def _placed(country: files.Country, house: tuple[files.Rule, ...]) -> Iterator[tuple[str, Place]]:
     calendars = {key: _calendar(each) for key, each in country.calendars.items()}
     for code, place in country.places.items():
-        # an address only narrows: what holds in all of France holds in Alsace
+        # a part keeps the rules of the whole: France's rules also apply in Alsace
         rules = [r for r in (*country.rules, *house) if r.places is None or {code, place.within} & set(r.places)]
         yield (
             code,
@@ -359,8 +373,11 @@ def _with_rules(policy: Policy, change: Callable[[Iterable[Rule]], Iterable[Rule
 
 @lru_cache(maxsize=4096)
 def _places(policy: Policy, territory: str, region: str | None) -> tuple[Place, ...] | None:
-    """Every place the person may be in; None where the policy has no rules. A region narrows the territory it is in,
-    and is added to any other: then the number and the address are of two places."""
+    """Return every place where the person may be; `None` without rules for the territory in the policy.
+
+    A region within the territory replaces the territory. Any other region is added, since the number and the address
+    then belong to two places.
+    """
     place = policy.places.get(territory)
     part = policy.places.get(region) if region is not None else None
     if place is None or part is None:
@@ -370,19 +387,19 @@ def _places(policy: Policy, territory: str, region: str | None) -> tuple[Place, 
 
 @lru_cache(maxsize=16384)
 def _openings(places: tuple[Place, ...], day: date) -> tuple[Opening, ...]:
-    """When all of these places are open on a day of UTC, in order."""
+    """Return the spans of a UTC day when all of these places are open, in order."""
     midnight = datetime.combine(day, time(), UTC)
     common: list[Opening] = [(midnight, midnight + timedelta(1))]
     for place in places:
         for zone in place.zones:
-            days = (day + timedelta(days) for days in (-1, 0, 1))  # those that a day of UTC touches, wherever
+            days = (day + timedelta(days) for days in (-1, 0, 1))  # local days touched by a UTC day in any zone
             here = [opening for local in days if (opening := _opening(place, zone, local)) is not None]
             common = [(max(a, c), min(b, d)) for a, b in common for c, d in here if max(a, c) < min(b, d)]
     return tuple(common)
 
 
 def _opening(place: Place, zone: ZoneInfo, day: date) -> Opening | None:
-    """When the place is open on one of its own days, if it is."""
+    """Return the open span of the place on a local day, or `None`."""
     rules = [rule for rule in place.rules if rule.holds_on(day)]
     if any(True for rule in rules for _ in _against_day(rule, place, day)):
         return None
@@ -416,19 +433,19 @@ def _of_the_text(place: Place) -> tuple[Rule, ...]:
 
 @lru_cache(maxsize=64)
 def _marks(policy: Policy) -> tuple[str, ...]:
-    """Those of a house file are of the policy alone."""
+    """Return all required prefixes, longest first; a house file's prefixes are in its own policy alone."""
     own = (rule.begins_with for place in policy.places.values() for rule in _of_the_text(place) if rule.begins_with)
     return tuple(sorted(files.marks().union(own), key=len, reverse=True))
 
 
 @lru_cache(maxsize=4096)
 def _holidays(place: Place, year: int) -> Mapping[date, Holiday]:
-    """Of a day that several calendars have, as the first of them names it."""
+    """Return the holidays of a year; for a day in several calendars, the name from the first calendar."""
     return {day: holiday for calendar in reversed(place.calendars) for day, holiday in calendar.days(year).items()}
 
 
 def easter(year: int) -> date:
-    """Easter Sunday in the Gregorian calendar (Meeus, Jones and Butcher's computus)."""
+    """Return Easter Sunday in the Gregorian calendar (Meeus, Jones and Butcher's computus)."""
     a, b, c = year % 19, year // 100, year % 100
     d = (19 * a + b - b // 4 - (b - (b + 8) // 25 + 1) // 3 + 15) % 30
     e = (32 + 2 * (b % 4) + 2 * (c // 4) - d - c % 4) % 7

@@ -1,10 +1,9 @@
-"""The form of the policy files, and their reading. A file that is not of this form is refused whole, so that no service
-starts on half a law. Pure, but for the files of this package.
+"""Read and validate the policy files. Pure, apart from reading this package's files.
 
-`<name>-<n>.json` is an edition: which countries it has, the rules of the house that hold in all of them, and how much
-earlier a hand-off stops. `countries/<code>-<n>.json` is one country: its places, calendars, and the rules of its law,
-of its operators' charter and of its operators. A file is never edited once it has been published: a change is the next
-number, and `tests/contract/test_policies.py` holds it to that.
+A malformed file is refused as a whole, so no service starts with part of the rules. `<name>-<n>.json` is an edition:
+its countries, the house rules for all of these countries, and the hand-off margin. `countries/<code>-<n>.json` is a
+country: its places, its calendars, and the rules of its law, its operators' charter and its operators. A published file
+is never edited: a change takes the next number, and `tests/contract/test_policies.py` enforces this.
 """
 
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ T = TypeVar("T")
 
 FOLDER = resources.files("common.law")
 
-EARLIEST_OPENING = time(4)  # later than any change of clocks: a local opening time then exists exactly once
+EARLIEST_OPENING = time(4)  # after any clock change, so a local opening time exists exactly once
 
 Layer = Literal["law", "charter", "operator", "house"]
 LAYERS: tuple[Layer, ...] = ("law", "charter", "operator", "house")
@@ -35,18 +34,21 @@ Weekday = Annotated[int, Meta(ge=1, le=7)]  # ISO: Monday is 1
 
 
 class PolicyUnreadable(ValueError):
-    """A policy file is not of the form, or contradicts itself. Says which file, and where in it."""
+    """A policy file is malformed or contradicts itself. The message names the file and the position."""
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True): ...
 
 
 class Rule(_Part, frozen=True):
-    """One rule with its source. It forbids every instant that it does not permit; all rules hold together, so the
-    strictest wins whichever layer it is of. It is in force from `valid_from` until before `valid_to`, local days.
+    """A rule with its source.
 
-    `opens` <= local time < `closes`; `weekdays` are those that are open; `holidays` "closed": not on a public holiday
-    of the place. `begins_with`: what a marketing text must begin with there. `places`: only there.
+    A rule forbids every instant outside its permitted times; all rules apply together, so the strictest rule wins,
+    whatever its layer. The rule is in force from `valid_from` until before `valid_to`, in local days.
+
+    A time is permitted if `opens` <= local time < `closes`. `weekdays` are the permitted days. `holidays` "closed"
+    forbids public holidays of the place. `begins_with`: the prefix required of a marketing text. `places`: limits the
+    rule to these places.
     """
 
     id: Annotated[str, Meta(pattern=r"^[a-z0-9_.-]+$")]
@@ -63,7 +65,7 @@ class Rule(_Part, frozen=True):
 
 
 class Calendar(_Part, frozen=True):
-    """Public holidays: fixed days, and days counted from Easter Sunday, each with its name."""
+    """Public holidays by name: fixed days, and days counted from Easter Sunday."""
 
     source: Said
     fixed: dict[MonthDay, Said] = {}
@@ -71,8 +73,11 @@ class Calendar(_Part, frozen=True):
 
 
 class Place(_Part, frozen=True):
-    """Where a person may be: every time zone and every calendar they may be under. `within`: the place it is a part of.
-    `postcodes`: how those of this place begin, where the country's own postcodes tell it from its neighbours."""
+    """A place where a person may be, with every time zone and every calendar possible there.
+
+    `within`: the larger place. `postcodes`: first digits of the place's postcodes, where postcodes tell the place from
+    its neighbours.
+    """
 
     zones: Annotated[tuple[Said, ...], Meta(min_length=1)]
     calendars: tuple[Said, ...] = ()
@@ -82,7 +87,7 @@ class Place(_Part, frozen=True):
 
 
 class Country(_Part, frozen=True):
-    """`gaps`: what no source was found for."""
+    """A country file. `gaps`: questions without a known source."""
 
     country: Code
     about: Said
@@ -98,7 +103,7 @@ class Margin(_Part, frozen=True):
 
 
 class Edition(_Part, frozen=True):
-    """`always_open`: no rule counts; for demonstrations. `hand_off_margin`: how much earlier a hand-off stops."""
+    """An edition file. `always_open`: no rule applies (demonstrations). `hand_off_margin`: earlier end of hand-offs."""
 
     version: Annotated[str, Meta(pattern=r"^[a-z]+-\d+$")]
     about: Said
@@ -109,7 +114,7 @@ class Edition(_Part, frozen=True):
 
 
 class House(_Part, frozen=True):
-    """Rules that one installation adds to an edition. They only tighten."""
+    """Rules added to an edition by one installation. House rules only tighten."""
 
     version: Annotated[str, Meta(pattern=r"^[a-z0-9-]+$")]
     about: Said
@@ -117,7 +122,7 @@ class House(_Part, frozen=True):
 
 
 def edition(name: str) -> Edition:
-    """Raises FileNotFoundError, PolicyUnreadable."""
+    """Read an edition. Raises FileNotFoundError, PolicyUnreadable."""
     found = _decoded(f"{name}.json", Edition)
     if found.version != name:
         raise PolicyUnreadable(f"{name}.json calls itself {found.version}")
@@ -128,7 +133,7 @@ def edition(name: str) -> Edition:
 
 @lru_cache
 def country(name: str) -> Country:
-    """Raises FileNotFoundError, PolicyUnreadable."""
+    """Read a country. Raises FileNotFoundError, PolicyUnreadable."""
     found = _decoded(f"countries/{name}.json", Country)
     for problem in _contradictions(found, name):
         raise PolicyUnreadable(f"countries/{name}.json: {problem}")
@@ -138,7 +143,7 @@ def country(name: str) -> Country:
 
 
 def house(content: bytes) -> House:
-    """Raises PolicyUnreadable."""
+    """Read the content of a house file. Raises PolicyUnreadable."""
     found = _read(content, "the house rules", House)
     for rule in found.rules:
         _check_rule(rule, "the house rules", only="house")
@@ -206,7 +211,7 @@ def _contradictions(found: Country, name: str) -> Iterator[str]:
 
 @lru_cache
 def marks() -> frozenset[str]:
-    """All that a text must begin with by any country or edition of this package, whenever and wherever."""
+    """Return every prefix required by any country or edition of this package, at any time and place."""
     rules = [rule for stem in _stems(FOLDER / "countries") for rule in country(stem).rules]
     rules += [rule for stem in _stems(FOLDER) for rule in edition(stem).rules]
     return frozenset(rule.begins_with for rule in rules if rule.begins_with)
@@ -229,7 +234,7 @@ def _read(content: bytes, file: str, form: type[T]) -> T:
 
 
 def newest(family: str) -> str:
-    """The newest edition of a family: "france" is "france-2". Raises FileNotFoundError."""
+    """Return the newest edition of a family: "france-2" for "france". Raises FileNotFoundError."""
     numbers = [
         int(number)
         for name, _, number in (stem.rpartition("-") for stem in _stems(FOLDER))

@@ -1,17 +1,17 @@
-"""The STOP mention every French marketing SMS carries (CPCE L34-5; DOMAIN 1.7 and 1.11). Pure.
+"""Check the STOP mention required in every French marketing SMS (CPCE L34-5; DOMAIN 1.7 and 1.11). Pure.
 
-Checked when a campaign is written and again at the gate, on the text as it leaves.
+campaign-svc checks a text as the text is written; the gate checks the final text again.
 """
 
 import re
 from functools import lru_cache
 
-_BETWEEN = 12  # characters at most between STOP and the code
+_BETWEEN = 12  # maximum characters between STOP and the code
 
 
 def mentions_stop(text: str, stop_code: str) -> bool:
-    """Does `text` tell how to stop: « STOP », then within 12 characters the sender's own 5-digit code?"""
-    at = text.find(stop_code)  # most of a text need not be looked through
+    """Return whether `text` says how to stop: « STOP », and within 12 characters the sender's 5-digit code."""
+    at = text.find(stop_code)  # skip most of the text: the regular expression starts near the code
     return at >= 0 and _pattern(stop_code).search(text, max(0, at - _BETWEEN - len("STOP"))) is not None
 
 

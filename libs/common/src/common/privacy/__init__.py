@@ -1,1 +1,1 @@
-"""Keyed hashes and sealed fields, signatures, and each service's part in erasures, copies and retention."""
+"""Protect personal data: keyed hashes, encrypted fields, signatures, and erasures, copies and retention."""

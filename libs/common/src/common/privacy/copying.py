@@ -1,7 +1,7 @@
-"""A service's part in a copy: it hears that a person asks for all that is held of them, and tells its share, sealed.
+"""Answer a person's request for a copy: publish the data held by this service, encrypted.
 
-Nothing is kept of it: one transaction reads, and puts the answer in the outbox. Asked twice, it is told twice, and
-consent-svc keeps the first.
+One transaction reads the data and puts the answer into the outbox; the service stores no copy. A repeated request gets
+a repeated answer, and consent-svc keeps the first.
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -18,15 +18,15 @@ from common.kafka import outbox
 from common.kafka.consumer import After, Received, Subscription
 from common.privacy.keyring import FieldKeys, Unreadable
 
-PART_BYTES = 400_000  # before it is sealed, which makes a third more of it: a record has to fit Kafka
+PART_BYTES = 400_000  # before encryption, which adds a third: a part must fit a Kafka record
 
-Item = Mapping[str, Any]  # {"kind": "contact", …}: plain values, instants, lists and objects of them
+Item = Mapping[str, Any]  # {"kind": "contact", …}: plain values, instants, and lists or objects of these
 Gather = Callable[[AsyncConnection, str], Awaitable[Sequence[Item]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Copier:
-    """`gather(tx, subject_id)`: all that the service holds of a person, in clear."""
+    """A service's answer to copy requests. `gather(tx, subject_id)` returns all data held of a person, in clear."""
 
     service: str
     keys: FieldKeys
@@ -43,7 +43,7 @@ class Copier:
         return None
 
     async def parts(self, tx: AsyncConnection, asked: CopyRequested) -> list[CopyGathered]:
-        """At least one: that nothing is held is an answer as well."""
+        """Return the parts of an answer: at least one, since an empty list is an answer too."""
         pieces = list(_pieces(await self.gather(tx, asked.subject_id)))
         now = datetime.now(UTC)
         return [
@@ -61,12 +61,15 @@ class Copier:
 
 
 def context(copy_id: str, service: str, place: int) -> str:
-    """Of a part's sealed items."""
+    """Return the encryption context of a part's items."""
     return f"copy:{copy_id}:{service}:{place}"
 
 
 def opened(keys: FieldKeys, sealed: str | None, context: str) -> str | None:
-    """A sealed field for a copy; None where there is none, or it opens no more: the rest is told all the same."""
+    """Return a decrypted field for a copy; `None` for an absent or unreadable field.
+
+    An unreadable field must not stop the rest of the copy.
+    """
     try:
         return None if sealed is None else keys.unseal(sealed, context)
     except Unreadable:
@@ -74,7 +77,7 @@ def opened(keys: FieldKeys, sealed: str | None, context: str) -> str | None:
 
 
 def _pieces(items: Sequence[Item]) -> Iterator[str]:
-    """The items as JSON lists of at most PART_BYTES each, one item being no longer than that."""
+    """Split the items into JSON lists of at most PART_BYTES each; every item must be shorter."""
     piece: list[str] = []
     size = 0
     for item in items:

@@ -1,14 +1,14 @@
-"""A service's part in an erasure: it hears of it, erases what it holds of the person, and says so.
+"""Erase a person's data in one service, and acknowledge the erasure.
 
-First the erasure is kept (table `erasing`), in the transaction that steps the consumer's offset; from that commit on,
-whoever writes anything of a person can see it (`asked_of`). Then a timer erases, several at once, with the
-acknowledgement in the outbox of that same transaction: a crash anywhere repeats nothing and forgets nothing.
+The consumer stores an erasure in the table `erasing`, in the transaction that steps the offset. From that commit on,
+every writer of personal data can see the erasure (`asked_of`). A timer then erases several people at a time and puts
+the acknowledgements into the outbox in the same transaction, so a crash repeats no erasure and loses no erasure.
 
-In between it waits for the transactions that were writing when the erasure was kept: an import that has been reading
-its file for a minute did not see it. The first look notes a transaction id; the erasing begins once every transaction
-up to that id has ended. Nobody on the way in takes a lock for this. It asks one thing of them: to have written
-something before they look at `erasing`, so that they have an id. (Ids are of the whole server: where the databases
-share one, a long migration in any of them makes erasures wait.)
+Before an erasure, the timer waits for every transaction open when the erasure was stored: an import that began earlier
+did not see the erasure. The first poll notes a transaction id; the erasure begins after every transaction up to this id
+has ended. Writers take no lock. A writer must only have written a row before reading `asked_of`, so that its
+transaction has an id. (Transaction ids belong to the whole server: where databases share a server, a long migration in
+any database delays erasures.)
 """
 
 import logging
@@ -30,23 +30,26 @@ from common.telemetry import counter
 
 log = logging.getLogger(__name__)
 
-KEPT = "erasure_kept"  # NOTIFY channel: there is something to erase
+KEPT = "erasure_kept"  # NOTIFY channel: erasures are waiting
 LOOK_EVERY_S = 0.5
 BATCH = 100  # erasures
-READY = (  # all that was being written when they were kept has been
+READY = (  # erasures whose earlier transactions have all ended
     "SELECT erasure_id, subject_id, requested_at FROM erasing WHERE erased_at IS NULL"
     " AND after_xid < CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)"
 )
 
 ERASED = counter("sms_erasures_total", "Erasures done by this service.")
 
-Erased = Mapping[str, int]  # how many of what
+Erased = Mapping[str, int]  # count by kind
 Erase = Callable[[AsyncConnection, Mapping[str, datetime]], Awaitable[Mapping[str, Erased]]]
 
 
 def define(metadata: MetaData) -> Table:
-    """The erasures that one service was asked for. They stay: what is late must find them. `after_xid`: all that was
-    written up to this transaction id is to be seen before it is erased. `lifted_at`: the person has come back."""
+    """Define the table of the erasures requested from a service.
+
+    Rows stay for ever: data that arrives late must find its erasure. `after_xid`: the erasure waits for all
+    transactions up to this id. `lifted_at`: the person has returned.
+    """
     return Table(
         "erasing",
         metadata,
@@ -63,9 +66,13 @@ def define(metadata: MetaData) -> Table:
 
 @dataclass(frozen=True, slots=True)
 class Eraser:
-    """`erase(tx, asked)` erases what the service holds of these people, who asked then, and says how much, for each
-    with whom it is done. Who is absent is tried again: something of theirs is in use at this moment. `lock_of`: in one
-    transaction are people of whom it says the same, so that none holds one's lock while it waits for another's."""
+    """A service's worker for erasures.
+
+    `erase(tx, asked)` erases the data of the people in `asked`, mapped to the time of their request, and returns the
+    counts for each completed person. A person absent from the result has data in use at the moment; the timer tries
+    again. `lock_of`: a transaction erases only people with the same value, so that no transaction holds a lock of one
+    group while waiting for a lock of another.
+    """
 
     service: str
     database: Database
@@ -80,7 +87,7 @@ class Eraser:
         return Worker(timer.name, timer.run)
 
     async def erase_kept(self) -> bool:
-        """Those that have waited for the longest. Was anything done?"""
+        """Erase the people waiting longest. Return whether the poll did any work."""
         async with self.database.begin() as tx:
             noted = await tx.execute(
                 text(
@@ -97,7 +104,7 @@ class Eraser:
         return any(done) if done else noted.rowcount > 0
 
     async def _erase(self, erasure_ids: Sequence[str]) -> bool:
-        """In one transaction, but those that another process has. Was anything done?"""
+        """Erase in one transaction, skipping erasures locked by another process. Return whether any was completed."""
         async with self.database.begin() as tx:
             claim = f"{READY} AND erasure_id = ANY(CAST(:ids AS text[])) ORDER BY requested_at FOR UPDATE SKIP LOCKED"
             rows = (await tx.execute(text(claim), {"ids": list(erasure_ids)})).all()
@@ -130,7 +137,7 @@ class Eraser:
 
 
 async def keep(tx: AsyncConnection, batch: list[Received]) -> After | None:
-    """What one partition's batch asks for, or takes back."""
+    """Store the erasures requested in a partition's batch, and lift the erasures of people who have returned."""
     for received in batch:
         match received.event:
             case ErasureRequested() as asked:
@@ -141,8 +148,11 @@ async def keep(tx: AsyncConnection, batch: list[Received]) -> After | None:
 
 
 async def put(tx: AsyncConnection, *asked: ErasureRequested) -> None:
-    """One at least, each once. One that was done and is asked for again is done again, and acknowledged again, unless
-    the person is back: what answers it may have been lost."""
+    """Store erasures; at least one, each id once.
+
+    A repeated request for a completed erasure runs the erasure again, since the acknowledgement may be lost; not so
+    after the person has returned.
+    """
     await tx.execute(
         text(
             "INSERT INTO erasing AS e (erasure_id, subject_id, requested_at)"
@@ -160,7 +170,10 @@ async def put(tx: AsyncConnection, *asked: ErasureRequested) -> None:
 
 
 async def lift(tx: AsyncConnection, subject_id: str, at: datetime) -> None:
-    """What was asked for before is done all the same; what is held from now on is not refused because of it."""
+    """Mark the person's earlier erasures as lifted.
+
+    A pending erasure still runs; the service may hold data of the person from now on.
+    """
     await tx.execute(
         text(
             "UPDATE erasing SET lifted_at = :at"
@@ -172,20 +185,25 @@ async def lift(tx: AsyncConnection, subject_id: str, at: datetime) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A person's erasure, the last one. `lifted`: they have come back since."""
+    """The latest erasure of a person. `lifted`: the person has returned since."""
 
     at: datetime
     lifted: bool
 
 
 async def be_waited_for(tx: AsyncConnection) -> None:
-    """By the erasures that are kept from now on. Who has not written anything yet calls this before `asked_of`."""
+    """Give the transaction an id, so that later erasures wait for the transaction.
+
+    A caller without a write so far must call this before `asked_of`.
+    """
     await fetch_many(tx, "SELECT pg_current_xact_id()")
 
 
 async def asked_of(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, Asked]:
-    """Of those people whose erasure was asked for: what is of before is not to be kept. To be called after the
-    transaction has written something."""
+    """Return the erasures requested for these people: the caller must not store older data of these people.
+
+    Call after the first write of the transaction.
+    """
     rows = await fetch_many(
         tx,
         "SELECT subject_id, max(requested_at), bool_and(lifted_at IS NOT NULL) FROM erasing"

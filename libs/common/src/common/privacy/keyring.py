@@ -1,12 +1,12 @@
-"""Keyed hashes and sealed fields: the only two forms in which a phone number or a text leaves a transaction.
+"""Hash and encrypt personal values: a phone number or a text leaves a transaction only hashed or encrypted.
 
-A subject id is an HMAC-SHA256 cut to 128 bits: phone numbers are some 10^8 values, so a hash without a key is
-reversed in seconds (DOMAIN 1.5). A sealed field is AES-256-GCM bound to its context (`number:<subject_id>`,
-`text:<message_id>`): moved to another row it does not open.
+A subject id is an HMAC-SHA256 cut to 128 bits. Phone numbers are some 10^8 values, so a hash without a key is reversed
+in seconds (DOMAIN 1.5). An encrypted field is AES-256-GCM bound to its context (`number:<subject_id>`,
+`text:<message_id>`): a field moved to another row does not decrypt.
 
-Two services with different subject keys under one key id speak of different people: a STOP that one of them writes is
-of nobody the other knows. So a reader of a sealed number recomputes the subject id (`owner_of`), and watermarks carry a
-fingerprint of each key (`fingerprints`, ADR-0061).
+Two services with different subject keys under the same key id denote different people by the same number; a STOP
+written by one service would match no subject of the other. Therefore a reader of an encrypted number recomputes the
+subject id (`owner_of`), and watermarks carry a fingerprint of each key (`fingerprints`, ADR-0061).
 """
 
 import base64
@@ -27,7 +27,7 @@ KEY_BYTES = 32
 NONCE_BYTES = 12
 SUBJECT_HEX_CHARS = 32  # 128 bits
 FINGERPRINT_HEX_CHARS = 16
-FINGERPRINTED = b"placet subject key"  # no number, so no subject id is made of it
+FINGERPRINTED = b"placet subject key"  # no phone number, so no subject id equals the MAC
 
 MISMATCHES = counter(
     "sms_subject_mismatches_total",
@@ -35,49 +35,53 @@ MISMATCHES = counter(
 )
 
 _TO_URLSAFE = bytes.maketrans(b"+/", b"-_")
-_FROM_URLSAFE = bytes.maketrans(b"-_", b"+/")  # base64's own way takes four times as long
+_FROM_URLSAFE = bytes.maketrans(b"-_", b"+/")  # the base64 module takes four times as long
 
 
 class Unreadable(ValueError):
-    """A sealed field that does not open: other key, other context, or damaged. Never carries the value."""
+    """An encrypted field does not decrypt: other key, other context, or damage. Never carries the value."""
 
 
 class OtherKey(RuntimeError):
-    """What is stored carries subject ids of another key than the current one. A number then has a new id, and all that
-    is known of the person is under the old: nobody has said STOP."""
+    """The stored subject ids were made with another key than the current subject key.
+
+    A number would then get a new id without the opt-outs stored under the old id.
+    """
 
 
 def is_subject_id(text: str) -> bool:
-    """Whether `text` is written as one that some key makes."""
+    """Return whether `text` has the form of a subject id, of whichever key."""
     version, _, digits = text.rpartition("-")
     return bool(version) and len(digits) == SUBJECT_HEX_CHARS and not set(digits) - set("0123456789abcdef")
 
 
 class SubjectKeys:
-    """Subject ids: `<key id>-<32 hex>`. The key stays as long as what is stored: no other id is looked for, so it
-    cannot be replaced as the others can. The key id tells whose an id is, and that another key has come
-    (`look_at`)."""
+    """Computes subject ids: `<key id>-<32 hex>`.
+
+    A subject key cannot be replaced, because services look up a person only by the id of the current key. The key id
+    within a subject id reveals a change of key (`look_at`).
+    """
 
     def __init__(self, ring: KeyRingSettings) -> None:
         self._version = ring.current
-        # HMAC as RFC 2104 has it, both halves keyed beforehand: copied, it is twice as fast as hmac's own
+        # HMAC by RFC 2104 with both halves keyed in advance: twice as fast as the hmac module
         key = secret_key(ring, ring.current).ljust(hashlib.sha256().block_size, b"\0")
         self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in key))
         self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in key))
 
     def subject_id(self, e164: str) -> str:
-        """`e164`: "+" and digits, as `common.sms.msisdn` writes it."""
+        """Return the subject id of `e164`: "+" and digits, as written by `common.sms.msisdn`."""
         inner, outer = self._inner.copy(), self._outer.copy()
         inner.update(e164.encode())
         outer.update(inner.digest())
         return f"{self._version}-{outer.hexdigest()[:SUBJECT_HEX_CHARS]}"
 
     def is_subject_id(self, text: str) -> bool:
-        """Whether `text` is written as one that the current key makes."""
+        """Return whether `text` has the form of a subject id of the current key."""
         return is_subject_id(text) and text.rpartition("-")[0] == self._version
 
     def look_at(self, stored: Iterable[str]) -> frozenset[str]:
-        """The ids of other keys that some of these subject ids carry. Raises OtherKey where all of them do."""
+        """Return the other key ids found in these subject ids. Raises OtherKey where no id is of the current key."""
         carried = {text.rpartition("-")[0] for text in stored if is_subject_id(text)}
         if carried and self._version not in carried:
             raise OtherKey(
@@ -88,8 +92,11 @@ class SubjectKeys:
         return frozenset(carried - {self._version})
 
     def look_at_numbers(self, stored: Iterable[tuple[str, str]], fields: "FieldKeys") -> None:
-        """`stored`: subject ids with their sealed numbers. Raises OtherKey where no id of the current key id is the one
-        that the key makes: another key stands under that id. A number that does not open tells nothing."""
+        """Check the current key against subject ids with their encrypted numbers.
+
+        Raises OtherKey where the key makes none of the stored ids of the current key id: another key stands under the
+        key id. An unreadable number is skipped.
+        """
         compared = False
         for named, sealed in stored:
             if not self.is_subject_id(named):
@@ -109,25 +116,30 @@ class SubjectKeys:
 
 
 def fingerprints(ring: KeyRingSettings) -> dict[str, str]:
-    """A mark of each key by its id: equal for equal keys, and nothing can be learned from it."""
+    """Return a fingerprint of each key by key id: equal for equal keys, and revealing nothing else."""
     return {key_id: _mac(secret_key(ring, key_id), FINGERPRINTED).hex()[:FINGERPRINT_HEX_CHARS] for key_id in ring.keys}
 
 
 def differing(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
-    """The key ids under which two services have different keys. A key id that only one of them has is a rotation."""
+    """Return the key ids under which two services have different keys.
+
+    A key id known to a single service is a rotation, not a difference.
+    """
     return sorted(key_id for key_id in ours.keys() & theirs.keys() if ours[key_id] != theirs[key_id])
 
 
 class Owner(NamedTuple):
-    """Whose a number is, by our key."""
+    """The owner of a number, by our subject key."""
 
     e164: str
     subject_id: str
 
 
 def owner_of(sealed: str, named: str, fields: "FieldKeys", subjects: SubjectKeys) -> Owner:
-    """Open a number that an event gives for the subject `named`, and say whose it is. Raises Unreadable. The caller
-    compares with `named`; a difference is counted here, and pages."""
+    """Decrypt the number in an event of the subject `named`, and return the number's owner. Raises Unreadable.
+
+    A mismatch is counted here, and pages; the caller must compare the owner with `named`.
+    """
     number = fields.unseal(sealed, f"number:{named}")
     owner = Owner(number, subjects.subject_id(number))
     if owner.subject_id != named:
@@ -136,7 +148,10 @@ def owner_of(sealed: str, named: str, fields: "FieldKeys", subjects: SubjectKeys
 
 
 class FieldKeys:
-    """Seals with the current key, opens with any key of the ring. `<key id>.<base64url(nonce + ciphertext)>`."""
+    """Encrypts with the current key and decrypts with any key of the ring.
+
+    The text form is `<key id>.<base64url(nonce + ciphertext)>`.
+    """
 
     def __init__(self, ring: KeyRingSettings) -> None:
         self._current = ring.current
@@ -148,7 +163,7 @@ class FieldKeys:
         return f"{self._current}.{base64.urlsafe_b64encode(nonce + sealed).decode()}"
 
     def seal_all(self, fields: Sequence[tuple[str, str]]) -> list[str]:
-        """Each a plain text and its context, as `seal` would, all drawn and all written at once: a third less time."""
+        """Encrypt (plain text, context) pairs like `seal`, in two thirds of the time."""
         encrypt, drawn = self._ciphers[self._current].encrypt, os.urandom(NONCE_BYTES * len(fields))
         nonces = [drawn[at : at + NONCE_BYTES] for at in range(0, len(drawn), NONCE_BYTES)]
         raws = [
@@ -160,7 +175,7 @@ class FieldKeys:
         return [begins + line for line in lines.splitlines()]
 
     def unseal(self, sealed: str, context: str) -> str:
-        """Raises Unreadable."""
+        """Decrypt a field. Raises Unreadable."""
         key_id, _, body = sealed.partition(".")
         try:
             raw = binascii.a2b_base64(body.encode("ascii").translate(_FROM_URLSAFE))
@@ -169,13 +184,13 @@ class FieldKeys:
         return self._open(key_id, raw, context).decode()
 
     def seal_bytes(self, plain: bytes, context: str) -> bytes:
-        """`<key id>.` and the nonce and ciphertext as they are: for what is large, and no text."""
+        """Encrypt large binary data as `<key id>.`, nonce and ciphertext, without base64."""
         nonce = os.urandom(NONCE_BYTES)
         sealed = self._ciphers[self._current].encrypt(nonce, plain, context.encode())
         return b"".join((self._current.encode(), b".", nonce, sealed))
 
     def unseal_bytes(self, sealed: bytes, context: str) -> bytes:
-        """Raises Unreadable."""
+        """Decrypt binary data. Raises Unreadable."""
         key_id, _, raw = sealed.partition(b".")
         return self._open(key_id.decode(errors="replace"), raw, context)
 
@@ -190,8 +205,10 @@ class FieldKeys:
 
 
 class LinkKeys:
-    """Signs what travels in a URL, with keys derived from the field keys: whoever holds the database cannot make one.
-    Signed with the current key, believed with any key of the ring, so that a rotation breaks no link."""
+    """Signs values in URLs with keys derived from the field keys: access to the database cannot forge a link.
+
+    The current key signs; any key of the ring verifies, so a rotation breaks no link.
+    """
 
     def __init__(self, ring: KeyRingSettings) -> None:
         derived = {key_id: _mac(secret_key(ring, key_id), b"placet links") for key_id in ring.keys}
@@ -199,11 +216,11 @@ class LinkKeys:
         self._all = tuple(derived.values())
 
     def tag(self, message: bytes) -> bytes:
-        """32 bytes; a caller may cut it, and gives `holds` what it kept."""
+        """Return a tag of 32 bytes. A caller may truncate the tag, and passes the kept bytes to `holds`."""
         return _mac(self._current, message)
 
     def tags(self, message: bytes) -> tuple[bytes, ...]:
-        """What each key of the ring says of it: for a tag that is kept in another form than its first bytes."""
+        """Return the tag by each key of the ring, for a tag kept in another form than its first bytes."""
         return tuple(_mac(key, message) for key in self._all)
 
     def holds(self, message: bytes, tag: bytes) -> bool:
@@ -215,7 +232,7 @@ def _mac(key: bytes, message: bytes) -> bytes:
 
 
 def secret_key(ring: KeyRingSettings, key_id: str) -> bytes:
-    """Raises ValueError unless it is 32 bytes; never carries them."""
+    """Return the key's bytes. Raises ValueError, without the bytes, unless the key is 32 bytes long."""
     key = base64.b64decode(ring.keys[key_id].get_secret_value())
     if len(key) != KEY_BYTES:
         raise ValueError(f"key {key_id!r} is {len(key)} bytes, not {KEY_BYTES}")

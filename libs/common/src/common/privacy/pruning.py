@@ -1,10 +1,10 @@
-"""What is kept no longer than it is needed (RGPD art. 5(1)(e)): each service says of every table it has until when its
-rows are needed, and a timer takes away what is past its time. docs/retention.md has the periods and their reasons.
+"""Delete or strip rows past their retention period (RGPD art. 5(1)(e)). docs/retention.md has the periods and reasons.
 
-A row goes whole, or is stripped: what is personal in it is set to null, and the row stays for what it is still needed
-for (a duplicate is known by its primary key, accounts add up). Where rows go, no two of these fight and nobody waits:
-they are taken in small batches, each a transaction of its own, the oldest first by an index, and passing over what
-anybody has locked. After a downtime the timer goes on, batch after batch, until nothing is overdue.
+Each service states the period for every table. A row is deleted, or stripped: its personal columns become null, and the
+row stays for its other uses (the primary key detects duplicates, counts still add up).
+
+The pruner works in small batches, each in a transaction of its own, oldest rows first by an index, skipping locked
+rows: other writers never wait. After a downtime the timer runs batch after batch until no row is overdue.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from common.service import Worker
 from common.telemetry import counter, gauge
 
 LOOK_EVERY_S = 60.0
-BATCH = 500  # rows in one transaction: some milliseconds
+BATCH = 500  # rows per transaction: some milliseconds
 
 PRUNED = counter("sms_pruning_rows_total", "Rows deleted or stripped because their time was over.", ["kind"])
 OVERDUE = gauge(
@@ -36,11 +36,11 @@ KEPT_BY_ALL: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """Rows of `table` for which `where` holds and whose `since` is more than `keep` ago: they go, or lose the columns
-    `strips`. After a strip `where` must not hold any more.
+    """A retention rule: rows of `table` matching `where`, with `since` older than `keep`, are deleted or stripped.
 
-    SQL, over `t`, the table, and what `join` adds; `where` may say :before, the instant `keep` ago. There is to be an
-    index that begins with `since`, of no more than `where` says.
+    With `strips`, these columns become null; a stripped row must no longer match `where`. The SQL refers to the table
+    as `t` and to the tables of `join`; `where` may use :before, the instant `keep` ago. Each rule needs an index that
+    begins with `since` and covers at most the rows of `where`.
     """
 
     kind: str
@@ -65,23 +65,23 @@ class Pruned:
             if self.strips
             else f"DELETE FROM {self.table}"
         )
-        # by their place, not their key: who changes a row meanwhile moves it, and it is looked at again next time
+        # by ctid, not by key: a row changed meanwhile has a new ctid and waits for the next poll
         return f"{change} WHERE ctid = ANY(ARRAY(SELECT t.ctid {self._due()} LIMIT :batch FOR UPDATE OF t SKIP LOCKED))"
 
 
-DEAD_LETTERS = Pruned("dead letters", "dead_letter", "buried_at", timedelta(days=35))  # of all: Kafka keeps seven days
+DEAD_LETTERS = Pruned("dead letters", "dead_letter", "buried_at", timedelta(days=35))  # Kafka keeps records 7 days
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """`kept`: the tables that stay as they are, each with the reason."""
+    """A service's retention rules. `kept`: the tables without pruning, each with the reason."""
 
     pruned: Sequence[Pruned]
     kept: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def tables(self) -> set[str]:
-        """All that are spoken of."""
+        """Return every table with a rule or a reason."""
         return {rule.table for rule in self.pruned} | self.kept.keys() | KEPT_BY_ALL.keys()
 
 
@@ -96,7 +96,7 @@ class Pruner:
         return Worker(timer.name, timer.run)
 
     async def prune(self) -> bool:
-        """One batch by each rule; was anything done? One that fails keeps no other from its work."""
+        """Apply one batch of each rule. Return whether any row changed. A failing rule does not stop the others."""
         now = datetime.now(UTC)
         done, failed = 0, []
         for rule in self.policy.pruned:

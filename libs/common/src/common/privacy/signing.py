@@ -1,8 +1,7 @@
-"""Signatures that anyone can check without us: JWS (RFC 7515) by Ed25519, the public keys as a JWK set (RFC 7517).
+"""Sign documents for verification without Placet: JWS (RFC 7515) by Ed25519, public keys as a JWK set (RFC 7517).
 
-Ed25519 draws no random number: the same payload under the same key is the same token for ever, so what can be signed
-again need not be kept. A key that signs no more is retired: its private half goes, its public half stays published,
-because what it signed is still out there.
+Ed25519 uses no random number: the same payload and key always give the same token, so a token need not be stored. A
+retired key signs no longer: its private half is removed, and its public half stays published for earlier signatures.
 """
 
 import hashlib
@@ -18,7 +17,7 @@ from jwt.utils import base64url_decode, base64url_encode
 from common.privacy.keyring import secret_key
 from common.settings import KeyRingSettings
 
-Type = Literal["placet-receipt", "placet-bundle", "placet-seal"]  # so that one never passes for another
+Type = Literal["placet-receipt", "placet-bundle", "placet-seal"]  # a token of one type never passes for another
 
 ALGORITHM = "EdDSA"
 PUBLIC_BYTES = 32
@@ -26,15 +25,18 @@ _jws = jwt.PyJWS(algorithms=[ALGORITHM])
 
 
 class Forged(ValueError):
-    """A token that these keys did not sign, or not like this. Says why; never carries the payload."""
+    """A token not signed by these keys, or not in this form. The message has the reason, never the payload."""
 
 
 class SigningKeys:
-    """Signs with the current key of the ring; publishes the public half of every key, and the retired ones."""
+    """Signs with the current key of the ring; publishes the public half of every key, including retired keys."""
 
     def __init__(self, ring: KeyRingSettings, retired: Mapping[str, str] | None = None) -> None:
-        """`ring`: the 32 bytes of a key are an Ed25519 seed. `retired`: key id to the public key, as `x` in the key
-        set."""
+        """Load the keys.
+
+        `ring`: the 32 bytes of a key are an Ed25519 seed. `retired`: key id to public key, in the form of `x` in the
+        key set.
+        """
         private = {kid: Ed25519PrivateKey.from_private_bytes(secret_key(ring, kid)) for kid in ring.keys}
         public = {kid: Ed25519PublicKey.from_public_bytes(_public(x)) for kid, x in (retired or {}).items()}
         if both := sorted(private.keys() & public.keys()):
@@ -45,13 +47,15 @@ class SigningKeys:
         self.jwks: dict[str, Any] = {"keys": [_jwk(kid, public[kid]) for kid in sorted(public)]}
 
     def sign(self, payload: bytes, kind: Type) -> str:
-        """A compact JWS."""
+        """Return a compact JWS."""
         return _jws.encode(payload, self._key, ALGORITHM, {"kid": self._current, "typ": kind})
 
 
 class PublicKeys:
-    """Checks against a JWK set. Raises ValueError where it is none, or holds no Ed25519 key. `thumbprints`: by key id
-    (RFC 7638), to be compared by eye with those that were published."""
+    """Verifies tokens with a JWK set. Raises ValueError for a malformed set or a set without an Ed25519 key.
+
+    `thumbprints`: RFC 7638 thumbprint by key id, for comparison by eye with the published thumbprints.
+    """
 
     def __init__(self, jwks: Mapping[str, Any]) -> None:
         try:
@@ -64,7 +68,7 @@ class PublicKeys:
         self.thumbprints = {kid: _thumbprint(key) for kid, key in self._keys.items()}
 
     def verified(self, token: str, kind: Type) -> bytes:
-        """The payload. Raises Forged."""
+        """Return the payload of a token. Raises Forged."""
         try:
             header = jwt.get_unverified_header(token)
             key = self._keys.get(header.get("kid", ""))
@@ -80,7 +84,7 @@ class PublicKeys:
 
 
 def key_id(token: str) -> str:
-    """Of the key that signed a verified token."""
+    """Return the id of the key behind a verified token."""
     return str(jwt.get_unverified_header(token)["kid"])
 
 

@@ -1,1 +1,1 @@
-"""Phone numbers, message ids, the length of a text in SMS, and the senders that a STOP is for."""
+"""Handle phone numbers, message ids, the length of a text in SMS, and the reach of a STOP."""

@@ -1,12 +1,13 @@
-"""Whom a STOP is for: the senders it names, every sender of the code it was sent to, or everyone. Pure.
+"""Decide the reach of a STOP: the named senders, every sender of the short code, or every sender. Pure.
 
-    STOP ALL, STOP TOUT          everyone
-    STOP ACME, on a shared code  the sender of that brand, and it alone
-    STOP ACME ET LUNE            both
-    STOP, STOP DUPONT, STOP ACME je n'en peux plus   every sender of the code: a name nobody knows, or more than names
+    STOP ALL, STOP TOUT          every sender
+    STOP ACME, on a shared code  the sender of that brand alone
+    STOP ACME ET LUNE            both senders
+    STOP, STOP DUPONT, STOP ACME je n'en peux plus   every sender of the code: unknown name, or more than names
 
-Naming a brand is the only thing that narrows a STOP, so it must be all that is said; in doubt the STOP is wider
-(DOMAIN 2.4: unknown name, all). A code nobody owns has no senders to name: the caller stops everyone, as for `code`.
+Only a brand narrows a STOP, and only if the text has no other words; in doubt the STOP is wider (DOMAIN 2.4: unknown
+name, all). A short code without an owner has no senders: for such a code the caller stops every sender where the result
+is "code".
 """
 
 import re
@@ -15,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-# Said around a name without meaning anything more: "STOP pub de Maison Lune", "STOP Acme y Luna".
+# Filler words around a name: "STOP pub de Maison Lune", "STOP Acme y Luna".
 AROUND_NAMES = frozenset({
     "a", "au", "aux", "de", "des", "du", "la", "le", "les", "l", "d", "et", "ou", "y", "and", "or", "und", "en", "e",
     "of", "the", "from", "von", "van", "da", "di", "do",
@@ -27,7 +28,7 @@ REPEATED_LETTER = re.compile(r"([^\W\d_])\1{2,}")
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """`senders`: those named, in the order of their ids; empty unless `reach` is "named"."""
+    """The reach of a STOP. `senders`: the named senders by id; empty unless `reach` is "named"."""
 
     reach: Literal["everyone", "code", "named"]
     senders: tuple[str, ...] = ()
@@ -38,8 +39,10 @@ CODE = Scope("code")
 
 
 def scope(named: Sequence[str], everyone: bool, names: Mapping[str, Sequence[str]]) -> Scope:
-    """The reach of a stop understood as (`named`, `everyone`), where `names` gives the senders that use the code, each
-    with what people may call it: brand, OADC, list names."""
+    """Return the reach of a stop understood as (`named`, `everyone`).
+
+    `names`: the senders of the short code, each with its possible names: brand, OADC, legal name.
+    """
     if everyone:
         return EVERYONE
     owners: dict[str, set[str]] = {}
@@ -63,12 +66,12 @@ def scope(named: Sequence[str], everyone: bool, names: Mapping[str, Sequence[str
 
 
 def _longest_name(said: Sequence[str], place: int, owners: Mapping[str, object]) -> int:
-    """Where the longest known name that begins at `place` ends; `place` when none does."""
+    """Return the end index of the longest known name starting at `place`; `place` without such a name."""
     return next((end for end in range(len(said), place, -1) if "".join(said[place:end]) in owners), place)
 
 
 def _plain(name: str) -> str:
-    """A name as people type it: no case, accents, spaces or punctuation, and no letter three times over."""
+    """Normalise a name as typed: no case, accents, spaces or punctuation, and no letter three times in a row."""
     folded = unicodedata.normalize("NFD", unicodedata.normalize("NFKC", name).casefold())
     letters = "".join(char for char in folded if unicodedata.category(char)[0] != "M")
     return REPEATED_LETTER.sub(r"\1", NOT_A_LETTER.sub("", letters))

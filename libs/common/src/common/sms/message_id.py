@@ -1,5 +1,8 @@
-"""Message ids: derived, so that a duplicate falls out as the same primary key, and time-ordered, so that the ledger's
-index stays warm. Pure."""
+"""Derive message ids. Pure.
+
+Ids are derived, so a duplicate has the same primary key, and ordered by time, so recent inserts touch the same pages of
+the ledger's index.
+"""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -9,25 +12,28 @@ from uuid import UUID
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ONE_MS = timedelta(milliseconds=1)
 
-_VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))  # the last two bits of a digit, after RFC 9562's two
+_VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))  # RFC 9562's two bits, then a digit's last two
 
 
 def message_id(started_at: datetime, *parts: str) -> UUID:
-    """UUIDv8 (RFC 9562): 48 bits of milliseconds of `started_at`, then a hash of `parts`.
+    """Return a UUIDv8 (RFC 9562): 48 bits of milliseconds of `started_at`, then a hash of `parts`.
 
-    The same arguments give the same id for ever: (campaign start, campaign, subject, step), or (any fixed instant,
+    The same arguments always give the same id: (campaign start, campaign, subject, step), or (any fixed instant,
     caller, Idempotency-Key).
     """
     return UUID(written(started_at, *parts))
 
 
 def written(started_at: datetime, *parts: str) -> str:
-    """`message_id` as a text."""
+    """Return `message_id` as a text."""
     return _drawn(_begins(started_at), _told(parts))
 
 
 def written_around(started_at: datetime, before: Sequence[str], after: Sequence[str]) -> Callable[[str], str]:
-    """`written` of the part between those, in half of its time: each recipient of a campaign has one."""
+    """Return a function from the middle part to `written` of all parts, in half the time per id.
+
+    campaign-svc derives an id for each recipient.
+    """
     begins, head, tail = _begins(started_at), _told(before), _told(after)
     return lambda part: _drawn(begins, f"{head}{len(part)}:{part}{tail}")
 
@@ -38,7 +44,7 @@ def _begins(started_at: datetime) -> str:
 
 
 def _told(parts: Sequence[str]) -> str:
-    """With their lengths: no part, whatever a caller puts into it, can look like two."""
+    """Join the parts with their lengths, so that no part can pass for two parts."""
     return "".join([f"{len(part)}:{part}" for part in parts])
 
 
@@ -48,5 +54,5 @@ def _drawn(begins: str, told: str) -> str:
 
 
 def began(identity: UUID) -> datetime | None:
-    """The `started_at` it was made of, to the millisecond; None where it was not made here."""
+    """Return the `started_at` in an id, to the millisecond; `None` for an id of another version."""
     return EPOCH + (identity.int >> 80) * ONE_MS if identity.version == 8 else None

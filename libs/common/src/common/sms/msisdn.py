@@ -1,10 +1,10 @@
-"""Phone numbers: whatever a person typed or an operator sent, as E.164 and the territory it belongs to. Pure.
+"""Read phone numbers, as typed by a person or sent by an operator, as E.164 with a territory. Pure.
 
-French by default: the numbering plans of +33 and of the overseas codes are decided here, from libphonenumber's own
-ranges; other countries by libphonenumber itself. Overseas mobiles written the metropolitan way (0690…, +33690…) are
-moved under their own country code first: libphonenumber calls them invalid (DOMAIN 6.2).
+A number without a country code is French. This module decides the numbering plans of +33 and of the overseas codes,
+from libphonenumber's ranges; libphonenumber itself decides other countries. An overseas mobile in metropolitan form
+(0690…, +33690…) moves to its own country code first, since libphonenumber calls this form invalid (DOMAIN 6.2).
 
-No error, representation or reason made here repeats the number.
+No error, representation or reason from this module repeats the number.
 """
 
 import re
@@ -18,7 +18,7 @@ from phonenumbers import NumberParseException, PhoneMetadata, PhoneNumberType
 
 
 class NumberProblem(StrEnum):
-    """Why a number is refused. Stable: API reasons and test names."""
+    """The reason for refusing a number. Stable: API reasons and test names."""
 
     EMPTY = "empty"
     NOT_A_NUMBER = "not_a_number"  # letters, an extension, several signs
@@ -27,12 +27,12 @@ class NumberProblem(StrEnum):
     SHORT_CODE = "short_code"  # 36xxx, 3xxx, 118xxx, 17
     NOT_MOBILE = "not_mobile"  # a fixed line, a box (09), a premium number (08)
     MACHINE = "machine"  # 0700 (M2M), 0937 to 0939 (technical platforms): ARCEP 2022-1583
-    UNASSIGNED = "unassigned"  # a range that is not open: 071, 072, 0639 12
-    FICTIONAL = "fictional"  # 06 39 98 xx xx, and fictional numbers are not accepted here
+    UNASSIGNED = "unassigned"  # an unopened range: 071, 072, 0639 12
+    FICTIONAL = "fictional"  # 06 39 98 xx xx, without `fictional`
 
 
 class NumberRefused(ValueError):
-    """Not a number one may text. `reason` says why; the number itself is not kept."""
+    """The number cannot receive SMS. `reason` says why; the error does not keep the number."""
 
     def __init__(self, reason: NumberProblem) -> None:
         super().__init__(reason.value)
@@ -41,7 +41,10 @@ class NumberRefused(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Msisdn:
-    """`e164`: "+" and digits. `territory`: ISO 3166-1 alpha-2; GP also stands for BL and MF, which share +590."""
+    """A mobile number. `e164`: "+" and digits. `territory`: ISO 3166-1 alpha-2.
+
+    The territory GP also stands for BL and MF, which share +590.
+    """
 
     e164: str
     territory: str
@@ -50,7 +53,7 @@ class Msisdn:
         return f"Msisdn({self.territory})"
 
 
-TERRITORIES = {  # country code to the territories that libphonenumber keeps ranges for
+TERRITORIES = {  # country code to territories with ranges in libphonenumber
     "33": ("FR",),
     "590": ("GP",),
     "594": ("GF",),
@@ -61,10 +64,10 @@ TERRITORIES = {  # country code to the territories that libphonenumber keeps ran
     "689": ("PF",),
     "681": ("WF",),
 }
-# Mobiles of Mayotte within +262 (DOMAIN 6.1); the rest of +262 is Réunion's.
+# Mobiles of Mayotte within +262 (DOMAIN 6.1); the rest of +262 is Réunion.
 MAYOTTE = ("+262639", "+2627093")
-# First digits of a national number, and the code it must be written under (DOMAIN 6.2). None of them is a
-# metropolitan mobile range, so this cannot take a number away from +33; a test walks all of them.
+# First digits of a national number, with the number's true country code (DOMAIN 6.2). No prefix here is a metropolitan
+# mobile range, so no number of +33 is moved by mistake.
 OVERSEAS = {
     "690": "590",
     "691": "590",
@@ -85,24 +88,24 @@ OVERSEAS = {
     "70936": "262",
     "70937": "262",
 }
-FICTION = "63998"  # ARCEP keeps 06 39 98 xx xx for works of fiction; it is nobody's number
-NATIONAL_DIGITS = 9  # of a metropolitan or overseas-department number, without the 0
-MAX_RAW_CHARS = 64  # longer is prose
+FICTION = "63998"  # ARCEP reserves 06 39 98 xx xx for works of fiction
+NATIONAL_DIGITS = 9  # of a metropolitan or overseas number, without the 0
+MAX_RAW_CHARS = 64  # longer input is prose
 E164_MAX_DIGITS = 15  # ITU-T E.164
 
 _SCHEME = re.compile(r"(?:tel|sms|callto):", re.IGNORECASE)
-_QUOTES = "'\"`´‘’“”«»= \t"  # =" is how spreadsheets keep a leading zero
+_QUOTES = "'\"`´‘’“”«»= \t"  # spreadsheets keep a leading zero by ="
 _PARTS = re.compile(r"(\+?)[\d\s.,/()\[\]_\-]*", re.ASCII)
 _NOT_DIGITS = re.compile(r"\D+", re.ASCII)
 _SPREADSHEET = re.compile(r"\+?\d{9,}\.0", re.ASCII)  # a number column read as floats
-# A French country code without its sign. Nine digits alone are read as a national number that lost its 0.
+# A French country code without a sign. Nine digits alone are a national number without its 0.
 _UNSIGNED = re.compile(r"(?:33|590|594|596|262)0?[67]\d{8}", re.ASCII)
 _SHORT_CODE = re.compile(r"1[0-9]{1,3}|118\d{3}|116\d{3}|[23]\d{3}|[3-8]\d{4}", re.ASCII)
 _MACHINE = re.compile(r"700\d{6}|700\d{10}|93[7-9]\d{6}", re.ASCII)
 
 
 def _ranges(country_code: str) -> tuple[re.Pattern[str], range]:
-    """libphonenumber's mobile ranges within a country code, and the lengths that any of its numbers may have."""
+    """Return libphonenumber's mobile ranges within a country code, and the possible lengths of a number."""
     patterns: list[str] = []
     lengths: set[int] = set()
     for territory in TERRITORIES[country_code]:
@@ -122,16 +125,18 @@ _FICTIONAL = re.compile(rf"\+33{FICTION}\d{{4}}", re.ASCII)
 
 
 def metropolitan(raw: str) -> str | None:
-    """The E.164 of a metropolitan mobile that is written as most are, 06… or +336… and nothing between the digits, else
-    None: what `parse` says of it, and no more, in a sixth of the time."""
+    """Return the E.164 of a metropolitan mobile in the common form, or `None`.
+
+    The common form is 06… or +336… without separators. The result equals `parse`, in a sixth of the time.
+    """
     found = _METROPOLITAN.fullmatch(raw)
     return f"+33{found[1]}" if found else None
 
 
 def parse(raw: str, *, fictional: bool = False) -> Msisdn:
-    """The mobile that `raw` means, read as French unless it names a country. Raises NumberRefused.
+    """Return the mobile denoted by `raw`, read as French unless `raw` names a country. Raises NumberRefused.
 
-    `fictional` accepts 06 39 98 xx xx, written as it may be, as a metropolitan mobile: development stacks only.
+    `fictional` accepts 06 39 98 xx xx, in any spelling, as a metropolitan mobile: development stacks only.
     """
     if (e164 := metropolitan(raw)) is not None:
         return Msisdn(e164, "FR")
@@ -152,9 +157,11 @@ def parse(raw: str, *, fictional: bool = False) -> Msisdn:
 
 
 def readings(raw: str, *, fictional: bool = False) -> tuple[str, ...]:
-    """The numbers that this may be, as `parse` reads it first: 687751234 is a French mobile that lost its 0 as people
-    write, and Nouméa's as operators do. For what only tightens, and so is taken from any number: in doubt it is for
-    both. Raises NumberRefused without a digit."""
+    """Return the possible numbers, with the reading of `parse` first. Raises NumberRefused without a digit.
+
+    Nine digits are ambiguous: 687751234 is a French mobile without its 0 as written by a person, and a number in Nouméa
+    as written by an operator. A measure that only tightens applies to both numbers.
+    """
     if (e164 := metropolitan(raw)) is not None:
         return (e164,)
     received = as_received(raw)
@@ -168,15 +175,15 @@ def readings(raw: str, *, fictional: bool = False) -> tuple[str, ...]:
 
 
 def any_number(raw: str, *, fictional: bool = False) -> str:
-    """The number as `parse` reads it, else as an operator would have sent it. Raises NumberRefused without a digit."""
+    """Return the number as read by `parse`, or else as sent by an operator. Raises NumberRefused without a digit."""
     return readings(raw, fictional=fictional)[0]
 
 
 def as_received(raw: str) -> str:
-    """The number of a message that did arrive, as "+digits": never refused, because a STOP counts whoever sends it.
+    """Return the number of a received message as "+digits". Never refuses: a STOP counts from any sender.
 
-    Folds as `parse` does, so that both name the same subject, but for one thing: an operator names the country code,
-    with or without its sign, so 687751234 is Nouméa here and a French mobile that lost its 0 there.
+    The function normalises as `parse` does, so both give the same subject, with an exception: an operator's number
+    always has the country code, with or without a sign, so 687751234 is in Nouméa here and a French mobile in `parse`.
     """
     try:
         signed, digits = _fold(raw)
@@ -195,7 +202,7 @@ def as_received(raw: str) -> str:
 
 
 def territory_of(e164: str) -> str:
-    """The territory of an E.164 number, by its first digits alone: fast, never raises; "??" where none is known."""
+    """Return the territory of an E.164 number by its first digits; "??" for an unknown code. Never raises."""
     if e164.startswith("+33"):
         return "FR"
     if e164.startswith(MAYOTTE):
@@ -217,7 +224,7 @@ _COUNTRIES = {
 
 @lru_cache(maxsize=1024)
 def _north_american(area_code: str) -> str:
-    """The country behind +1 that an area code is of: some twenty share it."""
+    """Return the country of an area code of +1, which some twenty countries share."""
     for region in phonenumbers.COUNTRY_CODE_TO_REGION_CODE[1][1:]:
         metadata = PhoneMetadata.metadata_for_region(region)
         assert metadata is not None
@@ -229,7 +236,7 @@ def _north_american(area_code: str) -> str:
 
 
 def _fold(raw: str) -> tuple[bool, str]:
-    """(whether a country code is named, ASCII digits without "+" or "00"). Raises EMPTY or NOT_A_NUMBER."""
+    """Return (whether a country code is named, ASCII digits without "+" or "00"). Raises EMPTY or NOT_A_NUMBER."""
     if len(raw) > MAX_RAW_CHARS:
         raise NumberRefused(NumberProblem.NOT_A_NUMBER)
     text = raw if raw.isascii() else _ascii(raw)
@@ -251,7 +258,7 @@ def _fold(raw: str) -> tuple[bool, str]:
 
 
 def _ascii(raw: str) -> str:
-    """Full-width and other decimal digits, dashes and spaces as ASCII; without the marks phones put around a number."""
+    """Return decimal digits, dashes and spaces of any script as ASCII, without a phone's invisible marks."""
     folded = []
     for character in unicodedata.normalize("NFKC", raw):
         category = unicodedata.category(character)
@@ -269,7 +276,7 @@ def _ascii(raw: str) -> str:
 
 
 def _read(signed: bool, digits: str) -> tuple[str | None, str]:
-    """(French country code, national number without its 0), or (None, …) for another country."""
+    """Return (French country code, national number without its 0), or (`None`, …) for another country."""
     if not signed and not _UNSIGNED.fullmatch(digits):
         return "33", digits.removeprefix("0")
     for length in (2, 3):
@@ -279,14 +286,14 @@ def _read(signed: bool, digits: str) -> tuple[str | None, str]:
 
 
 def _moved(national: str) -> str:
-    """The country code a national number belongs under: 33 unless an overseas prefix says otherwise."""
+    """Return the country code of a national number: 33, unless the number has an overseas prefix."""
     if len(national) != NATIONAL_DIGITS:
         return "33"
     return OVERSEAS.get(national[:3]) or OVERSEAS.get(national[:4]) or OVERSEAS.get(national[:5]) or "33"
 
 
 def _problem(country_code: str, national: str) -> NumberProblem:
-    """Why a national number that is in no mobile range is refused."""
+    """Return the reason for refusing a national number outside the mobile ranges."""
     _, lengths = _RANGES[country_code]
     if _MACHINE.fullmatch(national):
         return NumberProblem.MACHINE
@@ -302,7 +309,7 @@ def _problem(country_code: str, national: str) -> NumberProblem:
 
 
 def _foreign(digits: str) -> Msisdn:
-    """Another country's mobile, on libphonenumber's word."""
+    """Return another country's mobile, as judged by libphonenumber."""
     if len(digits) > E164_MAX_DIGITS:
         raise NumberRefused(NumberProblem.TOO_LONG)
     try:

@@ -1,4 +1,4 @@
-"""How many SMS a text is, as operators count and as a handset gets it. Pure (DOMAIN 5; 3GPP TS 23.038)."""
+"""Count the SMS of a text, as operators and handsets count. Pure (DOMAIN 5; 3GPP TS 23.038)."""
 
 import re
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ _OUTSIDE = re.compile(f"[^{re.escape(GSM7_BASIC + GSM7_EXTENSION)}]")
 
 @dataclass(frozen=True, slots=True)
 class Length:
-    """What a text costs. `units`: septets (GSM7) or UTF-16 units (UCS2)."""
+    """The size of a text. `units`: septets (GSM7) or UTF-16 units (UCS2)."""
 
     encoding: Encoding
     units: int
@@ -35,14 +35,14 @@ class Length:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A character of a text. `at`: from 1, counted in characters (an emoji is one)."""
+    """A character of a text. `at`: position from 1, counted in characters (an emoji is one character)."""
 
     character: str
     at: int
 
 
 def length(text: str) -> Length:
-    """Counted as a handset gets it: an escaped character or a surrogate pair is never split over two parts."""
+    """Return the size of a text; no part splits an escaped character or a surrogate pair."""
     if _BASIC.fullmatch(text):
         return _of_singles("GSM7", len(text))
     if not _GSM7.fullmatch(text) and not _PAIR.search(text):
@@ -52,37 +52,39 @@ def length(text: str) -> Length:
 
 
 def fits(text: str) -> bool:
-    """Is it MAX_SEGMENTS at most? A short one is not counted: no character costs more than two units, and no part is
-    left with more than one."""
+    """Return whether the text needs at most MAX_SEGMENTS.
+
+    A short text is not counted: a character costs at most two units, and a part wastes at most one unit.
+    """
     return len(text) <= MAX_SEGMENTS * (UCS2_PART // 2) or length(text).segments <= MAX_SEGMENTS
 
 
 def parts(text: str) -> tuple[str, ...]:
-    """The text as it is cut into SMS: as many as `length` says, and together the text again. One where it is empty."""
+    """Cut the text into its SMS: as many parts as `length` counts; an empty text gives a single part."""
     ends = list(_ends(*_costs(text)))
     return tuple(text[start:end] for start, end in zip([0, *ends], ends, strict=False))
 
 
 def outside_gsm7(text: str) -> tuple[Place, ...]:
-    """The characters that force UCS-2, which more than halves what an SMS holds, each where it stands."""
+    """Return the characters that force UCS-2, each with its position; UCS-2 more than halves an SMS."""
     return tuple(Place(found[0], found.start() + 1) for found in _OUTSIDE.finditer(text))
 
 
 def _of_singles(encoding: Encoding, units: int) -> Length:
-    """Of characters that cost one unit each: each part is filled."""
+    """Return the size of a text whose characters cost one unit each, so that every part is full."""
     single, part = _HOLDS[encoding]
     return Length(encoding, units, 1 if units <= single else -(-units // part))
 
 
 def _costs(text: str) -> tuple[Encoding, list[int]]:
-    """What each character costs, in units."""
+    """Return the encoding, and the cost of each character in units."""
     if _GSM7.fullmatch(text):
         return "GSM7", [2 if character in GSM7_EXTENSION else 1 for character in text]
     return "UCS2", [2 if character > "\uffff" else 1 for character in text]
 
 
 def _ends(encoding: Encoding, costs: list[int]) -> Iterator[int]:
-    """After how many characters each part ends."""
+    """Yield, for each part, the number of characters up to the part's end."""
     single, part = _HOLDS[encoding]
     if sum(costs) > single:
         used = 0
