@@ -1,5 +1,4 @@
-"""Run the retention of consents on a timer, in batches: ask about renewal, expire, and erase people without an open
-consent.
+"""Run retention on a timer, in batches: ask about renewal, expire consents, erase people without an open consent.
 
 A batch is a transaction: lock some subjects with a due step, skipping locked ones (`store.lock_due`); decide each step
 (`retention/rules.py`); record the steps. After a long outage the timer catches up, longest due first. A crash repeats

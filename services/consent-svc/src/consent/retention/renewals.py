@@ -106,7 +106,7 @@ class Asking:
             number=subject.number or "",
             sender_id=sender.sender_id,
             kind="renewal",
-            purpose=term.purpose,  # makes dispatch check for a later opt-out
+            purpose=term.purpose,  # makes dispatch check the answers since
             text=said,
             since=now,
             of_use_for=GOES_WITHIN,

@@ -9,7 +9,7 @@ ends as the next month begins (code de procédure civile, art. 641: the last day
 brings an earlier end.
 
 A sender may have its people asked once, some days before the end, about renewal (CNIL: one last question). A person not
-asked in time is asked after the end, which stays the same, and has as many days to answer.
+asked in time is asked after the end, without a later end, and has as many days to answer.
 
 A person without an open consent is held no longer than a consent would be: then the number and all personal data go.
 The opt-outs stay with the keyed hash.

@@ -1,8 +1,8 @@
 """Gather copies of a person's data from every service, through events, and keep the parts encrypted.
 
 A single transaction begins a copy: the row, consent-svc's own part, and the event for the other services. The last part
-completes the copy. A copy lasts a week, and an erasure deletes the copy at once: all personal data would be in one
-place.
+completes the copy. A copy lasts a week, and an erasure deletes the copy at once, because a copy holds all
+personal data in a single place.
 """
 
 import csv
