@@ -1,7 +1,7 @@
 """Reconcile our opt-outs with a provider's list: record the missing opt-outs, count the opt-outs only we have.
 
 A person may opt out with the provider without our knowledge: in its console, by a callback never sent, or before our
-time (DOMAIN 1.7). The opt-out counts from now: whatever consent is on record, the provider would not deliver.
+time (DOMAIN 1.7). The opt-out counts from now: the provider would not deliver, with any consent on record.
 """
 
 import logging

@@ -1,6 +1,6 @@
 """Ask the single question at the end of a consent, and turn an OUI into a renewal.
 
-The question goes out on the service lane, within the hours of marketing law, once per term: one text covers all
+The question goes out on the service lane, within the hours of marketing law, once per term: a text covers all
 consents to a sender that end at the same instant (`retention/rules.py` says when). An answer counts from the question
 on, until `answer_before`. A STOP, or any later contact, closes the question. No person is asked twice for a term, or
 without a number to text.

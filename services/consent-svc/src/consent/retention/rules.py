@@ -8,7 +8,7 @@ Months are calendar months in UTC: the same day of the month at the same time. W
 ends as the next month begins (code de procédure civile, art. 641: the last day of that month). So a later contact never
 brings an earlier end.
 
-A sender may have its people asked once, some days before the end, about renewal (CNIL: one last question). A person not
+A sender may have its people asked once, some days before the end, about renewal (CNIL: a last question). A person not
 asked in time is asked after the end, without a later end, and has as many days to answer.
 
 A person without an open consent is held no longer than a consent would be: then the number and all personal data go.
@@ -43,7 +43,7 @@ Rules = Mapping[tuple[str, str], Rule]  # by (sender_id, purpose); default: the 
 class Term(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An open consent and its end. `expires_at` is the first instant without the consent.
 
-    `ask_at`: when to ask about renewal; None: never.
+    `ask_at`: when to ask about renewal, None for never.
     """
 
     sender_id: str

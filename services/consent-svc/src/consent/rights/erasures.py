@@ -260,7 +260,7 @@ class Lateness:
         return len(late) == LATE_AT_ONCE
 
 
-# --- what is on record ----------------------------------------------------------------------------------------------
+# --- the record -----------------------------------------------------------------------------------------------------
 
 
 async def find(tx: AsyncConnection, erasure_ids: Sequence[str]) -> list[Erasure]:

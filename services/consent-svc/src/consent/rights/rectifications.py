@@ -54,7 +54,7 @@ Table(
     Column("position", BigInteger, Identity(always=True), nullable=False),  # the order of lists
     Column("subject_id", Text, nullable=False),
     Column("kind", Text, nullable=False),
-    Column("sender_id", Text, nullable=True),  # None: every sender
+    Column("sender_id", Text, nullable=True),  # NULL: every sender
     Column("source", Text, nullable=False),
     Column("asked", Text, nullable=True),  # JSON, encrypted, context "rectification:<id>"; null: erased or pruned
     Column("evidence_id", Text, nullable=True),  # the evidence appended to the ledger
