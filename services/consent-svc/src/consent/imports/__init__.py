@@ -1,1 +1,1 @@
-"""Files of consents and opt-outs: uploaded, read line by line, recorded; a provider's list compared."""
+"""Imports of consent and opt-out files, and reconciliation with a provider's opt-out list."""

@@ -1,7 +1,7 @@
-"""The tables of imports: a file in sealed pieces, and what became of each. Nothing here decides anything.
+"""Store imports: a file in encrypted pieces, and the verdicts of each piece. This module decides nothing.
 
-A piece is uploaded in one transaction and recorded in another; then its bytes are gone, and its verdicts stay. What an
-import amounts to is the sum of its pieces: there is no second account of it that could differ.
+Recording a piece deletes its bytes and keeps its verdicts. `progress` adds up the pieces: no second account of an
+import can differ.
 """
 
 import builtins
@@ -36,16 +36,16 @@ Table(
     metadata,
     Column("import_id", Text, primary_key=True),
     Column("created_by", Text, nullable=False),
-    Column("fingerprint", Text, nullable=False),  # a keyed hash of what was asked for
+    Column("fingerprint", Text, nullable=False),  # keyed hash of the request
     Column("sender_id", Text, nullable=True),  # NULL: every sender
     Column("kind", Text, nullable=False),
     Column("format", Text, nullable=False),
-    Column("terms", JSONB, nullable=False),  # what holds for every line that does not say otherwise
+    Column("terms", JSONB, nullable=False),  # defaults for the lines
     Column("delimiter", Text, nullable=True),
     Column("columns", ARRAY(Text), nullable=True),
-    Column("bytes", BigInteger, nullable=True),  # of the whole file, where the caller has said
+    Column("bytes", BigInteger, nullable=True),  # of the whole file, if announced
     Column("received_bytes", BigInteger, nullable=False),
-    Column("rest", LargeBinary, nullable=True),  # sealed: what has arrived behind the last whole piece
+    Column("rest", LargeBinary, nullable=True),  # encrypted bytes after the last whole piece
     Column("pieces", Integer, nullable=False),
     Column("next_line", BigInteger, nullable=False),
     Column("complete", Boolean, nullable=False),
@@ -62,7 +62,7 @@ Table(
     Column("position", Integer, nullable=False),
     Column("first_line", BigInteger, nullable=False),
     Column("lines", Integer, nullable=False),
-    Column("body", LargeBinary, nullable=True),  # sealed, context "import:<import_id>:<position>"; NULL once recorded
+    Column("body", LargeBinary, nullable=True),  # encrypted, "import:<import_id>:<position>"; NULL once recorded
     Column("received_at", DateTime(timezone=True), nullable=False),
     Column("recorded_at", DateTime(timezone=True), nullable=True),
     Column("created", Integer, nullable=False, server_default=text("0")),
@@ -70,7 +70,7 @@ Table(
     Column("outvoted", Integer, nullable=False, server_default=text("0")),
     Column("refused", Integer, nullable=False, server_default=text("0")),
     Column("reasons", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
-    Column("verdicts", LargeBinary, nullable=True),  # deflated CSV, a line each
+    Column("verdicts", LargeBinary, nullable=True),  # deflated CSV, a row a line
     PrimaryKeyConstraint("import_id", "position"),
     Index("import_piece_waiting_ix", "import_id", "position", postgresql_where=text("recorded_at IS NULL")),
 )
@@ -78,7 +78,7 @@ Table(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportFile:
-    """One import as far as it has arrived. `terms`: JSON. `next_line`: where the next piece begins, from 1."""
+    """An import as far as the file has arrived. `terms` is JSON; `next_line` starts the next piece, from 1."""
 
     import_id: str
     created_by: str
@@ -100,7 +100,7 @@ class ImportFile:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The sum of an import's pieces. `recorded_at`: of the newest."""
+    """The totals over an import's pieces. `recorded_at` is the latest."""
 
     pieces: int
     lines: int
@@ -113,7 +113,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitingPiece:
-    """A piece to record, locked."""
+    """A locked piece to record."""
 
     file: ImportFile
     position: int
@@ -129,7 +129,7 @@ _FILE = (
 
 
 async def add(tx: AsyncConnection, file: ImportFile) -> ImportFile:
-    """The import as it stands: this one, or the one that has its id."""
+    """Store an import. Return the stored row, which an earlier request with this id may have made."""
     await tx.execute(
         text(
             "INSERT INTO import_file (import_id, created_by, fingerprint, sender_id, kind, format, terms, bytes,"
@@ -164,7 +164,7 @@ async def find(tx: AsyncConnection, import_id: str, *, lock: bool = False) -> Im
 
 
 async def put_piece(tx: AsyncConnection, file: ImportFile, first_line: int, sealed: Piece, now: datetime) -> None:
-    """The next piece of a locked import, its body sealed."""
+    """Store the next piece of a locked import. The caller has encrypted the body."""
     await tx.execute(
         text(
             "INSERT INTO import_piece (import_id, position, first_line, lines, body, received_at)"
@@ -182,7 +182,7 @@ async def put_piece(tx: AsyncConnection, file: ImportFile, first_line: int, seal
 
 
 async def put_arrived(tx: AsyncConnection, file: ImportFile, now: datetime) -> None:
-    """Write how far a locked import has arrived."""
+    """Store how much of a locked import has arrived."""
     await tx.execute(
         text(
             "UPDATE import_file SET received_bytes = :received_bytes, rest = :rest, pieces = :pieces,"
@@ -204,7 +204,10 @@ async def put_arrived(tx: AsyncConnection, file: ImportFile, now: datetime) -> N
 
 
 async def lock_waiting(tx: AsyncConnection, put_off: Collection[str] = ()) -> WaitingPiece | None:
-    """A piece of a complete import that nobody is at, in the order of the index. Of those `put_off`, none."""
+    """Lock the next unrecorded piece of a complete import, in index order.
+
+    Skips pieces that another worker has locked, and the imports in `put_off`.
+    """
     rows = await tx.execute(
         text(
             f"SELECT {_FILE}, p.position, p.first_line, p.body, p.received_at FROM import_piece AS p"
@@ -234,7 +237,7 @@ async def settle(
     verdicts: bytes,
     now: datetime,
 ) -> None:
-    """What became of a locked piece; its bytes go."""
+    """Store the outcome of a locked piece and delete its bytes."""
     await tx.execute(
         text(
             "UPDATE import_piece SET body = NULL, recorded_at = :now, created = :created, unchanged = :unchanged,"
@@ -256,7 +259,7 @@ async def settle(
 
 
 async def progress(tx: AsyncConnection, import_id: str) -> tuple[Progress, dict[str, int]]:
-    """How far it is recorded; and how many lines were refused, by reason."""
+    """Return the totals of an import, and its refused lines by reason."""
     rows = await tx.execute(
         text(
             "SELECT count(*) FILTER (WHERE recorded_at IS NOT NULL) AS pieces, coalesce(sum(lines), 0) AS lines,"
@@ -287,7 +290,7 @@ async def progress(tx: AsyncConnection, import_id: str) -> tuple[Progress, dict[
 
 
 async def verdicts(tx: AsyncConnection, import_id: str, position: int) -> bytes | None:
-    """Those of one piece; None where it is not recorded yet."""
+    """Return the verdicts of a piece, None before recording."""
     found: bytes | None = await tx.scalar(
         text("SELECT verdicts FROM import_piece WHERE import_id = :id AND position = :position"),
         {"id": import_id, "position": position},
@@ -296,7 +299,7 @@ async def verdicts(tx: AsyncConnection, import_id: str, position: int) -> bytes 
 
 
 async def forget_abandoned(tx: AsyncConnection, before: datetime) -> int:
-    """Take away the imports of which nothing more has arrived since `before`, and their bytes; returns how many."""
+    """Delete the incomplete imports untouched since `before`, and return their number."""
     rows = await tx.execute(
         text(
             "DELETE FROM import_file WHERE import_id IN (SELECT import_id FROM import_file"

@@ -1,8 +1,8 @@
-"""The file of an import: cut into pieces while it arrives, and a piece read line by line. Pure.
+"""Cut an arriving import file into pieces, and read a piece line by line. Pure.
 
-CSV (RFC 4180, a header row, any of `,` `;` tab `|` between cells) or NDJSON, in UTF-8. Every piece is whole lines, so
-that each can be read by itself, in any order, and again after a crash. Nothing here is a sequence of the whole file,
-and no refusal repeats what a line says.
+A file is CSV (RFC 4180, a header row, `,` `;` tab or `|` between cells) or NDJSON, in UTF-8. Every piece holds whole
+lines, so a worker can read any piece alone, in any order, and again after a crash. No function holds the whole file,
+and no refusal repeats a line's content.
 """
 
 import csv
@@ -22,17 +22,17 @@ Format = Literal["csv", "ndjson"]
 Short = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
 PIECE_BYTES = 512 * 1024
-PIECE_LINES = 1000  # decided at once, while nothing else is done; and subjects locked at once
-LINE_BYTES = 64 * 1024  # the longest text shown, four bytes a character, and room for the rest
+PIECE_LINES = 1000  # decided in one go on the event loop, and subjects locked at once
+LINE_BYTES = 64 * 1024  # the longest `text_shown`, four bytes a character, and other fields
 DELIMITERS = ",;\t|"
 UTF8_MARK = b"\xef\xbb\xbf"
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
-    """One person, as a line of the file says it. Instants are RFC 3339, with their offset."""
+    """A line of the file, about one person. Instants are RFC 3339 with an offset."""
 
     number: Annotated[str, msgspec.Meta(max_length=64)] | None = None
-    subject_id: Annotated[str, msgspec.Meta(max_length=100)] | None = None  # in lists of suppressions, for the number
+    subject_id: Annotated[str, msgspec.Meta(max_length=100)] | None = None  # suppressions only, in place of `number`
     kind: Literal["opt_in", "opt_out"] | None = None
     purpose: Short | None = None
     basis: Basis | None = None
@@ -49,13 +49,13 @@ COLUMNS = Line.__struct_fields__
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A line that is no such line, and why: a stable slug."""
+    """A line that does not parse. `reason` is a stable slug."""
 
     reason: str
 
 
 class WrongFile(ValueError):
-    """The file as a whole will not do. `reason` is a stable slug; the message repeats nothing of the file."""
+    """The file as a whole is refused. `reason` is a stable slug; the message repeats nothing of the file."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -64,7 +64,7 @@ class WrongFile(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How the lines are written. Of NDJSON, neither delimiter nor columns."""
+    """The format of the lines. NDJSON has neither delimiter nor columns."""
 
     format: Format
     delimiter: str = ""
@@ -73,14 +73,14 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Whole lines. `lines`: how many, blank ones and those within quotes counted."""
+    """Whole lines. `lines` counts line breaks: blank lines and breaks within quotes too."""
 
     body: bytes
     lines: int
 
 
 def layout_of(piece: Piece, file_format: Format) -> tuple[Layout, Piece]:
-    """How the file is written, from its first piece, and what of that piece is not the header. Raises WrongFile."""
+    """Return the file's layout, from its first piece, and that piece without the header. Raises WrongFile."""
     body = piece.body.removeprefix(UTF8_MARK)
     if file_format == "ndjson":
         return Layout("ndjson"), Piece(body, piece.lines)
@@ -103,8 +103,10 @@ def layout_of(piece: Piece, file_format: Format) -> tuple[Layout, Piece]:
 
 
 def cut(arrived: bytes, file_format: Format, *, last: bool) -> tuple[list[Piece], bytes]:
-    """Pieces of PIECE_BYTES or PIECE_LINES, and what is left for when more has arrived: nothing, of the `last`. Raises
-    WrongFile."""
+    """Cut the bytes into pieces; return them and the bytes left for the next call.
+
+    A piece ends with the line that reaches PIECE_BYTES or PIECE_LINES. With `last`, no bytes remain. Raises WrongFile.
+    """
     pieces: list[Piece] = []
     start = end = at = lines = held = 0  # `end` and `held`: up to the last whole line
     quoted = False
@@ -143,7 +145,7 @@ def _text(body: bytes, lines: int) -> Piece:
 
 
 def read(body: bytes, layout: Layout, first_line: int) -> Iterator[tuple[int, Line | Unreadable]]:
-    """The lines of one piece by their number in the file. Blank ones are left out."""
+    """Yield a piece's lines by number in the file, without blank lines."""
     return _ndjson(body, first_line) if layout.format == "ndjson" else _csv(body, layout, first_line)
 
 
@@ -151,7 +153,7 @@ _decoder = msgspec.json.Decoder(Line)
 
 
 def _ndjson(body: bytes, first_line: int) -> Iterator[tuple[int, Line | Unreadable]]:
-    """All at once where all can be read, which is five times as fast; else one by one."""
+    """Decode all lines at once if all are valid, which is five times as fast; else line by line."""
     raws = body.removesuffix(b"\n").split(b"\n")
     if b"\\u0000" not in body:
         try:
@@ -177,8 +179,10 @@ def _line(raw: bytes) -> Line | Unreadable:
 
 
 def _csv(body: bytes, layout: Layout, first_line: int) -> Iterator[tuple[int, Line | Unreadable]]:
-    """Each line by itself, as `cut` ends them: a quote that nothing closes takes in no other. A lone carriage return
-    ends none: the row behind it would have the number of the next line."""
+    """Parse each line alone, as `cut` ends lines, so that an unclosed quote swallows no other line.
+
+    A lone carriage return ends no line: the row after the return would get the next line's number.
+    """
     begins = first_line
     for line in _whole_lines(body):
         rows = csv.reader(io.StringIO(line.decode(), newline="\n"), delimiter=layout.delimiter)
@@ -195,8 +199,10 @@ def _csv(body: bytes, layout: Layout, first_line: int) -> Iterator[tuple[int, Li
 
 
 def _whole_lines(body: bytes) -> Iterator[bytes]:
-    """All at once where no line can fail, which is three times as fast: nothing is quoted, no cell can be too long, and
-    no carriage return is without its line feed."""
+    """Yield the whole body where no line can fail, which is three times as fast; else each line.
+
+    No line can fail without a quote, a cell over the CSV field limit, or a carriage return that lacks its line feed.
+    """
     lone = body.count(b"\r") - body.count(b"\r\n")
     if b'"' not in body and not lone and len(body) <= csv.field_size_limit():
         yield body
@@ -227,7 +233,7 @@ _FIELD = re.compile(r"`\$\.(\w+)`$")
 
 
 def _why(error: msgspec.ValidationError) -> str:
-    """Which field is wrong. The error's own words may repeat the value."""
+    """Return a slug with the wrong field's name. The error's own words may repeat the value."""
     if found := _FIELD.search(str(error)):
         return f"{found[1]}_not_valid"
     return "unknown_field" if "unknown field" in str(error) else "not_an_object"

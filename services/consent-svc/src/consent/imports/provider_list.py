@@ -1,10 +1,10 @@
-"""A provider's list of who opted out with it, as its console or API exports it. Pure.
+"""Read a provider's list of opted-out numbers, as its console or API exports the list. Pure.
 
     CSV     one number a line, or the column that a header names; comma, semicolon or tab
-    JSON    a list of numbers as text: what OVHcloud's GET /sms/{serviceName}/blacklists answers
+    JSON    a list of numbers as text: the answer of OVHcloud's GET /sms/{serviceName}/blacklists
 
-Twilio documents no way to list opted-out numbers, and no provider a list of objects: what is neither of the two above
-is refused, not guessed.
+Twilio documents no way to list opted-out numbers, and no provider a list of objects. Any other shape is refused, not
+guessed.
 """
 
 import csv
@@ -16,11 +16,11 @@ LIST_NUMBERS = 100_000
 
 
 class NotAList(ValueError):
-    """The text is neither kind of list. Never repeats it."""
+    """The text is neither kind of list. The message never repeats the text."""
 
 
 def numbers(text: str) -> Iterator[tuple[int, str]]:
-    """(line or place in the list, from 1; what stands there), as it is written. Raises NotAList."""
+    """Yield (line or position in the list, from 1; the entry as written). Raises NotAList."""
     text = text.removeprefix("\ufeff")
     if text.lstrip()[:1] in ("[", "{"):
         yield from _from_json(text)
@@ -42,7 +42,7 @@ def _from_json(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _from_csv(text: str) -> Iterator[tuple[int, str]]:
-    """Each line by itself: a quote that nothing closes would take in all numbers behind it, and nobody would say so."""
+    """Parse each line alone: an unclosed quote would silently swallow all later numbers."""
     lines = text.splitlines()
     first = next((line for line in lines if line.strip()), "")
     delimiter = max(",;\t", key=first.count)

@@ -1,7 +1,7 @@
-"""Our opt-outs against a provider's own list: what it has and we lack becomes evidence, what only we have is counted.
+"""Reconcile our opt-outs with a provider's list: record the missing opt-outs, count the opt-outs only we have.
 
-A person may stop with the provider without our hearing of it: in its console, by a callback that was never sent, before
-we came (DOMAIN 1.7). It counts from now: whatever we had been told before, the provider would not deliver.
+A person may opt out with the provider without our knowledge: in its console, by a callback never sent, or before our
+time (DOMAIN 1.7). The opt-out counts from now: the provider would not deliver, with any consent on record.
 """
 
 import logging
@@ -33,16 +33,16 @@ log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1")
 
 SOURCE = "provider_list"
-CHUNK = 1000  # subjects locked, or looked at, at once
+CHUNK = 1000  # subjects locked or read at once
 LIST_CHARS = 4_000_000
-LIST_BYTES = 2 * LIST_CHARS  # of a body: in JSON a line break is two
+LIST_BYTES = 2 * LIST_CHARS  # of a body: JSON writes a line break as two bytes
 LINES_NAMED = 100
 
 Held = Annotated[Resources[ServiceSettings], Depends(resources)]
 
 
 class ListBody(Body):
-    """A provider's list of opted-out numbers, for what it sends for one sender."""
+    """A provider's list of opted-out numbers, for the traffic of one sender."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -56,8 +56,11 @@ class ListBody(Body):
 
 
 class Drift(Body):
-    """What differs. `listed` counts people, not lines: two where a number may be that of either. Those `missing_here`
-    are opted out from now on."""
+    """The differences found.
+
+    `listed` counts people, not lines: a number with two readings counts two. The people `missing_here` are opted out
+    from now on.
+    """
 
     listed: int
     known_opted_out: int
@@ -69,8 +72,10 @@ class Drift(Body):
 
 @router.post("/reconciliations")
 async def reconcile(body: ListBody, caller: Annotated[Caller, Depends(require("consent:write"))], held: Held) -> Drift:
-    """Compare, and record what was missing; the same list again finds nothing more. In chunks: a list that is cut short
-    by an error is given again."""
+    """Compare the lists, and record the missing opt-outs. The same list again finds nothing more.
+
+    The work runs in chunks: after an error, send the list again.
+    """
     caller.may_use(body.sender_id)
     async with held.database.begin() as tx:
         if await store.find_sender(tx, body.sender_id) is None:
@@ -98,8 +103,7 @@ async def reconcile(body: ListBody, caller: Annotated[Caller, Depends(require("c
 
 
 def _listed(text: str, held: Resources[ServiceSettings]) -> tuple[dict[str, str], list[int]]:
-    """(numbers by subject_id, lines without one). As for any opt-out, whatever has digits is a number. Raises
-    Invalid."""
+    """Return numbers by subject_id, and the lines without a digit. Raises Invalid."""
     listed: dict[str, str] = {}
     unreadable = []
     try:
@@ -120,7 +124,10 @@ def _listed(text: str, held: Resources[ServiceSettings]) -> tuple[dict[str, str]
 async def _record_missing(
     held: Resources[ServiceSettings], body: ListBody, caller: Caller, chunk: Mapping[str, str]
 ) -> int:
-    """Opt out those of the chunk who are not; how many. That the others are listed as well is kept beside."""
+    """Opt out the people of the chunk who are not, and return their number.
+
+    The people already opted out get a suppression-list entry.
+    """
     sealed = {subject_id: held.field_keys.seal(number, f"number:{subject_id}") for subject_id, number in chunk.items()}
     now = datetime.now(UTC)
     async with held.database.begin() as tx:

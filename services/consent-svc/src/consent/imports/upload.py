@@ -1,9 +1,9 @@
-"""Imports over HTTP: opened with what holds for every line, uploaded in parts, watched, and accounted for line by line.
+"""Serve imports over HTTP: open an import with its terms, upload the file in parts, follow progress, read verdicts.
 
-The body is cut into pieces of whole lines as it arrives, and each is sealed and kept: never the whole file in memory,
-nor a number on disk that is not sealed. Where a connection breaks, the upload goes on from `received_bytes`, after the
-manner of "Resumable Uploads for HTTP" (draft-ietf-httpbis-resumable-upload): `Upload-Offset`, `Upload-Complete`. Until
-the file is complete nothing of it counts; then `importing.py` records it.
+The upload cuts the body into pieces of whole lines and stores each piece encrypted: memory never holds the whole file,
+nor the disk a number in clear. After a broken connection the caller resumes from `received_bytes`, with `Upload-Offset`
+and `Upload-Complete` (draft-ietf-httpbis-resumable-upload). No line counts until the file is complete; then `worker.py`
+records the pieces.
 """
 
 import asyncio
@@ -57,10 +57,10 @@ class UploadComplete(Conflict):
 
 
 class Terms(Body):
-    """What holds for every line that does not say otherwise.
+    """The values for every line that does not give its own.
 
-    Of an opt-in each line must say `occurred_at` itself: nothing loosens by a date that was given to all. The `purpose`
-    here is of opt-ins and of suppressions; an `opt_out` among consents is of the purpose its line names, or of all.
+    Each opt-in must give its own `occurred_at`: a date shared by all lines opens nothing. `purpose` applies to opt-ins
+    and suppressions; an `opt_out` among consents covers the purpose on its line, or all purposes.
     """
 
     model_config = ConfigDict(
@@ -104,10 +104,12 @@ class Terms(Body):
 
 
 class Import(BaseModel):
-    """`lines` counts those that have arrived, blank ones too; each that is not blank becomes one of the four verdicts.
+    """An import and its counts.
 
-    `created`: recorded, and it changed something. `unchanged`: known, or it said nothing new. `outvoted`: an opt-in
-    that a newer STOP, or an expiry, stands against; it is kept in the ledger and opens nothing. `refused`: not kept.
+    `lines` counts the lines that have arrived, blank lines too; each line that is not blank gets one of four verdicts.
+
+    `created`: recorded, with a change. `unchanged`: known, or without a change. `outvoted`: an opt-in that a newer STOP
+    or an expiry outweighs; the ledger keeps the opt-in, and no consent opens. `refused`: not kept.
     """
 
     import_id: str
@@ -131,7 +133,10 @@ class Import(BaseModel):
 
 @router.post("/imports", status_code=201)
 async def open_import(body: Terms, response: Response, caller: Writer, held: Held, key: Key = None) -> Import:
-    """201, or 200 where this Idempotency-Key opened it before. The file itself goes to `/v1/imports/{id}/body`."""
+    """Open an import: 201, or 200 where this Idempotency-Key opened the import before.
+
+    The file itself goes to `/v1/imports/{id}/body`.
+    """
     _may_import(caller, body.sender_id)
     now = datetime.now(UTC)
     wanted = ImportFile(
@@ -181,9 +186,9 @@ async def upload(
     upload_offset: Annotated[int, Header(ge=0, le=BIGINT)],
     upload_complete: Annotated[Literal["?0", "?1"], Header()] = "?0",
 ) -> Import:
-    """Take the bytes of the file from `Upload-Offset` on; `Upload-Complete: ?1` says that these are the last.
+    """Append bytes to the file from `Upload-Offset` on; `Upload-Complete: ?1` marks the last.
 
-    409 where the upload stands elsewhere: ask for the import, and go on from its `received_bytes`.
+    409 where the upload stands elsewhere: read the import, and resume from its `received_bytes`.
     """
     file = await _visible(held, caller, import_id)
     if file.complete:
@@ -200,7 +205,7 @@ async def upload(
 
 @router.get("/imports/{import_id}")
 async def get_import(import_id: Storable, caller: Writer, held: Held) -> Import:
-    """How far it has arrived, and how far it is recorded."""
+    """Return an import's upload and recording progress."""
     return await _view(held, await _visible(held, caller, import_id))
 
 
@@ -208,14 +213,16 @@ async def get_import(import_id: Storable, caller: Writer, held: Held) -> Import:
 async def get_verdicts(
     import_id: Storable, caller: Writer, held: Held, verdict: Annotated[Verdict | None, Query()] = None
 ) -> StreamingResponse:
-    """A CSV: what became of each line, by its number in the file; no number of a person is repeated. While recording,
-    as far as everything before is recorded."""
+    """Return a CSV with each line's verdict by line number, and no phone numbers.
+
+    During recording the CSV ends before the first unrecorded piece.
+    """
     file = await _visible(held, caller, import_id)
     return StreamingResponse(_verdicts(held, file, verdict), media_type="text/csv; charset=utf-8")
 
 
 class _Arriving:
-    """One upload while its parts come in. Each piece is kept in a transaction of its own."""
+    """An upload in progress. Each piece is stored in a transaction of its own."""
 
     def __init__(self, held: Resources[ServiceSettings], file: ImportFile) -> None:
         self._held = held
@@ -223,7 +230,7 @@ class _Arriving:
         self._format: Format = "csv" if file.format == "csv" else "ndjson"
 
     async def take(self, parts: AsyncIterator[bytes], *, complete: bool) -> ImportFile:
-        """The import as it stands when all of them have come. Raises WrongFile, OffsetMismatch."""
+        """Store all parts and return the import as stored. Raises WrongFile, OffsetMismatch."""
         arrived = bytearray(self._rest())
         cut_at = len(arrived) + PIECE_BYTES
         async for part in parts:
@@ -244,7 +251,7 @@ class _Arriving:
         return self._file
 
     async def _keep(self, arrived: bytes, *, last: bool) -> bytes:
-        """Keep the whole pieces of what has arrived; returns what is left."""
+        """Store the whole pieces of the bytes and return the bytes left."""
         announced = self._file.bytes
         if announced is not None and self._kept_bytes + len(arrived) > announced:
             raise WrongFile("too_long", f"more than the {announced} bytes that were announced")
@@ -273,7 +280,7 @@ class _Arriving:
         )
 
     async def _put(self, file: ImportFile, sealed: Piece | None = None, first_line: int = 0) -> None:
-        """Raises OffsetMismatch where somebody else has gone on with this upload."""
+        """Store the progress. Raises OffsetMismatch where another request has continued the upload."""
         now = datetime.now(UTC)
         async with self._held.database.begin() as tx:
             held = await import_files.find(tx, file.import_id, lock=True)
@@ -286,7 +293,7 @@ class _Arriving:
 
     @property
     def _kept_bytes(self) -> int:
-        """Of the pieces, without what was left."""
+        """Return the bytes stored in pieces."""
         return self._file.received_bytes - len(self._rest())
 
     def _rest(self) -> bytes:
@@ -299,12 +306,12 @@ class _Arriving:
 
 
 def sealing_context(import_id: str, name: str) -> str:
-    """`name`: the position of a piece, or "rest"."""
+    """Return the encryption context. `name`: a piece's position, or "rest"."""
     return f"import:{import_id}:{name}"
 
 
 async def _parts(request: Request) -> AsyncIterator[bytes]:
-    """Raises Malformed when the body stops arriving."""
+    """Yield the body. Raises Malformed when the body stops arriving."""
     stream = request.stream()
     while True:
         try:

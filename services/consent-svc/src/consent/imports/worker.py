@@ -1,8 +1,8 @@
-"""Recording what was imported: a piece of a complete file in one transaction, through the one door, until none waits.
+"""Record complete imports through the recorder, one piece per transaction.
 
-The import firewall is the ledger's own rule, and nothing besides: what a line says is ordered by *its* time at source,
-so that an old opt-in can never outvote a newer STOP, and the lines may come in any order, twice, or after a crash.
-Nothing is recorded while the outbox is long: a STOP would wait behind it.
+The import firewall is the ledger's own order: by a line's time at source, so that an old opt-in never outvotes a newer
+STOP, and lines may come in any order, twice, or after a crash. The worker records nothing while the outbox is long: a
+STOP would wait behind the import.
 """
 
 import asyncio
@@ -43,16 +43,16 @@ log = logging.getLogger(__name__)
 LINES = counter("sms_consent_import_lines_total", "Lines of imported files, by what became of them.", ["verdict"])
 
 LOOK_EVERY_S = 0.25
-AT_ONCE = 3  # pieces: one is decided while Postgres writes the others
+AT_ONCE = 3  # pieces: the worker decides one while Postgres writes others
 PUT_OFF = timedelta(seconds=10)
 TIDY_EVERY_S = 600.0
-ABANDONED_AFTER = timedelta(days=1)  # nothing more has arrived of an upload: its bytes are somebody's data
+ABANDONED_AFTER = timedelta(days=1)  # since the last bytes, which are personal data
 
 Reasons = tuple[str, ...]
 
 
 class _Shown(msgspec.Struct, frozen=True):
-    """What a line was said with, where the line itself does not say."""
+    """The evidence fields for a line without its own."""
 
     source: str
     form_id: str | None = None
@@ -73,12 +73,12 @@ _terms = msgspec.json.Decoder(_Terms)
 
 
 class Importing:
-    """`backlog`: rows waiting to be published beyond which no more are written."""
+    """The workers that record imports. `backlog`: outbox rows beyond which no piece is recorded."""
 
     def __init__(self, held: Resources[Any], *, backlog: int) -> None:
         self._held = held
         self._backlog = backlog
-        self._put_off: dict[str, datetime] = {}  # imports of which a piece has failed, and until when
+        self._put_off: dict[str, datetime] = {}  # imports with a failed piece, and until when
 
     def workers(self) -> list[Worker]:
         database = self._held.database
@@ -92,10 +92,10 @@ class Importing:
         return [Worker(timer.name, timer.run) for timer in timers]
 
     async def record_piece(self) -> bool:
-        """One piece. Was there one?"""
+        """Record the next waiting piece. Return whether a piece was recorded."""
         async with self._piece() as (tx, piece):
             if piece is None or await outbox.backlog(tx) > self._backlog:
-                return False  # woken when the relay has published
+                return False  # the relay wakes the timer
             now = datetime.now(UTC)
             sender_id = piece.file.sender_id
             purposes = await store.purposes_of(tx, {sender_id} if sender_id else ())
@@ -123,8 +123,10 @@ class Importing:
 
     @asynccontextmanager
     async def _piece(self) -> AsyncIterator[tuple[AsyncConnection, WaitingPiece | None]]:
-        """A piece, locked. Where it fails, its import is put off for a while: it would be the next again, and all
-        others would wait for it."""
+        """Lock the next waiting piece. After a failure, put its import off for PUT_OFF.
+
+        Otherwise the same piece would come next again, and block every other import.
+        """
         piece = None
         try:
             async with self._held.database.begin() as tx:
@@ -140,9 +142,12 @@ class Importing:
     async def _out_already(
         self, tx: AsyncConnection, reading: "_Reading", statements: Sequence[Statement]
     ) -> frozenset[str]:
-        """Of an undated list, the evidence of those who are out of what it names: a list that comes every day is no
-        evidence each time. Who opted in since is not among them. Locked: who is opting in at this moment is waited for.
-        Strangers get their row first, as everywhere: who is opting them in may want those on record next."""
+        """Return the evidence ids from an undated list for people already opted out of the named scope.
+
+        A daily list adds no evidence each day. A person who has opted in since is not in the result; the lock waits for
+        an opt-in in progress. A new subject gets a row before any lock, as everywhere: a concurrent opt-in may need the
+        row next.
+        """
         if not reading.undated:
             return frozenset()
         subjects = await store.lock_subjects(tx, dict.fromkeys(s.subject_id for s in statements))
@@ -155,7 +160,7 @@ class Importing:
         )
 
     async def forget_abandoned(self) -> bool:
-        """Uploads that nobody goes on with."""
+        """Delete abandoned uploads."""
         async with self._held.database.begin() as tx:
             forgotten = await import_files.forget_abandoned(tx, datetime.now(UTC) - ABANDONED_AFTER)
         if forgotten:
@@ -164,7 +169,7 @@ class Importing:
 
 
 class _Reading:
-    """The lines of one piece on their way to be statements. Computation only, run in a thread."""
+    """The lines of a piece on their way to statements. Computation only, for a thread."""
 
     def __init__(self, held: Resources[Any], piece: WaitingPiece, purposes: Purposes | None) -> None:
         self._held = held
@@ -177,11 +182,11 @@ class _Reading:
 
     @property
     def undated(self) -> bool:
-        """A list of suppressions that counts from when it came."""
+        """Return whether the file is a suppression list whose terms give no date."""
         return self._lists and self._terms.occurred_at is None
 
     def lines(self) -> dict[int, list[Statement] | Reasons]:
-        """By line: what it says of each number that it may name, or why it is refused."""
+        """Return, by line, a statement for each number that the line may mean, or the refusal reasons."""
         context = sealing_context(self._file.import_id, str(self._piece.position))
         body = self._held.field_keys.unseal_bytes(self._piece.body, context)
         read = import_lines.read(body, import_files.layout(self._file), self._piece.first_line)
@@ -206,12 +211,12 @@ class _Reading:
         return [Statement(who, self._sealed(who, number), evidence) for who, number, evidence in said]
 
     def _sealed(self, subject_id: str, number: str | None) -> str | None:
-        """Of a list the keyed hash alone is kept."""
+        """Return the encrypted number. A suppression list keeps the keyed hash alone."""
         return None if self._lists or not number else self._held.field_keys.seal(number, f"number:{subject_id}")
 
     def _evidence(self, line: Line, subject_id: str, kind: Kind, purpose: str | None, at: datetime) -> Evidence:
         terms, shown = self._terms, self._terms.evidence
-        said_at = at if kind == "opt_in" else min(at, self._piece.received_at)  # dated ahead: from when it came
+        said_at = at if kind == "opt_in" else min(at, self._piece.received_at)  # at most its arrival
         form = line if line.form_id or line.form_version or line.text_shown else shown  # one form, not half of each
         return Evidence(
             evidence_id=evidence_id(
@@ -232,14 +237,17 @@ class _Reading:
         )
 
     def _asked(self, purpose: str, opening: bool) -> bool:
-        """What is no longer offered can still be left."""
+        """Return whether the purpose is on offer. An opt-out may name a past purpose."""
         if self._purposes is None:
             return False
         return purpose in (self._purposes.offered if opening else self._purposes.ever)
 
     def _subjects(self, line: Line, opening: bool, reasons: list[str]) -> Sequence[tuple[str, str | None]]:
-        """(subject_id, number) of each whom the line may name: of what only tightens, two where a number may be that of
-        either. Of a list, a subject_id may be given for the number."""
+        """Return (subject_id, number) of each person whom the line may mean.
+
+        An opt-out covers both people where a number has two readings. A suppression may give a subject_id for the
+        number.
+        """
         keys = self._held.subject_keys
         if line.subject_id is not None:
             if not self._lists or line.number is not None or not keys.is_subject_id(line.subject_id):
@@ -254,7 +262,7 @@ class _Reading:
         return [(keys.subject_id(number), number) for number in numbers]
 
     def _at(self, line: Line, opening: bool, reasons: list[str]) -> datetime:
-        """In UTC, so that two ways of writing an instant are one evidence."""
+        """Return the line's time, in UTC so that two spellings of an instant make one evidence."""
         if line.occurred_at is None:
             if opening:
                 reasons.append("occurred_at_missing")
@@ -269,13 +277,13 @@ class _Reading:
 
 
 def _verdict_of_all(results: Sequence[Recorded | None]) -> tuple[Verdict, Reasons]:
-    """Of a line that was for two, what it changed."""
+    """Return the verdict of a line with two readings: `created` if either is."""
     verdicts = [_verdict(result) for result in results]
     return next((each for each in verdicts if each[0] == "created"), verdicts[0])
 
 
 def _verdict(result: Recorded | None) -> tuple[Verdict, Reasons]:
-    """None: it was left out, since the person is out already."""
+    """Return a statement's verdict. `None`: skipped, because the person is already opted out."""
     if result is None:
         return "unchanged", ()
     decided, evidence = result.decision, result.statement.evidence

@@ -1,8 +1,10 @@
-"""The preference page: what a person sees and decides behind a short link. Server-rendered, no script, no third party.
+"""The preference page, where a person sees and changes their consents. Server-rendered, no script, no third party.
 
 link.py     the short link: signed, expiring (pure)
-view.py     what the page shows of what is held (pure)
-words.py    its words, fr.json and en.json (pure)
-routes.py   the page itself, and the call that makes a link
-*.html      the markup; page.css the looks, inlined under a hash in the content policy
+view.py     the content of the page, from the records (pure)
+copies.py   a copy of that content, as JSON or CSV (pure)
+words.py    the sentences, from fr.json and en.json (pure)
+routes.py   the page over HTTP, and the call that makes a link
+confirm.py  the page behind the link of a double opt-in
+*.html      the markup; page.css the style, inlined under a hash in the content policy
 """

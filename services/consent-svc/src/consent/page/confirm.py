@@ -1,8 +1,7 @@
-"""The page behind the link of a double opt-in: what you would agree to, of whom, and one button that says yes.
+"""Serve the page behind a double opt-in link: the offered consent, its sender, and a button that says yes.
 
-A GET changes nothing: messengers and scanners follow links before people do. Only the button's POST, with the form that
-the page made for this very link, answers the question, and only while the question is open. It counts once. A link that
-does not hold says nothing of whose it was.
+A GET changes no state: messengers and scanners follow links before people do. Only the button's POST answers, with the
+form made for this link, once, while the question is open. The page for an invalid link reveals no person.
 """
 
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from consent.page.words import Words
 from consent.store import Sender
 
 PATH = "/c"
-CONFIRM = b"double opt-in"  # a link to the preference page opens nothing here, nor the other way round
+CONFIRM = b"double opt-in"  # no link to the preference page opens this page, nor the reverse
 Said = Literal["ask", "confirmed", "unknown", "gone", "closed", "stale", "elsewhere"]
 CODES: dict[Said, int] = {
     "ask": 200,
@@ -45,7 +44,7 @@ pages = APIRouter(prefix=PATH, route_class=_Page, default_response_class=HTMLRes
 
 
 def url(held: Resources[PageSettings], link_id: str, expires_at: datetime) -> str:
-    """Where its person confirms. `page_url` is set."""
+    """Return the link where the person confirms. The caller has checked that `page_url` is set."""
     assert held.settings.page_url is not None, "the caller has looked"
     written = token(Link(link_id, expires_at), held.link_keys, CONFIRM)
     return f"{held.settings.page_url.rstrip('/')}{PATH}/{written}"
@@ -53,7 +52,7 @@ def url(held: Resources[PageSettings], link_id: str, expires_at: datetime) -> st
 
 @dataclass(frozen=True, slots=True)
 class _Visit:
-    """A link that holds, its question and its person's sender, and what was recorded when it was asked."""
+    """A valid link with its question, its sender, and the recorded request."""
 
     question: Question
     number: str
@@ -64,7 +63,7 @@ class _Visit:
 
 @pages.get("/{written}")
 async def show(written: str, request: Request, held: Held) -> Response:
-    """What is asked, or what became of it. Changes nothing."""
+    """Show the question, or its outcome. Changes no state."""
     words = _words(request)
     async with held.database.begin() as tx:
         visit = await _visit(tx, held, written, datetime.now(UTC))
@@ -79,7 +78,7 @@ async def show(written: str, request: Request, held: Held) -> Response:
 
 @pages.post("/{written}")
 async def confirm(written: str, request: Request, held: Held) -> Response:
-    """Yes. Said again, it is what it was; said too late, it changes nothing."""
+    """Record the yes. A repeated or late yes changes no state."""
     sent, now = await _form(request), datetime.now(UTC)
     words = _words(request, sent.get("lang"))
     if request.headers.get("sec-fetch-site", "none") not in OURS:
@@ -108,7 +107,10 @@ async def confirm(written: str, request: Request, held: Held) -> Response:
 async def _visit(
     tx: AsyncConnection, held: Resources[PageSettings], written: str, now: datetime, *, lock: bool = False
 ) -> _Visit | Said:
-    """What the link opens; or why it opens nothing. `lock`: nothing comes between what is read and what is recorded."""
+    """Return the visit, or the reason for a refusal.
+
+    With `lock`, no other transaction changes the subject between this read and the recording.
+    """
     named = read(written, held.link_keys, CONFIRM)
     if named is None:
         return "unknown"

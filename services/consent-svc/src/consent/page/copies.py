@@ -1,6 +1,6 @@
-"""A copy of what the page shows of a person, to take away: JSON for software, CSV for a spreadsheet. Pure.
+"""Write a person's copy of the page's content: JSON for software, CSV for a spreadsheet. Pure.
 
-The number itself is not in it: the person knows it, and the file may travel.
+The copy leaves out the phone number: the person knows the number, and the file may travel.
 """
 
 import csv
@@ -40,7 +40,7 @@ def json_copy(view: View, now: datetime) -> bytes:
 
 
 def csv_copy(view: View) -> bytes:
-    """One line of the ledger a row, with a byte-order mark: spreadsheets take it for something else without."""
+    """Return a row per ledger line, with a byte-order mark, without which spreadsheets misread the encoding."""
     written = io.StringIO()
     rows = csv.writer(written)
     rows.writerow(("brand", "wording", "recorded_at", *EVIDENCE))

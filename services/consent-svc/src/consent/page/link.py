@@ -1,11 +1,12 @@
-"""A short link's token: when it expires, its id, and our signature, in 28 characters that fit an SMS. Pure.
+"""Make and read a short link's token: expiry, id and signature in 28 characters that fit an SMS. Pure.
 
     4 bytes   expires_at, in seconds since 1970
     8 bytes   the link's id, random
-    9 bytes   HMAC of both: who has not been given a link must guess 136 bits
+    9 bytes   HMAC of both: a stranger must guess 136 bits
 
-What is forged or altered is refused by the signature alone, without a look at the database, and so is what has expired:
-nothing tells a stranger whether a link ever was. The key is not in the database, so neither are the links.
+The signature alone refuses a forged token, and the expiry in the token an old link, without a database query: a
+stranger cannot learn whether a link ever existed. The signing key is not in the database, so a leaked database yields
+no links.
 """
 
 import base64
@@ -17,7 +18,7 @@ from datetime import UTC, datetime
 from common.privacy.keyring import LinkKeys
 
 EXPIRY_BYTES, ID_BYTES, TAG_BYTES = 4, 8, 9
-TOKEN = re.compile(r"[A-Za-z0-9_-]{28}", re.ASCII)  # 21 bytes exactly: no padding, so each link is written one way
+TOKEN = re.compile(r"[A-Za-z0-9_-]{28}", re.ASCII)  # exactly 21 bytes: no padding, so each link has a single spelling
 FORM_BYTES = 12
 BROWSER = re.compile(r"[A-Za-z0-9_-]{22}", re.ASCII)  # 128 random bits
 FORM = re.compile(r"[A-Za-z0-9_-]{16}", re.ASCII)
@@ -25,20 +26,20 @@ FORM = re.compile(r"[A-Za-z0-9_-]{16}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """What a token says. `link_id`: the 8 bytes, as hex."""
+    """The content of a token. `link_id`: the 8 bytes, as hex."""
 
     link_id: str
     expires_at: datetime
 
 
 def token(link: Link, keys: LinkKeys, kind: bytes = b"link") -> str:
-    """`expires_at` counts to the second. A link of one `kind` is none of another."""
+    """Return the token, with `expires_at` cut to the second. A token of one `kind` never reads as another kind."""
     body = int(link.expires_at.timestamp()).to_bytes(EXPIRY_BYTES, "big") + bytes.fromhex(link.link_id)
     return _text(body + keys.tag(kind + body)[:TAG_BYTES])
 
 
 def read(written: str, keys: LinkKeys, kind: bytes = b"link") -> Link | None:
-    """None: not one of ours. It may have expired: that is for the caller to see."""
+    """Return the link, or None for a token not signed here. The caller checks the expiry."""
     if not TOKEN.fullmatch(written):
         return None
     raw = base64.urlsafe_b64decode(written)
@@ -50,8 +51,11 @@ def read(written: str, keys: LinkKeys, kind: bytes = b"link") -> Link | None:
 
 
 def form(keys: LinkKeys, *of: object) -> str:
-    """What a form must send back to be taken: what it is for, the link, the browser, and what was held when it was made
-    (the ledger's length). So it counts once: what it changes, it no longer fits."""
+    """Return the value that a form must send back, bound to the values in `of`.
+
+    The preference page binds the action, the link, the browser and the ledger's length. A form that has changed the
+    ledger therefore fits no second time.
+    """
     return _text(keys.tag(_form(of))[:FORM_BYTES])
 
 
@@ -60,7 +64,7 @@ def form_holds(sent: str, keys: LinkKeys, *of: object) -> bool:
 
 
 def browser_hash(browser: str) -> str:
-    """In which form we keep who used a link. `browser`: 128 random bits, so a plain hash keeps them."""
+    """Return the stored form of a browser id. `browser`: 128 random bits, so a plain hash is enough."""
     return hashlib.sha256(browser.encode()).hexdigest()
 
 

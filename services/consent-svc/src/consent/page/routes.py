@@ -1,11 +1,10 @@
-"""The preference page over HTTP, and the call by which an internal service makes a link to it.
+"""Serve the preference page, and the call by which an internal service makes a link to the page.
 
-An edge. A GET changes nothing, whoever follows the link before the person does. What tightens needs the link and no
-more: it is as easy as it can be. What does not (an opt-in, a copy, an erasure) also needs the browser that the link
-belongs to, the first one it was used in for such a thing, and a form made for what is held now. An opt-in or an erasure
-takes a link that went to the person's phone, or to a caller for every sender: who is limited to some could be the first
-browser (ADR-0058). No answer here is JSON: a person reads it, and it says nothing of whose link it was where the link
-does not hold.
+A GET changes no state: scanners follow a link before the person does. Tightening needs the link alone, to be as easy as
+possible. An opt-in, a copy or an erasure also needs the link's browser, the first to do any of the three, and a form
+made for the present ledger. An opt-in or an erasure needs a link texted to the person, or given to a caller for every
+sender: a caller limited to some senders could be the first browser (ADR-0058). Every refusal is a page for a person,
+and the page for an invalid link reveals no owner.
 """
 
 import base64
@@ -55,12 +54,12 @@ from consent.store import PreferenceLink, Sender, Subject
 log = logging.getLogger(__name__)
 
 PATH = "/p"
-FORM_BYTES = 4096  # of what a form of the page sends
+FORM_BYTES = 4096  # in a form
 SOURCE = "preference_page"
 CSS = files.files(__package__).joinpath("page.css").read_text(encoding="utf-8")
 _STYLE = base64.b64encode(hashlib.sha256(CSS.encode()).digest()).decode()
 HEADERS = {
-    # Nothing is fetched, framed or run; the one style sheet is in the page, under its hash, and the icon in its URL.
+    # The browser fetches, frames and runs nothing: the style sheet is inline under its hash, the icon in its URL.
     "Content-Security-Policy": (
         f"default-src 'none'; style-src 'sha256-{_STYLE}'; img-src data:; form-action 'self'; base-uri 'none';"
         " frame-ancestors 'none'"
@@ -75,14 +74,14 @@ HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
     "Vary": "Accept-Language",
 }
-OURS = ("same-origin", "none")  # of Sec-Fetch-Site; a browser too old to say it cannot be told apart
+OURS = ("same-origin", "none")  # of Sec-Fetch-Site; an old browser sends none and passes
 
 
 class PageSettings(ServiceSettings):
-    """`page_url`: where people reach this page, without its path: "https://p.example". Without it no link is made."""
+    """`page_url`: the page's address without its path: "https://p.example". Without `page_url` no link is made."""
 
     page_url: str | None = None
-    link_days: int = Field(7, ge=1, le=90)  # how long a link lasts unless its maker says otherwise
+    link_days: int = Field(7, ge=1, le=90)  # default lifetime of a link
 
 
 Held = Annotated[Resources[PageSettings], Depends(resources)]
@@ -112,7 +111,7 @@ class NotSent(Conflict):
 
 
 class LinkBody(Body):
-    """For whom. `sender_id` null: the page shows every sender; it must be said, not left out."""
+    """The person and the sender. `sender_id` is required; null shows every sender."""
 
     sender_id: Short | None
     number: Number
@@ -125,7 +124,10 @@ class LinkBody(Body):
 
 
 class LinkAnswer(BaseModel):
-    """`url`: for this person's phone only; null where it was texted. It is not kept: who loses it makes another."""
+    """A link. `url` is for this person's phone only, and null where the link was texted.
+
+    The URL is not stored: after a loss, make another link.
+    """
 
     subject_id: str
     url: str | None
@@ -133,7 +135,7 @@ class LinkAnswer(BaseModel):
 
 
 class _Page(APIRoute):
-    """Whatever goes wrong, a person reads a page, and how to stop without it."""
+    """A route whose every failure is a page, with a way to stop that needs no page."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -153,14 +155,16 @@ pages = APIRouter(prefix=PATH, route_class=_Page, default_response_class=HTMLRes
 
 
 def router(answers_per_day: int) -> APIRouter:
-    """`answers_per_day`: to one number, whatever for."""
+    """Return the API router. `answers_per_day` caps the texts to a number, of every kind."""
     router = APIRouter(prefix="/v1")
 
     @router.post("/preference-links", status_code=201)
     async def make_link(body: LinkBody, caller: WritesConsent, held: Held, key: Key = None) -> LinkAnswer:
-        """A short link to the preference page of one person; texted to them, or given to the caller to do so. One given
-        to a caller limited to some senders stops, and neither opts in nor erases: have it texted (`send`) for that.
-        With an Idempotency-Key, the same link again, texted once."""
+        """Make a short link to a person's preference page, and text the link or return the URL.
+
+        A URL given to a caller limited to some senders stops, and neither opts in nor erases; use `send` for these.
+        With an Idempotency-Key, the same request returns the same link and texts once.
+        """
         if body.sender_id is not None:
             caller.may_use(body.sender_id)
         elif caller.senders is not None:
@@ -180,7 +184,7 @@ def router(answers_per_day: int) -> APIRouter:
             number=held.field_keys.seal(number, f"number:{subject_id}"),
             sender_id=body.sender_id,
             expires_at=(now + timedelta(days=body.days or held.settings.link_days)).replace(microsecond=0),
-            whole=body.send or caller.senders is None,  # one that could not be texted is not kept
+            whole=body.send or caller.senders is None,  # an unsent link rolls back
             given_to=None if body.send else caller.subject,
         )
         async with held.database.begin() as tx:
@@ -201,11 +205,14 @@ def router(answers_per_day: int) -> APIRouter:
 async def _send(
     tx: AsyncConnection, answers: Answers, link: PreferenceLink, sender: Sender | None, url: str, now: datetime
 ) -> None:
-    """Text the link to the person it is for. Raises Invalid without a sender, Conflict where it may not be sent."""
+    """Text the link to its person, once.
+
+    Raises Invalid without a sender, and NotSent for a number not on record or a text that the answers refuse.
+    """
     if sender is None:
         raise Invalid("an SMS is some sender's", reasons=[Reason("sender_id", "sender_missing")])
     known = await store.lock_subjects(tx, {}, known=[link.subject_id])
-    if not known:  # or anybody's number could be texted through us
+    if not known:  # else a caller could have any number texted
         raise NotSent("nothing is on record of this number", reasons=[Reason("number", "unknown_subject")])
     identity = replies.Identity(sender.legal_name, sender.brand, sender.contact, sender.replies)
     answer = Answer(
@@ -222,7 +229,7 @@ async def _send(
 
 
 def _link_id(held: Resources[PageSettings], caller: Caller, key: str | None, body: LinkBody, subject_id: str) -> str:
-    """Random, or the same for the same request of the same caller: the key's owner and all that was asked are in it."""
+    """Return a random id, or with a key the same id for the same request of the same caller."""
     if key is None:
         return secrets.token_hex(8)
     asked = "\n".join((caller.subject, key, subject_id, body.sender_id or "", str(body.days or ""), str(body.send)))
@@ -231,8 +238,7 @@ def _link_id(held: Resources[PageSettings], caller: Caller, key: str | None, bod
 
 @dataclass(frozen=True, slots=True)
 class _Visit:
-    """A request with a link that holds. `token`: the link as written. `browser`: whose request it is, by its cookie;
-    None where it sent none."""
+    """A request with a valid link. `token`: the link as written. `browser`: from the cookie, else None."""
 
     token: str
     link: PreferenceLink
@@ -246,13 +252,13 @@ class _Visit:
 
     @property
     def elsewhere(self) -> bool:
-        """The link belongs to another browser."""
+        """Return whether the link belongs to another browser."""
         return self.link.browser is not None and self.link.browser != browser_hash(self.browser or "")
 
 
 @pages.get("/{written}")
 async def show(written: str, request: Request, held: Held) -> Response:
-    """What is held, and the ways out of it. Changes nothing."""
+    """Show the records, and the ways out. Changes no state."""
     async with held.database.begin() as tx:
         visit = await _visit(tx, request, held, written)
         if isinstance(visit, Response):
@@ -291,7 +297,7 @@ async def show(written: str, request: Request, held: Held) -> Response:
 
 @pages.post("/{written}/stop")
 async def stop(written: str, request: Request, held: Held) -> Response:
-    """Everything this link covers, at once. Any holder of the link may: it only tightens."""
+    """Stop everything that the link covers. Any holder of the link may, because a stop only tightens."""
     form = await _form(request)
     async with held.database.begin() as tx:
         visit = await _visit(tx, request, held, written, form.get("lang"))
@@ -303,7 +309,7 @@ async def stop(written: str, request: Request, held: Held) -> Response:
 
 @pages.post("/{written}/purposes")
 async def choose(written: str, request: Request, held: Held) -> Response:
-    """One purpose, off or on."""
+    """Turn a purpose off or on."""
     form = await _form(request)
     sender_id, purpose = form.get("sender", ""), form.get("purpose", "")
     async with held.database.begin() as tx:
@@ -316,13 +322,13 @@ async def choose(written: str, request: Request, held: Held) -> Response:
             if link.sender_id not in (None, sender_id) or purposes is None or purpose not in purposes.ever:
                 return _door(request, "stale", visit.words)
             said = contacts.contact(link.subject_id, sender_id, visit.now, visit.now, source=SOURCE, actor=actor(link))
-            # a no to one purpose is no contact by itself, as a list may say it; nor where somebody else may press it
+            # an opt-out of one purpose is no contact by itself; a link that only stops may be in other hands
             met = {} if link.only_stops else await contacts.worth_keeping(tx, {0: said})
             await _refuse(tx, visit, sender_id, purpose, *met.values())
             return _door(request, "halted", visit.words) if visit.elsewhere else _back(visit)
         if link.only_stops:
             return _door(request, "limited", visit.words)
-        # locked before the form is looked at: no stop comes between what the person saw and what is recorded
+        # lock before checking the form, so that no STOP comes between the page the person saw and the record
         await store.lock_subjects(tx, {}, known=[link.subject_id])
         seen = await _seen(tx, held, visit)
         choice = next(
@@ -352,7 +358,10 @@ async def choose(written: str, request: Request, held: Held) -> Response:
 
 @pages.post("/{written}/copy")
 async def copy(written: str, request: Request, held: Held) -> Response:
-    """What the page shows and more, as a file. By POST: a scanner that follows links downloads nobody's data."""
+    """Download the page's content and the evidence as a file.
+
+    The method is POST, so that a scanner that follows links downloads no personal data.
+    """
     form = await _form(request)
     async with held.database.begin() as tx:
         visit = await _visit(tx, request, held, written, form.get("lang"))
@@ -373,7 +382,7 @@ async def copy(written: str, request: Request, held: Held) -> Response:
 
 @pages.post("/{written}/erase")
 async def erase(written: str, request: Request, held: Held) -> Response:
-    """Everything, everywhere, of every sender: stop first, then each service erases what it holds."""
+    """Erase the person for every sender: record the opt-out, then have each service erase its data."""
     form = await _form(request)
     async with held.database.begin() as tx:
         visit = await _visit(tx, request, held, written, form.get("lang"))
@@ -382,7 +391,7 @@ async def erase(written: str, request: Request, held: Held) -> Response:
         link = visit.link
         if link.only_stops:
             return _door(request, "limited", visit.words)
-        await store.lock_subjects(tx, {link.subject_id: None})  # strangers as well, who may be opting in
+        await store.lock_subjects(tx, {link.subject_id: None})  # new subjects too: an opt-in may be in progress
         now = datetime.now(UTC)
         seen = await _seen(tx, held, visit)
         if form.get("sure") != "yes" or not await _taken(tx, held, visit, form, seen.entries, "erase"):
@@ -399,14 +408,16 @@ async def erase(written: str, request: Request, held: Held) -> Response:
         )
         recorded = await recorder.record(tx, [Statement(link.subject_id, None, evidence, erases=True)], now)
         await erasures.begin(tx, recorded, now)
-        # the link still opens the certificate, and says nothing else of anybody
+        # the token still opens the certificate, and nothing else
         await store.delete_links(tx, [link.subject_id])
     return _back(visit)
 
 
 def _erasing(link: Link) -> str:
-    """The evidence of an erasure by this link, which names the erasure: it is found again by the token alone. An id may
-    come again, by the same Idempotency-Key; then it expires at another time."""
+    """Return the evidence id of an erasure by this link, so that the token alone finds the erasure.
+
+    The expiry is part of the id because an Idempotency-Key may make a later link with the same link id.
+    """
     return evidence_id(SOURCE, link.link_id, link.expires_at.isoformat(), "erase")
 
 
@@ -415,7 +426,7 @@ async def _refuse(
 ) -> None:
     link = visit.link
     evidence = Evidence(
-        # never a repeat: a second no, from a page left open, counts as much as the first
+        # a fresh id each time: a second no, from a page left open, counts as much as the first
         evidence_id=evidence_id(SOURCE, link.link_id, "off", secrets.token_hex(8)),
         kind="opt_out",
         sender_id=sender_id,
@@ -436,7 +447,7 @@ async def _taken(
     entries: int,
     *of: object,
 ) -> bool:
-    """Whether a form that does more than tighten counts. The link is its browser's from now on."""
+    """Check the form of an action beyond a stop, and bind the link to the browser. Return whether both hold."""
     sent, browser = form.get("form", ""), visit.browser
     if browser is None or not form_holds(sent, held.link_keys, visit.token, browser, entries, *of):
         return False
@@ -455,7 +466,7 @@ async def _seen(tx: AsyncConnection, held: Resources[PageSettings], visit: _Visi
 async def _visit(
     tx: AsyncConnection, request: Request, held: Resources[PageSettings], written: str, asked: str | None = None
 ) -> _Visit | Response:
-    """The link that `written` names; or the page that says why it opens nothing."""
+    """Return the visit, or the page with the reason why the link opens nothing."""
     if request.method == "POST" and request.headers.get("sec-fetch-site", "none") not in OURS:
         return _door(request, "elsewhere")
     named, now = read(written, held.link_keys), datetime.now(UTC)
@@ -471,7 +482,7 @@ async def _visit(
 
 
 async def _certificate(tx: AsyncConnection, request: Request, named: Link, written: str) -> Response | None:
-    """What became of an erasure that was asked for by this link: all that is left of it."""
+    """Return the certificate of the erasure that this link asked for, all that such a link still opens."""
     found = await erasures.find(tx, [erasures.named(_erasing(named))])
     if not found:
         return None
@@ -488,14 +499,16 @@ async def _certificate(tx: AsyncConnection, request: Request, named: Link, writt
 
 
 async def _form(request: Request) -> dict[str, str]:
-    """The fields sent, the last of a name. What cannot be read is left out: a form short of a field is refused where
-    the field matters."""
+    """Return the fields sent; the last of a name wins.
+
+    An unreadable field is dropped: the handler that needs the field refuses the form.
+    """
     body = (await request.body()).decode("ascii", errors="ignore")
     return {name: value for name, value in parse_qsl(body) if "\0" not in value}
 
 
 def _agreement(words: Words, choice: Choice) -> str:
-    """What the person reads before a yes; it is the evidence's `text_shown`."""
+    """Return the sentence that the person reads before a yes, kept as `text_shown`."""
     sender = choice.sender
     return words(
         "agree",
@@ -511,13 +524,13 @@ def _words(request: Request, asked: str | None = None) -> Words:
 
 
 def _back(visit: _Visit) -> Response:
-    """To the page as it now is: the ledger itself says what was done."""
+    """Redirect to the page, where the ledger shows the change."""
     ANSWERS.labels("done").inc()
     return RedirectResponse(f"{visit.here}?lang={visit.words.language}", 303, headers=HEADERS)
 
 
 def _door(request: Request, what: Status, words: Words | None = None) -> Response:
-    """What is shown instead of the page: of whose link it is it says nothing."""
+    """Return the page shown instead, without any detail of the link's owner."""
     page = request.url.path.split("/")[1]
     here = f"/{page}/{quote(str(request.path_params.get('written', '')), safe='')}"
     return _html(words or _words(request), "door.html", CODES[what], what=what, here=here)

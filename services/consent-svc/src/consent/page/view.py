@@ -1,6 +1,6 @@
-"""What the preference page shows of what is held: who writes, about what, since when, and on what evidence. Pure.
+"""Select the content of the preference page: senders, purposes, since when, and on which evidence. Pure.
 
-A link for one sender shows that sender, and what concerns every sender; a link for all shows each sender on record.
+A link for a sender shows that sender and the lines about every sender. A link for all shows each sender on record.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ VISIBLE_DIGITS = 2  # of the number
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One purpose of one sender. `proof`: what made it so, None where it is not among the lines read."""
+    """A purpose of a sender. `proof`: the evidence of its state, None if not among the lines read."""
 
     sender: Sender
     purpose: str
@@ -35,7 +35,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """One sender, and what it may and may not send."""
+    """A sender and its purposes."""
 
     sender: Sender
     choices: tuple[Choice, ...]
@@ -47,7 +47,7 @@ class Party:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of the ledger, as the person may read it. `sender`, `wording`: None where it concerns all."""
+    """A ledger line in the person's words. `sender` and `wording` are None where the line covers all."""
 
     evidence: Evidence
     recorded_at: datetime
@@ -61,8 +61,12 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """`history`: newest first. `stopped`: an opt-out of everything this link covers is what holds; `stop`: its line.
-    `entries`: lines in the whole ledger. `done`: the newest line, where it is what this link has just been used for."""
+    """The content of the page.
+
+    `history`: newest first. `stopped`: an opt-out of everything under this link is in force. `stop`: the newest opt-out
+    of all purposes. `entries`: the length of the whole ledger. `done`: the newest line, if this link has just made a
+    choice.
+    """
 
     ending: str
     parties: tuple[Party, ...]
@@ -79,13 +83,16 @@ class View:
 
     @property
     def reaches_further(self) -> bool:
-        """A STOP to the one sender shown also shuts others of its controller."""
+        """Return whether a STOP to the sender shown also reaches other senders of its controller.
+
+        The caller shows exactly one sender.
+        """
         sender = self.parties[0].sender
         return sender.stop_scope == "controller" and sender.controller != sender.sender_id
 
     @property
     def retention_months(self) -> int:
-        """How long the longest consent asked for here holds after the person's last contact."""
+        """Return the longest retention among the purposes on offer here, from the last contact on."""
         asked = [p.retention_months for party in self.parties for p in party.sender.purposes]
         return max(asked, default=RETENTION_MONTHS)
 
@@ -98,12 +105,12 @@ JUST_DONE = timedelta(minutes=5)
 
 
 def senders_shown(state: SubjectState, sender_id: str | None) -> set[str]:
-    """Of a link for `sender_id`, or for every sender on record."""
+    """Return the sender of the link, or every sender on record."""
     return {sender_id} if sender_id else {m.sender_id for m in state.marks if m.sender_id}
 
 
 def senders_told(state: SubjectState, sender_id: str | None) -> set[str]:
-    """Those, and the ones whose STOP may have shut them, being of the same controller."""
+    """Return the senders shown and the senders with a controller-wide STOP, which may cover a sender shown."""
     wide = {m.sender_id for m in state.marks if m.kind == "opt_out" and m.controller and m.sender_id}
     return senders_shown(state, sender_id) | wide
 
@@ -116,8 +123,11 @@ def view(
     senders: Sequence[Sender],
     now: datetime,
 ) -> View:
-    """`number`: E.164. `entries`: the newest of the subject's ledger, newest last. `senders`: those of
-    `senders_told` that exist."""
+    """Return the page's content.
+
+    `number`: E.164. `entries`: the newest of the subject's ledger, newest last. `senders`: the existing senders of
+    `senders_told`.
+    """
     state, sender_id = subject.state, link.sender_id
     proofs = {entry.evidence.evidence_id: entry.evidence for entry in entries}
     shown = [sender for sender in senders if sender.sender_id in senders_shown(state, sender_id)]
@@ -147,21 +157,24 @@ def view(
 
 
 def _concerns(evidence: Evidence, shown: Sequence[Sender]) -> bool:
-    """It is of a sender that is shown, or shuts one as its controller's other brand."""
+    """Return whether the evidence is about a sender shown, or a STOP through the same controller."""
     shuts = evidence.controller if evidence.kind == "opt_out" else None
     return any(evidence.sender_id == s.sender_id or (shuts and shuts == s.controller) for s in shown)
 
 
 def actor(link: PreferenceLink) -> str:
-    """Who acted, as evidence by this link says it: the person, where the link went to their phone; else whoever holds
-    it, which may be who was given it."""
+    """Return the actor for evidence made by this link.
+
+    The actor is the person where the link went to their phone, else the link's holder, with the caller who received the
+    link.
+    """
     if link.whole and link.given_to is None:
         return f"person, by link {link.link_id}"
     return f"holder of link {link.link_id}" + (f", given to {link.given_to}" if link.given_to else "")
 
 
 def _choices(sender: Sender, state: SubjectState, proofs: dict[str, Evidence]) -> tuple[Choice, ...]:
-    """What the sender asks consent for, in its order, then what it once did and the person still has."""
+    """Return the purposes on offer, in the sender's order, then past purposes with a consent."""
     offered = {purpose.id: purpose.wording for purpose in sender.purposes}
     once = {m.purpose for m in state.marks if m.sender_id == sender.sender_id and m.purpose} - set(offered)
     choices = [_choice(sender, purpose, wording, True, state, proofs) for purpose, wording in offered.items()]

@@ -1,6 +1,6 @@
-"""The page's words: fr.json and en.json, the same keys in both, and how each language writes a date. Pure.
+"""Hold the page's sentences: fr.json and en.json with the same keys, and each language's dates. Pure.
 
-French where neither the person nor the browser asks for English: the page answers to French law.
+French is the default: the page answers to French law.
 """
 
 import re
@@ -19,7 +19,7 @@ PARIS = ZoneInfo("Europe/Paris")
 ACCEPTED = re.compile(
     r"\s*([A-Za-z]{1,8}|\*)(?:-[A-Za-z0-9-]*)?\s*(?:;\s*q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?))?\s*", re.ASCII
 )
-ACCEPTED_CHARS = 500  # of an Accept-Language header: the rest is nobody's preference
+ACCEPTED_CHARS = 500  # read of an Accept-Language header
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +29,14 @@ class Words:
     months: tuple[str, ...]
 
     def __call__(self, key: str, **named: object) -> str:
-        """The sentence, with its names filled in. Raises KeyError: a page with a hole in it is a bug."""
+        """Return the sentence with its names filled in. Raises KeyError: a page with a hole is a bug."""
         return self.sentences[key].format(**named)
 
     def has(self, key: str) -> bool:
         return key in self.sentences
 
     def day(self, at: datetime) -> str:
-        """In French time, as the law's hours are."""
+        """Return the date in French time, the time of the law's hours."""
         local = at.astimezone(PARIS)
         first = "1er" if local.day == 1 and self.language == "fr" else str(local.day)
         return f"{first}\u00a0{self.months[local.month - 1]} {local.year}"
@@ -60,12 +60,12 @@ WORDS: Mapping[str, Words] = {language: _read(language) for language in LANGUAGE
 
 
 def chosen(asked: str | None, accepts: str | None) -> Words:
-    """`asked`: the person's own choice; `accepts`: the browser's Accept-Language."""
+    """Return the language. `asked`: the person's choice; `accepts`: the browser's Accept-Language."""
     if asked and asked in WORDS:
         return WORDS[asked]
     wanted: dict[str, float] = {}
     for part in (accepts or "")[:ACCEPTED_CHARS].split(","):
         if found := ACCEPTED.fullmatch(part):
             wanted.setdefault(found[1].lower(), float(found[2] or 1))
-    best = max(LANGUAGES, key=lambda language: wanted.get(language, 0.0))  # of equals the first, which is French
+    best = max(LANGUAGES, key=lambda language: wanted.get(language, 0.0))  # French wins a tie
     return WORDS[best]

@@ -1,1 +1,1 @@
-"""How long a consent holds, the question before its end, and how long each table keeps its rows."""
+"""The retention of consents, the renewal question before the end, and the retention of each table."""

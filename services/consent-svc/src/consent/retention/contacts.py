@@ -1,7 +1,7 @@
-"""That a person was in touch with a sender, whoever tells it: as evidence, and whether it is worth a line.
+"""Turn a person's contact with a sender into evidence, and decide whether the evidence is worth a ledger line.
 
-It moves the clock of retention and opens nothing (`ledger.last_contact`). One a day, person and sender, is kept, and of
-strangers none: nothing is held of who never said yes or no to that sender.
+A contact moves the clock of retention and opens no consent (`ledger.last_contact`). The ledger keeps one contact per
+day, person and sender, and only for people with another line for that sender: no data is held about strangers.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,10 @@ from consent.store import Standing
 
 
 def contact(subject_id: str, sender_id: str, occurred_at: datetime, received_at: datetime, **proof: Any) -> Statement:
-    """`proof`: fields of Evidence, `source` among them. The same id for all contacts of a day."""
+    """Return the statement of a contact. A person's contacts with a sender on a UTC day share an id.
+
+    `proof`: fields of Evidence, `source` among them.
+    """
     day = retention.day(min(occurred_at, received_at))
     evidence = Evidence(
         evidence_id=evidence_id("contact", subject_id, sender_id, day),
@@ -34,7 +37,7 @@ def contact(subject_id: str, sender_id: str, occurred_at: datetime, received_at:
 
 
 async def worth_keeping(tx: AsyncConnection, statements: Mapping[int, Statement]) -> dict[int, Statement]:
-    """Those of people who know their sender, that move its clock to another day."""
+    """Return the contacts of people known to the sender that move the sender's clock to another day."""
     standing = await store.standing_of(tx, [statement.subject_id for statement in statements.values()])
     worth = {}
     for index, statement in statements.items():

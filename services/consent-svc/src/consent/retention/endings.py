@@ -1,6 +1,6 @@
-"""consent-svc over HTTP: which consents to a sender end soon, by month and one by one, to win people back in time.
+"""Report over HTTP the consents to a sender that end soon, by month and singly, to win people back in time.
 
-By keyed hash, never by number: who may be written to now is for the check and the gate to say, as always.
+The report names keyed hashes, never numbers. The check and the gate alone say whether a message may go now.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ Reads = Annotated[Caller, Depends(require("consent:read"))]
 
 
 class EndingMonth(BaseModel):
-    """So many consents for this purpose end in this month (UTC) unless the people are in touch before."""
+    """The consents for a purpose that end in a month (UTC), unless the people are in touch before."""
 
     month: date = Field(description="Its first day.")
     purpose: str
@@ -40,7 +40,7 @@ class EndingMonths(BaseModel):
 
 
 class Ending(BaseModel):
-    """`asked_at`: the person was asked whether it shall go on."""
+    """A consent that ends soon. `asked_at`: when the person was asked to renew."""
 
     subject_id: str
     purpose: str
@@ -58,7 +58,7 @@ class Endings(BaseModel):
 async def count_endings(
     sender_id: Storable, caller: Reads, held: Held, months: Annotated[int, Query(ge=1, le=MONTHS)] = 6
 ) -> EndingMonths:
-    """From this month on, so many months."""
+    """Count the endings of `months` months, the present month first."""
     now = datetime.now(UTC)
     begins = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     await _known(caller, held, sender_id)
@@ -78,7 +78,7 @@ async def list_endings(
     cursor: Annotated[str | None, Query(max_length=300)] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Endings:
-    """Those that end within so many months from now, the soonest first."""
+    """List the consents that end within `months` months, the soonest first."""
     await _known(caller, held, sender_id)
     until = retention.after_months(datetime.now(UTC), months)
     async with held.database.begin() as tx:

@@ -1,12 +1,11 @@
-"""What falls due of a consent with time: its person is asked whether it shall go on, it ends, and who has nothing
-open left is erased. A timer, in batches.
+"""Run retention on a timer, in batches: ask about renewal, expire consents, erase people without an open consent.
 
-One batch is one transaction: lock some of those for whom something is due, skipping whoever is busy (`store.lock_due`);
-ask what is due of each (`retention.py`); record it. What was down for a year catches up batch by batch, longest due
-first; a crash repeats nothing, as the evidence of an expiry is named after the instant it expired. Meanwhile nothing
-goes out all the same: the gate was told that instant in advance.
+A batch is a transaction: lock some subjects with a due step, skipping locked ones (`store.lock_due`); decide each step
+(`retention/rules.py`); record the steps. After a long outage the timer catches up, longest due first. A crash repeats
+no step, because an expiry's evidence id contains the instant of expiry. Meanwhile no message goes out: the gate has
+that instant in advance.
 
-A sender that changes how long its consents hold is gone through once, in pages (`Recount`).
+`Recount` goes once through the consents of a sender that changes its retention.
 """
 
 import logging
@@ -47,9 +46,11 @@ BACKLOG = gauge(
 
 @dataclass(frozen=True, slots=True)
 class Expiring:
-    """`backlog`: rows waiting to be published beyond which nothing is written, as a STOP would wait behind them.
-    `read_up_to`: every text that was acknowledged before then has been applied: an OUI sent in time, and read after we
-    have been down for a day, finds its question open."""
+    """The timer. `backlog`: outbox rows beyond which no step is written, because a STOP would wait behind the steps.
+
+    `read_up_to`: consent-svc has applied every text acknowledged before this instant. So an OUI sent in time, but read
+    after a day's outage, still finds its question open.
+    """
 
     database: Database
     read_up_to: Callable[[AsyncConnection], Awaitable[datetime | None]]
@@ -61,7 +62,7 @@ class Expiring:
         return Worker(timer.name, timer.run)
 
     async def look(self) -> bool:
-        """One batch. Was anything done?"""
+        """Run a batch. Return whether any step was done."""
         now = datetime.now(UTC)
         async with self.database.begin() as tx:
             oldest = await store.oldest_due(tx)
@@ -80,16 +81,18 @@ def _clock() -> datetime:
 
 
 async def step(tx: AsyncConnection, now: datetime, asking: Asking, people: int = PEOPLE, clock: Clock = _clock) -> int:
-    """What is due at `now` for at most so many people, once. For how many; 0 where nothing is due, or all of them are
-    busy. `now` may lie back, as what was read does. What is written is dated by `clock`, once they are locked: an
-    erasure reaches all that is on record of them by then."""
+    """Run the steps due at `now` for at most `people` people, and return the number of people.
+
+    Returns 0 where no step is due, or other transactions hold every lock. `now` may lie in the past, at `read_up_to`.
+    Writes carry the time of `clock`, read under the locks, so that an erasure reaches all data recorded by then.
+    """
     due = await store.lock_due(tx, now, people)
     if not due:
         return 0
     written_at = clock()
     rows = await store.due_of(tx, due)
     EXPIRED.inc(await recorder.expire(tx, due, now, written_at))
-    await recorder.recount(tx, due, written_at)  # whose consent holds longer now than when the row was written
+    await recorder.recount(tx, due, written_at)  # for a consent that holds longer now than at the writing of its row
     subjects = await store.lock_subjects(tx, {}, due)
     rules = await store.rules_of(tx, recorder.senders_of(subjects.values()))
     consents = [row for row in rows if not retention.is_person(row.term)]
@@ -102,8 +105,10 @@ async def step(tx: AsyncConnection, now: datetime, asking: Asking, people: int =
 
 
 async def forget(tx: AsyncConnection, subject_ids: Collection[str], now: datetime, asked_at: datetime) -> None:
-    """Erase those of them, who are locked, whose own term is over at `now`; it is asked for at `asked_at`. While a
-    question or a text of theirs is open they are looked at again when it no longer is."""
+    """Erase the people of `subject_ids` whose own term is over at `now`, dated `asked_at`. The caller holds the locks.
+
+    A question asked or due postpones the erasure to its row's next step, and a text under review by REVIEWED_WITHIN.
+    """
     rows = await store.due_of(tx, subject_ids) if subject_ids else []
     subjects = await store.lock_subjects(tx, {}, subject_ids) if rows else {}
     waits = {row.subject_id: row.due_at for row in rows if not retention.is_person(row.term)}
@@ -121,7 +126,7 @@ async def forget(tx: AsyncConnection, subject_ids: Collection[str], now: datetim
 
 
 def look(row: Due, state: SubjectState, rules: Rules, now: datetime) -> tuple[Due | None, Step | None]:
-    """What a row has come to, and what is due of it. None: there is nothing more to wait for."""
+    """Return the updated row and its due step, or None for a row with no step left."""
     scope = row.term.sender_id, row.term.purpose
     consent = ledger.consent_of(state, *scope)
     if term := next((t for t in retention.terms(state, rules) if (t.sender_id, t.purpose) == scope), None):
@@ -138,13 +143,13 @@ def look(row: Due, state: SubjectState, rules: Rules, now: datetime) -> tuple[Du
 
 
 class Recount:
-    """Goes through the consents of a sender that has changed how long they hold.
+    """Recounts the terms of a sender's consents after a change of its retention.
 
-    The change itself asks for it (`senders.change`). Who was writing at that moment may have counted as before, so the
-    first look only notes a transaction id, and the counting begins once every transaction up to it has ended, as an
-    erasure does (`common/privacy/erasing.py`). The cursor is the old end and the person: a row whose end moves onward
-    is met twice at most, and the second time it stands. People who have nothing open are looked at whether or not they
-    know the sender: of who does not, nothing moves, and nothing is written.
+    The change requests the recount (`registry.change`). A concurrent writer may have counted with the old rule. So the
+    first poll only notes a transaction id, and the recount begins once every transaction up to that id has ended, as an
+    erasure does (`common/privacy/erasing.py`). The cursor is the old end and the subject. A row whose end moves later
+    is met at most twice, and the second time stays as is. The pages include all people without an open consent, because
+    the state alone tells whether a person knows the sender; for a person who does not, the recount writes nothing.
     """
 
     def __init__(self, database: Database, backlog: int) -> None:
@@ -156,7 +161,7 @@ class Recount:
         return Worker(timer.name, timer.run)
 
     async def look(self) -> bool:
-        """One page. Was there one?"""
+        """Recount a page. Return whether the timer should call again."""
         async with self._database.begin() as tx:
             noted = await store.note_recounts(tx)
         async with self._database.begin() as tx:

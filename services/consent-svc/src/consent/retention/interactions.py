@@ -1,7 +1,8 @@
-"""consent-svc over HTTP: that a person was in touch with a sender. It moves the clock of retention, and opens nothing.
+"""Record over HTTP the contacts of people with a sender, which move the clock of retention and open no consent.
 
-Internal services tell what the person themself did: a purchase, a form, a login, a click. What was sent to them, that
-it was delivered or opened, is no contact (CNIL; DOMAIN 1.4), and this cannot tell: who reports it breaks the law.
+Internal services report acts of the person: a purchase, a form, a login, a click. A message sent, delivered or opened
+is no contact (CNIL; DOMAIN 1.4). This module cannot tell the difference: a caller that reports such an event breaks the
+law.
 """
 
 from collections import Counter
@@ -23,8 +24,11 @@ router = APIRouter(prefix="/v1")
 async def record_interactions(
     body: InteractionsBody, request: Request, caller: WritesConsent, held: Held, key: Key = None
 ) -> InteractionsAnswer:
-    """What people did with a sender, up to a thousand. One a day, person and sender, is kept; `unchanged` is another of
-    a day, or of somebody who never said yes or no to this sender: nothing is held of strangers."""
+    """Record people's acts with a sender, up to a thousand.
+
+    The ledger keeps one per day, person and sender. `unchanged` marks a further act of the day, or a person without any
+    record for this sender: no data is held about strangers.
+    """
     results: dict[int, InteractionResult] = {}
     statements: dict[int, Statement] = {}
     async with held.database.begin() as tx:
@@ -52,7 +56,7 @@ async def record_interactions(
 
 
 def _statement(call: Call, body: InteractionBody) -> Statement:
-    """Raises Forbidden, NotFound, or Invalid with all its reasons."""
+    """Return the statement. Raises Forbidden, NotFound, or Invalid with all its reasons."""
     purposes_of(call, body.sender_id)
     reasons = list[Reason]()
     if not body.evidence.source.strip():

@@ -1,8 +1,7 @@
-"""How long consent-svc keeps what, besides the ledger. docs/retention.md has the reasons, and where each period comes
-from.
+"""Set how long consent-svc keeps each table, the ledger aside. docs/retention.md gives each period's reason and source.
 
-The ledger, and what follows from it, has clocks of its own (`retention.py`). What is here would never be missed by it:
-that a caller, an operator or Kafka comes again, what somebody was told, how an import went.
+The ledger and its derived tables have their own clocks (`retention/rules.py`), and never need the rows pruned here:
+repeats by a caller, an operator or Kafka; messages to people; outcomes of imports.
 """
 
 from datetime import timedelta
@@ -11,21 +10,21 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from common.privacy.pruning import DEAD_LETTERS, Policy, Pruned
 
-KAFKA_DAYS = 7  # how long the log remembers: until then an event may be read again
+KAFKA_DAYS = 7  # Kafka's retention: until then an event may be read again
 MARGIN = timedelta(hours=1)  # for clocks that differ
 
 
 class Periods(BaseModel):
-    """Days. What may come again must still be known."""
+    """The periods, in days. A row must outlast every possible repeat of its request or event."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     keys_days: int = Field(35, ge=1)
     answers_days: int = Field(35, ge=KAFKA_DAYS)
     reviews_days: int = Field(35, ge=KAFKA_DAYS)
-    rectifications_days: int = Field(396, ge=1)  # 13 months, as a raw message: what was said, and by whom
+    rectifications_days: int = Field(396, ge=1)  # 13 months, as a raw message: content and author
     imports_days: int = Field(396, ge=1)  # 13 months
-    handed_off_days: int = Field(1826, ge=KAFKA_DAYS)  # 5 years: who disputes a message may sue as long (DOMAIN 1.4)
+    handed_off_days: int = Field(1826, ge=KAFKA_DAYS)  # 5 years: the limit for a suit over a message (DOMAIN 1.4)
 
     @property
     def handed_off(self) -> timedelta:

@@ -1,8 +1,9 @@
-"""The one question at the end of a consent: asking it, and what an OUI to it proves.
+"""Ask the single question at the end of a consent, and turn an OUI into a renewal.
 
-It goes out on the service lane, within the hours that the law of marketing knows, once a term for all that ends at the
-same instant with the same sender (`retention.py` says when). An answer counts from the question on and for as long as
-it was said to; a STOP, or anything else they say, closes it. Nobody is asked who cannot be, and nobody twice.
+The question goes out on the service lane, within the hours of marketing law, once per term: a text covers all
+consents to a sender that end at the same instant (`retention/rules.py` says when). An answer counts from the question
+on, until `answer_before`. A STOP, or any later contact, closes the question. No person is asked twice for a term, or
+without a number to text.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,9 +27,9 @@ from consent.ledger.rules import Evidence, SubjectState
 from consent.retention.rules import Question
 from consent.store import Due, Sender, Subject
 
-GOES_WITHIN = timedelta(hours=1)  # dispatch sends it by then or not at all: it knows no hours for this lane
+GOES_WITHIN = timedelta(hours=1)  # dispatch sends by then or never, and checks no hours on this lane
 
-REVIEWED_WITHIN = timedelta(hours=1)  # who may have said STOP is not asked before somebody has read it
+REVIEWED_WITHIN = timedelta(hours=1)  # a text that may be a STOP is read before the question goes
 
 ASKED = counter("sms_consent_renewals_asked_total", "Questions whether a consent shall go on.")
 RENEWED = counter("sms_consent_renewals_answered_total", "Consents that an OUI has renewed.")
@@ -36,7 +37,7 @@ RENEWED = counter("sms_consent_renewals_answered_total", "Consents that an OUI h
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """What asking needs. `policy`: the hours."""
+    """The means to ask. `policy`: the permitted hours."""
 
     answers: Answers
     policy: Policy
@@ -44,8 +45,11 @@ class Asking:
     async def ask(
         self, tx: AsyncConnection, due: Sequence[Due], subjects: Mapping[str, Subject], now: datetime
     ) -> list[Due]:
-        """These rows as they are after it: asked, or to be looked at when the hours allow. The subjects are locked. Who
-        cannot be texted, or had enough texts for a day, counts as asked: no answer will come."""
+        """Ask about these rows, and return the rows as updated: asked, or postponed.
+
+        The caller has locked the subjects. A person without a usable number, or at the daily cap of texts, counts as
+        asked: no answer will come.
+        """
         senders = {s.sender_id: s for s in await store.senders_of(tx, {row.term.sender_id for row in due})}
         after: list[Due] = []
         texts: dict[tuple[str, str, datetime], tuple[Answer, Question]] = {}
@@ -77,8 +81,10 @@ class Asking:
             return None
 
     def _opens(self, number: str, now: datetime) -> datetime:
-        """`now`, where the hours allow it and still will when it goes at the latest; else when to look again. Where no
-        rules are known nobody is asked."""
+        """Return `now` if the hours permit a text now and GOES_WITHIN later, else the time of the next try.
+
+        Without known rules for the territory, the question is postponed by SEARCH_DAYS, each time.
+        """
         where = territory_of(number)
         if all(is_open(at, where, self.policy) for at in (now, now + GOES_WITHIN)):
             return now
@@ -100,7 +106,7 @@ class Asking:
             number=subject.number or "",
             sender_id=sender.sender_id,
             kind="renewal",
-            purpose=term.purpose,  # dispatch then looks at what has been said since
+            purpose=term.purpose,  # makes dispatch check the answers since
             text=said,
             since=now,
             of_use_for=GOES_WITHIN,
@@ -115,8 +121,11 @@ def confirms(
     asked: Sequence[Due],
     received_at: datetime,
 ) -> Iterator[Evidence]:
-    """What an OUI renews: all that one sender of its code asked about, and that no STOP has shut since. Where two of
-    them wait, it is not said which was meant. `received_at`: when it was understood."""
+    """Yield the evidence of an OUI.
+
+    The OUI renews all consents that a sender of the code asked about, unless a STOP has closed them. Where two senders
+    wait for an answer, the OUI renews neither. `received_at`: when the OUI was understood.
+    """
     at = min(message.occurred_at, message.received_at)
     waiting = [
         (row.term, row.question)

@@ -1,18 +1,18 @@
-"""How long a consent holds, and what is due when. Pure: no clock, no I/O.
+"""Decide how long a consent holds, and which step is due when. Pure: no clock, no I/O.
 
-A consent holds for the purpose's months after the last contact *from the person* with its sender: what they said yes or
-no to, bought, wrote, clicked (`ledger.last_contact`). What we send, its delivery and its opening never count (CNIL;
-DOMAIN 1.4). From `expires_at` on there is no consent, whether or not somebody has written so in the ledger yet.
+A consent holds for the purpose's months after the last contact *from the person* with its sender: an opt-in, an
+opt-out, a purchase, a text, a click (`ledger.last_contact`). Sending, delivery and opening never count (CNIL; DOMAIN
+1.4). From `expires_at` on there is no consent, whether or not the ledger has the expiry yet.
 
-The months are calendar months in UTC: the same day of the month at the same time of day. A month that has no such day
-ends it: the term is over as the next month begins (code de procédure civile, art. 641: the last day of that month).
-So a later contact never means an earlier end.
+Months are calendar months in UTC: the same day of the month at the same time. Where a month lacks the day, the term
+ends as the next month begins (code de procédure civile, art. 641: the last day of that month). So a later contact never
+brings an earlier end.
 
-A sender may have its people asked, once, so many days before the end, whether they want to go on (CNIL: one last
-question). Where that was missed, they are asked after the end, which is put off for nobody, and have as many days.
+A sender may have its people asked once, some days before the end, about renewal (CNIL: a last question). A person not
+asked in time is asked after the end, without a later end, and has as many days to answer.
 
-Who has nothing open left is held for no longer than a consent would be: then the number goes, and all that is personal.
-Whether they are out stays with the keyed hash.
+A person without an open consent is held no longer than a consent would be: then the number and all personal data go.
+The opt-outs stay with the keyed hash.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ from consent.ledger.rules import SubjectState
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How many months a consent holds, and how many days before its end the person is asked; None: nobody is."""
+    """A purpose's retention in months, and the days before the end when the person is asked (None: never)."""
 
     months: int = RETENTION_MONTHS
     ask_days: int | None = None
@@ -37,12 +37,14 @@ class Rule:
 
 LONGEST = Rule()
 SHORTEST = timedelta(days=28)  # of all months
-Rules = Mapping[tuple[str, str], Rule]  # by (sender_id, purpose); what is not named: the longest that CNIL allows
+Rules = Mapping[tuple[str, str], Rule]  # by (sender_id, purpose); default: the longest that CNIL allows
 
 
 class Term(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A consent that is open, and until when: `expires_at` itself is the first instant without it. `ask_at`: when to
-    ask whether it shall go on; None: nobody asks."""
+    """An open consent and its end. `expires_at` is the first instant without the consent.
+
+    `ask_at`: when to ask about renewal, None for never.
+    """
 
     sender_id: str
     purpose: str
@@ -55,7 +57,7 @@ class Term(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 def after_months(at: datetime, months: int) -> datetime:
-    """`at` (aware) some months later, in UTC; monotone in both."""
+    """Return `at` (aware) some months later, in UTC. Monotone in both arguments."""
     at = at if at.tzinfo is UTC else at.astimezone(UTC)
     year, month = divmod(at.year * 12 + at.month - 1 + months, 12)
     try:
@@ -70,8 +72,10 @@ def expires_at(last_contact: datetime, months: int | None) -> datetime:
 
 
 def is_over(state: SubjectState, sender_id: str, months: int | None, now: datetime) -> bool:
-    """Whether a consent to this sender that is open on record has ended by now. No month is shorter than SHORTEST: of
-    most that is enough to know, and takes no calendar."""
+    """Return whether a consent that is open on record has ended by now.
+
+    No month is shorter than SHORTEST, so most calls need no calendar.
+    """
     touched = ledger.last_contact(state, sender_id)
     assert touched is not None, "an opt-in is a contact"
     if now < touched + min(months or RETENTION_MONTHS, RETENTION_MONTHS) * SHORTEST:
@@ -80,18 +84,18 @@ def is_over(state: SubjectState, sender_id: str, months: int | None, now: dateti
 
 
 def day(at: datetime) -> str:
-    """In UTC. A contact is kept once a day, person and sender: more would prove no more, and cost a line each."""
+    """Return the day in UTC. A contact is kept once a day: more lines would prove no more."""
     return at.astimezone(UTC).date().isoformat()
 
 
 def worth_keeping(state: SubjectState, sender_id: str, at: datetime) -> bool:
-    """Whether a contact at `at` moves the clock to another day."""
+    """Return whether a contact at `at` moves the clock to another day."""
     touched = ledger.last_contact(state, sender_id)
     return touched is None or day(touched) < day(at)
 
 
 def terms(state: SubjectState, rules: Rules) -> tuple[Term, ...]:
-    """Of every purpose that is opted in, in the order of (sender_id, purpose)."""
+    """Return the term of every opted-in purpose, ordered by (sender_id, purpose)."""
     return tuple(
         _term(state, consent.sender_id, consent.purpose, rules.get((consent.sender_id, consent.purpose), LONGEST))
         for consent in ledger.consents(state)
@@ -100,8 +104,10 @@ def terms(state: SubjectState, rules: Rules) -> tuple[Term, ...]:
 
 
 def kept_terms(state: SubjectState, rules: Rules, *, number: bool) -> tuple[Term, ...]:
-    """Of every purpose that is opted in; where nothing is open, of the person themself (`is_person`), if we hold their
-    `number`: what is known by a keyed hash alone may stay."""
+    """Return the terms of the opted-in purposes or, without an open consent, the person's own term (`is_person`).
+
+    Only a person whose `number` is held has an own term: a keyed hash alone may stay.
+    """
     if not state.marks:
         return ()
     found = terms(state, rules)
@@ -115,8 +121,10 @@ def is_person(term: Term) -> bool:
 
 
 def _person(state: SubjectState, rules: Rules) -> Term:
-    """The last that any sender they know would keep of them, by its longest rule. A request counts where there was no
-    contact: that is when the number was collected."""
+    """Return the person's own term: the latest end that any known sender's longest rule gives.
+
+    Without a contact, the newest line for the sender counts, such as the request that brought the number.
+    """
     ends = []
     for sender_id in sorted({mark.sender_id or "" for mark in state.marks}):
         since = ledger.last_contact(state, sender_id)
@@ -138,7 +146,7 @@ def _term(state: SubjectState, sender_id: str, purpose: str, rule: Rule) -> Term
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """Whether a consent shall go on, as it was asked: the text, when, and before when an answer counts."""
+    """A renewal question: its text, its time, and before when an answer counts."""
 
     text: str
     asked_at: datetime
@@ -146,25 +154,27 @@ class Question:
 
 
 class Step(StrEnum):
-    """What is due of a consent."""
+    """A due step of a consent."""
 
     ASK = "ask"
     EXPIRE = "expire"
-    FORGET = "forget"  # there is nothing more to wait for
+    FORGET = "forget"  # no step is left
 
 
 @dataclass(frozen=True, slots=True)
 class Next:
-    """`step` is due; None: nothing is before `at`."""
+    """The due `step`, or None with the time `at` of the next."""
 
     step: Step | None
     at: datetime
 
 
 def next_step(term: Term, question: Question | None, *, is_open: bool, now: datetime) -> Next:
-    """What is due at `now` of a consent, or when to look again. `question`: that was asked of this very term;
-    `is_open`: it has not been written down yet that it ended. The end comes first: a person who was never asked is
-    asked after it, and nothing goes out meanwhile."""
+    """Return the step due at `now`, or when to poll again.
+
+    `question`: the question for this very term. `is_open`: the ledger has no expiry yet. The expiry comes before a
+    missed question: the person is asked after the end, and meanwhile no message goes out.
+    """
     if is_open:
         if term.over(now):
             return Next(Step.EXPIRE, term.expires_at)

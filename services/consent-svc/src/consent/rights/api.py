@@ -1,6 +1,6 @@
-"""The rights of a person over HTTP: erasure, with its certificate; a copy of all that is held; what is wrong put right.
+"""Serve the rights of a person over HTTP: erasure with its certificate, a copy of all data, rectification.
 
-They concern a person and every sender alike: only a token for every sender may use them.
+Each right reaches every sender, so a call needs a token for every sender.
 """
 
 import logging
@@ -57,7 +57,7 @@ WritesCopies = Annotated[Caller, Depends(require("copy:write"))]
 ReadsRectifications = Annotated[Caller, Depends(require("rectification:read"))]
 WritesRectifications = Annotated[Caller, Depends(require("rectification:write"))]
 
-KEPT = (  # by whom, what, why
+KEPT = (  # (service, data kept, reason)
     (
         "consent",
         "the keyed hash of the number, with its opt-outs",
@@ -96,7 +96,7 @@ class NotYet(Conflict):
 
 
 class ErasureBody(Body):
-    """Whose data is to be erased, and who asked for it and how."""
+    """The person to erase, and the evidence of the request."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -109,7 +109,7 @@ class ErasureBody(Body):
 
 
 class Done(BaseModel):
-    """What one service erased, and when; `acknowledged_at` is when consent-svc had its answer."""
+    """A service's part. `acknowledged_at`: when consent-svc had the answer."""
 
     service: str
     erased_at: datetime
@@ -124,7 +124,7 @@ class Kept(BaseModel):
 
 
 class Certificate(BaseModel):
-    """An erasure. Once `complete`, it certifies what each service erased and when, and what is kept and why."""
+    """An erasure. Once `complete`, a certificate of the data erased, where and when, and of the data kept and why."""
 
     erasure_id: str
     subject_id: str
@@ -151,17 +151,19 @@ class Certificates(BaseModel):
 async def ask_for_erasure(
     body: ErasureBody, request: Request, response: Response, caller: Writes, held: Held, key: Key = None
 ) -> Certificate:
-    """Stop everything for this number at once, and erase all that any service holds of it. While one is under way, the
-    same again is that one."""
+    """Stop everything for this number at once, and erase all data that any service holds about the person.
+
+    During an open erasure, the same request returns that erasure.
+    """
     caller.may_use_all()
     number = _number(body.number, held)
-    if not body.evidence.source.strip():  # the ledger would not take it
+    if not body.evidence.source.strip():  # the ledger would refuse the opt-out
         raise Invalid("not asked for: source_missing", reasons=[Reason("evidence.source", Refusal.SOURCE_MISSING)])
     subject_id = held.subject_keys.subject_id(number)
     async with held.database.begin() as tx:
         since = await _claimed(tx, request, caller, held, key)
         subject = (await store.lock_subjects(tx, {subject_id: None}))[subject_id]
-        now = datetime.now(UTC)  # the lock is held: the erasure reaches all that is on record of them by now
+        now = datetime.now(UTC)  # after the lock: the erasure reaches all data recorded by now
         under_way = await erasures.open_of(tx, subject_id)
         if under_way is None or subject.erased_at is None:
             identity = evidence_id("erasure", caller.subject, key, (since or now).isoformat(), subject_id)
@@ -189,7 +191,7 @@ async def list_erasures(
     cursor: Annotated[Position, Query()] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> Certificates:
-    """Those that are under way, or complete; oldest first."""
+    """List open or complete erasures, oldest first."""
     caller.may_use_all()
     async with held.database.begin() as tx:
         found = await erasures.page(tx, complete=status == "complete", after=cursor, limit=limit)
@@ -199,13 +201,13 @@ async def list_erasures(
 
 @router.get("/erasures/{erasure_id}")
 async def get_erasure(erasure_id: Storable, caller: Reads, held: Held) -> Certificate:
-    """How far it is, and its certificate once it is complete."""
+    """Return an erasure's progress, and its certificate once complete."""
     caller.may_use_all()
     return _certificate(await _found(held, erasure_id))
 
 
 class CopyBody(Body):
-    """Whose data is asked for, and who asked for it and how."""
+    """The person whose data to copy."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"number": EXAMPLE_NUMBER}]})
 
@@ -213,7 +215,7 @@ class CopyBody(Body):
 
 
 class CopyView(BaseModel):
-    """A copy. Once `complete`, `data` holds all that each service holds, each item with its `kind`."""
+    """A copy. Once `complete`, `data` holds each service's items, each with its `kind`."""
 
     copy_id: str
     subject_id: str
@@ -229,8 +231,10 @@ class CopyView(BaseModel):
 async def ask_for_copy(
     body: CopyBody, request: Request, response: Response, caller: WritesCopies, held: Held, key: Key = None
 ) -> CopyView:
-    """Gather all that any service holds of this number (RGPD art. 15 and 20). It is there within seconds, for a week,
-    unless the person is erased meanwhile. Whoever asks has made sure that it is the person."""
+    """Gather all data that any service holds about this number (RGPD art. 15 and 20).
+
+    The copy lasts a week, unless the person is erased. The caller has verified the person's identity.
+    """
     caller.may_use_all()
     subject_id = held.subject_keys.subject_id(_number(body.number, held))
     now = datetime.now(UTC)
@@ -253,7 +257,7 @@ async def ask_for_copy(
 async def get_copy(
     copy_id: Storable, caller: ReadsCopies, held: Held, format: Literal["json", "csv"] = "json"
 ) -> CopyView | Response:
-    """How far it is, and all of it once it is complete: JSON, or CSV with a row for each value."""
+    """Return a copy's progress, and its content once complete: JSON, or CSV with a row per value."""
     caller.may_use_all()
     async with held.database.begin() as tx:
         found = await copies.find(tx, held.field_keys, copy_id, datetime.now(UTC))
@@ -298,9 +302,11 @@ async def ask_for_rectification(
     held: Held,
     key: Key = None,
 ) -> RectificationView:
-    """Put right what is wrong of this number (RGPD art. 16): fields of a contact, the number itself, or a line of the
-    ledger. It never opens a consent: what is right is evidence of its own (`POST /v1/consents`). Whoever asks has made
-    sure that it is the person."""
+    """Correct data about this number (RGPD art. 16): fields of a contact, the number itself, or a ledger line.
+
+    A rectification never opens a consent: record the right consent with `POST /v1/consents`. The caller has verified
+    the person's identity.
+    """
     caller.may_use_all()
     number = _number(body.number, held)
     subject_id = held.subject_keys.subject_id(number)
@@ -326,7 +332,7 @@ async def list_rectifications(
     cursor: Annotated[Position, Query()] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> Rectifications:
-    """Those that are under way, or complete; oldest first."""
+    """List open or complete rectifications, oldest first."""
     caller.may_use_all()
     async with held.database.begin() as tx:
         found = await rectifications.page(tx, held.field_keys, complete=status == "complete", after=cursor, limit=limit)
@@ -336,7 +342,7 @@ async def list_rectifications(
 
 @router.get("/rectifications/{rectification_id}")
 async def get_rectification(rectification_id: Storable, caller: ReadsRectifications, held: Held) -> RectificationView:
-    """Who asked for what, when, and what was put right."""
+    """Return a rectification: the request, and the data corrected."""
     caller.may_use_all()
     async with held.database.begin() as tx:
         found = await rectifications.find(tx, held.field_keys, rectification_id)
@@ -353,7 +359,7 @@ async def _rectify(
     subject_id: str,
     now: datetime,
 ) -> None:
-    """Raises BeingErased, NotFound, Invalid."""
+    """Record a rectification. Raises BeingErased, NotFound, Invalid."""
     what = body.correct
     if what.kind != "number" and await erasures.open_of(tx, subject_id) is not None:
         raise BeingErased("there will be nothing to put right", reasons=[Reason("number", "being_erased")])
@@ -376,7 +382,7 @@ async def _rectify(
     evidence = appended[-1] if appended else None
     new = Rectification(
         rectification_id=identity,
-        place=0,  # it gets one
+        place=0,  # Postgres assigns the place
         subject_id=subject_id,
         kind=what.kind,
         sender_id=evidence.sender_id if evidence else what.sender_id if isinstance(what, ContactBody) else None,
@@ -392,8 +398,10 @@ async def _rectify(
 
 
 def _correction(line: Evidence, what: LineBody, asked: AskedBody, identity: str, now: datetime) -> Evidence:
-    """What stands beside a line that is wrong. Where the line must count no more it is an opt-out as old as the line:
-    what is newer stands on its own."""
+    """Return the evidence that stands beside a wrong line.
+
+    To annul the line, the evidence is an opt-out as old as the line, so that newer lines keep their effect.
+    """
     right = what.right.model_dump(exclude_none=True)
     annuls = ledger.annuls(line, what.wrong, right)
     return Evidence(
@@ -411,8 +419,11 @@ def _correction(line: Evidence, what: LineBody, asked: AskedBody, identity: str,
 
 
 def _shut(what: NumberBody, asked: AskedBody, now: datetime, identity: str, *chosen: str) -> Evidence:
-    """The opt-out of a number that is not the person's. `chosen`: the sender and purpose of one consent, which is left
-    by its name as well: a START takes back a STOP, and whoever has the number now has chosen nothing of it."""
+    """Return the opt-out of a number that is not the person's.
+
+    `chosen`: the sender and purpose of a consent to close by name as well. A START takes back a STOP, and the number's
+    new owner has chosen no purpose.
+    """
     sender_id, purpose = chosen or (what.sender_id, None)
     return Evidence(
         evidence_id=evidence_id(RECTIFICATION, identity, *chosen),
@@ -427,7 +438,7 @@ def _shut(what: NumberBody, asked: AskedBody, now: datetime, identity: str, *cho
 
 
 async def _line(tx: AsyncConnection, subject_id: str, wrong: str) -> Evidence:
-    """The line of this person's ledger that is wrong. Raises Invalid."""
+    """Return the wrong line of this person's ledger. Raises Invalid."""
     entry = await store.find_entry(tx, wrong)
     if entry is None or entry.subject_id != subject_id:
         raise Invalid("not on record", reasons=[Reason("correct.evidence_id", "unknown_evidence")])
@@ -457,8 +468,10 @@ def _rectification(found: Rectification) -> RectificationView:
 async def _claimed(
     tx: AsyncConnection, request: Request, caller: Caller, held: Resources[ServiceSettings], key: str | None
 ) -> datetime | None:
-    """Takes the Idempotency-Key for this request, and says since when it is taken: under a key that was forgotten it is
-    another request. None: there is no key. Raises KeyReused."""
+    """Claim the Idempotency-Key for this request, and return the time of the claim, or None without a key.
+
+    A key claimed anew after pruning makes another request. Raises KeyReused.
+    """
     if key is None:
         return None
     content = (await request.body()).decode(errors="replace")

@@ -1,7 +1,8 @@
-"""Copies: all that any service holds of a person, gathered through events, kept sealed until they are fetched.
+"""Gather copies of a person's data from every service, through events, and keep the parts encrypted.
 
-One transaction begins it: the row, consent-svc's own part, and the event for the others. The last part completes it. It
-is kept for a week, and an erasure takes it at once: it would be all the personal data there is, in one place.
+A single transaction begins a copy: the row, consent-svc's own part, and the event for the other services. The last part
+completes the copy. A copy lasts a week, and an erasure deletes the copy at once, because a copy holds all
+personal data in a single place.
 """
 
 import csv
@@ -66,7 +67,7 @@ Table(
     Column("service", Text, nullable=False),
     Column("place", Integer, nullable=False),
     Column("parts", Integer, nullable=False),  # of this service
-    Column("items", Text, nullable=False),  # sealed, context "copy:<copy_id>:<service>:<place>"
+    Column("items", Text, nullable=False),  # encrypted, context "copy:<copy_id>:<service>:<place>"
     Column("gathered_at", DateTime(timezone=True), nullable=False),
     PrimaryKeyConstraint("copy_id", "service", "place"),
 )
@@ -74,7 +75,7 @@ Table(
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A copy as it stands. `items`: by service, once it is complete."""
+    """A copy and its progress. `items`: by service, once complete."""
 
     copy_id: str
     subject_id: str
@@ -86,7 +87,7 @@ class Copy:
 
 
 async def begin(tx: AsyncConnection, keys: FieldKeys, copy_id: str, subject_id: str, now: datetime) -> None:
-    """One that is known already is that one."""
+    """Begin a copy: store the row and consent-svc's part, and ask the other services. A known id changes nothing."""
     added = await tx.execute(
         text(
             "INSERT INTO copy (copy_id, subject_id, requested_at, expires_at) VALUES (:id, :subject, :now, :until)"
@@ -141,11 +142,14 @@ async def take_parts(tx: AsyncConnection, batch: list[Received]) -> After | None
     return None
 
 
-parts = Subscription("consent.copy-parts", COPY_PARTS, take_parts, max_records=20)  # of up to half a megabyte each
+parts = Subscription("consent.copy-parts", COPY_PARTS, take_parts, max_records=20)  # each up to half a megabyte
 
 
 async def _put(tx: AsyncConnection, gathered: Sequence[CopyGathered]) -> None:
-    """The first of each place counts; the last part completes the copy. Of a copy that is gone nothing is kept."""
+    """Store parts: the first per place counts, and the last part completes the copy.
+
+    Parts of a deleted copy are dropped.
+    """
     if not gathered:
         return
     await tx.execute(
@@ -186,7 +190,7 @@ async def _put(tx: AsyncConnection, gathered: Sequence[CopyGathered]) -> None:
 
 
 async def find(tx: AsyncConnection, keys: FieldKeys, copy_id: str, now: datetime) -> Copy | None:
-    """None where there is none, or it has expired, or was erased."""
+    """Return a copy, or None if unknown, expired or erased."""
     found = await tx.execute(
         text("SELECT * FROM copy WHERE copy_id = :id AND expires_at > :now"), {"id": copy_id, "now": now}
     )
@@ -214,7 +218,10 @@ async def find(tx: AsyncConnection, keys: FieldKeys, copy_id: str, now: datetime
 
 
 async def delete(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, int]:
-    """These people's; how many by subject_id. A part that is being added meanwhile waits, and finds its copy gone."""
+    """Delete these people's copies, and return the number by subject_id.
+
+    A concurrent insert of a part waits for this transaction, then finds no copy.
+    """
     rows = await tx.execute(
         text("DELETE FROM copy WHERE subject_id = ANY(CAST(:ids AS text[])) RETURNING copy_id, subject_id"),
         {"ids": list(subject_ids)},
@@ -230,7 +237,7 @@ async def _delete_parts(tx: AsyncConnection, copy_ids: Sequence[str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Forgetting:
-    """Takes away the copies that have expired."""
+    """Deletes expired copies."""
 
     database: Database
 
@@ -253,8 +260,10 @@ class Forgetting:
 
 
 def csv_of(copy: Copy) -> str:
-    """A row for each value: service, kind, item (numbered within its service), field, value. A field within another is
-    `outer.inner`."""
+    """Return a row per value: service, kind, item (numbered per service), field, value.
+
+    A nested field is `outer.inner`.
+    """
     written = io.StringIO()
     rows = csv.writer(written)
     rows.writerow(("service", "kind", "item", "field", "value"))

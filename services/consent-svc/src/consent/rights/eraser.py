@@ -1,7 +1,7 @@
-"""What consent-svc erases of a person: the number, what is personal in their evidence, links to their page, copies,
-what they asked to have put right, the number in what they were asked.
+"""Erase consent-svc's data about a person.
 
-The keyed hash stays with its opt-outs, and each line of the ledger without what was personal in it.
+Erased: the number, the personal fields of evidence, page links, copies, the content of rectifications, the number in
+double opt-in questions. Kept: the keyed hash with its opt-outs, and each ledger line without personal fields.
 """
 
 from collections.abc import Mapping

@@ -1,9 +1,9 @@
-"""Erasures: stop first, then each service erases what it holds and says so; the last answer makes the certificate.
+"""Run erasures: stop first, then each service erases and acknowledges; the last answer completes the certificate.
 
-One transaction begins it: the opt-out of everyone (the recorder's, whose statement says that it `erases`), the row of
-the erasure, what consent-svc itself has to erase, and the event for the others. An answer that is late is asked for
-again, and somebody is told. What stays is the keyed hash with its opt-outs, and the ledger's lines without what was
-personal in them.
+A single transaction begins an erasure: the opt-out of everyone (from the recorder, for a statement that `erases`), the
+row, consent-svc's own task, and the event for the other services. An erasure by retention has no opt-out
+(`begin_unasked`). A late answer is requested again, with an error in the log. The keyed hash stays with its opt-outs,
+and so do the ledger's lines without personal fields.
 """
 
 import logging
@@ -60,9 +60,9 @@ Table(
     Column("position", BigInteger, Identity(always=True), nullable=False),  # the order of lists
     Column("subject_id", Text, nullable=False),
     Column("source", Text, nullable=False),
-    Column("evidence_id", Text, nullable=False),  # of the opt-out that came first
+    Column("evidence_id", Text, nullable=False),  # of the opt-out, or the id of the occasion (`begin_unasked`)
     Column("requested_at", DateTime(timezone=True), nullable=False),
-    Column("asked_again_at", DateTime(timezone=True), nullable=True),  # it was late
+    Column("asked_again_at", DateTime(timezone=True), nullable=True),  # after a late answer
     Column("completed_at", DateTime(timezone=True), nullable=True),
     Index("erasure_position_ix", "position", unique=True),
     Index("erasure_open_ix", "subject_id", postgresql_where=text("completed_at IS NULL")),
@@ -75,14 +75,14 @@ Table(
     Column("service", Text, nullable=False),
     Column("erased_at", DateTime(timezone=True), nullable=False),
     Column("acknowledged_at", DateTime(timezone=True), nullable=False),
-    Column("erased", JSONB, nullable=False),  # how many of what
+    Column("erased", JSONB, nullable=False),  # counts by kind
     PrimaryKeyConstraint("erasure_id", "service"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """What one service said."""
+    """A service's answer."""
 
     service: str
     erased_at: datetime
@@ -92,7 +92,7 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """An erasure as it stands. `place`: its place in lists."""
+    """An erasure and its progress. `place`: the position in lists."""
 
     erasure_id: str
     place: int
@@ -111,12 +111,15 @@ class Erasure:
 
 
 def named(evidence_id: str) -> str:
-    """The erasure that a piece of evidence asks for, for ever: repeats fall out."""
+    """Return the erasure id for this evidence, always the same, so that repeats drop out."""
     return str(message_id(EPOCH, "erasure", evidence_id))
 
 
 async def begin(tx: AsyncConnection, recorded: Sequence[Recorded], now: datetime) -> None:
-    """After the statements that erase were recorded, in their transaction. What was known already begins nothing."""
+    """Begin the erasures that `recorded` statements ask for, in the transaction of their recording.
+
+    Duplicate and refused statements begin no erasure.
+    """
     asked = [
         _Asked(each.statement.subject_id, each.statement.evidence.source, each.statement.evidence.evidence_id)
         for each in recorded
@@ -126,8 +129,10 @@ async def begin(tx: AsyncConnection, recorded: Sequence[Recorded], now: datetime
 
 
 async def begin_unasked(tx: AsyncConnection, reasons: Mapping[str, str], source: str, now: datetime) -> None:
-    """Of people who have asked for nothing, by subject_id: `source` says why they are held no longer, and the id beside
-    each names that for ever. The subjects are locked."""
+    """Begin erasures that no person has asked for. The caller has locked the subjects.
+
+    `reasons`: by subject_id, an id that names the occasion for ever. `source`: why the data is no longer held.
+    """
     await recorder.forget(tx, list(reasons), now)
     await _begin(tx, [_Asked(subject_id, source, reason) for subject_id, reason in reasons.items()], now)
 
@@ -171,7 +176,7 @@ async def _begin(tx: AsyncConnection, asked: Sequence[_Asked], now: datetime) ->
 
 
 async def take_answers(tx: AsyncConnection, batch: list[Received]) -> After | None:
-    """The first answer of each service counts; the last service's completes the erasure."""
+    """Store the first answer of each service. The last service's answer completes the erasure."""
     acks = [received.event for received in batch if isinstance(received.event, ErasureAcknowledged)]
     if not acks:
         return None
@@ -215,7 +220,7 @@ answers = Subscription("consent.erasure-acks", ERASURE_ACKS, take_answers)
 
 @dataclass(frozen=True, slots=True)
 class Lateness:
-    """Asks again where an answer is late, and says so: a log line each, and metrics to be alerted on."""
+    """Requests late answers again, with a log line per erasure and metrics for alerts."""
 
     database: Database
     late_after: timedelta
@@ -255,11 +260,11 @@ class Lateness:
         return len(late) == LATE_AT_ONCE
 
 
-# --- what is on record ----------------------------------------------------------------------------------------------
+# --- the record -----------------------------------------------------------------------------------------------------
 
 
 async def find(tx: AsyncConnection, erasure_ids: Sequence[str]) -> list[Erasure]:
-    """Those that exist, oldest first."""
+    """Return the erasures that exist, oldest first."""
     rows = await tx.execute(
         text("SELECT * FROM erasure WHERE erasure_id = ANY(CAST(:ids AS text[])) ORDER BY position"),
         {"ids": list(erasure_ids)},
@@ -268,7 +273,7 @@ async def find(tx: AsyncConnection, erasure_ids: Sequence[str]) -> list[Erasure]
 
 
 async def open_of(tx: AsyncConnection, subject_id: str) -> Erasure | None:
-    """The newest erasure of a person that is not complete."""
+    """Return a person's newest open erasure."""
     rows = await tx.execute(
         text("SELECT * FROM erasure WHERE subject_id = :id AND completed_at IS NULL ORDER BY position DESC LIMIT 1"),
         {"id": subject_id},
@@ -277,7 +282,7 @@ async def open_of(tx: AsyncConnection, subject_id: str) -> Erasure | None:
 
 
 async def page(tx: AsyncConnection, *, complete: bool, after: int, limit: int) -> list[Erasure]:
-    """Oldest first, from the place after `after`."""
+    """Return erasures after the place `after`, oldest first."""
 
     async def read() -> list[Erasure]:
         rows = await tx.execute(

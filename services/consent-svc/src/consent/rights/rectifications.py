@@ -1,13 +1,13 @@
-"""Rectifications (RGPD art. 16): what is wrong is put right, and who asked for it, when and what stays on record.
+"""Run rectifications (RGPD art. 16): correct wrong data, and keep the request with its date.
 
-    contact   fields that campaign-svc holds (first name, city): it corrects them, and what waits to leave is reworded
-    number    it was wrong, or is not theirs any more: shut for that sender or for all, each consent by its name
-              as well, and its contact goes. Consent moves to no other number: that one starts from nothing, with
-              evidence of its own
-    evidence  a line of the ledger: another is appended that stands beside it, and takes from it what it opened
+    contact   campaign-svc corrects the fields (first name, city) and updates the text of waiting messages
+    number    wrong, or no longer the person's: opted out for the sender or for all, each consent also by name, and
+              the contact is deleted. No consent moves to another number, which needs evidence of its own
+    evidence  a ledger line: another line is appended beside the wrong line, as an opt-out where the wrong line must
+              count no more
 
-One transaction begins it: the row, the evidence, the event. campaign-svc's answer completes it; one of a line of the
-ledger is complete at once. An erasure takes what was said.
+A single transaction begins a rectification: the row, the evidence, the event. The answer of campaign-svc completes it.
+A rectification of a ledger line is complete at once. An erasure deletes the content of the request.
 """
 
 import logging
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 Kind = Literal["contact", "number", "evidence"]
 
-SERVICES = ("campaign",)  # what of a person's others may correct is there
+SERVICES = ("campaign",)  # the services that answer a rectification
 ASKED = counter("sms_consent_rectifications_total", "Rectifications asked for.", ["kind"])
 OLDEST = gauge(
     "sms_consent_oldest_rectification_age_seconds",
@@ -54,14 +54,14 @@ Table(
     Column("position", BigInteger, Identity(always=True), nullable=False),  # the order of lists
     Column("subject_id", Text, nullable=False),
     Column("kind", Text, nullable=False),
-    Column("sender_id", Text, nullable=True),  # None: every sender
+    Column("sender_id", Text, nullable=True),  # NULL: every sender
     Column("source", Text, nullable=False),
-    Column("asked", Text, nullable=True),  # JSON, sealed, context "rectification:<id>"; null: erased, or old
-    Column("evidence_id", Text, nullable=True),  # what it appended to the ledger
-    Column("annulled", Boolean, nullable=False),  # the line it is about counts no more
+    Column("asked", Text, nullable=True),  # JSON, encrypted, context "rectification:<id>"; null: erased or pruned
+    Column("evidence_id", Text, nullable=True),  # the evidence appended to the ledger
+    Column("annulled", Boolean, nullable=False),  # the line no longer counts
     Column("requested_at", DateTime(timezone=True), nullable=False),
     Column("completed_at", DateTime(timezone=True), nullable=True),
-    Column("rectified", JSONB, nullable=False),  # by service, how many of what
+    Column("rectified", JSONB, nullable=False),  # by service, counts by kind
     Index("rectification_position_ix", "position", unique=True),
     Index("rectification_subject_ix", "subject_id"),
     Index("rectification_asked_ix", "requested_at", postgresql_where=text("asked IS NOT NULL")),
@@ -70,7 +70,10 @@ Table(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rectification:
-    """One as it stands. `asked`: who, what and why, None once erased. `place`: its place in lists."""
+    """A rectification and its progress.
+
+    `asked`: the content of the request, None once erased. `place`: the position in lists.
+    """
 
     rectification_id: str
     place: int
@@ -91,7 +94,7 @@ class Rectification:
 
 
 def context(rectification_id: str) -> str:
-    """Of what was asked, sealed; and of the fields in the event."""
+    """Return the encryption context of the request's content, and of the fields in the event."""
     return f"rectification:{rectification_id}"
 
 
@@ -101,7 +104,10 @@ async def begin(
     new: Rectification,
     fields: Mapping[str, str | None] | None = None,
 ) -> None:
-    """`fields`: of a contact, what is right. The other services hear of it, unless it is complete already."""
+    """Store a rectification, and publish the request unless already complete.
+
+    `fields`: the right values of a contact's fields, else None.
+    """
     sealed = keys.seal(msgspec.json.encode(new.asked).decode(), context(new.rectification_id))
     await tx.execute(
         text(
@@ -142,7 +148,7 @@ async def begin(
 
 
 async def take_answers(tx: AsyncConnection, batch: list[Received]) -> After | None:
-    """The first answer of each service counts; the last service's completes the rectification."""
+    """Store the first answer of each service. The last service's answer completes the rectification."""
     for received in batch:
         if isinstance(ack := received.event, RectificationAcknowledged):
             await tx.execute(
@@ -168,8 +174,10 @@ answers = Subscription("consent.rectification-acks", RECTIFICATION_ACKS, take_an
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Says how long the oldest has been waiting for its answer. Nobody is asked again: campaign-svc reads the request
-    where it lies, and answers it for as long as that takes."""
+    """Measures the age of the oldest open rectification.
+
+    No request is repeated: campaign-svc reads the request from its topic, and answers however long that takes.
+    """
 
     database: Database
 
@@ -193,7 +201,7 @@ async def find(tx: AsyncConnection, keys: FieldKeys, rectification_id: str) -> R
 
 
 async def of_person(tx: AsyncConnection, keys: FieldKeys, subject_id: str) -> list[Rectification]:
-    """Oldest first."""
+    """Return a person's rectifications, oldest first."""
     rows = await tx.execute(
         text("SELECT *, rectified::text AS counts FROM rectification WHERE subject_id = :id ORDER BY position"),
         {"id": subject_id},
@@ -202,7 +210,7 @@ async def of_person(tx: AsyncConnection, keys: FieldKeys, subject_id: str) -> li
 
 
 async def page(tx: AsyncConnection, keys: FieldKeys, *, complete: bool, after: int, limit: int) -> list[Rectification]:
-    """Oldest first, from the place after `after`."""
+    """Return rectifications after the place `after`, oldest first."""
 
     async def read() -> list[Rectification]:
         rows = await tx.execute(
@@ -219,7 +227,10 @@ async def page(tx: AsyncConnection, keys: FieldKeys, *, complete: bool, after: i
 
 
 async def empty(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, int]:
-    """What these people said goes, that they asked stays; how many by subject_id."""
+    """Delete the content of these people's requests, and return the number by subject_id.
+
+    The rows stay as a record of the requests.
+    """
     rows = await tx.execute(
         text(
             "WITH gone AS (UPDATE rectification SET asked = NULL"
