@@ -1,7 +1,7 @@
 """Own campaign-svc's tables and statements. Rows move as arrays or by COPY; the caller owns the transaction.
 
 A transaction changing a campaign locks the campaign's row first. Recipients are inserted once, when the audience is
-frozen, and change only by decisions of the planner and reports of dispatch-svc. A campaign's tallies are counters in a
+frozen; later only the planner and reports of dispatch-svc change a recipient. A campaign's tallies are counters in a
 row of their own, so that counting never waits for the planner. The tallies change in the same transaction as the
 recipient, and a constraint guards their sum.
 
@@ -91,10 +91,10 @@ sender_rule = Table(
     "sender_rule",
     metadata,
     Column("sender_id", Text, primary_key=True),
-    Column("approval", Boolean, nullable=False),  # approval by another person is required before scheduling
-    Column("cap_messages", Integer, nullable=True),  # at most so many messages per person …
-    Column("cap_days", Integer, nullable=True),  # … within so many days
-    Column("link_host", Text, nullable=True),  # host of the sender's short links
+    Column("approval", Boolean, nullable=False),  # by another person, before scheduling
+    Column("cap_messages", Integer, nullable=True),
+    Column("cap_days", Integer, nullable=True),
+    Column("link_host", Text, nullable=True),
     Column("stop_added", Text, nullable=True),  # mention the operator appends to each text
     Column("changed_by", Text, nullable=False),
     _instant("changed_at"),
@@ -154,7 +154,7 @@ contact_import = Table(
     Column("complete", Boolean, nullable=False, server_default=text("true")),  # the whole file is here and readable
     Column("line", Integer, nullable=False, server_default=text("0")),  # last line recorded
     Column("attempts", Integer, nullable=False, server_default=text("0")),  # attempts since the last line recorded
-    Column("due_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),  # next attempt
+    Column("due_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
     Column("failed", Boolean, nullable=False, server_default=text("false")),  # given up; `finished` is true as well
     Column("finished", Boolean, nullable=False, server_default=text("true")),
     Index("contact_import_created_ix", "created_at"),
@@ -183,7 +183,7 @@ campaign = Table(
     "campaign",
     metadata,
     Column("campaign_id", Text, primary_key=True),
-    Column("position", BigInteger, Identity(always=True), nullable=False),  # order of lists
+    Column("position", BigInteger, Identity(always=True), nullable=False),
     Column("sender_id", Text, nullable=False),
     Column("name", Text, nullable=False),
     Column("purpose", Text, nullable=False),
@@ -206,7 +206,7 @@ campaign = Table(
     Column("created_by", Text, nullable=False),
     Column("edited_by", ARRAY(Text), nullable=False, server_default=text("'{}'")),  # most recent editor last
     _instant("created_at"),
-    Column("fingerprint", Text, nullable=False),  # hash of the request
+    Column("fingerprint", Text, nullable=False),
     Column("status", Text, nullable=False),
     Column("agreed", Text, nullable=True),  # approval.digest without a start, when scheduled
     _instant("agreed_start", nullable=True),  # start given when scheduling, as in the approval; null: at once
@@ -222,10 +222,10 @@ campaign = Table(
     Column("expanded", Boolean, nullable=False, server_default=text("false")),  # no recipient left to request or deny
     Column("sent_back", Text, nullable=True),  # why a scheduled campaign became a draft again
     _instant("look_at", nullable=True),  # the planner sleeps until then
-    _instant("next_slot", nullable=True),  # next slot of the pace
+    _instant("next_slot", nullable=True),
     Column("turn", BigInteger, nullable=False, server_default=text("0")),  # planner turns used, weighted by priority
     Column("failures", Integer, nullable=False, server_default=text("0")),  # consecutive failures to start or go on
-    _instant("retry_at", nullable=True),  # next attempt after a failure
+    _instant("retry_at", nullable=True),
     Index("campaign_position_ix", "position", unique=True),
     Index("campaign_series_ix", "series_id", "position", postgresql_where=text("series_id IS NOT NULL")),
     Index("campaign_scheduled_ix", "starts_at", postgresql_where=text("status = 'scheduled'")),
@@ -264,14 +264,14 @@ campaign_approval = Table(
     "campaign_approval",
     metadata,
     Column("campaign_id", Text, nullable=False),
-    Column("digest", Text, nullable=False),  # digest approved
+    Column("digest", Text, nullable=False),
     Column("approved_by", Text, nullable=False),
     _instant("approved_at"),
     PrimaryKeyConstraint("campaign_id", "digest", "approved_by"),
 )
 
 campaign_pre_flight = Table(
-    "campaign_pre_flight",  # the latest pre-flight
+    "campaign_pre_flight",
     metadata,
     Column("campaign_id", Text, primary_key=True),
     Column("digest", Text, nullable=False),  # campaign's digest without a start
@@ -281,7 +281,7 @@ campaign_pre_flight = Table(
 )
 
 test_send = Table(
-    "test_send",  # test messages to named people
+    "test_send",
     metadata,
     Column("campaign_id", Text, nullable=False),
     Column("message_id", Text, nullable=False),
@@ -327,7 +327,7 @@ campaign_link = Table(
 )
 
 link = Table(
-    "link",  # one person's links
+    "link",
     metadata,
     Column("campaign_id", Text, nullable=False),
     Column("subject_id", Text, nullable=False),
@@ -547,10 +547,7 @@ async def find_contact(tx: AsyncConnection, sender_id: str, subject_id: str) -> 
 
 
 async def delete_of_sender(tx: AsyncConnection, sender_id: str, subject_ids: Sequence[str]) -> int:
-    """Delete these contacts of one sender; return how many.
-
-    Rows are locked in the order an import locks them.
-    """
+    """Delete these contacts of one sender, locked in an import's order; return how many."""
     gone = await tx.execute(
         text(
             "WITH found AS (SELECT subject_id FROM contact WHERE sender_id = :sender_id"
@@ -596,10 +593,7 @@ async def contacts_of(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any]
 
 
 async def heard_of(tx: AsyncConnection, sender_id: str, subject_id: str, now: datetime) -> None:
-    """Renew the contact's retention, because the person interacted with the sender.
-
-    The contact is then kept as long as a contact imported now.
-    """
+    """Renew the contact's retention, as an import would, because the person interacted with the sender."""
     await tx.execute(
         text(
             "UPDATE contact SET updated_at = :now"
@@ -612,7 +606,7 @@ async def heard_of(tx: AsyncConnection, sender_id: str, subject_id: str, now: da
 async def audiences_of(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any]]:
     """Return one person's recipient rows with their campaigns, oldest campaign first.
 
-    The join reads the primary key, campaign by campaign.
+    The join reads by the primary key, campaign by campaign.
     """
     rows = await tx.execute(
         text(
@@ -1561,10 +1555,7 @@ async def freeze_audience(
 
 
 async def lock_expanding(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
-    """Lock one running campaign with recipients to request.
-
-    Among such campaigns, the planner takes the campaign with the fewest turns so far, weighted by priority.
-    """
+    """Lock the unlocked running campaign to expand next: the fewest turns used, weighted by priority."""
     rows = await tx.execute(
         text(
             f"{_CAMPAIGN} WHERE c.status = 'running' AND NOT c.expanded AND {_AWAKE}"
@@ -1576,10 +1567,7 @@ async def lock_expanding(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
 
 
 class Recipient(msgspec.Struct, frozen=True, gc=False):
-    """A recipient with the current contact.
-
-    `number` (encrypted) and `attributes` (JSON) are `None` where the contact is gone.
-    """
+    """A recipient and contact. `number` (encrypted) and `attributes` (JSON) are `None` without a contact."""
 
     subject_id: str
     number: str | None
@@ -1657,7 +1645,7 @@ async def set_variants(tx: AsyncConnection, campaign_id: str, variants: Mapping[
 async def first_groups(tx: AsyncConnection, row: Row[Any]) -> FirstGroups:
     """Return the progress of the recipients not waiting for the winner.
 
-    The query scans these recipients only once all are requested and no message is deferred.
+    The scan runs only once all are requested and no message is deferred.
     """
     found = await tx.execute(
         text(
@@ -1682,10 +1670,7 @@ async def set_choice(tx: AsyncConnection, campaign_id: str, choice: Choice, winn
 
 
 async def first_hours(tx: AsyncConnection, campaign_ids: Sequence[str]) -> dict[str, datetime]:
-    """Return, by campaign, when the first recipient waiting for a local hour is due.
-
-    A campaign without such a recipient is left out.
-    """
+    """Return when the first recipient waiting for a local hour is due, by campaign with such a recipient."""
     if not campaign_ids:
         return {}
     rows = await tx.execute(
@@ -1766,10 +1751,7 @@ async def deny(tx: AsyncConnection, campaign_id: str, denied: Mapping[str, str])
 
 
 async def lock_given_up(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
-    """Lock one campaign with recipients left to deny: cancelled, or paused past its end.
-
-    Campaigns locked by another planner are skipped.
-    """
+    """Lock one unlocked campaign with recipients left to deny: cancelled, or paused past its end."""
     rows = await tx.execute(
         text(f"{_CAMPAIGN} WHERE {_GIVEN_UP} AND {_MAY_BE_TRIED} LIMIT 1 FOR UPDATE OF c SKIP LOCKED"), {"now": now}
     )
@@ -1814,10 +1796,7 @@ async def deny_unrequested(tx: AsyncConnection, row: Row[Any], reason: str, limi
 
 
 async def lock_older(tx: AsyncConnection, events: Sequence[MessageChanged]) -> dict[tuple[str, str], Reported]:
-    """Lock the recipients for which these events are newer.
-
-    Returns the stored state by (campaign_id, subject_id).
-    """
+    """Lock the recipients these events are newer for; return the stored state by (campaign_id, subject_id)."""
     rows = await tx.execute(
         text(
             "SELECT r.campaign_id, r.subject_id, r.status, r.reasons, r.receipt FROM recipient AS r"
@@ -1914,10 +1893,7 @@ async def forget_reasons(tx: AsyncConnection, campaign_id: str, kind: str) -> No
 
 
 async def lock_done(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
-    """Lock one campaign with every recipient requested and decided.
-
-    Campaigns locked by another transaction are skipped.
-    """
+    """Lock one unlocked campaign with every recipient requested and decided."""
     rows = await tx.execute(
         text(
             f"{_CAMPAIGN} WHERE c.status IN ('running', 'paused') AND c.expanded AND a.pending = 0 AND a.deferred = 0"

@@ -108,10 +108,7 @@ _UNBEGUN: dict[tuple[Status, Action], Step] = {
 
 
 def step(status: Status, action: Action, *, begun: bool) -> Step:
-    """Return the transition for an action.
-
-    `begun`: the campaign has started. Raises NotPossible.
-    """
+    """Return the transition for an action. `begun`: the campaign has started. Raises NotPossible."""
     try:
         return (_STEPS if begun else _STEPS | _UNBEGUN)[status, action]
     except KeyError:

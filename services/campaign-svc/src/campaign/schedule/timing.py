@@ -114,10 +114,7 @@ class Timetable:
         return law.next_permitted(now, place.territory, self.policy, region=place.region, before=self.ends_by)
 
     def planned(self, place: Place, share: float) -> datetime | None:
-        """Return the point at `share` (0 to below 1) of the open time in the place's window.
-
-        Returns `None` where the window is empty.
-        """
+        """Return the point at `share` (0 to below 1) of the window's open time; `None` for an empty window."""
         openings = self.window(place)
         if not openings:
             return None
@@ -154,10 +151,7 @@ class Timetable:
         return law.openings(start, end, place.territory, self.policy, region=place.region)
 
     def opening(self, place: Place, at: datetime) -> law.Opening | None:
-        """Return the first opening from `at` on, at most a day long, or `None`.
-
-        The opening ends after a day where the place never closes.
-        """
+        """Return the first opening from `at` on, cut to a day, or `None`."""
         opens = law.next_permitted(at, place.territory, self.policy, region=place.region)
         if opens is None:
             return None
