@@ -182,8 +182,8 @@ class NewCampaign(BaseModel):
 class Statistics(BaseModel):
     """Tallies of a campaign's recipients.
 
-    At every instant audience = pending + denied + deferred + handed_off + expired, and handed_off = accepted + rejected
-    + unknown.
+    At every instant audience = pending + denied + deferred + handed_off + expired,
+    and handed_off = accepted + rejected + unknown.
     """
 
     audience: int
@@ -417,8 +417,8 @@ async def edit_campaign(
 ) -> Campaign:
     """Replace the content of a campaign not yet started.
 
-    A scheduled campaign becomes a draft again, and earlier approvals no longer count. Without `If-Match`, the edit
-    overwrites changes made by others in the meantime.
+    A scheduled campaign becomes a draft again, and approvals of earlier content no longer count. Without `If-Match`,
+    the edit overwrites changes made by others in the meantime.
     """
     now = datetime.now(UTC)
 
