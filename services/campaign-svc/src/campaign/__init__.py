@@ -1,1 +1,1 @@
-"""campaign-svc: who is asked for, when, with what text."""
+"""Plan campaigns: choose the recipients, the time and the text of each message."""

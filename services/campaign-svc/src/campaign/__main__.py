@@ -1,4 +1,4 @@
-"""`python -m campaign [migrate]`."""
+"""Run the service: `python -m campaign [migrate]`."""
 
 from campaign.service import build
 from common.service import main

@@ -1,7 +1,7 @@
-"""Campaigns over HTTP: written, scheduled, paused, resumed, cancelled, watched.
+"""Serve campaigns over HTTP: write, edit, schedule, pause, resume, cancel, show.
 
-An edge: opens the transaction, checks what the body says against the sender and the law, and lets the door to a
-campaign's status (`control`) decide.
+This module opens the transaction and checks the body against the sender and the law. `control` decides every change of
+a campaign's status.
 """
 
 import hashlib
@@ -55,19 +55,19 @@ from common.web.problems import Conflict, Invalid, NotFound, PastItsTime, Precon
 
 router = APIRouter(prefix="/v1", tags=["campaigns"])
 
-PAST_TOLERANCE = timedelta(minutes=1)  # "now" as another machine's clock and the network make it
+PAST_TOLERANCE = timedelta(minutes=1)  # clock skew and network delay of a caller's "now"
 
 Held = Annotated[Resources[Any], Depends(resources)]
 Author = Annotated[Caller, Depends(require("campaign:write"))]
 Reader = Annotated[Caller, Depends(require("campaign:read"))]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
-_DECODED = ("audience", "translations", "timing", "recurring", "trial", "choice")  # kept as JSON
+_DECODED = ("audience", "translations", "timing", "recurring", "trial", "choice")  # stored as JSON, decoded one by one
 _WRITTEN = (
     *("name", "purpose", "text", "language", "translations", "folding", "sectors", "selection", "rest_days"),
     *("send_before", "timing", "recurring", "trial", "priority"),
 )
-_SAID_AS = {"selection": "audience"}  # by who writes a campaign, what is kept under another name
+_SAID_AS = {"selection": "audience"}  # field names of the API, by column
 
 
 class KeyReused(Conflict):
@@ -94,8 +94,11 @@ class ChosenSegment(BaseModel):
 
 
 class Audience(BaseModel):
-    """Which contacts of the sender: `{"all": true}`, those whose attributes all have one of the values named, or those
-    that a version of a segment selects when the campaign starts."""
+    """The sender's contacts a campaign is for: exactly one of `all`, `where` and `segment`.
+
+    `where` selects contacts whose attributes all have one of the values named. `segment` names a version of a segment,
+    evaluated when the campaign starts.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -113,7 +116,7 @@ class Audience(BaseModel):
 
     @property
     def selection(self) -> dict[str, Any]:
-        """As it is stored: every condition a list of values."""
+        """Return the selection as stored: each condition is a list of values."""
         if self.segment is not None:
             return {"segment": self.segment.model_dump()}
         if self.where is None:
@@ -122,7 +125,7 @@ class Audience(BaseModel):
 
 
 class NewCampaign(BaseModel):
-    """A campaign as its author writes it."""
+    """A campaign as written by its author."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -177,8 +180,11 @@ class NewCampaign(BaseModel):
 
 
 class Statistics(BaseModel):
-    """At every instant audience = pending + denied + deferred + handed_off + expired,
-    and handed_off = accepted + rejected + unknown."""
+    """Tallies of a campaign's recipients.
+
+    At every instant audience = pending + denied + deferred + handed_off + expired,
+    and handed_off = accepted + rejected + unknown.
+    """
 
     audience: int
     pending: int
@@ -196,7 +202,10 @@ class Statistics(BaseModel):
 
 
 class SendingWaits(BaseModel):
-    """What the gate knows of consents is too old to send on, for some recipients or for all; codes go."""
+    """Marketing is on hold: the gate's knowledge of consents is too old, for some recipients or for all.
+
+    Transactional messages still leave.
+    """
 
     since: datetime
     consents_as_of: datetime | None = Field(
@@ -205,10 +214,12 @@ class SendingWaits(BaseModel):
 
 
 class Failing(BaseModel):
-    """Its next step (to start, to go on, to deny people nobody asked for, to end) fails, for what it holds itself or
-    for a fault of ours: others go first until it is tried again. What is wrong is in the log of campaign-svc, under its
-    id.
-    Paused and resumed, or scheduled anew, it is tried at once."""
+    """The campaign's next step keeps failing, through the campaign's own content or a fault of the service.
+
+    A step is to start, to go on, to deny recipients never requested, or to end. Other campaigns go first until
+    `again_at`. The log of campaign-svc holds the error under the campaign's id. To retry at once, pause and resume the
+    campaign, or schedule the campaign again.
+    """
 
     attempts: int
     again_at: datetime
@@ -274,7 +285,7 @@ class Campaigns(BaseModel):
 
 
 class EditedCampaign(NewCampaign):
-    """As `NewCampaign`; the sender stays who it is."""
+    """A campaign's new content, as in `NewCampaign`. The sender cannot change."""
 
 
 class Schedule(BaseModel):
@@ -287,7 +298,7 @@ class Schedule(BaseModel):
 
 
 class VariantResult(BaseModel):
-    """As the campaign's statistics count it."""
+    """Results of one text, counted as in the campaign's statistics."""
 
     variant: str
     asked_for: int
@@ -305,7 +316,7 @@ class Variants(BaseModel):
 
 
 class Recipient(BaseModel):
-    """`subject_id` stands for the person; the number is not shown."""
+    """A member of the audience. `subject_id` stands for the person; the API never shows the number."""
 
     message_id: str
     subject_id: str
@@ -327,7 +338,11 @@ async def write_campaign(
     caller: Author,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
 ) -> Campaign:
-    """A draft. With an `Idempotency-Key`, the same request again answers 200 with the campaign as it now is."""
+    """Create a draft.
+
+    Repeating a request with the same `Idempotency-Key` answers 200 with the campaign's current state. Reusing the key
+    for another request answers 409.
+    """
     caller.may_use(body.sender_id)
     now = datetime.now(UTC)
     _checked(body, await senders.known(held.database, body.sender_id), now, held.settings.policy)
@@ -365,7 +380,10 @@ async def list_campaigns(
     series_id: Annotated[Storable | None, Query(max_length=64)] = None,
     limit: Limit = 50,
 ) -> Campaigns:
-    """Newest first, of the senders the token covers; with `series_id`, the occurrences of a campaign that recurs."""
+    """List the campaigns of the senders your token covers, newest first.
+
+    `series_id` limits the list to the occurrences of a recurring campaign.
+    """
     covered = None if caller.senders is None else sorted(caller.senders)
     async with held.database.begin() as tx:
         rows = await store.campaigns_before(tx, cursor, covered, series_id, limit)
@@ -375,7 +393,10 @@ async def list_campaigns(
 
 @router.get("/campaigns/{campaign_id}")
 async def get_campaign(campaign_id: Storable, response: Response, held: Held, caller: Reader) -> Campaign:
-    """Its `ETag` is of what its author wrote and of how it is scheduled: for the `If-Match` of an edit."""
+    """Return a campaign.
+
+    The `ETag` covers the campaign's content and schedule; send the tag as `If-Match` when editing.
+    """
     async with held.database.begin() as tx:
         row = await _found(tx, caller, campaign_id)
         response.headers["ETag"] = edition.etag(edition.tag(_parts(row)))
@@ -394,8 +415,11 @@ async def edit_campaign(
         Header(description="The `ETag` that its edit is of. 412 where somebody has changed it since, and nothing is."),
     ] = None,
 ) -> Campaign:
-    """Say it anew, before it has started. Where it was scheduled it is so no more; approvals of what it was count for
-    nothing. Without `If-Match` it replaces whatever somebody else wrote meanwhile."""
+    """Replace the content of a campaign not yet started.
+
+    A scheduled campaign becomes a draft again, and approvals of earlier content no longer count. Without `If-Match`,
+    the edit overwrites changes made by others in the meantime.
+    """
     now = datetime.now(UTC)
 
     async def edit(tx: AsyncConnection, row: Row[Any]) -> None:
@@ -420,11 +444,10 @@ async def edit_campaign(
 async def schedule_campaign(
     campaign_id: Storable, held: Held, caller: Author, body: Schedule | None = None
 ) -> Campaign:
-    """Start it at `at`, or now. Before its start it may be scheduled anew.
+    """Schedule the campaign to start at `at`, or now. A campaign not yet started may be rescheduled.
 
-    What the pre-flight finds of the text is found here too; what the last pre-flight found of the audience holds, if
-    nothing has changed since. Errors refuse it, and so do warnings that are not acknowledged, and an approval that is
-    needed and missing.
+    Scheduling checks the texts, and applies the audience findings of the last pre-flight if the campaign is unchanged
+    since. The request is refused on an error, on a warning missing from `acknowledge`, or on a missing approval.
     """
     now = datetime.now(UTC)
     at, acknowledged = (body.at, body.acknowledge) if body else (None, [])
@@ -439,7 +462,7 @@ async def schedule_campaign(
             raise Invalid("whose local time is that?", reasons=[Reason("at", "needed_for_local_time")])
         sender = await store.find_sender(tx, row.sender_id)
         assert sender is not None
-        # the sender's code may have changed since it was written
+        # the sender's STOP code may have changed since the text was written
         checked(row.text, row.language, msgspec.json.decode(row.translations), Folding(row.folding), sender)
         policy = held.settings.policy
         table = pre_flight.table_of(row, sender, at or now, now, policy)
@@ -482,9 +505,11 @@ async def schedule_campaign(
 
 @router.post("/campaigns/{campaign_id}/pause")
 async def pause_campaign(campaign_id: Storable, held: Held, caller: Author) -> Campaign:
-    """Nothing of it is handed off once the gate has heard; what is decided meanwhile waits for `resume`. What has not
-    started does not: neither what is scheduled, nor whose audience is being frozen. Of one that recurs nothing begins,
-    and its occurrences that go on are paused with it."""
+    """Pause the campaign: the gate hands nothing off once the pause has reached the gate.
+
+    Messages decided in the meantime wait for `resume`. A scheduled campaign does not start, even where the audience is
+    already being selected. Pausing a recurring campaign stops new occurrences, and pauses those scheduled or running.
+    """
 
     async def with_occurrences(tx: AsyncConnection, row: Row[Any]) -> None:
         _may(row, Action.PAUSE)
@@ -496,9 +521,12 @@ async def pause_campaign(campaign_id: Storable, held: Held, caller: Author) -> C
 
 @router.post("/campaigns/{campaign_id}/resume")
 async def resume_campaign(campaign_id: Storable, held: Held, caller: Author) -> Campaign:
-    """It goes on where it was. What had not started does at its time, or at once if that has gone by; and is refused
-    (`campaign-over`) where no message could leave before its end: it may be scheduled anew. Of one that recurs the last
-    occurrence that a pause kept is begun, if the next has not come and it has not ended."""
+    """Resume a paused campaign.
+
+    A campaign paused before its start begins at its time, or at once if the time has passed. The request is refused
+    with `campaign-over` where no message could leave before the end: schedule the campaign again. A recurring campaign
+    begins the last occurrence held by the pause, unless the next has come or the occurrence has ended.
+    """
     now = datetime.now(UTC)
 
     async def rejoin(tx: AsyncConnection, row: Row[Any]) -> None:
@@ -518,9 +546,12 @@ async def resume_campaign(campaign_id: Storable, held: Held, caller: Author) -> 
 
 @router.post("/campaigns/{campaign_id}/cancel")
 async def cancel_campaign(campaign_id: Storable, held: Held, caller: Author) -> Campaign:
-    """For good. Whoever has not got it will not; what is already with the operator cannot be called back. Whom nobody
-    has asked for yet are `pending` still, and `denied` within seconds. Of one that recurs no more occurrences come, and
-    those that were paused with it are cancelled too."""
+    """Cancel the campaign for good.
+
+    Recipients not yet reached get no message; messages already with the operator cannot be recalled. Recipients not yet
+    requested stay `pending` for some seconds, then become `denied`. A cancelled recurring campaign has no more
+    occurrences, and occurrences paused together with the campaign are cancelled too.
+    """
 
     async def with_occurrences(tx: AsyncConnection, row: Row[Any]) -> None:
         _may(row, Action.CANCEL)
@@ -532,8 +563,10 @@ async def cancel_campaign(campaign_id: Storable, held: Held, caller: Author) -> 
 
 @router.get("/campaigns/{campaign_id}/variants")
 async def list_variants(campaign_id: Storable, held: Held, caller: Reader) -> Variants:
-    """What came of each text of a trial so far, the campaign's own among them. Who is held out is counted among the
-    campaign's denied, as `holdout`."""
+    """Return the results so far of each text of an A/B test, including the campaign's own text.
+
+    People held out count among the campaign's denied recipients, with the reason `holdout`.
+    """
     async with held.database.begin() as tx:
         row = await _found(tx, caller, campaign_id)
         trial = store.trial_of(row)
@@ -555,8 +588,11 @@ async def list_recipients(
     cursor: Annotated[Storable, Query(max_length=64)] = "",
     limit: Limit = 200,
 ) -> Recipients:
-    """The frozen audience, and where each of it stands with the reasons. Some months after the campaign has ended there
-    is none any more; its statistics stay."""
+    """List the frozen audience, with each recipient's status and reasons.
+
+    Answers 410 once the recipients are no longer kept, months after the campaign's end. The tallies on the campaign
+    stay.
+    """
     async with held.database.begin() as tx:
         row = await _found(tx, caller, campaign_id)
         kept: timedelta = held.settings.keep.recipients
@@ -585,7 +621,10 @@ async def _act(
     action: Action,
     check: Callable[[AsyncConnection, Row[Any]], Awaitable[None]] | None = None,
 ) -> Campaign:
-    """Lock, check, step, and show what came of it. Asking for what already is answers with it."""
+    """Lock the campaign, run `check`, take the action, and return the campaign.
+
+    A repeated action succeeds again.
+    """
     async with held.database.begin() as tx:
         row = await _found(tx, caller, campaign_id, lock=True)
         try:
@@ -674,12 +713,15 @@ async def _shown(tx: AsyncConnection, held: Resources[Any], rows: Sequence[Row[A
 
 
 def _may(row: Row[Any], action: Action) -> None:
-    """Raises NotPossible."""
+    """Check that the campaign's status allows the action. Raises NotPossible."""
     step(Status(row.status), action, begun=row.started_at is not None)
 
 
 def _unchanged(row: Row[Any], body: NewCampaign, if_match: str) -> None:
-    """Raises CampaignEdited, unless it says already what it is to say: then the edit came before."""
+    """Refuse an edit of a campaign changed since the `If-Match` tag was read.
+
+    An edit equal to the campaign's current content passes, so that a retry succeeds. Raises CampaignEdited.
+    """
     parts = _parts(row)
     changed = edition.changed(if_match, parts)
     if changed is None or parts == _parts_of(body):
@@ -692,7 +734,7 @@ def _unchanged(row: Row[Any], body: NewCampaign, if_match: str) -> None:
 
 
 def _still_of_use(row: Row[Any], sender: Sender, now: datetime, policy: Policy) -> None:
-    """Raises CampaignOver where a campaign that has not started could not send any more."""
+    """Refuse to resume an unstarted campaign whose messages could no longer leave. Raises CampaignOver."""
     table = _table(row, sender, policy)
     if now < table.ends_by:
         opening = table.opening(Place(sender.country), max(now, row.starts_at))
@@ -707,8 +749,11 @@ def _still_of_use(row: Row[Any], sender: Sender, now: datetime, policy: Policy) 
 async def _skip_what_is_over(
     tx: AsyncConnection, row: Row[Any], rule: Recurring, sender: Sender, now: datetime, policy: Policy
 ) -> None:
-    """Of a campaign that recurs and was paused: what comes next is the last occurrence that has come, as long as it is
-    of use, else the one after. Raises CampaignOver where there is none."""
+    """Move a paused recurring campaign to the occurrence to begin next.
+
+    The next occurrence is the last one already due, while still of use, else the following. Raises CampaignOver where
+    no occurrence is left.
+    """
     gate, timing = at_hand_off(policy), store.timing_of(row)
     zone = zones(sender.country, gate)[0]
     at, missed = recurrence.latest(rule, zone, row.at, now)
@@ -725,13 +770,13 @@ async def _skip_what_is_over(
 
 
 def _table(row: Row[Any], sender: Sender, policy: Policy) -> Timetable:
-    """Of a campaign that has a start."""
+    """Build the timetable of a campaign with a start."""
     ends = ends_by(row.starts_at, row.send_before)
     return Timetable(store.timing_of(row), sender.country, row.starts_at, row.at, ends, at_hand_off(policy))
 
 
 def _checked(body: NewCampaign, sender: Sender, now: datetime, policy: Policy) -> None:
-    """Raises Invalid with the field."""
+    """Check the body against the sender and the law. Raises Invalid naming the field."""
     if body.purpose not in sender.purposes:
         raise Invalid("the sender has no such purpose", reasons=[Reason("purpose", "unknown_purpose")])
     if body.send_before is not None and body.send_before <= now:
@@ -751,7 +796,7 @@ def _checked(body: NewCampaign, sender: Sender, now: datetime, policy: Policy) -
 
 
 def _all_linked(body: NewCampaign) -> None:
-    """Raises Invalid where somebody could get a text in which there is nothing to click on."""
+    """Refuse an A/B test by clicks where some text has no link to follow. Raises Invalid."""
     assert body.trial is not None
     texts = {"text": (body.text, body.translations)}
     texts |= {f"trial.{each.name}.text": (each.text, each.translations) for each in body.trial.variants}
@@ -766,7 +811,7 @@ def _checked_rule(rule: Recurring, send_before: datetime | None, sender: Sender,
         raise Invalid(
             "an occurrence ends when the next comes", reasons=[Reason("send_before", "not_of_one_that_recurs")]
         )
-    pre_flight.not_too_far("recurring.until", max(rule.until, now), now)  # one that is past is told of below
+    pre_flight.not_too_far("recurring.until", max(rule.until, now), now)  # a past `until` is refused below
     if recurrence.too_often(rule, zone, now):
         raise Invalid("less than an hour apart", reasons=[Reason("recurring.cron", "too_often")])
     if recurrence.first(rule, zone, now) is None:
@@ -774,7 +819,7 @@ def _checked_rule(rule: Recurring, send_before: datetime | None, sender: Sender,
 
 
 async def _segment_checked(tx: AsyncConnection, body: NewCampaign) -> None:
-    """Raises Invalid where its segment is not one of its sender's."""
+    """Refuse a segment of another sender, or an unknown version. Raises Invalid."""
     if (chosen := body.audience.segment) is None:
         return
     found = await segments.find(tx, chosen.segment_id, chosen.version)
@@ -785,7 +830,7 @@ async def _segment_checked(tx: AsyncConnection, body: NewCampaign) -> None:
 
 
 def _written(body: NewCampaign) -> dict[str, Any]:
-    """What its author wrote, as it is stored."""
+    """Return the author's content in its stored form."""
     return {
         "name": body.name,
         "purpose": body.purpose,
@@ -805,19 +850,19 @@ def _written(body: NewCampaign) -> dict[str, Any]:
 
 
 def _parts(row: Row[Any]) -> dict[str, Any]:
-    """What an edit would replace: `edition.tag` is of these."""
+    """Return the parts an edit would replace, as hashed by `edition.tag`."""
     return _edited({name: row._mapping[name] for name in _WRITTEN}) | {
         "schedule": [row.agreed_start, row.agreed] if row.agreed is not None else None
     }
 
 
 def _parts_of(body: NewCampaign) -> dict[str, Any]:
-    """What an edit would leave."""
+    """Return the parts as this edit would leave them."""
     return _edited(_written(body)) | {"schedule": None}
 
 
 def _edited(written: Mapping[str, Any]) -> dict[str, Any]:
-    """As it is compared: JSON by what it says, instants in UTC."""
+    """Return the parts in comparable form: JSON decoded, instants in UTC."""
     shown = {_SAID_AS.get(name, name): value for name, value in written.items()}
     for name in ("translations", "audience", "timing", "recurring", "trial"):
         if shown[name] is not None:

@@ -1,4 +1,4 @@
-"""What campaign-svc knows of senders: the registry as consent-svc publishes it."""
+"""Keep campaign-svc's copy of the sender registry published by consent-svc."""
 
 import asyncio
 
@@ -12,12 +12,12 @@ from common.db.database import Database
 from common.kafka.consumer import After, Received, Subscription
 from common.web.problems import NotFound, Reason
 
-ARRIVES_WITHIN_S = 2.0  # a sender registered a moment ago is still on its way here
+ARRIVES_WITHIN_S = 2.0  # a sender registered a moment ago is still on the topic
 LOOK_EVERY_S = 0.05
 
 
 def subscription() -> Subscription:
-    # a name of its own since senders are kept with their OADC: a new group reads all of them from the beginning
+    # This group name came with the OADC column: a new group reads every sender from the start of the topic.
     return Subscription("campaign.registry", SENDERS, apply)
 
 
@@ -29,7 +29,10 @@ async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
 
 
 async def known(database: Database, sender_id: str) -> Sender:
-    """Raises NotFound, once a sender registered just before had time to arrive."""
+    """Return a sender, waiting up to ARRIVES_WITHIN_S for a new registration to arrive.
+
+    Raises NotFound.
+    """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + ARRIVES_WITHIN_S
     while True:

@@ -1,4 +1,4 @@
-"""campaign-svc, wired."""
+"""Wire campaign-svc: settings, consumers, workers and routers."""
 
 from pydantic import Field, model_validator
 
@@ -24,15 +24,13 @@ from common.settings import HoursSettings
 
 
 class Settings(HoursSettings):
-    import_max_bytes: int = Field(200_000_000, ge=1)  # some five million lines; a larger file is better split
-    request_chunk: int = Field(16_000, ge=1, le=20_000)  # recipients asked for in one transaction
-    # rows waiting to be published beyond which no more are written: 1,000 recipients are a row for each partition
+    import_max_bytes: int = Field(200_000_000, ge=1)  # about five million lines; larger files must be split
+    request_chunk: int = Field(16_000, ge=1, le=20_000)  # recipients requested in one transaction
+    # the planner stops beyond this many unpublished outbox rows: 1,000 recipients make a row per partition
     outbox_backlog: int = Field(192, ge=1)
-    prices: Prices = Prices()  # what an SMS costs, by territory; for saying so beforehand
-    rate_per_s: float | None = Field(None, gt=0)  # messages the operator takes; for saying when a campaign is done
-    link_days: int = Field(
-        30, ge=1, le=365
-    )  # a short link leads on so long after its campaign's last message may leave
+    prices: Prices = Prices()  # price of an SMS, by territory, for the pre-flight
+    rate_per_s: float | None = Field(None, gt=0)  # messages the operator accepts, for the forecast of a campaign's end
+    link_days: int = Field(30, ge=1, le=365)  # a short link works this long after the campaign's last message may leave
     keep: pruning.Periods = pruning.Periods()  # docs/retention.md
 
     @model_validator(mode="after")
@@ -93,5 +91,5 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             redirects.pages,
         ],
         background=background,
-        body_limits={"/v1/imports": None},  # import_max_bytes
+        body_limits={"/v1/imports": None},  # import_max_bytes applies
     )

@@ -1,10 +1,12 @@
-"""campaign-svc's tables, and the statements over them. Rows move by arrays or COPY; the caller owns the transaction.
+"""Own campaign-svc's tables and statements. Rows move as arrays or by COPY; the caller owns the transaction.
 
-Whoever changes a campaign locks its row first. Recipients belong to a frozen audience: they are inserted once, and
-change only as dispatch reports. The accounts of a campaign are counters in a row of their own, so that counting never
-waits for the planner; they change in the transaction that changes a recipient, and a constraint keeps their sum.
-Locks are taken in the order campaign, recipients, accounts (by id). Who starts a campaign has its accounts first:
-nobody else wants them before it has begun.
+A transaction changing a campaign locks the campaign's row first. Recipients are inserted once, when the audience is
+frozen; later only the planner and reports of dispatch-svc change a recipient. A campaign's tallies are counters in a
+row of their own, so that counting never waits for the planner. The tallies change in the same transaction as the
+recipient, and a constraint guards their sum.
+
+Transactions lock in the order campaign, recipients, tallies (by id). The planner starting a campaign locks the tallies
+first: no other transaction needs the tallies before the start.
 """
 
 from collections import Counter
@@ -53,13 +55,13 @@ from common.kafka import consumer, dead_letters, outbox
 from common.privacy import erasing
 from common.version import at_least
 
-CONTACTS = 0x636F6E74  # advisory lock ("cont"): shared by who asks for messages, alone for who corrects contacts
-AUDIENCES = 0x61756469  # advisory locks ("audi"), one a sender
-MANY = 1_000  # recipients of an audience that Postgres is to know of at once
-LOOK_AHEAD = timedelta(minutes=1)  # at most so long nobody looks at a campaign that is not all asked for
-LONGEST_PAUSE = timedelta(minutes=10)  # between two attempts at a campaign that fails
-PASSING_FAILURES = 1  # one after another, of a campaign that is not shown to fail: it may have met another's lock
-FOR_WINNER = datetime(1970, 1, 1, tzinfo=UTC)  # as `waits_until`, of who waits for the winner: earlier than any hour
+CONTACTS = 0x636F6E74  # advisory lock ("cont"): shared to build requests, exclusive to rectify contacts
+AUDIENCES = 0x61756469  # advisory lock class ("audi"): a lock per sender
+MANY = 1_000  # audience size from which Postgres needs fresh statistics
+LOOK_AHEAD = timedelta(minutes=1)  # longest sleep of a campaign with recipients left to request
+LONGEST_PAUSE = timedelta(minutes=10)  # longest delay between attempts at a failing campaign
+PASSING_FAILURES = 1  # consecutive failures not yet shown as failing: a lock conflict may explain them
+FOR_WINNER = datetime(1970, 1, 1, tzinfo=UTC)  # `waits_until` while waiting for the winner, before any real hour
 DUE = "campaign_due"  # NOTIFY channel: a campaign was scheduled
 
 metadata = new_metadata()
@@ -89,17 +91,17 @@ sender_rule = Table(
     "sender_rule",
     metadata,
     Column("sender_id", Text, primary_key=True),
-    Column("approval", Boolean, nullable=False),  # by somebody else, before a campaign is scheduled
-    Column("cap_messages", Integer, nullable=True),  # a person gets at most so many …
-    Column("cap_days", Integer, nullable=True),  # … within so many days
-    Column("link_host", Text, nullable=True),  # of its short links, its own
-    Column("stop_added", Text, nullable=True),  # by its operator, behind each text
+    Column("approval", Boolean, nullable=False),  # by another person, before scheduling
+    Column("cap_messages", Integer, nullable=True),
+    Column("cap_days", Integer, nullable=True),
+    Column("link_host", Text, nullable=True),
+    Column("stop_added", Text, nullable=True),  # mention the operator appends to each text
     Column("changed_by", Text, nullable=False),
     _instant("changed_at"),
 )
 
 hold = Table(
-    "hold",  # of marketing by dispatch-svc, the last one it told of
+    "hold",  # the latest marketing hold published by dispatch-svc
     metadata,
     Column("category", Text, primary_key=True),
     Column("version", Integer, nullable=False),
@@ -109,7 +111,7 @@ hold = Table(
 )
 
 standing = Table(
-    "standing",  # what consent-svc last told of a person
+    "standing",  # the latest consents of a person, from consent-svc
     metadata,
     Column("subject_id", Text, primary_key=True),
     Column("version", Integer, nullable=False),
@@ -121,13 +123,13 @@ contact = Table(
     metadata,
     Column("sender_id", Text, nullable=False),
     Column("subject_id", Text, nullable=False),
-    Column("number", Text, nullable=False),  # sealed, context "number:<subject_id>"
+    Column("number", Text, nullable=False),  # encrypted, context "number:<subject_id>"
     Column("attributes", JSONB, nullable=False),
-    Column("territory", Text, nullable=True),  # of the number; None until something brings it again
-    # what the person had put right, null: taken out. No file brings the mistake back
+    Column("territory", Text, nullable=True),  # of the number; null until the contact is stored again
+    # rectified attributes, null where removed: imports never overwrite these
     Column("corrected", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     _instant("created_at"),
-    _instant("updated_at"),  # a file brought it last, or the person followed a link
+    _instant("updated_at"),  # last import, API write, click or rectification
     PrimaryKeyConstraint("sender_id", "subject_id"),
     Index("contact_updated_ix", "updated_at"),
 )
@@ -139,7 +141,7 @@ contact_import = Table(
     Column("sender_id", Text, nullable=False),
     Column("created_by", Text, nullable=False),
     _instant("created_at"),
-    Column("fingerprint", Text, nullable=False),  # of the request, keyed
+    Column("fingerprint", Text, nullable=False),  # keyed hash of sender and file
     Column("lines", Integer, nullable=False),
     Column("created", Integer, nullable=False),
     Column("updated", Integer, nullable=False),
@@ -149,22 +151,22 @@ contact_import = Table(
     Column("read_as", JSONB, nullable=False, server_default=text("'null'::jsonb")),  # contacts_file.ReadAs
     Column("received_bytes", BigInteger, nullable=False, server_default=text("0")),
     Column("pieces", Integer, nullable=False, server_default=text("0")),
-    Column("complete", Boolean, nullable=False, server_default=text("true")),  # all of it has arrived, and can be read
-    Column("line", Integer, nullable=False, server_default=text("0")),  # recorded up to this one
-    Column("attempts", Integer, nullable=False, server_default=text("0")),  # at going on from there
-    Column("due_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),  # its turn
-    Column("failed", Boolean, nullable=False, server_default=text("false")),  # and finished: given up
+    Column("complete", Boolean, nullable=False, server_default=text("true")),  # the whole file is here and readable
+    Column("line", Integer, nullable=False, server_default=text("0")),  # last line recorded
+    Column("attempts", Integer, nullable=False, server_default=text("0")),  # attempts since the last line recorded
+    Column("due_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    Column("failed", Boolean, nullable=False, server_default=text("false")),  # given up; `finished` is true as well
     Column("finished", Boolean, nullable=False, server_default=text("true")),
     Index("contact_import_created_ix", "created_at"),
     Index("contact_import_waiting_ix", "import_id", postgresql_where=text("complete AND NOT finished")),
 )
 
 import_piece = Table(
-    "import_piece",  # of a file that has not been recorded to its end: gone then
+    "import_piece",  # pieces of files not yet recorded in full, deleted afterwards
     metadata,
     Column("import_id", Text, nullable=False),
     Column("position", Integer, nullable=False),
-    Column("body", LargeBinary, nullable=False),  # sealed, context "import:<import_id>:<position>"
+    Column("body", LargeBinary, nullable=False),  # encrypted, context "import:<import_id>:<position>"
     PrimaryKeyConstraint("import_id", "position"),
 )
 
@@ -181,49 +183,49 @@ campaign = Table(
     "campaign",
     metadata,
     Column("campaign_id", Text, primary_key=True),
-    Column("position", BigInteger, Identity(always=True), nullable=False),  # the order of lists
+    Column("position", BigInteger, Identity(always=True), nullable=False),
     Column("sender_id", Text, nullable=False),
     Column("name", Text, nullable=False),
     Column("purpose", Text, nullable=False),
-    Column("text", Text, nullable=False),  # the template: nobody's message
+    Column("text", Text, nullable=False),  # the template, not a rendered message
     Column("language", Text, nullable=False, server_default=text("'fr'")),  # of `text`
     Column("translations", JSONB, nullable=False, server_default=text("'{}'::jsonb")),  # templates, by language
     Column("folding", Text, nullable=False, server_default=text("'none'")),
-    Column("sectors", ARRAY(Text), nullable=False, server_default=text("'{}'")),  # it says it advertises
+    Column("sectors", ARRAY(Text), nullable=False, server_default=text("'{}'")),  # advertised, as the author declares
     Column("selection", JSONB, nullable=False),
-    Column("rest_days", Integer, nullable=True),  # who got something of its sender within them is left out
+    Column("rest_days", Integer, nullable=True),  # minimum gap in days since the sender's last message
     _instant("send_before", nullable=True),
-    Column("timing", JSONB, nullable=False, server_default=text("'{}'::jsonb")),  # timing.Timing, what is not default
+    Column("timing", JSONB, nullable=False, server_default=text("'{}'::jsonb")),  # timing.Timing, without defaults
     Column("recurring", JSONB, nullable=True),  # recurrence.Recurring
     Column("trial", JSONB, nullable=True),  # variants.Trial
-    Column("winner", Text, nullable=True),  # of its texts, once it is known
-    Column("choice", JSONB, nullable=True),  # of the winner: variants.Choice
-    Column("series_id", Text, nullable=True),  # the one that recurs, of which this is an occurrence
-    Column("missed", Integer, nullable=False, server_default=text("0")),  # occurrences that nobody was there to begin
+    Column("winner", Text, nullable=True),  # the winning variant, once known
+    Column("choice", JSONB, nullable=True),  # variants.Choice
+    Column("series_id", Text, nullable=True),  # the recurring campaign of this occurrence
+    Column("missed", Integer, nullable=False, server_default=text("0")),  # never begun: planner down, or series paused
     Column("priority", Text, nullable=False, server_default=text("'normal'")),
     Column("created_by", Text, nullable=False),
-    Column("edited_by", ARRAY(Text), nullable=False, server_default=text("'{}'")),  # who did so last is last
+    Column("edited_by", ARRAY(Text), nullable=False, server_default=text("'{}'")),  # most recent editor last
     _instant("created_at"),
-    Column("fingerprint", Text, nullable=False),  # of the request
+    Column("fingerprint", Text, nullable=False),
     Column("status", Text, nullable=False),
-    Column("agreed", Text, nullable=True),  # approval.digest of what was scheduled, whenever it starts
-    _instant("agreed_start", nullable=True),  # as who scheduled it said, and an approval is of; null: at once
-    Column("approval_needed", Boolean, nullable=False, server_default=text("false")),  # when it was scheduled
-    Column("acknowledged", ARRAY(Text), nullable=False, server_default=text("'{}'")),  # findings, by who scheduled it
+    Column("agreed", Text, nullable=True),  # approval.digest without a start, when scheduled
+    _instant("agreed_start", nullable=True),  # start given when scheduling, as in the approval; null: at once
+    Column("approval_needed", Boolean, nullable=False, server_default=text("false")),  # at the time of scheduling
+    Column("acknowledged", ARRAY(Text), nullable=False, server_default=text("'{}'")),  # findings, when scheduled
     Column("control_version", Integer, nullable=False, server_default=text("0")),
-    _instant("at", nullable=True),  # as its author named it; people's own clocks may show it earlier
+    _instant("at", nullable=True),  # the author's start; recipients' own clocks may show an earlier time
     _instant("starts_at", nullable=True),
     _instant("started_at", nullable=True),
     _instant("ended_at", nullable=True),
-    # how far the frozen audience has been asked for, and when last
+    # last recipient requested, in the order of subject ids
     Column("cursor", Text, nullable=False, server_default=text("''")),
-    Column("expanded", Boolean, nullable=False, server_default=text("false")),  # nobody is left to ask for, or to deny
-    Column("sent_back", Text, nullable=True),  # why it is a draft again that was scheduled
-    _instant("look_at", nullable=True),  # there is nothing to ask for before
-    _instant("next_slot", nullable=True),  # of its pace
-    Column("turn", BigInteger, nullable=False, server_default=text("0")),  # how much it has had of the planner
-    Column("failures", Integer, nullable=False, server_default=text("0")),  # one after another, to start or to go on
-    _instant("retry_at", nullable=True),  # after the last of them
+    Column("expanded", Boolean, nullable=False, server_default=text("false")),  # no recipient left to request or deny
+    Column("sent_back", Text, nullable=True),  # why a scheduled campaign became a draft again
+    _instant("look_at", nullable=True),  # the planner sleeps until then
+    _instant("next_slot", nullable=True),
+    Column("turn", BigInteger, nullable=False, server_default=text("0")),  # planner turns used, weighted by priority
+    Column("failures", Integer, nullable=False, server_default=text("0")),  # consecutive failures to start or go on
+    _instant("retry_at", nullable=True),
     Index("campaign_position_ix", "position", unique=True),
     Index("campaign_series_ix", "series_id", "position", postgresql_where=text("series_id IS NOT NULL")),
     Index("campaign_scheduled_ix", "starts_at", postgresql_where=text("status = 'scheduled'")),
@@ -252,7 +254,7 @@ campaign_reason = Table(
     "campaign_reason",
     metadata,
     Column("campaign_id", Text, nullable=False),
-    Column("kind", Text, nullable=False),  # excluded: not in the audience; denied: in it
+    Column("kind", Text, nullable=False),  # excluded, denied (recipients); paused (the campaign)
     Column("reason", Text, nullable=False),
     Column("recipients", Integer, nullable=False),
     PrimaryKeyConstraint("campaign_id", "kind", "reason"),
@@ -262,24 +264,24 @@ campaign_approval = Table(
     "campaign_approval",
     metadata,
     Column("campaign_id", Text, nullable=False),
-    Column("digest", Text, nullable=False),  # of what was agreed to
+    Column("digest", Text, nullable=False),
     Column("approved_by", Text, nullable=False),
     _instant("approved_at"),
     PrimaryKeyConstraint("campaign_id", "digest", "approved_by"),
 )
 
 campaign_pre_flight = Table(
-    "campaign_pre_flight",  # the last one
+    "campaign_pre_flight",
     metadata,
     Column("campaign_id", Text, primary_key=True),
-    Column("digest", Text, nullable=False),  # of what was looked at, whenever it starts
-    _instant("at", nullable=True),  # the start that was looked at; null: at once
+    Column("digest", Text, nullable=False),  # campaign's digest without a start
+    _instant("at", nullable=True),  # start examined; null: at once
     Column("findings", ARRAY(Text), nullable=False),
     _instant("made_at"),
 )
 
 test_send = Table(
-    "test_send",  # a message to somebody named, before its campaign goes to everybody
+    "test_send",
     metadata,
     Column("campaign_id", Text, nullable=False),
     Column("message_id", Text, nullable=False),
@@ -287,7 +289,7 @@ test_send = Table(
     Column("variant", Text, nullable=False),
     Column("asked_by", Text, nullable=False),
     _instant("asked_at"),
-    Column("fingerprint", Text, nullable=True),  # of its text, keyed
+    Column("fingerprint", Text, nullable=True),  # keyed hash of the text
     PrimaryKeyConstraint("campaign_id", "message_id"),
     Index("test_send_asked_ix", "asked_at"),
 )
@@ -300,11 +302,11 @@ recipient = Table(
     Column("status", Text, nullable=False),
     Column("reasons", ARRAY(Text), nullable=False),
     Column("receipt", Text, nullable=True),
-    Column("version", Integer, nullable=False),  # dispatch's; 0 until it spoke
+    Column("version", Integer, nullable=False),  # dispatch-svc's; 0 before the first report
     _instant("handed_off_at", nullable=True),
     _instant("receipt_at", nullable=True),
-    Column("variant", Text, nullable=True),  # which of several texts it was asked for with
-    _instant("waits_until", nullable=True),  # before the cursor, and not due yet
+    Column("variant", Text, nullable=True),  # the text of the A/B test requested
+    _instant("waits_until", nullable=True),  # set for recipients before the cursor and not yet due
     PrimaryKeyConstraint("campaign_id", "subject_id"),
     Index(
         "recipient_waiting_ix",
@@ -319,13 +321,13 @@ campaign_link = Table(
     "campaign_link",
     metadata,
     Column("campaign_id", Text, nullable=False),
-    Column("place", Integer, nullable=False),  # from 1, as its texts name them
+    Column("place", Integer, nullable=False),  # position of the target in the texts, from 1
     Column("target", Text, nullable=False),
     PrimaryKeyConstraint("campaign_id", "place"),
 )
 
 link = Table(
-    "link",  # one person's, in the text they got
+    "link",
     metadata,
     Column("campaign_id", Text, nullable=False),
     Column("subject_id", Text, nullable=False),
@@ -339,7 +341,7 @@ link = Table(
 )
 
 opt_out = Table(
-    "opt_out",  # what a person said, by what it shuts
+    "opt_out",  # an opt-out, a row per sender and purpose closed
     metadata,
     Column("subject_id", Text, nullable=False),
     Column("evidence_id", Text, nullable=False),
@@ -366,7 +368,10 @@ class Sender:
 
 
 async def put_sender(tx: AsyncConnection, event: SenderChanged) -> None:
-    """Keep the newest version. The same one again fills in what an older release did not keep of it."""
+    """Store a sender, unless a newer version is stored.
+
+    A repeated event overwrites its own version, so that a replay fills columns added since.
+    """
     await tx.execute(
         text(
             "INSERT INTO sender (sender_id, version, brand, oadc, country, stop_code, purposes)"
@@ -410,7 +415,7 @@ async def needs_approval(tx: AsyncConnection, sender_id: str) -> bool:
 
 
 async def cap_of(tx: AsyncConnection, sender_id: str) -> tuple[int, int] | None:
-    """How many messages a person gets at most, within how many days."""
+    """Return the sender's frequency cap as (messages, days), or `None`."""
     row = (
         await tx.execute(
             text("SELECT cap_messages, cap_days FROM sender_rule WHERE sender_id = :id AND cap_days IS NOT NULL"),
@@ -458,7 +463,7 @@ async def put_sender_rule(
 
 
 async def put_hold(tx: AsyncConnection, event: HoldChanged) -> None:
-    """Keep the newest version."""
+    """Store a hold, unless the same or a newer version is stored."""
     await tx.execute(
         text(
             "INSERT INTO hold (category, version, since, consents_as_of, ended_at)"
@@ -472,7 +477,7 @@ async def put_hold(tx: AsyncConnection, event: HoldChanged) -> None:
 
 
 async def hold_of_marketing(tx: AsyncConnection) -> Row[Any] | None:
-    """The one that lasts: since, consents_as_of."""
+    """Return `since` and `consents_as_of` of the marketing hold in force, or `None`."""
     rows = await tx.execute(text("SELECT since, consents_as_of FROM hold WHERE ended_at IS NULL"))
     return rows.one_or_none()
 
@@ -481,7 +486,7 @@ async def hold_of_marketing(tx: AsyncConnection) -> Row[Any] | None:
 
 
 async def put_standings(tx: AsyncConnection, told: Mapping[str, tuple[int, Standing]]) -> None:
-    """The newest of each subject, with its version; older than what is known changes nothing."""
+    """Store the consents of each subject with their version. An older or equal version changes nothing."""
     ids = sorted(told)
     await tx.execute(
         text(
@@ -499,7 +504,10 @@ async def put_standings(tx: AsyncConnection, told: Mapping[str, tuple[int, Stand
 
 
 async def mark_unreadable(tx: AsyncConnection, subject_id: str) -> None:
-    """Something newer than what is known, that nobody could read. The next that can be read replaces it."""
+    """Mark a subject's consents unreadable, after an event no consumer can decode.
+
+    The next readable event replaces the mark.
+    """
     await tx.execute(
         text(
             "INSERT INTO standing (subject_id, version, told) VALUES (:id, -1, CAST(:told AS jsonb))"
@@ -511,17 +519,18 @@ async def mark_unreadable(tx: AsyncConnection, subject_id: str) -> None:
 
 # --- contacts --------------------------------------------------------------------------------------------------------
 
-ImportedRow = tuple[int, str, str, str, str]  # line, subject_id, sealed number, attributes as JSON, territory
+ImportedRow = tuple[int, str, str, str, str]  # line, subject_id, encrypted number, attributes as JSON, territory
 RefusedRow = tuple[str, int, str]  # import_id, line, reason
 
 
-# as one text: of each member of an array the driver asks whether it is one itself, which takes most of the time
+# The ids travel as one text: for an array, the driver checks every member for being an array itself, which takes most
+# of the time.
 _AMONG = "subject_id = ANY(string_to_array($1, ' '))"
-_ERASED = "(e.lifted_at IS NULL OR e.erased_at IS NULL)"  # and has not come back
+_ERASED = "(e.lifted_at IS NULL OR e.erased_at IS NULL)"  # erasure pending, or done and not lifted
 
 
 async def erased_among(tx: AsyncConnection, subject_ids: Iterable[str]) -> set[str]:
-    """Who was erased and has not come back."""
+    """Return the subjects with an erasure pending, or done and not lifted."""
     erased = f"SELECT subject_id FROM erasing AS e WHERE {_AMONG} AND {_ERASED}"
     return {row[0] for row in await fetch_many(tx, erased, " ".join(subject_ids))}
 
@@ -538,7 +547,7 @@ async def find_contact(tx: AsyncConnection, sender_id: str, subject_id: str) -> 
 
 
 async def delete_of_sender(tx: AsyncConnection, sender_id: str, subject_ids: Sequence[str]) -> int:
-    """How many. Locked as an import locks them."""
+    """Delete these contacts of one sender, locked in an import's order; return how many."""
     gone = await tx.execute(
         text(
             "WITH found AS (SELECT subject_id FROM contact WHERE sender_id = :sender_id"
@@ -551,8 +560,10 @@ async def delete_of_sender(tx: AsyncConnection, sender_id: str, subject_ids: Seq
 
 
 async def delete_contacts(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, int]:
-    """Of all senders; how many by subject_id. Found by the primary key, sender by sender; locked as an import locks
-    them."""
+    """Delete these subjects' contacts of every sender; return the number by subject id.
+
+    The join with `sender` uses the primary key, sender by sender. Rows are locked in the order an import locks them.
+    """
     rows = await tx.execute(
         text(
             "WITH found AS (SELECT c.sender_id, c.subject_id FROM sender AS s JOIN contact AS c"
@@ -568,7 +579,7 @@ async def delete_contacts(tx: AsyncConnection, subject_ids: Sequence[str]) -> di
 
 
 async def contacts_of(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any]]:
-    """One person's, of all senders."""
+    """Return one person's contacts of every sender."""
     rows = await tx.execute(
         text(
             "SELECT c.sender_id, c.number, c.attributes::text AS attributes, c.corrected::text AS corrected,"
@@ -582,7 +593,7 @@ async def contacts_of(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any]
 
 
 async def heard_of(tx: AsyncConnection, sender_id: str, subject_id: str, now: datetime) -> None:
-    """The person did something with the sender: their contact is kept for as long as one that a file brought now."""
+    """Renew the contact's retention, as an import would, because the person interacted with the sender."""
     await tx.execute(
         text(
             "UPDATE contact SET updated_at = :now"
@@ -593,8 +604,10 @@ async def heard_of(tx: AsyncConnection, sender_id: str, subject_id: str, now: da
 
 
 async def audiences_of(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any]]:
-    """Where one person stands in each audience they are in, oldest first. Found campaign by campaign: by the primary
-    key."""
+    """Return one person's recipient rows with their campaigns, oldest campaign first.
+
+    The join reads by the primary key, campaign by campaign.
+    """
     rows = await tx.execute(
         text(
             "SELECT c.campaign_id, c.sender_id, c.name, c.purpose, r.status, r.reasons, r.receipt, r.handed_off_at"
@@ -607,22 +620,22 @@ async def audiences_of(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any
 
 
 async def wait_for_locks_within(tx: AsyncConnection, seconds: float) -> None:
-    """From now on, for any of them: then this transaction fails."""
+    """Fail this transaction if any later lock takes longer than `seconds`."""
     await fetch_many(tx, f"SET LOCAL lock_timeout = {int(seconds * 1000)}")
 
 
 async def reading_contacts(tx: AsyncConnection) -> None:
-    """To be called before contacts are read that requests are made of: what is corrected meanwhile waits."""
+    """Take the shared contacts lock before building requests from contacts. A rectification waits meanwhile."""
     await tx.execute(text("SELECT pg_advisory_xact_lock_shared(:key)"), {"key": CONTACTS})
 
 
 async def alone_with_contacts(tx: AsyncConnection) -> None:
-    """Nobody is making requests of contacts, nor will before this transaction ends."""
+    """Take the exclusive contacts lock: no transaction builds requests until this transaction ends."""
     await tx.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": CONTACTS})
 
 
 async def lock_contacts(tx: AsyncConnection, subject_id: str, sender_id: str | None) -> Sequence[str]:
-    """One person's, of one sender or of all: of which senders they are."""
+    """Lock one person's contacts of one sender, or of all; return the sender ids."""
     found = await tx.execute(
         text(
             "SELECT c.sender_id FROM sender AS s JOIN contact AS c"
@@ -637,7 +650,7 @@ async def lock_contacts(tx: AsyncConnection, subject_id: str, sender_id: str | N
 async def correct_contact(
     tx: AsyncConnection, sender_id: str, subject_id: str, fields: Mapping[str, str | None], now: datetime
 ) -> None:
-    """A locked one; null takes an attribute out."""
+    """Rectify a contact locked by the caller. A null value removes the attribute."""
     await tx.execute(
         text(
             "UPDATE contact AS c SET corrected = c.corrected || CAST(:fields AS jsonb),"
@@ -649,7 +662,7 @@ async def correct_contact(
 
 
 async def delete_contact(tx: AsyncConnection, subject_id: str, sender_id: str | None, until: datetime) -> int:
-    """One person's, of one sender or of all, that was there by then; how many."""
+    """Delete one person's contacts created by `until`, of one sender or of all; return how many."""
     gone = await tx.execute(
         text(
             "WITH found AS (SELECT c.sender_id FROM sender AS s JOIN contact AS c"
@@ -664,8 +677,10 @@ async def delete_contact(tx: AsyncConnection, subject_id: str, sender_id: str | 
 
 
 async def asked_for(tx: AsyncConnection, subject_id: str, sender_id: str | None) -> Sequence[Row[Any]]:
-    """One person's messages that were asked for and may still wait, each with its campaign, and what its contact holds
-    now. Alone with contacts: nobody is asking for more."""
+    """Return one person's requested messages not known to have left, with campaign and current attributes.
+
+    The caller holds `alone_with_contacts`, so the planner requests no further message meanwhile.
+    """
     rows = await tx.execute(
         text(
             "SELECT g.campaign_id, g.text, g.language, g.translations::text AS translations, g.folding, g.starts_at,"
@@ -685,9 +700,9 @@ async def asked_for(tx: AsyncConnection, subject_id: str, sender_id: str | None)
     return rows.all()
 
 
-# In the order of the key, so that two that bring the same people wait for each other and never lock crosswise; ids are
-# figures and small letters: compared byte by byte they have the order that any language gives them, in less time.
-# Attributes that are not brought are kept, and those that the person had put right.
+# Rows are written in key order, so that two transactions writing the same people never deadlock. Ids are lower-case
+# letters and digits: "C" gives the order of every collation, faster. Attributes absent from the input are kept, and
+# rectified attributes win over the input.
 _PUT = (
     "INSERT INTO contact AS c (sender_id, subject_id, number, attributes, territory, created_at, updated_at)"
     " SELECT $1, b.subject_id, b.number, b.attributes::jsonb, b.territory, $2, $2"
@@ -696,8 +711,8 @@ _PUT = (
     " attributes = jsonb_strip_nulls(c.attributes || excluded.attributes || c.corrected),"
     " territory = excluded.territory, updated_at = excluded.updated_at RETURNING {returned}"
 )
-# What one file brings, it brings at one instant: who has it already came further up. The row as it was is looked up for
-# those alone that were there.
+# All rows of a file share one `updated_at`, so a row already at $2 appeared earlier in the file. The old row is looked
+# up only for contacts already there.
 _BROUGHT = (
     "CASE WHEN c.xmax = 0 THEN 'created' WHEN (SELECT o.updated_at FROM contact AS o WHERE o.sender_id = c.sender_id"
     " AND o.subject_id = c.subject_id) = $2 THEN 'duplicates' ELSE 'updated' END AS became"
@@ -705,7 +720,7 @@ _BROUGHT = (
 
 
 def copied(sender_id: str, rows: Iterable[ImportedRow], now: datetime) -> dict[str, str]:
-    """A line of COPY for each subject; of several rows of one the last stands."""
+    """Return a line of COPY for each subject, from the subject's last row."""
     begins, ends = f"{escaped(sender_id)}\t", f"\t{now.isoformat()}\t{now.isoformat()}\n"
     return {
         subject_id: f"{begins}{subject_id}\t{number}\t{escaped(attributes)}\t{territory}{ends}"
@@ -714,8 +729,11 @@ def copied(sender_id: str, rows: Iterable[ImportedRow], now: datetime) -> dict[s
 
 
 async def add_imported(tx: AsyncConnection, sender_id: str, lines: Mapping[str, str]) -> set[str]:
-    """Of `copied`, in the order of `_PUT`, who were no contacts yet, and are now: by COPY, which takes half the time.
-    Raises asyncpg's UniqueViolationError where another brings one of them at the same moment."""
+    """Insert the lines of `copied` whose subjects are new to the sender; return the inserted subject ids.
+
+    The caller passes lines in the order of `_PUT`. COPY takes half the time of `_PUT`. Raises asyncpg's
+    UniqueViolationError where another transaction inserts one of the subjects concurrently.
+    """
     known = await fetch_many(
         tx, f"SELECT subject_id FROM contact WHERE {_AMONG} AND sender_id = $2", " ".join(lines), sender_id
     )
@@ -730,8 +748,10 @@ async def add_imported(tx: AsyncConnection, sender_id: str, lines: Mapping[str, 
 async def put_imported(
     tx: AsyncConnection, sender_id: str, rows: Sequence[ImportedRow], now: datetime
 ) -> Mapping[str, int]:
-    """How many were created, updated, or came before in the same file (duplicates). At most one row a subject; `now`:
-    the same for all of a file."""
+    """Insert or update contacts; return how many were created, updated, or repeated in the file (duplicates).
+
+    `rows`: at most one per subject. `now`: the same for the whole file.
+    """
     put = _PUT.format(returned=_BROUGHT)
     counted = f"WITH put AS ({put}) SELECT became, count(*) FROM put GROUP BY became"
     return {row[0]: row[1] for row in await fetch_many(tx, counted, sender_id, now, *_columns_of(rows))}
@@ -740,7 +760,7 @@ async def put_imported(
 async def put_contacts(
     tx: AsyncConnection, sender_id: str, rows: Sequence[ImportedRow], now: datetime
 ) -> dict[str, bool]:
-    """At most one row a subject; by subject_id, whether it was created."""
+    """Insert or update contacts, at most one row per subject; return by subject id whether the contact is new."""
     put = _PUT.format(returned="c.subject_id, c.xmax = 0")
     return {row[0]: row[1] for row in await fetch_many(tx, put, sender_id, now, *_columns_of(rows))}
 
@@ -750,15 +770,17 @@ def _columns_of(rows: Sequence[ImportedRow]) -> tuple[list[str], ...]:
 
 
 async def claim_import(tx: AsyncConnection, import_id: str) -> bool:
-    """This transaction alone may be at the import until it ends; False where another is at it. A lock that nobody waits
-    for, and that goes with its connection: where a process is killed, another can go on at once. It stands still while
-    the file arrives and is recorded."""
+    """Lock an import for this transaction; return False where another transaction has the lock.
+
+    No caller waits for the lock, and the lock ends with the connection: after a process dies, another continues at
+    once. The transaction may idle while the file arrives and is recorded.
+    """
     await may_idle(tx)
     return bool(await tx.scalar(text("SELECT pg_try_advisory_xact_lock(hashtextextended(:id, 0))"), {"id": import_id}))
 
 
 async def claim_waiting(tx: AsyncConnection, now: datetime) -> str | None:
-    """Of the imports whose file has arrived and that nobody is at, the one whose turn it has been for longest."""
+    """Claim the unclaimed import, arrived in full and due, that has been due longest; return its id."""
     found: str | None = await tx.scalar(
         text(
             "WITH waiting AS MATERIALIZED (SELECT import_id FROM contact_import"
@@ -773,7 +795,10 @@ async def claim_waiting(tx: AsyncConnection, now: datetime) -> str | None:
 
 
 async def put_attempt(tx: AsyncConnection, import_id: str, attempts: int, due_at: datetime) -> None:
-    """Of a locked import, `attempts` now with nothing recorded; if this one is nothing either, its turn is then."""
+    """Store the number of attempts since the last progress. The caller has locked the import.
+
+    The next attempt is due at `due_at`, unless this attempt records lines.
+    """
     await tx.execute(
         text("UPDATE contact_import SET attempts = :attempts, due_at = :due_at WHERE import_id = :id"),
         {"id": import_id, "attempts": attempts, "due_at": due_at},
@@ -781,7 +806,7 @@ async def put_attempt(tx: AsyncConnection, import_id: str, attempts: int, due_at
 
 
 async def open_import(tx: AsyncConnection, import_id: str, sender_id: str, created_by: str, now: datetime) -> None:
-    """Claimed, and not there."""
+    """Insert an import without a file. The caller holds the claim, and no such import exists."""
     await tx.execute(
         text(
             "INSERT INTO contact_import (import_id, sender_id, created_by, created_at, fingerprint, lines, created,"
@@ -793,7 +818,7 @@ async def open_import(tx: AsyncConnection, import_id: str, sender_id: str, creat
 
 
 async def add_piece(tx: AsyncConnection, import_id: str, position: int, sealed: bytes, size: int) -> None:
-    """The next of a claimed import's file; `size`: bytes of it before they were sealed."""
+    """Append a piece to the file of a claimed import. `size`: bytes before encryption."""
     await tx.execute(
         text("INSERT INTO import_piece (import_id, position, body) VALUES (:id, :position, :body)"),
         {"id": import_id, "position": position, "body": sealed},
@@ -808,7 +833,7 @@ async def add_piece(tx: AsyncConnection, import_id: str, position: int, sealed: 
 
 
 async def piece_of(tx: AsyncConnection, import_id: str, position: int) -> bytes:
-    """Sealed."""
+    """Return an encrypted piece of the file."""
     found = await tx.execute(
         text("SELECT body FROM import_piece WHERE import_id = :id AND position = :position"),
         {"id": import_id, "position": position},
@@ -851,8 +876,10 @@ async def _import(tx: AsyncConnection, import_id: str, locked: str = "") -> Mapp
 async def put_recorded(
     tx: AsyncConnection, values: Mapping[str, Any], refused: Sequence[RefusedRow], now: datetime
 ) -> None:
-    """How far a locked import is recorded, and what that adds up to; `refused`: those of its lines that are new. Where
-    this is broken off behind them, somebody goes on at once."""
+    """Store progress, counts and newly refused lines of a locked import.
+
+    Resets the attempts and makes the import due at once, so that a crash delays nothing.
+    """
     await insert_many(tx, "import_refusal", {"import_id": "text", "line": "integer", "reason": "text"}, refused)
     await tx.execute(
         text(
@@ -865,7 +892,7 @@ async def put_recorded(
 
 
 async def finish_import(tx: AsyncConnection, import_id: str, read_as: Mapping[str, Any]) -> None:
-    """All of its lines are recorded; the file itself goes."""
+    """Mark an import finished, with every line recorded, and delete the file."""
     await tx.execute(
         text("UPDATE contact_import SET finished = true, read_as = CAST(:read_as AS jsonb) WHERE import_id = :id"),
         {"id": import_id, "read_as": msgspec.json.encode(read_as).decode()},
@@ -874,7 +901,7 @@ async def finish_import(tx: AsyncConnection, import_id: str, read_as: Mapping[st
 
 
 async def give_up_import(tx: AsyncConnection, import_id: str) -> None:
-    """What is recorded of it stays; the file itself goes."""
+    """Mark an import failed and delete the file. Recorded lines stay."""
     await tx.execute(
         text("UPDATE contact_import SET finished = true, failed = true WHERE import_id = :id"), {"id": import_id}
     )
@@ -882,7 +909,7 @@ async def give_up_import(tx: AsyncConnection, import_id: str) -> None:
 
 
 async def forget_import(tx: AsyncConnection, import_id: str) -> None:
-    """A claimed one, of which nothing is recorded."""
+    """Delete a claimed import of which no line is recorded."""
     for table in ("import_piece", "contact_import"):
         await tx.execute(text(f"DELETE FROM {table} WHERE import_id = :id"), {"id": import_id})
 
@@ -907,7 +934,7 @@ _CAMPAIGN = (
     " c.priority, c.created_by, c.edited_by, c.agreed, c.agreed_start, c.approval_needed, c.acknowledged,"
     " c.created_at, c.fingerprint, c.status, c.at, c.starts_at, c.started_at, c.ended_at, c.cursor, c.next_slot,"
     " c.sent_back, c.failures, c.retry_at,"
-    " CAST(c.xmin AS text) AS written,"  # by which transaction
+    " CAST(c.xmin AS text) AS written,"  # transaction that wrote the row
     f" c.expanded, u.link_host, a.audience, {', '.join(f'a.{name}' for name in COUNTS)}"
     " FROM campaign AS c JOIN campaign_accounts AS a ON a.campaign_id = c.campaign_id"
     " LEFT JOIN sender_rule AS u ON u.sender_id = c.sender_id"
@@ -915,8 +942,10 @@ _CAMPAIGN = (
 
 
 def wording_of(row: Row[Any], variant: str | None = None) -> Wording:
-    """What a campaign says: of its `text`, `language`, `translations`, `folding` and its sender's `link_host`; or one
-    of its variants."""
+    """Return the campaign's wording, or a variant's.
+
+    `row` needs `text`, `language`, `translations`, `folding` and the sender's `link_host`; a variant needs `trial` too.
+    """
     source, translations = row.text, msgspec.json.decode(row.translations)
     if variant is not None and variant != OWN and (trial := trial_of(row)) is not None:
         other = next(each for each in trial.variants if each.name == variant)
@@ -925,7 +954,7 @@ def wording_of(row: Row[Any], variant: str | None = None) -> Wording:
 
 
 def wordings_of(row: Row[Any]) -> dict[str, Wording]:
-    """All that a campaign says, by variant; its own text first."""
+    """Return every wording of the campaign, by variant; the campaign's own text comes first."""
     trial = trial_of(row)
     names = [OWN, *trial.names] if trial else [OWN]
     return {name: wording_of(row, name) for name in names}
@@ -948,7 +977,7 @@ def recurring_of(row: Row[Any]) -> Recurring | None:
 
 
 async def insert_campaign(tx: AsyncConnection, values: Mapping[str, Any]) -> bool:
-    """False where this campaign is known already."""
+    """Insert a draft with tallies; return False where the campaign exists."""
     done = await tx.execute(
         text(
             "WITH added AS (INSERT INTO campaign (campaign_id, sender_id, name, purpose, text, language, translations,"
@@ -970,7 +999,7 @@ async def insert_campaign(tx: AsyncConnection, values: Mapping[str, Any]) -> boo
 async def insert_occurrence(
     tx: AsyncConnection, series_id: str, campaign_id: str, send_before: datetime, now: datetime
 ) -> bool:
-    """A draft that says what the campaign says that recurs, once. False where there is that occurrence already."""
+    """Insert a draft copied from a recurring campaign; return False where this occurrence exists."""
     added = await tx.execute(
         text(
             "WITH added AS (INSERT INTO campaign (campaign_id, series_id, sender_id, name, purpose, text, language,"
@@ -988,7 +1017,7 @@ async def insert_occurrence(
 
 
 async def set_next(tx: AsyncConnection, campaign_id: str, at: datetime, starts_at: datetime, missed: int) -> None:
-    """Of a campaign that recurs: its next occurrence, and how many more nobody was there to begin."""
+    """Set the next occurrence of a recurring campaign, and add to its missed occurrences."""
     await tx.execute(
         text(
             "UPDATE campaign SET at = :at, starts_at = :starts_at, missed = missed + :missed, failures = 0,"
@@ -1007,7 +1036,7 @@ async def find_campaign(tx: AsyncConnection, campaign_id: str, *, lock: bool = F
 
 
 async def lock_running(tx: AsyncConnection, campaign_ids: Sequence[str]) -> Sequence[Row[Any]]:
-    """Those of these that are running, but for what another transaction holds."""
+    """Lock and return the running ones among these campaigns, skipping rows locked by other transactions."""
     if not campaign_ids:
         return []
     rows = await tx.execute(
@@ -1023,7 +1052,10 @@ async def lock_running(tx: AsyncConnection, campaign_ids: Sequence[str]) -> Sequ
 async def lock_occurrences(
     tx: AsyncConnection, series_id: str, *, paused_because: str | None = None
 ) -> Sequence[Row[Any]]:
-    """Of a campaign that recurs, those that go on or are about to; or those that are paused, for this reason."""
+    """Lock the occurrences of a recurring campaign.
+
+    Without `paused_because`: scheduled and running occurrences. Otherwise: occurrences paused for this reason.
+    """
     rows = await tx.execute(
         text(
             f"{_CAMPAIGN} WHERE c.series_id = :id AND (CASE WHEN CAST(:why AS text) IS NULL"
@@ -1037,7 +1069,10 @@ async def lock_occurrences(
 
 
 async def leave_occurrences(tx: AsyncConnection, series_id: str, paused_because: str) -> None:
-    """Those that are paused for this reason are so by themselves from now on: what recurs says something else."""
+    """Detach occurrences paused for this reason from their recurring campaign.
+
+    An edited recurring campaign has new content, so resuming the campaign must not resume older occurrences.
+    """
     await tx.execute(
         text(
             "DELETE FROM campaign_reason AS p USING campaign AS c WHERE c.series_id = :id"
@@ -1050,7 +1085,10 @@ async def leave_occurrences(tx: AsyncConnection, series_id: str, paused_because:
 async def campaigns_before(
     tx: AsyncConnection, position: int | None, sender_ids: Sequence[str] | None, series_id: str | None, limit: int
 ) -> Sequence[Row[Any]]:
-    """Newest first. `sender_ids` None: of every sender. `series_id`: only the occurrences of that one."""
+    """Return a page of campaigns, newest first.
+
+    `sender_ids` `None`: of every sender. `series_id`: only occurrences of this recurring campaign.
+    """
     rows = await tx.execute(
         text(
             f"{_CAMPAIGN} WHERE (CAST(:position AS bigint) IS NULL OR c.position < :position)"
@@ -1069,7 +1107,7 @@ async def campaigns_before(
 
 
 async def reasons_of(tx: AsyncConnection, campaign_ids: Sequence[str]) -> dict[tuple[str, str], dict[str, int]]:
-    """By (campaign_id, kind): how many recipients for each reason."""
+    """Return the number of recipients for each reason, by (campaign_id, kind)."""
     rows = await tx.execute(
         text(
             "SELECT campaign_id, kind, reason, recipients FROM campaign_reason"
@@ -1083,14 +1121,14 @@ async def reasons_of(tx: AsyncConnection, campaign_ids: Sequence[str]) -> dict[t
     return found
 
 
-# of what was put off, what may be tried: a time further away than any pause is one of a clock that was set back since
+# Whether a delayed campaign may be tried. A `retry_at` beyond the longest pause means a clock set back since.
 _MAY_BE_TRIED = (
     "(retry_at IS NULL OR retry_at <= :now OR"
     f" retry_at > CAST(:now AS timestamptz) + interval '{LONGEST_PAUSE.total_seconds():.0f} seconds')"
 )
-# of running campaigns, those that may be asked for: a look more than LOOK_AHEAD away, likewise
+# Whether a running campaign may be expanded. A `look_at` beyond LOOK_AHEAD means a clock set back, likewise.
 _AWAKE = f"(look_at IS NULL OR look_at <= :now OR look_at > :beyond) AND {_MAY_BE_TRIED}"
-# where the others stand: of those that are awake the one that has had least, or where all sleep the one that had most
+# The turns of the other campaigns: the least among awake campaigns, or the most where all sleep.
 _TURN_OF_OTHERS = (
     f"(SELECT coalesce(min(o.turn) FILTER (WHERE {_AWAKE}), max(o.turn), 0)"
     " FROM campaign AS o WHERE status = 'running' AND NOT expanded AND o.campaign_id <> :id)"
@@ -1098,13 +1136,16 @@ _TURN_OF_OTHERS = (
 
 
 async def set_status(tx: AsyncConnection, campaign_id: str, status: Status, *, controlled: bool, now: datetime) -> int:
-    """The campaign's row is locked. `controlled`: the gate is told, under the version this returns."""
+    """Set the status of a campaign locked by the caller; return the control version.
+
+    `controlled`: the caller publishes the change to the gate under this version.
+    """
     version = await tx.scalar(
         text(
             "UPDATE campaign SET status = :status, control_version = CASE WHEN CAST(:told AS boolean)"
             " THEN greatest(control_version + 1, CAST(:at_least AS integer)) ELSE control_version END,"
             " started_at = CASE WHEN :status = 'running' THEN coalesce(started_at, :now) ELSE started_at END,"
-            # who joins those that are being asked for, or comes back, has no turns to make up for
+            # a campaign joining or coming back has no missed turns to make up
             f" turn = CASE WHEN :status = 'running' THEN greatest(turn, {_TURN_OF_OTHERS}) ELSE turn END,"
             " failures = 0, retry_at = NULL,"
             " ended_at = CASE WHEN :status IN ('finished', 'cancelled') THEN CAST(:now AS timestamptz) END"
@@ -1155,7 +1196,7 @@ async def set_start(
 
 
 async def edit_campaign(tx: AsyncConnection, values: Mapping[str, Any]) -> None:
-    """What its author wrote, anew; it has no start any more. The campaign's row is locked."""
+    """Replace the content of a campaign locked by the caller, and clear the start."""
     await tx.execute(
         text(
             "UPDATE campaign SET name = :name, purpose = :purpose, text = :text, language = :language,"
@@ -1193,7 +1234,7 @@ async def add_approval(tx: AsyncConnection, campaign_id: str, digest: str, appro
 
 
 async def approvals_of(tx: AsyncConnection, campaign_id: str) -> Sequence[Row[Any]]:
-    """Oldest first, those of what it said before an edit too."""
+    """Return a campaign's approvals, oldest first, including approvals given before an edit."""
     rows = await tx.execute(
         text(
             "SELECT digest, approved_by, approved_at FROM campaign_approval WHERE campaign_id = :id"
@@ -1218,7 +1259,7 @@ async def put_pre_flight(
 
 
 async def last_pre_flight(tx: AsyncConnection, campaign_id: str, digest: str) -> Row[Any] | None:
-    """Its `findings`, and the start `at` it looked at, if it looked at this."""
+    """Return start (`at`) and `findings` of the last pre-flight, if made for this digest."""
     found = await tx.execute(
         text("SELECT at, findings FROM campaign_pre_flight WHERE campaign_id = :id AND digest = :digest"),
         {"id": campaign_id, "digest": digest},
@@ -1234,11 +1275,14 @@ async def selected_after(
     subject_id: str,
     limit: int,
 ) -> Sequence[Row[Any]]:
-    """Contacts that the campaign would be for as things stand, with what is known of their consents, and why they would
-    be left out for what they got; in the order of their keys. `selected` is `segments.of_campaign`.
+    """Return a page of the contacts the campaign would be for, by subject id.
 
-    A page costs what is in it. For that the limit is in the statement's words (a plan that is kept for any limit is one
-    for a tenth of all), and what is joined begins where the page does: else it may be read from its own beginning."""
+    Each row has the consents, and the frequency limit excluding the contact, if any. `selected`: from
+    `segments.of_campaign`.
+
+    The statement keeps the cost in proportion to the page. LIMIT is a literal: Postgres plans a parameter as a tenth of
+    the table. The joined table starts at the page too: otherwise Postgres may read the table from its beginning.
+    """
     rows = await tx.execute(
         text(
             "SELECT c.subject_id, c.number, c.attributes::text AS attributes, k.told::text AS told,"
@@ -1259,7 +1303,7 @@ async def selected_after(
 async def contacts_and_standings(
     tx: AsyncConnection, sender_id: str, subject_ids: Sequence[str]
 ) -> dict[str, tuple[str | None, str | None]]:
-    """By subject_id: the attributes of who is a contact of the sender, and what is known of their consents, as JSON."""
+    """Return attributes and consents of each subject as JSON, `None` where absent, by subject id."""
     rows = await tx.execute(
         text(
             "SELECT s.id, c.attributes::text AS attributes, k.told::text AS told"
@@ -1273,7 +1317,7 @@ async def contacts_and_standings(
 
 
 async def add_tests(tx: AsyncConnection, campaign_id: str, tests: Sequence[Mapping[str, Any]]) -> set[str]:
-    """The message_ids of those that are new."""
+    """Insert test sends; return the message ids not seen before."""
     rows = await tx.execute(
         text(
             "INSERT INTO test_send (campaign_id, message_id, subject_id, variant, asked_by, asked_at, fingerprint)"
@@ -1296,7 +1340,7 @@ async def add_tests(tx: AsyncConnection, campaign_id: str, tests: Sequence[Mappi
 
 
 async def test_fingerprints(tx: AsyncConnection, campaign_id: str, message_ids: Sequence[str]) -> dict[str, str]:
-    """Of those of these that were asked for before, by message_id."""
+    """Return the fingerprints of earlier test sends among these, by message id."""
     rows = await tx.execute(
         text(
             "SELECT message_id, fingerprint FROM test_send WHERE campaign_id = :id AND fingerprint IS NOT NULL"
@@ -1318,7 +1362,7 @@ async def tests_since(tx: AsyncConnection, campaign_id: str, since: datetime) ->
 
 
 async def tests_of(tx: AsyncConnection, campaign_id: str) -> Sequence[Row[Any]]:
-    """Newest first."""
+    """Return a campaign's test sends, newest first."""
     rows = await tx.execute(
         text(
             "SELECT message_id, subject_id, variant, asked_by, asked_at FROM test_send WHERE campaign_id = :id"
@@ -1330,7 +1374,10 @@ async def tests_of(tx: AsyncConnection, campaign_id: str) -> Sequence[Row[Any]]:
 
 
 async def tests_with(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any]]:
-    """Of one person, oldest first. Found campaign by campaign, of which few are tested."""
+    """Return one person's test sends, oldest first.
+
+    The query scans `test_send`, a small table because few campaigns are tested.
+    """
     rows = await tx.execute(
         text(
             "SELECT t.campaign_id, c.sender_id, c.name, t.message_id, t.asked_at FROM test_send AS t"
@@ -1344,23 +1391,26 @@ async def tests_with(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any]]
 # --- the planner's ---------------------------------------------------------------------------------------------------
 
 
-# of campaigns, those of which somebody may be left who will not be asked for: cancelled, or paused past their end
+# Campaigns that may have recipients never to be requested: cancelled, or paused past their end.
 _GIVEN_UP = (
     "(status = 'cancelled' AND NOT expanded OR status = 'paused' AND started_at IS NOT NULL AND NOT expanded"
     f" AND coalesce(send_before, starts_at + interval '{KEPT.total_seconds():.0f} seconds') <= :now)"
 )
 
 
-# Of those, the ones that the next campaign of their sender waits for: not a campaign that fails again and again. Its
-# recipients count as written to until they are denied, so the next campaign writes to fewer people and never to more.
+# The campaigns of `_GIVEN_UP` for which the sender's next campaign waits, except campaigns failing repeatedly. Their
+# recipients count as messaged until denied, so the next campaign reaches fewer people and never more.
 _SETTLING = f"{_GIVEN_UP} AND failures <= {PASSING_FAILURES}"
 
 
 async def lock_due(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
-    """One scheduled campaign whose time has come, that no other planner holds: by its accounts, so that meanwhile it is
-    cancelled, edited or paused without waiting (`lock_unchanged`). Recipients who are still to be denied of a campaign
-    that is given up would count as written to by their sender, so the sender's next campaign begins some seconds later;
-    it does not wait for one that fails (`_SETTLING`)."""
+    """Return one due campaign that no other planner has, with its tallies locked.
+
+    The campaign's own row stays unlocked, so that a cancellation, edit or pause never waits for the audience to be
+    frozen (`lock_unchanged`). While recipients of the sender's cancelled campaign, or campaign paused past its end, are
+    still to be denied, the sender's next campaign waits some seconds: such recipients would count as messaged. A
+    failing campaign delays no other (`_SETTLING`).
+    """
     rows = await tx.execute(
         text(
             f"{_CAMPAIGN} WHERE c.status = 'scheduled' AND c.starts_at <= :now"
@@ -1373,7 +1423,7 @@ async def lock_due(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
 
 
 async def being_settled(tx: AsyncConnection, sender_ids: Sequence[str], now: datetime) -> dict[str, str]:
-    """By sender, a campaign that the sender's next one waits for (`lock_due`)."""
+    """Return, by sender, a campaign the sender's next campaign waits for (`lock_due`)."""
     if not sender_ids:
         return {}
     rows = await tx.execute(
@@ -1387,8 +1437,10 @@ async def being_settled(tx: AsyncConnection, sender_ids: Sequence[str], now: dat
 
 
 async def put_off(tx: AsyncConnection, campaign_id: str, status: Status, *, failures: int, retry_at: datetime) -> None:
-    """Let other campaigns go first until then: a step of this one has failed `failures` times in a row. A campaign
-    whose status is not the one in which it failed is left alone: that step is not its next any more."""
+    """Delay a campaign until `retry_at`, after `failures` consecutive failures of a step.
+
+    A campaign no longer in `status` is left alone: the failed step is not the next step any more.
+    """
     await tx.execute(
         text(
             "UPDATE campaign SET failures = :failures, retry_at = :retry_at"
@@ -1404,7 +1456,7 @@ async def count_failing(tx: AsyncConnection) -> int:
 
 
 async def lock_unchanged(tx: AsyncConnection, row: Row[Any]) -> bool:
-    """False where somebody has changed the campaign since it was read, and not locked then."""
+    """Lock the campaign; return False, without a lock, if the row changed since being read."""
     found = await tx.execute(
         text("SELECT 1 FROM campaign WHERE campaign_id = :id AND CAST(xmin AS text) = :written FOR UPDATE"),
         {"id": row.campaign_id, "written": row.written},
@@ -1413,14 +1465,17 @@ async def lock_unchanged(tx: AsyncConnection, row: Row[Any]) -> bool:
 
 
 async def alone_with_audiences(tx: AsyncConnection, sender_id: str) -> None:
-    """Nobody else freezes an audience of this sender meanwhile: two at once would not see each other's messages."""
+    """Lock the audiences of a sender until this transaction ends.
+
+    Two campaigns frozen at once would not see each other's recipients when applying the frequency limits.
+    """
     await tx.execute(
         text("SELECT pg_advisory_xact_lock(hashtextextended(:id, :key))"), {"id": sender_id, "key": AUDIENCES}
     )
 
 
 async def limits_of(tx: AsyncConnection, row: Row[Any], now: datetime) -> list[tuple[Limit, list[str]]]:
-    """What keeps people out of this campaign for what they got of its sender, each with the campaigns that count."""
+    """Return the frequency limits of a campaign, each with the sender's campaigns counting for the limit."""
     limits = frequency.limits(await cap_of(tx, row.sender_id), row.rest_days)
     if not limits:
         return []
@@ -1439,7 +1494,7 @@ async def limits_of(tx: AsyncConnection, row: Row[Any], now: datetime) -> list[t
     return [(limit, frequency.counting(others, limit, now)) for limit in limits]
 
 
-# why a contact `c` is left out for what they got: the first limit, in their order, that they have reached
+# Why a contact `c` is left out: the first frequency limit reached, in the order of the limits.
 _LEFT_OUT = (
     "(SELECT l.reason FROM unnest(CAST(:limit_reasons AS text[]), CAST(:limit_messages AS integer[]),"
     " CAST(:limit_campaigns AS text[])) WITH ORDINALITY AS l(reason, messages, campaigns, place)"
@@ -1453,7 +1508,7 @@ def _limited(limits: Sequence[tuple[Limit, Sequence[str]]]) -> dict[str, Any]:
     return {
         "limit_reasons": [limit.reason for limit, _ in limits],
         "limit_messages": [limit.messages for limit, _ in limits],
-        "limit_campaigns": [" ".join(ids) for _, ids in limits],  # ids: no blanks in them
+        "limit_campaigns": [" ".join(ids) for _, ids in limits],  # ids contain no blanks
         "counted": list(frequency.COUNTED),
     }
 
@@ -1461,9 +1516,11 @@ def _limited(limits: Sequence[tuple[Limit, Sequence[str]]]) -> dict[str, Any]:
 async def freeze_audience(
     tx: AsyncConnection, row: Row[Any], selected: Condition, required: Sequence[str], now: datetime
 ) -> int:
-    """Select, once and in one statement, whom the campaign is for (`segments.of_campaign`); returns how many. Who lacks
-    a `required` attribute is left out and counted under its name; so is who has had enough of its sender. Alone with
-    audiences."""
+    """Insert the recipients of a campaign, selected once and in one statement; return how many.
+
+    A contact lacking a `required` attribute, or beyond a frequency limit, is left out and counted under the reason.
+    `selected`: from `segments.of_campaign`. The caller holds `alone_with_audiences`.
+    """
     limits = await limits_of(tx, row, now)
     found = await tx.execute(
         text(
@@ -1493,13 +1550,12 @@ async def freeze_audience(
     )
     await add_reasons(tx, "excluded", {row.campaign_id: Counter(counts)})
     if audience >= MANY:
-        await tx.execute(text("ANALYZE (SKIP_LOCKED) recipient"))  # else batches read all of it, until autovacuum comes
+        await tx.execute(text("ANALYZE (SKIP_LOCKED) recipient"))  # else batches scan everything until autovacuum
     return audience
 
 
 async def lock_expanding(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
-    """One running campaign with something to ask for: of those, the one that has had least of the planner, by the
-    weight of its priority."""
+    """Lock the unlocked running campaign to expand next: the fewest turns used, weighted by priority."""
     rows = await tx.execute(
         text(
             f"{_CAMPAIGN} WHERE c.status = 'running' AND NOT c.expanded AND {_AWAKE}"
@@ -1511,7 +1567,7 @@ async def lock_expanding(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
 
 
 class Recipient(msgspec.Struct, frozen=True, gc=False):
-    """Of a campaign, with its contact as it is now: `number` (sealed) and `attributes` (JSON) None where it is gone."""
+    """A recipient and contact. `number` (encrypted) and `attributes` (JSON) are `None` without a contact."""
 
     subject_id: str
     number: str | None
@@ -1519,8 +1575,11 @@ class Recipient(msgspec.Struct, frozen=True, gc=False):
 
 
 def _with_contacts(page: str, order: str) -> str:
-    """Of recipients; $1: the sender. The contacts of a page are looked up by their keys, all in one way through the
-    index, whatever Postgres knows of the table: of an array that is only then made it expects ten."""
+    """Return the statement joining a page of recipients with their contacts. $1: the sender.
+
+    The array makes Postgres look up all contacts by key in one index scan, whatever the table's statistics: Postgres
+    expects ten elements of an array built at run time.
+    """
     return (
         f"WITH page AS MATERIALIZED ({page}), held AS MATERIALIZED"
         " (SELECT subject_id, number, attributes::text AS attributes FROM contact"
@@ -1531,7 +1590,7 @@ def _with_contacts(page: str, order: str) -> str:
 
 
 async def next_recipients(tx: AsyncConnection, row: Row[Any], after: str, limit: int) -> list[Recipient]:
-    """Of a campaign, in the order of their ids."""
+    """Return the recipients after `after`, by subject id."""
     page = (
         "SELECT subject_id FROM recipient WHERE campaign_id = $2 AND subject_id > $3"
         f" ORDER BY subject_id LIMIT {limit:d}"
@@ -1541,7 +1600,10 @@ async def next_recipients(tx: AsyncConnection, row: Row[Any], after: str, limit:
 
 
 async def waiting_recipients(tx: AsyncConnection, row: Row[Any], now: datetime, limit: int) -> list[Recipient]:
-    """Before the cursor, and due by now; who waits for the winner is once there is one."""
+    """Return waiting recipients before the cursor, due by `now`.
+
+    Recipients waiting for the A/B test's winner are due once the winner is known.
+    """
     page = (
         "SELECT subject_id, waits_until FROM recipient WHERE campaign_id = $2 AND waits_until BETWEEN $3 AND $4"
         " ORDER BY waits_until, subject_id LIMIT $5"
@@ -1553,7 +1615,7 @@ async def waiting_recipients(tx: AsyncConnection, row: Row[Any], now: datetime, 
 
 
 async def set_waiting(tx: AsyncConnection, campaign_id: str, until: Mapping[str, datetime | None]) -> None:
-    """Until when each recipient waits; None: no more. The campaign's row is locked."""
+    """Store until when each recipient waits; `None` ends the wait. The caller has locked the campaign."""
     if not until:
         return
     await tx.execute(
@@ -1567,7 +1629,7 @@ async def set_waiting(tx: AsyncConnection, campaign_id: str, until: Mapping[str,
 
 
 async def set_variants(tx: AsyncConnection, campaign_id: str, variants: Mapping[str, str]) -> None:
-    """By which of several texts each recipient (subject_id) is asked for. The campaign's row is locked."""
+    """Store the text each recipient was requested with, by subject id. The caller has locked the campaign."""
     if not variants:
         return
     await tx.execute(
@@ -1581,8 +1643,10 @@ async def set_variants(tx: AsyncConnection, campaign_id: str, variants: Mapping[
 
 
 async def first_groups(tx: AsyncConnection, row: Row[Any]) -> FirstGroups:
-    """How far those are who do not wait for the winner. They are looked at one by one only once all have been asked for
-    and none is put off."""
+    """Return the progress of the recipients not waiting for the winner.
+
+    The scan runs only once all are requested and no message is deferred.
+    """
     found = await tx.execute(
         text(
             "SELECT s.asked AND g.going_on = 0 AS over, g.last_at"
@@ -1606,8 +1670,7 @@ async def set_choice(tx: AsyncConnection, campaign_id: str, choice: Choice, winn
 
 
 async def first_hours(tx: AsyncConnection, campaign_ids: Sequence[str]) -> dict[str, datetime]:
-    """When the first recipient of each campaign is due whose own hour has not come. A campaign without such a recipient
-    is left out."""
+    """Return when the first recipient waiting for a local hour is due, by campaign with such a recipient."""
     if not campaign_ids:
         return {}
     rows = await tx.execute(
@@ -1622,7 +1685,10 @@ async def first_hours(tx: AsyncConnection, campaign_ids: Sequence[str]) -> dict[
 
 
 async def next_wait(tx: AsyncConnection, campaign_id: str, chosen_at: datetime | None) -> datetime | None:
-    """When the first who waits is due; None where nobody does. `chosen_at`: who waits for the winner, then."""
+    """Return when the first waiting recipient is due, or `None` without a waiting recipient.
+
+    `chosen_at`: when recipients waiting for the winner are due.
+    """
     found: datetime | None = await tx.scalar(
         text(
             "SELECT least((SELECT CAST(:chosen_at AS timestamptz) FROM recipient"
@@ -1645,8 +1711,10 @@ async def keep_place(
     turn: int,
     now: datetime,
 ) -> None:
-    """How far a campaign has been asked for, when there is more to ask for, and what that cost of the planner; of which
-    it had no share while it was asleep."""
+    """Store how far the planner has requested a campaign, when to return, and the turns used.
+
+    A campaign that was asleep first moves up to the turns of the others, so as not to claim turns missed while asleep.
+    """
     await tx.execute(
         text(
             "UPDATE campaign SET cursor = :cursor, expanded = :expanded, look_at = :look_at, next_slot = :next_slot,"
@@ -1667,7 +1735,7 @@ async def keep_place(
 
 
 async def deny(tx: AsyncConnection, campaign_id: str, denied: Mapping[str, str]) -> None:
-    """Recipients (by subject_id, with the reason) that will not be asked for at all. The campaign's row is locked."""
+    """Deny recipients before any request, with a reason by subject id. The caller has locked the campaign."""
     if not denied:
         return
     await tx.execute(
@@ -1683,8 +1751,7 @@ async def deny(tx: AsyncConnection, campaign_id: str, denied: Mapping[str, str])
 
 
 async def lock_given_up(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
-    """One campaign that is cancelled, or paused past its end, of which somebody may be left to deny; that no other
-    planner holds."""
+    """Lock one unlocked campaign with recipients left to deny: cancelled, or paused past its end."""
     rows = await tx.execute(
         text(f"{_CAMPAIGN} WHERE {_GIVEN_UP} AND {_MAY_BE_TRIED} LIMIT 1 FOR UPDATE OF c SKIP LOCKED"), {"now": now}
     )
@@ -1692,8 +1759,11 @@ async def lock_given_up(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
 
 
 async def deny_unrequested(tx: AsyncConnection, row: Row[Any], reason: str, limit: int) -> int:
-    """So many of who waits before the cursor, else of who is beyond it, which moves; returns how many there were. The
-    campaign's row is locked."""
+    """Deny up to `limit` recipients never requested; return how many.
+
+    Recipients waiting before the cursor come first, then recipients beyond, which moves the cursor. The caller has
+    locked the campaign.
+    """
 
     async def denied(whom: str) -> Sequence[str]:
         rows = await tx.execute(
@@ -1726,7 +1796,7 @@ async def deny_unrequested(tx: AsyncConnection, row: Row[Any], reason: str, limi
 
 
 async def lock_older(tx: AsyncConnection, events: Sequence[MessageChanged]) -> dict[tuple[str, str], Reported]:
-    """What is stored of the recipients these events are newer for, by (campaign_id, subject_id)."""
+    """Lock the recipients these events are newer for; return the stored state by (campaign_id, subject_id)."""
     rows = await tx.execute(
         text(
             "SELECT r.campaign_id, r.subject_id, r.status, r.reasons, r.receipt FROM recipient AS r"
@@ -1745,7 +1815,7 @@ async def lock_older(tx: AsyncConnection, events: Sequence[MessageChanged]) -> d
 
 
 async def update_recipients(tx: AsyncConnection, events: Sequence[MessageChanged]) -> None:
-    """At most one event a recipient."""
+    """Store the reported state of each recipient, at most one event per recipient."""
     await tx.execute(
         text(
             "UPDATE recipient AS r SET status = e.status, reasons = string_to_array(e.reasons, ' '),"
@@ -1761,9 +1831,10 @@ async def update_recipients(tx: AsyncConnection, events: Sequence[MessageChanged
             "subjects": [e.subject_id for e in events],
             "versions": [e.version for e in events],
             "statuses": [e.status for e in events],
-            "reasons": [" ".join(e.reasons) for e in events],  # slugs: no blanks in them
+            "reasons": [" ".join(e.reasons) for e in events],  # slugs contain no blanks
             "receipts": [e.receipt for e in events],
-            # a hand-off begins within permit_ttl of its decision: near enough where a crash took the instant itself
+            # A hand-off begins within permit_ttl of its decision: `decided_at` is close enough where a crash lost the
+            # instant.
             "left": [(e.handed_off_at or e.decided_at) if e.status in OUTCOMES else None for e in events],
             "receipts_at": [e.receipt_at for e in events],
         },
@@ -1771,7 +1842,7 @@ async def update_recipients(tx: AsyncConnection, events: Sequence[MessageChanged
 
 
 async def add_counts(tx: AsyncConnection, changes: Mapping[str, Counter[str]]) -> None:
-    """Add to the counters of each campaign. Rows are locked in the order of their ids, whoever comes."""
+    """Add to the tallies of each campaign. Rows are locked in id order, which prevents deadlocks."""
     ids = sorted(campaign_id for campaign_id, change in changes.items() if any(change.values()))
     if not ids:
         return
@@ -1794,7 +1865,7 @@ async def add_counts(tx: AsyncConnection, changes: Mapping[str, Counter[str]]) -
 
 
 async def add_reasons(tx: AsyncConnection, kind: str, changes: Mapping[str, Counter[str]]) -> None:
-    """The accounts of the campaigns are locked, or the campaigns are."""
+    """Add to the counts by reason. The caller has locked the campaigns, or their tallies."""
     rows = sorted((i, reason, n) for i, counts in changes.items() for reason, n in counts.items() if n)
     if not rows:
         return
@@ -1822,7 +1893,7 @@ async def forget_reasons(tx: AsyncConnection, campaign_id: str, kind: str) -> No
 
 
 async def lock_done(tx: AsyncConnection, now: datetime) -> Row[Any] | None:
-    """One campaign that is all asked for and has nothing left to decide, that no other transaction holds."""
+    """Lock one unlocked campaign with every recipient requested and decided."""
     rows = await tx.execute(
         text(
             f"{_CAMPAIGN} WHERE c.status IN ('running', 'paused') AND c.expanded AND a.pending = 0 AND a.deferred = 0"

@@ -1,1 +1,1 @@
-"""Before a campaign is sent: reach, cost, end, findings, approval."""
+"""Check a campaign before sending: reach, cost, duration, findings, approval."""

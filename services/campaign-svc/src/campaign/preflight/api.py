@@ -1,8 +1,7 @@
-"""HTTP: before a campaign leaves, who would get it and who would not and why, what it costs, when it would be done, and
-what speaks against it. Also what a sender asks of its campaigns, and the approval of one by somebody else.
+"""Serve the pre-flight over HTTP: reach, exclusions with reasons, cost, end and findings; approvals; sender rules.
 
-The audience is read page by page, in the order of its keys, in a transaction each; texts are written and counted in a
-thread, so that others are answered meanwhile.
+A pre-flight reads the audience page by page in key order, a transaction per page. A thread renders and counts the
+texts, so that the event loop stays free for other requests.
 """
 
 import asyncio
@@ -48,10 +47,10 @@ from common.web.problems import Conflict, Forbidden, Invalid, NotFound, Reason
 
 router = APIRouter(prefix="/v1", tags=["pre-flight"])
 
-PAGE = 2000  # contacts read at a time
-ACKNOWLEDGED = 100  # findings, at most
-MAX_ADDED_CHARS = 40  # of what an operator adds: « STOP au 36111 » and the like
-OCCURRENCES = 10  # shown of a campaign that recurs
+PAGE = 2000  # contacts per page
+ACKNOWLEDGED = 100  # findings at most
+MAX_ADDED_CHARS = 40  # of a mention an operator appends: « STOP au 36111 » and the like
+OCCURRENCES = 10  # occurrences shown of a recurring campaign
 
 Held = Annotated[Resources[Any], Depends(resources)]
 Author = Annotated[Caller, Depends(require("campaign:write"))]
@@ -78,7 +77,7 @@ class When(BaseModel):
 
 
 class Against(BaseModel):
-    """Something that speaks against the campaign, with the rule and where it comes from."""
+    """A finding against the campaign, with the rule and its source."""
 
     id: str = Field(description="To acknowledge a warning by. The same thing found again has the same id.")
     rule: str
@@ -100,7 +99,7 @@ class Holiday(BaseModel):
 
 
 class Closed(BaseModel):
-    """A rule that forbids the start there, so that it is put off to `opens_at`."""
+    """A rule that forbids sending there at the wanted time, so that sending waits until `opens_at`."""
 
     aspect: Aspect
     rule: str
@@ -109,7 +108,7 @@ class Closed(BaseModel):
 
 
 class Place(BaseModel):
-    """Of those who would get it."""
+    """Forecast for one territory, over the people who would get the message."""
 
     territory: str
     people: int
@@ -120,9 +119,11 @@ class Place(BaseModel):
 
 
 class Wait(BaseModel):
-    """People whom a rule of their own place makes wait for longer than the first of their territory: in Alsace and
-    Moselle Good Friday and 26 December are holidays, and elsewhere they are not. Nobody need acknowledge it: nothing of
-    the text is to be mended, and with another start it is gone."""
+    """People who wait longer than the first of their territory, because of a rule of their own place.
+
+    Good Friday and 26 December, for instance, are holidays in Alsace and Moselle only. A wait needs no acknowledgement:
+    the text needs no change, and another start removes the wait.
+    """
 
     territory: str
     region: str | None = Field(
@@ -147,7 +148,7 @@ class Cost(BaseModel):
 
 
 class Lengths(BaseModel):
-    """Of the messages as they would be written, names and STOP mention in them."""
+    """Lengths of the rendered messages, including names and STOP mention."""
 
     segments: dict[int, int] = Field(description="How many people cost so many SMS.")
     least: int | None
@@ -235,7 +236,11 @@ class SenderRules(BaseModel):
 
 @router.post("/campaigns/{campaign_id}/pre-flight")
 async def look_at_campaign(campaign_id: Storable, held: Held, caller: Reader, body: When | None = None) -> PreFlight:
-    """As things stand. Whatever it finds of what would be scheduled is asked again when it is."""
+    """Forecast the campaign as of now, and return the findings against scheduling.
+
+    Scheduling runs the text checks again; findings in the audience are taken from the last pre-flight of an unchanged
+    campaign. `at` is required with `timing.local_time`.
+    """
     at = body.at if body else None
     now = datetime.now(UTC)
     not_too_far("at", at, now)
@@ -252,7 +257,7 @@ async def look_at_campaign(campaign_id: Storable, held: Held, caller: Reader, bo
         unknown = await _unknown_fields(tx, row)
         names = {finding.found for finding in unknown}
         found = [f for f in outlook.findings if f.rule != "field_nobody_has" or f.found not in names]
-        ids = [finding.id for finding in found]  # what is unknown is looked up again, and may be known by then
+        ids = [finding.id for finding in found]  # unknown fields are not stored: scheduling looks them up again
         outlook = replace(outlook, findings=(*found, *unknown))
         await store.put_pre_flight(tx, campaign_id, agreed(row, sender, None), at, ids, now)
         approved = await _approved(tx, row, sender, at, outlook.findings)
@@ -261,7 +266,11 @@ async def look_at_campaign(campaign_id: Storable, held: Held, caller: Reader, bo
 
 @router.post("/campaigns/{campaign_id}/approvals", status_code=201)
 async def approve_campaign(campaign_id: Storable, body: NewApproval, held: Held, caller: Approver) -> Approval:
-    """By somebody who wrote nothing of it. Any change of text, audience, sender or start makes it count for nothing."""
+    """Approve the campaign as the pre-flight with this `digest` showed, to start at `at`.
+
+    The approver must not have written any part of the campaign (403). A later change of text, audience, sender or start
+    voids the approval. Answers 409 where the digest no longer matches, or the campaign has started or ended.
+    """
     now = datetime.now(UTC)
     not_too_far("at", body.at, now)
     async with held.database.begin() as tx:
@@ -289,7 +298,7 @@ async def list_approvals(campaign_id: Storable, held: Held, caller: Reader) -> A
 
 @router.get("/senders/{sender_id}/rules")
 async def get_sender_rules(sender_id: Storable, held: Held, caller: Reader) -> SenderRules:
-    """What the sender asks of its campaigns. Who the sender is, consent-svc knows."""
+    """Return the rules for the sender's campaigns. consent-svc holds the sender's registration itself."""
     caller.may_use(sender_id)
     sender = await senders.known(held.database, sender_id)
     async with held.database.begin() as tx:
@@ -327,7 +336,10 @@ async def put_sender_rules(sender_id: Storable, body: SenderRules, held: Held, c
 
 
 def _own_host(host: str) -> None:
-    """Raises Invalid. Operators filter the shorteners that anybody uses (DOMAIN 1.11)."""
+    """Refuse an invalid host name or a public shortener.
+
+    Operators filter public shorteners (DOMAIN 1.11). Raises Invalid.
+    """
     if not is_host(host):
         raise Invalid("no name of a host, in small letters", reasons=[Reason("link_host", "no_host")])
     if host.removeprefix("www.") in findings.load().shorteners:
@@ -335,13 +347,13 @@ def _own_host(host: str) -> None:
 
 
 def not_too_far(field: str, instant: datetime | None, now: datetime) -> None:
-    """Raises Invalid."""
+    """Refuse an instant further than FURTHEST from now. Raises Invalid."""
     if instant is not None and abs(instant - now) > FURTHEST:
         raise Invalid("within two years", reasons=[Reason(field, "too_far")])
 
 
 def plan_of(row: Row[Any], sender: Sender, at: datetime, now: datetime, settings: Any) -> Plan:
-    """What is asked about, of a campaign's row."""
+    """Build the forecast's plan from a campaign's row."""
     table = table_of(row, sender, at, now, settings.policy)
     return Plan(
         wordings=store.wordings_of(row),
@@ -362,8 +374,11 @@ def plan_of(row: Row[Any], sender: Sender, at: datetime, now: datetime, settings
 
 
 def table_of(row: Row[Any], sender: Sender, at: datetime, now: datetime, policy: Policy) -> Timetable:
-    """Of a campaign that shall start `at`; of one that recurs, of its first occurrence from then on, which ends when
-    the second comes. Raises Invalid where there is none."""
+    """Build the timetable of a campaign starting `at`.
+
+    For a recurring campaign the timetable is of the first occurrence from `at` on, ending when the second comes. Raises
+    Invalid where no occurrence is left.
+    """
     rule, send_before = store.recurring_of(row), row.send_before
     if rule is not None:
         found = list(islice(recurrence.occurrences(rule, zones(sender.country, policy)[0], at), 2))
@@ -374,7 +389,7 @@ def table_of(row: Row[Any], sender: Sender, at: datetime, now: datetime, policy:
 
 
 def agreed(row: Row[Any], sender: Sender, at: datetime | None) -> str:
-    """The digest of what a campaign is by now."""
+    """Return the approval digest of the campaign's current state."""
     campaign = {**row._mapping, "translations": msgspec.json.decode(row.translations)}
     campaign["selection"] = msgspec.json.decode(row.selection)
     campaign["timing"] = msgspec.json.decode(row.timing)
@@ -389,8 +404,10 @@ def agreed(row: Row[Any], sender: Sender, at: datetime | None) -> str:
 async def clear(
     tx: AsyncConnection, row: Row[Any], sender: Sender, at: datetime | None, acknowledged: Sequence[str], settings: Any
 ) -> bool:
-    """May it be scheduled to start `at`? Whether it needed an approval. Raises NotReady with each finding that stands
-    against it, or with the approval that is missing."""
+    """Check that the campaign may be scheduled to start `at`; return whether an approval was needed.
+
+    Raises NotReady with every blocking finding, or with the missing approval.
+    """
     now = datetime.now(UTC)
     selected = await segments.of_campaign(tx, row, at or now, settings.policy)
     if segments.is_segment(row) and not await segments.selects_somebody(tx, row.sender_id, selected):
@@ -416,8 +433,11 @@ async def clear(
 
 
 async def against_start(tx: AsyncConnection, row: Row[Any]) -> str | None:
-    """Why a campaign that is due may not start, as `sent_back` says it. Since it was scheduled, what people see of its
-    sender may have changed, and with it what the text breaks; and so may what campaigns of its sender need."""
+    """Return why a due campaign may not start, as shown in `sent_back`; `None` if the campaign may start.
+
+    Since scheduling, the sender may have changed (and the texts may now break a rule), or the sender's campaigns may
+    need an approval.
+    """
     sender = await store.find_sender(tx, row.sender_id)
     assert sender is not None
     found = await _found(tx, row, sender, row.agreed_start)
@@ -434,7 +454,7 @@ async def against_start(tx: AsyncConnection, row: Row[Any]) -> str | None:
 
 
 async def lacks_approval(tx: AsyncConnection, row: Row[Any], sender: Sender) -> bool:
-    """Whether a draft needs an approval and has none, to start as its last pre-flight was told."""
+    """Return whether a draft needs an approval and has none, for the start named in its last pre-flight."""
     last = await store.last_pre_flight(tx, row.campaign_id, agreed(row, sender, None))
     at = None if last is None else last.at
     approved = await _approved(tx, row, sender, at, tuple(await _found(tx, row, sender, at)))
@@ -442,7 +462,7 @@ async def lacks_approval(tx: AsyncConnection, row: Row[Any], sender: Sender) -> 
 
 
 async def pass_on_approvals(tx: AsyncConnection, series: Row[Any], occurrence: Row[Any], sender: Sender) -> None:
-    """Who approved what recurs has approved each occurrence of it."""
+    """Copy the approvals of a recurring campaign to one of its occurrences."""
     approved = agreed(series, sender, series.agreed_start)
     for each in await store.approvals_of(tx, series.campaign_id):
         if each.digest == approved:
@@ -451,8 +471,10 @@ async def pass_on_approvals(tx: AsyncConnection, series: Row[Any], occurrence: R
 
 
 async def _found(tx: AsyncConnection, row: Row[Any], sender: Sender, at: datetime | None) -> dict[Finding, None]:
-    """In the texts, and by the last pre-flight, if it looked at what the campaign is by now: all of it where it looked
-    at this start, and else what holds for any."""
+    """Return the findings in the texts, and those of the last pre-flight if the campaign is unchanged since.
+
+    Findings in OF_A_START count only if the pre-flight was made for this start.
+    """
     compliance = findings.load()
     samples = of_samples(
         store.wordings_of(row).values(),
@@ -469,7 +491,7 @@ async def _found(tx: AsyncConnection, row: Row[Any], sender: Sender, at: datetim
         return found
     for each in last.findings:
         rule, _, what = each.partition(":")
-        if rule not in compliance.rules:  # a later version of the rules has done away with it
+        if rule not in compliance.rules:  # a later version of the rules dropped this rule
             continue
         if last.at == at or rule not in findings.OF_A_START:
             found[Finding(rule, what)] = None
@@ -477,8 +499,11 @@ async def _found(tx: AsyncConnection, row: Row[Any], sender: Sender, at: datetim
 
 
 async def _unknown_fields(tx: AsyncConnection, row: Row[Any]) -> list[Finding]:
-    """Fields of its texts that are no attributes of its sender's contacts, so that for want of them nobody would get
-    it, or everybody what is said without. A sender that has no contacts yet may have any."""
+    """Return a finding for each field of the texts unknown among the attributes of the sender's contacts.
+
+    With such a field nobody gets the text, or everybody gets the fallback. A sender without contacts may name any
+    field.
+    """
     known = await kinds_of(tx, row.sender_id)
     named = {name for wording in store.wordings_of(row).values() for name in wording.fields}
     unknown = sorted(named - known.keys())
@@ -488,7 +513,7 @@ async def _unknown_fields(tx: AsyncConnection, row: Row[Any]) -> list[Finding]:
 
 
 def _refused(row: Row[Any], sender: Sender) -> list[str]:
-    """Why nobody could get one of its texts; each reason once."""
+    """Return why the texts cannot be sent to any recipient, each reason once."""
     refused: dict[str, None] = {}
     for wording in store.wordings_of(row).values():
         for template in wording.templates.values():
@@ -501,7 +526,7 @@ def _refused(row: Row[Any], sender: Sender) -> list[str]:
 
 @dataclass
 class _Look:
-    """One reading of an audience."""
+    """One pass over a campaign's audience."""
 
     database: Database
     keys: FieldKeys
@@ -547,7 +572,7 @@ async def campaign_of(
 async def _approved(
     tx: AsyncConnection, row: Row[Any], sender: Sender, at: datetime | None, found: Sequence[Finding]
 ) -> Approved:
-    """An approval counts by who has written nothing of it since, too."""
+    """Return whether an approval is needed, and who gave one. An approver who edited the campaign later is left out."""
     needed = await store.needs_approval(tx, row.sender_id)
     rules = findings.load().rules
     digest = agreed(row, sender, at)
@@ -643,7 +668,7 @@ def _occurrences(row: Row[Any], plan: Plan) -> list[datetime]:
 
 
 def _closed(against: Sequence[Closure]) -> list[Closed]:
-    """Each rule once, whichever of the time zones of a place it closes."""
+    """Return each rule once, even where the rule closes several time zones of a place."""
     told = dict.fromkeys((closure.aspect, closure.rule.id, closure.rule.source, closure.holiday) for closure in against)
     return [
         Closed(

@@ -1,7 +1,8 @@
-"""What an approval is of: a hash of all that a person agreed to. Pure.
+"""Compute the digest an approval is given to. Pure.
 
-Text with where its links lead, languages, folding, purpose, audience, sectors, end, start, pace, variants, and the
-sender as people see it: if one of them changes, the hash is another and the approval is of something else.
+The digest covers text with link targets, languages, folding, purpose, audience, sectors, end, start, pace, variants,
+and the sender's name, OADC, STOP code and country. A change to any of these changes the digest, and earlier approvals
+no longer count.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ AGREED = (
     "sectors",
     "send_before",
 )
-# agreed to as well, where they say anything: what was approved before there were any still is
+# Hashed only where set, so digests made before these fields existed still match.
 SINCE = ("timing", "recurring", "trial")
 SEEN = ("brand", "oadc", "stop_code", "country")
 
@@ -35,13 +36,16 @@ def digest(
     link_host: str | None = None,
     stop_added: str = "",
 ) -> str:
-    """`campaign` has AGREED and SINCE, `sender` has SEEN; `at` None: at once, whenever that is. `link_host`: of the
-    links in its text, where it has any. `stop_added`: by the operator, behind it. 64 hexadecimal digits."""
+    """Return the digest, 64 hexadecimal digits.
+
+    `campaign` has the keys AGREED and SINCE, `sender` the keys SEEN. `at` `None`: the campaign starts on scheduling,
+    whenever that is. `link_host`: given only where a text has links. `stop_added`: the mention the operator appends.
+    """
     agreed = {name: campaign[name] for name in AGREED} | {name: sender[name] for name in SEEN}
     agreed |= {name: campaign[name] for name in SINCE if campaign[name]}
     agreed["send_before"] = _instant(agreed["send_before"])
     agreed["at"] = _instant(at)
-    if link_host is not None:  # without, what was agreed to before there were links stays what it was
+    if link_host is not None:  # a text without links keeps the digest made before links existed
         agreed["link_host"] = link_host
     if stop_added:
         agreed["stop_added"] = stop_added
@@ -49,7 +53,7 @@ def digest(
 
 
 def may_approve(person: str, authors: Collection[str]) -> bool:
-    """Nobody approves what they wrote a word of."""
+    """Return whether the person wrote no part of the campaign."""
     return person not in authors
 
 

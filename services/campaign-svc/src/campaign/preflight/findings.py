@@ -1,8 +1,8 @@
-"""What is wrong with a campaign's text, or may be: each with the rule it breaks and where that rule comes from. Pure.
+"""Find rule violations in a campaign's text, each with the rule and its source. Pure.
 
-An error stops scheduling; a warning is acknowledged by its id, which is the same whenever the same is found. The rules
-are data (`compliance/france-3.json`): never edited once used, a change is the next version. That a text tells how to
-stop, and that it is at most ten parts, is checked by `text.check` before there is a campaign.
+An error stops scheduling. A warning must be acknowledged by its id, and the same finding always has the same id. The
+rules are data (`compliance/france-3.json`): a file in use is never edited, and a change is a new version. `text.check`
+checks the STOP mention and the limit of ten parts earlier, when the author writes the campaign.
 """
 
 import json
@@ -21,7 +21,7 @@ Severity = Literal["error", "warning"]
 Sector = Literal["energy", "alcohol", "gambling", "tobacco", "credit"]
 
 MANY_PARTS = 6
-OF_A_START = frozenset({"nobody", "too_slow", "begins_with"})  # hours, rules and limits of another start differ
+OF_A_START = frozenset({"nobody", "too_slow", "begins_with"})  # findings valid for one start only
 
 _STOP = re.compile(r"\bSTOP\b.{0,12}?\b(\d{5})\b", re.IGNORECASE)
 _PREMIUM = re.compile(r"(?<!\d)(?:(?:\+|00)33\s?\(?0?\)?|0)[ .-]?8[ .-]?9(?:[ .-]?\d){7}(?!\d)")
@@ -50,7 +50,10 @@ class Compliance:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`found`: what it was found by, of the author's words. `id` names rule and what was found, and nothing else."""
+    """A violated rule. `found`: the number, code, host, field or required beginning concerned.
+
+    `id` is built from rule and words alone.
+    """
 
     rule: str
     found: str = ""
@@ -62,7 +65,10 @@ class Finding:
 
 @lru_cache
 def load(version: str = "france-3") -> Compliance:
-    """Raises FileNotFoundError."""
+    """Load a version of the rules.
+
+    Raises FileNotFoundError, and ValueError where the file names another version.
+    """
     data = json.loads(
         (resources.files(__name__.rpartition(".")[0]) / "compliance" / f"{version}.json").read_text("utf-8")
     )
@@ -83,7 +89,7 @@ def load(version: str = "france-3") -> Compliance:
 def of_texts(
     texts: Sequence[str], brand: str, oadc: str, stop_code: str, sectors: Iterable[str], compliance: Compliance
 ) -> tuple[Finding, ...]:
-    """What is to be found in any of these, each once. `sectors`: what the author says it advertises."""
+    """Return the findings in any of these texts, each once. `sectors`: as declared by the author."""
     found = {Finding(f"sector_{sector}"): None for sector in sectors}
     for text in texts:
         found |= dict.fromkeys(_of_text(text, brand, oadc, stop_code, compliance))
@@ -91,7 +97,7 @@ def of_texts(
 
 
 def of_targets(targets: Iterable[str], compliance: Compliance) -> tuple[Finding, ...]:
-    """What is to be found in where links lead: a public shortener there hides what it hides in a text."""
+    """Return the public shorteners among link targets: a shortener there hides the real site as well."""
     found: dict[Finding, None] = {}
     for target in targets:
         host = short_link.host_of(target)
@@ -118,7 +124,11 @@ def _of_text(text: str, brand: str, oadc: str, stop_code: str, compliance: Compl
 
 
 def _says_who(text: str, brand: str, oadc: str) -> bool:
-    """The brand in the text, or a sender's name that is the brand as far as 11 letters allow (DOMAIN 1.11)."""
+    """Return whether the brand shows in the text, or in the OADC.
+
+    An OADC of three letters or more counts where either name begins with the other: an OADC has 11 characters at most
+    (DOMAIN 1.11).
+    """
     name = _letters(brand)
     if not name or name in _letters(text):
         return True

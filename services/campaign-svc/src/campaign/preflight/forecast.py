@@ -1,12 +1,11 @@
-"""Whom a campaign would reach, what it would cost and when it would be done: counted person by person, in memory that
-does not grow with them. Pure.
+"""Forecast a campaign's reach, cost and end, contact by contact, in memory independent of the audience's size. Pure.
 
     forecast = Forecast(plan)
     forecast.add(attributes, territory, standing)       for each contact selected
-    forecast.outlook                                    what came of it
+    forecast.outlook                                    the result
 
-A text is written for everybody who may be written to, exactly as the planner will, so that lengths and costs are those
-of the messages, names and STOP mention in them.
+The forecast renders each contact's text exactly as the planner will, so lengths and costs include names and the STOP
+mention.
 """
 
 import re
@@ -30,19 +29,19 @@ from campaign.schedule.timing import Pace, Place, Timetable
 from common.law import Closure, Opening
 from common.sms.sms_length import Encoding, length
 
-LONGEST = timedelta(days=60)  # that sending is laid out over: beyond it, the end is not told
+LONGEST = timedelta(days=60)  # longest sending forecast; a later end is reported as unknown
 RESOLUTION_S = timedelta.resolution.total_seconds()
-TOO_LATE = "send_before_passed"  # as the gate calls it: within its hours there is no time left for it
-UNREADABLE = "request_unreadable"  # likewise: its number, or its text
+TOO_LATE = "send_before_passed"  # the gate's name: the place opens only after the campaign's end
+UNREADABLE = "request_unreadable"  # the gate's name, for a number or text
 NO_TRIAL = Trial()
-MOST_FOUND = 20  # of what contacts hold, at most so many findings are told
+MOST_FOUND = 20  # most findings reported from rendered texts
 
-_TELLING = re.compile(r"\d{4}|\w\.\w")  # what a contact holds can bring a number or a link into a text
+_TELLING = re.compile(r"\d{4}|\w\.\w")  # attribute values able to bring a number or a link into a text
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is asked about. `rate_per_s`: messages the operator takes, None where nobody said."""
+    """The input of a forecast. `rate_per_s`: messages the operator accepts; `None`: no rate configured."""
 
     wordings: Mapping[str, Wording]  # by variant, the campaign's own first
     sender_id: str
@@ -50,10 +49,10 @@ class Plan:
     brand: str
     oadc: str
     stop_code: str
-    stop_added: str  # by the operator, behind each text
+    stop_added: str  # appended by the operator to each text
     sectors: tuple[str, ...]
     timetable: Timetable
-    begins_with: Callable[[Place], Sequence[str]]  # what texts there must begin with
+    begins_with: Callable[[Place], Sequence[str]]  # required beginnings of a text, by place
     prices: Prices
     compliance: Compliance
     rate_per_s: float | None
@@ -61,15 +60,18 @@ class Plan:
 
     @property
     def rate(self) -> float | None:
-        """The operator's or the campaign's own, whichever is less."""
+        """Return the lower of the operator's rate and the campaign's pace; `None` without either."""
         rates = [rate for rate in (self.rate_per_s, Pace.of(self.timetable.timing).per_second) if rate is not None]
         return min(rates, default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One territory's. `cost` None: nobody said what a message there costs. `opens_at`: for the first who is there;
-    `against`: why not when it was to start for them."""
+    """The forecast for one territory.
+
+    `cost` `None`: the price table has no price. `opens_at`: the first opening among the territory's recipients.
+    `against`: the rules closing that place at the wanted start.
+    """
 
     territory: str
     people: int
@@ -81,8 +83,10 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """People of one place that is closed (`against`) when messages leave for the first of their territory, and opens
-    later. `too_late`: only once the campaign has ended, so that they get nothing, and for that alone."""
+    """People of one place, closed by `against` when messages leave for the first place of the territory.
+
+    `too_late`: the place opens only after the campaign's end, so these people get nothing, for no other reason.
+    """
 
     territory: str
     region: str | None
@@ -93,7 +97,7 @@ class Wait:
 
 
 class Stretch(NamedTuple):
-    """So many messages to one place, evenly from when until when."""
+    """Messages to one place, leaving evenly between two instants."""
 
     place: Place
     begins: datetime
@@ -103,18 +107,21 @@ class Stretch(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """`reasons` counts a person for each of theirs. Of lengths, those of who would get it."""
+    """The result of a forecast.
+
+    `reasons` counts a person once per reason. Lengths cover only the people who would get a message.
+    """
 
     audience: int
     would_get: int
     reasons: Mapping[str, int]
     under_review: int
     languages: Mapping[str, int]
-    segments: Mapping[int, int]  # how many people cost so many parts
+    segments: Mapping[int, int]  # people by number of parts
     median_segments: int | None
     units: tuple[int, int, int] | None  # least, median, most
     encodings: Mapping[Encoding, int]
-    costly_by_contact: int  # UCS-2 only for what the contact holds
+    costly_by_contact: int  # UCS-2 only because of the contact's attributes
     places: tuple[Part, ...]
     waits: tuple[Wait, ...]
     cost: Decimal
@@ -134,7 +141,7 @@ def of_samples(
     sectors: Iterable[str],
     compliance: Compliance,
 ) -> tuple[Finding, ...]:
-    """What is found without looking at anybody. The others are as in a Plan."""
+    """Return the findings in the texts alone, without any contact. Parameters as in Plan."""
     templates = [template for wording in wordings for template in wording.templates.values()]
     samples = [sample + stop_added for template in templates for sample in template.samples(stop_code)]
     targets = [target for wording in wordings for target in wording.targets]
@@ -153,8 +160,8 @@ class Forecast:
     _languages: Counter[str] = field(default_factory=Counter)
     _lengths: Counter[tuple[Encoding, int, int]] = field(default_factory=Counter)  # encoding, units, segments
     _segments: Counter[tuple[Place, int]] = field(default_factory=Counter)
-    _too_late: Counter[Place] = field(default_factory=Counter)  # who would get it if it ended later
-    _held: set[str] = field(default_factory=set)  # fields that somebody has
+    _too_late: Counter[Place] = field(default_factory=Counter)  # people excluded only by the campaign's end
+    _held: set[str] = field(default_factory=set)  # fields present in some contact
     _opens: dict[Place, datetime | None] = field(default_factory=dict)
     _begins: dict[Place, Sequence[str]] = field(default_factory=dict)
     _found: dict[Finding, None] = field(default_factory=dict)
@@ -187,8 +194,11 @@ class Forecast:
         left_out: str | None = None,
         lot: float = 0,
     ) -> None:
-        """One contact of the audience. `left_out`: why they would be, for what they got of late. `lot`: the one they
-        draw for the text they get; who waits for the best of them is counted with the campaign's own."""
+        """Add one contact of the audience.
+
+        `left_out`: the frequency limit excluding the contact. `lot`: the contact's hash bucket for the A/B test. A
+        contact waiting for the winner is counted with the campaign's own text.
+        """
         plan = self.plan
         self._audience += 1
         if len(self._held) < len(self._fields):
@@ -247,7 +257,7 @@ class Forecast:
             )
 
     def add_unreadable(self) -> None:
-        """One contact of the audience whose number nobody can unseal, so that it is not known where they are."""
+        """Add a contact whose number cannot be decrypted, so that the territory is unknown."""
         self._audience += 1
         self._reasons[UNREADABLE] += 1
 
@@ -293,7 +303,10 @@ class Forecast:
         )
 
     def _first(self, people: Iterable[Place]) -> dict[str, Place]:
-        """By territory, of those who would get it, who is first; of several, whose address tells nothing."""
+        """Return, by territory, the place that opens first among people who would get a message.
+
+        Among places opening together, a place without a region comes first.
+        """
         first: dict[str, Place] = {}
         for place in sorted(people, key=lambda place: (self._opening(place), place.region is not None)):
             first.setdefault(place.territory, place)
@@ -315,7 +328,7 @@ class Forecast:
         return tuple(found)
 
     def _waits(self, people: Mapping[Place, int], first: Mapping[str, Place]) -> tuple[Wait, ...]:
-        """Who waits for no rule but only for the hour on their own clock is not told of."""
+        """Return the waits caused by a rule. A place waiting only for its own local hour is left out."""
         table = self.plan.timetable
         found: Counter[tuple[str, str | None, datetime, bool, tuple[Closure, ...]]] = Counter()
         for too_late, counts in ((False, people), (True, self._too_late)):
@@ -337,9 +350,10 @@ class Forecast:
 
 
 def finish(people: Mapping[Place, int], plan: Plan) -> datetime | None:
-    """When the last message would leave: at the rate, in the hours of its place, and not before the end of what they
-    are spread over. Without a rate, when the last place opens, or that end. None: nobody to write to, or not within
-    sixty days."""
+    """Return when the last message leaves: at the rate, within each place's hours, after the end of the spread.
+
+    Without a rate, the result is the end of the last window. `None`: no recipients, or more than LONGEST needed.
+    """
     if not people:
         return None
     spread_until = max(closes for place in people for _, closes in plan.timetable.window(place)[-1:])
@@ -350,8 +364,11 @@ def finish(people: Mapping[Place, int], plan: Plan) -> datetime | None:
 
 
 def lay_out(people: Mapping[Place, int], table: Timetable, rate: float) -> list[Stretch] | None:
-    """When messages leave, in order, at `rate` a second. The places that are open share it, by how many are left there:
-    who is asked for first is a lot. None: not within sixty days."""
+    """Return the stretches in which messages leave, in order, at `rate` per second; `None` beyond LONGEST.
+
+    Open places share the rate in proportion to the people left there, because the planner's order is a hash and favours
+    no place.
+    """
     left = {place: float(count) for place, count in people.items()}
     starts = {place: table.window(place)[0][0] for place in left}
     now = min(starts.values())
@@ -382,7 +399,7 @@ def lay_out(people: Mapping[Place, int], table: Timetable, rate: float) -> list[
 
 
 def _median(counts: list[tuple[int, int]], people: int) -> int:
-    """The lower median of values with their counts, in order."""
+    """Return the lower median of sorted (value, count) pairs."""
     seen = 0
     for value, count in counts:
         seen += count

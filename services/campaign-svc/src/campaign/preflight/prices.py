@@ -1,11 +1,11 @@
-"""What an SMS costs: a table kept as data, given by the deployment (`PLACET_PRICES`). Pure.
+"""Price an SMS from a table given by the deployment (`PLACET_PRICES`). Pure.
 
     {"version": "2026-11", "currency": "EUR",
      "per_part": {"FR": "0.045", "GP": "0.062"},
      "senders": {"maison-lune": {"FR": "0.041"}}}
 
-Prices are per part and by territory, as `common.sms.msisdn` names them; a sender's own comes first. What the table does
-not say is not guessed: those messages are counted as having no price.
+Prices are per part and territory, named as in `common.sms.msisdn`; a sender's own price comes first. The forecast never
+guesses a missing price: such messages count as unpriced.
 """
 
 from collections.abc import Mapping
@@ -27,6 +27,6 @@ class Prices(BaseModel):
     senders: dict[str, Table] = {}
 
     def of(self, sender_id: str, territory: str) -> Decimal | None:
-        """Of one part, or None where nobody said."""
+        """Return the price of one part, or `None` where the table has no price."""
         own: Mapping[str, Decimal] = self.senders.get(sender_id, {})
         return own.get(territory, self.per_part.get(territory))

@@ -1,1 +1,1 @@
-"""What campaign-svc erases, tells, corrects and no longer keeps of a person."""
+"""Erase, copy, rectify and prune campaign-svc's personal data."""

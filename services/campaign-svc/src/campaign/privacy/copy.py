@@ -1,5 +1,7 @@
-"""What campaign-svc holds of a person: their contacts with every attribute, the audiences they are in, and the links
-they were sent with their clicks."""
+"""Copy a person's data held by campaign-svc, for a request of access.
+
+The copy holds contacts with every attribute, places in audiences, links with clicks, and test sends.
+"""
 
 from collections.abc import Sequence
 

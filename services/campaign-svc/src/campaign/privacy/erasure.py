@@ -1,9 +1,8 @@
-"""What campaign-svc erases of a person: their contacts, with every attribute, of every sender; their links, and that
-they clicked.
+"""Erase a person from campaign-svc: contacts of every sender with all attributes, and links with their clicks.
 
-The rows of audiences stay, under the keyed hash: where each recipient stands is what the accounts of a campaign add up
-to. Who is in an audience and not yet asked for is denied as `contact_gone`. A file that brings the number again is
-refused that line (`store.refuse_erased`) until consent says that the person came back.
+The recipient rows stay, under the keyed hash, because a campaign's tallies sum over them. The planner denies a
+recipient not yet requested as `contact_gone`. A later import of the number is refused (`store.erased_among`) until
+consent-svc lifts the erasure.
 """
 
 from collections.abc import Mapping

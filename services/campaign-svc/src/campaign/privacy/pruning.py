@@ -1,7 +1,7 @@
-"""How long campaign-svc keeps what. docs/retention.md has the reasons, and where each period comes from.
+"""Own campaign-svc's retention periods. docs/retention.md gives the reason and source of each.
 
-The accounts of a campaign are counters of their own: they add up when its recipients are gone, and a report that comes
-so late changes nothing.
+A campaign's tallies are counters in a row of their own: pruning recipients leaves the tallies intact, and a report for
+a pruned recipient changes nothing.
 """
 
 from datetime import timedelta
@@ -10,13 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from common.privacy.pruning import DEAD_LETTERS, Policy, Pruned
 
-ABANDONED = timedelta(days=2)  # since it was opened: what has arrived of a file is somebody's data
+ABANDONED = timedelta(days=2)  # since the upload was opened: partial files hold personal data too
 _OF_IMPORT = "JOIN contact_import AS p USING (import_id)"
-LATE_DAYS = 35  # until then receipts come, and operators are asked about the last bill
+LATE_DAYS = 35  # DLRs arrive, and operators answer for the last bill, within these days
 
 
 class Periods(BaseModel):
-    """Days."""
+    """Retention periods, in days."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

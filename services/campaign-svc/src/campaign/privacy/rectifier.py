@@ -1,11 +1,12 @@
-"""What a person had put right: their contacts are corrected, and what was asked for and has not left says so.
+"""Apply rectifications: correct a person's contacts, and update the text of messages still waiting to leave.
 
-One transaction, that of the consumer's offset: contacts, the texts of their messages again, the answer. The planner
-never reads contacts meanwhile (`store.alone_with_contacts`): a recipient is asked for either before, and then their
-message is reworded, on the same partition after its request, or after, with what is right. What has left is history.
+One transaction, the consumer's own, holds the corrected contacts, the updated texts and the acknowledgement. The lock
+`store.alone_with_contacts` keeps the planner from reading contacts meanwhile. A recipient is requested either before,
+and the update follows the request on the same partition, or after, with the corrected attributes. Messages already sent
+stay as sent.
 
-A number that was wrong, or is theirs no more, leaves with its contact. What waits for it is denied by the gate: consent
-shut it in the transaction that told us.
+Where the number was wrong, or no longer belongs to the person, the contact is deleted. The gate denies the waiting
+messages: consent-svc opted the number out before the rectification reached campaign-svc.
 """
 
 from collections.abc import Mapping
@@ -38,7 +39,7 @@ _attributes = msgspec.json.Decoder(dict[str, str])
 
 
 class Rectifier:
-    """`policy`: as the deployment has it; where somebody is, is told as the planner tells it."""
+    """Consumer of rectifications. `policy`: the deployment's; the region of a message is set as the planner does."""
 
     def __init__(self, keys: FieldKeys, link_keys: LinkKeys, policy: Policy) -> None:
         self._keys = keys
@@ -59,7 +60,7 @@ class Rectifier:
         now = datetime.now(UTC)
         reworded: list[MessageReworded] = []
         if (fields := self._opened(asked)) is None:
-            # a contact that came later is somebody's again: the same event, read again, does not take it
+            # a contact created after the request belongs to someone else: a replay keeps such a contact
             contacts = await store.delete_contact(tx, asked.subject_id, asked.sender_id, asked.requested_at)
         else:
             holders = await store.lock_contacts(tx, asked.subject_id, asked.sender_id)
@@ -85,12 +86,15 @@ class Rectifier:
             fields = _fields.decode(self._keys.unseal(asked.fields, f"rectification:{asked.rectification_id}"))
         except (Unreadable, msgspec.MsgspecError) as error:
             raise Poison("what is right cannot be read") from error
-        return {name: right for name, right in fields.items() if name not in NUMBER_COLUMNS}  # no attributes here
+        return {name: right for name, right in fields.items() if name not in NUMBER_COLUMNS}  # no attributes
 
     async def _reworded(
         self, tx: AsyncConnection, asked: RectificationRequested, now: datetime
     ) -> list[MessageReworded]:
-        """Of each message that was asked for and is not known to have left: its text as it is now, and its region."""
+        """Return an update (text and region) for each message requested and not known to have left.
+
+        A message whose text can no longer be written gets the text `None`: dispatch-svc must not send such a message.
+        """
         found, made = [], []
         for row in await store.asked_for(tx, asked.subject_id, asked.sender_id):
             said: Mapping[str, str] = _attributes.decode(row.attributes)
@@ -120,7 +124,9 @@ class Rectifier:
 
 
 def _as_kept(fields: Mapping[str, str | None], kinds: Mapping[str, Kind]) -> dict[str, str | None]:
-    """As a file's values are kept, by what a sender's attributes hold; what is none of its kind is what the person
-    said."""
+    """Return the fields in the stored form of each attribute's kind, as an import stores them.
+
+    A value not matching its kind stays as the person gave it, stripped.
+    """
     right = {name: value and value.strip() for name, value in fields.items()}
     return {name: value and (kept(value, kinds.get(name, Kind.TEXT)) or value) for name, value in right.items()}

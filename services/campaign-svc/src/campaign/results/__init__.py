@@ -1,1 +1,1 @@
-"""What came of a campaign: accounts, results, statistics."""
+"""Own a campaign's tallies, results and statistics."""

@@ -1,10 +1,10 @@
-"""Where a recipient stands in a campaign's accounts, and what moves when that changes. Pure.
+"""Define a campaign's tallies, and how a recipient's change moves them. Pure.
 
     audience = pending + denied + deferred + expired + accepted + rejected + unknown        at every instant
     handed_off = accepted + rejected + unknown
 
-A recipient is in exactly one of these, so a change takes one from where it was and adds one where it is: the sum cannot
-drift. The campaign's row carries the first line as a constraint.
+Each recipient is counted in exactly one of these, so a change subtracts from one counter and adds to another, and the
+sum cannot drift. A constraint on the campaign's row of tallies enforces the first line.
 """
 
 from collections import Counter
@@ -16,13 +16,13 @@ from common.contracts.inbound import ReceiptState
 OUTCOMES = ("accepted", "rejected", "unknown")
 STANDINGS = ("pending", "denied", "deferred", "expired", *OUTCOMES)
 RECEIPTS = ("delivered", "undelivered")
-UNDELIVERED: tuple[ReceiptState, ...] = ("failed", "expired", "opted_out")  # the operator says it did not arrive
+UNDELIVERED: tuple[ReceiptState, ...] = ("failed", "expired", "opted_out")  # the operator reports non-delivery
 COUNTS = (*STANDINGS, *RECEIPTS)
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What is known of one recipient: as dispatch last said, or `pending` before it did."""
+    """The last report of dispatch-svc on one recipient; `pending` before the first report."""
 
     status: Status = "pending"
     reasons: tuple[str, ...] = ()
@@ -30,7 +30,10 @@ class Standing:
 
     @property
     def counts(self) -> Counter[str]:
-        """Which counters it is in. A message on its way to the gateway is pending until its outcome is known."""
+        """Return the counters this recipient is in.
+
+        A message being sent counts as pending until the outcome is known.
+        """
         found: Counter[str] = Counter({"pending" if self.status == "sending" else self.status: 1})
         if self.receipt == "delivered":
             found["delivered"] = 1
@@ -40,12 +43,12 @@ class Standing:
 
     @property
     def denials(self) -> Counter[str]:
-        """The reasons it is denied for, each once."""
+        """Return the reasons of a denial, each once; empty for any other status."""
         return Counter(dict.fromkeys(self.reasons, 1)) if self.status == "denied" else Counter()
 
 
 def moved(before: Counter[str], after: Counter[str]) -> Counter[str]:
-    """What to add to each counter, negative where it takes away."""
+    """Return the change to each counter; a negative number takes away."""
     change = Counter(after)
     change.subtract(before)
     return Counter({name: n for name, n in change.items() if n})

@@ -1,5 +1,7 @@
-"""What came of the texts of a campaign: who got one, who opted out in answer, who followed a link: in the words in
-which its statistics count it, so that the winner of a trial is chosen by what they show."""
+"""Count the results of each text of a campaign: hand-offs, opt-outs in answer, clicks.
+
+The counts follow the rules of the campaign's statistics, so the winner of an A/B test matches the statistics shown.
+"""
 
 from typing import Any
 
@@ -10,7 +12,7 @@ from campaign.links.opt_outs import ANSWERS, answering
 from campaign.message.variants import Result
 from campaign.results.accounts import OUTCOMES
 
-# (subject_id): who of campaign :id followed a link of theirs, and may have read it in the message
+# (subject_id): recipients of campaign :id whom the message may have reached, with a counted click
 CLICKED = (
     "SELECT DISTINCT l.subject_id FROM link AS l"
     " JOIN recipient AS r ON r.campaign_id = l.campaign_id AND r.subject_id = l.subject_id"
@@ -19,7 +21,7 @@ CLICKED = (
 
 
 async def by_variant(tx: AsyncConnection, row: Row[Any]) -> dict[str, Result]:
-    """So far."""
+    """Return the results so far, by variant."""
     rows = await tx.execute(
         text(
             f"WITH answers AS MATERIALIZED ({ANSWERS}), clicked AS MATERIALIZED ({CLICKED})"

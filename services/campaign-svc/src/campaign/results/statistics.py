@@ -1,8 +1,7 @@
-"""HTTP: what came of a campaign. Its counts by variant, territory, hour and reason, who answered by opting out, who
-clicked; all recipients as a file; and one recipient's whole way.
+"""Serve a campaign's results over HTTP: breakdowns, the recipients as a CSV file, and the trace of one recipient.
 
-The accounts (`accounts.py`) are live counters. What is broken down here is counted from the recipients themselves, in
-one snapshot, so that it adds up to them whatever has come in what order.
+The tallies (`accounts.py`) are live counters. The statistics count the recipients themselves in one snapshot, so the
+breakdowns by variant, territory and hour each add up to the total.
 """
 
 import csv
@@ -36,7 +35,7 @@ log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1", tags=["statistics"])
 
-PAGE = 2000  # recipients read at a time
+PAGE = 2000  # recipients per page
 COLUMNS = (
     "message_id",
     "subject_id",
@@ -58,8 +57,10 @@ Tracer = Annotated[Caller, Depends(require("campaign:trace"))]
 
 
 class Counts(BaseModel):
-    """People. audience = pending + denied + deferred + handed_off + expired, and handed_off = accepted + rejected +
-    unknown."""
+    """Numbers of people.
+
+    audience = pending + denied + deferred + handed_off + expired, and handed_off = accepted + rejected + unknown.
+    """
 
     audience: int
     pending: int
@@ -129,7 +130,7 @@ class Followed(BaseModel):
 
 
 class Trace(BaseModel):
-    """`in_audience` false: nothing else is known of them here."""
+    """The course of one message. With `in_audience` false, only `subject_id` is set."""
 
     subject_id: str
     in_audience: bool
@@ -146,7 +147,10 @@ class Trace(BaseModel):
 
 @router.get("/campaigns/{campaign_id}/statistics")
 async def get_statistics(campaign_id: Storable, held: Held, caller: Reader) -> CampaignStatistics:
-    """As of one instant."""
+    """Return a campaign's counts by variant, territory, hour, reason and link, all as of one instant.
+
+    Answers 410 once the recipients are no longer kept.
+    """
     now = datetime.now(UTC)
     async with held.database.begin() as tx:
         await tx.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
@@ -174,7 +178,11 @@ async def get_statistics(campaign_id: Storable, held: Held, caller: Reader) -> C
     responses={200: {"content": {"text/csv": {}}}},
 )
 async def export_recipients(campaign_id: Storable, held: Held, caller: Reader) -> StreamingResponse:
-    """All recipients, a line each, without their numbers; page after page as they stand then."""
+    """Return all recipients as CSV, a line each, without numbers.
+
+    The export reads page after page: a recipient's line shows the state at the time of reading. Answers 410 once the
+    recipients are no longer kept.
+    """
     async with held.database.begin() as tx:
         row = await _found(tx, caller, campaign_id, held, datetime.now(UTC))
     name = f"attachment; filename={campaign_id}.csv"
@@ -185,8 +193,11 @@ async def export_recipients(campaign_id: Storable, held: Held, caller: Reader) -
 
 @router.post("/campaigns/{campaign_id}/trace")
 async def trace_recipient(campaign_id: Storable, body: WhoseTrace, held: Held, caller: Tracer) -> Trace:
-    """What became of one person in a campaign: were they in it, was it decided to write to them and why not, did it
-    leave, arrive, was its link followed, did they opt out."""
+    """Return the course of one person's message in a campaign, found by the person's number.
+
+    The trace shows whether the person was in the audience, the decision and its reasons, hand-off, DLR, clicks, and an
+    opt-out in answer. Each trace is logged with the caller. Answers 410 once the recipients are no longer kept.
+    """
     try:
         number = parse(body.number, fictional=held.settings.fictional_numbers)
     except NumberRefused as refused:
@@ -218,7 +229,7 @@ async def trace_recipient(campaign_id: Storable, body: WhoseTrace, held: Held, c
     )
 
 
-_TOTAL, _BY_HOUR, _BY_VARIANT, _BY_TERRITORY = 7, 6, 3, 5  # of grouping(): a bit for each that was left out
+_TOTAL, _BY_HOUR, _BY_VARIANT, _BY_TERRITORY = 7, 6, 3, 5  # values of grouping(): a bit per column left out
 
 _COUNTED = (
     f"WITH answers AS MATERIALIZED ({ANSWERS}), clicked AS MATERIALIZED ({CLICKED}),"
@@ -256,7 +267,10 @@ _FOLLOWED = (
 async def _found(
     tx: AsyncConnection, caller: Caller, campaign_id: str, held: Resources[Any], now: datetime
 ) -> Row[Any]:
-    """A campaign whose recipients are still told. Raises NotFound, Forbidden or PastItsTime."""
+    """Return a campaign whose recipients are still kept.
+
+    Raises NotFound, Forbidden or PastItsTime.
+    """
     row = await store.find_campaign(tx, campaign_id)
     if row is None:
         raise NotFound("no such campaign", reasons=[Reason("campaign_id", "unknown_campaign")])
@@ -277,7 +291,7 @@ def _counts(row: Row[Any]) -> Mapping[str, int]:
 async def _recipients(
     tx: AsyncConnection, row: Row[Any], *, limit: int, after: str = "", subject_id: str | None = None
 ) -> Sequence[Row[Any]]:
-    """Of a campaign, with what came of each, in the order of their ids: those after one, or one."""
+    """Return recipients of a campaign with results, by subject id: a page after `after`, or one person."""
     told = await tx.execute(
         text(
             "WITH page AS MATERIALIZED (SELECT * FROM recipient WHERE campaign_id = :id"
@@ -302,14 +316,14 @@ async def _recipients(
 
 @dataclass(frozen=True, slots=True)
 class _Export:
-    """One campaign's recipients as CSV."""
+    """The CSV file of one campaign's recipients."""
 
     database: Database
     row: Row[Any]
     caller: Caller
 
     async def lines(self) -> AsyncIterator[bytes]:
-        """With a byte-order mark: spreadsheets take it for something else without."""
+        """Yield the file, with a byte-order mark: without the mark, spreadsheets misread the encoding."""
         yield _csv([COLUMNS]).encode("utf-8-sig")
         after = ""
         while True:

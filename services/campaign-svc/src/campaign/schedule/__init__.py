@@ -1,1 +1,1 @@
-"""When a campaign sends: timing, recurrence, its status, and revisions of it."""
+"""Own a campaign's timing, recurrence, status and revisions."""

@@ -1,14 +1,14 @@
-"""The life of a campaign: what may follow what, and what the gate is told. Pure.
+"""Define the states of a campaign, the allowed transitions, and the control the gate is told. Pure.
 
     draft ── schedule ──▶ scheduled ── start ──▶ running ◀── pause / resume ──▶ paused
                               ▲                     └────────── finish ─────────┴──▶ finished
-                              └─ pause / resume ──▶ paused, before its start: it may be edited and scheduled anew too
-    one that recurs stays `scheduled` while each of its occurrences, a campaign of its own, is led through this,
-    and then is `finished`
-    edit leads from whatever has not started to `draft`
-    cancel leads from anywhere but `finished` to `cancelled`
+                              └─ pause / resume ──▶ paused, before its start: may be edited and rescheduled too
+    a recurring campaign stays `scheduled` while each occurrence, a campaign of its own, runs through these states;
+    after the last occurrence the recurring campaign is `finished`
+    edit leads from any campaign not yet started to `draft`
+    cancel leads from every state but `finished` to `cancelled`
 
-Asking for what already is changes nothing, so every action may be retried.
+Asking for the current state changes nothing, so a caller may retry every action.
 """
 
 from collections.abc import Callable
@@ -19,10 +19,10 @@ from enum import StrEnum
 from common.contracts.campaign import Control
 from common.sms import message_id
 
-KEPT = timedelta(days=3)  # when the author names no end: over a long weekend, and no offer lasts for ever
-FURTHEST = timedelta(days=2 * 366)  # from now: nobody plans for longer, and reckoning ends with the years 1 and 9999
+KEPT = timedelta(days=3)  # default life of a campaign: long enough for a long weekend
+FURTHEST = timedelta(days=2 * 366)  # from now, either way; dates near the years 1 and 9999 overflow
 EVER = datetime.max.replace(tzinfo=UTC)
-ONLY_STEP = "0"  # one message a recipient; a series would count on
+ONLY_STEP = "0"  # one message per recipient; a series would count on
 
 
 class Status(StrEnum):
@@ -35,17 +35,20 @@ class Status(StrEnum):
 
 
 class Action(StrEnum):
-    EDIT = "edit"  # what was scheduled is so no more
+    EDIT = "edit"  # a scheduled campaign becomes a draft
     SCHEDULE = "schedule"
-    START = "start"  # the planner's, once due
+    START = "start"  # by the planner, once due
     PAUSE = "pause"
     RESUME = "resume"
     CANCEL = "cancel"
-    FINISH = "finish"  # ours, once nothing is pending or deferred
+    FINISH = "finish"  # by the planner, once no recipient is pending or deferred
 
 
 class Priority(StrEnum):
-    """Whose recipients are asked for first, among campaigns that go on at once. Everyone gets on: this is a share."""
+    """The share of the planner a campaign gets while several campaigns send at once.
+
+    Every priority makes progress: a priority weighs a campaign's turns and never blocks another campaign.
+    """
 
     HIGH = "high"
     NORMAL = "normal"
@@ -53,20 +56,20 @@ class Priority(StrEnum):
 
     @property
     def cost(self) -> int:
-        """Of one recipient, in turns: four of `high` are asked for beside one of `normal`."""
+        """Return the turns charged per recipient: the planner requests four of `high` per one of `normal`."""
         return {Priority.HIGH: 1, Priority.NORMAL: 4, Priority.LOW: 16}[self]
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Where an action leads. `control`: what the gate is told, if anything changes for it."""
+    """The state an action leads to. `control`: the value published to the gate, `None` if the gate sees no change."""
 
     status: Status
     control: Control | None = None
 
 
 class NotPossible(ValueError):
-    """The campaign is past it, or not there yet."""
+    """The campaign's status does not allow the action."""
 
     def __init__(self, status: Status, action: Action) -> None:
         super().__init__(f"a {status} campaign cannot {action}")
@@ -78,9 +81,9 @@ _STEPS: dict[tuple[Status, Action], Step] = {
     (Status.DRAFT, Action.EDIT): Step(Status.DRAFT),
     (Status.SCHEDULED, Action.EDIT): Step(Status.DRAFT),
     (Status.DRAFT, Action.SCHEDULE): Step(Status.SCHEDULED),
-    (Status.SCHEDULED, Action.SCHEDULE): Step(Status.SCHEDULED),  # at another time
+    (Status.SCHEDULED, Action.SCHEDULE): Step(Status.SCHEDULED),  # reschedule
     (Status.SCHEDULED, Action.START): Step(Status.RUNNING, "running"),
-    (Status.SCHEDULED, Action.FINISH): Step(Status.FINISHED),  # of one that recurs, after its last occurrence
+    (Status.SCHEDULED, Action.FINISH): Step(Status.FINISHED),  # a recurring campaign, after its last occurrence
     (Status.SCHEDULED, Action.PAUSE): Step(Status.PAUSED, "paused"),
     (Status.RUNNING, Action.PAUSE): Step(Status.PAUSED, "paused"),
     (Status.PAUSED, Action.RESUME): Step(Status.RUNNING, "running"),
@@ -90,13 +93,13 @@ _STEPS: dict[tuple[Status, Action], Step] = {
         (status, Action.CANCEL): Step(Status.CANCELLED, "cancelled")
         for status in (Status.DRAFT, Status.SCHEDULED, Status.RUNNING, Status.PAUSED)
     },
-    # already so
+    # repeated actions
     (Status.PAUSED, Action.PAUSE): Step(Status.PAUSED),
     (Status.SCHEDULED, Action.RESUME): Step(Status.SCHEDULED),
     (Status.RUNNING, Action.RESUME): Step(Status.RUNNING),
     (Status.CANCELLED, Action.CANCEL): Step(Status.CANCELLED),
 }
-# of one that was paused before its start: the gate hears `running` when it starts, and not before
+# A campaign paused before its start: the gate hears `running` only when the campaign starts.
 _UNBEGUN: dict[tuple[Status, Action], Step] = {
     (Status.PAUSED, Action.EDIT): Step(Status.DRAFT),
     (Status.PAUSED, Action.SCHEDULE): Step(Status.SCHEDULED),
@@ -105,7 +108,7 @@ _UNBEGUN: dict[tuple[Status, Action], Step] = {
 
 
 def step(status: Status, action: Action, *, begun: bool) -> Step:
-    """`begun`: it has started. Raises NotPossible."""
+    """Return the transition for an action. `begun`: the campaign has started. Raises NotPossible."""
     try:
         return (_STEPS if begun else _STEPS | _UNBEGUN)[status, action]
     except KeyError:
@@ -113,20 +116,26 @@ def step(status: Status, action: Action, *, begun: bool) -> Step:
 
 
 def message_of(campaign_id: str, starts_at: datetime, subject_id: str) -> str:
-    """The one message of a campaign to a person: the same id whoever derives it, and however often."""
+    """Return the id of a campaign's only message to a person.
+
+    Every caller derives the same id, so a repeated request is a duplicate and not a second message.
+    """
     return messages_of(campaign_id, starts_at)(subject_id)
 
 
 def messages_of(campaign_id: str, starts_at: datetime) -> Callable[[str], str]:
-    """`message_of` by subject id, for many of one campaign."""
+    """Return `message_of` as a function of the subject id, for many recipients of one campaign."""
     return message_id.written_around(starts_at, (campaign_id,), (ONLY_STEP,))
 
 
 def ends_by(starts_at: datetime, send_before: datetime | None) -> datetime:
-    """The instant from which its messages are of no use any more."""
+    """Return the instant from which the campaign's messages expire: `send_before`, else `starts_at` plus KEPT."""
     return send_before or later(starts_at, KEPT)
 
 
 def later(at: datetime, by: timedelta) -> datetime:
-    """What was scheduled before there was FURTHEST may be too late for any calendar."""
+    """Return `at + by`, or EVER where the sum exceeds the calendar.
+
+    A campaign scheduled without the limit FURTHEST may lie too close to the year 9999.
+    """
     return at + by if at < EVER - by else EVER

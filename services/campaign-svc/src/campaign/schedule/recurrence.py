@@ -1,8 +1,8 @@
-"""When a campaign that recurs does: cron's five fields on its sender's clock, until an end. Pure.
+"""Compute when a recurring campaign occurs: cron's five fields on the sender's clock, until an end. Pure.
 
-Each occurrence is a campaign of its own, with an audience, messages and an end of its own; so an occurrence is never
-made up for once the next has come. Changes of clocks are cron's (cronsim follows Debian's): what the spring leaves out
-happens when it is over, what the autumn has twice happens once.
+Each occurrence is a campaign with an audience, messages and an end of its own, so a missed occurrence is not made up
+for once the next has come. Clock changes follow Debian's cron (cronsim): an occurrence skipped in spring happens right
+after the gap, and an hour repeated in autumn counts once.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 LEAST_APART = timedelta(hours=1)
-LOOKED_AT = 400  # occurrences, for the least distance: more than a year of days
+LOOKED_AT = 400  # occurrences checked for LEAST_APART: a daily rule for more than a year
 
 _FIELDS = 5
 
@@ -32,7 +32,7 @@ def _cron(text: str) -> str:
 
 
 class Recurring(BaseModel):
-    """`0 10 * * MON`: every Monday at 10:00 on the sender's clock, until before `until`."""
+    """A cron rule with an end. `0 10 * * MON`: every Monday at 10:00 on the sender's clock, before `until`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,13 +45,13 @@ class Recurring(BaseModel):
 
 
 def occurrences(rule: Recurring, zone: ZoneInfo, start: datetime) -> Iterator[datetime]:
-    """From `start` on, it included, in UTC, one a minute at most."""
+    """Yield the occurrences from `start` (inclusive) until `rule.until` (exclusive), in UTC."""
     try:
         for found in CronSim(rule.cron, (start - timedelta.resolution).astimezone(zone)):
             if (at := found.astimezone(UTC)) >= rule.until:
                 return
             yield at
-    except CronSimError:  # it never comes again
+    except CronSimError:  # cronsim finds no further occurrence
         return
 
 
@@ -60,13 +60,16 @@ def first(rule: Recurring, zone: ZoneInfo, start: datetime) -> datetime | None:
 
 
 def too_often(rule: Recurring, zone: ZoneInfo, start: datetime) -> bool:
-    """Whether two of its next occurrences are less than LEAST_APART from each other."""
+    """Return whether two of the next LOOKED_AT occurrences are less than LEAST_APART apart."""
     found = islice(occurrences(rule, zone, start), LOOKED_AT)
     return any(other - one < LEAST_APART for one, other in pairwise(found))
 
 
 def latest(rule: Recurring, zone: ZoneInfo, at: datetime, until: datetime) -> tuple[datetime, int]:
-    """The last occurrence from `at`, itself one, that has come by `until`; and how many came before it."""
+    """Return the last occurrence up to `until`, and the number of occurrences missed before it.
+
+    `at` is itself an occurrence and the first candidate.
+    """
     missed = 0
     for found in occurrences(rule, zone, at + timedelta.resolution):
         if found > until:
@@ -76,6 +79,6 @@ def latest(rule: Recurring, zone: ZoneInfo, at: datetime, until: datetime) -> tu
 
 
 def occurrence_id(series_id: str, at: datetime) -> str:
-    """Of the campaign that one occurrence is: the same whoever begins it, and however often."""
+    """Return the campaign id of one occurrence: the same for every planner and every retry."""
     seed = f"{series_id}\x1f{at.astimezone(UTC).isoformat()}"
     return f"cmp-{hashlib.sha256(seed.encode()).hexdigest()[:24]}"

@@ -1,6 +1,7 @@
-"""What somebody has read of a campaign before they edit it, as an ETag: of all that an edit replaces, part by part, so
-that it can be told which parts have changed since. What happens to a campaign by itself (its counts, its status while
-it goes) is not in it. Pure.
+"""Compute a campaign's ETag, and name the parts changed since an older ETag. Pure.
+
+The tag hashes every part an edit replaces, separately, so that a refused edit can name the changed parts. Counts and
+progress are not hashed: sending never invalidates an editor's ETag.
 """
 
 import hashlib
@@ -10,13 +11,13 @@ from typing import Any
 
 import msgspec
 
-DIGITS = 8  # of each part
+DIGITS = 8  # per part
 
 _TAG = re.compile(r'"([^"]*)"')
 
 
 def tag(parts: Mapping[str, Any]) -> str:
-    """`parts` by their names, as JSON has them; always the same names in one release."""
+    """Return the tag of `parts` (JSON values by name). Within a release the names must always be the same."""
     return "".join(
         hashlib.sha256(msgspec.json.encode(parts[name], order="deterministic")).hexdigest()[:DIGITS]
         for name in sorted(parts)
@@ -28,8 +29,11 @@ def etag(tag: str) -> str:
 
 
 def changed(if_match: str, parts: Mapping[str, Any]) -> list[str] | None:
-    """Which parts have changed since any of the tags of the header `If-Match` was read; None where it is met.
-    Empty: it cannot be told. A proxy that compresses makes a tag weak (`W/`), and it is ours all the same."""
+    """Return the names of the parts changed since the tag in `If-Match`, or `None` where the header matches.
+
+    An empty list means a changed campaign whose changed parts are unknown: the header holds no usable tag, or several.
+    Weak tags (`W/`) match too, because a compressing proxy weakens tags.
+    """
     now = tag(parts)
     read = _TAG.findall(if_match)
     if if_match.strip() == "*" or now in read:

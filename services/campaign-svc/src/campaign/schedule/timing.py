@@ -1,16 +1,17 @@
-"""When each message of a campaign is due: at once, at its person's own local time, spread over a window, and no faster
-than its author said. Pure: `now` is an argument.
+"""Compute when each message of a campaign is due, and how many may be requested now. Pure: `now` is an argument.
+
+A message is due at once, at the recipient's local time, or at a point of a spread window, never faster than the pace.
 
     table = Timetable(timing, country, starts_at, at, ends_by, policy)
     place = table.place("FR", {"postcode": "67000"})
-    table.due(place, share, now)        the instant for one person, `now` if it has come, None if it never will
+    table.due(place, share, now)        the recipient's instant; `now` once that has come, None if it never comes
     pace = Pace.of(timing)
-    pace.room(next_slot, now)           how many may be asked for now
-    pace.after(next_slot, now, 12)      when the next may be, once twelve were
+    pace.room(next_slot, now)           how many recipients may be requested now
+    pace.after(next_slot, now, 12)      the next slot, once twelve are used
 
-What is not due is not asked for, so a pause, a cancellation and a STOP find nothing of it on its way. The rules of
-hours are those of `common.law`, as the gate applies them: what is planned here for 19:44 it lets go, and it is asked
-again there.
+The planner requests a message only once due, so a pause, a cancellation or a STOP never has to recall early requests.
+`common.law` supplies the quiet hours, as the gate applies them: the gate checks the hours again at hand-off and passes
+a message planned here for 19:44.
 """
 
 import math
@@ -27,16 +28,16 @@ from campaign.schedule.lifecycle import ends_by
 from common import law
 from common.law import Policy
 
-MANY_POSTCODES = 10_000  # more than a country of ours has
+MANY_POSTCODES = 10_000  # more than any covered country has
 MAX_SPREAD = timedelta(days=7)
-LATENESS = timedelta(milliseconds=250)  # how much later than its slot a message is asked for; a slot older is let go
-POSTCODE = "postcode"  # an attribute of the contact, read as one of the sender's own country
-ZONE = "timezone"  # another: its time zone's name, which knows better than the number (DOMAIN 6.3)
+LATENESS = timedelta(milliseconds=250)  # a slot may be used this late; an older slot is dropped
+POSTCODE = "postcode"  # contact attribute: a postcode of the sender's country
+ZONE = "timezone"  # contact attribute: a time zone, more exact than the number (DOMAIN 6.3)
 SECOND, HOUR, DAY = timedelta(seconds=1), timedelta(hours=1), timedelta(days=1)
 
 
 class Timing(BaseModel):
-    """What the author of a campaign says of its pace."""
+    """The pace an author gives a campaign."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -56,12 +57,12 @@ class Timing(BaseModel):
 
     @property
     def by_person(self) -> bool:
-        """Does it matter who and where somebody is for when they are due?"""
+        """Return whether due times depend on the recipient, or on a pace."""
         return self != Timing()
 
 
 class Place(NamedTuple):
-    """Where a person is, as far as it is known: by the number, by the address, and the time zone the contact names."""
+    """The known location of a person: territory of the number, region of the address, time zone of the contact."""
 
     territory: str
     region: str | None = None
@@ -70,8 +71,11 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Timetable:
-    """One campaign's. `country`: whose clocks `at` is read off (its sender's). `at`: the instant that its author named,
-    where that matters (`local_time`). `starts_at`: from when on anything of it is asked for."""
+    """The due times of one campaign.
+
+    `country`: the sender's, on whose clock `at` is read. `at`: the instant named by the author, needed with
+    `local_time`. `starts_at`: the planner requests no recipient earlier.
+    """
 
     timing: Timing
     country: str
@@ -83,31 +87,34 @@ class Timetable:
     _regions: dict[str, str | None] = field(default_factory=dict, repr=False, compare=False)  # by postcode
 
     def place(self, territory: str, attributes: Mapping[str, str]) -> Place:
-        """Of a contact, whose number is of `territory`."""
+        """Return the place of a contact whose number is of `territory`. An unknown time zone is ignored."""
         zone = attributes.get(ZONE)
         return Place(territory, self.region(attributes), None if zone is None or zone_named(zone) is None else zone)
 
     def region(self, attributes: Mapping[str, str]) -> str | None:
-        """`region_of`, of many."""
+        """Return `region_of`, cached by postcode."""
         if (postcode := attributes.get(POSTCODE)) is None:
             return None
         if postcode not in self._regions:
-            if len(self._regions) >= MANY_POSTCODES:  # what is no postcode may be different for everybody
+            if len(self._regions) >= MANY_POSTCODES:  # invalid postcodes may differ for every contact
                 self._regions.clear()
             self._regions[postcode] = region_of(attributes, self.country, self.policy)
         return self._regions[postcode]
 
     def due(self, place: Place, share: float, now: datetime) -> datetime | None:
-        """From `now` on. None: not before `ends_by`, or never."""
+        """Return when a message is due, from `now` on; `None` if that is not before `ends_by`, or never.
+
+        `share`: see `planned`.
+        """
         planned = self.planned(place, share)
-        if planned is None:  # it does not open for months: but it may have been wanted months ago
+        if planned is None:  # closed for months from `wanted`, which may lie months back: look from `now`
             planned = now = max(now, self.wanted(place))
         if planned > now:
             return planned if planned < self.ends_by else None
         return law.next_permitted(now, place.territory, self.policy, region=place.region, before=self.ends_by)
 
     def planned(self, place: Place, share: float) -> datetime | None:
-        """Where in their window somebody stands: at the `share` (from 0 to less than 1) of the time it is open."""
+        """Return the point at `share` (0 to below 1) of the window's open time; `None` for an empty window."""
         openings = self.window(place)
         if not openings:
             return None
@@ -118,14 +125,14 @@ class Timetable:
             if left < closes - opens:
                 return opens + left
             left -= closes - opens
-        return openings[-1][1] - timedelta.resolution  # the last microsecond, rounded up
+        return openings[-1][1] - timedelta.resolution  # rounding reached the end: the last microsecond
 
     def opens_at(self, territory: str) -> datetime | None:
-        """When the first message may leave for there."""
+        """Return when the first message may leave for the territory."""
         return next((opens for opens, _ in self.window(Place(territory))), None)
 
     def window(self, place: Place) -> tuple[law.Opening, ...]:
-        """When messages to there are laid out. Empty: none may ever leave."""
+        """Return the openings over which messages to the place are spread. Empty: no message may ever leave."""
         if place not in self._windows:
             self._windows[place] = self._window(place)
         return self._windows[place]
@@ -140,22 +147,22 @@ class Timetable:
         return law.openings(first, end, place.territory, self.policy, region=place.region)
 
     def openings(self, place: Place, start: datetime, end: datetime) -> tuple[law.Opening, ...]:
-        """When messages to there may leave within [`start`, `end`)."""
+        """Return when messages to the place may leave within [`start`, `end`)."""
         return law.openings(start, end, place.territory, self.policy, region=place.region)
 
     def opening(self, place: Place, at: datetime) -> law.Opening | None:
-        """The first from `at` on; a day of it, where nothing ever closes. None: there is none."""
+        """Return the first opening from `at` on, cut to a day, or `None`."""
         opens = law.next_permitted(at, place.territory, self.policy, region=place.region)
         if opens is None:
             return None
         return law.openings(opens, opens + DAY, place.territory, self.policy, region=place.region)[0]
 
     def closed_by(self, place: Place, at: datetime) -> tuple[law.Closure, ...]:
-        """Every rule that forbids messages to there `at` that instant."""
+        """Return every rule forbidding messages to the place `at` that instant."""
         return law.closed_by(at, place.territory, self.policy, region=place.region)
 
     def wanted(self, place: Place) -> datetime:
-        """When messages to there were to leave, if it were open then."""
+        """Return when messages to the place would leave if no rule closed the place."""
         if not self.timing.local_time or self.at is None:
             return self.starts_at
         return max(
@@ -163,14 +170,20 @@ class Timetable:
         )
 
     def _zones(self, place: Place) -> tuple[ZoneInfo, ...]:
-        """Several where a number does not tell: then the hour has come when it has in all of them."""
+        """Return the time zones a person may be in.
+
+        Where a number spans several zones, `wanted` waits until the hour has come in all of them.
+        """
         if (own := zone_named(place.zone)) is not None:
             return (own,)
         return law.zones(place.region or place.territory, self.policy)
 
 
 def starts(timing: Timing, at: datetime, country: str, now: datetime, policy: Policy) -> datetime:
-    """When a campaign is to begin, so that nobody's hour has passed if that can still be: where the sun is first."""
+    """Return when a campaign begins: with `local_time`, when the hour comes in the easternmost zone.
+
+    Beginning later would let the hour pass for some recipients, who would then wait a day.
+    """
     if not timing.local_time:
         return at
     zones = {zone for place in policy.places.values() for zone in place.zones} | set(law.zones(country, policy))
@@ -179,8 +192,11 @@ def starts(timing: Timing, at: datetime, country: str, now: datetime, policy: Po
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Slots for messages, `gap` apart. A slot is used at most LATENESS after its time, which the gap allows for: so no
-    more leave than were said in any second and in any hour, wherever one begins to count."""
+    """Slots for messages, `gap` apart.
+
+    The planner uses a slot at most LATENESS after its time, and the gap includes LATENESS. So any second and any hour,
+    wherever the count begins, holds no more messages than the author allowed.
+    """
 
     gap: timedelta | None
 
@@ -191,7 +207,7 @@ class Pace:
             for per, many in ((SECOND, timing.per_second), (HOUR, timing.per_hour))
             if many is not None
         ]
-        # rounded up to what a clock can tell, or a thousand slots would be a slot too many
+        # Rounded up to the clock's resolution: a thousand gaps rounded down would fit a slot too many.
         return cls(max(gaps) + timedelta.resolution if gaps else None)
 
     @property
@@ -199,23 +215,26 @@ class Pace:
         return None if self.gap is None else SECOND / self.gap
 
     def takes(self, people: int) -> timedelta:
-        """To ask for so many."""
+        """Return how long the slots for `people` recipients last."""
         return timedelta() if self.gap is None else people * self.gap
 
     def room(self, next_slot: datetime | None, now: datetime) -> int | None:
-        """How many slots have come and are not too old. None: any number."""
+        """Return how many slots have come and are not older than LATENESS. `None`: no limit."""
         if self.gap is None:
             return None
         first = self._first(next_slot, now)
         return 0 if first > now else (now - first) // self.gap + 1
 
     def after(self, next_slot: datetime | None, now: datetime, used: int) -> datetime | None:
-        """The next slot, once `used` of them are."""
+        """Return the next slot, once `used` slots are taken."""
         return None if self.gap is None else self._first(next_slot, now) + used * self.gap
 
     def _first(self, next_slot: datetime | None, now: datetime) -> datetime:
-        """What was missed is not made up for, so that a clock set forward lets no more than a quarter of a second's
-        worth leave too soon, once. Nor is one waited for that was set back: the last slot was at most a moment ago."""
+        """Return the first usable slot.
+
+        Missed slots are dropped: after a clock jumps forward, at most LATENESS worth of messages leaves early, once. A
+        slot more than `gap` ahead is pulled back, because only a clock set back can explain the distance.
+        """
         assert self.gap is not None
         if next_slot is None:
             return now
@@ -225,20 +244,23 @@ class Pace:
 def timetable(
     timing: Timing, country: str, at: datetime, send_before: datetime | None, now: datetime, policy: Policy
 ) -> Timetable:
-    """Of a campaign that is to start `at`. `policy` is the deployment's: people are planned for as the gate has it."""
+    """Build the timetable of a campaign starting `at`.
+
+    `policy`: the deployment's; the timetable uses the policy as the gate applies it at hand-off.
+    """
     starts_at = starts(timing, at, country, now, policy)
     return Timetable(timing, country, starts_at, at, ends_by(starts_at, send_before), law.at_hand_off(policy))
 
 
 def region_of(attributes: Mapping[str, str], country: str, policy: Policy) -> str | None:
-    """Of a contact's address. `country`: its sender's."""
+    """Return the region of a contact's postcode, read as a postcode of `country` (the sender's)."""
     postcode = attributes.get(POSTCODE)
     return None if postcode is None else law.region_of(postcode, country, policy)
 
 
 @lru_cache(maxsize=1024)
 def zone_named(name: str | None) -> ZoneInfo | None:
-    """What a contact says is its time zone, if it is one: "Indian/Reunion"."""
+    """Return the time zone a contact names ("Indian/Reunion"), or `None` for an unknown name."""
     try:
         return ZoneInfo(name.strip()) if name and name.strip() else None
     except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -246,7 +268,7 @@ def zone_named(name: str | None) -> ZoneInfo | None:
 
 
 def _on_the_wall(at: datetime, country: str, zone: ZoneInfo, starts_at: datetime, policy: Policy) -> datetime:
-    """The first instant from `starts_at` on when clocks in `zone` show what those of `country` show `at`."""
+    """Return the first instant from `starts_at` when clocks in `zone` show the time `country` shows `at`."""
     days = max(0, math.floor((starts_at - _reading(at, country, zone, policy)) / DAY))
     while (found := _reading(at, country, zone, policy, days)) < starts_at:
         days += 1
