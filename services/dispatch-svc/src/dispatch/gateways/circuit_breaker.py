@@ -6,17 +6,16 @@ Pure: `now` (monotonic seconds) and the jitter are arguments. `Standing` names t
     `"to be tried"`   half-open: a single probe of each lane goes through
     `"resting"`       open: every message is refused
 
-An unreachable or misconfigured gateway trips the breaker at once. Unanswered requests trip the breaker once they exceed
-half of the recent requests; a request counts once, however many messages it holds. The cool-down grows with each trip
-in a row. The first answer after the cool-down closes the breaker, a failure trips again. Where a DLR says that accepted
-messages fail until a person acts, an answer proves nothing, and each cool-down is the longest.
+An unreachable or misconfigured gateway trips the breaker at once; unanswered requests trip once they exceed half of the
+recent requests. A request counts once, however many messages it holds. The cool-down grows with each trip in a row. The
+first answer after the cool-down closes the breaker, a failure trips again. Where a DLR says that accepted messages fail
+until a person acts, an answer proves nothing, and each cool-down is the longest.
 
-A pause asked for by the operator is also a cool-down: exactly as long as asked, or growing where the operator names no
-length. Afterwards a probe goes first, so that the waiting messages do not return all at once.
+A pause asked for by the operator is also a cool-down: as long as asked, or growing where the operator names no length.
+A probe goes first afterwards, so that the waiting messages do not return all at once.
 
-A slow gateway is not refused: messages with another route of the same price avoid it for a minute. Slow is an average
-of the last ten answers above a quarter of the submit timeout and above three times the fastest gateway of the price. So
-the fastest gateway is never slow. After the minute the latency is measured anew.
+A slow gateway is not refused: messages with another route of the same price avoid it for a minute, then its latency is
+measured anew. Only a gateway slower than another of its price counts, so the fastest is never slow.
 """
 
 from dataclasses import dataclass, replace

@@ -59,7 +59,7 @@ class Rates:
 class Ways:
     """The routes open to messages of one kind now, all at the same price.
 
-    Without `gateways`, either no route exists, or every breaker is open, the first one `until` then;
+    Without `gateways`, either no route exists, or every breaker is open: the first cool-down ends at `until`, and
     `needs_somebody` says whether every gateway waits for a person.
     """
 
@@ -120,9 +120,9 @@ class Traffic:
 
     @property
     def resting(self) -> bool:
-        """Return whether no gateway takes marketing now, so that the consumer should take no more of it.
+        """Return whether no gateway takes marketing now, so that the consumer should take no more.
 
-        False when every gateway waits for a person: then the messages taken say so, and their campaign is
+        False when every gateway waits for a person: the next messages then say so, and their campaign is
         paused.
         """
         if any(self._takes(name, marketing=True) for name in self.gateways):
@@ -171,9 +171,7 @@ class Traffic:
         found = [route for route in found if route.gateway not in unfit]
         if not found:
             return Ways((), exist=False)
-        found = [
-            route for route in found if route.gateway not in closed
-        ] or found  # with every route blocked, the gate denies
+        found = [route for route in found if route.gateway not in closed] or found  # all blocked: the gate denies
         may_go = {route.gateway for route in found if healths.may_go(health(route.gateway), now)}
         # during a probe a message takes another route, or without another route waits for the end of the probe
         marketing = category == "marketing"

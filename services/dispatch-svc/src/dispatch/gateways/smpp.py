@@ -71,7 +71,7 @@ OCTETS, PART_OCTETS = {GSM: 160, UCS2: 140}, {GSM: 153, UCS2: 134}
 THROTTLED = (0x14, 0x58)  # queue full, throttled
 NOT_BOUND = 0x04
 INVALID_SOURCE = 0x0A
-# flags, credentials, service type, kinds of addresses: the same in every message of ours (SMPP 3.4, 5.1.3)
+# flags, credentials, service type, kinds of addresses (SMPP 3.4, 5.1.3)
 OURS = (0x07, 0x0D, 0x0E, 0x0F, 0x15, 0x48, 0x49, 0x50, 0x51, 0x53)
 WHO_KNOWS = (0x08, 0x64, 0xFF)  # system error, temporary error of the receiver's application, unknown error
 PART_TRIES, PART_PAUSE_S = 5, 0.2

@@ -33,14 +33,7 @@ capabilities = Capabilities()
 BLOCKED = "40300"
 OF_A_STOP = ("stop message", "block rule")  # words of title and detail: a missing profile has the same code
 LATER = ("10011", "40002", "40006", "40318")
-OF_SENDER = (
-    "40003",
-    "40013",
-    "40305",
-    "40306",
-    "40307",
-    "40315",
-)  # sender blocked for good, or absent from this profile
+OF_SENDER = ("40003", "40013", "40305", "40306", "40307", "40315")  # blocked for good, or absent from this profile
 # our callback URL, money, the profile, messaging not switched on
 OURS = ("10003", "20100", "40311", "40312", "40313", "40314", "40321")
 OF_MESSAGE = ("40001", "40012", "40309", "40310")  # no mobile, no number, a region outside the profile
