@@ -1,1 +1,1 @@
-"""The ledger looked at from outside the code that writes it: invariants, and decisions made again."""
+"""Checks of the ledger from outside the code that writes the ledger: invariants and replayed decisions."""

@@ -1,21 +1,23 @@
-"""What must never be in the ledger, looked for while the service runs. Each rule asks the rows, not the code that keeps
-the promise; `sms_dispatch_violations_total` stays 0, or somebody is called.
+"""Invariants of the ledger, checked while the service runs.
 
-A timer looks at all that was decided or handed off since its last look, up to half a minute ago: until then an outcome
-may still be on its way into the ledger. One that takes longer is in no look but the first of who starts, which goes an
-hour back. Every worker looks, so one violation may count several times; of one rule a look counts `MOST`. Nothing is
-unsealed.
+Each rule queries the rows, not the code that keeps the promise. `sms_dispatch_violations_total` stays 0, or a person is
+called.
 
-What adds up: each message that was decided is in one term of promise 4's sum (pending, denied, deferred, expired,
-accepted, rejected, unknown) or `sending`, and where those of its term are looked for, and in no other place. What waits
-has its hour (`due_at`), what is unknown its instant (`unknown_since`), what is `sending` is listed in a batch. One that
-is in none of these places is lost: nobody wakes it, asks about it, or sees it when an opt-out is enforced.
+A timer checks every message decided or handed off since the last poll, up to half a minute ago: until then an outcome
+may be on its way into the ledger. A slower outcome is seen only by the first poll of a starting worker, which goes back
+an hour. Every worker polls, so a violation may count several times; a poll counts at most `MOST` messages per rule, and
+decrypts no data.
 
-One message that left twice shows in no row, which has room for one: who stores the second answer finds it
-(`pipeline.py`, `accepted_twice`).
+The tallies: each decided message is `sending`, or in one term of promise 4's sum (pending, denied, deferred, expired,
+accepted, rejected, unknown), and only in the place where such messages are looked for: `due_at` of a waiting message,
+`unknown_since` of an unknown message, the batch of a `sending` message. A message in no such place is lost: no timer
+wakes the message or asks the operator, and no enforcement sees the message.
 
-Two messages of one gateway's id are found whenever they left where the gateway's receipts name nothing else
-(`known_as`, which has an index). Of the other gateways no index has their ids: of those, two of the same look are.
+No row shows a message that left twice, since a row holds one hand-off: the writer of the second answer detects the case
+(`sending/pipeline.py`, `accepted_twice`).
+
+Two messages with the same id of one gateway are found within `LATE_DAYS` of each other where DLRs name only this id
+(`known_as`, which has an index). For other gateways no index has the ids: only two messages of the same poll are found.
 """
 
 import logging
@@ -38,13 +40,13 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 60.0
 SETTLED_AFTER = timedelta(seconds=30)
 FIRST_LOOK = timedelta(hours=1)
-NAMED = 20  # messages of one rule that a look writes to the log
-MOST = 1000  # messages of one rule that a look counts
+NAMED = 20  # messages per rule that a poll logs
+MOST = 1000  # messages per rule that a poll counts
 
 DECIDED = "m.decided_at > :since AND m.decided_at <= :until"
 HANDED_OFF = "m.handed_off_at > :since AND m.handed_off_at <= :until"
 ON_CONSENT = "(m.category = 'marketing' OR (m.category = 'service' AND m.purpose IS NOT NULL))"
-# of a record (`record.py`), which says as much as `gate.py` looked at; without one nothing allows a message
+# the decision record (`gate/record.py`) holds all that `gate/rules.py` read; without a record no message is allowed
 PERSON = "CASE WHEN m.facts IS JSON OBJECT THEN m.facts::jsonb -> 'person' END"
 STANDS = "(k.person #>> '{{consent,{}}}')"
 SAID_AT, STOPPED_AT = f"{STANDS.format('at')}::timestamptz", "(k.person ->> 'stopped')::timestamptz"
@@ -61,25 +63,25 @@ MAY_BE_ASKED = (
     f" AND NOT coalesce({STOPPED_AT} >= m.requested_at, false))"
 )
 RULES = {
-    # promise 1: what begins after an opt-out is enforced was decided with it in sight (and the next rule says how)
+    # promise 1: a hand-off after an enforced opt-out was decided with the opt-out known (the next rule checks how)
     "after_enforcement": (
         f"SELECT m.message_id FROM message AS m JOIN enforcement AS e USING (subject_id) WHERE {HANDED_OFF}"
         f" AND {ON_CONSENT} AND m.handed_off_at > e.enforced_at + :skew"
         " AND coalesce(m.consent_version, 0) < e.consent_version"
     ),
-    # promises 1 and 2: what it was decided on allows it. A STOP that a decision had in sight, by its own version or a
-    # later one, forbids what is of its sender and purpose: which those are no enforcement says, and the record does
+    # promises 1 and 2: the decision record allows the message. A STOP known to the decision, in its own or a later
+    # version, forbids messages of its sender and purpose: the enforcement does not name them, the record does
     "against_its_record": (
         f"SELECT m.message_id FROM message AS m CROSS JOIN LATERAL (SELECT {PERSON} AS person) AS k WHERE {HANDED_OFF}"
         f" AND ((m.category = 'marketing' AND NOT {MAY_BE_WRITTEN_TO})"
         f" OR (m.category = 'service' AND m.purpose IS NOT NULL AND NOT {MAY_BE_ASKED}))"
     ),
-    # promise 1: nothing is decided on older knowledge
+    # promise 1: no decision rests on older knowledge
     "on_stale_consent": (
         f"SELECT m.message_id FROM message AS m WHERE {HANDED_OFF} AND {ON_CONSENT}"
         " AND (m.as_of IS NULL OR m.decided_at > m.as_of + :max_staleness)"
     ),
-    # promise 4: what an operator has taken is one message; its receipts could not tell two apart
+    # promise 4: an operator's id belongs to one message; DLRs could not tell two apart
     "two_messages_in_one": (
         "SELECT unnest(array_agg(m.message_id)) AS message_id FROM message AS m"
         f" WHERE {HANDED_OFF} AND m.gateway_message_id IS NOT NULL AND m.known_as IS NULL"
@@ -90,12 +92,12 @@ RULES = {
         " AND m.handed_off_at < coalesce(o.handed_off_at, o.decided_at) + :receipts_come LIMIT 1) AS other"
         f" WHERE {HANDED_OFF} AND m.known_as IS NOT NULL"
     ),
-    # promise 4: what has left is accounted for as such
+    # promise 4: a handed-off message has a status of a handed-off message
     "left_but_not_counted": (
         f"SELECT m.message_id FROM message AS m WHERE {HANDED_OFF}"
         " AND m.status NOT IN ('sending', 'accepted', 'rejected', 'unknown')"
     ),
-    # promise 4: the sums add up
+    # promise 4: the tallies add up
     "does_not_add_up": (
         f"SELECT m.message_id FROM message AS m WHERE {DECIDED} AND NOT ("
         "CASE m.status WHEN 'sending' THEN m.message_id IN (SELECT unnest(s.message_ids) FROM sending AS s) ELSE"
@@ -103,15 +105,15 @@ RULES = {
         " AND (m.due_at IS NOT NULL) = (m.status IN ('pending', 'deferred'))"
         " AND (m.unknown_since IS NOT NULL) = (m.status = 'unknown'))"
     ),
-    # promise 4: nothing is lost: whoever sends has an end (and whoever waits is woken: the table takes nothing else)
+    # promise 4: no message is lost: `sending` ends (and a waiting message is woken: the table requires `due_at`)
     "sending_for_ever": (
         "SELECT DISTINCT m.message_id FROM sending AS s CROSS JOIN LATERAL (SELECT message_id FROM message"
         " WHERE message_id = ANY(s.message_ids) AND status = 'sending' AND decided_at < :sent_by OFFSET 0) AS m"
-        " ORDER BY m.message_id"  # so that two looks find the same
+        " ORDER BY m.message_id"  # so that two polls find the same messages
     ),
 }
-# promise 6: hours begin and end with a minute, so one instant of a minute tells of all that left in it for one place.
-# That is the place the decision stood on, as the number is sealed; without a record it is none, which is never open
+# promise 6: hours begin and end on the minute, so one instant stands for all hand-offs of the minute in one place. The
+# place comes from the decision record, as the number is encrypted; without a record it is empty, which is never open
 OUT_OF_HOURS = "out_of_hours"
 TERRITORY = """coalesce(substring(m.facts FROM '"to":"([^"]*)"'), '')"""
 MINUTE = "date_trunc('minute', m.handed_off_at)"
@@ -129,18 +131,21 @@ OF_MINUTES = (
 
 @dataclass(slots=True)
 class Checker:
-    """`policy`: the law itself, without the margin that the gate keeps. `sending_timeout`: as the sweep's."""
+    """The timer that checks the invariants.
+
+    `policy` is the law itself, without the gate's margin. `sending_timeout` equals the timeout of the recovery.
+    """
 
     database: Database
     policy: Policy
     limits: Limits
     sending_timeout: timedelta
     _seen_until: datetime | None = field(default=None)
-    _late: frozenset[str] = frozenset()  # what the last look found `sending` for too long
+    _late: frozenset[str] = frozenset()  # messages that the last poll found `sending` for too long
 
     def worker(self) -> Worker:
         for rule in (*RULES, OUT_OF_HOURS):
-            VIOLATIONS.labels(rule)  # is 0 from the start: of a series that begins with 1 nothing has increased
+            VIOLATIONS.labels(rule)  # 0 from the start: a series that begins at 1 shows no increase
         timer = Timer("invariants", self.look, LOOK_EVERY_S, self.database)
         return Worker(timer.name, timer.run)
 
@@ -159,7 +164,7 @@ class Checker:
         return False
 
     async def violations(self, since: datetime, until: datetime, now: datetime) -> dict[str, list[str]]:
-        """Message ids by rule, of the rules that something breaks."""
+        """Return message ids by rule, for the rules with violations."""
         told = {
             "since": since,
             "until": until,

@@ -1,12 +1,12 @@
-"""`python -m dispatch replay`: are stored decisions what their records give, and what would other rules have said?
+"""`python -m dispatch replay`: decide stored decisions again, by their own or other rules, and report differences.
 
-Reads, changes nothing. Ends with 0, or with 1 where a decision is not the one that its record gives or its row tells,
-or 2 where nothing can be read. With `--policy` it is a dry run: which messages other rules would have treated
-otherwise.
+The command only reads. Exit code 0: every decision agrees with its record and its row. 1: a decision disagrees. 2: the
+command cannot read its input. With `--policy` or `--rules-of` the command is a dry run, which shows the messages that
+other rules would have treated otherwise, and never ends with 1.
 
-A row tells of its decision by status and reasons: what was allowed has left or waits for a way out, all else is as it
-was decided. But for what an erasure denied while it waited: nobody decided on it, so its reason is in no record. Those
-are counted apart.
+A row agrees with its decision by status and reasons: an allowed message has left or waits for a gateway, any other
+message has the decided status. An erasure denies waiting messages without a decision, so this reason is in no record;
+the summary counts such messages apart.
 """
 
 import argparse
@@ -32,11 +32,11 @@ from dispatch import store
 from dispatch.gate import record
 from dispatch.gate.rules import Allow, Defer, Deny, Expire, Reason, Verdict
 
-TOLD = 100  # messages that are printed; the others are counted
+TOLD = 100  # messages printed; further messages are only counted
 
 
 class _Settings(BaseSettings):
-    """Of all that the service is told, the one thing that this needs: of a role that may read is enough."""
+    """The only setting of the command; a role with read access suffices."""
 
     model_config = SettingsConfigDict(env_prefix="PLACET_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
@@ -45,20 +45,22 @@ class _Settings(BaseSettings):
 
 @dataclass(slots=True)
 class Replay:
-    """What to decide again, and by which rules: `other`, or those that each decision names. `house`: the content of a
-    file of house rules, where decisions name one."""
+    """The tallies of a replay, and its rules: `other`, or the rules named by each decision.
+
+    `house` is the content of a house rules file, for decisions that name house rules.
+    """
 
     other: Policy | None = None
     house: bytes | None = None
     looked_at: int = 0
     without_record: int = 0
     differing: int = 0
-    erased: int = 0  # since, while they waited
+    erased: int = 0  # by an erasure, while the messages waited
     changes: Counter[str] = field(default_factory=Counter)
     _policies: dict[str, Policy | None] = field(default_factory=dict)
 
     def line(self, row: Row[Any]) -> str | None:
-        """What is to be said of one message; None where nothing is."""
+        """Return the difference of one message, or `None` without a difference."""
         self.looked_at += 1
         if row.facts is None:
             self.without_record += 1
@@ -112,7 +114,7 @@ class Replay:
         return at_hand_off(policy) if policy.version == version else None
 
 
-WAYS_OUT = frozenset(  # that hinder what was allowed, and are not of the law
+WAYS_OUT = frozenset(  # reasons that hold back an allowed message, and are not law
     (
         Reason.SERVICE_STOPPING,
         Reason.GATEWAY_UNREACHABLE,
@@ -124,7 +126,7 @@ WAYS_OUT = frozenset(  # that hinder what was allowed, and are not of the law
 
 
 def _is_told(verdict: Verdict, status: str, reasons: Sequence[str]) -> bool:
-    """Does a row with these tell of this verdict?"""
+    """Return whether a row with this status and these reasons agrees with the verdict."""
     match verdict:
         case Allow() if status == "deferred":
             return bool(reasons) and WAYS_OUT.issuperset(reasons)
@@ -145,7 +147,7 @@ def run(arguments: Sequence[str]) -> int:
         house = options.house.read_bytes() if options.house else None
         other = _other(options.policy, options.rules_of, house)
         return asyncio.run(_run(_Settings().database_url, Replay(other, house), options))
-    except (OSError, SQLAlchemyError, ValueError) as error:  # ValueError: settings, and files that cannot be read
+    except (OSError, SQLAlchemyError, ValueError) as error:  # ValueError: settings, unreadable files
         sys.stderr.write(f"cannot be replayed: {_first_line(error)}\n")
         return 2
 
@@ -165,7 +167,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _other(policy: str | None, day: date | None, house: bytes | None) -> Policy | None:
-    """Other rules to decide by, if any: those of an edition, those of an edition and a house file, those of a day."""
+    """Return the other rules, if any: of an edition, of a house file on its edition, or of a day."""
     if policy is None and day is None:
         return None
     if policy is not None and Path(policy).suffix == ".json":
@@ -199,7 +201,7 @@ async def lines(
     sample: int | None = None,
 ) -> AsyncIterator[str]:
     async with database.begin() as tx:
-        await may_idle(tx)  # whoever reads what is written takes their time
+        await may_idle(tx)  # the reader of the output may be slow
         async for row in store.decided(tx, message_ids, campaign_id, sample):
             if (line := replay.line(row)) is not None:
                 yield line

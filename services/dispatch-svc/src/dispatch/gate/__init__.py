@@ -1,1 +1,1 @@
-"""May this message go now? The rules, what a decision stood on, and the one door to both."""
+"""The gate: the rules for whether a message may go now, the decision record, and the one door to both."""

@@ -1,6 +1,7 @@
-"""The one door to the gate: reads everything a decision stands on, under the partition's lock, and decides.
+"""The one door to the gate: read the knowledge of a decision, and decide, under the partition's lock.
 
-`Permit.until` bounds what a permission is worth: a hand-off begins before it, or the message is decided again.
+Consents, controls and counts are read under the lock; senders, provider blocks and erasures just before it, in the same
+transaction. `Permit.until` bounds a permit: a hand-off begins before then, or the message is decided again.
 """
 
 import asyncio
@@ -34,12 +35,12 @@ from dispatch.gateways.pool import Traffic, Ways
 VERDICTS = counter("sms_dispatch_verdicts_total", "Gate decisions by verdict and first reason.", ["verdict", "reason"])
 NO_ROUTE = counter("sms_dispatch_no_route_total", "Messages that may go, and that no configured gateway is for.")
 
-TURN = 50  # messages that are decided in one turn of the loop
-NO_ROUTE_RECHECK = timedelta(minutes=5)  # somebody has to configure one
+TURN = 50  # messages decided in one turn of the event loop
+NO_ROUTE_RECHECK = timedelta(minutes=5)  # the operator has to configure a route
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
-    """A message to decide on, from a request or from the ledger. `number` and `text` are sealed."""
+    """A message to decide on, from a request or from the ledger. `number` and `text` are encrypted."""
 
     message_id: UUID
     campaign_id: str | None
@@ -52,15 +53,15 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     requested_at: datetime
     send_before: datetime
-    gateway: str | None = None  # the one it was last decided to go by
+    gateway: str | None = None  # gateway of the last decision
     region: str | None = None
-    version: int = 0  # of its row; 0: it has none yet
+    version: int = 0  # version of the row; 0: no row yet
 
 
 def requested(event: MessageRequested, partition: int) -> Candidate:
-    """Raises ValueError when the message id is no UUID."""
+    """Return the candidate of a request. Raise ValueError when the message id is no UUID."""
     return Candidate(
-        message_id=pgproto.UUID(event.message_id),  # a UUID as any, made and written in a tenth of the time
+        message_id=pgproto.UUID(event.message_id),  # asyncpg's UUID takes a tenth of the time
         campaign_id=event.campaign_id,
         sender_id=event.sender_id,
         purpose=event.purpose,
@@ -80,9 +81,12 @@ def stored(row: Row[Any]) -> Candidate:
 
 
 class Permit(msgspec.Struct, frozen=True, gc=False):
-    """An allowed message, opened, with the sender's particulars. `until`: by `uptime_s`. `again`: its
-    gateway may have had it before, so it goes there or nowhere, and is never `deferred`. `row`: as the decision left it
-    in the ledger; its `decided_at` tells this decision from any other of the message."""
+    """An allowed message, decrypted, with the sender's particulars.
+
+    `until` is by `uptime_s`. `again`: the gateway may have had the message before, so the message goes by the same
+    gateway or not at all, and is never `deferred`. `row` is the message's row after the decision; its `decided_at`
+    identifies the decision.
+    """
 
     candidate: Candidate
     number: str
@@ -94,29 +98,29 @@ class Permit(msgspec.Struct, frozen=True, gc=False):
     again: bool = False
     row: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
-    def __repr__(self) -> str:  # neither the number nor the text
+    def __repr__(self) -> str:  # omits number and text
         return f"Permit({self.candidate.message_id})"
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
     candidate: Candidate
     verdict: Verdict
-    row: Mapping[str, Any]  # as store.insert_messages and store.update_decisions take it
+    row: Mapping[str, Any]  # for `store.insert_messages` and `store.update_decisions`
     permit: Permit | None
 
 
 @dataclass(frozen=True, slots=True)
 class Clearance:
-    """What deciding needs besides the database."""
+    """The resources for decisions besides the database."""
 
     subject_keys: SubjectKeys
     field_keys: FieldKeys
-    traffic: Traffic  # by which gateway what is allowed will go
+    traffic: Traffic  # chooses the gateway of an allowed message
     policy: Policy
     limits: Limits
     permit_ttl_s: float
-    # taken before campaigns' messages are decided on, and before their partition's lock: opt-outs wait for what is
-    # being decided, which of six partitions at once is for six times as long, and no more leaves
+    # held while campaigns' messages are decided, taken before their partition's lock: opt-outs wait for running
+    # decisions, and six partitions at once would make them wait six times as long without more messages leaving
     one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock, compare=False, repr=False)
 
     async def decide(
@@ -128,11 +132,14 @@ class Clearance:
         locked: bool = False,
         again: bool = False,
     ) -> list[Decision]:
-        """Decide on messages of one partition, whose lock is held from then on. Stores nothing. `locked`: the caller
-        has it, as it has locked their rows, which comes after. `again`: a hand-off of these may have begun, so they go
-        by the gateway that they went by, or not at all."""
+        """Decide on messages of one partition, and hold the partition's lock from then on. Store no row.
+
+        `locked`: the caller already holds the lock, because the caller has locked the rows, and row locks come
+        after the partition's. `again`: a hand-off of these messages may have begun, so each goes by its last
+        gateway or not at all.
+        """
         opened = []
-        for place, candidate in enumerate(candidates):  # before the lock: opt-outs need not wait for it
+        for place, candidate in enumerate(candidates):  # before the lock: opt-outs need not wait for decryption
             opened.append(self._open(candidate))
             await _let_others(place)
         senders = await store.senders(tx, {c.sender_id for c in candidates})
@@ -140,7 +147,7 @@ class Clearance:
         erased = await erasing.asked_of(tx, {c.subject_id for c in candidates})
         if not locked:
             await store.lock_partition(tx, partition, marketing=any(c.category == "marketing" for c in candidates))
-        until = uptime_s() + self.permit_ttl_s  # before the read: a permit never outlives its knowledge
+        until = uptime_s() + self.permit_ttl_s  # before the read: no permit outlives its knowledge
         campaigns = {c.campaign_id for c in candidates if c.campaign_id}
         as_of = await store.watermark(tx, partition, campaigns)
         subjects = await store.subjects(tx, [c.subject_id for c in candidates])
@@ -148,7 +155,7 @@ class Clearance:
         recent = await self._recent(tx, partition, candidates)
         now = datetime.now(UTC)
         lapses = now + timedelta(seconds=until - uptime_s())  # `until`, as an instant
-        ways: dict[tuple[object, ...], Ways] = {}  # asked once for all messages of a kind
+        ways: dict[tuple[object, ...], Ways] = {}  # computed once for all messages of a kind
         decisions = []
         for place, (candidate, (number, content, flaw)) in enumerate(zip(candidates, opened, strict=True)):
             await _let_others(place)
@@ -174,7 +181,7 @@ class Clearance:
                 requested_at=candidate.requested_at,
                 send_before=candidate.send_before,
                 territory=territory,
-                # who does not add what it lacks is no way for it; that who does rests just now denies nobody
+                # a gateway that adds the missing mention counts even while its breaker is open: no denial for that
                 mentions_stop=sender is not None
                 and (not lacks_stop or (gateway in self.traffic.adding_stop if again else open_ways.exist)),
                 flaw=flaw,
@@ -191,7 +198,7 @@ class Clearance:
                 recent=recent[one],
             )
             verdict = gate.decide(request, known, now, self.limits, self.policy)
-            facts = record.encode(request, known, self.limits, verdict)  # the gate's; ways are not of the law
+            facts = record.encode(request, known, self.limits, verdict)  # the gate's verdict: routes are not law
             if isinstance(verdict, Allow) and gateway is None:
                 verdict = _no_way(candidate, open_ways, now)
             allowed = isinstance(verdict, Allow)
@@ -227,10 +234,10 @@ class Clearance:
         )
 
     async def _recent(self, tx: AsyncConnection, partition: int, candidates: Sequence[Candidate]) -> Counter[Any]:
-        """How many marketing messages (subject_id, sender_id) had, these candidates apart; none where there is no cap.
+        """Count marketing messages by (subject_id, sender_id), these candidates excluded; empty without a cap.
 
-        Whoever counts waits for who has counted: two campaigns to the same people in the same moment are decided one
-        after the other.
+        The count takes a lock of the partition, so that two campaigns to the same people in the same moment are
+        decided one after the other.
         """
         marketing = [c for c in candidates if c.category == "marketing"]
         if self.limits.cap is None or not marketing:
@@ -239,13 +246,15 @@ class Clearance:
         return await store.recent_marketing(
             tx,
             [c.subject_id for c in marketing],
-            [c.message_id for c in candidates if c.version],  # what comes again has none here, and counts
+            [c.message_id for c in candidates if c.version],  # version 0 of a repeated request: its row counts
             datetime.now(UTC) - self.limits.cap_window,
         )
 
     def _open(self, candidate: Candidate) -> tuple[str, str, Reason | None]:
-        """Number, text, and what is wrong with the request: unreadable, a number that is not its subject's, or nothing
-        left to say once it was put right."""
+        """Return number, text and the flaw of the request, if any.
+
+        A flaw is an unreadable request, a number of another subject, or a text left empty by a correction.
+        """
         if not candidate.text:
             return "", "", Reason.CANNOT_BE_WRITTEN
         try:
@@ -267,7 +276,10 @@ class Clearance:
         *,
         gone: bool,
     ) -> dict[str, Any]:
-        """`gone`: its person was erased since, though it may say nothing of that, having expired before."""
+        """Return the row for the ledger.
+
+        `gone`: the person was erased since, which the reasons of an expired message do not show.
+        """
         reasons: tuple[Reason, ...] = ()
         due: datetime | None = None
         match verdict:
@@ -306,18 +318,21 @@ class Clearance:
 
 
 def lacks_a_mention(category: Category, text: str, stop_code: str) -> bool:
-    """Of how to stop, which it needs: somebody has to add one."""
+    """Return whether a marketing text lacks the STOP mention, so that a gateway has to add the mention."""
     return category == "marketing" and not mentions_stop(text, stop_code)
 
 
 async def _let_others(place: int) -> None:
-    """A code waits for its turns of the loop while a campaign is decided: of each, this is some milliseconds."""
+    """Yield to the event loop every `TURN` messages, some milliseconds of work.
+
+    Otherwise a code waits for the decision of a whole campaign.
+    """
     if place % TURN == TURN - 1:
         await asyncio.sleep(0)
 
 
 def _no_way(candidate: Candidate, ways: Ways, now: datetime) -> Defer:
-    """It may go and cannot: every gateway that is for it rests, or none is."""
+    """Return the delay of an allowed message without a gateway: every breaker is open, or no route exists."""
     reason = Reason.GATEWAY_NEEDS_SOMEBODY if ways.needs_somebody else Reason.GATEWAY_UNREACHABLE
     until = ways.again(now)
     if not ways.exist:
@@ -327,7 +342,7 @@ def _no_way(candidate: Candidate, ways: Ways, now: datetime) -> Defer:
 
 
 def _not_to_be_kept(candidate: Candidate, asked: Asked | None) -> bool:
-    """Of before its person's erasure, and come late; or marketing that was made of what was erased."""
+    """Return whether the request precedes the person's erasure, or is marketing while no lift follows the erasure."""
     if asked is None:
         return False
     return candidate.requested_at <= asked.at or (candidate.category == "marketing" and not asked.lifted)

@@ -1,11 +1,10 @@
-"""What a decision stood on, as it is kept beside it: small, without a number or a text, and enough to decide again.
-Pure.
+"""The decision record: the knowledge behind a decision, stored with it, small, without number or text. Pure.
 
-The ledger's own columns have the rest: who asked for what and until when, the instant of the decision, the watermark,
-the version of the consent and of the policy. Only what the gate looks at is kept of a person: the one consent that the
-message is of, and the newest opt-out that covers it. So a record is a few hundred bytes however much is known of them.
+A record suffices to decide again. The ledger's own columns hold the rest: the request, the instant of the decision, the
+watermark, the versions of consent and policy. Of a person the record keeps only the consent for the message and the
+newest opt-out that covers the message, so a record takes a few hundred bytes however much is known of the person.
 
-    kept = encode(request, known, limits, verdict)       when it is decided
+    kept = encode(request, known, limits, verdict)       at the decision
     decide_again(decode(kept), row, policy)              years later: the same verdict
 """
 
@@ -20,7 +19,7 @@ from common.contracts.consent import Basis, Consent, State, Suppression
 from common.law import Policy
 from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Limits, Reason, Request, Subject, Verdict, decide
 
-ANOTHER = ""  # no sender has this id: whom somebody else's consent is shown to be of
+ANOTHER = ""  # no sender has this id: the record's stand-in for another sender
 
 
 class _Kept(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True): ...
@@ -37,7 +36,10 @@ class Standing(_Kept, frozen=True):
 
 
 class Person(_Kept, frozen=True):
-    """`elsewhere`: they are opted in to another sender. `stopped`: the newest opt-out that covers this sender."""
+    """The person behind the decision.
+
+    `elsewhere`: opted in to another sender. `stopped`: the newest opt-out that covers this sender.
+    """
 
     consent: Standing | None = None
     elsewhere: bool = False
@@ -48,7 +50,7 @@ class Person(_Kept, frozen=True):
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """The limits of that day, in seconds, and the cap: those of another day would decide otherwise."""
+    """The limits at the decision, in seconds, and the cap: other limits would decide otherwise."""
 
     max_staleness: float
     max_clock_skew: float
@@ -61,7 +63,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 
 class Told(_Kept, frozen=True):
-    """The verdict, where it was not `allow`."""
+    """The verdict, unless `allow`."""
 
     verdict: str
     reasons: tuple[Reason, ...] = ()
@@ -69,8 +71,11 @@ class Told(_Kept, frozen=True):
 
 
 class Record(_Kept, frozen=True):
-    """`mark`: whichever law asks for it, so that another edition may; of a record from before that, the one that was
-    asked for. `sender`: whether it was known, and whether for this purpose; None where it was not known at all."""
+    """The record of one decision.
+
+    `mark` is the mark under any law, so that another edition can decide; an older record holds only the mark asked
+    for then. `sender`: whether the purpose was known, `None` for an unknown sender.
+    """
 
     to: str
     limits: Bounds
@@ -88,7 +93,7 @@ class Record(_Kept, frozen=True):
 
 
 class Row(Protocol):
-    """What the ledger has of a message, as far as a decision looks at it."""
+    """The columns of a message in the ledger that a decision reads."""
 
     category: Category
     sender_id: str
@@ -125,12 +130,12 @@ def encode(request: Request, known: Knowledge, limits: Limits, verdict: Verdict)
 
 
 def decode(kept: str) -> Record:
-    """Raises msgspec.DecodeError."""
+    """Return the record. Raise msgspec.DecodeError."""
     return _decoder.decode(kept)
 
 
 def decide_again(record: Record, row: Row, policy: Policy) -> Verdict:
-    """What the gate says of it by this policy (as it is `at_hand_off`), at the instant of the decision."""
+    """Return the gate's verdict under this policy (as `at_hand_off` gives it), at the instant of the decision."""
     return decide(asked(record, row), knew(record, row), row.decided_at, bounds(record), policy)
 
 

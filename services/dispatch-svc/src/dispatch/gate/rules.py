@@ -1,11 +1,11 @@
-"""The gate: may *this* message go *now*? Pure: values in, a verdict with all its reasons out; `now` is an argument.
+"""The gate: may this message go now? Pure: values in, a verdict with all reasons out; `now` is an argument.
 
-A denial outranks every delay, and every reason is collected, so that support can answer "why did she not get it?".
-Marketing needs a current opt-in for its sender and purpose, with evidence, read on knowledge fresher than
-`max_staleness`; whatever is unknown, unreadable, stale or contradictory does not send (docs/architecture.md, promises 1
-and 2). Transactional and service messages stand on another basis: they need a known sender and an unexpired request,
-and neither consent nor hours (DOMAIN 1.10). A service message with a purpose asks for a consent, or whether one shall
-go on: consent-svc has decided that the person may be asked, and what they have said since may forbid it.
+A denial outranks every delay. The gate collects every reason, so that support can answer "why did she not get it?".
+Marketing needs a current opt-in for its sender and purpose, with evidence, read from knowledge fresher than
+`max_staleness`. Unknown, unreadable, stale or contradictory knowledge never sends (docs/architecture.md, promises 1 and
+2). Transactional and service messages rest on another basis: each needs a known sender and an unexpired request, and
+neither consent nor hours (DOMAIN 1.10). A service message with a purpose asks for a consent, or for its renewal:
+consent-svc decides that the person may be asked, and later words of the person may forbid the question.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from common.law import Aspect, Policy, begins_with, closed_by, country_of, cover
 
 
 class Reason(StrEnum):
-    """Stable names: API values, metric labels and test names at once."""
+    """Stable names: API values, metric labels and test names."""
 
     # denials
     NO_CONSENT = "no_consent"
@@ -35,15 +35,15 @@ class Reason(StrEnum):
     NO_PURPOSE = "no_purpose"
     UNKNOWN_SENDER = "unknown_sender"
     UNKNOWN_PURPOSE = "unknown_purpose"
-    COUNTRY_NOT_COVERED = "country_not_covered"  # no rules are known for where the number is
-    SENDER_NOT_ALLOWED_THERE = "sender_not_allowed_there"  # its registration names other countries
-    ADVERTISING_MARK_MISSING = "advertising_mark_missing"  # a text there begins with a word of the law (Spain: PUBLI)
-    FREQUENCY_CAP = "frequency_cap"  # they have had as many as the house allows in that time
+    COUNTRY_NOT_COVERED = "country_not_covered"  # no rules are known for the number's country
+    SENDER_NOT_ALLOWED_THERE = "sender_not_allowed_there"  # the sender's registration names other countries
+    ADVERTISING_MARK_MISSING = "advertising_mark_missing"  # the law there requires a leading word (Spain: PUBLI)
+    FREQUENCY_CAP = "frequency_cap"
     STOP_MENTION_MISSING = "stop_mention_missing"
     CAMPAIGN_CANCELLED = "campaign_cancelled"
     REQUEST_UNREADABLE = "request_unreadable"
     SUBJECT_MISMATCH = "subject_mismatch"
-    CANNOT_BE_WRITTEN = "cannot_be_written"  # what it said of its person was wrong, and without it there is no text
+    CANNOT_BE_WRITTEN = "cannot_be_written"  # corrected personal data left no text
     PROVIDER_BLOCK = "provider_block"
     # delays
     SERVICE_STOPPING = "service_stopping"
@@ -57,8 +57,8 @@ class Reason(StrEnum):
     CAMPAIGN_UNKNOWN = "campaign_unknown"
     GATEWAY_UNREACHABLE = "gateway_unreachable"
     GATEWAY_THROTTLED = "gateway_throttled"
-    GATEWAY_NEEDS_SOMEBODY = "gateway_needs_somebody"  # our account, its money or its sender: until a person has acted
-    NO_ROUTE = "no_route"  # no configured gateway is for this place, sender, category and text
+    GATEWAY_NEEDS_SOMEBODY = "gateway_needs_somebody"  # account, money or sender: until a person has acted
+    NO_ROUTE = "no_route"  # for this place, sender, category and text
     # neither
     SEND_BEFORE_PASSED = "send_before_passed"
 
@@ -76,7 +76,7 @@ class Defer(msgspec.Struct, frozen=True, gc=False):
 
 
 class Expire(msgspec.Struct, frozen=True, gc=False):
-    """`send_before` has passed: the message is of no use any more, whatever else holds."""
+    """`send_before` has passed: the message is useless, whatever else holds."""
 
     reasons: tuple[Reason, ...] = (Reason.SEND_BEFORE_PASSED,)
 
@@ -85,10 +85,13 @@ Verdict = Allow | Deny | Defer | Expire
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
-    """One message asked for. `territory` comes from the number itself, `region` from an address where one was known
-    (`law.region_of`). `mentions_stop`: in its text, or by the gateway that adds it. `mark`: the longest advertising
-    mark that its text begins with, of any law that we know (`law.mark_of`). `flaw` is what is wrong with the request:
-    it cannot be read, it is not of its subject, or its person was erased after it was asked for."""
+    """A request for one message.
+
+    `territory` comes from the number, `region` from an address where known (`law.region_of`). `mentions_stop`: the
+    text has the STOP mention, or the gateway adds it. `mark`: the longest advertising mark of any known law that
+    begins the text (`law.mark_of`). `flaw`: the request is unreadable, belongs to another subject, or precedes the
+    person's erasure.
+    """
 
     category: Category
     sender_id: str
@@ -108,47 +111,50 @@ class Request(msgspec.Struct, frozen=True, gc=False):
 
 
 class Subject(msgspec.Struct, frozen=True, gc=False):
-    """What the projection holds of a person; absent altogether for somebody nobody has told us about."""
+    """The projection's knowledge of a person; absent when no event named the person."""
 
     version: int
     consents: tuple[Consent, ...]
     suppressions: tuple[Suppression, ...]
     erased: bool
     unreadable: bool
-    held_since: datetime | None = None  # a text of theirs may mean STOP, and waits for a person to read it
+    held_since: datetime | None = None  # their text may mean STOP and awaits a review
 
 
 class Knowledge(msgspec.Struct, frozen=True, gc=False):
-    """All that a decision stands on, read in one transaction under the partition's lock."""
+    """The knowledge behind a decision, read in one transaction; consent and control under the partition's lock."""
 
     as_of: datetime | None
     subject: Subject | None
-    purposes: frozenset[str] | None  # the sender's; None: no such sender
+    purposes: frozenset[str] | None  # the sender's; `None`: unknown sender
     countries: frozenset[str]  # where the sender may send marketing
-    control: Control | None  # None: the campaign's control has not arrived
-    blocked: bool = False  # the gateway's provider, or for marketing any, will not deliver to this number, whyever
-    recent: int = 0  # marketing that they had of this sender within `cap_window`, or that is on its way to them
+    control: Control | None  # `None`: the campaign's control has not arrived
+    blocked: bool = False  # the gateway's provider does not deliver to this number; for marketing, any provider
+    recent: int = 0  # marketing of this sender within `cap_window`, received or under way
 
 
 class Limits(msgspec.Struct, frozen=True, gc=False):
     max_staleness: timedelta = timedelta(seconds=2)  # promise 1
     max_clock_skew: timedelta = timedelta(milliseconds=100)  # between any two hosts
-    recheck: timedelta = timedelta(milliseconds=500)  # what is late is usually late by a watermark or two
-    registry_grace: timedelta = timedelta(seconds=10)  # a sender just registered or changed is still on its way here
-    # a resume wakes it (`store.wake_controlled`); this is for whom nothing wakes, and within a day of sending hours
+    recheck: timedelta = timedelta(milliseconds=500)  # knowledge is usually late by a watermark or two
+    registry_grace: timedelta = timedelta(seconds=10)  # a new or changed sender may not have arrived
+    # a fallback, within a day of sending hours: a resume wakes the messages (`store.wake_controlled`)
     paused_recheck: timedelta = timedelta(hours=6)
-    review_recheck: timedelta = timedelta(minutes=5)  # a decision wakes it sooner
-    cap: int | None = None  # marketing messages of one sender to one person within `cap_window`; None: any number
+    review_recheck: timedelta = timedelta(minutes=5)  # a review wakes the message sooner
+    cap: int | None = None  # marketing messages per sender and person within `cap_window`; `None`: no cap
     cap_window: timedelta = timedelta(days=7)
 
 
 def is_fresh(as_of: datetime | None, now: datetime, limits: Limits) -> bool:
-    """May marketing stand on this watermark? Not on one from the future: a clock is wrong, and nobody knows whose."""
+    """Return whether marketing may stand on this watermark.
+
+    A watermark from the future is not fresh: a clock is wrong, and the gate cannot tell whose.
+    """
     return as_of is not None and as_of - limits.max_clock_skew <= now <= as_of + limits.max_staleness
 
 
 def decide(request: Request, known: Knowledge, now: datetime, limits: Limits, policy: Policy) -> Verdict:
-    """The one decision whether a message may be handed off at `now` (aware)."""
+    """Decide whether a message may be handed off at `now` (aware)."""
     if now >= request.send_before:
         return Expire()
     denials = tuple(denial_reasons(request, known, now, limits, policy))
@@ -163,8 +169,10 @@ def decide(request: Request, known: Knowledge, now: datetime, limits: Limits, po
 
 
 def ends(request: Request, known: Knowledge) -> datetime:
-    """From when on what is allowed now will not be, as far as that is known. (Hours close early enough by themselves:
-    `law.at_hand_off`.)"""
+    """Return the instant from which an allowed message is no longer allowed, as far as known.
+
+    Quiet hours are not considered: `law.at_hand_off` already closes the hours early.
+    """
     end = request.send_before
     if request.category == "marketing" and known.subject is not None:
         for c in known.subject.consents:
@@ -184,7 +192,7 @@ def denial_reasons(
     if known.control == "cancelled":
         yield Reason.CAMPAIGN_CANCELLED
     if known.blocked:
-        yield Reason.PROVIDER_BLOCK  # of any category: what the provider refuses is paid for and not delivered
+        yield Reason.PROVIDER_BLOCK  # any category: the provider charges and does not deliver
     if request.category == "marketing":
         if request.flaw is None:
             yield from denials_of_place(request, known, now, policy)
@@ -236,10 +244,10 @@ def marketing_denials(request: Request, known: Knowledge, now: datetime) -> Iter
     elif consent.state != "opted_in":
         yield Reason.NO_CONSENT
     elif consent.expires_at is not None and now >= consent.expires_at:
-        yield Reason.CONSENT_EXPIRED  # whether or not consent-svc has come to write it down
+        yield Reason.CONSENT_EXPIRED  # before consent-svc publishes the expiry, too
     elif not consent.evidence_id or consent.basis is None:
         yield Reason.NO_EVIDENCE
-    # consent-svc has already folded suppressions into the states; the gate does not take its word for it
+    # consent-svc has already folded suppressions into the states; the gate checks again
     if any(
         s.sender_id in (None, request.sender_id) and (consent is None or s.since >= consent.occurred_at)
         for s in subject.suppressions
@@ -248,13 +256,16 @@ def marketing_denials(request: Request, known: Knowledge, now: datetime) -> Iter
 
 
 def question_denials(request: Request, known: Knowledge) -> Iterator[Reason]:
-    """A STOP, or an end, as new as the question forbids it. An older one does not: the form it follows is newer than
-    that, or it asks whether what has ended shall begin again."""
+    """Yield the reasons against a question.
+
+    A STOP or an expiry at least as new as the question forbids the question. An older one does not: the form behind
+    the question is newer, or the question asks to renew an ended consent.
+    """
     if known.purposes is not None and request.purpose not in known.purposes:
         yield Reason.UNKNOWN_PURPOSE
     subject = known.subject
     if subject is None:
-        yield Reason.NO_CONSENT  # not even that it was asked for
+        yield Reason.NO_CONSENT  # not even a pending consent
         return
     if subject.unreadable:
         yield Reason.CONSENT_UNREADABLE
@@ -264,7 +275,7 @@ def question_denials(request: Request, known: Knowledge) -> Iterator[Reason]:
         yield Reason.NO_CONSENT
     elif consent is not None and consent.occurred_at >= request.requested_at:
         if consent.state == "expired":
-            yield Reason.CONSENT_EXPIRED  # the request it asks for has lapsed, or what it asks to keep has ended
+            yield Reason.CONSENT_EXPIRED  # the pending request has lapsed, or the consent to renew has ended
         elif consent.state == "opted_out":
             yield Reason.OPTED_OUT
     if any(since >= request.requested_at for since in stops):
@@ -274,7 +285,7 @@ def question_denials(request: Request, known: Knowledge) -> Iterator[Reason]:
 def delay_reasons(
     request: Request, known: Knowledge, now: datetime, limits: Limits, policy: Policy
 ) -> Iterator[tuple[Reason, datetime]]:
-    """(reason, until) pairs."""
+    """Yield (reason, until) pairs."""
     if request.campaign_id is not None:
         if known.control == "paused":
             yield Reason.CAMPAIGN_PAUSED, now + limits.paused_recheck
@@ -309,14 +320,14 @@ def _consent(request: Request, subject: Subject) -> Consent | None:
 def _may_only_be_behind(
     denials: tuple[Reason, ...], request: Request, known: Knowledge, now: datetime, limits: Limits
 ) -> bool:
-    """Would knowledge as new as the request itself perhaps say yes?
+    """Return whether knowledge as new as the request could allow the message. Turns a denial into a delay only.
 
-    What was acknowledged before the message was asked for must count, and may not be here yet: consent until the
-    watermark has passed `requested_at`, the sender registry (which has no watermark) for a short grace. Until then the
-    message waits instead of being refused for good. It can only turn a denial into a delay.
+    Evidence acknowledged before the request must count, but may not have arrived: consent until the watermark
+    passes `requested_at`, the sender registry (without a watermark) for a short grace. Until then the message waits
+    instead of a final denial.
 
-    A question is requested in the transaction that records what it stands on, at an instant before it commits: a
-    watermark may have passed that instant and not this record. So it too has the short grace.
+    A question is requested in the transaction that records its cause, at an instant before the commit. A watermark
+    may pass the instant before the record arrives, so questions also get the grace.
     """
     curable: frozenset[Reason] = frozenset()
     if known.as_of is None or known.as_of < request.requested_at:

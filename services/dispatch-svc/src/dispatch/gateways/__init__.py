@@ -1,5 +1,7 @@
-"""The gateways by the name of their provider, which is inbound-svc's for its callbacks. A new one is a module here, and
-a line below."""
+"""The gateways, by provider name.
+
+inbound-svc uses the same names for its callbacks. A new provider needs a module here and an entry in the tables below.
+"""
 
 from collections.abc import Mapping
 
@@ -69,7 +71,10 @@ def open_gateway(
     batch: int | None,
     capabilities: Capabilities,
 ) -> Gateway:
-    """The gateway of this account: close it. `submits`: how many there may be at once."""
+    """Open the gateway of this account; the caller closes the gateway.
+
+    `submits` is how many submits run at once.
+    """
     name = gateway_name(account.provider, account.account)
     if account.provider == "kafka":
         return kafka.KafkaGateway(

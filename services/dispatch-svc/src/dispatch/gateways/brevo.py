@@ -1,9 +1,11 @@
-"""Brevo transactional SMS: JSON, an API key, one message a request (DOMAIN 4.1; getbrevo/brevo-php docs/Model/SendSms).
-`type` says what it is; a marketing text must hold its sender's STOP mention. Brevo knows a mention of its own,
-`[STOP_CODE]`, which becomes the short code of the route; on some routes that short code takes the sender's name's place
-where a marketing text is without it (developers.brevo.com, transactional SMS endpoints). We do not write it: the gate
-and the ledger would not know what is said. So the sender's `stop_code` must be that of the route, and the account's
-routes such as keep the name: see docs/providers.md. Receipts name message id and number."""
+"""Brevo transactional SMS: JSON, an API key, one message a request (DOMAIN 4.1).
+
+Source: getbrevo/brevo-php docs/Model/SendSms. A marketing text must hold the STOP mention of its sender. Brevo replaces
+`[STOP_CODE]` by the short code of the route; on some routes the short code replaces the sender's name when a marketing
+text lacks `[STOP_CODE]` (developers.brevo.com, transactional SMS endpoints). Placet never writes `[STOP_CODE]`, since
+the gate and the ledger would not know the final text. So the sender's `stop_code` must equal the route's, and the
+account's routes must keep the sender's name: see docs/providers.md. DLRs name message id and number.
+"""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime

@@ -1,17 +1,21 @@
-"""Is a gateway worth trying? Pure: `now` (monotonic seconds) and the jitter are arguments.
+"""The circuit breaker of a gateway, and its detection of slow gateways.
 
-A circuit breaker of one record: what fails before it began closes the gateway at once, what is never answered closes it
-when it is more than half of what was asked lately. A request is asked, be it of one message or of a hundred; each of
-those counts for its part. It rests for longer each time, and the first answer after a rest tells: success forgets,
-failure rests again. Until then one message of each lane tries it. Where a receipt says that what was taken came to
-nothing until somebody acts, an answer proves nothing: it rests for as long as it may, each time.
+Pure: `now` (monotonic seconds) and the jitter are arguments. `Standing` names the breaker's states otherwise:
 
-A pause that the operator asks for is a rest as well: as long as it says, to the second; where it does not say, longer
-each time. What waited for its end does not come back as one: one message tries it here too.
+    `"open"`          closed: every message goes through
+    `"to be tried"`   half-open: a single probe of each lane goes through
+    `"resting"`       open: every message is refused
 
-And is it slow? Then it is not closed: who has another way of the same price takes that, for a minute. Slow is, on the
-average of its last ten answers, longer than a quarter of what a submit may take, and three times as long as the fastest
-of that price. So the fastest never is; after the minute what was known is forgotten, and it is measured anew.
+An unreachable or misconfigured gateway trips the breaker at once; unanswered requests trip once they exceed half of the
+recent requests. A request counts once, however many messages it holds. The cool-down grows with each trip in a row. The
+first answer after the cool-down closes the breaker, a failure trips again. Where a DLR says that accepted messages fail
+until a person acts, an answer proves nothing, and each cool-down is the longest.
+
+A pause asked for by the operator is also a cool-down: as long as asked, or growing where the operator names no length.
+A probe goes first afterwards, so that the waiting messages do not return all at once.
+
+A slow gateway is not refused: messages with another route of the same price avoid it for a minute, then its latency is
+measured anew. Only a gateway slower than another of its price counts, so the fastest is never slow.
 """
 
 from dataclasses import dataclass, replace
@@ -21,31 +25,31 @@ Failure = Literal["unreachable", "unanswered", "misconfigured"]
 Standing = Literal["open", "to be tried", "resting"]
 
 LONGEST_REST_S: dict[Failure, float] = {"unreachable": 30.0, "unanswered": 30.0, "misconfigured": 300.0}
-LONGEST_PAUSE_S = 60.0  # of those whose length the operator leaves to us
-FADE = 0.95  # of what was counted, with each request: the last twenty matter
-ENOUGH = 3.0  # failures without which no error rate is believed
-TOO_MANY = 0.5  # of what was asked lately
+LONGEST_PAUSE_S = 60.0  # of a pause without a length from the operator
+FADE = 0.95  # decay of both counts with each request: about the last twenty requests matter
+ENOUGH = 3.0  # failures below which the error rate is ignored
+TOO_MANY = 0.5  # error rate above which the breaker trips
 
-BELIEVED_S = 600.0  # after a message began, what its receipt says of the gateway: later, somebody may have acted
+BELIEVED_S = 600.0  # age of a hand-off up to which its DLR may trip the breaker: later, a person may have acted
 
-LAST = 10  # answers whose average is the latency
-ENOUGH_ANSWERS = 4  # without which no latency is believed
-SLOW_PART = 0.25  # of what a submit may take; below it nobody is slow
-SLOW_TIMES = 3.0  # as long as the fastest of its price
-SLOW_FOR_S = 60.0  # and as long is an average of any use
+LAST = 10  # answers in the average latency
+ENOUGH_ANSWERS = 4  # answers below which the latency is unknown
+SLOW_PART = 0.25  # share of the submit timeout below which no gateway is slow
+SLOW_TIMES = 3.0  # times the latency of the fastest gateway of the same price
+SLOW_FOR_S = 60.0  # also the age at which an average expires
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    answered: float = 0.0  # faded counts of requests
+    answered: float = 0.0  # requests, decayed by `FADE`, as is `failed`
     failed: float = 0.0
-    latency_s: float = 0.0  # moving average of the last answers, of which there are
+    latency_s: float = 0.0  # moving average over the last `timed` answers
     timed: int = 0
     answered_at: float = float("-inf")
     slow_until: float = float("-inf")
-    rests: int = 0  # in a row
+    rests: int = 0  # trips in a row
     rests_until: float = float("-inf")
-    because: Failure | None = None  # of the last rest; None: the operator asked for it
+    because: Failure | None = None  # cause of the last trip; `None`: a pause by the operator
 
     @property
     def error_rate(self) -> float:
@@ -63,7 +67,7 @@ def may_go(health: Health, now: float) -> bool:
 
 
 def needs_somebody(health: Health, now: float) -> bool:
-    """It rests, and until a person has acted that ends in another rest."""
+    """Return whether the breaker is open and will trip again until a person has acted."""
     return standing(health, now) == "resting" and health.because == "misconfigured"
 
 
@@ -72,13 +76,13 @@ def is_slow(health: Health, now: float) -> bool:
 
 
 def latency(health: Health, now: float) -> float | None:
-    """In seconds; None where too little is known of late."""
+    """Return the average latency in seconds, or `None` with too few or too old answers."""
     known = health.timed >= ENOUGH_ANSWERS and now - health.answered_at <= SLOW_FOR_S
     return health.latency_s if known else None
 
 
 def counted(health: Health, answered: float, failed: float) -> Health:
-    """Of requests that went together, so many got an answer and so many none: which came first tells nothing."""
+    """Count requests of one submit, some answered and some failed; their order is unknown."""
     asked = answered + failed
     kept = FADE**asked
     each = (1 - kept) / (1 - FADE) / asked
@@ -88,10 +92,10 @@ def counted(health: Health, answered: float, failed: float) -> Health:
 
 
 def answered(health: Health, now: float, latency_s: float) -> Health:
-    """What was asked got an answer, which is `counted` already."""
+    """Record an answer. The caller has already `counted` the requests."""
     anew = now - health.answered_at > SLOW_FOR_S or health.answered_at < health.slow_until <= now
     timed = 1 if anew else min(health.timed + 1, LAST)
-    rests = health.rests if now < health.rests_until else 0  # asked before the rest: tells nothing of now
+    rests = health.rests if now < health.rests_until else 0  # submitted before the trip: proves nothing about now
     return replace(
         health,
         latency_s=latency_s if anew else health.latency_s + (latency_s - health.latency_s) / timed,
@@ -102,7 +106,11 @@ def answered(health: Health, now: float, latency_s: float) -> Health:
 
 
 def compared(health: Health, now: float, fastest_s: float | None, timeout_s: float) -> Health:
-    """`fastest_s`: of the others of its price; None where nothing is known of any. `timeout_s`: of a submit."""
+    """Mark the gateway slow when its latency is too high beside `fastest_s`.
+
+    `fastest_s` is the lowest latency among the other gateways of the same price, `None` when no latency is known.
+    `timeout_s` is the timeout of a submit.
+    """
     took_s = latency(health, now)
     if took_s is None or fastest_s is None or is_slow(health, now):
         return health
@@ -111,18 +119,24 @@ def compared(health: Health, now: float, fastest_s: float | None, timeout_s: flo
 
 
 def failed(health: Health, failure: Failure, now: float, jitter: float) -> Health:
-    """What is `counted` already. `jitter` in (0, 1]: the share of the full rest that is taken, so that replicas do not
-    come back as one."""
+    """Record a failure, and trip the breaker where the failure calls for a trip. The caller has already `counted` it.
+
+    `jitter`, in (0, 1], is the share of the full cool-down, so that replicas do not return at the same moment.
+    """
     if failure == "unanswered" and not _failing(health):
         return health
-    if now < health.rests_until:  # several in flight that fail for one reason are one rest
+    if now < health.rests_until:  # several submits in flight that fail together trip once
         return health
     rest_s = min(2.0**health.rests, LONGEST_REST_S[failure]) * jitter
     return replace(health, rests=min(health.rests + 1, 12), rests_until=now + rest_s, because=failure)
 
 
 def misconfigured_after_all(health: Health, asked_at: float, now: float, jitter: float) -> Health:
-    """By a receipt of what was asked, and taken, at `asked_at`. Before the end of a rest for that, it tells nothing."""
+    """Trip the breaker because of a DLR for a message accepted at `asked_at`.
+
+    The DLR proves nothing when the message began before the end of a cool-down with the same cause, or when the
+    message is older than `BELIEVED_S`.
+    """
     known = health.because == "misconfigured" and asked_at < health.rests_until
     if known or now - asked_at > BELIEVED_S:
         return health
@@ -131,10 +145,13 @@ def misconfigured_after_all(health: Health, asked_at: float, now: float, jitter:
 
 
 def pause(health: Health, now: float, after_s: float, jitter: float, *, told: bool) -> Health:
-    """The operator asks to wait: for `after_s` where it has `told` for how long, else for longer each time, beginning
-    with that. `jitter` as of a failure; what was told is kept as it is."""
+    """Open the breaker because the operator asks for a pause.
+
+    With `told` the pause lasts exactly `after_s`. Otherwise `after_s` is the first pause, each further pause in a
+    row is twice as long, and `jitter` applies as in `failed`.
+    """
     resting = now < health.rests_until
-    if resting and not told:  # as of a failure, several in flight are one pause
+    if resting and not told:  # as with failures, several submits in flight cause a single pause
         return health
     after_s = after_s if told else min(after_s * 2.0**health.rests, LONGEST_PAUSE_S) * jitter
     if now + after_s <= health.rests_until:

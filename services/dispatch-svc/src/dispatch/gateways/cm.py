@@ -1,6 +1,8 @@
-"""CM.com Business Messaging: JSON, a product token, up to 1,000 messages a request, each with its own text, reference
-and result (DOMAIN 4.1; its message error codes: 301 to 305 of the message, 401 to 403 of its way, 500 its own). A
-reference has at most 32 characters: ours without its dashes."""
+"""CM.com Business Messaging: JSON, a product token, up to 1,000 messages a request (DOMAIN 4.1).
+
+Each message has its own text, reference and result. Error codes 301 to 305 concern the message, 401 to 403 the route,
+and 500 CM.com's own system. A reference has at most 32 characters, so ours goes without dashes.
+"""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -34,9 +36,9 @@ OPTIONS: Mapping[str, bool] = {}
 capabilities = Capabilities(batch=1000, echoes_reference=True)
 
 TAKEN = "0"
-OURS = ("101", "102", "103")  # who we are, and our balance
+OURS = ("101", "102", "103")  # credentials, balance
 OF_SENDER = ("301",)
-BLACKLISTED = "402"  # whose wish that was it does not say
+BLACKLISTED = "402"  # CM.com does not say whether the person asked for the block
 ITS_OWN = ("500", "999")
 
 

@@ -1,15 +1,13 @@
-"""The door to operators: one protocol, what each gateway can, and one error taxonomy.
+"""The door to operators: a protocol, the capabilities of a gateway, and an error taxonomy.
 
-SendError
- ├ Late           not begun: it could not be before `begin_by`, so it may not be on this permit
- ├ Throttled      not begun: the operator asks to come back after `after_s`
- ├ Unreachable    not begun: no connection; nothing was handed off
- ├ Misconfigured  nothing taken, and nothing will be until somebody acts: our account, its money, its sender
- ├ Refused        nothing taken: something in the batch is wrong, finally: `code`
- └ Unanswered     begun, and nobody knows how it ended: never sent again blindly
+SendError  ├ Late           not begun: `begin_by` passed first, so this permit no longer allows the hand-off  ├
+Throttled      not begun: the operator asks to come back after `after_s`  ├ Unreachable    not begun: no connection  ├
+Misconfigured  not taken, nor will be until a person acts: our account, its money, its sender  ├ Refused        not
+taken: the batch holds an error, finally: `code`  └ Unanswered     begun, with an unknown end: never sent again blindly
 
-What is late is decided on again at once. The next three are tried again until `send_before`, with back-off; `Refused`
-is final for the message; `Unanswered` is the outcome `unknown` (DOMAIN 4.4; ADR-0032 says why a 5xx is one).
+A `Late` message is decided again at once. `Throttled`, `Unreachable` and `Misconfigured` messages are tried again until
+`send_before`, with back-off. `Refused` is final for the message. `Unanswered` becomes the status `unknown` (DOMAIN 4.4;
+ADR-0032 says why a 5xx is `Unanswered`).
 """
 
 from collections.abc import Sequence
@@ -25,7 +23,7 @@ LONGEST_PAUSE_S = 300.0
 
 
 class SendError(Exception):
-    """A message, or a whole batch, did not get its result. No message of ours repeats a number or a text."""
+    """A message, or a whole batch, without a result. No error text repeats a number or a message text."""
 
 
 class Late(SendError):
@@ -43,7 +41,7 @@ class Unreachable(SendError):
 
 
 class Misconfigured(SendError):
-    """`of_sender`: only what bears this sender's name is refused."""
+    """An account or sender in need of a person. `of_sender`: only messages of this sender's name are refused."""
 
     def __init__(self, code: str, *, of_sender: bool = False) -> None:
         super().__init__(f"needs somebody: {code}")
@@ -62,8 +60,11 @@ class Unanswered(SendError):
 
 
 class Submit(msgspec.Struct, frozen=True, gc=False):
-    """One message for an operator. `reference` is our message id, echoed in receipts where the operator can. Nothing of
-    it may be written later than `begin_by` (`uptime_s`): a connection that took longer is no way for it."""
+    """A message for an operator.
+
+    `reference` is our message id, echoed in DLRs where the operator can. The gateway writes no byte of the message
+    after `begin_by` (`uptime_s`): a connection established later is not used.
+    """
 
     reference: str
     subject_id: str
@@ -74,13 +75,16 @@ class Submit(msgspec.Struct, frozen=True, gc=False):
     text: str
     begin_by: float
 
-    def __repr__(self) -> str:  # neither the number nor the text
+    def __repr__(self) -> str:  # omits number and text
         return f"Submit({self.reference})"
 
 
 class Result(msgspec.Struct, frozen=True, gc=False):
-    """`opted_out`: refused because the person told this provider to stop. `blocked`: this provider does not deliver to
-    the number, and does not say whether the person asked for that (DOMAIN 4.3)."""
+    """The operator's answer for one message.
+
+    `opted_out`: refused because the person told this provider to stop. `blocked`: the provider does not deliver to
+    the number, and does not say whether the person asked for the block (DOMAIN 4.3).
+    """
 
     outcome: Literal["accepted", "rejected"]
     gateway_message_id: str | None
@@ -91,20 +95,20 @@ class Result(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a gateway can, as its provider says in writing; the defaults are the cautious ones.
+    """The abilities of a gateway, as the provider states in writing; the defaults are the cautious ones.
 
     `batch`              messages of one request, each with its own text, id and result
-    `idempotent`         a second submit of one reference is the same SMS, within `idempotent_for` of the first
-    `adds_stop`          appends the STOP mention to a marketing text itself
-    `echoes_reference`   all its receipts name our reference; else only its own id, which an `unknown` never learnt
-    `looks_up`           can be asked what became of a reference
-    `unicode`            takes what GSM 7-bit cannot write
+    `idempotent`         a second submit of a reference is the same SMS, within `idempotent_for` of the first
+    `adds_stop`          the provider appends the STOP mention to a marketing text
+    `echoes_reference`   every DLR names our reference; otherwise only an id, which we never learn for an `unknown`
+    `looks_up`           the provider answers what became of a reference
+    `unicode`            accepts characters outside GSM 7-bit
     `segments`           the longest text, in SMS
     """
 
     batch: int = 1
     idempotent: bool = False
-    idempotent_for: timedelta = timedelta(hours=23)  # those who say how long they remember say 24 h
+    idempotent_for: timedelta = timedelta(hours=23)  # providers with a documented period say 24 h
     adds_stop: bool = False
     echoes_reference: bool = False
     looks_up: bool = False
@@ -113,8 +117,11 @@ class Capabilities:
 
 
 class Gateway(Protocol):
-    """`name` is what the ledger, receipts and metrics call it (`gateway_name`). `batch`: messages per submit.
-    `timeout_s`: of a whole submit from the call on, with all that it waits for."""
+    """An account with an operator, ready for submits.
+
+    `name` is the gateway's name in the ledger, DLRs and metrics (`gateway_name`). `batch` is the number of messages
+    per submit. `timeout_s` bounds a whole submit from the call on, waiting included.
+    """
 
     name: str
     capabilities: Capabilities
@@ -122,17 +129,22 @@ class Gateway(Protocol):
     timeout_s: float
 
     async def submit(self, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
-        """One result or error for each, in the order asked. Raises SendError when it is the same for all."""
+        """Return one result or error per message, in the order given. Raise SendError when all share the error."""
         ...
 
     async def look_up(self, reference: str, subject_id: str) -> Result | None:
-        """What became of a message whose answer was lost; None where it does not know, which is no proof that it never
-        had it. Raises SendError: ask later."""
+        """Return what became of a message with a lost answer, or `None` when the operator does not know.
+
+        `None` is no proof: the operator may still have had the message. Raise SendError: ask again later.
+        """
         ...
 
     async def close(self) -> None: ...
 
 
 def gateway_name(provider: str, account: str) -> str:
-    """One name for the account that submits and for the one its receipts come back to. Most have one: `main`."""
+    """Return the shared name of the account that submits and of the account that receives the DLRs.
+
+    Most providers have a single account, `main`.
+    """
     return provider if account == "main" else f"{provider}.{account}"

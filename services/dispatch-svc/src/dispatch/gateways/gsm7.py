@@ -1,4 +1,4 @@
-"""A text in the GSM 7-bit default alphabet, one septet an octet, as SMPP and its relatives take it (3GPP TS 23.038)."""
+"""The GSM 7-bit default alphabet for SMPP and Jasmin, one septet per octet (3GPP TS 23.038)."""
 
 from common.sms.sms_length import GSM7_BASIC
 
@@ -12,7 +12,7 @@ _SEPTETS |= {character: bytes([ESCAPE, septet]) for character, septet in EXTENSI
 
 
 def encode(text: str) -> bytes | None:
-    """None for a text with a character that is not in the alphabet."""
+    """Return the octets, or `None` when a character is outside the alphabet."""
     try:
         return b"".join(_SEPTETS[character] for character in text)
     except KeyError:

@@ -1,7 +1,9 @@
-"""Infobip SMS v3: JSON, an App key, many messages a request, each with an id that we choose (DOMAIN 4.1). Each has a
-status: groups and names in DOMAIN 3.4 and in infobip.com/docs, response status and error codes; classes in 4.3 and 4.4.
-A message id it has had before is refused as a duplicate: then it has the message, and that is what we wanted to know.
-Logs of the last 48 h are found by that id (`/sms/1/logs`: lykmapipo/bipsms docs/LOGS.md)."""
+"""Infobip SMS v3: JSON, an App key, many messages a request, each with an id of our choice (DOMAIN 4.1).
+
+Groups and names of the statuses: DOMAIN 3.4 and infobip.com/docs, response status and error codes; classes: DOMAIN 4.3
+and 4.4. Infobip refuses a known message id as a duplicate, which proves the message accepted. Logs of the last 48 h are
+found by message id (`/sms/1/logs`: lykmapipo/bipsms docs/LOGS.md).
+"""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -31,26 +33,25 @@ from dispatch.gateways.provider import (
     text_of,
 )
 
-URL = ""  # each customer has its own
+URL = ""  # each customer has a URL of their own
 NEEDS = ("url", "secret")
 OPTIONS: Mapping[str, bool] = {}
-capabilities = Capabilities(
-    batch=100, echoes_reference=True, looks_up=True
-)  # no number is published: as many as its receipts hold
+# Infobip publishes no limit of a batch: as many as a DLR callback holds
+capabilities = Capabilities(batch=100, echoes_reference=True, looks_up=True)
 
 TAKEN_GROUPS = ("0", "1", "3")  # accepted, pending, delivered
 REFUSED_GROUPS = ("2", "5")  # undeliverable, rejected
-FAILED_LATER = ("2", "4")  # in its logs: taken, and then undeliverable or expired
+FAILED_LATER = ("2", "4")  # in the logs: accepted, then undeliverable or expired
 DUPLICATE = "REJECTED_DUPLICATE_MESSAGE_ID"
 ITS_OWN = "REJECTED_SYSTEM_ERROR"
 OPTED_OUT = ("REJECTED_DND", "REJECTED_DESTINATION_BLOCKLISTED")
-DESTINATION, BLOCKLISTED, INVALID = "REJECTED_DESTINATION", "14", "52"  # two statuses of one name, by their ids
+DESTINATION, BLOCKLISTED, INVALID = "REJECTED_DESTINATION", "14", "52"  # two statuses share this name and differ by id
 OF_SENDER = ("REJECTED_SOURCE", "REJECTED_SENDER")
 OURS = (
     "REJECTED_NOT_ENOUGH_CREDITS",
     "REJECTED_PREPAID_PACKAGE_EXPIRED",
-    "REJECTED_ROUTE_NOT_AVAILABLE",  # none is set up for the account
-    "REJECTED_DESTINATION_NOT_REGISTERED",  # an account on trial
+    "REJECTED_ROUTE_NOT_AVAILABLE",  # no route is set up for the account
+    "REJECTED_DESTINATION_NOT_REGISTERED",  # a trial account
 )
 
 
@@ -87,7 +88,7 @@ def found(answer: Answer, reference: str, subject_id: str) -> Result | None:
     if not logs:
         return None
     status = object_of(logs[0], "status")
-    if text_of(status, "groupId") in FAILED_LATER:  # it had it: what became of it, its receipt tells
+    if text_of(status, "groupId") in FAILED_LATER:  # Infobip had the message: the DLR tells the rest
         return Result("accepted", reference, None)
     result = _result(reference, status)
     if isinstance(result, Unanswered):
@@ -105,7 +106,7 @@ def _result(reference: str, status: Mapping[str, object]) -> Result | SendError:
     if name in OPTED_OUT or number == BLOCKLISTED:
         return Result("rejected", reference, name, opted_out=True)
     if name == DESTINATION and number != INVALID:
-        return Result("rejected", reference, name, blocked=True)  # it does not say which
+        return Result("rejected", reference, name, blocked=True)  # blocked or invalid: Infobip does not say
     if name in OF_SENDER or name in OURS:
         return Misconfigured(name, of_sender=name in OF_SENDER)
     return Refused(name)

@@ -1,7 +1,8 @@
-"""Jasmin's HTTP API, `/send`: a form by POST, one message a request; it answers `Success "<id>"` or `Error "<why>"`
-(DOMAIN 4.1; jookies/jasmin, jasmin/protocols/http). The text goes as hex: GSM 7-bit octets, else UTF-16. What is more
-than `long_content_max_parts` of its configuration, 5 unless set, it cuts off and says nothing: with it goes the STOP
-mention.
+"""Jasmin's HTTP API, `/send`: a form by POST, one message a request (DOMAIN 4.1).
+
+Source: jookies/jasmin, jasmin/protocols/http. Jasmin answers `Success "<id>"` or `Error "<why>"`. The text goes as hex:
+GSM 7-bit octets, else UTF-16. Jasmin silently cuts a text after `long_content_max_parts` SMS (its configuration; 5
+unless set), and the STOP mention is lost with the end.
 """
 
 import re
@@ -29,8 +30,8 @@ capabilities = Capabilities(segments=5)
 SUCCESS = re.compile(rb'Success "([^"]{1,200})"')
 TOO_FAST = b"throughput"
 NO_ROUTE = 412
-NONE_BOUND = b"no bound connectors"  # of a failover route: nothing was queued
-OURS: Mapping[bytes, str] = {  # of a 400; what else it says is of the message
+NONE_BOUND = b"no bound connectors"  # a failover route: no message was queued
+OURS: Mapping[bytes, str] = {  # of a 400; any other text concerns the message
     b"Authorization failed": "authorization",
     b"Argument [username]": "argument",
     b"Argument [password]": "argument",

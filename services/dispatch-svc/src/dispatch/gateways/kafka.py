@@ -1,10 +1,12 @@
-"""Operators that integrate by Kafka: each message is one event on `operator.<name>.submits.v1`, accepted once the log
-has it (`common.contracts.operator.MessageSubmitted`). Their receipts come back by inbound-svc, on
-`operator.<name>.receipts.v1`, with our reference.
+"""Operators reached by Kafka: each message is one event on `operator.<name>.submits.v1`.
 
-    no broker, no such topic, no right to write   Unreachable, Misconfigured: nothing was begun
-    not written before the permit lapsed          Late: nor will it be
-    not acknowledged in time, or with an error    Unanswered: it may be in the log, and will not get there later
+The event is `common.contracts.operator.MessageSubmitted`; the message is accepted once the log has the event. DLRs
+return through inbound-svc on `operator.<name>.receipts.v1`, with our reference.
+
+    no such topic, no right to write              Misconfigured: not begun
+    no broker                                     Unreachable: not begun
+    not written before the permit lapsed          Late: nor will be
+    not acknowledged in time, or with an error    Unanswered: the log may have the event, but never gets it later
 """
 
 import asyncio
@@ -29,7 +31,7 @@ NEEDS: Sequence[str] = ()
 OPTIONS: Mapping[str, bool] = {}
 capabilities = Capabilities(echoes_reference=True)
 
-AT_ONCE = 500  # messages of one submit, each an event of its own
+AT_ONCE = 500  # messages of one submit
 _MEANING: Mapping[Published, Result | SendError] = {
     "logged": Result("accepted", None, None),
     "not begun": Late("the log could not be written to while the permit lasted"),
@@ -38,7 +40,7 @@ _MEANING: Mapping[Published, Result | SendError] = {
 
 
 class KafkaGateway:
-    """`account` is the operator's name, as in the topic."""
+    """A gateway over Kafka. `account` is the operator's name, as in the topic."""
 
     def __init__(
         self,

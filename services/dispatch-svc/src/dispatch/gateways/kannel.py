@@ -1,11 +1,12 @@
-"""Kannel's smsbox, `/cgi-bin/sendsms`, by POST: the text is the body, all else is in X-Kannel headers (its user guide,
-"Using the HTTP interface to smsbox"). Not by GET: a GET may be sent twice by a client, and holds a password and a
-number in its URL. It answers with a line of text: 0 and 3 are taken (now, and queued). Two refusals of one message
-share their status with what is wrong with the account or the request, and are known by their words (gw/smsbox.c).
-A text of more SMS than the group's `max-messages`, 1 unless set, it cuts off and says nothing (gw/urltrans.c, gw/sms.c,
-`sms_split`): with it goes the STOP mention.
+"""Kannel's smsbox, `/cgi-bin/sendsms`, by POST: text as body, the rest in X-Kannel headers.
 
-Receipts come to the `dlr-url` that each message names, with our reference and Kannel's %d in it.
+Source: Kannel user guide, "Using the HTTP interface to smsbox". GET is unsafe: a client may send a GET twice, and the
+URL would hold a password and a number. Kannel answers with a line of text: 0 (accepted now) and 3 (queued) are success.
+Two refusals of a single message share their HTTP status with account and request errors; their wording tells them apart
+(gw/smsbox.c). Kannel silently cuts a text after `max-messages` SMS (a setting of the group, 1 unless set;
+gw/urltrans.c, gw/sms.c, `sms_split`), and the STOP mention is lost with the end.
+
+DLRs arrive at the `dlr-url` of each message, with our reference and Kannel's %d.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ capabilities = Capabilities(echoes_reference=True, segments=1)
 
 ALL_RECEIPTS = "31"
 TAKEN = (b"0:", b"3:")
-NOT_NOW = b"Temporal failure"  # smsbox could not pass it on, and says so itself; a proxy's 503 says nothing of it
+NOT_NOW = b"Temporal failure"  # smsbox itself could not pass the message on; a proxy's 503 has other words
 NOT_ROUTABLE = b"Not routable"
 DENIED = b"denied by white- and/or black-lists"
 BUSY_S = 5.0

@@ -1,8 +1,11 @@
-"""Octopush SMS campaigns: JSON, API key and login (DOMAIN 4.1; octopush/sms-api). A campaign is one text to many people
-under one ticket; ours are of one. A second submit with the same `request_id` within 24 h sends nothing: it is answered
-by a validation error, of which is not published how it differs from others, so a message that was submitted again and
-refused stays `unknown`. What is `wholesale` gets the STOP mention appended; receipts name ticket and number. Its error
-codes are not published: the status decides. `auto_optimize_text` would let it rewrite the text."""
+"""Octopush SMS campaigns: JSON, API key and login (DOMAIN 4.1; octopush/sms-api).
+
+A campaign is one text to many people under one ticket; Placet sends campaigns of one person. Octopush sends nothing for
+a second submit with the same `request_id` within 24 h, and answers with a validation error. No publication tells this
+validation error from others, so a message refused after a resubmit stays `unknown`. Octopush appends the STOP mention
+to `wholesale` texts. DLRs name ticket and number. Error codes are unpublished: the HTTP status decides.
+`auto_optimize_text` would let Octopush rewrite the text.
+"""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime

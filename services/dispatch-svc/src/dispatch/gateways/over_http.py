@@ -1,10 +1,11 @@
-"""One request to a provider over HTTP, and what each way of going wrong on the network means. What to ask and how to
-read the answer, the provider's own module says.
+"""A request to a provider over HTTP, and the meaning of each network failure.
 
-    no connection was ours yet                       Unreachable: nothing was begun
-    one was, and the permit had lapsed by then       Late: it is kept for the next request
-    from then on: silence, a reset, a drip, no end   Unanswered
-    an answer that cannot be read                    Unanswered
+The provider's module builds the request and reads the answer.
+
+    no connection was ours yet                         Unreachable: not begun
+    a connection came after the permit had lapsed      Late: the connection stays for the next request
+    after that: silence, a reset, a drip, no end       Unanswered
+    an unreadable answer                               Unanswered
 """
 
 import asyncio
@@ -22,15 +23,17 @@ from dispatch.gateways.provider import Account, Answer, HttpProvider, LooksUp, R
 
 ANSWER_BYTES = 4 * 1024 * 1024
 IDLE_S = 2.0
-AT_ONCE = 32  # requests of one submit, where a request is one message; all of them begin together
+AT_ONCE = 32  # requests of one submit, where a request is one message; all begin together
 
 
 _connected: ContextVar[Callable[[], None]] = ContextVar("connected")
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Says when a connection is the request's: from there on, who knows what is written. (aiohttp's tracing tells it
-    too, and costs a request a seventh of its time.)"""
+    """A connector that reports the moment a request gets its connection, from which data may reach the provider.
+
+    aiohttp's tracing reports the same moment, at the cost of a seventh of the request's time.
+    """
 
     async def connect(self, *args: Any, **kwargs: Any) -> Any:
         connection = await super().connect(*args, **kwargs)
@@ -43,8 +46,11 @@ class _Connector(aiohttp.TCPConnector):
 
 
 class HttpGateway:
-    """A provider's module with an account and a connection pool. `batch` at most the provider's own, where that is
-    more than one; where it is one, as many requests as that at once."""
+    """A provider's module with an account and a connection pool.
+
+    `batch` is capped by the provider's own batch. Where the provider takes one message a request, `batch` is the
+    number of requests at once, `AT_ONCE` at most.
+    """
 
     def __init__(
         self,
@@ -68,8 +74,8 @@ class HttpGateway:
         self._url = (account.url or provider.URL).rstrip("/")
         self._session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(2.0, timeout_s)),
-            # `submits_in_flight` x `batch` is the limit. A server that closes a connection as a request comes leaves
-            # `unknown` messages: none is used that has been idle for as long as servers let them be (5 s of many)
+            # `submits_in_flight` x `batch` is the limit. A server that closes a connection as a request arrives leaves
+            # `unknown` messages: `IDLE_S` is well below the idle time of servers (many: 5 s)
             connector=_Connector(limit=0, keepalive_timeout=IDLE_S),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
@@ -104,7 +110,7 @@ class HttpGateway:
             results = self._provider.read(answer, messages)
         except SendError:
             raise
-        except Exception as error:  # whatever a provider may come to say, the message is in its hands
+        except Exception as error:  # the provider has the message, readable answer or not
             raise Unanswered(f"the answer cannot be read: {type(error).__name__}") from None
         if len(results) != len(messages):
             raise Unanswered("the answer is not about what was submitted")

@@ -1,9 +1,11 @@
-"""OVHcloud SMS jobs: JSON, each request signed (DOMAIN 4.1). A job is one text to many people: ours are of one, since
-the ids of its answer do not say whose they are.
+"""OVHcloud SMS jobs: JSON, each request signed (DOMAIN 4.1).
+
+A job is one text to many people. Placet sends jobs of one person, since the ids of an answer do not name their
+recipient.
 
 The signature is "$1$" and the SHA-1 of secret, consumer key, method, URL, body and time, joined by "+"
-(ovh/python-ovh). What is wrong with it is said by a 400 of its own, as what is wrong with a message. OVH appends the
-STOP clause to what is not declared transactional (`noStopClause`; DOMAIN 8.18).
+(ovh/python-ovh). A wrong signature is a 400, as are errors of a message; the error code tells them apart. OVH appends
+the STOP clause to every text not declared transactional (`noStopClause`; DOMAIN 8.18).
 """
 
 import hashlib
@@ -30,7 +32,7 @@ NEEDS = ("user", "secret")  # application key, application secret
 OPTIONS: Mapping[str, bool] = {"consumer_key": True, "service": True}
 capabilities = Capabilities(adds_stop=True, segments=6)
 
-# our keys, or our clock: a request is believed for some seconds
+# our keys, or our clock: OVH accepts a request for some seconds only
 OURS = (
     *("INVALID_SIGNATURE", "QUERY_TIME_OUT", "INVALID_CREDENTIAL", "INVALID_KEY"),
     *("NOT_CREDENTIAL", "NOT_GRANTED_CALL"),
@@ -76,7 +78,9 @@ def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendEr
     by_status(answer)
     job = decode(answer)
     if list_of(job, "invalidReceivers"):
-        return [Result("rejected", None, "invalid_receiver", blocked=True)]  # wrong, or on its list: it does not say
+        return [
+            Result("rejected", None, "invalid_receiver", blocked=True)
+        ]  # an invalid number, or a blocked number: OVH does not say
     ids = list_of(job, "ids")
     if not ids:
         raise Misconfigured("no_job")
@@ -84,7 +88,7 @@ def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendEr
 
 
 def _code(answer: Answer) -> str:
-    """Of an error's body; "" where it has none."""
+    """Return the code of an error's body, or "" without a code."""
     try:
         return text_of(decode(answer), "errorCode")
     except (KeyError, ValueError):

@@ -1,6 +1,9 @@
-"""Plivo Message API: JSON, basic authentication (DOMAIN 4.1). `dst` may name many people, and the answer has an id for
-each; a wrong one among them refuses all without saying which, so ours is one a request. Without credit it refuses all
-for two minutes at a time (support.plivo.com, insufficient credit), and does not document by which status."""
+"""Plivo Message API: JSON, basic authentication (DOMAIN 4.1).
+
+`dst` may name many people, and the answer has an id for each. A single wrong number refuses the whole request without
+naming the number, so Placet sends one message a request. Without credit Plivo refuses every request for two minutes at
+a time (support.plivo.com, insufficient credit), with an undocumented HTTP status.
+"""
 
 import base64
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,7 @@
-"""The gateways that are configured, as they are doing: which ones a message may take now, and how many may go.
+"""The gateway pool: the configured gateways, their health, and the messages each may take now.
 
-What a process learns of a gateway (health, what it may still send this second) is its own and dies with it; the rules
-over it are pure (`routing`, `gateways.health`, `gateways.rates`).
+Health and rates belong to this process and die with it. The rules are pure (`routing`, `circuit_breaker`,
+`token_bucket`).
 """
 
 import asyncio
@@ -44,12 +44,12 @@ ALERTS = counter(
 )
 
 NONE: frozenset[str] = frozenset()
-SPREAD = 0.25  # of a wait: over so much more of it those that waited come back
+SPREAD = 0.25  # largest share of a wait added at random, so that messages do not return all at once
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Messages a second, over all processes: of the whole gateway, and of each sender on it."""
+    """Messages a second, over all processes: of the whole gateway, and of each sender on the gateway."""
 
     gateway: float | None = None
     sender: float | None = None
@@ -57,8 +57,11 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class Ways:
-    """What may take messages of one kind now, all at one price. None: all that may take them rest `until` then, each of
-    them because it `needs_somebody` or not all, or there is none at all."""
+    """The routes open to messages of one kind now, all at the same price.
+
+    Without `gateways`, either no route exists, or every breaker is open: the first cool-down ends at `until`, and
+    `needs_somebody` says whether every gateway waits for a person.
+    """
 
     gateways: Sequence[Route]
     exist: bool
@@ -69,14 +72,17 @@ class Ways:
         return choose(self.gateways, message_id)
 
     def again(self, now: datetime) -> datetime:
-        """When one of the messages that wait may be decided again: no sooner than `until`, and not all at once."""
+        """Return when a waiting message is decided again: not before `until`, and spread out at random."""
         wait = (self.until or now) - now
         return now + wait * random.uniform(1.0, 1.0 + SPREAD)  # noqa: S311 as `_jitter`
 
 
 class Traffic:
-    """Of each limit this process has a part: limit x partitions held / partitions, of the `part` that its lane has. One
-    that holds none still wakes what is due, so it counts as holding one."""
+    """The gateway pool of one process and lane, with its share of each limit.
+
+    The share is limit x `part` of the lane x partitions held / partitions. A process without partitions still wakes
+    due messages, so it counts as holding one.
+    """
 
     def __init__(
         self,
@@ -87,7 +93,7 @@ class Traffic:
         part: float = 1.0,
     ) -> None:
         self.gateways = {gateway.name: gateway for gateway in gateways}
-        self.trials = {  # who has rested is tried by who holds it, of each lane: a code waits for no marketing
+        self.trials = {  # held by the probe of a half-open gateway, per lane: no code waits for marketing
             (name, marketing): asyncio.Semaphore(1) for name in self.gateways for marketing in (True, False)
         }
         self.adding_stop = frozenset(name for name, each in self.gateways.items() if each.capabilities.adds_stop)
@@ -100,22 +106,25 @@ class Traffic:
         self._partitions = partitions
         self._part = part
         self.holds(0)
-        self._health: dict[tuple[str, str], Health] = {}  # by gateway and OADC; "" is the gateway itself
+        self._health: dict[tuple[str, str], Health] = {}  # by gateway and OADC; "" is the whole gateway
         self._buckets: dict[tuple[str, str], Bucket] = {}
-        for name in self.gateways:  # 0 from the start, so that the first of each is an increase
+        for name in self.gateways:  # 0 from the start, so that the first event is an increase
             for metric in (ALERTS, SLOW, ERRORS, LATENCY):
                 metric.labels(name)
             for reason in get_args(Failure):
                 RESTS.labels(name, reason)
 
     def holds(self, partitions: int) -> None:
-        """This process reads so many of the requests' partitions from now on."""
+        """Set how many partitions of the requests this process reads from now on."""
         self._share = self._part * max(1, partitions) / self._partitions
 
     @property
     def resting(self) -> bool:
-        """No gateway is to be tried with marketing now: no use in taking more. Unless each waits for somebody: what is
-        taken then says so, and its campaign is paused."""
+        """Return whether no gateway takes marketing now, so that the consumer should take no more.
+
+        False when every gateway waits for a person: the next messages then say so, and their campaign is
+        paused.
+        """
         if any(self._takes(name, marketing=True) for name in self.gateways):
             return False
         now = time.monotonic()
@@ -125,8 +134,11 @@ class Traffic:
         return healths.standing(self._of(name), time.monotonic())
 
     def unfit(self, text: str, *, lacks_stop: bool = False) -> frozenset[str]:
-        """The gateways that do not take this text: it is of more SMS than they take, cannot be written in GSM 7-bit, or
-        lacks the STOP mention that they do not add. Most texts need not be counted: see `sms_length.fits`."""
+        """Return the gateways ineligible for this text.
+
+        A gateway is ineligible when the text has too many SMS, needs characters outside GSM 7-bit, or lacks a
+        STOP mention which the gateway does not add. Most texts need no count: see `sms_length.fits`.
+        """
         unfit = frozenset(self.gateways) - self.adding_stop if lacks_stop else NONE
         fewest = self._fewest_segments
         may_be_too_long = fewest < MAX_SEGMENTS and len(text) > fewest * (UCS2_PART // 2)
@@ -146,7 +158,10 @@ class Traffic:
         unfit: Collection[str] = (),
         closed: Collection[str] = (),
     ) -> Ways:
-        """`unfit`: gateways that are no way for this text; `closed`: none for this person."""
+        """Return the routes for a message now.
+
+        `unfit` lists gateways ineligible for the text, `closed` gateways that do not deliver to the person.
+        """
         now = time.monotonic()
 
         def health(name: str) -> Health:
@@ -156,9 +171,9 @@ class Traffic:
         found = [route for route in found if route.gateway not in unfit]
         if not found:
             return Ways((), exist=False)
-        found = [route for route in found if route.gateway not in closed] or found  # the gate says no to the latter
+        found = [route for route in found if route.gateway not in closed] or found  # all blocked: the gate denies
         may_go = {route.gateway for route in found if healths.may_go(health(route.gateway), now)}
-        # while one is being tried, what has another way goes that way, and what has not waits for how it ends
+        # during a probe a message takes another route, or without another route waits for the end of the probe
         marketing = category == "marketing"
         equals = cheapest(found, lambda gateway: gateway in may_go and self._takes(gateway, marketing=marketing))
         equals = equals or cheapest(found, lambda gateway: gateway in may_go)
@@ -171,12 +186,12 @@ class Traffic:
                 until=datetime.now(UTC) + timedelta(seconds=max(0.0, wait_s)),
                 needs_somebody=all(healths.needs_somebody(each, now) for each in resting),
             )
-        if len(equals) > 1:  # slow beats none
+        if len(equals) > 1:  # a slow gateway beats no gateway
             equals = [way for way in equals if not healths.is_slow(self._of(way.gateway), now)] or equals
         return Ways(equals, exist=True)
 
     def counted(self, name: str, answered: int, failed: int) -> None:
-        """Messages of one submit that got an answer, and that got none. Where a request holds many, these were one."""
+        """Count the answered and failed messages of one submit; a request counts once, with many messages too."""
         if answered + failed == 0:
             return
         many = min(answered + failed, self.gateways[name].capabilities.batch)
@@ -184,7 +199,7 @@ class Traffic:
         ERRORS.labels(name).set(health.error_rate)
 
     def answered(self, name: str, oadcs: Collection[str], latency_s: float) -> None:
-        """A submit with messages of these senders got its results, `counted` already."""
+        """Record the answers to a submit with messages of these senders. The caller has already `counted` them."""
         now = time.monotonic()
         health = healths.answered(self._of(name), now, latency_s)
         known = [took_s for each in self._equals[name] if (took_s := healths.latency(self._of(each), now)) is not None]
@@ -198,7 +213,7 @@ class Traffic:
         LATENCY.labels(name).set(compared.latency_s)
 
     def failed(self, name: str, failure: Failure, oadc: str = "") -> None:
-        """A submit did not, because of this sender on it where one is named. `counted` already."""
+        """Record a failed submit, of the sender `oadc` where given. The caller has already `counted` it."""
         now = time.monotonic()
         before = self._of(name, oadc)
         health = healths.failed(before, failure, now, _jitter())
@@ -209,7 +224,7 @@ class Traffic:
             ALERTS.labels(name).inc()
 
     def misconfigured_after_all(self, name: str, handed_off_at: datetime, oadc: str = "") -> bool:
-        """A receipt says so (`receipt_codes`) of a message that this gateway took then. Is it news, and of now?"""
+        """Trip the breaker for a DLR (`receipt_codes`) of a message handed off then; return whether it tripped."""
         if name not in self.gateways:
             return False
         now = time.monotonic()
@@ -223,12 +238,12 @@ class Traffic:
         return True
 
     def pause(self, name: str, after_s: float, *, told: bool) -> None:
-        """The operator asks to wait, and has told for how long, or leaves that to us."""
+        """Pause a gateway at the operator's request. `told` says whether the operator named the length."""
         before, now = self._of(name), time.monotonic()
         self._health[name, ""] = healths.pause(before, now, after_s, _jitter(), told=told)
 
     def admit(self, name: str, oadcs: Sequence[str]) -> list[datetime | None]:
-        """For each message, by the sender's name it bears: None, it may go now; else when it may come back."""
+        """Return per message, by its OADC: `None` when the message may go now, else when it may return."""
         rates, share, now = self._rates.get(name, Rates()), self._share, time.monotonic()
         limits = {"": rates.gateway, **dict.fromkeys(oadcs, rates.sender)}
         limited = {key: limit * share for key, limit in limits.items() if limit is not None}
@@ -243,7 +258,7 @@ class Traffic:
                 self._buckets |= {(name, key): bucket for key, (bucket, _) in taken.items()}
                 answers.append(None)
                 continue
-            late = min((key for key, (_, may) in taken.items() if not may), key=limited.__getitem__)  # the slowest
+            late = min((key for key, (_, may) in taken.items() if not may), key=limited.__getitem__)  # the lowest rate
             self._buckets[name, late], at = buckets.place(held[late], limited[late], now)
             answers.append(datetime.now(UTC) + timedelta(seconds=at - now))
         return answers
@@ -266,4 +281,4 @@ def _others_of_its_price(name: str, routes: Sequence[Route]) -> frozenset[str]:
 
 
 def _jitter() -> float:
-    return random.uniform(0.5, 1.0)  # noqa: S311 replicas must not come back as one
+    return random.uniform(0.5, 1.0)  # noqa: S311 replicas must not return all at once

@@ -1,11 +1,11 @@
-"""What an HTTP gateway's module must be able to do, and what an answer's status alone says. Pure.
+"""The interface of an HTTP gateway's module, and the meaning of an HTTP status on its own. Pure.
 
-    429                              ThrottledUntil where it says for how long, else Throttled
+    429                              ThrottledUntil with a usable Retry-After, else Throttled
     3xx, 401, 402, 403, 404, 405     Misconfigured: our account or our address
     any other 4xx but 408            Refused
-    408, 5xx                         Unanswered: somebody may have had it before it failed
+    408, 5xx                         Unanswered: the operator may have had the message before the failure
 
-A provider whose codes say more looks at them first.
+A module whose provider has more precise codes reads the codes first.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,36 +27,42 @@ from dispatch.gateways.gateway import (
     Unanswered,
 )
 
-NOT_SAID_S = 1.0  # the first pause of a 429 that does not say how long, or says that it takes no time
+NOT_SAID_S = 1.0  # first pause after a 429 without a usable length
 OURS = frozenset((301, 302, 303, 307, 308, 401, 402, 403, 404, 405))
 
 
 class ThrottledUntil(Throttled):
-    """The operator says itself for how long. Of any other, `after_s` is where the pauses begin to grow (`health`)."""
+    """A throttle of a length named by the operator. For a plain `Throttled`, `after_s` is only the first pause."""
 
 
 class NotNow(Throttled):
-    """Of this message alone, and for a while: its gateway takes others meanwhile."""
+    """A throttle of a single message; the gateway takes other messages meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Our account with a provider. `user` and `secret`: whatever it knows us by; `url`: where it is, if not where all
-    its customers find it; `callback_url`: where its receipts are to go, told with each submit where it can be;
-    `options`: what only this provider has, see the module's `OPTIONS`."""
+    """Our account with a provider.
+
+    `user` and `secret` are the credentials in any form. `url` replaces the provider's common URL. `callback_url` is
+    where DLRs go, sent with each submit where the provider allows. `options` are particular to the provider: see
+    the module's `OPTIONS`.
+    """
 
     provider: str
     account: str = "main"
     user: str = ""
     secret: str = field(default="", repr=False)
     url: str | None = None
-    callback_url: str | None = field(default=None, repr=False)  # its path may hold a secret
+    callback_url: str | None = field(default=None, repr=False)  # the path may hold a secret
     options: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A POST; a GET to look up. `path` after the account's URL, `body` as it is sent: a signature may cover it."""
+    """A POST, or a GET for a look-up.
+
+    `path` follows the account's URL. `body` is sent as is: a signature may cover it.
+    """
 
     path: str
     headers: Mapping[str, str] = field(repr=False)
@@ -66,7 +72,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`headers`: whose names are looked up whatever their case."""
+    """The provider's HTTP response. `headers` ignores the case of names."""
 
     status: int
     headers: Mapping[str, str]
@@ -74,46 +80,48 @@ class Answer:
 
 
 class Described(Protocol):
-    """What every gateway's module says of itself."""
+    """The description in every gateway's module."""
 
     @property
     def capabilities(self) -> Capabilities: ...
 
     @property
     def NEEDS(self) -> Sequence[str]:  # noqa: N802 a module's constant
-        """Of `Account`: user, secret, url."""
+        """The required fields of `Account`: user, secret, url."""
 
     @property
     def OPTIONS(self) -> Mapping[str, bool]:  # noqa: N802
-        """Of `Account.options`, and whether it must be there."""
+        """The options of `Account.options`, and whether each is required."""
 
 
 class HttpProvider(Described, Protocol):
-    """One provider's formats: a module. Both functions are pure."""
+    """The formats of one provider: a module. Both functions are pure."""
 
     @property
     def URL(self) -> str:  # noqa: N802
-        """Where all its customers find it; "" where each has its own."""
+        """The URL of all customers, or "" where each customer has a URL of their own."""
 
     def request(self, messages: Sequence[Submit], account: Account, now: datetime) -> Request:
-        """At most `capabilities.batch` messages."""
+        """Build the request for at most `capabilities.batch` messages."""
 
     def read(self, answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
-        """Each message's result. Raises SendError when it is the same for all; whatever else it raises is an answer
-        that cannot be read."""
+        """Return the result of each message.
+
+        Raise SendError when all messages share the error. Any other exception means an unreadable answer.
+        """
 
 
 class LooksUp(Protocol):
-    """What a module has besides, whose provider can be asked by our reference (`Capabilities.looks_up`). Pure."""
+    """The additional functions of a module whose provider looks up our reference (`Capabilities.looks_up`). Pure."""
 
     def lookup(self, reference: str, account: Account) -> Request: ...
 
     def found(self, answer: Answer, reference: str, subject_id: str) -> Result | None:
-        """Raises as `read`."""
+        """Return the look-up's result. Raise as `read` does."""
 
 
 def by_status(answer: Answer) -> None:
-    """Raises SendError for all but 2xx."""
+    """Raise SendError for every status but 2xx."""
     status = answer.status
     if 200 <= status < 300:
         return
@@ -127,8 +135,11 @@ def by_status(answer: Answer) -> None:
 
 
 def throttled(answer: Answer) -> Throttled:
-    """By the header Retry-After, in seconds or as a date (RFC 9110 10.2.3) by the provider's own clock. That it takes
-    no time, or less than a moment, is nothing usable."""
+    """Return the throttle of a 429's Retry-After: seconds, or a date (RFC 9110 10.2.3).
+
+    A date counts from the provider's own clock, the Date header. A missing, unreadable or shorter pause than
+    `NOT_SAID_S` counts as no length.
+    """
     said = answer.headers.get("retry-after", "").strip()
     try:
         if said[:1].isdigit():
@@ -149,15 +160,15 @@ def encode(body: object) -> bytes:
 
 
 def decode(answer: Answer) -> dict[str, Any]:
-    """A JSON object. Raises ValueError."""
+    """Return the JSON object. Raise ValueError."""
     try:
         return msgspec.json.decode(answer.body, type=dict[str, Any])
     except msgspec.DecodeError:
-        raise ValueError("no JSON object") from None  # the cause would carry the answer into the log
+        raise ValueError("no JSON object") from None  # a cause would carry the answer into the log
 
 
 def text_of(fields: Mapping[str, Any], name: str) -> str:
-    """A text that is not empty; a number is written out. Raises KeyError, ValueError."""
+    """Return a non-empty text; a number is written out. Raise KeyError, ValueError."""
     value = fields[name]
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         raise ValueError(f"{name} is no text")
@@ -181,14 +192,16 @@ def object_of(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
 def each_of(
     said: Sequence[Any], name: str, references: Sequence[str], read: Callable[[str, Any], Result | SendError]
 ) -> list[Result | SendError]:
-    """What a batch's answer says of each reference, which is the items' `name`. What is lacking or cannot be read is
-    `Unanswered`; the others' answers stand."""
+    """Return one result per reference, from the batch answer's items with the reference under `name`.
+
+    A missing or unreadable item is `Unanswered`; the other items stand.
+    """
     items = {}
     for item in said:
         try:
             items[text_of(item, name)] = item
         except (KeyError, ValueError, TypeError):
-            continue  # of nobody we know
+            continue  # an item without a reference
     unread = Unanswered("the answer does not say, or cannot be read")
     results: list[Result | SendError] = []
     for reference in references:
@@ -200,5 +213,5 @@ def each_of(
 
 
 def digits(number: str) -> str:
-    """An E.164 number without its plus, as most providers want it."""
+    """Return an E.164 number without its plus, as most providers want."""
     return number.removeprefix("+")

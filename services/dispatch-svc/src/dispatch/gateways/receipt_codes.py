@@ -1,12 +1,13 @@
-"""Codes by which a receipt says what `Misconfigured` says of a submit: it was taken, and came to nothing because of our
-account, its money or our sender; so will the next, until somebody acts. Pure.
+"""DLR codes with the meaning of `Misconfigured`: accepted, then failed until a person acts. Pure.
+
+The cause is our account, its money or our sender; the next message fails too.
 
     whole account   Infobip, OVHcloud: no credit (DOMAIN 4.4). Plivo 900, 910: no credit, switched off; Twilio 30002:
                     suspended, for money too (their lists of error codes)
-    one sender      Infobip: its source, its sender; SMSFactor 6: its sender (DOMAIN 3.4, 4.4)
+    one sender      Infobip: source, sender; SMSFactor 6: sender (DOMAIN 3.4, 4.4)
 
-Only what a provider documents for receipts: in the answer to a submit a number may mean something else (Vonage 9, 15).
-Not here: SMSFactor 7, no route, as one may lack to one place; and what is said of a text.
+The tables hold only codes documented for DLRs: in the answer to a submit a number may mean something else (Vonage 9,
+15). Absent on purpose: SMSFactor 7, no route, since a route may lack for a single place; and codes about a text.
 """
 
 from collections.abc import Mapping

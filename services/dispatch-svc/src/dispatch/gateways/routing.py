@@ -1,7 +1,7 @@
-"""By which gateway a message goes: country, sender and category say which may, price says which rather, weight shares.
+"""The route of a message: country, sender and category filter, price ranks, weight shares.
 
-Pure, and without dice: a message's draw is made of its id, so it is the same when asked again; when a gateway closes,
-only its own share moves (rendezvous hashing: each gateway draws for itself, the highest has it).
+Pure, without randomness: the choice is a hash of the message id, so a repeat gives the same gateway, and a gateway that
+drops out moves only its own share (rendezvous hashing: each gateway draws for itself, the highest draw wins).
 """
 
 import math
@@ -14,8 +14,11 @@ from uuid import UUID
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What may go by a gateway; an empty set means any. `territories` as `common.sms.msisdn.territory_of` says them.
-    `price` of an SMS, in whatever currency, so long as it is one; the cheaper goes first. `weight` among equals."""
+    """The messages a gateway may take; an empty set means any.
+
+    `territories` as in `common.sms.msisdn.territory_of`. `price` of an SMS, in any one currency for all routes; the
+    cheaper route goes first. `weight` shares messages among routes of the same price.
+    """
 
     gateway: str
     territories: frozenset[str] = frozenset()
@@ -26,7 +29,7 @@ class Route:
 
 
 def ways(routes: Iterable[Route], *, territory: str, sender_id: str, category: str) -> list[Route]:
-    """Those a message may take, the cheapest first."""
+    """Return the routes open to a message, cheapest first."""
     found = [
         route
         for route in routes
@@ -38,13 +41,13 @@ def ways(routes: Iterable[Route], *, territory: str, sender_id: str, category: s
 
 
 def cheapest(ways: Sequence[Route], may_go: Callable[[str], bool]) -> list[Route]:
-    """Of those that may go at all, the ones of the lowest price."""
+    """Return the routes of the lowest price among the gateways that `may_go`."""
     open_ways = [route for route in ways if may_go(route.gateway)]
     return [route for route in open_ways if route.price == open_ways[0].price]
 
 
 def choose(equals: Sequence[Route], message_id: UUID) -> str | None:
-    """The gateway, of these; None where there is none."""
+    """Return the gateway for this message, or `None` without a route."""
     if len(equals) < 2:
         return equals[0].gateway if equals else None
     return max(equals, key=lambda route: (_draw(message_id, route), route.gateway)).gateway

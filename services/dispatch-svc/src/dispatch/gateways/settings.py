@@ -1,4 +1,4 @@
-"""PLACET_GATEWAYS: the accounts that messages leave by, and what may go by each. docs/providers.md has an example."""
+"""PLACET_GATEWAYS: the accounts for hand-offs, and the routes of each. docs/providers.md has an example."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,11 +15,11 @@ from dispatch.gateways.pool import Rates, Traffic
 from dispatch.gateways.routing import Route
 
 Territory = Annotated[str, Field(pattern=r"^[A-Z]{2}$")]
-Option = Annotated[str, Field(coerce_numbers_to_str=True)]  # `"binds": 4` is "4"
+Option = Annotated[str, Field(coerce_numbers_to_str=True)]  # `"binds": 4` becomes "4"
 
 
 class RouteSettings(BaseModel):
-    """What may go by this gateway; nothing named means any. See `routing.Route`."""
+    """A route of the gateway; an omitted field means any. See `routing.Route`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,10 +31,12 @@ class RouteSettings(BaseModel):
 
 
 class GatewaySettings(BaseModel):
-    """One account with one provider. `account`: as inbound-svc calls the one its receipts come to; `receipts`: the
-    whole name of that, where they come another way than by this provider. `rate` and `sender_rate`: messages a second,
-    over all processes. `batch`, `idempotent`, `adds_stop`, `echoes_reference`, `unicode`, `segments`: where this
-    account differs from its provider's module."""
+    """An account with a provider.
+
+    `account` is inbound-svc's name for the account that receives the DLRs; `receipts` is the full name of the
+    account where DLRs come by another provider. `rate` and `sender_rate` are messages a second, over all processes.
+    `batch`, `idempotent`, `adds_stop`, `echoes_reference`, `unicode` and `segments` override the provider's module.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -108,8 +110,11 @@ class GatewaySettings(BaseModel):
 def traffic_of(
     gateways: Sequence[GatewaySettings], settings: ServiceSettings, *, timeout_s: float, submits: int, part: float
 ) -> Traffic:
-    """Opens the gateways: close it. `submits`: how many of one gateway's there may be at once, over its lanes. `part`:
-    of its rates, what is this traffic's."""
+    """Open the gateways and return their pool; the caller closes the pool.
+
+    `submits` is how many submits of a gateway run at once, over both lanes. `part` is this pool's share of the
+    rates.
+    """
     return Traffic(
         [each.gateway_with_secrets(settings, timeout_s=timeout_s, submits=submits) for each in gateways],
         [Route(each.name, **route.model_dump()) for each in gateways for route in each.routes],

@@ -59,7 +59,7 @@ def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendEr
 
 
 def _readable(answer: Answer) -> list[_Answer]:
-    """Those of a batch's answers that can be read, where one cannot."""
+    """Return the readable answers of a batch with an unreadable answer."""
     found = []
     for each in list_of(decode(answer), "results"):
         with contextlib.suppress(msgspec.ValidationError):

@@ -1,7 +1,10 @@
-"""Sinch SMS (XMS) batches: JSON, a bearer token (DOMAIN 4.1). A batch is one text to up to 1,000 people, with one id
-and one `client_reference` for all of them: ours are batches of one, so that each message has its own. Receipts name
-batch and recipient. Batches of the last 24 h are listed by `client_reference` (developers.sinch.com, list batches). Of
-its 403s one is of a number and not of the account (community.sinch.com, common SMS HTTP statuses)."""
+"""Sinch SMS (XMS) batches: JSON, a bearer token (DOMAIN 4.1).
+
+A Sinch batch is one text to up to 1,000 people, with one id and one `client_reference` for all. Placet sends batches of
+a single person, so that each message has its own. DLRs name batch and recipient. Sinch lists the batches of the last 24
+h by `client_reference` (developers.sinch.com, list batches). A 403 with an illegal number type concerns the number, not
+the account (community.sinch.com, common SMS HTTP statuses).
+"""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -26,7 +29,7 @@ NEEDS = ("user", "secret")  # service plan and its token
 OPTIONS: Mapping[str, bool] = {}
 capabilities = Capabilities(looks_up=True)
 
-OF_MESSAGE = b"llegal_number_type"  # without its first letter in some answers
+OF_MESSAGE = b"llegal_number_type"  # some answers lack the first letter
 
 
 def request(messages: Sequence[Submit], account: Account, now: datetime) -> Request:
@@ -64,5 +67,5 @@ def found(answer: Answer, reference: str, subject_id: str) -> Result | None:
 
 
 def _identity(batch: Mapping[str, object], subject_id: str) -> str:
-    """As inbound-svc names its receipts."""
+    """Return the provider reference as inbound-svc names it in DLRs."""
     return f"{text_of(batch, 'id')}/{subject_id}"

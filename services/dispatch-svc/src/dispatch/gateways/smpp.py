@@ -1,24 +1,24 @@
-"""SMPP 3.4 (`smpp34`): several binds as transmitter, a window each, one message in as many parts as it needs.
+"""SMPP 3.4 (`smpp34`): several binds as transmitter, a window each, long messages in parts.
 
 A long message goes in parts under one header (UDH, 3GPP TS 23.040 9.2.3.24.1), or whole as `message_payload` where the
-account says so. Only the last part asks for a receipt, and its id is the message's: one message, one receipt.
+account's options say so. Only the last part asks for a DLR and gives the message its id, so each message has one DLR.
 
-    no connection, no bind, no place in the window in time    Unreachable
-    these, and the permit had lapsed by then                  Late
+    no connection, bind or place in the window in time        Unreachable
+    a place in the window, but the permit had lapsed          Late
     ESME_RTHROTTLED, ESME_RMSGQFUL                            Throttled
-    ESME_RINVBNDSTS                                           Unreachable: it holds no bind of ours
+    ESME_RINVBNDSTS                                           Unreachable: the operator holds no bind of ours
     ESME_RINVSRCADR                                           Misconfigured, of the sender
-    flags, credentials, service type, kinds of addresses      Misconfigured: they are the same in all that we send
-    "system", "unknown" and "temporary application error"     Unanswered, as are silence, a session that ends and half
-                                                              a message
+    flags, credentials, service type, kinds of addresses      Misconfigured: the same in every message of ours
+    "system", "unknown" and "temporary application error"     Unanswered, as are silence, an ended session and half a
+                                                              message
     any other status                                          Refused
 
-After ESME_RINVBNDSTS, and after a submit that nobody answered while nobody else was answered either, a bind takes what
-comes next over a new session.
+A bind opens a new session after ESME_RINVBNDSTS, and after a submit unanswered for more than half the timeout while no
+other submit was answered either.
 
-What this library does not do: it says of a refused bind (a wrong password) only that it timed out, so that is
-`Unreachable`, and the operator has to be asked; and it acknowledges a `deliver_sm` before we have it. So we bind as
-transmitter and take neither MOs nor receipts here: the operator brings them by HTTP or Kafka.
+The library reports a refused bind (a wrong password) only as a timeout, so the gateway says `Unreachable` and the
+operator must be asked. The library also acknowledges a `deliver_sm` before Placet has stored it. So Placet binds as
+transmitter and takes neither MOs nor DLRs here: the operator delivers them by HTTP or Kafka.
 """
 
 import asyncio
@@ -59,7 +59,8 @@ capabilities = Capabilities()
 
 BINDS, WINDOW, PORT = 2, 20, 2775
 CONNECT_S = 2.0
-REST_S = 0.25  # after a bind that failed: shorter than the gateway rests, or that would rest twice for one failure
+# after a failed bind: below the breaker's cool-down, or a probe would meet the old failure and trip the breaker again
+REST_S = 0.25
 UNBIND_S = 1.0
 ALPHANUMERIC, INTERNATIONAL = 5, 1  # type of number
 ISDN = 1  # numbering plan
@@ -70,16 +71,19 @@ OCTETS, PART_OCTETS = {GSM: 160, UCS2: 140}, {GSM: 153, UCS2: 134}
 THROTTLED = (0x14, 0x58)  # queue full, throttled
 NOT_BOUND = 0x04
 INVALID_SOURCE = 0x0A
-# flags, credentials, service type, kinds of addresses: each message of ours has the same (SMPP 3.4, 5.1.3)
+# flags, credentials, service type, kinds of addresses (SMPP 3.4, 5.1.3)
 OURS = (0x07, 0x0D, 0x0E, 0x0F, 0x15, 0x48, 0x49, 0x50, 0x51, 0x53)
-WHO_KNOWS = (0x08, 0x64, 0xFF)  # system error, the receiver's application for now, unknown
+WHO_KNOWS = (0x08, 0x64, 0xFF)  # system error, temporary error of the receiver's application, unknown error
 PART_TRIES, PART_PAUSE_S = 5, 0.2
 
 
 @dataclass(slots=True, eq=False)
 class _Session:
-    """`of_no_use`: it holds no bind of ours, or answers nobody, though its connection stays. What is in flight may end
-    on it, and nothing new begins."""
+    """A session with the operator.
+
+    `of_no_use`: the operator holds no bind of ours, or answers no submit, though the connection stays. Submits in
+    flight may end on the session, and no new submit begins.
+    """
 
     client: smpp34.Client
     smsc: smpp34.Smsc
@@ -88,17 +92,17 @@ class _Session:
     of_no_use: bool = False
 
     async def give_back(self) -> None:
-        with contextlib.suppress(smpp34.SmppError, TimeoutError, OSError, RuntimeError):  # it may have ended
+        with contextlib.suppress(smpp34.SmppError, TimeoutError, OSError, RuntimeError):  # the session may have ended
             async with asyncio.timeout(UNBIND_S):
-                await (
-                    self.smsc.unbind()
-                )  # or the operator counts it among our binds until it notices, and refuses others
+                await self.smsc.unbind()  # or the operator goes on counting the bind, and refuses others
         await self.client.stop()
 
 
 class SmppGateway:
-    """`submits`: how many submits there are at once. What is in flight fits the windows, so that a message never waits
-    for its place longer than its permit lasts."""
+    """A gateway over SMPP. `submits` is how many submits run at once.
+
+    The messages in flight fit the windows, so that no message waits for a place longer than its permit lasts.
+    """
 
     def __init__(
         self, name: str, account: Account, *, timeout_s: float, submits: int, capabilities: Capabilities = capabilities
@@ -112,7 +116,7 @@ class SmppGateway:
         self._as_payload = account.options.get("long_messages") == "payload"
         self._binds = [_Bind(account, window) for _ in range(binds)]
         self._turn = itertools.cycle(self._binds)
-        self._references = itertools.count(random.randrange(256))  # noqa: S311 of the last process, parts may be on their way
+        self._references = itertools.count(random.randrange(256))  # noqa: S311 the last process's parts may be under way
 
     async def submit(self, messages: Sequence[Submit]) -> Sequence[Result | SendError]:
         until = asyncio.get_running_loop().time() + self.timeout_s
@@ -125,8 +129,11 @@ class SmppGateway:
         await asyncio.gather(*(bind.close() for bind in self._binds))
 
     def _next_bind(self) -> "_Bind":
-        """Each in turn. One whose session is of no use and still has messages is passed over, where there is another:
-        beside that session a new one may be more than the operator allows."""
+        """Return the next bind in turn, passing over a useless session with messages still in flight.
+
+        A new session beside such a session may exceed the operator's limit. Without another bind, the first
+        bind serves.
+        """
         return next((bind for bind in itertools.islice(self._turn, len(self._binds)) if bind.is_ready), self._binds[0])
 
     async def _alone(self, m: Submit, until: float) -> Result | SendError:
@@ -187,8 +194,11 @@ class SmppGateway:
 
 
 class _Bind:
-    """One session, made when first needed and again when it has ended or is of no use; an attempt, and its failure, is
-    everybody's who waits for it. `window`: places for messages, which the library says it keeps and does not."""
+    """A bind: its session is opened on demand, and reopened once ended or useless.
+
+    All waiting messages share an attempt, and its failure. `window` limits the messages in flight: the library
+    claims to keep a window, and does not.
+    """
 
     def __init__(self, account: Account, window: int) -> None:
         self._account = account
@@ -204,14 +214,17 @@ class _Bind:
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[_Session]:
-        """Raises Unreachable: nothing was begun. Who stops waiting leaves the attempt to the others."""
+        """Yield a session. Raise Unreachable: not begun.
+
+        A cancelled caller leaves the attempt to the other callers.
+        """
         while True:
             if self._attempt is None or (self._attempt.done() and time.monotonic() >= self._rests_until):
                 self._attempt = asyncio.create_task(self._found())
             found = await asyncio.shield(self._attempt)
             if isinstance(found, Unreachable):
                 raise found
-            if found is self._open:  # else it is being given back meanwhile, and another is on its way
+            if found is self._open:  # else the session is being unbound, and another attempt follows
                 break
         found.in_flight += 1
         try:
@@ -227,7 +240,7 @@ class _Bind:
         held = self._open
         if held is not None and (held.of_no_use or not await held.client.is_alive()):
             self._open = None
-            if not held.in_flight:  # else the last of them gives it back
+            if not held.in_flight:  # else the last message in flight unbinds
                 await held.give_back()
         if self._open is None:
             at = urlsplit(self._account.url or "")
@@ -245,7 +258,7 @@ class _Bind:
                 async with asyncio.timeout(CONNECT_S + 1):
                     self._open = _Session(client, await client.connect())
             except (smpp34.SmppError, TimeoutError, OSError, RuntimeError) as error:
-                await client.stop()  # or an operator that lets it in late holds a bind that nobody uses
+                await client.stop()  # or an operator that accepts late holds an unused bind
                 self._rests_until = time.monotonic() + REST_S
                 return Unreachable(type(error).__name__)
         return self._open
@@ -260,7 +273,7 @@ class _Bind:
 
 
 def parts_of(text: str, reference: int, *, as_payload: bool = False) -> tuple[int, list[bytes]]:
-    """(data_coding, what each part holds, with its header where there are several). No character is cut in two."""
+    """Return (data_coding, octets of each part, with a header where several). No character is cut in two."""
     septets = gsm7.encode(text)
     coding = UCS2 if septets is None else GSM
     whole = text.encode("utf-16-be") if septets is None else septets

@@ -1,7 +1,10 @@
-"""SMSFactor single sends: JSON, a bearer token (DOMAIN 4.1; dev.smsfactor.com, getting started and campaign). `status`
-1 is taken; what becomes of a message says the counts beside it, since ours are of one. -8 is a moderation that most
-campaigns pass: taken where it names its ticket. `pushtype` marketing gets the STOP mention appended; that a text is
-`unicode` it has to be told."""
+"""SMSFactor single sends: JSON, a bearer token (DOMAIN 4.1).
+
+Source: dev.smsfactor.com, getting started and campaign. `status` 1 means accepted; the counts beside the status tell
+the outcome, since Placet sends one message a request. -8 is a moderation passed by most campaigns: accepted where the
+answer names a ticket. SMSFactor appends the STOP mention to `pushtype` marketing. `unicode` must be set for a UCS-2
+text.
+"""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -35,8 +38,8 @@ capabilities = Capabilities(adds_stop=True)
 
 TAKEN, MODERATED = "1", "-8"
 OURS = ("-1", "-3")  # authentication, credits
-REFUSED = ("-2", "-4", "-5", "-6", "-7")  # what was asked cannot be read, or names what there is not
-REFUSALS = ("invalid", "npai", "duplicated", "flood", "not_allowed", "country_limit")  # each a count
+REFUSED = ("-2", "-4", "-5", "-6", "-7")  # an unreadable request, or an unknown name in it
+REFUSALS = ("invalid", "npai", "duplicated", "flood", "not_allowed", "country_limit")  # counts of refused messages
 
 
 def request(messages: Sequence[Submit], account: Account, now: datetime) -> Request:
@@ -69,11 +72,11 @@ def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendEr
         return [Result("rejected", None, "blacklisted", blocked=True)]
     if refused := next((name for name in REFUSALS if _count(said, name)), None):
         raise Refused(refused)
-    if status == TAKEN and _count(said, "sent") == 0:  # left out, and by a count that we do not know
+    if status == TAKEN and _count(said, "sent") == 0:  # left out under an unknown count
         raise Refused("sent_0")
     return [Result("accepted", text_of(said, "ticket"), None)]
 
 
 def _count(said: Mapping[str, object], name: str) -> int | None:
-    """None where it does not say. Raises ValueError."""
+    """Return the count, or `None` when absent. Raise ValueError."""
     return int(text_of(said, name)) if name in said else None

@@ -1,9 +1,10 @@
-"""Telnyx messages from an alphanumeric sender: JSON, a bearer token, one a request (DOMAIN 4.1). Errors are a list of
-objects with `code` (developers.telnyx.com, messaging error codes; DOMAIN 4.3).
+"""Telnyx messages from an alphanumeric sender: JSON, a bearer token, one message a request (DOMAIN 4.1).
 
-`Idempotency-Key` makes a second request within 24 h the same, at those endpoints whose reference says so: this one's
-does not (developers.telnyx.com, idempotency). The key goes along all the same; who has Telnyx's word for it says
-`idempotent` in the account.
+Errors are a list of objects with `code` (developers.telnyx.com, messaging error codes; DOMAIN 4.3).
+
+`Idempotency-Key` prevents a second SMS within 24 h only at endpoints whose reference says so, and this endpoint's does
+not (developers.telnyx.com, idempotency). Placet sends the key anyway; an operator with Telnyx's word sets `idempotent`
+in the account.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,12 +31,12 @@ OPTIONS: Mapping[str, bool] = {"messaging_profile_id": True}
 capabilities = Capabilities()
 
 BLOCKED = "40300"
-OF_A_STOP = ("stop message", "block rule")  # in its title, in its detail: a profile that lacks has the same code
+OF_A_STOP = ("stop message", "block rule")  # words of title and detail: a missing profile has the same code
 LATER = ("10011", "40002", "40006", "40318")
-OF_SENDER = ("40003", "40013", "40305", "40306", "40307", "40315")  # blocked for good, or none of this profile's
+OF_SENDER = ("40003", "40013", "40305", "40306", "40307", "40315")  # blocked for good, or absent from this profile
 # our callback URL, money, the profile, messaging not switched on
 OURS = ("10003", "20100", "40311", "40312", "40313", "40314", "40321")
-OF_MESSAGE = ("40001", "40012", "40309", "40310")  # no mobile, no number, a region that the profile does not name
+OF_MESSAGE = ("40001", "40012", "40309", "40310")  # no mobile, no number, a region outside the profile
 
 
 def request(messages: Sequence[Submit], account: Account, now: datetime) -> Request:
@@ -69,7 +70,7 @@ def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendEr
 
 
 def _error(answer: Answer) -> tuple[str, str]:
-    """(code, title and detail in small letters) of the first error; empty where there is none."""
+    """Return (code, title and detail in lower case) of the first error; empty without an error."""
     if 200 <= answer.status < 300:
         return "", ""
     try:

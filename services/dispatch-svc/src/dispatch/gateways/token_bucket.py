@@ -1,6 +1,6 @@
-"""How many may go now: a bucket of one second, and places in a queue for the rest. Pure: `now` in monotonic seconds.
+"""A token bucket of one second, and places in a queue for the remaining messages. Pure: `now` in monotonic seconds.
 
-The share of a limit that is one process's is limit x partitions held / partitions: no coordinator (docs/providers.md).
+A process's share of a limit is limit x partitions held / partitions: no coordinator (docs/providers.md).
 """
 
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """`tokens` at the instant `at`; `next_place`: when the next message that has to wait may come back."""
+    """`tokens` at the instant `at`. `next_place`: the return time of the last message queued."""
 
     tokens: float
     at: float
@@ -20,14 +20,14 @@ def full(per_s: float, now: float) -> Bucket:
 
 
 def take(bucket: Bucket, per_s: float, wanted: int, now: float) -> tuple[Bucket, int]:
-    """How many of `wanted` may go at `now`, and the bucket without them."""
+    """Return the bucket after the messages go, and how many of `wanted` may go at `now`."""
     tokens = min(_most(per_s), bucket.tokens + max(0.0, now - bucket.at) * per_s)
     may = min(wanted, int(tokens + 1e-9))
     return replace(bucket, tokens=tokens - may, at=max(bucket.at, now)), may
 
 
 def place(bucket: Bucket, per_s: float, now: float) -> tuple[Bucket, float]:
-    """When the next message that has to wait may come back: one after the other, at the rate."""
+    """Queue one message: return the bucket and the return time, one message after another at the rate."""
     at = max(bucket.next_place, now) + 1 / per_s
     return replace(bucket, next_place=at), at
 

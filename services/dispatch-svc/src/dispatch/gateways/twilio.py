@@ -1,6 +1,9 @@
-"""Twilio Programmable Messaging: a form, one message a request, JSON back (DOMAIN 4.1). Errors are a JSON object with
-`code`: api/errors of its documentation; classes as DOMAIN 4.4, opted out as 4.3. Two are of one message alone: a region
-that is not switched on (21408) refuses it, the hours of the recipient's place (30610) put it off."""
+"""Twilio Programmable Messaging: a form, one message a request, JSON back (DOMAIN 4.1).
+
+Errors are a JSON object with `code` (Twilio's documentation, api/errors); classes as DOMAIN 4.4, opted out as 4.3. Two
+codes concern a single message: a disabled region (21408) refuses the message, the quiet hours of the recipient's place
+(30610) delay it.
+"""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -16,13 +19,13 @@ OPTIONS: Mapping[str, bool] = {"messaging_service_sid": False}  # instead of the
 capabilities = Capabilities()
 
 OPTED_OUT = "21610"
-OF_SENDER = ("21212", "21603", "21606", "21659", "21660", "21661")  # no `From`, or none that may write for us
-# a trial account; our callback URL; our messaging service; filtered for what it says: the account is at stake
+OF_SENDER = ("21212", "21603", "21606", "21659", "21660", "21661")  # no `From`, or a `From` not allowed for us
+# a trial account; our callback URL; our messaging service; a filtered text: the account is at stake
 OURS = ("21608", "21609", "21701", "21705", "30007")
 LATER = ("20429", "21611", "30001", "63017", "63018")
 BUSY_S = 5.0
 QUIET_HOURS = "30610"
-QUIET_S = 300.0  # it does not say when they end
+QUIET_S = 300.0  # Twilio does not say when the hours end
 
 
 def request(messages: Sequence[Submit], account: Account, now: datetime) -> Request:
@@ -60,7 +63,7 @@ def read(answer: Answer, messages: Sequence[Submit]) -> Sequence[Result | SendEr
 
 
 def _code(answer: Answer) -> str:
-    """Of an error's body; "" where it has none."""
+    """Return the code of an error's body, or "" without a code."""
     try:
         return str(decode(answer)["code"])
     except (KeyError, ValueError, TypeError):

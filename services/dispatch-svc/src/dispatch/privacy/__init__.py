@@ -1,1 +1,1 @@
-"""What dispatch-svc erases, tells and no longer keeps of a person."""
+"""Personal data in dispatch-svc: copies, erasure and retention."""

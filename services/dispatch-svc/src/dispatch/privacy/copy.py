@@ -1,5 +1,4 @@
-"""What dispatch-svc holds of a person: every message with its text and its decision, opt-outs enforced, and providers
-that do not deliver to them."""
+"""The copy of a person's data: messages with text and decision, enforced opt-outs, provider blocks."""
 
 from collections.abc import Sequence
 

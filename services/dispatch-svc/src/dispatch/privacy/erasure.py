@@ -1,16 +1,15 @@
-"""What dispatch-svc erases of a person: the numbers and texts of their messages, and by which text an opt-out was said.
+"""The erasure of a person: numbers and texts of messages, and the text behind each opt-out.
 
-What still waits is denied first (`erased`), but for a code or a notice that was asked for since. While a message is
-being handed off nothing is erased: the operator has its number and text in hand, and its outcome must find its row; the
-next look comes half a second later. All of it is locked before it is looked at, so that it is looked at once. The rows
-stay, under the keyed hash, with their verdicts and outcomes: the accounts add up, and the consent projection goes on
-denying.
+Waiting messages are denied first (`erased`), except a code or a notice requested since. While a message is being handed
+off, the person is not erased: the operator has number and text in hand, and the outcome must find its row; the next
+poll follows half a second later. The erasure locks the rows before the check. The rows stay, under the keyed hash, with
+verdicts and outcomes: the tallies add up, and the consent projection goes on denying.
 
-People of one partition are erased in one transaction: while it waits for an opt-out, those of other partitions do not
-wait for it.
+People of one partition are erased in one transaction: while this transaction waits for an opt-out, other partitions do
+not wait.
 
-A request of before the erasure that comes late is denied by the gate, whatever its category, and marketing whenever it
-was asked for, until the person has come back; it is stored without number and text (`clearance.py`).
+The gate denies a late request from before the erasure, whatever its category, and any marketing until the person has
+come back; the row is stored without number and text (`gate/clearance.py`).
 """
 
 from collections.abc import Mapping
@@ -38,7 +37,7 @@ class Erasing:
         return partition_of(subject_id, self.partitions)
 
     async def erase(self, tx: AsyncConnection, asked: Mapping[str, datetime]) -> Mapping[str, Erased]:
-        """Of people of one partition."""
+        """Erase people of one partition, and return the tallies; a person with a hand-off under way is absent."""
         [partition] = {self.partition(subject_id) for subject_id in asked}
         await store.lock_partition(tx, partition, marketing=True, planned_now=True)
         sending = await store.lock_what_goes(tx, list(asked))

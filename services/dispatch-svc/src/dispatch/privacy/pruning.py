@@ -1,7 +1,7 @@
-"""How long dispatch-svc keeps what. docs/retention.md has the reasons, and where each period comes from.
+"""The retention periods of dispatch-svc. docs/retention.md has the reasons and sources.
 
-A message loses its number and text long before its row goes: the row is what makes the same request a duplicate, what a
-late receipt finds, and the decision with its reasons. What has not come to an end loses nothing, however old.
+A message loses number and text long before its row goes: the row makes a repeated request a duplicate, matches a late
+DLR, and holds the decision with its reasons. A message without an end loses no data, however old.
 """
 
 from datetime import timedelta
@@ -11,21 +11,21 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from common.privacy.pruning import DEAD_LETTERS, Policy, Pruned
 
-EARLY_RECEIPTS_KEPT = timedelta(days=1)  # a submit is answered within seconds; the rest is of no message of ours
-LATE_DAYS = 7  # receipts go on coming for so long (CM.com, DOMAIN 3.1), and Kafka remembers as long
+EARLY_RECEIPTS_KEPT = timedelta(days=1)  # a submit is answered within seconds: an older DLR matches no message of ours
+LATE_DAYS = 7  # the longest delay of a DLR (CM.com, DOMAIN 3.1), and the retention of Kafka
 ENDED = "status NOT IN ('pending', 'deferred', 'sending')"
-WITH_CONTENT = "number IS NOT NULL OR text IS NOT NULL"  # spelled as the index that finds it
+WITH_CONTENT = "number IS NOT NULL OR text IS NOT NULL"  # spelled as in the index
 BARE = "number IS NULL AND text IS NULL"
 
 
 class Periods(BaseModel):
-    """Days. What comes late must still find its message."""
+    """Retention periods in days. A late DLR must still find its message."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     contents_days: int = Field(35, ge=LATE_DAYS)
-    messages_days: int = Field(1826, ge=LATE_DAYS)  # 5 years: who disputes a message may sue as long (DOMAIN 1.4)
-    enforcements_days: int = Field(1096, ge=LATE_DAYS)  # 3 years, as what tells of an opposition: DOMAIN 1.4
+    messages_days: int = Field(1826, ge=LATE_DAYS)  # 5 years: the limitation period of a dispute (DOMAIN 1.4)
+    enforcements_days: int = Field(1096, ge=LATE_DAYS)  # 3 years, as the evidence of an objection: DOMAIN 1.4
 
     @model_validator(mode="after")
     def _the_content_goes_first(self) -> Self:
@@ -43,7 +43,7 @@ def policy(periods: Periods) -> Policy:
                 "message",
                 "requested_at",
                 timedelta(days=periods.contents_days),
-                # counted from its end: what was deferred for long has its receipts still before it
+                # counted from the end: DLRs of a message deferred for long are still to come
                 where=f"({WITH_CONTENT}) AND {ENDED} AND coalesce(handed_off_at, decided_at, requested_at) < :before",
                 strips=("number", "text"),
             ),

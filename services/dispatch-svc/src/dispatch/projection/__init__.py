@@ -1,1 +1,1 @@
-"""What dispatch knows of consents, senders and campaigns: applied, kept fresh, compared, rebuilt."""
+"""The projection of consents, senders and campaigns: applied, kept fresh, reconciled, rebuilt."""

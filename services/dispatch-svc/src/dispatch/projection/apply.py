@@ -1,8 +1,8 @@
-"""What dispatch knows of consent, senders and campaigns: upserts guarded by version, rebuilt from zero by replaying.
+"""The projection of consents, senders and campaigns: upserts guarded by version, rebuilt from zero by replay.
 
-A consent that cannot be read makes its subject `unreadable`, and the gate denies; without a readable key the partition
-halts, since nobody could tell whose opt-out was missed. So does a state that forgets a STOP which is known here
-(`loosening.py`): consent-svc has lost it.
+An unreadable consent makes its subject `unreadable`, and the gate denies. Without a readable key the partition halts,
+since the missed opt-out could be anyone's. A state that forgets a known STOP (`loosening.py`) also makes its subject
+`unreadable`: consent-svc has lost the STOP.
 
 [n]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process: an opt-out [17, 18], a control
 [34, 35].
@@ -38,14 +38,17 @@ def subscriptions() -> list[Subscription]:
     return [
         Subscription(store.CONSENTS_GROUP, STATES, apply_states, on_poison=mark_unreadable, wait_ms=URGENT_MS),
         Subscription("dispatch.senders", SENDERS, apply_senders),
-        # one at a time: each waits for who is deciding, and whoever then wants to decide waits for it
+        # a single record: a control waits for running decisions, and further decisions wait for the control
         Subscription("dispatch.controls", CONTROLS, apply_controls, max_records=1),
     ]
 
 
 async def apply_states(tx: AsyncConnection, batch: list[Received]) -> After | None:
-    """Newer states replace older ones; each opt-out among them is enforced now or when its last message settles, and
-    what waited for a review is decided again once that is over."""
+    """Apply states of one partition: newer states replace older ones.
+
+    Each opt-out among them is enforced now or with the outcome of the person's last message in flight. Messages
+    held for a review are decided again once the review is over.
+    """
     await store.lock_decisions_out(tx, batch[0].partition)
     events = [r.event for r in batch if isinstance(r.event, ConsentStateChanged)]
     known = await store.known_subjects(tx, [e.subject_id for e in events])
@@ -81,7 +84,7 @@ async def apply_states(tx: AsyncConnection, batch: list[Received]) -> After | No
 
 
 def newer(states: Iterable[ConsentStateChanged], known: Mapping[str, store.Known]) -> list[ConsentStateChanged]:
-    """The states that are newer than what is known, in the order of (subject_id, version), each version once."""
+    """Return the states newer than the known ones, ordered by (subject_id, version), each version once."""
     found = {
         (state.subject_id, state.version): state
         for state in states
@@ -98,8 +101,10 @@ async def put_states(
     *,
     generation: store.Generation = "subject",
 ) -> list[ConsentStateChanged]:
-    """Keep what is believed of each subject, and mark as unreadable each whose newest state forgets a STOP; returns
-    what is kept. `states`: as `newer` returns them."""
+    """Store the believed state of each subject, and mark a subject unreadable when its newest state forgets a STOP.
+
+    Return the stored states. `states` come from `newer`.
+    """
     newest, loosened = [], []
     for subject_id, some in groupby(states, key=attrgetter("subject_id")):
         state, forgets = believed(known[subject_id].stops if subject_id in known else NO_STOPS, list(some))
@@ -119,18 +124,21 @@ async def put_states(
 
 
 def _said_before(erasure: Asked | None, at: datetime) -> bool:
-    """By a text that was erased since: its opt-out counts, and which it was is not kept (`empty_enforcements`)."""
+    """Return whether the text behind the opt-out was erased since.
+
+    The opt-out counts, but its reference is not stored (`empty_enforcements`).
+    """
     return erasure is not None and at <= erasure.at
 
 
 def published(batch: Sequence[Received]) -> dict[tuple[str, int], store.Published]:
-    """Of each (subject_id, version)."""
+    """Return time and offset of each (subject_id, version)."""
     states = ((r.event, r) for r in batch if isinstance(r.event, ConsentStateChanged))
     return {(event.subject_id, event.version): store.Published(r.published_at, r.offset) for event, r in states}
 
 
 async def mark_unreadable(tx: AsyncConnection, key: str | None, partition: int, offset: int) -> None:
-    """Poison on consent. Raises Stopped when we cannot tell whose it was."""
+    """Mark the subject of a poison consent unreadable. Raise Stopped when the subject cannot be read."""
     if key is None:
         raise Stopped(f"partition {partition} of {STATES.name} holds a state whose subject cannot be read")
     await store.lock_decisions_out(tx, partition)
@@ -147,6 +155,6 @@ async def apply_senders(tx: AsyncConnection, batch: list[Received]) -> After | N
 
 async def apply_controls(tx: AsyncConnection, batch: list[Received]) -> After | None:
     controlled = (received.event for received in batch if isinstance(received.event, CampaignControlled))
-    for event in sorted(controlled, key=attrgetter("campaign_id")):  # in the order in which decisions lock them
+    for event in sorted(controlled, key=attrgetter("campaign_id")):  # the order in which decisions lock campaigns
         await store.put_control(tx, event)
     return None

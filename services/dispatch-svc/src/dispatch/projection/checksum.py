@@ -1,8 +1,8 @@
-"""Is what dispatch knows of consents what consent-svc says? Its sums (`StatesSummed`) beside our own (ADR-0043).
+"""The reconciliation of the projection with consent-svc, by projection checksums (`StatesSummed`, ADR-0043).
 
-Sums of a snapshot are compared once our watermark has passed it: then we have all that is in it. A slice in which
-somebody was told of since it was begun is left out, as those may be newer with us; every other must be the same. Memory
-is of the slices, not of the people.
+Checksums of a snapshot are compared once our watermark has passed the snapshot, so that the projection holds all of it.
+A slice with a state published since the snapshot began is left out, as the projection may be newer; every other slice
+must be equal. Memory grows with the slices, not with the people.
 """
 
 import logging
@@ -32,13 +32,16 @@ COMPARED = gauge(
 )
 
 LOOK_EVERY_S = 5.0
-NAMED = 20  # slices that are written to the log
-CLOCKS_APART = timedelta(seconds=5)  # of the relay that published a state, and of whoever summed
+NAMED = 20  # slices named in the log
+CLOCKS_APART = timedelta(seconds=5)  # clock difference of the publishing relay and the summing process
 
 
 @dataclass(slots=True)
 class Comparing:
-    """`newest`: when the sums that were compared last were begun; before the first, when the process was."""
+    """The reconciliation timer.
+
+    `newest` is the start of the snapshot compared last; before the first comparison, the start of the process.
+    """
 
     database: Database
     partitions: int
@@ -52,8 +55,8 @@ class Comparing:
         return Worker(timer.name, timer.run)
 
     async def compare(self) -> bool:
-        """Sums that were not compared yet, once we have all that is in them."""
-        self._tell_age()  # first: it shows while comparing fails
+        """Compare new checksums once the projection holds all states in them."""
+        self._tell_age()  # first, so that the age shows while the comparison fails
         async with self.database.begin() as tx:
             theirs = await store.sums_to_compare(tx)
             if theirs is not None and await self._has_all(tx, theirs):
@@ -62,7 +65,7 @@ class Comparing:
         if result is not None:
             DIFFERING.set(len(result.differing))
             MOVING.set(result.moving)
-            if result.compared_at is not None:  # else there are sums that wait for it
+            if result.compared_at is not None:  # else newer checksums wait for a comparison
                 self.newest = result.begun_at
                 self._tell_age()
         return False
@@ -91,7 +94,7 @@ NOBODY = (0, 0)
 
 
 async def keep(tx: AsyncConnection, batch: list[Received]) -> After | None:
-    """The newest of them."""
+    """Store the newest checksums of the batch."""
     told = [received.event for received in batch if isinstance(received.event, StatesSummed)]
     if told:
         newest = max(told, key=lambda event: event.begun_at)
@@ -100,7 +103,7 @@ async def keep(tx: AsyncConnection, batch: list[Received]) -> After | None:
 
 
 async def consents_are_the_same(held: Resources[Any]) -> str | None:
-    """A remark of readiness: somebody has to look, and everything goes on meanwhile."""
+    """Return a readiness warning when slices differ: a person has to act, and the service goes on meanwhile."""
     async with held.database.begin() as tx:
         result = await store.compared(tx)
     if result is None or not result.differing:

@@ -1,5 +1,7 @@
-"""How old what is known of consents is, and how far a rebuild of it has come: looked at every second, also while nobody
-asks. That marketing is held because it is too old is told to other services, once it has lasted (`hold.py`)."""
+"""The freshness of the projection and the progress of a rebuild, polled every second.
+
+The poll also publishes the marketing hold to other services, once stale consent has lasted (`hold.py`).
+"""
 
 import logging
 import math
@@ -64,7 +66,10 @@ class Freshness:
         return False
 
     async def _tell(self, tx: AsyncConnection, marks: Sequence[datetime | None], now: datetime) -> HoldChanged | None:
-        """Of all partitions together: as soon as one is held, and not before all go on."""
+        """Store the hold over all partitions, and return a new announcement.
+
+        A hold starts with the first stale partition and ends once every partition is fresh.
+        """
         before = await store.lock_hold(tx)
         held = not all(is_fresh(as_of, now, self.limits) for as_of in marks)
         known = looked(before, held, now, self.told_after)
@@ -89,7 +94,7 @@ def age_of(as_of: datetime | None, now: datetime) -> float:
 
 
 async def consent_is_fresh(held: Resources[Any], limits: Limits) -> str | None:
-    """Why marketing is held, or None: the projection is older than what the gate accepts."""
+    """Return why marketing is held, or `None`: the projection is older than the gate accepts."""
     async with held.database.begin() as tx:
         as_of = await applied_watermark(tx, store.CONSENTS_GROUP, STATES, held.settings.partitions)
     if as_of is None:

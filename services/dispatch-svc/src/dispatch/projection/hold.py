@@ -1,5 +1,6 @@
-"""When it is told that marketing is held, and that it goes on: once whatever is so has been so for a while, so that a
-watermark that comes and goes, a restart or a rebalance is no news. Pure.
+"""The announcement of a marketing hold and of its end. Pure.
+
+An announcement needs a lasting observation, so that a flickering watermark, a restart or a rebalance is not published.
 """
 
 from datetime import datetime, timedelta
@@ -9,8 +10,11 @@ from msgspec.structs import replace
 
 
 class Hold(msgspec.Struct, frozen=True, gc=False):
-    """What was told last, of all partitions and processes: of a hold, `since`, and `ended_at` once it was over.
-    `otherwise_since`: what is so is not what was told, and was so at each look since then."""
+    """The last announcement, of all partitions and processes.
+
+    `since` is the start of the hold, `ended_at` its end. `otherwise_since`: since when every observation has
+    contradicted the announcement.
+    """
 
     version: int = 0
     since: datetime | None = None
@@ -23,7 +27,7 @@ class Hold(msgspec.Struct, frozen=True, gc=False):
 
 
 def looked(told: Hold, held: bool, now: datetime, told_after: timedelta) -> Hold:
-    """After a look at `now`. Another version: it is to be told."""
+    """Return the hold after an observation at `now`. A new version has to be published."""
     if held == told.lasts:
         return replace(told, otherwise_since=None)
     began = told.otherwise_since or now

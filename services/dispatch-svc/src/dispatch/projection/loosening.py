@@ -1,14 +1,14 @@
-"""Whether a state of a consent forgets a STOP that dispatch holds. Pure.
+"""The check for a state that forgets a STOP known to dispatch. Pure.
 
-consent-svc's database may have lost commits (a failover to a standby that was behind): its next state then has a higher
-version, and not the STOP. In the ledger the time of a STOP only grows, and only newer evidence opens what the STOP has
-shut. So for each STOP that is known, any true later state says
+consent-svc's database may lose commits (a failover to a lagging standby): the next state then has a higher version
+without the STOP. In the ledger the time of a STOP only grows, and only newer evidence reopens an opt-out. So for each
+known STOP, any true later state says
 
-    of a purpose that was opted out at T    something newer than T, whatever it is, or an opt-out of T
-    of a suppression since T                that suppression, since T or later
+    of a purpose opted out at T    evidence newer than T of any kind, or an opt-out of T
+    of a suppression since T       the suppression, since T or later
 
-A state that does not is looser than what is known: the STOPs that it forgot are kept beside what it says, and its
-subject is unreadable until a state accounts for them.
+Any other state is looser than the known one: the forgotten STOPs are kept beside the new state, and the subject is
+unreadable until a state accounts for the STOPs.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from common.contracts.consent import Consent, ConsentStateChanged, Suppression
 
 
 class Stops(msgspec.Struct, frozen=True, gc=False):
-    """What a state shuts: its opted-out consents, and its suppressions."""
+    """The STOPs of a state: opted-out consents and suppressions."""
 
     consents: tuple[Consent, ...] = ()
     suppressions: tuple[Suppression, ...] = ()
@@ -34,14 +34,14 @@ def stops_of(state: ConsentStateChanged) -> Stops:
 
 
 def loosens(stored: Stops, new: ConsentStateChanged) -> bool:
-    """Whether `new` forgets a STOP of `stored`."""
+    """Return whether `new` forgets a STOP of `stored`."""
     return forgotten(stored, new) != NO_STOPS
 
 
 def forgotten(stored: Stops, new: ConsentStateChanged) -> Stops:
-    """The STOPs of `stored` that `new` does not account for."""
+    """Return the STOPs of `stored` for which `new` does not account."""
     if stored == NO_STOPS:
-        return NO_STOPS  # of most
+        return NO_STOPS  # the usual case
     said = {(c.sender_id, c.purpose): c for c in new.consents}
     since = {s.sender_id: s.since for s in new.suppressions}
     return Stops(
@@ -51,8 +51,10 @@ def forgotten(stored: Stops, new: ConsentStateChanged) -> Stops:
 
 
 def believed(stored: Stops, states: Sequence[ConsentStateChanged]) -> tuple[ConsentStateChanged, bool]:
-    """Of states of one subject in the order of their versions: the last one, with each STOP that it forgot, and whether
-    it forgot any."""
+    """Return the last of a subject's states, with each forgotten STOP, and whether the last state forgot a STOP.
+
+    `states` are in the order of their versions.
+    """
     forgets = False
     for told in states:
         missing = forgotten(stored, told)

@@ -1,9 +1,8 @@
-"""`python -m dispatch rebuild`: what dispatch knows of consents, made anew from the log while the old one serves
-(ADR-0043).
+"""`python -m dispatch rebuild`: rebuild the consent table from the log beside the serving table (ADR-0043).
 
-A second generation of the table grows beside the first, from the oldest record on, up to where the projection has come
-by then. A run that dies is gone on with by the next one. Then, with `subject` locked against everybody, what has come
-meanwhile is read too, and the two change places: decisions and opt-outs wait for that as long as for a large batch.
+A second table (`subject_next`) is filled from the oldest record up to the position of the projection; a later run
+resumes a dead run. The table swap then locks `subject` against every reader and writer, reads the records published
+meanwhile, and swaps the tables. Decisions and opt-outs wait for the swap about as long as for a large batch.
 """
 
 import asyncio
@@ -32,23 +31,23 @@ from dispatch.projection import apply as projection
 log = logging.getLogger(__name__)
 
 AT_ONCE = 2_000  # records
-NEAR = 1_000  # records that may be left when the generations change: they are read while everybody waits
-WAITS_S = 0.5  # for the lock, which others then wait behind: longer, and it lets them go on and tries again
-READS_S = 2.0  # what is left of the log, while they wait
+NEAR = 1_000  # records that may be left at the table swap, read while all other transactions wait
+WAITS_S = 0.5  # longest wait for the lock, since others queue behind the wait; then a new try
+READS_S = 2.0  # longest read of the remaining records, while others wait
 AGAIN_S = 2.0
 TRIES = 30
 OVER_GAPS = "--over-gaps"
-REBUILDER = "placet.rebuild"  # advisory lock: one that rebuilds
+REBUILDER = "placet.rebuild"  # advisory lock: a single rebuild at a time
 ANOTHERS = "another has gone on with this rebuild, or finished it: run it again if none does"
 
 
 class NotNow(RuntimeError):
-    """Another is at it, or the generations could not change places."""
+    """Another rebuild is running, or the tables could not be swapped."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rebuilding:
-    """`over_gaps`: a person says that consent-svc has published again what the log has lost."""
+    """A rebuild. `over_gaps`: a person confirms that consent-svc has published the lost records again."""
 
     database: Database
     settings: ServiceSettings
@@ -56,7 +55,10 @@ class Rebuilding:
     over_gaps: bool = False
 
     async def run(self) -> None:
-        """Raises NotNow; Stopped where a state's subject cannot be read, or the log has lost records."""
+        """Rebuild and swap the tables.
+
+        Raise NotNow. Raise Stopped when a state's subject is unreadable, or the log has lost records.
+        """
         [subscription] = [s for s in projection.subscriptions() if s.group == store.CONSENTS_GROUP]
         async with self._alone(), Replaying(subscription, self.settings) as log_again:
             async with self.database.begin() as tx:
@@ -76,13 +78,14 @@ class Rebuilding:
             try:
                 async with self.database.begin() as tx:
                     await tx.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
-                    await may_idle(tx)  # the log may be slow; nobody waits for this one
+                    await may_idle(tx)  # the log may be slow; no other transaction waits for this one
                     until = await store.projected_up_to(tx)
                     async for batch in log_again.read(reached, until, AT_ONCE):
                         self._look_for_a_gap(batch)
                         await _step(tx, batch, begun_at, reached)
-                    kept = await store.keep_newer(tx)  # of a moment up to which the log is read: none of it comes after
-                    await tx.execute(text("ANALYZE subject_next"))  # else its first decisions read all of it
+                    # the log is read up to this snapshot: a row newer than the rebuilt row is in no record
+                    kept = await store.keep_newer(tx)
+                    await tx.execute(text("ANALYZE subject_next"))  # else the first decisions scan the table
             except (DBAPIError, asyncpg.SerializationError) as error:
                 if _was_overtaken(error):
                     raise NotNow(ANOTHERS) from None
@@ -92,7 +95,7 @@ class Rebuilding:
             await self._change(log_again, begun_at, reached)
 
     def _look_for_a_gap(self, batch: Batch) -> None:
-        """A table made from a log that has lost records would not be whole. Raises Stopped."""
+        """Raise Stopped when the log has lost records, since the new table would lack states."""
         if (gap := batch.reading.gap) is None:
             return
         lost = f"the log of partition {batch.partition} has lost records before offset {gap.offset}"
@@ -109,7 +112,7 @@ class Rebuilding:
                 async with self.database.begin() as tx:
                     await store.lock_generation(tx, WAITS_S)
                     async with asyncio.timeout(READS_S):
-                        until = await store.projected_up_to(tx)  # to stay so: whoever would write it waits for us
+                        until = await store.projected_up_to(tx)  # final: every writer waits for us
                         read_on = dict(reached)
                         async for batch in log_again.read(read_on, until, AT_ONCE):
                             self._look_for_a_gap(batch)
@@ -128,23 +131,26 @@ class Rebuilding:
         async with self.database.engine.connect() as connection:
             if not await connection.scalar(text("SELECT pg_try_advisory_lock(hashtext(:name))"), {"name": REBUILDER}):
                 raise NotNow("another rebuild is running")
-            await connection.commit()  # the lock is the connection's, and no transaction stays open
+            await connection.commit()  # the lock belongs to the connection, and no transaction stays open
             try:
                 yield
             finally:
-                with contextlib.suppress(DBAPIError):  # a connection that was lost holds no lock
+                with contextlib.suppress(DBAPIError):  # a lost connection holds no lock
                     await connection.execute(text("SELECT pg_advisory_unlock_all()"))
 
 
 def _was_overtaken(error: Exception) -> bool:
-    """What it was to write, another has written since it began to read."""
+    """Return whether another transaction has written the same rows since this transaction began to read."""
     cause = error.orig and error.orig.__cause__ if isinstance(error, DBAPIError) else error
     return isinstance(cause, asyncpg.SerializationError)
 
 
 async def _step(tx: AsyncConnection, batch: Batch, begun_at: datetime, reached: dict[int, Seen]) -> None:
-    """Raises NotNow where another has gone on with it. The lock is held by a connection, and one that is idle for hours
-    may be lost unnoticed; this cannot."""
+    """Apply a batch and advance the rebuild. Raise NotNow when another process has advanced the rebuild.
+
+    The advisory lock belongs to a connection, and a connection idle for hours may be lost unnoticed; this check
+    cannot.
+    """
     await _apply(tx, batch)
     since = reached.get(batch.partition, BEGINNING)
     if not await store.step_rebuild(tx, begun_at, batch.partition, since, batch.reading.seen):
@@ -153,8 +159,8 @@ async def _step(tx: AsyncConnection, batch: Batch, begun_at: datetime, reached: 
 
 
 async def _apply(tx: AsyncConnection, batch: Batch) -> None:
-    """As the projection does, but for what only the first time is to be done."""
-    unreadable: dict[str, int] = {}  # and where, the last time
+    """Apply a batch as the projection does, but open no enforcement and wake no message."""
+    unreadable: dict[str, int] = {}  # subject to its last offset
     for offset, key in batch.poisoned:
         if key is None:
             raise Stopped(f"partition {batch.partition} holds a state whose subject cannot be read")
@@ -169,7 +175,7 @@ async def _apply(tx: AsyncConnection, batch: Batch) -> None:
 
 
 def run(settings: ServiceSettings, arguments: Sequence[str]) -> int:
-    """0 once the new generation serves, 1 where it does not."""
+    """Return the exit code: 0 once the new table serves, 1 if not, 2 for wrong arguments."""
     if arguments not in ([], [OVER_GAPS]):
         sys.stderr.write(f"usage: python -m dispatch rebuild [{OVER_GAPS}]\n")
         return 2
