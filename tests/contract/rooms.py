@@ -27,7 +27,9 @@ def first_sentence(source: str) -> str:
 
 def rows(house: Path) -> Iterator[tuple[str, str]]:
     """Yield the name and the first sentence of each package and module directly in `house`, packages first."""
-    inside = [path for path in sorted(house.iterdir()) if path.name not in ALIKE and not path.name.startswith(("_", "."))]
+    inside = [
+        path for path in sorted(house.iterdir()) if path.name not in ALIKE and not path.name.startswith(("_", "."))
+    ]
     for package in (path for path in inside if (path / "__init__.py").exists()):
         modules = [path.stem for path in sorted(package.glob("*.py")) if path.name != "__init__.py"]
         named = ", ".join(f"`{name}`" for name in modules)

@@ -25,7 +25,9 @@ def test_a_package_speaks_no_less_plainly_than_before(folder: str) -> None:
 def test_every_package_has_a_ceiling() -> None:
     roots = [*ROOT.glob("services/*/src/*"), ROOT / "libs/common/src/common"]
     packages = {root for root in roots if root.is_dir()}
-    packages |= {path.parent for root in roots for path in root.glob("*/__init__.py") if path.parent.name != "migrations"}
+    packages |= {
+        path.parent for root in roots for path in root.glob("*/__init__.py") if path.parent.name != "migrations"
+    }
     assert {str(path.relative_to(ROOT)) for path in packages} == set(CEILINGS)
 
 

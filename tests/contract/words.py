@@ -10,8 +10,33 @@ from pathlib import Path
 from typing import NamedTuple
 
 PRONOUNS = frozenset(
-    "it its itself that those who whom whose what whatever whoever one ones nobody nothing somebody something someone"
-    " anybody anything everybody everything none they them".split()
+    [
+        "it",
+        "its",
+        "itself",
+        "that",
+        "those",
+        "who",
+        "whom",
+        "whose",
+        "what",
+        "whatever",
+        "whoever",
+        "one",
+        "ones",
+        "nobody",
+        "nothing",
+        "somebody",
+        "something",
+        "someone",
+        "anybody",
+        "anything",
+        "everybody",
+        "everything",
+        "none",
+        "they",
+        "them",
+    ]
 )
 STARTS = PRONOUNS - {"its", "itself", "ones", "someone", "everything", "them"}
 TOOLS = ("noqa", "type:")  # comments that speak to a tool
