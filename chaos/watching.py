@@ -30,7 +30,7 @@ from common.law import load
 from common.privacy.keyring import SubjectKeys
 from common.settings import KeyRingSettings
 from dispatch.audit.invariants import SETTLED_AFTER, Checker
-from dispatch.gate.rules import Limits
+from dispatch.projection.limits import Limits
 from stack.demo import DemoFailed
 from stack.environment import PARTITIONS
 

@@ -55,6 +55,8 @@ PURE = (
     "services/campaign-svc/src/campaign/audience/contacts_file.py",
     "services/dispatch-svc/src/dispatch/gate/rules.py",
     "services/dispatch-svc/src/dispatch/gateways/*.py",
+    "services/dispatch-svc/src/dispatch/messages/reasons.py",
+    "services/dispatch-svc/src/dispatch/projection/limits.py",
     "services/dispatch-svc/src/dispatch/projection/loosening.py",
     "services/dispatch-svc/src/dispatch/gate/record.py",
     "services/inbound-svc/src/inbound/keywords/*.py",

@@ -16,7 +16,9 @@ from common.contracts.campaign import Category
 from common.contracts.consent import Consent, Suppression
 from common.law import at_hand_off, load
 from dispatch.gate import record
-from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Limits, Reason, Request, Subject, decide
+from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Request, Subject, decide
+from dispatch.messages.reasons import Reason
+from dispatch.projection.limits import Limits
 from tests.property.test_gate_properties import cases
 
 POLICY = at_hand_off(load("france-2"))

@@ -8,7 +8,9 @@ from msgspec.structs import replace
 
 from common.contracts.consent import Consent, Suppression
 from common.law import country_of, is_open, load
-from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Limits, Reason, Request, Subject, decide
+from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Request, Subject, decide
+from dispatch.messages.reasons import Reason
+from dispatch.projection.limits import Limits
 
 FRANCE = load("france-2")
 LIMITS = Limits()

@@ -9,6 +9,7 @@ from campaign.audience.reach import Standing, denials
 from common.contracts.consent import Consent, Suppression
 from common.law import load
 from dispatch.gate import rules as gate
+from dispatch.projection.limits import Limits
 from tests.unit.consent.evidences import NOON, NOW
 
 FRANCE = load("france")
@@ -55,5 +56,5 @@ def test_the_forecast_and_the_gate_give_the_same_reasons(standing: Standing | No
         )
     )
     known = gate.Knowledge(now, told, purposes=frozenset({"promotions"}), countries=frozenset({"FR"}), control=None)
-    expected = [reason.value for reason in gate.denial_reasons(request, known, now, gate.Limits(), FRANCE)]
+    expected = [reason.value for reason in gate.denial_reasons(request, known, now, Limits(), FRANCE)]
     assert list(denials(standing, "lune", "promotions", now)) == expected

@@ -23,9 +23,9 @@ from consent.ledger.recorder import Statement, record
 from consent.ledger.rules import Evidence
 from consent.proof.summing import Summing
 from dispatch import store
-from dispatch.gate.rules import Limits
 from dispatch.projection.checksum import COMPARED, Comparing
 from dispatch.projection.freshness import STALENESS, STALENESS_OF, Freshness
+from dispatch.projection.limits import Limits
 from tests.builders import now, opted_in, opted_out, subject
 from tests.eventually import eventually
 from tests.infrastructure import Postgres

@@ -16,11 +16,11 @@ from common.law import at_hand_off, load
 from dispatch import store
 from dispatch.gate.clearance import Clearance
 from dispatch.gate.clearance import requested as candidate
-from dispatch.gate.rules import Limits
 from dispatch.gateways import HTTP_PROVIDERS, HttpGateway
 from dispatch.gateways.pool import Traffic
 from dispatch.gateways.routing import Route
 from dispatch.gateways.settings import GatewaySettings
+from dispatch.projection.limits import Limits
 from dispatch.sending.pipeline import Handoff, Intake
 from dispatch.sending.timers import Timers
 from tests.builders import field_keys, now, requested, sender_changed, subject_keys

@@ -19,10 +19,10 @@ from common.law import at_hand_off, load, rules_of
 from dispatch import store
 from dispatch.audit.replay import Replay, lines
 from dispatch.gate.clearance import Clearance, Decision, requested, stored
-from dispatch.gate.rules import Limits
 from dispatch.gateways import Capabilities, Result, SendError, Submit
 from dispatch.gateways.pool import Traffic
 from dispatch.gateways.routing import Route
+from dispatch.projection.limits import Limits
 from dispatch.sending.pipeline import Handoff
 from dispatch.sending.timers import Timers
 from tests import builders

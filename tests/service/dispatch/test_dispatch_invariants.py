@@ -14,8 +14,8 @@ from common.law import load
 from dispatch import store
 from dispatch.audit.invariants import LOOK_EVERY_S, RULES, Checker
 from dispatch.gate import record
-from dispatch.gate.rules import Limits
 from dispatch.privacy.pruning import LATE_DAYS
+from dispatch.projection.limits import Limits
 from tests.builders import now, requested
 from tests.infrastructure import Postgres
 

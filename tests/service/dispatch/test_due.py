@@ -18,9 +18,9 @@ from common.kafka.broker import partition_of
 from common.law import at_hand_off, load
 from dispatch import store
 from dispatch.gate.clearance import Clearance
-from dispatch.gate.rules import Limits
 from dispatch.gateways import HTTP_PROVIDERS, Account, HttpGateway
 from dispatch.gateways.pool import Traffic
+from dispatch.projection.limits import Limits
 from dispatch.sending.pipeline import Handoff
 from dispatch.sending.timers import Timers
 from tests.builders import controlled, field_keys, now, opted_in, requested, sender_changed, subject, subject_keys

@@ -11,8 +11,8 @@ from sqlalchemy import text
 
 from common.contracts.dispatch import HoldChanged
 from common.db.database import Database
-from dispatch.gate.rules import Limits
 from dispatch.projection.freshness import Freshness
+from dispatch.projection.limits import Limits
 from tests.infrastructure import Postgres
 
 pytestmark = pytest.mark.brokerless

@@ -25,11 +25,11 @@ from common.law import at_hand_off, load
 from dispatch import store
 from dispatch.gate.clearance import Clearance, Permit
 from dispatch.gate.clearance import requested as candidate
-from dispatch.gate.rules import Limits
 from dispatch.gateways import HTTP_PROVIDERS, Account, Capabilities, HttpGateway, Result
 from dispatch.gateways.pool import Rates, Traffic
 from dispatch.privacy.erasure import Erasing
 from dispatch.projection import apply as projection
+from dispatch.projection.limits import Limits
 from dispatch.sending.outcomes import answered
 from dispatch.sending.pipeline import Handoff
 from dispatch.sending.receipts import settle_receipts

@@ -20,10 +20,10 @@ from common.law import at_hand_off, load
 from dispatch import store
 from dispatch.gate.clearance import Clearance, Permit
 from dispatch.gate.clearance import requested as candidate
-from dispatch.gate.rules import Limits
 from dispatch.gateways import HTTP_PROVIDERS, Account, Capabilities, HttpGateway, Result
 from dispatch.gateways.pool import Traffic
 from dispatch.projection import apply as projection
+from dispatch.projection.limits import Limits
 from dispatch.sending import outcomes
 from dispatch.sending.pipeline import Handoff
 from dispatch.sending.timers import Timers

@@ -17,11 +17,11 @@ from common.privacy.pruning import Pruner
 from dispatch import store
 from dispatch.audit.invariants import Checker
 from dispatch.gate.clearance import Clearance
-from dispatch.gate.rules import Limits
 from dispatch.gateways import HTTP_PROVIDERS, LOOK_UPS, Gateway, HttpGateway
 from dispatch.gateways.pool import Traffic
 from dispatch.privacy import pruning
 from dispatch.privacy.erasure import eraser
+from dispatch.projection.limits import Limits
 from dispatch.sending.pipeline import Handoff
 from dispatch.sending.receipts import settle_receipts
 from dispatch.sending.timers import Timers

@@ -75,11 +75,11 @@ from common.law import at_hand_off
 from dispatch import store
 from dispatch.audit.invariants import Checker
 from dispatch.gate.clearance import Clearance
-from dispatch.gate.rules import Limits
 from dispatch.gateways import HttpGateway, gateway_name
 from dispatch.gateways.pool import Traffic
 from dispatch.privacy.erasure import eraser
 from dispatch.projection import apply as projection
+from dispatch.projection.limits import Limits
 from dispatch.sending import receipts
 from dispatch.sending.pipeline import Handoff, Intake
 from dispatch.sending.timers import Timers

@@ -7,7 +7,9 @@ from msgspec.structs import replace
 
 from common.contracts.consent import Consent, Suppression
 from common.law import load
-from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Limits, Reason, Request, Subject, Verdict, decide
+from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Request, Subject, Verdict, decide
+from dispatch.messages.reasons import Reason
+from dispatch.projection.limits import Limits
 
 TUESDAY_10H = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)  # 10:00 in Paris
 TUESDAY_22H = datetime(2026, 11, 24, 21, 0, tzinfo=UTC)

@@ -15,7 +15,9 @@ from common.law import load
 from consent.ledger import rules as ledger
 from consent.ledger.rules import Evidence
 from consent.retention import rules as retention
-from dispatch.gate.rules import Allow, Defer, Deny, Knowledge, Limits, Reason, Request, Subject, Verdict, decide
+from dispatch.gate.rules import Allow, Defer, Deny, Knowledge, Request, Subject, Verdict, decide
+from dispatch.messages.reasons import Reason
+from dispatch.projection.limits import Limits
 
 NOW = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)  # a Tuesday, 10:00 in Paris
 YEAR = timedelta(days=365)

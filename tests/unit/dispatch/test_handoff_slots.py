@@ -12,7 +12,6 @@ import pytest
 from common.contracts.campaign import Category
 from common.db.timer import uptime_s
 from dispatch.gate.clearance import Permit, _no_way, requested
-from dispatch.gate.rules import Reason
 from dispatch.gateways import (
     HTTP_PROVIDERS,
     Account,
@@ -31,6 +30,7 @@ from dispatch.gateways import (
 from dispatch.gateways.circuit_breaker import Health
 from dispatch.gateways.pool import Rates, Traffic
 from dispatch.gateways.routing import Route
+from dispatch.messages.reasons import Reason
 from dispatch.sending import outcomes, pipeline
 from dispatch.sending.pipeline import Handoff
 from tests import builders

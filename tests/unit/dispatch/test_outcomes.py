@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from dispatch.gate.clearance import Permit, requested
-from dispatch.gate.rules import Reason
 from dispatch.gateways import Misconfigured, Refused, Result, SendError, Throttled, Unanswered, Unreachable
+from dispatch.messages.reasons import Reason
 from dispatch.sending.outcomes import KEPT_CHARS, answered, is_a_second
 from tests import builders
 

@@ -13,7 +13,6 @@ from common.settings import HoursSettings
 from dispatch import api, store
 from dispatch.audit.invariants import Checker
 from dispatch.gate.clearance import Clearance
-from dispatch.gate.rules import Limits
 from dispatch.gateways.settings import GatewaySettings, traffic_of
 from dispatch.privacy import pruning
 from dispatch.privacy.copy import copier
@@ -21,6 +20,7 @@ from dispatch.privacy.erasure import eraser
 from dispatch.projection import apply as projection
 from dispatch.projection.checksum import Comparing, consents_are_the_same
 from dispatch.projection.freshness import Freshness, consent_is_fresh
+from dispatch.projection.limits import Limits
 from dispatch.sending import receipts
 from dispatch.sending.pipeline import Handoff, Intake
 from dispatch.sending.timers import Timers

@@ -63,7 +63,8 @@ from common.kafka import consumer, dead_letters, outbox
 from common.kafka.completeness import Seen
 from common.privacy import erasing
 from common.telemetry import counter, histogram
-from dispatch.gate.rules import Reason, Subject
+from dispatch.gate.rules import Subject
+from dispatch.messages.reasons import Reason
 from dispatch.projection.hold import Hold
 from dispatch.projection.loosening import NO_STOPS, Stops, believed
 

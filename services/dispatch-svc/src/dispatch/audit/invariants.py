@@ -31,8 +31,8 @@ from common.db.database import Database, plan_now
 from common.db.timer import Timer
 from common.law import Policy, is_open
 from common.service import Worker
-from dispatch.gate.rules import Limits
 from dispatch.privacy.pruning import LATE_DAYS
+from dispatch.projection.limits import Limits
 from dispatch.store import VIOLATIONS
 
 log = logging.getLogger(__name__)

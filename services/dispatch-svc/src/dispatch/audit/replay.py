@@ -30,7 +30,8 @@ from common.db.database import Database, may_idle
 from common.law import Policy, at_hand_off, load, rules_of
 from dispatch import store
 from dispatch.gate import record
-from dispatch.gate.rules import Allow, Defer, Deny, Expire, Reason, Verdict
+from dispatch.gate.rules import Allow, Defer, Deny, Expire, Verdict
+from dispatch.messages.reasons import Reason
 
 TOLD = 100  # messages printed; further messages are only counted
 

@@ -29,8 +29,10 @@ from common.telemetry import counter
 from dispatch import store
 from dispatch.gate import record
 from dispatch.gate import rules as gate
-from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Limits, Reason, Request, Verdict
+from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Request, Verdict
 from dispatch.gateways.pool import Traffic, Ways
+from dispatch.messages.reasons import Reason
+from dispatch.projection.limits import Limits
 
 VERDICTS = counter("sms_dispatch_verdicts_total", "Gate decisions by verdict and first reason.", ["verdict", "reason"])
 NO_ROUTE = counter("sms_dispatch_no_route_total", "Messages that may go, and that no configured gateway is for.")

@@ -17,7 +17,9 @@ import msgspec
 from common.contracts.campaign import Category, Control
 from common.contracts.consent import Basis, Consent, State, Suppression
 from common.law import Policy
-from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Limits, Reason, Request, Subject, Verdict, decide
+from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Request, Subject, Verdict, decide
+from dispatch.messages.reasons import Reason
+from dispatch.projection.limits import Limits
 
 ANOTHER = ""  # no sender has this id: the record's stand-in for another sender
 

@@ -9,58 +9,15 @@ consent-svc decides that the person may be asked, and later words of the person 
 """
 
 from collections.abc import Iterator
-from datetime import datetime, timedelta
-from enum import StrEnum
+from datetime import datetime
 
 import msgspec
 
 from common.contracts.campaign import Category, Control
 from common.contracts.consent import Consent, Suppression
 from common.law import Aspect, Policy, begins_with, closed_by, country_of, covers, next_permitted
-
-
-class Reason(StrEnum):
-    """Stable names: API values, metric labels and test names."""
-
-    # denials
-    NO_CONSENT = "no_consent"
-    OTHER_CONTROLLER = "other_controller"
-    CONSENT_PENDING = "consent_pending"
-    CONSENT_EXPIRED = "consent_expired"
-    OPTED_OUT = "opted_out"
-    SUPPRESSED = "suppressed"
-    ERASED = "erased"
-    CONSENT_UNREADABLE = "consent_unreadable"
-    NO_EVIDENCE = "no_evidence"
-    NO_PURPOSE = "no_purpose"
-    UNKNOWN_SENDER = "unknown_sender"
-    UNKNOWN_PURPOSE = "unknown_purpose"
-    COUNTRY_NOT_COVERED = "country_not_covered"  # no rules are known for the number's country
-    SENDER_NOT_ALLOWED_THERE = "sender_not_allowed_there"  # the sender's registration names other countries
-    ADVERTISING_MARK_MISSING = "advertising_mark_missing"  # the law there requires a leading word (Spain: PUBLI)
-    FREQUENCY_CAP = "frequency_cap"
-    STOP_MENTION_MISSING = "stop_mention_missing"
-    CAMPAIGN_CANCELLED = "campaign_cancelled"
-    REQUEST_UNREADABLE = "request_unreadable"
-    SUBJECT_MISMATCH = "subject_mismatch"
-    CANNOT_BE_WRITTEN = "cannot_be_written"  # corrected personal data left no text
-    PROVIDER_BLOCK = "provider_block"
-    # delays
-    SERVICE_STOPPING = "service_stopping"
-    CONSENT_STALE = "consent_stale"
-    KNOWLEDGE_BEHIND = "knowledge_behind"
-    UNDER_REVIEW = "under_review"
-    QUIET_HOURS = "quiet_hours"
-    CLOSED_WEEKDAY = "closed_weekday"
-    PUBLIC_HOLIDAY = "public_holiday"
-    CAMPAIGN_PAUSED = "campaign_paused"
-    CAMPAIGN_UNKNOWN = "campaign_unknown"
-    GATEWAY_UNREACHABLE = "gateway_unreachable"
-    GATEWAY_THROTTLED = "gateway_throttled"
-    GATEWAY_NEEDS_SOMEBODY = "gateway_needs_somebody"  # account, money or sender: until a person has acted
-    NO_ROUTE = "no_route"  # for this place, sender, category and text
-    # neither
-    SEND_BEFORE_PASSED = "send_before_passed"
+from dispatch.messages.reasons import Reason
+from dispatch.projection.limits import Limits, is_fresh
 
 
 class Allow(msgspec.Struct, frozen=True, gc=False): ...
@@ -131,26 +88,6 @@ class Knowledge(msgspec.Struct, frozen=True, gc=False):
     control: Control | None  # `None`: the campaign's control has not arrived
     blocked: bool = False  # the gateway's provider does not deliver to this number; for marketing, any provider
     recent: int = 0  # marketing of this sender within `cap_window`, received or under way
-
-
-class Limits(msgspec.Struct, frozen=True, gc=False):
-    max_staleness: timedelta = timedelta(seconds=2)  # promise 1
-    max_clock_skew: timedelta = timedelta(milliseconds=100)  # between any two hosts
-    recheck: timedelta = timedelta(milliseconds=500)  # knowledge is usually late by a watermark or two
-    registry_grace: timedelta = timedelta(seconds=10)  # a new or changed sender may not have arrived
-    # a fallback, within a day of sending hours: a resume wakes the messages (`store.wake_controlled`)
-    paused_recheck: timedelta = timedelta(hours=6)
-    review_recheck: timedelta = timedelta(minutes=5)  # a review wakes the message sooner
-    cap: int | None = None  # marketing messages per sender and person within `cap_window`; `None`: no cap
-    cap_window: timedelta = timedelta(days=7)
-
-
-def is_fresh(as_of: datetime | None, now: datetime, limits: Limits) -> bool:
-    """Return whether marketing may stand on this watermark.
-
-    A watermark from the future is not fresh: a clock is wrong, and the gate cannot tell whose.
-    """
-    return as_of is not None and as_of - limits.max_clock_skew <= now <= as_of + limits.max_staleness
 
 
 def decide(request: Request, known: Knowledge, now: datetime, limits: Limits, policy: Policy) -> Verdict:

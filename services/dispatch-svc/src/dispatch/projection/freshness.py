@@ -20,8 +20,8 @@ from common.kafka.consumer import applied_watermark
 from common.service import Resources, Worker
 from common.telemetry import gauge
 from dispatch import store
-from dispatch.gate.rules import Limits, is_fresh
 from dispatch.projection.hold import looked
+from dispatch.projection.limits import Limits, is_fresh
 
 log = logging.getLogger(__name__)
 

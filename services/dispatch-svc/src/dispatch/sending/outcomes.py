@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import Any
 
 from dispatch.gate.clearance import Permit
-from dispatch.gate.rules import Reason
 from dispatch.gateways import Misconfigured, Refused, Result, SendError, Throttled, Unreachable
+from dispatch.messages.reasons import Reason
 
 KEPT_CHARS = 500  # of an id or a code: Postgres can index that, and an event has room for it
 

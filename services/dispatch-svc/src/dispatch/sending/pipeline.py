@@ -48,7 +48,6 @@ from common.sms.msisdn import territory_of
 from common.telemetry import counter, histogram
 from dispatch import store
 from dispatch.gate.clearance import Candidate, Clearance, Permit, lacks_a_mention, requested, stored
-from dispatch.gate.rules import Reason, is_fresh
 from dispatch.gateways import (
     Late,
     Misconfigured,
@@ -64,6 +63,8 @@ from dispatch.gateways import (
 )
 from dispatch.gateways.circuit_breaker import Failure, Standing
 from dispatch.gateways.pool import Traffic
+from dispatch.messages.reasons import Reason
+from dispatch.projection.limits import is_fresh
 from dispatch.sending import outcomes
 from dispatch.sending.outcome_writer import Storing, until_stored
 from dispatch.sending.transactional import Codes

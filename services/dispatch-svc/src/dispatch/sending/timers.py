@@ -22,8 +22,8 @@ from common.service import Worker
 from common.telemetry import counter, gauge
 from dispatch import store
 from dispatch.gate.clearance import Clearance, Decision, stored
-from dispatch.gate.rules import is_fresh
 from dispatch.gateways import Gateway, SendError
+from dispatch.projection.limits import is_fresh
 from dispatch.sending import outcomes
 from dispatch.sending.pipeline import Handoff
 from dispatch.sending.receipts import note, settle_receipts

@@ -1,0 +1,47 @@
+"""The reasons of a verdict or an outcome, as a message's row and its events name them. Pure."""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Stable names: API values, metric labels and test names."""
+
+    # denials
+    NO_CONSENT = "no_consent"
+    OTHER_CONTROLLER = "other_controller"
+    CONSENT_PENDING = "consent_pending"
+    CONSENT_EXPIRED = "consent_expired"
+    OPTED_OUT = "opted_out"
+    SUPPRESSED = "suppressed"
+    ERASED = "erased"
+    CONSENT_UNREADABLE = "consent_unreadable"
+    NO_EVIDENCE = "no_evidence"
+    NO_PURPOSE = "no_purpose"
+    UNKNOWN_SENDER = "unknown_sender"
+    UNKNOWN_PURPOSE = "unknown_purpose"
+    COUNTRY_NOT_COVERED = "country_not_covered"  # no rules are known for the number's country
+    SENDER_NOT_ALLOWED_THERE = "sender_not_allowed_there"  # the sender's registration names other countries
+    ADVERTISING_MARK_MISSING = "advertising_mark_missing"  # the law there requires a leading word (Spain: PUBLI)
+    FREQUENCY_CAP = "frequency_cap"
+    STOP_MENTION_MISSING = "stop_mention_missing"
+    CAMPAIGN_CANCELLED = "campaign_cancelled"
+    REQUEST_UNREADABLE = "request_unreadable"
+    SUBJECT_MISMATCH = "subject_mismatch"
+    CANNOT_BE_WRITTEN = "cannot_be_written"  # corrected personal data left no text
+    PROVIDER_BLOCK = "provider_block"
+    # delays
+    SERVICE_STOPPING = "service_stopping"
+    CONSENT_STALE = "consent_stale"
+    KNOWLEDGE_BEHIND = "knowledge_behind"
+    UNDER_REVIEW = "under_review"
+    QUIET_HOURS = "quiet_hours"
+    CLOSED_WEEKDAY = "closed_weekday"
+    PUBLIC_HOLIDAY = "public_holiday"
+    CAMPAIGN_PAUSED = "campaign_paused"
+    CAMPAIGN_UNKNOWN = "campaign_unknown"
+    GATEWAY_UNREACHABLE = "gateway_unreachable"
+    GATEWAY_THROTTLED = "gateway_throttled"
+    GATEWAY_NEEDS_SOMEBODY = "gateway_needs_somebody"  # account, money or sender: until a person has acted
+    NO_ROUTE = "no_route"  # for this place, sender, category and text
+    # neither
+    SEND_BEFORE_PASSED = "send_before_passed"
