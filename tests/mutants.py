@@ -13,7 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-STORE = "services/dispatch-svc/src/dispatch/store.py"
+MESSAGES = "services/dispatch-svc/src/dispatch/messages/store.py"
+ENFORCEMENT = "services/dispatch-svc/src/dispatch/messages/enforcement.py"
+PROJECTION_STORE = "services/dispatch-svc/src/dispatch/projection/store.py"
+SENDING_STORE = "services/dispatch-svc/src/dispatch/sending/store.py"
+GATE_STORE = "services/dispatch-svc/src/dispatch/gate/store.py"
 CLEARANCE = "services/dispatch-svc/src/dispatch/gate/clearance.py"
 PIPELINE = "services/dispatch-svc/src/dispatch/sending/pipeline.py"
 PROJECTION = "services/dispatch-svc/src/dispatch/projection/apply.py"
@@ -46,7 +50,7 @@ MUTANTS = (
     # --- enforcement
     Mutant(
         "enforce closes what it has not read",
-        STORE,
+        ENFORCEMENT,
         " AND id = ANY(CAST(:ids AS bigint[])) ORDER BY id FOR UPDATE) AS f",
         " AND subject_id IN (SELECT o.subject_id FROM enforcement AS o WHERE o.id = ANY(CAST(:ids AS bigint[])))"
         " ORDER BY id FOR UPDATE) AS f",
@@ -54,7 +58,7 @@ MUTANTS = (
     ),
     Mutant(
         "enforce reads what is sending before the open opt-outs",
-        STORE,
+        ENFORCEMENT,
         """    waiting = await fetch_many(
         tx,
         "SELECT id, partition, subject_id FROM enforcement"
@@ -82,7 +86,7 @@ MUTANTS = (
     ),
     Mutant(
         "the clock of an enforcement is read before what is sending",
-        STORE,
+        ENFORCEMENT,
         '    waiting = await fetch_many(\n        tx,\n        "SELECT id, partition, subject_id FROM enforcement"\n',
         "    early = datetime.now(UTC)\n    waiting = await fetch_many(\n        tx,\n"
         '        "SELECT id, partition, subject_id FROM enforcement"\n',
@@ -93,12 +97,12 @@ MUTANTS = (
         "who stores an outcome enforces before the commit",
         PIPELINE,
         '        await until_stored(lambda: self._enforce([o["subject_id"] for o in settled]))\n',
-        '            await store.enforce(tx, [o["subject_id"] for o in settled])\n',
+        '            await enforcement.enforce(tx, [o["subject_id"] for o in settled])\n',
         f"{DISPATCH} -k on_its_way",
     ),
     Mutant(
         "what is being handed off is forgotten with its batch",
-        STORE,
+        MESSAGES,
         "AND m.status = 'sending' LIMIT 1) IS NULL",
         "AND m.status = 'denied' LIMIT 1) IS NULL",
         f"{STORE_TESTS} -k nothing_of_the_person",
@@ -114,14 +118,14 @@ MUTANTS = (
     ),
     Mutant(
         "an opt-out takes the campaigns' lock alone",
-        STORE,
+        MESSAGES,
         "for lane in (True, False))  # in this order",
         "for lane in (True,))  # in this order",
         f"{DISPATCH} -k on_its_way",
     ),
     Mutant(
         "an opt-out keeps no decision out",
-        STORE,
+        MESSAGES,
         "f\"pg_advisory_xact_lock(hashtext('{LANES[lane]}'), $1)\"",
         "f\"pg_advisory_xact_lock_shared(hashtext('{LANES[lane]}'), $1)\"",
         f"{DISPATCH} -k on_its_way",
@@ -129,8 +133,8 @@ MUTANTS = (
     Mutant(
         "a decision takes no lock",
         CLEARANCE,
-        "        if not locked:\n            await store.lock_partition",
-        "        if not candidates:\n            await store.lock_partition",
+        "        if not locked:\n            await messages.lock_partition",
+        "        if not candidates:\n            await messages.lock_partition",
         f"{DISPATCH} -k on_its_way",
     ),
     Mutant(
@@ -140,9 +144,9 @@ MUTANTS = (
         "        subjects = early\n",
         f"{DISPATCH} -k on_its_way",
         (
-            "        if not locked:\n            await store.lock_partition",
+            "        if not locked:\n            await messages.lock_partition",
             "        early = await store.subjects(tx, [c.subject_id for c in candidates])\n"
-            "        if not locked:\n            await store.lock_partition",
+            "        if not locked:\n            await messages.lock_partition",
         ),
     ),
     Mutant(
@@ -152,21 +156,21 @@ MUTANTS = (
         "        controls = early\n",
         f"{DISPATCH} -k paused",
         (
-            "        as_of = await store.watermark(tx, partition, campaigns)\n",
+            "        as_of = await projection.watermark(tx, partition, campaigns)\n",
             "        early = await store.controls(tx, campaigns)\n"
-            "        as_of = await store.watermark(tx, partition, campaigns)\n",
+            "        as_of = await projection.watermark(tx, partition, campaigns)\n",
         ),
     ),
     Mutant(
         "a control waits for nobody who decides",
-        STORE,
+        PROJECTION_STORE,
         "    await fetch_many(tx, f\"SELECT pg_advisory_xact_lock({_A_CAMPAIGN.format('$1')})\", event.campaign_id)\n",
         "",
         f"{DISPATCH} -k paused",
     ),
     Mutant(
         "who counts what people had waits for nobody who counts",
-        STORE,
+        GATE_STORE,
         "pg_advisory_xact_lock(hashtext('placet.counts'), :partition)",
         "pg_advisory_xact_lock_shared(hashtext('placet.counts'), :partition)",
         f"{DISPATCH} -k most_that",
@@ -181,7 +185,7 @@ MUTANTS = (
     ),
     Mutant(
         "the sweep takes what its owner has just decided again",
-        STORE,
+        SENDING_STORE,
         "m.status = 'sending' AND m.decided_at < :before AND m.message_id IN",
         "m.status = 'sending' AND :before IS NOT NULL AND m.message_id IN",
         f"{DISPATCH} -k lapsed",
@@ -189,20 +193,20 @@ MUTANTS = (
     Mutant(
         "an owner decides again without the lock",
         PIPELINE,
-        "            await store.lock_partition(tx, partition, marketing=_lane(permits[0])[1])\n",
+        "            await messages.lock_partition(tx, partition, marketing=_lane(permits[0])[1])\n",
         "",
         f"{DISPATCH} -k lapsed",
     ),
     Mutant(
         "an owner takes another's decision for its own",
-        STORE,
-        'f" AND decided_at = ANY(CAST(:decisions AS timestamptz[])) AND {_NOT_BEGUN}"',
-        'f" AND :decisions IS NOT NULL AND {_NOT_BEGUN}"',
+        SENDING_STORE,
+        'f" AND decided_at = ANY(CAST(:decisions AS timestamptz[])) AND {messages.NOT_BEGUN}"',
+        'f" AND :decisions IS NOT NULL AND {messages.NOT_BEGUN}"',
         f"{STORE_TESTS} -k begun",
     ),
     Mutant(
         "an outcome is stored over what has changed since",
-        STORE,
+        MESSAGES,
         " WHERE m.message_id = v.message_id AND m.version = v.version AND m.status = 'sending'",
         " WHERE m.message_id = v.message_id AND m.version >= v.version AND m.status = 'sending'",
         f"{STORE_TESTS} -k overtook",

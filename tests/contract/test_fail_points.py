@@ -10,6 +10,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -44,7 +46,8 @@ NAMED = re.compile(r"\[(\d[^\]]*)\]")
 
 @dataclass(frozen=True)
 class Transaction:
-    """`names`: who opens it or is given it, and whom these give it on to, of the same module. `calls`: of `store`."""
+    """`names`: who opens it or is given it, and whom these give it on to, of the same module. `calls`: of modules of
+    dispatch, as "dispatch.messages.store:accept"."""
 
     names: tuple[str, ...]
     calls: frozenset[str]
@@ -55,14 +58,25 @@ class Transaction:
 
 
 def transactions(module: str, source: str) -> Iterator[Transaction]:
-    functions = dict(_functions(ast.parse(source).body))
+    functions, imported = dict(_functions(ast.parse(source).body)), _imported(source)
     for name, function in functions.items():
         for block in _own(function):
             if isinstance(block, ast.AsyncWith) and any(_binds_tx(item.optional_vars) for item in block.items):
-                yield _transaction(module, name, block.body, functions)
+                yield _transaction(module, name, block.body, functions, imported)
     for handler in _handlers(source):
         [name] = [each for each in functions if each.rpartition(".")[2] == handler]
-        yield _transaction(module, name, functions[name].body, functions)
+        yield _transaction(module, name, functions[name].body, functions, imported)
+
+
+def _imported(source: str) -> dict[str, str]:
+    """Return the modules and functions of dispatch by their names in this source: `{"messages":
+    "dispatch.messages.store"}`."""
+    return {
+        alias.asname or alias.name: f"{node.module}.{alias.name}"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "dispatch"
+        for alias in node.names
+    }
 
 
 def _functions(body: list[ast.stmt], inside: str = "") -> Iterator[tuple[str, ast.AsyncFunctionDef | ast.FunctionDef]]:
@@ -96,15 +110,23 @@ def _handlers(source: str) -> Iterator[str]:
 
 
 def _transaction(
-    module: str, name: str, body: list[ast.stmt], functions: dict[str, ast.AsyncFunctionDef | ast.FunctionDef]
+    module: str,
+    name: str,
+    body: list[ast.stmt],
+    functions: dict[str, ast.AsyncFunctionDef | ast.FunctionDef],
+    imported: dict[str, str],
 ) -> Transaction:
     names, calls, left = [f"{module}:{name}"], set(), list[ast.AST](body)
     while left:
         node = left.pop()
         left += ast.iter_child_nodes(node)
         match node:
-            case ast.Call(func=ast.Attribute(value=ast.Name(id="store"), attr=called), args=[ast.Name(id="tx"), *_]):
-                calls.add(called)
+            case ast.Call(func=ast.Attribute(value=ast.Name(id=owner), attr=called), args=[ast.Name(id="tx"), *_]) if (
+                owner in imported
+            ):
+                calls.add(f"{imported[owner]}:{called}")
+            case ast.Call(func=ast.Name(id=called), args=[ast.Name(id="tx"), *_]) if called in imported:
+                calls.add(":".join(imported[called].rsplit(".", 1)))
             case ast.Call(
                 func=ast.Name(id=called) | ast.Attribute(value=ast.Name(id="self"), attr=called),
                 args=[ast.Name(id="tx"), *_],
@@ -132,13 +154,12 @@ def without_a_point(of: list[Transaction]) -> list[str]:
             point.when
             for point in points
             for call in each.calls
-            if point.function == f"dispatch.store:{call}"
-            and (callers[call] == 1 or _as_named(point.within) in each.names)
+            if point.function == call and (callers[call] == 1 or _as_named(point.within) in each.names)
         }
         if not {"after", "committed"} <= tried:
             bare.append(each.name)
             if [other.name for other in of].count(each.name) > 1:
-                bare[-1] += ": " + ", ".join(sorted(each.calls))
+                bare[-1] += ": " + ", ".join(sorted(call.rpartition(":")[2] for call in each.calls))
     return sorted(bare)
 
 
@@ -159,14 +180,44 @@ def test_a_process_is_killed_in_each_transaction_and_after_it_or_there_is_a_reas
 @pytest.mark.parametrize(
     "more",
     [
-        "async def new(self):\n async with self.database.begin() as tx:\n  await store.accept(tx, [])",
-        "async def new(self):\n async with self.database.begin() as tx:\n  await store.of_its_own(tx)",
-        "async def new(tx, batch):\n await store.settle(tx, [])\nSubscription('a', A_TOPIC, new)",
+        "async def new(self):\n async with self.database.begin() as tx:\n  await messages.accept(tx, [])",
+        "async def new(self):\n async with self.database.begin() as tx:\n  await messages.of_its_own(tx)",
+        "async def new(self):\n async with self.database.begin() as tx:\n  await store.claim_due(tx, 0)",
+        "async def new(tx, batch):\n await messages.settle(tx, [])\nSubscription('a', A_TOPIC, new)",
     ],
-    ids=["of what others call", "of a function that is new", "a handler"],
+    ids=["of what others call", "of a function that is new", "of its own package", "a handler"],
 )
 def test_the_look_finds_one_that_is_new(more: str) -> None:
-    assert "new:new" in without_a_point([*ALL, *transactions("new", more)])
+    imports = "from dispatch.messages import store as messages\nfrom dispatch.sending import store\n"
+    assert "new:new" in without_a_point([*ALL, *transactions("new", imports + more)])
+
+
+def test_a_call_is_known_by_the_module_of_its_function() -> None:
+    source = """
+from dispatch.messages import store as messages
+from dispatch.messages.enforcement import enforce
+from dispatch.sending import store
+async def new(self):
+    async with self.database.begin() as tx:
+        await messages.settle(tx, [])
+        await store.claim_due(tx, 0)
+        await enforce(tx, [])
+        await others.accept(tx, [])
+"""
+    [found] = transactions("new", source)
+    assert found.calls == {
+        "dispatch.messages.store:settle",
+        "dispatch.sending.store:claim_due",
+        "dispatch.messages.enforcement:enforce",
+    }
+
+
+def test_each_point_names_a_function() -> None:
+    for at in POINTS.values():
+        for function in (at.point.function, at.point.within) if at.point else ():
+            if function is not None:
+                module, _, path = function.partition(":")
+                assert attrgetter(path)(import_module(module)), function
 
 
 def test_each_point_is_named_where_the_code_is() -> None:

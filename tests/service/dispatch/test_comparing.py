@@ -22,7 +22,7 @@ from common.db.database import Database
 from consent.ledger.recorder import Statement, record
 from consent.ledger.rules import Evidence
 from consent.proof.summing import Summing
-from dispatch import store
+from dispatch.projection import store as projection
 from dispatch.projection.checksum import COMPARED, Comparing
 from dispatch.projection.freshness import STALENESS, STALENESS_OF, Freshness
 from dispatch.projection.limits import Limits
@@ -65,13 +65,15 @@ class Both:
 
     async def project(self, states: list[ConsentStateChanged], *, ago: timedelta = timedelta(hours=1)) -> None:
         newest = {state.subject_id: state for state in sorted(states, key=lambda s: s.version)}
-        published = {(s.subject_id, s.version): store.Published(now() - ago, n) for n, s in enumerate(newest.values())}
+        published = {
+            (s.subject_id, s.version): projection.Published(now() - ago, n) for n, s in enumerate(newest.values())
+        }
         async with self.dispatch.begin() as tx:
-            await store.put_subjects(tx, list(newest.values()), published)
+            await projection.put_subjects(tx, list(newest.values()), published)
 
     async def compare(self, summed: StatesSummed, *, watermark: timedelta = timedelta(0)) -> Any:
         async with self.dispatch.begin() as tx:
-            await store.put_sums(tx, summed, msgspec.json.encode(summed).decode())
+            await projection.put_sums(tx, summed, msgspec.json.encode(summed).decode())
             await tx.execute(
                 text(
                     "INSERT INTO consumer_offset VALUES ('dispatch.consents', 'consent.states.v1', 0, 1, :as_of)"
@@ -81,7 +83,7 @@ class Both:
             )
         await Comparing(self.dispatch, 1).compare()
         async with self.dispatch.begin() as tx:
-            return await store.compared(tx)
+            return await projection.compared(tx)
 
     async def dispatch_sql(self, statement: str, **given: Any) -> None:
         async with self.dispatch.begin() as tx:
@@ -217,7 +219,7 @@ async def test_the_staleness_of_each_partition_is_told_and_none_is_infinite(both
 
 async def _as_dispatch_has_it(both: Both) -> StatesSummed:
     async with both.dispatch.begin() as tx:
-        ours = await store.sums(tx, now())
+        ours = await projection.sums(tx, now())
     sums = {name: (many, total) for name, (many, total, _) in ours.items()}
     return StatesSummed(sum_id="s", begun_at=now(), seen_until=now(), sums=sums)
 

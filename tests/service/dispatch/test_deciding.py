@@ -13,13 +13,13 @@ from sqlalchemy import text
 from common.db.database import Database
 from common.kafka.consumer import Hold, Received
 from common.law import at_hand_off, load
-from dispatch import store
 from dispatch.gate.clearance import Clearance
 from dispatch.gate.clearance import requested as candidate
 from dispatch.gateways import HTTP_PROVIDERS, HttpGateway
 from dispatch.gateways.pool import Traffic
 from dispatch.gateways.routing import Route
 from dispatch.gateways.settings import GatewaySettings
+from dispatch.projection import store as projection
 from dispatch.projection.limits import Limits
 from dispatch.sending.pipeline import Handoff, Intake
 from dispatch.sending.timers import Timers
@@ -101,7 +101,7 @@ async def test_a_text_goes_by_a_gateway_that_takes_so_many_sms_and_its_alphabet_
         clearance = Clearance(subject_keys, field_keys, traffic, policy, Limits(max_staleness=timedelta(0)), 5.0)
         wanted = candidate(requested(1, campaign_id=None, category="transactional", text=text), 0)
         async with database.begin() as tx:
-            await store.put_sender(tx, sender_changed())
+            await projection.put_sender(tx, sender_changed())
             [decision] = await clearance.decide(tx, 0, [wanted])
         return decision.permit.gateway if decision.permit else str(decision.row["reasons_first"])
 

@@ -16,13 +16,15 @@ from sqlalchemy import text
 from common.db.database import Database, fetch_many
 from common.kafka.broker import partition_of
 from common.law import at_hand_off, load, rules_of
-from dispatch import store
 from dispatch.audit.replay import Replay, lines
 from dispatch.gate.clearance import Clearance, Decision, requested, stored
 from dispatch.gateways import Capabilities, Result, SendError, Submit
 from dispatch.gateways.pool import Traffic
 from dispatch.gateways.routing import Route
+from dispatch.messages import store as messages_store
+from dispatch.projection import store as projection
 from dispatch.projection.limits import Limits
+from dispatch.sending import store as sending
 from dispatch.sending.pipeline import Handoff
 from dispatch.sending.timers import Timers
 from tests import builders
@@ -39,9 +41,9 @@ PARTITIONS = 3
 async def database(postgres: Postgres, unique: str) -> AsyncIterator[Database]:
     database = Database(await postgres.clone("dispatch", f"dispatch_{unique}"))
     async with database.begin() as tx:
-        await store.put_sender(tx, sender_changed(abroad=("DE",)))
-        await store.put_control(tx, builders.controlled("running"))
-        await store.put_subjects(tx, [opted_in(1), opted_in(2), opted_out(3, version=4)])
+        await projection.put_sender(tx, sender_changed(abroad=("DE",)))
+        await projection.put_control(tx, builders.controlled("running"))
+        await projection.put_subjects(tx, [opted_in(1), opted_in(2), opted_out(3, version=4)])
         await tx.execute(
             text(
                 "INSERT INTO consumer_offset (consumer_group, topic, partition, next_offset, as_of)"
@@ -103,9 +105,9 @@ async def decided(database: Database, clearance: Clearance, *people: int, **more
     found = []
     for partition, candidates in wanted.items():
         async with database.begin() as tx:
-            await store.lock_partition(tx, partition, marketing=True)
+            await messages_store.lock_partition(tx, partition, marketing=True)
             found += (decisions := await clearance.decide(tx, partition, candidates))
-            await store.insert_messages(tx, [d.row for d in decisions])
+            await messages_store.insert_messages(tx, [d.row for d in decisions])
     return found
 
 
@@ -203,7 +205,7 @@ async def test_what_an_erasure_denied_while_it_waited_is_named_and_no_difference
     decisions = await decided(database, resting, 1, requested_at=now() - timedelta(minutes=1))
     assert [d.row["reasons"] for d in decisions] == [("no_route",)]
     async with database.begin() as tx:
-        [erased] = await store.deny_waiting(tx, {subject(1): now()})
+        [erased] = await messages_store.deny_waiting(tx, {subject(1): now()})
     assert erased.event.reasons == ("erased",)
     replay = Replay()
     assert await replayed(database, replay, decisions) == []
@@ -317,10 +319,10 @@ async def test_what_its_gateway_may_have_forgotten_is_not_submitted_again(
     [decision] = await decided(database, asking, 1, requested_at=first)
     async with database.begin() as tx:
         await tx.execute(text("UPDATE sending SET since = :first"), {"first": first})
-        [row] = await store.still_ours(tx, [decision.candidate.message_id], [decision.row["decided_at"]], again=False)
+        [row] = await sending.still_ours(tx, [decision.candidate.message_id], [decision.row["decided_at"]], again=False)
         [again] = await asking.decide(tx, row.partition, [stored(row)], again=True)
         assert again.permit
-        await store.update_decisions(tx, [again.row])
+        await messages_store.update_decisions(tx, [again.row])
     handoff = Handoff(database, traffic, asking, 1)
     timers = Timers(database, asking, handoff, batch=10, partitions=3, sending_timeout=timedelta(seconds=-1))
     await timers.sweep()
@@ -363,8 +365,8 @@ async def test_who_decides_again_waits_for_an_opt_out_that_is_being_applied_and_
         if way == "it is due":
             await tx.execute(text("UPDATE message SET status = 'deferred', due_at = now()"))
     async with database.begin() as applying:
-        await store.lock_decisions_out(applying, decision.candidate.partition)
-        await store.put_subjects(applying, [opted_out(1)])
+        await messages_store.lock_decisions_out(applying, decision.candidate.partition)
+        await projection.put_subjects(applying, [opted_out(1)])
         deciding = asyncio.create_task(ways[way]())
 
         async def waits() -> bool:
@@ -385,8 +387,8 @@ async def test_the_sweep_gives_way_to_an_opt_out_that_is_being_applied_and_then_
     [decision] = await decided(database, clearance, 1, requested_at=now() - timedelta(minutes=1))
     statuses: list[Any] = []
     async with database.begin() as applying:
-        await store.lock_decisions_out(applying, decision.candidate.partition)
-        await store.put_subjects(applying, [opted_out(1)])
+        await messages_store.lock_decisions_out(applying, decision.candidate.partition)
+        await projection.put_subjects(applying, [opted_out(1)])
         async with asyncio.timeout(10):
             await timers.sweep()
         statuses += await fetch_many(applying, "SELECT status FROM message")
@@ -399,10 +401,10 @@ async def test_the_sweep_gives_way_to_an_opt_out_that_is_being_applied_and_then_
 async def test_a_code_waits_for_neither_a_campaign_nor_an_opt_out_that_waits_for_one(database: Database) -> None:
     async def apply() -> None:
         async with database.begin() as applying:
-            await store.lock_decisions_out(applying, 1)
+            await messages_store.lock_decisions_out(applying, 1)
 
     async with database.begin() as deciding, database.begin() as code:
-        await store.lock_partition(deciding, 1, marketing=True)
+        await messages_store.lock_partition(deciding, 1, marketing=True)
         opting_out = asyncio.create_task(apply())
 
         async def waits() -> bool:
@@ -410,6 +412,6 @@ async def test_a_code_waits_for_neither_a_campaign_nor_an_opt_out_that_waits_for
 
         await eventually(waits)
         async with asyncio.timeout(10):
-            await store.lock_partition(code, 1, marketing=False)
+            await messages_store.lock_partition(code, 1, marketing=False)
         assert not opting_out.done()
     await opting_out

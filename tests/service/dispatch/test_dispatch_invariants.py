@@ -11,9 +11,9 @@ import pytest
 from common.db.database import Database
 from common.kafka.broker import partition_of
 from common.law import load
-from dispatch import store
 from dispatch.audit.invariants import LOOK_EVERY_S, RULES, Checker
 from dispatch.gate import record
+from dispatch.messages import store as messages_store
 from dispatch.privacy.pruning import LATE_DAYS
 from dispatch.projection.limits import Limits
 from tests.builders import now, requested
@@ -67,7 +67,7 @@ async def _plant(database: Database, **broken: Any) -> str:
         "unknown_since": None,
     }
     async with database.begin() as tx:
-        await store.insert_messages(tx, [{**kept, **{k: v for k, v in broken.items() if k not in later}}])
+        await messages_store.insert_messages(tx, [{**kept, **{k: v for k, v in broken.items() if k not in later}}])
         await tx.exec_driver_sql(
             "UPDATE message SET handed_off_at = $1, gateway_message_id = $2, known_as = $3, unknown_since = $4"
             " WHERE message_id = $5",
@@ -276,7 +276,9 @@ async def test_a_message_that_left_where_it_was_early_or_a_holiday_or_nobody_kno
 async def test_one_of_a_whole_campaign_that_left_at_night_is_found(database: Database) -> None:
     await _leaves(database, TUESDAY)
     async with database.begin() as tx:
-        columns = ", ".join(c.name for c in store.message.columns if c.name not in ("message_id", "gateway_message_id"))
+        columns = ", ".join(
+            c.name for c in messages_store.message.columns if c.name not in ("message_id", "gateway_message_id")
+        )
         await tx.exec_driver_sql(
             f"INSERT INTO message (message_id, {columns})"
             f" SELECT gen_random_uuid(), {columns} FROM message, generate_series(1, 2000)"

@@ -18,10 +18,14 @@ from common.db.database import Database, fetch_many
 from common.kafka.broker import partition_of
 from common.kafka.consumer import Received
 from common.privacy import erasing
-from dispatch import store
+from dispatch.gate import store as gate
 from dispatch.gateways.pool import Traffic
+from dispatch.messages import enforcement, events
+from dispatch.messages import store as messages
 from dispatch.privacy.erasure import eraser
 from dispatch.projection import apply as projection
+from dispatch.projection import store as projection_store
+from dispatch.sending import store as sending
 from dispatch.sending.pipeline import Handoff
 from tests.builders import controlled, now, opted_in, opted_out, requested, sender_changed, subject
 from tests.eventually import eventually
@@ -45,27 +49,27 @@ async def database(postgres: Postgres, unique: str) -> AsyncIterator[Database]:
 
 async def test_an_older_sender_never_replaces_a_newer_one(database: Database) -> None:
     async with database.begin() as tx:
-        await store.put_sender(tx, sender_changed(version=2, oadc="LUNE2"))
-        await store.put_sender(tx, sender_changed(version=1, oadc="LUNE1"))
-        held = await store.senders(tx, ["maison-lune"])
+        await projection_store.put_sender(tx, sender_changed(version=2, oadc="LUNE2"))
+        await projection_store.put_sender(tx, sender_changed(version=1, oadc="LUNE1"))
+        held = await projection_store.senders(tx, ["maison-lune"])
     assert held["maison-lune"].oadc == "LUNE2"
 
 
 async def test_an_older_control_never_replaces_a_newer_one(database: Database) -> None:
     async with database.begin() as tx:
-        await store.put_control(tx, controlled("cancelled", version=3))
-        await store.put_control(tx, controlled("running", version=2))
-        assert await store.controls(tx, ["c1"]) == {"c1": "cancelled"}
+        await projection_store.put_control(tx, controlled("cancelled", version=3))
+        await projection_store.put_control(tx, controlled("running", version=2))
+        assert await gate.controls(tx, ["c1"]) == {"c1": "cancelled"}
 
 
 async def test_a_subject_is_unreadable_until_a_newer_state_is_read(database: Database) -> None:
     async with database.begin() as tx:
-        await store.put_subjects(tx, [opted_in(1, version=3)])
-        await store.mark_unreadable(tx, subject(1), 7)
-        await store.put_subjects(tx, [opted_in(1, version=3)])
-        assert (await store.subjects(tx, [subject(1)]))[subject(1)].unreadable
-        await store.put_subjects(tx, [opted_in(1, version=4)])
-        assert not (await store.subjects(tx, [subject(1)]))[subject(1)].unreadable
+        await projection_store.put_subjects(tx, [opted_in(1, version=3)])
+        await projection_store.mark_unreadable(tx, subject(1), 7)
+        await projection_store.put_subjects(tx, [opted_in(1, version=3)])
+        assert (await gate.subjects(tx, [subject(1)]))[subject(1)].unreadable
+        await projection_store.put_subjects(tx, [opted_in(1, version=4)])
+        assert not (await gate.subjects(tx, [subject(1)]))[subject(1)].unreadable
 
 
 def received(state: ConsentStateChanged, offset: int) -> list[Received]:
@@ -81,10 +85,10 @@ async def test_of_two_states_that_could_not_be_read_the_older_one_handled_again_
         for offset in (10, 12):
             await projection.mark_unreadable(tx, subject(1), 0, offset)
         await projection.apply_states(tx, received(opted_in(1, version=6), 10))
-        held = (await store.subjects(tx, [subject(1)]))[subject(1)]
+        held = (await gate.subjects(tx, [subject(1)]))[subject(1)]
         assert (held.version, held.unreadable) == (6, True)
         await projection.apply_states(tx, received(opted_out(1, version=7), 12))
-        held = (await store.subjects(tx, [subject(1)]))[subject(1)]
+        held = (await gate.subjects(tx, [subject(1)]))[subject(1)]
         assert (held.version, held.unreadable) == (7, False)
 
 
@@ -93,7 +97,7 @@ async def test_what_the_version_before_marked_is_readable_by_the_next_state(data
         await projection.apply_states(tx, received(opted_in(1, version=5), 4))
         await tx.execute(text("UPDATE subject SET unreadable = true, log_offset = NULL"))
         await projection.apply_states(tx, received(opted_in(1, version=6), 3))
-        assert not (await store.subjects(tx, [subject(1)]))[subject(1)].unreadable
+        assert not (await gate.subjects(tx, [subject(1)]))[subject(1)].unreadable
 
 
 @pytest.mark.parametrize("of", ["this decision", "an earlier one"])
@@ -135,9 +139,9 @@ async def test_an_outcome_settles_what_is_open_and_in_its_hand_and_never_what_is
         "handed_off_at": None,
     }
     async with database.begin() as tx:
-        await store.insert_messages(tx, [row])
-        changed = await store.settle(tx, [outcome])
-        (found,) = await store.messages_of_receipts(tx, [row["message_id"]], [], [])
+        await messages.insert_messages(tx, [row])
+        changed = await messages.settle(tx, [outcome])
+        (found,) = await sending.messages_of_receipts(tx, [row["message_id"]], [], [])
     assert found.status == becomes
     assert [c.event.status for c in changed] == ([becomes] if found.version == 2 else [])
     assert (found.version == 2) == (was != becomes)
@@ -169,12 +173,12 @@ async def test_what_waits_for_a_slot_is_passed_over_and_what_has_been_refused_is
     code = {"category": "transactional", "due_at": now()}
     waits, deferred = _message("pending") | code, _message("deferred") | code
     async with database.begin() as tx:
-        await store.insert_messages(tx, [waits])
-        await store.insert_messages(tx, [deferred])
+        await messages.insert_messages(tx, [waits])
+        await messages.insert_messages(tx, [deferred])
 
     async def claimed(partition: int, *waited_for: str) -> set[Any]:
         async with database.begin() as tx:
-            rows = await store.claim_due(tx, partition, now(), 10, marketing=False, waited_for=waited_for)
+            rows = await sending.claim_due(tx, partition, now(), 10, marketing=False, waited_for=waited_for)
             return {row.message_id for row in rows}
 
     for row, still in ((waits, set()), (deferred, {deferred["message_id"]})):
@@ -187,10 +191,10 @@ async def test_evidence_of_an_opt_out_leaves_the_status_as_it_is(database: Datab
     row = _message("sending")
     now_ = now()
     async with database.begin() as tx:
-        await store.insert_messages(tx, [row])
+        await messages.insert_messages(tx, [row])
         await tx.execute(text("UPDATE message SET status = 'accepted'"))
         told = {**_accepted(row), "status": None, "receipt": "opted_out", "receipt_at": now_}
-        [changed] = await store.put_receipts(tx, [told])
+        [changed] = await messages.put_receipts(tx, [told])
     assert (changed.event.status, changed.event.receipt) == ("accepted", "opted_out")
 
 
@@ -200,13 +204,13 @@ async def test_what_somebody_knows_to_have_begun_does_not_wait_again(database: D
     row = _message(was)
     ours = [row["decided_at"]]
     async with database.begin() as tx:
-        await store.insert_messages(tx, [row])
-        assert len(await store.still_ours(tx, [row["message_id"]], ours, again=False)) == 1
-        assert len(await store.still_ours(tx, [row["message_id"]], ours, again=True)) == (was == "sending")
-        assert not await store.still_ours(tx, [row["message_id"]], [now()], again=False)
+        await messages.insert_messages(tx, [row])
+        assert len(await sending.still_ours(tx, [row["message_id"]], ours, again=False)) == 1
+        assert len(await sending.still_ours(tx, [row["message_id"]], ours, again=True)) == (was == "sending")
+        assert not await sending.still_ours(tx, [row["message_id"]], [now()], again=False)
         await tx.execute(text(f"UPDATE message SET {begun}"))
-        assert not await store.still_ours(tx, [row["message_id"]], ours, again=False)
-        assert not await store.settle(tx, [{**_accepted(row), "status": "deferred", "due_at": now()}])
+        assert not await sending.still_ours(tx, [row["message_id"]], ours, again=False)
+        assert not await messages.settle(tx, [{**_accepted(row), "status": "deferred", "due_at": now()}])
 
 
 async def test_what_is_due_is_found_without_reading_what_is_settled_or_the_other_lane(
@@ -222,11 +226,11 @@ async def test_what_is_due_is_found_without_reading_what_is_settled_or_the_other
     async def look(*, marketing: bool) -> tuple[list[int], int, int]:
         async with database.begin() as tx:
             before = await tx.scalar(text(READ))  # what this connection did just now may not have been told yet
-            partitions = await store.due_partitions(tx, 3, now(), marketing=marketing)
+            partitions = await sending.due_partitions(tx, 3, now(), marketing=marketing)
             claimed = [
                 row
                 for partition in partitions or range(3)
-                for row in await store.claim_due(tx, partition, now(), 10, marketing=marketing)
+                for row in await sending.claim_due(tx, partition, now(), 10, marketing=marketing)
             ]
             return partitions, len(claimed), await tx.scalar(text(READ)) - before
 
@@ -236,7 +240,7 @@ async def test_what_is_due_is_found_without_reading_what_is_settled_or_the_other
     code = {**_message("deferred", 3), "category": "transactional", "due_at": now()}
     async with database.begin() as tx:
         for row in (settled, waiting, code):
-            await store.insert_messages(tx, [row])
+            await messages.insert_messages(tx, [row])
         for like, many in ((settled, 20_000), (waiting, 2_000)):
             await tx.execute(text(MANY_LIKE_IT), {"id": like["message_id"], "many": many})
     for marketing, some, found in ((False, code, 1), (True, waiting, 10)):
@@ -259,15 +263,15 @@ async def test_what_a_receipt_speaks_of_is_found_without_reading_the_ledger(post
         async with database.begin() as tx:
             before = await tx.scalar(text(READ))
             ids = [ours["message_id"]]
-            rows = await store.messages_of_receipts(tx, ids, ["op-1", "op-2"], ["simulator", "simulator"])
+            rows = await sending.messages_of_receipts(tx, ids, ["op-1", "op-2"], ["simulator", "simulator"])
             return {row.message_id for row in rows}, await tx.scalar(text(READ)) - before
 
     for _ in range(10):
         assert await look() == (set(), 0)
     async with database.begin() as tx:
         for row in (ours, theirs, other):
-            await store.insert_messages(tx, [row])
-        await store.accept(tx, [_accepted(theirs) | {"gateway_message_id": "op-2", "known_as": "op-2"}])
+            await messages.insert_messages(tx, [row])
+        await messages.accept(tx, [_accepted(theirs) | {"gateway_message_id": "op-2", "known_as": "op-2"}])
         await tx.execute(text(MANY_LIKE_IT), {"id": other["message_id"], "many": 20_000})
     found, read = await look()
     assert found == {ours["message_id"], theirs["message_id"]}
@@ -290,12 +294,12 @@ async def test_what_nobody_has_touched_is_accepted_at_once_and_what_a_receipt_ov
     }
     outcomes = [_accepted(plain), _accepted(overtaken)]
     async with database.begin() as tx:
-        await store.insert_messages(tx, [plain])
-        await store.insert_messages(tx, [overtaken])
-        await store.put_receipts(tx, [early])
-        assert await store.accept(tx, outcomes) == {plain["message_id"]}
-        [told] = await store.settle(tx, outcomes[1:])
-        rows = await store.messages_of_receipts(tx, [plain["message_id"], overtaken["message_id"]], [], [])
+        await messages.insert_messages(tx, [plain])
+        await messages.insert_messages(tx, [overtaken])
+        await messages.put_receipts(tx, [early])
+        assert await messages.accept(tx, outcomes) == {plain["message_id"]}
+        [told] = await messages.settle(tx, outcomes[1:])
+        rows = await sending.messages_of_receipts(tx, [plain["message_id"], overtaken["message_id"]], [], [])
     assert {(row.status, row.version, row.receipt) for row in rows} == {
         ("accepted", 2, None),
         ("accepted", 3, "delivered"),
@@ -307,10 +311,10 @@ async def test_an_outcome_is_published_as_the_ledger_has_it(database: Database) 
     row = _message("sending", 1)
     outcome = _accepted(row)
     async with database.begin() as tx:
-        await store.insert_messages(tx, [row])
-        await store.accept(tx, [outcome])
-        [read] = await fetch_many(tx, f"SELECT {store._OF_A_CHANGE} FROM message AS m")
-    assert store.accepted(row, outcome) == store._changed(read)
+        await messages.insert_messages(tx, [row])
+        await messages.accept(tx, [outcome])
+        [read] = await fetch_many(tx, f"SELECT {events.OF_A_CHANGE} FROM message AS m")
+    assert events.accepted(row, outcome) == events.changed(read)
 
 
 @pytest.mark.parametrize(("status", "enforced"), [("sending", 0), ("accepted", 1)])
@@ -328,13 +332,13 @@ async def test_an_opt_out_is_enforced_once_nothing_of_the_person_is_being_handed
         "applied_at": now(),
     }
     async with database.begin() as tx:
-        await store.insert_messages(tx, [mine])
-        await store.insert_messages(tx, [others])
-        await store.open_enforcements(tx, [opened])
+        await messages.insert_messages(tx, [mine])
+        await messages.insert_messages(tx, [others])
+        await enforcement.open_enforcements(tx, [opened])
         if status == "accepted":
-            await store.accept(tx, [_accepted(mine)])
-        await store.forget_sending(tx, now() + timedelta(minutes=1))
-        assert len(await store.enforce(tx, [mine["subject_id"]])) == enforced
+            await messages.accept(tx, [_accepted(mine)])
+        await messages.forget_sending(tx, now() + timedelta(minutes=1))
+        assert len(await enforcement.enforce(tx, [mine["subject_id"]])) == enforced
         kept = await fetch_many(tx, "SELECT message_ids FROM sending")
     assert [ids for (ids,) in kept] == [[m["message_id"]] for m in (mine, others) if m is others or status == "sending"]
 
@@ -352,11 +356,11 @@ async def test_the_clock_of_an_enforcement_is_read_after_what_is_being_handed_of
         "applied_at": now(),
     }
     async with database.begin() as tx:
-        await store.open_enforcements(tx, [opened])
+        await enforcement.open_enforcements(tx, [opened])
 
     async def enforces() -> datetime:
         async with database.begin() as tx:
-            [enforced] = await store.enforce(tx, [row["subject_id"]])
+            [enforced] = await enforcement.enforce(tx, [row["subject_id"]])
             return enforced.enforced_at
 
     async with database.begin() as holding:
@@ -383,11 +387,11 @@ async def test_an_outcome_waits_for_no_opt_out_and_enforces_the_one_that_had_wai
     nobody: Any = None  # an outcome asks no gateway and no gate
     handoff = Handoff(database, Traffic([]), nobody, 1)
     async with database.begin() as tx:
-        await store.insert_messages(tx, [row])
+        await messages.insert_messages(tx, [row])
     async with database.begin() as applying:
-        await store.lock_decisions_out(applying, row["partition"])
-        await store.open_enforcements(applying, [opened])
-        assert not await store.enforce(applying, [row["subject_id"]])
+        await messages.lock_decisions_out(applying, row["partition"])
+        await enforcement.open_enforcements(applying, [opened])
+        assert not await enforcement.enforce(applying, [row["subject_id"]])
         async with asyncio.timeout(10):
             await handoff._store_outcomes([outcome])
     async with database.begin() as tx:
@@ -407,18 +411,18 @@ async def test_an_erasure_waits_for_an_outcome_that_takes_its_message_back(datab
     waiting |= {"status": "deferred", "due_at": now() + timedelta(hours=1)}
     async with database.begin() as tx:
         for row in (waiting, in_hand):
-            await store.insert_messages(tx, [{**row, "number": "sealed", "text": "sealed"}])
+            await messages.insert_messages(tx, [{**row, "number": "sealed", "text": "sealed"}])
 
     async def erase() -> Mapping[str, Mapping[str, int]]:
         async with database.begin() as tx:
             return await eraser(database, 3).erase(tx, {in_hand["subject_id"]: now()})
 
     async with database.begin() as somebody:
-        await store.lock_messages(somebody, [waiting["message_id"]])
+        await sending.lock_messages(somebody, [waiting["message_id"]])
         erasing = asyncio.create_task(erase())
         await eventually(lambda: _somebody_waits(database))
         async with database.begin() as tx, asyncio.timeout(10):
-            await store.settle(tx, [{**_accepted(in_hand), "status": "deferred", "due_at": now()}])
+            await messages.settle(tx, [{**_accepted(in_hand), "status": "deferred", "due_at": now()}])
     assert await erasing == {in_hand["subject_id"]: {"messages": 2}}
     async with database.begin() as tx:
         left = await fetch_many(tx, "SELECT status, number, text FROM message")
@@ -433,12 +437,12 @@ async def test_an_erasure_that_waits_for_an_opt_out_keeps_no_others_of_another_p
         asked = [ErasureRequested(erasure_id=who, subject_id=who, requested_at=now()) for who in people.values()]
         await erasing.put(tx, *asked)
     async with database.begin() as applying, database.begin() as another:
-        await store.lock_decisions_out(applying, 2)
+        await messages.lock_decisions_out(applying, 2)
         erases = asyncio.create_task(eraser(database, 3).erase_kept())
         await eventually(lambda: _somebody_waits(database))
         async with asyncio.timeout(10):
             for partition in (0, 1):
-                await store.lock_decisions_out(another, partition)
+                await messages.lock_decisions_out(another, partition)
     assert await erases
     async with database.begin() as tx:
         assert await fetch_many(tx, "SELECT count(*) FROM erasing WHERE erased_at IS NULL") == [(0,)]

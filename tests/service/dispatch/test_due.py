@@ -16,11 +16,13 @@ from common.contracts import STATES
 from common.db.database import Database, fetch_many
 from common.kafka.broker import partition_of
 from common.law import at_hand_off, load
-from dispatch import store
 from dispatch.gate.clearance import Clearance
 from dispatch.gateways import HTTP_PROVIDERS, Account, HttpGateway
 from dispatch.gateways.pool import Traffic
+from dispatch.messages import store as messages
+from dispatch.projection import store as projection
 from dispatch.projection.limits import Limits
+from dispatch.sending import store as sending
 from dispatch.sending.pipeline import Handoff
 from dispatch.sending.timers import Timers
 from tests.builders import controlled, field_keys, now, opted_in, requested, sender_changed, subject, subject_keys
@@ -75,19 +77,19 @@ async def due(postgres: Postgres, unique: str) -> AsyncIterator[Due]:
             database, clearance, handoff, batch=500, partitions=PARTITIONS, sending_timeout=timedelta(minutes=1)
         )
         async with database.begin() as tx:
-            await store.put_sender(tx, sender_changed())
-            await store.put_control(tx, controlled("running"))
-            await store.put_subjects(tx, [opted_in(n) for n in people])
+            await projection.put_sender(tx, sender_changed())
+            await projection.put_control(tx, controlled("running"))
+            await projection.put_subjects(tx, [opted_in(n) for n in people])
             for partition in range(PARTITIONS):
                 await fetch_many(
                     tx,
                     "INSERT INTO consumer_offset (consumer_group, topic, partition, next_offset, as_of)"
                     " VALUES ($1, $2, $3, 1, now())",
-                    store.CONSENTS_GROUP,
+                    projection.CONSENTS_GROUP,
                     STATES.name,
                     partition,
                 )
-                await store.insert_messages(tx, _deferred(partition))
+                await messages.insert_messages(tx, _deferred(partition))
         yield Due(database, op, traffic, handoff, timers)
         await gateway.close()
     await database.close()
@@ -180,4 +182,4 @@ async def test_the_partition_whose_messages_have_waited_longest_is_woken_first(d
     async with due.database.begin() as tx:
         await tx.execute(text("UPDATE message SET due_at = due_at - interval '1 minute' WHERE partition = 1"))
         await tx.execute(text("UPDATE message SET due_at = due_at - interval '2 minutes' WHERE partition = 2"))
-        assert await store.due_partitions(tx, PARTITIONS, now(), marketing=True) == [2, 1, 0]
+        assert await sending.due_partitions(tx, PARTITIONS, now(), marketing=True) == [2, 1, 0]

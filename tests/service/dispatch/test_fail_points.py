@@ -180,7 +180,7 @@ async def throttled(case: Case, point: Point | None) -> None:
 
 async def recovering(case: Case, point: Point | None) -> None:
     """Dies twice: the second time as it resolves what the first time left."""
-    await sending(case, Point("committed", IN + "insert_messages"))
+    await sending(case, Point("committed", MESSAGES + "insert_messages"))
     async with case.second(point) as process:
         await _died(process)
 
@@ -307,7 +307,7 @@ async def stopping_too_late(case: Case, point: Point | None) -> None:
 
 async def left_open(case: Case, point: Point | None) -> None:
     """Dies twice: the second time as the sweep enforces what the first time left open."""
-    await stopping_too_late(case, Point("after", IN + "enforce", PIPELINE + "Handoff._enforce"))
+    await stopping_too_late(case, Point("after", ENFORCEMENT + "enforce", PIPELINE + "Handoff._enforce"))
     async with case.second(point) as process:
         await _died(process)
 
@@ -372,7 +372,10 @@ def _code(n: int) -> MessageRequested:
     return requested(n, campaign_id=None, purpose=None, category="transactional", text="Votre code : 4821")
 
 
-IN = "dispatch.store:"
+MESSAGES = "dispatch.messages.store:"
+ENFORCEMENT = "dispatch.messages.enforcement:"
+SENDING = "dispatch.sending.store:"
+PROJECTION = "dispatch.projection.store:"
 PIPELINE = "dispatch.sending.pipeline:"
 TIMERS = "dispatch.sending.timers:Timers."
 SUBMIT = "dispatch.gateways.over_http:HttpGateway.submit"
@@ -415,65 +418,93 @@ RECEIPTS = "dispatch.sending.receipts:apply_receipts"
 CODES_DUE = TIMERS + "_wake_codes_of"
 POINTS: dict[int, At] = {
     1: At("read, not decided", sending, Point("before", "dispatch.gate.clearance:Clearance.decide")),
-    2: At("in tx 1", sending, Point("after", IN + "insert_messages", TAKE + "_marketing")),
+    2: At("in tx 1", sending, Point("after", MESSAGES + "insert_messages", TAKE + "_marketing")),
     3: At(
         "after tx 1, before the submit",
         sending,
-        Point("committed", IN + "insert_messages", TAKE + "_marketing"),
+        Point("committed", MESSAGES + "insert_messages", TAKE + "_marketing"),
         unknown=ALL,
     ),
     4: At("before the request is written", sending, Point("before", SUBMIT), unknown=ALL),
     5: At("the operator has it and has not answered", sending, None, unknown=ALL, submitted=ALL),
     6: At("answered, before tx 2", sending, Point("after", SUBMIT), unknown=ALL, submitted=ALL),
-    7: At("in tx 2", sending, Point("after", IN + "accept"), unknown=ALL, submitted=ALL),
-    8: At("after tx 2", sending, Point("committed", IN + "accept"), submitted=ALL),
+    7: At("in tx 2", sending, Point("after", MESSAGES + "accept"), unknown=ALL, submitted=ALL),
+    8: At("after tx 2", sending, Point("committed", MESSAGES + "accept"), submitted=ALL),
     9: At("relay, before the send", sending, Point("before", RELAY), submitted=ALL),
     10: At("relay, after the ack, before the delete", sending, Point("after", RELAY), submitted=ALL),
-    11: At("recovery, in its tx", recovering, Point("after", IN + "claim_left_sending"), unknown=ALL),
-    12: At("recovery, after its tx", recovering, Point("committed", IN + "claim_left_sending"), unknown=ALL),
-    13: At("waking, in its tx", waking, Point("after", IN + "claim_due")),
-    14: At("waking, after its tx", waking, Point("committed", IN + "claim_due"), unknown=ALL),
-    15: At("renewing a permit, in its tx", renewing, Point("after", IN + "still_ours"), unknown=ALL, submitted=2),
-    16: At("renewing, after its tx", renewing, Point("committed", IN + "still_ours"), unknown=ALL, submitted=2),
-    17: At("an opt-out, in its tx", stopping, Point("after", IN + "enforce", APPLY), becomes=ONE_DENIED),
-    18: At("an opt-out, after its tx", stopping, Point("committed", IN + "enforce", APPLY), becomes=ONE_DENIED),
-    19: At("receipts, in their tx", told, Point("after", IN + "put_receipts", RECEIPTS), submitted=ALL),
-    20: At("receipts, after their tx", told, Point("committed", IN + "put_receipts", RECEIPTS), submitted=ALL),
+    11: At("recovery, in its tx", recovering, Point("after", SENDING + "claim_left_sending"), unknown=ALL),
+    12: At("recovery, after its tx", recovering, Point("committed", SENDING + "claim_left_sending"), unknown=ALL),
+    13: At("waking, in its tx", waking, Point("after", SENDING + "claim_due")),
+    14: At("waking, after its tx", waking, Point("committed", SENDING + "claim_due"), unknown=ALL),
+    15: At("renewing a permit, in its tx", renewing, Point("after", SENDING + "still_ours"), unknown=ALL, submitted=2),
+    16: At("renewing, after its tx", renewing, Point("committed", SENDING + "still_ours"), unknown=ALL, submitted=2),
+    17: At("an opt-out, in its tx", stopping, Point("after", ENFORCEMENT + "enforce", APPLY), becomes=ONE_DENIED),
+    18: At(
+        "an opt-out, after its tx", stopping, Point("committed", ENFORCEMENT + "enforce", APPLY), becomes=ONE_DENIED
+    ),
+    19: At("receipts, in their tx", told, Point("after", MESSAGES + "put_receipts", RECEIPTS), submitted=ALL),
+    20: At("receipts, after their tx", told, Point("committed", MESSAGES + "put_receipts", RECEIPTS), submitted=ALL),
     21: At(
         "enforcing what was answered, in its tx",
         stopping_too_late,
-        Point("after", IN + "enforce", ENFORCE),
+        Point("after", ENFORCEMENT + "enforce", ENFORCE),
         submitted=ALL,
     ),
-    22: At("enforcing, after its tx", stopping_too_late, Point("committed", IN + "enforce", ENFORCE), submitted=ALL),
+    22: At(
+        "enforcing, after its tx",
+        stopping_too_late,
+        Point("committed", ENFORCEMENT + "enforce", ENFORCE),
+        submitted=ALL,
+    ),
     23: At(
-        "enforcing what was left open, in its tx", left_open, Point("after", IN + "enforce", LEFT_OPEN), submitted=ALL
+        "enforcing what was left open, in its tx",
+        left_open,
+        Point("after", ENFORCEMENT + "enforce", LEFT_OPEN),
+        submitted=ALL,
     ),
-    24: At("what was left open, after its tx", left_open, Point("committed", IN + "enforce", LEFT_OPEN), submitted=ALL),
-    25: At("a campaign goes on, in the tx of its page", waking, Point("after", IN + "wake_controlled")),
-    26: At("a campaign goes on, after the tx of its page", waking, Point("committed", IN + "wake_controlled")),
+    24: At(
+        "what was left open, after its tx",
+        left_open,
+        Point("committed", ENFORCEMENT + "enforce", LEFT_OPEN),
+        submitted=ALL,
+    ),
+    25: At("a campaign goes on, in the tx of its page", waking, Point("after", MESSAGES + "wake_controlled")),
+    26: At("a campaign goes on, after the tx of its page", waking, Point("committed", MESSAGES + "wake_controlled")),
     27: At(
-        "noting that all are woken, in its tx", cancelling, Point("after", IN + "note_woken"), becomes={"denied": ALL}
+        "noting that all are woken, in its tx",
+        cancelling,
+        Point("after", PROJECTION + "note_woken"),
+        becomes={"denied": ALL},
     ),
-    28: At("noting it, after its tx", cancelling, Point("committed", IN + "note_woken"), becomes={"denied": ALL}),
-    29: At("rewording, in its tx", rewording, Point("after", IN + "reword")),
-    30: At("rewording, after its tx", rewording, Point("committed", IN + "reword")),
+    28: At(
+        "noting it, after its tx", cancelling, Point("committed", PROJECTION + "note_woken"), becomes={"denied": ALL}
+    ),
+    29: At("rewording, in its tx", rewording, Point("after", MESSAGES + "reword")),
+    30: At("rewording, after its tx", rewording, Point("committed", MESSAGES + "reword")),
     31: At(
         "giving back, after its tx",
         ending,
-        Point("committed", IN + "settle"),
+        Point("committed", MESSAGES + "settle"),
         unknown=2,
         submitted=2,
         gateways=NO_AGAIN,
     ),
     32: At(
-        "early receipts, in their tx", told_early, Point("after", IN + "take_matching_early_receipts"), submitted=ALL
+        "early receipts, in their tx",
+        told_early,
+        Point("after", SENDING + "take_matching_early_receipts"),
+        submitted=ALL,
     ),
     33: At(
-        "early receipts, after it", told_early, Point("committed", IN + "take_matching_early_receipts"), submitted=ALL
+        "early receipts, after it",
+        told_early,
+        Point("committed", SENDING + "take_matching_early_receipts"),
+        submitted=ALL,
     ),
-    34: At("a control, in its tx", pausing, Point("after", IN + "put_control"), becomes={"deferred": ALL}),
-    35: At("a control, after its tx", pausing, Point("committed", IN + "put_control"), becomes={"deferred": ALL}),
+    34: At("a control, in its tx", pausing, Point("after", PROJECTION + "put_control"), becomes={"deferred": ALL}),
+    35: At(
+        "a control, after its tx", pausing, Point("committed", PROJECTION + "put_control"), becomes={"deferred": ALL}
+    ),
     36: At(
         "a half of a refused batch is answered",
         refused,
@@ -482,13 +513,13 @@ POINTS: dict[int, At] = {
         submitted=2,
         again=ONE_UNKNOWN,
     ),
-    37: At("throttled, in tx 2", throttled, Point("after", IN + "settle"), unknown=ALL, gateways=NO_AGAIN),
-    38: At("throttled, after tx 2", throttled, Point("committed", IN + "settle")),
-    39: At("codes: in tx 1", sending_codes, Point("after", IN + "insert_messages", TAKE)),
+    37: At("throttled, in tx 2", throttled, Point("after", MESSAGES + "settle"), unknown=ALL, gateways=NO_AGAIN),
+    38: At("throttled, after tx 2", throttled, Point("committed", MESSAGES + "settle")),
+    39: At("codes: in tx 1", sending_codes, Point("after", MESSAGES + "insert_messages", TAKE)),
     40: At(
         "codes: after tx 1",
         sending_codes,
-        Point("committed", IN + "insert_messages", TAKE),
+        Point("committed", MESSAGES + "insert_messages", TAKE),
         unknown=ALL,
         gateways=NO_AGAIN,
     ),
@@ -496,16 +527,16 @@ POINTS: dict[int, At] = {
     42: At(
         "codes: waking, after its tx",
         posting,
-        Point("committed", IN + "claim_due", CODES_DUE),
+        Point("committed", SENDING + "claim_due", CODES_DUE),
         unknown=1,
         gateways=NO_AGAIN,
     ),
-    43: At("POST /v1/messages, in its tx", posting, Point("after", IN + "tell_due")),
-    44: At("POST /v1/messages, after its tx, before the 202", posting, Point("committed", IN + "tell_due")),
+    43: At("POST /v1/messages, in its tx", posting, Point("after", MESSAGES + "tell_due")),
+    44: At("POST /v1/messages, after its tx, before the 202", posting, Point("committed", MESSAGES + "tell_due")),
     45: At(
         "after tx 1, and then a STOP",
         opting_out_meanwhile,
-        Point("committed", IN + "insert_messages", TAKE + "_marketing"),
+        Point("committed", MESSAGES + "insert_messages", TAKE + "_marketing"),
         unknown=ALL,
         again=ONE_UNKNOWN,
         gateways=(True,),

@@ -22,14 +22,16 @@ from common.db.database import Database, fetch_many
 from common.db.timer import uptime_s
 from common.kafka.consumer import Received
 from common.law import at_hand_off, load
-from dispatch import store
 from dispatch.gate.clearance import Clearance, Permit
 from dispatch.gate.clearance import requested as candidate
 from dispatch.gateways import HTTP_PROVIDERS, Account, Capabilities, HttpGateway, Result
 from dispatch.gateways.pool import Rates, Traffic
+from dispatch.messages import store as messages
 from dispatch.privacy.erasure import Erasing
 from dispatch.projection import apply as projection
+from dispatch.projection import store as projection_store
 from dispatch.projection.limits import Limits
+from dispatch.sending import store as sending_store
 from dispatch.sending.outcomes import answered
 from dispatch.sending.pipeline import Handoff
 from dispatch.sending.receipts import settle_receipts
@@ -109,7 +111,7 @@ class Process:
         wanted = [candidate(requested(n, requested_at=now() - SOON, **more), partition) for n in people]
         async with self.database.begin() as tx:
             decisions = await self.clearance.decide(tx, partition, wanted)
-            await store.insert_messages(tx, [d.row for d in decisions])
+            await messages.insert_messages(tx, [d.row for d in decisions])
         return [d.permit for d in decisions if d.permit]
 
     async def ledger(self) -> list[tuple[str, int]]:
@@ -119,7 +121,7 @@ class Process:
 
     async def opts_out(self, n: int) -> None:
         async with self.database.begin() as tx:
-            await store.lock_decisions_out(tx, 0)
+            await messages.lock_decisions_out(tx, 0)
             await projection.apply_states(tx, [Received(opted_out(n), "", n, 0, now(), None)])
             [(enforced_at,)] = await fetch_many(tx, "SELECT enforced_at FROM enforcement")
         assert enforced_at is not None
@@ -152,9 +154,9 @@ async def process(postgres: Postgres, unique: str, fake: Watched) -> AsyncIterat
     """Processes that share a database and an operator."""
     database = Forgetful(await postgres.clone("dispatch", f"dispatch_{unique}"))
     async with database.begin() as tx:
-        await store.put_sender(tx, sender_changed())
-        await store.put_control(tx, controlled("running"))
-        await store.put_subjects(tx, [opted_in(n) for n in (1, 2, 3)])
+        await projection_store.put_sender(tx, sender_changed())
+        await projection_store.put_control(tx, controlled("running"))
+        await projection_store.put_subjects(tx, [opted_in(n) for n in (1, 2, 3)])
         await tx.execute(
             text(
                 "INSERT INTO consumer_offset (consumer_group, topic, partition, next_offset, as_of)"
@@ -220,7 +222,7 @@ async def test_what_takes_longer_to_reach_than_its_permit_lasts_is_decided_again
     await asyncio.wait_for(names.asked.wait(), 10)
     if meanwhile == "an opt-out":
         async with owner.database.begin() as tx:
-            await store.lock_decisions_out(tx, 0)
+            await messages.lock_decisions_out(tx, 0)
             await projection.apply_states(tx, [Received(opted_out(1), "", 1, 0, now(), None)])
 
     async def has_lapsed() -> bool:
@@ -248,7 +250,7 @@ async def test_what_may_not_go_again_after_all_is_unknown_at_once(
     await asyncio.wait_for(names.asked.wait(), 10)
     begun = uptime_s()
     async with owner.database.begin() as tx:
-        await store.lock_decisions_out(tx, 0)
+        await messages.lock_decisions_out(tx, 0)
         await projection.apply_states(tx, [Received(opted_out(1), "", 1, 0, now(), None)])
 
     async def has_lapsed() -> bool:
@@ -271,9 +273,9 @@ async def test_a_partition_that_somebody_keeps_holds_up_no_other(process: Callab
     ours = [permit.candidate.message_id for n in (0, 1) for permit in await owner.decides(n + 1, partition=n, **code)]
     async with owner.database.begin() as tx:
         if kept == "its lock":
-            await store.lock_decisions_out(tx, 0)
+            await messages.lock_decisions_out(tx, 0)
         else:
-            await store.lock_messages(tx, ours[:1])
+            await sending_store.lock_messages(tx, ours[:1])
         async with asyncio.timeout(10):
             await other.sweeps()
         rows = await fetch_many(tx, "SELECT partition, status FROM message ORDER BY partition")
@@ -314,7 +316,7 @@ async def test_each_opt_out_is_measured_once_whoever_closes_it(process: Callable
     if by == "its projection":
         await end()
     async with database.begin() as tx:
-        await store.lock_decisions_out(tx, 0)
+        await messages.lock_decisions_out(tx, 0)
         await projection.apply_states(tx, [Received(opted_out(1), "", 0, 0, now(), None)])
         assert measured() == before, "what is not committed has not happened"
     if by != "its projection":
@@ -421,7 +423,7 @@ async def test_a_message_with_a_receipt_does_not_go_once_more(process: Callable[
         "receipt_at": now(),
     }
     async with owner.database.begin() as tx:
-        await store.put_receipts(tx, [told])
+        await messages.put_receipts(tx, [told])
     await owner.handoff.send(lapsed(permits))
     await owner.handoff._hand_back(permits)
     assert await owner.ledger() == [("sending", 2)]
@@ -554,7 +556,7 @@ async def test_a_permit_ends_with_what_it_stands_on(process: Callable[..., Proce
         state = opted_in(1, version=2)
         async with owner.database.begin() as tx:
             consent = msgspec.structs.replace(state.consents[0], expires_at=ends)
-            await store.put_subjects(tx, [msgspec.structs.replace(state, consents=(consent,))])
+            await projection_store.put_subjects(tx, [msgspec.structs.replace(state, consents=(consent,))])
     [one] = await owner.decides(1, **({"send_before": ends} if of == "the message" else {}))
     [other] = await owner.decides(2)
     assert _instant(one) - ends < timedelta(milliseconds=1)
@@ -576,7 +578,7 @@ async def test_what_ends_while_it_waits_expires_and_the_others_go_on_waiting(
     await fake.received.wait()
     async with owner.database.begin() as tx:
         decisions = await owner.clearance.decide(tx, 0, waiting)
-        await store.insert_messages(tx, [d.row for d in decisions])
+        await messages.insert_messages(tx, [d.row for d in decisions])
         await tx.execute(
             text("UPDATE message SET send_before = now() WHERE message_id = :message_id"), decisions[0].row
         )

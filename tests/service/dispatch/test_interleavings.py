@@ -17,12 +17,14 @@ from common.contracts.consent import ConsentStateChanged
 from common.db.database import fetch_many
 from common.kafka.consumer import Received
 from common.law import at_hand_off, load
-from dispatch import store
 from dispatch.gate.clearance import Clearance, Permit
 from dispatch.gate.clearance import requested as candidate
 from dispatch.gateways import HTTP_PROVIDERS, Account, Capabilities, HttpGateway, Result
 from dispatch.gateways.pool import Traffic
+from dispatch.messages import enforcement
+from dispatch.messages import store as messages
 from dispatch.projection import apply as projection
+from dispatch.projection import store as projection_store
 from dispatch.projection.limits import Limits
 from dispatch.sending import outcomes
 from dispatch.sending.pipeline import Handoff
@@ -79,13 +81,13 @@ class Dispatch:
     async def before(self, *states: ConsentStateChanged) -> None:
         await self.watcher.execute(EMPTY)
         async with self.database.begin() as tx:
-            await store.put_subjects(tx, states)
+            await projection_store.put_subjects(tx, states)
 
     async def decides(self, **more: Any) -> list[Permit]:
         wanted = candidate(requested(1, requested_at=now() - timedelta(seconds=1), **more), 0)
         async with self.database.begin() as tx:
             decisions = await self.handoff.clearance.decide(tx, 0, [wanted])
-            await store.insert_messages(tx, [d.row for d in decisions])
+            await messages.insert_messages(tx, [d.row for d in decisions])
         return [d.permit for d in decisions if d.permit]
 
     async def sends(self, permits: list[Permit]) -> None:
@@ -104,7 +106,7 @@ class Dispatch:
 
     async def controls(self, control: str, version: int, campaign_id: str = "c1") -> None:
         async with self.database.begin() as tx:
-            await store.put_control(tx, controlled(control, version=version, campaign_id=campaign_id))
+            await projection_store.put_control(tx, controlled(control, version=version, campaign_id=campaign_id))
 
     async def enforces(self) -> None:
         await self.handoff._enforce([subject(1)])
@@ -139,8 +141,8 @@ async def dispatch(postgres: Postgres, unique: str) -> AsyncIterator[Dispatch]:
         database = await Stepped(url, pool_size=3).connected()
         opened.push_async_callback(database.close)
         async with database.begin() as tx:
-            await store.put_sender(tx, sender_changed())
-            await store.put_control(tx, controlled("running"))
+            await projection_store.put_sender(tx, sender_changed())
+            await projection_store.put_control(tx, controlled("running"))
             await fetch_many(
                 tx,
                 "INSERT INTO consumer_offset (consumer_group, topic, partition, next_offset, as_of)"
@@ -182,7 +184,7 @@ async def test_an_opt_out_that_is_being_enforced_and_one_more_that_a_message_hol
         await dispatch.before(opted_in(1, version=2))
         opt_out = {"subject_id": subject(1), "partition": 0, "consent_version": 2, "source": "mo", "reference": None}
         async with dispatch.database.begin() as tx:
-            await store.open_enforcements(tx, [{**opt_out, "received_at": now(), "applied_at": now()}])
+            await enforcement.open_enforcements(tx, [{**opt_out, "received_at": now(), "applied_at": now()}])
         return {
             "enforces": dispatch.enforces,
             "decides": dispatch.decides,

@@ -14,11 +14,12 @@ from common.db.database import Database, fetch_many
 from common.kafka.broker import partition_of
 from common.law import at_hand_off, load
 from common.privacy.pruning import Pruner
-from dispatch import store
 from dispatch.audit.invariants import Checker
 from dispatch.gate.clearance import Clearance
 from dispatch.gateways import HTTP_PROVIDERS, LOOK_UPS, Gateway, HttpGateway
 from dispatch.gateways.pool import Traffic
+from dispatch.messages import enforcement
+from dispatch.messages import store as messages
 from dispatch.privacy import pruning
 from dispatch.privacy.erasure import eraser
 from dispatch.projection.limits import Limits
@@ -80,10 +81,10 @@ class Ledger:
     async def fill(self, database: Database) -> None:
         async with database.begin() as tx:
             for row in (self.due, self.code, self.left, self.early, self.erased, self.waiting):
-                await store.insert_messages(tx, [row])
+                await messages.insert_messages(tx, [row])
             opened = {"subject_id": subject(3), "partition": self.left["partition"], "consent_version": 1}
             opened |= {"source": "mo", "reference": None, "received_at": now(), "applied_at": now()}
-            await store.open_enforcements(tx, [opened])
+            await enforcement.open_enforcements(tx, [opened])
             await fetch_many(tx, "INSERT INTO campaign (campaign_id, control, version) VALUES ('c1', 'running', 1)")
             await fetch_many(
                 tx,

@@ -12,10 +12,11 @@ from common.db.database import Database
 from common.kafka.completeness import Reading, Seen
 from common.kafka.consumer import Received
 from common.kafka.replaying import Batch
-from dispatch import store
+from dispatch.gate import store as gate
 from dispatch.gate.rules import Subject
 from dispatch.projection import apply as projection
 from dispatch.projection import rebuild as rebuilding
+from dispatch.projection import store as projection_store
 from dispatch.projection.apply import LOOSENED
 from tests.builders import SENDER, now, opted_in, opted_out, subject
 from tests.infrastructure import Postgres
@@ -44,7 +45,7 @@ def back_in(version: int, at: datetime) -> ConsentStateChanged:
 
 async def held(database: Database) -> Subject:
     async with database.begin() as tx:
-        return (await store.subjects(tx, [subject(1)]))[subject(1)]
+        return (await gate.subjects(tx, [subject(1)]))[subject(1)]
 
 
 async def apply(database: Database, *states: ConsentStateChanged, offset: int = 0) -> None:
@@ -110,6 +111,6 @@ async def test_a_rebuild_forgets_the_stop_no_more_than_the_projection_does(
     await apply(database, STOPPED, FORGETS)
     async with database.begin() as tx:
         await rebuilding._apply(tx, Batch(0, received(*log), [], Reading(Seen(9), numbered=True, compacted=True)))
-        await store.keep_newer(tx)
+        await projection_store.keep_newer(tx)
         rows = await tx.execute(text("SELECT unreadable, consents->0->>'state' FROM subject_next"))
         assert rows.all() == [(True, "opted_out")]

@@ -72,15 +72,17 @@ from common.kafka import outbox
 from common.kafka.consumer import Consumer, Hold, Subscription, _Partition
 from common.kafka.outbox import Numbers, Relay
 from common.law import at_hand_off
-from dispatch import store
 from dispatch.audit.invariants import Checker
 from dispatch.gate.clearance import Clearance
 from dispatch.gateways import HttpGateway, gateway_name
 from dispatch.gateways.pool import Traffic
+from dispatch.messages import store as messages
 from dispatch.privacy.erasure import eraser
 from dispatch.projection import apply as projection
+from dispatch.projection import store as projection_store
 from dispatch.projection.limits import Limits
 from dispatch.sending import receipts
+from dispatch.sending import store as sending_store
 from dispatch.sending.pipeline import Handoff, Intake
 from dispatch.sending.timers import Timers
 from dispatch.service import Settings, build
@@ -445,7 +447,7 @@ def moments(monkeypatch: pytest.MonkeyPatch) -> Noted:
         monkeypatch.setattr(owner, name, stopping)
 
     noted = Noted()
-    decide, claim = Clearance.decide, store.claim_left_sending
+    decide, claim = Clearance.decide, sending_store.claim_left_sending
 
     async def deciding(*args: Any, **more: Any) -> Any:
         begun = now()
@@ -461,11 +463,11 @@ def moments(monkeypatch: pytest.MonkeyPatch) -> Noted:
         return rows
 
     monkeypatch.setattr(Clearance, "decide", deciding)
-    monkeypatch.setattr(store, "claim_left_sending", claiming)
+    monkeypatch.setattr(sending_store, "claim_left_sending", claiming)
     around(Clearance, "decide", None, "decided")
     around(Handoff, "send", "committed", None)
     around(HttpGateway, "submit", "to be submitted", "answered")
-    around(store, "settle", None, "settling")
+    around(messages, "settle", None, "settling")
     monkeypatch.setattr("common.db.timer.time", noted.clock)
     return noted
 
@@ -553,7 +555,7 @@ class Pipeline(RuleBasedStateMachine):
         async with self.world.database.begin() as tx:
             for table in EMPTIED:  # of a few rows, which costs a tenth of what TRUNCATE does
                 await tx.execute(text(f"DELETE FROM {table}"))
-            await store.put_sender(tx, sender_changed())
+            await projection_store.put_sender(tx, sender_changed())
         self.begun = {topic: len(records) for topic, records in self.world.log.items()}
         for campaign in CAMPAIGNS:
             await self._control(campaign, "running")

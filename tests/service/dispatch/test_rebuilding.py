@@ -13,8 +13,8 @@ from common.contracts import STATES
 from common.db.database import Database
 from common.kafka.replaying import Replaying
 from common.settings import ServiceSettings
-from dispatch import store
 from dispatch.projection import rebuild as rebuilding
+from dispatch.projection import store as projection
 from dispatch.projection.rebuild import NotNow, Rebuilding
 from tests.builders import opted_in, opted_out, requested, subject
 from tests.eventually import eventually
@@ -106,7 +106,7 @@ async def test_an_opt_out_that_comes_as_the_generations_change_is_enforced(
     """It waits for the lock, finds the new generation, and is new to it."""
     async with operator() as op, dispatch(surroundings, op) as d:
         await some_history(d)
-        change = store.change_generations
+        change = projection.change_generations
 
         async def while_it_waits(tx: Any, *args: Any) -> bool:
             await d.publish_states(opted_out(5, version=2, reference="simulator/main/mo-5"))
@@ -118,7 +118,7 @@ async def test_an_opt_out_that_comes_as_the_generations_change_is_enforced(
             await eventually(waits)
             return await change(tx, *args)
 
-        monkeypatch.setattr(store, "change_generations", while_it_waits)
+        monkeypatch.setattr(projection, "change_generations", while_it_waits)
         await rebuild(surroundings)
 
         async def enforced() -> bool:
@@ -185,14 +185,14 @@ async def test_of_two_whose_lock_was_lost_the_second_puts_nothing_into_service(
     async with operator() as op, dispatch(surroundings, op) as d:
         truth = await some_history(d)
         monkeypatch.setattr(Rebuilding, "_alone", lost)
-        real = getattr(store, last)
+        real = getattr(projection, last)
 
         async def overtaken(*args: Any) -> Any:
-            monkeypatch.setattr(store, last, real)
+            monkeypatch.setattr(projection, last, real)
             await rebuild(surroundings)
             return await real(*args)
 
-        monkeypatch.setattr(store, last, overtaken)
+        monkeypatch.setattr(projection, last, overtaken)
         with pytest.raises(NotNow):
             await rebuild(surroundings)
         assert await rows(surroundings) == truth
@@ -205,7 +205,7 @@ async def test_who_is_overtaken_as_it_reads_what_is_left_says_so(
     async with operator() as op, dispatch(surroundings, op) as d:
         truth = await some_history(d)
         monkeypatch.setattr(Rebuilding, "_alone", lost)
-        real = store.projected_up_to
+        real = projection.projected_up_to
         calls = itertools.count(1)
 
         async def overtaken(*args: Any) -> Any:
@@ -218,11 +218,11 @@ async def test_who_is_overtaken_as_it_reads_what_is_left_says_so(
 
             await eventually(applied)
             until = await real(*args)
-            monkeypatch.setattr(store, "projected_up_to", real)
+            monkeypatch.setattr(projection, "projected_up_to", real)
             await rebuild(surroundings)
             return until
 
-        monkeypatch.setattr(store, "projected_up_to", overtaken)
+        monkeypatch.setattr(projection, "projected_up_to", overtaken)
         with pytest.raises(NotNow, match="another has gone on"):
             await rebuild(surroundings)
         assert await rows(surroundings) == truth | {subject(12): (1, "opted_in", False)}
@@ -235,7 +235,7 @@ async def test_who_can_be_read_again_is_not_taken_for_unreadable(
     """Published as what is newer than the log is looked for: their newest state goes over after what came before it."""
     async with operator() as op, dispatch(surroundings, op) as d:
         truth = await some_history(d)
-        real = getattr(store, step)
+        real = getattr(projection, step)
         calls = itertools.count(1)
 
         async def meanwhile(*args: Any) -> Any:
@@ -250,7 +250,7 @@ async def test_who_can_be_read_again_is_not_taken_for_unreadable(
                 await eventually(applied)
             return await real(*args)
 
-        monkeypatch.setattr(store, step, meanwhile)
+        monkeypatch.setattr(projection, step, meanwhile)
         await rebuild(surroundings)
         assert next(calls) > nth
         assert await rows(surroundings) == truth | {subject(5): (2, "opted_in", False)}

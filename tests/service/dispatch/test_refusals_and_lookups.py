@@ -13,11 +13,13 @@ from sqlalchemy import text
 
 from common.db.database import Database
 from common.kafka.broker import partition_of
-from dispatch import store
+from dispatch.gate import store as gate
 from dispatch.gate.clearance import Permit, stored
 from dispatch.gateways import HTTP_PROVIDERS, LOOK_UPS, HttpGateway, Result
 from dispatch.gateways.pool import Traffic
+from dispatch.messages import store as messages
 from dispatch.sending import outcomes
+from dispatch.sending import store as sending
 from dispatch.sending import timers as timers_module
 from dispatch.sending.pipeline import Handoff
 from dispatch.sending.receipts import settle_receipts
@@ -96,7 +98,7 @@ class Ledger:
             "facts": None,
         }
         async with self.database.begin() as tx:
-            await store.insert_messages(tx, [row])
+            await messages.insert_messages(tx, [row])
             await tx.execute(
                 text("UPDATE message SET unknown_since = decided_at WHERE message_id = :id AND status = 'unknown'"),
                 {"id": self.message_id},
@@ -113,12 +115,12 @@ class Ledger:
 
     async def row(self) -> Any:
         async with self.database.begin() as tx:
-            [row] = await store.messages_of_receipts(tx, [self.message_id], [], [])
+            [row] = await sending.messages_of_receipts(tx, [self.message_id], [], [])
         return row
 
     async def blocks(self) -> dict[str, frozenset[str]]:
         async with self.database.begin() as tx:
-            return await store.blocks(tx, [subject(1)])
+            return await gate.blocks(tx, [subject(1)])
 
     async def published(self) -> list[bytes]:
         async with self.database.begin() as tx:

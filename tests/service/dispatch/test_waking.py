@@ -13,8 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.db.database import Database, fetch_many
 from common.kafka.broker import partition_of
 from common.kafka.consumer import Received
-from dispatch import store
+from dispatch.gate import store as gate
+from dispatch.messages import store as messages
 from dispatch.projection import apply as projection
+from dispatch.projection import store as projection_store
+from dispatch.sending import store as sending
 from dispatch.sending import timers
 from dispatch.sending.timers import Timers
 from tests.builders import controlled, now, requested
@@ -64,7 +67,7 @@ def _waiting(n: int, *reasons: str) -> dict[str, Any]:
 async def _store(database: Database, *rows: dict[str, Any]) -> None:
     async with database.begin() as tx:
         for row in rows:
-            await store.insert_messages(tx, [row])
+            await messages.insert_messages(tx, [row])
 
 
 async def _control(database: Database, *events: Any) -> None:
@@ -75,8 +78,8 @@ async def _control(database: Database, *events: Any) -> None:
 
 async def _controls(tx: AsyncConnection, *campaign_ids: str) -> dict[str, Any]:
     """As a decision reads them."""
-    await store.watermark(tx, 0, campaign_ids)
-    return dict(await store.controls(tx, campaign_ids))
+    await projection_store.watermark(tx, 0, campaign_ids)
+    return dict(await gate.controls(tx, campaign_ids))
 
 
 async def _due(database: Database) -> set[Any]:
@@ -94,7 +97,7 @@ async def _wake_all(database: Database) -> int:
 
 async def _to_wake(database: Database) -> int:
     async with database.begin() as tx:
-        return len(await store.campaigns_to_wake(tx))
+        return len(await sending.campaigns_to_wake(tx))
 
 
 def _done_or_waiting(database: Database, *tasks: asyncio.Task[Any]) -> Callable[[], Any]:
@@ -119,8 +122,8 @@ async def test_a_resume_and_a_decision_on_what_it_wakes_do_not_wait_for_each_oth
     await _control(database, controlled("paused", 2))
     await _store(database, waiting)
     async with database.begin() as deciding:
-        await store.lock_partition(deciding, waiting["partition"], marketing=True)
-        assert await store.claim_due(deciding, waiting["partition"], now(), 10, marketing=True)
+        await messages.lock_partition(deciding, waiting["partition"], marketing=True)
+        assert await sending.claim_due(deciding, waiting["partition"], now(), 10, marketing=True)
         resuming = asyncio.create_task(_control(database, controlled("running", 3)))
         await eventually(_done_or_waiting(database, resuming))
         assert await _controls(deciding, "c1") == {"c1": "running"}
@@ -133,7 +136,7 @@ async def test_what_is_decided_while_its_campaign_goes_on_is_woken(database: Dat
     waiting = _waiting(1, "campaign_paused")
     async with database.begin() as deciding:
         assert await _controls(deciding, "c1") == {"c1": "paused"}
-        await store.insert_messages(deciding, [waiting])
+        await messages.insert_messages(deciding, [waiting])
         resuming = asyncio.create_task(_control(database, controlled("running", 3)))
         await eventually(_done_or_waiting(database, resuming))
         await _wake_all(database)
@@ -170,7 +173,7 @@ async def test_the_first_control_waits_for_who_knew_of_none(database: Database) 
         starting = asyncio.create_task(_control(database, controlled("running", 1)))
         await eventually(_done_or_waiting(database, starting))
         assert not starting.done()
-        await store.insert_messages(deciding, [waiting])
+        await messages.insert_messages(deciding, [waiting])
     await starting
     await _wake_all(database)
     assert await _due(database) == {waiting["message_id"]}
@@ -226,7 +229,7 @@ async def test_what_somebody_has_locked_is_not_waited_for_and_not_forgotten(data
     await _store(database, *waiting)
     await _control(database, controlled("running", 3))
     async with database.begin() as somebody:
-        await store.lock_messages(somebody, [waiting[0]["message_id"]])
+        await sending.lock_messages(somebody, [waiting[0]["message_id"]])
         async with asyncio.timeout(10):
             await _wake_all(database)
         assert await _due(database) == {waiting[1]["message_id"]}
@@ -249,12 +252,12 @@ async def test_a_page_reads_what_is_in_it_however_much_has_been_woken_before(dat
         await tx.execute(text(like))
     await _control(database, controlled("running", 3))
     async with database.begin() as tx:
-        assert await store.wake_controlled(tx, "c1", 4000, cancelled=False) == 4000
+        assert await messages.wake_controlled(tx, "c1", 4000, cancelled=False) == 4000
     async with database.begin() as tx:
         # who first comes by marks where they were in the index as left
-        assert await store.wake_controlled(tx, "c1", 10, cancelled=False) == 10
+        assert await messages.wake_controlled(tx, "c1", 10, cancelled=False) == 10
     read = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'message'"
     async with database.begin() as tx:
         before = await tx.scalar(text(read))
-        assert await store.wake_controlled(tx, "c1", 10, cancelled=False) == 10
+        assert await messages.wake_controlled(tx, "c1", 10, cancelled=False) == 10
         assert await tx.scalar(text(read)) - before < 100

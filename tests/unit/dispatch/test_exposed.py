@@ -9,8 +9,8 @@ from prometheus_client import REGISTRY
 from dispatch.audit.invariants import OUT_OF_HOURS, RULES, Checker
 from dispatch.gateways import HTTP_PROVIDERS, Account, HttpGateway
 from dispatch.gateways.pool import Traffic
+from dispatch.messages.store import VIOLATIONS
 from dispatch.sending.pipeline import ACCEPTED_TWICE, Handoff
-from dispatch.store import VIOLATIONS
 
 NOBODY: Any = None  # who only begins asks no database
 

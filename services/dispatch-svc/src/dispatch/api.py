@@ -31,7 +31,8 @@ from common.sms.sms_length import GSM7_PART, MAX_SEGMENTS, length
 from common.web.auth import Caller, require
 from common.web.fields import Position
 from common.web.problems import Conflict, Invalid, NotFound, Reason
-from dispatch import store
+from dispatch.messages import store as messages
+from dispatch.projection import store as projection
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ async def send(
     async with _sender(held, body.sender_id) as (tx, sender):
         if body.category == "marketing":
             _check_marketing(body, sender)
-        new = await store.insert_messages(
+        new = await messages.insert_messages(
             tx,
             [
                 {
@@ -135,7 +136,7 @@ async def send(
             ],
         )
         if new:
-            await store.tell_due(tx, partition, marketing=body.category == "marketing")
+            await messages.tell_due(tx, partition, marketing=body.category == "marketing")
             status = "pending"
         else:
             row = await _found(tx, identity)
@@ -164,7 +165,7 @@ def _same_request(row: Any, body: Send, subject_id: str, keys: FieldKeys) -> boo
     ) and (row.text is None or keys.unseal(row.text, f"text:{row.message_id}") == body.text)  # None: erased since
 
 
-def _check_marketing(body: Send, sender: store.Sender) -> None:
+def _check_marketing(body: Send, sender: projection.Sender) -> None:
     if body.purpose is None:
         raise Invalid("marketing needs a purpose", reasons=[Reason("purpose", "missing")])
     if body.purpose not in sender.purposes:
@@ -177,14 +178,14 @@ def _check_marketing(body: Send, sender: store.Sender) -> None:
 
 
 @asynccontextmanager
-async def _sender(held: Resources[Any], sender_id: str) -> AsyncIterator[tuple[AsyncConnection, store.Sender]]:
+async def _sender(held: Resources[Any], sender_id: str) -> AsyncIterator[tuple[AsyncConnection, projection.Sender]]:
     """A transaction in which the sender is known. Raises NotFound, once one registered just before had time to
     arrive."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + SENDER_ARRIVES_WITHIN_S
     while True:
         async with held.database.begin() as tx:
-            found = (await store.senders(tx, [sender_id])).get(sender_id)
+            found = (await projection.senders(tx, [sender_id])).get(sender_id)
             if found is not None:
                 yield tx, found
                 return

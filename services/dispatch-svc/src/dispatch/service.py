@@ -10,14 +10,16 @@ from common.law import at_hand_off
 from common.privacy.pruning import Pruner
 from common.service import Background, Resources, Service, Worker
 from common.settings import HoursSettings
-from dispatch import api, store
+from dispatch import api, schema
 from dispatch.audit.invariants import Checker
 from dispatch.gate.clearance import Clearance
 from dispatch.gateways.settings import GatewaySettings, traffic_of
+from dispatch.messages import store as messages
 from dispatch.privacy import pruning
 from dispatch.privacy.copy import copier
 from dispatch.privacy.erasure import eraser
-from dispatch.projection import apply as projection
+from dispatch.projection import apply
+from dispatch.projection import store as projection
 from dispatch.projection.checksum import Comparing, consents_are_the_same
 from dispatch.projection.freshness import Freshness, consent_is_fresh
 from dispatch.projection.limits import Limits
@@ -158,7 +160,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
     def urgent(held: Resources[Settings]) -> Background:
         handoff, intake, timers = lane(held, CODES_PART)
         return Background(
-            subscriptions=[*projection.subscriptions(), intake.codes()],
+            subscriptions=[*apply.subscriptions(), intake.codes()],
             workers=[Worker("hand-off of codes", handoff.watch), timers.codes()],
             close=handoff.traffic.close,
         )
@@ -171,8 +173,8 @@ def build(settings: Settings | None = None) -> Service[Settings]:
     return Service(
         name="dispatch",
         settings=settings,
-        metadata=store.metadata,
-        subject_ids=[store.subject.c.subject_id, store.message.c.subject_id],
+        metadata=schema.metadata,
+        subject_ids=[projection.subject.c.subject_id, messages.message.c.subject_id],
         routers=[api.router],
         background=background,
         projection=urgent,

@@ -31,9 +31,9 @@ from common.db.database import Database, plan_now
 from common.db.timer import Timer
 from common.law import Policy, is_open
 from common.service import Worker
+from dispatch.messages.store import VIOLATIONS
 from dispatch.privacy.pruning import LATE_DAYS
 from dispatch.projection.limits import Limits
-from dispatch.store import VIOLATIONS
 
 log = logging.getLogger(__name__)
 

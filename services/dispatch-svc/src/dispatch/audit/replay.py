@@ -28,7 +28,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from common.db.database import Database, may_idle
 from common.law import Policy, at_hand_off, load, rules_of
-from dispatch import store
+from dispatch.audit import store
 from dispatch.gate import record
 from dispatch.gate.rules import Allow, Defer, Deny, Expire, Verdict
 from dispatch.messages.reasons import Reason

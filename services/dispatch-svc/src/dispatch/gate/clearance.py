@@ -26,12 +26,13 @@ from common.privacy.erasing import Asked
 from common.privacy.keyring import FieldKeys, SubjectKeys, Unreadable, owner_of
 from common.sms.msisdn import territory_of
 from common.telemetry import counter
-from dispatch import store
-from dispatch.gate import record
+from dispatch.gate import record, store
 from dispatch.gate import rules as gate
 from dispatch.gate.rules import Allow, Defer, Deny, Expire, Knowledge, Request, Verdict
 from dispatch.gateways.pool import Traffic, Ways
+from dispatch.messages import store as messages
 from dispatch.messages.reasons import Reason
+from dispatch.projection import store as projection
 from dispatch.projection.limits import Limits
 
 VERDICTS = counter("sms_dispatch_verdicts_total", "Gate decisions by verdict and first reason.", ["verdict", "reason"])
@@ -107,7 +108,7 @@ class Permit(msgspec.Struct, frozen=True, gc=False):
 class Decision(msgspec.Struct, frozen=True, gc=False):
     candidate: Candidate
     verdict: Verdict
-    row: Mapping[str, Any]  # for `store.insert_messages` and `store.update_decisions`
+    row: Mapping[str, Any]  # for `messages.insert_messages` and `messages.update_decisions`
     permit: Permit | None
 
 
@@ -144,14 +145,14 @@ class Clearance:
         for place, candidate in enumerate(candidates):  # before the lock: opt-outs need not wait for decryption
             opened.append(self._open(candidate))
             await _let_others(place)
-        senders = await store.senders(tx, {c.sender_id for c in candidates})
+        senders = await projection.senders(tx, {c.sender_id for c in candidates})
         blocks = await store.blocks(tx, [c.subject_id for c in candidates])
         erased = await erasing.asked_of(tx, {c.subject_id for c in candidates})
         if not locked:
-            await store.lock_partition(tx, partition, marketing=any(c.category == "marketing" for c in candidates))
+            await messages.lock_partition(tx, partition, marketing=any(c.category == "marketing" for c in candidates))
         until = uptime_s() + self.permit_ttl_s  # before the read: no permit outlives its knowledge
         campaigns = {c.campaign_id for c in candidates if c.campaign_id}
-        as_of = await store.watermark(tx, partition, campaigns)
+        as_of = await projection.watermark(tx, partition, campaigns)
         subjects = await store.subjects(tx, [c.subject_id for c in candidates])
         controls = await store.controls(tx, campaigns)
         recent = await self._recent(tx, partition, candidates)

@@ -6,7 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.privacy.copying import Copier, Item, opened
 from common.privacy.keyring import FieldKeys
-from dispatch import store
+from dispatch.privacy import store
 
 TOLD = (
     "message_id",

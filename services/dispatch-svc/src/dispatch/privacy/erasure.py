@@ -21,7 +21,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.db.database import Database
 from common.kafka.broker import partition_of
 from common.privacy.erasing import Erased, Eraser
-from dispatch import store
+from dispatch.messages import enforcement, events
+from dispatch.messages import store as messages
+from dispatch.privacy import store
 
 
 def eraser(database: Database, partitions: int) -> Eraser:
@@ -39,11 +41,11 @@ class Erasing:
     async def erase(self, tx: AsyncConnection, asked: Mapping[str, datetime]) -> Mapping[str, Erased]:
         """Erase people of one partition, and return the tallies; a person with a hand-off under way is absent."""
         [partition] = {self.partition(subject_id) for subject_id in asked}
-        await store.lock_partition(tx, partition, marketing=True, planned_now=True)
+        await messages.lock_partition(tx, partition, marketing=True, planned_now=True)
         sending = await store.lock_what_goes(tx, list(asked))
-        await store.append_changes(tx, await store.deny_waiting(tx, asked))
+        await events.append_changes(tx, await messages.deny_waiting(tx, asked))
         still = [subject_id for subject_id in asked if subject_id not in sending]
-        emptied = await store.empty_messages(tx, still)
-        await store.enforce(tx, still)
-        await store.empty_enforcements(tx, still)
+        emptied = await messages.empty_messages(tx, still)
+        await enforcement.enforce(tx, still)
+        await enforcement.empty_enforcements(tx, still)
         return {subject_id: {"messages": emptied.get(subject_id, 0)} for subject_id in still}

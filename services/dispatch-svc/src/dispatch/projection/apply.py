@@ -23,7 +23,9 @@ from common.kafka.consumer import URGENT_MS, After, Received, Stopped, Subscript
 from common.privacy import erasing
 from common.privacy.erasing import Asked
 from common.telemetry import counter
-from dispatch import store
+from dispatch.messages import enforcement
+from dispatch.messages import store as messages
+from dispatch.projection import store
 from dispatch.projection.loosening import NO_STOPS, believed
 
 log = logging.getLogger(__name__)
@@ -49,7 +51,7 @@ async def apply_states(tx: AsyncConnection, batch: list[Received]) -> After | No
     Each opt-out among them is enforced now or with the outcome of the person's last message in flight. Messages
     held for a review are decided again once the review is over.
     """
-    await store.lock_decisions_out(tx, batch[0].partition)
+    await messages.lock_decisions_out(tx, batch[0].partition)
     events = [r.event for r in batch if isinstance(r.event, ConsentStateChanged)]
     known = await store.known_subjects(tx, [e.subject_id for e in events])
     fresh = newer(events, known)
@@ -58,13 +60,13 @@ async def apply_states(tx: AsyncConnection, batch: list[Received]) -> After | No
     newest = await put_states(tx, fresh, known, published(batch))
     was_held = {subject_id for subject_id, subject in known.items() if subject.held}
     if lifted := [e.subject_id for e in newest if e.subject_id in was_held and e.held_since is None]:
-        await store.wake_held(tx, lifted)
+        await messages.wake_held(tx, lifted)
     opt_outs = [(state, cause) for state in fresh for cause in state.causes if cause.kind == "opt_out"]
     if not opt_outs:
         return None
     now = datetime.now(UTC)
     erased = await erasing.asked_of(tx, {state.subject_id for state, _ in opt_outs})
-    await store.open_enforcements(
+    await enforcement.open_enforcements(
         tx,
         [
             {
@@ -79,7 +81,7 @@ async def apply_states(tx: AsyncConnection, batch: list[Received]) -> After | No
             for state, cause in opt_outs
         ],
     )
-    await store.enforce(tx, [state.subject_id for state, _ in opt_outs])
+    await enforcement.enforce(tx, [state.subject_id for state, _ in opt_outs])
     return None
 
 
@@ -141,7 +143,7 @@ async def mark_unreadable(tx: AsyncConnection, key: str | None, partition: int, 
     """Mark the subject of a poison consent unreadable. Raise Stopped when the subject cannot be read."""
     if key is None:
         raise Stopped(f"partition {partition} of {STATES.name} holds a state whose subject cannot be read")
-    await store.lock_decisions_out(tx, partition)
+    await messages.lock_decisions_out(tx, partition)
     await store.mark_unreadable(tx, key, offset)
     log.error("consent unreadable: this subject is denied until a newer state arrives", extra={"subject_id": key})
 

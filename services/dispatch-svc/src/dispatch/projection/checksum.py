@@ -20,7 +20,7 @@ from common.db.timer import Timer
 from common.kafka.consumer import After, Received, Subscription, applied_watermark
 from common.service import Resources, Worker
 from common.telemetry import gauge
-from dispatch import store
+from dispatch.projection import store
 
 log = logging.getLogger(__name__)
 

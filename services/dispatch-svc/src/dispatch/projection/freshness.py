@@ -19,7 +19,7 @@ from common.db.timer import Timer
 from common.kafka.consumer import applied_watermark
 from common.service import Resources, Worker
 from common.telemetry import gauge
-from dispatch import store
+from dispatch.projection import store
 from dispatch.projection.hold import looked
 from dispatch.projection.limits import Limits, is_fresh
 

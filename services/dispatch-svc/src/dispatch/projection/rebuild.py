@@ -25,8 +25,8 @@ from common.kafka.completeness import Seen
 from common.kafka.consumer import Stopped
 from common.kafka.replaying import BEGINNING, Batch, Replaying
 from common.settings import ServiceSettings
-from dispatch import store
 from dispatch.projection import apply as projection
+from dispatch.projection import store
 
 log = logging.getLogger(__name__)
 

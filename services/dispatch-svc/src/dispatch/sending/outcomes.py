@@ -1,4 +1,4 @@
-"""What becomes of a message by its gateway's answer: a row, as `store.accept` and `store.settle` take it. Pure.
+"""What becomes of a message by its gateway's answer: a row, as `messages.accept` and `messages.settle` take it. Pure.
 
 Beside their columns: its `permit`, the gateway it was `asked` of, and the `answer` where there was one.
 """

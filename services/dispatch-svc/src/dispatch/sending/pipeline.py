@@ -4,7 +4,7 @@
               offset; what may not be taken yet stays in Kafka
     decide    `Clearance.decide`: what a decision stands on is read under the partition's lock, and `gate.py` decides
               [1]
-    insert    `store.insert_messages`: each with its verdict, what may go as `sending`. Commit [2, 3; codes 39, 40]
+    insert    `messages.insert_messages`: each with its verdict, what may go as `sending`. Commit [2, 3; codes 39, 40]
     submit    `Handoff.send`: in batches, each on permits that hold; no transaction is open. `_submit` is the one place
               where a message leaves [4, 5, 6; codes 41]. Who brings codes does not wait for it (`codes.py`)
     settle    `Handoff._store_outcomes`: what was answered meanwhile (`outcomes.py`) in one transaction (`storing.py`),
@@ -46,7 +46,6 @@ from common.kafka.broker import partitions_of
 from common.kafka.consumer import After, Hold, Poison, Received, Subscription
 from common.sms.msisdn import territory_of
 from common.telemetry import counter, histogram
-from dispatch import store
 from dispatch.gate.clearance import Candidate, Clearance, Permit, lacks_a_mention, requested, stored
 from dispatch.gateways import (
     Late,
@@ -63,9 +62,12 @@ from dispatch.gateways import (
 )
 from dispatch.gateways.circuit_breaker import Failure, Standing
 from dispatch.gateways.pool import Traffic
+from dispatch.messages import enforcement, events
+from dispatch.messages import store as messages
 from dispatch.messages.reasons import Reason
+from dispatch.projection import store as projection
 from dispatch.projection.limits import is_fresh
-from dispatch.sending import outcomes
+from dispatch.sending import outcomes, store
 from dispatch.sending.outcome_writer import Storing, until_stored
 from dispatch.sending.transactional import Codes
 
@@ -120,7 +122,7 @@ class Intake:
         async with self._clearance.one_at_a_time:
             if self._handoff.is_behind:  # by now
                 raise Hold
-            as_of = await store.watermark(tx, batch[0].partition)
+            as_of = await projection.watermark(tx, batch[0].partition)
             if not is_fresh(as_of, datetime.now(UTC), self._clearance.limits) or self._handoff.traffic.resting:
                 raise Hold
             return await self._decide(tx, batch, marketing=True)
@@ -150,15 +152,15 @@ class Intake:
             # the first stands, as in the ledger: it may have been reworded since, and one that comes twice was not
             candidates.setdefault(candidate.message_id, candidate)
         if reworded:
-            await store.lock_partition(tx, partition, marketing=True)
-            if not await store.reword(tx, reworded):
+            await messages.lock_partition(tx, partition, marketing=True)
+            if not await messages.reword(tx, reworded):
                 raise Hold  # one is being handed off: it has left, or it will wait again and be found then
         decisions = await self._clearance.decide(tx, partition, list(candidates.values()), locked=bool(reworded))
         if not marketing:
             decisions = self._handoff.codes.or_wait(decisions)
-        new = await store.insert_messages(tx, [d.row for d in decisions])
+        new = await messages.insert_messages(tx, [d.row for d in decisions])
         decisions = [d for d in decisions if d.candidate.message_id in new]
-        await store.append_changes(tx, [store.inserted(d.row) for d in decisions if d.permit is None])
+        await events.append_changes(tx, [events.inserted(d.row) for d in decisions if d.permit is None])
         permits = [d.permit for d in decisions if d.permit]
         if not permits:
             return None
@@ -214,7 +216,7 @@ class Handoff:
             for marketing in (True, False)
         }
         self._storing = {marketing: Storing(self._store_outcomes) for marketing in (True, False)}
-        store.VIOLATIONS.labels(ACCEPTED_TWICE)
+        messages.VIOLATIONS.labels(ACCEPTED_TWICE)
         for name in self.traffic.gateways:
             for status in ("accepted", "rejected", "unknown", "deferred"):
                 OUTCOMES.labels(name, status)  # 0 from the start, so that the first is an increase
@@ -270,7 +272,7 @@ class Handoff:
             permits = [*late, *permits[len(first) :]]  # what was late has lapsed: it is decided again
 
     async def _submit(self, permits: Sequence[Permit]) -> tuple[list[dict[str, Any]] | None, list[Permit]]:
-        """The one place where a message leaves. Returns rows for `store.settle`, and what could not begin while its
+        """The one place where a message leaves. Returns rows for `messages.settle`, and what could not begin while its
         permit lasted; None instead of rows when nothing was taken because of something in the batch, which had more
         than one message."""
         started, at = time.monotonic(), datetime.now(UTC)
@@ -332,16 +334,16 @@ class Handoff:
             plain = [o for o in settled if outcomes.went_as_it_should(o)]
             if len(plain) < len(settled):
                 await store.lock_messages(tx, [o["message_id"] for o in settled])
-            done = await store.accept(tx, plain)
-            changes = [store.accepted(o["permit"].row, o) for o in settled if o["message_id"] in done]
-            changes += await store.settle(tx, [o for o in settled if o["message_id"] not in done])
-            await store.append_changes(tx, changes)
+            done = await messages.accept(tx, plain)
+            changes = [events.accepted(o["permit"].row, o) for o in settled if o["message_id"] in done]
+            changes += await messages.settle(tx, [o for o in settled if o["message_id"] not in done])
+            await events.append_changes(tx, changes)
             await self._look_for_seconds(tx, settled, changes)
             await _tell_what_the_provider_refuses(tx, settled)
         await until_stored(lambda: self._enforce([o["subject_id"] for o in settled]))
 
     async def _look_for_seconds(
-        self, tx: AsyncConnection, settled: Sequence[dict[str, Any]], changes: Sequence[store.Changed]
+        self, tx: AsyncConnection, settled: Sequence[dict[str, Any]], changes: Sequence[events.Changed]
     ) -> None:
         """What is accepted and changes nothing, or comes twice in one transaction, may have left a second time. Nothing
         else would ever tell: the row keeps the first."""
@@ -365,13 +367,13 @@ class Handoff:
             if row is not None and outcomes.is_a_second(one, row, idempotent=idempotent):
                 told = {"rule": ACCEPTED_TWICE, "messages": str(one["message_id"]), "gateway": one["gateway"]}
                 once_committed(tx, partial(log.critical, "a promise is broken", extra=told))
-                once_committed(tx, store.VIOLATIONS.labels(ACCEPTED_TWICE).inc)
+                once_committed(tx, messages.VIOLATIONS.labels(ACCEPTED_TWICE).inc)
 
     async def _enforce(self, subject_ids: Sequence[str]) -> None:
         """Once their outcomes are committed: an opt-out applied meanwhile has seen them `sending`, and left it to us to
         say when they are not. The few that see each other at the same instant are the sweep's."""
         async with self.database.begin() as tx:
-            await store.enforce(tx, subject_ids)
+            await enforcement.enforce(tx, subject_ids)
 
     # --- not on the way of each message
 
@@ -460,7 +462,7 @@ class Handoff:
         done though nobody tells us."""
         partition = permits[0].candidate.partition
         async with self.database.begin() as tx:
-            await store.lock_partition(tx, partition, marketing=_lane(permits[0])[1])
+            await messages.lock_partition(tx, partition, marketing=_lane(permits[0])[1])
             again = permits[0].again
             rows = await store.still_ours(tx, [p.candidate.message_id for p in permits], ours, again=again)
             wanted = [stored(row) for row in rows]
@@ -470,11 +472,11 @@ class Handoff:
             if again:  # whether it has left already nobody knows: as the sweep has it
                 held = {d.candidate.message_id for d in refused}
                 rests = [outcomes.nobody_knows(row) for row in rows if row.message_id in held]
-                await store.append_changes(tx, await store.settle(tx, rests))
+                await events.append_changes(tx, await messages.settle(tx, rests))
             else:
-                await store.append_changes(tx, await store.update_decisions(tx, [d.row for d in refused]))
-            await store.update_decisions(tx, [d.row for d in decisions if d.permit])
-            await store.enforce(tx, [d.candidate.subject_id for d in refused])
+                await events.append_changes(tx, await messages.update_decisions(tx, [d.row for d in refused]))
+            await messages.update_decisions(tx, [d.row for d in decisions if d.permit])
+            await enforcement.enforce(tx, [d.candidate.subject_id for d in refused])
         return [d.permit for d in decisions if d.permit]
 
     def _within_the_rate(self, permits: Sequence[Permit]) -> tuple[list[Permit], list[dict[str, Any]]]:
@@ -569,4 +571,4 @@ async def _tell_what_the_provider_refuses(tx: AsyncConnection, settled: Sequence
     if not refused:
         return
     await store.block(tx, refused)
-    await store.append_changes(tx, await store.put_receipts(tx, [row for row in refused if row["opted_out"]]))
+    await events.append_changes(tx, await messages.put_receipts(tx, [row for row in refused if row["opted_out"]]))

@@ -22,9 +22,12 @@ from common.contracts import INBOUND_RECEIPTS
 from common.contracts.inbound import ReceiptReceived, ReceiptState
 from common.kafka.consumer import After, Received, Subscription
 from common.telemetry import counter
-from dispatch import store
 from dispatch.gateways import gateway_name, receipt_codes
 from dispatch.gateways.pool import Traffic
+from dispatch.messages import events
+from dispatch.messages import store as messages
+from dispatch.projection import store as projection
+from dispatch.sending import store
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +163,7 @@ async def settle_receipts(
             blamed.append((receipt, row))
         RECEIPTS.labels(receipt["receipt"], "applied").inc()
     if changes:
-        await store.append_changes(tx, await store.put_receipts(tx, list(changes.values())))
+        await events.append_changes(tx, await messages.put_receipts(tx, list(changes.values())))
     if blocks:
         await store.block(tx, blocks)
     if early and keep_early:
@@ -169,7 +172,7 @@ async def settle_receipts(
             RECEIPTS.labels(receipt["receipt"], "early").inc()
     if not blamed:
         return []
-    senders = await store.senders(tx, {row.sender_id for _, row in blamed})
+    senders = await projection.senders(tx, {row.sender_id for _, row in blamed})
     complaints = []
     for receipt, row in blamed:
         of_sender = receipt_codes.is_of_sender(_provider(receipt), receipt["code"])

@@ -20,11 +20,13 @@ from common.db.database import Database
 from common.db.timer import Timer
 from common.service import Worker
 from common.telemetry import counter, gauge
-from dispatch import store
 from dispatch.gate.clearance import Clearance, Decision, stored
 from dispatch.gateways import Gateway, SendError
+from dispatch.messages import enforcement, events
+from dispatch.messages import store as messages
+from dispatch.projection import store as projection
 from dispatch.projection.limits import is_fresh
-from dispatch.sending import outcomes
+from dispatch.sending import outcomes, store
 from dispatch.sending.pipeline import Handoff
 from dispatch.sending.receipts import note, settle_receipts
 
@@ -84,7 +86,7 @@ class Timers:
     def codes(self) -> Worker:
         """Who waits for a code waits for no answer to another's, as long as a gateway has a slot that is free."""
         looking = Timer("due codes", self.wake_codes, LOOK_EVERY_S, self._database)
-        told = Timer("codes", self.wake_told_codes, LOOK_EVERY_S, self._database, store.CODES_DUE, self._hear)
+        told = Timer("codes", self.wake_told_codes, LOOK_EVERY_S, self._database, messages.CODES_DUE, self._hear)
 
         async def run(stop: asyncio.Event) -> None:
             try:
@@ -98,7 +100,7 @@ class Timers:
     def workers(self) -> list[Worker]:
         """All the others."""
         timers = (
-            Timer("due marketing", self.wake_marketing, LOOK_EVERY_S, self._database, store.DUE),
+            Timer("due marketing", self.wake_marketing, LOOK_EVERY_S, self._database, messages.DUE),
             Timer("paused no more", self.wake_controlled, LOOK_EVERY_S, self._database),
             Timer("sweep", self.sweep, SWEEP_EVERY_S, self._database),
             Timer("look up", self.look_up, LOOK_UP_EVERY_S, self._database),
@@ -164,9 +166,9 @@ class Timers:
         codes, traffic = self._handoff.codes, self._handoff.traffic
         limit = min(self._batch, self._handoff.ahead // 2)  # as intake
         async with self._database.begin() as tx:
-            await store.lock_partition(tx, partition, marketing=marketing, planned_now=True)
+            await messages.lock_partition(tx, partition, marketing=marketing, planned_now=True)
             now = datetime.now(UTC)
-            if marketing and not is_fresh(await store.watermark(tx, partition), now, self._clearance.limits):
+            if marketing and not is_fresh(await projection.watermark(tx, partition), now, self._clearance.limits):
                 return []  # held: no verdict could let it go
             waited_for = [] if marketing else [name for name in codes.full if traffic.standing(name) != "resting"]
             rows = await store.claim_due(tx, partition, now, limit, marketing=marketing, waited_for=waited_for)
@@ -175,8 +177,8 @@ class Timers:
             decisions = await self._clearance.decide(tx, partition, [stored(row) for row in rows], locked=True)
             if not marketing:
                 decisions = codes.or_wait(decisions)
-            changed = await store.update_decisions(tx, [d.row for d in decisions])
-            await store.append_changes(tx, [change for change in changed if change.event.status != "sending"])
+            changed = await messages.update_decisions(tx, [d.row for d in decisions])
+            await events.append_changes(tx, [change for change in changed if change.event.status != "sending"])
         return decisions
 
     async def wake_controlled(self) -> bool:
@@ -187,10 +189,10 @@ class Timers:
         any_woken = False
         for campaign_id, version, cancelled in campaigns:
             async with self._database.begin() as tx:
-                woken = await store.wake_controlled(tx, campaign_id, WOKEN_AT_ONCE, cancelled=cancelled)
+                woken = await messages.wake_controlled(tx, campaign_id, WOKEN_AT_ONCE, cancelled=cancelled)
             if woken < WOKEN_AT_ONCE:
                 async with self._database.begin() as tx:
-                    await store.note_woken(tx, campaign_id, version, cancelled=cancelled)
+                    await projection.note_woken(tx, campaign_id, version, cancelled=cancelled)
             any_woken |= woken > 0
         return any_woken
 
@@ -203,7 +205,7 @@ class Timers:
             matched = await store.take_matching_early_receipts(tx, self._batch)
             receipts = [{**row._mapping, "reference": None} for row in matched]
             complaints = await settle_receipts(tx, receipts, keep_early=False)
-            await store.forget_sending(tx, datetime.now(UTC) - FORGET_AFTER)
+            await messages.forget_sending(tx, datetime.now(UTC) - FORGET_AFTER)
         note(complaints, self._handoff.traffic)
         return again or bool(matched)
 
@@ -262,7 +264,7 @@ class Timers:
         """Two hand-offs of one person that settle at the same instant each see the other still `sending`."""
         async with self._database.begin() as tx:
             waiting = await store.open_enforcements_of(tx, datetime.now(UTC) - timedelta(seconds=SWEEP_EVERY_S))
-            enforced = {event.subject_id for event in await store.enforce(tx, list(waiting))}
+            enforced = {event.subject_id for event in await enforcement.enforce(tx, list(waiting))}
         left = [received_at for subject_id, received_at in waiting.items() if subject_id not in enforced]
         OLDEST_OPEN.set((datetime.now(UTC) - min(left)).total_seconds() if left else 0)
 
@@ -290,7 +292,7 @@ class Timers:
         it surely remembers it; everything else is `unknown` until a receipt tells: it may have been sent, so it is not
         sent again."""
         async with self._database.begin() as tx:
-            if not await store.try_lock_partition(tx, partition, marketing=True):
+            if not await messages.try_lock_partition(tx, partition, marketing=True):
                 return False
             # looked at again under the lock: an owner that is alive after all has renewed its decision meanwhile
             rows = await store.claim_left_sending(tx, partition, before, self._batch)
@@ -299,13 +301,13 @@ class Timers:
             if again := [stored(row) for row in rows if row.receipt is None and self._remembers(row, now)]:
                 decisions = await self._clearance.decide(tx, partition, again, locked=True, again=True)
                 allowed = [d for d in decisions if d.permit]
-                await store.update_decisions(tx, [d.row for d in allowed])
+                await messages.update_decisions(tx, [d.row for d in allowed])
                 permits = [d.permit for d in allowed if d.permit]
             permitted = {p.candidate.message_id for p in permits}
             unknown = [row for row in rows if row.message_id not in permitted]
-            settled = await store.settle(tx, [outcomes.nobody_knows(row) for row in unknown])
-            await store.append_changes(tx, settled)
-            await store.enforce(tx, [change.event.subject_id for change in settled])
+            settled = await messages.settle(tx, [outcomes.nobody_knows(row) for row in unknown])
+            await events.append_changes(tx, settled)
+            await enforcement.enforce(tx, [change.event.subject_id for change in settled])
         if not rows:
             return False
         RECOVERED.labels("unknown").inc(len(settled))

@@ -1,0 +1,79 @@
+"""The queries of the gate alone: what a decision stands on."""
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.contracts.campaign import Control
+from common.contracts.consent import Consent, Suppression
+from common.db.database import fetch_many
+from dispatch.gate.rules import Subject
+
+_consents = msgspec.json.Decoder(tuple[Consent, ...])
+_suppressions = msgspec.json.Decoder(tuple[Suppression, ...])
+
+
+async def subjects(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, Subject]:
+    rows = await fetch_many(
+        tx,
+        "SELECT subject_id, version, consents::text, suppressions::text, erased, unreadable, held_since FROM subject"
+        " WHERE subject_id = ANY(string_to_array($1, ' '))",
+        " ".join(subject_ids),
+    )
+    return {
+        subject_id: Subject(version, _consents.decode(consents), _suppressions.decode(suppressions), *more)
+        for subject_id, version, consents, suppressions, *more in rows
+    }
+
+
+async def controls(tx: AsyncConnection, campaign_ids: Collection[str]) -> dict[str, Control]:
+    """Of campaigns that an earlier statement has locked (`watermark`): one that waits for a lock still sees what was
+    before. A resume that is being applied waits, and whoever then wakes what waited finds what was deferred here."""
+    if not campaign_ids:
+        return {}
+    rows = await fetch_many(
+        tx, "SELECT campaign_id, control FROM campaign WHERE campaign_id = ANY($1::text[])", list(campaign_ids)
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+async def blocks(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, frozenset[str]]:
+    """The gateways whose provider does not deliver to them, of those to whom one does not."""
+    rows = await fetch_many(
+        tx,
+        "SELECT subject_id, gateway FROM provider_block WHERE subject_id = ANY(string_to_array($1, ' '))",
+        " ".join(subject_ids),
+    )
+    closed: dict[str, frozenset[str]] = {}
+    for subject_id, gateway in rows:
+        closed[subject_id] = closed.get(subject_id, frozenset()) | {gateway}
+    return closed
+
+
+async def lock_counts(tx: AsyncConnection, partition: int) -> None:
+    """Until the transaction ends: who counts what people had waits for who is deciding on more of it."""
+    await tx.execute(
+        text("SELECT pg_advisory_xact_lock(hashtext('placet.counts'), :partition)"), {"partition": partition}
+    )
+
+
+async def recent_marketing(
+    tx: AsyncConnection, subject_ids: Sequence[str], but: Sequence[UUID], since: datetime
+) -> Counter[tuple[str, str]]:
+    """How many marketing messages these people had by (subject_id, sender_id), or are about to have, since `since`;
+    those of `but` not counted."""
+    rows = await tx.execute(
+        text(
+            "SELECT subject_id, sender_id, count(*) AS had FROM message WHERE subject_id = ANY(CAST(:ids AS text[]))"
+            " AND category = 'marketing' AND status IN ('sending', 'accepted', 'unknown')"
+            " AND coalesce(handed_off_at, decided_at) >= :since AND message_id <> ALL(CAST(:but AS uuid[]))"
+            " GROUP BY subject_id, sender_id"
+        ),
+        {"ids": list(subject_ids), "but": list(but), "since": since},
+    )
+    return Counter({(row.subject_id, row.sender_id): row.had for row in rows})

@@ -1,0 +1,121 @@
+"""The enforcement of opt-outs: the table, and the statements that write it."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, Identity, Index, Integer, SmallInteger, Table, Text, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.contracts import DISPATCH_MESSAGES
+from common.contracts.dispatch import OptOutEnforced
+from common.db.database import fetch_many, once_committed
+from common.kafka import outbox
+from common.telemetry import histogram
+from dispatch.schema import by_column, instant, metadata
+
+ENFORCED = histogram(
+    "sms_dispatch_enforcement_seconds",
+    "From the webhook (or the API call) to the opt-out being enforced.",
+    buckets=(0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0),
+)
+
+enforcement = Table(
+    "enforcement",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("subject_id", Text, nullable=False),
+    Column("partition", SmallInteger, nullable=False),
+    Column("consent_version", Integer, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("reference", Text),
+    instant("received_at", nullable=False),
+    instant("applied_at", nullable=False),
+    instant("enforced_at"),
+    Index("enforcement_subject_ix", "subject_id"),
+    Index("enforcement_open_ix", "subject_id", postgresql_where=text("enforced_at IS NULL")),
+    Index("enforcement_enforced_ix", "enforced_at", postgresql_where=text("enforced_at IS NOT NULL")),
+)
+
+
+async def open_enforcements(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Opt-outs just applied: not enforced until `enforce` finds nothing of theirs in flight."""
+    columns = {
+        "subject_id": "text",
+        "partition": "smallint",
+        "consent_version": "integer",
+        "source": "text",
+        "reference": "text",
+        "received_at": "timestamptz",
+        "applied_at": "timestamptz",
+    }
+    arrays = ", ".join(f"CAST(:{c} AS {kind}[])" for c, kind in columns.items())
+    await tx.execute(
+        text(f"INSERT INTO enforcement ({', '.join(columns)}) SELECT * FROM unnest({arrays})"),
+        by_column(rows, columns),
+    )
+
+
+async def enforce(tx: AsyncConnection, subject_ids: Sequence[str]) -> list[OptOutEnforced]:
+    """Opt-outs of these subjects that are enforced from now on, as no marketing of theirs is `sending`, and no question
+    of a double opt-in (service, with a purpose); published, and measured once that is committed. A code, or the answer
+    that confirms this very STOP, is nothing that it forbids.
+
+    Nothing can be decided that such an opt-out forbids: it is committed, or the caller holds the partition's lock
+    exclusive and has just applied it. That holds for the opt-outs that the first statement has read, and for no others:
+    an opt-out that is applied after it may have seen a message `sending` that was decided after the second statement.
+    The clock is read after both: every hand-off that is over by now began earlier.
+    """
+    waiting = await fetch_many(
+        tx,
+        "SELECT id, partition, subject_id FROM enforcement"
+        " WHERE enforced_at IS NULL AND subject_id = ANY(string_to_array($1, ' '))",
+        " ".join(subject_ids),
+    )
+    if not waiting:
+        return []
+    held_back = await fetch_many(
+        tx,
+        "SELECT m.subject_id FROM sending AS s CROSS JOIN unnest(s.message_ids, s.subject_ids) AS b(message_id, who)"
+        " JOIN message AS m ON m.message_id = b.message_id AND m.status = 'sending'"
+        " AND (m.category = 'marketing' OR (m.category = 'service' AND m.purpose IS NOT NULL))"
+        " WHERE s.partition = ANY($1::smallint[]) AND b.who = ANY($2::text[])",
+        list({partition for _, partition, _ in waiting}),
+        list({subject_id for _, _, subject_id in waiting}),
+    )
+    now, kept = datetime.now(UTC), {who for (who,) in held_back}
+    rows = await tx.execute(
+        text(
+            "UPDATE enforcement AS e SET enforced_at = :now FROM (SELECT id FROM enforcement WHERE enforced_at IS NULL"
+            " AND id = ANY(CAST(:ids AS bigint[])) ORDER BY id FOR UPDATE) AS f"
+            " WHERE e.id = f.id RETURNING e.*"
+        ),
+        {"ids": [id_ for id_, _, subject_id in waiting if subject_id not in kept], "now": now},
+    )
+    events = [
+        OptOutEnforced(
+            subject_id=row.subject_id,
+            consent_version=row.consent_version,
+            source=row.source,
+            reference=row.reference,
+            received_at=row.received_at,
+            enforced_at=row.enforced_at,
+        )
+        for row in rows
+    ]
+    await outbox.append(tx, DISPATCH_MESSAGES, events)
+    for event in events:
+        once_committed(tx, partial(ENFORCED.observe, (event.enforced_at - event.received_at).total_seconds()))
+    return events
+
+
+async def empty_enforcements(tx: AsyncConnection, subject_ids: Sequence[str]) -> None:
+    """When each opt-out was enforced stays; by which text it was said does not."""
+    await tx.execute(
+        text(
+            "UPDATE enforcement SET reference = NULL"
+            " WHERE subject_id = ANY(CAST(:ids AS text[])) AND reference IS NOT NULL"
+        ),
+        {"ids": list(subject_ids)},
+    )

@@ -1,0 +1,497 @@
+"""The tables `message` and `sending`, and the statements that write them. Everything moves by arrays; the caller owns
+the transaction.
+
+The locks of a partition are what orders decisions and opt-outs. There is one for each lane: whoever decides on messages
+holds their lane's shared (`lock_partition`), the projection of consent holds both exclusive (`lock_decisions_out`). So
+an opt-out being applied either precedes a decision or waits until the decided messages are marked `sending`, where the
+enforcement sees them; and a code waits for neither a campaign nor an opt-out that waits for one. Outcomes take no such
+lock: they only end a `sending`, and who stores them looks for opt-outs afterwards.
+
+What is `sending` is in the hand of whoever made its last decision, and `decided_at` tells which that was: an owner who
+comes late, after the sweep has taken the message for a dead one's, finds another there and leaves it alone (ADR 0054).
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from operator import itemgetter
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    Integer,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.contracts.campaign import MessageReworded
+from common.db.database import PLANNED_NOW, fetch_many, plan_now
+from common.telemetry import counter
+from dispatch.messages.events import OF_A_CHANGE, Changed, changed
+from dispatch.messages.reasons import Reason
+from dispatch.schema import instant, metadata
+
+VIOLATIONS = counter("sms_dispatch_violations_total", "Rows of the ledger that no promise of ours allows.", ["rule"])
+DUE = "dispatch_due"  # NOTIFY channel: marketing is due at once
+CODES_DUE = "dispatch_codes_due"  # likewise what is no marketing, in the partition that is told
+OF_LANE = {True: "category = 'marketing'", False: "category <> 'marketing'"}  # marketing, or not
+
+message = Table(
+    "message",
+    metadata,
+    Column("message_id", Uuid, primary_key=True),
+    Column("campaign_id", Text),
+    Column("sender_id", Text, nullable=False),
+    Column("purpose", Text),
+    Column("category", Text, nullable=False),
+    Column("subject_id", Text, nullable=False),
+    Column("partition", SmallInteger, nullable=False),
+    Column("number", Text),  # sealed; gone once the person is erased, or weeks after it ended (`pruning.py`)
+    Column("text", Text),  # sealed; as the number
+    instant("requested_at", nullable=False),
+    instant("send_before", nullable=False),
+    Column("status", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("reasons", ARRAY(Text), nullable=False),
+    instant("due_at"),  # pending and deferred, and they alone: when it is decided next
+    Column("policy_version", Text, nullable=False),
+    Column("consent_version", Integer),
+    instant("as_of"),
+    instant("decided_at"),
+    Column("region", Text),  # of an address, where one was known
+    Column("facts", Text),  # what the decision stood on (`record.py`); null: none was made
+    instant("handed_off_at"),  # its submit began
+    Column("gateway", Text),
+    Column("gateway_message_id", Text),
+    Column("known_as", Text),  # the same, where the gateway's receipts do not name ours
+    Column("receipt", Text),
+    Column("code", Text),
+    instant("receipt_at"),  # its time at source
+    instant("unknown_since"),  # `unknown`, and it alone
+    CheckConstraint("due_at IS NOT NULL OR status NOT IN ('pending', 'deferred')", name="waiting_is_due"),
+    # none names a column that an outcome of the happy path changes: its update stays within the page (ADR 0044)
+    # the version's before, which goes with the next one's migration
+    Index("message_due_ix", "partition", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+    # of each lane, so that a code that is due is found without passing over all marketing that is
+    *(
+        Index(f"message_due_{lane}_ix", "partition", "due_at", postgresql_where=text(f"due_at IS NOT NULL AND {of}"))
+        for lane, of in (("marketing", OF_LANE[True]), ("codes", OF_LANE[False]))
+    ),
+    Index("message_unknown_ix", "unknown_since", postgresql_where=text("unknown_since IS NOT NULL")),
+    Index("message_subject_ix", "subject_id"),  # what is held of one person
+    Index("message_known_as_ix", "gateway", "known_as", postgresql_where=text("known_as IS NOT NULL")),
+    Index("message_handed_off_ix", "handed_off_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
+    Index("message_decided_ix", "decided_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
+    Index("message_waiting_ix", "campaign_id", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+    # how `pruning.py` finds what is past its time: each message is in one of them
+    Index("message_content_ix", "requested_at", postgresql_where=text("number IS NOT NULL OR text IS NOT NULL")),
+    Index("message_bare_ix", "requested_at", postgresql_where=text("number IS NULL AND text IS NULL")),
+)
+
+sending = Table(
+    # where to look for what is `sending`: all that one transaction made so. Not all of it still is; what is none of
+    # these is not. An index of the messages' status would be written twice for each
+    "sending",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("partition", SmallInteger, nullable=False),
+    Column("since", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    Column("message_ids", ARRAY(Uuid), nullable=False),
+    Column("subject_ids", ARRAY(Text), nullable=False),  # of each
+)
+
+LANES = {True: "placet.partition", False: "placet.partition.codes"}  # marketing, or not
+
+
+async def lock_partition(tx: AsyncConnection, partition: int, *, marketing: bool, planned_now: bool = False) -> None:
+    """To decide on messages of this lane, or of both: either keeps opt-outs out. Until the transaction ends; take it
+    before any row lock. `planned_now`: see `PLANNED_NOW`."""
+    lock = f"pg_advisory_xact_lock_shared(hashtext('{LANES[marketing]}'), $1)"
+    await fetch_many(tx, f"SELECT {f'{PLANNED_NOW}, ' if planned_now else ''}{lock}", partition)
+
+
+async def try_lock_partition(tx: AsyncConnection, partition: int, *, marketing: bool) -> bool:
+    """Likewise, where that waits for nobody: who holds it may stand still, and others wait for us. With `plan_now`."""
+    lock = f"pg_try_advisory_xact_lock_shared(hashtext('{LANES[marketing]}'), $1)"
+    [(_, locked)] = await fetch_many(tx, f"SELECT {PLANNED_NOW}, {lock}", partition)
+    return bool(locked)
+
+
+async def lock_decisions_out(tx: AsyncConnection, partition: int) -> None:
+    """To apply opt-outs. Likewise. The campaigns' lock first, which is waited for: codes go on meanwhile."""
+    locks = (f"pg_advisory_xact_lock(hashtext('{LANES[lane]}'), $1)" for lane in (True, False))  # in this order
+    await fetch_many(tx, f"SELECT {', '.join(locks)}", partition)
+
+
+async def wake_held(tx: AsyncConnection, subject_ids: Sequence[str]) -> None:
+    """What was waiting for a person to read a text of these subjects is decided again at once."""
+    await tx.execute(
+        text(
+            "UPDATE message SET due_at = now() WHERE subject_id = ANY(CAST(:ids AS text[]))"
+            " AND status = 'deferred' AND 'under_review' = ANY(reasons)"
+        ),
+        {"ids": list(subject_ids)},
+    )
+    await tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": DUE})
+
+
+FOR_A_CONTROL = (
+    "m.campaign_id = $1 AND m.status = 'deferred' AND m.due_at > now()"
+    f" AND ($2 OR m.reasons && ARRAY['{Reason.CAMPAIGN_PAUSED}', '{Reason.CAMPAIGN_UNKNOWN}'])"
+)
+
+
+async def wake_controlled(tx: AsyncConnection, campaign_id: str, limit: int, *, cancelled: bool) -> int:
+    """Of what waits until it is known that this campaign may go on, so many are due now; of one that is cancelled, of
+    all that waits. Waits for nobody: what somebody has locked comes with a later page. How many that were."""
+    await plan_now(tx)
+    rows = await fetch_many(
+        tx,
+        "UPDATE message SET due_at = now() WHERE message_id = ANY(ARRAY(SELECT m.message_id FROM message AS m WHERE"
+        f" {FOR_A_CONTROL} LIMIT $3 FOR UPDATE SKIP LOCKED)) RETURNING 1",
+        campaign_id,
+        cancelled,
+        limit,
+    )
+    await fetch_many(tx, "SELECT pg_notify($1, '')", DUE)
+    return len(rows)
+
+
+OWN = {  # of each message
+    "message_id": "uuid",
+    "subject_id": "text",
+    "number": "text",
+    "text": "text",
+    "consent_version": "integer",
+}
+
+ALIKE = {  # of many of those that are inserted together: told once for all that are alike
+    "campaign_id": "text",
+    "sender_id": "text",
+    "purpose": "text",
+    "category": "text",
+    "requested_at": "timestamptz",
+    "send_before": "timestamptz",
+    "region": "text",
+    "status": "text",
+    "reasons": "text",
+    "due_at": "timestamptz",
+    "gateway": "text",
+}
+
+OF_ALL = {  # that are decided together
+    "partition": "smallint",
+    "policy_version": "text",
+    "as_of": "timestamptz",
+    "decided_at": "timestamptz",
+}
+
+DECIDED = {
+    "message_id": "uuid",
+    "status": "text",
+    "reasons": "text",
+    "due_at": "timestamptz",
+    "consent_version": "integer",
+    "gateway": "text",
+    "facts": "text",
+}
+
+_AS_ARRAY = "string_to_array({}, ',')"  # unnest flattens text[][]: reasons travel as "one,other"
+
+
+async def insert_messages(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> set[UUID]:
+    """Insert with their verdicts, which were made at once (`OF_ALL`); returns those that were new. A message_id seen
+    before changes nothing."""
+    if not rows:
+        return set()
+    await _note_sending(tx, rows)
+    kinds: dict[tuple[Any, ...], int] = {}
+    places = [kinds.setdefault(kind, len(kinds) + 1) for kind in map(_kind_of, rows)]
+    alike = [dict(zip(ALIKE, kind, strict=True)) for kind in kinds]
+    facts = "\n".join(row["facts"] or "" for row in rows)
+    new = await fetch_many(tx, _INSERT, *_columns(rows, OWN), places, facts, *_columns(alike, ALIKE), *_of_all(rows))
+    return {row[0] for row in new}
+
+
+async def update_decisions(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[Changed]:
+    """Store new verdicts, made at once (`OF_ALL`), of messages whose rows the caller has locked. What is denied because
+    its person was erased loses number and text with it; what goes, the code of an earlier refusal."""
+    if not rows:
+        return []
+    await _note_sending(tx, rows)
+    erased = f"CASE WHEN v.status = 'denied' AND '{Reason.ERASED}' = ANY({_AS_ARRAY.format('v.reasons')})"
+    kept = ", ".join(f"{c} = {erased} THEN NULL ELSE m.{c} END" for c in ("number", "text"))
+    sets = ", ".join(
+        f"{c} = {_AS_ARRAY.format('v.reasons') if c == 'reasons' else f'v.{c}'}" for c in list(DECIDED)[1:]
+    )
+    updated = await fetch_many(
+        tx,
+        f"UPDATE message AS m SET {sets}, ({', '.join(OF_ALL)}) = ROW({_one_for_all(len(DECIDED))}),"
+        f" version = m.version + 1, unknown_since = NULL, {kept},"
+        f" code = CASE WHEN v.status = 'sending' THEN NULL ELSE m.code END FROM {_unnest(DECIDED)}"
+        " WHERE m.message_id = v.message_id AND m.status IN ('pending', 'deferred', 'sending', 'unknown')"
+        f" RETURNING {OF_A_CHANGE}",
+        *_columns(rows, DECIDED),
+        *_of_all(rows),
+    )
+    return [changed(row) for row in updated]
+
+
+async def _note_sending(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Those of one transaction that become `sending`, so that they are found. A row for each partition."""
+    begun: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        if row["status"] == "sending":
+            begun[row["partition"]].append(row)
+    for partition, some in begun.items():
+        await fetch_many(
+            tx,
+            "INSERT INTO sending (partition, message_ids, subject_ids) VALUES ($1, $2, $3)",
+            partition,
+            [row["message_id"] for row in some],
+            [row["subject_id"] for row in some],
+        )
+
+
+async def forget_sending(tx: AsyncConnection, begun_before: datetime) -> None:
+    """Of batches that were begun before, those of which nothing is `sending` any more. Each is asked by itself, as
+    elsewhere: NOT EXISTS is a join, for which a planner that knows little of the ledger reads the whole of it."""
+    await tx.execute(
+        text(
+            "DELETE FROM sending AS s WHERE s.since < :before AND (SELECT true FROM message AS m"
+            " WHERE m.message_id = ANY(s.message_ids) AND m.status = 'sending' LIMIT 1) IS NULL"
+        ),
+        {"before": begun_before},
+    )
+
+
+async def tell_due(tx: AsyncConnection, partition: int, *, marketing: bool) -> None:
+    """Something is due at once, as of the commit."""
+    await fetch_many(tx, "SELECT pg_notify($1, $2)", DUE if marketing else CODES_DUE, str(partition))
+
+
+# what the sweep took for a dead one's, of whose hand-off nobody but its owner can know: there was none
+NOT_BEGUN = "m.receipt IS NULL AND m.handed_off_at IS NULL"
+
+
+async def reword(tx: AsyncConnection, reworded: Mapping[UUID, MessageReworded]) -> bool:
+    """What waits of these messages says the new text, none at all where there is none: then the gate denies it; and is
+    of the region that is told, if one is. False, and nothing done, while one of them is being handed off."""
+    if not reworded:
+        return True
+    rows = await tx.execute(
+        text(
+            "SELECT message_id, subject_id, status FROM message WHERE message_id = ANY(CAST(:ids AS uuid[]))"
+            " ORDER BY message_id FOR UPDATE"
+        ),
+        {"ids": list(reworded)},
+    )
+    theirs = [row for row in rows if reworded[row.message_id].subject_id == row.subject_id]
+    if any(row.status == "sending" for row in theirs):
+        return False
+    waiting = [row.message_id for row in theirs if row.status in ("pending", "deferred")]
+    await tx.execute(
+        text(
+            "UPDATE message AS m SET text = v.text, region = nullif(coalesce(v.region, m.region), '')"
+            " FROM unnest(CAST(:ids AS uuid[]), CAST(:texts AS text[]), CAST(:regions AS text[]))"
+            " AS v(message_id, text, region) WHERE m.message_id = v.message_id"
+        ),
+        {
+            "ids": waiting,
+            "texts": [reworded[identity].text or "" for identity in waiting],
+            "regions": [reworded[identity].region for identity in waiting],
+        },
+    )
+    return True
+
+
+SETTLED = {
+    "message_id": "uuid",
+    "decided_at": "timestamptz",
+    "status": "text",
+    "reasons": "text",
+    "due_at": "timestamptz",
+    "gateway": "text",
+    "gateway_message_id": "text",
+    "known_as": "text",
+    "code": "text",
+    "handed_off_at": "timestamptz",
+}
+
+ACCEPTED = {"message_id": "uuid", "gateway_message_id": "text", "known_as": "text"}
+_SUBMITTED = {"version": "integer", "submit": "integer"}  # `submit`: the place of the instant that theirs began
+
+
+async def accept(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> set[UUID]:
+    """`settle`, for what went as it should: accepted, by the gateway that was decided on. Only of rows that nobody has
+    touched since (`version` is of that decision); returns which those were. The others are for `settle`."""
+    if not rows:
+        return set()
+    began: dict[datetime, int] = {}
+    await _by_primary_key(tx)
+    done = await fetch_many(
+        tx,
+        "UPDATE message AS m SET status = 'accepted', version = m.version + 1,"
+        " gateway_message_id = coalesce(v.gateway_message_id, m.gateway_message_id),"
+        f" known_as = coalesce(v.known_as, m.known_as), handed_off_at = (${len(ACCEPTED) + 3}::timestamptz[])[v.submit]"
+        f" FROM (SELECT * FROM {_unnest(ACCEPTED | _SUBMITTED)} ORDER BY message_id) AS v"
+        " WHERE m.message_id = v.message_id AND m.version = v.version AND m.status = 'sending'"
+        " RETURNING m.message_id",
+        *_columns(rows, ACCEPTED),
+        [row["permit"].row["version"] for row in rows],
+        [began.setdefault(row["handed_off_at"], len(began) + 1) for row in rows],
+        list(began),
+    )
+    return {row[0] for row in done}
+
+
+async def _by_primary_key(tx: AsyncConnection) -> None:
+    """One after the other, in the order of ids, as receipts lock them; and no plan reads the whole ledger."""
+    await fetch_many(
+        tx, "SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)"
+    )
+
+
+async def settle(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[Changed]:
+    """Outcomes, each of one decision (`decided_at`). A message recovered as `unknown` meanwhile learns its true
+    outcome, or that nothing had begun: then it is `deferred`. A final one never changes; one whose receipt came first
+    was accepted, whatever became of the answer. What another has in hand by now is the other's to end, unless it was
+    accepted: then what goes out again is the same SMS."""
+    if not rows:
+        return []
+    await _by_primary_key(tx)
+    updated = await fetch_many(
+        tx,
+        "UPDATE message AS m SET version = m.version + 1, due_at = v.due_at, status ="
+        " CASE WHEN v.status = 'unknown' AND m.receipt IS NOT NULL THEN 'accepted' ELSE v.status END,"
+        " unknown_since = CASE WHEN v.status = 'unknown' AND m.receipt IS NULL THEN now() END,"
+        f" reasons = {_AS_ARRAY.format('v.reasons')}, gateway = v.gateway,"
+        " gateway_message_id = coalesce(v.gateway_message_id, m.gateway_message_id),"
+        " known_as = coalesce(v.known_as, m.known_as),"
+        " code = coalesce(v.code, m.code), handed_off_at = coalesce(v.handed_off_at, m.handed_off_at)"
+        f" FROM (SELECT * FROM {_unnest(SETTLED)} ORDER BY message_id) AS v WHERE m.message_id = v.message_id"
+        " AND CASE v.status WHEN 'accepted' THEN m.status IN ('sending', 'unknown')"
+        " WHEN 'rejected' THEN m.status = 'unknown' OR (m.status = 'sending' AND m.decided_at = v.decided_at)"
+        " WHEN 'deferred' THEN m.status IN ('sending', 'unknown') AND m.decided_at = v.decided_at"
+        f" AND {NOT_BEGUN} ELSE m.status = 'sending' AND m.decided_at = v.decided_at END"
+        f" RETURNING {OF_A_CHANGE}",
+        *_columns(rows, SETTLED),
+    )
+    return [changed(row) for row in updated]
+
+
+async def deny_waiting(tx: AsyncConnection, asked: Mapping[str, datetime]) -> list[Changed]:
+    """What is pending or deferred of these people never leaves: all marketing, and what else was requested before they
+    asked for their erasure. The caller holds the partition's lock, and the rows (`lock_what_goes`)."""
+    rows = await fetch_many(
+        tx,
+        "WITH waiting AS (SELECT m.message_id FROM message AS m"
+        " JOIN unnest($1::text[], $2::timestamptz[]) AS a(subject_id, at) USING (subject_id)"
+        " WHERE m.status IN ('pending', 'deferred') AND (m.category = 'marketing' OR m.requested_at <= a.at)"
+        " ORDER BY m.message_id FOR UPDATE OF m)"
+        " UPDATE message AS m SET status = 'denied', reasons = ARRAY[$3::text], due_at = NULL,"
+        " decided_at = coalesce(m.decided_at, now()), version = m.version + 1"
+        f" FROM waiting AS w WHERE m.message_id = w.message_id RETURNING {OF_A_CHANGE}",
+        list(asked),
+        list(asked.values()),
+        Reason.ERASED.value,
+    )
+    return [changed(row) for row in rows]
+
+
+async def empty_messages(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, int]:
+    """Numbers and texts of these people's messages are gone, but of what has not ended, which was asked for since; how
+    many by subject_id."""
+    rows = await tx.execute(
+        text(
+            "WITH found AS (SELECT message_id FROM message WHERE subject_id = ANY(CAST(:ids AS text[]))"
+            " AND (number IS NOT NULL OR text IS NOT NULL) AND status NOT IN ('pending', 'deferred', 'sending')"
+            " ORDER BY message_id FOR UPDATE),"
+            " emptied AS (UPDATE message AS m SET number = NULL, text = NULL FROM found AS f"
+            " WHERE m.message_id = f.message_id RETURNING m.subject_id)"
+            " SELECT subject_id, count(*) AS messages FROM emptied GROUP BY subject_id"
+        ),
+        {"ids": list(subject_ids)},
+    )
+    return {row.subject_id: row.messages for row in rows}
+
+
+RECEIVED = {
+    "message_id": "uuid",
+    "status": "text",
+    "receipt": "text",
+    "gateway": "text",
+    "gateway_message_id": "text",
+    "code": "text",
+    "receipt_at": "timestamptz",
+}
+
+
+async def put_receipts(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[Changed]:
+    """Of messages that the caller has locked. No `status`: it stays as it is."""
+    updated = await fetch_many(
+        tx,
+        "UPDATE message AS m SET status = coalesce(v.status, m.status), unknown_since = CASE WHEN"
+        " coalesce(v.status, m.status) = 'unknown' THEN m.unknown_since END, receipt = v.receipt,"
+        " receipt_at = v.receipt_at,"
+        " version = m.version + 1, gateway = coalesce(m.gateway, v.gateway),"
+        " gateway_message_id = coalesce(m.gateway_message_id, v.gateway_message_id), code = coalesce(v.code, m.code)"
+        f" FROM {_unnest(RECEIVED)} WHERE m.message_id = v.message_id RETURNING {OF_A_CHANGE}",
+        *_columns(rows, RECEIVED),
+    )
+    return [changed(row) for row in updated]
+
+
+def _unnest(columns: Mapping[str, str], name: str = "v", first: int = 1, more: str = "") -> str:
+    """These columns (with their types) as rows `v`, from the parameters that `_columns` makes."""
+    arrays = ", ".join(
+        f"string_to_array(${place}, E'\\n', '')" if kind == "lines" else f"${place}::{kind}[]"
+        for place, kind in enumerate(columns.values(), first)
+    )
+    return f"unnest({arrays}) {more} AS {name}({', '.join(columns)}{', place' if more else ''})"
+
+
+def _columns(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> list[list[Any] | None]:
+    """An array of each; none where there is nothing in it (`unnest` takes it for as many NULLs)."""
+    found = {column: [row[column] for row in rows] for column in columns}
+    if "reasons" in found:
+        found["reasons"] = [",".join(reasons) for reasons in found["reasons"]]
+    return [values if any(value is not None for value in values) else None for values in found.values()]
+
+
+def _one_for_all(after: int) -> str:
+    """The parameters of `_of_all`, after so many others."""
+    return ", ".join(f"${place}::{kind}" for place, kind in enumerate(OF_ALL.values(), after + 1))
+
+
+def _of_all(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """What these rows have in common. Raises ValueError where they do not."""
+    first = _of_all_of(rows[0])
+    if any(_of_all_of(row) != first for row in rows):
+        raise ValueError("not decided together")
+    return list(first)
+
+
+_of_all_of = itemgetter(*OF_ALL)
+_kind_of = itemgetter(*ALIKE)
+
+_INSERT = (  # the facts as lines, which no JSON has within: of an array the driver looks at each element three times
+    f"INSERT INTO message ({', '.join((*OWN, 'facts', *ALIKE, *OF_ALL))}, version)"
+    f" SELECT {', '.join(f'v.{column}' for column in OWN)}, v.facts,"
+    f" {', '.join(_AS_ARRAY.format('k.reasons') if column == 'reasons' else f'k.{column}' for column in ALIKE)},"
+    f" {_one_for_all(len(OWN) + 2 + len(ALIKE))}, 1"
+    f" FROM {_unnest({**OWN, 'kind': 'integer', 'facts': 'lines'})}"
+    f" JOIN {_unnest(ALIKE, 'k', len(OWN) + 3, 'WITH ORDINALITY')} ON k.place = v.kind"
+    " ON CONFLICT (message_id) DO NOTHING RETURNING message_id"
+)

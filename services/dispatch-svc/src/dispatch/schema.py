@@ -1,0 +1,28 @@
+"""The metadata of dispatch-svc's tables, with the tables of `common` and the helpers that all stores share.
+
+Each package defines the tables that it writes, on `metadata`, in its store; `service.py` imports them all.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Column, DateTime
+
+from common.db.database import new_metadata
+from common.kafka import consumer, dead_letters, outbox
+from common.privacy import erasing
+
+metadata = new_metadata()
+outbox.define(metadata)
+consumer.define(metadata)
+dead_letters.define(metadata)
+erasing.define(metadata)
+
+
+def instant(name: str, *, nullable: bool = True) -> Column[datetime]:
+    return Column(name, DateTime(timezone=True), nullable=nullable)
+
+
+def by_column(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> dict[str, list[Any]]:
+    return {column: [row[column] for row in rows] for column in columns}

@@ -1,0 +1,279 @@
+"""The tables of receipts and provider blocks, and the queries of sending alone: due, left and answered messages."""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Identity,
+    Index,
+    PrimaryKeyConstraint,
+    Row,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.db.database import fetch_many, plan_now
+from dispatch.messages import store as messages
+from dispatch.schema import by_column, instant, metadata
+
+early_receipt = Table(
+    "early_receipt",
+    metadata,
+    Column("gateway", Text, nullable=False),
+    Column("gateway_message_id", Text, nullable=False),
+    Column("receipt", Text, nullable=False),
+    Column("code", Text),
+    instant("received_at", nullable=False),
+    instant("occurred_at"),
+    Column("blocked", Boolean, nullable=False, server_default=text("false")),
+    PrimaryKeyConstraint("gateway", "gateway_message_id", "receipt"),
+    Index("early_receipt_received_ix", "received_at"),
+)
+
+provider_block = Table(
+    "provider_block",  # a provider will not deliver to this number; whether the person asked for it nobody knows
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("gateway", Text, nullable=False),
+    Column("subject_id", Text, nullable=False),
+    Column("code", Text),
+    instant("since", nullable=False),
+    UniqueConstraint("gateway", "subject_id"),
+    Index("provider_block_subject_ix", "subject_id"),
+)
+
+
+async def campaigns_to_wake(tx: AsyncConnection) -> Sequence[tuple[str, int, bool]]:
+    """(campaign_id, version of its control, whether it is cancelled) of those that are paused no more and of which not
+    all that waited has been woken."""
+    await plan_now(tx)
+    rows = await fetch_many(
+        tx,
+        "SELECT campaign_id, version, control = 'cancelled' FROM campaign WHERE woken < version AND control <> $1"
+        " ORDER BY campaign_id",
+        "paused",  # what has no parameter is planned once, whatever it is told
+    )
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
+async def due_partitions(tx: AsyncConnection, partitions: int, now: datetime, *, marketing: bool) -> list[int]:
+    """Of so many, those with due messages of that lane, first where one has waited longest: who takes no more than
+    leaves soon takes of each. What is in a partition beyond is not found. One by one: asked for all at once, a planner
+    that knows little of the ledger reads the whole of it, four times a second."""
+    await plan_now(tx)
+    rows = await fetch_many(
+        tx,
+        "SELECT p.partition FROM generate_series(0, $1 - 1) AS p(partition) CROSS JOIN LATERAL"
+        f" (SELECT m.due_at FROM message AS m WHERE m.partition = p.partition AND {messages.OF_LANE[marketing]}"
+        " AND m.status IN ('pending', 'deferred') AND m.due_at <= $2 ORDER BY m.due_at LIMIT 1) AS due"
+        " ORDER BY due.due_at",
+        partitions,
+        now,
+    )
+    return [partition for (partition,) in rows]
+
+
+async def claim_due(
+    tx: AsyncConnection,
+    partition: int,
+    now: datetime,
+    limit: int,
+    *,
+    marketing: bool,
+    waited_for: Collection[str] = (),
+) -> list[Row[Any]]:
+    """Due messages of one partition and lane, oldest first, locked. In a transaction that is `planned_now`.
+    `waited_for`: gateways of which what waits for a slot waits still."""
+    rows = await tx.execute(
+        text(
+            f"SELECT * FROM message WHERE partition = :partition AND {messages.OF_LANE[marketing]}"
+            " AND status IN ('pending', 'deferred') AND due_at <= :now"
+            " AND NOT (status = 'pending' AND coalesce(gateway, '') = ANY(CAST(:waited_for AS text[])))"
+            " ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED"
+        ),
+        {"partition": partition, "now": now, "limit": limit, "waited_for": list(waited_for)},
+    )
+    return list(rows)
+
+
+async def still_ours(
+    tx: AsyncConnection, message_ids: Sequence[UUID], decisions: Collection[datetime], *, again: bool
+) -> list[Row[Any]]:
+    """Those of `message_ids` that are still ours to hand off, locked: of which one of these `decisions` (`decided_at`)
+    is the last, and nobody has a receipt. Those too that were made `unknown` meanwhile, as we have not begun; unless
+    they were to go `again`."""
+    rows = await tx.execute(
+        text(
+            "SELECT * FROM message AS m WHERE message_id = ANY(CAST(:ids AS uuid[]))"
+            f" AND decided_at = ANY(CAST(:decisions AS timestamptz[])) AND {messages.NOT_BEGUN}"
+            " AND (status = 'sending' OR (status = 'unknown' AND NOT :again)) ORDER BY message_id FOR UPDATE"
+        ),
+        {"ids": list(message_ids), "decisions": list(decisions), "again": again},
+    )
+    return list(rows)
+
+
+async def partitions_left_sending(tx: AsyncConnection, decided_before: datetime) -> list[int]:
+    """Partitions with messages that a process left `sending` when it died."""
+    await plan_now(tx)
+    rows = await tx.execute(
+        text(
+            "SELECT DISTINCT s.partition FROM sending AS s CROSS JOIN LATERAL (SELECT FROM message WHERE"
+            " message_id = ANY(s.message_ids) AND status = 'sending' AND decided_at < :before LIMIT 1) AS m"
+            " WHERE s.since < :before ORDER BY s.partition"
+        ),
+        {"before": decided_before},
+    )
+    return [row.partition for row in rows]
+
+
+async def claim_left_sending(
+    tx: AsyncConnection, partition: int, decided_before: datetime, limit: int
+) -> list[Row[Any]]:
+    """Those messages, locked: a live owner renews its decision or settles, and then they are not among these.
+    `sending_since`: no submit of it began earlier. Its `decided_at` is of the last decision, which a crash may have
+    been before already; what first made it `sending` is kept for as long as it is."""
+    rows = await tx.execute(
+        text(
+            "SELECT m.*, (SELECT min(s.since) FROM sending AS s"
+            " WHERE s.partition = :partition AND m.message_id = ANY(s.message_ids)) AS sending_since"
+            " FROM message AS m WHERE m.status = 'sending' AND m.decided_at < :before AND m.message_id IN"
+            " (SELECT unnest(s.message_ids) FROM sending AS s WHERE s.partition = :partition AND s.since < :before)"
+            " ORDER BY m.message_id LIMIT :limit FOR UPDATE OF m SKIP LOCKED"
+        ),
+        {"before": decided_before, "partition": partition, "limit": limit},
+    )
+    return list(rows)
+
+
+async def unknown_of(
+    tx: AsyncConnection,
+    gateway: str,
+    spans: Sequence[tuple[datetime, datetime]],
+    after: tuple[datetime, UUID],
+    limit: int,
+) -> list[Row[Any]]:
+    """Messages of a gateway whose outcome nobody knows since an instant between two of these, oldest first: a page
+    of those `after` the last one of the page before (`unknown_since`, `message_id`)."""
+    await plan_now(tx)
+    rows = await tx.execute(
+        text(
+            "SELECT m.* FROM unnest(CAST(:since AS timestamptz[]), CAST(:before AS timestamptz[])) AS d(since, before)"
+            " CROSS JOIN LATERAL (SELECT message_id, subject_id, partition, gateway, unknown_since FROM message"
+            " WHERE unknown_since >= d.since AND unknown_since < d.before AND status = 'unknown'"
+            " AND (unknown_since, message_id) > (CAST(:after AS timestamptz), CAST(:after_id AS uuid))"
+            " AND gateway = :gateway ORDER BY unknown_since, message_id LIMIT :limit) AS m"
+            " ORDER BY m.unknown_since, m.message_id LIMIT :limit"
+        ),
+        {
+            "gateway": gateway,
+            "since": [since for since, _ in spans],
+            "before": [before for _, before in spans],
+            "after": after[0],
+            "after_id": after[1],
+            "limit": limit,
+        },
+    )
+    return list(rows)
+
+
+async def lock_messages(tx: AsyncConnection, message_ids: Sequence[UUID]) -> None:
+    """In the order of ids, as receipts do, before more than one statement changes them."""
+    await fetch_many(
+        tx, "SELECT FROM message WHERE message_id = ANY($1::uuid[]) ORDER BY message_id FOR UPDATE", message_ids
+    )
+
+
+async def left_already(tx: AsyncConnection, message_ids: Sequence[UUID]) -> dict[UUID, Row[Any]]:
+    """Of those that have an outcome of a hand-off: when it began, and what is known of it."""
+    rows = await tx.execute(
+        text(
+            "SELECT message_id, status, gateway, gateway_message_id, handed_off_at FROM message"
+            " WHERE message_id = ANY(CAST(:ids AS uuid[])) AND handed_off_at IS NOT NULL"
+        ),
+        {"ids": list(message_ids)},
+    )
+    return {row.message_id: row for row in rows}
+
+
+async def open_enforcements_of(tx: AsyncConnection, applied_before: datetime) -> dict[str, datetime]:
+    """Subjects whose opt-out still waits to be enforced, and when the first of each was received."""
+    await plan_now(tx)
+    rows = await fetch_many(
+        tx,
+        "SELECT subject_id, min(received_at) FROM enforcement WHERE enforced_at IS NULL AND applied_at < $1"
+        " GROUP BY subject_id",
+        applied_before,
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+async def messages_of_receipts(
+    tx: AsyncConnection, references: Sequence[UUID], gateway_ids: Sequence[str], gateways: Sequence[str]
+) -> list[Row[Any]]:
+    """Messages that receipts speak of, by our id or by the gateway's, locked. Those of the gateway are looked up first:
+    for one or the other Postgres reads the whole ledger."""
+    await plan_now(tx)
+    rows = await tx.execute(
+        text(
+            "SELECT * FROM message WHERE message_id = ANY(CAST(:references AS uuid[]) || ARRAY(SELECT m.message_id"
+            " FROM unnest(CAST(:gateways AS text[]), CAST(:gateway_ids AS text[])) AS r(gateway, known_as)"
+            " CROSS JOIN LATERAL (SELECT message_id FROM message WHERE gateway = r.gateway AND known_as = r.known_as"
+            " OFFSET 0) AS m)) ORDER BY message_id FOR UPDATE"
+        ),
+        {"references": list(references), "gateways": list(gateways), "gateway_ids": list(gateway_ids)},
+    )
+    return list(rows)
+
+
+async def block(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """These subjects are out of reach by these gateways from now on; the first reason is kept."""
+    columns = {"gateway": "text", "subject_id": "text", "code": "text", "since": "timestamptz"}
+    arrays = ", ".join(f"CAST(:{c} AS {kind}[])" for c, kind in columns.items())
+    await tx.execute(
+        text(
+            f"INSERT INTO provider_block ({', '.join(columns)}) SELECT v.* FROM unnest({arrays})"
+            f" AS v({', '.join(columns)}) ORDER BY gateway, subject_id ON CONFLICT DO NOTHING"
+        ),
+        by_column(rows, columns),
+    )
+
+
+async def keep_early_receipts(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Receipts of messages whose submit has not been answered yet, or that are not ours."""
+    columns = {
+        "gateway": "text",
+        "gateway_message_id": "text",
+        "receipt": "text",
+        "code": "text",
+        "received_at": "timestamptz",
+        "occurred_at": "timestamptz",
+        "blocked": "boolean",
+    }
+    arrays = ", ".join(f"CAST(:{c} AS {kind}[])" for c, kind in columns.items())
+    await tx.execute(
+        text(f"INSERT INTO early_receipt ({', '.join(columns)}) SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING"),
+        by_column(rows, columns),
+    )
+
+
+async def take_matching_early_receipts(tx: AsyncConnection, limit: int) -> list[Row[Any]]:
+    """Early receipts whose message has become known, removed from the waiting room."""
+    await plan_now(tx)
+    rows = await tx.execute(
+        text(
+            "DELETE FROM early_receipt e USING (SELECT e.gateway, e.gateway_message_id FROM early_receipt e"
+            " JOIN message m ON (m.gateway, m.known_as) = (e.gateway, e.gateway_message_id) LIMIT :limit) found"
+            " WHERE (e.gateway, e.gateway_message_id) = (found.gateway, found.gateway_message_id) RETURNING e.*"
+        ),
+        {"limit": limit},
+    )
+    return list(rows)
