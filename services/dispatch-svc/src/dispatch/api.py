@@ -33,6 +33,7 @@ from common.web.fields import Position
 from common.web.problems import Conflict, Invalid, NotFound, Reason
 from dispatch.messages import store as messages
 from dispatch.projection import store as projection
+from dispatch.sending import store as sending
 
 log = logging.getLogger(__name__)
 
@@ -328,10 +329,7 @@ async def remove_provider_block(
     denied meanwhile stays denied."""
     caller.may_use_all()
     async with held.database.begin() as tx:
-        removed = await tx.scalar(
-            text("DELETE FROM provider_block WHERE gateway = :gateway AND subject_id = :id RETURNING subject_id"),
-            {"gateway": gateway, "id": subject_id},
-        )
+        removed = await sending.unblock(tx, gateway, subject_id)
     if removed is None:
         raise NotFound("no such block", reasons=[Reason("subject_id", "not_blocked")])
     log.info("a provider block is removed", extra={"gateway": gateway, "subject_id": removed, "by": caller.subject})

@@ -247,6 +247,15 @@ async def block(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
     )
 
 
+async def unblock(tx: AsyncConnection, gateway: str, subject_id: str) -> str | None:
+    """Remove the block of this subject at this gateway. Return the subject, or `None` without such a block."""
+    removed: str | None = await tx.scalar(
+        text("DELETE FROM provider_block WHERE gateway = :gateway AND subject_id = :id RETURNING subject_id"),
+        {"gateway": gateway, "id": subject_id},
+    )
+    return removed
+
+
 async def keep_early_receipts(tx: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Receipts of messages whose submit has not been answered yet, or that are not ours."""
     columns = {
