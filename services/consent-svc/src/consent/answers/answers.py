@@ -73,8 +73,8 @@ class Answers:
     async def give(self, tx: AsyncConnection, owed: Sequence[Answer], now: datetime) -> list[Answer]:
         """Request the answers that may go from dispatch, in order, and return those answers.
 
-        The caller holds the locks of the subjects (for a double opt-in of a new subject, of the number's pace), so that
-        no other transaction answers the same person meanwhile.
+        The caller holds the locks of the subjects (of the pace, for a double opt-in of a new subject): otherwise two
+        transactions could exceed the cap.
         """
         due = [answer for answer in owed if now < answer.since + answer.of_use_for and self._is_phone(answer)]
         if not due:

@@ -90,8 +90,7 @@ def preferences(sender: Identity, url: str, until: datetime) -> str:
 def question(sender: Identity, wording: str, stop_code: str, *, reply: bool = True, url: str | None = None) -> str:
     """Return the question of a double opt-in, to answer by OUI (`reply`), by a link (`url`), or both.
 
-    `wording` is the purpose's, cut to fit QUESTION_SEGMENTS. The sender's own question applies only with `reply`, and
-    if its {link} field matches `url`.
+    `wording` is the purpose's, cut to fit. The sender's own question needs `reply`, and a {link} exactly with `url`.
     """
     own = sender.own.double_opt_in
     if own is None or not reply or ("{link}" in own) is not (url is not None):

@@ -1,7 +1,7 @@
 """The questions of double opt-in: asking, confirming, lapsing. Only this module writes `double_opt_in` rows.
 
 A single transaction writes the evidence of the request, the SMS on the service lane, and the row of the question. The
-ledger says whether a question is open. The row says until when, and to which code an OUI counts. The row outlives an
+ledger says whether a question is open; the row says until when, and to which code an OUI counts. The row outlives an
 erasure under the keyed hash. Writers hold the lock of the subject or, for a new subject, of the number's pace.
 """
 
@@ -126,9 +126,9 @@ async def ask(
 ) -> Question:
     """Ask the person of `statement`, a request, unless there is a reason not to, and return the question.
 
-    The caller cannot tell from the result whether an SMS left. The person answers by OUI, and `with_link` also by a
-    link; if an OUI could mean another question, by the link alone. A repeated request returns the same question. Raises
-    TooMany, whatever the person has said before.
+    The result does not show whether an SMS left. The person answers by OUI, and `with_link` also by a link; if an OUI
+    could mean another question, by the link alone. A repeated request returns the same question. Raises TooMany,
+    whatever the person has said before.
     """
     request = statement.evidence
     assert request.purpose is not None, "the caller has looked"

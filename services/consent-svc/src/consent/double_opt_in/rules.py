@@ -1,7 +1,6 @@
 """The rules of double opt-in: whether and how often to ask, and which question an OUI answers. Pure.
 
-A stranger may type another person's number into a form and so cause an SMS. An answer therefore counts only if its
-question is certain:
+A stranger may type another person's number into a form, so an answer counts only if its question is certain:
 
     asked      for a form just filled in and newer than every STOP; at most a single question by OUI waits per code
                a person who has said STOP gets a question per `after_stop`, from any sender, unless the answer was yes

@@ -7,10 +7,9 @@ START    takes a STOP back: an opt-in to what the person had opted in to, with t
          sender that has left the code did not receive the START (DOMAIN 2.4, France)
 OUI      answers a double opt-in if exactly a single question waits: an opt-in for that purpose only. Otherwise an OUI
          answers the question at the end of a consent (`renewals.py`), or is only a contact. No OUI gets an answer
-review   may mean STOP: marketing to the number is held until a reviewer has decided the meaning
-         a STOP that arrives after a START with a later time on the operator's clock may be old. Such a STOP opts out of
-         everything that the START has not opened, and marketing is held. If the reviewer decides STOP, the STOP covers
-         the START as well
+review   may mean STOP: marketing to the number is held until a reviewer has decided
+         a STOP that arrives after a START with a later time on the operator's clock may be old. Such a STOP spares what
+         the START has opened, and marketing is held. If the reviewer decides STOP, the STOP covers the START as well
 CONTACT  asks for the sender's identity and gets an answer, as do a STOP and a START with an effect
 
 The number decides the subject of an MO. If the event has another subject id than our key makes of the number,
@@ -199,7 +198,7 @@ class Questions:
         )
 
     def go_on(self, said: Said, statements: Iterable[Statement]) -> None:
-        """Apply the statements to `states` for the same person's next MO, with the controller the recorder will add."""
+        """Apply the statements to `states` for the person's next MO, with the controller the recorder will add."""
         for statement in statements if self.asked else ():
             evidence, state = statement.evidence, self.states.get(statement.subject_id, NEVER_SEEN)
             owner = said.owners.get(evidence.sender_id or "")
@@ -224,8 +223,8 @@ async def _locked(
 ) -> dict[str, Subject]:
     """Lock and return the subjects. Only a STOP or a review creates the row of a new subject.
 
-    A START depends on the subject's state, and the daily cap on earlier answers, so both reads need the lock. The
-    statement locks all subjects at once: a second would break the order of locking.
+    A START depends on the subject's state, and the daily cap on earlier answers: both reads need the lock. A second
+    locking statement would break the order of locking.
     """
     numbers: dict[str, str | None] = {r.subject_id: None for r in reviews}  # a hold needs no number
     numbers |= {m.subject_id: m.number for m in said if m.intent == "stop"}
@@ -250,8 +249,7 @@ def concerned(keys: FieldKeys, stop: Said) -> Sequence[str | None]:
 def stops(message: MessageReceived, senders: Sequence[str | None]) -> Iterator[Evidence]:
     """Yield the opt-outs of a STOP.
 
-    A STOP decided by a reviewer has no operator's clock. If the MO was a doubtful STOP, the decision is evidence of its
-    own, beside the evidence of the MO.
+    A STOP decided by a reviewer has no clock. The decision on a doubtful STOP is evidence beside the MO's own.
     """
     decided = message.behind_start and message.decided_by is not None
     for sender_id in senders:
@@ -337,8 +335,8 @@ def in_touch(said: Said) -> Iterator[Evidence]:
 def answer(said: Said, evidence: Sequence[Evidence], before: SubjectState, after: SubjectState) -> Answer | None:
     """Return the answer owed for an MO, from a sender of its code, or `None`.
 
-    A STOP is confirmed if the opt-outs shut a sender that was not shut before: a second STOP gets no answer, nor does a
-    STOP older than an opt-in, nor a STOP that the provider confirms. A START is confirmed if a purpose was opened.
+    A STOP gets an answer if a sender is newly shut (not a second STOP, nor a STOP older than an opt-in) and the
+    provider does not confirm the STOP. A START gets an answer if a purpose is newly open.
     """
     message, owners = said.message, said.owners
     match message.intent:
@@ -386,8 +384,8 @@ def understood_at(message: MessageReceived) -> datetime:
 async def shut_out(tx: AsyncConnection, key: str | None, partition: int, offset: int) -> None:
     """Opt the subject of an unreadable record (poison) out of every sender.
 
-    A new subject is opted out as well, because a consent may still be on its way. Raises Stopped if the record has no
-    readable key: the watermark then stands still, and no marketing goes out until an operator has looked.
+    A new subject is opted out as well: a consent may still be on its way. Raises Stopped if the record has no readable
+    key: the watermark then stands still, and no marketing goes out until an operator has looked.
     """
     if key is None:
         raise Stopped(f"partition {partition} of {INBOUND_MESSAGES.name} holds a message whose sender cannot be read")

@@ -24,10 +24,9 @@ PERSONAL = ("actor", "form_id", "form_version", "reference", "sale_reference", "
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """An entry of a subject's ledger. `position` counts from 1; `recorded_at` is the time of recording (bitemporal).
+    """An entry of a subject's ledger. `position` counts from 1; `recorded_at` makes the ledger bitemporal.
 
-    `sealed` is the digest of the PERSONAL fields with `salt`. `salt` is SALT_BYTES random bytes in hex, `None` once
-    the entry is erased.
+    `sealed` is the digest of the PERSONAL fields with `salt` (SALT_BYTES random bytes in hex, `None` once erased).
     """
 
     subject_id: str
@@ -46,7 +45,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 def chained(
     subject_id: str, position: int, evidence: Evidence, recorded_at: datetime, previous_hash: str, salt: str
 ) -> Entry:
-    """Return the entry whose predecessor has the hash `previous_hash`."""
+    """Return the entry that follows `previous_hash`."""
     sealed = seal(evidence, salt)
     return Entry(
         subject_id=subject_id,
@@ -96,10 +95,10 @@ def link(
 
 
 def verify(entries: Sequence[Entry]) -> int | None:
-    """Return the position of the first broken entry, or `None` when the whole chain holds. Erased entries hold.
+    """Return the position of the first broken entry, or `None`. Erased entries hold.
 
-    `entries` are all entries of a single subject, in order. Only a comparison with the head of the chain
-    (`subject.head`) shows an entry missing at the *end*.
+    `entries` are all entries of a subject, in order. Only the head of the chain (`subject.head`) shows whether the
+    *last* entries are missing.
     """
     previous = GENESIS
     for position, entry in enumerate(entries, start=1):

@@ -1,9 +1,8 @@
 """Whether consent allows marketing to a subject. Pure: a state goes in, every reason against sending comes out.
 
-The reasons have the gate's names (`dispatch/gate/rules.py`), so a caller who asks before composing a message reads the
-reasons the gate would give. A property test compares the two. The gate checks more (hours, freshness, the campaign, the
-STOP mention), and only the gate decides. This module never gives the gate's reason `other_controller`: the caller may
-not learn which other senders have the subject's consent.
+The reasons have the gate's names (`dispatch/gate/rules.py`); a property test compares the two. The gate checks more
+(hours, freshness, the campaign, the STOP mention), and only the gate decides. This module never gives the gate's reason
+`other_controller`: the caller may not learn which other senders have the subject's consent.
 """
 
 from collections.abc import Iterator
@@ -41,10 +40,7 @@ class Permission(msgspec.Struct, frozen=True, gc=False):
 def permission(
     state: SubjectState, sender_id: str, purpose: str, held_since: datetime | None, months: int | None, now: datetime
 ) -> Permission:
-    """Return the state of the consent at `now` and every reason against sending.
-
-    `held_since` is the start of the subject's review hold. `months` is the retention period of the purpose.
-    """
+    """Return the state of the consent at `now` and every reason against sending. `months`: the retention period."""
     consent = ledger.consent_of(state, sender_id, purpose)
     if consent is not None and consent.state == "opted_in" and retention.is_over(state, sender_id, months, now):
         consent = structs.replace(consent, state="expired")  # the ledger may not have the expiry yet

@@ -39,8 +39,8 @@ EVIDENCE = counter("sms_consent_evidence_total", "Evidence offered, by what beca
 class Statement(msgspec.Struct, frozen=True, gc=False):
     """Evidence with its subject. `number` is encrypted with the context "number:<subject_id>".
 
-    `erases`: an opt-out from every sender by which the person asks for erasure (`erasures.py`). `trace`: the trace of
-    the source, if different from the current trace. `to_review`: an opt-out that waits for a reviewer.
+    `erases`: an opt-out from every sender that asks for erasure (`erasures.py`). `trace`: the source's, if not the
+    current trace. `to_review`: an opt-out that waits for a reviewer.
     """
 
     subject_id: str
@@ -88,9 +88,9 @@ async def record(
 ) -> list[Recorded]:
     """Decide the statements in order, write the outcome, and return a result for each.
 
-    `reviews` change no consent: a subject with an open review has `held_since`. A refused statement leaves no trace,
-    not even a subject. The number of round trips does not depend on the number of statements: five for new subjects,
-    seven for existing subjects, nine for both, and another if an opted-out subject opts in.
+    `reviews` change no consent: an open review sets `held_since`. A refused statement leaves no trace, not even a
+    subject. Any number of statements takes five round trips for new subjects, seven for existing subjects, nine for
+    both, and another if an opted-out subject opts in.
     """
     decisions: dict[int, Decision] = {}
     taken: dict[int, Statement] = {}
@@ -120,8 +120,8 @@ async def _of_strangers(
 ) -> dict[str, _Change]:
     """Decide the statements of new subjects and insert their rows; add to `decisions`.
 
-    A new subject has no row to lock, so the recorder decides first. The inserted row then blocks other writers. The
-    result omits subjects that another transaction has inserted meanwhile: `_of_others` decides those subjects.
+    A new subject has no row to lock, so the recorder decides first; the inserted row then blocks other writers. The
+    result omits subjects that another transaction has inserted meanwhile.
     """
     known = await store.known(
         tx,
@@ -156,8 +156,8 @@ async def _of_others(
 ) -> dict[str, _Change]:
     """Lock the subjects, then decide; add to `decisions`.
 
-    A batch with reviews may have new subjects, each with an empty row to lock. A subject with only a review gets no
-    number: a hold has no end in time, so nothing would erase the number.
+    In a batch with reviews a new subject gets an empty row to lock; with only a review, the row has no number, because
+    a hold has no end in time and nothing would erase the number.
     """
     numbers = dict.fromkeys(r.subject_id for r in reviews) | _numbers(taken.values())
     locked = await store.lock_subjects(tx, numbers if reviews else {}, numbers)
@@ -312,8 +312,8 @@ def _in(subject: Subject) -> set[tuple[str, str]]:
 async def keep_listed(tx: AsyncConnection, statements: Iterable[Statement]) -> None:
     """Keep suppression-list entries of opted-out subjects beside the ledger, the newest for each scope.
 
-    The caller has locked the subjects, and each is opted out of everything its entry covers. An opt-in that is no newer
-    brings the entry into the ledger. A daily list so costs no daily entry, and no opt-out is lost.
+    The caller has locked the subjects, each opted out of everything its entry covers. An opt-in that is no newer brings
+    the entry into the ledger: a daily list costs no daily entry, and no opt-out is lost.
     """
     newest: dict[str, dict[tuple[str | None, str | None], Evidence]] = {}
     for s in sorted(statements, key=lambda s: s.evidence.at):
@@ -336,8 +336,8 @@ async def recount(tx: AsyncConnection, subject_ids: Collection[str], now: dateti
 async def publish_again(tx: AsyncConnection, subject_ids: Collection[str], since: datetime, now: datetime) -> list[int]:
     """Publish the present states again, for a log that has lost records, and return the outbox ids.
 
-    Versions stay, so a reader skips a state already seen. Opt-outs recorded from `since` on are causes, so that a
-    reader that missed an opt-out reports its enforcement.
+    Versions stay, so a reader skips a state already seen. Opt-outs recorded from `since` on are causes: a reader that
+    missed an opt-out reports its enforcement.
     """
     locked = await store.lock_subjects(tx, {}, subject_ids)
     kept = await store.terms_kept(tx, locked)
@@ -410,16 +410,16 @@ def _decide(change: _Change, statement: Statement, known: Known, now: datetime) 
 
 
 def _needs_number(evidence: Evidence) -> bool:
-    """Return whether the subject's row must store the number.
+    """Return whether an existing row without a number must get the number.
 
-    Marketing needs the number; the keyed hash is enough to keep a subject opted out. The opt-out of an MO needs the
-    number as well, because only a subject with a number has a retention term.
+    The keyed hash is enough to keep a subject opted out. The opt-out of an MO needs the number, because only a subject
+    with a number has a retention term.
     """
     return evidence.kind in OPENING or (evidence.kind == "opt_out" and evidence.source == MO)
 
 
 def controlled(evidence: Evidence, registered: Mapping[str, Registered]) -> Evidence:
-    """Return `evidence` with the registry's controller. The recorder sets the field, so that no caller can omit it."""
+    """Return `evidence` with the registry's controller, set here so that no caller can omit the controller."""
     sender = registered.get(evidence.sender_id) if evidence.sender_id else None
     if sender is None:
         return evidence

@@ -1,8 +1,7 @@
 """`python -m consent republish --partition N`: publish a partition's states again, after its log has lost records.
 
-The runbook (LogBroken) says when. A page is a single transaction: the run locks the subjects and publishes each state
-with its present version. A reader skips a version already seen and takes a version missed. After a crash the operator
-starts the run from the beginning.
+The runbook (LogBroken) says when. A transaction locks a page of subjects and publishes each state with its present
+version. A reader skips a version already seen. After a crash the operator starts the run from the beginning.
 """
 
 import argparse

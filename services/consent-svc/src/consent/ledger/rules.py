@@ -64,13 +64,12 @@ class Verdict(StrEnum):
 class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The proof of an opt-in, an opt-out or a step between (RGPD art. 7(1); DOMAIN 1.3 explains each field).
 
-    `occurred_at` is the claimed time at source; `received_at` is the time when Placet first held the evidence. Both are
-    aware. `reference` is the name at the source: an MO (provider/account/provider message id), the message of an
-    opted-out DLR (provider/provider message id), a click (campaign/message) or an operator's list. `answers` is the id
-    of earlier evidence, as of the request that a yes answers. `controller` is the legal entity behind the sender, fixed
-    for the sender's life; an opt-out has a `controller` only to cover all senders of that entity. `arrived_at` is the
-    arrival of a STOP by text at Placet. `clock` is the operator's account (provider/account) that timed a STOP or START
-    by text.
+    `occurred_at` (aware) is the claimed time at source; `received_at` (aware) is when Placet first held the evidence.
+    `reference`: the MO (provider/account/provider message id), the message of an opted-out DLR (provider/provider
+    message id), the click (campaign/message) or the operator's list. `answers`: the id of earlier evidence, as of the
+    request that a yes answers. `controller`: the legal entity behind the sender, fixed for the sender's life; set on an
+    opt-out only to cover all senders of that entity. `arrived_at`: the arrival of a STOP by text at Placet. `clock`:
+    the operator's account (provider/account) that timed a STOP or START by text.
     """
 
     evidence_id: str
@@ -119,10 +118,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """The newest evidence of a kind for a scope, with only the fields that the state needs.
-
-    A `lapse` is an expiry that answers a request. `arrived_at` and `clock` come from the evidence.
-    """
+    """The newest evidence of a kind for a scope. A `lapse` is an expiry that answers a request."""
 
     kind: MarkKind
     sender_id: str | None
@@ -136,22 +132,18 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
 
     @property
     def scope(self) -> tuple[str, str, str, str, str]:
-        """Return the key that marks replace each other by.
-
-        An opt-out from a sender does not replace an opt-out from its controller. Marks of different clocks do not
-        replace each other.
-        """
+        """Return the key that marks replace each other by: controller-wide opt-outs and each clock stay apart."""
         wide = self.controller if self.kind == "opt_out" else None
         return self.kind, self.sender_id or "", self.purpose or "", wide or "", self.clock or ""
 
     @property
     def rank(self) -> tuple[datetime, str]:
-        """Return the sort key: the newest mark wins. The id breaks ties the same way in any order of arrival."""
+        """Return the sort key: the newest wins, and the id breaks ties alike in any order of arrival."""
         return self.at, self.evidence_id
 
     @property
     def counts_from(self) -> datetime:
-        """Return the time up to which an opt-out shuts opt-ins and requests, unless the same clock timed both marks."""
+        """Return the time up to which an opt-out shuts opt-ins and requests of other clocks."""
         return self.at if self.arrived_at is None else self.arrived_at
 
     def shuts(self, opening: "Mark") -> bool:
@@ -165,7 +157,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
         return (self.at if same_clock else self.counts_from) >= opening.at
 
     def covers(self, sender_id: str, purpose: str, controller: str | None = None) -> bool:
-        """Return whether the mark's scope includes the purpose. `controller` is the controller of `sender_id`."""
+        """Return whether the mark's scope includes the purpose. `controller` is the sender's."""
         shared = self.kind == "opt_out" and self.controller is not None and self.controller == controller
         return (shared or self.sender_id in (None, sender_id)) and self.purpose in (None, purpose)
 
@@ -177,7 +169,7 @@ class SubjectState(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def consents(self) -> tuple[Consent, ...]:
-        """Return the consent for every purpose on record, suppressions included. Recording reads the value often."""
+        """Return the consent for every purpose on record, suppressions included."""
         on_record = sorted({(m.sender_id, m.purpose) for m in self.marks if m.sender_id and m.purpose})
         found = (consent_of(self, sender_id, purpose) for sender_id, purpose in on_record)
         return tuple(consent for consent in found if consent)
@@ -187,7 +179,7 @@ NEVER_SEEN = SubjectState()
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The effect of a piece of evidence: the `state` after the evidence, and the `cause` to publish, if any."""
+    """The effect of evidence: the `state` after, and the `cause` to publish, if any."""
 
     verdict: Verdict
     state: SubjectState
@@ -223,10 +215,7 @@ def decide(state: SubjectState, evidence: Evidence, now: datetime) -> Decision:
 
 
 def outvoted(state: SubjectState, evidence: Evidence) -> bool:
-    """Return whether this STOP leaves an earlier opt-in open, because its operator's clock puts a START later.
-
-    `state` is the state after the STOP.
-    """
+    """Return whether a STOP, applied in `state`, leaves an opt-in open by a later START on its operator's clock."""
     if evidence.kind != "opt_out" or evidence.clock is None:
         return False
     stop = _mark(evidence)
@@ -245,8 +234,7 @@ def outvoted(state: SubjectState, evidence: Evidence) -> bool:
 def refusals(evidence: Evidence, now: datetime) -> Iterator[Refusal]:
     """Yield every reason to refuse `evidence`.
 
-    Evidence other than an opt-in needs only a source and a scope: a STOP with a wrong time counts, and `Evidence.at`
-    bounds the time.
+    Only an opt-in needs more than a source and a scope. A STOP with a wrong time counts: `Evidence.at` bounds the time.
     """
     if not evidence.source.strip():
         yield Refusal.SOURCE_MISSING
@@ -338,10 +326,7 @@ def consent_of(state: SubjectState, sender_id: str, purpose: str) -> Consent | N
 
 
 def standing_stop(state: SubjectState, sender_id: str, purpose: str, controller: str | None) -> Mark | None:
-    """Return the newest STOP that shuts the purpose, or `None` when an opt-in is newer than every STOP.
-
-    `controller` is the sender's.
-    """
+    """Return the newest STOP that shuts the purpose, or `None`. `controller` is the sender's."""
     ins = [m for m in state.marks if (m.kind, m.sender_id, m.purpose) == ("opt_in", sender_id, purpose)]
     outs = _opt_outs(state, sender_id, purpose, controller)
     if not outs or any(not any(out.shuts(mark) for out in outs) for mark in ins):
@@ -350,10 +335,7 @@ def standing_stop(state: SubjectState, sender_id: str, purpose: str, controller:
 
 
 def open_request(state: SubjectState, sender_id: str, purpose: str) -> Mark | None:
-    """Return the request of an unanswered double opt-in: the purpose has no mark as new, contacts aside.
-
-    A request may be open while the state is `opted_out`.
-    """
+    """Return the unanswered request: no mark but a contact is as new. The state may still be `opted_out`."""
     own = [mark for mark in state.marks if mark.sender_id == sender_id and mark.purpose == purpose]
     request = _newest(own, "request")
     if request is None:
@@ -385,10 +367,7 @@ def consents(state: SubjectState) -> tuple[Consent, ...]:
 
 
 def suppressions(state: SubjectState) -> tuple[Suppression, ...]:
-    """Return the opt-outs wider than a single purpose.
-
-    A suppression stays after a newer opt-in for a purpose, because the other purposes are still covered.
-    """
+    """Return the opt-outs wider than a purpose, even after a newer opt-in: the other purposes stay covered."""
     since: dict[str | None, datetime] = {}
     for mark in state.marks:
         if mark.kind == "opt_out" and mark.purpose is None:
@@ -437,9 +416,9 @@ def shut(state: SubjectState, sender_id: str | None) -> bool:
 
 
 def differs(before: SubjectState, after: SubjectState) -> bool:
-    """Return whether any purpose has another state, basis or time at source, or any suppression differs.
+    """Return whether any suppression, or the state, basis or time at source of any purpose, differs.
 
-    An opt-in older than its STOP makes no difference, nor does a second proof of a consent with no newer time.
+    An opt-in older than its STOP makes no difference, nor does a second proof with no newer time.
     """
     if before == after:
         return False
@@ -451,8 +430,8 @@ def differs(before: SubjectState, after: SubjectState) -> bool:
 def reopened(state: SubjectState, sender_id: str) -> tuple[str, ...]:
     """Return the purposes of this sender that a START by SMS opens again.
 
-    A START takes back a STOP and grants nothing new (DOMAIN 2.4, France): the person had opted in to the purpose, the
-    consent has not expired, and no later opt-out names the purpose.
+    A START takes back a STOP and grants nothing new (DOMAIN 2.4, France): only a purpose opted in to counts, without a
+    later expiry or an opt-out of its own.
     """
     own = [m for m in state.marks if m.sender_id == sender_id and m.purpose]
     purposes = dict.fromkeys(m.purpose for m in own if m.purpose and m.kind == "opt_in")
@@ -462,10 +441,7 @@ def reopened(state: SubjectState, sender_id: str) -> tuple[str, ...]:
 
 
 def given_to(state: SubjectState, sender_id: str | None, controller: str | None) -> list[tuple[str, str]]:
-    """Return every (sender_id, purpose) that the person ever opted in to, with this sender or `controller`.
-
-    A `sender_id` of `None` means every sender. Later opt-outs do not matter.
-    """
+    """Return every (sender_id, purpose) ever opted in to, of this sender (`None`: every sender) or `controller`."""
     ins = (m for m in state.marks if m.kind == "opt_in" and m.sender_id and m.purpose)
     shared = (m for m in ins if sender_id in (None, m.sender_id) or (controller and m.controller == controller))
     return sorted({(m.sender_id, m.purpose) for m in shared if m.sender_id and m.purpose})
@@ -475,8 +451,8 @@ def annuls(line: Evidence, wrong: Collection[Wrong], right: Collection[str]) -> 
     """Return whether `line` must not count any more, given its `wrong` parts and the fields corrected in `right`.
 
     Only an opt-in or a request can be annulled: a correction never loosens. A consent with another person, purpose,
-    time or basis is another consent, and the caller records the right consent separately. If only the form or the text
-    shown is wrong, the entry counts while `right` has the correct value; otherwise nothing proves the text shown.
+    time or basis is another consent, to be recorded separately. If only the form or the text shown is wrong, the entry
+    counts while `right` has the correct value; otherwise nothing proves the text shown.
     """
     if line.kind not in ("opt_in", "request"):
         return False
@@ -528,7 +504,7 @@ def _opt_outs(state: SubjectState, sender_id: str, purpose: str, controller: str
 
 
 def _last_word(outs: Sequence[Mark], ins: Sequence[Mark]) -> Mark:
-    """Return the newest of the opt-outs that shut the newest opt-in. The caller ensures that every opt-in is shut."""
+    """Return the newest of the opt-outs that shut the newest opt-in. Every opt-in in `ins` is shut."""
     given = _newest(ins, "opt_in")
     return max((out for out in outs if given is None or out.shuts(given)), key=lambda mark: mark.rank)
 

@@ -1,1 +1,1 @@
-"""The sender registry: the identified parties that receive consent."""
+"""The sender registry: the identified parties of a consent."""

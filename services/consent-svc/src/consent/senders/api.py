@@ -134,8 +134,8 @@ def _check_controller(caller: Caller, controller: str | None) -> None:
 async def _check_code(tx: AsyncConnection, caller: Caller, stop_code: str) -> None:
     """Raise Forbidden if a sender outside the token uses or used the code.
 
-    A STOP without a name reaches every sender that ever used the code, and a name narrows the STOP to its sender. A
-    limited token may not join such a code. The lock makes two callers with the same new code wait for each other.
+    A STOP without a name reaches every sender that ever used the code, and a name narrows the STOP to its sender. The
+    lock makes two callers with the same new code wait for each other.
     """
     await store.lock_stop_code(tx, stop_code)
     owners = (await store.owners_of(tx, [stop_code])).get(stop_code, {})
