@@ -337,7 +337,7 @@ async def publish_again(tx: AsyncConnection, subject_ids: Collection[str], since
     """Publish the present states again, for a log that has lost records, and return the outbox ids.
 
     Versions stay, so a reader skips a state already seen. Opt-outs recorded from `since` on are causes: a reader that
-    missed an opt-out reports its enforcement.
+    missed an opt-out reports its enforcement. An outvoted STOP is none, as when it was recorded: it closed nothing yet.
     """
     locked = await store.lock_subjects(tx, {}, subject_ids)
     kept = await store.terms_kept(tx, locked)
@@ -348,7 +348,11 @@ async def publish_again(tx: AsyncConnection, subject_ids: Collection[str], since
             subject,
             now,
             terms=_Terms(tuple(kept.get(subject.subject_id, ())), (), ()),
-            causes=[cause for one in said.get(subject.subject_id, ()) if (cause := ledger.cause(one)) is not None],
+            causes=[
+                cause
+                for one in said.get(subject.subject_id, ())
+                if not ledger.outvoted(subject.state, one) and (cause := ledger.cause(one)) is not None
+            ],
         )
         for subject in locked.values()
         if subject.version > 0
