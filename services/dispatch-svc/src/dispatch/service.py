@@ -31,7 +31,7 @@ CODES_PART = 0.2
 
 class Settings(HoursSettings):
     gateways: tuple[GatewaySettings, ...] = ()  # docs/providers.md
-    gateway_url: HttpUrl | None = None  # the development operator's simulator, added as gateway `simulator`
+    gateway_url: HttpUrl | None = None  # the development simulator, added as gateway `simulator`, the cheapest
     gateway_token: SecretStr = SecretStr("")
     gateway_idempotent: bool = (
         False  # few operators are idempotent (DOMAIN 4.1); without, a crash leaves `unknown`, never two SMS
