@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1", tags=["dispatch"])
 
 KEPT = timedelta(days=1)  # send_before when the caller names none: a code or a notice is useless later
-SENDER_ARRIVES_WITHIN_S = 2.0  # the time a new sender takes to arrive from consent-svc
+SENDER_ARRIVES_WITHIN_S = 2.0  # a sender registered a moment ago is still in transit
 TEXT_CHARS = MAX_SEGMENTS * GSM7_PART
 
 SLUG = r"^[a-z0-9][a-z0-9_-]{0,63}$"
@@ -46,7 +46,7 @@ Held = Annotated[Resources[Any], Depends(resources)]
 
 
 class Send(BaseModel):
-    """One message to one person, outside any campaign."""
+    """A message to one person, outside any campaign."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -318,8 +318,8 @@ async def list_provider_blocks(
 ) -> ProviderBlocks:
     """List people to whom a provider does not deliver and gives no reason, oldest first.
 
-    Each block needs review: it may be the person's wish. A blocked person gets no marketing by any gateway, and nothing
-    by the blocking gateway.
+    Each block needs review: the cause may be the person's wish. A blocked person gets no marketing by any gateway,
+    and nothing by the blocking gateway.
     """
     caller.may_use_all()
     async with held.database.begin() as tx:

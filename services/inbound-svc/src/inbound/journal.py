@@ -46,7 +46,7 @@ LAG = histogram(
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One MO or DLR on its way into the journal. `message` is set for an MO."""
+    """An MO or DLR on its way into the journal. `message` is set for an MO."""
 
     item: Item
     event: Event
@@ -55,7 +55,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """One request, one polled MO, or one batch of a topic.
+    """A request, a polled MO, or a batch of a topic.
 
     `content`: the raw content, kept encrypted. `once`: the nonce of the signature. `trace`: the trace of the request.
     """
@@ -184,7 +184,7 @@ def _long_mo(one: Kept, entry: Entry) -> tuple[str, ...]:
 
 
 def _sealed(held: Resources[Any], one: Kept) -> KeptCallback:
-    # one character for each byte, so decryption restores the bytes received
+    # a character for each byte, so decryption restores the bytes received
     raw = one.arrival.content.decode("latin-1")
     body = None if one.late else held.field_keys.seal(raw, f"callback:{one.callback_id}")
     return KeptCallback(one.callback_id, one.arrival.origin, one.arrival.received_at, body, list(one.outbox_ids))

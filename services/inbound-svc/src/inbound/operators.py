@@ -23,7 +23,7 @@ from inbound.providers.provider import NUMBER_CHARS, optional, required
 from inbound.store import Origin
 
 PROVIDER = "kafka"
-MAX_RECORDS = 200  # one batch is one row of the journal
+MAX_RECORDS = 200  # a batch is one row of the journal
 
 
 def subscriptions(held: Resources[Any], names: Iterable[str]) -> list[Subscription]:

@@ -49,7 +49,7 @@ class Decided:
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """One MO in the queue. `place`: its position."""
+    """A queued MO. `place`: its position."""
 
     place: int
     event: MessageReceived
@@ -94,7 +94,7 @@ async def page(tx: AsyncConnection, *, decided: bool, after: int, limit: int) ->
 
 
 async def lock(tx: AsyncConnection, mo_id: str) -> Review | None:
-    """Return a review, locked until the transaction ends; None if unknown.
+    """Return a review, locked until the transaction ends, or None.
 
     A concurrent second reviewer waits, and then reads the first decision.
     """

@@ -35,7 +35,7 @@ class CapabilitySettings(BaseModel):
 
 
 class AccountSettings(BaseModel):
-    """One account with one provider.
+    """An account with a provider.
 
     `secrets`: two during a rotation, either is valid. `public_url`: the part before /v1/callbacks of the URL given to
     the provider; required where the signature covers the URL.

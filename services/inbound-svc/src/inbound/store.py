@@ -139,7 +139,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One MO or one DLR, as the journal keeps it."""
+    """An MO or a DLR in the journal."""
 
     provider_message_id: str
     state: str = ""
@@ -228,7 +228,7 @@ async def behind_starts(tx: AsyncConnection, stops: Sequence[tuple[UUID, Origin,
 class KeptCallback:
     """A request with new items, and the outbox ids of their events.
 
-    `body`: encrypted; None where an item precedes the erasure of its person.
+    `body`: encrypted, or None where an item precedes the erasure of its person.
     """
 
     id: UUID

@@ -1,7 +1,7 @@
 """The batch writer: store the outcomes of submits in the ledger, many to a transaction.
 
-Outcomes which arrive while a transaction of their lane commits share the next transaction, whatever their partitions. A
-gateway with one message per request needs one transaction for a hundred outcomes, not a hundred transactions.
+Outcomes which arrive while a transaction of their lane commits share the next transaction, whatever their partitions.
+With one message per request, a hundred outcomes then need one transaction instead of a hundred.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ class Storing:
     _many: int = 0  # queued outcomes
 
     async def stored(self, outcomes: Sequence[dict[str, Any]]) -> None:
-        """Queue the outcomes, and return once the ledger has committed them."""
+        """Queue the outcomes, and return after their commit."""
         stored = asyncio.get_running_loop().create_future()
         self._waiting.append((outcomes, stored))
         self._many += len(outcomes)
@@ -86,7 +86,7 @@ def _done(stored: "asyncio.Future[None]") -> None:
 
 
 async def until_stored(transaction: Callable[[], Awaitable[T]]) -> T:
-    """Retry the transaction with back-off until the ledger has committed it, and return its result.
+    """Retry the transaction with back-off until its commit, and return its result.
 
     The database may be away for a while, and the messages have already left or are in hand.
     """

@@ -16,12 +16,10 @@
 its commit. Off the common path: a text updated [29, 30], a permit renewed [15, 16], messages not yet submitted handed
 back [31], half of a refused batch [36], an opt-out during a downtime [45, 46].
 
-The second half of `Handoff` holds the rarer steps: waiting for a slot, deciding again after a permit lapsed, the
-gateway's rate, its failures. Deferred messages, and messages left `sending` by a crash, enter at `Handoff.send`
-(`timers.py`). In the marketing lane no source brings in more messages than can leave soon. A submit without a known end
-is `unknown`, and dispatch never blindly sends the message again. A message in hand and not yet submitted stays with
-this process until another process decides on the message (`store.still_ours`), even if recovery has marked it
-`unknown`.
+Deferred messages, and messages left `sending` by a crash, enter at `Handoff.send` (`timers.py`). No source of marketing
+brings in more messages than can leave soon. A submit without a known end is `unknown`, and dispatch never blindly sends
+the message again. A message in hand and not yet submitted stays with this process until another process decides on the
+message (`store.still_ours`), even if recovery has marked it `unknown`.
 """
 
 import asyncio
@@ -134,8 +132,7 @@ class Intake:
     async def take(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
         """Decide on a batch of transactional or service messages, and return their hand-off.
 
-        The intake never holds: a message whose gateway has no free slot waits in the ledger, like a message sent over
-        HTTP.
+        A message whose gateway has no free slot waits in the ledger, like a message sent over HTTP.
         """
         return await self._decide(tx, batch, marketing=False)
 

@@ -213,7 +213,7 @@ class Timers:
         return any_woken
 
     async def sweep(self) -> bool:
-        """Resolve messages a crash left, enforce opt-outs left open, match early DLRs; return whether there is more."""
+        """Resolve messages a crash left, enforce opt-outs left open, match early DLRs; return whether any was done."""
         again = await self._resolve_left_sending()
         await self._enforce_left_open()
         async with self._database.begin() as tx:

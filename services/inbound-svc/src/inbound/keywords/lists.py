@@ -1,7 +1,7 @@
 """The keyword files, merged for one country and language: `words(language, country)`. Pure.
 
     any-1        STOP itself, START, YES, HELP: the same in every language
-    fr-2 ...     one file per language: its words, each list with its reason and sources
+    fr-2 ...     a file per language: its words, each list with its reason and sources
     us-1         a market: words certain there and doubtful elsewhere (END, CANCEL, QUIT)
 
 Words which tighten are read from every file, whatever the language. Words which loosen (start, confirm) or are certain
@@ -24,7 +24,7 @@ NEAR_MIN_CHARS = 4  # shorter words have too many neighbours
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One list of words or phrases, the reason for its meaning, and its sources ("unsourced": none found yet)."""
+    """A list of words or phrases, the reason for its meaning, and its sources ("unsourced" where not found yet)."""
 
     words: frozenset[str] = frozenset()
     why: str = ""
