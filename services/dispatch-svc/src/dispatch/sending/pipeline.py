@@ -97,7 +97,7 @@ class Intake:
             "dispatch.campaign-requests",
             CAMPAIGN_REQUESTS,
             self.take_marketing,
-            # The whole batch is in hand at once. A message still waiting when its permit lapses is decided again, alone
+            # The whole batch is in hand at once; a message still waiting when its permit lapses is decided again, alone
             # where a submit holds one message.
             max_records=min(self._batch, self._handoff.ahead // 2),
             on_assigned=self._handoff.traffic.holds,
@@ -242,10 +242,7 @@ class Handoff:
             self._have_in_hand(-len(permits))
 
     async def _send(self, permits: Sequence[Permit]) -> None:
-        """Submit the messages in batches of one gateway, one lane and one permit expiry.
-
-        A permit with an earlier expiry than the others gets a batch of its own.
-        """
+        """Submit the messages in batches of one gateway, one lane and one permit expiry."""
         lanes: dict[tuple[str, bool, float], list[Permit]] = {}
         for permit in permits:
             lanes.setdefault((*_lane(permit), permit.until), []).append(permit)
@@ -293,8 +290,7 @@ class Handoff:
         """Submit one batch: the only place where a message leaves.
 
         Return rows for `store.settle`, and the permits too late to begin. Return None instead of rows when the gateway
-        refused a batch of several messages as a whole: then no message was taken, and some message in the batch is to
-        blame.
+        refused a batch of several messages as a whole: then no message was taken.
         """
         started, at = time.monotonic(), datetime.now(UTC)
         submits = [
@@ -474,8 +470,7 @@ class Handoff:
     async def _decide_again(self, permits: Sequence[Permit]) -> list[Permit]:
         """Return fresh permits for the messages still allowed; the ledger keeps the new verdict of each other message.
 
-        Permits of one decision lapse together, while their messages wait in many batches. Permits which lapse while a
-        decision of their partition and lane waits for its turn join that decision.
+        Permits which lapse while a decision of their partition and lane waits for its turn join the decision.
         """
         REDECIDED.inc(len(permits))
         kind = permits[0].candidate.partition, _lane(permits[0])[1], permits[0].again
@@ -579,10 +574,7 @@ class Handoff:
         return min(ways.again(datetime.now(UTC)), permit.candidate.send_before)
 
     async def learn(self, row: Row[Any], result: Result) -> None:
-        """Record the outcome a gateway's look-up gave for a message whose answer was lost.
-
-        `row` has `message_id`, `subject_id`, `partition` and `gateway`.
-        """
+        """Record the look-up result of a message whose answer was lost. `row`: as for `outcomes.looked_up`."""
         echoes = self.traffic.gateways[row.gateway].capabilities.echoes_reference
         await self._settle([outcomes.looked_up(row, result, echoes_reference=echoes)], marketing=True)
 

@@ -86,10 +86,7 @@ class Timers:
         self._looks: dict[str, _LookUp] = {}  # by gateway: the current pass
 
     def codes(self) -> Worker:
-        """Return the worker of the transactional lane.
-
-        A message waits for no answer to another, as long as a gateway has a free slot.
-        """
+        """Return the worker of the transactional lane."""
         looking = Timer("due codes", self.wake_codes, LOOK_EVERY_S, self._database)
         told = Timer("codes", self.wake_told_codes, LOOK_EVERY_S, self._database, store.CODES_DUE, self._hear)
 
@@ -124,10 +121,7 @@ class Timers:
         return await self._wake(await self._due(marketing=True), marketing=True)
 
     async def wake_codes(self) -> bool:
-        """Hand off due messages of the transactional lane, and return whether any row changed.
-
-        While every slot is taken, messages wait in the ledger, and then leave together.
-        """
+        """Hand off due messages of the transactional lane, and return whether any row changed."""
         await self._handoff.codes.free()
         return await self._wake(await self._due(marketing=False), marketing=False)
 

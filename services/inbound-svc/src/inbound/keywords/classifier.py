@@ -373,7 +373,7 @@ def _sent_back(clause: Clause, before: Sequence[Clause], known: Words) -> bool:
 
 
 def _named(exact: Sequence[Clause], known: Words) -> tuple[str, ...]:
-    """Return the words beside STOP, in order, or () if all are noise: a brand may be among the words."""
+    """Return the words beside STOP, perhaps with a brand; () if all are noise, or too many for a brand."""
     others = [w for clause in exact for w in clause if w not in known.stop_first and not _short_code(w)]
     if len(others) > NAMED_WORDS or known.ignored.issuperset(others):
         return ()
