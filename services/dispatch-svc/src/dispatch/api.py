@@ -160,7 +160,7 @@ def _same_request(row: Any, body: Send, subject_id: str, keys: FieldKeys) -> boo
         body.sender_id,
         body.category,
         body.purpose,
-        # None: the text was erased
+        # a null text was erased since
     ) and (row.text is None or keys.unseal(row.text, f"text:{row.message_id}") == body.text)
 
 

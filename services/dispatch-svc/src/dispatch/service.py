@@ -42,7 +42,7 @@ class Settings(HoursSettings):
     submit_timeout_s: float = Field(8.0, gt=0)  # shorter than the drain: a planned stop waits for answers
 
     max_staleness_s: float = Field(2.0, gt=0)  # promise 1: staler consent holds every marketing message
-    marketing_cap: int | None = Field(None, ge=1)  # marketing messages of one sender to one person; None: no cap
+    marketing_cap: int | None = Field(None, ge=1)  # marketing messages of one sender to one person, or None for no cap
     marketing_cap_days: float = Field(7.0, gt=0, le=366)  # the window of the cap
     hold_told_after_s: float = Field(10.0, gt=0)  # how long a hold, or its end, must last before being published
     # a hand-off begins within this time of its decision, or the message is decided again

@@ -1,9 +1,9 @@
 """Vonage SMS API: GET or POST, form or JSON; the signature is a parameter, `sig`.
 
-The signature covers every other parameter, sorted, as "&name=value" with `&` and `=` in values as `_`: MD5 of this text
-and the secret, or an HMAC with MD5, SHA-1, SHA-256 or SHA-512, by the account's setting; hexadecimal, in either case.
-The length of the signature tells the algorithm. Give secrets only to a signed account: Vonage signs on request
-(developer.vonage.com/en/getting-started/concepts/signing-messages; DOMAIN 3.2).
+The signature covers every other parameter, sorted, as "&name=value" with `&` and `=` in names and values as
+`_`: MD5 of this text and the secret, or an HMAC with MD5, SHA-1, SHA-256 or SHA-512, by the account's setting;
+hexadecimal, in either case. The length of the signature tells the algorithm. Give secrets only to a signed account:
+Vonage signs on request (developer.vonage.com/en/getting-started/concepts/signing-messages; DOMAIN 3.2).
 
 A long MO comes in parts, one request each (`concat`), in any order. `message-timestamp` is UTC
 (developer.vonage.com/messaging/sms/guides/inbound-sms). The meaning of a binary MO is not documented, so its text is
