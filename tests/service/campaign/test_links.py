@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY
 
 from campaign import store
 from campaign.links import links
-from campaign.links.short_link import token
+from campaign.message.short_link import token
 from campaign.privacy import erasure as eraser
 from campaign.privacy.copy import copier
 from campaign.privacy.rectifier import Rectifier

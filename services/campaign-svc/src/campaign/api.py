@@ -17,7 +17,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validato
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import senders, store
+from campaign import accounts, store
 from campaign.audience import segments
 from campaign.audience.frequency import MOST_DAYS
 from campaign.message.folding import Folding
@@ -39,12 +39,13 @@ from campaign.planning import control
 from campaign.planning.waiting import Stage, Waiting, waits
 from campaign.preflight import api as pre_flight
 from campaign.preflight.findings import Sector
-from campaign.results import accounts, results
+from campaign.results import results
 from campaign.schedule import recurrence
 from campaign.schedule import revision as edition
 from campaign.schedule.lifecycle import Action, NotPossible, Priority, Status, ends_by, message_of, step
 from campaign.schedule.recurrence import Recurring
 from campaign.schedule.timing import Place, Timetable, Timing, starts
+from campaign.senders import registry
 from campaign.store import Sender
 from common.contracts.dispatch import Status as MessageStatus
 from common.law import Policy, at_hand_off, covers, zones
@@ -345,7 +346,7 @@ async def write_campaign(
     """
     caller.may_use(body.sender_id)
     now = datetime.now(UTC)
-    _checked(body, await senders.known(held.database, body.sender_id), now, held.settings.policy)
+    _checked(body, await registry.known(held.database, body.sender_id), now, held.settings.policy)
     campaign_id = _campaign_id(caller, idempotency_key)
     fingerprint = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
     async with held.database.begin() as tx:

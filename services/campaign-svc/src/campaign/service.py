@@ -2,22 +2,24 @@
 
 from pydantic import Field, model_validator
 
-from campaign import api, senders, store
+from campaign import api, store
 from campaign.audience import api as segmenting
 from campaign.audience import consents, contacts
 from campaign.imports import upload as imports
 from campaign.imports import worker as importing
 from campaign.links import redirects
-from campaign.message import test_sends, writing
+from campaign.message import writing
 from campaign.planning import holds, progress
 from campaign.planning.planner import Planner
 from campaign.preflight import api as pre_flight
+from campaign.preflight import test_sends
 from campaign.preflight.prices import Prices
 from campaign.privacy import pruning
 from campaign.privacy.copy import copier
 from campaign.privacy.erasure import eraser
 from campaign.privacy.rectifier import Rectifier
 from campaign.results import statistics
+from campaign.senders import registry
 from common.privacy.pruning import Pruner
 from common.service import Background, Resources, Service
 from common.settings import HoursSettings
@@ -58,7 +60,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         erasing = eraser(held.database)
         return Background(
             subscriptions=[
-                senders.subscription(),
+                registry.subscription(),
                 consents.subscription(),
                 progress.subscription(),
                 holds.subscription(),

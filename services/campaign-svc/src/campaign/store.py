@@ -36,6 +36,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from campaign.accounts import COUNTS, OUTCOMES, STANDINGS
+from campaign.accounts import Standing as Reported
 from campaign.audience import frequency
 from campaign.audience import segment_language as segment
 from campaign.audience.frequency import Limit
@@ -43,8 +45,6 @@ from campaign.audience.reach import Standing
 from campaign.audience.segment_language import Condition
 from campaign.message.variants import OWN, Choice, FirstGroups, Trial
 from campaign.message.wording import Wording, wording
-from campaign.results.accounts import COUNTS, OUTCOMES, STANDINGS
-from campaign.results.accounts import Standing as Reported
 from campaign.schedule.lifecycle import KEPT, Status
 from campaign.schedule.recurrence import Recurring
 from campaign.schedule.timing import Timing

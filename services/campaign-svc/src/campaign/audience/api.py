@@ -11,9 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import senders, store
+from campaign import store
 from campaign.audience import segments
 from campaign.audience.segment_language import Expression, SegmentRefused
+from campaign.senders import registry
 from campaign.store import Sender
 from common.service import Resources, resources
 from common.web.auth import Caller, require
@@ -108,7 +109,7 @@ class Versions(BaseModel):
 async def count_segment(body: Asked, held: Held, caller: Reader) -> Counted:
     """How many contacts it selects, without saving it: within a second, however many there are."""
     caller.may_use(body.sender_id)
-    sender = await senders.known(held.database, body.sender_id)
+    sender = await registry.known(held.database, body.sender_id)
     async with held.database.begin() as tx:
         expression = await _read(tx, body.sender_id, sender, body.expression)
         condition = segments.compiled(expression, body.sender_id, sender, datetime.now(UTC), held.settings.policy)
@@ -126,7 +127,7 @@ async def save_segment(
 ) -> SegmentVersion:
     """Its first version. With an `Idempotency-Key`, the same request again answers 200 with its latest version."""
     caller.may_use(body.sender_id)
-    sender = await senders.known(held.database, body.sender_id)
+    sender = await registry.known(held.database, body.sender_id)
     seed = f"{caller.subject}\x1f{idempotency_key}" if idempotency_key is not None else str(uuid4())
     segment_id = f"seg-{hashlib.sha256(seed.encode()).hexdigest()[:24]}"
     async with held.database.begin() as tx:

@@ -14,7 +14,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign import store
-from campaign.links import short_link
+from campaign.message import short_link
 from campaign.schedule.lifecycle import ends_by, later, message_of
 from common.contracts import CLICKS
 from common.contracts.campaign import LinkClicked

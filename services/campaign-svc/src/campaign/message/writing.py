@@ -8,12 +8,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
-from campaign import senders
-from campaign.links.short_link import any_token
 from campaign.message import folding as foldings
 from campaign.message import text as texts
 from campaign.message.folding import Folding
+from campaign.message.short_link import any_token
 from campaign.message.wording import Wording, wording
+from campaign.senders import registry
 from campaign.store import Sender
 from common.service import Resources, resources
 from common.settings import ServiceSettings
@@ -122,7 +122,7 @@ async def preview_text(
 ) -> Preview:
     """What the text becomes, for this contact or at its shortest."""
     caller.may_use(body.sender_id)
-    sender = await senders.known(held.database, body.sender_id)
+    sender = await registry.known(held.database, body.sender_id)
     spoken = checked(body.text, "fr", {}, body.folding, sender)
     template = spoken.templates[spoken.language]
     missing = None if body.attributes is None else spoken.missing(body.attributes)

@@ -29,8 +29,8 @@ from campaign.audience.draw import lot
 from campaign.audience.segment_language import Condition
 from campaign.links import links
 from campaign.links.links import Tokens
-from campaign.links.short_link import any_token
 from campaign.message import text as texts
+from campaign.message.short_link import any_token
 from campaign.message.text import Missing, TextProblem
 from campaign.message.variants import HOLDOUT, OWN, REST, Trial, winner
 from campaign.message.wording import Wording, required

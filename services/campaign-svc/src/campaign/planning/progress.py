@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign import store
+from campaign.accounts import Standing, moved
 from campaign.planning import control
-from campaign.results.accounts import Standing, moved
 from campaign.schedule.lifecycle import Action
 from common.contracts import DISPATCH_MESSAGES
 from common.contracts.dispatch import MessageChanged

@@ -18,7 +18,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import senders, store
+from campaign import store
 from campaign.audience import consents, segments
 from campaign.audience import segment_language as segment
 from campaign.audience.attributes import kinds_of
@@ -26,14 +26,15 @@ from campaign.audience.draw import lot
 from campaign.audience.frequency import MOST_DAYS, Limit
 from campaign.audience.reach import Standing
 from campaign.audience.segment_language import Condition
-from campaign.links.short_link import MAX_HOST_CHARS, is_host
 from campaign.message import text as texts
+from campaign.message.short_link import MAX_HOST_CHARS, is_host
 from campaign.preflight import approval, findings
 from campaign.preflight.findings import Finding, Severity
 from campaign.preflight.forecast import NO_TRIAL, Forecast, Outlook, Plan, of_samples
 from campaign.schedule import recurrence
 from campaign.schedule.lifecycle import FURTHEST, KEPT, Status
 from campaign.schedule.timing import Timetable, timetable
+from campaign.senders import registry
 from campaign.store import Sender
 from common.db.database import Database
 from common.law import Aspect, Closure, Policy, begins_with, zones
@@ -300,7 +301,7 @@ async def list_approvals(campaign_id: Storable, held: Held, caller: Reader) -> A
 async def get_sender_rules(sender_id: Storable, held: Held, caller: Reader) -> SenderRules:
     """Return the rules for the sender's campaigns. consent-svc holds the sender's registration itself."""
     caller.may_use(sender_id)
-    sender = await senders.known(held.database, sender_id)
+    sender = await registry.known(held.database, sender_id)
     async with held.database.begin() as tx:
         cap = await store.cap_of(tx, sender_id)
         return SenderRules(
@@ -314,7 +315,7 @@ async def get_sender_rules(sender_id: Storable, held: Held, caller: Reader) -> S
 @router.put("/senders/{sender_id}/rules")
 async def put_sender_rules(sender_id: Storable, body: SenderRules, held: Held, caller: Ruler) -> SenderRules:
     caller.may_use(sender_id)
-    sender = await senders.known(held.database, sender_id)
+    sender = await registry.known(held.database, sender_id)
     if body.link_host is not None:
         _own_host(body.link_host)
     if body.stop_added is not None and not mentions_stop(body.stop_added, sender.stop_code):

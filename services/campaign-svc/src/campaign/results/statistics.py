@@ -19,8 +19,8 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign import store
-from campaign.links.opt_outs import ANSWERS, answering
-from campaign.results.accounts import OUTCOMES, STANDINGS, UNDELIVERED
+from campaign.accounts import OUTCOMES, STANDINGS, UNDELIVERED
+from campaign.audience.opt_outs import ANSWERS, answering
 from campaign.results.results import CLICKED
 from campaign.schedule.lifecycle import message_of
 from common.db.database import Database

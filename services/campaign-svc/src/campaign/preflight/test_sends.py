@@ -20,8 +20,8 @@ from sqlalchemy import Row
 
 from campaign import store
 from campaign.audience.reach import Standing, denials
-from campaign.links.short_link import any_token
 from campaign.message import text as texts
+from campaign.message.short_link import any_token
 from campaign.message.variants import OWN
 from campaign.message.wording import Wording
 from campaign.message.writing import Attribute, Length, Value, length_of
