@@ -17,9 +17,11 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validato
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import accounts, store
+from campaign import accounts
 from campaign.audience import segments
 from campaign.audience.frequency import MOST_DAYS
+from campaign.campaigns import recipients
+from campaign.campaigns import store as campaigns
 from campaign.message.folding import Folding
 from campaign.message.text import parse
 from campaign.message.variants import OWN, Choice, Result, Trial
@@ -36,6 +38,7 @@ from campaign.message.writing import (
     length_of,
 )
 from campaign.planning import control
+from campaign.planning import store as planning
 from campaign.planning.waiting import Stage, Waiting, waits
 from campaign.preflight import api as pre_flight
 from campaign.preflight.findings import Sector
@@ -46,7 +49,8 @@ from campaign.schedule.lifecycle import Action, NotPossible, Priority, Status, e
 from campaign.schedule.recurrence import Recurring
 from campaign.schedule.timing import Place, Timetable, Timing, starts
 from campaign.senders import registry
-from campaign.store import Sender
+from campaign.senders import store as senders
+from campaign.senders.store import Sender
 from common.contracts.dispatch import Status as MessageStatus
 from common.law import Policy, at_hand_off, covers, zones
 from common.service import Resources, resources
@@ -351,7 +355,7 @@ async def write_campaign(
     fingerprint = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
     async with held.database.begin() as tx:
         await _segment_checked(tx, body)
-        new = await store.insert_campaign(
+        new = await campaigns.insert_campaign(
             tx,
             {
                 **_written(body),
@@ -387,7 +391,7 @@ async def list_campaigns(
     """
     covered = None if caller.senders is None else sorted(caller.senders)
     async with held.database.begin() as tx:
-        rows = await store.campaigns_before(tx, cursor, covered, series_id, limit)
+        rows = await campaigns.campaigns_before(tx, cursor, covered, series_id, limit)
         items = await _shown(tx, held, rows)
     return Campaigns(items=items, next=str(rows[-1].position) if len(rows) == limit else None)
 
@@ -430,12 +434,12 @@ async def edit_campaign(
             _unchanged(row, body, if_match)
         if body.sender_id != row.sender_id:
             raise Invalid("a campaign stays its sender's", reasons=[Reason("sender_id", "another_sender")])
-        sender = await store.find_sender(tx, row.sender_id)
+        sender = await senders.find_sender(tx, row.sender_id)
         assert sender is not None
         _checked(body, sender, now, held.settings.policy)
         await _segment_checked(tx, body)
-        await store.edit_campaign(tx, {**_written(body), "campaign_id": campaign_id, "by": caller.subject})
-        await store.leave_occurrences(tx, campaign_id, control.SERIES_PAUSED)
+        await campaigns.edit_campaign(tx, {**_written(body), "campaign_id": campaign_id, "by": caller.subject})
+        await campaigns.leave_occurrences(tx, campaign_id, control.SERIES_PAUSED)
         response.headers["ETag"] = edition.etag(edition.tag(_parts_of(body)))
 
     return await _act(held, caller, campaign_id, Action.EDIT, edit)
@@ -458,10 +462,10 @@ async def schedule_campaign(
         if at is not None and at < now - PAST_TOLERANCE:
             raise Invalid("`at` has passed", reasons=[Reason("at", "in_the_past")])
         pre_flight.not_too_far("at", at, now)
-        pace = store.timing_of(row)
+        pace = campaigns.timing_of(row)
         if at is None and pace.local_time:
             raise Invalid("whose local time is that?", reasons=[Reason("at", "needed_for_local_time")])
-        sender = await store.find_sender(tx, row.sender_id)
+        sender = await senders.find_sender(tx, row.sender_id)
         assert sender is not None
         # the sender's STOP code may have changed since the text was written
         checked(row.text, row.language, msgspec.json.decode(row.translations), Folding(row.folding), sender)
@@ -480,7 +484,7 @@ async def schedule_campaign(
                 f"the last would be due at {closes_at.isoformat()}, and the campaign ends before",
                 reasons=[Reason("timing.spread_minutes", "beyond_the_end")],
             )
-        trial = store.trial_of(row)
+        trial = campaigns.trial_of(row)
         if trial is not None and trial.winner is not None and trial.soonest(table) >= table.ends_by:
             raise Invalid(
                 "the others would wait for it beyond the campaign's end",
@@ -488,7 +492,7 @@ async def schedule_campaign(
             )
         needed = await pre_flight.clear(tx, row, sender, at, acknowledged, held.settings)
         digest = pre_flight.agreed(row, sender, None)
-        await store.set_start(
+        await campaigns.set_start(
             tx,
             campaign_id,
             table.at or now,
@@ -534,9 +538,9 @@ async def resume_campaign(campaign_id: Storable, held: Held, caller: Author) -> 
         _may(row, Action.RESUME)
         if row.status != Status.PAUSED or row.started_at is not None:
             return
-        sender = await store.find_sender(tx, row.sender_id)
+        sender = await senders.find_sender(tx, row.sender_id)
         assert sender is not None
-        if (rule := store.recurring_of(row)) is None:
+        if (rule := campaigns.recurring_of(row)) is None:
             _still_of_use(row, sender, now, held.settings.policy)
         else:
             await _skip_what_is_over(tx, row, rule, sender, now, held.settings.policy)
@@ -570,13 +574,13 @@ async def list_variants(campaign_id: Storable, held: Held, caller: Reader) -> Va
     """
     async with held.database.begin() as tx:
         row = await _found(tx, caller, campaign_id)
-        trial = store.trial_of(row)
+        trial = campaigns.trial_of(row)
         found = await results.by_variant(tx, row) if trial and row.started_at else {}
     names = [OWN, *trial.names] if trial else []
     return Variants(
         items=[VariantResult(variant=name, **asdict(found.get(name, Result()))) for name in names],
         winner=row.winner,
-        choice=store.choice_of(row),
+        choice=campaigns.choice_of(row),
     )
 
 
@@ -601,7 +605,7 @@ async def list_recipients(
             raise PastItsTime(
                 f"recipients are kept for {kept.days} days after the end", reasons=[Reason("campaign_id", "past")]
             )
-        rows = await store.recipients_after(tx, campaign_id, cursor, status, limit)
+        rows = await recipients.recipients_after(tx, campaign_id, cursor, status, limit)
     items = [
         Recipient(
             message_id=message_of(campaign_id, row.starts_at, each.subject_id),
@@ -638,7 +642,7 @@ async def _act(
 
 
 async def _found(tx: AsyncConnection, caller: Caller, campaign_id: str, *, lock: bool = False) -> Row[Any]:
-    row = await store.find_campaign(tx, campaign_id, lock=lock)
+    row = await campaigns.find_campaign(tx, campaign_id, lock=lock)
     if row is None:
         raise NotFound("no such campaign", reasons=[Reason("campaign_id", "unknown_campaign")])
     caller.may_use(row.sender_id)
@@ -646,24 +650,26 @@ async def _found(tx: AsyncConnection, caller: Caller, campaign_id: str, *, lock:
 
 
 async def _shown(tx: AsyncConnection, held: Resources[Any], rows: Sequence[Row[Any]]) -> list[Campaign]:
-    reasons = await store.reasons_of(tx, [row.campaign_id for row in rows])
-    hold = await store.hold_of_marketing(tx)
+    reasons = await campaigns.reasons_of(tx, [row.campaign_id for row in rows])
+    hold = await planning.hold_of_marketing(tx)
     held_up = SendingWaits(since=hold.since, consents_as_of=hold.consents_as_of) if hold else None
     policy, now = held.settings.policy, datetime.now(UTC)
-    hours = await store.first_hours(tx, [r.campaign_id for r in rows if r.status == Status.RUNNING and not r.expanded])
-    settled = await store.being_settled(
+    hours = await planning.first_hours(
+        tx, [r.campaign_id for r in rows if r.status == Status.RUNNING and not r.expanded]
+    )
+    settled = await planning.being_settled(
         tx, sorted({r.sender_id for r in rows if r.status == Status.SCHEDULED and r.starts_at <= now}), now
     )
     found = []
     for row in rows:
-        sender = await store.find_sender(tx, row.sender_id)
+        sender = await senders.find_sender(tx, row.sender_id)
         assert sender is not None
-        wording = store.wording_of(row)
+        wording = campaigns.wording_of(row)
         template = wording.templates[wording.language]
         fields = dict(row._mapping)
         paused_because = sorted(reasons.get((row.campaign_id, "paused"), {}))
         opens_at = _table(row, sender, policy).opens_at(sender.country) if row.starts_at else None
-        choice = store.choice_of(row)
+        choice = campaigns.choice_of(row)
         draft = row.status == Status.DRAFT
         stage = Stage(
             status=Status(row.status),
@@ -688,9 +694,9 @@ async def _shown(tx: AsyncConnection, held: Resources[Any], rows: Sequence[Row[A
                 | {"send_before": ends_by(row.starts_at, row.send_before) if row.starts_at else row.send_before},
                 translations=msgspec.json.decode(row.translations),
                 audience=msgspec.json.decode(row.selection),
-                timing=store.timing_of(row),
-                recurring=store.recurring_of(row),
-                trial=store.trial_of(row),
+                timing=campaigns.timing_of(row),
+                recurring=campaigns.recurring_of(row),
+                trial=campaigns.trial_of(row),
                 choice=choice,
                 opens_at=opens_at,
                 length=length_of(template.sample(sender.stop_code) + sender.stop_added),
@@ -698,7 +704,7 @@ async def _shown(tx: AsyncConnection, held: Resources[Any], rows: Sequence[Row[A
                 paused_because=paused_because,
                 sending_waits=held_up if row.status == Status.RUNNING else None,
                 failing=Failing(attempts=row.failures, again_at=row.retry_at)
-                if row.failures > store.PASSING_FAILURES
+                if row.failures > campaigns.PASSING_FAILURES
                 else None,
                 waiting_for=waits(stage, now),
                 statistics=Statistics(
@@ -755,7 +761,7 @@ async def _skip_what_is_over(
     The next occurrence is the last one already due, while still of use, else the following. Raises CampaignOver where
     no occurrence is left.
     """
-    gate, timing = at_hand_off(policy), store.timing_of(row)
+    gate, timing = at_hand_off(policy), campaigns.timing_of(row)
     zone = zones(sender.country, gate)[0]
     at, missed = recurrence.latest(rule, zone, row.at, now)
     following = recurrence.first(rule, zone, at + timedelta.resolution)
@@ -767,13 +773,13 @@ async def _skip_what_is_over(
             )
         at, missed, begins = following, missed + 1, starts(timing, following, sender.country, now, gate)
     if missed:
-        await store.set_next(tx, row.campaign_id, at, begins, missed)
+        await campaigns.set_next(tx, row.campaign_id, at, begins, missed)
 
 
 def _table(row: Row[Any], sender: Sender, policy: Policy) -> Timetable:
     """Build the timetable of a campaign with a start."""
     ends = ends_by(row.starts_at, row.send_before)
-    return Timetable(store.timing_of(row), sender.country, row.starts_at, row.at, ends, at_hand_off(policy))
+    return Timetable(campaigns.timing_of(row), sender.country, row.starts_at, row.at, ends, at_hand_off(policy))
 
 
 def _checked(body: NewCampaign, sender: Sender, now: datetime, policy: Policy) -> None:

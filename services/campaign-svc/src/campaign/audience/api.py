@@ -11,11 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import store
 from campaign.audience import segments
 from campaign.audience.segment_language import Expression, SegmentRefused
 from campaign.senders import registry
-from campaign.store import Sender
+from campaign.senders import store as senders
+from campaign.senders.store import Sender
 from common.service import Resources, resources
 from common.web.auth import Caller, require
 from common.web.fields import Position, Storable
@@ -164,7 +164,7 @@ async def say_segment_anew(segment_id: Storable, body: NewVersion, held: Held, c
         assert locked is not None
         if body.after != locked.latest:
             raise Conflict("there is a later version", reasons=[Reason("after", "not_the_latest")])
-        sender = await store.find_sender(tx, row.sender_id)
+        sender = await senders.find_sender(tx, row.sender_id)
         assert sender is not None
         expression = await _read(tx, row.sender_id, sender, body.expression)
         await segments.add_version(tx, segment_id, body.expression, expression, caller.subject, datetime.now(UTC))

@@ -9,8 +9,7 @@ from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import store
-from campaign.audience import opt_outs
+from campaign.audience import opt_outs, store
 from campaign.audience.reach import Standing
 from common.contracts import STATES
 from common.contracts.consent import ConsentStateChanged

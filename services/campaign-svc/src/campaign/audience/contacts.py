@@ -11,8 +11,7 @@ import msgspec
 from fastapi import APIRouter, Depends, Path
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from campaign import store
-from campaign.audience import attributes
+from campaign.audience import attributes, store
 from campaign.audience.attribute import Kind
 from campaign.audience.contacts_file import EXPLANATIONS, MAX_COLUMNS, NUMBER_COLUMNS, LineProblem, against, plain
 from campaign.message.text import STOP_FIELD

@@ -19,9 +19,9 @@ from pydantic import BaseModel, Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.requests import ClientDisconnect
 
-from campaign import store
 from campaign.audience import contacts_file
 from campaign.audience.contacts_file import EXPLANATIONS, FileRefused, WrongColumns
+from campaign.imports import store
 from campaign.imports import worker as importing
 from campaign.senders import registry
 from common.privacy.keyring import SubjectKeys

@@ -14,7 +14,7 @@ from campaign.message.folding import Folding
 from campaign.message.short_link import any_token
 from campaign.message.wording import Wording, wording
 from campaign.senders import registry
-from campaign.store import Sender
+from campaign.senders.store import Sender
 from common.service import Resources, resources
 from common.settings import ServiceSettings
 from common.sms.sms_length import Encoding, length, parts

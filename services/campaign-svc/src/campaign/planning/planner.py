@@ -23,10 +23,12 @@ import msgspec
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import store
 from campaign.audience import segments
+from campaign.audience import store as audience_store
 from campaign.audience.draw import lot
 from campaign.audience.segment_language import Condition
+from campaign.campaigns import recipients
+from campaign.campaigns import store as campaigns
 from campaign.links import links
 from campaign.links.links import Tokens
 from campaign.message import text as texts
@@ -34,7 +36,8 @@ from campaign.message.short_link import any_token
 from campaign.message.text import Missing, TextProblem
 from campaign.message.variants import HOLDOUT, OWN, REST, Trial, winner
 from campaign.message.wording import Wording, required
-from campaign.planning import control
+from campaign.planning import control, store
+from campaign.planning.store import Recipient
 from campaign.preflight import api as pre_flight
 from campaign.preflight.forecast import TOO_LATE
 from campaign.results import results
@@ -42,7 +45,8 @@ from campaign.schedule import recurrence
 from campaign.schedule.lifecycle import Action, Priority, Status, ends_by, messages_of
 from campaign.schedule.recurrence import Recurring
 from campaign.schedule.timing import Pace, Timetable, Timing, starts
-from campaign.store import Recipient, Sender
+from campaign.senders import store as senders
+from campaign.senders.store import Sender
 from common.contracts import CAMPAIGN_REQUESTS
 from common.contracts.campaign import MessageRequested
 from common.db.database import Database, plan_now
@@ -82,7 +86,7 @@ def utc_now() -> datetime:
 
 def pause(failures: int) -> timedelta:
     """After so many, one after another; none after the first, which may have been somebody else's lock."""
-    return min(timedelta(seconds=2 ** min(failures, 20) - 2), store.LONGEST_PAUSE)
+    return min(timedelta(seconds=2 ** min(failures, 20) - 2), campaigns.LONGEST_PAUSE)
 
 
 class _Written(msgspec.Struct, frozen=True, gc=False):
@@ -276,7 +280,7 @@ class Planner:
 
     def workers(self) -> list[Worker]:
         timers = (
-            Timer("start campaigns", self.start_due, LOOK_EVERY_S, self._database, store.DUE),
+            Timer("start campaigns", self.start_due, LOOK_EVERY_S, self._database, campaigns.DUE),
             Timer("expand campaigns", self.expand, EXPAND_EVERY_S, self._database, outbox.RELAYED),
             Timer("deny the unrequested", self.deny_unrequested, LOOK_EVERY_S, self._database),
             Timer("finish campaigns", self.finish_done, LOOK_EVERY_S, self._database),
@@ -299,7 +303,7 @@ class Planner:
             failures = attempt.failures + 1
             retry_at = now + pause(failures)
             async with self._database.begin() as tx:
-                await store.put_off(tx, attempt.campaign_id, attempt.status, failures=failures, retry_at=retry_at)
+                await campaigns.put_off(tx, attempt.campaign_id, attempt.status, failures=failures, retry_at=retry_at)
             log.warning(
                 "campaign fails and is put off",
                 extra={"campaign_id": attempt.campaign_id, "failures": failures, "retry_at": retry_at.isoformat()},
@@ -337,13 +341,13 @@ class Planner:
                 return False
             attempt.at(row.campaign_id, row.status, row.failures)
             selected = await segments.of_campaign(tx, row, now, self._policy)
-            why, rule = await self._against(tx, row, selected), store.recurring_of(row)
+            why, rule = await self._against(tx, row, selected), campaigns.recurring_of(row)
             audience = await self._freeze(tx, row, selected, now) if why is None and rule is None else 0
             if not await store.lock_unchanged(tx, row):  # cancelled, edited, paused: that was nobody's audience
                 await tx.rollback()
                 return True
             if why is not None:
-                await store.take_off_schedule(tx, row.campaign_id, why)
+                await campaigns.take_off_schedule(tx, row.campaign_id, why)
                 await control.take(tx, row, Action.EDIT, now)
                 log.warning("campaign is a draft again", extra={"campaign_id": row.campaign_id, "reason": why})
                 return True
@@ -359,16 +363,16 @@ class Planner:
         """How many it is for. Of a million this takes a quarter of a minute, and nobody waits for it but the sender's
         next."""
         await store.alone_with_audiences(tx, row.sender_id)
-        wordings = store.wordings_of(row).values()
+        wordings = campaigns.wordings_of(row).values()
         await links.put_targets(tx, row.campaign_id, list(dict.fromkeys(t for w in wordings for t in w.targets)))
-        return await store.freeze_audience(tx, row, selected, required(wordings), now)
+        return await recipients.freeze_audience(tx, row, selected, required(wordings), now)
 
     async def _against(self, tx: AsyncConnection, row: Row[Any], selected: Condition) -> str | None:
         """Why a campaign that is due does not start. One that recurs goes on: the next time it may select somebody."""
         if (why := await pre_flight.against_start(tx, row)) is not None:
             return why
         if (
-            store.recurring_of(row) is None
+            campaigns.recurring_of(row) is None
             and segments.is_segment(row)
             and not await segments.selects_somebody(tx, row.sender_id, selected)
         ):
@@ -378,21 +382,21 @@ class Planner:
     async def _occur(self, tx: AsyncConnection, row: Row[Any], rule: Recurring, now: datetime) -> None:
         """The occurrence that has come, as a campaign of its own that is due at once; of several the last, since each
         is of use until the next."""
-        sender = await store.find_sender(tx, row.sender_id)
+        sender = await senders.find_sender(tx, row.sender_id)
         assert sender is not None
         zone = zones(sender.country, self._gate)[0]
-        timing = store.timing_of(row)
+        timing = campaigns.timing_of(row)
         at, missed = recurrence.latest(rule, zone, row.at, now)
         following = recurrence.first(rule, zone, at + timedelta.resolution)
         starts_at = starts(timing, at, sender.country, row.starts_at, self._gate)
         ends = ends_by(starts_at, None)
         campaign_id = recurrence.occurrence_id(row.campaign_id, at)
-        if await store.insert_occurrence(tx, row.campaign_id, campaign_id, min(ends, following or ends), now):
-            occurrence = await store.find_campaign(tx, campaign_id, lock=True)
+        if await campaigns.insert_occurrence(tx, row.campaign_id, campaign_id, min(ends, following or ends), now):
+            occurrence = await campaigns.find_campaign(tx, campaign_id, lock=True)
             assert occurrence is not None
             digest = pre_flight.agreed(occurrence, sender, None)
             await pre_flight.pass_on_approvals(tx, row, occurrence, sender)
-            await store.set_start(
+            await campaigns.set_start(
                 tx,
                 campaign_id,
                 at,
@@ -404,7 +408,7 @@ class Planner:
             )
             await control.take(tx, occurrence, Action.SCHEDULE, now)
         begins = starts(timing, following or at, sender.country, now, self._gate)
-        await store.set_next(tx, row.campaign_id, following or at, begins, missed)
+        await campaigns.set_next(tx, row.campaign_id, following or at, begins, missed)
         if following is None:
             await control.take(tx, row, Action.FINISH, now)
         MISSED.inc(missed)
@@ -424,20 +428,20 @@ class Planner:
             if row is None:
                 return False
             attempt.at(row.campaign_id, row.status, row.failures)
-            sender = await store.find_sender(tx, row.sender_id)
+            sender = await senders.find_sender(tx, row.sender_id)
             assert sender is not None, "a campaign is written for a known sender, and senders are never removed"
             asking = await self._asking(tx, row, sender, now)
             pace = Pace.of(asking.timing)
             slots = pace.room(row.next_slot, now)
             room = self._chunk if slots is None else min(slots, self._chunk)
-            await store.reading_contacts(tx)
+            await audience_store.reading_contacts(tx)
             waiting = await store.waiting_recipients(tx, asking.row, now, room) if asking.may_wait else []
             ahead = self._chunk if slots is None else min(room + AHEAD, self._chunk)
             chunk = _Chunk(asking, self._link_keys, room, row.cursor)
             ended = await self._ask_for(tx, reading, chunk, waiting, ahead)
-            await store.deny(tx, row.campaign_id, chunk.denied)
-            await store.set_waiting(tx, row.campaign_id, chunk.waits)
-            await store.set_variants(tx, row.campaign_id, chunk.variants)
+            await recipients.deny(tx, row.campaign_id, chunk.denied)
+            await recipients.set_waiting(tx, row.campaign_id, chunk.waits)
+            await recipients.set_variants(tx, row.campaign_id, chunk.variants)
             next_slot = pace.after(row.next_slot, now, chunk.asked)
             done, look_at = ended, next_slot if chunk.full else None
             if done and asking.may_wait:
@@ -445,8 +449,8 @@ class Planner:
                 if first is not None:
                     done, look_at = False, max(first, next_slot or first)
             if look_at is not None:
-                look_at = min(look_at, now + store.LOOK_AHEAD)
-            await store.keep_place(
+                look_at = min(look_at, now + campaigns.LOOK_AHEAD)
+            await campaigns.keep_place(
                 tx,
                 row.campaign_id,
                 chunk.cursor,
@@ -468,7 +472,7 @@ class Planner:
                 return False
             attempt.at(row.campaign_id, row.status, row.failures)
             why = CANCELLED_BEFORE_REQUEST if row.status == Status.CANCELLED else TOO_LATE
-            denied = await store.deny_unrequested(tx, row, why, self._chunk)
+            denied = await recipients.deny_unrequested(tx, row, why, self._chunk)
         REQUESTED.labels("denied").inc(denied)
         return True
 
@@ -523,13 +527,13 @@ class Planner:
         await outbox.append_by_partition(tx, CAMPAIGN_REQUESTS, asking.requests(written), self._partitions)
 
     async def _asking(self, tx: AsyncConnection, row: Row[Any], sender: Sender, now: datetime) -> _Asking:
-        timing, trial = store.timing_of(row), store.trial_of(row)
+        timing, trial = campaigns.timing_of(row), campaigns.trial_of(row)
         ends = ends_by(row.starts_at, row.send_before)
         timetable = Timetable(timing, sender.country, row.starts_at, row.at, ends, self._gate)
         if trial is not None and trial.winner is not None and row.winner is None:
             row = await self._choose(tx, row, trial, timetable, now)
-        choice = store.choice_of(row)
-        wordings = store.wordings_of(row)
+        choice = campaigns.choice_of(row)
+        wordings = campaigns.wordings_of(row)
         linked = frozenset(name for name, wording in wordings.items() if wording.targets)
         return _Asking(
             row=row,
@@ -552,7 +556,7 @@ class Planner:
         self, tx: AsyncConnection, row: Row[Any], trial: Trial, timetable: Timetable, now: datetime
     ) -> Row[Any]:
         """The campaign, with the best of its texts if that is due, else with what it waits for."""
-        known = choice = store.choice_of(row)
+        known = choice = campaigns.choice_of(row)
         if choice is None or choice.waits_for == "first_groups":
             rest = Pace.of(timetable.timing).takes(row.audience * trial.rest_percent // 100)
             choice = trial.choice(timetable, await store.first_groups(tx, row), rest, now)
@@ -562,5 +566,5 @@ class Planner:
             choice = choice.model_copy(update={"at": now, "waits_for": None, "because": because})
         if choice == known:
             return row
-        await store.set_choice(tx, row.campaign_id, choice, best)
-        return await store.find_campaign(tx, row.campaign_id) or row
+        await campaigns.set_choice(tx, row.campaign_id, choice, best)
+        return await campaigns.find_campaign(tx, row.campaign_id) or row

@@ -18,7 +18,6 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import store
 from campaign.audience import consents, segments
 from campaign.audience import segment_language as segment
 from campaign.audience.attributes import kinds_of
@@ -26,16 +25,19 @@ from campaign.audience.draw import lot
 from campaign.audience.frequency import MOST_DAYS, Limit
 from campaign.audience.reach import Standing
 from campaign.audience.segment_language import Condition
+from campaign.campaigns import recipients
+from campaign.campaigns import store as campaigns
 from campaign.message import text as texts
 from campaign.message.short_link import MAX_HOST_CHARS, is_host
-from campaign.preflight import approval, findings
+from campaign.preflight import approval, findings, store
 from campaign.preflight.findings import Finding, Severity
 from campaign.preflight.forecast import NO_TRIAL, Forecast, Outlook, Plan, of_samples
 from campaign.schedule import recurrence
 from campaign.schedule.lifecycle import FURTHEST, KEPT, Status
 from campaign.schedule.timing import Timetable, timetable
 from campaign.senders import registry
-from campaign.store import Sender
+from campaign.senders import store as senders
+from campaign.senders.store import Sender
 from common.db.database import Database
 from common.law import Aspect, Closure, Policy, begins_with, zones
 from common.law.stop_mention import mentions_stop
@@ -248,9 +250,9 @@ async def look_at_campaign(campaign_id: Storable, held: Held, caller: Reader, bo
     async with held.database.begin() as tx:
         row, sender = await campaign_of(tx, caller, campaign_id)
         known = await consents.as_of(tx, held.settings.partitions)
-        limits = await store.limits_of(tx, row, at or now)
+        limits = await recipients.limits_of(tx, row, at or now)
         selected = await segments.of_campaign(tx, row, at or now, held.settings.policy)
-    if at is None and store.timing_of(row).local_time:
+    if at is None and campaigns.timing_of(row).local_time:
         raise Invalid("whose local time is that?", reasons=[Reason("at", "needed_for_local_time")])
     plan = plan_of(row, sender, at or now, now, held.settings)
     outlook = await _Look(held.database, held.field_keys, row, selected, limits, Forecast(plan)).outlook()
@@ -303,7 +305,7 @@ async def get_sender_rules(sender_id: Storable, held: Held, caller: Reader) -> S
     caller.may_use(sender_id)
     sender = await registry.known(held.database, sender_id)
     async with held.database.begin() as tx:
-        cap = await store.cap_of(tx, sender_id)
+        cap = await senders.cap_of(tx, sender_id)
         return SenderRules(
             approval=await store.needs_approval(tx, sender_id),
             cap=Cap(messages=cap[0], days=cap[1]) if cap else None,
@@ -323,7 +325,7 @@ async def put_sender_rules(sender_id: Storable, body: SenderRules, held: Held, c
             f"it says nothing of STOP and {sender.stop_code}", reasons=[Reason("stop_added", "stop_mention_missing")]
         )
     async with held.database.begin() as tx:
-        await store.put_sender_rule(
+        await senders.put_sender_rule(
             tx,
             sender_id,
             approval=body.approval,
@@ -357,7 +359,7 @@ def plan_of(row: Row[Any], sender: Sender, at: datetime, now: datetime, settings
     """Build the forecast's plan from a campaign's row."""
     table = table_of(row, sender, at, now, settings.policy)
     return Plan(
-        wordings=store.wordings_of(row),
+        wordings=campaigns.wordings_of(row),
         sender_id=row.sender_id,
         purpose=row.purpose,
         brand=sender.brand,
@@ -370,7 +372,7 @@ def plan_of(row: Row[Any], sender: Sender, at: datetime, now: datetime, settings
         prices=settings.prices,
         compliance=findings.load(),
         rate_per_s=settings.rate_per_s,
-        trial=store.trial_of(row) or NO_TRIAL,
+        trial=campaigns.trial_of(row) or NO_TRIAL,
     )
 
 
@@ -380,13 +382,13 @@ def table_of(row: Row[Any], sender: Sender, at: datetime, now: datetime, policy:
     For a recurring campaign the timetable is of the first occurrence from `at` on, ending when the second comes. Raises
     Invalid where no occurrence is left.
     """
-    rule, send_before = store.recurring_of(row), row.send_before
+    rule, send_before = campaigns.recurring_of(row), row.send_before
     if rule is not None:
         found = list(islice(recurrence.occurrences(rule, zones(sender.country, policy)[0], at), 2))
         if not found:
             raise Invalid("it never comes before its end", reasons=[Reason("recurring.until", "never_comes")])
         at, send_before = found[0], min(found[1], found[0] + KEPT) if len(found) == 2 else None
-    return timetable(store.timing_of(row), sender.country, at, send_before, now, policy)
+    return timetable(campaigns.timing_of(row), sender.country, at, send_before, now, policy)
 
 
 def agreed(row: Row[Any], sender: Sender, at: datetime | None) -> str:
@@ -396,7 +398,7 @@ def agreed(row: Row[Any], sender: Sender, at: datetime | None) -> str:
     campaign["timing"] = msgspec.json.decode(row.timing)
     campaign["trial"] = None if row.trial is None else msgspec.json.decode(row.trial)
     campaign["recurring"] = None if row.recurring is None else msgspec.json.decode(row.recurring)
-    link_host = sender.link_host if any(wording.targets for wording in store.wordings_of(row).values()) else None
+    link_host = sender.link_host if any(wording.targets for wording in campaigns.wordings_of(row).values()) else None
     return approval.digest(
         campaign, {name: getattr(sender, name) for name in approval.SEEN}, at, link_host, sender.stop_added
     )
@@ -439,7 +441,7 @@ async def against_start(tx: AsyncConnection, row: Row[Any]) -> str | None:
     Since scheduling, the sender may have changed (and the texts may now break a rule), or the sender's campaigns may
     need an approval.
     """
-    sender = await store.find_sender(tx, row.sender_id)
+    sender = await senders.find_sender(tx, row.sender_id)
     assert sender is not None
     found = await _found(tx, row, sender, row.agreed_start)
     changed = row.agreed != agreed(row, sender, None)
@@ -478,7 +480,7 @@ async def _found(tx: AsyncConnection, row: Row[Any], sender: Sender, at: datetim
     """
     compliance = findings.load()
     samples = of_samples(
-        store.wordings_of(row).values(),
+        campaigns.wordings_of(row).values(),
         brand=sender.brand,
         oadc=sender.oadc,
         stop_code=sender.stop_code,
@@ -506,7 +508,7 @@ async def _unknown_fields(tx: AsyncConnection, row: Row[Any]) -> list[Finding]:
     field.
     """
     known = await kinds_of(tx, row.sender_id)
-    named = {name for wording in store.wordings_of(row).values() for name in wording.fields}
+    named = {name for wording in campaigns.wordings_of(row).values() for name in wording.fields}
     unknown = sorted(named - known.keys())
     if not unknown or not await segments.selects_somebody(tx, row.sender_id, segment.EVERYBODY):
         return []
@@ -516,7 +518,7 @@ async def _unknown_fields(tx: AsyncConnection, row: Row[Any]) -> list[Finding]:
 def _refused(row: Row[Any], sender: Sender) -> list[str]:
     """Return why the texts cannot be sent to any recipient, each reason once."""
     refused: dict[str, None] = {}
-    for wording in store.wordings_of(row).values():
+    for wording in campaigns.wordings_of(row).values():
         for template in wording.templates.values():
             try:
                 texts.check(template, sender.stop_code, sender.stop_added)
@@ -561,11 +563,11 @@ class _Look:
 async def campaign_of(
     tx: AsyncConnection, caller: Caller, campaign_id: str, *, lock: bool = False
 ) -> tuple[Row[Any], Sender]:
-    row = await store.find_campaign(tx, campaign_id, lock=lock)
+    row = await campaigns.find_campaign(tx, campaign_id, lock=lock)
     if row is None:
         raise NotFound("no such campaign", reasons=[Reason("campaign_id", "unknown_campaign")])
     caller.may_use(row.sender_id)
-    sender = await store.find_sender(tx, row.sender_id)
+    sender = await senders.find_sender(tx, row.sender_id)
     assert sender is not None
     return row, sender
 
@@ -661,7 +663,7 @@ def _shown(
 
 
 def _occurrences(row: Row[Any], plan: Plan) -> list[datetime]:
-    rule, table = store.recurring_of(row), plan.timetable
+    rule, table = campaigns.recurring_of(row), plan.timetable
     if rule is None or table.at is None:
         return []
     zone = zones(table.country, table.policy)[0]

@@ -1,0 +1,1 @@
+"""Own the campaigns themselves and their recipients."""

@@ -1,0 +1,19 @@
+"""Hold the metadata on which every store of campaign-svc defines its tables, with the tables that `common` adds."""
+
+from datetime import datetime
+
+from sqlalchemy import Column, DateTime
+
+from common.db.database import new_metadata
+from common.kafka import consumer, dead_letters, outbox
+from common.privacy import erasing
+
+metadata = new_metadata()
+outbox.define(metadata)
+consumer.define(metadata)
+dead_letters.define(metadata)
+erasing.define(metadata)
+
+
+def instant(name: str, *, nullable: bool = False) -> Column[datetime]:
+    return Column(name, DateTime(timezone=True), nullable=nullable)
