@@ -40,7 +40,7 @@ from campaign.message.writing import (
 from campaign.planning import control
 from campaign.planning import store as planning
 from campaign.planning.waiting import Stage, Waiting, waits
-from campaign.preflight import api as pre_flight
+from campaign.preflight import checks
 from campaign.preflight.findings import Sector
 from campaign.results import results
 from campaign.schedule import recurrence
@@ -429,7 +429,7 @@ async def edit_campaign(
 
     async def edit(tx: AsyncConnection, row: Row[Any]) -> None:
         _may(row, Action.EDIT)
-        pre_flight.not_too_far("send_before", body.send_before, now)
+        checks.not_too_far("send_before", body.send_before, now)
         if if_match is not None:
             _unchanged(row, body, if_match)
         if body.sender_id != row.sender_id:
@@ -461,7 +461,7 @@ async def schedule_campaign(
         _may(row, Action.SCHEDULE)
         if at is not None and at < now - PAST_TOLERANCE:
             raise Invalid("`at` has passed", reasons=[Reason("at", "in_the_past")])
-        pre_flight.not_too_far("at", at, now)
+        checks.not_too_far("at", at, now)
         pace = campaigns.timing_of(row)
         if at is None and pace.local_time:
             raise Invalid("whose local time is that?", reasons=[Reason("at", "needed_for_local_time")])
@@ -470,7 +470,7 @@ async def schedule_campaign(
         # the sender's STOP code may have changed since the text was written
         checked(row.text, row.language, msgspec.json.decode(row.translations), Folding(row.folding), sender)
         policy = held.settings.policy
-        table = pre_flight.table_of(row, sender, at or now, now, policy)
+        table = checks.table_of(row, sender, at or now, now, policy)
         opens_at = table.opens_at(sender.country)
         if covers(sender.country, policy) and (opens_at is None or opens_at >= table.ends_by):
             raise Invalid(
@@ -490,8 +490,8 @@ async def schedule_campaign(
                 "the others would wait for it beyond the campaign's end",
                 reasons=[Reason("trial.winner.after_hours", "after_the_end")],
             )
-        needed = await pre_flight.clear(tx, row, sender, at, acknowledged, held.settings)
-        digest = pre_flight.agreed(row, sender, None)
+        needed = await checks.clear(tx, row, sender, at, acknowledged, held.settings)
+        digest = checks.agreed(row, sender, None)
         await campaigns.set_start(
             tx,
             campaign_id,
@@ -683,7 +683,7 @@ async def _shown(tx: AsyncConnection, held: Resources[Any], rows: Sequence[Row[A
             next_slot=row.next_slot,
             next_hour=hours.get(row.campaign_id),
             chosen_at=choice.at if choice is not None and row.winner is None else None,
-            approval_missing=draft and await pre_flight.lacks_approval(tx, row, sender),
+            approval_missing=draft and await checks.lacks_approval(tx, row, sender),
             with_series=control.SERIES_PAUSED in paused_because,
             marketing_held=hold is not None,
             settles_first=settled.get(row.sender_id),
@@ -788,7 +788,7 @@ def _checked(body: NewCampaign, sender: Sender, now: datetime, policy: Policy) -
         raise Invalid("the sender has no such purpose", reasons=[Reason("purpose", "unknown_purpose")])
     if body.send_before is not None and body.send_before <= now:
         raise Invalid("`send_before` has passed", reasons=[Reason("send_before", "in_the_past")])
-    pre_flight.not_too_far("send_before", body.send_before, now)
+    checks.not_too_far("send_before", body.send_before, now)
     checked(body.text, body.language, body.translations, body.folding, sender)
     for each in body.trial.variants if body.trial else ():
         try:
@@ -818,7 +818,7 @@ def _checked_rule(rule: Recurring, send_before: datetime | None, sender: Sender,
         raise Invalid(
             "an occurrence ends when the next comes", reasons=[Reason("send_before", "not_of_one_that_recurs")]
         )
-    pre_flight.not_too_far("recurring.until", max(rule.until, now), now)  # a past `until` is refused below
+    checks.not_too_far("recurring.until", max(rule.until, now), now)  # a past `until` is refused below
     if recurrence.too_often(rule, zone, now):
         raise Invalid("less than an hour apart", reasons=[Reason("recurring.cron", "too_often")])
     if recurrence.first(rule, zone, now) is None:

@@ -38,7 +38,7 @@ from campaign.message.variants import HOLDOUT, OWN, REST, Trial, winner
 from campaign.message.wording import Wording, required
 from campaign.planning import control, store
 from campaign.planning.store import Recipient
-from campaign.preflight import api as pre_flight
+from campaign.preflight import checks
 from campaign.preflight.forecast import TOO_LATE
 from campaign.results import results
 from campaign.schedule import recurrence
@@ -369,7 +369,7 @@ class Planner:
 
     async def _against(self, tx: AsyncConnection, row: Row[Any], selected: Condition) -> str | None:
         """Why a campaign that is due does not start. One that recurs goes on: the next time it may select somebody."""
-        if (why := await pre_flight.against_start(tx, row)) is not None:
+        if (why := await checks.against_start(tx, row)) is not None:
             return why
         if (
             campaigns.recurring_of(row) is None
@@ -394,8 +394,8 @@ class Planner:
         if await campaigns.insert_occurrence(tx, row.campaign_id, campaign_id, min(ends, following or ends), now):
             occurrence = await campaigns.find_campaign(tx, campaign_id, lock=True)
             assert occurrence is not None
-            digest = pre_flight.agreed(occurrence, sender, None)
-            await pre_flight.pass_on_approvals(tx, row, occurrence, sender)
+            digest = checks.agreed(occurrence, sender, None)
+            await checks.pass_on_approvals(tx, row, occurrence, sender)
             await campaigns.set_start(
                 tx,
                 campaign_id,
