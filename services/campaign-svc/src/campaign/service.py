@@ -2,7 +2,8 @@
 
 from pydantic import Field, model_validator
 
-from campaign import api, schema
+from campaign import schema
+from campaign.api import routes
 from campaign.audience import api as segmenting
 from campaign.audience import consents, contacts
 from campaign.audience import store as audience
@@ -92,7 +93,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         metadata=schema.metadata,
         subject_ids=[audience.standing.c.subject_id],
         routers=[
-            api.router,
+            routes.router,
             contacts.router,
             upload.router,
             pre_flight.router,
