@@ -1,1 +1,1 @@
-"""Own the campaigns themselves and their recipients."""
+"""Own campaigns, recipients, tallies and counts by reason: the tables and the statements writing them."""
