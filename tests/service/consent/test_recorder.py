@@ -28,7 +28,18 @@ from consent.retention import rules as retention
 from consent.senders import registry as senders
 from tests.eventually import eventually
 from tests.infrastructure import Postgres
-from tests.unit.consent.evidences import NOW, at, contact, expiry, opt_in, opt_out, request, stop
+from tests.unit.consent.evidences import (
+    NOW,
+    at,
+    contact,
+    expiry,
+    opt_in,
+    opt_out,
+    request,
+    slow_stop,
+    start,
+    stop,
+)
 
 pytestmark = pytest.mark.brokerless
 
@@ -679,3 +690,15 @@ async def test_a_state_that_is_published_again_is_the_one_it_was_with_its_versio
     assert again["s1"] == s1
     assert again["s2"] == replace(s2, causes=())
     assert (await held(database, "s1")).version == s1.version
+
+
+async def test_an_outvoted_stop_is_no_cause_of_a_state_that_is_published_again(database: Database) -> None:
+    """A person still has to read it: dispatch would report as enforced what is open."""
+    await recorded(database, of("s1", start(10)))
+    await recorded(database, Statement("s1", "sealed s1", slow_stop(20, slow=15), to_review=True))
+    before = await published(database)
+    assert [event.causes for event in before][1:] == [()]
+    async with database.begin() as tx:
+        await publish_again(tx, ["s1"], NOW - timedelta(days=7), NOW)
+    [again] = (await published(database))[len(before) :]
+    assert again.causes == ()

@@ -1,1 +1,1 @@
-"""consent-svc: who said yes or no, to whom, for what, when, shown what, and the proof."""
+"""consent-svc: each person's yes or no to a sender for a purpose, with time and proof."""

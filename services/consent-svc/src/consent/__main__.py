@@ -1,5 +1,6 @@
-"""`python -m consent [migrate | republish --partition N]`; `python -m consent verify`, which needs PLACET_DATABASE_URL
-and no other setting; and `python -m consent verify-bundle FILE`, which needs none, and no database."""
+"""Run `python -m consent [migrate | republish --partition N | verify | verify-bundle FILE]`.
+
+`verify` needs only the setting PLACET_DATABASE_URL; `verify-bundle` needs no setting and no database."""
 
 import sys
 

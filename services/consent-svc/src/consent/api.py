@@ -1,8 +1,8 @@
-"""consent-svc over HTTP: consents, opt-outs, and what is held of a subject.
+"""Consents, opt-outs and subject lookups over HTTP.
 
-An edge: opens the transaction, turns bodies into statements, and lets the doors (recorder, senders) decide. Loosening
-is judged strictly; an opt-out is taken from any number that has digits, because a STOP counts. What is asked one by one
-at the same time is recorded together (`common.db.batch`), and each is answered for itself.
+A route opens the transaction, turns bodies into statements, and lets the recorder decide. An opt-in needs a number
+which may be texted; an opt-out takes any number with a digit, because a STOP counts. Concurrent single requests share a
+transaction (`common.db.batch`), and each request gets an answer of its own.
 """
 
 from collections import Counter
@@ -56,7 +56,7 @@ Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_le
 ReadsConsent = Annotated[Caller, Depends(require("consent:read"))]
 WritesConsent = Annotated[Caller, Depends(require("consent:write"))]
 
-FIELDS = {  # where in the body each refusal points
+FIELDS = {  # the field of the body at fault
     Refusal.OCCURRED_IN_THE_FUTURE: "occurred_at",
     Refusal.SOURCE_MISSING: "evidence.source",
     Refusal.SENDER_MISSING: "sender_id",
@@ -81,14 +81,14 @@ class KeyReused(Conflict):
 
 
 def one_by_one() -> APIRouter:
-    """Single consents and opt-outs. What is asked at the same time shares a transaction, in each process by itself."""
+    """Return the routes for single consents and opt-outs. Concurrent requests to a process share a transaction."""
     routes = APIRouter(prefix="/v1")
     together: Together[_Asked, Recorded | Problem] = Together(_record_together)
 
     async def recorded(
         request: Request, caller: Caller, held: Resources[ServiceSettings], key: str | None, body: _Body
     ) -> Response:
-        """The answer, once it is committed. Raises the Problem it has."""
+        """Return the answer once committed. Raises the Problem of this request."""
         fingerprint = "" if key is None else await _fingerprint(request, held)
         asked = _Asked(body, caller, key, fingerprint, datetime.now(UTC), traceparent())
         result = await together.written(held, asked)
@@ -100,17 +100,22 @@ def one_by_one() -> APIRouter:
     async def give_consent(
         body: ConsentBody, request: Request, caller: WritesConsent, held: Held, key: Key = None
     ) -> Response:
-        """Record one opt-in with its proof. `changed` is false where it was known, or a newer STOP outvotes it.
-        `Location` is its signed receipt."""
+        """Record one opt-in with its proof.
+
+        `changed` is false where the opt-in was on record already, or a newer STOP outweighs the opt-in. `Location`
+        names the signed receipt.
+        """
         return await recorded(request, caller, held, key, body)
 
     @routes.post("/opt-outs", status_code=201, response_model=ConsentAnswer)
     async def opt_out(
         body: OptOutBody, request: Request, caller: WritesConsent, held: Held, key: Key = None
     ) -> Response:
-        """Record one opt-out: of a purpose, of a sender and all its purposes, or of every sender. Nine digits that may
-        be a French number without its 0 or an overseas one without its country code's + are taken for both. `Location`
-        is its signed receipt."""
+        """Record one opt-out: of a purpose, of a sender with all purposes, or of every sender.
+
+        Nine digits may be a French number without the 0, or an overseas number without the + of the country code: the
+        opt-out then counts for both numbers. `Location` names the signed receipt.
+        """
         return await recorded(request, caller, held, key, body)
 
     return routes
@@ -120,7 +125,10 @@ def one_by_one() -> APIRouter:
 async def give_consents(
     body: BatchBody, request: Request, caller: WritesConsent, held: Held, key: Key = None
 ) -> BatchAnswer:
-    """As many single consents; `unchanged` covers repeats and what a newer STOP outvotes."""
+    """Record up to 1,000 opt-ins, each decided by itself.
+
+    The verdict `unchanged` covers repeats, and opt-ins which a newer STOP outweighs.
+    """
     results: dict[int, BatchResult] = {}
     statements: dict[int, Statement] = {}
     async with held.database.begin() as tx:
@@ -152,9 +160,12 @@ async def give_consents(
 
 @router.post("/subjects/lookup")
 async def look_up_subject(body: LookupBody, caller: ReadsConsent, held: Held) -> SubjectView:
-    """What is held of a number, and the evidence, newest last; with `as_of`, what had happened by one instant as far as
-    it was on record by another. A caller limited to some senders sees those, and what concerns every sender; version 0
-    where nothing is held."""
+    """Return the consents, the suppressions and the newest 1,000 lines of evidence of a number, newest last.
+
+    With `as_of`, the answer covers events which had happened by `happened_by` and were on record by `known_by`. A
+    caller limited to some senders sees these senders, and lines which concern every sender. Without any record,
+    `version` is 0.
+    """
     subject_id = held.subject_keys.subject_id(any_number(body.number, held))
     as_of = _as_of(body, datetime.now(UTC))
     async with held.database.begin() as tx:
@@ -212,7 +223,7 @@ async def look_up_subject(body: LookupBody, caller: ReadsConsent, held: Held) ->
 
 
 def _as_of(body: LookupBody, now: datetime) -> AsOfView | None:
-    """Raises Invalid for an instant that lies ahead of our clock."""
+    """Return both instants, now by default. Raises Invalid for an instant ahead of our clock."""
     if body.as_of is None:
         return None
     asked = {"happened_by": body.as_of.happened_by, "known_by": body.as_of.known_by}
@@ -225,7 +236,7 @@ def _as_of(body: LookupBody, now: datetime) -> AsOfView | None:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """One request for one change. `fingerprint`: of what its `key` was sent with; "" without a key."""
+    """A request for one change. `fingerprint`: keyed hash of the request sent with `key`; "" without a key."""
 
     body: _Body
     caller: Caller
@@ -238,8 +249,11 @@ class _Asked:
 async def _record_together(
     tx: AsyncConnection, held: Resources[ServiceSettings], asked: Sequence[_Asked]
 ) -> list[Recorded | Problem]:
-    """What became of each, in this order: of an opt-out that is for two, of whom `parse` reads. One that is refused
-    leaves no trace, and gives its key back."""
+    """Record these requests in one transaction, and return the outcome of each, in order.
+
+    An opt-out for two numbers gets the outcome of the number which `parse` reads. A refused request leaves no trace,
+    and does not claim the key.
+    """
     known = await store.purposes_of(tx, {one.body.sender_id for one in asked if one.body.sender_id is not None})
     results: dict[int, Recorded | Problem] = {}
     statements: dict[int, Sequence[Statement]] = {}
@@ -268,8 +282,8 @@ async def _record_together(
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request while its bodies become statements. `fingerprint`: as of `_Asked`; `known`: of the senders it names,
-    those that exist."""
+    """A request while the bodies become statements. `fingerprint`: as in `_Asked`; `known`: the named senders on
+    record."""
 
     caller: Caller
     held: Resources[ServiceSettings]
@@ -287,7 +301,7 @@ async def opened(
     key: str | None,
     sender_ids: Collection[str],
 ) -> Call:
-    """Raises KeyReused."""
+    """Claim the key of the request, and load the named senders. Raises KeyReused."""
     now = datetime.now(UTC)
     fingerprint = "" if key is None else await _fingerprint(request, held)
     if key is not None and await store.claim_key(tx, caller.subject, key, fingerprint) is None:
@@ -296,7 +310,7 @@ async def opened(
 
 
 async def _fingerprint(request: Request, held: Resources[ServiceSettings]) -> str:
-    """What is kept of the body is a keyed hash: a plain one could be tried out number by number."""
+    """Return a keyed hash of path and body: with a plain hash, an attacker could try out number after number."""
     body = (await request.body()).decode(errors="replace")
     return held.subject_keys.subject_id(f"{request.url.path}\n{body}")
 
@@ -306,7 +320,7 @@ def _key_reused() -> KeyReused:
 
 
 def statement_of(call: Call, body: ConsentBody, index: int | None = None) -> Statement:
-    """Raises Forbidden, NotFound, or Invalid with all its reasons. `index`: its place in a batch."""
+    """Return the statement of an opt-in. Raises Forbidden, NotFound, or Invalid with every reason."""
     purposes = purposes_of(call, body.sender_id)
     reasons: list[Reason] = []
     number = ""
@@ -321,8 +335,10 @@ def statement_of(call: Call, body: ConsentBody, index: int | None = None) -> Sta
 
 
 def _opt_outs(call: Call, body: OptOutBody) -> Sequence[Statement]:
-    """One for each whose number it may be. Raises Forbidden, NotFound, or Invalid with all its reasons. A purpose no
-    longer offered can still be left."""
+    """Return a statement for each reading of the number. A person can leave a purpose which is no longer offered.
+
+    Raises Forbidden, NotFound, or Invalid with every reason.
+    """
     reasons: list[Reason] = []
     if body.sender_id is not None:
         purposes = purposes_of(call, body.sender_id)
@@ -347,9 +363,13 @@ def _evidence(
     basis: Basis | None = None,
     index: int | None = None,
 ) -> Evidence:
-    """Its id comes from the caller's key where there is one, else from what it says: repeats fall out. Of the key with
-    what it was sent with, and of a STOP with when the key came first (`_of_its_key`): keys are forgotten, and another
-    STOP under an old one is no repeat. Nor is one that is dated ahead, as it counts from when it came."""
+    """Return the evidence of a body, under a derived id: a repeat gets the same id and falls out.
+
+    With a key, the id derives from caller, key, fingerprint and place in the batch; for an opt-out, also from the
+    instant of the claim (`_of_its_key`), because keys are pruned and another STOP under an old key is no repeat.
+    Without a key, the id derives from the content. A STOP dated ahead counts from receipt, so another such STOP is no
+    repeat either.
+    """
     if call.key is not None:
         place = None if index is None else str(index)
         identity = evidence_id("request", call.caller.subject, call.key, call.fingerprint, place)
@@ -371,7 +391,7 @@ def _evidence(
 
 
 def _of_its_key(statement: Statement, since: datetime) -> Statement:
-    """`since`: its key is taken. An opt-in is the same for ever, as it says when it was given."""
+    """Add to the id of an opt-out the instant of the key's claim. An opt-in keeps the id: the body names the time."""
     evidence = statement.evidence
     if evidence.kind == "opt_in":
         return statement
@@ -380,7 +400,7 @@ def _of_its_key(statement: Statement, since: datetime) -> Statement:
 
 
 def _statement(call: Call, number: str, evidence: Evidence, reasons: Sequence[Reason]) -> Statement:
-    """`reasons`: what is wrong so far. Raises Invalid with them and the ledger's own."""
+    """Return the statement. Raises Invalid with `reasons`, found so far, and the ledger's refusals."""
     refused = [*reasons, *(Reason(FIELDS[r], r, MEANING[r]) for r in ledger.refusals(evidence, call.now))]
     if refused:
         raise Invalid("not recorded: " + ", ".join(r.reason for r in refused), reasons=refused)
@@ -389,12 +409,12 @@ def _statement(call: Call, number: str, evidence: Evidence, reasons: Sequence[Re
 
 
 def any_number(raw: str, held: Resources[ServiceSettings]) -> str:
-    """The number as the parser reads it, else as an operator would have sent it. Raises Invalid without a digit."""
+    """Return the number as the parser reads it, else as an operator would send it. Raises Invalid without a digit."""
     return _numbers(raw, held)[0]
 
 
 def _numbers(raw: str, held: Resources[ServiceSettings]) -> Sequence[str]:
-    """Raises Invalid without a digit."""
+    """Return the readings of a number, the parser's first. Raises Invalid without a digit."""
     try:
         return readings(raw, fictional=held.settings.fictional_numbers)
     except NumberRefused as refused:
@@ -402,7 +422,7 @@ def _numbers(raw: str, held: Resources[ServiceSettings]) -> Sequence[str]:
 
 
 def purposes_of(call: Call, sender_id: str) -> Purposes:
-    """Raises Forbidden or NotFound."""
+    """Return the sender's purposes. Raises Forbidden or NotFound."""
     call.caller.may_use(sender_id)
     if (purposes := call.known.get(sender_id)) is None:
         raise _no_sender()
@@ -419,7 +439,7 @@ def _standing(result: Recorded) -> State:
 
 
 class _Answer(msgspec.Struct):
-    """A ConsentAnswer, made and written in no time."""
+    """A ConsentAnswer as a struct, which encodes faster."""
 
     subject_id: str
     evidence_id: str

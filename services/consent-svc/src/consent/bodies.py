@@ -1,6 +1,6 @@
-"""What callers send and get: the shapes of consent-svc's HTTP bodies, and what is wrong with a field.
+"""The HTTP bodies of consent-svc, and the checks of each field.
 
-Numbers travel in bodies only, and no reason repeats one.
+A phone number travels only in a body, and no error reason repeats a number.
 """
 
 import re
@@ -31,15 +31,15 @@ from consent.ledger.rules import Kind, Wrong
 OURS = ("mo", "unreadable_mo", "receipt", "provider_list", "preference_page", "rectification", "double_opt_in")
 EXAMPLE_NUMBER = "06 39 98 12 34"
 BATCH_ITEMS = 1000
-TRANSACTIONAL = "38"  # STOP codes of that class (AF2M, DOMAIN 1.7); 36xxx are for marketing
-EARLIEST = datetime(1992, 12, 3, tzinfo=UTC)  # the first SMS: a time at source before it is a mistake
+TRANSACTIONAL = "38"  # prefix of the STOP codes of this class (AF2M, DOMAIN 1.7); marketing has 36xxx
+EARLIEST = datetime(1992, 12, 3, tzinfo=UTC)  # the first SMS: an earlier time at source is a mistake
 ISO_8601 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}")
 
 
 def _iso_8601(value: object) -> object:
     if isinstance(value, str) and ISO_8601.match(value):
         return value
-    raise ValueError("an ISO 8601 instant with its offset")  # "20260301" would be read as seconds of 1970
+    raise ValueError("an ISO 8601 instant with its offset")  # pydantic reads "20260301" as seconds of 1970
 
 
 def _in_utc(value: datetime) -> datetime:
@@ -77,9 +77,7 @@ def _with_a_letter(value: str) -> str:
 
 
 Instant = Annotated[AwareDatetime, BeforeValidator(_iso_8601), AfterValidator(_in_utc)]
-Reply = Annotated[
-    str, StringConstraints(min_length=1, max_length=306), AfterValidator(storable)
-]  # two SMS of GSM 7-bit
+Reply = Annotated[str, StringConstraints(min_length=1, max_length=306), AfterValidator(storable)]  # two SMS in GSM-7
 Source = Annotated[str, StringConstraints(max_length=100), AfterValidator(storable), AfterValidator(_not_ours)]
 FieldName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,40}$"), AfterValidator(_no_field_of_ours)]
 FieldValue = Annotated[
@@ -90,13 +88,14 @@ Number = Annotated[str, StringConstraints(max_length=64), Field(examples=[EXAMPL
 
 
 class Body(BaseModel):
-    """An unknown field is refused: a proof mistyped would otherwise be lost without a word."""
+    """A request body. An unknown field is refused: a mistyped field of proof must not be lost silently."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class PurposeBody(Body):
-    """`retention_months`: how long a consent holds after the person's last contact; no longer than CNIL allows."""
+    """A purpose for which the sender asks consent. `retention_months`: how long a consent holds after the person's last
+    contact, within the CNIL limit."""
 
     id: Slug
     wording: Short
@@ -104,8 +103,11 @@ class PurposeBody(Body):
 
 
 class RepliesBody(Body):
-    """What the sender says by SMS, in its own words; null: in Placet's. `double_opt_in`: the question that an OUI
-    answers, with its fields {brand}, {purpose} and {stop_code}, and {link} where it shall hold one; no advertising."""
+    """The sender's own texts for SMS answers; null: Placet's text.
+
+    `double_opt_in`: the question answered by OUI, without advertising. The text needs the fields {brand}, {purpose} and
+    {stop_code}, and {link} for an SMS with a link.
+    """
 
     stop: Reply | None = None
     contact: Reply | None = None
@@ -117,8 +119,8 @@ Country = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")]
 
 
 class SenderContent(Body):
-    """A sender without its id. `controller`: the id of the legal entity behind it, which several senders may share;
-    left out, a new sender stands alone. `stop_scope`: what a STOP to this sender shuts."""
+    """A sender without the id. `controller`: id of the legal entity, which several senders may share; by default, a new
+    sender stands alone. `stop_scope`: whether a STOP to this sender covers the whole controller or this sender only."""
 
     legal_name: Short
     brand: Short
@@ -160,7 +162,7 @@ class NewSender(SenderContent):
 
 
 class ChangedSender(SenderContent):
-    sender_id: Slug | None = None  # if given, the one in the path
+    sender_id: Slug | None = None  # if given, equal to the path
 
 
 class SenderBody(BaseModel):
@@ -192,7 +194,7 @@ class SenderVersions(BaseModel):
 
 
 class EvidenceBody(Body):
-    """How it was said. An opt-in needs what was shown: `form_id` and `form_version`, or `text_shown`."""
+    """The proof of a choice. An opt-in needs `form_id` and `form_version`, or `text_shown`."""
 
     source: Source
     form_id: Short | None = None
@@ -229,7 +231,7 @@ class ConsentBody(Body):
 
 
 class OptOutBody(Body):
-    """One opt-out. `sender_id` null: every sender; it must be said, not left out. `purpose` null: all of them."""
+    """One opt-out. `sender_id` is required; null: every sender. `purpose` null: every purpose."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -252,7 +254,7 @@ class OptOutBody(Body):
 
 
 class InteractionBody(Body):
-    """Something the person did with a sender, of which they hold proof: `evidence` names the sale, or the form."""
+    """An act of the person with a sender, and the proof: `evidence` names the sale or the form."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -274,7 +276,7 @@ class InteractionBody(Body):
 
 
 class AskedBody(Body):
-    """Who asked, by which way, and what they say, in their words."""
+    """The request for a rectification: channel (`source`), actor, and the person's own words."""
 
     source: Source
     actor: Short | None = None
@@ -282,7 +284,7 @@ class AskedBody(Body):
 
 
 class ContactBody(Body):
-    """What is right of a contact, by field; null: to be taken out. `sender_id` null: in every sender's contacts."""
+    """The right values of a contact, by field; null removes a field. `sender_id` null: contacts of every sender."""
 
     kind: Literal["contact"]
     sender_id: Short | None
@@ -290,14 +292,14 @@ class ContactBody(Body):
 
 
 class NumberBody(Body):
-    """The number was wrong, or is not theirs any more. `sender_id` null: for every sender."""
+    """The number was wrong, or no longer belongs to the person. `sender_id` null: for every sender."""
 
     kind: Literal["number"]
     sender_id: Short | None
 
 
 class RightBody(Body):
-    """What was really shown."""
+    """The form or the text which the person really saw."""
 
     form_id: Short | None = None
     form_version: Short | None = None
@@ -305,7 +307,7 @@ class RightBody(Body):
 
 
 class LineBody(Body):
-    """A line of the ledger says what is not so. `wrong`: what of it; `person`: it was somebody else."""
+    """A line of the ledger is wrong. `wrong`: the wrong parts; `person`: the line concerns another person."""
 
     kind: Literal["evidence"]
     evidence_id: Short
@@ -314,7 +316,7 @@ class LineBody(Body):
 
 
 class RectificationBody(Body):
-    """Whose data is wrong, who asks, and what is to be corrected."""
+    """A rectification: the person's number, the request, and the correction."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -334,8 +336,9 @@ class RectificationBody(Body):
 
 
 class RectificationView(BaseModel):
-    """`evidence_id`: what it appended to the ledger; `annulled`: the line it is about counts no more. `asked`: null
-    once erased. `rectified`: by service, how many of what; `messages` are those that were reworded, not having left."""
+    """A rectification and its progress. `evidence_id`: the line appended to the ledger; `annulled`: the wrong line no
+    longer counts. `asked`: null once erased. `rectified`: counts by service; `messages` had not left and got new text.
+    """
 
     rectification_id: str
     subject_id: str
@@ -353,7 +356,7 @@ class RectificationView(BaseModel):
 
 
 class DoubleOptInBody(ConsentBody):
-    """A form that was just filled in, with a number that may be somebody else's: its person is asked."""
+    """A form filled in just now. The number may belong to another person, so an SMS asks the person at the number."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -374,8 +377,8 @@ class DoubleOptInBody(ConsentBody):
 
 
 class DoubleOptInAnswer(BaseModel):
-    """The same whatever the person has said before, and whether or not a text leaves. `evidence_id`: of the request,
-    which the answer will name; `answer_before`: after that no answer counts."""
+    """The same answer whatever the person has said before, and whether or not an SMS leaves. `evidence_id`: of the
+    request, which the opt-in will name; `answer_before`: a later answer does not count."""
 
     subject_id: str
     evidence_id: str
@@ -389,7 +392,7 @@ class ReasonBody(BaseModel):
 
 
 class Unfit(BaseModel):
-    """A batch item that is not a consent at all, and why."""
+    """A batch item of the wrong form, and the reasons."""
 
     reasons: tuple[ReasonBody, ...]
 
@@ -410,13 +413,13 @@ Item = Annotated[ConsentBody, WrapValidator(_or_unfit)]
 
 
 class BatchBody(Body):
-    """Each item stands for itself: one that is refused does not sink the others."""
+    """A batch of opt-ins. Each item stands for itself: a refused item does not affect the others."""
 
     items: list[Item] = Field(min_length=1, max_length=BATCH_ITEMS)
 
 
 class InteractionsBody(Body):
-    """As a batch of consents: each item stands for itself."""
+    """A batch of interactions. Each item stands for itself."""
 
     items: list[Annotated[InteractionBody, WrapValidator(_or_unfit)]] = Field(min_length=1, max_length=BATCH_ITEMS)
 
@@ -434,7 +437,8 @@ class InteractionsAnswer(BaseModel):
 
 
 class ConsentAnswer(BaseModel):
-    """`state`: what now holds for the scope that was named. `changed` is false for what was known or is outvoted."""
+    """The outcome of an opt-in or opt-out. `state`: the state of the named scope now. `changed` is false for a repeat,
+    or where a newer STOP or opt-in outweighs the request."""
 
     subject_id: str
     evidence_id: str
@@ -458,9 +462,8 @@ class BatchAnswer(BaseModel):
 
 
 class AsOfBody(Body):
-    """The state at one instant, as it was known at another. `happened_by`: what had happened by then at source;
-    `known_by`: what was on record by then. What is left out is now; nothing lies in the future, or the same question
-    would not keep its answer."""
+    """The state at one instant, as known at another. `happened_by` limits the time at source, `known_by` the time of
+    recording; each is now by default. An instant in the future is refused: the answer could still change."""
 
     happened_by: Instant | None = None
     known_by: Instant | None = None
@@ -473,7 +476,7 @@ class AsOfBody(Body):
 
 
 class LookupBody(Body):
-    """`as_of` null: the state now."""
+    """A number to look up. `as_of` null: the state now."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -492,7 +495,7 @@ class LookupBody(Body):
 
 
 class AsOfView(BaseModel):
-    """Both instants of an answer that was asked for as of one."""
+    """The two instants of an answer with `as_of`."""
 
     happened_by: datetime
     known_by: datetime
@@ -508,15 +511,15 @@ class ConsentView(BaseModel):
 
 
 class SuppressionView(BaseModel):
-    """An opt-out of all a sender's purposes; of every sender where `sender_id` is null."""
+    """An opt-out of every purpose of a sender. `sender_id` null: of every sender."""
 
     sender_id: str | None
     since: datetime
 
 
 class EvidenceView(BaseModel):
-    """One line of the ledger. `hash` chains it to the line before; `sealed` is the digest of what an erasure takes, and
-    `salt` with it: null where it is erased. `corrected_by`: the lines that put this one right."""
+    """A line of the ledger. `hash` chains the line to the line before. `sealed`: digest, with `salt`, of the fields
+    which an erasure takes; `salt` is null once erased. `corrected_by`: the lines which correct this line."""
 
     position: int
     evidence_id: str
@@ -543,8 +546,8 @@ class EvidenceView(BaseModel):
 
 
 class SubjectView(BaseModel):
-    """`held_since`: a text of theirs waits for a person to read it, and marketing waits with it. As of another instant
-    than now, `version` and `held_since` are null, and `history` is what the state stands on."""
+    """The record of a subject. `held_since`: since when marketing waits, because an MO awaits manual review. With
+    `as_of`, `version` and `held_since` are null, and `history` is the evidence behind the state."""
 
     subject_id: str
     as_of: AsOfView | None
@@ -556,15 +559,15 @@ class SubjectView(BaseModel):
 
 
 class ProofBody(Body):
-    """Whose proof. `name_the_number`: the bundle then says it, and is for the person's or the regulator's eyes only."""
+    """A number to prove. `name_the_number`: the bundle contains the number, for the person or the regulator only."""
 
     number: Number
     name_the_number: bool = False
 
 
 class SealedBody(BaseModel):
-    """What the receipt proves and does not tell: its `ledger.sealed` is the SHA-256 of `salt` and the canonical JSON of
-    the rest."""
+    """The fields which the receipt proves without revealing: `ledger.sealed` is the SHA-256 of `salt` and the canonical
+    JSON of the other fields."""
 
     salt: str
     actor: str | None
@@ -576,8 +579,8 @@ class SealedBody(BaseModel):
 
 
 class ReceiptBody(BaseModel):
-    """`receipt`: a compact JWS, checked against /.well-known/jwks.json; `record`: its payload; `sealed`: null once
-    it is erased. `corrections`: the receipts of the lines that put this one right, to be shown with it."""
+    """`receipt`: a compact JWS, to check against /.well-known/jwks.json; `record`: the payload; `sealed`: null once
+    erased. `corrections`: the receipts of the lines which correct this line, to show with this receipt."""
 
     evidence_id: str
     receipt: str
@@ -587,9 +590,9 @@ class ReceiptBody(BaseModel):
 
 
 class SealBody(BaseModel):
-    """A seal on all entries of the ledger after the last of the seal `previous` and up to `last`. `root`: of the Merkle
-    tree over their hashes (RFC 6962). `pin`: what to keep, for `python -m consent verify --pin`. `signature`: a compact
-    JWS over the canonical JSON of the fields from `number` to `hash`."""
+    """A seal on the ledger's entries after the seal before, up to `last`. `previous`: hash of the seal before. `root`:
+    of the Merkle tree over the hashes of the entries (RFC 6962). `pin`: the value to keep, for `python -m consent
+    verify --pin`. `signature`: a compact JWS over the canonical JSON of the fields from `number` to `hash`."""
 
     number: int
     previous: str

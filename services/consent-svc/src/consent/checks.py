@@ -1,7 +1,7 @@
-"""Who of these may be written to? Ten thousand numbers in one question, one query, with the reasons.
+"""Check up to ten thousand numbers in one request: may a sender write to each, and if not, for which reasons?
 
-For internal services that compose a list. It is no permission: between the answer and the message somebody may say
-STOP, and dispatch's gate decides at that moment.
+The route serves internal services which compose a list. The answer is no permission: a person may say STOP before the
+message, and dispatch's gate decides at the moment of sending.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ Held = Annotated[Resources[ServiceSettings], Depends(resources)]
 
 
 class CheckBody(Body):
-    """Numbers, and what they would be written to for."""
+    """The numbers, and the sender and purpose of the intended message."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -54,7 +54,7 @@ class CheckBody(Body):
 
 
 class CheckedNumber(BaseModel):
-    """`reasons`: why not, under the names of the gate; of a number that cannot be texted, what is wrong with it."""
+    """`reasons`: the denial reasons, named as by the gate, or the fault of a number which cannot be texted."""
 
     subject_id: str | None
     state: State
@@ -63,14 +63,14 @@ class CheckedNumber(BaseModel):
 
 
 class CheckAnswer(BaseModel):
-    """`results` in the order of the numbers."""
+    """`results`: in the order of the numbers."""
 
     results: list[CheckedNumber]
     counts: dict[Literal["allowed", "denied"], int]
 
 
 class _Checked(msgspec.Struct, frozen=True):
-    """A CheckedNumber, ten thousand of which are made and written in no time."""
+    """A CheckedNumber as a struct, which encodes faster."""
 
     subject_id: str | None
     state: State
@@ -82,7 +82,10 @@ class _Checked(msgspec.Struct, frozen=True):
 async def check_consents(
     body: CheckBody, caller: Annotated[Caller, Depends(require("consent:read"))], held: Held
 ) -> Response:
-    """For each number: the state of this consent, whether it may be written to, and every reason why not."""
+    """Return for each number the state of the consent, whether the sender may write, and every reason against.
+
+    The answer is no permission: dispatch decides when the message leaves.
+    """
     caller.may_use(body.sender_id)
     async with held.database.begin() as tx:
         purposes = (await store.purposes_of(tx, {body.sender_id})).get(body.sender_id)
@@ -93,7 +96,7 @@ async def check_consents(
         asked = _Asked(body.sender_id, body.purpose, purposes.months.get(body.purpose), datetime.now(UTC))
         reading = partial(_read, keys=held.subject_keys, fictional=held.settings.fictional_numbers)
         answering = []
-        for first in range(0, len(body.numbers), READ_AT_ONCE):  # these are looked up while those before are answered
+        for first in range(0, len(body.numbers), READ_AT_ONCE):  # the previous chunk is answered meanwhile
             some = await asyncio.to_thread(reading, body.numbers[first : first + READ_AT_ONCE])
             rows = await store.standing_rows(tx, [of for of in some if not isinstance(of, NumberProblem)])
             answering.append(asyncio.create_task(asyncio.to_thread(_checks, some, rows, asked)))
@@ -102,8 +105,10 @@ async def check_consents(
 
 
 def _read(numbers: Sequence[str], *, keys: SubjectKeys, fictional: bool) -> list[str | NumberProblem]:
-    """The subject_id of each number, or what is wrong with it. Here and below: computation only, in a thread, so that
-    others are answered meanwhile."""
+    """Return the subject_id of each number, or the fault of the number.
+
+    This function and the functions below only compute, in a thread, so that other requests are served meanwhile.
+    """
     read: list[str | NumberProblem] = []
     for number in numbers:
         try:
@@ -115,7 +120,7 @@ def _read(numbers: Sequence[str], *, keys: SubjectKeys, fictional: bool) -> list
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What for, and when. `months`: how long a consent for it holds."""
+    """The intended message. `months`: how long a consent for the purpose holds."""
 
     sender_id: str
     purpose: str

@@ -1,4 +1,4 @@
-"""consent-svc, wired: its routes, its subscriptions, and what its watermark stands on."""
+"""Wire consent-svc: routes, subscriptions, workers, and the ceiling of the watermark."""
 
 from datetime import datetime, timedelta
 
@@ -33,23 +33,23 @@ from consent.rights import copies, erasures, rectifications
 from consent.rights.eraser import eraser
 from consent.senders import api as registry
 
-BATCH_BYTES = 4 * 1024 * 1024  # a thousand opt-ins, each with the text that was shown
+BATCH_BYTES = 4 * 1024 * 1024  # a thousand opt-ins, each with the text shown
 
 
 class Settings(HoursSettings, page.PageSettings):
-    signing_keys: KeyRingSettings  # Ed25519 seeds: receipts are signed with the current one
-    answers_per_day: int = Field(5, ge=1)  # to one number, whatever for: a loop of machines ends here
-    double_opt_ins_per_number_day: int = Field(3, ge=1)  # to one number, by all senders: so many at once, then at pace
+    signing_keys: KeyRingSettings  # Ed25519 seeds: the current key signs receipts
+    answers_per_day: int = Field(5, ge=1)  # to a number, for any reason: ends a loop of machines
+    double_opt_ins_per_number_day: int = Field(3, ge=1)  # per number, all senders: so many at once, then at pace
     double_opt_ins_per_number_month: int = Field(6, ge=1)
     double_opt_ins_per_sender_hour: int = Field(1000, ge=1)
     double_opt_ins_per_caller_hour: int = Field(1000, ge=1)
-    double_opt_in_after_stop_days: int = Field(30, ge=1)  # in which who has said STOP is asked once
-    erasure_late_after_s: float = Field(86_400.0, gt=0)  # then asked for again and told; the law gives a month
-    seal_every_s: float = Field(5.0, gt=0)  # how long an entry may stand under no seal, where nothing holds it up
-    sum_every_s: float = Field(21_600.0, gt=0)  # how often all states are added up, for copies to be compared with
-    import_backlog: int = Field(1000, ge=1)  # rows waiting to be published beyond which imports and expiries wait
-    retired_signing_keys: dict[str, str] = Field(default_factory=dict)  # key id to `x` of the key set: still published
-    refused_oadcs: frozenset[str] = frozenset()  # of AF2M's lists: forbidden, or reserved to who has not authorised us
+    double_opt_in_after_stop_days: int = Field(30, ge=1)  # window in which a person is asked once after a STOP
+    erasure_late_after_s: float = Field(86_400.0, gt=0)  # then requested again, and reported; the law allows a month
+    seal_every_s: float = Field(5.0, gt=0)  # how long an entry waits for a seal, without a backlog
+    sum_every_s: float = Field(21_600.0, gt=0)  # interval of the projection checksum
+    import_backlog: int = Field(1000, ge=1)  # unpublished outbox rows above which imports and expiries wait
+    retired_signing_keys: dict[str, str] = Field(default_factory=dict)  # key id to `x` of the key set, still published
+    refused_oadcs: frozenset[str] = frozenset()  # from AF2M's lists: blocked, or not authorised by the owner
     keep: pruning.Periods = pruning.Periods()  # docs/retention.md
 
 
@@ -68,8 +68,11 @@ def terms(settings: Settings) -> double_opt_ins.Terms:
 
 
 def build(settings: Settings | None = None) -> Service[Settings]:
-    """The watermark's ceiling: consent knows no more of an instant than it has applied of the operators' messages up
-    to it, in every partition. By its own clock alone, a STOP still on its way to it would count as read (ADR-0004)."""
+    """Build the service.
+
+    The watermark never passes the instant up to which consent-svc has applied the operators' messages, in every
+    partition. By the clock alone, a STOP still on the way would count as read (ADR-0004).
+    """
     settings = settings or Settings()
     partitions = settings.partitions
 
@@ -129,7 +132,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             "/v1/consents/batch": BATCH_BYTES,
             "/v1/interactions": BATCH_BYTES,
             "/v1/reconciliations": reconciliations.LIST_BYTES,
-            "/v1/imports/": None,  # an upload is cut into pieces as it comes
+            "/v1/imports/": None,  # an upload streams in pieces
             page.PATH: page.FORM_BYTES,
             confirm.PATH: page.FORM_BYTES,
         },

@@ -1,8 +1,7 @@
-"""consent-svc's tables and the queries over them. Rows move by arrays; nothing here decides anything.
+"""The shared tables of consent-svc and their queries. The store decides nothing; a batch travels as arrays.
 
-`evidence` is append-only: the database itself refuses a delete, and any update but the one that erases (migration
-0004). Locks are taken in
-subject_id order, always, so that two batches over the same people wait for each other and never in a circle.
+`evidence` is append-only: triggers refuse a delete, and every update except an erasure. Every transaction locks
+subjects in subject_id order, so that two batches over the same subjects cannot deadlock.
 """
 
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
@@ -43,8 +42,8 @@ from consent.retention.rules import Question, Rule, Rules, Term
 
 IN_OUR_WORDS = Replies()
 EARLIEST_END = datetime(1970, 1, 1, tzinfo=UTC)
-HISTORY_ENTRIES = 1000  # the newest, in one lookup
-READ_AT_ONCE = 2000  # rows, of a table that is read from end to end
+HISTORY_ENTRIES = 1000  # the newest, in a lookup
+READ_AT_ONCE = 2000  # rows in memory while a whole table is read
 
 metadata = new_metadata()
 
@@ -60,7 +59,7 @@ Table(
     Column("oadc", Text, nullable=False),
     Column("stop_code", Text, nullable=False),
     Column("purposes", JSONB, nullable=False),
-    # All it ever had: a STOP may answer an old message, and a person may leave a purpose that is no longer offered.
+    # All codes and purposes ever: a STOP may answer an old message, a person may leave a purpose no longer offered.
     Column("stop_codes", ARRAY(Text), nullable=False),
     Column("purpose_ids", ARRAY(Text), nullable=False),
     Column("controller", Text, nullable=False),
@@ -74,7 +73,7 @@ Table(
 )
 
 Table(
-    "sender_version",  # all that a sender ever was
+    "sender_version",  # every version of a sender
     metadata,
     Column("sender_id", Text, nullable=False),
     Column("version", BigInteger, nullable=False),
@@ -87,18 +86,18 @@ subject = Table(
     "subject",
     metadata,
     Column("subject_id", Text, primary_key=True),
-    Column("number", Text, nullable=True),  # sealed, context "number:<subject_id>"; null: erased, or never told
+    Column("number", Text, nullable=True),  # encrypted, context "number:<subject_id>"; null: erased, or never given
     Column("version", BigInteger, nullable=False, server_default=text("0")),
     Column("state", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     Column("entries", Integer, nullable=False, server_default=text("0")),
     Column("head", Text, nullable=False, server_default=text(f"'{GENESIS}'::text")),  # hash of the newest entry
-    Column("held_since", DateTime(timezone=True), nullable=True),  # of the oldest open review
-    Column("erased_at", DateTime(timezone=True), nullable=True),  # until newer evidence brings them back
+    Column("held_since", DateTime(timezone=True), nullable=True),  # `since` of the oldest open review
+    Column("erased_at", DateTime(timezone=True), nullable=True),  # null once a newer opt-in brings the person back
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
 )
 
 Table(
-    "review",  # an MO that a person has to read, or has read
+    "review",  # an MO in manual review, open or closed
     metadata,
     Column("mo_id", Text, primary_key=True),
     Column("subject_id", Text, nullable=False),
@@ -130,13 +129,13 @@ Table(
     Column("controller", Text, nullable=True),
     Column("occurred_at", DateTime(timezone=True), nullable=False),
     Column("received_at", DateTime(timezone=True), nullable=False),
-    Column("arrived_at", DateTime(timezone=True), nullable=True),  # of a STOP by text
-    Column("clock", Text, nullable=True),  # of a STOP and a START by text
+    Column("arrived_at", DateTime(timezone=True), nullable=True),  # only of a STOP by SMS
+    Column("clock", Text, nullable=True),  # only of a STOP or START by SMS
     Column("recorded_at", DateTime(timezone=True), nullable=False),
     Column("salt", Text, nullable=True),  # null: erased, with every column of PERSONAL
     Column("sealed", Text, nullable=False),
     Column("hash", Text, nullable=False),
-    Column("ordinal", BigInteger, Identity(always=True), nullable=False),  # its place in the whole ledger
+    Column("ordinal", BigInteger, Identity(always=True), nullable=False),  # place in the whole ledger
     UniqueConstraint("subject_id", "position"),
     Index("evidence_ordinal_ix", "ordinal", unique=True),
     CheckConstraint("kind IN ('opt_in', 'opt_out', 'request', 'expiry', 'contact', 'correction')", name="kind"),
@@ -149,23 +148,23 @@ Table(
 )
 
 Table(
-    "preference_link",  # what a short link opens; to make one from this row takes a key that is not here
+    "preference_link",  # target of a short link; the key which signs links is elsewhere
     metadata,
     Column("link_id", Text, primary_key=True),
     Column("subject_id", Text, nullable=False),
-    Column("number", Text, nullable=False),  # sealed, as the subject's: nothing may be held of them yet
-    Column("sender_id", Text, nullable=True),  # None: every sender
-    Column("browser", Text, nullable=True),  # that has used it for more than a stop; keyed hash
+    Column("number", Text, nullable=False),  # encrypted as `subject.number`; the subject may have no row
+    Column("sender_id", Text, nullable=True),  # null: every sender
+    Column("browser", Text, nullable=True),  # SHA-256 of the cookie which did more than stop
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("expires_at", DateTime(timezone=True), nullable=False),
-    Column("whole", Boolean, nullable=False, server_default=text("false")),  # it may do more than stop
-    Column("given_to", Text, nullable=True),  # the caller who was given it; None: texted, or made before 0025
+    Column("whole", Boolean, nullable=False, server_default=text("false")),  # the link may do more than stop
+    Column("given_to", Text, nullable=True),  # the caller; null: texted, or not recorded
     Index("preference_link_expires_at_ix", "expires_at"),
     Index("preference_link_subject_id_ix", "subject_id"),
 )
 
 Table(
-    "handed_off",  # a marketing message that left, and the version of the consent it was decided on
+    "handed_off",  # a marketing message which left, and the consent version behind the decision
     metadata,
     Column("message_id", Text, primary_key=True),
     Column("subject_id", Text, nullable=False),
@@ -174,7 +173,7 @@ Table(
     Column("campaign_id", Text, nullable=True),
     Column("handed_off_at", DateTime(timezone=True), nullable=False),
     Column("consent_version", BigInteger, nullable=True),
-    Column("ordinal", BigInteger, Identity(always=True), nullable=False),  # the order of writing (`retroactive.py`)
+    Column("ordinal", BigInteger, Identity(always=True), nullable=False),  # order of writing (`proof/retroactive.py`)
     Index("handed_off_ordinal_ix", "ordinal", unique=True),
     Index("handed_off_campaign_ix", "campaign_id", "subject_id"),
     Index("handed_off_subject_ix", "subject_id", "handed_off_at"),
@@ -182,7 +181,7 @@ Table(
 )
 
 Table(
-    "retention_due",  # each consent that is open, until when, and when the next step falls due; no number
+    "retention_due",  # end and next step of each open consent; no number
     metadata,
     Column("subject_id", Text, nullable=False),
     Column("sender_id", Text, nullable=False),
@@ -191,26 +190,26 @@ Table(
     Column("expires_at", DateTime(timezone=True), nullable=False),
     Column("due_at", DateTime(timezone=True), nullable=False),
     Column("ask_at", DateTime(timezone=True), nullable=True),
-    Column("question", Text, nullable=True),  # as it was asked; nothing personal
+    Column("question", Text, nullable=True),  # as texted; no personal data
     Column("asked_at", DateTime(timezone=True), nullable=True),
     Column("answer_before", DateTime(timezone=True), nullable=True),
-    Column("open", Boolean, nullable=False, server_default=text("true")),  # false: it has ended, its question has not
+    Column("open", Boolean, nullable=False, server_default=text("true")),  # false: ended, question pending
     PrimaryKeyConstraint("subject_id", "sender_id", "purpose"),
     Index("retention_due_due_at_ix", "due_at"),
     Index("retention_due_sender_ix", "sender_id", "expires_at", "subject_id"),
 )
 
 Table(
-    "retention_recount",  # a sender whose consents hold for another time now: they are gone through once, by pages
+    "retention_recount",  # a sender whose retention rules changed: a worker recounts the consents once
     metadata,
     Column("sender_id", Text, primary_key=True),
-    Column("after_xid", BigInteger, nullable=True),  # who was writing then has to be done first
+    Column("after_xid", BigInteger, nullable=True),  # transactions up to this id end before the recount begins
     Column("cursor_at", DateTime(timezone=True), nullable=True),
     Column("cursor_subject", Text, nullable=True),
 )
 
 Table(
-    "listed",  # the newest undated list that named who was out of all it says, by what it shuts ('': everything)
+    "listed",  # newest suppression-list entry of a subject already opted out, by scope ('': all)
     metadata,
     Column("subject_id", Text, nullable=False),
     Column("sender_id", Text, nullable=False),
@@ -224,11 +223,11 @@ Table(
 )
 
 Table(
-    "keyed_request",  # one Idempotency-Key of one caller
+    "keyed_request",  # an Idempotency-Key of a caller
     metadata,
     Column("caller", Text, nullable=False),
     Column("key", Text, nullable=False),
-    Column("fingerprint", Text, nullable=False),  # a keyed hash of the body
+    Column("fingerprint", Text, nullable=False),  # keyed hash of path and body
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
     PrimaryKeyConstraint("caller", "key"),
     Index("keyed_request_created_at_ix", "created_at"),
@@ -242,7 +241,7 @@ erasing.define(metadata)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sender:
-    """A sender as it is registered. `version` counts its changes from 1; `controller` is the legal entity's id."""
+    """A registered sender. `version` counts the changes from 1; `controller` is the legal entity's id."""
 
     sender_id: str
     legal_name: str
@@ -255,15 +254,18 @@ class Sender:
     controller: str
     stop_scope: StopScope = "controller"
     replies: Replies = IN_OUR_WORDS
-    double_opt_in_hours: int = WINDOW_HOURS  # how long the question of a double opt-in waits for its answer
-    renewal_days: int | None = None  # so many before the end of a consent the person is asked; None: nobody is
-    abroad: tuple[str, ...] = ()  # other countries that it may send marketing to
+    double_opt_in_hours: int = WINDOW_HOURS  # how long the question of a double opt-in waits for an answer
+    renewal_days: int | None = None  # days before a consent ends when the person is asked, if at all
+    abroad: tuple[str, ...] = ()  # other countries open to marketing
     version: int = 1
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A person as known by a number: the folded state, and where the chain of entries stands. `number`: sealed, None
-    where it is erased or was never told. `erased_at`: they asked for their erasure then, and have not come back."""
+    """A person known by a number: the folded state, and the head of the chain of entries.
+
+    `number`: encrypted, unless erased or never given. `erased_at`: when the erasure began, by request or retention; a
+    newer opt-in brings the person back and clears the field.
+    """
 
     subject_id: str
     version: int = 0
@@ -277,7 +279,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandedOff:
-    """A marketing message that left, and the version of the subject's consent it was decided on."""
+    """A marketing message which left, and the version of the subject's consent behind the decision."""
 
     message_id: str
     subject_id: str
@@ -289,7 +291,7 @@ class HandedOff:
 
 
 class Review(msgspec.Struct, frozen=True, gc=False):
-    """Whether one MO waits for a person to read it, as its `revision` says."""
+    """An MO in manual review, as of `revision`. `open`: the MO still waits for a reader."""
 
     mo_id: str
     subject_id: str
@@ -300,11 +302,11 @@ class Review(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreferenceLink:
-    """Whom a short link is for. `number`: sealed, as the subject's. `sender_id` None: it shows every sender.
+    """A short link to a subject's preference page. `number`: encrypted. `sender_id` None: the page shows every sender.
 
-    `whole`: whoever holds it counts as the person, also for what does not tighten: we have texted it to them, or gave
-    it to a caller for every sender. `given_to`: that caller, or one limited to some senders; None: texted to the person
-    where it is `whole`, else nobody has written it down.
+    `whole`: the holder counts as the person, also for an opt-in or an erasure: consent-svc texted the link to the
+    person, or gave the link to a caller for every sender. `given_to`: the caller; None: texted where `whole`, else
+    not recorded.
     """
 
     link_id: str
@@ -318,7 +320,10 @@ class PreferenceLink:
 
     @property
     def only_stops(self) -> bool:
-        """A link for every sender only a caller for every sender could ask for, whichever version made it."""
+        """Return whether the link can only stop.
+
+        A link for every sender counts as whole: only a caller for every sender could ever ask for such a link.
+        """
         return not self.whole and self.sender_id is not None
 
 
@@ -327,7 +332,7 @@ _purposes = msgspec.json.Decoder(tuple[Purpose, ...])
 _replies = msgspec.json.Decoder(Replies)
 _sender_content = msgspec.json.Decoder(Sender)
 
-# Columns of `evidence` and their types, in the order of the fields.
+# columns of `evidence` and their types, in field order
 _EVIDENCE = {name: "timestamptz" if name.endswith("_at") else "text" for name in Evidence.__struct_fields__}
 _ENTRY = {
     "subject_id": "text",
@@ -365,11 +370,10 @@ _SENDER = (
 async def lock_subjects(
     tx: AsyncConnection, numbers: Mapping[str, str | None], known: Collection[str] = ()
 ) -> dict[str, Subject]:
-    """Lock these subjects until the transaction ends, by subject_id.
+    """Lock these subjects in subject_id order until the transaction ends.
 
-    `numbers`: sealed numbers by subject_id; a subject never seen gets its row. `known`: more subjects, locked only if
-    they have one. Inserting in the order of locking matters as well: an insert waits for the transaction that is
-    inserting the same row.
+    `numbers`: encrypted numbers by subject_id; a new subject gets a row. `known`: more subjects, locked only where a
+    row exists. The inserts run in locking order too: an insert waits for a transaction which inserts the same row.
     """
     if created := sorted(numbers):
         await tx.execute(
@@ -397,30 +401,30 @@ async def find_subject(tx: AsyncConnection, subject_id: str) -> Subject | None:
 
 
 class Standing(msgspec.Struct, frozen=True, gc=False):
-    """What a decision needs of a person, and no more."""
+    """The part of a subject on which permission depends."""
 
     state: SubjectState = NEVER_SEEN
     held_since: datetime | None = None
 
 
 async def standing_of(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, Standing]:
-    """Of the subjects that exist among `subject_ids`; not locked."""
+    """Return the standing of these subjects, as far as on record, without locking."""
     return standing_in(await standing_rows(tx, subject_ids))
 
 
 async def standing_rows(tx: AsyncConnection, subject_ids: Sequence[str]) -> Sequence[Sequence[Any]]:
-    """What `standing_in` reads: apart, so that of ten thousand that can be done in a thread."""
+    """Return the rows for `standing_in`, which can decode ten thousand rows in a thread."""
     sql = "SELECT subject_id, state::text, held_since FROM subject WHERE subject_id = ANY($1::text[])"
     return await fetch_many(tx, sql, subject_ids)
 
 
 def standing_in(rows: Sequence[Sequence[Any]]) -> dict[str, Standing]:
-    """By subject_id."""
+    """Decode the rows of `standing_rows`, by subject_id."""
     return {subject_id: Standing(_state.decode(state), held_since) for subject_id, state, held_since in rows}
 
 
 async def with_opt_out_of(tx: AsyncConnection, sender_id: str, after: str, limit: int) -> list[Subject]:
-    """Subjects with an opt-out of this sender, or of everyone, in the order of their ids from the one after `after`."""
+    """Return subjects with an opt-out of this sender or of everyone, by id from after `after`."""
     marks = [{"marks": [{"kind": "opt_out", "sender_id": who}]} for who in (sender_id, None)]
     rows = await tx.execute(
         text(
@@ -440,15 +444,14 @@ async def with_opt_out_of(tx: AsyncConnection, sender_id: str, after: str, limit
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """What the door to consent asks of a sender: who is behind it, and how far a STOP to it reaches."""
+    """A sender's controller, and how far a STOP to the sender reaches."""
 
     controller: str
     stop_scope: StopScope
 
 
 class Known(NamedTuple):
-    """Of what was asked: the entries that the ledger holds, the people who have a row, the senders there are, and how
-    long a consent to these holds."""
+    """The ids on record among the ids asked for, and the retention rules by (sender_id, purpose)."""
 
     evidence: set[str]
     subjects: set[str]
@@ -463,7 +466,7 @@ async def known(
     subjects: Collection[str] = (),
     senders: Collection[str] = (),
 ) -> Known:
-    """By their ids. Nothing is locked."""
+    """Look up these ids, without locking."""
     rows = await fetch_many(
         tx,
         "SELECT 'e', evidence_id, NULL, NULL, NULL, NULL::integer FROM evidence WHERE evidence_id = ANY($1::text[])"
@@ -485,7 +488,10 @@ async def known(
 
 
 async def put_listed(tx: AsyncConnection, opt_outs: Mapping[str, Sequence[Evidence]]) -> None:
-    """By subject_id, at most one of each scope; of two lists the later stays. The subjects are locked."""
+    """Store suppression-list entries by subject_id, at most one per scope; the newer of two stays.
+
+    The subjects must be locked.
+    """
     rows = [(subject_id, one) for subject_id, some in opt_outs.items() for one in some]
     await tx.execute(
         text(
@@ -512,8 +518,7 @@ async def put_listed(tx: AsyncConnection, opt_outs: Mapping[str, Sequence[Eviden
 
 
 async def listed_of(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, list[Evidence]]:
-    """By subject_id, the opt-outs by lists that are kept beside the ledger; nobody: no question is put to the
-    database."""
+    """Return the suppression-list entries beside the ledger, by subject_id. Without subjects, skip the query."""
     if not subject_ids:
         return {}
     rows = await tx.execute(
@@ -537,14 +542,16 @@ async def listed_of(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[s
 
 
 async def append_entries(tx: AsyncConnection, entries: Sequence[Entry]) -> None:
-    """Write new lines of the ledger. The subjects are locked."""
+    """Append entries to the ledger. The subjects must be locked."""
     rows = [(*astuple(e.evidence), e.subject_id, e.position, e.recorded_at, e.salt, e.sealed, e.hash) for e in entries]
     await insert_many(tx, "evidence", _EVIDENCE | _ENTRY, rows)
 
 
 async def add_subjects(tx: AsyncConnection, subjects: Collection[Subject], now: datetime) -> set[str]:
-    """Write those who were never seen, whole, in the order of locking; from then on they are locked. Whom somebody else
-    has written meanwhile is left as they are: the ids of the others."""
+    """Insert new subjects in locking order, and return the ids inserted; the inserted rows are locked.
+
+    A subject which another transaction has inserted meanwhile stays unchanged.
+    """
     ordered = sorted(subjects, key=lambda subject: subject.subject_id)
     rows = await fetch_many(
         tx,
@@ -561,7 +568,7 @@ async def add_subjects(tx: AsyncConnection, subjects: Collection[Subject], now: 
 
 
 async def put_subjects(tx: AsyncConnection, subjects: Sequence[Subject], now: datetime) -> None:
-    """Write what a locked subject has become."""
+    """Update locked subjects."""
     if not subjects:
         return
     await fetch_many(
@@ -590,7 +597,7 @@ def _subject_columns(subjects: Sequence[Subject]) -> tuple[list[object], ...]:
 
 
 async def add_terms(tx: AsyncConnection, began: Sequence[tuple[str, Term]]) -> None:
-    """`put_terms` of those who had none."""
+    """Insert the terms of subjects without stored terms."""
     rows = [
         (subject_id, t.sender_id, t.purpose, t.last_contact, t.expires_at, t.ask_at, t.ask_at or t.expires_at)
         for subject_id, t in began
@@ -599,8 +606,11 @@ async def add_terms(tx: AsyncConnection, began: Sequence[tuple[str, Term]]) -> N
 
 
 async def put_terms(tx: AsyncConnection, ended: Sequence[tuple[str, Term]], open_: Sequence[tuple[str, Term]]) -> None:
-    """Forget the terms that have ended, keep those that began or moved; each with its subject_id. The subjects are
-    locked: nobody else writes these rows. With a contact a new term begins, of which nobody has been asked."""
+    """Delete the terms which ended, and store the terms which began or moved, each with a subject_id.
+
+    The subjects must be locked: no other transaction then writes these rows. A question stays only while the last
+    contact is the same: a later contact begins a new term, about which the person was not asked.
+    """
     asked = "d.open AND d.asked_at IS NOT NULL AND d.last_contact = excluded.last_contact"
     rows = [(subject_id, term, False) for subject_id, term in ended]
     rows += [(subject_id, term, True) for subject_id, term in open_]
@@ -635,7 +645,7 @@ async def put_terms(tx: AsyncConnection, ended: Sequence[tuple[str, Term]], open
 
 
 async def terms_kept(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, list[Term]]:
-    """What is kept of the terms of these people."""
+    """Return the stored open terms by subject_id."""
     rows = await tx.execute(
         text(
             "SELECT subject_id, sender_id, purpose, last_contact, expires_at, ask_at FROM retention_due"
@@ -661,7 +671,7 @@ def _term(row: Row[Any]) -> Term:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A row of retention_due: a consent, what was asked of it, and when to look again. `open`: it has not ended."""
+    """A row of retention_due: a term, the question asked, and when to look again. `open`: the term has not ended."""
 
     subject_id: str
     term: Term
@@ -671,7 +681,7 @@ class Due:
 
 
 async def due_of(tx: AsyncConnection, subject_ids: Collection[str]) -> list[Due]:
-    """All the rows of these people."""
+    """Return every row of these subjects."""
     rows = await tx.execute(
         text(
             "SELECT * FROM retention_due WHERE subject_id = ANY(CAST(:ids AS text[]))"
@@ -692,7 +702,7 @@ def _due(row: Row[Any]) -> Due:
 async def endings_by_month(
     tx: AsyncConnection, sender_id: str, begins: datetime, until: datetime
 ) -> list[tuple[date, str, int, int]]:
-    """(month, purpose, open consents that end in it, of whom asked) of a sender, months in UTC."""
+    """Count a sender's open consents: (month of ending in UTC, purpose, consents, consents asked about)."""
     rows = await tx.execute(
         text(
             "SELECT CAST(date_trunc('month', expires_at AT TIME ZONE 'UTC') AS date) AS month, purpose,"
@@ -708,7 +718,7 @@ async def endings_by_month(
 async def endings(
     tx: AsyncConnection, sender_id: str, after: tuple[datetime, str, str] | None, until: datetime, limit: int
 ) -> list[Due]:
-    """A sender's open consents that end before then, the soonest first, from the one after `after` on."""
+    """Return a sender's open consents which end before `until`, soonest first, from after `after`."""
     at, subject_id, purpose = after or (EARLIEST_END, "", "")
     rows = await tx.execute(
         text(
@@ -722,7 +732,7 @@ async def endings(
 
 
 async def questions_of(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, list[Due]]:
-    """What these people were asked of consents that end; nobody: no question is put to the database."""
+    """Return the rows with a question, by subject_id. Without subjects, skip the query."""
     found: dict[str, list[Due]] = {}
     for row in await due_of(tx, subject_ids) if subject_ids else ():
         if row.question is not None:
@@ -731,7 +741,7 @@ async def questions_of(tx: AsyncConnection, subject_ids: Collection[str]) -> dic
 
 
 async def put_due(tx: AsyncConnection, rows: Sequence[Due]) -> None:
-    """Write these rows. The subjects are locked."""
+    """Insert these rows; of an existing row, update only due time and question. The subjects must be locked."""
     await tx.execute(
         text(
             "INSERT INTO retention_due (subject_id, sender_id, purpose, last_contact, expires_at, ask_at, due_at,"
@@ -775,8 +785,11 @@ async def forget_due(tx: AsyncConnection, rows: Sequence[Due]) -> None:
 
 
 async def lock_due(tx: AsyncConnection, now: datetime, limit: int) -> list[str]:
-    """Lock those for whom something is due, the longest due first, and say who they are. Whoever is locked by others,
-    whatever for, is left to the next look: this waits for nobody, and nobody but their own evidence waits for it."""
+    """Lock the subjects of up to `limit` due rows, longest due first, and return their ids.
+
+    The query skips locked subjects until the next poll: retention waits for no transaction, and only new evidence of
+    the subjects returned waits for retention.
+    """
     rows = await tx.execute(
         text(
             "SELECT s.subject_id FROM retention_due AS d JOIN subject AS s ON s.subject_id = d.subject_id"
@@ -788,12 +801,12 @@ async def lock_due(tx: AsyncConnection, now: datetime, limit: int) -> list[str]:
 
 
 async def rules_of(tx: AsyncConnection, sender_ids: Collection[str]) -> Rules:
-    """How long a consent holds, for what these senders offer."""
+    """Return the retention rules of these senders' purposes."""
     return (await known(tx, senders=sender_ids)).rules
 
 
 async def ask_recount(tx: AsyncConnection, sender_id: str) -> None:
-    """The sender's consents hold for another time from this transaction on. One that is being counted starts again."""
+    """Request a recount for a sender whose retention rules change now. A running recount starts again."""
     await tx.execute(
         text(
             "INSERT INTO retention_recount (sender_id) VALUES (:id) ON CONFLICT (sender_id)"
@@ -804,7 +817,10 @@ async def ask_recount(tx: AsyncConnection, sender_id: str) -> None:
 
 
 async def note_recounts(tx: AsyncConnection) -> int:
-    """Those asked for since the last look begin once every transaction there is now has ended. How many."""
+    """Note a transaction id on each new recount, and return how many are new.
+
+    A recount begins once every transaction up to the noted id has ended: an older transaction may use the old rules.
+    """
     noted = await tx.execute(
         text(
             "UPDATE retention_recount SET after_xid = CAST(CAST(pg_current_xact_id() AS text) AS bigint)"
@@ -816,14 +832,14 @@ async def note_recounts(tx: AsyncConnection) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Recounting:
-    """How far a sender's consents have been counted anew: the (end, person) last seen, before it moved."""
+    """The progress of a sender's recount. `cursor`: (old end, subject_id) of the last row counted."""
 
     sender_id: str
     cursor: tuple[datetime, str] | None
 
 
 async def lock_recount(tx: AsyncConnection) -> Recounting | None:
-    """One that may go on, and that nobody else is at."""
+    """Lock a recount which may proceed, unless another worker holds the row."""
     rows = await tx.execute(
         text(
             "SELECT sender_id, cursor_at, cursor_subject FROM retention_recount"
@@ -840,9 +856,11 @@ async def lock_recount(tx: AsyncConnection) -> Recounting | None:
 async def terms_page(
     tx: AsyncConnection, sender_id: str, after: tuple[datetime, str] | None, limit: int
 ) -> list[tuple[datetime, str]]:
-    """(end, subject_id) of a sender's open consents, and of people who have nothing open (the term is of themself: of
-    no sender), in that order, after the one named. Whether these know the sender says their state alone: to pass over
-    those who do not would be to read to the end, for each page."""
+    """Return a page of (end, subject_id) after `after`: the sender's rows, and rows of people with nothing open.
+
+    Of the latter, only the state says whether the subject knows the sender; a filter would read the whole table for
+    each page.
+    """
     page = (
         "(expires_at, subject_id) > (coalesce(CAST(:at AS timestamptz), '-infinity'), :subject)"
         " ORDER BY expires_at, subject_id LIMIT :limit"
@@ -864,7 +882,7 @@ async def terms_page(
 
 
 async def settle_recount(tx: AsyncConnection, sender_id: str, cursor: tuple[datetime, str] | None) -> None:
-    """None: it is done."""
+    """Store the cursor of a recount; without a cursor, delete the finished recount."""
     if cursor is None:
         await tx.execute(text("DELETE FROM retention_recount WHERE sender_id = :id"), {"id": sender_id})
         return
@@ -881,8 +899,10 @@ async def oldest_due(tx: AsyncConnection) -> datetime | None:
 
 
 async def erase_personal(tx: AsyncConnection, asked: Mapping[str, datetime]) -> dict[str, int]:
-    """What is personal goes from the entries recorded up to then, by subject_id, and the number where they have not
-    come back since; the rest of the ledger stays. How many entries it took, by subject_id. The subjects are locked."""
+    """Erase PERSONAL and salt of the entries recorded up to `asked`, and return how many, by subject_id.
+
+    The number goes as well, unless the subject has come back since. The subjects must be locked.
+    """
     taken = ", ".join(f"{name} = NULL" for name in (*PERSONAL, "salt"))
     rows = await tx.execute(
         text(
@@ -905,7 +925,7 @@ async def erase_personal(tx: AsyncConnection, asked: Mapping[str, datetime]) -> 
 
 
 async def close_reviews(tx: AsyncConnection, subject_ids: Collection[str]) -> None:
-    """Nobody will read what these people wrote. The subjects are locked."""
+    """Close open reviews unread. The subjects must be locked."""
     await tx.execute(
         text("UPDATE review SET open = false WHERE open AND subject_id = ANY(CAST(:ids AS text[]))"),
         {"ids": list(subject_ids)},
@@ -913,8 +933,10 @@ async def close_reviews(tx: AsyncConnection, subject_ids: Collection[str]) -> No
 
 
 async def put_reviews(tx: AsyncConnection, reviews: Sequence[Review]) -> dict[str, datetime]:
-    """Keep the newest revision of each, and say since when each of these subjects is held; who is not, is absent. At
-    most one revision per MO; the subjects are locked. What was decided is kept: an older revision may still come."""
+    """Store the newest revision of each review, and return since when each subject with an open review is held.
+
+    The subjects must be locked; an MO may occur once. A closed review stays: an older revision may still arrive.
+    """
     await tx.execute(
         text(
             "INSERT INTO review (mo_id, subject_id, since, revision, open) SELECT * FROM unnest(CAST(:ids AS text[]),"
@@ -942,8 +964,10 @@ async def put_reviews(tx: AsyncConnection, reviews: Sequence[Review]) -> dict[st
 
 
 async def history(tx: AsyncConnection, subject_id: str, up_to: int | None = None) -> list[Entry]:
-    """A subject's ledger, newest last: the newest HISTORY_ENTRIES of it. `up_to`: the `entries` of a subject that was
-    read before and not locked, so that both tell of the same moment."""
+    """Return the newest HISTORY_ENTRIES entries of a subject, newest last.
+
+    `up_to`: the `entries` of a subject read without a lock, so that state and history show the same moment.
+    """
     rows = await tx.execute(
         text(
             "SELECT * FROM evidence WHERE subject_id = :id AND position <= coalesce(:up_to, position)"
@@ -955,8 +979,7 @@ async def history(tx: AsyncConnection, subject_id: str, up_to: int | None = None
 
 
 async def whole_histories(tx: AsyncConnection, subject_ids: Collection[str]) -> list[tuple[Subject, list[Entry]]]:
-    """These subjects in the order of their ids, each with its ledger from the first line on, however long, up to where
-    it stood when the subject was read. Who is not known has none."""
+    """Return these subjects in id order, each with every entry up to `entries`; an unknown subject comes empty."""
     rows = await tx.execute(
         text(f"SELECT {_SUBJECT} FROM subject WHERE subject_id = ANY(CAST(:ids AS text[]))"),
         {"ids": list(subject_ids)},
@@ -969,7 +992,7 @@ async def whole_histories(tx: AsyncConnection, subject_ids: Collection[str]) -> 
     found = {subject_id: subjects.get(subject_id) or Subject(subject_id=subject_id) for subject_id in subject_ids}
     histories: dict[str, list[Entry]] = {subject_id: [] for subject_id in found}
     for row in rows:
-        if row.position <= found[row.subject_id].entries:  # what was appended meanwhile comes with the next reading
+        if row.position <= found[row.subject_id].entries:  # later entries were appended meanwhile
             histories[row.subject_id].append(_entry(row))
     return [(found[subject_id], histories[subject_id]) for subject_id in sorted(found)]
 
@@ -977,7 +1000,7 @@ async def whole_histories(tx: AsyncConnection, subject_ids: Collection[str]) -> 
 async def opt_outs_since(
     tx: AsyncConnection, subject_ids: Collection[str], since: datetime
 ) -> dict[str, list[Evidence]]:
-    """What these people's ledgers hold of opt-outs that were recorded since then, oldest first, by subject_id."""
+    """Return the opt-outs recorded since `since`, oldest first, by subject_id."""
     rows = await tx.execute(
         text(
             "SELECT * FROM evidence WHERE subject_id = ANY(CAST(:ids AS text[])) AND kind = 'opt_out'"
@@ -992,7 +1015,7 @@ async def opt_outs_since(
 
 
 async def told_after(tx: AsyncConnection, after: str, limit: int) -> list[str]:
-    """People of whom anything was told, in the order of their ids from the one after `after`."""
+    """Return ids of subjects with a published state, in order from after `after`."""
     rows = await fetch_many(
         tx,
         "SELECT subject_id FROM subject WHERE subject_id > $1 AND version > 0 ORDER BY subject_id LIMIT $2",
@@ -1003,7 +1026,7 @@ async def told_after(tx: AsyncConnection, after: str, limit: int) -> list[str]:
 
 
 async def find_evidence(tx: AsyncConnection, evidence_ids: Collection[str]) -> dict[str, Evidence]:
-    """Those that the ledger holds, by id."""
+    """Return the evidence on record, by id."""
     rows = await tx.execute(
         text("SELECT * FROM evidence WHERE evidence_id = ANY(CAST(:ids AS text[]))"), {"ids": list(evidence_ids)}
     )
@@ -1011,7 +1034,7 @@ async def find_evidence(tx: AsyncConnection, evidence_ids: Collection[str]) -> d
 
 
 async def streamed(tx: AsyncConnection, query: str) -> AsyncIterator[Row[Any]]:
-    """The rows of a table that is read from end to end, READ_AT_ONCE in memory."""
+    """Yield the rows of a query, with READ_AT_ONCE in memory."""
     rows = await tx.stream(text(query), execution_options={"yield_per": READ_AT_ONCE})
     async for some in rows.partitions():
         for row in some:
@@ -1019,7 +1042,7 @@ async def streamed(tx: AsyncConnection, query: str) -> AsyncIterator[Row[Any]]:
 
 
 async def told_states(tx: AsyncConnection, page: int) -> AsyncIterator[list[tuple[str, int, SubjectState, bool]]]:
-    """(subject_id, version, state, whether they are erased) of everybody of whom anything was told."""
+    """Yield pages of (subject_id, version, state, erased) for every published state."""
     rows = await tx.stream(
         text("SELECT subject_id, version, state::text, erased_at IS NOT NULL FROM subject WHERE version > 0"),
         execution_options={"yield_per": page},
@@ -1029,21 +1052,20 @@ async def told_states(tx: AsyncConnection, page: int) -> AsyncIterator[list[tupl
 
 
 async def whole_ledger(tx: AsyncConnection) -> AsyncIterator[Entry]:
-    """Every entry there is, by subject and position."""
+    """Yield every entry, by subject and position."""
     async for row in streamed(tx, "SELECT * FROM evidence ORDER BY subject_id, position"):
         yield _entry(row)
 
 
 async def places(tx: AsyncConnection) -> AsyncIterator[tuple[int, str, datetime]]:
-    """(ordinal, hash, recorded_at) of every entry, in the order of the whole ledger."""
+    """Yield (ordinal, hash, recorded_at) of every entry, by ordinal."""
     async for row in streamed(tx, "SELECT ordinal, hash, recorded_at FROM evidence ORDER BY ordinal"):
         yield row.ordinal, row.hash, row.recorded_at
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What is stored of a subject beside the ledger, and follows from it. `state`: JSON, as it stands. `asked_at`: when
-    their erasure was asked for, the last time."""
+    """The columns of a subject which follow from the ledger. `state`: stored JSON. `asked_at`: of the last erasure."""
 
     subject_id: str
     entries: int
@@ -1053,7 +1075,7 @@ class Head:
 
 
 async def heads(tx: AsyncConnection) -> AsyncIterator[Head]:
-    """Of every subject there is, in the order of `whole_ledger`."""
+    """Yield every head, in the order of `whole_ledger`."""
     query = (
         "SELECT subject_id, entries, head, state::text AS state, (SELECT max(requested_at) FROM erasing AS e"
         " WHERE e.subject_id = s.subject_id) AS asked_at FROM subject AS s ORDER BY subject_id"
@@ -1069,7 +1091,7 @@ async def find_entry(tx: AsyncConnection, evidence_id: str) -> Entry | None:
 
 
 async def corrections_of(tx: AsyncConnection, line: Entry) -> list[Entry]:
-    """The entries that put this one right, oldest first."""
+    """Return the entries which correct this entry, oldest first."""
     rows = await tx.execute(
         text(
             "SELECT * FROM evidence WHERE subject_id = :subject_id AND position > :position AND answers = :id"
@@ -1086,7 +1108,7 @@ async def corrections_of(tx: AsyncConnection, line: Entry) -> list[Entry]:
 
 
 async def add_handed_off(tx: AsyncConnection, messages: Sequence[HandedOff]) -> None:
-    """Once each, whatever is told of it later."""
+    """Insert these messages. A message on record stays unchanged."""
     await tx.execute(
         text(
             f"INSERT INTO handed_off ({', '.join(_HANDED_OFF)}) SELECT * FROM unnest("
@@ -1098,7 +1120,7 @@ async def add_handed_off(tx: AsyncConnection, messages: Sequence[HandedOff]) -> 
 
 
 async def handed_off_of(tx: AsyncConnection, campaign_id: str, after: str, limit: int) -> dict[str, list[HandedOff]]:
-    """The messages of a campaign by subject: `limit` subjects in the order of their ids, from the one after `after`."""
+    """Return a campaign's messages by subject, for up to `limit` subjects in id order from after `after`."""
     rows = await tx.execute(
         text(
             f"SELECT {', '.join(f'm.{name}' for name in _HANDED_OFF)}"
@@ -1116,7 +1138,7 @@ async def handed_off_of(tx: AsyncConnection, campaign_id: str, after: str, limit
 
 
 async def add_sender(tx: AsyncConnection, sender: Sender, now: datetime) -> bool:
-    """False where the sender_id is taken; waits for whoever is registering it at this moment."""
+    """Insert a sender, or return False where the sender_id is taken. Waits for a concurrent registration."""
     rows = await tx.execute(
         text(
             "INSERT INTO sender (sender_id, legal_name, brand, contact, country, oadc, stop_code, purposes, controller,"
@@ -1146,7 +1168,7 @@ async def find_sender(tx: AsyncConnection, sender_id: str) -> Sender | None:
 
 
 async def put_sender(tx: AsyncConnection, sender: Sender, now: datetime) -> None:
-    """Write what a locked sender has become. Codes and purposes it had are remembered."""
+    """Update a locked sender. Former codes and purposes stay in `stop_codes` and `purpose_ids`."""
     await tx.execute(
         text(
             "UPDATE sender SET legal_name = :legal_name, brand = :brand, contact = :contact, country = :country,"
@@ -1178,7 +1200,7 @@ async def add_sender_version(tx: AsyncConnection, sender: Sender, now: datetime)
 
 
 async def sender_versions(tx: AsyncConnection, sender_id: str, after: int, limit: int) -> list[tuple[Sender, datetime]]:
-    """Each with when it came into force, from the version after `after` on."""
+    """Return a sender's versions after `after`, each with `in_force_from`."""
     rows = await tx.execute(
         text(
             "SELECT content::text AS content, in_force_from FROM sender_version"
@@ -1190,7 +1212,7 @@ async def sender_versions(tx: AsyncConnection, sender_id: str, after: int, limit
 
 
 async def parties(tx: AsyncConnection, sender_ids: Iterable[str]) -> list[Party]:
-    """All that these senders ever were, as receipts tell it."""
+    """Return every version of these senders, in the form of receipts."""
     rows = await tx.execute(
         text(
             "SELECT content::text AS content, in_force_from FROM sender_version"
@@ -1203,7 +1225,7 @@ async def parties(tx: AsyncConnection, sender_ids: Iterable[str]) -> list[Party]
 
 @dataclass(frozen=True, slots=True)
 class Purposes:
-    """What a sender asks consent for, and all it ever asked consent for. `months`: how long a consent holds."""
+    """The purposes a sender offers, and ever offered. `months`: how long a consent holds."""
 
     offered: frozenset[str]
     ever: frozenset[str]
@@ -1211,7 +1233,7 @@ class Purposes:
 
 
 async def purposes_of(tx: AsyncConnection, sender_ids: Collection[str]) -> dict[str, Purposes]:
-    """Of the senders that exist among `sender_ids`."""
+    """Return the purposes of each sender on record."""
     rows = await tx.execute(
         text(
             "SELECT sender_id, purposes::text AS purposes, purpose_ids FROM sender"
@@ -1227,7 +1249,7 @@ async def purposes_of(tx: AsyncConnection, sender_ids: Collection[str]) -> dict[
 
 
 async def owners_of(tx: AsyncConnection, stop_codes: Collection[str]) -> dict[str, dict[str, Sender]]:
-    """By stop code, the senders that use, or once used it, by id and in the order of their ids."""
+    """Return, by STOP code, the senders which use or once used the code, in id order."""
     rows = await tx.execute(
         text(
             f"SELECT c.code, {_SENDER}"
@@ -1243,12 +1265,12 @@ async def owners_of(tx: AsyncConnection, stop_codes: Collection[str]) -> dict[st
 
 
 async def lock_stop_code(tx: AsyncConnection, stop_code: str) -> None:
-    """Until the transaction ends, nobody else becomes the owner of this code."""
+    """Lock a STOP code until the transaction ends: no other sender takes the code meanwhile."""
     await tx.execute(text("SELECT pg_advisory_xact_lock(hashtext(:code))"), {"code": f"placet.stop-code.{stop_code}"})
 
 
 async def senders_of(tx: AsyncConnection, sender_ids: Collection[str]) -> list[Sender]:
-    """Those of `sender_ids` that exist, by brand."""
+    """Return the senders on record, by brand."""
     rows = await tx.execute(
         text(f"SELECT {_SENDER} FROM sender WHERE sender_id = ANY(CAST(:ids AS text[])) ORDER BY brand, sender_id"),
         {"ids": sorted(sender_ids)},
@@ -1257,8 +1279,10 @@ async def senders_of(tx: AsyncConnection, sender_ids: Collection[str]) -> list[S
 
 
 async def add_link(tx: AsyncConnection, link: PreferenceLink, now: datetime) -> datetime:
-    """Keep a link and forget some that have expired. When it expires: a link asked for again is the one it was, and may
-    do what each who asked for it may."""
+    """Store a link, or keep the link with this id, and return when the link expires; delete some expired links.
+
+    `whole` only narrows: a link once stored stop-only stays so.
+    """
     await tx.execute(
         text(
             "DELETE FROM preference_link WHERE expires_at < :now AND (link_id = :link_id OR link_id IN"
@@ -1290,7 +1314,7 @@ async def add_link(tx: AsyncConnection, link: PreferenceLink, now: datetime) -> 
 
 
 async def delete_links(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, int]:
-    """These people's; how many by subject_id."""
+    """Delete the links of these subjects, and return counts by subject_id."""
     rows = await tx.execute(
         text(
             "WITH gone AS (DELETE FROM preference_link WHERE subject_id = ANY(CAST(:ids AS text[]))"
@@ -1314,7 +1338,7 @@ async def find_link(tx: AsyncConnection, link_id: str) -> PreferenceLink | None:
 
 
 async def bind_link(tx: AsyncConnection, link_id: str, browser: str) -> bool:
-    """The link is this browser's from now on, if it is no other's."""
+    """Bind the link to this browser; return False where the link belongs to another browser."""
     held = await tx.scalar(
         text("UPDATE preference_link SET browser = coalesce(browser, :browser) WHERE link_id = :id RETURNING browser"),
         {"id": link_id, "browser": browser},
@@ -1323,20 +1347,22 @@ async def bind_link(tx: AsyncConnection, link_id: str, browser: str) -> bool:
 
 
 async def claim_key(tx: AsyncConnection, caller: str, key: str, fingerprint: str) -> datetime | None:
-    """Take an Idempotency-Key, or find it taken by the same request; waits while another transaction holds it. Since
-    when it is taken: who uses it again once it is forgotten asks for something else. None: it belongs to a different
-    body."""
+    """Claim an Idempotency-Key, or find the claim of the same request, and return when the key was claimed.
+
+    Returns None where the key belongs to another request. Waits while another transaction holds the key. Old keys are
+    pruned: the instant tells a new request under an old key from a repeat.
+    """
     return (await claim_keys(tx, [(caller, key, fingerprint)]))[0]
 
 
 async def claim_keys(tx: AsyncConnection, claims: Sequence[tuple[str, str, str]]) -> list[datetime | None]:
-    """`claim_key` for each (caller, key, fingerprint). Of a key that is claimed twice, the first counts."""
+    """Run `claim_key` for each (caller, key, fingerprint). Of two claims on a key, the first counts."""
     if not claims:
         return []
     first: dict[tuple[str, str], str] = {}
     for caller, key, fingerprint in claims:
         first.setdefault((caller, key), fingerprint)
-    names = sorted(first)  # everybody in the same order: no deadlock
+    names = sorted(first)  # every transaction claims in the same order: no deadlock
     rows = await tx.execute(
         text(
             "INSERT INTO keyed_request AS r (caller, key, fingerprint)"

@@ -1,1 +1,1 @@
-"""dispatch-svc: whether this message may go now, and its hand-off to a gateway."""
+"""dispatch-svc: decides whether a message may go now, and hands the message to a gateway."""

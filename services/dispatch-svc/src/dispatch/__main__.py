@@ -1,5 +1,7 @@
-"""`python -m dispatch [migrate | rebuild]`; `python -m dispatch replay`, which needs PLACET_DATABASE_URL and no other
-setting."""
+"""Run `python -m dispatch [migrate | rebuild]`, or `python -m dispatch replay`.
+
+`replay` needs only the setting PLACET_DATABASE_URL.
+"""
 
 import sys
 

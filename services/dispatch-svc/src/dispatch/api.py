@@ -1,5 +1,4 @@
-"""The HTTP edge: transactional sends, the whole decision of a message, which opt-outs are enforced, and to whom a
-provider does not deliver.
+"""The HTTP API: transactional sends, the full decision of a message, enforced opt-outs, provider blocks.
 
 [n]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process: a send, before its 202 [43, 44].
 """
@@ -37,8 +36,8 @@ log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1", tags=["dispatch"])
 
-KEPT = timedelta(days=1)  # send_before when the caller names none: a code or a notice is of no use later
-SENDER_ARRIVES_WITHIN_S = 2.0  # a sender registered a moment ago is still on its way here
+KEPT = timedelta(days=1)  # send_before when the caller names none: a code or a notice is useless later
+SENDER_ARRIVES_WITHIN_S = 2.0  # a sender registered a moment ago is still in transit
 TEXT_CHARS = MAX_SEGMENTS * GSM7_PART
 
 SLUG = r"^[a-z0-9][a-z0-9_-]{0,63}$"
@@ -47,7 +46,7 @@ Held = Annotated[Resources[Any], Depends(resources)]
 
 
 class Send(BaseModel):
-    """One message to one person, outside any campaign."""
+    """A message to one person, outside any campaign."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -87,7 +86,7 @@ async def send(
     response: Response,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
 ) -> Sent:
-    """Take a message: it is decided at once, by the same gate as any other. 202 means it is in the ledger."""
+    """Accept a message, for the gate to decide on at once. 202: the ledger has the message."""
     caller.may_use(body.sender_id)
     now = datetime.now(UTC)
     try:
@@ -150,7 +149,7 @@ async def send(
 
 
 def _region(body: Send, territory: str, policy: Policy) -> str | None:
-    """The postcode is read as one of the number's own country."""
+    """Return the region of the postcode, read as a postcode of the country of the number."""
     country = country_of(territory, policy)
     return region_of(body.postcode, country, policy) if body.postcode and country else None
 
@@ -161,7 +160,8 @@ def _same_request(row: Any, body: Send, subject_id: str, keys: FieldKeys) -> boo
         body.sender_id,
         body.category,
         body.purpose,
-    ) and (row.text is None or keys.unseal(row.text, f"text:{row.message_id}") == body.text)  # None: erased since
+        # a null text was erased since
+    ) and (row.text is None or keys.unseal(row.text, f"text:{row.message_id}") == body.text)
 
 
 def _check_marketing(body: Send, sender: store.Sender) -> None:
@@ -178,8 +178,10 @@ def _check_marketing(body: Send, sender: store.Sender) -> None:
 
 @asynccontextmanager
 async def _sender(held: Resources[Any], sender_id: str) -> AsyncIterator[tuple[AsyncConnection, store.Sender]]:
-    """A transaction in which the sender is known. Raises NotFound, once one registered just before had time to
-    arrive."""
+    """Open a transaction in which the sender is known.
+
+    A sender registered a moment ago gets SENDER_ARRIVES_WITHIN_S to arrive; then raise NotFound.
+    """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + SENDER_ARRIVES_WITHIN_S
     while True:
@@ -194,7 +196,7 @@ async def _sender(held: Resources[Any], sender_id: str) -> AsyncIterator[tuple[A
 
 
 class Decision(BaseModel):
-    """A message with its whole decision. `subject_id` stands for the person; the number is not shown."""
+    """A message with its full decision. `subject_id` stands for the person; the number is never shown."""
 
     message_id: UUID
     campaign_id: str | None
@@ -223,8 +225,10 @@ class Decision(BaseModel):
 async def get_message(
     identity: UUID, held: Held, caller: Annotated[Caller, Depends(require("message:read"))]
 ) -> Decision:
-    """The verdict, all its reasons, and what it was decided on. That the person is opted in to another sender
-    (`other_controller`) is told to a token for every sender alone."""
+    """Return the verdict of a message, all its reasons, and the decision record.
+
+    Only a token for every sender sees `other_controller`: the person is opted in to another sender.
+    """
     async with held.database.begin() as tx:
         row = await _found(tx, identity)
     caller.may_use(row.sender_id)
@@ -233,8 +237,10 @@ async def get_message(
 
 
 def _shown(facts: str, caller: Caller) -> Any:
-    """The record of a decision as this caller may see it: that somebody is opted in elsewhere is told as the reason of
-    that name is."""
+    """Return the decision record as this caller may see it.
+
+    An opt-in to another sender is hidden in the record as it is among the reasons.
+    """
     kept = msgspec.json.decode(facts)
     if caller.senders is not None:
         kept.get("person", {}).pop("elsewhere", None)
@@ -272,9 +278,9 @@ async def list_enforcements(
     cursor: Position = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> Enforcements:
-    """Opt-outs applied here, oldest first, with the instant from which no hand-off they forbid begins.
+    """List opt-outs applied here, oldest first, with the instant since which no forbidden hand-off begins.
 
-    They are of people, not of one sender: only a token for every sender may list them.
+    An opt-out concerns a person, not one sender: the list needs a token for every sender.
     """
     caller.may_use_all()
     async with held.database.begin() as tx:
@@ -310,8 +316,11 @@ async def list_provider_blocks(
     cursor: Position = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> ProviderBlocks:
-    """People to whom a provider does not deliver, for a reason it does not tell: a person should look. It may be their
-    wish, so they get no marketing by any gateway, and nothing else by this one. Oldest first."""
+    """List people to whom a provider does not deliver and gives no reason, oldest first.
+
+    Each block needs review: the cause may be the person's wish. A blocked person gets no marketing by any gateway,
+    and nothing by the blocking gateway.
+    """
     caller.may_use_all()
     async with held.database.begin() as tx:
         rows = await _page(tx, "provider_block", cursor, limit)
@@ -323,8 +332,10 @@ async def list_provider_blocks(
 async def remove_provider_block(
     gateway: str, subject_id: str, held: Held, caller: Annotated[Caller, Depends(require("message:write"))]
 ) -> None:
-    """Try this person by this gateway again; with marketing by any, once no other block of theirs is left. What was
-    denied meanwhile stays denied."""
+    """Remove a block, so that the gateway may deliver to this person again.
+
+    Marketing resumes, by any gateway, once the person has no other block. Messages denied meanwhile stay denied.
+    """
     caller.may_use_all()
     async with held.database.begin() as tx:
         removed = await tx.scalar(

@@ -1,4 +1,4 @@
-"""dispatch-svc, wired."""
+"""The wiring of dispatch-svc: settings, workers, subscriptions, readiness."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -25,28 +25,32 @@ from dispatch.sending import receipts
 from dispatch.sending.pipeline import Handoff, Intake
 from dispatch.sending.timers import Timers
 
-CODES_PART = 0.2  # of each rate of a gateway: kept for codes and answers, however large a campaign is
+# share of each gateway's rate kept for transactional and service messages, however large a campaign is
+CODES_PART = 0.2
 
 
 class Settings(HoursSettings):
     gateways: tuple[GatewaySettings, ...] = ()  # docs/providers.md
-    gateway_url: HttpUrl | None = None  # the development operator, one gateway more: `simulator`, the cheapest
+    gateway_url: HttpUrl | None = None  # the development simulator, added as gateway `simulator`, the cheapest
     gateway_token: SecretStr = SecretStr("")
     gateway_idempotent: bool = (
-        False  # hardly any operator is (DOMAIN 4.1): then a crash leaves `unknown`, never two SMS
+        False  # few operators are idempotent (DOMAIN 4.1); without, a crash leaves `unknown`, never two SMS
     )
-    gateway_echoes_reference: bool = True  # or its receipts name its own ids alone
+    gateway_echoes_reference: bool = True  # False: DLRs name only the gateway's ids
     gateway_batch: int = Field(100, ge=1, le=1000)
-    gateway_submits: int = Field(4, ge=1)  # gateway calls in flight; more only lengthens a STOP's way through this loop
-    submit_timeout_s: float = Field(8.0, gt=0)  # shorter than the drain: a stop waits for answers
+    gateway_submits: int = Field(4, ge=1)  # concurrent gateway calls; more would only delay a STOP in this event loop
+    submit_timeout_s: float = Field(8.0, gt=0)  # shorter than the drain: a planned stop waits for answers
 
-    max_staleness_s: float = Field(2.0, gt=0)  # promise 1: older consent knowledge holds every marketing message
-    marketing_cap: int | None = Field(None, ge=1)  # messages of one sender to one person; none: any number
-    marketing_cap_days: float = Field(7.0, gt=0, le=366)  # within so many days
-    hold_told_after_s: float = Field(10.0, gt=0)  # so long it lasts before others are told of it, and its end likewise
-    permit_ttl_s: float = Field(1.0, gt=0)  # a hand-off begins within this of its decision, or is decided again
-    settle_margin_s: float = 5.0  # on top of those two: then a message left `sending` is a dead process's
-    intake_batch: int = Field(500, ge=1, le=5000)  # what shares a transaction; a STOP of the partition waits for it
+    max_staleness_s: float = Field(2.0, gt=0)  # promise 1: staler consent holds every marketing message
+    marketing_cap: int | None = Field(None, ge=1)  # marketing messages of one sender to one person, or None for no cap
+    marketing_cap_days: float = Field(7.0, gt=0, le=366)  # the window of the cap
+    hold_told_after_s: float = Field(10.0, gt=0)  # how long a hold, or its end, must last before being published
+    # a hand-off begins within this time of its decision, or the message is decided again
+    permit_ttl_s: float = Field(1.0, gt=0)
+    # added to permit and submit time: a message `sending` for longer is left by a dead process
+    settle_margin_s: float = 5.0
+    # records per transaction; a STOP of the partition waits for the transaction
+    intake_batch: int = Field(500, ge=1, le=5000)
 
     keep: pruning.Periods = pruning.Periods()  # docs/retention.md
 
@@ -99,13 +103,15 @@ def build(settings: Settings | None = None) -> Service[Settings]:
     told_by = {each.receipts: each.name for each in settings.every_gateway if each.receipts}
 
     def lane(held: Resources[Settings], part: float) -> tuple[Handoff, Intake, Timers]:
-        """What hands messages off: campaigns' and all others' share nothing but the database, nor a process where the
-        roles have one each. `part`: of the gateways' rates."""
+        """Return the hand-off, intake and timers of one lane. `part`: its share of the gateways' rates.
+
+        The lanes share only the database, and not even a process where each role has a process of its own.
+        """
         traffic = traffic_of(
             settings.every_gateway,
             settings,
             timeout_s=settings.submit_timeout_s,
-            submits=2 * settings.gateway_submits,  # what a crash left may be of the other
+            submits=2 * settings.gateway_submits,  # recovery may resubmit messages of the other lane
             part=part,
         )
         clearance = Clearance(
@@ -166,7 +172,8 @@ def build(settings: Settings | None = None) -> Service[Settings]:
     async def fresh(held: Resources[Settings]) -> str | None:
         return await consent_is_fresh(held, limits_of(settings))
 
-    # Who decides is not ready for it, which stops a roll-out. Codes come in by the others, which go on.
+    # Stale consent makes a deciding process unready, which stops a roll-out. An API process stays ready, and goes on
+    # accepting transactional messages.
     decides = bool(settings.roles & {"worker", "projection"})
     return Service(
         name="dispatch",

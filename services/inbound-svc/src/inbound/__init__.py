@@ -1,2 +1,4 @@
-"""inbound-svc: what operators call back with. It decides whether a callback is genuine and what a text means; what that
-changes is consent-svc's and dispatch-svc's."""
+"""inbound-svc: the callbacks of operators. Decides whether a callback is genuine, and what a text means.
+
+The consequences belong to consent-svc and dispatch-svc.
+"""

@@ -1,4 +1,4 @@
-"""`python -m inbound [migrate]`."""
+"""Run `python -m inbound [migrate]`."""
 
 from common.service import main
 from inbound.service import build

@@ -1,6 +1,6 @@
-"""What inbound-svc holds of a person: what they texted, as it came, and what a person made of it.
+"""The copy of a person's data in inbound-svc: texts as received, and the decisions of reviewers.
 
-A raw callback that holds others' texts as well is not told: what was understood of theirs is.
+A raw callback with texts of other people is left out; the copy then has only the interpretation of the person's text.
 """
 
 from collections.abc import Sequence

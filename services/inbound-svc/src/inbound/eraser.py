@@ -1,9 +1,8 @@
-"""What inbound-svc erases of a person: the raw callbacks they are in, their texts in the review queue, parts of long
-texts.
+"""Erasure in inbound-svc: raw callbacks with the person, texts in the review queue, parts of long texts.
 
-What stays is that an item came, under the provider's id and the keyed hash: the same callback again is a duplicate and
-brings nothing back. A text of before the erasure that comes late is journalled without its content (`journal.py`); one
-of after is a new conversation.
+The items stay, under the provider's id and the keyed hash, so a redelivered callback is a duplicate and restores
+nothing. A late text of before the erasure is journalled without its content (`journal.py`); a later text begins a new
+conversation.
 """
 
 from collections.abc import Mapping

@@ -1,5 +1,7 @@
-"""The journal: what comes in is kept once, understood, and put in the outbox, whatever way it came. The caller owns the
-transaction; what arrives together is kept together.
+"""The journal: keep each callback item once, interpret MOs, and put the events in the outbox.
+
+All ways in share this module: webhooks, polling, operators' topics. The caller owns the transaction; arrivals of the
+same moment share it.
 """
 
 import hashlib
@@ -29,9 +31,9 @@ from inbound.store import Item, KeptCallback, KeptPart, Origin
 
 log = logging.getLogger(__name__)
 
-EVENT_TEXT_CHARS = 4_096  # an SMS has 1,530 at most; a record must fit Kafka. The journal keeps the whole body
+EVENT_TEXT_CHARS = 4_096  # an SMS has 1,530 at most, and a record must fit Kafka; the journal keeps the whole body
 TOPICS: Mapping[Kind, Topic] = {"messages": INBOUND_MESSAGES, "receipts": INBOUND_RECEIPTS}
-PART_INTENTS = ("stop", "review")  # what a piece of a text may mean on its own: it can only tighten
+PART_INTENTS = ("stop", "review")  # intents which a part may have on its own: each only tightens
 
 INTENTS = counter("sms_inbound_intents_total", "MOs journalled, by what their text means.", ["intent"])
 LAG = histogram(
@@ -44,7 +46,7 @@ LAG = histogram(
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One MO or receipt on its way into the journal. `message`: of an MO."""
+    """An MO or DLR on its way into the journal. `message` is set for an MO."""
 
     item: Item
     event: Event
@@ -53,8 +55,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """What came at once: a request, or what was polled or read from a topic. `content`: as it came, kept sealed.
-    `once`: the nonce of its signature. `trace`: of the request that brought it."""
+    """A request, a polled MO, or a batch of a topic.
+
+    `content`: the raw content, kept encrypted. `once`: the nonce of the signature. `trace`: the trace of the request.
+    """
 
     origin: Origin
     entries: Sequence[Entry]
@@ -66,10 +70,12 @@ class Arrival:
 
 @dataclass(slots=True)
 class Kept:
-    """What becomes of an arrival: which of its entries are new, the outbox ids of their events, and the callbacks whose
-    events it stands for, each with the outbox ids of them all. `replayed`: its nonce was used for something else
-    before, and nothing of it is kept. `late`: something in it is of before its person was erased, so its body is not
-    kept."""
+    """The result of journalling an arrival.
+
+    `fresh`: the new entries. `outbox_ids`: of their events. `stands_for`: the callbacks whose events the arrival waits
+    for, each with the outbox ids of the events. `replayed`: the nonce was used for other content before, so the journal
+    keeps nothing. `late`: an entry precedes the erasure of its person, so the journal does not keep the body.
+    """
 
     arrival: Arrival
     replayed: bool = False
@@ -80,11 +86,12 @@ class Kept:
     stands_for: dict[UUID, Sequence[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.callback_id = message_id(self.arrival.received_at, uuid4().hex)  # in the order of time: indexes stay warm
+        # ordered by time, which keeps indexes warm
+        self.callback_id = message_id(self.arrival.received_at, uuid4().hex)
 
 
 async def write(tx: AsyncConnection, held: Resources[Any], arrivals: Sequence[Arrival]) -> list[Kept]:
-    """Keep them all, in the order they came; what became of each."""
+    """Journal the arrivals in their order, and return the result of each."""
     replayed = await _replayed(tx, arrivals)
     answers = [Kept(arrival, again) for arrival, again in zip(arrivals, replayed, strict=True)]
     kept = [one for one in answers if not one.replayed]
@@ -107,7 +114,7 @@ async def write(tx: AsyncConnection, held: Resources[Any], arrivals: Sequence[Ar
 
 
 async def _replayed(tx: AsyncConnection, arrivals: Sequence[Arrival]) -> list[bool]:
-    """Whether the nonce of each, if any, was used for something else before. For the same again it is a retry."""
+    """Return for each arrival whether its nonce was used for other content before. The same content is a retry."""
     signed = [(arrival, arrival.once) for arrival in arrivals if arrival.once is not None]
     if not signed:
         return [False] * len(arrivals)
@@ -121,7 +128,10 @@ def _used_for(arrival: Arrival) -> bytes:
 
 
 async def _add(tx: AsyncConnection, entries: Sequence[tuple[Kept, Entry]]) -> None:
-    """Those that are not in the journal yet become fresh, in the provider's order; once, should it repeat itself."""
+    """Journal the entries; new entries become fresh, in the provider's order.
+
+    A duplicate within one arrival counts once.
+    """
     if not entries:
         return
     new = await store.add_items(tx, [(one.callback_id, one.arrival.origin, entry.item) for one, entry in entries])
@@ -138,7 +148,10 @@ async def _add(tx: AsyncConnection, entries: Sequence[tuple[Kept, Entry]]) -> No
 
 
 async def _behind_starts(tx: AsyncConnection, fresh: Sequence[tuple[Kept, Entry]]) -> set[tuple[UUID, store.Identity]]:
-    """Of an erasure nothing is left open, so nobody has to read it."""
+    """Return the new STOPs which a START precedes by arrival and follows by the provider's clock.
+
+    A request for erasure is left out: the erasure settles the matter, so no person has to read the text.
+    """
     stops = [
         (one.callback_id, one.arrival.origin, entry.item)
         for one, entry in fresh
@@ -153,14 +166,17 @@ def _behind_start(entry: Entry) -> Entry:
 
 
 async def _wholes(tx: AsyncConnection, held: Resources[Any], kept: Sequence[Kept]) -> list[tuple[Kept, Entry]]:
-    """The long MOs that new parts complete. Each is locked: everybody in the same order, so no deadlock."""
+    """Return the long MOs completed by new parts.
+
+    Each long MO is locked, in the same order by every process, so no deadlock arises.
+    """
     parts = [(one, entry) for one in kept for entry in one.fresh if entry.message and entry.message.part]
     parts.sort(key=lambda part: _long_mo(*part))
     return [(one, whole) for one, entry in parts if (whole := await _whole(tx, held, one.arrival, entry))]
 
 
 def _long_mo(one: Kept, entry: Entry) -> tuple[str, ...]:
-    """What the long MO is known by, of which this entry is a part."""
+    """Return the key of the long MO to which the part belongs."""
     assert entry.message is not None
     assert entry.message.part is not None
     origin, part = one.arrival.origin, entry.message.part
@@ -168,13 +184,14 @@ def _long_mo(one: Kept, entry: Entry) -> tuple[str, ...]:
 
 
 def _sealed(held: Resources[Any], one: Kept) -> KeptCallback:
-    raw = one.arrival.content.decode("latin-1")  # a character a byte: what is unsealed is what was sent
+    # a character for each byte, so decryption restores the bytes received
+    raw = one.arrival.content.decode("latin-1")
     body = None if one.late else held.field_keys.seal(raw, f"callback:{one.callback_id}")
     return KeptCallback(one.callback_id, one.arrival.origin, one.arrival.received_at, body, list(one.outbox_ids))
 
 
 async def _wait_for_those_known(tx: AsyncConnection, kept: Sequence[Kept]) -> None:
-    """An arrival with something that is in the journal stands for the events of whoever brought it, too."""
+    """Make each arrival with a known item wait also for the events of the callback which brought the item first."""
     known = [
         (one, (one.arrival.origin, identity))
         for one in kept
@@ -190,7 +207,7 @@ async def _wait_for_those_known(tx: AsyncConnection, kept: Sequence[Kept]) -> No
 
 
 async def _empty_the_late(tx: AsyncConnection, held: Resources[Any], kept: Sequence[Kept]) -> None:
-    """What is new but of before its person was erased loses its content."""
+    """Remove the content of fresh entries which precede the erasure of their person."""
     people = {entry.item.subject_id for one in kept for entry in one.fresh if entry.item.subject_id}
     erased = await erasing.asked_of(tx, people) if people else {}
     for one in kept if erased else ():
@@ -199,13 +216,19 @@ async def _empty_the_late(tx: AsyncConnection, held: Resources[Any], kept: Seque
 
 
 def _is_late(entry: Entry, erased: Mapping[str, Asked]) -> bool:
-    """Of before its person was erased: nothing of it is to be kept but that it came, and a STOP."""
+    """Return whether the MO precedes the erasure of its person.
+
+    The journal then keeps only the arrival of the MO, and a STOP.
+    """
     asked = erased.get(entry.item.subject_id or "")
     return asked is not None and isinstance(entry.event, MessageReceived) and entry.event.occurred_at <= asked.at
 
 
 def _emptied(held: Resources[Any], entry: Entry) -> Entry:
-    """The MO without its text, which nobody will read: what might have been a STOP is one. No part waits for others."""
+    """Return the MO without its text. No part waits for others.
+
+    No person will read the text, so an intent of `review` becomes `stop`.
+    """
     event = entry.event
     assert isinstance(event, MessageReceived)
     intent: Intent = "stop" if event.intent in ("stop", "review") else "none"
@@ -225,8 +248,10 @@ def _emptied(held: Resources[Any], entry: Entry) -> Entry:
 
 
 def tell(kept: Kept) -> None:
-    """The metrics and the log, once the transaction is committed. A line for each MO is a twelfth of what an MO costs,
-    and the journal itself can be asked: so only where somebody looks for it."""
+    """Record metrics and log lines of new entries. The caller has committed the transaction.
+
+    A log line for each MO is a twelfth of the cost of an MO, and the journal itself can be queried: hence debug level.
+    """
     looked_for = log.isEnabledFor(logging.DEBUG)
     origin = kept.arrival.origin
     for entry in kept.fresh:
@@ -241,7 +266,10 @@ def tell(kept: Kept) -> None:
 
 
 async def _whole(tx: AsyncConnection, held: Resources[Any], arrival: Arrival, entry: Entry) -> Entry | None:
-    """The MO that this part completes. It is named after its parts, so that it is the same whichever came last."""
+    """Return the MO which this part completes, or None.
+
+    The id derives from all its parts, so the id does not depend on the last part to arrive.
+    """
     message, name = entry.message, entry.item.provider_message_id
     if message is None or message.part is None or entry.item.subject_id is None:
         return None
@@ -259,7 +287,7 @@ async def _whole(tx: AsyncConnection, held: Resources[Any], arrival: Arrival, en
 
 
 def named(origin: Origin, item: Item) -> dict[str, str]:
-    """How a log line names an item: nothing personal."""
+    """Return the log fields of an item, without personal data."""
     return {
         "provider": origin.provider,
         "account": origin.account,
@@ -276,8 +304,11 @@ def message_entry(
     answered: bool = False,
     retries_for: timedelta = RETRIES_FOR,
 ) -> Entry:
-    """An MO understood. Its number is never refused: a STOP counts whoever sends it. `answered`: the provider confirms
-    a STOP to the person itself. `retries_for`: how old a text may be of which it tells no time."""
+    """Return the journal entry of an interpreted MO.
+
+    A number is never refused: a STOP counts from any sender. `answered`: the provider itself confirms a STOP to the
+    person. `retries_for`: the greatest age of a text without a time.
+    """
     name = message.provider_message_id or ""
     number = as_received(message.sender)
     subject_id = held.subject_keys.subject_id(number)
@@ -314,8 +345,12 @@ def message_entry(
 
 
 def _meant(origin: Origin, message: Message) -> Understanding:
-    """A STOP in a part counts at once, should the other parts never come; nothing else does, and no name in a part
-    narrows the STOP: who else is named may be in the next. A provider that takes a text for a STOP takes it for all."""
+    """Return the meaning of an MO, or of a part.
+
+    A STOP (or a doubt) in a part counts at once, because the other parts may never come; no other intent of a part
+    counts. A name in a part does not narrow the STOP, because the next part may hold another name. An MO which the
+    provider took for an opt-out is a STOP, narrowed by no name.
+    """
     if message.opted_out:
         return Understanding("stop", f"provider:{origin.provider}", 1.0, "")
     understood = classify(message.text)
@@ -345,12 +380,18 @@ def receipt_entry(held: Resources[Any], origin: Origin, receipt: Receipt, receiv
 
 
 def _said_at(provider_time: datetime | None, received_at: datetime, intent: Intent, retries_for: timedelta) -> datetime:
-    """Where the provider tells no time, a START is of the earliest it may be of: one that was said before a STOP, and
-    came again after it, takes nothing back. All else counts from when it came, which is never too early for a STOP."""
+    """Return when the person sent the text.
+
+    A START without a time gets the earliest possible time: a START sent before a STOP and redelivered after it revokes
+    nothing. Every other text without a time counts from its arrival, which is never too early for a STOP.
+    """
     untimed = provider_time is None and intent == "start"
     return received_at - retries_for if untimed else _not_after(provider_time, received_at)
 
 
 def _not_after(provider_time: datetime | None, received_at: datetime) -> datetime:
-    """The provider's time, but never in our future: it would outrank what the person does next."""
+    """Return the provider's time, or `received_at` if earlier.
+
+    A time in the future would outrank the next wish of the person.
+    """
     return received_at if provider_time is None else min(provider_time, received_at)

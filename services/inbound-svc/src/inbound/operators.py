@@ -1,8 +1,8 @@
-"""Operators that integrate by Kafka: their topics enter the same journal as the callbacks, with the same duplicates
-falling out, as provider "kafka" and the operator's name for the account.
+"""Operators which integrate by Kafka: their topics feed the same journal as the callbacks, with the same deduplication.
 
-Here the offset is the acknowledgement: it is stepped in the transaction that journals and puts in the outbox. What
-cannot be read goes to the dead letters, however much of it there is: one operator's mistake stops nobody.
+The provider is "kafka", and the account is the operator's name. The offset is the acknowledgement: the transaction
+which journals a batch also steps the offset. Unreadable records go to the dead letters, however many: the mistake of
+one operator stops no other.
 """
 
 from collections.abc import Iterable
@@ -23,11 +23,11 @@ from inbound.providers.provider import NUMBER_CHARS, optional, required
 from inbound.store import Origin
 
 PROVIDER = "kafka"
-MAX_RECORDS = 200  # all of them are one row of the journal
+MAX_RECORDS = 200  # a batch is one row of the journal
 
 
 def subscriptions(held: Resources[Any], names: Iterable[str]) -> list[Subscription]:
-    """Both topics of each operator."""
+    """Return the subscriptions to both topics of each operator."""
     found = []
     for name in names:
         messages, receipts = operator_topics(name)
@@ -57,7 +57,7 @@ def _taker(held: Resources[Any], origin: Origin) -> Handler:
 
 
 def _entry(held: Resources[Any], origin: Origin, received: Received, received_at: datetime) -> Entry:
-    """Raises Poison: another event than the topic's, or a field that could not be kept."""
+    """Return the journal entry of a record. Raise Poison for an event of another topic, or an unstorable field."""
     try:
         match received.event:
             case MessageDelivered() as event if origin.kind == "messages":

@@ -1,9 +1,9 @@
-"""MOs that nobody brings: OVHcloud's are fetched (its MO callback is not documented, see `providers.ovh`).
+"""Polling of MOs at OVHcloud, whose MO callback is undocumented (see `providers.ovh`).
 
-GET /sms/{service}/incoming gives the ids of all MOs, /incoming/{id} one of them. What is in the journal is not fetched
-again; each other is journalled in a transaction of its own, and the relay publishes it. So a STOP counts when it is
-found: `every_s` and the time of the requests are added to its latency. One that cannot be had or read is left,
-logged, and looked at again each time; it does not hold up the others.
+GET /sms/{service}/incoming lists the ids of all MOs, /incoming/{id} returns one MO. The poller fetches each id unknown
+to the journal, and journals each MO in a transaction of its own; the relay publishes it. So a STOP counts once found:
+its latency includes `every_s` and the requests. An MO which cannot be fetched or read is logged, tried again at each
+poll, and does not delay the others.
 
 A request is signed: "$1$" and SHA-1, in hexadecimal, of application secret, consumer key, method, URL, body and time,
 joined by "+" (docs.ovh.com, first steps with the API; ovh/python-ovh ovh/client.py).
@@ -30,15 +30,17 @@ from inbound.store import Origin
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 100  # MOs a tick fetches; then it is called again
+AT_ONCE = 100  # MOs fetched in a tick; the next tick follows at once
 REQUEST_TIMEOUT_S = 10.0
-MAX_BODY_BYTES = 16 * 1024 * 1024  # of the list of ids: a million of them
+MAX_BODY_BYTES = 16 * 1024 * 1024  # a list of a million ids
 
 
 @dataclass(frozen=True, slots=True)
 class OvhService:
-    """An OVHcloud SMS service, and our keys to its API with GET on /sms/*/incoming*. `account`: as its receipts have
-    it. `short_code`: what people answer to; the API does not say."""
+    """An OVHcloud SMS service, and our keys to its API with GET on /sms/*/incoming*.
+
+    `account`: the account name of its DLRs. `short_code`: the number people answer to; the API does not tell.
+    """
 
     account: str
     service: str
@@ -50,7 +52,7 @@ class OvhService:
 
 
 class Refused(Exception):
-    """The API answered something else than what was asked for."""
+    """The API gave an unexpected answer."""
 
 
 def worker(held: Resources[Any], service: OvhService, every_s: float) -> Worker:
@@ -66,10 +68,10 @@ class Poller:
         self._held = held
         self._service = service
         self._origin = Origin("ovh", service.account, "messages")
-        self._unreadable: set[str] = set()  # they come last
+        self._unreadable: set[str] = set()  # ids tried last
 
     async def tick(self) -> bool:
-        """Whether anything was new: there may be more."""
+        """Fetch up to AT_ONCE new MOs, and return whether any was journalled: there may be more."""
         timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
         async with aiohttp.ClientSession(timeout=timeout) as session:
             listed: object = json.loads(await self._get(session, ""))
@@ -83,7 +85,7 @@ class Poller:
         return any(found)
 
     async def _fetch(self, session: aiohttp.ClientSession, mo: str) -> bool:
-        """Whether it is in the journal now."""
+        """Fetch and journal one MO, and return whether the journal has it now."""
         try:
             raw = await self._get(session, f"/{mo}")
             received_at = datetime.now(UTC)
@@ -117,12 +119,13 @@ class Poller:
 
 
 def headers(service: OvhService, url: str, now: datetime) -> Mapping[str, str]:
-    """Of a GET."""
+    """Return the signed headers of a GET."""
     stamp = str(int(now.timestamp()))
     signed = "+".join((service.application_secret, service.consumer_key, "GET", url, "", stamp))
     return {
         "X-Ovh-Application": service.application_key,
         "X-Ovh-Consumer": service.consumer_key,
         "X-Ovh-Timestamp": stamp,
-        "X-Ovh-Signature": "$1$" + hashlib.sha1(signed.encode(), usedforsecurity=False).hexdigest(),  # theirs to choose
+        # chosen by OVHcloud
+        "X-Ovh-Signature": "$1$" + hashlib.sha1(signed.encode(), usedforsecurity=False).hexdigest(),
     }

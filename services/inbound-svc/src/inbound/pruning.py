@@ -1,7 +1,7 @@
-"""How long inbound-svc keeps what. docs/retention.md has the reasons, and where each period comes from.
+"""How long inbound-svc keeps its data. docs/retention.md has the reasons and sources of the periods.
 
-An item outlives the raw callback it came in: its primary key is what makes the same callback again a duplicate, and
-with the callback's row go its items.
+An item outlives the raw body of its callback: the item's primary key makes a redelivered callback a duplicate, and the
+items are deleted with the callback's row.
 """
 
 from datetime import timedelta
@@ -12,17 +12,17 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from common.privacy.pruning import DEAD_LETTERS, Policy, Pruned
 from inbound.store import PARTS_KEPT
 
-RETRIED_DAYS = 35  # no operator that says how long sends one again after a month (CM.com, DOMAIN 3.1)
-MARGIN = timedelta(hours=1)  # for clocks that differ: what anybody may still look for is not taken
+RETRIED_DAYS = 35  # no operator which states its retries retries after a month (CM.com, DOMAIN 3.1)
+MARGIN = timedelta(hours=1)  # for clock differences: a row still in use elsewhere stays
 
 
 class Periods(BaseModel):
-    """Days. What is sent again must still find its items."""
+    """Periods in days. A redelivered callback must still find its items."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     raw_messages_days: int = Field(396, ge=1)  # 13 months: DOMAIN 1.4
-    messages_days: int = Field(1096, ge=RETRIED_DAYS)  # 3 years, as what tells of an opposition: DOMAIN 1.4
+    messages_days: int = Field(1096, ge=RETRIED_DAYS)  # 3 years, as evidence of an opposition: DOMAIN 1.4
     receipts_days: int = Field(RETRIED_DAYS, ge=RETRIED_DAYS)
     reviews_days: int = Field(396, ge=1)  # as the raw message
 

@@ -1,8 +1,8 @@
-"""The review queue: MOs that a person has to read, each decided once. The caller owns the transaction. These are the
-texts that no rule is sure of, and a STOP that may be an old one (`MessageReceived.behind_start`).
+"""The review queue: MOs for a person to read, each decided once. The caller owns the transaction.
 
-A row is written with the journal's, in one transaction, and keeps the event as it was published: number and text are
-sealed. A decision is a new revision of that event.
+Two kinds of MO enter the queue: a text no rule is sure of, and a STOP which may be old
+(`MessageReceived.behind_start`). A row is written in the transaction of its journal entry, and holds the event as
+published, with number and text encrypted. A decision is a new revision of the event.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,9 +25,9 @@ review = Table(
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("mo_id", Text, nullable=False),
     Column("subject_id", Text, nullable=False),
-    Column("event", Text, nullable=False),  # JSON of the event as it was first published
-    Column("intent", Text, nullable=True),  # what was meant, once decided; as all below
-    Column("note", Text, nullable=True),  # sealed, context "note:<mo_id>"
+    Column("event", Text, nullable=False),  # JSON of the event as first published
+    Column("intent", Text, nullable=True),  # set by the decision, as the columns below
+    Column("note", Text, nullable=True),  # encrypted, context "note:<mo_id>"
     Column("decided_by", Text, nullable=True),
     Column("decided_at", DateTime(timezone=True), nullable=True),
     UniqueConstraint("mo_id"),
@@ -39,7 +39,7 @@ review = Table(
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """What a person made of an MO. `note` is sealed."""
+    """A person's decision on an MO. `note` is encrypted."""
 
     intent: Intent
     note: str | None
@@ -49,7 +49,7 @@ class Decided:
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """One MO in the queue. `place`: its place in it."""
+    """A queued MO. `place`: its position."""
 
     place: int
     event: MessageReceived
@@ -60,7 +60,7 @@ _event = msgspec.json.Decoder(MessageReceived)
 
 
 async def add(tx: AsyncConnection, events: Sequence[object]) -> None:
-    """Queue those of `events` that a person has to read. In the transaction that publishes them."""
+    """Queue the events a person has to read. Call in the transaction which publishes the events."""
     messages = [event for event in events if isinstance(event, MessageReceived)]
     doubtful = [event for event in messages if event.intent == "review" or event.behind_start]
     if doubtful:
@@ -78,7 +78,7 @@ async def add(tx: AsyncConnection, events: Sequence[object]) -> None:
 
 
 async def page(tx: AsyncConnection, *, decided: bool, after: int, limit: int) -> list[Review]:
-    """Oldest first, from the place after `after`."""
+    """Return open or decided reviews, oldest first, behind the position `after`."""
 
     async def read() -> list[Review]:
         rows = await tx.execute(
@@ -94,14 +94,17 @@ async def page(tx: AsyncConnection, *, decided: bool, after: int, limit: int) ->
 
 
 async def lock(tx: AsyncConnection, mo_id: str) -> Review | None:
-    """Until the transaction ends: who decides second sees what the first has decided."""
+    """Return a review, locked until the transaction ends, or None.
+
+    A concurrent second reviewer waits, and then reads the first decision.
+    """
     rows = await tx.execute(text("SELECT * FROM review WHERE mo_id = :id FOR UPDATE"), {"id": mo_id})
     row = rows.one_or_none()
     return _review(row) if row else None
 
 
 async def decide(tx: AsyncConnection, mo_id: str, decided: Decided) -> None:
-    """Of a locked review that is open."""
+    """Store the decision on an open review. The caller holds its lock."""
     await tx.execute(
         text(
             "UPDATE review SET intent = :intent, note = :note, decided_by = :by, decided_at = :at"
@@ -112,14 +115,16 @@ async def decide(tx: AsyncConnection, mo_id: str, decided: Decided) -> None:
 
 
 async def reviews_of(tx: AsyncConnection, subject_id: str) -> list[Review]:
-    """What one person wrote that is or was in the queue, oldest first."""
+    """Return the reviews of one person, open and decided, oldest first."""
     rows = await tx.execute(text("SELECT * FROM review WHERE subject_id = :id ORDER BY id"), {"id": subject_id})
     return [_review(row) for row in rows]
 
 
 async def forget(tx: AsyncConnection, asked: Mapping[str, datetime]) -> dict[str, int]:
-    """What these people wrote up to then is in the queue no longer, decided or not; how many by subject_id. Nothing is
-    left open by it: whoever is erased is opted out of everything."""
+    """Delete the reviews, decided or not, of texts up to each erasure request; return the counts by subject_id.
+
+    Deleting an open review loses no opt-out: an erased person is opted out of everything.
+    """
     rows = await tx.execute(
         text(
             "WITH gone AS (DELETE FROM review AS r"

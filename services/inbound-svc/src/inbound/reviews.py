@@ -1,12 +1,12 @@
-"""The review queue over HTTP: a person reads what no rule could be sure of, and says what was meant.
+"""The review queue over HTTP: a person reads a text no rule is sure of, and decides its meaning.
 
-While an MO is in the queue, consent-svc holds marketing to that number. The decision is journalled with who made it and
-published as the next revision of the MO: from there on it is as if the text had said so at first.
+While an MO is in the queue, consent-svc holds marketing to its number. The decision is journalled with its author and
+published as the next revision of the MO, with the same effect as a text of that meaning.
 
-A STOP is in the queue where its operator's clock puts a START behind it that came before it: the STOP may be old and
-delivered late, or that clock may have jumped. `stop` shuts what the START has opened, `none` lets it stand.
+A STOP enters the queue where its operator's clock puts an earlier-received START behind it: the STOP may be old and
+delivered late, or the clock may have jumped. `stop` closes what the START has opened, `none` lets the START stand.
 
-The texts are of people, not of one sender, and so is a decision: a token for every sender is needed.
+Texts and decisions concern people, not one sender: the routes need a token for every sender.
 """
 
 import logging
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1/reviews", tags=["reviews"])
 
-RULE = "person"  # as the rule that found the intent
+RULE = "person"  # stands in the event for the rule which found the intent
 
 DECIDED = counter("sms_inbound_reviews_decided_total", "Texts that a person has read, by what they said.", ["intent"])
 
@@ -48,8 +48,10 @@ class OnlyAStop(Invalid):
 
 
 class DecisionBody(BaseModel):
-    """What the text means. `none`: no request at all. An erasure is not asked for here: decide `stop`, and erase. Of a
-    STOP behind a START: `stop` or `none`."""
+    """The meaning of the text. `none`: no request at all.
+
+    For an erasure, decide `stop`, and request the erasure. For a STOP behind a START, decide `stop` or `none`.
+    """
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"intent": "stop", "note": "asks to be left alone"}]}
@@ -97,7 +99,7 @@ async def list_reviews(
     cursor: Annotated[int, Query(ge=0, lt=2**63)] = 0,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> Reviews:
-    """What waits for a person, or has been decided; oldest first, texts in clear."""
+    """List open or decided reviews, oldest first, with texts in clear."""
     caller.may_use_all()
     async with held.database.begin() as tx:
         found = await queue.page(tx, decided=state == "decided", after=cursor, limit=limit)
@@ -113,7 +115,7 @@ async def decide_review(
     held: Held,
     caller: Annotated[Caller, Depends(require("review:write"))],
 ) -> ReviewItem:
-    """Decided once: 409 for whoever comes second, unless it is the same decision of the same person again."""
+    """Decide a review once. 409 for a second decision, except a repetition by the same person."""
     caller.may_use_all()
     note = held.field_keys.seal(body.note, f"note:{mo_id}") if body.note else None
     decided = Decided(body.intent, note, caller.subject, datetime.now(UTC))
@@ -135,7 +137,7 @@ async def decide_review(
 
 
 def revised(event: MessageReceived, decided: Decided) -> MessageReceived:
-    """The MO as it is understood now."""
+    """Return the next revision of the MO, with the decided intent."""
     return msgspec.structs.replace(
         event,
         intent=decided.intent,
@@ -177,4 +179,4 @@ def _opened(keys: FieldKeys, sealed: str, context: str) -> str | None:
     try:
         return keys.unseal(sealed, context)
     except Unreadable:
-        return None  # it still has to be decided, or it holds that person for ever
+        return None  # the review must still be decided, or marketing to the person stays on hold for ever

@@ -1,4 +1,4 @@
-"""inbound-svc, wired."""
+"""The wiring of inbound-svc: settings, routes, subscriptions, workers."""
 
 import re
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ from inbound.eraser import eraser
 from inbound.providers import PROVIDERS, UNDOCUMENTED, Account
 
 SECRET_MIN_CHARS = 16  # Twilio's auth token has 32
-UNRESERVED = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)  # of a URL's path: sent as it is by everyone
+UNRESERVED = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)  # the characters no client escapes in a URL path
 
 
 class CapabilitySettings(BaseModel):
-    """What this account does otherwise than its provider's module says; see `Capabilities`."""
+    """How this account deviates from the capabilities in its provider's module; see `Capabilities`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,12 +35,15 @@ class CapabilitySettings(BaseModel):
 
 
 class AccountSettings(BaseModel):
-    """One account with one provider. `secrets`: two during a rotation, either is good. `public_url`: what stands before
-    /v1/callbacks in the URL that the provider was given; needed where the signature covers the URL.
+    """An account with a provider.
 
-    A provider that signs nothing needs at least one fence, and all that are given must hold: `path_secrets` (the URL is
-    then /v1/callbacks/<provider>/<account>/<secret>/…), `basic` ("user:password"), `addresses` (networks; behind a
-    proxy, FORWARDED_ALLOW_IPS must name it). `short_code`: what people answer to, where the callbacks do not say.
+    `secrets`: two during a rotation, either is valid. `public_url`: the part before /v1/callbacks of the URL given to
+    the provider; required where the signature covers the URL.
+
+    A provider which signs nothing needs at least one fence, and every configured fence must hold: `path_secrets` (the
+    URL is then /v1/callbacks/<provider>/<account>/<secret>/…), `basic` ("user:password"), `addresses` (networks; behind
+    a proxy, FORWARDED_ALLOW_IPS must name the proxy). `short_code`: the number people answer to, where callbacks omit
+    it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -127,13 +130,15 @@ class OvhServiceSettings(BaseModel):
 
 
 class Settings(ServiceSettings):
-    model_config = SettingsConfigDict(hide_input_in_errors=True)  # an error at the start would print the secrets
+    # a validation error at the start would print the secrets
+    model_config = SettingsConfigDict(hide_input_in_errors=True)
 
     provider_accounts: tuple[AccountSettings, ...] = ()
-    kafka_operators: tuple[Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")], ...] = ()  # their topics bear the name
+    # names in the operators' topics
+    kafka_operators: tuple[Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")], ...] = ()
     ovh_services: tuple[OvhServiceSettings, ...] = ()
-    ovh_poll_every_s: float = Field(20.0, gt=0)  # a STOP waits that long; the API's limits are not published
-    publish_timeout_s: float = Field(5.0, gt=0)  # then 503; under the 15 s after which operators give up (DOMAIN 3.1)
+    ovh_poll_every_s: float = Field(20.0, gt=0)  # the delay a STOP may wait; the limits of the API are not published
+    publish_timeout_s: float = Field(5.0, gt=0)  # then 503; below the 15 s after which operators give up (DOMAIN 3.1)
 
     keep: pruning.Periods = pruning.Periods()  # docs/retention.md
 
@@ -170,7 +175,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         quick=quick,
         routers=[described, reviews.router],
         published=store.PUBLISHED,
-        body_limits={"/v1/callbacks": None},  # each provider's
+        body_limits={"/v1/callbacks": None},  # each provider has a limit of its own
         background=background,
         more_topics=[topic for name in settings.kafka_operators for topic in operator_topics(name)],
     )

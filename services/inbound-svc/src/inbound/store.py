@@ -1,11 +1,11 @@
-"""inbound-svc's tables, and the statements over them: the journal of callbacks. The caller owns the transaction.
+"""The tables of inbound-svc and their statements: the journal of callbacks. The caller owns the transaction.
 
-A callback is one request of an operator, its raw body sealed; its items are the MOs or receipts in it, each once per
-(provider, account, kind, provider message id, receipt state). The primary key of an item is what makes a duplicate a
-duplicate, also between two requests at once: the second waits for the first to commit. Nothing personal is in clear.
+A callback is one request of an operator, with its raw body encrypted. Its items are the MOs or DLRs in the request,
+each once per (provider, account, kind, provider message id, receipt state). The primary key of an item detects
+duplicates, also between concurrent requests: the second waits for the commit of the first. No personal data is in
+clear.
 
-A part is a piece of a concatenated MO that waits for the others. A nonce is one that a signature used, with what it was
-used for.
+A part is a piece of a concatenated MO, waiting for the other parts. A nonce is stored with the content it signed.
 """
 
 from collections.abc import Collection, Sequence
@@ -38,8 +38,8 @@ from common.kafka import consumer, dead_letters, outbox
 from common.privacy import erasing
 from inbound.providers import Kind, Once, Part
 
-PARTS_KEPT = timedelta(hours=24)  # how long a provider goes on sending what was not answered (Vonage, DOMAIN 3.1)
-FORGOTTEN_AT_ONCE = 2  # for each nonce that comes, so that those too old to matter go as fast as they come
+PARTS_KEPT = timedelta(hours=24)  # how long a provider retries an unanswered callback (Vonage, DOMAIN 3.1)
+FORGOTTEN_AT_ONCE = 2  # expired nonces deleted per new nonce, so that the table does not grow
 
 metadata = new_metadata()
 outbox.define(metadata)
@@ -55,9 +55,10 @@ callback = Table(
     Column("account", Text, nullable=False),
     Column("kind", Text, nullable=False),  # messages, receipts
     Column("received_at", DateTime(timezone=True), nullable=False),
-    Column("body", Text, nullable=True),  # raw, sealed, context "callback:<id>"; gone when old, or erased
-    Column("outbox_ids", ARRAY(BigInteger), nullable=False),  # of its events; gone from the outbox once published
-    # how `pruning.py` finds what is past its time: each callback is in one of them
+    Column("body", Text, nullable=True),  # raw, encrypted, context "callback:<id>"; null after retention or erasure
+    # of its events; the relay deletes the outbox rows once published
+    Column("outbox_ids", ARRAY(BigInteger), nullable=False),
+    # the indexes of `pruning.py`: each callback is in exactly one
     Index("callback_raw_ix", "received_at", postgresql_where=text("kind = 'messages' AND body IS NOT NULL")),
     Index("callback_bare_ix", "received_at", postgresql_where=text("kind = 'messages' AND body IS NULL")),
     Index("callback_receipts_ix", "received_at", postgresql_where=text("kind = 'receipts'")),
@@ -70,19 +71,19 @@ callback_item = Table(
     Column("account", Text, nullable=False),
     Column("kind", Text, nullable=False),
     Column("provider_message_id", Text, nullable=False),
-    Column("state", Text, nullable=False),  # of a receipt; "" for an MO
-    # deferred: the items come first, to learn which of them are new
+    Column("state", Text, nullable=False),  # of a DLR; "" for an MO
+    # deferred: the items are inserted first, to learn which are new
     Column(
         "callback_id",
         Uuid,
         ForeignKey("callback.id", ondelete="CASCADE", deferrable=True, initially="DEFERRED"),
         nullable=False,
     ),
-    Column("subject_id", Text, nullable=True),  # of an MO, as all below
+    Column("subject_id", Text, nullable=True),  # of an MO, as the columns below
     Column("intent", Text, nullable=True),
     Column("rule", Text, nullable=True),
     Column("score", Double, nullable=True),
-    Column("said_at", DateTime(timezone=True), nullable=True),  # as the event's `occurred_at`
+    Column("said_at", DateTime(timezone=True), nullable=True),  # the event's `occurred_at`
     PrimaryKeyConstraint("provider", "account", "kind", "provider_message_id", "state"),
     Index("callback_item_callback_ix", "callback_id"),
     Index("callback_item_subject_ix", "subject_id", postgresql_where=text("subject_id IS NOT NULL")),
@@ -99,7 +100,7 @@ part = Table(
     Column("total", Integer, nullable=False),
     Column("number", Integer, nullable=False),
     Column("provider_message_id", Text, nullable=False),
-    Column("text", Text, nullable=False),  # sealed, context "part:<provider message id>"
+    Column("text", Text, nullable=False),  # encrypted, context "part:<provider message id>"
     Column("received_at", DateTime(timezone=True), nullable=False),
     PrimaryKeyConstraint("provider", "account", "subject_id", "short_code", "reference", "total", "number"),
     Index("part_received_at_ix", "received_at"),
@@ -111,14 +112,14 @@ nonce = Table(
     Column("provider", Text, nullable=False),
     Column("account", Text, nullable=False),
     Column("nonce", Text, nullable=False),
-    Column("content", LargeBinary, nullable=False),  # hash of what it was used for
+    Column("content", LargeBinary, nullable=False),  # hash of the signed content
     Column("forget_after", DateTime(timezone=True), nullable=False),
     PrimaryKeyConstraint("provider", "account", "nonce"),
     Index("nonce_forget_after_ix", "forget_after"),
 )
 
 
-# Of the callbacks $1, those that this database has, and of whose events the relay has deleted every row.
+# Select the callbacks among $1 whose events are all published: the relay has deleted each outbox row.
 PUBLISHED = """
 SELECT c.id
 FROM callback AS c
@@ -129,7 +130,7 @@ WHERE c.id = ANY($1::uuid[])
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a callback came from."""
+    """The provider account and kind of a callback."""
 
     provider: str
     account: str
@@ -138,7 +139,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One MO or one receipt, as the journal keeps it."""
+    """An MO or a DLR in the journal."""
 
     provider_message_id: str
     state: str = ""
@@ -157,12 +158,14 @@ Identity = tuple[str, str]  # (provider message id, receipt state or "")
 
 
 async def add_items(tx: AsyncConnection, items: Sequence[tuple[UUID, Origin, Item]]) -> set[tuple[UUID, Identity]]:
-    """Journal the items (each with its callback's id) that are not there yet, and say which those are: of one that
-    comes twice, the first. Waits for whoever is adding the same ones."""
+    """Journal the items (each with its callback's id), and return the new items.
+
+    The first of two equal items counts. A concurrent transaction with the same items is waited for.
+    """
     first: dict[tuple[str, ...], tuple[UUID, Item]] = {}
     for callback_id, origin, item in items:
         first.setdefault((origin.provider, origin.account, origin.kind, *item.identity), (callback_id, item))
-    names = sorted(first)  # everybody in the same order: no deadlock
+    names = sorted(first)  # every transaction locks in the same order: no deadlock
     found = [first[name] for name in names]
     rows = await tx.execute(
         text(
@@ -193,8 +196,10 @@ async def add_items(tx: AsyncConnection, items: Sequence[tuple[UUID, Origin, Ite
 
 
 async def behind_starts(tx: AsyncConnection, stops: Sequence[tuple[UUID, Origin, Item]]) -> set[tuple[UUID, Identity]]:
-    """Those of these STOPs (each with its callback's id) that came after a START of the same person which the account's
-    clock puts later. Callbacks' ids are in the order of their arrival."""
+    """Return the STOPs received after a START of the same person which the account's clock puts later.
+
+    The order of arrival is the order of callback ids.
+    """
     rows = await tx.execute(
         text(
             "SELECT s.callback_id, s.provider_message_id, s.state"
@@ -221,8 +226,10 @@ async def behind_starts(tx: AsyncConnection, stops: Sequence[tuple[UUID, Origin,
 
 @dataclass(frozen=True, slots=True)
 class KeptCallback:
-    """A request whose items were new, with the outbox ids of their events. `body`: sealed; None where it is of somebody
-    who is erased."""
+    """A request with new items, and the outbox ids of their events.
+
+    `body`: encrypted, or None where an item precedes the erasure of its person.
+    """
 
     id: UUID
     origin: Origin
@@ -249,7 +256,7 @@ async def add_callbacks(tx: AsyncConnection, callbacks: Sequence[KeptCallback]) 
             "kinds": [callback.origin.kind for callback in callbacks],
             "times": [callback.received_at for callback in callbacks],
             "bodies": [callback.body for callback in callbacks],
-            # arrays of several lengths make no array of arrays
+            # arrays of different lengths form no two-dimensional array
             "outbox_ids": ["{" + ",".join(map(str, callback.outbox_ids)) + "}" for callback in callbacks],
         },
     )
@@ -258,7 +265,7 @@ async def add_callbacks(tx: AsyncConnection, callbacks: Sequence[KeptCallback]) 
 async def brought_by(
     tx: AsyncConnection, items: Collection[tuple[Origin, Identity]]
 ) -> dict[tuple[Origin, Identity], tuple[UUID, list[int]]]:
-    """The callbacks that brought these items, and the outbox ids of their events, published by now or not."""
+    """Return the callback which brought each item, and the outbox ids of its events, published or not."""
     rows = await tx.execute(
         text(
             "SELECT i.provider, i.account, i.kind, i.provider_message_id, i.state, c.id, c.outbox_ids"
@@ -283,7 +290,7 @@ async def brought_by(
 
 
 async def known_items(tx: AsyncConnection, origin: Origin, names: Sequence[str]) -> set[str]:
-    """Those of these provider message ids that are in the journal."""
+    """Return the provider message ids present in the journal."""
     rows = await tx.execute(
         text(
             "SELECT provider_message_id FROM callback_item"
@@ -296,8 +303,10 @@ async def known_items(tx: AsyncConnection, origin: Origin, names: Sequence[str])
 
 
 async def empty_callbacks(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, int]:
-    """The raw bodies that these people are in are gone, whoever else is in them; how many by subject_id. The items
-    stay: a repeated callback finds them, and brings nothing back."""
+    """Delete the raw bodies with these people, including texts of others; return the counts by subject_id.
+
+    The items stay: a redelivered callback finds its items, and restores nothing.
+    """
     rows = await tx.execute(
         text(
             "WITH theirs AS MATERIALIZED (SELECT DISTINCT subject_id, callback_id FROM callback_item"
@@ -313,11 +322,14 @@ async def empty_callbacks(tx: AsyncConnection, subject_ids: Collection[str]) -> 
 
 
 async def items_of(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any]]:
-    """What one person sent, oldest first, each with the raw callback it came in, where nobody else is in that."""
+    """Return the texts of one person, oldest first, each with its raw callback.
+
+    The body is None where the callback also holds a text of another person.
+    """
     rows = await tx.execute(
         text(
             "SELECT i.provider, i.account, i.provider_message_id, i.intent, i.rule, c.id AS callback_id, c.received_at,"
-            # an event for each of its items: are they all theirs?
+            # a callback has one event per item: do all items belong to this person?
             " CASE WHEN cardinality(c.outbox_ids) = (SELECT count(*) FROM callback_item AS o"
             " WHERE o.subject_id = :id AND o.callback_id = c.id) THEN c.body END AS body"
             " FROM callback_item AS i JOIN callback AS c ON c.id = i.callback_id"
@@ -329,7 +341,7 @@ async def items_of(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any]]:
 
 
 async def delete_parts(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, int]:
-    """Of long texts still waiting for their other parts; how many by subject_id."""
+    """Delete parts of incomplete long texts; return the counts by subject_id."""
     rows = await tx.execute(
         text(
             "WITH gone AS (DELETE FROM part WHERE subject_id = ANY(CAST(:ids AS text[])) RETURNING subject_id)"
@@ -341,14 +353,16 @@ async def delete_parts(tx: AsyncConnection, subject_ids: Collection[str]) -> dic
 
 
 async def use_nonces(tx: AsyncConnection, uses: Sequence[tuple[Origin, Once, bytes]], now: datetime) -> list[bool]:
-    """Remember each nonce with what it is used for. False where it was used for something else: a replay. The same
-    again is a retry. Waits for whoever is using it."""
+    """Store each nonce with the hash of its content; return False for each replay.
+
+    A replay is a nonce used before with other content; the same content is a retry. A concurrent use is waited for.
+    """
     first: dict[tuple[str, ...], tuple[bytes, datetime]] = {}
     for origin, once, content in uses:
         name = (origin.provider, origin.account, once.nonce)
         used_for, forget_after = first.get(name, (content, once.forget_after))
         first[name] = used_for, max(forget_after, once.forget_after)
-    names = sorted(first)  # everybody in the same order: no deadlock
+    names = sorted(first)  # every transaction locks in the same order: no deadlock
     rows = await tx.execute(
         text(
             "WITH used AS (SELECT * FROM unnest(CAST(:providers AS text[]), CAST(:accounts AS text[]),"
@@ -380,7 +394,7 @@ async def use_nonces(tx: AsyncConnection, uses: Sequence[tuple[Origin, Once, byt
 
 @dataclass(frozen=True, slots=True)
 class KeptPart:
-    """A part that waits. `text` is sealed, context "part:<provider message id>"."""
+    """A waiting part. `text` is encrypted, context "part:<provider message id>"."""
 
     provider_message_id: str
     text: str
@@ -395,9 +409,9 @@ async def add_part(
     kept: KeptPart,
     received_at: datetime,
 ) -> list[KeptPart]:
-    """Keep a part. All of them in order, and none is kept any longer, if it was the last; else nothing.
+    """Keep a part. If it completes its long MO, return all parts in order and delete them; else return [].
 
-    One at a time for each long MO: two last parts at once would each miss the other.
+    The long MO is locked: two concurrent last parts would each miss the other.
     """
     old = received_at - PARTS_KEPT
     whose = {
@@ -425,7 +439,7 @@ async def add_part(
             " provider_message_id, text, received_at)"
             " VALUES (:provider, :account, :subject_id, :short_code, :reference, :total, :number,"
             " :provider_message_id, :text, :received_at)"
-            # a phone counts its long texts to 255 and begins again: the later one is meant
+            # phones reuse the 255 references of long texts: the later part replaces the earlier
             " ON CONFLICT (provider, account, subject_id, short_code, reference, total, number) DO UPDATE SET"
             " provider_message_id = excluded.provider_message_id, text = excluded.text,"
             " received_at = excluded.received_at"

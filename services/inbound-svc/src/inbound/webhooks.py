@@ -1,10 +1,11 @@
-"""Where operators deliver MOs and receipts. The signature is the authentication; where a provider signs nothing, a
-secret in the path, a password or an address is. No token here.
+"""The callbacks of operators: MOs and DLRs. The signature authenticates a callback; there is no token.
 
-Verified over the raw body, journalled and put in the outbox in one transaction (with those that arrive at the same
-time: `common.db.batch`), answered once Kafka has acknowledged the events. Anything less is an error that makes the
-operator try again; what was journalled meanwhile is published by the relay, once, and the retry finds it done. A 2xx
-before that would let a STOP be acknowledged and not yet count (ADR-0004).
+Where a provider signs nothing, a secret in the path, a password or an address list stands in for the signature.
+
+A callback is verified over the raw body, then journalled and put in the outbox in one transaction, shared with other
+callbacks of the same moment (`common.db.batch`). The 2xx follows once Kafka has acknowledged the events. Any other
+answer is an error which makes the operator retry; the relay meanwhile publishes journalled events once, and the retry
+finds them done. With an earlier 2xx, a STOP would be acknowledged without counting yet (ADR-0004).
 """
 
 import asyncio
@@ -47,8 +48,8 @@ T = TypeVar("T")
 PREFIX = "/v1/callbacks/{provider}/{account}"
 METHODS = ("POST", "GET")
 RETRY_AFTER_S = 5
-CHALLENGE = 'Basic realm="callbacks"'  # Twilio's first call has no password, and its second wants to know the realm
-OURS = 0.8  # of the time a provider waits; the rest is the way to it and back
+CHALLENGE = 'Basic realm="callbacks"'  # Twilio's first call has no password, and its second needs the realm
+OURS = 0.8  # share of the time a provider waits; the rest is for the network
 
 CALLBACKS = counter(
     "sms_inbound_callbacks_total",
@@ -83,8 +84,10 @@ class NotByGet(Problem):
 
 
 def callbacks(accounts: Sequence[Account], publish_timeout_s: float) -> tuple[list[Route], APIRouter]:
-    """The callback routes of these provider accounts: Starlette's, which take a tenth of the time of FastAPI's; and
-    FastAPI's, to the same endpoints, which describe them."""
+    """Return the callback routes of the accounts, and a router which describes the routes in OpenAPI.
+
+    Starlette serves the routes in a tenth of the time FastAPI takes; both point to the same endpoints.
+    """
     known = {(account.provider, account.account): account for account in accounts}
     arrivals: Arrivals = Together(journal.write)
 
@@ -112,7 +115,7 @@ def callbacks(accounts: Sequence[Account], publish_timeout_s: float) -> tuple[li
         for kind, summary in kinds:
             path, called = f"{fence}/{kind}", endpoint(kind)
             route = Route(PREFIX + path, called, methods=METHODS)
-            route.methods = set(METHODS)  # Starlette adds HEAD
+            route.methods = set(METHODS)  # without the HEAD which Starlette adds
             quick.append(route)
             for method in METHODS:
                 described.add_api_route(
@@ -181,7 +184,7 @@ async def _receive(
         arrival = Arrival(origin, entries, _content(callback), received_at, once)
         new = bool(entries) and await _published(held, arrivals, arrival, deadline)
         if wrong:
-            raise wrong  # now that the others are kept
+            raise wrong  # raised after the readable items are kept
     except NotGenuine as refused:
         challenge = {"WWW-Authenticate": CHALLENGE} if account.basic else {}
         raise Unauthorised(
@@ -201,7 +204,7 @@ async def _receive(
 
 
 def _read(parse: Callable[[Callback], Sequence[T]], callback: Callback) -> tuple[Sequence[T], WrongField | None]:
-    """What can be read, and what is wrong with the rest."""
+    """Return the readable items of a callback, and the error of the others."""
     try:
         return parse(callback), None
     except WrongField as wrong:
@@ -209,8 +212,10 @@ def _read(parse: Callable[[Callback], Sequence[T]], callback: Callback) -> tuple
 
 
 async def _published(held: Resources[Any], arrivals: Arrivals, arrival: Arrival, deadline: float) -> bool:
-    """Journalled and acknowledged by Kafka: True if anything was new. Raises NotGenuine for a nonce used before,
-    Unavailable when not so by `deadline`."""
+    """Journal the arrival, and wait for Kafka's acknowledgement; return whether any entry was new.
+
+    Raise NotGenuine for a replayed nonce, Unavailable where Kafka has not acknowledged by `deadline`.
+    """
     loop = asyncio.get_running_loop()
     done = new = False
     try:
@@ -225,7 +230,7 @@ async def _published(held: Resources[Any], arrivals: Arrivals, arrival: Arrival,
         raise
     except TimeoutError:
         pass
-    except Exception as error:  # whatever it is, the operator must come again: there may be a STOP in it
+    except Exception as error:  # any error: the operator must retry, because the callback may hold a STOP
         named = journal.named(arrival.origin, arrival.entries[0].item)
         log.error("a callback was not kept", exc_info=error, extra=named)
     if not done:
@@ -234,13 +239,16 @@ async def _published(held: Resources[Any], arrivals: Arrivals, arrival: Arrival,
 
 
 def _content(callback: Callback) -> bytes:
-    """What a callback says: the body, or what a GET asks."""
+    """Return the content of a callback: its body, or the query of a GET."""
     return callback.target.partition("?")[2].encode("latin-1") if callback.method == "GET" else callback.body
 
 
 def _named_message(held: Resources[Any], account: Account, callback: Callback, message: Message) -> Message:
-    """With a name of ours where the provider gives an MO none: keyed, because what it is made from could be guessed. It
-    is made from all that was said, the time as it was written too, or a STOP would be a repetition of the last one."""
+    """Return the MO with an id of ours where the provider gives none, and with the short code of the account.
+
+    The id is keyed, because its ingredients could be guessed. The ingredients include the whole content and the time as
+    written; without the time, a second STOP would pass for a duplicate of the first.
+    """
     short_code = message.short_code or account.short_code
     if message.provider_message_id is not None:
         return replace(message, short_code=short_code)
@@ -266,14 +274,14 @@ async def _body(request: Request, max_bytes: int) -> bytes:
 
 
 def _target(request: Request) -> str:
-    """Path and query with their escapes as they were sent: what the signature was made over."""
+    """Return path and query with their escapes as sent: the signature covers this form."""
     path: bytes = request.scope["raw_path"]
     query: bytes = request.scope["query_string"]
     return (path + b"?" + query if query else path).decode("latin-1")
 
 
 def _headers(request: Request) -> dict[str, str]:
-    """Lower-case names; a repeated header is one, joined by commas."""
+    """Return the headers with lower-case names; a repeated header becomes one, joined by commas."""
     headers: dict[str, str] = {}
     for raw_name, raw in request.scope["headers"]:
         name, value = raw_name.decode("latin-1").lower(), raw.decode("latin-1")

@@ -1,1 +1,1 @@
-"""Contacts, their attributes, segments, and who may be written to."""
+"""Contacts, attributes, segments, contact frequency, consent."""

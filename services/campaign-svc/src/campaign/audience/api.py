@@ -1,4 +1,4 @@
-"""HTTP: segments counted, saved, and said anew as another version."""
+"""HTTP: count, save, version and list segments."""
 
 import hashlib
 from datetime import UTC, datetime
@@ -75,7 +75,7 @@ class NewVersion(BaseModel):
 
 
 class Counted(BaseModel):
-    """As things stand. Who is in a campaign is settled when it starts."""
+    """The size of a segment now. A campaign's audience is fixed when the campaign starts."""
 
     selected: int
     contacts: int = Field(description="That the sender has.")
@@ -84,7 +84,7 @@ class Counted(BaseModel):
 
 
 class SegmentVersion(BaseModel):
-    """`segment_id` with `version` is what a campaign names; neither ever changes."""
+    """A version of a segment. Versions never change; a campaign names `segment_id` and `version`."""
 
     segment_id: str
     sender_id: str
@@ -107,7 +107,10 @@ class Versions(BaseModel):
 
 @router.post("/segments/count")
 async def count_segment(body: Asked, held: Held, caller: Reader) -> Counted:
-    """How many contacts it selects, without saving it: within a second, however many there are."""
+    """Count the contacts an expression selects, without saving it.
+
+    The answer takes about a second; the count of a large audience is estimated (`exact` is false), within `margin`.
+    """
     caller.may_use(body.sender_id)
     sender = await registry.known(held.database, body.sender_id)
     async with held.database.begin() as tx:
@@ -125,7 +128,10 @@ async def save_segment(
     caller: Author,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
 ) -> SegmentVersion:
-    """Its first version. With an `Idempotency-Key`, the same request again answers 200 with its latest version."""
+    """Save a segment with its first version.
+
+    The same request with the same `Idempotency-Key` answers 200 with the latest version; another request answers 409.
+    """
     caller.may_use(body.sender_id)
     sender = await registry.known(held.database, body.sender_id)
     seed = f"{caller.subject}\x1f{idempotency_key}" if idempotency_key is not None else str(uuid4())
@@ -157,7 +163,7 @@ async def save_segment(
 
 @router.post("/segments/{segment_id}/versions", status_code=201)
 async def say_segment_anew(segment_id: Storable, body: NewVersion, held: Held, caller: Author) -> SegmentVersion:
-    """Another version. Campaigns stay with the one they name."""
+    """Add a version; 409 unless `after` is the latest. Campaigns keep the version they name."""
     async with held.database.begin() as tx:
         locked = await segments.lock(tx, segment_id)
         row = await _found(tx, caller, segment_id)
@@ -173,7 +179,7 @@ async def say_segment_anew(segment_id: Storable, body: NewVersion, held: Held, c
 
 @router.get("/segments")
 async def list_segments(held: Held, caller: Reader, cursor: Position | None = None, limit: Limit = 50) -> Segments:
-    """Newest first, each with its latest version, of the senders the token covers."""
+    """List the token's segments, newest first, each in its latest version."""
     covered = None if caller.senders is None else sorted(caller.senders)
     async with held.database.begin() as tx:
         rows = await segments.before(tx, cursor, covered, limit)
@@ -182,7 +188,7 @@ async def list_segments(held: Held, caller: Reader, cursor: Position | None = No
 
 @router.get("/segments/{segment_id}")
 async def get_segment(segment_id: Storable, held: Held, caller: Reader) -> SegmentVersion:
-    """Its latest version."""
+    """Return a segment's latest version."""
     async with held.database.begin() as tx:
         return _shown(await _found(tx, caller, segment_id))
 

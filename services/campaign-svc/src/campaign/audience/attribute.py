@@ -1,8 +1,9 @@
-"""What a contact's attribute holds: a text, a number, a date or a boolean, and how each is kept. Pure.
+"""Define the kinds of contact attributes and the stored form of each kind. Pure.
 
-Values are kept as text, each kind in one way of writing, so that texts show them and databases compare them. They are
-read as people and spreadsheets write them (26/11/2026; 1 234,50; oui). A kind that nobody declared is inferred where
-every value of a file is written as it is kept, and never where figures are a name (a postcode, an identifier).
+Values are stored as text, in a single form per kind, so templates print and databases compare the stored value. Parsing
+accepts the spellings of people and spreadsheets (26/11/2026; 1 234,50; oui). An undeclared attribute is inferred to be
+a number, date or boolean only if all its values have the stored form, and never if its digits are an identifier (a
+postcode, a SIRET).
 """
 
 import re
@@ -16,24 +17,24 @@ MAX_CHARS = 200
 class Kind(StrEnum):
     TEXT = "text"
     NUMBER = "number"  # at most 15 digits before the point, 6 after
-    DATE = "date"  # of the calendar, without a time
+    DATE = "date"  # a calendar day, without a time
     BOOLEAN = "boolean"
 
 
-# As they are kept. Databases read the same patterns (`segment`): what does not match is no value of that kind.
+# Stored forms. `segment_language` tests the same patterns: a value outside its pattern meets no comparison.
 NUMBER = r"^-?[0-9]{1,15}(\.[0-9]{1,6})?$"
 DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
 
-POSTCODE = "postcode"  # read as one of the sender's own country
-TIMEZONE = "timezone"  # IANA's name for it; beats what the number says (DOMAIN 6.3)
+POSTCODE = "postcode"  # of the sender's country
+TIMEZONE = "timezone"  # an IANA name; overrides the zone of the number (DOMAIN 6.3)
 LANGUAGE = "language"
 NAMES = frozenset({POSTCODE, "code_postal", "cp", "zip", "zip_code", "siret", "siren", TIMEZONE, LANGUAGE})
 
 _NUMBER = re.compile(NUMBER.removesuffix("$"), re.ASCII)
-_PLAIN = re.compile(r"-?(?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,6})?", re.ASCII)  # what begins with 0 or is longer is a name
+_PLAIN = re.compile(r"-?(?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,6})?", re.ASCII)  # longer, or with a leading 0: an identifier
 _DATE = re.compile(DATE.removesuffix("$"), re.ASCII)
 _EUROPEAN = re.compile(r"([0-9]{1,2})[/.-]([0-9]{1,2})[/.-]([0-9]{4})", re.ASCII)
-_GROUPING = re.compile("[ \u00a0\u202f']")  # between thousands
+_GROUPING = re.compile("[ \u00a0\u202f']")  # thousands separators
 _BOOLEANS = dict.fromkeys(("true", "oui", "yes", "vrai", "1", "o", "y"), "true") | dict.fromkeys(
     ("false", "non", "no", "faux", "0", "n"), "false"
 )
@@ -41,7 +42,7 @@ _INFERRED = (Kind.NUMBER, Kind.DATE, Kind.BOOLEAN)
 
 
 def kept(raw: str, kind: Kind) -> str | None:
-    """`raw`, not empty, as values of its kind are kept; None where it is none."""
+    """Return `raw`, not empty, in the stored form of `kind`; `None` if `raw` is no such value."""
     match kind:
         case Kind.TEXT:
             return raw
@@ -60,7 +61,7 @@ def kept(raw: str, kind: Kind) -> str | None:
 
 
 def is_date(raw: str) -> bool:
-    """Whether it is a day of the calendar, as dates are kept."""
+    """Return whether `raw` is a calendar day in stored form."""
     if not _DATE.fullmatch(raw):
         return False
     try:
@@ -71,7 +72,7 @@ def is_date(raw: str) -> bool:
 
 
 class Inference:
-    """What a column holds, as far as its values have been seen."""
+    """The kind of a column, inferred from the values seen so far."""
 
     def __init__(self, name: str) -> None:
         self._open: tuple[Kind, ...] = () if name in NAMES or name == "id" or name.endswith("_id") else _INFERRED
@@ -79,11 +80,11 @@ class Inference:
 
     @property
     def settled(self) -> bool:
-        """Text, whatever comes."""
+        """Return whether the kind is text, whatever follows."""
         return self._seen and not self._open
 
     def see(self, values: Iterable[str]) -> None:
-        """Empty ones say nothing."""
+        """Narrow the kind by these values, except empty values."""
         for value in values:
             if value:
                 self._seen = True
@@ -93,7 +94,7 @@ class Inference:
 
     @property
     def kind(self) -> Kind | None:
-        """None where nothing was seen."""
+        """Return the kind, or `None` before the first value."""
         if not self._seen:
             return None
         return self._open[0] if self._open else Kind.TEXT

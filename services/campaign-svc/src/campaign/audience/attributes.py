@@ -1,4 +1,4 @@
-"""The one door to what a sender's attributes hold: declared by somebody, or inferred from what first had them."""
+"""Own the kinds of a sender's attributes (`contact_attribute`): declared by a caller, or inferred."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -15,7 +15,7 @@ contact_attribute = Table(
     Column("sender_id", Text, nullable=False),
     Column("name", Text, nullable=False),
     Column("kind", Text, nullable=False),
-    Column("declared_by", Text, nullable=True),  # None: inferred
+    Column("declared_by", Text, nullable=True),  # NULL: inferred
     Column("changed_at", DateTime(timezone=True), nullable=False),
     PrimaryKeyConstraint("sender_id", "name"),
 )
@@ -29,8 +29,7 @@ async def kinds_of(tx: AsyncConnection, sender_id: str) -> dict[str, Kind]:
 
 
 async def declare(tx: AsyncConnection, sender_id: str, name: str, kind: Kind, by: str, now: datetime) -> None:
-    """From now on lines must hold this. What contacts hold stays as it is: where it is written otherwise, no comparison
-    finds it."""
+    """Declare a kind for later values. A stored value of another form stays, and meets no comparison."""
     await tx.execute(
         text(
             "INSERT INTO contact_attribute (sender_id, name, kind, declared_by, changed_at)"
@@ -42,7 +41,7 @@ async def declare(tx: AsyncConnection, sender_id: str, name: str, kind: Kind, by
 
 
 async def learn(tx: AsyncConnection, sender_id: str, kinds: Mapping[str, Kind], now: datetime) -> None:
-    """What was inferred of attributes that nobody knew; what is known by now stays."""
+    """Store the inferred kinds of unknown attributes. A known attribute keeps its kind."""
     if not kinds:
         return
     await tx.execute(

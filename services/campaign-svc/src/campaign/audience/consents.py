@@ -1,8 +1,7 @@
-"""What campaign-svc knows of consents: the newest state of each person, as consent-svc publishes it.
+"""Keep each subject's newest consent state, as published by consent-svc.
 
-For counting before a campaign leaves, and opt-outs after it, and for nothing else: whether a message may go is the
-gate's to decide, on knowledge that is never older than two seconds. What cannot be read makes its person unreadable
-until something can.
+The states serve counts before a campaign starts, and opt-outs after it. The gate alone decides whether a message may
+leave, on knowledge at most two seconds old. After a poison record its subject is unreadable, until a newer record.
 """
 
 from datetime import datetime
@@ -37,13 +36,13 @@ async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
 
 
 async def mark_unreadable(tx: AsyncConnection, key: str | None, partition: int, offset: int) -> None:
-    """Of whom nobody can tell, nothing is known here: they are counted as before."""
+    """Mark the subject of a poison record unreadable. A record without a key names no subject."""
     if key is not None:
         await store.mark_unreadable(tx, key)
 
 
 async def as_of(tx: AsyncConnection, partitions: int) -> datetime | None:
-    """All that was acknowledged before is known here; None while it is being read for the first time."""
+    """Return the time up to which every consent change is applied; `None` during the first reading."""
     return await applied_watermark(tx, GROUP, STATES, partitions)
 
 

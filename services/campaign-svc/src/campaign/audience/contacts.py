@@ -1,6 +1,6 @@
-"""HTTP: contacts one by one or some hundreds at a time, beside the files (`imports`); and what their attributes hold.
+"""HTTP: write, look up and delete contacts by the request, and declare attributes. `imports` takes files.
 
-A contact is named by its number or its subject id, in the body. The same values are taken and refused as of files.
+A request names a contact in its body, by number or by subject id. The rules for values are those of files.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ from common.web.problems import Invalid, NotFound, Reason
 
 router = APIRouter(prefix="/v1", tags=["contacts"])
 
-AT_ONCE = 1000  # contacts in one request
+AT_ONCE = 1000  # contacts per request
 NO_ATTRIBUTES = frozenset({STOP_FIELD, *NUMBER_COLUMNS})
 
 Held = Annotated[Resources[Any], Depends(resources)]
@@ -69,7 +69,7 @@ class NewContacts(BaseModel):
 
 
 class Verdict(BaseModel):
-    """What became of a contact of the request, in its order. Of several with one number the last stands."""
+    """The result for a contact, in request order. Of equal numbers the last is stored."""
 
     result: Literal["created", "updated", "duplicate", "refused"]
     subject_id: str | None
@@ -83,7 +83,7 @@ class Verdicts(BaseModel):
 
 
 class Who(BaseModel):
-    """By `number` or by `subject_id`."""
+    """A person, by either `number` or `subject_id`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -109,7 +109,7 @@ class Gone(BaseModel):
 
 
 class Contact(BaseModel):
-    """Numbers are not shown."""
+    """A contact, without its number."""
 
     subject_id: str
     territory: str | None = Field(description="Of the number. Null until something brings it again.")
@@ -133,10 +133,10 @@ class Declared(BaseModel):
 
 @router.post("/contacts")
 async def put_contacts(body: NewContacts, held: Held, caller: Writer) -> Verdicts:
-    """Create contacts, or change those that there are. Each has its verdict; what is refused keeps none of the others.
+    """Create or update contacts. A refused contact does not affect the others.
 
-    An attribute that nobody knew holds numbers or booleans from now on where the first value of it that is taken is one
-    in JSON, else texts. One that is named as phone numbers are is left out (`other_numbers`).
+    The first accepted value of an unknown attribute fixes its kind: a JSON number, a JSON boolean, else text.
+    Attributes named like phone numbers are dropped (`other_numbers`).
     """
     caller.may_use(body.sender_id)
     await registry.known(held.database, body.sender_id)
@@ -186,8 +186,10 @@ async def look_up_contact(body: Asked, held: Held, caller: Writer) -> Contact:
 
 @router.post("/contacts/delete")
 async def delete_contacts(body: Gone, held: Held, caller: Writer) -> Deleted:
-    """They are this sender's contacts no more. Consents stay as they are: a person who asks for it is erased, or stops,
-    at consent-svc. What was asked for and has not left is decided as before."""
+    """Delete contacts of this sender. Consents stay: erasures and opt-outs go to consent-svc.
+
+    Messages already requested are decided as before.
+    """
     caller.may_use(body.sender_id)
     subject_ids = sorted({_subject(who, held, f"contacts.{place}") for place, who in enumerate(body.contacts)})
     async with held.database.begin() as tx:
@@ -196,7 +198,7 @@ async def delete_contacts(body: Gone, held: Held, caller: Writer) -> Deleted:
 
 @router.get("/senders/{sender_id}/attributes")
 async def list_attributes(sender_id: InPath, held: Held, caller: Writer) -> dict[str, Kind]:
-    """Of each attribute what it holds, as declared or as inferred from what first had it."""
+    """Return the kind of each attribute, declared or inferred."""
     caller.may_use(sender_id)
     await registry.known(held.database, sender_id)
     async with held.database.begin() as tx:
@@ -205,7 +207,7 @@ async def list_attributes(sender_id: InPath, held: Held, caller: Writer) -> dict
 
 @router.put("/senders/{sender_id}/attributes/{name}")
 async def declare_attribute(sender_id: InPath, name: Name, body: Declared, held: Held, caller: Writer) -> Declared:
-    """Also of one that no contact has yet. Versions of segments keep what it held when they were written."""
+    """Declare an attribute's kind, before or after its first value. Saved segments keep the earlier kind."""
     caller.may_use(sender_id)
     if name == STOP_FIELD:
         raise Invalid("it is the STOP mention in a text", reasons=[Reason("name", LineProblem.RESERVED_COLUMN)])
@@ -228,7 +230,7 @@ class _Read(_Whose, frozen=True):
 
 
 def _inferred(contact: NewContact, known: Mapping[str, Kind]) -> dict[str, Kind]:
-    """What its attributes hold that nobody knew, by their values."""
+    """Return the kinds of unknown attributes, by JSON type."""
     found: dict[str, Kind] = {}
     for name, value in contact.attributes.items():
         if name in known or value is None or value == "" or name in NO_ATTRIBUTES:
@@ -239,7 +241,7 @@ def _inferred(contact: NewContact, known: Mapping[str, Kind]) -> dict[str, Kind]
 
 
 def _whose(contact: NewContact, held: Resources[Any]) -> _Whose | str:
-    """Whose it is, or why it is refused."""
+    """Return the contact's identity, or the reason for refusing."""
     if STOP_FIELD in contact.attributes:
         return LineProblem.RESERVED_COLUMN
     try:
@@ -250,7 +252,7 @@ def _whose(contact: NewContact, held: Resources[Any]) -> _Whose | str:
 
 
 def _read(contact: NewContact, whose: _Whose, kinds: Mapping[str, Kind]) -> _Read | str:
-    """It, or why it is refused."""
+    """Return the contact in stored form, or the reason for refusing."""
     values = {
         name: v.strip() if isinstance(v, str) else plain(v)
         for name, v in contact.attributes.items()
@@ -275,7 +277,7 @@ def _refused(reason: str, subject_id: str | None) -> Verdict:
 
 
 def _subject(who: Who, held: Resources[Any], at: str = "") -> str:
-    """Raises Invalid for a number that is none."""
+    """Return the subject id. Raises Invalid for a refused number."""
     if who.subject_id is not None:
         return who.subject_id
     assert who.number is not None

@@ -1,9 +1,9 @@
-"""A file of contacts as people export it, read line by line: a contact, or a refusal with its reason. Pure.
+"""Parse a file of contacts line by line, into contacts and refusals with a reason. Pure.
 
-CSV, with any of `,` `;` tab `|` between cells and a header row that names the number's column in French or English; or
-NDJSON, an object a line, by its first character. UTF-8 with or without a mark, UTF-16, or Windows-1252. What is no
-number is an attribute, named as in `attribute_name`; the same values are taken and refused in both. Nothing here is a
-sequence of the whole file, and no refusal repeats a number.
+CSV: `,` `;` tab or `|` between cells, and a header row with a French or English name for the number's column. NDJSON,
+if the first character is a brace: an object a line. UTF-8 with or without a BOM, UTF-16, or Windows-1252. Every other
+column is an attribute, named by `attribute_name`; both formats accept the same values. The parser never holds the whole
+file, and no refusal repeats a number.
 """
 
 import codecs
@@ -29,15 +29,15 @@ from common.sms.msisdn import NumberProblem, NumberRefused, metropolitan, parse
 
 T = TypeVar("T")
 
-CHUNK_LINES = 2_000  # of ten times as many each takes almost twice as long
+CHUNK_LINES = 2_000  # with ten times as many, a line takes almost twice as long
 MAX_LINE_CHARS = 64 * 1024
 MAX_COLUMNS = 60
-MAX_ATTRIBUTES = 200  # of all the lines of an NDJSON file
+MAX_ATTRIBUTES = 200  # unknown attributes in an NDJSON file
 DELIMITERS = ",;\t|"
-SNIFFED = 4  # bytes: two letters of UTF-16
+SNIFFED = 4  # bytes: two code units of UTF-16
 
-# As `attribute_name` writes them; where a file has several, the first of this list is the one to text, and no other is
-# kept: numbers are encrypted at rest, and attributes, in which segments search, are not.
+# In the form of `attribute_name`, by precedence. A file's other number columns are dropped: numbers are encrypted at
+# rest, and attributes, which segments search, are not.
 NUMBER_COLUMNS = (
     "msisdn",
     "mobile",
@@ -73,7 +73,7 @@ NUMBER_COLUMNS = (
 
 
 class LineProblem(StrEnum):
-    """Why a line is refused, beyond what is wrong with its number. Of an attribute its name follows, after a colon."""
+    """Reasons for refusing a line, besides NumberProblem. An attribute's name follows after a colon."""
 
     TOO_MANY_CELLS = "too_many_cells"
     ATTRIBUTE_TOO_LONG = "attribute_too_long"
@@ -129,9 +129,10 @@ class Refusal(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Some lines of the file, in order: the contacts column by column, and what is refused; blank lines are in neither.
-    `lines`: where each begins in the file, the first being 1; `e164s`, `territories`: as of
-    `common.sms.msisdn.Msisdn`."""
+    """Some lines in order: contacts by column, and refusals; no blank lines.
+
+    `lines`: where each contact begins, from 1. `e164s`, `territories`: as in `common.sms.msisdn.Msisdn`.
+    """
 
     lines: Sequence[int]
     e164s: Sequence[str]
@@ -140,7 +141,7 @@ class Chunk(NamedTuple):
     refusals: Sequence[Refusal]
 
     def behind(self, line: int) -> "Chunk":
-        """Without the lines up to this one."""
+        """Return the chunk after `line`."""
         place = bisect_right(self.lines, line)
         return Chunk(
             self.lines[place:],
@@ -152,7 +153,7 @@ class Chunk(NamedTuple):
 
 
 class FileRefused(ValueError):
-    """The file as a whole cannot be read. `reason` is a stable slug."""
+    """The whole file cannot be read. `reason` is a stable slug."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -160,13 +161,16 @@ class FileRefused(ValueError):
 
 
 class WrongColumns(FileRefused):
-    """It can be read, and its header row will not do."""
+    """The file can be read, but not its columns."""
 
 
 @dataclass
 class ReadAs:
-    """How a file was understood, as far as it has been read. `delimiter`: of CSV. `encoded_twice`: letters in it look
-    like UTF-8 that somebody read as something else and saved again. `other_numbers`: columns that were left out."""
+    """The parser's understanding of the file so far.
+
+    `encoded_twice`: letters look like UTF-8 decoded in another character set and saved again. `other_numbers`: dropped
+    columns.
+    """
 
     format: str = "csv"
     charset: str = "utf-8"
@@ -176,8 +180,7 @@ class ReadAs:
 
 
 class _Batch(NamedTuple):
-    """Some lines: where each begins, its number as it stands there, its attributes; and those refused already.
-    `short`: no value can be too long."""
+    """Lines before the checks of numbers and values. `short`: no value can exceed MAX_CHARS."""
 
     lines: list[int]
     numbers: list[str]
@@ -187,7 +190,7 @@ class _Batch(NamedTuple):
 
 
 class Reading:
-    """One file, while it is read. `kinds`: of the attributes that are known; of others they are inferred."""
+    """The reading of a file. `kinds`: of known attributes; others are inferred."""
 
     def __init__(
         self, body: Iterable[bytes], kinds: Mapping[str, Kind], *, fictional: bool = False, size: int = CHUNK_LINES
@@ -203,12 +206,11 @@ class Reading:
 
     @property
     def inferred(self) -> dict[str, Kind]:
-        """What the attributes hold that nobody knew, by the lines that were taken."""
+        """Return the kinds of unknown attributes, by the accepted lines."""
         return {name: kind for name, seen in self._inferred.items() if (kind := seen.kind) is not None}
 
     def chunks(self) -> Iterator[Chunk]:
-        """Raises FileRefused, of which WrongColumns is one, as soon as that is known: what `check` raises, and no
-        more."""
+        """Yield chunks. Raises FileRefused at a fault; never for a file accepted by `check`."""
         first, lines = _opened(self._body, self.read_as)
         for batch in self._ndjson(first, lines) if _is_ndjson(first) else self._csv(first, lines):
             chunk = self._checked(batch)
@@ -216,11 +218,11 @@ class Reading:
                 yield chunk
 
     def _checked(self, batch: _Batch) -> Chunk:
-        """Numbers are read, and values held against what their attributes hold."""
+        """Parse the numbers, and check values by kind."""
         lines, attributes, refusals = batch.lines, batch.attributes, batch.refusals
         e164s = [metropolitan(number) or "" for number in batch.numbers]
         territories = ["FR"] * len(e164s)
-        refused: dict[int, str] = {}  # by place
+        refused: dict[int, str] = {}  # by index
         for place in [place for place, e164 in enumerate(e164s) if not e164]:
             try:
                 msisdn = parse(batch.numbers[place], fictional=self._fictional)
@@ -247,7 +249,7 @@ class Reading:
         return Chunk(lines, e164s, territories, attributes, refusals)
 
     def _meet(self, names: Collection[str | None]) -> bool:
-        """False where they are too many."""
+        """Register attributes; return False if too many are unknown."""
         new = {n: Inference(n) for n in names if n is not None and n not in self._kinds and n not in self._inferred}
         if len(self._inferred) + len(new) > MAX_ATTRIBUTES:
             return False
@@ -260,10 +262,10 @@ class Reading:
     def _csv(self, header: str, lines: "_Lines") -> Iterator[_Batch]:
         delimiter, number, titles, self.read_as.other_numbers = _headed(header)
         self.read_as.delimiter = delimiter
-        self._meet(titles)  # no more than MAX_COLUMNS
+        self._meet(titles)  # cannot fail: at most MAX_COLUMNS
         named = [(place, title) for place, title in enumerate(titles) if title is not None]
         width = len(titles)
-        begins, first = 2, True  # the header is 1
+        begins, first = 2, True  # the header is line 1
         while True:
             rows, ends, short = _rows(lines, delimiter, begins, self._size)
             if not rows:
@@ -274,7 +276,7 @@ class Reading:
             starts = [begins, *(end + 1 for end in ends[:-1])]
             begins = ends[-1] + 1
             cut = lines.ended and lines.cut(rows[-1], begins - starts[-1], width)
-            gone: dict[int, str] = {}  # by place, and why; of a blank line nothing
+            gone: dict[int, str] = {}  # reasons by index; empty for a blank line
             for place in [place for place, row in enumerate(rows) if len(row) != width or not row[number].strip()]:
                 row = rows[place]
                 if any(cell.strip() for cell in row[width:]):
@@ -334,8 +336,10 @@ class Reading:
 
 
 def check(body: Iterable[bytes], size: int = CHUNK_LINES) -> None:
-    """Whether a file can be used at all, read to its end for nothing else. Raises FileRefused, of which WrongColumns is
-    one. `size`: as it will be read."""
+    """Read a file to its end; raise FileRefused if the file cannot be used.
+
+    `size` must equal the later Reading's: chunks decide which lines go through the CSV parser.
+    """
     first, lines = _opened(body, ReadAs())
     if _is_ndjson(first):
         deque(lines, maxlen=0)
@@ -349,7 +353,7 @@ def check(body: Iterable[bytes], size: int = CHUNK_LINES) -> None:
 
 
 def _opened(body: Iterable[bytes], read_as: ReadAs) -> tuple[str, "_Lines"]:
-    """(the first line, the others). Raises FileRefused."""
+    """Return (the first line, the other lines). Raises FileRefused."""
     lines = _Lines(_lines(_decoded(body, read_as), read_as))
     first = next(lines, "")
     if not first.strip():
@@ -364,18 +368,18 @@ def _is_ndjson(first: str) -> bool:
 
 
 def _headed(header: str) -> tuple[str, int, list[str | None], list[str]]:
-    """(the delimiter, and as of `_columns`). Raises WrongColumns."""
+    """Return (the delimiter, then the values of `_columns`). Raises WrongColumns."""
     delimiter = max(DELIMITERS, key=lambda d: len(next(csv.reader([header], delimiter=d))))
     return delimiter, *_columns(next(csv.reader([header], delimiter=delimiter)))
 
 
 class _Lines(Iterator[str]):
-    """The lines of a file, which may be given back, and how the last of them ended."""
+    """The lines of a file, with push-back."""
 
     def __init__(self, lines: Iterator[str]) -> None:
         self._lines = lines
-        self._back: list[str] = []  # the next comes last
-        self._last: deque[str] = deque(maxlen=1000)  # a row of more is nobody's
+        self._back: list[str] = []  # a stack: the next line is last
+        self._last: deque[str] = deque(maxlen=1000)  # no sane row has more lines
         self.ended = False
 
     def __next__(self) -> str:
@@ -389,7 +393,7 @@ class _Lines(Iterator[str]):
         return line
 
     def take(self, many: int) -> list[str]:
-        """The next, at most so many."""
+        """Return the next lines, at most `many`."""
         read = [self._back.pop() for _ in range(min(many, len(self._back)))]
         fresh = list(islice(self._lines, many - len(read)))
         self._last.extend(fresh)
@@ -397,7 +401,7 @@ class _Lines(Iterator[str]):
         return read + fresh
 
     def look_ahead(self) -> None:
-        """Whether there is another is known then: `ended`."""
+        """Set `ended` if no line is left."""
         if not self._back and (line := next(self, None)) is not None:
             self.back([line])
 
@@ -405,8 +409,11 @@ class _Lines(Iterator[str]):
         self._back.extend(reversed(lines))
 
     def cut(self, row: Sequence[str], lines: int, width: int) -> bool:
-        """Whether the last row, of so many lines, stops within quotes, or before its last cell and the end of its
-        line. A quote within a cell that began without one closes nothing and is kept."""
+        """Return whether the file breaks off in its last row, of so many lines.
+
+        A broken row stops within quotes, or before its last cell and a line end. A quote within an unquoted cell closes
+        nothing and stays.
+        """
         raw = "".join(list(self._last)[-lines:])
         quotes = raw.count('"')
         if quotes % 2 and quotes != sum(cell.count('"') for cell in row):
@@ -417,8 +424,11 @@ class _Lines(Iterator[str]):
 def _rows(
     lines: _Lines, delimiter: str, begins: int, size: int, *, wanted: bool = True
 ) -> tuple[list[list[str]], Sequence[int], bool]:
-    """(some rows, the line each ends with, whether no cell can be too long). Lines without a quote are cut where the
-    delimiter is, which is four times as fast; where the rows are not `wanted`, nothing can be wrong with them."""
+    """Return (rows, the line each ends on, whether all cells are short).
+
+    Chunks without quotes are split at the delimiter, four times as fast. Such rows cannot be wrong, and are
+    built only if `wanted`.
+    """
     read = lines.take(size)
     if '"' not in "".join(read):
         rows = [line.rstrip("\r\n").split(delimiter) for line in read] if wanted else []
@@ -434,7 +444,7 @@ def _rows(
 
 
 def _same_delimiter(rows: Sequence[Sequence[str]]) -> None:
-    """Raises WrongColumns where no row is cut as the header is, and each as something else would cut it."""
+    """Raise WrongColumns if the delimiter splits no row and another would split each."""
     if any(len(row) > 1 for row in rows):
         return
     filled = [row[0] for row in rows if row and row[0].strip()]
@@ -447,7 +457,7 @@ Said = dict[str, str | int | float | bool | None]
 
 
 def _objects(batch: Sequence[str]) -> Iterator[Said | LineProblem | None]:
-    """Of each line what it says, or why it says nothing; None of a blank one. All at once where all can be read."""
+    """Yield each line's object or problem; `None` for a blank line. Valid batches are decoded at once."""
     whole = "".join(batch)
     if "\\u0000" not in whole:
         try:
@@ -464,14 +474,14 @@ def _objects(batch: Sequence[str]) -> Iterator[Said | LineProblem | None]:
         try:
             said = _object.decode(line)
         except msgspec.DecodeError:
-            cut = not line.endswith(("\n", "\r"))  # of a file, only the last
+            cut = not line.endswith(("\n", "\r"))  # only the file's last line lacks an end
             yield LineProblem.CUT_OFF if cut and not line.rstrip().endswith("}") else LineProblem.NOT_AN_OBJECT
             continue
         yield LineProblem.NOT_AN_OBJECT if any("\0" in f"{name}{value}" for name, value in said.items()) else said
 
 
 def plain(value: float | bool | None) -> str:
-    """A value of JSON as CSV would have it."""
+    """Return a JSON value as written in CSV."""
     match value:
         case None:
             return ""
@@ -484,8 +494,10 @@ def plain(value: float | bool | None) -> str:
 
 
 def against(attributes: dict[str, str], typed: Iterable[tuple[str, Kind]], *, short: bool = False) -> str | None:
-    """What is wrong with a contact's attributes, of which these hold something else than texts. Writes them as they are
-    kept. `short`: none can be too long."""
+    """Return why the attributes are refused, or `None`; rewrite values to stored form.
+
+    `typed`: attributes of a kind other than text. `short`: no value can exceed MAX_CHARS.
+    """
     if not short and attributes and max(map(len, attributes.values())) > MAX_CHARS:
         return LineProblem.ATTRIBUTE_TOO_LONG
     for name, kind in typed:
@@ -500,7 +512,7 @@ def against(attributes: dict[str, str], typed: Iterable[tuple[str, Kind]], *, sh
 
 
 def _values(contacts: Iterable[Mapping[str, str]], name: str) -> set[str]:
-    """That they have of an attribute, empty ones among them."""
+    """Return an attribute's values, empty included."""
     return {each.get(name, "") for each in contacts}
 
 
@@ -509,7 +521,7 @@ def _all_as_kept(values: Iterable[str], kind: Kind) -> bool:
 
 
 def _without(gone: Container[int], column: Iterable[T]) -> list[T]:
-    """A column but for these places."""
+    """Return a column without these indexes."""
     return [each for place, each in enumerate(column) if place not in gone]
 
 
@@ -519,14 +531,16 @@ def _zones() -> frozenset[str]:
 
 
 def attribute_name(header: str) -> str:
-    """A column's title as templates and filters name it: « Code postal » is code_postal, "Prénom" is prenom."""
+    """Return a title as templates and filters name it: « Code postal » is code_postal, "Prénom" prenom."""
     plain = unicodedata.normalize("NFKD", header).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9]+", "_", plain).strip("_")[:40]
 
 
 def _columns(header: Sequence[str]) -> tuple[int, list[str | None], list[str]]:
-    """(the number's column, the attributes' names by column, other columns of numbers). None stands for numbers and
-    columns without a title; those after the last title are left out."""
+    """Return (the number's column, attribute names by column, other number columns). Raises WrongColumns.
+
+    `None` stands for number columns and untitled columns; columns after the last title are dropped.
+    """
     if len(header) > MAX_COLUMNS:
         raise WrongColumns("too_many_columns", f"{len(header)} columns, at most {MAX_COLUMNS}")
     names = [attribute_name(title) for title in header]
@@ -550,9 +564,12 @@ def _columns(header: Sequence[str]) -> tuple[int, list[str | None], list[str]]:
 
 
 def _decoded(body: Iterable[bytes], read_as: ReadAs) -> Iterator[str]:
-    """UTF-8, or Windows-1252 from the first byte that is not: what came before was ASCII, the same in both."""
+    """Decode UTF-8, or Windows-1252 from the first byte outside UTF-8. Raises FileRefused.
+
+    Before that byte must stand ASCII alone, the same in both.
+    """
     decoder: codecs.IncrementalDecoder | None = None
-    plain = True  # nothing but ASCII so far
+    plain = True  # only ASCII so far
     for data, last in chain(((piece, False) for piece in _filled(body)), [(b"", True)]):
         if decoder is None:
             read_as.charset = _charset(data)
@@ -575,12 +592,12 @@ def _decoded(body: Iterable[bytes], read_as: ReadAs) -> Iterator[str]:
         yield text
 
 
-# « é », « è », « à », « ç », « ’ »… in UTF-8, as Windows-1252 reads it
+# the UTF-8 bytes of « é », « è », « à », « ç », « ’ »… read as Windows-1252
 _TWICE = re.compile("Ã[\u0080-\u00bf\u2018-\u203a]|â€")
 
 
 def _charset(data: bytes) -> str:
-    """UTF-16 without a mark shows in the zeros of its first letter; else UTF-8 until a byte says otherwise."""
+    """Return UTF-16 by BOM or by the zero bytes of its first letter, otherwise UTF-8."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     if len(data) > 3 and data[1] == data[3] == 0 != data[0]:
@@ -591,7 +608,7 @@ def _charset(data: bytes) -> str:
 
 
 def _filled(body: Iterable[bytes]) -> Iterator[bytes]:
-    """Without empty pieces, the first long enough to show its character set."""
+    """Skip empty pieces, and fill the first to SNIFFED bytes."""
     first = b""
     for piece in body:
         if len(first) < SNIFFED:
@@ -606,14 +623,14 @@ def _filled(body: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _lines(texts: Iterable[str], read_as: ReadAs) -> Iterator[str]:
-    """Lines with their ends (\\n, \\r\\n or \\r), whatever the pieces. Raises FileRefused for a line without an end."""
+    """Yield lines with their ends (\\n, \\r\\n or \\r). Raises FileRefused for a line too long."""
     rest = ""
     for piece in texts:
         text = rest + piece
         if not text.isascii() and _TWICE.search(text):
             read_as.encoded_twice = True
         pieces = list(io.StringIO(text, newline=""))
-        # the last line may go on, and a last \r may be half of \r\n
+        # the last line may continue in the next piece, and a final \r may be half of \r\n
         rest = pieces.pop() if pieces and not pieces[-1].endswith("\n") else ""
         if max(map(len, pieces), default=0) > MAX_LINE_CHARS or len(rest) > MAX_LINE_CHARS:
             raise FileRefused("line_too_long", f"a line of more than {MAX_LINE_CHARS} characters")

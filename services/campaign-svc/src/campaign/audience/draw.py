@@ -1,16 +1,15 @@
-"""Lots drawn for people: who gets which text, who is held back, who comes first. The same person draws the same lot of
-the same campaign whenever it is asked, and lots of two campaigns, or of two questions, have nothing to do with each
-other. Pure.
+"""Assign hash buckets in a campaign: for the text, the holdout, the order of sending. Pure.
 
-A lot is a hash of the person's keyed hash under the campaign's name, so that nobody can tell one without the key.
+The same campaign, person and question always give the same bucket; other campaigns or questions give independent
+buckets. The bucket hashes the subject id, a keyed hash: without the key an outsider cannot compute a person's bucket.
 """
 
 from hashlib import blake2b
 
-_ONE = 1 << 53  # what a float tells apart below 1
+_ONE = 1 << 53  # a float distinguishes so many values below 1
 
 
 def lot(campaign_id: str, subject_id: str, question: str) -> float:
-    """From 0 to less than 1, evenly."""
+    """Return the person's bucket for a question, evenly from 0 to less than 1."""
     drawn = blake2b(f"{question}:{subject_id}".encode(), key=campaign_id.encode()[:64], digest_size=8).digest()
     return (int.from_bytes(drawn, "big") >> 11) / _ONE

@@ -1,24 +1,24 @@
-"""How often a sender writes to a person: its cap, and the days of rest that a campaign leaves. Pure.
+"""Limit messages per person: the sender's frequency cap, and a campaign's minimum gap. Pure.
 
-Counted are messages of the sender's other campaigns that left, or still may: a promise to stay below a cap is kept only
-if what is on its way counts. A campaign counts from its start until so many days after its end, since its last message
-may have left with it; so one is counted a little too long rather than too short.
+The limits count messages of the sender's other campaigns which left or still may: in-flight messages would otherwise
+break the cap. A campaign counts until `days` after its end, when its last message may have left: rather too long than
+too short.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-CAPPED = "frequency_cap"  # reasons, as the audience's exclusions name them
+CAPPED = "frequency_cap"  # reasons for excluding a contact from an audience
 RESTING = "rest_days"
 
-COUNTED = ("pending", "deferred", "accepted", "unknown")  # statuses; who was denied or rejected got nothing
+COUNTED = ("pending", "deferred", "accepted", "unknown")  # statuses; denied and rejected messages never arrive
 MOST_DAYS = 366
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """At most `messages` within `days`; whoever had as many is left out, and counted under `reason`."""
+    """At most `messages` within `days`. A person at the limit is excluded under `reason`."""
 
     reason: str
     messages: int
@@ -27,14 +27,14 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Campaign:
-    """Another campaign of the sender that has begun. `ended_at` None: messages of it may still leave."""
+    """Another started campaign of the sender. `ended_at` `None`: messages may still leave."""
 
     campaign_id: str
     ended_at: datetime | None
 
 
 def limits(cap: tuple[int, int] | None, rest_days: int | None) -> tuple[Limit, ...]:
-    """`cap`: the sender's, messages and days. `rest_days`: the campaign's."""
+    """Return the limits. `cap`: the sender's (messages, days). `rest_days`: the campaign's minimum gap."""
     found = []
     if cap is not None:
         found.append(Limit(CAPPED, *cap))
@@ -44,6 +44,6 @@ def limits(cap: tuple[int, int] | None, rest_days: int | None) -> tuple[Limit, .
 
 
 def counting(others: Iterable[Campaign], limit: Limit, now: datetime) -> list[str]:
-    """The campaigns whose messages count for this limit."""
+    """Return the campaigns whose messages count."""
     since = now - timedelta(days=limit.days)
     return [each.campaign_id for each in others if each.ended_at is None or each.ended_at > since]

@@ -1,9 +1,9 @@
-"""Opt-outs as consent-svc tells them, and which campaign each answers.
+"""Keep opt-outs published by consent-svc, and attribute each to a campaign.
 
-An opt-out is attributed to one campaign: the one whose message was the last to reach the person before it, among those
-of the senders and purposes that it shuts, if that was at most ANSWERS_WITHIN before. What nobody said in answer to a
-message (a provider's list, a receipt, a correction) is attributed to none. Facts are kept and the attribution is looked
-up, so that it does not depend on which service's word came first.
+An opt-out belongs to at most a single campaign: among the senders and purposes it closes, the campaign whose message
+last reached the person before, within ANSWERS_WITHIN. Opt-outs which answer no message (a provider's list, a DLR, a
+rectification) belong to no campaign. The table keeps facts and queries attribute, so the order of events from different
+services does not matter.
 """
 
 from collections.abc import Iterable
@@ -15,13 +15,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts.consent import ConsentStateChanged
 
 ANSWERS_WITHIN = timedelta(days=7)
-NO_ANSWERS = ("provider_list", "receipt", "rectification")  # sources
+NO_ANSWERS = ("provider_list", "receipt", "rectification")  # sources which answer no message
 _FAR = datetime(9999, 1, 1, tzinfo=UTC)
-REACHED = ("accepted", "unknown")  # what may have been read
+REACHED = ("accepted", "unknown")  # statuses: the person may have read the message
 
 
 async def keep(tx: AsyncConnection, events: Iterable[ConsentStateChanged]) -> None:
-    """The same one again changes nothing."""
+    """Store the opt-outs of these events. A repeated opt-out changes no row."""
     rows = sorted(
         {
             (event.subject_id, cause.evidence_id, consent.sender_id, consent.purpose, consent.occurred_at)
@@ -51,14 +51,14 @@ async def keep(tx: AsyncConnection, events: Iterable[ConsentStateChanged]) -> No
     )
 
 
-# (subject_id, at): who of campaign :id, of :sender_id and :purpose, opted out in answer to it, and when first
+# (subject_id, at): persons who opted out in answer to campaign :id of :sender_id and :purpose, and when first
 ANSWERS = (
     "SELECT o.subject_id, min(o.at) AS at FROM opt_out AS o"
     " JOIN recipient AS r ON r.campaign_id = :id AND r.subject_id = o.subject_id"
     " WHERE o.sender_id = :sender_id AND o.purpose = :purpose AND o.at BETWEEN :answers_from AND :answers_to"
     " AND r.status = ANY(CAST(:reached AS text[])) AND r.handed_off_at <= o.at"
     " AND o.at < r.handed_off_at + CAST(:within AS interval)"
-    # no message reached them later, of whom the same opt-out shuts
+    # no later message came from a campaign closed by the same opt-out
     " AND NOT EXISTS (SELECT FROM opt_out AS s"
     " JOIN campaign AS c ON c.sender_id = s.sender_id AND c.purpose = s.purpose AND c.started_at IS NOT NULL"
     " AND (c.ended_at IS NULL OR c.ended_at >= r.handed_off_at) AND c.campaign_id <> :id"
@@ -72,7 +72,7 @@ ANSWERS = (
 def answering(
     campaign_id: str, sender_id: str, purpose: str, started_at: datetime | None, ended_at: datetime | None
 ) -> dict[str, object]:
-    """The parameters of ANSWERS."""
+    """Return the parameters of ANSWERS."""
     return {
         "id": campaign_id,
         "sender_id": sender_id,

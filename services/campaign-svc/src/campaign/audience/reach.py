@@ -1,7 +1,7 @@
-"""May marketing be sent to this person, as far as consent goes? Pure: for counting before a campaign leaves.
+"""Decide whether consent allows marketing to a person, for counts before a campaign starts. Pure.
 
-The reasons are the gate's own, under its own names (`dispatch/gate/rules.py`), in its own order; a property test holds
-the two together. The gate decides, at the moment of each message and on fresher knowledge.
+Reasons have the gate's names and order (`dispatch/gate/rules.py`); a property test holds the two together. The gate
+decides each message, on fresher knowledge.
 """
 
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ import msgspec
 
 from common.contracts.consent import Consent, State, Suppression
 
-UNDER_REVIEW = "under_review"  # no denial: a text of theirs waits for a person to read it
+UNDER_REVIEW = "under_review"  # no denial: the person's own text waits for an operator to read it
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """What consent-svc last told of a person. `unreadable`: it told something that nobody could read."""
+    """A person's last published consent state. `unreadable`: a record could not be read."""
 
     consents: tuple[Consent, ...] = ()
     suppressions: tuple[Suppression, ...] = ()
@@ -25,7 +25,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def denials(standing: Standing | None, sender_id: str, purpose: str, at: datetime) -> Iterator[str]:
-    """Every reason against a message of this sender for this purpose `at` then. `standing` None: nothing was told."""
+    """Yield every reason against a message at that time. `standing` `None`: no state was published."""
     if standing is None:
         yield "no_consent"
         return
@@ -58,8 +58,10 @@ def denials(standing: Standing | None, sender_id: str, purpose: str, at: datetim
 
 
 def state(standing: Standing | None, sender_id: str, purpose: str, at: datetime) -> State:
-    """Of the consent as it is `at` then, for selecting by: what a suppression covers is opted out, what nobody can read
-    is unknown. `segment` says the same in SQL."""
+    """Return the consent state at that time. `segment_language` has the same rule in SQL.
+
+    A suppressed person is opted out; an unreadable person's state is unknown.
+    """
     if standing is None or standing.unreadable:
         return "unknown"
     consent = next((c for c in standing.consents if c.sender_id == sender_id and c.purpose == purpose), None)

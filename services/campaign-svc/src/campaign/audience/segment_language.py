@@ -1,4 +1,4 @@
-"""Segments: whom to write to, said in JSON, and the same said in SQL. Pure.
+"""Parse segments, written in JSON, and compile segments to SQL. Pure.
 
     {"all": […]}   {"any": […]}   {"not": …}
     {"attribute": "points", "gte": 100, "lt": 500}     is, in, exists of all; lt, lte, gt, gte of numbers and dates;
@@ -8,11 +8,11 @@
     {"received": {"campaign": "cmp-…"}}                {"received": {"days": 30}}
     {"clicked": {"campaign": "cmp-…"}}                 {"clicked": {"days": 30}}, of tracked links
 
-A date is `2026-11-26`, or `{"days": -30}` from today. Every condition is true or false of everybody: whoever lacks the
-attribute, or holds something else under its name or an empty text, meets no comparison, so `not` includes them.
+A date is `2026-11-26`, or `{"days": -30}` from today. Conditions are true or false, never null: a contact whose
+attribute is absent, empty or of another kind meets no comparison, so `not` includes the contact.
 
-SQL is written of fixed words; whatever an author typed, names too, travels as a bound parameter. Contacts are `c`, what
-is known of their consents is `k` (`FROM`).
+The SQL has fixed words; the author's input, names too, travels as bound parameters. Contacts are `c`, consent states
+`k` (`FROM`).
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -30,8 +30,8 @@ MAX_CONDITIONS = 100
 MAX_VALUES = 500
 MAX_DAYS = 36_525  # a century
 
-FROM = "contact AS c LEFT JOIN standing AS k ON k.subject_id = c.subject_id"  # unused, the join costs nothing
-# Who got a message: it left, and the operator has not said that it did not arrive
+FROM = "contact AS c LEFT JOIN standing AS k ON k.subject_id = c.subject_id"  # without a use of `k` the join is free
+# A received message left, and no DLR denies its arrival
 GOT = f"r.status IN ('accepted', 'unknown') AND coalesce(r.receipt, '') NOT IN {UNDELIVERED}"
 
 Operator = Literal["is", "in", "exists", "lt", "lte", "gt", "gte", "starts_with", "anniversary_in"]
@@ -47,7 +47,7 @@ _OF_KIND: Mapping[Kind, Collection[str]] = {
 
 
 class SegmentRefused(ValueError):
-    """`pointer` (RFC 6901) is the place in the expression, `reason` a stable slug."""
+    """An invalid expression. `pointer` (RFC 6901) locates the fault, `reason` is a stable slug."""
 
     def __init__(self, pointer: str, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -77,7 +77,7 @@ class Not:
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """`value`: of `in` a tuple, of `exists` a boolean, of `anniversary_in` a FromToday."""
+    """A comparison. `value`: a tuple for `in`, a boolean for `exists`, a FromToday for `anniversary_in`."""
 
     name: str
     kind: Kind
@@ -98,8 +98,10 @@ class Consent:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A message of this campaign, or one of the sender's that left less than so many days ago. Of one that nobody can
-    tell when it left, its campaign counts, which had not ended then: rather a little too long than too short."""
+    """A message of this campaign, or of any of the sender's in the last `days`.
+
+    Without a hand-off time a message counts if its campaign had not ended before: rather too long than too short.
+    """
 
     campaign_id: str | None
     days: int | None
@@ -108,7 +110,7 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Clicked:
-    """A tracked link of this campaign, or of any of the sender's less than so many days ago."""
+    """A tracked link of this campaign, or of any of the sender's in the last `days`."""
 
     campaign_id: str | None
     days: int | None
@@ -120,7 +122,7 @@ Expression = AllOf | AnyOf | Not | Attribute | Territory | Consent | Received | 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """SQL over `FROM`, never null, and what is bound in it."""
+    """SQL over `FROM`, never null, with its parameters."""
 
     sql: str
     values: Mapping[str, Any]
@@ -130,7 +132,7 @@ EVERYBODY = Condition("true", {})
 
 
 def where(conditions: Mapping[str, Sequence[str]]) -> Expression:
-    """Each attribute has one of its values, read as texts."""
+    """Return the condition: each attribute has a value from its list, compared as text."""
     return AllOf(tuple(Attribute(name, Kind.TEXT, "in", tuple(values)) for name, values in conditions.items()))
 
 
@@ -138,13 +140,15 @@ def where(conditions: Mapping[str, Sequence[str]]) -> Expression:
 
 
 def parse(source: object, kinds: Mapping[str, Kind], purposes: Collection[str] | None = None) -> Expression:
-    """`kinds`: of the sender's attributes. `purposes`: the sender's; None of what was checked before. Raises
-    SegmentRefused."""
+    """Parse an expression. Raises SegmentRefused.
+
+    `purposes`: the sender's; `None` for an expression checked before.
+    """
     return _Reader(kinds, purposes).read(source, "", 1)
 
 
 def parts(expression: Expression) -> Iterator[Expression]:
-    """It and all that is in it."""
+    """Yield the expression and its sub-expressions."""
     yield expression
     match expression:
         case AllOf(of) | AnyOf(of):
@@ -233,7 +237,7 @@ _WRITTEN = get_args(State)
 
 
 def _past(source: object, at: str) -> tuple[str | None, int | None, str]:
-    """(campaign, days, where it is said)."""
+    """Return (campaign, days, pointer)."""
     if not isinstance(source, dict) or len(source) != 1:
         _refuse(at, "not_a_past_message", '{"campaign": …} or {"days": …}')
     match source:
@@ -292,7 +296,7 @@ def _text(source: object, at: str) -> str:
 
 
 def _texts(source: object, at: str) -> Iterator[str]:
-    """One, or a list of some."""
+    """Yield a text, or each of a list."""
     if isinstance(source, list) and 1 <= len(source) <= MAX_VALUES:
         for place, each in enumerate(source):
             yield _text(each, f"{at}/{place}")
@@ -317,7 +321,7 @@ def _below(at: str, word: str) -> str:
 
 
 def _clean(text: str) -> str:
-    """Without the halves of characters that JSON can escape and UTF-8 cannot say."""
+    """Replace lone surrogates, which JSON can escape and UTF-8 cannot encode."""
     return text.encode(errors="replace").decode()
 
 
@@ -329,7 +333,7 @@ def _refuse(at: str, reason: str, detail: str) -> NoReturn:
 
 
 def compiled(expression: Expression, sender_id: str, now: datetime, today: date) -> Condition:
-    """`today`: where the sender is."""
+    """Compile to SQL. `today` is the date in the sender's country."""
     writer = _Writer(sender_id, now, today)
     return Condition(writer.write(expression), writer.values)
 
@@ -338,7 +342,7 @@ def compiled(expression: Expression, sender_id: str, now: datetime, today: date)
 class _Writer:
     sender_id: str
     at: datetime
-    day: date  # there
+    day: date  # in the sender's country
     values: dict[str, Any] = field(default_factory=dict)
 
     def write(self, expression: Expression) -> str:
@@ -385,7 +389,7 @@ class _Writer:
         return f"coalesce(({held}){order} {sign} {self._bound(self._plain(asked.value), column)}, false)"
 
     def _plain(self, value: Scalar | FromToday) -> str | Decimal:
-        """As attributes are kept."""
+        """Return a value in stored form."""
         match value:
             case FromToday(days):
                 return (self.day + timedelta(days=days)).isoformat()
@@ -395,7 +399,7 @@ class _Writer:
                 return value
 
     def _state(self, purpose: str) -> str:
-        """As `reach.state` has it."""
+        """Write `reach.state` in SQL."""
         sender, purpose = self._bound(self.sender_id, "text"), self._bound(purpose, "text")
         return (
             "(SELECT CASE WHEN k.told IS NULL OR k.told @> '{\"unreadable\": true}' THEN 'unknown'"
@@ -442,8 +446,7 @@ class _Writer:
 
 
 def anniversaries(day: date) -> Iterator[str]:
-    """The ends of the dates, MM-DD, that are celebrated on a day: of who was born on a 29 February, on the 28th where
-    there is none."""
+    """Yield the MM-DD celebrated on a day; on 28 February of a common year, 02-29 too."""
     yield day.isoformat()[5:]
     if (day.month, day.day) == (2, 28) and (day + timedelta(days=1)).month == 3:
         yield "02-29"

@@ -1,10 +1,9 @@
-"""The one door to segments, and to whom a campaign is for: the pre-flight and the planner select by `of_campaign`.
+"""Own segments: store and count segments, and select a campaign's audience (`of_campaign`).
 
-A segment has versions, and a version never changes; nor does what its attributes held when it was written, whatever is
-declared later. A campaign names the version.
+A version never changes, nor do its attribute kinds, whatever a caller declares later. A campaign names a version.
 
-Counting reads everybody where that is done in time, else a sample. Keyed hashes are spread evenly: whoever has one
-between two given ones is a sample of all, and the primary key finds them.
+`count` reads all contacts if time allows, otherwise a sample: subject ids are keyed hashes, spread evenly, so a range
+of the primary key is a sample.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,13 +32,13 @@ segment_table = Table(
     "segment",
     metadata,
     Column("segment_id", Text, primary_key=True),
-    Column("position", BigInteger, Identity(always=True), nullable=False),  # the order of lists
+    Column("position", BigInteger, Identity(always=True), nullable=False),  # orders lists
     Column("sender_id", Text, nullable=False),
     Column("name", Text, nullable=False),
     Column("latest", Integer, nullable=False),
     Column("created_by", Text, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
-    Column("fingerprint", Text, nullable=False),  # of the request
+    Column("fingerprint", Text, nullable=False),  # of the request body
     Index("segment_position_ix", "position", unique=True),
 )
 
@@ -49,18 +48,18 @@ segment_version = Table(
     Column("segment_id", Text, nullable=False),
     Column("version", Integer, nullable=False),
     Column("expression", JSONB, nullable=False),
-    Column("kinds", JSONB, nullable=False),  # of the attributes it names, as they were
+    Column("kinds", JSONB, nullable=False),  # of the attributes in the expression, at that time
     Column("created_by", Text, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
     PrimaryKeyConstraint("segment_id", "version"),
 )
 
-SLICES = 256  # of the space of hashes, by their first four digits
-WITHIN_S = 0.6  # so long may counting take, as far as what is counted by then tells
+SLICES = 256  # ranges of subject ids, by the first four hex digits
+WITHIN_S = 0.6  # the time for counting, projected from the slices counted so far
 
 
 async def read(tx: AsyncConnection, sender_id: str, purposes: frozenset[str], source: object) -> Expression:
-    """What an author typed, checked against what the sender has. Raises SegmentRefused."""
+    """Parse an author's expression; check attributes, purposes and campaigns. Raises SegmentRefused."""
     expression = segment.parse(source, await attributes.kinds_of(tx, sender_id), purposes)
     named = [part for part in segment.parts(expression) if isinstance(part, Received | Clicked) and part.campaign_id]
     if named:
@@ -78,7 +77,7 @@ async def read(tx: AsyncConnection, sender_id: str, purposes: frozenset[str], so
 
 
 async def insert(tx: AsyncConnection, values: Mapping[str, Any], source: object, expression: Expression) -> bool:
-    """A segment with its first version; False where it is known already."""
+    """Insert a segment with its first version; False if it exists."""
     done = await tx.execute(
         sql(
             "INSERT INTO segment (segment_id, sender_id, name, latest, created_by, created_at, fingerprint)"
@@ -96,7 +95,7 @@ async def insert(tx: AsyncConnection, values: Mapping[str, Any], source: object,
 async def add_version(
     tx: AsyncConnection, segment_id: str, source: object, expression: Expression, by: str, now: datetime
 ) -> int:
-    """Its number. The segment's row is locked, or new."""
+    """Add a version; return its number. The segment's row is locked, or new."""
     version = await tx.scalar(
         sql("UPDATE segment SET latest = latest + 1 WHERE segment_id = :id RETURNING latest"), {"id": segment_id}
     )
@@ -127,7 +126,7 @@ _SEGMENT = (
 
 
 async def find(tx: AsyncConnection, segment_id: str, version: int | None = None) -> Row[Any] | None:
-    """One version, the latest by default."""
+    """Return a version, by default the latest."""
     rows = await tx.execute(
         sql(f"{_SEGMENT} AND v.version = coalesce(:version, s.latest) WHERE s.segment_id = :id"),
         {"id": segment_id, "version": version},
@@ -143,7 +142,7 @@ async def lock(tx: AsyncConnection, segment_id: str) -> Row[Any] | None:
 
 
 async def versions_of(tx: AsyncConnection, segment_id: str) -> Sequence[Row[Any]]:
-    """Newest first."""
+    """Return the newest 1000 versions, newest first."""
     rows = await tx.execute(
         sql(f"{_SEGMENT} WHERE s.segment_id = :id ORDER BY v.version DESC LIMIT 1000"), {"id": segment_id}
     )
@@ -153,7 +152,7 @@ async def versions_of(tx: AsyncConnection, segment_id: str) -> Sequence[Row[Any]
 async def before(
     tx: AsyncConnection, position: int | None, sender_ids: Sequence[str] | None, limit: int
 ) -> Sequence[Row[Any]]:
-    """Newest first, each with its latest version. `sender_ids` None: of every sender."""
+    """Return latest versions, newest first. `sender_ids` `None`: of every sender."""
     rows = await tx.execute(
         sql(
             f"{_SEGMENT} AND v.version = s.latest WHERE (CAST(:position AS bigint) IS NULL OR s.position < :position)"
@@ -171,12 +170,12 @@ def expression_of(row: Row[Any]) -> Expression:
 
 
 def compiled(expression: Expression, sender_id: str, sender: Sender, now: datetime, policy: Policy) -> Condition:
-    """As things stand `now`; today is the day where the sender is."""
+    """Compile as of `now`; today is the date in the sender's country."""
     return segment.compiled(expression, sender_id, now, now.astimezone(zones(sender.country, policy)[0]).date())
 
 
 async def of_campaign(tx: AsyncConnection, row: Row[Any], now: datetime, policy: Policy) -> Condition:
-    """Whom a campaign is for, of its sender's contacts."""
+    """Return the condition selecting the audience among the sender's contacts."""
     selection = msgspec.json.decode(row.selection)
     if "where" in selection:
         expression = segment.where(selection["where"])
@@ -192,7 +191,7 @@ async def of_campaign(tx: AsyncConnection, row: Row[Any], now: datetime, policy:
 
 
 def is_segment(row: Row[Any]) -> bool:
-    """Whether a campaign is for a segment: one that selects nobody is a mistake to be told of."""
+    """Return whether a campaign is for a segment: an empty segment is a mistake to report."""
     return "segment" in msgspec.json.decode(row.selection)
 
 
@@ -210,7 +209,7 @@ async def selects_somebody(tx: AsyncConnection, sender_id: str, condition: Condi
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """`selected` of `contacts`. Not `exact`: estimated from a sample, and within `margin` nineteen times in twenty."""
+    """`selected` of `contacts`. Unless `exact`, the truth is within `margin` nineteen times in twenty."""
 
     selected: int
     contacts: int
@@ -219,7 +218,7 @@ class Count:
 
 
 async def count(tx: AsyncConnection, sender_id: str, condition: Condition) -> Count:
-    """Within about WITHIN_S on any number of contacts: of all where there is time for it, else of some slices."""
+    """Count all contacts within about WITHIN_S, or else some slices."""
     keys = await _key_ids(tx, sender_id)
     if not keys:
         return Count(0, 0, True, 0)
@@ -228,7 +227,7 @@ async def count(tx: AsyncConnection, sender_id: str, condition: Condition) -> Co
     while done < SLICES and many > 0:
         more, others, took_s = await _in_slices(tx, sender_id, condition, keys, done, done + many)
         found, contacts, done, left_s = found + more, contacts + others, done + many, left_s - took_s
-        # eight times as many, or as many as there is time for; of few slices most of the time is the question itself
+        # eight times as many, or as many as time allows; for few slices the query's overhead dominates
         many = min(8 * many, SLICES - done, int(left_s / took_s * many))
     if done == SLICES:
         return Count(found, contacts, True, 0)
@@ -236,8 +235,10 @@ async def count(tx: AsyncConnection, sender_id: str, condition: Condition) -> Co
 
 
 def estimated(found: int, contacts: int, slices: int) -> Count:
-    """Of `slices` of SLICES. The margin is that of a share, 1.96 standard deviations (Agresti and Coull's, so that a
-    share of nought has one), of the contacts that there are as far as these tell."""
+    """Estimate from `slices` of SLICES.
+
+    The margin is 1.96 standard deviations of a share (Agresti and Coull's: a share of zero has a margin too).
+    """
     every = contacts * SLICES // slices
     if contacts == 0:
         return Count(0, 0, False, 0)
@@ -250,7 +251,7 @@ def estimated(found: int, contacts: int, slices: int) -> Count:
 async def _in_slices(
     tx: AsyncConnection, sender_id: str, condition: Condition, keys: Sequence[str], first: int, end: int
 ) -> tuple[int, int, float]:
-    """Of the contacts in these slices: (selected, all, seconds that it took)."""
+    """Return (selected, contacts, seconds) of these slices."""
     ranges, bounds = [], {}
     for place, key in enumerate(keys):
         ranges.append(f"(c.subject_id >= :from_{place} AND c.subject_id < :to_{place})")
@@ -270,7 +271,7 @@ async def _in_slices(
 
 
 async def _key_ids(tx: AsyncConnection, sender_id: str) -> list[str]:
-    """Of the keys that the sender's contacts are hashed with: each begins a range of its own."""
+    """Return the key ids in the sender's subject ids: each key has its own range."""
     found: list[str] = []
     after = ""
     while True:

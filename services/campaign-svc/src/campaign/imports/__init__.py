@@ -1,1 +1,1 @@
-"""Files of contacts: uploaded, and recorded some lines at a time."""
+"""Upload files of contacts, and record their lines in batches."""

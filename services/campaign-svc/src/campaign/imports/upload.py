@@ -1,9 +1,9 @@
-"""Imports of contacts over HTTP: a whole file in one request, or in parts that go on where a connection broke.
+"""HTTP: import a file of contacts, in a single request or in resumable parts.
 
-Parts go on as consent-svc's imports do, after the manner of "Resumable Uploads for HTTP"
-(draft-ietf-httpbis-resumable-upload): `Upload-Offset`, `Upload-Complete`. What arrives is sealed and kept in pieces:
-never the whole file in memory, nor a number on disk that is not sealed. Until all of it has arrived and is known to be
-readable to its end nothing of it counts; then `importing.py` records it.
+Parts follow "Resumable Uploads for HTTP" (draft-ietf-httpbis-resumable-upload: `Upload-Offset`, `Upload-Complete`), as
+in consent-svc. Pieces of the file are encrypted on arrival: memory never holds the whole file, and the disk never holds
+a plain number. No line counts before the whole file has arrived and been read to its end; then `imports.worker` records
+the lines.
 """
 
 import asyncio
@@ -32,9 +32,9 @@ from common.web.problems import Conflict, Invalid, Malformed, NotFound, Reason, 
 
 router = APIRouter(prefix="/v1", tags=["contacts"])
 
-STALLED_S = 30.0  # between two parts of a body
-AT_ONCE = 3  # imports of one process; each holds a database connection while its body arrives
-PIECE_BYTES = 1_000_000  # of a file, sealed and kept together
+STALLED_S = 30.0  # without a byte of the body
+AT_ONCE = 3  # imports per process; each holds a database connection while its body arrives
+PIECE_BYTES = 1_000_000  # of a file, encrypted and stored together
 
 Held = Annotated[Resources[Any], Depends(resources)]
 Writer = Annotated[Caller, Depends(require("contact:write"))]
@@ -75,7 +75,7 @@ class UploadComplete(Conflict):
 
 
 class Read(BaseModel):
-    """How the file was understood: to be looked at where its contacts look wrong."""
+    """How the parser understood the file: look here if the contacts look wrong."""
 
     format: Literal["csv", "ndjson"]
     charset: str
@@ -89,8 +89,10 @@ class Read(BaseModel):
 
 
 class Import(BaseModel):
-    """What became of a file, as far as it is recorded. `lines` = created + updated + duplicates + refused; blank lines
-    and the header are not counted."""
+    """An import, as far as its lines are recorded.
+
+    `lines` = created + updated + duplicates + refused, without blank lines and the header.
+    """
 
     import_id: str
     sender_id: str
@@ -113,7 +115,7 @@ class Import(BaseModel):
 
 
 class Refusal(BaseModel):
-    """`line` is where it begins in the file, the first being 1. The number is not repeated."""
+    """A refused line, without its number. `line`: where the line begins in the file, from 1."""
 
     line: int
     reason: str
@@ -135,17 +137,18 @@ async def import_contacts(
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
     upload_complete: Complete = "?1",
 ) -> Import:
-    """Take the contacts of a file: CSV with a header row, or NDJSON; one column or field with the number, the others as
-    attributes. Which of the two it is shows in its first character, and `read_as` says it. A contact has one number: of
-    several columns named as numbers are one is taken, a mobile's first, and the others are left out (`other_numbers`).
+    """Import the contacts of a file: CSV with a header row, or NDJSON.
 
-    Cells are separated by `,` `;` tab or `|`; UTF-8, UTF-16 or Windows-1252. Known contacts keep the attributes the
-    file does not have. Lines that cannot be used are refused one by one, with a reason. An attribute that nobody knew
-    holds numbers, dates or booleans from now on, if all its values here do; else texts.
+    The first character tells the format (`read_as`). A column or field holds the number, the others are attributes. Of
+    several number columns the import takes a mobile's first and drops the others (`other_numbers`).
 
-    The answer comes when all is recorded. With `Upload-Complete: ?0` and an empty body an import is opened, or the one
-    with this Idempotency-Key told as it stands; the file then goes to `/v1/imports/{id}/body`. A whole file under the
-    key of one that has not arrived begins anew.
+    CSV cells are separated by `,` `;` tab or `|`; the file is UTF-8, UTF-16 or Windows-1252. Known contacts keep the
+    attributes absent from the file. Each unusable line is refused with a reason. An unknown attribute becomes a number,
+    date or boolean if all its values in the file are such, else text.
+
+    The answer comes when all lines are recorded. `Upload-Complete: ?0` with an empty body opens an import, or returns
+    the import under this Idempotency-Key; the file then goes to `/v1/imports/{id}/body`. A whole file under the key of
+    an incomplete import restarts the import; the same file under the key of a complete import answers 200.
     """
     caller.may_use(sender_id)
     await registry.known(held.database, sender_id)
@@ -177,7 +180,7 @@ async def import_contacts(
                 await _forget(held, import_id)
                 raise
             except Malformed:
-                if idempotency_key is None:  # nobody could go on with it
+                if idempotency_key is None:  # no caller could resume the import
                     await _forget(held, import_id)
                 raise
             await _complete(held, claim, import_id)
@@ -195,10 +198,12 @@ async def upload(
     upload_offset: Annotated[int, Header(ge=0, le=BIGINT)],
     upload_complete: Complete = "?0",
 ) -> Import:
-    """Take the bytes of the file from `Upload-Offset` on. With the last of them it is read to its end: a file that
-    cannot be used is refused, and its import gone. Recording goes on after the answer.
+    """Take the bytes of the file from `Upload-Offset` on.
 
-    409 where the upload stands elsewhere: ask for the import, and go on from its `received_bytes`.
+    The last bytes start a check of the whole file: an unusable file is refused, and its import deleted. Recording
+    continues after the answer.
+
+    409 for a wrong offset: get the import, and resume from its `received_bytes`.
     """
     await _visible(held, caller, import_id)
     async with _claimed(held, import_id) as claim:
@@ -220,7 +225,7 @@ async def upload(
 
 @router.get("/imports/{import_id}")
 async def get_import(import_id: Storable, held: Held, caller: Writer) -> Import:
-    """How far it has arrived, and how far it is recorded."""
+    """Return how far the file has arrived, and how far its lines are recorded."""
     return _view(await _visible(held, caller, import_id))
 
 
@@ -229,10 +234,10 @@ async def list_refusals(
     import_id: Storable,
     held: Held,
     caller: Writer,
-    cursor: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,  # a line: its column is an integer
+    cursor: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,  # a line number, an integer column
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> Refusals:
-    """The refused lines, in the order of the file."""
+    """List the refused lines in file order."""
     await _visible(held, caller, import_id)
     async with held.database.begin() as tx:
         rows = await store.refusals_after(tx, import_id, cursor, limit)
@@ -241,7 +246,7 @@ async def list_refusals(
 
 
 def _explained(reason: str) -> str:
-    """Of an attribute, its name stands after a colon."""
+    """Explain a reason. An attribute's name follows the reason after a colon."""
     return EXPLANATIONS.get(reason.partition(":")[0], reason)
 
 
@@ -254,7 +259,7 @@ async def _claimed(held: Resources[Any], import_id: str) -> AsyncIterator[AsyncC
 
 
 async def _open(held: Resources[Any], import_id: str, sender_id: str, caller: Caller) -> None:
-    """Anew, whatever had arrived of it. Claimed, and not complete."""
+    """Open an import anew, without any earlier bytes. The caller has claimed the import, still incomplete."""
     async with held.database.begin() as tx:
         await store.forget_import(tx, import_id)
         await store.open_import(tx, import_id, sender_id, caller.subject, datetime.now(UTC))
@@ -266,7 +271,7 @@ async def _forget(held: Resources[Any], import_id: str) -> None:
 
 
 async def _arrive(held: Resources[Any], import_id: str, position: int, body: "_Body") -> None:
-    """Keep what comes, and where it breaks off what has come until then."""
+    """Store the body in pieces; keep the bytes received before a break."""
     waiting = bytearray()
 
     async def keep() -> None:
@@ -288,7 +293,7 @@ async def _arrive(held: Resources[Any], import_id: str, position: int, body: "_B
 
 
 async def _complete(held: Resources[Any], claim: AsyncConnection, import_id: str) -> None:
-    """All of it has arrived: from now on it counts, unless it cannot be used; then nothing of it is left."""
+    """Mark the file complete, or delete the import if the file cannot be used."""
     digest = hashlib.sha256()
     arrived = await _find(held, import_id)
 
@@ -311,7 +316,7 @@ async def _complete(held: Resources[Any], claim: AsyncConnection, import_id: str
 
 
 class _Body:
-    """A request's body in pieces, counted and hashed on their way. Raises TooLarge, and Malformed when it stops."""
+    """A request body, counted and hashed piece by piece. Raises TooLarge, and Malformed if the body breaks off."""
 
     def __init__(self, request: Request, max_bytes: int) -> None:
         self._stream = request.stream()
@@ -329,7 +334,7 @@ class _Body:
             raise self._too_large()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Without the empty part that ends it."""
+        """Yield the pieces without the empty last piece."""
         while (piece := await self._next()) is not None:
             if piece:
                 yield piece
@@ -357,7 +362,7 @@ class _Body:
 
 
 def _fingerprint(keys: SubjectKeys, sender_id: str, digest: str) -> str:
-    """Of a file. Keyed: one of a single line could be tried out number by number."""
+    """Return a keyed hash of a file: a plain hash of a single line could be guessed number by number."""
     return keys.subject_id(f"import {sender_id} {digest}")
 
 

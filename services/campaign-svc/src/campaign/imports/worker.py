@@ -1,10 +1,10 @@
-"""Recording files of contacts that have arrived whole: some lines in one transaction, with how far that is.
+"""Record the lines of uploaded imports, batch by batch, with the progress in the same transaction.
 
-Whoever records an import holds its lock; where a process is killed, the next one reads the file again and goes on
-behind the last line that was recorded. Lines are read and sealed in a thread, the next while the database takes these.
+The recording process holds the import's lock. After a crash the next process rereads the file and continues behind the
+last recorded line. A thread parses and encrypts a batch while the database stores the previous batch.
 
-An attempt is counted before it is made, so that one that ends its process counts too; what gets nowhere, time after
-time, lets others go first, and is given up in the end.
+An attempt is counted before its start, so an attempt which kills its process counts too. An import without progress
+lets others go first, and is given up in the end.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ LINES = counter("sms_campaign_import_lines_total", "Lines of imported files, by 
 AT_ONCE = 20_000  # lines in one transaction
 PIECE_WITHIN_S = 30.0
 LOOK_EVERY_S = 2.0
-MAX_ATTEMPTS = 8  # with nothing recorded: within nine minutes
+MAX_ATTEMPTS = 8  # without progress: within nine minutes
 
 _encode_lines = msgspec.json.Encoder().encode_lines
 
@@ -48,7 +48,7 @@ def worker(held: Resources[Any]) -> Worker:
 
 
 async def go_on(held: Resources[Any]) -> bool:
-    """With what another process was recording when it ended, and with a file that came in parts. Was there one?"""
+    """Continue an interrupted import, or record a file uploaded in parts; return whether an import waited."""
     async with held.database.begin() as claim:
         import_id = await store.claim_waiting(claim, datetime.now(UTC))
         if import_id is not None:
@@ -57,8 +57,10 @@ async def go_on(held: Resources[Any]) -> bool:
 
 
 async def record(held: Resources[Any], claim: AsyncConnection, import_id: str) -> None:
-    """From where it stands to the end, unless it got nowhere too often. `claim`: the transaction that has the import's
-    lock, and does nothing else but look for its pieces."""
+    """Record an import from its last line to its end, or give up after MAX_ATTEMPTS without progress.
+
+    `claim`: the transaction with the import's lock, which otherwise only reads pieces.
+    """
     async with held.database.begin() as tx:
         found = await store.lock_import(tx, import_id)
         if found is None or found["finished"]:
@@ -90,12 +92,12 @@ async def record(held: Resources[Any], claim: AsyncConnection, import_id: str) -
 
 
 def pause(attempts: int) -> timedelta:
-    """After so many that got nowhere; none after the first, which may have been broken off."""
+    """Return the wait after attempts without progress; zero after the first, perhaps only interrupted."""
     return timedelta(seconds=2**attempts - 2)
 
 
 def pieces(tx: AsyncConnection, field_keys: FieldKeys, import_id: str, many: int) -> Iterator[bytes]:
-    """The file as it came, for a worker thread: each `next` waits there, while the loop goes on."""
+    """Return the file's pieces for a worker thread: each `next` blocks the thread, never the event loop."""
     loop = asyncio.get_running_loop()
 
     def opened(position: int) -> bytes:
@@ -111,8 +113,10 @@ def sealing_context(import_id: str, position: int) -> str:
 
 @dataclass
 class _Step:
-    """Some lines behind the one that is recorded: the last of them, those that are taken, also as `audience.copied` has
-    them, and those that are refused."""
+    """A batch behind the last recorded line.
+
+    `last`: the batch's last line. `rows`: accepted lines; `lines`: the same as `audience.copied` writes COPY lines.
+    """
 
     last: int = 0
     rows: list[ImportedRow] = field(default_factory=list)
@@ -120,13 +124,13 @@ class _Step:
     refusals: list[Refusal] = field(default_factory=list)
 
     def in_order(self) -> "_Step":
-        """Of their ids: so whoever brings the same people at the same moment waits, and neither for the other."""
+        """Sort by subject id: two writers of the same people then wait in turn, without a deadlock."""
         self.lines = {subject_id: self.lines[subject_id] for subject_id in sorted(self.lines)}
         return self
 
 
 def _sealed(held: Resources[Any], chunks: Iterator[Chunk], found: Mapping[str, Any]) -> Iterator[_Step]:
-    """Runs in a thread: parsing and sealing are all computation."""
+    """Yield batches, encrypted. Runs in a thread, because parsing and encryption only compute."""
     step = _Step()
     for chunk in chunks:
         lines, e164s, territories, attributes, refusals = chunk.behind(found["line"])
@@ -134,7 +138,7 @@ def _sealed(held: Resources[Any], chunks: Iterator[Chunk], found: Mapping[str, A
         numbers = held.field_keys.seal_all(
             [(e164, f"number:{subject_id}") for e164, subject_id in zip(e164s, ids, strict=True)]
         )
-        said = _encode_lines(attributes).decode().split("\n")[:-1]  # no line of JSON has an end within
+        said = _encode_lines(attributes).decode().split("\n")[:-1]  # JSON lines contain no line end
         rows = list(zip(lines, ids, numbers, said, territories, strict=True))
         step.rows += rows
         step.lines |= audience.copied(found["sender_id"], rows, found["created_at"])
@@ -148,8 +152,11 @@ def _sealed(held: Resources[Any], chunks: Iterator[Chunk], found: Mapping[str, A
 
 
 async def _keep(held: Resources[Any], import_id: str, step: _Step, *, met: bool = False) -> None:
-    """One transaction. It writes before it looks for who was erased (`common.privacy.erasing`): the lock of its row.
-    `met`: somebody else brings some of these people at this moment."""
+    """Store a batch in a transaction.
+
+    The transaction writes (the row lock of the import) before reading erasures, as `common.privacy.erasing` demands.
+    `met`: another transaction is adding some of these people, so COPY would fail.
+    """
     async with held.database.begin() as tx:
         found = await store.lock_import(tx, import_id)
         assert found is not None, "an import that is being recorded is forgotten by nobody"
@@ -163,7 +170,7 @@ async def _keep(held: Resources[Any], import_id: str, step: _Step, *, met: bool 
         new = set() if met else await audience.add_imported(tx, sender_id, lines)
         became = Counter(created=len(new), refused=len(refused))
         if len(new) < len(lines):
-            others = {row[1]: row for row in step.rows if row[1] in lines and row[1] not in new}  # of each the last
+            others = {row[1]: row for row in step.rows if row[1] in lines and row[1] not in new}  # last of each
             became.update(await audience.put_imported(tx, sender_id, list(others.values()), now))
         became["duplicates"] += len(step.rows) + len(step.refusals) - len(refused) - len(lines)
         added = _added(found, step.last, became, Counter(reason for _, _, reason in refused))

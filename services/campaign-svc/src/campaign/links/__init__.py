@@ -1,1 +1,1 @@
-"""Tracked links: made, followed, and the opt-outs that answer a message."""
+"""Tracked links, clicks, and opt-outs in answer to a message."""

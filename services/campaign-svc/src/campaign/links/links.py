@@ -1,8 +1,8 @@
-"""The only door to tracked links: kept as a message is written, found by their token, clicked, forgotten.
+"""Own tracked links: store, find by token, click, forget.
 
-A campaign's targets are told when it starts (`put_targets`), then each message's tokens, in the transaction that asks
-for it. A click moves counters in the row of its link, and once a day and link it makes the sender's contact younger and
-is told to consent-svc: it is contact from the person, and more often would prove no more (ADR-0038).
+The start of a campaign stores its targets (`put_targets`); the transaction requesting a message stores its tokens. A
+click moves counters in the link's row. The first click of a day on a link also renews the sender's contact and is
+published to consent-svc, as contact from the person; more clicks would prove no more (ADR-0038).
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from common.privacy.keyring import LinkKeys
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Of one person's links in one campaign, made as their message is written: a `short_link.Token`."""
+    """The tokens of a person's links in a campaign, made as the message is written: a `short_link.Token`."""
 
     keys: LinkKeys
     campaign_id: str
@@ -37,7 +37,7 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One person's. `expires_at`: from then on it leads nowhere."""
+    """A person's link, dead from `expires_at` on."""
 
     campaign_id: str
     subject_id: str
@@ -50,7 +50,7 @@ class Link:
 
 
 async def put_targets(tx: AsyncConnection, campaign_id: str, targets: Sequence[str]) -> None:
-    """Where the links of a campaign lead, each target once, in the order of its texts. It starts once."""
+    """Store a campaign's targets, each once, in the order of its texts. Call once, at the start."""
     await tx.execute(
         text(
             "INSERT INTO campaign_link (campaign_id, place, target) SELECT :id, t.place, t.target"
@@ -61,8 +61,10 @@ async def put_targets(tx: AsyncConnection, campaign_id: str, targets: Sequence[s
 
 
 async def keep(tx: AsyncConnection, made: Sequence[Tokens]) -> None:
-    """Of messages that are asked for in this transaction, whose person's erasure nobody has asked for. Written again
-    with another key, a link has another token, and the one that never left is forgotten."""
+    """Store the tokens of messages requested in this transaction, except for persons with an open erasure.
+
+    A message rewritten under another key has another token, and the old token, never sent, is overwritten.
+    """
     rows = [(each.campaign_id, each.subject_id, *pair) for each in made for pair in each.made.items()]
     if not rows:
         return
@@ -84,9 +86,11 @@ async def keep(tx: AsyncConnection, made: Sequence[Tokens]) -> None:
 
 
 async def find(tx: AsyncConnection, token: str, keys: LinkKeys, days: int, *, lock: bool = False) -> Link | None:
-    """The link, if a key of ours made it; it may have expired. It leads to what its campaign started with and nowhere
-    else, for so many `days` after the last message of the campaign may leave. `lock`: its person's contact first, as
-    who erases or corrects them."""
+    """Return the link if a key of ours made its token, even an expired link.
+
+    The link leads only to a target stored at the campaign's start, until `days` after the campaign's last message may
+    leave. `lock`: lock the person's contact, then the link, in the order of erasures and rectifications.
+    """
     if not short_link.TOKEN.fullmatch(token):
         return None
     if lock:
@@ -123,7 +127,7 @@ async def find(tx: AsyncConnection, token: str, keys: LinkKeys, days: int, *, lo
 
 
 async def click(tx: AsyncConnection, link: Link, now: datetime) -> None:
-    """By the person. The link is locked, and their contact."""
+    """Record a click by the person. The link and the contact are locked."""
     await tx.execute(
         text(
             "UPDATE link SET clicks = clicks + 1, first_clicked_at = coalesce(first_clicked_at, :now),"
@@ -145,8 +149,10 @@ async def click(tx: AsyncConnection, link: Link, now: datetime) -> None:
 
 
 async def forget(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, int]:
-    """The links of these people with their clicks; how many by subject_id. Found campaign by campaign, by the primary
-    key: only a campaign that has links has any."""
+    """Delete these people's links with their clicks; return how many by subject id.
+
+    The primary key finds the links campaign by campaign, among campaigns with links.
+    """
     rows = await tx.execute(
         text(
             "WITH gone AS (DELETE FROM link AS l USING (SELECT DISTINCT campaign_id FROM campaign_link) AS c"
@@ -159,7 +165,7 @@ async def forget(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, i
 
 
 async def of_person(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any]]:
-    """With where each leads, oldest campaign first."""
+    """Return a person's links with targets, oldest campaign first."""
     rows = await tx.execute(
         text(
             "SELECT c.campaign_id, c.sender_id, t.place, t.target, l.clicks, l.first_clicked_at, l.last_clicked_at"

@@ -1,7 +1,7 @@
-"""HTTP: a person, or a machine, follows a short link. Public; GET and HEAD, no cookie, nothing is told of whose it was.
+"""HTTP: follow a short link. Public; GET and HEAD; no cookie; the answer never names the link's owner.
 
-Everybody who holds a link is led where it leads, or messengers could draw no preview; only a person's visit counts.
-What was never a link, has expired or was erased answers the same page.
+Every visitor is redirected, or messengers could draw no preview; only a person's visit counts. Unknown, expired and
+erased links answer the same page.
 """
 
 import logging
@@ -24,7 +24,7 @@ VISITS = counter("sms_campaign_link_visits_total", "Short links followed, by who
 GONE = files.files(__package__).joinpath("gone.html").read_bytes()
 DOWN = "Un instant : réessayez dans une minute.\nOne moment: please try again in a minute.\n"
 HEADERS = {
-    "Cache-Control": "no-store",  # or the next visit would not be seen
+    "Cache-Control": "no-store",  # a cached answer hides the next visit
     "Referrer-Policy": "no-referrer",  # the token is in the URL
     "X-Robots-Tag": "noindex, nofollow",
     "X-Content-Type-Options": "nosniff",

@@ -1,32 +1,32 @@
-"""Who opens a link: a person, or a machine that looks at links. Pure.
+"""Tell persons from machines among visitors of a link. Pure.
 
-A click is contact from the person and prolongs how long their data may be kept (DOMAIN 1.4), so that doubt counts as a
-machine: what counts is a GET for a page to be shown, from what calls itself a browser, and no known reader of links.
-A scanner that passes itself off as a browser in every header is not told apart.
+A click is contact from the person and prolongs retention (DOMAIN 1.4), so doubt counts as a machine. A person's visit
+is a GET for a page, by a browser according to its user agent, and by no known reader of links. A scanner with a
+browser's headers passes for a person.
 """
 
 import re
 from collections.abc import Mapping
 
-# Robots name themselves by these words; messengers and networks that draw a preview by their names. A messenger on a
-# phone asks for its preview itself, hence "facebookexternalhit", which iMessage says as well. Cubot makes phones.
+# Words of robots, and names of messengers and networks which draw a preview. A messenger on a phone fetches the preview
+# itself, hence "facebookexternalhit", as iMessage also calls itself. Cubot makes phones.
 _MACHINES = re.compile(
     r"(?<!cu)bot\b|crawl|spider|slurp|scan|preview|prefetch|fetch|monitor|headless|externalhit|facebot|whatsapp|telegram"
     r"|skypeuri|slack|discord|vkshare|pinterest|embedly|mediapartners|adsbot|lighthouse|safelinks|urldefense|proofpoint"
     r"|mimecast|barracuda|python|curl|wget|java/|okhttp|go-http|libwww|httpclient|axios|node-",
     re.IGNORECASE,
 )
-_AHEAD = ("purpose", "x-purpose", "sec-purpose", "x-moz")  # how browsers say that nobody has asked yet
+_AHEAD = ("purpose", "x-purpose", "sec-purpose", "x-moz")  # headers by which browsers announce a prefetch
 
 
 def is_person(method: str, headers: Mapping[str, str]) -> bool:
-    """`headers`: names in small letters."""
+    """Return whether the visitor is a person. Header names are in lower case."""
     said = headers.get("user-agent", "")
     if method != "GET" or not said.startswith("Mozilla/") or _MACHINES.search(said):
         return False
     if any(word in headers.get(name, "").lower() for name in _AHEAD for word in ("prefetch", "preview", "prerender")):
         return False
-    # browsers of today say what they ask for; one that says nothing is an old one
+    # current browsers send these headers; old browsers do not
     return headers.get("sec-fetch-mode", "navigate") == "navigate" and headers.get("sec-fetch-dest", "document") == (
         "document"
     )

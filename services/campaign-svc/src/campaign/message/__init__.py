@@ -1,1 +1,1 @@
-"""What a campaign says: texts, fields, languages, variants, test sends."""
+"""Campaign texts: fields, languages, folding, variants, test sends."""

@@ -1,12 +1,12 @@
-"""Characters that more than halve what an SMS holds, replaced by their likes in GSM-7; and what that changed. Pure.
+"""Replace characters which more than halve an SMS's capacity by similar GSM-7 characters; list the changes. Pure.
 
-Three steps, each with what the one before does (DOMAIN 5.4):
+Each step includes the previous step (DOMAIN 5.4):
 
-    typographic   quotes, dashes, dots, spaces: of the author's words and of what contacts hold
+    typographic   quotes, dashes, dots, spaces: of the author's words and of contacts' values
     accents       ê as e, ç as c, œ as oe: of the author's words. é è à ù É Ç stay: GSM-7 has them
-    names         the same of what contacts hold, names among it: never unasked
+    names         the same of contacts' values, names among them: never unasked
 
-What has no like (an emoji, 漢) stays, and the text stays UCS-2.
+A character without a similar GSM-7 character (an emoji, 漢) stays, and the text stays UCS-2.
 """
 
 import unicodedata
@@ -29,8 +29,8 @@ TYPOGRAPHY = {
     "…": "...",
     "×": "x",
 }
-_OF_ASCII = "".join(filter(str.isascii, TYPOGRAPHY))  # what else is ASCII stays as it is
-LETTERS = {"œ": "oe", "Œ": "OE", "ł": "l", "Ł": "L", "đ": "d", "Đ": "D", "ı": "i", "ẞ": "SS"}  # no accent to take off
+_OF_ASCII = "".join(filter(str.isascii, TYPOGRAPHY))  # other ASCII characters stay
+LETTERS = {"œ": "oe", "Œ": "OE", "ł": "l", "Ł": "L", "đ": "d", "Đ": "D", "ı": "i", "ẞ": "SS"}  # no accent to remove
 
 
 class Folding(StrEnum):
@@ -42,7 +42,7 @@ class Folding(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What was replaced, and where: `at` from 1, in the text before, in characters."""
+    """A replacement. `at`: the position in the original text, in characters from 1."""
 
     at: int
     before: str
@@ -54,7 +54,7 @@ def typographic(character: str) -> str:
 
 
 def plain(character: str) -> str:
-    """Its like without the accent, where GSM-7 lacks it; itself where it does not, or there is none."""
+    """Return the GSM-7 replacement of a character, or the character if GSM-7 has it or no likeness of it."""
     if character in _GSM7:
         return character
     found = TYPOGRAPHY.get(character, LETTERS.get(character))
@@ -64,17 +64,20 @@ def plain(character: str) -> str:
 
 
 def of_author(folding: Folding) -> Callable[[str], str] | None:
-    """What is done to a character of the author's."""
+    """Return the replacement for characters of the author."""
     return {Folding.NONE: None, Folding.TYPOGRAPHIC: typographic}.get(folding, plain)
 
 
 def of_contact(folding: Folding) -> Callable[[str], str] | None:
-    """What is done to a character of what a contact holds."""
+    """Return the replacement for characters of a contact's values."""
     return {Folding.NONE: None, Folding.NAMES: plain}.get(folding, typographic)
 
 
 def folded(text: str, replace: Callable[[str], str] | None) -> str:
-    """An accent written as a mark of its own is joined to its letter first: GSM-7 has é, and no mark."""
+    """Return the text with characters replaced.
+
+    An accent written as a combining mark is first joined to its letter: GSM-7 has é, and no marks.
+    """
     if replace is None or (text.isascii() and not any(each in text for each in _OF_ASCII)):
         return text
     if unicodedata.is_normalized("NFC", text):
@@ -83,7 +86,7 @@ def folded(text: str, replace: Callable[[str], str] | None) -> str:
 
 
 def changes(text: str, replace: Callable[[str], str] | None) -> tuple[Change, ...]:
-    """What `folded` replaces, and where."""
+    """Return the replacements made by `folded`."""
     if replace is None:
         return ()
     found = ((at, letter, _joined(letter, replace)) for at, letter in _letters(text))
@@ -95,7 +98,7 @@ def _joined(letter: str, replace: Callable[[str], str]) -> str:
 
 
 def _letters(text: str) -> Iterator[tuple[int, str]]:
-    """Each character with the marks that follow it, and its place from 1."""
+    """Yield (position from 1, character with its combining marks)."""
     start = 0
     for at in range(1, len(text) + 1):
         if at == len(text) or not unicodedata.combining(text[at]):

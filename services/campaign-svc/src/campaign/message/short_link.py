@@ -1,12 +1,12 @@
-"""A tracked link: where it leads, how it is written in an SMS, and the token that stands for one person. Pure.
+"""Define tracked links: the target, the form in an SMS, and a person's token. Pure.
 
     {link https://maison-lune.example/soldes}        in a template
-    https://m.maison-lune.example/l/4kQ8s0ZbTn1W     as one person gets it
+    https://m.maison-lune.example/l/4kQ8s0ZbTn1W     in a person's SMS
 
-The token is an HMAC of campaign, person and target, cut to 12 letters and digits: nobody makes one without the key, the
-same message written again has the same, and a row of the table `link` says whose it is. Letters and digits only, since
-phones leave a last `-` out of what they make a link of. 62^12 is 71 bits: see ADR-0038 for what they are weighed
-against. So a link is always as long as any other of its sender, and its length is known before there is a token.
+The token is an HMAC of campaign, person and target, cut to 12 letters and digits: without the key no token can be made,
+a message written again has the same token, and the table `link` names the person. Phones leave a last `-` out of a
+detected link, hence letters and digits only. 62^12 is 71 bits (ADR-0038 weighs the risk). All links of a sender have
+the same length, known before the token.
 """
 
 import hmac
@@ -24,16 +24,16 @@ MAX_HOST_CHARS = 60
 _LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _HOST = re.compile(rf"(?:{_LABEL}\.)+(?:[a-z]{{2,63}}|xn--[a-z0-9-]{{2,59}})", re.ASCII)
-# no user before the host and no backslash: browsers read both as another host than a person does
+# no user before the host and no backslash: with either, browsers see another host than persons do
 _TARGET = re.compile(
     rf"https://({_HOST.pattern})(?::\d{{2,5}})?(?:[/?#][\w\-.~:/?#\[\]@!$&'()*+,;=%]*)?", re.ASCII | re.IGNORECASE
 )
 
-Token = Callable[[str], str]  # of a target, for one person
+Token = Callable[[str], str]  # of a target, for a given person
 
 
 def host_of(target: str) -> str | None:
-    """Where a target leads; None where it is none: an absolute https URL in ASCII, to a named host."""
+    """Return a target's host; `None` unless the target is an absolute https URL in ASCII to a named host."""
     if len(target) > MAX_TARGET_CHARS:
         return None
     found = _TARGET.fullmatch(target)
@@ -49,7 +49,7 @@ def url(host: str, token: str) -> str:
 
 
 def any_token(target: str) -> str:
-    """Stands for whatever token there will be, where only the length counts."""
+    """Return a placeholder where only the token's length counts."""
     return "x" * TOKEN_CHARS
 
 
@@ -58,7 +58,7 @@ def token(keys: LinkKeys, campaign_id: str, subject_id: str, target: str) -> str
 
 
 def is_ours(written: str, keys: LinkKeys, campaign_id: str, subject_id: str, target: str) -> bool:
-    """Whether a key of ours made it: a row that somebody put into the table makes no link."""
+    """Return whether a key of ours made the token: a forged row in the table makes no link."""
     tags: Iterable[bytes] = keys.tags(_said(campaign_id, subject_id, target))
     return any(hmac.compare_digest(_written(tag), written) for tag in tags)
 

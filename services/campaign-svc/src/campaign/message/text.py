@@ -1,18 +1,17 @@
-"""The text of a campaign: its fields and conditions, what it becomes for one person, and how many SMS that costs. Pure.
+"""Parse a campaign's text, render it for a person, and count its SMS. Pure.
 
     {first_name}                                an attribute of the contact, which must have it
-    {first_name|cher client}                    one with a default
+    {first_name|cher client}                    an attribute with a default
     {if loyalty = or}-30 %{else}-20 %{end}      a condition; also `{else if …}`
-    {link https://maison-lune.example/soldes}   a link that is counted, short and each person's own (`short_link`)
+    {link https://maison-lune.example/soldes}   a counted link, short and personal (`short_link`)
     {stop}                                      the STOP mention with the sender's own code
     {{ and }}                                   braces
 
-A condition is `name` (the contact has it), `not name`, `name = value`, `name != value` (whatever the case of letters),
-or `name > 100` and its like (as numbers; false where it is none). Conditions are not nested, nothing is called and
-nothing repeats, so that a text is written in one pass over its parts (ADR-0032). `{else}` and `{end}` mean this after
-an `{if …}` only: elsewhere they are fields, as in campaigns older than conditions.
+A condition is `name` (the contact has it), `not name`, `name = value`, `name != value` (in any case of letters), or
+`name > 100` and the like (as numbers; false if the attribute is no number). Without nesting, calls and loops, a text is
+written in a single pass over its parts (ADR-0032). `{else}` and `{end}` are fields except after an `{if …}`.
 
-What is checked is always the rendered text: that is what a person gets, and what operators count.
+Checks apply to the rendered text, which the person gets and operators count.
 """
 
 import operator
@@ -48,7 +47,7 @@ _ORDER: Mapping[str, Callable[[Decimal, Decimal], bool]] = {
 
 
 class TextProblem(StrEnum):
-    """Why a text cannot be sent."""
+    """Reasons why a text cannot be sent."""
 
     EMPTY = "empty"
     TOO_LONG = "too_long"
@@ -61,7 +60,7 @@ class TextProblem(StrEnum):
 
 
 class Missing(KeyError):
-    """Of a contact, the attribute without which its text cannot be written."""
+    """The contact lacks an attribute of the text."""
 
     @property
     def name(self) -> str:
@@ -69,7 +68,7 @@ class Missing(KeyError):
 
 
 class TextRefused(ValueError):
-    """`reason` is one of TextProblem; the message may be shown to who wrote the text."""
+    """A refused text. `reason`: a TextProblem. The author may see the message."""
 
     def __init__(self, reason: TextProblem, detail: str) -> None:
         super().__init__(detail)
@@ -78,7 +77,7 @@ class TextRefused(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """An attribute's place in the text. `default` None: a contact without it cannot be written to."""
+    """An attribute's place in the text. Without `default`, the contact must have the attribute."""
 
     name: str
     default: str | None
@@ -86,7 +85,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """`target`: where it leads. `host`: the sender's own, whose short link is written; None where it has none yet."""
+    """A link. `host`: of the sender's short links; `None` writes the target itself."""
 
     target: str
     host: str | None = None
@@ -101,7 +100,7 @@ Fold = Callable[[str], str]
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What is asked of one attribute. `comparison` empty: that there is one, or with `negated` that there is none."""
+    """A test of an attribute: without `comparison`, for its presence, or if `negated` for its absence."""
 
     name: str
     comparison: str = ""
@@ -120,8 +119,10 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The arms of an `{if …}`: the first whose condition holds is written. The last is `{else}`, empty where there was
-    none, so that one always is."""
+    """The arms of an `{if …}`: the first arm whose condition holds is written.
+
+    The last arm is `{else}`, empty if the text has none, so some arm always holds.
+    """
 
     arms: tuple[tuple[Condition | None, tuple[Part, ...]], ...]
 
@@ -134,15 +135,17 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A text with its fields found. `required`: what every contact must have, each once, in the order of the text; what
-    a condition's arm needs is not among it."""
+    """A parsed text.
+
+    `required`: attributes needed outside of conditions, each once, in text order.
+    """
 
     parts: tuple[Part | Choice, ...]
     required: tuple[str, ...]
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Every attribute it names, in conditions too; each once."""
+        """Return every attribute in the text and its conditions, each once."""
         found: dict[str, None] = {}
         for part in self.parts:
             if isinstance(part, Choice):
@@ -157,16 +160,16 @@ class Template:
 
     @property
     def links(self) -> tuple[Link, ...]:
-        """In every arm; each once."""
+        """Return the links of all arms, each once."""
         arms = (_arms(part) for part in self.parts)
         return tuple(dict.fromkeys(p for arm in chain.from_iterable(arms) for p in arm if isinstance(p, Link)))
 
     def with_links_on(self, host: str | None) -> "Template":
-        """Its links as they are written for a sender with this host for them."""
+        """Return the template with links on the sender's host."""
         return self.each(lambda part: replace(part, host=host) if isinstance(part, Link) else part)
 
     def each(self, change: Callable[[Part], Part]) -> "Template":
-        """With each part changed, those of conditions' arms too."""
+        """Return the template with each part changed, including the arms of conditions."""
 
         def of(part: Part | Choice) -> Part | Choice:
             if isinstance(part, Choice):
@@ -176,7 +179,7 @@ class Template:
         return replace(self, parts=tuple(map(of, self.parts)))
 
     def missing(self, attributes: Mapping[str, str]) -> str | None:
-        """The first attribute that this contact's text needs and that is absent or blank."""
+        """Return the first attribute this contact's text needs, and finds absent or blank."""
         for part in _written(self.parts, attributes):
             if isinstance(part, Field) and part.default is None and not _cell(attributes, part.name):
                 return part.name
@@ -189,7 +192,7 @@ class Template:
         fold: Fold | None = None,
         token: Token = short_link.any_token,
     ) -> str:
-        """The text for one contact; `fold` is done to what comes from it. Raises Missing."""
+        """Return the text for a contact, whose values go through `fold`. Raises Missing."""
         said = []
         for part in _written(self.parts, attributes):
             if isinstance(part, str):
@@ -201,20 +204,22 @@ class Template:
         return "".join(said)
 
     def samples(self, stop_code: str) -> tuple[str, ...]:
-        """Texts it can become, at their shortest: each arm of each condition is in one of them. The first is the
-        shortest of all."""
+        """Return sample texts, in which each arm of each condition occurs; the first has the shortest arms.
+
+        A field is written as its default, or as a single character.
+        """
         least = [_least(part, stop_code) for part in self.parts]
         most = max((len(part.arms) for part in self.parts if isinstance(part, Choice)), default=1)
         others = [[_arm(part, taken) for part in self.parts] for taken in range(most)] if most > 1 else []
         return tuple(dict.fromkeys(_sample(chain.from_iterable(arms), stop_code) for arms in (least, *others)))
 
     def sample(self, stop_code: str) -> str:
-        """The shortest text it can become: the least it costs."""
+        """Return the sample with the shortest arms."""
         return self.samples(stop_code)[0]
 
 
 def parse(source: str) -> Template:
-    """Raises TextRefused."""
+    """Parse a text. Raises TextRefused."""
     source = normal(source)
     if not source:
         raise TextRefused(TextProblem.EMPTY, "the text is empty")
@@ -240,13 +245,16 @@ def parse(source: str) -> Template:
 
 
 def normal(source: str) -> str:
-    """A text as it is kept: lines end in one character, which costs one unit and not two (DOMAIN 5.3)."""
+    """Return the stored form of a text: a line end is a single character, and a single unit (DOMAIN 5.3)."""
     return source.replace("\r\n", "\n").strip()
 
 
 def check(template: Template, stop_code: str, added: str = "") -> Length:
-    """What the text costs at least. `added`: what the operator puts behind it. Raises TextRefused where nobody, or
-    nobody of a condition's arm, could lawfully get it (DOMAIN 1.7, 1.11)."""
+    """Return the length of the first sample. `added`: the operator's suffix. Raises TextRefused.
+
+    A text is refused for a link without the sender's host, for a sample without the STOP mention (DOMAIN 1.7, 1.11),
+    and for a first sample of more than MAX_SEGMENTS.
+    """
     if any(link.host is None for link in template.links):
         raise TextRefused(TextProblem.LINK_HOST_MISSING, "the sender has no `link_host` yet: it is one of its rules")
     samples = [sample + added for sample in template.samples(stop_code)]
@@ -262,8 +270,10 @@ def check(template: Template, stop_code: str, added: str = "") -> Length:
 
 
 def refused(text: str, stop_code: str, added: str = "", cost: Length | None = None) -> TextProblem | None:
-    """Why this rendered text must not be sent, or None. `added`: what the operator puts behind it. `cost`: the length
-    of both, where that is known."""
+    """Return why this rendered text must not be sent, or `None`.
+
+    `added`: the operator's suffix. `cost`: the known length of both.
+    """
     if not text.strip():
         return TextProblem.EMPTY
     got = text + added
@@ -274,22 +284,21 @@ def refused(text: str, stop_code: str, added: str = "", cost: Length | None = No
 
 
 def costly(source: str) -> tuple[Place, ...]:
-    """Where the text as it was typed has characters that more than halve what an SMS holds."""
+    """Return the characters of the typed text which more than halve an SMS's capacity."""
     return outside_gsm7(sent(source))
 
 
 def sent(source: str) -> str:
-    """The text as it was typed, each character in its place, but blanks for what is never sent: what conditions ask,
-    and where links lead."""
+    """Blank the unsent parts of the typed text (conditions, link targets); positions stay."""
     return _TOKENS.sub(lambda token: " " * len(token[0]) if _UNSENT.fullmatch(token[0]) else token[0], source)
 
 
 class _Reading:
-    """A text being read, part by part."""
+    """A text during parsing."""
 
     def __init__(self) -> None:
         self._parts: list[Part | Choice] = []
-        self._arms: list[tuple[Condition | None, list[Part]]] | None = None  # of the `{if …}` that is open
+        self._arms: list[tuple[Condition | None, list[Part]]] | None = None  # of the open `{if …}`
         self._opened_at = 0
 
     def add(self, part: Part) -> None:
@@ -297,7 +306,7 @@ class _Reading:
             (self._parts if self._arms is None else self._arms[-1][1]).append(part)
 
     def token(self, inside: str, at: int) -> None:
-        """What stands between braces; `at`: the place of the first of them, from 1."""
+        """Read the inside of braces. `at`: the position of the opening brace, from 1."""
         words = inside.split(maxsplit=1)
         match words:
             case ["if", asked]:
@@ -368,7 +377,7 @@ def _field(inside: str) -> Field:
 
 
 def _written(parts: tuple[Part | Choice, ...], attributes: Mapping[str, str]) -> Iterator[Part]:
-    """The parts that this contact's text is made of."""
+    """Yield the parts of this contact's text."""
     for part in parts:
         if isinstance(part, Choice):
             yield from part.taken(attributes)
@@ -381,7 +390,7 @@ def _arms(part: Part | Choice) -> tuple[tuple[Part, ...], ...]:
 
 
 def _arm(part: Part | Choice, taken: int) -> tuple[Part, ...]:
-    """`taken` counts from 0; the last arm beyond it."""
+    """Return the arm at this index, or the last arm."""
     return part.arms[min(taken, len(part.arms) - 1)][1] if isinstance(part, Choice) else (part,)
 
 
@@ -400,7 +409,7 @@ def _cell(attributes: Mapping[str, str], name: str) -> str:
 
 
 def _number(written: str) -> Decimal | None:
-    """As people write them: 1 234,5 too."""
+    """Return the number as people write numbers: 1 234,5 too."""
     digits = "".join(written.split())
     return Decimal(digits.replace(",", ".")) if _NUMBER.fullmatch(digits) else None
 

@@ -1,11 +1,11 @@
-"""Which of a campaign's texts somebody gets, who gets none, and which text the rest get. Pure.
+"""Assign recipients to a campaign's texts or the holdout, and choose the winning text. Pure.
 
     trial = Trial(variants=(Variant(name="b", text=…, percent=10),), percent=10, winner=Winner(after_hours=4))
-    trial.of(lot)              "a" for the campaign's own text, "b", HOLDOUT, or REST: they wait for the winner
-    trial.choice(table, …)     when the winner is chosen, and what that waits for
-    winner(trial, results)     the text that drove the fewest people away, or that most followed a link of
+    trial.of(lot)              "a" for the campaign's own text, "b", HOLDOUT, or REST, which waits for the winner
+    trial.choice(table, …)     when the winner is chosen, and what the choice waits for
+    winner(trial, results)     the text with the fewest opt-outs or the most clicks, in shares
 
-Everybody draws a lot (`draw.py`), so each group is a fair sample of the audience, the same whenever it is asked.
+Groups are drawn by hash bucket (`draw.py`): each is a fair sample of the audience, always the same.
 """
 
 from collections.abc import Mapping
@@ -20,17 +20,17 @@ from campaign.schedule.timing import HOUR, Place, Timetable
 from common.web.fields import Storable
 
 OWN = "a"  # the campaign's own text
-HOLDOUT = "holdout"  # the reason why they are not asked for
+HOLDOUT = "holdout"  # also the reason for denying held-out recipients
 REST = "rest"
 MOST_VARIANTS = 5
-LEAST_REACHED = 30  # below, a single person makes more than three in a hundred, and no rate says anything
-LEAST_FOR_REST = HOUR  # of hours in which something may leave
+LEAST_REACHED = 30  # below, a single person is more than 3 %, and rates mean little
+LEAST_FOR_REST = HOUR  # of permitted hours
 
 Because = Literal["best", "equal", "too_few"]
 
 
 class Variant(BaseModel):
-    """Another text, in the campaign's language."""
+    """Another text in the campaign's language."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,8 +41,11 @@ class Variant(BaseModel):
 
 
 class Winner(BaseModel):
-    """Who is in no group yet waits until so long after the last of the first has been written to, and then gets the
-    best text. Where that leaves them too little time before the campaign ends, the best so far is chosen in time."""
+    """The best text goes to the rest, the recipients outside the first groups.
+
+    The rest waits until `after_hours` after the last message of the first groups. If too little time would remain
+    before the campaign ends, the best text so far is chosen earlier.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -60,7 +63,7 @@ class Winner(BaseModel):
 
 
 class Choice(BaseModel):
-    """Of the best text: when, and what it waits for."""
+    """The choice of the best text: when, and what the choice waits for."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -82,15 +85,20 @@ class Choice(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class FirstGroups:
-    """Those who get a text without waiting for the winner. `over`: each has been asked for, and has got it or will not
-    get it any more. `last_at`: when the last of them got it."""
+    """The recipients who do not wait for the winner.
+
+    `over`: all are requested, and each has got the message or never will. `last_at`: when the last message left.
+    """
 
     over: bool
     last_at: datetime | None = None
 
 
 class Trial(BaseModel):
-    """Percentages are of the audience. Without a `winner` the campaign's own text is for everybody who is left."""
+    """An A/B test; percentages are of the audience.
+
+    Without a `winner`, the campaign's own text goes to all remaining recipients.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -114,23 +122,25 @@ class Trial(BaseModel):
 
     @property
     def names(self) -> list[str]:
-        """Of the variants; the campaign's own text is OWN besides."""
+        """Return the variants' names, without OWN."""
         return [each.name for each in self.variants]
 
     @property
     def rest_percent(self) -> int:
-        """Who is in no group, and has no share of its own: with a `winner`, who waits for it."""
+        """Return the percentage outside all groups: with a `winner`, the recipients waiting for the winner."""
         return 100 - self.holdout_percent - sum(each.percent for each in self.variants) - (self.percent or 0)
 
     def soonest(self, timetable: Timetable) -> datetime:
-        """When the best text can be chosen, if the first leave as early as they may."""
+        """Return when the best text can be chosen, if the first groups leave as early as permitted."""
         assert self.winner is not None
         window = timetable.window(Place(timetable.country))
         return max((closes for _, closes in window), default=timetable.starts_at) + self.winner.after
 
     def last_moment(self, timetable: Timetable, rest: timedelta) -> datetime:
-        """From then on it is open for as long as the `rest` needs, and no longer. Where there is not so much time after
-        `soonest`, it is that: the end comes too soon for the rest whatever is chosen."""
+        """Return the last moment with enough permitted hours for the `rest` before the end.
+
+        Without enough hours after `soonest`, return `soonest`: the end comes too soon for any choice.
+        """
         soonest, left = self.soonest(timetable), max(rest, LEAST_FOR_REST)
         for opens, closes in reversed(timetable.openings(Place(timetable.country), soonest, timetable.ends_by)):
             if closes - opens >= left:
@@ -139,8 +149,11 @@ class Trial(BaseModel):
         return soonest
 
     def choice(self, timetable: Timetable, groups: FirstGroups, rest: timedelta, now: datetime) -> Choice:
-        """When the best text is chosen, as things stand: `after_hours` after the last of the first groups got theirs,
-        at once if nobody did, but in time for the rest. `rest`: what it takes to ask for them."""
+        """Return when the best text is chosen, as things stand, in time for the rest.
+
+        The time is `after_hours` after the last message of the first groups, or now without any such message. `rest`:
+        how long requesting the rest takes.
+        """
         assert self.winner is not None
         last_moment = self.last_moment(timetable, rest)
         if not groups.over:
@@ -149,7 +162,7 @@ class Trial(BaseModel):
         return Choice(at=min(at, last_moment), waits_for="after_hours", last_moment=last_moment < at)
 
     def of(self, lot: float) -> str:
-        """From 0 to less than 1: OWN, a variant's name, HOLDOUT or REST."""
+        """Return OWN, a variant, HOLDOUT or REST for a bucket from 0 to less than 1."""
         left = lot * 100 - self.holdout_percent
         if left < 0:
             return HOLDOUT
@@ -162,8 +175,7 @@ class Trial(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Of one text: how many were asked for with it, to how many it was handed off, how many of those it may have
-    reached, and what these did."""
+    """A text's recipients: requested, handed off, possibly reached, and the responses of the reached."""
 
     asked_for: int = 0
     handed_off: int = 0
@@ -174,8 +186,10 @@ class Result:
 
 
 def winner(trial: Trial, results: Mapping[str, Result]) -> tuple[str, Because]:
-    """The least share of opt-outs, or the most of clicks, and why it is that text. Of equals, the first; the campaign's
-    own where there are no two to compare."""
+    """Return the text with the lowest share of opt-outs or the highest of clicks, and the reason.
+
+    The first of equals wins; the campaign's own text, if fewer than two texts can be compared.
+    """
     clicks = trial.winner is not None and trial.winner.by == "most_clicks"
     found = {name: results.get(name, Result()) for name in (OWN, *trial.names)}
     shares = {

@@ -1,7 +1,7 @@
-"""What a campaign says: its text in each language it has, with characters replaced as its author chose. Pure.
+"""Hold a campaign's text in each language, folded as the author chose. Pure.
 
-A contact is written to in the language of its attribute `language`, and in the campaign's own where it has none, or one
-the campaign does not speak.
+A contact gets the language of the attribute `language`; the campaign's own language if the attribute is absent or names
+a language without a text.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -22,50 +22,52 @@ class Wording:
 
     language: str
     templates: Mapping[str, Template]
-    fold: Fold | None  # done to what comes from the contact
+    fold: Fold | None  # for the contact's values
 
     @property
     def required(self) -> tuple[str, ...]:
-        """What every contact must have, whatever its language."""
+        """Return the attributes required in every language."""
         own, *others = self.templates.values()
         return tuple(name for name in own.required if all(name in template.required for template in others))
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Every attribute that the text is made of in some language."""
+        """Return every attribute used in some language."""
         return tuple(dict.fromkeys(name for template in self.templates.values() for name in template.fields))
 
     def language_of(self, attributes: Mapping[str, str]) -> str:
-        """`fr` of fr, FR, fr-CA, fr_FR."""
+        """Return the contact's language: `fr` for fr, FR, fr-CA, fr_FR."""
         if (named := attributes.get(LANGUAGE_FIELD)) is None:
             return self.language
         asked = named.strip()[:2].lower()
         return asked if asked in self.templates else self.language
 
     def missing(self, attributes: Mapping[str, str]) -> str | None:
-        """The first attribute that this contact's text needs and that is absent or blank."""
+        """Return the first attribute this contact's text needs, and finds absent or blank."""
         return self.templates[self.language_of(attributes)].missing(attributes)
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Where its links lead, in every language; each once."""
+        """Return the link targets in every language, each once."""
         links = (link for template in self.templates.values() for link in template.links)
         return tuple(dict.fromkeys(link.target for link in links))
 
     def with_links_in_full(self) -> "Wording":
-        """Each as its target, which needs no token."""
+        """Return the wording with full targets instead of short links and tokens."""
         return replace(self, templates={name: each.with_links_on(None) for name, each in self.templates.items()})
 
     def render(self, attributes: Mapping[str, str], stop_code: str, token: Token) -> str:
-        """The text for one contact; `token`: of their links (`short_link.any_token`, where it is not sent). Raises
-        Missing."""
+        """Return the text for a contact. Raises Missing.
+
+        `token`: makes the contact's link tokens (`short_link.any_token`, for an unsent text).
+        """
         return self.templates[self.language_of(attributes)].render(attributes, stop_code, self.fold, token)
 
 
 def wording(
     source: str, language: str, translations: Mapping[str, str], chosen: str, link_host: str | None = None
 ) -> Wording:
-    """`chosen` is a Folding; `link_host` the sender's. Raises TextRefused, as `text.parse` does."""
+    """Parse a text and its translations. `chosen`: a Folding. Raises TextRefused."""
     how = Folding(chosen)
     author, contact = _fold(folding.of_author(how)), _fold(folding.of_contact(how))
     templates = {
@@ -76,7 +78,7 @@ def wording(
 
 
 def required(wordings: Iterable[Wording]) -> tuple[str, ...]:
-    """What every contact must have, whichever of these it is written to in."""
+    """Return the attributes required in all of these wordings."""
     first, *others = wordings
     return tuple(name for name in first.required if all(name in each.required for each in others))
 
@@ -86,7 +88,7 @@ def _fold(replacing: Callable[[str], str] | None) -> Fold | None:
 
 
 def _author(template: Template, fold: Fold | None) -> Template:
-    """The author's words replaced; what conditions compare with is not, nor where links lead."""
+    """Fold the author's words, except conditions and link targets."""
     if fold is None:
         return template
 

@@ -1,5 +1,7 @@
-"""HTTP: what a text becomes for somebody, what it costs, which of its characters cost more than they need to, and what
-replacing them would change. Nothing of it is kept."""
+"""HTTP: preview a text: its rendering, its cost, its costly characters, and the effect of each folding.
+
+The service stores no preview.
+"""
 
 import unicodedata
 from collections.abc import Mapping
@@ -47,7 +49,7 @@ Translations = Annotated[
 
 
 class Costly(BaseModel):
-    """A character that GSM-7 lacks: with it, an SMS holds 70 characters and not 160."""
+    """A character outside GSM-7: with it, an SMS holds 70 characters instead of 160."""
 
     character: str
     name: str | None = Field(description="Unicode's.")
@@ -57,7 +59,7 @@ class Costly(BaseModel):
 
 
 class Length(BaseModel):
-    """What a text costs."""
+    """The cost of a text."""
 
     encoding: Encoding
     units: int = Field(description="Septets (GSM7: €, [ and the like are two) or UTF-16 units (UCS2: an emoji is two).")
@@ -65,7 +67,7 @@ class Length(BaseModel):
 
 
 class NewPreview(BaseModel):
-    """A text, and what it is to be tried with."""
+    """A text and the values to try."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -120,7 +122,7 @@ async def preview_text(
     held: Annotated[Resources[ServiceSettings], Depends(resources)],
     caller: Annotated[Caller, Depends(require("campaign:read"))],
 ) -> Preview:
-    """What the text becomes, for this contact or at its shortest."""
+    """Render the text for this contact; a short sample without `attributes`, or if an attribute is missing."""
     caller.may_use(body.sender_id)
     sender = await registry.known(held.database, body.sender_id)
     spoken = checked(body.text, "fr", {}, body.folding, sender)
@@ -144,7 +146,7 @@ async def preview_text(
 
 
 def checked(text: str, language: str, translations: Mapping[str, str], folding: Folding, sender: Sender) -> Wording:
-    """What a campaign would say. Raises Invalid with the field: `text`, or `translations.en`."""
+    """Return the wording of a campaign. Raises Invalid with the field: `text`, or `translations.en`."""
     for name, source in {language: text, **translations}.items():
         field = "text" if name == language else f"translations.{name}"
         try:
@@ -165,7 +167,7 @@ def length_of(text: str) -> Length:
 
 
 def costly(source: str) -> list[Costly]:
-    """In the text as it was typed."""
+    """Return the costly characters of the typed text."""
     found = []
     for place in texts.costly(source):
         ways = ((how, foldings.folded(place.character, foldings.of_author(how))) for how in Folding)

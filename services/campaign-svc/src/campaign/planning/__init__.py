@@ -1,1 +1,1 @@
-"""From a schedule to requests: campaigns start, are paused and end; what each waits for; progress."""
+"""From schedule to requests: start, pause and end campaigns; report waits and progress."""

@@ -1,4 +1,4 @@
-"""Whether dispatch-svc holds marketing, as it tells: shown with campaigns that are running."""
+"""Store whether dispatch-svc holds marketing, to show with running campaigns."""
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -7,7 +7,7 @@ from common.contracts import DISPATCH_HOLDS
 from common.contracts.dispatch import HoldChanged
 from common.kafka.consumer import After, Received, Subscription
 
-WAIT_MS = 1_000  # what is told once it has lasted for seconds may be a second late
+WAIT_MS = 1_000  # dispatch-svc publishes a hold after seconds; a second more does no harm
 
 
 def subscription() -> Subscription:

@@ -1,15 +1,14 @@
-"""Starts campaigns when they are due, and asks for their recipients, a chunk at a time.
+"""Start due campaigns, and request their recipients a chunk at a time.
 
-Starting: one transaction freezes the audience and tells the gate the campaign is running. Expanding: one transaction
-takes those who wait and are due, then the next recipients after the cursor, appends a request for each whose time has
-come (`timing`), writes down until when the others wait, and moves the cursor; a crash repeats nothing, and several
-planners share the work by row locks. Expansion keeps the outbox short, so that a pause or a cancellation never waits
-behind a million requests. Campaigns take turns by chunks, so that a small one never waits behind a large one. Whom a
-campaign was for that is cancelled, or whose end comes while it is paused, and who has not been asked for, is denied in
-chunks as well.
+The transaction of a start freezes the audience and tells the gate. The transaction of an expansion takes the waiting
+recipients now due, then the next recipients after the cursor; appends a request for each recipient whose time has come
+(`timing`), stores until when the others wait, and moves the cursor. A crash repeats no request, and planners share the
+work by row locks. Expansion keeps the outbox short, so a pause or cancellation never waits behind a million requests.
+Campaigns take turns by chunks, so a small campaign never waits behind a large campaign. Unrequested recipients of a
+campaign cancelled, or paused past its end, are denied, also in chunks.
 
-Each step takes one campaign, in a transaction of its own. A campaign whose step fails is put off for longer each time,
-shows that (`failing`) and is counted, so that no other campaign waits behind what cannot be done.
+Each step takes a campaign in a transaction of its own. A failing campaign is put off for longer each time, shown
+(`failing`) and counted, so no other campaign waits behind it.
 """
 
 import asyncio
@@ -68,14 +67,14 @@ FAILING = gauge(
     "sms_campaign_failing_rows", "Campaigns whose next step has failed more than once, and is tried again later."
 )
 
-PAGE = 1_000  # recipients of a chunk that are read, written and stored together
+PAGE = 1_000  # recipients of a chunk read, written and stored together
 LOCKS_WITHIN_S = 2.0
-IN_ONE_GO = 250  # written before others have the loop
-AHEAD = 100  # recipients looked at beyond those that a pace has room for, to find who waits
+IN_ONE_GO = 250  # recipients written before other tasks get the loop
+AHEAD = 100  # recipients read beyond the room of a pace, to find the waiting
 LOOK_EVERY_S = 1.0
 EXPAND_EVERY_S = 0.25
 COUNT_EVERY_S = 10.0
-CANCELLED_BEFORE_REQUEST = "campaign_cancelled"  # as the gate calls it for those already asked for
+CANCELLED_BEFORE_REQUEST = "campaign_cancelled"  # the gate's reason for requested recipients
 
 _attributes = msgspec.json.Decoder(dict[str, str])
 
@@ -85,55 +84,58 @@ def utc_now() -> datetime:
 
 
 def pause(failures: int) -> timedelta:
-    """After so many, one after another; none after the first, which may have been somebody else's lock."""
+    """Return the wait after failures in a row; zero after the first, perhaps only another transaction's lock."""
     return min(timedelta(seconds=2 ** min(failures, 20) - 2), campaigns.LONGEST_PAUSE)
 
 
 class _Written(msgspec.Struct, frozen=True, gc=False):
-    """What one recipient is to get. `number`: sealed."""
+    """A recipient's message. `number`: encrypted."""
 
     subject_id: str
     number: str
     message_id: str
     text: str
     region: str | None
-    tokens: Tokens | None  # of its links
+    tokens: Tokens | None  # of the links
 
 
 @dataclass(frozen=True)
 class _Asking:
-    """A campaign as it is being asked for."""
+    """A campaign during expansion."""
 
     row: Row[Any]
-    campaign_id: str  # of `row`, and looked up once for all
+    campaign_id: str  # of `row`, read once
     message_of: Callable[[str], str]  # by subject id
-    by_person: bool  # of `timing`, likewise
-    linked: bool  # some text has links
+    by_person: bool  # of `timing`, read once
+    linked: bool  # a text has links
     sender: Sender
     wordings: Mapping[str, Wording]
-    hostless: frozenset[str]  # of `wordings`, those with links whose sender has no host for them
+    hostless: frozenset[str]  # texts with links, if the sender has no link host
     trial: Trial | None
-    chosen_at: datetime | None  # when the best of its texts is, if it is to be
+    chosen_at: datetime | None  # when the winner is chosen, if at all
     timing: Timing
     timetable: Timetable
     field_keys: FieldKeys
     now: datetime
-    problems: dict[str, TextProblem | None] = field(default_factory=dict)  # by text: many get the same
+    problems: dict[str, TextProblem | None] = field(default_factory=dict)  # by text: many recipients share a text
 
     @property
     def may_wait(self) -> bool:
         return self.by_person or (self.trial is not None and self.trial.winner is not None)
 
     def variant_of(self, subject_id: str) -> str:
-        """A text of the campaign, HOLDOUT, or REST while the winner is not known."""
+        """Return the recipient's text, HOLDOUT, or REST while the winner is unknown."""
         if self.trial is None:
             return OWN
         found = self.trial.of(lot(self.campaign_id, subject_id, "variant"))
         return self.row.winner if found == REST and self.row.winner is not None else found
 
     def of(self, recipient: Recipient, tokens: Tokens | None) -> _Written | str | datetime:
-        """What one recipient is to get; why nothing: its contact is gone, or has changed since the freeze, or it is
-        held out; or until when it waits. `tokens`: of its links, where a text has any."""
+        """Return the recipient's message, the reason for a denial, or until when the recipient waits.
+
+        A recipient is denied if held out, or if the contact is gone or has changed since the freeze. `tokens`: of
+        links, where a text has any.
+        """
         subject_id, number, held = recipient.subject_id, recipient.number, recipient.attributes
         if number is None or held is None:
             return "contact_gone"
@@ -166,7 +168,7 @@ class _Asking:
         return self.problems[text]
 
     def requests(self, written: Sequence[_Written]) -> list[MessageRequested]:
-        """In that order. Sealed together, which takes a third less."""
+        """Return the requests in that order. Encrypting all at once takes a third less."""
         sender_id, purpose, send_before = self.row.sender_id, self.row.purpose, self.timetable.ends_by
         sealed = self.field_keys.seal_all([(each.text, f"text:{each.message_id}") for each in written])
         return [
@@ -190,32 +192,32 @@ class _Asking:
         try:
             number = self.field_keys.unseal(sealed, f"number:{subject_id}")
         except Unreadable:
-            return self.now  # for the gate to deny
+            return self.now  # the gate denies an unreadable number
         place = self.timetable.place(territory_of(number), attributes)
         return self.timetable.due(place, lot(self.campaign_id, subject_id, "when"), self.now)
 
 
 @dataclass
 class _Chunk:
-    """What becomes of some recipients of a campaign: `room` of them at most are asked for."""
+    """The decisions on some recipients, of whom at most `room` are requested."""
 
     asking: _Asking
     link_keys: LinkKeys
     room: int
     cursor: str
     asked: int = 0
-    reached: int = 0  # of those after the cursor
-    full: bool = False  # there may be others that are due
+    reached: int = 0  # recipients after the cursor
+    full: bool = False  # more recipients may be due
     denied: dict[str, str] = field(default_factory=dict)
     variants: dict[str, str] = field(default_factory=dict)
     waits: dict[str, datetime | None] = field(default_factory=dict)
 
     async def take(self, page: Sequence[Recipient], *, waited: bool = False) -> list[_Written]:
-        """What those are to get that are asked for. It stops where there is no room for another."""
+        """Return the messages to request, until the room is used up."""
         written = []
         for place, each in enumerate(page):
             if not place % IN_ONE_GO:
-                await asyncio.sleep(0)  # others want the loop too
+                await asyncio.sleep(0)  # other tasks need the loop
             subject_id = each.subject_id
             if waited:
                 self.waits[subject_id] = None
@@ -240,19 +242,21 @@ class _Chunk:
 
 @dataclass
 class _Attempt:
-    """At the next step of a campaign; of none, before one is found."""
+    """An attempt at a campaign's next step; without `campaign_id` before the step has found a campaign."""
 
     campaign_id: str | None = None
     status: Status = Status.DRAFT
-    failures: int = 0  # of that step, one after another, before this attempt
+    failures: int = 0  # of that step in a row, before this attempt
 
     def at(self, campaign_id: str, status: str, failures: int) -> None:
         self.campaign_id, self.status, self.failures = campaign_id, Status(status), failures
 
 
 class Planner:
-    """`policy`: as the deployment has it; recipients are planned for when the gate will let them go. `partitions`: of
-    the topic of requests. A page of a chunk is a row of the outbox for each, and `backlog` is counted in rows."""
+    """The planner's timers and steps. `policy`: the deployment's; the plan follows the gate's hours.
+
+    `partitions`: of the requests topic. A page is an outbox row for each partition, and `backlog` counts rows.
+    """
 
     def __init__(
         self,
@@ -289,10 +293,10 @@ class Planner:
         return [Worker(timer.name, timer.run) for timer in timers]
 
     async def _apart(self, step: Callable[[datetime, _Attempt], Awaitable[bool]]) -> bool:
-        """Take one campaign's step. A campaign that fails is put off, for longer each time, and the step answers that
-        there is more to do: the timer does not back off, so the next campaign is taken at once.
+        """Take a campaign's step; put a failing campaign off, longer each time.
 
-        A fault that meets no campaign, or that the database is too far gone to keep, is raised: the timer backs off.
+        After a failure the step answers that more can be done: the timer does not back off, and takes the next campaign
+        at once. A failure without a campaign, or of the database itself, is raised, and the timer backs off.
         """
         now, attempt = self._now(), _Attempt()
         try:
@@ -312,24 +316,26 @@ class Planner:
             return True
 
     async def start_due(self) -> bool:
-        """One due campaign. Was there one?"""
+        """Start a due campaign. Return whether a campaign was due."""
         return await self._apart(self._start_due)
 
     async def expand(self) -> bool:
-        """One chunk of one running campaign. Is there more to do at once?"""
+        """Request a chunk of a running campaign. Return whether more can be done at once."""
         return await self._apart(self._expand)
 
     async def deny_unrequested(self) -> bool:
-        """A chunk of whom a campaign was for that is cancelled, or paused past its end, and nobody asked for: pending
-        until then. Was there one?"""
+        """Deny a chunk of unrequested recipients; return whether a campaign had any to deny.
+
+        The campaign is cancelled, or paused past its end; the recipients are pending until then.
+        """
         return await self._apart(self._deny_unrequested)
 
     async def finish_done(self) -> bool:
-        """One campaign that has nothing left to ask for or to decide. Was there one?"""
+        """Finish a campaign without recipients left to request or decide. Return whether there was a campaign."""
         return await self._apart(self._finish_done)
 
     async def count_failing(self) -> bool:
-        """Measure how many campaigns fail. There is never more to do at once."""
+        """Measure the number of failing campaigns. Return False: no more can be done at once."""
         async with self._database.begin() as tx:
             FAILING.set(await store.count_failing(tx))
         return False
@@ -343,7 +349,7 @@ class Planner:
             selected = await segments.of_campaign(tx, row, now, self._policy)
             why, rule = await self._against(tx, row, selected), campaigns.recurring_of(row)
             audience = await self._freeze(tx, row, selected, now) if why is None and rule is None else 0
-            if not await store.lock_unchanged(tx, row):  # cancelled, edited, paused: that was nobody's audience
+            if not await store.lock_unchanged(tx, row):  # cancelled, edited, paused: drop the audience
                 await tx.rollback()
                 return True
             if why is not None:
@@ -360,15 +366,20 @@ class Planner:
         return True
 
     async def _freeze(self, tx: AsyncConnection, row: Row[Any], selected: Condition, now: datetime) -> int:
-        """How many it is for. Of a million this takes a quarter of a minute, and nobody waits for it but the sender's
-        next."""
+        """Freeze the audience; return its size.
+
+        A million recipients take a quarter of a minute, for which only the sender's next campaign waits.
+        """
         await store.alone_with_audiences(tx, row.sender_id)
         wordings = campaigns.wordings_of(row).values()
         await links.put_targets(tx, row.campaign_id, list(dict.fromkeys(t for w in wordings for t in w.targets)))
         return await recipients.freeze_audience(tx, row, selected, required(wordings), now)
 
     async def _against(self, tx: AsyncConnection, row: Row[Any], selected: Condition) -> str | None:
-        """Why a campaign that is due does not start. One that recurs goes on: the next time it may select somebody."""
+        """Return why a due campaign does not start, or `None`.
+
+        A recurring campaign may select no contact: its next occurrence may select some.
+        """
         if (why := await checks.against_start(tx, row)) is not None:
             return why
         if (
@@ -380,8 +391,10 @@ class Planner:
         return None
 
     async def _occur(self, tx: AsyncConnection, row: Row[Any], rule: Recurring, now: datetime) -> None:
-        """The occurrence that has come, as a campaign of its own that is due at once; of several the last, since each
-        is of use until the next."""
+        """Schedule the due occurrence as a campaign of its own.
+
+        Of several due occurrences only the last occurs: an occurrence is of use until the next.
+        """
         sender = await senders.find_sender(tx, row.sender_id)
         assert sender is not None
         zone = zones(sender.country, self._gate)[0]
@@ -423,7 +436,7 @@ class Planner:
             for each in (reading, tx):
                 await store.wait_for_locks_within(each, LOCKS_WITHIN_S)
             if await outbox.backlog(tx) > self._backlog:
-                return False  # woken when the relay has published
+                return False  # the relay's NOTIFY wakes the timer
             row = await store.lock_expanding(tx, now)
             if row is None:
                 return False
@@ -488,12 +501,13 @@ class Planner:
     async def _ask_for(
         self, tx: AsyncConnection, reading: AsyncConnection, chunk: _Chunk, waiting: Sequence[Recipient], ahead: int
     ) -> bool:
-        """Those who waited and are due, then those after the cursor, `ahead` of them at most. Is nobody left behind
-        them? Each page is read while the one before is written, and stored while the next is.
+        """Take the waiting recipients, then at most `ahead` after the cursor; return whether none is left.
 
-        `reading` only reads, and ends before `tx` does, which has the lock that a rectification waits for and the
-        transaction id that an erasure does. Each may wait for a table behind somebody who waits for the other,
-        which Postgres cannot know; so neither waits for long."""
+        Each page is read while the previous page is written, and stored while the next is written. `reading` only
+        reads, and ends before `tx`, which has the lock a rectification waits for and the transaction id an erasure
+        waits for. Either may wait for a table behind a transaction waiting for the other, which Postgres cannot know;
+        hence the short LOCKS_WITHIN_S.
+        """
         asking, seen = chunk.asking, 0
 
         def read(after: str) -> asyncio.Future[list[Recipient]]:
@@ -504,7 +518,7 @@ class Planner:
             return asyncio.ensure_future(self._store(tx, asking, written))
 
         storing = stored(await chunk.take(waiting, waited=True))
-        chunk.full = 0 < chunk.room == len(waiting)  # others may be due as well
+        chunk.full = 0 < chunk.room == len(waiting)  # more waiting recipients may be due
         coming = read(chunk.cursor)
         try:
             while True:
@@ -555,7 +569,7 @@ class Planner:
     async def _choose(
         self, tx: AsyncConnection, row: Row[Any], trial: Trial, timetable: Timetable, now: datetime
     ) -> Row[Any]:
-        """The campaign, with the best of its texts if that is due, else with what it waits for."""
+        """Return the campaign with its winner if due, otherwise with the updated choice."""
         known = choice = campaigns.choice_of(row)
         if choice is None or choice.waits_for == "first_groups":
             rest = Pace.of(timetable.timing).takes(row.audience * trial.rest_percent // 100)

@@ -1,9 +1,8 @@
-"""What dispatch reports of each message: where its recipient stands, and the accounts that follow from it; and that a
-campaign had better wait, since nothing of it leaves before somebody has seen to an account with a provider.
+"""Apply dispatch-svc's report of each message to its recipient and the campaign's tallies.
 
-The newest version of each message counts; the campaign's counters move by the difference, in the same transaction, so
-that they are exact at every instant, whatever comes twice or late. A campaign that has nothing left to decide is ended
-by the planner: a campaign that cannot be ended holds up no report.
+The newest version of each message counts. Tallies move by the difference, in the same transaction: exact at every
+instant, despite repeated and late reports. A campaign whose messages wait for an operator to attend to a provider
+account is paused. The planner ends campaigns, so a campaign which cannot end holds up no report.
 """
 
 from collections import Counter, defaultdict
@@ -22,7 +21,7 @@ from common.contracts.dispatch import MessageChanged
 from common.kafka.consumer import After, Received, Subscription
 from common.telemetry import counter
 
-NEEDS_SOMEBODY = "gateway_needs_somebody"  # as dispatch calls it: our account with a provider, its money, our sender
+NEEDS_SOMEBODY = "gateway_needs_somebody"  # as dispatch calls it: our provider account, its money, our sender
 REPORTED = counter("sms_campaign_recipients_total", "Recipients' changes as dispatch reported them.", ["status"])
 
 
@@ -64,8 +63,11 @@ async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
 
 
 async def _pause_what_needs_somebody(tx: AsyncConnection, events: Sequence[MessageChanged], now: datetime) -> None:
-    """Of campaigns whose messages have to wait for it still: not where another gateway takes them at once, nor where a
-    report comes late. Who has the campaign locked is left alone: more will be reported of it."""
+    """Pause running campaigns whose deferred messages still wait for an operator.
+
+    A late report (`until` has passed) does not count, nor does a message another gateway takes. A locked campaign is
+    left alone: more reports will follow.
+    """
     waiting = Counter(
         event.campaign_id
         for event in events

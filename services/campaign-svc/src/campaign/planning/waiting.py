@@ -1,9 +1,9 @@
-"""What a campaign waits for, in plain words. Pure.
+"""Say what a campaign waits for. Pure.
 
-    waits(stage, now)    a list; empty for a campaign that has ended and whose recipients are all decided
+    waits(stage, now)    a list; empty for an ended campaign whose recipients are all decided
 
-Every campaign that has not ended waits for something, or nothing would be done about it: a person, an hour, another
-campaign, or a step of the planner, which takes seconds. A planner's step that is always waited for is a fault.
+Every unended campaign waits for a person, an hour, another campaign, or a planner step of some seconds; without a wait,
+no action would follow. A planner step which stays in the list is a fault.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ Reason = Literal[
 
 
 class Waiting(BaseModel):
-    """One thing that a campaign waits for."""
+    """A wait of a campaign."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -56,9 +56,12 @@ class Waiting(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """How far a campaign is. `undecided`: recipients that are pending or deferred. `next_slot`: of its pace.
-    `next_hour`: when the first of its people is due whose own hour has not come. `chosen_at`: when its winner is, if
-    it is not known. `settles_first`: the campaign of its sender that is settled before another one starts."""
+    """A campaign's progress.
+
+    `undecided`: pending or deferred recipients. `next_slot`: of the pace. `next_hour`: the earliest local hour yet to
+    come among recipients. `chosen_at`: when the winner will be. `settles_first`: the sender's campaign to settle before
+    this campaign starts.
+    """
 
     status: Status
     begun: bool
@@ -78,7 +81,7 @@ class Stage:
 
 
 def waits(stage: Stage, now: datetime) -> list[Waiting]:
-    """What comes first is first."""
+    """Return the waits in order; the `retry` of a failed step comes first."""
     found = _OF[stage.status](stage, now)
     if stage.retry_at is not None and stage.retry_at > now:
         found.insert(0, Waiting(reason="retry", until=stage.retry_at))
@@ -136,7 +139,7 @@ def _finished(stage: Stage, now: datetime) -> list[Waiting]:
 
 
 def _rest(stage: Stage) -> list[Waiting]:
-    """Once all are asked for."""
+    """Return the waits after the last request."""
     if not stage.expanded:
         return []
     return [Waiting(reason="outcomes" if stage.undecided else "end")]

@@ -1,9 +1,8 @@
-"""HTTP: a campaign's message to a few named numbers, before it goes to everybody.
+"""HTTP: send a campaign's message to a few numbers before the audience gets the message.
 
-A test is a message like any other of its sender and purpose: the gate asks for the consent of whoever gets it, for the
-STOP mention, for the hours. Testers are people who have consented, with their proof; there is no list of numbers that
-need none. The text is the one its audience would get, to the letter, but for its links: nothing is put before it. What
-becomes of it, dispatch-svc tells by its `message_id`.
+The gate treats a test as any message of the sender and purpose: consent, STOP mention, hours. Testers must have
+consented, with proof; no list of numbers is exempt. The text is the audience's to the letter, except for links.
+dispatch-svc reports the outcome by `message_id`.
 """
 
 import hashlib
@@ -44,8 +43,8 @@ from common.web.problems import Conflict, Invalid, Reason
 router = APIRouter(prefix="/v1", tags=["test sends"])
 
 MOST_NUMBERS = 5
-MOST_A_DAY = 50  # messages of one campaign
-KEPT = timedelta(hours=1)  # a test that comes tomorrow tests nothing
+MOST_A_DAY = 50  # messages of a campaign
+KEPT = timedelta(hours=1)  # a test tomorrow is too late
 
 Held = Annotated[Resources[Any], Depends(resources)]
 Author = Annotated[Caller, Depends(require("campaign:write"))]
@@ -64,7 +63,7 @@ class KeyReused(Conflict):
 
 
 class NewTest(BaseModel):
-    """Who gets it. Whoever is a contact of the sender is written to with what their contact holds."""
+    """The recipients. A contact of the sender gets the text with the contact's own attributes."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -111,10 +110,11 @@ async def send_test(
     caller: Author,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
 ) -> TestsSent:
-    """Ask for the message, for each of these numbers. All of them, or none where one cannot be written to.
+    """Request the message for all of these numbers, or for none if a number cannot be written to.
 
-    A link stands there as its target, in full: the audience gets a short one of each person's own, which leads nowhere
-    before the campaign has started, and whose clicks are the campaign's. So a test may be longer than the message.
+    Links appear as their full targets: the audience gets personal short links, dead before the campaign starts, whose
+    clicks count for the campaign. A test may therefore be longer than the message. The same request under the same
+    `Idempotency-Key` requests no more messages.
     """
     now = datetime.now(UTC)
     people = {held.subject_keys.subject_id(found.e164): found for found in _read(body, held.settings)}
@@ -140,7 +140,7 @@ async def send_test(
             )
             items.append(item)
             requests.append(request)
-        # keyed: a text of few words could be tried out
+        # keyed: a short text could be guessed
         fingerprints = {item.message_id: held.subject_keys.subject_id(f"test {item.text}") for item in items}
         before = await store.test_fingerprints(tx, campaign_id, list(fingerprints))
         if any(fingerprints[message_id] != fingerprint for message_id, fingerprint in before.items()):
@@ -155,7 +155,7 @@ async def send_test(
 
 @router.get("/campaigns/{campaign_id}/test-sends")
 async def list_tests(campaign_id: Storable, held: Held, caller: Reader) -> Tests:
-    """Who tested it, newest first."""
+    """List the tests and their authors, newest first."""
     async with held.database.begin() as tx:
         await pre_flight.campaign_of(tx, caller, campaign_id)
         rows = await store.tests_of(tx, campaign_id)
@@ -175,13 +175,13 @@ def _read(body: NewTest, settings: Any) -> list[Msisdn]:
 
 
 def _named(caller: Caller, key: str) -> str:
-    """One call: the same again asks for nothing more."""
+    """Return the name of a call: the same call again requests no more messages."""
     return hashlib.sha256(f"{caller.subject}\x1f{key}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class _Test:
-    """One call."""
+    """A call and its campaign."""
 
     row: Row[Any]
     sender: Sender
@@ -195,7 +195,7 @@ class _Test:
     def of(
         self, subject_id: str, msisdn: Msisdn, attributes: Mapping[str, str], standing: Standing | None
     ) -> tuple[TestSent, MessageRequested]:
-        """Raises Invalid where there is no text for somebody."""
+        """Return the test and its request. Raises Invalid if the person has no text."""
         row, now, keys = self.row, self.now, self.held.field_keys
         if (missing := self.wording.missing(attributes)) is not None:
             raise Invalid("the text needs an attribute", reasons=[Reason(f"attributes.{missing}", "missing")])
@@ -218,7 +218,7 @@ class _Test:
         table = timetable(campaigns.timing_of(row), self.sender.country, now, None, now, self.held.settings.policy)
         request = MessageRequested(
             message_id=identity,
-            campaign_id=None,  # it is not of its audience, and goes before the campaign does
+            campaign_id=None,  # outside the audience, and before the start
             sender_id=row.sender_id,
             purpose=row.purpose,
             category="marketing",

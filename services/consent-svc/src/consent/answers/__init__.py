@@ -1,1 +1,1 @@
-"""What people are told and asked by SMS, and the one door through which it leaves."""
+"""Service SMS to people: the texts of answers and questions, and the only way to send them."""

@@ -1,12 +1,12 @@
-"""The one door through which people are answered, and asked: once for each text, never in a loop.
+"""The only sender of answers and questions by SMS: once for each MO or question, never in a loop.
 
-An answer is a message of the category `service` on dispatch's own lane. Its id is derived from the MO it answers, and
-its row here has that id for a key: however often an MO comes again, it is answered once.
+An answer is a message of the category `service` on dispatch's own lane. The caller derives the message id from the MO
+or the question, and the id is the key of the `answer` row: a repeated MO gets no second answer.
 
-    to phones only    a short code, a name or a fixed line that writes to us is a machine: two machines would go on
-    so many a day     per number, whatever they are for: what slips through the first rule ends at the cap
+    to phones only    a short code, a name or a fixed line is a machine, and two machines would answer each other
+    a daily cap       per number, for all kinds of answers: the cap ends any other loop
 
-What is not answered today is not answered tomorrow.
+An answer over the cap is dropped, not delayed.
 """
 
 import logging
@@ -30,12 +30,12 @@ from consent.store import metadata
 log = logging.getLogger(__name__)
 
 A_DAY = timedelta(days=1)
-OF_USE_FOR = timedelta(days=1)  # after that an answer surprises more than it tells
+OF_USE_FOR = timedelta(days=1)  # a later answer would only surprise the person
 
 ANSWERS = counter("sms_consent_answers_total", "Answers to people, by what became of them.", ["kind", "result"])
 
 Table(
-    "answer",  # what people were told, and when; no text and no number
+    "answer",  # no text and no number
     metadata,
     Column("message_id", Uuid, primary_key=True),
     Column("subject_id", Text, nullable=False),
@@ -49,8 +49,7 @@ Table(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One SMS owed to a person, as `sender_id` says it. `number`: sealed, as the subject's; `since`: when it fell
-    due."""
+    """An SMS owed to a person from `sender_id`. `number` is encrypted as the subject's. `since` is the due time."""
 
     message_id: UUID
     subject_id: str
@@ -59,23 +58,24 @@ class Answer:
     kind: str
     text: str
     since: datetime
-    purpose: str | None = (
-        None  # of a question: what a yes would be for. Dispatch then looks at what has been said since
-    )
+    purpose: str | None = None  # of a question: the purpose of a yes, so that the gate checks for a newer opt-out
     of_use_for: timedelta = OF_USE_FOR
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What answering needs besides the database. `fictional`: numbers of the fictional range are phones here."""
+    """The settings of answering. `fictional`: numbers of the fictional range count as phones."""
 
     keys: FieldKeys
     per_day: int
     fictional: bool
 
     async def give(self, tx: AsyncConnection, owed: Sequence[Answer], now: datetime) -> list[Answer]:
-        """Ask dispatch for those of `owed` that may go, in this order; returns them. The caller holds the locks of
-        their subjects: nobody else answers the same person meanwhile."""
+        """Request the answers that may go from dispatch, in order, and return those answers.
+
+        The caller holds the locks of the subjects (of the pace, for a double opt-in of a new subject): otherwise two
+        transactions could exceed the cap.
+        """
         due = [answer for answer in owed if now < answer.since + answer.of_use_for and self._is_phone(answer)]
         if not due:
             return []
@@ -124,7 +124,7 @@ class Answers:
 
 
 async def given(tx: AsyncConnection, message_ids: Collection[UUID]) -> set[UUID]:
-    """Those of them that dispatch was asked for."""
+    """Return the ids of messages already requested from dispatch."""
     rows = await tx.execute(
         text("SELECT message_id FROM answer WHERE message_id = ANY(CAST(:ids AS uuid[]))"), {"ids": list(message_ids)}
     )

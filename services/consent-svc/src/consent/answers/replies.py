@@ -1,15 +1,14 @@
-"""What people are told in answer to what they wrote: in the sender's own words where it has some, else in ours, in
-French. Pure.
+"""The texts of service SMS: a sender's own wording if registered, else Placet's, in French. Pure.
 
-    stopped   once, no advertising, the brand named (DOMAIN 1.8, 2.5)
-    contact   who edits the service: legal name, how to reach it, how to stop
-    preferences   a link to the page where they see and choose
-    started   that it was heard, and how to stop again
-    question  of a double opt-in: who asks, what for, how to say yes, and that nothing is the other answer
-    renewal   the one question at the end of a consent: whether it shall go on
+    stopped   confirms a STOP once, without advertising, with the brand (DOMAIN 1.8, 2.5)
+    contact   names the editor of the service, how to reach the editor, and how to stop
+    preferences   links to the preference page
+    started   confirms a START and says how to stop again
+    question  asks for a double opt-in: brand, purpose, how to say yes, and that no answer means no
+    renewal   asks, at the end of a consent, whether the consent shall go on
 
-Where several senders of a shared code answer at once, it is in ours. These are in the letters of GSM 03.38, so that
-an answer is one SMS where the names are short: "ê", "ç" or a curly apostrophe would halve what fits.
+Several senders of a shared code answer in Placet's wording, which keeps to the letters of GSM 03.38: "ê", "ç" or a
+curly apostrophe would halve the room, and with short names the answer is a single SMS.
 """
 
 import re
@@ -25,9 +24,9 @@ from common.sms.sms_length import GSM7_BASIC, GSM7_EXTENSION, length
 Kind = Literal["stopped", "contact", "started"]
 
 IN_OUR_WORDS = Replies()
-BRANDS_NAMED = 3  # of a shared code; more are "nos marques"
-QUESTION_SEGMENTS = 2  # the wording is cut to fit
-QUESTION_FIELDS = ("brand", "purpose", "stop_code")  # each of them, and {link} where there is one
+BRANDS_NAMED = 3  # of a shared code; above this number, "Nos marques"
+QUESTION_SEGMENTS = 2  # `question` cuts the purpose's wording to fit
+QUESTION_FIELDS = ("brand", "purpose", "stop_code")  # required; {link} is optional
 FIELD = re.compile(r"\{([^{}]*)\}")
 TYPED = {
     "\u2019": "'",
@@ -40,13 +39,13 @@ TYPED = {
     "œ": "oe",
     "Œ": "OE",
 }
-SHORTEST = 20  # letters of a wording that is one long word
-CONTACT_SEGMENTS = 4  # of a shared code: as many legal names as fit
+SHORTEST = 20  # letters kept of the wording's first word if no whole word fits
+CONTACT_SEGMENTS = 4  # of a shared code, for as many legal names as fit
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who speaks: a sender as people are told of it."""
+    """A sender's identity in a text. `own` is the sender's wording."""
 
     legal_name: str
     brand: str
@@ -55,7 +54,7 @@ class Identity:
 
 
 def stopped(senders: Sequence[Identity], *, everyone: bool = False) -> str:
-    """The confirmation of a STOP to these senders, or to everyone."""
+    """Return the confirmation of a STOP to these senders, or to every sender."""
     if not everyone and (own := _alone(senders).stop):
         return own
     heard = "votre STOP est pris en compte"
@@ -71,7 +70,7 @@ def started(senders: Sequence[Identity], stop_code: str) -> str:
 
 
 def contact(senders: Sequence[Identity], stop_code: str) -> str:
-    """At least the first of them; one that does not fit is left out."""
+    """Return the contact text with as many senders, in order, as fit in CONTACT_SEGMENTS, and at least the first."""
     if own := _alone(senders).contact:
         return own
     for last in range(len(senders), 0, -1):
@@ -83,13 +82,16 @@ def contact(senders: Sequence[Identity], stop_code: str) -> str:
 
 
 def preferences(sender: Identity, url: str, until: datetime) -> str:
-    """A link to the preference page. `until`: in the person's time."""
+    """Return the text with a link to the preference page. `until` is in the person's time zone."""
     said = f"{sender.brand} : vos choix pour nos SMS et vos données : {url}"
     return f"{said} Lien personnel, jusqu'au {until:%d/%m}."
 
 
 def question(sender: Identity, wording: str, stop_code: str, *, reply: bool = True, url: str | None = None) -> str:
-    """What asks for a double opt-in. `wording`: of the purpose. `reply`: by OUI; `url`: by a link, or both."""
+    """Return the question of a double opt-in, to answer by OUI (`reply`), by a link (`url`), or both.
+
+    `wording` is the purpose's, cut to fit. The sender's own question needs `reply`, and a {link} exactly with `url`.
+    """
     own = sender.own.double_opt_in
     if own is None or not reply or ("{link}" in own) is not (url is not None):
         ways = ["répondez OUI"] * reply + [f"confirmez ici : {url}"] * (url is not None)
@@ -105,7 +107,7 @@ def question(sender: Identity, wording: str, stop_code: str, *, reply: bool = Tr
 
 
 def question_flaws(own: str) -> Iterator[str]:
-    """What is wrong with a sender's own question."""
+    """Yield every flaw of a sender's own question."""
     found = FIELD.findall(own)
     if unknown := [name for name in found if name not in (*QUESTION_FIELDS, "link")]:
         yield f"{len(unknown)} unknown field(s)"
@@ -121,12 +123,12 @@ def question_flaws(own: str) -> Iterator[str]:
 
 
 def _filled(own: str, fields: Mapping[str, str]) -> str:
-    """Once over: what is filled in is text, whatever it looks like."""
+    """Fill the fields in a single pass: a value that looks like a field stays text."""
     return FIELD.sub(lambda found: fields.get(found[1], found[0]), own)
 
 
 def _in_gsm(wording: str) -> str:
-    """Without the accents that GSM 03.38 lacks; what has no such form stays as it is."""
+    """Replace letters that GSM 03.38 lacks by a plain form. Letters without a plain form stay."""
     letters = []
     for letter in wording:
         if letter not in GSM7_BASIC + GSM7_EXTENSION:
@@ -137,8 +139,10 @@ def _in_gsm(wording: str) -> str:
 
 
 def renewal(sender: Identity, stop_code: str, until: datetime, *, ended: bool) -> str:
-    """Whether a consent shall go on. `until`: in the person's time; it ends then, or, where it has `ended`, the answer
-    counts until then."""
+    """Return the question whether a consent shall go on.
+
+    `until`, in the person's time zone, is the end of the consent, or the end of the answer time if the consent `ended`.
+    """
     if ended:
         said = f"{sender.brand} : sans nouvelles de vous, nos SMS ont pris fin. Pour les recevoir de nouveau, envoyez"
         return f"{said} OUI au {stop_code} avant le {until:%d/%m/%Y}. Sinon, rien à faire."
@@ -149,7 +153,7 @@ def renewal(sender: Identity, stop_code: str, until: datetime, *, ended: bool) -
 
 
 def _alone(senders: Sequence[Identity]) -> Replies:
-    """The words of the one sender who answers."""
+    """Return the wording of a single sender, or Placet's for several senders."""
     return senders[0].own if len(senders) == 1 else IN_OUR_WORDS
 
 

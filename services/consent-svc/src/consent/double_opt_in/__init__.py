@@ -1,1 +1,1 @@
-"""Double opt-in: whom we may ask, the question by SMS, and the sign-up form behind it."""
+"""Double opt-in: the rules of asking, the question by SMS, and the HTTP route for sign-up forms."""

@@ -1,7 +1,7 @@
-"""HTTP: a form was filled in, and the person is asked by SMS whether it was them (double opt-in).
+"""HTTP route for a filled-in form: the person confirms by SMS (double opt-in).
 
-The answer is the same whoever it is about. Whether a text left would tell who has consented and who has stopped; it is
-in the ledger, for who may read it.
+The response never says whether an SMS left, which would tell the caller whether the person has consented or stopped.
+Callers with access to the ledger find the request there.
 """
 
 from collections.abc import Callable
@@ -28,16 +28,18 @@ class NoPage(Conflict):
 
 
 def router(terms: Terms, answers_per_day: int, url: Callable[[Resources[Any], str, datetime], str] | None) -> APIRouter:
-    """`answers_per_day`: texts to one number, whatever for. `url`: of the page behind a link; None: there is none."""
+    """Return the routes. `answers_per_day` caps all SMS to a number. `url` builds a link's URL; `None`: no page."""
     routes = APIRouter(prefix="/v1")
 
     @routes.post("/double-opt-ins", status_code=202)
     async def ask(
         body: DoubleOptInBody, request: Request, caller: WritesConsent, held: Held, key: Key = None
     ) -> DoubleOptInAnswer:
-        """Ask the person whether they want what the form says. It opens nothing: their answer does, an OUI by SMS, from
-        that number, before `answer_before`, or the link in the SMS, if it holds one. 429 with Retry-After: too often,
-        for this number, sender or caller."""
+        """Ask the person by SMS to confirm the form.
+
+        The request allows no marketing. The answer does: an OUI by SMS from the number before `answer_before`, or the
+        link in the SMS, if there is a link. 429 with Retry-After: too many questions for this number, sender or
+        caller."""
         if body.link and url is None:
             raise NoPage("set PLACET_PAGE_URL", reasons=[Reason("link", "no_page")])
 
@@ -47,7 +49,7 @@ def router(terms: Terms, answers_per_day: int, url: Callable[[Resources[Any], st
 
         async with held.database.begin() as tx:
             call = await opened(tx, request, caller, held, key, {body.sender_id})
-            statement = statement_of(call, body)  # as the consent that a yes will make of it
+            statement = statement_of(call, body)  # the consent that a yes would give
             if asking.too_old(statement.evidence.occurred_at, call.now):
                 raise Invalid(
                     "not asked: a question follows its form at once",

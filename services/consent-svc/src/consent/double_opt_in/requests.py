@@ -1,8 +1,8 @@
-"""Questions of double opt-in: asked, answered, lapsed. The one door to them.
+"""The questions of double opt-in: asking, confirming, lapsing. Only this module writes `double_opt_in` rows.
 
-One transaction asks: the request's evidence, the text on the service lane, and the question's row. Whether a question
-is open is for the ledger to say; its row says until when, where an OUI counts, and that somebody was asked, which
-outlives an erasure as the keyed hash does. A row is written under its subject's lock, as the ledger is.
+A single transaction writes the evidence of the request, the SMS on the service lane, and the row of the question. The
+ledger says whether a question is open; the row says until when, and to which code an OUI counts. The row outlives an
+erasure under the keyed hash. Writers hold the lock of the subject or, for a new subject, of the number's pace.
 """
 
 import logging
@@ -40,33 +40,33 @@ log = logging.getLogger(__name__)
 
 SOURCE = "double_opt_in"
 A_DAY, A_MONTH = timedelta(days=1), timedelta(days=30)
-OF_USE_FOR = timedelta(hours=1)  # a question that comes long after the form is one that nobody expects
-KEPT_FOR = timedelta(days=400)  # that somebody was asked
+OF_USE_FOR = timedelta(hours=1)  # long after the form, the person no longer expects the question
+KEPT_FOR = timedelta(days=400)  # retention of `double_opt_in` rows
 LAPSE_EVERY_S = 5.0
-# Who waited for a row looked at its clock before those counted meanwhile, or it is another process's: too early by no
-# more than this is a matter of clocks and not of pace.
+# The caller reads its clock before waiting for the lock of a pace, and processes have different clocks. A wait of at
+# most this long comes from the clocks, not from the pace.
 CLOCKS_DIFFER = timedelta(seconds=1)
 AT_ONCE = 500
-SEEN = 10  # times as many are looked at: some are busy, or another timer's
+SEEN = 10  # due questions read per subject to lock, because other transactions hold some subjects
 
 RESULTS = counter("sms_consent_double_opt_ins_total", "Questions of double opt-in, by what became of them.", ["result"])
 
 Table(
-    "double_opt_in",  # that a form asked for somebody, and whether we asked them
+    "double_opt_in",  # a form's request, and whether Placet asked the person
     store.metadata,
     Column("evidence_id", Text, primary_key=True),  # of the request
     Column("subject_id", Text, nullable=False),
-    Column("number", Text, nullable=True),  # sealed, as the subject's; null: erased, or withheld
+    Column("number", Text, nullable=True),  # encrypted as the subject's; null: erased, or withheld
     Column("sender_id", Text, nullable=False),
     Column("purpose", Text, nullable=False),
-    Column("short_code", Text, nullable=False),  # that the question named
+    Column("short_code", Text, nullable=False),  # the code in the question
     Column("by_reply", Boolean, nullable=False),
     Column("link_id", Text, nullable=True),
     Column("asked_at", DateTime(timezone=True), nullable=False),
     Column("expires_at", DateTime(timezone=True), nullable=False),
     Column("confirmed", Boolean, nullable=False, server_default=text("false")),
-    Column("withheld", Text, nullable=True),  # why nobody was asked
-    Column("closed_at", DateTime(timezone=True), nullable=True),  # nothing waits for it any more
+    Column("withheld", Text, nullable=True),  # the reason for not asking
+    Column("closed_at", DateTime(timezone=True), nullable=True),  # confirmed, lapsed, erased or withheld
     UniqueConstraint("link_id"),
     CheckConstraint("withheld IS NULL OR (number IS NULL AND closed_at IS NOT NULL)", name="withheld"),
     Index("double_opt_in_subject_ix", "subject_id", "asked_at"),
@@ -75,7 +75,7 @@ Table(
 )
 
 Table(
-    "double_opt_in_pace",  # of a number, a sender or a caller; `asking.step` says what `full_at` is
+    "double_opt_in_pace",  # of a number, a sender or a caller; `asking.step` explains `full_at`
     store.metadata,
     Column("key", Text, primary_key=True),
     Column("full_at", DateTime(timezone=True), nullable=False),
@@ -90,7 +90,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How often questions may be asked. `after_stop`: in which time somebody who has said STOP is asked once."""
+    """The limits of asking. A person who has said STOP gets at most a single question within `after_stop`."""
 
     number_a_day: int
     number_a_month: int
@@ -99,7 +99,7 @@ class Terms:
     after_stop: timedelta
 
     def paces(self, subject_id: str, sender_id: str, caller: str) -> dict[str, tuple[str, Pace]]:
-        """By key: the field of the request that is to blame, and the pace. A number's is shared by all senders."""
+        """Return, by key, the request field to blame and the pace. All senders share the pace of a number."""
         hour = timedelta(hours=1)
         return {
             f"number/day/{subject_id}": ("number", Pace(self.number_a_day, A_DAY)),
@@ -109,7 +109,7 @@ class Terms:
         }
 
 
-MakeLink = Callable[[str, datetime], str]  # of a link's id and its end: the URL where it is answered
+MakeLink = Callable[[str, datetime], str]  # (link id, expiry) to the URL of the answer page
 
 
 async def ask(
@@ -124,19 +124,20 @@ async def ask(
     *,
     with_link: bool = False,
 ) -> Question:
-    """Ask the person of `statement`, a request, unless it is better not to: whoever called is not told which. By OUI,
-    `with_link` by a link as well; by a link alone where an OUI could mean another question.
+    """Ask the person of `statement`, a request, unless there is a reason not to, and return the question.
 
-    Asked for again, the question it was. Raises TooMany, whatever the person has said before.
+    The result does not show whether an SMS left. The person answers by OUI, and `with_link` also by a link; if an OUI
+    could mean another question, by the link alone. A repeated request returns the same question. Raises TooMany,
+    whatever the person has said before.
     """
     request = statement.evidence
     assert request.purpose is not None, "the caller has looked"
     if known := await _find(tx, request.evidence_id):
         return known
-    # the pace's row keeps others from asking this number at the same time, also where no subject is to be locked
+    # the lock on the pace stops concurrent questions to this number, even if no subject row exists
     paces = terms.paces(statement.subject_id, sender.sender_id, caller)
     full_at = await _lock(tx, paces, now)
-    if known := await _find(tx, request.evidence_id):  # by who held it
+    if known := await _find(tx, request.evidence_id):  # by the former holder of the lock
         return known
     await _step(tx, paces, full_at, now)
     subjects = await store.lock_subjects(tx, {}, [statement.subject_id])
@@ -188,14 +189,14 @@ def _text(question: Question, sender: Sender, make_link: MakeLink | None) -> Ans
 
 
 async def _lock(tx: AsyncConnection, paces: Collection[str], now: datetime) -> dict[str, datetime]:
-    """When each of these paces is full, locked."""
+    """Lock these paces and return the `full_at` of each."""
     rows = await tx.execute(
         text(
             "INSERT INTO double_opt_in_pace AS p (key, full_at)"
             " SELECT k.key, :now FROM unnest(CAST(:keys AS text[])) WITH ORDINALITY AS k(key, place) ORDER BY k.place"
             " ON CONFLICT (key) DO UPDATE SET full_at = p.full_at RETURNING key, full_at"
         ),
-        {"keys": sorted(paces), "now": now},  # locked in this order by everybody
+        {"keys": sorted(paces), "now": now},  # the order of locking
     )
     return {row.key: row.full_at for row in rows}
 
@@ -203,8 +204,10 @@ async def _lock(tx: AsyncConnection, paces: Collection[str], now: datetime) -> d
 async def _step(
     tx: AsyncConnection, paces: Mapping[str, tuple[str, Pace]], full_at: Mapping[str, datetime], now: datetime
 ) -> None:
-    """One more of each, which are locked. Raises TooMany, and then nothing counts: the caller's transaction ends with
-    it."""
+    """Count a question in each pace; the caller holds the locks.
+
+    Raises TooMany without counting any, and the exception rolls the caller's transaction back.
+    """
     keys = sorted(paces)
     steps = {key: asking.step(full_at[key], paces[key][1], now) for key in keys}
     if full := {key: wait for key, (_, wait) in steps.items() if wait > CLOCKS_DIFFER}:
@@ -229,8 +232,10 @@ async def _step(
 async def asked_of(
     tx: AsyncConnection, subject_ids: Collection[str], since: datetime | None = None
 ) -> dict[str, list[Question]]:
-    """The questions that these people were asked, oldest first: since then, else those that something waits for. The
-    subjects are locked, or their pace is."""
+    """Return the questions to these people, oldest first: all since `since`, or without `since` the unclosed questions.
+
+    The caller holds the locks of the subjects, or of the numbers' paces.
+    """
     rows = await tx.execute(
         text(
             f"SELECT {_COLUMNS} FROM double_opt_in WHERE subject_id = ANY(CAST(:ids AS text[])) AND withheld IS NULL"
@@ -246,19 +251,19 @@ async def asked_of(
 
 
 async def requests(tx: AsyncConnection, questions: Collection[Question]) -> dict[str, Evidence]:
-    """What was recorded of each question when it was asked, by evidence_id."""
+    """Return the recorded request of each question by evidence_id."""
     return await store.find_evidence(tx, [q.evidence_id for q in questions])
 
 
 async def by_link(tx: AsyncConnection, link_id: str) -> Question | None:
-    """The question that a link answers."""
+    """Return the question that a link answers."""
     rows = await tx.execute(text(f"SELECT {_COLUMNS} FROM double_opt_in WHERE link_id = :id"), {"id": link_id})
     row = rows.one_or_none()
     return _question(row) if row else None
 
 
 async def confirm(tx: AsyncConnection, evidence_ids: Collection[str], now: datetime) -> None:
-    """These were answered with yes; the opt-ins are recorded in this transaction."""
+    """Mark these questions as answered with yes. The caller records the opt-ins in the same transaction."""
     if not evidence_ids:
         return
     await tx.execute(
@@ -272,8 +277,10 @@ async def confirm(tx: AsyncConnection, evidence_ids: Collection[str], now: datet
 
 
 async def forget(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, int]:
-    """The numbers of these people, who are erased; how many by subject_id. That they were asked is kept with their
-    keyed hash, as a STOP is: or who types an erased number could have it texted again and again."""
+    """Erase the numbers of these subjects and return the number of questions by subject_id.
+
+    The rows stay under the keyed hash: otherwise a caller who types an erased number could cause SMS again and again.
+    """
     rows = await tx.execute(
         text(
             "WITH gone AS (UPDATE double_opt_in SET number = NULL, closed_at = coalesce(closed_at, now())"
@@ -324,10 +331,10 @@ def _question(row: Row[Any]) -> Question:
 
 @dataclass(frozen=True, slots=True)
 class Lapsing:
-    """Ends what nobody answered in time: so many in one transaction, at once again while there are more.
+    """The timer that lapses unanswered questions, `at_once` subjects in a transaction, again at once if more are due.
 
-    `read_up_to`: every text that was acknowledged before then has been applied. A question lapses once that has passed
-    its end, not our clock: an OUI sent in time, and read after we have been down for a day, finds it open.
+    consent-svc has applied every MO acknowledged before `read_up_to`. A question lapses once this time has passed its
+    end: after a day of downtime, an OUI sent in time still finds the question open.
     """
 
     database: Database
@@ -339,7 +346,7 @@ class Lapsing:
         return Worker(timer.name, timer.run)
 
     async def look(self) -> bool:
-        """One batch. Was there a whole one?"""
+        """Lapse a batch, delete some old rows, and return whether the batch was full."""
         now = datetime.now(UTC)
         async with self.database.begin() as tx:
             read_up_to = await self.read_up_to(tx)
@@ -350,7 +357,7 @@ class Lapsing:
                 text(
                     "SELECT subject_id FROM subject WHERE subject_id IN (SELECT subject_id FROM double_opt_in"
                     " WHERE closed_at IS NULL AND expires_at < :before ORDER BY expires_at LIMIT :seen)"
-                    " ORDER BY subject_id LIMIT :limit FOR UPDATE SKIP LOCKED"  # who is busy: at the next look
+                    " ORDER BY subject_id LIMIT :limit FOR UPDATE SKIP LOCKED"  # the next poll takes locked subjects
                 ),
                 {"before": before, "limit": self.at_once, "seen": SEEN * self.at_once},
             )
@@ -372,7 +379,7 @@ class Lapsing:
 
 
 def lapses(over: Sequence[Question], states: Mapping[str, SubjectState], now: datetime) -> list[Statement]:
-    """Of those whose time is over, what is still open lapses; what was answered or stopped is over already."""
+    """Return the lapses of the questions in `over` that are still open."""
     return [
         Statement(
             question.subject_id,
@@ -387,7 +394,7 @@ def lapses(over: Sequence[Question], states: Mapping[str, SubjectState], now: da
 
 
 async def _forget_old(tx: AsyncConnection, now: datetime) -> None:
-    """A few of what nobody needs any more, at each look."""
+    """Delete up to 1,000 old rows of each table."""
     for table, key, at, before in (
         ("double_opt_in", "evidence_id", "asked_at", now - KEPT_FOR),
         ("double_opt_in_pace", "key", "full_at", now),

@@ -1,15 +1,14 @@
-"""Double opt-in: whom we may ask, how often, and which question an OUI answers. Pure: `now` is an argument.
+"""The rules of double opt-in: whether and how often to ask, and which question an OUI answers. Pure.
 
-Whoever fills in a form types a number, and it may be somebody else's. So a question is a text that a stranger can have
-us send, and its answer opens something only where it cannot be mistaken:
+A stranger may type another person's number into a form, so an answer counts only if its question is certain:
 
-    asked      for a form just filled in, newer than every STOP; once while it waits; one at a time by OUI on one code
-               who has said STOP: one question in a month, whoever asks, unless they say yes to it
-    answered   by an OUI written after the question and within its window, to the code it named, while it is open
-               where two wait on one code, an OUI answers neither: what was asked in one brand's name opens no other's
-    paced      per number, per sender and per caller: so many at once, then one every so often
+    asked      for a form just filled in and newer than every STOP; at most a single question by OUI waits per code
+               a person who has said STOP gets a question per `after_stop`, from any sender, unless the answer was yes
+    answered   by an OUI after the question, within its window, to its code, while the question is open
+               an OUI with two questions on the code answers neither: a brand's question opens no other brand
+    paced      per number, per sender and per caller: a burst, then a steady rate
 
-Who asks is not told whether a text left: it would tell who consented, and who stopped.
+The caller never learns whether an SMS left, which would tell whether the person consented or stopped.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,27 +21,30 @@ from msgspec.structs import replace
 from consent.ledger import rules as ledger
 from consent.ledger.rules import Evidence, Mark, SubjectState
 
-WINDOW_HOURS = 24  # how long a question waits, unless its sender says otherwise
+WINDOW_HOURS = 24  # the default for how long a question waits
 LONGEST_WINDOW_HOURS = 7 * 24
-FORM_AGE = timedelta(days=1)  # a question follows a form at once; asking all of an old file is advertising
-AGAIN_AFTER = timedelta(minutes=2)  # a form sent twice asks once; whose SMS was lost may try again
+FORM_AGE = timedelta(days=1)  # a question follows a form at once; questions to an old file would be advertising
+AGAIN_AFTER = timedelta(minutes=2)  # a form sent twice asks once; after a lost SMS the person may try again
 
 
 class Withheld(StrEnum):
-    """Why nobody is asked."""
+    """A reason for not asking."""
 
     HAS_CONSENTED = "has_consented"
     OLDER_THAN_AN_ANSWER = "older_than_an_answer"
     STOPPED_AND_ASKED = "stopped_and_asked"
     JUST_ASKED = "just_asked"
     ANOTHER_WAITS = "another_waits"
-    NOT_TEXTED = "not_texted"  # a machine's number, or enough texts for a day
+    NOT_TEXTED = "not_texted"  # not a phone, or over the daily cap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One that was asked. `evidence_id`: of its request; `short_code`: where an OUI counts; `by_reply`: whether it told
-    of OUI; `number`: sealed, None once erased; `confirmed`: they said yes."""
+    """A question of double opt-in. `evidence_id` is the request's, `short_code` the code for an OUI.
+
+    `by_reply`: the question asked for an OUI. `number` is encrypted, `None` once erased. `confirmed`: the person said
+    yes.
+    """
 
     evidence_id: str
     subject_id: str
@@ -57,7 +59,7 @@ class Question:
     confirmed: bool = False
 
     def is_open(self, state: SubjectState) -> bool:
-        """As far as its person has gone. Whether its time is over is for the caller to see."""
+        """Return whether the question is open by the ledger. The caller checks `expires_at`."""
         request = ledger.open_request(state, self.sender_id, self.purpose)
         return not self.confirmed and request is not None and request.evidence_id == self.evidence_id
 
@@ -69,9 +71,11 @@ def too_old(form: datetime, now: datetime) -> bool:
 def withheld(
     state: SubjectState, request: Evidence, asked: Sequence[Question], now: datetime, after_stop: timedelta
 ) -> Withheld | None:
-    """Why not to ask what `request` would record; None: ask. `request`: with its sender's controller; `asked`: the
-    person's questions within `after_stop`, of any sender: how long who has said STOP is left alone after a question
-    they did not say yes to."""
+    """Return the reason for not asking, or `None`.
+
+    `request` carries its sender's controller. `asked` are the person's questions within `after_stop`, from any sender.
+    After a STOP, a question without a yes stops all further questions for `after_stop`.
+    """
     assert request.sender_id is not None, "a request is some sender's"
     assert request.purpose is not None, "a request is for a purpose"
     scope = request.sender_id, request.purpose
@@ -90,15 +94,19 @@ def withheld(
 
 
 def takes_reply(state: SubjectState, request: Evidence, code: str, asked: Iterable[Question], now: datetime) -> bool:
-    """Whether an OUI to `code` could only mean this question: no other of theirs waits there for one. The one that it
-    replaces does not count."""
+    """Return whether an OUI to `code` could only mean this question, because no question for another purpose waits.
+
+    A waiting question for the same sender and purpose does not count: the new question replaces the old.
+    """
     waiting = (q for q in asked if q.by_reply and q.short_code == code and now <= q.expires_at and q.is_open(state))
     return all((q.sender_id, q.purpose) == (request.sender_id, request.purpose) for q in waiting)
 
 
 def answered(state: SubjectState, asked: Iterable[Question], code: str, at: datetime) -> Question | None:
-    """The question that an OUI answers, written at `at` (time at source, no later than we held it) to `code`. None
-    where there is none, or more than one."""
+    """Return the question that an OUI to `code` answers, or `None` for no question or several.
+
+    `at` is the time at source, at most the time of arrival.
+    """
     meant = [
         q for q in asked if q.by_reply and q.short_code == code and q.asked_at < at <= q.expires_at and q.is_open(state)
     ]
@@ -106,7 +114,7 @@ def answered(state: SubjectState, asked: Iterable[Question], code: str, at: date
 
 
 def answered_by_link(state: SubjectState, question: Question, now: datetime) -> bool:
-    """Whether its link still says yes to it."""
+    """Return whether the question's link still counts as a yes."""
     return question.asked_at <= now <= question.expires_at and question.is_open(state)
 
 
@@ -119,7 +127,7 @@ def yes(
     received_at: datetime,
     reference: str | None = None,
 ) -> Evidence:
-    """The opt-in that answers `request`: what the person was shown when they asked is what they agree to."""
+    """Return the opt-in that answers `request`. The person agrees to the text shown with the form."""
     return replace(
         request,
         evidence_id=evidence_id,
@@ -134,7 +142,7 @@ def yes(
 
 
 def lapse(question: Question, *, evidence_id: str, source: str, now: datetime) -> Evidence:
-    """Nobody said yes in time."""
+    """Return the lapse of a question without a yes in time."""
     return Evidence(
         evidence_id=evidence_id,
         kind="expiry",
@@ -148,7 +156,7 @@ def lapse(question: Question, *, evidence_id: str, source: str, now: datetime) -
 
 
 def _opens(state: SubjectState, request: Evidence) -> bool:
-    """Whether the request would be open, were it recorded: nothing as new is."""
+    """Return whether the request would be open once recorded: no other evidence is as new."""
     assert request.sender_id is not None, "as withheld() says"
     assert request.purpose is not None, "as withheld() says"
     found: Mark | None = ledger.open_request(ledger.apply(state, request), request.sender_id, request.purpose)
@@ -160,7 +168,7 @@ def _opens(state: SubjectState, request: Evidence) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """`count` at once, then one more every `period / count`: at most twice `count` in any `period`."""
+    """A burst of `count`, then another every `period / count`: at most twice `count` in any `period`."""
 
     count: int
     period: timedelta
@@ -171,7 +179,9 @@ class Pace:
 
 
 def step(full_at: datetime | None, pace: Pace, now: datetime) -> tuple[datetime, timedelta]:
-    """One more. `full_at`: when all of `count` may be had at once again; None: now. Returns the same after this one,
-    and how long to wait until it may be had: zero where it may now."""
+    """Return the next `full_at`, and the wait until this step is allowed (zero: allowed now).
+
+    `full_at` is when the whole burst is available again; `None` means now.
+    """
     after = max(full_at or now, now) + pace.each
     return after, max(after - pace.period - now, timedelta(0))

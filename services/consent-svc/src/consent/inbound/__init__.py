@@ -1,1 +1,1 @@
-"""What reaches consent-svc from operators and campaigns: texts, receipts that say opted out, clicks."""
+"""The subscriptions to MOs, to dispatch's messages (opted-out DLRs), and to clicks."""

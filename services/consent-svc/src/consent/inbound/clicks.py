@@ -1,5 +1,7 @@
-"""That people followed a link of a campaign: contact from them with its sender (CNIL: a click counts, an opening does
-not; DOMAIN 1.4). campaign-svc tells of people and not of machines; what is worth a line is decided here."""
+"""Records a click on a campaign link as a contact with the sender, if the contact is worth an entry.
+
+A click counts as a contact, an opening does not (CNIL; DOMAIN 1.4). campaign-svc publishes only the clicks of people.
+"""
 
 from datetime import UTC, datetime
 

@@ -1,28 +1,25 @@
-"""What people answer by SMS, as evidence: STOP and START from `inbound.messages.v1`, a batch in one transaction.
+"""Turns the MOs of `inbound.messages.v1` into evidence and answers, a batch in a transaction.
 
-STOP     an opt-out of every sender that uses, or once used, the code it was sent to; of those among them that it
-         names and nobody else (STOP ACME); of everyone where it says so (STOP ALL), or the code is nobody's
-         one that asks for erasure is for everyone, and all that is held is erased (`erasures.py`)
-START    takes a STOP back: an opt-in for what the person had opted in to with the senders that use the code today: one
-         that has left it is not who was written to (DOMAIN 2.4, France)
-OUI      answers the question of a double opt-in, where exactly one waits for it: an opt-in for what was asked, and for
-         nothing else. Else the question at the end of a consent, while it waits: an opt-in for what would end
-         (`renewals.py`). Otherwise it changes nothing, and nobody answers it
-review   may mean STOP: marketing to the number is held until a person has read it, and then it means what they say
-         a STOP that came after a START which its operator's clock puts later may be an old one: it is recorded, shuts
-         what that START has not opened, and marketing is held in the same way. Where a person says that it is a STOP,
-         it shuts that as well
+STOP     opts out of every sender that uses or once used the code; of the named senders only (STOP ACME); of every
+         sender for STOP ALL, a code without senders, or a request for erasure, which also begins the erasure
+         (`erasures.py`)
+START    takes a STOP back: an opt-in to what the person had opted in to, with the senders that use the code today. A
+         sender that has left the code did not receive the START (DOMAIN 2.4, France)
+OUI      answers a double opt-in if exactly a single question waits: an opt-in for that purpose only. Otherwise an OUI
+         answers the question at the end of a consent (`renewals.py`), or is only a contact. No OUI gets an answer
+review   may mean STOP: marketing to the number is held until a reviewer has decided
+         a STOP that arrives after a START with a later time on the operator's clock may be old. Such a STOP spares what
+         the START has opened, and marketing is held. If the reviewer decides STOP, the STOP covers the START as well
+CONTACT  asks for the sender's identity and gets an answer, as do a STOP and a START with an effect
 
-Whose a text is, its number says. Where the subject id of the event is another than the one that our key makes of the
-number, inbound-svc has another key: a STOP and a review count for the person of the number, nothing that loosens counts
-for anybody, and it pages (ADR-0061).
+The number decides the subject of an MO. If the event has another subject id than our key makes of the number,
+inbound-svc has another key: a STOP or a review counts for the subject of the number, nothing loosens, and the mismatch
+pages (ADR-0061).
 
-A record that cannot be read may have been a STOP: whoever its key names is out of everything until new evidence says
-otherwise. In doubt the opt-out wins: it costs one contact, the reverse a fine (DOMAIN 2.4).
+An unreadable record may have been a STOP: the subject of its key is opted out of every sender until new evidence. In
+doubt the opt-out wins, at the cost of a contact; the reverse costs a fine (DOMAIN 2.4).
 
-CONTACT  asks who writes, and is answered; so is a STOP that stopped something, and a START that opened something
-
-Whatever else somebody writes, they were in touch: once a day, that moves the clock of retention (`in_touch`).
+Any other MO is a contact and moves the retention clock, once a day (`in_touch`).
 """
 
 import logging
@@ -68,16 +65,16 @@ INTENTS = counter("sms_consent_inbound_total", "Messages from people, by what th
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """One text, the senders of the code it came to by id, and who wrote it; None: somebody never seen."""
+    """An MO, the senders of its code by id, and its subject; `None` for a new subject."""
 
     message: MessageReceived
     owners: Mapping[str, Sender]
     subject: Subject | None
-    asked: Sequence[Due] = ()  # whether consents of theirs shall go on
+    asked: Sequence[Due] = ()  # the renewal questions to the subject
 
 
 class Intake:
-    """What people write, taken in and answered."""
+    """The handler that records MOs and answers the people."""
 
     def __init__(self, keys: FieldKeys, subject_keys: SubjectKeys, answers: Answers) -> None:
         self._keys = keys
@@ -88,8 +85,7 @@ class Intake:
         return Subscription(GROUP, INBOUND_MESSAGES, self.apply, on_poison=shut_out, wait_ms=URGENT_MS)
 
     async def apply(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
-        """Record what one partition's batch says, and answer. A repeated MO derives the same evidence ids and the same
-        answer, and falls out."""
+        """Record a partition's batch and answer. A repeated MO gives the same evidence and message ids: no effect."""
         messages = [self._attributed(r.event) for r in batch if isinstance(r.event, MessageReceived)]
         for message, _ in messages:
             INTENTS.labels(message.intent).inc()
@@ -121,14 +117,16 @@ class Intake:
             for _ in each:
                 after = next(recorded).decision.state
             states[text.message.subject_id] = after
-            if not text.message.erasure:  # an answer would be kept, with the number, to say that nothing is
+            if not text.message.erasure:  # dispatch would keep the answer with the number
                 owed.append(answer(text, [one.evidence for one in each], before, after))
         await self._answers.give(tx, [one for one in owed if one], now)
         return None
 
     def _attributed(self, message: MessageReceived) -> tuple[MessageReceived, bool]:
-        """The text as one of the person whose number it came from, and whether the event names the same person. A
-        number that does not open cannot be compared: the text stays with the event's subject, and is not certain."""
+        """Return the MO with the subject of its number, and whether the event names the same subject.
+
+        An MO whose number does not decrypt keeps the event's subject and is not certain.
+        """
         try:
             owner = owner_of(message.number, message.subject_id, self._keys, self._subject_keys)
         except Unreadable:
@@ -166,8 +164,10 @@ class Intake:
 
 @dataclass(slots=True)
 class Questions:
-    """What waits for an OUI of those who wrote one, and how each of them stands while a batch is read: a STOP before it
-    closes what the OUI would have answered. `requests`: what each question recorded, by evidence_id."""
+    """The open double opt-in questions to people who wrote OUI, and their states within the batch.
+
+    A STOP earlier in the batch closes the question. `requests` holds the recorded request of each question.
+    """
 
     asked: Mapping[str, Sequence[Question]]
     requests: Mapping[str, Evidence]
@@ -175,7 +175,7 @@ class Questions:
 
     @classmethod
     async def read(cls, tx: AsyncConnection, texts: Sequence[Said]) -> "Questions":
-        """The subjects are locked."""
+        """Read the questions. The caller holds the locks of the subjects."""
         if not (who := {t.message.subject_id for t in texts if t.message.intent == "confirm"}):
             return cls({}, {}, {})
         asked = await double_opt_ins.asked_of(tx, who)
@@ -184,7 +184,7 @@ class Questions:
 
     def confirms(self, message: MessageReceived) -> Iterator[Evidence]:
         asked, state = self.asked.get(message.subject_id, ()), self.states.get(message.subject_id, NEVER_SEEN)
-        at = min(message.occurred_at, message.received_at)  # no reply is of later than we held it
+        at = min(message.occurred_at, message.received_at)  # a reply is never later than its arrival
         question = asking.answered(state, asked, message.short_code, at)
         if question is None or question.evidence_id not in self.requests:
             return
@@ -198,7 +198,7 @@ class Questions:
         )
 
     def go_on(self, said: Said, statements: Iterable[Statement]) -> None:
-        """What the next text of the same person meets: the recorder will add the controller, so it counts here."""
+        """Apply the statements to `states` for the person's next MO, with the controller the recorder will add."""
         for statement in statements if self.asked else ():
             evidence, state = statement.evidence, self.states.get(statement.subject_id, NEVER_SEEN)
             owner = said.owners.get(evidence.sender_id or "")
@@ -208,7 +208,7 @@ class Questions:
 
 
 def review(message: MessageReceived) -> Review:
-    """A hold to open, or one to lift: the first revision asks for a person, the next is what they decided."""
+    """Return the review of an MO: the first revision opens a hold; the next carries the decision and lifts the hold."""
     return Review(
         mo_id=message.mo_id,
         subject_id=message.subject_id,
@@ -221,16 +221,18 @@ def review(message: MessageReceived) -> Review:
 async def _locked(
     tx: AsyncConnection, said: Sequence[MessageReceived], reviews: Sequence[Review]
 ) -> dict[str, Subject]:
-    """The subjects who wrote, but for strangers. A START speaks for what its subject holds, and an answer counts those
-    before it, so that is read under the lock. All are locked at once: taking the rest later would break the order of
-    locking."""
-    numbers: dict[str, str | None] = {r.subject_id: None for r in reviews}  # a hold needs none
+    """Lock and return the subjects. Only a STOP or a review creates the row of a new subject.
+
+    A START depends on the subject's state, and the daily cap on earlier answers: both reads need the lock. A second
+    locking statement would break the order of locking.
+    """
+    numbers: dict[str, str | None] = {r.subject_id: None for r in reviews}  # a hold needs no number
     numbers |= {m.subject_id: m.number for m in said if m.intent == "stop"}
     return await store.lock_subjects(tx, numbers, [m.subject_id for m in said])
 
 
 def concerned(keys: FieldKeys, stop: Said) -> Sequence[str | None]:
-    """Whom a STOP is for; None: everyone. Words that do not unseal name nobody, and the STOP is the wider for it."""
+    """Return the senders that a STOP covers; `None` means every sender. Unreadable words name no sender: wider STOP."""
     message = stop.message
     try:
         named = keys.unseal(message.named, f"named:{message.mo_id}").split() if message.named else []
@@ -245,8 +247,10 @@ def concerned(keys: FieldKeys, stop: Said) -> Sequence[str | None]:
 
 
 def stops(message: MessageReceived, senders: Sequence[str | None]) -> Iterator[Evidence]:
-    """What a person has decided to be a STOP is ordered by no operator's clock, and is evidence beside what the text
-    itself was."""
+    """Yield the opt-outs of a STOP.
+
+    A STOP decided by a reviewer has no clock. The decision on a doubtful STOP is evidence beside the MO's own.
+    """
     decided = message.behind_start and message.decided_by is not None
     for sender_id in senders:
         yield Evidence(
@@ -265,7 +269,7 @@ def stops(message: MessageReceived, senders: Sequence[str | None]) -> Iterator[E
 
 
 def starts(start: Said) -> Iterator[Evidence]:
-    """Nothing for somebody never seen, or erased since, or on a code that is nobody's."""
+    """Yield the opt-ins of a START: none for a new or erased subject, or for a code without a sender."""
     message = start.message
     if start.subject is None or start.subject.erased_at is not None:
         return
@@ -289,7 +293,7 @@ def starts(start: Said) -> Iterator[Evidence]:
 
 
 def renewed(said: Said) -> list[Evidence]:
-    """What an OUI that answers no double opt-in says to the question at the end of a consent."""
+    """Return the opt-ins of an OUI that answers a question at the end of a consent."""
     if said.subject is None:
         return []
     state, when = said.subject.state, understood_at(said.message)
@@ -297,15 +301,17 @@ def renewed(said: Said) -> list[Evidence]:
 
 
 def _who_may_renew(said: Sequence[MessageReceived]) -> set[str]:
-    """Those who wrote OUI, and no STOP beside it: which of the two came first does not matter then."""
+    """Return the subjects with an OUI and no STOP in the batch. The order of the two does not matter."""
     stopped = {m.subject_id for m in said if m.intent == "stop"}
     return {m.subject_id for m in said if m.intent == "confirm"} - stopped
 
 
 def in_touch(said: Said) -> Iterator[Evidence]:
-    """A contact with the sender they wrote to, if its code leaves no doubt which: a clock that runs too short costs a
-    customer, one that runs too long is unlawful. Once a day, since a line of the ledger for every word would prove no
-    more; nothing for strangers, who hold no consent that time could end."""
+    """Yield the contact with the sender of the code, at most once a day.
+
+    The contact counts only if the subject knows exactly a single sender of the code: a retention clock that runs too
+    short costs a customer, but a clock that runs too long is unlawful. A new subject has no consent that could end.
+    """
     message, subject = said.message, said.subject
     if subject is None or subject.erased_at is not None:
         return
@@ -327,11 +333,10 @@ def in_touch(said: Said) -> Iterator[Evidence]:
 
 
 def answer(said: Said, evidence: Sequence[Evidence], before: SubjectState, after: SubjectState) -> Answer | None:
-    """What is owed for a text that was this evidence, from a sender of the code it came to; nothing where nobody owns
-    it.
+    """Return the answer owed for an MO, from a sender of its code, or `None`.
 
-    A STOP is confirmed where it shut something: the second shuts nothing, nor does one that newer evidence outvotes;
-    one that the provider confirms itself is not confirmed twice. A START is where it opened something.
+    A STOP gets an answer if a sender is newly shut (not a second STOP, nor a STOP older than an opt-in) and the
+    provider does not confirm the STOP. A START gets an answer if a purpose is newly open.
     """
     message, owners = said.message, said.owners
     match message.intent:
@@ -372,19 +377,21 @@ def _identities(senders: Mapping[str, Sender]) -> list[replies.Identity]:
 
 
 def understood_at(message: MessageReceived) -> datetime:
-    """When Placet first held the evidence: a text that nobody could read proves nothing before somebody did."""
+    """Return the time when Placet first held the evidence: an MO under review proves nothing before the decision."""
     return message.decided_at or message.received_at
 
 
 async def shut_out(tx: AsyncConnection, key: str | None, partition: int, offset: int) -> None:
-    """Poison: the person it came from is opted out of every sender, also who is not on record yet: their consent may
-    still be on its way. Raises Stopped where nobody can tell who that is: then the watermark stands still, and no
-    marketing goes out until somebody has looked."""
+    """Opt the subject of an unreadable record (poison) out of every sender.
+
+    A new subject is opted out as well: a consent may still be on its way. Raises Stopped if the record has no readable
+    key: the watermark then stands still, and no marketing goes out until an operator has looked.
+    """
     if key is None:
         raise Stopped(f"partition {partition} of {INBOUND_MESSAGES.name} holds a message whose sender cannot be read")
     if not is_subject_id(key):
         log.error("unreadable message whose key is nobody's", extra={"partition": partition})
-        return  # no number has this key, so nothing can be sent
+        return  # no number has this key, so no message can go to the key
     now = datetime.now(UTC)
     evidence = Evidence(
         evidence_id=evidence_id(UNREADABLE, key, now.isoformat()),

@@ -1,8 +1,7 @@
-"""What became of messages: which left, and on which consent; and what operators know and we do not, which is that a
-receipt `opted_out` is an opt-out of the message's sender, with its evidence.
+"""Stores which marketing messages left, and on which consent; turns an `opted_out` DLR into an opt-out from the sender.
 
-The person told the operator, or its blacklist, to stop (DOMAIN 4.3). It counts from the receipt's time, not before: an
-opt-in given earlier is outvoted, since the operator would still not deliver; a newer one is not.
+The person told the operator, or its blacklist, to stop (DOMAIN 4.3). The opt-out counts from the time of the DLR: an
+earlier opt-in is outvoted, because the operator would still not deliver, and a newer opt-in is not.
 """
 
 import logging
@@ -40,7 +39,7 @@ class Receipts:
         return Subscription(GROUP, DISPATCH_MESSAGES, self.apply)
 
     async def apply(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
-        """One opt-out a message, and one row of it, however often its change is told."""
+        """Store each message that left and record each opt-out, once per message, however often dispatch publishes."""
         if left := list(handed_off(batch)):
             await store.add_handed_off(tx, left)
         if statements := [self._attributed(statement) for statement in opt_outs(batch)]:
@@ -48,11 +47,11 @@ class Receipts:
         return None
 
     def _attributed(self, statement: Statement) -> Statement:
-        """The opt-out as one of the person whose number it is, also where dispatch-svc names another subject."""
+        """Return the opt-out with the subject of its number, even if dispatch-svc names another subject."""
         try:
             owner = owner_of(statement.number or "", statement.subject_id, self.field_keys, self.subject_keys)
         except Unreadable:
-            return statement  # nothing can be compared, and an opt-out counts
+            return statement  # an opt-out counts even if the subjects cannot be compared
         if owner.subject_id == statement.subject_id:
             return statement
         log.error(
@@ -64,7 +63,7 @@ class Receipts:
 
 
 def handed_off(batch: Sequence[Received]) -> Iterator[HandedOff]:
-    """Marketing only: the rest stands on no consent."""
+    """Yield the marketing messages that left. Other categories need no consent."""
     for received in batch:
         message = received.event
         if not isinstance(message, MessageChanged) or message.status not in HANDED_OFF:
@@ -77,7 +76,7 @@ def handed_off(batch: Sequence[Received]) -> Iterator[HandedOff]:
             sender_id=message.sender_id,
             purpose=message.purpose,
             campaign_id=message.campaign_id,
-            # a hand-off begins within permit_ttl of its decision: near enough where a crash took the instant itself
+            # a crash may lose the time of hand-off; the decision is at most permit_ttl earlier
             handed_off_at=message.handed_off_at or message.decided_at or received.published_at,
             consent_version=message.consent_version,
         )

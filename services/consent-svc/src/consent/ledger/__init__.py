@@ -1,1 +1,1 @@
-"""What a piece of evidence changes: the rules, the hash chain, and the one door through which consent changes."""
+"""The consent ledger: the rules of evidence, the hash chain, and the recorder, the only writer of consent."""

@@ -1,8 +1,8 @@
-"""The ledger's own proof: every entry is chained by its hash to the one before it, per subject. Pure.
+"""The hash chain of the ledger: the hash of each entry covers the hash of the subject's previous entry. Pure.
 
-Whoever holds the entries can check them without us and without a key: nothing was changed, taken out, put in or moved.
-What may be personal, or was freely written, is in the hash only as a salted digest. An erasure takes these fields and
-the salt: the chain still holds, and nobody can try out what was there.
+Anyone with the entries can check, without a key, that no entry was changed, removed, inserted or moved. The hash covers
+personal and free-text fields only through a salted digest. An erasure deletes these fields and the salt: the chain
+still holds, and nobody can test a guess at the values.
 """
 
 import hashlib
@@ -19,13 +19,14 @@ from consent.ledger.rules import Evidence
 
 GENESIS = "0" * 64  # the hash before the first entry
 SALT_BYTES = 16
-PERSONAL = ("actor", "form_id", "form_version", "reference", "sale_reference", "text_shown")  # of Evidence: sealed
+# fields of Evidence; the hash covers only their salted digest
+PERSONAL = ("actor", "form_id", "form_version", "reference", "sale_reference", "text_shown")
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One line of a subject's ledger. `position` counts from 1; `recorded_at` is when we learned it (bitemporal).
+    """An entry of a subject's ledger. `position` counts from 1; `recorded_at` makes the ledger bitemporal.
 
-    `sealed`: the digest of the evidence's PERSONAL fields with `salt`: SALT_BYTES random ones in hex, None once erased.
+    `sealed` is the digest of the PERSONAL fields with `salt` (SALT_BYTES random bytes in hex, `None` once erased).
     """
 
     subject_id: str
@@ -44,7 +45,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 def chained(
     subject_id: str, position: int, evidence: Evidence, recorded_at: datetime, previous_hash: str, salt: str
 ) -> Entry:
-    """The entry that follows `previous_hash`."""
+    """Return the entry that follows `previous_hash`."""
     sealed = seal(evidence, salt)
     return Entry(
         subject_id=subject_id,
@@ -58,20 +59,20 @@ def chained(
 
 
 def erased(entry: Entry) -> Entry:
-    """`entry` as it stands once erased: what it sealed is gone, and cannot be tried out."""
+    """Return `entry` without its PERSONAL fields and without its salt."""
     nothing: dict[str, Any] = dict.fromkeys(PERSONAL)
     return replace(entry, evidence=replace(entry.evidence, **nothing), salt=None)
 
 
 def seal(evidence: Evidence, salt: str) -> str:
-    """sha256(salt + canonical JSON of the PERSONAL fields)."""
+    """Return sha256(salt + canonical JSON of the PERSONAL fields)."""
     return _sha256(salt, {name: getattr(evidence, name) for name in PERSONAL})
 
 
 def link(
     subject_id: str, position: int, evidence: Evidence, recorded_at: datetime, sealed: str, previous_hash: str
 ) -> str:
-    """sha256(previous hash + canonical JSON of the entry without its PERSONAL fields)."""
+    """Return sha256(previous hash + canonical JSON of the entry without its PERSONAL fields)."""
     line = {
         "answers": evidence.answers,
         "arrived_at": None if evidence.arrived_at is None else instant(evidence.arrived_at),
@@ -94,10 +95,10 @@ def link(
 
 
 def verify(entries: Sequence[Entry]) -> int | None:
-    """The position of the first entry that does not hold, None where the whole chain does. What was erased holds.
+    """Return the position of the first broken entry, or `None`. Erased entries hold.
 
-    `entries`: all of one subject, in order. That none is missing at the *end* shows only against the head of the chain
-    (`subject.head`).
+    `entries` are all entries of a subject, in order. Only the head of the chain (`subject.head`) shows whether the
+    *last* entries are missing.
     """
     previous = GENESIS
     for position, entry in enumerate(entries, start=1):
@@ -108,7 +109,7 @@ def verify(entries: Sequence[Entry]) -> int | None:
 
 
 def holds(entry: Entry, subject_id: str, position: int, previous_hash: str) -> bool:
-    """Whether `entry` is the one that follows `previous_hash`, and says what was sealed or nothing any more."""
+    """Return whether `entry` follows `previous_hash` and its PERSONAL fields match `sealed` or are erased."""
     if (entry.subject_id, entry.position) != (subject_id, position):
         return False
     if entry.salt is None:
@@ -121,19 +122,19 @@ def holds(entry: Entry, subject_id: str, position: int, previous_hash: str) -> b
 
 
 def evidence_id(*parts: str | None) -> str:
-    """A derived id: the same parts give the same id for ever, so that repeats fall out."""
-    return f"ev-{hashlib.sha256(_flat.encode(parts)).hexdigest()[:32]}"  # as `canonical` writes it
+    """Return an id derived from `parts`. The same parts always give the same id, so the recorder drops repeats."""
+    return f"ev-{hashlib.sha256(_flat.encode(parts)).hexdigest()[:32]}"  # the same bytes as `canonical`
 
 
 def canonical(value: object) -> bytes:
-    """Canonical JSON (RFC 8785 for what we put in: strings, integers, null). Instants as `instant` writes them."""
+    """Return canonical JSON (RFC 8785 for strings, integers and null). Instants have the form of `instant`."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_instant)
     return text.encode()
 
 
-@lru_cache(maxsize=256)  # all lines of an import were received and recorded at the same
+@lru_cache(maxsize=256)  # all lines of an import share their `received_at` and `recorded_at`
 def instant(value: datetime) -> str:
-    """In UTC with microseconds: one form for each instant."""
+    """Return `value` in UTC with microseconds: each instant has a single text form."""
     return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
@@ -141,7 +142,7 @@ _flat = msgspec.json.Encoder()
 
 
 def _sha256(before: str, line: Mapping[str, str | int | None]) -> str:
-    """`line`: flat, its keys in order. Then msgspec writes what `canonical` does, five times as fast."""
+    """Hash a flat `line` with sorted keys: msgspec then writes the bytes of `canonical` five times as fast."""
     return hashlib.sha256(before.encode() + _flat.encode(line)).hexdigest()
 
 

@@ -1,9 +1,8 @@
-"""May marketing be sent to this person, as far as consent goes? Pure: the state in, every reason against it out.
+"""Whether consent allows marketing to a subject. Pure: a state goes in, every reason against sending comes out.
 
-The reasons are the gate's own, under the gate's own names (`dispatch/gate/rules.py`), so that whoever asks before
-composing a message reads what the decision on it would say; a property test holds the two together. The gate asks more
-(hours, freshness, the campaign, the STOP mention), and it alone decides. One of its reasons is never given here:
-`other_controller`. Whom else a person said yes to is not the caller's to know.
+The reasons have the gate's names (`dispatch/gate/rules.py`); a property test compares the two. The gate checks more
+(hours, freshness, the campaign, the STOP mention), and only the gate decides. This module never gives the gate's reason
+`other_controller`: the caller may not learn which other senders have the subject's consent.
 """
 
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from consent.retention import rules as retention
 
 
 class Reason(StrEnum):
-    """Why not, or (`under_review`) why not yet."""
+    """A reason against sending, or (`under_review`) a reason to wait."""
 
     NO_CONSENT = "no_consent"
     CONSENT_PENDING = "consent_pending"
@@ -32,7 +31,7 @@ class Reason(StrEnum):
 
 
 class Permission(msgspec.Struct, frozen=True, gc=False):
-    """The consent asked about, in one word, and every reason against writing; none: one may."""
+    """The state of a consent and every reason against sending. Empty `reasons` allow the message."""
 
     state: State
     reasons: tuple[Reason, ...]
@@ -41,11 +40,11 @@ class Permission(msgspec.Struct, frozen=True, gc=False):
 def permission(
     state: SubjectState, sender_id: str, purpose: str, held_since: datetime | None, months: int | None, now: datetime
 ) -> Permission:
-    """`held_since`: a text of theirs waits for a person to read it. `months`: how long a consent holds."""
+    """Return the state of the consent at `now` and every reason against sending. `months`: the retention period."""
     consent = ledger.consent_of(state, sender_id, purpose)
     if consent is not None and consent.state == "opted_in" and retention.is_over(state, sender_id, months, now):
-        consent = structs.replace(consent, state="expired")  # whether or not that is written down by now
-    if consent is not None and consent.state == "opted_out":  # all else is said of one purpose
+        consent = structs.replace(consent, state="expired")  # the ledger may not have the expiry yet
+    if consent is not None and consent.state == "opted_out":  # the other states always name a purpose
         named = any(m.sender_id == sender_id and m.purpose == purpose for m in state.marks)
         reasons = tuple(_reasons(state, consent if named else None, sender_id, held_since))
     else:
@@ -56,7 +55,7 @@ def permission(
 def _reasons(
     state: SubjectState, consent: Consent | None, sender_id: str, held_since: datetime | None
 ) -> Iterator[Reason]:
-    """`consent`: None where nothing was ever said of this very purpose, as in what the gate is told."""
+    """Yield the reasons. `consent` is `None` when no mark names the purpose: the gate then reads no consent either."""
     if consent is None:
         yield Reason.NO_CONSENT
     elif consent.state == "opted_out":

@@ -1,9 +1,8 @@
-"""The one door through which consent changes: lock the subjects, decide, append the evidence, publish.
+"""The recorder, the only writer of consent: lock the subjects, decide, append the evidence, publish.
 
-Whatever comes in, by API or by SMS, ends here; nothing else writes `evidence`, `listed`, `review` or `subject`, nor
-says until when a consent holds (`retention_due`). The caller owns the transaction. A subject's `version` grows with
-each batch that has something to tell of it, and is published once, whole, after its row is locked: that is what puts
-the versions of one subject on the log in order.
+Only the recorder writes `evidence`, `listed`, `review` and `subject`, and the end of each consent in `retention_due`
+(the pruner deletes closed reviews). The caller owns the transaction. A batch publishes a subject at most once, whole,
+under its next `version`, after locking its row. The lock puts the versions of a subject on the log in order.
 """
 
 import os
@@ -31,16 +30,18 @@ from consent.retention import rules as retention
 from consent.retention.rules import Rules, Term
 from consent.store import Known, Registered, Review, Subject
 
-RETENTION = "retention"  # the source of what nobody said, and time did
-MO = "mo"  # the source of what a person wrote
+RETENTION = "retention"  # the source of evidence made by the passing of time
+MO = "mo"  # the source of evidence from an MO
 OPENING = ("opt_in", "request")
 EVIDENCE = counter("sms_consent_evidence_total", "Evidence offered, by what became of it.", ["kind", "verdict"])
 
 
 class Statement(msgspec.Struct, frozen=True, gc=False):
-    """Evidence and whom it is of. `number`: sealed, context "number:<subject_id>"; None where nobody told it. `erases`:
-    an opt-out of everyone, with which the person asks for their erasure (`erasures.py`). `trace`: of who brought it,
-    where that is not the trace being handled. `to_review`: an opt-out that a person will read."""
+    """Evidence with its subject. `number` is encrypted with the context "number:<subject_id>".
+
+    `erases`: an opt-out from every sender that asks for erasure (`erasures.py`). `trace`: the source's, if not the
+    current trace. `to_review`: an opt-out that waits for a reviewer.
+    """
 
     subject_id: str
     number: str | None
@@ -51,7 +52,7 @@ class Statement(msgspec.Struct, frozen=True, gc=False):
 
 
 class Recorded(msgspec.Struct, frozen=True, gc=False):
-    """What became of one statement. `version`: the subject's after the whole batch; None where it was refused."""
+    """The outcome of a statement. `version` is the subject's after the whole batch, `None` for a refused statement."""
 
     statement: Statement
     decision: Decision
@@ -60,24 +61,24 @@ class Recorded(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(slots=True)
 class _Change:
-    """One subject while its batch is decided."""
+    """A subject while the recorder decides its batch."""
 
     subject: Subject
     before: Subject
     now: datetime
-    kept: Sequence[Term] | None = None  # what is on record of the terms, where that is not what `before` says
-    terms: "_Terms | None" = None  # once all is decided
+    kept: Sequence[Term] | None = None  # the stored terms; `None`: derived from `before`
+    terms: "_Terms | None" = None  # set by `_count_terms`
     entries: list[Entry] = field(default_factory=list)
     causes: list[Cause] = field(default_factory=list)
     told: bool = False
     erases: bool = False
-    returned_by: str | None = None  # evidence, of who had been erased
+    returned_by: str | None = None  # the opt-in that brings an erased subject back
     trace: str | None = None
-    listed: Sequence[Evidence] = ()  # what lists said of them, who were out
-    stranger: bool = False  # nothing was known of them, and their row is written already
+    listed: Sequence[Evidence] = ()  # suppression-list entries kept beside the ledger
+    stranger: bool = False  # a new subject, whose row `add_subjects` writes
 
     def tell(self, subject: Subject) -> None:
-        """What the others must hear of: the subject's next version, one for the whole batch."""
+        """Set `subject` for publication under its next version, the same version for the whole batch."""
         self.subject = subject if self.told else replace(subject, version=version.following(subject.version, self.now))
         self.told = True
 
@@ -85,12 +86,11 @@ class _Change:
 async def record(
     tx: AsyncConnection, statements: Sequence[Statement], now: datetime, reviews: Sequence[Review] = ()
 ) -> list[Recorded]:
-    """Decide each statement in this order and write what follows; one result each. The only way consent changes.
+    """Decide the statements in order, write the outcome, and return a result for each.
 
-    `reviews` change no consent: while one of a subject's is open, its state says `held_since`.
-
-    Five round trips for people never seen, seven for others, nine for both: for one statement or a thousand; one more
-    where somebody opts in who has said STOP. What is refused leaves no trace, not even a subject.
+    `reviews` change no consent: an open review sets `held_since`. A refused statement leaves no trace, not even a
+    subject. Any number of statements takes five round trips for new subjects, seven for existing subjects, nine for
+    both, and another if an opted-out subject opts in.
     """
     decisions: dict[int, Decision] = {}
     taken: dict[int, Statement] = {}
@@ -118,9 +118,11 @@ async def record(
 async def _of_strangers(
     tx: AsyncConnection, taken: Mapping[int, Statement], decisions: dict[int, Decision], now: datetime
 ) -> dict[str, _Change]:
-    """Of whom there is nothing yet, so nothing to lock before it is decided: their row is written once, whole, and
-    from then on holds off whoever comes with more. Whom somebody else has written meanwhile is none of them. Adds to
-    `decisions`."""
+    """Decide the statements of new subjects and insert their rows; add to `decisions`.
+
+    A new subject has no row to lock, so the recorder decides first; the inserted row then blocks other writers. The
+    result omits subjects that another transaction has inserted meanwhile.
+    """
     known = await store.known(
         tx,
         subjects={s.subject_id for s in taken.values()},
@@ -152,8 +154,11 @@ async def _of_others(
     decisions: dict[int, Decision],
     now: datetime,
 ) -> dict[str, _Change]:
-    """Locked, then decided. With reviews that may be strangers, who get an empty row to lock: without a number, which
-    nothing would erase, as a hold has no end in time. Adds to `decisions`."""
+    """Lock the subjects, then decide; add to `decisions`.
+
+    In a batch with reviews a new subject gets an empty row to lock; with only a review, the row has no number, because
+    a hold has no end in time and nothing would erase the number.
+    """
     numbers = dict.fromkeys(r.subject_id for r in reviews) | _numbers(taken.values())
     locked = await store.lock_subjects(tx, numbers if reviews else {}, numbers)
     opening = {s.subject_id for s in taken.values() if s.evidence.kind == "opt_in"}
@@ -180,20 +185,21 @@ async def _of_others(
 
 
 def _numbers(statements: Iterable[Statement]) -> dict[str, str | None]:
-    """Of each subject a number that one of their statements told, None where none did."""
+    """Return for each subject a number from its statements, or `None`."""
     return {s.subject_id: s.number for s in sorted(statements, key=lambda s: s.number is not None)}
 
 
 async def erase(tx: AsyncConnection, asked: Mapping[str, datetime]) -> dict[str, int]:
-    """Take what is personal out of the ledger of these people, who asked for it then: the number, and what each entry
-    of before had sealed; how many entries that were, by subject_id. The chain holds without, and so do the states: who
-    was out is out. Tells nobody: that they are erased was told when they asked."""
+    """Erase the numbers and the personal fields of entries recorded by `asked`; return the entries by subject.
+
+    The chain holds, and opted-out subjects stay opted out. The recorder published the erasure when the person asked.
+    """
     await store.lock_subjects(tx, {}, asked)
     return await store.erase_personal(tx, asked)
 
 
 async def expire(tx: AsyncConnection, subject_ids: Collection[str], at: datetime, now: datetime) -> int:
-    """Write down which consents of these people have ended by `at`, and tell it. How many."""
+    """Record and publish the expiry of these subjects' consents ended by `at`; return the number of expiries."""
     locked = await store.lock_subjects(tx, {}, subject_ids)
     known = await store.known(tx, senders=senders_of(locked.values()))
     changes = [_Change(subject, subject, now) for subject in locked.values()]
@@ -205,8 +211,7 @@ async def expire(tx: AsyncConnection, subject_ids: Collection[str], at: datetime
 
 
 def _end(change: _Change, known: Known, at: datetime, now: datetime) -> None:
-    """Write down what is over at `at` of the subject's consents: dated the instant it ended, however late that is, and
-    named after it."""
+    """Record the expiry of every consent ended by `at`, with the end as the time at source and in the evidence id."""
     subject_id = change.subject.subject_id
     for term in retention.terms(change.subject.state, known.rules):
         if term.over(at):
@@ -225,9 +230,11 @@ def _end(change: _Change, known: Known, at: datetime, now: datetime) -> None:
 
 
 def _decide_after_ends(change: _Change, statement: Statement, known: Known, now: datetime) -> Decision:
-    """What was over by then ends first, though nobody had written it down: or what they do after the end would be the
-    contact that keeps alive what has ended. So does what a list said that is no older than an opt-in, and what an
-    erasure takes the proof of."""
+    """Record the ends that come before `statement`, then decide the statement.
+
+    An expiry comes first, or the new evidence would be a contact that keeps an ended consent alive. An opt-in also
+    brings in suppression-list entries that are no older, and ends a consent whose proof an erasure takes.
+    """
     if statement.evidence.evidence_id not in known.evidence:
         _end(change, known, statement.evidence.at, now)
         if statement.erases:
@@ -239,9 +246,11 @@ def _decide_after_ends(change: _Change, statement: Statement, known: Known, now:
 
 
 def _shut_what_is_newer(change: _Change, asks: Evidence, known: Known, now: datetime) -> None:
-    """Who asks for their erasure is out of everything until it begins, which is now, however long ago they said so.
-    What they were asked or gave in between loses its proof with the rest: left open, it would count again once they
-    come back to some other sender."""
+    """Opt the subject out of every sender now, if an opt-in or request is newer than the erasure request `asks`.
+
+    The erasure begins now and takes the proof. Left open, the consent would count again once the person returns to
+    another sender.
+    """
     if any(mark.kind in OPENING and mark.at > asks.at for mark in change.subject.state.marks):
         shut = Evidence(
             evidence_id=evidence_id("erasure", asks.evidence_id),
@@ -257,8 +266,10 @@ def _shut_what_is_newer(change: _Change, asks: Evidence, known: Known, now: date
 
 
 def _end_what_was_erased(change: _Change, given: Evidence, known: Known, now: datetime) -> None:
-    """A consent of before an erasure, which comes after it, is recorded without its proof: it has ended with the
-    erasure. Where the person had asked for that, they are out anyway."""
+    """End a consent that is older than the subject's erasure but arrives later.
+
+    The ledger keeps such a consent without its proof. A person who asked for the erasure is opted out already.
+    """
     erased_at = change.subject.erased_at
     if erased_at is None or given.at > erased_at:
         return
@@ -279,9 +290,11 @@ def _end_what_was_erased(change: _Change, given: Evidence, known: Known, now: da
 
 
 def _take_lists(change: _Change, given: Evidence, known: Known, now: datetime) -> None:
-    """Write down what lists have said of this person that is no older than the opt-in they are `given`, unless they are
-    in. No cause is told: they are out, and stay out. It is where this shuts another consent of theirs, as that of a
-    sender whose STOP has come to reach its controller since."""
+    """Record suppression-list entries that are no older than the opt-in `given`, unless the purpose is already open.
+
+    The recorder drops the cause, because the subject is and stays opted out. The cause stays if the entry shuts another
+    consent, as when the sender's STOP has come to cover its controller meanwhile.
+    """
     if not change.listed or ledger.standing(change.subject.state, given.sender_id, given.purpose) == "opted_in":
         return
     for said in change.listed:
@@ -297,9 +310,11 @@ def _in(subject: Subject) -> set[tuple[str, str]]:
 
 
 async def keep_listed(tx: AsyncConnection, statements: Iterable[Statement]) -> None:
-    """Opt-outs of lists, of people who are locked and out of all that these say. They go beside the ledger, the newest
-    of each scope, and are written into it once an opt-in comes that is no newer: a list that comes every day costs no
-    line a day, and what it says is not lost."""
+    """Keep suppression-list entries of opted-out subjects beside the ledger, the newest for each scope.
+
+    The caller has locked the subjects, each opted out of everything its entry covers. An opt-in that is no newer brings
+    the entry into the ledger: a daily list costs no daily entry, and no opt-out is lost.
+    """
     newest: dict[str, dict[tuple[str | None, str | None], Evidence]] = {}
     for s in sorted(statements, key=lambda s: s.evidence.at):
         if not any(ledger.refusals(s.evidence, s.evidence.received_at)):
@@ -309,8 +324,7 @@ async def keep_listed(tx: AsyncConnection, statements: Iterable[Statement]) -> N
 
 
 async def recount(tx: AsyncConnection, subject_ids: Collection[str], now: datetime) -> None:
-    """How long a consent of these people holds is counted anew, as their senders say now: what has moved is written
-    and told. No evidence, as nothing was said."""
+    """Compute the terms again from the senders' present rules; write and publish moved ends. Record no evidence."""
     locked = await store.lock_subjects(tx, {}, subject_ids)
     kept = await store.terms_kept(tx, locked)
     known = await store.known(tx, senders=senders_of(locked.values()))
@@ -320,9 +334,11 @@ async def recount(tx: AsyncConnection, subject_ids: Collection[str], now: dateti
 
 
 async def publish_again(tx: AsyncConnection, subject_ids: Collection[str], since: datetime, now: datetime) -> list[int]:
-    """Publish the state of these people as it stands, for a log that has lost it; the outbox ids. Versions stay:
-    a reader that has a state steps over it. `since`: opt-outs recorded from then on are named as causes, so that a
-    reader that missed one reports it enforced."""
+    """Publish the present states again, for a log that has lost records, and return the outbox ids.
+
+    Versions stay, so a reader skips a state already seen. Opt-outs recorded from `since` on are causes: a reader that
+    missed an opt-out reports its enforcement. An outvoted STOP is none, as when it was recorded: it closed nothing yet.
+    """
     locked = await store.lock_subjects(tx, {}, subject_ids)
     kept = await store.terms_kept(tx, locked)
     said = await store.opt_outs_since(tx, locked, since)
@@ -332,7 +348,11 @@ async def publish_again(tx: AsyncConnection, subject_ids: Collection[str], since
             subject,
             now,
             terms=_Terms(tuple(kept.get(subject.subject_id, ())), (), ()),
-            causes=[cause for one in said.get(subject.subject_id, ()) if (cause := ledger.cause(one)) is not None],
+            causes=[
+                cause
+                for one in said.get(subject.subject_id, ())
+                if not ledger.outvoted(subject.state, one) and (cause := ledger.cause(one)) is not None
+            ],
         )
         for subject in locked.values()
         if subject.version > 0
@@ -341,8 +361,10 @@ async def publish_again(tx: AsyncConnection, subject_ids: Collection[str], since
 
 
 async def forget(tx: AsyncConnection, subject_ids: Collection[str], now: datetime) -> None:
-    """These people are erased from now on (`erasures.py`), as nothing of theirs is open any more. No evidence, as
-    nothing was said: who is out is out, and who comes back does so by an opt-in."""
+    """Mark these subjects, who have no open consent any more, as erased at `now` (`erasures.py`). Record no evidence.
+
+    Opted-out subjects stay opted out, and only an opt-in brings a subject back.
+    """
     locked = await store.lock_subjects(tx, {}, subject_ids)
     kept = await store.terms_kept(tx, locked)
     known = await store.known(tx, senders=senders_of(locked.values()))
@@ -354,19 +376,19 @@ async def forget(tx: AsyncConnection, subject_ids: Collection[str], now: datetim
 
 
 def senders_of(subjects: Iterable[Subject]) -> set[str]:
-    """Those whom these people have met: how long that holds is counted with each thing more they say."""
+    """Return the senders in these subjects' marks. Every change needs the retention rules of all these senders."""
     return {m.sender_id for s in subjects for m in s.state.marks if m.sender_id is not None}
 
 
 def _decide(change: _Change, statement: Statement, known: Known, now: datetime) -> Decision:
-    """The next step of one subject. `known.evidence` grows with it: a batch may repeat itself."""
+    """Apply `statement` to the subject. The function adds to `known.evidence`, since a batch may repeat itself."""
     subject, evidence = change.subject, controlled(statement.evidence, known.senders)
     if evidence.evidence_id in known.evidence:
         return Decision(verdict=Verdict.DUPLICATE, state=subject.state)
     known.evidence.add(evidence.evidence_id)
     decision = ledger.decide(subject.state, evidence, now)
     if not statement.to_review and ledger.outvoted(decision.state, evidence):
-        evidence = replace(evidence, clock=None)  # only what a person will read may leave open what it came after
+        evidence = replace(evidence, clock=None)  # only a STOP under review may leave an earlier opt-in open
         decision = ledger.decide(subject.state, evidence, now)
     salt = os.urandom(SALT_BYTES).hex()
     entry = chained(subject.subject_id, subject.entries + 1, evidence, now, subject.head, salt)
@@ -376,7 +398,7 @@ def _decide(change: _Change, statement: Statement, known: Known, now: datetime) 
             change.subject = replace(change.subject, erased_at=None)
             change.returned_by = evidence.evidence_id
         elif evidence.at <= subject.erased_at:
-            entry = erased(entry)  # it is of before, and has come late
+            entry = erased(entry)  # late evidence from before the erasure
     if change.subject.number is None and change.subject.erased_at is None and _needs_number(evidence):
         change.subject = replace(change.subject, number=statement.number)
     if statement.erases:
@@ -392,13 +414,16 @@ def _decide(change: _Change, statement: Statement, known: Known, now: datetime) 
 
 
 def _needs_number(evidence: Evidence) -> bool:
-    """What opens needs the number itself; to keep somebody out, the keyed hash is enough. But what they wrote is kept
-    no longer than a consent would be, and only who has a number has such a term."""
+    """Return whether an existing row without a number must get the number.
+
+    The keyed hash is enough to keep a subject opted out. The opt-out of an MO needs the number, because only a subject
+    with a number has a retention term.
+    """
     return evidence.kind in OPENING or (evidence.kind == "opt_out" and evidence.source == MO)
 
 
 def controlled(evidence: Evidence, registered: Mapping[str, Registered]) -> Evidence:
-    """With the controller that the registry says: here, so that no way in can leave it out."""
+    """Return `evidence` with the registry's controller, set here so that no caller can omit the controller."""
     sender = registered.get(evidence.sender_id) if evidence.sender_id else None
     if sender is None:
         return evidence
@@ -407,15 +432,17 @@ def controlled(evidence: Evidence, registered: Mapping[str, Registered]) -> Evid
 
 
 def _returns(decision: Decision, evidence: Evidence, erased_at: datetime) -> bool:
-    """Whether somebody who was erased comes back: only by an opt-in that is newer than that, and that holds."""
+    """Return whether an erased subject comes back: by an opt-in that is newer than the erasure and holds."""
     if evidence.kind != "opt_in" or evidence.at <= erased_at:
         return False
     return ledger.standing(decision.state, evidence.sender_id, evidence.purpose) == "opted_in"
 
 
 async def _hold(tx: AsyncConnection, changes: Mapping[str, _Change], reviews: Sequence[Review]) -> None:
-    """A subject is held from its oldest open review until the last one is closed. What an erased person wrote before
-    nobody will read."""
+    """Store the reviews and set `held_since`: a hold lasts from the oldest open review until the last closes.
+
+    Reviews from before an erasure are stored as closed, because no reviewer will read the MO.
+    """
     newest = {
         review.mo_id: replace(review, open=review.open and not _unread(changes[review.subject_id].subject, review))
         for review in sorted(reviews, key=lambda review: review.revision)
@@ -432,7 +459,7 @@ def _unread(subject: Subject, review: Review) -> bool:
 
 
 async def _write(tx: AsyncConnection, changes: Sequence[_Change], now: datetime) -> None:
-    """The terms of each are counted."""
+    """Write the changes and append their events to the outbox. `_count_terms` has run."""
     counted = [(change, change.terms) for change in changes if change.terms is not None]
     ended = [(c.subject.subject_id, term) for c, terms in counted for term in terms.ended]
     began = [(c.subject.subject_id, term) for c, terms in counted if not c.stranger for term in terms.began]
@@ -460,8 +487,7 @@ async def _write(tx: AsyncConnection, changes: Sequence[_Change], now: datetime)
 
 @dataclass(frozen=True, slots=True)
 class _Terms:
-    """Of one subject after its batch: the consents that are open and until when; those of them that are new or have
-    moved; and those that were open and are not."""
+    """A subject's terms after its batch: all `open` terms, the new or moved terms, and the terms that are gone."""
 
     open: tuple[Term, ...]
     began: tuple[Term, ...]
@@ -469,14 +495,13 @@ class _Terms:
 
 
 def _count_terms(changes: Iterable[_Change], rules: Rules) -> None:
-    """The last step of deciding: whoever's end has moved is told as well."""
+    """Set the terms of each change, as the last step of deciding. A moved end publishes the subject."""
     for change in changes:
         change.terms = _terms(change, rules)
 
 
 def _terms(change: _Change, rules: Rules) -> _Terms:
-    """That an end has moved is told, though the evidence for it (a contact) changes no state: the gate counts with
-    it."""
+    """Return the terms. A moved end publishes the subject even without a new state, because the gate uses the end."""
     after = _kept(change.subject, rules)
     before = _kept(change.before, rules) if change.kept is None else change.kept
     held = {(term.sender_id, term.purpose): term for term in before}

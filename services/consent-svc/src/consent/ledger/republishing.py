@@ -1,8 +1,7 @@
-"""`python -m consent republish --partition N`: the states of one partition's people published once more, for a log that
-has lost records (the runbook's LogBroken).
+"""`python -m consent republish --partition N`: publish a partition's states again, after its log has lost records.
 
-A page is one transaction, as any change is: the subjects are locked, and each state has its present version. A reader
-that has it steps over it, one that missed it takes it. A run that died is begun anew.
+The runbook (LogBroken) says when. A transaction locks a page of subjects and publishes each state with its present
+version. A reader skips a version already seen. After a crash the operator starts the run from the beginning.
 """
 
 import argparse
@@ -23,9 +22,9 @@ from consent import store
 from consent.ledger import recorder
 
 PAGE = 1_000
-BACKLOG = 2_000  # rows waiting to be published beyond which a page waits: a STOP would wait behind them
+BACKLOG = 2_000  # outbox rows; above this a page waits, because a STOP would wait behind the page
 LOOK_EVERY_S = 0.2
-CAUSES_OF = timedelta(days=7)  # a log that lost older records than these was noticed before
+CAUSES_OF = timedelta(days=7)  # operators notice a lost record within this time
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +34,7 @@ class Republishing:
     tell: Callable[[str], None]
 
     async def run(self, partition: int) -> int:
-        """Publish all states of the partition, and wait until Kafka has them. Returns how many there were."""
+        """Publish all states of the partition and wait until Kafka has acknowledged them. Return their number."""
         many, after, newest = 0, "", 0
         since = datetime.now(UTC) - CAUSES_OF
         while True:
@@ -63,7 +62,7 @@ class Republishing:
         return await outbox.backlog(tx) <= BACKLOG
 
     async def _until(self, look: Callable[[AsyncConnection], Awaitable[bool]]) -> None:
-        """Wait for the relay."""
+        """Poll until `look` returns true, in a transaction per poll."""
         while True:
             async with self.database.begin() as tx:
                 if await look(tx):

@@ -1,25 +1,24 @@
-"""What a piece of evidence changes. Pure: no clock, no I/O.
+"""The rules that decide how evidence changes consent. Pure: no clock, no I/O.
 
-The state of a subject is a fold over all its evidence that keeps, for each scope, the newest of each kind by *time at
-source*. Keeping the newest is commutative, associative and idempotent, so arrival order, duplicates and replays cannot
-change the result. An opt-in holds only if it is strictly newer than every opt-out and expiry that covers it: a tie is
-shut, and nothing but newer evidence than the STOP loosens (docs/architecture.md, promise 3).
+A subject's state is a fold that keeps, for each scope, the newest evidence of each kind by *time at source*. Keeping
+the newest is commutative, associative and idempotent, so arrival order, duplicates and replays cannot change the
+result. An opt-in holds only if strictly newer than every opt-out and expiry of its scope: a tie counts as opted out,
+and only evidence newer than the STOP loosens (docs/architecture.md, promise 3).
 
-A STOP by text counts from its arrival at Placet: an operator's clock may run slow, and no STOP that arrives after an
-opt-in may leave it open. One opt-in is ordered by the operator's clock all the same: a START that this same clock has
-timed (`Mark.shuts`).
+A STOP by text counts from its arrival at Placet: an operator's clock may run slow. The exception is a START timed by
+the same clock (`Mark.shuts`).
 
-    opt-in   of (sender, purpose)
-    opt-out  of (sender, purpose), of a sender (purpose None: all its purposes, those to come as well), of every sender
-             of its controller as well, those to come included (controller), or of everyone (sender None)
-    request  of (sender, purpose): a double opt-in was asked. `pending` until answered or lapsed; it opens nothing
-    expiry   of (sender, purpose): retention ran out. Only a strictly newer opt-in holds again
-             one that answers a request is its lapse: the request is over, and nothing else is
-    contact  with a sender: the person was in touch. It moves the clock of retention and no state
-    correction  of another line: what it says is not right. It stands beside that line and moves nothing; where the line
-             must count no more, the correction is an opt-out as old as the line (`annuls`)
+    opt-in   for (sender, purpose)
+    opt-out  from (sender, purpose); from a sender (`purpose` is `None`), future purposes included; from every sender of
+             a controller (`controller`), future senders included; or from every sender (`sender_id` is `None`)
+    request  for (sender, purpose): a double opt-in, `pending` until the answer or the lapse. A request opens nothing
+    expiry   for (sender, purpose): retention ended, and only a strictly newer opt-in holds again. An expiry that
+             answers a request is a lapse, and ends only the request
+    contact  with a sender: moves the retention clock and no state
+    correction  of a wrong entry: changes no state. An entry that must not count any more gets an opt-out with the
+             entry's time instead (`annuls`)
 
-A "no" is a value here (`Refusal`), never an exception.
+A refusal is a value (`Refusal`), never an exception.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -36,13 +35,13 @@ Kind = Literal["opt_in", "opt_out", "request", "expiry", "contact", "correction"
 MarkKind = Literal["opt_in", "opt_out", "request", "expiry", "contact", "lapse"]
 Wrong = Literal["person", "sender", "purpose", "basis", "time", "sale_reference", "form", "text_shown", "actor"]
 
-CLOCK_SKEW = timedelta(minutes=1)  # how far ahead of ours a caller's clock may be
+CLOCK_SKEW = timedelta(minutes=1)  # how far a caller's clock may run ahead
 LAST_INSTANT = timedelta(microseconds=999_999)  # of a second
-RECTIFICATION = "rectification"  # the source of what a person had put right
+RECTIFICATION = "rectification"  # the source of evidence that a person asked to have corrected
 
 
 class Refusal(StrEnum):
-    """Why evidence is not taken. Also the reason in the API's answer."""
+    """A reason to refuse evidence, with the same name in the API's answer."""
 
     OCCURRED_IN_THE_FUTURE = "occurred_in_the_future"
     SOURCE_MISSING = "source_missing"
@@ -54,24 +53,23 @@ class Refusal(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What became of a piece of evidence."""
+    """The outcome of offering evidence."""
 
-    RECORDED = "recorded"  # kept, and it changed the state
-    UNCHANGED = "unchanged"  # kept, and it changed nothing
-    DUPLICATE = "duplicate"  # known already
-    REFUSED = "refused"  # not kept
+    RECORDED = "recorded"  # stored, with a new state
+    UNCHANGED = "unchanged"  # stored, with the same state
+    DUPLICATE = "duplicate"  # already in the ledger
+    REFUSED = "refused"  # not stored
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What proves one opt-in, opt-out or step between (RGPD art. 7(1); DOMAIN 1.3 says why each field).
+    """The proof of an opt-in, an opt-out or a step between (RGPD art. 7(1); DOMAIN 1.3 explains each field).
 
-    `occurred_at` is the time at source, as claimed; `received_at` when Placet first held it. Both aware.
-    `reference` is the operator's name for what said it: an MO (provider/account/provider message id), or the message
-    whose receipt tells of an opt-out (provider/provider message id). Evidence by API has none. `answers`: the evidence
-    this one follows from, as an opt-in by double opt-in does from its request. `controller`: the legal entity behind
-    the sender, which a sender keeps for life; of an opt-out, only where it shuts all of that entity's senders.
-    `arrived_at`: of a STOP by text: when it reached Placet. `clock`: of a STOP and a START by text: the operator's
-    account whose clock has timed it (provider/account).
+    `occurred_at` (aware) is the claimed time at source; `received_at` (aware) is when Placet first held the evidence.
+    `reference`: the MO (provider/account/provider message id), the message of an opted-out DLR (provider/provider
+    message id), the click (campaign/message) or the operator's list. `answers`: the id of earlier evidence, as of the
+    request that a yes answers. `controller`: the legal entity behind the sender, fixed for the sender's life; set on an
+    opt-out only to cover all senders of that entity. `arrived_at`: the arrival of a STOP by text at Placet. `clock`:
+    the operator's account (provider/account) that timed a STOP or START by text.
     """
 
     evidence_id: str
@@ -95,16 +93,16 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def corrects(self) -> str | None:
-        """The evidence that this one puts right."""
+        """Return the id of the evidence that this rectification corrects."""
         return self.answers if self.source == RECTIFICATION else None
 
     @property
     def at(self) -> datetime:
-        """The time it is ordered by.
+        """Return the time that orders the evidence.
 
-        Nothing happened after we held it: without this bound, an opt-in from a clock that runs ahead would outvote
-        the STOP that answers it. And an opt-out timed to the whole second, as operators do, may be of any instant of
-        that second: it counts from the last one, so that an opt-in within the second is a tie.
+        `received_at` bounds the time: otherwise an opt-in from a fast clock would outvote the STOP sent in reply. An
+        opt-out timed to the whole second, as by operators, counts from the last instant of the second, so that an
+        opt-in within the second is a tie.
         """
         whole = self.kind == "opt_out" and self.occurred_at.microsecond == 0
         held_at = self.received_at if self.arrived_at is None else min(self.received_at, self.arrived_at)
@@ -112,14 +110,15 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def since(self) -> datetime:
-        """The earliest instant it may be of. Another than `at` only for an opt-out timed to the whole second: whether
-        the person was out at an instant within that second is in doubt, and doubt is out."""
+        """Return the earliest possible instant of the evidence.
+
+        An opt-out timed to the whole second starts with the second: in doubt the subject is opted out.
+        """
         return min(self.occurred_at, self.received_at)
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """The newest evidence of one kind for one scope: all of it that the state needs. `lapse`: an expiry that answers a
-    request. `arrived_at` and `clock`: as the evidence says."""
+    """The newest evidence of a kind for a scope. A `lapse` is an expiry that answers a request."""
 
     kind: MarkKind
     sender_id: str | None
@@ -133,47 +132,44 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
 
     @property
     def scope(self) -> tuple[str, str, str, str, str]:
-        """An opt-out of a sender does not replace one of its controller: what that one shuts stays shut. Nor does what
-        one clock has timed replace what another has."""
+        """Return the key that marks replace each other by: controller-wide opt-outs and each clock stay apart."""
         wide = self.controller if self.kind == "opt_out" else None
         return self.kind, self.sender_id or "", self.purpose or "", wide or "", self.clock or ""
 
     @property
     def rank(self) -> tuple[datetime, str]:
-        """Newest wins; the id only makes a tie between two of the same kind fall the same way in any order."""
+        """Return the sort key: the newest wins, and the id breaks ties alike in any order of arrival."""
         return self.at, self.evidence_id
 
     @property
     def counts_from(self) -> datetime:
-        """Of an opt-out: what is no newer is shut by it, unless one clock has timed both."""
+        """Return the time up to which an opt-out shuts opt-ins and requests of other clocks."""
         return self.at if self.arrived_at is None else self.arrived_at
 
     def shuts(self, opening: "Mark") -> bool:
-        """Whether this opt-out is newer than an opt-in or a request that it covers, or as new. The one place that
-        orders the two (docs/architecture.md, promise 3).
+        """Return whether this opt-out is as new as `opening`, an opt-in or a request in its scope, or newer.
 
-        By time at source; but a STOP by text by its arrival: the operator's clock may be slow, and then only the
-        arrival shows that the STOP came last. Where one operator's clock has timed both, their order is known even if
-        that clock is wrong: a START that it puts behind a STOP takes the STOP back, however late the STOP is delivered.
+        No other function orders the two (docs/architecture.md, promise 3). A STOP by text counts by its arrival: the
+        operator's clock may be slow. When the same clock timed both, their order is known even if the clock is wrong: a
+        START later on that clock takes the STOP back, however late the operator delivers the STOP.
         """
         same_clock = self.clock is not None and self.clock == opening.clock
         return (self.at if same_clock else self.counts_from) >= opening.at
 
     def covers(self, sender_id: str, purpose: str, controller: str | None = None) -> bool:
-        """`controller`: of `sender_id`, as what is on record of it says."""
+        """Return whether the mark's scope includes the purpose. `controller` is the sender's."""
         shared = self.kind == "opt_out" and self.controller is not None and self.controller == controller
         return (shared or self.sender_id in (None, sender_id)) and self.purpose in (None, purpose)
 
 
 class SubjectState(msgspec.Struct, frozen=True, dict=True):
-    """One mark per scope, in scope order; two where the opt-out that is newest at source is not the last to arrive."""
+    """The marks in scope order: a mark per scope, or two if the newest opt-out at source is not the last to arrive."""
 
     marks: tuple[Mark, ...] = ()
 
     @cached_property
     def consents(self) -> tuple[Consent, ...]:
-        """Every purpose on record with its current state, suppressions taken into account. Asked for again and again
-        while one line is recorded."""
+        """Return the consent for every purpose on record, suppressions included."""
         on_record = sorted({(m.sender_id, m.purpose) for m in self.marks if m.sender_id and m.purpose})
         found = (consent_of(self, sender_id, purpose) for sender_id, purpose in on_record)
         return tuple(consent for consent in found if consent)
@@ -183,8 +179,7 @@ NEVER_SEEN = SubjectState()
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What one piece of evidence did. `state` is the state after it; `cause` is the opt-in or opt-out to name to the
-    others, None where there is none."""
+    """The effect of evidence: the `state` after, and the `cause` to publish, if any."""
 
     verdict: Verdict
     state: SubjectState
@@ -197,15 +192,15 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def told(self) -> bool:
-        """Whether the others must hear of it."""
+        """Return whether the recorder must publish the subject."""
         return self.changed or self.cause is not None
 
 
 def decide(state: SubjectState, evidence: Evidence, now: datetime) -> Decision:
-    """What `evidence` changes in `state`.
+    """Return the effect of `evidence` on `state`.
 
-    An opt-out by an operator is told even where it changes nothing: dispatch answers each with the instant it was
-    enforced (docs/architecture.md, promise 1). One that is `outvoted` is not: it would be reported as enforced.
+    An opt-out with a reference has a cause even without a change: dispatch reports when each was enforced
+    (docs/architecture.md, promise 1). An `outvoted` opt-out has no cause, or dispatch would report enforcement.
     """
     if refused := tuple(refusals(evidence, now)):
         return Decision(verdict=Verdict.REFUSED, state=state, refusals=refused)
@@ -220,8 +215,7 @@ def decide(state: SubjectState, evidence: Evidence, now: datetime) -> Decision:
 
 
 def outvoted(state: SubjectState, evidence: Evidence) -> bool:
-    """Whether this STOP leaves open what was opened before it arrived, because its operator's clock puts a START
-    behind it. `state`: with the STOP applied."""
+    """Return whether a STOP, applied in `state`, leaves an opt-in open by a later START on its operator's clock."""
     if evidence.kind != "opt_out" or evidence.clock is None:
         return False
     stop = _mark(evidence)
@@ -238,30 +232,32 @@ def outvoted(state: SubjectState, evidence: Evidence) -> bool:
 
 
 def refusals(evidence: Evidence, now: datetime) -> Iterator[Refusal]:
-    """Every reason not to take it. What opens nothing needs no more than a source and a scope: its clock is bounded,
-    not judged, because a STOP counts."""
+    """Yield every reason to refuse `evidence`.
+
+    Only an opt-in needs more than a source and a scope. A STOP with a wrong time counts: `Evidence.at` bounds the time.
+    """
     if not evidence.source.strip():
         yield Refusal.SOURCE_MISSING
     everyone = evidence.kind in ("opt_out", "correction") and evidence.purpose is None
     if evidence.sender_id is None and not everyone:
-        yield Refusal.SENDER_MISSING  # consent is limited to an identified party (DOMAIN 1.1); a purpose is one's own
+        yield Refusal.SENDER_MISSING  # consent needs an identified party (DOMAIN 1.1); a sender owns its purposes
     if evidence.purpose is None and evidence.kind in ("opt_in", "request", "expiry"):
         yield Refusal.PURPOSE_MISSING
     if evidence.kind != "opt_in":
         return
     if evidence.reference is None and evidence.occurred_at > now + CLOCK_SKEW:
-        yield Refusal.OCCURRED_IN_THE_FUTURE  # a caller can mend its clock; a person cannot mend the operator's
+        yield Refusal.OCCURRED_IN_THE_FUTURE  # a caller can correct its clock; a person cannot correct the operator's
     if evidence.basis is None:
         yield Refusal.BASIS_MISSING
     shown = (evidence.form_id and evidence.form_version) or evidence.text_shown or evidence.reference
     if not shown:
-        yield Refusal.NOTHING_SHOWN  # informed consent: we must be able to show what the person saw (DOMAIN 1.3)
+        yield Refusal.NOTHING_SHOWN  # informed consent: the sender must be able to show the text shown (DOMAIN 1.3)
     if evidence.basis == "soft_opt_in" and not evidence.sale_reference:
         yield Refusal.SALE_REFERENCE_MISSING  # an account without a purchase is not a customer (DOMAIN 1.2)
 
 
 def apply(state: SubjectState, evidence: Evidence) -> SubjectState:
-    """One step of the fold."""
+    """Return the state after one step of the fold. A correction changes nothing."""
     if evidence.kind == "correction":
         return state
     mark = _mark(evidence)
@@ -294,14 +290,14 @@ def _mark(evidence: Evidence) -> Mark:
 
 
 def _newest_of(marks: Sequence[Mark]) -> list[Mark]:
-    """Of one scope: the newest at source, and the last to arrive where that is another and counts from later."""
+    """Return the newest mark of a scope at source, after the last to arrive if that mark counts from a later time."""
     newest = max(marks, key=lambda mark: (mark.rank, mark.counts_from))
     last = max(marks, key=lambda mark: (mark.counts_from, mark.rank))
     return [newest] if last.counts_from == newest.counts_from else [last, newest]
 
 
 def fold(evidence: Iterable[Evidence]) -> SubjectState:
-    """The state all this evidence amounts to, in whatever order it comes."""
+    """Return the state after all this evidence. The order does not matter."""
     state = NEVER_SEEN
     for one in evidence:
         state = apply(state, one)
@@ -309,9 +305,9 @@ def fold(evidence: Iterable[Evidence]) -> SubjectState:
 
 
 def consent_of(state: SubjectState, sender_id: str, purpose: str) -> Consent | None:
-    """The consent for one purpose and the evidence that made it so. None: nothing covers it (`unknown`).
+    """Return the consent for a purpose with its deciding evidence, or `None` (`unknown`) when no mark decides.
 
-    A request or an expiry never hides a STOP: who is out stays `opted_out` until a newer opt-in.
+    A request or an expiry never hides a STOP: the state stays `opted_out` until a newer opt-in.
     """
     own = [mark for mark in state.marks if mark.sender_id == sender_id and mark.purpose == purpose]
     ins, request = [mark for mark in own if mark.kind == "opt_in"], _newest(own, "request")
@@ -330,7 +326,7 @@ def consent_of(state: SubjectState, sender_id: str, purpose: str) -> Consent | N
 
 
 def standing_stop(state: SubjectState, sender_id: str, purpose: str, controller: str | None) -> Mark | None:
-    """The newest STOP that covers the purpose, unless an opt-in is newer. `controller`: of the sender."""
+    """Return the newest STOP that shuts the purpose, or `None`. `controller` is the sender's."""
     ins = [m for m in state.marks if (m.kind, m.sender_id, m.purpose) == ("opt_in", sender_id, purpose)]
     outs = _opt_outs(state, sender_id, purpose, controller)
     if not outs or any(not any(out.shuts(mark) for out in outs) for mark in ins):
@@ -339,8 +335,7 @@ def standing_stop(state: SubjectState, sender_id: str, purpose: str, controller:
 
 
 def open_request(state: SubjectState, sender_id: str, purpose: str) -> Mark | None:
-    """The double opt-in that is asked and not answered: nothing as new, but contacts, is on record for the purpose. It
-    may be open while the state says `opted_out`."""
+    """Return the unanswered request: no mark but a contact is as new. The state may still be `opted_out`."""
     own = [mark for mark in state.marks if mark.sender_id == sender_id and mark.purpose == purpose]
     request = _newest(own, "request")
     if request is None:
@@ -351,10 +346,13 @@ def open_request(state: SubjectState, sender_id: str, purpose: str) -> Mark | No
 
 
 def last_contact(state: SubjectState, sender_id: str) -> datetime | None:
-    """When the person was last in touch with this sender, as far as evidence says: the clock of retention. Delivery and
-    opening do not count (DOMAIN 1.4), nor does a request, which somebody else may have typed, nor a no to one purpose,
-    which a list may say that came without the person: it would keep what they said yes to. Where the person says it
-    themself, a contact is beside it. A no to a sender is a contact, as it leaves nothing that it could prolong."""
+    """Return the time of the person's last contact with this sender: the retention clock.
+
+    Delivery and opening do not count (DOMAIN 1.4), nor does a request: another person may have typed the number. An
+    opt-out from a single purpose does not count, because a list may bring the opt-out without the person and would
+    prolong the other consents; an opt-out by the person has a contact beside. An opt-out from a whole sender counts,
+    because no consent is left to prolong.
+    """
     newest = None
     for mark in state.marks:
         if mark.kind == "opt_out" and mark.purpose is not None:
@@ -369,20 +367,18 @@ def consents(state: SubjectState) -> tuple[Consent, ...]:
 
 
 def suppressions(state: SubjectState) -> tuple[Suppression, ...]:
-    """The opt-outs wider than one purpose. One stays listed after a newer opt-in for some purpose: it still covers
-    the others, and `consents` says which one is open."""
+    """Return the opt-outs wider than a purpose, even after a newer opt-in: the other purposes stay covered."""
     since: dict[str | None, datetime] = {}
     for mark in state.marks:
         if mark.kind == "opt_out" and mark.purpose is None:
             since[mark.sender_id] = max(mark.at, since.get(mark.sender_id, mark.at))
     if not since:
-        return ()  # of most
+        return ()  # most subjects
     return tuple(Suppression(sender_id=sender_id, since=at) for sender_id, at in since.items())
 
 
 def standing(state: SubjectState, sender_id: str | None, purpose: str | None) -> State:
-    """The state of a scope in one word. Of a wide scope: `opted_in` while any purpose in it still is, else `opted_out`
-    if any is."""
+    """Return the state of a scope. A wide scope is `opted_in` if any purpose is, else `opted_out` if any purpose is."""
     if sender_id and purpose:
         consent = consent_of(state, sender_id, purpose)
         return consent.state if consent else "unknown"
@@ -393,8 +389,11 @@ def standing(state: SubjectState, sender_id: str | None, purpose: str | None) ->
 
 
 def is_out(state: SubjectState, said: Evidence) -> bool:
-    """Of all that this opt-out shuts, now and to come, by one that nothing newer has outvoted. Where it is of the
-    controller, nobody is while a consent to another of its senders stands."""
+    """Return whether the subject is already opted out of everything that `said` covers.
+
+    An opt-out wider than a purpose needs a suppression, so that future purposes are covered. A controller-wide opt-out
+    also needs that no consent to the controller's senders is open.
+    """
     if said.sender_id is not None and said.purpose is not None:
         return standing(state, said.sender_id, said.purpose) == "opted_out"
     if said.controller is not None:
@@ -405,22 +404,21 @@ def is_out(state: SubjectState, said: Evidence) -> bool:
 
 
 def is_out_of_sender(state: SubjectState, sender_id: str | None) -> bool:
-    """Of all that this sender sends; None: that anyone does."""
+    """Return whether a suppression stands and no purpose of this sender is open. `None` means every sender."""
     suppressed = any(s.sender_id in (None, sender_id) for s in suppressions(state))
     return suppressed and standing(state, sender_id, None) == "opted_out"
 
 
 def shut(state: SubjectState, sender_id: str | None) -> bool:
-    """Whether a STOP of this sender, or of everyone, is on record, and nothing it covers has been opened since."""
+    """Return whether a suppression covers this sender and no purpose of the sender is opted in."""
     stopped = any(s.sender_id in (None, sender_id) for s in suppressions(state))
     return stopped and standing(state, sender_id, None) != "opted_in"
 
 
 def differs(before: SubjectState, after: SubjectState) -> bool:
-    """Whether the two mean something else for any purpose of any sender: another state, basis or time at source.
+    """Return whether any suppression, or the state, basis or time at source of any purpose, differs.
 
-    An opt-in older than the STOP that covers it adds a mark and no difference: that purpose was out, by that same
-    STOP, before and after. Nor does a second proof of what is already proven.
+    An opt-in older than its STOP makes no difference, nor does a second proof with no newer time.
     """
     if before == after:
         return False
@@ -430,9 +428,11 @@ def differs(before: SubjectState, after: SubjectState) -> bool:
 
 
 def reopened(state: SubjectState, sender_id: str) -> tuple[str, ...]:
-    """The purposes of this sender that a START by SMS speaks for: those the person had opted in to, that have not
-    expired, and that the person has not left one by one since. It takes back a STOP; it grants nothing new (DOMAIN
-    2.4, France)."""
+    """Return the purposes of this sender that a START by SMS opens again.
+
+    A START takes back a STOP and grants nothing new (DOMAIN 2.4, France): only a purpose opted in to counts, without a
+    later expiry or an opt-out of its own.
+    """
     own = [m for m in state.marks if m.sender_id == sender_id and m.purpose]
     purposes = dict.fromkeys(m.purpose for m in own if m.purpose and m.kind == "opt_in")
     newest = {p: given for p in purposes if (given := newest_opt_in(state, sender_id, p))}
@@ -441,33 +441,31 @@ def reopened(state: SubjectState, sender_id: str) -> tuple[str, ...]:
 
 
 def given_to(state: SubjectState, sender_id: str | None, controller: str | None) -> list[tuple[str, str]]:
-    """What the person ever said yes to, by (sender_id, purpose), whatever became of it: with this sender and all of
-    `controller`; None: with every sender."""
+    """Return every (sender_id, purpose) ever opted in to, of this sender (`None`: every sender) or `controller`."""
     ins = (m for m in state.marks if m.kind == "opt_in" and m.sender_id and m.purpose)
     shared = (m for m in ins if sender_id in (None, m.sender_id) or (controller and m.controller == controller))
     return sorted({(m.sender_id, m.purpose) for m in shared if m.sender_id and m.purpose})
 
 
 def annuls(line: Evidence, wrong: Collection[Wrong], right: Collection[str]) -> bool:
-    """Whether this line must count no more, once `wrong` of it is wrong and of `right` (names of its fields) is known
-    what is right. Only what opens can be annulled: a correction never loosens.
+    """Return whether `line` must not count any more, given its `wrong` parts and the fields corrected in `right`.
 
-    A consent that was of somebody else, for something else, at another time or on another basis proves nothing: with
-    what is right, it is another consent, to be recorded as one. Where only the reference to what was shown is wrong,
-    the line stands with the right one beside it, and falls without: nothing could be shown of it any more.
+    Only an opt-in or a request can be annulled: a correction never loosens. A consent with another person, purpose,
+    time or basis is another consent, to be recorded separately. If only the form or the text shown is wrong, the entry
+    counts while `right` has the correct value; otherwise nothing proves the text shown.
     """
     if line.kind not in ("opt_in", "request"):
         return False
     proven = {
         "form": {"form_id", "form_version"} <= {*right},
         "text_shown": "text_shown" in right,
-        "actor": True,  # who typed it in
+        "actor": True,  # the person who typed the entry in
     }
     return not all(proven.get(each, False) for each in wrong)
 
 
 def corrected_by(evidence: Iterable[Evidence]) -> dict[str, list[str]]:
-    """Of this evidence, by its id, the ids of what puts it right."""
+    """Return the ids of the corrections by the id of the evidence that each corrects."""
     found: dict[str, list[str]] = {}
     for one in evidence:
         if one.corrects is not None:
@@ -476,7 +474,7 @@ def corrected_by(evidence: Iterable[Evidence]) -> dict[str, list[str]]:
 
 
 def cause(evidence: Evidence) -> Cause | None:
-    """Of an opt-in or opt-out: the other kinds are told by the state alone, as no reader of yesterday knows them."""
+    """Return the cause to publish. Only an opt-in or an opt-out has a cause; the state shows the other kinds."""
     if evidence.kind not in ("opt_in", "opt_out"):
         return None
     return Cause(
@@ -501,12 +499,12 @@ def _newest(marks: Iterable[Mark], kind: MarkKind) -> Mark | None:
 
 
 def _opt_outs(state: SubjectState, sender_id: str, purpose: str, controller: str | None) -> list[Mark]:
-    """Those that cover the purpose. `controller`: of the sender."""
+    """Return the opt-outs that cover the purpose. `controller` is the sender's."""
     return [mark for mark in state.marks if mark.kind == "opt_out" and mark.covers(sender_id, purpose, controller)]
 
 
 def _last_word(outs: Sequence[Mark], ins: Sequence[Mark]) -> Mark:
-    """The newest of the opt-outs that shut the newest of the opt-ins, which are all shut."""
+    """Return the newest of the opt-outs that shut the newest opt-in. Every opt-in in `ins` is shut."""
     given = _newest(ins, "opt_in")
     return max((out for out in outs if given is None or out.shuts(given)), key=lambda mark: mark.rank)
 

@@ -1,1 +1,1 @@
-"""Receipts, bundles, seals and checksums: what proves the ledger, to others and to ourselves."""
+"""The proof of the ledger: receipts, bundles, seals and checksums."""

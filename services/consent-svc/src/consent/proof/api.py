@@ -1,5 +1,4 @@
-"""Proof over HTTP: the signed receipt of one line of the ledger, the bundle of a subject, the
-seals on the whole ledger, the keys that check all of them."""
+"""Proof over HTTP: receipts of ledger lines, bundles, seals on the whole ledger, and the public keys."""
 
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -35,19 +34,21 @@ from consent.store import HandedOff, Subject
 
 BUNDLE_TYPE = "application/jsonl"
 BUNDLE: dict[int | str, dict[str, Any]] = {200: {"content": {BUNDLE_TYPE: {}}}}
-SUBJECTS = 50  # of a campaign, between two looks at whoever else waits: a signature takes a tenth of a millisecond
-JWKS_KEPT_S = 300  # how long a caller may believe the key set it has
+SUBJECTS = 50  # of a campaign, per transaction: a signature takes a tenth of a millisecond, and other requests wait
+JWKS_KEPT_S = 300  # how long a caller may cache the key set
 
 
 def router(ring: KeyRingSettings, retired: dict[str, str], handed_off_kept: timedelta) -> APIRouter:
-    """Its routes sign with the current key of `ring`. `handed_off_kept`: how long it is known which messages left.
-    Raises ValueError where a key is none."""
+    """Return the routes, which sign with the current key of `ring`. Raises ValueError for an invalid key.
+
+    `handed_off_kept`: retention of the messages handed off.
+    """
     routes = APIRouter()
     keys = SigningKeys(ring, retired)
 
     @routes.get("/.well-known/jwks.json")
     async def get_keys(response: Response) -> dict[str, Any]:
-        """For everyone: a receipt is checked by whoever it is shown to. Retired keys stay."""
+        """Return the public keys, retired keys included. The route needs no token: any reader may check a receipt."""
         response.headers["Cache-Control"] = f"public, max-age={JWKS_KEPT_S}"
         return keys.jwks
 
@@ -57,7 +58,10 @@ def router(ring: KeyRingSettings, retired: dict[str, str], handed_off_kept: time
         caller: Annotated[Caller, Depends(require("consent:read"))],
         held: Annotated[Resources[ServiceSettings], Depends(resources)],
     ) -> ReceiptBody:
-        """The receipt of one opt-in or opt-out, and what it says. Another sender's is not found."""
+        """Return the signed receipt of a ledger line, the payload, and the receipts of corrections.
+
+        A line of a sender outside the token gives 404.
+        """
         async with held.database.begin() as tx:
             entry = await store.find_entry(tx, evidence_id)
             named = {entry.evidence.sender_id} if entry and entry.evidence.sender_id else set()
@@ -73,7 +77,10 @@ def router(ring: KeyRingSettings, retired: dict[str, str], handed_off_kept: time
         caller: Annotated[Caller, Depends(require("consent:read"))],
         held: Annotated[Resources[ServiceSettings], Depends(resources)],
     ) -> SealBody:
-        """The newest seal on the whole ledger, signed. Whoever keeps its `pin` can have all before it checked."""
+        """Return the newest seal on the whole ledger, signed.
+
+        A kept `pin` lets `python -m consent verify --pin` check the whole ledger up to this seal.
+        """
         async with held.database.begin() as tx:
             seal = await sealing.newest(tx)
         if seal is None:
@@ -87,7 +94,7 @@ def router(ring: KeyRingSettings, retired: dict[str, str], handed_off_kept: time
         cursor: Position = 0,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> SealsBody:
-        """Every seal, oldest first. They say nothing of anybody."""
+        """List every seal, oldest first. A seal holds no personal data."""
         async with held.database.begin() as tx:
             found = await sealing.page(tx, cursor, limit)
         return SealsBody(
@@ -101,8 +108,11 @@ def router(ring: KeyRingSettings, retired: dict[str, str], handed_off_kept: time
         caller: Annotated[Caller, Depends(require("consent:read"))],
         held: Annotated[Resources[ServiceSettings], Depends(resources)],
     ) -> Response:
-        """All that is on record of a number, in one file for `python -m consent verify-bundle`. Where nothing is, the
-        file says so. A caller limited to some senders gets of the others' entries the hashes only."""
+        """Return the whole record of a number, in one file for `python -m consent verify-bundle`.
+
+        Without any record, the file says so. A caller limited to some senders gets only the hashes of other senders'
+        entries.
+        """
         number = any_number(body.number, held)
         subject_id = held.subject_keys.subject_id(number)
         async with held.database.begin() as tx:
@@ -123,9 +133,11 @@ def router(ring: KeyRingSettings, retired: dict[str, str], handed_off_kept: time
         caller: Annotated[Caller, Depends(require("consent:read"))],
         held: Annotated[Resources[ServiceSettings], Depends(resources)],
     ) -> StreamingResponse:
-        """Every message of a campaign that was handed off, each with the whole chain of whom it went to: what does not
-        concern the campaign's sender is withheld. Streamed; a file that was cut has no end, and does not hold. Once
-        some of its messages may be past their time there is none: half a proof would look like a whole one."""
+        """Stream every message of a campaign which was handed off, with the whole chain of each recipient.
+
+        Entries which do not concern the campaign's sender are withheld. A truncated file has no end line, and fails the
+        check. Once some of the messages may be past retention, the answer is 410: half a proof would look whole.
+        """
         async with held.database.begin() as tx:
             first = await store.handed_off_of(tx, campaign_id, "", 1)
             sender_ids = {message.sender_id for messages in first.values() for message in messages}
@@ -159,7 +171,7 @@ def _receipt(entry: Entry, parties: Sequence[Party], keys: SigningKeys) -> Recei
 
 
 async def _campaign(database: Database, writer: Writer, campaign_id: str, sender: Party) -> AsyncIterator[bytes]:
-    """One transaction for each SUBJECTS: a ledger only grows, and each subject's is read whole."""
+    """Yield the bundle, in a transaction per SUBJECTS: the ledger only grows, and each chain is read whole."""
 
     yield writer.opening(campaign_id)
     after = ""
@@ -178,16 +190,18 @@ async def _campaign(database: Database, writer: Writer, campaign_id: str, sender
 
 
 def _began(message: HandedOff) -> datetime:
-    """When its campaign began, which its id tells: before any message of it left, also of those that are gone."""
+    """Return when the campaign began, as the message id says: before any message left, including pruned messages."""
     try:
         return began(UUID(message.message_id)) or message.handed_off_at
-    except ValueError:  # not one of ours
+    except ValueError:  # an id from elsewhere
         return message.handed_off_at
 
 
 def concerns(evidence: Evidence, sender: Party) -> bool:
-    """Whether it may say anything about consent given to this sender: its own, everyone's, and a STOP to another sender
-    that shuts all of their controller's."""
+    """Return whether the evidence can affect consent given to this sender.
+
+    Such evidence is of this sender or of every sender, or a STOP to another sender which covers the shared controller.
+    """
     if evidence.sender_id in (None, sender.sender_id):
         return True
     return evidence.kind == "opt_out" and evidence.purpose is None and evidence.controller == sender.controller
@@ -196,7 +210,7 @@ def concerns(evidence: Evidence, sender: Party) -> bool:
 def _subject_line(
     subject: Subject, told: Sequence[Entry | Withheld], sees: Callable[[str | None], bool], number: str | None = None
 ) -> SubjectLine:
-    """`told`: the entries as they are shown; `sees`: whose consents are."""
+    """Return the subject line. `told`: the entries as shown; `sees`: which senders' consents to show."""
     named = {entry.evidence.sender_id for entry in told if isinstance(entry, Entry)}
     return SubjectLine(
         subject_id=subject.subject_id,

@@ -1,11 +1,11 @@
-"""The whole database against itself: does what it says of the past still hold? Reads everything once, in one snapshot,
-with as much in memory as one subject's state and one batch of rows.
+"""Check the whole database against itself, in one snapshot: does the record of the past still hold?
 
-Of each subject, the chain of entries, its head, and the state as the fold of the entries; of the ledger, each seal and
-the chain of seals. What is erased holds, if its erasure was asked for. What no seal covers yet is held by its subject's
-chain alone, and what is consistent from end to end is found only by a pin: the hash of a seal, kept elsewhere.
+The audit reads everything once, with one subject's state and one batch of rows in memory. For each subject, the audit
+checks the chain of entries, the head, and the state as the fold of the entries; for the ledger, each seal and the chain
+of seals. An erased entry holds if the erasure was requested. Only the subject's chain protects an entry under no seal
+yet. A forgery consistent from end to end shows only against a pin: the hash of a seal, kept elsewhere.
 
-Not looked at: columns of `subject` that do not follow from the ledger (number, version, held_since).
+The audit skips the columns of `subject` which do not follow from the ledger (number, version, held_since).
 """
 
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -25,13 +25,13 @@ from consent.proof import sealing, seals
 from consent.proof.seals import Seal, Tree
 from consent.store import Head
 
-# Longer than any transaction that records: what the seal before did not cover was still on its way, or not yet there.
+# Longer than any recording transaction: an entry which the seal before missed was in flight then, or came later.
 BACKDATED = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What does not hold, and where."""
+    """A fault, and the place."""
 
     where: str
     why: str
@@ -39,8 +39,7 @@ class Finding:
 
 @dataclass(slots=True)
 class Audit:
-    """One look at everything. `pins`: hashes of seals by their number. The counts are whole once `findings` has
-    ended."""
+    """An audit. `pins`: hashes of seals by number. The counts are complete once `findings` has ended."""
 
     tx: AsyncConnection
     pins: Mapping[int, str] = field(default_factory=dict)
@@ -60,7 +59,7 @@ class Audit:
     # --- each subject -------------------------------------------------------------------------------------------------
 
     async def _subjects(self) -> AsyncIterator[Finding]:
-        """The two lists are in one order, the database's: where they part, it is asked which of the two lacks a row."""
+        """Check each subject. Both streams come in the database's order; where they differ, the database compares."""
         entries = aiter(store.whole_ledger(self.tx))
         entry = await anext(entries, None)
         async for subject in store.heads(self.tx):
@@ -82,7 +81,7 @@ class Audit:
 
     async def _precedes(self, entry: Entry, subject: Head) -> bool:
         if subject.entries == 0:
-            return False  # it may well have none; is the entry nobody's, the next subject that has some will tell
+            return False  # a subject may have no entry; an orphan entry shows at the next subject with entries
         return bool(
             await self.tx.scalar(
                 text("SELECT CAST(:entry AS text) < CAST(:subject AS text)"),
@@ -126,7 +125,7 @@ class Audit:
 
 
 class _Check:
-    """One subject while its entries go by."""
+    """The check of a subject while the entries stream by."""
 
     def __init__(self, subject: Head) -> None:
         self._subject = subject
@@ -136,7 +135,7 @@ class _Check:
         self._broken = False
 
     def take(self, entry: Entry) -> Finding | None:
-        """Told once of each subject: what follows the first break cannot hold."""
+        """Check the next entry. Report only the first break of a subject: no later entry can hold."""
         self._entries += 1
         why = self._fault(entry)
         self._head = entry.hash
@@ -162,7 +161,7 @@ class _Check:
         try:
             holds = chain.holds(entry, self._subject.subject_id, self._entries, self._head)
         except (OverflowError, ValueError):
-            holds = False  # an instant that nobody could have written
+            holds = False  # an impossible instant
         if not holds:
             return "was changed, or does not follow the entry before it"
         if entry.erased and not (asked_at and min(entry.recorded_at, entry.evidence.at) <= asked_at):
@@ -174,13 +173,13 @@ _states = msgspec.json.Decoder(SubjectState)
 
 
 def _is(stored: str, state: SubjectState) -> bool:
-    """Whether this JSON says `state`, and nothing besides, as we write it."""
+    """Return whether this JSON is exactly `state`, as consent-svc writes the state."""
     try:
         read = _states.decode(stored)
     except msgspec.ValidationError:
         return False
     if stored == "{}":
-        return state == NEVER_SEEN  # of who never had an entry
+        return state == NEVER_SEEN  # a subject without entries
     return read == state and msgspec.json.decode(msgspec.json.encode(read)) == msgspec.json.decode(stored)
 
 

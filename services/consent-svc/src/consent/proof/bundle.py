@@ -1,18 +1,18 @@
-"""A proof bundle: what is on record of a subject, or of a campaign's, in one file that is checked without us. Pure.
+"""A proof bundle: the record of a subject, or of a campaign's subjects, in one file checkable without Placet. Pure.
 
 JSON Lines (UTF-8, one canonical object a line, each line ended by a newline), in this order:
 
-    bundle    what this is
-    keys      the JWK set that checks the signatures, a convenience: trust the one that was published
-    sender    who asked, and in which words: each version that was ever in force of those named below
-    subject   who it is of and what now holds, then the whole chain of it, oldest first:
-      entry     a line of the ledger and its signed receipt
-      withheld  one that is not for whoever asked to see: its place and its hash
-      message   one that was handed off to this subject, and the version of its consent that this was decided on
-    end       one signature over every byte before it, so that nothing was changed, cut, added or moved
+    bundle    format, time and campaign
+    keys      the JWK set for the signatures, a convenience: trust the published set
+    sender    identity and wordings: each version ever in force of the senders named below
+    subject   the subject and the state now, then the whole chain, oldest first:
+      entry     a line of the ledger and the signed receipt
+      withheld  an entry which the caller may not see: place and hash
+      message   a message handed off to this subject, and the consent version behind the decision
+    end       a signature over every byte before: any change, cut, addition or move shows
 
-`check` recomputes all of it: each line's form, the hash chain up to the head, each receipt, the state as the fold of
-the entries, on which consent each message stood, the signature at the end.
+`check` recomputes everything: each line's form, the hash chain up to the head, each receipt, the state as the fold of
+the entries, the consent behind each message, the signature at the end.
 """
 
 import hashlib
@@ -34,17 +34,17 @@ from consent.proof.receipt import Party
 
 FORMAT = "placet-bundle-1"
 SIGNED: Final[Type] = "placet-bundle"
-LINE_BYTES = 1024 * 1024  # no line of ours comes near
-PROBLEMS = 20  # that are told; one is enough
-OVERTAKEN = timedelta(seconds=10)  # above max_staleness, permit_ttl and the clocks' skew: before a STOP is enforced
+LINE_BYTES = 1024 * 1024  # far above any line of Placet
+PROBLEMS = 20  # reported at most
+OVERTAKEN = timedelta(seconds=10)  # a STOP is enforced by then: above max_staleness, permit_ttl and the clocks' skew
 
 
 class _Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="line"):
-    """One line, named by its tag."""
+    """A line, named by the tag."""
 
 
 class Opening(_Line, frozen=True, kw_only=True, tag="bundle"):
-    """`campaign_id`: whose messages it is about; None: it is about a subject."""
+    """The first line. `campaign_id` is null in the bundle of a subject."""
 
     format: str
     made_at: datetime
@@ -60,8 +60,8 @@ class SenderLine(_Line, frozen=True, kw_only=True, tag="sender"):
 
 
 class SubjectLine(_Line, frozen=True, kw_only=True, tag="subject"):
-    """`entries` and `head`: how many lines the chain has, and the hash of the last. `number`: only where whoever asked
-    wanted it said whose chain this is."""
+    """A subject. `entries` and `head`: length of the chain, and hash of the last entry. `number`: only on the caller's
+    request."""
 
     subject_id: str
     number: str | None
@@ -100,10 +100,10 @@ _lines = msgspec.json.Decoder(Line)
 
 
 class Writer:
-    """Turns lines into bytes, and signs them all at the end."""
+    """An encoder of lines, which signs the whole bundle at the end."""
 
     def __init__(self, keys: SigningKeys, made_at: datetime, senders: Sequence[Party]) -> None:
-        """`senders`: each version of those that the entries name."""
+        """Take in `senders` each version of every sender which an entry names."""
         self._keys = keys
         self._made_at = made_at
         self._senders = senders
@@ -139,37 +139,35 @@ class Writer:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """`line`: its number in the file, from 1."""
+    """A fault. `line`: number in the file, from 1."""
 
     line: int
     why: str
 
 
 class Standing(StrEnum):
-    """What a message stood on when it was handed off."""
+    """The consent behind a message at hand-off."""
 
-    CONSENT = "consent"  # on record, and as far as we know today not withdrawn by then
-    STOPPED_SINCE = "stopped_since"  # on record; the person had stopped, and we learned it later
-    OVERTAKEN = "overtaken"  # decided on a consent whose withdrawal was recorded in the seconds before
+    CONSENT = "consent"  # on record, and as known today not withdrawn by then
+    STOPPED_SINCE = "stopped_since"  # on record; the person had stopped, and the STOP was recorded later
+    OVERTAKEN = "overtaken"  # the withdrawal was recorded in the seconds before
     NOTHING = "nothing"  # no consent on record
 
 
 @dataclass(slots=True)
 class Report:
-    """What `check` found. `subjects` and `entries`: those of a subject's bundle that can be read, in order. Of a
-    campaign's, which may be millions, only what somebody has to look at is kept: `doubtful`."""
+    """The result of `check`. `subjects` and `entries`: readable lines of a subject's bundle, in order. A campaign may
+    have millions, so the report keeps only the messages to look at: `doubtful`."""
 
     made_at: datetime | None = None
     campaign_id: str | None = None
-    signed_by: set[str] = field(default_factory=set)  # ids of the keys
+    signed_by: set[str] = field(default_factory=set)  # key ids
     jwks: dict[str, Any] | None = None  # the bundle's own
     senders: list[Party] = field(default_factory=list)
     subjects: list[SubjectLine] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
     standings: Counter[Standing] = field(default_factory=Counter)  # of the messages
-    doubtful: list[tuple[MessageLine, Standing]] = field(
-        default_factory=list
-    )  # those that stood on less than a consent
+    doubtful: list[tuple[MessageLine, Standing]] = field(default_factory=list)  # any standing but CONSENT
     withheld: int = 0
     problems: list[Problem] = field(default_factory=list)
 
@@ -179,9 +177,11 @@ class Report:
 
 
 def check(lines: Iterable[bytes], trusted: PublicKeys | None = None) -> Report:
-    """Whatever the bytes, a report and never an exception. `lines`: with their newlines. `trusted`: the keys that were
-    published; without them the signatures are checked against the bundle's own set, which proves that the file is whole
-    and not who made it."""
+    """Check a bundle, and return a report for any bytes, never an exception. `lines`: with newlines.
+
+    `trusted`: the published keys. Without trusted keys, the bundle's own keys check the signatures: the file is then
+    proven whole, and the author is not proven.
+    """
     checking = _Check(trusted)
     for number, raw in enumerate(lines, start=1):
         checking.take(number, raw)
@@ -191,7 +191,7 @@ def check(lines: Iterable[bytes], trusted: PublicKeys | None = None) -> Report:
 
 @dataclass(slots=True)
 class _Seal:
-    """What the end signs: how many lines came before it, and the SHA-256 of their bytes."""
+    """The content of the end signature: the number of lines before the end, and the SHA-256 of their bytes."""
 
     lines: int = 0
     digest: Any = field(default_factory=hashlib.sha256)
@@ -205,7 +205,7 @@ class _Seal:
 
 
 class _Check:
-    """One bundle while it is read: a line at a time, one subject in memory."""
+    """The check of a bundle, line by line, with one subject in memory."""
 
     def __init__(self, trusted: PublicKeys | None) -> None:
         self.report = Report()
@@ -254,7 +254,7 @@ class _Check:
             self._problem("cut short: the signature at the end is missing")
 
     def _read(self, raw: bytes) -> Line | None:
-        """One form only: what would read the same, written otherwise, is not what was signed."""
+        """Decode a line in the canonical form only: the signature covers no other form of the same content."""
         try:
             line: Line = _lines.decode(raw)
             if _written(line) == raw:
@@ -333,7 +333,7 @@ class _Check:
             self._problem("the signature at the end is not over these bytes")
 
     def _signed(self, token: str, kind: Type) -> bytes | None:
-        """The payload; None, and a problem, where the signature does not hold."""
+        """Return the payload; note a problem and return None where the signature does not hold."""
         if self._keys is None:
             self._problem("no keys to check it with")
             return None
@@ -351,7 +351,8 @@ class _Check:
 
 
 def stood_on(entries: Sequence[Entry], message: MessageLine) -> Standing:
-    """`entries`: of its subject; those withheld say nothing about its sender."""
+    """Return the consent behind a message. `entries`: of the subject, without withheld entries, which cannot affect the
+    message's sender."""
     left = message.handed_off_at
 
     def open_by(evidence: Iterable[ledger.Evidence]) -> bool:

@@ -1,7 +1,7 @@
-"""What the states of people add up to, as `common.contracts.consent.StatesSummed` says. Pure.
+"""The projection checksum of subject states, as `common.contracts.consent.StatesSummed` defines the sum. Pure.
 
-A sum does not mind the order, and so the other side may have it from its database. It is no proof against somebody who
-means harm; seals and bundles are.
+A sum is independent of order, so the other side can compute the sum in a database. The checksum does not protect
+against an attacker; seals and bundles do.
 """
 
 import hashlib

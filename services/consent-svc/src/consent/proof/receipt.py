@@ -1,8 +1,8 @@
-"""What is signed of one line of the ledger: a consent receipt, after ISO/IEC TS 27560:2023. Pure.
+"""The signed consent receipt of a ledger entry, after ISO/IEC TS 27560:2023. Pure.
 
-The names are the standard's, the values ours (docs/proof.md says which). `ledger` is what the standard has no room for:
-the entry's place in the subject's chain and its hash, which stands for every other field of it. What a person was shown
-or wrote is therefore proven by the receipt without being in it.
+The names are the standard's, the values Placet's (docs/proof.md). The standard has no room for `ledger`: the entry's
+place in the subject's chain and the entry's hash, which covers every other field. The receipt therefore proves the text
+shown to a person, or written by a person, without containing the text.
 """
 
 import json
@@ -17,9 +17,9 @@ from common.privacy.signing import Forged, PublicKeys, SigningKeys, Type
 from consent.ledger.chain import Entry, canonical
 
 SCHEMA = "ISO/IEC TS 27560:2023"
-PROFILE = "placet-receipt-1"  # of that schema, ours
+PROFILE = "placet-receipt-1"  # Placet's, of the schema
 RECEIPT: Final[Type] = "placet-receipt"
-EVENT_STATES = {  # what each kind of evidence made of the consent it names, in the standard's words
+EVENT_STATES = {  # the effect of each kind of evidence on the consent, in the standard's words
     "opt_in": "given",
     "opt_out": "withdrawn",
     "request": "requested",
@@ -30,8 +30,7 @@ EVENT_STATES = {  # what each kind of evidence made of the consent it names, in 
 
 
 class Party(msgspec.Struct, frozen=True, kw_only=True):
-    """A sender as it was registered from one instant on: who asks for consent, and in which words. Each of its versions
-    is one."""
+    """A version of a sender's registration: the identity which asks for consent, and the wordings."""
 
     sender_id: str
     version: int
@@ -49,16 +48,16 @@ class Party(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def in_force(versions: Iterable[Party], entry: Entry) -> Party | None:
-    """The version of the entry's sender that was in force when it was recorded. None: every sender's, or not known."""
+    """Return the version of the entry's sender in force at recording, or None: of every sender, or not known."""
     then = [v for v in versions if v.sender_id == entry.evidence.sender_id and v.in_force_from <= entry.recorded_at]
     return max(then, key=lambda v: v.version, default=None)
 
 
 def record(entry: Entry, sender: Party | None) -> bytes:
-    """The payload of the receipt of `entry`, as canonical JSON. No number, no free text: who it is of is a keyed hash.
-    `sender`: as it was in force then.
+    """Return the payload of the receipt, as canonical JSON. `sender`: the version in force at recording.
 
-    `purpose` null is all purposes of the controller, no controller at all is every sender.
+    The payload holds no number and no text of a person; a keyed hash names the subject. `purpose` null means every
+    purpose of the controller; no controller means every sender.
     """
     said = entry.evidence
     written = {
@@ -99,12 +98,12 @@ def record(entry: Entry, sender: Party | None) -> bytes:
 
 
 def receipt(entry: Entry, sender: Party | None, keys: SigningKeys) -> str:
-    """The signed receipt of `entry`, a compact JWS: the same for ever while the same key signs."""
+    """Return the signed receipt, a compact JWS: always the same under the same key."""
     return keys.sign(record(entry, sender), RECEIPT)
 
 
 def read_receipt(token: str, keys: PublicKeys) -> dict[str, Any]:
-    """What the receipt says. Raises Forged."""
+    """Return the payload of a receipt. Raises Forged."""
     try:
         read = json.loads(keys.verified(token, RECEIPT))
     except ValueError as error:

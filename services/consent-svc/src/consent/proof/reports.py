@@ -1,4 +1,4 @@
-"""Reports over HTTP, for whoever has to answer for what was sent."""
+"""Reports over HTTP on messages sent after a STOP."""
 
 from datetime import datetime
 from typing import Annotated
@@ -16,7 +16,7 @@ router = APIRouter(prefix="/v1")
 
 
 class RetroactiveMessage(BaseModel):
-    """A message that went out after the person's STOP, which was not on record yet or not enforced yet."""
+    """A message which went out after the person's STOP, while the STOP was not yet on record or not yet enforced."""
 
     message_id: str
     campaign_id: str | None
@@ -48,8 +48,11 @@ async def get_retroactive_messages(
     cursor: Position = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> RetroactiveMessages:
-    """Which marketing messages went out between a person's STOP and our knowledge of it, in the order they were found;
-    of the senders the token is for, or of one of them. Only what the STOP forbids: its senders, its purposes."""
+    """List the marketing messages which went out after a person's STOP, in order of discovery.
+
+    The STOP was not yet on record, or not yet enforced. A message is listed only where the STOP covers the sender and
+    the purpose. The list covers the senders of the token, or only `sender_id`.
+    """
     if sender_id is not None:
         caller.may_use(sender_id)
     sender_ids = [sender_id] if sender_id is not None else None if caller.senders is None else sorted(caller.senders)

@@ -1,11 +1,11 @@
-"""Messages that went out after the person's STOP, which we learned of only then: the operator was late, the shop told
-it days later, a list came at the end of the month. Nobody is to blame for what they did not know, and somebody may ask.
+"""Find the messages which went out after a STOP still unknown or not yet enforced.
 
-Each opt-out meets the messages that had left by then, and each message the opt-outs that were on record by then,
-whichever of the two is written last: one timer goes through both tables in the order of their ordinals, as far as they
-are settled, and meets every pair at least once. What a message stands on is the ledger's own fold, of what had happened
-when it left, as far as we know now: scope, controller and a newer opt-in count as they always do. A message is found
-once, with the STOP that forbade it as it was known then.
+An operator may be late, a shop may report days later, a list may come at the end of the month.
+
+Either row may be written last, the opt-out or the message. A timer therefore goes through both tables by ordinal, as
+far as the rows are settled, and compares every pair at least once. The ledger's fold decides, over the events which had
+happened when the message left, as known now: scope, controller and a newer opt-in count as always. A message is found
+once, with the STOP known at discovery.
 """
 
 import logging
@@ -29,7 +29,7 @@ from consent.store import HandedOff
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 5.0
-AT_ONCE = 5_000  # ordinals of a table, in one transaction
+AT_ONCE = 5_000  # ordinals of a table per transaction
 
 FOUND = counter("sms_consent_retroactive_messages_total", "Messages that went out after a STOP learned of later.")
 
@@ -37,7 +37,7 @@ Table(
     "retroactive_message",
     store.metadata,
     Column("message_id", Text, primary_key=True),
-    Column("position", BigInteger, Identity(always=True), nullable=False),  # the order of lists
+    Column("position", BigInteger, Identity(always=True), nullable=False),  # order of pages
     Column("subject_id", Text, nullable=False),
     Column("sender_id", Text, nullable=False),
     Column("purpose", Text, nullable=False),
@@ -54,7 +54,7 @@ Table(
 )
 
 Table(
-    "retroactive_cursor",  # how far each of the two tables was gone through
+    "retroactive_cursor",  # progress through each of the two tables
     store.metadata,
     Column("of_table", Text, primary_key=True),
     Column("ordinal", BigInteger, nullable=False),
@@ -63,10 +63,12 @@ Table(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retroactive:
-    """A message, and the STOP (`evidence_id`) of before it. `stopped_at` is when at source, `known_at` when it was on
-    record: a message that left later than that was on its way until the STOP was enforced. `in_doubt`: the operator
-    timed the STOP to the second, and the message left within that second; or its clock puts the STOP before the opt-in
-    that the message stood on, which the STOP came after."""
+    """A message, and the earlier STOP (`evidence_id`). `stopped_at`: time at source; `known_at`: time of recording. A
+    message which left after `known_at` left before the STOP was enforced.
+
+    `in_doubt`: the operator timed the STOP to the second, and the message left within the second; or the operator's
+    clock puts the STOP before the newest opt-in, although the STOP arrived later.
+    """
 
     message_id: str
     subject_id: str
@@ -81,8 +83,10 @@ class Retroactive:
 
 
 def forbidden(message: HandedOff, entries: Iterable[Entry]) -> Retroactive | None:
-    """The message with the STOP that would have forbidden it, had we known; None where nothing did. `entries`: all
-    that is on record of its subject."""
+    """Return the message with the STOP which forbids the message as known now, or None without such a STOP.
+
+    `entries`: the whole record of the subject.
+    """
     by_then = {e.evidence.evidence_id: e for e in entries if e.evidence.since <= message.handed_off_at}
     state = ledger.fold(entry.evidence for entry in by_then.values())
     consent = ledger.consent_of(state, message.sender_id, message.purpose)
@@ -105,7 +109,7 @@ def forbidden(message: HandedOff, entries: Iterable[Entry]) -> Retroactive | Non
 
 
 class Looking:
-    """The timer that goes through both tables. Several processes may run it; one at a time does it."""
+    """The timer. Several processes may run the timer; only one of them advances the cursors at a time."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -117,7 +121,7 @@ class Looking:
         return Worker(timer.name, timer.run)
 
     async def look(self) -> bool:
-        """One stretch of each table. Is there more to be looked at, at once?"""
+        """Compare the next stretch of each table; return whether more rows are ready."""
         async with self._database.begin() as tx:
             seen = await _cursors(tx)
         evidence = await self._evidence.up_to(seen["evidence"])
@@ -125,7 +129,7 @@ class Looking:
         async with self._database.begin() as tx:
             locked = await _cursors(tx, lock=True)
             if locked != seen:
-                return True  # somebody else has been at it meanwhile
+                return True  # another process has advanced the cursors
             ends = {
                 "evidence": min(evidence, seen["evidence"] + AT_ONCE),
                 "handed_off": min(messages, seen["handed_off"] + AT_ONCE),
@@ -145,7 +149,7 @@ class Looking:
 async def find(
     tx: AsyncConnection, after: dict[str, int], up_to: dict[str, int], now: datetime
 ) -> Sequence[Retroactive]:
-    """Of the opt-outs and of the messages between these ordinals; those that were not found before are kept."""
+    """Find messages between these ordinals, store the new finds and the cursors, and return the new finds."""
     messages = await _candidates(tx, after, up_to)
     histories = await store.whole_histories(tx, {message.subject_id for message in messages})
     entries = {subject.subject_id: of for subject, of in histories}
@@ -165,8 +169,7 @@ async def find(
 async def page(
     tx: AsyncConnection, sender_ids: Sequence[str] | None, after: int, limit: int
 ) -> list[tuple[int, Retroactive, datetime]]:
-    """(position, message, when it was found) of these senders, None for all of them, in the order they were found, from
-    the position after `after` on."""
+    """Return (position, message, found_at) of these senders, or of all, by position after `after`."""
     rows = await tx.execute(
         text(
             "SELECT * FROM retroactive_message WHERE position > :after"
@@ -186,7 +189,7 @@ async def _cursors(tx: AsyncConnection, *, lock: bool = False) -> dict[str, int]
 
 
 async def _candidates(tx: AsyncConnection, after: dict[str, int], up_to: dict[str, int]) -> list[HandedOff]:
-    """Messages that left after some opt-out of their subject, whatever it was of, where one of the two is new."""
+    """Return messages which left after any opt-out of the subject, where the message or the opt-out is new."""
     columns = ", ".join(f"m.{name}" for name in HandedOff.__slots__)
     stopped = "e.kind = 'opt_out' AND least(e.occurred_at, e.received_at) <= m.handed_off_at"
     rows = await tx.execute(
@@ -208,7 +211,7 @@ async def _candidates(tx: AsyncConnection, after: dict[str, int], up_to: dict[st
 
 
 async def _keep(tx: AsyncConnection, found: Sequence[Retroactive], now: datetime) -> set[str]:
-    """The message ids of those that are new."""
+    """Store the finds, and return the message ids of the new finds."""
     kinds = dict.fromkeys(Retroactive.__slots__, "text")
     kinds |= dict.fromkeys(("handed_off_at", "stopped_at", "known_at"), "timestamptz") | {"in_doubt": "boolean"}
     rows = await tx.execute(

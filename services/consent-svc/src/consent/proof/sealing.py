@@ -1,6 +1,7 @@
-"""Seals, put on the ledger in batches beside the hot path (`seals.py` says what one is): whoever records an entry takes
-no lock for it and writes nothing more than the entry's `ordinal`. What is sealed is settled (`settling.py`), so nothing
-slips in between.
+"""Seal the ledger in batches, beside the hot path (`seals.py` defines a seal).
+
+A recording transaction takes no lock for the seal, and writes only the entry's `ordinal`. A seal covers settled
+ordinals (`settling.py`), so that no entry slips in between.
 """
 
 import asyncio
@@ -23,8 +24,8 @@ from consent.proof.settling import Settling
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 10_000  # entries under one seal
-SEALER = "placet.seals"  # advisory lock: one that seals
+AT_ONCE = 10_000  # entries under a seal
+SEALER = "placet.seals"  # advisory lock of the process which seals
 
 SEALED = counter("sms_consent_sealed_entries_total", "Entries of the ledger that were sealed.")
 WAITING = gauge("sms_consent_unsealed_age_seconds", "Age of the oldest entry that is not sealed; 0 when there is none.")
@@ -45,7 +46,7 @@ Table(
 
 @dataclass(frozen=True, slots=True)
 class Sealing:
-    """The timer that seals. Several processes may run it; one at a time does it."""
+    """The timer which seals. Several processes may run the timer; only one of them seals at a time."""
 
     database: Database
     every_s: float
@@ -56,7 +57,7 @@ class Sealing:
         return Worker(timer.name, timer.run)
 
     async def seal_settled(self) -> bool:
-        """One seal. Is there more to be sealed at once?"""
+        """Put a seal on the settled entries; return whether more settled entries wait."""
         async with self.database.begin() as tx:
             before = await newest(tx)
         settled = await self.settling.up_to(before.last if before else 0)
@@ -67,14 +68,16 @@ class Sealing:
         if seal is None:
             return False
         SEALED.inc(seal.entries)
-        # whoever keeps our logs keeps a pin, out of reach of who can write to the database
+        # the log keeps a pin, out of reach of an attacker who can write to the database
         log.info("the ledger is sealed", extra={"seal": seal.number, "entries": seal.entries, "hash": seal.hash})
         return seal.last < settled
 
 
 async def put_seal(tx: AsyncConnection, up_to: int, now: datetime) -> Seal | None:
-    """Seal the entries after the newest seal and up to that ordinal, AT_ONCE at most; None where there are none, or
-    somebody else is at it. Nothing may still come up to that ordinal."""
+    """Seal the entries after the newest seal, at most AT_ONCE, up to the ordinal `up_to`.
+
+    The ordinals up to `up_to` must be settled. Returns None without entries, or while another process seals.
+    """
     if not await tx.scalar(text("SELECT pg_try_advisory_xact_lock(hashtext(:sealer))"), {"sealer": SEALER}):
         return None
     previous = await newest(tx)
@@ -106,7 +109,7 @@ async def newest(tx: AsyncConnection) -> Seal | None:
 
 
 async def page(tx: AsyncConnection, after: int, limit: int) -> list[Seal]:
-    """In their order, from the one after number `after` on."""
+    """Return seals by number, after `after`."""
     rows = await tx.execute(
         text("SELECT * FROM seal WHERE number > :after ORDER BY number LIMIT :limit"), {"after": after, "limit": limit}
     )
@@ -114,7 +117,7 @@ async def page(tx: AsyncConnection, after: int, limit: int) -> list[Seal]:
 
 
 async def all_seals(tx: AsyncConnection) -> AsyncIterator[Seal]:
-    """In their order, as they are asked for."""
+    """Yield every seal, by number."""
     async for row in store.streamed(tx, "SELECT * FROM seal ORDER BY number"):
         yield seal_of(row)
 

@@ -1,8 +1,8 @@
-"""The chain over the whole ledger: seals, each over the entries recorded since the one before. Pure.
+"""The chain of seals over the whole ledger, each over the entries recorded since the seal before. Pure.
 
-A subject's chain shows a change only to whoever remembers its head: who can write to the database can write one
-person's chain anew, from the first entry to the head. A seal covers every entry of everybody up to a place in the
-ledger, and follows the seal before it by its hash. So one hash, kept elsewhere, pins the whole past (ADR-0025).
+A subject's chain shows a change only to a reader who remembers the head: an attacker who can write to the database can
+rewrite a person's chain from the first entry to the head. The seals cover every entry of every subject, and each seal
+contains the hash of the seal before. So a single hash, kept elsewhere, pins the whole past (ADR-0025).
 
     leaf = sha256(0x00 + "<ordinal>:<hash of the entry>")     node = sha256(0x01 + left + right)     (RFC 6962, 2.1)
     hash = sha256(hash of the seal before + canonical JSON of the rest of the seal)
@@ -20,9 +20,11 @@ LEAF, NODE = b"\x00", b"\x01"  # so that a node never passes for a leaf
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seal:
-    """Number `number`, from 1 on, covers the `entries` entries whose ordinals lie after the last of the seal before and
-    up to `last`. `first`, `last`: the ordinals of two that are there (ordinals have gaps: of transactions that did not
-    commit)."""
+    """A seal over `entries` entries, with ordinals after `last` of the seal before and up to `last`.
+
+    `number` counts from 1. Entries with the ordinals `first` and `last` exist; between them, a transaction which did
+    not commit leaves a gap.
+    """
 
     number: int
     previous: str  # hash of the seal before
@@ -35,15 +37,15 @@ class Seal:
 
     @property
     def pin(self) -> str:
-        """All that has to be remembered."""
+        """Return the value to keep elsewhere."""
         return f"{self.number}:{self.hash}"
 
 
 class Tree:
-    """The Merkle tree over leaves as they come; memory grows with the logarithm of their number."""
+    """A Merkle tree over a stream of leaves; memory grows with the logarithm of their number."""
 
     def __init__(self) -> None:
-        self._peaks: list[tuple[int, bytes]] = []  # (leaves below, hash), each at most half of the one before
+        self._peaks: list[tuple[int, bytes]] = []  # (leaves below, hash), each at most half of the peak before
         self.first = self.last = self.leaves = 0
 
     def add(self, ordinal: int, entry_hash: str) -> None:
@@ -58,7 +60,7 @@ class Tree:
 
     @property
     def root(self) -> str:
-        """In hex; that of no leaf is the digest of nothing."""
+        """Return the root in hex; without leaves, the digest of the empty string."""
         if not self._peaks:
             return hashlib.sha256().hexdigest()
         digest = self._peaks[-1][1]
@@ -68,8 +70,8 @@ class Tree:
 
 
 def over(entries: Iterable[tuple[int, str]], previous: Seal | None, now: datetime) -> Seal:
-    """The seal that follows `previous`. `entries`: (ordinal, hash) by ordinal, one at least, all after the last of the
-    seal before."""
+    """Return the seal after `previous`. `entries`: at least one (ordinal, hash), by ordinal, all after the last ordinal
+    of `previous`."""
     tree = Tree()
     for ordinal, entry_hash in entries:
         tree.add(ordinal, entry_hash)
@@ -87,12 +89,12 @@ def over(entries: Iterable[tuple[int, str]], previous: Seal | None, now: datetim
 
 
 def record(seal: Seal) -> bytes:
-    """What is signed: the seal in canonical JSON."""
+    """Return the payload to sign: the seal in canonical JSON."""
     return canonical({name: getattr(seal, name) for name in Seal.__slots__})
 
 
 def faults(seal: Seal, previous: Seal | None, found: Tree) -> Iterator[str]:
-    """What does not hold of `seal`, once `found` has all the entries that lie where it says."""
+    """Yield the faults of `seal`. `found`: the tree over all entries in the range of the seal."""
     number, follows = (previous.number + 1, previous.hash) if previous else (1, GENESIS)
     if seal.number != number:
         yield f"seal {number} is missing before it"
@@ -109,7 +111,7 @@ def faults(seal: Seal, previous: Seal | None, found: Tree) -> Iterator[str]:
 
 
 def _hash(seal: Seal) -> str:
-    """Of all but itself."""
+    """Return the hash over every other field."""
     line = {
         "entries": seal.entries,
         "first": seal.first,

@@ -1,12 +1,12 @@
-"""How far a table that only grows is whole: up to which `ordinal` nothing more can come.
+"""Find the `ordinal` up to which an append-only table is settled: no row can still appear at or below.
 
-Ordinals are given in order and committed in any order, so the highest one that can be seen may have a neighbour below
-it that is not there yet. `Settling` notes the highest ordinal it sees and, after that, a transaction id of its own.
-Whoever was given a lower ordinal had a lower transaction id by then, since whoever writes these rows has locked others
-before. When every transaction up to that id has ended, what is there of those ordinals is all there will ever be.
-Nothing of it is kept: it stays right after a restore on another server.
+Postgres assigns ordinals in order, and transactions commit in any order, so a row below the highest visible ordinal may
+still be in flight. `Settling` notes the highest visible ordinal and, after that, a new transaction id. The writer of a
+lower ordinal had a lower transaction id by then, because a writer locks other rows before these rows. Once every
+transaction up to the noted id has ended, every row up to the noted ordinal is visible. No state is stored, so the
+result stays right after a restore on another server.
 
-(Transaction ids are of the whole server: a long transaction in another of its databases makes this wait, and no more.)
+(Transaction ids belong to the whole server: a long transaction in another database only delays the result.)
 """
 
 from dataclasses import dataclass, field
@@ -21,14 +21,14 @@ Table = Literal["evidence", "handed_off"]
 
 @dataclass(slots=True)
 class Settling:
-    """How far the ordinals of a table are settled. Keeps what it noted until it knows, or is gone with the process."""
+    """The settling of one table. The note lives in memory, until settled or until the process ends."""
 
     database: Database
     table: Table
     _noted: tuple[int, int] | None = field(default=None, init=False)  # (ordinal, transaction id)
 
     async def up_to(self, after: int) -> int:
-        """An ordinal up to which nothing more can come: `after` while nothing newer is known to be settled."""
+        """Return a settled ordinal: `after` until a newer ordinal is known to be settled."""
         if self._noted is None or self._noted[0] <= after:
             self._noted = await self._note(after)
         if self._noted is None:
@@ -49,6 +49,6 @@ class Settling:
             ordinal = await tx.scalar(text(f"SELECT max(ordinal) FROM {self.table}"))
             if ordinal is None or ordinal <= after:
                 return None
-            # after the ordinal was read, and of a transaction of our own: the next id there is
+            # taken after reading the ordinal, in a transaction of this process: the next id of the server
             xid = await tx.scalar(text("SELECT CAST(CAST(pg_current_xact_id() AS text) AS bigint)"))
         return int(ordinal), int(xid or 0)

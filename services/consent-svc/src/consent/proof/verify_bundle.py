@@ -1,7 +1,7 @@
-"""`python -m consent verify-bundle FILE [--jwks FILE]`: is this proof whole, and ours? Needs nothing of ours.
+"""Check a bundle offline: `python -m consent verify-bundle FILE [--jwks FILE]`.
 
-Ends with 0 where everything holds, 1 where anything does not, 2 where the files cannot be read, 3 where it holds and
-tells of a message that stood on nothing.
+Exit status: 0 where everything holds, 1 where a check fails, 2 where the files cannot be read, 3 where everything holds
+and a message stood on no consent.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """A line that is longer than any of ours comes in pieces, and so does not hold."""
+    """Yield the lines. A line longer than LINE_BYTES comes in pieces, and so fails the check."""
     with path.open("rb") as file:
         while raw := file.readline(LINE_BYTES):
             yield raw
@@ -91,7 +91,7 @@ def _entry(entry: Entry, sender: Party | None) -> str:
 
 
 def _printable(line: str) -> str:
-    """What a file says must not steer the terminal it is read on."""
+    """Replace unprintable characters: the file must not steer the reader's terminal."""
     return "".join(c if c.isprintable() else "\ufffd" for c in line)
 
 

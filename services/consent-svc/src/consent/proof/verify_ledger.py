@@ -1,6 +1,6 @@
-"""`python -m consent verify [--pin SEAL]…`: does the database still say what it said? Reads all of it, changes nothing.
+"""Audit the whole database: `python -m consent verify [--pin NUMBER:HASH]…`. The command changes no data.
 
-Ends with 0 where everything holds, 1 where anything does not, 2 where it cannot be read.
+Exit status: 0 where everything holds, 1 where a check fails, 2 where the database cannot be read.
 """
 
 import argparse
@@ -17,11 +17,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from common.db.database import Database, may_idle
 from consent.proof.audit import Audit
 
-TOLD = 100  # findings that are printed; the others are counted
+TOLD = 100  # findings printed; the rest is counted
 
 
 class _Settings(BaseSettings):
-    """Of all that the service is told, the one thing that this needs: of a role that may read is enough."""
+    """The only setting of the command. A role with read access is enough."""
 
     model_config = SettingsConfigDict(env_prefix="PLACET_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
@@ -63,12 +63,14 @@ async def _run(url: str, pins: Mapping[int, str]) -> int:
 
 
 async def verified(database: Database, pins: Mapping[int, str]) -> AsyncIterator[tuple[str, bool]]:
-    """Lines to be printed, and whether each is a problem. One snapshot of everything: it holds up neither who records
-    nor who seals, but Postgres cleans nothing up meanwhile."""
+    """Yield each line to print, and whether the line is a problem.
+
+    The audit reads one snapshot, which delays neither recording nor sealing; but Postgres cannot vacuum meanwhile.
+    """
     started = perf_counter()
     async with database.begin() as tx:
         await tx.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
-        await may_idle(tx)  # whoever reads what is written takes their time
+        await may_idle(tx)  # the reader of the output may be slow
         audit = Audit(tx, pins)
         async for found in audit.findings():
             yield f"{found.where}: {found.why}", True

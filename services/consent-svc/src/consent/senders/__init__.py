@@ -1,1 +1,1 @@
-"""The sender registry: the identified parties that a consent is given to."""
+"""The sender registry: the identified parties of a consent."""

@@ -1,4 +1,4 @@
-"""The sender registry over HTTP: who may ask for consent, for what, in which words, and how one stops it."""
+"""HTTP routes of the sender registry: register, change and read senders and their versions."""
 
 from collections.abc import Collection
 from datetime import UTC, datetime
@@ -38,13 +38,14 @@ class SenderTaken(Conflict):
 
 
 def router(refused_oadcs: Collection[str]) -> APIRouter:
-    """`refused_oadcs`: what AF2M lists as forbidden, or as reserved to somebody who has not authorised us."""
+    """Return the routes. `refused_oadcs` are names that AF2M forbids or reserves to an owner without authorisation."""
     routes = APIRouter(prefix="/v1/senders")
 
     @routes.post("", status_code=201)
     async def register_sender(body: NewSender, response: Response, caller: WritesSenders, held: Held) -> SenderBody:
-        """201 with version 1; 200 where the same content is registered already; 409 where other content is. A token
-        limited to some senders names no `stop_code` that another sender uses or used."""
+        """Register a sender: 201 with version 1, 200 if the same content is registered, 409 if other content is.
+
+        A token limited to some senders may not name a `stop_code` that a sender outside the token uses or used."""
         caller.may_use(body.sender_id)
         _check_oadc(body.oadc, refused_oadcs)
         _check_controller(caller, body.controller)
@@ -61,8 +62,9 @@ def router(refused_oadcs: Collection[str]) -> APIRouter:
 
     @routes.put("/{sender_id}")
     async def change_sender(sender_id: Storable, body: ChangedSender, caller: WritesSenders, held: Held) -> SenderBody:
-        """A new version where anything differs; the version it has where nothing does. `controller` stays. Whose code a
-        `stop_code` may be: as for a new sender."""
+        """Store a new version if the content differs; otherwise return the present version.
+
+        `controller` cannot change. The rule for a new sender's `stop_code` applies to a new code."""
         caller.may_use(sender_id)
         if body.sender_id not in (None, sender_id):
             raise Invalid("the body names another sender", reasons=[Reason("sender_id", "not_the_path")])
@@ -100,7 +102,7 @@ def router(refused_oadcs: Collection[str]) -> APIRouter:
         cursor: Position = 0,
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
     ) -> SenderVersions:
-        """All that the sender ever was, from version 1 on: what somebody consented to is what was in force then."""
+        """List all versions of the sender from version 1 on: a consent refers to the version in force at its time."""
         caller.may_use(sender_id)
         async with held.database.begin() as tx:
             if await store.find_sender(tx, sender_id) is None:
@@ -115,22 +117,26 @@ def router(refused_oadcs: Collection[str]) -> APIRouter:
 
 
 def _check_oadc(wanted: str, refused: Collection[str]) -> None:
-    """Raises Invalid."""
+    """Raise Invalid if operators refuse the name."""
     if oadc.is_refused(wanted, refused):
         raise Invalid("operators do not carry it", reasons=[Reason("oadc", "refused_oadc", "as AF2M lists it")])
 
 
 def _check_controller(caller: Caller, controller: str | None) -> None:
-    """A STOP to one sender may shut all of its controller: who may use only some senders may not join another's. Raises
-    Forbidden."""
+    """Raise Forbidden if the token does not cover the controller.
+
+    A STOP to a sender may cover all senders of its controller, so a limited token may not join another's controller.
+    """
     if controller is not None and caller.senders is not None and controller not in caller.senders:
         raise Forbidden("the token does not cover the controller", reasons=[Reason("controller", "sender_not_granted")])
 
 
 async def _check_code(tx: AsyncConnection, caller: Caller, stop_code: str) -> None:
-    """A name narrows a STOP to one sender of its code, and a STOP of no name reaches all that ever used it: who may use
-    only some senders may not join another's code. Two who come at once with a new one wait for each other. Raises
-    Forbidden."""
+    """Raise Forbidden if a sender outside the token uses or used the code.
+
+    A STOP without a name reaches every sender that ever used the code, and a name narrows the STOP to its sender. The
+    lock makes two callers with the same new code wait for each other.
+    """
     await store.lock_stop_code(tx, stop_code)
     owners = (await store.owners_of(tx, [stop_code])).get(stop_code, {})
     if caller.senders is not None and not caller.senders.issuperset(owners):

@@ -1,16 +1,16 @@
-"""The name a message comes from: which ones nobody may take. Pure.
+"""Decides which names (OADC) a sender may not take. Pure.
 
-AF2M keeps two lists against usurpation: names that are always blocked, and names that are blocked unless their owner
-has authorised it (DOMAIN 1.7). It gives them to operators' partners and publishes neither, so they are a setting.
+AF2M keeps two lists against usurpation: names always blocked, and names blocked unless their owner has authorised the
+use (DOMAIN 1.7). AF2M gives the lists to operators' partners and does not publish them, so the names are a setting.
 """
 
 from collections.abc import Collection
 
-ALIKE = str.maketrans("015L", "OISI")  # what looks like another letter on a telephone
+ALIKE = str.maketrans("015L", "OISI")  # characters that look like another letter on a telephone
 
 
 def is_refused(oadc: str, refused: Collection[str]) -> bool:
-    """Whether it is one of these, whatever its case, or passes for one."""
+    """Return whether `oadc` equals or looks like a refused name, whatever the case."""
     return _read(oadc) in {_read(one) for one in refused}
 
 

@@ -1,1 +1,1 @@
-"""The way of a message from its request to its outcome: pipeline, timers, outcomes, receipts."""
+"""Sending a message, from request to outcome: pipeline, timers, outcomes, delivery receipts."""

@@ -1,5 +1,7 @@
-"""Outcomes on their way to the ledger. What is answered while a transaction of its lane commits shares the next one,
-whatever their partitions: with a request per message that is a hundred instead of one.
+"""The batch writer: store the outcomes of submits in the ledger, many to a transaction.
+
+Outcomes which arrive while a transaction of their lane commits share the next transaction, whatever their partitions.
+With one message per request, a hundred outcomes then need one transaction instead of a hundred.
 """
 
 import asyncio
@@ -15,24 +17,25 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 STORE_BACK_OFF_S = (0.1, 5.0)
-SETTLED_AT_ONCE = 1_000  # outcomes of one transaction, and those of the submit that exceeds it
-WRITERS = 3  # of one lane, as long as there is enough for each
+SETTLED_AT_ONCE = 1_000  # target size of a transaction; the last submit in the batch may exceed the target
+WRITERS = 3  # most writers of one lane; another starts when the queue fills a transaction
 
-_Waiting = tuple[Sequence[dict[str, Any]], "asyncio.Future[None]"]  # outcomes, and who waits until they are stored
+# the outcomes of a submit, and the future its caller awaits
+_Waiting = tuple[Sequence[dict[str, Any]], "asyncio.Future[None]"]
 
 
 @dataclass(slots=True)
 class Storing:
-    """Of one lane. `store`: the transaction."""
+    """The batch writer of one lane. `store` runs one transaction for the given outcomes."""
 
     store: Callable[[Sequence[dict[str, Any]]], Awaitable[None]]
     writers: list[asyncio.Task[None]] = field(default_factory=list)
-    stubborn: set[asyncio.Task[None]] = field(default_factory=set)  # with what could not be stored together
+    stubborn: set[asyncio.Task[None]] = field(default_factory=set)  # tasks storing submit by submit
     _waiting: deque[_Waiting] = field(default_factory=deque)
-    _many: int = 0  # outcomes that wait
+    _many: int = 0  # queued outcomes
 
     async def stored(self, outcomes: Sequence[dict[str, Any]]) -> None:
-        """Returns once they are in the ledger."""
+        """Queue the outcomes, and return after their commit."""
         stored = asyncio.get_running_loop().create_future()
         self._waiting.append((outcomes, stored))
         self._many += len(outcomes)
@@ -42,7 +45,10 @@ class Storing:
         await stored
 
     async def _write(self) -> None:
-        """One transaction after the other, until nothing waits. None is long: an opt-out may be waiting for it."""
+        """Store queued outcomes, one transaction after another, until the queue is empty.
+
+        Each transaction stays short, because the enforcement of an opt-out may wait for these outcomes.
+        """
         while self._waiting:
             some: list[_Waiting] = []
             together: list[dict[str, Any]] = []
@@ -61,8 +67,11 @@ class Storing:
                     _done(stored)
 
     async def _store_one_by_one(self, some: Sequence[_Waiting]) -> None:
-        """What cannot be stored holds up nothing else. What was handed off must not be forgotten while this process
-        lives."""
+        """Store the outcomes of each submit alone, after their common transaction failed.
+
+        A failing submit then delays no other. Each transaction is retried as long as the process lives: the ledger must
+        not lose the outcome of a message already handed off.
+        """
 
         async def store_one(outcomes: Sequence[dict[str, Any]], stored: "asyncio.Future[None]") -> None:
             await until_stored(partial(self.store, outcomes))
@@ -77,7 +86,10 @@ def _done(stored: "asyncio.Future[None]") -> None:
 
 
 async def until_stored(transaction: Callable[[], Awaitable[T]]) -> T:
-    """Tries until the ledger has it: the database may be away for a while, and messages are in our hands."""
+    """Retry the transaction with back-off until its commit, and return its result.
+
+    The database may be away for a while, and the messages have already left or are in hand.
+    """
     failures = 0
     while True:
         try:

@@ -1,6 +1,7 @@
-"""What becomes of a message by its gateway's answer: a row, as `store.accept` and `store.settle` take it. Pure.
+"""The outcome of a message from its gateway's answer: rows for `store.accept` and `store.settle`. Pure.
 
-Beside their columns: its `permit`, the gateway it was `asked` of, and the `answer` where there was one.
+Beside the ledger's columns, a row holds the message's `permit`, the gateway the submit `asked`, and the `answer`, if
+the gateway gave any.
 """
 
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from dispatch.gate.clearance import Permit
 from dispatch.gate.rules import Reason
 from dispatch.gateways import Misconfigured, Refused, Result, SendError, Throttled, Unreachable
 
-KEPT_CHARS = 500  # of an id or a code: Postgres can index that, and an event has room for it
+KEPT_CHARS = 500  # of an id or a code: Postgres can index so many characters, and an event has room for them
 
 
 def answered(
@@ -22,14 +23,20 @@ def answered(
     *,
     echoes_reference: bool,
 ) -> dict[str, Any]:
-    """`at`: when its submit began; `until`: when what has not left may be tried again."""
+    """Return the outcome row for a gateway's answer to a submit.
+
+    `at`: when the submit began. `until`: when a message which has not left may be tried again. A resubmit
+    (`permit.again`) becomes `accepted` or `unknown`: the first submit may have arrived.
+    """
     match answer:
-        case Result(outcome="rejected") if permit.again:  # of the repeat, as below; whom it says to be out is out
+        # of the resubmit, as below; an opt-out in the answer still counts
+        case Result(outcome="rejected") if permit.again:
             return outcome(permit, "unknown", handed_off_at=at) | {"answer": answer}
         case Result():
             row = outcome(permit, answer.outcome, code=answer.code, handed_off_at=at)
             return row | _named(answer, echoes_reference=echoes_reference) | {"answer": answer}
-        case SendError() if permit.again:  # not even Refused: that is of the repeat, and the first may have arrived
+        # Refused too: the refusal is of the resubmit, and the first submit may have arrived
+        case SendError() if permit.again:
             return outcome(permit, "unknown", handed_off_at=at)
         case Refused():
             return outcome(permit, "rejected", code=answer.code, handed_off_at=at)
@@ -40,7 +47,7 @@ def answered(
         case Misconfigured():
             reasons = (Reason.GATEWAY_NEEDS_SOMEBODY,)
             return outcome(permit, "deferred", reasons, until, code=answer.code)
-        case _:  # Unanswered, and whatever else we do not know
+        case _:  # Unanswered, and any error class not listed above
             return outcome(permit, "unknown", handed_off_at=at)
 
 
@@ -72,12 +79,15 @@ def outcome(
 
 
 def looked_up(row: Any, result: Result, *, echoes_reference: bool) -> dict[str, Any]:
-    """Of a message whose answer was lost (`message_id`, `subject_id`, `partition`, `gateway`)."""
+    """Return the outcome row of a message whose answer was lost, from the gateway's look-up result.
+
+    `row` has `message_id`, `subject_id`, `partition` and `gateway`.
+    """
     return {
         "asked": row.gateway,
         "partition": row.partition,
         "message_id": row.message_id,
-        "decided_at": None,  # by whichever decision it went
+        "decided_at": None,  # any decision: the outcome holds for each
         "subject_id": row.subject_id,
         "status": result.outcome,
         "reasons": (),
@@ -91,7 +101,10 @@ def looked_up(row: Any, result: Result, *, echoes_reference: bool) -> dict[str, 
 
 
 def nobody_knows(row: Any) -> dict[str, Any]:
-    """Of a message that was left `sending`, a row of the ledger: it may have been handed off, and is not once more."""
+    """Return an `unknown` outcome for a ledger row left `sending`.
+
+    The message may have been handed off, so dispatch does not hand the message off again.
+    """
     return {
         "message_id": row.message_id,
         "decided_at": row.decided_at,
@@ -107,29 +120,39 @@ def nobody_knows(row: Any) -> dict[str, Any]:
 
 
 def _named(result: Result, *, echoes_reference: bool) -> dict[str, str | None]:
-    """What the gateway calls the message; `known_as` where its receipts will name nothing else. No name where it cannot
-    be kept: whatever it is called, the message is what it is, and inbound-svc takes no receipt of such an id."""
+    """Return the provider reference columns: the gateway's message id, and `known_as` where DLRs name only that id.
+
+    An id the ledger cannot store becomes None: the outcome still counts, and inbound-svc takes no DLR with such an id.
+    """
     name = result.gateway_message_id if _can_be_kept(result.gateway_message_id) else None
     return {"gateway_message_id": name, "known_as": None if echoes_reference else name}
 
 
 def _code(said: str | None) -> str | None:
-    """As much as the ledger can take: what stands in it may be all that is ever said of why."""
+    """Return the code cut and cleaned to fit the ledger.
+
+    A code may be the only explanation ever given of a failure, so the ledger keeps as much as fits.
+    """
     return said and "".join(each if each.isprintable() else " " for each in said)[:KEPT_CHARS]
 
 
 def _can_be_kept(said: str | None) -> bool:
-    """No NUL, no half of a surrogate pair, not too long. What the ledger cannot take would be tried for ever, and all
-    that it was submitted with would wait."""
+    """Return whether the ledger can store the id: printable (no NUL, no half surrogate pair) and not too long.
+
+    The writer would retry an unstorable id for ever, with every outcome of the same submit.
+    """
     return said is None or (len(said) <= KEPT_CHARS and said.isprintable())
 
 
 def is_a_second(outcome: Mapping[str, Any], row: Any, *, idempotent: bool) -> bool:
-    """Did what was accepted here leave besides what its row (`store.left_already`) has of it? A gateway that takes a
-    repeat for the same SMS says so by the same id. Where it says another we believe the ids: perhaps it only counts
-    anew, and perhaps it did not know the first any more, and that a person has to find out."""
+    """Return whether an accepted outcome is a second SMS beside the hand-off in its row (`store.left_already`).
+
+    An idempotent gateway answers a resubmit with the id of the first SMS. Where the gateway answers with another id,
+    the ids are believed: the gateway may only count anew, or may have forgotten the first submit, and a person has to
+    find out.
+    """
     if row.handed_off_at == outcome["handed_off_at"]:
-        return False  # it is what its row has
+        return False  # the row already holds this very hand-off
     if not idempotent or row.gateway != outcome["gateway"] or row.status not in ("accepted", "sending", "unknown"):
         return True
     names = row.gateway_message_id, outcome["gateway_message_id"]
@@ -137,7 +160,7 @@ def is_a_second(outcome: Mapping[str, Any], row: Any, *, idempotent: bool) -> bo
 
 
 def went_as_it_should(outcome: Mapping[str, Any]) -> bool:
-    """Accepted, with nothing else to say, and we know what stands in its row."""
+    """Return whether `store.accept` can store the outcome: accepted, no code, and a permit with its decision row."""
     return (
         outcome["status"] == "accepted"
         and outcome["code"] is None

@@ -1,25 +1,25 @@
-"""The way of a message, from Kafka to the operator and into the ledger. This file reads in the order of what happens:
+"""The pipeline: a message from Kafka to the operator and into the ledger. The file follows the order of events:
 
-    consume   `Intake.take_marketing`, `Intake.take`: a batch of one partition, in the transaction that steps its
-              offset; what may not be taken yet stays in Kafka
-    decide    `Clearance.decide`: what a decision stands on is read under the partition's lock, and `gate.py` decides
-              [1]
-    insert    `store.insert_messages`: each with its verdict, what may go as `sending`. Commit [2, 3; codes 39, 40]
-    submit    `Handoff.send`: in batches, each on permits that hold; no transaction is open. `_submit` is the one place
-              where a message leaves [4, 5, 6; codes 41]. Who brings codes does not wait for it (`codes.py`)
-    settle    `Handoff._store_outcomes`: what was answered meanwhile (`outcomes.py`) in one transaction (`storing.py`),
-              with its events. Commit [7, 8; not accepted 37, 38]. Then the opt-outs that waited for these
-              messages are enforced [21, 22], and the relay tells [9, 10]
+    consume   `Intake.take_marketing`, `Intake.take`: a batch of one partition, in the transaction which steps its
+              offset; marketing on hold stays in Kafka
+    decide    `Clearance.decide`: reads consent under the partition's lock, and `gate/rules.py` decides [1]
+    insert    `store.insert_messages`: each message with its verdict, a permitted message as `sending`.
+              Commit [2, 3; transactional lane 39, 40]
+    submit    `Handoff.send`: in batches, each on valid permits, with no transaction open. `_submit` is the only place
+              where a message leaves [4, 5, 6; transactional lane 41]. The transactional consumer does not wait for
+              the submit (`transactional.py`)
+    record    `Handoff._store_outcomes`: the outcomes of several submits (`outcomes.py`) in one transaction
+              (`outcome_writer.py`), with their events. Commit [7, 8; not accepted 37, 38]. Then the waiting opt-outs
+              of these subjects are enforced [21, 22], and the relay publishes the events [9, 10]
 
 [n]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process, in a transaction and right after
-its commit. Not on the way of each message: a text put right [29, 30], a permit renewed [15, 16], what has not left
-given back [31], a half of a batch that was refused [36], an opt-out while the process is away [45, 46].
+its commit. Off the common path: a text updated [29, 30], a permit renewed [15, 16], messages not yet submitted handed
+back [31], half of a refused batch [36], an opt-out during a downtime [45, 46].
 
-What is not on the way of each message comes after that: waiting for a slot, deciding again once a permit has lapsed,
-the gateway's rate, its failures. What was deferred, and what a crash left, joins at `Handoff.send` (`timers.py`): of
-campaigns' no more than leaves soon, wherever it comes from. A submit whose end nobody knows is `unknown` and is never
-blindly sent again. What we have in hand and have not begun is ours for as long as nobody has decided on it since
-(`store.still_ours`), though it was made `unknown` meanwhile.
+Deferred messages, and messages left `sending` by a crash, enter at `Handoff.send` (`timers.py`). No source of marketing
+brings in more messages than can leave soon. A submit without a known end is `unknown`, and dispatch never blindly sends
+the message again. A message in hand and not yet submitted stays with this process until another process decides on the
+message (`store.still_ours`), even if recovery has marked it `unknown`.
 """
 
 import asyncio
@@ -74,15 +74,17 @@ OUTCOMES = counter("sms_dispatch_outcomes_total", "Hand-offs by outcome.", ["gat
 SUBMIT = histogram("sms_dispatch_submit_seconds", "One submit, as the gateway answers it.", ["gateway"])
 REDECIDED = counter("sms_dispatch_permits_lapsed_total", "Messages decided again: a permit lapsed, a gateway rests.")
 
-_Lapsed = tuple[list[Permit], "asyncio.Task[dict[UUID, Permit]]"]  # what is to be decided again, and who does
+_Lapsed = tuple[list[Permit], "asyncio.Task[dict[UUID, Permit]]"]  # permits to decide again, and the task deciding
 
-ACCEPTED_TWICE = "accepted_twice"  # promise 4: nothing is sent twice; a rule beside those of `invariants.py`
-SUBMITS_AHEAD = 4  # for each that may be in flight; more would wait until its permit has lapsed, with answers of 100 ms
-SUBMIT_LATE_S = 2.0  # well within `settle_margin_s`; a gateway ends in time by itself, and knows what had begun
+# promise 4: no message is sent twice; a rule beside the rules of `audit/invariants.py`
+ACCEPTED_TWICE = "accepted_twice"
+SUBMITS_AHEAD = 4  # per slot; with answers of 100 ms, more would wait past their permits
+# well within `settle_margin_s`; a gateway ends its submit in time, and knows which messages had begun
+SUBMIT_LATE_S = 2.0
 
 
 class Intake:
-    """Both lanes: campaigns', and codes' (transactional and service messages), which never wait behind one."""
+    """The consumers of both lanes. Transactional and service messages never wait for marketing."""
 
     def __init__(self, clearance: Clearance, handoff: "Handoff", *, batch: int, partitions: int) -> None:
         self._partitions = partitions
@@ -95,8 +97,8 @@ class Intake:
             "dispatch.campaign-requests",
             CAMPAIGN_REQUESTS,
             self.take_marketing,
-            # all that is read at once is in hand soon after: what waits for its turn beyond its permit is decided
-            # again, message by message where a submit has one
+            # The whole batch is in hand at once; a message still waiting when its permit lapses is decided again, alone
+            # where a submit holds one message.
             max_records=min(self._batch, self._handoff.ahead // 2),
             on_assigned=self._handoff.traffic.holds,
             may_read=lambda: not self._handoff.is_behind,
@@ -112,12 +114,15 @@ class Intake:
         )
 
     async def take_marketing(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
-        """While the watermark is stale, all gateways are out of reach, or more is in hand than leaves soon, nothing is
-        taken at all: it waits in Kafka, and no verdict is written."""
+        """Decide on a batch of marketing messages, and return their hand-off.
+
+        Raises Hold while the watermark is stale, every gateway's circuit breaker is open, or more messages are in hand
+        than leave soon: the batch then waits in Kafka, and the ledger gets no verdict.
+        """
         if self._handoff.is_behind:
             raise Hold
         async with self._clearance.one_at_a_time:
-            if self._handoff.is_behind:  # by now
+            if self._handoff.is_behind:  # checked again after waiting for the lock
                 raise Hold
             as_of = await store.watermark(tx, batch[0].partition)
             if not is_fresh(as_of, datetime.now(UTC), self._clearance.limits) or self._handoff.traffic.resting:
@@ -125,7 +130,10 @@ class Intake:
             return await self._decide(tx, batch, marketing=True)
 
     async def take(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
-        """What comes is taken: by a gateway that has no slot it waits in the ledger, as what came over HTTP does."""
+        """Decide on a batch of transactional or service messages, and return their hand-off.
+
+        A message whose gateway has no free slot waits in the ledger, like a message sent over HTTP.
+        """
         return await self._decide(tx, batch, marketing=False)
 
     async def _decide(self, tx: AsyncConnection, batch: list[Received], *, marketing: bool) -> After | None:
@@ -146,12 +154,13 @@ class Intake:
                 candidate = requested(event, partition)
             except ValueError as error:
                 raise Poison("the message id is not a UUID") from error
-            # the first stands, as in the ledger: it may have been reworded since, and one that comes twice was not
+            # The first request of a message counts, as in the ledger: its text may have been updated since, while a
+            # duplicate still has the old text.
             candidates.setdefault(candidate.message_id, candidate)
         if reworded:
             await store.lock_partition(tx, partition, marketing=True)
             if not await store.reword(tx, reworded):
-                raise Hold  # one is being handed off: it has left, or it will wait again and be found then
+                raise Hold  # a message in hand-off has left at the retry, or waits again with a row to update
         decisions = await self._clearance.decide(tx, partition, list(candidates.values()), locked=bool(reworded))
         if not marketing:
             decisions = self._handoff.codes.or_wait(decisions)
@@ -173,7 +182,10 @@ class Intake:
         candidates: dict[UUID, Candidate],
         reworded: dict[UUID, MessageReworded],
     ) -> None:
-        """What was requested in this batch is decided as it is to be said; what was before is looked up."""
+        """Note an updated text.
+
+        A message requested in the same batch is decided with the new text; the ledger is asked for any earlier message.
+        """
         try:
             identity = UUID(event.message_id)
         except ValueError as error:
@@ -187,9 +199,12 @@ class Intake:
 
 @dataclass(slots=True)
 class Handoff:
-    """`submits_in_flight`: how many calls of one gateway at once in each lane, over all partitions. The lanes share
-    nothing: a code never waits behind a campaign, nor one gateway's messages behind another's. What tries a gateway
-    that has rested is one message of each."""
+    """The hand-off of permitted messages to gateways, up to their recorded outcomes.
+
+    `submits_in_flight`: concurrent submits of one gateway in each lane, over all partitions. The lanes share nothing: a
+    transactional message never waits for a campaign, nor one gateway's messages for another gateway. A half-open
+    gateway gets one probe message of each lane.
+    """
 
     database: Database
     traffic: Traffic
@@ -199,10 +214,10 @@ class Handoff:
     _lanes: dict[tuple[str, bool], asyncio.Semaphore] = field(init=False)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _in_hand: int = 0  # messages
-    _room: asyncio.Event = field(default_factory=asyncio.Event)  # for more
+    _room: asyncio.Event = field(default_factory=asyncio.Event)  # set while the hand-off is not behind
     _lapsed: dict[tuple[int, bool, bool], _Lapsed] = field(default_factory=dict)
     _waits: set[asyncio.Timeout] = field(default_factory=set)  # for a slot
-    _storing: dict[bool, Storing] = field(init=False)  # marketing, or not
+    _storing: dict[bool, Storing] = field(init=False)  # by lane: True for marketing
 
     def __post_init__(self) -> None:
         self.codes = Codes(self.send, self.traffic.gateways, self.submits_in_flight)
@@ -216,10 +231,10 @@ class Handoff:
         store.VIOLATIONS.labels(ACCEPTED_TWICE)
         for name in self.traffic.gateways:
             for status in ("accepted", "rejected", "unknown", "deferred"):
-                OUTCOMES.labels(name, status)  # 0 from the start, so that the first is an increase
+                OUTCOMES.labels(name, status)  # create the series at 0, so that the first outcome is an increase
 
     async def send(self, permits: Sequence[Permit]) -> None:
-        """Hand these off; returns when each has an outcome in the ledger."""
+        """Hand off the permitted messages, and return once the ledger has an outcome for each."""
         self._have_in_hand(len(permits))
         try:
             await self._send(permits)
@@ -227,7 +242,7 @@ class Handoff:
             self._have_in_hand(-len(permits))
 
     async def _send(self, permits: Sequence[Permit]) -> None:
-        """In batches of which all permits lapse at once: what ends before the others has its own."""
+        """Submit the messages in batches of one gateway, one lane and one permit expiry."""
         lanes: dict[tuple[str, bool, float], list[Permit]] = {}
         for permit in permits:
             lanes.setdefault((*_lane(permit), permit.until), []).append(permit)
@@ -238,9 +253,12 @@ class Handoff:
         await asyncio.gather(*(self._send_batch(batch) for batch in batches))
 
     async def _send_batch(self, permits: Sequence[Permit]) -> None:
-        """One submit, begun on permits that hold, by one gateway. Waiting for a slot, lapsed permits are renewed: what
-        waits is decided again every `permit_ttl`, so a STOP reaches it, and nobody takes it for the leavings of a
-        crash. A gateway that has rested has one slot of each lane, for one message; one that rests has none."""
+        """Submit a batch to one gateway, on permits which still hold.
+
+        While the batch waits for a slot, lapsed permits are renewed: each message is decided again every `permit_ttl`.
+        So a STOP reaches a waiting message, and recovery does not mistake the message for a dead process's. A half-open
+        gateway has one slot of each lane, for one message; a gateway whose breaker is open has no slot.
+        """
         until, marketing = permits[0].until, _lane(permits[0])[1]
         while permits:
             standing = self._standing(permits[0])
@@ -250,7 +268,7 @@ class Handoff:
                 if self._stopping.is_set():
                     await self._hand_back(permits)
                     return
-                await self._send(await self._decide_again(permits))  # perhaps by other gateways
+                await self._send(await self._decide_again(permits))  # perhaps by another gateway
                 return
             try:
                 if uptime_s() > until or self._standing(permits[0]) != standing:
@@ -260,18 +278,20 @@ class Handoff:
                 answers, late = await self._submit(going) if going else ([], [])
             finally:
                 slots.release()
-            if answers is None:  # refused as a whole: find the message that is to blame
+            if answers is None:  # refused as a whole: halve the batch to find the message to blame
                 half = len(going) // 2
                 halves = (self._send_batch(going[:half]), self._send_batch(going[half:]))
                 await asyncio.gather(self._settle(later, marketing=marketing), *halves)
             else:
                 await self._settle([*later, *answers], marketing=marketing)
-            permits = [*late, *permits[len(first) :]]  # what was late has lapsed: it is decided again
+            permits = [*late, *permits[len(first) :]]  # a late message has a lapsed permit, and is decided again
 
     async def _submit(self, permits: Sequence[Permit]) -> tuple[list[dict[str, Any]] | None, list[Permit]]:
-        """The one place where a message leaves. Returns rows for `store.settle`, and what could not begin while its
-        permit lasted; None instead of rows when nothing was taken because of something in the batch, which had more
-        than one message."""
+        """Submit one batch: the only place where a message leaves.
+
+        Return rows for `store.settle`, and the permits too late to begin. Return None instead of rows when the gateway
+        refused a batch of several messages as a whole: then no message was taken.
+        """
         started, at = time.monotonic(), datetime.now(UTC)
         submits = [
             Submit(
@@ -319,7 +339,7 @@ class Handoff:
         ], late
 
     async def _settle(self, settled: Sequence[dict[str, Any]], *, marketing: bool) -> None:
-        """Returns once these outcomes are in the ledger, perhaps with others of their lane in one transaction."""
+        """Return once the ledger has these outcomes, perhaps in one transaction with others of their lane."""
         if not settled:
             return
         for (gateway, status), many in Counter((o["asked"], o["status"]) for o in settled).items():
@@ -342,8 +362,11 @@ class Handoff:
     async def _look_for_seconds(
         self, tx: AsyncConnection, settled: Sequence[dict[str, Any]], changes: Sequence[store.Changed]
     ) -> None:
-        """What is accepted and changes nothing, or comes twice in one transaction, may have left a second time. Nothing
-        else would ever tell: the row keeps the first."""
+        """Report a broken promise where a message left a second time.
+
+        The candidates are accepted outcomes which change no row, or which come twice in one transaction. No other check
+        would find a second SMS, because the row keeps the first hand-off.
+        """
         changed = {event.message_id for _, event in changes}
         if len(changed) == len(settled):
             return
@@ -367,26 +390,32 @@ class Handoff:
                 once_committed(tx, store.VIOLATIONS.labels(ACCEPTED_TWICE).inc)
 
     async def _enforce(self, subject_ids: Sequence[str]) -> None:
-        """Once their outcomes are committed: an opt-out applied meanwhile has seen them `sending`, and left it to us to
-        say when they are not. The few that see each other at the same instant are the sweep's."""
+        """Enforce the opt-outs of these subjects. The caller has committed the outcomes.
+
+        An opt-out applied meanwhile has seen these messages `sending`, and is enforced once the hand-off has ended. Two
+        hand-offs of one subject which end at the same instant miss each other; the sweep enforces such an opt-out.
+        """
         async with self.database.begin() as tx:
             await store.enforce(tx, subject_ids)
 
-    # --- not on the way of each message
+    # --- rarer steps
 
     @property
     def is_behind(self) -> bool:
-        """More is in hand than leaves soon: what is taken now would wait until its permit has lapsed."""
+        """Return whether more is in hand than leaves soon: a further message would wait until its permit lapses."""
         return self._in_hand >= self.ahead
 
     @property
     def ahead(self) -> int:
-        """As many messages as may be in hand before it is: some submits for each that may be in flight."""
+        """Return how many messages may be in hand before the hand-off is behind: several submits for each slot."""
         batches = (gateway.batch for gateway in self.traffic.gateways.values())
         return SUBMITS_AHEAD * self.submits_in_flight * max(batches, default=1)
 
     async def room(self) -> None:
-        """Returns once it is not behind: who only looked now and then would find that others had been there before."""
+        """Return once the hand-off is not behind.
+
+        A caller polling now and then would find the room taken by others each time.
+        """
         await self._room.wait()
 
     def _have_in_hand(self, more: int) -> None:
@@ -397,13 +426,16 @@ class Handoff:
             self._room.set()
 
     def _standing(self, permit: Permit) -> Standing:
-        """Of the gateway that it goes by. What it may have had already is not kept from it."""
+        """Return the breaker's standing of the permit's gateway.
+
+        A resubmit ignores the breaker: the gateway may already have the message.
+        """
         return "open" if permit.again else self.traffic.standing(permit.gateway)
 
     async def _slot(self, slots: asyncio.Semaphore, until: float) -> bool:
-        """A free slot before `until` (`uptime_s`); False at that moment, or when the service stops."""
+        """Take a slot before `until` (`uptime_s`); return False at that moment, or when the service stops."""
         if self._stopping.is_set() or uptime_s() >= until:
-            # to take a free one is no turn of the loop: whoever then found that its permit has lapsed would spin
+            # Acquiring a free slot does not yield to the event loop: a caller with a lapsed permit would spin.
             return False
         if not slots.locked():
             return await slots.acquire()
@@ -418,31 +450,35 @@ class Handoff:
             self._waits.discard(waiting)
 
     async def watch(self, stop: asyncio.Event) -> None:
-        """A worker: once the service stops, what has not left goes back to the queue instead of waiting for a slot."""
+        """Hand waiting messages back to the queue, once the service stops, instead of letting them wait for a slot."""
         await stop.wait()
         self._stopping.set()
         for waiting in self._waits:
-            with contextlib.suppress(RuntimeError):  # it ends by itself at this moment
+            with contextlib.suppress(RuntimeError):  # the timeout expires at this very moment
                 waiting.reschedule(asyncio.get_running_loop().time())
 
     async def _hand_back(self, permits: Sequence[Permit]) -> None:
-        """These have not left: whoever runs next decides them afresh. What a crash left, the sweep finds again."""
+        """Defer messages not submitted yet, for the next process to decide afresh.
+
+        A resubmit keeps its state: the sweep finds the message again.
+        """
         if permits[0].again:
             return
         rows = [outcomes.outcome(p, "deferred", (Reason.SERVICE_STOPPING,), datetime.now(UTC)) for p in permits]
         await self._settle([{**row, "gateway": None} for row in rows], marketing=_lane(permits[0])[1])
 
     async def _decide_again(self, permits: Sequence[Permit]) -> list[Permit]:
-        """Fresh permits for those that may still go; the others keep their new verdict. Permits of one decision lapse
-        together, and what they are for waits in many batches: what lapses while others of its partition wait for their
-        turn to be decided is decided with them."""
+        """Return fresh permits for the messages still allowed; the ledger keeps the new verdict of each other message.
+
+        Permits which lapse while a decision of their partition and lane waits for its turn join the decision.
+        """
         REDECIDED.inc(len(permits))
         kind = permits[0].candidate.partition, _lane(permits[0])[1], permits[0].again
         if kind not in self._lapsed:
             self._lapsed[kind] = [], asyncio.create_task(self._decide_together(kind))
         lapsed, deciding = self._lapsed[kind]
         lapsed += permits
-        fresh = await asyncio.shield(deciding)  # who is cancelled leaves it to the others
+        fresh = await asyncio.shield(deciding)  # a cancelled waiter leaves the decision to the others
         return [fresh[p.candidate.message_id] for p in permits if p.candidate.message_id in fresh]
 
     async def _decide_together(self, kind: tuple[int, bool, bool]) -> dict[UUID, Permit]:
@@ -450,13 +486,16 @@ class Handoff:
         async with self.clearance.one_at_a_time if marketing else contextlib.nullcontext():
             lapsed, _ = self._lapsed.pop(kind)
             ours = {p.row["decided_at"] for p in lapsed}
-            with contextlib.suppress(Exception):  # tried again below, where nobody waits for their turn meanwhile
+            with contextlib.suppress(Exception):  # retried below without the lock, so no other decision waits
                 return {p.candidate.message_id: p for p in await self._redecide(lapsed, ours)}
         return {p.candidate.message_id: p for p in await until_stored(lambda: self._redecide(lapsed, ours))}
 
     async def _redecide(self, permits: Sequence[Permit], ours: set[datetime]) -> list[Permit]:
-        """`ours`: the decisions that we have made of them. A new one is among these before its commit, which may be
-        done though nobody tells us."""
+        """Decide on lapsed messages again, in one transaction, and return the new permits.
+
+        `ours`: the `decided_at` of this process's decisions. A new decision joins `ours` before its commit, because a
+        commit may succeed without an acknowledgement.
+        """
         partition = permits[0].candidate.partition
         async with self.database.begin() as tx:
             await store.lock_partition(tx, partition, marketing=_lane(permits[0])[1])
@@ -466,7 +505,7 @@ class Handoff:
             decisions = await self.clearance.decide(tx, partition, wanted, locked=True, again=again)
             ours.update(d.row["decided_at"] for d in decisions)
             refused = [d for d in decisions if d.permit is None]
-            if again:  # whether it has left already nobody knows: as the sweep has it
+            if again:  # a resubmit may have left already: `unknown`, as in the sweep
                 held = {d.candidate.message_id for d in refused}
                 rests = [outcomes.nobody_knows(row) for row in rows if row.message_id in held]
                 await store.append_changes(tx, await store.settle(tx, rests))
@@ -477,8 +516,10 @@ class Handoff:
         return [d.permit for d in decisions if d.permit]
 
     def _within_the_rate(self, permits: Sequence[Permit]) -> tuple[list[Permit], list[dict[str, Any]]]:
-        """Those that may go now, and what becomes of the others: they come back one after the other, at the rate, to
-        expire where their turn is too late."""
+        """Split the permits into messages within the gateway's rate, and deferred outcomes for the rest.
+
+        Deferred messages come back one after another at the rate, and expire where their turn comes too late.
+        """
         now: list[Permit] = []
         later: list[dict[str, Any]] = []
         if permits[0].again:
@@ -493,7 +534,7 @@ class Handoff:
         return now, later
 
     def _note_failures(self, name: str, permits: Sequence[Permit], results: Sequence[Result | SendError]) -> None:
-        """Once for one that hit many."""
+        """Report each error to the gateway pool, once for a whole batch."""
         noted: set[SendError] = set()
         for permit, error in zip(permits, results, strict=True):
             if isinstance(error, (Result, Refused)) or error in noted:
@@ -513,8 +554,10 @@ class Handoff:
                 self.traffic.failed(name, kind)
 
     def _again(self, permit: Permit, result: Result | SendError) -> datetime | None:
-        """When what has not left may be decided again: at once while one of its own ways is open, and no later than it
-        expires."""
+        """Return when a message which has not left may be decided again; None where the result is final.
+
+        At once while another route is open, and never later than `send_before`.
+        """
         if not isinstance(result, (Throttled, Unreachable, Misconfigured)):
             return None
         if isinstance(result, NotNow):
@@ -531,8 +574,7 @@ class Handoff:
         return min(ways.again(datetime.now(UTC)), permit.candidate.send_before)
 
     async def learn(self, row: Row[Any], result: Result) -> None:
-        """What the gateway says of a message whose answer was lost (`message_id`, `subject_id`, `partition`,
-        `gateway`)."""
+        """Record the look-up result of a message whose answer was lost. `row`: as for `outcomes.looked_up`."""
         echoes = self.traffic.gateways[row.gateway].capabilities.echoes_reference
         await self._settle([outcomes.looked_up(row, result, echoes_reference=echoes)], marketing=True)
 
@@ -542,21 +584,27 @@ def _lane(permit: Permit) -> tuple[str, bool]:
 
 
 def _is_no_answer(result: Result | SendError) -> bool:
-    """That a gateway is asked to wait, or that it takes no message of one sender's, it has said itself."""
+    """Return whether the circuit breaker counts the result as no answer.
+
+    A request to wait, and a refusal of one sender's messages, are answers of the gateway.
+    """
     if isinstance(result, Misconfigured):
         return not result.of_sender
     return isinstance(result, (Unreachable, Unanswered))
 
 
 async def _tell_what_the_provider_refuses(tx: AsyncConnection, settled: Sequence[dict[str, Any]]) -> None:
-    """Somebody who opted out with the provider has opted out: the receipt that says so is evidence for consent-svc.
-    Until that has come round, and where the provider does not say why, the provider is closed to the person, which
-    denies marketing by any gateway (fail closed)."""
+    """Store the opt-outs and blocks in the gateways' answers.
+
+    A person who opted out with the provider has opted out: the DLR published here is evidence for consent-svc. Until
+    consent-svc has applied the opt-out, and where the provider gives no reason, a provider block denies the person
+    marketing by every gateway (fail closed).
+    """
     now = datetime.now(UTC)
     refused = [
         {
             **row,
-            "status": None,  # what `settle` has made of it: it may be final already, or in another's hand
+            "status": None,  # as `settle` left the row: perhaps final, or in the hand of another process
             "receipt": "opted_out",
             "receipt_at": row["handed_off_at"] or now,
             "since": row["handed_off_at"] or now,

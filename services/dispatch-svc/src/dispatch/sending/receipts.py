@@ -1,10 +1,10 @@
-"""What operators say afterwards: receipts out of order, twice, early, or about messages nobody knows.
+"""Delivery receipts (DLRs): out of order, duplicate, early, or about unknown messages.
 
-A terminal state never moves back; but a person who opted out has, whatever was said before, and a message of several
-parts is not delivered while one of them failed. A receipt is also proof that the operator had the message: it resolves
-an `unknown`, also one whose repeat was refused because its person is out, which stands beside it. One of a number that
-the provider will not deliver to, for a reason it does not tell (DOMAIN 4.3), is no opt-out, and may be the person's
-wish: until somebody removes that block, no marketing goes to them by any gateway, and nothing else by that provider's.
+A terminal state never moves back, with two exceptions: `opted_out` overrides every state, and a message of several
+parts is not delivered while a part has failed. A DLR also proves that the operator had the message, so a DLR resolves
+an `unknown` outcome, even where the resubmit was refused because the person is out; the opt-out then stands beside the
+outcome. A block without a reason (DOMAIN 4.3) is no opt-out, but may be the person's wish: until a member of staff
+removes the block, the person gets no marketing by any gateway, and nothing by the blocking provider.
 
 [n]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process [19, 20].
 """
@@ -50,7 +50,7 @@ RANK: dict[ReceiptState | None, int] = {
 
 @dataclass(frozen=True, slots=True)
 class Complaint:
-    """A receipt that says of its gateway, or of this sender on it (`oadc`), that somebody has to act."""
+    """A DLR reporting a fault of our account with the gateway, or of one sender there (`oadc`), for a person to fix."""
 
     gateway: str
     oadc: str
@@ -58,17 +58,23 @@ class Complaint:
     handed_off_at: datetime
 
 
-HANDED_OFF = ("sending", "accepted", "rejected", "unknown")  # what an operator can have a receipt for
+# the states of a message which an operator may have received
+HANDED_OFF = ("sending", "accepted", "rejected", "unknown")
 
 
 def advances(old: ReceiptState | None, new: ReceiptState, *, other_part: bool = False) -> bool:
-    """Does `new` tell more than `old`? Among terminal states the first one stands, save `opted_out`. `other_part`: of
-    the same message, under another id."""
+    """Return whether DLR state `new` replaces `old`. Among terminal states the first stands, except `opted_out`.
+
+    `other_part`: the DLR is of another part of the message, under another provider id.
+    """
     return RANK[new] > RANK[old] or (other_part and old == "delivered" and new in ("failed", "expired"))
 
 
 def subscriptions(traffic: Traffic, of: Mapping[str, str] | None = None) -> list[Subscription]:
-    """`of`: the gateway that an account's receipts are of, where they come another way than it took the messages."""
+    """Return the subscription to DLRs.
+
+    `of`: by account of the DLRs, the gateway which took the messages, where the two differ.
+    """
 
     async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
         complaints = await apply_receipts(tx, batch, of or {})
@@ -82,7 +88,10 @@ def subscriptions(traffic: Traffic, of: Mapping[str, str] | None = None) -> list
 
 
 def note(complaints: Iterable[Complaint], traffic: Traffic) -> None:
-    """The latest hand-off of each: what came before tells no more."""
+    """Trip the breaker of each blamed gateway or sender, latest hand-off first.
+
+    An earlier hand-off then adds nothing.
+    """
     for each in sorted(complaints, key=lambda complaint: complaint.handed_off_at, reverse=True):
         if traffic.misconfigured_after_all(each.gateway, each.handed_off_at, each.oadc):
             log.error("a receipt says that somebody is needed", extra={"gateway": each.gateway, "code": each.code})
@@ -93,7 +102,7 @@ async def apply_receipts(tx: AsyncConnection, batch: list[Received], of: Mapping
         {
             "gateway": of.get(by := gateway_name(r.event.provider, r.event.account), by),
             "gateway_message_id": r.event.provider_message_id,
-            "reference": _uuid(r.event.reference or r.event.provider_message_id),  # some call a message as we do
+            "reference": _uuid(r.event.reference or r.event.provider_message_id),  # some gateways use our message id
             "receipt": r.event.state,
             "code": r.event.code,
             "occurred_at": r.event.occurred_at,
@@ -109,8 +118,10 @@ async def apply_receipts(tx: AsyncConnection, batch: list[Received], of: Mapping
 async def settle_receipts(
     tx: AsyncConnection, receipts: Sequence[Mapping[str, Any]], *, keep_early: bool
 ) -> list[Complaint]:
-    """Apply what is known to the messages it is about; keep the rest for when the submit's answer arrives. Returns what
-    is to be noted once that is committed."""
+    """Apply DLRs to their messages, and keep unmatched DLRs until the submit's answer names the message.
+
+    Return the complaints for `note`, which the caller calls after the commit.
+    """
     if not receipts:
         return []
     found = await store.messages_of_receipts(
@@ -138,7 +149,8 @@ async def settle_receipts(
         known_as = standing["gateway_message_id"]
         other_part = known_as is not None and known_as != receipt["gateway_message_id"]
         stands = not advances(standing["receipt"], receipt["receipt"], other_part=other_part)
-        # a repeat was refused because its person is out, which stands; this is of the first, which may have arrived
+        # The resubmit was refused because the person is out, which stands; this DLR is of the first submit, which may
+        # have arrived.
         of_the_first = standing["status"] == "unknown" and receipt["receipt"] != "opted_out"
         if stands and not of_the_first:
             RECEIPTS.labels(receipt["receipt"], "old").inc()
@@ -192,4 +204,4 @@ def _uuid(reference: str | None) -> UUID | None:
     try:
         return UUID(reference) if reference else None
     except ValueError:
-        return None  # not one of ours
+        return None  # not a message id of ours

@@ -1,9 +1,8 @@
-"""What happens without an event: due messages are decided afresh, those that a pause held once it has ended, what a
-crash left `sending` is resolved, receipts that came before their message find it.
+"""The timers: decide due messages afresh, wake messages after a pause, recover what a crash left, match early DLRs.
 
-[n]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process: deciding afresh [13, 14; codes
-42], a pause that has ended [25, 26] and is noted [27, 28], what a crash left [11, 12], opt-outs left open [23, 24],
-early receipts [32, 33].
+[n]: a point at which `tests/service/dispatch/test_fail_points.py` kills the process: deciding afresh [13, 14;
+transactional lane 42], the end of a pause [25, 26] and its note [27, 28], messages a crash left `sending` [11, 12],
+open opt-outs [23, 24], early DLRs [32, 33].
 """
 
 import asyncio
@@ -37,19 +36,21 @@ OLDEST_OPEN = gauge(
 )
 
 LOOK_EVERY_S = 0.25
-WOKEN_AT_ONCE = 1000  # of what a pause held
+WOKEN_AT_ONCE = 1000  # messages of a paused campaign
 SWEEP_EVERY_S = 1.0
-FORGET_AFTER = timedelta(seconds=5)  # by then most of what a transaction made `sending` has an outcome
+FORGET_AFTER = timedelta(seconds=5)  # by then most messages of the batch have an outcome
 LOOK_UP_EVERY_S = 30.0
-LOOK_UPS = 4  # at once, of one gateway
+LOOK_UPS = 4  # concurrent look-ups of one gateway
 LOOK_UP_AFTER = tuple(timedelta(minutes=minutes) for minutes in (1, 10, 60, 360))  # the first may be too soon
 
 
 @dataclass(slots=True)
 class _LookUp:
-    """What came due for one of a gateway's, `after` what it has been asked about already. One that `failed` rests until
-    the next time, and is then asked about the same; what fails twice is passed over, until it is due again. One that is
-    `done` rests as well: others may have more, and its timer does not wait then."""
+    """A pass over the `unknown` messages of one gateway. `after`: the last message asked about.
+
+    A `failed` look-up rests the pass, and is then repeated; a message failing twice in a row is skipped until due
+    again. A pass which is `done` rests too, because the timer does not pause while other gateways have more.
+    """
 
     begun_at: datetime
     spans: Sequence[tuple[datetime, datetime]]
@@ -60,7 +61,10 @@ class _LookUp:
 
 
 class Timers:
-    """`sending_timeout`: no live hand-off lasts that long (permit, submit and settle together)."""
+    """The workers which act without an event.
+
+    `sending_timeout`: longer than any live hand-off (permit, submit and recording together).
+    """
 
     def __init__(
         self,
@@ -78,11 +82,11 @@ class Timers:
         self._batch = batch
         self._partitions = partitions
         self._sending_timeout = sending_timeout
-        self._told: set[int] = set()  # partitions with a code that is due at once
-        self._looks: dict[str, _LookUp] = {}  # by gateway: the last one
+        self._told: set[int] = set()  # partitions a NOTIFY has named
+        self._looks: dict[str, _LookUp] = {}  # by gateway: the current pass
 
     def codes(self) -> Worker:
-        """Who waits for a code waits for no answer to another's, as long as a gateway has a slot that is free."""
+        """Return the worker of the transactional lane."""
         looking = Timer("due codes", self.wake_codes, LOOK_EVERY_S, self._database)
         told = Timer("codes", self.wake_told_codes, LOOK_EVERY_S, self._database, store.CODES_DUE, self._hear)
 
@@ -96,7 +100,7 @@ class Timers:
         return Worker(looking.name, run)
 
     def workers(self) -> list[Worker]:
-        """All the others."""
+        """Return all other workers."""
         timers = (
             Timer("due marketing", self.wake_marketing, LOOK_EVERY_S, self._database, store.DUE),
             Timer("paused no more", self.wake_controlled, LOOK_EVERY_S, self._database),
@@ -106,28 +110,33 @@ class Timers:
         return [Worker(timer.name, timer.run) for timer in timers]
 
     async def wake_marketing(self) -> bool:
-        """Pending and deferred messages whose time has come, as intake takes what is new: no more than leaves soon, and
-        none while all gateways are out of reach, which would only put them off again. Did anything change?"""
+        """Hand off due marketing messages, and return whether any row changed.
+
+        No more are taken than leave soon, as at intake, and none while every breaker is open: a decision would only
+        defer the messages again.
+        """
         await self._handoff.room()
         if self._handoff.traffic.resting:
             return False
         return await self._wake(await self._due(marketing=True), marketing=True)
 
     async def wake_codes(self) -> bool:
-        """Likewise of the other lane. Once each slot is taken, what comes waits where it is, and leaves together."""
+        """Hand off due messages of the transactional lane, and return whether any row changed."""
         await self._handoff.codes.free()
         return await self._wake(await self._due(marketing=False), marketing=False)
 
     async def wake_told_codes(self) -> bool:
-        """Those that came just now, where we were told: a look at where there are any would be four round trips of each
-        code. What that look finds besides, it finds soon."""
+        """Hand off messages in the partitions named by a NOTIFY. Always return False.
+
+        A search for due partitions would cost four round trips for each message. `wake_codes` finds all other messages.
+        """
         await self._handoff.codes.free()
         told, self._told = self._told, set()
         await self._wake(told, marketing=False)
         return False
 
     def _hear(self, partition: str) -> None:
-        if partition:  # a version of before names none
+        if partition:  # a NOTIFY without a payload names no partition
             self._told.add(int(partition))
 
     async def _due(self, *, marketing: bool) -> Collection[int]:
@@ -136,7 +145,7 @@ class Timers:
 
     async def _wake(self, due: Collection[int], *, marketing: bool) -> bool:
         wake = self._wake_marketing_of if marketing else self._wake_codes_of
-        woken = await asyncio.gather(*map(wake, due), return_exceptions=True)  # none goes on once this has ended
+        woken = await asyncio.gather(*map(wake, due), return_exceptions=True)  # no wake outlives this call
         failed = [each for each in woken if isinstance(each, BaseException)]
         for each in failed[1:]:
             log.error("due messages of another partition failed as well", exc_info=each)
@@ -145,9 +154,10 @@ class Timers:
         return any(woken)
 
     async def _wake_marketing_of(self, partition: int) -> bool:
-        """Decide one batch of due messages afresh and hand off what may go. Did anything change?"""
+        """Decide one batch of due messages afresh, hand off the permitted, and return whether any row changed."""
         async with self._clearance.one_at_a_time:
-            if self._handoff.is_behind or self._handoff.traffic.resting:  # by now: of another partition enough is due
+            # checked after the wait for the lock: another partition may have filled the hand-off
+            if self._handoff.is_behind or self._handoff.traffic.resting:
                 return False
             decisions = await self._decide_due(partition, marketing=True)
         if permits := [d.permit for d in decisions if d.permit]:
@@ -158,16 +168,16 @@ class Timers:
         decisions = await self._decide_due(partition, marketing=False)
         if permits := [d.permit for d in decisions if d.permit]:
             await self._handoff.codes.begin(permits)
-        return any(d.row["status"] != "pending" for d in decisions)  # those wait for a slot
+        return any(d.row["status"] != "pending" for d in decisions)  # `pending`: waits for a slot
 
     async def _decide_due(self, partition: int, *, marketing: bool) -> list[Decision]:
         codes, traffic = self._handoff.codes, self._handoff.traffic
-        limit = min(self._batch, self._handoff.ahead // 2)  # as intake
+        limit = min(self._batch, self._handoff.ahead // 2)  # as at intake
         async with self._database.begin() as tx:
             await store.lock_partition(tx, partition, marketing=marketing, planned_now=True)
             now = datetime.now(UTC)
             if marketing and not is_fresh(await store.watermark(tx, partition), now, self._clearance.limits):
-                return []  # held: no verdict could let it go
+                return []  # on hold: no verdict could be an Allow
             waited_for = [] if marketing else [name for name in codes.full if traffic.standing(name) != "resting"]
             rows = await store.claim_due(tx, partition, now, limit, marketing=marketing, waited_for=waited_for)
             if not rows:
@@ -180,8 +190,10 @@ class Timers:
         return decisions
 
     async def wake_controlled(self) -> bool:
-        """What waited for a campaign to go on is due once it may, or may never: a page of each campaign, which nobody
-        waits for long. Was there any?"""
+        """Make messages due whose campaign may go on, or is cancelled; return whether there were any.
+
+        Each campaign gets one page per tick, so that no transaction is long.
+        """
         async with self._database.begin() as tx:
             campaigns = await store.campaigns_to_wake(tx)
         any_woken = False
@@ -195,8 +207,7 @@ class Timers:
         return any_woken
 
     async def sweep(self) -> bool:
-        """What a crash left behind, opt-outs that nothing holds back any more, early receipts whose message has become
-        known."""
+        """Resolve messages a crash left, enforce opt-outs left open, match early DLRs; return whether any was done."""
         again = await self._resolve_left_sending()
         await self._enforce_left_open()
         async with self._database.begin() as tx:
@@ -208,8 +219,11 @@ class Timers:
         return again or bool(matched)
 
     async def look_up(self) -> bool:
-        """Ask the gateways that can be asked what became of messages whose answer was lost, a few times: one page of
-        each. What they do not know stays `unknown`. Is there more?"""
+        """Ask gateways about messages whose answer was lost, one page each; return whether there is more.
+
+        Each message is asked about a few times (`LOOK_UP_AFTER`), and stays `unknown` where the gateway does not know
+        it.
+        """
         gateways = [g for g in self._handoff.traffic.gateways.values() if g.capabilities.looks_up]
         return any(await asyncio.gather(*map(self._look_up, gateways)))
 
@@ -236,7 +250,7 @@ class Timers:
         return not fails
 
     async def _ask(self, gateway: Gateway, rows: Sequence[Row[Any]]) -> int:
-        """A few at once, until one fails. How many there are before the first that failed."""
+        """Look up the rows, a few at once, until a look-up fails; return how many precede the first failure."""
         left = iter(enumerate(rows))
         failed = len(rows)
 
@@ -259,7 +273,10 @@ class Timers:
         return failed
 
     async def _enforce_left_open(self) -> None:
-        """Two hand-offs of one person that settle at the same instant each see the other still `sending`."""
+        """Enforce opt-outs which the hand-offs left open.
+
+        Two hand-offs of one person recorded at the same instant each see the other still `sending`.
+        """
         async with self._database.begin() as tx:
             waiting = await store.open_enforcements_of(tx, datetime.now(UTC) - timedelta(seconds=SWEEP_EVERY_S))
             enforced = {event.subject_id for event in await store.enforce(tx, list(waiting))}
@@ -267,7 +284,7 @@ class Timers:
         OLDEST_OPEN.set((datetime.now(UTC) - min(left)).total_seconds() if left else 0)
 
     def _remembers(self, row: Row[Any], now: datetime) -> bool:
-        """Does its gateway know a second submit for the first one's?"""
+        """Return whether the row's gateway still takes a second submit for the first."""
         gateway = self._handoff.traffic.gateways.get(row.gateway)
         if gateway is None or not gateway.capabilities.idempotent:
             return False
@@ -275,8 +292,10 @@ class Timers:
         return now - since < gateway.capabilities.idempotent_for
 
     async def _resolve_left_sending(self) -> bool:
-        """Of the first partition that has any to be had: one that stands still, or whose messages somebody keeps, holds
-        up no other. Was there one?"""
+        """Resolve a batch of the first partition with messages left by a crash; return whether there was any.
+
+        A partition whose lock is taken, or whose rows are locked, delays no other.
+        """
         before = datetime.now(UTC) - self._sending_timeout
         async with self._database.begin() as tx:
             partitions = await store.partitions_left_sending(tx, before)
@@ -286,13 +305,16 @@ class Timers:
         return False
 
     async def _resolve_left_in(self, partition: int, before: datetime) -> bool:
-        """One batch. An idempotent gateway gets what may still go once more, under the same reference, for as long as
-        it surely remembers it; everything else is `unknown` until a receipt tells: it may have been sent, so it is not
-        sent again."""
+        """Resolve one batch of a partition; return whether there was any.
+
+        An idempotent gateway gets a message which may still go once more, under the same reference, for as long as the
+        gateway surely remembers the reference. Every other message becomes `unknown` until a DLR: the message may have
+        left, so dispatch does not send it again.
+        """
         async with self._database.begin() as tx:
             if not await store.try_lock_partition(tx, partition, marketing=True):
                 return False
-            # looked at again under the lock: an owner that is alive after all has renewed its decision meanwhile
+            # read again under the lock: a live owner has renewed its decision meanwhile
             rows = await store.claim_left_sending(tx, partition, before, self._batch)
             permits = []
             now = datetime.now(UTC)
@@ -317,6 +339,6 @@ class Timers:
 
 def _due_for_a_look(last: _LookUp | None) -> _LookUp:
     now, width = datetime.now(UTC), timedelta(seconds=2 * LOOK_UP_EVERY_S)
-    since = min(now - width, last.begun_at if last else now)  # none is missed where the last time took long
+    since = min(now - width, last.begun_at if last else now)  # no message is missed after a slow pass
     spans = [(since - age, now - age) for age in LOOK_UP_AFTER]
     return _LookUp(now, spans, after=(min(begin for begin, _ in spans), UUID(int=0)))

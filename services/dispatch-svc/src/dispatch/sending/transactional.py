@@ -1,8 +1,8 @@
-"""Codes, and answers to people, that are being handed off, whether Kafka brought them or the ledger: nobody who waits
-for a code waits for the operator's answer to another.
+"""The transactional lane: hand-offs of transactional and service messages, from Kafka and from the ledger.
 
-Of each gateway there are as many of these hand-offs at once as it has slots. What would go by it while all are taken
-waits in the ledger, `pending`, and leaves together once one is free; what goes by another gateway does not wait for it.
+No message waits for the operator's answer to another. Each gateway has as many concurrent hand-offs as slots. While all
+slots of a gateway are taken, its messages wait in the ledger as `pending`, and leave together once a slot is free;
+other gateways go on.
 """
 
 import asyncio
@@ -20,7 +20,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Codes:
-    """`slots`: of each gateway. Who asks whether one is free and only then decides may be one too many."""
+    """The hand-offs in flight. `slots`: of each gateway.
+
+    Several callers may each see a free slot before either begins, so a gateway may exceed its slots.
+    """
 
     send: Callable[[Sequence[Permit]], Awaitable[None]]
     gateways: Collection[str]
@@ -30,21 +33,24 @@ class Codes:
 
     @property
     def going(self) -> list[asyncio.Task[None]]:
-        """Those that have not ended, or failed and nobody was told of it."""
+        """Return the hand-offs not collected by `free` yet: running, or ended with a result not yet examined."""
         return [task for tasks in self._going.values() for task in tasks]
 
     @property
     def full(self) -> set[str]:
-        """The gateways of which every slot is taken."""
+        """Return the gateways without a free slot."""
         return {name for name, tasks in self._going.items() if sum(not task.done() for task in tasks) >= self.slots}
 
     def or_wait(self, decisions: Sequence[Decision]) -> list[Decision]:
-        """As decided; but what may go by a gateway that has no slot is to wait for one, in the ledger."""
+        """Return the decisions, with each permit of a gateway without a free slot turned into a wait in the ledger."""
         full = self.full
         return [_waits(d) if d.permit is not None and d.permit.gateway in full else d for d in decisions]
 
     async def begin(self, permits: Sequence[Permit]) -> None:
-        """Returns at once; but once the service stops nobody would wait for what begins, so this does."""
+        """Start the hand-offs, and return at once.
+
+        After the stop has begun, await the hand-offs here: no later code would await the tasks.
+        """
         if self._stopping:
             await self.send(permits)
             return
@@ -55,8 +61,11 @@ class Codes:
             self._going[name].add(asyncio.ensure_future(self.send(some)))
 
     async def free(self) -> None:
-        """Returns once there is a gateway with a slot. Raises what ended a hand-off: it is told of once, and whoever
-        asks counts it; what it left `sending` the sweep finds."""
+        """Return once a gateway has a free slot.
+
+        Raise the error of a failed hand-off, once, for the calling timer to count. The sweep recovers the messages left
+        `sending`.
+        """
         if len(self.full) == len(self.gateways):
             await asyncio.wait(self.going, return_when=asyncio.FIRST_COMPLETED)
         ended = [task for task in self.going if task.done()]
@@ -69,24 +78,27 @@ class Codes:
             raise failed[0]
 
     async def end(self) -> None:
-        """A planned stop waits for the answers to what has begun."""
+        """Wait for the answers to all running hand-offs: a planned stop."""
         self._stopping = True
         if self.going:
             await asyncio.wait(self.going)
 
     async def close(self) -> None:
-        """One that is not planned, or has taken too long, does not."""
+        """Cancel the running hand-offs: a stop which is unplanned, or has taken too long."""
         self._stopping = True
         left = self.going
         self._going.clear()
         for task in left:
             task.cancel()
         for ended in await asyncio.gather(*left, return_exceptions=True):
-            if isinstance(ended, Exception):  # no timer counts it any more
+            if isinstance(ended, Exception):  # no timer counts the error any more
                 log.error("a hand-off failed as the service stopped", exc_info=ended)
 
 
 def _waits(decision: Decision) -> Decision:
-    """Its row says by which gateway, so that it is not looked at again and again meanwhile."""
+    """Return the decision as `pending`, without a permit.
+
+    The row names the gateway, so that the timer does not poll the message while the gateway has no slot.
+    """
     row = {**decision.row, "status": "pending", "due_at": decision.row["decided_at"]}
     return msgspec.structs.replace(decision, row=row, permit=None)

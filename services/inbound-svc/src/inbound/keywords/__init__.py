@@ -1,4 +1,4 @@
-"""What a text means: `classify(text)`. Pure; the words are data. See `classifier`."""
+"""The meaning of a text: `classify(text)`. Pure; the words are data. See `classifier`."""
 
 from inbound.keywords.classifier import Understanding, classify
 

@@ -1,13 +1,14 @@
-"""What an MO asks for: stop, start, confirm, contact, or a person should look (review), or nothing (none).
+"""Classify an MO: stop, start, confirm, contact, review (a person should look), or none.
 
-Pure. The words are data (`lists`, one file per language, each list with its reason and sources); this file holds how
-they combine.
+Pure. The words are data (`lists`, one file per language, each list with its reason and sources); this module combines
+the lists.
 
     a likeness, a phrase, a guess      may only tighten: stop or review
     start, confirm                     the whole text, exactly
-    in doubt                           review, never none, for what smells like an opt-out
+    a possible opt-out, in doubt       review, never none
 
-Order: an opt-out anywhere beats all; then what smells like one; then the rest. Asking for erasure is an opt-out.
+Precedence: an opt-out in any clause; then a possible opt-out; then the other requests. A request for erasure is an
+opt-out.
 """
 
 import re
@@ -19,29 +20,32 @@ from inbound.keywords.lists import Phrase, Words, words
 from inbound.keywords.normal import Normal, normalise
 from inbound.keywords.quotes import own_words
 
-READ_CHARS = 2_000  # the longest SMS is 10 segments, 1,530 characters; a longer text is not left at "none"
+READ_CHARS = 2_000  # the longest SMS has 10 segments, 1,530 characters; a longer text is never left at "none"
 DISGUISE_CHARS = 160  # one SMS: look-alikes are tried on texts up to this length (DOMAIN 2.3, step 6)
-NEGATION_REACH = 4  # words before an opt-out phrase in which a negation turns it
-TOGETHER_REACH = 12  # words after the first group's in which the others must stand
-LAST_WORDS = 8  # "trop de messages stop": in a longer clause a STOP at the end is read by a person
-ADVERT_WORDS = 4  # a STOP mention below at least so many other words is an advert sent back, not an answer
-SLIP_WORDS = 3  # "tsop acme": a misspelled STOP before a word or two is read by a person
-NAMED_WORDS = 8  # no brand and its neighbours take more
+NEGATION_REACH = 4  # words before an opt-out phrase in which a negation turns the phrase
+TOGETHER_REACH = 12  # words after the first group, within which the other groups must stand
+LAST_WORDS = 8  # "trop de messages stop": in a longer clause a final STOP goes to review
+ADVERT_WORDS = 4  # a STOP mention below so many other words is an advert sent back, not an answer
+SLIP_WORDS = 3  # "tsop acme": a misspelled STOP before a word or two goes to review
+NAMED_WORDS = 8  # no brand with its neighbours has more words
 SHORT_CODE = re.compile(r"[3-8]\d{4}")
 TWICE = re.compile(r"(.)\1")
 
 EXACT, FOLLOWED, PHRASE, DISGUISED, LAST, NEAR, DOUBT, NOTHING = 1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.5, 0.0
 
 Clause = Sequence[str]
-Hit = tuple[Clause, int, Phrase]  # the words it was found in, at which of them it begins, the phrase
+Hit = tuple[Clause, int, Phrase]  # the clause, the index of the first word of the phrase, the phrase
 
 
 @dataclass(frozen=True, slots=True)
 class Understanding:
-    """`rule`: the list and the rule in it that decided. `score`: 1.0 exact, less for a likeness, 0.5 a doubt.
-    `normalised`: what the rules saw; as personal as the text itself, and so is `named`: of a stop, the other words
-    said, among which may be a brand (`common.sms.keywords_scope`). `everyone`: a stop that names every brand.
-    `erasure`: a stop that asks for the data to be erased."""
+    """The meaning of an MO.
+
+    `rule`: the list and the rule in it which decided. `score`: 1.0 exact, less for a likeness, 0.5 a doubt.
+    `normalised`: the text the rules saw, as personal as the text itself. `named`: of a stop, the other words, perhaps
+    with a brand (`common.sms.keywords_scope`); personal too. `everyone`: a stop which names every brand. `erasure`: a
+    stop which asks for erasure of the data.
+    """
 
     intent: Intent
     rule: str
@@ -64,17 +68,17 @@ NONE = Finding("none", "any-1:none", NOTHING)
 
 
 def classify(text: str, *, language: str | None = None, country: str | None = None) -> Understanding:
-    """What `text`, as the provider handed it over, asks for.
+    """Return the meaning of `text`, as the provider handed the text over.
 
-    `language` ("es"), `country` ("US"): of the sender's public, where known; France where neither is. They decide which
-    words loosen and which are certain; what tightens is read in every language.
+    `language` ("es"), `country` ("US"): of the sender's public, where known; France where neither is. These decide
+    which words loosen and which are certain; words which tighten are read in every language.
     """
     known = words(language, country)
     said = text[:READ_CHARS]
     own = own_words(said, known.wrote)
     plain = normalise(own)
     if own is not said and not any(_exact(clause, known) for clause in plain.clauses):
-        own, plain = said, normalise(said)  # nothing but courtesy around the quotation: it is what they say
+        own, plain = said, normalise(said)  # only a courtesy surrounds the quotation, so the quotation is the text
     found = _read(own, plain, known)
     if own is not said and found.intent not in ("stop", "review"):
         found = _with_quotation(normalise(said), known, found)
@@ -104,8 +108,11 @@ def _read(text: str, plain: Normal, known: Words) -> Finding:
 
 
 def _with_quotation(whole: Normal, known: Words, found: Finding) -> Finding:
-    """Nothing asked in the person's own words: what they quote is ours when it carries a STOP mention, and then it
-    says nothing; else a person looks. What loosens must be all there is."""
+    """Return the meaning of a text whose own words ask for nothing, in view of the quotation.
+
+    A quotation with a STOP mention is our message, and means nothing; any other quoted opt-out goes to review. A word
+    which loosens must be the whole text, so a start or confirm beside a quotation becomes none.
+    """
     ours = any(_mentions_code(clause, known) for clause in whole.clauses)
     if not ours and _decide(whole, known).intent in ("stop", "review"):
         return Finding("review", "any-1:quoted", DOUBT)
@@ -151,7 +158,7 @@ def _opt_out(
     question: bool,
     praised: bool,
 ) -> Finding | None:
-    """Whether this clause is an opt-out, and by which rule; a review where it begins like one and is none."""
+    """Return an opt-out found in this clause, a review where the clause only begins like an opt-out, or None."""
     doubt = None
     if content and not _refused(content[0], clause, known):
         first, rest = content[0], content[1:]
@@ -194,7 +201,7 @@ def _opt_out(
 
 
 def _opens(exact: Clause, phrase: Phrase, question: bool) -> bool:
-    """ "plus de sms svp", but not "plus de message vocal dispo ?"."""
+    """Return whether the clause begins with the phrase: "plus de sms svp", not "plus de message vocal dispo ?"."""
     length = len(phrase.words)
     return tuple(exact[:length]) == phrase.words and not (question and len(exact) > length + 1)
 
@@ -208,7 +215,10 @@ def _first_but(
     known: Words,
     question: bool,
 ) -> Finding | None:
-    """It begins with STOP, and yet a person should look: "stop pas", "stop by", "I stop at", a long question."""
+    """Return a review where a clause begins with STOP and is in doubt, or None.
+
+    Examples: "stop pas", "stop by", "I stop at", a long question.
+    """
     if _turned_after(first, clause, known) and set(rest) <= known.negations_after:
         return Finding("review", "any-1:stop_negated", DOUBT)
     for *_, phrase in hits:
@@ -222,7 +232,10 @@ def _first_but(
 
 
 def _together(clause: Clause, known: Words) -> str | None:
-    """The file with a rule of which every group has a word here, in order: "je ne VEUX PLUS jamais RECEVOIR ça"."""
+    """Return the file of a rule with a word of every group in the clause, in order.
+
+    An example: "je ne VEUX PLUS jamais RECEVOIR ça".
+    """
     for place, word in enumerate(clause):
         for rule, file in known.together.get(word, ()):
             after = iter(clause[place + 1 : place + 1 + TOGETHER_REACH])
@@ -233,7 +246,10 @@ def _together(clause: Clause, known: Words) -> str | None:
 
 
 def _ends_in_stop(clause: Clause, exact: Clause, known: Words) -> bool:
-    """ "trop de messages stop", "ca suffit arretez", but not "je suis au stop" nor "... STOP au 36111"."""
+    """Return whether a short clause ends in an opt-out word.
+
+    "trop de messages stop" and "ca suffit arretez" do; "je suis au stop" and "... STOP au 36111" do not.
+    """
     if not 2 <= len(clause) <= LAST_WORDS or len(exact) < 2 or exact[-1] not in known.stop_last:
         return False
     place = len(clause) - 1 - clause[::-1].index(exact[-1])
@@ -246,7 +262,7 @@ def _ends_in_stop(clause: Clause, exact: Clause, known: Words) -> bool:
 
 
 def _near(word: str, known: Words) -> str | None:
-    """The file, when the word is one slip away from an opt-out word and no word of its own."""
+    """Return the file of an opt-out word one slip away, unless the word is a word of its own."""
     single = TWICE.sub(r"\1", word)
     if word in known.not_near or single in known.not_near:
         return None
@@ -254,7 +270,7 @@ def _near(word: str, known: Words) -> str | None:
 
 
 def _doubt(plain: Normal, exact: list[Clause], hits: list[list[Hit]], known: Words) -> Finding | None:
-    """The rule that says a person should look: an opt-out may be meant."""
+    """Return a review where the text may be an opt-out, or None."""
     said = [clause for clause in exact if clause]
     if len(said) == 1 and (file := known.review_alone.get(" ".join(said[0]))):
         return Finding("review", f"{file}:review_alone", DOUBT)
@@ -281,7 +297,7 @@ def _doubt(plain: Normal, exact: list[Clause], hits: list[list[Hit]], known: Wor
 
 
 def _request(plain: Normal, exact: list[Clause], hits: list[list[Hit]], known: Words) -> Finding:
-    """START, OUI, CONTACT. The first two must be all there is, and not a question."""
+    """Return start, confirm, contact or none. Start and confirm must be the whole text, and not a question."""
     said = [clause for clause in exact if clause]
     if said and len(said[0]) == 1:
         word = said[0][0]
@@ -300,7 +316,7 @@ def _request(plain: Normal, exact: list[Clause], hits: list[list[Hit]], known: W
 
 
 def _hits(clause: Clause, exact: Clause, known: Words) -> list[Hit]:
-    """Every listed phrase in the clause, with its courtesies ("no thanks") and without ("schrijf mij aub uit")."""
+    """Return the listed phrases in the clause, with courtesies ("no thanks") and without ("schrijf mij aub uit")."""
     found = list(_phrases(clause, known))
     return found if len(exact) == len(clause) else [*found, *_phrases(exact, known)]
 
@@ -317,7 +333,7 @@ def _phrases(clause: Clause, known: Words) -> Iterator[Hit]:
 
 
 def _exact(clause: Clause, known: Words) -> Clause:
-    """The clause without courtesy and without a short code at its end ("STOP au 36111")."""
+    """Return the clause without courtesies, and without a short code at its end ("STOP au 36111")."""
     left: list[str] = []
     place = 0
     while place < len(clause):
@@ -342,19 +358,22 @@ def _mentions_code(clause: Clause, known: Words) -> bool:
 
 
 def _code_follows(clause: Clause, place: int) -> bool:
-    """ "STOP au 36111": our own mention, as it stands in every message sent."""
+    """Return whether a short code follows: "STOP au 36111", our own mention in every message."""
     return any(map(_short_code, clause[place + 1 : place + 4]))
 
 
 def _sent_back(clause: Clause, before: Sequence[Clause], known: Words) -> bool:
-    """A STOP mention below an advert: the whole message came back, and a person should say why."""
+    """Return whether the clause is a STOP mention below an advert.
+
+    The person sent our whole message back, and a reviewer should find out why.
+    """
     if sum(map(len, before)) < ADVERT_WORDS:
         return False
     return _mentions_code(clause, known)
 
 
 def _named(exact: Sequence[Clause], known: Words) -> tuple[str, ...]:
-    """Every word said beside STOP, in order, when not all of it is noise: a brand may be among them."""
+    """Return the words beside STOP, perhaps with a brand; () if all are noise, or too many for a brand."""
     others = [w for clause in exact for w in clause if w not in known.stop_first and not _short_code(w)]
     if len(others) > NAMED_WORDS or known.ignored.issuperset(others):
         return ()
@@ -362,7 +381,7 @@ def _named(exact: Sequence[Clause], known: Words) -> tuple[str, ...]:
 
 
 def _refused(word: str, clause: Clause, known: Words) -> bool:
-    """ "non stop", "no quiero parar": a refusal before `word` turns it; "non merci stop" does not."""
+    """Return whether a refusal precedes `word`: "non stop", "no quiero parar"; not "non merci stop"."""
     place = clause.index(word)
     for before in clause[max(0, place - NEGATION_REACH) : place][::-1]:
         if before in known.refusals:
@@ -373,12 +392,12 @@ def _refused(word: str, clause: Clause, known: Words) -> bool:
 
 
 def _turned_after(word: str, clause: Clause, known: Words) -> bool:
-    """ "stop pas", "stop niet": spoken for "do not stop"."""
+    """Return whether a negation follows: "stop pas", "stop niet", spoken for "do not stop"."""
     return not known.negations_after.isdisjoint(clause[clause.index(word) + 1 :][:1])
 
 
 def _courtesy_follows(word: str, clause: Clause, known: Words) -> bool:
-    """ "arretez svp c'est insupportable": what is asked ends at the courtesy."""
+    """Return whether a courtesy follows, which ends the request: "arretez svp c'est insupportable"."""
     after = clause[clause.index(word) + 1 :][:1]
     return bool(after) and (after[0],) in known.courtesy.get(after[0], ())
 
@@ -394,7 +413,7 @@ def _no_negation(clause: Clause, place: int, length: int, file: str, known: Word
 
 
 def _glued(word: str, known: Words) -> str | None:
-    """ "stoppub", "stopsms": an opt-out word and a word of the trade in one."""
+    """Return the file of an opt-out word glued to a word of the trade: "stoppub", "stopsms"."""
     for root in known.stop_roots:
         if word.startswith(root):
             for stop, file in known.stop_first.items():

@@ -1,12 +1,12 @@
-"""The keyword files, and what they come to for one country and language: `words(language, country)`. Pure.
+"""The keyword files, merged for one country and language: `words(language, country)`. Pure.
 
     any-1        STOP itself, START, YES, HELP: the same in every language
-    fr-2 ...     one file per language: its words, each list with its reason and sources
-    us-1         a market: words that are certain there and doubtful elsewhere (END, CANCEL, QUIT)
+    fr-2 ...     a file per language: its words, each list with its reason and sources
+    us-1         a market: words certain there and doubtful elsewhere (END, CANCEL, QUIT)
 
-What tightens is read from every file, whoever writes to whom. What loosens (start, confirm) and what is certain only
-at home (stop_at_home) is read from the files of the country or language at hand. A file is never edited once used: a
-change is the next version, so that a rule id in an old event still tells which list found it.
+Words which tighten are read from every file, whatever the language. Words which loosen (start, confirm) or are certain
+only at home (stop_at_home) are read from the files of the given country or language. A used file is never edited: a
+change is the next version, so that the rule id in an old event still names the list of its time.
 """
 
 from collections.abc import Iterator
@@ -18,13 +18,13 @@ from typing import NamedTuple
 import msgspec
 
 CURRENT = ("any-1", "fr-2", "en-1", "es-1", "de-1", "nl-1", "it-1", "pt-1", "ar-1", "us-1")
-HOME = "FR"  # whose words count where neither country nor language is known
+HOME = "FR"  # the country whose words apply where neither country nor language is known
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 NEAR_MIN_CHARS = 4  # shorter words have too many neighbours
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One list of words or phrases, why it means what it means, and who says so ("unsourced": nobody found yet)."""
+    """A list of words or phrases, the reason for its meaning, and its sources ("unsourced" where not found yet)."""
 
     words: frozenset[str] = frozenset()
     why: str = ""
@@ -35,7 +35,7 @@ EMPTY = Rule()
 
 
 class Together(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Words that mean an opt-out when one of each group stands in a clause, in that order, and none of `unless`."""
+    """Words which mean an opt-out when a clause has a word of each group, in order, and no word of `unless`."""
 
     groups: tuple[frozenset[str], ...]
     unless: frozenset[str]
@@ -89,7 +89,7 @@ class Lists(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     wrote: Rule = EMPTY
 
 
-# Phrases found anywhere in a clause, in the order in which they decide.
+# Phrases found anywhere in a clause, in order of precedence.
 PHRASES = (
     "erase_phrases",
     "stop_phrases",
@@ -110,16 +110,16 @@ class Phrase(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Every list that counts here, ready to be looked up. A dict gives the file that lists the word."""
+    """Every list for one public, ready for look-up. A dict gives the file which lists the word."""
 
-    phrases: dict[str, dict[str, tuple[Phrase, ...]]]  # by first and second word ("": there is none), longest first
+    phrases: dict[str, dict[str, tuple[Phrase, ...]]]  # by first and second word ("" for a single word), longest first
     together: dict[str, tuple[tuple[Together, str], ...]]  # by a word of their first group
     stop_first: dict[str, str]
     stop_alone: dict[str, str]
     stop_all: dict[tuple[str, ...], str]
     stop_whole: dict[tuple[str, ...], str]
     stop_last: dict[str, str]
-    stop_mentions: frozenset[str]  # an opt-out may be meant wherever they stand
+    stop_mentions: frozenset[str]  # an opt-out may be meant, wherever the word stands
     stop_roots: tuple[str, ...]
     stems: dict[str, str]
     stem_prefixes: tuple[str, ...]
@@ -137,7 +137,7 @@ class Words:
     noise: frozenset[str]
     answers: frozenset[str]
     ignored: frozenset[str]  # noise and answers
-    negations: dict[str, frozenset[str]]  # by file; those of a file without any: everybody's
+    negations: dict[str, frozenset[str]]  # by file; a file without negations gets all of them
     negations_after: frozenset[str]
     refusals: frozenset[str]
     not_before_stop: frozenset[str]
@@ -148,13 +148,13 @@ class Words:
 
 @cache
 def load(name: str) -> Lists:
-    """The keyword file `name`. Raises FileNotFoundError; msgspec.ValidationError on a file of another shape."""
+    """Load the keyword file `name`. Raises FileNotFoundError, or msgspec.ValidationError for another shape."""
     return msgspec.json.decode(resources.files(__package__).joinpath(f"{name}.json").read_bytes(), type=Lists)
 
 
 @lru_cache(maxsize=64)
 def words(language: str | None = None, country: str | None = None) -> Words:
-    """What counts for people of that language ("es") or country ("US"); of France where neither is told."""
+    """Return the words for people of that language ("es") or country ("US"); of France where neither is given."""
     files = [load(name) for name in CURRENT]
     if language is None and country is None:
         country = HOME
@@ -208,7 +208,7 @@ def words(language: str | None = None, country: str | None = None) -> Words:
 
 
 def _at_home(file: Lists, language: str | None, country: str | None) -> bool:
-    """A file of neither language nor country is everybody's."""
+    """Return whether the file is for this public; a file without language and country is for everyone."""
     everywhere = file.language is None and not file.countries
     return everywhere or (language is not None and file.language == language) or country in file.countries
 
@@ -219,7 +219,7 @@ def _rule(file: Lists, kind: str) -> Rule:
 
 
 def _by_word(files: list[Lists], kind: str) -> dict[str, str]:
-    """word -> the first file that lists it."""
+    """Map each word to the first file which lists it."""
     return {word: file.id for file in reversed(files) for word in sorted(_rule(file, kind).words)}
 
 
@@ -249,7 +249,7 @@ def _together(files: list[Lists]) -> dict[str, tuple[tuple[Together, str], ...]]
 
 
 def slips(word: str) -> frozenset[str]:
-    """Every word one slip away (Damerau distance one): a letter added, dropped, changed, or two neighbours swapped."""
+    """Return every word at Damerau distance one: a letter added, dropped or changed, or two neighbours swapped."""
     cuts = [(word[:i], word[i:]) for i in range(len(word) + 1)]
     dropped = {a + b[1:] for a, b in cuts if b}
     swapped = {a + b[1] + b[0] + b[2:] for a, b in cuts if len(b) > 1}

@@ -1,5 +1,6 @@
-"""What of a text is the person's own: without the lines they quote, the signature below, and the reaction of a phone
-("A aimé « ... STOP au 36111 »"). Pure.
+"""The person's own words in a text: without quoted lines, a signature, or a phone's reaction. Pure.
+
+A reaction repeats our message: "A aimé « ... STOP au 36111 »".
 """
 
 import re
@@ -11,12 +12,14 @@ MAY_QUOTE = re.compile(r"[>\n«“„‟\"»”]")
 QUOTED = re.compile(r"«[^«»]*»|“[^“”]*”|„[^„“”]*[“”]|\"[^\"]*\"")
 QUOTED_LINE = re.compile(r"^\s*>")
 SIGNATURE = re.compile(r"^\s*(?:--+|__+|—+)\s*$")
-LONG_QUOTE_WORDS = 4  # fewer are the person's own words with quotes around them: « STOP »
+LONG_QUOTE_WORDS = 4  # a shorter quotation is the person's own: « STOP »
 
 
 def own_words(text: str, wrote: Sequence[str]) -> str:
-    """`text` without what is quoted; all of it where nothing else was said. `wrote`: how a line that introduces a
-    quotation ends ("a ecrit", "wrote")."""
+    """Return `text` without its quotations, or all of `text` where nothing else remains.
+
+    `wrote`: the endings of a line which introduces a quotation ("a ecrit", "wrote").
+    """
     if MAY_QUOTE.search(text) is None:
         return text
     lines: list[str] = []

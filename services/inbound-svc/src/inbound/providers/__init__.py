@@ -1,8 +1,10 @@
-"""The providers we take callbacks from, by the name in the URL. A new one is a module here and a line below.
+"""The providers whose callbacks inbound-svc takes, by the name in the URL.
 
-genuine(callback, account, now)   who called, and its signature
-PROVIDERS[name]                   its formats
-UNDOCUMENTED[name]                why there is no such provider yet
+A new provider is a module here and a line below.
+
+    genuine(callback, account, now)   authenticates a callback
+    PROVIDERS[name]                   the formats of a provider
+    UNDOCUMENTED[name]                why a provider is not supported yet
 """
 
 from collections.abc import Mapping
@@ -72,9 +74,10 @@ UNDOCUMENTED: Mapping[str, str] = {"bird": messagebird.BIRD_GAP, "smsmode": smsm
 
 
 def genuine(callback: Callback, account: Account, now: datetime) -> Once | None:
-    """Raises NotGenuine (or Unreadable, where the signature is in the body). What is to be remembered, if anything.
+    """Authenticate a callback, and return its nonce to remember, if the scheme has one.
 
-    Nobody is let in unchecked: an account with neither a secret nor a fence has no callbacks.
+    Raises NotGenuine, or Unreadable where the signature is in the body. An account with neither a secret nor a fence
+    gets no callbacks: no caller enters unchecked.
     """
     if not (account.secrets or account.path_secrets or account.basic or account.addresses):
         raise NotGenuine("nothing_to_check")
@@ -83,13 +86,16 @@ def genuine(callback: Callback, account: Account, now: datetime) -> Once | None:
 
 
 def capabilities(account: Account) -> Capabilities:
-    """What the provider does on its own for this account."""
+    """Return the capabilities of the provider for this account."""
     return account.capabilities or PROVIDERS[account.provider].capabilities
 
 
 def ambiguous(receipt: Receipt) -> bool:
-    """The provider will not deliver to this number, and does not say whether the person asked for that: nothing to
-    prove an opt-out with, a reason to send there no marketing, and nothing through this provider (DOMAIN 4.3)."""
+    """Return whether the provider blocks the number without saying why.
+
+    Such a block does not prove an opt-out, but stops marketing to the number, and all messages by this provider
+    (DOMAIN 4.3).
+    """
     return receipt.blocked
 
 

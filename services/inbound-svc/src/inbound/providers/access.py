@@ -1,6 +1,6 @@
-"""Who may call us at all, before any signature: a secret in the path, basic authentication, the caller's network.
+"""Access checks before any signature: a secret in the path, basic authentication, the caller's network.
 
-Pure. All that an account configures must hold; for a provider that signs nothing this is all there is (DOMAIN 3.2).
+Pure. Every check an account configures must hold; a provider which signs nothing has no other check (DOMAIN 3.2).
 """
 
 import base64
@@ -12,7 +12,7 @@ from inbound.providers.provider import Account, Callback, NotGenuine
 
 
 def check(callback: Callback, account: Account) -> None:
-    """Raises NotGenuine. In constant time over secrets."""
+    """Check the fences of the account, in constant time over secrets. Raises NotGenuine."""
     if account.path_secrets or callback.path_secret is not None:
         given = (callback.path_secret or "").encode("utf-8", "surrogateescape")
         if not _one_of(given, account.path_secrets):
@@ -28,7 +28,7 @@ def _one_of(given: bytes, secrets: tuple[str, ...]) -> bool:
 
 
 def _credentials(header: str) -> bytes:
-    """What "Basic <base64>" says; empty for anything else."""
+    """Return the decoded credentials of "Basic <base64>"; empty for any other header."""
     scheme, _, encoded = header.partition(" ")
     if scheme.lower() != "basic":
         return b""

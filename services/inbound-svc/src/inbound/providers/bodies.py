@@ -1,7 +1,7 @@
-"""The bodies providers send: JSON, forms, queries, XML; and the forms of time in them. Pure.
+"""Parsers of callback bodies (JSON, forms, queries, XML) and of the times in them. Pure.
 
-None of them trusts what it reads: JSON of any depth, XML without a document type (entities are how a small body grows
-to gigabytes, and reads files), forms of any bytes.
+No parser trusts its input: JSON may have any depth, and forms any bytes; XML with a document type is refused, because
+entities make a small body grow to gigabytes, and read files.
 """
 
 import json
@@ -18,11 +18,11 @@ from inbound.providers.provider import Callback, Unreadable, WrongField
 T = TypeVar("T")
 
 UNIX_SECONDS = re.compile(r"[0-9]{1,11}", re.ASCII)
-FIELDS = 200  # of a form; the longest seen has 30, and this is read before anyone is known
+FIELDS = 200  # fields of a form; the longest form seen has 30, and is read before authentication
 
 
 def json_of(callback: Callback) -> object:
-    """The body as JSON in UTF-8. Raises Unreadable."""
+    """Return the body as JSON in UTF-8. Raises Unreadable."""
     try:
         return cast(object, json.loads(callback.body.decode()))
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
@@ -46,7 +46,7 @@ def object_at(fields: Mapping[str, object], name: str, *, where: str = "") -> Ma
 
 
 def list_at(fields: Mapping[str, object], name: str, *, where: str = "", most: int) -> Sequence[object]:
-    """A list of 1 to `most` values."""
+    """Return a field which must be a list of 1 to `most` values."""
     if name not in fields:
         raise WrongField(where + name, "missing")
     items = fields[name]
@@ -58,8 +58,10 @@ def list_at(fields: Mapping[str, object], name: str, *, where: str = "", most: i
 
 
 def each(items: Sequence[object], path: str, read: Callable[[Mapping[str, object], str], T]) -> Sequence[T]:
-    """What `read` makes of each, given its fields and the path before their names. One that is wrong takes none of the
-    others with it: they are in the WrongField."""
+    """Return the result of `read` for each item, given its fields and the path before their names.
+
+    A wrong item does not lose the others: the WrongField carries the readable items.
+    """
     found: list[T] = []
     wrong: WrongField | None = None
     for place, item in enumerate(items):
@@ -74,23 +76,25 @@ def each(items: Sequence[object], path: str, read: Callable[[Mapping[str, object
 
 
 def form(callback: Callback) -> Mapping[str, str]:
-    """The first value of each name of a form body in UTF-8. Raises Unreadable."""
+    """Return the first value of each name of a form body in UTF-8. Raises Unreadable."""
     return _first(callback.body)
 
 
 def query(callback: Callback) -> Mapping[str, str]:
-    """The same of the URL's query."""
+    """Return the first value of each name of the URL's query. Raises Unreadable."""
     return _first(_query(callback))
 
 
 def form_or_query(callback: Callback) -> Mapping[str, str]:
-    """Where a provider calls by GET or by POST, as it was set up."""
+    """Return the query of a GET, or the form of a POST: some providers are set up for either."""
     return query(callback) if callback.method == "GET" else form(callback)
 
 
 def pairs(raw: bytes) -> list[tuple[str, str]]:
-    """Names and values in order, empty ones too. Bytes that are not UTF-8 survive as surrogates: a signature is over
-    what was sent. Raises Unreadable."""
+    """Return names and values in order, including empty values. Raises Unreadable.
+
+    Bytes which are not UTF-8 survive as surrogates, because a signature covers the bytes sent.
+    """
     try:
         return parse_qsl(
             raw.decode("utf-8", "surrogateescape"),
@@ -103,7 +107,7 @@ def pairs(raw: bytes) -> list[tuple[str, str]]:
 
 
 def byte_pairs(raw: bytes) -> list[tuple[str, bytes]]:
-    """The same where values are in a charset that another field names."""
+    """Return names and raw values in order, where another field names the charset of the values."""
     found: list[tuple[str, bytes]] = []
     for piece in raw.split(b"&", FIELDS):
         name, _, value = piece.replace(b"+", b" ").partition(b"=")
@@ -112,13 +116,16 @@ def byte_pairs(raw: bytes) -> list[tuple[str, bytes]]:
 
 
 def byte_fields(callback: Callback) -> Mapping[str, bytes]:
-    """The first value of each name, of a GET's query or of a form."""
+    """Return the first raw value of each name, of a GET's query or of a form."""
     raw = _query(callback) if callback.method == "GET" else callback.body
     return dict(reversed(byte_pairs(raw)))
 
 
 def xml(callback: Callback) -> tuple[str, Mapping[str, str]]:
-    """(name of the root, texts of its children by name, the first of each), without namespaces. Raises Unreadable."""
+    """Return the name of the root, and the texts of its children by name, without namespaces.
+
+    The first child of each name counts. Raises Unreadable.
+    """
     parser = expat.ParserCreate()
 
     def refuse(*_: object) -> None:
@@ -126,7 +133,7 @@ def xml(callback: Callback) -> tuple[str, Mapping[str, str]]:
 
     parser.StartDoctypeDeclHandler = refuse
     try:
-        parser.Parse(callback.body, True)  # a first reading, for the document type alone
+        parser.Parse(callback.body, True)  # a first pass, for the document type alone
         root = ElementTree.fromstring(callback.body)  # noqa: S314 (no document type, so no entities)
     except (expat.ExpatError, ElementTree.ParseError, ValueError, LookupError) as error:
         raise Unreadable("the body is not XML") from error
@@ -134,20 +141,22 @@ def xml(callback: Callback) -> tuple[str, Mapping[str, str]]:
 
 
 def zoned(fields: Mapping[str, object], name: str) -> datetime | None:
-    """ISO 8601 with an offset. None where there is none that can be read, or no zone: a zone is not guessed, and a STOP
-    counts whatever its time looks like."""
+    """Return an ISO 8601 time with an offset, or None if unreadable or without a zone.
+
+    A zone is never guessed, and a STOP counts whatever its time looks like.
+    """
     moment = _moment(fields.get(name))
     return None if moment is None or moment.tzinfo is None else _in_utc(moment)
 
 
 def utc(fields: Mapping[str, object], name: str) -> datetime | None:
-    """The same where the provider says that its times are UTC."""
+    """Return an ISO 8601 time, read as UTC without a zone, where the provider documents UTC."""
     moment = _moment(fields.get(name))
     return None if moment is None else _in_utc(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
 
 
 def epoch(fields: Mapping[str, object], name: str) -> datetime | None:
-    """Unix seconds, written out. None where there are none."""
+    """Return a time from a string of Unix seconds, or None."""
     value = fields.get(name)
     if not isinstance(value, str) or not UNIX_SECONDS.fullmatch(value):
         return None

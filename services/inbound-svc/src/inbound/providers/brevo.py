@@ -1,11 +1,12 @@
-"""Brevo: JSON to one URL, `msg_status` says what it is; nothing signed.
+"""Brevo: JSON to one URL, `msg_status` tells the kind; no signature.
 
-Basic authentication in the URL, and the address list Brevo publishes: 1.179.112.0/20, 172.246.240.0/20
-(developers.brevo.com/docs/transactional-webhooks). A bearer token or header of one's own may be set there too: use
-basic. A reply is `replied`, with the person in `to` and the text in `reply` (schemas.apis.io brevo-smseventreport: no
-example with values is published). An MO has no id of its own: `messageId` is that of what was sent to them, and one
-may answer twice. `messageId` may be a submit's, so a receipt is of id and recipient. The zone of `date` is not
-documented: it is left out. One event in each callback: what `batched` ones look like is not documented either.
+Basic authentication in the URL, and Brevo's address list: 1.179.112.0/20, 172.246.240.0/20
+(developers.brevo.com/docs/transactional-webhooks). Brevo also offers a bearer token or a custom header: use basic. A
+reply is `replied`, with the person in `to` and the text in `reply` (schemas.apis.io brevo-smseventreport: no example
+with values is published). An MO has no id of its own: `messageId` is the id of the message answered, which a person may
+answer twice. `messageId` may be the id of a submit, so id and recipient identify a DLR. The zone of `date` is not
+documented: a time without a zone is left out. Each callback has one event: the form of `batched` events is not
+documented.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +37,7 @@ signs_url = False
 max_body_bytes = JSON_BYTES
 takes_get = False
 answer_within_s = UNHURRIED_S
-capabilities = Capabilities(keeps_blacklist=True)  # the STOP mention comes only where the text says [STOP_CODE]
+capabilities = Capabilities(keeps_blacklist=True)  # the STOP mention is added only where the text has [STOP_CODE]
 secret_key = text_key
 verify = nothing_signed
 

@@ -1,8 +1,8 @@
-"""Bytes of an SMS as text: the GSM 7-bit alphabet, UCS-2, and the odd charsets gateways hand over. Pure.
+"""Decode the bytes of an SMS: the GSM 7-bit alphabet, UCS-2, and other charsets of gateways. Pure.
 
-A text is never refused for its bytes: what cannot be read becomes U+FFFD, because the rest may say STOP.
-Tables: 3GPP TS 23.038, 6.2.1 and 6.2.1.1 (DOMAIN 5.2). National shift tables are not read: there is none for French,
-and they rarely survive a route (DOMAIN 5.5).
+A text is never refused for its bytes: an unreadable byte becomes U+FFFD, because the rest may say STOP. Tables: 3GPP TS
+23.038, 6.2.1 and 6.2.1.1 (DOMAIN 5.2). National shift tables are not supported: French has none, and shift tables
+rarely survive a route (DOMAIN 5.5).
 """
 
 GSM_BASIC = (
@@ -15,9 +15,9 @@ GSM_EXTENSION = {
 ESCAPE = 0x1B
 UNREADABLE = "\ufffd"
 
-# SMPP data_coding (3.4, 5.2.19). 2 and 4 are binary: no text.
+# SMPP data_coding (3.4, 5.2.19). Codings 2 and 4 are binary: no text.
 SMPP_CODINGS = {1: "ascii", 3: "iso-8859-1", 5: "shift_jis", 6: "iso-8859-5", 7: "iso-8859-8", 8: "utf-16-be"}
-# What SMS software calls them. "UTF16-BE" and "gsm": Kannel user guide 1.3.1, table 5-7.
+# Charset names in SMS software. "UTF16-BE" and "gsm": Kannel user guide 1.3.1, table 5-7.
 CHARSETS = {
     "utf16-be": "utf-16-be",
     "utf-16be": "utf-16-be",
@@ -26,7 +26,7 @@ CHARSETS = {
     "ucs-2": "utf-16-be",
     "ucs2": "utf-16-be",
     "iso-10646-ucs-2": "utf-16-be",
-    "iso-8859-1": "windows-1252",  # as everyone reads it: the same, with letters where Latin-1 has controls
+    "iso-8859-1": "windows-1252",  # a superset in practice: letters where Latin-1 has controls
     "latin1": "windows-1252",
     "latin-1": "windows-1252",
     "windows-1252": "windows-1252",
@@ -38,7 +38,10 @@ GSM_NAMES = ("gsm", "gsm7", "gsm-7", "gsm0338", "gsm-03.38")
 
 
 def gsm(raw: bytes) -> str:
-    """One septet in each byte, not packed. An unknown escape is the basic character after it, as phones show it."""
+    """Decode GSM 7-bit text with one septet in each byte, not packed.
+
+    An unknown escape becomes the basic character after the escape, as phones show it.
+    """
     text: list[str] = []
     escaped = False
     for septet in raw:
@@ -55,15 +58,20 @@ def gsm(raw: bytes) -> str:
 
 
 def smpp(raw: bytes, coding: int) -> str | None:
-    """A short_message by its data_coding; None for binary. 0, and what the standard reserves, is the GSM alphabet.
-    UCS-2 is read as UTF-16, as handsets do."""
+    """Decode a short_message by its data_coding; return None for binary.
+
+    Coding 0, and any coding the standard reserves, is the GSM alphabet. UCS-2 is read as UTF-16, as handsets do.
+    """
     if coding in (2, 4):
         return None
     return _decoded(raw, SMPP_CODINGS[coding]) if coding in SMPP_CODINGS else gsm(raw)
 
 
 def named(raw: bytes, charset: str | None) -> str:
-    """Bytes in a charset by its name. UTF-8 where none is named or known, and Windows-1252 where they are not that."""
+    """Decode bytes in a charset given by name.
+
+    Without a known name the bytes are UTF-8, or Windows-1252 where they are not valid UTF-8.
+    """
     name = (charset or "").strip("\"' ").lower()
     if name in GSM_NAMES:
         return gsm(raw)

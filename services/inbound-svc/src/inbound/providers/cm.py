@@ -1,9 +1,10 @@
-"""CM.com: JSON; exactly 200, or it comes again (MOs every 5 minutes for a month); nothing signed.
+"""CM.com: JSON; no signature. CM.com retries until exactly 200 (MOs every 5 minutes for a month).
 
 developers.cm.com/messaging/docs/incoming-messages and /incoming-status-report. `from` and `to` are objects with a
-`number`, `message` one with a `text`; where an account gets plain texts instead, or `body`, they are read as well.
-`reference` is the one given with what we sent, and one may answer it twice: an MO has no id of its own. Receipts must
-be set to JSON: of the XML only the name is published. The zone of `received` is not documented: it is left out.
+`number`, `message` an object with a `text`; plain strings, and `body`, are read too, as some accounts get them.
+`reference` is the reference of the message answered, which a person may answer twice: an MO has no id of its own. DLRs
+must be set to JSON: of the XML only the name is published. The zone of `received` is not documented: a time without a
+zone is left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -58,7 +59,7 @@ def parse_messages(callback: Callback) -> Sequence[Message]:
 
 
 def parse_receipts(callback: Callback) -> Sequence[Receipt]:
-    """One receipt. The reference is ours, one for each message: it is the id as well."""
+    """Return one DLR. The reference is ours, one for each message, and also serves as the provider's id."""
     messages = bodies.object_at(bodies.json_object(callback), "messages")
     fields = bodies.object_at(messages, "msg", where="messages.")
     status = bodies.object_at(fields, "status", where="messages.msg.")
@@ -85,6 +86,6 @@ def _number(fields: Mapping[str, object], name: str) -> str:
 
 
 def _inside(fields: Mapping[str, object], name: str, inner: str) -> tuple[Mapping[str, object], str]:
-    """Where the value is: in the object `name`, or `name` itself."""
+    """Return the place of the value: within the object `name`, or `name` itself."""
     value = fields.get(name)
     return (value, inner) if isinstance(value, dict) else (fields, name)

@@ -1,8 +1,8 @@
-"""Esendex: XML push notifications, the root element says what it is; nothing signed: a secret path.
+"""Esendex: XML push notifications, the root element tells the kind; no signature: use a secret path.
 
-developers.esendex.com/APIs/Push-Notifications: InboundMessage, MessageDelivered, MessageFailed. Other roots are not
-described there and are refused. The zone of `OccurredAt` is not documented: it is left out; what was not taken comes
-again for 72 h. A document type is refused.
+developers.esendex.com/APIs/Push-Notifications describes InboundMessage, MessageDelivered and MessageFailed; other roots
+are refused. The zone of `OccurredAt` is not documented: a time without a zone is left out. Esendex retries for 72 h. A
+document type is refused.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,14 +1,14 @@
-"""Infobip: JSON, several events in `results`; nothing signed by default. One of them that cannot be read is refused
-once the others are kept.
+"""Infobip: JSON, several events in `results`; no signature by default.
 
-infobip.com/docs/api (receive inbound SMS, outbound SMS reports). What their "HMAC" option signs is not documented
-publicly, so it is not checked: a secret path, basic authentication or an address list stands in for it (DOMAIN 3.2).
-`cleanText` has lost its keyword, and the keyword may be STOP: `text` is read.
+An unreadable event is refused once the other events are kept. infobip.com/docs/api (receive inbound SMS, outbound SMS
+reports). The signed content of Infobip's "HMAC" option is not publicly documented, so the option is not checked: a
+secret path, basic authentication or an address list stands in (DOMAIN 3.2). `cleanText` lacks its keyword, which may be
+STOP: `text` is read.
 
-The group of a status is not all: DELIVERED_TO_OPERATOR is of the group "delivered", and intermediate.
-REJECTED_DESTINATION is two statuses: 14, now called REJECTED_DESTINATION_BLOCKLISTED, is of a list, ours or the
-operator's; 52 is a number that cannot be one. Without 14 or 52 it may be either: it blocks (infobip.com/docs, message
-status codes, error code reference).
+The group of a status is too coarse: DELIVERED_TO_OPERATOR is in the group "delivered", yet intermediate.
+REJECTED_DESTINATION covers two statuses: 14, now called REJECTED_DESTINATION_BLOCKLISTED, is of a list, ours or the
+operator's; 52 is an impossible number. Without 14 or 52 the status may be either, so it blocks (infobip.com/docs,
+message status codes, error code reference).
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,12 +53,12 @@ STATES: Mapping[str, ReceiptState] = {  # by status.groupId, DOMAIN 3.4
     "4": "expired",
     "5": "failed",
 }
-TO_OPERATOR = "DELIVERED_TO_OPERATOR"  # not yet the phone: another report may follow
+TO_OPERATOR = "DELIVERED_TO_OPERATOR"  # the phone is not reached yet: another report may follow
 OPTED_OUT_NAMES = (  # DOMAIN 4.3
     "REJECTED_DESTINATION_BLOCKLISTED",
     "REJECTED_DND",
-    "EC_BLACKLISTED_DESTINATIONADDRESS",  # 2052, as the first
-    "EC_DEST_ADDRESS_BLACKLISTED",  # 2050, as the second
+    "EC_BLACKLISTED_DESTINATIONADDRESS",  # 2052, as REJECTED_DESTINATION_BLOCKLISTED
+    "EC_DEST_ADDRESS_BLACKLISTED",  # 2050, as REJECTED_DND
     "EC_CONTENT_BLOCKED",  # 603, "by user opt-out (MO: STOP)"
     "EC_SC_BLOCKED_BY_END_USER",  # 573, "asked their mobile operator"
 )
@@ -107,7 +107,7 @@ def _receipt(fields: Mapping[str, object], where: str) -> Receipt:
     failure = name if cause in (None, NO_ERROR) else cause
     return Receipt(
         provider_message_id=identifier(fields, "messageId", where=where),
-        reference=None,  # the message id may be ours: it is given at the submit
+        reference=None,  # the message id may be ours, given at the submit
         state="opted_out" if refused else state,
         code=refused or (failure if state in ("failed", "expired", "unknown") else None),
         at=bodies.zoned(fields, "doneAt"),

@@ -1,11 +1,11 @@
-"""MessageBird (rest.messagebird.com): MOs by POST form, receipts by GET; a JWT in `MessageBird-Signature-JWT`.
+"""MessageBird (rest.messagebird.com): MOs by POST form, DLRs by GET; a JWT in `MessageBird-Signature-JWT`.
 
 The token is HS256 with `url_hash` and `payload_hash` (SHA-256, hexadecimal; no payload hash without a body), `nbf` and
-`jti` (DOMAIN 3.2). Field names: nyaruka/courier handlers/messagebird/handler_test.go; a long code and a short code
-spell them differently, and a name may come twice. A receipt's id is that of the submit: it is of id and recipient.
+`jti` (DOMAIN 3.2). Field names: nyaruka/courier handlers/messagebird/handler_test.go; long codes and short codes differ
+in spelling, and a name may come twice. The id of a DLR is the id of the submit, so id and recipient identify the DLR.
 
-Not supported, because their own pages differ on what is signed: the older `MessageBird-Signature`, and the new Bird
-(bird.com): `BIRD_GAP`.
+Not supported, because MessageBird's pages contradict each other on the signed content: the older
+`MessageBird-Signature`, and the new Bird (bird.com): `BIRD_GAP`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -71,7 +71,7 @@ def verify(callback: Callback, account: Account, now: datetime) -> Once | None:
 
 
 def parse_messages(callback: Callback) -> Sequence[Message]:
-    """One MO. Should a name come with two texts, both are the text: either may be the STOP."""
+    """Return one MO. Two different texts are both kept, joined: either may be the STOP."""
     bodies.form(callback)
     named: dict[str, list[str]] = {}
     for name, value in bodies.pairs(callback.body):
@@ -100,7 +100,7 @@ def parse_receipts(callback: Callback) -> Sequence[Receipt]:
     return [
         Receipt(
             provider_message_id=required(fields, "id"),
-            reference=None,  # `reference` is the submit's
+            reference=None,  # `reference` names the submit
             state="opted_out" if code == OPTED_OUT_CODE else state,
             code=code,
             at=bodies.zoned(fields, "statusDatetime"),
@@ -114,6 +114,6 @@ def answer(kind: Kind) -> Answer:
 
 
 def _either(fields: Mapping[str, str], *names: str) -> str:
-    """The first of these names that is there and says something."""
+    """Return the first field with a value among the names."""
     name = next((name for name in names if fields.get(name)), names[0])
     return required(fields, name, most=NUMBER_CHARS)

@@ -1,9 +1,9 @@
-"""Octopush: JSON; an empty body in less than a second; nothing signed: a secret path.
+"""Octopush: JSON; no signature: use a secret path. Octopush expects an empty body in less than a second.
 
-dev.octopush.com (callbacks, inbounds, opt-out). What it is shows in its date: `reception_date` an MO (`answer_date` on
-another of their pages), `stop_date` an MO that Octopush took for an opt-out, `delivery_date` a receipt. `message_id` is
-that of what was sent, which one may answer twice: an MO has no id of its own, a receipt is of id and number. No date
-has a zone: they are left out.
+dev.octopush.com (callbacks, inbounds, opt-out). The date field tells the kind: `reception_date` an MO (`answer_date` on
+another of their pages), `stop_date` an MO which Octopush took for an opt-out, `delivery_date` a DLR. `message_id` is
+the id of the message answered, which a person may answer twice: an MO has no id of its own, and id and number identify
+a DLR. No date has a zone: dates are left out.
 """
 
 from collections.abc import Mapping, Sequence

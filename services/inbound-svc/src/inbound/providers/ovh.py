@@ -1,11 +1,11 @@
-"""OVHcloud: receipts by GET; MOs by polling.
+"""OVHcloud: DLRs by GET; MOs by polling.
 
-Receipts: id, ptt, date, description, descriptionDlr (ovh/docs pages/web_cloud/messaging/sms). They are not signed, no
-secret and no address is published: ours are a secret path or basic authentication in the URL.
+DLRs: id, ptt, date, description, descriptionDlr (ovh/docs pages/web_cloud/messaging/sms). OVHcloud publishes no
+signature, secret or address: use a secret path or basic authentication in the URL.
 
 **The MO callback is not documented** (`cgiUrl`, `stopCallBack`: ovh/docs issue 1496, open since 2021), so it is
-refused. MOs are polled: GET /sms/{serviceName}/incoming gives ids, /incoming/{id} one MO (`polled`). The zone of a
-receipt's `date` is not documented either: it is left out.
+refused. MOs are polled: GET /sms/{serviceName}/incoming lists ids, /incoming/{id} returns one MO (`polled`). The zone
+of a DLR's `date` is not documented: the time is left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,7 +46,7 @@ secret_key = text_key
 verify = nothing_signed
 kind_of = as_addressed
 
-PENDING = ("1", "2", "24", "25", "26")  # temporary: it goes on trying
+PENDING = ("1", "2", "24", "25", "26")  # temporary: OVHcloud goes on trying
 STATES: Mapping[str, ReceiptState] = {  # by ptt, DOMAIN 3.4
     **dict.fromkeys(PENDING, "sent"),
     "3": "sent",
@@ -55,7 +55,7 @@ STATES: Mapping[str, ReceiptState] = {  # by ptt, DOMAIN 3.4
     "8": "expired",
     **dict.fromkeys(("20", "21", "23", "27", "28", "29", "33"), "failed"),
 }
-DESCRIPTIONS: Mapping[str, ReceiptState] = {  # where ptt says nothing
+DESCRIPTIONS: Mapping[str, ReceiptState] = {  # where ptt is missing or unknown
     "0": "queued",
     "1": "delivered",
     "2": "failed",
@@ -63,7 +63,7 @@ DESCRIPTIONS: Mapping[str, ReceiptState] = {  # where ptt says nothing
     "8": "sent",
     "16": "failed",
 }
-BLOCKED = "23"  # invalid, blacklisted or barred: which of them is not said
+BLOCKED = "23"  # invalid, blacklisted or barred: OVHcloud does not tell which
 
 
 def parse_messages(callback: Callback) -> Sequence[Message]:
@@ -88,9 +88,11 @@ def parse_receipts(callback: Callback) -> Sequence[Receipt]:
 
 
 def polled(fields: Mapping[str, object], short_code: str = "") -> Message:
-    """One MO of GET /sms/{serviceName}/incoming/{id}: `id`, `sender`, `message`, `creationDatetime` (with an offset).
-    The API does not say which of
-    our numbers it was sent to: `short_code` is what we know."""
+    """Return one MO of GET /sms/{serviceName}/incoming/{id}.
+
+    Fields: `id`, `sender`, `message`, `creationDatetime` (with an offset). The API does not tell the number the person
+    wrote to, so the caller gives its `short_code`.
+    """
     return Message(
         provider_message_id=identifier(fields, "id"),
         sender=required(fields, "sender", most=NUMBER_CHARS),

@@ -1,16 +1,16 @@
-"""What every provider's callbacks are turned into, and what a provider module must be able to do.
+"""The common form of callbacks, and the interface of a provider module.
 
-Pure: bytes, headers, account and time in; values out. A provider is one module that has the functions of `Provider`;
-the registry is in `__init__`.
+Pure: bytes, headers, account and time in; values out. A provider is a module with the functions of `Provider`; the
+registry is in `__init__`.
 
-    NotGenuine     the signature is missing, wrong, too old or used before: 401, nothing is kept
-    Unreadable     the body is not what its kind of body is made of: 400
-    WrongField     a field is missing or of the wrong form: 422, the field is named, its value never; what else came
-                   with it, and can be read, is kept first
-    Undocumented   the provider publishes no description of this callback: 404, with where to look
+    NotGenuine     the signature is missing, wrong, too old or replayed: 401, nothing is kept
+    Unreadable     the body is malformed for its content type: 400
+    WrongField     a field is missing or malformed: 422 with the field's name, never its value; the readable items of
+                   the callback are kept first
+    Undocumented   the provider publishes no description of this callback: 404 with a reference to the gap
 
-What a provider does not document is never guessed. Where only a detail is missing (the zone of a time, what a status
-of tomorrow means) the detail is left out: None, "unknown".
+An undocumented format is never guessed. An undocumented detail (the zone of a time, the meaning of a new status) is
+left out, as None or "unknown".
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,15 +24,16 @@ Kind = Literal["messages", "receipts"]
 Signing = Literal["always", "optional", "never"]
 
 ID_CHARS = 200  # the longest provider message id seen is 36
-JSON_BYTES = 1024 * 1024  # what is read of a body: some providers send receipts by the hundred
+JSON_BYTES = 1024 * 1024  # limit of a JSON body: some providers send DLRs by the hundred
 FORM_BYTES = 64 * 1024  # a form has 1 to 3 KiB
-UNHURRIED_S = 15.0  # nobody else says less; Twilio gives up after 15 s (DOMAIN 3.1)
-RETRIES_FOR = timedelta(days=31)  # nobody says more: CM.com, up to a month (DOMAIN 3.1)
+# no provider documents less, except where its module says so; Twilio gives up after 15 s (DOMAIN 3.1)
+UNHURRIED_S = 15.0
+RETRIES_FOR = timedelta(days=31)  # no provider documents more: CM.com retries up to a month (DOMAIN 3.1)
 NUMBER_CHARS = 64  # an E.164 number has 16; a sender name 11
 
 
 class NotGenuine(Exception):
-    """This callback is not from the provider, or not from now. `reason` is a slug."""
+    """The callback is not from the provider, or not from now. `reason` is a slug."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -44,12 +45,15 @@ class Unreadable(Exception):
 
 
 class Undocumented(Exception):
-    """Nothing public says what this callback looks like. The text says where the gap is, and what to do instead."""
+    """No public description of this callback exists. The message names the gap and the alternative."""
 
 
 class WrongField(Exception):
-    """`field` as the provider writes it (dots and indexes); `reason` is a slug. `readable`: the MOs or receipts of the
-    same callback that can be read."""
+    """A field is missing or malformed.
+
+    `field`: the name as the provider writes it (dots and indexes). `reason`: a slug. `readable`: the readable MOs or
+    DLRs of the same callback.
+    """
 
     def __init__(self, field: str, reason: str, readable: Sequence[Any] = ()) -> None:
         super().__init__(f"{field}: {reason}")
@@ -60,16 +64,16 @@ class WrongField(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a provider does on its own, so that we neither do it twice nor rely on what is not there. The defaults are
-    the cautious ones; a module says what its provider documents, an account may say otherwise.
+    """The actions a provider takes on its own, for us neither to repeat nor wrongly to expect.
 
-    `adds_stop_clause`   appends the STOP mention to a marketing text itself
-    `answers_stop`       confirms a STOP to the person itself: we must not
-    `keeps_blacklist`    refuses to send to who opted out with it, whatever we think: to be reconciled
-    `signs`              its callbacks are signed
-    `idempotent_submit`  the same submit twice, with the same reference, is one message
-    `retries_for`        how long a callback that we did not take comes again: where it tells no time, the text in it
-                         may be that old
+    The defaults are the cautious values; a module states what its provider documents, and an account may differ.
+
+        `adds_stop_clause`   appends the STOP mention to a marketing text
+        `answers_stop`       confirms a STOP to the person: we must not
+        `keeps_blacklist`    refuses to send to people opted out with the provider, whatever we decide: to be reconciled
+        `signs`              signs its callbacks
+        `idempotent_submit`  takes a repeated submit with the same reference for one message
+        `retries_for`        how long the provider retries a callback: a text without a time may be so old
     """
 
     adds_stop_clause: bool = False
@@ -82,13 +86,13 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Our account with a provider. Several secrets during a rotation: any of them is good.
+    """Our account with a provider. During a rotation an account has several secrets, each valid.
 
-    `public_url`      what stands before our path in the URL the provider was given
-    `path_secrets`    a segment of that URL, before its last, that nobody else knows
-    `basic`           "user:password", of basic authentication
+    `public_url`      the part before our path of the URL given to the provider
+    `path_secrets`    a secret segment of the URL, before its last segment
+    `basic`           "user:password" of basic authentication
     `addresses`       networks the provider calls from, as CIDR
-    `short_code`      what people answer to, where the provider's callbacks do not say
+    `short_code`      the number people answer to, where callbacks omit it
     """
 
     provider: str
@@ -99,15 +103,18 @@ class Account:
     basic: tuple[str, ...] = field(default=(), repr=False)
     addresses: tuple[str, ...] = ()
     short_code: str = ""
-    capabilities: Capabilities | None = None  # None: those of the provider's module
+    capabilities: Capabilities | None = None  # None: the capabilities of the provider's module
 
 
 @dataclass(frozen=True, slots=True)
 class Callback:
-    """The request as it came. `target`: path and query, escapes untouched; `headers`: lower-case names; `address`: of
-    who called; `path_secret`: the segment of the path that should be secret, if there was one."""
+    """The request as received.
 
-    target: str = field(repr=False)  # a GET has everything in it
+    `target`: path and query with their escapes. `headers`: lower-case names. `address`: of the caller. `path_secret`:
+    the segment of the path in the place of a secret, if any.
+    """
+
+    target: str = field(repr=False)  # a GET has all its content here
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
     method: str = "POST"
@@ -117,7 +124,7 @@ class Callback:
 
 @dataclass(frozen=True, slots=True)
 class Once:
-    """A callback's nonce, to be remembered: until `forget_after` no callback with other content may use it."""
+    """A callback's nonce: until `forget_after`, no callback with other content may use the nonce."""
 
     nonce: str
     forget_after: datetime
@@ -125,7 +132,7 @@ class Once:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Which piece of a concatenated SMS a message is. `number` counts from 1."""
+    """The place of a message in a concatenated SMS. `number` counts from 1."""
 
     reference: str
     number: int
@@ -134,10 +141,13 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """An MO. `provider_message_id` None where the provider gives an MO no id of its own; `sender` is the person's
-    number as the provider writes it; `short_code` "" and `sent_at` None where it says nothing. `opted_out`: the
-    provider itself took it for an opt-out. `written_at`: the time as the provider writes it, where it is not in the
-    body and its zone is not known: it tells a STOP from the one before it, and nothing else."""
+    """An MO.
+
+    `provider_message_id`: if the provider gives an MO an id of its own. `sender`: the person's number as the
+    provider writes it. `short_code`: "" if not given. `sent_at`: if given. `opted_out`: the provider took the
+    MO for an opt-out. `written_at`: the time as written, where it is outside the body and has no known zone; used only
+    to tell a STOP from the STOP before.
+    """
 
     provider_message_id: str | None
     sender: str = field(repr=False)
@@ -151,11 +161,11 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A delivery receipt of a message of ours.
+    """A DLR of a message of ours.
 
-    `reference`   our message id, where the provider echoes it
-    `recipient`   the number, only where the id is that of a whole submit: the two together name a message
-    `blocked`     the provider will not deliver to this number, and its code does not say whether the person asked so
+    `reference`   our message id, where the provider echoes the id
+    `recipient`   the number, only where the id names a whole submit: id and number together name a message
+    `blocked`     the provider will not deliver to the number, and its code does not say whether the person asked
     """
 
     provider_message_id: str
@@ -169,7 +179,7 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the provider wants to hear when all went well."""
+    """The response which the provider expects on success."""
 
     status: int
     media_type: str | None
@@ -182,60 +192,68 @@ NO_CONTENT = Answer(204, None, b"")
 
 
 class Provider(Protocol):
-    """One provider's formats. Every function is pure."""
+    """The formats of a provider. Every function is pure."""
 
     signing: Signing
-    signs_url: bool  # the signature covers the public URL, so the account must name it
-    max_body_bytes: int  # what is read of a body before anyone is known
-    takes_get: bool  # its callbacks may be GETs
-    answer_within_s: float  # after which it does not listen any more
+    signs_url: bool  # the signature covers the public URL, so the account must name the URL
+    max_body_bytes: int  # limit of the body, which is read before authentication
+    takes_get: bool  # callbacks may be GETs
+    answer_within_s: float  # the provider stops listening after this time
     capabilities: Capabilities
 
     def secret_key(self, secret: str) -> bytes:
-        """The bytes of a configured secret. Raises ValueError: this cannot be one of this provider's."""
+        """Return the bytes of a configured secret. Raises ValueError for an impossible secret."""
 
     def verify(self, callback: Callback, account: Account, now: datetime) -> Once | None:
-        """Raises NotGenuine. Over the raw body, before anything is parsed; in constant time. What is to be remembered,
-        if the scheme has a nonce. Not called for an account without secrets."""
+        """Verify the signature over the raw body, before any parsing and in constant time.
+
+        Return the nonce to remember, if the scheme has one. Raises NotGenuine. Not called for an account without
+        secrets.
+        """
 
     def kind_of(self, callback: Callback, kind: Kind) -> Kind:
-        """What it is, whichever URL it came to: some providers have one URL for everything."""
+        """Return the kind of the callback, whatever its URL: some providers have one URL for everything."""
 
     def parse_messages(self, callback: Callback) -> Sequence[Message]:
-        """Raises Unreadable, WrongField, Undocumented. Empty: genuine, and nothing for us."""
+        """Return the MOs; empty for a genuine callback without any. Raises Unreadable, WrongField, Undocumented."""
 
     def parse_receipts(self, callback: Callback) -> Sequence[Receipt]:
-        """Raises Unreadable, WrongField, Undocumented. Empty: genuine, and nothing for us."""
+        """Return the DLRs; empty for a genuine callback without any. Raises Unreadable, WrongField, Undocumented."""
 
     def answer(self, kind: Kind) -> Answer: ...
 
 
 def required(fields: Mapping[str, object], name: str, *, where: str = "", most: int = ID_CHARS) -> str:
-    """A field that must be a non-empty string of at most `most` printable characters. `where`: path before the name."""
+    """Return a field which must be a non-empty string of at most `most` printable characters.
+
+    `where`: the path before the name.
+    """
     value = text_of(fields, name, where=where)
     if not value.strip():
         raise WrongField(where + name, "empty")
     if len(value) > most:
         raise WrongField(where + name, "too_long")
-    if not value.isprintable():  # a NUL or half a surrogate would not be storable
+    if not value.isprintable():  # Postgres stores neither a NUL nor half a surrogate
         raise WrongField(where + name, "not_printable")
     return value
 
 
 def optional(fields: Mapping[str, object], name: str, *, where: str = "", most: int = ID_CHARS) -> str | None:
-    """As `required`, or None where the field is missing, null or empty. Integers are written out."""
+    """Return a field as `required` does, or None if missing, null or empty. Integers are written out."""
     value = fields.get(name)
     return None if value is None or value == "" else required(_written(fields, name), name, where=where, most=most)
 
 
 def identifier(fields: Mapping[str, object], name: str, *, where: str = "", most: int = ID_CHARS) -> str:
-    """As `required`; an integer is written out: some providers number their messages."""
+    """Return a field as `required` does. Integers are written out: some providers number their messages."""
     return required(_written(fields, name), name, where=where, most=most)
 
 
 def text_of(fields: Mapping[str, object], name: str, *, where: str = "") -> str:
-    """A field that must be a string, empty or not. Half a surrogate pair (an emoji cut by a concatenated SMS) becomes
-    the replacement character: the rest may say STOP."""
+    """Return a field which must be a string, perhaps empty.
+
+    Half a surrogate pair (an emoji cut by a concatenated SMS) becomes the replacement character: the rest may say STOP.
+    """
     if name not in fields:
         raise WrongField(where + name, "missing")
     value = fields[name]
@@ -250,15 +268,18 @@ def _written(fields: Mapping[str, object], name: str) -> Mapping[str, object]:
 
 
 def as_addressed(callback: Callback, kind: Kind) -> Kind:
-    """`Provider.kind_of` where the URL says it."""
+    """Implement `Provider.kind_of` where the URL tells the kind."""
     return kind
 
 
 def text_key(secret: str) -> bytes:
-    """`Provider.secret_key` where the secret is a text."""
+    """Implement `Provider.secret_key` where the secret is a text."""
     return secret.encode()
 
 
 def nothing_signed(callback: Callback, account: Account, now: datetime) -> Once | None:
-    """`Provider.verify` where nothing is signed: not called, since such an account has no secrets."""
+    """Implement `Provider.verify` where no callback is signed.
+
+    Never called, because such an account has no secrets.
+    """
     raise NotGenuine("nothing_is_signed")

@@ -1,4 +1,4 @@
-"""What signature schemes have in common: time windows, comparisons, HS256 tokens. Pure."""
+"""Common parts of signature schemes: time windows, comparisons, HS256 tokens. Pure."""
 
 import base64
 import binascii
@@ -12,13 +12,17 @@ from datetime import UTC, datetime, timedelta
 from inbound.providers.provider import NotGenuine, Once
 
 TOLERANCE = timedelta(minutes=5)  # DOMAIN 3.2: reject outside five minutes when a time is signed
-REMEMBERED = timedelta(days=30)  # a nonce without a signed time: the longest time a provider retries (DOMAIN 3.1)
+# for a nonce without a signed time: the longest retry period of a provider (DOMAIN 3.1)
+REMEMBERED = timedelta(days=30)
 
 _UNIX_SECONDS = re.compile(r"[0-9]{1,11}", re.ASCII)
 
 
 def octets(text: str) -> bytes:
-    """A text as it was sent: form bytes that are no UTF-8, or JSON's halves of a surrogate pair, included."""
+    """Return a text as the bytes sent.
+
+    Form bytes which are not UTF-8, and halves of surrogate pairs in JSON, are included.
+    """
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -26,7 +30,7 @@ def octets(text: str) -> bytes:
 
 
 def header(headers: Mapping[str, str], name: str) -> str:
-    """The header `name` (lower case). Raises NotGenuine."""
+    """Return the header `name` (lower case). Raises NotGenuine."""
     value = headers.get(name, "")
     if not value:
         raise NotGenuine("signature_missing")
@@ -34,7 +38,7 @@ def header(headers: Mapping[str, str], name: str) -> str:
 
 
 def matches(given: Iterable[str], expected: Iterable[bytes]) -> None:
-    """One of the signatures given is one of those expected, which are ASCII. Raises NotGenuine. In constant time."""
+    """Check, in constant time, that a given signature equals an expected signature (ASCII). Raises NotGenuine."""
     ours = list(expected)
     results = [hmac.compare_digest(octets(one), other) for one in given for other in ours]
     if not any(results):
@@ -42,20 +46,23 @@ def matches(given: Iterable[str], expected: Iterable[bytes]) -> None:
 
 
 def unix_time(stamp: str) -> datetime:
-    """A signed unix time in seconds. Raises NotGenuine."""
+    """Return a signed unix time in seconds. Raises NotGenuine."""
     if not _UNIX_SECONDS.fullmatch(stamp):
         raise NotGenuine("timestamp_outside_window")
     return datetime.fromtimestamp(int(stamp), UTC)
 
 
 def within(at: datetime, now: datetime) -> None:
-    """Raises NotGenuine."""
+    """Check that `at` is within TOLERANCE of `now`. Raises NotGenuine."""
     if abs(now - at) > TOLERANCE:
         raise NotGenuine("timestamp_outside_window")
 
 
 def once(nonce: str, at: datetime) -> Once:
-    """To be remembered until what was signed at `at` is too old. A nonce of any length and content."""
+    """Return the nonce to remember until a signature made at `at` is too old.
+
+    The nonce may have any length and content, so its hash is kept.
+    """
     return Once(hashlib.sha256(octets(nonce)).hexdigest(), at + TOLERANCE)
 
 
@@ -64,7 +71,7 @@ def hmac_base64(key: bytes, signed: bytes) -> bytes:
 
 
 def hs256_claims(token: str, keys: Iterable[bytes]) -> Mapping[str, object]:
-    """The claims of a compact JWT, signed with HS256 and nothing else. Raises NotGenuine."""
+    """Return the claims of a compact JWT, signed with HS256 and no other algorithm. Raises NotGenuine."""
     head, _, rest = token.partition(".")
     body, _, mac = rest.partition(".")
     signed = octets(f"{head}.{body}")
@@ -76,7 +83,7 @@ def hs256_claims(token: str, keys: Iterable[bytes]) -> Mapping[str, object]:
 
 
 def claimed_time(claims: Mapping[str, object], name: str) -> datetime:
-    """A time of a token. Raises NotGenuine."""
+    """Return a time claim of a token. Raises NotGenuine."""
     value = claims.get(name)
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 10**11:
         raise NotGenuine("timestamp_outside_window")
@@ -84,13 +91,13 @@ def claimed_time(claims: Mapping[str, object], name: str) -> datetime:
 
 
 def claimed(claims: Mapping[str, object], name: str) -> str:
-    """A text of a token, "" where it is not there or no text."""
+    """Return a text claim of a token; "" if missing or not a text."""
     value = claims.get(name)
     return value if isinstance(value, str) else ""
 
 
 def is_hash_of(content: bytes, given: str) -> None:
-    """`given` is the SHA-256 of `content` in hexadecimal. Raises NotGenuine."""
+    """Check that `given` is the SHA-256 of `content` in hexadecimal. Raises NotGenuine."""
     matches([given.lower()], [hashlib.sha256(content).hexdigest().encode()])
 
 

@@ -1,9 +1,9 @@
 """Our own operator simulator: JSON, signed with HMAC-SHA256 over a timestamp and the raw body.
 
-Placet-Timestamp: <unix seconds>
-Placet-Signature: v1=<hex hmac_sha256(secret, timestamp + "." + raw body)>[, v1=...]
+    Placet-Timestamp: <unix seconds>
+    Placet-Signature: v1=<hex hmac_sha256(secret, timestamp + "." + raw body)>[, v1=...]
 
-There is no nonce to reuse: a signature is good for one body, and the same body again does nothing.
+No nonce is needed: a signature covers one body, and a repeated body is a duplicate.
 """
 
 import hashlib
@@ -75,7 +75,7 @@ def verify(callback: Callback, account: Account, now: datetime) -> Once | None:
 
 
 def parse_messages(callback: Callback) -> Sequence[Message]:
-    """`{"id", "from", "to", "text", "sent_at"}`: one MO."""
+    """Return one MO from `{"id", "from", "to", "text", "sent_at"}`."""
     fields = bodies.json_object(callback)
     return [
         Message(
@@ -89,7 +89,7 @@ def parse_messages(callback: Callback) -> Sequence[Message]:
 
 
 def parse_receipts(callback: Callback) -> Sequence[Receipt]:
-    """`{"receipts": [{"id", "reference", "status", "code", "at"}]}`: 1 to 100."""
+    """Return 1 to 100 DLRs from `{"receipts": [{"id", "reference", "status", "code", "at"}]}`."""
     fields = bodies.json_object(callback)
     if "receipts" not in fields:
         raise WrongField("receipts", "missing")

@@ -1,13 +1,13 @@
 """Sinch SMS (XMS): JSON; HMAC-SHA256 over body, nonce and time.
 
-Signature: base64(HMAC-SHA256(secret, body + "." + nonce + "." + timestamp)), documented for the Conversation API and,
-with the same words, for SMS; for SMS it is the account manager who turns it on, or basic authentication instead
-(developers.sinch.com/docs/sms; DOMAIN 3.2). One URL may take everything: `type` says what it is.
+Signature: base64(HMAC-SHA256(secret, body + "." + nonce + "." + timestamp)), documented in the same words for the
+Conversation API and for SMS; for SMS the account manager activates the signature, or basic authentication instead
+(developers.sinch.com/docs/sms; DOMAIN 3.2). A single URL may take everything: `type` tells the kind.
 
-A batch id names a submit: a receipt is of the batch and the recipient. `Deleted` is "invalid number or opted out": not
-ours to decide, so it is a failure that blocks. Not documented for us: delivery reports of a whole batch
-(`delivery_report_sms`), which name no recipient: ask for `per_recipient` reports. A binary MO has no text, an
-MMS (`mo_media`) that of its subject and its message. A callback answered with a 4xx is not sent again, unless with 429.
+A batch id names a submit, so batch and recipient identify a DLR. `Deleted` is "invalid number or opted out": the cause
+is unknown, so the DLR is a failure which blocks. Delivery reports of a whole batch (`delivery_report_sms`) name no
+recipient, and are ignored: ask for `per_recipient` reports. A binary MO has no text; an MMS (`mo_media`) has the text
+of its subject and its message. Sinch does not retry after a 4xx, except 429.
 """
 
 from collections.abc import Mapping, Sequence
@@ -113,7 +113,7 @@ def parse_receipts(callback: Callback) -> Sequence[Receipt]:
     return [
         Receipt(
             provider_message_id=required(fields, "batch_id"),
-            reference=None,  # `client_reference` is the batch's
+            reference=None,  # `client_reference` names the batch
             state=STATES.get(status, "unknown"),
             code=status if status == BLOCKED else optional(fields, "code"),
             at=bodies.zoned(fields, "operator_status_at") or bodies.zoned(fields, "at"),
@@ -131,6 +131,6 @@ def _text(fields: Mapping[str, object], kind: str) -> str:
     if kind != MEDIA:
         return text_of(fields, "body") if kind == TEXT else ""
     said = fields.get("body")
-    if not isinstance(said, dict):  # kept all the same: a 4xx is not sent again, and it may be a STOP
+    if not isinstance(said, dict):  # kept all the same: Sinch does not retry after a 4xx, and the MO may be a STOP
         return said if isinstance(said, str) else ""
     return "\n".join(text_of(said, name, where="body.") for name in ("subject", "message") if said.get(name))

@@ -1,8 +1,10 @@
-"""smsmode: no callback is taken. What it posts to `callbackUrlMo` and `callbackUrlStatus` is published nowhere that
-could be read (DOMAIN 3.1; its fixtures are marked undocumented), and a STOP misread is worse than one refused loudly.
+"""smsmode: not supported; its callbacks are refused.
 
-To support it: send one message each way with the sandbox of dev.smsmode.com, keep both bodies in tests/operators, and
-write this module from them. It will have no signature to check (none is documented): a secret path.
+No public page describes the bodies of `callbackUrlMo` and `callbackUrlStatus` (DOMAIN 3.1; the fixtures are marked
+undocumented), and a misread STOP is worse than a loud refusal.
+
+To support smsmode: send one message each way with the sandbox of dev.smsmode.com, keep both bodies in tests/operators,
+and write this module from the bodies. No signature is documented: use a secret path.
 """
 
 GAP = (

@@ -4,8 +4,8 @@
     webhook-timestamp: <unix seconds of this attempt>
     webhook-signature: v1,<base64 hmac_sha256(key, id + "." + timestamp + "." + raw body)>[ v1,...]
 
-The secret is "whsec_" and the key in base64 (standard-webhooks/standard-webhooks spec/standard-webhooks.md). One URL
-takes both kinds; `type` says which:
+The secret is "whsec_" and the key in base64 (standard-webhooks/standard-webhooks spec/standard-webhooks.md). A single
+URL takes both kinds; `type` tells the kind:
 
     {"type": "message.received", "data": {"id", "from", "to", "text", "sent_at"}}
     {"type": "message.receipt", "data": {"id", "reference", "status", "code", "at"}}
@@ -77,7 +77,7 @@ def verify(callback: Callback, account: Account, now: datetime) -> Once | None:
     keys = [secret_key(secret) for secret in account.secrets]
     signatures.matches(given, [signatures.hmac_base64(key, signed) for key in keys])
     signatures.within(signatures.unix_time(stamp), now)
-    # the id, not the attempt: an event sent again has another time and must still be the same event
+    # remember the id, not the attempt: a retry has another time and is still the same event
     return signatures.once(event, now + signatures.REMEMBERED)
 
 

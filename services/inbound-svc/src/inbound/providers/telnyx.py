@@ -1,12 +1,12 @@
-"""Telnyx: JSON to one URL, `event_type` says what it is; Ed25519 over time and raw body; 2xx within 2 seconds.
+"""Telnyx: JSON to one URL, `event_type` tells the kind; Ed25519 over time and raw body; 2xx within 2 seconds.
 
 `telnyx-signature-ed25519` is base64 of the signature of timestamp + "|" + body; the account's secret is the public key
-of the portal, base64 (developers.telnyx.com; DOMAIN 3.2). Only `message.finalized` is terminal. Events that are not of
-messages are genuine and nothing for us.
+of the portal, base64 (developers.telnyx.com; DOMAIN 3.2). Only `message.finalized` is terminal. Events not about
+messages are genuine, and ignored.
 
-`autoresponse_type` is "STOP" where Telnyx took an MO for an opt-out, by its own words or those of the profile. 40300 is
-"Blocked due to STOP message", and has been seen for a sender without a messaging profile: its title or detail says
-which, and without either it blocks (docs/messaging/messages/advanced-opt-in-out).
+`autoresponse_type` is "STOP" where Telnyx took an MO for an opt-out, by its own keywords or the profile's. 40300 is
+"Blocked due to STOP message", but has also been seen for a sender without a messaging profile. Its title or detail
+tells the two apart; a 40300 without either blocks (docs/messaging/messages/advanced-opt-in-out).
 """
 
 import base64
@@ -52,12 +52,12 @@ STATES: Mapping[str, ReceiptState] = {  # of message.finalized, DOMAIN 3.4
     "delivery_failed": "failed",
 }
 BLOCKED_CODE = "40300"
-OF_A_STOP = ("stop message", "block rule")  # in its title, in its detail
+OF_A_STOP = ("stop message", "block rule")  # in the title or in the detail of the error
 MAX_RECIPIENTS = 100
 
 
 def secret_key(secret: str) -> bytes:
-    """The 32 bytes of the public key."""
+    """Return the 32 bytes of the public key."""
     try:
         key = base64.b64decode(secret, validate=True)
         Ed25519PublicKey.from_public_bytes(key)
@@ -136,14 +136,14 @@ def _data(callback: Callback) -> Mapping[str, object]:
 
 
 def _recipients(fields: Mapping[str, object]) -> tuple[list[Mapping[str, object]], str]:
-    """(the recipients, path of the first). An SMS has one."""
+    """Return the recipients, and the path of the first. An SMS has one."""
     path = "data.payload.to"
     items = bodies.list_at(fields, "to", where="data.payload.", most=MAX_RECIPIENTS)
     return [bodies.an_object(item, f"{path}.{place}") for place, item in enumerate(items)], f"{path}.0."
 
 
 def _errors(fields: Mapping[str, object]) -> list[tuple[str, str]]:
-    """(code, title and detail in small letters) of each that has a code."""
+    """Return code, and title with detail in small letters, of each error with a code."""
     listed = fields.get("errors")
     found = []
     for place, item in enumerate(listed if isinstance(listed, list) else ()):

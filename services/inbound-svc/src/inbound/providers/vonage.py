@@ -1,12 +1,13 @@
 """Vonage SMS API: GET or POST, form or JSON; the signature is a parameter, `sig`.
 
-The signature is over every other parameter, sorted, as "&name=value" with `&` and `=` in values as `_`: MD5 of that and
-the secret, or an HMAC with MD5, SHA-1, SHA-256 or SHA-512, as the account is set; hexadecimal, in either case. Which it
-is shows in its length. Only a signed account may be given secrets: signing is off until Vonage is asked
-(developer.vonage.com/en/getting-started/concepts/signing-messages; DOMAIN 3.2).
+The signature covers every other parameter, sorted, as "&name=value" with `&` and `=` in names and values as
+`_`: MD5 of this text and the secret, or an HMAC with MD5, SHA-1, SHA-256 or SHA-512, by the account's setting;
+hexadecimal, in either case. The length of the signature tells the algorithm. Give secrets only to a signed account:
+Vonage signs on request (developer.vonage.com/en/getting-started/concepts/signing-messages; DOMAIN 3.2).
 
 A long MO comes in parts, one request each (`concat`), in any order. `message-timestamp` is UTC
-(developer.vonage.com/messaging/sms/guides/inbound-sms). Not documented: what a binary MO means, so its text is empty.
+(developer.vonage.com/messaging/sms/guides/inbound-sms). The meaning of a binary MO is not documented, so its text is
+empty.
 """
 
 import hashlib
@@ -59,7 +60,7 @@ STATES: Mapping[str, ReceiptState] = {  # DOMAIN 3.4
     "failed": "failed",
     "rejected": "failed",
 }
-OPTED_OUT_CODE = "9"  # of a receipt; in the answer to a submit, 9 is "quota exceeded" (DOMAIN 4.4)
+OPTED_OUT_CODE = "9"  # of a DLR; in the answer to a submit, 9 is "quota exceeded" (DOMAIN 4.4)
 NO_ERROR = "0"
 UNDERSCORED = str.maketrans("&=", "__")
 MAX_PARTS = 255  # the octet of the user data header
@@ -79,7 +80,7 @@ def verify(callback: Callback, account: Account, now: datetime) -> Once | None:
 
 
 def canonical(fields: Mapping[str, object]) -> str:
-    """What is signed. Of names too, so that two fields cannot be passed off as one."""
+    """Return the signed text. Names are escaped too, so that two fields cannot pass for one."""
     return "".join(
         f"&{name.translate(UNDERSCORED)}={_written(value).translate(UNDERSCORED)}"
         for name, value in sorted(fields.items())
@@ -88,7 +89,7 @@ def canonical(fields: Mapping[str, object]) -> str:
 
 
 def parse_messages(callback: Callback) -> Sequence[Message]:
-    """One MO, or one part of one."""
+    """Return one MO, or one part of an MO."""
     fields = _fields(callback)
     return [
         Message(
@@ -128,7 +129,7 @@ def _fields(callback: Callback) -> Mapping[str, object]:
 
 
 def _part(fields: Mapping[str, object]) -> Part | None:
-    """None too where the numbers make no sense: then the part is a text of its own, and nothing is lost."""
+    """Return the part, or None: implausible numbers make the part a text of its own, and no text is lost."""
     if _written(fields.get("concat", "")).lower() != "true":
         return None
     reference, number, total = (
@@ -145,7 +146,7 @@ def _small(digits: str) -> bool:
 
 
 def _written(value: object) -> str:
-    """A JSON value as the form would have it."""
+    """Return a JSON value as the form would have it."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -153,4 +154,4 @@ def _expected(length: int, key: bytes, signed: bytes) -> Iterator[bytes]:
     if length in DIGESTS:
         yield hmac.new(key, signed, DIGESTS[length]).hexdigest().encode()
     if length == 32:
-        yield hashlib.md5(signed + key, usedforsecurity=False).hexdigest().encode()  # theirs to choose, not ours
+        yield hashlib.md5(signed + key, usedforsecurity=False).hexdigest().encode()  # chosen by Vonage

@@ -1,10 +1,10 @@
-"""Vonage Messages API: JSON; a JWT in `Authorization`, HS256, whose `payload_hash` is that of the raw body.
+"""Vonage Messages API: JSON; an HS256 JWT in `Authorization`, whose `payload_hash` covers the raw body.
 
 developer.vonage.com/en/messages (inbound-message and message-status webhooks); claims: DOMAIN 3.2. Every callback is
-signed. Only the `sms` channel is ours. Not documented: what becomes of concatenated parts (they come joined).
+signed. Only the `sms` channel is supported. Concatenated parts arrive joined, which is not documented.
 
-1240, "illegal number", is of somebody who "has already sent a STOP"; 1050, "number barred", does not say who barred it
-(Nexmo/nexmo-oas-renderer _open_api/errors/messages-olympus.md).
+1240, "illegal number", is of a person who "has already sent a STOP"; 1050, "number barred", does not tell who barred
+the number (Nexmo/nexmo-oas-renderer _open_api/errors/messages-olympus.md).
 """
 
 from collections.abc import Mapping, Sequence
@@ -67,7 +67,7 @@ def verify(callback: Callback, account: Account, now: datetime) -> Once | None:
 
 
 def parse_messages(callback: Callback) -> Sequence[Message]:
-    """One MO. Texts alone have `text`; a picture has none."""
+    """Return one MO. Only a text message has a text; a picture has an empty text."""
     fields = _sms(callback)
     return [
         Message(
@@ -101,7 +101,10 @@ def answer(kind: Kind) -> Answer:
 
 
 def _code(fields: Mapping[str, object]) -> str | None:
-    """At the end of the error's `type`, a URL, or its `title`: whichever is a number. An error may be in an `error`."""
+    """Return the number in the `type` URL or the `title` of the error, or the first of the two present.
+
+    The error may be nested in another `error`.
+    """
     if fields.get("error") is None:
         return None
     error = bodies.object_at(fields, "error")
