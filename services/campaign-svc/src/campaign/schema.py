@@ -1,4 +1,4 @@
-"""Hold the metadata on which every store of campaign-svc defines its tables, with the tables that `common` adds."""
+"""Hold the metadata of campaign-svc's tables, with the tables defined by `common`."""
 
 from datetime import datetime
 
