@@ -17,7 +17,7 @@ PRUNING = {
     "inbound": "inbound.pruning",
 }
 SCHEMA = {
-    "campaign": "campaign.store",
+    "campaign": "campaign.schema",
     "consent": "consent.store",
     "dispatch": "dispatch.schema",
     "inbound": "inbound.store",

@@ -6,7 +6,7 @@ from typing import get_args
 from hypothesis import given
 from hypothesis import strategies as st
 
-from campaign.results.accounts import COUNTS, STANDINGS, Standing, moved
+from campaign.accounts import COUNTS, STANDINGS, Standing, moved
 from common.contracts.dispatch import Status
 from common.contracts.inbound import ReceiptState
 

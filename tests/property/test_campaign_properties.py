@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from campaign.audience.attribute import Kind
 from campaign.audience.contacts_file import Chunk, FileRefused, Reading
 from campaign.links.links import Tokens
-from campaign.links.short_link import any_token
 from campaign.message.folding import Folding, changes, folded, of_author, of_contact
+from campaign.message.short_link import any_token
 from campaign.message.text import Choice, Field, Link, TextRefused, parse
 from campaign.message.wording import wording
 from common.law.stop_mention import mentions_stop

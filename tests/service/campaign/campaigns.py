@@ -11,10 +11,10 @@ from uuid import uuid4
 import httpx
 import msgspec
 
-from campaign import store
 from campaign.audience import consents
 from campaign.planning import holds, progress
 from campaign.planning.planner import Planner
+from campaign.senders import store
 from campaign.service import Settings, build
 from common.contracts import CAMPAIGN_REQUESTS, CONTROLS, EVENTS, Event, Topic
 from common.contracts.consent import ConsentStateChanged

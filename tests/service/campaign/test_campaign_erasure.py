@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from campaign import store
+from campaign.senders import store
 from campaign.service import Settings, build
 from common.contracts import ERASURE_ACKS, ERASURES
 from common.contracts.rights import ErasureLifted

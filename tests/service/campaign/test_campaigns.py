@@ -10,10 +10,12 @@ import pytest
 from prometheus_client import REGISTRY
 from sqlalchemy import event, text
 
-from campaign import store
+from campaign.campaigns import recipients
+from campaign.campaigns import store as campaigns_store
 from campaign.planning import control
 from campaign.planning.planner import Planner
 from campaign.schedule.lifecycle import FURTHEST, Action, Status, message_of
+from campaign.senders import store as senders
 from common.contracts.dispatch import HoldChanged, OptOutEnforced
 from common.db.database import Database
 from common.law import load
@@ -377,12 +379,12 @@ async def test_a_control_that_a_restored_database_has_forgotten_lends_its_versio
     """The gate has seen it, and would take the pause for it."""
     campaign_id = await campaigns.started(1)
     async with campaigns.database.begin() as tx:
-        lost = await store.set_status(tx, campaign_id, Status.RUNNING, controlled=True, now=now())
+        lost = await campaigns_store.set_status(tx, campaign_id, Status.RUNNING, controlled=True, now=now())
         await tx.execute(text("UPDATE campaign SET control_version = 0"))
         later = now() + timedelta(seconds=30)
-        assert await store.set_status(tx, campaign_id, Status.PAUSED, controlled=True, now=later) > lost
-        kept = await store.set_status(tx, campaign_id, Status.PAUSED, controlled=False, now=later)
-        assert await store.set_status(tx, campaign_id, Status.RUNNING, controlled=True, now=later) == kept + 1
+        assert await campaigns_store.set_status(tx, campaign_id, Status.PAUSED, controlled=True, now=later) > lost
+        kept = await campaigns_store.set_status(tx, campaign_id, Status.PAUSED, controlled=False, now=later)
+        assert await campaigns_store.set_status(tx, campaign_id, Status.RUNNING, controlled=True, now=later) == kept + 1
 
 
 async def test_a_campaign_that_waits_for_somebody_is_paused_and_says_why(campaigns: Campaigns) -> None:
@@ -595,8 +597,8 @@ async def test_a_start_that_no_message_could_follow_is_refused(campaigns: Campai
 async def test_a_sender_whose_code_changed_has_the_text_checked_again(campaigns: Campaigns) -> None:
     campaign_id = (await campaigns.written(text=f"-20% chez Maison Lune. STOP au {STOP_CODE}"))["campaign_id"]
     async with campaigns.database.begin() as tx:
-        await store.put_sender(tx, sender_changed(version=2, stop_code="36222"))
-        await store.put_sender(tx, sender_changed(version=1))  # older: nothing
+        await senders.put_sender(tx, sender_changed(version=2, stop_code="36222"))
+        await senders.put_sender(tx, sender_changed(version=1))  # older: nothing
     refused = await campaigns.post(f"campaigns/{campaign_id}/schedule", 422)
     assert refused["reasons"][0]["reason"] == "stop_mention_missing"
 
@@ -625,7 +627,7 @@ async def test_asking_waits_while_the_outbox_is_long(campaigns: Campaigns) -> No
 
 async def test_asking_reads_each_contact_about_once_though_the_audience_is_new(campaigns: Campaigns) -> None:
     """Of a table that has just grown Postgres knows nothing, and a page that is no page to it reads all contacts."""
-    many = 2 * store.MANY
+    many = 2 * recipients.MANY
     database = Database(campaigns.database.dsn, pool_size=2)  # what they have read is told once they say so
     planner = Planner(database, field_keys, link_keys, load("france"), partitions=3, chunk=200, backlog=1000, page=50)
     async with campaigns.surroundings.sql("campaign") as sql:
@@ -765,7 +767,7 @@ async def test_campaigns_are_listed_newest_first_within_what_the_token_covers(ca
 async def test_the_door_to_the_status_writes_nothing_when_the_step_is_not_possible(campaigns: Campaigns) -> None:
     campaign_id = (await campaigns.written())["campaign_id"]
     async with campaigns.database.begin() as tx:
-        row = await store.find_campaign(tx, campaign_id, lock=True)
+        row = await campaigns_store.find_campaign(tx, campaign_id, lock=True)
         assert row is not None
         with pytest.raises(ValueError, match="cannot pause"):
             await control.take(tx, row, Action.PAUSE, now())

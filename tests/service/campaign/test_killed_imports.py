@@ -9,7 +9,7 @@ from tests.failing import Point, ended, start
 from tests.service.campaign.campaigns import Campaigns
 
 WITHIN_S = 90.0  # on a machine that is busy
-RECORDED = "campaign.store:put_recorded"
+RECORDED = "campaign.imports.store:put_recorded"
 PEOPLE, LINES = 900, 45_000  # three transactions, of which each brings everybody again; every 50th is nobody's number
 FILE = "mobile;n\n" + "".join(f"{number(n % PEOPLE) if n % 50 else '36111'};{n}\n" for n in range(LINES))
 

@@ -10,10 +10,11 @@ import httpx
 import pytest
 from prometheus_client import REGISTRY
 
-from campaign import store
+from campaign.audience import store as audience
 from campaign.links import links
-from campaign.links.short_link import token
+from campaign.message.short_link import token
 from campaign.privacy import erasure as eraser
+from campaign.privacy import store as privacy
 from campaign.privacy.copy import copier
 from campaign.privacy.rectifier import Rectifier
 from campaign.service import Settings, build
@@ -235,7 +236,7 @@ async def test_who_clicks_while_they_are_erased_waits_for_that_and_is_led_nowher
         async def waits() -> bool:
             return bool(await sql.fetchval("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted"))
 
-        assert await store.delete_contacts(tx, [subject(1)]) == {subject(1): 1}
+        assert await audience.delete_contacts(tx, [subject(1)]) == {subject(1): 1}
         clicking = asyncio.create_task(followed(linked, paths[subject(1)]))
         await eventually(waits)
         assert await links.forget(tx, [subject(1)]) == {subject(1): 1}
@@ -253,7 +254,7 @@ async def test_who_clicks_while_they_are_corrected_is_led_on(linked: Campaigns) 
         async def waits() -> bool:
             return bool(await sql.fetchval("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted"))
 
-        assert await store.lock_contacts(tx, subject(1), None) == [SENDER]
+        assert await privacy.lock_contacts(tx, subject(1), None) == [SENDER]
         clicking = asyncio.create_task(followed(linked, paths[subject(1)]))
         await eventually(waits)
         await links.keep(tx, [tokens])

@@ -5,8 +5,8 @@ import asyncio
 import msgspec
 import pytest
 
-from campaign import store
 from campaign.privacy.rectifier import Rectifier
+from campaign.senders import store
 from common.contracts.campaign import MessageRequested, MessageReworded
 from common.contracts.rights import RectificationRequested
 from common.kafka.consumer import Received

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from campaign import store
+from campaign.imports import store
 from campaign.imports import worker as importing
 from campaign.service import Settings, build
 from common.privacy.keyring import Unreadable

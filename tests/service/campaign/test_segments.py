@@ -12,11 +12,11 @@ import msgspec
 import pytest
 from sqlalchemy import text
 
-from campaign import store
 from campaign.audience import segment_language as segment
 from campaign.audience import segments
 from campaign.audience.attribute import Kind, is_date
 from campaign.audience.reach import Standing, state
+from campaign.senders import store
 from common.contracts.consent import Consent, Suppression
 from common.contracts.inbound import ReceiptState
 from tests.builders import SENDER, number, opted_in, opted_out, sender_changed, subject

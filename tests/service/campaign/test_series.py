@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from campaign import store
 from campaign.schedule.recurrence import occurrence_id
+from campaign.senders import store
 from tests.builders import SENDER, opted_in, sender_changed, subject
 from tests.running import bearer
 from tests.service.campaign.campaigns import DAY, Campaigns, csv_of, next_monday

@@ -12,8 +12,8 @@ from typing import Any, cast, get_args
 import msgspec
 import pytest
 
-from campaign import store
 from campaign.results import statistics
+from campaign.senders import store
 from common.contracts.consent import Cause, Consent, Suppression
 from common.contracts.dispatch import MessageChanged, Status
 from common.contracts.inbound import ReceiptState

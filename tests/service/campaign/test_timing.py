@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import event
 
 from campaign.planning.planner import pause
-from campaign.preflight import api as pre_flight
+from campaign.preflight import checks
 from campaign.schedule.lifecycle import Status
 from tests.builders import now, number, opted_in, subject
 from tests.service.campaign.campaigns import DAY, Campaigns, csv_of, next_monday
@@ -91,7 +91,7 @@ async def test_what_is_scheduled_into_a_holiday_is_told_why_it_waits_and_nothing
     campaigns: Campaigns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Thursday 25 December 2031; in Alsace the day after it is one too (code du travail, L. 3134-13)."""
-    monkeypatch.setattr(pre_flight, "FURTHEST", 10 * 366 * DAY)  # such a year may be far
+    monkeypatch.setattr(checks, "FURTHEST", 10 * 366 * DAY)  # such a year may be far
     christmas = datetime(2031, 12, 25, 9, tzinfo=UTC)
     opens, in_alsace = (datetime(2031, 12, day, 7, tzinfo=UTC) for day in (26, 27))  # 08:00 in Paris
     postcodes = {1: "75011", 2: "67000", 3: "", 4: "68200"}

@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 
-from campaign.results.accounts import COUNTS, STANDINGS, Standing, moved
+from campaign.accounts import COUNTS, STANDINGS, Standing, moved
 from common.contracts.dispatch import Status
 from common.contracts.inbound import ReceiptState
 

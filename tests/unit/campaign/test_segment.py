@@ -19,7 +19,7 @@ from campaign.audience.segment_language import (
     compiled,
     parse,
 )
-from campaign.store import Sender
+from campaign.senders.store import Sender
 from common.law import load
 
 KINDS = {"city": Kind.TEXT, "points": Kind.NUMBER, "born": Kind.DATE, "vip": Kind.BOOLEAN}

@@ -4,8 +4,8 @@ import base64
 
 import pytest
 
-from campaign.links import short_link
-from campaign.links.short_link import any_token, host_of, is_host, is_ours, token, url
+from campaign.message import short_link
+from campaign.message.short_link import any_token, host_of, is_host, is_ours, token, url
 from campaign.message.text import Link, TextProblem, TextRefused, check, costly, parse
 from campaign.preflight import findings
 from common.privacy.keyring import LinkKeys

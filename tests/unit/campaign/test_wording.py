@@ -2,8 +2,8 @@
 
 import pytest
 
-from campaign.links.short_link import any_token
 from campaign.message.folding import Change, Folding, changes, folded, of_author, of_contact, plain, typographic
+from campaign.message.short_link import any_token
 from campaign.message.text import TextProblem, TextRefused
 from campaign.message.wording import wording
 from common.sms.sms_length import length

@@ -2,25 +2,38 @@
 
 from pydantic import Field, model_validator
 
-from campaign import api, senders, store
+from campaign import schema
+from campaign.api import routes
 from campaign.audience import api as segmenting
 from campaign.audience import consents, contacts
-from campaign.imports import upload as imports
-from campaign.imports import worker as importing
+from campaign.audience import store as audience
+from campaign.campaigns import recipients
+from campaign.campaigns import store as campaigns
+from campaign.imports import store as imports
+from campaign.imports import upload, worker
 from campaign.links import redirects
-from campaign.message import test_sends, writing
+from campaign.links import store as links
+from campaign.message import writing
 from campaign.planning import holds, progress
+from campaign.planning import store as planning
 from campaign.planning.planner import Planner
 from campaign.preflight import api as pre_flight
+from campaign.preflight import store as preflight
+from campaign.preflight import test_sends
 from campaign.preflight.prices import Prices
 from campaign.privacy import pruning
 from campaign.privacy.copy import copier
 from campaign.privacy.erasure import eraser
 from campaign.privacy.rectifier import Rectifier
 from campaign.results import statistics
+from campaign.senders import registry
+from campaign.senders import store as senders
 from common.privacy.pruning import Pruner
 from common.service import Background, Resources, Service
 from common.settings import HoursSettings
+
+# Every module that defines tables on `schema.metadata`, beside `audience.attributes` and `audience.segments`
+STORES = (audience, campaigns, imports, links, planning, preflight, recipients, senders)
 
 
 class Settings(HoursSettings):
@@ -58,7 +71,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
         erasing = eraser(held.database)
         return Background(
             subscriptions=[
-                senders.subscription(),
+                registry.subscription(),
                 consents.subscription(),
                 progress.subscription(),
                 holds.subscription(),
@@ -68,7 +81,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
             ],
             workers=[
                 *planner.workers(),
-                importing.worker(held),
+                worker.worker(held),
                 erasing.worker(),
                 Pruner(held.database, pruning.policy(settings.keep)).worker(),
             ],
@@ -77,12 +90,12 @@ def build(settings: Settings | None = None) -> Service[Settings]:
     return Service(
         name="campaign",
         settings=settings,
-        metadata=store.metadata,
-        subject_ids=[store.standing.c.subject_id],
+        metadata=schema.metadata,
+        subject_ids=[audience.standing.c.subject_id],
         routers=[
-            api.router,
+            routes.router,
             contacts.router,
-            imports.router,
+            upload.router,
             pre_flight.router,
             segmenting.router,
             test_sends.router,

@@ -1,1 +1,1 @@
-"""Contacts, attributes, segments, contact frequency, consent."""
+"""Contacts, attributes, segments, contact frequency, consents and opt-outs."""

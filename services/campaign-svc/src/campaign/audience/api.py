@@ -11,10 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import senders, store
 from campaign.audience import segments
 from campaign.audience.segment_language import Expression, SegmentRefused
-from campaign.store import Sender
+from campaign.senders import registry
+from campaign.senders import store as senders
+from campaign.senders.store import Sender
 from common.service import Resources, resources
 from common.web.auth import Caller, require
 from common.web.fields import Position, Storable
@@ -111,7 +112,7 @@ async def count_segment(body: Asked, held: Held, caller: Reader) -> Counted:
     The answer takes about a second; the count of a large audience is estimated (`exact` is false), within `margin`.
     """
     caller.may_use(body.sender_id)
-    sender = await senders.known(held.database, body.sender_id)
+    sender = await registry.known(held.database, body.sender_id)
     async with held.database.begin() as tx:
         expression = await _read(tx, body.sender_id, sender, body.expression)
         condition = segments.compiled(expression, body.sender_id, sender, datetime.now(UTC), held.settings.policy)
@@ -132,7 +133,7 @@ async def save_segment(
     The same request with the same `Idempotency-Key` answers 200 with the latest version; another request answers 409.
     """
     caller.may_use(body.sender_id)
-    sender = await senders.known(held.database, body.sender_id)
+    sender = await registry.known(held.database, body.sender_id)
     seed = f"{caller.subject}\x1f{idempotency_key}" if idempotency_key is not None else str(uuid4())
     segment_id = f"seg-{hashlib.sha256(seed.encode()).hexdigest()[:24]}"
     async with held.database.begin() as tx:
@@ -169,7 +170,7 @@ async def say_segment_anew(segment_id: Storable, body: NewVersion, held: Held, c
         assert locked is not None
         if body.after != locked.latest:
             raise Conflict("there is a later version", reasons=[Reason("after", "not_the_latest")])
-        sender = await store.find_sender(tx, row.sender_id)
+        sender = await senders.find_sender(tx, row.sender_id)
         assert sender is not None
         expression = await _read(tx, row.sender_id, sender, body.expression)
         await segments.add_version(tx, segment_id, body.expression, expression, caller.subject, datetime.now(UTC))

@@ -7,7 +7,7 @@ from sqlalchemy import Column, DateTime, PrimaryKeyConstraint, Table, Text, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from campaign.audience.attribute import Kind
-from campaign.store import metadata
+from campaign.schema import metadata
 
 contact_attribute = Table(
     "contact_attribute",

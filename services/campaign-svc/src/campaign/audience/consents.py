@@ -8,9 +8,8 @@ from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import store
+from campaign.audience import opt_outs, store
 from campaign.audience.reach import Standing
-from campaign.links import opt_outs
 from common.contracts import STATES
 from common.contracts.consent import ConsentStateChanged
 from common.kafka.consumer import After, Received, Subscription, applied_watermark

@@ -11,11 +11,11 @@ import msgspec
 from fastapi import APIRouter, Depends, Path
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from campaign import senders, store
-from campaign.audience import attributes
+from campaign.audience import attributes, store
 from campaign.audience.attribute import Kind
 from campaign.audience.contacts_file import EXPLANATIONS, MAX_COLUMNS, NUMBER_COLUMNS, LineProblem, against, plain
 from campaign.message.text import STOP_FIELD
+from campaign.senders import registry
 from common.privacy import erasing
 from common.service import Resources, resources
 from common.sms.msisdn import NumberRefused, parse
@@ -139,7 +139,7 @@ async def put_contacts(body: NewContacts, held: Held, caller: Writer) -> Verdict
     Attributes named like phone numbers are dropped (`other_numbers`).
     """
     caller.may_use(body.sender_id)
-    await senders.known(held.database, body.sender_id)
+    await registry.known(held.database, body.sender_id)
     now = datetime.now(UTC)
     async with held.database.begin() as tx:
         kinds = known = await attributes.kinds_of(tx, body.sender_id)
@@ -200,7 +200,7 @@ async def delete_contacts(body: Gone, held: Held, caller: Writer) -> Deleted:
 async def list_attributes(sender_id: InPath, held: Held, caller: Writer) -> dict[str, Kind]:
     """Return the kind of each attribute, declared or inferred."""
     caller.may_use(sender_id)
-    await senders.known(held.database, sender_id)
+    await registry.known(held.database, sender_id)
     async with held.database.begin() as tx:
         return await attributes.kinds_of(tx, sender_id)
 
@@ -213,7 +213,7 @@ async def declare_attribute(sender_id: InPath, name: Name, body: Declared, held:
         raise Invalid("it is the STOP mention in a text", reasons=[Reason("name", LineProblem.RESERVED_COLUMN)])
     if name in NUMBER_COLUMNS:
         raise Invalid("phone numbers are no attributes", reasons=[Reason("name", "number_column")])
-    await senders.known(held.database, sender_id)
+    await registry.known(held.database, sender_id)
     async with held.database.begin() as tx:
         await attributes.declare(tx, sender_id, name, body.kind, caller.subject, datetime.now(UTC))
     return body

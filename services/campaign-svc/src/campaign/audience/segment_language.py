@@ -21,8 +21,8 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal, NoReturn, get_args
 
+from campaign.accounts import UNDELIVERED
 from campaign.audience.attribute import DATE, MAX_CHARS, NUMBER, Kind, is_date
-from campaign.results.accounts import UNDELIVERED
 from common.contracts.consent import State
 
 MAX_DEPTH = 8

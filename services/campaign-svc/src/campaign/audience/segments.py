@@ -19,12 +19,13 @@ from sqlalchemy import text as sql
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import store
 from campaign.audience import attributes
 from campaign.audience import segment_language as segment
 from campaign.audience.attribute import Kind
 from campaign.audience.segment_language import FROM, Clicked, Condition, Expression, Received, SegmentRefused
-from campaign.store import Sender, metadata
+from campaign.schema import metadata
+from campaign.senders import store as senders
+from campaign.senders.store import Sender
 from common.law import Policy, zones
 
 segment_table = Table(
@@ -184,7 +185,7 @@ async def of_campaign(tx: AsyncConnection, row: Row[Any], now: datetime, policy:
         expression = expression_of(found)
     else:
         return segment.EVERYBODY
-    sender = await store.find_sender(tx, row.sender_id)
+    sender = await senders.find_sender(tx, row.sender_id)
     assert sender is not None
     return compiled(expression, row.sender_id, sender, now, policy)
 

@@ -19,10 +19,11 @@ from pydantic import BaseModel, Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.requests import ClientDisconnect
 
-from campaign import senders, store
 from campaign.audience import contacts_file
 from campaign.audience.contacts_file import EXPLANATIONS, FileRefused, WrongColumns
+from campaign.imports import store
 from campaign.imports import worker as importing
+from campaign.senders import registry
 from common.privacy.keyring import SubjectKeys
 from common.service import Resources, resources
 from common.web.auth import Caller, require
@@ -150,7 +151,7 @@ async def import_contacts(
     an incomplete import restarts the import; the same file under the key of a complete import answers 200.
     """
     caller.may_use(sender_id)
-    await senders.known(held.database, sender_id)
+    await registry.known(held.database, sender_id)
     body = _Body(request, held.settings.import_max_bytes)
     import_id = _import_id(caller, idempotency_key)
     async with _claimed(held, import_id) as claim:

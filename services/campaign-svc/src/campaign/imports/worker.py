@@ -20,10 +20,11 @@ import asyncpg
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import store
 from campaign.audience import attributes
+from campaign.audience import store as audience
 from campaign.audience.contacts_file import Chunk, LineProblem, Reading, Refusal
-from campaign.store import ImportedRow
+from campaign.audience.store import ImportedRow
+from campaign.imports import store
 from common.db.timer import Timer
 from common.privacy.keyring import FieldKeys
 from common.service import Resources, Worker
@@ -114,7 +115,7 @@ def sealing_context(import_id: str, position: int) -> str:
 class _Step:
     """A batch behind the last recorded line.
 
-    `last`: the batch's last line. `rows`: accepted lines; `lines`: the same as `store.copied` writes COPY lines.
+    `last`: the batch's last line. `rows`: accepted lines; `lines`: the same as `audience.copied` writes COPY lines.
     """
 
     last: int = 0
@@ -140,7 +141,7 @@ def _sealed(held: Resources[Any], chunks: Iterator[Chunk], found: Mapping[str, A
         said = _encode_lines(attributes).decode().split("\n")[:-1]  # JSON lines contain no line end
         rows = list(zip(lines, ids, numbers, said, territories, strict=True))
         step.rows += rows
-        step.lines |= store.copied(found["sender_id"], rows, found["created_at"])
+        step.lines |= audience.copied(found["sender_id"], rows, found["created_at"])
         step.refusals += refusals
         step.last = max([step.last, *lines[-1:], *(refusal.line for refusal in refusals[-1:])])
         if len(step.rows) + len(step.refusals) >= AT_ONCE:
@@ -159,18 +160,18 @@ async def _keep(held: Resources[Any], import_id: str, step: _Step, *, met: bool 
     async with held.database.begin() as tx:
         found = await store.lock_import(tx, import_id)
         assert found is not None, "an import that is being recorded is forgotten by nobody"
-        erased = await store.erased_among(tx, step.lines)
+        erased = await audience.erased_among(tx, step.lines)
         refused = [(import_id, line, reason) for line, reason in step.refusals]
         lines = step.lines
         if erased:
             refused += [(import_id, row[0], LineProblem.ERASED.value) for row in step.rows if row[1] in erased]
             lines = {subject_id: line for subject_id, line in lines.items() if subject_id not in erased}
         sender_id, now = found["sender_id"], found["created_at"]
-        new = set() if met else await store.add_imported(tx, sender_id, lines)
+        new = set() if met else await audience.add_imported(tx, sender_id, lines)
         became = Counter(created=len(new), refused=len(refused))
         if len(new) < len(lines):
             others = {row[1]: row for row in step.rows if row[1] in lines and row[1] not in new}  # last of each
-            became.update(await store.put_imported(tx, sender_id, list(others.values()), now))
+            became.update(await audience.put_imported(tx, sender_id, list(others.values()), now))
         became["duplicates"] += len(step.rows) + len(step.refusals) - len(refused) - len(lines)
         added = _added(found, step.last, became, Counter(reason for _, _, reason in refused))
         await store.put_recorded(tx, added, refused, datetime.now(UTC))

@@ -1,1 +1,1 @@
-"""Tracked links, clicks, and opt-outs in answer to a message."""
+"""Tracked links and clicks."""

@@ -13,8 +13,8 @@ from typing import Any
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import store
-from campaign.links import short_link
+from campaign.audience import store as audience
+from campaign.message import short_link
 from campaign.schedule.lifecycle import ends_by, later, message_of
 from common.contracts import CLICKS
 from common.contracts.campaign import LinkClicked
@@ -136,7 +136,7 @@ async def click(tx: AsyncConnection, link: Link, now: datetime) -> None:
         {"campaign_id": link.campaign_id, "subject_id": link.subject_id, "place": link.place, "now": now},
     )
     if link.last_clicked_at is None or link.last_clicked_at.astimezone(UTC).date() < now.date():
-        await store.heard_of(tx, link.sender_id, link.subject_id, now)
+        await audience.heard_of(tx, link.sender_id, link.subject_id, now)
         event = LinkClicked(
             subject_id=link.subject_id,
             sender_id=link.sender_id,

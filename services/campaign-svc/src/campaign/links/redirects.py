@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from campaign.links import links, short_link, visitors
+from campaign.links import links, visitors
+from campaign.message import short_link
 from common.service import Resources, resources
 from common.telemetry import counter
 from common.web.problems import DATABASE_DOWN

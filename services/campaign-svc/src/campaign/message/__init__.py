@@ -1,1 +1,1 @@
-"""Campaign texts: fields, languages, folding, variants, test sends."""
+"""Campaign texts: fields, languages, folding, variants, the form of short links."""

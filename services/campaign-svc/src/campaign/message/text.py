@@ -22,8 +22,8 @@ from decimal import Decimal
 from enum import StrEnum
 from itertools import chain, pairwise
 
-from campaign.links import short_link
-from campaign.links.short_link import Token
+from campaign.message import short_link
+from campaign.message.short_link import Token
 from common.law.stop_mention import mentions_stop
 from common.sms.sms_length import MAX_SEGMENTS, Length, Place, fits, length, outside_gsm7
 

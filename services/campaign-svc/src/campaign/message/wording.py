@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
-from campaign.links.short_link import Token
 from campaign.message import folding, text
 from campaign.message.folding import Folding
+from campaign.message.short_link import Token
 from campaign.message.text import Field, Fold, Link, Part, Template
 
 LANGUAGE_FIELD = "language"

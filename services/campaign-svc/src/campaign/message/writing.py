@@ -10,13 +10,13 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
-from campaign import senders
-from campaign.links.short_link import any_token
 from campaign.message import folding as foldings
 from campaign.message import text as texts
 from campaign.message.folding import Folding
+from campaign.message.short_link import any_token
 from campaign.message.wording import Wording, wording
-from campaign.store import Sender
+from campaign.senders import registry
+from campaign.senders.store import Sender
 from common.service import Resources, resources
 from common.settings import ServiceSettings
 from common.sms.sms_length import Encoding, length, parts
@@ -124,7 +124,7 @@ async def preview_text(
 ) -> Preview:
     """Render the text for this contact; a short sample without `attributes`, or if an attribute is missing."""
     caller.may_use(body.sender_id)
-    sender = await senders.known(held.database, body.sender_id)
+    sender = await registry.known(held.database, body.sender_id)
     spoken = checked(body.text, "fr", {}, body.folding, sender)
     template = spoken.templates[spoken.language]
     missing = None if body.attributes is None else spoken.missing(body.attributes)

@@ -1,7 +1,7 @@
 """Alembic's entry for campaign-svc."""
 
+import campaign.schema
 import campaign.service  # by way of it, every module that defines a table
-import campaign.store
 from common.db.database import run_migrations
 
-run_migrations(campaign.store.metadata)
+run_migrations(campaign.schema.metadata)

@@ -11,7 +11,8 @@ from typing import Any
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import store
+from campaign.campaigns import store as campaigns
+from campaign.planning import store
 from campaign.schedule import lifecycle
 from campaign.schedule.lifecycle import Action, Status
 from common.contracts import CONTROLS
@@ -28,11 +29,13 @@ async def take(tx: AsyncConnection, row: Row[Any], action: Action, now: datetime
     campaign the gate denies requested recipients, and the planner the others, later.
     """
     found = lifecycle.step(Status(row.status), action, begun=row.started_at is not None)
-    await store.forget_reasons(tx, row.campaign_id, "paused")  # any reason
+    await campaigns.forget_reasons(tx, row.campaign_id, "paused")  # any reason
     nothing_new = found.status == row.status and found.control is None
     if nothing_new and action is not Action.SCHEDULE:  # perhaps at another time
         return
-    version = await store.set_status(tx, row.campaign_id, found.status, controlled=found.control is not None, now=now)
+    version = await campaigns.set_status(
+        tx, row.campaign_id, found.status, controlled=found.control is not None, now=now
+    )
     if found.control is not None:
         event = CampaignControlled(
             campaign_id=row.campaign_id, sender_id=row.sender_id, control=found.control, version=version
@@ -44,7 +47,7 @@ async def pause_occurrences(tx: AsyncConnection, row: Row[Any], now: datetime) -
     """Pause a series' scheduled and running occurrences. `row`: the series, locked."""
     for each in await store.lock_occurrences(tx, row.campaign_id):
         await take(tx, each, Action.PAUSE, now)
-        await store.add_reasons(tx, "paused", {each.campaign_id: Counter({SERIES_PAUSED: 1})})
+        await campaigns.add_reasons(tx, "paused", {each.campaign_id: Counter({SERIES_PAUSED: 1})})
 
 
 async def resume_occurrences(tx: AsyncConnection, row: Row[Any], now: datetime) -> None:

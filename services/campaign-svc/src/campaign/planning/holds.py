@@ -2,7 +2,7 @@
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import store
+from campaign.planning import store
 from common.contracts import DISPATCH_HOLDS
 from common.contracts.dispatch import HoldChanged
 from common.kafka.consumer import After, Received, Subscription

@@ -22,26 +22,30 @@ import msgspec
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import store
 from campaign.audience import segments
+from campaign.audience import store as audience_store
 from campaign.audience.draw import lot
 from campaign.audience.segment_language import Condition
+from campaign.campaigns import recipients
+from campaign.campaigns import store as campaigns
 from campaign.links import links
 from campaign.links.links import Tokens
-from campaign.links.short_link import any_token
 from campaign.message import text as texts
+from campaign.message.short_link import any_token
 from campaign.message.text import Missing, TextProblem
 from campaign.message.variants import HOLDOUT, OWN, REST, Trial, winner
 from campaign.message.wording import Wording, required
-from campaign.planning import control
-from campaign.preflight import api as pre_flight
+from campaign.planning import control, store
+from campaign.planning.store import Recipient
+from campaign.preflight import checks
 from campaign.preflight.forecast import TOO_LATE
 from campaign.results import results
 from campaign.schedule import recurrence
 from campaign.schedule.lifecycle import Action, Priority, Status, ends_by, messages_of
 from campaign.schedule.recurrence import Recurring
 from campaign.schedule.timing import Pace, Timetable, Timing, starts
-from campaign.store import Recipient, Sender
+from campaign.senders import store as senders
+from campaign.senders.store import Sender
 from common.contracts import CAMPAIGN_REQUESTS
 from common.contracts.campaign import MessageRequested
 from common.db.database import Database, plan_now
@@ -81,7 +85,7 @@ def utc_now() -> datetime:
 
 def pause(failures: int) -> timedelta:
     """Return the wait after failures in a row; zero after the first, perhaps only another transaction's lock."""
-    return min(timedelta(seconds=2 ** min(failures, 20) - 2), store.LONGEST_PAUSE)
+    return min(timedelta(seconds=2 ** min(failures, 20) - 2), campaigns.LONGEST_PAUSE)
 
 
 class _Written(msgspec.Struct, frozen=True, gc=False):
@@ -280,7 +284,7 @@ class Planner:
 
     def workers(self) -> list[Worker]:
         timers = (
-            Timer("start campaigns", self.start_due, LOOK_EVERY_S, self._database, store.DUE),
+            Timer("start campaigns", self.start_due, LOOK_EVERY_S, self._database, campaigns.DUE),
             Timer("expand campaigns", self.expand, EXPAND_EVERY_S, self._database, outbox.RELAYED),
             Timer("deny the unrequested", self.deny_unrequested, LOOK_EVERY_S, self._database),
             Timer("finish campaigns", self.finish_done, LOOK_EVERY_S, self._database),
@@ -303,7 +307,7 @@ class Planner:
             failures = attempt.failures + 1
             retry_at = now + pause(failures)
             async with self._database.begin() as tx:
-                await store.put_off(tx, attempt.campaign_id, attempt.status, failures=failures, retry_at=retry_at)
+                await campaigns.put_off(tx, attempt.campaign_id, attempt.status, failures=failures, retry_at=retry_at)
             log.warning(
                 "campaign fails and is put off",
                 extra={"campaign_id": attempt.campaign_id, "failures": failures, "retry_at": retry_at.isoformat()},
@@ -343,13 +347,13 @@ class Planner:
                 return False
             attempt.at(row.campaign_id, row.status, row.failures)
             selected = await segments.of_campaign(tx, row, now, self._policy)
-            why, rule = await self._against(tx, row, selected), store.recurring_of(row)
+            why, rule = await self._against(tx, row, selected), campaigns.recurring_of(row)
             audience = await self._freeze(tx, row, selected, now) if why is None and rule is None else 0
             if not await store.lock_unchanged(tx, row):  # cancelled, edited, paused: drop the audience
                 await tx.rollback()
                 return True
             if why is not None:
-                await store.take_off_schedule(tx, row.campaign_id, why)
+                await campaigns.take_off_schedule(tx, row.campaign_id, why)
                 await control.take(tx, row, Action.EDIT, now)
                 log.warning("campaign is a draft again", extra={"campaign_id": row.campaign_id, "reason": why})
                 return True
@@ -367,19 +371,19 @@ class Planner:
         A million recipients take a quarter of a minute, for which only the sender's next campaign waits.
         """
         await store.alone_with_audiences(tx, row.sender_id)
-        wordings = store.wordings_of(row).values()
+        wordings = campaigns.wordings_of(row).values()
         await links.put_targets(tx, row.campaign_id, list(dict.fromkeys(t for w in wordings for t in w.targets)))
-        return await store.freeze_audience(tx, row, selected, required(wordings), now)
+        return await recipients.freeze_audience(tx, row, selected, required(wordings), now)
 
     async def _against(self, tx: AsyncConnection, row: Row[Any], selected: Condition) -> str | None:
         """Return why a due campaign does not start, or `None`.
 
         A recurring campaign may select no contact: its next occurrence may select some.
         """
-        if (why := await pre_flight.against_start(tx, row)) is not None:
+        if (why := await checks.against_start(tx, row)) is not None:
             return why
         if (
-            store.recurring_of(row) is None
+            campaigns.recurring_of(row) is None
             and segments.is_segment(row)
             and not await segments.selects_somebody(tx, row.sender_id, selected)
         ):
@@ -391,21 +395,21 @@ class Planner:
 
         Of several due occurrences only the last occurs: an occurrence is of use until the next.
         """
-        sender = await store.find_sender(tx, row.sender_id)
+        sender = await senders.find_sender(tx, row.sender_id)
         assert sender is not None
         zone = zones(sender.country, self._gate)[0]
-        timing = store.timing_of(row)
+        timing = campaigns.timing_of(row)
         at, missed = recurrence.latest(rule, zone, row.at, now)
         following = recurrence.first(rule, zone, at + timedelta.resolution)
         starts_at = starts(timing, at, sender.country, row.starts_at, self._gate)
         ends = ends_by(starts_at, None)
         campaign_id = recurrence.occurrence_id(row.campaign_id, at)
-        if await store.insert_occurrence(tx, row.campaign_id, campaign_id, min(ends, following or ends), now):
-            occurrence = await store.find_campaign(tx, campaign_id, lock=True)
+        if await campaigns.insert_occurrence(tx, row.campaign_id, campaign_id, min(ends, following or ends), now):
+            occurrence = await campaigns.find_campaign(tx, campaign_id, lock=True)
             assert occurrence is not None
-            digest = pre_flight.agreed(occurrence, sender, None)
-            await pre_flight.pass_on_approvals(tx, row, occurrence, sender)
-            await store.set_start(
+            digest = checks.agreed(occurrence, sender, None)
+            await checks.pass_on_approvals(tx, row, occurrence, sender)
+            await campaigns.set_start(
                 tx,
                 campaign_id,
                 at,
@@ -417,7 +421,7 @@ class Planner:
             )
             await control.take(tx, occurrence, Action.SCHEDULE, now)
         begins = starts(timing, following or at, sender.country, now, self._gate)
-        await store.set_next(tx, row.campaign_id, following or at, begins, missed)
+        await campaigns.set_next(tx, row.campaign_id, following or at, begins, missed)
         if following is None:
             await control.take(tx, row, Action.FINISH, now)
         MISSED.inc(missed)
@@ -437,20 +441,20 @@ class Planner:
             if row is None:
                 return False
             attempt.at(row.campaign_id, row.status, row.failures)
-            sender = await store.find_sender(tx, row.sender_id)
+            sender = await senders.find_sender(tx, row.sender_id)
             assert sender is not None, "a campaign is written for a known sender, and senders are never removed"
             asking = await self._asking(tx, row, sender, now)
             pace = Pace.of(asking.timing)
             slots = pace.room(row.next_slot, now)
             room = self._chunk if slots is None else min(slots, self._chunk)
-            await store.reading_contacts(tx)
+            await audience_store.reading_contacts(tx)
             waiting = await store.waiting_recipients(tx, asking.row, now, room) if asking.may_wait else []
             ahead = self._chunk if slots is None else min(room + AHEAD, self._chunk)
             chunk = _Chunk(asking, self._link_keys, room, row.cursor)
             ended = await self._ask_for(tx, reading, chunk, waiting, ahead)
-            await store.deny(tx, row.campaign_id, chunk.denied)
-            await store.set_waiting(tx, row.campaign_id, chunk.waits)
-            await store.set_variants(tx, row.campaign_id, chunk.variants)
+            await recipients.deny(tx, row.campaign_id, chunk.denied)
+            await recipients.set_waiting(tx, row.campaign_id, chunk.waits)
+            await recipients.set_variants(tx, row.campaign_id, chunk.variants)
             next_slot = pace.after(row.next_slot, now, chunk.asked)
             done, look_at = ended, next_slot if chunk.full else None
             if done and asking.may_wait:
@@ -458,8 +462,8 @@ class Planner:
                 if first is not None:
                     done, look_at = False, max(first, next_slot or first)
             if look_at is not None:
-                look_at = min(look_at, now + store.LOOK_AHEAD)
-            await store.keep_place(
+                look_at = min(look_at, now + campaigns.LOOK_AHEAD)
+            await campaigns.keep_place(
                 tx,
                 row.campaign_id,
                 chunk.cursor,
@@ -481,7 +485,7 @@ class Planner:
                 return False
             attempt.at(row.campaign_id, row.status, row.failures)
             why = CANCELLED_BEFORE_REQUEST if row.status == Status.CANCELLED else TOO_LATE
-            denied = await store.deny_unrequested(tx, row, why, self._chunk)
+            denied = await recipients.deny_unrequested(tx, row, why, self._chunk)
         REQUESTED.labels("denied").inc(denied)
         return True
 
@@ -537,13 +541,13 @@ class Planner:
         await outbox.append_by_partition(tx, CAMPAIGN_REQUESTS, asking.requests(written), self._partitions)
 
     async def _asking(self, tx: AsyncConnection, row: Row[Any], sender: Sender, now: datetime) -> _Asking:
-        timing, trial = store.timing_of(row), store.trial_of(row)
+        timing, trial = campaigns.timing_of(row), campaigns.trial_of(row)
         ends = ends_by(row.starts_at, row.send_before)
         timetable = Timetable(timing, sender.country, row.starts_at, row.at, ends, self._gate)
         if trial is not None and trial.winner is not None and row.winner is None:
             row = await self._choose(tx, row, trial, timetable, now)
-        choice = store.choice_of(row)
-        wordings = store.wordings_of(row)
+        choice = campaigns.choice_of(row)
+        wordings = campaigns.wordings_of(row)
         linked = frozenset(name for name, wording in wordings.items() if wording.targets)
         return _Asking(
             row=row,
@@ -566,7 +570,7 @@ class Planner:
         self, tx: AsyncConnection, row: Row[Any], trial: Trial, timetable: Timetable, now: datetime
     ) -> Row[Any]:
         """Return the campaign with its winner if due, otherwise with the updated choice."""
-        known = choice = store.choice_of(row)
+        known = choice = campaigns.choice_of(row)
         if choice is None or choice.waits_for == "first_groups":
             rest = Pace.of(timetable.timing).takes(row.audience * trial.rest_percent // 100)
             choice = trial.choice(timetable, await store.first_groups(tx, row), rest, now)
@@ -576,5 +580,5 @@ class Planner:
             choice = choice.model_copy(update={"at": now, "waits_for": None, "because": because})
         if choice == known:
             return row
-        await store.set_choice(tx, row.campaign_id, choice, best)
-        return await store.find_campaign(tx, row.campaign_id) or row
+        await campaigns.set_choice(tx, row.campaign_id, choice, best)
+        return await campaigns.find_campaign(tx, row.campaign_id) or row

@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import store
-from campaign.planning import control
-from campaign.results.accounts import Standing, moved
+from campaign.accounts import Standing, moved
+from campaign.campaigns import recipients
+from campaign.campaigns import store as campaigns
+from campaign.planning import control, store
 from campaign.schedule.lifecycle import Action
 from common.contracts import DISPATCH_MESSAGES
 from common.contracts.dispatch import MessageChanged
@@ -42,7 +43,7 @@ async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
     if not before:
         return None
     events = [newest[place] for place in before]
-    await store.update_recipients(tx, events)
+    await recipients.update_recipients(tx, events)
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     denials: dict[str, Counter[str]] = defaultdict(Counter)
     for (campaign_id, subject_id), old in before.items():
@@ -50,8 +51,8 @@ async def apply(tx: AsyncConnection, batch: list[Received]) -> After | None:
         new = Standing(event.status, event.reasons, event.receipt)
         counts[campaign_id].update(moved(old.counts, new.counts))
         denials[campaign_id].update(moved(old.denials, new.denials))
-    await store.add_counts(tx, counts)
-    await store.add_reasons(tx, "denied", denials)
+    await campaigns.add_counts(tx, counts)
+    await campaigns.add_reasons(tx, "denied", denials)
     await _pause_what_needs_somebody(tx, events, datetime.now(UTC))
 
     async def count() -> None:
@@ -74,4 +75,6 @@ async def _pause_what_needs_somebody(tx: AsyncConnection, events: Sequence[Messa
     )
     for row in await store.lock_running(tx, [campaign_id for campaign_id in waiting if campaign_id]):
         await control.take(tx, row, Action.PAUSE, now)
-        await store.add_reasons(tx, "paused", {row.campaign_id: Counter({NEEDS_SOMEBODY: waiting[row.campaign_id]})})
+        await campaigns.add_reasons(
+            tx, "paused", {row.campaign_id: Counter({NEEDS_SOMEBODY: waiting[row.campaign_id]})}
+        )

@@ -1,1 +1,1 @@
-"""Check a campaign before sending: reach, cost, duration, findings, approval."""
+"""Check a campaign before sending: reach, cost, duration, findings, approval, test sends."""

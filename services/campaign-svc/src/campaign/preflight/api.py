@@ -18,25 +18,25 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import senders, store
 from campaign.audience import consents, segments
-from campaign.audience import segment_language as segment
-from campaign.audience.attributes import kinds_of
 from campaign.audience.draw import lot
 from campaign.audience.frequency import MOST_DAYS, Limit
 from campaign.audience.reach import Standing
 from campaign.audience.segment_language import Condition
-from campaign.links.short_link import MAX_HOST_CHARS, is_host
-from campaign.message import text as texts
-from campaign.preflight import approval, findings
+from campaign.campaigns import recipients
+from campaign.campaigns import store as campaigns
+from campaign.message.short_link import MAX_HOST_CHARS, is_host
+from campaign.preflight import approval, checks, findings, store
+from campaign.preflight.checks import Approved
 from campaign.preflight.findings import Finding, Severity
-from campaign.preflight.forecast import NO_TRIAL, Forecast, Outlook, Plan, of_samples
+from campaign.preflight.forecast import NO_TRIAL, Forecast, Outlook, Plan
 from campaign.schedule import recurrence
-from campaign.schedule.lifecycle import FURTHEST, KEPT, Status
-from campaign.schedule.timing import Timetable, timetable
-from campaign.store import Sender
+from campaign.schedule.lifecycle import Status
+from campaign.senders import registry
+from campaign.senders import store as senders
+from campaign.senders.store import Sender
 from common.db.database import Database
-from common.law import Aspect, Closure, Policy, begins_with, zones
+from common.law import Aspect, Closure, begins_with, zones
 from common.law.stop_mention import mentions_stop
 from common.privacy.keyring import FieldKeys, Unreadable
 from common.service import Resources, resources
@@ -66,10 +66,6 @@ class CampaignChanged(Conflict):
     slug, title = "campaign-changed", "The campaign is not what was looked at"
 
 
-class NotReady(Conflict):
-    slug, title = "campaign-not-ready", "Something speaks against the campaign"
-
-
 class When(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -86,11 +82,6 @@ class Against(BaseModel):
     found: str | None
     source: str
     needs_approval: bool
-
-
-class Approved(BaseModel):
-    needed: bool
-    by: list[str] = Field(description="Who approved exactly this, to start exactly then.")
 
 
 class Holiday(BaseModel):
@@ -243,24 +234,24 @@ async def look_at_campaign(campaign_id: Storable, held: Held, caller: Reader, bo
     """
     at = body.at if body else None
     now = datetime.now(UTC)
-    not_too_far("at", at, now)
+    checks.not_too_far("at", at, now)
     async with held.database.begin() as tx:
         row, sender = await campaign_of(tx, caller, campaign_id)
         known = await consents.as_of(tx, held.settings.partitions)
-        limits = await store.limits_of(tx, row, at or now)
+        limits = await recipients.limits_of(tx, row, at or now)
         selected = await segments.of_campaign(tx, row, at or now, held.settings.policy)
-    if at is None and store.timing_of(row).local_time:
+    if at is None and campaigns.timing_of(row).local_time:
         raise Invalid("whose local time is that?", reasons=[Reason("at", "needed_for_local_time")])
     plan = plan_of(row, sender, at or now, now, held.settings)
     outlook = await _Look(held.database, held.field_keys, row, selected, limits, Forecast(plan)).outlook()
     async with held.database.begin() as tx:
-        unknown = await _unknown_fields(tx, row)
+        unknown = await checks.unknown_fields(tx, row)
         names = {finding.found for finding in unknown}
         found = [f for f in outlook.findings if f.rule != "field_nobody_has" or f.found not in names]
         ids = [finding.id for finding in found]  # unknown fields are not stored: scheduling looks them up again
         outlook = replace(outlook, findings=(*found, *unknown))
-        await store.put_pre_flight(tx, campaign_id, agreed(row, sender, None), at, ids, now)
-        approved = await _approved(tx, row, sender, at, outlook.findings)
+        await store.put_pre_flight(tx, campaign_id, checks.agreed(row, sender, None), at, ids, now)
+        approved = await checks.approval_of(tx, row, sender, at, outlook.findings)
     return _shown(row, sender, at, now, known, plan, outlook, approved)
 
 
@@ -272,14 +263,14 @@ async def approve_campaign(campaign_id: Storable, body: NewApproval, held: Held,
     voids the approval. Answers 409 where the digest no longer matches, or the campaign has started or ended.
     """
     now = datetime.now(UTC)
-    not_too_far("at", body.at, now)
+    checks.not_too_far("at", body.at, now)
     async with held.database.begin() as tx:
         row, sender = await campaign_of(tx, caller, campaign_id, lock=True)
         if row.started_at is not None or row.status in (Status.FINISHED, Status.CANCELLED):
             raise Conflict("the campaign has begun", reasons=[Reason("status", row.status)])
         if not approval.may_approve(caller.subject, [row.created_by, *row.edited_by]):
             raise Forbidden("nobody approves what they wrote", reasons=[Reason("approved_by", "own_campaign")])
-        if body.digest != agreed(row, sender, body.at):
+        if body.digest != checks.agreed(row, sender, body.at):
             raise CampaignChanged(
                 "it says something else, or to others, or starts at another time",
                 reasons=[Reason("digest", "another_campaign")],
@@ -300,9 +291,9 @@ async def list_approvals(campaign_id: Storable, held: Held, caller: Reader) -> A
 async def get_sender_rules(sender_id: Storable, held: Held, caller: Reader) -> SenderRules:
     """Return the rules for the sender's campaigns. consent-svc holds the sender's registration itself."""
     caller.may_use(sender_id)
-    sender = await senders.known(held.database, sender_id)
+    sender = await registry.known(held.database, sender_id)
     async with held.database.begin() as tx:
-        cap = await store.cap_of(tx, sender_id)
+        cap = await senders.cap_of(tx, sender_id)
         return SenderRules(
             approval=await store.needs_approval(tx, sender_id),
             cap=Cap(messages=cap[0], days=cap[1]) if cap else None,
@@ -314,7 +305,7 @@ async def get_sender_rules(sender_id: Storable, held: Held, caller: Reader) -> S
 @router.put("/senders/{sender_id}/rules")
 async def put_sender_rules(sender_id: Storable, body: SenderRules, held: Held, caller: Ruler) -> SenderRules:
     caller.may_use(sender_id)
-    sender = await senders.known(held.database, sender_id)
+    sender = await registry.known(held.database, sender_id)
     if body.link_host is not None:
         _own_host(body.link_host)
     if body.stop_added is not None and not mentions_stop(body.stop_added, sender.stop_code):
@@ -322,7 +313,7 @@ async def put_sender_rules(sender_id: Storable, body: SenderRules, held: Held, c
             f"it says nothing of STOP and {sender.stop_code}", reasons=[Reason("stop_added", "stop_mention_missing")]
         )
     async with held.database.begin() as tx:
-        await store.put_sender_rule(
+        await senders.put_sender_rule(
             tx,
             sender_id,
             approval=body.approval,
@@ -346,17 +337,11 @@ def _own_host(host: str) -> None:
         raise Invalid("a shortener that anybody uses", reasons=[Reason("link_host", "public_shortener")])
 
 
-def not_too_far(field: str, instant: datetime | None, now: datetime) -> None:
-    """Refuse an instant further than FURTHEST from now. Raises Invalid."""
-    if instant is not None and abs(instant - now) > FURTHEST:
-        raise Invalid("within two years", reasons=[Reason(field, "too_far")])
-
-
 def plan_of(row: Row[Any], sender: Sender, at: datetime, now: datetime, settings: Any) -> Plan:
     """Build the forecast's plan from a campaign's row."""
-    table = table_of(row, sender, at, now, settings.policy)
+    table = checks.table_of(row, sender, at, now, settings.policy)
     return Plan(
-        wordings=store.wordings_of(row),
+        wordings=campaigns.wordings_of(row),
         sender_id=row.sender_id,
         purpose=row.purpose,
         brand=sender.brand,
@@ -369,159 +354,8 @@ def plan_of(row: Row[Any], sender: Sender, at: datetime, now: datetime, settings
         prices=settings.prices,
         compliance=findings.load(),
         rate_per_s=settings.rate_per_s,
-        trial=store.trial_of(row) or NO_TRIAL,
+        trial=campaigns.trial_of(row) or NO_TRIAL,
     )
-
-
-def table_of(row: Row[Any], sender: Sender, at: datetime, now: datetime, policy: Policy) -> Timetable:
-    """Build the timetable of a campaign starting `at`.
-
-    For a recurring campaign the timetable is of the first occurrence from `at` on, ending when the second comes. Raises
-    Invalid where no occurrence is left.
-    """
-    rule, send_before = store.recurring_of(row), row.send_before
-    if rule is not None:
-        found = list(islice(recurrence.occurrences(rule, zones(sender.country, policy)[0], at), 2))
-        if not found:
-            raise Invalid("it never comes before its end", reasons=[Reason("recurring.until", "never_comes")])
-        at, send_before = found[0], min(found[1], found[0] + KEPT) if len(found) == 2 else None
-    return timetable(store.timing_of(row), sender.country, at, send_before, now, policy)
-
-
-def agreed(row: Row[Any], sender: Sender, at: datetime | None) -> str:
-    """Return the approval digest of the campaign's current state."""
-    campaign = {**row._mapping, "translations": msgspec.json.decode(row.translations)}
-    campaign["selection"] = msgspec.json.decode(row.selection)
-    campaign["timing"] = msgspec.json.decode(row.timing)
-    campaign["trial"] = None if row.trial is None else msgspec.json.decode(row.trial)
-    campaign["recurring"] = None if row.recurring is None else msgspec.json.decode(row.recurring)
-    link_host = sender.link_host if any(wording.targets for wording in store.wordings_of(row).values()) else None
-    return approval.digest(
-        campaign, {name: getattr(sender, name) for name in approval.SEEN}, at, link_host, sender.stop_added
-    )
-
-
-async def clear(
-    tx: AsyncConnection, row: Row[Any], sender: Sender, at: datetime | None, acknowledged: Sequence[str], settings: Any
-) -> bool:
-    """Check that the campaign may be scheduled to start `at`; return whether an approval was needed.
-
-    Raises NotReady with every blocking finding, or with the missing approval.
-    """
-    now = datetime.now(UTC)
-    selected = await segments.of_campaign(tx, row, at or now, settings.policy)
-    if segments.is_segment(row) and not await segments.selects_somebody(tx, row.sender_id, selected):
-        raise NotReady("its segment selects nobody", reasons=[Reason("audience", "nobody_selected")])
-    found = await _found(tx, row, sender, at)
-    rules = findings.load().rules
-    against = [f for f in found if rules[f.rule].severity == "error" or f.id not in acknowledged]
-    if against:
-        raise NotReady(
-            "errors are to be mended, warnings to be acknowledged by their ids",
-            reasons=[
-                Reason("acknowledge" if rules[f.rule].severity == "warning" else "text", f.id, rules[f.rule].says)
-                for f in against
-            ],
-        )
-    approved = await _approved(tx, row, sender, at, tuple(found))
-    if approved.needed and not approved.by:
-        raise NotReady(
-            "somebody else must approve exactly this, to start exactly then",
-            reasons=[Reason("approval", "approval_missing")],
-        )
-    return approved.needed
-
-
-async def against_start(tx: AsyncConnection, row: Row[Any]) -> str | None:
-    """Return why a due campaign may not start, as shown in `sent_back`; `None` if the campaign may start.
-
-    Since scheduling, the sender may have changed (and the texts may now break a rule), or the sender's campaigns may
-    need an approval.
-    """
-    sender = await store.find_sender(tx, row.sender_id)
-    assert sender is not None
-    found = await _found(tx, row, sender, row.agreed_start)
-    changed = row.agreed != agreed(row, sender, None)
-    if changed:
-        rules = findings.load().rules
-        errors = [*_refused(row, sender), *(f.id for f in found if rules[f.rule].severity == "error")]
-        if errors:
-            return ", ".join(errors)
-    approved = await _approved(tx, row, sender, row.agreed_start, tuple(found))
-    if (approved.needed or row.approval_needed) and not approved.by:
-        return "not_what_was_approved" if changed else "approval_missing"
-    return None
-
-
-async def lacks_approval(tx: AsyncConnection, row: Row[Any], sender: Sender) -> bool:
-    """Return whether a draft needs an approval and has none, for the start named in its last pre-flight."""
-    last = await store.last_pre_flight(tx, row.campaign_id, agreed(row, sender, None))
-    at = None if last is None else last.at
-    approved = await _approved(tx, row, sender, at, tuple(await _found(tx, row, sender, at)))
-    return approved.needed and not approved.by
-
-
-async def pass_on_approvals(tx: AsyncConnection, series: Row[Any], occurrence: Row[Any], sender: Sender) -> None:
-    """Copy the approvals of a recurring campaign to one of its occurrences."""
-    approved = agreed(series, sender, series.agreed_start)
-    for each in await store.approvals_of(tx, series.campaign_id):
-        if each.digest == approved:
-            digest = agreed(occurrence, sender, series.agreed_start)
-            await store.add_approval(tx, occurrence.campaign_id, digest, each.approved_by, each.approved_at)
-
-
-async def _found(tx: AsyncConnection, row: Row[Any], sender: Sender, at: datetime | None) -> dict[Finding, None]:
-    """Return the findings in the texts, and those of the last pre-flight if the campaign is unchanged since.
-
-    Findings in OF_A_START count only if the pre-flight was made for this start.
-    """
-    compliance = findings.load()
-    samples = of_samples(
-        store.wordings_of(row).values(),
-        brand=sender.brand,
-        oadc=sender.oadc,
-        stop_code=sender.stop_code,
-        stop_added=sender.stop_added,
-        sectors=row.sectors,
-        compliance=compliance,
-    )
-    found = dict.fromkeys((*samples, *await _unknown_fields(tx, row)))
-    last = await store.last_pre_flight(tx, row.campaign_id, agreed(row, sender, None))
-    if last is None:
-        return found
-    for each in last.findings:
-        rule, _, what = each.partition(":")
-        if rule not in compliance.rules:  # a later version of the rules dropped this rule
-            continue
-        if last.at == at or rule not in findings.OF_A_START:
-            found[Finding(rule, what)] = None
-    return found
-
-
-async def _unknown_fields(tx: AsyncConnection, row: Row[Any]) -> list[Finding]:
-    """Return a finding for each field of the texts unknown among the attributes of the sender's contacts.
-
-    With such a field nobody gets the text, or everybody gets the fallback. A sender without contacts may name any
-    field.
-    """
-    known = await kinds_of(tx, row.sender_id)
-    named = {name for wording in store.wordings_of(row).values() for name in wording.fields}
-    unknown = sorted(named - known.keys())
-    if not unknown or not await segments.selects_somebody(tx, row.sender_id, segment.EVERYBODY):
-        return []
-    return [Finding("unknown_attribute", name) for name in unknown]
-
-
-def _refused(row: Row[Any], sender: Sender) -> list[str]:
-    """Return why the texts cannot be sent to any recipient, each reason once."""
-    refused: dict[str, None] = {}
-    for wording in store.wordings_of(row).values():
-        for template in wording.templates.values():
-            try:
-                texts.check(template, sender.stop_code, sender.stop_added)
-            except texts.TextRefused as error:
-                refused[error.reason.value] = None
-    return list(refused)
 
 
 @dataclass
@@ -560,31 +394,13 @@ class _Look:
 async def campaign_of(
     tx: AsyncConnection, caller: Caller, campaign_id: str, *, lock: bool = False
 ) -> tuple[Row[Any], Sender]:
-    row = await store.find_campaign(tx, campaign_id, lock=lock)
+    row = await campaigns.find_campaign(tx, campaign_id, lock=lock)
     if row is None:
         raise NotFound("no such campaign", reasons=[Reason("campaign_id", "unknown_campaign")])
     caller.may_use(row.sender_id)
-    sender = await store.find_sender(tx, row.sender_id)
+    sender = await senders.find_sender(tx, row.sender_id)
     assert sender is not None
     return row, sender
-
-
-async def _approved(
-    tx: AsyncConnection, row: Row[Any], sender: Sender, at: datetime | None, found: Sequence[Finding]
-) -> Approved:
-    """Return whether an approval is needed, and who gave one. An approver who edited the campaign later is left out."""
-    needed = await store.needs_approval(tx, row.sender_id)
-    rules = findings.load().rules
-    digest = agreed(row, sender, at)
-    authors = [row.created_by, *row.edited_by]
-    return Approved(
-        needed=needed or any(rules[f.rule].needs_approval for f in found),
-        by=[
-            each.approved_by
-            for each in await store.approvals_of(tx, row.campaign_id)
-            if each.digest == digest and approval.may_approve(each.approved_by, authors)
-        ],
-    )
 
 
 def _shown(
@@ -600,7 +416,7 @@ def _shown(
     segments = sorted(outlook.segments.items())
     least, median, most = outlook.units or (None, None, None)
     return PreFlight(
-        digest=agreed(row, sender, at),
+        digest=checks.agreed(row, sender, at),
         at=at,
         occurrences=_occurrences(row, plan),
         made_at=now,
@@ -660,7 +476,7 @@ def _shown(
 
 
 def _occurrences(row: Row[Any], plan: Plan) -> list[datetime]:
-    rule, table = store.recurring_of(row), plan.timetable
+    rule, table = campaigns.recurring_of(row), plan.timetable
     if rule is None or table.at is None:
         return []
     zone = zones(table.country, table.policy)[0]

@@ -14,7 +14,7 @@ from functools import lru_cache
 from importlib import resources
 from typing import Literal, get_args
 
-from campaign.links import short_link
+from campaign.message import short_link
 from common.sms.sms_length import length
 
 Severity = Literal["error", "warning"]

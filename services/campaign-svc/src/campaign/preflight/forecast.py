@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 from campaign.audience import reach
 from campaign.audience.reach import Standing
-from campaign.links.short_link import any_token
 from campaign.message import text as texts
+from campaign.message.short_link import any_token
 from campaign.message.variants import HOLDOUT, OWN, Trial
 from campaign.message.wording import Wording
 from campaign.preflight import findings

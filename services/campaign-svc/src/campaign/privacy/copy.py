@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import store
 from campaign.links import links
+from campaign.privacy import store
 from common.privacy.copying import Copier, Item, opened
 from common.privacy.keyring import FieldKeys
 

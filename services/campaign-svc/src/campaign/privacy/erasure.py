@@ -1,7 +1,7 @@
 """Erase a person from campaign-svc: contacts of every sender with all attributes, and links with their clicks.
 
 The recipient rows stay, under the keyed hash, because a campaign's tallies sum over them. The planner denies a
-recipient not yet requested as `contact_gone`. A later import of the number is refused (`store.erased_among`) until
+recipient not yet requested as `contact_gone`. A later import of the number is refused (`audience.erased_among`) until
 consent-svc lifts the erasure.
 """
 
@@ -10,7 +10,7 @@ from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import store
+from campaign.audience import store as audience
 from campaign.links import links
 from common.db.database import Database
 from common.privacy.erasing import Erased, Eraser
@@ -21,6 +21,6 @@ def eraser(database: Database) -> Eraser:
 
 
 async def erase(tx: AsyncConnection, asked: Mapping[str, datetime]) -> Mapping[str, Erased]:
-    contacts = await store.delete_contacts(tx, list(asked))
+    contacts = await audience.delete_contacts(tx, list(asked))
     forgotten = await links.forget(tx, list(asked))
     return {i: {"contacts": contacts.get(i, 0), "links": forgotten.get(i, 0)} for i in asked}

@@ -1,9 +1,9 @@
 """Apply rectifications: correct a person's contacts, and update the text of messages still waiting to leave.
 
 One transaction, the consumer's own, holds the corrected contacts, the updated texts and the acknowledgement. The lock
-`store.alone_with_contacts` keeps the planner from reading contacts meanwhile. A recipient is requested either before,
-and the update follows the request on the same partition, or after, with the corrected attributes. Messages already sent
-stay as sent.
+`audience.alone_with_contacts` keeps the planner from reading contacts meanwhile. A recipient is requested either
+before, and the update follows the request on the same partition, or after, with the corrected attributes. Messages
+already sent stay as sent.
 
 Where the number was wrong, or no longer belongs to the person, the contact is deleted. The gate denies the waiting
 messages: consent-svc opted the number out before the rectification reached campaign-svc.
@@ -15,13 +15,15 @@ from datetime import UTC, datetime
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import store
 from campaign.audience import attributes
+from campaign.audience import store as audience
 from campaign.audience.attribute import Kind, kept
 from campaign.audience.contacts_file import NUMBER_COLUMNS
+from campaign.campaigns import store as campaigns
 from campaign.links import links
 from campaign.links.links import Tokens
 from campaign.message import text as texts
+from campaign.privacy import store
 from campaign.schedule.lifecycle import message_of
 from campaign.schedule.timing import region_of
 from common.contracts import CAMPAIGN_REQUESTS, RECTIFICATION_ACKS, RECTIFICATIONS
@@ -50,7 +52,7 @@ class Rectifier:
         return Subscription("campaign.rectifications", RECTIFICATIONS, self.apply)
 
     async def apply(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
-        await store.alone_with_contacts(tx)
+        await audience.alone_with_contacts(tx)
         for received in batch:
             if isinstance(received.event, RectificationRequested):
                 await self._rectify(tx, received.event)
@@ -61,12 +63,12 @@ class Rectifier:
         reworded: list[MessageReworded] = []
         if (fields := self._opened(asked)) is None:
             # a contact created after the request belongs to someone else: a replay keeps such a contact
-            contacts = await store.delete_contact(tx, asked.subject_id, asked.sender_id, asked.requested_at)
+            contacts = await audience.delete_contact(tx, asked.subject_id, asked.sender_id, asked.requested_at)
         else:
             holders = await store.lock_contacts(tx, asked.subject_id, asked.sender_id)
             for sender_id in holders:
                 right = _as_kept(fields, await attributes.kinds_of(tx, sender_id))
-                await store.correct_contact(tx, sender_id, asked.subject_id, right, now)
+                await audience.correct_contact(tx, sender_id, asked.subject_id, right, now)
             contacts = len(holders)
             reworded = await self._reworded(tx, asked, now)
         await outbox.append(tx, CAMPAIGN_REQUESTS, reworded)
@@ -98,7 +100,7 @@ class Rectifier:
         found, made = [], []
         for row in await store.asked_for(tx, asked.subject_id, asked.sender_id):
             said: Mapping[str, str] = _attributes.decode(row.attributes)
-            wording = store.wording_of(row, row.variant)
+            wording = campaigns.wording_of(row, row.variant)
             written = None
             if wording.missing(said) is None:
                 tokens = Tokens(self._link_keys, row.campaign_id, asked.subject_id)

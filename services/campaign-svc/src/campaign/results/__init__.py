@@ -1,1 +1,1 @@
-"""Own a campaign's tallies, results and statistics."""
+"""Own a campaign's results and statistics."""

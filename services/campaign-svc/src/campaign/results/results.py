@@ -8,9 +8,9 @@ from typing import Any
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign.links.opt_outs import ANSWERS, answering
+from campaign.accounts import OUTCOMES
+from campaign.audience.opt_outs import ANSWERS, answering
 from campaign.message.variants import Result
-from campaign.results.accounts import OUTCOMES
 
 # (subject_id): recipients of campaign :id whom the message may have reached, with a counted click
 CLICKED = (

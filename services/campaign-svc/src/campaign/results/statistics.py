@@ -18,9 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import store
-from campaign.links.opt_outs import ANSWERS, answering
-from campaign.results.accounts import OUTCOMES, STANDINGS, UNDELIVERED
+from campaign.accounts import OUTCOMES, STANDINGS, UNDELIVERED
+from campaign.audience.opt_outs import ANSWERS, answering
+from campaign.campaigns import store as campaigns
 from campaign.results.results import CLICKED
 from campaign.schedule.lifecycle import message_of
 from common.db.database import Database
@@ -271,7 +271,7 @@ async def _found(
 
     Raises NotFound, Forbidden or PastItsTime.
     """
-    row = await store.find_campaign(tx, campaign_id)
+    row = await campaigns.find_campaign(tx, campaign_id)
     if row is None:
         raise NotFound("no such campaign", reasons=[Reason("campaign_id", "unknown_campaign")])
     caller.may_use(row.sender_id)

@@ -4,8 +4,8 @@ import asyncio
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from campaign import store
-from campaign.store import Sender
+from campaign.senders import store
+from campaign.senders.store import Sender
 from common.contracts import SENDERS
 from common.contracts.consent import SenderChanged
 from common.db.database import Database

@@ -17,17 +17,19 @@ from fastapi import APIRouter, Depends, Header
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Row
 
-from campaign import store
+from campaign.audience import store as audience
 from campaign.audience.reach import Standing, denials
-from campaign.links.short_link import any_token
+from campaign.campaigns import store as campaigns
 from campaign.message import text as texts
+from campaign.message.short_link import any_token
 from campaign.message.variants import OWN
 from campaign.message.wording import Wording
 from campaign.message.writing import Attribute, Length, Value, length_of
 from campaign.preflight import api as pre_flight
+from campaign.preflight import store
 from campaign.schedule.lifecycle import Status
 from campaign.schedule.timing import timetable
-from campaign.store import Sender
+from campaign.senders.store import Sender
 from common.contracts import CAMPAIGN_REQUESTS
 from common.contracts.campaign import MessageRequested
 from common.kafka import outbox
@@ -121,10 +123,10 @@ async def send_test(
         row, sender = await pre_flight.campaign_of(tx, caller, campaign_id, lock=True)
         if row.status in (Status.FINISHED, Status.CANCELLED):
             raise Conflict("the campaign is over", reasons=[Reason("status", row.status)])
-        wordings = store.wordings_of(row)
+        wordings = campaigns.wordings_of(row)
         if body.variant not in wordings:
             raise Invalid("it has no such text", reasons=[Reason("variant", "unknown_variant")])
-        await store.reading_contacts(tx)
+        await audience.reading_contacts(tx)
         known = await store.contacts_and_standings(tx, row.sender_id, list(people))
         test = _Test(row, sender, wordings[body.variant], body.variant, caller, _named(caller, key), held, now)
         items, requests = [], []
@@ -213,7 +215,7 @@ class _Test:
             length=length_of(written + self.sender.stop_added),
             against=self.caller.told(denials(standing, row.sender_id, row.purpose, now)),
         )
-        table = timetable(store.timing_of(row), self.sender.country, now, None, now, self.held.settings.policy)
+        table = timetable(campaigns.timing_of(row), self.sender.country, now, None, now, self.held.settings.policy)
         request = MessageRequested(
             message_id=identity,
             campaign_id=None,  # outside the audience, and before the start

@@ -1,0 +1,1 @@
+"""Serve campaigns over HTTP: write, edit, schedule, pause, resume, cancel, show."""

@@ -1,0 +1,140 @@
+"""Check a campaign's content against the sender and the law, and put the content in stored and comparable form."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import Row
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from campaign.api.bodies import CampaignEdited, NewCampaign
+from campaign.audience import segments
+from campaign.message.text import parse
+from campaign.message.writing import checked
+from campaign.preflight import checks
+from campaign.schedule import recurrence
+from campaign.schedule import revision as edition
+from campaign.schedule.recurrence import Recurring
+from campaign.senders.store import Sender
+from common.law import Policy, zones
+from common.web.problems import Invalid, Reason
+
+_WRITTEN = (
+    *("name", "purpose", "text", "language", "translations", "folding", "sectors", "selection", "rest_days"),
+    *("send_before", "timing", "recurring", "trial", "priority"),
+)
+_SAID_AS = {"selection": "audience"}  # field names of the API, by column
+
+
+def unchanged(row: Row[Any], body: NewCampaign, if_match: str) -> None:
+    """Refuse an edit of a campaign changed since the `If-Match` tag was read.
+
+    An edit equal to the campaign's current content passes, so that a retry succeeds. Raises CampaignEdited.
+    """
+    parts = stored_parts(row)
+    changed = edition.changed(if_match, parts)
+    if changed is None or parts == parts_of(body):
+        return
+    by = f"; who edited it last is {row.edited_by[-1]}" if row.edited_by else ""
+    raise CampaignEdited(
+        f"it has been changed since it was read{by}: read it again, and edit what it is now",
+        reasons=[Reason(name, "changed") for name in changed] or [Reason("If-Match", "stale")],
+    )
+
+
+def body_checked(body: NewCampaign, sender: Sender, now: datetime, policy: Policy) -> None:
+    """Check the body against the sender and the law. Raises Invalid naming the field."""
+    if body.purpose not in sender.purposes:
+        raise Invalid("the sender has no such purpose", reasons=[Reason("purpose", "unknown_purpose")])
+    if body.send_before is not None and body.send_before <= now:
+        raise Invalid("`send_before` has passed", reasons=[Reason("send_before", "in_the_past")])
+    checks.not_too_far("send_before", body.send_before, now)
+    checked(body.text, body.language, body.translations, body.folding, sender)
+    for each in body.trial.variants if body.trial else ():
+        try:
+            checked(each.text, body.language, each.translations, body.folding, sender)
+        except Invalid as refused:
+            reasons = [Reason(f"trial.{each.name}.{r.field}", r.reason) for r in refused.reasons]
+            raise Invalid(str(refused), reasons=reasons) from refused
+    if body.trial and body.trial.winner and body.trial.winner.by == "most_clicks":
+        _all_linked(body)
+    if body.recurring is not None:
+        _checked_rule(body.recurring, body.send_before, sender, now, policy)
+
+
+def _all_linked(body: NewCampaign) -> None:
+    """Refuse an A/B test by clicks where some text has no link to follow. Raises Invalid."""
+    assert body.trial is not None
+    texts = {"text": (body.text, body.translations)}
+    texts |= {f"trial.{each.name}.text": (each.text, each.translations) for each in body.trial.variants}
+    for field, (source, translations) in texts.items():
+        if not all(parse(each).links for each in (source, *translations.values())):
+            raise Invalid("by clicks wins what has links", reasons=[Reason(field, "link_missing")])
+
+
+def _checked_rule(rule: Recurring, send_before: datetime | None, sender: Sender, now: datetime, policy: Policy) -> None:
+    zone = zones(sender.country, policy)[0]
+    if send_before is not None:
+        raise Invalid(
+            "an occurrence ends when the next comes", reasons=[Reason("send_before", "not_of_one_that_recurs")]
+        )
+    checks.not_too_far("recurring.until", max(rule.until, now), now)  # a past `until` is refused below
+    if recurrence.too_often(rule, zone, now):
+        raise Invalid("less than an hour apart", reasons=[Reason("recurring.cron", "too_often")])
+    if recurrence.first(rule, zone, now) is None:
+        raise Invalid("it never comes before its end", reasons=[Reason("recurring.until", "never_comes")])
+
+
+async def segment_checked(tx: AsyncConnection, body: NewCampaign) -> None:
+    """Refuse a segment of another sender, or an unknown version. Raises Invalid."""
+    if (chosen := body.audience.segment) is None:
+        return
+    found = await segments.find(tx, chosen.segment_id, chosen.version)
+    if found is None or found.sender_id != body.sender_id:
+        raise Invalid(
+            "the sender has no such version of a segment", reasons=[Reason("audience.segment", "unknown_segment")]
+        )
+
+
+def written(body: NewCampaign) -> dict[str, Any]:
+    """Return the author's content in its stored form."""
+    return {
+        "name": body.name,
+        "purpose": body.purpose,
+        "text": body.text,
+        "language": body.language,
+        "translations": msgspec.json.encode(body.translations).decode(),
+        "folding": body.folding.value,
+        "sectors": sorted(set(body.sectors)),
+        "selection": msgspec.json.encode(body.audience.selection).decode(),
+        "rest_days": body.rest_days,
+        "send_before": body.send_before,
+        "timing": body.timing.model_dump_json(exclude_defaults=True),
+        "recurring": body.recurring.model_dump_json() if body.recurring else None,
+        "trial": body.trial.model_dump_json() if body.trial else None,
+        "priority": body.priority.value,
+    }
+
+
+def stored_parts(row: Row[Any]) -> dict[str, Any]:
+    """Return the parts an edit would replace, as hashed by `edition.tag`."""
+    return _edited({name: row._mapping[name] for name in _WRITTEN}) | {
+        "schedule": [row.agreed_start, row.agreed] if row.agreed is not None else None
+    }
+
+
+def parts_of(body: NewCampaign) -> dict[str, Any]:
+    """Return the parts as this edit would leave them."""
+    return _edited(written(body)) | {"schedule": None}
+
+
+def _edited(written: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parts in comparable form: JSON decoded, instants in UTC."""
+    shown = {_SAID_AS.get(name, name): value for name, value in written.items()}
+    for name in ("translations", "audience", "timing", "recurring", "trial"):
+        if shown[name] is not None:
+            shown[name] = msgspec.json.decode(shown[name])
+    if shown["send_before"] is not None:
+        shown["send_before"] = shown["send_before"].astimezone(UTC)
+    return shown

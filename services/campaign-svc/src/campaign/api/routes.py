@@ -1,0 +1,424 @@
+"""Serve campaigns over HTTP: write, edit, schedule, pause, resume, cancel, show.
+
+This module opens the transaction and checks the body against the sender and the law. `control` decides every change of
+a campaign's status.
+"""
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+from uuid import uuid4
+
+import msgspec
+from fastapi import APIRouter, Depends, Header, Query, Response
+from sqlalchemy import Row
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from campaign.api import content, view
+from campaign.api.bodies import (
+    Campaign,
+    CampaignOver,
+    CampaignPastIt,
+    Campaigns,
+    EditedCampaign,
+    KeyReused,
+    NewCampaign,
+    Recipient,
+    Recipients,
+    Schedule,
+    VariantResult,
+    Variants,
+)
+from campaign.campaigns import recipients
+from campaign.campaigns import store as campaigns
+from campaign.message.folding import Folding
+from campaign.message.variants import OWN, Result
+from campaign.message.writing import checked
+from campaign.planning import control
+from campaign.preflight import checks
+from campaign.results import results
+from campaign.schedule import recurrence
+from campaign.schedule import revision as edition
+from campaign.schedule.lifecycle import Action, NotPossible, Status, ends_by, message_of, step
+from campaign.schedule.recurrence import Recurring
+from campaign.schedule.timing import Place, starts
+from campaign.senders import registry
+from campaign.senders import store as senders
+from campaign.senders.store import Sender
+from common.contracts.dispatch import Status as MessageStatus
+from common.law import Policy, at_hand_off, covers, zones
+from common.service import Resources, resources
+from common.web.auth import Caller, require
+from common.web.fields import Position, Storable
+from common.web.problems import Invalid, NotFound, PastItsTime, Reason
+
+router = APIRouter(prefix="/v1", tags=["campaigns"])
+
+PAST_TOLERANCE = timedelta(minutes=1)  # clock skew and network delay of a caller's "now"
+
+Held = Annotated[Resources[Any], Depends(resources)]
+Author = Annotated[Caller, Depends(require("campaign:write"))]
+Reader = Annotated[Caller, Depends(require("campaign:read"))]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+
+
+@router.post("/campaigns", status_code=201)
+async def write_campaign(
+    body: NewCampaign,
+    response: Response,
+    held: Held,
+    caller: Author,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+) -> Campaign:
+    """Create a draft.
+
+    Repeating a request with the same `Idempotency-Key` answers 200 with the campaign's current state. Reusing the key
+    for another request answers 409.
+    """
+    caller.may_use(body.sender_id)
+    now = datetime.now(UTC)
+    content.body_checked(body, await registry.known(held.database, body.sender_id), now, held.settings.policy)
+    campaign_id = _campaign_id(caller, idempotency_key)
+    fingerprint = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
+    async with held.database.begin() as tx:
+        await content.segment_checked(tx, body)
+        new = await campaigns.insert_campaign(
+            tx,
+            {
+                **content.written(body),
+                "campaign_id": campaign_id,
+                "sender_id": body.sender_id,
+                "created_by": caller.subject,
+                "created_at": now,
+                "fingerprint": fingerprint,
+            },
+        )
+        row = await _found(tx, caller, campaign_id)
+        if row.fingerprint != fingerprint:
+            raise KeyReused("the key belongs to another campaign", reasons=[Reason("Idempotency-Key", "reused")])
+        shown = await view.shown(tx, held, [row])
+    if not new:
+        response.status_code = 200
+    response.headers["Location"] = f"/v1/campaigns/{campaign_id}"
+    response.headers["ETag"] = edition.etag(edition.tag(content.stored_parts(row)))
+    return shown[0]
+
+
+@router.get("/campaigns")
+async def list_campaigns(
+    held: Held,
+    caller: Reader,
+    cursor: Position | None = None,
+    series_id: Annotated[Storable | None, Query(max_length=64)] = None,
+    limit: Limit = 50,
+) -> Campaigns:
+    """List the campaigns of the senders your token covers, newest first.
+
+    `series_id` limits the list to the occurrences of a recurring campaign.
+    """
+    covered = None if caller.senders is None else sorted(caller.senders)
+    async with held.database.begin() as tx:
+        rows = await campaigns.campaigns_before(tx, cursor, covered, series_id, limit)
+        items = await view.shown(tx, held, rows)
+    return Campaigns(items=items, next=str(rows[-1].position) if len(rows) == limit else None)
+
+
+@router.get("/campaigns/{campaign_id}")
+async def get_campaign(campaign_id: Storable, response: Response, held: Held, caller: Reader) -> Campaign:
+    """Return a campaign.
+
+    The `ETag` covers the campaign's content and schedule; send the tag as `If-Match` when editing.
+    """
+    async with held.database.begin() as tx:
+        row = await _found(tx, caller, campaign_id)
+        response.headers["ETag"] = edition.etag(edition.tag(content.stored_parts(row)))
+        return (await view.shown(tx, held, [row]))[0]
+
+
+@router.put("/campaigns/{campaign_id}")
+async def edit_campaign(
+    campaign_id: Storable,
+    body: EditedCampaign,
+    response: Response,
+    held: Held,
+    caller: Author,
+    if_match: Annotated[
+        str | None,
+        Header(description="The `ETag` that its edit is of. 412 where somebody has changed it since, and nothing is."),
+    ] = None,
+) -> Campaign:
+    """Replace the content of a campaign not yet started.
+
+    A scheduled campaign becomes a draft again, and approvals of earlier content no longer count. Without `If-Match`,
+    the edit overwrites changes made by others in the meantime.
+    """
+    now = datetime.now(UTC)
+
+    async def edit(tx: AsyncConnection, row: Row[Any]) -> None:
+        _may(row, Action.EDIT)
+        checks.not_too_far("send_before", body.send_before, now)
+        if if_match is not None:
+            content.unchanged(row, body, if_match)
+        if body.sender_id != row.sender_id:
+            raise Invalid("a campaign stays its sender's", reasons=[Reason("sender_id", "another_sender")])
+        sender = await senders.find_sender(tx, row.sender_id)
+        assert sender is not None
+        content.body_checked(body, sender, now, held.settings.policy)
+        await content.segment_checked(tx, body)
+        await campaigns.edit_campaign(tx, {**content.written(body), "campaign_id": campaign_id, "by": caller.subject})
+        await campaigns.leave_occurrences(tx, campaign_id, control.SERIES_PAUSED)
+        response.headers["ETag"] = edition.etag(edition.tag(content.parts_of(body)))
+
+    return await _act(held, caller, campaign_id, Action.EDIT, edit)
+
+
+@router.post("/campaigns/{campaign_id}/schedule")
+async def schedule_campaign(
+    campaign_id: Storable, held: Held, caller: Author, body: Schedule | None = None
+) -> Campaign:
+    """Schedule the campaign to start at `at`, or now. A campaign not yet started may be rescheduled.
+
+    Scheduling checks the texts, and applies the audience findings of the last pre-flight if the campaign is unchanged
+    since. The request is refused on an error, on a warning missing from `acknowledge`, or on a missing approval.
+    """
+    now = datetime.now(UTC)
+    at, acknowledged = (body.at, body.acknowledge) if body else (None, [])
+
+    async def check(tx: AsyncConnection, row: Row[Any]) -> None:
+        _may(row, Action.SCHEDULE)
+        if at is not None and at < now - PAST_TOLERANCE:
+            raise Invalid("`at` has passed", reasons=[Reason("at", "in_the_past")])
+        checks.not_too_far("at", at, now)
+        pace = campaigns.timing_of(row)
+        if at is None and pace.local_time:
+            raise Invalid("whose local time is that?", reasons=[Reason("at", "needed_for_local_time")])
+        sender = await senders.find_sender(tx, row.sender_id)
+        assert sender is not None
+        # the sender's STOP code may have changed since the text was written
+        checked(row.text, row.language, msgspec.json.decode(row.translations), Folding(row.folding), sender)
+        policy = held.settings.policy
+        table = checks.table_of(row, sender, at or now, now, policy)
+        opens_at = table.opens_at(sender.country)
+        if covers(sender.country, policy) and (opens_at is None or opens_at >= table.ends_by):
+            raise Invalid(
+                f"no message may leave before {opens_at.isoformat() if opens_at else 'the rules change'},"
+                " and `send_before` is earlier",
+                reasons=[Reason("send_before", "before_the_window_opens")],
+            )
+        closes_at = max((closes for _, closes in table.window(Place(sender.country))), default=table.starts_at)
+        if pace.spread_minutes is not None and closes_at > table.ends_by:
+            raise Invalid(
+                f"the last would be due at {closes_at.isoformat()}, and the campaign ends before",
+                reasons=[Reason("timing.spread_minutes", "beyond_the_end")],
+            )
+        trial = campaigns.trial_of(row)
+        if trial is not None and trial.winner is not None and trial.soonest(table) >= table.ends_by:
+            raise Invalid(
+                "the others would wait for it beyond the campaign's end",
+                reasons=[Reason("trial.winner.after_hours", "after_the_end")],
+            )
+        needed = await checks.clear(tx, row, sender, at, acknowledged, held.settings)
+        digest = checks.agreed(row, sender, None)
+        await campaigns.set_start(
+            tx,
+            campaign_id,
+            table.at or now,
+            table.starts_at,
+            digest,
+            acknowledged,
+            agreed_start=at,
+            approval_needed=needed,
+        )
+        if row.status == Status.PAUSED and row.recurring is not None:
+            await control.resume_occurrences(tx, row, now)
+
+    return await _act(held, caller, campaign_id, Action.SCHEDULE, check)
+
+
+@router.post("/campaigns/{campaign_id}/pause")
+async def pause_campaign(campaign_id: Storable, held: Held, caller: Author) -> Campaign:
+    """Pause the campaign: the gate hands nothing off once the pause has reached the gate.
+
+    Messages decided in the meantime wait for `resume`. A scheduled campaign does not start, even where the audience is
+    already being selected. Pausing a recurring campaign stops new occurrences, and pauses those scheduled or running.
+    """
+
+    async def with_occurrences(tx: AsyncConnection, row: Row[Any]) -> None:
+        _may(row, Action.PAUSE)
+        if row.recurring is not None:
+            await control.pause_occurrences(tx, row, datetime.now(UTC))
+
+    return await _act(held, caller, campaign_id, Action.PAUSE, with_occurrences)
+
+
+@router.post("/campaigns/{campaign_id}/resume")
+async def resume_campaign(campaign_id: Storable, held: Held, caller: Author) -> Campaign:
+    """Resume a paused campaign.
+
+    A campaign paused before its start begins at its time, or at once if the time has passed. The request is refused
+    with `campaign-over` where no message could leave before the end: schedule the campaign again. A recurring campaign
+    begins the last occurrence held by the pause, unless the next has come or the occurrence has ended.
+    """
+    now = datetime.now(UTC)
+
+    async def rejoin(tx: AsyncConnection, row: Row[Any]) -> None:
+        _may(row, Action.RESUME)
+        if row.status != Status.PAUSED or row.started_at is not None:
+            return
+        sender = await senders.find_sender(tx, row.sender_id)
+        assert sender is not None
+        if (rule := campaigns.recurring_of(row)) is None:
+            _still_of_use(row, sender, now, held.settings.policy)
+        else:
+            await _skip_what_is_over(tx, row, rule, sender, now, held.settings.policy)
+            await control.resume_occurrences(tx, row, now)
+
+    return await _act(held, caller, campaign_id, Action.RESUME, rejoin)
+
+
+@router.post("/campaigns/{campaign_id}/cancel")
+async def cancel_campaign(campaign_id: Storable, held: Held, caller: Author) -> Campaign:
+    """Cancel the campaign for good.
+
+    Recipients not yet reached get no message; messages already with the operator cannot be recalled. Recipients not yet
+    requested stay `pending` for some seconds, then become `denied`. A cancelled recurring campaign has no more
+    occurrences, and occurrences paused together with the campaign are cancelled too.
+    """
+
+    async def with_occurrences(tx: AsyncConnection, row: Row[Any]) -> None:
+        _may(row, Action.CANCEL)
+        if row.status == Status.PAUSED and row.recurring is not None:
+            await control.cancel_occurrences(tx, row, datetime.now(UTC))
+
+    return await _act(held, caller, campaign_id, Action.CANCEL, with_occurrences)
+
+
+@router.get("/campaigns/{campaign_id}/variants")
+async def list_variants(campaign_id: Storable, held: Held, caller: Reader) -> Variants:
+    """Return the results so far of each text of an A/B test, including the campaign's own text.
+
+    People held out count among the campaign's denied recipients, with the reason `holdout`.
+    """
+    async with held.database.begin() as tx:
+        row = await _found(tx, caller, campaign_id)
+        trial = campaigns.trial_of(row)
+        found = await results.by_variant(tx, row) if trial and row.started_at else {}
+    names = [OWN, *trial.names] if trial else []
+    return Variants(
+        items=[VariantResult(variant=name, **asdict(found.get(name, Result()))) for name in names],
+        winner=row.winner,
+        choice=campaigns.choice_of(row),
+    )
+
+
+@router.get("/campaigns/{campaign_id}/recipients")
+async def list_recipients(
+    campaign_id: Storable,
+    held: Held,
+    caller: Reader,
+    status: MessageStatus | None = None,
+    cursor: Annotated[Storable, Query(max_length=64)] = "",
+    limit: Limit = 200,
+) -> Recipients:
+    """List the frozen audience, with each recipient's status and reasons.
+
+    Answers 410 once the recipients are no longer kept, months after the campaign's end. The tallies on the campaign
+    stay.
+    """
+    async with held.database.begin() as tx:
+        row = await _found(tx, caller, campaign_id)
+        kept: timedelta = held.settings.keep.recipients
+        if row.ended_at is not None and row.ended_at < datetime.now(UTC) - kept:
+            raise PastItsTime(
+                f"recipients are kept for {kept.days} days after the end", reasons=[Reason("campaign_id", "past")]
+            )
+        rows = await recipients.recipients_after(tx, campaign_id, cursor, status, limit)
+    items = [
+        Recipient(
+            message_id=message_of(campaign_id, row.starts_at, each.subject_id),
+            subject_id=each.subject_id,
+            status=each.status,
+            reasons=caller.told(each.reasons),
+            receipt=each.receipt,
+        )
+        for each in rows
+    ]
+    return Recipients(items=items, next=rows[-1].subject_id if len(rows) == limit else None)
+
+
+async def _act(
+    held: Resources[Any],
+    caller: Caller,
+    campaign_id: str,
+    action: Action,
+    check: Callable[[AsyncConnection, Row[Any]], Awaitable[None]] | None = None,
+) -> Campaign:
+    """Lock the campaign, run `check`, take the action, and return the campaign.
+
+    A repeated action succeeds again.
+    """
+    async with held.database.begin() as tx:
+        row = await _found(tx, caller, campaign_id, lock=True)
+        try:
+            if check is not None:
+                await check(tx, row)
+            await control.take(tx, row, action, datetime.now(UTC))
+        except NotPossible as refused:
+            raise CampaignPastIt(str(refused), reasons=[Reason("status", refused.status.value)]) from refused
+        return (await view.shown(tx, held, [await _found(tx, caller, campaign_id)]))[0]
+
+
+async def _found(tx: AsyncConnection, caller: Caller, campaign_id: str, *, lock: bool = False) -> Row[Any]:
+    row = await campaigns.find_campaign(tx, campaign_id, lock=lock)
+    if row is None:
+        raise NotFound("no such campaign", reasons=[Reason("campaign_id", "unknown_campaign")])
+    caller.may_use(row.sender_id)
+    return row
+
+
+def _may(row: Row[Any], action: Action) -> None:
+    """Check that the campaign's status allows the action. Raises NotPossible."""
+    step(Status(row.status), action, begun=row.started_at is not None)
+
+
+def _still_of_use(row: Row[Any], sender: Sender, now: datetime, policy: Policy) -> None:
+    """Refuse to resume an unstarted campaign whose messages could no longer leave. Raises CampaignOver."""
+    table = view.table(row, sender, policy)
+    if now < table.ends_by:
+        opening = table.opening(Place(sender.country), max(now, row.starts_at))
+        if not covers(sender.country, policy) or (opening is not None and opening[0] < table.ends_by):
+            return
+    raise CampaignOver(
+        f"no message may leave before {table.ends_by.isoformat()}, its end: schedule it anew, or cancel it",
+        reasons=[Reason("send_before", "passed")],
+    )
+
+
+async def _skip_what_is_over(
+    tx: AsyncConnection, row: Row[Any], rule: Recurring, sender: Sender, now: datetime, policy: Policy
+) -> None:
+    """Move a paused recurring campaign to the occurrence to begin next.
+
+    The next occurrence is the last one already due, while still of use, else the following. Raises CampaignOver where
+    no occurrence is left.
+    """
+    gate, timing = at_hand_off(policy), campaigns.timing_of(row)
+    zone = zones(sender.country, gate)[0]
+    at, missed = recurrence.latest(rule, zone, row.at, now)
+    following = recurrence.first(rule, zone, at + timedelta.resolution)
+    begins = starts(timing, at, sender.country, row.starts_at, gate)
+    if ends_by(begins, None) <= now:
+        if following is None:
+            raise CampaignOver(
+                "none comes any more: schedule it anew, or cancel it", reasons=[Reason("recurring.until", "passed")]
+            )
+        at, missed, begins = following, missed + 1, starts(timing, following, sender.country, now, gate)
+    if missed:
+        await campaigns.set_next(tx, row.campaign_id, at, begins, missed)
+
+
+def _campaign_id(caller: Caller, key: str | None) -> str:
+    seed = f"{caller.subject}\x1f{key}" if key is not None else str(uuid4())
+    return f"cmp-{hashlib.sha256(seed.encode()).hexdigest()[:24]}"

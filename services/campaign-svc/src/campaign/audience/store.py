@@ -1,0 +1,265 @@
+"""Own contacts, the consents known of each person, and opt-outs. Rows move as arrays or by COPY.
+
+The caller owns the transaction.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import Column, Index, Integer, PrimaryKeyConstraint, Row, Table, Text, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from campaign.audience.reach import Standing
+from campaign.schema import instant, metadata
+from common.db.database import copy_lines, escaped, fetch_many
+
+CONTACTS = 0x636F6E74  # advisory lock ("cont"): shared to build requests, exclusive to rectify contacts
+
+
+standing = Table(
+    "standing",  # the latest consents of a person, from consent-svc
+    metadata,
+    Column("subject_id", Text, primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("told", JSONB, nullable=False),  # reach.Standing
+)
+
+
+contact = Table(
+    "contact",
+    metadata,
+    Column("sender_id", Text, nullable=False),
+    Column("subject_id", Text, nullable=False),
+    Column("number", Text, nullable=False),  # encrypted, context "number:<subject_id>"
+    Column("attributes", JSONB, nullable=False),
+    Column("territory", Text, nullable=True),  # of the number; null until the contact is stored again
+    # rectified attributes, null where removed: imports never overwrite these
+    Column("corrected", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    instant("created_at"),
+    instant("updated_at"),  # last import, API write, click or rectification
+    PrimaryKeyConstraint("sender_id", "subject_id"),
+    Index("contact_updated_ix", "updated_at"),
+)
+
+
+opt_out = Table(
+    "opt_out",  # an opt-out, a row per sender and purpose closed
+    metadata,
+    Column("subject_id", Text, nullable=False),
+    Column("evidence_id", Text, nullable=False),
+    Column("sender_id", Text, nullable=False),
+    Column("purpose", Text, nullable=False),
+    instant("at"),  # time at source
+    PrimaryKeyConstraint("subject_id", "evidence_id", "sender_id", "purpose"),
+    Index("opt_out_at_ix", "at"),
+)
+
+
+async def put_standings(tx: AsyncConnection, told: Mapping[str, tuple[int, Standing]]) -> None:
+    """Store the consents of each subject with their version. An older or equal version changes nothing."""
+    ids = sorted(told)
+    await tx.execute(
+        text(
+            "INSERT INTO standing (subject_id, version, told) SELECT * FROM"
+            " unnest(CAST(:ids AS text[]), CAST(:versions AS integer[]), CAST(:told AS jsonb[]))"
+            " ON CONFLICT (subject_id) DO UPDATE SET version = excluded.version, told = excluded.told"
+            " WHERE standing.version < excluded.version"
+        ),
+        {
+            "ids": ids,
+            "versions": [told[i][0] for i in ids],
+            "told": [msgspec.json.encode(told[i][1]).decode() for i in ids],
+        },
+    )
+
+
+async def mark_unreadable(tx: AsyncConnection, subject_id: str) -> None:
+    """Mark a subject's consents unreadable, after an event no consumer can decode.
+
+    The next readable event replaces the mark.
+    """
+    await tx.execute(
+        text(
+            "INSERT INTO standing (subject_id, version, told) VALUES (:id, -1, CAST(:told AS jsonb))"
+            " ON CONFLICT (subject_id) DO UPDATE SET told = standing.told || excluded.told"
+        ),
+        {"id": subject_id, "told": '{"unreadable": true}'},
+    )
+
+
+ImportedRow = tuple[int, str, str, str, str]  # line, subject_id, encrypted number, attributes as JSON, territory
+# The ids travel as one text: for an array, the driver checks every member for being an array itself, which takes most
+# of the time.
+_AMONG = "subject_id = ANY(string_to_array($1, ' '))"
+_ERASED = "(e.lifted_at IS NULL OR e.erased_at IS NULL)"  # erasure pending, or done and not lifted
+
+
+async def erased_among(tx: AsyncConnection, subject_ids: Iterable[str]) -> set[str]:
+    """Return the subjects with an erasure pending, or done and not lifted."""
+    erased = f"SELECT subject_id FROM erasing AS e WHERE {_AMONG} AND {_ERASED}"
+    return {row[0] for row in await fetch_many(tx, erased, " ".join(subject_ids))}
+
+
+async def find_contact(tx: AsyncConnection, sender_id: str, subject_id: str) -> Row[Any] | None:
+    rows = await tx.execute(
+        text(
+            "SELECT subject_id, territory, attributes::text AS attributes, created_at, updated_at FROM contact"
+            " WHERE sender_id = :sender_id AND subject_id = :id"
+        ),
+        {"sender_id": sender_id, "id": subject_id},
+    )
+    return rows.one_or_none()
+
+
+async def delete_of_sender(tx: AsyncConnection, sender_id: str, subject_ids: Sequence[str]) -> int:
+    """Delete these contacts of one sender, locked in an import's order; return how many."""
+    gone = await tx.execute(
+        text(
+            "WITH found AS (SELECT subject_id FROM contact WHERE sender_id = :sender_id"
+            " AND subject_id = ANY(CAST(:ids AS text[])) ORDER BY subject_id FOR UPDATE)"
+            " DELETE FROM contact AS c USING found AS f WHERE c.sender_id = :sender_id AND c.subject_id = f.subject_id"
+        ),
+        {"sender_id": sender_id, "ids": list(subject_ids)},
+    )
+    return int(gone.rowcount)
+
+
+async def delete_contacts(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, int]:
+    """Delete these subjects' contacts of every sender; return the number by subject id.
+
+    The join with `sender` uses the primary key, sender by sender. Rows are locked in the order an import locks them.
+    """
+    rows = await tx.execute(
+        text(
+            "WITH found AS (SELECT c.sender_id, c.subject_id FROM sender AS s JOIN contact AS c"
+            " ON c.sender_id = s.sender_id AND c.subject_id = ANY(CAST(:ids AS text[]))"
+            " ORDER BY c.sender_id, c.subject_id FOR UPDATE OF c),"
+            " gone AS (DELETE FROM contact AS c USING found AS f"
+            " WHERE c.sender_id = f.sender_id AND c.subject_id = f.subject_id RETURNING c.subject_id)"
+            " SELECT subject_id, count(*) AS contacts FROM gone GROUP BY subject_id"
+        ),
+        {"ids": list(subject_ids)},
+    )
+    return {row.subject_id: row.contacts for row in rows}
+
+
+async def heard_of(tx: AsyncConnection, sender_id: str, subject_id: str, now: datetime) -> None:
+    """Renew the contact's retention, as an import would, because the person interacted with the sender."""
+    await tx.execute(
+        text(
+            "UPDATE contact SET updated_at = :now"
+            " WHERE sender_id = :sender_id AND subject_id = :id AND updated_at < :now"
+        ),
+        {"sender_id": sender_id, "id": subject_id, "now": now},
+    )
+
+
+async def reading_contacts(tx: AsyncConnection) -> None:
+    """Take the shared contacts lock before building requests from contacts. A rectification waits meanwhile."""
+    await tx.execute(text("SELECT pg_advisory_xact_lock_shared(:key)"), {"key": CONTACTS})
+
+
+async def alone_with_contacts(tx: AsyncConnection) -> None:
+    """Take the exclusive contacts lock: no transaction builds requests until this transaction ends."""
+    await tx.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": CONTACTS})
+
+
+async def correct_contact(
+    tx: AsyncConnection, sender_id: str, subject_id: str, fields: Mapping[str, str | None], now: datetime
+) -> None:
+    """Rectify a contact locked by the caller. A null value removes the attribute."""
+    await tx.execute(
+        text(
+            "UPDATE contact AS c SET corrected = c.corrected || CAST(:fields AS jsonb),"
+            " attributes = jsonb_strip_nulls(c.attributes || CAST(:fields AS jsonb)), updated_at = :now"
+            " WHERE c.sender_id = :sender_id AND c.subject_id = :id"
+        ),
+        {"id": subject_id, "sender_id": sender_id, "fields": msgspec.json.encode(fields).decode(), "now": now},
+    )
+
+
+async def delete_contact(tx: AsyncConnection, subject_id: str, sender_id: str | None, until: datetime) -> int:
+    """Delete one person's contacts created by `until`, of one sender or of all; return how many."""
+    gone = await tx.execute(
+        text(
+            "WITH found AS (SELECT c.sender_id FROM sender AS s JOIN contact AS c"
+            " ON c.sender_id = s.sender_id AND c.subject_id = :id"
+            " WHERE s.sender_id = coalesce(:sender_id, s.sender_id) AND c.created_at <= :until"
+            " ORDER BY c.sender_id FOR UPDATE OF c)"
+            " DELETE FROM contact AS c USING found AS f WHERE c.sender_id = f.sender_id AND c.subject_id = :id"
+        ),
+        {"id": subject_id, "sender_id": sender_id, "until": until},
+    )
+    return int(gone.rowcount)
+
+
+# Rows are written in key order, so that two transactions writing the same people never deadlock. Ids are lower-case
+# letters and digits: "C" gives the order of every collation, faster. Attributes absent from the input are kept, and
+# rectified attributes win over the input.
+_PUT = (
+    "INSERT INTO contact AS c (sender_id, subject_id, number, attributes, territory, created_at, updated_at)"
+    " SELECT $1, b.subject_id, b.number, b.attributes::jsonb, b.territory, $2, $2"
+    " FROM unnest($3::text[], $4::text[], $5::text[], $6::text[]) AS b(subject_id, number, attributes, territory)"
+    ' ORDER BY b.subject_id COLLATE "C" ON CONFLICT (sender_id, subject_id) DO UPDATE SET number = excluded.number,'
+    " attributes = jsonb_strip_nulls(c.attributes || excluded.attributes || c.corrected),"
+    " territory = excluded.territory, updated_at = excluded.updated_at RETURNING {returned}"
+)
+# All rows of a file share one `updated_at`, so a row already at $2 appeared earlier in the file. The old row is looked
+# up only for contacts already there.
+_BROUGHT = (
+    "CASE WHEN c.xmax = 0 THEN 'created' WHEN (SELECT o.updated_at FROM contact AS o WHERE o.sender_id = c.sender_id"
+    " AND o.subject_id = c.subject_id) = $2 THEN 'duplicates' ELSE 'updated' END AS became"
+)
+
+
+def copied(sender_id: str, rows: Iterable[ImportedRow], now: datetime) -> dict[str, str]:
+    """Return a line of COPY for each subject, from the subject's last row."""
+    begins, ends = f"{escaped(sender_id)}\t", f"\t{now.isoformat()}\t{now.isoformat()}\n"
+    return {
+        subject_id: f"{begins}{subject_id}\t{number}\t{escaped(attributes)}\t{territory}{ends}"
+        for _, subject_id, number, attributes, territory in rows
+    }
+
+
+async def add_imported(tx: AsyncConnection, sender_id: str, lines: Mapping[str, str]) -> set[str]:
+    """Insert the lines of `copied` whose subjects are new to the sender; return the inserted subject ids.
+
+    The caller passes lines in the order of `_PUT`. COPY takes half the time of `_PUT`. Raises asyncpg's
+    UniqueViolationError where another transaction inserts one of the subjects concurrently.
+    """
+    known = await fetch_many(
+        tx, f"SELECT subject_id FROM contact WHERE {_AMONG} AND sender_id = $2", " ".join(lines), sender_id
+    )
+    if known:
+        held = {row[0] for row in known}
+        lines = {subject_id: line for subject_id, line in lines.items() if subject_id not in held}
+    columns = ("sender_id", "subject_id", "number", "attributes", "territory", "created_at", "updated_at")
+    await copy_lines(tx, "contact", columns, list(lines.values()))
+    return set(lines)
+
+
+async def put_imported(
+    tx: AsyncConnection, sender_id: str, rows: Sequence[ImportedRow], now: datetime
+) -> Mapping[str, int]:
+    """Insert or update contacts; return how many were created, updated, or repeated in the file (duplicates).
+
+    `rows`: at most one per subject. `now`: the same for the whole file.
+    """
+    put = _PUT.format(returned=_BROUGHT)
+    counted = f"WITH put AS ({put}) SELECT became, count(*) FROM put GROUP BY became"
+    return {row[0]: row[1] for row in await fetch_many(tx, counted, sender_id, now, *_columns_of(rows))}
+
+
+async def put_contacts(
+    tx: AsyncConnection, sender_id: str, rows: Sequence[ImportedRow], now: datetime
+) -> dict[str, bool]:
+    """Insert or update contacts, at most one row per subject; return by subject id whether the contact is new."""
+    put = _PUT.format(returned="c.subject_id, c.xmax = 0")
+    return {row[0]: row[1] for row in await fetch_many(tx, put, sender_id, now, *_columns_of(rows))}
+
+
+def _columns_of(rows: Sequence[ImportedRow]) -> tuple[list[str], ...]:
+    return [r[1] for r in rows], [r[2] for r in rows], [r[3] for r in rows], [r[4] for r in rows]

@@ -1,0 +1,1 @@
+"""Own campaigns, recipients, tallies and counts by reason: the tables and the statements writing them."""

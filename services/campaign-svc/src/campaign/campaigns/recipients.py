@@ -1,0 +1,248 @@
+"""Own the recipients of campaigns. Rows move as arrays; the caller owns the transaction.
+
+Recipients are inserted once, when the audience is frozen; later only the planner and reports of dispatch-svc change a
+recipient.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ARRAY, Column, Index, Integer, PrimaryKeyConstraint, Row, Table, Text, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from campaign.accounts import OUTCOMES
+from campaign.audience import frequency
+from campaign.audience import segment_language as segment
+from campaign.audience.frequency import Limit
+from campaign.audience.segment_language import Condition
+from campaign.campaigns import store
+from campaign.schema import instant, metadata
+from campaign.senders import store as senders
+from common.contracts.dispatch import MessageChanged
+
+MANY = 1_000  # audience size from which Postgres needs fresh statistics
+
+
+recipient = Table(
+    "recipient",
+    metadata,
+    Column("campaign_id", Text, nullable=False),
+    Column("subject_id", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("reasons", ARRAY(Text), nullable=False),
+    Column("receipt", Text, nullable=True),
+    Column("version", Integer, nullable=False),  # dispatch-svc's; 0 before the first report
+    instant("handed_off_at", nullable=True),
+    instant("receipt_at", nullable=True),
+    Column("variant", Text, nullable=True),  # the text of the A/B test requested
+    instant("waits_until", nullable=True),  # set for recipients before the cursor and not yet due
+    PrimaryKeyConstraint("campaign_id", "subject_id"),
+    Index(
+        "recipient_waiting_ix",
+        "campaign_id",
+        "waits_until",
+        "subject_id",
+        postgresql_where=text("waits_until IS NOT NULL"),
+    ),
+)
+
+
+async def limits_of(tx: AsyncConnection, row: Row[Any], now: datetime) -> list[tuple[Limit, list[str]]]:
+    """Return the frequency limits of a campaign, each with the sender's campaigns counting for the limit."""
+    limits = frequency.limits(await senders.cap_of(tx, row.sender_id), row.rest_days)
+    if not limits:
+        return []
+    rows = await tx.execute(
+        text(
+            "SELECT campaign_id, ended_at FROM campaign WHERE sender_id = :sender_id AND campaign_id <> :id"
+            " AND started_at IS NOT NULL AND (ended_at IS NULL OR ended_at > :since)"
+        ),
+        {
+            "sender_id": row.sender_id,
+            "id": row.campaign_id,
+            "since": now - timedelta(days=max(limit.days for limit in limits)),
+        },
+    )
+    others = [frequency.Campaign(each.campaign_id, each.ended_at) for each in rows]
+    return [(limit, frequency.counting(others, limit, now)) for limit in limits]
+
+
+# Why a contact `c` is left out: the first frequency limit reached, in the order of the limits.
+LEFT_OUT = (
+    "(SELECT l.reason FROM unnest(CAST(:limit_reasons AS text[]), CAST(:limit_messages AS integer[]),"
+    " CAST(:limit_campaigns AS text[])) WITH ORDINALITY AS l(reason, messages, campaigns, place)"
+    " WHERE (SELECT count(*) FROM recipient AS r WHERE r.campaign_id = ANY(string_to_array(l.campaigns, ' '))"
+    " AND r.subject_id = c.subject_id AND r.status = ANY(CAST(:counted AS text[]))) >= l.messages"
+    " ORDER BY l.place LIMIT 1)"
+)
+
+
+def limited(limits: Sequence[tuple[Limit, Sequence[str]]]) -> dict[str, Any]:
+    return {
+        "limit_reasons": [limit.reason for limit, _ in limits],
+        "limit_messages": [limit.messages for limit, _ in limits],
+        "limit_campaigns": [" ".join(ids) for _, ids in limits],  # ids contain no blanks
+        "counted": list(frequency.COUNTED),
+    }
+
+
+async def freeze_audience(
+    tx: AsyncConnection, row: Row[Any], selected: Condition, required: Sequence[str], now: datetime
+) -> int:
+    """Insert the recipients of a campaign, selected once and in one statement; return how many.
+
+    A contact lacking a `required` attribute, or beyond a frequency limit, is left out and counted under the reason.
+    `selected`: from `segments.of_campaign`. The caller holds `alone_with_audiences`.
+    """
+    limits = await limits_of(tx, row, now)
+    found = await tx.execute(
+        text(
+            "WITH chosen AS MATERIALIZED (SELECT c.subject_id, (SELECT f.name FROM"
+            " unnest(CAST(:required AS text[])) WITH ORDINALITY AS f(name, place)"
+            " WHERE coalesce(trim(c.attributes ->> f.name), '') = '' ORDER BY f.place LIMIT 1) AS missing,"
+            f" {LEFT_OUT if limits else 'CAST(NULL AS text)'} AS left_out"
+            f" FROM {segment.FROM} WHERE c.sender_id = :sender_id AND {selected.sql}),"
+            " frozen AS (INSERT INTO recipient (campaign_id, subject_id, status, reasons, version)"
+            " SELECT :campaign_id, subject_id, 'pending', '{}', 0 FROM chosen"
+            " WHERE missing IS NULL AND left_out IS NULL)"
+            " SELECT coalesce('missing:' || missing, left_out) AS why, count(*) AS contacts FROM chosen GROUP BY why"
+        ),
+        {
+            "campaign_id": row.campaign_id,
+            "sender_id": row.sender_id,
+            "required": list(required),
+            **selected.values,
+            **(limited(limits) if limits else {}),
+        },
+    )
+    counts = {each.why: each.contacts for each in found}
+    audience = int(counts.pop(None, 0))
+    await tx.execute(
+        text("UPDATE campaign_accounts SET audience = :audience, pending = :audience WHERE campaign_id = :id"),
+        {"id": row.campaign_id, "audience": audience},
+    )
+    await store.add_reasons(tx, "excluded", {row.campaign_id: Counter(counts)})
+    if audience >= MANY:
+        await tx.execute(text("ANALYZE (SKIP_LOCKED) recipient"))  # else batches scan everything until autovacuum
+    return audience
+
+
+async def set_waiting(tx: AsyncConnection, campaign_id: str, until: Mapping[str, datetime | None]) -> None:
+    """Store until when each recipient waits; `None` ends the wait. The caller has locked the campaign."""
+    if not until:
+        return
+    await tx.execute(
+        text(
+            "UPDATE recipient AS r SET waits_until = w.until"
+            " FROM unnest(CAST(:ids AS text[]), CAST(:until AS timestamptz[])) AS w(subject_id, until)"
+            " WHERE r.campaign_id = :campaign_id AND r.subject_id = w.subject_id"
+        ),
+        {"campaign_id": campaign_id, "ids": list(until), "until": list(until.values())},
+    )
+
+
+async def set_variants(tx: AsyncConnection, campaign_id: str, variants: Mapping[str, str]) -> None:
+    """Store the text each recipient was requested with, by subject id. The caller has locked the campaign."""
+    if not variants:
+        return
+    await tx.execute(
+        text(
+            "UPDATE recipient AS r SET variant = v.variant"
+            " FROM unnest(CAST(:ids AS text[]), CAST(:variants AS text[])) AS v(subject_id, variant)"
+            " WHERE r.campaign_id = :campaign_id AND r.subject_id = v.subject_id"
+        ),
+        {"campaign_id": campaign_id, "ids": list(variants), "variants": list(variants.values())},
+    )
+
+
+async def deny(tx: AsyncConnection, campaign_id: str, denied: Mapping[str, str]) -> None:
+    """Deny recipients before any request, with a reason by subject id. The caller has locked the campaign."""
+    if not denied:
+        return
+    await tx.execute(
+        text(
+            "UPDATE recipient AS r SET status = 'denied', reasons = ARRAY[d.reason]"
+            " FROM unnest(CAST(:ids AS text[]), CAST(:reasons AS text[])) AS d(subject_id, reason)"
+            " WHERE r.campaign_id = :campaign_id AND r.subject_id = d.subject_id"
+        ),
+        {"campaign_id": campaign_id, "ids": list(denied), "reasons": list(denied.values())},
+    )
+    await store.add_counts(tx, {campaign_id: Counter(pending=-len(denied), denied=len(denied))})
+    await store.add_reasons(tx, "denied", {campaign_id: Counter(denied.values())})
+
+
+async def deny_unrequested(tx: AsyncConnection, row: Row[Any], reason: str, limit: int) -> int:
+    """Deny up to `limit` recipients never requested; return how many.
+
+    Recipients waiting before the cursor come first, then recipients beyond, which moves the cursor. The caller has
+    locked the campaign.
+    """
+
+    async def denied(whom: str) -> Sequence[str]:
+        rows = await tx.execute(
+            text(
+                "WITH page AS (SELECT subject_id FROM recipient WHERE campaign_id = :campaign_id"
+                f" AND status = 'pending' AND {whom} LIMIT {limit:d})"
+                " UPDATE recipient AS r SET status = 'denied', reasons = ARRAY[CAST(:reason AS text)],"
+                " waits_until = NULL FROM page"
+                " WHERE r.campaign_id = :campaign_id AND r.subject_id = page.subject_id RETURNING r.subject_id"
+            ),
+            {"campaign_id": row.campaign_id, "cursor": row.cursor, "reason": reason},
+        )
+        return rows.scalars().all()
+
+    found = await denied("waits_until IS NOT NULL ORDER BY waits_until, subject_id")
+    found = found or await denied("subject_id > :cursor ORDER BY subject_id")
+    await store.add_counts(tx, {row.campaign_id: Counter(pending=-len(found), denied=len(found))})
+    await store.add_reasons(tx, "denied", {row.campaign_id: Counter({reason: len(found)})})
+    await tx.execute(
+        text(
+            "UPDATE campaign SET cursor = :cursor, expanded = :expanded, failures = 0, retry_at = NULL"
+            " WHERE campaign_id = :id"
+        ),
+        {"id": row.campaign_id, "cursor": max([row.cursor, *found]), "expanded": not found},
+    )
+    return len(found)
+
+
+async def update_recipients(tx: AsyncConnection, events: Sequence[MessageChanged]) -> None:
+    """Store the reported state of each recipient, at most one event per recipient."""
+    await tx.execute(
+        text(
+            "UPDATE recipient AS r SET status = e.status, reasons = string_to_array(e.reasons, ' '),"
+            " receipt = e.receipt, version = e.version, handed_off_at = e.handed_off_at, receipt_at = e.receipt_at"
+            " FROM unnest(CAST(:campaigns AS text[]), CAST(:subjects AS text[]), CAST(:versions AS integer[]),"
+            " CAST(:statuses AS text[]), CAST(:reasons AS text[]), CAST(:receipts AS text[]),"
+            " CAST(:left AS timestamptz[]), CAST(:receipts_at AS timestamptz[]))"
+            " AS e(campaign_id, subject_id, version, status, reasons, receipt, handed_off_at, receipt_at)"
+            " WHERE r.campaign_id = e.campaign_id AND r.subject_id = e.subject_id"
+        ),
+        {
+            "campaigns": [e.campaign_id for e in events],
+            "subjects": [e.subject_id for e in events],
+            "versions": [e.version for e in events],
+            "statuses": [e.status for e in events],
+            "reasons": [" ".join(e.reasons) for e in events],  # slugs contain no blanks
+            "receipts": [e.receipt for e in events],
+            # A hand-off begins within permit_ttl of its decision: `decided_at` is close enough where a crash lost the
+            # instant.
+            "left": [(e.handed_off_at or e.decided_at) if e.status in OUTCOMES else None for e in events],
+            "receipts_at": [e.receipt_at for e in events],
+        },
+    )
+
+
+async def recipients_after(
+    tx: AsyncConnection, campaign_id: str, subject_id: str, status: str | None, limit: int
+) -> Sequence[Row[Any]]:
+    rows = await tx.execute(
+        text(
+            "SELECT subject_id, status, reasons, receipt FROM recipient WHERE campaign_id = :id"
+            " AND subject_id > :after AND (CAST(:status AS text) IS NULL OR status = :status)"
+            " ORDER BY subject_id LIMIT :limit"
+        ),
+        {"id": campaign_id, "after": subject_id, "status": status, "limit": limit},
+    )
+    return rows.all()

@@ -1,0 +1,501 @@
+"""Own campaigns with tallies and counts by reason. The caller owns the transaction.
+
+A transaction changing a campaign locks the campaign's row first. A campaign's tallies are counters in a row of their
+own, so that counting never waits for the planner. The tallies change in the same transaction as the recipient, and a
+constraint guards their sum.
+
+Transactions lock in the order campaign, recipients, tallies (by id). The planner starting a campaign locks the tallies
+first: no other transaction needs the tallies before the start.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Identity,
+    Index,
+    Integer,
+    PrimaryKeyConstraint,
+    Row,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from campaign.accounts import COUNTS, STANDINGS
+from campaign.message.variants import OWN, Choice, Trial
+from campaign.message.wording import Wording, wording
+from campaign.schedule.lifecycle import Status
+from campaign.schedule.recurrence import Recurring
+from campaign.schedule.timing import Timing
+from campaign.schema import instant, metadata
+from common.version import at_least
+
+LOOK_AHEAD = timedelta(minutes=1)  # longest sleep of a campaign with recipients left to request
+LONGEST_PAUSE = timedelta(minutes=10)  # longest delay between attempts at a failing campaign
+PASSING_FAILURES = 1  # consecutive failures not yet shown as failing: a lock conflict may explain them
+DUE = "campaign_due"  # NOTIFY channel: a campaign was scheduled
+
+
+campaign = Table(
+    "campaign",
+    metadata,
+    Column("campaign_id", Text, primary_key=True),
+    Column("position", BigInteger, Identity(always=True), nullable=False),
+    Column("sender_id", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("text", Text, nullable=False),  # the template, not a rendered message
+    Column("language", Text, nullable=False, server_default=text("'fr'")),  # of `text`
+    Column("translations", JSONB, nullable=False, server_default=text("'{}'::jsonb")),  # templates, by language
+    Column("folding", Text, nullable=False, server_default=text("'none'")),
+    Column("sectors", ARRAY(Text), nullable=False, server_default=text("'{}'")),  # advertised, as the author declares
+    Column("selection", JSONB, nullable=False),
+    Column("rest_days", Integer, nullable=True),  # minimum gap in days since the sender's last message
+    instant("send_before", nullable=True),
+    Column("timing", JSONB, nullable=False, server_default=text("'{}'::jsonb")),  # timing.Timing, without defaults
+    Column("recurring", JSONB, nullable=True),  # recurrence.Recurring
+    Column("trial", JSONB, nullable=True),  # variants.Trial
+    Column("winner", Text, nullable=True),  # the winning variant, once known
+    Column("choice", JSONB, nullable=True),  # variants.Choice
+    Column("series_id", Text, nullable=True),  # the recurring campaign of this occurrence
+    Column("missed", Integer, nullable=False, server_default=text("0")),  # never begun: planner down, or series paused
+    Column("priority", Text, nullable=False, server_default=text("'normal'")),
+    Column("created_by", Text, nullable=False),
+    Column("edited_by", ARRAY(Text), nullable=False, server_default=text("'{}'")),  # most recent editor last
+    instant("created_at"),
+    Column("fingerprint", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("agreed", Text, nullable=True),  # approval.digest without a start, when scheduled
+    instant("agreed_start", nullable=True),  # start given when scheduling, as in the approval; null: at once
+    Column("approval_needed", Boolean, nullable=False, server_default=text("false")),  # at the time of scheduling
+    Column("acknowledged", ARRAY(Text), nullable=False, server_default=text("'{}'")),  # findings, when scheduled
+    Column("control_version", Integer, nullable=False, server_default=text("0")),
+    instant("at", nullable=True),  # the author's start; recipients' own clocks may show an earlier time
+    instant("starts_at", nullable=True),
+    instant("started_at", nullable=True),
+    instant("ended_at", nullable=True),
+    # last recipient requested, in the order of subject ids
+    Column("cursor", Text, nullable=False, server_default=text("''")),
+    Column("expanded", Boolean, nullable=False, server_default=text("false")),  # no recipient left to request or deny
+    Column("sent_back", Text, nullable=True),  # why a scheduled campaign became a draft again
+    instant("look_at", nullable=True),  # the planner sleeps until then
+    instant("next_slot", nullable=True),
+    Column("turn", BigInteger, nullable=False, server_default=text("0")),  # planner turns used, weighted by priority
+    Column("failures", Integer, nullable=False, server_default=text("0")),  # consecutive failures to start or go on
+    instant("retry_at", nullable=True),
+    Index("campaign_position_ix", "position", unique=True),
+    Index("campaign_series_ix", "series_id", "position", postgresql_where=text("series_id IS NOT NULL")),
+    Index("campaign_scheduled_ix", "starts_at", postgresql_where=text("status = 'scheduled'")),
+    Index("campaign_begun_ix", "sender_id", "ended_at", postgresql_where=text("started_at IS NOT NULL")),
+    Index("campaign_ended_ix", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
+    Index("campaign_failing_ix", "retry_at", postgresql_where=text(f"failures > {PASSING_FAILURES}")),
+    Index("campaign_expanding_ix", "turn", postgresql_where=text("status = 'running' AND NOT expanded")),
+    Index("campaign_cancelled_ix", "sender_id", postgresql_where=text("status = 'cancelled' AND NOT expanded")),
+    Index(
+        "campaign_paused_ix",
+        "sender_id",
+        postgresql_where=text("status = 'paused' AND started_at IS NOT NULL AND NOT expanded"),
+    ),
+)
+
+
+campaign_accounts = Table(
+    "campaign_accounts",
+    metadata,
+    Column("campaign_id", Text, primary_key=True),
+    *(Column(name, Integer, nullable=False, server_default=text("0")) for name in ("audience", *COUNTS)),
+    CheckConstraint(f"audience = {' + '.join(STANDINGS)}", name="sum"),
+    CheckConstraint(f"least({', '.join(COUNTS)}) >= 0", name="counts"),
+)
+
+
+campaign_reason = Table(
+    "campaign_reason",
+    metadata,
+    Column("campaign_id", Text, nullable=False),
+    Column("kind", Text, nullable=False),  # excluded, denied (recipients); paused (the campaign)
+    Column("reason", Text, nullable=False),
+    Column("recipients", Integer, nullable=False),
+    PrimaryKeyConstraint("campaign_id", "kind", "reason"),
+)
+
+
+CAMPAIGN = (
+    "SELECT c.campaign_id, c.position, c.sender_id, c.name, c.purpose, c.text, c.language,"
+    " c.translations::text AS translations, c.folding, c.sectors, c.selection::text AS selection, c.rest_days,"
+    " c.send_before, c.timing::text AS timing, c.recurring::text AS recurring, c.series_id, c.missed,"
+    " c.trial::text AS trial, c.winner, c.choice::text AS choice,"
+    " c.priority, c.created_by, c.edited_by, c.agreed, c.agreed_start, c.approval_needed, c.acknowledged,"
+    " c.created_at, c.fingerprint, c.status, c.at, c.starts_at, c.started_at, c.ended_at, c.cursor, c.next_slot,"
+    " c.sent_back, c.failures, c.retry_at,"
+    " CAST(c.xmin AS text) AS written,"  # transaction that wrote the row
+    f" c.expanded, u.link_host, a.audience, {', '.join(f'a.{name}' for name in COUNTS)}"
+    " FROM campaign AS c JOIN campaign_accounts AS a ON a.campaign_id = c.campaign_id"
+    " LEFT JOIN sender_rule AS u ON u.sender_id = c.sender_id"
+)
+
+
+def wording_of(row: Row[Any], variant: str | None = None) -> Wording:
+    """Return the campaign's wording, or a variant's.
+
+    `row` needs `text`, `language`, `translations`, `folding` and the sender's `link_host`; a variant needs `trial` too.
+    """
+    source, translations = row.text, msgspec.json.decode(row.translations)
+    if variant is not None and variant != OWN and (trial := trial_of(row)) is not None:
+        other = next(each for each in trial.variants if each.name == variant)
+        source, translations = other.text, other.translations
+    return wording(source, row.language, translations, row.folding, row.link_host)
+
+
+def wordings_of(row: Row[Any]) -> dict[str, Wording]:
+    """Return every wording of the campaign, by variant; the campaign's own text comes first."""
+    trial = trial_of(row)
+    names = [OWN, *trial.names] if trial else [OWN]
+    return {name: wording_of(row, name) for name in names}
+
+
+def trial_of(row: Row[Any]) -> Trial | None:
+    return None if row.trial is None else Trial.model_validate_json(row.trial)
+
+
+def choice_of(row: Row[Any]) -> Choice | None:
+    return None if row.choice is None else Choice.model_validate_json(row.choice)
+
+
+def timing_of(row: Row[Any]) -> Timing:
+    return Timing.model_validate_json(row.timing)
+
+
+def recurring_of(row: Row[Any]) -> Recurring | None:
+    return None if row.recurring is None else Recurring.model_validate_json(row.recurring)
+
+
+async def insert_campaign(tx: AsyncConnection, values: Mapping[str, Any]) -> bool:
+    """Insert a draft with tallies; return False where the campaign exists."""
+    done = await tx.execute(
+        text(
+            "WITH added AS (INSERT INTO campaign (campaign_id, sender_id, name, purpose, text, language, translations,"
+            " folding, sectors, selection, rest_days, send_before, timing, recurring, trial, priority, created_by,"
+            " created_at, fingerprint, status) VALUES"
+            " (:campaign_id, :sender_id, :name, :purpose, :text, :language, CAST(:translations AS jsonb), :folding,"
+            " CAST(:sectors AS text[]),"
+            " CAST(:selection AS jsonb), :rest_days, :send_before, CAST(:timing AS jsonb), CAST(:recurring AS jsonb),"
+            " CAST(:trial AS jsonb), :priority, :created_by,"
+            " :created_at, :fingerprint, 'draft')"
+            " ON CONFLICT DO NOTHING RETURNING campaign_id)"
+            " INSERT INTO campaign_accounts (campaign_id) SELECT campaign_id FROM added RETURNING 1"
+        ),
+        values,
+    )
+    return done.one_or_none() is not None
+
+
+async def insert_occurrence(
+    tx: AsyncConnection, series_id: str, campaign_id: str, send_before: datetime, now: datetime
+) -> bool:
+    """Insert a draft copied from a recurring campaign; return False where this occurrence exists."""
+    added = await tx.execute(
+        text(
+            "WITH added AS (INSERT INTO campaign (campaign_id, series_id, sender_id, name, purpose, text, language,"
+            " translations, folding, sectors, selection, rest_days, send_before, timing, trial, priority, created_by,"
+            " edited_by, created_at, fingerprint, status)"
+            " SELECT :campaign_id, campaign_id, sender_id, name, purpose, text, language, translations, folding,"
+            " sectors, selection, rest_days, :send_before, timing, trial, priority, created_by, edited_by, :now,"
+            " fingerprint, 'draft' FROM campaign WHERE campaign_id = :series_id"
+            " ON CONFLICT DO NOTHING RETURNING campaign_id)"
+            " INSERT INTO campaign_accounts (campaign_id) SELECT campaign_id FROM added RETURNING 1"
+        ),
+        {"campaign_id": campaign_id, "series_id": series_id, "send_before": send_before, "now": now},
+    )
+    return added.one_or_none() is not None
+
+
+async def set_next(tx: AsyncConnection, campaign_id: str, at: datetime, starts_at: datetime, missed: int) -> None:
+    """Set the next occurrence of a recurring campaign, and add to its missed occurrences."""
+    await tx.execute(
+        text(
+            "UPDATE campaign SET at = :at, starts_at = :starts_at, missed = missed + :missed, failures = 0,"
+            " retry_at = NULL WHERE campaign_id = :id"
+        ),
+        {"id": campaign_id, "at": at, "starts_at": starts_at, "missed": missed},
+    )
+
+
+async def find_campaign(tx: AsyncConnection, campaign_id: str, *, lock: bool = False) -> Row[Any] | None:
+    rows = await tx.execute(
+        text(f"{CAMPAIGN} WHERE c.campaign_id = :id {'FOR UPDATE OF c' if lock else ''}"),
+        {"id": campaign_id},
+    )
+    return rows.one_or_none()
+
+
+async def leave_occurrences(tx: AsyncConnection, series_id: str, paused_because: str) -> None:
+    """Detach occurrences paused for this reason from their recurring campaign.
+
+    An edited recurring campaign has new content, so resuming the campaign must not resume older occurrences.
+    """
+    await tx.execute(
+        text(
+            "DELETE FROM campaign_reason AS p USING campaign AS c WHERE c.series_id = :id"
+            " AND p.campaign_id = c.campaign_id AND p.kind = 'paused' AND p.reason = :why"
+        ),
+        {"id": series_id, "why": paused_because},
+    )
+
+
+async def campaigns_before(
+    tx: AsyncConnection, position: int | None, sender_ids: Sequence[str] | None, series_id: str | None, limit: int
+) -> Sequence[Row[Any]]:
+    """Return a page of campaigns, newest first.
+
+    `sender_ids` `None`: of every sender. `series_id`: only occurrences of this recurring campaign.
+    """
+    rows = await tx.execute(
+        text(
+            f"{CAMPAIGN} WHERE (CAST(:position AS bigint) IS NULL OR c.position < :position)"
+            " AND (CAST(:senders AS text[]) IS NULL OR c.sender_id = ANY(CAST(:senders AS text[])))"
+            " AND (CAST(:series_id AS text) IS NULL OR c.series_id = :series_id)"
+            " ORDER BY c.position DESC LIMIT :limit"
+        ),
+        {
+            "position": position,
+            "senders": None if sender_ids is None else list(sender_ids),
+            "series_id": series_id,
+            "limit": limit,
+        },
+    )
+    return rows.all()
+
+
+async def reasons_of(tx: AsyncConnection, campaign_ids: Sequence[str]) -> dict[tuple[str, str], dict[str, int]]:
+    """Return the number of recipients for each reason, by (campaign_id, kind)."""
+    rows = await tx.execute(
+        text(
+            "SELECT campaign_id, kind, reason, recipients FROM campaign_reason"
+            " WHERE campaign_id = ANY(CAST(:ids AS text[])) AND recipients > 0 ORDER BY recipients DESC, reason"
+        ),
+        {"ids": list(campaign_ids)},
+    )
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    for row in rows:
+        found.setdefault((row.campaign_id, row.kind), {})[row.reason] = row.recipients
+    return found
+
+
+# Whether a delayed campaign may be tried. A `retry_at` beyond the longest pause means a clock set back since.
+MAY_BE_TRIED = (
+    "(retry_at IS NULL OR retry_at <= :now OR"
+    f" retry_at > CAST(:now AS timestamptz) + interval '{LONGEST_PAUSE.total_seconds():.0f} seconds')"
+)
+# Whether a running campaign may be expanded. A `look_at` beyond LOOK_AHEAD means a clock set back, likewise.
+AWAKE = f"(look_at IS NULL OR look_at <= :now OR look_at > :beyond) AND {MAY_BE_TRIED}"
+# The turns of the other campaigns: the least among awake campaigns, or the most where all sleep.
+_TURN_OF_OTHERS = (
+    f"(SELECT coalesce(min(o.turn) FILTER (WHERE {AWAKE}), max(o.turn), 0)"
+    " FROM campaign AS o WHERE status = 'running' AND NOT expanded AND o.campaign_id <> :id)"
+)
+
+
+async def set_status(tx: AsyncConnection, campaign_id: str, status: Status, *, controlled: bool, now: datetime) -> int:
+    """Set the status of a campaign locked by the caller; return the control version.
+
+    `controlled`: the caller publishes the change to the gate under this version.
+    """
+    version = await tx.scalar(
+        text(
+            "UPDATE campaign SET status = :status, control_version = CASE WHEN CAST(:told AS boolean)"
+            " THEN greatest(control_version + 1, CAST(:at_least AS integer)) ELSE control_version END,"
+            " started_at = CASE WHEN :status = 'running' THEN coalesce(started_at, :now) ELSE started_at END,"
+            # a campaign joining or coming back has no missed turns to make up
+            f" turn = CASE WHEN :status = 'running' THEN greatest(turn, {_TURN_OF_OTHERS}) ELSE turn END,"
+            " failures = 0, retry_at = NULL,"
+            " ended_at = CASE WHEN :status IN ('finished', 'cancelled') THEN CAST(:now AS timestamptz) END"
+            " WHERE campaign_id = :id RETURNING control_version"
+        ),
+        {
+            "id": campaign_id,
+            "status": status.value,
+            "told": controlled,
+            "at_least": at_least(now),
+            "now": now,
+            "beyond": now + LOOK_AHEAD,
+        },
+    )
+    assert version is not None
+    return int(version)
+
+
+async def set_start(
+    tx: AsyncConnection,
+    campaign_id: str,
+    at: datetime,
+    starts_at: datetime,
+    agreed: str,
+    acknowledged: Sequence[str],
+    *,
+    agreed_start: datetime | None,
+    approval_needed: bool,
+) -> None:
+    await tx.execute(
+        text(
+            "UPDATE campaign SET at = :at, starts_at = :starts_at, agreed = :agreed,"
+            " agreed_start = :agreed_start, approval_needed = :approval_needed,"
+            " acknowledged = CAST(:acknowledged AS text[]), sent_back = NULL, failures = 0, retry_at = NULL"
+            " WHERE campaign_id = :id"
+        ),
+        {
+            "id": campaign_id,
+            "at": at,
+            "starts_at": starts_at,
+            "agreed": agreed,
+            "agreed_start": agreed_start,
+            "approval_needed": approval_needed,
+            "acknowledged": list(acknowledged),
+        },
+    )
+    await tx.execute(text("SELECT pg_notify(:channel, '')"), {"channel": DUE})
+
+
+async def edit_campaign(tx: AsyncConnection, values: Mapping[str, Any]) -> None:
+    """Replace the content of a campaign locked by the caller, and clear the start."""
+    await tx.execute(
+        text(
+            "UPDATE campaign SET name = :name, purpose = :purpose, text = :text, language = :language,"
+            " translations = CAST(:translations AS jsonb), folding = :folding, sectors = CAST(:sectors AS text[]),"
+            " selection = CAST(:selection AS jsonb), rest_days = :rest_days, send_before = :send_before,"
+            " timing = CAST(:timing AS jsonb), recurring = CAST(:recurring AS jsonb), trial = CAST(:trial AS jsonb),"
+            " priority = :priority,"
+            " at = NULL, starts_at = NULL, agreed = NULL,"
+            " acknowledged = '{}', sent_back = NULL, edited_by ="
+            " array_append(array_remove(edited_by, CAST(:by AS text)), CAST(:by AS text))"
+            " WHERE campaign_id = :campaign_id"
+        ),
+        values,
+    )
+
+
+async def take_off_schedule(tx: AsyncConnection, campaign_id: str, why: str) -> None:
+    await tx.execute(
+        text(
+            "UPDATE campaign SET at = NULL, starts_at = NULL, agreed = NULL, acknowledged = '{}', sent_back = :why"
+            " WHERE campaign_id = :id"
+        ),
+        {"id": campaign_id, "why": why},
+    )
+
+
+async def put_off(tx: AsyncConnection, campaign_id: str, status: Status, *, failures: int, retry_at: datetime) -> None:
+    """Delay a campaign until `retry_at`, after `failures` consecutive failures of a step.
+
+    A campaign no longer in `status` is left alone: the failed step is not the next step any more.
+    """
+    await tx.execute(
+        text(
+            "UPDATE campaign SET failures = :failures, retry_at = :retry_at"
+            " WHERE campaign_id = :id AND status = :status"
+        ),
+        {"id": campaign_id, "status": status.value, "failures": failures, "retry_at": retry_at},
+    )
+
+
+async def set_choice(tx: AsyncConnection, campaign_id: str, choice: Choice, winner: str | None) -> None:
+    await tx.execute(
+        text("UPDATE campaign SET choice = CAST(:choice AS jsonb), winner = :winner WHERE campaign_id = :id"),
+        {"id": campaign_id, "choice": choice.model_dump_json(), "winner": winner},
+    )
+
+
+async def keep_place(
+    tx: AsyncConnection,
+    campaign_id: str,
+    cursor: str,
+    *,
+    expanded: bool,
+    look_at: datetime | None,
+    next_slot: datetime | None,
+    turn: int,
+    now: datetime,
+) -> None:
+    """Store how far the planner has requested a campaign, when to return, and the turns used.
+
+    A campaign that was asleep first moves up to the turns of the others, so as not to claim turns missed while asleep.
+    """
+    await tx.execute(
+        text(
+            "UPDATE campaign SET cursor = :cursor, expanded = :expanded, look_at = :look_at, next_slot = :next_slot,"
+            " turn = :turn + CASE WHEN coalesce(look_at, retry_at) IS NULL THEN turn"
+            f" ELSE greatest(turn, {_TURN_OF_OTHERS}) END, failures = 0, retry_at = NULL WHERE campaign_id = :id"
+        ),
+        {
+            "id": campaign_id,
+            "cursor": cursor,
+            "expanded": expanded,
+            "look_at": look_at,
+            "next_slot": next_slot,
+            "turn": turn,
+            "now": now,
+            "beyond": now + LOOK_AHEAD,
+        },
+    )
+
+
+async def add_counts(tx: AsyncConnection, changes: Mapping[str, Counter[str]]) -> None:
+    """Add to the tallies of each campaign. Rows are locked in id order, which prevents deadlocks."""
+    ids = sorted(campaign_id for campaign_id, change in changes.items() if any(change.values()))
+    if not ids:
+        return
+    await tx.execute(
+        text(
+            "SELECT 1 FROM campaign_accounts WHERE campaign_id = ANY(CAST(:ids AS text[]))"
+            " ORDER BY campaign_id FOR UPDATE"
+        ),
+        {"ids": ids},
+    )
+    added = ", ".join(f"{name} = c.{name} + d.{name}" for name in COUNTS)
+    arrays = ", ".join(f"CAST(:{name} AS integer[])" for name in COUNTS)
+    await tx.execute(
+        text(
+            f"UPDATE campaign_accounts AS c SET {added} FROM unnest(CAST(:ids AS text[]), {arrays})"
+            f" AS d(campaign_id, {', '.join(COUNTS)}) WHERE c.campaign_id = d.campaign_id"
+        ),
+        {"ids": ids, **{name: [changes[i][name] for i in ids] for name in COUNTS}},
+    )
+
+
+async def add_reasons(tx: AsyncConnection, kind: str, changes: Mapping[str, Counter[str]]) -> None:
+    """Add to the counts by reason. The caller has locked the campaigns, or their tallies."""
+    rows = sorted((i, reason, n) for i, counts in changes.items() for reason, n in counts.items() if n)
+    if not rows:
+        return
+    await tx.execute(
+        text(
+            "INSERT INTO campaign_reason AS r (campaign_id, kind, reason, recipients)"
+            " SELECT n.campaign_id, :kind, n.reason, n.recipients"
+            " FROM unnest(CAST(:ids AS text[]), CAST(:reasons AS text[]), CAST(:recipients AS integer[]))"
+            " AS n(campaign_id, reason, recipients)"
+            " ON CONFLICT (campaign_id, kind, reason) DO UPDATE SET recipients = r.recipients + excluded.recipients"
+        ),
+        {
+            "kind": kind,
+            "ids": [row[0] for row in rows],
+            "reasons": [row[1] for row in rows],
+            "recipients": [row[2] for row in rows],
+        },
+    )
+
+
+async def forget_reasons(tx: AsyncConnection, campaign_id: str, kind: str) -> None:
+    await tx.execute(
+        text("DELETE FROM campaign_reason WHERE campaign_id = :id AND kind = :kind"), {"id": campaign_id, "kind": kind}
+    )

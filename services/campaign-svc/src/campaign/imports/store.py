@@ -1,0 +1,231 @@
+"""Own imports of contacts: the file in pieces, the progress, the refused lines. The caller owns the transaction."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Index,
+    Integer,
+    LargeBinary,
+    PrimaryKeyConstraint,
+    Row,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from campaign.schema import instant, metadata
+from common.db.database import insert_many, may_idle
+
+contact_import = Table(
+    "contact_import",
+    metadata,
+    Column("import_id", Text, primary_key=True),
+    Column("sender_id", Text, nullable=False),
+    Column("created_by", Text, nullable=False),
+    instant("created_at"),
+    Column("fingerprint", Text, nullable=False),  # keyed hash of sender and file
+    Column("lines", Integer, nullable=False),
+    Column("created", Integer, nullable=False),
+    Column("updated", Integer, nullable=False),
+    Column("duplicates", Integer, nullable=False),
+    Column("refused", Integer, nullable=False),
+    Column("reasons", JSONB, nullable=False),
+    Column("read_as", JSONB, nullable=False, server_default=text("'null'::jsonb")),  # contacts_file.ReadAs
+    Column("received_bytes", BigInteger, nullable=False, server_default=text("0")),
+    Column("pieces", Integer, nullable=False, server_default=text("0")),
+    Column("complete", Boolean, nullable=False, server_default=text("true")),  # the whole file is here and readable
+    Column("line", Integer, nullable=False, server_default=text("0")),  # last line recorded
+    Column("attempts", Integer, nullable=False, server_default=text("0")),  # attempts since the last line recorded
+    Column("due_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    Column("failed", Boolean, nullable=False, server_default=text("false")),  # given up; `finished` is true as well
+    Column("finished", Boolean, nullable=False, server_default=text("true")),
+    Index("contact_import_created_ix", "created_at"),
+    Index("contact_import_waiting_ix", "import_id", postgresql_where=text("complete AND NOT finished")),
+)
+
+
+import_piece = Table(
+    "import_piece",  # pieces of files not yet recorded in full, deleted afterwards
+    metadata,
+    Column("import_id", Text, nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("body", LargeBinary, nullable=False),  # encrypted, context "import:<import_id>:<position>"
+    PrimaryKeyConstraint("import_id", "position"),
+)
+
+
+import_refusal = Table(
+    "import_refusal",
+    metadata,
+    Column("import_id", Text, nullable=False),
+    Column("line", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+    PrimaryKeyConstraint("import_id", "line"),
+)
+
+
+RefusedRow = tuple[str, int, str]  # import_id, line, reason
+
+
+async def claim_import(tx: AsyncConnection, import_id: str) -> bool:
+    """Lock an import for this transaction; return False where another transaction has the lock.
+
+    No caller waits for the lock, and the lock ends with the connection: after a process dies, another continues at
+    once. The transaction may idle while the file arrives and is recorded.
+    """
+    await may_idle(tx)
+    return bool(await tx.scalar(text("SELECT pg_try_advisory_xact_lock(hashtextextended(:id, 0))"), {"id": import_id}))
+
+
+async def claim_waiting(tx: AsyncConnection, now: datetime) -> str | None:
+    """Claim the unclaimed import, arrived in full and due, that has been due longest; return its id."""
+    found: str | None = await tx.scalar(
+        text(
+            "WITH waiting AS MATERIALIZED (SELECT import_id FROM contact_import"
+            " WHERE complete AND NOT finished AND due_at <= :now ORDER BY due_at)"
+            " SELECT import_id FROM waiting WHERE pg_try_advisory_xact_lock(hashtextextended(import_id, 0)) LIMIT 1"
+        ),
+        {"now": now},
+    )
+    if found is not None:
+        await may_idle(tx)
+    return found
+
+
+async def put_attempt(tx: AsyncConnection, import_id: str, attempts: int, due_at: datetime) -> None:
+    """Store the number of attempts since the last progress. The caller has locked the import.
+
+    The next attempt is due at `due_at`, unless this attempt records lines.
+    """
+    await tx.execute(
+        text("UPDATE contact_import SET attempts = :attempts, due_at = :due_at WHERE import_id = :id"),
+        {"id": import_id, "attempts": attempts, "due_at": due_at},
+    )
+
+
+async def open_import(tx: AsyncConnection, import_id: str, sender_id: str, created_by: str, now: datetime) -> None:
+    """Insert an import without a file. The caller holds the claim, and no such import exists."""
+    await tx.execute(
+        text(
+            "INSERT INTO contact_import (import_id, sender_id, created_by, created_at, fingerprint, lines, created,"
+            " updated, duplicates, refused, reasons, complete, finished)"
+            " VALUES (:id, :sender_id, :created_by, :now, '', 0, 0, 0, 0, 0, '{}', false, false)"
+        ),
+        {"id": import_id, "sender_id": sender_id, "created_by": created_by, "now": now},
+    )
+
+
+async def add_piece(tx: AsyncConnection, import_id: str, position: int, sealed: bytes, size: int) -> None:
+    """Append a piece to the file of a claimed import. `size`: bytes before encryption."""
+    await tx.execute(
+        text("INSERT INTO import_piece (import_id, position, body) VALUES (:id, :position, :body)"),
+        {"id": import_id, "position": position, "body": sealed},
+    )
+    await tx.execute(
+        text(
+            "UPDATE contact_import SET received_bytes = received_bytes + :size, pieces = pieces + 1"
+            " WHERE import_id = :id"
+        ),
+        {"id": import_id, "size": size},
+    )
+
+
+async def piece_of(tx: AsyncConnection, import_id: str, position: int) -> bytes:
+    """Return an encrypted piece of the file."""
+    found = await tx.execute(
+        text("SELECT body FROM import_piece WHERE import_id = :id AND position = :position"),
+        {"id": import_id, "position": position},
+    )
+    return bytes(found.scalar_one())
+
+
+async def complete_import(tx: AsyncConnection, import_id: str, fingerprint: str) -> None:
+    await tx.execute(
+        text("UPDATE contact_import SET complete = true, fingerprint = :fingerprint WHERE import_id = :id"),
+        {"id": import_id, "fingerprint": fingerprint},
+    )
+
+
+async def lock_import(tx: AsyncConnection, import_id: str) -> Mapping[str, Any] | None:
+    return await _import(tx, import_id, " FOR UPDATE")
+
+
+async def find_import(tx: AsyncConnection, import_id: str) -> Mapping[str, Any] | None:
+    return await _import(tx, import_id)
+
+
+async def _import(tx: AsyncConnection, import_id: str, locked: str = "") -> Mapping[str, Any] | None:
+    row = (
+        await tx.execute(
+            text(
+                "SELECT import_id, sender_id, created_at, fingerprint, lines, created, updated, duplicates, refused,"
+                " reasons::text AS reasons, read_as::text AS read_as, received_bytes, pieces, complete, line, finished,"
+                " attempts, failed"
+                f" FROM contact_import WHERE import_id = :id{locked}"
+            ),
+            {"id": import_id},
+        )
+    ).one_or_none()
+    if row is None:
+        return None
+    return {**row._mapping, "reasons": msgspec.json.decode(row.reasons), "read_as": msgspec.json.decode(row.read_as)}
+
+
+async def put_recorded(
+    tx: AsyncConnection, values: Mapping[str, Any], refused: Sequence[RefusedRow], now: datetime
+) -> None:
+    """Store progress, counts and newly refused lines of a locked import.
+
+    Resets the attempts and makes the import due at once, so that a crash delays nothing.
+    """
+    await insert_many(tx, "import_refusal", {"import_id": "text", "line": "integer", "reason": "text"}, refused)
+    await tx.execute(
+        text(
+            "UPDATE contact_import SET line = :line, lines = :lines, created = :created, updated = :updated,"
+            " duplicates = :duplicates, refused = :refused, reasons = CAST(:reasons AS jsonb), attempts = 0,"
+            " due_at = :now WHERE import_id = :import_id"
+        ),
+        {**values, "reasons": msgspec.json.encode(values["reasons"]).decode(), "now": now},
+    )
+
+
+async def finish_import(tx: AsyncConnection, import_id: str, read_as: Mapping[str, Any]) -> None:
+    """Mark an import finished, with every line recorded, and delete the file."""
+    await tx.execute(
+        text("UPDATE contact_import SET finished = true, read_as = CAST(:read_as AS jsonb) WHERE import_id = :id"),
+        {"id": import_id, "read_as": msgspec.json.encode(read_as).decode()},
+    )
+    await tx.execute(text("DELETE FROM import_piece WHERE import_id = :id"), {"id": import_id})
+
+
+async def give_up_import(tx: AsyncConnection, import_id: str) -> None:
+    """Mark an import failed and delete the file. Recorded lines stay."""
+    await tx.execute(
+        text("UPDATE contact_import SET finished = true, failed = true WHERE import_id = :id"), {"id": import_id}
+    )
+    await tx.execute(text("DELETE FROM import_piece WHERE import_id = :id"), {"id": import_id})
+
+
+async def forget_import(tx: AsyncConnection, import_id: str) -> None:
+    """Delete a claimed import of which no line is recorded."""
+    for table in ("import_piece", "contact_import"):
+        await tx.execute(text(f"DELETE FROM {table} WHERE import_id = :id"), {"id": import_id})
+
+
+async def refusals_after(tx: AsyncConnection, import_id: str, line: int, limit: int) -> Sequence[Row[Any]]:
+    rows = await tx.execute(
+        text(
+            "SELECT line, reason FROM import_refusal WHERE import_id = :id AND line > :line ORDER BY line LIMIT :limit"
+        ),
+        {"id": import_id, "line": line, "limit": limit},
+    )
+    return rows.all()

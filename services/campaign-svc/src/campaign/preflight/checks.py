@@ -1,0 +1,214 @@
+"""Decide whether a campaign may be scheduled, and start: the findings against the campaign, and the approval.
+
+An approval is given to a digest of the campaign, the sender and the start (`agreed`).
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
+
+import msgspec
+from pydantic import BaseModel, Field
+from sqlalchemy import Row
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from campaign.audience import segment_language as segment
+from campaign.audience import segments
+from campaign.audience.attributes import kinds_of
+from campaign.campaigns import store as campaigns
+from campaign.message import text as texts
+from campaign.preflight import approval, findings, store
+from campaign.preflight.findings import Finding
+from campaign.preflight.forecast import of_samples
+from campaign.schedule import recurrence
+from campaign.schedule.lifecycle import FURTHEST, KEPT
+from campaign.schedule.timing import Timetable, timetable
+from campaign.senders import store as senders
+from campaign.senders.store import Sender
+from common.law import Policy, zones
+from common.web.problems import Conflict, Invalid, Reason
+
+
+class NotReady(Conflict):
+    slug, title = "campaign-not-ready", "Something speaks against the campaign"
+
+
+class Approved(BaseModel):
+    needed: bool
+    by: list[str] = Field(description="Who approved exactly this, to start exactly then.")
+
+
+def not_too_far(field: str, instant: datetime | None, now: datetime) -> None:
+    """Refuse an instant further than FURTHEST from now. Raises Invalid."""
+    if instant is not None and abs(instant - now) > FURTHEST:
+        raise Invalid("within two years", reasons=[Reason(field, "too_far")])
+
+
+def table_of(row: Row[Any], sender: Sender, at: datetime, now: datetime, policy: Policy) -> Timetable:
+    """Build the timetable of a campaign starting `at`.
+
+    For a recurring campaign the timetable is of the first occurrence from `at` on, ending when the second comes. Raises
+    Invalid where no occurrence is left.
+    """
+    rule, send_before = campaigns.recurring_of(row), row.send_before
+    if rule is not None:
+        found = list(islice(recurrence.occurrences(rule, zones(sender.country, policy)[0], at), 2))
+        if not found:
+            raise Invalid("it never comes before its end", reasons=[Reason("recurring.until", "never_comes")])
+        at, send_before = found[0], min(found[1], found[0] + KEPT) if len(found) == 2 else None
+    return timetable(campaigns.timing_of(row), sender.country, at, send_before, now, policy)
+
+
+def agreed(row: Row[Any], sender: Sender, at: datetime | None) -> str:
+    """Return the approval digest of the campaign's current state."""
+    campaign = {**row._mapping, "translations": msgspec.json.decode(row.translations)}
+    campaign["selection"] = msgspec.json.decode(row.selection)
+    campaign["timing"] = msgspec.json.decode(row.timing)
+    campaign["trial"] = None if row.trial is None else msgspec.json.decode(row.trial)
+    campaign["recurring"] = None if row.recurring is None else msgspec.json.decode(row.recurring)
+    link_host = sender.link_host if any(wording.targets for wording in campaigns.wordings_of(row).values()) else None
+    return approval.digest(
+        campaign, {name: getattr(sender, name) for name in approval.SEEN}, at, link_host, sender.stop_added
+    )
+
+
+async def clear(
+    tx: AsyncConnection, row: Row[Any], sender: Sender, at: datetime | None, acknowledged: Sequence[str], settings: Any
+) -> bool:
+    """Check that the campaign may be scheduled to start `at`; return whether an approval was needed.
+
+    Raises NotReady with every blocking finding, or with the missing approval.
+    """
+    now = datetime.now(UTC)
+    selected = await segments.of_campaign(tx, row, at or now, settings.policy)
+    if segments.is_segment(row) and not await segments.selects_somebody(tx, row.sender_id, selected):
+        raise NotReady("its segment selects nobody", reasons=[Reason("audience", "nobody_selected")])
+    found = await _found(tx, row, sender, at)
+    rules = findings.load().rules
+    against = [f for f in found if rules[f.rule].severity == "error" or f.id not in acknowledged]
+    if against:
+        raise NotReady(
+            "errors are to be mended, warnings to be acknowledged by their ids",
+            reasons=[
+                Reason("acknowledge" if rules[f.rule].severity == "warning" else "text", f.id, rules[f.rule].says)
+                for f in against
+            ],
+        )
+    approved = await approval_of(tx, row, sender, at, tuple(found))
+    if approved.needed and not approved.by:
+        raise NotReady(
+            "somebody else must approve exactly this, to start exactly then",
+            reasons=[Reason("approval", "approval_missing")],
+        )
+    return approved.needed
+
+
+async def against_start(tx: AsyncConnection, row: Row[Any]) -> str | None:
+    """Return why a due campaign may not start, as shown in `sent_back`; `None` if the campaign may start.
+
+    Since scheduling, the sender may have changed (and the texts may now break a rule), or the sender's campaigns may
+    need an approval.
+    """
+    sender = await senders.find_sender(tx, row.sender_id)
+    assert sender is not None
+    found = await _found(tx, row, sender, row.agreed_start)
+    changed = row.agreed != agreed(row, sender, None)
+    if changed:
+        rules = findings.load().rules
+        errors = [*_refused(row, sender), *(f.id for f in found if rules[f.rule].severity == "error")]
+        if errors:
+            return ", ".join(errors)
+    approved = await approval_of(tx, row, sender, row.agreed_start, tuple(found))
+    if (approved.needed or row.approval_needed) and not approved.by:
+        return "not_what_was_approved" if changed else "approval_missing"
+    return None
+
+
+async def lacks_approval(tx: AsyncConnection, row: Row[Any], sender: Sender) -> bool:
+    """Return whether a draft needs an approval and has none, for the start named in its last pre-flight."""
+    last = await store.last_pre_flight(tx, row.campaign_id, agreed(row, sender, None))
+    at = None if last is None else last.at
+    approved = await approval_of(tx, row, sender, at, tuple(await _found(tx, row, sender, at)))
+    return approved.needed and not approved.by
+
+
+async def pass_on_approvals(tx: AsyncConnection, series: Row[Any], occurrence: Row[Any], sender: Sender) -> None:
+    """Copy the approvals of a recurring campaign to one of its occurrences."""
+    approved = agreed(series, sender, series.agreed_start)
+    for each in await store.approvals_of(tx, series.campaign_id):
+        if each.digest == approved:
+            digest = agreed(occurrence, sender, series.agreed_start)
+            await store.add_approval(tx, occurrence.campaign_id, digest, each.approved_by, each.approved_at)
+
+
+async def _found(tx: AsyncConnection, row: Row[Any], sender: Sender, at: datetime | None) -> dict[Finding, None]:
+    """Return the findings in the texts, and those of the last pre-flight if the campaign is unchanged since.
+
+    Findings in OF_A_START count only if the pre-flight was made for this start.
+    """
+    compliance = findings.load()
+    samples = of_samples(
+        campaigns.wordings_of(row).values(),
+        brand=sender.brand,
+        oadc=sender.oadc,
+        stop_code=sender.stop_code,
+        stop_added=sender.stop_added,
+        sectors=row.sectors,
+        compliance=compliance,
+    )
+    found = dict.fromkeys((*samples, *await unknown_fields(tx, row)))
+    last = await store.last_pre_flight(tx, row.campaign_id, agreed(row, sender, None))
+    if last is None:
+        return found
+    for each in last.findings:
+        rule, _, what = each.partition(":")
+        if rule not in compliance.rules:  # a later version of the rules dropped this rule
+            continue
+        if last.at == at or rule not in findings.OF_A_START:
+            found[Finding(rule, what)] = None
+    return found
+
+
+async def unknown_fields(tx: AsyncConnection, row: Row[Any]) -> list[Finding]:
+    """Return a finding for each field of the texts unknown among the attributes of the sender's contacts.
+
+    With such a field nobody gets the text, or everybody gets the fallback. A sender without contacts may name any
+    field.
+    """
+    known = await kinds_of(tx, row.sender_id)
+    named = {name for wording in campaigns.wordings_of(row).values() for name in wording.fields}
+    unknown = sorted(named - known.keys())
+    if not unknown or not await segments.selects_somebody(tx, row.sender_id, segment.EVERYBODY):
+        return []
+    return [Finding("unknown_attribute", name) for name in unknown]
+
+
+def _refused(row: Row[Any], sender: Sender) -> list[str]:
+    """Return why the texts cannot be sent to any recipient, each reason once."""
+    refused: dict[str, None] = {}
+    for wording in campaigns.wordings_of(row).values():
+        for template in wording.templates.values():
+            try:
+                texts.check(template, sender.stop_code, sender.stop_added)
+            except texts.TextRefused as error:
+                refused[error.reason.value] = None
+    return list(refused)
+
+
+async def approval_of(
+    tx: AsyncConnection, row: Row[Any], sender: Sender, at: datetime | None, found: Sequence[Finding]
+) -> Approved:
+    """Return whether an approval is needed, and who gave one. An approver who edited the campaign later is left out."""
+    needed = await store.needs_approval(tx, row.sender_id)
+    rules = findings.load().rules
+    digest = agreed(row, sender, at)
+    authors = [row.created_by, *row.edited_by]
+    return Approved(
+        needed=needed or any(rules[f.rule].needs_approval for f in found),
+        by=[
+            each.approved_by
+            for each in await store.approvals_of(tx, row.campaign_id)
+            if each.digest == digest and approval.may_approve(each.approved_by, authors)
+        ],
+    )

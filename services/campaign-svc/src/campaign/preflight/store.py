@@ -1,0 +1,204 @@
+"""Own approvals, the last pre-flight of each campaign, and test sends. The caller owns the transaction."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ARRAY, Column, Index, PrimaryKeyConstraint, Row, Table, Text, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from campaign.audience import segment_language as segment
+from campaign.audience.frequency import Limit
+from campaign.audience.segment_language import Condition
+from campaign.campaigns.recipients import LEFT_OUT, limited
+from campaign.schema import instant, metadata
+
+campaign_approval = Table(
+    "campaign_approval",
+    metadata,
+    Column("campaign_id", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("approved_by", Text, nullable=False),
+    instant("approved_at"),
+    PrimaryKeyConstraint("campaign_id", "digest", "approved_by"),
+)
+
+
+campaign_pre_flight = Table(
+    "campaign_pre_flight",
+    metadata,
+    Column("campaign_id", Text, primary_key=True),
+    Column("digest", Text, nullable=False),  # campaign's digest without a start
+    instant("at", nullable=True),  # start examined; null: at once
+    Column("findings", ARRAY(Text), nullable=False),
+    instant("made_at"),
+)
+
+
+test_send = Table(
+    "test_send",
+    metadata,
+    Column("campaign_id", Text, nullable=False),
+    Column("message_id", Text, nullable=False),
+    Column("subject_id", Text, nullable=False),
+    Column("variant", Text, nullable=False),
+    Column("asked_by", Text, nullable=False),
+    instant("asked_at"),
+    Column("fingerprint", Text, nullable=True),  # keyed hash of the text
+    PrimaryKeyConstraint("campaign_id", "message_id"),
+    Index("test_send_asked_ix", "asked_at"),
+)
+
+
+async def needs_approval(tx: AsyncConnection, sender_id: str) -> bool:
+    return bool(await tx.scalar(text("SELECT approval FROM sender_rule WHERE sender_id = :id"), {"id": sender_id}))
+
+
+async def add_approval(tx: AsyncConnection, campaign_id: str, digest: str, approved_by: str, now: datetime) -> None:
+    await tx.execute(
+        text(
+            "INSERT INTO campaign_approval (campaign_id, digest, approved_by, approved_at)"
+            " VALUES (:id, :digest, :by, :now) ON CONFLICT DO NOTHING"
+        ),
+        {"id": campaign_id, "digest": digest, "by": approved_by, "now": now},
+    )
+
+
+async def approvals_of(tx: AsyncConnection, campaign_id: str) -> Sequence[Row[Any]]:
+    """Return a campaign's approvals, oldest first, including approvals given before an edit."""
+    rows = await tx.execute(
+        text(
+            "SELECT digest, approved_by, approved_at FROM campaign_approval WHERE campaign_id = :id"
+            " ORDER BY approved_at, approved_by"
+        ),
+        {"id": campaign_id},
+    )
+    return rows.all()
+
+
+async def put_pre_flight(
+    tx: AsyncConnection, campaign_id: str, digest: str, at: datetime | None, findings: Sequence[str], now: datetime
+) -> None:
+    await tx.execute(
+        text(
+            "INSERT INTO campaign_pre_flight (campaign_id, digest, at, findings, made_at)"
+            " VALUES (:id, :digest, :at, CAST(:findings AS text[]), :now) ON CONFLICT (campaign_id) DO UPDATE"
+            " SET digest = excluded.digest, at = excluded.at, findings = excluded.findings, made_at = excluded.made_at"
+        ),
+        {"id": campaign_id, "digest": digest, "at": at, "findings": list(findings), "now": now},
+    )
+
+
+async def last_pre_flight(tx: AsyncConnection, campaign_id: str, digest: str) -> Row[Any] | None:
+    """Return start (`at`) and `findings` of the last pre-flight, if made for this digest."""
+    found = await tx.execute(
+        text("SELECT at, findings FROM campaign_pre_flight WHERE campaign_id = :id AND digest = :digest"),
+        {"id": campaign_id, "digest": digest},
+    )
+    return found.one_or_none()
+
+
+async def selected_after(
+    tx: AsyncConnection,
+    row: Row[Any],
+    selected: Condition,
+    limits: Sequence[tuple[Limit, Sequence[str]]],
+    subject_id: str,
+    limit: int,
+) -> Sequence[Row[Any]]:
+    """Return a page of the contacts the campaign would be for, by subject id.
+
+    Each row has the consents, and the frequency limit excluding the contact, if any. `selected`: from
+    `segments.of_campaign`.
+
+    The statement keeps the cost in proportion to the page. LIMIT is a literal: Postgres plans a parameter as a tenth of
+    the table. The joined table starts at the page too: otherwise Postgres may read the table from its beginning.
+    """
+    rows = await tx.execute(
+        text(
+            "SELECT c.subject_id, c.number, c.attributes::text AS attributes, k.told::text AS told,"
+            f" {LEFT_OUT if limits else 'CAST(NULL AS text)'} AS left_out"
+            f" FROM {segment.FROM} AND k.subject_id > :after WHERE c.sender_id = :sender_id AND {selected.sql}"
+            f" AND c.subject_id > :after ORDER BY c.subject_id LIMIT {limit:d}"
+        ),
+        {
+            "sender_id": row.sender_id,
+            "after": subject_id,
+            **selected.values,
+            **(limited(limits) if limits else {}),
+        },
+    )
+    return rows.all()
+
+
+async def contacts_and_standings(
+    tx: AsyncConnection, sender_id: str, subject_ids: Sequence[str]
+) -> dict[str, tuple[str | None, str | None]]:
+    """Return attributes and consents of each subject as JSON, `None` where absent, by subject id."""
+    rows = await tx.execute(
+        text(
+            "SELECT s.id, c.attributes::text AS attributes, k.told::text AS told"
+            " FROM unnest(CAST(:ids AS text[])) AS s(id)"
+            " LEFT JOIN contact AS c ON c.sender_id = :sender_id AND c.subject_id = s.id"
+            " LEFT JOIN standing AS k ON k.subject_id = s.id"
+        ),
+        {"ids": list(subject_ids), "sender_id": sender_id},
+    )
+    return {row.id: (row.attributes, row.told) for row in rows}
+
+
+async def add_tests(tx: AsyncConnection, campaign_id: str, tests: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Insert test sends; return the message ids not seen before."""
+    rows = await tx.execute(
+        text(
+            "INSERT INTO test_send (campaign_id, message_id, subject_id, variant, asked_by, asked_at, fingerprint)"
+            " SELECT :campaign_id, t.message_id, t.subject_id, t.variant, :asked_by, :asked_at, t.fingerprint"
+            " FROM unnest(CAST(:ids AS text[]), CAST(:subjects AS text[]), CAST(:variants AS text[]),"
+            " CAST(:fingerprints AS text[])) AS t(message_id, subject_id, variant, fingerprint)"
+            " ON CONFLICT DO NOTHING RETURNING message_id"
+        ),
+        {
+            "campaign_id": campaign_id,
+            "ids": [test["message_id"] for test in tests],
+            "subjects": [test["subject_id"] for test in tests],
+            "variants": [test["variant"] for test in tests],
+            "fingerprints": [test["fingerprint"] for test in tests],
+            "asked_by": tests[0]["asked_by"],
+            "asked_at": tests[0]["asked_at"],
+        },
+    )
+    return set(rows.scalars())
+
+
+async def test_fingerprints(tx: AsyncConnection, campaign_id: str, message_ids: Sequence[str]) -> dict[str, str]:
+    """Return the fingerprints of earlier test sends among these, by message id."""
+    rows = await tx.execute(
+        text(
+            "SELECT message_id, fingerprint FROM test_send WHERE campaign_id = :id AND fingerprint IS NOT NULL"
+            " AND message_id = ANY(CAST(:ids AS text[]))"
+        ),
+        {"id": campaign_id, "ids": list(message_ids)},
+    )
+    return {row.message_id: row.fingerprint for row in rows}
+
+
+async def tests_since(tx: AsyncConnection, campaign_id: str, since: datetime) -> int:
+    return int(
+        await tx.scalar(
+            text("SELECT count(*) FROM test_send WHERE campaign_id = :id AND asked_at > :since"),
+            {"id": campaign_id, "since": since},
+        )
+        or 0
+    )
+
+
+async def tests_of(tx: AsyncConnection, campaign_id: str) -> Sequence[Row[Any]]:
+    """Return a campaign's test sends, newest first."""
+    rows = await tx.execute(
+        text(
+            "SELECT message_id, subject_id, variant, asked_by, asked_at FROM test_send WHERE campaign_id = :id"
+            " ORDER BY asked_at DESC, message_id"
+        ),
+        {"id": campaign_id},
+    )
+    return rows.all()

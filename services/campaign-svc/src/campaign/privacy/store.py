@@ -1,0 +1,89 @@
+"""Read and lock one person's data across campaign-svc's tables. The caller owns the transaction."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+
+async def contacts_of(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any]]:
+    """Return one person's contacts of every sender."""
+    rows = await tx.execute(
+        text(
+            "SELECT c.sender_id, c.number, c.attributes::text AS attributes, c.corrected::text AS corrected,"
+            " c.created_at, c.updated_at"
+            " FROM sender AS s JOIN contact AS c ON c.sender_id = s.sender_id AND c.subject_id = :id"
+            " ORDER BY c.sender_id"
+        ),
+        {"id": subject_id},
+    )
+    return rows.all()
+
+
+async def audiences_of(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any]]:
+    """Return one person's recipient rows with their campaigns, oldest campaign first.
+
+    The join reads by the primary key, campaign by campaign.
+    """
+    rows = await tx.execute(
+        text(
+            "SELECT c.campaign_id, c.sender_id, c.name, c.purpose, r.status, r.reasons, r.receipt, r.handed_off_at"
+            " FROM campaign AS c JOIN recipient AS r ON r.campaign_id = c.campaign_id AND r.subject_id = :id"
+            " ORDER BY c.position"
+        ),
+        {"id": subject_id},
+    )
+    return rows.all()
+
+
+async def lock_contacts(tx: AsyncConnection, subject_id: str, sender_id: str | None) -> Sequence[str]:
+    """Lock one person's contacts of one sender, or of all; return the sender ids."""
+    found = await tx.execute(
+        text(
+            "SELECT c.sender_id FROM sender AS s JOIN contact AS c"
+            " ON c.sender_id = s.sender_id AND c.subject_id = :id"
+            " WHERE s.sender_id = coalesce(:sender_id, s.sender_id) ORDER BY c.sender_id FOR UPDATE OF c"
+        ),
+        {"id": subject_id, "sender_id": sender_id},
+    )
+    return found.scalars().all()
+
+
+async def asked_for(tx: AsyncConnection, subject_id: str, sender_id: str | None) -> Sequence[Row[Any]]:
+    """Return one person's requested messages not known to have left, with campaign and current attributes.
+
+    The caller holds `alone_with_contacts`, so the planner requests no further message meanwhile.
+    """
+    rows = await tx.execute(
+        text(
+            "SELECT g.campaign_id, g.text, g.language, g.translations::text AS translations, g.folding, g.starts_at,"
+            " g.trial::text AS trial, r.variant,"
+            " s.country, s.stop_code, u.link_host, coalesce(u.stop_added, '') AS stop_added,"
+            " c.attributes::text AS attributes"
+            " FROM campaign AS g JOIN recipient AS r ON r.campaign_id = g.campaign_id AND r.subject_id = :id"
+            " JOIN contact AS c ON c.sender_id = g.sender_id AND c.subject_id = :id"
+            " JOIN sender AS s ON s.sender_id = g.sender_id"
+            " LEFT JOIN sender_rule AS u ON u.sender_id = g.sender_id"
+            " WHERE g.status IN ('running', 'paused') AND r.subject_id <= g.cursor AND r.waits_until IS NULL"
+            " AND r.status IN ('pending', 'deferred') AND g.sender_id = coalesce(:sender_id, g.sender_id)"
+            " ORDER BY g.campaign_id"
+        ),
+        {"id": subject_id, "sender_id": sender_id},
+    )
+    return rows.all()
+
+
+async def tests_with(tx: AsyncConnection, subject_id: str) -> Sequence[Row[Any]]:
+    """Return one person's test sends, oldest first.
+
+    The query scans `test_send`, a small table because few campaigns are tested.
+    """
+    rows = await tx.execute(
+        text(
+            "SELECT t.campaign_id, c.sender_id, c.name, t.message_id, t.asked_at FROM test_send AS t"
+            " JOIN campaign AS c ON c.campaign_id = t.campaign_id WHERE t.subject_id = :id ORDER BY t.asked_at"
+        ),
+        {"id": subject_id},
+    )
+    return rows.all()

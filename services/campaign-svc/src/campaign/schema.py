@@ -1,0 +1,19 @@
+"""Hold the metadata of campaign-svc's tables, with the tables defined by `common`."""
+
+from datetime import datetime
+
+from sqlalchemy import Column, DateTime
+
+from common.db.database import new_metadata
+from common.kafka import consumer, dead_letters, outbox
+from common.privacy import erasing
+
+metadata = new_metadata()
+outbox.define(metadata)
+consumer.define(metadata)
+dead_letters.define(metadata)
+erasing.define(metadata)
+
+
+def instant(name: str, *, nullable: bool = False) -> Column[datetime]:
+    return Column(name, DateTime(timezone=True), nullable=nullable)

@@ -1,0 +1,1 @@
+"""Keep the registry of senders published by consent-svc, and the rules for each sender's campaigns."""
