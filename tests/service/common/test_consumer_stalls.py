@@ -319,7 +319,8 @@ async def test_where_a_topic_is_compressed_all_is_as_ever(surroundings: Surround
         admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap)
         await admin.start()
         try:
-            told = STATES.config | {"min.insync.replicas": "1", "compression.type": "lz4"}
+            ours = {"min.insync.replicas": "1", "unclean.leader.election.enable": "false"}
+            told = STATES.config | ours | {"compression.type": "lz4"}
             await admin.create_topics([NewTopic(settings.topic_prefix + STATES.name, 2, 1, topic_configs=told)])
         finally:
             await admin.close()
