@@ -230,7 +230,7 @@ def _as_of(body: LookupBody, now: datetime) -> AsOfView | None:
     if ahead := [
         Reason(f"as_of.{name}", "in_the_future", "later than now") for name, at in asked.items() if at and at > now
     ]:
-        raise Invalid("nobody knows yet", reasons=ahead)
+        raise Invalid("`as_of` lies in the future: ask for an instant up to now", reasons=ahead)
     return AsOfView(happened_by=asked["happened_by"] or now, known_by=asked["known_by"] or now)
 
 

@@ -193,7 +193,7 @@ async def schedule_campaign(
         checks.not_too_far("at", at, now)
         pace = campaigns.timing_of(row)
         if at is None and pace.local_time:
-            raise Invalid("whose local time is that?", reasons=[Reason("at", "needed_for_local_time")])
+            raise Invalid("`at` is required when `timing.local_time` is set", reasons=[Reason("at", "needed_for_local_time")])
         sender = await senders.find_sender(tx, row.sender_id)
         assert sender is not None
         # the sender's STOP code may have changed since the text was written

@@ -1,6 +1,6 @@
 """Apply rectifications: correct a person's contacts, and update the text of messages still waiting to leave.
 
-One transaction, the consumer's own, holds the corrected contacts, the updated texts and the acknowledgement. The lock
+The consumer's own transaction holds the corrected contacts, the updated texts and the acknowledgement. The lock
 `audience.alone_with_contacts` keeps the planner from reading contacts meanwhile. A recipient is requested either
 before, and the update follows the request on the same partition, or after, with the corrected attributes. Messages
 already sent stay as sent.
