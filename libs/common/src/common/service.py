@@ -390,7 +390,11 @@ class _Nameless:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         named = scope["type"] != "http" or "\x00" not in scope["path"]
-        await (self._app if named else problems.answer(NotFound("a path holds no NUL byte: write the name as it was given")))(scope, receive, send)
+        await (
+            self._app
+            if named
+            else problems.answer(NotFound("a path holds no NUL byte: write the name as it was given"))
+        )(scope, receive, send)
 
 
 class _Quick:

@@ -329,7 +329,9 @@ def statement_of(call: Call, body: ConsentBody, index: int | None = None) -> Sta
     except NumberRefused as refused:
         reasons.append(Reason("number", refused.reason, "not a mobile number one may text"))
     if body.purpose not in purposes.offered:
-        reasons.append(Reason("purpose", "unknown_purpose", "the sender asks no consent for it"))
+        reasons.append(
+            Reason("purpose", "unknown_purpose", "the sender has no such purpose: add it to the sender first")
+        )
     evidence = _evidence(call, "opt_in", body, number, body.occurred_at, basis=body.basis, index=index)
     return _statement(call, number, evidence, reasons)
 

@@ -92,7 +92,10 @@ async def check_consents(
         if purposes is None:
             raise NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
         if body.purpose not in purposes.offered:
-            raise Invalid("the sender asks no consent for it", reasons=[Reason("purpose", "unknown_purpose")])
+            raise Invalid(
+                "the sender has no such purpose: add it to the sender first",
+                reasons=[Reason("purpose", "unknown_purpose")],
+            )
         asked = _Asked(body.sender_id, body.purpose, purposes.months.get(body.purpose), datetime.now(UTC))
         reading = partial(_read, keys=held.subject_keys, fictional=held.settings.fictional_numbers)
         answering = []

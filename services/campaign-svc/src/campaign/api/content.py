@@ -70,7 +70,9 @@ def _all_linked(body: NewCampaign) -> None:
     texts |= {f"trial.{each.name}.text": (each.text, each.translations) for each in body.trial.variants}
     for field, (source, translations) in texts.items():
         if not all(parse(each).links for each in (source, *translations.values())):
-            raise Invalid("by clicks wins what has links", reasons=[Reason(field, "link_missing")])
+            raise Invalid(
+                "every text needs a tracked link when clicks choose the winner", reasons=[Reason(field, "link_missing")]
+            )
 
 
 def _checked_rule(rule: Recurring, send_before: datetime | None, sender: Sender, now: datetime, policy: Policy) -> None:
@@ -81,9 +83,15 @@ def _checked_rule(rule: Recurring, send_before: datetime | None, sender: Sender,
         )
     checks.not_too_far("recurring.until", max(rule.until, now), now)  # a past `until` is refused below
     if recurrence.too_often(rule, zone, now):
-        raise Invalid("less than an hour apart", reasons=[Reason("recurring.cron", "too_often")])
+        raise Invalid(
+            "occurrences of `recurring.cron` are less than an hour apart",
+            reasons=[Reason("recurring.cron", "too_often")],
+        )
     if recurrence.first(rule, zone, now) is None:
-        raise Invalid("it never comes before its end", reasons=[Reason("recurring.until", "never_comes")])
+        raise Invalid(
+            "the rule has no occurrence before `recurring.until`: choose a later end",
+            reasons=[Reason("recurring.until", "never_comes")],
+        )
 
 
 async def segment_checked(tx: AsyncConnection, body: NewCampaign) -> None:

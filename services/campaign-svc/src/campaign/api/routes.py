@@ -162,7 +162,10 @@ async def edit_campaign(
         if if_match is not None:
             content.unchanged(row, body, if_match)
         if body.sender_id != row.sender_id:
-            raise Invalid("a campaign stays its sender's", reasons=[Reason("sender_id", "another_sender")])
+            raise Invalid(
+                "`sender_id` of a campaign cannot change: make another campaign",
+                reasons=[Reason("sender_id", "another_sender")],
+            )
         sender = await senders.find_sender(tx, row.sender_id)
         assert sender is not None
         content.body_checked(body, sender, now, held.settings.policy)
@@ -193,7 +196,9 @@ async def schedule_campaign(
         checks.not_too_far("at", at, now)
         pace = campaigns.timing_of(row)
         if at is None and pace.local_time:
-            raise Invalid("`at` is required when `timing.local_time` is set", reasons=[Reason("at", "needed_for_local_time")])
+            raise Invalid(
+                "`at` is required when `timing.local_time` is set", reasons=[Reason("at", "needed_for_local_time")]
+            )
         sender = await senders.find_sender(tx, row.sender_id)
         assert sender is not None
         # the sender's STOP code may have changed since the text was written

@@ -210,9 +210,15 @@ async def declare_attribute(sender_id: InPath, name: Name, body: Declared, held:
     """Declare an attribute's kind, before or after its first value. Saved segments keep the earlier kind."""
     caller.may_use(sender_id)
     if name == STOP_FIELD:
-        raise Invalid("it is the STOP mention in a text", reasons=[Reason("name", LineProblem.RESERVED_COLUMN)])
+        raise Invalid(
+            "`stop` is the STOP mention in a text: name the attribute otherwise",
+            reasons=[Reason("name", LineProblem.RESERVED_COLUMN)],
+        )
     if name in NUMBER_COLUMNS:
-        raise Invalid("phone numbers are no attributes", reasons=[Reason("name", "number_column")])
+        raise Invalid(
+            "`name` is a column of phone numbers, which cannot be an attribute",
+            reasons=[Reason("name", "number_column")],
+        )
     await registry.known(held.database, sender_id)
     async with held.database.begin() as tx:
         await attributes.declare(tx, sender_id, name, body.kind, caller.subject, datetime.now(UTC))

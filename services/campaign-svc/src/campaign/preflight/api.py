@@ -241,7 +241,9 @@ async def look_at_campaign(campaign_id: Storable, held: Held, caller: Reader, bo
         limits = await recipients.limits_of(tx, row, at or now)
         selected = await segments.of_campaign(tx, row, at or now, held.settings.policy)
     if at is None and campaigns.timing_of(row).local_time:
-        raise Invalid("`at` is required when `timing.local_time` is set", reasons=[Reason("at", "needed_for_local_time")])
+        raise Invalid(
+            "`at` is required when `timing.local_time` is set", reasons=[Reason("at", "needed_for_local_time")]
+        )
     plan = plan_of(row, sender, at or now, now, held.settings)
     outlook = await _Look(held.database, held.field_keys, row, selected, limits, Forecast(plan)).outlook()
     async with held.database.begin() as tx:
@@ -269,7 +271,10 @@ async def approve_campaign(campaign_id: Storable, body: NewApproval, held: Held,
         if row.started_at is not None or row.status in (Status.FINISHED, Status.CANCELLED):
             raise Conflict("the campaign has begun", reasons=[Reason("status", row.status)])
         if not approval.may_approve(caller.subject, [row.created_by, *row.edited_by]):
-            raise Forbidden("the author of a campaign cannot approve it: ask another person", reasons=[Reason("approved_by", "own_campaign")])
+            raise Forbidden(
+                "the author of a campaign cannot approve it: ask another person",
+                reasons=[Reason("approved_by", "own_campaign")],
+            )
         if body.digest != checks.agreed(row, sender, body.at):
             raise CampaignChanged(
                 "it says something else, or to others, or starts at another time",
@@ -332,9 +337,15 @@ def _own_host(host: str) -> None:
     Operators filter public shorteners (DOMAIN 1.11). Raises Invalid.
     """
     if not is_host(host):
-        raise Invalid("no name of a host, in small letters", reasons=[Reason("link_host", "no_host")])
+        raise Invalid(
+            "`link_host` is not a host name in small letters, such as `sms.example.fr`",
+            reasons=[Reason("link_host", "no_host")],
+        )
     if host.removeprefix("www.") in findings.load().shorteners:
-        raise Invalid("a shortener that anybody uses", reasons=[Reason("link_host", "public_shortener")])
+        raise Invalid(
+            "`link_host` is a public shortener, which operators filter: use a host of your own",
+            reasons=[Reason("link_host", "public_shortener")],
+        )
 
 
 def plan_of(row: Row[Any], sender: Sender, at: datetime, now: datetime, settings: Any) -> Plan:

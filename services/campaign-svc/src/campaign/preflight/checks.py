@@ -42,7 +42,7 @@ class Approved(BaseModel):
 def not_too_far(field: str, instant: datetime | None, now: datetime) -> None:
     """Refuse an instant further than FURTHEST from now. Raises Invalid."""
     if instant is not None and abs(instant - now) > FURTHEST:
-        raise Invalid("within two years", reasons=[Reason(field, "too_far")])
+        raise Invalid("the instant is more than two years from now", reasons=[Reason(field, "too_far")])
 
 
 def table_of(row: Row[Any], sender: Sender, at: datetime, now: datetime, policy: Policy) -> Timetable:
@@ -55,7 +55,10 @@ def table_of(row: Row[Any], sender: Sender, at: datetime, now: datetime, policy:
     if rule is not None:
         found = list(islice(recurrence.occurrences(rule, zones(sender.country, policy)[0], at), 2))
         if not found:
-            raise Invalid("it never comes before its end", reasons=[Reason("recurring.until", "never_comes")])
+            raise Invalid(
+                "the rule has no occurrence before `recurring.until`: choose a later end",
+                reasons=[Reason("recurring.until", "never_comes")],
+            )
         at, send_before = found[0], min(found[1], found[0] + KEPT) if len(found) == 2 else None
     return timetable(campaigns.timing_of(row), sender.country, at, send_before, now, policy)
 
@@ -83,7 +86,9 @@ async def clear(
     now = datetime.now(UTC)
     selected = await segments.of_campaign(tx, row, at or now, settings.policy)
     if segments.is_segment(row) and not await segments.selects_somebody(tx, row.sender_id, selected):
-        raise NotReady("its segment selects nobody", reasons=[Reason("audience", "nobody_selected")])
+        raise NotReady(
+            "the segment of the campaign selects no contact", reasons=[Reason("audience", "nobody_selected")]
+        )
     found = await _found(tx, row, sender, at)
     rules = findings.load().rules
     against = [f for f in found if rules[f.rule].severity == "error" or f.id not in acknowledged]

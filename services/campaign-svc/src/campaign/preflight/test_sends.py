@@ -125,7 +125,7 @@ async def send_test(
             raise Conflict("the campaign is over", reasons=[Reason("status", row.status)])
         wordings = campaigns.wordings_of(row)
         if body.variant not in wordings:
-            raise Invalid("it has no such text", reasons=[Reason("variant", "unknown_variant")])
+            raise Invalid("the campaign has no variant of this name", reasons=[Reason("variant", "unknown_variant")])
         await audience.reading_contacts(tx)
         known = await store.contacts_and_standings(tx, row.sender_id, list(people))
         test = _Test(row, sender, wordings[body.variant], body.variant, caller, _named(caller, key), held, now)
@@ -200,10 +200,15 @@ class _Test:
         if (missing := self.wording.missing(attributes)) is not None:
             raise Invalid("the text needs an attribute", reasons=[Reason(f"attributes.{missing}", "missing")])
         if self.wording.targets and self.sender.link_host is None:
-            raise Invalid("its sender has no host for links", reasons=[Reason("text", "link_host_missing")])
+            raise Invalid(
+                "the sender has no `link_host`: set one, or write the text without links",
+                reasons=[Reason("text", "link_host_missing")],
+            )
         written = self.wording.with_links_in_full().render(attributes, self.sender.stop_code, any_token)
         if (problem := texts.refused(written, self.sender.stop_code, self.sender.stop_added)) is not None:
-            raise Invalid("there is no such text", reasons=[Reason("attributes", problem.value)])
+            raise Invalid(
+                "these attributes give a text that cannot be sent", reasons=[Reason("attributes", problem.value)]
+            )
         identity = str(message_id(row.created_at, row.campaign_id, subject_id, f"test:{self.variant}:{self.name}"))
         item = TestSent(
             message_id=identity,

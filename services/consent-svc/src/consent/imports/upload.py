@@ -156,7 +156,10 @@ async def open_import(body: Terms, response: Response, caller: Writer, held: Hel
             if purposes is None:
                 raise NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
             if body.purpose is not None and body.purpose not in purposes.ever:
-                raise Invalid("the sender asks no consent for it", reasons=[Reason("purpose", "unknown_purpose")])
+                raise Invalid(
+                    "the sender has no such purpose: add it to the sender first",
+                    reasons=[Reason("purpose", "unknown_purpose")],
+                )
         file = await import_files.add(tx, wanted)
     if file.fingerprint != wanted.fingerprint:
         raise KeyReused("the key belongs to another import", reasons=[Reason("Idempotency-Key", "reused")])

@@ -168,14 +168,17 @@ def router(answers_per_day: int) -> APIRouter:
         if body.sender_id is not None:
             caller.may_use(body.sender_id)
         elif caller.senders is not None:
-            raise Forbidden("it does not cover every sender", reasons=[Reason("sender_id", "sender_not_granted")])
+            raise Forbidden(
+                "the token does not cover every sender: name `sender_id`",
+                reasons=[Reason("sender_id", "sender_not_granted")],
+            )
         if held.settings.page_url is None:
             raise NoPage("set PLACET_PAGE_URL")
         try:
             number = parse(body.number, fictional=held.settings.fictional_numbers).e164
         except NumberRefused as refused:
             reason = Reason("number", refused.reason, "not a mobile number one may text")
-            raise Invalid("no link made", reasons=[reason]) from None
+            raise Invalid("`number` is not a mobile number that can be texted", reasons=[reason]) from None
         now = datetime.now(UTC)
         subject_id = held.subject_keys.subject_id(number)
         link = PreferenceLink(
@@ -210,7 +213,7 @@ async def _send(
     Raises Invalid without a sender, and NotSent for a number not on record or a text that the answers refuse.
     """
     if sender is None:
-        raise Invalid("an SMS is some sender's", reasons=[Reason("sender_id", "sender_missing")])
+        raise Invalid("`sender_id` is required when `send` is true", reasons=[Reason("sender_id", "sender_missing")])
     known = await store.lock_subjects(tx, {}, known=[link.subject_id])
     if not known:  # else a caller could have any number texted
         raise NotSent("nothing is on record of this number", reasons=[Reason("number", "unknown_subject")])

@@ -84,7 +84,10 @@ def router(ring: KeyRingSettings, retired: dict[str, str], handed_off_kept: time
         async with held.database.begin() as tx:
             seal = await sealing.newest(tx)
         if seal is None:
-            raise NotFound("nothing is sealed yet", reasons=[Reason(None, "no_seal")])
+            raise NotFound(
+                "no seal exists yet: the first one covers the first entries of the ledger",
+                reasons=[Reason(None, "no_seal")],
+            )
         return _seal_body(seal, keys)
 
     @routes.get("/v1/seals")

@@ -158,7 +158,10 @@ async def ask_for_erasure(
     caller.may_use_all()
     number = _number(body.number, held)
     if not body.evidence.source.strip():  # the ledger would refuse the opt-out
-        raise Invalid("not asked for: source_missing", reasons=[Reason("evidence.source", Refusal.SOURCE_MISSING)])
+        raise Invalid(
+            "`evidence.source` is empty: say who asked, and how",
+            reasons=[Reason("evidence.source", Refusal.SOURCE_MISSING)],
+        )
     subject_id = held.subject_keys.subject_id(number)
     async with held.database.begin() as tx:
         since = await _claimed(tx, request, caller, held, key)
@@ -443,7 +446,10 @@ async def _line(tx: AsyncConnection, subject_id: str, wrong: str) -> Evidence:
     if entry is None or entry.subject_id != subject_id:
         raise Invalid("not on record", reasons=[Reason("correct.evidence_id", "unknown_evidence")])
     if entry.evidence.kind == "correction":
-        raise Invalid("correct the line itself again", reasons=[Reason("correct.evidence_id", "is_a_correction")])
+        raise Invalid(
+            "`correct.evidence_id` names a correction: name the corrected line itself",
+            reasons=[Reason("correct.evidence_id", "is_a_correction")],
+        )
     return entry.evidence
 
 

@@ -119,7 +119,10 @@ def router(refused_oadcs: Collection[str]) -> APIRouter:
 def _check_oadc(wanted: str, refused: Collection[str]) -> None:
     """Raise Invalid if operators refuse the name."""
     if oadc.is_refused(wanted, refused):
-        raise Invalid("operators do not carry it", reasons=[Reason("oadc", "refused_oadc", "as AF2M lists it")])
+        raise Invalid(
+            "operators refuse this `oadc`: choose the name of the brand",
+            reasons=[Reason("oadc", "refused_oadc", "as AF2M lists it")],
+        )
 
 
 def _check_controller(caller: Caller, controller: str | None) -> None:
