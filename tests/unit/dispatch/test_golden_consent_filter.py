@@ -12,9 +12,9 @@ import pytest
 from msgspec.structs import replace
 
 from common.law import load
+from consent.ledger import retention
 from consent.ledger import rules as ledger
 from consent.ledger.rules import Evidence
-from consent.retention import rules as retention
 from dispatch.gate.rules import Allow, Defer, Deny, Knowledge, Limits, Reason, Request, Subject, Verdict, decide
 
 NOW = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)  # a Tuesday, 10:00 in Paris

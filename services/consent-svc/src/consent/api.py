@@ -24,7 +24,6 @@ from common.sms.msisdn import NumberRefused, parse, readings
 from common.telemetry import traceparent
 from common.web.auth import Caller, require
 from common.web.problems import Conflict, Forbidden, Invalid, NotFound, Problem, Reason
-from consent import store
 from consent.bodies import (
     AsOfView,
     BatchAnswer,
@@ -41,12 +40,16 @@ from consent.bodies import (
     Unfit,
     bodies,
 )
+from consent.calls import claim_key, claim_keys
 from consent.ledger import recorder
 from consent.ledger import rules as ledger
+from consent.ledger import store as ledger_store
 from consent.ledger.chain import evidence_id
 from consent.ledger.recorder import Recorded, Statement
 from consent.ledger.rules import Evidence, Kind, Refusal
-from consent.store import Purposes, Subject
+from consent.ledger.store import Subject
+from consent.senders import store as senders_store
+from consent.senders.store import Purposes
 
 router = APIRouter(prefix="/v1")
 
@@ -170,10 +173,10 @@ async def look_up_subject(body: LookupBody, caller: ReadsConsent, held: Held) ->
     as_of = _as_of(body, datetime.now(UTC))
     async with held.database.begin() as tx:
         if as_of is None:
-            subject = await store.find_subject(tx, subject_id) or Subject(subject_id=subject_id)
-            entries = await store.history(tx, subject_id, subject.entries)
+            subject = await ledger_store.find_subject(tx, subject_id) or Subject(subject_id=subject_id)
+            entries = await ledger_store.history(tx, subject_id, subject.entries)
         else:
-            ((subject, entries),) = await store.whole_histories(tx, [subject_id])
+            ((subject, entries),) = await ledger_store.whole_histories(tx, [subject_id])
     if as_of is None:
         state = subject.state
     else:
@@ -216,7 +219,7 @@ async def look_up_subject(body: LookupBody, caller: ReadsConsent, held: Held) ->
                 corrected_by=corrected_by.get(e.evidence.evidence_id, []),
                 **structs.asdict(e.evidence),
             )
-            for e in entries[-store.HISTORY_ENTRIES :]
+            for e in entries[-ledger_store.HISTORY_ENTRIES :]
             if visible(e.evidence.sender_id)
         ],
     )
@@ -254,7 +257,7 @@ async def _record_together(
     An opt-out for two numbers gets the outcome of the number which `parse` reads. A refused request leaves no trace,
     and does not claim the key.
     """
-    known = await store.purposes_of(tx, {one.body.sender_id for one in asked if one.body.sender_id is not None})
+    known = await senders_store.purposes_of(tx, {one.body.sender_id for one in asked if one.body.sender_id is not None})
     results: dict[int, Recorded | Problem] = {}
     statements: dict[int, Sequence[Statement]] = {}
     for place, one in enumerate(asked):
@@ -267,7 +270,7 @@ async def _record_together(
             statements[place] = [structs.replace(each, trace=one.trace) for each in told]
     keyed = {place: key for place in statements if (key := asked[place].key) is not None}
     claims = [(asked[place].caller.subject, key, asked[place].fingerprint) for place, key in keyed.items()]
-    for place, since in zip(keyed, await store.claim_keys(tx, claims), strict=True):
+    for place, since in zip(keyed, await claim_keys(tx, claims), strict=True):
         if since is None:
             results[place] = _key_reused()
             del statements[place]
@@ -304,9 +307,9 @@ async def opened(
     """Claim the key of the request, and load the named senders. Raises KeyReused."""
     now = datetime.now(UTC)
     fingerprint = "" if key is None else await _fingerprint(request, held)
-    if key is not None and await store.claim_key(tx, caller.subject, key, fingerprint) is None:
+    if key is not None and await claim_key(tx, caller.subject, key, fingerprint) is None:
         raise _key_reused()
-    return Call(caller, held, key, fingerprint, now, await store.purposes_of(tx, sender_ids))
+    return Call(caller, held, key, fingerprint, now, await senders_store.purposes_of(tx, sender_ids))
 
 
 async def _fingerprint(request: Request, held: Resources[ServiceSettings]) -> str:

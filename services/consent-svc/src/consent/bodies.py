@@ -25,8 +25,8 @@ from common.contracts.consent import RETENTION_MONTHS, Basis, State, StopScope
 from common.web.fields import Long, Short, Slug, storable
 from common.web.problems import Reason
 from consent.answers.replies import question_flaws
-from consent.double_opt_in.rules import LONGEST_WINDOW_HOURS, WINDOW_HOURS
 from consent.ledger.rules import Kind, Wrong
+from consent.senders.store import LONGEST_WINDOW_HOURS, WINDOW_HOURS
 
 OURS = ("mo", "unreadable_mo", "receipt", "provider_list", "preference_page", "rectification", "double_opt_in")
 EXAMPLE_NUMBER = "06 39 98 12 34"

@@ -13,7 +13,6 @@ from msgspec.structs import replace
 
 from common.service import Resources
 from common.web.problems import Conflict, Invalid, NotFound, Reason
-from consent import store
 from consent.answers.answers import Answers
 from consent.api import Held, Key, WritesConsent, opened, statement_of
 from consent.bodies import DoubleOptInAnswer, DoubleOptInBody
@@ -21,6 +20,7 @@ from consent.double_opt_in import requests as double_opt_ins
 from consent.double_opt_in import rules as asking
 from consent.double_opt_in.requests import Terms
 from consent.ledger.chain import evidence_id
+from consent.senders import store as senders_store
 
 
 class NoPage(Conflict):
@@ -61,7 +61,7 @@ def router(terms: Terms, answers_per_day: int, url: Callable[[Resources[Any], st
                 kind="request",
                 basis=None,
             )
-            sender = await store.find_sender(tx, body.sender_id)
+            sender = await senders_store.find_sender(tx, body.sender_id)
             if sender is None:
                 raise NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
             answers = Answers(held.field_keys, answers_per_day, held.settings.fictional_numbers)

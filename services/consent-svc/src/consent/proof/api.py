@@ -19,18 +19,19 @@ from common.sms.message_id import began
 from common.web.auth import Caller, require
 from common.web.fields import Position, Storable
 from common.web.problems import NotFound, PastItsTime, Reason
-from consent import store
 from consent.api import any_number
 from consent.bodies import ProofBody, ReceiptBody, SealBody, SealedBody, SealsBody
 from consent.ledger import rules as ledger
+from consent.ledger import store as ledger_store
 from consent.ledger.chain import PERSONAL, Entry
 from consent.ledger.rules import Evidence
+from consent.ledger.store import Subject
 from consent.proof import receipt as proof
-from consent.proof import sealing, seals
+from consent.proof import sealing, seals, store
 from consent.proof.bundle import MessageLine, SubjectLine, Withheld, Writer
 from consent.proof.receipt import Party
 from consent.proof.seals import Seal
-from consent.store import HandedOff, Subject
+from consent.proof.store import HandedOff
 
 BUNDLE_TYPE = "application/jsonl"
 BUNDLE: dict[int | str, dict[str, Any]] = {200: {"content": {BUNDLE_TYPE: {}}}}
@@ -63,7 +64,7 @@ def router(ring: KeyRingSettings, retired: dict[str, str], handed_off_kept: time
         A line of a sender outside the token gives 404.
         """
         async with held.database.begin() as tx:
-            entry = await store.find_entry(tx, evidence_id)
+            entry = await ledger_store.find_entry(tx, evidence_id)
             named = {entry.evidence.sender_id} if entry and entry.evidence.sender_id else set()
             parties = await store.parties(tx, named)
             corrections = await store.corrections_of(tx, entry) if entry else []
@@ -116,7 +117,7 @@ def router(ring: KeyRingSettings, retired: dict[str, str], handed_off_kept: time
         number = any_number(body.number, held)
         subject_id = held.subject_keys.subject_id(number)
         async with held.database.begin() as tx:
-            ((subject, entries),) = await store.whole_histories(tx, [subject_id])
+            ((subject, entries),) = await ledger_store.whole_histories(tx, [subject_id])
             parties = await store.parties(tx, {name for e in entries if (name := _seen_sender(caller, e))})
         writer = Writer(keys, datetime.now(UTC), parties)
         told = [e if caller.sees(e.evidence.sender_id) else _withheld(e) for e in entries]
@@ -178,7 +179,7 @@ async def _campaign(database: Database, writer: Writer, campaign_id: str, sender
     while True:
         async with database.begin() as tx:
             found = await store.handed_off_of(tx, campaign_id, after, SUBJECTS)
-            histories = await store.whole_histories(tx, found)
+            histories = await ledger_store.whole_histories(tx, found)
         for subject, entries in histories:
             told = [e if concerns(e.evidence, sender) else _withheld(e) for e in entries]
             line = _subject_line(subject, told, lambda other: other in (None, sender.sender_id))
