@@ -10,6 +10,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Response
 from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field
 
 from common.db.database import Database
 from common.privacy.signing import SigningKeys
@@ -19,8 +20,8 @@ from common.sms.message_id import began
 from common.web.auth import Caller, require
 from common.web.fields import Position, Storable
 from common.web.problems import NotFound, PastItsTime, Reason
-from consent.api import any_number
-from consent.bodies import ProofBody, ReceiptBody, SealBody, SealedBody, SealsBody
+from consent.bodies import Body, Number
+from consent.calls import any_number
 from consent.ledger import rules as ledger
 from consent.ledger import store as ledger_store
 from consent.ledger.chain import PERSONAL, Entry
@@ -37,6 +38,59 @@ BUNDLE_TYPE = "application/jsonl"
 BUNDLE: dict[int | str, dict[str, Any]] = {200: {"content": {BUNDLE_TYPE: {}}}}
 SUBJECTS = 50  # of a campaign, per transaction: a signature takes a tenth of a millisecond, and other requests wait
 JWKS_KEPT_S = 300  # how long a caller may cache the key set
+
+
+class ProofBody(Body):
+    """A number to prove. `name_the_number`: the bundle contains the number, for the person or the regulator only."""
+
+    number: Number
+    name_the_number: bool = False
+
+
+class SealedBody(BaseModel):
+    """The fields which the receipt proves without revealing: `ledger.sealed` is the SHA-256 of `salt` and the canonical
+    JSON of the other fields."""
+
+    salt: str
+    actor: str | None
+    form_id: str | None
+    form_version: str | None
+    reference: str | None
+    sale_reference: str | None
+    text_shown: str | None
+
+
+class ReceiptBody(BaseModel):
+    """`receipt`: a compact JWS, to check against /.well-known/jwks.json; `record`: the payload; `sealed`: null once
+    erased. `corrections`: the receipts of the lines which correct this line, to show with this receipt."""
+
+    evidence_id: str
+    receipt: str
+    record: dict[str, Any]
+    sealed: SealedBody | None
+    corrections: list["ReceiptBody"] = []
+
+
+class SealBody(BaseModel):
+    """A seal on the ledger's entries after the seal before, up to `last`. `previous`: hash of the seal before. `root`:
+    of the Merkle tree over the hashes of the entries (RFC 6962). `pin`: the value to keep, for `python -m consent
+    verify --pin`. `signature`: a compact JWS over the canonical JSON of the fields from `number` to `hash`."""
+
+    number: int
+    previous: str
+    entries: int
+    first: int
+    last: int
+    root: str
+    sealed_at: datetime
+    hash: str
+    pin: str
+    signature: str
+
+
+class SealsBody(BaseModel):
+    items: list[SealBody]
+    next: str | None = Field(description="Pass it as `cursor`; null at the end.")
 
 
 def router(ring: KeyRingSettings, retired: dict[str, str], handed_off_kept: timedelta) -> APIRouter:

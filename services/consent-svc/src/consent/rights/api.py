@@ -19,18 +19,7 @@ from common.sms.msisdn import NumberRefused, any_number
 from common.web.auth import Caller, require
 from common.web.fields import Position, Storable
 from common.web.problems import Conflict, Invalid, NotFound, Reason
-from consent.bodies import (
-    EXAMPLE_NUMBER,
-    AskedBody,
-    Body,
-    ContactBody,
-    EvidenceBody,
-    LineBody,
-    Number,
-    NumberBody,
-    RectificationBody,
-    RectificationView,
-)
+from consent.bodies import EXAMPLE_NUMBER, Body, EvidenceBody, Number
 from consent.calls import claim_key
 from consent.ledger import recorder
 from consent.ledger import rules as ledger
@@ -39,6 +28,7 @@ from consent.ledger.chain import evidence_id
 from consent.ledger.recorder import Statement
 from consent.ledger.rules import RECTIFICATION, Evidence, Refusal
 from consent.rights import copies, erasures, rectifications
+from consent.rights.bodies import AskedBody, ContactBody, LineBody, NumberBody, RectificationBody, RectificationView
 from consent.rights.copies import Copy
 from consent.rights.erasures import Erasure
 from consent.rights.rectifications import Rectification

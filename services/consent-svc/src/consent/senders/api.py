@@ -13,7 +13,9 @@ from common.settings import ServiceSettings
 from common.web.auth import Caller, require
 from common.web.fields import Position, Storable
 from common.web.problems import Conflict, Forbidden, Invalid, NotFound, Reason
-from consent.bodies import (
+from consent.senders import oadc, store
+from consent.senders import registry as senders
+from consent.senders.bodies import (
     ChangedSender,
     NewSender,
     PurposeBody,
@@ -23,8 +25,6 @@ from consent.bodies import (
     SenderVersion,
     SenderVersions,
 )
-from consent.senders import oadc, store
-from consent.senders import registry as senders
 from consent.senders.store import Sender
 
 Held = Annotated[Resources[ServiceSettings], Depends(resources)]
