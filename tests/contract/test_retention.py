@@ -18,7 +18,7 @@ PRUNING = {
 }
 SCHEMA = {
     "campaign": "campaign.schema",
-    "consent": "consent.store",
+    "consent": "consent.schema",
     "dispatch": "dispatch.schema",
     "inbound": "inbound.store",
 }

@@ -8,8 +8,8 @@ from msgspec import structs
 
 from consent.ledger import rules as ledger
 from consent.ledger.permission import permission
+from consent.ledger.retention import Rule, terms
 from consent.ledger.rules import Evidence, fold
-from consent.retention.rules import Rule, terms
 from dispatch.gate import rules as gate
 from tests.property.test_ledger_properties import ANYWHERE, histories
 from tests.unit.consent.evidences import NOON, NOW

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consent.ledger.retention import Question, Rule, Step, Term, after_months, is_over, next_step, terms
 from consent.ledger.rules import Evidence, apply, consent_of, fold
-from consent.retention.rules import Question, Rule, Step, Term, after_months, is_over, next_step, terms
 from tests.property.test_ledger_properties import SENDERS, histories
 from tests.unit.consent.evidences import NOON, contact, expiry, opt_in, request
 

@@ -15,12 +15,13 @@ from common.contracts.inbound import Intent, MessageReceived
 from common.db.database import Database
 from common.kafka import broker as kafka
 from common.kafka.consumer import Received
-from consent import store
 from consent.answers.answers import Answers
 from consent.answers.replies import IN_OUR_WORDS
 from consent.inbound import messages as intake
+from consent.ledger import store as ledger_store
 from consent.ledger.recorder import Statement, record
 from consent.senders import registry as senders
+from consent.senders import store as senders_store
 from inbound.keywords import classify
 from tests.builders import field_keys, now, number, subject, subject_keys
 from tests.infrastructure import Postgres
@@ -60,8 +61,8 @@ def mo(minutes: float, intent: Intent = "stop", sender: str = number(1), **chang
     return MessageReceived(**(fields | changes))
 
 
-def sender(sender_id: str, brand: str, own: Replies = IN_OUR_WORDS) -> store.Sender:
-    return store.Sender(
+def sender(sender_id: str, brand: str, own: Replies = IN_OUR_WORDS) -> senders_store.Sender:
+    return senders_store.Sender(
         sender_id=sender_id,
         legal_name=f"{brand} SAS",
         brand=brand,
@@ -228,7 +229,7 @@ async def test_what_is_no_phone_is_never_answered_though_its_stop_counts(
     await receive(database, mo(1, intent, sender=machine))
     assert await asked(database) == []
     async with database.begin() as tx:
-        found = await store.find_subject(tx, subject_keys.subject_id(machine))
+        found = await ledger_store.find_subject(tx, subject_keys.subject_id(machine))
     assert (found is not None) == (intent == "stop")
 
 

@@ -22,14 +22,15 @@ from common.kafka import broker as kafka
 from common.kafka import consumer as consumer_loop
 from common.kafka.consumer import Received, Stopped
 from common.privacy.keyring import MISMATCHES
-from consent import store
 from consent.answers.answers import Answers
 from consent.inbound import messages as intake
+from consent.ledger import retention, term_store
 from consent.ledger import rules as ledger
+from consent.ledger import store as ledger_store
 from consent.ledger.recorder import Statement, record
 from consent.proof.audit import Audit
-from consent.retention import rules as retention
 from consent.senders import registry as senders
+from consent.senders import store as senders_store
 from consent.service import Settings, build
 from tests.builders import field_keys, number, subject_keys
 from tests.builders import subject as somebody
@@ -70,8 +71,8 @@ def saying(words: str, **changes: Any) -> MessageReceived:
     return msgspec.structs.replace(stop, named=field_keys.seal(words, f"named:{stop.mo_id}"))
 
 
-def sender(sender_id: str, stop_code: str = "36111", brand: str = "Acme") -> store.Sender:
-    return store.Sender(
+def sender(sender_id: str, stop_code: str = "36111", brand: str = "Acme") -> senders_store.Sender:
+    return senders_store.Sender(
         sender_id=sender_id,
         legal_name=f"{brand} SAS",
         brand=brand,
@@ -104,9 +105,9 @@ async def receive(database: Database, *messages: MessageReceived) -> None:
         assert await INTAKE.apply(tx, batch) is None
 
 
-async def subject(database: Database, subject_id: str = WHO) -> store.Subject | None:
+async def subject(database: Database, subject_id: str = WHO) -> ledger_store.Subject | None:
     async with database.begin() as tx:
-        return await store.find_subject(tx, subject_id)
+        return await ledger_store.find_subject(tx, subject_id)
 
 
 async def standing(database: Database, sender_id: str = "acme", purpose: str = "promotions") -> str:
@@ -119,7 +120,7 @@ async def test_a_stop_closes_every_purpose_of_the_sender_and_names_its_mo(databa
     await receive(database, mo(1))
     assert await standing(database) == await standing(database, purpose="loyalty") == "opted_out"
     async with database.begin() as tx:
-        proof = (await store.history(tx, WHO))[-1].evidence
+        proof = (await ledger_store.history(tx, WHO))[-1].evidence
     assert (proof.source, proof.reference, proof.purpose) == ("mo", "simulator/fr/p-stop-1", None)
     assert (proof.occurred_at, proof.received_at) == (at(1), at(1) + timedelta(seconds=2))
 
@@ -210,7 +211,7 @@ async def test_a_start_takes_a_stop_back_for_what_the_person_had_opted_in_to(dat
     assert await standing(database) == "opted_in"
     assert await standing(database, purpose="loyalty") == "opted_out"
     async with database.begin() as tx:
-        proof = (await store.history(tx, WHO))[-1].evidence
+        proof = (await ledger_store.history(tx, WHO))[-1].evidence
     assert (proof.kind, proof.purpose, proof.basis) == ("opt_in", "promotions", "opt_in")
     assert (proof.source, proof.reference) == ("mo", "simulator/fr/p-start-2")
 
@@ -339,7 +340,7 @@ async def test_a_stop_that_a_person_found_is_evidence_with_their_name_and_lifts_
     await receive(database, decided(1, "stop"))
     assert (await standing(database), await held_since(database)) == ("opted_out", None)
     async with database.begin() as tx:
-        proof = (await store.history(tx, WHO))[-1].evidence
+        proof = (await ledger_store.history(tx, WHO))[-1].evidence
     assert (proof.source, proof.actor, proof.reference) == ("mo", "agent-12", "simulator/fr/p-review-1")
     assert (proof.occurred_at, proof.received_at) == (at(1), at(61)), "said then, understood an hour later"
     found = await subject(database)
@@ -356,7 +357,7 @@ async def test_a_stop_that_a_person_found_of_a_stranger_is_held_no_longer_than_a
     assert found
     assert found.number is not None
     async with database.begin() as tx:
-        [term] = (await store.terms_kept(tx, [WHO]))[WHO]
+        [term] = (await term_store.terms_kept(tx, [WHO]))[WHO]
     assert retention.is_person(term)
 
 
@@ -373,7 +374,7 @@ async def test_a_start_that_a_person_found_takes_back_the_stop_before_it_only(da
     await receive(database, decided(2, "start"), mo(3, mo_id="mo-last"))
     assert await standing(database) == "opted_out"
     async with database.begin() as tx:
-        kinds = [entry.evidence.kind for entry in await store.history(tx, WHO)]
+        kinds = [entry.evidence.kind for entry in await ledger_store.history(tx, WHO)]
     assert kinds == ["opt_in", "opt_out", "opt_in", "opt_out"]
 
 
@@ -540,8 +541,8 @@ async def test_starts_stops_and_opt_ins_at_once_wait_for_each_other(database: Da
     await asyncio.gather(phones("a"), phones("b"), shop("c"), shop("d"))
     for who in people:
         async with database.begin() as tx:
-            found = await store.find_subject(tx, somebody(who))
-            history = await store.history(tx, somebody(who))
+            found = await ledger_store.find_subject(tx, somebody(who))
+            history = await ledger_store.history(tx, somebody(who))
         if found:
             assert found.state == ledger.fold(entry.evidence for entry in history)
             assert found.entries == len(history)
@@ -553,7 +554,7 @@ async def test_a_message_nobody_can_read_shuts_its_sender_out_of_everything(data
         await intake.shut_out(tx, WHO, 0, 0)
     assert await standing(database) == await standing(database, "globex") == "opted_out"
     async with database.begin() as tx:
-        assert (await store.history(tx, WHO))[-1].evidence.source == "unreadable_mo"
+        assert (await ledger_store.history(tx, WHO))[-1].evidence.source == "unreadable_mo"
 
 
 async def test_a_message_nobody_can_read_shuts_a_stranger_out_of_what_an_older_opt_in_would_open(
@@ -824,7 +825,7 @@ async def test_what_came_before_an_inbound_watermark_is_told_before_the_watermar
 
 async def contacts(database: Database) -> list[ledger.Evidence]:
     async with database.begin() as tx:
-        return [e.evidence for e in await store.history(tx, WHO) if e.evidence.kind == "contact"]
+        return [e.evidence for e in await ledger_store.history(tx, WHO) if e.evidence.kind == "contact"]
 
 
 A_DAY = 24 * 60

@@ -14,9 +14,9 @@ import pytest
 from common.db.database import Database
 from common.privacy.pruning import Pruner
 from common.sms.message_id import message_id
+from consent.proof.store import HandedOff
 from consent.retention.pruning import Periods, policy
 from consent.service import Settings, build
-from consent.store import HandedOff
 from tests.builders import field_keys, now, number, subject
 from tests.holdings import holdings, spellings
 from tests.running import Surroundings, running

@@ -10,12 +10,13 @@ from common.contracts import DISPATCH_MESSAGES
 from common.contracts.dispatch import MessageChanged
 from common.db.database import Database
 from common.kafka.consumer import Received
-from consent import store
 from consent.inbound.opt_out_receipts import Receipts
 from consent.ledger import rules as ledger
+from consent.ledger import store as ledger_store
 from consent.ledger.recorder import Statement, record
+from consent.proof import store as proof_store
+from consent.proof.store import HandedOff
 from consent.service import Settings, build
-from consent.store import HandedOff
 from tests.builders import field_keys, number, subject, subject_keys
 from tests.eventually import eventually
 from tests.infrastructure import Postgres
@@ -72,7 +73,7 @@ async def tell(database: Database, *messages: MessageChanged, published_at: date
 
 async def standing(database: Database, sender_id: str = "acme") -> str:
     async with database.begin() as tx:
-        found = await store.find_subject(tx, WHO)
+        found = await ledger_store.find_subject(tx, WHO)
     return ledger.standing(found.state, sender_id, "promotions") if found else "unknown"
 
 
@@ -82,7 +83,7 @@ async def test_a_receipt_that_says_opted_out_closes_its_sender_and_no_other(data
     await tell(database, message(10))
     assert (await standing(database), await standing(database, "globex")) == ("opted_out", "opted_in")
     async with database.begin() as tx:
-        proof = (await store.history(tx, WHO))[-1].evidence
+        proof = (await ledger_store.history(tx, WHO))[-1].evidence
     assert (proof.source, proof.reference, proof.purpose) == ("receipt", "twilio/SM1", None)
     assert (proof.occurred_at, proof.received_at) == (at(10), at(60))
 
@@ -91,7 +92,7 @@ async def test_it_counts_once_however_often_the_message_changes(database: Databa
     await tell(database, message(10), message(10))
     await tell(database, message(10, version=4), published_at=at(90))
     async with database.begin() as tx:
-        assert len(await store.history(tx, WHO)) == 1
+        assert len(await ledger_store.history(tx, WHO)) == 1
 
 
 @pytest.mark.parametrize("receipt", [None, "queued", "sent", "delivered", "failed", "expired", "unknown"])
@@ -136,7 +137,7 @@ async def test_it_travels_from_dispatchs_topic_to_the_ledger(surroundings: Surro
 
 async def left(database: Database) -> list[HandedOff]:
     async with database.begin() as tx:
-        found = await store.handed_off_of(tx, "c1", "", 10)
+        found = await proof_store.handed_off_of(tx, "c1", "", 10)
     return [one for messages in found.values() for one in messages]
 
 

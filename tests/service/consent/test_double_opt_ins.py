@@ -17,18 +17,19 @@ from common.contracts.inbound import Intent, MessageReceived
 from common.db.database import Database
 from common.kafka.consumer import Received
 from common.web.problems import TooMany
-from consent import store
 from consent.answers.answers import Answers
 from consent.double_opt_in import requests as double_opt_ins
 from consent.double_opt_in.requests import Lapsing, Terms
 from consent.double_opt_in.rules import Question
 from consent.inbound import messages as intake
 from consent.ledger import rules as ledger
+from consent.ledger import store as ledger_store
 from consent.ledger.chain import verify
 from consent.ledger.recorder import Statement, record
 from consent.ledger.rules import Evidence
 from consent.rights import eraser
 from consent.senders import registry as senders
+from consent.senders import store as senders_store
 from consent.service import Settings, build
 from inbound.keywords import classify
 from tests.builders import field_keys, number, subject, subject_keys
@@ -77,7 +78,7 @@ class Consent:
         )
         statement = Statement(subject(who), field_keys.seal(number(who), f"number:{subject(who)}"), evidence)
         async with self.database.begin() as tx:
-            asking = await store.find_sender(tx, sender_id)
+            asking = await senders_store.find_sender(tx, sender_id)
             assert asking is not None
             answers = Answers(field_keys, 5, fictional=True)
             return await double_opt_ins.ask(tx, answers, statement, asking, TERMS, "site", at(minutes))
@@ -103,13 +104,13 @@ class Consent:
     async def history(self, who: int = 1) -> list[Evidence]:
         """But for contacts: whoever writes was in touch."""
         async with self.database.begin() as tx:
-            entries = await store.history(tx, subject(who))
+            entries = await ledger_store.history(tx, subject(who))
         assert verify(entries) is None
         return [entry.evidence for entry in entries if entry.evidence.kind != "contact"]
 
     async def state(self, sender_id: str = "acme", who: int = 1) -> str:
         async with self.database.begin() as tx:
-            found = await store.find_subject(tx, subject(who))
+            found = await ledger_store.find_subject(tx, subject(who))
         return ledger.standing(found.state, sender_id, "promotions") if found else "unknown"
 
     async def texts(self, who: int = 1) -> list[MessageRequested]:
@@ -267,7 +268,7 @@ async def test_after_a_day_down_all_that_is_due_lapses_in_batches_and_two_timers
     await consent.say(stop(), 5, who=5)
     ends = datetime.now(UTC)
     async with consent.database.begin() as tx:  # somebody is busy with one of them
-        await store.lock_subjects(tx, {}, [subject(7)])
+        await ledger_store.lock_subjects(tx, {}, [subject(7)])
         while any(await asyncio.gather(consent.lapse(ends, 2), consent.lapse(ends, 2))):
             pass
         found = {who: await consent.state(who=who) for who in range(1, 12)}

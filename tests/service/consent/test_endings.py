@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from consent.retention.rules import after_months
+from consent.ledger.retention import after_months
 from consent.service import Settings, build
 from tests.running import Surroundings, bearer, running
 from tests.service.consent.test_consent_api import NUMBER, SENDER, consent, reasons

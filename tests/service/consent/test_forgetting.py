@@ -10,8 +10,8 @@ from sqlalchemy import text
 from common.contracts.rights import ErasureRequested
 from common.db.database import Database
 from common.privacy.erasing import Eraser
-from consent import store
 from consent.ledger import rules as ledger
+from consent.ledger import store
 from consent.ledger.chain import verify
 from consent.ledger.rules import Evidence
 from consent.retention.expiring import step

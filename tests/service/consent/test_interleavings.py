@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from common.contracts.consent import ConsentStateChanged
-from consent import store
 from consent.ledger import rules as ledger
+from consent.ledger import store
 from consent.ledger.chain import verify
 from consent.ledger.recorder import Statement, keep_listed, record
 from consent.ledger.rules import Evidence

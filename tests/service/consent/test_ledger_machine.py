@@ -22,8 +22,7 @@ from sqlalchemy import text
 
 from common.contracts.consent import ConsentStateChanged
 from common.db.database import Database
-from consent import store
-from consent.ledger import chain
+from consent.ledger import chain, store
 from consent.ledger import rules as ledger
 from consent.ledger.chain import GENESIS
 from consent.ledger.recorder import Statement, record

@@ -20,7 +20,7 @@ from common.db.database import Database
 from common.privacy.keyring import LinkKeys
 from common.settings import KeyRingSettings
 from common.sms.sms_length import length
-from consent import store
+from consent.ledger import store
 from consent.ledger.recorder import Statement, record
 from consent.page.link import Link, token
 from consent.page.link import form as link_form

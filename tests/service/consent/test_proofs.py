@@ -12,12 +12,12 @@ import pytest
 
 from common.db.database import Database
 from common.privacy.signing import PublicKeys
-from consent import store
 from consent.ledger import recorder
 from consent.proof import api as proofs
+from consent.proof import store
 from consent.proof.bundle import Report, Standing, check
+from consent.proof.store import HandedOff
 from consent.service import Settings, build
-from consent.store import HandedOff
 from tests.builders import number, subject
 from tests.running import Surroundings, bearer, running
 

@@ -19,13 +19,14 @@ from sqlalchemy.exc import DBAPIError
 from common.contracts.consent import ConsentStateChanged
 from common.db.database import COPIED_ROWS, Database
 from common.version import at_least
-from consent import store
+from consent.ledger import retention, term_store
 from consent.ledger import rules as ledger
+from consent.ledger import store as ledger_store
 from consent.ledger.chain import GENESIS, PERSONAL, verify
 from consent.ledger.recorder import Recorded, Statement, erase, forget, keep_listed, publish_again, record
 from consent.ledger.rules import Evidence, Refusal, Verdict
-from consent.retention import rules as retention
 from consent.senders import registry as senders
+from consent.senders import store as senders_store
 from tests.eventually import eventually
 from tests.infrastructure import Postgres
 from tests.unit.consent.evidences import (
@@ -71,9 +72,9 @@ async def published(database: Database) -> list[ConsentStateChanged]:
         return [msgspec.json.decode(row.payload, type=ConsentStateChanged) for row in rows]
 
 
-async def held(database: Database, subject_id: str) -> store.Subject:
+async def held(database: Database, subject_id: str) -> ledger_store.Subject:
     async with database.begin() as tx:
-        return await store.find_subject(tx, subject_id) or store.Subject(subject_id=subject_id)
+        return await ledger_store.find_subject(tx, subject_id) or ledger_store.Subject(subject_id=subject_id)
 
 
 class Model:
@@ -188,7 +189,7 @@ async def test_any_sequence_of_evidence_leaves_what_the_model_says(database: Dat
         if own:
             assert own[-1].suppressions == ledger.suppressions(subject.state)
         async with database.begin() as tx:
-            history = await store.history(tx, subject_id)
+            history = await ledger_store.history(tx, subject_id)
         assert verify(history) is None
         assert (history[-1].hash if history else GENESIS) == subject.head
         assert {e.evidence.evidence_id for e in history} == set(model.evidence.get(subject_id, ()))
@@ -219,7 +220,7 @@ async def test_batches_over_the_same_people_wait_for_each_other_and_lose_nothing
         versions = [event.version for event in events if event.subject_id == subject_id]
         assert versions == list(range(FIRST, subject.version + 1)), "in outbox order, none twice, none missing"
         async with database.begin() as tx:
-            assert verify(await store.history(tx, subject_id)) is None
+            assert verify(await ledger_store.history(tx, subject_id)) is None
 
 
 async def test_who_is_never_seen_and_written_by_another_meanwhile_is_decided_again(database: Database) -> None:
@@ -254,7 +255,7 @@ async def test_who_is_never_seen_and_written_by_another_meanwhile_is_decided_aga
     assert consent is not None
     assert (consent.state, subject.entries) == ("opted_out", 2)
     async with database.begin() as tx:
-        entries = await store.history(tx, "t1-b")
+        entries = await ledger_store.history(tx, "t1-b")
         assert [entry.evidence.kind for entry in entries] == ["opt_out", "opt_in"]
         assert verify(entries) is None
     assert [event.subject_id for event in await published(database)] == ["t1-b", "t1-a", "t1-c"]
@@ -280,8 +281,8 @@ async def test_hundreds_at_once_are_written_as_one_by_one(database: Database) ->
     events = {(event.subject_id, event.version): event for event in told}
     assert len(events) == len(told), "each version once"
     async with database.begin() as tx:
-        histories = await store.whole_histories(tx, people)
-        due = {row.subject_id: row.due_at for row in await store.due_of(tx, people)}
+        histories = await ledger_store.whole_histories(tx, people)
+        due = {row.subject_id: row.due_at for row in await term_store.due_of(tx, people)}
     for subject, entries in histories:
         who = subject.subject_id
         own = [*([known[who]] if who in known else []), *(s.evidence for s in said if s.subject_id == who)][:-1]
@@ -349,7 +350,7 @@ async def test_what_is_refused_leaves_no_trace(database: Database) -> None:
     assert first.version is None
     assert second.decision.changed
     async with database.begin() as tx:
-        assert await store.find_subject(tx, "t1-a") is None
+        assert await ledger_store.find_subject(tx, "t1-a") is None
 
 
 async def test_the_number_is_kept_sealed_as_it_first_came(database: Database) -> None:
@@ -372,7 +373,7 @@ async def registered(database: Database, sender_id: str, **more: Any) -> None:
         "controller": "groupe-acme",
     }
     async with database.begin() as tx:
-        await senders.register(tx, store.Sender(**fields | more), NOW)
+        await senders.register(tx, senders_store.Sender(**fields | more), NOW)
 
 
 async def state_of(database: Database, subject_id: str, sender_id: str) -> str:
@@ -423,9 +424,9 @@ async def test_a_list_kept_beside_the_ledger_that_shuts_a_consent_after_all_is_t
     await registered(database, "acme-outlet")
     await recorded(database, of("t1-a", stop(0)), of("t1-a", opt_in(2, sender_id="acme-outlet")))
     async with database.begin() as tx:
-        await store.lock_subjects(tx, {}, ["t1-a"])
+        await ledger_store.lock_subjects(tx, {}, ["t1-a"])
         await keep_listed(tx, [of("t1-a", opt_out(3, evidence_id="ev-list"))])
-        acme = await store.lock_sender(tx, "acme")
+        acme = await senders_store.lock_sender(tx, "acme")
         assert acme
         await senders.change(tx, acme, dataclasses.replace(acme, stop_scope="controller"), NOW)
     await recorded(database, of("t1-a", opt_in(1)))
@@ -438,7 +439,7 @@ async def test_the_registry_says_who_the_controller_is_whoever_brings_the_eviden
     await registered(database, "acme")
     await recorded(database, of("t1-a", opt_in(0, controller="somebody-else")))
     async with database.begin() as tx:
-        (entry,) = await store.history(tx, "t1-a")
+        (entry,) = await ledger_store.history(tx, "t1-a")
     assert entry.evidence.controller == "groupe-acme"
 
 
@@ -460,7 +461,7 @@ async def test_an_erasure_takes_what_is_personal_and_the_chain_holds_without_it(
     await recorded(database, of("t1-b", opt_in(0, evidence_id="ev-b")))
     await erased(database, "t1-a", 2)
     async with database.begin() as tx:
-        history, other = await store.history(tx, "t1-a"), await store.history(tx, "t1-b")
+        history, other = await ledger_store.history(tx, "t1-a"), await ledger_store.history(tx, "t1-b")
         stored = await tx.scalar(text("SELECT jsonb_agg(to_jsonb(e)) FROM evidence e WHERE subject_id = 't1-a'"))
     assert verify(history) is None
     assert [entry.erased for entry in (*history, *other)] == [True, True, True, False]
@@ -480,7 +481,7 @@ async def test_what_comes_after_an_erasure_is_chained_to_what_was_there(database
     await recorded(database, of("t1-a", opt_in(4)))
     assert await number_of(database, "t1-a") == "sealed t1-a"
     async with database.begin() as tx:
-        history = await store.history(tx, "t1-a")
+        history = await ledger_store.history(tx, "t1-a")
     assert verify(history) is None
     assert [entry.erased for entry in history] == [True, True, True, False, False]
 
@@ -493,7 +494,7 @@ async def test_what_is_of_before_an_erasure_and_comes_late_is_recorded_without_w
     (result,) = await recorded(database, of("t1-a", late))
     assert result.decision.verdict is Verdict.UNCHANGED
     async with database.begin() as tx:
-        history = await store.history(tx, "t1-a")
+        history = await ledger_store.history(tx, "t1-a")
     assert [(entry.erased, entry.evidence.actor, entry.evidence.form_id) for entry in history] == [
         (True, None, None)
     ] * 2
@@ -525,7 +526,7 @@ async def test_an_erasure_that_is_done_after_the_person_came_back_leaves_the_new
     await recorded(database, of("t1-a", opt_in(2)), now=at(2))
     async with database.begin() as tx:
         assert await erase(tx, {"t1-a": at(1)}) == {"t1-a": 2}
-        history = await store.history(tx, "t1-a")
+        history = await ledger_store.history(tx, "t1-a")
     assert [entry.erased for entry in history] == [True, True, False]
     assert await number_of(database, "t1-a") == "sealed t1-a"
 
@@ -559,7 +560,7 @@ async def test_an_erasure_that_is_heard_late_shuts_what_was_given_since_it_was_s
     assert result.decision.verdict is Verdict.DUPLICATE
     async with database.begin() as tx:
         await erase(tx, {"t1-a": at(2)})
-        history = await store.history(tx, "t1-a")
+        history = await ledger_store.history(tx, "t1-a")
     outs = [(e.evidence.occurred_at, e.erased) for e in history if e.evidence.kind == "opt_out"]
     assert outs == [(at(2), True), (at(0), True)]
     assert verify(history) is None
@@ -584,7 +585,7 @@ async def test_a_consent_of_before_an_erasure_that_nobody_asked_for_opens_nothin
     assert ledger.standing(state, "globex", "loyalty") == "expired"
     assert ledger.reopened(state, "acme") == ()
     async with database.begin() as tx:
-        history = await store.history(tx, "t1-a")
+        history = await ledger_store.history(tx, "t1-a")
     assert verify(history) is None
     assert [entry.erased for entry in history if entry.evidence.kind == "opt_in"] == [True, True, True, False]
 
@@ -634,7 +635,7 @@ async def test_what_asks_expires_or_only_touches_is_kept_like_any_evidence(datab
     subject = await held(database, "t1-a")
     assert ledger.last_contact(subject.state, "acme") == contact(2).at
     async with database.begin() as tx:
-        history = await store.history(tx, "t1-a")
+        history = await ledger_store.history(tx, "t1-a")
     assert [e.evidence.kind for e in history] == ["request", "opt_in", "contact", "expiry"]
     assert history[1].evidence.answers == history[0].evidence.evidence_id
     assert verify(history) is None

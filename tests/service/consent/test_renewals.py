@@ -14,15 +14,16 @@ from common.contracts.inbound import MessageReceived
 from common.db.database import Database
 from common.kafka.consumer import Received
 from common.law import load
-from consent import store
 from consent.answers.answers import Answers
 from consent.inbound import messages as intake
 from consent.ledger import rules as ledger
+from consent.ledger import store as ledger_store
 from consent.ledger.recorder import Statement, record
 from consent.ledger.rules import Evidence
 from consent.retention.expiring import Recount, step
 from consent.retention.renewals import Asking
 from consent.senders import registry as senders
+from consent.senders import store as senders_store
 from tests.builders import field_keys, number, subject, subject_keys
 from tests.infrastructure import Postgres
 from tests.service.consent.test_retention import sender
@@ -99,13 +100,13 @@ async def says(database: Database, intent: str, at: datetime, **changes: Any) ->
 
 async def state(database: Database, purpose: str = "promotions") -> str:
     async with database.begin() as tx:
-        found = await store.find_subject(tx, WHO)
+        found = await ledger_store.find_subject(tx, WHO)
     return ledger.standing(found.state, "acme", purpose) if found else "unknown"
 
 
 async def newest(database: Database) -> Evidence:
     async with database.begin() as tx:
-        return (await store.history(tx, WHO))[-1].evidence
+        return (await ledger_store.history(tx, WHO))[-1].evidence
 
 
 async def test_the_person_is_asked_once_before_the_end_and_an_oui_renews(database: Database) -> None:
@@ -204,7 +205,7 @@ async def test_nobody_is_asked_at_night_or_on_a_holiday_or_while_a_text_of_their
 async def test_all_that_ends_together_is_one_question_and_one_answer(database: Database) -> None:
     """Nobody who was in touch since, nobody of a sender that does not ask."""
     async with database.begin() as tx:
-        locked = await store.lock_sender(tx, "acme")
+        locked = await senders_store.lock_sender(tx, "acme")
         assert locked is not None
         both = tuple(msgspec.structs.replace(p, retention_months=12) for p in locked.purposes)
         await senders.change(tx, locked, replace(locked, purposes=both), OPENED)

@@ -12,18 +12,20 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts.consent import ConsentStateChanged, Purpose
 from common.db.database import Database
 from common.law import load
-from consent import store
 from consent.answers.answers import Answers
+from consent.ledger import retention, term_store
 from consent.ledger import rules as ledger
+from consent.ledger import store as ledger_store
 from consent.ledger.chain import verify
 from consent.ledger.recorder import Statement, record
 from consent.ledger.rules import Evidence
 from consent.retention import expiring
-from consent.retention import rules as retention
+from consent.retention import store as retention_store
 from consent.retention.expiring import Recount, step
 from consent.retention.renewals import Asking
 from consent.senders import registry as senders
-from consent.store import Sender
+from consent.senders import store as senders_store
+from consent.senders.store import Sender
 from tests.builders import field_keys
 from tests.infrastructure import Postgres
 from tests.unit.consent.evidences import NOON, NOW, contact, opt_in, opt_out
@@ -101,14 +103,14 @@ async def stepped_and_crashed(database: Database, now: datetime) -> None:
 
 async def states(database: Database, subject_id: str) -> dict[str, str]:
     async with database.begin() as tx:
-        subject = await store.find_subject(tx, subject_id)
+        subject = await ledger_store.find_subject(tx, subject_id)
     assert subject is not None
     return {f"{c.sender_id}/{c.purpose}": c.state for c in ledger.consents(subject.state)}
 
 
 async def expiries(database: Database, subject_id: str = "t1-a") -> list[Evidence]:
     async with database.begin() as tx:
-        history = await store.history(tx, subject_id)
+        history = await ledger_store.history(tx, subject_id)
     assert verify(history) is None
     return [entry.evidence for entry in history if entry.evidence.kind == "expiry"]
 
@@ -195,7 +197,7 @@ async def test_an_old_opt_in_that_is_imported_is_over_as_it_comes(database: Data
 
 async def changed(database: Database, months: int) -> None:
     async with database.begin() as tx:
-        locked = await store.lock_sender(tx, "acme")
+        locked = await senders_store.lock_sender(tx, "acme")
         assert locked is not None
         await senders.change(tx, locked, sender("acme", months), NOON)
 
@@ -240,9 +242,9 @@ async def test_a_sender_that_keeps_for_another_time_has_those_counted_anew_of_wh
         await changed(database, months)
         await counted_anew(database)
         async with database.begin() as tx:
-            subjects = await store.lock_subjects(tx, {}, [*people, "t1-other"])
-            kept = await store.terms_kept(tx, subjects)
-            rules = await store.rules_of(tx, ["acme", "globex"])
+            subjects = await ledger_store.lock_subjects(tx, {}, [*people, "t1-other"])
+            kept = await term_store.terms_kept(tx, subjects)
+            rules = await retention_store.rules_of(tx, ["acme", "globex"])
         for person, held in subjects.items():
             assert tuple(kept[person]) == retention.kept_terms(held.state, rules, number=True)
         (term,) = kept["t1-1"]
@@ -268,9 +270,9 @@ async def test_a_page_of_those_counted_anew_costs_what_is_in_it_however_few_know
         await tx.execute(text("ANALYZE subject, retention_due"))
     async with database.begin() as tx:
         before = await tx.scalar(text(READ))
-        page = await store.terms_page(tx, "acme", None, 100)
+        page = await retention_store.terms_page(tx, "acme", None, 100)
         assert len(page) == 100
-        more = await store.terms_page(tx, "acme", page[-1], 100)
+        more = await retention_store.terms_page(tx, "acme", page[-1], 100)
         assert not {*page} & {*more}
         assert await tx.scalar(text(READ)) - before < 1000
 

@@ -11,14 +11,13 @@ from sqlalchemy import text
 
 from common.db.database import Database
 from common.kafka.consumer import Received
-from consent import store
 from consent.inbound.opt_out_receipts import Receipts
 from consent.ledger.recorder import Statement, record
 from consent.ledger.rules import Evidence
-from consent.proof import retroactive
+from consent.proof import retroactive, store
 from consent.proof.retroactive import Looking, Retroactive
+from consent.proof.store import HandedOff
 from consent.service import Settings, build
-from consent.store import HandedOff
 from tests.builders import field_keys, subject, subject_keys
 from tests.eventually import eventually
 from tests.infrastructure import Postgres

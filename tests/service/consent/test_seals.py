@@ -22,8 +22,7 @@ from common.contracts.rights import ErasureRequested
 from common.db.database import Database
 from common.privacy.erasing import put
 from common.privacy.signing import PublicKeys
-from consent import store
-from consent.ledger import recorder
+from consent.ledger import recorder, store
 from consent.ledger.chain import GENESIS, Entry, chained
 from consent.ledger.recorder import Statement, record
 from consent.ledger.rules import Evidence, fold
@@ -31,6 +30,7 @@ from consent.proof import sealing, seals, verify_ledger
 from consent.proof.audit import Audit, Finding
 from consent.proof.sealing import Sealing
 from consent.proof.settling import Settling
+from consent.schema import metadata
 from consent.service import Settings, build
 from tests.eventually import eventually
 from tests.infrastructure import Postgres
@@ -151,8 +151,8 @@ async def test_many_who_record_and_two_who_seal_leave_every_entry_under_exactly_
 # --- whatever is done to the past is found ----------------------------------------------------------------------------
 
 COLUMNS = {
-    "evidence": [column.name for column in store.metadata.tables["evidence"].columns],
-    "seal": [column.name for column in store.metadata.tables["seal"].columns],
+    "evidence": [column.name for column in metadata.tables["evidence"].columns],
+    "seal": [column.name for column in metadata.tables["seal"].columns],
     "subject": ["subject_id", "entries", "head", "state"],
 }
 FREE = ("text", "jsonb")  # where any byte may stand; elsewhere only digits are changed

@@ -11,7 +11,7 @@ from common.contracts.consent import ConsentStateChanged
 from common.db.database import Database
 from consent.ledger.chain import verify
 from consent.ledger.recorder import Statement, record
-from consent.store import history, lock_subjects
+from consent.ledger.store import history, lock_subjects
 from tests.builders import SENDER, now, number, subject
 from tests.eventually import eventually
 from tests.reading import reading

@@ -12,9 +12,9 @@ import pytest
 from msgspec.structs import replace
 
 from common.law import load
+from consent.ledger import retention
 from consent.ledger import rules as ledger
 from consent.ledger.rules import Evidence
-from consent.retention import rules as retention
 from dispatch.gate.rules import Allow, Defer, Deny, Knowledge, Request, Subject, Verdict, decide
 from dispatch.messages.reasons import Reason
 from dispatch.projection.limits import Limits

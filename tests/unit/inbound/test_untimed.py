@@ -10,7 +10,8 @@ from common.contracts.inbound import MessageReceived
 from consent.inbound import messages as intake
 from consent.inbound.messages import Said
 from consent.ledger.rules import SubjectState, apply, fold, standing
-from consent.store import Sender, Subject
+from consent.ledger.store import Subject
+from consent.senders.store import Sender
 from inbound.journal import message_entry
 from inbound.providers import PROVIDERS, RETRIES_FOR, Message
 from inbound.store import Origin

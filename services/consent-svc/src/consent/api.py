@@ -1,83 +1,197 @@
 """Consents, opt-outs and subject lookups over HTTP.
 
-A route opens the transaction, turns bodies into statements, and lets the recorder decide. An opt-in needs a number
-which may be texted; an opt-out takes any number with a digit, because a STOP counts. Concurrent single requests share a
-transaction (`common.db.batch`), and each request gets an answer of its own.
+A route opens the transaction, turns bodies into statements (`calls.py`), and lets the recorder decide. An opt-in needs
+a number which may be texted; an opt-out takes any number with a digit, because a STOP counts. Concurrent single
+requests share a transaction (`common.db.batch`), and each request gets an answer of its own.
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
-from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from msgspec import structs
+from pydantic import BaseModel, ConfigDict, Field, WrapValidator, model_validator
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.contracts.consent import Basis, State
 from common.db.batch import Together
-from common.service import Resources, resources
+from common.service import Resources
 from common.settings import ServiceSettings
-from common.sms.msisdn import NumberRefused, parse, readings
 from common.telemetry import traceparent
 from common.web.auth import Caller, require
-from common.web.problems import Conflict, Forbidden, Invalid, NotFound, Problem, Reason
-from consent import store
+from common.web.problems import Invalid, Problem, Reason
 from consent.bodies import (
-    AsOfView,
-    BatchAnswer,
-    BatchBody,
-    BatchResult,
-    ConsentAnswer,
+    BATCH_ITEMS,
+    EXAMPLE_NUMBER,
+    Body,
     ConsentBody,
-    ConsentView,
-    EvidenceView,
-    LookupBody,
+    Instant,
+    Number,
     OptOutBody,
-    SubjectView,
-    SuppressionView,
+    ReasonBody,
     Unfit,
     bodies,
+    or_unfit,
+)
+from consent.calls import (
+    Call,
+    Held,
+    Key,
+    WritesConsent,
+    any_number,
+    claim_keys,
+    fingerprint_of,
+    key_reused,
+    opened,
+    opt_outs,
+    statement_of,
 )
 from consent.ledger import recorder
 from consent.ledger import rules as ledger
+from consent.ledger import store as ledger_store
 from consent.ledger.chain import evidence_id
 from consent.ledger.recorder import Recorded, Statement
-from consent.ledger.rules import Evidence, Kind, Refusal
-from consent.store import Purposes, Subject
+from consent.ledger.rules import Kind
+from consent.ledger.store import Subject
+from consent.senders import store as senders_store
 
 router = APIRouter(prefix="/v1")
 
-Held = Annotated[Resources[ServiceSettings], Depends(resources)]
 _Body = ConsentBody | OptOutBody
-Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255)]
 ReadsConsent = Annotated[Caller, Depends(require("consent:read"))]
-WritesConsent = Annotated[Caller, Depends(require("consent:write"))]
-
-FIELDS = {  # the field of the body at fault
-    Refusal.OCCURRED_IN_THE_FUTURE: "occurred_at",
-    Refusal.SOURCE_MISSING: "evidence.source",
-    Refusal.SENDER_MISSING: "sender_id",
-    Refusal.PURPOSE_MISSING: "purpose",
-    Refusal.BASIS_MISSING: "basis",
-    Refusal.NOTHING_SHOWN: "evidence",
-    Refusal.SALE_REFERENCE_MISSING: "evidence.sale_reference",
-}
-MEANING = {
-    Refusal.OCCURRED_IN_THE_FUTURE: "more than a minute ahead of our clock",
-    Refusal.SOURCE_MISSING: "where it was said",
-    Refusal.SENDER_MISSING: "a purpose is one sender's own",
-    Refusal.PURPOSE_MISSING: "what the consent is for",
-    Refusal.BASIS_MISSING: "opt_in, soft_opt_in or non_commercial",
-    Refusal.NOTHING_SHOWN: "give form_id and form_version, or text_shown: what the person saw",
-    Refusal.SALE_REFERENCE_MISSING: "a soft opt-in stands on a sale",
-}
+Item = Annotated[ConsentBody, WrapValidator(or_unfit)]
 
 
-class KeyReused(Conflict):
-    slug, title = "idempotency-key-reused", "This Idempotency-Key came before with another request"
+class BatchBody(Body):
+    """A batch of opt-ins. Each item stands for itself: a refused item does not affect the others."""
+
+    items: list[Item] = Field(min_length=1, max_length=BATCH_ITEMS)
+
+
+class ConsentAnswer(BaseModel):
+    """The outcome of an opt-in or opt-out. `state`: the state of the named scope now. `changed` is false for a repeat,
+    or where a newer STOP or opt-in outweighs the request."""
+
+    subject_id: str
+    evidence_id: str
+    version: int
+    state: State
+    changed: bool
+
+
+class BatchResult(BaseModel):
+    index: int
+    verdict: Literal["recorded", "unchanged", "refused"]
+    subject_id: str | None = None
+    evidence_id: str | None = None
+    state: State | None = None
+    reasons: tuple[ReasonBody, ...] = ()
+
+
+class BatchAnswer(BaseModel):
+    results: list[BatchResult]
+    counts: dict[Literal["recorded", "unchanged", "refused"], int]
+
+
+class AsOfBody(Body):
+    """The state at one instant, as known at another. `happened_by` limits the time at source, `known_by` the time of
+    recording; each is now by default. An instant in the future is refused: the answer could still change."""
+
+    happened_by: Instant | None = None
+    known_by: Instant | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> "AsOfBody":
+        if self.happened_by is None and self.known_by is None:
+            raise ValueError("give happened_by, known_by or both")
+        return self
+
+
+class LookupBody(Body):
+    """A number to look up. `as_of` null: the state now."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"number": EXAMPLE_NUMBER},
+                {
+                    "number": EXAMPLE_NUMBER,
+                    "as_of": {"happened_by": "2026-03-02T14:05:00+01:00", "known_by": "2026-03-09T00:00:00+01:00"},
+                },
+            ]
+        }
+    )
+
+    number: Number
+    as_of: AsOfBody | None = None
+
+
+class AsOfView(BaseModel):
+    """The two instants of an answer with `as_of`."""
+
+    happened_by: datetime
+    known_by: datetime
+
+
+class ConsentView(BaseModel):
+    sender_id: str
+    purpose: str
+    state: State
+    basis: Basis | None
+    occurred_at: datetime
+    evidence_id: str
+
+
+class SuppressionView(BaseModel):
+    """An opt-out of every purpose of a sender. `sender_id` null: of every sender."""
+
+    sender_id: str | None
+    since: datetime
+
+
+class EvidenceView(BaseModel):
+    """A line of the ledger. `hash` chains the line to the line before. `sealed`: digest, with `salt`, of the fields
+    which an erasure takes; `salt` is null once erased. `corrected_by`: the lines which correct this line."""
+
+    position: int
+    evidence_id: str
+    kind: Kind
+    sender_id: str | None
+    purpose: str | None
+    basis: Basis | None
+    source: str
+    form_id: str | None
+    form_version: str | None
+    text_shown: str | None
+    actor: str | None
+    sale_reference: str | None
+    reference: str | None
+    answers: str | None
+    controller: str | None
+    occurred_at: datetime
+    received_at: datetime
+    recorded_at: datetime
+    salt: str | None
+    sealed: str
+    hash: str
+    corrected_by: list[str]
+
+
+class SubjectView(BaseModel):
+    """The record of a subject. `held_since`: since when marketing waits, because an MO awaits manual review. With
+    `as_of`, `version` and `held_since` are null, and `history` is the evidence behind the state."""
+
+    subject_id: str
+    as_of: AsOfView | None
+    version: int | None
+    held_since: datetime | None
+    consents: list[ConsentView]
+    suppressions: list[SuppressionView]
+    history: list[EvidenceView]
 
 
 def one_by_one() -> APIRouter:
@@ -89,7 +203,7 @@ def one_by_one() -> APIRouter:
         request: Request, caller: Caller, held: Resources[ServiceSettings], key: str | None, body: _Body
     ) -> Response:
         """Return the answer once committed. Raises the Problem of this request."""
-        fingerprint = "" if key is None else await _fingerprint(request, held)
+        fingerprint = "" if key is None else await fingerprint_of(request, held)
         asked = _Asked(body, caller, key, fingerprint, datetime.now(UTC), traceparent())
         result = await together.written(held, asked)
         if isinstance(result, Problem):
@@ -170,10 +284,10 @@ async def look_up_subject(body: LookupBody, caller: ReadsConsent, held: Held) ->
     as_of = _as_of(body, datetime.now(UTC))
     async with held.database.begin() as tx:
         if as_of is None:
-            subject = await store.find_subject(tx, subject_id) or Subject(subject_id=subject_id)
-            entries = await store.history(tx, subject_id, subject.entries)
+            subject = await ledger_store.find_subject(tx, subject_id) or Subject(subject_id=subject_id)
+            entries = await ledger_store.history(tx, subject_id, subject.entries)
         else:
-            ((subject, entries),) = await store.whole_histories(tx, [subject_id])
+            ((subject, entries),) = await ledger_store.whole_histories(tx, [subject_id])
     if as_of is None:
         state = subject.state
     else:
@@ -216,7 +330,7 @@ async def look_up_subject(body: LookupBody, caller: ReadsConsent, held: Held) ->
                 corrected_by=corrected_by.get(e.evidence.evidence_id, []),
                 **structs.asdict(e.evidence),
             )
-            for e in entries[-store.HISTORY_ENTRIES :]
+            for e in entries[-ledger_store.HISTORY_ENTRIES :]
             if visible(e.evidence.sender_id)
         ],
     )
@@ -254,22 +368,22 @@ async def _record_together(
     An opt-out for two numbers gets the outcome of the number which `parse` reads. A refused request leaves no trace,
     and does not claim the key.
     """
-    known = await store.purposes_of(tx, {one.body.sender_id for one in asked if one.body.sender_id is not None})
+    known = await senders_store.purposes_of(tx, {one.body.sender_id for one in asked if one.body.sender_id is not None})
     results: dict[int, Recorded | Problem] = {}
     statements: dict[int, Sequence[Statement]] = {}
     for place, one in enumerate(asked):
         call = Call(one.caller, held, one.key, one.fingerprint, one.now, known)
         try:
-            told = [statement_of(call, one.body)] if isinstance(one.body, ConsentBody) else _opt_outs(call, one.body)
+            told = [statement_of(call, one.body)] if isinstance(one.body, ConsentBody) else opt_outs(call, one.body)
         except Problem as problem:
             results[place] = problem
         else:
             statements[place] = [structs.replace(each, trace=one.trace) for each in told]
     keyed = {place: key for place in statements if (key := asked[place].key) is not None}
     claims = [(asked[place].caller.subject, key, asked[place].fingerprint) for place, key in keyed.items()]
-    for place, since in zip(keyed, await store.claim_keys(tx, claims), strict=True):
+    for place, since in zip(keyed, await claim_keys(tx, claims), strict=True):
         if since is None:
-            results[place] = _key_reused()
+            results[place] = key_reused()
             del statements[place]
         else:
             statements[place] = [_of_its_key(each, since) for each in statements[place]]
@@ -280,118 +394,6 @@ async def _record_together(
     return [results[place] for place in range(len(asked))]
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A request while the bodies become statements. `fingerprint`: as in `_Asked`; `known`: the named senders on
-    record."""
-
-    caller: Caller
-    held: Resources[ServiceSettings]
-    key: str | None
-    fingerprint: str
-    now: datetime
-    known: Mapping[str, Purposes]
-
-
-async def opened(
-    tx: AsyncConnection,
-    request: Request,
-    caller: Caller,
-    held: Resources[ServiceSettings],
-    key: str | None,
-    sender_ids: Collection[str],
-) -> Call:
-    """Claim the key of the request, and load the named senders. Raises KeyReused."""
-    now = datetime.now(UTC)
-    fingerprint = "" if key is None else await _fingerprint(request, held)
-    if key is not None and await store.claim_key(tx, caller.subject, key, fingerprint) is None:
-        raise _key_reused()
-    return Call(caller, held, key, fingerprint, now, await store.purposes_of(tx, sender_ids))
-
-
-async def _fingerprint(request: Request, held: Resources[ServiceSettings]) -> str:
-    """Return a keyed hash of path and body: with a plain hash, an attacker could try out number after number."""
-    body = (await request.body()).decode(errors="replace")
-    return held.subject_keys.subject_id(f"{request.url.path}\n{body}")
-
-
-def _key_reused() -> KeyReused:
-    return KeyReused("the key belongs to another request", reasons=[Reason("Idempotency-Key", "reused")])
-
-
-def statement_of(call: Call, body: ConsentBody, index: int | None = None) -> Statement:
-    """Return the statement of an opt-in. Raises Forbidden, NotFound, or Invalid with every reason."""
-    purposes = purposes_of(call, body.sender_id)
-    reasons: list[Reason] = []
-    number = ""
-    try:
-        number = parse(body.number, fictional=call.held.settings.fictional_numbers).e164
-    except NumberRefused as refused:
-        reasons.append(Reason("number", refused.reason, "not a mobile number one may text"))
-    if body.purpose not in purposes.offered:
-        reasons.append(
-            Reason("purpose", "unknown_purpose", "the sender has no such purpose: add it to the sender first")
-        )
-    evidence = _evidence(call, "opt_in", body, number, body.occurred_at, basis=body.basis, index=index)
-    return _statement(call, number, evidence, reasons)
-
-
-def _opt_outs(call: Call, body: OptOutBody) -> Sequence[Statement]:
-    """Return a statement for each reading of the number. A person can leave a purpose which is no longer offered.
-
-    Raises Forbidden, NotFound, or Invalid with every reason.
-    """
-    reasons: list[Reason] = []
-    if body.sender_id is not None:
-        purposes = purposes_of(call, body.sender_id)
-        if body.purpose is not None and body.purpose not in purposes.ever:
-            reasons.append(Reason("purpose", "unknown_purpose", "the sender never asked consent for it"))
-    elif call.caller.senders is not None:
-        raise Forbidden("the token does not cover every sender", reasons=[Reason("sender_id", "sender_not_granted")])
-    at = body.occurred_at or call.now
-    return [
-        _statement(call, number, _evidence(call, "opt_out", body, number, at, index=place), reasons)
-        for place, number in zip((None, 1), _numbers(body.number, call.held), strict=False)
-    ]
-
-
-def _evidence(
-    call: Call,
-    kind: Kind,
-    body: _Body,
-    number: str,
-    occurred_at: datetime,
-    *,
-    basis: Basis | None = None,
-    index: int | None = None,
-) -> Evidence:
-    """Return the evidence of a body, under a derived id: a repeat gets the same id and falls out.
-
-    With a key, the id derives from caller, key, fingerprint and place in the batch; for an opt-out, also from the
-    instant of the claim (`_of_its_key`), because keys are pruned and another STOP under an old key is no repeat.
-    Without a key, the id derives from the content. A STOP dated ahead counts from receipt, so another such STOP is no
-    repeat either.
-    """
-    if call.key is not None:
-        place = None if index is None else str(index)
-        identity = evidence_id("request", call.caller.subject, call.key, call.fingerprint, place)
-    else:
-        subject_id = call.held.subject_keys.subject_id(number)
-        said_at = min(occurred_at, call.now) if kind == "opt_out" else occurred_at
-        at, source = said_at.astimezone(UTC).isoformat(), body.evidence.source
-        identity = evidence_id("content", subject_id, body.sender_id, body.purpose, kind, at, source)
-    return Evidence(
-        evidence_id=identity,
-        kind=kind,
-        sender_id=body.sender_id,
-        purpose=body.purpose,
-        basis=basis,
-        occurred_at=occurred_at,
-        received_at=call.now,
-        **dict(body.evidence),
-    )
-
-
 def _of_its_key(statement: Statement, since: datetime) -> Statement:
     """Add to the id of an opt-out the instant of the key's claim. An opt-in keeps the id: the body names the time."""
     evidence = statement.evidence
@@ -399,40 +401,6 @@ def _of_its_key(statement: Statement, since: datetime) -> Statement:
         return statement
     identity = evidence_id(evidence.evidence_id, since.isoformat())
     return structs.replace(statement, evidence=structs.replace(evidence, evidence_id=identity))
-
-
-def _statement(call: Call, number: str, evidence: Evidence, reasons: Sequence[Reason]) -> Statement:
-    """Return the statement. Raises Invalid with `reasons`, found so far, and the ledger's refusals."""
-    refused = [*reasons, *(Reason(FIELDS[r], r, MEANING[r]) for r in ledger.refusals(evidence, call.now))]
-    if refused:
-        raise Invalid("not recorded: " + ", ".join(r.reason for r in refused), reasons=refused)
-    subject_id = call.held.subject_keys.subject_id(number)
-    return Statement(subject_id, call.held.field_keys.seal(number, f"number:{subject_id}"), evidence)
-
-
-def any_number(raw: str, held: Resources[ServiceSettings]) -> str:
-    """Return the number as the parser reads it, else as an operator would send it. Raises Invalid without a digit."""
-    return _numbers(raw, held)[0]
-
-
-def _numbers(raw: str, held: Resources[ServiceSettings]) -> Sequence[str]:
-    """Return the readings of a number, the parser's first. Raises Invalid without a digit."""
-    try:
-        return readings(raw, fictional=held.settings.fictional_numbers)
-    except NumberRefused as refused:
-        raise Invalid("no number", reasons=[Reason("number", refused.reason)]) from None
-
-
-def purposes_of(call: Call, sender_id: str) -> Purposes:
-    """Return the sender's purposes. Raises Forbidden or NotFound."""
-    call.caller.may_use(sender_id)
-    if (purposes := call.known.get(sender_id)) is None:
-        raise _no_sender()
-    return purposes
-
-
-def _no_sender() -> NotFound:
-    return NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
 
 
 def _standing(result: Recorded) -> State:

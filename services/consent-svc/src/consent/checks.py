@@ -24,11 +24,12 @@ from common.sms.msisdn import NumberProblem, NumberRefused, parse
 from common.web.auth import Caller, require
 from common.web.fields import Short
 from common.web.problems import Invalid, NotFound, Reason
-from consent import store
 from consent.bodies import EXAMPLE_NUMBER, Body, Number
+from consent.ledger import store as ledger_store
 from consent.ledger.permission import Reason as Against
 from consent.ledger.permission import permission
-from consent.store import Standing
+from consent.ledger.store import Standing
+from consent.senders import store as senders_store
 
 router = APIRouter(prefix="/v1")
 
@@ -88,7 +89,7 @@ async def check_consents(
     """
     caller.may_use(body.sender_id)
     async with held.database.begin() as tx:
-        purposes = (await store.purposes_of(tx, {body.sender_id})).get(body.sender_id)
+        purposes = (await senders_store.purposes_of(tx, {body.sender_id})).get(body.sender_id)
         if purposes is None:
             raise NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
         if body.purpose not in purposes.offered:
@@ -101,7 +102,7 @@ async def check_consents(
         answering = []
         for first in range(0, len(body.numbers), READ_AT_ONCE):  # the previous chunk is answered meanwhile
             some = await asyncio.to_thread(reading, body.numbers[first : first + READ_AT_ONCE])
-            rows = await store.standing_rows(tx, [of for of in some if not isinstance(of, NumberProblem)])
+            rows = await ledger_store.standing_rows(tx, [of for of in some if not isinstance(of, NumberProblem)])
             answering.append(asyncio.create_task(asyncio.to_thread(_checks, some, rows, asked)))
     results = [result for each in await asyncio.gather(*answering) for result in each]
     return Response(await asyncio.to_thread(_answer, results), media_type="application/json")
@@ -132,7 +133,7 @@ class _Asked:
 
 
 def _checks(read: Sequence[str | NumberProblem], rows: Sequence[Sequence[Any]], asked: _Asked) -> list[_Checked]:
-    standing = store.standing_in(rows)
+    standing = ledger_store.standing_in(rows)
     return [
         _Checked(None, "unknown", False, (of,))
         if isinstance(of, NumberProblem)

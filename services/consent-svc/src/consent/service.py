@@ -10,7 +10,7 @@ from common.kafka.consumer import applied_watermark
 from common.privacy.pruning import Pruner
 from common.service import Background, Resources, Service
 from common.settings import HoursSettings, KeyRingSettings
-from consent import api, checks, store
+from consent import api, checks
 from consent.answers.answers import Answers
 from consent.double_opt_in import api as sign_up
 from consent.double_opt_in import requests as double_opt_ins
@@ -21,6 +21,7 @@ from consent.inbound import clicks
 from consent.inbound import messages as intake
 from consent.inbound import opt_out_receipts as receipts
 from consent.inbound.messages import Intake
+from consent.ledger import store
 from consent.page import confirm
 from consent.page import routes as page
 from consent.proof import api as proofs
@@ -31,6 +32,7 @@ from consent.retention.renewals import Asking
 from consent.rights import api as rights
 from consent.rights import copies, erasures, rectifications
 from consent.rights.eraser import eraser
+from consent.schema import metadata
 from consent.senders import api as registry
 
 BATCH_BYTES = 4 * 1024 * 1024  # a thousand opt-ins, each with the text shown
@@ -82,7 +84,7 @@ def build(settings: Settings | None = None) -> Service[Settings]:
     return Service(
         name="consent",
         settings=settings,
-        metadata=store.metadata,
+        metadata=metadata,
         subject_ids=[store.subject.c.subject_id],
         routers=[
             api.one_by_one(),

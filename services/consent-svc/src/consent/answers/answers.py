@@ -25,7 +25,7 @@ from common.kafka import outbox
 from common.privacy.keyring import FieldKeys, Unreadable
 from common.sms.msisdn import NumberRefused, parse
 from common.telemetry import counter
-from consent.store import metadata
+from consent.schema import metadata
 
 log = logging.getLogger(__name__)
 

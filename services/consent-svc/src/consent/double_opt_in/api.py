@@ -6,21 +6,52 @@ Callers with access to the ledger find the request there.
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from msgspec.structs import replace
+from pydantic import BaseModel, ConfigDict, Field
 
 from common.service import Resources
 from common.web.problems import Conflict, Invalid, NotFound, Reason
-from consent import store
 from consent.answers.answers import Answers
-from consent.api import Held, Key, WritesConsent, opened, statement_of
-from consent.bodies import DoubleOptInAnswer, DoubleOptInBody
+from consent.bodies import EXAMPLE_NUMBER, ConsentBody
+from consent.calls import Held, Key, WritesConsent, opened, statement_of
 from consent.double_opt_in import requests as double_opt_ins
 from consent.double_opt_in import rules as asking
 from consent.double_opt_in.requests import Terms
 from consent.ledger.chain import evidence_id
+from consent.senders import store as senders_store
+
+
+class DoubleOptInBody(ConsentBody):
+    """A form filled in just now. The number may belong to another person, so an SMS asks the person at the number."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "sender_id": "acme",
+                    "purpose": "promotions",
+                    "number": EXAMPLE_NUMBER,
+                    "occurred_at": "2026-03-02T14:05:00+01:00",
+                    "evidence": {"source": "site", "form_id": "newsletter", "form_version": "3"},
+                }
+            ]
+        }
+    )
+
+    basis: Literal["opt_in"] = "opt_in"
+    link: bool = Field(False, description="The SMS also holds a link to a page that asks, and has a button for yes.")
+
+
+class DoubleOptInAnswer(BaseModel):
+    """The same answer whatever the person has said before, and whether or not an SMS leaves. `evidence_id`: of the
+    request, which the opt-in will name; `answer_before`: a later answer does not count."""
+
+    subject_id: str
+    evidence_id: str
+    answer_before: datetime
 
 
 class NoPage(Conflict):
@@ -61,7 +92,7 @@ def router(terms: Terms, answers_per_day: int, url: Callable[[Resources[Any], st
                 kind="request",
                 basis=None,
             )
-            sender = await store.find_sender(tx, body.sender_id)
+            sender = await senders_store.find_sender(tx, body.sender_id)
             if sender is None:
                 raise NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
             answers = Answers(held.field_keys, answers_per_day, held.settings.fictional_numbers)

@@ -23,18 +23,20 @@ from common.service import Worker
 from common.sms.message_id import message_id
 from common.telemetry import counter
 from common.web.problems import Reason, TooMany
-from consent import store
 from consent.answers import replies
 from consent.answers.answers import Answer, Answers
 from consent.answers.replies import Identity
 from consent.double_opt_in import rules as asking
+from consent.double_opt_in import store
 from consent.double_opt_in.rules import Pace, Question, Withheld
 from consent.ledger import recorder
 from consent.ledger import rules as ledger
+from consent.ledger import store as ledger_store
 from consent.ledger.chain import evidence_id
 from consent.ledger.recorder import Statement
 from consent.ledger.rules import NEVER_SEEN, Evidence, SubjectState
-from consent.store import Sender
+from consent.schema import metadata
+from consent.senders.store import Sender
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ RESULTS = counter("sms_consent_double_opt_ins_total", "Questions of double opt-i
 
 Table(
     "double_opt_in",  # a form's request, and whether Placet asked the person
-    store.metadata,
+    metadata,
     Column("evidence_id", Text, primary_key=True),  # of the request
     Column("subject_id", Text, nullable=False),
     Column("number", Text, nullable=True),  # encrypted as the subject's; null: erased, or withheld
@@ -76,7 +78,7 @@ Table(
 
 Table(
     "double_opt_in_pace",  # of a number, a sender or a caller; `asking.step` explains `full_at`
-    store.metadata,
+    metadata,
     Column("key", Text, primary_key=True),
     Column("full_at", DateTime(timezone=True), nullable=False),
     Index("double_opt_in_pace_full_at_ix", "full_at"),
@@ -140,7 +142,7 @@ async def ask(
     if known := await _find(tx, request.evidence_id):  # by the former holder of the lock
         return known
     await _step(tx, paces, full_at, now)
-    subjects = await store.lock_subjects(tx, {}, [statement.subject_id])
+    subjects = await ledger_store.lock_subjects(tx, {}, [statement.subject_id])
     state = subjects[statement.subject_id].state if subjects else NEVER_SEEN
     asked = (await asked_of(tx, [statement.subject_id], now - terms.after_stop)).get(statement.subject_id, [])
     question = Question(
@@ -370,7 +372,7 @@ class Lapsing:
                 {"ids": subject_ids, "now": now, "before": before},
             )
             over = [_question(row) for row in rows]
-            states = {who: s.state for who, s in (await store.lock_subjects(tx, {}, subject_ids)).items()}
+            states = {who: s.state for who, s in (await ledger_store.lock_subjects(tx, {}, subject_ids)).items()}
             lapsed = lapses(over, states, now)
             await recorder.record(tx, lapsed, now)
             await _forget_old(tx, now)

@@ -21,8 +21,6 @@ from msgspec.structs import replace
 from consent.ledger import rules as ledger
 from consent.ledger.rules import Evidence, Mark, SubjectState
 
-WINDOW_HOURS = 24  # the default for how long a question waits
-LONGEST_WINDOW_HOURS = 7 * 24
 FORM_AGE = timedelta(days=1)  # a question follows a form at once; questions to an old file would be advertising
 AGAIN_AFTER = timedelta(minutes=2)  # a form sent twice asks once; after a lost SMS the person may try again
 

@@ -29,7 +29,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from consent.imports.lines import Layout, Piece
-from consent.store import metadata
+from consent.schema import metadata
 
 Table(
     "import_file",

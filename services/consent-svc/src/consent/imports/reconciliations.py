@@ -18,15 +18,16 @@ from common.sms.msisdn import NumberRefused, readings
 from common.web.auth import Caller, require
 from common.web.fields import Short, Slug
 from common.web.problems import Invalid, NotFound, Reason
-from consent import store
 from consent.bodies import EXAMPLE_NUMBER, Body
 from consent.imports import provider_list
 from consent.imports.provider_list import LIST_NUMBERS, NotAList
 from consent.ledger import recorder
 from consent.ledger import rules as ledger
+from consent.ledger import store as ledger_store
 from consent.ledger.chain import evidence_id
 from consent.ledger.recorder import Statement
 from consent.ledger.rules import Evidence
+from consent.senders import store as senders_store
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ async def reconcile(body: ListBody, caller: Annotated[Caller, Depends(require("c
     """
     caller.may_use(body.sender_id)
     async with held.database.begin() as tx:
-        if await store.find_sender(tx, body.sender_id) is None:
+        if await senders_store.find_sender(tx, body.sender_id) is None:
             raise NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
     listed, unreadable = _listed(body.list, held)
     subject_ids = sorted(listed)
@@ -131,9 +132,9 @@ async def _record_missing(
     sealed = {subject_id: held.field_keys.seal(number, f"number:{subject_id}") for subject_id, number in chunk.items()}
     now = datetime.now(UTC)
     async with held.database.begin() as tx:
-        subjects = await store.lock_subjects(tx, sealed)
+        subjects = await ledger_store.lock_subjects(tx, sealed)
         said = {subject_id: _statement(subject_id, sealed, body, caller, now) for subject_id in subjects}
-        senders = (await store.known(tx, senders=[body.sender_id])).senders
+        senders = (await ledger_store.known(tx, senders=[body.sender_id])).senders
         out = {
             subject_id
             for subject_id, s in subjects.items()
@@ -164,7 +165,7 @@ async def _only_here(held: Resources[ServiceSettings], sender_id: str, listed: M
     only_here, after = 0, ""
     while True:
         async with held.database.begin() as tx:
-            page = await store.with_opt_out_of(tx, sender_id, after, CHUNK)
+            page = await ledger_store.with_opt_out_of(tx, sender_id, after, CHUNK)
         only_here += sum(s.subject_id not in listed and ledger.is_out_of_sender(s.state, sender_id) for s in page)
         if len(page) < CHUNK:
             return only_here

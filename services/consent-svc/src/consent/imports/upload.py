@@ -26,11 +26,11 @@ from common.settings import ServiceSettings
 from common.web.auth import Caller, require
 from common.web.fields import BIGINT, Short, Storable
 from common.web.problems import Conflict, Forbidden, Invalid, Malformed, NotFound, Reason
-from consent import store
 from consent.bodies import Body, EvidenceBody, Instant
 from consent.imports import files as import_files
 from consent.imports.files import ImportFile
 from consent.imports.lines import PIECE_BYTES, Format, Piece, WrongFile, cut, layout_of
+from consent.senders import store
 
 router = APIRouter(prefix="/v1", tags=["imports"])
 

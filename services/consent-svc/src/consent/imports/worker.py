@@ -23,7 +23,6 @@ from common.kafka import outbox
 from common.service import Resources, Worker
 from common.sms.msisdn import NumberRefused, as_received, parse, readings
 from common.telemetry import counter
-from consent import store
 from consent.bodies import EARLIEST
 from consent.imports import files as import_files
 from consent.imports import lines as import_lines
@@ -32,11 +31,13 @@ from consent.imports.lines import Line, Unreadable
 from consent.imports.upload import Verdict, sealing_context
 from consent.ledger import recorder
 from consent.ledger import rules as ledger
+from consent.ledger import store as ledger_store
 from consent.ledger.chain import evidence_id
 from consent.ledger.recorder import Recorded, Statement
 from consent.ledger.rules import Evidence, Kind
 from consent.ledger.rules import Verdict as Decided
-from consent.store import Purposes
+from consent.senders import store as senders_store
+from consent.senders.store import Purposes
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ class Importing:
                 return False  # the relay wakes the timer
             now = datetime.now(UTC)
             sender_id = piece.file.sender_id
-            purposes = await store.purposes_of(tx, {sender_id} if sender_id else ())
+            purposes = await senders_store.purposes_of(tx, {sender_id} if sender_id else ())
             reading = _Reading(self._held, piece, purposes.get(sender_id or ""))
             read = await asyncio.to_thread(reading.lines)
             statements = [one for said in read.values() if isinstance(said, list) for one in said]
@@ -150,9 +151,9 @@ class Importing:
         """
         if not reading.undated:
             return frozenset()
-        subjects = await store.lock_subjects(tx, dict.fromkeys(s.subject_id for s in statements))
+        subjects = await ledger_store.lock_subjects(tx, dict.fromkeys(s.subject_id for s in statements))
         senders = {said.evidence.sender_id for said in statements if said.evidence.sender_id is not None}
-        known = await store.known(tx, senders=senders)
+        known = await ledger_store.known(tx, senders=senders)
         return frozenset(
             said.evidence.evidence_id
             for said in statements

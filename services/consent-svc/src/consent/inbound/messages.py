@@ -37,21 +37,24 @@ from common.privacy.keyring import MISMATCHES, FieldKeys, SubjectKeys, Unreadabl
 from common.sms.keywords_scope import scope
 from common.sms.message_id import message_id
 from common.telemetry import counter
-from consent import store
 from consent.answers import replies
 from consent.answers.answers import Answer, Answers
 from consent.double_opt_in import requests as double_opt_ins
 from consent.double_opt_in import rules as asking
 from consent.double_opt_in.rules import Question
-from consent.ledger import recorder
+from consent.inbound import store
+from consent.ledger import recorder, retention
 from consent.ledger import rules as ledger
+from consent.ledger import store as ledger_store
 from consent.ledger.chain import evidence_id
 from consent.ledger.recorder import Statement
 from consent.ledger.rules import NEVER_SEEN, Evidence, SubjectState, Verdict
+from consent.ledger.store import Review, Subject
+from consent.ledger.term_store import Due
 from consent.retention import renewals
-from consent.retention import rules as retention
 from consent.rights import erasures
-from consent.store import Due, Review, Sender, Subject
+from consent.senders import store as senders_store
+from consent.senders.store import Sender
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +96,7 @@ class Intake:
         reviews = [review(m) for m, _ in messages if m.intent == "review" or m.behind_start or m.revision > 0]
         if not said and not reviews:
             return None
-        codes = await store.owners_of(tx, {m.short_code for m in said})
+        codes = await senders_store.owners_of(tx, {m.short_code for m in said})
         held = await _locked(tx, said, reviews)
         asked = await store.questions_of(tx, _who_may_renew(said))
         texts = [
@@ -228,7 +231,7 @@ async def _locked(
     """
     numbers: dict[str, str | None] = {r.subject_id: None for r in reviews}  # a hold needs no number
     numbers |= {m.subject_id: m.number for m in said if m.intent == "stop"}
-    return await store.lock_subjects(tx, numbers, [m.subject_id for m in said])
+    return await ledger_store.lock_subjects(tx, numbers, [m.subject_id for m in said])
 
 
 def concerned(keys: FieldKeys, stop: Said) -> Sequence[str | None]:

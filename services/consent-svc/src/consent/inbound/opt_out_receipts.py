@@ -16,12 +16,12 @@ from common.contracts import DISPATCH_MESSAGES
 from common.contracts.dispatch import MessageChanged
 from common.kafka.consumer import After, Received, Subscription
 from common.privacy.keyring import FieldKeys, SubjectKeys, Unreadable, owner_of
-from consent import store
 from consent.ledger import recorder
 from consent.ledger.chain import evidence_id
 from consent.ledger.recorder import Statement
 from consent.ledger.rules import Evidence
-from consent.store import HandedOff
+from consent.proof import store as proof_store
+from consent.proof.store import HandedOff
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Receipts:
     async def apply(self, tx: AsyncConnection, batch: list[Received]) -> After | None:
         """Store each message that left and record each opt-out, once per message, however often dispatch publishes."""
         if left := list(handed_off(batch)):
-            await store.add_handed_off(tx, left)
+            await proof_store.add_handed_off(tx, left)
         if statements := [self._attributed(statement) for statement in opt_outs(batch)]:
             await recorder.record(tx, statements, datetime.now(UTC))
         return None

@@ -13,9 +13,9 @@ import msgspec
 from msgspec import structs
 
 from common.contracts.consent import Consent, State
+from consent.ledger import retention
 from consent.ledger import rules as ledger
 from consent.ledger.rules import SubjectState
-from consent.retention import rules as retention
 
 
 class Reason(StrEnum):

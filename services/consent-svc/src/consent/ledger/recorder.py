@@ -22,13 +22,12 @@ from common.contracts.rights import ErasureLifted
 from common.kafka import outbox
 from common.privacy import erasing
 from common.telemetry import counter, traceparent
-from consent import store
+from consent.ledger import retention, store, term_store
 from consent.ledger import rules as ledger
 from consent.ledger.chain import SALT_BYTES, Entry, chained, erased, evidence_id
+from consent.ledger.retention import Rules, Term
 from consent.ledger.rules import NEVER_SEEN, Decision, Evidence, Verdict
-from consent.retention import rules as retention
-from consent.retention.rules import Rules, Term
-from consent.store import Known, Registered, Review, Subject
+from consent.ledger.store import Known, Registered, Review, Subject
 
 RETENTION = "retention"  # the source of evidence made by the passing of time
 MO = "mo"  # the source of evidence from an MO
@@ -326,7 +325,7 @@ async def keep_listed(tx: AsyncConnection, statements: Iterable[Statement]) -> N
 async def recount(tx: AsyncConnection, subject_ids: Collection[str], now: datetime) -> None:
     """Compute the terms again from the senders' present rules; write and publish moved ends. Record no evidence."""
     locked = await store.lock_subjects(tx, {}, subject_ids)
-    kept = await store.terms_kept(tx, locked)
+    kept = await term_store.terms_kept(tx, locked)
     known = await store.known(tx, senders=senders_of(locked.values()))
     changes = [_Change(subject, subject, now, kept.get(subject.subject_id, ())) for subject in locked.values()]
     _count_terms(changes, known.rules)
@@ -340,7 +339,7 @@ async def publish_again(tx: AsyncConnection, subject_ids: Collection[str], since
     missed an opt-out reports its enforcement. An outvoted STOP is none, as when it was recorded: it closed nothing yet.
     """
     locked = await store.lock_subjects(tx, {}, subject_ids)
-    kept = await store.terms_kept(tx, locked)
+    kept = await term_store.terms_kept(tx, locked)
     said = await store.opt_outs_since(tx, locked, since)
     again = [
         _Change(
@@ -366,7 +365,7 @@ async def forget(tx: AsyncConnection, subject_ids: Collection[str], now: datetim
     Opted-out subjects stay opted out, and only an opt-in brings a subject back.
     """
     locked = await store.lock_subjects(tx, {}, subject_ids)
-    kept = await store.terms_kept(tx, locked)
+    kept = await term_store.terms_kept(tx, locked)
     known = await store.known(tx, senders=senders_of(locked.values()))
     changes = [_Change(subject, subject, now, kept.get(subject.subject_id, ())) for subject in locked.values()]
     for change in changes:
@@ -464,8 +463,8 @@ async def _write(tx: AsyncConnection, changes: Sequence[_Change], now: datetime)
     ended = [(c.subject.subject_id, term) for c, terms in counted for term in terms.ended]
     began = [(c.subject.subject_id, term) for c, terms in counted if not c.stranger for term in terms.began]
     if ended or began:
-        await store.put_terms(tx, ended, began)
-    await store.add_terms(
+        await term_store.put_terms(tx, ended, began)
+    await term_store.add_terms(
         tx, [(c.subject.subject_id, term) for c, terms in counted if c.stranger for term in terms.began]
     )
     written = [change for change in changes if change.entries or change.told]

@@ -18,8 +18,7 @@ from common.db.database import Database
 from common.kafka import broker as kafka
 from common.kafka import outbox
 from common.settings import ServiceSettings
-from consent import store
-from consent.ledger import recorder
+from consent.ledger import recorder, store
 
 PAGE = 1_000
 BACKLOG = 2_000  # outbox rows; above this a page waits, because a STOP would wait behind the page

@@ -14,18 +14,19 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.service import Resources
-from consent import store
 from consent.double_opt_in import requests as double_opt_ins
 from consent.double_opt_in import rules as asking
 from consent.double_opt_in.rules import Question
 from consent.ledger import recorder
+from consent.ledger import store as ledger_store
 from consent.ledger.chain import evidence_id
 from consent.ledger.recorder import Statement
 from consent.ledger.rules import Evidence
 from consent.page.link import Link, form, form_holds, read, token
 from consent.page.routes import HEADERS, OURS, Held, PageSettings, _form, _html, _Page, _words
 from consent.page.words import Words
-from consent.store import Sender
+from consent.senders import store as senders_store
+from consent.senders.store import Sender
 
 PATH = "/c"
 CONFIRM = b"double opt-in"  # no link to the preference page opens this page, nor the reverse
@@ -118,12 +119,12 @@ async def _visit(
         return "gone"
     question = await double_opt_ins.by_link(tx, named.link_id)
     if question is not None and lock:
-        await store.lock_subjects(tx, {}, [question.subject_id])
+        await ledger_store.lock_subjects(tx, {}, [question.subject_id])
         question = await double_opt_ins.by_link(tx, named.link_id)
     if question is None or question.number is None:  # erased
         return "gone"
-    subject = await store.find_subject(tx, question.subject_id)
-    sender = await store.find_sender(tx, question.sender_id)
+    subject = await ledger_store.find_subject(tx, question.subject_id)
+    sender = await senders_store.find_sender(tx, question.sender_id)
     request = (await double_opt_ins.requests(tx, [question])).get(question.evidence_id)
     if subject is None or sender is None or request is None:
         return "gone"

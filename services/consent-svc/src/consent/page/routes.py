@@ -34,14 +34,16 @@ from common.telemetry import counter
 from common.web.auth import Caller, require
 from common.web.fields import Short
 from common.web.problems import DATABASE_DOWN, Conflict, Forbidden, Invalid, NotFound, Reason
-from consent import store
 from consent.answers import replies
 from consent.answers.answers import Answer, Answers, given
 from consent.bodies import EXAMPLE_NUMBER, Body, Number
 from consent.ledger import recorder
+from consent.ledger import store as ledger_store
 from consent.ledger.chain import evidence_id
 from consent.ledger.recorder import Statement
 from consent.ledger.rules import Evidence
+from consent.ledger.store import Subject
+from consent.page import store
 from consent.page.copies import csv_copy, json_copy
 from consent.page.link import BROWSER, Link, browser_hash, form_holds, read, token
 from consent.page.link import form as link_form
@@ -49,7 +51,10 @@ from consent.page.view import Choice, View, actor, senders_told, view
 from consent.page.words import LANGUAGES, PARIS, Words, chosen
 from consent.retention import contacts
 from consent.rights import erasures
-from consent.store import PreferenceLink, Sender, Subject
+from consent.rights import store as rights_store
+from consent.rights.store import PreferenceLink
+from consent.senders import store as senders_store
+from consent.senders.store import Sender
 
 log = logging.getLogger(__name__)
 
@@ -191,10 +196,10 @@ def router(answers_per_day: int) -> APIRouter:
             given_to=None if body.send else caller.subject,
         )
         async with held.database.begin() as tx:
-            sender = await store.find_sender(tx, body.sender_id) if body.sender_id else None
+            sender = await senders_store.find_sender(tx, body.sender_id) if body.sender_id else None
             if body.sender_id is not None and sender is None:
                 raise NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
-            expires_at = await store.add_link(tx, link, now)
+            expires_at = await rights_store.add_link(tx, link, now)
             link = replace(link, expires_at=expires_at)
             url = f"{held.settings.page_url.rstrip('/')}{PATH}/{token(Link(link.link_id, expires_at), held.link_keys)}"
             if body.send:
@@ -214,7 +219,7 @@ async def _send(
     """
     if sender is None:
         raise Invalid("`sender_id` is required when `send` is true", reasons=[Reason("sender_id", "sender_missing")])
-    known = await store.lock_subjects(tx, {}, known=[link.subject_id])
+    known = await ledger_store.lock_subjects(tx, {}, known=[link.subject_id])
     if not known:  # else a caller could have any number texted
         raise NotSent("nothing is on record of this number", reasons=[Reason("number", "unknown_subject")])
     identity = replies.Identity(sender.legal_name, sender.brand, sender.contact, sender.replies)
@@ -321,7 +326,7 @@ async def choose(written: str, request: Request, held: Held) -> Response:
             return visit
         link = visit.link
         if form.get("want") != "on":
-            purposes = (await store.purposes_of(tx, [sender_id])).get(sender_id)
+            purposes = (await senders_store.purposes_of(tx, [sender_id])).get(sender_id)
             if link.sender_id not in (None, sender_id) or purposes is None or purpose not in purposes.ever:
                 return _door(request, "stale", visit.words)
             said = contacts.contact(link.subject_id, sender_id, visit.now, visit.now, source=SOURCE, actor=actor(link))
@@ -332,7 +337,7 @@ async def choose(written: str, request: Request, held: Held) -> Response:
         if link.only_stops:
             return _door(request, "limited", visit.words)
         # lock before checking the form, so that no STOP comes between the page the person saw and the record
-        await store.lock_subjects(tx, {}, known=[link.subject_id])
+        await ledger_store.lock_subjects(tx, {}, known=[link.subject_id])
         seen = await _seen(tx, held, visit)
         choice = next(
             (c for p in seen.parties for c in p.choices if (c.sender.sender_id, c.purpose) == (sender_id, purpose)),
@@ -394,7 +399,7 @@ async def erase(written: str, request: Request, held: Held) -> Response:
         link = visit.link
         if link.only_stops:
             return _door(request, "limited", visit.words)
-        await store.lock_subjects(tx, {link.subject_id: None})  # new subjects too: an opt-in may be in progress
+        await ledger_store.lock_subjects(tx, {link.subject_id: None})  # new subjects too: an opt-in may be in progress
         now = datetime.now(UTC)
         seen = await _seen(tx, held, visit)
         if form.get("sure") != "yes" or not await _taken(tx, held, visit, form, seen.entries, "erase"):
@@ -412,7 +417,7 @@ async def erase(written: str, request: Request, held: Held) -> Response:
         recorded = await recorder.record(tx, [Statement(link.subject_id, None, evidence, erases=True)], now)
         await erasures.begin(tx, recorded, now)
         # the token still opens the certificate, and nothing else
-        await store.delete_links(tx, [link.subject_id])
+        await rights_store.delete_links(tx, [link.subject_id])
     return _back(visit)
 
 
@@ -454,14 +459,14 @@ async def _taken(
     sent, browser = form.get("form", ""), visit.browser
     if browser is None or not form_holds(sent, held.link_keys, visit.token, browser, entries, *of):
         return False
-    return await store.bind_link(tx, visit.link.link_id, browser_hash(browser))
+    return await rights_store.bind_link(tx, visit.link.link_id, browser_hash(browser))
 
 
 async def _seen(tx: AsyncConnection, held: Resources[PageSettings], visit: _Visit) -> View:
     link = visit.link
-    subject = await store.find_subject(tx, link.subject_id) or Subject(subject_id=link.subject_id)
-    entries = await store.history(tx, link.subject_id, subject.entries) if subject.entries else []
-    senders = await store.senders_of(tx, senders_told(subject.state, link.sender_id))
+    subject = await ledger_store.find_subject(tx, link.subject_id) or Subject(subject_id=link.subject_id)
+    entries = await ledger_store.history(tx, link.subject_id, subject.entries) if subject.entries else []
+    senders = await senders_store.senders_of(tx, senders_told(subject.state, link.sender_id))
     number = held.field_keys.unseal(link.number, f"number:{link.subject_id}")
     return view(number, link, subject, entries, senders, visit.now)
 

@@ -11,7 +11,9 @@ from common.contracts.consent import RETENTION_MONTHS, State
 from consent.ledger import rules as ledger
 from consent.ledger.chain import Entry
 from consent.ledger.rules import Evidence, SubjectState
-from consent.store import PreferenceLink, Sender, Subject
+from consent.ledger.store import Subject
+from consent.rights.store import PreferenceLink
+from consent.senders.store import Sender
 
 VISIBLE_DIGITS = 2  # of the number
 

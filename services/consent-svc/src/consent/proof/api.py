@@ -10,6 +10,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Response
 from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field
 
 from common.db.database import Database
 from common.privacy.signing import SigningKeys
@@ -19,23 +20,77 @@ from common.sms.message_id import began
 from common.web.auth import Caller, require
 from common.web.fields import Position, Storable
 from common.web.problems import NotFound, PastItsTime, Reason
-from consent import store
-from consent.api import any_number
-from consent.bodies import ProofBody, ReceiptBody, SealBody, SealedBody, SealsBody
+from consent.bodies import Body, Number
+from consent.calls import any_number
 from consent.ledger import rules as ledger
+from consent.ledger import store as ledger_store
 from consent.ledger.chain import PERSONAL, Entry
 from consent.ledger.rules import Evidence
+from consent.ledger.store import Subject
 from consent.proof import receipt as proof
-from consent.proof import sealing, seals
+from consent.proof import sealing, seals, store
 from consent.proof.bundle import MessageLine, SubjectLine, Withheld, Writer
 from consent.proof.receipt import Party
 from consent.proof.seals import Seal
-from consent.store import HandedOff, Subject
+from consent.proof.store import HandedOff
 
 BUNDLE_TYPE = "application/jsonl"
 BUNDLE: dict[int | str, dict[str, Any]] = {200: {"content": {BUNDLE_TYPE: {}}}}
 SUBJECTS = 50  # of a campaign, per transaction: a signature takes a tenth of a millisecond, and other requests wait
 JWKS_KEPT_S = 300  # how long a caller may cache the key set
+
+
+class ProofBody(Body):
+    """A number to prove. `name_the_number`: the bundle contains the number, for the person or the regulator only."""
+
+    number: Number
+    name_the_number: bool = False
+
+
+class SealedBody(BaseModel):
+    """The fields which the receipt proves without revealing: `ledger.sealed` is the SHA-256 of `salt` and the canonical
+    JSON of the other fields."""
+
+    salt: str
+    actor: str | None
+    form_id: str | None
+    form_version: str | None
+    reference: str | None
+    sale_reference: str | None
+    text_shown: str | None
+
+
+class ReceiptBody(BaseModel):
+    """`receipt`: a compact JWS, to check against /.well-known/jwks.json; `record`: the payload; `sealed`: null once
+    erased. `corrections`: the receipts of the lines which correct this line, to show with this receipt."""
+
+    evidence_id: str
+    receipt: str
+    record: dict[str, Any]
+    sealed: SealedBody | None
+    corrections: list["ReceiptBody"] = []
+
+
+class SealBody(BaseModel):
+    """A seal on the ledger's entries after the seal before, up to `last`. `previous`: hash of the seal before. `root`:
+    of the Merkle tree over the hashes of the entries (RFC 6962). `pin`: the value to keep, for `python -m consent
+    verify --pin`. `signature`: a compact JWS over the canonical JSON of the fields from `number` to `hash`."""
+
+    number: int
+    previous: str
+    entries: int
+    first: int
+    last: int
+    root: str
+    sealed_at: datetime
+    hash: str
+    pin: str
+    signature: str
+
+
+class SealsBody(BaseModel):
+    items: list[SealBody]
+    next: str | None = Field(description="Pass it as `cursor`; null at the end.")
 
 
 def router(ring: KeyRingSettings, retired: dict[str, str], handed_off_kept: timedelta) -> APIRouter:
@@ -63,7 +118,7 @@ def router(ring: KeyRingSettings, retired: dict[str, str], handed_off_kept: time
         A line of a sender outside the token gives 404.
         """
         async with held.database.begin() as tx:
-            entry = await store.find_entry(tx, evidence_id)
+            entry = await ledger_store.find_entry(tx, evidence_id)
             named = {entry.evidence.sender_id} if entry and entry.evidence.sender_id else set()
             parties = await store.parties(tx, named)
             corrections = await store.corrections_of(tx, entry) if entry else []
@@ -119,7 +174,7 @@ def router(ring: KeyRingSettings, retired: dict[str, str], handed_off_kept: time
         number = any_number(body.number, held)
         subject_id = held.subject_keys.subject_id(number)
         async with held.database.begin() as tx:
-            ((subject, entries),) = await store.whole_histories(tx, [subject_id])
+            ((subject, entries),) = await ledger_store.whole_histories(tx, [subject_id])
             parties = await store.parties(tx, {name for e in entries if (name := _seen_sender(caller, e))})
         writer = Writer(keys, datetime.now(UTC), parties)
         told = [e if caller.sees(e.evidence.sender_id) else _withheld(e) for e in entries]
@@ -181,7 +236,7 @@ async def _campaign(database: Database, writer: Writer, campaign_id: str, sender
     while True:
         async with database.begin() as tx:
             found = await store.handed_off_of(tx, campaign_id, after, SUBJECTS)
-            histories = await store.whole_histories(tx, found)
+            histories = await ledger_store.whole_histories(tx, found)
         for subject, entries in histories:
             told = [e if concerns(e.evidence, sender) else _withheld(e) for e in entries]
             line = _subject_line(subject, told, lambda other: other in (None, sender.sender_id))

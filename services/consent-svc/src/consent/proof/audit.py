@@ -16,14 +16,13 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from consent import store
 from consent.ledger import chain
 from consent.ledger import rules as ledger
 from consent.ledger.chain import GENESIS, Entry
 from consent.ledger.rules import NEVER_SEEN, SubjectState
-from consent.proof import sealing, seals
+from consent.proof import sealing, seals, store
 from consent.proof.seals import Seal, Tree
-from consent.store import Head
+from consent.proof.store import Head
 
 # Longer than any recording transaction: an entry which the seal before missed was in flight then, or came later.
 BACKDATED = timedelta(hours=1)

@@ -20,11 +20,12 @@ from common.db.database import Database
 from common.db.timer import Timer
 from common.service import Worker
 from common.telemetry import counter
-from consent import store
 from consent.ledger import rules as ledger
+from consent.ledger import store as ledger_store
 from consent.ledger.chain import Entry
 from consent.proof.settling import Settling
-from consent.store import HandedOff
+from consent.proof.store import HandedOff
+from consent.schema import metadata
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ FOUND = counter("sms_consent_retroactive_messages_total", "Messages that went ou
 
 Table(
     "retroactive_message",
-    store.metadata,
+    metadata,
     Column("message_id", Text, primary_key=True),
     Column("position", BigInteger, Identity(always=True), nullable=False),  # order of pages
     Column("subject_id", Text, nullable=False),
@@ -55,7 +56,7 @@ Table(
 
 Table(
     "retroactive_cursor",  # progress through each of the two tables
-    store.metadata,
+    metadata,
     Column("of_table", Text, primary_key=True),
     Column("ordinal", BigInteger, nullable=False),
 )
@@ -151,7 +152,7 @@ async def find(
 ) -> Sequence[Retroactive]:
     """Find messages between these ordinals, store the new finds and the cursors, and return the new finds."""
     messages = await _candidates(tx, after, up_to)
-    histories = await store.whole_histories(tx, {message.subject_id for message in messages})
+    histories = await ledger_store.whole_histories(tx, {message.subject_id for message in messages})
     entries = {subject.subject_id: of for subject, of in histories}
     found = [each for message in messages if (each := forbidden(message, entries[message.subject_id]))]
     kept = await _keep(tx, found, now)

@@ -17,10 +17,10 @@ from common.db.database import Database
 from common.db.timer import Timer
 from common.service import Worker
 from common.telemetry import counter, gauge
-from consent import store
-from consent.proof import seals
+from consent.proof import seals, store
 from consent.proof.seals import Seal
 from consent.proof.settling import Settling
+from consent.schema import metadata
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ WAITING = gauge("sms_consent_unsealed_age_seconds", "Age of the oldest entry tha
 
 Table(
     "seal",
-    store.metadata,
+    metadata,
     Column("number", BigInteger, primary_key=True, autoincrement=False),
     Column("previous", Text, nullable=False),
     Column("entries", Integer, nullable=False),

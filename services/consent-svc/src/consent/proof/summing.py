@@ -19,11 +19,12 @@ from common.db.database import Database, may_idle
 from common.db.timer import Timer
 from common.kafka import outbox
 from common.service import Worker
-from consent import store
 from consent.ledger import rules as ledger
 from consent.ledger.rules import SubjectState
 from consent.proof import checksums as sums
+from consent.proof import store
 from consent.proof.checksums import Sums
+from consent.schema import metadata
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ SUMMER = "placet.sums"  # advisory lock of the process which sums
 
 Table(
     "states_sum",  # a single row: when the last checksum began
-    store.metadata,
+    metadata,
     Column("id", SmallInteger, primary_key=True, autoincrement=False),
     Column("begun_at", DateTime(timezone=True), nullable=False),
 )

@@ -10,12 +10,12 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from consent import store
+from consent.ledger import retention
+from consent.ledger import store as ledger_store
 from consent.ledger.chain import evidence_id
 from consent.ledger.recorder import Statement
 from consent.ledger.rules import Evidence
-from consent.retention import rules as retention
-from consent.store import Standing
+from consent.ledger.store import Standing
 
 
 def contact(subject_id: str, sender_id: str, occurred_at: datetime, received_at: datetime, **proof: Any) -> Statement:
@@ -38,7 +38,7 @@ def contact(subject_id: str, sender_id: str, occurred_at: datetime, received_at:
 
 async def worth_keeping(tx: AsyncConnection, statements: Mapping[int, Statement]) -> dict[int, Statement]:
     """Return the contacts of people known to the sender that move the sender's clock to another day."""
-    standing = await store.standing_of(tx, [statement.subject_id for statement in statements.values()])
+    standing = await ledger_store.standing_of(tx, [statement.subject_id for statement in statements.values()])
     worth = {}
     for index, statement in statements.items():
         state, sender_id = standing.get(statement.subject_id, Standing()).state, statement.evidence.sender_id

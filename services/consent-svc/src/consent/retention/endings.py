@@ -15,9 +15,10 @@ from common.settings import ServiceSettings
 from common.web.auth import Caller, require
 from common.web.fields import Storable
 from common.web.problems import Invalid, NotFound, Reason
-from consent import store
-from consent.retention import rules as retention
-from consent.store import Due
+from consent.ledger import retention
+from consent.ledger.term_store import Due
+from consent.retention import store
+from consent.senders import store as senders_store
 
 router = APIRouter(prefix="/v1/senders/{sender_id}/endings")
 
@@ -90,7 +91,7 @@ async def _known(caller: Caller, held: Resources[ServiceSettings], sender_id: st
     """Raises Forbidden or NotFound."""
     caller.may_use(sender_id)
     async with held.database.begin() as tx:
-        if await store.find_sender(tx, sender_id) is None:
+        if await senders_store.find_sender(tx, sender_id) is None:
             raise NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
 
 

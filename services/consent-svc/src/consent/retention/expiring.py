@@ -1,7 +1,7 @@
 """Run retention on a timer, in batches: ask about renewal, expire consents, erase people without an open consent.
 
 A batch is a transaction: lock some subjects with a due step, skipping locked ones (`store.lock_due`); decide each step
-(`retention/rules.py`); record the steps. After a long outage the timer catches up, longest due first. A crash repeats
+(`ledger/retention.py`); record the steps. After a long outage the timer catches up, longest due first. A crash repeats
 no step, because an expiry's evidence id contains the instant of expiry. Meanwhile no message goes out: the gate has
 that instant in advance.
 
@@ -20,16 +20,16 @@ from common.db.timer import Timer
 from common.kafka import outbox
 from common.service import Worker
 from common.telemetry import counter, gauge
-from consent import store
-from consent.ledger import recorder
+from consent.ledger import recorder, retention, term_store
 from consent.ledger import rules as ledger
+from consent.ledger import store as ledger_store
 from consent.ledger.chain import evidence_id
+from consent.ledger.retention import Rules, Step
 from consent.ledger.rules import SubjectState
-from consent.retention import rules as retention
+from consent.ledger.term_store import Due
+from consent.retention import store
 from consent.retention.renewals import REVIEWED_WITHIN, Asking
-from consent.retention.rules import Rules, Step
 from consent.rights import erasures
-from consent.store import Due
 
 log = logging.getLogger(__name__)
 
@@ -90,16 +90,18 @@ async def step(tx: AsyncConnection, now: datetime, asking: Asking, people: int =
     if not due:
         return 0
     written_at = clock()
-    rows = await store.due_of(tx, due)
+    rows = await term_store.due_of(tx, due)
     EXPIRED.inc(await recorder.expire(tx, due, now, written_at))
     await recorder.recount(tx, due, written_at)  # for a consent that holds longer now than at the writing of its row
-    subjects = await store.lock_subjects(tx, {}, due)
+    subjects = await ledger_store.lock_subjects(tx, {}, due)
     rules = await store.rules_of(tx, recorder.senders_of(subjects.values()))
     consents = [row for row in rows if not retention.is_person(row.term)]
     looked = [(row, *look(row, subjects[row.subject_id].state, rules, now)) for row in consents]
     asked = await asking.ask(tx, [now_ for _, now_, step in looked if now_ and step is Step.ASK], subjects, now)
-    await store.put_due(tx, [*asked, *(now_ for was, now_, step in looked if now_ and step is None and now_ != was)])
-    await store.forget_due(tx, [was for was, now_, _ in looked if now_ is None])
+    await term_store.put_due(
+        tx, [*asked, *(now_ for was, now_, step in looked if now_ and step is None and now_ != was)]
+    )
+    await term_store.forget_due(tx, [was for was, now_, _ in looked if now_ is None])
     await forget(tx, [row.subject_id for row in rows if retention.is_person(row.term)], now, written_at)
     return len(due)
 
@@ -109,12 +111,14 @@ async def forget(tx: AsyncConnection, subject_ids: Collection[str], now: datetim
 
     A question asked or due postpones the erasure to its row's next step, and a text under review by REVIEWED_WITHIN.
     """
-    rows = await store.due_of(tx, subject_ids) if subject_ids else []
-    subjects = await store.lock_subjects(tx, {}, subject_ids) if rows else {}
+    rows = await term_store.due_of(tx, subject_ids) if subject_ids else []
+    subjects = await ledger_store.lock_subjects(tx, {}, subject_ids) if rows else {}
     waits = {row.subject_id: row.due_at for row in rows if not retention.is_person(row.term)}
     waits |= {s.subject_id: now + REVIEWED_WITHIN for s in subjects.values() if s.held_since is not None}
     over = [row for row in rows if retention.is_person(row.term) and row.term.over(now)]
-    await store.put_due(tx, [replace(row, due_at=waits[row.subject_id]) for row in over if row.subject_id in waits])
+    await term_store.put_due(
+        tx, [replace(row, due_at=waits[row.subject_id]) for row in over if row.subject_id in waits]
+    )
     gone = {
         row.subject_id: evidence_id(recorder.RETENTION, row.subject_id, row.term.expires_at.isoformat())
         for row in over
@@ -163,7 +167,7 @@ class Recount:
     async def look(self) -> bool:
         """Recount a page. Return whether the timer should call again."""
         async with self._database.begin() as tx:
-            noted = await store.note_recounts(tx)
+            noted = await term_store.note_recounts(tx)
         async with self._database.begin() as tx:
             if await outbox.backlog(tx) > self._backlog:
                 return False
@@ -172,7 +176,7 @@ class Recount:
                 return noted > 0
             page = await store.terms_page(tx, asked.sender_id, asked.cursor, PEOPLE)
             await recorder.recount(tx, {subject_id for _, subject_id in page}, datetime.now(UTC))
-            await store.settle_recount(tx, asked.sender_id, page[-1] if len(page) == PEOPLE else None)
+            await term_store.settle_recount(tx, asked.sender_id, page[-1] if len(page) == PEOPLE else None)
         if len(page) < PEOPLE:
             log.info("how long consents hold was counted anew", extra={"sender_id": asked.sender_id})
         return True

@@ -6,18 +6,72 @@ law.
 """
 
 from collections import Counter
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field, WrapValidator
 
+from common.web.fields import Short
 from common.web.problems import Invalid, Problem, Reason
-from consent.api import Call, Held, Key, WritesConsent, any_number, opened, purposes_of
-from consent.bodies import InteractionBody, InteractionResult, InteractionsAnswer, InteractionsBody, Unfit, bodies
+from consent.bodies import (
+    BATCH_ITEMS,
+    EXAMPLE_NUMBER,
+    Body,
+    EvidenceBody,
+    Instant,
+    Number,
+    ReasonBody,
+    Unfit,
+    bodies,
+    or_unfit,
+)
+from consent.calls import Call, Held, Key, WritesConsent, any_number, opened, purposes_of
 from consent.ledger import recorder
 from consent.ledger.recorder import Statement
 from consent.ledger.rules import CLOCK_SKEW, Verdict
 from consent.retention.contacts import contact, worth_keeping
 
 router = APIRouter(prefix="/v1")
+
+
+class InteractionBody(Body):
+    """An act of the person with a sender, and the proof: `evidence` names the sale or the form."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "sender_id": "acme",
+                    "number": EXAMPLE_NUMBER,
+                    "occurred_at": "2026-03-02T14:05:00+01:00",
+                    "evidence": {"source": "shop", "sale_reference": "2026-0419"},
+                }
+            ]
+        }
+    )
+
+    sender_id: Short
+    number: Number
+    occurred_at: Instant
+    evidence: EvidenceBody
+
+
+class InteractionsBody(Body):
+    """A batch of interactions. Each item stands for itself."""
+
+    items: list[Annotated[InteractionBody, WrapValidator(or_unfit)]] = Field(min_length=1, max_length=BATCH_ITEMS)
+
+
+class InteractionResult(BaseModel):
+    index: int
+    verdict: Literal["recorded", "unchanged", "refused"]
+    subject_id: str | None = None
+    reasons: tuple[ReasonBody, ...] = ()
+
+
+class InteractionsAnswer(BaseModel):
+    results: list[InteractionResult]
+    counts: dict[Literal["recorded", "unchanged", "refused"], int]
 
 
 @router.post("/interactions")

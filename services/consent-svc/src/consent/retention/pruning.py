@@ -1,6 +1,6 @@
 """Set how long consent-svc keeps each table, the ledger aside. docs/retention.md gives each period's reason and source.
 
-The ledger and its derived tables have their own clocks (`retention/rules.py`), and never need the rows pruned here:
+The ledger and its derived tables have their own clocks (`ledger/retention.py`), and never need the rows pruned here:
 repeats by a caller, an operator or Kafka; messages to people; outcomes of imports.
 """
 

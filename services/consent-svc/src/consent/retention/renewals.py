@@ -1,7 +1,7 @@
 """Ask the single question at the end of a consent, and turn an OUI into a renewal.
 
 The question goes out on the service lane, within the hours of marketing law, once per term: a text covers all
-consents to a sender that end at the same instant (`retention/rules.py` says when). An answer counts from the question
+consents to a sender that end at the same instant (`ledger/retention.py` says when). An answer counts from the question
 on, until `answer_before`. A STOP, or any later contact, closes the question. No person is asked twice for a term, or
 without a number to text.
 """
@@ -18,14 +18,16 @@ from common.privacy.keyring import Unreadable
 from common.sms.message_id import message_id
 from common.sms.msisdn import territory_of
 from common.telemetry import counter
-from consent import store
 from consent.answers import replies
 from consent.answers.answers import Answer, Answers
 from consent.ledger import rules as ledger
 from consent.ledger.chain import evidence_id
+from consent.ledger.retention import Question
 from consent.ledger.rules import Evidence, SubjectState
-from consent.retention.rules import Question
-from consent.store import Due, Sender, Subject
+from consent.ledger.store import Subject
+from consent.ledger.term_store import Due
+from consent.senders import store as senders_store
+from consent.senders.store import Sender
 
 GOES_WITHIN = timedelta(hours=1)  # dispatch sends by then or never, and checks no hours on this lane
 
@@ -50,7 +52,7 @@ class Asking:
         The caller has locked the subjects. A person without a usable number, or at the daily cap of texts, counts as
         asked: no answer will come.
         """
-        senders = {s.sender_id: s for s in await store.senders_of(tx, {row.term.sender_id for row in due})}
+        senders = {s.sender_id: s for s in await senders_store.senders_of(tx, {row.term.sender_id for row in due})}
         after: list[Due] = []
         texts: dict[tuple[str, str, datetime], tuple[Answer, Question]] = {}
         for row in due:

@@ -19,28 +19,20 @@ from common.sms.msisdn import NumberRefused, any_number
 from common.web.auth import Caller, require
 from common.web.fields import Position, Storable
 from common.web.problems import Conflict, Invalid, NotFound, Reason
-from consent import store
-from consent.bodies import (
-    EXAMPLE_NUMBER,
-    AskedBody,
-    Body,
-    ContactBody,
-    EvidenceBody,
-    LineBody,
-    Number,
-    NumberBody,
-    RectificationBody,
-    RectificationView,
-)
+from consent.bodies import EXAMPLE_NUMBER, Body, EvidenceBody, Number
+from consent.calls import claim_key
 from consent.ledger import recorder
 from consent.ledger import rules as ledger
+from consent.ledger import store as ledger_store
 from consent.ledger.chain import evidence_id
 from consent.ledger.recorder import Statement
 from consent.ledger.rules import RECTIFICATION, Evidence, Refusal
 from consent.rights import copies, erasures, rectifications
+from consent.rights.bodies import AskedBody, ContactBody, LineBody, NumberBody, RectificationBody, RectificationView
 from consent.rights.copies import Copy
 from consent.rights.erasures import Erasure
 from consent.rights.rectifications import Rectification
+from consent.senders import store as senders_store
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +157,7 @@ async def ask_for_erasure(
     subject_id = held.subject_keys.subject_id(number)
     async with held.database.begin() as tx:
         since = await _claimed(tx, request, caller, held, key)
-        subject = (await store.lock_subjects(tx, {subject_id: None}))[subject_id]
+        subject = (await ledger_store.lock_subjects(tx, {subject_id: None}))[subject_id]
         now = datetime.now(UTC)  # after the lock: the erasure reaches all data recorded by now
         under_way = await erasures.open_of(tx, subject_id)
         if under_way is None or subject.erased_at is None:
@@ -371,11 +363,11 @@ async def _rectify(
         line = await _line(tx, subject_id, what.evidence_id)
         appended = [_correction(line, what, body.asked, identity, now)]
     else:
-        sender = await store.find_sender(tx, what.sender_id) if what.sender_id else None
+        sender = await senders_store.find_sender(tx, what.sender_id) if what.sender_id else None
         if what.sender_id is not None and sender is None:
             raise NotFound("no such sender", reasons=[Reason("correct.sender_id", "unknown_sender")])
         if isinstance(what, NumberBody):
-            held_of = (await store.lock_subjects(tx, {}, [subject_id])).get(subject_id)
+            held_of = (await ledger_store.lock_subjects(tx, {}, [subject_id])).get(subject_id)
             controller = sender.controller if sender and sender.stop_scope == "controller" else None
             chosen = ledger.given_to(held_of.state, what.sender_id, controller) if held_of else []
             appended = [_shut(what, body.asked, now, identity, *each) for each in chosen]
@@ -442,7 +434,7 @@ def _shut(what: NumberBody, asked: AskedBody, now: datetime, identity: str, *cho
 
 async def _line(tx: AsyncConnection, subject_id: str, wrong: str) -> Evidence:
     """Return the wrong line of this person's ledger. Raises Invalid."""
-    entry = await store.find_entry(tx, wrong)
+    entry = await ledger_store.find_entry(tx, wrong)
     if entry is None or entry.subject_id != subject_id:
         raise Invalid("not on record", reasons=[Reason("correct.evidence_id", "unknown_evidence")])
     if entry.evidence.kind == "correction":
@@ -482,7 +474,7 @@ async def _claimed(
         return None
     content = (await request.body()).decode(errors="replace")
     fingerprint = held.subject_keys.subject_id(f"{request.url.path}\n{content}")
-    since = await store.claim_key(tx, caller.subject, key, fingerprint)
+    since = await claim_key(tx, caller.subject, key, fingerprint)
     if since is None:
         raise KeyReused("the key belongs to another request", reasons=[Reason("Idempotency-Key", "reused")])
     return since

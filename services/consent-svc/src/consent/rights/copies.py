@@ -27,10 +27,11 @@ from common.privacy.keyring import FieldKeys
 from common.service import Worker
 from common.spreadsheet import cell
 from common.telemetry import counter
-from consent import store
 from consent.ledger import rules as ledger
+from consent.ledger import store as ledger_store
 from consent.rights import rectifications
 from consent.rights.erasures import SERVICES
+from consent.schema import metadata
 
 ASKED = counter("sms_consent_copies_total", "Copies asked for.")
 KEPT = timedelta(days=7)
@@ -50,7 +51,7 @@ RECTIFIED = (
 
 Table(
     "copy",
-    store.metadata,
+    metadata,
     Column("copy_id", Text, primary_key=True),
     Column("subject_id", Text, nullable=False),
     Column("requested_at", DateTime(timezone=True), nullable=False),
@@ -62,7 +63,7 @@ Table(
 
 Table(
     "copy_part",
-    store.metadata,
+    metadata,
     Column("copy_id", Text, nullable=False),
     Column("service", Text, nullable=False),
     Column("place", Integer, nullable=False),
@@ -112,13 +113,13 @@ def copier(keys: FieldKeys) -> Copier:
             {"kind": "rectification", "about": each.kind, **{name: getattr(each, name) for name in RECTIFIED}}
             for each in await rectifications.of_person(tx, keys, subject_id)
         ]
-        subject = await store.find_subject(tx, subject_id)
+        subject = await ledger_store.find_subject(tx, subject_id)
         if subject is None:
             return rectified
         number = {"kind": "number", "number": opened(keys, subject.number, f"number:{subject_id}")}
         consents = [{"kind": "consent", **msgspec.structs.asdict(c)} for c in ledger.consents(subject.state)]
         opt_outs = [{"kind": "opt_out", **msgspec.structs.asdict(s)} for s in ledger.suppressions(subject.state)]
-        history = await store.history(tx, subject_id, subject.entries)
+        history = await ledger_store.history(tx, subject_id, subject.entries)
         corrected_by = ledger.corrected_by(entry.evidence for entry in history)
         entries = [
             {
@@ -130,7 +131,7 @@ def copier(keys: FieldKeys) -> Copier:
             }
             for entry in history
         ]
-        listed = (await store.listed_of(tx, [subject_id])).get(subject_id, ())
+        listed = (await ledger_store.listed_of(tx, [subject_id])).get(subject_id, ())
         lists = [{"kind": "listed", "said": msgspec.structs.asdict(each)} for each in listed]
         return [number, *consents, *opt_outs, *lists, *entries, *rectified]
 

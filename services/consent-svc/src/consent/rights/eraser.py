@@ -11,10 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.db.database import Database
 from common.privacy.erasing import Erased, Eraser
-from consent import store
 from consent.double_opt_in import requests as double_opt_ins
 from consent.ledger import recorder
-from consent.rights import copies, rectifications
+from consent.rights import copies, rectifications, store
 
 
 def eraser(database: Database) -> Eraser:

@@ -29,10 +29,10 @@ from common.privacy import erasing
 from common.service import Worker
 from common.sms.message_id import EPOCH, message_id
 from common.telemetry import counter, gauge, histogram
-from consent import store
 from consent.ledger import recorder
 from consent.ledger.recorder import Recorded
 from consent.ledger.rules import Verdict
+from consent.schema import metadata
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ TAKEN = histogram(
 
 Table(
     "erasure",
-    store.metadata,
+    metadata,
     Column("erasure_id", Text, primary_key=True),
     Column("position", BigInteger, Identity(always=True), nullable=False),  # the order of lists
     Column("subject_id", Text, nullable=False),
@@ -70,7 +70,7 @@ Table(
 
 Table(
     "erasure_ack",
-    store.metadata,
+    metadata,
     Column("erasure_id", Text, nullable=False),
     Column("service", Text, nullable=False),
     Column("erased_at", DateTime(timezone=True), nullable=False),

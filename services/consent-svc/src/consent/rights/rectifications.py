@@ -33,7 +33,7 @@ from common.privacy.copying import opened
 from common.privacy.keyring import FieldKeys
 from common.service import Worker
 from common.telemetry import counter, gauge
-from consent import store
+from consent.schema import metadata
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ LOOK_EVERY_S = 60.0
 
 Table(
     "rectification",
-    store.metadata,
+    metadata,
     Column("rectification_id", Text, primary_key=True),
     Column("position", BigInteger, Identity(always=True), nullable=False),  # the order of lists
     Column("subject_id", Text, nullable=False),

@@ -13,8 +13,9 @@ from common.settings import ServiceSettings
 from common.web.auth import Caller, require
 from common.web.fields import Position, Storable
 from common.web.problems import Conflict, Forbidden, Invalid, NotFound, Reason
-from consent import store
-from consent.bodies import (
+from consent.senders import oadc, store
+from consent.senders import registry as senders
+from consent.senders.bodies import (
     ChangedSender,
     NewSender,
     PurposeBody,
@@ -24,9 +25,7 @@ from consent.bodies import (
     SenderVersion,
     SenderVersions,
 )
-from consent.senders import oadc
-from consent.senders import registry as senders
-from consent.store import Sender
+from consent.senders.store import Sender
 
 Held = Annotated[Resources[ServiceSettings], Depends(resources)]
 ReadsSenders = Annotated[Caller, Depends(require("sender:read"))]

@@ -13,9 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.contracts import SENDERS
 from common.contracts.consent import SenderChanged
 from common.kafka import outbox
-from consent import store
-from consent.retention.rules import Rule
-from consent.store import Sender
+from consent.ledger import term_store
+from consent.ledger.retention import Rule
+from consent.senders import store
+from consent.senders.store import Sender
 
 StopCodeClass = Literal["marketing", "transactional"]
 
@@ -37,7 +38,7 @@ async def change(tx: AsyncConnection, locked: Sender, wanted: Sender, now: datet
     changed = replace(wanted, version=locked.version + 1)
     await store.put_sender(tx, changed, now)
     if _rules(locked) != _rules(changed):
-        await store.ask_recount(tx, changed.sender_id)
+        await term_store.ask_recount(tx, changed.sender_id)
     await _publish(tx, changed, now)
     return changed
 

@@ -1,0 +1,247 @@
+"""Turn the call of a caller into statements: the Idempotency-Key, the named senders, the body.
+
+The module owns the Idempotency-Keys. The routes of several packages begin here; a route opens the transaction.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import Depends, Header, Request
+from sqlalchemy import Column, DateTime, Index, PrimaryKeyConstraint, Table, Text, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.contracts.consent import Basis
+from common.service import Resources, resources
+from common.settings import ServiceSettings
+from common.sms.msisdn import NumberRefused, parse, readings
+from common.web.auth import Caller, require
+from common.web.problems import Conflict, Forbidden, Invalid, NotFound, Reason
+from consent.bodies import ConsentBody, OptOutBody
+from consent.ledger import rules as ledger
+from consent.ledger.chain import evidence_id
+from consent.ledger.recorder import Statement
+from consent.ledger.rules import Evidence, Kind, Refusal
+from consent.schema import metadata
+from consent.senders import store as senders_store
+from consent.senders.store import Purposes
+
+Table(
+    "keyed_request",  # an Idempotency-Key of a caller
+    metadata,
+    Column("caller", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("fingerprint", Text, nullable=False),  # keyed hash of path and body
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    PrimaryKeyConstraint("caller", "key"),
+    Index("keyed_request_created_at_ix", "created_at"),
+)
+
+Held = Annotated[Resources[ServiceSettings], Depends(resources)]
+_Body = ConsentBody | OptOutBody
+Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255)]
+WritesConsent = Annotated[Caller, Depends(require("consent:write"))]
+
+FIELDS = {  # the field of the body at fault
+    Refusal.OCCURRED_IN_THE_FUTURE: "occurred_at",
+    Refusal.SOURCE_MISSING: "evidence.source",
+    Refusal.SENDER_MISSING: "sender_id",
+    Refusal.PURPOSE_MISSING: "purpose",
+    Refusal.BASIS_MISSING: "basis",
+    Refusal.NOTHING_SHOWN: "evidence",
+    Refusal.SALE_REFERENCE_MISSING: "evidence.sale_reference",
+}
+MEANING = {
+    Refusal.OCCURRED_IN_THE_FUTURE: "more than a minute ahead of our clock",
+    Refusal.SOURCE_MISSING: "where it was said",
+    Refusal.SENDER_MISSING: "a purpose is one sender's own",
+    Refusal.PURPOSE_MISSING: "what the consent is for",
+    Refusal.BASIS_MISSING: "opt_in, soft_opt_in or non_commercial",
+    Refusal.NOTHING_SHOWN: "give form_id and form_version, or text_shown: what the person saw",
+    Refusal.SALE_REFERENCE_MISSING: "a soft opt-in stands on a sale",
+}
+
+
+class KeyReused(Conflict):
+    slug, title = "idempotency-key-reused", "This Idempotency-Key came before with another request"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request while the bodies become statements. `fingerprint`: keyed hash of the request sent with `key`; ""
+    without a key. `known`: the named senders on record."""
+
+    caller: Caller
+    held: Resources[ServiceSettings]
+    key: str | None
+    fingerprint: str
+    now: datetime
+    known: Mapping[str, Purposes]
+
+
+async def opened(
+    tx: AsyncConnection,
+    request: Request,
+    caller: Caller,
+    held: Resources[ServiceSettings],
+    key: str | None,
+    sender_ids: Collection[str],
+) -> Call:
+    """Claim the key of the request, and load the named senders. Raises KeyReused."""
+    now = datetime.now(UTC)
+    fingerprint = "" if key is None else await fingerprint_of(request, held)
+    if key is not None and await claim_key(tx, caller.subject, key, fingerprint) is None:
+        raise key_reused()
+    return Call(caller, held, key, fingerprint, now, await senders_store.purposes_of(tx, sender_ids))
+
+
+async def fingerprint_of(request: Request, held: Resources[ServiceSettings]) -> str:
+    """Return a keyed hash of path and body: with a plain hash, an attacker could try out number after number."""
+    body = (await request.body()).decode(errors="replace")
+    return held.subject_keys.subject_id(f"{request.url.path}\n{body}")
+
+
+def key_reused() -> KeyReused:
+    return KeyReused("the key belongs to another request", reasons=[Reason("Idempotency-Key", "reused")])
+
+
+def statement_of(call: Call, body: ConsentBody, index: int | None = None) -> Statement:
+    """Return the statement of an opt-in. Raises Forbidden, NotFound, or Invalid with every reason."""
+    purposes = purposes_of(call, body.sender_id)
+    reasons: list[Reason] = []
+    number = ""
+    try:
+        number = parse(body.number, fictional=call.held.settings.fictional_numbers).e164
+    except NumberRefused as refused:
+        reasons.append(Reason("number", refused.reason, "not a mobile number one may text"))
+    if body.purpose not in purposes.offered:
+        reasons.append(
+            Reason("purpose", "unknown_purpose", "the sender has no such purpose: add it to the sender first")
+        )
+    evidence = _evidence(call, "opt_in", body, number, body.occurred_at, basis=body.basis, index=index)
+    return _statement(call, number, evidence, reasons)
+
+
+def opt_outs(call: Call, body: OptOutBody) -> Sequence[Statement]:
+    """Return a statement for each reading of the number. A person can leave a purpose which is no longer offered.
+
+    Raises Forbidden, NotFound, or Invalid with every reason.
+    """
+    reasons: list[Reason] = []
+    if body.sender_id is not None:
+        purposes = purposes_of(call, body.sender_id)
+        if body.purpose is not None and body.purpose not in purposes.ever:
+            reasons.append(Reason("purpose", "unknown_purpose", "the sender never asked consent for it"))
+    elif call.caller.senders is not None:
+        raise Forbidden("the token does not cover every sender", reasons=[Reason("sender_id", "sender_not_granted")])
+    at = body.occurred_at or call.now
+    return [
+        _statement(call, number, _evidence(call, "opt_out", body, number, at, index=place), reasons)
+        for place, number in zip((None, 1), _numbers(body.number, call.held), strict=False)
+    ]
+
+
+def _evidence(
+    call: Call,
+    kind: Kind,
+    body: _Body,
+    number: str,
+    occurred_at: datetime,
+    *,
+    basis: Basis | None = None,
+    index: int | None = None,
+) -> Evidence:
+    """Return the evidence of a body, under a derived id: a repeat gets the same id and falls out.
+
+    With a key, the id derives from caller, key, fingerprint and place in the batch; for an opt-out, also from the
+    instant of the claim (`_of_its_key`), because keys are pruned and another STOP under an old key is no repeat.
+    Without a key, the id derives from the content. A STOP dated ahead counts from receipt, so another such STOP is no
+    repeat either.
+    """
+    if call.key is not None:
+        place = None if index is None else str(index)
+        identity = evidence_id("request", call.caller.subject, call.key, call.fingerprint, place)
+    else:
+        subject_id = call.held.subject_keys.subject_id(number)
+        said_at = min(occurred_at, call.now) if kind == "opt_out" else occurred_at
+        at, source = said_at.astimezone(UTC).isoformat(), body.evidence.source
+        identity = evidence_id("content", subject_id, body.sender_id, body.purpose, kind, at, source)
+    return Evidence(
+        evidence_id=identity,
+        kind=kind,
+        sender_id=body.sender_id,
+        purpose=body.purpose,
+        basis=basis,
+        occurred_at=occurred_at,
+        received_at=call.now,
+        **dict(body.evidence),
+    )
+
+
+def _statement(call: Call, number: str, evidence: Evidence, reasons: Sequence[Reason]) -> Statement:
+    """Return the statement. Raises Invalid with `reasons`, found so far, and the ledger's refusals."""
+    refused = [*reasons, *(Reason(FIELDS[r], r, MEANING[r]) for r in ledger.refusals(evidence, call.now))]
+    if refused:
+        raise Invalid("not recorded: " + ", ".join(r.reason for r in refused), reasons=refused)
+    subject_id = call.held.subject_keys.subject_id(number)
+    return Statement(subject_id, call.held.field_keys.seal(number, f"number:{subject_id}"), evidence)
+
+
+def any_number(raw: str, held: Resources[ServiceSettings]) -> str:
+    """Return the number as the parser reads it, else as an operator would send it. Raises Invalid without a digit."""
+    return _numbers(raw, held)[0]
+
+
+def _numbers(raw: str, held: Resources[ServiceSettings]) -> Sequence[str]:
+    """Return the readings of a number, the parser's first. Raises Invalid without a digit."""
+    try:
+        return readings(raw, fictional=held.settings.fictional_numbers)
+    except NumberRefused as refused:
+        raise Invalid("no number", reasons=[Reason("number", refused.reason)]) from None
+
+
+def purposes_of(call: Call, sender_id: str) -> Purposes:
+    """Return the sender's purposes. Raises Forbidden or NotFound."""
+    call.caller.may_use(sender_id)
+    if (purposes := call.known.get(sender_id)) is None:
+        raise _no_sender()
+    return purposes
+
+
+def _no_sender() -> NotFound:
+    return NotFound("no such sender", reasons=[Reason("sender_id", "unknown_sender")])
+
+
+async def claim_key(tx: AsyncConnection, caller: str, key: str, fingerprint: str) -> datetime | None:
+    """Claim an Idempotency-Key, or find the claim of the same request, and return when the key was claimed.
+
+    Returns None where the key belongs to another request. Waits while another transaction holds the key. Old keys are
+    pruned: the instant tells a new request under an old key from a repeat.
+    """
+    return (await claim_keys(tx, [(caller, key, fingerprint)]))[0]
+
+
+async def claim_keys(tx: AsyncConnection, claims: Sequence[tuple[str, str, str]]) -> list[datetime | None]:
+    """Run `claim_key` for each (caller, key, fingerprint). Of two claims on a key, the first counts."""
+    if not claims:
+        return []
+    first: dict[tuple[str, str], str] = {}
+    for caller, key, fingerprint in claims:
+        first.setdefault((caller, key), fingerprint)
+    names = sorted(first)  # every transaction claims in the same order: no deadlock
+    rows = await tx.execute(
+        text(
+            "INSERT INTO keyed_request AS r (caller, key, fingerprint)"
+            " SELECT * FROM unnest(CAST(:callers AS text[]), CAST(:keys AS text[]), CAST(:fingerprints AS text[]))"
+            " ON CONFLICT (caller, key) DO UPDATE SET fingerprint = r.fingerprint"
+            " RETURNING caller, key, fingerprint, created_at"
+        ),
+        {
+            "callers": [caller for caller, _ in names],
+            "keys": [key for _, key in names],
+            "fingerprints": [first[name] for name in names],
+        },
+    )
+    held = {(row.caller, row.key, row.fingerprint): row.created_at for row in rows}
+    return [held.get(claim) for claim in claims]

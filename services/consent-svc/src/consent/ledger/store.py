@@ -1,0 +1,551 @@
+"""Own subjects, evidence, reviews and the suppression-list entries beside the ledger.
+
+The store decides nothing; a batch travels as arrays. `evidence` is append-only: triggers refuse a delete, and every
+update except an erasure. Every transaction locks subjects in subject_id order, so that two batches over the same
+subjects cannot deadlock.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec.structs import astuple
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    Integer,
+    PrimaryKeyConstraint,
+    Row,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.contracts.consent import Purpose, StopScope
+from common.db.database import fetch_many, insert_many
+from consent.ledger.chain import GENESIS, PERSONAL, Entry
+from consent.ledger.retention import Rule
+from consent.ledger.rules import NEVER_SEEN, Evidence, SubjectState
+from consent.schema import metadata
+
+HISTORY_ENTRIES = 1000  # the newest, in a lookup
+
+subject = Table(
+    "subject",
+    metadata,
+    Column("subject_id", Text, primary_key=True),
+    Column("number", Text, nullable=True),  # encrypted, context "number:<subject_id>"; null: erased, or never given
+    Column("version", BigInteger, nullable=False, server_default=text("0")),
+    Column("state", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("entries", Integer, nullable=False, server_default=text("0")),
+    Column("head", Text, nullable=False, server_default=text(f"'{GENESIS}'::text")),  # hash of the newest entry
+    Column("held_since", DateTime(timezone=True), nullable=True),  # `since` of the oldest open review
+    Column("erased_at", DateTime(timezone=True), nullable=True),  # null once a newer opt-in brings the person back
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+)
+
+Table(
+    "review",  # an MO in manual review, open or closed
+    metadata,
+    Column("mo_id", Text, primary_key=True),
+    Column("subject_id", Text, nullable=False),
+    Column("since", DateTime(timezone=True), nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("open", Boolean, nullable=False),
+    Index("review_open_ix", "subject_id", postgresql_where=text("open")),
+    Index("review_closed_ix", "since", postgresql_where=text("NOT open")),
+)
+
+Table(
+    "evidence",
+    metadata,
+    Column("evidence_id", Text, primary_key=True),
+    Column("subject_id", Text, nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("sender_id", Text, nullable=True),
+    Column("purpose", Text, nullable=True),
+    Column("basis", Text, nullable=True),
+    Column("source", Text, nullable=False),
+    Column("form_id", Text, nullable=True),
+    Column("form_version", Text, nullable=True),
+    Column("text_shown", Text, nullable=True),
+    Column("actor", Text, nullable=True),
+    Column("sale_reference", Text, nullable=True),
+    Column("reference", Text, nullable=True),
+    Column("answers", Text, nullable=True),
+    Column("controller", Text, nullable=True),
+    Column("occurred_at", DateTime(timezone=True), nullable=False),
+    Column("received_at", DateTime(timezone=True), nullable=False),
+    Column("arrived_at", DateTime(timezone=True), nullable=True),  # only of a STOP by SMS
+    Column("clock", Text, nullable=True),  # only of a STOP or START by SMS
+    Column("recorded_at", DateTime(timezone=True), nullable=False),
+    Column("salt", Text, nullable=True),  # null: erased, with every column of PERSONAL
+    Column("sealed", Text, nullable=False),
+    Column("hash", Text, nullable=False),
+    Column("ordinal", BigInteger, Identity(always=True), nullable=False),  # place in the whole ledger
+    UniqueConstraint("subject_id", "position"),
+    Index("evidence_ordinal_ix", "ordinal", unique=True),
+    CheckConstraint("kind IN ('opt_in', 'opt_out', 'request', 'expiry', 'contact', 'correction')", name="kind"),
+    CheckConstraint("kind <> 'opt_in' OR basis IS NOT NULL", name="opt_in"),
+    CheckConstraint(
+        "(sender_id IS NOT NULL OR (kind IN ('opt_out', 'correction') AND purpose IS NULL))"
+        " AND (purpose IS NOT NULL OR kind IN ('opt_out', 'contact', 'correction'))",
+        name="scope",
+    ),
+)
+
+Table(
+    "listed",  # newest suppression-list entry of a subject already opted out, by scope ('': all)
+    metadata,
+    Column("subject_id", Text, nullable=False),
+    Column("sender_id", Text, nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("evidence_id", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("reference", Text, nullable=True),
+    Column("occurred_at", DateTime(timezone=True), nullable=False),
+    Column("received_at", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("subject_id", "sender_id", "purpose"),
+)
+
+
+class Subject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A person known by a number: the folded state, and the head of the chain of entries.
+
+    `number`: encrypted, unless erased or never given. `erased_at`: when the erasure began, by request or retention; a
+    newer opt-in brings the person back and clears the field.
+    """
+
+    subject_id: str
+    version: int = 0
+    state: SubjectState = NEVER_SEEN
+    entries: int = 0
+    head: str = GENESIS
+    held_since: datetime | None = None
+    number: str | None = None
+    erased_at: datetime | None = None
+
+
+class Review(msgspec.Struct, frozen=True, gc=False):
+    """An MO in manual review, as of `revision`. `open`: the MO still waits for a reader."""
+
+    mo_id: str
+    subject_id: str
+    since: datetime
+    revision: int
+    open: bool
+
+
+_state = msgspec.json.Decoder(SubjectState)
+_purposes = msgspec.json.Decoder(tuple[Purpose, ...])
+
+# columns of `evidence` and their types, in field order
+_EVIDENCE = {name: "timestamptz" if name.endswith("_at") else "text" for name in Evidence.__struct_fields__}
+_ENTRY = {
+    "subject_id": "text",
+    "position": "integer",
+    "recorded_at": "timestamptz",
+    "salt": "text",
+    "sealed": "text",
+    "hash": "text",
+}
+
+_SUBJECT = "subject_id, version, state::text AS state, entries, head, held_since, number, erased_at"
+
+
+async def lock_subjects(
+    tx: AsyncConnection, numbers: Mapping[str, str | None], known: Collection[str] = ()
+) -> dict[str, Subject]:
+    """Lock these subjects in subject_id order until the transaction ends.
+
+    `numbers`: encrypted numbers by subject_id; a new subject gets a row. `known`: more subjects, locked only where a
+    row exists. The inserts run in locking order too: an insert waits for a transaction which inserts the same row.
+    """
+    if created := sorted(numbers):
+        await tx.execute(
+            text(
+                "INSERT INTO subject (subject_id, number)"
+                " SELECT s.subject_id, s.number FROM unnest(CAST(:ids AS text[]), CAST(:numbers AS text[]))"
+                " WITH ORDINALITY AS s(subject_id, number, place) ORDER BY s.place ON CONFLICT DO NOTHING"
+            ),
+            {"ids": created, "numbers": [numbers[subject_id] for subject_id in created]},
+        )
+    rows = await tx.execute(
+        text(
+            f"SELECT {_SUBJECT} FROM subject WHERE subject_id = ANY(CAST(:ids AS text[]))"
+            " ORDER BY subject_id FOR UPDATE"
+        ),
+        {"ids": sorted({*numbers, *known})},
+    )
+    return {row.subject_id: _subject(row) for row in rows}
+
+
+async def find_subject(tx: AsyncConnection, subject_id: str) -> Subject | None:
+    rows = await tx.execute(text(f"SELECT {_SUBJECT} FROM subject WHERE subject_id = :id"), {"id": subject_id})
+    row = rows.one_or_none()
+    return _subject(row) if row else None
+
+
+class Standing(msgspec.Struct, frozen=True, gc=False):
+    """The part of a subject on which permission depends."""
+
+    state: SubjectState = NEVER_SEEN
+    held_since: datetime | None = None
+
+
+async def standing_of(tx: AsyncConnection, subject_ids: Sequence[str]) -> dict[str, Standing]:
+    """Return the standing of these subjects, as far as on record, without locking."""
+    return standing_in(await standing_rows(tx, subject_ids))
+
+
+async def standing_rows(tx: AsyncConnection, subject_ids: Sequence[str]) -> Sequence[Sequence[Any]]:
+    """Return the rows for `standing_in`, which can decode ten thousand rows in a thread."""
+    sql = "SELECT subject_id, state::text, held_since FROM subject WHERE subject_id = ANY($1::text[])"
+    return await fetch_many(tx, sql, subject_ids)
+
+
+def standing_in(rows: Sequence[Sequence[Any]]) -> dict[str, Standing]:
+    """Decode the rows of `standing_rows`, by subject_id."""
+    return {subject_id: Standing(_state.decode(state), held_since) for subject_id, state, held_since in rows}
+
+
+async def with_opt_out_of(tx: AsyncConnection, sender_id: str, after: str, limit: int) -> list[Subject]:
+    """Return subjects with an opt-out of this sender or of everyone, by id from after `after`."""
+    marks = [{"marks": [{"kind": "opt_out", "sender_id": who}]} for who in (sender_id, None)]
+    rows = await tx.execute(
+        text(
+            f"SELECT {_SUBJECT} FROM subject WHERE subject_id > :after"
+            " AND (state @> CAST(:of_sender AS jsonb) OR state @> CAST(:of_all AS jsonb))"
+            " ORDER BY subject_id LIMIT :limit"
+        ),
+        {
+            "after": after,
+            "of_sender": msgspec.json.encode(marks[0]).decode(),
+            "of_all": msgspec.json.encode(marks[1]).decode(),
+            "limit": limit,
+        },
+    )
+    return [_subject(row) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A sender's controller, and how far a STOP to the sender reaches."""
+
+    controller: str
+    stop_scope: StopScope
+
+
+class Known(NamedTuple):
+    """The ids on record among the ids asked for, and the retention rules by (sender_id, purpose)."""
+
+    evidence: set[str]
+    subjects: set[str]
+    senders: dict[str, Registered]
+    rules: dict[tuple[str, str], Rule]
+
+
+async def known(
+    tx: AsyncConnection,
+    *,
+    evidence: Collection[str] = (),
+    subjects: Collection[str] = (),
+    senders: Collection[str] = (),
+) -> Known:
+    """Look up these ids, without locking."""
+    rows = await fetch_many(
+        tx,
+        "SELECT 'e', evidence_id, NULL, NULL, NULL, NULL::integer FROM evidence WHERE evidence_id = ANY($1::text[])"
+        " UNION ALL SELECT 'p', subject_id, NULL, NULL, NULL, NULL FROM subject WHERE subject_id = ANY($2::text[])"
+        " UNION ALL SELECT 's', sender_id, controller, stop_scope, purposes::text, renewal_days"
+        " FROM sender WHERE sender_id = ANY($3::text[])",
+        *(list(ids) for ids in (evidence, subjects, senders)),
+    )
+    found = Known(set(), set(), {}, {})
+    for what, id_, controller, stop_scope, purposes, days in rows:
+        if what == "e":
+            found.evidence.add(id_)
+        elif what == "p":
+            found.subjects.add(id_)
+        else:
+            found.senders[id_] = Registered(controller, stop_scope)
+            found.rules.update({(id_, p.id): Rule(p.retention_months, days) for p in _purposes.decode(purposes)})
+    return found
+
+
+async def put_listed(tx: AsyncConnection, opt_outs: Mapping[str, Sequence[Evidence]]) -> None:
+    """Store suppression-list entries by subject_id, at most one per scope; the newer of two stays.
+
+    The subjects must be locked.
+    """
+    rows = [(subject_id, one) for subject_id, some in opt_outs.items() for one in some]
+    await tx.execute(
+        text(
+            "INSERT INTO listed AS l (subject_id, sender_id, purpose, evidence_id, source, reference, occurred_at,"
+            " received_at) SELECT * FROM unnest(CAST(:subjects AS text[]), CAST(:senders AS text[]),"
+            " CAST(:purposes AS text[]), CAST(:evidence AS text[]), CAST(:sources AS text[]),"
+            " CAST(:references AS text[]), CAST(:occurred AS timestamptz[]), CAST(:received AS timestamptz[]))"
+            " ON CONFLICT (subject_id, sender_id, purpose) DO UPDATE SET evidence_id = excluded.evidence_id,"
+            " source = excluded.source, reference = excluded.reference, occurred_at = excluded.occurred_at,"
+            " received_at = excluded.received_at WHERE least(l.occurred_at, l.received_at)"
+            " < least(excluded.occurred_at, excluded.received_at)"
+        ),
+        {
+            "subjects": [subject_id for subject_id, _ in rows],
+            "senders": [one.sender_id or "" for _, one in rows],
+            "purposes": [one.purpose or "" for _, one in rows],
+            "evidence": [one.evidence_id for _, one in rows],
+            "sources": [one.source for _, one in rows],
+            "references": [one.reference for _, one in rows],
+            "occurred": [one.occurred_at for _, one in rows],
+            "received": [one.received_at for _, one in rows],
+        },
+    )
+
+
+async def listed_of(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, list[Evidence]]:
+    """Return the suppression-list entries beside the ledger, by subject_id. Without subjects, skip the query."""
+    if not subject_ids:
+        return {}
+    rows = await tx.execute(
+        text("SELECT * FROM listed WHERE subject_id = ANY(CAST(:ids AS text[])) ORDER BY sender_id, purpose"),
+        {"ids": list(subject_ids)},
+    )
+    found: dict[str, list[Evidence]] = {}
+    for row in rows:
+        said = Evidence(
+            evidence_id=row.evidence_id,
+            kind="opt_out",
+            sender_id=row.sender_id or None,
+            purpose=row.purpose or None,
+            source=row.source,
+            reference=row.reference,
+            occurred_at=row.occurred_at,
+            received_at=row.received_at,
+        )
+        found.setdefault(row.subject_id, []).append(said)
+    return found
+
+
+async def append_entries(tx: AsyncConnection, entries: Sequence[Entry]) -> None:
+    """Append entries to the ledger. The subjects must be locked."""
+    rows = [(*astuple(e.evidence), e.subject_id, e.position, e.recorded_at, e.salt, e.sealed, e.hash) for e in entries]
+    await insert_many(tx, "evidence", _EVIDENCE | _ENTRY, rows)
+
+
+async def add_subjects(tx: AsyncConnection, subjects: Collection[Subject], now: datetime) -> set[str]:
+    """Insert new subjects in locking order, and return the ids inserted; the inserted rows are locked.
+
+    A subject which another transaction has inserted meanwhile stays unchanged.
+    """
+    ordered = sorted(subjects, key=lambda subject: subject.subject_id)
+    rows = await fetch_many(
+        tx,
+        "INSERT INTO subject (subject_id, version, state, entries, head, held_since, number, erased_at, updated_at)"
+        " SELECT s.subject_id, s.version, s.state::jsonb, s.entries, s.head, s.held_since, s.number, s.erased_at, $9"
+        " FROM unnest($1::text[], $2::bigint[], $3::text[], $4::integer[], $5::text[], $6::timestamptz[], $7::text[],"
+        " $8::timestamptz[]) WITH ORDINALITY"
+        " AS s(subject_id, version, state, entries, head, held_since, number, erased_at, place)"
+        " ORDER BY s.place ON CONFLICT DO NOTHING RETURNING subject_id",
+        *_subject_columns(ordered),
+        now,
+    )
+    return {subject_id for (subject_id,) in rows}
+
+
+async def put_subjects(tx: AsyncConnection, subjects: Sequence[Subject], now: datetime) -> None:
+    """Update locked subjects."""
+    if not subjects:
+        return
+    await fetch_many(
+        tx,
+        "UPDATE subject SET version = s.version, state = s.state::jsonb, entries = s.entries, head = s.head,"
+        " held_since = s.held_since, number = s.number, erased_at = s.erased_at, updated_at = $9"
+        " FROM unnest($1::text[], $2::bigint[], $3::text[], $4::integer[], $5::text[], $6::timestamptz[], $7::text[],"
+        " $8::timestamptz[]) AS s(subject_id, version, state, entries, head, held_since, number, erased_at)"
+        " WHERE subject.subject_id = s.subject_id",
+        *_subject_columns(subjects),
+        now,
+    )
+
+
+def _subject_columns(subjects: Sequence[Subject]) -> tuple[list[object], ...]:
+    return (
+        [s.subject_id for s in subjects],
+        [s.version for s in subjects],
+        [msgspec.json.encode(s.state).decode() for s in subjects],
+        [s.entries for s in subjects],
+        [s.head for s in subjects],
+        [s.held_since for s in subjects],
+        [s.number for s in subjects],
+        [s.erased_at for s in subjects],
+    )
+
+
+async def erase_personal(tx: AsyncConnection, asked: Mapping[str, datetime]) -> dict[str, int]:
+    """Erase PERSONAL and salt of the entries recorded up to `asked`, and return how many, by subject_id.
+
+    The number goes as well, unless the subject has come back since. The subjects must be locked.
+    """
+    taken = ", ".join(f"{name} = NULL" for name in (*PERSONAL, "salt"))
+    rows = await tx.execute(
+        text(
+            f"WITH taken AS (UPDATE evidence AS e SET {taken}"
+            " FROM unnest(CAST(:ids AS text[]), CAST(:ats AS timestamptz[])) AS a(subject_id, at)"
+            " WHERE e.subject_id = a.subject_id AND e.recorded_at <= a.at AND e.salt IS NOT NULL"
+            " RETURNING e.subject_id) SELECT subject_id, count(*) AS entries FROM taken GROUP BY subject_id"
+        ),
+        {"ids": list(asked), "ats": list(asked.values())},
+    )
+    found = {row.subject_id: row.entries for row in rows}
+    await tx.execute(
+        text(
+            "UPDATE subject SET number = NULL"
+            " WHERE subject_id = ANY(CAST(:ids AS text[])) AND erased_at IS NOT NULL AND number IS NOT NULL"
+        ),
+        {"ids": list(asked)},
+    )
+    return found
+
+
+async def close_reviews(tx: AsyncConnection, subject_ids: Collection[str]) -> None:
+    """Close open reviews unread. The subjects must be locked."""
+    await tx.execute(
+        text("UPDATE review SET open = false WHERE open AND subject_id = ANY(CAST(:ids AS text[]))"),
+        {"ids": list(subject_ids)},
+    )
+
+
+async def put_reviews(tx: AsyncConnection, reviews: Sequence[Review]) -> dict[str, datetime]:
+    """Store the newest revision of each review, and return since when each subject with an open review is held.
+
+    The subjects must be locked; an MO may occur once. A closed review stays: an older revision may still arrive.
+    """
+    await tx.execute(
+        text(
+            "INSERT INTO review (mo_id, subject_id, since, revision, open) SELECT * FROM unnest(CAST(:ids AS text[]),"
+            " CAST(:subjects AS text[]), CAST(:since AS timestamptz[]), CAST(:revisions AS integer[]),"
+            " CAST(:open AS boolean[]))"
+            " ON CONFLICT (mo_id) DO UPDATE SET revision = excluded.revision, open = excluded.open"
+            " WHERE review.revision < excluded.revision"
+        ),
+        {
+            "ids": [r.mo_id for r in reviews],
+            "subjects": [r.subject_id for r in reviews],
+            "since": [r.since for r in reviews],
+            "revisions": [r.revision for r in reviews],
+            "open": [r.open for r in reviews],
+        },
+    )
+    rows = await tx.execute(
+        text(
+            "SELECT subject_id, min(since) AS since FROM review"
+            " WHERE open AND subject_id = ANY(CAST(:subjects AS text[])) GROUP BY subject_id"
+        ),
+        {"subjects": [r.subject_id for r in reviews]},
+    )
+    return {row.subject_id: row.since for row in rows}
+
+
+async def history(tx: AsyncConnection, subject_id: str, up_to: int | None = None) -> list[Entry]:
+    """Return the newest HISTORY_ENTRIES entries of a subject, newest last.
+
+    `up_to`: the `entries` of a subject read without a lock, so that state and history show the same moment.
+    """
+    rows = await tx.execute(
+        text(
+            "SELECT * FROM evidence WHERE subject_id = :id AND position <= coalesce(:up_to, position)"
+            " ORDER BY position DESC LIMIT :limit"
+        ),
+        {"id": subject_id, "up_to": up_to, "limit": HISTORY_ENTRIES},
+    )
+    return [entry(row) for row in reversed(rows.all())]
+
+
+async def whole_histories(tx: AsyncConnection, subject_ids: Collection[str]) -> list[tuple[Subject, list[Entry]]]:
+    """Return these subjects in id order, each with every entry up to `entries`; an unknown subject comes empty."""
+    rows = await tx.execute(
+        text(f"SELECT {_SUBJECT} FROM subject WHERE subject_id = ANY(CAST(:ids AS text[]))"),
+        {"ids": list(subject_ids)},
+    )
+    subjects = {row.subject_id: _subject(row) for row in rows}
+    rows = await tx.execute(
+        text("SELECT * FROM evidence WHERE subject_id = ANY(CAST(:ids AS text[])) ORDER BY subject_id, position"),
+        {"ids": list(subjects)},
+    )
+    found = {subject_id: subjects.get(subject_id) or Subject(subject_id=subject_id) for subject_id in subject_ids}
+    histories: dict[str, list[Entry]] = {subject_id: [] for subject_id in found}
+    for row in rows:
+        if row.position <= found[row.subject_id].entries:  # later entries were appended meanwhile
+            histories[row.subject_id].append(entry(row))
+    return [(found[subject_id], histories[subject_id]) for subject_id in sorted(found)]
+
+
+async def opt_outs_since(
+    tx: AsyncConnection, subject_ids: Collection[str], since: datetime
+) -> dict[str, list[Evidence]]:
+    """Return the opt-outs recorded since `since`, oldest first, by subject_id."""
+    rows = await tx.execute(
+        text(
+            "SELECT * FROM evidence WHERE subject_id = ANY(CAST(:ids AS text[])) AND kind = 'opt_out'"
+            " AND recorded_at >= :since ORDER BY subject_id, position"
+        ),
+        {"ids": list(subject_ids), "since": since},
+    )
+    found: dict[str, list[Evidence]] = {}
+    for row in rows:
+        found.setdefault(row.subject_id, []).append(entry(row).evidence)
+    return found
+
+
+async def told_after(tx: AsyncConnection, after: str, limit: int) -> list[str]:
+    """Return ids of subjects with a published state, in order from after `after`."""
+    rows = await fetch_many(
+        tx,
+        "SELECT subject_id FROM subject WHERE subject_id > $1 AND version > 0 ORDER BY subject_id LIMIT $2",
+        after,
+        limit,
+    )
+    return [subject_id for (subject_id,) in rows]
+
+
+async def find_entry(tx: AsyncConnection, evidence_id: str) -> Entry | None:
+    rows = await tx.execute(text("SELECT * FROM evidence WHERE evidence_id = :id"), {"id": evidence_id})
+    row = rows.one_or_none()
+    return entry(row) if row else None
+
+
+def _subject(row: Row[Any]) -> Subject:
+    return Subject(
+        subject_id=row.subject_id,
+        version=row.version,
+        state=_state.decode(row.state),
+        entries=row.entries,
+        head=row.head,
+        held_since=row.held_since,
+        number=row.number,
+        erased_at=row.erased_at,
+    )
+
+
+def entry(row: Row[Any]) -> Entry:
+    return Entry(
+        subject_id=row.subject_id,
+        position=row.position,
+        evidence=Evidence(**{name: getattr(row, name) for name in _EVIDENCE}),
+        recorded_at=row.recorded_at,
+        salt=row.salt,
+        sealed=row.sealed,
+        hash=row.hash,
+    )

@@ -1,0 +1,234 @@
+"""Own the term of each consent, with the question before the end, and the recounts after a change of retention."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, Boolean, Column, DateTime, Index, PrimaryKeyConstraint, Row, Table, Text, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.db.database import insert_many
+from consent.ledger.retention import Question, Term
+from consent.schema import metadata
+
+Table(
+    "retention_due",  # end and next step of each open consent; no number
+    metadata,
+    Column("subject_id", Text, nullable=False),
+    Column("sender_id", Text, nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("last_contact", DateTime(timezone=True), nullable=False),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    Column("due_at", DateTime(timezone=True), nullable=False),
+    Column("ask_at", DateTime(timezone=True), nullable=True),
+    Column("question", Text, nullable=True),  # as texted; no personal data
+    Column("asked_at", DateTime(timezone=True), nullable=True),
+    Column("answer_before", DateTime(timezone=True), nullable=True),
+    Column("open", Boolean, nullable=False, server_default=text("true")),  # false: ended, question pending
+    PrimaryKeyConstraint("subject_id", "sender_id", "purpose"),
+    Index("retention_due_due_at_ix", "due_at"),
+    Index("retention_due_sender_ix", "sender_id", "expires_at", "subject_id"),
+)
+
+Table(
+    "retention_recount",  # a sender whose retention rules changed: a worker recounts the consents once
+    metadata,
+    Column("sender_id", Text, primary_key=True),
+    Column("after_xid", BigInteger, nullable=True),  # transactions up to this id end before the recount begins
+    Column("cursor_at", DateTime(timezone=True), nullable=True),
+    Column("cursor_subject", Text, nullable=True),
+)
+
+_TERM = {
+    "subject_id": "text",
+    "sender_id": "text",
+    "purpose": "text",
+    "last_contact": "timestamptz",
+    "expires_at": "timestamptz",
+    "ask_at": "timestamptz",
+    "due_at": "timestamptz",
+}
+
+
+async def add_terms(tx: AsyncConnection, began: Sequence[tuple[str, Term]]) -> None:
+    """Insert the terms of subjects without stored terms."""
+    rows = [
+        (subject_id, t.sender_id, t.purpose, t.last_contact, t.expires_at, t.ask_at, t.ask_at or t.expires_at)
+        for subject_id, t in began
+    ]
+    await insert_many(tx, "retention_due", _TERM, rows)
+
+
+async def put_terms(tx: AsyncConnection, ended: Sequence[tuple[str, Term]], open_: Sequence[tuple[str, Term]]) -> None:
+    """Delete the terms which ended, and store the terms which began or moved, each with a subject_id.
+
+    The subjects must be locked: no other transaction then writes these rows. A question stays only while the last
+    contact is the same: a later contact begins a new term, about which the person was not asked.
+    """
+    asked = "d.open AND d.asked_at IS NOT NULL AND d.last_contact = excluded.last_contact"
+    rows = [(subject_id, term, False) for subject_id, term in ended]
+    rows += [(subject_id, term, True) for subject_id, term in open_]
+    await tx.execute(
+        text(
+            "WITH term AS MATERIALIZED (SELECT * FROM unnest(CAST(:subjects AS text[]), CAST(:senders AS text[]),"
+            " CAST(:purposes AS text[]), CAST(:contacts AS timestamptz[]), CAST(:ends AS timestamptz[]),"
+            " CAST(:asks AS timestamptz[]), CAST(:open AS boolean[]))"
+            " AS t(subject_id, sender_id, purpose, last_contact, expires_at, ask_at, open)),"
+            " ended AS (DELETE FROM retention_due AS d USING term AS t WHERE NOT t.open"
+            " AND (d.subject_id, d.sender_id, d.purpose) = (t.subject_id, t.sender_id, t.purpose))"
+            " INSERT INTO retention_due AS d"
+            " (subject_id, sender_id, purpose, last_contact, expires_at, ask_at, due_at)"
+            " SELECT subject_id, sender_id, purpose, last_contact, expires_at, ask_at, coalesce(ask_at, expires_at)"
+            " FROM term WHERE open"
+            " ON CONFLICT (subject_id, sender_id, purpose) DO UPDATE SET last_contact = excluded.last_contact,"
+            " expires_at = excluded.expires_at, ask_at = excluded.ask_at, open = true,"
+            f" due_at = CASE WHEN {asked} THEN excluded.expires_at ELSE excluded.due_at END,"
+            f" question = CASE WHEN {asked} THEN d.question END, asked_at = CASE WHEN {asked} THEN d.asked_at END,"
+            f" answer_before = CASE WHEN {asked} THEN d.answer_before END"
+        ),
+        {
+            "subjects": [subject_id for subject_id, _, _ in rows],
+            "senders": [term.sender_id for _, term, _ in rows],
+            "purposes": [term.purpose for _, term, _ in rows],
+            "contacts": [term.last_contact for _, term, _ in rows],
+            "ends": [term.expires_at for _, term, _ in rows],
+            "asks": [term.ask_at for _, term, _ in rows],
+            "open": [open_ for _, _, open_ in rows],
+        },
+    )
+
+
+async def terms_kept(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, list[Term]]:
+    """Return the stored open terms by subject_id."""
+    rows = await tx.execute(
+        text(
+            "SELECT subject_id, sender_id, purpose, last_contact, expires_at, ask_at FROM retention_due"
+            " WHERE open AND subject_id = ANY(CAST(:ids AS text[])) ORDER BY subject_id, sender_id, purpose"
+        ),
+        {"ids": list(subject_ids)},
+    )
+    found: dict[str, list[Term]] = {}
+    for row in rows:
+        found.setdefault(row.subject_id, []).append(_term(row))
+    return found
+
+
+def _term(row: Row[Any]) -> Term:
+    return Term(
+        sender_id=row.sender_id,
+        purpose=row.purpose,
+        last_contact=row.last_contact,
+        expires_at=row.expires_at,
+        ask_at=row.ask_at,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A row of retention_due: a term, the question asked, and when to look again. `open`: the term has not ended."""
+
+    subject_id: str
+    term: Term
+    question: Question | None
+    open: bool
+    due_at: datetime
+
+
+async def due_of(tx: AsyncConnection, subject_ids: Collection[str]) -> list[Due]:
+    """Return every row of these subjects."""
+    rows = await tx.execute(
+        text(
+            "SELECT * FROM retention_due WHERE subject_id = ANY(CAST(:ids AS text[]))"
+            " ORDER BY subject_id, sender_id, purpose"
+        ),
+        {"ids": list(subject_ids)},
+    )
+    return [due(row) for row in rows]
+
+
+def due(row: Row[Any]) -> Due:
+    asked = None
+    if row.asked_at is not None:
+        asked = Question(text=row.question, asked_at=row.asked_at, answer_before=row.answer_before)
+    return Due(row.subject_id, _term(row), asked, row.open, row.due_at)
+
+
+async def put_due(tx: AsyncConnection, rows: Sequence[Due]) -> None:
+    """Insert these rows; of an existing row, update only due time and question. The subjects must be locked."""
+    await tx.execute(
+        text(
+            "INSERT INTO retention_due (subject_id, sender_id, purpose, last_contact, expires_at, ask_at, due_at,"
+            " question, asked_at, answer_before, open) SELECT * FROM unnest(CAST(:subjects AS text[]),"
+            " CAST(:senders AS text[]), CAST(:purposes AS text[]), CAST(:contacts AS timestamptz[]),"
+            " CAST(:ends AS timestamptz[]), CAST(:asks AS timestamptz[]), CAST(:due AS timestamptz[]),"
+            " CAST(:questions AS text[]), CAST(:asked AS timestamptz[]), CAST(:until AS timestamptz[]),"
+            " CAST(:open AS boolean[]))"
+            " ON CONFLICT (subject_id, sender_id, purpose) DO UPDATE SET due_at = excluded.due_at,"
+            " question = excluded.question, asked_at = excluded.asked_at, answer_before = excluded.answer_before"
+        ),
+        {
+            "subjects": [row.subject_id for row in rows],
+            "senders": [row.term.sender_id for row in rows],
+            "purposes": [row.term.purpose for row in rows],
+            "contacts": [row.term.last_contact for row in rows],
+            "ends": [row.term.expires_at for row in rows],
+            "asks": [row.term.ask_at for row in rows],
+            "due": [row.due_at for row in rows],
+            "questions": [row.question and row.question.text for row in rows],
+            "asked": [row.question and row.question.asked_at for row in rows],
+            "until": [row.question and row.question.answer_before for row in rows],
+            "open": [row.open for row in rows],
+        },
+    )
+
+
+async def forget_due(tx: AsyncConnection, rows: Sequence[Due]) -> None:
+    await tx.execute(
+        text(
+            "DELETE FROM retention_due AS d USING unnest(CAST(:subjects AS text[]), CAST(:senders AS text[]),"
+            " CAST(:purposes AS text[])) AS g(subject_id, sender_id, purpose)"
+            " WHERE (d.subject_id, d.sender_id, d.purpose) = (g.subject_id, g.sender_id, g.purpose)"
+        ),
+        {
+            "subjects": [row.subject_id for row in rows],
+            "senders": [row.term.sender_id for row in rows],
+            "purposes": [row.term.purpose for row in rows],
+        },
+    )
+
+
+async def ask_recount(tx: AsyncConnection, sender_id: str) -> None:
+    """Request a recount for a sender whose retention rules change now. A running recount starts again."""
+    await tx.execute(
+        text(
+            "INSERT INTO retention_recount (sender_id) VALUES (:id) ON CONFLICT (sender_id)"
+            " DO UPDATE SET after_xid = NULL, cursor_at = NULL, cursor_subject = NULL"
+        ),
+        {"id": sender_id},
+    )
+
+
+async def note_recounts(tx: AsyncConnection) -> int:
+    """Note a transaction id on each new recount, and return how many are new.
+
+    A recount begins once every transaction up to the noted id has ended: an older transaction may use the old rules.
+    """
+    noted = await tx.execute(
+        text(
+            "UPDATE retention_recount SET after_xid = CAST(CAST(pg_current_xact_id() AS text) AS bigint)"
+            " WHERE after_xid IS NULL"
+        )
+    )
+    return noted.rowcount
+
+
+async def settle_recount(tx: AsyncConnection, sender_id: str, cursor: tuple[datetime, str] | None) -> None:
+    """Store the cursor of a recount; without a cursor, delete the finished recount."""
+    if cursor is None:
+        await tx.execute(text("DELETE FROM retention_recount WHERE sender_id = :id"), {"id": sender_id})
+        return
+    await tx.execute(
+        text("UPDATE retention_recount SET cursor_at = :at, cursor_subject = :subject WHERE sender_id = :id"),
+        {"id": sender_id, "at": cursor[0], "subject": cursor[1]},
+    )

@@ -1,0 +1,198 @@
+"""Own the messages handed off, and read the whole ledger for receipts, bundles, seals and checksums."""
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    Row,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from consent.ledger import store as ledger_store
+from consent.ledger.chain import Entry
+from consent.ledger.rules import RECTIFICATION, SubjectState
+from consent.proof.receipt import Party
+from consent.schema import metadata
+from consent.senders import store as senders_store
+from consent.senders.store import Sender
+
+READ_AT_ONCE = 2000  # rows in memory while a whole table is read
+
+Table(
+    "handed_off",  # a marketing message which left, and the consent version behind the decision
+    metadata,
+    Column("message_id", Text, primary_key=True),
+    Column("subject_id", Text, nullable=False),
+    Column("sender_id", Text, nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("campaign_id", Text, nullable=True),
+    Column("handed_off_at", DateTime(timezone=True), nullable=False),
+    Column("consent_version", BigInteger, nullable=True),
+    Column("ordinal", BigInteger, Identity(always=True), nullable=False),  # order of writing (`proof/retroactive.py`)
+    Index("handed_off_ordinal_ix", "ordinal", unique=True),
+    Index("handed_off_campaign_ix", "campaign_id", "subject_id"),
+    Index("handed_off_subject_ix", "subject_id", "handed_off_at"),
+    Index("handed_off_at_ix", "handed_off_at"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandedOff:
+    """A marketing message which left, and the version of the subject's consent behind the decision."""
+
+    message_id: str
+    subject_id: str
+    sender_id: str
+    purpose: str
+    campaign_id: str | None
+    handed_off_at: datetime
+    consent_version: int | None
+
+
+_state = msgspec.json.Decoder(SubjectState)
+
+_HANDED_OFF = {
+    "message_id": "text",
+    "subject_id": "text",
+    "sender_id": "text",
+    "purpose": "text",
+    "campaign_id": "text",
+    "handed_off_at": "timestamptz",
+    "consent_version": "bigint",
+}
+
+
+async def streamed(tx: AsyncConnection, query: str) -> AsyncIterator[Row[Any]]:
+    """Yield the rows of a query, with READ_AT_ONCE in memory."""
+    rows = await tx.stream(text(query), execution_options={"yield_per": READ_AT_ONCE})
+    async for some in rows.partitions():
+        for row in some:
+            yield row
+
+
+async def told_states(tx: AsyncConnection, page: int) -> AsyncIterator[list[tuple[str, int, SubjectState, bool]]]:
+    """Yield pages of (subject_id, version, state, erased) for every published state."""
+    rows = await tx.stream(
+        text("SELECT subject_id, version, state::text, erased_at IS NOT NULL FROM subject WHERE version > 0"),
+        execution_options={"yield_per": page},
+    )
+    async for some in rows.partitions():
+        yield [(row[0], row[1], _state.decode(row[2]), row[3]) for row in some]
+
+
+async def whole_ledger(tx: AsyncConnection) -> AsyncIterator[Entry]:
+    """Yield every entry, by subject and position."""
+    async for row in streamed(tx, "SELECT * FROM evidence ORDER BY subject_id, position"):
+        yield ledger_store.entry(row)
+
+
+async def places(tx: AsyncConnection) -> AsyncIterator[tuple[int, str, datetime]]:
+    """Yield (ordinal, hash, recorded_at) of every entry, by ordinal."""
+    async for row in streamed(tx, "SELECT ordinal, hash, recorded_at FROM evidence ORDER BY ordinal"):
+        yield row.ordinal, row.hash, row.recorded_at
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The columns of a subject which follow from the ledger. `state`: stored JSON. `asked_at`: of the last erasure."""
+
+    subject_id: str
+    entries: int
+    head: str
+    state: str
+    asked_at: datetime | None
+
+
+async def heads(tx: AsyncConnection) -> AsyncIterator[Head]:
+    """Yield every head, in the order of `whole_ledger`."""
+    query = (
+        "SELECT subject_id, entries, head, state::text AS state, (SELECT max(requested_at) FROM erasing AS e"
+        " WHERE e.subject_id = s.subject_id) AS asked_at FROM subject AS s ORDER BY subject_id"
+    )
+    async for row in streamed(tx, query):
+        yield Head(row.subject_id, row.entries, row.head, row.state, row.asked_at)
+
+
+async def corrections_of(tx: AsyncConnection, line: Entry) -> list[Entry]:
+    """Return the entries which correct this entry, oldest first."""
+    rows = await tx.execute(
+        text(
+            "SELECT * FROM evidence WHERE subject_id = :subject_id AND position > :position AND answers = :id"
+            " AND source = :source ORDER BY position"
+        ),
+        {
+            "subject_id": line.subject_id,
+            "position": line.position,
+            "id": line.evidence.evidence_id,
+            "source": RECTIFICATION,
+        },
+    )
+    return [ledger_store.entry(row) for row in rows]
+
+
+async def add_handed_off(tx: AsyncConnection, messages: Sequence[HandedOff]) -> None:
+    """Insert these messages. A message on record stays unchanged."""
+    await tx.execute(
+        text(
+            f"INSERT INTO handed_off ({', '.join(_HANDED_OFF)}) SELECT * FROM unnest("
+            + ", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in _HANDED_OFF.items())
+            + ") ON CONFLICT DO NOTHING"
+        ),
+        {name: [getattr(message, name) for message in messages] for name in _HANDED_OFF},
+    )
+
+
+async def handed_off_of(tx: AsyncConnection, campaign_id: str, after: str, limit: int) -> dict[str, list[HandedOff]]:
+    """Return a campaign's messages by subject, for up to `limit` subjects in id order from after `after`."""
+    rows = await tx.execute(
+        text(
+            f"SELECT {', '.join(f'm.{name}' for name in _HANDED_OFF)}"
+            " FROM (SELECT DISTINCT subject_id FROM handed_off WHERE campaign_id = :campaign_id"
+            " AND subject_id > :after ORDER BY subject_id LIMIT :limit) AS s"
+            " JOIN handed_off AS m ON m.subject_id = s.subject_id AND m.campaign_id = :campaign_id"
+            " ORDER BY m.subject_id, m.handed_off_at, m.message_id"
+        ),
+        {"campaign_id": campaign_id, "after": after, "limit": limit},
+    )
+    found: dict[str, list[HandedOff]] = {}
+    for row in rows:
+        found.setdefault(row.subject_id, []).append(HandedOff(**row._mapping))
+    return found
+
+
+async def parties(tx: AsyncConnection, sender_ids: Iterable[str]) -> list[Party]:
+    """Return every version of these senders, in the form of receipts."""
+    rows = await tx.execute(
+        text(
+            "SELECT content::text AS content, in_force_from FROM sender_version"
+            " WHERE sender_id = ANY(CAST(:ids AS text[])) ORDER BY sender_id, version"
+        ),
+        {"ids": sorted(sender_ids)},
+    )
+    return [_party(senders_store.sender_content.decode(row.content), row.in_force_from) for row in rows]
+
+
+def _party(sender: Sender, in_force_from: datetime) -> Party:
+    return Party(
+        sender_id=sender.sender_id,
+        version=sender.version,
+        in_force_from=in_force_from,
+        controller=sender.controller,
+        legal_name=sender.legal_name,
+        brand=sender.brand,
+        contact=sender.contact,
+        country=sender.country,
+        stop_code=sender.stop_code,
+        purposes=sender.purposes,
+    )

@@ -1,0 +1,117 @@
+"""Own the links to preference pages, through which a person uses their rights."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    DateTime,
+    Index,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from consent.schema import metadata
+
+Table(
+    "preference_link",  # target of a short link; the key which signs links is elsewhere
+    metadata,
+    Column("link_id", Text, primary_key=True),
+    Column("subject_id", Text, nullable=False),
+    Column("number", Text, nullable=False),  # encrypted as `subject.number`; the subject may have no row
+    Column("sender_id", Text, nullable=True),  # null: every sender
+    Column("browser", Text, nullable=True),  # SHA-256 of the cookie which did more than stop
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    Column("whole", Boolean, nullable=False, server_default=text("false")),  # the link may do more than stop
+    Column("given_to", Text, nullable=True),  # the caller; null: texted, or not recorded
+    Index("preference_link_expires_at_ix", "expires_at"),
+    Index("preference_link_subject_id_ix", "subject_id"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreferenceLink:
+    """A short link to a subject's preference page. `number`: encrypted. `sender_id` None: the page shows every sender.
+
+    `whole`: the holder counts as the person, also for an opt-in or an erasure: consent-svc texted the link to the
+    person, or gave the link to a caller for every sender. `given_to`: the caller; None: texted where `whole`, else
+    not recorded.
+    """
+
+    link_id: str
+    subject_id: str
+    number: str
+    sender_id: str | None
+    expires_at: datetime
+    browser: str | None = None
+    whole: bool = False
+    given_to: str | None = None
+
+    @property
+    def only_stops(self) -> bool:
+        """Return whether the link can only stop.
+
+        A link for every sender counts as whole: only a caller for every sender could ever ask for such a link.
+        """
+        return not self.whole and self.sender_id is not None
+
+
+async def add_link(tx: AsyncConnection, link: PreferenceLink, now: datetime) -> datetime:
+    """Store a link, or keep the link with this id, and return when the link expires; delete some expired links.
+
+    `whole` only narrows: a link once stored stop-only stays so.
+    """
+    await tx.execute(
+        text(
+            "DELETE FROM preference_link WHERE expires_at < :now AND (link_id = :link_id OR link_id IN"
+            " (SELECT link_id FROM preference_link WHERE expires_at < :now ORDER BY expires_at LIMIT 10"
+            " FOR UPDATE SKIP LOCKED))"
+        ),
+        {"now": now, "link_id": link.link_id},
+    )
+    expires_at = await tx.scalar(
+        text(
+            "INSERT INTO preference_link AS l (link_id, subject_id, number, sender_id, created_at, expires_at, whole,"
+            " given_to)"
+            " VALUES (:link_id, :subject_id, :number, :sender_id, :now, :expires_at, :whole, :given_to)"
+            " ON CONFLICT (link_id) DO UPDATE SET whole = l.whole AND excluded.whole RETURNING expires_at"
+        ),
+        {
+            "link_id": link.link_id,
+            "subject_id": link.subject_id,
+            "number": link.number,
+            "sender_id": link.sender_id,
+            "now": now,
+            "expires_at": link.expires_at,
+            "whole": link.whole,
+            "given_to": link.given_to,
+        },
+    )
+    assert isinstance(expires_at, datetime)
+    return expires_at
+
+
+async def delete_links(tx: AsyncConnection, subject_ids: Collection[str]) -> dict[str, int]:
+    """Delete the links of these subjects, and return counts by subject_id."""
+    rows = await tx.execute(
+        text(
+            "WITH gone AS (DELETE FROM preference_link WHERE subject_id = ANY(CAST(:ids AS text[]))"
+            " RETURNING subject_id) SELECT subject_id, count(*) AS links FROM gone GROUP BY subject_id"
+        ),
+        {"ids": list(subject_ids)},
+    )
+    return {row.subject_id: row.links for row in rows}
+
+
+async def bind_link(tx: AsyncConnection, link_id: str, browser: str) -> bool:
+    """Bind the link to this browser; return False where the link belongs to another browser."""
+    held = await tx.scalar(
+        text("UPDATE preference_link SET browser = coalesce(browser, :browser) WHERE link_id = :id RETURNING browser"),
+        {"id": link_id, "browser": browser},
+    )
+    return bool(held == browser)

@@ -1,0 +1,15 @@
+"""The metadata of every table of consent-svc, with the tables that `common` defines.
+
+Each package's store adds its tables. The module imports no package of the service; `service.py` imports every store.
+"""
+
+from common.db.database import new_metadata
+from common.kafka import consumer, dead_letters, outbox
+from common.privacy import erasing
+
+metadata = new_metadata()
+
+outbox.define(metadata)
+consumer.define(metadata)
+dead_letters.define(metadata)
+erasing.define(metadata)

@@ -1,0 +1,130 @@
+"""The HTTP bodies of the sender registry, and the checks of each field."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints, model_validator
+
+from common.contracts.consent import RETENTION_MONTHS, StopScope
+from common.web.fields import Short, Slug, storable
+from consent.answers.replies import question_flaws
+from consent.bodies import Body
+from consent.senders.store import LONGEST_WINDOW_HOURS, WINDOW_HOURS
+
+TRANSACTIONAL = "38"  # prefix of the STOP codes of this class (AF2M, DOMAIN 1.7); marketing has 36xxx
+
+
+def _asks(value: str) -> str:
+    if flaws := list(question_flaws(value)):
+        raise ValueError("; ".join(flaws))
+    return value
+
+
+def _with_a_letter(value: str) -> str:
+    if value.isdigit():
+        raise ValueError("one letter at least, or it could pass for a number")
+    return value
+
+
+Reply = Annotated[str, StringConstraints(min_length=1, max_length=306), AfterValidator(storable)]  # two SMS in GSM-7
+Asked = Annotated[Reply, AfterValidator(_asks)]
+
+
+class PurposeBody(Body):
+    """A purpose for which the sender asks consent. `retention_months`: how long a consent holds after the person's last
+    contact, within the CNIL limit."""
+
+    id: Slug
+    wording: Short
+    retention_months: int = Field(default=RETENTION_MONTHS, ge=1, le=RETENTION_MONTHS)
+
+
+class RepliesBody(Body):
+    """The sender's own texts for SMS answers; null: Placet's text.
+
+    `double_opt_in`: the question answered by OUI, without advertising. The text needs the fields {brand}, {purpose} and
+    {stop_code}, and {link} for an SMS with a link.
+    """
+
+    stop: Reply | None = None
+    contact: Reply | None = None
+    double_opt_in: Asked | None = None
+    start: Reply | None = None
+
+
+Country = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")]
+
+
+class SenderContent(Body):
+    """A sender without the id. `controller`: id of the legal entity, which several senders may share; by default, a new
+    sender stands alone. `stop_scope`: whether a STOP to this sender covers the whole controller or this sender only."""
+
+    legal_name: Short
+    brand: Short
+    contact: Short
+    country: Country
+    oadc: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]{3,11}$"), AfterValidator(_with_a_letter)]
+    stop_code: Annotated[str, StringConstraints(pattern=r"^3[68]\d{3}$")]
+    purposes: tuple[PurposeBody, ...] = Field(max_length=100)
+    controller: Slug | None = None
+    stop_scope: StopScope = "controller"
+    replies: RepliesBody = RepliesBody()
+    double_opt_in_hours: int = Field(
+        WINDOW_HOURS,
+        ge=1,
+        le=LONGEST_WINDOW_HOURS,
+        description="How long the question of a double opt-in waits for its OUI.",
+    )
+    renewal_days: int | None = Field(
+        None,
+        ge=7,
+        le=90,
+        description="So many days before a consent ends, its person is asked once whether it shall go on; null: not.",
+    )
+    abroad: tuple[Country, ...] = Field(
+        (), max_length=250, description="Other countries where it is allowed to send marketing, ISO 3166-1."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "SenderContent":
+        if len({purpose.id for purpose in self.purposes}) < len(self.purposes):
+            raise ValueError("purposes: an id twice")
+        if self.purposes and self.stop_code.startswith(TRANSACTIONAL):
+            raise ValueError("stop_code: one of 38xxx is for transactional messages, and none of them asks for consent")
+        return self
+
+
+class NewSender(SenderContent):
+    sender_id: Slug
+
+
+class ChangedSender(SenderContent):
+    sender_id: Slug | None = None  # if given, equal to the path
+
+
+class SenderBody(BaseModel):
+    sender_id: str
+    version: int
+    legal_name: str
+    brand: str
+    contact: str
+    country: str
+    oadc: str
+    stop_code: str
+    stop_code_class: Literal["marketing", "transactional"]
+    purposes: tuple[PurposeBody, ...]
+    controller: str
+    stop_scope: StopScope
+    replies: RepliesBody
+    double_opt_in_hours: int
+    renewal_days: int | None
+    abroad: tuple[str, ...]
+
+
+class SenderVersion(SenderBody):
+    in_force_from: datetime
+
+
+class SenderVersions(BaseModel):
+    items: list[SenderVersion]
+    next: str | None = Field(description="Pass it as `cursor`; null at the end.")

@@ -1,0 +1,265 @@
+"""Own the registered senders and every version of a sender."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Integer,
+    PrimaryKeyConstraint,
+    Row,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.contracts.consent import Purpose, Replies, StopScope
+from consent.schema import metadata
+
+WINDOW_HOURS = 24  # the default for how long the question of a double opt-in waits
+LONGEST_WINDOW_HOURS = 7 * 24
+IN_OUR_WORDS = Replies()
+
+Table(
+    "sender",
+    metadata,
+    Column("sender_id", Text, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("legal_name", Text, nullable=False),
+    Column("brand", Text, nullable=False),
+    Column("contact", Text, nullable=False),
+    Column("country", Text, nullable=False),
+    Column("oadc", Text, nullable=False),
+    Column("stop_code", Text, nullable=False),
+    Column("purposes", JSONB, nullable=False),
+    # All codes and purposes ever: a STOP may answer an old message, a person may leave a purpose no longer offered.
+    Column("stop_codes", ARRAY(Text), nullable=False),
+    Column("purpose_ids", ARRAY(Text), nullable=False),
+    Column("controller", Text, nullable=False),
+    Column("stop_scope", Text, nullable=False),
+    Column("replies", JSONB, nullable=False),
+    Column("double_opt_in_hours", Integer, nullable=False, server_default=text(str(WINDOW_HOURS))),
+    Column("renewal_days", Integer, nullable=True),
+    Column("abroad", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("updated_at", DateTime(timezone=True), nullable=False),
+)
+
+Table(
+    "sender_version",  # every version of a sender
+    metadata,
+    Column("sender_id", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("content", JSONB, nullable=False),
+    Column("in_force_from", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("sender_id", "version"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sender:
+    """A registered sender. `version` counts the changes from 1; `controller` is the legal entity's id."""
+
+    sender_id: str
+    legal_name: str
+    brand: str
+    contact: str
+    country: str
+    oadc: str
+    stop_code: str
+    purposes: tuple[Purpose, ...]
+    controller: str
+    stop_scope: StopScope = "controller"
+    replies: Replies = IN_OUR_WORDS
+    double_opt_in_hours: int = WINDOW_HOURS  # how long the question of a double opt-in waits for an answer
+    renewal_days: int | None = None  # days before a consent ends when the person is asked, if at all
+    abroad: tuple[str, ...] = ()  # other countries open to marketing
+    version: int = 1
+
+
+_purposes = msgspec.json.Decoder(tuple[Purpose, ...])
+_replies = msgspec.json.Decoder(Replies)
+sender_content = msgspec.json.Decoder(Sender)
+
+_SENDER = (
+    "sender_id, legal_name, brand, contact, country, oadc, stop_code, purposes::text AS purposes, controller,"
+    " stop_scope, replies::text AS replies, double_opt_in_hours, renewal_days, abroad, version"
+)
+
+
+async def add_sender(tx: AsyncConnection, sender: Sender, now: datetime) -> bool:
+    """Insert a sender, or return False where the sender_id is taken. Waits for a concurrent registration."""
+    rows = await tx.execute(
+        text(
+            "INSERT INTO sender (sender_id, legal_name, brand, contact, country, oadc, stop_code, purposes, controller,"
+            " stop_scope, replies, double_opt_in_hours, renewal_days, abroad, version, stop_codes, purpose_ids,"
+            " created_at, updated_at)"
+            " VALUES (:sender_id, :legal_name, :brand, :contact, :country, :oadc, :stop_code,"
+            " CAST(:purposes AS jsonb), :controller, :stop_scope, CAST(:replies AS jsonb), :double_opt_in_hours,"
+            " :renewal_days, CAST(:abroad AS text[]), :version, CAST(:stop_codes AS text[]),"
+            " CAST(:purpose_ids AS text[]), :now, :now)"
+            " ON CONFLICT DO NOTHING RETURNING sender_id"
+        ),
+        _sender_row(sender) | {"now": now},
+    )
+    return rows.one_or_none() is not None
+
+
+async def lock_sender(tx: AsyncConnection, sender_id: str) -> Sender | None:
+    rows = await tx.execute(text(f"SELECT {_SENDER} FROM sender WHERE sender_id = :id FOR UPDATE"), {"id": sender_id})
+    row = rows.one_or_none()
+    return _sender(row) if row else None
+
+
+async def find_sender(tx: AsyncConnection, sender_id: str) -> Sender | None:
+    rows = await tx.execute(text(f"SELECT {_SENDER} FROM sender WHERE sender_id = :id"), {"id": sender_id})
+    row = rows.one_or_none()
+    return _sender(row) if row else None
+
+
+async def put_sender(tx: AsyncConnection, sender: Sender, now: datetime) -> None:
+    """Update a locked sender. Former codes and purposes stay in `stop_codes` and `purpose_ids`."""
+    await tx.execute(
+        text(
+            "UPDATE sender SET legal_name = :legal_name, brand = :brand, contact = :contact, country = :country,"
+            " oadc = :oadc, stop_code = :stop_code, purposes = CAST(:purposes AS jsonb), version = :version,"
+            " controller = :controller, stop_scope = :stop_scope, replies = CAST(:replies AS jsonb),"
+            " double_opt_in_hours = :double_opt_in_hours,"
+            " renewal_days = :renewal_days, abroad = CAST(:abroad AS text[]),"
+            " stop_codes = ARRAY(SELECT DISTINCT unnest(stop_codes || CAST(:stop_codes AS text[])) ORDER BY 1),"
+            " purpose_ids = ARRAY(SELECT DISTINCT unnest(purpose_ids || CAST(:purpose_ids AS text[])) ORDER BY 1),"
+            " updated_at = :now WHERE sender_id = :sender_id"
+        ),
+        _sender_row(sender) | {"now": now},
+    )
+
+
+async def add_sender_version(tx: AsyncConnection, sender: Sender, now: datetime) -> None:
+    await tx.execute(
+        text(
+            "INSERT INTO sender_version (sender_id, version, content, in_force_from)"
+            " VALUES (:sender_id, :version, CAST(:content AS jsonb), :now)"
+        ),
+        {
+            "sender_id": sender.sender_id,
+            "version": sender.version,
+            "content": msgspec.json.encode(sender).decode(),
+            "now": now,
+        },
+    )
+
+
+async def sender_versions(tx: AsyncConnection, sender_id: str, after: int, limit: int) -> list[tuple[Sender, datetime]]:
+    """Return a sender's versions after `after`, each with `in_force_from`."""
+    rows = await tx.execute(
+        text(
+            "SELECT content::text AS content, in_force_from FROM sender_version"
+            " WHERE sender_id = :sender_id AND version > :after ORDER BY version LIMIT :limit"
+        ),
+        {"sender_id": sender_id, "after": after, "limit": limit},
+    )
+    return [(sender_content.decode(row.content), row.in_force_from) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Purposes:
+    """The purposes a sender offers, and ever offered. `months`: how long a consent holds."""
+
+    offered: frozenset[str]
+    ever: frozenset[str]
+    months: Mapping[str, int]
+
+
+async def purposes_of(tx: AsyncConnection, sender_ids: Collection[str]) -> dict[str, Purposes]:
+    """Return the purposes of each sender on record."""
+    rows = await tx.execute(
+        text(
+            "SELECT sender_id, purposes::text AS purposes, purpose_ids FROM sender"
+            " WHERE sender_id = ANY(CAST(:ids AS text[]))"
+        ),
+        {"ids": sorted(sender_ids)},
+    )
+    found = {}
+    for row in rows:
+        months = {purpose.id: purpose.retention_months for purpose in _purposes.decode(row.purposes)}
+        found[row.sender_id] = Purposes(frozenset(months), frozenset(row.purpose_ids), months)
+    return found
+
+
+async def owners_of(tx: AsyncConnection, stop_codes: Collection[str]) -> dict[str, dict[str, Sender]]:
+    """Return, by STOP code, the senders which use or once used the code, in id order."""
+    rows = await tx.execute(
+        text(
+            f"SELECT c.code, {_SENDER}"
+            " FROM unnest(CAST(:codes AS text[])) AS c(code) JOIN sender s ON c.code = ANY(s.stop_codes)"
+            " ORDER BY s.sender_id"
+        ),
+        {"codes": sorted(stop_codes)},
+    )
+    found: dict[str, dict[str, Sender]] = {}
+    for row in rows:
+        found.setdefault(row.code, {})[row.sender_id] = _sender(row)
+    return found
+
+
+async def lock_stop_code(tx: AsyncConnection, stop_code: str) -> None:
+    """Lock a STOP code until the transaction ends: no other sender takes the code meanwhile."""
+    await tx.execute(text("SELECT pg_advisory_xact_lock(hashtext(:code))"), {"code": f"placet.stop-code.{stop_code}"})
+
+
+async def senders_of(tx: AsyncConnection, sender_ids: Collection[str]) -> list[Sender]:
+    """Return the senders on record, by brand."""
+    rows = await tx.execute(
+        text(f"SELECT {_SENDER} FROM sender WHERE sender_id = ANY(CAST(:ids AS text[])) ORDER BY brand, sender_id"),
+        {"ids": sorted(sender_ids)},
+    )
+    return [_sender(row) for row in rows]
+
+
+def _sender(row: Row[Any]) -> Sender:
+    return Sender(
+        sender_id=row.sender_id,
+        legal_name=row.legal_name,
+        brand=row.brand,
+        contact=row.contact,
+        country=row.country,
+        oadc=row.oadc,
+        stop_code=row.stop_code,
+        purposes=_purposes.decode(row.purposes),
+        controller=row.controller,
+        stop_scope=row.stop_scope,
+        replies=_replies.decode(row.replies),
+        double_opt_in_hours=row.double_opt_in_hours,
+        renewal_days=row.renewal_days,
+        abroad=tuple(row.abroad),
+        version=row.version,
+    )
+
+
+def _sender_row(sender: Sender) -> dict[str, Any]:
+    return {
+        "sender_id": sender.sender_id,
+        "legal_name": sender.legal_name,
+        "brand": sender.brand,
+        "contact": sender.contact,
+        "country": sender.country,
+        "oadc": sender.oadc,
+        "stop_code": sender.stop_code,
+        "purposes": msgspec.json.encode(sender.purposes).decode(),
+        "controller": sender.controller,
+        "stop_scope": sender.stop_scope,
+        "replies": msgspec.json.encode(sender.replies).decode(),
+        "double_opt_in_hours": sender.double_opt_in_hours,
+        "renewal_days": sender.renewal_days,
+        "abroad": list(sender.abroad),
+        "version": sender.version,
+        "stop_codes": [sender.stop_code],
+        "purpose_ids": [purpose.id for purpose in sender.purposes],
+    }
