@@ -1,6 +1,6 @@
 """The metadata of dispatch-svc's tables, with the tables of `common` and the helpers of all stores.
 
-Each package defines its own tables on `metadata`, in its store; `service.py` imports every store.
+The store of each package defines its tables on `metadata`; `service.py` imports every store.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

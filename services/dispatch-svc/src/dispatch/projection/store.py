@@ -71,7 +71,7 @@ rebuild = Table(
 )
 
 hold = Table(
-    "hold",  # one row: the last announcement (`hold.py`)
+    "hold",  # a single row: the last announcement (`hold.py`)
     metadata,
     Column("category", Text, primary_key=True),
     Column("version", Integer, nullable=False),
@@ -81,7 +81,7 @@ hold = Table(
 )
 
 comparison = Table(
-    "comparison",  # one row: the newest checksums of consent-svc, and the result of the comparison
+    "comparison",  # a single row: the newest checksums of consent-svc, and the result of the comparison
     metadata,
     Column("id", SmallInteger, primary_key=True, autoincrement=False),
     Column("sums", Text, nullable=False),  # StatesSummed, JSON
